@@ -1,0 +1,41 @@
+"""What a method is: plain async Python that turns one slot into one decided candidate.
+
+It is handed everything it may touch: `ask` reaches models, `screen` runs the gates that need no other row, and
+`calibration` holds what label log-probabilities are corrected by. It knows neither Prefect nor the lake.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from schemas.calls import CallRequest, Reply
+from schemas.recipe import Recipe
+from schemas.rows import Candidate, GateResult, Seed, Slot
+
+Ask = Callable[[CallRequest], Awaitable[Reply]]
+"""Sends one request through the gateway. Raises CallFailed (or BudgetExhausted) when no usable reply can be had."""
+
+Screen = Callable[[str, str | None, str], tuple[GateResult, ...]]
+"""(text, response, label) to one result a gate, in order; the last one is a failure if any gate failed."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a method is given for one slot."""
+
+    recipe: Recipe
+    seeds: Sequence[Seed]
+    ask: Ask
+    screen: Screen = lambda text, response, label: ()
+    calibration: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Model name to label to mean raw log-probability (batch calibration, Zhou et al. 2023)."""
+
+
+class Method(Protocol):
+    """One way to make a row."""
+
+    async def run_slot(self, slot: Slot, context: Context) -> Candidate:
+        """The decided candidate of one slot. Never raises for what a model did: that ends in its decision."""
+        ...

@@ -1,0 +1,70 @@
+"""What a run leaves behind: the run itself and the published version."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import Field
+
+from schemas.base import Value
+
+RunStatus = Literal["running", "finished", "partial", "interrupted", "failed"]
+SplitName = Literal["train", "validation", "test"]
+
+
+class Run(Value):
+    """One making of a dataset. The same recipe, seeds, prompts and rules give the same `id`."""
+
+    id: str
+    dataset: str
+    recipe: dict[str, Any]
+    recipe_file: str = ""
+    status: RunStatus
+    started_at: datetime
+    ended_at: datetime | None = None
+    code_version: str
+    stopped_by: str = Field(default="", description="target, candidates, money, tokens, time, yield, user or an error")
+    shortfall: dict[str, int] = Field(default_factory=dict, description="label to accepted rows still missing")
+    counts: dict[str, int] = Field(default_factory=dict, description="opened, accepted, rejected, failed, surplus …")
+    calls: int = 0
+    calls_cached: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    price_usd: float | None = Field(default=None, description="None where any model's price is unknown")
+    seconds: float = 0.0
+
+
+class DatasetVersion(Value):
+    """A published dataset: an immutable selection of accepted rows with splits and a card."""
+
+    dataset: str
+    version: int = Field(ge=1)
+    run_id: str
+    content_hash: str = Field(description="of the rows' text, response, label and split, whatever their order")
+    rows: int
+    splits: dict[str, int]
+    labels: dict[str, int]
+    models: dict[str, str] = Field(description="model name to licence, of every model that made or judged a row")
+    seeds: int
+    card: str = Field(description="the dataset card, Markdown")
+    partial: bool = False
+    snapshot: int | None = Field(default=None, description="the lake's snapshot that holds it")
+    created_at: datetime
+
+    @property
+    def ref(self) -> str:
+        """How a person writes it: name@number."""
+        return f"{self.dataset}@{self.version}"
+
+
+class Row(Value):
+    """One row of a published version, as it is exported."""
+
+    id: str
+    text: str
+    response: str | None = None
+    label: str
+    split: SplitName
+    source: Literal["synthetic", "seed"] = "synthetic"
+    restricted: bool = False

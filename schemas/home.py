@@ -1,0 +1,56 @@
+"""Where a run writes: GRAFT_HOME (default `.graft` in the working folder) and what lies in it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Home:
+    """The folder that holds everything that Graft writes."""
+
+    root: Path
+
+    @classmethod
+    def find(cls) -> Home:
+        """GRAFT_HOME if it is set, else `.graft` under the working folder. Made if absent."""
+        root = Path(os.environ.get("GRAFT_HOME") or ".graft").expanduser().resolve()
+        root.mkdir(parents=True, exist_ok=True)
+        return cls(root)
+
+    @property
+    def lake(self) -> Path:
+        """The lake's folder: catalogue.sqlite, files/ and the commit lock."""
+        return self.root / "lake"
+
+    @property
+    def journal(self) -> Path:
+        """The SQLite journal of model calls."""
+        return self.root / "journal.sqlite"
+
+    @property
+    def runs(self) -> Path:
+        """One folder a run: lock, log, report."""
+        return self.root / "runs"
+
+    @property
+    def students(self) -> Path:
+        """One folder a student: weights, confusion matrix, card."""
+        return self.root / "students"
+
+    @property
+    def exports(self) -> Path:
+        """Where `graft export` writes by default."""
+        return self.root / "exports"
+
+    @property
+    def models(self) -> Path:
+        """Assembled model files and the servers' lock and state."""
+        return self.root / "models"
+
+    @property
+    def prefect(self) -> Path:
+        """Prefect's database, results and logs."""
+        return self.root / "prefect"

@@ -1,0 +1,78 @@
+"""Models and the roles they may play, as a recipe names them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, JsonValue, model_validator
+
+from schemas.base import Slug, Value
+
+RoleName = Literal["generator", "reviewer", "adjudicator", "labeler", "responder", "guard"]
+Provider = Literal["embedded", "openai", "litellm", "encoder"]
+Style = Literal["chat", "completion"]
+Answer = Literal["scores", "logprobs"]
+Calibration = Literal["none", "content_free", "batch"]
+
+
+class Price(Value):
+    """US dollars for a million tokens. Leave the whole price out where it is unknown: unknown is not free."""
+
+    input: float = Field(ge=0)
+    output: float = Field(ge=0)
+    cached_input: float | None = Field(default=None, ge=0, description="price of prompt tokens read from a cache")
+
+
+class ModelSpec(Value):
+    """One model of the pool and how it is reached.
+
+    embedded: a small model that comes as a wheel (`gemma-3-270m`, `smollm2-135m-instruct`) or a path to a GGUF file,
+    served on this machine. openai: any server that speaks OpenAI's protocol (vLLM, llama.cpp, SGLang, Ollama).
+    litellm: every other provider. encoder: a sentence encoder that judges a text by its nearness to the seeds.
+    """
+
+    name: Slug = Field(description="how roles refer to this model")
+    provider: Provider
+    model: str = Field(min_length=1, description="the model's id at its endpoint, a built-in name, or a GGUF path")
+    style: Style = Field(default="chat", description="completion for base models, chat for tuned ones")
+    base_url: str | None = Field(default=None, description="such as http://127.0.0.1:8000/v1 (openai, litellm)")
+    api_key_env: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    revision: str | None = Field(default=None, description="part of a call's key: change it when the weights change")
+    licence: str | None = Field(default=None, description="SPDX id or name; listed on every card")
+    price: Price | None = None
+    max_concurrency: int = Field(default=16, ge=1, le=4096, description="calls in flight at this endpoint")
+    timeout_s: float = Field(default=120.0, gt=0, le=3600)
+    top_logprobs: int = Field(default=20, ge=0, le=2000, description="how many alternatives the server can return")
+    extra: dict[str, JsonValue] = Field(default_factory=dict, description="further request fields, sent as they are")
+
+    @model_validator(mode="after")
+    def _endpoint(self) -> ModelSpec:
+        if self.provider == "openai" and not self.base_url:
+            raise ValueError("provider openai needs base_url, such as http://127.0.0.1:8000/v1")
+        if self.provider in ("embedded", "encoder") and self.base_url:
+            raise ValueError(f"provider {self.provider} runs on this machine: remove base_url")
+        return self
+
+
+class RoleSpec(Value):
+    """Who may play a role and how they are sampled. Defaults are GRA's (temperature 0.2, top_p 0.9)."""
+
+    models: tuple[Slug, ...] = Field(default=(), description="names from models; empty means the whole pool")
+    temperature: float = Field(default=0.2, ge=0, le=2)
+    top_p: float = Field(default=0.9, gt=0, le=1)
+    max_tokens: int = Field(default=512, ge=1, le=32_768)
+    answer: Answer = Field(default="scores", description="how a judge answers; an encoder always by probabilities")
+    calibration: Calibration = Field(default="batch", description="how label log-probabilities are corrected")
+
+
+EMBEDDED_POOL: tuple[ModelSpec, ...] = (
+    ModelSpec(
+        name="gemma", provider="embedded", model="gemma-3-270m", style="completion",
+        licence="Gemma Terms of Use", max_concurrency=8, top_logprobs=200,
+    ),
+    ModelSpec(
+        name="smollm2", provider="embedded", model="smollm2-135m-instruct", style="chat",
+        licence="Apache-2.0", max_concurrency=8, top_logprobs=200,
+    ),
+    ModelSpec(name="minilm", provider="encoder", model="all-MiniLM-L6-v2", licence="Apache-2.0"),
+)  # fmt: skip

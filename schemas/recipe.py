@@ -1,0 +1,161 @@
+"""The recipe: one YAML file that says what to make, from what, by whom, how much, and how to check it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from schemas.base import Slug, Value, stable_hash
+from schemas.methods import GraSettings, MethodSettings
+from schemas.models import EMBEDDED_POOL, ModelSpec, RoleSpec
+from schemas.students import StudentSettings
+from schemas.tasks import Task, labels_of
+
+
+class SeedRow(Value):
+    """A seed written in the recipe itself."""
+
+    text: str = Field(min_length=1, max_length=100_000)
+    label: str = ""
+    response: str | None = None
+
+
+class SeedSettings(Value):
+    """The rows that a person gives: a file (CSV, JSONL or Parquet), rows in the recipe, or both."""
+
+    path: str | None = Field(default=None, description="relative to the recipe's folder")
+    rows: tuple[SeedRow, ...] = ()
+    text_field: str = "text"
+    label_field: str = "label"
+    response_field: str = "response"
+
+    @model_validator(mode="after")
+    def _any(self) -> SeedSettings:
+        if not self.path and not self.rows:
+            raise ValueError("seeds are empty: give path (a CSV, JSONL or Parquet file) or rows")
+        return self
+
+
+class RoleSettings(Value):
+    """One entry a role. A role left out may be played by every model that can."""
+
+    generator: RoleSpec = RoleSpec()
+    reviewer: RoleSpec = RoleSpec()
+    adjudicator: RoleSpec = RoleSpec()
+    labeler: RoleSpec = RoleSpec()
+    responder: RoleSpec = RoleSpec()
+    guard: RoleSpec = RoleSpec()
+
+
+class Target(Value):
+    """How many accepted rows are wanted: a number for each label (or domain), or single counts by name."""
+
+    rows_per_label: int = Field(default=50, ge=0, le=10_000_000)
+    labels: dict[str, int] = Field(default_factory=dict, description="label to rows, where it differs")
+
+
+class GateSettings(Value):
+    """Checks after generation. A shipped default fits short texts; every threshold is a field."""
+
+    min_chars: int = Field(default=8, ge=0)
+    max_chars: int = Field(default=4_000, ge=1)
+    near_duplicate: float = Field(default=0.8, gt=0, le=1, description="Jaccard of word shingles, at or above: reject")
+    against_seeds: bool = True
+    against_published: bool = True
+    label_leak: bool = Field(default=True, description="reject a text that contains its own label's name")
+    prompt_leak: bool = Field(default=True, description="reject a text that repeats a piece of our prompt")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> GateSettings:
+        if self.min_chars > self.max_chars:
+            raise ValueError("min_chars is larger than max_chars")
+        return self
+
+
+class Limits(Value):
+    """What a run may use at most. The first limit that is reached ends it cleanly, with what was accepted published."""
+
+    candidates: int = Field(default=10_000, ge=1, description="slots opened at most")
+    money_usd: float | None = Field(default=None, ge=0)
+    tokens: int | None = Field(default=None, ge=1)
+    minutes: float | None = Field(default=None, gt=0)
+    concurrency: int = Field(default=64, ge=1, le=4096, description="calls in flight over all endpoints")
+    shard_rows: int = Field(default=500, ge=1, description="accepted rows that one shard (a Prefect task) is to make")
+    min_yield: float = Field(default=0.02, ge=0, le=1, description="accepted share under which the run stops early")
+    min_yield_after: int = Field(default=100, ge=1, description="candidates after which the yield is looked at")
+
+
+class Splits(Value):
+    """Shares of the published version. They must add up to 1."""
+
+    train: float = Field(default=0.8, ge=0, le=1)
+    validation: float = Field(default=0.1, ge=0, le=1)
+    test: float = Field(default=0.1, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _whole(self) -> Splits:
+        total = self.train + self.validation + self.test
+        if abs(total - 1) > 1e-9:
+            raise ValueError(f"train + validation + test is {total:g}, not 1")
+        return self
+
+
+class Recipe(Value):
+    """Everything about one dataset. See recipes/ for commented examples, and `graft schema` for the JSON Schema."""
+
+    name: Slug = Field(description="the dataset's name: lower-case letters, digits, dot, dash, underscore")
+    description: str = ""
+    task: Task
+    seeds: SeedSettings
+    method: MethodSettings = GraSettings()
+    models: tuple[ModelSpec, ...] = Field(default=EMBEDDED_POOL, min_length=1)
+    roles: RoleSettings = RoleSettings()
+    target: Target = Target()
+    gates: GateSettings = GateSettings()
+    limits: Limits = Limits()
+    splits: Splits = Splits()
+    student: StudentSettings = StudentSettings()
+    seed: int = Field(default=42, ge=0, lt=2**31, description="every random draw follows from it")
+    licence: str = Field(default="", description="licence of the seeds, for the card")
+
+    @model_validator(mode="after")
+    def _names(self) -> Recipe:
+        pool = [model.name for model in self.models]
+        repeated = sorted({name for name in pool if pool.count(name) > 1})
+        if repeated:
+            raise ValueError(f"models: name {repeated[0]!r} occurs twice")
+        for role, spec in self.roles:
+            unknown = [name for name in spec.models if name not in pool]
+            if unknown:
+                raise ValueError(f"roles.{role}.models: no model {unknown[0]!r}; the pool has {', '.join(pool)}")
+        if any(spec.provider == "encoder" for spec in self.models_for("generator")) and self.roles.generator.models:
+            raise ValueError("roles.generator.models: an encoder cannot write texts; name a chat or completion model")
+        if not self.models_for("generator"):
+            raise ValueError("models: none can generate (an encoder only judges); add a chat or completion model")
+        known = [label.name for label in labels_of(self.task)]
+        for label in self.target.labels:
+            if label not in known:
+                raise ValueError(f"target.labels: no label {label!r}; the task has {', '.join(known)}")
+        for index, row in enumerate(self.seeds.rows):
+            if row.label and row.label not in known:
+                raise ValueError(f"seeds.rows.{index}.label: no label {row.label!r}; the task has {', '.join(known)}")
+        return self
+
+    def models_for(self, role: str) -> tuple[ModelSpec, ...]:
+        """The pool of one role. A role that names no models takes every model that can play it."""
+        spec: RoleSpec = getattr(self.roles, role)
+        if spec.models:
+            return tuple(model for model in self.models if model.name in spec.models)
+        judges = role in ("reviewer", "adjudicator", "labeler", "guard") and self.task.kind != "instruction"
+        return tuple(model for model in self.models if judges or model.provider != "encoder")
+
+    def wanted(self) -> dict[str, int]:
+        """Accepted rows wanted of each label, in the task's order."""
+        return {
+            label.name: self.target.labels.get(label.name, self.target.rows_per_label) for label in labels_of(self.task)
+        }
+
+    def fingerprint(self, *more: Any) -> str:
+        """Hash of all that decides which rows come out; the student's settings do not."""
+        return stable_hash(self.model_dump(mode="json", exclude={"student", "description"}), more)

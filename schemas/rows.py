@@ -1,0 +1,116 @@
+"""From a wanted row to a decided one: seed, slot, candidate, review, gate result, decision."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from schemas.base import Value, stable_hash
+
+Status = Literal["accepted", "rejected", "failed"]
+Route = Literal["flag", "low_mean", "agreed", "adjudicated", "gate", "failed"]
+
+
+class Seed(Value):
+    """A row that a person gave. `label` is a label or a domain of the task; empty where it is to be found out."""
+
+    id: str
+    text: str
+    label: str = ""
+    response: str | None = None
+    keywords: tuple[str, ...] = ()
+    summary: str = ""
+
+    @classmethod
+    def of(cls, text: str, label: str = "", response: str | None = None) -> Seed:
+        """A seed whose id is the hash of what it says."""
+        return cls(id="s_" + stable_hash(text, label, response), text=text, label=label, response=response)
+
+
+class Slot(Value):
+    """One row that is wanted. Its id and random seed follow from the recipe alone, so every rerun draws the same."""
+
+    id: str
+    run_id: str
+    shard: int = Field(ge=0)
+    round: int = Field(ge=0)
+    index: int = Field(ge=0, description="place in its label's stream within the shard")
+    label: str = Field(description="the label (classification, guard) or domain (instruction) wanted")
+    exemplars: tuple[Seed, ...] = Field(default=(), description="rows shown to the generator, in prompt order")
+    seed: int = Field(ge=0, lt=2**31)
+
+
+class LabelScore(Value):
+    """One label's log-probability from one judge, raw and calibrated (natural log, calibrated ones sum to 1)."""
+
+    label: str
+    raw: float
+    calibrated: float
+
+
+class Review(Value):
+    """One judgement of one candidate by one model.
+
+    `flags` are GRA's 0/1 answers on an instruction, `scores` its six 0..10 dimensions or, for a judgement by
+    probabilities, one number: 10 times the wanted label's calibrated probability over the best label's.
+    """
+
+    stage: Literal["instruction", "content", "adjudication"]
+    role: Literal["reviewer", "adjudicator"]
+    model: str
+    flags: dict[str, int] = Field(default_factory=dict)
+    scores: dict[str, float] = Field(default_factory=dict)
+    mean: float | None = Field(default=None, description="mean of scores; None for a flags-only or failed review")
+    comment: str = ""
+    distribution: tuple[LabelScore, ...] = ()
+    call_key: str = ""
+    failure: str = Field(default="", description="why there is no judgement; empty where there is one")
+
+
+class GateResult(Value):
+    """What one gate said of one candidate."""
+
+    gate: str
+    rule: str
+    passed: bool
+    score: float | None = None
+    neighbour: str = Field(default="", description="id of the row that was hit, such as a near-duplicate")
+    detail: str = ""
+
+
+class Decision(Value):
+    """How a candidate ended and by which rule; `reason` is for people, `code` for programs."""
+
+    status: Status
+    route: Route
+    code: str
+    reason: str
+    mean: float | None = None
+    spread: float | None = Field(default=None, description="population standard deviation of the reviewers' means")
+    asked: int = Field(default=0, description="content reviewers asked")
+    saved: int = Field(default=0, description="content reviewers not asked because nothing could change")
+
+
+class Candidate(Value):
+    """What a method made for a slot, with all that it met. `text` is the text, the instruction, or the guard's prompt."""
+
+    id: str
+    slot: Slot
+    text: str = ""
+    response: str | None = None
+    label: str
+    intended_label: str
+    keywords: tuple[str, ...] = ()
+    summary: str = ""
+    models: dict[str, str] = Field(default_factory=dict, description="role to model name, as drawn for this slot")
+    reviews: tuple[Review, ...] = ()
+    gates: tuple[GateResult, ...] = ()
+    decision: Decision
+    soft_label: dict[str, float] = Field(default_factory=dict, description="mean calibrated probability of each label")
+    restricted: bool = False
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the row passed everything."""
+        return self.decision.status == "accepted"
