@@ -1,1 +1,1 @@
-"""See the module docstrings in this folder."""
+"""The lake and all that touches rows: commit and read, gates, versions, splits, cards, exports, explanations."""

@@ -33,6 +33,7 @@ class Run(Value):
     completion_tokens: int = 0
     price_usd: float | None = Field(default=None, description="None where any model's price is unknown")
     seconds: float = 0.0
+    version: int | None = Field(default=None, description="the version that the run published")
 
 
 class DatasetVersion(Value):

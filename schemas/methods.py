@@ -18,7 +18,7 @@ class GraSettings(Value):
     delta: float = Field(
         default=1.5, ge=0, le=10, description="population standard deviation above which to adjudicate"
     )
-    max_cosine: float = Field(default=0.9, gt=0, le=1, description="rows at or above this cosine are duplicates")
+    max_cosine: float | None = Field(default=0.9, gt=0, le=1, description="rows at or above are duplicates; null: off")
     rounds: int = Field(default=1, ge=1, le=50, description="after each round its accepted rows join the exemplars")
     few_shot: tuple[int, int] = Field(default=(2, 4), description="least and most exemplars in a prompt")
     max_keywords: int = Field(default=3, ge=1, le=10)

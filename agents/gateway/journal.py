@@ -1,0 +1,152 @@
+"""The journal of finished calls: SQLite in WAL, written in groups by one thread, read at once.
+
+A reply is in the journal before anyone may use it, so that a finished call is never paid twice, not even by a process
+that is killed the moment after. Several processes may share one journal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import sqlite3
+import threading
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from schemas.calls import Reply, TokenLogprob, Usage
+from schemas.errors import GraftError, LakeTooNew, StorageFull
+
+VERSION = 1
+GROUP = 256
+"""Rows that one transaction holds at most; it takes whatever has queued up, and waits for nothing."""
+
+Item = tuple[str, bytes, bytes, Future[None]]
+
+
+class Journal:
+    """Finished calls by key."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
+        self._reader = _open(path)
+        self._queue: queue.SimpleQueue[Item | None] = queue.SimpleQueue()
+        self._writer = threading.Thread(target=self._write, name="journal", daemon=True)
+        self._writer.start()
+
+    def find(self, key: str) -> Reply | None:
+        """The reply of a finished call, marked as cached; None where it was never made."""
+        row = self._reader.execute("SELECT reply FROM calls WHERE key = ?", (key,)).fetchone()
+        return _reply(key, orjson.loads(row[0])) if row else None
+
+    async def add(self, request: bytes, reply: Reply) -> None:
+        """Store a reply; returns when it is durable. Raises StorageFull where there is no space."""
+        done: Future[None] = Future()
+        self._queue.put((reply.key, request, _packed(reply), done))
+        await asyncio.wrap_future(done)
+
+    def close(self) -> None:
+        """Write what is queued and close."""
+        self._queue.put(None)
+        self._writer.join()
+        self._reader.close()
+
+    def _write(self) -> None:
+        connection = _open(self._path)
+        ended = False
+        while not ended:
+            items: list[Item] = []
+            item = self._queue.get()
+            while item is not None:
+                items.append(item)
+                if len(items) >= GROUP or self._queue.empty():
+                    break
+                item = self._queue.get()
+            ended = item is None
+            self._commit(connection, items)
+        connection.close()
+
+    def _commit(self, connection: sqlite3.Connection, items: list[Item]) -> None:
+        try:
+            with connection:
+                connection.executemany(
+                    "INSERT OR IGNORE INTO calls (key, request, reply, at) VALUES (?, ?, ?, unixepoch())",
+                    [(key, request, reply) for key, request, reply, _ in items],
+                )
+        except sqlite3.Error as error:
+            failure = _storage(error, self._path)
+            for *_, done in items:
+                done.set_exception(failure)
+        else:
+            for *_, done in items:
+                done.set_result(None)
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    try:
+        connection = sqlite3.connect(path, timeout=30, check_same_thread=False)
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+        found = int(connection.execute("PRAGMA user_version").fetchone()[0])
+        if found > VERSION:
+            connection.close()
+            raise LakeTooNew(
+                f"the journal has version {found}, this Graft reads up to {VERSION}", where=str(path),
+                fix="use the newer Graft, or another GRAFT_HOME",
+            )  # fmt: skip
+        with connection:
+            connection.execute(
+                "CREATE TABLE IF NOT EXISTS calls (key TEXT PRIMARY KEY, request BLOB, reply BLOB, at INTEGER) WITHOUT ROWID"
+            )
+            connection.execute(f"PRAGMA user_version={VERSION}")
+    except sqlite3.Error as error:
+        raise _storage(error, path) from None
+    return connection
+
+
+def _storage(error: sqlite3.Error, path: Path) -> GraftError:
+    if "full" in str(error):
+        return StorageFull(
+            "no space left for the journal", where=str(path), fix="make room; the rerun goes on from here"
+        )
+    return GraftError(
+        f"the journal cannot be used: {error}", where=str(path), fix="move the file away, or set GRAFT_HOME"
+    )
+
+
+def _packed(reply: Reply) -> bytes:
+    usage = reply.usage
+    fields: dict[str, Any] = {
+        "text": reply.text,
+        "finish_reason": reply.finish_reason,
+        "logprobs": [(t.token, t.logprob, t.top) for t in reply.logprobs],
+        "parsed": reply.parsed,
+        "usage": (usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens),
+        "price_usd": reply.price_usd,
+        "attempts": reply.attempts,
+        "served_model": reply.served_model,
+    }
+    return orjson.dumps(fields)
+
+
+def _reply(key: str, fields: dict[str, Any]) -> Reply:
+    prompt, completion, cached = fields["usage"]
+    return Reply.model_construct(
+        key=key,
+        text=fields["text"],
+        finish_reason=fields["finish_reason"],
+        logprobs=tuple(
+            TokenLogprob.model_construct(token=token, logprob=value, top=tuple((t, v) for t, v in top))
+            for token, value, top in fields["logprobs"]
+        ),
+        parsed=fields["parsed"],
+        usage=Usage.model_construct(prompt_tokens=prompt, completion_tokens=completion, cached_tokens=cached),
+        price_usd=fields["price_usd"],
+        latency_s=0.0,
+        attempts=fields["attempts"],
+        cached=True,
+        served_model=fields["served_model"],
+    )

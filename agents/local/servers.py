@@ -1,0 +1,175 @@
+"""Servers for the embedded models of a pool: started once per machine, shared by leases, gone when nobody holds them.
+
+    async with embedded_servers(recipe.models, home, print) as urls:
+        urls["gemma"]  # http://127.0.0.1:40123/v1
+
+A server is known by its weights: home.models/servers/<name>-<sha> holds its state, log and leases. The first run that
+needs it starts it, later ones take a lease, the last one to leave sees it end. A killed holder's lease counts as gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agents.local.files import ModelFile, model_file, read_json, write_json
+from agents.local.serve import folder_lock, live_leases, process_stamp
+from schemas.errors import MissingExtra, ModelUnreachable
+from schemas.home import Home
+from schemas.models import ModelSpec
+
+READY_WITHIN_S = 120.0
+STOPPED_WITHIN_S = 10.0
+_children: dict[int, subprocess.Popen[bytes]] = {}
+"""Servers that this process started: waited for when they end, so that none stays as a zombie."""
+
+
+@dataclass(frozen=True)
+class _Lease:
+    file: ModelFile
+    folder: Path
+    path: Path
+    started: bool
+
+
+@asynccontextmanager
+async def embedded_servers(
+    models: Sequence[ModelSpec], home: Home, say: Callable[[str], None]
+) -> AsyncIterator[dict[str, str]]:
+    """Model name to base address ('http://127.0.0.1:PORT/v1') of every embedded model in `models`; others are left out.
+
+    `say` gets one line when a model starts to load and one when it is ready. Raises MissingExtra where a wheel is not
+    installed, ModelUnreachable where a model's file is wrong or it does not answer within 120 s.
+    """
+    embedded = [model for model in models if model.provider == "embedded"]
+    if embedded and importlib.util.find_spec("xllamacpp") is None:
+        raise MissingExtra(
+            "xllamacpp, which serves the embedded models, is not installed",
+            where=f"models.{embedded[0].name}",
+            fix="pip install 'graft-factory[local]' (or: pip install xllamacpp)",
+        )
+    threads = threads_per_server(len(embedded))
+    leases: list[_Lease] = []
+    try:
+        for model in embedded:  # files are assembled one after the other; loading overlaps
+            leases.append(await asyncio.to_thread(_take_lease, model, home, threads))
+        ready = await asyncio.gather(
+            *(_ready(model, lease, say) for model, lease in zip(embedded, leases, strict=True))
+        )
+        yield {model.name: url for model, url in zip(embedded, ready, strict=True)}
+    finally:
+        for lease in leases:
+            lease.path.unlink(missing_ok=True)
+        await asyncio.gather(*(asyncio.to_thread(_await_end, lease) for lease in leases))
+
+
+def threads_per_server(servers: int) -> int:
+    """Threads of one server, such that all of them together never want more than the cores there are.
+
+    llama.cpp's threads spin while they wait for each other: on 2 cores, two busy servers with 2 threads each made 0.5
+    short texts a second together, with 1 thread each 6. A lone server gains nothing there, so half is left free.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(8, cores // max(2, servers)))
+
+
+def _take_lease(model: ModelSpec, home: Home, threads: int) -> _Lease:
+    """A lease on the server of this model; starts the server where none is alive. Blocks while weights are read."""
+    file = model_file(model, home)
+    folder = home.models / "servers" / f"{_slug(file.name)}-{file.sha256[:16]}"
+    (folder / "leases").mkdir(parents=True, exist_ok=True)
+    path = folder / "leases" / f"{os.getpid()}-{uuid.uuid4().hex[:12]}.json"
+    with folder_lock(folder):
+        live_leases(folder)  # drops those of the dead
+        write_json(path, {"pid": os.getpid(), "stamp": process_stamp(os.getpid())})
+        alive = _alive(read_json(folder / "state.json"))
+        if not alive:
+            _spawn(file, folder, threads)
+    return _Lease(file, folder, path, started=not alive)
+
+
+def _spawn(file: ModelFile, folder: Path, threads: int) -> None:
+    state: dict[str, Any] = {
+        "name": file.name, "path": str(file.path), "sha256": file.sha256, "threads": threads,
+    }  # fmt: skip
+    write_json(folder / "state.json", state)
+    root = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    with (folder / "log.txt").open("wb") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "agents.local.serve", str(folder)],
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            env={**os.environ, "PYTHONPATH": path},
+            start_new_session=True,  # Ctrl-C ends the run, which then lets go of the server in its own time
+        )  # fmt: skip
+    _children[child.pid] = child
+    stamped = {**state, "pid": child.pid, "stamp": process_stamp(child.pid)}
+    write_json(folder / "state.json", stamped)
+
+
+def _alive(state: dict[str, Any]) -> bool:
+    return "pid" in state and process_stamp(int(state["pid"])) == state["stamp"] is not None
+
+
+async def _ready(model: ModelSpec, lease: _Lease, say: Callable[[str], None]) -> str:
+    """Waits until the server answers; its base address."""
+    name, begin = lease.file.name, time.monotonic()
+    if lease.started:
+        say(f"loading {name} ({lease.file.size / 1e6:.0f} MB) …")
+    while time.monotonic() - begin < READY_WITHIN_S:
+        state: dict[str, Any] = read_json(lease.folder / "state.json")
+        if not _alive(state):
+            raise _unreachable(model, lease, "ended while loading")
+        if "port" in state and await asyncio.to_thread(_healthy, int(state["port"])):
+            took = time.monotonic() - begin
+            say(f"{name} ready in {took:.1f} s" if lease.started else f"{name} is already being served on this machine")
+            return f"http://127.0.0.1:{state['port']}/v1"
+        await asyncio.sleep(0.05)
+    raise _unreachable(model, lease, f"did not answer within {READY_WITHIN_S:.0f} s")
+
+
+def _healthy(port: int) -> bool:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(f"http://127.0.0.1:{port}/health", timeout=5) as answer:
+            return bool(json.load(answer).get("status") == "ok")
+    except (urllib.error.URLError, OSError, json.JSONDecodeError):
+        return False
+
+
+def _unreachable(model: ModelSpec, lease: _Lease, what: str) -> ModelUnreachable:
+    log = lease.folder / "log.txt"
+    tail = log.read_text(errors="replace").strip().splitlines()[-8:] if log.exists() else []
+    return ModelUnreachable(
+        f"the server of {lease.file.name} {what}" + "".join(f"\n    {line}" for line in tail),
+        where=f"models.{model.name}",
+        fix=f"see {log}; if the machine is short of memory, use fewer embedded models",
+    )
+
+
+def _await_end(lease: _Lease) -> None:
+    """Where this was the last lease, waits until the server has ended (it sees that within half a second)."""
+    until = time.monotonic() + STOPPED_WITHIN_S
+    state: dict[str, Any] = read_json(lease.folder / "state.json")
+    while _alive(state) and not live_leases(lease.folder) and time.monotonic() < until:
+        time.sleep(0.05)
+    for pid, child in list(_children.items()):
+        if child.poll() is not None:
+            _children.pop(pid, None)
+
+
+def _slug(name: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "-._" else "-" for letter in name)[:60]

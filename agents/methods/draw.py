@@ -1,0 +1,134 @@
+"""Draws: which models play the roles for one slot, and the slot itself. All of it follows from the recipe's seed."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from schemas.base import stable_hash
+from schemas.errors import GraftError
+from schemas.methods import GraSettings
+from schemas.models import ModelSpec
+from schemas.recipe import Recipe
+from schemas.rows import Seed, Slot
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Who plays what for one slot; `reviewers` stand in the order in which they are asked."""
+
+    generator: ModelSpec
+    reviewers: tuple[ModelSpec, ...]
+    adjudicator: ModelSpec
+
+    def names(self) -> dict[str, str]:
+        """Role to model name, reviewers joined by commas."""
+        return {
+            "generator": self.generator.name,
+            "reviewer": ",".join(model.name for model in self.reviewers),
+            "adjudicator": self.adjudicator.name,
+        }
+
+
+def make_slot(
+    *, run_id: str, shard: int, round: int, index: int, label: str, pool: Mapping[str, Sequence[Seed]], recipe: Recipe
+) -> Slot:
+    """The slot at one place of a label's stream, with its exemplars drawn from the pool's rows of that label.
+
+    The random seed does not depend on the run's id, so that two runs of like recipes share their calls.
+    """
+    least, most = recipe.method.few_shot if isinstance(recipe.method, GraSettings) else (2, 4)
+    seed = int(stable_hash(recipe.seed, round, shard, label, index), 16) % 2**31
+    rng = random.Random(f"exemplars-{seed}")
+    rows = list(pool.get(label, ()))
+    count = min(len(rows), rng.randint(least, most))
+    return Slot(
+        id="sl_" + stable_hash(run_id, round, shard, label, index),
+        run_id=run_id, shard=shard, round=round, index=index, label=label,
+        exemplars=tuple(rng.sample(rows, count)), seed=seed,
+    )  # fmt: skip
+
+
+def draw_roles(recipe: Recipe, slot: Slot) -> Roles:
+    """Generator, reviewers and adjudicator, uniformly and without overlap where the pools allow it (GRA section 3).
+
+    Where they do not, unused models come first, then those used least. Raises GraftError where a role has no model.
+    """
+    rng = random.Random(f"roles-{slot.seed}")
+    generator = rng.choice(_pool(recipe, "generator"))
+    jurors, judges = _shuffled(rng, _pool(recipe, "reviewer")), _shuffled(rng, _pool(recipe, "adjudicator"))
+    size = reviewer_count(recipe)
+    free = _apart(generator, jurors, judges, size)
+    if free:
+        reviewers = [model for model in jurors if model not in (generator, free[0])][:size]
+        return Roles(generator, tuple(reviewers), free[0])
+    used = Counter([generator.name])
+    reviewers = sorted(jurors, key=lambda model: used[model.name])[:size]
+    again = [model for model in reviewers if _can_repeat(recipe, model)]
+    while len(reviewers) < size:
+        reviewers.append(again[(len(reviewers) - len(jurors)) % len(again)])
+    seats = {model.name for model in reviewers}
+    used.update(seats)
+    adjudicator = min(judges, key=lambda model: (used[model.name], model.name in seats))
+    return Roles(generator, tuple(reviewers), adjudicator)
+
+
+def reviewer_count(recipe: Recipe) -> int:
+    """How many reviewers a slot has: as set, but no more than the models that can give different judgements.
+
+    A second judgement by probabilities, or at temperature 0, would repeat the first; by sampled scores it would not.
+    """
+    wanted = recipe.method.reviewers if isinstance(recipe.method, GraSettings) else 1
+    pool = _pool(recipe, "reviewer")
+    if any(_can_repeat(recipe, model) for model in pool):
+        return wanted
+    return min(wanted, len(pool))
+
+
+def sharing(recipe: Recipe) -> str:
+    """One sentence for people: whether roles share models, and whether the committee is smaller than asked for."""
+    jurors, judges, size = _pool(recipe, "reviewer"), _pool(recipe, "adjudicator"), reviewer_count(recipe)
+    generators = _pool(recipe, "generator")
+    apart = all(_apart(generator, jurors, judges, size) for generator in generators)
+    count = len({model.name for model in (*generators, *jurors, *judges)})
+    people = f"{size} reviewer{'s' if size != 1 else ''}"
+    who = f"the generator, {people} and the adjudicator of a row"
+    if apart:
+        said = f"No model plays two roles for one row: {who} are drawn from {count} models without overlap"
+    else:
+        named = f"{count} model{'s' if count != 1 else ''}"
+        said = f"Roles share models: {who} are drawn from {named}, too few to differ always, each with its own prompt"
+    wanted = recipe.method.reviewers if isinstance(recipe.method, GraSettings) else size
+    if size < wanted:
+        said += f"; {wanted} reviewers were asked for, but another one would only repeat a judgement"
+    return said + "."
+
+
+def _apart(
+    generator: ModelSpec, jurors: Sequence[ModelSpec], judges: Sequence[ModelSpec], size: int
+) -> list[ModelSpec]:
+    """Adjudicators that leave enough unused models for the committee, in the order of `judges`."""
+    others = {model.name for model in jurors} - {generator.name}
+    return [model for model in judges if model.name != generator.name and len(others - {model.name}) >= size]
+
+
+def _pool(recipe: Recipe, role: str) -> list[ModelSpec]:
+    writes = role == "generator" or recipe.task.kind == "instruction"
+    models = [model for model in recipe.models_for(role) if not (writes and model.provider == "encoder")]
+    if not models:
+        raise GraftError(
+            f"no model can play the {role}", where=f"roles.{role}.models",
+            fix="name a chat or completion model: an encoder judges labels only",
+        )  # fmt: skip
+    return models
+
+
+def _can_repeat(recipe: Recipe, model: ModelSpec) -> bool:
+    by_scores = recipe.task.kind == "instruction" or recipe.roles.reviewer.answer == "scores"
+    return by_scores and model.provider != "encoder" and recipe.roles.reviewer.temperature > 0
+
+
+def _shuffled(rng: random.Random, models: Sequence[ModelSpec]) -> list[ModelSpec]:
+    return rng.sample(list(models), len(models))

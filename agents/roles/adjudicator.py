@@ -1,0 +1,35 @@
+"""The adjudicator: decides alone where reviewers disagree above the mean, with their reviews before its eyes (GRA 3).
+
+By scores it sees the prior reviews; by probabilities it gives its own distribution. Failures are told as in `reviewer`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from agents.methods.base import Ask
+from agents.roles.reviewer import RESPONSE_SCORES, judge_text, score
+from schemas.models import ModelSpec
+from schemas.recipe import Recipe
+from schemas.rows import Review, Seed, Slot
+
+
+async def adjudicate_response(
+    ask: Ask, *, recipe: Recipe, model: ModelSpec, slot: Slot, instruction: str, response: str, prior: Sequence[Review]
+) -> Review:
+    """The same six scores as a reviewer's, after reading the prior reviews. Raises BudgetExhausted only."""
+    return await score(
+        ask, "review_response", RESPONSE_SCORES, recipe=recipe, model=model, role="adjudicator", slot=slot,
+        prior=prior, instruction=instruction, response=response,
+    )  # fmt: skip
+
+
+async def adjudicate_text(
+    ask: Ask, *, recipe: Recipe, model: ModelSpec, slot: Slot, text: str, seeds: Sequence[Seed],
+    calibration: Mapping[str, Mapping[str, float]], prior: Sequence[Review],
+) -> Review:  # fmt: skip
+    """Scores or label probabilities on (text, label), as the role answers. Raises BudgetExhausted only."""
+    return await judge_text(
+        ask, recipe=recipe, model=model, role="adjudicator", slot=slot, text=text, seeds=seeds,
+        calibration=calibration, prior=prior,
+    )  # fmt: skip

@@ -1,0 +1,114 @@
+"""What the roles share: how a task speaks of its texts, one step's request, and the strict reading of a reply."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import orjson
+
+from agents.roles.prompting import question
+from schemas.calls import CallRequest, Reply
+from schemas.errors import CallFailed
+from schemas.models import ModelSpec, RoleName, RoleSpec
+from schemas.recipe import Recipe
+from schemas.tasks import ClassificationTask, GuardTask, Label, labels_of
+
+_PAIRS = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "`": "`"}
+_MARKER = re.compile(r"^(?:[-*•–]\s+|\(?\d{1,2}[.)]\s+|(?:example|text|task|answer)\s*\d*\s*:\s*)", re.IGNORECASE)
+
+
+def noun_of(recipe: Recipe) -> str:
+    """What one text of the task is, such as "a message to a shop's support"."""
+    if isinstance(recipe.task, ClassificationTask):
+        return recipe.task.text
+    return "a message to an AI assistant" if isinstance(recipe.task, GuardTask) else "an instruction to an assistant"
+
+
+def label_of(recipe: Recipe, name: str) -> Label:
+    """The task's label of that name; one that the task does not know comes back without a description."""
+    return next((label for label in labels_of(recipe.task) if label.name == name), Label(name=name))
+
+
+def clause_of(recipe: Recipe, name: str) -> str:
+    """What completes "a text which …" for a label: what it is about, or how it stands to the policy."""
+    about = label_of(recipe, name).description
+    if isinstance(recipe.task, GuardTask):
+        return about
+    return f"is about {about or name}"
+
+
+def request_for(
+    template: str, *, recipe: Recipe, model: ModelSpec, role: RoleName, purpose: str, seed: int, sample: int = 0,
+    schema: dict[str, Any] | None = None, stop: tuple[str, ...] = (), max_tokens: int | None = None, **values: Any,
+) -> CallRequest:  # fmt: skip
+    """One step's request in the model's style, sampled as the role says; `stop` holds for completions alone."""
+    spec: RoleSpec = getattr(recipe.roles, role)
+    return CallRequest(
+        model=model, role=role, purpose=purpose, json_schema=schema, sample=sample, seed=(seed + sample) % 2**31,
+        temperature=spec.temperature, top_p=spec.top_p, max_tokens=max_tokens or spec.max_tokens,
+        stop=stop if model.style == "completion" else (), **question(template, model, **values),
+    )  # fmt: skip
+
+
+def object_schema(properties: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """A JSON schema of an object with exactly these properties, in this order."""
+    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+
+
+def short_string(model: ModelSpec, chars: int) -> dict[str, Any]:
+    """A string's schema. A small embedded model would ramble to the token limit, so its grammar ends the string.
+
+    Hosted servers refuse maxLength in strict schemas; their models end by themselves.
+    """
+    return {"type": "string", "maxLength": max(40, chars)} if model.provider == "embedded" else {"type": "string"}
+
+
+def object_in(reply: Reply, model: ModelSpec) -> dict[str, Any]:
+    """The JSON object of a reply. Raises CallFailed (malformed) with the raw text where there is none."""
+    value = reply.parsed
+    if value is None:
+        try:
+            value = orjson.loads(reply.text.strip())
+        except orjson.JSONDecodeError:
+            value = None
+    if not isinstance(value, dict):
+        raise CallFailed("malformed", f"{model.name} gave no JSON object", where=f"models.{model.name}", raw=reply.text)
+    return value
+
+
+def unmet(model: ModelSpec, what: str, reply: Reply) -> CallFailed:
+    """The failure of a reply that does not hold what was asked for."""
+    return CallFailed("schema_unmet", f"{model.name} {what}", where=f"models.{model.name}", raw=reply.text)
+
+
+def cleaned(text: str) -> str:
+    """Text without what models put around it: bullets, "1.", "Example 1:", and quotation marks around the whole."""
+    text = text.strip()
+    while (bare := _unquoted(_MARKER.sub("", text)).strip()) != text:
+        text = bare
+    return text
+
+
+def ended(reply: Reply, text: str) -> str:
+    """Text of a reply that ran into its token limit, cut after its last whole sentence where it has one."""
+    if reply.finish_reason != "length":
+        return text
+    whole = re.match(r"(?s).*[.!?…](?=\s)", text + " ")
+    return whole[0] if whole else text
+
+
+def first_words(text: str, most: int) -> str:
+    """At most `most` words of a text, on one line."""
+    return " ".join(text.split()[:most])
+
+
+def _unquoted(text: str) -> str:
+    opening = text[:1]
+    closing = _PAIRS.get(opening, "")
+    inner = text[1:-1]
+    if closing and len(text) > 1 and text.endswith(closing) and opening not in inner and closing not in inner:
+        return inner
+    if opening in ('"', "“") and not set('"“”') & set(text[1:]):
+        return text[1:]
+    return text

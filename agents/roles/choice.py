@@ -1,0 +1,185 @@
+"""A label's log-probability from a model: one call gives a distribution over the labels, not only a winner.
+
+Labels are asked for by their own names (lettered options stayed at chance with small models) and recognised in the
+alternatives of the first token without knowing the tokenizer: a token belongs to every label that it begins. Labels
+that share their token are told apart by another call that has the token appended, for a chat as the assistant's begun
+turn (llama.cpp continues it; vLLM needs `extra: {continue_final_message: true, add_generation_prompt: false}`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+from agents.methods.base import Ask
+from agents.roles.prompting import render
+from schemas.base import stable_hash
+from schemas.calls import CallRequest, Message, Reply
+from schemas.errors import CallFailed
+from schemas.models import ModelSpec, RoleName
+from schemas.recipe import Recipe
+from schemas.rows import Seed
+from schemas.tasks import ClassificationTask, Label, labels_of
+
+MAX_DEPTH = 4
+EXAMPLE_CHARS = 300
+EXAMPLES_CHARS = 4_000
+TEXT_CHARS = 4_000
+
+
+async def judge_label(
+    ask: Ask, *, recipe: Recipe, model: ModelSpec, role: RoleName, seeds: Sequence[Seed], text: str
+) -> tuple[dict[str, float], str]:
+    """Each label's raw natural log-probability for `text`, in the task's order, and the key of the (first) call.
+
+    A label that the server does not list gets the lowest log-probability that it did list. Raises CallFailed, with
+    the code no_logprobs where the reply holds no log-probabilities.
+    """
+    request = choice_request(recipe=recipe, model=model, role=role, seeds=seeds, text=text)
+    reply = await ask(request)
+    if model.provider == "encoder":
+        top = dict(_alternatives(reply, model))
+        return {name: top[name] for name in request.choices}, request.key()
+    return await _spread(ask, request, reply, {name: name for name in request.choices}), request.key()
+
+
+def choice_request(
+    *, recipe: Recipe, model: ModelSpec, role: RoleName, seeds: Sequence[Seed], text: str
+) -> CallRequest:
+    """The one-token question that `judge_label` asks first: examples from the seeds, then the text."""
+    labels = labels_of(recipe.task)
+    names = tuple(label.name for label in labels)
+    purpose, text = f"{role}.label", one_line(text, TEXT_CHARS)
+    if model.provider == "encoder":
+        described = tuple((label.description, label.name) for label in labels if label.description)
+        context = tuple((seed.text, seed.label) for seed in seeds if seed.label in names) + described
+        return CallRequest(model=model, role=role, purpose=purpose, prompt=text, choices=names, context=context)
+    messages: tuple[Message, ...] = ()
+    prompt: str | None = None
+    examples = pick_examples(seeds, labels)
+    if model.style == "completion":
+        prompt = render("choice_completion", examples=examples, text=text).rstrip()
+    else:
+        noun = task.text if isinstance(task := recipe.task, ClassificationTask) else "a text"
+        turns = [Message(role="system", content=render("choice_chat", labels=labels, noun=noun).strip())]
+        for example in examples:
+            turns.append(Message(role="user", content=render("choice_chat_turn", text=example["text"]).strip()))
+            turns.append(Message(role="assistant", content=example["label"]))
+        messages = (*turns, Message(role="user", content=render("choice_chat_turn", text=text).strip()))
+    return CallRequest(
+        model=model, role=role, purpose=purpose, messages=messages, prompt=prompt, choices=names,
+        temperature=0.0, top_p=1.0, max_tokens=1, top_logprobs=model.top_logprobs,
+    )  # fmt: skip
+
+
+def pick_examples(seeds: Sequence[Seed], labels: Sequence[Label]) -> list[dict[str, str]]:
+    """Seeds as one-line examples, at most 4,000 characters: a first one of every label before a second one of any.
+
+    A label without a seed shows its description (or its name) instead. The order is shuffled, so that labels do not
+    stand in blocks, but depends on the examples alone: every prompt of a run begins alike.
+    """
+    queues = {label.name: [seed.text for seed in seeds if seed.label == label.name] for label in labels}
+    for label in labels:
+        queues[label.name] = queues[label.name] or [label.description or label.name]
+    examples: list[dict[str, str]] = []
+    room = EXAMPLES_CHARS
+    for place in range(max(map(len, queues.values()))):
+        for name, queue in queues.items():
+            text = one_line(queue[place], EXAMPLE_CHARS) if place < len(queue) else ""
+            room -= len(text) + len(name) + 16 if text else 0
+            if text and room >= 0:
+                examples.append({"text": text, "label": name})
+    return sorted(examples, key=lambda example: stable_hash(example["text"], example["label"]))
+
+
+def one_line(text: str, limit: int) -> str:
+    """`text` with every run of white space made one space, cut to `limit` characters."""
+    return " ".join(text.split())[:limit]
+
+
+def match_tokens(rests: Mapping[str, str], top: Sequence[tuple[str, float]]) -> dict[str, tuple[str, float]]:
+    """For each label the (token, log-probability) that begins what is left of its name.
+
+    `rests` maps a label to the part of its name that is still to come. The longest match wins, one with the same case
+    before one without; nothing left is matched by a token that ends the line. Labels without a match are left out.
+    """
+    found: dict[str, tuple[str, float]] = {}
+    for label, rest in rests.items():
+        wanted = rest.lstrip()
+        ranked = [
+            (len(token.strip()), exact, logprob, token)
+            for token, logprob in top
+            if (exact := _begins(token, wanted)) is not None
+        ]
+        if ranked:
+            _, _, logprob, token = max(ranked, key=lambda entry: (entry[1], entry[0], entry[2]))
+            found[label] = (token, logprob)
+    return found
+
+
+async def _spread(
+    ask: Ask, request: CallRequest, reply: Reply, rests: dict[str, str], depth: int = 1
+) -> dict[str, float]:
+    """Log-probability of each label, with further calls for the labels that share a token."""
+    top = _alternatives(reply, request.model)
+    floor = min(logprob for _, logprob in top)
+    matches = match_tokens(rests, top)
+    scores = {label: matches[label][1] if label in matches else floor for label in rests}
+    sharing: dict[str, list[str]] = defaultdict(list)
+    for label, (token, _) in matches.items():
+        sharing[token].append(label)
+    groups = {token: labels for token, labels in sharing.items() if len(labels) > 1}
+    if depth >= MAX_DEPTH:  # what is still told apart by nothing shares its probability evenly
+        for label in (label for labels in groups.values() for label in labels):
+            scores[label] -= math.log(len(groups[matches[label][0]]))
+        return scores
+    calls = (_follow(ask, request, token, rests, labels, depth) for token, labels in groups.items())
+    for further in await asyncio.gather(*calls):
+        for label, logprob in further.items():
+            scores[label] += logprob
+    return scores
+
+
+async def _follow(
+    ask: Ask, request: CallRequest, token: str, rests: dict[str, str], labels: list[str], depth: int
+) -> dict[str, float]:
+    said = token.strip()
+    left = {label: rests[label].lstrip()[len(said) :] for label in labels}
+    if request.prompt is not None:
+        joint = "" if depth > 1 and not token.startswith(" ") else " "
+        asked = request.model_copy(update={"prompt": request.prompt + joint + said})
+    else:
+        *turns, last = request.messages
+        begun = last.content if last.role == "assistant" and depth > 1 else None
+        turns = turns if begun is not None else [*turns, last]
+        content = said if begun is None else begun + token.rstrip()
+        asked = request.model_copy(update={"messages": (*turns, Message(role="assistant", content=content))})
+    return await _spread(ask, asked, await ask(asked), left, depth + 1)
+
+
+def _begins(token: str, wanted: str) -> bool | None:
+    """Whether a token begins `wanted`: True with the same case, False without regard to case, None not at all."""
+    said = token.strip()
+    if not wanted:
+        ends = not said or (said.startswith("<") and said.endswith(">"))
+        return True if ends else None
+    if not said:
+        return None
+    if wanted.startswith(said):
+        return True
+    return False if wanted.casefold().startswith(said.casefold()) else None
+
+
+def _alternatives(reply: Reply, model: ModelSpec) -> tuple[tuple[str, float], ...]:
+    top = reply.logprobs[0].top if reply.logprobs else ()
+    if not top:
+        raise CallFailed(
+            "no_logprobs",
+            f"{model.name} gave no log-probabilities, so it cannot judge labels by them; "
+            "give its role answer: scores, or use a server that supports logprobs",
+            where=f"models.{model.name}",
+            raw=reply.text,
+        )
+    return top

@@ -1,0 +1,134 @@
+"""The generator: one text for a label, or keywords, then an instruction, then its response (GRA section 3).
+
+Every function returns what was made and the key of the call. All raise CallFailed where the model gave nothing usable.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from agents.methods.base import Ask
+from agents.roles.asking import (
+    clause_of,
+    cleaned,
+    ended,
+    label_of,
+    noun_of,
+    object_in,
+    object_schema,
+    request_for,
+    short_string,
+    unmet,
+)  # fmt: skip
+from schemas.calls import CallRequest, Reply
+from schemas.errors import CallFailed
+from schemas.methods import GraSettings
+from schemas.models import ModelSpec
+from schemas.recipe import Recipe
+from schemas.rows import Slot
+
+KEYWORD_CHARS = 60
+NEWLINE = ("\n",)
+
+
+async def write_text(ask: Ask, recipe: Recipe, model: ModelSpec, slot: Slot) -> tuple[str, str]:
+    """A new text for the slot's label, on one line, after its exemplars. Raises CallFailed."""
+    request = _request(
+        recipe, model, slot, "text", {"text": _string(recipe, model)}, stop=NEWLINE,
+        noun=noun_of(recipe), clause=clause_of(recipe, slot.label), language=recipe.task.language,
+        examples=[seed.text for seed in slot.exemplars],
+    )  # fmt: skip
+    reply = await ask(request)
+    return " ".join(_said(reply, model, "text").split()), reply.key
+
+
+async def write_keywords(ask: Ask, recipe: Recipe, model: ModelSpec, slot: Slot) -> tuple[tuple[str, ...], str]:
+    """At most `max_keywords` keywords that none of the exemplars has. Raises CallFailed where none is new."""
+    most, domain = _most(recipe), label_of(recipe, slot.label)
+    words = {"type": "array", "items": short_string(model, KEYWORD_CHARS), "minItems": 1, "maxItems": most}
+    request = _request(
+        recipe, model, slot, "keywords", {"keywords": words}, stop=NEWLINE, max_tokens=128,
+        most=most, domain=domain.name, about=domain.description,
+        examples=[", ".join(seed.keywords) for seed in slot.exemplars if seed.keywords],
+    )  # fmt: skip
+    reply = await ask(request)
+    given = keywords_in(reply, model)
+    known = {word.casefold() for seed in slot.exemplars for word in seed.keywords}
+    new = tuple(word for word in given if word.casefold() not in known)[:most]
+    if not new:
+        raise unmet(model, "gave no keyword that the examples do not have", reply)
+    return new, reply.key
+
+
+async def write_instruction(
+    ask: Ask, recipe: Recipe, model: ModelSpec, slot: Slot, keywords: tuple[str, ...]
+) -> tuple[str, str]:
+    """One instruction from domain, new keywords and the exemplars' summaries (never their texts). Raises CallFailed."""
+    domain = label_of(recipe, slot.label)
+    request = _request(
+        recipe, model, slot, "instruction", {"instruction": _string(recipe, model)}, stop=NEWLINE,
+        domain=domain.name, about=domain.description, keywords=", ".join(keywords), language=recipe.task.language,
+        examples=[{"keywords": ", ".join(s.keywords), "summary": s.summary} for s in slot.exemplars if s.summary],
+    )  # fmt: skip
+    reply = await ask(request)
+    return _said(reply, model, "instruction"), reply.key
+
+
+async def write_response(ask: Ask, recipe: Recipe, model: ModelSpec, slot: Slot, instruction: str) -> tuple[str, str]:
+    """The response to the instruction alone: free text. Raises CallFailed where it is empty."""
+    request = _request(recipe, model, slot, "response", None, stop=("\nInstruction:",), instruction=instruction)
+    reply = await ask(request)
+    if not reply.text.strip():
+        raise CallFailed("empty", f"{model.name} gave an empty response", where=f"models.{model.name}")
+    return reply.text.strip(), reply.key
+
+
+def keywords_in(reply: Reply, model: ModelSpec) -> list[str]:
+    """The distinct keywords of a reply: of its JSON list, or of a completion's line. Raises CallFailed."""
+    if model.style == "completion":
+        given: Any = re.split(r"[,;|]", reply.text.strip().partition("\n")[0])
+    else:
+        given = object_in(reply, model).get("keywords")
+    if not isinstance(given, list) or not all(isinstance(word, str) for word in given):
+        raise unmet(model, "gave no list of keywords", reply)
+    words: dict[str, str] = {}
+    for word in given:
+        word = " ".join(cleaned(word).strip(" .").split())
+        if 1 < len(word) <= KEYWORD_CHARS:
+            words.setdefault(word.casefold(), word)
+    return list(words.values())
+
+
+def _request(
+    recipe: Recipe, model: ModelSpec, slot: Slot, step: str, fields: dict[str, dict[str, Any]] | None,
+    *, stop: tuple[str, ...], max_tokens: int | None = None, **values: Any,
+) -> CallRequest:  # fmt: skip
+    schema = object_schema(fields) if fields and model.style == "chat" else None
+    return request_for(
+        step, recipe=recipe, model=model, role="generator", purpose=f"generate.{step}", seed=slot.seed,
+        schema=schema, stop=stop, max_tokens=max_tokens, **values,
+    )  # fmt: skip
+
+
+def _said(reply: Reply, model: ModelSpec, field: str) -> str:
+    """The text that was written, without what models put around it."""
+    if model.style == "completion":
+        said: Any = ended(reply, reply.text.strip().partition("\n")[0])
+    else:
+        said = object_in(reply, model).get(field)
+    if not isinstance(said, str):
+        raise unmet(model, f"gave no {field}", reply)
+    text = cleaned(said)
+    if not text:
+        raise CallFailed("empty", f"{model.name} gave an empty {field}", where=f"models.{model.name}", raw=reply.text)
+    return text
+
+
+def _string(recipe: Recipe, model: ModelSpec) -> dict[str, Any]:
+    """About 3 characters a token, so that an embedded model closes its JSON before its token limit."""
+    return short_string(model, min(recipe.gates.max_chars, 1000, 3 * (recipe.roles.generator.max_tokens - 16)))
+
+
+def _most(recipe: Recipe) -> int:
+    return recipe.method.max_keywords if isinstance(recipe.method, GraSettings) else 3

@@ -1,0 +1,94 @@
+"""Prompts are Jinja files in `prompts/`, one a step. Values are data, never templates.
+
+A file is plain (`render("choice_chat", …)`) or holds every form of one question, picked by `form`: `system` and `user`
+for tuned models, `completion` for base models. What is constant stands first, so that servers cache the prefix.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import FileSystemLoader, StrictUndefined
+from jinja2.sandbox import SandboxedEnvironment
+
+from schemas.base import stable_hash
+from schemas.calls import Message
+from schemas.models import ModelSpec
+
+FOLDER = Path(__file__).parent / "prompts"
+FRAGMENT_WORDS = 8
+
+_TAGS = re.compile(r"<(?=\s*/?\s*(?:text|instruction|response|review|examples?)\s*>)", re.IGNORECASE)
+_CODE = re.compile(r"\{#.*?#\}|\{%.*?%\}|\{\{.*?\}\}", re.DOTALL)
+_ENDS = re.compile(r"(?<=[.!?:;])\s|\n+")
+
+
+def render(name: str, **values: Any) -> str:
+    """The text of prompts/NAME.jinja with these values. Raises jinja2.UndefinedError where one is missing."""
+    return _environment().get_template(f"{name.removesuffix('.jinja')}.jinja").render(**values)
+
+
+def question(name: str, model: ModelSpec, **values: Any) -> dict[str, Any]:
+    """One step's question in the model's style: `{"prompt": …}` or `{"messages": …}`, to be laid into a CallRequest.
+
+    Raises jinja2.UndefinedError where a value is missing.
+    """
+    if model.style == "completion":
+        return {"prompt": render(name, form="completion", **values).strip()}
+    system, user = (render(name, form=form, **values).strip() for form in ("system", "user"))
+    turns = [Message(role="system", content=system)] if system else []
+    return {"messages": (*turns, Message(role="user", content=user))}
+
+
+@cache
+def prompts_version() -> str:
+    """Hash of all prompt files: it changes when any word of any prompt does (16 hex digits)."""
+    return stable_hash([[file.name, file.read_text(encoding="utf-8")] for file in _files()])
+
+
+@cache
+def fragments() -> tuple[str, ...]:
+    """The fixed sentences of 8 words or more of the prompts that a row can meet: a text that holds one repeats them.
+
+    Seed preparation's prompts are left out: no row is made or judged by them, and their examples are ordinary texts.
+    """
+    found: dict[str, None] = {}
+    for file in _files():
+        if file.name.startswith("seed_"):
+            continue
+        fixed = _CODE.sub("\n", file.read_text(encoding="utf-8"))
+        for piece in _ENDS.split(fixed):
+            sentence = " ".join(piece.split()).strip("-*#<>,' ")
+            if len(sentence.split()) >= FRAGMENT_WORDS:
+                found.setdefault(sentence)
+    return tuple(found)
+
+
+def _files() -> list[Path]:
+    return sorted(FOLDER.glob("*.jinja"))
+
+
+def _fenced(text: str) -> str:
+    """Text that cannot close the tag it stands in: the `<` of our own tags inside it becomes `‹`."""
+    return _TAGS.sub("‹", text)
+
+
+def _line(text: str, limit: int = 400) -> str:
+    """Text on one line, cut to `limit` characters, so that it cannot look like a further entry of a list."""
+    return " ".join(text.split())[:limit]
+
+
+@cache
+def _environment() -> SandboxedEnvironment:
+    environment = SandboxedEnvironment(
+        loader=FileSystemLoader(FOLDER),
+        undefined=StrictUndefined,
+        autoescape=False,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(fenced=_fenced, line=_line)
+    return environment

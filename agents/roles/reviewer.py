@@ -1,0 +1,189 @@
+"""Reviewers: three flags on an instruction, six scores on a response or a text, or a distribution over the labels.
+
+Scores follow GRA section 3 (arXiv 2504.12322) and parse strictly: exactly six whole numbers in 0..10, anything else is
+a failed review. The paper's text says 0..10 and its prompt 1..10; here it is 0..10 in both. For (text, label) rows the
+six dimensions are adapted; for a guard, harmlessness gives way to certainty, or harmful rows could never pass.
+A judge that fails gives a Review with `failure` set ("code: what"), never an exception, but BudgetExhausted is raised.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+from agents.methods.base import Ask
+from agents.roles.asking import (
+    first_words,
+    noun_of,
+    object_in,
+    object_schema,
+    request_for,
+    short_string,
+    unmet,
+)  # fmt: skip
+from agents.roles.calibration import calibrate
+from agents.roles.choice import judge_label
+from schemas.calls import Reply
+from schemas.errors import BudgetExhausted, CallFailed
+from schemas.models import ModelSpec
+from schemas.recipe import Recipe
+from schemas.rows import LabelScore, Review, Seed, Slot
+from schemas.tasks import GuardTask, labels_of
+
+Judge = Literal["reviewer", "adjudicator"]
+
+FLAGS = ("reasonableness", "completeness", "clarity")
+RESPONSE_SCORES = ("correctness", "clarity", "completeness", "relevance", "coherence", "ethicality")
+TEXT_SCORES = ("fit", "usability", "clarity", "naturalness", "completeness", "harmlessness")
+GUARD_SCORES = (*TEXT_SCORES[:5], "certainty")
+COMMENT_WORDS = 29
+COMMENT_CHARS = 200
+
+
+def by_probabilities(recipe: Recipe, model: ModelSpec, role: Judge) -> bool:
+    """Whether this judge answers by label probabilities: as its role says, and an encoder always."""
+    spec = recipe.roles.reviewer if role == "reviewer" else recipe.roles.adjudicator
+    return recipe.task.kind != "instruction" and (spec.answer == "logprobs" or model.provider == "encoder")
+
+
+async def review_instruction(
+    ask: Ask, *, recipe: Recipe, model: ModelSpec, slot: Slot, instruction: str, sample: int = 0
+) -> Review:
+    """Three 0/1 flags on an instruction. Raises BudgetExhausted only."""
+    schema = object_schema({name: {"type": "integer", "enum": [0, 1]} for name in FLAGS})
+    request = request_for(
+        "review_flags", recipe=recipe, model=model, role="reviewer", purpose="review.instruction", seed=slot.seed,
+        sample=sample, schema=schema, instruction=instruction,
+    )  # fmt: skip
+    blank = Review(stage="instruction", role="reviewer", model=model.name, call_key=request.key())
+    try:
+        reply = await ask(request)
+        flags = _numbers(reply, model, FLAGS, 1)
+    except BudgetExhausted:
+        raise
+    except CallFailed as failure:
+        return failed(blank, failure)
+    return blank.model_copy(update={"flags": flags})
+
+
+async def review_response(
+    ask: Ask, *, recipe: Recipe, model: ModelSpec, slot: Slot, instruction: str, response: str, sample: int = 0
+) -> Review:
+    """Six scores on a response, and a comment under 30 words. Raises BudgetExhausted only."""
+    return await score(
+        ask, "review_response", RESPONSE_SCORES, recipe=recipe, model=model, role="reviewer", slot=slot, sample=sample,
+        instruction=instruction, response=response,
+    )  # fmt: skip
+
+
+async def review_text(
+    ask: Ask, *, recipe: Recipe, model: ModelSpec, slot: Slot, text: str, seeds: Sequence[Seed],
+    calibration: Mapping[str, Mapping[str, float]], sample: int = 0,
+) -> Review:  # fmt: skip
+    """Whether a text fits its label and is usable: six scores, or label probabilities. Raises BudgetExhausted only."""
+    return await judge_text(
+        ask, recipe=recipe, model=model, role="reviewer", slot=slot, text=text, seeds=seeds, calibration=calibration,
+        sample=sample,
+    )  # fmt: skip
+
+
+async def judge_text(
+    ask: Ask, *, recipe: Recipe, model: ModelSpec, role: Judge, slot: Slot, text: str, seeds: Sequence[Seed],
+    calibration: Mapping[str, Mapping[str, float]], sample: int = 0, prior: Sequence[Review] = (),
+) -> Review:  # fmt: skip
+    """A reviewer's or, with the prior reviews, the adjudicator's judgement of (text, label)."""
+    if by_probabilities(recipe, model, role):
+        means = calibration.get(model.name)
+        return await _distribution(
+            ask, recipe=recipe, model=model, role=role, slot=slot, text=text, seeds=seeds, means=means
+        )
+    guard = isinstance(recipe.task, GuardTask)
+    return await score(
+        ask, "review_text", GUARD_SCORES if guard else TEXT_SCORES, recipe=recipe, model=model, role=role, slot=slot,
+        sample=sample, prior=prior, guard=guard, noun=noun_of(recipe), labels=labels_of(recipe.task), text=text,
+        label=slot.label, good=_first(seeds, lambda label: label == slot.label),
+        bad=_first(seeds, lambda label: label not in ("", slot.label)),
+    )  # fmt: skip
+
+
+async def score(
+    ask: Ask, template: str, dimensions: Sequence[str], *, recipe: Recipe, model: ModelSpec, role: Judge, slot: Slot,
+    sample: int = 0, prior: Sequence[Review] = (), **values: Any,
+) -> Review:  # fmt: skip
+    """One judgement by six scores; its mean is theirs. Raises BudgetExhausted only."""
+    whole = {"type": "integer", "minimum": 0, "maximum": 10}
+    schema = object_schema({**dict.fromkeys(dimensions, whole), "comment": short_string(model, COMMENT_CHARS)})
+    request = request_for(
+        template, recipe=recipe, model=model, role=role, purpose=_purpose(template, role), seed=slot.seed,
+        sample=sample, schema=schema, prior=[described(review) for review in prior], **values,
+    )  # fmt: skip
+    blank = Review(stage=_stage(role), role=role, model=model.name, call_key=request.key())
+    try:
+        reply = await ask(request)
+        scores = _numbers(reply, model, dimensions, 10, and_comment=True)
+    except BudgetExhausted:
+        raise
+    except CallFailed as failure:
+        return failed(blank, failure)
+    comment = object_in(reply, model).get("comment", "")
+    said = first_words(comment, COMMENT_WORDS) if isinstance(comment, str) else ""
+    mean = sum(scores.values()) / len(scores)
+    return blank.model_copy(update={"scores": {k: float(v) for k, v in scores.items()}, "mean": mean, "comment": said})
+
+
+def described(review: Review) -> str:
+    """A review in one line, as the adjudicator reads it: scores, mean, comment; without the reviewer's name."""
+    named = ", ".join(f"{name} {value:g}" for name, value in review.scores.items())
+    mean = f" (mean {review.mean:.2f})" if review.mean is not None else ""
+    return f"{named}{mean}" + (f". {review.comment}" if review.comment else "")
+
+
+def failed(blank: Review, failure: CallFailed) -> Review:
+    """The review of a judge that gave no judgement."""
+    return blank.model_copy(update={"failure": f"{failure.code}: {failure.what}"})
+
+
+async def _distribution(
+    ask: Ask, *, recipe: Recipe, model: ModelSpec, role: Judge, slot: Slot, text: str, seeds: Sequence[Seed],
+    means: Mapping[str, float] | None,
+) -> Review:  # fmt: skip
+    """A judgement by probabilities: 10 times the wanted label's calibrated probability over the best label's."""
+    blank = Review(stage=_stage(role), role=role, model=model.name)
+    try:
+        raw, key = await judge_label(ask, recipe=recipe, model=model, role=role, seeds=seeds, text=text)
+    except BudgetExhausted:
+        raise
+    except CallFailed as failure:
+        return failed(blank, failure)
+    right = calibrate(raw, means)
+    fit = 10.0 * math.exp(right[slot.label] - max(right.values()))
+    best = max(right, key=lambda label: right[label])
+    rows = tuple(LabelScore(label=label, raw=raw[label], calibrated=right[label]) for label in raw)
+    comment = f"most likely {best} at {math.exp(right[best]):.0%}; {slot.label} at {math.exp(right[slot.label]):.0%}"
+    update = {"scores": {"fit": fit}, "mean": fit, "distribution": rows, "comment": comment, "call_key": key}
+    return blank.model_copy(update=update)
+
+
+def _first(seeds: Sequence[Seed], fits: Callable[[str], bool]) -> str:
+    """The first seed's text whose label fits: a worked example for base models; empty where there is none."""
+    return next((seed.text for seed in seeds if fits(seed.label)), "")
+
+
+def _numbers(
+    reply: Reply, model: ModelSpec, names: Sequence[str], highest: int, and_comment: bool = False
+) -> dict[str, int]:
+    """Exactly these whole numbers in 0..highest. A missing, further, fractional or boolean one fails the review."""
+    given = {name: value for name, value in object_in(reply, model).items() if not (and_comment and name == "comment")}
+    whole = all(type(value) is int and 0 <= value <= highest for value in given.values())
+    if set(given) != set(names) or not whole:
+        raise unmet(model, f"did not give exactly {len(names)} whole numbers from 0 to {highest}", reply)
+    return {name: given[name] for name in names}
+
+
+def _stage(role: Judge) -> Literal["content", "adjudication"]:
+    return "content" if role == "reviewer" else "adjudication"
+
+
+def _purpose(template: str, role: Judge) -> str:
+    return template.replace("_", ".") if role == "reviewer" else template.replace("review_", "adjudicate.")

@@ -1,0 +1,204 @@
+"""Arrow tables from pydantic models, and back: the one place that says which column type a field becomes.
+
+str, int, float, bool and datetime become plain columns; a tuple of scalars a list; a tuple of models a list of structs
+(of the same rules); everything else (dicts, unions, single models) a JSON string. Optional fields are nullable.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+
+import orjson
+from pydantic import BaseModel
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+M = TypeVar("M", bound=BaseModel)
+
+SCALARS = {str: "string", int: "int64", float: "float64", bool: "bool"}
+
+
+@dataclass(frozen=True)
+class Column:
+    """How one field is stored: Arrow type, whether it may be null, whether it holds JSON or structs (and whose)."""
+
+    name: str
+    type: Any
+    nullable: bool
+    form: Literal["plain", "json", "structs"]
+    model: type[BaseModel] | None = None
+
+
+@lru_cache(maxsize=64)
+def columns_of(model: type[BaseModel]) -> tuple[Column, ...]:
+    """The columns of a model, in the order of its fields."""
+    return tuple(_column(name, info.annotation) for name, info in model.model_fields.items())
+
+
+def arrow_schema(model: type[BaseModel]) -> pa.Schema:
+    """The Arrow schema that a table of this model has."""
+    import pyarrow as pa
+
+    return pa.schema([pa.field(c.name, c.type, nullable=c.nullable) for c in columns_of(model)])
+
+
+def to_table(model: type[BaseModel], values: Sequence[Any], **given: Sequence[Any]) -> pa.Table:
+    """One row a value. A column is read from the values' attribute of that name, or taken from `given`.
+
+    Lone surrogates, which are no text, become question marks. Raises AttributeError where a column has no source.
+    """
+    import pyarrow as pa
+
+    arrays = []
+    for column in columns_of(model):
+        raw = given[column.name] if column.name in given else [getattr(value, column.name) for value in values]
+        arrays.append(_array(column, raw))
+    return pa.Table.from_arrays(arrays, schema=arrow_schema(model))
+
+
+def from_table(model: type[M], table: pa.Table, *, drop: Iterable[str] = ()) -> list[M]:
+    """The validated models that a table holds, without the columns named in `drop`."""
+    return [model.model_validate(row) for row in plain_rows(model, table, drop=drop)]
+
+
+def plain_rows(model: type[BaseModel], table: pa.Table, *, drop: Iterable[str] = ()) -> list[dict[str, Any]]:
+    """The rows as dicts with their JSON columns decoded, without the columns named in `drop`."""
+    rows: list[dict[str, Any]] = table.to_pylist()
+    dropped = tuple(drop)
+    for row in rows:
+        for name in dropped:
+            row.pop(name, None)
+        _decode(model, row)
+    return rows
+
+
+def _decode(model: type[BaseModel], row: dict[str, Any]) -> None:
+    for column in columns_of(model):
+        value = row.get(column.name)
+        if value is None or column.form == "plain":
+            continue
+        if column.form == "json":
+            row[column.name] = orjson.loads(value)
+        elif column.model is not None:
+            for item in value:
+                _decode(column.model, item)
+
+
+def sql_columns(model: type[BaseModel]) -> str:
+    """The column definitions of CREATE TABLE, names quoted; they follow from the Arrow schema."""
+    parts = (f'"{c.name}" {_sql_type(c.type)}{"" if c.nullable else " NOT NULL"}' for c in columns_of(model))
+    return ", ".join(parts)
+
+
+def _column(name: str, annotation: Any) -> Column:
+    import pyarrow as pa
+
+    inner, nullable = _without_none(annotation)
+    scalar = _scalar(inner)
+    if scalar is not None:
+        return Column(name, scalar, nullable, "plain")
+    args = get_args(inner)
+    if get_origin(inner) is tuple and len(args) == 2 and args[1] is Ellipsis:
+        item = _scalar(args[0])
+        if item is not None:
+            return Column(name, pa.list_(item), nullable, "plain")
+        if isinstance(args[0], type) and issubclass(args[0], BaseModel):
+            fields = [pa.field(c.name, c.type, nullable=c.nullable) for c in columns_of(args[0])]
+            return Column(name, pa.list_(pa.struct(fields)), nullable, "structs", args[0])
+    return Column(name, pa.string(), nullable or inner is Any, "json")
+
+
+def _without_none(annotation: Any) -> tuple[Any, bool]:
+    if get_origin(annotation) is Annotated:
+        return _without_none(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, types.UnionType):
+        rest = [arg for arg in get_args(annotation) if arg is not type(None)]
+        if len(rest) == 1 and len(rest) < len(get_args(annotation)):
+            return _without_none(rest[0])[0], True
+    return annotation, False
+
+
+def _scalar(annotation: Any) -> Any:
+    import pyarrow as pa
+
+    inner = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+    if get_origin(inner) is Literal and all(isinstance(value, str) for value in get_args(inner)):
+        return pa.string()
+    if inner is datetime:
+        return pa.timestamp("us", "UTC")
+    if isinstance(inner, type) and inner in SCALARS:
+        return pa.type_for_alias(SCALARS[inner])
+    return None
+
+
+def _array(column: Column, raw: Sequence[Any]) -> Any:
+    import pyarrow as pa
+
+    values: list[Any] = list(raw)
+    if column.form == "json":
+        values = [None if value is None else _json(value) for value in values]
+    elif column.model is not None:
+        columns = columns_of(column.model)
+        values = [None if items is None else [_struct(columns, item) for item in items] for items in values]
+    try:
+        return pa.array(values, column.type)
+    except UnicodeEncodeError:
+        return pa.array(_sound(values), column.type)
+
+
+def _struct(columns: tuple[Column, ...], item: Any) -> dict[str, Any]:
+    """One model as the dict that Arrow makes a struct of."""
+    made = {}
+    for column in columns:
+        value = getattr(item, column.name)
+        if value is not None and column.form == "json":
+            value = _json(value)
+        elif value is not None and column.model is not None:
+            inner = columns_of(column.model)
+            value = [_struct(inner, one) for one in value]
+        made[column.name] = value
+    return made
+
+
+def _json(value: Any) -> str:
+    try:
+        return orjson.dumps(value, default=_plain).decode()
+    except TypeError:  # orjson: str is not valid UTF-8: surrogates not allowed
+        return orjson.dumps(_sound(value), default=_plain).decode()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def _sound(value: Any) -> Any:
+    """The same value with every lone surrogate replaced."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, dict):
+        return {_sound(key): _sound(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_sound(item) for item in value]
+    return value
+
+
+def _sql_type(kind: Any) -> str:
+    import pyarrow as pa
+
+    if pa.types.is_list(kind):
+        return f"{_sql_type(kind.value_type)}[]"
+    if pa.types.is_struct(kind):
+        fields = (kind.field(index) for index in range(kind.num_fields))
+        return "STRUCT(" + ", ".join(f'"{f.name}" {_sql_type(f.type)}' for f in fields) + ")"
+    if pa.types.is_timestamp(kind):
+        return "TIMESTAMPTZ"
+    names: dict[str, str] = {"string": "VARCHAR", "int64": "BIGINT", "double": "DOUBLE", "bool": "BOOLEAN"}
+    return names[str(kind)]

@@ -1,0 +1,140 @@
+"""The card of a published version: plain words in Markdown. Whatever a model or a seed said is made inert."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Sequence
+from typing import get_args
+
+from schemas.datasets import Row, Run, SplitName
+from schemas.models import ModelSpec
+from schemas.recipe import Recipe
+
+SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~$@:.=-])")
+SPLIT_ORDER: tuple[SplitName, ...] = get_args(SplitName)
+ROLES = ("generator", "reviewer", "adjudicator", "labeler", "responder", "guard")
+
+
+def inert(text: str, limit: int = 300) -> str:
+    """The text as one line of Markdown that renders as itself: no markup, link, HTML or table cell comes of it."""
+    line = "".join(c if c.isprintable() else " " for c in text)
+    line = " ".join(line.split())
+    line = line if len(line) <= limit else line[: limit - 1] + "…"
+    line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return SPECIAL.sub(r"\\\1", line)
+
+
+def render_card(
+    *,
+    run: Run,
+    recipe: Recipe,
+    rows: Sequence[Row],
+    seeds: int,
+    reasons: Sequence[tuple[str, str, int]],
+    generators: Collection[str] | None = None,
+) -> str:
+    """The card in Markdown. `reasons` are (status, code, rows); `generators` the models whose words are in the rows."""
+    writers = set(generators) if generators is not None else {m.name for m in recipe.models_for("generator")}
+    parts = [
+        f"# {inert(recipe.name)}",
+        inert(recipe.description, 2_000) or f"A synthetic dataset for {recipe.task.kind}.",
+        _made(run, recipe, rows, seeds),
+        _counts(rows),
+        _funnel(reasons),
+        _cost(run),
+        _models(recipe, writers),
+        _use(run, recipe, rows),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _made(run: Run, recipe: Recipe, rows: Sequence[Row], seeds: int) -> str:
+    licence = inert(recipe.licence) or "not stated"
+    lines = [
+        "## What was made",
+        "",
+        f"- {len(rows):,} rows for {recipe.task.kind} over {len({row.label for row in rows})} labels, "
+        f"by the method {recipe.method.kind}",
+        f"- from {seeds:,} seeds; the seeds' licence: {licence}",
+        f"- run {inert(run.id)}, code {inert(run.code_version)}, random seed {recipe.seed}",
+    ]
+    if run.shortfall:
+        missing = ", ".join(f"{inert(label)} {count:,}" for label, count in sorted(run.shortfall.items()))
+        lines.append(f"- **partial**: it was stopped by {inert(run.stopped_by)}; rows still missing: {missing}")
+    return "\n".join(lines)
+
+
+def _counts(rows: Sequence[Row]) -> str:
+    count = Counter((row.label, row.split) for row in rows)
+    body = [
+        [inert(label), *(f"{count[label, split]:,}" for split in SPLIT_ORDER),
+         f"{sum(count[label, split] for split in SPLIT_ORDER):,}"]
+        for label in sorted({row.label for row in rows})
+    ]  # fmt: skip
+    totals = [sum(n for (_, of), n in count.items() if of == split) for split in SPLIT_ORDER]
+    body.append(["**all**", *(f"{n:,}" for n in totals), f"{len(rows):,}"])
+    return "## Rows\n\n" + _table(["label", *SPLIT_ORDER, "all"], body)
+
+
+def _funnel(reasons: Sequence[tuple[str, str, int]]) -> str:
+    total = sum(count for _, _, count in reasons)
+    if not total:
+        return "## Accepted and rejected\n\nNo candidate is recorded."
+    body = [[status, inert(code), f"{count:,}", f"{count / total:.1%}"] for status, code, count in reasons]
+    head = ["end", "reason", "rows", "share"]
+    return f"## Accepted and rejected\n\nOf {total:,} candidates:\n\n" + _table(head, body)
+
+
+def _cost(run: Run) -> str:
+    price = "unknown (a model's price is not known)" if run.price_usd is None else f"${run.price_usd:,.4f}"
+    return (
+        f"## Cost\n\n- price: {price}\n- model calls: {run.calls:,} ({run.calls_cached:,} answered from the journal)\n"
+        f"- tokens: {run.prompt_tokens:,} read, {run.completion_tokens:,} written\n- time: {run.seconds:,.0f} s"
+    )
+
+
+def _models(recipe: Recipe, writers: set[str]) -> str:
+    roles = ("generator", "reviewer", "adjudicator") if recipe.method.kind == "gra" else ROLES
+    body, terms = [], []
+    for model in recipe.models:
+        played = [role for role in roles if model in recipe.models_for(role)]
+        if not played:
+            continue
+        reaches = model.name in writers
+        body.append([inert(model.name), inert(model.model), ", ".join(played), inert(model.licence or "not stated"),
+                     "yes" if reaches else "no"])  # fmt: skip
+        if reaches:
+            terms.append(_terms(model))
+    head = ["model", "id", "may play", "licence", "reaches the student"]
+    note = "A model reaches the student where its words are in the rows; one that only judges does not."
+    return "## Models and their terms\n\n" + _table(head, body) + f"\n\n{note}\n\n" + "\n".join(terms)
+
+
+def _terms(model: ModelSpec) -> str:
+    name = inert(model.name)
+    if "gemma" in f"{model.licence} {model.model}".lower():
+        return f"- {name}: the Gemma Terms of Use count a model trained on its outputs as a derivative of Gemma."
+    if model.licence is None:
+        return f"- {name}: its licence is not stated; find out whether its outputs may train a model."
+    return f"- {name}: {inert(model.licence)}."
+
+
+def _use(run: Run, recipe: Recipe, rows: Sequence[Row]) -> str:
+    restricted = sum(row.restricted for row in rows)
+    lines = [
+        "## Use and limits",
+        "",
+        f"- meant for training and checking a small model for {recipe.task.kind} ({recipe.task.language})",
+        "- the texts are written and judged by models: they carry those models' errors and biases, "
+        "and no person has read each of them",
+        "- the test split is synthetic too: measure a student on rows that people wrote",
+    ]
+    if restricted:
+        lines.append(f"- {restricted:,} rows are restricted (harmful): exports leave them out unless asked")
+    return "\n".join(lines)
+
+
+def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in body])

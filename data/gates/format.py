@@ -1,0 +1,80 @@
+"""The format gate: a text in the wanted script, without what a model leaves behind when it loses the form."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+from data.gates.base import failed, passed
+from schemas.recipe import Recipe
+from schemas.rows import GateResult
+
+_LETTER = re.compile(r"[^\W\d_]")
+_TOKENS = re.compile(
+    r"<\|[\w ]{1,40}\|>|</?s>|<(?:bos|eos|pad|unk)>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>", re.IGNORECASE
+)
+_FIELDS = (
+    "text", "message", "label", "category", "class", "intent", "example", "input", "output", "instruction", "response",
+    "keywords", "domain", "question", "answer", "customer", "user", "assistant",
+)  # fmt: skip
+_FIELD = re.compile(rf"[\W_]{{0,12}}(?:{'|'.join(_FIELDS)})(?: \d{{1,3}})?[*_\"']*\s?[:=]", re.IGNORECASE)
+_LATER_FIELD = re.compile(
+    rf"\n[\W_]{{0,12}}(?:{'|'.join(_FIELDS)})(?: \d{{1,3}})?[*_\"']*\s?:|\b(?:Label|Category|Intent):"
+)
+_SCRIPTS = {
+    "ru": "CYRILLIC", "uk": "CYRILLIC", "be": "CYRILLIC", "bg": "CYRILLIC", "mk": "CYRILLIC", "kk": "CYRILLIC",
+    "el": "GREEK", "he": "HEBREW", "yi": "HEBREW", "ar": "ARABIC", "fa": "ARABIC", "ur": "ARABIC", "hi": "DEVANAGARI",
+    "mr": "DEVANAGARI", "ne": "DEVANAGARI", "bn": "BENGALI", "ta": "TAMIL", "te": "TELUGU", "th": "THAI",
+    "ko": "HANGUL|CJK", "zh": "CJK", "ja": "CJK|HIRAGANA|KATAKANA",
+    "ka": "GEORGIAN", "hy": "ARMENIAN",
+    **dict.fromkeys(("en", "de", "fr", "es", "it", "pt", "nl", "sv", "da", "no", "nb", "fi", "pl"), "LATIN"),
+    **dict.fromkeys(("cs", "sk", "sl", "hr", "ro", "hu", "tr", "et", "lv", "lt", "id", "ms", "vi", "sw"), "LATIN"),
+}  # fmt: skip
+SCRIPT_SHARE = 0.5
+"""Share of the letters (of the first 80) that must be of the language's script."""
+
+
+class FormatGate:
+    """Rules: no_letters, model_token, json, field_name (such as `Label:`), script.
+
+    An instruction may hold code, fields and JSON of its own, so there only the very start of the text is looked at.
+    A language that is not in the table is not checked for its script.
+    """
+
+    name = "format"
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._whole = recipe.task.kind != "instruction"
+        self._script = re.compile(_SCRIPTS.get(recipe.task.language, ""))
+        self._latin = self._script.pattern in ("LATIN", "")
+        self._passed = passed(self.name)
+
+    def check(self, text: str, response: str | None, label: str) -> GateResult:
+        """See the class."""
+        if not _LETTER.search(text):
+            return failed(self.name, "no_letters", "holds only digits, punctuation or signs")
+        for part in (text, response):
+            token = _TOKENS.search(part) if part else None
+            if token:
+                return failed(self.name, "model_token", f"holds a model's control token: {token[0]}")
+        if _is_json(text.strip()):
+            return failed(self.name, "json", "is JSON, not a text")
+        name = _FIELD.match(text) or (_LATER_FIELD.search(text) if self._whole else None)
+        if name:
+            return failed(self.name, "field_name", f"holds a field name of the prompt: {name[0].strip()[:40]!r}")
+        share = 1.0 if text.isascii() and self._latin else self._share(text)
+        if share < SCRIPT_SHARE:
+            detail = f"only {share:.0%} of the letters are of the task's script"
+            return failed(self.name, "script", detail, round(share, 3))
+        return self._passed
+
+    def _share(self, text: str) -> float:
+        letters = _LETTER.findall(text[:400])[:80]
+        if not letters:
+            return 1.0
+        return sum(bool(self._script.match(unicodedata.name(letter, ""))) for letter in letters) / len(letters)
+
+
+def _is_json(text: str) -> bool:
+    braces = text[0] + text[-1] in ("{}", "[]")
+    return braces or (text[0] in "{[" and '"' in text[:20]) or text.startswith("```json")

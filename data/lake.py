@@ -1,0 +1,398 @@
+"""The lake: Parquet files under a DuckLake catalogue. Attach, commit, read.
+
+Rows are written by INSERT from Arrow only, whole batches at a time, under a file lock; a reader reads all the while.
+Inlining of small inserts into the catalogue is off: it cannot hold a NUL byte in a list.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from data.arrow import from_table, sql_columns, to_table
+from data.duck import connect, is_conflict, is_full, quoted, unreadable
+from data.lake_schema import (
+    SCHEMA_VERSION,
+    TABLES,
+    VIEWS,
+    BatchRecord,
+    MetaRecord,
+    SeedRecord,
+    assemble,
+    candidates_table,
+)
+from schemas.base import utc_now
+from schemas.calls import Call
+from schemas.datasets import Run
+from schemas.errors import AlreadyRunning, GraftError, LakeTooNew, StorageFull
+from schemas.home import Home
+from schemas.rows import Candidate, Seed, Status
+from schemas.students import Evaluation, Student
+
+if TYPE_CHECKING:
+    import duckdb
+    import pyarrow as pa
+
+T = TypeVar("T")
+
+CATALOGUE = "catalogue.sqlite"
+ATTEMPTS = 6
+LOCK_TIMEOUT_S = 120.0
+PAGE = 1000
+
+
+class Lake:
+    """One open lake. Safe to share between threads; other processes may write and read at the same time."""
+
+    def __init__(self, home: Home, connection: duckdb.DuckDBPyConnection, *, read_only: bool) -> None:
+        from filelock import FileLock
+
+        self.home, self.read_only = home, read_only
+        self._connection = connection
+        self._guard = threading.RLock()
+        self._lock = FileLock(home.lake / "commit.lock", timeout=LOCK_TIMEOUT_S, thread_local=False)
+        self._known_seeds: dict[str, set[str]] = {}
+        self._batches: set[str] = set()
+        self._batches_at: tuple[str, int] = ("", -1)
+        self.id = ""  # the name that this lake got when it was made; another lake has another
+
+    @classmethod
+    def open(cls, home: Home, *, read_only: bool = False) -> Lake:
+        """Attaches the lake of this home, making it if absent. Raises LakeTooNew, StorageFull, GraftError."""
+        import duckdb
+
+        if read_only and not (home.lake / CATALOGUE).exists():
+            cls.open(home).close()
+        (home.lake / "files").mkdir(parents=True, exist_ok=True)
+        lake = cls(home, connect(home.lake / "spill", read_only=read_only), read_only=read_only)
+        try:
+            lake._attach()
+        except duckdb.Error as error:
+            lake.close()
+            raise unreadable(error, home.lake) from error
+        except BaseException:
+            lake.close()
+            raise
+        return lake
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Detaches; closing twice is harmless."""
+        with self._guard:
+            self._connection.close()
+
+    def _attach(self) -> None:
+        """Attaches under the commit lock, because the first of several processes makes the tables."""
+        options = "META_JOURNAL_MODE 'WAL', META_BUSY_TIMEOUT 5000, DATA_INLINING_ROW_LIMIT 0, OVERRIDE_DATA_PATH true"
+        source = quoted(f"ducklake:sqlite:{self.home.lake / CATALOGUE}")
+        files = quoted(str(self.home.lake / "files"))
+        mode = ", READ_ONLY" if self.read_only else ""
+
+        def attach() -> None:
+            self._connection.execute(f"ATTACH {source} AS lake (DATA_PATH {files}, {options}{mode})")
+            self._connection.execute("USE lake")
+
+        if self.read_only:
+            self._retrying(attach)
+        else:
+            with self._locked():
+                self._retrying(attach)
+                if not self.sql("FROM duckdb_tables() WHERE database_name = 'lake' AND table_name = 'meta'").num_rows:
+                    self._retrying(self._create)
+        self._check_version()
+
+    def _create(self) -> None:
+        facts = [
+            MetaRecord(key="schema_version", value=str(SCHEMA_VERSION)),
+            MetaRecord(key="lake_id", value=uuid.uuid4().hex),
+        ]
+
+        def make(connection: duckdb.DuckDBPyConnection) -> None:
+            for name, model in TABLES.items():
+                connection.execute(f"CREATE TABLE lake.{name} ({sql_columns(model)})")
+            for name, query in VIEWS.items():
+                connection.execute(f"CREATE VIEW lake.{name} AS {query}")
+            self.insert("meta", to_table(MetaRecord, facts))
+
+        self._transact(make)
+
+    def _check_version(self) -> None:
+        meta = {row["key"]: row["value"] for row in self.sql("SELECT key, value FROM lake.meta").to_pylist()}
+        self.id = meta.get("lake_id", "")
+        found = int(meta.get("schema_version", "0"))
+        if found > SCHEMA_VERSION:
+            raise LakeTooNew(
+                f"the lake has schema version {found}, this Graft knows up to {SCHEMA_VERSION}",
+                where=str(self.home.lake),
+                fix="upgrade Graft (pip install --upgrade graft-factory), or set GRAFT_HOME to another folder",
+            )
+
+    # ---- writing
+
+    def write(self, work: Callable[[duckdb.DuckDBPyConnection], T]) -> T:
+        """Runs `work` in one transaction under the commit lock; tried again where another writer was first.
+
+        `work` may therefore run more than once. Raises StorageFull on a full disk, AlreadyRunning where the lock stays
+        taken for two minutes, GraftError on a lake that was opened for reading.
+        """
+        if self.read_only:
+            raise GraftError("this lake was opened for reading only", where=str(self.home.lake))
+        with self._guard, self._locked():
+            return self._retrying(lambda: self._transact(work))
+
+    def insert(self, table: str, rows: pa.Table) -> None:
+        """Adds Arrow rows to a table of the lake, inside the transaction of a `write`."""
+        if table not in TABLES:
+            raise KeyError(table)
+        self._connection.register("_incoming", rows)
+        try:
+            self._connection.execute(f"INSERT INTO lake.{table} BY NAME SELECT * FROM _incoming")
+        finally:
+            self._connection.unregister("_incoming")
+
+    def commit(self, run_id: str, batch_id: str, candidates: Sequence[Candidate], calls: Sequence[Call]) -> bool:
+        """Writes a batch whole or not at all. False: a batch of that id is there already, nothing was written."""
+        tables: dict[str, pa.Table] = {}
+        if candidates:
+            tables["candidates"] = candidates_table(run_id, [batch_id] * len(candidates), candidates)
+        if calls:
+            tables["calls"] = to_table(Call, calls)
+        batch = BatchRecord(
+            run_id=run_id, batch_id=batch_id, candidates=len(candidates), calls=len(calls), at=utc_now()
+        )
+        tables["batches"] = to_table(BatchRecord, [batch])
+        exemplars = {seed.id: seed for c in candidates for seed in c.slot.exemplars}
+
+        def work(connection: duckdb.DuckDBPyConnection) -> bool:
+            if batch_id in self._committed_batches(connection, run_id):
+                return False
+            for name, rows in tables.items():
+                self.insert(name, rows)
+            self._add_missing_seeds(run_id, exemplars, "exemplar")
+            return True
+
+        with self._guard:
+            done = self.write(work)
+            if done:
+                self._batches.add(batch_id)
+                self._batches_at = (run_id, self._batches_at[1] + 1)
+        return done
+
+    def _committed_batches(self, connection: duckdb.DuckDBPyConnection, run_id: str) -> set[str]:
+        """The run's batches, read again only where the lake moved on since this object's own last commit."""
+        row = connection.execute("SELECT id FROM lake.current_snapshot()").fetchone()
+        at = (run_id, int(row[0]) if row else -1)
+        if at != self._batches_at:
+            found = connection.execute("SELECT batch_id FROM lake.batches WHERE run_id = ?", [run_id]).fetchall()
+            self._batches, self._batches_at = {str(batch[0]) for batch in found}, at
+        return self._batches
+
+    def add_seeds(self, run_id: str, seeds: Sequence[Seed]) -> int:
+        """Stores a run's seeds; those that are there already are left alone. Returns how many were new."""
+        wanted = {seed.id: seed for seed in seeds}
+        return self.write(lambda _: self._add_missing_seeds(run_id, wanted, "seed"))
+
+    def _add_missing_seeds(self, run_id: str, wanted: dict[str, Seed], kind: str) -> int:
+        known = self._known_seeds.setdefault(run_id, set())
+        if wanted.keys() <= known:
+            return 0
+        known.update(self._committed_seed_ids(run_id))
+        fresh = [seed for name, seed in wanted.items() if name not in known]
+        if fresh:
+            count = len(fresh)
+            self.insert("seeds", to_table(SeedRecord, fresh, run_id=[run_id] * count, kind=[kind] * count))
+        return len(fresh)
+
+    def _committed_seed_ids(self, run_id: str) -> list[str]:
+        found = self._connection.execute("SELECT id FROM lake.seeds WHERE run_id = ?", [run_id]).fetchall()
+        return [str(row[0]) for row in found]
+
+    def redecide(self, run_id: str, candidates: Sequence[Candidate]) -> int:
+        """Puts changed candidates in place of those in the lake; those that are not there are left out.
+
+        Returns how many were replaced.
+        """
+        ids = [c.id for c in candidates]
+        chosen = "FROM lake.candidates WHERE run_id = ? AND list_contains(?::VARCHAR[], candidate_id)"
+
+        def work(connection: duckdb.DuckDBPyConnection) -> int:
+            found = connection.execute(f"SELECT candidate_id, batch_id {chosen}", [run_id, ids]).fetchall()
+            batch_of = {str(name): str(batch) for name, batch in found}
+            present = [c for c in candidates if c.id in batch_of]
+            connection.execute(f"DELETE {chosen}", [run_id, ids])
+            self.insert("candidates", candidates_table(run_id, [batch_of[c.id] for c in present], present))
+            return len(present)
+
+        return self.write(work) if ids else 0
+
+    def save_run(self, run: Run) -> None:
+        """Stores a run, in place of what was stored under its id."""
+        self._replace("runs", to_table(Run, [run]), "id", run.id)
+
+    def save_student(self, student: Student) -> None:
+        """Stores a student, in place of what was stored under its id."""
+        self._replace("students", to_table(Student, [student]), "id", student.id)
+
+    def save_evaluation(self, evaluation: Evaluation) -> None:
+        """Stores an evaluation, in place of the same student's on the same test file."""
+        rows = to_table(Evaluation, [evaluation])
+
+        def work(connection: duckdb.DuckDBPyConnection) -> None:
+            same = "DELETE FROM lake.evaluations WHERE student_id = ? AND test_hash = ?"
+            connection.execute(same, [evaluation.student_id, evaluation.test_hash])
+            self.insert("evaluations", rows)
+
+        self.write(work)
+
+    def _replace(self, table: str, rows: pa.Table, key: str, value: str) -> None:
+        def work(connection: duckdb.DuckDBPyConnection) -> None:
+            connection.execute(f'DELETE FROM lake.{table} WHERE "{key}" = ?', [value])
+            self.insert(table, rows)
+
+        self.write(work)
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        from filelock import Timeout
+
+        try:
+            self._lock.acquire()
+        except Timeout:
+            raise AlreadyRunning(
+                f"another process has kept the lake's lock for {LOCK_TIMEOUT_S:g} s",
+                where=str(self.home.lake / "commit.lock"),
+                fix="end the process that holds it, then run again: nothing is lost",
+            ) from None
+        except OSError as error:
+            raise self._explained(error) from error
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    def _transact(self, work: Callable[[duckdb.DuckDBPyConnection], T]) -> T:
+        import duckdb
+
+        connection = self._connection
+        connection.execute("BEGIN")
+        try:
+            result = work(connection)
+            connection.execute("COMMIT")
+        except BaseException:
+            with contextlib.suppress(duckdb.Error):  # a failed COMMIT has rolled back by itself
+                connection.execute("ROLLBACK")
+            raise
+        return result
+
+    def _retrying(self, work: Callable[[], T]) -> T:
+        import duckdb
+
+        for attempt in range(ATTEMPTS):
+            try:
+                return work()
+            except (duckdb.Error, OSError) as error:
+                if is_full(error) or not is_conflict(error) or attempt == ATTEMPTS - 1:
+                    raise self._explained(error) from error
+                time.sleep(0.02 * 2**attempt)
+        raise AssertionError("the last attempt returns or raises")
+
+    def _explained(self, error: Exception) -> Exception:
+        if not is_full(error):
+            return error
+        what = "no space left where the lake lies; what was committed before is safe"
+        return StorageFull(what, where=str(self.home.lake), fix="free some space and run again: it continues from here")
+
+    # ---- reading
+
+    def sql(self, query: str, params: Sequence[Any] = ()) -> pa.Table:
+        """The answer to a query over the lake's tables. Values go in `params`, never into the query's text."""
+        with self._guard:
+            return self._retrying(lambda: self._connection.execute(query, list(params)).to_arrow_table())
+
+    def run(self, run_id: str) -> Run | None:
+        """The run of that id, or None."""
+        found = from_table(Run, self.sql("SELECT * FROM lake.runs WHERE id = ?", [run_id]))
+        return found[0] if found else None
+
+    def runs(self, dataset: str | None = None) -> list[Run]:
+        """Runs, newest first; of one dataset where it is named."""
+        query = "SELECT * FROM lake.runs WHERE ?::VARCHAR IS NULL OR dataset = ? ORDER BY started_at DESC, id"
+        return from_table(Run, self.sql(query, [dataset, dataset]))
+
+    def seeds(self, run_id: str) -> list[Seed]:
+        """The seeds that a person gave for a run, by id."""
+        query = "SELECT * FROM lake.seeds WHERE run_id = ? AND kind = 'seed' ORDER BY id"
+        return from_table(Seed, self.sql(query, [run_id]), drop=("run_id", "kind"))
+
+    def settled(self, run_id: str, round: int, shard: int) -> list[Candidate]:
+        """Every candidate of a shard that is in the lake, whole, by label and place in its stream."""
+        return self._candidates(run_id, "round = ? AND shard = ?", [round, shard], 'slot_label, "index"')
+
+    def accepted(self, run_id: str, round: int | None = None) -> list[Candidate]:
+        """The accepted candidates of a run, or of one round of it, whole, by id."""
+        condition = "status = 'accepted' AND (?::BIGINT IS NULL OR round = ?)"
+        return self._candidates(run_id, condition, [round, round], "candidate_id")
+
+    def candidate(self, run_id: str, candidate_id: str) -> Candidate | None:
+        """One candidate of a run, whole, or None."""
+        found = self._candidates(run_id, "candidate_id = ?", [candidate_id], "candidate_id LIMIT 1")
+        return found[0] if found else None
+
+    def iter_candidates(
+        self, run_id: str, status: Status | None = None, limit: int | None = None
+    ) -> Iterator[Candidate]:
+        """Whole candidates by id, a page at a time, so that memory does not grow with their number."""
+        last, left = "", limit
+        while left is None or left > 0:
+            size = PAGE if left is None else min(PAGE, left)
+            page = self._candidates(
+                run_id, "candidate_id > ? AND (?::VARCHAR IS NULL OR status = ?)", [last, status, status],
+                f"candidate_id LIMIT {size:d}",
+            )  # fmt: skip
+            yield from page
+            if len(page) < size:
+                return
+            last, left = page[-1].id, None if left is None else left - len(page)
+
+    def _candidates(self, run_id: str, condition: str, params: Sequence[Any], order: str) -> list[Candidate]:
+        chosen = f"FROM lake.candidates WHERE run_id = ? AND {condition} ORDER BY {order}"
+        with self._guard:
+            rows = self.sql(f"SELECT * {chosen}", [run_id, *params])
+            wanted = sorted({name for names in rows.column("exemplar_ids").to_pylist() for name in names})
+            query = "SELECT * FROM lake.seeds WHERE run_id = ? AND list_contains(?::VARCHAR[], id)"
+            shown = self.sql(query, [run_id, wanted])
+        return assemble(rows, {seed.id: seed for seed in from_table(Seed, shown, drop=("run_id", "kind"))})
+
+    def counts(self, run_id: str) -> dict[str, int]:
+        """opened, accepted, rejected, failed: candidates of a run in the lake."""
+        query = "SELECT status, count(*) AS n FROM lake.candidates WHERE run_id = ? GROUP BY status"
+        found = {row["status"]: int(row["n"]) for row in self.sql(query, [run_id]).to_pylist()}
+        by_status = {name: found.get(name, 0) for name in ("accepted", "rejected", "failed")}
+        return {"opened": sum(by_status.values()), **by_status}
+
+    def reasons(self, run_id: str) -> list[tuple[str, str, str, int, str]]:
+        """The funnel, most frequent first: (status, route, code, candidates, the text of one of them)."""
+        query = """
+            SELECT status, route, code, count(*) AS n, min_by(text, candidate_id) AS example
+            FROM lake.candidates WHERE run_id = ? GROUP BY ALL ORDER BY n DESC, status, route, code"""
+        rows = self.sql(query, [run_id]).to_pylist()
+        return [(r["status"], r["route"], r["code"], int(r["n"]), r["example"]) for r in rows]
+
+    def students(self, dataset: str | None = None) -> list[Student]:
+        """Students, newest first; of one dataset where it is named."""
+        query = "SELECT * FROM lake.students WHERE ?::VARCHAR IS NULL OR dataset = ? ORDER BY created_at DESC, id"
+        return from_table(Student, self.sql(query, [dataset, dataset]))
+
+    def evaluations(self, student_id: str) -> list[Evaluation]:
+        """How a student was judged, by test file."""
+        query = "SELECT * FROM lake.evaluations WHERE student_id = ? ORDER BY test_file, test_hash"
+        return from_table(Evaluation, self.sql(query, [student_id]))

@@ -1,0 +1,173 @@
+"""What the lake's tables hold: one record model a table, and the way from candidates to records and back.
+
+A candidate is one row with its reviews and gate results as lists of structs, because a commit pays for every table it
+touches (about 8 ms of CPU each); the views `reviews`, `gate_results` and `decisions` show them as tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel
+
+from data.arrow import plain_rows, to_table
+from schemas.base import Value
+from schemas.calls import Call
+from schemas.datasets import DatasetVersion, Row, Run
+from schemas.rows import Candidate, Decision, GateResult, Review, Route, Seed, Status
+from schemas.students import Evaluation, Student
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SCHEMA_VERSION = 1
+"""Raised whenever a table changes; a lake with a higher number than the code's is refused."""
+
+
+class MetaRecord(Value):
+    """A fact about the lake itself, such as its schema version."""
+
+    key: str
+    value: str
+
+
+class BatchRecord(Value):
+    """One committed batch: its presence says that its rows are there."""
+
+    run_id: str
+    batch_id: str
+    candidates: int
+    calls: int
+    at: datetime
+
+
+class SeedRecord(Seed):
+    """A seed of a run, or an accepted row that was shown to a generator as an exemplar."""
+
+    run_id: str
+    kind: Literal["seed", "exemplar"]
+
+
+class CandidateRecord(Value):
+    """A candidate with its slot and decision flattened into columns."""
+
+    run_id: str
+    candidate_id: str
+    batch_id: str
+    slot_id: str
+    shard: int
+    round: int
+    index: int
+    slot_label: str
+    slot_seed: int
+    text: str
+    response: str | None
+    label: str
+    intended_label: str
+    keywords: tuple[str, ...]
+    summary: str
+    models: dict[str, str]
+    exemplar_ids: tuple[str, ...]
+    soft_label: dict[str, float]
+    restricted: bool
+    status: Status
+    route: Route
+    code: str
+    reason: str
+    mean: float | None
+    spread: float | None
+    asked: int
+    saved: int
+    reviews: tuple[Review, ...]
+    gates: tuple[GateResult, ...]
+
+
+class VersionRowRecord(Row):
+    """One row of a published version; readable without the run that made it. `candidate_id` is empty for a seed."""
+
+    dataset: str
+    version: int
+    ordinal: int
+    run_id: str
+    candidate_id: str
+
+
+TABLES: dict[str, type[BaseModel]] = {
+    "meta": MetaRecord,
+    "runs": Run,
+    "seeds": SeedRecord,
+    "batches": BatchRecord,
+    "candidates": CandidateRecord,
+    "calls": Call,
+    "versions": DatasetVersion,
+    "version_rows": VersionRowRecord,
+    "students": Student,
+    "evaluations": Evaluation,
+}
+
+DECISION = tuple(Decision.model_fields)
+PLAIN = ("text", "response", "label", "intended_label", "keywords", "summary", "models", "soft_label", "restricted")
+
+
+def _unnested(column: str, model: type[BaseModel]) -> str:
+    fields = ", ".join(f'item."{name}"' for name in model.model_fields)
+    return (
+        f"SELECT run_id, candidate_id, ordinal, {fields} FROM (SELECT run_id, candidate_id, unnest({column}) AS item,"
+        f" generate_subscripts({column}, 1) - 1 AS ordinal FROM lake.candidates)"
+    )
+
+
+VIEWS: dict[str, str] = {
+    "reviews": _unnested("reviews", Review),
+    "gate_results": _unnested("gates", GateResult),
+    "decisions": f"SELECT run_id, candidate_id, {', '.join(DECISION)} FROM lake.candidates",
+}
+
+
+def candidates_table(run_id: str, batch_ids: Sequence[str], candidates: Sequence[Candidate]) -> pa.Table:
+    """The rows of the table `candidates`, one a candidate, each with the id of the batch that brought it."""
+    slots = [c.slot for c in candidates]
+    decisions = [c.decision for c in candidates]
+    return to_table(
+        CandidateRecord,
+        candidates,
+        run_id=[run_id] * len(candidates),
+        candidate_id=[c.id for c in candidates],
+        batch_id=batch_ids,
+        slot_id=[s.id for s in slots],
+        shard=[s.shard for s in slots],
+        round=[s.round for s in slots],
+        index=[s.index for s in slots],
+        slot_label=[s.label for s in slots],
+        slot_seed=[s.seed for s in slots],
+        exemplar_ids=[[e.id for e in s.exemplars] for s in slots],
+        **{name: [getattr(d, name) for d in decisions] for name in DECISION},
+    )
+
+
+def assemble(candidates: pa.Table, exemplars: Mapping[str, Seed]) -> list[Candidate]:
+    """Whole candidates from the table's rows, in their order. An exemplar that is not given is left out."""
+    return [_assembled(row, exemplars) for row in plain_rows(CandidateRecord, candidates)]
+
+
+def _assembled(row: dict[str, Any], exemplars: Mapping[str, Seed]) -> Candidate:
+    slot = {
+        "id": row["slot_id"],
+        "run_id": row["run_id"],
+        "label": row["slot_label"],
+        "seed": row["slot_seed"],
+        "exemplars": tuple(exemplars[e] for e in row["exemplar_ids"] if e in exemplars),
+        **{key: row[key] for key in ("shard", "round", "index")},
+    }
+    return Candidate.model_validate(
+        {
+            "id": row["candidate_id"],
+            "slot": slot,
+            "reviews": row["reviews"],
+            "gates": row["gates"],
+            "decision": {key: row[key] for key in DECISION},
+            **{key: row[key] for key in PLAIN},
+        }
+    )

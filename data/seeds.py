@@ -1,0 +1,267 @@
+"""Reads seeds and held-out files (CSV, JSONL, Parquet, rows in the recipe); names every broken line at once."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from schemas.errors import InputInvalid, Problem
+from schemas.explain import did_you_mean
+from schemas.recipe import Recipe
+from schemas.rows import Seed
+from schemas.tasks import labels_of
+
+log = logging.getLogger(__name__)
+
+MAX_TEXT_CHARS = 100_000
+MAX_FILE_BYTES = 512_000_000
+MAX_PROBLEMS = 100
+"""Problems that are listed; the rest of a thoroughly broken file is counted."""
+
+Record = tuple[int, Mapping[str, Any]]
+"""Line (or row, for Parquet), and its fields."""
+
+
+def load_seeds(recipe: Recipe, folder: Path) -> list[Seed]:
+    """The seeds of a recipe: its file first (relative to `folder`), then the rows written in it.
+
+    The same text with the same label counts once. Raises InputInvalid naming every broken line.
+    """
+    settings, labels = recipe.seeds, [label.name for label in labels_of(recipe.task)]
+    free = recipe.task.kind == "instruction"
+    reader = _Reader(str(folder), labels, label_optional=free)
+    names = (settings.text_field, settings.label_field, settings.response_field)
+    if settings.path:
+        reader.file = str(folder / settings.path)
+        reader.read(folder / settings.path, names)
+    reader.file = "recipe"
+    for index, row in enumerate(settings.rows):
+        record = {"text": row.text, "label": row.label, "response": row.response}
+        reader.take(None, record, ("text", "label", "response"), f"seeds.rows.{index}.")
+    if not reader.problems:
+        reader.file = str(folder / settings.path) if settings.path else "recipe"
+        _every_label_has_one(recipe, reader)
+    reader.finish("seeds")
+    return [Seed.of(text, label, response) for text, label, response in reader.rows]
+
+
+def load_labelled(path: Path, text_field: str, label_field: str, labels: Sequence[str] | None) -> list[tuple[str, str]]:
+    """(text, label) pairs of a held-out file, in its order; `labels` None takes any label.
+
+    Repeated rows are kept, so that a published test set is measured as it is. Errors as `load_seeds`.
+    """
+    reader = _Reader(str(path), labels, keep_repeats=True)
+    reader.read(path, (text_field, label_field, ""))
+    if not reader.rows and not reader.problems:
+        reader.problem(None, "", "the file holds no rows", f"add rows with {text_field} and {label_field}")
+    reader.finish("rows")
+    return [(text, label) for text, label, _ in reader.rows]
+
+
+def _every_label_has_one(recipe: Recipe, reader: _Reader) -> None:
+    """GRA shows exemplars of the wanted label, so each needs one; unlabelled seeds of instructions are sorted later."""
+    where = recipe.seeds.path or "recipe"
+    if not reader.rows:
+        reader.problem(None, "seeds", "there are no seeds at all", f"write at least one row for each label in {where}")
+        return
+    seen = {label for _, label, _ in reader.rows}
+    if "" in seen or recipe.method.kind == "promptmix":
+        return
+    for label, wanted in recipe.wanted().items():
+        needed = label == "harmful" if recipe.method.kind == "harmaug" else wanted > 0
+        if needed and label not in seen:
+            fix = f"add a row with the label {label!r}, or set target.labels.{label}: 0"
+            reader.problem(None, "seeds", f"label {label!r} has no seed", fix)
+
+
+@dataclass
+class _Reader:
+    """Collects good rows and problems of one source after another."""
+
+    file: str
+    labels: Sequence[str] | None
+    label_optional: bool = False
+    keep_repeats: bool = False
+    rows: list[tuple[str, str, str | None]] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    repeated: int = 0
+    _seen: dict[str, tuple[str, str]] = field(default_factory=dict)
+    _unlisted: int = 0
+
+    def problem(self, line: int | None, name: str, what: str, fix: str) -> None:
+        """Note one problem; beyond MAX_PROBLEMS they are only counted."""
+        if len(self.problems) < MAX_PROBLEMS:
+            self.problems.append(Problem(self.file, line, name, what, fix))
+        else:
+            self._unlisted += 1
+
+    def finish(self, noun: str) -> None:
+        """Raise what was found, or log how many rows were repeated."""
+        if self._unlisted:
+            last = self.problems[-1]
+            more = Problem(last.file, None, "", f"and {self._unlisted} more problems", "correct those above first")
+            self.problems.append(more)
+        if self.problems:
+            raise InputInvalid(self.problems)
+        if self.repeated:
+            log.info("%d repeated %s were merged", self.repeated, noun)
+
+    def read(self, path: Path, names: tuple[str, str, str]) -> None:
+        """All rows of one file, by its extension."""
+        readers = {".csv": _csv, ".tsv": _csv, ".jsonl": _jsonl, ".ndjson": _jsonl, ".parquet": _parquet}
+        chosen = readers.get(path.suffix.lower())
+        if chosen is None:
+            self.problem(None, "", f"cannot read files of the kind {path.suffix!r}", "use .csv, .jsonl or .parquet")
+        elif not path.is_file():
+            self.problem(None, "", "there is no such file", "correct the path; it is relative to the recipe's folder")
+        elif path.stat().st_size > MAX_FILE_BYTES:
+            self.problem(None, "", f"has {path.stat().st_size:,} bytes", f"give at most {MAX_FILE_BYTES:,} bytes")
+        else:
+            for line, record in chosen(self, path, names):
+                self.take(line, record, names)
+
+    def take(self, line: int | None, record: Mapping[str, Any], names: tuple[str, str, str], at: str = "") -> None:
+        """Check one record and keep it if it is good."""
+        before = len(self.problems) + self._unlisted
+        text = self._text(line, record, names[0], at, needed=True)
+        label = self._text(line, record, names[1], at, needed=not self.label_optional)
+        response = self._text(line, record, names[2], at, needed=False) if names[2] else None
+        if label and self.labels is not None and label not in self.labels:
+            fix = f"{did_you_mean(label, self.labels)}the labels are: {', '.join(self.labels)}"
+            self.problem(line, at + names[1], f"unknown label {label[:80]!r}", fix)
+        if before == len(self.problems) + self._unlisted and text is not None:
+            self._keep(line, text, label or "", response, at + names[0])
+
+    def _keep(self, line: int | None, text: str, label: str, response: str | None, name: str) -> None:
+        place = f"line {line} of {self.file}" if line else f"{self.file}, {name}"
+        earlier = self._seen.setdefault(text, (label, place))
+        if earlier[1] == place or (earlier[0] == label and self.keep_repeats):
+            self.rows.append((text, label, response))
+        elif earlier[0] == label:
+            self.repeated += 1
+        else:
+            what = f"the same text has label {label!r} here and {earlier[0]!r} in {earlier[1]}"
+            self.problem(line, name, what, "keep the row with the right label and remove the other")
+
+    def _text(self, line: int | None, record: Mapping[str, Any], name: str, at: str, needed: bool) -> str | None:
+        value = record.get(name)
+        if value is None or value == "" or (isinstance(value, str) and not value.strip()):
+            if needed and name not in record:
+                have = ", ".join(map(str, list(record)[:12]))
+                fix = f"{did_you_mean(name, map(str, record))}the row has: {have or 'nothing'}"
+                self.problem(line, at + name, f"field {name!r} is missing", fix)
+            elif needed:
+                self.problem(line, at + name, f"{name} is empty", "write it, or remove the row")
+            return None
+        if not isinstance(value, str):
+            self.problem(line, at + name, f"{name} is not text but {type(value).__name__}", "put it in quotes")
+        elif "\0" in value:
+            self.problem(line, at + name, f"{name} holds a NUL byte", "remove it; the file may not be plain text")
+        elif len(value) > MAX_TEXT_CHARS:
+            self.problem(line, at + name, f"{name} has {len(value):,} characters", f"give at most {MAX_TEXT_CHARS:,}")
+        else:
+            return value.strip()
+        return None
+
+
+def _decode(reader: _Reader, path: Path) -> tuple[str, set[int]]:
+    """The file's text, and the lines that are not UTF-8 (each noted as a problem)."""
+    raw = path.read_bytes()
+    if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        reader.problem(1, "", "is UTF-16, not UTF-8", "save the file as UTF-8")
+        return "", set()
+    try:
+        return raw.decode("utf-8-sig"), set()
+    except UnicodeDecodeError:
+        bad = set()
+    for number, line in enumerate(raw.split(b"\n"), start=1):
+        try:
+            line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            bad.add(number)
+            reader.problem(number, "", f"is not UTF-8 at byte {error.start + 1} of the line", "save the file as UTF-8")
+    return raw.decode("utf-8-sig", errors="replace"), bad
+
+
+def _jsonl(reader: _Reader, path: Path, names: tuple[str, str, str]) -> Iterator[Record]:
+    text, bad = _decode(reader, path)
+    for number, line in enumerate(text.split("\n"), start=1):
+        if number in bad or not line.strip():
+            continue
+        try:
+            record = orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            what = f"is not valid JSON: {error.msg} (column {error.colno})"
+            reader.problem(number, "", what, "write one JSON object a line, with double quotes")
+            continue
+        if isinstance(record, dict):
+            yield number, record
+        else:
+            fix = f'write an object, such as {{"{names[0]}": "…", "{names[1]}": "…"}}'
+            reader.problem(number, "", f"is not a JSON object but {type(record).__name__}", fix)
+
+
+def _csv(reader: _Reader, path: Path, names: tuple[str, str, str]) -> Iterator[Record]:
+    text, bad = _decode(reader, path)
+    head = text.split("\n", 1)[0]
+    fits = [mark for mark in ",;\t" if names[0] in next(csv.reader([head], delimiter=mark), [])]
+    limit = csv.field_size_limit(MAX_FILE_BYTES)
+    try:
+        yield from _csv_rows(
+            reader, csv.reader(io.StringIO(text, newline=""), delimiter=(fits or [","])[0], strict=True), bad
+        )
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _csv_rows(reader: _Reader, rows: Any, bad: set[int]) -> Iterator[Record]:
+    header: list[str] | None = None
+    start = 1
+    while True:
+        start = rows.line_num + 1
+        try:
+            cells: list[str] | None = next(rows, None)
+        except csv.Error as error:
+            reader.problem(start, "", f"is not valid CSV: {error}", 'close the quotes; write a quote inside as ""')
+            return
+        if cells is None:
+            return
+        if header is None:
+            header = [cell.strip() for cell in cells]
+        elif cells and not bad.intersection(range(start, rows.line_num + 1)):
+            if len(cells) == len(header):
+                yield start, dict(zip(header, cells, strict=True))
+            else:
+                what = f"has {len(cells)} columns, the header has {len(header)}"
+                reader.problem(start, "", what, "put a text that holds a comma in double quotes")
+
+
+def _parquet(reader: _Reader, path: Path, names: tuple[str, str, str]) -> Iterator[Record]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            columns = [name for name in file.schema_arrow.names if name in names]
+            if names[0] not in columns:
+                have = file.schema_arrow.names
+                fix = f"{did_you_mean(names[0], have)}the file has: {', '.join(have)}"
+                reader.problem(None, names[0], f"column {names[0]!r} is missing", fix)
+                return
+            row = 0
+            for batch in file.iter_batches(batch_size=4096, columns=columns):
+                for values in zip(*batch.columns, strict=True):
+                    row += 1
+                    try:
+                        yield row, {name: value.as_py() for name, value in zip(columns, values, strict=True)}
+                    except UnicodeDecodeError:
+                        reader.problem(row, "", "is not UTF-8", "write the column as UTF-8 text")
+    except (pa.ArrowException, OSError) as error:
+        reader.problem(None, "", f"is not a readable Parquet file: {str(error)[:120]}", "write the file again")

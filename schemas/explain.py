@@ -1,0 +1,287 @@
+"""Turns pydantic's errors about a recipe into sentences with a fix. Table-driven: one entry for each kind of error."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Path = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One problem before it has a file and a line: where in the data, what, and the fix."""
+
+    path: Path
+    what: str
+    fix: str
+
+
+@dataclass(frozen=True)
+class _Error:
+    path: Path
+    kind: str
+    value: Any
+    ctx: Mapping[str, Any]
+    schema: Mapping[str, Any]
+    parent: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        return str(self.path[-1]) if self.path else "the recipe"
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`did you mean 'x'? ` for the nearest known word, or nothing where none is near."""
+    by_folded = {str(item).casefold(): str(item) for item in known}
+    near = difflib.get_close_matches(str(word).casefold(), list(by_folded), n=1, cutoff=0.6)
+    return f"did you mean {by_folded[near[0]]!r}? " if near else ""
+
+
+class Explainer:
+    """Explains errors against the recipe's JSON Schema, which knows allowed keys, ranges and descriptions."""
+
+    def __init__(self, schema: Mapping[str, Any]) -> None:
+        self._schema, self._defs = schema, schema.get("$defs", {})
+
+    def explain(self, error: Mapping[str, Any], data: Any) -> Finding:
+        """The finding for one entry of `ValidationError.errors()`; `data` is what was validated."""
+        path, kind = plain_path(error["loc"], data), str(error["type"])
+        seen = _Error(
+            path, kind, error.get("input"), error.get("ctx", {}), self._at(path, data), self._at(path[:-1], data)
+        )
+        if kind == "value_error":
+            return _from_validator(seen)
+        what, fix = _TABLE.get(kind, _unlisted(str(error["msg"])))(seen)
+        return Finding(path, what, fix)
+
+    def explain_all(self, errors: Sequence[Mapping[str, Any]], data: Any) -> list[Finding]:
+        """One finding for each error; a list is not called too short because its entries are broken."""
+        places = [tuple(error["loc"]) for error in errors]
+        return [
+            self.explain(error, data)
+            for error in errors
+            if error["type"] != "too_short" or not any(_within(place, tuple(error["loc"])) for place in places)
+        ]
+
+    def _at(self, path: Path, data: Any) -> Mapping[str, Any]:
+        node: Mapping[str, Any] = self._schema
+        for step in path:
+            node = self._resolve(node, data)
+            if isinstance(step, int):
+                node = node.get("items") or {}
+            else:
+                more = node.get("additionalProperties")
+                node = node.get("properties", {}).get(step) or (more if isinstance(more, dict) else {})
+            data = _child(data, step)
+        return self._resolve(node, data)
+
+    def _resolve(self, node: Mapping[str, Any], data: Any) -> Mapping[str, Any]:
+        outer = node
+        if "discriminator" in node:
+            chosen = data.get("kind") if isinstance(data, dict) else None
+            mapping = node["discriminator"]["mapping"]
+            if not isinstance(chosen, str) or chosen not in mapping:
+                return node
+            node = {"$ref": mapping[chosen]}
+        for option in node.get("anyOf", ()):
+            if option.get("type") != "null":
+                node = option
+                break
+        if "$ref" in node:
+            node = self._defs.get(str(node["$ref"]).rsplit("/", 1)[-1], {})
+        return {**node, "description": outer["description"]} if "description" in outer else node
+
+
+def _within(place: Path, outer: Path) -> bool:
+    return len(place) > len(outer) and place[: len(outer)] == outer
+
+
+def plain_path(loc: Sequence[str | int], data: Any) -> Path:
+    """The path as it is written in the file: without the tags that a discriminated union puts into it."""
+    path: list[str | int] = []
+    for step in loc:
+        tag = isinstance(data, dict) and step not in data and data.get("kind") == step
+        if tag and len(path) == 1:
+            continue
+        path.append(step)
+        data = _child(data, step)
+    return tuple(path)
+
+
+def _child(data: Any, step: str | int) -> Any:
+    if isinstance(data, dict):
+        return data.get(step)
+    if isinstance(data, list) and isinstance(step, int) and step < len(data):
+        return data[step]
+    return None
+
+
+_NAMES = {bool: "true or false", int: "a number", float: "a number", str: "text", list: "a list", dict: "a block"}
+
+
+def _kind_of(value: Any) -> str:
+    return "empty" if value is None else _NAMES.get(type(value), f"a {type(value).__name__}")
+
+
+def _shown(error: _Error) -> str:
+    """The value for a message; never that of a field which may hold a secret."""
+    if any("key" in str(step) for step in error.path) or isinstance(error.value, list | dict):
+        return ""
+    text = repr(error.value)
+    return f" ({text})" if len(text) <= 60 else f" ({text[:57]}…)"
+
+
+def _about(error: _Error) -> str:
+    return f" ({error.schema['description']})" if error.schema.get("description") else ""
+
+
+def _keys(schema: Mapping[str, Any]) -> str:
+    return ", ".join(schema.get("properties", {})) or "none"
+
+
+def _missing(error: _Error) -> tuple[str, str]:
+    return f"{error.name} is missing", f"add {error.name}: …{_about(error)}"
+
+
+def _extra(error: _Error) -> tuple[str, str]:
+    guess = did_you_mean(error.name, error.parent.get("properties", {}))
+    return f"unknown field {error.name!r}", f"{guess}allowed here: {_keys(error.parent)}"
+
+
+def _typed(wanted: str, example: str) -> Callable[[_Error], tuple[str, str]]:
+    def explain(error: _Error) -> tuple[str, str]:
+        return f"{error.name} must be {wanted}, but is {_kind_of(error.value)}{_shown(error)}", f"write {example}"
+
+    return explain
+
+
+def _text(error: _Error) -> tuple[str, str]:
+    what = f"{error.name} must be text, but is {_kind_of(error.value)}{_shown(error)}"
+    if isinstance(error.value, bool):
+        return what, 'YAML reads yes, no, on and off as true or false: put the word in quotes, such as "no"'
+    if isinstance(error.value, list | dict):
+        return what, "write one text here" + _about(error)
+    return what, "write a text, in quotes if it looks like a number or a date" + _about(error)
+
+
+def _range_of(schema: Mapping[str, Any]) -> str:
+    low, above = schema.get("minimum"), schema.get("exclusiveMinimum")
+    high, below = schema.get("maximum"), schema.get("exclusiveMaximum")
+    parts = [
+        f"at least {low:g}" if low is not None else f"above {above:g}" if above is not None else "",
+        f"at most {high:g}" if high is not None else f"below {below:g}" if below is not None else "",
+    ]
+    return " and ".join(part for part in parts if part) or "another number"
+
+
+def _range(error: _Error) -> tuple[str, str]:
+    return f"{error.name} is out of range{_shown(error)}", f"give a number of {_range_of(error.schema)}{_about(error)}"
+
+
+def _choice(error: _Error) -> tuple[str, str]:
+    known = re.findall(r"'([^']+)'", str(error.ctx.get("expected", "")))
+    guess = did_you_mean(str(error.value), known)
+    return f"{error.name} cannot be{_shown(error) or ' this'}", f"{guess}choose one of: {', '.join(known)}"
+
+
+def _tag(error: _Error) -> tuple[str, str]:
+    known = re.findall(r"'([^']+)'", str(error.ctx.get("expected_tags", "")))
+    known = known or list(error.schema.get("discriminator", {}).get("mapping", {}))
+    if error.kind == "union_tag_not_found":
+        return f"{error.name} does not say its kind", f"add kind: one of {', '.join(known)}"
+    tag = str(error.ctx.get("tag", ""))
+    return f"{error.name} has no kind {tag!r}", f"{did_you_mean(tag, known)}choose kind from: {', '.join(known)}"
+
+
+def _pattern(error: _Error) -> tuple[str, str]:
+    what = f"{error.name} has characters that are not allowed{_shown(error)}"
+    if error.name == "api_key_env":
+        return what, "give the name of an environment variable, such as MY_API_KEY, never the key itself"
+    if error.name == "language":
+        return what, "give the two or three lower-case letters of the language, such as en"
+    return what, "use lower-case letters, digits, dot, dash and underscore; start and end with a letter or digit"
+
+
+def _count(error: _Error) -> tuple[str, str]:
+    low, high = error.ctx.get("min_length"), error.ctx.get("max_length")
+    have = error.ctx.get("actual_length", len(error.value) if isinstance(error.value, str | list | dict) else 0)
+    bound = f"at least {low}" if low is not None else f"at most {high}"
+    if isinstance(error.value, str):
+        if error.value == "":
+            return f"{error.name} is empty", f"write something{_about(error)}"
+        return f"{error.name} has {have} characters", f"write {bound} characters"
+    what = f"{error.name} is empty" if have == 0 else f"{error.name} has {have} entries"
+    return what, f"give {bound}"
+
+
+def _unlisted(message: str) -> Callable[[_Error], tuple[str, str]]:
+    return lambda error: (f"{error.name} is not valid: {message}", f"see docs/recipes.md{_about(error)}")
+
+
+_number = _typed("a number", "a number without quotes or units, such as 0.9")
+_whole = _typed("a whole number", "a whole number, such as 30")
+_list = _typed("a list", "one entry a line, each starting with a dash, or [a, b]")
+
+
+def _block(error: _Error) -> tuple[str, str]:
+    what = f"{error.name} must be a block of fields, but is {_kind_of(error.value)}{_shown(error)}"
+    kinds = error.schema.get("discriminator", {}).get("mapping")
+    fields = f"kind (one of {', '.join(kinds)}) and what that kind needs" if kinds else _keys(error.schema)
+    return what, f"indent its fields under it: {fields}"
+
+
+_TABLE: dict[str, Callable[[_Error], tuple[str, str]]] = {
+    "missing": _missing,
+    "extra_forbidden": _extra,
+    "string_type": _text,
+    "string_pattern_mismatch": _pattern,
+    **dict.fromkeys(("string_too_short", "string_too_long", "too_short", "too_long"), _count),
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float", "int_parsing_size"), _whole),
+    **dict.fromkeys(("float_type", "float_parsing", "finite_number"), _number),
+    **dict.fromkeys(("bool_type", "bool_parsing"), _typed("true or false", "true or false")),
+    **dict.fromkeys(("tuple_type", "list_type", "iterable_type"), _list),
+    **dict.fromkeys(("model_type", "model_attributes_type", "dict_type", "dict_attributes_type"), _block),
+    **dict.fromkeys(("greater_than", "greater_than_equal", "less_than", "less_than_equal"), _range),
+    "literal_error": _choice,
+    **dict.fromkeys(("union_tag_invalid", "union_tag_not_found"), _tag),
+}
+
+_KNOWN_NAMES = re.compile(r"^(no (?:model|label) '(?P<word>.*)'); (?P<list>.+ has (?P<names>.+))$", re.DOTALL)
+_FIELD = re.compile(r"^(?P<field>[a-z_]+(?:\.\w+)*): (?P<rest>.*)$", re.DOTALL)
+_SECTIONS = ("models", "roles", "target", "seeds")
+
+_VALIDATOR_FIXES: tuple[tuple[str, str, str], ...] = (
+    # what the message contains, the field (under the model's own path) that it is about, the fix
+    ("occurs twice (as", "labels", "give every label a name of its own; capitals do not count as a difference"),
+    ("occurs twice", "models", "give every model a name of its own"),
+    ("few_shot", "few_shot", "write two whole numbers, least first, such as [2, 4]"),
+    ("seeds are empty", "", "add path: seeds.jsonl, or rows: with a text and a label each"),
+    ("needs base_url", "base_url", "add base_url: with the server's address, such as http://127.0.0.1:8000/v1"),
+    ("remove base_url", "base_url", "remove base_url, or use provider openai"),
+    ("min_chars", "min_chars", "make min_chars the smaller of the two"),
+    ("train + validation + test", "", "change the three shares so that they add up to 1"),
+    ("cannot write texts", "", "name a chat or completion model"),
+    ("none can generate", "", "add an embedded, openai or litellm model"),
+)
+
+
+def _from_validator(error: _Error) -> Finding:
+    """A sentence that one of the schemas' own validators wrote, taken apart into field, what and fix."""
+    message, path = str(error.ctx.get("error", "")), error.path
+    match = _FIELD.match(message)
+    if match and not path and match["field"].split(".")[0] in _SECTIONS:
+        path = tuple(int(step) if step.isdigit() else step for step in match["field"].split("."))
+        message = match["rest"]
+    named = _KNOWN_NAMES.match(message)
+    if named:
+        guess = did_you_mean(named["word"], named["names"].split(", "))
+        return Finding(path, named[1], f"{guess}{named['list']}")
+    for part, field, fix in _VALIDATOR_FIXES:
+        if part in message:
+            own = bool(field) and (not path or path[-1] != field)
+            return Finding((*path, field) if own else path, message.split("; ")[0], fix)
+    return Finding(path, message, "see docs/recipes.md")

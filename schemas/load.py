@@ -1,0 +1,290 @@
+"""Reads a recipe from YAML, and says everything that is wrong with it at once: file, line, field, what, fix."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from schemas.errors import InputInvalid, Problem
+from schemas.explain import Explainer, Finding, did_you_mean
+from schemas.explain import Path as FieldPath
+from schemas.recipe import Recipe
+
+MAX_RECIPE_BYTES = 5_000_000
+MAX_NODES = 200_000
+SUFFIXES = (".yaml", ".yml")
+PACKAGE_RECIPES = Path(__file__).resolve().parents[1] / "recipes"
+
+_SECRET = re.compile(r"(api[-_]?key|authorization|secret|password|access[-_]?token)", re.IGNORECASE)
+_SYNTAX_FIXES = {
+    "mapping values are not allowed": "put a text that holds a colon in quotes; check the indentation",
+    "found character '\\t'": "indent with spaces, not with tabs",
+    "found character": "put the text in quotes",
+    "expected a single document": "keep one recipe in a file: remove the line ---",
+    "found undefined alias": "define the anchor (&name) before it is used (*name)",
+    "while scanning a quoted": "close the quotes",
+    "expected <block end>": "align entries of one block in the same column",
+}
+
+
+def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """The recipe in a file, with `overrides` (dotted field to value) laid over it.
+
+    Raises InputInvalid with every problem that could be found, in the order of the file's lines.
+    """
+    file = Path(path)
+    text = _read(file)
+    document = _Document(str(file))
+    data = document.parse(text)
+    for field, value in (overrides or {}).items():
+        document.override(data, field, value)
+    findings, recipe = _cross_checks(file, data), None
+    try:
+        recipe = Recipe.model_validate(data)
+    except ValidationError as invalid:
+        errors = [dict(error) for error in invalid.errors(include_url=False)]
+        findings = [*Explainer(recipe_json_schema()).explain_all(errors, data), *findings]
+    problems = [*document.problems, *(document.problem(finding) for finding in findings)]
+    if problems or recipe is None:
+        raise InputInvalid(sorted(problems, key=lambda problem: (problem.line or 0, problem.field)))
+    return recipe
+
+
+def recipe_json_schema() -> dict[str, Any]:
+    """The recipe's JSON Schema, for editors: they complete fields and mark errors while one types."""
+    schema = Recipe.model_json_schema()
+    for definition in schema["$defs"].values():
+        if "const" in definition.get("properties", {}).get("kind", {}):
+            definition["required"] = ["kind", *definition.get("required", [])]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "Graft recipe"}
+
+
+def resolve_path(recipe_file: str | Path, path: str) -> Path:
+    """A path of a recipe as an absolute one; a relative path starts from the recipe's folder."""
+    return Path(recipe_file).resolve().parent / Path(path)
+
+
+def find_recipe(name: str) -> Path:
+    """The file of a recipe: a path, or the bare name of one in ./recipes or among those that ship.
+
+    Raises InputInvalid, listing the recipes that there are.
+    """
+    given = Path(name)
+    if given.is_file():
+        return given
+    if len(given.parts) == 1:
+        for folder in _shelves():
+            for file in (folder / name, *(folder / f"{name}{suffix}" for suffix in SUFFIXES)):
+                if file.is_file() and file.suffix in SUFFIXES:
+                    return file
+    raise InputInvalid([_no_file(given)])
+
+
+def _shelves() -> list[Path]:
+    return list(dict.fromkeys((Path.cwd() / "recipes", PACKAGE_RECIPES)))
+
+
+def _no_file(file: Path) -> Problem:
+    what = "is a folder, not a recipe" if file.is_dir() else "there is no such file"
+    folders = [file if file.is_dir() else file.parent, *_shelves()]
+    found = {entry.stem: entry for folder in folders if folder.is_dir() for entry in sorted(folder.iterdir())
+             if entry.suffix in SUFFIXES}  # fmt: skip
+    listing = f"recipes that exist: {', '.join(sorted(found))}" if found else "no recipe lies nearby: write one"
+    return Problem(str(file), None, "", what, did_you_mean(file.stem, found) + listing)
+
+
+def _read(file: Path) -> str:
+    if not file.is_file():
+        raise InputInvalid([_no_file(file)])
+    try:
+        raw = file.read_bytes()
+    except OSError as error:
+        fix = "make the file readable"
+        raise InputInvalid([Problem(str(file), None, "", f"cannot be read: {error.strerror}", fix)]) from error
+    if len(raw) > MAX_RECIPE_BYTES:
+        fix = "move the seeds to a file of their own and name it in seeds.path"
+        raise InputInvalid([Problem(str(file), None, "", f"has {len(raw):,} bytes, too many for a recipe", fix)])
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise InputInvalid([Problem(str(file), line, "", "is not UTF-8 text", "save the file as UTF-8")]) from error
+    if not text.strip():
+        raise InputInvalid([Problem(str(file), 1, "", "the file is empty", "start from recipes/demo.yaml")])
+    return text
+
+
+class _Document:
+    """A YAML file as plain data, with the line of every field, and the problems that are YAML's own."""
+
+    def __init__(self, file: str) -> None:
+        self.file, self.problems = file, list[Problem]()
+        self._lines: dict[FieldPath, int] = {}
+        self._overridden: set[FieldPath] = set()
+        self._open: set[int] = set()
+        self._nodes = 0
+
+    def parse(self, text: str) -> dict[str, Any]:
+        """The data. Raises InputInvalid where the syntax is broken or the top is not a block of fields."""
+        loader: Any = None
+        try:
+            loader = yaml.SafeLoader(text)
+            node = loader.get_single_node()
+            data = self._value(loader, node, ()) if node is not None else None
+        except yaml.YAMLError as error:
+            raise InputInvalid([*self.problems, _syntax(self.file, error)]) from error
+        except RecursionError as error:
+            problem = Problem(self.file, None, "", "is nested too deeply", "flatten it: a recipe needs five levels")
+            raise InputInvalid([problem]) from error
+        finally:
+            if loader is not None:
+                loader.dispose()
+        if not isinstance(data, dict):
+            what = "the file holds no fields" if data is None else "the top of the file is not a block of fields"
+            raise InputInvalid([Problem(self.file, 1, "", what, "start from recipes/demo.yaml: name:, task:, seeds:")])
+        return data
+
+    def override(self, data: dict[str, Any], field: str, value: Any) -> None:
+        """Set one dotted field; a path through something that is no block is a problem."""
+        steps: FieldPath = tuple(int(step) if step.isdigit() else step for step in field.split("."))
+        node: Any = data
+        for step in steps[:-1]:
+            if isinstance(node, dict):
+                if node.get(step) is None:
+                    node[step] = {}
+                node = node[step]
+            elif isinstance(node, list) and isinstance(step, int) and step < len(node):
+                node = node[step]
+            else:
+                node = None
+        last = steps[-1]
+        self._overridden.add(steps)
+        keyed = isinstance(node, dict)
+        if keyed or (isinstance(node, list) and isinstance(last, int) and last < len(node)):
+            node[last] = value
+        else:
+            self.problems.append(Problem(self.file, None, field, "cannot be overridden", "name a field of the recipe"))
+
+    def problem(self, finding: Finding) -> Problem:
+        """The finding with its file and the line of its field, or of the nearest field around it."""
+        path, line = finding.path, None
+        given = any(path[: len(steps)] == steps for steps in self._overridden)
+        for length in range(len(path), -1, -1):
+            line = line or self._lines.get(path[:length])
+        field = ".".join(str(step) for step in path)
+        what = f"{finding.what} (given as an override)" if given else finding.what
+        return Problem(self.file, None if given else line or 1, field, what, finding.fix)
+
+    def _value(self, loader: Any, node: yaml.Node, path: FieldPath) -> Any:
+        self._nodes += 1
+        if id(node) in self._open or self._nodes > MAX_NODES:
+            raise yaml.MarkedYAMLError(problem="an alias repeats itself without end", problem_mark=node.start_mark)
+        self._open.add(id(node))
+        try:
+            if isinstance(node, yaml.MappingNode):
+                return self._mapping(loader, node, path)
+            if isinstance(node, yaml.SequenceNode):
+                for index, item in enumerate(node.value):
+                    self._lines[(*path, index)] = item.start_mark.line + 1
+                return [self._value(loader, item, (*path, index)) for index, item in enumerate(node.value)]
+            return self._scalar(loader, node)
+        finally:
+            self._open.discard(id(node))
+
+    def _scalar(self, loader: Any, node: yaml.Node) -> Any:
+        try:
+            return loader.construct_object(node)
+        except ValueError as error:
+            raise yaml.MarkedYAMLError(problem=f"cannot be read: {error}", problem_mark=node.start_mark) from error
+
+    def _mapping(self, loader: Any, node: yaml.MappingNode, path: FieldPath) -> dict[str, Any]:
+        first: dict[str, int] = {}
+        for key, _ in node.value:
+            line = key.start_mark.line + 1
+            name = str(key.value) if isinstance(key, yaml.ScalarNode) else ""
+            if name in first and name != "<<":
+                field = ".".join(str(step) for step in (*path, name))
+                what = f"{name!r} is given twice (first in line {first[name]})"
+                self.problems.append(Problem(self.file, line, field, what, "keep one of the two"))
+            first.setdefault(name, line)
+        loader.flatten_mapping(node)
+        result: dict[str, Any] = {}
+        for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(problem="a key must be one word", problem_mark=key.start_mark)
+            self._lines[(*path, key.value)] = key.start_mark.line + 1
+            result[key.value] = self._value(loader, value, (*path, key.value))
+        return result
+
+
+def _syntax(file: str, error: yaml.YAMLError) -> Problem:
+    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    said = [str(part) for part in (getattr(error, "context", None), getattr(error, "problem", None)) if part]
+    message = ", ".join(said) or str(error).splitlines()[0]
+    fix = next((fix for part, fix in _SYNTAX_FIXES.items() if part in message), "check indentation, colons and quotes")
+    return Problem(file, mark.line + 1 if mark else None, "", f"is not valid YAML: {message}", fix)
+
+
+def _cross_checks(file: Path, data: Mapping[str, Any]) -> list[Finding]:
+    """What only the whole recipe and its folder can tell; looks at the raw data, so it runs on broken recipes too."""
+    return [*_files_exist(file, data), *_labels_have_seeds(data), *_no_secrets(data)]
+
+
+def _block(data: Any, name: str) -> Mapping[str, Any]:
+    block = data.get(name) if isinstance(data, Mapping) else None
+    return block if isinstance(block, Mapping) else {}
+
+
+def _files_exist(file: Path, data: Mapping[str, Any]) -> list[Finding]:
+    findings = []
+    for section, field in (("seeds", "path"), ("student", "test")):
+        given = _block(data, section).get(field)
+        if not isinstance(given, str) or not given:
+            continue
+        path = resolve_path(file, given)
+        if path.is_file():
+            continue
+        folder = path.parent
+        near = sorted(entry.name for entry in folder.iterdir() if entry.is_file()) if folder.is_dir() else []
+        listing = f"that folder has: {', '.join(near[:8])}" if near else f"there is no such file in {folder}"
+        what = f"no file {given!r} beside the recipe"
+        findings.append(Finding((section, field), what, did_you_mean(path.name, near) + listing))
+    return findings
+
+
+def _labels_have_seeds(data: Mapping[str, Any]) -> list[Finding]:
+    """Labels without a seed, where all seeds stand in the recipe itself; `data.seeds` checks those in files."""
+    seeds, task = _block(data, "seeds"), _block(data, "task")
+    rows, labels = seeds.get("rows"), task.get("labels")
+    method = _block(data, "method").get("kind", "gra")
+    if seeds.get("path") or not rows or not isinstance(rows, list) or not isinstance(labels, list) or method != "gra":
+        return []
+    seen = {row.get("label") for row in rows if isinstance(row, dict) and isinstance(row.get("label"), str)}
+    target = _block(data, "target")
+    findings = []
+    for index, label in enumerate(labels):
+        name = label.get("name") if isinstance(label, dict) else None
+        wanted = _block(target, "labels").get(str(name), target.get("rows_per_label", 1))
+        if isinstance(name, str) and name not in seen and wanted != 0:
+            what, fix = f"label {name!r} has no seed", f"add a row with label: {name} under seeds.rows"
+            findings.append(Finding(("task", "labels", index), what, fix))
+    return findings
+
+
+def _no_secrets(data: Mapping[str, Any]) -> list[Finding]:
+    """Keys belong in the environment: a recipe is stored, shown and shared."""
+    models = data.get("models")
+    fix = "put the key into an environment variable and name it in api_key_env"
+    findings = []
+    for index, model in enumerate(models if isinstance(models, list) else []):
+        for name in _block(model, "extra"):
+            if _SECRET.search(str(name)):
+                findings.append(Finding(("models", index, "extra", name), "a key does not belong into a recipe", fix))
+        if isinstance(model, dict) and re.search(r"://[^/@\s]+@", str(model.get("base_url") or "")):
+            findings.append(Finding(("models", index, "base_url"), "an address must not hold a password", fix))
+    return findings
