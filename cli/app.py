@@ -1,0 +1,46 @@
+"""The `graft` command: its verbs, and how errors reach a person. Everything heavy is imported inside a verb."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import typer
+
+from cli import make, ops, read, students
+
+HELP = """A synthetic-data factory: small models generate, review and adjudicate; a student learns.
+
+Start here:  graft run demo --train --export jsonl
+"""
+
+EXITS = """Exit codes: 0 done · 1 error · 2 invalid input · 3 model or key unreachable · 4 an extra is not installed ·
+5 already running · 6 lake from a newer Graft · 7 stopped by a low yield · 8 not found · 9 no space · 130 interrupted"""
+
+app = typer.Typer(
+    name="graft", help=HELP, epilog=EXITS, no_args_is_help=True, add_completion=True, rich_markup_mode="rich",
+    pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]},
+)  # fmt: skip
+
+Verb = Callable[..., None]
+MAKE: list[Verb] = [make.validate, make.schema, make.estimate, make.run]
+LOOK: list[Verb] = [read.status, read.datasets, read.show, read.explain, read.export]
+OPERATE: list[Verb] = [ops.up, ops.down, ops.schedule, read.doctor]
+
+for panel, verbs in (("Make", MAKE), ("Look and take", LOOK), ("Students", [students.train]), ("Operate", OPERATE)):
+    for verb in verbs:
+        app.command(rich_help_panel=panel)(verb)
+
+
+def main() -> None:
+    """Run the command line; a GraftError becomes two lines and its exit code, never a traceback."""
+    from schemas.errors import GraftError
+
+    try:
+        app()
+    except GraftError as error:
+        sys.stderr.write(f"error: {error}\n")
+        raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped. What had finished is committed; the same command goes on from there.\n")
+        raise SystemExit(130) from None

@@ -1,0 +1,58 @@
+"""The live display of a run: accepted / target for each label, yield, calls, tokens, price, ETA, what limits speed."""
+
+from __future__ import annotations
+
+from rich.console import Group, RenderableType
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from flows.progress import Progress
+
+
+def one_line(progress: Progress) -> str:
+    """The run's state in one plain line, for logs and pipes."""
+    wanted = sum(progress.wanted.values())
+    share = progress.yield_share
+    parts = [f"{progress.stage}", f"{progress.total_accepted}/{wanted} accepted", f"{progress.settled} candidates"]
+    if share is not None:
+        parts.append(f"yield {share:.0%}")
+    return " · ".join(parts + _gateway_parts(progress))
+
+
+def render(progress: Progress) -> RenderableType:
+    """The display as rich draws it."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column("label", style="bold")
+    table.add_column("bar", width=30)
+    table.add_column("count", justify="right")
+    for label, wanted in progress.wanted.items():
+        done = progress.accepted.get(label, 0)
+        table.add_row(Text(label), ProgressBar(total=max(1, wanted), completed=min(done, wanted)), f"{done}/{wanted}")
+    share, eta = progress.yield_share, progress.eta_seconds
+    facts = [
+        f"{progress.settled} candidates",
+        "yield –" if share is None else f"yield {share:.0%}",
+        *_gateway_parts(progress),
+        "ETA –" if eta is None else f"ETA {int(eta) // 60}:{int(eta) % 60:02d}",
+    ]
+    top = sorted(progress.reasons.items(), key=lambda item: -item[1])[:4]
+    why = "rejected: " + ", ".join(f"{code} {count}" for code, count in top) if top else ""
+    return Group(
+        Text(f"{progress.dataset}  {progress.stage}", style="cyan"),
+        table,
+        Text("  ".join(facts)),
+        Text(why, style="dim"),
+    )
+
+
+def _gateway_parts(progress: Progress) -> list[str]:
+    if progress.gateway is None:
+        return []
+    stats = progress.gateway()
+    tokens = stats.prompt_tokens + stats.completion_tokens
+    price = "price unknown" if stats.price_usd is None else f"${stats.price_usd:.4f}"
+    parts = [f"{stats.calls} calls ({stats.cached} cached)", f"{tokens:,} tokens", price]
+    if stats.waiting:
+        parts.append(f"limited by {stats.waiting}")
+    return parts

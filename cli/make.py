@@ -1,0 +1,98 @@
+"""Verbs that make: validate, schema, estimate, run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+RecipeArg = Annotated[str, typer.Argument(help="a recipe's path, or the name of one in recipes/", metavar="RECIPE")]
+JsonFlag = Annotated[bool, typer.Option("--json", help="print JSON for programs")]
+
+
+def validate(recipe: RecipeArg, json: JsonFlag = False) -> None:
+    """Check a recipe and its seeds; every problem at once, with file, line, field and fix.
+
+    Example:  graft validate recipes/demo.yaml
+    """
+    from cli.show import as_json, console
+    from data.seeds import load_seeds
+    from flows.plan import recipe_folder
+    from schemas.errors import InputInvalid
+    from schemas.load import find_recipe, load_recipe
+    from schemas.tasks import labels_of
+
+    try:
+        file = find_recipe(recipe)
+        loaded = load_recipe(file)
+        seeds = load_seeds(loaded, recipe_folder(file))
+    except InputInvalid as invalid:
+        if json:
+            as_json({"valid": False, "problems": [vars(problem) for problem in invalid.problems]})
+            raise typer.Exit(invalid.exit_code) from None
+        raise
+    labels = labels_of(loaded.task)
+    if json:
+        as_json({"valid": True, "name": loaded.name, "labels": len(labels), "seeds": len(seeds)})
+        return
+    rows = sum(loaded.wanted().values())
+    console().print(
+        f"[green]valid[/green]  {loaded.name}: {loaded.method.kind} over {len(labels)} labels, {len(seeds)} seeds, "
+        f"{rows} rows wanted, {len(loaded.models)} models"
+    )
+
+
+def schema(out: Annotated[Path | None, typer.Option(help="file to write; standard output if left out")] = None) -> None:
+    """Write the recipe's JSON Schema, so that an editor completes and checks recipes.
+
+    Example:  graft schema --out recipes/recipe.schema.json
+    """
+    from cli.show import as_json, console, dumps
+    from schemas.load import recipe_json_schema
+
+    if out is None:
+        as_json(recipe_json_schema())
+        return
+    out.write_text(dumps(recipe_json_schema()) + "\n", encoding="utf-8")
+    console().print(f"wrote {out}; point your editor at it with a first line:  # yaml-language-server: $schema={out}")
+
+
+def estimate(recipe: RecipeArg, json: JsonFlag = False) -> None:
+    """Calls, tokens and price of a recipe before anything is spent.
+
+    Example:  graft estimate demo
+    """
+    from cli.show import as_json, estimate_table
+    from flows.estimate import estimate_recipe
+
+    figures = estimate_recipe(recipe)
+    if json:
+        as_json(figures.model_dump(mode="json"))
+    else:
+        estimate_table(figures)
+
+
+def run(
+    recipe: RecipeArg,
+    rows_per_label: Annotated[int | None, typer.Option(min=1, help="overrides target.rows_per_label")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="overrides the recipe's seed: other rows")] = None,
+    money_usd: Annotated[float | None, typer.Option(min=0, help="overrides limits.money_usd")] = None,
+    minutes: Annotated[float | None, typer.Option(min=0.01, help="overrides limits.minutes")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="draw a new seed, as a schedule does")] = False,
+    train: Annotated[bool, typer.Option("--train", help="train the student on the result")] = False,
+    export: Annotated[str | None, typer.Option(help="export the result: parquet or jsonl")] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Make the dataset of a recipe and publish it as a version. Running it again repeats nothing that is done.
+
+    Example:  graft run demo --train --export jsonl
+    """
+    from cli.run import run_recipe
+
+    overrides: dict[str, Any] = {
+        "rows_per_label": rows_per_label, "seed": seed, "money_usd": money_usd, "minutes": minutes, "fresh": fresh,
+    }  # fmt: skip
+    code = run_recipe(recipe, overrides, train=train, export=export, json=json)
+    if code:
+        raise typer.Exit(code)

@@ -1,0 +1,181 @@
+"""Verbs that read: status, datasets, show, explain, export, doctor. Each has --json for programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="print JSON for programs")]
+RefArg = Annotated[
+    str, typer.Argument(help="a dataset, or a version of it: support-desk, support-desk@2", metavar="REF")
+]
+
+
+def status(json: JsonFlag = False) -> None:
+    """Runs, newest first, and whether Prefect's server, worker and schedules are up.
+
+    Example:  graft status --json
+    """
+    from cli.show import as_json, console, money, table
+    from data.lake import Lake
+    from flows.serve import status as services
+    from schemas.home import Home
+
+    home = Home.find()
+    with Lake.open(home, read_only=True) as lake:
+        runs = lake.runs()[:20]
+    service = services(home)
+    if json:
+        as_json({"runs": [run.model_dump(mode="json") for run in runs], "services": service})
+        return
+    if not runs:
+        console().print("no run yet. Start one:  graft run demo --train")
+    else:
+        rows = [
+            [run.id, run.status, run.stopped_by, run.counts.get("accepted", 0), run.counts.get("opened", 0), run.calls,
+             money(run.price_usd), f"{run.started_at:%Y-%m-%d %H:%M}"]
+            for run in runs
+        ]  # fmt: skip
+        columns = ["run", "status", "stopped by", "accepted", "opened", "calls", "price", "started (UTC)"]
+        table("runs", columns, rows, right=("accepted", "opened", "calls", "price"))
+    from cli.ops import print_services
+
+    print_services(service)
+
+
+def datasets(json: JsonFlag = False) -> None:
+    """Every published version.
+
+    Example:  graft datasets
+    """
+    import graft
+    from cli.show import as_json, console, table
+
+    found = graft.datasets()
+    if json:
+        as_json([version.model_dump(mode="json", exclude={"card"}) for version in found])
+        return
+    if not found:
+        console().print("nothing published yet. Make something:  graft run demo")
+        return
+    rows = [
+        [v.ref, v.rows, " ".join(f"{name} {count}" for name, count in v.splits.items()), len(v.labels),
+         "partial" if v.partial else "whole", v.content_hash[:12], f"{v.created_at:%Y-%m-%d %H:%M}"]
+        for v in found
+    ]  # fmt: skip
+    table(
+        "versions",
+        ["version", "rows", "splits", "labels", "state", "content", "published (UTC)"],
+        rows,
+        right=("rows",),
+    )
+
+
+def show(
+    ref: RefArg,
+    rows: Annotated[int, typer.Option(min=0, help="how many rows to show of each label")] = 3,
+    rejected: Annotated[bool, typer.Option("--rejected", help="show what was rejected instead, and why")] = False,
+    restricted: Annotated[bool, typer.Option("--restricted", help="show restricted rows too")] = False,
+    json: JsonFlag = False,
+) -> None:
+    """A version's card, some of its rows, or what was rejected on the way to it.
+
+    Example:  graft show support-desk --rejected
+    """
+    from cli.show import as_json, console, table
+    from data.lake import Lake
+    from data.versions import rows as version_rows
+    from data.versions import version
+    from schemas.home import Home
+
+    with Lake.open(Home.find(), read_only=True) as lake:
+        found = version(lake, ref)
+        if rejected:
+            records = _rejected(lake, found.run_id, restricted)
+        else:
+            table_of_rows = version_rows(lake, found).to_pylist()
+            records = [row for row in table_of_rows if restricted or not row["restricted"]]
+    if json:
+        as_json({"version": found.model_dump(mode="json"), "rows": records})
+        return
+    if rejected:
+        view = [[r["code"], r["rows"], r["example"]] for r in records]
+        table(f"{found.ref}: not accepted", ["reason", "rows", "an example"], view, right=("rows",))
+        return
+    console().print(found.card, markup=False)
+    picked = [row for label in found.labels for row in [r for r in records if r["label"] == label][:rows]]
+    view = [[row["id"], row["label"], row["split"], row["text"]] for row in picked]
+    table(f"{found.ref}: {rows} rows a label", ["row", "label", "split", "text"], view)
+    console().print("a row's history:  graft explain ROW")
+
+
+def _rejected(lake: Any, run_id: str, restricted: bool) -> list[dict[str, Any]]:
+    hidden = lake.sql("SELECT count(*) AS n FROM lake.candidates WHERE run_id = ? AND restricted", [run_id]).to_pylist()
+    keep = restricted or not hidden[0]["n"]
+    return [
+        {"status": status, "route": route, "code": code, "rows": count, "example": example if keep else "(restricted)"}
+        for status, route, code, count, example in lake.reasons(run_id)
+        if status != "accepted"
+    ]
+
+
+def explain(row: Annotated[str, typer.Argument(help="a row's id, or its first letters", metavar="ROW")],
+            json: JsonFlag = False) -> None:  # fmt: skip
+    """A row's whole history: seeds, prompts, models, scores, gates, decision, price, versions, students.
+
+    Example:  graft explain c_1f9a02
+    """
+    import graft
+    from cli.show import as_json, console
+    from cli.tree import history_tree
+
+    history = graft.explain(row)
+    if json:
+        as_json(history)
+    else:
+        console().print(history_tree(history))
+
+
+def export(
+    ref: RefArg,
+    format: Annotated[str, typer.Option("--format", "-f", help="parquet or jsonl")] = "jsonl",
+    out: Annotated[Path | None, typer.Option(help="folder; default GRAFT_HOME/exports/…")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace files that are there")] = False,
+    restricted: Annotated[bool, typer.Option("--restricted", help="with restricted rows; noted in the card")] = False,
+    json: JsonFlag = False,
+) -> None:
+    """Write a version as files for a trainer, one a split, with its card.
+
+    Example:  graft export support-desk --format parquet --out training-set
+    """
+    import graft
+    from cli.show import as_json, console
+
+    files = graft.export(ref, format=format, out=out, overwrite=overwrite, restricted=restricted)
+    if json:
+        as_json([str(file) for file in files])
+    else:
+        for file in files:
+            console().print(f"wrote {file}", markup=False, soft_wrap=True)
+
+
+def doctor(
+    recipe: Annotated[str | None, typer.Argument(help="also ask this recipe's endpoints", metavar="[RECIPE]")] = None,
+    json: JsonFlag = False,
+) -> None:
+    """What is installed, which endpoints answer, device, disk, versions.
+
+    Example:  graft doctor demo
+    """
+    from cli.doctor import findings
+    from cli.show import as_json, table
+
+    found = findings(recipe)
+    if json:
+        as_json(found)
+    else:
+        table("doctor", ["what", "state", "detail"], [[f["what"], f["state"], f["detail"]] for f in found])
+    if any(f["state"] == "problem" for f in found):
+        raise typer.Exit(1)

@@ -1,0 +1,79 @@
+"""The page of plain words at the end of a run: what was made, what was rejected and why, what it cost, where to look."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from schemas.home import Home
+
+SENTENCES = {
+    "accepted.agreed": "the reviewers agreed that it fits",
+    "accepted.adjudicated": "the reviewers disagreed and the adjudicator accepted it",
+    "rejected.low_mean": "the reviewers' mean score was under tau",
+    "rejected.adjudicated": "the reviewers disagreed and the adjudicator refused it",
+    "rejected.flag": "a reviewer flagged the instruction as unreasonable, incomplete or unclear",
+    "gate.semantic": "means nearly the same as a better row",
+    "gate.across_shards": "a duplicate of a row from another shard",
+}
+
+
+def run_page(
+    home: Home, result: dict[str, Any], trained: dict[str, Any] | None = None, exported: list[str] | None = None
+) -> str:
+    """The report as Markdown. Holds counts and reasons, never a row's text."""
+    run, version = result["run"], result["version"]
+    parts = [f"# {run['dataset']}", _made(run, version, bool(result.get("repeated")))]
+    if result.get("funnel"):
+        parts += ["## What became of the candidates", _funnel(result["funnel"])]
+    parts += ["## What it took", _cost(run)]
+    if trained:
+        parts += ["## The student", "```\n" + trained["text"] + "\n```"]
+        parts += [f"Confusion matrix: {path}" for path in trained["confusion"]]
+    parts += ["## Where to look next", _next(home, run, version, exported)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _made(run: dict[str, Any], version: dict[str, Any] | None, repeated: bool) -> str:
+    if version is None:
+        return f"Nothing was accepted. Stopped by: {run['stopped_by']}."
+    ref = f"{version['dataset']}@{version['version']}"
+    splits = ", ".join(f"{count} {name}" for name, count in version["splits"].items())
+    lines = [f"**{ref}**: {version['rows']} rows ({splits}), content `{version['content_hash'][:12]}`."]
+    lines.append(", ".join(f"{label} {count}" for label, count in version["labels"].items()) + ".")
+    if repeated:
+        lines.append("Nothing had changed since the run that made it: no call was made.")
+    if run["shortfall"]:
+        short = ", ".join(f"{label} {count}" for label, count in run["shortfall"].items())
+        lines.append(f"**Short of the target** (stopped by {run['stopped_by']}): {short}.")
+    return "\n".join(lines)
+
+
+def _funnel(funnel: list[dict[str, Any]]) -> str:
+    total = sum(row["rows"] for row in funnel) or 1
+    lines = ["| ended | why | rows | share |", "|---|---|---:|---:|"]
+    for row in funnel:
+        why = SENTENCES.get(row["code"], row["code"])
+        lines.append(f"| {row['status']} | {why} | {row['rows']} | {row['rows'] / total:.0%} |")
+    return "\n".join(lines)
+
+
+def _cost(run: dict[str, Any]) -> str:
+    price = "unknown (a model has no price in the recipe)" if run["price_usd"] is None else f"${run['price_usd']:.4f}"
+    tokens = f"{run['prompt_tokens']:,} prompt and {run['completion_tokens']:,} completion tokens"
+    return f"{run['calls']:,} model calls, {tokens}, price {price}, {run['seconds']:.0f} s."
+
+
+def _next(home: Home, run: dict[str, Any], version: dict[str, Any] | None, exported: list[str] | None) -> str:
+    lines = [f"- this page: {home.runs / run['id'] / 'report.md'}"]
+    if version:
+        ref = f"{version['dataset']}@{version['version']}"
+        lines += [
+            f"- the card and some rows: `graft show {ref}`",
+            f"- what was rejected, and why: `graft show {ref} --rejected`",
+            "- one row's whole history: `graft explain ROW`",
+            f"- a training set: `graft export {ref} --format parquet`",
+            f"- a student: `graft train {ref}`",
+        ]
+    lines += [f"- exported: {path}" for path in exported or []]
+    lines.append(f"- the lake (Parquet under DuckDB): {home.lake}")
+    return "\n".join(lines)

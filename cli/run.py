@@ -1,0 +1,101 @@
+"""`graft run`: the flow in this process, with a live display of what it is doing."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from cli.show import as_json, console
+from flows.settings import apply_prefect_environment
+from schemas.home import Home
+
+
+def run_recipe(recipe: str, overrides: dict[str, Any], *, train: bool, export: str | None, json: bool) -> int:
+    """Run, and if asked train and export. Returns the process's exit code."""
+    home = Home.find()
+    apply_prefect_environment(home)
+    out = console(stderr=json)
+    if not json:
+        out.print("[dim]starting Prefect (the first flow of a process takes 10 to 20 s)[/dim]")
+    with _live(quiet=json):
+        from flows.make_dataset import make_dataset
+
+        result = asyncio.run(make_dataset(recipe, **overrides))
+    trained = exported = None
+    published = result["version"]
+    ref = f"{published['dataset']}@{published['version']}" if published else ""
+    if ref and train:
+        from flows.train_student import train_student
+
+        out.print("[dim]training the student, and a baseline on the seeds only[/dim]")
+        trained = train_student(ref)
+    if ref and export:
+        from flows.export_dataset import export_version
+
+        exported = [str(path) for path in export_version(ref, format=export, out=None, overwrite=True)]
+    if json:
+        as_json({**result, "student": trained, "exported": exported})
+    else:
+        _tell(home, result, trained, exported)
+    return 7 if result["run"]["stopped_by"] == "yield" else 0
+
+
+def _tell(home: Home, result: dict[str, Any], trained: dict[str, Any] | None, exported: list[str] | None) -> None:
+    from cli.report import run_page
+
+    page = run_page(home, result, trained, exported)
+    folder = home.runs / result["run"]["id"]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "report.md").write_text(page, encoding="utf-8")
+    out = console()
+    from rich.markdown import Markdown
+
+    out.print(Markdown(page) if out.is_terminal else page)
+
+
+@contextmanager
+def _live(*, quiet: bool) -> Iterator[None]:
+    """Show the run's progress while the block runs: a table that redraws on a terminal, a line now and then elsewhere."""
+    if quiet:
+        yield
+        return
+    stop = threading.Event()
+    thread = threading.Thread(target=_terminal if sys.stdout.isatty() else _lines, args=(stop,), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(timeout=5)
+
+
+def _terminal(stop: threading.Event) -> None:
+    from rich.live import Live
+
+    from cli.display import render
+    from flows.progress import current
+
+    with Live(console=console(), refresh_per_second=4, transient=True) as live:
+        while not stop.wait(0.25):
+            progress = current()
+            if progress is not None:
+                live.update(render(progress))
+
+
+def _lines(stop: threading.Event) -> None:
+    from cli.display import one_line
+    from flows.progress import current
+
+    said = ""
+    while not stop.wait(3.0):
+        progress = current()
+        if progress is not None:
+            line = one_line(progress)
+            if line != said:
+                sys.stdout.write(line + "\n")
+                sys.stdout.flush()
+                said = line

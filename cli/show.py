@@ -1,0 +1,63 @@
+"""How results are shown: JSON for programs, rich tables for people. Text that a model wrote is never read as markup."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from flows.estimate import Estimate
+
+
+def dumps(value: Any) -> str:
+    """JSON with two-space indents; dates as ISO text."""
+    import orjson
+
+    return orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS, default=str).decode()
+
+
+def as_json(value: Any) -> None:
+    """Print JSON and nothing else."""
+    sys.stdout.write(dumps(value) + "\n")
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A rich console on standard output (or standard error, beside JSON)."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False)
+
+
+def table(title: str, columns: list[str], rows: list[list[Any]], *, right: tuple[str, ...] = ()) -> None:
+    """Print a table. Cells are plain text."""
+    from rich.table import Table
+    from rich.text import Text
+
+    view = Table(title=title, title_justify="left", header_style="bold")
+    for column in columns:
+        view.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for row in rows:
+        view.add_row(*(Text("–" if cell is None else str(cell)) for cell in row))
+    console().print(view)
+
+
+def estimate_table(figures: Estimate) -> None:
+    """The estimate of a recipe, its assumptions below."""
+    rows = [
+        [step.purpose, step.model, f"{step.calls:,}", f"{step.prompt_tokens:,}", f"{step.completion_tokens:,}", money(step.price_usd)]
+        for step in figures.steps
+    ]  # fmt: skip
+    rows.append(
+        ["total", "", f"{figures.calls:,}", f"{figures.prompt_tokens:,}", f"{figures.completion_tokens:,}", money(figures.price_usd)]
+    )  # fmt: skip
+    numbers = ("calls", "prompt tokens", "completion tokens", "price")
+    table(f"{figures.dataset}: {figures.rows:,} rows wanted", ["step", "models", *numbers], rows, right=numbers)
+    for line in figures.assumptions:
+        console().print(f"  [dim]·[/dim] {line}")
+
+
+def money(value: float | None) -> str:
+    """US dollars, or that nobody knows."""
+    return "unknown" if value is None else f"${value:,.4f}"

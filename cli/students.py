@@ -1,0 +1,37 @@
+"""The verb that trains."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def train(
+    ref: Annotated[str, typer.Argument(help="a dataset, or a version of it: support-desk, support-desk@2")],
+    test: Annotated[str | None, typer.Option(help="held-out file (CSV, JSONL, Parquet); else the recipe's own")] = None,
+    encoder: Annotated[str | None, typer.Option(help="built-in name, folder or Hugging Face id")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1)] = None,
+    seed: Annotated[int | None, typer.Option(min=0)] = None,
+    json: Annotated[bool, typer.Option("--json", help="print JSON for programs")] = False,
+) -> None:
+    """Train a classifier on a version, and a baseline on its seeds only, and evaluate both.
+
+    Example:  graft train support-desk --test recipes/data/demo_test.jsonl
+    """
+    from cli.show import as_json, console
+    from flows.settings import apply_prefect_environment
+    from schemas.home import Home
+
+    apply_prefect_environment(Home.find())
+    from flows.train_student import train_student
+
+    given = {"encoder": encoder, "epochs": epochs, "seed": seed}
+    overrides = {name: value for name, value in given.items() if value is not None}
+    if not json:
+        console().print("[dim]starting Prefect, then training two students: the version's and the seeds-only one[/dim]")
+    report = train_student(ref, test=test, overrides=overrides)
+    if json:
+        as_json(report)
+    else:
+        console().print(report["text"], markup=False)

@@ -1,0 +1,93 @@
+"""A row's history as a tree for the terminal. What a model or a person wrote is shown as plain text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.text import Text
+from rich.tree import Tree
+
+from cli.show import money
+
+SHOWN = 300
+"""Characters of a text that are shown; --json has the whole."""
+
+
+def history_tree(history: dict[str, Any]) -> Tree:
+    """The chain from seeds to students."""
+    root = Tree(_line(f"row {history['id']}", history["label"]))
+    _leaf(root, "text", "(restricted; see --json)" if history["restricted"] else history["text"])
+    if history.get("response"):
+        _leaf(root, "response", "(restricted; see --json)" if history["restricted"] else history["response"])
+    _decision(root, history["decision"])
+    _branch(root, "seeds shown", [(row["id"], row["text"]) for row in history["exemplars"]])
+    _branch(root, "roles", list(history["models"].items()))
+    _branch(root, "calls", [_call(call) for call in history["calls"]])
+    _branch(root, "reviews", [_review(review) for review in history["reviews"]])
+    _branch(root, "gates", [_gate(gate) for gate in history["gates"]])
+    _branch(root, "price", [("", money(history["price_usd"]))])
+    run = history["run"]
+    _branch(root, "run", [(run["id"], f"graft {run.get('code_version', '?')}, {run.get('recipe_file', '')}")])
+    held = [(f"{v['dataset']}@{v['version']}", v["split"]) for v in history["versions"]]
+    _branch(root, "in versions", held or [("", "none")])
+    learned = [(s["id"], s["path"]) for s in history["students"]]
+    _branch(root, "students that learned from it", learned or [("", "none")])
+    return root
+
+
+def _decision(root: Tree, decision: dict[str, Any] | None) -> None:
+    if decision:
+        facts = [decision["reason"]]
+        if decision.get("mean") is not None:
+            facts.append(f"mean {decision['mean']:.2f}")
+        if decision.get("spread") is not None:
+            facts.append(f"spread {decision['spread']:.2f}")
+        if decision.get("saved"):
+            facts.append(f"{decision['saved']} reviews not needed")
+        _leaf(root, f"{decision['status']} ({decision['code']})", ", ".join(facts))
+
+
+def _call(call: dict[str, Any]) -> tuple[str, str]:
+    tokens = f"{call['prompt_tokens'] or '?'} + {call['completion_tokens'] or '?'} tokens"
+    model = f"{call['model']}" + (f" rev {call['revision']}" if call["revision"] else "")
+    ended = call["failure"] or ("from the journal" if call["cached"] else f"{call['latency_s']:.2f} s")
+    return call["purpose"], f"{model}, {tokens}, {money(call['price_usd'])}, {ended}, key {call['key'][:12]}"
+
+
+def _review(review: dict[str, Any]) -> tuple[str, str]:
+    head = f"{review['role']} {review['model']}"
+    if review["failure"]:
+        return head, f"failed: {review['failure']}"
+    parts = [f"{name} {value:g}" for name, value in {**review["flags"], **review["scores"]}.items()]
+    if review["mean"] is not None:
+        parts.insert(0, f"mean {review['mean']:.2f}:")
+    if review["comment"]:
+        parts.append(f"– {review['comment']}")
+    return head, " ".join(parts)
+
+
+def _gate(gate: dict[str, Any]) -> tuple[str, str]:
+    state = "passed" if gate["passed"] else f"failed by {gate['rule']}"
+    score = "" if gate["score"] is None else f", score {gate['score']:.3f}"
+    hit = f", hit {gate['neighbour']}: {gate.get('neighbour_text') or ''}" if gate["neighbour"] else ""
+    return gate["gate"], state + score + hit
+
+
+def _branch(root: Tree, name: str, items: list[tuple[str, str]]) -> None:
+    branch = root.add(Text(name, style="bold"))
+    for head, rest in items:
+        branch.add(_line(head, rest))
+
+
+def _leaf(root: Tree, head: str, rest: str) -> None:
+    root.add(_line(head, rest))
+
+
+def _line(head: str, rest: str) -> Text:
+    clean = "".join(letter if letter.isprintable() else " " for letter in str(rest))
+    text = Text()
+    if head:
+        text.append(head, style="cyan")
+        text.append("  ")
+    text.append(clean if len(clean) <= SHOWN else clean[:SHOWN] + "…")
+    return text

@@ -1,0 +1,34 @@
+"""What a run leaves in Prefect: a Markdown summary and the funnel as a table. Counts only, never a row's text."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+LOG = logging.getLogger("graft")
+
+
+def say(text: str) -> None:
+    """One line of progress: to Prefect's run log inside a run, else to the `graft` logger."""
+    from prefect.context import FlowRunContext
+
+    if FlowRunContext.get() is not None:
+        from prefect import get_run_logger
+
+        get_run_logger().info(text)
+    else:
+        LOG.info(text)
+
+
+async def leave(dataset: str, summary: str, funnel: list[dict[str, Any]]) -> None:
+    """Store the summary and the funnel under keys that follow the dataset's name."""
+    from prefect.artifacts import acreate_markdown_artifact, acreate_progress_artifact, acreate_table_artifact
+
+    key = "".join(letter if letter.isalnum() else "-" for letter in dataset.lower()).strip("-")
+    await acreate_markdown_artifact(
+        markdown=summary, key=f"{key}-summary", description=f"What the run of {dataset} made"
+    )
+    await acreate_table_artifact(table=funnel, key=f"{key}-funnel", description="Candidates by how they ended and why")
+    wanted = sum(row["rows"] for row in funnel) or 1
+    done = sum(row["rows"] for row in funnel if row["status"] == "accepted")
+    await acreate_progress_artifact(progress=100.0 * done / wanted, key=f"{key}-yield", description="Accepted share")

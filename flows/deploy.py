@@ -1,0 +1,185 @@
+"""Deployments: what prefect.yaml names, and schedules that people add, told to a running Prefect server.
+
+It goes through Prefect's own Python API with the flow's file as its source, so it works offline and without git.
+Prefect is imported inside the functions.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from schemas.errors import GraftError, InputInvalid, NotFound, Problem
+
+if TYPE_CHECKING:
+    from prefect.flows import Flow
+
+ROOT = Path(__file__).resolve().parent.parent
+"""The folder that prefect.yaml and the flows' entrypoints start from."""
+
+POOL = "graft"
+CRON_EXAMPLE = "'0 3 * * *' is every night at 03:00, '*/30 * * * *' every half hour, '0 9 * * 1' Mondays at 09:00"
+
+
+@dataclass(frozen=True)
+class DeploymentSpec:
+    """One deployment: which flow (`file.py:function`, relative to `root`), its name, parameters and schedule."""
+
+    entrypoint: str
+    name: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    cron: str | None = None
+    timezone: str = "UTC"
+    description: str = ""
+    tags: tuple[str, ...] = ()
+    root: Path = ROOT
+
+
+def read_deployments(file: Path = ROOT / "prefect.yaml") -> list[DeploymentSpec]:
+    """The deployments of a prefect.yaml. Raises InputInvalid naming the entry where one lacks a name or entrypoint."""
+    import yaml
+
+    if not file.is_file():
+        raise NotFound("no prefect.yaml", where=str(file), fix="run from a checkout: pip install -e . in its folder")
+    try:
+        entries = (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("deployments") or []
+    except (yaml.YAMLError, AttributeError) as error:
+        raise InputInvalid(
+            [Problem(str(file), None, "", f"not a YAML mapping: {error}", "see docs/schedules.md")]
+        ) from error
+    specs, problems = [], []
+    for index, entry in enumerate(entries):
+        if not isinstance(entry, dict) or not entry.get("name") or not entry.get("entrypoint"):
+            fix = "give it a name and an entrypoint, such as flows/make_dataset.py:make_dataset"
+            problems.append(Problem(str(file), None, f"deployments.{index}", "name or entrypoint is missing", fix))
+            continue
+        schedule: dict[str, Any] = next(iter(entry.get("schedules") or []), {})
+        specs.append(
+            DeploymentSpec(
+                entrypoint=str(entry["entrypoint"]),
+                name=str(entry["name"]),
+                parameters=entry.get("parameters") or {},
+                cron=schedule.get("cron"),
+                timezone=schedule.get("timezone") or "UTC",
+                description=entry.get("description") or "",
+                tags=tuple(entry.get("tags") or ()),
+                root=file.parent,
+            )
+        )
+    if problems:
+        raise InputInvalid(problems)
+    return specs
+
+
+@contextmanager
+def connected(api_url: str) -> Iterator[None]:
+    """Inside, Prefect's clients of this process talk to `api_url`, whatever its settings said before."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    with temporary_settings({PREFECT_API_URL: api_url}):
+        yield
+
+
+def check_cron(cron: str, timezone: str = "UTC") -> None:
+    """Raise GraftError with examples where Prefect cannot read the expression or the time zone."""
+    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+    from prefect.client.schemas.schedules import CronSchedule
+    from pydantic import ValidationError
+
+    try:
+        ZoneInfo(timezone)
+    except (ZoneInfoNotFoundError, ValueError) as error:
+        fix = "use an IANA name, such as UTC or Europe/Berlin"
+        raise GraftError(f"no time zone {timezone!r}", where="--timezone", fix=fix) from error
+    try:
+        CronSchedule(cron=cron, timezone=timezone)
+    except ValidationError as error:
+        what = f"{cron!r} is not a cron expression (minute hour day-of-month month day-of-week)"
+        raise GraftError(what, where="--cron", fix=CRON_EXAMPLE) from error
+
+
+def deploy(api_url: str, specs: Sequence[DeploymentSpec], pool: str = POOL, activate: bool = False) -> list[str]:
+    """Create or update each deployment on the server; returns their full names (`flow/name`).
+
+    A schedule that a person has paused stays paused unless `activate`. Raises GraftError where a flow cannot be loaded,
+    a parameter is not one of the flow's, or a cron is bad.
+    """
+    for spec in specs:
+        if spec.cron:
+            check_cron(spec.cron, spec.timezone)
+    with connected(api_url):
+        return [_deploy_one(spec, pool, activate) for spec in specs]
+
+
+def _deploy_one(spec: DeploymentSpec, pool: str, activate: bool) -> str:
+    from prefect.schedules import Cron
+
+    flow = load_checked(spec)
+    active = activate or not _paused(f"{flow.name}/{spec.name}")
+    schedules = [Cron(spec.cron, timezone=spec.timezone, slug="graft", active=active)] if spec.cron else None
+    deployment = flow.to_deployment(
+        name=spec.name,
+        parameters=dict(spec.parameters),
+        schedules=schedules,
+        description=spec.description or None,
+        tags=list(spec.tags) or None,
+        work_pool_name=pool,
+    )
+    if inspect.isawaitable(deployment):
+        raise TypeError("deploy() is for synchronous code: call it in a thread (asyncio.to_thread)")
+    deployment.apply()
+    return f"{flow.name}/{spec.name}"
+
+
+def load_checked(spec: DeploymentSpec) -> Flow[..., Any]:
+    """The deployment's flow. Raises GraftError where it cannot be loaded or would refuse the parameters.
+
+    A deployment without a schedule may leave out parameters that must be given: the person who starts it gives them.
+    """
+    from prefect.exceptions import ParameterTypeError
+
+    flow = _load(spec)
+    known, where = list(flow.parameters.properties), f"deployment {spec.name}"
+    unknown = sorted(set(spec.parameters) - set(known))
+    if unknown:
+        what = f"no parameter {unknown[0]!r}; {flow.name} takes {', '.join(known) or 'none'}"
+        raise GraftError(what, where=where, fix="leave it out, or take one of those")
+    if spec.cron:
+        try:
+            flow.validate_parameters(dict(spec.parameters))
+        except ParameterTypeError as error:
+            raise GraftError(str(error), where=where, fix=f"give {flow.name} values of these types") from error
+    return flow
+
+
+def _paused(full_name: str) -> bool:
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
+
+    with get_client(sync_client=True) as client:
+        try:
+            found = client.read_deployment_by_name(full_name)
+        except ObjectNotFound:
+            return False
+    return any(not schedule.active for schedule in found.schedules)
+
+
+def _load(spec: DeploymentSpec) -> Flow[..., Any]:
+    from prefect.exceptions import MissingFlowError, ScriptError
+    from prefect.flows import Flow
+
+    try:
+        flow = Flow.from_source(source=str(spec.root), entrypoint=spec.entrypoint)
+    except (ScriptError, MissingFlowError, OSError, ImportError, AttributeError, ValueError, SyntaxError) as error:
+        cause = getattr(error, "user_exc", error)
+        what = f"cannot load the flow: {type(cause).__name__}: {cause}"
+        fix = "the file must exist, import cleanly and define that flow"
+        raise GraftError(what, where=f"{spec.root / spec.entrypoint}", fix=fix) from error
+    if inspect.isawaitable(flow):
+        raise TypeError("deploy() is for synchronous code: call it in a thread (asyncio.to_thread)")
+    return flow

@@ -1,0 +1,146 @@
+"""Calls, tokens and price of a recipe before anything is spent. Nothing is sent; the assumptions are said."""
+
+from __future__ import annotations
+
+import math
+
+from agents.methods.calibrate import judges
+from data.seeds import load_seeds
+from flows.plan import recipe_folder, run_id_of
+from flows.workshop import models_used
+from schemas.base import Value
+from schemas.home import Home
+from schemas.load import find_recipe, load_recipe
+from schemas.models import ModelSpec
+from schemas.recipe import Recipe
+from schemas.rows import Seed
+
+CHARS_PER_TOKEN = 4
+ASSUMED_YIELD = 0.5
+ASSUMED_DISPUTES = 0.2
+PROMPT_OVERHEAD = 120
+"""Tokens of a prompt's fixed sentences, about."""
+
+
+class Step(Value):
+    """One kind of call: how many, of which size, at which price (None where a model's price is unknown)."""
+
+    purpose: str
+    model: str
+    calls: int
+    prompt_tokens: int
+    completion_tokens: int
+    price_usd: float | None
+
+
+class Estimate(Value):
+    """What a run should take."""
+
+    dataset: str
+    rows: int
+    candidates: int
+    calls: int
+    prompt_tokens: int
+    completion_tokens: int
+    price_usd: float | None
+    steps: tuple[Step, ...]
+    assumptions: tuple[str, ...]
+
+
+def estimate_recipe(name: str) -> Estimate:
+    """Estimate the recipe of that path or name, by an earlier run's yield where there is one."""
+    file = find_recipe(name)
+    recipe = load_recipe(file)
+    seeds = load_seeds(recipe, recipe_folder(file))
+    share, source = _yield(recipe, seeds)
+    rows = sum(recipe.wanted().values())
+    candidates = min(recipe.limits.candidates, math.ceil(rows / share))
+    steps = _instruction_steps(recipe, candidates, seeds) if recipe.task.kind == "instruction" else ()
+    steps = steps or _label_steps(recipe, candidates, seeds)
+    prices = [step.price_usd for step in steps]
+    return Estimate(
+        dataset=recipe.name,
+        rows=rows,
+        candidates=candidates,
+        calls=sum(step.calls for step in steps),
+        prompt_tokens=sum(step.prompt_tokens for step in steps),
+        completion_tokens=sum(step.completion_tokens for step in steps),
+        price_usd=None if any(price is None for price in prices) else sum(p for p in prices if p is not None),
+        steps=tuple(steps),
+        assumptions=(
+            f"yield {share:.0%} ({source})",
+            f"{ASSUMED_DISPUTES:.0%} of candidates go to the adjudicator",
+            f"{CHARS_PER_TOKEN} characters a token; early exit and the journal can only lower the figures",
+            "unknown price: give the model a price in the recipe"
+            if None in prices
+            else "prices as the recipe gives them",
+        ),
+    )
+
+
+def _yield(recipe: Recipe, seeds: list[Seed]) -> tuple[float, str]:
+    home = Home.find()
+    if not (home.lake / "catalogue.sqlite").exists():
+        return ASSUMED_YIELD, "assumed: no run of this dataset yet"
+    from data.lake import Lake
+
+    with Lake.open(home, read_only=True) as lake:
+        runs = [run for run in lake.runs(recipe.name) if run.counts.get("opened", 0) >= 20]
+    if not runs:
+        return ASSUMED_YIELD, "assumed: no run of this dataset yet"
+    same = [run for run in runs if run.id == run_id_of(recipe, seeds)]
+    run = (same or runs)[-1]
+    return max(0.01, run.counts.get("accepted", 0) / run.counts["opened"]), f"measured in run {run.id}"
+
+
+def _label_steps(recipe: Recipe, candidates: int, seeds: list[Seed]) -> tuple[Step, ...]:
+    shots = sum(len(seed.text) for seed in seeds) // CHARS_PER_TOKEN
+    text = max(1, sum(len(seed.text) for seed in seeds) // max(1, len(seeds)) // CHARS_PER_TOKEN)
+    per_label = shots // max(1, len(recipe.wanted()))
+    reviewers = getattr(recipe.method, "reviewers", 3)
+    judged = 1 if recipe.roles.reviewer.answer == "logprobs" else 120
+    batch = getattr(recipe.method, "calibration_texts", 0) if judges(recipe) else 0
+    made = _step(recipe, "generate", "generator", candidates, PROMPT_OVERHEAD + per_label, text + 4)
+    reviewed = _step(recipe, "review", "reviewer", candidates * reviewers, PROMPT_OVERHEAD + shots + text, judged)
+    disputed = math.ceil(candidates * ASSUMED_DISPUTES)
+    settled = _step(recipe, "adjudicate", "adjudicator", disputed, PROMPT_OVERHEAD + shots + text, judged)
+    steps = [made, reviewed, settled]
+    if batch:
+        steps.append(
+            _step(recipe, "calibrate", "reviewer", batch * len(judges(recipe)), PROMPT_OVERHEAD + shots + text, 1)
+        )
+    return tuple(steps)
+
+
+def _instruction_steps(recipe: Recipe, candidates: int, seeds: list[Seed]) -> tuple[Step, ...]:
+    reviewers = getattr(recipe.method, "reviewers", 3)
+    response = min(recipe.roles.generator.max_tokens, 300)
+    return (
+        _step(recipe, "prepare seeds", "generator", 3 * len(seeds), 250, 40),
+        _step(recipe, "keywords", "generator", candidates, 200, 30),
+        _step(recipe, "instruction", "generator", candidates, 350, 80),
+        _step(recipe, "review instruction", "reviewer", candidates * reviewers, 300, 20),
+        _step(recipe, "respond", "generator", candidates, 150, response),
+        _step(recipe, "review response", "reviewer", candidates * reviewers, 400 + response, 80),
+        _step(recipe, "adjudicate", "adjudicator", math.ceil(candidates * ASSUMED_DISPUTES), 800 + response, 80),
+    )
+
+
+def _step(recipe: Recipe, purpose: str, role: str, calls: int, prompt: int, completion: int) -> Step:
+    pool = [model for model in recipe.models_for(role) if model in models_used(recipe)]
+    costs = [_price(model, prompt, completion) for model in pool]
+    known = [cost for cost in costs if cost is not None]
+    return Step(
+        purpose=purpose,
+        model=", ".join(model.name for model in pool),
+        calls=calls,
+        prompt_tokens=calls * prompt,
+        completion_tokens=calls * completion,
+        price_usd=calls * sum(known) / len(costs) if len(known) == len(costs) and costs else None,
+    )
+
+
+def _price(model: ModelSpec, prompt: int, completion: int) -> float | None:
+    if model.price is not None:
+        return (prompt * model.price.input + completion * model.price.output) / 1e6
+    return 0.0 if model.provider in ("embedded", "encoder") else None

@@ -1,0 +1,38 @@
+"""The flow that exports a version as files for a trainer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from prefect import flow
+
+from data.export import export as export_files
+from data.lake import Lake
+from schemas.errors import GraftError
+from schemas.home import Home
+
+FORMATS = ("parquet", "jsonl")
+
+
+@flow(name="export_dataset")
+def export_dataset(ref: str, format: Literal["parquet", "jsonl"] = "parquet", out: str | None = None) -> list[str]:
+    """Export a version (`name` or `name@3`), one file a split, over what an earlier export left there."""
+    return [str(path) for path in export_version(ref, format=format, out=out, overwrite=True)]
+
+
+def export_version(
+    ref: str, *, format: str, out: str | Path | None, overwrite: bool = False, restricted: bool = False
+) -> list[Path]:
+    """The same without Prefect. `out` is a folder, by default GRAFT_HOME/exports/<name>-<version>-<format>."""
+    from data.versions import version
+
+    if format not in FORMATS:
+        raise GraftError(f"no export format {format!r}", where="--format", fix=f"one of: {', '.join(FORMATS)}")
+    home = Home.find()
+    with Lake.open(home, read_only=True) as lake:
+        found = version(lake, ref)
+        folder = Path(out) if out else home.exports / f"{found.dataset}-{found.version}-{format}"
+        return export_files(
+            lake, found.ref, format=format, out=folder, overwrite=overwrite, include_restricted=restricted
+        )

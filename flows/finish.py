@@ -1,0 +1,115 @@
+"""The end of a run: splits, card, version, artifacts, and the run's own record."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from data.card import render_card
+from data.splits import assign_splits
+from data.versions import publish
+from flows import artifacts
+from flows.settle import find_embed, split_clusters
+from flows.workshop import Say, Workshop, models_with_licences
+from schemas.base import utc_now
+from schemas.datasets import DatasetVersion, Row, Run
+from schemas.errors import YieldTooLow
+from schemas.rows import Candidate
+
+
+async def finish(shop: Workshop, run: Run, kept: list[Candidate], surplus: int, say: Say) -> dict[str, Any]:
+    """Publish what was kept and say what is missing. Returns run and version as plain dicts."""
+    have: dict[str, int] = {}
+    for candidate in kept:
+        have[candidate.label] = have.get(candidate.label, 0) + 1
+    shortfall = {label: n - have.get(label, 0) for label, n in shop.recipe.wanted().items() if have.get(label, 0) < n}
+    stopped_by = shop.stop_reason or ("candidates" if shortfall else "target")
+    totals = _totals(shop)
+    counts = {**shop.lake.counts(run.id), "published": len(kept), "surplus": surplus}
+    run = run.model_copy(
+        update={
+            "status": "partial" if shortfall else "finished",
+            "stopped_by": stopped_by,
+            "shortfall": shortfall,
+            "counts": counts,
+            "ended_at": utc_now(),
+            "seconds": round(shop.progress.seconds, 2),
+            "calls_cached": shop.gateway.stats.cached,
+            **totals,
+        }
+    )
+    published = None
+    if kept:
+        say("publishing")
+        published = await _publish(shop, run, kept)
+        run = run.model_copy(update={"version": published.version})
+    shop.lake.save_run(run)
+    funnel = [
+        {"status": status, "route": route, "code": code, "rows": rows}
+        for status, route, code, rows, _ in shop.lake.reasons(run.id)
+    ]
+    await artifacts.leave(run.dataset, published.card if published else _nothing(run), funnel)
+    if stopped_by == "yield" and not kept:
+        raise _too_low(shop, run)
+    return {
+        "run": run.model_dump(mode="json"),
+        "version": published.model_dump(mode="json") if published else None,
+        "funnel": funnel,
+        "repeated": False,
+    }
+
+
+async def _publish(shop: Workshop, run: Run, kept: list[Candidate]) -> DatasetVersion:
+    embed = await asyncio.to_thread(find_embed, lambda text: None)
+    groups = await split_clusters(kept, embed)
+    splits = assign_splits([(c.id, c.text, c.label, groups[c.id]) for c in kept], shop.recipe.splits, shop.recipe.seed)
+    rows = [
+        Row(id=c.id, text=c.text, response=c.response, label=c.label, split=splits[c.id], restricted=c.restricted)
+        for c in sorted(kept, key=lambda c: c.id)
+    ]
+    reasons = [(status, code, rows) for status, _, code, rows, _ in shop.lake.reasons(run.id)]
+    generators = {model.name for model in shop.recipe.models_for("generator")}
+    card = render_card(
+        run=run, recipe=shop.recipe, rows=rows, seeds=len(shop.seeds), reasons=reasons, generators=generators
+    )
+    return publish(
+        shop.lake, run=run, rows=rows, models=dict(models_with_licences(shop.recipe)), seeds=len(shop.seeds),
+        card=card, partial=run.status == "partial",
+    )  # fmt: skip
+
+
+def _totals(shop: Workshop) -> dict[str, Any]:
+    """Calls, tokens and price of the run's rows: each call once, at what it cost when it was made."""
+    row = shop.lake.sql(
+        """SELECT count(*) AS calls, coalesce(sum(prompt), 0) AS prompt, coalesce(sum(completion), 0) AS completion,
+                  sum(price) AS price, count(*) FILTER (price IS NULL AND answered) AS unknown
+           FROM (SELECT key, max(prompt_tokens) AS prompt, max(completion_tokens) AS completion,
+                        max(price_usd) AS price, bool_or(failure IS NULL) AS answered
+                 FROM lake.calls WHERE run_id = ? GROUP BY key)""",
+        [shop.run_id],
+    ).to_pylist()[0]
+    return {
+        "calls": int(row["calls"]),
+        "prompt_tokens": int(row["prompt"]),
+        "completion_tokens": int(row["completion"]),
+        "price_usd": None if row["unknown"] else float(row["price"] or 0.0),
+    }
+
+
+def _too_low(shop: Workshop, run: Run) -> YieldTooLow:
+    examples = [
+        f"    {candidate.text[:200]!r}: {candidate.decision.reason}"
+        for candidate in shop.lake.iter_candidates(run.id, limit=3)
+        if not candidate.restricted
+    ]
+    limits = shop.recipe.limits
+    return YieldTooLow(
+        f"stopped after {run.counts['opened']} candidates: {run.counts['accepted']} accepted, under limits.min_yield "
+        f"{limits.min_yield:g}. Three of them:\n" + "\n".join(examples or ["    (restricted)"]),
+        where=run.dataset,
+        fix="look at the reasons above: another generator, a lower method.tau, or longer max_tokens",
+    )
+
+
+def _nothing(run: Run) -> str:
+    return f"# {run.dataset}\n\nNothing was accepted; stopped by {run.stopped_by}."

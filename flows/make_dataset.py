@@ -1,0 +1,233 @@
+"""The flow that makes a dataset: plan, shards as tasks, rounds settled, a version published.
+
+Parameters are a recipe's name and a few plain overrides, so that Prefect's form and a schedule can give them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, task
+from prefect.cache_policies import INPUTS
+
+from agents.methods import make_slot
+from data.lake import Lake
+from data.seeds import load_seeds
+from data.versions import published_texts
+from flows import artifacts, rounds
+from flows.finish import finish
+from flows.plan import ShardSpec, apply_overrides, fresh_seed, plan_rounds, recipe_folder, run_id_of
+from flows.progress import Progress, begin
+from flows.settle import choose, find_embed, missing, settle_round
+from flows.streaming import ShardRunner
+from flows.workshop import (
+    Say,
+    Workshop,
+    code_version,
+    enter,
+    leave,
+    method_for,
+    open_gateway,
+    run_lock,
+    workshop_of,
+)
+from schemas.base import stable_hash, utc_now
+from schemas.calls import Call
+from schemas.datasets import Run
+from schemas.errors import GraftError
+from schemas.home import Home
+from schemas.load import find_recipe, load_recipe
+from schemas.recipe import Recipe
+from schemas.rows import Candidate, Seed, Slot
+
+SHARDS_AT_ONCE = 2
+"""So that the next shard's first slots fill the gap that a shard's last ones leave."""
+
+ENDED = ("target", "candidates")
+"""How a shard ends by itself; anything else is a halt, after which it goes on when the run does."""
+
+TOP_UPS = 3
+"""How often a round is topped up for what its de-duplication took."""
+
+
+@flow(name="make_dataset", validate_parameters=True)
+async def make_dataset(
+    recipe: str,
+    rows_per_label: int | None = None,
+    seed: int | None = None,
+    money_usd: float | None = None,
+    minutes: float | None = None,
+    fresh: bool = False,
+) -> dict[str, Any]:
+    """Make (or go on making) the dataset of a recipe and publish it as a version.
+
+    `recipe` is a path or the bare name of a recipe. `fresh` draws another random seed for this firing of a schedule,
+    so that it makes new rows. Returns the run and the version as plain dicts; `version` is None where nothing was
+    accepted. Raises GraftError subclasses for what a person can mend.
+    """
+    file = find_recipe(recipe)
+    if fresh:
+        seed = fresh_seed(_scheduled_moment())
+    loaded = load_recipe(file, apply_overrides(rows_per_label, seed, money_usd, minutes))
+    seeds = load_seeds(loaded, recipe_folder(file))
+    home, run_id = Home.find(), run_id_of(loaded, seeds)
+    with run_lock(home, run_id), Lake.open(home) as lake:
+        done = rounds.already_done(lake, run_id)
+        if done is not None:
+            artifacts.say(f"nothing changed: {done['version']['dataset']}@{done['version']['version']} holds this run")
+            return done
+        return await _make(loaded, file, seeds, home, lake, run_id)
+
+
+async def _make(recipe: Recipe, file: Path, seeds: list[Seed], home: Home, lake: Lake, run_id: str) -> dict[str, Any]:
+    progress = begin(Progress(recipe.name, run_id, recipe.wanted()))
+    before = lake.run(run_id)
+    run = Run(
+        id=run_id,
+        dataset=recipe.name,
+        recipe=recipe.model_dump(mode="json"),
+        recipe_file=str(file),
+        status="running",
+        started_at=before.started_at if before else utc_now(),
+        code_version=code_version(),
+    )
+    lake.save_run(run)
+    lake.add_seeds(run_id, seeds)
+    say: Say = lambda text: _say(progress, text)  # noqa: E731
+    try:
+        async with open_gateway(recipe, home, say) as gateway:
+            progress.gateway = lambda: gateway.stats
+            shop = Workshop(
+                recipe=recipe, run_id=run_id, home=home, lake=lake, gateway=gateway, method=method_for(recipe),
+                seeds=seeds, published=published_texts(lake, recipe.name, exclude_run=run_id), progress=progress,
+            )  # fmt: skip
+            enter(shop)
+            try:
+                kept, surplus = await _rounds(shop, say)
+                return await finish(shop, run, kept, surplus, say)
+            finally:
+                leave(shop)
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        lake.save_run(run.model_copy(update={"status": "interrupted", "stopped_by": "user", "ended_at": utc_now()}))
+        raise
+    except GraftError as error:
+        lake.save_run(run.model_copy(update={"status": "failed", "stopped_by": error.what, "ended_at": utc_now()}))
+        raise
+
+
+async def _rounds(shop: Workshop, say: Say) -> tuple[list[Candidate], int]:
+    """Every round: shards, duplicates, top-ups, and what was accepted joins the exemplars of the next."""
+    say("preparing seeds")
+    await rounds.prepare(shop)
+    max_cosine = getattr(shop.recipe.method, "max_cosine", None)
+    embed = await asyncio.to_thread(find_embed, say) if max_cosine is not None else None
+    left, surplus = shop.recipe.limits.candidates, 0
+    plan = plan_rounds(shop.recipe)
+    for index, wanted in enumerate(plan):
+        target, accepted = dict(wanted), list[Candidate]()
+        for attempt in range(TOP_UPS + 1):
+            short = missing(accepted, target)
+            if not short or left <= 0 or (attempt and shop.stop_reason):
+                break
+            say(f"round {index + 1}: writing and reviewing" + (f", top-up {attempt}" if attempt else ""))
+            specs = rounds.shards(shop.recipe, index, attempt, short, left)
+            left -= await _run_shards(shop, specs)
+            say(f"round {index + 1}: settling duplicates")
+            new = [c for c in shop.lake.accepted(shop.run_id, index) if c.slot.shard in {s.shard for s in specs}]
+            alive, dropped = await settle_round(
+                [*shop.kept, *accepted],
+                new,
+                admission=_admission_with(shop, accepted),
+                max_cosine=max_cosine,
+                embed=embed,
+            )
+            await asyncio.to_thread(shop.lake.redecide, shop.run_id, dropped)
+            accepted += alive
+        chosen, over = choose(accepted, target)
+        surplus += over
+        shop.kept.extend(chosen)
+        if index < len(plan) - 1:
+            await rounds.grow_pool(shop, chosen)
+    return list(shop.kept), surplus
+
+
+def _admission_with(shop: Workshop, accepted: list[Candidate]) -> Any:
+    admission = shop.admission()
+    for candidate in accepted:
+        admission.remember(candidate.id, candidate.text, candidate.label)
+    return admission
+
+
+async def _run_shards(shop: Workshop, specs: list[ShardSpec]) -> int:
+    """All shards of a pass, a few at once. Returns how many candidates they settled."""
+    room = asyncio.Semaphore(SHARDS_AT_ONCE)
+
+    async def one(spec: ShardSpec) -> int:
+        async with room:
+            return 0 if shop.halt() else await _one_shard(shop, spec)
+
+    tasks = [asyncio.ensure_future(one(spec)) for spec in specs]
+    try:
+        return sum(await asyncio.gather(*tasks))
+    finally:
+        for pending in tasks:
+            pending.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _one_shard(shop: Workshop, spec: ShardSpec) -> int:
+    inputs = (shop.run_id, shop.lake.id, spec.model_dump())
+    report = await make_shard(*inputs)
+    if report["stopped_by"] not in ENDED and not shop.stop_reason:
+        report = await make_shard.with_options(refresh_cache=True)(*inputs)
+    shop.progress.note_shard((spec.round, spec.shard), report)
+    return int(report["settled"])
+
+
+@task(name="make_shard", cache_policy=INPUTS, persist_result=True, task_run_name="shard {spec[round]}.{spec[shard]}")
+async def make_shard(run_id: str, lake_id: str, spec: dict[str, Any]) -> dict[str, Any]:
+    """One shard's share of accepted rows. What the lake already holds of it is replayed, not repeated."""
+    shop, plan = workshop_of(run_id), ShardSpec.model_validate(spec)
+    admission = shop.admission()
+    stored = {c.slot.id: c for c in shop.lake.settled(run_id, plan.round, plan.shard)}
+
+    def slot_for(label: str, index: int) -> Slot:
+        return make_slot(
+            run_id=run_id, shard=plan.shard, round=plan.round, index=index, label=label, pool=shop.pool,
+            recipe=shop.recipe,
+        )  # fmt: skip
+
+    async def commit(batch: list[Candidate], calls: list[Call]) -> None:
+        batch_id = f"{plan.round}.{plan.shard}.{stable_hash([c.id for c in batch])}"
+        await asyncio.to_thread(shop.lake.commit, run_id, batch_id, batch, calls)
+
+    runner = ShardRunner(
+        wanted=plan.wanted,
+        caps=plan.caps,
+        make_slot=slot_for,
+        run_slot=lambda slot: shop.run_slot(slot, admission),
+        admit=lambda c: admission.admit(c.id, c.text, c.response, c.label),
+        commit=commit,
+        width=max(8, int(shop.recipe.limits.concurrency * 1.25)),
+        stored=stored,
+        remember=lambda c: admission.remember(c.id, c.text, c.label),
+        halt=shop.halt,
+        on_settled=lambda c: shop.progress.note(c, (plan.round, plan.shard)),
+    )
+    report = await runner.run()
+    if report.stopped_by not in ENDED:
+        shop.stop_reason = report.stopped_by
+    return {"settled": report.settled, "accepted": report.accepted, "stopped_by": report.stopped_by}
+
+
+def _say(progress: Progress, text: str) -> None:
+    progress.stage = text
+    artifacts.say(text)
+
+
+def _scheduled_moment() -> str:
+    from prefect.runtime import flow_run
+
+    return str(flow_run.scheduled_start_time or utc_now())

@@ -1,0 +1,87 @@
+"""From a recipe to work: the run's id, its rounds, and shards of wanted rows. Everything follows from the recipe alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from agents.roles.prompting import prompts_version
+from schemas.base import Value, stable_hash
+from schemas.recipe import Recipe
+from schemas.rows import Seed
+
+RULES_VERSION = 1
+"""Raise it when parsing, deciding, gating or splitting changes, so that a rerun makes a new run, not a mixed one."""
+
+
+class ShardSpec(Value):
+    """The share of accepted rows that one Prefect task is to make, and how many slots it may open for each label."""
+
+    round: int = Field(ge=0)
+    shard: int = Field(ge=0)
+    wanted: dict[str, int]
+    caps: dict[str, int]
+
+
+def run_id_of(recipe: Recipe, seeds: Sequence[Seed]) -> str:
+    """The run's id: the dataset's name and a hash of all that decides its rows."""
+    digest = recipe.fingerprint([seed.model_dump() for seed in seeds], prompts_version(), RULES_VERSION)
+    return f"{recipe.name}-{digest[:12]}"
+
+
+def share(total: int, parts: int) -> list[int]:
+    """`total` in `parts` whole shares that differ by one at most."""
+    return [total // parts + (1 if part < total % parts else 0) for part in range(parts)]
+
+
+def plan_rounds(recipe: Recipe) -> list[dict[str, int]]:
+    """Accepted rows wanted of each label in each round."""
+    rounds = getattr(recipe.method, "rounds", 1)
+    shares = {label: share(count, rounds) for label, count in recipe.wanted().items()}
+    return [{label: counts[index] for label, counts in shares.items()} for index in range(rounds)]
+
+
+def plan_shards(recipe: Recipe, round_index: int, wanted: dict[str, int], candidates: int) -> list[ShardSpec]:
+    """Spread a round's wanted rows, and the candidates left for it, over shards of about `limits.shard_rows` rows."""
+    total = sum(wanted.values())
+    if total == 0:
+        return []
+    parts = max(1, math.ceil(total / recipe.limits.shard_rows))
+    rows = {label: share(count, parts) for label, count in wanted.items()}
+    caps = {label: share(math.floor(candidates * count / total), parts) for label, count in wanted.items()}
+    return [
+        ShardSpec(
+            round=round_index,
+            shard=part,
+            wanted={label: counts[part] for label, counts in rows.items()},
+            caps={label: counts[part] for label, counts in caps.items()},
+        )
+        for part in range(parts)
+    ]
+
+
+def apply_overrides(
+    rows_per_label: int | None, seed: int | None, money_usd: float | None, minutes: float | None
+) -> dict[str, Any]:
+    """A deployment's plain parameters as overrides of recipe fields (dotted name to value)."""
+    given = {
+        "target.rows_per_label": rows_per_label,
+        "seed": seed,
+        "limits.money_usd": money_usd,
+        "limits.minutes": minutes,
+    }
+    return {field: value for field, value in given.items() if value is not None}
+
+
+def fresh_seed(moment: str) -> int:
+    """A random seed for a scheduled run: another one for every firing, the same when that firing is retried."""
+    return int(stable_hash("fresh", moment, length=7), 16)
+
+
+def recipe_folder(path: str | Path) -> Path:
+    """The folder that a recipe's relative paths start from."""
+    return Path(path).resolve().parent

@@ -1,0 +1,84 @@
+"""What happens around the shards of a round: seeds prepared, judges calibrated, exemplars grown."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from agents.methods import draw_roles, make_slot
+from agents.methods.calibrate import calibrate_judges, judges
+from agents.roles.summariser import prepare_seeds, summarise
+from data.lake import Lake
+from data.versions import version as find_version
+from flows.plan import ShardSpec, plan_shards
+from flows.workshop import CallRecorder, Workshop
+from schemas.base import stable_hash
+from schemas.recipe import Recipe
+from schemas.rows import Candidate, Seed
+from schemas.tasks import labels_of
+
+RESUMABLE = ("time", "user")
+"""Reasons after which the same recipe goes on where it stopped; after any other it has ended."""
+
+
+def already_done(lake: Lake, run_id: str) -> dict[str, Any] | None:
+    """The result of this run where it ended before and a rerun would change nothing."""
+    run = lake.run(run_id)
+    if run is None or run.version is None or run.status not in ("finished", "partial"):
+        return None
+    if run.status == "partial" and run.stopped_by in RESUMABLE:
+        return None
+    published = find_version(lake, f"{run.dataset}@{run.version}")
+    return {"run": run.model_dump(mode="json"), "version": published.model_dump(mode="json"), "repeated": True}
+
+
+def shards(recipe: Recipe, round_index: int, attempt: int, wanted: dict[str, int], left: int) -> list[ShardSpec]:
+    """The shards of one pass over a round; a top-up's shards are numbered after all earlier ones."""
+    specs = plan_shards(recipe, round_index, wanted, left)
+    return [spec.model_copy(update={"shard": spec.shard + 10_000 * attempt}) for spec in specs]
+
+
+async def prepare(shop: Workshop) -> None:
+    """Seeds get their domain, keywords and summary (instruction) or judges are calibrated (labels)."""
+    recorder = CallRecorder(shop.gateway.call, shop.run_id, "")
+    seeds = list(shop.seeds)
+    if shop.recipe.task.kind == "instruction":
+        seeds = await prepare_seeds(recorder.ask, shop.recipe, seeds)
+        shop.seeds = seeds
+    shop.pool = {label.name: [] for label in labels_of(shop.recipe.task)}
+    for seed in seeds:
+        shop.pool.setdefault(seed.label, []).append(seed)
+    if shop.recipe.task.kind != "instruction" and judges(shop.recipe):
+        shop.calibration = await calibrate_judges(shop.recipe, seeds, _first_slots(shop), recorder.ask)
+    await _keep_calls(shop, "prepare", recorder)
+
+
+def _first_slots(shop: Workshop) -> list[Any]:
+    count = getattr(shop.recipe.method, "calibration_texts", 0)
+    labels = [label for label, wanted in shop.recipe.wanted().items() if wanted]
+    slots = [
+        make_slot(
+            run_id=shop.run_id, shard=0, round=0, index=place // len(labels), label=labels[place % len(labels)],
+            pool=shop.pool, recipe=shop.recipe,
+        )
+        for place in range(count)
+    ]  # fmt: skip
+    return [(slot, draw_roles(shop.recipe, slot).generator) for slot in slots]
+
+
+async def grow_pool(shop: Workshop, chosen: list[Candidate]) -> None:
+    """What a round accepted joins the exemplars: with keywords and a summary for instructions."""
+    if shop.recipe.task.kind == "instruction":
+        recorder = CallRecorder(shop.gateway.call, shop.run_id, "")
+        rows = await asyncio.gather(*(summarise(recorder.ask, shop.recipe, candidate) for candidate in chosen))
+        await _keep_calls(shop, "grow", recorder)
+    else:
+        rows = [Seed.of(candidate.text, candidate.label, candidate.response) for candidate in chosen]
+    for row in rows:
+        shop.pool.setdefault(row.label, []).append(row)
+
+
+async def _keep_calls(shop: Workshop, step: str, recorder: CallRecorder) -> None:
+    if recorder.calls:
+        batch_id = f"{step}.{stable_hash(sorted(call.key for call in recorder.calls))}"
+        await asyncio.to_thread(shop.lake.commit, shop.run_id, batch_id, [], recorder.calls)

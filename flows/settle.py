@@ -1,0 +1,103 @@
+"""The end of a round: duplicates over all shards are settled in score order, and what is missing is named."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from data.gates import Admission
+from data.gates.semantic import clusters, drop_semantic_duplicates
+from flows.streaming import ACROSS_RULE, SEMANTIC_RULE, gate_decision
+from schemas.errors import MissingExtra
+from schemas.rows import Candidate, GateResult
+
+Embed = Callable[[Sequence[str]], Any]
+"""Texts to a float32 array (n x d) of L2-normalised rows."""
+
+SPLIT_COSINE = 0.85
+"""Rows at or above this cosine go to the same split, so that no paraphrase of a test row is trained on."""
+
+
+async def settle_round(
+    kept: Sequence[Candidate],
+    new: Sequence[Candidate],
+    *,
+    admission: Admission,
+    max_cosine: float | None,
+    embed: Embed | None,
+) -> tuple[list[Candidate], list[Candidate]]:
+    """Greedy de-duplication in score order (GRA section 1.6): (still accepted, now rejected), both by id.
+
+    `kept` are earlier rows, which always stay. Across shards the lexical gates run again, then cosine.
+    """
+    ordered = sorted(new, key=lambda c: (-(c.decision.mean or 0.0), c.id))
+    alive: list[Candidate] = []
+    dropped: list[Candidate] = []
+    for candidate in ordered:
+        results = admission.admit(candidate.id, candidate.text, candidate.response, candidate.label)
+        failed = next((result for result in results if not result.passed), None)
+        if failed is None:
+            alive.append(candidate)
+        else:
+            dropped.append(_redecided(candidate, failed))
+    if max_cosine is not None and embed is not None and alive:
+        rows = [*kept, *alive]
+        vectors = await asyncio.to_thread(embed, [candidate.text for candidate in rows])
+        scores = [99.0] * len(kept) + [candidate.decision.mean or 0.0 for candidate in alive]
+        hits = drop_semantic_duplicates([candidate.id for candidate in rows], vectors, scores, max_cosine)
+        fixed = {candidate.id for candidate in kept}
+        for candidate in alive:
+            if candidate.id in hits and candidate.id not in fixed:
+                neighbour, cosine = hits[candidate.id]
+                result = GateResult(
+                    gate="semantic", rule="semantic", passed=False, score=float(cosine), neighbour=neighbour
+                )
+                dropped.append(_redecided(candidate, result))
+        gone = {candidate.id for candidate in dropped}
+        alive = [candidate for candidate in alive if candidate.id not in gone]
+    return alive, dropped
+
+
+def choose(candidates: Sequence[Candidate], wanted: dict[str, int]) -> tuple[list[Candidate], int]:
+    """The rows to publish: of each label the best scored ones up to the target; (chosen, surplus)."""
+    by_label: dict[str, list[Candidate]] = defaultdict(list)
+    for candidate in sorted(candidates, key=lambda c: (-(c.decision.mean or 0.0), c.id)):
+        by_label[candidate.label].append(candidate)
+    chosen = [candidate for label, count in wanted.items() for candidate in by_label[label][:count]]
+    return chosen, len(candidates) - len(chosen)
+
+
+def missing(candidates: Sequence[Candidate], wanted: dict[str, int]) -> dict[str, int]:
+    """Label to rows still missing; labels that have enough are left out."""
+    have: dict[str, int] = defaultdict(int)
+    for candidate in candidates:
+        have[candidate.label] += 1
+    return {label: count - have[label] for label, count in wanted.items() if have[label] < count}
+
+
+async def split_clusters(candidates: Sequence[Candidate], embed: Embed | None) -> dict[str, str]:
+    """Candidate id to a cluster of near-duplicates; every row is its own where nothing can embed."""
+    ids = [candidate.id for candidate in candidates]
+    if embed is None or not ids:
+        return {name: name for name in ids}
+    vectors = await asyncio.to_thread(embed, [candidate.text for candidate in candidates])
+    return {name: str(cluster) for name, cluster in clusters(ids, vectors, SPLIT_COSINE).items()}
+
+
+def find_embed(say: Callable[[str], None]) -> Embed | None:
+    """The built-in encoder, or None with a sentence where it is not installed."""
+    from agents.local.encoder import embed
+
+    try:
+        embed(["ready?"])
+    except MissingExtra as missing_extra:
+        say(f"semantic de-duplication is skipped: {missing_extra.what}")
+        return None
+    return embed
+
+
+def _redecided(candidate: Candidate, failed: GateResult) -> Candidate:
+    decision = gate_decision(candidate, failed, SEMANTIC_RULE if failed.gate == "semantic" else ACROSS_RULE)
+    return candidate.model_copy(update={"gates": (*candidate.gates, failed), "decision": decision})

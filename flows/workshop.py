@@ -1,0 +1,245 @@
+"""What a run works with: lake, gateway, model servers, lock. Opened once per run, and found by the shard tasks by run id."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import orjson
+from filelock import FileLock, Timeout
+
+from agents.gateway import Gateway
+from agents.methods import method_of
+from agents.methods.base import Ask, Context, Method
+from agents.roles.prompting import fragments
+from data.gates import Admission
+from flows.progress import Progress
+from schemas.base import stable_hash, utc_now
+from schemas.calls import Call, CallRequest, FailureCode, Reply
+from schemas.errors import AlreadyRunning, CallFailed, GraftError
+from schemas.home import Home
+from schemas.models import ModelSpec
+from schemas.recipe import Recipe
+from schemas.rows import Candidate, Seed, Slot
+
+if TYPE_CHECKING:
+    from data.lake import Lake
+
+Say = Callable[[str], None]
+ROLES = ("generator", "reviewer", "adjudicator")
+
+
+@dataclass
+class Workshop:
+    """The resources of one run in this process."""
+
+    recipe: Recipe
+    run_id: str
+    home: Home
+    lake: Lake
+    gateway: Gateway
+    method: Method
+    seeds: Sequence[Seed]
+    published: Sequence[tuple[str, str, str]]
+    progress: Progress
+    calibration: dict[str, dict[str, float]] = field(default_factory=dict)
+    pool: dict[str, list[Seed]] = field(default_factory=dict)
+    kept: list[Candidate] = field(default_factory=list)
+    stop_reason: str = ""
+
+    def admission(self) -> Admission:
+        """Fresh gates that know the seeds, what was published before, and what earlier rounds kept."""
+        admission = Admission(self.recipe, self.seeds, self.published, fragments())
+        for candidate in self.kept:
+            admission.remember(candidate.id, candidate.text, candidate.label)
+        return admission
+
+    async def run_slot(self, slot: Slot, admission: Admission) -> tuple[Candidate, tuple[Call, ...]]:
+        """One slot through the method, with the record of every call that it made."""
+        candidate_id = "c_" + stable_hash(slot.id)
+        recorder = CallRecorder(self.gateway.call, self.run_id, candidate_id)
+        context = Context(
+            recipe=self.recipe,
+            seeds=self.seeds,
+            ask=recorder.ask,
+            screen=admission.screen,
+            calibration=self.calibration,
+        )
+        candidate = await self.method.run_slot(slot, context)
+        if candidate.decision.code == "failed.budget":
+            self.stop_reason = self.stop_reason or "budget"
+        return candidate, tuple(recorder.calls)
+
+    def halt(self) -> str:
+        """Why no further slot may be opened; empty while work may go on."""
+        minutes = self.recipe.limits.minutes
+        if not self.stop_reason and minutes is not None and self.progress.seconds > minutes * 60:
+            self.stop_reason = "time"
+        limits, progress = self.recipe.limits, self.progress
+        if not self.stop_reason and progress.settled >= limits.min_yield_after:
+            share = progress.yield_share
+            if share is not None and share < limits.min_yield:
+                self.stop_reason = "yield"
+        return self.stop_reason
+
+
+class CallRecorder:
+    """Sends calls on and keeps a record of each for the lake."""
+
+    def __init__(self, call: Ask, run_id: str, candidate_id: str) -> None:
+        self._call, self._run_id, self._candidate_id = call, run_id, candidate_id
+        self.calls: list[Call] = []
+
+    async def ask(self, request: CallRequest) -> Reply:
+        """The gateway's reply; raises what it raises, after noting it."""
+        try:
+            reply = await self._call(request)
+        except CallFailed as failure:
+            self.calls.append(self._record(request, None, failure))
+            raise
+        self.calls.append(self._record(request, reply, None))
+        return reply
+
+    def _record(self, request: CallRequest, reply: Reply | None, failure: CallFailed | None) -> Call:
+        usage = reply.usage if reply else None
+        return Call.model_construct(
+            key=reply.key if reply else request.key(),
+            run_id=self._run_id,
+            candidate_id=self._candidate_id,
+            role=request.role,
+            purpose=request.purpose,
+            model=request.model.name,
+            provider=request.model.provider,
+            served_model=reply.served_model if reply else None,
+            revision=request.model.revision,
+            request=request_json(request),
+            reply=reply.text if reply else (failure.raw if failure else None),
+            failure=cast("FailureCode", failure.code) if failure else None,
+            prompt_tokens=usage.prompt_tokens if usage else None,
+            completion_tokens=usage.completion_tokens if usage else None,
+            cached_tokens=usage.cached_tokens if usage else None,
+            price_usd=reply.price_usd if reply else None,
+            latency_s=reply.latency_s if reply else 0.0,
+            attempts=reply.attempts if reply else 0,
+            cached=reply.cached if reply else False,
+            at=utc_now(),
+        )
+
+
+def request_json(request: CallRequest) -> str:
+    """What was asked, as JSON: the words and the sampling, no address and no key."""
+    asked: dict[str, Any] = {
+        "messages": [{"role": message.role, "content": message.content} for message in request.messages],
+        "prompt": request.prompt,
+        "json_schema": request.json_schema,
+        "choices": request.choices,
+        "temperature": request.temperature,
+        "top_p": request.top_p,
+        "max_tokens": request.max_tokens,
+        "stop": request.stop,
+        "seed": request.seed,
+        "sample": request.sample,
+    }
+    return orjson.dumps({name: value for name, value in asked.items() if value not in (None, (), [])}).decode()
+
+
+def models_used(recipe: Recipe) -> tuple[ModelSpec, ...]:
+    """Every model of the pool that some role of the recipe may draw, in the recipe's order."""
+    names = {model.name for role in ROLES for model in recipe.models_for(role)}
+    return tuple(model for model in recipe.models if model.name in names)
+
+
+@asynccontextmanager
+async def open_gateway(recipe: Recipe, home: Home, say: Say) -> AsyncIterator[Gateway]:
+    """The gateway with its embedded servers started, every endpoint asked whether it answers. Stopped at the end."""
+    from agents.gateway import check_endpoint
+    from agents.local.servers import embedded_servers
+
+    limits = recipe.limits
+    used = models_used(recipe)
+    async with embedded_servers([model for model in used if model.provider == "embedded"], home, say) as endpoints:
+        problems = [problem for model in used if (problem := await check_endpoint(model, endpoints))]
+        if problems:
+            from schemas.errors import ModelUnreachable
+
+            raise ModelUnreachable("; ".join(problems), fix="start the server or correct models in the recipe")
+        async with Gateway(
+            journal=home.journal,
+            endpoints=endpoints,
+            concurrency=limits.concurrency,
+            money_usd=limits.money_usd,
+            tokens=limits.tokens,
+        ) as gateway:
+            yield gateway
+
+
+@contextmanager
+def run_lock(home: Home, run_id: str) -> Any:
+    """One process a run: a second one is told who holds it."""
+    folder = home.runs / run_id
+    folder.mkdir(parents=True, exist_ok=True)
+    lock, holder = FileLock(folder / "lock"), folder / "holder"
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        who = holder.read_text() if holder.exists() else "another process"
+        raise AlreadyRunning(
+            f"run {run_id} is going on already ({who})", fix="wait for it, or watch it with: graft status"
+        ) from None
+    try:
+        holder.write_text(f"pid {os.getpid()} since {time.strftime('%H:%M:%S')}")
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()
+
+
+def code_version() -> str:
+    """The installed version of Graft."""
+    try:
+        return importlib.metadata.version("graft-factory")
+    except importlib.metadata.PackageNotFoundError:
+        return "source"
+
+
+_open: dict[str, Workshop] = {}
+
+
+def enter(workshop: Workshop) -> None:
+    """Make the workshop findable by its run's tasks."""
+    _open[workshop.run_id] = workshop
+
+
+def leave(workshop: Workshop) -> None:
+    """Forget the workshop."""
+    _open.pop(workshop.run_id, None)
+
+
+def workshop_of(run_id: str) -> Workshop:
+    """The workshop of a run that goes on in this process."""
+    if run_id not in _open:
+        raise GraftError(
+            f"run {run_id} is not open in this process", fix="run the whole flow again: finished work is not repeated"
+        )
+    return _open[run_id]
+
+
+def method_for(recipe: Recipe) -> Method:
+    """The method that the recipe names."""
+    return method_of(recipe)
+
+
+def models_with_licences(recipe: Recipe) -> Mapping[str, str]:
+    """Model name to licence, for the card; an unknown licence is said."""
+    return {f"{model.name} ({model.model})": model.licence or "unknown" for model in models_used(recipe)}
+
+
+def report_folder(home: Home, run_id: str) -> Path:
+    """Where the run's report is written."""
+    return home.runs / run_id

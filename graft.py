@@ -1,0 +1,130 @@
+"""Graft: a recipe becomes a reviewed, published dataset and a trained student.
+
+The verbs of the command line as functions, for notebooks and scripts:
+
+    import graft
+    result = graft.run("demo")                 # make the dataset of a recipe
+    frame = graft.load("support-desk")         # the latest version as a pandas frame with Arrow types
+    graft.explain(frame.id[0])                 # a row's whole history
+    graft.train("support-desk", test="recipes/data/demo_test.jsonl")
+    graft.export("support-desk", format="jsonl", out="training-set")
+
+Inside a running event loop (a notebook), the functions work on a thread of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from schemas.datasets import DatasetVersion, Run
+    from students.train import StudentReport
+
+T = TypeVar("T")
+
+__all__ = ["datasets", "explain", "export", "load", "main", "run", "train"]
+
+
+def run(
+    recipe: str | Path,
+    *,
+    rows_per_label: int | None = None,
+    seed: int | None = None,
+    money_usd: float | None = None,
+    minutes: float | None = None,
+) -> tuple[Run, DatasetVersion | None]:
+    """Make the dataset of a recipe (a path or the name of one that ships): (the run, the version or None).
+
+    Raises the same GraftErrors that the command line prints. Repeating it with nothing changed makes no call.
+    """
+    from flows.settings import apply_prefect_environment
+    from schemas.datasets import DatasetVersion, Run
+    from schemas.home import Home
+
+    apply_prefect_environment(Home.find())
+    from flows.make_dataset import make_dataset
+
+    result = _await(
+        make_dataset(str(recipe), rows_per_label=rows_per_label, seed=seed, money_usd=money_usd, minutes=minutes)
+    )
+    published = result["version"]
+    return Run.model_validate(result["run"]), DatasetVersion.model_validate(published) if published else None
+
+
+def load(ref: str, *, split: str | None = None, restricted: bool = False) -> pd.DataFrame:
+    """A version's rows (`name`, `name@3`) as a pandas frame with Arrow types; restricted rows only when asked for."""
+    from data.lake import Lake
+    from data.versions import load as load_version
+    from data.versions import version
+    from schemas.home import Home
+
+    with Lake.open(Home.find(), read_only=True) as lake:
+        frame = load_version(lake, version(lake, ref), split)
+    return frame if restricted else frame[~frame["restricted"]]
+
+
+def explain(row_id: str) -> dict[str, Any]:
+    """A row's history: seeds, prompts, models, scores, gates, decision, price, versions, students."""
+    from data.explain import explain as explain_row
+    from data.lake import Lake
+    from schemas.home import Home
+
+    with Lake.open(Home.find(), read_only=True) as lake:
+        return explain_row(lake, row_id)
+
+
+def datasets() -> list[DatasetVersion]:
+    """Every published version, oldest first."""
+    from data.lake import Lake
+    from data.versions import versions
+    from schemas.home import Home
+
+    with Lake.open(Home.find(), read_only=True) as lake:
+        return versions(lake)
+
+
+def export(
+    ref: str, *, format: str = "jsonl", out: str | Path | None = None, overwrite: bool = False, restricted: bool = False
+) -> list[Path]:
+    """Write a version as Parquet or JSONL, one file a split; returns the files."""
+    from flows.export_dataset import export_version
+
+    return export_version(ref, format=format, out=out, overwrite=overwrite, restricted=restricted)
+
+
+def train(ref: str, *, test: str | Path | None = None, **settings: Any) -> StudentReport:
+    """Train a student on a version, and a baseline on its seeds only; evaluate both on a held-out file.
+
+    `settings` override fields of StudentSettings, such as epochs=5.
+    """
+    from flows.train_student import train_version
+
+    return train_version(ref, test=str(test) if test else None, overrides=settings)
+
+
+def _await(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine, also where an event loop is running already (Jupyter)."""
+    import asyncio
+    from concurrent.futures import ThreadPoolExecutor
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, work).result()
+
+
+def main() -> None:
+    """The command line."""
+    from cli.app import main as command_line
+
+    command_line()
+
+
+if __name__ == "__main__":
+    main()

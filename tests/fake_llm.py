@@ -1,0 +1,384 @@
+"""A real OpenAI-compatible server on loopback with seeded replies, latency and faults.
+
+    python tests/fake_llm.py --port 0 --median-ms 200 --sigma 0.5 --rate-limit-above 32 --error-rate 0.05
+
+Prints its address as the first line. The same request body gets the same reply. GET /stats counts; POST /reset forgets.
+It stands in for speed and failure, never for the claim that real models work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import hashlib
+import json
+import math
+import random
+import threading
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+WORDS = [
+    "amber",
+    "anchor",
+    "apple",
+    "arrow",
+    "autumn",
+    "badge",
+    "bakery",
+    "barrel",
+    "basket",
+    "beacon",
+    "bicycle",
+    "blanket",
+    "bottle",
+    "branch",
+    "bridge",
+    "bucket",
+    "button",
+    "cabin",
+    "candle",
+    "canyon",
+    "carpet",
+    "castle",
+    "cedar",
+    "chapel",
+    "cherry",
+    "circle",
+    "clover",
+    "coffee",
+    "copper",
+    "corner",
+    "cotton",
+    "cradle",
+    "crystal",
+    "dancer",
+    "desert",
+    "dinner",
+    "dragon",
+    "drawer",
+    "eagle",
+    "echo",
+    "engine",
+    "falcon",
+    "feather",
+    "fiddle",
+    "forest",
+    "fountain",
+    "galaxy",
+    "garden",
+    "ginger",
+    "glacier",
+    "guitar",
+    "hammer",
+    "harbor",
+    "helmet",
+    "hollow",
+    "honey",
+    "island",
+    "jacket",
+    "jungle",
+    "kettle",
+    "ladder",
+    "lantern",
+    "lemon",
+    "lizard",
+    "lumber",
+    "magnet",
+    "maple",
+    "marble",
+    "meadow",
+    "mirror",
+    "monkey",
+    "needle",
+    "ocean",
+    "olive",
+    "orchard",
+    "oyster",
+    "paddle",
+    "palace",
+    "pebble",
+    "pepper",
+    "piano",
+    "pillow",
+    "planet",
+    "pocket",
+    "prairie",
+    "puzzle",
+    "rabbit",
+    "ribbon",
+    "river",
+    "rocket",
+    "saddle",
+    "salmon",
+    "shadow",
+    "silver",
+    "spider",
+    "spring",
+    "stable",
+    "summer",
+    "sunset",
+    "temple",
+    "thunder",
+    "ticket",
+    "timber",
+    "tunnel",
+    "turtle",
+    "valley",
+    "velvet",
+    "violin",
+    "wagon",
+    "walnut",
+    "whistle",
+    "willow",
+    "window",
+    "winter",
+    "yellow",
+    "zephyr",
+]
+
+
+@dataclass
+class Behaviour:
+    """How the server behaves. Rates are shares of requests; a fault is drawn from the body and how often it came."""
+
+    seed: int = 0
+    median_ms: float = 0.0
+    sigma: float = 0.5
+    error_rate: float = 0.0
+    malformed_rate: float = 0.0
+    wrong_schema_rate: float = 0.0
+    empty_rate: float = 0.0
+    reset_rate: float = 0.0
+    hang_rate: float = 0.0
+    rate_limit_above: int = 0
+    retry_after: float | None = None
+    low_score_rate: float = 0.15
+    fail_first: int = 0
+    fail_status: int = 500
+    refuse_schema: bool = False
+    logprobs: bool = True
+    usage: bool = True
+    key: str = ""
+
+
+class FakeLLM:
+    """The server's state and handlers."""
+
+    def __init__(self, behaviour: Behaviour) -> None:
+        self.behaviour = behaviour
+        self.reset()
+
+    def reset(self) -> None:
+        self.calls = self.in_flight = self.most_in_flight = 0
+        self.statuses: Counter[int] = Counter()
+        self.bodies: Counter[bytes] = Counter()
+        self.latency_s = 0.0
+
+    def stats(self) -> dict[str, Any]:
+        answered = self.statuses[200]
+        return {
+            "calls": answered, "requests": self.calls, "duplicates": sum(n - 1 for n in self.bodies.values()),
+            "statuses": {str(status): n for status, n in self.statuses.items()}, "latency_s": self.latency_s,
+            "most_in_flight": self.most_in_flight,
+        }  # fmt: skip
+
+    def app(self) -> web.Application:
+        app = web.Application(client_max_size=2**26)
+        app.router.add_post("/v1/chat/completions", self.chat)
+        app.router.add_post("/v1/completions", self.completion)
+        app.router.add_get("/v1/models", self.models)
+        app.router.add_get("/stats", lambda _: self._json(self.stats()))
+        app.router.add_post("/reset", self._reset)
+        return app
+
+    async def _reset(self, _: web.Request) -> web.Response:
+        self.reset()
+        return web.Response(text="ok")
+
+    async def models(self, request: web.Request) -> web.Response:
+        if self.behaviour.key and request.headers.get("Authorization") != f"Bearer {self.behaviour.key}":
+            return web.Response(status=401, text="bad key")
+        return self._json({"object": "list", "data": [{"id": "fake", "object": "model"}]})
+
+    async def chat(self, request: web.Request) -> web.StreamResponse:
+        return await self._answer(request, chat=True)
+
+    async def completion(self, request: web.Request) -> web.StreamResponse:
+        return await self._answer(request, chat=False)
+
+    async def _answer(self, request: web.Request, *, chat: bool) -> web.StreamResponse:
+        raw = await request.read()
+        digest = hashlib.blake2b(raw + str(self.behaviour.seed).encode(), digest_size=16).digest()
+        self.calls += 1
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        try:
+            response = await self._serve(request, orjson.loads(raw), digest, chat)
+        finally:
+            self.in_flight -= 1
+        if isinstance(response, web.Response):
+            self.statuses[response.status] += 1
+            if response.status == 200:
+                self.bodies[digest] += 1
+        return response
+
+    async def _serve(self, request: web.Request, body: dict[str, Any], digest: bytes, chat: bool) -> web.StreamResponse:
+        how, rng = self.behaviour, random.Random(digest)
+        if how.key and request.headers.get("Authorization") != f"Bearer {how.key}":
+            return web.Response(status=401, text="bad key")
+        if how.rate_limit_above and self.in_flight > how.rate_limit_above:
+            after = {} if how.retry_after is None else {"Retry-After": f"{how.retry_after:g}"}
+            return web.Response(status=429, headers=after, text="slow down")
+        if self.calls <= how.fail_first:
+            after = {} if how.retry_after is None else {"Retry-After": f"{how.retry_after:g}"}
+            return web.Response(status=how.fail_status, headers=after, text="failing first")
+        if how.refuse_schema and "response_format" in body:
+            return web.Response(status=400, text="response_format is not supported")
+        latency = how.median_ms / 1000 * math.exp(how.sigma * rng.gauss(0, 1)) if how.median_ms else 0.0
+        if latency:
+            await asyncio.sleep(latency)
+        self.latency_s += latency
+        fault = random.Random(digest + str(self.calls).encode()).random()
+        for rate, act in (
+            (how.error_rate, "error"), (how.malformed_rate, "malformed"), (how.wrong_schema_rate, "schema"),
+            (how.empty_rate, "empty"), (how.reset_rate, "reset"), (how.hang_rate, "hang"),
+        ):  # fmt: skip
+            if fault < rate:
+                return await self._fault(act, request, body, rng, chat)
+            fault -= rate
+        return self._json(self._payload(body, rng, chat))
+
+    async def _fault(self, act: str, request: web.Request, body: dict[str, Any], rng: random.Random, chat: bool) -> Any:
+        if act == "error":
+            return web.Response(status=500, text="a fault")
+        if act == "malformed":
+            return web.Response(body=orjson.dumps(self._payload(body, rng, chat))[:40], content_type="application/json")
+        if act == "empty":
+            return self._json({"choices": [], "usage": {}})
+        if act == "hang":
+            await asyncio.sleep(3600)
+        if act == "reset":
+            if request.transport is not None:
+                request.transport.abort()
+            return web.Response(status=500)
+        payload = self._payload(body, rng, chat)
+        payload["choices"][0].setdefault("message", {})["content"] = '{"unasked": 1}'
+        payload["choices"][0]["text"] = '{"unasked": 1}'
+        return self._json(payload)
+
+    def _payload(self, body: dict[str, Any], rng: random.Random, chat: bool) -> dict[str, Any]:
+        schema = (body.get("response_format") or {}).get("json_schema", {}).get("schema")
+        text = json.dumps(self._value(schema, rng, "")) if schema else sentence(rng)
+        said = "".join(message["content"] for message in body.get("messages", ())) or body.get("prompt") or ""
+        choice: dict[str, Any] = {"index": 0, "finish_reason": "stop"}
+        choice.update({"message": {"role": "assistant", "content": text}} if chat else {"text": text})
+        count = int(body.get("top_logprobs") or (0 if chat else body.get("logprobs") or 0))
+        if count and self.behaviour.logprobs:
+            choice["logprobs"] = self._logprobs(said, rng)
+        usage = {"prompt_tokens": len(said) // 4, "completion_tokens": max(1, len(text) // 4)}
+        payload = {"id": "fake", "object": "x", "created": 1, "model": body.get("model"), "choices": [choice]}
+        if self.behaviour.usage:
+            payload["usage"] = {**usage, "total_tokens": sum(usage.values())}
+        return payload
+
+    def _logprobs(self, said: str, rng: random.Random) -> dict[str, Any]:
+        """A preference among the prompt's own words, so that labels named in it are found."""
+        names = sorted({word.strip(".,:;-\"'") for word in said.split()} - {""}, key=lambda w: (len(w), w))[-400:]
+        scored = sorted(((name, -10 * rng.random()) for name in names), key=lambda item: -item[1])
+        top = [{"token": " " + name, "logprob": value} for name, value in scored]
+        return {"content": [{"token": top[0]["token"], "logprob": top[0]["logprob"], "top_logprobs": top}]}
+
+    def _value(self, schema: dict[str, Any], rng: random.Random, name: str) -> Any:
+        if "enum" in schema:
+            return rng.choice(schema["enum"])
+        kind = schema.get("type")
+        if kind == "object":
+            return {key: self._value(part, rng, key) for key, part in schema.get("properties", {}).items()}
+        if kind == "array":
+            count = max(1, int(schema.get("minItems", 1)))
+            return [self._value(schema.get("items", {}), rng, name) for _ in range(count)]
+        if kind in ("integer", "number"):
+            low, high = schema.get("minimum", 0), schema.get("maximum", 10)
+            if high <= 1:
+                return int(rng.random() > self.behaviour.low_score_rate / 3)
+            bad = rng.random() < self.behaviour.low_score_rate
+            return int(rng.randint(low, max(low, high - 4)) if bad else rng.randint(max(low, high - 2), high))
+        return rng.choice(WORDS) if name in ("keywords", "comment") else sentence(rng)
+
+    @staticmethod
+    def _json(value: Any) -> web.Response:
+        return web.Response(body=orjson.dumps(value), content_type="application/json")
+
+
+def sentence(rng: random.Random) -> str:
+    """Nine to thirteen words, so varied that hardly any two are near-duplicates."""
+    return " ".join(rng.choice(WORDS) for _ in range(rng.randint(9, 13)))
+
+
+class Serving:
+    """The server in a thread of this process, for tests. `url` ends in /v1."""
+
+    def __init__(self, **behaviour: Any) -> None:
+        self.fake = FakeLLM(Behaviour(**behaviour))
+        self._ready, self._loop = threading.Event(), asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self.url = ""
+
+    def __enter__(self) -> Serving:
+        self._thread.start()
+        assert self._ready.wait(10)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+
+    def stats(self) -> dict[str, Any]:
+        return self.fake.stats()
+
+    def set(self, **behaviour: Any) -> None:
+        """Behave otherwise from now on, and forget the counters."""
+        self.fake.behaviour = Behaviour(**{**asdict(self.fake.behaviour), **behaviour})
+        self.fake.reset()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        runner = web.AppRunner(self.fake.app(), access_log=None, shutdown_timeout=0.1)
+        self._loop.run_until_complete(runner.setup())
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        self._loop.run_until_complete(site.start())
+        self.url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+        self._ready.set()
+        self._loop.run_forever()
+        self._loop.run_until_complete(runner.cleanup())
+        self._loop.close()
+
+
+def main() -> None:
+    """Serve until terminated."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--port", type=int, default=0)
+    for name, value in asdict(Behaviour()).items():
+        if not isinstance(value, bool):
+            kind = float if value is None else type(value)
+            parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=value)
+    given = vars(parser.parse_args())
+    port = given.pop("port")
+
+    async def serve() -> None:
+        runner = web.AppRunner(FakeLLM(Behaviour(**given)).app(), access_log=None)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", port).start()
+        print(f"http://127.0.0.1:{runner.addresses[0][1]}/v1", flush=True)
+        await asyncio.Event().wait()
+
+    asyncio.run(serve())
+
+
+if __name__ == "__main__":
+    main()

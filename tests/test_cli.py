@@ -1,0 +1,79 @@
+"""The command line's face: quick help, exit codes, errors without tracebacks."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+VERBS = ("validate", "schema", "estimate", "run", "status", "datasets", "show", "explain", "export", "train", "up",
+         "down", "schedule", "doctor")  # fmt: skip
+
+
+def graft(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    import os
+
+    return subprocess.run(
+        [sys.executable, "-m", "graft", *words], cwd=ROOT, text=True, capture_output=True, timeout=120, check=False,
+        env={**os.environ, "GRAFT_HOME": str(tmp_path / "home"), "NO_COLOR": "1", "COLUMNS": "160"},
+    )  # fmt: skip
+
+
+def test_help_is_there_in_half_a_second(tmp_path: Path) -> None:
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        done = graft(tmp_path, "--help")
+        times.append(time.perf_counter() - start)
+        assert done.returncode == 0
+    assert all(f" {verb} " in done.stdout for verb in VERBS)
+    assert min(times) < 0.5, f"median {statistics.median(times):.2f} s"
+
+
+def test_every_verb_has_an_example_in_its_help(tmp_path: Path) -> None:
+    for verb in VERBS:
+        done = graft(tmp_path, verb, "--help")
+        assert f"graft {verb}" in done.stdout, verb
+        assert "Example" in done.stdout, verb
+
+
+def test_the_shipped_recipes_are_valid_and_can_be_estimated(tmp_path: Path) -> None:
+    for recipe in sorted((ROOT / "recipes").glob("*.yaml")):
+        done = graft(tmp_path, "validate", str(recipe), "--json")
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert json.loads(done.stdout)["valid"] is True
+    figures = json.loads(graft(tmp_path, "estimate", "demo", "--json").stdout)
+    assert figures["price_usd"] == 0
+    assert figures["calls"] > figures["candidates"] >= figures["rows"] > 0
+
+
+def test_a_broken_recipe_shows_every_problem_with_line_field_and_fix(tmp_path: Path) -> None:
+    recipe = tmp_path / "broken.yaml"
+    recipe.write_text(
+        "name: Broken Name\ntask: {kind: classification, labels: [{name: a}, {name: A}]}\n"
+        "seeds: {path: none.csv}\nroles: {generator: {temprature: 1}}\n"
+    )
+    done = graft(tmp_path, "validate", str(recipe))
+    assert done.returncode == 2
+    for part in ("broken.yaml:1", "name", "broken.yaml:4", "temprature", "did you mean 'temperature'", "fix:"):
+        assert part in done.stderr
+    problems = json.loads(graft(tmp_path, "validate", str(recipe), "--json").stdout)["problems"]
+    assert {problem["line"] for problem in problems} >= {1, 4}
+
+
+def test_what_is_not_there_is_said_with_what_is(tmp_path: Path) -> None:
+    done = graft(tmp_path, "show", "nothing-of-the-kind")
+    assert done.returncode == 8
+    assert "nothing-of-the-kind" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert graft(tmp_path, "datasets").returncode == 0
+
+
+def test_the_doctor_names_packages_device_and_disk(tmp_path: Path) -> None:
+    found = {row["what"]: row for row in json.loads(graft(tmp_path, "doctor", "--json").stdout)}
+    assert found["duckdb"]["state"] == "ok"
+    assert {"disk", "device", "lake", "prefect"} <= found.keys()

@@ -1,0 +1,119 @@
+"""A shard settles alike whatever the timing was, opens little more than it needs, and loses nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flows.streaming import ShardRunner
+from schemas.base import stable_hash
+from schemas.rows import Candidate, Decision, GateResult, Slot
+
+
+def make_slot(label: str, index: int) -> Slot:
+    return Slot(id=f"{label}/{index}", run_id="r", shard=0, round=0, index=index, label=label, seed=index)
+
+
+def candidate_for(slot: Slot, rate: float) -> Candidate:
+    """Accepted or not by the slot's own hash; every third text repeats, so that the duplicate gate has work."""
+    draw = int(stable_hash(slot.id, length=6), 16) / 16**6
+    status = "accepted" if draw < rate else "rejected"
+    decision = Decision(status=status, route="agreed", code=f"{status}.test", reason="by draw")
+    return Candidate(
+        id="c_" + slot.id, slot=slot, text=f"text {int(draw * 40)}", label=slot.label, intended_label=slot.label,
+        decision=decision,
+    )  # fmt: skip
+
+
+class Shard:
+    """Runs a shard with random delays and keeps what it committed."""
+
+    def __init__(self, timing: int, rate: float, wanted: dict[str, int], cap: int, stored: list[Candidate]) -> None:
+        self.random, self.rate, self.seen = random.Random(timing), rate, {}
+        self.ran: list[str] = []
+        self.rows: list[Candidate] = []
+        self.runner = ShardRunner(
+            wanted=wanted, caps=dict.fromkeys(wanted, cap), make_slot=make_slot, run_slot=self.run_slot,
+            admit=self.admit, commit=self.commit, width=7, stored={c.slot.id: c for c in stored},
+            remember=lambda c: self.seen.setdefault(c.text, c.id), batch_rows=5,
+        )  # fmt: skip
+
+    async def run_slot(self, slot: Slot) -> tuple[Candidate, tuple[()]]:
+        for _ in range(self.random.randrange(5)):
+            await asyncio.sleep(0)
+        self.ran.append(slot.id)
+        return candidate_for(slot, self.rate), ()
+
+    def admit(self, candidate: Candidate) -> tuple[GateResult, ...]:
+        first = self.seen.setdefault(candidate.text, candidate.id)
+        return (GateResult(gate="exact", rule="exact", passed=first == candidate.id, neighbour=first),)
+
+    async def commit(self, batch: list[Candidate], calls: list[object]) -> None:
+        self.rows.extend(batch)
+
+    def outcome(self) -> list[tuple[str, str]]:
+        return [(c.id, c.decision.code) for c in self.rows]
+
+
+wanted_rows = st.dictionaries(st.sampled_from(["a", "b", "c"]), st.integers(1, 12), min_size=1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(wanted_rows, st.floats(0.05, 1.0), st.integers(0, 999), st.integers(0, 999), st.integers(1, 60))
+def test_timing_changes_neither_rows_nor_order_nor_the_slots_opened(
+    wanted: dict[str, int], rate: float, one: int, other: int, cap: int
+) -> None:
+    first, second = Shard(one, rate, wanted, cap, []), Shard(other, rate, wanted, cap, [])
+    report, again = asyncio.run(first.runner.run()), asyncio.run(second.runner.run())
+    assert first.outcome() == second.outcome()
+    assert sorted(first.ran) == sorted(second.ran)
+    assert report == again
+    assert len(first.rows) == len(first.ran) == report.settled
+
+
+@settings(max_examples=40, deadline=None)
+@given(wanted_rows, st.floats(0.1, 1.0), st.integers(0, 999), st.integers(0, 40))
+def test_a_resumed_shard_repeats_nothing_and_ends_alike(
+    wanted: dict[str, int], rate: float, timing: int, kept: int
+) -> None:
+    whole = Shard(1, rate, wanted, 40, [])
+    asyncio.run(whole.runner.run())
+    stored = whole.rows[:kept]
+    resumed = Shard(timing, rate, wanted, 40, stored)
+    asyncio.run(resumed.runner.run())
+    assert not {c.slot.id for c in stored} & set(resumed.ran)
+    assert sorted(c.id for c in stored + resumed.rows) == sorted(c.id for c in whole.rows)
+    assert {c.id: c.decision.code for c in stored + resumed.rows} == dict(whole.outcome())
+
+
+def test_a_shard_reaches_its_target_with_little_overshoot() -> None:
+    shard = Shard(3, 0.5, {"a": 200}, 10_000, [])
+    shard.admit = lambda c: ()  # type: ignore[method-assign]
+    shard.runner._admit = shard.admit
+    report = asyncio.run(shard.runner.run())
+    assert report.stopped_by == "target"
+    assert 200 <= report.accepted["a"] <= 210
+
+
+def test_a_cap_ends_the_shard_and_says_so() -> None:
+    shard = Shard(3, 0.2, {"a": 50, "b": 50}, 20, [])
+    report = asyncio.run(shard.runner.run())
+    assert (report.stopped_by, report.settled) == ("candidates", 40)
+
+
+def test_a_cancelled_shard_commits_what_had_settled() -> None:
+    shard = Shard(3, 1.0, {"a": 500}, 1000, [])
+
+    async def cut() -> None:
+        task = asyncio.ensure_future(shard.runner.run())
+        while len(shard.ran) < 60:
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(cut())
+    assert 40 <= len(shard.rows) < 500
+    assert [c.slot.index for c in shard.rows] == list(range(len(shard.rows)))

