@@ -4,10 +4,10 @@ The verbs of the command line as functions, for notebooks and scripts:
 
     import graft
     result = graft.run("demo")                 # make the dataset of a recipe
-    frame = graft.load("support-desk")         # the latest version as a pandas frame with Arrow types
+    frame = graft.load("demo")         # the latest version as a pandas frame with Arrow types
     graft.explain(frame.id[0])                 # a row's whole history
-    graft.train("support-desk", test="recipes/data/demo_test.jsonl")
-    graft.export("support-desk", format="jsonl", out="training-set")
+    graft.train("demo", test="recipes/data/demo_test.jsonl")
+    graft.export("demo", format="jsonl", out="training-set")
 
 Inside a running event loop (a notebook), the functions work on a thread of their own.
 """

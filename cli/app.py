@@ -41,6 +41,3 @@ def main() -> None:
     except GraftError as error:
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(error.exit_code) from None
-    except KeyboardInterrupt:
-        sys.stderr.write("stopped. What had finished is committed; the same command goes on from there.\n")
-        raise SystemExit(130) from None

@@ -8,9 +8,7 @@ from typing import Annotated, Any
 import typer
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="print JSON for programs")]
-RefArg = Annotated[
-    str, typer.Argument(help="a dataset, or a version of it: support-desk, support-desk@2", metavar="REF")
-]
+RefArg = Annotated[str, typer.Argument(help="a dataset, or a version of it: demo, demo@2", metavar="REF")]
 
 
 def status(json: JsonFlag = False) -> None:
@@ -82,7 +80,7 @@ def show(
 ) -> None:
     """A version's card, some of its rows, or what was rejected on the way to it.
 
-    Example:  graft show support-desk --rejected
+    Example:  graft show demo --rejected
     """
     from cli.show import as_json, console, table
     from data.lake import Lake
@@ -148,7 +146,7 @@ def export(
 ) -> None:
     """Write a version as files for a trainer, one a split, with its card.
 
-    Example:  graft export support-desk --format parquet --out training-set
+    Example:  graft export demo --format parquet --out training-set
     """
     import graft
     from cli.show import as_json, console

@@ -1,4 +1,4 @@
-"""The page of plain words at the end of a run: what was made, what was rejected and why, what it cost, where to look."""
+"""The page of plain words at the end of a run: what was made, what was rejected and why, the cost, where to look."""
 
 from __future__ import annotations
 

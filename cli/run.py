@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -11,12 +12,14 @@ from typing import Any
 
 from cli.show import as_json, console
 from flows.settings import apply_prefect_environment
+from schemas.errors import Interrupted
 from schemas.home import Home
 
 
 def run_recipe(recipe: str, overrides: dict[str, Any], *, train: bool, export: str | None, json: bool) -> int:
     """Run, and if asked train and export. Returns the process's exit code."""
     home = Home.find()
+    quiet_console()
     apply_prefect_environment(home)
     out = console(stderr=json)
     if not json:
@@ -24,7 +27,12 @@ def run_recipe(recipe: str, overrides: dict[str, Any], *, train: bool, export: s
     with _live(quiet=json):
         from flows.make_dataset import make_dataset
 
-        result = asyncio.run(make_dataset(recipe, **overrides))
+        try:
+            result = asyncio.run(make_dataset(recipe, **overrides))
+        except KeyboardInterrupt:
+            raise Interrupted(
+                "stopped", fix="what had finished is committed: the same command goes on from there"
+            ) from None
     trained = exported = None
     published = result["version"]
     ref = f"{published['dataset']}@{published['version']}" if published else ""
@@ -44,6 +52,11 @@ def run_recipe(recipe: str, overrides: dict[str, Any], *, train: bool, export: s
     return 7 if result["run"]["stopped_by"] == "yield" else 0
 
 
+def quiet_console() -> None:
+    """Keep Prefect's own log lines and tracebacks off the terminal; its server and `graft status` still have them."""
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+
+
 def _tell(home: Home, result: dict[str, Any], trained: dict[str, Any] | None, exported: list[str] | None) -> None:
     from cli.report import run_page
 
@@ -59,7 +72,7 @@ def _tell(home: Home, result: dict[str, Any], trained: dict[str, Any] | None, ex
 
 @contextmanager
 def _live(*, quiet: bool) -> Iterator[None]:
-    """Show the run's progress while the block runs: a table that redraws on a terminal, a line now and then elsewhere."""
+    """Show the run's progress while the block runs: a table on a terminal, a line now and then elsewhere."""
     if quiet:
         yield
         return

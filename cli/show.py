@@ -46,11 +46,13 @@ def table(title: str, columns: list[str], rows: list[list[Any]], *, right: tuple
 def estimate_table(figures: Estimate) -> None:
     """The estimate of a recipe, its assumptions below."""
     rows = [
-        [step.purpose, step.model, f"{step.calls:,}", f"{step.prompt_tokens:,}", f"{step.completion_tokens:,}", money(step.price_usd)]
+        [step.purpose, step.model, f"{step.calls:,}", f"{step.prompt_tokens:,}", f"{step.completion_tokens:,}",
+         money(step.price_usd)]
         for step in figures.steps
     ]  # fmt: skip
     rows.append(
-        ["total", "", f"{figures.calls:,}", f"{figures.prompt_tokens:,}", f"{figures.completion_tokens:,}", money(figures.price_usd)]
+        ["total", "", f"{figures.calls:,}", f"{figures.prompt_tokens:,}", f"{figures.completion_tokens:,}",
+         money(figures.price_usd)]
     )  # fmt: skip
     numbers = ("calls", "prompt tokens", "completion tokens", "price")
     table(f"{figures.dataset}: {figures.rows:,} rows wanted", ["step", "models", *numbers], rows, right=numbers)

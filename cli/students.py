@@ -8,7 +8,7 @@ import typer
 
 
 def train(
-    ref: Annotated[str, typer.Argument(help="a dataset, or a version of it: support-desk, support-desk@2")],
+    ref: Annotated[str, typer.Argument(help="a dataset, or a version of it: demo, demo@2")],
     test: Annotated[str | None, typer.Option(help="held-out file (CSV, JSONL, Parquet); else the recipe's own")] = None,
     encoder: Annotated[str | None, typer.Option(help="built-in name, folder or Hugging Face id")] = None,
     epochs: Annotated[int | None, typer.Option(min=1)] = None,
@@ -17,12 +17,14 @@ def train(
 ) -> None:
     """Train a classifier on a version, and a baseline on its seeds only, and evaluate both.
 
-    Example:  graft train support-desk --test recipes/data/demo_test.jsonl
+    Example:  graft train demo --test recipes/data/demo_test.jsonl
     """
+    from cli.run import quiet_console
     from cli.show import as_json, console
     from flows.settings import apply_prefect_environment
     from schemas.home import Home
 
+    quiet_console()
     apply_prefect_environment(Home.find())
     from flows.train_student import train_student
 

@@ -1,4 +1,4 @@
-"""From a recipe to work: the run's id, its rounds, and shards of wanted rows. Everything follows from the recipe alone."""
+"""From a recipe to work: the run's id, its rounds, and shards of wanted rows. All follows from the recipe alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run works with: lake, gateway, model servers, lock. Opened once per run, and found by the shard tasks by run id."""
+"""What a run works with: lake, gateway, model servers, lock. Opened once a run; its tasks find it by run id."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class Message(Value):
 class CallRequest(Value):
     """One question to one model. Either `messages` (chat) or `prompt` (completion) is set.
 
-    `purpose` names the step (such as `review.text`), for reports; it does not change the reply, so it is not in the key.
+    `purpose` names the step (such as `review.text`), for reports; it changes no reply and is not in the key.
     An encoder takes its question in `prompt` and `choices`, with labelled examples in `context`.
     """
 

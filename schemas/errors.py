@@ -97,6 +97,12 @@ class StorageFull(GraftError):
     exit_code = 9
 
 
+class Interrupted(GraftError):
+    """A person stopped the run (Ctrl-C). What had finished is committed."""
+
+    exit_code = 130
+
+
 class CallFailed(GraftError):
     """One model call ended without a usable reply, after every retry. `raw` is what came back, for the record."""
 

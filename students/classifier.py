@@ -1,8 +1,9 @@
 """The classifier that a student is: any transformers encoder, masked mean pooling, one linear layer.
 
-MiniLM was trained with mean pooling and has no trained pooler, so a stock sequence classifier would start from noise.
-Here the pooled vector is normalised and the layer starts from each class's mean vector (weight imprinting, Qi et al.
-2018), so that even two examples a class begin at nearest-centroid accuracy and training only improves on it.
+MiniLM was trained with mean pooling and has no trained pooler, so transformers' stock sequence classifier would put a
+random pooler and a random head on it: with a few rows a class that starts far below what the encoder already knows.
+Here the mean over the real tokens is normalised, and the layer starts from each class's mean vector (weight
+imprinting, Qi et al. 2018): training begins at nearest-centroid accuracy and improves on it.
 
 This module is imported only where a student is trained or used: it loads torch.
 """
@@ -17,15 +18,16 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoModel, AutoTokenizer, logging
+from transformers import AutoModel, AutoTokenizer
 
-from schemas.errors import GraftError
-from students.encoder import Encoder
+from schemas.errors import GraftError, NotFound
+from students.encoder import Encoder, quiet_transformers
 
 SCALE = 10.0
 """What cosines are multiplied by before the softmax, at the start; the layer then learns its own."""
 
 BATCH = 64
+"""Texts at once where nothing is learned."""
 
 
 class TextClassifier(nn.Module):
@@ -34,22 +36,30 @@ class TextClassifier(nn.Module):
     def __init__(self, encoder: Any, tokenizer: Any, labels: Sequence[str], max_length: int) -> None:
         super().__init__()
         self.encoder, self.tokenizer = encoder, tokenizer
-        self.labels, self.max_length = tuple(labels), max_length
+        self.labels, self.max_length = tuple(labels), _fitting(max_length, encoder, tokenizer)
         self.head = nn.Linear(int(encoder.config.hidden_size), len(self.labels))
 
     @classmethod
     def start(cls, encoder: Encoder, labels: Sequence[str], max_length: int) -> TextClassifier:
-        """A classifier before training. Raises GraftError where the encoder cannot be had, with the offline way."""
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
+        """A classifier before training, on the CPU in 32 bits. Raises GraftError where the encoder cannot be loaded."""
         try:
-            tokenizer = AutoTokenizer.from_pretrained(encoder.place)
-            body = AutoModel.from_pretrained(encoder.place)
-        except (OSError, ValueError) as error:
+            with quiet_transformers():
+                tokenizer = AutoTokenizer.from_pretrained(encoder.place, revision=encoder.commit or "main")
+                body = AutoModel.from_pretrained(
+                    encoder.place, revision=encoder.commit or "main", dtype=torch.float32
+                )  # fmt: skip
+        except (OSError, ValueError, ImportError) as error:
             raise GraftError(
-                f"the encoder {encoder.place!r} cannot be loaded: {str(error).splitlines()[0]}", where="student.encoder",
-                fix="check the id; without a network, name a folder that holds it, or leave the field out",
+                f"the encoder {encoder.place!r} cannot be loaded: {(str(error).splitlines() or [''])[0]}",
+                where="student.encoder", fix="check it; without a network, name a folder that holds it",
             ) from None  # fmt: skip
+        if body.config.is_encoder_decoder or not hasattr(body.config, "hidden_size"):
+            raise GraftError(
+                f"{encoder.place!r} is a {body.config.model_type}, not a text encoder", where="student.encoder",
+                fix="name an encoder such as BERT, MiniLM, RoBERTa, DeBERTa or ModernBERT",
+            )  # fmt: skip
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
         return cls(body, tokenizer, labels, max_length)
 
     @property
@@ -58,17 +68,17 @@ class TextClassifier(nn.Module):
         return self.head.weight.device
 
     def embed(self, texts: Sequence[str]) -> Tensor:
-        """Texts to pooled, normalised vectors (n x hidden)."""
+        """Texts to unit vectors, shape (texts, hidden): the mean over real tokens, normalised."""
         batch = self.tokenizer(
             list(texts), padding=True, truncation=True, max_length=self.max_length, return_tensors="pt"
         ).to(self.device)
-        states = self.encoder(**batch).last_hidden_state
+        states = self.encoder(**batch).last_hidden_state.float()
         mask = batch["attention_mask"].unsqueeze(-1).to(states.dtype)
         pooled = (states * mask).sum(1) / mask.sum(1).clamp(min=1)
-        return nn.functional.normalize(pooled.float(), dim=-1)
+        return nn.functional.normalize(pooled, dim=-1)
 
     def forward(self, texts: Sequence[str]) -> Tensor:
-        """Logits (n x labels)."""
+        """Logits, shape (texts, labels)."""
         logits: Tensor = self.head(self.embed(texts))
         return logits
 
@@ -77,40 +87,45 @@ class TextClassifier(nn.Module):
         """Start the layer from each class's mean vector; a class without rows starts from its name."""
         self.eval()
         for place, label in enumerate(self.labels):
-            texts = [text for text, wanted in rows if wanted == label][:BATCH] or [label]
+            texts = [text for text, wanted in rows if wanted == label][:BATCH] or [label.replace("_", " ")]
             self.head.weight[place] = SCALE * nn.functional.normalize(self.embed(texts).mean(0), dim=-1)
         self.head.bias.zero_()
 
-    @torch.no_grad()
-    def probabilities(self, texts: Sequence[str]) -> Tensor:
-        """Probabilities (n x labels) on the CPU, in batches sorted by length."""
+    def predict(self, texts: Sequence[str]) -> tuple[list[str], list[list[float]]]:
+        """The most probable label of each text, and each text's probabilities in the order of `labels`."""
         self.eval()
         order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
-        answer = torch.empty(len(texts), len(self.labels))
-        for start in range(0, len(order), BATCH):
-            places = order[start : start + BATCH]
-            answer[places] = self([texts[place] for place in places]).softmax(-1).float().cpu()
-        return answer
-
-    def predict(self, texts: Sequence[str]) -> list[str]:
-        """The most probable label of each text."""
-        return [self.labels[place] for place in self.probabilities(texts).argmax(-1).tolist()]
+        answer = torch.zeros(len(texts), len(self.labels))
+        with torch.inference_mode():
+            for start in range(0, len(order), BATCH):
+                places = order[start : start + BATCH]
+                answer[places] = self([texts[place] for place in places]).float().softmax(-1).cpu()
+        return [self.labels[place] for place in answer.argmax(-1).tolist()], answer.tolist()
 
     def save(self, folder: Path) -> None:
-        """Encoder and tokenizer as transformers writes them, the layer as safetensors, labels as JSON."""
-        self.encoder.save_pretrained(folder / "encoder", safe_serialization=True)
-        self.tokenizer.save_pretrained(folder / "encoder")
-        save_file(
-            {"weight": self.head.weight.detach().cpu(), "bias": self.head.bias.detach().cpu()},
-            folder / "head.safetensors",
-        )
+        """Encoder, config.json and tokenizer as transformers writes them; the layer as safetensors; labels as JSON."""
+        with quiet_transformers():
+            self.encoder.save_pretrained(folder / "encoder")
+            self.tokenizer.save_pretrained(folder / "encoder")
+        layer = {"weight": self.head.weight.detach().cpu(), "bias": self.head.bias.detach().cpu()}
+        save_file(layer, folder / "head.safetensors")
         facts = {"labels": self.labels, "max_length": self.max_length}
-        (folder / "classifier.json").write_text(json.dumps(facts, indent=2), encoding="utf-8")
+        (folder / "classifier.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> TextClassifier:
-        """A saved classifier, on the CPU."""
+        """A saved classifier, on the CPU. Raises NotFound where the folder holds none."""
+        if not (folder / "classifier.json").is_file():
+            raise NotFound("no student lies here", where=str(folder), fix="train one: graft train NAME")
         facts = json.loads((folder / "classifier.json").read_text(encoding="utf-8"))
         model = cls.start(Encoder(str(folder / "encoder"), "", ""), facts["labels"], facts["max_length"])
         model.head.load_state_dict(load_file(folder / "head.safetensors"))
-        return model
+        return model.eval()
+
+
+def _fitting(max_length: int, encoder: Any, tokenizer: Any) -> int:
+    """The wanted length in tokens, cut to what the encoder has positions for (RoBERTa's start after its padding)."""
+    positions = getattr(encoder.config, "max_position_embeddings", None) or max_length
+    if encoder.config.model_type in ("roberta", "xlm-roberta", "camembert"):
+        positions -= 2
+    return min(max_length, int(positions), int(tokenizer.model_max_length))

@@ -1,7 +1,11 @@
-"""A version's student and, always beside it, one that learned from the seeds only: the gain is a measured number."""
+"""A version's student and, always beside it, one that learned from the seeds only: the gain is a measured number.
+
+Knows neither Prefect nor the lake: it is handed rows and hands back values.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +13,12 @@ from pathlib import Path
 from schemas.base import content_hash, stable_hash, utc_now
 from schemas.home import Home
 from schemas.students import Evaluation, Student, StudentSettings
-from students.encoder import find_encoder
+from students.encoder import Encoder, find_encoder
+from students.evaluate import check_test_rows, confusion_png, evaluate
 from students.report import comparison
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+"""Read when torch loads: waiting threads sleep. Spinning ones slow training tenfold where another process is busy."""
 
 Rows = Sequence[tuple[str, str]]
 """(text, label) pairs."""
@@ -27,49 +35,78 @@ class StudentReport:
     text: str
 
 
+@dataclass(frozen=True)
+class _Job:
+    """What both trainings share."""
+
+    test_rows: Rows
+    test_name: str
+    labels: Sequence[str]
+    settings: StudentSettings
+    encoder: Encoder
+    home: Home
+    dataset: str
+    say: Callable[[str], None]
+
+
 def train_student(
     *, rows: Rows, seeds: Rows, test_rows: Rows, test_name: str, labels: Sequence[str], settings: StudentSettings,
     home: Home, dataset: str, version: int | None, say: Callable[[str], None],
 ) -> StudentReport:  # fmt: skip
-    """Train on the version's rows and the seeds, and on the seeds alone, with the same settings; evaluate both."""
-    given = (
-        ("seeds", None, list(seeds)),
-        ("version", version, [*seeds, *rows]),
-    )
-    students, evaluations, pictures = [], [], []
-    for trained_on, number, training in given:
-        student, evaluation, picture = _one(
-            trained_on, number, training, test_rows, test_name, labels, settings, home, dataset, say
-        )
-        students.append(student)
-        evaluations.append(evaluation)
-        pictures.append(picture)
-    gain = evaluations[1].accuracy - evaluations[0].accuracy
-    text = comparison(students[1], evaluations[0], evaluations[1], pictures[1])
-    return StudentReport(tuple(students), tuple(evaluations), tuple(pictures), gain, text)
+    """Train on the version's rows and the seeds, and on the seeds alone, with the same settings; evaluate both.
+
+    Weights and pictures go to `home.students/<id>/`. The test rows are checked before anything is trained. A row that
+    is given twice, as seed and in the version, counts once. Raises GraftError for test labels that the dataset lacks,
+    an empty test, training rows of fewer than two classes, or training that comes apart.
+    """
+    check_test_rows(test_rows, labels, test_name, say)
+    everything = list(dict.fromkeys([*seeds, *rows]))
+    _say_overlap(everything, test_rows, test_name, say)
+    job = _Job(test_rows, test_name, labels, settings, find_encoder(settings.encoder), home, dataset, say)
+    base, base_judged, base_picture = _one(job, "seeds", None, list(dict.fromkeys(seeds)))
+    ours, judged, picture = _one(job, "version", version, everything)
+    return StudentReport(
+        (base, ours), (base_judged, judged), (base_picture, picture), judged.accuracy - base_judged.accuracy,
+        comparison(ours, base_judged, judged, picture),
+    )  # fmt: skip
 
 
 def _one(
-    trained_on: str, version: int | None, training: list[tuple[str, str]], test_rows: Rows, test_name: str,
-    labels: Sequence[str], settings: StudentSettings, home: Home, dataset: str, say: Callable[[str], None],
-) -> tuple[Student, Evaluation, Path]:  # fmt: skip
-    encoder = find_encoder(settings.encoder)
-    from students.evaluate import confusion_png, evaluate
-    from students.fit import fit, save
+    job: _Job, trained_on: str, version: int | None, training: list[tuple[str, str]]
+) -> tuple[Student, Evaluation, Path]:
+    from students.fit import train_classifier
 
-    say(f"training on {len(training)} rows ({'seeds only' if trained_on == 'seeds' else 'version and seeds'})")
-    name = "st_" + stable_hash(dataset, version, content_hash(training), settings.model_dump(), encoder.revision)
-    fitted = fit(training, labels, settings, say)
-    folder = home.students / name
-    save(fitted.model, folder)
+    what = "seeds only" if trained_on == "seeds" else "version and seeds"
+    job.say(f"training on {len(training)} rows ({what})")
+    learned_with = job.settings.model_dump(mode="json", exclude={"test", "text_field", "label_field"})
+    name = "st_" + stable_hash(
+        job.dataset, trained_on, version, content_hash(training), list(job.labels), learned_with, job.encoder.revision
+    )
+    folder = job.home.students / name
+    result = train_classifier(training, job.labels, job.settings, folder, say=job.say)
     student = Student(
-        id=name, dataset=dataset, version=version, trained_on=trained_on, settings=settings,
-        encoder_revision=encoder.revision, train_rows=len(training), device=fitted.device,
-        seconds=round(fitted.seconds, 2), path=str(folder.relative_to(home.root)), created_at=utc_now(),
+        id=name, dataset=job.dataset, version=version, trained_on=trained_on, settings=job.settings,
+        encoder_revision=job.encoder.revision, train_rows=len(training), device=result.device,
+        seconds=round(result.seconds, 2), path=folder.relative_to(job.home.root).as_posix(), created_at=utc_now(),
     )  # fmt: skip
-    predicted = fitted.model.predict([text for text, _ in test_rows])
-    evaluation = evaluate(predicted, test_rows, labels, student_id=name, test_file=test_name)
+    predicted, _ = _predict(folder, job.test_rows)
+    evaluation = evaluate(predicted, job.test_rows, job.labels, student_id=name, test_file=job.test_name)
     picture = folder / "confusion.png"
-    what = "seeds only" if trained_on == "seeds" else f"version {version}"
-    confusion_png(evaluation, picture, f"{dataset}, {what}: accuracy {evaluation.accuracy:.1%}")
+    title = what if version is None else f"version {version} and seeds"
+    confusion_png(evaluation, picture, f"{job.dataset}, {title}: accuracy {evaluation.accuracy:.1%}")
     return student, evaluation, picture
+
+
+def _predict(folder: Path, rows: Rows) -> tuple[list[str], list[list[float]]]:
+    """What the classifier as it was written says, so that what is measured is what a user loads."""
+    from students.classifier import TextClassifier
+    from students.fit import pick_device
+
+    return TextClassifier.load(folder).to(pick_device()).predict([text for text, _ in rows])
+
+
+def _say_overlap(training: Rows, test_rows: Rows, test_name: str, say: Callable[[str], None]) -> None:
+    known = {" ".join(text.casefold().split()) for text, _ in training}
+    shared = sum(" ".join(text.casefold().split()) in known for text, _ in test_rows)
+    if shared:
+        say(f"{shared} of {len(test_rows)} rows of {test_name} are also training rows: the figures flatter")

@@ -192,9 +192,12 @@ class FakeLLM:
         app.router.add_post("/v1/chat/completions", self.chat)
         app.router.add_post("/v1/completions", self.completion)
         app.router.add_get("/v1/models", self.models)
-        app.router.add_get("/stats", lambda _: self._json(self.stats()))
+        app.router.add_get("/stats", self._stats)
         app.router.add_post("/reset", self._reset)
         return app
+
+    async def _stats(self, _: web.Request) -> web.Response:
+        return self._json(self.stats())
 
     async def _reset(self, _: web.Request) -> web.Response:
         self.reset()

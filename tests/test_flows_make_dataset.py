@@ -62,7 +62,7 @@ def environment(home: Path, prefect: str) -> dict[str, str]:
 
 def graft(home: Path, prefect: str, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-W", "error::ResourceWarning", "-m", "graft", *words], cwd=ROOT, text=True,
+        [sys.executable, "-m", "graft", *words], cwd=ROOT, text=True,
         capture_output=True, env=environment(home, prefect), timeout=180, check=False,
     )  # fmt: skip
 
@@ -171,7 +171,7 @@ def test_a_row_explains_itself(tmp_path: Path, fake_llm: Any, prefect_url: str) 
     assert {call["purpose"].split(".")[0] for call in history["calls"]} >= {"generate", "review"}
     assert history["decision"]["status"] == "accepted"
     assert len(history["reviews"]) == 3
-    assert "shop@1" in json.dumps(history["versions"])
+    assert [(held["dataset"], held["version"]) for held in history["versions"]] == [("shop", 1)]
     assert row in graft(home, prefect_url, "explain", row[:10]).stdout
 
 

@@ -1,39 +1,44 @@
-"""The one door to every model: key, journal, single flight, limits, budget, transport, retry.
+"""The one door to every model: key, journal, single flight, budget, limits, transport, retry.
 
 A call goes: journal (a hit costs nothing), join an equal call that is in flight, reserve its price, wait for a place at
-its endpoint, send, retry by one policy, journal the reply, settle, return.
+its endpoint, send, retry by one policy, settle, journal the reply, and only then return it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
+import dataclasses
+import re
 import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import orjson
 
 from agents.gateway.journal import Journal
-from agents.gateway.ledger import Ledger, Reservation, price_of
+from agents.gateway.ledger import Ledger, Reservation, Tab, cost_of, price_of
 from agents.gateway.openai_transport import OpenAITransport, body_of
-from agents.gateway.transport import RETRYABLE, RateLimited, Transport
-from schemas.calls import CallRequest, Reply
-from schemas.errors import BudgetExhausted, CallFailed
-from schemas.models import ModelSpec
+from agents.gateway.retry import RETRYABLE, Door, backoff_s
+from agents.gateway.transport import Damaged, RateLimited, Transport
+from schemas.calls import CallRequest, Reply, Usage
+from schemas.errors import BudgetExhausted, CallFailed, GraftError
+from schemas.models import ModelSpec, Price
 
-BASE_WAIT_S, LONGEST_WAIT_S = 0.25, 20.0
 CHARS_PER_TOKEN = 3
-"""Characters that a token has at least, for the reservation's upper estimate."""
+"""Characters (beyond ASCII: bytes) that a token has at least, for the reservation's upper estimate."""
+SECRET = re.compile(r"(api_?key|secret|password|authorization|headers?|credentials?)$", re.IGNORECASE)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Stats:
-    """Counters of this gateway since it opened. `price_usd` is None once any call's price is unknown."""
+    """A snapshot of this gateway's counters since it opened. `price_usd` is None once any call's price is unknown.
+
+    `waiting` says in a few words what limits speed now; empty while nothing is under way.
+    """
 
     calls: int = 0
     cached: int = 0
@@ -48,11 +53,14 @@ class Stats:
 
 
 @dataclass
-class _Endpoint:
-    """The places at one model's endpoint, and the moment before which nobody may send (after a 429)."""
-
-    places: asyncio.Semaphore
-    paused_until: float = 0.0
+class _Counts:
+    calls: int = 0
+    cached: int = 0
+    failed: int = 0
+    in_flight: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
 
 
 class Gateway:
@@ -71,52 +79,68 @@ class Gateway:
         self._journal_path, self._endpoint_urls = journal, dict(endpoints or {})
         self._concurrency, self._retries = concurrency, retries
         self.ledger = Ledger(money_usd, tokens)
-        self._stats = Stats()
+        self._counts, self._by_model = _Counts(), Counter[str]()
         self._flights: dict[str, asyncio.Future[Reply]] = {}
-        self._endpoints: dict[tuple[str | None, str], _Endpoint] = {}
+        self._doors: dict[tuple[str | None, str], Door] = {}
         self._transports: dict[str, Transport] = {}
-        self._random = random.Random()
 
     async def __aenter__(self) -> Self:
-        self._journal = Journal(self._journal_path)
+        self._journal = await asyncio.to_thread(Journal, self._journal_path)
         self._places = asyncio.Semaphore(self._concurrency)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for transport in self._transports.values():
-            await transport.close()
-        await asyncio.to_thread(self._journal.close)
+        try:
+            for transport in self._transports.values():
+                await transport.close()
+        finally:
+            await asyncio.to_thread(self._journal.close)
 
     @property
     def stats(self) -> Stats:
         """The counters now, and what limits speed."""
-        stats = self._stats
-        stats.price_usd = None if self.ledger.unknown else self.ledger.spent_usd
-        now = time.monotonic()
-        if any(endpoint.paused_until > now for endpoint in self._endpoints.values()):
-            stats.waiting = "rate limit"
-        elif self._places.locked():
-            stats.waiting = "limits.concurrency"
-        elif any(endpoint.places.locked() for endpoint in self._endpoints.values()):
-            stats.waiting = "the model's max_concurrency"
-        else:
-            stats.waiting = "the models' speed" if stats.in_flight else ""
-        return stats
+        price = None if self.ledger.unknown else self.ledger.spent_usd
+        counts = dataclasses.asdict(self._counts)
+        return Stats(**counts, price_usd=price, waiting=self._waiting(), by_model=self._by_model.copy())
+
+    def _waiting(self) -> str:
+        if any(door.pause_s for door in self._doors.values()):
+            return "the rate limit"
+        if self.ledger.waiting:
+            return "the budget"
+        if self._places.locked():
+            return "limits.concurrency"
+        if any(door.crowded for door in self._doors.values()):
+            return "the model's max_concurrency"
+        return "the models' speed" if self._counts.in_flight else ""
 
     async def call(self, request: CallRequest) -> Reply:
         """The reply, from the journal or from the model. Raises CallFailed after the last retry, BudgetExhausted
         where a cap leaves no room, KeyMissing and ModelUnreachable for what only a person can mend."""
         key = request.key()
-        found = self._journal.find(key)
-        if found is not None:
-            self._stats.cached += 1
-            return found
-        flight = self._flights.get(key)
-        if flight is not None:
-            return (await asyncio.shield(flight)).model_copy(update={"cached": True})
-        flight = asyncio.get_running_loop().create_future()
+        while True:
+            found = self._journal.find(key)
+            if found is not None:
+                self._counts.cached += 1
+                return found
+            flight = self._flights.get(key)
+            if flight is None:
+                return await self._lead(key, request)
+            try:
+                reply = await asyncio.shield(flight)
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if not flight.cancelled() or (task is not None and task.cancelling()):
+                    raise
+                continue  # the one who led was cancelled, we were not
+            self._counts.cached += 1
+            return reply.model_copy(update={"cached": True, "latency_s": 0.0})
+
+    async def _lead(self, key: str, request: CallRequest) -> Reply:
+        """Make the call for everyone who asks the same meanwhile."""
+        flight: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._flights[key] = flight
         try:
             reply = await self._pay(key, request)
@@ -124,8 +148,10 @@ class Gateway:
             flight.cancel()
             raise
         except BaseException as error:
+            if isinstance(error, GraftError) and not isinstance(error, BudgetExhausted):
+                self._counts.failed += 1
             flight.set_exception(error)
-            flight.exception()
+            flight.exception()  # seen, even where nobody joined
             raise
         else:
             flight.set_result(reply)
@@ -134,69 +160,78 @@ class Gateway:
             del self._flights[key]
 
     async def _pay(self, key: str, request: CallRequest) -> Reply:
-        """Reserve, send, journal, settle."""
+        """Reserve, send, settle, journal."""
         model = request.model
-        reservation = _upper_estimate(request)
-        self.ledger.reserve(reservation, where=model.name)
-        settled = False
+        tab = Tab(self.ledger, await self._upper_estimate(request), model.name)
+        await tab.open()
         try:
-            reply = await self._send(request)
-            reply = reply.model_copy(update={"key": key})
-            await self._journal.add(
-                orjson.dumps(body_of(request, chat=bool(request.messages), constrained=True)), reply
-            )
-            usage = reply.usage
-            tokens = None if usage.completion_tokens is None else (usage.prompt_tokens or 0) + usage.completion_tokens
-            self.ledger.settle(reservation, reply.price_usd, tokens)
-            settled = True
-        except CallFailed as failure:
-            if not isinstance(failure, BudgetExhausted):
-                self._stats.failed += 1
-            raise
+            reply = await self._send(request, tab)
+            tab.settle(reply.usage, reply.price_usd)
         finally:
-            if not settled:
-                self.ledger.release(reservation)
-        self._count(model, reply)
+            tab.close()
+        self._counts.calls += 1
+        self._by_model[model.name] += 1
+        self._count(reply.usage)
+        reply = reply.model_copy(update={"key": key, "price_usd": tab.usd})
+        await self._journal.add(orjson.dumps(_public_body(request)), reply)
         return reply
 
-    def _count(self, model: ModelSpec, reply: Reply) -> None:
-        stats, usage = self._stats, reply.usage
-        stats.calls += 1
-        stats.by_model[model.name] += 1
-        stats.prompt_tokens += usage.prompt_tokens or 0
-        stats.completion_tokens += usage.completion_tokens or 0
-        stats.cached_tokens += usage.cached_tokens or 0
+    def _count(self, usage: Usage | None) -> None:
+        if usage is not None:
+            self._counts.prompt_tokens += usage.prompt_tokens or 0
+            self._counts.completion_tokens += usage.completion_tokens or 0
+            self._counts.cached_tokens += usage.cached_tokens or 0
 
-    async def _send(self, request: CallRequest) -> Reply:
-        """The one retry policy: what can pass is tried again with jittered, growing waits; what cannot is not."""
-        endpoint, transport = self._endpoint(request.model), self._transport(request.model)
-        for attempt in range(self._retries + 1):
+    async def _send(self, request: CallRequest, tab: Tab) -> Reply:
+        """The one retry policy (see retry.py). A damaged reply is paid for, and asked again with another seed."""
+        door, transport = self._door(request.model), self._transport(request.model)
+        attempts = failures = damaged = 0
+        while True:
+            attempts += 1
             try:
-                async with endpoint.places, self._places:
-                    while (pause := endpoint.paused_until - time.monotonic()) > 0:
-                        await asyncio.sleep(pause)
-                    self._stats.in_flight += 1
-                    try:
-                        reply = await transport.send(_varied(request, attempt))
-                    finally:
-                        self._stats.in_flight -= 1
-                return reply if attempt == 0 else reply.model_copy(update={"attempts": attempt + 1})
-            except CallFailed as failure:
-                if failure.code not in RETRYABLE or attempt == self._retries:
+                reply = await self._once(door, transport, _varied(request, damaged))
+                return reply if attempts == 1 else reply.model_copy(update={"attempts": attempts})
+            except RateLimited as failure:
+                if failure.final:
                     raise
-                wait = min(LONGEST_WAIT_S, BASE_WAIT_S * 2**attempt) * (0.5 + self._random.random())
-                if isinstance(failure, RateLimited):
-                    wait = min(LONGEST_WAIT_S * 3, wait if failure.retry_after is None else failure.retry_after)
-                    endpoint.paused_until = max(endpoint.paused_until, time.monotonic() + wait)
-                else:
-                    await asyncio.sleep(wait)
-        raise AssertionError("unreachable: the last attempt raises")
+            except CallFailed as failure:
+                failures += 1
+                if isinstance(failure, Damaged):
+                    damaged += 1
+                    tab.settle(failure.usage, failure.price_usd)
+                    self._count(failure.usage)
+                if failure.code not in RETRYABLE or failures > self._retries:
+                    raise
+                await asyncio.sleep(backoff_s(failures))
+                if isinstance(failure, Damaged):
+                    await _reopen(tab, failure)
 
-    def _endpoint(self, model: ModelSpec) -> _Endpoint:
+    async def _once(self, door: Door, transport: Transport, request: CallRequest) -> Reply:
+        """One attempt, once there is a place at its endpoint and in this run, and no pause."""
+        async with door:
+            await self._places.acquire()
+            while door.pause_s:  # it was paused while we waited for a place in this run
+                self._places.release()
+                await asyncio.sleep(door.pause_s)
+                await self._places.acquire()
+            self._counts.in_flight += 1
+            sent_at = time.monotonic()
+            try:
+                reply = await transport.send(request)
+                door.succeeded()
+                return reply
+            except RateLimited as failure:
+                failure.final = not door.refused(sent_at, failure.retry_after)
+                raise
+            finally:
+                self._counts.in_flight -= 1
+                self._places.release()
+
+    def _door(self, model: ModelSpec) -> Door:
         place = (model.base_url or self._endpoint_urls.get(model.name), model.model)
-        if place not in self._endpoints:
-            self._endpoints[place] = _Endpoint(asyncio.Semaphore(model.max_concurrency))
-        return self._endpoints[place]
+        if place not in self._doors:
+            self._doors[place] = Door(model.max_concurrency, self._retries)
+        return self._doors[place]
 
     def _transport(self, model: ModelSpec) -> Transport:
         kind = "openai" if model.provider == "embedded" else model.provider
@@ -215,16 +250,45 @@ class Gateway:
 
         return EncoderTransport()
 
+    async def _upper_estimate(self, request: CallRequest) -> Reservation:
+        """The most that one attempt can take: prompt characters over three, and all of max_tokens."""
+        model, texts = request.model, [message.content for message in request.messages]
+        size = sum(len(text) if text.isascii() else len(text.encode()) for text in (*texts, request.prompt or ""))
+        if request.json_schema is not None:
+            size += len(orjson.dumps(request.json_schema))
+        prompt = size // CHARS_PER_TOKEN + 16 + 8 * len(texts)
+        usd = price_of(model, prompt, request.max_tokens)
+        if usd is None and self.ledger.capped:
+            usd = cost_of(await self._known_price(model), prompt, request.max_tokens)
+        return Reservation(usd, prompt + request.max_tokens)
 
-def _upper_estimate(request: CallRequest) -> Reservation:
-    """The most that a call can take: prompt characters over three, and all of max_tokens."""
-    chars = sum(len(message.content) for message in request.messages) + len(request.prompt or "")
-    prompt = chars // CHARS_PER_TOKEN + 16 + 8 * len(request.messages)
-    return Reservation(price_of(request.model, prompt, request.max_tokens), prompt + request.max_tokens)
+    async def _known_price(self, model: ModelSpec) -> Price | None:
+        if model.provider != "litellm":
+            return None
+        from agents.gateway.litellm_transport import LiteLLMTransport
+
+        transport = self._transport(model)
+        return await transport.price(model) if isinstance(transport, LiteLLMTransport) else None
 
 
-def _varied(request: CallRequest, attempt: int) -> CallRequest:
-    """The same question with another seed for a retry: a damaged reply to the same seed would only come again."""
-    if attempt == 0 or request.seed is None:
+async def _reopen(tab: Tab, failure: CallFailed) -> None:
+    try:
+        await tab.open()
+    except BudgetExhausted:
+        raise failure from None  # something was sent: the failure is the truth, the next call meets the cap
+
+
+def _varied(request: CallRequest, damaged: int) -> CallRequest:
+    """The same question with another seed after a damaged reply: the same seed would only bring it again."""
+    if not damaged or request.seed is None:
         return request
-    return request.model_copy(update={"seed": (request.seed + 7919 * attempt) % 2**31})
+    return request.model_copy(update={"seed": (request.seed + 7919 * damaged) % 2**31})
+
+
+def _public_body(request: CallRequest) -> dict[str, Any]:
+    """What the journal keeps of a request; fields that look like a key are not kept."""
+    body = body_of(request, chat=bool(request.messages), constrained=request.json_schema is not None)
+    for name in request.model.extra:
+        if SECRET.search(name):
+            body[name] = "(not kept)"
+    return body

@@ -7,10 +7,11 @@ that is killed the moment after. Several processes may share one journal.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 import sqlite3
 import threading
-from concurrent.futures import Future
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,42 +21,52 @@ from schemas.calls import Reply, TokenLogprob, Usage
 from schemas.errors import GraftError, LakeTooNew, StorageFull
 
 VERSION = 1
-GROUP = 256
+GROUP = 512
 """Rows that one transaction holds at most; it takes whatever has queued up, and waits for nothing."""
+BUSY_S = 30.0
+"""Seconds that a write waits for another process's."""
 
-Item = tuple[str, bytes, bytes, Future[None]]
+Done = asyncio.Future[None]
+Item = tuple[str, bytes, bytes, asyncio.AbstractEventLoop, Done]
 
 
 class Journal:
-    """Finished calls by key."""
+    """Finished calls by key. Use it from event loops; several processes may have the same file open."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
-        self._reader = _open(path)
+        self._reader, self._connection = _open(path), _open(path)
         self._queue: queue.SimpleQueue[Item | None] = queue.SimpleQueue()
         self._writer = threading.Thread(target=self._write, name="journal", daemon=True)
         self._writer.start()
 
     def find(self, key: str) -> Reply | None:
         """The reply of a finished call, marked as cached; None where it was never made."""
-        row = self._reader.execute("SELECT reply FROM calls WHERE key = ?", (key,)).fetchone()
+        try:
+            row = self._reader.execute("SELECT reply FROM calls WHERE key = ?", (key,)).fetchone()
+        except sqlite3.Error as error:
+            raise _storage(error, self._path) from None
         return _reply(key, orjson.loads(row[0])) if row else None
 
     async def add(self, request: bytes, reply: Reply) -> None:
-        """Store a reply; returns when it is durable. Raises StorageFull where there is no space."""
-        done: Future[None] = Future()
-        self._queue.put((reply.key, request, _packed(reply), done))
-        await asyncio.wrap_future(done)
+        """Store a reply; returns when it outlives this process. Raises StorageFull where there is no space.
+
+        A caller that is cancelled while it waits changes nothing: the row is written all the same.
+        """
+        loop = asyncio.get_running_loop()
+        done: Done = loop.create_future()
+        self._queue.put((reply.key, request, _packed(reply), loop, done))
+        await done
 
     def close(self) -> None:
         """Write what is queued and close."""
         self._queue.put(None)
         self._writer.join()
+        self._connection.close()
         self._reader.close()
 
     def _write(self) -> None:
-        connection = _open(self._path)
         ended = False
         while not ended:
             items: list[Item] = []
@@ -66,49 +77,78 @@ class Journal:
                     break
                 item = self._queue.get()
             ended = item is None
-            self._commit(connection, items)
-        connection.close()
+            if items:
+                self._commit(items)
 
-    def _commit(self, connection: sqlite3.Connection, items: list[Item]) -> None:
+    def _commit(self, items: list[Item]) -> None:
+        failure: GraftError | None = None
         try:
-            with connection:
-                connection.executemany(
+            with self._connection:
+                self._connection.executemany(
                     "INSERT OR IGNORE INTO calls (key, request, reply, at) VALUES (?, ?, ?, unixepoch())",
-                    [(key, request, reply) for key, request, reply, _ in items],
+                    [item[:3] for item in items],
                 )
         except sqlite3.Error as error:
             failure = _storage(error, self._path)
-            for *_, done in items:
-                done.set_exception(failure)
+        waiting: dict[asyncio.AbstractEventLoop, list[Done]] = {}
+        for *_, loop, done in items:
+            waiting.setdefault(loop, []).append(done)
+        for loop, group in waiting.items():
+            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits any more
+                loop.call_soon_threadsafe(_resolve, group, failure)
+
+
+def _resolve(group: list[Done], failure: GraftError | None) -> None:
+    for done in group:
+        if done.done():
+            continue  # its caller was cancelled
+        if failure is None:
+            done.set_result(None)
         else:
-            for *_, done in items:
-                done.set_result(None)
+            done.set_exception(failure)
 
 
 def _open(path: Path) -> sqlite3.Connection:
+    connection = None
     try:
-        connection = sqlite3.connect(path, timeout=30, check_same_thread=False)
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=NORMAL")
+        connection = sqlite3.connect(path, timeout=BUSY_S, check_same_thread=False)
         found = int(connection.execute("PRAGMA user_version").fetchone()[0])
         if found > VERSION:
-            connection.close()
             raise LakeTooNew(
                 f"the journal has version {found}, this Graft reads up to {VERSION}", where=str(path),
                 fix="use the newer Graft, or another GRAFT_HOME",
             )  # fmt: skip
-        with connection:
-            connection.execute(
-                "CREATE TABLE IF NOT EXISTS calls (key TEXT PRIMARY KEY, request BLOB, reply BLOB, at INTEGER) WITHOUT ROWID"
-            )
-            connection.execute(f"PRAGMA user_version={VERSION}")
-    except sqlite3.Error as error:
-        raise _storage(error, path) from None
+        connection.execute("PRAGMA synchronous=NORMAL")
+        if found < VERSION:
+            _found(connection)
+    except (sqlite3.Error, LakeTooNew) as error:
+        if connection is not None:
+            connection.close()
+        raise error if isinstance(error, LakeTooNew) else _storage(error, path) from None
     return connection
 
 
+def _found(connection: sqlite3.Connection) -> None:
+    """Make the tables. SQLite does not wait for a rival that changes the journal mode at the same time, so we do."""
+    deadline = time.monotonic() + BUSY_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            break
+        except sqlite3.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+    with connection:
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS calls (key TEXT PRIMARY KEY, request BLOB, reply BLOB, at INTEGER)"
+        )
+        connection.execute(f"PRAGMA user_version={VERSION}")
+
+
 def _storage(error: sqlite3.Error, path: Path) -> GraftError:
-    if "full" in str(error):
+    if "disk is full" in str(error):
         return StorageFull(
             "no space left for the journal", where=str(path), fix="make room; the rerun goes on from here"
         )

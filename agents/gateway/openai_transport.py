@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from email.utils import parsedate_to_datetime
+from operator import itemgetter
 from typing import Any
 
 import aiohttp
@@ -12,13 +14,14 @@ import orjson
 
 from agents.gateway.ledger import price_of
 from agents.gateway.structured import parse_reply
-from agents.gateway.transport import RateLimited
+from agents.gateway.transport import Damaged, RateLimited
 from schemas.calls import CallRequest, Reply, TokenLogprob, Usage
 from schemas.errors import CallFailed, KeyMissing, ModelUnreachable
 from schemas.models import ModelSpec
 
 RAW = 2_000
 """Characters of a server's error that are kept."""
+BASE_URL = "check model and base_url in the recipe (an address mostly ends in /v1)"
 
 
 class OpenAITransport:
@@ -29,7 +32,7 @@ class OpenAITransport:
         self._unconstrained: set[str] = set()
         connector = aiohttp.TCPConnector(limit=connections, limit_per_host=0, keepalive_timeout=60)
         self._session = aiohttp.ClientSession(
-            connector=connector, json_serialize=lambda value: orjson.dumps(value).decode()
+            connector=connector, cookie_jar=aiohttp.DummyCookieJar(), skip_auto_headers=("User-Agent",)
         )
 
     async def close(self) -> None:
@@ -57,14 +60,17 @@ class OpenAITransport:
         data = orjson.dumps(body_of(request, chat=chat, constrained=constrained))
         try:
             async with self._session.post(
-                url, data=data, headers=headers_of(model), timeout=aiohttp.ClientTimeout(total=model.timeout_s)
-            ) as response:
+                url, data=data, headers=headers_of(model), timeout=aiohttp.ClientTimeout(total=model.timeout_s),
+                allow_redirects=False,
+            ) as response:  # fmt: skip
                 payload = await response.read()
                 if response.status != 200:
                     raise failure_of(response.status, response.headers.get("Retry-After"), payload, model)
         except TimeoutError:
             raise CallFailed("timeout", f"no reply within {model.timeout_s:g} s", where=model.name) from None
-        except aiohttp.ClientError as error:
+        except aiohttp.InvalidURL:
+            raise ModelUnreachable("its base_url is no address", where=model.name, fix=BASE_URL) from None
+        except (aiohttp.ClientError, OSError) as error:
             raise CallFailed(
                 "connection", f"the connection failed ({type(error).__name__})", where=model.name
             ) from None
@@ -83,7 +89,7 @@ def headers_of(model: ModelSpec) -> dict[str, str]:
     """Content type and, where the model names a variable, its key. Raises KeyMissing with the variable's name."""
     headers = {"Content-Type": "application/json"}
     if model.api_key_env:
-        key = os.environ.get(model.api_key_env)
+        key = key_of(model)
         if not key:
             raise KeyMissing(
                 f"the environment variable {model.api_key_env} is not set", where=model.name,
@@ -91,6 +97,24 @@ def headers_of(model: ModelSpec) -> dict[str, str]:
             )  # fmt: skip
         headers["Authorization"] = f"Bearer {key}"
     return headers
+
+
+def key_of(model: ModelSpec) -> str:
+    """The model's key from its environment variable, without the line break that a file leaves; empty if not set."""
+    key = os.environ.get(model.api_key_env, "").strip() if model.api_key_env else ""
+    if key and not (key.isascii() and key.isprintable()):
+        raise KeyMissing(
+            f"the environment variable {model.api_key_env} holds no key: it has letters that no key has",
+            where=model.name, fix=f"export {model.api_key_env}=… again, in one line",
+        )  # fmt: skip
+    return key
+
+
+def raw_of(payload: bytes | str, model: ModelSpec) -> str:
+    """The beginning of what a server said, for the record, without the key should it have repeated it."""
+    text = payload.decode(errors="replace") if isinstance(payload, bytes) else payload
+    key = key_of(model)
+    return (text.replace(key, "(key)") if key else text)[:RAW]
 
 
 def body_of(request: CallRequest, *, chat: bool, constrained: bool) -> dict[str, Any]:
@@ -128,24 +152,24 @@ def names_schema(raw: str) -> bool:
 
 def failure_of(status: int, retry_after: str | None, payload: bytes, model: ModelSpec) -> Exception:
     """The error of a status that is not 200."""
-    raw = payload[:RAW].decode(errors="replace")
-    if status == 429:
-        return RateLimited("the server asks to wait", where=model.name, retry_after=seconds_of(retry_after), raw=raw)
+    raw, name = raw_of(payload, model), model.name
+    if status == 429 and "insufficient_quota" in raw:
+        return ModelUnreachable("the account has no money or quota left", where=name, fix="top it up at the provider")
+    if status == 429 or (status == 503 and retry_after):
+        code, after = "rate_limited" if status == 429 else "server_error", seconds_of(retry_after)
+        return RateLimited(
+            f"the server asks to wait (HTTP {status})", where=name, retry_after=after, raw=raw, code=code
+        )
     if status in (401, 403):
-        variable = (
-            f": check {model.api_key_env}" if model.api_key_env else ": name the variable of its key in api_key_env"
-        )
+        variable = f"check {model.api_key_env}" if model.api_key_env else "name the variable of its key in api_key_env"
+        return ModelUnreachable(f"the server refused the key (HTTP {status})", where=name, fix=variable)
+    if status in (404, 405) or 300 <= status < 400:
         return ModelUnreachable(
-            f"the server refused the key (HTTP {status})", where=model.name, fix="let it in" + variable
+            f"the server has no model {model.model!r}, or no such address (HTTP {status})", where=name, fix=BASE_URL
         )
-    if status == 404:
-        return ModelUnreachable(
-            f"the server has no model {model.model!r}, or no such address (HTTP 404)", where=model.name,
-            fix="check model and base_url (it mostly ends in /v1)",
-        )  # fmt: skip
     if status in (408, 425) or status >= 500:
-        return CallFailed("server_error", f"the server failed (HTTP {status})", where=model.name, raw=raw)
-    return CallFailed("refused_by_server", f"the server refused the request (HTTP {status})", where=model.name, raw=raw)
+        return CallFailed("server_error", f"the server failed (HTTP {status})", where=name, raw=raw)
+    return CallFailed("refused_by_server", f"the server refused the request (HTTP {status})", where=name, raw=raw)
 
 
 def seconds_of(retry_after: str | None) -> float | None:
@@ -153,76 +177,86 @@ def seconds_of(retry_after: str | None) -> float | None:
     if not retry_after:
         return None
     try:
-        return max(0.0, float(retry_after))
+        seconds = float(retry_after)
     except ValueError:
-        pass
-    try:
-        return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time())
-    except ValueError:
-        return None
+        try:
+            seconds = parsedate_to_datetime(retry_after).timestamp() - time.time()
+        except ValueError:
+            return None
+    return None if math.isnan(seconds) else max(0.0, seconds)
 
 
 def reply_of(request: CallRequest, payload: bytes, chat: bool, latency_s: float) -> Reply:
-    """The reply in a 200. Raises CallFailed where it is damaged, empty, or not what the schema asks."""
-    name = request.model.name
+    """The reply in a 200. Raises Damaged where it is broken, empty, or not what the schema asks."""
+    model = request.model
+    usage: Usage | None = None
     try:
         answer = orjson.loads(payload)
-        choices = answer["choices"]
-    except (orjson.JSONDecodeError, KeyError, TypeError):
-        raw = payload[:RAW].decode(errors="replace")
-        raise CallFailed("malformed", "the server's answer is not JSON with choices", where=name, raw=raw) from None
-    if not choices:
-        raise CallFailed("empty", "the server's answer has no choice", where=name)
-    choice = choices[0]
-    text = (choice.get("message") or {}).get("content") if chat else choice.get("text")
-    logprobs = logprobs_of(choice.get("logprobs")) if request.top_logprobs else ()
-    if not text and not logprobs:
-        raise CallFailed("empty", "the reply is empty", where=name)
-    parsed = parse_reply(text or "", request.json_schema, name) if request.json_schema is not None else None
-    usage = usage_of(answer.get("usage") or {})
+        usage = usage_of(answer.get("usage") or {})
+        if not answer["choices"]:
+            raise _damaged(CallFailed("empty", "the server's answer has no choice", where=model.name), usage, request)
+        choice = answer["choices"][0]
+        text = (choice.get("message") or {}).get("content") if chat else choice.get("text")
+        text = text if isinstance(text, str) else ""
+        logprobs = logprobs_of(choice.get("logprobs")) if request.top_logprobs else ()
+        finish, served = choice.get("finish_reason") or "stop", answer.get("model")
+    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError, IndexError, ValueError):
+        what = "the server's answer is not JSON with choices"
+        failure = CallFailed("malformed", what, where=model.name, raw=raw_of(payload, model))
+        raise _damaged(failure, usage, request) from None
+    if not text.strip() and not logprobs:
+        raise _damaged(CallFailed("empty", "the reply is empty", where=model.name, raw=text), usage, request)
+    try:
+        parsed = parse_reply(text, request.json_schema, model.name) if request.json_schema is not None else None
+    except CallFailed as failure:
+        raise _damaged(failure, usage, request) from None
+    price = price_of(model, usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
     return Reply.model_construct(
-        key="",
-        text=text or "",
-        finish_reason=choice.get("finish_reason") or "stop",
-        logprobs=logprobs,
-        parsed=parsed,
-        usage=usage,
-        price_usd=price_of(request.model, usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens),
-        latency_s=latency_s,
-        attempts=1,
-        cached=False,
-        served_model=answer.get("model"),
-    )
+        key="", text=text, finish_reason=str(finish), logprobs=logprobs, parsed=parsed, usage=usage, price_usd=price,
+        latency_s=latency_s, attempts=1, cached=False, served_model=served if isinstance(served, str) else None,
+    )  # fmt: skip
+
+
+def _damaged(failure: CallFailed, usage: Usage | None, request: CallRequest) -> Damaged:
+    counts = usage or Usage()
+    price = price_of(request.model, counts.prompt_tokens, counts.completion_tokens, counts.cached_tokens)
+    raw = raw_of(failure.raw, request.model)
+    return Damaged(failure.code, failure.what, where=failure.where, raw=raw, usage=usage, price_usd=price)
 
 
 def usage_of(usage: dict[str, Any]) -> Usage:
     """Token counts; None where the server left them out."""
     details = usage.get("prompt_tokens_details") or {}
     return Usage.model_construct(
-        prompt_tokens=usage.get("prompt_tokens"),
-        completion_tokens=usage.get("completion_tokens"),
-        cached_tokens=details.get("cached_tokens"),
-    )
+        prompt_tokens=_count(usage.get("prompt_tokens")), completion_tokens=_count(usage.get("completion_tokens")),
+        cached_tokens=_count(details.get("cached_tokens")),
+    )  # fmt: skip
+
+
+def _count(value: Any) -> int | None:
+    return int(value) if isinstance(value, int | float) and value >= 0 else None
 
 
 def logprobs_of(logprobs: dict[str, Any] | None) -> tuple[TokenLogprob, ...]:
-    """Alternatives at each place, from the chat form (also llama.cpp's) or the older completions form."""
+    """Alternatives at each place, best first, from the chat form (also llama.cpp's) or the older completions form."""
     if not logprobs:
         return ()
     if logprobs.get("content"):
         return tuple(
-            TokenLogprob.model_construct(
-                token=place["token"], logprob=place["logprob"],
-                top=tuple((other["token"], other["logprob"]) for other in place.get("top_logprobs") or ()),
+            _place(
+                p["token"], p["logprob"], [(other["token"], other["logprob"]) for other in p.get("top_logprobs") or ()]
             )
-            for place in logprobs["content"]
-        )  # fmt: skip
-    tops = logprobs.get("top_logprobs") or ()
+            for p in logprobs["content"]
+        )
+    tokens, values = logprobs.get("tokens") or (), logprobs.get("token_logprobs") or ()
+    tops = logprobs.get("top_logprobs") or [None] * len(tokens)
     return tuple(
-        TokenLogprob.model_construct(
-            token=token, logprob=value, top=tuple(sorted((top or {}).items(), key=lambda item: -item[1]))
-        )
-        for token, value, top in zip(
-            logprobs.get("tokens") or (), logprobs.get("token_logprobs") or (), tops, strict=False
-        )
+        _place(token, value, list((top or {}).items()))
+        for token, value, top in zip(tokens, values, tops, strict=False)
+        if value is not None
     )
+
+
+def _place(token: str, logprob: float, top: list[tuple[str, float]]) -> TokenLogprob:
+    top.sort(key=itemgetter(1), reverse=True)
+    return TokenLogprob.model_construct(token=token, logprob=logprob, top=tuple(top))

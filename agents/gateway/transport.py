@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from schemas.calls import CallRequest, Reply
+from schemas.calls import CallRequest, Reply, Usage
 from schemas.errors import CallFailed
-
-RETRYABLE = frozenset({"timeout", "rate_limited", "server_error", "connection", "malformed", "empty", "schema_unmet"})
 
 
 class Transport(Protocol):
@@ -23,10 +21,21 @@ class Transport(Protocol):
 
 
 class RateLimited(CallFailed):
-    """The server asked to wait, for `retry_after` seconds where it said so."""
+    """The server asked to wait, for `retry_after` seconds where it said so. `final`: it was asked often enough."""
 
     def __init__(
         self, what: str, *, where: str = "", retry_after: float | None = None, raw: str = "", code: str = ""
     ) -> None:
-        self.retry_after = retry_after
+        self.retry_after, self.final = retry_after, False
         super().__init__(code or "rate_limited", what, where=where, raw=raw)
+
+
+class Damaged(CallFailed):
+    """The server answered, and bills it, but the reply is of no use. `usage` is None where it cannot be read."""
+
+    def __init__(
+        self, code: str, what: str, *, where: str = "", raw: str = "", usage: Usage | None = None,
+        price_usd: float | None = None,
+    ) -> None:  # fmt: skip
+        self.usage, self.price_usd = usage, price_usd
+        super().__init__(code, what, where=where, raw=raw)
