@@ -110,12 +110,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--candidates", type=int, default=2000)
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--median-ms", type=float, default=200.0, help="the server's median reply time")
     options = parser.parse_args()
     runs = []
     from bare_loop import bare_loop
 
     for number in range(options.repeat):
-        server, base = start_server("--median-ms", "200", "--sigma", "0.5", "--seed", str(number))
+        server, base = start_server("--median-ms", str(options.median_ms), "--sigma", "0.5", "--seed", str(number))
         try:
             with tempfile.TemporaryDirectory() as folder:
                 ours = measure(options.candidates, base, Path(folder))

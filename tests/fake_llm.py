@@ -162,8 +162,12 @@ class Behaviour:
     fail_status: int = 500
     refuse_schema: bool = False
     logprobs: bool = True
+    openai_logprobs: bool = False
     usage: bool = True
+    cached_share: float = 0.0
     key: str = ""
+    echo_key: bool = False
+    reply_text: str = ""
 
 
 class FakeLLM:
@@ -237,6 +241,8 @@ class FakeLLM:
         if how.rate_limit_above and self.in_flight > how.rate_limit_above:
             after = {} if how.retry_after is None else {"Retry-After": f"{how.retry_after:g}"}
             return web.Response(status=429, headers=after, text="slow down")
+        if how.echo_key:
+            return web.Response(status=400, text=f"cannot serve {request.headers.get('Authorization')}")
         if self.calls <= how.fail_first:
             after = {} if how.retry_after is None else {"Retry-After": f"{how.retry_after:g}"}
             return web.Response(status=how.fail_status, headers=after, text="failing first")
@@ -276,17 +282,22 @@ class FakeLLM:
 
     def _payload(self, body: dict[str, Any], rng: random.Random, chat: bool) -> dict[str, Any]:
         schema = (body.get("response_format") or {}).get("json_schema", {}).get("schema")
-        text = json.dumps(self._value(schema, rng, "")) if schema else sentence(rng)
+        text = self.behaviour.reply_text or (json.dumps(self._value(schema, rng, "")) if schema else sentence(rng))
         said = "".join(message["content"] for message in body.get("messages", ())) or body.get("prompt") or ""
         choice: dict[str, Any] = {"index": 0, "finish_reason": "stop"}
         choice.update({"message": {"role": "assistant", "content": text}} if chat else {"text": text})
         count = int(body.get("top_logprobs") or (0 if chat else body.get("logprobs") or 0))
         if count and self.behaviour.logprobs:
             choice["logprobs"] = self._logprobs(said, rng)
-        usage = {"prompt_tokens": len(said) // 4, "completion_tokens": max(1, len(text) // 4)}
+            if self.behaviour.openai_logprobs and not chat:
+                choice["logprobs"] = self._older(choice["logprobs"]["content"])
+        usage: dict[str, Any] = {"prompt_tokens": len(said) // 4, "completion_tokens": max(1, len(text) // 4)}
         payload = {"id": "fake", "object": "x", "created": 1, "model": body.get("model"), "choices": [choice]}
         if self.behaviour.usage:
             payload["usage"] = {**usage, "total_tokens": sum(usage.values())}
+            if self.behaviour.cached_share:
+                cached = int(usage["prompt_tokens"] * self.behaviour.cached_share)
+                payload["usage"]["prompt_tokens_details"] = {"cached_tokens": cached}
         return payload
 
     def _logprobs(self, said: str, rng: random.Random) -> dict[str, Any]:
@@ -295,6 +306,15 @@ class FakeLLM:
         scored = sorted(((name, -10 * rng.random()) for name in names), key=lambda item: -item[1])
         top = [{"token": " " + name, "logprob": value} for name, value in scored]
         return {"content": [{"token": top[0]["token"], "logprob": top[0]["logprob"], "top_logprobs": top}]}
+
+    @staticmethod
+    def _older(content: list[dict[str, Any]]) -> dict[str, Any]:
+        """The same in the form of OpenAI's completions."""
+        return {
+            "tokens": [place["token"] for place in content],
+            "token_logprobs": [place["logprob"] for place in content],
+            "top_logprobs": [{other["token"]: other["logprob"] for other in p["top_logprobs"]} for p in content],
+        }
 
     def _value(self, schema: dict[str, Any], rng: random.Random, name: str) -> Any:
         if "enum" in schema:

@@ -7,7 +7,9 @@ import os
 from collections.abc import Mapping
 
 import aiohttp
+from yarl import URL
 
+from agents.gateway.openai_transport import headers_of
 from schemas.models import ModelSpec
 
 PATIENCE_S = 10
@@ -15,7 +17,7 @@ PATIENCE_S = 10
 
 async def check_endpoint(model: ModelSpec, endpoints: Mapping[str, str]) -> str | None:
     """A sentence that says what is wrong with a model's endpoint, or None. Sends no prompt, spends nothing."""
-    if model.api_key_env and not os.environ.get(model.api_key_env):
+    if model.api_key_env and not os.environ.get(model.api_key_env, "").strip():
         return f"{model.name}: the environment variable {model.api_key_env} is not set"
     if model.provider == "encoder":
         missing = importlib.util.find_spec("transformers") is None or importlib.util.find_spec("torch") is None
@@ -23,15 +25,31 @@ async def check_endpoint(model: ModelSpec, endpoints: Mapping[str, str]) -> str 
     address = model.base_url or endpoints.get(model.name)
     if not address:
         return None if model.provider == "litellm" else f"{model.name}: no address is known"
-    headers = {"Authorization": f"Bearer {os.environ[model.api_key_env]}"} if model.api_key_env else {}
+    shown, headers = _shown(address), headers_of(model)
     try:
         timeout = aiohttp.ClientTimeout(total=PATIENCE_S)
-        async with (
-            aiohttp.ClientSession(timeout=timeout) as session,
-            session.get(f"{address.rstrip('/')}/models", headers=headers) as response,
-        ):
-            if response.status in (401, 403):
-                return f"{model.name}: {address} refused the key (HTTP {response.status})"
-            return f"{model.name}: {address} failed (HTTP {response.status})" if response.status >= 500 else None
-    except (TimeoutError, aiohttp.ClientError, ValueError) as error:
-        return f"{model.name}: {address} does not answer ({type(error).__name__})"
+        async with aiohttp.ClientSession(timeout=timeout) as session:
+            base = address.rstrip("/")
+            status = await _status(session, f"{base}/models", headers)
+            lost = status in (404, 405) and not base.endswith("/v1")
+            if lost and await _status(session, f"{base}/v1/models", headers) == 200:
+                return f"{model.name}: {shown} lacks its end; base_url should be {shown.rstrip('/')}/v1"
+    except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
+        return f"{model.name}: {shown} does not answer ({type(error).__name__})"
+    if status in (401, 403):
+        return f"{model.name}: {shown} refused the key (HTTP {status})"
+    return f"{model.name}: {shown} failed (HTTP {status})" if status >= 500 else None
+
+
+async def _status(session: aiohttp.ClientSession, url: str, headers: dict[str, str]) -> int:
+    async with session.get(url, headers=headers) as response:
+        return response.status
+
+
+def _shown(address: str) -> str:
+    """An address without the name and password, or the query, that it may hold."""
+    try:
+        url = URL(address)
+        return str(url.with_user(None).with_query(None)) if url.host else "its base_url"
+    except ValueError:
+        return "its base_url"

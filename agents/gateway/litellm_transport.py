@@ -4,33 +4,48 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import time
 from typing import Any
 
 import orjson
 
-from agents.gateway.openai_transport import RAW, headers_of, names_schema, reply_of
-from agents.gateway.transport import RateLimited
+from agents.gateway.ledger import MICRO
+from agents.gateway.openai_transport import headers_of, names_schema, reply_of, seconds_of
+from agents.gateway.transport import Damaged, RateLimited
 from schemas.calls import CallRequest, Reply
-from schemas.errors import CallFailed, ModelUnreachable
+from schemas.errors import CallFailed, GraftError, ModelUnreachable
+from schemas.models import ModelSpec, Price
+
+BROKEN_JSON = re.compile(r"line \d+ column \d+ \(char \d+\)")
+"""What a JSON parser says; LiteLLM passes it on as if the server had failed."""
 
 
 class LiteLLMTransport:
     """Chat and text completion over LiteLLM, which is imported at the first call (5 to 7 s)."""
 
+    _in_use = 0
+    """Transports of this process that share LiteLLM's cache of clients."""
+
     def __init__(self) -> None:
         self._litellm: Any = None
+        self._closed = False
+        LiteLLMTransport._in_use += 1
         self._unconstrained: set[str] = set()
 
     async def close(self) -> None:
-        """LiteLLM keeps its own clients; close those that it opened."""
-        if self._litellm is not None:
+        """Close the clients that LiteLLM opened, and have it forget them: it would hand the closed ones out again."""
+        if self._closed:
+            return
+        self._closed = True
+        LiteLLMTransport._in_use -= 1
+        if self._litellm is not None and not LiteLLMTransport._in_use:
             await self._litellm.close_litellm_async_clients()
+            self._litellm.in_memory_llm_clients_cache.flush_cache()
 
     async def send(self, request: CallRequest) -> Reply:
         """One attempt. Raises CallFailed, KeyMissing, ModelUnreachable."""
-        if self._litellm is None:
-            self._litellm = await asyncio.to_thread(_load)
+        await self._ready()
         constrained = request.json_schema is not None and request.model.name not in self._unconstrained
         try:
             return await self._ask(request, constrained)
@@ -40,20 +55,42 @@ class LiteLLMTransport:
                 return await self._ask(request, False)
             raise
 
+    async def price(self, model: ModelSpec) -> Price | None:
+        """What LiteLLM's own table says a model costs; None, never 0, where it does not know the model."""
+        known = _known(await self._ready(), model.model)
+        if not known:
+            return None
+        cached = known.get("cache_read_input_token_cost")
+        return Price(
+            input=known["input_cost_per_token"] * MICRO, output=(known.get("output_cost_per_token") or 0) * MICRO,
+            cached_input=None if cached is None else cached * MICRO,
+        )  # fmt: skip
+
+    async def _ready(self) -> Any:
+        if self._litellm is None:
+            self._litellm = await asyncio.to_thread(_load)
+        return self._litellm
+
     async def _ask(self, request: CallRequest, constrained: bool) -> Reply:
         litellm, model = self._litellm, request.model
+        import openai
+
         started = time.perf_counter()
         chat = bool(request.messages)
+        arguments = _arguments(request, chat, constrained)
         try:
-            call = litellm.acompletion if chat else litellm.atext_completion
-            answer = await call(**_arguments(request, chat, constrained))
-        except Exception as error:
+            answer = await (litellm.acompletion if chat else litellm.atext_completion)(**arguments)
+        except (openai.OpenAIError, OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise _failure(litellm, error, request) from None
-        payload = answer.model_dump()
-        reply = reply_of(request, orjson.dumps(payload, default=str), chat, time.perf_counter() - started)
-        if model.price is not None:
-            return reply
-        return reply.model_copy(update={"price_usd": _price(litellm, answer, model.model)})
+        price = None if model.price is not None else _price(litellm, answer, model.model)
+        try:
+            payload = orjson.dumps(answer.model_dump(), default=str)
+            reply = reply_of(request, payload, chat, time.perf_counter() - started)
+        except Damaged as failure:
+            if model.price is None:
+                failure.price_usd = price
+            raise
+        return reply if model.price is not None else reply.model_copy(update={"price_usd": price})
 
 
 def _load() -> Any:
@@ -89,43 +126,54 @@ def _arguments(request: CallRequest, chat: bool, constrained: bool) -> dict[str,
     return {name: value for name, value in {**given, **model.extra}.items() if value is not None}
 
 
-def _failure(litellm: Any, error: Exception, request: CallRequest) -> Exception:
+def _failure(litellm: Any, error: Exception, request: CallRequest) -> GraftError:
     """LiteLLM's exception as ours. Its text may hold the key, so only the class and status are passed on."""
-    name, kind, raw = request.model.name, type(error).__name__, ""
-    if isinstance(error, litellm.Timeout | asyncio.TimeoutError):
+    name, kind = request.model.name, type(error).__name__
+    if isinstance(error, litellm.Timeout | TimeoutError):
         return CallFailed("timeout", f"no reply within {request.model.timeout_s:g} s", where=name)
     if isinstance(error, litellm.RateLimitError):
-        response = getattr(error, "response", None)
-        after = response.headers.get("retry-after") if response is not None else None
-        return RateLimited("the provider asks to wait", where=name, retry_after=_number(after))
-    if isinstance(error, litellm.AuthenticationError | litellm.PermissionDeniedError):
+        if "insufficient_quota" in str(error):
+            fix = "top it up at the provider"
+            return ModelUnreachable("the account has no money or quota left", where=name, fix=fix)
+        return RateLimited("the provider asks to wait", where=name, retry_after=_retry_after(error))
+    status = getattr(error, "status_code", None)
+    if status in (401, 403) or isinstance(error, litellm.AuthenticationError | litellm.PermissionDeniedError):
         variable = request.model.api_key_env or "the provider's own variable"
         return ModelUnreachable("the provider refused the key", where=name, fix=f"check {variable}")
     if isinstance(error, litellm.NotFoundError):
         return ModelUnreachable(f"the provider has no model {request.model.model!r}", where=name, fix="check model")
     if isinstance(error, litellm.BadRequestError):
-        raw = "response_format" if names_schema(str(error)) else ""
-        return CallFailed("refused_by_server", f"the provider refused the request ({kind})", where=name, raw=raw[:RAW])
-    if isinstance(error, litellm.APIConnectionError):
+        said = str(error) + str(getattr(getattr(error, "response", None), "text", ""))
+        raw = "response_format" if names_schema(said) else ""
+        return CallFailed("refused_by_server", f"the provider refused the request ({kind})", where=name, raw=raw)
+    if BROKEN_JSON.search(str(error)):
+        return Damaged("malformed", "the provider's answer is broken JSON", where=name)
+    if isinstance(error, litellm.APIConnectionError) or "Connection error" in str(error):
         return CallFailed("connection", f"the connection failed ({kind})", where=name)
     if isinstance(error, litellm.APIError | litellm.InternalServerError | litellm.ServiceUnavailableError):
         return CallFailed("server_error", f"the provider failed ({kind})", where=name)
     return CallFailed("malformed", f"the provider's answer cannot be read ({kind})", where=name)
 
 
-def _number(text: str | None) -> float | None:
-    try:
-        return float(text) if text else None
-    except ValueError:
-        return None
+def _retry_after(error: Any) -> float | None:
+    for place in (getattr(error, "litellm_response_headers", None), getattr(error, "response", None)):
+        headers = getattr(place, "headers", place)
+        after = headers.get("retry-after") if headers is not None and hasattr(headers, "get") else None
+        if after is not None:
+            return seconds_of(str(after))
+    return None
+
+
+def _known(litellm: Any, model: str) -> dict[str, Any] | None:
+    known = litellm.model_cost.get(model) or litellm.model_cost.get(model.split("/", 1)[-1])
+    return known if known and known.get("input_cost_per_token") is not None else None
 
 
 def _price(litellm: Any, answer: Any, model: str) -> float | None:
     """LiteLLM's price of an answer; None, never 0, where its table does not know the model."""
-    known = litellm.model_cost.get(model) or litellm.model_cost.get(model.split("/", 1)[-1])
-    if not known or known.get("input_cost_per_token") is None:
+    if not _known(litellm, model):
         return None
     try:
         return float(litellm.completion_cost(completion_response=answer, model=model))
-    except (ValueError, KeyError, litellm.exceptions.APIError):
+    except (ValueError, LookupError, TypeError, AttributeError, litellm.exceptions.APIError):
         return None

@@ -110,11 +110,14 @@ def key_of(model: ModelSpec) -> str:
     return key
 
 
-def raw_of(payload: bytes | str, model: ModelSpec) -> str:
+def raw_of(payload: bytes, model: ModelSpec) -> str:
     """The beginning of what a server said, for the record, without the key should it have repeated it."""
-    text = payload.decode(errors="replace") if isinstance(payload, bytes) else payload
+    return _without_key(payload.decode(errors="replace"), model)[:RAW]
+
+
+def _without_key(text: str, model: ModelSpec) -> str:
     key = key_of(model)
-    return (text.replace(key, "(key)") if key else text)[:RAW]
+    return text.replace(key, "(key)") if key else text
 
 
 def body_of(request: CallRequest, *, chat: bool, constrained: bool) -> dict[str, Any]:
@@ -220,7 +223,7 @@ def reply_of(request: CallRequest, payload: bytes, chat: bool, latency_s: float)
 def _damaged(failure: CallFailed, usage: Usage | None, request: CallRequest) -> Damaged:
     counts = usage or Usage()
     price = price_of(request.model, counts.prompt_tokens, counts.completion_tokens, counts.cached_tokens)
-    raw = raw_of(failure.raw, request.model)
+    raw = _without_key(failure.raw, request.model)
     return Damaged(failure.code, failure.what, where=failure.where, raw=raw, usage=usage, price_usd=price)
 
 

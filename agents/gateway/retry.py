@@ -22,7 +22,7 @@ _random = random.Random()
 
 def backoff_s(failures: int) -> float:
     """Seconds before the next try after so many failures: doubling from 0.25 to 20, times 0.5 to 1."""
-    return min(LONGEST_WAIT_S, BASE_WAIT_S * 2 ** max(0, failures - 1)) * (0.5 + _random.random() / 2)
+    return min(LONGEST_WAIT_S, BASE_WAIT_S * 2.0 ** max(0, failures - 1)) * (0.5 + _random.random() / 2)
 
 
 class Door:

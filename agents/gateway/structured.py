@@ -2,48 +2,86 @@
 
 from __future__ import annotations
 
+import importlib
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import orjson
 
 from schemas.errors import CallFailed
 
-FENCE = re.compile(r"^\s*```[a-zA-Z]*\s*\n?(.*?)\n?\s*```\s*$", re.DOTALL)
-TRAILING_COMMA = re.compile(r",(\s*[}\]])")
+STARTS = 20
+"""Places in a reply where a JSON value is looked for at most."""
+MISSING = object()
 TYPES: dict[str, tuple[type, ...]] = {
     "object": (dict,), "array": (list,), "string": (str,), "integer": (int,), "number": (int, float),
     "boolean": (bool,), "null": (type(None),),
 }  # fmt: skip
+UNDERSTOOD = frozenset({
+    "type", "enum", "const", "properties", "required", "additionalProperties", "items", "minItems", "maxItems",
+    "minimum", "maximum", "minLength", "maxLength", "title", "description", "default", "examples", "$schema",
+})  # fmt: skip
 
 
 def parse_reply(text: str, schema: dict[str, Any], where: str) -> Any:
     """The JSON value of a reply. Raises CallFailed 'malformed' (no JSON) or 'schema_unmet' (the wrong JSON)."""
-    value = _parse(text)
-    if value is None:
-        raise CallFailed("malformed", "the reply is not JSON, nor can it be repaired", where=where, raw=text)
-    problem = check(value, schema)
-    if problem:
-        raise CallFailed("schema_unmet", f"the reply does not meet the schema: {problem}", where=where, raw=text)
-    return value
+    first = ""
+    for value in _values(text):
+        problem = problem_of(value, schema)
+        if not problem:
+            return value
+        first = first or problem
+    if first:
+        raise CallFailed("schema_unmet", f"the reply does not meet the schema: {first}", where=where, raw=text)
+    raise CallFailed("malformed", "the reply is not JSON, nor can it be repaired", where=where, raw=text)
 
 
-def _parse(text: str) -> Any:
-    fenced = FENCE.match(text)
-    for attempt in (text, fenced.group(1) if fenced else "", _first_value(text)):
-        for repaired in (attempt, TRAILING_COMMA.sub(r"\1", attempt)):
-            try:
-                return orjson.loads(repaired)
-            except orjson.JSONDecodeError:
-                continue
-    return None
+def _values(text: str) -> Iterator[Any]:
+    """The whole text; else what stands balanced in it, with or without fences around; trailing commas are dropped."""
+    value = _load(text)
+    if value is not MISSING:
+        yield value
+        return
+    for piece in _balanced(text):
+        value = _load(piece)
+        if value is not MISSING:
+            yield value
 
 
-def _first_value(text: str) -> str:
-    """The first balanced object or array in the text; empty where there is none."""
-    start = min((place for place in (text.find("{"), text.find("[")) if place >= 0), default=-1)
-    if start < 0:
-        return ""
+def _load(text: str) -> Any:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        pass
+    try:
+        return orjson.loads(_without_trailing_commas(text))
+    except orjson.JSONDecodeError:
+        return MISSING
+
+
+PIECE = re.compile(r'"(?:[^"\\]|\\.)*"|,(?=\s*[}\]])', re.DOTALL)
+
+
+def _without_trailing_commas(text: str) -> str:
+    return PIECE.sub(lambda found: "" if found.group() == "," else found.group(), text)
+
+
+def _balanced(text: str) -> Iterator[str]:
+    """Objects and arrays in the text, in order, the outermost first where they nest."""
+    place = 0
+    for _ in range(STARTS):
+        starts = [start for start in (text.find("{", place), text.find("[", place)) if start >= 0]
+        if not starts:
+            return
+        end = _end_of(text, min(starts))
+        if end:
+            yield text[min(starts) : end]
+        place = end or min(starts) + 1
+
+
+def _end_of(text: str, start: int) -> int:
+    """The place after the value that starts here; 0 where it does not end."""
     depth, quoted, escaped = 0, False, False
     for place in range(start, len(text)):
         letter = text[place]
@@ -56,8 +94,28 @@ def _first_value(text: str) -> str:
         elif letter in "}]":
             depth -= 1
             if depth == 0:
-                return text[start : place + 1]
-    return ""
+                return place + 1
+    return 0
+
+
+def problem_of(value: Any, schema: dict[str, Any]) -> str:
+    """What is wrong with a value; empty where it fits. Quick for what our roles use, complete for any other schema."""
+    return check(value, schema) if _understood(schema) else _check_fully(value, schema)
+
+
+def _understood(schema: Any) -> bool:
+    if not isinstance(schema, dict) or not schema.keys() <= UNDERSTOOD or isinstance(schema.get("type"), list):
+        return False
+    if not isinstance(schema.get("additionalProperties", True), bool):
+        return False
+    parts = [*schema.get("properties", {}).values(), *([schema["items"]] if "items" in schema else [])]
+    return all(_understood(part) for part in parts)
+
+
+def _check_fully(value: Any, schema: dict[str, Any]) -> str:
+    jsonschema: Any = importlib.import_module("jsonschema")  # untyped; LiteLLM brings it
+    error = next(jsonschema.Draft202012Validator(schema).iter_errors(value), None)
+    return "" if error is None else f"{error.json_path} breaks the rule {error.validator!r}"
 
 
 def check(value: Any, schema: dict[str, Any], path: str = "$") -> str:
@@ -67,6 +125,8 @@ def check(value: Any, schema: dict[str, Any], path: str = "$") -> str:
         return f"{path} is not of type {kind}"
     if "enum" in schema and value not in schema["enum"]:
         return f"{path} is none of the allowed values"
+    if "const" in schema and value != schema["const"]:
+        return f"{path} is not the fixed value"
     if isinstance(value, dict):
         return _check_object(value, schema, path)
     if isinstance(value, list):
@@ -75,6 +135,8 @@ def check(value: Any, schema: dict[str, Any], path: str = "$") -> str:
             return f"{path} has {len(value)} items"
         checks = (check(item, schema.get("items", {}), f"{path}[{place}]") for place, item in enumerate(value))
         return next((problem for problem in checks if problem), "")
+    if isinstance(value, str) and not schema.get("minLength", 0) <= len(value) <= schema.get("maxLength", len(value)):
+        return f"{path} has {len(value)} letters"
     if isinstance(value, int | float) and not schema.get("minimum", value) <= value <= schema.get("maximum", value):
         return f"{path} is out of range"
     return ""
