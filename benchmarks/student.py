@@ -2,9 +2,9 @@
 
 1. CLINC150's ten domains from two examples a domain, three training seeds, on a fixed random sample of test rows;
    beside it a logistic regression on MiniLM's frozen embeddings, which a student must not fall below.
-2. Ten of Banking77's classes with 30 real rows each, one seed, against their test rows: fine-tuning must not hurt there.
+2. Ten of Banking77's classes with 30 real rows each, one seed, against their test rows: tuning must not hurt there.
 
-Needs ../shared/data. Two threads; some minutes.
+Needs ../shared/data. Two threads; more than ten minutes where others use the cores.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from schemas.calls import CallRequest, Reply
 from schemas.errors import CallFailed, GraftError, ModelUnreachable
 from schemas.models import ModelSpec, Price
 
+TEXT_COMPLETION = "text-completion-openai/"
 BROKEN_JSON = re.compile(r"line \d+ column \d+ \(char \d+\)")
 """What a JSON parser says; LiteLLM passes it on as if the server had failed."""
 
@@ -30,6 +31,7 @@ class LiteLLMTransport:
     def __init__(self) -> None:
         self._litellm: Any = None
         self._closed = False
+        self._completers: dict[tuple[str | None, str | None], Any] = {}
         LiteLLMTransport._in_use += 1
         self._unconstrained: set[str] = set()
 
@@ -39,6 +41,8 @@ class LiteLLMTransport:
             return
         self._closed = True
         LiteLLMTransport._in_use -= 1
+        for client in self._completers.values():
+            await client.close()
         if self._litellm is not None and not LiteLLMTransport._in_use:
             await self._litellm.close_litellm_async_clients()
             self._litellm.in_memory_llm_clients_cache.flush_cache()
@@ -71,6 +75,16 @@ class LiteLLMTransport:
             self._litellm = await asyncio.to_thread(_load)
         return self._litellm
 
+    def _completer(self, arguments: dict[str, Any]) -> Any:
+        """One client an address for OpenAI's completions: LiteLLM would open one a call there, and close none."""
+        import openai
+
+        base, key = arguments.get("base_url"), arguments.get("api_key")
+        if (base, key) not in self._completers:
+            client = openai.AsyncOpenAI(base_url=base, api_key=key, max_retries=0)
+            self._completers[base, key] = client
+        return self._completers[base, key]
+
     async def _ask(self, request: CallRequest, constrained: bool) -> Reply:
         litellm, model = self._litellm, request.model
         import openai
@@ -78,6 +92,8 @@ class LiteLLMTransport:
         started = time.perf_counter()
         chat = bool(request.messages)
         arguments = _arguments(request, chat, constrained)
+        if not chat and model.model.startswith(TEXT_COMPLETION) and "api_key" in arguments:
+            arguments["client"] = self._completer(arguments)
         try:
             answer = await (litellm.acompletion if chat else litellm.atext_completion)(**arguments)
         except (openai.OpenAIError, OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
