@@ -22,7 +22,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-WORDS = """
+LIST = """
 amber anchor apple arrow autumn badge bakery barrel basket beacon bicycle blanket bottle branch bridge bucket
 button cabin candle canyon carpet castle cedar chapel cherry circle clover coffee copper corner cotton cradle
 crystal dancer desert dinner dragon drawer eagle echo engine falcon feather fiddle forest fountain galaxy garden
@@ -31,7 +31,8 @@ lumber magnet maple marble meadow mirror monkey needle ocean olive orchard oyste
 piano pillow planet pocket prairie puzzle rabbit ribbon river rocket saddle salmon shadow silver spider spring
 stable summer sunset temple thunder ticket timber tunnel turtle valley velvet violin wagon walnut whistle willow
 window winter yellow zephyr
-""".split()
+"""
+WORDS = LIST.split()
 
 
 @dataclass

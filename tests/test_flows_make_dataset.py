@@ -60,10 +60,10 @@ def environment(home: Path, prefect: str) -> dict[str, str]:
     return {**os.environ, "GRAFT_HOME": str(home), "PREFECT_API_URL": prefect, "NO_COLOR": "1", "COLUMNS": "160"}
 
 
-def graft(home: Path, prefect: str, *words: str) -> subprocess.CompletedProcess[str]:
+def graft(home: Path, prefect: str, *words: str, seconds: float = 180) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "graft", *words], cwd=ROOT, text=True,
-        capture_output=True, env=environment(home, prefect), timeout=180, check=False,
+        capture_output=True, env=environment(home, prefect), timeout=seconds, check=False,
     )  # fmt: skip
 
 
