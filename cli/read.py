@@ -102,7 +102,9 @@ def show(
         view = [[r["code"], r["rows"], r["example"]] for r in records]
         table(f"{found.ref}: not accepted", ["reason", "rows", "an example"], view, right=("rows",))
         return
-    console().print(found.card, markup=False)
+    from rich.markdown import Markdown
+
+    console().print(Markdown(found.card))
     picked = [row for label in found.labels for row in [r for r in records if r["label"] == label][:rows]]
     view = [[row["id"], row["label"], row["split"], row["text"]] for row in picked]
     table(f"{found.ref}: {rows} rows a label", ["row", "label", "split", "text"], view)

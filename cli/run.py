@@ -67,7 +67,10 @@ def _tell(home: Home, result: dict[str, Any], trained: dict[str, Any] | None, ex
     out = console()
     from rich.markdown import Markdown
 
-    out.print(Markdown(page) if out.is_terminal else page)
+    if out.is_terminal:
+        out.print(Markdown(page))
+    else:
+        sys.stdout.write(page)
 
 
 @contextmanager

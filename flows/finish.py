@@ -8,7 +8,7 @@ from typing import Any
 from data.card import render_card
 from data.splits import assign_splits
 from data.versions import publish
-from flows import artifacts
+from flows import artifacts, rounds
 from flows.settle import find_embed, split_clusters
 from flows.workshop import Say, Workshop, models_with_licences
 from schemas.base import utc_now
@@ -44,10 +44,7 @@ async def finish(shop: Workshop, run: Run, kept: list[Candidate], surplus: int, 
         published = await _publish(shop, run, kept)
         run = run.model_copy(update={"version": published.version})
     shop.lake.save_run(run)
-    funnel = [
-        {"status": status, "route": route, "code": code, "rows": rows}
-        for status, route, code, rows, _ in shop.lake.reasons(run.id)
-    ]
+    funnel = rounds.funnel(shop.lake, run.id)
     await artifacts.leave(run.dataset, published.card if published else _nothing(run), funnel)
     if stopped_by == "yield" and not kept:
         raise _too_low(shop, run)

@@ -29,7 +29,20 @@ def already_done(lake: Lake, run_id: str) -> dict[str, Any] | None:
     if run.status == "partial" and run.stopped_by in RESUMABLE:
         return None
     published = find_version(lake, f"{run.dataset}@{run.version}")
-    return {"run": run.model_dump(mode="json"), "version": published.model_dump(mode="json"), "repeated": True}
+    return {
+        "run": run.model_dump(mode="json"),
+        "version": published.model_dump(mode="json"),
+        "funnel": funnel(lake, run_id),
+        "repeated": True,
+    }
+
+
+def funnel(lake: Lake, run_id: str) -> list[dict[str, Any]]:
+    """Candidates by how they ended and why, most frequent first. Counts only, never a text."""
+    return [
+        {"status": status, "route": route, "code": code, "rows": rows}
+        for status, route, code, rows, _ in lake.reasons(run_id)
+    ]
 
 
 def shards(recipe: Recipe, round_index: int, attempt: int, wanted: dict[str, int], left: int) -> list[ShardSpec]:
