@@ -117,7 +117,7 @@ def test_prompt_leak_scores_the_longest_run_and_reads_the_response() -> None:
         ("Write a role play about a doctor.", "Hello!", "role play", None),
         ("Role play: be a doctor.", "Hello!", "role play", "label_name"),
         ("What is two plus two?", "4", "coding", None),
-        ("What is two plus two?", None, "coding", "missing_response"),
+        ("What is two plus two?", "", "coding", "missing_response"),
         ("What is two plus two?", "  ", "coding", "missing_response"),
         ("What is two plus two?", "4<|im_end|>", "coding", "model_token"),
         ("What is two plus two?", "4\0", "coding", "control_characters"),
@@ -331,3 +331,11 @@ def test_clusters_of_many_equal_rows_are_found_quickly() -> None:
     begin = time.process_time()
     found = clusters([f"c{place:04d}" for place in range(1500)], np.ones((1500, 8), dtype=np.float32), 0.85)
     assert set(found.values()) == {"c0000"} and time.process_time() - begin < 5
+
+
+def test_an_instruction_is_screened_before_its_response_is_there() -> None:
+    recipe = Recipe.model_validate(
+        {"name": "ask", "task": {"kind": "instruction"}, "seeds": {"rows": [{"text": "Name three rivers in France."}]}}
+    )
+    results = Admission(recipe, [], []).screen("Explain why leaves turn red in autumn.", None, "qa")
+    assert all(result.passed for result in results)

@@ -13,7 +13,10 @@ _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x80-\x9f\ufffd\ud800-\udf
 
 
 class SchemaGate:
-    """Rules: empty, unknown_label, missing_response, control_characters (NUL, broken encodings and the like)."""
+    """Rules: empty, unknown_label, missing_response, control_characters (NUL, broken encodings and the like).
+
+    A response of None is one that has not been asked for yet: an instruction is screened before its response is paid.
+    """
 
     name = "schema"
 
@@ -29,7 +32,7 @@ class SchemaGate:
             return failed(self.name, "empty", "the text is empty")
         if label not in self._labels:
             return failed(self.name, "unknown_label", f"{label[:80]!r} is not a label of the task")
-        if self._needs_response and not (response and response.strip()):
+        if self._needs_response and response is not None and not response.strip():
             return failed(self.name, "missing_response", "the task needs a response and there is none")
         for part in (text, response):
             hit = _CONTROL.search(part) if part else None
