@@ -17,16 +17,12 @@ def validate(recipe: RecipeArg, json: JsonFlag = False) -> None:
     Example:  graft validate recipes/demo.yaml
     """
     from cli.show import as_json, console
-    from data.seeds import load_seeds
-    from flows.plan import recipe_folder
+    from flows.plan import read_recipe
     from schemas.errors import InputInvalid
-    from schemas.load import find_recipe, load_recipe
     from schemas.tasks import labels_of
 
     try:
-        file = find_recipe(recipe)
-        loaded = load_recipe(file)
-        seeds = load_seeds(loaded, recipe_folder(file))
+        _, loaded, seeds = read_recipe(recipe)
     except InputInvalid as invalid:
         if json:
             as_json({"valid": False, "problems": [vars(problem) for problem in invalid.problems]})

@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from schemas.errors import InputInvalid, Problem
-from schemas.explain import did_you_mean
+from schemas.problems import did_you_mean
 from schemas.recipe import Recipe
 from schemas.rows import Seed
 from schemas.tasks import labels_of

@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 
 from agents.methods.calibrate import judges
-from data.seeds import load_seeds
-from flows.plan import recipe_folder, run_id_of
+from flows.plan import read_recipe, run_id_of
 from flows.workshop import models_used
 from schemas.base import Value
 from schemas.home import Home
-from schemas.load import find_recipe, load_recipe
 from schemas.models import ModelSpec
 from schemas.recipe import Recipe
 from schemas.rows import Seed
@@ -49,9 +47,7 @@ class Estimate(Value):
 
 def estimate_recipe(name: str) -> Estimate:
     """Estimate the recipe of that path or name, by an earlier run's yield where there is one."""
-    file = find_recipe(name)
-    recipe = load_recipe(file)
-    seeds = load_seeds(recipe, recipe_folder(file))
+    _, recipe, seeds = read_recipe(name)
     share, source = _yield(recipe, seeds)
     rows = sum(recipe.wanted().values())
     candidates = min(recipe.limits.candidates, math.ceil(rows / share))

@@ -9,10 +9,8 @@ from prefect import flow
 
 from data.export import export as export_files
 from data.lake import Lake
-from schemas.errors import GraftError
+from data.versions import version
 from schemas.home import Home
-
-FORMATS = ("parquet", "jsonl")
 
 
 @flow(name="export_dataset")
@@ -25,10 +23,6 @@ def export_version(
     ref: str, *, format: str, out: str | Path | None, overwrite: bool = False, restricted: bool = False
 ) -> list[Path]:
     """The same without Prefect. `out` is a folder, by default GRAFT_HOME/exports/<name>-<version>-<format>."""
-    from data.versions import version
-
-    if format not in FORMATS:
-        raise GraftError(f"no export format {format!r}", where="--format", fix=f"one of: {', '.join(FORMATS)}")
     home = Home.find()
     with Lake.open(home, read_only=True) as lake:
         found = version(lake, ref)

@@ -38,13 +38,13 @@ async def finish(shop: Workshop, run: Run, kept: list[Candidate], surplus: int, 
             **totals,
         }
     )
+    funnel = rounds.funnel(shop.lake, run.id)
     published = None
     if kept:
         say("publishing")
-        published = await _publish(shop, run, kept)
+        published = await _publish(shop, run, kept, funnel)
         run = run.model_copy(update={"version": published.version})
     shop.lake.save_run(run)
-    funnel = rounds.funnel(shop.lake, run.id)
     await artifacts.leave(run.dataset, published.card if published else _nothing(run), funnel)
     if stopped_by == "yield" and not kept:
         raise _too_low(shop, run)
@@ -56,7 +56,7 @@ async def finish(shop: Workshop, run: Run, kept: list[Candidate], surplus: int, 
     }
 
 
-async def _publish(shop: Workshop, run: Run, kept: list[Candidate]) -> DatasetVersion:
+async def _publish(shop: Workshop, run: Run, kept: list[Candidate], funnel: list[dict[str, Any]]) -> DatasetVersion:
     embed = await asyncio.to_thread(find_embed, lambda text: None)
     groups = await split_clusters(kept, embed)
     splits = assign_splits([(c.id, c.text, c.label, groups[c.id]) for c in kept], shop.recipe.splits, shop.recipe.seed)
@@ -64,7 +64,7 @@ async def _publish(shop: Workshop, run: Run, kept: list[Candidate]) -> DatasetVe
         Row(id=c.id, text=c.text, response=c.response, label=c.label, split=splits[c.id], restricted=c.restricted)
         for c in sorted(kept, key=lambda c: c.id)
     ]
-    reasons = [(status, code, rows) for status, _, code, rows, _ in shop.lake.reasons(run.id)]
+    reasons = [(row["status"], row["code"], row["rows"]) for row in funnel]
     generators = {model.name for model in shop.recipe.models_for("generator")}
     card = render_card(
         run=run, recipe=shop.recipe, rows=rows, seeds=len(shop.seeds), reasons=reasons, generators=generators

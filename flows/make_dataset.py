@@ -12,13 +12,12 @@ from typing import Any
 from prefect import flow, task
 from prefect.cache_policies import INPUTS
 
-from agents.methods import make_slot
+from agents.methods import make_slot, method_of
 from data.lake import Lake
-from data.seeds import load_seeds
 from data.versions import published_texts
 from flows import artifacts, rounds
 from flows.finish import finish
-from flows.plan import ShardSpec, apply_overrides, fresh_seed, plan_rounds, recipe_folder, run_id_of
+from flows.plan import ShardSpec, apply_overrides, fresh_seed, plan_rounds, read_recipe, run_id_of
 from flows.progress import Progress, begin
 from flows.settle import choose, find_embed, missing, settle_round
 from flows.streaming import ShardRunner
@@ -28,7 +27,6 @@ from flows.workshop import (
     code_version,
     enter,
     leave,
-    method_for,
     open_gateway,
     run_lock,
     workshop_of,
@@ -38,7 +36,6 @@ from schemas.calls import Call
 from schemas.datasets import Run
 from schemas.errors import GraftError
 from schemas.home import Home
-from schemas.load import find_recipe, load_recipe
 from schemas.recipe import Recipe
 from schemas.rows import Candidate, Seed, Slot
 
@@ -67,11 +64,9 @@ async def make_dataset(
     so that it makes new rows. Returns the run and the version as plain dicts; `version` is None where nothing was
     accepted. Raises GraftError subclasses for what a person can mend.
     """
-    file = find_recipe(recipe)
     if fresh:
         seed = fresh_seed(_scheduled_moment())
-    loaded = load_recipe(file, apply_overrides(rows_per_label, seed, money_usd, minutes))
-    seeds = load_seeds(loaded, recipe_folder(file))
+    file, loaded, seeds = read_recipe(recipe, apply_overrides(rows_per_label, seed, money_usd, minutes))
     home, run_id = Home.find(), run_id_of(loaded, seeds)
     with run_lock(home, run_id), Lake.open(home) as lake:
         done = rounds.already_done(lake, run_id)
@@ -100,7 +95,7 @@ async def _make(recipe: Recipe, file: Path, seeds: list[Seed], home: Home, lake:
         async with open_gateway(recipe, home, say) as gateway:
             progress.gateway = lambda: gateway.stats
             shop = Workshop(
-                recipe=recipe, run_id=run_id, home=home, lake=lake, gateway=gateway, method=method_for(recipe),
+                recipe=recipe, run_id=run_id, home=home, lake=lake, gateway=gateway, method=method_of(recipe),
                 seeds=seeds, published=published_texts(lake, recipe.name, exclude_run=run_id), progress=progress,
             )  # fmt: skip
             enter(shop)
@@ -126,9 +121,9 @@ async def _rounds(shop: Workshop, say: Say) -> tuple[list[Candidate], int]:
     left, surplus = shop.recipe.limits.candidates, 0
     plan = plan_rounds(shop.recipe)
     for index, wanted in enumerate(plan):
-        target, accepted = dict(wanted), list[Candidate]()
+        accepted = list[Candidate]()
         for attempt in range(TOP_UPS + 1):
-            short = missing(accepted, target)
+            short = missing(accepted, wanted)
             if not short or left <= 0 or (attempt and shop.stop_reason):
                 break
             say(f"round {index + 1}: writing and reviewing" + (f", top-up {attempt}" if attempt else ""))
@@ -139,25 +134,18 @@ async def _rounds(shop: Workshop, say: Say) -> tuple[list[Candidate], int]:
             alive, dropped = await settle_round(
                 [*shop.kept, *accepted],
                 new,
-                admission=_admission_with(shop, accepted),
+                admission=shop.admission(accepted),
                 max_cosine=max_cosine,
                 embed=embed,
             )
             await asyncio.to_thread(shop.lake.redecide, shop.run_id, dropped)
             accepted += alive
-        chosen, over = choose(accepted, target)
+        chosen, over = choose(accepted, wanted)
         surplus += over
         shop.kept.extend(chosen)
         if index < len(plan) - 1:
             await rounds.grow_pool(shop, chosen)
     return list(shop.kept), surplus
-
-
-def _admission_with(shop: Workshop, accepted: list[Candidate]) -> Any:
-    admission = shop.admission()
-    for candidate in accepted:
-        admission.remember(candidate.id, candidate.text, candidate.label)
-    return admission
 
 
 async def _run_shards(shop: Workshop, specs: list[ShardSpec]) -> int:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
 from agents.roles.prompting import prompts_version
+from data.seeds import load_seeds
 from schemas.base import Value, stable_hash
+from schemas.load import find_recipe, load_recipe
 from schemas.recipe import Recipe
 from schemas.rows import Seed
 
@@ -82,6 +84,8 @@ def fresh_seed(moment: str) -> int:
     return int(stable_hash("fresh", moment, length=7), 16)
 
 
-def recipe_folder(path: str | Path) -> Path:
-    """The folder that a recipe's relative paths start from."""
-    return Path(path).resolve().parent
+def read_recipe(name: str, overrides: Mapping[str, Any] | None = None) -> tuple[Path, Recipe, list[Seed]]:
+    """The file, the recipe and its seeds, by path or bare name. Raises InputInvalid with every problem found."""
+    file = find_recipe(name)
+    recipe = load_recipe(file, overrides)
+    return file, recipe, load_seeds(recipe, file.resolve().parent)

@@ -14,6 +14,7 @@ from data.versions import version
 from flows import artifacts
 from schemas.errors import GraftError, NotFound
 from schemas.home import Home
+from schemas.load import resolve_path
 from schemas.recipe import Recipe
 from schemas.tasks import labels_of
 from students.train import StudentReport
@@ -75,6 +76,6 @@ def _test_rows(
     if test:
         return load_labelled(Path(test), settings.text_field, settings.label_field, labels)
     if settings.test:
-        file = Path(recipe_file).parent / settings.test
+        file = resolve_path(recipe_file, settings.test)
         return load_labelled(file, settings.text_field, settings.label_field, labels)
     return [(row["text"], row["label"]) for row in rows if row["split"] == "test"]

@@ -8,14 +8,12 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import orjson
 from filelock import FileLock, Timeout
 
 from agents.gateway import Gateway
-from agents.methods import method_of
 from agents.methods.base import Ask, Context, Method
 from agents.roles.prompting import fragments
 from data.gates import Admission
@@ -53,10 +51,10 @@ class Workshop:
     kept: list[Candidate] = field(default_factory=list)
     stop_reason: str = ""
 
-    def admission(self) -> Admission:
-        """Fresh gates that know the seeds, what was published before, and what earlier rounds kept."""
+    def admission(self, accepted: Sequence[Candidate] = ()) -> Admission:
+        """Fresh gates that know the seeds, what was published before, what earlier rounds kept, and `accepted`."""
         admission = Admission(self.recipe, self.seeds, self.published, fragments())
-        for candidate in self.kept:
+        for candidate in (*self.kept, *accepted):
             admission.remember(candidate.id, candidate.text, candidate.label)
         return admission
 
@@ -230,16 +228,6 @@ def workshop_of(run_id: str) -> Workshop:
     return _open[run_id]
 
 
-def method_for(recipe: Recipe) -> Method:
-    """The method that the recipe names."""
-    return method_of(recipe)
-
-
 def models_with_licences(recipe: Recipe) -> Mapping[str, str]:
     """Model name to licence, for the card; an unknown licence is said."""
     return {f"{model.name} ({model.model})": model.licence or "unknown" for model in models_used(recipe)}
-
-
-def report_folder(home: Home, run_id: str) -> Path:
-    """Where the run's report is written."""
-    return home.runs / run_id

@@ -11,8 +11,8 @@ import yaml
 from pydantic import ValidationError
 
 from schemas.errors import InputInvalid, Problem
-from schemas.explain import Explainer, Finding, did_you_mean
-from schemas.explain import Path as FieldPath
+from schemas.problems import Explainer, Finding, did_you_mean
+from schemas.problems import Path as FieldPath
 from schemas.recipe import Recipe
 
 MAX_RECIPE_BYTES = 5_000_000
