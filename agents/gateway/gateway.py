@@ -11,7 +11,7 @@ import dataclasses
 import re
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -50,6 +50,10 @@ class Stats:
     price_usd: float | None = 0.0
     waiting: str = ""
     by_model: Counter[str] = field(default_factory=Counter)
+
+
+Keep = Callable[[Reply], Awaitable[Reply]]
+"""Settles and journals a reply; what it returns is what the caller gets."""
 
 
 @dataclass
@@ -161,20 +165,22 @@ class Gateway:
 
     async def _pay(self, key: str, request: CallRequest) -> Reply:
         """Reserve, send, settle, journal."""
-        model = request.model
-        tab = Tab(self.ledger, await self._upper_estimate(request), model.name)
+        tab = Tab(self.ledger, await self._upper_estimate(request), request.model.name)
+
+        async def keep(reply: Reply) -> Reply:
+            tab.settle(reply.usage, reply.price_usd)
+            self._counts.calls += 1
+            self._by_model[request.model.name] += 1
+            self._count(reply.usage)
+            reply = reply.model_copy(update={"key": key, "price_usd": tab.usd})
+            await self._journal.add(orjson.dumps(_public_body(request)), reply)
+            return reply
+
         await tab.open()
         try:
-            reply = await self._send(request, tab)
-            tab.settle(reply.usage, reply.price_usd)
+            return await self._send(request, tab, keep)
         finally:
             tab.close()
-        self._counts.calls += 1
-        self._by_model[model.name] += 1
-        self._count(reply.usage)
-        reply = reply.model_copy(update={"key": key, "price_usd": tab.usd})
-        await self._journal.add(orjson.dumps(_public_body(request)), reply)
-        return reply
 
     def _count(self, usage: Usage | None) -> None:
         if usage is not None:
@@ -182,15 +188,14 @@ class Gateway:
             self._counts.completion_tokens += usage.completion_tokens or 0
             self._counts.cached_tokens += usage.cached_tokens or 0
 
-    async def _send(self, request: CallRequest, tab: Tab) -> Reply:
+    async def _send(self, request: CallRequest, tab: Tab, keep: Keep) -> Reply:
         """The one retry policy (see retry.py). A damaged reply is paid for, and asked again with another seed."""
         door, transport = self._door(request.model), self._transport(request.model)
         attempts = failures = damaged = 0
         while True:
             attempts += 1
             try:
-                reply = await self._once(door, transport, _varied(request, damaged))
-                return reply if attempts == 1 else reply.model_copy(update={"attempts": attempts})
+                return await self._once(door, transport, _varied(request, damaged), attempts, keep)
             except RateLimited as failure:
                 if failure.final:
                     raise
@@ -206,8 +211,12 @@ class Gateway:
                 if isinstance(failure, Damaged):
                     await _reopen(tab, failure)
 
-    async def _once(self, door: Door, transport: Transport, request: CallRequest) -> Reply:
-        """One attempt, once there is a place at its endpoint and in this run, and no pause."""
+    async def _once(self, door: Door, transport: Transport, request: CallRequest, attempt: int, keep: Keep) -> Reply:
+        """One attempt, once there is a place at its endpoint and in this run, and no pause.
+
+        The places are held until the reply is journaled, so that a killed process has at most so many calls paid and
+        not kept as `concurrency` allows.
+        """
         async with door:
             await self._places.acquire()
             while door.pause_s:  # it was paused while we waited for a place in this run
@@ -219,7 +228,7 @@ class Gateway:
             try:
                 reply = await transport.send(request)
                 door.succeeded()
-                return reply
+                return await keep(reply if attempt == 1 else reply.model_copy(update={"attempts": attempt}))
             except RateLimited as failure:
                 failure.final = not door.refused(sent_at, failure.retry_after)
                 raise
