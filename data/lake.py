@@ -24,6 +24,7 @@ from data.lake_schema import (
     SeedRecord,
     assemble,
     candidates_table,
+    migrate,
 )
 from schemas.base import utc_now
 from schemas.calls import Call
@@ -70,7 +71,11 @@ class Lake:
         (home.lake / "files").mkdir(parents=True, exist_ok=True)
         lake = cls(home, connect(home.lake / "spill", read_only=read_only), read_only=read_only)
         try:
-            lake._attach()
+            found = lake._attach()
+            if read_only and found < SCHEMA_VERSION:
+                lake.close()
+                cls.open(home).close()  # an older lake is brought up to date by one that may write
+                return cls.open(home, read_only=True)
         except duckdb.Error as error:
             lake.close()
             raise unreadable(error, home.lake) from error
@@ -90,8 +95,11 @@ class Lake:
         with self._guard:
             self._connection.close()
 
-    def _attach(self) -> None:
-        """Attaches under the commit lock, because the first of several processes makes the tables."""
+    def _attach(self) -> int:
+        """Attaches under the commit lock, because the first of several processes makes the tables or adds to them.
+
+        Returns the schema version that was found.
+        """
         options = "META_JOURNAL_MODE 'WAL', META_BUSY_TIMEOUT 5000, DATA_INLINING_ROW_LIMIT 0, OVERRIDE_DATA_PATH true"
         source = quoted(f"ducklake:sqlite:{self.home.lake / CATALOGUE}")
         files = quoted(str(self.home.lake / "files"))
@@ -103,12 +111,15 @@ class Lake:
 
         if self.read_only:
             self._retrying(attach)
-        else:
-            with self._locked():
-                self._retrying(attach)
-                if not self.sql("FROM duckdb_tables() WHERE database_name = 'lake' AND table_name = 'meta'").num_rows:
-                    self._retrying(self._create)
-        self._check_version()
+            return self._check_version()
+        with self._locked():
+            self._retrying(attach)
+            if not self.sql("FROM duckdb_tables() WHERE database_name = 'lake' AND table_name = 'meta'").num_rows:
+                self._retrying(self._create)
+            found = self._check_version()
+            if found < SCHEMA_VERSION:
+                self._retrying(lambda: self._transact(lambda connection: migrate(connection, found)))
+        return found
 
     def _create(self) -> None:
         facts = [
@@ -125,7 +136,7 @@ class Lake:
 
         self._transact(make)
 
-    def _check_version(self) -> None:
+    def _check_version(self) -> int:
         meta = {row["key"]: row["value"] for row in self.sql("SELECT key, value FROM lake.meta").to_pylist()}
         self.id = meta.get("lake_id", "")
         found = int(meta.get("schema_version", "0"))
@@ -135,6 +146,7 @@ class Lake:
                 where=str(self.home.lake),
                 fix="upgrade Graft (pip install --upgrade graft-factory), or set GRAFT_HOME to another folder",
             )
+        return found
 
     # ---- writing
 

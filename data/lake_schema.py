@@ -16,14 +16,16 @@ from data.arrow import plain_rows, to_table
 from schemas.base import Value
 from schemas.calls import Call
 from schemas.datasets import DatasetVersion, Row, Run
-from schemas.rows import Candidate, Decision, GateResult, Review, Route, Seed, Status
+from schemas.rows import Aim, Candidate, Decision, GateResult, Labelling, Mix, Review, Route, Seed, Status
 from schemas.students import Evaluation, Student
 
 if TYPE_CHECKING:
+    import duckdb
     import pyarrow as pa
 
-SCHEMA_VERSION = 1
-"""Raised whenever a table changes; a lake with a higher number than the code's is refused."""
+SCHEMA_VERSION = 2
+"""Raised whenever a table changes; a lake with a higher number than the code's is refused, one with a lower number gets
+the columns that it lacks (`ADDED`)."""
 
 
 class MetaRecord(Value):
@@ -62,6 +64,10 @@ class CandidateRecord(Value):
     index: int
     slot_label: str
     slot_seed: int
+    slot_group: str
+    part: int
+    mix: Mix | None
+    aim: Aim | None
     text: str
     response: str | None
     label: str
@@ -71,6 +77,8 @@ class CandidateRecord(Value):
     models: dict[str, str]
     exemplar_ids: tuple[str, ...]
     soft_label: dict[str, float]
+    labelling: Labelling | None
+    prefilled: bool | None
     restricted: bool
     status: Status
     route: Route
@@ -108,7 +116,22 @@ TABLES: dict[str, type[BaseModel]] = {
 }
 
 DECISION = tuple(Decision.model_fields)
-PLAIN = ("text", "response", "label", "intended_label", "keywords", "summary", "models", "soft_label", "restricted")
+PLAIN = (
+    "text", "response", "label", "intended_label", "keywords", "summary", "models", "soft_label", "labelling",
+    "prefilled", "restricted",
+)  # fmt: skip
+SLOT = ("shard", "round", "index", "part", "mix", "aim")
+
+ADDED: dict[int, dict[str, dict[str, str]]] = {
+    2: {
+        "candidates": {
+            "slot_group": "VARCHAR DEFAULT ''", "part": "BIGINT DEFAULT 0", "mix": "VARCHAR", "aim": "VARCHAR",
+            "labelling": "VARCHAR", "prefilled": "BOOLEAN", "reviews.element.answer": "VARCHAR DEFAULT ''",
+        },
+        "runs": {"neighbours": "VARCHAR DEFAULT '{}'"},
+    },
+}  # fmt: skip
+"""Schema version to the columns that it brought: table to column to its SQL type. The views are made anew each time."""
 
 
 def _unnested(column: str, model: type[BaseModel]) -> str:
@@ -126,6 +149,17 @@ VIEWS: dict[str, str] = {
 }
 
 
+def migrate(connection: duckdb.DuckDBPyConnection, found: int) -> None:
+    """Give a lake of schema version `found` what later versions added, inside a transaction; rows stay."""
+    for version in range(found + 1, SCHEMA_VERSION + 1):
+        for table, columns in ADDED[version].items():
+            for column, kind in columns.items():
+                connection.execute(f"ALTER TABLE lake.{table} ADD COLUMN {column} {kind}")
+    for name, query in VIEWS.items():
+        connection.execute(f"CREATE OR REPLACE VIEW lake.{name} AS {query}")
+    connection.execute("UPDATE lake.meta SET value = ? WHERE key = 'schema_version'", [str(SCHEMA_VERSION)])
+
+
 def candidates_table(run_id: str, batch_ids: Sequence[str], candidates: Sequence[Candidate]) -> pa.Table:
     """The rows of the table `candidates`, one a candidate, each with the id of the batch that brought it."""
     slots = [c.slot for c in candidates]
@@ -137,9 +171,8 @@ def candidates_table(run_id: str, batch_ids: Sequence[str], candidates: Sequence
         candidate_id=[c.id for c in candidates],
         batch_id=batch_ids,
         slot_id=[s.id for s in slots],
-        shard=[s.shard for s in slots],
-        round=[s.round for s in slots],
-        index=[s.index for s in slots],
+        slot_group=[s.group for s in slots],
+        **{name: [getattr(s, name) for s in slots] for name in SLOT},
         slot_label=[s.label for s in slots],
         slot_seed=[s.seed for s in slots],
         exemplar_ids=[[e.id for e in s.exemplars] for s in slots],
@@ -159,7 +192,8 @@ def _assembled(row: dict[str, Any], exemplars: Mapping[str, Seed]) -> Candidate:
         "label": row["slot_label"],
         "seed": row["slot_seed"],
         "exemplars": tuple(exemplars[e] for e in row["exemplar_ids"] if e in exemplars),
-        **{key: row[key] for key in ("shard", "round", "index")},
+        "group": row["slot_group"],
+        **{key: row[key] for key in SLOT},
     }
     return Candidate.model_validate(
         {

@@ -12,7 +12,7 @@ from schemas.models import ModelSpec, RoleName
 
 FailureCode = Literal[
     "timeout", "rate_limited", "server_error", "connection", "refused_by_server", "malformed",
-    "empty", "schema_unmet", "budget", "no_logprobs", "cancelled",
+    "empty", "schema_unmet", "budget", "no_logprobs", "no_label_tokens", "no_prefill", "refusal", "cancelled",
 ]  # fmt: skip
 
 
@@ -34,6 +34,9 @@ class CallRequest(Value):
     role: RoleName
     purpose: str
     messages: tuple[Message, ...] = ()
+    continues: bool = Field(
+        default=False, description="the last assistant turn is begun: the model is to go on with it"
+    )
     prompt: str | None = None
     json_schema: dict[str, Any] | None = None
     choices: tuple[str, ...] = Field(default=(), description="label names whose probability is wanted")
@@ -53,7 +56,7 @@ class CallRequest(Value):
             model.provider, model.model, model.revision, model.base_url, model.style, model.extra,
             [[m.role, m.content] for m in self.messages], self.prompt, self.json_schema, self.choices, self.context,
             self.temperature, self.top_p, self.max_tokens, self.stop, self.seed, self.top_logprobs, self.sample,
-            length=32,
+            *((model.prefill, model.chat_template) if self.continues else ()), length=32,
         )  # fmt: skip
 
 

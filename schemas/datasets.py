@@ -34,6 +34,9 @@ class Run(Value):
     price_usd: float | None = Field(default=None, description="None where any model's price is unknown")
     seconds: float = 0.0
     version: int | None = Field(default=None, description="the version that the run published")
+    neighbours: dict[str, tuple[str, ...]] = Field(
+        default_factory=dict, description="class to the classes it is mixed with, most confusable first; set once a run"
+    )
 
 
 class DatasetVersion(Value):

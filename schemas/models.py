@@ -11,7 +11,10 @@ from schemas.base import Slug, Value
 RoleName = Literal["generator", "reviewer", "adjudicator", "labeler", "responder", "guard"]
 Provider = Literal["embedded", "openai", "litellm", "encoder"]
 Style = Literal["chat", "completion"]
-Answer = Literal["scores", "logprobs"]
+Answer = Literal["scores", "logprobs", "name"]
+Prefill = Literal["auto", "continue", "template", "none"]
+ChatTemplate = Literal["chatml", "gemma", "llama3", "llama2", "mistral"]
+GuardTemplate = Literal["labels", "llama-guard-1", "llama-guard-2", "llama-guard-3"]
 Calibration = Literal["none", "content_free", "batch"]
 
 
@@ -43,6 +46,13 @@ class ModelSpec(Value):
     max_concurrency: int = Field(default=16, ge=1, le=4096, description="calls in flight at this endpoint")
     timeout_s: float = Field(default=120.0, gt=0, le=3600)
     top_logprobs: int = Field(default=20, ge=0, le=2000, description="how many alternatives the server can return")
+    prefill: Prefill = Field(
+        default="auto",
+        description="how a begun assistant turn is sent: continued by the server, as a raw template, or not",
+    )
+    chat_template: ChatTemplate | None = Field(
+        default=None, description="the model's turn format, for servers that cannot continue a begun turn"
+    )
     extra: dict[str, JsonValue] = Field(default_factory=dict, description="further request fields, sent as they are")
 
     @model_validator(mode="after")
@@ -51,6 +61,8 @@ class ModelSpec(Value):
             raise ValueError("provider openai needs base_url, such as http://127.0.0.1:8000/v1")
         if self.provider in ("embedded", "encoder") and self.base_url:
             raise ValueError(f"provider {self.provider} runs on this machine: remove base_url")
+        if self.prefill == "template" and not self.chat_template:
+            raise ValueError("prefill: template needs chat_template, the model's turn format, such as llama3")
         return self
 
 
@@ -63,6 +75,31 @@ class RoleSpec(Value):
     max_tokens: int = Field(default=512, ge=1, le=32_768)
     answer: Answer = Field(default="scores", description="how a judge answers; an encoder always by probabilities")
     calibration: Calibration = Field(default="batch", description="how label log-probabilities are corrected")
+
+
+class LabelerSpec(RoleSpec):
+    """Who gives labels without being told the intended one: by log-probabilities, or by the label's name (a vote)."""
+
+    temperature: float = Field(default=0.0, ge=0, le=2)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    max_tokens: int = Field(default=32, ge=1, le=32_768)
+    answer: Answer = Field(default="logprobs", description="logprobs (a distribution) or name (a vote)")
+
+    @model_validator(mode="after")
+    def _labels(self) -> LabelerSpec:
+        if self.answer == "scores":
+            raise ValueError("answer: scores is for reviewers; a labeler answers by logprobs or by name")
+        return self
+
+
+class GuardSpec(LabelerSpec):
+    """The teacher that scores a message (and a response) against the policy."""
+
+    template: GuardTemplate = Field(
+        default="labels",
+        description="labels: any model, asked for harmful or safe; llama-guard-N: that model's own form",
+    )
+    calibration: Calibration = Field(default="none", description="how label log-probabilities are corrected")
 
 
 EMBEDDED_POOL: tuple[ModelSpec, ...] = (

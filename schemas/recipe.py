@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from schemas.base import Slug, Value, stable_hash
 from schemas.methods import GraSettings, MethodSettings
-from schemas.models import EMBEDDED_POOL, ModelSpec, RoleSpec
+from schemas.models import EMBEDDED_POOL, GuardSpec, LabelerSpec, ModelSpec, RoleSpec
 from schemas.students import StudentSettings
 from schemas.tasks import Task, labels_of
 
@@ -43,9 +43,9 @@ class RoleSettings(Value):
     generator: RoleSpec = RoleSpec()
     reviewer: RoleSpec = RoleSpec()
     adjudicator: RoleSpec = RoleSpec()
-    labeler: RoleSpec = RoleSpec()
+    labeler: LabelerSpec = LabelerSpec()
     responder: RoleSpec = RoleSpec()
-    guard: RoleSpec = RoleSpec()
+    guard: GuardSpec = GuardSpec()
 
 
 class Target(Value):

@@ -9,7 +9,9 @@ from pydantic import Field
 from schemas.base import Value, stable_hash
 
 Status = Literal["accepted", "rejected", "failed"]
-Route = Literal["flag", "low_mean", "agreed", "adjudicated", "gate", "failed"]
+Route = Literal["flag", "low_mean", "agreed", "adjudicated", "gate", "failed", "labelled", "no_label", "refusal"]
+Side = Literal["harmful", "borderline", "benign"]
+Variant = Literal["empty", "refusal", "compliance"]
 
 
 class Seed(Value):
@@ -28,8 +30,26 @@ class Seed(Value):
         return cls(id="s_" + stable_hash(text, label, response), text=text, label=label, response=response)
 
 
+class Mix(Value):
+    """PromptMix: a text that is mostly of the slot's class and partly of another, the partner."""
+
+    partner: str
+    alpha: float = Field(ge=0.5, le=1, description="share of the slot's own class")
+    classes: tuple[str, ...] = Field(description="the classes that the prompt describes, in its order")
+
+
+class Aim(Value):
+    """HarmAug: which instruction is wanted, and which response to it. A borderline one only looks harmful."""
+
+    side: Side
+    variant: Variant = "empty"
+
+
 class Slot(Value):
-    """One row that is wanted. Its id and random seed follow from the recipe alone, so every rerun draws the same."""
+    """One row that is wanted. Its id and random seed follow from the recipe alone, so every rerun draws the same.
+
+    Slots of one `group` share their random seed, and so their first call: it is made once, each takes its `part` of it.
+    """
 
     id: str
     run_id: str
@@ -39,6 +59,10 @@ class Slot(Value):
     label: str = Field(description="the label (classification, guard) or domain (instruction) wanted")
     exemplars: tuple[Seed, ...] = Field(default=(), description="rows shown to the generator, in prompt order")
     seed: int = Field(ge=0, lt=2**31)
+    group: str = Field(default="", description="id of the first slot of those that share a call; empty: it is alone")
+    part: int = Field(default=0, ge=0, description="place within the group")
+    mix: Mix | None = None
+    aim: Aim | None = None
 
 
 class LabelScore(Value):
@@ -56,14 +80,15 @@ class Review(Value):
     probabilities, one number: 10 times the wanted label's calibrated probability over the best label's.
     """
 
-    stage: Literal["instruction", "content", "adjudication"]
-    role: Literal["reviewer", "adjudicator"]
+    stage: Literal["instruction", "content", "adjudication", "label"]
+    role: Literal["reviewer", "adjudicator", "labeler", "guard"]
     model: str
     flags: dict[str, int] = Field(default_factory=dict)
     scores: dict[str, float] = Field(default_factory=dict)
     mean: float | None = Field(default=None, description="mean of scores; None for a flags-only or failed review")
     comment: str = ""
     distribution: tuple[LabelScore, ...] = ()
+    answer: str = Field(default="", description="the label that this judge chose, or the raw answer that is no label")
     call_key: str = ""
     failure: str = Field(default="", description="why there is no judgement; empty where there is one")
 
@@ -92,6 +117,18 @@ class Decision(Value):
     saved: int = Field(default=0, description="content reviewers not asked because nothing could change")
 
 
+class Labelling(Value):
+    """How a row got its label from models that were not told the intended one."""
+
+    by: Literal["labeler", "panel", "adjudicator", "guard"]
+    candidates: tuple[str, ...] = Field(description="the labels that they chose among, nearest first")
+    label: str = Field(description="the label given; empty where there is none")
+    relabelled: bool = Field(description="whether it differs from the intended label")
+    margin: float | None = Field(default=None, description="probability of the first label minus that of the second")
+    second: str = Field(default="", description="the label with the second highest probability")
+    votes: bool = Field(default=False, description="counted from answers, as a judge gave no log-probabilities")
+
+
 class Candidate(Value):
     """What a method made for a slot, with all that it met. `text`: the text, instruction or guard's prompt."""
 
@@ -108,7 +145,14 @@ class Candidate(Value):
     gates: tuple[GateResult, ...] = ()
     decision: Decision
     soft_label: dict[str, float] = Field(default_factory=dict, description="mean calibrated probability of each label")
+    labelling: Labelling | None = None
+    prefilled: bool | None = Field(default=None, description="whether the generator's turn was begun for it")
     restricted: bool = False
+
+    @property
+    def text_id(self) -> str:
+        """The id under which the text is compared for duplicates: the variants of one instruction share it."""
+        return "c_" + stable_hash(self.slot.group) if self.slot.aim and self.slot.group else self.id
 
     @property
     def accepted(self) -> bool:
