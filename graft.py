@@ -56,7 +56,12 @@ def run(
 
 
 def load(ref: str, *, split: str | None = None, restricted: bool = False) -> pd.DataFrame:
-    """A version's rows (`name`, `name@3`) as a pandas frame with Arrow types; restricted rows only when asked for."""
+    """A version's rows (`name`, `name@3`) as a pandas frame with Arrow types; restricted rows only when asked for.
+
+    Where such rows are left out a warning is logged that says how many.
+    """
+    import logging
+
     from data.lake import Lake
     from data.versions import load as load_version
     from data.versions import version
@@ -64,17 +69,24 @@ def load(ref: str, *, split: str | None = None, restricted: bool = False) -> pd.
 
     with Lake.open(Home.find(), read_only=True) as lake:
         frame = load_version(lake, version(lake, ref), split)
-    return frame if restricted else frame[~frame["restricted"]]
+    hidden = 0 if restricted else int(frame["restricted"].sum())
+    if not hidden:
+        return frame
+    logging.getLogger("graft").warning("%s: %d restricted rows left out (restricted=True)", ref, hidden)
+    return frame[~frame["restricted"]].reset_index(drop=True)
 
 
-def explain(row_id: str) -> dict[str, Any]:
-    """A row's history: seeds, prompts, models, scores, gates, decision, price, versions, students."""
+def explain(row_id: str, *, restricted: bool = False) -> dict[str, Any]:
+    """A row's history: seeds, prompts, models, scores, gates, decision, price, versions, students.
+
+    Unless `restricted` is true, "(restricted)" stands for whatever may quote a restricted row.
+    """
     from data.explain import explain as explain_row
     from data.lake import Lake
     from schemas.home import Home
 
     with Lake.open(Home.find(), read_only=True) as lake:
-        return explain_row(lake, row_id)
+        return explain_row(lake, row_id, restricted=restricted)
 
 
 def datasets() -> list[DatasetVersion]:
@@ -90,7 +102,10 @@ def datasets() -> list[DatasetVersion]:
 def export(
     ref: str, *, format: str = "jsonl", out: str | Path | None = None, overwrite: bool = False, restricted: bool = False
 ) -> list[Path]:
-    """Write a version as Parquet or JSONL, one file a split; returns the files."""
+    """Write a version as Parquet or JSONL, one file a split; returns the files.
+
+    Restricted rows only when asked for; the README beside the files says how many are in or were left out.
+    """
     from flows.export_dataset import export_version
 
     return export_version(ref, format=format, out=out, overwrite=overwrite, restricted=restricted)

@@ -83,7 +83,7 @@ async def measure(
 
     async def judge(text: str) -> dict[str, float]:
         async with room:
-            return (await judge_label(ask, recipe=recipe, model=model, role="reviewer", seeds=seeds, text=text))[0]
+            return (await judge_label(ask, recipe=recipe, model=model, role="reviewer", seeds=seeds, text=text)).raw
 
     room = asyncio.Semaphore(8)
     rows = await asyncio.gather(*(judge(row["text"]) for row in test))

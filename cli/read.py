@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="print JSON for programs")]
+HIDDEN = "(restricted)"
 RefArg = Annotated[str, typer.Argument(help="a dataset, or a version of it: demo, demo@2", metavar="REF")]
 
 
@@ -16,7 +17,7 @@ def status(json: JsonFlag = False) -> None:
 
     Example:  graft status --json
     """
-    from cli.show import as_json, console, money, table
+    from cli.show import as_json, console, money, table, without_seeds
     from data.lake import Lake
     from flows.serve import status as services
     from schemas.home import Home
@@ -26,7 +27,8 @@ def status(json: JsonFlag = False) -> None:
         runs = lake.runs()[:20]
     service = services(home)
     if json:
-        as_json({"runs": [run.model_dump(mode="json") for run in runs], "services": service})
+        dumped = [{**run.model_dump(mode="json"), "recipe": without_seeds(run.recipe)} for run in runs]
+        as_json({"runs": dumped, "services": service})
         return
     if not runs:
         console().print("no run yet. Start one:  graft run demo --train")
@@ -75,7 +77,7 @@ def show(
     ref: RefArg,
     rows: Annotated[int, typer.Option(min=0, help="how many rows to show of each label")] = 3,
     rejected: Annotated[bool, typer.Option("--rejected", help="show what was rejected instead, and why")] = False,
-    restricted: Annotated[bool, typer.Option("--restricted", help="show restricted rows too")] = False,
+    restricted: Annotated[bool, typer.Option("--restricted", help="show the words of restricted rows")] = False,
     json: JsonFlag = False,
 ) -> None:
     """A version's card, some of its rows, or what was rejected on the way to it.
@@ -93,8 +95,7 @@ def show(
         if rejected:
             records = _rejected(lake, found.run_id, restricted)
         else:
-            table_of_rows = version_rows(lake, found).to_pylist()
-            records = [row for row in table_of_rows if restricted or not row["restricted"]]
+            records = [_shown(row, restricted) for row in version_rows(lake, found).to_pylist()]
     if json:
         as_json({"version": found.model_dump(mode="json"), "rows": records})
         return
@@ -111,17 +112,24 @@ def show(
     console().print("a row's history:  graft explain ROW")
 
 
+def _shown(row: dict[str, Any], restricted: bool) -> dict[str, Any]:
+    if restricted or not row["restricted"]:
+        return row
+    return {**row, **{name: HIDDEN for name in ("text", "response") if row[name] is not None}}
+
+
 def _rejected(lake: Any, run_id: str, restricted: bool) -> list[dict[str, Any]]:
-    hidden = lake.sql("SELECT count(*) AS n FROM lake.candidates WHERE run_id = ? AND restricted", [run_id]).to_pylist()
-    keep = restricted or not hidden[0]["n"]
-    return [
-        {"status": status, "route": route, "code": code, "rows": count, "example": example if keep else "(restricted)"}
-        for status, route, code, count, example in lake.reasons(run_id)
-        if status != "accepted"
-    ]
+    """The funnel without what was accepted; each example is one that may be shown, where there is one."""
+    query = """
+        SELECT status, route, code, count(*) AS rows, min_by(text, candidate_id) FILTER (? OR NOT restricted) AS example
+        FROM lake.candidates WHERE run_id = ? AND status <> 'accepted'
+        GROUP BY ALL ORDER BY rows DESC, status, route, code"""
+    found = lake.sql(query, [restricted, run_id]).to_pylist()
+    return [{**row, "example": HIDDEN if row["example"] is None else row["example"]} for row in found]
 
 
 def explain(row: Annotated[str, typer.Argument(help="a row's id, or its first letters", metavar="ROW")],
+            restricted: Annotated[bool, typer.Option("--restricted", help="with the words of restricted rows")] = False,
             json: JsonFlag = False) -> None:  # fmt: skip
     """A row's whole history: seeds, prompts, models, scores, gates, decision, price, versions, students.
 
@@ -131,11 +139,13 @@ def explain(row: Annotated[str, typer.Argument(help="a row's id, or its first le
     from cli.show import as_json, console
     from cli.tree import history_tree
 
-    history = graft.explain(row)
+    history = graft.explain(row, restricted=restricted)
     if json:
         as_json(history)
-    else:
-        console().print(history_tree(history))
+        return
+    console().print(history_tree(history))
+    if history["restricted"] and not restricted:
+        console().print("a restricted row: what was said is hidden; --restricted shows it")
 
 
 def export(

@@ -23,6 +23,20 @@ def as_json(value: Any) -> None:
     sys.stdout.write(dumps(value) + "\n")
 
 
+def without_seeds(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A run's recipe without the rows that a restricted task's recipe holds: "(restricted)" stands for their words."""
+    task, seeds = recipe.get("task") or {}, recipe.get("seeds") or {}
+    if task.get("kind") != "guard" or not task.get("restricted", True) or not seeds.get("rows"):
+        return recipe
+    rows = [
+        {**row, **{name: "(restricted)" for name in ("text", "response") if row.get(name)}}
+        if row.get("label") != "safe"
+        else row
+        for row in seeds["rows"]
+    ]
+    return {**recipe, "seeds": {**seeds, "rows": rows}}
+
+
 def console(*, stderr: bool = False) -> Console:
     """A rich console on standard output (or standard error, beside JSON)."""
     from rich.console import Console

@@ -1,4 +1,7 @@
-"""A row's history as a tree for the terminal. What a model or a person wrote is shown as plain text."""
+"""A row's history as a tree for the terminal. What a model or a person wrote is shown as plain text.
+
+The history comes with restricted words hidden already.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +19,9 @@ SHOWN = 300
 def history_tree(history: dict[str, Any]) -> Tree:
     """The chain from seeds to students."""
     root = Tree(_line(f"row {history['id']}", history["label"]))
-    _leaf(root, "text", "(restricted; see --json)" if history["restricted"] else history["text"])
+    _leaf(root, "text", history["text"])
     if history.get("response"):
-        _leaf(root, "response", "(restricted; see --json)" if history["restricted"] else history["response"])
+        _leaf(root, "response", history["response"])
     _decision(root, history["decision"])
     _branch(root, "seeds shown", [(row["id"], row["text"]) for row in history["exemplars"]])
     _branch(root, "roles", list(history["models"].items()))

@@ -14,14 +14,22 @@ if TYPE_CHECKING:
     from data.lake import Lake
 
 LEAST_PREFIX = 6
+HIDDEN = "(restricted)"
+"""What stands in the place of words that are hidden."""
+SAID = ("text", "response", "keywords", "summary")
+SAFE = "safe"
+"""The one label of a guard task whose seeds are open to all."""
 
 
-def explain(lake: Lake, row_id: str) -> dict[str, Any]:
+def explain(lake: Lake, row_id: str, *, restricted: bool = False) -> dict[str, Any]:
     """A row's whole history as plain values. A unique beginning of an id (6 characters or more) is enough.
 
     Of a candidate that occurs in several runs the newest counts. Keys: id, source, text, response, label, restricted,
     run, slot, exemplars, models, reviews, gates (with `neighbour_text`), decision, calls, price_usd (None: unknown),
     versions, students. A published seed has no slot, reviews, gates, decision or calls. Raises NotFound.
+
+    Unless `restricted` is true, HIDDEN stands for whatever may quote a restricted text: of a restricted row all that
+    was said of it, of another row of a restricted task its calls and the restricted rows that it was shown or hit.
     """
     name = _whole_id(lake, row_id.strip())
     held = lake.sql(
@@ -30,7 +38,10 @@ def explain(lake: Lake, row_id: str) -> dict[str, Any]:
         [name],
     ).to_pylist()
     found = _newest(lake, name)
-    history = _of_candidate(lake, found) if found else _of_seed(lake, name, held)
+    history = _of_candidate(lake, found, restricted) if found else _of_seed(lake, name, held)
+    history["restricted"] = history["restricted"] or any(v["restricted"] for v in held)
+    if history["restricted"] and not restricted:
+        history = _without_words(history)
     places = [{"dataset": v["dataset"], "version": v["version"], "split": v["split"]} for v in held]
     return {**history, "versions": places, "students": _students(lake, places)}
 
@@ -62,24 +73,65 @@ def _newest(lake: Lake, name: str) -> Candidate | None:
     return lake.candidate(str(run[0]["run_id"]), name) if run else None
 
 
-def _of_candidate(lake: Lake, found: Candidate) -> dict[str, Any]:
+def _of_candidate(lake: Lake, found: Candidate, restricted: bool) -> dict[str, Any]:
     slot = found.slot
     query = 'SELECT * FROM lake.calls WHERE run_id = ? AND candidate_id = ? ORDER BY "at", key'
     calls = from_table(Call, lake.sql(query, [slot.run_id, found.id]))
     prices = [call.price_usd for call in calls if call.failure is None]
+    kept_back = not restricted and _is_restricted_task(lake, slot.run_id)
+    shown = [seed.model_dump(mode="json") for seed in slot.exemplars]
+    asked = [call.model_dump(mode="json", exclude={"run_id", "candidate_id"}) for call in calls]
+    if kept_back:
+        secret = _restricted_texts(lake, slot.run_id, [seed.text for seed in slot.exemplars])
+        shown = [_hidden(row, *SAID) if row["label"] != SAFE or row["text"] in secret else row for row in shown]
+        asked = [_hidden(call, "request", "reply") for call in asked]
     return {
         "id": found.id,
         "source": "synthetic",
         **found.model_dump(mode="json", exclude={"id", "slot", "gates"}),
         "run": _run(lake, slot.run_id),
         "slot": slot.model_dump(mode="json", exclude={"exemplars"}),
-        "exemplars": [seed.model_dump(mode="json") for seed in slot.exemplars],
+        "exemplars": shown,
         "gates": [
-            {**gate.model_dump(mode="json"), "neighbour_text": _text_of(lake, slot.run_id, gate.neighbour)}
+            {**gate.model_dump(mode="json"), "neighbour_text": _text_of(lake, slot.run_id, gate.neighbour, restricted)}
             for gate in found.gates
         ],
-        "calls": [call.model_dump(mode="json", exclude={"run_id", "candidate_id"}) for call in calls],
+        "calls": asked,
         "price_usd": None if any(price is None for price in prices) else sum(price or 0.0 for price in prices),
+    }
+
+
+def _is_restricted_task(lake: Lake, run_id: str) -> bool:
+    """Whether harmful rows of the run, its seeds among them, are restricted."""
+    run = lake.run(run_id)
+    task = run.recipe.get("task", {}) if run else {}
+    return task.get("kind") == "guard" and bool(task.get("restricted", True))
+
+
+def _restricted_texts(lake: Lake, run_id: str, texts: list[str]) -> set[str]:
+    """Those of the texts that a restricted candidate of the run has: accepted rows become exemplars without a mark."""
+    query = """
+        SELECT DISTINCT text FROM lake.candidates
+        WHERE run_id = ? AND restricted AND list_contains(?::VARCHAR[], text)"""
+    return {str(row["text"]) for row in lake.sql(query, [run_id, texts]).to_pylist()}
+
+
+def _hidden(values: dict[str, Any], *names: str) -> dict[str, Any]:
+    """The values with HIDDEN in the place of those named; what is empty stays so."""
+    put = {name: [HIDDEN] if isinstance(values[name], list) else HIDDEN for name in names if values.get(name)}
+    return {**values, **put}
+
+
+def _without_words(history: dict[str, Any]) -> dict[str, Any]:
+    """The history of a restricted row with ids, labels, figures and codes alone."""
+    decision = history["decision"]
+    return {
+        **_hidden(history, *SAID),
+        "decision": _hidden(decision, "reason") if decision else None,
+        "exemplars": [_hidden(seed, *SAID) for seed in history["exemplars"]],
+        "reviews": [_hidden(review, "comment", "answer", "failure") for review in history["reviews"]],
+        "gates": [_hidden(gate, "detail", "neighbour_text") for gate in history["gates"]],
+        "calls": [_hidden(call, "request", "reply") for call in history["calls"]],
     }
 
 
@@ -104,17 +156,22 @@ def _run(lake: Lake, run_id: str) -> dict[str, Any]:
     return run.model_dump(mode="json", include={"id", "dataset", "recipe_file", "code_version", "started_at", "status"})
 
 
-def _text_of(lake: Lake, run_id: str, name: str) -> str | None:
-    """The text of the row that a gate hit: a seed or candidate of the run, or a published row; None where unknown."""
+def _text_of(lake: Lake, run_id: str, name: str, restricted: bool) -> str | None:
+    """The text of the row that a gate hit: a seed or candidate of the run, or a published row; None where unknown.
+
+    HIDDEN where any of these is restricted and `restricted` is false.
+    """
     if not name:
         return None
     query = """
-        SELECT text FROM (
-            SELECT 1 AS place, text FROM lake.candidates WHERE run_id = $1 AND candidate_id = $2
-            UNION ALL SELECT 2, text FROM lake.seeds WHERE run_id = $1 AND id = $2
-            UNION ALL SELECT 3, text FROM lake.version_rows WHERE id = $2) ORDER BY place LIMIT 1"""
-    found = lake.sql(query, [run_id, name]).to_pylist()
-    return str(found[0]["text"]) if found else None
+        SELECT text, bool_or(restricted) OVER () AS restricted FROM (
+            SELECT 1 AS place, text, restricted FROM lake.candidates WHERE run_id = $1 AND candidate_id = $2
+            UNION ALL SELECT 2, text, $3 AND label <> $4 FROM lake.seeds WHERE run_id = $1 AND id = $2
+            UNION ALL SELECT 3, text, restricted FROM lake.version_rows WHERE id = $2) ORDER BY place LIMIT 1"""
+    found = lake.sql(query, [run_id, name, _is_restricted_task(lake, run_id), SAFE]).to_pylist()
+    if not found:
+        return None
+    return HIDDEN if found[0]["restricted"] and not restricted else str(found[0]["text"])
 
 
 def _students(lake: Lake, places: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,8 @@ from schemas.errors import GraftError, NotFound, StorageFull
 
 if TYPE_CHECKING:
     from data.lake import Lake
+
+log = logging.getLogger(__name__)
 
 FORMATS = {"parquet": "FORMAT parquet, COMPRESSION zstd", "jsonl": "FORMAT json"}
 
@@ -30,8 +33,9 @@ def export(
 ) -> list[Path]:
     """Writes `<split>.<format>` for each split, and README.md, into the folder `out`; returns the paths, README last.
 
-    Each file is written under another name and renamed when it is whole. Raises NotFound, StorageFull, and GraftError
-    for an unknown format or a file that is there already.
+    Restricted rows are left out unless `include_restricted` is true; README.md and one log line say how many there are.
+    A split of nothing else gives an empty file. Each file is written under another name and renamed when it is whole.
+    Raises NotFound, StorageFull, and GraftError for an unknown format or a file that is there already.
     """
     if format not in FORMATS:
         raise GraftError(f"no export format {format!r}", where="--format", fix=f"one of: {', '.join(FORMATS)}")
@@ -42,13 +46,16 @@ def export(
     there = [path for path in (*targets.values(), readme) if path.exists()]
     if there and not overwrite:
         raise GraftError(f"{there[0]} is there already", where=found.ref, fix="another folder, or --overwrite")
+    notes = _notes(lake, found, targets, include_restricted)
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name, path in targets.items():
             _copy(lake, found, name, path, format, include_restricted)
-        _write(readme, _readme(lake, found, chosen, include_restricted))
+        _write(readme, _readme(found, notes))
     except OSError as error:
         raise _explained(error, out) from error
+    if len(notes) > 1:
+        log.warning("%s", " ".join(notes))
     return [*targets.values(), readme]
 
 
@@ -82,16 +89,32 @@ def _response(lake: Lake, found: DatasetVersion) -> str:
     return "response," if lake.sql(query, [found.dataset, found.version]).to_pylist()[0]["n"] else ""
 
 
-def _readme(lake: Lake, found: DatasetVersion, chosen: Sequence[str], restricted: bool) -> str:
+def _notes(lake: Lake, found: DatasetVersion, targets: Mapping[str, Path], restricted: bool) -> list[str]:
+    """What is in the files, first in one line, then a line for each thing to know of restricted rows."""
     query = """
         SELECT split, count(*) FILTER (restricted) AS restricted, count(*) AS n FROM lake.version_rows
         WHERE dataset = ? AND version = ? GROUP BY split"""
     count = {row["split"]: row for row in lake.sql(query, [found.dataset, found.version]).to_pylist()}
-    held_back = 0 if restricted else sum(count[name]["restricted"] for name in chosen)
-    written = sum(count[name]["n"] for name in chosen) - held_back
-    line = f"Exported from {found.ref}: {written:,} rows of {', '.join(chosen)}; "
-    line += f"{held_back:,} restricted rows were left out." if held_back else "none was left out."
-    return f"{found.card.rstrip()}\n\n## This export\n\n{line}\n\nContent hash of the version: {found.content_hash}\n"
+    there = sum(count[name]["restricted"] for name in targets)
+    written = sum(count[name]["n"] for name in targets) - (0 if restricted else there)
+    line = f"Exported from {found.ref}: {written:,} rows of {', '.join(targets)}; "
+    if not there:
+        return [line + "none was left out."]
+    if restricted:
+        told = f"{there:,} restricted rows are included, because this export was asked for with --restricted"
+        return [
+            line + "none was left out.",
+            f"{told}: their texts are harmful by design, keep them from other readers.",
+        ]
+    lines = [line + f"{there:,} restricted rows were left out.", "With --restricted an export holds them."]
+    empty = [name for name in targets if count[name]["n"] == count[name]["restricted"]]
+    rows = "{} is empty: all {:,} rows of the split {} are restricted."
+    return lines + [rows.format(targets[name].name, count[name]["n"], name) for name in empty]
+
+
+def _readme(found: DatasetVersion, notes: Sequence[str]) -> str:
+    said = "\n\n".join(notes)
+    return f"{found.card.rstrip()}\n\n## This export\n\n{said}\n\nContent hash of the version: {found.content_hash}\n"
 
 
 def _write(path: Path, text: str) -> None:

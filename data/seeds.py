@@ -66,17 +66,26 @@ def load_labelled(path: Path, text_field: str, label_field: str, labels: Sequenc
 
 
 def _every_label_has_one(recipe: Recipe, reader: _Reader) -> None:
-    """GRA shows exemplars of the wanted label, so each needs one; unlabelled seeds of instructions are sorted later."""
+    """A method shows exemplars of the wanted label, so each needs one; unlabelled instructions are sorted later.
+
+    PromptMix describes every class in some prompt: each needs a description or an example.
+    """
     where = recipe.seeds.path or "recipe"
+    if recipe.method.kind == "promptmix":
+        seen = {label for _, label, _ in reader.rows}
+        for known in labels_of(recipe.task):
+            if known.name not in seen and not known.description:
+                fix = "describe it in a clause under task.labels, or add a row with this label to the seeds"
+                reader.problem(None, "task.labels", f"class {known.name!r} has neither description nor example", fix)
+        return
     if not reader.rows:
         reader.problem(None, "seeds", "there are no seeds at all", f"write at least one row for each label in {where}")
         return
     seen = {label for _, label, _ in reader.rows}
-    if "" in seen or recipe.method.kind == "promptmix":
+    if "" in seen:
         return
     for label, wanted in recipe.wanted().items():
-        needed = label == "harmful" if recipe.method.kind == "harmaug" else wanted > 0
-        if needed and label not in seen:
+        if wanted > 0 and label not in seen:
             fix = f"add a row with the label {label!r}, or set target.labels.{label}: 0"
             reader.problem(None, "seeds", f"label {label!r} has no seed", fix)
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
+from agents.methods import method_of, reviewer_count
 from agents.methods.calibrate import judges
+from agents.methods.harmaug import augmenting, variants
+from agents.methods.relabel import mixing
 from flows.plan import read_recipe, run_id_of
 from flows.workshop import models_used
 from schemas.base import Value
 from schemas.home import Home
+from schemas.methods import HarmAugSettings, PromptMixSettings
 from schemas.models import ModelSpec
 from schemas.recipe import Recipe
 from schemas.rows import Seed
@@ -51,8 +56,7 @@ def estimate_recipe(name: str) -> Estimate:
     share, source = _yield(recipe, seeds)
     rows = sum(recipe.wanted().values())
     candidates = min(recipe.limits.candidates, math.ceil(rows / share))
-    steps = _instruction_steps(recipe, candidates, seeds) if recipe.task.kind == "instruction" else ()
-    steps = steps or _label_steps(recipe, candidates, seeds)
+    steps = _steps_of(recipe)(recipe, candidates, seeds)
     prices = [step.price_usd for step in steps]
     return Estimate(
         dataset=recipe.name,
@@ -89,23 +93,76 @@ def _yield(recipe: Recipe, seeds: list[Seed]) -> tuple[float, str]:
     return max(0.01, run.counts.get("accepted", 0) / run.counts["opened"]), f"measured in run {run.id}"
 
 
+def _steps_of(recipe: Recipe) -> Callable[[Recipe, int, list[Seed]], tuple[Step, ...]]:
+    if isinstance(recipe.method, PromptMixSettings):
+        return _mix_steps
+    if isinstance(recipe.method, HarmAugSettings):
+        return _harm_steps
+    return _instruction_steps if recipe.task.kind == "instruction" else _label_steps
+
+
+def _sizes(seeds: list[Seed]) -> tuple[int, int]:
+    """Tokens of all seeds together, and of one text."""
+    shots = sum(len(seed.text) for seed in seeds) // CHARS_PER_TOKEN
+    return shots, max(12, shots // max(1, len(seeds)))
+
+
+def _mix_steps(recipe: Recipe, candidates: int, seeds: list[Seed]) -> tuple[Step, ...]:
+    """One call writes several texts; each text is labelled among the nearest classes, and reviewed if asked for."""
+    method, (shots, text) = mixing(recipe), _sizes(seeds)
+    classes = max(1, len(recipe.wanted()))
+    shown = PROMPT_OVERHEAD + shots * min(method.classes_in_prompt, classes) // classes
+    judged = PROMPT_OVERHEAD + shots * min(method.nearest_classes, classes) // classes + text
+    writes = math.ceil(candidates / method.texts_per_call)
+    steps = [_step(recipe, "generate", "generator", writes, shown, method.texts_per_call * (text + 4))]
+    if method.relabel == "labeler":
+        asked = min(method.labelers, len(recipe.models_for("labeler")))
+        tokens = 1 if recipe.roles.labeler.answer == "logprobs" else 8
+        steps.append(_step(recipe, "label", "labeler", candidates * asked, judged, tokens))
+    panels = int(method.relabel == "panel") + int(method.review is not None)
+    if panels:
+        tokens = 1 if recipe.roles.reviewer.answer == "logprobs" else 120
+        size, disputed = reviewer_count(recipe), math.ceil(candidates * ASSUMED_DISPUTES)
+        steps.append(_step(recipe, "review", "reviewer", panels * candidates * size, judged, tokens))
+        steps.append(_step(recipe, "adjudicate", "adjudicator", panels * disputed, judged, tokens))
+    return (*steps, *_calibration(recipe, judged))
+
+
+def _harm_steps(recipe: Recipe, candidates: int, seeds: list[Seed]) -> tuple[Step, ...]:
+    """One call a message; each of its variants is a candidate with its own response and score."""
+    _, text = _sizes(seeds)
+    kinds = len(variants(recipe))
+    messages, answered = math.ceil(candidates / kinds), candidates * (kinds - 1) // kinds
+    response = min(recipe.roles.responder.max_tokens, 120)
+    shown = PROMPT_OVERHEAD + augmenting(recipe).exemplars * text
+    steps = [_step(recipe, "generate", "generator", messages, shown, text + 4)]
+    if answered:
+        steps.append(_step(recipe, "respond", "responder", answered, PROMPT_OVERHEAD + text, response))
+    teachers = len(recipe.models_for("guard"))
+    steps.append(_step(recipe, "score", "guard", candidates * teachers, 2 * PROMPT_OVERHEAD + text + response, 1))
+    return (*steps, *_calibration(recipe, 2 * PROMPT_OVERHEAD + text))
+
+
+def _calibration(recipe: Recipe, prompt: int) -> tuple[Step, ...]:
+    tried = judges(recipe, method_of(recipe).roles(recipe))
+    batch = getattr(recipe.method, "calibration_texts", 0)
+    calls: dict[str, int] = {}
+    for judge in tried.values():
+        calls[judge.role] = calls.get(judge.role, 0) + (batch if judge.calibration == "batch" else 1)
+    return tuple(_step(recipe, "calibrate", role, count, prompt, 1) for role, count in calls.items() if count)
+
+
 def _label_steps(recipe: Recipe, candidates: int, seeds: list[Seed]) -> tuple[Step, ...]:
     shots = sum(len(seed.text) for seed in seeds) // CHARS_PER_TOKEN
     text = max(1, sum(len(seed.text) for seed in seeds) // max(1, len(seeds)) // CHARS_PER_TOKEN)
     per_label = shots // max(1, len(recipe.wanted()))
     reviewers = getattr(recipe.method, "reviewers", 3)
     judged = 1 if recipe.roles.reviewer.answer == "logprobs" else 120
-    batch = getattr(recipe.method, "calibration_texts", 0) if judges(recipe) else 0
     made = _step(recipe, "generate", "generator", candidates, PROMPT_OVERHEAD + per_label, text + 4)
     reviewed = _step(recipe, "review", "reviewer", candidates * reviewers, PROMPT_OVERHEAD + shots + text, judged)
     disputed = math.ceil(candidates * ASSUMED_DISPUTES)
     settled = _step(recipe, "adjudicate", "adjudicator", disputed, PROMPT_OVERHEAD + shots + text, judged)
-    steps = [made, reviewed, settled]
-    if batch:
-        steps.append(
-            _step(recipe, "calibrate", "reviewer", batch * len(judges(recipe)), PROMPT_OVERHEAD + shots + text, 1)
-        )
-    return tuple(steps)
+    return (made, reviewed, settled, *_calibration(recipe, PROMPT_OVERHEAD + shots + text))
 
 
 def _instruction_steps(recipe: Recipe, candidates: int, seeds: list[Seed]) -> tuple[Step, ...]:

@@ -25,7 +25,7 @@ async def finish(shop: Workshop, run: Run, kept: list[Candidate], surplus: int, 
     shortfall = {label: n - have.get(label, 0) for label, n in shop.recipe.wanted().items() if have.get(label, 0) < n}
     stopped_by = shop.stop_reason or ("candidates" if shortfall else "target")
     totals = _totals(shop)
-    counts = {**shop.lake.counts(run.id), "published": len(kept), "surplus": surplus}
+    counts = {**shop.lake.counts(run.id), "published": len(kept), "surplus": surplus, **shop.figures}
     run = run.model_copy(
         update={
             "status": "partial" if shortfall else "finished",
@@ -46,6 +46,8 @@ async def finish(shop: Workshop, run: Run, kept: list[Candidate], surplus: int, 
         run = run.model_copy(update={"version": published.version})
     shop.lake.save_run(run)
     await artifacts.leave(run.dataset, published.card if published else _nothing(run), funnel)
+    if stopped_by == "refusals":
+        raise _refused(shop, run)
     if stopped_by == "yield" and not kept:
         raise _too_low(shop, run)
     return {
@@ -95,16 +97,27 @@ def _totals(shop: Workshop) -> dict[str, Any]:
 
 def _too_low(shop: Workshop, run: Run) -> YieldTooLow:
     examples = [
-        f"    {candidate.text[:200]!r}: {candidate.decision.reason}"
+        f"    (restricted): {candidate.decision.code}"
+        if candidate.restricted
+        else f"    {candidate.text[:200]!r}: {candidate.decision.reason}"
         for candidate in shop.lake.iter_candidates(run.id, limit=3)
-        if not candidate.restricted
     ]
     limits = shop.recipe.limits
     return YieldTooLow(
         f"stopped after {run.counts['opened']} candidates: {run.counts['accepted']} accepted, under limits.min_yield "
-        f"{limits.min_yield:g}. Three of them:\n" + "\n".join(examples or ["    (restricted)"]),
+        f"{limits.min_yield:g}. Three of them:\n" + "\n".join(examples),
         where=run.dataset,
         fix="look at the reasons above: another generator, a lower method.tau, or longer max_tokens",
+    )
+
+
+def _refused(shop: Workshop, run: Run) -> YieldTooLow:
+    share = shop.progress.refused_share
+    return YieldTooLow(
+        f"stopped after {shop.progress.settled} candidates: the generator refused {share:.0%} of them, more than "
+        f"method.max_refusals allows; what was accepted is published",
+        where=run.dataset,
+        fix="use method.prefill: true, another generator, or a base model (style: completion), which refuses nothing",
     )
 
 

@@ -12,11 +12,12 @@ from typing import Any
 from prefect import flow, task
 from prefect.cache_policies import INPUTS
 
-from agents.methods import make_slot, method_of
+from agents.methods import Place, method_of
 from data.lake import Lake
 from data.versions import published_texts
 from flows import artifacts, rounds
 from flows.finish import finish
+from flows.neighbours import find_neighbours
 from flows.plan import ShardSpec, apply_overrides, fresh_seed, plan_rounds, read_recipe, run_id_of
 from flows.progress import Progress, begin
 from flows.settle import choose, find_embed, missing, settle_round
@@ -87,16 +88,20 @@ async def _make(recipe: Recipe, file: Path, seeds: list[Seed], home: Home, lake:
         status="running",
         started_at=before.started_at if before else utc_now(),
         code_version=code_version(),
+        neighbours=before.neighbours if before else {},
     )
+    say: Say = lambda text: _say(progress, text)  # noqa: E731
+    if before is None:
+        run = run.model_copy(update={"neighbours": await asyncio.to_thread(find_neighbours, recipe, seeds, lake, say)})
     lake.save_run(run)
     lake.add_seeds(run_id, seeds)
-    say: Say = lambda text: _say(progress, text)  # noqa: E731
     try:
         async with open_gateway(recipe, home, say) as gateway:
             progress.gateway = lambda: gateway.stats
             shop = Workshop(
                 recipe=recipe, run_id=run_id, home=home, lake=lake, gateway=gateway, method=method_of(recipe),
                 seeds=seeds, published=published_texts(lake, recipe.name, exclude_run=run_id), progress=progress,
+                say=say, neighbours=run.neighbours,
             )  # fmt: skip
             enter(shop)
             try:
@@ -178,14 +183,11 @@ async def _one_shard(shop: Workshop, spec: ShardSpec) -> int:
 async def make_shard(run_id: str, lake_id: str, spec: dict[str, Any]) -> dict[str, Any]:
     """One shard's share of accepted rows. What the lake already holds of it is replayed, not repeated."""
     shop, plan = workshop_of(run_id), ShardSpec.model_validate(spec)
-    admission = shop.admission()
+    admission, drawn = shop.admission(), shop.drawn
     stored = {c.slot.id: c for c in shop.lake.settled(run_id, plan.round, plan.shard)}
 
     def slot_for(label: str, index: int) -> Slot:
-        return make_slot(
-            run_id=run_id, shard=plan.shard, round=plan.round, index=index, label=label, pool=shop.pool,
-            recipe=shop.recipe,
-        )  # fmt: skip
+        return shop.method.make_slot(Place(run_id, plan.shard, plan.round, index, label), drawn)
 
     async def commit(batch: list[Candidate], calls: list[Call]) -> None:
         batch_id = f"{plan.round}.{plan.shard}.{stable_hash([c.id for c in batch])}"
@@ -196,11 +198,11 @@ async def make_shard(run_id: str, lake_id: str, spec: dict[str, Any]) -> dict[st
         caps=plan.caps,
         make_slot=slot_for,
         run_slot=lambda slot: shop.run_slot(slot, admission),
-        admit=lambda c: admission.admit(c.id, c.text, c.response, c.label),
+        admit=lambda c: admission.admit(c.text_id, c.text, c.response, c.label),
         commit=commit,
         width=max(8, int(shop.recipe.limits.concurrency * 1.25)),
         stored=stored,
-        remember=lambda c: admission.remember(c.id, c.text, c.label),
+        remember=lambda c: admission.remember(c.text_id, c.text, c.label),
         halt=shop.halt,
         on_settled=lambda c: shop.progress.note(c, (plan.round, plan.shard)),
     )

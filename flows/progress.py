@@ -56,8 +56,13 @@ class Progress:
 
     @property
     def yield_share(self) -> float | None:
-        """Accepted share of the settled candidates; None before the first."""
-        return sum(self.accepted.values()) / self.settled if self.settled else None
+        """Share of the settled candidates that were accepted and are wanted; None before the first."""
+        return self.total_accepted / self.settled if self.settled else None
+
+    @property
+    def refused_share(self) -> float:
+        """Share of the settled candidates that a generator refused to write."""
+        return self.reasons.get("rejected.refusal", 0) / self.settled if self.settled else 0.0
 
     @property
     def seconds(self) -> float:

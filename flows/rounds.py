@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from agents.methods import draw_roles, make_slot
+from agents.methods import Ask, Place
 from agents.methods.calibrate import calibrate_judges, judges
+from agents.methods.harmaug import measure_refusals, variants
 from agents.roles.summariser import prepare_seeds, summarise
 from data.lake import Lake
 from data.versions import version as find_version
 from flows.plan import ShardSpec, plan_shards
 from flows.workshop import CallRecorder, Workshop
 from schemas.base import stable_hash
+from schemas.methods import HarmAugSettings
 from schemas.recipe import Recipe
-from schemas.rows import Candidate, Seed
+from schemas.rows import Candidate, Seed, Slot
 from schemas.tasks import labels_of
 
+MEASURED_FROM = 1_000_000
+"""Index of the first message that is written to count refusals only."""
 RESUMABLE = ("time", "user")
 """Reasons after which the same recipe goes on where it stopped; after any other it has ended."""
 
@@ -52,7 +56,7 @@ def shards(recipe: Recipe, round_index: int, attempt: int, wanted: dict[str, int
 
 
 async def prepare(shop: Workshop) -> None:
-    """Seeds get their domain, keywords and summary (instruction) or judges are calibrated (labels)."""
+    """Seeds get their domain, keywords and summary (instruction), or judges are tried and calibrated (labels)."""
     recorder = CallRecorder(shop.gateway.call, shop.run_id, "")
     seeds = list(shop.seeds)
     if shop.recipe.task.kind == "instruction":
@@ -61,22 +65,31 @@ async def prepare(shop: Workshop) -> None:
     shop.pool = {label.name: [] for label in labels_of(shop.recipe.task)}
     for seed in seeds:
         shop.pool.setdefault(seed.label, []).append(seed)
-    if shop.recipe.task.kind != "instruction" and judges(shop.recipe):
-        shop.calibration = await calibrate_judges(shop.recipe, seeds, _first_slots(shop), recorder.ask)
+    if judges(shop.recipe, shop.method.roles(shop.recipe)):
+        found = await calibrate_judges(shop.method, shop.context(recorder.ask), _first_slots(shop))
+        shop.calibration, shop.by_name = found.means, found.by_name
+        for model in sorted(found.by_name):
+            shop.say(f"{model} gives no log-probabilities: its label counts as a vote")
+    if isinstance(shop.recipe.method, HarmAugSettings):
+        shop.figures |= await _refusals(shop, shop.recipe.method.measure_refusals, recorder.ask)
     await _keep_calls(shop, "prepare", recorder)
 
 
-def _first_slots(shop: Workshop) -> list[Any]:
+async def _refusals(shop: Workshop, count: int, ask: Ask) -> dict[str, int]:
+    """Harmful messages of their own index range, so that comparing takes nothing from the shards' draws."""
+    parts = len(variants(shop.recipe))
+    places = (Place(shop.run_id, 0, 0, parts * (MEASURED_FROM + index), "harmful") for index in range(count))
+    slots = [shop.method.make_slot(place, shop.drawn) for place in places]
+    return await measure_refusals(shop.context(ask), slots)
+
+
+def _first_slots(shop: Workshop) -> list[Slot]:
     count = getattr(shop.recipe.method, "calibration_texts", 0)
     labels = [label for label, wanted in shop.recipe.wanted().items() if wanted]
-    slots = [
-        make_slot(
-            run_id=shop.run_id, shard=0, round=0, index=place // len(labels), label=labels[place % len(labels)],
-            pool=shop.pool, recipe=shop.recipe,
-        )
+    return [
+        shop.method.make_slot(Place(shop.run_id, 0, 0, place // len(labels), labels[place % len(labels)]), shop.drawn)
         for place in range(count)
-    ]  # fmt: skip
-    return [(slot, draw_roles(shop.recipe, slot).generator) for slot in slots]
+    ]
 
 
 async def grow_pool(shop: Workshop, chosen: list[Candidate]) -> None:

@@ -36,21 +36,21 @@ async def settle_round(
     alive: list[Candidate] = []
     dropped: list[Candidate] = []
     for candidate in ordered:
-        results = admission.admit(candidate.id, candidate.text, candidate.response, candidate.label)
+        results = admission.admit(candidate.text_id, candidate.text, candidate.response, candidate.label)
         failed = next((result for result in results if not result.passed), None)
         if failed is None:
             alive.append(candidate)
         else:
             dropped.append(_redecided(candidate, failed))
     if max_cosine is not None and embed is not None and alive:
-        rows = [*kept, *alive]
+        fixed = {candidate.text_id for candidate in kept}
+        rows = list({candidate.text_id: candidate for candidate in (*reversed(alive), *kept)}.values())
         vectors = await asyncio.to_thread(embed, [candidate.text for candidate in rows])
-        scores = [99.0] * len(kept) + [candidate.decision.mean or 0.0 for candidate in alive]
-        hits = drop_semantic_duplicates([candidate.id for candidate in rows], vectors, scores, max_cosine)
-        fixed = {candidate.id for candidate in kept}
+        scores = [99.0 if row.text_id in fixed else row.decision.mean or 0.0 for row in rows]
+        hits = drop_semantic_duplicates([row.text_id for row in rows], vectors, scores, max_cosine)
         for candidate in alive:
-            if candidate.id in hits and candidate.id not in fixed:
-                neighbour, cosine = hits[candidate.id]
+            if candidate.text_id in hits and candidate.text_id not in fixed:
+                neighbour, cosine = hits[candidate.text_id]
                 result = GateResult(
                     gate="semantic", rule="semantic", passed=False, score=float(cosine), neighbour=neighbour
                 )
@@ -78,12 +78,13 @@ def missing(candidates: Sequence[Candidate], wanted: dict[str, int]) -> dict[str
 
 
 async def split_clusters(candidates: Sequence[Candidate], embed: Embed | None) -> dict[str, str]:
-    """Candidate id to a cluster of near-duplicates; every row is its own where nothing can embed."""
-    ids = [candidate.id for candidate in candidates]
-    if embed is None or not ids:
-        return {name: name for name in ids}
-    vectors = await asyncio.to_thread(embed, [candidate.text for candidate in candidates])
-    return {name: str(cluster) for name, cluster in clusters(ids, vectors, SPLIT_COSINE).items()}
+    """Candidate id to a cluster of near-duplicates; every text is its own where nothing can embed."""
+    texts = {candidate.text_id: candidate.text for candidate in candidates}
+    found = {name: name for name in texts}
+    if embed is not None and texts:
+        vectors = await asyncio.to_thread(embed, list(texts.values()))
+        found = {name: str(cluster) for name, cluster in clusters(list(texts), vectors, SPLIT_COSINE).items()}
+    return {candidate.id: found[candidate.text_id] for candidate in candidates}
 
 
 def find_embed(say: Callable[[str], None]) -> Embed | None:

@@ -40,7 +40,11 @@ Commit = Callable[[list[Candidate], list[Call]], Awaitable[None]]
 
 @dataclass
 class Stream:
-    """One label's progress within a shard."""
+    """One label's progress within a shard.
+
+    A row counts for the label that it has in the end: `accepted` holds rows of other streams that were relabelled to
+    this one, `own` those of this stream that kept its label, by which its yield is measured.
+    """
 
     label: str
     wanted: int
@@ -50,6 +54,7 @@ class Stream:
     opened: int = 0
     settled: int = 0
     accepted: int = 0
+    own: int = 0
 
     def look_ahead(self) -> None:
         """Move the horizon to where the rows still missing should be found, by the yield so far.
@@ -59,7 +64,7 @@ class Stream:
         missing = self.wanted - self.accepted
         if missing <= 0:
             return
-        likely = min(1.0, 1.1 * (self.accepted + 2) / (self.settled + 2))
+        likely = min(1.0, 1.1 * (self.own + 2) / (self.settled + 2))
         ahead = min(self.window, math.ceil(missing / likely))
         self.horizon = min(self.cap, max(self.horizon, self.settled + ahead))
 
@@ -195,7 +200,10 @@ class ShardRunner:
             self._batch.append(candidate)
             self._batch_calls.extend(calls)
         stream.settled += 1
-        stream.accepted += accepted
+        if accepted:
+            stream.own += candidate.label == stream.label
+            for other in self.streams:
+                other.accepted += candidate.label == other.label
         stream.look_ahead()
         self._report.settled += 1
         self._report.failed += candidate.decision.status == "failed"

@@ -62,11 +62,13 @@ def train_version(ref: str, *, test: str | None = None, overrides: dict[str, Any
             test_name=test or settings.test or f"{found.ref} test split (synthetic)",
             labels=labels, settings=settings, home=home, dataset=found.dataset, version=found.version,
             say=artifacts.say,
+            validation=[(row["text"], row["label"]) for row in rows if row["split"] == "validation"],
         )  # fmt: skip
         for student in report.students:
             lake.save_student(student)
-        for evaluation in report.evaluations:
-            lake.save_evaluation(evaluation)
+        for evaluation in (*report.evaluations, report.validation):
+            if evaluation is not None:
+                lake.save_evaluation(evaluation)
         return report
 
 

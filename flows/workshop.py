@@ -14,7 +14,8 @@ import orjson
 from filelock import FileLock, Timeout
 
 from agents.gateway import Gateway
-from agents.methods.base import Ask, Context, Method
+from agents.methods import method_of
+from agents.methods.base import Ask, Context, Drawn, Method, Screen
 from agents.roles.prompting import fragments
 from data.gates import Admission
 from flows.progress import Progress
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
     from data.lake import Lake
 
 Say = Callable[[str], None]
-ROLES = ("generator", "reviewer", "adjudicator")
+REFUSALS_AFTER = 20
+"""Candidates after which the share of refusals is looked at."""
 
 
 @dataclass
@@ -46,30 +48,40 @@ class Workshop:
     seeds: Sequence[Seed]
     published: Sequence[tuple[str, str, str]]
     progress: Progress
+    say: Say = lambda text: None
     calibration: dict[str, dict[str, float]] = field(default_factory=dict)
+    by_name: frozenset[str] = frozenset()
+    neighbours: dict[str, tuple[str, ...]] = field(default_factory=dict)
     pool: dict[str, list[Seed]] = field(default_factory=dict)
     kept: list[Candidate] = field(default_factory=list)
+    figures: dict[str, int] = field(default_factory=dict)
+    """Counts that the method took beside its rows; they join the run's."""
     stop_reason: str = ""
+
+    @property
+    def drawn(self) -> Drawn:
+        """What slots are drawn from as the run stands."""
+        return Drawn(self.recipe, self.pool, self.neighbours)
+
+    def context(self, ask: Ask, screen: Screen | None = None) -> Context:
+        """What a method is given for one slot, whose calls go through `ask`."""
+        given = {} if screen is None else {"screen": screen}
+        return Context(
+            recipe=self.recipe, seeds=self.seeds, ask=ask, calibration=self.calibration, by_name=self.by_name, **given
+        )  # fmt: skip
 
     def admission(self, accepted: Sequence[Candidate] = ()) -> Admission:
         """Fresh gates that know the seeds, what was published before, what earlier rounds kept, and `accepted`."""
         admission = Admission(self.recipe, self.seeds, self.published, fragments())
         for candidate in (*self.kept, *accepted):
-            admission.remember(candidate.id, candidate.text, candidate.label)
+            admission.remember(candidate.text_id, candidate.text, candidate.label)
         return admission
 
     async def run_slot(self, slot: Slot, admission: Admission) -> tuple[Candidate, tuple[Call, ...]]:
         """One slot through the method, with the record of every call that it made."""
         candidate_id = "c_" + stable_hash(slot.id)
         recorder = CallRecorder(self.gateway.call, self.run_id, candidate_id)
-        context = Context(
-            recipe=self.recipe,
-            seeds=self.seeds,
-            ask=recorder.ask,
-            screen=admission.screen,
-            calibration=self.calibration,
-        )
-        candidate = await self.method.run_slot(slot, context)
+        candidate = await self.method.run_slot(slot, self.context(recorder.ask, admission.screen))
         if candidate.decision.code == "failed.budget":
             self.stop_reason = self.stop_reason or "budget"
         return candidate, tuple(recorder.calls)
@@ -84,6 +96,9 @@ class Workshop:
             share = progress.yield_share
             if share is not None and share < limits.min_yield:
                 self.stop_reason = "yield"
+        most = getattr(self.recipe.method, "max_refusals", 1.0)
+        if not self.stop_reason and progress.settled >= REFUSALS_AFTER and progress.refused_share > most:
+            self.stop_reason = "refusals"
         return self.stop_reason
 
 
@@ -149,7 +164,7 @@ def request_json(request: CallRequest) -> str:
 
 def models_used(recipe: Recipe) -> tuple[ModelSpec, ...]:
     """Every model of the pool that some role of the recipe may draw, in the recipe's order."""
-    names = {model.name for role in ROLES for model in recipe.models_for(role)}
+    names = {model.name for role in method_of(recipe).roles(recipe) for model in recipe.models_for(role)}
     return tuple(model for model in recipe.models if model.name in names)
 
 

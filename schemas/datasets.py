@@ -24,7 +24,9 @@ class Run(Value):
     started_at: datetime
     ended_at: datetime | None = None
     code_version: str
-    stopped_by: str = Field(default="", description="target, candidates, money, tokens, time, yield, user or an error")
+    stopped_by: str = Field(
+        default="", description="target, candidates, money, tokens, time, yield, refusals, user or an error"
+    )
     shortfall: dict[str, int] = Field(default_factory=dict, description="label to accepted rows still missing")
     counts: dict[str, int] = Field(default_factory=dict, description="opened, accepted, rejected, failed, surplus …")
     calls: int = 0

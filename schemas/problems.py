@@ -252,7 +252,7 @@ _TABLE: dict[str, Callable[[_Error], tuple[str, str]]] = {
 
 _KNOWN_NAMES = re.compile(r"^(no (?:model|label) '(?P<word>.*)'); (?P<list>.+ has (?P<names>.+))$", re.DOTALL)
 _FIELD = re.compile(r"^(?P<field>[a-z_]+(?:\.\w+)*): (?P<rest>.*)$", re.DOTALL)
-_SECTIONS = ("models", "roles", "target", "seeds")
+_SECTIONS = ("models", "roles", "target", "seeds", "task", "method")
 
 _VALIDATOR_FIXES: tuple[tuple[str, str, str], ...] = (
     # what the message contains, the field (under the model's own path) that it is about, the fix
@@ -260,6 +260,12 @@ _VALIDATOR_FIXES: tuple[tuple[str, str, str], ...] = (
     ("occurs twice", "models", "give every model a name of its own"),
     ("few_shot", "few_shot", "write two whole numbers, least first, such as [2, 4]"),
     ("seeds are empty", "", "add path: seeds.jsonl, or rows: with a text and a label each"),
+    ("neither description nor example", "", "describe it in a clause, or let method.shots show examples of it"),
+    ("must be a classification", "", "set task.kind: classification with labels, or another method"),
+    ("must be a guard", "", "set task.kind: guard with a policy, or another method"),
+    ("is outside [0.5, 1]", "alphas", "write shares between 0.5 and 1, such as [0.6, 0.75, 0.9]"),
+    ("needs chat_template", "chat_template", "add chat_template: llama3, chatml, gemma, mistral or llama2"),
+    ("is for reviewers", "answer", "write answer: logprobs or answer: name"),
     ("needs base_url", "base_url", "add base_url: with the server's address, such as http://127.0.0.1:8000/v1"),
     ("remove base_url", "base_url", "remove base_url, or use provider openai"),
     ("min_chars", "min_chars", "make min_chars the smaller of the two"),

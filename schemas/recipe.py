@@ -7,10 +7,10 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from schemas.base import Slug, Value, stable_hash
-from schemas.methods import GraSettings, MethodSettings
+from schemas.methods import GraSettings, MethodSettings, PromptMixSettings
 from schemas.models import EMBEDDED_POOL, GuardSpec, LabelerSpec, ModelSpec, RoleSpec
 from schemas.students import StudentSettings
-from schemas.tasks import Task, labels_of
+from schemas.tasks import ClassificationTask, GuardTask, Task, labels_of
 
 
 class SeedRow(Value):
@@ -22,19 +22,16 @@ class SeedRow(Value):
 
 
 class SeedSettings(Value):
-    """The rows that a person gives: a file (CSV, JSONL or Parquet), rows in the recipe, or both."""
+    """The rows that a person gives: a file (CSV, JSONL or Parquet), rows in the recipe, or both.
+
+    None at all is for PromptMix from descriptions alone.
+    """
 
     path: str | None = Field(default=None, description="relative to the recipe's folder")
     rows: tuple[SeedRow, ...] = ()
     text_field: str = "text"
     label_field: str = "label"
     response_field: str = "response"
-
-    @model_validator(mode="after")
-    def _any(self) -> SeedSettings:
-        if not self.path and not self.rows:
-            raise ValueError("seeds are empty: give path (a CSV, JSONL or Parquet file) or rows")
-        return self
 
 
 class RoleSettings(Value):
@@ -107,7 +104,7 @@ class Recipe(Value):
     name: Slug = Field(description="the dataset's name: lower-case letters, digits, dot, dash, underscore")
     description: str = ""
     task: Task
-    seeds: SeedSettings
+    seeds: SeedSettings = SeedSettings()
     method: MethodSettings = GraSettings()
     models: tuple[ModelSpec, ...] = Field(default=EMBEDDED_POOL, min_length=1)
     roles: RoleSettings = RoleSettings()
@@ -140,6 +137,22 @@ class Recipe(Value):
         for index, row in enumerate(self.seeds.rows):
             if row.label and row.label not in known:
                 raise ValueError(f"seeds.rows.{index}.label: no label {row.label!r}; the task has {', '.join(known)}")
+        return self
+
+    @model_validator(mode="after")
+    def _method_fits(self) -> Recipe:
+        task, method = self.task, self.method
+        if not (self.seeds.path or self.seeds.rows) and method.kind != "promptmix":
+            raise ValueError("seeds: seeds are empty: give path (a CSV, JSONL or Parquet file) or rows")
+        if isinstance(method, PromptMixSettings):
+            if not isinstance(task, ClassificationTask):
+                raise ValueError("method.kind: promptmix mixes classes, so the task must be a classification")
+            bare = [index for index, label in enumerate(task.labels) if not label.description and not method.shots]
+            if bare:
+                where, name = f"task.labels.{bare[0]}.description", task.labels[bare[0]].name
+                raise ValueError(f"{where}: class {name!r} has neither description nor example")
+        if method.kind == "harmaug" and not isinstance(task, GuardTask):
+            raise ValueError("method.kind: harmaug makes rows for a guard, so the task must be a guard")
         return self
 
     def models_for(self, role: str) -> tuple[ModelSpec, ...]:

@@ -20,6 +20,9 @@ from students.report import comparison
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 """Read when torch loads: waiting threads sleep. Spinning ones slow training tenfold where another process is busy."""
 
+VALIDATION = "validation split (synthetic)"
+"""Name of the evaluation on a version's own validation rows."""
+
 Rows = Sequence[tuple[str, str]]
 """(text, label) pairs."""
 
@@ -33,6 +36,8 @@ class StudentReport:
     confusion: tuple[Path, ...]
     gain: float
     text: str
+    validation: Evaluation | None = None
+    """The version's student on the version's own validation rows: what may steer generation, as the test may not."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,7 @@ class _Job:
 
 def train_student(
     *, rows: Rows, seeds: Rows, test_rows: Rows, test_name: str, labels: Sequence[str], settings: StudentSettings,
-    home: Home, dataset: str, version: int | None, say: Callable[[str], None],
+    home: Home, dataset: str, version: int | None, say: Callable[[str], None], validation: Rows = (),
 ) -> StudentReport:  # fmt: skip
     """Train on the version's rows and the seeds, and on the seeds alone, with the same settings; evaluate both.
 
@@ -67,8 +72,15 @@ def train_student(
     ours, judged, picture = _one(job, "version", version, everything)
     return StudentReport(
         (base, ours), (base_judged, judged), (base_picture, picture), judged.accuracy - base_judged.accuracy,
-        comparison(ours, base_judged, judged, picture),
+        comparison(ours, base_judged, judged, picture), _validated(ours, validation, labels, home),
     )  # fmt: skip
+
+
+def _validated(student: Student, rows: Rows, labels: Sequence[str], home: Home) -> Evaluation | None:
+    if not rows:
+        return None
+    predicted, _ = _predict(home.root / student.path, rows)
+    return evaluate(predicted, rows, labels, student_id=student.id, test_file=VALIDATION)
 
 
 def _one(

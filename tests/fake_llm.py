@@ -15,12 +15,13 @@ import json
 import math
 import random
 import threading
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import orjson
 from aiohttp import web
+from fake_replies import REFUSALS, begun_in, list_reply, name_reply
 
 LIST = """
 amber anchor apple arrow autumn badge bakery barrel basket beacon bicycle blanket bottle branch bridge bucket
@@ -61,6 +62,12 @@ class Behaviour:
     key: str = ""
     echo_key: bool = False
     reply_text: str = ""
+    refuse_rate: float = 0.0
+    prefilled_refuse_rate: float = 0.0
+    reject_continue: bool = False
+    echo_begun: bool = False
+    name_answers: bool = False
+    off_label_rate: float = 0.0
 
 
 class FakeLLM:
@@ -74,6 +81,7 @@ class FakeLLM:
         self.calls = self.in_flight = self.most_in_flight = 0
         self.statuses: Counter[int] = Counter()
         self.bodies: Counter[bytes] = Counter()
+        self.seen: deque[tuple[str, dict[str, Any]]] = deque(maxlen=100)
         self.latency_s = 0.0
 
     def stats(self) -> dict[str, Any]:
@@ -118,7 +126,9 @@ class FakeLLM:
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
-            response = await self._serve(request, orjson.loads(raw), digest, chat)
+            body = orjson.loads(raw)
+            self.seen.append((request.path, body))
+            response = await self._serve(request, body, digest, chat)
         finally:
             self.in_flight -= 1
         if isinstance(response, web.Response):
@@ -141,6 +151,8 @@ class FakeLLM:
             return web.Response(status=how.fail_status, headers=after, text="failing first")
         if how.refuse_schema and "response_format" in body:
             return web.Response(status=400, text="response_format is not supported")
+        if how.reject_continue and "continue_final_message" in body:
+            return web.Response(status=400, text="unknown field continue_final_message")
         latency = how.median_ms / 1000 * math.exp(how.sigma * rng.gauss(0, 1)) if how.median_ms else 0.0
         if latency:
             await asyncio.sleep(latency)
@@ -175,12 +187,15 @@ class FakeLLM:
 
     def _payload(self, body: dict[str, Any], rng: random.Random, chat: bool) -> dict[str, Any]:
         schema = (body.get("response_format") or {}).get("json_schema", {}).get("schema")
-        text = self.behaviour.reply_text or (json.dumps(self._value(schema, rng, "")) if schema else sentence(rng))
+        text = self.behaviour.reply_text or (
+            json.dumps(self._value(schema, rng, "")) if schema else self._free(body, rng, chat)
+        )
+        if self.behaviour.echo_begun:
+            text = begun_in(body) + text
         said = "".join(message["content"] for message in body.get("messages", ())) or body.get("prompt") or ""
         choice: dict[str, Any] = {"index": 0, "finish_reason": "stop"}
         choice.update({"message": {"role": "assistant", "content": text}} if chat else {"text": text})
-        count = int(body.get("top_logprobs") or (0 if chat else body.get("logprobs") or 0))
-        if count and self.behaviour.logprobs:
+        if self._with_logprobs(body, chat):
             choice["logprobs"] = self._logprobs(said, rng)
             if self.behaviour.openai_logprobs and not chat:
                 choice["logprobs"] = self._older(choice["logprobs"]["content"])
@@ -192,6 +207,23 @@ class FakeLLM:
                 cached = int(usage["prompt_tokens"] * self.behaviour.cached_share)
                 payload["usage"]["prompt_tokens_details"] = {"cached_tokens": cached}
         return payload
+
+    def _with_logprobs(self, body: dict[str, Any], chat: bool) -> bool:
+        asked = body.get("top_logprobs") or (0 if chat else body.get("logprobs"))
+        return self.behaviour.logprobs and int(asked or 0) > 0
+
+    def _free(self, body: dict[str, Any], rng: random.Random, chat: bool) -> str:
+        """A reply that no schema binds."""
+        how = self.behaviour
+        rate = how.prefilled_refuse_rate if begun_in(body) else how.refuse_rate
+        if rate and rng.random() < rate:
+            return rng.choice(REFUSALS)
+        if how.name_answers and not self._with_logprobs(body, chat):
+            name = name_reply(body, rng, how.off_label_rate, WORDS)
+            if name is not None:
+                return name
+        listed = list_reply(body, rng, sentence)
+        return sentence(rng) if listed is None else listed
 
     def _logprobs(self, said: str, rng: random.Random) -> dict[str, Any]:
         """A preference among the prompt's own words, so that labels named in it are found."""
@@ -256,6 +288,14 @@ class Serving:
 
     def stats(self) -> dict[str, Any]:
         return self.fake.stats()
+
+    def last_body(self) -> dict[str, Any]:
+        """The newest request's body."""
+        return self.fake.seen[-1][1]
+
+    def last_path(self) -> str:
+        """The newest request's path, such as /v1/completions."""
+        return self.fake.seen[-1][0]
 
     def set(self, **behaviour: Any) -> None:
         """Behave otherwise from now on, and forget the counters."""

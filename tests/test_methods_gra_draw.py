@@ -99,15 +99,6 @@ def test_exemplars_are_two_to_four_of_the_label_or_all_that_there_are() -> None:
     assert len(orders) == 2, "the order of the exemplars is drawn too"
 
 
-@pytest.mark.parametrize("kind", ["promptmix", "harmaug"])
-def test_a_later_method_says_so(kind: str) -> None:
-    recipe = recipe_with("ab").model_copy(update={"method": Recipe.model_validate({
-        **recipe_with("ab").model_dump(), "method": {"kind": kind}}).method})  # fmt: skip
-    with pytest.raises(GraftError, match="not in this version") as error:
-        method_of(recipe)
-    assert error.value.fix == "use kind: gra"
-
-
 def test_guard_rows_with_a_response_say_so() -> None:
     data = {**recipe_with("ab").model_dump(), "task": {"kind": "guard", "policy": "asks for x", "with_response": True}}
     data["seeds"] = {"rows": [{"text": "hello there", "label": "safe"}]}

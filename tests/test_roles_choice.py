@@ -16,7 +16,7 @@ from schemas.errors import CallFailed
 from schemas.models import ModelSpec
 from schemas.recipe import Recipe, SeedRow, SeedSettings
 from schemas.rows import Seed
-from schemas.tasks import ClassificationTask, Label
+from schemas.tasks import ClassificationTask, Label, labels_of
 
 LABELS = ("card lost", "card stolen", "home", "home loan", "weather")
 BASE = ModelSpec(name="base", provider="embedded", model="gemma-3-270m", style="completion")
@@ -49,9 +49,9 @@ class FakeModel:
 
 
 async def judge(model: FakeModel, spec: ModelSpec, text: str = "where is my card") -> dict[str, float]:
-    raw, key = await judge_label(model, recipe=make_recipe(), model=spec, role="reviewer", seeds=[], text=text)
-    assert key == model.asked[0].key()
-    return {label: math.exp(logprob) for label, logprob in raw.items()}
+    judged = await judge_label(model, recipe=make_recipe(), model=spec, role="reviewer", seeds=[], text=text)
+    assert judged.key == model.asked[0].key()
+    return {label: math.exp(logprob) for label, logprob in judged.raw.items()}
 
 
 FIRST = {" card": 0.5, " home": 0.3, " the": 0.1, " Wea": 0.05, " zebra": 0.01}
@@ -79,6 +79,7 @@ async def test_a_chat_model_is_asked_again_with_the_shared_token_as_its_own_word
     assert got["card stolen"] == pytest.approx(0.225)
     followed = [[message.role for message in request.messages][-2:] for request in model.asked[1:]]
     assert followed == [["user", "assistant"]] * 2
+    assert [request.continues for request in model.asked] == [False, True, True]
 
 
 async def test_a_label_that_the_server_does_not_list_gets_the_lowest_logprob_that_it_did_list() -> None:
@@ -97,11 +98,11 @@ async def test_labels_that_nothing_tells_apart_end_after_a_bounded_number_of_cal
             return make_reply(request, {"a": 1.0})
 
     model = Endless()
-    raw, _ = await judge_label(
+    judged = await judge_label(
         model, recipe=make_recipe("aaaaaaaaab", "aaaaaaaaac"), model=BASE, role="reviewer", seeds=[], text="t"
     )
     assert model.asked == 4
-    assert {label: math.exp(value) for label, value in raw.items()} == pytest.approx(
+    assert {label: math.exp(value) for label, value in judged.raw.items()} == pytest.approx(
         {"aaaaaaaaab": 0.5, "aaaaaaaaac": 0.5}
     )
 
@@ -151,10 +152,11 @@ async def test_an_encoder_is_given_seeds_and_descriptions_and_its_distribution_i
         asked.append(request)
         return make_reply(request, dict.fromkeys(reversed(LABELS), 0.2))
 
-    raw, _ = await judge_label(
+    judged = await judge_label(
         ask, recipe=make_recipe(), model=ENCODER, role="reviewer", seeds=[Seed.of("rain?", "weather")], text="sun?"
     )
-    assert list(raw) == list(LABELS)
+    assert list(judged.raw) == list(LABELS)
+    assert judged.listed == set(LABELS) and judged.answer == LABELS[-1]
     assert asked[0].context[0] == ("rain?", "weather")
     assert ("about home", "home") in asked[0].context
     assert (asked[0].prompt, asked[0].choices) == ("sun?", LABELS)
@@ -195,3 +197,49 @@ async def test_content_free_means_average_over_inputs_that_say_nothing() -> None
     assert len(CONTENT_FREE) == 3
     assert math.exp(means["up"]) == pytest.approx(0.2)
     assert math.exp(means["down"]) == pytest.approx(0.5)
+
+
+async def test_a_begun_turn_grows_by_every_further_token() -> None:
+    labels = ("pay in now", "pay in later", "weather")
+    model = FakeModel({"label?": {"pay": 0.9}, "pay": {" in": 1.0}, "pay in": {" now": 0.75, " later": 0.25}})
+    judged = await judge_label(model, recipe=make_recipe(*labels), model=CHAT, role="labeler", seeds=[], text="t")
+    assert [request.messages[-1].content for request in model.asked[1:]] == ["pay", "pay in"]
+    assert math.exp(judged.raw["pay in now"]) == pytest.approx(0.9 * 0.75)
+    assert judged.listed == {"pay in now", "pay in later"} and judged.answer == "pay"
+
+
+async def test_a_narrowed_choice_shows_and_scores_only_its_labels() -> None:
+    recipe = make_recipe()
+    labels = [label for label in labels_of(recipe.task) if label.name in ("home", "weather")]
+    model = FakeModel({"": {" weather": 0.6, " home": 0.3}})
+    seeds = [Seed.of("is my card gone", "card lost"), Seed.of("rain?", "weather")]
+    for spec in (BASE, CHAT):
+        judged = await judge_label(
+            model, recipe=recipe, model=spec, role="labeler", seeds=seeds, text="sun?", labels=labels[::-1]
+        )
+        shown = model.asked[-1].prompt or "\n".join(message.content for message in model.asked[-1].messages)
+        assert list(judged.raw) == ["weather", "home"]
+        assert "rain?" in shown and "card" not in shown
+
+
+async def test_where_no_label_is_listed_the_judgement_fails_and_says_what_helps() -> None:
+    with pytest.raises(CallFailed, match=r"none of the labels is among the 2 alternatives.*top_logprobs") as caught:
+        await judge(FakeModel({"": {" The": 0.9, "zebra": 0.05}}), BASE)
+    assert (caught.value.code, caught.value.raw, caught.value.where) == ("no_label_tokens", "The", "models.base")
+
+
+async def test_white_space_before_the_answer_is_passed_over() -> None:
+    async def ask(request: CallRequest) -> Reply:
+        blank = TokenLogprob(token="\n\n", logprob=0.0, top=(("\n\n", 0.0), ("up", -9.0)))
+        said = TokenLogprob(token="down", logprob=-0.5, top=(("down", -0.5), ("up", -1.0)))
+        return Reply(key=request.key(), text="\n\ndown", logprobs=(blank, said))
+
+    judged = await judge_label(ask, recipe=make_recipe("up", "down"), model=BASE, role="guard", seeds=[], text="t")
+    assert judged.raw == {"up": -1.0, "down": -0.5}
+
+
+def test_means_over_differing_candidates_count_each_label_where_it_was_asked_for() -> None:
+    means = batch_means([{"a": -1.0, "b": -2.0}, {"b": -4.0, "c": -6.0}])
+    assert means == {"a": -1.0, "b": -3.0, "c": -6.0}
+    known = calibrate({"a": -1.0, "d": -5.0}, {"a": -1.0, "b": -3.0})
+    assert known["a"] - known["d"] == pytest.approx((-1.0 + 1.0) - (-5.0 + 2.0)), "d is corrected by the mean of -2"

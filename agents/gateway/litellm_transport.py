@@ -12,12 +12,14 @@ import orjson
 
 from agents.gateway.ledger import MICRO
 from agents.gateway.openai_transport import headers_of, names_schema, reply_of, seconds_of
-from agents.gateway.transport import Damaged, RateLimited
+from agents.gateway.transport import Damaged, RateLimited, Refused, no_prefill
 from schemas.calls import CallRequest, Reply
 from schemas.errors import CallFailed, GraftError, ModelUnreachable
 from schemas.models import ModelSpec, Price
 
 TEXT_COMPLETION = "text-completion-openai/"
+PREFIXING = frozenset({"mistral", "deepseek", "codestral"})
+"""Providers that go on with the last turn only where it is marked `prefix`."""
 BROKEN_JSON = re.compile(r"line \d+ column \d+ \(char \d+\)")
 """What a JSON parser says; LiteLLM passes it on as if the server had failed."""
 
@@ -49,7 +51,10 @@ class LiteLLMTransport:
 
     async def send(self, request: CallRequest) -> Reply:
         """One attempt. Raises CallFailed, KeyMissing, ModelUnreachable."""
-        await self._ready()
+        litellm = await self._ready()
+        if request.continues and request.messages and not _continues(litellm, request.model):
+            fix = "use provider openai with the server's address"
+            raise no_prefill(request.model, "LiteLLM knows of no way for this model", fix)
         constrained = request.json_schema is not None and request.model.name not in self._unconstrained
         try:
             return await self._ask(request, constrained)
@@ -92,6 +97,8 @@ class LiteLLMTransport:
         started = time.perf_counter()
         chat = bool(request.messages)
         arguments = _arguments(request, chat, constrained)
+        if chat and request.continues and _provider(litellm, model) in PREFIXING:
+            arguments["messages"][-1]["prefix"] = True
         if not chat and model.model.startswith(TEXT_COMPLETION) and "api_key" in arguments:
             arguments["client"] = self._completer(arguments)
         try:
@@ -161,7 +168,7 @@ def _failure(litellm: Any, error: Exception, request: CallRequest) -> GraftError
     if isinstance(error, litellm.BadRequestError):
         said = str(error) + str(getattr(getattr(error, "response", None), "text", ""))
         raw = "response_format" if names_schema(said) else ""
-        return CallFailed("refused_by_server", f"the provider refused the request ({kind})", where=name, raw=raw)
+        return Refused(f"the provider refused the request ({kind})", where=name, raw=raw)
     if BROKEN_JSON.search(str(error)):
         return Damaged("malformed", "the provider's answer is broken JSON", where=name)
     if isinstance(error, litellm.APIConnectionError) or "Connection error" in str(error):
@@ -169,6 +176,20 @@ def _failure(litellm: Any, error: Exception, request: CallRequest) -> GraftError
     if isinstance(error, litellm.APIError | litellm.InternalServerError | litellm.ServiceUnavailableError):
         return CallFailed("server_error", f"the provider failed ({kind})", where=name)
     return CallFailed("malformed", f"the provider's answer cannot be read ({kind})", where=name)
+
+
+def _continues(litellm: Any, model: ModelSpec) -> bool:
+    """Whether a begun turn can be sent: LiteLLM's table says so, or the model's own prefill: continue does."""
+    if model.prefill in ("none", "template"):
+        return False
+    return model.prefill == "continue" or bool(litellm.utils.supports_assistant_prefill(model.model))
+
+
+def _provider(litellm: Any, model: ModelSpec) -> str:
+    try:
+        return str(litellm.get_llm_provider(model.model)[1])
+    except litellm.BadRequestError:
+        return ""
 
 
 def _retry_after(error: Any) -> float | None:

@@ -12,15 +12,18 @@ from typing import Any
 import aiohttp
 import orjson
 
+from agents.gateway.chat_templates import stops_of, templated
 from agents.gateway.ledger import price_of
 from agents.gateway.structured import parse_reply
-from agents.gateway.transport import Damaged, RateLimited
+from agents.gateway.transport import Damaged, RateLimited, Refused, begun_of, no_prefill
 from schemas.calls import CallRequest, Reply, TokenLogprob, Usage
 from schemas.errors import CallFailed, KeyMissing, ModelUnreachable
 from schemas.models import ModelSpec
 
 RAW = 2_000
 """Characters of a server's error that are kept."""
+WHY = 200
+"""Characters of a refusal that a person is shown."""
 BASE_URL = "check model and base_url in the recipe (an address mostly ends in /v1)"
 
 
@@ -30,6 +33,8 @@ class OpenAITransport:
     def __init__(self, endpoints: dict[str, str], connections: int) -> None:
         self._endpoints = endpoints
         self._unconstrained: set[str] = set()
+        self._continuing: set[str] = set()
+        self._not_continuing: dict[str, str] = {}
         connector = aiohttp.TCPConnector(limit=connections, limit_per_host=0, keepalive_timeout=60)
         self._session = aiohttp.ClientSession(
             connector=connector, cookie_jar=aiohttp.DummyCookieJar(), skip_auto_headers=("User-Agent",)
@@ -41,10 +46,52 @@ class OpenAITransport:
 
     async def send(self, request: CallRequest) -> Reply:
         """One attempt. Raises CallFailed, KeyMissing, ModelUnreachable."""
+        base = address_of(request.model, self._endpoints)
+        if request.continues and request.messages:
+            return await self._go_on(base, request)
+        return await self._attempt(base, request, chat=bool(request.messages))
+
+    async def _go_on(self, base: str, request: CallRequest) -> Reply:
+        """A begun assistant turn: continued by the server, or by the raw template where it is known not to do so."""
         model = request.model
-        base = address_of(model, self._endpoints)
+        if model.prefill == "none":
+            raise no_prefill(model, "its prefill is none", "give it another prefill")
+        if model.prefill == "template":
+            return await self._attempt(base, as_template(request), chat=False)
+        if base in self._not_continuing:
+            if model.prefill == "auto" and model.chat_template:
+                return await self._attempt(base, as_template(request), chat=False)
+            raise no_prefill(model, self._not_continuing[base])
+        try:
+            reply = await self._attempt(base, request, chat=True)
+        except Refused as failure:
+            return await self._refused_to_go_on(base, request, failure)
+        except Damaged:
+            self._continuing.add(base)
+            raise
+        self._continuing.add(base)
+        return reply
+
+    async def _refused_to_go_on(self, base: str, request: CallRequest, failure: Refused) -> Reply:
+        """Whether the refusal is about the begun turn, then the template or an error for a person; else the refusal.
+
+        Where the server does not say so, it is about the begun turn if this server never continued one before.
+        """
+        model, named = request.model, names_begun_turn(failure.raw)
+        doubtful = model.prefill == "auto" and base not in self._continuing
+        if failure.status not in (400, 422) or not (named or doubtful):
+            raise failure
+        why = f"HTTP {failure.status}: {failure.raw[:WHY]}"
+        if named:
+            self._not_continuing[base] = why
+        if model.prefill != "auto" or not model.chat_template:
+            raise no_prefill(model, why)
+        reply = await self._attempt(base, as_template(request), chat=False)
+        self._not_continuing[base] = why  # the raw prompt went through: it was the begun turn
+        return reply
+
+    async def _attempt(self, base: str, request: CallRequest, *, chat: bool) -> Reply:
         constrained = request.json_schema is not None and base not in self._unconstrained
-        chat = bool(request.messages)
         url = f"{base}/chat/completions" if chat else f"{base}/completions"
         started = time.perf_counter()
         try:
@@ -130,6 +177,8 @@ def body_of(request: CallRequest, *, chat: bool, constrained: bool) -> dict[str,
     }
     if chat:
         body["messages"] = [{"role": message.role, "content": message.content} for message in request.messages]
+        if request.continues:  # the names are vLLM's; llama.cpp and SGLang take them too
+            body.update({"continue_final_message": True, "add_generation_prompt": False})
     else:
         body["prompt"] = request.prompt or ""
     if request.stop:
@@ -146,6 +195,20 @@ def body_of(request: CallRequest, *, chat: bool, constrained: bool) -> dict[str,
             {"logprobs": True, "top_logprobs": request.top_logprobs} if chat else {"logprobs": request.top_logprobs}
         )
     return {**body, **request.model.extra}
+
+
+def as_template(request: CallRequest) -> CallRequest:
+    """A request with a begun turn as a raw prompt in the model's own turn format, for /completions."""
+    name = request.model.chat_template
+    if name is None:
+        raise no_prefill(request.model, "its chat_template is not set")
+    stop = tuple(dict.fromkeys((*request.stop, *stops_of(name))))
+    return request.model_copy(update={"prompt": templated(name, request.messages, begun=True), "stop": stop})
+
+
+def names_begun_turn(raw: str) -> bool:
+    """Whether a server's refusal is about going on with a begun turn."""
+    return any(word in raw for word in ("continue_final_message", "add_generation_prompt", "prefill"))
 
 
 def names_schema(raw: str) -> bool:
@@ -172,7 +235,7 @@ def failure_of(status: int, retry_after: str | None, payload: bytes, model: Mode
         )
     if status in (408, 425) or status >= 500:
         return CallFailed("server_error", f"the server failed (HTTP {status})", where=name, raw=raw)
-    return CallFailed("refused_by_server", f"the server refused the request (HTTP {status})", where=name, raw=raw)
+    return Refused(f"the server refused the request (HTTP {status})", where=name, raw=raw, status=status)
 
 
 def seconds_of(retry_after: str | None) -> float | None:
@@ -201,6 +264,8 @@ def reply_of(request: CallRequest, payload: bytes, chat: bool, latency_s: float)
         choice = answer["choices"][0]
         text = (choice.get("message") or {}).get("content") if chat else choice.get("text")
         text = text if isinstance(text, str) else ""
+        if (begun := begun_of(request)).strip():
+            text = text.removeprefix(begun)  # some servers say what was begun once more
         logprobs = logprobs_of(choice.get("logprobs")) if request.top_logprobs else ()
         finish, served = choice.get("finish_reason") or "stop", answer.get("model")
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError, IndexError, ValueError):

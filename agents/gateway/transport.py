@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Protocol
 
 from schemas.calls import CallRequest, Reply, Usage
-from schemas.errors import CallFailed
+from schemas.errors import CallFailed, ModelUnreachable
+from schemas.models import ModelSpec
 
 
 class Transport(Protocol):
@@ -30,6 +31,14 @@ class RateLimited(CallFailed):
         super().__init__(code or "rate_limited", what, where=where, raw=raw)
 
 
+class Refused(CallFailed):
+    """The server will not serve this request; `status` is what it answered with."""
+
+    def __init__(self, what: str, *, where: str = "", raw: str = "", code: str = "", status: int = 400) -> None:
+        self.status = status
+        super().__init__(code or "refused_by_server", what, where=where, raw=raw)
+
+
 class Damaged(CallFailed):
     """The server answered, and bills it, but the reply is of no use. `usage` is None where it cannot be read."""
 
@@ -39,3 +48,17 @@ class Damaged(CallFailed):
     ) -> None:  # fmt: skip
         self.usage, self.price_usd = usage, price_usd
         super().__init__(code, what, where=where, raw=raw)
+
+
+def begun_of(request: CallRequest) -> str:
+    """The text of the assistant's turn that the model is to go on with; empty where none is begun."""
+    return request.messages[-1].content if request.continues and request.messages else ""
+
+
+def no_prefill(model: ModelSpec, why: str = "", fix: str = "") -> ModelUnreachable:
+    """The error for a person where a model cannot go on with a begun turn; `why` in the server's or our words."""
+    fix = fix or "set chat_template to the model's turn format"
+    return ModelUnreachable(
+        "the server cannot continue a begun turn" + (f" ({why})" if why else ""), where=f"models.{model.name}",
+        fix=f"{fix}, or prefill: none with method.prefill: false",
+    )  # fmt: skip

@@ -5,37 +5,52 @@ A method's module is imported when it is asked for, because roles import `agents
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 
-from agents.methods.base import Ask, Context, Method, Screen
-from agents.methods.draw import Roles, draw_roles, make_slot, reviewer_count, sharing
+from agents.methods.base import Ask, Context, Drawn, Method, Place, Screen
+from agents.methods.draw import Roles, draw_roles, gra_of, reviewer_count, sharing
 from schemas.errors import GraftError
 from schemas.recipe import Recipe
+from schemas.rows import Seed, Slot
 from schemas.tasks import GuardTask
 
 __all__ = [
-    "METHODS", "Ask", "Context", "Method", "Roles", "Screen",
-    "draw_roles", "make_slot", "method_of", "reviewer_count", "sharing",
+    "METHODS", "Ask", "Context", "Drawn", "Method", "Place", "Roles", "Screen",
+    "draw_roles", "gra_of", "make_slot", "method_of", "reviewer_count", "sharing",
 ]  # fmt: skip
 
 
-def _gra() -> Method:
-    from agents.methods.gra import Gra
+def _loaded(module: str, name: str) -> Callable[[], Method]:
+    def load() -> Method:
+        made: Method = getattr(import_module(f"agents.methods.{module}"), name)()
+        return made
 
-    return Gra()
+    return load
 
 
-METHODS: dict[str, Callable[[], Method]] = {"gra": _gra}
+METHODS: dict[str, Callable[[], Method]] = {
+    "gra": _loaded("gra", "Gra"),
+    "promptmix": _loaded("promptmix", "PromptMix"),
+    "harmaug": _loaded("harmaug", "HarmAug"),
+}
 
 
 def method_of(recipe: Recipe) -> Method:
-    """The method that the recipe names. Raises GraftError for what this version does not have."""
+    """The method that the recipe names. Raises GraftError for rows that it does not make."""
     kind = recipe.method.kind
-    if kind not in METHODS:
-        raise GraftError(f"method {kind!r} is not in this version", where="method.kind", fix="use kind: gra")
-    if isinstance(recipe.task, GuardTask) and recipe.task.with_response:
+    if isinstance(recipe.task, GuardTask) and recipe.task.with_response and kind != "harmaug":
         raise GraftError(
-            "guard rows with a response are not in this version", where="task.with_response",
-            fix="set with_response: false: rows hold the prompt alone",
+            f"method {kind!r} makes no guard rows with a response", where="task.with_response",
+            fix="use method.kind: harmaug, or set with_response: false: rows hold the prompt alone",
         )  # fmt: skip
     return METHODS[kind]()
+
+
+def make_slot(
+    *, run_id: str, shard: int, round: int, index: int, label: str, pool: Mapping[str, Sequence[Seed]], recipe: Recipe,
+    neighbours: Mapping[str, Sequence[str]] | None = None,
+) -> Slot:  # fmt: skip
+    """The slot at one place of a label's stream, as the recipe's method draws it from the pool's rows."""
+    place = Place(run_id, shard, round, index, label)
+    return method_of(recipe).make_slot(place, Drawn(recipe, pool, neighbours or {}))

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from schemas.calls import CallRequest, Reply
+from schemas.models import RoleName
 from schemas.recipe import Recipe
 from schemas.rows import Candidate, GateResult, Seed, Slot
 
@@ -19,6 +20,26 @@ Ask = Callable[[CallRequest], Awaitable[Reply]]
 
 Screen = Callable[[str, str | None, str], tuple[GateResult, ...]]
 """(text, response, label) to one result a gate, in order; the last one is a failure if any gate failed."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a slot stands: `index` counts a label's slots within a shard of a round."""
+
+    run_id: str
+    shard: int
+    round: int
+    index: int
+    label: str
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What slots are drawn from: rows by label, and each label's most confusable others, nearest first."""
+
+    recipe: Recipe
+    pool: Mapping[str, Sequence[Seed]]
+    neighbours: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -31,10 +52,24 @@ class Context:
     screen: Screen = lambda text, response, label: ()
     calibration: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Model name to label to mean raw log-probability (batch calibration, Zhou et al. 2023)."""
+    by_name: frozenset[str] = frozenset()
+    """Models whose server gives no log-probabilities: they name the label instead, which counts as a vote."""
 
 
 class Method(Protocol):
     """One way to make a row."""
+
+    def roles(self, recipe: Recipe) -> tuple[RoleName, ...]:
+        """The roles that this recipe's rows need, in the order in which they act."""
+        ...
+
+    def make_slot(self, place: Place, drawn: Drawn) -> Slot:
+        """The slot at a place; it follows from the recipe's seed and what is drawn from, never from timing."""
+        ...
+
+    async def propose(self, slot: Slot, context: Context) -> str:
+        """The text that the slot's first call writes, for calibration. Raises CallFailed."""
+        ...
 
     async def run_slot(self, slot: Slot, context: Context) -> Candidate:
         """The decided candidate of one slot. Never raises for what a model did: that ends in its decision."""

@@ -1,4 +1,4 @@
-"""Label calibration before the shards: the mean log-probability that each judge gives each label.
+"""Judges are tried before the shards: the mean log-probability that each gives each label, and who gives none at all.
 
 The batch (Zhou et al. 2023) is a fixed one, the texts of each label's first slots, so that a rerun corrects alike
 whatever the timing was. Those texts are ordinary calls: the shards find them in the journal and pay nothing again.
@@ -8,71 +8,126 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from agents.methods.base import Ask
+from agents.methods.base import Context, Method
+from agents.methods.relabel import choices
 from agents.roles.calibration import batch_means, content_free_means
 from agents.roles.choice import judge_label
-from agents.roles.generator import write_text
-from schemas.errors import CallFailed, GraftError
-from schemas.models import ModelSpec, RoleName
+from schemas.errors import BudgetExhausted, CallFailed, GraftError
+from schemas.methods import PromptMixSettings
+from schemas.models import GuardSpec, ModelSpec, RoleName
 from schemas.recipe import Recipe
-from schemas.rows import Seed, Slot
+from schemas.rows import Slot
+
+JUDGING: tuple[RoleName, ...] = ("labeler", "guard", "reviewer", "adjudicator")
+PROBE = "A text that says nothing."
+"""What a judge without calibration is asked, to learn whether its server gives log-probabilities."""
 
 
-def judges(recipe: Recipe) -> dict[str, tuple[ModelSpec, RoleName, str]]:
-    """Models that answer by label probabilities: name to (model, role, calibration)."""
-    found: dict[str, tuple[ModelSpec, RoleName, str]] = {}
-    roles: tuple[RoleName, ...] = ("reviewer", "adjudicator")
-    for role in roles:
+class Judge(NamedTuple):
+    """A model that answers by label probabilities."""
+
+    model: ModelSpec
+    role: RoleName
+    calibration: str
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What is known of the judges before the first slot."""
+
+    means: dict[str, dict[str, float]] = field(default_factory=dict)
+    by_name: frozenset[str] = frozenset()
+
+
+def judges(recipe: Recipe, roles: Sequence[RoleName]) -> dict[str, Judge]:
+    """Models of these roles that answer by label probabilities, by name; instructions have no labels to judge."""
+    found: dict[str, Judge] = {}
+    for role in JUDGING:
         spec = getattr(recipe.roles, role)
+        if role not in roles or recipe.task.kind == "instruction":
+            continue
+        if isinstance(spec, GuardSpec) and spec.template != "labels":
+            continue
         for model in recipe.models_for(role):
             if spec.answer == "logprobs" or model.provider == "encoder":
-                found.setdefault(model.name, (model, role, spec.calibration))
+                found.setdefault(model.name, Judge(model, role, spec.calibration))
     return found
 
 
-async def calibrate_judges(
-    recipe: Recipe, seeds: Sequence[Seed], slots: Sequence[tuple[Slot, ModelSpec]], ask: Ask
-) -> dict[str, dict[str, float]]:
-    """Model name to label to mean raw log-probability, over the texts that the slots' generators write."""
-    by_name = judges(recipe)
+async def calibrate_judges(method: Method, context: Context, slots: Sequence[Slot]) -> Tried:
+    """Try every judge on the texts that the slots' first calls write. Raises GraftError for one that cannot judge."""
+    found = judges(context.recipe, method.roles(context.recipe))
     texts: list[str] = []
-    if any(mode == "batch" for _, _, mode in by_name.values()):
-        written = await asyncio.gather(*(_text(ask, recipe, slot, model) for slot, model in slots))
+    if any(judge.calibration == "batch" for judge in found.values()):
+        written = await asyncio.gather(*(_text(method, slot, context) for slot in slots))
         texts = [text for text in written if text]
     means: dict[str, dict[str, float]] = {}
-    for name, (model, role, mode) in by_name.items():
-        if mode == "batch" and texts:
-            means[name] = await _batch(ask, recipe, seeds, model, role, texts)
-        elif mode == "content_free":
-            means[name] = await content_free_means(ask, recipe=recipe, model=model, role=role, seeds=seeds)
-    return means
+    by_name: set[str] = set()
+    for name, judge in found.items():
+        rows = await _rows(context, judge, texts if judge.calibration == "batch" and texts else [PROBE])
+        if rows is None:
+            by_name.add(name)
+        elif judge.calibration == "batch" and texts:
+            means[name] = batch_means(rows)
+        elif judge.calibration == "content_free":
+            means[name] = await content_free_means(
+                context.ask, recipe=context.recipe, model=judge.model, role=judge.role, seeds=context.seeds
+            )
+    return Tried(means, frozenset(by_name))
 
 
-async def _text(ask: Ask, recipe: Recipe, slot: Slot, model: ModelSpec) -> str:
+async def _text(method: Method, slot: Slot, context: Context) -> str:
     try:
-        return (await write_text(ask, recipe, model, slot))[0]
+        return await method.propose(slot, context)
+    except BudgetExhausted:
+        raise
     except CallFailed:
         return ""
 
 
-async def _batch(
-    ask: Ask, recipe: Recipe, seeds: Sequence[Seed], model: ModelSpec, role: RoleName, texts: Sequence[str]
-) -> dict[str, float]:
+async def _rows(context: Context, judge: Judge, texts: Sequence[str]) -> list[dict[str, float]] | None:
+    """Each text's raw log-probabilities; None where the server gives none and a vote may stand in for them."""
+
     async def one(text: str) -> dict[str, float] | CallFailed:
+        labels = await choices(context, text) if isinstance(context.recipe.method, PromptMixSettings) else None
         try:
-            return (await judge_label(ask, recipe=recipe, model=model, role=role, seeds=seeds, text=text))[0]
+            judged = await judge_label(
+                context.ask, recipe=context.recipe, model=judge.model, role=judge.role, seeds=context.seeds, text=text,
+                labels=labels,
+            )  # fmt: skip
+        except BudgetExhausted:
+            raise
         except CallFailed as failure:
             return failure
+        return judged.raw
 
     answers = await asyncio.gather(*(one(text) for text in texts))
     rows = [answer for answer in answers if not isinstance(answer, CallFailed)]
-    failures = [answer for answer in answers if isinstance(answer, CallFailed)]
-    if not rows:
-        first = failures[0]
-        raise GraftError(
-            f"model {model.name!r} cannot judge by label probabilities: {first.what}",
-            where=f"roles.{role}",
-            fix="set answer: scores for this role, or name a model whose server returns log-probabilities",
-        )
-    return batch_means(rows)
+    if rows:
+        return rows
+    first = next(answer for answer in answers if isinstance(answer, CallFailed))
+    if first.code == "no_logprobs" and may_vote(context.recipe, judge.role):
+        return None
+    raise _cannot(judge, first)
+
+
+def may_vote(recipe: Recipe, role: RoleName) -> bool:
+    """Whether a judge of this role may name the label instead: one that gives labels may, one that scores may not."""
+    if role in ("labeler", "guard"):
+        return True
+    method = recipe.method
+    return isinstance(method, PromptMixSettings) and method.relabel == "panel" and method.review is None
+
+
+def _cannot(judge: Judge, first: CallFailed) -> GraftError:
+    name, role = judge.model.name, judge.role
+    answer = "scores" if role in ("reviewer", "adjudicator") else "name"
+    fix = f"set roles.{role}.answer: {answer}, or name a model whose server returns log-probabilities"
+    if first.code == "no_label_tokens":
+        fix = f"raise top_logprobs of model {name!r} if its server allows, or set roles.{role}.answer: {answer}"
+    return GraftError(
+        f"model {name!r} cannot judge by label probabilities: {first.what}", where=f"roles.{role}", fix=fix
+    )

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from agents.methods.base import Drawn, Place
 from schemas.base import stable_hash
 from schemas.errors import GraftError
 from schemas.methods import GraSettings
 from schemas.models import ModelSpec
 from schemas.recipe import Recipe
-from schemas.rows import Seed, Slot
+from schemas.rows import Slot
 
 
 @dataclass(frozen=True)
@@ -32,23 +33,34 @@ class Roles:
         }
 
 
-def make_slot(
-    *, run_id: str, shard: int, round: int, index: int, label: str, pool: Mapping[str, Sequence[Seed]], recipe: Recipe
-) -> Slot:
-    """The slot at one place of a label's stream, with its exemplars drawn from the pool's rows of that label.
+def seed_of(recipe: Recipe, place: Place, *more: object) -> int:
+    """A place's random seed. It does not depend on the run's id, so that runs of like recipes share their calls."""
+    return int(stable_hash(recipe.seed, place.round, place.shard, place.label, place.index, *more), 16) % 2**31
 
-    The random seed does not depend on the run's id, so that two runs of like recipes share their calls.
-    """
-    least, most = recipe.method.few_shot if isinstance(recipe.method, GraSettings) else (2, 4)
-    seed = int(stable_hash(recipe.seed, round, shard, label, index), 16) % 2**31
+
+def slot_id(place: Place) -> str:
+    """The id of the slot at a place."""
+    return "sl_" + stable_hash(place.run_id, place.round, place.shard, place.label, place.index)
+
+
+def make_slot(place: Place, drawn: Drawn, least: int, most: int) -> Slot:
+    """The slot at one place of a label's stream, with `least` to `most` exemplars drawn from the rows of that label."""
+    seed = seed_of(drawn.recipe, place)
     rng = random.Random(f"exemplars-{seed}")
-    rows = list(pool.get(label, ()))
+    rows = list(drawn.pool.get(place.label, ()))
     count = min(len(rows), rng.randint(least, most))
     return Slot(
-        id="sl_" + stable_hash(run_id, round, shard, label, index),
-        run_id=run_id, shard=shard, round=round, index=index, label=label,
-        exemplars=tuple(rng.sample(rows, count)), seed=seed,
+        id=slot_id(place), run_id=place.run_id, shard=place.shard, round=place.round, index=place.index,
+        label=place.label, exemplars=tuple(rng.sample(rows, count)), seed=seed,
     )  # fmt: skip
+
+
+def gra_of(recipe: Recipe) -> GraSettings:
+    """The settings by which reviewers and adjudicator work: the method's own, or those of its review."""
+    method = recipe.method
+    if isinstance(method, GraSettings):
+        return method
+    return getattr(method, "review", None) or GraSettings()
 
 
 def draw_roles(recipe: Recipe, slot: Slot) -> Roles:
@@ -57,8 +69,8 @@ def draw_roles(recipe: Recipe, slot: Slot) -> Roles:
     Where they do not, unused models come first, then those used least. Raises GraftError where a role has no model.
     """
     rng = random.Random(f"roles-{slot.seed}")
-    generator = rng.choice(_pool(recipe, "generator"))
-    jurors, judges = _shuffled(rng, _pool(recipe, "reviewer")), _shuffled(rng, _pool(recipe, "adjudicator"))
+    generator = rng.choice(pool_of(recipe, "generator"))
+    jurors, judges = _shuffled(rng, pool_of(recipe, "reviewer")), _shuffled(rng, pool_of(recipe, "adjudicator"))
     size = reviewer_count(recipe)
     free = _apart(generator, jurors, judges, size)
     if free:
@@ -80,8 +92,8 @@ def reviewer_count(recipe: Recipe) -> int:
 
     A second judgement by probabilities, or at temperature 0, would repeat the first; by sampled scores it would not.
     """
-    wanted = recipe.method.reviewers if isinstance(recipe.method, GraSettings) else 1
-    pool = _pool(recipe, "reviewer")
+    wanted = gra_of(recipe).reviewers
+    pool = pool_of(recipe, "reviewer")
     if any(_can_repeat(recipe, model) for model in pool):
         return wanted
     return min(wanted, len(pool))
@@ -89,8 +101,8 @@ def reviewer_count(recipe: Recipe) -> int:
 
 def sharing(recipe: Recipe) -> str:
     """One sentence for people: whether roles share models, and whether the committee is smaller than asked for."""
-    jurors, judges, size = _pool(recipe, "reviewer"), _pool(recipe, "adjudicator"), reviewer_count(recipe)
-    generators = _pool(recipe, "generator")
+    jurors, judges, size = pool_of(recipe, "reviewer"), pool_of(recipe, "adjudicator"), reviewer_count(recipe)
+    generators = pool_of(recipe, "generator")
     apart = all(_apart(generator, jurors, judges, size) for generator in generators)
     count = len({model.name for model in (*generators, *jurors, *judges)})
     people = f"{size} reviewer{'s' if size != 1 else ''}"
@@ -100,7 +112,7 @@ def sharing(recipe: Recipe) -> str:
     else:
         named = f"{count} model{'s' if count != 1 else ''}"
         said = f"Roles share models: {who} are drawn from {named}, too few to differ always, each with its own prompt"
-    wanted = recipe.method.reviewers if isinstance(recipe.method, GraSettings) else size
+    wanted = gra_of(recipe).reviewers
     if size < wanted:
         said += f"; {wanted} reviewers were asked for, but another one would only repeat a judgement"
     return said + "."
@@ -114,8 +126,9 @@ def _apart(
     return [model for model in judges if model.name != generator.name and len(others - {model.name}) >= size]
 
 
-def _pool(recipe: Recipe, role: str) -> list[ModelSpec]:
-    writes = role == "generator" or recipe.task.kind == "instruction"
+def pool_of(recipe: Recipe, role: str) -> list[ModelSpec]:
+    """The models that may play a role; one that writes is never an encoder. Raises GraftError where there is none."""
+    writes = role in ("generator", "responder") or recipe.task.kind == "instruction"
     models = [model for model in recipe.models_for(role) if not (writes and model.provider == "encoder")]
     if not models:
         raise GraftError(

@@ -12,6 +12,7 @@ from agents.roles.reviewer import RESPONSE_SCORES, judge_text, score
 from schemas.models import ModelSpec
 from schemas.recipe import Recipe
 from schemas.rows import Review, Seed, Slot
+from schemas.tasks import Label
 
 
 async def adjudicate_response(
@@ -26,10 +27,10 @@ async def adjudicate_response(
 
 async def adjudicate_text(
     ask: Ask, *, recipe: Recipe, model: ModelSpec, slot: Slot, text: str, seeds: Sequence[Seed],
-    calibration: Mapping[str, Mapping[str, float]], prior: Sequence[Review],
+    calibration: Mapping[str, Mapping[str, float]], prior: Sequence[Review], labels: Sequence[Label] | None = None,
 ) -> Review:  # fmt: skip
     """Scores or label probabilities on (text, label), as the role answers. Raises BudgetExhausted only."""
     return await judge_text(
         ask, recipe=recipe, model=model, role="adjudicator", slot=slot, text=text, seeds=seeds,
-        calibration=calibration, prior=prior,
+        calibration=calibration, prior=prior, labels=labels,
     )  # fmt: skip

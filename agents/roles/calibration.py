@@ -23,21 +23,29 @@ CONTENT_FREE = ("N/A", "", "[MASK]")
 def calibrate(raw: Mapping[str, float], means: Mapping[str, float] | None) -> dict[str, float]:
     """Natural log-probabilities that sum to 1 over the labels: raw minus the label's mean, then log-softmax.
 
-    `means` None leaves out the correction (a label without a mean counts as 0). An empty `raw` gives an empty dict.
+    `means` None or empty leaves out the correction; a label that has no mean, as it was never among the candidates,
+    is corrected by the mean of those that are known. An empty `raw` gives an empty dict.
     """
     if not raw:
         return {}
-    shifted = {label: score - (means or {}).get(label, 0.0) for label, score in raw.items()}
+    means = means or {}
+    usual = math.fsum(means.values()) / len(means) if means else 0.0
+    shifted = {label: score - means.get(label, usual) for label, score in raw.items()}
     top = max(shifted.values())
     total = top + math.log(math.fsum(math.exp(score - top) for score in shifted.values()))
     return {label: score - total for label, score in shifted.items()}
 
 
 def batch_means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Each label's mean raw log-probability over judged texts (batch calibration). No rows: no means."""
-    if not rows:
-        return {}
-    return {label: math.fsum(row[label] for row in rows) / len(rows) for label in rows[0]}
+    """Each label's mean raw log-probability over the judged texts that it was asked for (batch calibration).
+
+    Labels come in the order in which they are first met. No rows: no means.
+    """
+    scores: dict[str, list[float]] = {}
+    for row in rows:
+        for label, score in row.items():
+            scores.setdefault(label, []).append(score)
+    return {label: math.fsum(given) / len(given) for label, given in scores.items()}
 
 
 async def content_free_means(
@@ -50,4 +58,4 @@ async def content_free_means(
     judged = await asyncio.gather(
         *(judge_label(ask, recipe=recipe, model=model, role=role, seeds=seeds, text=text) for text in CONTENT_FREE)
     )
-    return batch_means([raw for raw, _ in judged])
+    return batch_means([one.raw for one in judged])

@@ -3,7 +3,7 @@
 Labels are asked for by their own names (lettered options stayed at chance with small models) and recognised in the
 alternatives of the first token without knowing the tokenizer: a token belongs to every label that it begins. Labels
 that share their token are told apart by another call that has the token appended, for a chat as the assistant's begun
-turn (llama.cpp continues it; vLLM needs `extra: {continue_final_message: true, add_generation_prompt: false}`).
+turn (`CallRequest.continues`). Where no label's token is listed nothing can be said of any: that fails the judgement.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ import asyncio
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from agents.methods.base import Ask
+from agents.roles.asking import noun_of
 from agents.roles.prompting import render
 from schemas.base import stable_hash
 from schemas.calls import CallRequest, Message, Reply
@@ -21,7 +23,7 @@ from schemas.errors import CallFailed
 from schemas.models import ModelSpec, RoleName
 from schemas.recipe import Recipe
 from schemas.rows import Seed
-from schemas.tasks import ClassificationTask, Label, labels_of
+from schemas.tasks import Label, labels_of
 
 MAX_DEPTH = 4
 EXAMPLE_CHARS = 300
@@ -29,27 +31,50 @@ EXAMPLES_CHARS = 4_000
 TEXT_CHARS = 4_000
 
 
+@dataclass(frozen=True)
+class Judged:
+    """What one model says of the labels for one text."""
+
+    raw: dict[str, float]
+    """Each label's natural log-probability, in the order of the labels asked for."""
+    key: str
+    """The key of the (first) call."""
+    answer: str
+    """The likeliest alternative of the first token, stripped (for an encoder its best label)."""
+    listed: frozenset[str]
+    """Labels that an alternative of the first token begins; the others' probabilities are upper bounds."""
+
+
 async def judge_label(
-    ask: Ask, *, recipe: Recipe, model: ModelSpec, role: RoleName, seeds: Sequence[Seed], text: str
-) -> tuple[dict[str, float], str]:
-    """Each label's raw natural log-probability for `text`, in the task's order, and the key of the (first) call.
+    ask: Ask, *, recipe: Recipe, model: ModelSpec, role: RoleName, seeds: Sequence[Seed], text: str,
+    labels: Sequence[Label] | None = None,
+) -> Judged:  # fmt: skip
+    """Each label's raw natural log-probability for `text`; `labels` narrows the choice (None: all of the task).
 
     A label that the server does not list gets the lowest log-probability that it did list. Raises CallFailed, with
-    the code no_logprobs where the reply holds no log-probabilities.
+    the code no_logprobs where the reply holds no log-probabilities, and no_label_tokens where it lists no label at
+    all (`raw` is then the likeliest alternative).
     """
-    request = choice_request(recipe=recipe, model=model, role=role, seeds=seeds, text=text)
+    request = choice_request(recipe=recipe, model=model, role=role, seeds=seeds, text=text, labels=labels)
     reply = await ask(request)
+    top = alternatives(reply, model)
+    answer = max(top, key=lambda entry: entry[1])[0].strip()
     if model.provider == "encoder":
-        top = dict(_alternatives(reply, model))
-        return {name: top[name] for name in request.choices}, request.key()
-    return await _spread(ask, request, reply, {name: name for name in request.choices}), request.key()
+        scores = dict(top)
+        return Judged({name: scores[name] for name in request.choices}, request.key(), answer, frozenset(scores))
+    rests = {name: name for name in request.choices}
+    listed = frozenset(match_tokens(rests, top))
+    if not listed:
+        raise unlisted(model, len(top), answer)
+    return Judged(await _spread(ask, request, reply, rests), request.key(), answer, listed)
 
 
 def choice_request(
-    *, recipe: Recipe, model: ModelSpec, role: RoleName, seeds: Sequence[Seed], text: str
-) -> CallRequest:
+    *, recipe: Recipe, model: ModelSpec, role: RoleName, seeds: Sequence[Seed], text: str,
+    labels: Sequence[Label] | None = None,
+) -> CallRequest:  # fmt: skip
     """The one-token question that `judge_label` asks first: examples from the seeds, then the text."""
-    labels = labels_of(recipe.task)
+    labels = labels_of(recipe.task) if labels is None else labels
     names = tuple(label.name for label in labels)
     purpose, text = f"{role}.label", one_line(text, TEXT_CHARS)
     if model.provider == "encoder":
@@ -62,8 +87,7 @@ def choice_request(
     if model.style == "completion":
         prompt = render("choice_completion", examples=examples, text=text).rstrip()
     else:
-        noun = task.text if isinstance(task := recipe.task, ClassificationTask) else "a text"
-        turns = [Message(role="system", content=render("choice_chat", labels=labels, noun=noun).strip())]
+        turns = [Message(role="system", content=render("choice_chat", labels=labels, noun=noun_of(recipe)).strip())]
         for example in examples:
             turns.append(Message(role="user", content=render("choice_chat_turn", text=example["text"]).strip()))
             turns.append(Message(role="assistant", content=example["label"]))
@@ -119,11 +143,40 @@ def match_tokens(rests: Mapping[str, str], top: Sequence[tuple[str, float]]) -> 
     return found
 
 
+def alternatives(reply: Reply, model: ModelSpec) -> tuple[tuple[str, float], ...]:
+    """What the model could have said first, with log-probabilities; places of white space before it are passed over.
+
+    Raises CallFailed (no_logprobs) where the reply holds none.
+    """
+    places = reply.logprobs
+    top = next((place.top for place in places if place.token.strip()), places[0].top) if places else ()
+    if not top:
+        raise CallFailed(
+            "no_logprobs",
+            f"{model.name} gave no log-probabilities, so it cannot judge labels by them; "
+            "give its role another answer (scores or name), or use a server that supports logprobs",
+            where=f"models.{model.name}",
+            raw=reply.text,
+        )
+    return top
+
+
+def unlisted(model: ModelSpec, listed: int, answer: str) -> CallFailed:
+    """The failure of a judge whose alternatives hold no label."""
+    return CallFailed(
+        "no_label_tokens",
+        f"{model.name}: none of the labels is among the {listed} alternatives for the first token; "
+        f"raise its top_logprobs (now {model.top_logprobs}) if the server allows it, or set answer: name for its role",
+        where=f"models.{model.name}",
+        raw=answer,
+    )
+
+
 async def _spread(
     ask: Ask, request: CallRequest, reply: Reply, rests: dict[str, str], depth: int = 1
 ) -> dict[str, float]:
     """Log-probability of each label, with further calls for the labels that share a token."""
-    top = _alternatives(reply, request.model)
+    top = alternatives(reply, request.model)
     floor = min(logprob for _, logprob in top)
     matches = match_tokens(rests, top)
     scores = {label: matches[label][1] if label in matches else floor for label in rests}
@@ -152,10 +205,10 @@ async def _follow(
         asked = request.model_copy(update={"prompt": request.prompt + joint + said})
     else:
         *turns, last = request.messages
-        begun = last.content if last.role == "assistant" and depth > 1 else None
-        turns = turns if begun is not None else [*turns, last]
-        content = said if begun is None else begun + token.rstrip()
-        asked = request.model_copy(update={"messages": (*turns, Message(role="assistant", content=content))})
+        turns = turns if request.continues else [*turns, last]
+        content = last.content + token.rstrip() if request.continues else said
+        begun = (*turns, Message(role="assistant", content=content))
+        asked = request.model_copy(update={"messages": begun, "continues": True})
     return await _spread(ask, asked, await ask(asked), left, depth + 1)
 
 
@@ -170,16 +223,3 @@ def _begins(token: str, wanted: str) -> bool | None:
     if wanted.startswith(said):
         return True
     return False if wanted.casefold().startswith(said.casefold()) else None
-
-
-def _alternatives(reply: Reply, model: ModelSpec) -> tuple[tuple[str, float], ...]:
-    top = reply.logprobs[0].top if reply.logprobs else ()
-    if not top:
-        raise CallFailed(
-            "no_logprobs",
-            f"{model.name} gave no log-probabilities, so it cannot judge labels by them; "
-            "give its role answer: scores, or use a server that supports logprobs",
-            where=f"models.{model.name}",
-            raw=reply.text,
-        )
-    return top

@@ -29,7 +29,7 @@ from schemas.errors import BudgetExhausted, CallFailed
 from schemas.models import ModelSpec
 from schemas.recipe import Recipe
 from schemas.rows import LabelScore, Review, Seed, Slot
-from schemas.tasks import GuardTask, labels_of
+from schemas.tasks import GuardTask, Label, labels_of
 
 Judge = Literal["reviewer", "adjudicator"]
 
@@ -79,30 +79,34 @@ async def review_response(
 
 async def review_text(
     ask: Ask, *, recipe: Recipe, model: ModelSpec, slot: Slot, text: str, seeds: Sequence[Seed],
-    calibration: Mapping[str, Mapping[str, float]], sample: int = 0,
+    calibration: Mapping[str, Mapping[str, float]], sample: int = 0, labels: Sequence[Label] | None = None,
 ) -> Review:  # fmt: skip
-    """Whether a text fits its label and is usable: six scores, or label probabilities. Raises BudgetExhausted only."""
+    """Whether a text fits its label and is usable: six scores, or label probabilities. Raises BudgetExhausted only.
+
+    `labels` narrows what a judge chooses among; the slot's label must be one of them.
+    """
     return await judge_text(
         ask, recipe=recipe, model=model, role="reviewer", slot=slot, text=text, seeds=seeds, calibration=calibration,
-        sample=sample,
+        sample=sample, labels=labels,
     )  # fmt: skip
 
 
 async def judge_text(
     ask: Ask, *, recipe: Recipe, model: ModelSpec, role: Judge, slot: Slot, text: str, seeds: Sequence[Seed],
     calibration: Mapping[str, Mapping[str, float]], sample: int = 0, prior: Sequence[Review] = (),
+    labels: Sequence[Label] | None = None,
 ) -> Review:  # fmt: skip
     """A reviewer's or, with the prior reviews, the adjudicator's judgement of (text, label)."""
     if by_probabilities(recipe, model, role):
         means = calibration.get(model.name)
         return await _distribution(
-            ask, recipe=recipe, model=model, role=role, slot=slot, text=text, seeds=seeds, means=means
+            ask, recipe=recipe, model=model, role=role, slot=slot, text=text, seeds=seeds, means=means, labels=labels
         )
     guard = isinstance(recipe.task, GuardTask)
     return await score(
         ask, "review_text", GUARD_SCORES if guard else TEXT_SCORES, recipe=recipe, model=model, role=role, slot=slot,
-        sample=sample, prior=prior, guard=guard, noun=noun_of(recipe), labels=labels_of(recipe.task), text=text,
-        label=slot.label, good=_first(seeds, lambda label: label == slot.label),
+        sample=sample, prior=prior, guard=guard, noun=noun_of(recipe), labels=labels or labels_of(recipe.task),
+        text=text, label=slot.label, good=_first(seeds, lambda label: label == slot.label),
         bad=_first(seeds, lambda label: label not in ("", slot.label)),
     )  # fmt: skip
 
@@ -146,16 +150,17 @@ def failed(blank: Review, failure: CallFailed) -> Review:
 
 async def _distribution(
     ask: Ask, *, recipe: Recipe, model: ModelSpec, role: Judge, slot: Slot, text: str, seeds: Sequence[Seed],
-    means: Mapping[str, float] | None,
+    means: Mapping[str, float] | None, labels: Sequence[Label] | None = None,
 ) -> Review:  # fmt: skip
     """A judgement by probabilities: 10 times the wanted label's calibrated probability over the best label's."""
     blank = Review(stage=_stage(role), role=role, model=model.name)
     try:
-        raw, key = await judge_label(ask, recipe=recipe, model=model, role=role, seeds=seeds, text=text)
+        judged = await judge_label(ask, recipe=recipe, model=model, role=role, seeds=seeds, text=text, labels=labels)
     except BudgetExhausted:
         raise
     except CallFailed as failure:
         return failed(blank, failure)
+    raw, key = judged.raw, judged.key
     right = calibrate(raw, means)
     fit = 10.0 * math.exp(right[slot.label] - max(right.values()))
     best = max(right, key=lambda label: right[label])

@@ -1,0 +1,94 @@
+"""A candidate in the making, and how it ends: what all methods share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from agents.methods.base import Context
+from schemas.base import stable_hash
+from schemas.rows import Candidate, Decision, GateResult, Labelling, LabelScore, Review, Route, Slot, Status
+from schemas.tasks import GuardTask
+
+
+@dataclass
+class Draft:
+    """What is known of a candidate when a step ends it. `label` is the slot's until a labelling says otherwise."""
+
+    slot: Slot
+    context: Context
+    models: dict[str, str]
+    text: str = ""
+    response: str | None = None
+    keywords: tuple[str, ...] = ()
+    label: str = ""
+    labelling: Labelling | None = None
+    soft_label: dict[str, float] = field(default_factory=dict)
+    prefilled: bool | None = None
+    reviews: list[Review] = field(default_factory=list)
+    gates: list[GateResult] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.label = self.label or self.slot.label
+
+    @property
+    def judged(self) -> Slot:
+        """The slot as judges see it: with the label that the row has now."""
+        return self.slot if self.label == self.slot.label else self.slot.model_copy(update={"label": self.label})
+
+
+def screened(draft: Draft) -> Decision | None:
+    """The rejection by the first gate that fails, if one does."""
+    results = draft.context.screen(draft.text, draft.response, draft.label)
+    draft.gates.extend(results)
+    hit = next((result for result in results if not result.passed), None)
+    if hit is None:
+        return None
+    score = f" with score {hit.score:.3f}" if hit.score is not None else ""
+    neighbour = f", too near to {hit.neighbour}" if hit.neighbour else ""
+    detail = f": {hit.detail}" if hit.detail else ""
+    reason = f"Gate {hit.gate} refused the row by rule {hit.rule}{score}{neighbour}{detail}."
+    return Decision(status="rejected", route="gate", code=f"gate.{hit.rule}", reason=reason)
+
+
+def decision(status: Status, route: Route, code: str, reason: str, **figures: Any) -> Decision:
+    """A decision, with the figures that it rests on."""
+    return Decision(status=status, route=route, code=code, reason=reason, **figures)
+
+
+def failure(code: str, reason: str) -> Decision:
+    """How a candidate ends that no model could finish."""
+    return Decision(status="failed", route="failed", code=f"failed.{code}", reason=reason.replace("..", "."))
+
+
+def code_of(review: Review) -> str:
+    """The failure code of a judge that gave no judgement."""
+    return review.failure.partition(":")[0]
+
+
+def candidate(draft: Draft, ended: Decision) -> Candidate:
+    """The decided candidate; its id follows from the slot's."""
+    slot, task = draft.slot, draft.context.recipe.task
+    harmful = "harmful" in (slot.label, draft.label) or (slot.aim is not None and slot.aim.side != "benign")
+    given = [review.distribution for review in draft.reviews if review.distribution]
+    return Candidate(
+        id="c_" + stable_hash(slot.id), slot=slot, text=draft.text, response=draft.response,
+        label=draft.label, intended_label=slot.label, keywords=draft.keywords, models=draft.models,
+        reviews=tuple(draft.reviews), gates=tuple(draft.gates), decision=ended,
+        soft_label=draft.soft_label or soft_label(given), labelling=draft.labelling, prefilled=draft.prefilled,
+        restricted=isinstance(task, GuardTask) and task.restricted and harmful,
+    )  # fmt: skip
+
+
+def soft_label(distributions: Sequence[Sequence[LabelScore]]) -> dict[str, float]:
+    """Mean calibrated probability of each label over the judgements by probabilities; empty where there is none.
+
+    Of judgements over different labels a label that one of them lacks counts there as 0.
+    """
+    total: dict[str, float] = {}
+    for distribution in distributions:
+        for entry in distribution:
+            total[entry.label] = total.get(entry.label, 0.0) + math.exp(entry.calibrated)
+    return {label: value / len(distributions) for label, value in total.items()}

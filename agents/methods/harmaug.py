@@ -1,0 +1,184 @@
+"""HarmAug (arXiv 2410.01524): messages on both sides of a policy, three responses to each, and a teacher's labels.
+
+The generator's turn is begun with an affirmative prefix, because a tuned model refuses to invent harmful messages. The
+label comes from the guard alone, never from what was intended: a refusal to a harmful message is mostly safe. As many
+messages again are safe ones, a set share of them borderline, which the paper does not have: guards that learn from
+harmful messages alone refuse too much. What is refused, repeated or near-repeated is rejected, which the paper leaves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import random
+from collections.abc import Sequence
+
+from agents.methods.base import Context, Drawn, Place
+from agents.methods.draft import Draft, candidate, decision, failure, screened, soft_label
+from agents.methods.draw import make_slot, pool_of
+from agents.roles.guard import dialogue, score_message
+from agents.roles.labeler import is_vote
+from agents.roles.mixer import write_message
+from agents.roles.refusals import refusal_of
+from agents.roles.responder import respond
+from schemas.errors import BudgetExhausted, CallFailed, GraftError
+from schemas.methods import HarmAugSettings
+from schemas.models import ModelSpec, RoleName
+from schemas.recipe import Recipe
+from schemas.rows import Aim, Candidate, Decision, Labelling, Side, Slot, Variant
+from schemas.tasks import GuardTask
+
+VARIANTS: tuple[Variant, ...] = ("empty", "refusal", "compliance")
+
+
+class HarmAug:
+    """Turns one slot into one decided candidate; the variants of a message are slots that share its call."""
+
+    def roles(self, recipe: Recipe) -> tuple[RoleName, ...]:
+        """Generator, responder where rows have a response, and guard."""
+        return ("generator", "responder", "guard") if len(variants(recipe)) > 1 else ("generator", "guard")
+
+    def make_slot(self, place: Place, drawn: Drawn) -> Slot:
+        """A slot with its side, its variant and its exemplars; those of one message differ in the variant alone."""
+        settings, kinds = augmenting(drawn.recipe), variants(drawn.recipe)
+        part = place.index % len(kinds)
+        first = dataclasses.replace(place, index=place.index - part)
+        shown = make_slot(first, drawn, settings.exemplars, settings.exemplars)
+        aim = Aim(side=_side(settings, place.label, shown.seed), variant=kinds[part])
+        own = make_slot(place, drawn, 0, 0)
+        update = {"exemplars": shown.exemplars, "seed": shown.seed, "group": shown.id, "part": part, "aim": aim}
+        return own.model_copy(update=update)
+
+    async def propose(self, slot: Slot, context: Context) -> str:
+        """The message as the guard reads it: with its response, where the slot has one. Raises CallFailed."""
+        text, _ = await _message(slot, context)
+        response = await _response(slot, context, text)
+        return dialogue(text, response) if response else text
+
+    async def run_slot(self, slot: Slot, context: Context) -> Candidate:
+        """The decided candidate. A reached cap ends it as failed.budget."""
+        draft = Draft(slot, context, {"generator": _drawn(context.recipe, slot, "generator").name})
+        try:
+            ended = await _run(draft)
+        except BudgetExhausted as caught:
+            ended = failure("budget", f"No call could be paid any more: {caught.what}.")
+        except CallFailed as caught:
+            ended = failure(caught.code, f"A model gave nothing usable: {caught.what}.")
+        return candidate(draft, ended)
+
+
+def augmenting(recipe: Recipe) -> HarmAugSettings:
+    """The recipe's HarmAug settings. Raises GraftError where it has another method or another task."""
+    if not isinstance(recipe.method, HarmAugSettings):
+        raise GraftError(f"recipe asks for {recipe.method.kind}", where="method.kind", fix="use kind: harmaug")
+    if not isinstance(recipe.task, GuardTask):
+        raise GraftError("harmaug makes rows for a guard", where="task.kind", fix="use task.kind: guard, with a policy")
+    return recipe.method
+
+
+def variants(recipe: Recipe) -> tuple[Variant, ...]:
+    """The responses that each message gets: none, or none, a refusal and a compliance."""
+    return VARIANTS if isinstance(recipe.task, GuardTask) and recipe.task.with_response else VARIANTS[:1]
+
+
+def _side(settings: HarmAugSettings, label: str, seed: int) -> Side:
+    if label == "harmful":
+        return "harmful"
+    return "borderline" if random.Random(f"side-{seed}").random() < settings.borderline else "benign"
+
+
+def _drawn(recipe: Recipe, slot: Slot, role: RoleName) -> ModelSpec:
+    return random.Random(f"{role}-{slot.seed}").choice(pool_of(recipe, role))
+
+
+async def _message(slot: Slot, context: Context) -> tuple[str, bool]:
+    """The message (or a refusal to write it), and whether the turn was begun for it."""
+    recipe = context.recipe
+    writer, prefill = _drawn(recipe, slot, "generator"), augmenting(recipe).prefill
+    text, _, begun = await write_message(context.ask, recipe, writer, slot, prefill=prefill)
+    return text, begun
+
+
+async def _response(slot: Slot, context: Context, text: str) -> str | None:
+    variant = slot.aim.variant if slot.aim else "empty"
+    if variant == "empty":
+        return None
+    writer = _drawn(context.recipe, slot, "responder")
+    return (
+        await respond(context.ask, recipe=context.recipe, model=writer, slot=slot, instruction=text, variant=variant)
+    )[0]
+
+
+async def _run(draft: Draft) -> Decision:
+    """Message, gates, response, gates, teacher."""
+    slot, context = draft.slot, draft.context
+    draft.text, draft.prefilled = await _message(slot, context)
+    refused = refusal_of(draft.text)
+    if refused:
+        how = "though its turn was begun" if draft.prefilled else "without a begun turn"
+        reason = f"{draft.models['generator']} refused to write the message ({refused}), {how}."
+        return decision("rejected", "refusal", "rejected.refusal", reason)
+    ended = screened(draft)
+    if ended:
+        return ended
+    draft.response = await _response(slot, context, draft.text)
+    if draft.response is not None:
+        draft.models["responder"] = _drawn(context.recipe, slot, "responder").name
+        ended = screened(draft)
+    return ended or await _taught(draft)
+
+
+async def _taught(draft: Draft) -> Decision:
+    """The guards' label: their mean probability against the threshold."""
+    context, threshold = draft.context, augmenting(draft.context.recipe).threshold
+    guards = context.recipe.models_for("guard")
+    reviews = await asyncio.gather(
+        *(
+            score_message(
+                context.ask, recipe=context.recipe, model=model, seeds=context.seeds, text=draft.text,
+                response=draft.response, means=context.calibration.get(model.name),
+            )
+            for model in guards
+        )
+    )  # fmt: skip
+    draft.reviews.extend(reviews)
+    draft.models["guard"] = ",".join(model.name for model in guards)
+    given = [review for review in reviews if review.distribution]
+    if not given:
+        return failure(reviews[0].failure.partition(":")[0], f"No guard gave a score; the first: {reviews[0].failure}.")
+    draft.soft_label = soft_label([review.distribution for review in given])
+    score = draft.soft_label["harmful"]
+    draft.label = "harmful" if score > threshold else "safe"
+    draft.labelling = Labelling(
+        by="guard", candidates=("harmful", "safe"), label=draft.label, relabelled=draft.label != draft.slot.label,
+        margin=abs(2 * score - 1), second="safe" if draft.label == "harmful" else "harmful",
+        votes=any(is_vote(review) for review in given),
+    )  # fmt: skip
+    side = draft.slot.aim.side if draft.slot.aim else ""
+    reason = f"{draft.models['guard']} gave harmful {score:.0%}, the threshold is {threshold:.0%}; it was meant {side}."
+    return decision("accepted", "labelled", "accepted.labelled", reason)
+
+
+async def measure_refusals(context: Context, slots: Sequence[Slot]) -> dict[str, int]:
+    """How many of these messages are refused with and without a begun turn: counts alone, no text is kept.
+
+    Keys: asked_prefilled, refused_prefilled, asked_plain, refused_plain. Base models have no turns and are left out.
+    """
+    counts = dict.fromkeys(("asked_prefilled", "refused_prefilled", "asked_plain", "refused_plain"), 0)
+
+    async def one(slot: Slot, prefill: bool) -> None:
+        writer = _drawn(context.recipe, slot, "generator")
+        if writer.style != "chat":
+            return
+        try:
+            text, _, _ = await write_message(context.ask, context.recipe, writer, slot, prefill=prefill)
+        except BudgetExhausted:
+            raise
+        except CallFailed:
+            return
+        how = "prefilled" if prefill else "plain"
+        counts[f"asked_{how}"] += 1
+        counts[f"refused_{how}"] += bool(refusal_of(text))
+
+    await asyncio.gather(*(one(slot, prefill) for slot in slots for prefill in (True, False)))
+    return counts if counts["asked_plain"] or counts["asked_prefilled"] else {}

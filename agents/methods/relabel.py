@@ -1,0 +1,115 @@
+"""Relabelling: a text gets its label from judges that are not told the intended one (PromptMix, step 2).
+
+Judges choose among the nearest classes. An answer outside them is no label: it is never forced to the nearest name.
+Several judges' distributions are averaged; a judge that names a label counts as one vote.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Sequence
+from typing import Literal
+
+from agents.methods.base import Context
+from agents.methods.draft import Draft, soft_label
+from agents.methods.draw import Roles
+from agents.roles.asking import label_of
+from agents.roles.labeler import Giver, is_vote, label_text, nearest_labels
+from schemas.errors import GraftError
+from schemas.methods import PromptMixSettings
+from schemas.models import ModelSpec
+from schemas.recipe import Recipe
+from schemas.rows import Labelling, Review
+from schemas.tasks import Label
+
+TIE = 1e-9
+
+
+def mixing(recipe: Recipe) -> PromptMixSettings:
+    """The recipe's PromptMix settings. Raises GraftError where it has another method."""
+    if not isinstance(recipe.method, PromptMixSettings):
+        raise GraftError(f"recipe asks for {recipe.method.kind}", where="method.kind", fix="use kind: promptmix")
+    return recipe.method
+
+
+async def choices(context: Context, text: str, also: str = "") -> tuple[Label, ...]:
+    """The classes that judges choose among for a text, nearest first; `also` is one of them in any case."""
+    recipe = context.recipe
+    most = mixing(recipe).nearest_classes
+    names = await nearest_labels(context.ask, recipe=recipe, seeds=context.seeds, text=text, most=most)
+    if also and also not in names:
+        names = (*names[: most - 1], also)
+    return tuple(label_of(recipe, name) for name in names)
+
+
+async def relabel(draft: Draft, roles: Roles, labels: Sequence[Label]) -> Labelling:
+    """The label that the labelers (or the panel) give the draft's text; its reviews join the draft's."""
+    settings = mixing(draft.context.recipe)
+    names = [label.name for label in labels]
+    if settings.relabel == "panel":
+        reviews = await _ask(draft, list(roles.reviewers), "reviewer", names)
+        given = [review.answer for review in reviews if review.answer in names]
+        if len(set(given)) == 1 and len(given) == len(reviews):
+            return _combined(draft, reviews, names, "panel")
+        reviews += await _ask(draft, [roles.adjudicator], "adjudicator", names)
+        return _combined(draft, reviews, names, "adjudicator", decides=reviews[-1])
+    reviews = await _ask(draft, _labelers(draft), "labeler", names)
+    labelling = _combined(draft, reviews, names, "labeler")
+    if not labelling.label and settings.no_label == "adjudicate":
+        reviews += await _ask(draft, [roles.adjudicator], "adjudicator", names)
+        labelling = _combined(draft, reviews, names, "adjudicator", decides=reviews[-1])
+    return labelling
+
+
+def _labelers(draft: Draft) -> list[ModelSpec]:
+    recipe = draft.context.recipe
+    pool = list(recipe.models_for("labeler"))
+    rng = random.Random(f"labelers-{draft.slot.seed}")
+    return rng.sample(pool, min(mixing(recipe).labelers, len(pool)))
+
+
+async def _ask(draft: Draft, models: Sequence[ModelSpec], role: Giver, names: Sequence[str]) -> list[Review]:
+    """One review a model; the same model twice would say the same, so it is asked once."""
+    context, slot = draft.context, draft.slot
+    distinct = list(dict.fromkeys(models))
+    reviews = await asyncio.gather(
+        *(
+            label_text(
+                context.ask, recipe=context.recipe, model=model, role=role, seeds=context.seeds, text=draft.text,
+                labels=names, means=context.calibration.get(model.name), by_name=model.name in context.by_name,
+                seed=slot.seed,
+            )
+            for model in distinct
+        )
+    )  # fmt: skip
+    draft.reviews.extend(reviews)
+    return list(reviews)
+
+
+def _combined(
+    draft: Draft,
+    reviews: Sequence[Review],
+    names: Sequence[str],
+    by: Literal["labeler", "panel", "adjudicator"],
+    decides: Review | None = None,
+) -> Labelling:
+    """The mean distribution over those that gave a label, and its best label; or the label of the one that decides.
+
+    Where the first two labels are exactly even, as votes may be, there is no label.
+    """
+    given = [review for review in reviews if review.answer in names and review.distribution]
+    mean = soft_label([review.distribution for review in given])
+    ranked = sorted(mean, key=lambda name: (-mean[name], names.index(name)))
+    label = ranked[0] if ranked else ""
+    if len(ranked) > 1 and mean[ranked[0]] - mean[ranked[1]] <= TIE:
+        label = ""
+    if decides is not None:
+        label = decides.answer if decides.answer in names else ""
+    draft.soft_label = {name: mean[name] for name in ranked}
+    return Labelling(
+        by=by, candidates=tuple(names), label=label, relabelled=bool(label) and label != draft.slot.label,
+        margin=mean[ranked[0]] - mean[ranked[1]] if len(ranked) > 1 else None,
+        second=ranked[1] if len(ranked) > 1 else "",
+        votes=any(is_vote(review) for review in given),
+    )  # fmt: skip

@@ -1,0 +1,158 @@
+"""The generator of PromptMix and HarmAug: a numbered list of texts between two classes, or one message by a begun turn.
+
+PromptMix's reply is read strictly: numbered lines only, without marks, quotes and percentages around the text. A reply
+that repeats the request is worth nothing as a whole; a refusal is told apart from a bad list.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from agents.methods.base import Ask
+from agents.roles.asking import clause_of, cleaned, ended, label_of, noun_of, request_for
+from agents.roles.refusals import refusal_of
+from schemas.calls import CallRequest, Message, Reply
+from schemas.errors import CallFailed
+from schemas.methods import HarmAugSettings
+from schemas.models import ModelSpec
+from schemas.recipe import Recipe
+from schemas.rows import Mix, Slot
+from schemas.tasks import GuardTask
+
+_ITEM = re.compile(r"^\s*(?:(?:example|text|utterance|sentence)\s*)?[(\[]?(\d{1,2})\s*[.):\]]\s*(\S.*)$", re.IGNORECASE)
+_SHARES = re.compile(r"\s*[(\[][^()\[\]]*\d{1,3}\s?%[^()\[\]]*[)\]]\s*$")
+_WORDS = re.compile(r"[^\W_]+")
+ECHO_WORDS = 7
+"""So many words in a row of our own request are an echo."""
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """What one generation call gave. `refusal` names the pattern that it matched, `echo` tells a repeated request."""
+
+    texts: tuple[str, ...]
+    key: str
+    refusal: str = ""
+    echo: bool = False
+
+
+def percentages(alpha: float) -> tuple[int, int]:
+    """The shares of class and partner as whole percentages that add up to 100 (rounded, not cut off)."""
+    share = round(100 * alpha)
+    return share, 100 - share
+
+
+async def write_mix(ask: Ask, recipe: Recipe, model: ModelSpec, slot: Slot, *, count: int, sample: int = 0) -> Mixed:
+    """Up to `count` texts of the slot's mix, in the order in which they were written. Raises CallFailed."""
+    request = mix_request(recipe, model, slot, count=count, sample=sample)
+    reply = await ask(request)
+    begun = reply.text if _ITEM.match(reply.text.lstrip().partition("\n")[0]) else f"1. {reply.text.lstrip()}"
+    if _echoes(reply.text, request):
+        return Mixed((), reply.key, echo=True)
+    refusal = refusal_of(reply.text)
+    if refusal:
+        return Mixed((), reply.key, refusal=refusal)
+    return Mixed(
+        texts_in(begun, [seed.text for seed in slot.exemplars], cut=reply.finish_reason == "length")[:count], reply.key
+    )
+
+
+def mix_request(recipe: Recipe, model: ModelSpec, slot: Slot, *, count: int, sample: int = 0) -> CallRequest:
+    """The one user message (or the list to go on with) that asks for the texts."""
+    mix = slot.mix
+    if mix is None:
+        raise ValueError(f"slot {slot.id} has no mix")
+    share, rest = percentages(mix.alpha)
+    return request_for(
+        "mix", recipe=recipe, model=model, role="generator", purpose="generate.mix", seed=slot.seed, sample=sample,
+        stop=("\n\n", f"\n{count + 1}."), noun=noun_of(recipe), language=recipe.task.language, count=count,
+        kinds=_kinds(recipe, slot, mix), shown=bool(slot.exemplars), share=share, rest=rest, name=slot.label,
+        partner=mix.partner, about=label_of(recipe, slot.label).description or slot.label,
+        partner_about=label_of(recipe, mix.partner).description or mix.partner,
+    )  # fmt: skip
+
+
+def texts_in(reply: str, known: list[str], *, cut: bool = False) -> tuple[str, ...]:
+    """The distinct texts of a numbered list; `known` texts do not count, nor a last item that was cut off."""
+    seen = {_folded(text) for text in known}
+    items = [found[2] for line in reply.splitlines() if (found := _ITEM.match(line))]
+    if cut and len(items) > 1:
+        items.pop()
+    texts: list[str] = []
+    for item in items:
+        text = cleaned(_SHARES.sub("", cleaned(item)))
+        if text and _folded(text) not in seen:
+            seen.add(_folded(text))
+            texts.append(text)
+    return tuple(texts)
+
+
+async def write_message(
+    ask: Ask, recipe: Recipe, model: ModelSpec, slot: Slot, *, prefill: bool, sample: int = 0
+) -> tuple[str, str, bool]:
+    """(message, call key, whether the turn was begun). A refusal comes back as it is. Raises CallFailed where empty."""
+    settings = recipe.method
+    if not isinstance(settings, HarmAugSettings) or slot.aim is None:
+        raise ValueError(f"slot {slot.id} has no aim")
+    begun = prefill and model.style == "chat" and bool(settings.prefix)
+    request = request_for(
+        "harm_message", recipe=recipe, model=model, role="generator", purpose="generate.message", seed=slot.seed,
+        sample=sample, stop=("\n",), noun=noun_of(recipe), clause=clause_of(recipe, slot.label),
+        wanted=_wanted(recipe, slot), language=recipe.task.language, examples=[seed.text for seed in slot.exemplars],
+    )  # fmt: skip
+    if begun:
+        turns = (*request.messages, Message(role="assistant", content=settings.prefix))
+        request = request.model_copy(update={"messages": turns, "continues": True})
+    reply = await ask(request)
+    text = _message(reply, settings.prefix)
+    if not text:
+        raise CallFailed("empty", f"{model.name} gave an empty message", where=f"models.{model.name}")
+    return text, reply.key, begun
+
+
+def _message(reply: Reply, prefix: str) -> str:
+    """The first line that says something, without marks, quotes and the prefix; whole for a refusal over lines."""
+    said = reply.text.strip()
+    if said.startswith(prefix):
+        said = said[len(prefix) :].strip()
+    lines = [line for line in (cleaned(line) for line in said.splitlines()) if line]
+    return " ".join(ended(reply, lines[0]).split()) if lines else ""
+
+
+def _wanted(recipe: Recipe, slot: Slot) -> str:
+    """What completes "a message which …" for the slot's side."""
+    task = recipe.task
+    if slot.aim is not None and slot.aim.side == "borderline" and isinstance(task, GuardTask):
+        return f"{task.safe}, though at first sight it looks as if it {task.policy}"
+    return clause_of(recipe, slot.label)
+
+
+def _kinds(recipe: Recipe, slot: Slot, mix: Mix) -> list[dict[str, object]]:
+    return [
+        {
+            "name": name,
+            "about": label_of(recipe, name).description,
+            "examples": [seed.text for seed in slot.exemplars if seed.label == name],
+        }
+        for name in mix.classes
+    ]
+
+
+def _folded(text: str) -> str:
+    return " ".join(_WORDS.findall(text.casefold()))
+
+
+def _runs(text: str) -> set[tuple[str, ...]]:
+    words = _WORDS.findall(text.casefold())
+    return {tuple(words[at : at + ECHO_WORDS]) for at in range(len(words) - ECHO_WORDS + 1)}
+
+
+def _echoes(reply: str, request: CallRequest) -> bool:
+    """Whether any line repeats a piece of what we asked for; the examples themselves do not count."""
+    asked = request.prompt or request.messages[-1].content
+    own = set[tuple[str, ...]]()
+    for line in asked.splitlines():
+        if not line.startswith("- "):
+            own |= _runs(line)
+    return any(_runs(line) & own for line in reply.splitlines())

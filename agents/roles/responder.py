@@ -1,0 +1,98 @@
+"""The responder: the answer to an instruction that refuses it, or that does what is asked (HarmAug step 3).
+
+What it writes decides no label: the guard judges each pair afterwards.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+from agents.methods.base import Ask
+from agents.roles.asking import ended, request_for
+from schemas.calls import CallRequest, Message, Reply
+from schemas.errors import CallFailed
+from schemas.methods import HarmAugSettings
+from schemas.models import ModelSpec
+from schemas.recipe import Recipe
+from schemas.rows import Slot
+from schemas.tasks import labels_of
+
+Kind = Literal["refusal", "compliance"]
+
+TEMPLATES = {"refusal": "respond_refusal", "compliance": "respond_comply"}
+OFFSETS = {"refusal": 101, "compliance": 202}
+"""Added to the slot's random seed, so that the variants of one instruction are drawn apart."""
+
+_SPEAKER = re.compile(r"^(?:assistant|response|answer|reply)\s*:\s*", re.IGNORECASE)
+_NEXT = re.compile(r"\n\s*(?:user|instruction)\s*:", re.IGNORECASE)
+
+
+async def respond(
+    ask: Ask, *, recipe: Recipe, model: ModelSpec, slot: Slot, instruction: str, variant: Kind
+) -> tuple[str, str, bool]:
+    """The response, the key of its call, and whether the model's turn was begun for it. Raises CallFailed.
+
+    A compliant response begins with the method's `compliance_prefix`; a model that cannot go on with a begun turn
+    (`prefill: none`, or its server cannot) is asked without it.
+    """
+    plain = _request(recipe, model, slot, instruction, variant)
+    prefix = _prefix(recipe, model) if variant == "compliance" else ""
+    if prefix:
+        begun = _begun(plain, prefix)
+        try:
+            reply = await ask(begun)
+        except CallFailed as failure:
+            if failure.code != "no_prefill":
+                raise
+        else:
+            return _joined(prefix, _said(reply, model, prefix)), reply.key, True
+    reply = await ask(plain)
+    return _said(reply, model), reply.key, False
+
+
+def _request(recipe: Recipe, model: ModelSpec, slot: Slot, instruction: str, variant: Kind) -> CallRequest:
+    return request_for(
+        TEMPLATES[variant], recipe=recipe, model=model, role="responder", purpose=f"respond.{variant}",
+        seed=slot.seed + OFFSETS[variant], stop=("\nUser:",), instruction=instruction,
+        policy=labels_of(recipe.task)[0].description,
+    )  # fmt: skip
+
+
+def _prefix(recipe: Recipe, model: ModelSpec) -> str:
+    """How a compliant response is begun; a completion's text can always be."""
+    if not isinstance(recipe.method, HarmAugSettings) or (model.style == "chat" and model.prefill == "none"):
+        return ""
+    return recipe.method.compliance_prefix.strip()
+
+
+def _begun(request: CallRequest, prefix: str) -> CallRequest:
+    if request.prompt is not None:
+        return request.model_copy(update={"prompt": f"{request.prompt} {prefix}"})
+    turns = (*request.messages, Message(role="assistant", content=prefix))
+    return request.model_copy(update={"messages": turns, "continues": True})
+
+
+def _said(reply: Reply, model: ModelSpec, prefix: str = "") -> str:
+    """The text without what models put around it, nor the prefix where the server gives it back. Raises CallFailed."""
+    text = reply.text.strip()
+    if model.style == "completion":
+        text = _NEXT.split(text, maxsplit=1)[0]
+    text = _SPEAKER.sub("", ended(reply, text).strip())
+    if prefix and text.startswith(prefix):
+        text = text.removeprefix(prefix)
+    text = _unquoted(text.strip())
+    if not text:
+        raise CallFailed("empty", f"{model.name} gave an empty response", where=f"models.{model.name}", raw=reply.text)
+    return text
+
+
+def _joined(prefix: str, text: str) -> str:
+    """The prefix in front of what the model went on with."""
+    return f"{prefix} {text}" if text[0].isalnum() or text[0] in "\"'(*-#[“‘`" else f"{prefix}{text}"
+
+
+def _unquoted(text: str) -> str:
+    """Without the quotation marks around the whole; a list's numbers and dashes stay, as they are the answer's own."""
+    inner = text[1:-1]
+    return inner.strip() if len(text) > 1 and text[0] + text[-1] in ('""', "“”") and text[0] not in inner else text

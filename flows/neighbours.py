@@ -1,0 +1,86 @@
+"""Which classes are mixed with which: the last student's confusions first, then the nearest by embeddings.
+
+Found once a run and kept in its record, so that a rerun mixes alike though a student was trained meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from data.lake import Lake
+from flows.settle import find_embed
+from schemas.methods import PromptMixSettings
+from schemas.recipe import Recipe
+from schemas.rows import Seed
+from schemas.students import Evaluation
+from schemas.tasks import labels_of
+from students.train import VALIDATION
+
+
+def find_neighbours(
+    recipe: Recipe, seeds: Sequence[Seed], lake: Lake, say: Callable[[str], None]
+) -> dict[str, tuple[str, ...]]:
+    """Class to all other classes, most confusable first; empty where the recipe mixes at random or nothing embeds."""
+    method = recipe.method
+    if not isinstance(method, PromptMixSettings) or method.partner != "confusable":
+        return {}
+    embed = find_embed(lambda text: None)
+    if embed is None:
+        say("partners are drawn at random: the encoder that finds confusable classes is not installed")
+        return {}
+    near = nearest_classes(recipe, seeds, embed)
+    last = _last_evaluation(lake, recipe)
+    if last is None:
+        return near
+    say("partners come from the last student's confusions first")
+    return {name: _confused_first(name, others, last) for name, others in near.items()}
+
+
+def nearest_classes(
+    recipe: Recipe, seeds: Sequence[Seed], embed: Callable[[Sequence[str]], object]
+) -> dict[str, tuple[str, ...]]:
+    """Class to the others by cosine of class vectors: the mean over a class's examples, its name and description."""
+    import numpy as np
+
+    labels = labels_of(recipe.task)
+    texts = [
+        [*(seed.text for seed in seeds if seed.label == label.name), label.name.replace("_", " "), label.description]
+        for label in labels
+    ]
+    vectors = np.asarray(embed([text for group in texts for text in group if text]))
+    means, at = [], 0
+    for group in texts:
+        size = sum(1 for text in group if text)
+        means.append(vectors[at : at + size].mean(axis=0))
+        at += size
+    unit = np.stack(means)
+    unit /= np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-12)
+    cosine = unit @ unit.T
+    names = [label.name for label in labels]
+    return {
+        name: tuple(names[other] for other in np.argsort(-cosine[row], kind="stable") if other != row)
+        for row, name in enumerate(names)
+    }
+
+
+def _last_evaluation(lake: Lake, recipe: Recipe) -> Evaluation | None:
+    """The newest student's evaluation on its validation rows, where it knows the same classes.
+
+    Never the one on a test file: what steers generation is no independent estimate any more.
+    """
+    names = {label.name for label in labels_of(recipe.task)}
+    for student in lake.students(recipe.name):
+        for evaluation in lake.evaluations(student.id):
+            if evaluation.test_file == VALIDATION and names <= set(evaluation.labels):
+                return evaluation
+    return None
+
+
+def _confused_first(name: str, others: Sequence[str], last: Evaluation) -> tuple[str, ...]:
+    place = {label: index for index, label in enumerate(last.labels)}
+    own = place[name]
+
+    def confusions(other: str) -> int:
+        return last.confusion[own][place[other]] + last.confusion[place[other]][own]
+
+    return tuple(sorted(others, key=lambda other: -confusions(other)))

@@ -1,0 +1,60 @@
+"""What the fake server says where a request has a form of its own: a numbered list, a label by name, a refusal."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable
+from typing import Any
+
+REFUSALS = (
+    "I'm sorry, but I can't help with that.",
+    "I cannot assist with that request.",
+    "As an AI language model, I can't do that.",
+)
+LIST_ITEMS = 3
+BEGUN = re.compile(
+    r".*(?:<\|im_start\|>assistant\n|<start_of_turn>model\n|assistant<\|end_header_id\|>\n\n|\[/INST\] )(.+)\Z",
+    re.DOTALL,
+)
+"""What follows the last assistant's opening in a raw prompt."""
+OPENED = re.compile(r"(?:\A|\n|\s)(Example )?1[.:]\s*\Z")
+NAME_LINE = re.compile(r"^(?:- |Label: )(.+?)(?:: .*)?$", re.MULTILINE)
+
+
+def begun_in(body: dict[str, Any]) -> str:
+    """The assistant's turn that a request leaves open; empty where there is none."""
+    messages = body.get("messages") or ()
+    if messages:
+        return str(messages[-1]["content"]) if messages[-1]["role"] == "assistant" else ""
+    found = BEGUN.match(body.get("prompt") or "")
+    return found[1] if found else ""
+
+
+def asked_in(body: dict[str, Any]) -> str:
+    """The last user's message, or the prompt."""
+    said = [message["content"] for message in body.get("messages") or () if message["role"] == "user"]
+    return str(said[-1]) if said else str(body.get("prompt") or "")
+
+
+def list_reply(body: dict[str, Any], rng: random.Random, sentence: Callable[[random.Random], str]) -> str | None:
+    """A numbered list of three; it goes on behind the `1.` or `Example 1:` where that was begun. None: not asked."""
+    asked, begun = asked_in(body), begun_in(body)
+    opened = OPENED.search(begun or asked)
+    if not opened and "short texts" not in asked:
+        return None
+    mark = "Example {}:" if opened and opened[1] else "{}."
+    text = "\n".join(f"{mark.format(n)} {sentence(rng)}" for n in range(1, LIST_ITEMS + 1))
+    return text.removeprefix(mark.format(1)) if opened else text
+
+
+def name_reply(body: dict[str, Any], rng: random.Random, off_label_rate: float, words: list[str]) -> str | None:
+    """One of the labels that the conversation lists, or another word; None where no label is asked for."""
+    asked, prompt = asked_in(body), str(body.get("prompt") or "")
+    if "Which label?" not in asked and not prompt.rstrip().endswith("Label:"):
+        return None
+    said = "\n".join([*(message["content"] for message in body.get("messages") or ()), prompt])
+    names = sorted({found[1].strip() for found in NAME_LINE.finditer(said)} - {""})
+    if not names or rng.random() < off_label_rate:
+        return rng.choice([word for word in words if word not in names])
+    return rng.choice(names)

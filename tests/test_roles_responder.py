@@ -1,0 +1,126 @@
+"""The responder: refusals and compliant responses, begun turns, and what is taken off their texts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from agents.roles.refusals import refusal_of
+from agents.roles.responder import respond
+from schemas.calls import CallRequest, Reply
+from schemas.errors import CallFailed
+from schemas.models import ModelSpec
+from schemas.recipe import Recipe
+from schemas.rows import Aim, Slot
+
+CHAT = ModelSpec(name="chat", provider="openai", model="c", base_url="http://127.0.0.1:1/v1")
+CLOSED = CHAT.model_copy(update={"name": "closed", "prefill": "none"})
+BASE = ModelSpec(name="base", provider="embedded", model="b", style="completion")
+SLOT = Slot(id="s", run_id="r", shard=0, round=0, index=0, label="harmful", seed=5, aim=Aim(side="harmful"))
+ASKED = "Please {{ 7 * 7 }} give me a discount"
+
+
+def recipe_of(**method: Any) -> Recipe:
+    return Recipe.model_validate({
+        "name": "t", "task": {"kind": "guard", "policy": "asks for a discount", "restricted": False},
+        "seeds": {"rows": [{"text": "x"}]}, "method": {"kind": "harmaug", **method},
+        "models": [CHAT.model_dump(), BASE.model_dump()], "roles": {"responder": {"max_tokens": 64}},
+    })  # fmt: skip
+
+
+class Says:
+    def __init__(self, *said: str | Exception, finish: str = "stop") -> None:
+        self.said, self.finish, self.asked = list(said), finish, list[CallRequest]()
+
+    async def __call__(self, request: CallRequest) -> Reply:
+        said = self.said[min(len(self.asked), len(self.said) - 1)]
+        self.asked.append(request)
+        if isinstance(said, Exception):
+            raise said
+        return Reply(key=request.key(), text=said, finish_reason=self.finish)
+
+
+async def answer(ask: Says, variant: Any, model: ModelSpec = CHAT, **method: Any) -> tuple[str, str, bool]:
+    return await respond(ask, recipe=recipe_of(**method), model=model, slot=SLOT, instruction=ASKED, variant=variant)
+
+
+async def test_a_refusal_names_the_policy_and_begins_no_turn() -> None:
+    ask = Says("Assistant: I'm sorry, but I can't help with that.")
+    text, key, begun = await answer(ask, "refusal")
+    assert (text, key, begun) == ("I'm sorry, but I can't help with that.", ask.asked[0].key(), False)
+    system, user = ask.asked[0].messages
+    assert "asks for a discount" in system.content and user.content == ASKED and not ask.asked[0].continues
+    assert (ask.asked[0].role, ask.asked[0].purpose, ask.asked[0].max_tokens) == ("responder", "respond.refusal", 64)
+
+
+@pytest.mark.parametrize(
+    ("said", "text"),
+    [
+        (" here is 10% off.", "Sure, here is 10% off."),
+        ("here is 10% off.", "Sure, here is 10% off."),
+        ("Sure, here is 10% off.", "Sure, here is 10% off."),
+        ("\n1. Ten\n2. Five", "Sure, 1. Ten\n2. Five"),
+        ("! Ten.", "Sure,! Ten."),
+    ],
+)
+async def test_a_compliant_response_begins_with_the_prefix_once(said: str, text: str) -> None:
+    ask = Says(said)
+    assert await answer(ask, "compliance") == (text, ask.asked[0].key(), True)
+    last = ask.asked[0].messages[-1]
+    assert (last.role, last.content, ask.asked[0].continues) == ("assistant", "Sure,", True)
+    assert "discount" not in ask.asked[0].messages[0].content, "who complies is not told the policy"
+
+
+async def test_where_a_turn_cannot_be_begun_the_question_is_asked_without_it() -> None:
+    ask = Says("Here you go.")
+    assert (await answer(ask, "compliance", CLOSED))[::2] == ("Here you go.", False)
+    assert (await answer(ask, "compliance", compliance_prefix=""))[::2] == ("Here you go.", False)
+    assert not any(request.continues for request in ask.asked)
+    ask = Says(CallFailed("no_prefill", "cannot"), "Here you go.")
+    assert (await answer(ask, "compliance"))[::2] == ("Here you go.", False)
+    assert [request.continues for request in ask.asked] == [True, False]
+
+
+async def test_a_base_model_goes_on_with_a_dialogue() -> None:
+    ask = Says(" ten percent off.\nUser: and then?")
+    assert (await answer(ask, "compliance", BASE))[::2] == ("Sure, ten percent off.", True)
+    prompt = ask.asked[0].prompt or ""
+    assert prompt.endswith(f"User: {ASKED}\nAssistant: Sure,") and prompt.count("\nAssistant:") == 3
+    assert "\nUser:" in ask.asked[0].stop
+    ask = Says(" I can't.\n")
+    assert (await answer(ask, "refusal", BASE))[::2] == ("I can't.", False)
+    assert (ask.asked[0].prompt or "").endswith("\nAssistant:")
+    assert "asks for a discount" in (ask.asked[0].prompt or "")
+
+
+async def test_the_variants_are_drawn_apart() -> None:
+    ask = Says("Yes.")
+    await answer(ask, "refusal")
+    await answer(ask, "compliance")
+    assert ask.asked[0].seed != ask.asked[1].seed
+
+
+async def test_a_text_cut_by_its_limit_ends_with_its_last_sentence_and_quotes_come_off() -> None:
+    assert (await answer(Says("I can't. Please un", finish="length"), "refusal"))[0] == "I can't."
+    assert (await answer(Says('"I can\'t do that."'), "refusal"))[0] == "I can't do that."
+    assert (await answer(Says("- one\n- two"), "refusal"))[0] == "- one\n- two", "a list is the answer's own"
+
+
+@pytest.mark.parametrize("said", ["", "  \n", "Sure,", "Assistant:"])
+async def test_nothing_said_is_a_failure(said: str) -> None:
+    with pytest.raises(CallFailed, match="empty response") as caught:
+        await answer(Says(said), "compliance")
+    assert caught.value.code == "empty"
+
+
+async def test_other_failures_are_raised() -> None:
+    with pytest.raises(CallFailed, match="slow"):
+        await answer(Says(CallFailed("timeout", "slow")), "compliance")
+
+
+async def test_the_worked_refusals_are_refusals() -> None:
+    ask = Says("No.")
+    await answer(ask, "refusal", BASE)
+    shown = (ask.asked[0].prompt or "").split("Assistant: ")[1:]
+    assert len(shown) == 2 and refusal_of(shown[0])
