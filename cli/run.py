@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from cli.show import as_json, console
+from cli.show import as_json, console, without_seeds
 from flows.settings import apply_prefect_environment
 from schemas.errors import Interrupted
 from schemas.home import Home
@@ -46,10 +46,11 @@ def run_recipe(recipe: str, overrides: dict[str, Any], *, train: bool, export: s
 
         exported = [str(path) for path in export_version(ref, format=export, out=None, overwrite=True)]
     if json:
-        as_json({**result, "student": trained, "exported": exported})
+        run = {**result["run"], "recipe": without_seeds(result["run"]["recipe"])}
+        as_json({**result, "run": run, "student": trained, "exported": exported})
     else:
         _tell(home, result, trained, exported)
-    return 7 if result["run"]["stopped_by"] == "yield" else 0
+    return 7 if result["run"]["stopped_by"] in ("yield", "refusals") else 0
 
 
 def quiet_console() -> None:

@@ -21,7 +21,7 @@ from schemas.methods import PromptMixSettings
 from schemas.models import ModelSpec
 from schemas.recipe import Recipe
 from schemas.rows import Labelling, Review
-from schemas.tasks import Label
+from schemas.tasks import Label, labels_of
 
 TIE = 1e-9
 
@@ -70,14 +70,18 @@ def _labelers(draft: Draft) -> list[ModelSpec]:
 
 
 async def _ask(draft: Draft, models: Sequence[ModelSpec], role: Giver, names: Sequence[str]) -> list[Review]:
-    """One review a model; the same model twice would say the same, so it is asked once."""
+    """One review a model; the same model twice would say the same, so it is asked once.
+
+    Prompts list the labels in the task's order, so that texts with the same nearest classes share their beginning.
+    """
     context, slot = draft.context, draft.slot
-    distinct = list(dict.fromkeys(models))
+    distinct = {model.name: model for model in models}.values()
+    asked = sorted(names, key=[label.name for label in labels_of(context.recipe.task)].index)
     reviews = await asyncio.gather(
         *(
             label_text(
                 context.ask, recipe=context.recipe, model=model, role=role, seeds=context.seeds, text=draft.text,
-                labels=names, means=context.calibration.get(model.name), by_name=model.name in context.by_name,
+                labels=asked, means=context.calibration.get(model.name), by_name=model.name in context.by_name,
                 seed=slot.seed,
             )
             for model in distinct

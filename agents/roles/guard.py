@@ -63,7 +63,7 @@ async def score_message(
     if review.failure or review.distribution:
         return review
     code = "schema_unmet" if by_name else "no_label_tokens"
-    told = f"{model.name} answered {review.answer[:60]!r}" if by_name else review.comment
+    told = f"{model.name} named neither label" if by_name else review.comment
     return review.model_copy(update={"failure": f"{code}: {told}", "answer": "", "comment": ""})
 
 
@@ -136,7 +136,7 @@ async def _llama_guard(ask: Ask, recipe: Recipe, model: ModelSpec, text: str, re
 def _vote(blank: Review, asked: CallRequest, said: str) -> Review:
     answer, key = _voted(said), asked.key()
     if not answer:
-        told = f"schema_unmet: {blank.model} answered {one_line(said, 60)!r}, not safe or unsafe"
+        told = f"schema_unmet: {blank.model} answered neither safe nor unsafe"
         return blank.model_copy(update={"failure": told, "call_key": key})
     rows = voted(answer, list(ANSWERS))
     return blank.model_copy(update={"answer": answer, "distribution": rows, "comment": VOTE, "call_key": key})

@@ -48,14 +48,14 @@ async def write_mix(ask: Ask, recipe: Recipe, model: ModelSpec, slot: Slot, *, c
     request = mix_request(recipe, model, slot, count=count, sample=sample)
     reply = await ask(request)
     begun = reply.text if _ITEM.match(reply.text.lstrip().partition("\n")[0]) else f"1. {reply.text.lstrip()}"
-    if _echoes(reply.text, request):
+    known = [seed.text for seed in slot.exemplars]
+    if _echoes(reply.text, request, known):
         return Mixed((), reply.key, echo=True)
     refusal = refusal_of(reply.text)
     if refusal:
         return Mixed((), reply.key, refusal=refusal)
-    return Mixed(
-        texts_in(begun, [seed.text for seed in slot.exemplars], cut=reply.finish_reason == "length")[:count], reply.key
-    )
+    texts = texts_in(begun, known, cut=reply.finish_reason == "length")
+    return Mixed(texts[:count], reply.key)
 
 
 def mix_request(recipe: Recipe, model: ModelSpec, slot: Slot, *, count: int, sample: int = 0) -> CallRequest:
@@ -64,10 +64,11 @@ def mix_request(recipe: Recipe, model: ModelSpec, slot: Slot, *, count: int, sam
     if mix is None:
         raise ValueError(f"slot {slot.id} has no mix")
     share, rest = percentages(mix.alpha)
+    own = [seed.text for seed in slot.exemplars if seed.label == slot.label]
     return request_for(
         "mix", recipe=recipe, model=model, role="generator", purpose="generate.mix", seed=slot.seed, sample=sample,
-        stop=("\n\n", f"\n{count + 1}."), noun=noun_of(recipe), language=recipe.task.language, count=count,
-        kinds=_kinds(recipe, slot, mix), shown=bool(slot.exemplars), share=share, rest=rest, name=slot.label,
+        stop=("\n\n", f"\n{len(own) + count + 1}."), own=own, noun=noun_of(recipe), language=recipe.task.language, count=count,
+        kinds=_kinds(recipe, slot, mix), shown=bool(slot.exemplars), share=share, rest=rest, seed_class=slot.label,
         partner=mix.partner, about=label_of(recipe, slot.label).description or slot.label,
         partner_about=label_of(recipe, mix.partner).description or mix.partner,
     )  # fmt: skip
@@ -148,11 +149,11 @@ def _runs(text: str) -> set[tuple[str, ...]]:
     return {tuple(words[at : at + ECHO_WORDS]) for at in range(len(words) - ECHO_WORDS + 1)}
 
 
-def _echoes(reply: str, request: CallRequest) -> bool:
+def _echoes(reply: str, request: CallRequest, known: list[str]) -> bool:
     """Whether any line repeats a piece of what we asked for; the examples themselves do not count."""
     asked = request.prompt or request.messages[-1].content
-    own = set[tuple[str, ...]]()
+    own, examples = set[tuple[str, ...]](), {_folded(text) for text in known}
     for line in asked.splitlines():
-        if not line.startswith("- "):
+        if _folded(cleaned(line)) not in examples:
             own |= _runs(line)
     return any(_runs(line) & own for line in reply.splitlines())

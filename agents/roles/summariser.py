@@ -126,7 +126,7 @@ async def _asked(
     try:
         return read(await ask(request))
     except CallFailed as failure:
-        _log.warning("seed %s: no %s from %s (%s); fallback: %r", seed.id, step, model.name, failure.code, fallback)
+        _log.warning("seed %s: no %s from %s (%s); a fallback stands in", seed.id, step, model.name, failure.code)
         return fallback
 
 
