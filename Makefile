@@ -53,6 +53,10 @@ lint: install ## Check style and formatting (ruff)
 types: install ## Check types (mypy, strict)
 	@$(BIN)/mypy
 
+.PHONY: bench-methods
+bench-methods: install ## Measure what each method's rows do for a student (needs ../shared/data; more than an hour)
+	@env -u GRAFT_HOME $(BIN)/python benchmarks/methods.py $(ARGS)
+
 .PHONY: bench
 bench: install ## Measure speed and memory; prints a table with the machine and the spread
 	@env -u GRAFT_HOME $(BIN)/python benchmarks/throughput.py $(ARGS)

@@ -62,6 +62,9 @@ class PromptMixSettings(Value):
         default=3, ge=1, le=16, description="labelers asked for one text, as far as the role has models"
     )
     nearest_classes: int = Field(default=5, ge=2, description="classes that a labeler chooses among, at most")
+    min_probability: float = Field(
+        default=0.0, ge=0, lt=1, description="least mean probability of a label; below it the text has no label"
+    )
     no_label: Literal["reject", "adjudicate"] = Field(
         default="reject", description="what becomes of a text whose labelers gave no label of the set"
     )

@@ -43,7 +43,10 @@ class Tried:
 
 
 def judges(recipe: Recipe, roles: Sequence[RoleName]) -> dict[str, Judge]:
-    """Models of these roles that answer by label probabilities, by name; instructions have no labels to judge."""
+    """Models of these roles that answer by label probabilities, by name; instructions have no labels to judge.
+
+    A model with several roles is tried in the one that asks more of it.
+    """
     found: dict[str, Judge] = {}
     for role in JUDGING:
         spec = getattr(recipe.roles, role)
@@ -52,8 +55,11 @@ def judges(recipe: Recipe, roles: Sequence[RoleName]) -> dict[str, Judge]:
         if isinstance(spec, GuardSpec) and spec.template != "labels":
             continue
         for model in recipe.models_for(role):
-            if spec.answer == "logprobs" or model.provider == "encoder":
-                found.setdefault(model.name, Judge(model, role, spec.calibration))
+            if not (measures(recipe, role) or model.provider == "encoder"):
+                continue
+            known = found.get(model.name)
+            if known is None or (may_vote(recipe, known.role) and not may_vote(recipe, role)):
+                found[model.name] = Judge(model, role, spec.calibration)
     return found
 
 
@@ -111,20 +117,36 @@ async def _rows(context: Context, judge: Judge, texts: Sequence[str]) -> list[di
     first = next(answer for answer in answers if isinstance(answer, CallFailed))
     if first.code == "no_logprobs" and may_vote(context.recipe, judge.role):
         return None
-    raise _cannot(judge, first)
+    raise _cannot(context.recipe, judge, first)
+
+
+def measures(recipe: Recipe, role: RoleName) -> bool:
+    """Whether a role's judgements are label probabilities; one that relabels gives them though it reviews by scores."""
+    answer = getattr(recipe.roles, role).answer
+    return answer == "logprobs" or (answer == "scores" and gives_labels(recipe, role))
+
+
+def gives_labels(recipe: Recipe, role: RoleName) -> bool:
+    """Whether a role says which label a text has, rather than how well the text fits one."""
+    method = recipe.method
+    if role in ("labeler", "guard"):
+        return True
+    if not isinstance(method, PromptMixSettings) or method.relabel == "off":
+        return False
+    return method.relabel == "panel" or (role == "adjudicator" and method.no_label == "adjudicate")
 
 
 def may_vote(recipe: Recipe, role: RoleName) -> bool:
     """Whether a judge of this role may name the label instead: one that gives labels may, one that scores may not."""
     if role in ("labeler", "guard"):
         return True
-    method = recipe.method
-    return isinstance(method, PromptMixSettings) and method.relabel == "panel" and method.review is None
+    by_scores = getattr(recipe.roles, role).answer == "scores"
+    return gives_labels(recipe, role) and (by_scores or getattr(recipe.method, "review", None) is None)
 
 
-def _cannot(judge: Judge, first: CallFailed) -> GraftError:
+def _cannot(recipe: Recipe, judge: Judge, first: CallFailed) -> GraftError:
     name, role = judge.model.name, judge.role
-    answer = "scores" if role in ("reviewer", "adjudicator") else "name"
+    answer = "name" if may_vote(recipe, role) else "scores"
     fix = f"set roles.{role}.answer: {answer}, or name a model whose server returns log-probabilities"
     if first.code == "no_label_tokens":
         fix = f"raise top_logprobs of model {name!r} if its server allows, or set roles.{role}.answer: {answer}"

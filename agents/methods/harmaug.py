@@ -168,7 +168,7 @@ async def measure_refusals(context: Context, slots: Sequence[Slot]) -> dict[str,
 
     async def one(slot: Slot, prefill: bool) -> None:
         writer = _drawn(context.recipe, slot, "generator")
-        if writer.style != "chat":
+        if writer.style != "chat" or (prefill and not augmenting(context.recipe).prefix):
             return
         try:
             text, _, _ = await write_message(context.ask, context.recipe, writer, slot, prefill=prefill)

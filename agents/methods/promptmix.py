@@ -18,7 +18,7 @@ from agents.methods.draft import Draft, candidate, decision, failure, screened
 from agents.methods.draw import Roles, draw_roles, pool_of, seed_of, slot_id
 from agents.methods.panel import review_label
 from agents.methods.relabel import choices, mixing, relabel
-from agents.roles.mixer import Mixed, write_mix
+from agents.roles.mixer import Mixed, folded, write_mix
 from schemas.errors import BudgetExhausted, CallFailed
 from schemas.methods import PromptMixSettings
 from schemas.models import ModelSpec, RoleName
@@ -142,13 +142,14 @@ async def _text(slot: Slot, context: Context, writer: ModelSpec) -> tuple[str, M
     calls are made once as well.
     """
     count = _wanted_texts(mixing(context.recipe), slot)
-    texts: dict[str, None] = {}
+    texts: dict[str, str] = {}
     mixed = Mixed((), "")
     for sample in range(TRIES):
         mixed = await write_mix(context.ask, context.recipe, writer, slot, count=count, sample=sample)
-        texts.update(dict.fromkeys(mixed.texts))
+        for text in mixed.texts:
+            texts.setdefault(folded(text), text)
         if len(texts) > slot.part:
-            return list(texts)[slot.part], mixed
+            return list(texts.values())[slot.part], mixed
     return "", mixed
 
 
@@ -196,7 +197,7 @@ def _no_label(draft: Draft) -> Decision:
     if all(review.failure for review in judged):
         code = judged[0].failure.partition(":")[0]
         return failure(code, f"No labeler gave a judgement; the first: {judged[0].failure}.")
-    reason = f"No label: {len(judged)} judges gave no label of the set, or were evenly divided."
+    reason = f"No label: {len(judged)} judges gave no label of the set, none that was likely enough, or two alike."
     return decision("rejected", "no_label", "rejected.no_label", reason)
 
 

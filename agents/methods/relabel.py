@@ -100,13 +100,14 @@ def _combined(
 ) -> Labelling:
     """The mean distribution over those that gave a label, and its best label; or the label of the one that decides.
 
-    Where the first two labels are exactly even, as votes may be, there is no label.
+    There is none where the first two are exactly even, as votes may be, or the first is under `min_probability`.
     """
     given = [review for review in reviews if review.answer in names and review.distribution]
     mean = soft_label([review.distribution for review in given])
     ranked = sorted(mean, key=lambda name: (-mean[name], names.index(name)))
     label = ranked[0] if ranked else ""
-    if len(ranked) > 1 and mean[ranked[0]] - mean[ranked[1]] <= TIE:
+    even = len(ranked) > 1 and mean[ranked[0]] - mean[ranked[1]] <= TIE
+    if even or (ranked and mean[ranked[0]] < mixing(draft.context.recipe).min_probability):
         label = ""
     if decides is not None:
         label = decides.answer if decides.answer in names else ""

@@ -20,7 +20,9 @@ from schemas.recipe import Recipe
 from schemas.rows import Mix, Slot
 from schemas.tasks import GuardTask
 
-_ITEM = re.compile(r"^\s*(?:(?:example|text|utterance|sentence)\s*)?[(\[]?(\d{1,2})\s*[.):\]]\s*(\S.*)$", re.IGNORECASE)
+_ITEM = re.compile(
+    r"^\s*(?:(?:example|text|utterance|sentence)\s*)?[(\[]?(\d{1,2})\s*[.):\]](?!\d)\s*(\S.*)$", re.IGNORECASE
+)
 _SHARES = re.compile(r"\s*[(\[][^()\[\]]*\d{1,3}\s?%[^()\[\]]*[)\]]\s*$")
 _WORDS = re.compile(r"[^\W_]+")
 ECHO_WORDS = 7
@@ -47,14 +49,13 @@ async def write_mix(ask: Ask, recipe: Recipe, model: ModelSpec, slot: Slot, *, c
     """Up to `count` texts of the slot's mix, in the order in which they were written. Raises CallFailed."""
     request = mix_request(recipe, model, slot, count=count, sample=sample)
     reply = await ask(request)
-    begun = reply.text if _ITEM.match(reply.text.lstrip().partition("\n")[0]) else f"1. {reply.text.lstrip()}"
     known = [seed.text for seed in slot.exemplars]
     if _echoes(reply.text, request, known):
         return Mixed((), reply.key, echo=True)
     refusal = refusal_of(reply.text)
     if refusal:
         return Mixed((), reply.key, refusal=refusal)
-    texts = texts_in(begun, known, cut=reply.finish_reason == "length")
+    texts = texts_in(_numbered(reply.text, model), known, cut=reply.finish_reason == "length")
     return Mixed(texts[:count], reply.key)
 
 
@@ -67,7 +68,8 @@ def mix_request(recipe: Recipe, model: ModelSpec, slot: Slot, *, count: int, sam
     own = [seed.text for seed in slot.exemplars if seed.label == slot.label]
     return request_for(
         "mix", recipe=recipe, model=model, role="generator", purpose="generate.mix", seed=slot.seed, sample=sample,
-        stop=("\n\n", f"\n{len(own) + count + 1}."), own=own, noun=noun_of(recipe), language=recipe.task.language, count=count,
+        stop=("\n\n", f"\n{len(own) + count + 1}."), own=own, noun=noun_of(recipe), count=count,
+        language=recipe.task.language,
         kinds=_kinds(recipe, slot, mix), shown=bool(slot.exemplars), share=share, rest=rest, seed_class=slot.label,
         partner=mix.partner, about=label_of(recipe, slot.label).description or slot.label,
         partner_about=label_of(recipe, mix.partner).description or mix.partner,
@@ -76,17 +78,30 @@ def mix_request(recipe: Recipe, model: ModelSpec, slot: Slot, *, count: int, sam
 
 def texts_in(reply: str, known: list[str], *, cut: bool = False) -> tuple[str, ...]:
     """The distinct texts of a numbered list; `known` texts do not count, nor a last item that was cut off."""
-    seen = {_folded(text) for text in known}
+    seen = {folded(text) for text in known}
     items = [found[2] for line in reply.splitlines() if (found := _ITEM.match(line))]
     if cut and len(items) > 1:
         items.pop()
     texts: list[str] = []
     for item in items:
         text = cleaned(_SHARES.sub("", cleaned(item)))
-        if text and _folded(text) not in seen:
-            seen.add(_folded(text))
+        if text and folded(text) not in seen:
+            seen.add(folded(text))
             texts.append(text)
     return tuple(texts)
+
+
+def _numbered(said: str, model: ModelSpec) -> str:
+    """A reply as a whole list: the prompt ends on the first number, so its first line may be an item without one.
+
+    A chat model may announce its list instead: such a line is no text.
+    """
+    said = said.lstrip()
+    first, _, rest = said.partition("\n")
+    if _ITEM.match(first):
+        return said
+    begins = any(found[1] == "1" for line in rest.splitlines() if (found := _ITEM.match(line)))
+    return rest if model.style == "chat" and (begins or first.rstrip(" *").endswith(":")) else f"1. {said}"
 
 
 async def write_message(
@@ -140,7 +155,8 @@ def _kinds(recipe: Recipe, slot: Slot, mix: Mix) -> list[dict[str, object]]:
     ]
 
 
-def _folded(text: str) -> str:
+def folded(text: str) -> str:
+    """The words of a text alone: texts that fold alike are the same text."""
     return " ".join(_WORDS.findall(text.casefold()))
 
 
@@ -152,8 +168,8 @@ def _runs(text: str) -> set[tuple[str, ...]]:
 def _echoes(reply: str, request: CallRequest, known: list[str]) -> bool:
     """Whether any line repeats a piece of what we asked for; the examples themselves do not count."""
     asked = request.prompt or request.messages[-1].content
-    own, examples = set[tuple[str, ...]](), {_folded(text) for text in known}
+    own, examples = set[tuple[str, ...]](), {folded(text) for text in known}
     for line in asked.splitlines():
-        if _folded(cleaned(line)) not in examples:
+        if folded(cleaned(line)) not in examples:
             own |= _runs(line)
     return any(_runs(line) & own for line in reply.splitlines())

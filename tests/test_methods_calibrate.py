@@ -1,0 +1,151 @@
+"""Judges are tried before the shards: who is measured, who votes, and who cannot judge at all."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from scripted import Models, Said
+
+from agents.methods import Context, Drawn, Place, method_of
+from agents.methods.calibrate import Tried, calibrate_judges, judges, may_vote
+from schemas.calls import CallRequest
+from schemas.errors import BudgetExhausted, CallFailed, GraftError
+from schemas.recipe import Recipe
+from schemas.rows import Seed
+
+LABELS = [{"name": "apple", "description": "a fruit"}, {"name": "brick", "description": "a stone"}]
+SEEDS = [Seed.of("first of apples", "apple"), Seed.of("first of bricks", "brick")]
+MIX = {"generate_mix": "1. Where is it now?\n2. It came late.\n3. May I swap it?"}
+NONE = CallFailed("no_logprobs", "m1 gives no log-probabilities")
+UNLISTED = CallFailed("no_label_tokens", "none of 20 alternatives begins a label")
+SURE = {" apple": -0.5, " brick": -2.0}
+
+
+def recipe_for(roles: dict[str, Any] | None = None, guard: bool = False, **method: Any) -> Recipe:
+    pool = [
+        {"name": n, "provider": "openai", "model": n, "base_url": "http://127.0.0.1:1/v1"} for n in ("m0", "m1", "m2")
+    ]
+    who: dict[str, Any] = {
+        "generator": {"models": ["m0"]}, "responder": {"models": ["m0"]}, "labeler": {"models": ["m1"]},
+        "guard": {"models": ["m1"]}, "reviewer": {"models": ["m1"]}, "adjudicator": {"models": ["m2"]},
+    }  # fmt: skip
+    for role, more in (roles or {}).items():
+        who[role] = {**who[role], **more}
+    task: dict[str, Any] = {"kind": "classification", "labels": LABELS}
+    if guard:
+        task = {"kind": "guard", "policy": "asks for staff prices", "safe": "asks about an order"}
+    rows = {"rows": [{"text": "What is it?", "label": "safe" if guard else "apple"}]}
+    kind = "harmaug" if guard else "promptmix"
+    return Recipe.model_validate(
+        {"name": "t", "task": task, "models": pool, "roles": who, "seeds": rows, "method": {"kind": kind, **method}}
+    )
+
+
+def try_judges(recipe: Recipe, script: dict[str, Any], count: int = 6) -> tuple[Tried, Models]:
+    models, method = Models(**script), method_of(recipe)
+    labels = ("harmful", "safe") if recipe.task.kind == "guard" else ("apple", "brick")
+    drawn = Drawn(recipe, dict.fromkeys(labels, SEEDS))
+    slots = [method.make_slot(Place("r", 0, 0, n // 2, labels[n % 2]), drawn) for n in range(count)]
+    context = Context(recipe=recipe, seeds=SEEDS, ask=models.ask)
+    return asyncio.run(calibrate_judges(method, context, slots)), models
+
+
+def test_the_batch_is_what_first_calls_write_and_means_are_taken_over_it() -> None:
+    def judge(request: CallRequest) -> Said:
+        late = "late" in request.messages[-1].content
+        return {" apple": -1.0 if late else -2.0, " brick": -3.0}
+
+    found, models = try_judges(recipe_for(), {**MIX, "labeler_label": judge})
+    assert found.by_name == frozenset()
+    assert found.means == {"m1": pytest.approx({"apple": -(2 + 1 + 2) / 3, "brick": -3.0})}
+    assert models.count == {"generate.mix": 2, "labeler.label": 3}, "the texts of a call are calibrated on apart"
+
+
+def test_without_calibration_one_question_learns_whether_a_judge_can() -> None:
+    found, models = try_judges(recipe_for({"labeler": {"calibration": "none"}}), {"labeler_label": SURE})
+    assert found == Tried() and models.count == {"labeler.label": 1}
+
+
+def test_content_free_means_come_from_texts_that_say_nothing() -> None:
+    found, models = try_judges(recipe_for({"labeler": {"calibration": "content_free"}}), {"labeler_label": SURE})
+    assert found.means == {"m1": pytest.approx({"apple": -0.5, "brick": -2.0})}
+    assert "generate.mix" not in models.count and models.count["labeler.label"] == 4
+
+
+def test_texts_that_could_not_be_written_are_left_out() -> None:
+    found, models = try_judges(recipe_for(), {"generate_mix": CallFailed("timeout", "late"), "labeler_label": SURE})
+    assert found == Tried() and models.count["labeler.label"] == 1
+
+
+@pytest.mark.parametrize("calibration", ["batch", "none", "content_free"])
+def test_a_labeler_without_logprobs_votes(calibration: str) -> None:
+    found, _ = try_judges(recipe_for({"labeler": {"calibration": calibration}}), {**MIX, "labeler_label": NONE})
+    assert found == Tried({}, frozenset({"m1"}))
+
+
+def test_a_guard_without_logprobs_votes() -> None:
+    found, _ = try_judges(recipe_for(guard=True), {"guard_label": NONE})
+    assert found.by_name == frozenset({"m1"})
+
+
+@pytest.mark.parametrize("role", ["labeler", "guard"])
+def test_a_teacher_that_lists_no_label_is_an_error_with_a_fix(role: str) -> None:
+    with pytest.raises(GraftError) as caught:
+        try_judges(recipe_for(guard=role == "guard"), {**MIX, f"{role}_label": UNLISTED})
+    error = caught.value
+    assert error.where == f"roles.{role}" and "'m1'" in error.what and "begins a label" in error.what
+    assert f"roles.{role}.answer: name" in error.fix and "top_logprobs" in error.fix
+
+
+def test_a_reviewer_that_must_score_may_not_vote() -> None:
+    recipe = recipe_for({"reviewer": {"answer": "logprobs"}}, review={"reviewers": 1})
+    with pytest.raises(GraftError) as caught:
+        try_judges(recipe, {**MIX, "labeler_label": SURE, "reviewer_label": NONE})
+    assert caught.value.where in ("roles.reviewer", "roles.labeler")
+    other = recipe_for({"labeler": {"models": ["m0"]}, "reviewer": {"answer": "logprobs"}}, review={"reviewers": 1})
+    with pytest.raises(GraftError) as caught:
+        try_judges(other, {**MIX, "labeler_label": SURE, "reviewer_label": NONE})
+    assert caught.value.where == "roles.reviewer" and "roles.reviewer.answer: scores" in caught.value.fix
+
+
+def test_a_panel_that_relabels_is_tried_and_may_vote() -> None:
+    recipe = recipe_for(relabel="panel")
+    assert {name: judge.role for name, judge in judges(recipe, method_of(recipe).roles(recipe)).items()} == {
+        "m1": "reviewer", "m2": "adjudicator",
+    }  # fmt: skip
+    script: dict[str, Any] = {**MIX, "reviewer_label": NONE, "adjudicator_label": SURE}
+    found, _ = try_judges(recipe, script)
+    assert found.by_name == frozenset({"m1"}) and set(found.means) == {"m2"}
+    with pytest.raises(GraftError) as caught:
+        try_judges(recipe, {**script, "reviewer_label": UNLISTED})
+    assert "roles.reviewer.answer: name" in caught.value.fix
+
+
+def test_a_panel_that_relabels_and_scores_may_vote_as_well() -> None:
+    recipe = recipe_for(relabel="panel", review={"reviewers": 1})
+    assert may_vote(recipe, "reviewer") and may_vote(recipe, "adjudicator")
+
+
+def test_an_adjudicator_of_unlabelled_texts_is_tried() -> None:
+    recipe = recipe_for(no_label="adjudicate")
+    script: dict[str, Any] = {**MIX, "labeler_label": SURE, "adjudicator_label": NONE}
+    found, _ = try_judges(recipe, script)
+    assert found.by_name == frozenset({"m2"}) and set(found.means) == {"m1"}
+
+
+def test_who_names_labels_or_scores_is_not_tried() -> None:
+    named = recipe_for({"labeler": {"answer": "name"}})
+    assert judges(named, method_of(named).roles(named)) == {}
+    scored = recipe_for(relabel="off", review={"reviewers": 1})
+    assert judges(scored, method_of(scored).roles(scored)) == {}
+    llama = recipe_for({"guard": {"template": "llama-guard-3"}}, guard=True)
+    assert judges(llama, method_of(llama).roles(llama)) == {}
+
+
+def test_an_exhausted_budget_ends_the_trial() -> None:
+    with pytest.raises(BudgetExhausted):
+        try_judges(recipe_for(), {"generate_mix": BudgetExhausted("no money"), "labeler_label": SURE})
+    with pytest.raises(BudgetExhausted):
+        try_judges(recipe_for(), {**MIX, "labeler_label": BudgetExhausted("no money")})
