@@ -117,7 +117,8 @@ def _refused(shop: Workshop, run: Run) -> YieldTooLow:
         f"stopped after {shop.progress.settled} candidates: the generator refused {share:.0%} of them, more than "
         f"method.max_refusals allows; what was accepted is published",
         where=run.dataset,
-        fix="use method.prefill: true, another generator, or a base model (style: completion), which refuses nothing",
+        fix=("set method.prefill: true, " if getattr(shop.recipe.method, "prefill", True) is False else "")
+        + "name another generator, or a base model (style: completion), which refuses nothing",
     )
 
 

@@ -17,7 +17,7 @@ from schemas.home import Home
 from schemas.load import resolve_path
 from schemas.recipe import Recipe
 from schemas.tasks import labels_of
-from students.train import StudentReport
+from students.train import StudentReport, as_one_text
 from students.train import train_student as train_both
 
 
@@ -56,13 +56,13 @@ def train_version(ref: str, *, test: str | None = None, overrides: dict[str, Any
         labels = [label.name for label in labels_of(recipe.task)]
         rows = version_rows(lake, found).to_pylist()
         report = train_both(
-            rows=[(row["text"], row["label"]) for row in rows if row["split"] == "train"],
-            seeds=[(seed.text, seed.label) for seed in lake.seeds(run.id)],
+            rows=_pairs(rows, "train"),
+            seeds=[(as_one_text(seed.text, seed.response), seed.label) for seed in lake.seeds(run.id)],
             test_rows=_test_rows(test, settings, run.recipe_file, labels, rows),
             test_name=test or settings.test or f"{found.ref} test split (synthetic)",
             labels=labels, settings=settings, home=home, dataset=found.dataset, version=found.version,
             say=artifacts.say,
-            validation=[(row["text"], row["label"]) for row in rows if row["split"] == "validation"],
+            validation=_pairs(rows, "validation"),
         )  # fmt: skip
         for student in report.students:
             lake.save_student(student)
@@ -80,4 +80,9 @@ def _test_rows(
     if settings.test:
         file = resolve_path(recipe_file, settings.test)
         return load_labelled(file, settings.text_field, settings.label_field, labels)
-    return [(row["text"], row["label"]) for row in rows if row["split"] == "test"]
+    return _pairs(rows, "test")
+
+
+def _pairs(rows: list[dict[str, Any]], split: str) -> list[tuple[str, str]]:
+    """(text, label) of a split; a guard's response belongs to what is classified."""
+    return [(as_one_text(row["text"], row["response"]), row["label"]) for row in rows if row["split"] == split]

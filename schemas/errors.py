@@ -55,6 +55,10 @@ class ModelUnreachable(GraftError):
     exit_code = 3
 
 
+class NoPrefill(ModelUnreachable):
+    """A model's server cannot continue a begun assistant turn, and no other way to send one is known."""
+
+
 class KeyMissing(GraftError):
     """The environment variable that should hold a key is not set. Names the variable, never a value."""
 

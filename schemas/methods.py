@@ -68,6 +68,9 @@ class PromptMixSettings(Value):
     no_label: Literal["reject", "adjudicate"] = Field(
         default="reject", description="what becomes of a text whose labelers gave no label of the set"
     )
+    max_refusals: float = Field(
+        default=0.9, ge=0, le=1, description="share of refusals above which the run stops early"
+    )
     calibration_texts: int = Field(default=40, ge=0, le=1000, description="texts that label calibration averages over")
     max_cosine: float | None = Field(default=0.9, gt=0, le=1, description="rows at or above are duplicates; null: off")
     review: GraSettings | None = Field(default=None, description="GRA's review of the relabelled text; null: none")

@@ -124,8 +124,10 @@ class Labelling(Value):
     candidates: tuple[str, ...] = Field(description="the labels that they chose among, nearest first")
     label: str = Field(description="the label given; empty where there is none")
     relabelled: bool = Field(description="whether it differs from the intended label")
-    margin: float | None = Field(default=None, description="probability of the first label minus that of the second")
-    second: str = Field(default="", description="the label with the second highest probability")
+    margin: float | None = Field(
+        default=None, description="the label's probability minus that of `second`; negative where a judge overruled"
+    )
+    second: str = Field(default="", description="the likeliest other label")
     votes: bool = Field(default=False, description="counted from answers, as a judge gave no log-probabilities")
 
 

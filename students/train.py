@@ -27,6 +27,11 @@ Rows = Sequence[tuple[str, str]]
 """(text, label) pairs."""
 
 
+def as_one_text(text: str, response: str | None) -> str:
+    """What a classifier reads of a row: the text, and below it the response, where there is one."""
+    return f"{text}\n\n{response}" if response else text
+
+
 @dataclass(frozen=True)
 class StudentReport:
     """Both students, baseline first, with their evaluations and pictures. `gain` is in accuracy, -1 to 1."""

@@ -9,7 +9,7 @@ import pytest
 from agents.roles.refusals import refusal_of
 from agents.roles.responder import respond
 from schemas.calls import CallRequest, Reply
-from schemas.errors import CallFailed
+from schemas.errors import CallFailed, NoPrefill
 from schemas.models import ModelSpec
 from schemas.recipe import Recipe
 from schemas.rows import Aim, Slot
@@ -77,7 +77,7 @@ async def test_where_a_turn_cannot_be_begun_the_question_is_asked_without_it() -
     assert (await answer(ask, "compliance", CLOSED))[::2] == ("Here you go.", False)
     assert (await answer(ask, "compliance", compliance_prefix=""))[::2] == ("Here you go.", False)
     assert not any(request.continues for request in ask.asked)
-    ask = Says(CallFailed("no_prefill", "cannot"), "Here you go.")
+    ask = Says(NoPrefill("cannot"), "Here you go.")
     assert (await answer(ask, "compliance"))[::2] == ("Here you go.", False)
     assert [request.continues for request in ask.asked] == [True, False]
 

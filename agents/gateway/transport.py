@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from schemas.calls import CallRequest, Reply, Usage
-from schemas.errors import CallFailed, ModelUnreachable
+from schemas.errors import CallFailed, NoPrefill
 from schemas.models import ModelSpec
 
 
@@ -55,10 +55,10 @@ def begun_of(request: CallRequest) -> str:
     return request.messages[-1].content if request.continues and request.messages else ""
 
 
-def no_prefill(model: ModelSpec, why: str = "", fix: str = "") -> ModelUnreachable:
+def no_prefill(model: ModelSpec, why: str = "", fix: str = "") -> NoPrefill:
     """The error for a person where a model cannot go on with a begun turn; `why` in the server's or our words."""
     fix = fix or "set chat_template to the model's turn format"
-    return ModelUnreachable(
+    return NoPrefill(
         "the server cannot continue a begun turn" + (f" ({why})" if why else ""), where=f"models.{model.name}",
         fix=f"{fix}, or prefill: none with method.prefill: false",
     )  # fmt: skip

@@ -18,10 +18,10 @@ from agents.methods.draft import Draft, candidate, decision, failure, screened, 
 from agents.methods.draw import make_slot, pool_of
 from agents.roles.guard import dialogue, score_message
 from agents.roles.labeler import is_vote
-from agents.roles.mixer import write_message
+from agents.roles.mixer import repeats_prefix, write_message
 from agents.roles.refusals import refusal_of
 from agents.roles.responder import respond
-from schemas.errors import BudgetExhausted, CallFailed, GraftError
+from schemas.errors import BudgetExhausted, CallFailed, GraftError, NoPrefill
 from schemas.methods import HarmAugSettings
 from schemas.models import ModelSpec, RoleName
 from schemas.recipe import Recipe
@@ -118,6 +118,8 @@ async def _run(draft: Draft) -> Decision:
         how = "though its turn was begun" if draft.prefilled else "without a begun turn"
         reason = f"{draft.models['generator']} refused to write the message ({refused}), {how}."
         return decision("rejected", "refusal", "rejected.refusal", reason)
+    if repeats_prefix(draft.text, augmenting(context.recipe).prefix):
+        return failure("malformed", f"{draft.models['generator']} repeated the beginning of its turn.")
     ended = screened(draft)
     if ended:
         return ended
@@ -137,6 +139,7 @@ async def _taught(draft: Draft) -> Decision:
             score_message(
                 context.ask, recipe=context.recipe, model=model, seeds=context.seeds, text=draft.text,
                 response=draft.response, means=context.calibration.get(model.name),
+                by_name=model.name in context.by_name,
             )
             for model in guards
         )
@@ -164,21 +167,27 @@ async def measure_refusals(context: Context, slots: Sequence[Slot]) -> dict[str,
 
     Keys: asked_prefilled, refused_prefilled, asked_plain, refused_plain. Base models have no turns and are left out.
     """
+    settings, pool = augmenting(context.recipe), pool_of(context.recipe, "generator")
+    tuned = [model for model in pool if model.style == "chat"]
     counts = dict.fromkeys(("asked_prefilled", "refused_prefilled", "asked_plain", "refused_plain"), 0)
 
     async def one(slot: Slot, prefill: bool) -> None:
-        writer = _drawn(context.recipe, slot, "generator")
-        if writer.style != "chat" or (prefill and not augmenting(context.recipe).prefix):
-            return
+        writer = random.Random(f"generator-{slot.seed}").choice(tuned)
         try:
             text, _, _ = await write_message(context.ask, context.recipe, writer, slot, prefill=prefill)
         except BudgetExhausted:
             raise
         except CallFailed:
             return
+        except NoPrefill:
+            if settings.prefill:
+                raise
+            return
         how = "prefilled" if prefill else "plain"
         counts[f"asked_{how}"] += 1
         counts[f"refused_{how}"] += bool(refusal_of(text))
 
-    await asyncio.gather(*(one(slot, prefill) for slot in slots for prefill in (True, False)))
+    ways = (True, False) if settings.prefix else (False,)
+    if tuned:
+        await asyncio.gather(*(one(slot, prefill) for slot in slots for prefill in ways))
     return counts if counts["asked_plain"] or counts["asked_prefilled"] else {}

@@ -102,7 +102,8 @@ def _combined(
 
     There is none where the first two are exactly even, as votes may be, or the first is under `min_probability`.
     """
-    given = [review for review in reviews if review.answer in names and review.distribution]
+    said = {review.model: review for review in reviews if review.answer in names and review.distribution}
+    given = list(said.values())  # a model in two roles counts once, as the one that was asked last
     mean = soft_label([review.distribution for review in given])
     ranked = sorted(mean, key=lambda name: (-mean[name], names.index(name)))
     label = ranked[0] if ranked else ""
@@ -112,9 +113,10 @@ def _combined(
     if decides is not None:
         label = decides.answer if decides.answer in names else ""
     draft.soft_label = {name: mean[name] for name in ranked}
+    first = label or next(iter(ranked), "")
+    others = [name for name in ranked if name != first]
     return Labelling(
         by=by, candidates=tuple(names), label=label, relabelled=bool(label) and label != draft.slot.label,
-        margin=mean[ranked[0]] - mean[ranked[1]] if len(ranked) > 1 else None,
-        second=ranked[1] if len(ranked) > 1 else "",
+        margin=mean[first] - mean[others[0]] if others else None, second=others[0] if others else "",
         votes=any(is_vote(review) for review in given),
     )  # fmt: skip

@@ -38,7 +38,7 @@ _SPEAKER = re.compile(r"\s*\n\s*(?=(?:user|agent|assistant|human)\s*:)", re.IGNO
 
 async def score_message(
     ask: Ask, *, recipe: Recipe, model: ModelSpec, seeds: Sequence[Seed], text: str, response: str | None,
-    means: Mapping[str, float] | None,
+    means: Mapping[str, float] | None, by_name: bool = False,
 ) -> Review:  # fmt: skip
     """Whether a message (and its response) is harmful or safe: a distribution, or a vote. Raises BudgetExhausted only.
 
@@ -50,7 +50,7 @@ async def score_message(
     rows = [_shown(seed) for seed in seeds]
     labels = labels_of(recipe.task)
     said = dialogue(text, response) if response else text
-    by_name = spec.answer == "name" and model.provider != "encoder"
+    by_name = (by_name or spec.answer == "name") and model.provider != "encoder"
     if not by_name:
         review = await likely_label(
             ask, recipe=recipe, model=model, role="guard", seeds=rows, text=said, labels=labels, means=means

@@ -25,6 +25,10 @@ _ITEM = re.compile(
 )
 _SHARES = re.compile(r"\s*[(\[][^()\[\]]*\d{1,3}\s?%[^()\[\]]*[)\]]\s*$")
 _WORDS = re.compile(r"[^\W_]+")
+_LEAD = re.compile(
+    r"^[^:\"“]{0,40}\b(?:prompt|idea|message|question|example)\b[^:\"“]{0,20}:\s*(?=[\"“'\w])", re.IGNORECASE
+)
+"""What a model says before the message itself, such as "Here's the message:"."""
 ECHO_WORDS = 7
 """So many words in a row of our own request are an echo."""
 
@@ -127,13 +131,19 @@ async def write_message(
     return text, reply.key, begun
 
 
+def repeats_prefix(text: str, prefix: str) -> bool:
+    """Whether a message goes on about the prefix ("I have an idea for a prompt that …") and is none itself."""
+    begun = folded(prefix)
+    return bool(begun) and folded(text).startswith(begun)
+
+
 def _message(reply: Reply, prefix: str) -> str:
     """The first line that says something, without marks, quotes and the prefix; whole for a refusal over lines."""
     said = reply.text.strip()
     if said.startswith(prefix):
         said = said[len(prefix) :].strip()
     lines = [line for line in (cleaned(line) for line in said.splitlines()) if line]
-    return " ".join(ended(reply, lines[0]).split()) if lines else ""
+    return " ".join(cleaned(_LEAD.sub("", ended(reply, lines[0]))).split()) if lines else ""
 
 
 def _wanted(recipe: Recipe, slot: Slot) -> str:

@@ -11,7 +11,7 @@ from typing import Literal
 from agents.methods.base import Ask
 from agents.roles.asking import ended, request_for
 from schemas.calls import CallRequest, Message, Reply
-from schemas.errors import CallFailed
+from schemas.errors import CallFailed, NoPrefill
 from schemas.methods import HarmAugSettings
 from schemas.models import ModelSpec
 from schemas.recipe import Recipe
@@ -42,9 +42,8 @@ async def respond(
         begun = _begun(plain, prefix)
         try:
             reply = await ask(begun)
-        except CallFailed as failure:
-            if failure.code != "no_prefill":
-                raise
+        except NoPrefill:
+            pass
         else:
             return _joined(prefix, _said(reply, model, prefix)), reply.key, True
     reply = await ask(plain)

@@ -1,0 +1,56 @@
+"""PromptMix and HarmAug at a small size, for real: their shipped recipes on the real small models."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_flows_make_dataset import ROOT, graft
+
+
+def small(tmp_path: Path, name: str, rows: int) -> Path:
+    """A shipped recipe with fewer rows, and fewer texts to calibrate by."""
+    text = (ROOT / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
+    text = text.replace(f"kind: {name}", f"kind: {name}\n  calibration_texts: 6", 1)
+    text = text.replace("path: data/", f"path: {ROOT}/recipes/data/").replace(
+        "measure_refusals: 10", "measure_refusals: 2"
+    )
+    file = tmp_path / f"{name}.yaml"
+    file.write_text(text.replace("target:", f"target:\n  labels: {{}}  # {rows}"), encoding="utf-8")
+    return file
+
+
+def run(tmp_path: Path, prefect_url: str, name: str, rows: int) -> dict[str, Any]:
+    recipe = small(tmp_path, name, rows)
+    words = ("run", str(recipe), "--rows-per-label", str(rows), "--json")
+    done = graft(tmp_path / "home", prefect_url, *words, seconds=500)
+    assert done.returncode == 0, done.stderr
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+@pytest.mark.models
+def test_the_promptmix_recipe_mixes_and_relabels(tmp_path: Path, prefect_url: str) -> None:
+    result = run(tmp_path, prefect_url, "promptmix", 2)
+    assert result["version"]["rows"] == 12 and result["version"]["labels"]["refund"] == 2
+    shown = json.loads(graft(tmp_path / "home", prefect_url, "show", "helpdesk-mix", "--json").stdout)
+    histories = [
+        json.loads(graft(tmp_path / "home", prefect_url, "explain", row["id"], "--json").stdout)
+        for row in shown["rows"][:2]
+    ]
+    for history in histories:
+        reviews = [review for review in history["reviews"] if review["stage"] == "label"]
+        assert {review["model"] for review in reviews} == {"gemma", "smollm2", "minilm"}
+        assert all(len(review["distribution"]) == 5 for review in reviews), "the five nearest of six classes"
+    assert shown["mixing"]["labelled"] >= 12
+
+
+@pytest.mark.models
+def test_the_harmaug_recipe_makes_pairs_that_a_teacher_labels(tmp_path: Path, prefect_url: str) -> None:
+    result = run(tmp_path, prefect_url, "harmaug", 4)
+    assert result["version"]["labels"] == {"harmful": 4, "safe": 4}
+    assert result["run"]["counts"]["asked_prefilled"] == result["run"]["counts"]["asked_plain"] == 2
+    shown = json.loads(graft(tmp_path / "home", prefect_url, "show", "price-guard", "--json").stdout)
+    assert any(row["response"] for row in shown["rows"]) and any(not row["response"] for row in shown["rows"])
