@@ -86,6 +86,7 @@ def show(
     """
     from cli.show import as_json, console, table
     from data.lake import Lake
+    from data.mixing import as_dict, method_report
     from data.versions import rows as version_rows
     from data.versions import version
     from schemas.home import Home
@@ -96,8 +97,9 @@ def show(
             records = _rejected(lake, found.run_id, restricted)
         else:
             records = [_shown(row, restricted) for row in version_rows(lake, found).to_pylist()]
+        report = method_report(lake, found.run_id)
     if json:
-        as_json({"version": found.model_dump(mode="json"), "rows": records})
+        as_json({"version": found.model_dump(mode="json"), "rows": records, **as_dict(report)})
         return
     if rejected:
         view = [[r["code"], r["rows"], r["example"]] for r in records]

@@ -9,6 +9,10 @@ from schemas.home import Home
 SENTENCES = {
     "accepted.agreed": "the reviewers agreed that it fits",
     "accepted.adjudicated": "the reviewers disagreed and the adjudicator accepted it",
+    "accepted.labelled": "judges that were not told the intended label gave it one",
+    "rejected.no_label": "judges gave it no label of the set",
+    "rejected.refusal": "the generator refused to write it",
+    "failed.few_texts": "the generator's list held no text for it",
     "rejected.low_mean": "the reviewers' mean score was under tau",
     "rejected.adjudicated": "the reviewers disagreed and the adjudicator refused it",
     "rejected.flag": "a reviewer flagged the instruction as unreasonable, incomplete or unclear",
@@ -25,6 +29,8 @@ def run_page(
     parts = [f"# {run['dataset']}", _made(run, version, bool(result.get("repeated")))]
     if result.get("funnel"):
         parts += ["## What became of the candidates", _funnel(result["funnel"])]
+    if result.get("method"):
+        parts += ["## What the labels turned out to be", result["method"]]
     parts += ["## What it took", _cost(run)]
     if trained:
         parts += ["## The student", "```\n" + trained["text"] + "\n```"]

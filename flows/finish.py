@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 from data.card import render_card
+from data.mixing import GuardReport, MixReport, method_report, told
 from data.splits import assign_splits
 from data.versions import publish
 from flows import artifacts, rounds
@@ -40,9 +41,11 @@ async def finish(shop: Workshop, run: Run, kept: list[Candidate], surplus: int, 
     )
     funnel = rounds.funnel(shop.lake, run.id)
     published = None
+    shop.lake.save_run(run)  # its counts are part of the method's report
+    report = method_report(shop.lake, run.id)
     if kept:
         say("publishing")
-        published = await _publish(shop, run, kept, funnel)
+        published = await _publish(shop, run, kept, funnel, report)
         run = run.model_copy(update={"version": published.version})
     shop.lake.save_run(run)
     await artifacts.leave(run.dataset, published.card if published else _nothing(run), funnel)
@@ -54,11 +57,18 @@ async def finish(shop: Workshop, run: Run, kept: list[Candidate], surplus: int, 
         "run": run.model_dump(mode="json"),
         "version": published.model_dump(mode="json") if published else None,
         "funnel": funnel,
+        "method": told(report) if report else "",
         "repeated": False,
     }
 
 
-async def _publish(shop: Workshop, run: Run, kept: list[Candidate], funnel: list[dict[str, Any]]) -> DatasetVersion:
+async def _publish(
+    shop: Workshop,
+    run: Run,
+    kept: list[Candidate],
+    funnel: list[dict[str, Any]],
+    report: MixReport | GuardReport | None,
+) -> DatasetVersion:
     embed = await asyncio.to_thread(find_embed, lambda text: None)
     groups = await split_clusters(kept, embed)
     splits = assign_splits([(c.id, c.text, c.label, groups[c.id]) for c in kept], shop.recipe.splits, shop.recipe.seed)
@@ -69,8 +79,9 @@ async def _publish(shop: Workshop, run: Run, kept: list[Candidate], funnel: list
     reasons = [(row["status"], row["code"], row["rows"]) for row in funnel]
     generators = {model.name for model in shop.recipe.models_for("generator")}
     card = render_card(
-        run=run, recipe=shop.recipe, rows=rows, seeds=len(shop.seeds), reasons=reasons, generators=generators
-    )
+        run=run, recipe=shop.recipe, rows=rows, seeds=len(shop.seeds), reasons=reasons, generators=generators,
+        method=report,
+    )  # fmt: skip
     return publish(
         shop.lake, run=run, rows=rows, models=dict(models_with_licences(shop.recipe)), seeds=len(shop.seeds),
         card=card, partial=run.status == "partial",

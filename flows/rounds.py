@@ -10,6 +10,7 @@ from agents.methods.calibrate import calibrate_judges, judges
 from agents.methods.harmaug import measure_refusals, variants
 from agents.roles.summariser import prepare_seeds, summarise
 from data.lake import Lake
+from data.mixing import method_report, told
 from data.versions import version as find_version
 from flows.plan import ShardSpec, plan_shards
 from flows.workshop import CallRecorder, Workshop
@@ -37,6 +38,7 @@ def already_done(lake: Lake, run_id: str) -> dict[str, Any] | None:
         "run": run.model_dump(mode="json"),
         "version": published.model_dump(mode="json"),
         "funnel": funnel(lake, run_id),
+        "method": told(report) if (report := method_report(lake, run_id)) else "",
         "repeated": True,
     }
 

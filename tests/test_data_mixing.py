@@ -1,0 +1,112 @@
+"""The figures of a PromptMix or HarmAug run, against numbers counted by hand, on a real lake."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from data.card import render_card
+from data.lake import Lake
+from data.mixing import as_dict, guard_report, method_report, mix_report, tables, told
+from schemas.base import utc_now
+from schemas.datasets import Run
+from schemas.home import Home
+from schemas.recipe import Recipe
+from schemas.rows import Aim, Candidate, Decision, Labelling, Mix, Side, Slot, Variant
+
+DONE = Decision(status="accepted", route="labelled", code="accepted.labelled", reason="labelled")
+RUN = Run(
+    id="r", dataset="d", recipe={}, status="finished", started_at=utc_now(), code_version="1",
+    counts={"opened": 9, "asked_prefilled": 20, "refused_prefilled": 1, "asked_plain": 20, "refused_plain": 15},
+)  # fmt: skip
+
+
+@pytest.fixture
+def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lake]:
+    monkeypatch.setenv("GRAFT_HOME", str(tmp_path))
+    with Lake.open(Home.find()) as opened:
+        opened.save_run(RUN)
+        yield opened
+
+
+def mixed(index: int, alpha: float, label: str | None, second: str = "", margin: float = 0.5) -> Candidate:
+    """A text of class a, mixed with b; `label` None: it never came to a labeler."""
+    slot = Slot(
+        id=f"s{index}", run_id="r", shard=0, round=0, index=index, label="a", seed=1,
+        mix=Mix(partner="b", alpha=alpha, classes=("a", "b", "c")),
+    )  # fmt: skip
+    labelling = None if label is None else Labelling(
+        by="labeler", candidates=("a", "b", "c"), label=label, relabelled=label not in ("", "a"), margin=margin,
+        second=second,
+    )  # fmt: skip
+    return Candidate(
+        id=f"c{index}", slot=slot, text="t", label=label or "a", intended_label="a", decision=DONE, labelling=labelling
+    )  # fmt: skip
+
+
+def test_agreement_relabelling_and_closeness_are_counted(lake: Lake) -> None:
+    lake.commit("r", "b", [
+        mixed(0, 0.75, "a", "b", 0.1), mixed(1, 0.75, "b", "a", 0.19), mixed(2, 0.75, "c", "a", 0.05),
+        mixed(3, 0.75, ""), mixed(4, 0.9, "a", "c", 0.6), mixed(5, 0.9, None),
+    ], [])  # fmt: skip
+    report = mix_report(lake, "r")
+    assert report is not None
+    one = report.all
+    assert (one.judged, one.labelled, one.agreed, one.to_partner, one.to_others) == (5, 4, 2, 1, 1)
+    assert (one.agreement, one.relabelled) == (0.5, 0.5)
+    assert (one.near, one.near_pair) == (3, 2), "margin under 0.2; and between a and b"
+    assert [(row.name, row.judged, row.agreement) for row in report.by_alpha] == [("0.75", 4, 1 / 3), ("0.90", 1, 1.0)]
+    assert [(row.name, row.judged) for row in report.by_pair] == [("a + b", 5)]
+    assert guard_report(lake, "r") is None
+    assert as_dict(report)["mixing"]["relabel_rate"] == 0.5
+    assert "4 of 5 texts got a label; 50% kept the intended one" in told(report)
+    (_, head, rows), _ = tables(report)
+    assert len(rows) == 3 and all(len(row) == len(head) for row in rows)
+    assert rows[0] == ["0.75", "4", "33%", "33%", "33%", "25%", "100%"]
+
+
+def aimed(index: int, group: str, side: Side, variant: Variant, label: str, score: float, code: str = "") -> Candidate:
+    """A message of a guard's run; `code` where it was not accepted."""
+    slot = Slot(
+        id=f"s{index}", run_id="r", shard=0, round=0, index=index, label="harmful", seed=1, group=group,
+        aim=Aim(side=side, variant=variant),
+    )  # fmt: skip
+    ended = Decision(status="rejected", route="refusal", code=code, reason="") if code else DONE
+    return Candidate(
+        id=f"c{index}", slot=slot, text="t", label=label, intended_label="harmful", decision=ended, prefilled=True,
+        soft_label={"harmful": score, "safe": 1 - score},
+    )  # fmt: skip
+
+
+def test_labels_by_side_and_variant_and_refusals_by_message(lake: Lake) -> None:
+    lake.commit("r", "b", [
+        aimed(0, "g0", "harmful", "empty", "harmful", 0.9), aimed(1, "g0", "harmful", "refusal", "safe", 0.3),
+        aimed(2, "g1", "harmful", "empty", "safe", 0.5), aimed(3, "g2", "borderline", "empty", "safe", 0.2),
+        aimed(4, "g3", "harmful", "empty", "harmful", 0.0, "rejected.refusal"),
+        aimed(5, "g3", "harmful", "refusal", "harmful", 0.0, "rejected.refusal"),
+    ], [])  # fmt: skip
+    report = method_report(lake, "r")
+    assert report == guard_report(lake, "r") and report is not None and mix_report(lake, "r") is None
+    got = [(row.side, row.variant, row.rows, row.harmful, row.mean_score) for row in guard_report(lake, "r").scored]  # type: ignore[union-attr]
+    assert got == [
+        ("harmful", "empty", 2, 1, 0.7), ("harmful", "refusal", 1, 0, 0.3), ("borderline", "empty", 1, 0, 0.2),
+    ]  # fmt: skip
+    assert "1 of 4 messages were refused" in told(report)
+    refusals = tables(report)[1][2]
+    assert refusals == [["with the prefix", "20", "95%", "96.81%"], ["without", "20", "25%", "13.02%"]]
+
+
+def test_the_card_holds_the_figures_and_makes_names_inert(lake: Lake) -> None:
+    one = mixed(0, 0.75, "a", "b", 0.1)
+    slot = one.slot.model_copy(update={"label": "<b>|a", "mix": Mix(partner="`x`", alpha=0.75, classes=())})
+    lake.commit("r", "b", [one.model_copy(update={"slot": slot})], [])
+    recipe = Recipe.model_validate({
+        "name": "d", "task": {"kind": "classification", "labels": [{"name": "a"}, {"name": "b"}]},
+        "seeds": {"rows": [{"text": "hello there", "label": "a"}]},
+    })  # fmt: skip
+    card = render_card(run=RUN, recipe=recipe, rows=[], seeds=1, reasons=[], method=method_report(lake, "r"))
+    assert "How the texts were mixed and relabelled" in card and "&lt;b&gt;\\|a" in card and "\\`x\\`" in card
+    without = render_card(run=RUN, recipe=recipe, rows=[], seeds=1, reasons=[], method=method_report(lake, "other"))
+    assert "mixed" not in without and "labelled" not in without
