@@ -23,6 +23,7 @@ def history_tree(history: dict[str, Any]) -> Tree:
     if history.get("response"):
         _leaf(root, "response", history["response"])
     _decision(root, history["decision"])
+    _drawn(root, history)
     _branch(root, "seeds shown", [(row["id"], row["text"]) for row in history["exemplars"]])
     _branch(root, "roles", list(history["models"].items()))
     _branch(root, "calls", [_call(call) for call in history["calls"]])
@@ -50,6 +51,30 @@ def _decision(root: Tree, decision: dict[str, Any] | None) -> None:
         _leaf(root, f"{decision['status']} ({decision['code']})", ", ".join(facts))
 
 
+def _drawn(root: Tree, history: dict[str, Any]) -> None:
+    """What was wanted of a mixed text or a guard's message, and how its label came about."""
+    slot, labelling = history.get("slot") or {}, history.get("labelling")
+    if slot.get("mix"):
+        mix = slot["mix"]
+        _leaf(
+            root,
+            "meant",
+            f"{mix['alpha']:.0%} {slot['label']}, the rest {mix['partner']}; shown: {', '.join(mix['classes'])}",
+        )
+    if slot.get("aim"):
+        begun = {True: "the generator's turn was begun", False: "no begun turn", None: ""}[history.get("prefilled")]
+        _leaf(
+            root, "meant", f"{slot['aim']['side']}, response {slot['aim']['variant']}" + (f"; {begun}" if begun else "")
+        )
+    if labelling:
+        verb = "relabelled" if labelling["relabelled"] else "label confirmed"
+        votes = ", by votes" if labelling["votes"] else ""
+        _leaf(root, f"{verb} by {labelling['by']}", f"among {', '.join(labelling['candidates'])}{votes}")
+    if history.get("soft_label"):
+        shares = sorted(history["soft_label"].items(), key=lambda item: -item[1])
+        _leaf(root, "soft label", ", ".join(f"{label} {share:.0%}" for label, share in shares[:6]))
+
+
 def _call(call: dict[str, Any]) -> tuple[str, str]:
     tokens = f"{call['prompt_tokens'] or '?'} + {call['completion_tokens'] or '?'} tokens"
     model = f"{call['model']}" + (f" rev {call['revision']}" if call["revision"] else "")
@@ -64,6 +89,8 @@ def _review(review: dict[str, Any]) -> tuple[str, str]:
     parts = [f"{name} {value:g}" for name, value in {**review["flags"], **review["scores"]}.items()]
     if review["mean"] is not None:
         parts.insert(0, f"mean {review['mean']:.2f}:")
+    if review.get("answer") and not review["distribution"]:
+        parts.append(f"answered {review['answer']!r}, no label of the set")
     if review["comment"]:
         parts.append(f"– {review['comment']}")
     return head, " ".join(parts)

@@ -14,7 +14,7 @@ from schemas.recipe import Recipe
 
 SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~$@:.=-])")
 SPLIT_ORDER: tuple[SplitName, ...] = get_args(SplitName)
-ROLES = ("generator", "reviewer", "adjudicator", "labeler", "responder", "guard")
+ROLES = ("generator", "reviewer", "adjudicator")
 
 
 def inert(text: str, limit: int = 300) -> str:
@@ -35,8 +35,11 @@ def render_card(
     reasons: Sequence[tuple[str, str, int]],
     generators: Collection[str] | None = None,
     method: MixReport | GuardReport | None = None,
+    roles: Sequence[str] = ROLES,
 ) -> str:
-    """The card in Markdown. `reasons` are (status, code, rows); `generators` the models whose words are in the rows."""
+    """The card in Markdown. `reasons` are (status, code, rows); `generators` the models whose words are in the rows,
+    `roles` those that the method uses, `method` its own figures.
+    """
     writers = set(generators) if generators is not None else {m.name for m in recipe.models_for("generator")}
     parts = [
         f"# {inert(recipe.name)}",
@@ -46,7 +49,7 @@ def render_card(
         _funnel(reasons),
         *_method(method),
         _cost(run),
-        _models(recipe, writers),
+        _models(recipe, writers, roles),
         _use(run, recipe, rows),
     ]
     return "\n\n".join(parts) + "\n"
@@ -108,8 +111,7 @@ def _cost(run: Run) -> str:
     )
 
 
-def _models(recipe: Recipe, writers: set[str]) -> str:
-    roles = ("generator", "reviewer", "adjudicator") if recipe.method.kind == "gra" else ROLES
+def _models(recipe: Recipe, writers: set[str], roles: Sequence[str]) -> str:
     body, terms = [], []
     for model in recipe.models:
         played = [role for role in roles if model in recipe.models_for(role)]

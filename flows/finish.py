@@ -77,10 +77,12 @@ async def _publish(
         for c in sorted(kept, key=lambda c: c.id)
     ]
     reasons = [(row["status"], row["code"], row["rows"]) for row in funnel]
-    generators = {model.name for model in shop.recipe.models_for("generator")}
+    roles = shop.method.roles(shop.recipe)
+    writing = [role for role in roles if role in ("generator", "responder")]
+    generators = {model.name for role in writing for model in shop.recipe.models_for(role)}
     card = render_card(
         run=run, recipe=shop.recipe, rows=rows, seeds=len(shop.seeds), reasons=reasons, generators=generators,
-        method=report,
+        method=report, roles=roles,
     )  # fmt: skip
     return publish(
         shop.lake, run=run, rows=rows, models=dict(models_with_licences(shop.recipe)), seeds=len(shop.seeds),

@@ -40,9 +40,9 @@ class Draft:
 
 
 def screened(draft: Draft) -> Decision | None:
-    """The rejection by the first gate that fails, if one does."""
+    """The rejection by the first gate that fails, if one does; what an earlier, narrower check passed is replaced."""
     results = draft.context.screen(draft.text, draft.response, draft.label)
-    draft.gates.extend(results)
+    draft.gates = list(results)
     hit = next((result for result in results if not result.passed), None)
     if hit is None:
         return None
