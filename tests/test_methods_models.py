@@ -10,20 +10,19 @@ import pytest
 from test_flows_make_dataset import ROOT, graft
 
 
-def small(tmp_path: Path, name: str, rows: int) -> Path:
-    """A shipped recipe with fewer rows, and fewer texts to calibrate by."""
+def small(tmp_path: Path, name: str) -> Path:
+    """A shipped recipe with fewer texts to calibrate by."""
     text = (ROOT / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
     text = text.replace(f"kind: {name}", f"kind: {name}\n  calibration_texts: 6", 1)
-    text = text.replace("path: data/", f"path: {ROOT}/recipes/data/").replace(
-        "measure_refusals: 10", "measure_refusals: 2"
-    )
+    for field in ("path", "test"):
+        text = text.replace(f"{field}: data/", f"{field}: {ROOT}/recipes/data/")
     file = tmp_path / f"{name}.yaml"
-    file.write_text(text.replace("target:", f"target:\n  labels: {{}}  # {rows}"), encoding="utf-8")
+    file.write_text(text.replace("measure_refusals: 10", "measure_refusals: 2"), encoding="utf-8")
     return file
 
 
 def run(tmp_path: Path, prefect_url: str, name: str, rows: int) -> dict[str, Any]:
-    recipe = small(tmp_path, name, rows)
+    recipe = small(tmp_path, name)
     words = ("run", str(recipe), "--rows-per-label", str(rows), "--json")
     done = graft(tmp_path / "home", prefect_url, *words, seconds=500)
     assert done.returncode == 0, done.stderr
