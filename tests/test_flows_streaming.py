@@ -89,6 +89,34 @@ def test_a_resumed_shard_repeats_nothing_and_ends_alike(
     assert {c.id: c.decision.code for c in stored + resumed.rows} == dict(whole.outcome())
 
 
+def relabelled(slot: Slot, rate: float) -> Candidate:
+    """Every other row of a gets the label b."""
+    made = candidate_for(slot, rate)
+    return made.model_copy(update={"label": "b", "text": slot.id}) if slot.label == "a" and slot.index % 2 else made
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 12), st.integers(0, 12), st.floats(0.2, 1.0), st.integers(0, 999), st.integers(0, 999))
+def test_a_row_counts_for_the_label_that_it_has_in_the_end(a: int, b: int, rate: float, one: int, other: int) -> None:
+    outcomes = []
+    for timing in (one, other):
+        shard = Shard(timing, rate, {"a": a, "b": b}, 400, [])
+
+        async def run_slot(slot: Slot, shard: Shard = shard) -> tuple[Candidate, tuple[()]]:
+            for _ in range(shard.random.randrange(5)):
+                await asyncio.sleep(0)
+            return relabelled(slot, rate), ()
+
+        shard.runner._run_slot, shard.runner._admit = run_slot, lambda c: ()
+        report = asyncio.run(shard.runner.run())
+        labels = [c.label for c in shard.rows if c.accepted]
+        assert report.stopped_by == "target" and labels.count("a") >= a and labels.count("b") >= b
+        if b:
+            assert report.accepted == {"a": labels.count("a"), "b": labels.count("b")}
+        outcomes.append([(c.id, c.label) for c in shard.rows])
+    assert outcomes[0] == outcomes[1]
+
+
 def test_a_shard_reaches_its_target_with_little_overshoot() -> None:
     shard = Shard(3, 0.5, {"a": 200}, 10_000, [])
     shard.admit = lambda c: ()  # type: ignore[method-assign]
