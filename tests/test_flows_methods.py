@@ -97,6 +97,36 @@ def test_promptmix_reaches_its_target_by_final_labels_and_a_rerun_calls_nobody(
     assert second["version"]["content_hash"] == first["version"]["content_hash"]
 
 
+def test_descriptions_alone_make_a_dataset_without_a_seed(tmp_path: Path, fake_llm: Any, prefect_url: str) -> None:
+    data = yaml.safe_load(MIX.format(url=fake_llm.url))
+    del data["seeds"]
+    data["method"] |= {"shots": 0, "partner": "random"}
+    recipe = tmp_path / "zero.yaml"
+    recipe.write_text(yaml.safe_dump(data), encoding="utf-8")
+    done = run_json(tmp_path / "home", prefect_url, recipe)
+    assert done["version"]["seeds"] == 0 and done["version"]["rows"] == 30
+    assert "texts got a label" in done["method"]
+
+
+def test_a_panel_relabels_and_gra_reviews_in_one_flow(tmp_path: Path, fake_llm: Any, prefect_url: str) -> None:
+    data = yaml.safe_load(MIX.format(url=fake_llm.url))
+    data["method"] |= {"relabel": "panel", "review": {"kind": "gra", "reviewers": 1, "tau": 5}}
+    data["roles"] = {
+        "generator": {"models": ["m1"]}, "reviewer": {"models": ["m2"], "answer": "logprobs"},
+        "adjudicator": {"models": ["m3"], "answer": "logprobs"},
+    }  # fmt: skip
+    recipe = tmp_path / "compound.yaml"
+    recipe.write_text(yaml.safe_dump(data), encoding="utf-8")
+    home = tmp_path / "home"
+    done = run_json(home, prefect_url, recipe)
+    assert done["version"]["labels"] == {"alpha": 10, "beta": 10, "gamma": 10}
+    row = rows_of(home, prefect_url, "mixed")[0]
+    history = json.loads(graft(home, prefect_url, "explain", row["id"], "--json").stdout)
+    assert {review["stage"] for review in history["reviews"]} >= {"label", "content"}
+    assert history["labelling"]["by"] in ("panel", "adjudicator") and history["decision"]["code"] == "accepted.agreed"
+    assert history["label"] == history["labelling"]["label"] and history["intended_label"] in ("alpha", "beta", "gamma")
+
+
 def test_harmaug_reaches_its_target_and_keeps_a_messages_rows_together(
     tmp_path: Path, fake_llm: Any, prefect_url: str
 ) -> None:
