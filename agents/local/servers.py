@@ -33,7 +33,7 @@ from schemas.models import ModelSpec
 
 READY_WITHIN_S = 120.0
 STOPPED_WITHIN_S = 10.0
-_children: dict[int, subprocess.Popen[bytes]] = {}
+_children: dict[Path, subprocess.Popen[bytes]] = {}
 """Servers that this process started: waited for when they end, so that none stays as a zombie."""
 
 
@@ -115,7 +115,7 @@ def _spawn(file: ModelFile, folder: Path, threads: int) -> None:
             env={**os.environ, "PYTHONPATH": path},
             start_new_session=True,  # Ctrl-C ends the run, which then lets go of the server in its own time
         )  # fmt: skip
-    _children[child.pid] = child
+    _children[folder] = child
     stamped = {**state, "pid": child.pid, "stamp": process_stamp(child.pid)}
     write_json(folder / "state.json", stamped)
 
@@ -164,11 +164,16 @@ def _await_end(lease: _Lease) -> None:
     """Where this was the last lease, waits until the server has ended (it sees that within half a second)."""
     until = time.monotonic() + STOPPED_WITHIN_S
     state: dict[str, Any] = read_json(lease.folder / "state.json")
-    while _alive(state) and not live_leases(lease.folder) and time.monotonic() < until:
+    child = _children.get(lease.folder)
+    while (_alive(state) or _runs(child)) and not live_leases(lease.folder) and time.monotonic() < until:
         time.sleep(0.05)
-    for pid, child in list(_children.items()):
-        if child.poll() is not None:
-            _children.pop(pid, None)
+    if child is not None and not _runs(child):
+        _children.pop(lease.folder, None)
+
+
+def _runs(child: subprocess.Popen[bytes] | None) -> bool:
+    """Whether a server that this process started is still there; one that has ended is reaped by the question."""
+    return child is not None and child.poll() is None
 
 
 def _slug(name: str) -> str:
