@@ -44,7 +44,7 @@ from schemas.recipe import Recipe  # noqa: E402
 from schemas.rows import Candidate, Seed  # noqa: E402
 
 DATA = ROOT.parent / "shared" / "data"
-SETS = {"clinc150": ("domain", "test.jsonl", 15), "banking77": ("label", "train.jsonl", 3)}
+SETS = {"clinc150": ("domain", "test.jsonl", 15), "banking77": ("label", "train.jsonl", 2)}
 """Dataset to its label's field, the file of real rows that the reference learns from, and candidates a class."""
 NEAR = 0.2
 FEW = 20
@@ -68,6 +68,8 @@ ROLES = {
     "reviewer": {"models": ["gemma", "minilm"], "answer": "logprobs"},
     "adjudicator": {"models": ["smollm2"], "answer": "logprobs"},
 }
+CROWDED = {"adjudicator": {"models": ["gemma"], "answer": "logprobs"}}
+"""Roles for more than FEW classes: a chat prompt that lists 77 of them does not fit into SmolLM2's context here."""
 
 
 @dataclass
@@ -124,7 +126,8 @@ def load(name: str, per_class: int | None) -> Task:
 def recipe_of(task: Task, method: dict[str, Any], seed: int) -> Recipe:
     """The arm's recipe; a class is described by its name alone, so that nobody's hand helps."""
     return Recipe.model_validate({
-        "name": f"bench-{task.name}", "seed": seed, "method": method, "roles": ROLES, "models": list(EMBEDDED_POOL),
+        "name": f"bench-{task.name}", "seed": seed, "method": method, "models": list(EMBEDDED_POOL),
+        "roles": {**ROLES, **(CROWDED if len(task.labels) > FEW else {})},
         "task": {
             "kind": "classification", "text": "a message that a user types or says to an assistant",
             "labels": [{"name": name, "description": name.replace("_", " ")} for name in task.labels],
@@ -266,14 +269,14 @@ async def main(arguments: argparse.Namespace, home: Home) -> None:
             async with Gateway(journal=home.journal, endpoints=endpoints, concurrency=16) as gateway:
                 for seed in range(arguments.seeds):
                     await run(task, seed, gateway, results)
-            print(table(task, results), flush=True)
+                    print(table(task, results), flush=True)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", nargs="+", default=list(SETS), choices=list(SETS))
     parser.add_argument("--seeds", type=int, default=3, help="runs of everything, each with other draws")
-    parser.add_argument("--per-class", type=int, help="candidates a class; left out, 15 (clinc150) or 3 (banking77)")
+    parser.add_argument("--per-class", type=int, help="candidates a class; left out, 15 (clinc150) or 2 (banking77)")
     parser.add_argument("--home", default=str(ROOT / ".graft-bench"), help="where finished calls stay")
     given = parser.parse_args()
     folder = Path(given.home).resolve()

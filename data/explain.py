@@ -159,19 +159,22 @@ def _run(lake: Lake, run_id: str) -> dict[str, Any]:
 def _text_of(lake: Lake, run_id: str, name: str, restricted: bool) -> str | None:
     """The text of the row that a gate hit: a seed or candidate of the run, or a published row; None where unknown.
 
-    HIDDEN where any of these is restricted and `restricted` is false.
+    HIDDEN where any of these is restricted and `restricted` is false. (A window over this union now and then fails with
+    an internal error in DuckDB 1.5.5, so Python looks through its few rows.)
     """
     if not name:
         return None
     query = """
-        SELECT text, bool_or(restricted) OVER () AS restricted FROM (
-            SELECT 1 AS place, text, restricted FROM lake.candidates WHERE run_id = $1 AND candidate_id = $2
-            UNION ALL SELECT 2, text, $3 AND label <> $4 FROM lake.seeds WHERE run_id = $1 AND id = $2
-            UNION ALL SELECT 3, text, restricted FROM lake.version_rows WHERE id = $2) ORDER BY place LIMIT 1"""
+        SELECT 1 AS place, text, restricted FROM lake.candidates WHERE run_id = $1 AND candidate_id = $2
+        UNION ALL SELECT 2, text, $3 AND label <> $4 FROM lake.seeds WHERE run_id = $1 AND id = $2
+        UNION ALL
+        SELECT 3, any_value(text), bool_or(restricted) FROM lake.version_rows WHERE id = $2 HAVING count(*) > 0
+        ORDER BY place"""
     found = lake.sql(query, [run_id, name, _is_restricted_task(lake, run_id), SAFE]).to_pylist()
     if not found:
         return None
-    return HIDDEN if found[0]["restricted"] and not restricted else str(found[0]["text"])
+    secret = any(row["restricted"] for row in found)
+    return HIDDEN if secret and not restricted else str(found[0]["text"])
 
 
 def _students(lake: Lake, places: list[dict[str, Any]]) -> list[dict[str, Any]]:

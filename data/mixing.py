@@ -6,6 +6,7 @@ each figure, for the card, the terminal and the pages. Counts and shares only, n
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -17,14 +18,17 @@ if TYPE_CHECKING:
 
 NEAR_MARGIN = 0.2
 """A text lies near a boundary where its two likeliest labels are less than this apart in probability."""
+PAIRS_SHOWN = 12
 WITH_PREFIX, WITHOUT_PREFIX = 0.9681, 0.1302
 """Shares of replies that were no refusal, with and without a begun turn (arXiv 2410.01524, 10,000 messages)."""
 
 _MIXED = f"""
-    SELECT CAST(mix->>'alpha' AS DOUBLE) AS alpha, slot_label AS class, mix->>'partner' AS partner,
+    SELECT round(CAST(mix->>'alpha' AS DOUBLE) * 20) / 20 AS alpha, slot_label AS class, mix->>'partner' AS partner,
            labelling->>'label' AS label, labelling->>'second' AS second,
            abs(CAST(labelling->>'margin' AS DOUBLE)) < {NEAR_MARGIN} AS close
-    FROM lake.candidates WHERE run_id = ? AND mix IS NOT NULL AND labelling IS NOT NULL"""
+    FROM lake.candidates WHERE run_id = ? AND mix IS NOT NULL AND labelling IS NOT NULL
+        AND NOT (status = 'failed' AND (labelling->>'label') = '')"""
+"""Without texts that no judge gave a judgement of: those failed, they are not without a label."""
 
 _FIGURES = """
     count(*) AS judged, count(*) FILTER (label <> '') AS labelled, count(*) FILTER (label = class) AS agreed,
@@ -38,7 +42,9 @@ _FIGURES = """
 class Mixed(Value):
     """Texts that judges looked at, and what became of their labels. Shares are of `labelled`; None where it is 0."""
 
-    name: str = Field(description="the alpha, the pair of classes, or all")
+    name: str = Field(description="the alpha to the nearest 0.05, the pair of classes, or all")
+    seed_class: str = Field(default="", description="of a pair: the class that was meant")
+    partner: str = Field(default="", description="of a pair: the class that it was mixed with")
     judged: int
     labelled: int
     agreed: int
@@ -57,9 +63,20 @@ class Mixed(Value):
         """Share that got another label."""
         return None if self.agreement is None else 1 - self.agreement
 
+    @property
+    def no_label(self) -> float | None:
+        """Share of the judged texts that got no label."""
+        return (self.judged - self.labelled) / self.judged if self.judged else None
+
     def share(self, count: int) -> float | None:
         """A count as a share of the labelled texts."""
         return count / self.labelled if self.labelled else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Counts and rates as plain data."""
+        rates = {"agreement": self.agreement, "relabel_rate": self.relabelled, "no_label_rate": self.no_label}
+        near = {"near_share": self.share(self.near), "near_pair_share": self.share(self.near_pair)}
+        return {**self.model_dump(mode="json"), **rates, **near}
 
 
 class MixReport(Value):
@@ -84,9 +101,14 @@ class GuardReport(Value):
     """A HarmAug run. Refusals count messages, not the rows made of one."""
 
     scored: tuple[Scored, ...]
-    asked: dict[str, int] = Field(description="messages by how they were asked for: prefilled, plain, base")
+    asked: dict[str, int] = Field(description="messages by how they were asked for: prefilled, plain")
     refused: dict[str, int] = Field(description="those refused, by the same")
     compared: dict[str, int] = Field(description="the run's own comparison: asked_prefilled, refused_prefilled …")
+
+    def not_refused(self, how: str) -> float | None:
+        """Share of the comparison's replies that were no refusal; `how`: prefilled or plain. None: none was asked."""
+        asked = self.compared.get(f"asked_{how}", 0)
+        return 1 - self.compared.get(f"refused_{how}", 0) / asked if asked else None
 
 
 def mix_report(lake: Lake, run_id: str) -> MixReport | None:
@@ -97,17 +119,23 @@ def mix_report(lake: Lake, run_id: str) -> MixReport | None:
     return MixReport(
         all=whole[0],
         by_alpha=_mixed(lake, run_id, "format('{:.2f}', alpha)", "name"),
-        by_pair=_mixed(lake, run_id, "class || ' + ' || partner", "judged DESC, name"),
+        by_pair=_mixed(
+            lake,
+            run_id,
+            "class || ' + ' || partner",
+            "judged DESC, seed_class, partner",
+            ", class AS seed_class, partner AS partner",
+        ),
     )
 
 
-def _mixed(lake: Lake, run_id: str, name: str, order: str) -> tuple[Mixed, ...]:
-    query = f"SELECT {name} AS name, {_FIGURES} FROM ({_MIXED}) GROUP BY ALL ORDER BY {order}"
+def _mixed(lake: Lake, run_id: str, name: str, order: str, also: str = "") -> tuple[Mixed, ...]:
+    query = f"SELECT {name} AS name{also}, {_FIGURES} FROM ({_MIXED}) GROUP BY ALL ORDER BY {order}"
     return tuple(Mixed(**row) for row in lake.sql(query, [run_id]).to_pylist())
 
 
-def guard_report(lake: Lake, run_id: str) -> GuardReport | None:
-    """The figures of a HarmAug run; None for any other."""
+def guard_report(lake: Lake, run_id: str, counts: Mapping[str, int] | None = None) -> GuardReport | None:
+    """The figures of a HarmAug run; None for any other. `counts`: the run's, where its record lacks them."""
     scored = lake.sql(
         """FROM (SELECT aim->>'side' AS side, aim->>'variant' AS variant, count(*) AS rows,
                         count(*) FILTER (label = 'harmful') AS harmful,
@@ -118,16 +146,18 @@ def guard_report(lake: Lake, run_id: str) -> GuardReport | None:
         [run_id],
     ).to_pylist()
     asked = lake.sql(
-        """SELECT CASE WHEN prefilled THEN 'prefilled' ELSE 'plain' END AS how, count(DISTINCT slot_group) AS asked,
-                  count(DISTINCT slot_group) FILTER (code = 'rejected.refusal') AS refused
-           FROM lake.candidates WHERE run_id = ? AND aim IS NOT NULL AND prefilled IS NOT NULL
-           GROUP BY ALL ORDER BY how""",
+        """SELECT CASE WHEN prefilled THEN 'prefilled' ELSE 'plain' END AS how, count(DISTINCT message) AS asked,
+                  count(DISTINCT message) FILTER (code = 'rejected.refusal') AS refused
+           FROM (SELECT *, coalesce(nullif(slot_group, ''), slot_id) AS message FROM lake.candidates)
+           WHERE run_id = ? AND aim IS NOT NULL AND prefilled IS NOT NULL GROUP BY ALL ORDER BY how""",
         [run_id],
     ).to_pylist()
     if not scored and not asked:
         return None
-    run = lake.run(run_id)
-    compared = {key: n for key, n in (run.counts if run else {}).items() if key.startswith(("asked_", "refused_"))}
+    if counts is None:
+        run = lake.run(run_id)
+        counts = run.counts if run else {}
+    compared = {key: n for key, n in counts.items() if key.startswith(("asked_", "refused_"))}
     return GuardReport(
         scored=tuple(Scored(**row) for row in scored),
         asked={row["how"]: row["asked"] for row in asked},
@@ -145,15 +175,14 @@ def tables(report: MixReport | GuardReport) -> list[tuple[str, list[str], list[l
         (title, [first, *head], [[one.name, *_mix_cells(one)] for one in (*rows, report.all)])
         for title, first, rows in (
             ("Agreement and relabelling by alpha", "alpha", report.by_alpha),
-            ("Agreement and relabelling by pair of classes", "class + partner", report.by_pair[:12]),
+            ("Agreement and relabelling by pair of classes", "class + partner", report.by_pair[:PAIRS_SHOWN]),
         )
     ]
 
 
 def _mix_cells(one: Mixed) -> list[str]:
     shares = (one.agreement, one.share(one.to_partner), one.share(one.to_others))
-    none = (one.judged - one.labelled) / one.judged if one.judged else None
-    return [str(one.judged), *map(_percent, shares), _percent(none), _percent(one.share(one.near))]
+    return [str(one.judged), *map(_percent, shares), _percent(one.no_label), _percent(one.share(one.near))]
 
 
 def _guard_tables(report: GuardReport) -> list[tuple[str, list[str], list[list[str]]]]:
@@ -162,15 +191,16 @@ def _guard_tables(report: GuardReport) -> list[tuple[str, list[str], list[list[s
          "" if one.mean_score is None else f"{one.mean_score:.2f}"]
         for one in report.scored
     ]  # fmt: skip
-    made = [("Messages as they were meant and as the guard labelled them",
-             ["meant", "response", "rows", "labelled harmful", "mean score"], rows)]  # fmt: skip
+    made = []
+    if rows:
+        head = ["meant", "response", "rows", "labelled harmful", "mean score"]
+        made.append(("Messages as they were meant and as the guard labelled them", head, rows))
     refusals = []
     for how, paper in (("prefilled", WITH_PREFIX), ("plain", WITHOUT_PREFIX)):
-        asked = report.compared.get(f"asked_{how}", 0)
-        if asked:
-            done = 1 - report.compared.get(f"refused_{how}", 0) / asked
+        done = report.not_refused(how)
+        if done is not None:
             name = "with the prefix" if how == "prefilled" else "without"
-            refusals.append([name, str(asked), _percent(done), f"{paper:.2%}"])
+            refusals.append([name, str(report.compared[f"asked_{how}"]), _percent(done), f"{paper:.2%}"])
     if refusals:
         made.append(("Replies that were no refusal", ["asked", "messages", "here", "in the paper"], refusals))
     return made
@@ -186,6 +216,10 @@ def told(report: MixReport | GuardReport) -> str:
             f"{_percent(one.share(one.near))} lie near a boundary, {_percent(one.share(one.near_pair))} near the one "
             "that was meant."
         )
+    return _told_guard(report)
+
+
+def _told_guard(report: GuardReport) -> str:
     by_side: dict[str, list[int]] = {}
     for row in report.scored:
         pair = by_side.setdefault(row.side, [0, 0])
@@ -193,7 +227,14 @@ def told(report: MixReport | GuardReport) -> str:
         pair[1] += row.harmful
     said = ", ".join(f"{side} {_percent(harmful / rows)} of {rows}" for side, (rows, harmful) in by_side.items())
     refused, asked = sum(report.refused.values()), sum(report.asked.values())
-    return f"The guard labelled harmful: {said}. " + (f"{refused} of {asked} messages were refused." if asked else "")
+    lines = [f"The guard labelled harmful: {said}."] if said else []
+    if asked:
+        lines.append(f"{refused} of {asked} messages were refused.")
+    ways = (("with the prefix", report.not_refused("prefilled")), ("without it", report.not_refused("plain")))
+    tried = [f"{_percent(done)} {name}" for name, done in ways if done is not None]
+    if tried:
+        lines.append(f"Asked to compare, {' and '.join(tried)} were no refusal.")
+    return " ".join(lines)
 
 
 def _percent(share: float | None) -> str:
@@ -204,13 +245,17 @@ def as_dict(report: MixReport | GuardReport | None) -> dict[str, Any]:
     """The report as plain data: `mixing` or `guard`, empty for a run of another method."""
     if report is None:
         return {}
-    data = report.model_dump(mode="json")
     if isinstance(report, MixReport):
-        data = {**data, **data["all"], "agreement": report.all.agreement, "relabel_rate": report.all.relabelled}
-        return {"mixing": data}
-    return {"guard": data}
+        whole = report.all.as_dict()
+        parts = {"by_alpha": report.by_alpha, "by_pair": report.by_pair}
+        return {
+            "mixing": {**whole, "all": whole, **{key: [one.as_dict() for one in rows] for key, rows in parts.items()}}
+        }
+    rates = {how: report.not_refused(how) for how in ("prefilled", "plain")}
+    paper = {"prefilled": WITH_PREFIX, "plain": WITHOUT_PREFIX}
+    return {"guard": {**report.model_dump(mode="json"), "not_refused": rates, "not_refused_in_paper": paper}}
 
 
-def method_report(lake: Lake, run_id: str) -> MixReport | GuardReport | None:
-    """Whichever report the run has."""
-    return mix_report(lake, run_id) or guard_report(lake, run_id)
+def method_report(lake: Lake, run_id: str, counts: Mapping[str, int] | None = None) -> MixReport | GuardReport | None:
+    """Whichever report the run has; `counts` as for `guard_report`."""
+    return mix_report(lake, run_id) or guard_report(lake, run_id, counts)

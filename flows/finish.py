@@ -41,8 +41,7 @@ async def finish(shop: Workshop, run: Run, kept: list[Candidate], surplus: int, 
     )
     funnel = rounds.funnel(shop.lake, run.id)
     published = None
-    shop.lake.save_run(run)  # its counts are part of the method's report
-    report = method_report(shop.lake, run.id)
+    report = method_report(shop.lake, run.id, run.counts)
     if kept:
         say("publishing")
         published = await _publish(shop, run, kept, funnel, report)

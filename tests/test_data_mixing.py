@@ -67,6 +67,42 @@ def test_agreement_relabelling_and_closeness_are_counted(lake: Lake) -> None:
     assert rows[0] == ["0.75", "4", "33%", "33%", "33%", "25%", "100%"]
 
 
+def paired(index: int, name: str, partner: str, alpha: float) -> Candidate:
+    """A text of one class, mixed with another, that keeps its class."""
+    slot = mixed(index, alpha, "").slot.model_copy(
+        update={"label": name, "mix": Mix(partner=partner, alpha=alpha, classes=())}
+    )
+    return mixed(index, alpha, name, partner).model_copy(update={"slot": slot})
+
+
+def test_shares_are_rounded_pairs_with_like_names_stay_apart_and_failures_do_not_count(lake: Lake) -> None:
+    failed = Decision(status="failed", route="failed", code="failed.malformed", reason="no judge answered")
+    lake.commit("r", "b", [
+        paired(0, "a + b", "c", 0.63), paired(1, "a", "b + c", 0.66), paired(2, "a", "b + c", 0.83),
+        mixed(3, 0.65, "").model_copy(update={"decision": failed}),
+    ], [])  # fmt: skip
+    report = mix_report(lake, "r")
+    assert report is not None and report.all.judged == 3 and report.all.no_label == 0
+    assert [(one.name, one.judged) for one in report.by_alpha] == [("0.65", 2), ("0.85", 1)]
+    assert [(one.seed_class, one.partner, one.judged) for one in report.by_pair] == [
+        ("a", "b + c", 2),
+        ("a + b", "c", 1),
+    ]
+    mixing = as_dict(report)["mixing"]
+    assert mixing["no_label_rate"] == 0 and mixing["by_pair"][0]["agreement"] == 1.0
+
+
+def test_a_run_whose_every_message_was_refused(lake: Lake) -> None:
+    code = "rejected.refusal"
+    alone = [aimed(i, "", "harmful", "empty", "harmful", 0.0, code) for i in range(2)]
+    lake.commit("r", "b", alone, [])
+    report = guard_report(lake, "r", {"asked_plain": 4, "refused_plain": 3})
+    assert report is not None and (report.asked, report.refused) == ({"prefilled": 2}, {"prefilled": 2})
+    assert told(report) == "2 of 2 messages were refused. Asked to compare, 25% without it were no refusal."
+    assert [title for title, _, _ in tables(report)] == ["Replies that were no refusal"]
+    assert as_dict(report)["guard"]["not_refused"] == {"prefilled": None, "plain": 0.25}
+
+
 def aimed(index: int, group: str, side: Side, variant: Variant, label: str, score: float, code: str = "") -> Candidate:
     """A message of a guard's run; `code` where it was not accepted."""
     slot = Slot(
