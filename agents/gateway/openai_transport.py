@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import time
 from email.utils import parsedate_to_datetime
 from operator import itemgetter
@@ -20,6 +21,8 @@ from schemas.calls import CallRequest, Reply, TokenLogprob, Usage
 from schemas.errors import CallFailed, KeyMissing, ModelUnreachable
 from schemas.models import ModelSpec
 
+TOO_LONG = re.compile(r"context.{0,20}(?:size|length|window)", re.IGNORECASE)
+"""How llama.cpp, vLLM and OpenAI speak of a prompt that is too long."""
 RAW = 2_000
 """Characters of a server's error that are kept."""
 WHY = 200
@@ -235,7 +238,8 @@ def failure_of(status: int, retry_after: str | None, payload: bytes, model: Mode
         )
     if status in (408, 425) or status >= 500:
         return CallFailed("server_error", f"the server failed (HTTP {status})", where=name, raw=raw)
-    return Refused(f"the server refused the request (HTTP {status})", where=name, raw=raw, status=status)
+    what = "the prompt does not fit the server's context" if TOO_LONG.search(raw) else "the server refused the request"
+    return Refused(f"{what} (HTTP {status})", where=name, raw=raw, status=status)
 
 
 def seconds_of(retry_after: str | None) -> float | None:
