@@ -34,7 +34,7 @@ def run(tmp_path: Path, prefect_url: str, name: str, rows: int) -> dict[str, Any
 def test_the_promptmix_recipe_mixes_and_relabels(tmp_path: Path, prefect_url: str) -> None:
     result = run(tmp_path, prefect_url, "promptmix", 2)
     assert result["version"]["rows"] == 12 and result["version"]["labels"]["refund"] == 2
-    shown = json.loads(graft(tmp_path / "home", prefect_url, "show", "helpdesk-mix", "--json").stdout)
+    shown = json.loads(graft(tmp_path / "home", prefect_url, "show", "promptmix", "--json").stdout)
     histories = [
         json.loads(graft(tmp_path / "home", prefect_url, "explain", row["id"], "--json").stdout)
         for row in shown["rows"][:2]
@@ -51,5 +51,5 @@ def test_the_harmaug_recipe_makes_pairs_that_a_teacher_labels(tmp_path: Path, pr
     result = run(tmp_path, prefect_url, "harmaug", 4)
     assert result["version"]["labels"] == {"harmful": 4, "safe": 4}
     assert result["run"]["counts"]["asked_prefilled"] == result["run"]["counts"]["asked_plain"] == 2
-    shown = json.loads(graft(tmp_path / "home", prefect_url, "show", "price-guard", "--json").stdout)
+    shown = json.loads(graft(tmp_path / "home", prefect_url, "show", "harmaug", "--json").stdout)
     assert any(row["response"] for row in shown["rows"]) and any(not row["response"] for row in shown["rows"])
