@@ -20,6 +20,7 @@ from schemas.methods import PromptMixSettings
 from schemas.models import GuardSpec, ModelSpec, RoleName
 from schemas.recipe import Recipe
 from schemas.rows import Slot
+from schemas.tasks import Label
 
 JUDGING: tuple[RoleName, ...] = ("labeler", "guard", "reviewer", "adjudicator")
 PROBE = "A text that says nothing."
@@ -72,8 +73,11 @@ async def calibrate_judges(method: Method, context: Context, slots: Sequence[Slo
         texts = [text for text in written if text]
     means: dict[str, dict[str, float]] = {}
     by_name: set[str] = set()
+    batch = await _narrowed(context, texts)
+    unbatched = not texts or any(judge.calibration != "batch" for judge in found.values())
+    probe = await _narrowed(context, [PROBE] if unbatched else [])
     for name, judge in found.items():
-        rows = await _rows(context, judge, texts if judge.calibration == "batch" and texts else [PROBE])
+        rows = await _rows(context, judge, batch if judge.calibration == "batch" and texts else probe)
         if rows is None:
             by_name.add(name)
         elif judge.calibration == "batch" and texts:
@@ -94,11 +98,19 @@ async def _text(method: Method, slot: Slot, context: Context) -> str:
         return ""
 
 
-async def _rows(context: Context, judge: Judge, texts: Sequence[str]) -> list[dict[str, float]] | None:
+async def _narrowed(context: Context, texts: Sequence[str]) -> list[tuple[str, Sequence[Label] | None]]:
+    """Each text with the labels that its judges choose among; None stands for all of them."""
+    if not isinstance(context.recipe.method, PromptMixSettings):
+        return [(text, None) for text in texts]
+    return list(zip(texts, await asyncio.gather(*(choices(context, text) for text in texts)), strict=True))
+
+
+async def _rows(
+    context: Context, judge: Judge, texts: Sequence[tuple[str, Sequence[Label] | None]]
+) -> list[dict[str, float]] | None:
     """Each text's raw log-probabilities; None where the server gives none and a vote may stand in for them."""
 
-    async def one(text: str) -> dict[str, float] | CallFailed:
-        labels = await choices(context, text) if isinstance(context.recipe.method, PromptMixSettings) else None
+    async def one(text: str, labels: Sequence[Label] | None) -> dict[str, float] | CallFailed:
         try:
             judged = await judge_label(
                 context.ask, recipe=context.recipe, model=judge.model, role=judge.role, seeds=context.seeds, text=text,
@@ -110,7 +122,7 @@ async def _rows(context: Context, judge: Judge, texts: Sequence[str]) -> list[di
             return failure
         return judged.raw
 
-    answers = await asyncio.gather(*(one(text) for text in texts))
+    answers = await asyncio.gather(*(one(text, labels) for text, labels in texts))
     rows = [answer for answer in answers if not isinstance(answer, CallFailed)]
     if rows:
         return rows

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from agents.methods.base import Context
 from schemas.base import stable_hash
+from schemas.errors import BudgetExhausted, CallFailed
 from schemas.rows import Candidate, Decision, GateResult, Labelling, LabelScore, Review, Route, Slot, Status
 from schemas.tasks import GuardTask
 
@@ -61,6 +62,20 @@ def decision(status: Status, route: Route, code: str, reason: str, **figures: An
 def failure(code: str, reason: str) -> Decision:
     """How a candidate ends that no model could finish."""
     return Decision(status="failed", route="failed", code=f"failed.{code}", reason=reason.replace("..", "."))
+
+
+async def decided(draft: Draft, steps: Awaitable[Decision], who: str) -> Candidate:
+    """The candidate once its steps have ended. What a model did ends it as failed; a reached cap as failed.budget.
+
+    `who` begins the sentence for a model that `steps` could not go on without.
+    """
+    try:
+        ended = await steps
+    except BudgetExhausted as caught:
+        ended = failure("budget", f"No call could be paid any more: {caught.what}.")
+    except CallFailed as caught:
+        ended = failure(caught.code, f"{who} gave nothing usable: {caught.what}.")
+    return candidate(draft, ended)
 
 
 def code_of(review: Review) -> str:

@@ -55,6 +55,11 @@ def make_slot(place: Place, drawn: Drawn, least: int, most: int) -> Slot:
     )  # fmt: skip
 
 
+def draw_model(recipe: Recipe, slot: Slot, role: str) -> ModelSpec:
+    """One model of a role for a slot, uniformly; the slots of a group draw the same. GraftError where there is none."""
+    return random.Random(f"{role}-{slot.seed}").choice(pool_of(recipe, role))
+
+
 def gra_of(recipe: Recipe) -> GraSettings:
     """The settings by which reviewers and adjudicator work: the method's own, or those of its review."""
     method = recipe.method

@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from agents.methods.base import Context, Drawn, Place
-from agents.methods.draft import Draft, candidate, decision, failure, screened
+from agents.methods.draft import Draft, decided, decision, screened
 from agents.methods.draw import Roles, draw_roles, gra_of, make_slot
 from agents.methods.panel import all_failed, ask_all, review_content, review_label
 from agents.roles import adjudicator, generator, reviewer
-from schemas.errors import BudgetExhausted, CallFailed
 from schemas.models import ModelSpec, RoleName
 from schemas.recipe import Recipe
 from schemas.rows import Candidate, Decision, Review, Slot
@@ -41,13 +40,7 @@ class Gra:
         roles = draw_roles(context.recipe, slot)
         draft = Draft(slot, context, roles.names())
         run = _instruction if context.recipe.task.kind == "instruction" else _labelled_text
-        try:
-            ended = await run(draft, roles)
-        except BudgetExhausted as caught:
-            ended = failure("budget", f"No call could be paid any more: {caught.what}.")
-        except CallFailed as caught:
-            ended = failure(caught.code, f"The generator gave nothing usable: {caught.what}.")
-        return candidate(draft, ended)
+        return await decided(draft, run(draft, roles), "The generator")
 
 
 async def _labelled_text(draft: Draft, roles: Roles) -> Decision:

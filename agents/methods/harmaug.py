@@ -14,8 +14,8 @@ import random
 from collections.abc import Sequence
 
 from agents.methods.base import Context, Drawn, Place
-from agents.methods.draft import Draft, candidate, decision, failure, screened, soft_label
-from agents.methods.draw import make_slot, pool_of
+from agents.methods.draft import Draft, decided, decision, failure, screened, soft_label
+from agents.methods.draw import draw_model, make_slot, pool_of
 from agents.roles.guard import dialogue, score_message
 from agents.roles.labeler import is_vote
 from agents.roles.mixer import repeats_prefix, write_message
@@ -23,7 +23,7 @@ from agents.roles.refusals import refusal_of
 from agents.roles.responder import respond
 from schemas.errors import BudgetExhausted, CallFailed, GraftError, NoPrefill
 from schemas.methods import HarmAugSettings
-from schemas.models import ModelSpec, RoleName
+from schemas.models import RoleName
 from schemas.recipe import Recipe
 from schemas.rows import Aim, Candidate, Decision, Labelling, Side, Slot, Variant
 from schemas.tasks import GuardTask
@@ -57,14 +57,8 @@ class HarmAug:
 
     async def run_slot(self, slot: Slot, context: Context) -> Candidate:
         """The decided candidate. A reached cap ends it as failed.budget."""
-        draft = Draft(slot, context, {"generator": _drawn(context.recipe, slot, "generator").name})
-        try:
-            ended = await _run(draft)
-        except BudgetExhausted as caught:
-            ended = failure("budget", f"No call could be paid any more: {caught.what}.")
-        except CallFailed as caught:
-            ended = failure(caught.code, f"A model gave nothing usable: {caught.what}.")
-        return candidate(draft, ended)
+        draft = Draft(slot, context, {"generator": draw_model(context.recipe, slot, "generator").name})
+        return await decided(draft, _run(draft), "A model")
 
 
 def augmenting(recipe: Recipe) -> HarmAugSettings:
@@ -87,14 +81,10 @@ def _side(settings: HarmAugSettings, label: str, seed: int) -> Side:
     return "borderline" if random.Random(f"side-{seed}").random() < settings.borderline else "benign"
 
 
-def _drawn(recipe: Recipe, slot: Slot, role: RoleName) -> ModelSpec:
-    return random.Random(f"{role}-{slot.seed}").choice(pool_of(recipe, role))
-
-
 async def _message(slot: Slot, context: Context) -> tuple[str, bool]:
     """The message (or a refusal to write it), and whether the turn was begun for it."""
     recipe = context.recipe
-    writer, prefill = _drawn(recipe, slot, "generator"), augmenting(recipe).prefill
+    writer, prefill = draw_model(recipe, slot, "generator"), augmenting(recipe).prefill
     text, _, begun = await write_message(context.ask, recipe, writer, slot, prefill=prefill)
     return text, begun
 
@@ -103,7 +93,7 @@ async def _response(slot: Slot, context: Context, text: str) -> str | None:
     variant = slot.aim.variant if slot.aim else "empty"
     if variant == "empty":
         return None
-    writer = _drawn(context.recipe, slot, "responder")
+    writer = draw_model(context.recipe, slot, "responder")
     return (
         await respond(context.ask, recipe=context.recipe, model=writer, slot=slot, instruction=text, variant=variant)
     )[0]
@@ -125,7 +115,7 @@ async def _run(draft: Draft) -> Decision:
         return ended
     draft.response = await _response(slot, context, draft.text)
     if draft.response is not None:
-        draft.models["responder"] = _drawn(context.recipe, slot, "responder").name
+        draft.models["responder"] = draw_model(context.recipe, slot, "responder").name
         ended = screened(draft)
     return ended or await _taught(draft)
 

@@ -14,12 +14,12 @@ import random
 from collections.abc import Sequence
 
 from agents.methods.base import Context, Drawn, Place
-from agents.methods.draft import Draft, candidate, decision, failure, screened
-from agents.methods.draw import Roles, draw_roles, pool_of, seed_of, slot_id
+from agents.methods.draft import Draft, decided, decision, failure, screened
+from agents.methods.draw import Roles, draw_model, draw_roles, seed_of, slot_id
 from agents.methods.panel import review_label
 from agents.methods.relabel import choices, mixing, relabel
 from agents.roles.mixer import Mixed, folded, write_mix
-from schemas.errors import BudgetExhausted, CallFailed
+from schemas.errors import CallFailed
 from schemas.methods import PromptMixSettings
 from schemas.models import ModelSpec, RoleName
 from schemas.recipe import Recipe
@@ -63,22 +63,16 @@ class PromptMix:
 
     async def propose(self, slot: Slot, context: Context) -> str:
         """The slot's part of what the generator writes. Raises CallFailed where there is none."""
-        text, mixed = await _text(slot, context, _generator(context.recipe, slot))
+        text, mixed = await _text(slot, context, draw_model(context.recipe, slot, "generator"))
         if not text:
             raise CallFailed("refusal" if mixed.refusal else "malformed", "the generator gave no text for this slot")
         return text
 
     async def run_slot(self, slot: Slot, context: Context) -> Candidate:
         """The decided candidate. A reached cap ends it as failed.budget."""
-        writer, roles = _generator(context.recipe, slot), draw_roles(context.recipe, slot)
+        writer, roles = draw_model(context.recipe, slot, "generator"), draw_roles(context.recipe, slot)
         draft = Draft(slot, context, {"generator": writer.name})
-        try:
-            ended = await _run(draft, writer, roles)
-        except BudgetExhausted as caught:
-            ended = failure("budget", f"No call could be paid any more: {caught.what}.")
-        except CallFailed as caught:
-            ended = failure(caught.code, f"The generator gave nothing usable: {caught.what}.")
-        return candidate(draft, ended)
+        return await decided(draft, _run(draft, writer, roles), "The generator")
 
 
 def alpha_of(settings: PromptMixSettings, rng: random.Random) -> float:
@@ -123,10 +117,6 @@ def _partner(
 def _shots(settings: PromptMixSettings, drawn: Drawn, name: str, rng: random.Random) -> list[Seed]:
     rows = list(drawn.pool.get(name, ()))
     return rng.sample(rows, min(settings.shots, len(rows)))
-
-
-def _generator(recipe: Recipe, slot: Slot) -> ModelSpec:
-    return random.Random(f"generator-{slot.seed}").choice(pool_of(recipe, "generator"))
 
 
 def _wanted_texts(settings: PromptMixSettings, slot: Slot) -> int:

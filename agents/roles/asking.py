@@ -10,6 +10,7 @@ import orjson
 from agents.roles.prompting import question
 from schemas.calls import CallRequest, Reply
 from schemas.errors import CallFailed
+from schemas.methods import GraSettings
 from schemas.models import ModelSpec, RoleName, RoleSpec
 from schemas.recipe import Recipe
 from schemas.tasks import ClassificationTask, GuardTask, Label, labels_of
@@ -36,6 +37,11 @@ def clause_of(recipe: Recipe, name: str) -> str:
     if isinstance(recipe.task, GuardTask):
         return about
     return f"is about {about or name}"
+
+
+def most_keywords(recipe: Recipe) -> int:
+    """How many keywords an instruction is built around at most."""
+    return recipe.method.max_keywords if isinstance(recipe.method, GraSettings) else 3
 
 
 def request_for(

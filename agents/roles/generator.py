@@ -14,6 +14,7 @@ from agents.roles.asking import (
     cleaned,
     ended,
     label_of,
+    most_keywords,
     noun_of,
     object_in,
     object_schema,
@@ -23,7 +24,6 @@ from agents.roles.asking import (
 )  # fmt: skip
 from schemas.calls import CallRequest, Reply
 from schemas.errors import CallFailed
-from schemas.methods import GraSettings
 from schemas.models import ModelSpec
 from schemas.recipe import Recipe
 from schemas.rows import Slot
@@ -45,7 +45,7 @@ async def write_text(ask: Ask, recipe: Recipe, model: ModelSpec, slot: Slot) -> 
 
 async def write_keywords(ask: Ask, recipe: Recipe, model: ModelSpec, slot: Slot) -> tuple[tuple[str, ...], str]:
     """At most `max_keywords` keywords that none of the exemplars has. Raises CallFailed where none is new."""
-    most, domain = _most(recipe), label_of(recipe, slot.label)
+    most, domain = most_keywords(recipe), label_of(recipe, slot.label)
     words = {"type": "array", "items": short_string(model, KEYWORD_CHARS), "minItems": 1, "maxItems": most}
     request = _request(
         recipe, model, slot, "keywords", {"keywords": words}, stop=NEWLINE, max_tokens=128,
@@ -128,7 +128,3 @@ def _said(reply: Reply, model: ModelSpec, field: str) -> str:
 def _string(recipe: Recipe, model: ModelSpec) -> dict[str, Any]:
     """About 3 characters a token, so that an embedded model closes its JSON before its token limit."""
     return short_string(model, min(recipe.gates.max_chars, 1000, 3 * (recipe.roles.generator.max_tokens - 16)))
-
-
-def _most(recipe: Recipe) -> int:
-    return recipe.method.max_keywords if isinstance(recipe.method, GraSettings) else 3

@@ -14,12 +14,20 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from agents.methods.base import Ask
-from agents.roles.asking import cleaned, first_words, object_in, object_schema, request_for, short_string, unmet
+from agents.roles.asking import (
+    cleaned,
+    first_words,
+    most_keywords,
+    object_in,
+    object_schema,
+    request_for,
+    short_string,
+    unmet,
+)
 from agents.roles.generator import NEWLINE, keywords_in
 from schemas.base import stable_hash
 from schemas.calls import Reply
 from schemas.errors import CallFailed
-from schemas.methods import GraSettings
 from schemas.models import ModelSpec
 from schemas.recipe import Recipe
 from schemas.rows import Candidate, Seed
@@ -53,7 +61,7 @@ async def summarise(ask: Ask, recipe: Recipe, candidate: Candidate) -> Seed:
 def fallback_keywords(recipe: Recipe, text: str) -> tuple[str, ...]:
     """The first distinct words of five letters or more: what stands in where no model gave keywords."""
     words = dict.fromkeys(word.casefold() for word in re.findall(r"[^\W\d_]{5,}", text))
-    return tuple(words)[: _most(recipe)]
+    return tuple(words)[: most_keywords(recipe)]
 
 
 async def _prepared(ask: Ask, recipe: Recipe, seed: Seed, models: Sequence[ModelSpec], place: int) -> Seed:
@@ -87,14 +95,16 @@ async def _keywords(ask: Ask, recipe: Recipe, seed: Seed, model: ModelSpec) -> t
         return seed.keywords
 
     def read(reply: Reply) -> tuple[str, ...]:
-        found = tuple(keywords_in(reply, model)[: _most(recipe)])
+        found = tuple(keywords_in(reply, model)[: most_keywords(recipe)])
         if not found:
             raise unmet(model, "gave no keyword", reply)
         return found
 
-    words = {"type": "array", "items": short_string(model, 60), "minItems": 1, "maxItems": _most(recipe)}
+    words = {"type": "array", "items": short_string(model, 60), "minItems": 1, "maxItems": most_keywords(recipe)}
     spare = fallback_keywords(recipe, seed.text)
-    return await _asked(ask, recipe, seed, model, "keywords", {"keywords": words}, 96, read, spare, most=_most(recipe))
+    return await _asked(
+        ask, recipe, seed, model, "keywords", {"keywords": words}, 96, read, spare, most=most_keywords(recipe)
+    )
 
 
 async def _summary(ask: Ask, recipe: Recipe, seed: Seed, model: ModelSpec) -> str:
@@ -133,7 +143,3 @@ async def _asked(
 def _rotation(recipe: Recipe) -> list[ModelSpec]:
     models = [model for model in recipe.models_for("generator") if model.provider != "encoder"]
     return random.Random(f"rotation-{recipe.seed}").sample(models, len(models))
-
-
-def _most(recipe: Recipe) -> int:
-    return recipe.method.max_keywords if isinstance(recipe.method, GraSettings) else 3
