@@ -16,6 +16,7 @@ Prefill = Literal["auto", "continue", "template", "none"]
 ChatTemplate = Literal["chatml", "gemma", "llama3", "llama2", "mistral"]
 GuardTemplate = Literal["labels", "llama-guard-1", "llama-guard-2", "llama-guard-3"]
 Calibration = Literal["none", "content_free", "batch"]
+Cache = Literal["reuse", "refresh", "off"]
 
 
 class Price(Value):
@@ -44,6 +45,11 @@ class ModelSpec(Value):
     licence: str | None = Field(default=None, description="SPDX id or name; listed on every card")
     price: Price | None = None
     max_concurrency: int = Field(default=16, ge=1, le=4096, description="calls in flight at this endpoint")
+    requests_per_minute: int | None = Field(default=None, ge=1, description="the provider's limit for this model")
+    tokens_per_minute: int | None = Field(default=None, ge=1, description="prompt and completion tokens together")
+    hedge: bool | None = Field(
+        default=None, description="send a slow call a second time; left out: as limits.hedge says, where calls are free"
+    )
     timeout_s: float = Field(default=120.0, gt=0, le=3600)
     top_logprobs: int = Field(default=20, ge=0, le=2000, description="how many alternatives the server can return")
     prefill: Prefill = Field(
@@ -75,6 +81,12 @@ class RoleSpec(Value):
     max_tokens: int = Field(default=512, ge=1, le=32_768)
     answer: Answer = Field(default="scores", description="how a judge answers; an encoder always by probabilities")
     calibration: Calibration = Field(default="batch", description="how label log-probabilities are corrected")
+    cache: Cache = Field(
+        default="reuse",
+        description="journaled replies: reuse all, refresh (only those of this run), or off (neither read nor kept)",
+    )
+    batch: bool = Field(default=False, description="ask through the provider's batch API: half price, hours of wait")
+    money_usd: float | None = Field(default=None, ge=0, description="cap of this role, within limits.money_usd")
 
 
 class LabelerSpec(RoleSpec):

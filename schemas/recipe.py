@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -81,6 +81,13 @@ class Limits(Value):
     shard_rows: int = Field(default=500, ge=1, description="accepted rows that one shard (a Prefect task) is to make")
     min_yield: float = Field(default=0.02, ge=0, le=1, description="accepted share under which the run stops early")
     min_yield_after: int = Field(default=100, ge=1, description="candidates after which the yield is looked at")
+    out_of_reach: Literal["stop", "go_on"] = Field(
+        default="stop", description="when the target cannot be reached inside the caps: stop early, or use them up"
+    )
+    hedge: bool = Field(default=False, description="send the slowest calls a second time where calls cost nothing")
+    batch_slots: int = Field(
+        default=1_000, ge=1, le=50_000, description="slots open at once where a role asks through a batch API"
+    )
 
 
 class Splits(Value):
@@ -126,6 +133,11 @@ class Recipe(Value):
             unknown = [name for name in spec.models if name not in pool]
             if unknown:
                 raise ValueError(f"roles.{role}.models: no model {unknown[0]!r}; the pool has {', '.join(pool)}")
+            direct = [model.name for model in self.models_for(role) if model.provider != "litellm"]
+            if spec.batch and direct:
+                raise ValueError(
+                    f"roles.{role}.batch: {direct[0]!r} has no batch API here; name models of provider litellm"
+                )
         if any(spec.provider == "encoder" for spec in self.models_for("generator")) and self.roles.generator.models:
             raise ValueError("roles.generator.models: an encoder cannot write texts; name a chat or completion model")
         if not self.models_for("generator"):
