@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import typer
 
-from cli import make, ops, read, students
+from cli import journal, make, ops, read, students
 
 HELP = """A synthetic-data factory: small models generate, review and adjudicate; a student learns.
 
@@ -30,6 +30,7 @@ OPERATE: list[Verb] = [ops.up, ops.down, ops.schedule, read.doctor]
 for panel, verbs in (("Make", MAKE), ("Look and take", LOOK), ("Students", [students.train]), ("Operate", OPERATE)):
     for verb in verbs:
         app.command(rich_help_panel=panel)(verb)
+app.add_typer(journal.app, name="journal", rich_help_panel="Operate")
 
 
 def main() -> None:

@@ -1,0 +1,213 @@
+"""`graft journal`: how much the store of finished calls holds, pruning, export, check and repair.
+
+What may be written out word for word, and which calls a run made, is read from the lake.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from data.lake import Lake
+
+app = typer.Typer(no_args_is_help=True, help="The journal of finished model calls: size, prune, export, check.")
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="print JSON for programs")]
+UNITS = {"h": 1 / 24, "d": 1.0, "w": 7.0}
+
+
+@app.command()
+def size(json: JsonFlag = False) -> None:
+    """Rows and bytes, by age.
+
+    Example:  graft journal size
+    """
+    from dataclasses import asdict
+
+    from agents.gateway import journal_store
+    from cli.show import as_json, console, table
+    from schemas.home import Home
+
+    found = journal_store.size(Home.find().journal)
+    if json:
+        as_json(asdict(found))
+        return
+    rows = [[name, f"{share.rows:,}", amount(share.bytes)] for name, share in found.by_age.items()]
+    rows.append(["all", f"{found.rows:,}", amount(sum(share.bytes for share in found.by_age.values()))])
+    table("journal", ["age up to", "calls", "held"], rows, right=("calls", "held"))
+    span = f"{found.oldest:%Y-%m-%d %H:%M} to {found.newest:%Y-%m-%d %H:%M} UTC" if found.oldest else "no call yet"
+    free = f", {amount(found.free_bytes)} of it free" if found.free_bytes else ""
+    console().print(f"{amount(found.bytes)} on disk{free}; {span}\n{found.path}", markup=False, soft_wrap=True)
+
+
+@app.command()
+def prune(
+    older_than: Annotated[str | None, typer.Option(help="age, such as 30d, 12h or 4w", metavar="AGE")] = None,
+    run: Annotated[str | None, typer.Option(help="only calls of this run (graft status lists runs)")] = None,
+    shared: Annotated[bool, typer.Option("--shared", help="also calls that another run used as well")] = False,
+    vacuum: Annotated[bool, typer.Option("--vacuum", help="make the file smaller in any case")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be deleted, delete nothing")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="delete")] = False,
+    json: JsonFlag = False,
+) -> None:
+    """Delete finished calls by age, or those of a run. A later run that asks the same pays for them again.
+
+    Example:  graft journal prune --older-than 30d --dry-run
+    """
+    from dataclasses import asdict
+
+    from agents.gateway import journal_store
+    from cli.show import as_json, console
+    from schemas.errors import GraftError
+    from schemas.home import Home
+
+    if older_than is None and run is None:
+        raise GraftError("which calls?", where="graft journal prune", fix="--older-than 30d, or --run RUN")
+    home = Home.find()
+    days = None if older_than is None else read_age(older_than)
+    keys = None if run is None else keys_of_run(home, run, shared)
+    found = journal_store.prune(home.journal, days, keys, vacuum=vacuum, dry_run=dry_run or not yes)
+    if not (yes or dry_run):
+        what = f"{found.rows:,} calls ({amount(found.bytes)}) would be deleted; nothing was"
+        raise GraftError(what, where=str(home.journal), fix="the same command with --yes")
+    if json:
+        as_json({**asdict(found), "dry_run": dry_run})
+        return
+    done = "would be deleted" if dry_run else "deleted"
+    freed = f"; the file is {amount(found.freed_bytes)} smaller" if found.vacuumed else ""
+    note = f"\n{found.note}" if found.note else ""
+    console().print(f"{found.rows:,} calls ({amount(found.bytes)}) {done}{freed}{note}", markup=False, soft_wrap=True)
+
+
+@app.command()
+def export(
+    out: Annotated[Path | None, typer.Option(help="file; default GRAFT_HOME/exports/journal.jsonl")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace a file that is there")] = False,
+    restricted: Annotated[
+        bool,
+        typer.Option("--restricted", help="with calls of restricted tasks, and those that no run in the lake made"),
+    ] = False,
+    json: JsonFlag = False,
+) -> None:
+    """Write finished calls to a JSONL file: key, at, request, reply. Prompts and replies are in it word for word.
+
+    Left out are all calls of a task with restricted rows, because a prompt may quote them, and calls that the lake does
+    not know (a run that was killed): --restricted writes them too.
+
+    Example:  graft journal export --out calls.jsonl
+    """
+    from dataclasses import asdict
+
+    from agents.gateway import journal_store
+    from cli.show import as_json, console
+    from schemas.home import Home
+
+    home = Home.find()
+    file = out or home.exports / f"journal{'-restricted' if restricted else ''}.jsonl"
+    only = None if restricted else open_keys(home)
+    found = journal_store.export(home.journal, file, only=only, overwrite=overwrite)
+    if json:
+        as_json({**asdict(found), "restricted": restricted})
+        return
+    lines = [f"wrote {found.file}: {found.rows:,} calls, prompts and replies word for word"]
+    if restricted:
+        lines.append("calls of restricted tasks are included, because --restricted asked for them: protect the file")
+    if found.left_out:
+        lines.append(f"{found.left_out:,} left out (restricted, or not known to the lake); --restricted writes them")
+    if found.damaged:
+        lines.append(f"{found.damaged:,} are damaged and left out; see: graft journal check")
+    console().print("\n".join(lines), markup=False, soft_wrap=True)
+
+
+@app.command()
+def check(
+    repair: Annotated[bool, typer.Option("--repair", help="move damaged calls out, keep the good ones")] = False,
+    json: JsonFlag = False,
+) -> None:
+    """Look at every page and every call; with --repair, mend. Exits 1 where damage is left.
+
+    A repair throws nothing away: damaged calls go to a .damaged-….jsonl file beside the journal, a file that SQLite
+    cannot read is kept as .broken-…; both hold prompts and replies.
+
+    Example:  graft journal check --repair
+    """
+    from dataclasses import asdict
+
+    from agents.gateway import journal_repair, journal_store
+    from cli.show import as_json, console
+    from schemas.home import Home
+
+    path = Home.find().journal
+    found = journal_store.check(path)
+    mended = journal_repair.repair(path) if repair and not found.sound else None
+    if json:
+        as_json({**asdict(found), "sound": found.sound, "repaired": asdict(mended) if mended else None})
+    else:
+        lines = [f"{found.rows:,} calls read, {found.good:,} good: {found.path}"]
+        lines += [f"  {count:,} damaged: {kind}" for kind, count in sorted(found.damage.items())]
+        lines += [f"  SQLite says: {line}" for line in found.sqlite]
+        if mended:
+            lines.append(f"repaired: {mended.kept:,} calls kept, {mended.moved:,} moved out")
+            lines += [f"  {name}" for name in (mended.damaged_file, mended.broken_file) if name]
+        elif not found.sound:
+            lines.append("mend it:  graft journal check --repair")
+        console().print("\n".join(lines), markup=False, soft_wrap=True)
+    if not found.sound and mended is None:
+        raise typer.Exit(1)
+
+
+def amount(count: int) -> str:
+    """Bytes in words, in powers of 1000."""
+    value, unit = float(count), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if value < 1_000:
+            break
+        value, unit = value / 1_000, larger
+    return f"{value:,.0f} {unit}" if unit == "B" else f"{value:,.1f} {unit}"
+
+
+def read_age(text: str) -> float:
+    """An age such as 30d, 12h or 4w in days; a bare number counts days. Raises GraftError."""
+    from schemas.errors import GraftError
+
+    found = re.fullmatch(r"(\d{1,6}(?:\.\d{1,6})?)([hdw]?)", text.strip(), re.ASCII)
+    if not found:
+        raise GraftError(f"{text!r} is no age", where="--older-than", fix="such as 30d, 12h or 4w")
+    return float(found[1]) * UNITS[found[2] or "d"]
+
+
+def keys_of_run(home: Any, run_id: str, shared: bool) -> set[str]:
+    """Keys of a run's calls; those that another run used too only where `shared`. Raises NotFound."""
+    from data.lake import Lake
+    from schemas.errors import NotFound
+
+    query = """
+        SELECT key FROM lake.calls GROUP BY key
+        HAVING bool_or(run_id = $1) AND ($2 OR bool_and(run_id = $1))"""
+    with Lake.open(home, read_only=True) as lake:
+        if lake.run(run_id) is None:
+            known = ", ".join(run.id for run in lake.runs()[:5]) or "none yet"
+            raise NotFound(f"no run {run_id!r}", where="--run", fix=f"one of these: {known} (graft status lists them)")
+        return set(lake.sql(query, [run_id, shared]).column("key").to_pylist())
+
+
+def open_keys(home: Any) -> set[str]:
+    """Keys of the calls that may be written out: every run that used one is in the lake, and its task is open."""
+    from data.lake import Lake
+
+    query = """
+        SELECT calls.key FROM lake.calls AS calls LEFT JOIN lake.candidates AS candidates
+          ON candidates.run_id = calls.run_id AND candidates.candidate_id = calls.candidate_id
+        GROUP BY calls.key
+        HAVING bool_and(list_contains(?::VARCHAR[], calls.run_id) AND NOT coalesce(candidates.restricted, false))"""
+    with Lake.open(home, read_only=True) as lake:
+        return set(lake.sql(query, [_open_runs(lake)]).column("key").to_pylist())
+
+
+def _open_runs(lake: Lake) -> list[str]:
+    tasks = {run.id: run.recipe.get("task") or {} for run in lake.runs()}
+    return [name for name, task in tasks.items() if task.get("kind") != "guard" or not task.get("restricted", True)]
