@@ -7,17 +7,29 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from flows.outlook import early_line, standing_out
 from flows.progress import Progress
 
 
 def one_line(progress: Progress) -> str:
-    """The run's state in one plain line, for logs and pipes."""
+    """The run's state in one plain line, for logs and pipes; below it the gateway's notes, each of them once."""
     wanted = sum(progress.wanted.values())
-    share = progress.yield_share
-    parts = [f"{progress.stage}", f"{progress.total_accepted}/{wanted} accepted", f"{progress.settled} candidates"]
-    if share is not None:
-        parts.append(f"yield {share:.0%}")
-    return " · ".join(parts + _gateway_parts(progress))
+    parts = [
+        progress.stage,
+        f"{progress.total_accepted}/{wanted} accepted",
+        f"{progress.settled} candidates",
+        early(progress),
+        *_gateway_parts(progress),
+        standing_out(progress.settled, progress.reasons),
+    ]
+    new = [note for note in _notes(progress) if note not in progress.told]
+    progress.told.update(new)
+    return "\n".join([" · ".join(part for part in parts if part), *(f"note: {note}" for note in new)])
+
+
+def early(progress: Progress) -> str:
+    """What the candidates so far say: yield, unreadable replies, refusals, price of an accepted row."""
+    return early_line(progress.settled, progress.total_accepted, progress.reasons, progress.price)
 
 
 def render(progress: Progress) -> RenderableType:
@@ -29,10 +41,9 @@ def render(progress: Progress) -> RenderableType:
     for label, wanted in progress.wanted.items():
         done = progress.accepted.get(label, 0)
         table.add_row(Text(label), ProgressBar(total=max(1, wanted), completed=min(done, wanted)), f"{done}/{wanted}")
-    share, eta = progress.yield_share, progress.eta_seconds
+    eta = progress.eta_seconds
     facts = [
         f"{progress.settled} candidates",
-        "yield –" if share is None else f"yield {share:.0%}",
         *_gateway_parts(progress),
         "ETA –" if eta is None else f"ETA {int(eta) // 60}:{int(eta) % 60:02d}",
     ]
@@ -42,8 +53,14 @@ def render(progress: Progress) -> RenderableType:
         Text(f"{progress.dataset}  {progress.stage}", style="cyan"),
         table,
         Text("  ".join(facts)),
-        Text(why, style="dim"),
+        Text(early(progress)),
+        Text(standing_out(progress.settled, progress.reasons), style="yellow"),
+        Text("\n".join((why, *(f"note: {note}" for note in _notes(progress)))), style="dim"),
     )
+
+
+def _notes(progress: Progress) -> list[str]:
+    return list(progress.gateway().notes) if progress.gateway is not None else []
 
 
 def _gateway_parts(progress: Progress) -> list[str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from data.card import inert
+from flows.outlook import early_line, row_price, standing_out
 from schemas.home import Home
 
 SENTENCES = {
@@ -28,10 +30,12 @@ def run_page(
     run, version = result["run"], result["version"]
     parts = [f"# {run['dataset']}", _made(run, version, bool(result.get("repeated")))]
     if result.get("funnel"):
-        parts += ["## What became of the candidates", _funnel(result["funnel"])]
+        parts += ["## What became of the candidates", _early(run, result["funnel"]), _funnel(result["funnel"])]
     if result.get("method"):
         parts += ["## What the labels turned out to be", result["method"]]
-    parts += ["## What it took", _cost(run)]
+    parts += ["## What it took", _cost(run), _beyond(run)]
+    if result.get("notes"):
+        parts += ["\n".join(f"- {inert(note)}" for note in result["notes"])]
     if trained:
         parts += ["## The student", "```\n" + trained["text"] + "\n```"]
         parts += [f"Confusion matrix: {path}" for path in trained["confusion"]]
@@ -67,6 +71,24 @@ def _cost(run: dict[str, Any]) -> str:
     price = "unknown (a model has no price in the recipe)" if run["price_usd"] is None else f"${run['price_usd']:.4f}"
     tokens = f"{run['prompt_tokens']:,} prompt and {run['completion_tokens']:,} completion tokens"
     return f"{run['calls']:,} model calls, {tokens}, price {price}, {run['seconds']:.0f} s."
+
+
+def _early(run: dict[str, Any], funnel: list[dict[str, Any]]) -> str:
+    """The signs that the terminal showed while the run went on, as they stand at its end."""
+    reasons = {row["code"]: row["rows"] for row in funnel if row["status"] != "accepted"}
+    settled, rows = run["counts"].get("opened", 0), run["counts"].get("published", 0)
+    price = row_price(run["price_usd"] / rows if rows and run["price_usd"] is not None else None,
+                      unknown=run["price_usd"] is None)  # fmt: skip
+    advice = standing_out(settled, reasons)
+    return early_line(settled, rows, reasons, price) + (f"\n\n{advice}." if advice else "")
+
+
+def _beyond(run: dict[str, Any]) -> str:
+    """Rows and candidates beyond what was wanted; the latter's share is of all that were opened."""
+    counts = run["counts"]
+    surplus, over, opened = counts.get("surplus", 0), counts.get("overshoot", 0), counts.get("opened", 0)
+    share = f" ({over / opened:.1%} of all)" if opened else ""
+    return f"Surplus: {surplus} accepted rows. Overshoot: {over} candidates{share} opened after their label had enough."
 
 
 def _next(home: Home, run: dict[str, Any], version: dict[str, Any] | None, exported: list[str] | None) -> str:

@@ -9,15 +9,14 @@ LOG = logging.getLogger("graft")
 
 
 def say(text: str) -> None:
-    """One line of progress: to Prefect's run log inside a run, else to the `graft` logger."""
+    """One line of progress: to the `graft` logger, and inside a run to Prefect's too."""
     from prefect.context import FlowRunContext
 
+    LOG.info("%s", text)
     if FlowRunContext.get() is not None:
         from prefect import get_run_logger
 
         get_run_logger().info(text)
-    else:
-        LOG.info(text)
 
 
 async def leave(dataset: str, summary: str, funnel: list[dict[str, Any]]) -> None:

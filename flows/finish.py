@@ -9,13 +9,14 @@ from data.card import render_card
 from data.mixing import GuardReport, MixReport, method_report, told
 from data.splits import assign_splits
 from data.versions import publish
-from flows import artifacts, rounds
+from flows import artifacts, logs, rounds
+from flows.outlook import Outlook, advice_for, figure
 from flows.settle import find_embed, split_clusters
 from flows.workshop import Say, Workshop, models_with_licences
 from schemas.base import utc_now
 from schemas.datasets import DatasetVersion, Row, Run
 from schemas.errors import YieldTooLow
-from schemas.rows import Candidate
+from schemas.rows import Candidate, Status
 
 
 async def finish(shop: Workshop, run: Run, kept: list[Candidate], surplus: int, say: Say) -> dict[str, Any]:
@@ -26,7 +27,13 @@ async def finish(shop: Workshop, run: Run, kept: list[Candidate], surplus: int, 
     shortfall = {label: n - have.get(label, 0) for label, n in shop.recipe.wanted().items() if have.get(label, 0) < n}
     stopped_by = shop.stop_reason or ("candidates" if shortfall else "target")
     totals = _totals(shop)
-    counts = {**shop.lake.counts(run.id), "published": len(kept), "surplus": surplus, **shop.figures}
+    counts = {
+        **shop.lake.counts(run.id),
+        "published": len(kept),
+        "surplus": surplus,
+        "overshoot": shop.progress.overshoot,
+    }
+    counts |= shop.figures
     run = run.model_copy(
         update={
             "status": "partial" if shortfall else "finished",
@@ -39,17 +46,22 @@ async def finish(shop: Workshop, run: Run, kept: list[Candidate], surplus: int, 
             **totals,
         }
     )
+    if stopped_by != "target":
+        logs.stopped_early(stopped_by, counts["opened"], len(kept), sum(shop.recipe.wanted().values()))
     funnel = rounds.funnel(shop.lake, run.id)
     published = None
     report = method_report(shop.lake, run.id, run.counts)
     if kept:
         say("publishing")
         published = await _publish(shop, run, kept, funnel, report)
+        logs.published(run.dataset, published.version, len(kept), run.price_usd)
         run = run.model_copy(update={"version": published.version})
     shop.lake.save_run(run)
     await artifacts.leave(run.dataset, published.card if published else _nothing(run), funnel)
     if stopped_by == "refusals":
         raise _refused(shop, run)
+    if stopped_by == "out_of_reach" and shop.outlook is not None:
+        raise _out_of_reach(shop, run, shop.outlook)
     if stopped_by == "yield" and not kept:
         raise _too_low(shop, run)
     return {
@@ -58,6 +70,7 @@ async def finish(shop: Workshop, run: Run, kept: list[Candidate], surplus: int, 
         "funnel": funnel,
         "method": told(report) if report else "",
         "repeated": False,
+        "notes": list(shop.gateway.stats.notes),
     }
 
 
@@ -108,18 +121,39 @@ def _totals(shop: Workshop) -> dict[str, Any]:
 
 
 def _too_low(shop: Workshop, run: Run) -> YieldTooLow:
-    examples = [
-        f"    (restricted): {candidate.decision.code}"
-        if candidate.restricted
-        else f"    {candidate.text[:200]!r}: {candidate.decision.reason}"
-        for candidate in shop.lake.iter_candidates(run.id, limit=3)
-    ]
     limits = shop.recipe.limits
     return YieldTooLow(
         f"stopped after {run.counts['opened']} candidates: {run.counts['accepted']} accepted, under limits.min_yield "
-        f"{limits.min_yield:g}. Three of them:\n" + "\n".join(examples),
+        f"{limits.min_yield:g}. Three of them:\n" + "\n".join(_examples(shop, run)),
         where=run.dataset,
         fix="look at the reasons above: another generator, a lower method.tau, or longer max_tokens",
+    )
+
+
+def _examples(shop: Workshop, run: Run) -> list[str]:
+    """Up to three candidates that were not accepted, and why; of restricted ones the code alone."""
+    statuses: tuple[Status, ...] = ("rejected", "failed")
+    found = [c for status in statuses for c in shop.lake.iter_candidates(run.id, status, limit=3)]
+    return [
+        f"    (restricted): {candidate.decision.code}"
+        if candidate.restricted
+        else f"    {candidate.text[:200]!r}: {candidate.decision.reason}"
+        for candidate in found[:3]
+    ]
+
+
+def _out_of_reach(shop: Workshop, run: Run, outlook: Outlook) -> YieldTooLow:
+    progress, has = shop.progress, figure(outlook.cap, outlook.has)
+    short = ", ".join(f"{label} {count}" for label, count in run.shortfall.items())
+    published = "what was accepted is published" if run.version else "nothing was accepted"
+    examples = _examples(shop, run)
+    return YieldTooLow(
+        f"stopped after {progress.settled} candidates: the target needs about {figure(outlook.cap, outlook.takes)} "
+        f"(at best {figure(outlook.cap, outlook.at_least)}), and {outlook.cap} is {has}. "
+        f"{run.counts['accepted']} of {run.counts['opened']} were accepted; still missing: {short}; {published}."
+        + ("\nNot accepted, for example:\n" + "\n".join(examples) if examples else ""),
+        where=run.dataset,
+        fix=advice_for(outlook, shop.recipe.target.rows_per_label),
     )
 
 

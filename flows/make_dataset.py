@@ -6,6 +6,7 @@ Parameters are a recipe's name and a few plain overrides, so that Prefect's form
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from prefect.cache_policies import INPUTS
 from agents.methods import Place, method_of
 from data.lake import Lake
 from data.versions import published_texts
-from flows import artifacts, rounds
+from flows import artifacts, logs, rounds
 from flows.finish import finish
 from flows.neighbours import find_neighbours
 from flows.plan import ShardSpec, apply_overrides, fresh_seed, plan_rounds, read_recipe, run_id_of
@@ -74,7 +75,8 @@ async def make_dataset(
         if done is not None:
             artifacts.say(f"nothing changed: {done['version']['dataset']}@{done['version']['version']} holds this run")
             return done
-        return await _make(loaded, file, seeds, home, lake, run_id)
+        with logs.run_log(home, run_id, {model.api_key_env for model in loaded.models}):
+            return await _make(loaded, file, seeds, home, lake, run_id)
 
 
 async def _make(recipe: Recipe, file: Path, seeds: list[Seed], home: Home, lake: Lake, run_id: str) -> dict[str, Any]:
@@ -95,8 +97,9 @@ async def _make(recipe: Recipe, file: Path, seeds: list[Seed], home: Home, lake:
         run = run.model_copy(update={"neighbours": await asyncio.to_thread(find_neighbours, recipe, seeds, lake, say)})
     lake.save_run(run)
     lake.add_seeds(run_id, seeds)
+    logs.started(recipe.name, recipe.method.kind, sum(recipe.wanted().values()), again=before is not None)
     try:
-        async with open_gateway(recipe, home, say) as gateway:
+        async with open_gateway(recipe, home, say, run.started_at.timestamp()) as gateway:
             progress.gateway = lambda: gateway.stats
             shop = Workshop(
                 recipe=recipe, run_id=run_id, home=home, lake=lake, gateway=gateway, method=method_of(recipe),
@@ -113,6 +116,10 @@ async def _make(recipe: Recipe, file: Path, seeds: list[Seed], home: Home, lake:
         lake.save_run(run.model_copy(update={"status": "interrupted", "stopped_by": "user", "ended_at": utc_now()}))
         raise
     except GraftError as error:
+        logs.failed(error)
+        ended = lake.run(run_id)
+        if ended is not None and ended.version is not None:
+            raise  # it ended early with what was accepted published: its record stays
         lake.save_run(run.model_copy(update={"status": "failed", "stopped_by": error.what, "ended_at": utc_now()}))
         raise
 
@@ -200,16 +207,34 @@ async def make_shard(run_id: str, lake_id: str, spec: dict[str, Any]) -> dict[st
         run_slot=lambda slot: shop.run_slot(slot, admission),
         admit=lambda c: admission.admit(c.text_id, c.text, c.response, c.label),
         commit=commit,
-        width=max(8, int(shop.recipe.limits.concurrency * 1.25)),
+        width=_width(shop.recipe),
         stored=stored,
         remember=lambda c: admission.remember(c.text_id, c.text, c.label),
         halt=shop.halt,
         on_settled=lambda c: shop.progress.note(c, (plan.round, plan.shard)),
     )
-    report = await runner.run()
+    name, began = f"{plan.round}.{plan.shard}", time.monotonic()
+    with shop.gateway.telemetry.span("graft.shard", shard=name) as span:
+        report = await runner.run()
+        span.note(stopped_by=report.stopped_by, settled=report.settled)
+    accepted = sum(report.accepted.values())
+    logs.shard_ended(name, report.stopped_by, report.settled, accepted, time.monotonic() - began)
     if report.stopped_by not in ENDED:
         shop.stop_reason = report.stopped_by
-    return {"settled": report.settled, "accepted": report.accepted, "stopped_by": report.stopped_by}
+    return {
+        "settled": report.settled,
+        "accepted": report.accepted,
+        "stopped_by": report.stopped_by,
+        "overshoot": report.overshoot,
+        "tried": report.tried,
+    }
+
+
+def _width(recipe: Recipe) -> int:
+    """Slots that a shard has open at once: a few more than calls in flight, and many where answers take hours."""
+    limits, asked = recipe.limits, method_of(recipe).roles(recipe)
+    width = max(8, int(limits.concurrency * 1.25))
+    return max(width, limits.batch_slots) if any(getattr(recipe.roles, role).batch for role in asked) else width
 
 
 def _say(progress: Progress, text: str) -> None:

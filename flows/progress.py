@@ -3,11 +3,61 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from flows.outlook import COST_SAMPLE, LabelCounts, Room, Sample, row_price
+from schemas.calls import Call
+from schemas.recipe import Limits
 from schemas.rows import Candidate
+
+KEYS_KEPT = 4_000
+"""Keys of calls made in this process that are remembered: equal calls follow each other closely."""
+
+
+@dataclass
+class Spent:
+    """What candidates took in this process. One that the journal answered, if only in part, is no measure of cost:
+    it is left out of the samples, and what it did pay is counted beside them."""
+
+    usd: Sample = field(default_factory=Sample)
+    tokens: Sample = field(default_factory=Sample)
+    finished: set[str] = field(default_factory=set)
+    """Ids of candidates that ran here and have not settled yet."""
+    other_usd: float = 0.0
+    other_tokens: int = 0
+    _keys: dict[str, None] = field(default_factory=dict)
+
+    def end(self, candidate_id: str, calls: Sequence[Call]) -> None:
+        """A candidate has ended, with its calls."""
+        self.finished.add(candidate_id)
+        paid = [call for call in calls if not call.cached]
+        self._keys.update(dict.fromkeys(call.key for call in paid))
+        while len(self._keys) > KEYS_KEPT:
+            del self._keys[next(iter(self._keys))]
+        usd = _sum([call.price_usd for call in paid if call.failure is None])
+        tokens = _sum([_tokens(call) for call in paid if call.failure is None])
+        if any(call.cached and call.key not in self._keys for call in calls):
+            self.other_usd += usd or 0.0
+            self.other_tokens += int(tokens or 0)
+        else:
+            self.usd.add(usd)
+            self.tokens.add(tokens)
+
+    def others(self, cap: str) -> float:
+        """What was paid beside the samples, of the money or the tokens."""
+        return self.other_usd if cap == "limits.money_usd" else self.other_tokens
+
+
+def _sum(values: list[Any]) -> float | None:
+    return None if None in values else float(sum(values))
+
+
+def _tokens(call: Call) -> int | None:
+    if call.prompt_tokens is None or call.completion_tokens is None:
+        return None
+    return call.prompt_tokens + call.completion_tokens
 
 
 @dataclass
@@ -26,11 +76,20 @@ class Progress:
     started: float = field(default_factory=time.monotonic)
     gateway: Callable[[], Any] | None = None
     shards: set[tuple[int, int]] = field(default_factory=set)
+    tried: dict[str, int] = field(default_factory=dict)
+    """Settled candidates by the label that they were written for."""
+    overshoot: int = 0
+    """Candidates that were opened although their label had enough in their shard."""
+    told: set[str] = field(default_factory=set)
+    """Notes that were shown already."""
+    spent: Spent = field(default_factory=Spent)
 
     def note(self, candidate: Candidate, shard: tuple[int, int] = (0, 0)) -> None:
         """Count one settled candidate of a shard (round, number)."""
         self.shards.add(shard)
         self.settled += 1
+        self.spent.finished.discard(candidate.id)
+        self.tried[candidate.slot.label] = self.tried.get(candidate.slot.label, 0) + 1
         if candidate.accepted:
             self.accepted[candidate.label] = self.accepted.get(candidate.label, 0) + 1
             return
@@ -41,11 +100,14 @@ class Progress:
         self.reasons[candidate.decision.code] = self.reasons.get(candidate.decision.code, 0) + 1
 
     def note_shard(self, shard: tuple[int, int], report: dict[str, Any]) -> None:
-        """Count a shard that an earlier attempt finished, so that nothing of it ran in this process."""
+        """Count a finished shard; candidates only where an earlier attempt finished it and none settled here."""
+        self.overshoot += report.get("overshoot", 0)
         if shard in self.shards:
             return
         self.shards.add(shard)
         self.settled += report["settled"]
+        for label, count in report.get("tried", {}).items():
+            self.tried[label] = self.tried.get(label, 0) + count
         for label, count in report["accepted"].items():
             self.accepted[label] = self.accepted.get(label, 0) + count
 
@@ -68,6 +130,36 @@ class Progress:
     def seconds(self) -> float:
         """Seconds since the run began."""
         return time.monotonic() - self.started
+
+    @property
+    def price(self) -> str:
+        """The price of an accepted row so far in words, by the candidates that were paid in this process."""
+        usd, share = self.spent.usd, self.yield_share
+        return row_price(usd.mean / share if usd.count and share else None, unknown=usd.unknown)
+
+    def labels(self) -> list[LabelCounts]:
+        """Every label's counts over the whole run."""
+        return [
+            LabelCounts(label, max(0, wanted - (got := self.accepted.get(label, 0))), self.tried.get(label, 0), got)
+            for label, wanted in self.wanted.items()
+        ]
+
+    def rooms(self, limits: Limits) -> list[Room]:
+        """The caps that the recipe sets, with what was used of each. Where a cost is unknown its cap is left out.
+
+        limits.minutes is none of them: the same command goes on after it, so a target is not out of its reach.
+        """
+        spent, settled = self.spent, self.settled
+        found = [Room("limits.candidates", limits.candidates, settled, 1.0, 1.0, sampled=settled + COST_SAMPLE)]
+        ahead = len(spent.finished)
+        for cap, has, sample in (
+            ("limits.money_usd", limits.money_usd, spent.usd),
+            ("limits.tokens", limits.tokens, spent.tokens),
+        ):
+            if has is not None and sample.count and not sample.unknown:
+                used = sample.total + spent.others(cap)
+                found.append(Room(cap, has, used, sample.low, sample.mean, ahead, sample.count))
+        return found
 
     @property
     def eta_seconds(self) -> float | None:

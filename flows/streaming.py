@@ -82,6 +82,10 @@ class ShardReport:
     settled: int = 0
     failed: int = 0
     stopped_by: str = "target"
+    overshoot: int = 0
+    """Slots that were opened although, in the settled order, their label had enough already."""
+    tried: dict[str, int] = field(default_factory=dict)
+    """Settled slots of each label."""
 
 
 class ShardRunner:
@@ -140,6 +144,7 @@ class ShardRunner:
             await self._cancel_running()
             await asyncio.shield(self._flush())
         short = any(stream.accepted < stream.wanted for stream in self.streams)
+        self._report.tried = {stream.label: stream.settled for stream in self.streams}
         self._report.accepted = {stream.label: stream.accepted for stream in self.streams}
         self._report.stopped_by = stopped or ("candidates" if short else "target")
         return self._report
@@ -199,6 +204,7 @@ class ShardRunner:
             accepted = candidate.accepted
             self._batch.append(candidate)
             self._batch_calls.extend(calls)
+        self._report.overshoot += stream.accepted >= stream.wanted
         stream.settled += 1
         if accepted:
             stream.own += candidate.label == stream.label

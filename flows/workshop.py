@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.metadata
 import os
 import time
@@ -16,13 +17,16 @@ from filelock import FileLock, Timeout
 from agents.gateway import Gateway
 from agents.methods import method_of
 from agents.methods.base import Ask, Context, Drawn, Method, Screen
+from agents.methods.harmaug import variants
 from agents.roles.prompting import fragments
 from data.gates import Admission
+from flows.outlook import FIRST_LOOK, LOOK_EVERY, Outlook, out_of_reach
 from flows.progress import Progress
 from schemas.base import stable_hash, utc_now
 from schemas.calls import Call, CallRequest, FailureCode, Reply
 from schemas.errors import AlreadyRunning, CallFailed, GraftError
 from schemas.home import Home
+from schemas.methods import HarmAugSettings
 from schemas.models import ModelSpec
 from schemas.recipe import Recipe
 from schemas.rows import Candidate, Seed, Slot
@@ -57,6 +61,9 @@ class Workshop:
     figures: dict[str, int] = field(default_factory=dict)
     """Counts that the method took beside its rows; they join the run's."""
     stop_reason: str = ""
+    outlook: Outlook | None = None
+    """Why the target is out of reach, where that ended the run."""
+    next_look: int = FIRST_LOOK
 
     @property
     def drawn(self) -> Drawn:
@@ -81,7 +88,12 @@ class Workshop:
         """One slot through the method, with the record of every call that it made."""
         candidate_id = "c_" + stable_hash(slot.id)
         recorder = CallRecorder(self.gateway.call, self.run_id, candidate_id)
-        candidate = await self.method.run_slot(slot, self.context(recorder.ask, admission.screen))
+        with self.gateway.telemetry.span(
+            "graft.candidate", label=slot.label, shard=slot.shard, round=slot.round
+        ) as span:
+            candidate = await self.method.run_slot(slot, self.context(recorder.ask, admission.screen))
+            span.note(status=candidate.decision.status, code=candidate.decision.code)
+        self.progress.spent.end(candidate_id, recorder.calls)
         if candidate.decision.code == "failed.budget":
             self.stop_reason = self.stop_reason or "budget"
         return candidate, tuple(recorder.calls)
@@ -99,7 +111,23 @@ class Workshop:
         most = getattr(self.recipe.method, "max_refusals", 1.0)
         if not self.stop_reason and progress.settled >= REFUSALS_AFTER and progress.refused_share > most:
             self.stop_reason = "refusals"
+        if not self.stop_reason and limits.out_of_reach == "stop" and progress.settled >= self.next_look:
+            self.next_look = progress.settled + LOOK_EVERY
+            self.outlook = out_of_reach(
+                progress.labels(),
+                progress.rooms(limits),
+                wanted=sum(progress.wanted.values()),
+                together=together(self.recipe),
+            )
+            self.stop_reason = "out_of_reach" if self.outlook else ""
         return self.stop_reason
+
+
+def together(recipe: Recipe) -> int:
+    """Candidates of a label that share one reply, and so mostly one fate."""
+    if isinstance(recipe.method, HarmAugSettings):
+        return len(variants(recipe))
+    return int(getattr(recipe.method, "texts_per_call", 1))
 
 
 class CallRecorder:
@@ -169,9 +197,13 @@ def models_used(recipe: Recipe) -> tuple[ModelSpec, ...]:
 
 
 @asynccontextmanager
-async def open_gateway(recipe: Recipe, home: Home, say: Say) -> AsyncIterator[Gateway]:
-    """The gateway with its embedded servers started, every endpoint asked whether it answers. Stopped at the end."""
-    from agents.gateway import check_endpoint
+async def open_gateway(recipe: Recipe, home: Home, say: Say, since: float = 0.0) -> AsyncIterator[Gateway]:
+    """The gateway with its embedded servers started, every endpoint asked whether it answers. Stopped at the end.
+
+    `since` (unix seconds) is when the run began.
+    """
+    from agents.gateway import RoleRules, check_endpoint
+    from agents.gateway.telemetry import Telemetry
     from agents.local.servers import embedded_servers
 
     limits = recipe.limits
@@ -188,8 +220,16 @@ async def open_gateway(recipe: Recipe, home: Home, say: Say) -> AsyncIterator[Ga
             concurrency=limits.concurrency,
             money_usd=limits.money_usd,
             tokens=limits.tokens,
+            hedge=limits.hedge,
+            roles={role: RoleRules(spec.cache, spec.batch, spec.money_usd) for role, spec in recipe.roles},
+            since=since,
+            telemetry=(telemetry := Telemetry.find(say)),
         ) as gateway:
-            yield gateway
+            try:
+                with telemetry.span("graft.run", dataset=recipe.name, method=recipe.method.kind):
+                    yield gateway
+            finally:
+                await asyncio.to_thread(telemetry.close)
 
 
 @contextmanager

@@ -81,6 +81,10 @@ def test_a_run_reaches_its_target_and_a_rerun_makes_no_call(tmp_path: Path, fake
     assert sum(first["version"]["splits"].values()) == 40
     counts = first["run"]["counts"]
     assert counts["opened"] == counts["accepted"] + counts["rejected"] + counts["failed"]
+    assert counts["surplus"] <= counts["overshoot"] <= 0.3 * counts["opened"]
+    log = (tmp_path / "home" / "runs" / first["run"]["id"] / "log.jsonl").read_text().splitlines()
+    events = [json.loads(line).get("event") for line in log]
+    assert {"run.started", "shard.ended", "run.published"} <= set(events) and "run.failed" not in events
     calls = fake_llm.stats()["calls"]
     again = run_json(tmp_path / "home", prefect_url, recipe)
     assert again["repeated"] is True
@@ -132,7 +136,7 @@ def test_a_killed_run_repeats_no_finished_call_and_loses_no_row(
 def test_a_candidate_cap_publishes_what_there_is_and_names_the_shortfall(
     tmp_path: Path, fake_llm: Any, prefect_url: str
 ) -> None:
-    recipe = write_recipe(tmp_path, fake_llm.url, rows=100, candidates=30)
+    recipe = write_recipe(tmp_path, fake_llm.url, rows=100, candidates=30, limits=", out_of_reach: go_on")
     result = run_json(tmp_path / "home", prefect_url, recipe)
     assert result["run"]["status"] == "partial"
     assert result["run"]["stopped_by"] == "candidates"
@@ -143,7 +147,11 @@ def test_a_candidate_cap_publishes_what_there_is_and_names_the_shortfall(
 
 def test_a_money_cap_is_never_overshot(tmp_path: Path, fake_llm: Any, prefect_url: str) -> None:
     recipe = write_recipe(
-        tmp_path, fake_llm.url, rows=200, limits=", money_usd: 0.02", model=", price: {input: 10, output: 40}"
+        tmp_path,
+        fake_llm.url,
+        rows=200,
+        limits=", money_usd: 0.02, out_of_reach: go_on",
+        model=", price: {input: 10, output: 40}",
     )
     result = run_json(tmp_path / "home", prefect_url, recipe)
     assert result["run"]["stopped_by"] == "budget"

@@ -126,6 +126,23 @@ def test_a_shard_reaches_its_target_with_little_overshoot() -> None:
     assert 200 <= report.accepted["a"] <= 210
 
 
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000), st.floats(0.3, 0.9), st.integers(0, 999))
+def test_overshoot_is_counted_and_small(first: int, rate: float, timing: int) -> None:
+    """Of 400 rows of two labels, under a twentieth of the slots plus 8 are opened after their label had enough."""
+    shard = Shard(timing, rate, {"a": 200, "b": 200}, 10_000, [])
+    shard.runner._admit = lambda c: ()
+    shard.runner._make_slot = lambda label, index: make_slot(label, first + index)
+    report = asyncio.run(shard.runner.run())
+    ended = dict.fromkeys("ab", 0)
+    beyond = 0
+    for candidate in shard.rows:
+        beyond += ended[candidate.label] >= 200
+        ended[candidate.label] += candidate.accepted
+    assert report.overshoot == beyond <= 0.05 * report.settled + 8
+    assert sum(report.tried.values()) == report.settled
+
+
 def test_a_cap_ends_the_shard_and_says_so() -> None:
     shard = Shard(3, 0.2, {"a": 50, "b": 50}, 20, [])
     report = asyncio.run(shard.runner.run())

@@ -105,11 +105,15 @@ async def test_what_does_not_pass_fails_after_the_retries(
         assert caught.value.raw == '{"unasked": 1}'
 
 
-async def test_always_429_is_given_up_after_the_retries(provider: str, fake_llm: Serving, tmp_path: Path) -> None:
+async def test_always_429_is_given_up_in_the_end(
+    provider: str, fake_llm: Serving, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agents.gateway.limiter.PATIENCE_S", 0.3)
     fake_llm.set(fail_first=1_000, fail_status=429, retry_after=0.01)
     with pytest.raises(CallFailed) as caught:
         await once(tmp_path, ask(provider, fake_llm.url), retries=2)
-    assert caught.value.code == "rate_limited" and fake_llm.stats()["requests"] == 3
+    assert caught.value.code == "rate_limited"
+    assert 3 <= fake_llm.stats()["requests"] <= 16, "it is asked ever less often"
 
 
 async def test_retry_after_is_obeyed_by_the_whole_endpoint(provider: str, fake_llm: Serving, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
-"""The one door to every model: key, journal, single flight, budget, limits, transport, retry.
+"""The one door to every model: key, journal, single flight, budget, and the sender behind it.
 
-A call goes: journal (a hit costs nothing), join an equal call that is in flight, reserve its price, wait for a place at
-its endpoint, send, retry by one policy, settle, journal the reply, and only then return it.
+A call goes: journal (a hit costs nothing), join an equal call that is in flight, reserve its price, send (sending.py:
+a place at its endpoint, one retry policy), settle, journal the reply, and only then return it.
 """
 
 from __future__ import annotations
@@ -9,66 +9,51 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import re
-import time
-from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import orjson
 
+from agents.gateway.batch import BatchDesk, path_in
 from agents.gateway.journal import Journal
-from agents.gateway.ledger import Ledger, Reservation, Tab, cost_of, price_of
+from agents.gateway.ledger import FREE, Ledger, Reservation, Tab, cost_of, price_of
 from agents.gateway.openai_transport import OpenAITransport, body_of
-from agents.gateway.retry import RETRYABLE, Door, backoff_s
-from agents.gateway.transport import Damaged, RateLimited, Transport
-from schemas.calls import CallRequest, Reply, Usage
-from schemas.errors import BudgetExhausted, CallFailed, GraftError
-from schemas.models import ModelSpec, Price
+from agents.gateway.sending import Keep, Sender, count_tokens
+from agents.gateway.stats import Counts, Stats
+from agents.gateway.telemetry import Telemetry
+from agents.gateway.transport import Transport
+from schemas.calls import CallRequest, Reply
+from schemas.errors import BudgetExhausted, GraftError
+from schemas.models import Cache, ModelSpec, Price
 
 CHARS_PER_TOKEN = 3
 """Characters (beyond ASCII: bytes) that a token has at least, for the reservation's upper estimate."""
 SECRET = re.compile(r"(api_?key|secret|password|authorization|headers?|credentials?)$", re.IGNORECASE)
+UNKEPT = 4096
+"""Replies of roles whose cache is off that are remembered, so that equal calls of one run are still one."""
 
 
 @dataclass(frozen=True)
-class Stats:
-    """A snapshot of this gateway's counters since it opened. `price_usd` is None once any call's price is unknown.
+class RoleRules:
+    """What a recipe says of one role's calls: the journal's use, the provider's batch API, and a cap in US dollars."""
 
-    `waiting` says in a few words what limits speed now; empty while nothing is under way.
-    """
-
-    calls: int = 0
-    cached: int = 0
-    failed: int = 0
-    in_flight: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cached_tokens: int = 0
-    price_usd: float | None = 0.0
-    waiting: str = ""
-    by_model: Counter[str] = field(default_factory=Counter)
+    cache: Cache = "reuse"
+    batch: bool = False
+    money_usd: float | None = None
 
 
-Keep = Callable[[Reply], Awaitable[Reply]]
-"""Settles and journals a reply; what it returns is what the caller gets."""
-
-
-@dataclass
-class _Counts:
-    calls: int = 0
-    cached: int = 0
-    failed: int = 0
-    in_flight: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cached_tokens: int = 0
+REUSE = RoleRules()
 
 
 class Gateway:
-    """Opened once a run as an async context manager; safe to use from many tasks of one event loop."""
+    """Opened once a run as an async context manager; safe to use from many tasks of one event loop.
+
+    `since` (unix seconds) is when the run began: a role whose cache is `refresh` reads no reply from before.
+    """
 
     def __init__(
         self,
@@ -79,24 +64,38 @@ class Gateway:
         money_usd: float | None = None,
         tokens: int | None = None,
         retries: int = 4,
+        hedge: bool = False,
+        roles: Mapping[str, RoleRules] | None = None,
+        since: float = 0.0,
+        telemetry: Telemetry | None = None,
     ) -> None:
         self._journal_path, self._endpoint_urls = journal, dict(endpoints or {})
-        self._concurrency, self._retries = concurrency, retries
-        self.ledger = Ledger(money_usd, tokens)
-        self._counts, self._by_model = _Counts(), Counter[str]()
+        self._concurrency, self._roles, self._since = concurrency, dict(roles or {}), since
+        caps = {role: rules.money_usd for role, rules in self._roles.items() if rules.money_usd is not None}
+        self.ledger = Ledger(money_usd, tokens, caps)
+        self.telemetry = telemetry or Telemetry()
+        self._counts = Counts()
+        self._sender = Sender(
+            counts=self._counts, endpoints=self._endpoint_urls, concurrency=concurrency, retries=retries, hedge=hedge
+        )
         self._flights: dict[str, asyncio.Future[Reply]] = {}
-        self._doors: dict[tuple[str | None, str], Door] = {}
+        self._unkept: OrderedDict[str, Reply] = OrderedDict()
         self._transports: dict[str, Transport] = {}
+        self._desk: BatchDesk | None = None
+        self._notes: dict[tuple[str, str], str] = {}
 
     async def __aenter__(self) -> Self:
         self._journal = await asyncio.to_thread(Journal, self._journal_path)
-        self._places = asyncio.Semaphore(self._concurrency)
+        self.telemetry.watch(lambda: self.stats)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._sender.depart()
         try:
+            if self._desk is not None:
+                await self._desk.close()
             for transport in self._transports.values():
                 await transport.close()
         finally:
@@ -104,34 +103,35 @@ class Gateway:
 
     @property
     def stats(self) -> Stats:
-        """The counters now, and what limits speed."""
-        price = None if self.ledger.unknown else self.ledger.spent_usd
-        counts = dataclasses.asdict(self._counts)
-        return Stats(**counts, price_usd=price, waiting=self._waiting(), by_model=self._by_model.copy())
+        """The counters now, what limits speed, and every endpoint."""
+        counts = {one.name: getattr(self._counts, one.name) for one in dataclasses.fields(self._counts)}
+        counts |= {"by_model": self._counts.by_model.copy(), "price_by_role": dict(self.ledger.spent_by_role)}
+        return Stats(
+            **counts, price_usd=None if self.ledger.unknown else self.ledger.spent_usd, waiting=self._waiting(),
+            notes=tuple(self._notes.values()), endpoints=self._sender.endpoints(),
+        )  # fmt: skip
 
     def _waiting(self) -> str:
-        if any(door.pause_s for door in self._doors.values()):
-            return "the rate limit"
+        limit = self._sender.limited_by
+        if limit == "the rate limit":
+            return limit
         if self.ledger.waiting:
             return "the budget"
-        if self._places.locked():
-            return "limits.concurrency"
-        if any(door.crowded for door in self._doors.values()):
-            return "the model's max_concurrency"
-        return "the models' speed" if self._counts.in_flight else ""
+        return limit or ("the models' speed" if self._counts.in_flight else "")
 
     async def call(self, request: CallRequest) -> Reply:
         """The reply, from the journal or from the model. Raises CallFailed after the last retry, BudgetExhausted
         where a cap leaves no room, KeyMissing and ModelUnreachable for what only a person can mend."""
         key = request.key()
+        rules = self._roles.get(request.role, REUSE)
         while True:
-            found = self._journal.find(key)
+            found = self._found(key, rules)
             if found is not None:
                 self._counts.cached += 1
                 return found
             flight = self._flights.get(key)
             if flight is None:
-                return await self._lead(key, request)
+                return await self._lead(key, request, rules)
             try:
                 reply = await asyncio.shield(flight)
             except asyncio.CancelledError:
@@ -140,14 +140,22 @@ class Gateway:
                     raise
                 continue  # the one who led was cancelled, we were not
             self._counts.cached += 1
-            return reply.model_copy(update={"cached": True, "latency_s": 0.0})
+            return as_cached(reply)
 
-    async def _lead(self, key: str, request: CallRequest) -> Reply:
+    def _found(self, key: str, rules: RoleRules) -> Reply | None:
+        if rules.cache == "off":
+            kept = self._unkept.get(key)
+            return None if kept is None else as_cached(kept)
+        return self._journal.find(key, since=self._since) if rules.cache == "refresh" else self._journal.find(key)
+
+    async def _lead(self, key: str, request: CallRequest, rules: RoleRules) -> Reply:
         """Make the call for everyone who asks the same meanwhile."""
         flight: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._flights[key] = flight
         try:
-            reply = await self._pay(key, request)
+            with self.telemetry.call(request) as span:
+                reply = await self._pay(key, request, rules)
+                span.done(reply)
         except asyncio.CancelledError:
             flight.cancel()
             raise
@@ -163,84 +171,54 @@ class Gateway:
         finally:
             del self._flights[key]
 
-    async def _pay(self, key: str, request: CallRequest) -> Reply:
+    async def _pay(self, key: str, request: CallRequest, rules: RoleRules) -> Reply:
         """Reserve, send, settle, journal."""
-        tab = Tab(self.ledger, await self._upper_estimate(request), request.model.name)
-
-        async def keep(reply: Reply) -> Reply:
-            tab.settle(reply.usage, reply.price_usd)
-            self._counts.calls += 1
-            self._by_model[request.model.name] += 1
-            self._count(reply.usage)
-            reply = reply.model_copy(update={"key": key, "price_usd": tab.usd})
-            await self._journal.add(orjson.dumps(_public_body(request)), reply)
-            return reply
-
+        reservation = await self._upper_estimate(request)
+        tab = Tab(self.ledger, reservation, request.model.name)
+        keep = self._keeper(key, request, rules, tab)
         await tab.open()
         try:
-            return await self._send(request, tab, keep)
+            if rules.batch:
+                return await self._sender.send_in_batch(request, self._batches(), tab, keep)
+            return await self._sender.send(request, self._transport(request.model), tab, keep, reservation.tokens)
         finally:
             tab.close()
 
-    def _count(self, usage: Usage | None) -> None:
-        if usage is not None:
-            self._counts.prompt_tokens += usage.prompt_tokens or 0
-            self._counts.completion_tokens += usage.completion_tokens or 0
-            self._counts.cached_tokens += usage.cached_tokens or 0
+    def _keeper(self, key: str, request: CallRequest, rules: RoleRules, tab: Tab) -> Keep:
+        async def keep(reply: Reply) -> Reply:
+            tab.settle(reply.usage, reply.price_usd)
+            self._counts.calls += 1
+            self._counts.by_model[request.model.name] += 1
+            count_tokens(self._counts, reply.usage)
+            self._note(request.model, reply)
+            reply = reply.model_copy(update={"key": key, "price_usd": tab.usd})
+            if rules.cache == "off":
+                self._unkept[key] = reply
+                if len(self._unkept) > UNKEPT:
+                    self._unkept.popitem(last=False)
+            else:
+                newer: dict[str, Any] = {"replace": True} if rules.cache == "refresh" else {}
+                await self._journal.add(orjson.dumps(_public_body(request)), reply, **newer)
+            return reply
 
-    async def _send(self, request: CallRequest, tab: Tab, keep: Keep) -> Reply:
-        """The one retry policy (see retry.py). A damaged reply is paid for, and asked again with another seed."""
-        door, transport = self._door(request.model), self._transport(request.model)
-        attempts = failures = damaged = 0
-        while True:
-            attempts += 1
-            try:
-                return await self._once(door, transport, _varied(request, damaged), attempts, keep)
-            except RateLimited as failure:
-                if failure.final:
-                    raise
-            except CallFailed as failure:
-                failures += 1
-                if isinstance(failure, Damaged):
-                    damaged += 1
-                    tab.settle(failure.usage, failure.price_usd)
-                    self._count(failure.usage)
-                if failure.code not in RETRYABLE or failures > self._retries:
-                    raise
-                await asyncio.sleep(backoff_s(failures))
-                if isinstance(failure, Damaged):
-                    await _reopen(tab, failure)
+        return keep
 
-    async def _once(self, door: Door, transport: Transport, request: CallRequest, attempt: int, keep: Keep) -> Reply:
-        """One attempt, once there is a place at its endpoint and in this run, and no pause.
+    def _note(self, model: ModelSpec, reply: Reply) -> None:
+        """Say once a model what a person should know of its server."""
+        served = reply.served_model
+        if served and not same_model(model, served) and (model.name, served) not in self._notes:
+            self._notes[model.name, served] = f"{model.name}: asked for {model.model}, the server answered as {served}"
+        silent = reply.usage.prompt_tokens is None or reply.usage.completion_tokens is None
+        if silent and model.provider not in FREE and (model.name, "usage") not in self._notes:
+            self._notes[model.name, "usage"] = (
+                f"{model.name}: the server does not count tokens, so its price is unknown and caps count the most that "
+                "a call can take"
+            )
 
-        The places are held until the reply is journaled, so that a killed process has at most so many calls paid and
-        not kept as `concurrency` allows.
-        """
-        async with door:
-            await self._places.acquire()
-            while door.pause_s:  # it was paused while we waited for a place in this run
-                self._places.release()
-                await asyncio.sleep(door.pause_s)
-                await self._places.acquire()
-            self._counts.in_flight += 1
-            sent_at = time.monotonic()
-            try:
-                reply = await transport.send(request)
-                door.succeeded()
-                return await keep(reply if attempt == 1 else reply.model_copy(update={"attempts": attempt}))
-            except RateLimited as failure:
-                failure.final = not door.refused(sent_at, failure.retry_after)
-                raise
-            finally:
-                self._counts.in_flight -= 1
-                self._places.release()
-
-    def _door(self, model: ModelSpec) -> Door:
-        place = (model.base_url or self._endpoint_urls.get(model.name), model.model)
-        if place not in self._doors:
-            self._doors[place] = Door(model.max_concurrency, self._retries)
-        return self._doors[place]
+    def _batches(self) -> BatchDesk:
+        if self._desk is None:
+            self._desk = BatchDesk(path_in(self._journal_path.parent))
+        return self._desk
 
     def _transport(self, model: ModelSpec) -> Transport:
         kind = "openai" if model.provider == "embedded" else model.provider
@@ -269,7 +247,7 @@ class Gateway:
         usd = price_of(model, prompt, request.max_tokens)
         if usd is None and self.ledger.capped:
             usd = cost_of(await self._known_price(model), prompt, request.max_tokens)
-        return Reservation(usd, prompt + request.max_tokens)
+        return Reservation(usd, prompt + request.max_tokens, request.role)
 
     async def _known_price(self, model: ModelSpec) -> Price | None:
         if model.provider != "litellm":
@@ -280,18 +258,17 @@ class Gateway:
         return await transport.price(model) if isinstance(transport, LiteLLMTransport) else None
 
 
-async def _reopen(tab: Tab, failure: CallFailed) -> None:
-    try:
-        await tab.open()
-    except BudgetExhausted:
-        raise failure from None  # something was sent: the failure is the truth, the next call meets the cap
+def as_cached(reply: Reply) -> Reply:
+    """A reply that somebody else paid for."""
+    return reply.model_copy(update={"cached": True, "latency_s": 0.0})
 
 
-def _varied(request: CallRequest, damaged: int) -> CallRequest:
-    """The same question with another seed after a damaged reply: the same seed would only bring it again."""
-    if not damaged or request.seed is None:
-        return request
-    return request.model_copy(update={"seed": (request.seed + 7919 * damaged) % 2**31})
+def same_model(model: ModelSpec, served: str) -> bool:
+    """Whether a server's name for its model is a form of the one that was asked for (a path, a dated release)."""
+    if model.provider in FREE:
+        return True
+    asked, answered = (name.lower().rsplit("/", 1)[-1] for name in (model.model, served))
+    return asked.startswith(answered) or answered.startswith(asked)
 
 
 def _public_body(request: CallRequest) -> dict[str, Any]:

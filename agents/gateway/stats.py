@@ -8,7 +8,10 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class EndpointStats:
-    """One endpoint and model at one moment. Latencies are of the last replies, in seconds; None before the first."""
+    """One endpoint and model at one moment. Latencies are of the last replies, in seconds; None before the first.
+
+    Runs that share the endpoint in one process share these figures, but for `queued` which is the asking run's own.
+    """
 
     model: str
     limit: int
@@ -23,13 +26,9 @@ class EndpointStats:
     p95_s: float | None
 
 
-@dataclass(frozen=True)
-class Stats:
-    """A snapshot of a gateway's counters since it opened. `price_usd` is None once any call's price is unknown.
-
-    `waiting` says in a few words what limits speed now; empty while nothing is under way. `notes` are sentences for a
-    person, such as that a server answered with another model than was asked for.
-    """
+@dataclass
+class Counts:
+    """Counters of one gateway since it opened."""
 
     calls: int = 0
     cached: int = 0
@@ -38,12 +37,33 @@ class Stats:
     """Replies that were of no use: malformed, empty, against their schema."""
     retried: int = 0
     hedged: int = 0
+    """Calls that were sent a second time because they were slow."""
     in_flight: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
+    by_model: Counter[str] = field(default_factory=Counter)
+    price_by_role: dict[str, float] = field(default_factory=dict)
+    """US dollars, as far as they are known."""
+
+
+@dataclass
+class Stats(Counts):
+    """A snapshot. `price_usd` is None once any call's price is unknown.
+
+    `waiting` says in a few words what limits speed now; empty while nothing is under way. `notes` are sentences for a
+    person, such as that a server answered with another model than was asked for.
+    """
+
     price_usd: float | None = 0.0
     waiting: str = ""
     notes: tuple[str, ...] = ()
-    by_model: Counter[str] = field(default_factory=Counter)
     endpoints: tuple[EndpointStats, ...] = ()
+
+
+def percentile(values: list[float], share: float) -> float | None:
+    """The value below which `share` (0 to 1) of the values lie (nearest rank); None where there is none."""
+    if not values:
+        return None
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]

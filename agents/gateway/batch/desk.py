@@ -1,0 +1,308 @@
+"""Calls through a provider's batch API, at half price: they gather, go out as one file, and are polled for.
+
+What is paid for is not lost. A batch is written down before the provider hears of it, and carries its id from here as
+metadata, so that a later process finds it again; its answers are kept here until they are in the journal (`done`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from agents.gateway.batch.journey import Journey, alive_lock, leave, sweep
+from agents.gateway.batch.provider import Provider, check_prefill, line_of, load, model_of, price_in_batch
+from agents.gateway.batch.results import Again, Outcome, cancelled, reply_from
+from agents.gateway.batch.store import Batch, BatchStore
+from agents.gateway.litellm_transport import LiteLLMTransport
+from agents.gateway.openai_transport import headers_of, names_schema
+from schemas.calls import CallRequest, Reply
+from schemas.errors import CallFailed, GraftError, NotFound
+from schemas.models import ModelSpec, Price
+
+BYTES = 90_000_000
+"""Size of a file of requests at most; OpenAI takes 200 MB, Azure 100."""
+LINGER_S, POLL_S = 20.0, 30.0
+"""Seconds without a new call after which a batch goes out, and seconds from one poll to the next."""
+CANCEL_S = 15.0
+"""Seconds that closing waits for a batch that is just being handed in, to cancel it."""
+LAST_WORDS_S = 5.0
+"""Seconds that closing waits for what the provider is just saying."""
+
+Place = tuple[str, str | None, str | None, bool]
+"""Model, base_url, api_key_env, and whether it is chat: what one file of requests has in common."""
+
+
+class _Gathering:
+    """Calls of one place that wait for others to go with them."""
+
+    def __init__(self, model: ModelSpec) -> None:
+        self.model, self.size = model, 0
+        self.lines: dict[str, bytes] = {}
+        self.timer: asyncio.TimerHandle | None = None
+
+
+class BatchDesk:
+    """Sends calls in batches. For one event loop; several processes may use the same store.
+
+    `linger_s`: a batch goes out when no call has come for so long, or `most` are there. `poll_s`: between polls.
+    """
+
+    def __init__(
+        self, store: Path, *, linger_s: float | None = None, most: int = 10_000, poll_s: float | None = None
+    ) -> None:
+        self._path, self._most = store, most
+        self._linger_s = LINGER_S if linger_s is None else linger_s
+        self._poll_s = POLL_S if poll_s is None else poll_s
+        self._id = uuid.uuid4().hex
+        self._alive = alive_lock(store, self._id)
+        self._store: BatchStore | None = None
+        self._litellm: Any = None
+        self._transport = LiteLLMTransport()
+        self._opening = asyncio.Lock()
+        self._waiting: dict[str, asyncio.Future[Outcome]] = {}
+        self._present: Counter[str] = Counter()
+        self._gatherings: dict[Place, _Gathering] = {}
+        self._journeys: dict[str, Journey] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._asking: set[asyncio.Future[Any]] = set()
+        self._prices: dict[tuple[str, Price | None], Price | None] = {}
+        self._unconstrained: set[str] = set()
+        self._closed = False
+
+    async def send(self, request: CallRequest, key: str) -> Reply:
+        """The reply, when its batch has it (hours, perhaps). A key that an earlier process's batch has joins that one.
+
+        Raises CallFailed, ModelUnreachable, KeyMissing: a request's failure is its own, a batch's is all its calls'.
+        After a failure the key may be sent again.
+        """
+        store = await self._ready()
+        headers_of(request.model)  # a missing key is said before anything is sent
+        provider = self._provider(request.model)
+        check_prefill(self._litellm, request)
+        started = time.perf_counter()
+        while True:
+            constrained = request.json_schema is not None and request.model.name not in self._unconstrained
+            outcome = await self._outcome(store, provider, request, key, constrained)
+            try:
+                if isinstance(outcome, bytes):
+                    return await self._reply(request, key, outcome, time.perf_counter() - started)
+                raise outcome.with_traceback(None)
+            except Again:
+                continue
+            except CallFailed as failure:
+                if not (constrained and failure.code == "refused_by_server" and names_schema(failure.raw)):
+                    raise
+                self._unconstrained.add(request.model.name)
+
+    async def done(self, key: str) -> None:
+        """A reply is in the journal: its answer need not be kept here any longer."""
+        if self._store is not None and not self._closed:
+            await asyncio.to_thread(self._store.forget, key)
+
+    async def close(self, *, cancel: bool = False) -> None:
+        """Follow batches no more: they go on at the provider, and a later process can take their answers.
+
+        With `cancel` they are stopped there too; what is answered by then is paid for, and kept. Whoever still waits
+        gets CallFailed 'cancelled'.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        for gathering in self._gatherings.values():
+            if gathering.timer is not None:
+                gathering.timer.cancel()
+        self._gatherings.clear()
+        if cancel:
+            await asyncio.gather(*(self._stop(journey) for journey in list(self._journeys.values())))
+        if self._asking:
+            await asyncio.wait(self._asking, timeout=LAST_WORDS_S)
+        for task in (*self._tasks, *self._asking):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for key in list(self._waiting):
+            self._resolve(key, cancelled("the run ended before its batch went out"))
+        await self._transport.close()
+        async with self._opening:
+            if self._store is not None:
+                await asyncio.to_thread(self._store.close)
+                await asyncio.to_thread(leave, self._alive)
+
+    async def _ready(self) -> BatchStore:
+        async with self._opening:
+            if self._closed:
+                raise cancelled("the run has ended")
+            if self._store is None:
+                self._litellm = await asyncio.to_thread(load)
+                store = await asyncio.to_thread(BatchStore, self._path)
+                await asyncio.to_thread(sweep, self._path)
+                await asyncio.to_thread(self._alive.acquire)
+                self._store = store
+            return self._store
+
+    def _provider(self, model: ModelSpec) -> Provider:
+        return Provider(self._litellm, model, self._asking)
+
+    async def _reply(self, request: CallRequest, key: str, answer: bytes, latency_s: float) -> Reply:
+        model = request.model
+        if (model.model, model.price) not in self._prices:
+            price = await price_in_batch(self._litellm, self._transport, model)
+            self._prices[model.model, model.price] = price
+        price = self._prices[model.model, model.price]
+        try:
+            return reply_from(request, answer, price, latency_s)
+        except CallFailed:
+            await self.done(key)  # paid for, and of no use: it is not to be read again
+            raise
+
+    async def _outcome(
+        self, store: BatchStore, provider: Provider, request: CallRequest, key: str, constrained: bool
+    ) -> Outcome:
+        """What became of a call: joined to the batch that has it, or sent with the next one."""
+        waiting = self._waiting.get(key)
+        first = waiting is None
+        if waiting is None:
+            waiting = self._waiting[key] = asyncio.get_running_loop().create_future()
+        self._present[key] += 1
+        try:
+            if first:
+                await self._join(store, provider, request, key, constrained)
+            return await asyncio.shield(waiting)
+        except asyncio.CancelledError:
+            if self._present[key] == 1:
+                self._give_up(key)
+            raise
+        finally:
+            self._present[key] -= 1
+            if not self._present[key]:
+                del self._present[key]
+
+    async def _join(
+        self, store: BatchStore, provider: Provider, request: CallRequest, key: str, constrained: bool
+    ) -> None:
+        joined = False
+        try:
+            found = await asyncio.to_thread(store.find, key)
+            if self._closed:
+                raise cancelled("the run has ended")
+            if found is None:
+                self._gather(request, key, constrained)
+            elif found[1] is not None:
+                self._resolve(key, found[1])
+            else:
+                self._follow(provider, found[0], request.model, key)
+            joined = True
+        finally:
+            if not joined:  # who else waits for it tries for itself
+                self._resolve(key, Again())
+
+    def _gather(self, request: CallRequest, key: str, constrained: bool) -> None:
+        model = request.model
+        place: Place = (model.model, model.base_url, model.api_key_env, bool(request.messages))
+        line = line_of(self._litellm, request, key, constrained)
+        gathering = self._gatherings.setdefault(place, _Gathering(model))
+        gathering.lines[key] = line
+        gathering.size += len(line)
+        if gathering.timer is not None:
+            gathering.timer.cancel()
+        if len(gathering.lines) >= self._most or gathering.size >= BYTES:
+            self._depart(place)
+        else:
+            gathering.timer = asyncio.get_running_loop().call_later(self._linger_s, self._depart, place)
+
+    def _give_up(self, key: str) -> None:
+        """Nobody waits for a key any more: it is not sent if it has not been; a batch that has it goes on."""
+        self._waiting.pop(key, None)
+        for gathering in self._gatherings.values():
+            gathering.lines.pop(key, None)
+
+    def _resolve(self, key: str, outcome: Outcome) -> None:
+        waiting = self._waiting.pop(key, None)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(outcome)
+
+    def _depart(self, place: Place) -> None:
+        gathering = self._gatherings.pop(place)
+        lines, model = gathering.lines, gathering.model
+        if lines:
+            batch = Batch(uuid.uuid4().hex, *place, size=len(lines), created=time.time(), desk=self._id)
+            self._start(self._provider(model), batch, model, set(lines), lines)
+
+    def _follow(self, provider: Provider, batch: Batch, model: ModelSpec, key: str) -> None:
+        if batch.id in self._journeys:
+            self._journeys[batch.id].keys.add(key)
+        else:
+            self._start(provider, batch, model, {key}, None)
+
+    def _start(
+        self, provider: Provider, batch: Batch, model: ModelSpec, keys: set[str], lines: dict[str, bytes] | None
+    ) -> None:
+        journey = Journey(batch, model, keys, me=self._id, poll_s=self._poll_s)
+        self._journeys[batch.id] = journey
+        task = asyncio.create_task(self._accompany(journey, provider, lines), name=f"batch-{batch.id}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _accompany(self, journey: Journey, provider: Provider, lines: dict[str, bytes] | None) -> None:
+        """Follow a batch, and tell whoever waits here what became of it, whatever happens."""
+        outcomes: dict[str, Outcome] = {}
+        otherwise: Outcome = cancelled("the run ended before its batch", journey.model.name)
+        try:
+            outcomes, otherwise = await journey.run(await self._ready(), provider, lines)
+        except GraftError as error:
+            otherwise = error
+        finally:  # in one go, so that nobody joins a batch between its end and this
+            del self._journeys[journey.batch.id]
+            journey.submitted.set()
+            for key in journey.keys:
+                self._resolve(key, outcomes.get(key, otherwise))
+
+    async def _stop(self, journey: Journey) -> None:
+        """Cancel a batch at the provider, as far as it lets itself be cancelled."""
+        try:
+            await asyncio.wait_for(journey.submitted.wait(), CANCEL_S)
+            if journey.batch.remote is not None and journey.batch.state == "sent":
+                await self._provider(journey.model).cancel(journey.batch.remote)
+        except (TimeoutError, GraftError):
+            return  # it stays written down: the next run finds it, or `graft batches --cancel` stops it
+
+
+async def cancel_batch(path: Path, name: str) -> Batch:
+    """Stop a batch at its provider, by its id here, the provider's id, or the beginning of one of them.
+
+    Raises NotFound, and CallFailed, KeyMissing or ModelUnreachable with what the provider said.
+    """
+    store = await asyncio.to_thread(BatchStore, path)
+    transport = LiteLLMTransport()
+    try:
+        batch = _named([batch for batch, _ in await asyncio.to_thread(store.listed)], name)
+        if batch.state == "ended":
+            return batch
+        model = model_of(batch)
+        headers_of(model)
+        litellm = await asyncio.to_thread(load)
+        provider = Provider(litellm, model, set())
+        if batch.remote is None and batch.state == "uploaded":
+            there = await provider.search(batch)
+            batch.remote = str(there["id"]) if there else None
+        if batch.remote is None:
+            what = "the provider has no such batch, so there is nothing to cancel"
+            raise NotFound(what, where=batch.id, fix="it is sent again, or not, by the run that it belongs to")
+        await provider.cancel(batch.remote)
+        batch.state, batch.status = "sent", "cancelling"
+        await asyncio.to_thread(store.update, batch)
+        return batch
+    finally:
+        await transport.close()
+        await asyncio.to_thread(store.close)
+
+
+def _named(batches: list[Batch], name: str) -> Batch:
+    found = [b for b in batches if name and (b.id.startswith(name) or (b.remote or "").startswith(name))]
+    if len(found) != 1:
+        what = f"{len(found)} batches begin with {name!r}" if found else f"no batch {name!r}"
+        raise NotFound(what, where="--cancel", fix="graft batches lists them")
+    return found[0]

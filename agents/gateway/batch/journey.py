@@ -1,0 +1,218 @@
+"""One batch from here to the provider and back: handed in, or found again after a crash; polled; its results read."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from filelock import FileLock, Timeout
+
+from agents.gateway.batch.provider import Gone, Provider
+from agents.gateway.batch.results import Again, Outcome, otherwise_of, results_of
+from agents.gateway.batch.store import Batch, BatchStore
+from agents.gateway.retry import RETRYABLE
+from agents.gateway.transport import Refused
+from schemas.errors import CallFailed, ModelUnreachable
+from schemas.models import ModelSpec
+
+RAREST, GROWTH = 4.0, 1.1
+"""Polls get rarer by GROWTH each time, up to RAREST times poll_s."""
+LONGEST_S = 300.0
+"""Seconds between tries after failures at most."""
+SUBMITS = 6
+"""Times that a batch is handed in until its calls fail; should it have got in, their retries find it."""
+GONE_AT = 3
+"""Times in a row that the provider must say that it has no such batch or file."""
+SWEPT_S = 3600.0
+FINAL = frozenset({"completed", "expired", "cancelled", "failed", "gone"})
+STOPPED = frozenset({"cancelling", "cancelled"})
+
+T = TypeVar("T")
+
+
+class Journey:
+    """A batch that is followed. `keys` are the calls that wait for it here; `me` is the id of the desk."""
+
+    def __init__(self, batch: Batch, model: ModelSpec, keys: set[str], *, me: str, poll_s: float) -> None:
+        self.batch, self.model, self.keys = batch, model, keys
+        self.submitted = asyncio.Event()
+        self._me, self._poll_s = me, poll_s
+        self._stopped_before = False
+
+    async def run(
+        self, store: BatchStore, provider: Provider, lines: dict[str, bytes] | None
+    ) -> tuple[dict[str, Outcome], Outcome]:
+        """To the batch's end: the outcomes by key, and that of every other key. `lines`: it begins here.
+
+        Raises CallFailed and ModelUnreachable where it could not be handed in, or the provider refuses to speak of it.
+        """
+        status: dict[str, Any] = {}
+        if lines is not None:
+            await asyncio.to_thread(store.add, self.batch, list(lines))
+            await self._hand_in(store, provider, b"".join(lines.values()))
+        else:
+            if not await self._take_up(store, provider):
+                return {}, Again()
+            status = await self._look(provider)
+            self._stopped_before = status.get("status") in STOPPED
+        self.submitted.set()
+        status = await self._to_the_end(store, provider, status)
+        return await self._results(store, provider, status)
+
+    async def _hand_in(self, store: BatchStore, provider: Provider, lines: bytes) -> None:
+        batch = self.batch
+        try:
+            batch.input_file = await self._tried(lambda: provider.upload(lines))
+            batch.state = "uploaded"
+            await asyncio.to_thread(store.update, batch)
+            created = await self._tried(lambda: provider.create(str(batch.input_file), batch.id, batch.chat), provider)
+        except (Refused, Gone, ModelUnreachable) as failure:
+            await self._end(store, "refused")
+            if isinstance(failure, Refused):
+                failure.what = f"the provider refused the batch: {failure.raw or failure.what}"
+            raise
+        await self._sent(store, created)
+
+    async def _tried(self, act: Callable[[], Awaitable[T]], search: Provider | None = None) -> Any:
+        """What `act` brings, tried again after what can pass. With `search`: found instead, if it did get through."""
+        for failures in range(1, SUBMITS + 1):
+            try:
+                return await act()
+            except CallFailed as failure:
+                if failure.code not in RETRYABLE or isinstance(failure, Gone) or failures == SUBMITS:
+                    raise
+                await asyncio.sleep(self._wait_s(failures, getattr(failure, "retry_after", None)))
+            if search is not None:
+                found = await self._patiently(lambda: search.search(self.batch))
+                if found is not None:
+                    return found
+        raise AssertionError  # the loop returns or raises
+
+    async def _take_up(self, store: BatchStore, provider: Provider) -> bool:
+        """Go on with a batch that was begun before; False where it has ended, or the provider never got it."""
+        while True:
+            found = await asyncio.to_thread(store.get, self.batch.id)
+            if found is None or found.state == "ended":
+                return False
+            self.batch = found
+            if found.state == "sent":
+                return True
+            if found.desk == self._me or await asyncio.to_thread(is_dead, store.path, found.desk):
+                break
+            await asyncio.sleep(self._poll_s)  # another process is handing it in
+        if found.state == "uploaded":
+            there = await self._patiently(lambda: provider.search(found))
+            if there is not None:
+                await self._sent(store, there)
+                return True
+        await self._end(store, "never sent")
+        return False
+
+    async def _sent(self, store: BatchStore, status: dict[str, Any]) -> None:
+        self.batch.remote, self.batch.state = str(status["id"]), "sent"
+        self.batch.status = _said(status)
+        await asyncio.to_thread(store.update, self.batch)
+
+    async def _look(self, provider: Provider) -> dict[str, Any]:
+        try:
+            return await self._patiently(lambda: provider.retrieve(str(self.batch.remote)))
+        except Gone:
+            return {"status": "gone"}
+
+    async def _to_the_end(self, store: BatchStore, provider: Provider, status: dict[str, Any]) -> dict[str, Any]:
+        """Poll until nothing more is to come; a batch that the provider forgot counts as completed without results."""
+        wait_s = self._poll_s
+        while status.get("status") not in FINAL:
+            await asyncio.sleep(wait_s * random.uniform(0.75, 1.25))
+            wait_s = min(wait_s * GROWTH, self._poll_s * RAREST)
+            status = await self._look(provider)
+            if _said(status) != self.batch.status:
+                self.batch.status = _said(status)
+                await asyncio.to_thread(store.update, self.batch)
+        return status
+
+    async def _results(
+        self, store: BatchStore, provider: Provider, status: dict[str, Any]
+    ) -> tuple[dict[str, Outcome], Outcome]:
+        found: dict[str, Outcome] = {}
+        for name in ("output_file_id", "error_file_id"):
+            file = status.get(name)
+            if file:
+                try:
+                    payload = await self._patiently(partial(provider.content, str(file)))
+                except Gone:
+                    continue
+                found = await results_of(payload, self.model) | found
+        answers = [(key, outcome) for key, outcome in found.items() if isinstance(outcome, bytes)]
+        await self._end(store, _said(status), answers)
+        otherwise: Outcome = otherwise_of(status, self.model)
+        if self._stopped_before:  # whoever asks after it was cancelled wants an answer all the same
+            otherwise = Again()
+            found = dict(answers)
+        return found, otherwise
+
+    async def _end(self, store: BatchStore, status: str, answers: list[tuple[str, bytes]] | None = None) -> None:
+        self.batch.state, self.batch.status = "ended", status
+        await asyncio.to_thread(store.end, self.batch, answers or [])
+
+    async def _patiently(self, act: Callable[[], Awaitable[T]]) -> T:
+        """What `act` brings, however long the provider or the network fails. Raises Gone once that is certain, and
+        what only a person can mend."""
+        failures = gone = 0
+        while True:
+            try:
+                return await act()
+            except CallFailed as failure:
+                failures += 1
+                gone = gone + 1 if isinstance(failure, Gone) else 0
+                if gone >= GONE_AT or failure.code not in RETRYABLE:
+                    raise
+                await asyncio.sleep(self._wait_s(failures, getattr(failure, "retry_after", None)))
+
+    def _wait_s(self, failures: int, asked: float | None) -> float:
+        usual = min(LONGEST_S, self._poll_s * 2.0 ** min(failures - 1, 10)) * random.uniform(0.5, 1.0)
+        return max(usual, asked or 0.0)
+
+
+def alive_lock(store: Path, desk: str) -> FileLock:
+    """The lock that a desk holds as long as its process lives."""
+    return FileLock(store.with_name(f"{store.name}.{desk}.desk"), thread_local=False)
+
+
+def is_dead(store: Path, desk: str) -> bool:
+    """Whether the process of a desk is gone; its lock is swept away then."""
+    lock = alive_lock(store, desk)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return False
+    leave(lock)
+    return True
+
+
+def leave(lock: FileLock) -> None:
+    """Release a desk's lock and remove its file; its name is never used again."""
+    lock.release()
+    Path(lock.lock_file).unlink(missing_ok=True)
+
+
+def sweep(store: Path) -> None:
+    """Remove what killed processes left of their locks (after an hour: a new one may not be held yet)."""
+    for file in store.parent.glob(f"{store.name}.*.desk"):
+        with contextlib.suppress(FileNotFoundError):
+            if file.stat().st_mtime < time.time() - SWEPT_S:
+                is_dead(store, file.name.removeprefix(f"{store.name}.").removesuffix(".desk"))
+
+
+def _said(status: dict[str, Any]) -> str:
+    """What a provider says of a batch, in a few words for a person."""
+    counts = status.get("request_counts") or {}
+    total, failed = counts.get("total") or 0, counts.get("failed") or 0
+    done = f" {(counts.get('completed') or 0) + failed}/{total}" if total else ""
+    return f"{status.get('status') or 'unknown'}{done}" + (f", {failed} failed" if failed else "")

@@ -1,0 +1,257 @@
+"""One model's batch API at its provider, through LiteLLM: the file of requests, the batch, its results, its price.
+
+LiteLLM speaks OpenAI's protocol for openai, hosted_vllm and litellm_proxy, and translates it for the others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Any
+
+import orjson
+
+from agents.gateway.batch.store import Batch
+from agents.gateway.ledger import MICRO
+from agents.gateway.litellm_transport import PREFIXING, LiteLLMTransport, _continues, _load
+from agents.gateway.openai_transport import body_of, failure_of, headers_of, raw_of
+from agents.gateway.transport import Refused, no_prefill
+from schemas.calls import CallRequest
+from schemas.errors import CallFailed, GraftError, ModelUnreachable
+from schemas.models import ModelSpec, Price
+from schemas.redaction import FIELD_LIKE
+
+OPENAI_LIKE = frozenset({"openai", "azure", "hosted_vllm", "litellm_proxy"})
+SUPPORTED = OPENAI_LIKE | {"vertex_ai", "bedrock", "mistral", "xai"}
+"""Providers whose files and batches LiteLLM 1.110 can make, read and poll."""
+LISTABLE = OPENAI_LIKE | {"vertex_ai", "xai"}
+CANCELLABLE = OPENAI_LIKE | {"vertex_ai", "bedrock", "xai"}
+NAMED = frozenset({"bedrock", "mistral"})
+"""Providers for which LiteLLM wants the model's name with every request about a batch."""
+SLOWEST_S = 120.0
+"""Seconds that a request about a batch has at least: a file may have 100 MB."""
+CLOCKS_APART_S = 86_400.0
+PAGES = 100
+"""Pages of a hundred batches that are looked through for a lost one."""
+HALF = 0.5
+
+
+class Gone(CallFailed):
+    """The provider no longer knows a batch or a file."""
+
+
+class Provider:
+    """What can be asked of a provider about batches of one model. Every method raises CallFailed or ModelUnreachable
+    for what went wrong, without the key.
+
+    A question is never cancelled half-way, as it may have been heard: it stays in `asking` until it is answered.
+    """
+
+    def __init__(self, litellm: Any, model: ModelSpec, asking: set[asyncio.Future[Any]]) -> None:
+        self._litellm, self._model, self._asking = litellm, model, asking
+        self.kind = kind_of(litellm, model)
+
+    async def upload(self, lines: bytes) -> str:
+        """Hand in the file of requests (JSON lines); its id there."""
+        file = ("graft.jsonl", lines)
+        return str((await self._told(self._litellm.acreate_file(file=file, purpose="batch", **self._to())))["id"])
+
+    async def create(self, input_file: str, batch: str, chat: bool) -> dict[str, Any]:
+        """Start a batch; `batch` is its id here, by which `search` finds it."""
+        endpoint = "/v1/chat/completions" if chat else "/v1/completions"
+        return await self._told(
+            self._litellm.acreate_batch(
+                completion_window="24h", endpoint=endpoint, input_file_id=input_file, metadata={"graft": batch},
+                **self._to(),
+            )
+        )  # fmt: skip
+
+    async def retrieve(self, remote: str) -> dict[str, Any]:
+        """How far a batch is. Raises Gone."""
+        quiet = {"batch_ignore_default_logging": True}  # else LiteLLM reads the results once more, for its own books
+        return await self._told(self._litellm.aretrieve_batch(remote, litellm_metadata=quiet, **self._to()))
+
+    async def content(self, file: str) -> bytes:
+        """A result file. Raises Gone."""
+        return bytes((await self._ask(self._litellm.afile_content(file, **self._to()))).content)
+
+    async def cancel(self, remote: str) -> None:
+        """Ask the provider to stop a batch; what it has answered by then is paid for."""
+        if self.kind not in CANCELLABLE:
+            raise CallFailed("refused_by_server", f"LiteLLM cannot cancel a batch of {self.kind}", where=self._name)
+        await self._told(self._litellm.acancel_batch(remote, **self._to()))
+
+    async def search(self, batch: Batch) -> dict[str, Any] | None:
+        """A batch whose id at the provider is not known here, by its id here; None where there is none."""
+        if self.kind not in LISTABLE:
+            return None
+        after: str | None = None
+        for _ in range(PAGES):
+            try:
+                page = await self._told(self._litellm.alist_batches(after=after, limit=100, **self._to()))
+            except Gone:
+                return None  # it lists none at all
+            found: list[dict[str, Any]] = page.get("data") or []
+            for one in found:
+                if (one.get("metadata") or {}).get("graft") == batch.id:
+                    return one
+            oldest = found[-1].get("created_at") if found else None
+            past = oldest is not None and oldest < batch.created - CLOCKS_APART_S
+            if not found or past or page.get("has_more") is False:
+                return None
+            after = found[-1]["id"]
+        return None
+
+    @property
+    def _name(self) -> str:
+        return self._model.name
+
+    def _to(self) -> dict[str, Any]:
+        """Where to, and as whom."""
+        model = self._model
+        to: dict[str, Any] = {
+            "custom_llm_provider": self.kind, "api_base": model.base_url,
+            "api_key": headers_of(model).get("Authorization", "").removeprefix("Bearer ") or None,
+            "timeout": max(SLOWEST_S, model.timeout_s), "max_retries": 0, **_extras(self._litellm, model)[1],
+        }  # fmt: skip
+        if self.kind in OPENAI_LIKE:
+            to["extra_headers"] = {"Connection": "close"}  # LiteLLM opens a client each time, and closes none
+        if self.kind in NAMED:
+            to["model"] = model.model
+        return {name: value for name, value in to.items() if value is not None}
+
+    async def _told(self, asked: Awaitable[Any]) -> dict[str, Any]:
+        answer = await self._ask(asked)
+        return dict(answer if isinstance(answer, dict) else answer.model_dump())
+
+    async def _ask(self, asked: Awaitable[Any]) -> Any:
+        asking = asyncio.ensure_future(asked)
+        self._asking.add(asking)
+        asking.add_done_callback(self._answered)
+        try:
+            return await asyncio.shield(asking)
+        except self._errors() as error:
+            raise self._failure(error) from None
+
+    def _answered(self, asking: asyncio.Future[Any]) -> None:
+        self._asking.discard(asking)
+        if not asking.cancelled():
+            asking.exception()  # seen, even where nobody waits any more
+
+    def _errors(self) -> tuple[type[Exception], ...]:
+        import httpx
+        import openai
+        from litellm.llms.base_llm.chat.transformation import BaseLLMException
+
+        mistakes = (OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError)
+        return (openai.OpenAIError, httpx.HTTPError, BaseLLMException, *mistakes)
+
+    def _failure(self, error: Exception) -> GraftError:
+        import openai
+
+        status, kind = getattr(error, "status_code", None), type(error).__name__
+        if isinstance(error, openai.APITimeoutError | TimeoutError):
+            return CallFailed("timeout", "the provider did not answer about a batch in time", where=self._name)
+        if isinstance(error, openai.APIConnectionError | OSError):
+            return CallFailed("connection", f"the connection failed ({kind})", where=self._name)
+        if not isinstance(status, int):
+            return CallFailed("server_error", f"the provider's batches cannot be used ({kind})", where=self._name)
+        said = str(error).encode()
+        if status == 404:
+            raw = raw_of(said, self._model)
+            return Gone("server_error", "the provider does not know the batch or its file", where=self._name, raw=raw)
+        headers = getattr(getattr(error, "response", None), "headers", None) or {}
+        return _as_error(failure_of(status, headers.get("retry-after"), said, self._model))
+
+
+def kind_of(litellm: Any, model: ModelSpec) -> str:
+    """LiteLLM's name of a model's provider. Raises ModelUnreachable where it has no batch API there."""
+    try:
+        kind = str(litellm.get_llm_provider(model.model)[1])
+    except litellm.BadRequestError:
+        raise ModelUnreachable(
+            f"LiteLLM knows no provider of {model.model!r}", where=model.name, fix="check model"
+        ) from None
+    kind = "openai" if kind == "text-completion-openai" else kind
+    if kind not in SUPPORTED:
+        raise ModelUnreachable(
+            f"LiteLLM has no batch API for {kind}", where=model.name, fix="set batch: false for the roles of this model"
+        )
+    return kind
+
+
+def line_of(litellm: Any, request: CallRequest, key: str, constrained: bool) -> bytes:
+    """A request as one line of a batch's file, in OpenAI's form, which LiteLLM translates where it must."""
+    model, chat = request.model, bool(request.messages)
+    name, kind, _, _ = litellm.get_llm_provider(model.model)
+    bare = model.model_copy(update={"model": name, "extra": {}})
+    body = body_of(request.model_copy(update={"model": bare, "continues": False}), chat=chat, constrained=constrained)
+    if chat and kind in OPENAI_LIKE:
+        body = {"model": name, "messages": body.pop("messages")} | _accepted(litellm, name, kind, body)
+    if chat and request.continues and kind in PREFIXING:
+        body["messages"][-1]["prefix"] = True
+    body |= _extras(litellm, model)[0]
+    url = "/v1/chat/completions" if chat else "/v1/completions"
+    return orjson.dumps({"custom_id": key, "method": "POST", "url": url, "body": body}) + b"\n"
+
+
+def check_prefill(litellm: Any, request: CallRequest) -> None:
+    """Raises NoPrefill where a begun turn cannot be sent, as the transport does."""
+    if request.continues and request.messages and not _continues(litellm, request.model):
+        fix = "use provider openai with the server's address"
+        raise no_prefill(request.model, "LiteLLM knows of no way for this model", fix)
+
+
+async def price_in_batch(litellm: Any, transport: LiteLLMTransport, model: ModelSpec) -> Price | None:
+    """What a model costs in a batch: half its price; without one, LiteLLM's batch prices, or half of its others."""
+    listed = await transport.price(model)
+    usual = model.price or listed
+    if usual is None:
+        return None
+    table = litellm.model_cost.get(model.model) or litellm.model_cost.get(model.model.split("/", 1)[-1]) or {}
+    known = {} if model.price is not None else table
+
+    def rate(name: str, otherwise: float | None) -> float | None:
+        cost = known.get(f"{name}_batches")
+        return cost * MICRO if cost is not None else None if otherwise is None else otherwise * HALF
+
+    return Price(
+        input=rate("input_cost_per_token", usual.input) or 0.0,
+        output=rate("output_cost_per_token", usual.output) or 0.0,
+        cached_input=rate("cache_read_input_token_cost", usual.cached_input),
+    )  # fmt: skip
+
+
+def load() -> Any:
+    """LiteLLM, imported as the transport imports it (5 to 7 s the first time)."""
+    return _load()
+
+
+def model_of(batch: Batch) -> ModelSpec:
+    """As much of a batch's model as asking about the batch takes."""
+    return ModelSpec(
+        name="batch", provider="litellm", model=batch.model, base_url=batch.base_url, api_key_env=batch.api_key_env
+    )
+
+
+def _accepted(litellm: Any, name: str, kind: str, fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields that a model takes, under its own names for them (such as max_completion_tokens)."""
+    given = {field: value for field, value in fields.items() if field != "model"}
+    try:
+        mapped = litellm.utils.get_optional_params(model=name, custom_llm_provider=kind, drop_params=True, **given)
+    except litellm.BadRequestError as error:
+        raise Refused(f"the model does not take the request ({type(error).__name__})", where=name) from None
+    return {field: value for field, value in mapped.items() if field not in ("stream", "extra_body")}
+
+
+def _extras(litellm: Any, model: ModelSpec) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A model's extra fields: those of a request's body, and those that are LiteLLM's own (such as api_version)."""
+    from litellm.types.router import GenericLiteLLMParams
+
+    own = GenericLiteLLMParams.model_fields
+    body = {name: v for name, v in model.extra.items() if name not in own and not FIELD_LIKE.search(name)}
+    return body, {name: value for name, value in model.extra.items() if name in own}
+
+
+def _as_error(error: Exception) -> GraftError:
+    return error if isinstance(error, GraftError) else CallFailed("server_error", type(error).__name__)

@@ -1,0 +1,285 @@
+"""The log of one run: a JSON object a line in `<home>/runs/<run>/log.jsonl`, with secrets taken out on the way.
+
+Counts and codes are logged, never a row's, a prompt's or a reply's text. An exception leaves its class, its code and
+where it was raised; its text only where it was written for a person (GraftError, but for a failed call) or by the
+system (OSError).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from traceback import extract_tb, format_exception
+from typing import Any
+
+from schemas.errors import CallFailed, GraftError
+from schemas.home import Home
+from schemas.redaction import redact, redact_fields
+
+TREE = ("graft", "agents", "cli", "data", "flows", "schemas", "students")
+"""The tops of the loggers that are Graft's: `graft`, and those named by module."""
+
+SHARED = ("", "prefect", "prefect.extra", "prefect.flow_runs", "prefect.task_runs", "prefect.workers")
+"""Loggers of others whose handlers show what Graft says; the first is the root."""
+
+LARGEST = 16 * 2**20
+"""Bytes of a log file; the one before it is kept as log.jsonl.1."""
+
+FRAMES = 12
+"""How many of the innermost frames an exception leaves."""
+
+BROKEN = (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
+"""What formatting an argument may raise; a log line never ends a run."""
+
+LOG = logging.getLogger("graft")
+_RUN: ContextVar[str | None] = ContextVar("graft_run", default=None)
+_PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_lock = threading.Lock()
+_kept: dict[str, tuple[int, bool, logging.Handler]] = {}
+_open = 0
+
+
+class Redacting(logging.Filter):
+    """Takes secrets out of a record before its handler sees it: message with arguments, exception, extra fields.
+
+    `keys` are the names of environment variables that hold keys, whatever they are called.
+    """
+
+    def __init__(self, keys: Iterable[str] = ()) -> None:
+        super().__init__()
+        self._keys = tuple(keys)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Changes the record in place; always lets it pass."""
+        text = _message(record)
+        clean = redact(text, self._keys)
+        if clean != text or _broken(record):
+            record.msg, record.args = clean, None
+        if record.exc_info and record.exc_info[1] is not None:
+            text = record.exc_text or "".join(format_exception(record.exc_info[1])).rstrip()
+            clean = redact(text, self._keys)
+            if clean != text:
+                record.exc_info, record.exc_text = None, clean
+        elif record.exc_text:
+            record.exc_text = redact(record.exc_text, self._keys)
+        if record.stack_info:
+            record.stack_info = redact(record.stack_info, self._keys)
+        extra = {name: value for name, value in vars(record).items() if name not in _PLAIN}
+        if extra:
+            vars(record).update(_fields(extra, self._keys, keep=True))
+        return True
+
+
+class _Lines(RotatingFileHandler):
+    """Writes the records of one run. A disk that is full costs log lines, never the run."""
+
+    def __init__(self, file: Path, run_id: str, keys: tuple[str, ...]) -> None:
+        super().__init__(file, maxBytes=LARGEST, backupCount=1, encoding="utf-8", errors="backslashreplace")
+        self._run_id, self._keys, self._told = run_id, keys, False
+        self.setLevel(logging.INFO)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Only this run's records, and those of threads that belong to no run."""
+        return _RUN.get() in (None, self._run_id)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One JSON object, without secrets."""
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": redact(_message(record), self._keys),
+            "run": self._run_id,
+        }
+        extra = {name: value for name, value in vars(record).items() if name not in _PLAIN}
+        for name, value in _fields(extra, self._keys).items():
+            line.setdefault(name, value)
+        if record.exc_info and record.exc_info[1] is not None:
+            line["exception"] = redact_fields(_exception(record.exc_info[1]), self._keys)
+        return json.dumps(line, default=str)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Say once that a line was lost, without the line."""
+        if not self._told:
+            self._told = True
+            error = sys.exc_info()[0]
+            print(f"graft: the run's log is incomplete ({error.__name__ if error else 'error'})", file=sys.stderr)
+
+
+class _Onward(logging.Handler):
+    """Hands records to the root's handlers, as they would have come there without a run's log."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        logging.getLogger().callHandlers(record)
+
+
+@contextmanager
+def run_log(home: Home, run_id: str, keys: Iterable[str | None] = ()) -> Iterator[Path]:
+    """Everything that Graft's loggers say meanwhile, from INFO on, goes to the run's log.jsonl (the path is given).
+
+    `keys` are the recipe's `api_key_env` names. Handlers of other loggers (Prefect's, the root's) redact meanwhile.
+    Several runs may be open at once. A file that can't be opened is a warning, and the run goes on.
+    """
+    names, file = tuple(name for name in keys if name), home.runs / run_id / "log.jsonl"
+    handler: _Lines | None = None
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handler = _Lines(file, run_id, names)
+    except OSError as error:
+        LOG.warning("this run has no log: %s", error.strerror)
+    undo = redact_handlers(names)
+    _attach(handler)
+    token = _RUN.set(run_id)
+    try:
+        yield file
+    finally:
+        _RUN.reset(token)
+        _detach(handler)
+        for shared, added in undo:
+            shared.removeFilter(added)
+        if handler is not None:
+            handler.close()
+
+
+def redact_handlers(keys: Iterable[str] = ()) -> list[tuple[logging.Handler, logging.Filter]]:
+    """Put the redacting filter on every handler of the root, Prefect's and Graft's loggers; returns what was added.
+
+    For a process that runs shards without a run's log (Dask): call it once, after Prefect has set up its logging.
+    """
+    added: list[tuple[logging.Handler, logging.Filter]] = []
+    handlers = {handler for name in (*SHARED, *TREE) for handler in logging.getLogger(name).handlers}
+    if logging.lastResort is not None:
+        handlers.add(logging.lastResort)
+    for handler in handlers:
+        if not isinstance(handler, _Lines | _Onward):
+            redacting = Redacting(keys)
+            handler.addFilter(redacting)
+            added.append((handler, redacting))
+    return added
+
+
+def started(dataset: str, method: str, target: int, again: bool) -> None:
+    """A run begins, or goes on (`again`). `target` in rows."""
+    _event("run.started", "the run begins", dataset=dataset, method=method, target=target, again=again)
+
+
+def shard_ended(shard: str, why: str, opened: int, accepted: int, seconds: float) -> None:
+    """A shard is over; `why` is its end's code, such as `target`."""
+    text, seconds = f"a shard ended: {why}", round(seconds, 3)
+    _event("shard.ended", text, shard=shard, why=why, opened=opened, accepted=accepted, seconds=seconds)
+
+
+def stopped_early(why: str, opened: int, accepted: int, target: int) -> None:
+    """The run can't reach its target, or a cap is met; `why` is a code."""
+    text, level = f"the run stops early: {why}", logging.WARNING
+    _event("run.stopped_early", text, at=level, why=why, opened=opened, accepted=accepted, target=target)
+
+
+def published(dataset: str, version: int | str, rows: int, price_usd: float | None) -> None:
+    """A version of the dataset is there. `price_usd` None: not known."""
+    text = "a version is published"
+    _event("run.published", text, dataset=dataset, version=version, rows=rows, price_usd=price_usd)
+
+
+def failed(error: BaseException) -> None:
+    """The run ended with an error: its class, code and place; the traceback by frames."""
+    fields = {"error": type(error).__name__, "code": getattr(error, "code", None)}
+    LOG.error("the run failed: %s", fields["error"], extra={"event": "run.failed", **fields}, exc_info=error)
+
+
+def _event(event: str, text: str, /, *, at: int = logging.INFO, **fields: str | float | None) -> None:
+    LOG.log(at, "%s", text, extra={"event": event, **fields})
+
+
+def _attach(handler: logging.Handler | None) -> None:
+    global _open
+    with _lock:
+        _open += 1
+        for name in TREE:
+            logger = logging.getLogger(name)
+            if name not in _kept:
+                onward = _Onward(logger.getEffectiveLevel())
+                _kept[name] = (logger.level, logger.propagate, onward)
+                logger.setLevel(min(logging.INFO, logger.getEffectiveLevel()))
+                if logger.propagate:
+                    logger.addHandler(onward)
+                    logger.propagate = False
+            if handler is not None:
+                logger.addHandler(handler)
+
+
+def _detach(handler: logging.Handler | None) -> None:
+    global _open
+    with _lock:
+        _open -= 1
+        for name in TREE:
+            logger = logging.getLogger(name)
+            if handler is not None:
+                logger.removeHandler(handler)
+            if not _open:
+                level, logger.propagate, onward = _kept.pop(name)
+                logger.setLevel(level)
+                logger.removeHandler(onward)
+
+
+def _broken(record: logging.LogRecord) -> bool:
+    try:
+        record.getMessage()
+    except BROKEN:
+        return True
+    return False
+
+
+def _message(record: logging.LogRecord) -> str:
+    """The record's text; where its arguments do not fit it, the text alone."""
+    try:
+        return record.getMessage()
+    except BROKEN:
+        return record.msg if isinstance(record.msg, str) else "(a message that cannot be written)"
+
+
+def _fields(extra: dict[str, Any], keys: tuple[str, ...], keep: bool = False) -> dict[str, Any]:
+    """The extra fields without secrets; with `keep` only those that changed, so that others stay what they were."""
+    clean: dict[str, Any] = {}
+    for name, value in extra.items():
+        try:
+            found = redact_fields({name: value}, keys)
+        except BROKEN:
+            found = {name: "(cannot be written)"}
+        if not keep:
+            clean.update(found)
+        elif found.get(name) != value and _differs(value, found.get(name)):
+            clean[name] = found.get(name, "(redacted)")
+    return clean
+
+
+def _differs(value: object, clean: object) -> bool:
+    """Whether redaction took something out, and did not only change the value's type."""
+    return "(redacted)" in json.dumps(clean, default=str) or isinstance(value, str)
+
+
+def _exception(error: BaseException) -> dict[str, Any]:
+    """An exception and its causes, as the module's head says."""
+    found: dict[str, Any] = {"class": type(error).__name__}
+    if isinstance(error, CallFailed):
+        found["code"] = error.code
+    elif isinstance(error, GraftError):
+        found["text"] = str(error)
+    elif isinstance(error, OSError):
+        found["text"] = error.strerror
+    frames = extract_tb(error.__traceback__)[-FRAMES:]
+    found["frames"] = [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames]
+    if isinstance(error, BaseExceptionGroup):
+        found["inner"] = [_exception(inner) for inner in error.exceptions[:3]]
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if cause is not None and cause is not error:
+        found["cause"] = type(cause).__name__
+    return found

@@ -1,0 +1,138 @@
+"""Keys, tokens and passwords taken out of a text before anything keeps or shows it.
+
+What is secret: the value of every environment variable that a recipe names in `api_key_env`, or whose name looks like
+a key's; and what has a key's shape (Bearer tokens, sk-..., passwords in URLs, `api_key=...`). A value is found raw and
+as JSON, repr and URLs write it, also where those are nested.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import Any
+
+HIDDEN = "(redacted)"
+
+SHORTEST = 4
+"""Characters. A shorter value is no secret, and hiding it would make holes in every text."""
+
+DEEPEST = 8
+"""Levels of nested fields that are looked through; what lies deeper is hidden whole."""
+
+KEY_LIKE = re.compile(r"(api_?key|access_?key|secret_?key|private_?key|token|secret|password|passwd)$", re.IGNORECASE)
+"""Names of environment variables that hold a secret."""
+
+FIELD_LIKE = re.compile(
+    r"(api[_-]?key|access[_-]?key|private[_-]?key|token|secret|password|passwd|authorization|cookie|headers?"
+    r"|credentials?)$",
+    re.IGNORECASE,
+)
+"""Names of fields that hold a secret. `api_key_env` and `prompt_tokens` are not among them."""
+
+_SHAPES: tuple[tuple[re.Pattern[str], str], ...] = (
+    (re.compile(r"(://[^\s/:@]*):[^\s/@]+@"), rf"\1:{HIDDEN}@"),
+    (re.compile(r"(\bbearer(?:\s|%20|\+)+)[\w.~+/=%*-]{6,}", re.IGNORECASE), rf"\1{HIDDEN}"),
+    (re.compile(r"(\bauthorization\W{1,6}(?:basic|token|digest)\s+)[^\s\"',;]+", re.IGNORECASE), rf"\1{HIDDEN}"),
+    (re.compile(r"(?<![A-Za-z0-9])sk-[\w*-]{12,}"), HIDDEN),
+    (
+        re.compile(
+            r"(?<![A-Za-z0-9])(?:AIza|AKIA|(?:pk|rk|gsk|xai|hf|gh[a-z]|github_pat|glpat|xox[a-z]|nvapi|r8|pplx)[-_])"
+            r"(?=[\w*-]*\d)[\w*-]{12,}"
+        ),
+        HIDDEN,
+    ),
+    (
+        re.compile(
+            r"((?:api[_-]?key|access[_-]?token|auth[_-]?token|secret|password|passwd|[?&]key)[\"']?\s*[:=]\s*[\"']?)"
+            r"[^\s\"',;&})]{4,}",
+            re.IGNORECASE,
+        ),
+        rf"\1{HIDDEN}",
+    ),
+)
+
+
+def secret_values(names: Iterable[str] = ()) -> tuple[str, ...]:
+    """The secrets in the environment, longest first. `names`: variables to count in, whatever they are called."""
+    named, found = set(names), set[str]()
+    for name, value in os.environ.items():
+        if name in named or KEY_LIKE.search(name):
+            found.update((value, value.strip(), *(line for line in value.splitlines() if len(line) >= 16)))
+        elif name.upper().endswith("_HEADERS"):  # such as OTEL_EXPORTER_OTLP_HEADERS: name=value,name=value
+            found.update(part.partition("=")[2].strip() for part in value.split(","))
+    return tuple(sorted((value for value in found if len(value) >= SHORTEST), key=lambda value: (-len(value), value)))
+
+
+def redact(text: str, names: Iterable[str] = ()) -> str:
+    """The text with every secret replaced by "(redacted)". `names`: the recipe's `api_key_env` names."""
+    return _hide(text, secret_values(names))
+
+
+def redact_fields(fields: Mapping[str, object], names: Iterable[str] = ()) -> dict[str, Any]:
+    """The fields with secrets taken out: whole where a name looks like a key's, inside texts elsewhere.
+
+    Nested mappings and sequences are looked through; what is no number, text, None or boolean becomes its text.
+    """
+    secrets = secret_values(names)
+    return {_hide(str(name), secrets): _field(name, value, secrets, DEEPEST) for name, value in fields.items()}
+
+
+def _field(name: object, value: object, secrets: tuple[str, ...], deepest: int) -> Any:
+    if FIELD_LIKE.search(str(name)) and value is not None:
+        return HIDDEN
+    return _value(value, secrets, deepest)
+
+
+def _value(value: object, secrets: tuple[str, ...], deepest: int) -> Any:
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int | float):
+        return value if (text := str(value)) == _hide(text, secrets) else HIDDEN
+    if isinstance(value, str):
+        return _hide(value, secrets)
+    if deepest <= 0:
+        return HIDDEN
+    if isinstance(value, Mapping):
+        return {_hide(str(name), secrets): _field(name, inner, secrets, deepest - 1) for name, inner in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_value(inner, secrets, deepest - 1) for inner in value]
+    return _hide(str(value), secrets)
+
+
+def _hide(text: str, secrets: tuple[str, ...]) -> str:
+    if secrets:
+        escaped = "\\" in text or "%" in text or "+" in text  # in nothing else a character can be written otherwise
+        text = _pattern(secrets, escaped).sub(HIDDEN, text)
+    for shape, instead in _SHAPES:
+        text = shape.sub(instead, text)
+    return text
+
+
+@lru_cache(maxsize=32)
+def _pattern(secrets: tuple[str, ...], escaped: bool) -> re.Pattern[str]:
+    """Matches each secret: as it is, or (`escaped`) however its characters are written."""
+    write = _letter if escaped else re.escape
+    return re.compile("|".join("".join(write(letter) for letter in secret) for secret in secrets))
+
+
+@lru_cache(maxsize=4096)
+def _letter(letter: str) -> str:
+    """A pattern for one character: raw, as URLs write it (also twice encoded), as JSON and repr escape it."""
+    code, data = ord(letter), letter.encode("utf-8", "surrogatepass")
+    forms = [r"\\+" if letter == "\\" else rf"\\*{re.escape(letter)}" if letter in "\"'/" else re.escape(letter)]
+    forms.append("(?i:" + "".join(f"%(?:25)*{byte:02x}" for byte in data) + ")")
+    forms.append(r"(?i:" + "".join(rf"\\+x{byte:02x}" for byte in data) + ")")
+    if code < 256:
+        forms.append(rf"(?i:\\+x{code:02x})")
+    units = letter.encode("utf-16-be", "surrogatepass")
+    pairs = [units[place : place + 2].hex() for place in range(0, len(units), 2)]
+    forms.append("(?i:" + "".join(rf"\\+u{pair}" for pair in pairs) + ")")
+    forms.append(rf"(?i:\\+u{code:08x})")
+    named = {"\n": "n", "\r": "r", "\t": "t", "\b": "b", "\f": "f", "\a": "a", "\v": "v"}.get(letter)
+    if named:
+        forms.append(rf"\\+{named}")
+    if letter == " ":
+        forms.append(r"\+")
+    return f"(?:{'|'.join(forms)})"
