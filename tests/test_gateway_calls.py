@@ -278,6 +278,23 @@ MODEL_CHANGES: dict[str, Any] = {
     "provider": "litellm", "model": "fake-2", "revision": "2", "base_url": "http://127.0.0.1:2/v1",
     "style": "completion", "extra": {"top_k": 3},
 }  # fmt: skip
+CHANGE_NO_REPLY = {
+    "purpose", "role", "name", "api_key_env", "licence", "price", "max_concurrency", "timeout_s", "requests_per_minute",
+    "tokens_per_minute", "hedge",
+}  # fmt: skip
+"""Who asks and for what, names, and how often and how long: none of it reaches the model."""
+BEGUN_TURN = {"continues", "prefill", "chat_template"}
+"""These count where a turn is begun (test_gateway_prefill); `top_logprobs` of a model is asked for by the request."""
+
+
+def test_no_field_of_a_call_is_forgotten_in_the_key() -> None:
+    """A field that is added must be said to change a reply (and then its change is tested above) or not to."""
+    said = {"messages", "prompt", "json_schema", *CHANGES} - {"role of a message", "schema"}
+    assert set(CallRequest.model_fields) - {"model"} == (said | CHANGE_NO_REPLY | BEGUN_TURN) & set(
+        CallRequest.model_fields
+    )
+    known = {*MODEL_CHANGES, *CHANGE_NO_REPLY, *BEGUN_TURN, "top_logprobs"}
+    assert set(ModelSpec.model_fields) == known & set(ModelSpec.model_fields)
 
 
 @pytest.mark.parametrize("change", CHANGES)

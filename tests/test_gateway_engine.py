@@ -14,7 +14,7 @@ import pytest
 from fake_llm import Serving
 
 from agents.gateway import Gateway, RoleRules
-from agents.gateway.openai_transport import body_of
+from agents.gateway.openai_transport import body_of, usage_of
 from schemas.calls import CallRequest, Message
 from schemas.errors import BudgetExhausted, CallFailed
 from schemas.models import ModelSpec, Price
@@ -193,3 +193,36 @@ async def test_a_failed_hedge_leaves_the_first_its_chance(journal: Path) -> None
             )
             assert gateway.stats.in_flight == 0 and gateway.ledger.reserved_tokens == 0
     assert all(isinstance(one, CallFailed) or one.text for one in results if not isinstance(one, CallFailed))
+
+
+async def test_a_clock_that_jumps_holds_nobody_up(
+    fake_llm: Serving, journal: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, real = model(fake_llm.url, requests_per_minute=40), time.time
+    fake_llm.set(fail_first=2, fail_status=429, retry_after=0.05)
+    async with Gateway(journal=journal) as gateway:
+        for jump in (-86_400.0, 0.0, 86_400.0):
+            monkeypatch.setattr(time, "time", lambda jump=jump: real() + jump)
+            calls = (gateway.call(ask(spec, f"{jump} {index}")) for index in range(10))
+            assert all(not reply.cached for reply in await asyncio.wait_for(asyncio.gather(*calls), 5))
+        again = [await gateway.call(ask(spec, f"{jump} 1")) for jump in (-86_400.0, 0.0, 86_400.0)]
+    assert all(reply.cached for reply in again)
+    assert fake_llm.stats()["calls"] == 30
+
+
+async def test_what_comes_from_another_model_is_said(journal: Path) -> None:
+    with Serving(served_model="somebody-else") as serving:
+        async with Gateway(journal=journal) as gateway:
+            replies = [await gateway.call(ask(model(serving.url), f"n{index}")) for index in range(2)]
+            notes = gateway.stats.notes
+    assert notes == ("m: asked for fake, the server answered as somebody-else",)
+    assert {reply.served_model for reply in replies} == {"somebody-else"}
+
+
+@pytest.mark.parametrize(
+    ("usage", "cached"),
+    [({"prompt_tokens_details": {"cached_tokens": 7}}, 7), ({"prompt_cache_hit_tokens": 5}, 5), ({}, None),
+     ({"prompt_tokens_details": None}, None)],
+)  # fmt: skip
+def test_cached_tokens_are_read_by_each_servers_name(usage: dict[str, Any], cached: int | None) -> None:
+    assert usage_of({"prompt_tokens": 10, "completion_tokens": 2, **usage}).cached_tokens == cached

@@ -297,11 +297,12 @@ def _damaged(failure: CallFailed, usage: Usage | None, request: CallRequest) -> 
 
 
 def usage_of(usage: dict[str, Any]) -> Usage:
-    """Token counts; None where the server left them out."""
+    """Token counts; None where the server left them out. DeepSeek has a name of its own for cached ones."""
     details = usage.get("prompt_tokens_details") or {}
+    cached = details.get("cached_tokens", usage.get("prompt_cache_hit_tokens"))
     return Usage.model_construct(
         prompt_tokens=_count(usage.get("prompt_tokens")), completion_tokens=_count(usage.get("completion_tokens")),
-        cached_tokens=_count(details.get("cached_tokens")),
+        cached_tokens=_count(cached),
     )  # fmt: skip
 
 
