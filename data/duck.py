@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib.util
+import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +19,8 @@ WRITER_THREADS, READER_THREADS = 1, 2
 """A writer's transactions are dozens of tiny catalogue queries: a second thread doubles their CPU (measured)."""
 
 CONFLICTS = ("conflict", "database is locked", "database table is locked", "database is busy")
-FULL = ("no space left", "disk is full", "disk full", "not enough space")
+FULL = ("no space left", "disk is full", "disk full", "not enough space", "disk i/o error")
+"""A quota, or a limit on the size of files, is an I/O error to SQLite; a disk that fails looks the same."""
 EXTENSIONS = ("ducklake", "sqlite_scanner")
 
 
@@ -72,6 +75,16 @@ def is_full(error: BaseException) -> bool:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
     return any(sign in str(error).lower() for sign in FULL)
+
+
+def is_made(catalogue: Path) -> bool:
+    """Whether a catalogue holds our tables: a process may have been killed while it made them."""
+    try:
+        with contextlib.closing(sqlite3.connect(f"{catalogue.absolute().as_uri()}?mode=ro", uri=True)) as found:
+            query = "SELECT 1 FROM ducklake_table WHERE table_name = 'meta'"
+            return found.execute(query).fetchone() is not None
+    except sqlite3.Error:
+        return False
 
 
 def is_conflict(error: BaseException) -> bool:

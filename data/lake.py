@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from data.arrow import from_table, sql_columns, to_table
-from data.duck import connect, is_conflict, is_full, quoted, unreadable
+from data.duck import connect, is_conflict, is_full, is_made, quoted, unreadable
 from data.lake_schema import (
     SCHEMA_VERSION,
     TABLES,
@@ -66,7 +66,7 @@ class Lake:
         """Attaches the lake of this home, making it if absent. Raises LakeTooNew, StorageFull, GraftError."""
         import duckdb
 
-        if read_only and not (home.lake / CATALOGUE).exists():
+        if read_only and not is_made(home.lake / CATALOGUE):
             cls.open(home).close()
         (home.lake / "files").mkdir(parents=True, exist_ok=True)
         lake = cls(home, connect(home.lake / "spill", read_only=read_only), read_only=read_only)
@@ -320,7 +320,7 @@ class Lake:
     def _explained(self, error: Exception) -> Exception:
         if not is_full(error):
             return error
-        what = "no space left where the lake lies; what was committed before is safe"
+        what = "no space left where the lake lies (or its disk fails); what was committed before is safe"
         return StorageFull(what, where=str(self.home.lake), fix="free some space and run again: it continues from here")
 
     # ---- reading

@@ -17,6 +17,7 @@ from agents.methods import Place, method_of
 from data.lake import Lake
 from data.versions import published_texts
 from flows import artifacts, logs, rounds
+from flows.collector import calm_collector
 from flows.finish import finish
 from flows.neighbours import find_neighbours
 from flows.plan import ShardSpec, apply_overrides, fresh_seed, plan_rounds, read_recipe, run_id_of
@@ -108,7 +109,8 @@ async def _make(recipe: Recipe, file: Path, seeds: list[Seed], home: Home, lake:
             )  # fmt: skip
             enter(shop)
             try:
-                kept, surplus = await _rounds(shop, say)
+                with calm_collector():
+                    kept, surplus = await _rounds(shop, say)
                 return await finish(shop, run, kept, surplus, say)
             finally:
                 leave(shop)

@@ -105,7 +105,7 @@ class ShardRunner:
         remember: Callable[[Candidate], None] = lambda candidate: None,
         halt: Callable[[], str] = lambda: "",
         on_settled: Callable[[Candidate], None] = lambda candidate: None,
-        batch_rows: int = 100,
+        batch_rows: int = 250,
     ) -> None:
         labels = [label for label, count in wanted.items() if count > 0]
         window = max(2 * CHUNK, math.ceil(WINDOW * width / max(1, len(labels))))

@@ -2,7 +2,8 @@
 
     python tests/fake_llm.py --port 0 --median-ms 200 --sigma 0.5 --rate-limit-above 32 --error-rate 0.05
 
-Prints its address as the first line. The same request body gets the same reply. GET /stats counts; POST /reset forgets.
+Prints its address as the first line. The same request body gets the same reply. GET /stats counts; POST /reset forgets;
+POST /behave with a JSON object of Behaviour's fields (see fake_faults.py) changes it from then on and forgets.
 It stands in for speed and failure, never for the claim that real models work.
 """
 
@@ -12,16 +13,16 @@ import argparse
 import asyncio
 import hashlib
 import json
-import math
 import random
 import threading
 from collections import Counter, deque
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import orjson
 from aiohttp import web
-from fake_replies import REFUSALS, begun_in, list_reply, name_reply
+from fake_faults import Behaviour, Windows, go_wrong, out_of_credit, reply_time, to_wait, tokens_asked
+from fake_replies import REFUSALS, begun_in, judged_in, list_reply, name_reply
 
 LIST = """
 amber anchor apple arrow autumn badge bakery barrel basket beacon bicycle blanket bottle branch bridge bucket
@@ -36,40 +37,6 @@ window winter yellow zephyr
 WORDS = LIST.split()
 
 
-@dataclass
-class Behaviour:
-    """How the server behaves. Rates are shares of requests; a fault is drawn from the body and how often it came."""
-
-    seed: int = 0
-    median_ms: float = 0.0
-    sigma: float = 0.5
-    error_rate: float = 0.0
-    malformed_rate: float = 0.0
-    wrong_schema_rate: float = 0.0
-    empty_rate: float = 0.0
-    reset_rate: float = 0.0
-    hang_rate: float = 0.0
-    rate_limit_above: int = 0
-    retry_after: float | None = None
-    low_score_rate: float = 0.15
-    fail_first: int = 0
-    fail_status: int = 500
-    refuse_schema: bool = False
-    logprobs: bool = True
-    openai_logprobs: bool = False
-    usage: bool = True
-    cached_share: float = 0.0
-    key: str = ""
-    echo_key: bool = False
-    reply_text: str = ""
-    refuse_rate: float = 0.0
-    prefilled_refuse_rate: float = 0.0
-    reject_continue: bool = False
-    echo_begun: bool = False
-    name_answers: bool = False
-    off_label_rate: float = 0.0
-
-
 class FakeLLM:
     """The server's state and handlers."""
 
@@ -78,18 +45,30 @@ class FakeLLM:
         self.reset()
 
     def reset(self) -> None:
-        self.calls = self.in_flight = self.most_in_flight = 0
+        """Forget every counter; what is being answered still counts when it ends."""
+        self.calls = self.most_in_flight = 0
+        self.in_flight = getattr(self, "in_flight", 0)
         self.statuses: Counter[int] = Counter()
+        self.faults: Counter[str] = Counter()
         self.bodies: Counter[bytes] = Counter()
+        self.tokens: Counter[str] = Counter()
         self.seen: deque[tuple[str, dict[str, Any]]] = deque(maxlen=100)
+        self.windows = Windows()
         self.latency_s = 0.0
 
     def stats(self) -> dict[str, Any]:
-        answered = self.statuses[200]
+        """The counters. `duplicates`: sound answers to a body that had one before; `cost_usd`: what is on the bill.
+
+        The status of a connection that was dropped is 0.
+        """
+        how, tokens = self.behaviour, self.tokens
         return {
-            "calls": answered, "requests": self.calls, "duplicates": sum(n - 1 for n in self.bodies.values()),
-            "statuses": {str(status): n for status, n in self.statuses.items()}, "latency_s": self.latency_s,
-            "most_in_flight": self.most_in_flight,
+            "calls": self.statuses[200], "requests": self.calls, "in_flight": self.in_flight,
+            "duplicates": sum(n - 1 for n in self.bodies.values()), "distinct": len(self.bodies),
+            "statuses": {str(status): n for status, n in self.statuses.items()}, "faults": dict(self.faults),
+            "latency_s": self.latency_s, "most_in_flight": self.most_in_flight,
+            "prompt_tokens": tokens["prompt"], "completion_tokens": tokens["completion"],
+            "cost_usd": (tokens["prompt"] * how.input_usd + tokens["completion"] * how.output_usd) / 1e6,
         }  # fmt: skip
 
     def app(self) -> web.Application:
@@ -99,12 +78,18 @@ class FakeLLM:
         app.router.add_get("/v1/models", self.models)
         app.router.add_get("/stats", self._stats)
         app.router.add_post("/reset", self._reset)
+        app.router.add_post("/behave", self._behave)
         return app
 
     async def _stats(self, _: web.Request) -> web.Response:
         return self._json(self.stats())
 
     async def _reset(self, _: web.Request) -> web.Response:
+        self.reset()
+        return web.Response(text="ok")
+
+    async def _behave(self, request: web.Request) -> web.Response:
+        self.behaviour = Behaviour(**{**asdict(self.behaviour), **orjson.loads(await request.read())})
         self.reset()
         return web.Response(text="ok")
 
@@ -128,67 +113,74 @@ class FakeLLM:
         try:
             body = orjson.loads(raw)
             self.seen.append((request.path, body))
-            response = await self._serve(request, body, digest, chat)
+            response, act = await self._serve(request, body, digest, chat)
         finally:
             self.in_flight -= 1
-        if isinstance(response, web.Response):
-            self.statuses[response.status] += 1
-            if response.status == 200:
-                self.bodies[digest] += 1
+        self.statuses[0 if act in ("reset", "half") else response.status] += 1
+        if act in ("", "trickle"):
+            self.bodies[digest] += 1
         return response
 
-    async def _serve(self, request: web.Request, body: dict[str, Any], digest: bytes, chat: bool) -> web.StreamResponse:
+    async def _serve(
+        self, request: web.Request, body: dict[str, Any], digest: bytes, chat: bool
+    ) -> tuple[web.StreamResponse, str]:
+        """The reply, and the fault in it; empty for a sound one."""
         how, rng = self.behaviour, random.Random(digest)
+        refusal = self._refusal(request, body)
+        if refusal is not None:
+            return refusal, "refused"
+        latency = reply_time(how, rng)
+        if latency:
+            await asyncio.sleep(latency)
+        self.latency_s += latency
+        act, payload = self._drawn(digest), self._payload(body, rng, chat)
+        if act not in ("error", "reset"):
+            self.tokens.update(self._spent(body, payload))
+        return (await go_wrong(how, act, request, payload) if act else self._json(payload)), act
+
+    def _refusal(self, request: web.Request, body: dict[str, Any]) -> web.Response | None:
+        """What the server says at once, before it works on anything."""
+        how = self.behaviour
         if how.key and request.headers.get("Authorization") != f"Bearer {how.key}":
             return web.Response(status=401, text="bad key")
+        if how.answers_paid and self.bodies.total() >= how.answers_paid:
+            return out_of_credit()
         if how.rate_limit_above and self.in_flight > how.rate_limit_above:
-            after = {} if how.retry_after is None else {"Retry-After": f"{how.retry_after:g}"}
-            return web.Response(status=429, headers=after, text="slow down")
+            return to_wait(how, how.limit_status, "slow down")
+        if self.windows.wait_s(how, tokens_asked(body)):
+            return to_wait(how, how.limit_status, "too many in this minute")
         if how.echo_key:
             return web.Response(status=400, text=f"cannot serve {request.headers.get('Authorization')}")
         if self.calls <= how.fail_first:
-            after = {} if how.retry_after is None else {"Retry-After": f"{how.retry_after:g}"}
-            return web.Response(status=how.fail_status, headers=after, text="failing first")
+            return to_wait(how, how.fail_status, "failing first")
         if how.refuse_schema and "response_format" in body:
             return web.Response(status=400, text="response_format is not supported")
         if how.reject_continue and "continue_final_message" in body:
             return web.Response(status=400, text="unknown field continue_final_message")
-        latency = how.median_ms / 1000 * math.exp(how.sigma * rng.gauss(0, 1)) if how.median_ms else 0.0
-        if latency:
-            await asyncio.sleep(latency)
-        self.latency_s += latency
-        fault = random.Random(digest + str(self.calls).encode()).random()
-        for rate, act in (
-            (how.error_rate, "error"), (how.malformed_rate, "malformed"), (how.wrong_schema_rate, "schema"),
-            (how.empty_rate, "empty"), (how.reset_rate, "reset"), (how.hang_rate, "hang"),
-        ):  # fmt: skip
-            if fault < rate:
-                return await self._fault(act, request, body, rng, chat)
-            fault -= rate
-        return self._json(self._payload(body, rng, chat))
+        return None
 
-    async def _fault(self, act: str, request: web.Request, body: dict[str, Any], rng: random.Random, chat: bool) -> Any:
-        if act == "error":
-            return web.Response(status=500, text="a fault")
-        if act == "malformed":
-            return web.Response(body=orjson.dumps(self._payload(body, rng, chat))[:40], content_type="application/json")
-        if act == "empty":
-            return self._json({"choices": [], "usage": {}})
-        if act == "hang":
-            await asyncio.sleep(3600)
-        if act == "reset":
-            if request.transport is not None:
-                request.transport.abort()
-            return web.Response(status=500)
-        payload = self._payload(body, rng, chat)
-        payload["choices"][0].setdefault("message", {})["content"] = '{"unasked": 1}'
-        payload["choices"][0]["text"] = '{"unasked": 1}'
-        return self._json(payload)
+    def _drawn(self, digest: bytes) -> str:
+        """The fault of this reply, counted; empty for none."""
+        draw = random.Random(digest + str(self.calls).encode()).random()
+        for rate, act in self.behaviour.faults():
+            if draw < rate:
+                self.faults[act] += 1
+                return act
+            draw -= rate
+        return ""
+
+    @staticmethod
+    def _spent(body: dict[str, Any], payload: dict[str, Any]) -> dict[str, int]:
+        """Tokens of a reply that was worked on, whether or not the usage is told."""
+        said = "".join(message["content"] for message in body.get("messages", ())) or body.get("prompt") or ""
+        choice = payload["choices"][0]
+        text = choice["message"]["content"] if "message" in choice else choice["text"]
+        return {"prompt": len(said) // 4, "completion": max(1, len(text) // 4)}
 
     def _payload(self, body: dict[str, Any], rng: random.Random, chat: bool) -> dict[str, Any]:
         schema = (body.get("response_format") or {}).get("json_schema", {}).get("schema")
         text = self.behaviour.reply_text or (
-            json.dumps(self._value(schema, rng, "")) if schema else self._free(body, rng, chat)
+            json.dumps(self._value(schema, rng, "", self._low_rate(body))) if schema else self._free(body, rng, chat)
         )
         if self.behaviour.echo_begun:
             text = begun_in(body) + text
@@ -199,9 +191,11 @@ class FakeLLM:
             choice["logprobs"] = self._logprobs(said, rng)
             if self.behaviour.openai_logprobs and not chat:
                 choice["logprobs"] = self._older(choice["logprobs"]["content"])
-        usage: dict[str, Any] = {"prompt_tokens": len(said) // 4, "completion_tokens": max(1, len(text) // 4)}
-        payload = {"id": "fake", "object": "x", "created": 1, "model": body.get("model"), "choices": [choice]}
+        name = self.behaviour.served_model or body.get("model")
+        payload: dict[str, Any] = {"id": "fake", "object": "x", "created": 1, "model": name, "choices": [choice]}
         if self.behaviour.usage:
+            spent = self._spent(body, payload)
+            usage = {"prompt_tokens": spent["prompt"], "completion_tokens": spent["completion"]}
             payload["usage"] = {**usage, "total_tokens": sum(usage.values())}
             if self.behaviour.cached_share:
                 cached = int(usage["prompt_tokens"] * self.behaviour.cached_share)
@@ -241,20 +235,27 @@ class FakeLLM:
             "top_logprobs": [{other["token"]: other["logprob"] for other in p["top_logprobs"]} for p in content],
         }
 
-    def _value(self, schema: dict[str, Any], rng: random.Random, name: str) -> Any:
+    def _low_rate(self, body: dict[str, Any]) -> float:
+        """Share of low scores: all of them where the text that is judged is a poor one, which all judges agree on."""
+        how = self.behaviour
+        if how.poor_rate and random.Random(f"{how.seed} {judged_in(body)}").random() < how.poor_rate:
+            return 1.0
+        return how.low_score_rate
+
+    def _value(self, schema: dict[str, Any], rng: random.Random, name: str, low_rate: float) -> Any:
         if "enum" in schema:
             return rng.choice(schema["enum"])
         kind = schema.get("type")
         if kind == "object":
-            return {key: self._value(part, rng, key) for key, part in schema.get("properties", {}).items()}
+            return {key: self._value(part, rng, key, low_rate) for key, part in schema.get("properties", {}).items()}
         if kind == "array":
             count = max(1, int(schema.get("minItems", 1)))
-            return [self._value(schema.get("items", {}), rng, name) for _ in range(count)]
+            return [self._value(schema.get("items", {}), rng, name, low_rate) for _ in range(count)]
         if kind in ("integer", "number"):
             low, high = schema.get("minimum", 0), schema.get("maximum", 10)
             if high <= 1:
-                return int(rng.random() > self.behaviour.low_score_rate / 3)
-            bad = rng.random() < self.behaviour.low_score_rate
+                return int(rng.random() > low_rate / 3)
+            bad = rng.random() < low_rate
             return int(rng.randint(low, max(low, high - 4)) if bad else rng.randint(max(low, high - 2), high))
         return rng.choice(WORDS) if name in ("keywords", "comment") else sentence(rng)
 

@@ -37,6 +37,12 @@ def asked_in(body: dict[str, Any]) -> str:
     return str(said[-1]) if said else str(body.get("prompt") or "")
 
 
+def judged_in(body: dict[str, Any]) -> str:
+    """The text that a judge is shown between tags, or all that is asked."""
+    asked = asked_in(body)
+    return asked.partition("<text>")[2].partition("</text>")[0].strip() or asked
+
+
 def list_reply(body: dict[str, Any], rng: random.Random, sentence: Callable[[random.Random], str]) -> str | None:
     """A numbered list of three; it goes on behind the `1.` or `Example 1:` where that was begun. None: not asked."""
     asked, begun = asked_in(body), begun_in(body)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.arrow import arrow_schema, from_table, to_table
+from data.duck import is_full
 from data.lake import Lake
 from schemas.calls import Call
 from schemas.datasets import Run
@@ -248,6 +250,7 @@ WRITER = """
 import sys
 sys.path[:0] = [{root!r}, {tests!r}]
 from pathlib import Path
+from data.duck import is_full
 from data.lake import Lake
 from schemas.home import Home
 from test_data_lake import call, candidate
@@ -306,3 +309,21 @@ def test_kill_leaves_no_partial_batch(home: Home) -> None:
             assert lake.counts("run1")["opened"] == lake.sql("SELECT * FROM lake.calls").num_rows == 4 * batches
             assert len(lake.accepted("run1")) == 4 * batches
     assert acknowledged >= 4
+
+
+def test_a_lake_whose_making_was_killed_is_made_by_whoever_looks_first(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    home.lake.mkdir(parents=True)
+    with sqlite3.connect(home.lake / "catalogue.sqlite") as half:
+        half.execute("CREATE TABLE ducklake_metadata (key TEXT)")
+        half.execute("DROP TABLE ducklake_metadata")
+    half.close()
+    with Lake.open(home, read_only=True) as lake:
+        assert lake.runs() == []
+    with Lake.open(home, read_only=True) as lake:
+        assert lake.id
+
+
+def test_a_limit_on_the_size_of_files_is_a_full_disk() -> None:
+    assert is_full(RuntimeError("IO Error: Failed to execute query: disk I/O error"))
+    assert not is_full(RuntimeError("Conversion Error: no such thing"))

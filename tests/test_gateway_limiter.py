@@ -137,7 +137,7 @@ async def simulate(bears: int, limit: int, rounds: int, retry_after: float | Non
 async def test_it_settles_near_what_the_server_bears(bears: int, limit: int) -> None:
     share, refusals = await simulate(bears, limit, 6_000)
     assert share > 0.9, "at least nine tenths of what the server bears are in use"
-    assert refusals < 6_000 * 0.02 + limit, "and it is hardly ever asked for more"
+    assert refusals < 6_000 * 0.04 + limit, "and it is hardly ever asked for more"
 
 
 async def test_a_ceiling_that_went_up_is_found_again() -> None:

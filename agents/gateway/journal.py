@@ -33,9 +33,9 @@ CHECKPOINT = 4_000
 """Pages of 4 kB in the write-ahead log after which it is copied into the file."""
 BUSY_S = 30.0
 """Seconds that a write waits for another process's."""
-SMALL = 1_500
-"""Bytes below which a request or reply stays as it is. Compressing 1 kB takes as long as writing a whole row and saves
-a third of it; what is longer, such as replies with log-probabilities, shrinks to half."""
+SMALL = 4_000
+"""Bytes below which a request or reply stays as it is: there, compressing takes as long as writing the row, or longer,
+and saves a third of it. What is longer, such as replies with log-probabilities, shrinks to half."""
 PACKED = b"H"
 """First byte of what is compressed (zlib with a window of 4 kB); JSON never begins with it."""
 NETWORK = frozenset((

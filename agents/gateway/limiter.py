@@ -5,8 +5,8 @@ All runs of a process that use an endpoint meet at one `Door`. Each is a `Tenant
 
 Concurrency adapts. A burst of refusals counts once: what was inside less what was refused, but at least half, is the
 ceiling, and nine tenths of it are kept; where nothing has succeeded since the burst before, half. Each success then
-brings a place back, above nine tenths of the ceiling every fourth; beyond the ceiling is probed ever more rarely, until
-a probe holds: then it is forgotten.
+brings a place back, above nine tenths of the ceiling every fourth; beyond it every sixth, and ever more rarely where
+the refusals come at the same level or name a wait. Once such a probe holds, the ceiling is forgotten.
 """
 
 from __future__ import annotations
@@ -28,8 +28,10 @@ LONGEST_PAUSE_S = 300.0
 PATIENCE_S = 300.0
 """A server that has refused everything for as long is given up."""
 GIVEN_UP, QUICK_BELOW = 0.9, 0.9
-FIRST_PROBE, PROBE_FACTOR, RAREST_PROBE = 20.0, 4.0, 2_000.0
-"""Successes for one place above the level that was refused: at first, times, at most."""
+FIRST_PROBE, RAREST_PROBE = 6.0, 48.0
+"""Successes for one place above the level that was refused, at first, and at most where it stays the same level."""
+FIRST_COSTLY, RAREST_COSTLY = 20.0, 2_000.0
+"""The same where the server's refusals name a wait (Retry-After)."""
 LATENCIES = 200
 """Replies whose latency is remembered."""
 
@@ -59,10 +61,13 @@ class Tenant:
 
     def left(self) -> None:
         """A place of this run was given back: the door where its oldest call waits goes first."""
+        full = self.inside >= self.places
         self.inside -= 1
-        if self.waits_at:
+        if full and self.waits_at:
             for door in sorted(self.waits_at, key=lambda door: door.oldest(self)):
                 door.admit()
+                if not self.free:
+                    return
 
 
 @dataclass(slots=True, eq=False)
@@ -211,7 +216,7 @@ class Door:
             step = 0.25 if self._allowed < self._ceiling else 1.0 / self._probe
         self._allowed += step
         if self._allowed >= self._ceiling + 1.5:
-            self._ceiling, self._probe = math.inf, FIRST_PROBE
+            self._ceiling = math.inf
         self.admit()
 
     def refused(self, sent_at: float, retry_after: float | None) -> bool:
@@ -221,7 +226,7 @@ class Door:
         if retry_after is not None and retry_after > LONGEST_PAUSE_S:
             return False
         if sent_at > self._burst_at:
-            self._begin_burst(now)
+            self._begin_burst(now, retry_after)
             if self._in_a_row > 1:  # it refuses whatever it is sent: ever less often, however short its own wait
                 self._pause(now + backoff_s(self._in_a_row - 1))
         if retry_after is not None:
@@ -231,7 +236,7 @@ class Door:
             self._allowed = max(1.0, GIVEN_UP * self._ceiling)
         return now - self._refusing_since <= self._patience_s
 
-    def _begin_burst(self, now: float) -> None:
+    def _begin_burst(self, now: float, retry_after: float | None) -> None:
         """The first refusal of a burst; those of calls that were sent before now belong to it."""
         self._burst_at = now
         self._in_a_row += 1
@@ -240,8 +245,9 @@ class Door:
         if self._in_a_row > 1:
             self._allowed = max(1.0, inside / 2)
             return
-        near = 0.75 * inside <= self._ceiling <= 1.25 * inside
-        self._probe = min(RAREST_PROBE, self._probe * PROBE_FACTOR) if near else FIRST_PROBE
+        first, rarest = (FIRST_COSTLY, RAREST_COSTLY) if retry_after else (FIRST_PROBE, RAREST_PROBE)
+        same = abs(inside - self._ceiling) <= (0.25 * inside if retry_after else 1.5)
+        self._probe = min(rarest, max(first, (4 if retry_after else 2) * self._probe)) if same else first
         self._refusing_since = now
         self._burst_inside = self._ceiling = self._allowed = inside
 

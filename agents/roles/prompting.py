@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import FileSystemLoader, StrictUndefined
+from jinja2 import FileSystemLoader, StrictUndefined, Template
 from jinja2.sandbox import SandboxedEnvironment
 
 from schemas.base import stable_hash
@@ -28,7 +28,7 @@ _ENDS = re.compile(r"(?<=[.!?:;])\s|\n+")
 
 def render(name: str, **values: Any) -> str:
     """The text of prompts/NAME.jinja with these values. Raises jinja2.UndefinedError where one is missing."""
-    return _environment().get_template(f"{name.removesuffix('.jinja')}.jinja").render(**values)
+    return _template(name).render(values)
 
 
 def question(name: str, model: ModelSpec, **values: Any) -> dict[str, Any]:
@@ -82,9 +82,17 @@ def _line(text: str, limit: int = 400) -> str:
 
 
 @cache
+def _template(name: str) -> Template:
+    found = _environment().get_template(f"{name.removesuffix('.jinja')}.jinja")
+    found.globals = dict(found.globals)  # a chain of dicts otherwise, gone through at every rendering
+    return found
+
+
+@cache
 def _environment() -> SandboxedEnvironment:
     environment = SandboxedEnvironment(
         loader=FileSystemLoader(FOLDER),
+        auto_reload=False,  # else every call looks at the file's time
         undefined=StrictUndefined,
         autoescape=False,
         trim_blocks=True,
