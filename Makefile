@@ -15,7 +15,7 @@ export GRAFT_HOME ?= $(CURDIR)/.graft
 
 .PHONY: help
 help: ## Show this list
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo "  variables: PYTHON=$(PYTHON) RECIPE=$(RECIPE) DATASET=$(DATASET) ARGS= (more arguments for pytest)"
 
 .PHONY: install
@@ -58,8 +58,16 @@ bench-methods: install ## Measure what each method's rows do for a student (need
 	@env -u GRAFT_HOME $(BIN)/python benchmarks/methods.py $(ARGS)
 
 .PHONY: bench
-bench: install ## Measure speed and memory; prints a table with the machine and the spread
-	@env -u GRAFT_HOME $(BIN)/python benchmarks/throughput.py $(ARGS)
+bench: install ## Measure speed, memory, faults and kills (a quarter of an hour; ARGS='ideal faults' for some)
+	@env -u GRAFT_HOME -u PREFECT_API_URL $(BIN)/python benchmarks/bench.py $(ARGS)
+
+.PHONY: bench-prefix
+bench-prefix: install ## Count the prompt tokens that the embedded servers evaluate, with and without their prefix cache
+	@env -u GRAFT_HOME $(BIN)/python benchmarks/prefix.py $(ARGS)
+
+.PHONY: drill
+drill: install ## Kill runs, limit their rate, feed them garbage, fill their disk; audit what is left (five minutes)
+	@env -u GRAFT_HOME -u PREFECT_API_URL $(BIN)/python benchmarks/drill.py $(ARGS)
 
 .PHONY: clean
 clean: ## Remove caches and build outputs; keeps .venv and .graft (your data)

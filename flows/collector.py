@@ -9,7 +9,7 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-YOUNG, MIDDLE, OLD = 20_000, 20, 50
+YOUNG, MIDDLE, OLD = 10_000, 10, 5
 """Objects made before the young are looked at (Python's default is 700); collections of the young before the middle
 ones, and of those before all."""
 

@@ -1,0 +1,124 @@
+"""The drill: runs that are killed, rate-limited, fed garbage or starved of disk, and what is left of them.
+
+    python benchmarks/drill.py                     # 30 kills and every fault, within five minutes
+    python benchmarks/drill.py --kills 3 --faults none
+
+Prints two Markdown tables; ends with 1 where anything finished was lost, doubled or asked for again. The flow, lake,
+journal and gateway are the real ones; each life is a process of its own, forked from one that has imported them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+
+from drill_faults import FAULTS, Outcome, suffer
+from drill_kills import CANDIDATES, Kills, kill_often
+from figures import Figure, machine
+from harness import ROOT, fake_server, prefect_server
+
+sys.path.insert(0, str(ROOT))
+
+KILLS, SEED, MINUTES = 30, 7, 5.0
+
+
+@contextmanager
+def stage(folder: Path) -> Iterator[tuple[ForkServerContext, str]]:
+    """What lives are started from, and the fake server's address. Everything ends with the block."""
+    from flows.settings import prefect_environment
+    from schemas.home import Home
+
+    for name, value in prefect_environment(Home(folder / "none")).items():
+        os.environ.setdefault(name, value)
+    os.environ["PYTHONPATH"] = f"{Path(__file__).resolve().parent}{os.pathsep}{ROOT}"
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["drill_life"])
+    first = context.Process(target=os.getpid)  # now everything is imported, before any clock runs
+    first.start()
+    first.join()
+    with fake_server() as base:
+        yield context, base
+
+
+def kill_figures(number: int, folder: Path) -> list[Figure]:
+    """The row of `make bench`: 30 kills."""
+    with stage(folder) as (context, base):
+        found = kill_often(context, folder, base, KILLS, SEED + number, time.monotonic() + 300)
+    return [
+        Figure("kills at a random moment", "", found.kills),
+        Figure("finished calls repeated after kill -9", "", found.finished_repeated, "<=", 0),
+        Figure("acknowledged rows and replies lost by kill -9", "", found.rows_lost + found.replies_lost, "<=", 0),
+        Figure("rows doubled by kill -9", "", found.rows_doubled, "<=", 0),
+    ]
+
+
+def kills_table(found: Kills) -> str:
+    """The kills' sums as Markdown."""
+    rows = {
+        f"kills over {found.runs} runs": found.kills,
+        "model calls, rows kept": f"{found.calls:,}, {found.rows_kept:,}",
+        "finished calls asked again": found.finished_repeated,
+        "replies given out and not in the journal": found.replies_lost,
+        "acknowledged rows lost": found.rows_lost,
+        "rows or slots doubled": found.rows_doubled,
+        "opened slots without an outcome in the end": found.slots_without_outcome,
+        "runs that ended otherwise than the one never killed": found.unlike_the_clean_run,
+        "answers under way at a kill, asked for again (no fault)": found.asked_again,
+    }
+    return "| kill -9 | |\n|---|---:|\n" + "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+
+
+def faults_table(outcomes: list[Outcome]) -> str:
+    """One line a fault as Markdown."""
+    lines = ["| fault | slots opened | with an outcome | ended | seconds | sound |", "|---|---:|---:|---|---:|---|"]
+    for one in outcomes:
+        verdict = "yes" if not one.problems else f"**no**: {'; '.join(one.problems)}"
+        lines.append(f"| {one.name} | {one.opened} | {one.settled} | {one.ended} | {one.seconds:.1f} | {verdict} |")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Drill, print the tables. Returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=KILLS)
+    parser.add_argument("--faults", nargs="*", default=list(FAULTS), help=f"none, or of: {', '.join(FAULTS)}")
+    parser.add_argument("--candidates", type=int, default=CANDIDATES, help="of each run that is killed")
+    parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="no further kill or fault begins after so many")
+    given = parser.parse_args()
+    wanted = [name for name in given.faults if name != "none"]
+    unknown = [name for name in wanted if name not in FAULTS]
+    if unknown:
+        parser.error(f"no fault {unknown[0]!r}; there are {', '.join(FAULTS)}")
+    started = time.monotonic()
+    outcomes, found = list[Outcome](), Kills()
+    with tempfile.TemporaryDirectory(prefix="graft-drill-") as name:
+        folder = Path(name)
+        with prefect_server(folder / "prefect"), stage(folder) as (context, base):
+            if given.kills:
+                until = started + 60 * given.minutes * (0.6 if wanted else 0.95)
+                found = kill_often(context, folder, base, given.kills, given.seed, until, given.candidates)
+            for fault in wanted:
+                if time.monotonic() - started > 60 * given.minutes * 0.95:
+                    print(f"# no time left for {fault}", file=sys.stderr)
+                    continue
+                outcomes.append(suffer(context, folder, base, fault))
+    print(f"{machine()}; {time.monotonic() - started:.0f} s\n")
+    if given.kills:
+        print(kills_table(found) + "\n")
+    if outcomes:
+        print(faults_table(outcomes))
+    short = found.kills < given.kills or len(outcomes) < len(wanted)
+    return 1 if short or not found.sound or any(one.problems for one in outcomes) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
