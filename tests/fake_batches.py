@@ -6,10 +6,8 @@ does not depend on the order. It stands in for waiting and failure, never for th
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import random
-import threading
 import time
 import uuid
 from collections import Counter
@@ -19,6 +17,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 from fake_llm import Behaviour, FakeLLM
+from in_thread import InThread
 
 
 @dataclass
@@ -207,23 +206,12 @@ class FakeBatches:
         return model._payload(body, random.Random(orjson.dumps(body)), chat)
 
 
-class ServingBatches:
+class ServingBatches(InThread):
     """The provider in a thread of this process. `url` ends in /v1."""
 
     def __init__(self, **habits: Any) -> None:
         self.fake = FakeBatches(Habits(**habits))
-        self._ready, self._loop = threading.Event(), asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self.url = ""
-
-    def __enter__(self) -> ServingBatches:
-        self._thread.start()
-        assert self._ready.wait(10)
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+        super().__init__(self.fake.app())
 
     def set(self, **habits: Any) -> None:
         """Behave otherwise from now on."""
@@ -238,18 +226,6 @@ class ServingBatches:
         """The lines of every batch that was made, in order."""
         files = (self.fake.files[batch["input_file_id"]] for batch in self.fake.batches.values())
         return [[orjson.loads(line) for line in file.splitlines()] for file in files]
-
-    def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        runner = web.AppRunner(self.fake.app(), access_log=None, shutdown_timeout=0.1)
-        self._loop.run_until_complete(runner.setup())
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        self._loop.run_until_complete(site.start())
-        self.url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
-        self._ready.set()
-        self._loop.run_forever()
-        self._loop.run_until_complete(runner.cleanup())
-        self._loop.close()
 
 
 def _problem(status: int, message: str) -> web.Response:

@@ -14,7 +14,6 @@ import asyncio
 import hashlib
 import json
 import random
-import threading
 from collections import Counter, deque
 from dataclasses import asdict
 from typing import Any
@@ -23,6 +22,7 @@ import orjson
 from aiohttp import web
 from fake_faults import Behaviour, Windows, go_wrong, out_of_credit, reply_time, to_wait, tokens_asked
 from fake_replies import REFUSALS, begun_in, judged_in, list_reply, name_reply
+from in_thread import InThread
 
 LIST = """
 amber anchor apple arrow autumn badge bakery barrel basket beacon bicycle blanket bottle branch bridge bucket
@@ -269,23 +269,12 @@ def sentence(rng: random.Random) -> str:
     return " ".join(rng.choice(WORDS) for _ in range(rng.randint(9, 13)))
 
 
-class Serving:
+class Serving(InThread):
     """The server in a thread of this process, for tests. `url` ends in /v1."""
 
     def __init__(self, **behaviour: Any) -> None:
         self.fake = FakeLLM(Behaviour(**behaviour))
-        self._ready, self._loop = threading.Event(), asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self.url = ""
-
-    def __enter__(self) -> Serving:
-        self._thread.start()
-        assert self._ready.wait(10)
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+        super().__init__(self.fake.app())
 
     def stats(self) -> dict[str, Any]:
         return self.fake.stats()
@@ -302,18 +291,6 @@ class Serving:
         """Behave otherwise from now on, and forget the counters."""
         self.fake.behaviour = Behaviour(**{**asdict(self.fake.behaviour), **behaviour})
         self.fake.reset()
-
-    def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        runner = web.AppRunner(self.fake.app(), access_log=None, shutdown_timeout=0.1)
-        self._loop.run_until_complete(runner.setup())
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        self._loop.run_until_complete(site.start())
-        self.url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
-        self._ready.set()
-        self._loop.run_forever()
-        self._loop.run_until_complete(runner.cleanup())
-        self._loop.close()
 
 
 def main() -> None:
