@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import resource
 import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -26,11 +26,13 @@ def graft(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_help_is_there_in_half_a_second(tmp_path: Path) -> None:
+    """By the CPU time that it takes, so that a machine with other work does not decide."""
     times = []
     for _ in range(5):
-        start = time.perf_counter()
+        start = resource.getrusage(resource.RUSAGE_CHILDREN)
         done = graft(tmp_path, "--help")
-        times.append(time.perf_counter() - start)
+        end = resource.getrusage(resource.RUSAGE_CHILDREN)
+        times.append(end.ru_utime + end.ru_stime - start.ru_utime - start.ru_stime)
         assert done.returncode == 0
     assert all(f" {verb} " in done.stdout for verb in VERBS)
     assert min(times) < 0.5, f"median {statistics.median(times):.2f} s"
