@@ -14,7 +14,11 @@ import typer
 if TYPE_CHECKING:
     from data.lake import Lake
 
-app = typer.Typer(no_args_is_help=True, help="The journal of finished model calls: size, prune, export, check.")
+HELP = """The journal of finished model calls: size, prune, export, check.
+
+Example:  graft journal size
+"""
+app = typer.Typer(no_args_is_help=True, help=HELP)
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="print JSON for programs")]
 UNITS = {"h": 1 / 24, "d": 1.0, "w": 7.0}
