@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Raised whenever a table changes; a lake with a higher number than the code's is refused, one with a lower number gets
 the columns that it lacks (`ADDED`)."""
 
@@ -130,6 +130,13 @@ ADDED: dict[int, dict[str, dict[str, str]]] = {
         },
         "runs": {"neighbours": "VARCHAR DEFAULT '{}'"},
     },
+    3: {
+        "evaluations": {
+            "interval": "DOUBLE[]", "majority": "DOUBLE", "ece": "DOUBLE", "ece_scaled": "DOUBLE",
+            "temperature": "DOUBLE", "auprc": "DOUBLE", "positive": "VARCHAR DEFAULT ''", "threshold": "DOUBLE",
+            "false_refusals": "DOUBLE", "accuracies": "DOUBLE[]",
+        },
+    },
 }  # fmt: skip
 """Schema version to the columns that it brought: table to column to its SQL type. The views are made anew each time."""
 
@@ -149,12 +156,19 @@ VIEWS: dict[str, str] = {
 }
 
 
+def quoted(column: str) -> str:
+    """A column's name in SQL, each part of a path quoted: `interval` is a word of SQL too."""
+    return ".".join(f'"{part}"' for part in column.split("."))
+
+
 def migrate(connection: duckdb.DuckDBPyConnection, found: int) -> None:
     """Give a lake of schema version `found` what later versions added, inside a transaction; rows stay."""
     for version in range(found + 1, SCHEMA_VERSION + 1):
         for table, columns in ADDED[version].items():
             for column, kind in columns.items():
-                connection.execute(f"ALTER TABLE lake.{table} ADD COLUMN {column} {kind}")
+                connection.execute(f"ALTER TABLE lake.{table} ADD COLUMN {quoted(column)} {kind}")
+                if kind.endswith("[]"):  # DuckLake knows no defaults of lists
+                    connection.execute(f"UPDATE lake.{table} SET {quoted(column)} = []")
     for name, query in VIEWS.items():
         connection.execute(f"CREATE OR REPLACE VIEW lake.{name} AS {query}")
     connection.execute("UPDATE lake.meta SET value = ? WHERE key = 'schema_version'", [str(SCHEMA_VERSION)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import orjson
 from prefect import flow
 
 from data.lake import Lake
@@ -12,11 +13,13 @@ from data.seeds import load_labelled
 from data.versions import rows as version_rows
 from data.versions import version
 from flows import artifacts
+from schemas.datasets import DatasetVersion
 from schemas.errors import GraftError, NotFound
 from schemas.home import Home
 from schemas.load import resolve_path
 from schemas.recipe import Recipe
 from schemas.tasks import labels_of
+from students.rows import TrainRow, distribution
 from students.train import StudentReport, as_one_text
 from students.train import train_student as train_both
 
@@ -34,6 +37,7 @@ def train_student(ref: str, test: str | None = None, overrides: dict[str, Any] |
         "evaluations": [evaluation.model_dump(mode="json") for evaluation in report.evaluations],
         "confusion": [str(path) for path in report.confusion],
         "gain": report.gain,
+        "notes": list(report.notes),
         "text": report.text,
     }
 
@@ -55,14 +59,15 @@ def train_version(ref: str, *, test: str | None = None, overrides: dict[str, Any
         settings = recipe.student.model_validate({**recipe.student.model_dump(), **(overrides or {})})
         labels = [label.name for label in labels_of(recipe.task)]
         rows = version_rows(lake, found).to_pylist()
+        soft = _soft_labels(lake, found, labels) if settings.soft_weight else {}
         report = train_both(
-            rows=_pairs(rows, "train"),
+            rows=_training(rows, "train", soft),
             seeds=[(as_one_text(seed.text, seed.response), seed.label) for seed in lake.seeds(run.id)],
             test_rows=_test_rows(test, settings, run.recipe_file, labels, rows),
             test_name=test or settings.test or f"{found.ref} test split (synthetic)",
             labels=labels, settings=settings, home=home, dataset=found.dataset, version=found.version,
             say=artifacts.say,
-            validation=_pairs(rows, "validation"),
+            validation=_training(rows, "validation", soft),
         )  # fmt: skip
         for student in report.students:
             lake.save_student(student)
@@ -86,3 +91,26 @@ def _test_rows(
 def _pairs(rows: list[dict[str, Any]], split: str) -> list[tuple[str, str]]:
     """(text, label) of a split; a guard's response belongs to what is classified."""
     return [(as_one_text(row["text"], row["response"]), row["label"]) for row in rows if row["split"] == split]
+
+
+def _training(rows: list[dict[str, Any]], split: str, soft: dict[str, tuple[float, ...]]) -> list[TrainRow]:
+    """The rows of a split with their soft labels, where there are any."""
+    return [
+        TrainRow(as_one_text(row["text"], row["response"]), row["label"], soft.get(row["id"]))
+        for row in rows
+        if row["split"] == split
+    ]
+
+
+def _soft_labels(lake: Lake, found: DatasetVersion, labels: list[str]) -> dict[str, tuple[float, ...]]:
+    """Row id to what its judges' probabilities say of the labels; what is no distribution is left out, and said."""
+    query = """
+        SELECT r.id, c.soft_label FROM lake.version_rows r
+        JOIN lake.candidates c ON c.run_id = r.run_id AND c.candidate_id = r.candidate_id
+        WHERE r.dataset = ? AND r.version = ?"""
+    given = lake.sql(query, [found.dataset, found.version]).to_pylist()
+    judged = {str(row["id"]): shares for row in given if (shares := orjson.loads(row["soft_label"] or "{}"))}
+    soft = {name: each for name, shares in judged.items() if (each := distribution(shares, labels)) is not None}
+    if len(soft) < len(judged):
+        artifacts.say(f"{len(judged) - len(soft)} rows' soft labels are no distributions over the labels: left out")
+    return soft

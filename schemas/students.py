@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Literal
 
 from pydantic import Field
 
@@ -20,6 +21,17 @@ class StudentSettings(Value):
     warmup: float = Field(default=0.1, ge=0, lt=1, description="share of steps that the rate rises over")
     max_length: int = Field(default=64, ge=8, le=8192, description="tokens of one text")
     seed: int = 42
+    soft_weight: float = Field(
+        default=0.0, ge=0, le=1, description="share of the loss that learns soft labels (KL); the rest learns hard ones"
+    )
+    temperature: float = Field(default=1.0, gt=0, le=100, description="softens both sides of the KL; times its square")
+    class_weights: Literal["none", "balanced"] = "none"
+    patience: int | None = Field(
+        default=None,
+        ge=1,
+        description="passes without a better validation loss before training stops; null: never",
+    )
+    runs: int = Field(default=1, ge=1, le=20, description="trainings with other seeds; the first is kept, all are told")
     test: str | None = Field(default=None, description="held-out file, relative to the recipe: never shown to a model")
     text_field: str = "text"
     label_field: str = "label"
@@ -47,6 +59,16 @@ class Evaluation(Value):
     classes: tuple[ClassScore, ...]
     confusion: tuple[tuple[int, ...], ...] = Field(description="rows: true label; columns: predicted, in labels' order")
     labels: tuple[str, ...]
+    interval: tuple[float, ...] = Field(default=(), description="95% bootstrap interval of the accuracy: low, high")
+    majority: float | None = Field(default=None, description="accuracy of always guessing the file's largest class")
+    ece: float | None = Field(default=None, description="expected calibration error, 15 bins of equal width")
+    ece_scaled: float | None = Field(default=None, description="the same after temperature scaling on validation rows")
+    temperature: float | None = Field(default=None, description="that divides the logits, fitted on validation rows")
+    auprc: float | None = Field(default=None, description="area under precision and recall, of two classes")
+    positive: str = Field(default="", description="the class that auprc and threshold are about")
+    threshold: float | None = Field(default=None, description="probability of `positive` above which it is predicted")
+    false_refusals: float | None = Field(default=None, description="share of negatives predicted positive there")
+    accuracies: tuple[float, ...] = Field(default=(), description="of every training where there were several")
 
 
 class Student(Value):

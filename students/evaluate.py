@@ -1,17 +1,63 @@
-"""A student against a held-out file: accuracy, macro-F1, each class, and the confusion matrix as a picture."""
+"""A student against a held-out file: its figures, where it fails, and what they look like as pictures."""
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from schemas.base import content_hash
 from schemas.errors import GraftError
 from schemas.students import ClassScore, Evaluation
 
+if TYPE_CHECKING:
+    from students.calibrate import Bin
+
 Rows = Sequence[tuple[str, str]]
 """(text, label) pairs."""
+
+Probabilities = Sequence[Sequence[float]]
+"""One list a row, in the order of the labels."""
+
+HARMFUL = ("harmful", "unsafe")
+"""Names of the class that a guard looks for; of two other labels the second counts as the positive one."""
+
+
+@dataclass(frozen=True)
+class Confused:
+    """Rows of one label that were predicted as another; `share` is of the true label's rows, 0 to 1."""
+
+    true: str
+    predicted: str
+    rows: int
+    share: float
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Some of the rows, and the share of them that was predicted right."""
+
+    name: str
+    rows: int
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Slices:
+    """Where a student is weak: labels (worst first), the quarters of the texts by length, and its surest tenth.
+
+    `sure` rows make the tenth with the highest top probability (all of equal ones); `sure_wrong` of them are wrong,
+    with the mean confidence `sure_mean`. `sure` is 0 without probabilities. No text of a row is kept.
+    """
+
+    labels: tuple[Slice, ...]
+    lengths: tuple[Slice, ...]
+    sure: int = 0
+    sure_wrong: int = 0
+    sure_mean: float | None = None
 
 
 def check_test_rows(rows: Rows, labels: Sequence[str], test_file: str, say: Callable[[str], None]) -> None:
@@ -32,18 +78,25 @@ def check_test_rows(rows: Rows, labels: Sequence[str], test_file: str, say: Call
 
 
 def evaluate(
-    predicted: Sequence[str], rows: Rows, labels: Sequence[str], *, student_id: str, test_file: str
-) -> Evaluation:
+    predicted: Sequence[str], rows: Rows, labels: Sequence[str], *, student_id: str, test_file: str,
+    probabilities: Probabilities | None = None, validation: tuple[Probabilities, Sequence[str]] | None = None,
+) -> Evaluation:  # fmt: skip
     """Compare predictions with the (text, label) rows. Classes that the file lacks count in no mean.
 
-    Errors as `check_test_rows`.
+    `validation` is the student's probabilities on the version's validation rows, and their true labels: temperature and
+    threshold are chosen on them, never on the rows judged. What cannot be known stays None or empty. Errors as
+    `check_test_rows`; ValueError for probabilities that are not one list a row with one number a label.
     """
     from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
+
+    from students.calibrate import accuracy_interval
 
     check_test_rows(rows, labels, test_file, lambda text: None)
     true, names = [label for _, label in rows], list(labels)
     precision, recall, f1, support = precision_recall_fscore_support(true, predicted, labels=names, zero_division=0.0)
     seen = [place for place, count in enumerate(support) if count]
+    right = sum(guess == label for guess, label in zip(predicted, true, strict=True))
+    calibrated = _calibrated(predicted, true, names, probabilities, validation) if probabilities is not None else {}
     return Evaluation(
         student_id=student_id,
         test_file=test_file,
@@ -57,7 +110,146 @@ def evaluate(
         ),
         confusion=tuple(tuple(int(n) for n in row) for row in confusion_matrix(true, predicted, labels=names)),
         labels=tuple(names),
+        interval=accuracy_interval(right, len(rows)),
+        majority=float(max(support)) / len(rows),
+        **calibrated,
     )
+
+
+def _calibrated(
+    predicted: Sequence[str], true: Sequence[str], labels: Sequence[str], probabilities: Probabilities,
+    validation: tuple[Probabilities, Sequence[str]] | None,
+) -> dict[str, Any]:  # fmt: skip
+    """The fields of an Evaluation that need probabilities."""
+    import numpy as np
+
+    from students import calibrate
+
+    matrix = calibrate.as_matrix(probabilities, len(true), len(labels))
+    right = np.array([guess == label for guess, label in zip(predicted, true, strict=True)])
+    fields: dict[str, Any] = {"ece": calibrate.calibration_error(calibrate.reliability(matrix, right))}
+    known = None
+    if validation is not None and len(validation[1]):
+        known = calibrate.as_matrix(validation[0], len(validation[1]), len(labels))
+        place = {label: n for n, label in enumerate(labels)}
+        if strange := sorted(set(validation[1]) - set(place)):
+            raise ValueError(f"validation rows have labels that the student lacks: {_few(strange)}")
+        temperature = calibrate.fit_temperature(known, np.array([place[label] for label in validation[1]]))
+        if temperature is not None:
+            after = calibrate.reliability(calibrate.scaled(matrix, temperature), right)
+            fields |= {"temperature": temperature, "ece_scaled": calibrate.calibration_error(after)}
+    if len(labels) == 2:
+        fields |= _binary(true, labels, matrix, known, validation[1] if validation else ())
+    return fields
+
+
+def _binary(
+    true: Sequence[str], labels: Sequence[str], matrix: Any, known: Any, known_true: Sequence[str]
+) -> dict[str, Any]:
+    """The fields of an Evaluation that are about one of two classes; `known` are the validation rows' probabilities."""
+    import numpy as np
+    from sklearn.metrics import average_precision_score
+
+    from students.calibrate import choose_threshold
+
+    positive = next((label for label in labels if label.casefold() in HARMFUL), labels[1])
+    column = list(labels).index(positive)
+    scores, held = matrix[:, column], np.array([label == positive for label in true])
+    chosen = None
+    if known is not None:
+        chosen = choose_threshold(known[:, column], np.array([label == positive for label in known_true]))
+    threshold = 0.5 if chosen is None else chosen
+    both = 0 < held.sum() < len(held)
+    return {
+        "positive": positive,
+        "threshold": threshold,
+        "auprc": float(average_precision_score(held, scores)) if both else None,
+        "false_refusals": float((scores[~held] > threshold).mean()) if not held.all() else None,
+    }
+
+
+def confused(evaluation: Evaluation, most: int = 5) -> tuple[Confused, ...]:
+    """The most frequent pairs of a true label and another that was predicted, at most `most` of them."""
+    pairs = [
+        Confused(true, guess, count, count / sum(row))
+        for true, row in zip(evaluation.labels, evaluation.confusion, strict=True)
+        for guess, count in zip(evaluation.labels, row, strict=True)
+        if count and guess != true
+    ]
+    return tuple(sorted(pairs, key=lambda pair: (-pair.rows, -pair.share, pair.true, pair.predicted))[:most])
+
+
+def worst_slices(predicted: Sequence[str], rows: Rows, probabilities: Probabilities | None = None) -> Slices:
+    """The three worst labels, text lengths and sure mistakes of a student. `rows` are (text, label), not empty."""
+    import numpy as np
+
+    right = np.array([guess == label for guess, (_, label) in zip(predicted, rows, strict=True)])
+    true = np.array([label for _, label in rows], dtype=object)
+    labels = [_slice(label, right[true == label]) for label in sorted({label for _, label in rows})]
+    labels.sort(key=lambda one: (one.accuracy, -one.rows, one.name))
+    length = np.array([len(text) for text, _ in rows])
+    quarter = np.searchsorted(np.quantile(length, (0.25, 0.5, 0.75)), length)
+    lengths = []
+    for n in range(4):
+        if (inside := quarter == n).any():
+            lengths.append(_slice(f"{length[inside].min()} to {length[inside].max()} characters", right[inside]))
+    if probabilities is None:
+        return Slices(tuple(labels[:3]), tuple(lengths))
+    top = np.asarray(probabilities, dtype=float).max(axis=1)
+    sure = top >= np.sort(top)[-math.ceil(len(top) / 10)]
+    wrong = top[sure & ~right]
+    mean = float(wrong.mean()) if len(wrong) else None
+    return Slices(tuple(labels[:3]), tuple(lengths), int(sure.sum()), len(wrong), mean)
+
+
+def _slice(name: str, right: Any) -> Slice:
+    return Slice(name, len(right), float(right.mean()))
+
+
+def write_reliability(
+    predicted: Sequence[str], rows: Rows, probabilities: Probabilities, folder: Path, title: str
+) -> tuple[Bin, ...]:
+    """Write `reliability.json` and `reliability.png` into the folder; the bins that they show.
+
+    The JSON is a list of the 15 bins: low, high, rows, confidence (mean) and accuracy, the last two null without rows.
+    """
+    import numpy as np
+    import orjson
+
+    from students.calibrate import as_matrix, reliability
+
+    right = np.array([guess == label for guess, (_, label) in zip(predicted, rows, strict=True)])
+    bins = reliability(as_matrix(probabilities, len(rows), len(probabilities[0])), right)
+    folder.mkdir(parents=True, exist_ok=True)
+    table = orjson.dumps([asdict(one) for one in bins], option=orjson.OPT_INDENT_2)
+    (folder / "reliability.json").write_bytes(table + b"\n")
+    reliability_png(bins, folder / "reliability.png", title)
+    return bins
+
+
+def reliability_png(bins: Sequence[Bin], path: Path, title: str) -> None:
+    """The bins as a PNG: how often the student was right against how sure it was, and the rows of each bin.
+
+    An honest student's bars end on the dashed line; above it lie rows that it was too unsure of, below it too sure.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 6), layout="constrained", dpi=120)
+    FigureCanvasAgg(figure)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    filled = [one for one in bins if one.accuracy is not None and one.confidence is not None]
+    width = 1 / max(1, len(bins))
+    upper.bar([one.low for one in filled], [one.accuracy for one in filled], width, align="edge", edgecolor="white")
+    upper.plot([0, 1], [0, 1], "--", color="grey")
+    upper.plot([one.confidence for one in filled], [one.accuracy for one in filled], "o", color="black", markersize=4)
+    upper.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="share that was right")
+    upper.set_title(_short(title, 60), fontsize=11, parse_math=False)
+    lower.bar(
+        [one.low for one in bins], [one.rows for one in bins], width, align="edge", edgecolor="white", color="grey"
+    )
+    lower.set(xlabel="probability of the predicted label", ylabel="rows")
+    _save(figure, path)
 
 
 def confusion_png(evaluation: Evaluation, path: Path, title: str) -> None:
@@ -91,6 +283,10 @@ def confusion_png(evaluation: Evaluation, path: Path, title: str) -> None:
             if number:
                 colour = "white" if shares[y][x] > 0.5 else "black"
                 axes.text(x, y, str(number), ha="center", va="center", fontsize=size, color=colour)
+    _save(figure, path)
+
+
+def _save(figure: Any, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # a script that the font lacks is drawn as boxes

@@ -1,41 +1,37 @@
 """Training a classifier: AdamW, linear warm-up and decay, on whatever device there is. Loads torch.
 
-A loop of our own: transformers' Trainer draws in accelerate, writes checkpoints and logs, and hides the few things
-that matter here (a floor on steps, a faster head, halved batches).
+Here are the rows' checks, the memory that runs out, and what is written; the loop itself is in `students.loop`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
-import random
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
 
+from schemas.base import stable_hash
 from schemas.errors import GraftError, StorageFull
 from schemas.students import StudentSettings
+from students.checkpoint import NAME, Checkpoint
 from students.classifier import TextClassifier
-from students.encoder import find_encoder
+from students.encoder import Encoder, find_encoder
+from students.loop import HEAD_RATE, Loop, Plan, Progress, Say
+from students.rows import Given, TrainRow, as_rows
 
 MIN_STEPS = 60
 """Optimiser steps at least, so that a handful of seeds is trained as fairly as a whole version."""
 
-HEAD_RATE = 10.0
-"""How much faster the new layer learns than the encoder."""
-
-DIVERGED = 1.5
-"""A last pass whose mean loss is this many times that of guessing has not learned, it has come apart."""
+NOT_LEARNED = {"test", "text_field", "label_field", "runs"}
+"""Settings that change nothing in the weights."""
 
 _FULL = (28, 122)  # ENOSPC, EDQUOT
-
-Say = Callable[[str], None]
-Progress = Callable[[int, int], None]
-"""(steps done, steps in all)."""
 
 
 def _silent(text: str) -> None:
@@ -44,7 +40,11 @@ def _silent(text: str) -> None:
 
 @dataclass(frozen=True)
 class Fit:
-    """A trained classifier and what it took. `loss` is the mean over the last pass, `epochs` the passes made."""
+    """A trained classifier and what it took.
+
+    `loss` is the mean over the pass whose weights it has: pass `best`, or the last one (None). `epochs` are the passes
+    made, `note` says what a person should know of how it ended (stopped early, came apart); empty where all went well.
+    """
 
     model: TextClassifier
     device: str
@@ -52,68 +52,115 @@ class Fit:
     steps: int
     epochs: float
     loss: float
+    best: int | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """Where a trained classifier lies and what it took."""
+    """Where a trained classifier lies and what it took; fields as of `Fit`."""
 
     path: Path
     device: str
     seconds: float
     loss: float
     epochs: float
+    best: int | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What stays the same when training starts again with smaller batches."""
+
+    rows: Sequence[TrainRow]
+    validation: Sequence[TrainRow]
+    labels: Sequence[str]
+    settings: StudentSettings
+    encoder: Encoder
+    say: Say
+    progress: Progress | None
 
 
 def train_classifier(
-    rows: Sequence[tuple[str, str]], labels: Sequence[str], settings: StudentSettings, out: Path, *,
-    say: Say = _silent, progress: Progress | None = None,
+    rows: Sequence[Given], labels: Sequence[str], settings: StudentSettings, out: Path, *,
+    say: Say = _silent, progress: Progress | None = None, validation: Sequence[Given] = (),
 ) -> TrainResult:  # fmt: skip
-    """Train on (text, label) rows and write the classifier to `out`, whole or not at all. Errors as `fit`."""
-    fitted = fit(rows, labels, settings, say, progress)
+    """Train on the rows and write the classifier to `out`, whole or not at all. Arguments and errors as `fit`.
+
+    A long training leaves checkpoints beside `out`, from which the same call goes on after a kill.
+    """
+    fitted = fit(rows, labels, settings, say, progress, validation=validation, checkpoints=_staging(out))
     save(fitted.model, out)
-    return TrainResult(out, fitted.device, fitted.seconds, fitted.loss, fitted.epochs)
+    return TrainResult(
+        out, fitted.device, fitted.seconds, fitted.loss, fitted.epochs, best=fitted.best, note=fitted.note
+    )
 
 
 def fit(
-    rows: Sequence[tuple[str, str]],
+    rows: Sequence[Given],
     labels: Sequence[str],
     settings: StudentSettings,
     say: Say = _silent,
     progress: Progress | None = None,
+    *,
+    validation: Sequence[Given] = (),
+    checkpoints: Path | None = None,
 ) -> Fit:
-    """Train on (text, label) rows and each label's name.
+    """Train on rows, or (text, label) pairs, and each label's name.
 
-    The same rows, settings and seed give the same weights on one machine's CPU, whatever order the rows come in.
-    Where memory runs out, training starts again with half the batch and says so. Raises GraftError where fewer than
-    two labels have rows, a row's label is unknown, or training comes apart (the loss is no number, or never fell).
+    The same rows, settings and seed give the same weights on one machine's CPU, whatever order the rows come in, and
+    also where a killed training goes on from a checkpoint in the folder `checkpoints`. `validation` is only for
+    `settings.patience`. Where memory runs out, training starts again with half the batch and says so. Where the loss is
+    no number, the weights of an earlier pass are kept, and `note` says it. Raises GraftError where fewer than two
+    labels have rows, a row's label is unknown, or training comes apart before a pass ended well.
     """
-    _check(rows, labels, say)
-    rows = sorted([*rows, *named(labels)])  # whatever order they came in
-    batch_size = min(settings.batch_size, len(rows))
+    given, judged = as_rows(rows), as_rows(validation) if settings.patience else []
+    _check(given, judged, labels, say)
+    if settings.patience and not judged:
+        say("no validation rows: patience is not used, training goes through all its passes")
+    everything = sorted([*given, *as_rows(named(labels))], key=lambda row: row.order)  # whatever order they came in
+    task = _Task(everything, judged, labels, settings, find_encoder(settings.encoder), say, progress)
+    return _fitting(task, Checkpoint(checkpoints, _facts(task), say))
+
+
+def _fitting(task: _Task, checkpoint: Checkpoint) -> Fit:
+    """Trains, from the checkpoint where there is one, with batches that fit into memory."""
+    found = checkpoint.load()
+    batch_size = found["batch_size"] if found else min(task.settings.batch_size, len(task.rows))
     while True:
         try:
-            return _fit(rows, labels, settings, batch_size, say, progress)
+            return _fit(task, batch_size, checkpoint, found)
+        except GraftError:
+            checkpoint.remove()
+            raise
         except RuntimeError as error:
             if not _is_memory(error):
                 raise
+        checkpoint.remove()
         if batch_size == 1:
             raise GraftError("not enough memory for one row", where="training", fix="a smaller encoder or max_length")
-        batch_size //= 2
-        say(f"not enough memory: starting again with batches of {batch_size}")
+        found, batch_size = None, batch_size // 2
+        task.say(f"not enough memory: starting again with batches of {batch_size}")
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
 
 def save(model: TextClassifier, folder: Path) -> None:
-    """Write a model whole or not at all: into a folder beside, then renamed. Raises StorageFull."""
-    staging, old = folder.with_name(folder.name + ".partial"), folder.with_name(folder.name + ".old")
-    shutil.rmtree(staging, ignore_errors=True)
+    """Write a model whole or not at all: into a folder beside, then renamed. Raises StorageFull.
+
+    A checkpoint in the folder beside goes when the weights are whole, and not before.
+    """
+    staging, old = _staging(folder), folder.with_name(folder.name + ".old")
     try:
-        staging.mkdir(parents=True)
+        staging.mkdir(parents=True, exist_ok=True)
+        _clear(staging)
         model.save(staging)
+        (staging / NAME).unlink(missing_ok=True)
     except OSError as error:
-        shutil.rmtree(staging, ignore_errors=True)
+        _clear(staging)
+        with contextlib.suppress(OSError):
+            staging.rmdir()  # stays where a checkpoint is in it
         if error.errno in _FULL:
             raise StorageFull("no space left for the student's weights", where=str(folder), fix="free space") from None
         raise
@@ -124,6 +171,19 @@ def save(model: TextClassifier, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def _staging(folder: Path) -> Path:
+    return folder.with_name(folder.name + ".partial")
+
+
+def _clear(staging: Path) -> None:
+    """Empty a folder of all but the checkpoint."""
+    for left in staging.iterdir() if staging.is_dir() else ():
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        elif left.name != NAME:
+            left.unlink(missing_ok=True)
+
+
 def named(labels: Sequence[str]) -> list[tuple[str, str]]:
     """Each label's name in words, as one more example of it; a name without letters says nothing.
 
@@ -132,13 +192,15 @@ def named(labels: Sequence[str]) -> list[tuple[str, str]]:
     return [(label.replace("_", " "), label) for label in labels if any(sign.isalpha() for sign in label)]
 
 
-def _check(rows: Sequence[tuple[str, str]], labels: Sequence[str], say: Say) -> None:
-    present = {label for _, label in rows}
-    if unknown := sorted(present - set(labels)):
+def _check(rows: Sequence[TrainRow], validation: Sequence[TrainRow], labels: Sequence[str], say: Say) -> None:
+    present = {row.label for row in rows}
+    if unknown := sorted((present | {row.label for row in validation}) - set(labels)):
         raise GraftError(
             f"training rows with labels that the dataset lacks: {', '.join(unknown[:5])}", where="training rows",
             fix=f"the dataset has {', '.join(labels)}",
         )  # fmt: skip
+    if any(row.soft is not None and len(row.soft) != len(labels) for row in (*rows, *validation)):
+        raise ValueError("a soft label has not one number a label")
     if len(present) < 2:
         what = f"every training row has the label {present.pop()!r}" if present else "there is no training row"
         raise GraftError(
@@ -147,6 +209,18 @@ def _check(rows: Sequence[tuple[str, str]], labels: Sequence[str], say: Say) -> 
         )  # fmt: skip
     if absent := [label for label in labels if label not in present]:
         say(f"no training rows for {len(absent)} labels, known by their names only: {', '.join(absent[:5])}")
+
+
+def _facts(task: _Task) -> dict[str, str]:
+    """What a checkpoint must have been made with; the keys are words for people."""
+    learned_with = task.settings.model_dump(mode="json", exclude=NOT_LEARNED)
+    return {
+        "torch version": str(torch.__version__),
+        "device": pick_device().type,
+        "settings": stable_hash(learned_with, list(task.labels), MIN_STEPS, HEAD_RATE),
+        "data": stable_hash([row.order for row in task.rows], [row.order for row in task.validation]),
+        "encoder": task.encoder.revision,
+    }
 
 
 def _is_memory(error: RuntimeError) -> bool:
@@ -162,81 +236,20 @@ def pick_device() -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def _fit(
-    rows: Sequence[tuple[str, str]], labels: Sequence[str], settings: StudentSettings, batch_size: int,
-    say: Say, progress: Progress | None,
-) -> Fit:  # fmt: skip
-    started = time.perf_counter()
+def _fit(task: _Task, batch_size: int, checkpoint: Checkpoint, found: dict[str, Any] | None) -> Fit:
+    started, settings, count = time.perf_counter(), task.settings, len(task.rows)
     device = pick_device()
     with torch.random.fork_rng(range(torch.cuda.device_count())):
         torch.manual_seed(settings.seed)
-        model = TextClassifier.start(find_encoder(settings.encoder), labels, settings.max_length).to(device)
-        model.imprint(rows)
-        a_pass = math.ceil(len(rows) / batch_size)
+        model = TextClassifier.start(task.encoder, task.labels, settings.max_length).to(device)
+        if found is None:
+            model.imprint([row.pair for row in task.rows])
+        a_pass = math.ceil(count / batch_size)
         steps = max(MIN_STEPS, settings.epochs * a_pass)
         if steps > settings.epochs * a_pass:
-            say(f"{len(rows)} rows are few: {steps} steps instead of {settings.epochs * a_pass}")
-        losses = _train(model, rows, settings, batch_size, steps, say, progress)
+            task.say(f"{count} rows are few: {steps} steps instead of {settings.epochs * a_pass}")
+        plan = Plan(task.rows, task.validation, settings, batch_size, steps)
+        ended = Loop(model, plan, task.say, task.progress, checkpoint).run(found)
     model.eval()
-    loss = sum(losses[-a_pass:]) / len(losses[-a_pass:])
-    guessing = math.log(len(labels))
-    whole = all(bool(torch.isfinite(weights).all()) for weights in model.parameters())
-    if loss > DIVERGED * guessing or not whole:
-        raise _apart(f"the loss ended at {loss:.2f}, where guessing gives {guessing:.2f}")
-    return Fit(model, str(device), time.perf_counter() - started, steps, steps / a_pass, loss)
-
-
-def _train(
-    model: TextClassifier, rows: Sequence[tuple[str, str]], settings: StudentSettings, batch_size: int, steps: int,
-    say: Say, progress: Progress | None,
-) -> list[float]:  # fmt: skip
-    """Runs the steps; every step's loss in nats."""
-    optimiser = torch.optim.AdamW(
-        [
-            {"params": list(model.encoder.parameters()), "lr": settings.learning_rate},
-            {"params": list(model.head.parameters()), "lr": settings.learning_rate * HEAD_RATE},
-        ],
-        weight_decay=settings.weight_decay,
-        fused=True,  # a step of MiniLM on 2 cores: 10 ms instead of 74
-    )
-    warm = max(1, int(steps * settings.warmup))
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: min((step + 1) / warm, (steps - step) / max(1, steps - warm))
-    )
-    numbers = {label: place for place, label in enumerate(model.labels)}
-    losses: list[float] = []
-    model.train()
-    for step, batch in zip(range(1, steps + 1), _batches(rows, batch_size, settings.seed), strict=False):
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=model.device.type == "cuda"):
-            logits = model([text for text, _ in batch])
-        wanted = torch.tensor([numbers[label] for _, label in batch], device=model.device)
-        loss = nn.functional.cross_entropy(logits.float(), wanted)
-        losses.append(float(loss.detach()))
-        if not math.isfinite(losses[-1]):
-            raise _apart(f"the loss is no number at step {step} of {steps}")
-        optimiser.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        schedule.step()
-        if progress is not None:
-            progress(step, steps)
-        if step % max(1, steps // 4) == 0:
-            say(f"step {step} of {steps}, loss {losses[-1]:.3f}")
-    return losses
-
-
-def _apart(what: str) -> GraftError:
-    return GraftError(
-        f"training came apart: {what}", where="student.learning_rate",
-        fix="lower it (1e-5 to 1e-4 is usual); if it is, the encoder's weights are broken",
-    )  # fmt: skip
-
-
-def _batches(rows: Sequence[tuple[str, str]], size: int, seed: int) -> Iterator[list[tuple[str, str]]]:
-    """Endless batches: every row once in each pass, in another order each time."""
-    rng, order = random.Random(seed), list(rows)
-    while True:
-        rng.shuffle(order)
-        for start in range(0, len(order), size):
-            yield order[start : start + size]
+    seconds = time.perf_counter() - started + ended.seconds_before
+    return Fit(model, str(device), seconds, ended.steps, ended.steps / a_pass, ended.loss, ended.best, ended.note)

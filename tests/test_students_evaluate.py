@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -11,10 +14,18 @@ from hypothesis import strategies as st
 from schemas.base import utc_now
 from schemas.errors import GraftError
 from schemas.students import Student, StudentSettings
-from students.evaluate import check_test_rows, confusion_png, evaluate
+from students.calibrate import paired
+from students.evaluate import check_test_rows, confused, confusion_png, evaluate, worst_slices, write_reliability
 from students.report import comparison
 
 ROWS = [("a", "x"), ("b", "x"), ("c", "y"), ("d", "y")]
+
+
+def a_student() -> Student:
+    return Student(
+        id="a", dataset="d", version=1, trained_on="version", settings=StudentSettings(), encoder_revision="r",
+        train_rows=9, device="cpu", seconds=1, path="p", created_at=utc_now(),
+    )  # fmt: skip
 
 
 def test_figures_by_hand() -> None:
@@ -65,13 +76,133 @@ def test_picture_is_large_enough_for_its_labels_and_takes_any_name(tmp_path: Pat
 def test_table_shows_both_and_marks_what_was_not_tested() -> None:
     before = evaluate(["y", "y", "y", "y"], ROWS, ["x", "y", "z"], student_id="b", test_file="t")
     after = evaluate(["x", "x", "y", "y"], ROWS, ["x", "y", "z"], student_id="a", test_file="t")
-    student = Student(
-        id="a", dataset="d", version=1, trained_on="version", settings=StudentSettings(), encoder_revision="r",
-        train_rows=9, device="cpu", seconds=1, path="p", created_at=utc_now(),
-    )  # fmt: skip
+    student = a_student()
     lines = comparison(student, before, after, Path("c.png")).splitlines()
     assert next(line for line in lines if line.startswith("accuracy")).split()[1:] == ["50.0%", "100.0%", "+50.0"]
     assert next(line for line in lines if line.startswith("  x")).split() == (
         ["x", "0.0%", "100.0%", "+100.0", "100.0%", "100.0%", "2"]
     )
     assert next(line for line in lines if line.startswith("  z")).endswith("not in the test file")
+
+
+def test_without_probabilities_only_counts_are_filled() -> None:
+    judged = evaluate(["x", "y", "y", "y"], ROWS, ["x", "y"], student_id="s", test_file="t")
+    assert judged.majority == 0.5
+    assert judged.interval[0] <= 0.75 <= judged.interval[1]
+    assert (judged.ece, judged.temperature, judged.auprc, judged.threshold, judged.positive) == (None,) * 4 + ("",)
+
+
+GUARD = ["harmful", "safe"]
+PROBABILITIES = [[0.9, 0.1], [0.35, 0.65], [0.6, 0.4], [0.1, 0.9]]
+HELD = [("a", "harmful"), ("b", "harmful"), ("c", "safe"), ("d", "safe")]
+
+
+def test_guard_figures_by_hand() -> None:
+    said = ["harmful", "safe", "harmful", "safe"]
+    judged = evaluate(said, HELD, GUARD, student_id="s", test_file="t", probabilities=PROBABILITIES)
+    assert (judged.positive, judged.threshold, judged.temperature, judged.ece_scaled) == ("harmful", 0.5, None, None)
+    assert judged.false_refusals == 0.5
+    assert judged.auprc == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)  # precision 1 up to recall 0.5, then 2 of 3
+    assert judged.ece == pytest.approx((abs(1.8 - 2) + 0.65 + 0.6) / 4)  # two rows at 0.9 share a bin
+    known = ([[0.8, 0.2], [0.7, 0.3], [0.1, 0.9], [0.4, 0.6]], ["harmful", "harmful", "safe", "harmful"])
+    judged = evaluate(
+        said, HELD, GUARD, student_id="s", test_file="t", probabilities=PROBABILITIES, validation=known
+    )  # fmt: skip
+    assert judged.threshold == pytest.approx(0.25)
+    assert judged.false_refusals == 0.5
+    assert judged.temperature is not None and judged.ece_scaled is not None
+
+
+def test_what_a_file_of_one_class_cannot_tell() -> None:
+    judged = evaluate(
+        ["harmful"] * 2, [("a", "harmful"), ("b", "harmful")], GUARD, student_id="s", test_file="t",
+        probabilities=PROBABILITIES[:2], validation=([], []),
+    )  # fmt: skip
+    assert (judged.auprc, judged.false_refusals, judged.threshold, judged.temperature) == (None, None, 0.5, None)
+    third = [[0.5, 0.3, 0.2]] * 2
+    three = evaluate(["x", "x"], ROWS[:2], ["x", "y", "z"], student_id="s", test_file="t", probabilities=third)
+    assert (three.positive, three.threshold, three.auprc) == ("", None, None) and three.ece == pytest.approx(0.5)
+
+
+def test_validation_labels_that_the_student_lacks() -> None:
+    with pytest.raises(ValueError, match="lacks: other"):
+        evaluate(
+            ["harmful"] * 4, HELD, GUARD, student_id="s", test_file="t", probabilities=PROBABILITIES,
+            validation=([[0.5, 0.5]], ["other"]),
+        )  # fmt: skip
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.permutations(range(4)))
+def test_order_of_rows_changes_no_figure(order: list[int]) -> None:
+    said = ["harmful", "safe", "harmful", "safe"]
+
+    def judge(order: Sequence[int]) -> dict[str, Any]:
+        judged = evaluate(
+            [said[n] for n in order], [HELD[n] for n in order], GUARD, student_id="s", test_file="t",
+            probabilities=[PROBABILITIES[n] for n in order],
+        )  # fmt: skip
+        assert worst_slices(said, HELD, PROBABILITIES) == worst_slices(
+            [said[n] for n in order], [HELD[n] for n in order], [PROBABILITIES[n] for n in order]
+        )
+        return judged.model_dump()
+
+    there, here = judge(range(4)), judge(order)
+    assert here.pop("ece") == pytest.approx(there.pop("ece"))
+    assert here == there
+
+
+def test_confused_pairs_are_sorted_by_their_number() -> None:
+    rows = [("t", label) for label in "xxxxyyz"]
+    judged = evaluate(list("xyyzzxz"), rows, ["x", "y", "z"], student_id="s", test_file="t")
+    pairs = [(pair.true, pair.predicted, pair.rows, pair.share) for pair in confused(judged, 3)]
+    assert pairs == [("x", "y", 2, 0.5), ("y", "x", 1, 0.5), ("y", "z", 1, 0.5)]
+
+
+def test_slices_find_the_weak_label_the_weak_length_and_sure_mistakes() -> None:
+    rows = [("s" * (n + 1), "x" if n < 10 else "y") for n in range(20)]
+    said = ["x"] * 10 + ["y"] * 5 + ["x"] * 5
+    sure = [[0.6, 0.4]] * 18 + [[0.95, 0.05], [0.9, 0.1]]
+    got = worst_slices(said, rows, sure)
+    assert [(one.name, one.rows, one.accuracy) for one in got.labels] == [("y", 10, 0.5), ("x", 10, 1.0)]
+    assert [one.rows for one in got.lengths] == [5] * 4
+    assert min(got.lengths, key=lambda one: one.accuracy).name == "16 to 20 characters"
+    assert (got.sure, got.sure_wrong, got.sure_mean) == (2, 2, pytest.approx(0.925))
+    assert worst_slices(said, rows).sure == 0
+
+
+def test_reliability_is_written_as_table_and_picture(tmp_path: Path) -> None:
+    from matplotlib.image import imread
+
+    said = ["harmful", "safe", "harmful", "safe"]
+    bins = write_reliability(said, HELD, PROBABILITIES, tmp_path / "st", "$\\frac{$ title")
+    table = json.loads((tmp_path / "st" / "reliability.json").read_text())
+    assert len(table) == len(bins) == 15
+    assert set(table[0]) == {"low", "high", "rows", "confidence", "accuracy"}
+    assert table[0]["accuracy"] is None and table[13] == {
+        "low": 13 / 15, "high": 14 / 15, "rows": 2, "confidence": pytest.approx(0.9), "accuracy": 1.0
+    }  # fmt: skip
+    assert imread(tmp_path / "st" / "reliability.png").std() > 0.05
+
+
+def test_text_tells_what_is_new() -> None:
+    said = ["safe", "safe", "harmful", "safe"], ["harmful", "safe", "harmful", "safe"]
+    before, after = (
+        evaluate(one, HELD, GUARD, student_id="s", test_file="t", probabilities=PROBABILITIES) for one in said
+    )
+    after = after.model_copy(update={"accuracies": (0.75, 0.5)})
+    text = comparison(
+        a_student(), before, after, Path("c.png"), paired=paired(*said, HELD),
+        slices=worst_slices(said[1], HELD, PROBABILITIES),
+    )  # fmt: skip
+    assert "version right where seeds were wrong: 1, the reverse: 0; p = 1.0000; difference +25.0 points" in text
+    assert "every one of them is right" in text  # no validation rows were given
+    assert "  of 2 trainings" in text and "50.0–75.0%" in text
+    assert "AUPRC of harmful" in text and "false refusals there" in text
+    assert "  safe taken for harmful: 1 (50% of its rows)" in text
+    assert "the surest tenth: 0 of 2 rows wrong\n" in text
+    assert text.endswith("confusion matrix: c.png")
+    scaled = after.model_copy(update={"temperature": 1.5, "ece_scaled": 0.1})
+    lines = comparison(a_student(), before, scaled, Path("c.png")).splitlines()
+    assert next(line for line in lines if line.startswith("  temperature")).split()[1:] == ["–", "1.50"]
+    assert not any(line.startswith("weakest") for line in lines)

@@ -148,7 +148,7 @@ def test_an_absurd_learning_rate_is_named(
 ) -> None:
     from students.fit import train_classifier
 
-    monkeypatch.setattr("students.fit.HEAD_RATE", 1000.0)
+    monkeypatch.setattr("students.loop.HEAD_RATE", 1000.0)
     absurd = quick.model_copy(update={"learning_rate": 0.99, "batch_size": 1, "weight_decay": 0.0})
     rows = [("same", label) for label in LABELS]
     with pytest.raises(GraftError, match=r"the loss ended at \d+\.\d\d, where guessing gives 1\.39") as caught:

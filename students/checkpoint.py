@@ -1,0 +1,83 @@
+"""What a killed training is taken up from: one file, written beside and renamed. Loads torch.
+
+Only what torch reads without running code is in it: tensors, numbers, strings, lists and dicts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+NAME = "checkpoint.pt"
+
+EVERY = 5.0
+"""Seconds between two checkpoints at least: a short training writes none."""
+
+SHARE = 0.05
+"""Share of the time that writing them may take at most, as far as the last one tells."""
+
+_BROKEN = (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError, pickle.UnpicklingError)
+
+
+class Checkpoint:
+    """The checkpoint in a folder; without a folder it holds nothing and is never due.
+
+    `facts` says what the training is of (name to value): a checkpoint of other facts is ignored, and said.
+    """
+
+    def __init__(self, folder: Path | None, facts: Mapping[str, str], say: Callable[[str], None]) -> None:
+        self._file = folder / NAME if folder else None
+        self._facts, self._say = dict(facts), say
+        self._next = time.monotonic() + EVERY
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to write one."""
+        return self._file is not None and time.monotonic() >= self._next
+
+    def load(self) -> dict[str, Any] | None:
+        """What was saved last by a training of the same facts, its tensors on the CPU; None where there is none."""
+        if self._file is None or not self._file.is_file():
+            return None
+        try:
+            found = torch.load(self._file, map_location="cpu", weights_only=True)
+            facts, state = dict(found["facts"]), dict(found["state"])
+        except _BROKEN:
+            self._say("the checkpoint of an earlier training cannot be read: starting anew")
+            return None
+        if other := [name for name, value in self._facts.items() if facts.get(name) != value]:
+            self._say(f"the checkpoint of an earlier training is of another {', '.join(other)}: starting anew")
+            return None
+        return state
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Write one, whole or not at all. Where that fails (no space), training goes on without, and it is said."""
+        if self._file is None:
+            return
+        started, beside = time.monotonic(), self._file.with_suffix(".new")
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            torch.save({"facts": self._facts, "state": dict(state)}, beside)
+            beside.replace(self._file)
+        except (OSError, RuntimeError) as error:
+            with contextlib.suppress(OSError):
+                beside.unlink(missing_ok=True)
+            self._say(f"no checkpoint could be written, training goes on without: {str(error).splitlines()[0][:200]}")
+            self._file = None
+            return
+        ended = time.monotonic()
+        self._next = ended + max(EVERY, (ended - started) / SHARE)
+
+    def remove(self) -> None:
+        """Take it away, and the folder if nothing else is in it."""
+        if self._file is None:
+            return
+        with contextlib.suppress(OSError):
+            self._file.unlink(missing_ok=True)
+            self._file.parent.rmdir()

@@ -1,0 +1,322 @@
+"""The training loop: what is minimised, when it stops, which weights are kept. Loads torch.
+
+A loop of our own: transformers' Trainer draws in accelerate, writes checkpoints and logs, and hides the few things
+that matter here (a floor on steps, a faster head, halved batches).
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from schemas.errors import GraftError
+from schemas.students import StudentSettings
+from students.checkpoint import Checkpoint
+from students.classifier import BATCH, TextClassifier
+from students.rows import TrainRow
+
+HEAD_RATE = 10.0
+"""How much faster the new layer learns than the encoder."""
+
+DIVERGED = 1.5
+"""A last pass whose mean loss is this many times that of guessing has not learned, it has come apart."""
+
+KEEP_EVERY = 50
+"""Steps between two copies of good weights at least; the first pass that ended well is always copied."""
+
+Say = Callable[[str], None]
+Progress = Callable[[int, int], None]
+"""(steps done, steps in all)."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a training goes through. Without `validation`, patience is not used."""
+
+    rows: Sequence[TrainRow]
+    validation: Sequence[TrainRow]
+    settings: StudentSettings
+    batch_size: int
+    steps: int
+
+    @property
+    def a_pass(self) -> int:
+        """Steps of one pass over the rows."""
+        return math.ceil(len(self.rows) / self.batch_size)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Weights as they were after `step` steps, on the CPU; `judged` is their loss on the validation rows, if any."""
+
+    step: int
+    loss: float
+    judged: float | None
+    weights: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a training ended.
+
+    Steps made, the mean loss of the pass whose weights the model has, that pass (None: the last), what a person should
+    know of it, and the seconds that were spent before a kill.
+    """
+
+    steps: int
+    loss: float
+    best: int | None = None
+    note: str = ""
+    seconds_before: float = 0.0
+
+
+class Loss:
+    """(1 - w) * cross-entropy of the labels + w * T^2 * KL of the soft labels, in nats; w is 0 by default.
+
+    Both sides of the KL are softened by the temperature T; a row without a soft label has all of its probability on its
+    label. Balanced weights count a row of class c in the cross-entropy n / (k * n_c) times: n rows, k classes that have
+    rows.
+    """
+
+    def __init__(self, rows: Sequence[TrainRow], labels: Sequence[str], settings: StudentSettings) -> None:
+        self._places = {label: place for place, label in enumerate(labels)}
+        self._share, self._heat = settings.soft_weight, settings.temperature
+        self._weights: Tensor | None = None
+        if settings.class_weights == "balanced":
+            counts = Counter(row.label for row in rows)
+            weights = [len(rows) / (len(counts) * counts[label]) if counts[label] else 0.0 for label in labels]
+            self._weights = torch.tensor(weights)
+
+    def __call__(self, logits: Tensor, batch: Sequence[TrainRow]) -> Tensor:
+        """The mean over a batch, from logits of shape (rows, labels) in 32 bits."""
+        wanted = torch.tensor([self._places[row.label] for row in batch], device=logits.device)
+        if self._weights is None:
+            hard = nn.functional.cross_entropy(logits, wanted)
+        else:
+            each = nn.functional.cross_entropy(logits, wanted, reduction="none")
+            hard = (each * self._weights.to(logits.device)[wanted]).mean()
+        if not self._share:
+            return hard
+        said = nn.functional.log_softmax(logits / self._heat, -1)
+        apart = nn.functional.kl_div(said, self._targets(batch).to(logits.device), reduction="batchmean")
+        return (1 - self._share) * hard + self._share * self._heat**2 * apart
+
+    def _targets(self, batch: Sequence[TrainRow]) -> Tensor:
+        """Soft labels, softened, shape (rows, labels)."""
+        given = torch.zeros(len(batch), len(self._places))
+        for place, row in enumerate(batch):
+            if row.soft is None:
+                given[place, self._places[row.label]] = 1.0
+            else:
+                given[place] = torch.tensor(row.soft)
+        return (given.log() / self._heat).softmax(-1)
+
+    def guessing(self, rows: Sequence[TrainRow]) -> float:
+        """The loss of guessing, at least that of the labels alone."""
+        level = math.log(len(self._places))
+        if not self._share:
+            return level
+        return max(level, float(self(torch.zeros(len(rows), len(self._places)), rows)))
+
+
+class Loop:
+    """One training of one model. The random state is torch's global one: seed it before, fork it around."""
+
+    def __init__(
+        self, model: TextClassifier, plan: Plan, say: Say, progress: Progress | None, checkpoint: Checkpoint
+    ) -> None:
+        self._model, self._plan, self._say, self._progress = model, plan, say, progress
+        self._checkpoint = checkpoint
+        self._loss = Loss(plan.rows, model.labels, plan.settings)
+        self._highest = DIVERGED * self._loss.guessing(plan.rows)
+        self._optimiser, self._schedule = _optimiser(model, plan.settings, plan.steps)
+        self._patience = plan.settings.patience if plan.validation else None
+        self._started, self._before = time.perf_counter(), 0.0
+        self._step = self._worse = 0
+        self._losses: deque[float] = deque(maxlen=plan.a_pass)
+        self._kept: Kept | None = None
+
+    def run(self, found: dict[str, Any] | None = None) -> Outcome:
+        """Trains; `found` is a checkpoint's state to go on from. The model has the weights to keep afterwards.
+
+        Raises GraftError where training came apart before a pass ended well.
+        """
+        if found is not None:
+            self._take_up(found)
+        plan = self._plan
+        self._model.train()
+        batches = _batches(plan.rows, plan.batch_size, plan.settings.seed, self._step // plan.a_pass)
+        while self._step < plan.steps and not (self._patience and self._worse >= self._patience):
+            if not self._one(next(batches)):
+                return self._fallen_back(f"the loss is no number at step {self._step + 1} of {plan.steps}")
+            if self._step % plan.a_pass == 0 or self._step == plan.steps:
+                self._after_pass()
+        if self._patience and self._kept is not None:
+            return self._best(self._kept)
+        loss = sum(self._losses) / len(self._losses)
+        ended = f"the loss ended at {loss:.2f}, where guessing gives {self._highest / DIVERGED:.2f}"
+        if loss > self._highest:
+            raise _apart(ended)
+        if not _whole(self._model):
+            return self._fallen_back(ended)
+        return Outcome(self._step, loss, seconds_before=self._before)
+
+    def _one(self, batch: list[TrainRow]) -> bool:
+        """One step; whether its loss was a number."""
+        model, steps = self._model, self._plan.steps
+        loss = self._of(batch)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            return False
+        self._losses.append(value)
+        self._optimiser.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        self._optimiser.step()
+        self._schedule.step()
+        self._step += 1
+        if self._progress is not None:
+            self._progress(self._step, steps)
+        if self._step % max(1, steps // 4) == 0:
+            self._say(f"step {self._step} of {steps}, loss {value:.3f}")
+        return True
+
+    def _of(self, batch: Sequence[TrainRow]) -> Tensor:
+        kind = self._model.device.type
+        with torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda"):
+            logits = self._model([row.text for row in batch])
+        return self._loss(logits.float(), batch)
+
+    def _after_pass(self) -> None:
+        plan, loss = self._plan, sum(self._losses) / len(self._losses)
+        last = self._step == plan.steps
+        if self._patience:
+            judged = self._judged()
+            best = math.inf if self._kept is None or self._kept.judged is None else self._kept.judged
+            self._worse = 0 if judged < best else self._worse + 1
+            if judged < best and _whole(self._model):
+                self._kept = Kept(self._step, loss, judged, _copied(self._model))
+        elif not last and (self._kept is None or self._step - self._kept.step >= KEEP_EVERY):
+            self._keep(loss)
+        if not last and self._checkpoint.due and _whole(self._model):
+            self._checkpoint.save(self._state())
+
+    def _keep(self, loss: float) -> None:
+        if loss <= self._highest and _whole(self._model):
+            self._kept = Kept(self._step, loss, None, _copied(self._model))
+
+    @torch.inference_mode()
+    def _judged(self) -> float:
+        """The mean loss on the validation rows, in nats."""
+        self._model.eval()
+        rows, size = self._plan.validation, min(BATCH, 4 * self._plan.batch_size)
+        parts = [rows[start : start + size] for start in range(0, len(rows), size)]
+        total = sum(float(self._of(part)) * len(part) for part in parts)
+        self._model.train()
+        return total / len(rows)
+
+    def _best(self, kept: Kept) -> Outcome:
+        """The weights of the pass with the lowest validation loss."""
+        self._model.load_state_dict(kept.weights)
+        if kept.loss > self._highest:
+            raise _apart(f"the loss was {kept.loss:.2f}, where guessing gives {self._highest / DIVERGED:.2f}")
+        best, made = self._pass_of(kept.step), self._pass_of(self._step)
+        early = f", stopped after {made}" if self._step < self._plan.steps else f" of {made}"
+        note = f"weights of pass {best}{early}: the lowest loss on the validation rows, {kept.judged:.3f}"
+        self._say(note)
+        return Outcome(self._step, kept.loss, best, note, self._before)
+
+    def _fallen_back(self, what: str) -> Outcome:
+        """The last good weights, where there are any."""
+        kept = self._kept
+        if kept is None or kept.loss > self._highest:
+            raise _apart(what)
+        self._model.load_state_dict(kept.weights)
+        best = self._pass_of(kept.step)
+        note = f"training came apart: {what}; the weights of pass {best}, which ended well, are kept. A lower "
+        note += "student.learning_rate may help"
+        self._say(note)
+        return Outcome(self._step, kept.loss, best, note, self._before)
+
+    def _pass_of(self, step: int) -> int:
+        return math.ceil(step / self._plan.a_pass)
+
+    def _state(self) -> dict[str, Any]:
+        """All that a training of the same facts needs to go on from here to the same result."""
+        kept = self._kept if self._patience else None
+        return {
+            "batch_size": self._plan.batch_size, "step": self._step, "worse": self._worse,
+            "losses": list(self._losses), "seconds": self._before + time.perf_counter() - self._started,
+            "model": self._model.state_dict(), "optimiser": self._optimiser.state_dict(),
+            "schedule": self._schedule.state_dict(), "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "kept": vars(kept) if kept else None,
+        }  # fmt: skip
+
+    def _take_up(self, found: dict[str, Any]) -> None:
+        self._step, self._worse, self._before = found["step"], found["worse"], found["seconds"]
+        self._losses.extend(found["losses"])
+        self._model.load_state_dict(found["model"])
+        self._optimiser.load_state_dict(found["optimiser"])
+        self._schedule.load_state_dict(found["schedule"])
+        torch.set_rng_state(found["random"])
+        if found["random_cuda"]:
+            torch.cuda.set_rng_state_all(found["random_cuda"])
+        if found["kept"]:
+            self._kept = Kept(**found["kept"])
+        elif not self._patience:
+            self._keep(sum(self._losses) / len(self._losses))
+        self._say(f"taken up at step {self._step} of {self._plan.steps}, from a checkpoint")
+
+
+def _optimiser(
+    model: TextClassifier, settings: StudentSettings, steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
+    optimiser = torch.optim.AdamW(
+        [
+            {"params": list(model.encoder.parameters()), "lr": settings.learning_rate},
+            {"params": list(model.head.parameters()), "lr": settings.learning_rate * HEAD_RATE},
+        ],
+        weight_decay=settings.weight_decay,
+        fused=True,  # a step of MiniLM on 2 cores: 10 ms instead of 74
+    )
+    warm = max(1, int(steps * settings.warmup))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimiser, lambda step: min((step + 1) / warm, (steps - step) / max(1, steps - warm))
+    )
+    return optimiser, schedule
+
+
+def _whole(model: TextClassifier) -> bool:
+    """Whether every weight is a number."""
+    return all(bool(torch.isfinite(weights).all()) for weights in model.parameters())
+
+
+def _copied(model: TextClassifier) -> dict[str, Tensor]:
+    return {name: weights.detach().to("cpu", copy=True) for name, weights in model.state_dict().items()}
+
+
+def _apart(what: str) -> GraftError:
+    return GraftError(
+        f"training came apart: {what}", where="student.learning_rate",
+        fix="lower it (1e-5 to 1e-4 is usual); if it is, the encoder's weights are broken",
+    )  # fmt: skip
+
+
+def _batches(rows: Sequence[TrainRow], size: int, seed: int, skipped: int) -> Iterator[list[TrainRow]]:
+    """Endless batches: every row once in each pass, in another order each time; `skipped` passes are left out."""
+    rng, order = random.Random(seed), list(rows)
+    for _ in range(skipped):
+        rng.shuffle(order)
+    while True:
+        rng.shuffle(order)
+        for start in range(0, len(order), size):
+            yield order[start : start + size]
