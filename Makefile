@@ -65,6 +65,10 @@ bench: install ## Measure speed, memory, faults and kills (a quarter of an hour;
 bench-prefix: install ## Count the prompt tokens that the embedded servers evaluate, with and without their prefix cache
 	@env -u GRAFT_HOME $(BIN)/python benchmarks/prefix.py $(ARGS)
 
+.PHONY: bench-onnx
+bench-onnx: install ## Measure a student's exported model beside PyTorch: latency and texts a second
+	@env -u GRAFT_HOME $(BIN)/python benchmarks/onnx_speed.py $(ARGS)
+
 .PHONY: drill
 drill: install ## Kill runs, limit their rate, feed them garbage, fill their disk; audit what is left (five minutes)
 	@env -u GRAFT_HOME -u PREFECT_API_URL $(BIN)/python benchmarks/drill.py $(ARGS)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import typer
 
-from cli import batches, journal, make, ops, read, students
+from cli import batches, journal, make, ops, predict, read, students
 
 HELP = """A synthetic-data factory: small models generate, review and adjudicate; a student learns.
 
@@ -25,9 +25,10 @@ app = typer.Typer(
 Verb = Callable[..., None]
 MAKE: list[Verb] = [make.validate, make.schema, make.estimate, make.run]
 LOOK: list[Verb] = [read.status, read.datasets, read.show, read.explain, read.export]
+STUDENTS: list[Verb] = [students.train, predict.export_student, predict.predict]
 OPERATE: list[Verb] = [ops.up, ops.down, ops.schedule, batches.batches, read.doctor]
 
-for panel, verbs in (("Make", MAKE), ("Look and take", LOOK), ("Students", [students.train]), ("Operate", OPERATE)):
+for panel, verbs in (("Make", MAKE), ("Look and take", LOOK), ("Students", STUDENTS), ("Operate", OPERATE)):
     for verb in verbs:
         app.command(rich_help_panel=panel)(verb)
 app.add_typer(journal.app, name="journal", rich_help_panel="Operate")

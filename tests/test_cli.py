@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 VERBS = ("validate", "schema", "estimate", "run", "status", "datasets", "show", "explain", "export", "train", "up",
-         "down", "schedule", "batches", "doctor", "journal")  # fmt: skip
+         "down", "schedule", "batches", "doctor", "journal", "export-student", "predict")  # fmt: skip
 
 
 def graft(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:

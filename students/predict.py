@@ -1,0 +1,242 @@
+"""What a student says of texts: on ONNX Runtime where an exported folder has it, else with PyTorch.
+
+On ONNX neither torch nor transformers is imported: numpy, onnxruntime and tokenizers are all that it takes.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+
+from schemas.errors import GraftError, MissingExtra, NotFound
+from schemas.students import Evaluation
+from students.train import VALIDATION
+
+if TYPE_CHECKING:
+    from numpy import float64
+    from numpy.typing import NDArray
+
+FACTS = "labels.json"
+"""In an exported folder: labels in order, length, padding, temperature, threshold."""
+
+GRAPH = "model.onnx"
+HEAD = "head.safetensors"
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+BATCH = 32
+"""Texts that go through the student at once."""
+
+CHUNK = 512
+"""Texts that are held at once; sorted by length, so that a batch pads little."""
+
+Engine = Literal["auto", "onnx", "pytorch"]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How logits become an answer.
+
+    Probabilities are those of the logits divided by `temperature`. Where there is a threshold, `positive` is said where
+    its probability before that division is above it, else the best of the others; where none, the most probable label.
+    """
+
+    temperature: float = 1.0
+    threshold: float | None = None
+    positive: str = ""
+
+    @classmethod
+    def of(cls, evaluations: Iterable[Evaluation]) -> Rule:
+        """What the student's evaluations found, the held-out ones first; the plain rule where they found nothing."""
+        ordered = sorted(evaluations, key=lambda judged: (judged.test_file == VALIDATION, judged.temperature is None))
+        warm = next((judged.temperature for judged in ordered if judged.temperature is not None), 1.0)
+        cut = next((judged for judged in ordered if judged.threshold is not None and judged.positive), None)
+        return cls(warm, cut.threshold, cut.positive) if cut else cls(warm)
+
+
+class Answer(NamedTuple):
+    """A text's label, that label's probability, and all probabilities in the order of the student's labels."""
+
+    label: str
+    probability: float
+    probabilities: list[float]
+
+
+class _Logits(Protocol):
+    """Texts to logits, shape (texts, labels)."""
+
+    def __call__(self, texts: Sequence[str]) -> NDArray[Any]: ...
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A student that is ready to answer. `engine` says what it runs on: onnx or pytorch."""
+
+    labels: tuple[str, ...]
+    rule: Rule
+    engine: str
+    logits: _Logits
+
+    @classmethod
+    def open(cls, folder: Path, *, rule: Rule | None = None, engine: Engine = "auto") -> Predictor:
+        """The student of an exported folder, or of a trained one (GRAFT_HOME/students/<id>).
+
+        `rule` stands in for what the folder says. "auto" takes ONNX where the folder holds it and onnxruntime is
+        there. Raises NotFound where no student lies, MissingExtra where nothing can run it, GraftError where it is
+        broken.
+        """
+        facts = _facts(folder)
+        rule = rule or Rule(facts.get("temperature") or 1.0, facts.get("threshold"), facts.get("positive") or "")
+        labels = tuple(facts["labels"])
+        has_graph = (folder / GRAPH).is_file()
+        able = has_graph and importlib.util.find_spec("onnxruntime") is not None
+        if engine == "onnx" or (engine == "auto" and able):
+            if not able:
+                raise _cannot(folder, has_graph)
+            return cls(labels, rule, "onnx", _OnnxLogits(folder, facts))
+        if importlib.util.find_spec("torch") is None:
+            raise _cannot(folder, has_graph)
+        return cls(labels, rule, "pytorch", _TorchLogits(folder))
+
+    def predict(self, texts: Sequence[str]) -> list[Answer]:
+        """One answer a text, in their order."""
+        import numpy
+
+        order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
+        logits = numpy.zeros((len(texts), len(self.labels)))
+        for start in range(0, len(order), BATCH):
+            places = order[start : start + BATCH]
+            logits[places] = self.logits([texts[place] for place in places])
+        return self._answers(logits)
+
+    def stream(self, texts: Iterable[str]) -> Iterator[tuple[str, Answer]]:
+        """(text, answer) of any number of texts, in their order; only CHUNK of them are held at once."""
+        waiting = iter(texts)
+        while chunk := list(islice(waiting, CHUNK)):
+            yield from zip(chunk, self.predict(chunk), strict=True)
+
+    def _answers(self, logits: NDArray[float64]) -> list[Answer]:
+        import numpy
+
+        if not len(logits):
+            return []
+        shares = _softmax(logits / self.rule.temperature)
+        chosen = shares.argmax(axis=1)
+        if self.rule.threshold is not None and self.rule.positive in self.labels and len(self.labels) > 1:
+            place = self.labels.index(self.rule.positive)
+            others = shares.copy()
+            others[:, place] = -1.0
+            above = _softmax(logits)[:, place] > self.rule.threshold
+            chosen = numpy.where(above, place, others.argmax(axis=1))
+        return [
+            Answer(self.labels[at], float(row[at]), [float(share) for share in row])
+            for at, row in zip(chosen.tolist(), shares, strict=True)
+        ]
+
+
+class _OnnxLogits:
+    """A student's graph on the CPU."""
+
+    def __init__(self, folder: Path, facts: dict[str, Any]) -> None:
+        import onnxruntime
+        from onnxruntime.capi import onnxruntime_pybind11_state as state
+        from tokenizers import Tokenizer
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # as OMP_WAIT_POLICY for torch
+        broken = (state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf, state.NoSuchFile)
+        try:
+            self.session = onnxruntime.InferenceSession(
+                str(folder / GRAPH), options, providers=["CPUExecutionProvider"]
+            )
+        except broken:
+            raise GraftError(
+                "this ONNX model cannot be read", where=str(folder / GRAPH), fix="export it again: graft export-student"
+            ) from None
+        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self.tokenizer.enable_truncation(facts["max_length"])
+        self.tokenizer.enable_padding(**facts["padding"])
+        self.inputs = [given.name for given in self.session.get_inputs()]
+
+    def __call__(self, texts: Sequence[str]) -> NDArray[Any]:
+        import numpy
+
+        found = self.tokenizer.encode_batch(list(texts))
+        columns = {
+            "input_ids": [one.ids for one in found],
+            "attention_mask": [one.attention_mask for one in found],
+            "token_type_ids": [one.type_ids for one in found],
+        }
+        feed = {name: numpy.array(columns[name], dtype=numpy.int64) for name in self.inputs}
+        return numpy.asarray(self.session.run(["logits"], feed)[0])
+
+
+class _TorchLogits:
+    """A student on whatever device there is."""
+
+    def __init__(self, folder: Path) -> None:
+        from students.fit import pick_device
+
+        self.model = load_classifier(folder).to(pick_device())
+
+    def __call__(self, texts: Sequence[str]) -> NDArray[Any]:
+        import numpy
+        import torch
+
+        with torch.inference_mode():
+            return numpy.asarray(self.model(list(texts)).float().cpu().numpy())
+
+
+def _softmax(logits: NDArray[float64]) -> NDArray[float64]:
+    import numpy
+
+    powers: NDArray[float64] = numpy.exp(logits - logits.max(axis=1, keepdims=True))
+    shares: NDArray[float64] = powers / powers.sum(axis=1, keepdims=True)
+    return shares
+
+
+def load_classifier(folder: Path) -> Any:
+    """The TextClassifier of an exported or a trained folder, on the CPU. Loads torch; raises NotFound."""
+    from students.classifier import TextClassifier
+
+    if not (folder / FACTS).is_file():
+        return TextClassifier.load(folder)
+    from safetensors.torch import load_file
+
+    from students.encoder import Encoder
+
+    facts = _facts(folder)
+    model = TextClassifier.start(Encoder(str(folder), "", ""), facts["labels"], facts["max_length"])
+    model.head.load_state_dict(load_file(folder / HEAD))
+    return model.eval()
+
+
+def is_student(folder: Path) -> bool:
+    """Whether a student lies in the folder, exported or trained."""
+    return (folder / FACTS).is_file() or (folder / "classifier.json").is_file()
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    for name in (FACTS, "classifier.json"):
+        if (folder / name).is_file():
+            try:
+                facts = json.loads((folder / name).read_text(encoding="utf-8"))
+            except ValueError:
+                facts = None
+            if isinstance(facts, dict) and facts.get("labels") and facts.get("max_length"):
+                return facts
+            raise GraftError(f"{name} is not one that Graft wrote", where=str(folder), fix="export the student again")
+    raise NotFound("no student lies here", where=str(folder), fix="train one: graft train NAME")
+
+
+def _cannot(folder: Path, has_graph: bool) -> GraftError:
+    if has_graph:
+        return MissingExtra("onnxruntime is not installed", where=str(folder), fix="pip install 'graft-factory[onnx]'")
+    return MissingExtra(
+        "there is no ONNX model here, and without one PyTorch is needed", where=str(folder),
+        fix="export it (graft export-student), or pip install 'graft-factory[train]'",
+    )  # fmt: skip

@@ -1,0 +1,196 @@
+"""Texts in, answers out: reads files line by line and writes JSONL or CSV, so that neither has to fit into memory."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from schemas.errors import InputInvalid, Problem
+from students.predict import Answer
+from students.train import as_one_text
+
+STDIN = "-"
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+"""What a spreadsheet takes a cell that begins so for: an instruction."""
+
+
+def read_texts(source: str, *, text_field: str = "text", response_field: str | None = None) -> Iterator[str]:
+    """The texts of a CSV, JSONL or Parquet file, or of the lines of standard input ("-"; blank ones are no texts).
+
+    With `response_field` that field is put below the text, as a guard's student has learned it. Raises InputInvalid
+    with file and line for a missing file or field, an empty file, a value that is no text, or bytes that are not UTF-8.
+    """
+    if source == STDIN:
+        found = (line for _, line in _lines(sys.stdin.buffer, "standard input") if line.strip())
+        yield from _some((line.rstrip("\r\n") for line in found), "standard input")
+        return
+    path = Path(source)
+    readers = {".csv": _csv, ".tsv": _csv, ".jsonl": _jsonl, ".ndjson": _jsonl, ".parquet": _parquet}
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise _bad(source, None, "", f"cannot read files of the kind {path.suffix!r}", "use .csv, .jsonl or .parquet")
+    if not path.is_file():
+        raise _bad(source, None, "", "there is no such file", "correct the path, or - for lines of standard input")
+    names = [text_field, response_field] if response_field else [text_field]
+    yield from _some((_text(source, *record, text_field, response_field) for record in reader(path, names)), source)
+
+
+def write_answers(
+    answers: Iterable[tuple[str, Answer]], stream: IO[str], *, format: str, labels: Sequence[str], all_shares: bool
+) -> int:
+    """Write one line an answer: text, label, probability and, with `all_shares`, every label's. Returns their number.
+
+    A CSV cell that a spreadsheet would run as a formula gets an apostrophe before it.
+    """
+    return (_write_csv if format == "csv" else _write_jsonl)(answers, stream, labels, all_shares)
+
+
+def _write_jsonl(answers: Iterable[tuple[str, Answer]], stream: IO[str], labels: Sequence[str], shares: bool) -> int:
+    import orjson
+
+    count = 0
+    for text, answer in answers:
+        row: dict[str, Any] = {"text": text, "label": answer.label, "probability": round(answer.probability, 6)}
+        if shares:
+            row["probabilities"] = dict(zip(labels, (round(p, 6) for p in answer.probabilities), strict=True))
+        stream.write(orjson.dumps(row).decode() + "\n")
+        count += 1
+    return count
+
+
+def _write_csv(answers: Iterable[tuple[str, Answer]], stream: IO[str], labels: Sequence[str], shares: bool) -> int:
+    writer, count = csv.writer(_UnixLines(stream), lineterminator="\r\n"), 0
+    for text, answer in answers:
+        if not count:
+            writer.writerow(["text", "label", "probability", *(f"p({label})" for label in labels if shares)])
+        more = [f"{share:.6f}" for share in answer.probabilities] if shares else []
+        writer.writerow([inert_cell(text), inert_cell(answer.label), f"{answer.probability:.6f}", *more])
+        count += 1
+    return count
+
+
+class _UnixLines:
+    """Ends the lines of a CSV writer as everything else here does: told so itself, it leaves a lone \\r unquoted."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self.stream = stream
+
+    def write(self, line: str) -> None:
+        """One row."""
+        self.stream.write(line.removesuffix("\r\n") + "\n")
+
+
+def inert_cell(text: str) -> str:
+    """The text as a cell that a spreadsheet shows and does not run."""
+    return f"'{text}" if text.startswith(FORMULA) else text
+
+
+def _some(texts: Iterable[str], source: str) -> Iterator[str]:
+    empty = True
+    for text in texts:
+        empty = False
+        yield text
+    if empty:
+        raise _bad(source, None, "", "holds no texts", "one text a row; a CSV file needs a header")
+
+
+def _text(source: str, line: int, record: Mapping[str, Any], name: str, response: str | None) -> str:
+    for field in (name, response):
+        value = record.get(field, "") if field else ""
+        if field and field not in record:
+            raise _missing(source, line, field, list(map(str, record)))
+        if not isinstance(value, str) and not (value is None and field == response):
+            kind = "null" if value is None else type(value).__name__
+            raise _bad(source, line, field or "", f"{field} is not text but {kind}", "put it in quotes")
+    return as_one_text(record[name], record.get(response) if response else None)
+
+
+def _lines(stream: IO[bytes], source: str) -> Iterator[tuple[int, str]]:
+    """(number, line with its end); a mark of UTF-8 at the start is no part of it."""
+    for number, raw in enumerate(stream, start=1):
+        if number == 1 and raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            raise _bad(source, 1, "", "is UTF-16, not UTF-8", "save the file as UTF-8")
+        try:
+            yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            what = f"is not UTF-8 at byte {error.start + 1} of the line"
+            raise _bad(source, number, "", what, "save the file as UTF-8") from None
+
+
+def _jsonl(path: Path, names: Sequence[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    import orjson
+
+    with path.open("rb") as stream:
+        for number, line in _lines(stream, str(path)):
+            if not line.strip():
+                continue
+            try:
+                record = orjson.loads(line)
+            except orjson.JSONDecodeError as error:
+                what = f"is not valid JSON: {error.msg} (column {error.colno})"
+                raise _bad(str(path), number, "", what, "write one JSON object a line") from None
+            if not isinstance(record, dict):
+                what = f"is not a JSON object but {type(record).__name__}"
+                raise _bad(str(path), number, "", what, f'write an object, such as {{"{names[0]}": "…"}}')
+            yield number, record
+
+
+def _csv(path: Path, names: Sequence[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    with path.open("rb") as stream:
+        lines = (line for _, line in _lines(stream, str(path)))
+        head = next(lines, "")
+        marks = [mark for mark in ",;\t" if names[0] in _header(head, mark)]
+        mark = marks[0] if marks else ","
+        header = _header(head, mark)
+        if head.strip() and (lacking := [name for name in names if name not in header]):
+            raise _missing(str(path), 1, lacking[0], header)
+        rows = csv.reader(lines, delimiter=mark, strict=True)
+        while True:
+            start = rows.line_num + 2
+            try:
+                cells = next(rows, None)
+            except csv.Error as error:
+                what = f"is not valid CSV: {error}"
+                raise _bad(str(path), start, "", what, 'close the quotes; write a quote inside as ""') from None
+            if cells is None:
+                return
+            if cells and len(cells) != len(header):
+                what = f"has {len(cells)} columns, the header has {len(header)}"
+                raise _bad(str(path), start, "", what, "put a text that holds a comma in double quotes")
+            if cells:
+                yield start, dict(zip(header, cells, strict=True))
+
+
+def _header(line: str, mark: str) -> list[str]:
+    return [cell.strip() for cell in next(csv.reader([line], delimiter=mark), [])]
+
+
+def _parquet(path: Path, names: Sequence[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            have = file.schema_arrow.names
+            if lacking := [name for name in names if name not in have]:
+                raise _missing(str(path), None, lacking[0], have)
+            row = 0
+            for batch in file.iter_batches(batch_size=1024, columns=list(names)):
+                for record in batch.to_pylist():
+                    row += 1
+                    yield row, record
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        what = f"is not a readable Parquet file: {str(error)[:120]}"
+        raise _bad(str(path), None, "", what, "write the file again, its texts as UTF-8") from None
+
+
+def _missing(source: str, line: int | None, name: str, have: Sequence[str]) -> InputInvalid:
+    there = ", ".join(have[:12]) or "nothing"
+    return _bad(source, line, name, f"field {name!r} is missing", f"name it with --text-field; the row has: {there}")
+
+
+def _bad(source: str, line: int | None, field: str, what: str, fix: str) -> InputInvalid:
+    return InputInvalid([Problem(source, line, field, what, fix)])
