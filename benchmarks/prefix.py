@@ -92,7 +92,7 @@ async def run_pass(work: Work, order: str, draw: int, home: Home) -> Pass:
     """One pass on servers of its own."""
     models = {model.name: model for model in work.recipe.models if model.provider == "embedded"}
     if order == "no prefix cache":
-        uncached = {"extra": {"cache_prompt": False}}
+        uncached = {"extra": {"cache_prompt": False}, "timeout_s": 900.0}  # without it a reply takes minutes
         models = {name: model.model_copy(update=uncached) for name, model in models.items()}
     slots = list(work.slots)
     if order == "shuffled":

@@ -36,4 +36,4 @@ def train(
     if json:
         as_json(report)
     else:
-        console().print(report["text"], markup=False)
+        console().print(report["text"], markup=False, soft_wrap=True)  # a table: its lines stay whole
