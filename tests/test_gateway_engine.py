@@ -14,8 +14,8 @@ import pytest
 from fake_llm import Serving
 
 from agents.gateway import Gateway, RoleRules
-from agents.gateway.openai_transport import body_of, usage_of
-from schemas.calls import CallRequest, Message
+from agents.gateway.openai_transport import OpenAITransport, body_of, usage_of
+from schemas.calls import CallRequest, Message, Reply
 from schemas.errors import BudgetExhausted, CallFailed
 from schemas.models import ModelSpec, Price
 
@@ -82,8 +82,8 @@ async def warm_up(gateway: Gateway, spec: ModelSpec) -> None:
     await asyncio.gather(*(gateway.call(ask(spec, f"warm {index}")) for index in range(60)))
 
 
-def hangs_once(spec: ModelSpec) -> CallRequest:
-    """A call whose first request the fake server will never answer at hang_rate 0.5, but whose second it will."""
+def goes_wrong_once(spec: ModelSpec) -> CallRequest:
+    """A call whose first request meets a fault that half of all meet, and whose second does not."""
     for number in range(1_000):
         request = ask(spec, f"number {number}")
         raw = orjson.dumps(body_of(request, chat=True, constrained=False))
@@ -101,7 +101,7 @@ async def test_a_slow_call_is_sent_a_second_time_where_that_is_free(journal: Pat
         async with Gateway(journal=journal, hedge=True) as gateway:
             await warm_up(gateway, spec)
             serving.set(hang_rate=0.5)
-            reply = await asyncio.wait_for(gateway.call(hangs_once(spec)), 5)
+            reply = await asyncio.wait_for(gateway.call(goes_wrong_once(spec)), 5)
             stats = gateway.stats
         assert serving.stats()["requests"] == 2
     assert reply.text and reply.attempts == 1 and stats.hedged == 1 and stats.in_flight == 0
@@ -113,7 +113,7 @@ async def test_paid_endpoints_are_not_hedged_unless_asked(journal: Path) -> None
         spec = model(serving.url, price=Price(input=1, output=1))
         async with Gateway(journal=journal, hedge=True) as gateway:
             await warm_up(gateway, spec)
-            serving.set(median_ms=120)
+            serving.set(median_ms=500)
             await asyncio.gather(*(gateway.call(ask(spec, f"n{i}")) for i in range(2)))
             assert gateway.stats.hedged == 0 and serving.stats()["requests"] == 2
             asked = spec.model_copy(update={"hedge": True})
@@ -182,17 +182,29 @@ async def test_an_endpoint_tells_its_latency_and_refusals(journal: Path) -> None
     assert (endpoint.inside, endpoint.queued) == (0, 0)
 
 
-async def test_a_failed_hedge_leaves_the_first_its_chance(journal: Path) -> None:
-    with Serving(median_ms=5, sigma=0) as serving:
-        spec = model(serving.url, hedge=True)
-        async with Gateway(journal=journal, retries=0) as gateway:
-            await warm_up(gateway, spec)
-            serving.set(median_ms=150, error_rate=0.3, seed=5)
-            results = await asyncio.gather(
-                *(gateway.call(ask(spec, f"n{i}")) for i in range(3)), return_exceptions=True
-            )
-            assert gateway.stats.in_flight == 0 and gateway.ledger.reserved_tokens == 0
-    assert all(isinstance(one, CallFailed) or one.text for one in results if not isinstance(one, CallFailed))
+async def test_where_the_first_of_two_fails_the_second_is_waited_for(
+    fake_llm: Serving, journal: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[float] = []
+    real = OpenAITransport.send
+
+    async def slow_and_broken_first(self: OpenAITransport, request: CallRequest) -> Reply:
+        sent.append(time.monotonic())
+        first = len(sent) == 1
+        await asyncio.sleep(0.6 if first else 0.9)
+        if first:
+            raise CallFailed("server_error", "the server failed (HTTP 500)")
+        return await real(self, request)
+
+    spec = model(fake_llm.url, hedge=True)
+    async with Gateway(journal=journal, retries=0) as gateway:
+        await warm_up(gateway, spec)
+        monkeypatch.setattr(OpenAITransport, "send", slow_and_broken_first)
+        reply = await gateway.call(ask(spec, "slow"))
+        stats = gateway.stats
+    assert len(sent) == 2 and sent[1] - sent[0] < 0.6, "the second went out while the first was under way"
+    assert reply.text and stats.hedged == 1 and stats.failed == 0 and stats.in_flight == 0
+    assert gateway.ledger.reserved_tokens == 0 and stats.endpoints[0].inside == 0
 
 
 async def test_a_clock_that_jumps_holds_nobody_up(
