@@ -70,7 +70,7 @@ def _target(out: Path | None) -> Iterator[IO[str]]:
     import os
     import sys
 
-    from schemas.errors import GraftError, StorageFull
+    from schemas.errors import NO_SPACE, GraftError, StorageFull
 
     if out is None:
         yield sys.stdout
@@ -82,7 +82,7 @@ def _target(out: Path | None) -> Iterator[IO[str]]:
             yield stream
         staged.replace(out)
     except OSError as error:
-        if error.errno in (28, 122):  # ENOSPC, EDQUOT
+        if error.errno in NO_SPACE:
             raise StorageFull("no space left for the answers", where=str(out), fix="free space and repeat") from None
         raise GraftError(f"the answers cannot be written: {error}", where=str(out), fix="another --out") from None
     finally:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import importlib.util
 import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from schemas.errors import GraftError, MissingExtra
+from schemas.errors import NO_SPACE, GraftError, MissingExtra
 
 if TYPE_CHECKING:
     import duckdb
@@ -72,7 +71,7 @@ def quoted(text: str) -> str:
 
 def is_full(error: BaseException) -> bool:
     """Whether this error says that no space is left."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, OSError) and error.errno in NO_SPACE:
         return True
     return any(sign in str(error).lower() for sign in FULL)
 

@@ -156,7 +156,7 @@ VIEWS: dict[str, str] = {
 }
 
 
-def quoted(column: str) -> str:
+def identifier(column: str) -> str:
     """A column's name in SQL, each part of a path quoted: `interval` is a word of SQL too."""
     return ".".join(f'"{part}"' for part in column.split("."))
 
@@ -166,9 +166,9 @@ def migrate(connection: duckdb.DuckDBPyConnection, found: int) -> None:
     for version in range(found + 1, SCHEMA_VERSION + 1):
         for table, columns in ADDED[version].items():
             for column, kind in columns.items():
-                connection.execute(f"ALTER TABLE lake.{table} ADD COLUMN {quoted(column)} {kind}")
+                connection.execute(f"ALTER TABLE lake.{table} ADD COLUMN {identifier(column)} {kind}")
                 if kind.endswith("[]"):  # DuckLake knows no defaults of lists
-                    connection.execute(f"UPDATE lake.{table} SET {quoted(column)} = []")
+                    connection.execute(f"UPDATE lake.{table} SET {identifier(column)} = []")
     for name, query in VIEWS.items():
         connection.execute(f"CREATE OR REPLACE VIEW lake.{name} AS {query}")
     connection.execute("UPDATE lake.meta SET value = ? WHERE key = 'schema_version'", [str(SCHEMA_VERSION)])

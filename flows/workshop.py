@@ -88,9 +88,7 @@ class Workshop:
         """One slot through the method, with the record of every call that it made."""
         candidate_id = "c_" + stable_hash(slot.id)
         recorder = CallRecorder(self.gateway.call, self.run_id, candidate_id)
-        with self.gateway.telemetry.span(
-            "graft.candidate", label=slot.label, shard=slot.shard, round=slot.round
-        ) as span:
+        with self.gateway.telemetry.span("graft.candidate", index=slot.index) as span:
             candidate = await self.method.run_slot(slot, self.context(recorder.ask, admission.screen))
             span.note(status=candidate.decision.status, code=candidate.decision.code)
         self.progress.spent.end(candidate_id, recorder.calls)

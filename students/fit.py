@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from schemas.base import stable_hash
-from schemas.errors import GraftError, StorageFull
+from schemas.errors import NO_SPACE, GraftError, StorageFull
 from schemas.students import StudentSettings
 from students.checkpoint import NAME, Checkpoint
 from students.classifier import TextClassifier
@@ -30,8 +30,6 @@ MIN_STEPS = 60
 
 NOT_LEARNED = {"test", "text_field", "label_field", "runs"}
 """Settings that change nothing in the weights."""
-
-_FULL = (28, 122)  # ENOSPC, EDQUOT
 
 
 def _silent(text: str) -> None:
@@ -161,7 +159,7 @@ def save(model: TextClassifier, folder: Path) -> None:
         _clear(staging)
         with contextlib.suppress(OSError):
             staging.rmdir()  # stays where a checkpoint is in it
-        if error.errno in _FULL:
+        if error.errno in NO_SPACE:
             raise StorageFull("no space left for the student's weights", where=str(folder), fix="free space") from None
         raise
     shutil.rmtree(old, ignore_errors=True)

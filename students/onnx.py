@@ -14,14 +14,14 @@ import logging
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from schemas.errors import GraftError, MissingExtra, StorageFull
+from schemas.errors import NO_SPACE, GraftError, MissingExtra, StorageFull
 from students.classifier import TextClassifier
 from students.encoder import quiet_transformers
 from students.predict import FACTS, GRAPH, HEAD, INPUTS, Predictor, Rule
@@ -213,7 +213,7 @@ def _explained(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        full = getattr(error, "errno", None) in _FULL or "no space left" in str(error).lower()
+        full = getattr(error, "errno", None) in NO_SPACE or "no space left" in str(error).lower()
         if full:
             raise StorageFull(
                 "no space left for the export", where=str(folder), fix="free space, export again"
@@ -221,9 +221,6 @@ def _explained(folder: Path) -> Iterator[None]:
         raise GraftError(
             f"the export cannot be written: {str(error)[:200]}", where=str(folder), fix="a folder that you may write to"
         ) from error
-
-
-_FULL: Sequence[int] = (28, 122)  # ENOSPC, EDQUOT
 
 
 def _put(staging: Path, folder: Path) -> None:

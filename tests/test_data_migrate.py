@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from data.lake import Lake
-from data.lake_schema import ADDED, SCHEMA_VERSION, VIEWS, CandidateRecord, quoted
+from data.lake_schema import ADDED, SCHEMA_VERSION, VIEWS, CandidateRecord, identifier
 from schemas.home import Home
 from schemas.rows import Candidate, Decision, Review, Slot
 from schemas.students import ClassScore, Evaluation
@@ -43,7 +43,7 @@ def as_version(lake: Lake, old: int) -> None:
         for version in range(old + 1, SCHEMA_VERSION + 1):
             for table, columns in ADDED[version].items():
                 for column in columns:
-                    connection.execute(f"ALTER TABLE lake.{table} DROP COLUMN {quoted(column)}")
+                    connection.execute(f"ALTER TABLE lake.{table} DROP COLUMN {identifier(column)}")
         connection.execute("UPDATE lake.meta SET value = ? WHERE key = 'schema_version'", [str(old)])
 
     lake.write(work)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import tiny_encoder
 
 from schemas.errors import GraftError, NotFound
 from schemas.home import Home
@@ -44,19 +45,8 @@ def few_steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A randomly initialised BERT of 16 dimensions, as a folder."""
-    from transformers import BertConfig, BertModel, BertTokenizerFast
-
-    folder = tmp_path_factory.mktemp("tiny")
-    words = sorted({word for text, _ in SEEDS + TEST for word in text.casefold().replace("-", " - ").split()})
-    vocabulary = {word: n for n, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words])}
-    (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
-    BertTokenizerFast(vocab=vocabulary).save_pretrained(folder)
-    config = BertConfig(
-        vocab_size=len(vocabulary), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
-        max_position_embeddings=32,
-    )  # fmt: skip
-    BertModel(config).save_pretrained(folder)
-    return folder
+    texts = [text.replace("-", " - ") for text, _ in SEEDS + TEST]
+    return tiny_encoder.write(tmp_path_factory.mktemp("tiny"), texts)
 
 
 @pytest.fixture

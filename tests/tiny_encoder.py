@@ -22,7 +22,7 @@ ROWS = [
 SETTINGS = {"epochs": 12, "batch_size": 5, "learning_rate": 5e-3, "max_length": 16, "patience": 9}
 
 
-def write(folder: Path, texts: Iterable[str]) -> Path:
+def write(folder: Path, texts: Iterable[str], layers: int = 1) -> Path:
     """Write encoder and tokenizer, whose words are those of the texts. Returns the folder."""
     import torch
     from transformers import BertConfig, BertModel, BertTokenizerFast
@@ -33,7 +33,7 @@ def write(folder: Path, texts: Iterable[str]) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         config = BertConfig(
-            vocab_size=len(vocabulary), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+            vocab_size=len(vocabulary), hidden_size=16, num_hidden_layers=layers, num_attention_heads=2,
             intermediate_size=32, max_position_embeddings=32,
         )  # fmt: skip
         BertModel(config).save_pretrained(folder)

@@ -20,7 +20,7 @@ import orjson
 
 from agents.gateway.journal import JournalDamaged, open_journal, storage_error, unpacked
 from schemas.calls import Reply
-from schemas.errors import GraftError, NotFound, StorageFull
+from schemas.errors import NO_SPACE, GraftError, NotFound, StorageFull
 
 DAY_S = 86_400
 AGES = (("1 day", 1), ("7 days", 7), ("30 days", 30))
@@ -315,6 +315,6 @@ def file_error(error: OSError, path: Path) -> GraftError:
     """What the system said of a file that is written, as an error for people."""
     import errno
 
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if error.errno in NO_SPACE or error.errno == errno.EFBIG:
         return StorageFull("no space left for this file", where=str(path), fix="make room, or write elsewhere")
     return GraftError(f"cannot be written: {error.strerror or error}", where=str(path), fix="name another place")

@@ -76,7 +76,6 @@ class Visit:
 
     tenant: Tenant
     sent_at: float
-    request: Taken | None = None
     tokens: Taken | None = None
 
 
@@ -275,8 +274,9 @@ class Door:
     def _let_in(self, tenant: Tenant, tokens: int, now: float) -> Visit:
         self.inside += 1
         tenant.inside += 1
-        request = self._requests.take(1, now) if self._requests is not None else None
-        return Visit(tenant, now, request, self._tokens.take(tokens, now) if self._tokens is not None else None)
+        if self._requests is not None:
+            self._requests.take(1, now)
+        return Visit(tenant, now, None if self._tokens is None else self._tokens.take(tokens, now))
 
     def _forget(self, tenant: Tenant, waiter: _Waiter) -> None:
         queue = self._queues.get(tenant)
