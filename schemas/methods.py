@@ -22,6 +22,9 @@ class GraSettings(Value):
     rounds: int = Field(default=1, ge=1, le=50, description="after each round its accepted rows join the exemplars")
     few_shot: tuple[int, int] = Field(default=(2, 4), description="least and most exemplars in a prompt")
     max_keywords: int = Field(default=3, ge=1, le=10)
+    responses: int = Field(
+        default=1, ge=1, le=16, description="responses to one instruction: the best is kept, wrong ones make pairs"
+    )
     early_exit: bool = Field(default=True, description="stop asking reviewers once the outcome is settled")
     calibration_texts: int = Field(default=40, ge=0, le=1000, description="texts that label calibration averages over")
 

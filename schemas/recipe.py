@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from schemas.base import Slug, Value, stable_hash
 from schemas.methods import GraSettings, MethodSettings, PromptMixSettings
 from schemas.models import EMBEDDED_POOL, GuardSpec, LabelerSpec, ModelSpec, RoleSpec
+from schemas.steering import ImproveSettings, Steering
 from schemas.students import StudentSettings
 from schemas.tasks import ClassificationTask, GuardTask, Task, labels_of
 
@@ -120,6 +121,8 @@ class Recipe(Value):
     limits: Limits = Limits()
     splits: Splits = Splits()
     student: StudentSettings = StudentSettings()
+    improve: ImproveSettings = ImproveSettings()
+    steering: Steering | None = Field(default=None, description="set by a round of graft improve")
     seed: int = Field(default=42, ge=0, lt=2**31, description="every random draw follows from it")
     licence: str = Field(default="", description="licence of the seeds, for the card")
 
@@ -182,5 +185,6 @@ class Recipe(Value):
         }
 
     def fingerprint(self, *more: Any) -> str:
-        """Hash of all that decides which rows come out; the student's settings do not."""
-        return stable_hash(self.model_dump(mode="json", exclude={"student", "description"}), more)
+        """Hash of all that decides which rows come out; those of student and loop do not."""
+        left_out = {"student", "improve", "description"} | ({"steering"} if self.steering is None else set())
+        return stable_hash(self.model_dump(mode="json", exclude=left_out), more)

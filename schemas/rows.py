@@ -45,6 +45,12 @@ class Aim(Value):
     variant: Variant = "empty"
 
 
+class Steer(Value):
+    """What a round of `improve` asked of a slot beyond its label."""
+
+    concept: str = Field(default="", description="what the text is to be about, within its label")
+
+
 class Slot(Value):
     """One row that is wanted. Its id and random seed follow from the recipe alone, so every rerun draws the same.
 
@@ -63,6 +69,7 @@ class Slot(Value):
     part: int = Field(default=0, ge=0, description="place within the group")
     mix: Mix | None = None
     aim: Aim | None = None
+    steer: Steer | None = None
 
 
 class LabelScore(Value):

