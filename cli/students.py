@@ -13,9 +13,14 @@ def train(
     encoder: Annotated[str | None, typer.Option(help="built-in name, folder or Hugging Face id")] = None,
     epochs: Annotated[int | None, typer.Option(min=1)] = None,
     seed: Annotated[int | None, typer.Option(min=0)] = None,
+    teacher: Annotated[
+        int | None, typer.Option(min=0, metavar="ROWS", help="test rows that the recipe's labelers answer too; 0: none")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="print JSON for programs")] = False,
 ) -> None:
-    """Train a classifier on a version, and a baseline on its seeds only, and evaluate both.
+    """Train a student on a version, and a baseline on its seeds only, and evaluate both.
+
+    A version of instructions trains an instruction student, judged beside the model that it started as.
 
     Example:  graft train demo --test recipes/data/demo_test.jsonl
     """
@@ -28,10 +33,10 @@ def train(
     apply_prefect_environment(Home.find())
     from flows.train_student import train_student
 
-    given = {"encoder": encoder, "epochs": epochs, "seed": seed}
+    given = {"encoder": encoder, "epochs": epochs, "seed": seed, "teacher_rows": teacher}
     overrides = {name: value for name, value in given.items() if value is not None}
     if not json:
-        console().print("[dim]starting Prefect, then training two students: the version's and the seeds-only one[/dim]")
+        console().print("[dim]starting Prefect, then training[/dim]")
     report = train_student(ref, test=test, overrides=overrides)
     if json:
         as_json(report)

@@ -26,13 +26,13 @@ from data.lake_schema import (
     candidates_table,
     migrate,
 )
+from data.lake_students import StudentRecords
 from schemas.base import utc_now
 from schemas.calls import Call
 from schemas.datasets import Run
 from schemas.errors import AlreadyRunning, GraftError, LakeTooNew, StorageFull
 from schemas.home import Home
 from schemas.rows import Candidate, Seed, Status
-from schemas.students import Evaluation, Student
 
 if TYPE_CHECKING:
     import duckdb
@@ -46,7 +46,7 @@ LOCK_TIMEOUT_S = 120.0
 PAGE = 1000
 
 
-class Lake:
+class Lake(StudentRecords):
     """One open lake. Safe to share between threads; other processes may write and read at the same time."""
 
     def __init__(self, home: Home, connection: duckdb.DuckDBPyConnection, *, read_only: bool) -> None:
@@ -248,26 +248,14 @@ class Lake:
 
     def save_run(self, run: Run) -> None:
         """Stores a run, in place of what was stored under its id."""
-        self._replace("runs", to_table(Run, [run]), "id", run.id)
+        self.replace("runs", to_table(Run, [run]), id=run.id)
 
-    def save_student(self, student: Student) -> None:
-        """Stores a student, in place of what was stored under its id."""
-        self._replace("students", to_table(Student, [student]), "id", student.id)
-
-    def save_evaluation(self, evaluation: Evaluation) -> None:
-        """Stores an evaluation, in place of the same student's on the same test file."""
-        rows = to_table(Evaluation, [evaluation])
+    def replace(self, table: str, rows: pa.Table, **key: str) -> None:
+        """Puts rows in place of those of the table whose columns have these values."""
+        same = " AND ".join(f'"{column}" = ?' for column in key)
 
         def work(connection: duckdb.DuckDBPyConnection) -> None:
-            same = "DELETE FROM lake.evaluations WHERE student_id = ? AND test_hash = ?"
-            connection.execute(same, [evaluation.student_id, evaluation.test_hash])
-            self.insert("evaluations", rows)
-
-        self.write(work)
-
-    def _replace(self, table: str, rows: pa.Table, key: str, value: str) -> None:
-        def work(connection: duckdb.DuckDBPyConnection) -> None:
-            connection.execute(f'DELETE FROM lake.{table} WHERE "{key}" = ?', [value])
+            connection.execute(f"DELETE FROM lake.{table} WHERE {same}", list(key.values()))
             self.insert(table, rows)
 
         self.write(work)
@@ -398,13 +386,3 @@ class Lake:
             FROM lake.candidates WHERE run_id = ? GROUP BY ALL ORDER BY n DESC, status, route, code"""
         rows = self.sql(query, [run_id]).to_pylist()
         return [(r["status"], r["route"], r["code"], int(r["n"]), r["example"]) for r in rows]
-
-    def students(self, dataset: str | None = None) -> list[Student]:
-        """Students, newest first; of one dataset where it is named."""
-        query = "SELECT * FROM lake.students WHERE ?::VARCHAR IS NULL OR dataset = ? ORDER BY created_at DESC, id"
-        return from_table(Student, self.sql(query, [dataset, dataset]))
-
-    def evaluations(self, student_id: str) -> list[Evaluation]:
-        """How a student was judged, by test file."""
-        query = "SELECT * FROM lake.evaluations WHERE student_id = ? ORDER BY test_file, test_hash"
-        return from_table(Evaluation, self.sql(query, [student_id]))

@@ -12,20 +12,21 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel
 
-from data.arrow import plain_rows, to_table
+from data.arrow import plain_rows, sql_columns, to_table
 from schemas.base import Value
 from schemas.calls import Call
 from schemas.datasets import DatasetVersion, Row, Run
-from schemas.rows import Aim, Candidate, Decision, GateResult, Labelling, Mix, Review, Route, Seed, Status
-from schemas.students import Evaluation, Student
+from schemas.rows import Aim, Candidate, Decision, GateResult, Labelling, Mix, Review, Route, Seed, Status, Steer
+from schemas.steering import Improvement
+from schemas.students import Evaluation, InstructEvaluation, Student
 
 if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Raised whenever a table changes; a lake with a higher number than the code's is refused, one with a lower number gets
-the columns that it lacks (`ADDED`)."""
+the columns that it lacks (`ADDED`) and the tables (`TABLES`)."""
 
 
 class MetaRecord(Value):
@@ -68,6 +69,7 @@ class CandidateRecord(Value):
     part: int
     mix: Mix | None
     aim: Aim | None
+    steer: Steer | None
     text: str
     response: str | None
     label: str
@@ -102,6 +104,26 @@ class VersionRowRecord(Row):
     candidate_id: str
 
 
+class TestFileRecord(Value):
+    """A file that some evaluation of a dataset uses. `hash` is that of its texts, in order."""
+
+    dataset: str
+    hash: str
+    name: str
+    rows: int
+    registered_at: datetime
+
+
+class TestTextRecord(Value):
+    """What is kept of a held-out text to know it again, never the text: hashes alone. `row` counts from 1."""
+
+    file_hash: str
+    row: int
+    text_hash: str
+    sketch: tuple[int, ...]
+    grams: tuple[int, ...]
+
+
 TABLES: dict[str, type[BaseModel]] = {
     "meta": MetaRecord,
     "runs": Run,
@@ -113,6 +135,10 @@ TABLES: dict[str, type[BaseModel]] = {
     "version_rows": VersionRowRecord,
     "students": Student,
     "evaluations": Evaluation,
+    "instruct_evaluations": InstructEvaluation,
+    "improvements": Improvement,
+    "test_files": TestFileRecord,
+    "test_texts": TestTextRecord,
 }
 
 DECISION = tuple(Decision.model_fields)
@@ -120,7 +146,13 @@ PLAIN = (
     "text", "response", "label", "intended_label", "keywords", "summary", "models", "soft_label", "labelling",
     "prefilled", "restricted",
 )  # fmt: skip
-SLOT = ("shard", "round", "index", "part", "mix", "aim")
+SLOT = ("shard", "round", "index", "part", "mix", "aim", "steer")
+
+TEACHERS = (
+    'STRUCT("model" VARCHAR, "shots" BIGINT, "rows" BIGINT, "answered" BIGINT, "accuracy" DOUBLE, "interval" DOUBLE[],'
+    ' "macro_f1" DOUBLE, "student_accuracy" DOUBLE, "prompt_tokens" BIGINT, "completion_tokens" BIGINT,'
+    ' "price_usd" DOUBLE, "p50_s" DOUBLE, "p95_s" DOUBLE)[]'
+)
 
 ADDED: dict[int, dict[str, dict[str, str]]] = {
     2: {
@@ -137,8 +169,14 @@ ADDED: dict[int, dict[str, dict[str, str]]] = {
             "false_refusals": "DOUBLE", "accuracies": "DOUBLE[]",
         },
     },
+    4: {
+        "candidates": {"steer": "VARCHAR"},
+        "evaluations": {"micro_f1": "DOUBLE", "teachers": TEACHERS},
+        "students": {"tokens_per_second": "DOUBLE", "peak_share": "DOUBLE"},
+    },
 }  # fmt: skip
-"""Schema version to the columns that it brought: table to column to its SQL type. The views are made anew each time."""
+"""Schema version to the columns that it brought: table to column to its SQL type. Tables that a lake lacks are made
+whole, and the views anew each time."""
 
 
 def _unnested(column: str, model: type[BaseModel]) -> str:
@@ -169,6 +207,8 @@ def migrate(connection: duckdb.DuckDBPyConnection, found: int) -> None:
                 connection.execute(f"ALTER TABLE lake.{table} ADD COLUMN {identifier(column)} {kind}")
                 if kind.endswith("[]"):  # DuckLake knows no defaults of lists
                     connection.execute(f"UPDATE lake.{table} SET {identifier(column)} = []")
+    for table, model in TABLES.items():
+        connection.execute(f"CREATE TABLE IF NOT EXISTS lake.{table} ({sql_columns(model)})")
     for name, query in VIEWS.items():
         connection.execute(f"CREATE OR REPLACE VIEW lake.{name} AS {query}")
     connection.execute("UPDATE lake.meta SET value = ? WHERE key = 'schema_version'", [str(SCHEMA_VERSION)])

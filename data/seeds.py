@@ -52,17 +52,29 @@ def load_seeds(recipe: Recipe, folder: Path) -> list[Seed]:
     return [Seed.of(text, label, response) for text, label, response in reader.rows]
 
 
-def load_labelled(path: Path, text_field: str, label_field: str, labels: Sequence[str] | None) -> list[tuple[str, str]]:
+def load_labelled(
+    path: Path, text_field: str, label_field: str, labels: Sequence[str] | None, *, several: bool = False
+) -> list[tuple[str, str]]:
     """(text, label) pairs of a held-out file, in its order; `labels` None takes any label.
 
-    Repeated rows are kept, so that a published test set is measured as it is. Errors as `load_seeds`.
+    With `several` a row may have more than one label, joined by `|`, or an empty cell, and each label is looked at; the
+    pair holds the cell as it is written. Repeated rows are kept, so that a published test set is measured as it is.
+    Errors as `load_seeds`.
     """
-    reader = _Reader(str(path), labels, keep_repeats=True)
+    reader = _Reader(str(path), labels, keep_repeats=True, several=several)
     reader.read(path, (text_field, label_field, ""))
     if not reader.rows and not reader.problems:
         reader.problem(None, "", "the file holds no rows", f"add rows with {text_field} and {label_field}")
     reader.finish("rows")
     return [(text, label) for text, label, _ in reader.rows]
+
+
+def load_texts(path: Path, text_field: str) -> list[str]:
+    """The texts of a held-out file, in its order, whatever its labels are. Errors as `load_seeds`."""
+    reader = _Reader(str(path), None, label_optional=True, keep_repeats=True)
+    reader.read(path, (text_field, "", ""))
+    reader.finish("rows")
+    return [text for text, *_ in reader.rows]
 
 
 def _every_label_has_one(recipe: Recipe, reader: _Reader) -> None:
@@ -98,6 +110,7 @@ class _Reader:
     labels: Sequence[str] | None
     label_optional: bool = False
     keep_repeats: bool = False
+    several: bool = False
     rows: list[tuple[str, str, str | None]] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     repeated: int = 0
@@ -140,11 +153,13 @@ class _Reader:
         """Check one record and keep it if it is good."""
         before = len(self.problems) + self._unlisted
         text = self._text(line, record, names[0], at, needed=True)
-        label = self._text(line, record, names[1], at, needed=not self.label_optional)
+        optional = self.label_optional or (self.several and names[1] in record)
+        label = self._text(line, record, names[1], at, needed=not optional)
         response = self._text(line, record, names[2], at, needed=False) if names[2] else None
-        if label and self.labels is not None and label not in self.labels:
-            fix = f"{did_you_mean(label, self.labels)}the labels are: {', '.join(self.labels)}"
-            self.problem(line, at + names[1], f"unknown label {label[:80]!r}", fix)
+        for each in ([part.strip() for part in label.split("|")] if self.several else [label]) if label else ():
+            if self.labels is not None and each not in self.labels:
+                fix = f"{did_you_mean(each, self.labels)}the labels are: {', '.join(self.labels)}"
+                self.problem(line, at + names[1], f"unknown label {each[:80]!r}", fix)
         if before == len(self.problems) + self._unlisted and text is not None:
             self._keep(line, text, label or "", response, at + names[0])
 

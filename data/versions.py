@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 SPLIT_ORDER: tuple[SplitName, ...] = get_args(SplitName)
 
+Held = tuple[Row, str, str]
+"""A row, the run that it came from, and its candidate: empty for a seed."""
+
 
 def publish(
     lake: Lake,
@@ -32,18 +35,22 @@ def publish(
     seeds: int,
     card: str,
     partial: bool = False,
+    carried: DatasetVersion | None = None,
 ) -> DatasetVersion:
     """Publishes rows as the dataset's next version, in one transaction. Returns the version that holds them.
 
-    A version of the dataset with the same content is returned as it is, and nothing is written. `models` is model name
-    to licence, `seeds` their number. Raises GraftError where there is no row, ValueError where an id occurs twice.
+    The rows of `carried`, an earlier version of the dataset, are copied into it, each with its own run and split; a row
+    that both hold is taken from there. A version of the dataset with the same content is returned as it is, and nothing
+    is written. `models` is model name to licence, of the carried rows too; `seeds` their number. Raises GraftError
+    where there is no row, ValueError where an id occurs twice or `carried` is of another dataset.
     """
     if not rows:
         raise GraftError("there is no accepted row to publish", where=run.dataset, fix="see what was rejected and why")
     if len({row.id for row in rows}) < len(rows):
         raise ValueError("a row id occurs twice")
-    digest = content_hash((row.text, row.response, row.label, row.split) for row in rows)
-    splits, labels = Counter(row.split for row in rows), Counter(row.label for row in rows)
+    held = [*(old := _carried(lake, run.dataset, carried)), *_of_run(run, rows, {row.id for row, *_ in old})]
+    digest = content_hash((row.text, row.response, row.label, row.split) for row, *_ in held)
+    splits, labels = Counter(row.split for row, *_ in held), Counter(row.label for row, *_ in held)
 
     def work(connection: duckdb.DuckDBPyConnection) -> DatasetVersion | None:
         """None: there is such a version already."""
@@ -52,12 +59,12 @@ def publish(
         if same:
             return None
         made = DatasetVersion(
-            dataset=run.dataset, version=(last or 0) + 1, run_id=run.id, content_hash=digest, rows=len(rows),
+            dataset=run.dataset, version=(last or 0) + 1, run_id=run.id, content_hash=digest, rows=len(held),
             splits={name: splits[name] for name in SPLIT_ORDER if name in splits},
             labels=dict(sorted(labels.items())), models=dict(models), seeds=seeds, card=card, partial=partial,
             snapshot=_next_snapshot(connection), created_at=utc_now(),
         )  # fmt: skip
-        lake.insert("version_rows", _rows_table(made, rows))
+        lake.insert("version_rows", _rows_table(made, held))
         lake.insert("versions", to_table(DatasetVersion, [made]))
         return made
 
@@ -74,16 +81,33 @@ def _next_snapshot(connection: duckdb.DuckDBPyConnection) -> int:
     return int(connection.execute("SELECT id FROM lake.current_snapshot()").fetchall()[0][0]) + 1
 
 
-def _rows_table(made: DatasetVersion, rows: Sequence[Row]) -> pa.Table:
-    ordered, count = sorted(rows, key=lambda row: row.id), len(rows)
+def _of_run(run: Run, rows: Sequence[Row], held: set[str]) -> list[Held]:
+    """The run's own rows but those that are held already."""
+    fresh = [row for row in rows if row.id not in held]
+    return [(row, run.id, row.id if row.source == "synthetic" else "") for row in fresh]
+
+
+def _carried(lake: Lake, dataset: str, carried: DatasetVersion | None) -> list[Held]:
+    """The rows of an earlier version with the run and candidate that each came from."""
+    if carried is None:
+        return []
+    if carried.dataset != dataset:
+        raise ValueError(f"{carried.ref} is no version of {dataset}")
+    found = rows(lake, carried).to_pylist()
+    origins = [(row.pop("run_id"), row.pop("candidate_id")) for row in found]
+    return [(Row.model_validate(row), *origin) for row, origin in zip(found, origins, strict=True)]
+
+
+def _rows_table(made: DatasetVersion, held: Sequence[Held]) -> pa.Table:
+    ordered, count = sorted(held, key=lambda one: one[0].id), len(held)
     return to_table(
         VersionRowRecord,
-        ordered,
+        [row for row, *_ in ordered],
         dataset=[made.dataset] * count,
         version=[made.version] * count,
         ordinal=list(range(count)),
-        run_id=[made.run_id] * count,
-        candidate_id=[row.id if row.source == "synthetic" else "" for row in ordered],
+        run_id=[run_id for _, run_id, _ in ordered],
+        candidate_id=[candidate_id for *_, candidate_id in ordered],
     )
 
 

@@ -242,7 +242,7 @@ def _block(data: Any, name: str) -> Mapping[str, Any]:
 
 def _files_exist(file: Path, data: Mapping[str, Any]) -> list[Finding]:
     findings = []
-    for section, field in (("seeds", "path"), ("student", "test")):
+    for section, field in (("seeds", "path"), ("student", "test"), ("improve", "steer_on")):
         given = _block(data, section).get(field)
         if not isinstance(given, str) or not given:
             continue

@@ -9,9 +9,21 @@ import pytest
 
 from data.lake import Lake
 from data.lake_schema import ADDED, SCHEMA_VERSION, VIEWS, CandidateRecord, identifier
+from schemas.base import utc_now
 from schemas.home import Home
-from schemas.rows import Candidate, Decision, Review, Slot
-from schemas.students import ClassScore, Evaluation
+from schemas.rows import Candidate, Decision, Review, Slot, Steer
+from schemas.steering import Improvement, ImproveSettings, RoundResult
+from schemas.students import (
+    ClassScore,
+    Evaluation,
+    InstructEvaluation,
+    Student,
+    StudentSettings,
+    TeacherScore,
+)
+
+NEW = ("instruct_evaluations", "improvements", "test_files", "test_texts")
+"""Tables that version 4 brought."""
 
 
 def candidate(number: int) -> Candidate:
@@ -44,6 +56,8 @@ def as_version(lake: Lake, old: int) -> None:
             for table, columns in ADDED[version].items():
                 for column in columns:
                     connection.execute(f"ALTER TABLE lake.{table} DROP COLUMN {identifier(column)}")
+        for table in NEW if old < 4 else ():
+            connection.execute(f"DROP TABLE lake.{table}")
         connection.execute("UPDATE lake.meta SET value = ? WHERE key = 'schema_version'", [str(old)])
 
     lake.write(work)
@@ -90,3 +104,60 @@ def test_a_lake_of_version_2_reads_its_evaluations_and_takes_fuller_ones(
     with Lake.open(home) as lake:
         lake.save_evaluation(full)
         assert lake.evaluations("st") == [evaluation("t"), full]
+
+
+TEACHER = TeacherScore(
+    model="m", shots=2, rows=4, answered=3, accuracy=0.5, interval=(0.25, 0.75), macro_f1=0.5, student_accuracy=0.75,
+    prompt_tokens=90, completion_tokens=4, price_usd=None, p50_s=0.1, p95_s=0.2,
+)  # fmt: skip
+LOOP = Improvement(
+    id="im", dataset="d", recipe_file="r.yaml", settings=ImproveSettings(rounds=2), test_file="t.jsonl",
+    rounds=(RoundResult(arm="steered", seed=1, round=1, test=0.5, wanted={"a": 3}, said=("more of a",)),),
+    created_at=utc_now(),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_lake_of_version_3_gets_columns_and_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read_only: bool
+) -> None:
+    monkeypatch.setenv("GRAFT_HOME", str(tmp_path))
+    home = Home.find()
+    student = Student(
+        id="st", dataset="d", version=1, trained_on="version", settings=StudentSettings(), encoder_revision="1",
+        train_rows=2, device="cpu", seconds=1.0, path="students/st", created_at=utc_now(),
+    )  # fmt: skip
+    with Lake.open(home) as lake:
+        lake.commit("r-1", "b1", [candidate(1)], [])
+        lake.save_evaluation(evaluation("t"))
+        lake.save_student(student)
+        as_version(lake, 3)
+        tables = lake.sql("SELECT table_name FROM duckdb_tables() WHERE database_name = 'lake'").to_pydict()
+        assert not set(NEW) & set(tables["table_name"])
+    with Lake.open(home, read_only=read_only) as lake:
+        assert list(lake.iter_candidates("r-1")) == [candidate(1)]
+        assert lake.evaluations("st") == [evaluation("t")] and lake.students() == [student]
+        assert lake.improvements() == [] and lake.instruct_evaluations("st") == [] and lake.test_texts("d") == []
+    steered = candidate(2).model_copy(
+        update={"slot": candidate(2).slot.model_copy(update={"steer": Steer(concept="x")})}
+    )
+    fuller = evaluation("z", micro_f1=0.5, teachers=(TEACHER, TEACHER))
+    learned = student.model_copy(update={"id": "s2", "tokens_per_second": 900.0, "peak_share": 0.25})
+    with Lake.open(home) as lake:
+        lake.commit("r-1", "b2", [steered], [])
+        lake.save_evaluation(fuller)
+        lake.save_student(learned)
+        assert lake.candidate("r-1", "c_2") == steered
+        assert lake.evaluations("st") == [evaluation("t"), fuller]
+        assert learned in lake.students("d")
+
+
+def test_loops_and_instruction_evaluations_replace_their_like(tmp_path: Path) -> None:
+    judged = InstructEvaluation(student_id="st", rows=3, loss=1.5, base_loss=2.0, tokens=30)
+    with Lake.open(Home(tmp_path)) as lake:
+        for loss in (1.75, 1.5):
+            lake.save_instruct_evaluation(judged.model_copy(update={"loss": loss}))
+        assert lake.instruct_evaluations("st") == [judged] and lake.instruct_evaluations("x") == []
+        lake.save_improvement(LOOP.model_copy(update={"rounds": ()}))
+        lake.save_improvement(LOOP)
+        assert lake.improvements() == lake.improvements("d") == [LOOP] and lake.improvements("e") == []

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -75,6 +76,53 @@ def test_publish_is_idempotent_and_immutable(lake: Lake) -> None:
         put(lake, [])
     with pytest.raises(ValueError, match="twice"):
         put(lake, [ROWS[0], ROWS[0]])
+
+
+def test_a_version_carries_the_rows_of_an_earlier_one(lake: Lake) -> None:
+    seed = Row(id="s_1", text="a seed", label="a", split="train", source="seed")
+    first = put(lake, [*ROWS[:3], seed])
+    later = RUN.model_copy(update={"id": "run2"})
+    fresh = [row(7, split="validation"), seed.model_copy(update={"split": "test"})]
+    given: dict[str, Any] = {
+        "rows": fresh,
+        "models": {"gemma": "Gemma Terms of Use", "other": "MIT"},
+        "seeds": 2,
+        "card": "# card",
+    }
+    second = publish(lake, run=later, carried=first, **given)
+    held = {r["id"]: r for r in rows(lake, second).to_pylist()}
+    origins = {name: (r["run_id"], r["candidate_id"], r["split"]) for name, r in held.items()}
+    assert origins == {
+        "c_row00000": ("run1", "c_row00000", "train"), "c_row00001": ("run1", "c_row00001", "train"),
+        "c_row00002": ("run1", "c_row00002", "test"), "c_row00007": ("run2", "c_row00007", "validation"),
+        "s_1": ("run1", "", "train"),
+    }  # fmt: skip
+    assert held["c_row00002"]["text"] == ROWS[2].text
+    assert (second.run_id, second.rows) == ("run2", 5)
+    assert second.splits == {"train": 3, "validation": 1, "test": 1} and second.labels == {"a": 3, "b|<i>": 2}
+    assert second.models == given["models"]
+    assert publish(lake, run=later, carried=first, **given) == second
+    assert put(lake, [*ROWS[:3], row(7, split="validation"), seed]) == second  # content alone tells versions apart
+    assert {name for name, *_ in published_texts(lake, "d", exclude_run="run2")} == {*held} - {"c_row00007"}
+    third = publish(lake, run=RUN.model_copy(update={"id": "run3"}), carried=second, **{**given, "rows": [row(9)]})
+    whose = rows(lake, third).to_pydict()
+    assert sorted(whose["run_id"]) == ["run1"] * 4 + ["run2", "run3"]
+    with pytest.raises(ValueError, match="no version of e"):
+        publish(lake, run=RUN.model_copy(update={"dataset": "e"}), carried=first, **given)
+
+
+def test_a_carried_row_is_explained_by_its_own_run(lake: Lake) -> None:
+    for name in ("run1", "run2"):
+        lake.save_run(RUN.model_copy(update={"id": name}))
+    lake.commit("run1", "b", [_candidate("run1", "the first text")], [])
+    own = Row(id="c_row00001", text="the first text", label="a", split="train")
+    seed = Row(id="s_12345", text="a seed", label="a", split="train", source="seed")
+    first = put(lake, [own, seed])
+    given: dict[str, Any] = {"models": {}, "seeds": 1, "card": "#"}
+    publish(lake, run=RUN.model_copy(update={"id": "run2"}), rows=[row(7)], carried=first, **given)
+    for name in ("c_row00001", "s_12345"):
+        told = explain(lake, name)
+        assert told["run"]["id"] == "run1" and [v["version"] for v in told["versions"]] == [1, 2]
 
 
 def test_refs(lake: Lake) -> None:

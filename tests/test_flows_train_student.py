@@ -1,4 +1,4 @@
-"""The flow hands over what the lake knows of a version's rows: text and response, label, soft label."""
+"""The flow hands over what the lake knows of a version's rows, knows the test file again, and asks teachers."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 import tiny_encoder
 import torch
+from fake_llm import Serving
 
 from data.lake import Lake
 from data.versions import publish
 from flows import train_student as flow
 from schemas.base import utc_now
 from schemas.datasets import Row, Run
+from schemas.errors import GraftError, InputInvalid
 from schemas.home import Home
 from schemas.recipe import Recipe
 from schemas.rows import Candidate, Decision, Seed, Slot
@@ -82,3 +84,115 @@ def test_a_guard_learns_the_soft_labels_that_the_lake_holds(tmp_path: Path, monk
     assert "1 rows' soft labels are no distributions over the labels: left out" in said
     assert "2 of 6 training rows have soft labels; the others learn their label alone" in said
     assert report.students[1].settings.soft_weight == 0.5 and report.evaluations[1].positive == "harmful"
+
+
+def publish_shop(folder: Path, monkeypatch: pytest.MonkeyPatch, url: str, **student: Any) -> str:
+    """A published version of tiny rows whose recipe's one teacher lies at `url`. Returns its test file."""
+    for name in ("confusion_png", "write_reliability", "write_reliability_many"):
+        monkeypatch.setattr(f"students.train.{name}", lambda *args: None)
+    monkeypatch.setattr("students.fit.MIN_STEPS", 4)
+    monkeypatch.setenv("GRAFT_HOME", str(folder / "home"))
+    encoder = tiny_encoder.write(folder / "encoder", [text for text, _ in tiny_encoder.ROWS])
+    recipe = Recipe.model_validate({
+        "name": "shop", "task": {"kind": "classification", "labels": [{"name": name} for name in tiny_encoder.LABELS]},
+        "seeds": {"rows": [{"text": text, "label": label} for text, label in tiny_encoder.ROWS]},
+        "models": [{"name": "chat", "provider": "openai", "model": "m", "base_url": url}],
+        "roles": {"labeler": {"answer": "name"}},
+        "student": {"encoder": str(encoder), "epochs": 1, "max_length": 16, "test": "held.jsonl", **student},
+    })  # fmt: skip
+    run = Run(
+        id="r", dataset="shop", recipe=recipe.model_dump(mode="json"), recipe_file=str(folder / "shop.yaml"),
+        status="finished", started_at=utc_now(), code_version="1",
+    )  # fmt: skip
+    rows = [
+        Row(id=f"c_{n:06}", text=f"{text} today", label=label, split="train")
+        for n, (text, label) in enumerate(tiny_encoder.ROWS)
+    ]
+    with Lake.open(Home.find()) as lake:
+        lake.save_run(run)
+        lake.add_seeds("r", [Seed.of(text, label) for text, label in tiny_encoder.ROWS])
+        publish(lake, run=run, rows=rows, models={}, seeds=8, card="card")
+    test = folder / "held.jsonl"
+    test.write_text("".join(f'{{"text": "{text} please", "label": "{label}"}}\n' for text, label in tiny_encoder.ROWS))
+    return str(test)
+
+
+def test_the_test_file_is_registered_and_teachers_are_asked(
+    fake_llm: Serving, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_llm.set(reply_text="delivery")
+    test = publish_shop(tmp_path, monkeypatch, fake_llm.url)
+    report = flow.train_version("shop", overrides={"teacher_rows": 5})
+    assert [(one.shots, one.rows, one.answered) for one in report.evaluations[1].teachers] == [(0, 5, 5), (2, 5, 5)]
+    assert report.evaluations[0].teachers == () and "teachers on 5 of the test rows" in report.text
+    with Lake.open(Home.find()) as lake:
+        assert lake.evaluations(report.students[1].id) == [report.evaluations[1]]
+        assert [one.place for one in lake.test_texts("shop")] == [f"held.jsonl:{n}" for n in range(1, 9)]
+    other = tmp_path / "other.csv"
+    other.write_text("text,label\nwhere is it,delivery\nwhy so much,billing\n")
+    again = flow.train_version("shop@1", test=str(other))
+    assert again.evaluations[1].teachers == () and "teachers on" not in again.text
+    with Lake.open(Home.find()) as lake:
+        assert {one.file for one in lake.test_texts("shop")} == {Path(test).name, "other.csv"}
+
+
+def test_a_teacher_that_cannot_be_asked_costs_no_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish_shop(tmp_path, monkeypatch, "http://127.0.0.1:9/v1", teacher_rows=3)
+    report = flow.train_version("shop")
+    assert any("no teacher was asked" in note for note in report.notes) and report.notes[-1] in report.text
+    with Lake.open(Home.find()) as lake:
+        assert lake.evaluations(report.students[1].id) == [report.evaluations[1]]
+
+
+def test_several_labels_of_a_test_row_are_looked_at_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    test = Path(publish_shop(tmp_path, monkeypatch, "http://127.0.0.1:9/v1", teacher_rows=3))
+    handed: dict[str, Any] = {}
+
+    def stop(**given: Any) -> None:
+        handed.update(given)
+        raise GraftError("enough")
+
+    monkeypatch.setattr(flow, "train_both", stop)
+    test.write_text('{"text": "a", "label": "billing|account"}\n{"text": "b", "label": ""}\n')
+    with pytest.raises(GraftError, match="enough"):
+        flow.train_version("shop", overrides={"multi_label": 0.3})
+    assert handed["test_rows"] == [("a", "billing|account"), ("b", "")]
+    assert handed["settings"].multi_label == 0.3
+    with pytest.raises(InputInvalid, match=r"unknown label 'billing\|account'"):
+        flow.train_version("shop")
+    test.write_text('{"text": "a", "label": "billing|acount"}\n{"text": "b"}\n')
+    with pytest.raises(InputInvalid) as caught:
+        flow.train_version("shop", overrides={"multi_label": 0.3})
+    assert [problem.what for problem in caught.value.problems] == ["unknown label 'acount'", "field 'label' is missing"]
+    with Lake.open(Home.find()) as lake:
+        assert [one.row for one in lake.test_texts("shop")] == [1, 2]
+
+
+def test_instructions_train_an_instruction_student(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRAFT_HOME", str(tmp_path / "home"))
+    recipe = Recipe.model_validate({
+        "name": "tutor", "task": {"kind": "instruction", "domains": [{"name": "coding"}]},
+        "seeds": {"rows": [{"text": "Sort a list.", "label": "coding"}]},
+    })  # fmt: skip
+    run = Run(
+        id="r", dataset="tutor", recipe=recipe.model_dump(mode="json"), status="finished", started_at=utc_now(),
+        code_version="1",
+    )  # fmt: skip
+    row = Row(id="c_000001", text="Reverse a list.", response="Use reversed.", label="coding", split="train")
+    with Lake.open(Home.find()) as lake:
+        lake.save_run(run)
+        publish(lake, run=run, rows=[row], models={}, seeds=1, card="card")
+    handed: list[Any] = []
+
+    def train(*given: Any) -> dict[str, Any]:
+        handed.extend(given)
+        return {"students": [], "evaluations": [], "notes": [], "text": "trained"}
+
+    monkeypatch.setattr("flows.train_instruct.train_instruct", train)
+    assert flow.train_student.fn("tutor", overrides={"epochs": 2})["text"] == "trained"
+    _, found, of, asked, settings, home, _ = handed
+    assert (found.ref, of.id, asked, settings.epochs, home) == ("tutor@1", "r", recipe, 2, Home.find())
+    with pytest.raises(GraftError, match="takes no test file"):
+        flow.train_student.fn("tutor", test="held.jsonl")
+    with pytest.raises(GraftError, match="instruction student"):
+        flow.train_version("tutor")

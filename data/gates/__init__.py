@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from data.gates.base import Gate, failed, passed
+from data.gates.contamination import ContaminationGate, TestText
 from data.gates.exact import ExactIndex
 from data.gates.format import FormatGate
 from data.gates.leak import LabelLeakGate, PromptLeakGate
@@ -14,7 +15,7 @@ from data.gates.schema import SchemaGate
 from schemas.recipe import Recipe
 from schemas.rows import GateResult, Seed
 
-__all__ = ["Admission", "Gate"]
+__all__ = ["Admission", "Gate", "TestText"]
 
 
 class Duplicates:
@@ -53,7 +54,8 @@ class Duplicates:
 class Admission:
     """The gates of one run. `screen` needs no other candidate; `admit` decides duplicates within the run.
 
-    `published` holds (id, text, label) of earlier versions; `prompt_fragments` the fixed sentences of the prompts.
+    `published` holds (id, text, label) of earlier versions; `prompt_fragments` the fixed sentences of the prompts;
+    `evaluation` what is known of the texts that students are judged on (`Lake.test_texts`): no row may repeat one.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Admission:
         seeds: Sequence[Seed],
         published: Sequence[tuple[str, str, str]],
         prompt_fragments: Sequence[str] = (),
+        evaluation: Sequence[TestText] = (),
     ) -> None:
         settings = recipe.gates
         self._gates: list[Gate] = [SchemaGate(recipe), LengthGate(recipe), FormatGate(recipe)]
@@ -69,6 +72,8 @@ class Admission:
             self._gates.append(LabelLeakGate(recipe))
         if settings.prompt_leak:
             self._gates.append(PromptLeakGate(prompt_fragments))
+        if evaluation:
+            self._gates.append(ContaminationGate(evaluation, settings.near_duplicate))
         self._others: list[Duplicates] = []
         if settings.against_seeds:
             self._others.append(_filled("seed", settings.near_duplicate, [(seed.id, seed.text) for seed in seeds]))

@@ -53,7 +53,7 @@ class NearIndex:
         mine = _sketch(shingles)
         best, found = 0.0, -1
         for row in sorted(self._lsh.query(_minhash(shingles))):
-            score = _jaccard(mine, np.frombuffer(self._sketches[row], dtype=np.uint32))
+            score = jaccard_of(mine, np.frombuffer(self._sketches[row], dtype=np.uint32))
             if score > best:
                 best, found = score, row
         return (self._ids[found], best) if found >= 0 and best >= self._threshold - 1e-9 else ("", 0.0)
@@ -85,14 +85,22 @@ def _minhash(shingles: list[str]) -> RMinHash:
     return sketch
 
 
+def sketch_of(text: str) -> Sketch:
+    """The text's shingles as sorted hashes of 32 bits, SKETCH of them at most: enough to compare it with another."""
+    return _sketch(shingles_of(text))
+
+
 def _sketch(shingles: list[str]) -> Sketch:
     """The SKETCH smallest shingle hashes, sorted (a bottom-k sketch)."""
     hashes = sorted({crc32(shingle.encode("utf-8", "surrogatepass")) for shingle in shingles})
     return np.array(hashes[:SKETCH], dtype=np.uint32)
 
 
-def _jaccard(one: Sketch, other: Sketch) -> float:
-    """Exact where both sketches hold all their shingles, else the bottom-k estimate over their union."""
+def jaccard_of(one: Sketch, other: Sketch) -> float:
+    """Jaccard similarity of two sketched texts, 0 to 1.
+
+    Exact where both sketches hold all their shingles, else the bottom-k estimate over their union.
+    """
     union = np.union1d(one, other)
     if len(one) == SKETCH or len(other) == SKETCH:
         union = union[:SKETCH]

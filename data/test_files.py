@@ -1,0 +1,29 @@
+"""Which files a recipe is judged by, made known to the lake before any row is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data.seeds import load_texts
+from schemas.load import resolve_path
+from schemas.recipe import Recipe
+
+if TYPE_CHECKING:
+    from data.lake import Lake
+
+
+def register_evaluation_files(lake: Lake, recipe: Recipe, recipe_file: str | Path) -> list[str]:
+    """Registers the recipe's own held-out files: `student.test` and `improve.steer_on`. Returns their names.
+
+    From then on no row that repeats one of their texts is accepted. Raises InputInvalid where one cannot be read.
+    """
+    named = [given for given in (recipe.student.test, recipe.improve.steer_on) if given]
+    for given in named:
+        register_file(lake, recipe.name, resolve_path(recipe_file, given), recipe.student.text_field)
+    return named
+
+
+def register_file(lake: Lake, dataset: str, path: Path, text_field: str) -> bool:
+    """Registers one held-out file for a dataset. False: it was known. Raises InputInvalid where it cannot be read."""
+    return lake.register_test_file(dataset, path.name, load_texts(path, text_field))

@@ -1,0 +1,222 @@
+"""The teacher as a baseline: the recipe's own labelers asked for the labels of a sample of the test rows.
+
+Test texts go to judges alone, in the role `labeler`; nothing that a generator is shown is made of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from agents.methods.base import Ask
+from agents.roles.calibration import batch_means, calibrate, content_free_means
+from agents.roles.choice import pick_examples
+from agents.roles.labeler import is_vote, label_text
+from data.gates.contamination import text_hash
+from flows.workshop import Say, open_gateway
+from schemas.calls import CallRequest, Reply
+from schemas.errors import BudgetExhausted, CallFailed
+from schemas.home import Home
+from schemas.models import ModelSpec
+from schemas.recipe import Recipe
+from schemas.rows import Review, Seed
+from schemas.students import TeacherScore
+from schemas.tasks import labels_of
+
+T = TypeVar("T")
+Rows = Sequence[tuple[str, str]]
+
+
+async def teacher_scores(
+    recipe: Recipe, seeds: Sequence[Seed], test_rows: Rows, *, rows: int, home: Home, seed: int,
+    predict: Callable[[Sequence[str]], Sequence[str]], say: Say = lambda text: None,
+) -> tuple[TeacherScore, ...]:  # fmt: skip
+    """Each teacher on the same at most `rows` test rows, drawn by `seed`: zero-shot, then with seeds as examples.
+
+    A teacher is a labeler of the recipe that is no encoder, or, where there is none, any model of the pool that writes.
+    `predict` gives the student's labels for texts. Calls go through the journal and under the recipe's limits; a
+    teacher whose calls would pass them is left out, and said. Raises ModelUnreachable, and what opening servers raises.
+    """
+    asked = sample(test_rows, rows, seed)
+    models = teachers(recipe)
+    if not models or not asked:
+        return ()
+    said = predict([text for text, _ in asked])
+    right = sum(guess == label for guess, (_, label) in zip(said, asked, strict=True)) / len(asked)
+    held_out = {text_hash(text) for text, _ in test_rows}
+    shown = [one for one in seeds if one.label and text_hash(one.text) not in held_out]
+    scores: list[TeacherScore] = []
+    async with open_gateway(_narrowed(recipe, models), home, say, time.time()) as gateway:
+        for model in models:
+            for examples in ([], shown) if shown else ([],):
+                what = f"teacher {model.name}, {'with examples' if examples else 'zero-shot'}"
+                say(f"{what}: {len(asked)} test rows")
+                try:
+                    scores.append(await _score(gateway.call, recipe, model, examples, asked, right, seed))
+                except BudgetExhausted as error:
+                    say(f"{what}: left out, as the calls would pass a limit: {error.what}")
+    return tuple(scores)
+
+
+def teachers(recipe: Recipe) -> tuple[ModelSpec, ...]:
+    """The recipe's labelers that are no encoders; where there is none, all models of the pool that are none."""
+    named = tuple(model for model in recipe.models_for("labeler") if model.provider != "encoder")
+    return named or tuple(model for model in recipe.models if model.provider != "encoder")
+
+
+def sample(rows: Rows, most: int, seed: int) -> list[tuple[str, str]]:
+    """At most so many of the rows, in their order; the same seed draws the same."""
+    places = random.Random(seed).sample(range(len(rows)), min(most, len(rows)))
+    return [rows[place] for place in sorted(places)]
+
+
+def finished(work: Coroutine[None, None, T]) -> T:
+    """The result of a coroutine, for callers that are not asynchronous, in a notebook's running loop too."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, work).result()
+
+
+def table(scores: Sequence[TeacherScore]) -> str:
+    """Teachers beside the student, as lines for people."""
+    if not scores:
+        return ""
+    rows = scores[0].rows
+    lines = [
+        f"teachers on {rows} of the test rows (the student there: {scores[0].student_accuracy:.1%})",
+        f"{'':<32}{'accuracy':>10}{'95% interval':>16}{'answered':>10}{'price':>12}{'p50 of a call':>15}",
+    ]
+    for one in scores:
+        shots = f"{one.shots} examples a label" if one.shots else "zero-shot"
+        between = " to ".join(f"{share:.1%}" for share in one.interval)
+        price = "unknown" if one.price_usd is None else f"${one.price_usd:.4f}"
+        took = f"{one.p50_s:.3f} s" if one.p50_s else "journaled"
+        name = f"{one.model}, {shots}"[:31]
+        lines.append(f"{name:<32}{one.accuracy:>10.1%}{between:>16}{one.answered:>10}{price:>12}{took:>15}")
+    return "\n".join(lines)
+
+
+def _narrowed(recipe: Recipe, models: Sequence[ModelSpec]) -> Recipe:
+    """The recipe with these models alone, for every role, so that no other server is started or asked."""
+    free = {name: spec.model_copy(update={"models": ()}) for name, spec in recipe.roles}
+    return recipe.model_copy(update={"models": tuple(models), "roles": recipe.roles.model_copy(update=free)})
+
+
+class _Taken:
+    """Passes calls on and keeps the replies."""
+
+    def __init__(self, ask: Ask) -> None:
+        self._ask = ask
+        self.replies: list[Reply] = []
+
+    async def ask(self, request: CallRequest) -> Reply:
+        """The reply; raises what the gateway raises."""
+        reply = await self._ask(request)
+        self.replies.append(reply)
+        return reply
+
+
+async def _score(
+    ask: Ask, recipe: Recipe, model: ModelSpec, examples: Sequence[Seed], asked: Rows, student: float, seed: int
+) -> TeacherScore:
+    """One teacher in one way. Raises BudgetExhausted."""
+    from students.evaluate import evaluate
+
+    taken, labels = _Taken(ask), [label.name for label in labels_of(recipe.task)]
+    reviews = await _reviews(taken.ask, recipe, model, examples, [text for text, _ in asked], seed)
+    guesses = await _answers(taken.ask, recipe, model, examples, reviews)
+    judged = evaluate(guesses, asked, labels, student_id=model.name, test_file="")
+    usages = [reply.usage for reply in taken.replies]
+    prices = [reply.price_usd for reply in taken.replies]
+    p50, p95 = _latencies(taken.replies)
+    return TeacherScore(
+        model=model.name,
+        shots=_shots(recipe, examples),
+        rows=len(asked),
+        answered=sum(bool(guess) for guess in guesses),
+        accuracy=judged.accuracy,
+        interval=judged.interval,
+        macro_f1=judged.macro_f1,
+        student_accuracy=student,
+        prompt_tokens=sum(usage.prompt_tokens or 0 for usage in usages),
+        completion_tokens=sum(usage.completion_tokens or 0 for usage in usages),
+        price_usd=None if not prices or None in prices else sum(price or 0.0 for price in prices),
+        p50_s=p50,
+        p95_s=p95,
+    )
+
+
+async def _reviews(
+    ask: Ask, recipe: Recipe, model: ModelSpec, examples: Sequence[Seed], texts: Sequence[str], seed: int
+) -> list[Review]:
+    """What the model says of each text. The first tells whether its server gives log-probabilities; else it votes."""
+    labels = [label.name for label in labels_of(recipe.task)]
+
+    async def one(text: str, by_name: bool) -> Review:
+        return await label_text(
+            ask, recipe=recipe, model=model, role="labeler", seeds=examples, text=text, labels=labels, means=None,
+            by_name=by_name, seed=seed,
+        )  # fmt: skip
+
+    first = await one(texts[0], False)
+    by_name = first.failure.startswith("no_logprobs")
+    rest = texts if by_name else texts[1:]
+    tasks = [asyncio.ensure_future(one(text, by_name)) for text in rest]
+    try:
+        others = await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    return others if by_name else [first, *others]
+
+
+async def _answers(
+    ask: Ask, recipe: Recipe, model: ModelSpec, examples: Sequence[Seed], reviews: Sequence[Review]
+) -> list[str]:
+    """A label for each review, empty where it gave none. Probabilities are corrected as the recipe's labeler's are."""
+    raws = [{score.label: score.raw for score in review.distribution} for review in reviews]
+    measured = [raw for raw, review in zip(raws, reviews, strict=True) if raw and not is_vote(review)]
+    means: dict[str, float] = {}
+    if measured and recipe.roles.labeler.calibration == "batch":
+        means = batch_means(measured)
+    elif measured and recipe.roles.labeler.calibration == "content_free":
+        try:
+            means = await content_free_means(ask, recipe=recipe, model=model, role="labeler", seeds=examples)
+        except BudgetExhausted:
+            raise
+        except CallFailed:
+            means = {}  # as it is where nothing is known of the model's bias
+    answers = []
+    for review, raw in zip(reviews, raws, strict=True):
+        right = {} if is_vote(review) else calibrate(raw, means)
+        answers.append(max(right, key=lambda name: right[name]) if right else review.answer if raw else "")
+    return answers
+
+
+def _shots(recipe: Recipe, examples: Sequence[Seed]) -> int:
+    """Examples of a label in the prompt, on average over the labels and rounded; at least 1 where there are any."""
+    labels = labels_of(recipe.task)
+    if not examples:
+        return 0
+    given = {seed.label for seed in examples}
+    shown = sum(example["label"] in given for example in pick_examples(examples, labels))
+    return max(1, round(shown / len(labels)))
+
+
+def _latencies(replies: Sequence[Reply]) -> tuple[float, float]:
+    """Median and 95th percentile of the seconds of the calls that were sent; zeros where all came from the journal."""
+    import numpy as np
+
+    took = [reply.latency_s for reply in replies if not reply.cached]
+    if not took:
+        return 0.0, 0.0
+    p50, p95 = np.quantile(took, (0.5, 0.95))
+    return round(float(p50), 4), round(float(p95), 4)
