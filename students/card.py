@@ -13,6 +13,19 @@ from students.predict import Rule
 from students.train import VALIDATION
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~$@:.=-])")
+_SOFTMAX = """\
+shares = numpy.exp(logits - logits.max(1, keepdims=True))
+shares /= shares.sum(1, keepdims=True)
+print([(facts["labels"][row.argmax()], round(float(row.max()), 4)) for row in shares])
+"""
+_TORCH_SOFTMAX = """\
+shares = logits.softmax(-1)
+print([(facts["labels"][int(row.argmax())], round(float(row.max()), 4)) for row in shares])
+"""
+_ABOVE = """\
+least = facts["multi_label"]  # each label's threshold
+print([{name: round(float(p), 4) for name, p in zip(facts["labels"], row) if p > least[name]} for row in shares])
+"""
 FEW_ROWS = 300
 """A held-out file below this many rows is said to be small: its accuracy is known to about 5 points at best."""
 
@@ -43,6 +56,7 @@ shares = numpy.exp(logits - logits.max(1, keepdims=True))
 shares /= shares.sum(1, keepdims=True)
 print([(facts["labels"][row.argmax()], round(float(row.max()), 4)) for row in shares])
 """
+"""For a student that says one label a text."""
 
 TORCH_SNIPPET = """\
 import json
@@ -68,6 +82,10 @@ with torch.inference_mode():
 shares = logits.softmax(-1)
 print([(facts["labels"][int(row.argmax())], round(float(row.max()), 4)) for row in shares])
 """
+
+MANY_ONNX_SNIPPET = ONNX_SNIPPET.replace(_SOFTMAX, "shares = 1 / (1 + numpy.exp(-logits))\n" + _ABOVE)
+MANY_TORCH_SNIPPET = TORCH_SNIPPET.replace(_TORCH_SOFTMAX, "shares = logits.sigmoid()\n" + _ABOVE)
+"""For a student that says any number of labels a text; its temperature is 1."""
 
 
 @dataclass(frozen=True)
@@ -125,9 +143,9 @@ def render_model_card(student: Student, origin: Origin, judged: Judged, rule: Ru
         origin.models if origin.version is not None else "",
         _judged(judged),
         _classes(judged),
-        _calibration(judged, rule),
+        _calibration(judged, rule, _many(student)),
         _use(student, origin, judged),
-        _loading(rule, difference),
+        _loading(rule, difference, _many(student)),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -135,9 +153,10 @@ def render_model_card(student: Student, origin: Origin, judged: Judged, rule: Ru
 def _what(student: Student, origin: Origin) -> str:
     about = f"{plain(origin.description, 2_000)}\n\n" if origin.description else ""
     licence = plain(origin.encoder_licence) or "not stated"
+    alone = ", each on its own: a text may have several labels, or none" if _many(student) else ""
     return (
         f"{about}A {plain(origin.task)} model: a text goes in, a probability for each of {len(origin.labels)} labels "
-        f"comes out. It is the encoder {plain(_last(student.settings.encoder))} (licence: {licence}; weights "
+        f"comes out{alone}. It is the encoder {plain(_last(student.settings.encoder))} (licence: {licence}; weights "
         f"{plain(student.encoder_revision)}), the mean over its tokens, normalised, and one linear layer.\n\n"
         f"Labels: {', '.join(plain(label) for label in origin.labels)}."
     )
@@ -184,6 +203,9 @@ def _judged(judged: Judged) -> str:
     head = ["held-out file", "rows", "accuracy", "95% interval", "macro-F1", "largest class", "accuracy, seeds only",
             "gain", "macro-F1, seeds only"]  # fmt: skip
     note = "Seeds only: a student of the same settings that saw no synthetic row. Largest class: always guessing it."
+    if micro := [f"{one.micro_f1:.1%} on {_file(one)}" for one in judged.held_out if one.micro_f1 is not None]:
+        note += " A text counts as right where all of its labels are; the largest class is the commonest set of labels."
+        note += f" Micro-F1 over all rows and labels: {', '.join(micro)}."
     spread = [f"{one:.1%}" for first in judged.held_out[:1] for one in first.accuracies]
     more = f" Accuracies of its trainings with other seeds: {', '.join(spread)}." if len(spread) > 1 else ""
     return "## How good it is\n\n" + _table(head, body) + f"\n\n{note}{more}"
@@ -203,7 +225,12 @@ def _classes(judged: Judged) -> str:
     return title + _table(["label", "precision", "recall", "F1", "rows"], body)
 
 
-def _calibration(judged: Judged, rule: Rule) -> str:
+def _many(student: Student) -> bool:
+    """Whether it says any number of labels a text."""
+    return student.settings.multi_label is not None
+
+
+def _calibration(judged: Judged, rule: Rule, many: bool) -> str:
     lines = ["## Probabilities", ""]
     measured = [one for one in judged.held_out if one.ece is not None]
     for one in measured:
@@ -213,6 +240,10 @@ def _calibration(judged: Judged, rule: Rule) -> str:
             lines.append(f"- area under precision and recall there, for {plain(one.positive)}: {one.auprc:.3f}")
     if not measured:
         lines.append("- calibration was not measured: take the probabilities for an order, not for frequencies")
+    if many:
+        lines.append("- each label has its own threshold in labels.json, above which it is said: the one with the "
+                     "largest F1 on validation rows, 0.5 where they tell nothing; no temperature is used")  # fmt: skip
+        return "\n".join(lines)
     lines.append(
         f"- temperature {rule.temperature:.3g}: logits are divided by it"
         + (", fitted on validation rows" if rule.temperature != 1.0 else " (not fitted)")
@@ -239,7 +270,9 @@ def _use(student: Student, origin: Origin, judged: Judged) -> str:
         f"- meant for texts like those of the dataset: {plain(origin.task)}, language {plain(origin.language)}; "
         "on others it answers as surely and means nothing",
         f"- reads {origin.max_length:,} tokens of a text at most; what is behind them does not count",
-        "- always says one of its labels: there is none for texts that fit no label, unless the list above has it",
+        "- says no label of a text where none is above its threshold"
+        if _many(student)
+        else "- always says one of its labels: there is none for texts that fit no label, unless the list above has it",
     ]
     if student.trained_on != "seeds":
         lines.append(
@@ -259,13 +292,15 @@ def _use(student: Student, origin: Origin, judged: Judged) -> str:
     return "\n".join(lines)
 
 
-def _loading(rule: Rule, difference: float) -> str:
-    threshold = "" if rule.threshold is None else " Neither snippet applies the threshold; `graft predict` does."
+def _loading(rule: Rule, difference: float, many: bool) -> str:
+    unused = rule.threshold is None or many
+    threshold = "" if unused else " Neither snippet applies the threshold; `graft predict` does."
+    onnx, torch = (MANY_ONNX_SNIPPET, MANY_TORCH_SNIPPET) if many else (ONNX_SNIPPET, TORCH_SNIPPET)
     return (
         "## How to load it\n\n"
         "With Graft: `graft predict FOLDER texts.csv`. Without it, from this folder (pip install numpy onnxruntime "
-        f"tokenizers):\n\n```python\n{ONNX_SNIPPET}```\n\n"
-        f"With PyTorch (pip install torch transformers safetensors):\n\n```python\n{TORCH_SNIPPET}```\n\n"
+        f"tokenizers):\n\n```python\n{onnx}```\n\n"
+        f"With PyTorch (pip install torch transformers safetensors):\n\n```python\n{torch}```\n\n"
         f"Both give the same: over 32 texts of different lengths no logit differs by more than {difference:.2g}."
         f"{threshold}"
     )

@@ -3,7 +3,8 @@
 MiniLM was trained with mean pooling and has no trained pooler, so transformers' stock sequence classifier would put a
 random pooler and a random head on it: with a few rows a class that starts far below what the encoder already knows.
 Here the mean over the real tokens is normalised, and the layer starts from each class's mean vector (weight
-imprinting, Qi et al. 2018): training begins at nearest-centroid accuracy and improves on it.
+imprinting, Qi et al. 2018): training begins at nearest-centroid accuracy and improves on it. A student that gives each
+text several labels reads the same logits through a sigmoid each, with a threshold each.
 
 This module is imported only where a student is trained or used: it loads torch.
 """
@@ -22,6 +23,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from schemas.errors import GraftError, NotFound
 from students.encoder import Encoder, quiet_transformers
+from students.multilabel import FACT, above, thresholds_of
 
 SCALE = 10.0
 """What cosines are multiplied by before the softmax, at the start; the layer then learns its own."""
@@ -31,7 +33,9 @@ BATCH = 64
 
 
 class TextClassifier(nn.Module):
-    """Texts to a distribution over `labels`."""
+    """Texts to a distribution over `labels`; or, where there are `thresholds` (one a label), to any number of them."""
+
+    thresholds: tuple[float, ...] | None = None
 
     def __init__(self, encoder: Any, tokenizer: Any, labels: Sequence[str], max_length: int) -> None:
         super().__init__()
@@ -84,23 +88,51 @@ class TextClassifier(nn.Module):
 
     @torch.no_grad()
     def imprint(self, rows: Sequence[tuple[str, str]]) -> None:
-        """Start the layer from each class's mean vector; a class without rows starts from its name."""
+        """Start the layer from each class's mean vector; a class without rows starts from its name.
+
+        The bias, one number for all labels, lies midway between the logits of a text's label and those of the others:
+        a softmax does not see it, sigmoids start out even.
+        """
         self.eval()
+        sums, count = torch.zeros_like(self.head.weight), 0
         for place, label in enumerate(self.labels):
             texts = [text for text, wanted in rows if wanted == label][:BATCH] or [label.replace("_", " ")]
-            self.head.weight[place] = SCALE * nn.functional.normalize(self.embed(texts).mean(0), dim=-1)
-        self.head.bias.zero_()
+            vectors = self.embed(texts)
+            self.head.weight[place] = SCALE * nn.functional.normalize(vectors.mean(0), dim=-1)
+            sums[place], count = vectors.sum(0), count + len(texts)
+        own = (sums * self.head.weight).sum()
+        others = sums.sum(0) @ self.head.weight.sum(0) - own
+        self.head.bias.fill_(-float(own / count + others / (count * max(1, len(self.labels) - 1))) / 2)
 
     def predict(self, texts: Sequence[str]) -> tuple[list[str], list[list[float]]]:
-        """The most probable label of each text, and each text's probabilities in the order of `labels`."""
+        """The most probable label of each text, and each text's probabilities in the order of `labels`.
+
+        They sum to 1, but for a student of several labels a text: there each stands for itself (see `predict_many`).
+        """
+        answer = self._probabilities(texts)
+        return [self.labels[place] for place in answer.argmax(-1).tolist()], answer.tolist()
+
+    def predict_many(self, texts: Sequence[str]) -> tuple[list[tuple[str, ...]], list[list[float]]]:
+        """The labels of each text whose probability is above their threshold, perhaps none, and all probabilities.
+
+        Raises GraftError for a student that gives exactly one label.
+        """
+        if self.thresholds is None:
+            raise GraftError("this student gives exactly one label a text", where="predict_many", fix="use predict")
+        answer = self._probabilities(texts).tolist()
+        return above(answer, self.thresholds, self.labels), answer
+
+    def _probabilities(self, texts: Sequence[str]) -> Tensor:
+        """Shape (texts, labels), on the CPU."""
         self.eval()
         order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
         answer = torch.zeros(len(texts), len(self.labels))
         with torch.inference_mode():
             for start in range(0, len(order), BATCH):
                 places = order[start : start + BATCH]
-                answer[places] = self([texts[place] for place in places]).float().softmax(-1).cpu()
-        return [self.labels[place] for place in answer.argmax(-1).tolist()], answer.tolist()
+                logits = self([texts[place] for place in places]).float()
+                answer[places] = (logits.softmax(-1) if self.thresholds is None else logits.sigmoid()).cpu()
+        return answer
 
     def save(self, folder: Path) -> None:
         """Encoder, config.json and tokenizer as transformers writes them; the layer as safetensors; labels as JSON."""
@@ -109,8 +141,17 @@ class TextClassifier(nn.Module):
             self.tokenizer.save_pretrained(folder / "encoder")
         layer = {"weight": self.head.weight.detach().cpu(), "bias": self.head.bias.detach().cpu()}
         save_file(layer, folder / "head.safetensors")
-        facts = {"labels": self.labels, "max_length": self.max_length}
-        (folder / "classifier.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False), encoding="utf-8")
+        self.save_facts(folder)
+
+    def save_facts(self, folder: Path) -> None:
+        """classifier.json, whole or not at all: labels in order, length, and for several labels a text `multi_label`,
+        each label's threshold."""
+        facts: dict[str, Any] = {"labels": self.labels, "max_length": self.max_length}
+        if self.thresholds is not None:
+            facts[FACT] = dict(zip(self.labels, self.thresholds, strict=True))
+        staged = folder / "classifier.json.part"
+        staged.write_text(json.dumps(facts, indent=2, ensure_ascii=False), encoding="utf-8")
+        staged.replace(folder / "classifier.json")
 
     @classmethod
     def load(cls, folder: Path) -> TextClassifier:
@@ -120,6 +161,7 @@ class TextClassifier(nn.Module):
         facts = json.loads((folder / "classifier.json").read_text(encoding="utf-8"))
         model = cls.start(Encoder(str(folder / "encoder"), "", ""), facts["labels"], facts["max_length"])
         model.head.load_state_dict(load_file(folder / "head.safetensors"))
+        model.thresholds = thresholds_of(facts)
         return model.eval()
 
 

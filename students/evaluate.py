@@ -170,8 +170,9 @@ def _binary(
 
 def confused(evaluation: Evaluation, most: int = 5) -> tuple[Confused, ...]:
     """The most frequent pairs of a true label and another that was predicted, at most `most` of them."""
+    held = {score.label: score.support for score in evaluation.classes}
     pairs = [
-        Confused(true, guess, count, count / sum(row))
+        Confused(true, guess, count, count / (held.get(true) or sum(row)))
         for true, row in zip(evaluation.labels, evaluation.confusion, strict=True)
         for guess, count in zip(evaluation.labels, row, strict=True)
         if count and guess != true
@@ -214,20 +215,30 @@ def write_reliability(
     The JSON is a list of the 15 bins: low, high, rows, confidence (mean) and accuracy, the last two null without rows.
     """
     import numpy as np
-    import orjson
 
     from students.calibrate import as_matrix, reliability
 
     right = np.array([guess == label for guess, (_, label) in zip(predicted, rows, strict=True)])
     bins = reliability(as_matrix(probabilities, len(rows), len(probabilities[0])), right)
-    folder.mkdir(parents=True, exist_ok=True)
-    table = orjson.dumps([asdict(one) for one in bins], option=orjson.OPT_INDENT_2)
-    (folder / "reliability.json").write_bytes(table + b"\n")
-    reliability_png(bins, folder / "reliability.png", title)
+    write_bins(bins, folder, title)
     return bins
 
 
-def reliability_png(bins: Sequence[Bin], path: Path, title: str) -> None:
+def write_bins(
+    bins: Sequence[Bin], folder: Path, title: str, measured: str = "probability of the predicted label"
+) -> None:
+    """Write bins as `write_reliability` does; `measured` says what they are bins of."""
+    import orjson
+
+    folder.mkdir(parents=True, exist_ok=True)
+    table = orjson.dumps([asdict(one) for one in bins], option=orjson.OPT_INDENT_2)
+    (folder / "reliability.json").write_bytes(table + b"\n")
+    reliability_png(bins, folder / "reliability.png", title, measured)
+
+
+def reliability_png(
+    bins: Sequence[Bin], path: Path, title: str, measured: str = "probability of the predicted label"
+) -> None:
     """The bins as a PNG: how often the student was right against how sure it was, and the rows of each bin.
 
     An honest student's bars end on the dashed line; above it lie rows that it was too unsure of, below it too sure.
@@ -248,7 +259,7 @@ def reliability_png(bins: Sequence[Bin], path: Path, title: str) -> None:
     lower.bar(
         [one.low for one in bins], [one.rows for one in bins], width, align="edge", edgecolor="white", color="grey"
     )
-    lower.set(xlabel="probability of the predicted label", ylabel="rows")
+    lower.set(xlabel=measured, ylabel="rows")
     _save(figure, path)
 
 

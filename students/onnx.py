@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from schemas.errors import NO_SPACE, GraftError, MissingExtra, StorageFull
 from students.classifier import TextClassifier
 from students.encoder import quiet_transformers
+from students.multilabel import FACT
 from students.predict import FACTS, GRAPH, HEAD, INPUTS, Predictor, Rule
 
 TOLERANCE = 1e-3
@@ -149,10 +150,12 @@ def _weights(model: TextClassifier, folder: Path) -> None:
 def _facts(model: TextClassifier, folder: Path, student: str, rule: Rule) -> None:
     tokenizer = model.tokenizer
     padding = {"direction": tokenizer.padding_side, "pad_id": tokenizer.pad_token_id, "pad_token": tokenizer.pad_token}
-    facts = {
+    facts: dict[str, Any] = {
         "student": student, "labels": model.labels, "max_length": model.max_length, "padding": padding,
         "temperature": rule.temperature, "threshold": rule.threshold, "positive": rule.positive,
     }  # fmt: skip
+    if model.thresholds is not None:
+        facts[FACT] = dict(zip(model.labels, model.thresholds, strict=True))
     _write_json(folder / FACTS, facts)
 
 

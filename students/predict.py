@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from schemas.errors import GraftError, MissingExtra, NotFound
 from schemas.students import Evaluation
+from students.multilabel import above, cell_of, thresholds_of
 from students.train import VALIDATION
 
 if TYPE_CHECKING:
@@ -65,6 +67,13 @@ class Answer(NamedTuple):
     probabilities: list[float]
 
 
+class Several(NamedTuple):
+    """A text's labels, perhaps none, and each label's own probability in the order of the student's labels."""
+
+    labels: tuple[str, ...]
+    probabilities: list[float]
+
+
 class _Logits(Protocol):
     """Texts to logits, shape (texts, labels)."""
 
@@ -73,12 +82,16 @@ class _Logits(Protocol):
 
 @dataclass(frozen=True)
 class Predictor:
-    """A student that is ready to answer. `engine` says what it runs on: onnx or pytorch."""
+    """A student that is ready to answer. `engine` says what it runs on: onnx or pytorch.
+
+    `thresholds`, one a label, are those of a student that gives a text several labels; None: exactly one.
+    """
 
     labels: tuple[str, ...]
     rule: Rule
     engine: str
     logits: _Logits
+    thresholds: tuple[float, ...] | None = None
 
     @classmethod
     def open(cls, folder: Path, *, rule: Rule | None = None, engine: Engine = "auto") -> Predictor:
@@ -90,19 +103,47 @@ class Predictor:
         """
         facts = _facts(folder)
         rule = rule or Rule(facts.get("temperature") or 1.0, facts.get("threshold"), facts.get("positive") or "")
-        labels = tuple(facts["labels"])
+        labels, many = tuple(facts["labels"]), thresholds_of(facts)
         has_graph = (folder / GRAPH).is_file()
         able = has_graph and importlib.util.find_spec("onnxruntime") is not None
         if engine == "onnx" or (engine == "auto" and able):
             if not able:
                 raise _cannot(folder, has_graph)
-            return cls(labels, rule, "onnx", _OnnxLogits(folder, facts))
+            return cls(labels, rule, "onnx", _OnnxLogits(folder, facts), many)
         if importlib.util.find_spec("torch") is None:
             raise _cannot(folder, has_graph)
-        return cls(labels, rule, "pytorch", _TorchLogits(folder))
+        return cls(labels, rule, "pytorch", _TorchLogits(folder), many)
 
     def predict(self, texts: Sequence[str]) -> list[Answer]:
-        """One answer a text, in their order."""
+        """One answer a text, in their order.
+
+        Of a student that gives several labels the answer's label is a cell such as `a|b`, empty for none, its
+        probability that of exactly this set, the labels taken as independent, and `probabilities` need not sum to 1.
+        """
+        if self.thresholds is not None:
+            return [self._joined(one) for one in self.predict_many(texts)]
+        return self._answers(self._logits(texts))
+
+    def predict_many(self, texts: Sequence[str]) -> list[Several]:
+        """The labels of each text whose probability is above their threshold, in the texts' order.
+
+        Temperature and rule play no part. Raises GraftError for a student that gives exactly one label.
+        """
+        if self.thresholds is None:
+            raise GraftError("this student gives exactly one label a text", where="predict_many", fix="use predict")
+        shares = _sigmoid(self._logits(texts)).tolist()
+        return [
+            Several(labels, row)
+            for labels, row in zip(above(shares, self.thresholds, self.labels), shares, strict=True)
+        ]
+
+    def _joined(self, said: Several) -> Answer:
+        held = zip(self.labels, said.probabilities, strict=True)
+        sure = math.prod(share if label in said.labels else 1 - share for label, share in held)
+        return Answer(cell_of(said.labels), sure, said.probabilities)
+
+    def _logits(self, texts: Sequence[str]) -> NDArray[float64]:
+        """In batches of texts of like length."""
         import numpy
 
         order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
@@ -110,7 +151,7 @@ class Predictor:
         for start in range(0, len(order), BATCH):
             places = order[start : start + BATCH]
             logits[places] = self.logits([texts[place] for place in places])
-        return self._answers(logits)
+        return logits
 
     def stream(self, texts: Iterable[str]) -> Iterator[tuple[str, Answer]]:
         """(text, answer) of any number of texts, in their order; only CHUNK of them are held at once."""
@@ -179,7 +220,7 @@ class _TorchLogits:
     """A student on whatever device there is."""
 
     def __init__(self, folder: Path) -> None:
-        from students.fit import pick_device
+        from students.device import pick_device
 
         self.model = load_classifier(folder).to(pick_device())
 
@@ -199,6 +240,13 @@ def _softmax(logits: NDArray[float64]) -> NDArray[float64]:
     return shares
 
 
+def _sigmoid(logits: NDArray[float64]) -> NDArray[float64]:
+    import numpy
+
+    shares: NDArray[float64] = numpy.exp(-numpy.logaddexp(0.0, -logits))
+    return shares
+
+
 def load_classifier(folder: Path) -> Any:
     """The TextClassifier of an exported or a trained folder, on the CPU. Loads torch; raises NotFound."""
     from students.classifier import TextClassifier
@@ -212,6 +260,7 @@ def load_classifier(folder: Path) -> Any:
     facts = _facts(folder)
     model = TextClassifier.start(Encoder(str(folder), "", ""), facts["labels"], facts["max_length"])
     model.head.load_state_dict(load_file(folder / HEAD))
+    model.thresholds = thresholds_of(facts)
     return model.eval()
 
 

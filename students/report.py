@@ -26,15 +26,17 @@ def comparison(
     it has none of any width: a gain well inside it may be chance. `paired` (seeds as a, version as b) and `slices` (of
     the version's student) add their lines.
     """
+    right = "accuracy" if version.micro_f1 is None else "all labels of a text right"
     lines = [
         f"student {student.id}: {student.train_rows} rows, {student.seconds:.0f} s on {student.device}",
         f"tested on {version.rows} rows: {version.test_file}",
         "",
         f"{'':{_WIDTH}}{'seeds only':>12}{'with version':>14}{'gain':>9}",
-        _row("accuracy", seeds.accuracy, version.accuracy),
+        _row(right, seeds.accuracy, version.accuracy),
         f"{'  95% interval':{_WIDTH}}{_interval(seeds):>12}{_interval(version):>14}",
         *_further_accuracy(seeds, version, paired),
         _row("macro-F1", seeds.macro_f1, version.macro_f1),
+        *_micro(seeds, version),
         *_calibration(seeds, version),
         "",
         f"{'F1 of each class':{_WIDTH + 35}}{'precision':>11}{'recall':>9}{'rows':>7}",
@@ -54,7 +56,8 @@ def _further_accuracy(seeds: Evaluation, version: Evaluation, paired: Paired | N
         most = max(len(seeds.accuracies), len(version.accuracies))
         lines.append(_pair(f"  of {most} trainings", _range(seeds.accuracies), _range(version.accuracies)))
     if version.majority is not None:
-        lines.append(f"{_name('  largest class guessed')}{version.majority:>12.1%}{version.majority:>14.1%}")
+        name = "largest class" if version.micro_f1 is None else "commonest labels"
+        lines.append(f"{_name(f'  {name} guessed')}{version.majority:>12.1%}{version.majority:>14.1%}")
     if paired is not None:
         chance = "p < 0.0001" if paired.p_value < 0.0001 else f"p = {paired.p_value:.4f}"
         lines.append(
@@ -64,11 +67,20 @@ def _further_accuracy(seeds: Evaluation, version: Evaluation, paired: Paired | N
     return lines
 
 
+def _micro(seeds: Evaluation, version: Evaluation) -> list[str]:
+    """A line for students that give several labels."""
+    if seeds.micro_f1 is None or version.micro_f1 is None:
+        return []
+    return [_row("micro-F1", seeds.micro_f1, version.micro_f1)]
+
+
 def _calibration(seeds: Evaluation, version: Evaluation) -> list[str]:
     """Lines about probabilities; none where the evaluations have none."""
     if version.ece is None:
         return []
     lines = [_pair("calibration error", _share(seeds.ece), _share(version.ece))]
+    if version.micro_f1 is not None:
+        return lines
     if version.temperature is None and seeds.temperature is None:
         lines.append("  no temperature: there are no validation rows to fit it on, or every one of them is right")
     else:

@@ -1,4 +1,4 @@
-"""What a student learns from: texts, each with a label and, where judges gave one, a distribution over the labels."""
+"""What a student learns from: texts with a label or several and, where judges gave one, a distribution over them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True)
 class TrainRow:
-    """One row. `soft` is a probability for each label in the labels' order, summing to 1; None: only `label` counts."""
+    """One row. `soft` is a probability for each label in the labels' order, summing to 1; None: only `label` counts.
+
+    `labels` are all true labels, for a student that gives several; empty: just `label`.
+    """
 
     text: str
     label: str
     soft: tuple[float, ...] | None = None
+    labels: tuple[str, ...] = ()
 
     @property
     def pair(self) -> tuple[str, str]:
@@ -21,9 +25,14 @@ class TrainRow:
         return self.text, self.label
 
     @property
-    def order(self) -> tuple[str, str, tuple[float, ...]]:
+    def every(self) -> tuple[str, ...]:
+        """All true labels: at least one."""
+        return self.labels or (self.label,)
+
+    @property
+    def order(self) -> tuple[str, str, tuple[float, ...], tuple[str, ...]]:
         """What rows are sorted by, so that the order in which they came does not matter."""
-        return self.text, self.label, self.soft or ()
+        return self.text, self.label, self.soft or (), self.labels
 
 
 Given = TrainRow | tuple[str, str]
@@ -36,12 +45,14 @@ def as_rows(rows: Iterable[Given]) -> list[TrainRow]:
 
 
 def unique(rows: Iterable[Given]) -> list[TrainRow]:
-    """Every text and label once, in the order of their first places, with a soft label if one of them has one."""
+    """Every text and label once, in the order of their first places, with what one of them has: soft label, labels."""
     found: dict[tuple[str, str], TrainRow] = {}
     for row in as_rows(rows):
         known = found.setdefault(row.pair, row)
         if known.soft is None and row.soft is not None:
-            found[row.pair] = replace(known, soft=row.soft)
+            known = found[row.pair] = replace(known, soft=row.soft)
+        if row.labels != known.labels:
+            found[row.pair] = replace(known, labels=tuple(dict.fromkeys((*known.every, *row.every))))
     return list(found.values())
 
 

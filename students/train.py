@@ -10,15 +10,30 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from schemas.base import content_hash, stable_hash, utc_now
 from schemas.errors import GraftError
 from schemas.home import Home
 from schemas.students import Evaluation, Student, StudentSettings
 from students.encoder import Encoder, find_encoder
-from students.evaluate import check_test_rows, confusion_png, evaluate, worst_slices, write_reliability
+from students.evaluate import Slices, check_test_rows, confusion_png, evaluate, worst_slices, write_reliability
+from students.multilabel import (
+    cell_of,
+    check_settings,
+    check_test,
+    choose_thresholds,
+    evaluate_many,
+    merged,
+    weak_labels,
+    write_reliability_many,
+)  # fmt: skip
 from students.report import comparison
 from students.rows import Given, TrainRow, as_rows, unique
+from students.select import select_rows
+
+if TYPE_CHECKING:
+    from students.classifier import TextClassifier
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 """Read when torch loads: waiting threads sleep. Spinning ones slow training tenfold where another process is busy."""
@@ -27,10 +42,13 @@ VALIDATION = "validation split (synthetic)"
 """Name of the evaluation on a version's own validation rows."""
 
 Rows = Sequence[tuple[str, str]]
-"""(text, label) pairs."""
+"""(text, label) pairs; of a student that gives several labels (text, cell) pairs, as `multilabel.labels_in` reads."""
 
 Said = tuple[list[str], list[list[float]]]
-"""Predicted labels, and the probabilities of each text in the labels' order."""
+"""Predicted labels, or label cells, and the probabilities of each text in the labels' order."""
+
+_NOT_LEARNED = {"test", "text_field", "label_field", "runs", "teacher_rows", "instruct"}
+"""Settings that change nothing in the weights."""
 
 
 def as_one_text(text: str, response: str | None) -> str:
@@ -69,6 +87,11 @@ class _Job:
     dataset: str
     say: Callable[[str], None]
 
+    def prepared(self, rows: Sequence[Given]) -> list[TrainRow]:
+        """Rows as they are learned from: each text and label once, or each text once with all its labels."""
+        least = self.settings.multi_label
+        return unique(rows) if least is None else merged(rows, self.labels, least)
+
 
 @dataclass(frozen=True)
 class _Made:
@@ -91,32 +114,68 @@ def train_student(
 
     Weights and pictures go to `home.students/<id>/`. The test rows are checked before anything is trained. A row that
     is given twice, as seed and in the version, counts once. The version's `validation` rows decide when the version's
-    student has learned enough (`settings.patience`), never the baseline: it knows seeds only. Raises GraftError for
-    test labels that the dataset lacks, an empty test, training rows of fewer than two classes, or training that comes
-    apart.
+    student has learned enough (`settings.patience`), never the baseline: it knows seeds only. With `settings.select`
+    the baseline says which of the version's rows it does not know yet, and the version's student learns from these and
+    the seeds. With `settings.multi_label` a test row's label is a cell such as `a|b`, texts that occur several times
+    are one row, and the validation rows choose both students' thresholds. Raises GraftError for test labels that the
+    dataset lacks, an empty test, training rows of fewer than two classes, settings that do not go together, or
+    training that comes apart.
     """
     from students.calibrate import paired
 
-    check_test_rows(test_rows, labels, test_name, say)
-    everything = unique([*seeds, *rows])
-    _say_overlap(everything, test_rows, test_name, say)
+    job = _job(test_rows, test_name, validation, labels, settings, home, dataset, say)
+    everything = job.prepared([*seeds, *rows])
+    _say_overlap(everything, job.test_rows, test_name, say)
     if settings.soft_weight:
         soft = sum(row.soft is not None for row in everything)
         say(f"{soft} of {len(everything)} training rows have soft labels; the others learn their label alone")
-    checked = as_rows(validation)
-    job = _Job(test_rows, test_name, checked, labels, settings, find_encoder(settings.encoder), home, dataset, say)
-    base, ours = _one(job, "seeds", None, unique(seeds)), _one(job, "version", version, everything)
-    notes = (*base.notes, *ours.notes)
+    base = _one(job, "seeds", None, job.prepared(seeds))
+    selected = _selected(job, base, rows)
+    if selected:
+        everything = job.prepared([*seeds, *selected[0]])
+    ours = _one(job, "version", version, everything)
+    notes = (*base.notes, *([selected[1]] if selected else ()), *ours.notes)
     text = comparison(
         ours.student, base.evaluation, ours.evaluation, ours.picture,
-        paired=paired(base.said[0], ours.said[0], test_rows),
-        slices=worst_slices(ours.said[0], test_rows, ours.said[1]),
+        paired=paired(base.said[0], ours.said[0], job.test_rows), slices=_weakest(job, ours.said),
     )  # fmt: skip
     return StudentReport(
         (base.student, ours.student), (base.evaluation, ours.evaluation), (base.picture, ours.picture),
         ours.evaluation.accuracy - base.evaluation.accuracy, "\n".join([text, *(["", *notes] if notes else [])]),
         ours.validation, notes,
     )  # fmt: skip
+
+
+def _job(
+    test_rows: Rows, test_name: str, validation: Sequence[Given], labels: Sequence[str], settings: StudentSettings,
+    home: Home, dataset: str, say: Callable[[str], None],
+) -> _Job:  # fmt: skip
+    """What both trainings share, with test rows and settings checked."""
+    check_settings(settings, labels)
+    least = settings.multi_label
+    if least is None:
+        check_test_rows(test_rows, labels, test_name, say)
+    else:
+        test_rows = check_test(test_rows, labels, test_name, say)
+    checked = as_rows(validation) if least is None else merged(validation, labels, least)
+    return _Job(test_rows, test_name, checked, labels, settings, find_encoder(settings.encoder), home, dataset, say)
+
+
+def _selected(job: _Job, base: _Made, rows: Sequence[Given]) -> tuple[list[TrainRow], str] | None:
+    """The version's rows that are learned from, and a note on the others; None where all of them are."""
+    if job.settings.select is None:
+        return None
+    each = unique(rows)
+    known = _predict(job.home.root / base.student.path, [row.pair for row in each])[1] if each else []
+    kept, note = select_rows(each, known, job.settings.select, job.labels)
+    job.say(note)
+    return kept, note
+
+
+def _weakest(job: _Job, said: Said) -> Slices:
+    if job.settings.multi_label is None:
+        return worst_slices(said[0], job.test_rows, said[1])
+    return weak_labels(said[0], job.test_rows, job.labels)
 
 
 def _one(job: _Job, trained_on: str, version: int | None, training: Sequence[TrainRow]) -> _Made:
@@ -133,6 +192,8 @@ def _one(job: _Job, trained_on: str, version: int | None, training: Sequence[Tra
         encoder_revision=job.encoder.revision, train_rows=len(training), device=result.device,
         seconds=round(result.seconds, 2), path=folder.relative_to(job.home.root).as_posix(), created_at=utc_now(),
     )  # fmt: skip
+    if job.settings.multi_label is not None:
+        _choose(job, folder)
     said, evaluation, checked = _judged(job, name, folder)
     notes = [f"{what}: {result.note}"] if result.note else []
     if job.settings.runs > 1:
@@ -142,7 +203,10 @@ def _one(job: _Job, trained_on: str, version: int | None, training: Sequence[Tra
     title = f"{job.dataset}, {what if version is None else f'version {version} and seeds'}"
     picture = folder / "confusion.png"
     confusion_png(evaluation, picture, f"{title}: accuracy {evaluation.accuracy:.1%}")
-    write_reliability(said[0], job.test_rows, said[1], folder, title)
+    if job.settings.multi_label is None:
+        write_reliability(said[0], job.test_rows, said[1], folder, title)
+    else:
+        write_reliability_many(job.test_rows, said[1], job.labels, folder, title)
     return _Made(student, evaluation, said, checked, picture, tuple(notes))
 
 
@@ -150,10 +214,13 @@ def _identity(
     job: _Job, trained_on: str, version: int | None, training: Sequence[TrainRow], validation: Sequence[TrainRow]
 ) -> str:
     """The id of a student: the same for the same rows and settings, as far as they make its weights."""
-    learned_with = job.settings.model_dump(mode="json", exclude={"test", "text_field", "label_field", "runs"})
-    soft = bool(job.settings.soft_weight)
-    learned = content_hash(row.order if soft else row.pair for row in training)
-    watched = content_hash(row.order if soft else row.pair for row in validation) if job.settings.patience else ""
+    many = job.settings.multi_label is not None
+    unused = {"select"} if trained_on == "seeds" else set[str]()
+    learned_with = job.settings.model_dump(mode="json", exclude=_NOT_LEARNED | unused)
+    whole = many or bool(job.settings.soft_weight)
+    learned = content_hash(row.order if whole else row.pair for row in training)
+    used = job.validation if many else validation if job.settings.patience else ()  # of several labels: thresholds too
+    watched = content_hash(row.order if whole else row.pair for row in used) if used or job.settings.patience else ""
     return "st_" + stable_hash(
         job.dataset, trained_on, version, learned, watched, list(job.labels), learned_with, job.encoder.revision
     )
@@ -162,6 +229,8 @@ def _identity(
 def _judged(job: _Job, name: str, folder: Path) -> tuple[Said, Evaluation, Evaluation | None]:
     """What the student says of the test rows, and its evaluations on them and on the validation rows, if any."""
     said = _predict(folder, job.test_rows)
+    if job.settings.multi_label is not None:
+        return said, *_judged_many(job, name, folder, said)
     pairs = [row.pair for row in job.validation]
     if not pairs:
         judged = evaluate(
@@ -175,6 +244,36 @@ def _judged(job: _Job, name: str, folder: Path) -> tuple[Said, Evaluation, Evalu
     )  # fmt: skip
     checked = evaluate(guesses, pairs, job.labels, student_id=name, test_file=VALIDATION, probabilities=shares)
     return said, judged, checked
+
+
+def _judged_many(job: _Job, name: str, folder: Path, said: Said) -> tuple[Evaluation, Evaluation | None]:
+    """The same two evaluations of a student that gives several labels."""
+    judged = evaluate_many(
+        said[0], job.test_rows, job.labels, student_id=name, test_file=job.test_name, probabilities=said[1]
+    )
+    if not job.validation:
+        return judged, None
+    cells = [(row.text, cell_of(row.every)) for row in job.validation]
+    guesses, shares = _predict(folder, cells)
+    return judged, evaluate_many(
+        guesses, cells, job.labels, student_id=name, test_file=VALIDATION, probabilities=shares
+    )  # fmt: skip
+
+
+def _choose(job: _Job, folder: Path) -> None:
+    """Write each label's threshold into a trained student: chosen on the validation rows, 0.5 without them."""
+    from students.classifier import TextClassifier
+    from students.device import pick_device
+
+    model = TextClassifier.load(folder).to(pick_device())
+    _thresholds(job, model)
+    model.save_facts(folder)
+
+
+def _thresholds(job: _Job, model: TextClassifier) -> None:
+    model.thresholds = choose_thresholds([], [], job.labels)
+    shares = model.predict_many([row.text for row in job.validation])[1]
+    model.thresholds = choose_thresholds(shares, [row.every for row in job.validation], job.labels)
 
 
 def _other_runs(
@@ -193,7 +292,9 @@ def _other_runs(
             broken.append(f"the training with seed {seed} counts in no figure: {error.what}")
             job.say(broken[-1])
             continue
-        guesses, _ = fitted.model.predict(texts)
+        if job.settings.multi_label is not None:
+            _thresholds(job, fitted.model)
+        guesses, _ = _say(fitted.model, texts)
         right = sum(guess == label for guess, (_, label) in zip(guesses, job.test_rows, strict=True))
         accuracies.append(right / len(texts))
         job.say(f"training {number + 1} of {job.settings.runs} (seed {seed}): accuracy {accuracies[-1]:.1%}")
@@ -213,9 +314,17 @@ def _spread(accuracies: Sequence[float]) -> str:
 def _predict(folder: Path, rows: Rows) -> Said:
     """What the classifier as it was written says, so that what is measured is what a user loads."""
     from students.classifier import TextClassifier
-    from students.fit import pick_device
+    from students.device import pick_device
 
-    return TextClassifier.load(folder).to(pick_device()).predict([text for text, _ in rows])
+    return _say(TextClassifier.load(folder).to(pick_device()), [text for text, _ in rows])
+
+
+def _say(model: TextClassifier, texts: Sequence[str]) -> Said:
+    """What a classifier says of texts: labels, or cells where it gives several."""
+    if model.thresholds is None:
+        return model.predict(texts)
+    found, shares = model.predict_many(texts)
+    return [cell_of(some) for some in found], shares
 
 
 def _say_overlap(training: Sequence[TrainRow], test_rows: Rows, test_name: str, say: Callable[[str], None]) -> None:
