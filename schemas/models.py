@@ -32,7 +32,8 @@ class ModelSpec(Value):
 
     embedded: a small model that comes as a wheel (`gemma-3-270m`, `smollm2-135m-instruct`) or a path to a GGUF file,
     served on this machine. openai: any server that speaks OpenAI's protocol (vLLM, llama.cpp, SGLang, Ollama).
-    litellm: every other provider. encoder: a sentence encoder that judges a text by its nearness to the seeds.
+    litellm: every other provider. encoder: judges only: a sentence encoder by a text's nearness to the seeds, or a
+    student of this home (its id, `st_…`) by what it learned.
     """
 
     name: Slug = Field(description="how roles refer to this model")

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import orjson
 
@@ -29,6 +29,9 @@ from agents.gateway.transport import Transport
 from schemas.calls import CallRequest, Reply
 from schemas.errors import BudgetExhausted, GraftError
 from schemas.models import Cache, ModelSpec, Price
+
+if TYPE_CHECKING:
+    from agents.local.encoder import StudentJudge
 
 CHARS_PER_TOKEN = 3
 """Characters (beyond ASCII: bytes) that a token has at least, for the reservation's upper estimate."""
@@ -68,9 +71,11 @@ class Gateway:
         roles: Mapping[str, RoleRules] | None = None,
         since: float = 0.0,
         telemetry: Telemetry | None = None,
+        students: StudentJudge | None = None,
     ) -> None:
         self._journal_path, self._endpoint_urls = journal, dict(endpoints or {})
         self._concurrency, self._roles, self._since = concurrency, dict(roles or {}), since
+        self._students = students
         caps = {role: rules.money_usd for role, rules in self._roles.items() if rules.money_usd is not None}
         self.ledger = Ledger(money_usd, tokens, caps)
         self.telemetry = telemetry or Telemetry()
@@ -235,7 +240,7 @@ class Gateway:
             return LiteLLMTransport()
         from agents.local.encoder import EncoderTransport
 
-        return EncoderTransport()
+        return EncoderTransport(students=self._students)
 
     async def _upper_estimate(self, request: CallRequest) -> Reservation:
         """The most that one attempt can take: prompt characters over three, and all of max_tokens."""

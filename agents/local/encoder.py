@@ -1,7 +1,7 @@
 """The sentence encoder (all-MiniLM-L6-v2, from its wheel): embeddings, and a judge by nearness to the seeds.
 
 `embed(texts)` gives unit vectors. `EncoderTransport.send` answers a judging CallRequest with a distribution over its
-choices: the encoder's counterpart of label log-probabilities.
+choices: the encoder's counterpart of label log-probabilities. A student (`model: st_…`) judges by what it learned.
 """
 
 from __future__ import annotations
@@ -10,15 +10,16 @@ import asyncio
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agents.local.files import package_folder
+from agents.local.gather import Gather
 from schemas.calls import CallRequest, Reply, TokenLogprob, Usage
-from schemas.errors import MissingExtra
+from schemas.errors import CallFailed, MissingExtra
 
 Vectors = NDArray[np.float32]
 
@@ -26,6 +27,10 @@ DIMENSIONS = 384
 MAX_TOKENS = 256
 TEMPERATURE = 0.08
 """Of cosines, before the softmax. On CLINC150's ten domains 0.08 gave the least log-loss of 0.03, 0.05, 0.08, 0.1."""
+STUDENT = "st_"
+"""What a student's id begins with."""
+LEAST = 1e-9
+"""Least probability, so that its logarithm is a number."""
 _BATCH = 64
 _lock = threading.Lock()
 _loaded: list[tuple[Any, Any]] = []
@@ -48,25 +53,34 @@ def embed(texts: Sequence[str]) -> Vectors:
     return vectors
 
 
-class EncoderTransport:
-    """Judges texts by nearness to labelled examples. Sends that arrive together are embedded as one batch."""
+StudentJudge = Callable[[str, Sequence[str]], tuple[Sequence[str], Sequence[Sequence[float]]]]
+"""(student id, texts) to its labels and, one list a text, their probabilities. Raises NotFound."""
 
-    def __init__(self, *, gather_s: float = 0.003, remember: int = 64) -> None:
-        self._gather_s, self._remember = gather_s, remember
-        self._waiting: list[tuple[str, asyncio.Future[Vectors]]] = []
-        self._worker: asyncio.Task[None] | None = None
+
+class EncoderTransport:
+    """Judges texts by nearness to labelled examples. Sends that arrive together are embedded as one batch.
+
+    `students` answers for models whose name is a student's id.
+    """
+
+    def __init__(self, *, gather_s: float = 0.003, remember: int = 64, students: StudentJudge | None = None) -> None:
+        self._gather_s, self._remember, self._students = gather_s, remember, students
+        self._embedder = Gather(embed, gather_s)
+        self._judges: dict[str, Gather] = {}
         self._classes: OrderedDict[tuple[Any, ...], asyncio.Future[Vectors]] = OrderedDict()
 
     async def send(self, request: CallRequest) -> Reply:
-        """The reply whose text is the nearest label and whose first token holds every label's log-probability.
+        """The reply whose text is the likeliest label and whose first token holds every label's log-probability.
 
         `request.prompt` is the text, `choices` the labels, `context` (example, label) pairs; a label without an
-        example is represented by its name. Raises MissingExtra where the encoder is not installed.
+        example is represented by its name. Raises MissingExtra where the encoder is not installed, CallFailed where a
+        student does not know a label.
         """
         begin = time.perf_counter()
-        classes = await self._class_vectors(request)
-        vector = await self._embed(request.prompt or "")
-        scores = classes @ vector / TEMPERATURE
+        if not request.choices:
+            raise ValueError("an encoder judges among choices, and the request has none")
+        by_student = request.model.model.startswith(STUDENT)
+        scores = await (self._learned(request) if by_student else self._near(request))
         scores = scores - scores.max()
         scores = scores - np.log(np.exp(scores).sum())
         rounded = (round(float(score), 5) for score in scores)  # beyond that a batch's padding shows
@@ -76,23 +90,36 @@ class EncoderTransport:
             key=request.key(), text=best, finish_reason="stop",
             logprobs=(TokenLogprob.model_construct(token=best, logprob=logprob, top=tuple(ranked)),),
             parsed=None, usage=Usage(), price_usd=0.0, latency_s=time.perf_counter() - begin, attempts=1, cached=False,
-            served_model="all-MiniLM-L6-v2",
+            served_model=request.model.model if by_student else "all-MiniLM-L6-v2",
         )  # fmt: skip
 
     async def close(self) -> None:
         """Lets go of what was remembered; sends that still wait are cancelled."""
-        if self._worker is not None:
-            self._worker.cancel()
-            await asyncio.gather(self._worker, return_exceptions=True)
-        for _, future in self._waiting:
-            future.cancel()
-        self._waiting.clear()
+        for gather in (self._embedder, *self._judges.values()):
+            await gather.close()
         self._classes.clear()
+
+    async def _near(self, request: CallRequest) -> Vectors:
+        """Cosines over the temperature."""
+        classes = await self._class_vectors(request)
+        near: Vectors = classes @ await self._embedder.ask(request.prompt or "") / TEMPERATURE
+        return near
+
+    async def _learned(self, request: CallRequest) -> Vectors:
+        """A student's log-probabilities of the choices."""
+        name, students = request.model.model, self._students
+        if students is None:
+            raise CallFailed("refused_by_server", f"no student {name} can be asked here", where="models")
+        if name not in self._judges:
+            self._judges[name] = Gather(lambda texts: _by_label(*students(name, texts)), self._gather_s)
+        known: dict[str, float] = await self._judges[name].ask(request.prompt or "")
+        if strange := [label for label in request.choices if label not in known]:
+            raise CallFailed("refused_by_server", f"the student {name} does not know {strange[0]!r}", where="models")
+        shares: Vectors = np.array([max(known[label], LEAST) for label in request.choices], dtype=np.float32)
+        return np.log(shares)
 
     async def _class_vectors(self, request: CallRequest) -> Vectors:
         """One unit vector a choice, remembered for the last few sets of examples."""
-        if not request.choices:
-            raise ValueError("an encoder judges among choices, and the request has none")
         known = (request.choices, request.context)
         future = self._classes.get(known)
         if future is None:
@@ -111,31 +138,9 @@ class EncoderTransport:
                 raise
         return await asyncio.shield(future)
 
-    async def _embed(self, text: str) -> Vectors:
-        future: asyncio.Future[Vectors] = asyncio.get_running_loop().create_future()
-        self._waiting.append((text, future))
-        if self._worker is None or self._worker.done():
-            self._worker = asyncio.create_task(self._work())
-        return await future
 
-    async def _work(self) -> None:
-        while self._waiting:
-            await asyncio.sleep(self._gather_s)
-            batch, self._waiting = self._waiting, []
-            try:
-                vectors = await asyncio.to_thread(embed, [text for text, _ in batch])
-            except (MissingExtra, RuntimeError, OSError, asyncio.CancelledError) as error:
-                for _, future in batch:
-                    if isinstance(error, asyncio.CancelledError):
-                        future.cancel()
-                    elif not future.done():
-                        future.set_exception(error)
-                if isinstance(error, asyncio.CancelledError):
-                    raise
-                continue
-            for (_, future), vector in zip(batch, vectors, strict=True):
-                if not future.done():
-                    future.set_result(vector)
+def _by_label(labels: Sequence[str], shares: Sequence[Sequence[float]]) -> list[dict[str, float]]:
+    return [dict(zip(labels, row, strict=True)) for row in shares]
 
 
 def class_vectors(choices: Sequence[str], context: Sequence[tuple[str, str]]) -> Vectors:

@@ -1,0 +1,32 @@
+"""Students as judges of later rows: loaded once a run, asked by their id."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from schemas.home import Home
+
+if TYPE_CHECKING:
+    from students.classifier import TextClassifier
+
+Said = tuple[Sequence[str], Sequence[Sequence[float]]]
+
+
+def student_judge(home: Home) -> Callable[[str, Sequence[str]], Said]:
+    """What answers for the students of this home: (id, texts) to its labels and each text's probabilities.
+
+    It raises NotFound where no student of that id lies in the home. Thread-safe; a student stays loaded.
+    """
+    lock, loaded = threading.Lock(), dict[str, "TextClassifier"]()
+
+    def judge(name: str, texts: Sequence[str]) -> Said:
+        from students.classifier import TextClassifier
+
+        with lock:
+            if name not in loaded:
+                loaded[name] = TextClassifier.load(home.students / name)
+            return loaded[name].labels, loaded[name].predict(texts)[1]
+
+    return judge
