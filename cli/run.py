@@ -24,7 +24,7 @@ def run_recipe(recipe: str, overrides: dict[str, Any], *, train: bool, export: s
     out = console(stderr=json)
     if not json:
         out.print("[dim]starting Prefect (the first flow of a process takes 10 to 20 s)[/dim]")
-    with _live(quiet=json):
+    with live(quiet=json):
         from flows.make_dataset import make_dataset
 
         try:
@@ -75,7 +75,7 @@ def _tell(home: Home, result: dict[str, Any], trained: dict[str, Any] | None, ex
 
 
 @contextmanager
-def _live(*, quiet: bool) -> Iterator[None]:
+def live(*, quiet: bool) -> Iterator[None]:
     """Show the run's progress while the block runs: a table on a terminal, a line now and then elsewhere."""
     if quiet:
         yield

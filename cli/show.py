@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -25,16 +26,28 @@ def as_json(value: Any) -> None:
 
 def without_seeds(recipe: dict[str, Any]) -> dict[str, Any]:
     """A run's recipe without the rows that a restricted task's recipe holds: "(restricted)" stands for their words."""
-    task, seeds = recipe.get("task") or {}, recipe.get("seeds") or {}
-    if task.get("kind") != "guard" or not task.get("restricted", True) or not seeds.get("rows"):
+    task, seeds, steering = (recipe.get(name) or {} for name in ("task", "seeds", "steering"))
+    if task.get("kind") != "guard" or not task.get("restricted", True):
         return recipe
-    rows = [
+    shown = {**recipe}
+    if seeds.get("rows"):
+        shown["seeds"] = {**seeds, "rows": _hidden(seeds["rows"])}
+    if steering:
+        shown["steering"] = {
+            **steering,
+            "exemplars": _hidden(steering.get("exemplars", ())),
+            "concepts": "(restricted)",
+        }
+    return shown
+
+
+def _hidden(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [
         {**row, **{name: "(restricted)" for name in ("text", "response") if row.get(name)}}
         if row.get("label") != "safe"
         else row
-        for row in seeds["rows"]
+        for row in rows
     ]
-    return {**recipe, "seeds": {**seeds, "rows": rows}}
 
 
 def console(*, stderr: bool = False) -> Console:

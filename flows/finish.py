@@ -9,6 +9,7 @@ from data.card import render_card
 from data.mixing import GuardReport, MixReport, method_report, told
 from data.splits import assign_splits
 from data.versions import publish
+from data.versions import version as find_version
 from flows import artifacts, logs, rounds
 from flows.outlook import Outlook, advice_for, figure
 from flows.settle import find_embed, split_clusters
@@ -96,9 +97,11 @@ async def _publish(
         run=run, recipe=shop.recipe, rows=rows, seeds=len(shop.seeds), reasons=reasons, generators=generators,
         method=report, roles=roles,
     )  # fmt: skip
+    steering, models = shop.recipe.steering, dict(models_with_licences(shop.recipe))
+    carried = find_version(shop.lake, f"{run.dataset}@{steering.after}") if steering else None
     return publish(
-        shop.lake, run=run, rows=rows, models=dict(models_with_licences(shop.recipe)), seeds=len(shop.seeds),
-        card=card, partial=run.status == "partial",
+        shop.lake, run=run, rows=rows, models={**(carried.models if carried else {}), **models},
+        seeds=len(shop.seeds), card=card, partial=run.status == "partial", carried=carried,
     )  # fmt: skip
 
 

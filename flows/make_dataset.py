@@ -15,6 +15,7 @@ from prefect.cache_policies import INPUTS
 
 from agents.methods import Place, method_of
 from data.lake import Lake
+from data.test_files import register_evaluation_files
 from data.versions import published_texts
 from flows import artifacts, logs, rounds
 from flows.collector import calm_collector
@@ -70,6 +71,11 @@ async def make_dataset(
     if fresh:
         seed = fresh_seed(_scheduled_moment())
     file, loaded, seeds = read_recipe(recipe, apply_overrides(rows_per_label, seed, money_usd, minutes))
+    return await make_run(loaded, file, seeds)
+
+
+async def make_run(loaded: Recipe, file: Path, seeds: list[Seed]) -> dict[str, Any]:
+    """The run of a loaded recipe, inside any flow; errors and result as `make_dataset`."""
     home, run_id = Home.find(), run_id_of(loaded, seeds)
     with run_lock(home, run_id), Lake.open(home) as lake:
         done = rounds.already_done(lake, run_id)
@@ -96,6 +102,7 @@ async def _make(recipe: Recipe, file: Path, seeds: list[Seed], home: Home, lake:
     say: Say = lambda text: _say(progress, text)  # noqa: E731
     if before is None:
         run = run.model_copy(update={"neighbours": await asyncio.to_thread(find_neighbours, recipe, seeds, lake, say)})
+    await asyncio.to_thread(register_evaluation_files, lake, recipe, file)
     lake.save_run(run)
     lake.add_seeds(run_id, seeds)
     logs.started(recipe.name, recipe.method.kind, sum(recipe.wanted().values()), again=before is not None)
@@ -105,7 +112,7 @@ async def _make(recipe: Recipe, file: Path, seeds: list[Seed], home: Home, lake:
             shop = Workshop(
                 recipe=recipe, run_id=run_id, home=home, lake=lake, gateway=gateway, method=method_of(recipe),
                 seeds=seeds, published=published_texts(lake, recipe.name, exclude_run=run_id), progress=progress,
-                say=say, neighbours=run.neighbours,
+                say=say, neighbours=run.neighbours, evaluation=lake.test_texts(recipe.name),
             )  # fmt: skip
             enter(shop)
             try:

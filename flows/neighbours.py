@@ -29,6 +29,9 @@ def find_neighbours(
         say("partners are drawn at random: the encoder that finds confusable classes is not installed")
         return {}
     near = nearest_classes(recipe, seeds, embed)
+    if recipe.steering is not None:
+        first = recipe.steering.partners
+        return {name: (*(new := first.get(name, ())), *(o for o in near[name] if o not in new)) for name in near}
     last = _last_evaluation(lake, recipe)
     if last is None:
         return near

@@ -65,7 +65,8 @@ async def prepare(shop: Workshop) -> None:
         seeds = await prepare_seeds(recorder.ask, shop.recipe, seeds)
         shop.seeds = seeds
     shop.pool = {label.name: [] for label in labels_of(shop.recipe.task)}
-    for seed in seeds:
+    shown = shop.recipe.steering.exemplars if shop.recipe.steering else ()
+    for seed in (*seeds, *(Seed.of(row.text, row.label, row.response) for row in shown)):
         shop.pool.setdefault(seed.label, []).append(seed)
     if judges(shop.recipe, shop.method.roles(shop.recipe)):
         found = await calibrate_judges(shop.method, shop.context(recorder.ask), _first_slots(shop))

@@ -19,7 +19,8 @@ from agents.methods import method_of
 from agents.methods.base import Ask, Context, Drawn, Method, Screen
 from agents.methods.harmaug import variants
 from agents.roles.prompting import fragments
-from data.gates import Admission
+from data.gates import Admission, TestText
+from flows.judges import student_judge
 from flows.outlook import FIRST_LOOK, LOOK_EVERY, Outlook, out_of_reach
 from flows.progress import Progress
 from schemas.base import stable_hash, utc_now
@@ -56,6 +57,8 @@ class Workshop:
     calibration: dict[str, dict[str, float]] = field(default_factory=dict)
     by_name: frozenset[str] = frozenset()
     neighbours: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    evaluation: Sequence[TestText] = ()
+    """What is known of the held-out texts, which no row may repeat."""
     pool: dict[str, list[Seed]] = field(default_factory=dict)
     kept: list[Candidate] = field(default_factory=list)
     figures: dict[str, int] = field(default_factory=dict)
@@ -78,8 +81,8 @@ class Workshop:
         )  # fmt: skip
 
     def admission(self, accepted: Sequence[Candidate] = ()) -> Admission:
-        """Fresh gates that know the seeds, what was published before, what earlier rounds kept, and `accepted`."""
-        admission = Admission(self.recipe, self.seeds, self.published, fragments())
+        """Fresh gates: they know seeds, held-out texts, what was published, what rounds kept, and `accepted`."""
+        admission = Admission(self.recipe, self.seeds, self.published, fragments(), self.evaluation)
         for candidate in (*self.kept, *accepted):
             admission.remember(candidate.text_id, candidate.text, candidate.label)
         return admission
@@ -221,6 +224,7 @@ async def open_gateway(recipe: Recipe, home: Home, say: Say, since: float = 0.0)
             hedge=limits.hedge,
             roles={role: RoleRules(spec.cache, spec.batch, spec.money_usd) for role, spec in recipe.roles},
             since=since,
+            students=student_judge(home),
             telemetry=(telemetry := Telemetry.find(say)),
         ) as gateway:
             try:

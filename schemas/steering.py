@@ -24,7 +24,8 @@ class SteerRow(Value):
 class Steering(Value):
     """What one round of a loop asks for beyond its recipe. It is part of the recipe, so a rerun draws the same."""
 
-    round: int = Field(ge=1)
+    round: int = Field(ge=2, description="the first round is not steered")
+    after: int = Field(ge=1, description="the version of this dataset whose rows the round's version holds as well")
     exemplars: tuple[SteerRow, ...] = Field(default=(), description="shown to the generator beside the seeds")
     concepts: dict[str, tuple[str, ...]] = Field(default_factory=dict, description="label to what its texts are about")
     partners: dict[str, tuple[str, ...]] = Field(
@@ -51,6 +52,9 @@ class ImproveSettings(Value):
     least_share: float = Field(
         default=0.5, ge=0, le=1, description="share of an even count that every label gets in any round"
     )
+    judge: bool = Field(
+        default=True, description="from the second round on the last student judges in place of the recipe's encoder"
+    )
     seeds: int = Field(default=1, ge=1, le=20, description="loops with other random seeds, for the spread")
     compare: bool = Field(default=True, description="spend the same candidates at once without steering, to compare")
 
@@ -68,6 +72,7 @@ class RoundResult(Value):
     arm: Arm
     seed: int
     round: int = Field(ge=0)
+    dataset: str = ""
     version: int | None = None
     run_id: str = ""
     student_id: str = ""

@@ -13,7 +13,7 @@ from schemas.errors import GraftError
 from schemas.methods import GraSettings
 from schemas.models import ModelSpec
 from schemas.recipe import Recipe
-from schemas.rows import Slot
+from schemas.rows import Slot, Steer
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,16 @@ def make_slot(place: Place, drawn: Drawn, least: int, most: int) -> Slot:
     return Slot(
         id=slot_id(place), run_id=place.run_id, shard=place.shard, round=place.round, index=place.index,
         label=place.label, exemplars=tuple(rng.sample(rows, count)), seed=seed,
+        steer=steered(drawn.recipe, place, seed),
     )  # fmt: skip
+
+
+def steered(recipe: Recipe, place: Place, seed: int) -> Steer | None:
+    """The concept that a slot is steered to: one of its label's, for every second slot; None for all others."""
+    concepts = recipe.steering.concepts.get(place.label, ()) if recipe.steering else ()
+    if not concepts or place.index % 2:
+        return None
+    return Steer(concept=random.Random(f"concept-{seed}").choice(concepts))
 
 
 def draw_model(recipe: Recipe, slot: Slot, role: str) -> ModelSpec:

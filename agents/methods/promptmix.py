@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from agents.methods.base import Context, Drawn, Place
 from agents.methods.draft import Draft, decided, decision, failure, screened
-from agents.methods.draw import Roles, draw_model, draw_roles, seed_of, slot_id
+from agents.methods.draw import Roles, draw_model, draw_roles, seed_of, slot_id, steered
 from agents.methods.panel import review_label
 from agents.methods.relabel import choices, mixing, relabel
 from agents.roles.mixer import Mixed, folded, write_mix
@@ -59,6 +59,7 @@ class PromptMix:
             label=place.label, seed=seed, group=slot_id(first), part=part,
             exemplars=tuple(row for name in classes for row in _shots(settings, drawn, name, rng)),
             mix=Mix(partner=partner, alpha=alpha_of(settings, rng), classes=tuple(classes)),
+            steer=steered(drawn.recipe, dataclasses.replace(first, index=first.index // settings.texts_per_call), seed),
         )  # fmt: skip
 
     async def propose(self, slot: Slot, context: Context) -> str:

@@ -13,6 +13,7 @@ from schemas.errors import CallFailed
 from schemas.methods import GraSettings
 from schemas.models import ModelSpec, RoleName, RoleSpec
 from schemas.recipe import Recipe
+from schemas.rows import Slot
 from schemas.tasks import ClassificationTask, GuardTask, Label, labels_of
 
 _PAIRS = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "`": "`"}
@@ -37,6 +38,11 @@ def clause_of(recipe: Recipe, name: str) -> str:
     if isinstance(recipe.task, GuardTask):
         return about
     return f"is about {about or name}"
+
+
+def concept_of(slot: Slot) -> str:
+    """What a steered slot's text is to be about within its label; empty for all others."""
+    return slot.steer.concept if slot.steer else ""
 
 
 def most_keywords(recipe: Recipe) -> int:

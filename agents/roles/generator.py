@@ -12,6 +12,7 @@ from agents.methods.base import Ask
 from agents.roles.asking import (
     clause_of,
     cleaned,
+    concept_of,
     ended,
     label_of,
     most_keywords,
@@ -37,7 +38,7 @@ async def write_text(ask: Ask, recipe: Recipe, model: ModelSpec, slot: Slot) -> 
     request = _request(
         recipe, model, slot, "text", {"text": _string(recipe, model)}, stop=NEWLINE,
         noun=noun_of(recipe), clause=clause_of(recipe, slot.label), language=recipe.task.language,
-        examples=[seed.text for seed in slot.exemplars],
+        examples=[seed.text for seed in slot.exemplars], concept=concept_of(slot),
     )  # fmt: skip
     reply = await ask(request)
     return " ".join(_said(reply, model, "text").split()), reply.key
@@ -76,8 +77,13 @@ async def write_instruction(
 
 
 async def write_response(ask: Ask, recipe: Recipe, model: ModelSpec, slot: Slot, instruction: str) -> tuple[str, str]:
-    """The response to the instruction alone: free text. Raises CallFailed where it is empty."""
-    request = _request(recipe, model, slot, "response", None, stop=("\nInstruction:",), instruction=instruction)
+    """The response to the instruction alone: free text. Raises CallFailed where it is empty.
+
+    The slots of a group share their instruction; each takes another sample of the response: its part.
+    """
+    request = _request(
+        recipe, model, slot, "response", None, stop=("\nInstruction:",), sample=slot.part, instruction=instruction
+    )
     reply = await ask(request)
     if not reply.text.strip():
         raise CallFailed("empty", f"{model.name} gave an empty response", where=f"models.{model.name}")
@@ -102,12 +108,12 @@ def keywords_in(reply: Reply, model: ModelSpec) -> list[str]:
 
 def _request(
     recipe: Recipe, model: ModelSpec, slot: Slot, step: str, fields: dict[str, dict[str, Any]] | None,
-    *, stop: tuple[str, ...], max_tokens: int | None = None, **values: Any,
+    *, stop: tuple[str, ...], max_tokens: int | None = None, sample: int = 0, **values: Any,
 ) -> CallRequest:  # fmt: skip
     schema = object_schema(fields) if fields and model.style == "chat" else None
     return request_for(
         step, recipe=recipe, model=model, role="generator", purpose=f"generate.{step}", seed=slot.seed,
-        schema=schema, stop=stop, max_tokens=max_tokens, **values,
+        sample=sample, schema=schema, stop=stop, max_tokens=max_tokens, **values,
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 
 from agents.methods.base import Ask
-from agents.roles.asking import clause_of, cleaned, ended, label_of, noun_of, request_for
+from agents.roles.asking import clause_of, cleaned, concept_of, ended, label_of, noun_of, request_for
 from agents.roles.refusals import refusal_of
 from schemas.calls import CallRequest, Message, Reply
 from schemas.errors import CallFailed
@@ -76,7 +76,7 @@ def mix_request(recipe: Recipe, model: ModelSpec, slot: Slot, *, count: int, sam
         language=recipe.task.language,
         kinds=_kinds(recipe, slot, mix), shown=bool(slot.exemplars), share=share, rest=rest, seed_class=slot.label,
         partner=mix.partner, about=label_of(recipe, slot.label).description or slot.label,
-        partner_about=label_of(recipe, mix.partner).description or mix.partner,
+        partner_about=label_of(recipe, mix.partner).description or mix.partner, concept=concept_of(slot),
     )  # fmt: skip
 
 

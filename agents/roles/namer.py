@@ -1,0 +1,34 @@
+"""Naming what a student fails at: the subjects of the texts that it gets wrong, in a few words each (SwS, step 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from agents.methods.base import Ask
+from agents.roles.asking import label_of, object_schema, request_for, short_string
+from agents.roles.generator import KEYWORD_CHARS, NEWLINE, keywords_in
+from schemas.models import ModelSpec
+from schemas.recipe import Recipe
+
+MOST = 5
+"""Subjects of one label at most."""
+SHOWN = 6
+"""Texts in one prompt at most."""
+
+
+async def name_concepts(
+    ask: Ask, recipe: Recipe, model: ModelSpec, label: str, texts: Sequence[str], *, seed: int
+) -> tuple[str, ...]:
+    """At most MOST subjects of texts of one label, as a generator names them. Raises CallFailed.
+
+    A subject that is the label's own name says nothing and is left out.
+    """
+    words = {"type": "array", "items": short_string(model, KEYWORD_CHARS), "minItems": 1, "maxItems": MOST}
+    request = request_for(
+        "concepts", recipe=recipe, model=model, role="generator", purpose="steer.concepts", seed=seed, stop=NEWLINE,
+        schema=object_schema({"keywords": words}) if model.style == "chat" else None, max_tokens=96, most=MOST,
+        label=label.replace("_", " "), about=label_of(recipe, label).description, texts=list(texts)[:SHOWN],
+    )  # fmt: skip
+    named = keywords_in(await ask(request), model)
+    own = label.replace("_", " ").casefold()
+    return tuple(word for word in named if word.casefold() != own)[:MOST]

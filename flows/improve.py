@@ -1,0 +1,149 @@
+"""The flow that makes rows in rounds: make, train, evaluate, decide what the student still needs, and make that.
+
+Each round is a dataset version (which holds the earlier rounds' rows too) and a student. Beside the loop the same
+number of candidates is spent at once, without steering: the comparison that says whether steering was worth it.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+
+from data.lake import Lake
+from data.seeds import load_labelled
+from flows import artifacts
+from flows.improve_report import write_report
+from flows.plan import read_recipe
+from flows.round import Arms, Ledger, Loop, Made, first_recipe, make_version, next_recipe, unsteered_recipe
+from schemas.base import stable_hash, utc_now
+from schemas.errors import GraftError, InputInvalid, Problem, YieldTooLow
+from schemas.home import Home
+from schemas.load import resolve_path
+from schemas.recipe import Recipe
+from schemas.rows import Seed
+from schemas.steering import Improvement, RoundResult
+from schemas.tasks import labels_of
+
+
+@flow(name="improve", validate_parameters=True)
+async def improve(
+    recipe: str, rounds: int | None = None, rows_per_round: int | None = None, seeds: int | None = None,
+    test: str | None = None, steer_on: str | None = None, compare: bool | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Make rows in rounds, each steered by what the last student got wrong, until that stops helping.
+
+    `recipe` is a path or a bare name; the other parameters override its `improve:` block and `student.test`. Returns
+    the loop as a plain dict with `text` for people and `files` (report, curve, figures). Running it again repeats
+    nothing that is done. Raises GraftError subclasses for what a person can mend.
+    """
+    given = {
+        "improve.rounds": rounds, "improve.rows_per_round": rows_per_round, "improve.seeds": seeds,
+        "improve.compare": compare, "student.test": _absolute(test), "improve.steer_on": _absolute(steer_on),
+    }  # fmt: skip
+    file, loaded, rows = read_recipe(recipe, {name: value for name, value in given.items() if value is not None})
+    home = Home.find()
+    with Lake.open(home) as lake:
+        loop = _loop(loaded, file, rows, home, lake)
+        begun = utc_now()
+        results, endings = list[RoundResult](), list[str]()
+
+        def keep() -> Improvement:
+            improvement = Improvement(
+                id=_id(loop), dataset=loaded.name, recipe_file=str(file), settings=loaded.improve,
+                test_file=loop.test_name, rounds=tuple(results), stopped_by="; ".join(endings), created_at=begun,
+            )  # fmt: skip
+            lake.save_improvement(improvement)
+            return improvement
+
+        for number in range(loaded.improve.seeds):
+            arms = Arms(loop, loaded.seed + number, first=number == 0)
+            endings.append(f"seed {arms.seed}: {await _steered(arms, results, keep)}")
+            if loaded.improve.compare:
+                await _unsteered(arms, results)
+            keep()
+        improvement = keep()
+        text, files = write_report(improvement, home)
+    return {**improvement.model_dump(mode="json"), "text": text, "files": [str(path) for path in files]}
+
+
+async def _steered(arms: Arms, results: list[RoundResult], keep: Any) -> str:
+    """Every round of one seed's loop; how it ended."""
+    loop, settings = arms.loop, arms.loop.recipe.improve
+    ledger, started = Ledger(), time.monotonic()
+    learner = arms.learn(None, [], [])
+    results.append(arms.result("steered", 0, learner, None, ledger, started))
+    recipe, best, worse = first_recipe(arms), -1.0, 0
+    state = arms.state()
+    for number in range(1, settings.rounds + 1):
+        artifacts.say(f"seed {arms.seed}, round {number} of {settings.rounds}: {sum(recipe.wanted().values())} rows")
+        try:
+            made = await make_version(loop, recipe, ledger)
+        except YieldTooLow as error:
+            return f"round {number} could not be made: {error.what.splitlines()[0]}"
+        if made is None:
+            return f"round {number} made no row"
+        learner = arms.learn(made.version.version, made.train, made.validation)
+        evidence_rows = arms.steering_rows(learner, made)
+        accuracy = sum(not row.wrong for row in evidence_rows) / len(evidence_rows) if evidence_rows else None
+        results.append(
+            arms.result("steered", number, learner, made, ledger, started, accuracy, recipe.wanted(), state.said)
+        )
+        keep()
+        worse = 0 if accuracy is not None and accuracy > best else worse + 1
+        best = max(best, accuracy or 0.0)
+        if worse >= settings.patience and number < settings.rounds:
+            return f"patience: {worse} rounds without a better student on the rows that steer"
+        if number < settings.rounds:
+            recipe = await next_recipe(arms, recipe, state, learner, made, evidence_rows, number, ledger)
+    return "rounds"
+
+
+async def _unsteered(arms: Arms, results: list[RoundResult]) -> None:
+    """As many candidates as the loop opened, at once; nothing is known of the student."""
+    spent = [one for one in results if one.arm == "steered" and one.seed == arms.seed]
+    candidates = spent[-1].candidates
+    if not candidates:
+        return
+    artifacts.say(f"seed {arms.seed}: {candidates} candidates at once, without steering")
+    ledger, started = Ledger(), time.monotonic()
+    made: Made | None = await make_version(arms.loop, unsteered_recipe(arms, candidates), ledger)
+    if made is not None:
+        learner = arms.learn(made.version.version, made.train, made.validation, dataset=made.version.dataset)
+        results.append(arms.result("unsteered", 1, learner, made, ledger, started))
+
+
+def _loop(recipe: Recipe, file: Path, seeds: list[Seed], home: Home, lake: Lake) -> Loop:
+    """Everything checked before anything is spent."""
+    if recipe.task.kind == "instruction":
+        raise GraftError("improve steers classifiers and guards", where="task.kind", fix="graft run and graft train")
+    if recipe.student.multi_label is not None:
+        raise GraftError("improve steers students of one label a row", where="student.multi_label", fix="leave it out")
+    if not recipe.student.test:
+        raise GraftError(
+            "improve needs a held-out file that steering never sees", where="student.test",
+            fix="name a labelled file there, or with --test",
+        )  # fmt: skip
+    labels = [label.name for label in labels_of(recipe.task)]
+    fields = (recipe.student.text_field, recipe.student.label_field, labels)
+    test = load_labelled(resolve_path(file, recipe.student.test), *fields)
+    steer_on = recipe.improve.steer_on
+    steering = load_labelled(resolve_path(file, steer_on), *fields) if steer_on else []
+    held = {" ".join(text.casefold().split()) for text, _ in test}
+    if shared := sum(" ".join(text.casefold().split()) in held for text, _ in steering):
+        raise InputInvalid([Problem(
+            str(file), None, "improve.steer_on", f"{shared} of its {len(steering)} texts are in the held-out file too",
+            "take them out of one of the two: what steers is shown to the generator",
+        )])  # fmt: skip
+    return Loop(recipe, file, seeds, home, lake, labels, test, recipe.student.test, steering)
+
+
+def _id(loop: Loop) -> str:
+    return f"im_{stable_hash(loop.recipe.fingerprint(), loop.recipe.improve.model_dump(mode='json'), loop.test_name)}"
+
+
+def _absolute(path: str | None) -> str | None:
+    """A path of the command line is relative to where the person stands, not to the recipe."""
+    return None if path is None else str(Path(path).absolute())

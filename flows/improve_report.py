@@ -1,0 +1,145 @@
+"""What a loop brought, for people: accuracy against rows, calls and money, and what each round asked for."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+import orjson
+
+from schemas.home import Home
+from schemas.steering import Improvement, RoundResult
+
+DRIFT = 0.02
+"""Accuracy that steering gained and the held-out file lost, from which on the loop is said to overfit what steers."""
+
+
+def write_report(improvement: Improvement, home: Home) -> tuple[str, list[Path]]:
+    """The report as text, and its files under `improve/<id>/`: report.md, figures.json, curve.png."""
+    folder = home.root / "improve" / improvement.id
+    folder.mkdir(parents=True, exist_ok=True)
+    text = told(improvement)
+    (folder / "report.md").write_text(
+        f"# {improvement.dataset}: rows in rounds\n\n```\n{text}\n```\n", encoding="utf-8"
+    )
+    (folder / "figures.json").write_bytes(orjson.dumps(improvement.model_dump(mode="json"), option=orjson.OPT_INDENT_2))
+    files = [folder / "report.md", folder / "figures.json", folder / "curve.png"]
+    curve(improvement, files[-1])
+    return "\n".join([text, "", *(f"{file.name}: {file}" for file in files)]), files
+
+
+def told(improvement: Improvement) -> str:
+    """Every round's line, the comparison, and what a person should do with it."""
+    lines = [
+        f"{improvement.dataset}, tested on {improvement.test_file}, which no round saw",
+        f"ended by {improvement.stopped_by}",
+        "",
+        f"{'':<30}{'rows':>6}{'candidates':>12}{'calls':>8}{'tokens':>10}{'USD':>9}{'steering':>10}{'test':>8}"
+        "  95% interval",
+    ]  # fmt: skip
+    several = len({one.seed for one in improvement.rounds}) > 1
+    lines += [_line(one, several) for one in improvement.rounds]
+    return "\n".join([*lines, "", *_verdict(improvement.rounds), "", *_asked(improvement.rounds)]).rstrip()
+
+
+def best_round(rounds: Sequence[RoundResult]) -> RoundResult | None:
+    """The steered round whose student is best on the rows that steer, the later of equals; never by the test."""
+    steered = [one for one in rounds if one.arm == "steered" and one.round]
+    return max(steered, key=lambda one: (one.steering or 0.0, one.round), default=None)
+
+
+def _line(one: RoundResult, several: bool) -> str:
+    name = "seeds alone" if one.round == 0 else f"round {one.round}" if one.arm == "steered" else "at once, unsteered"
+    name += f" (seed {one.seed})" if several else ""
+    price = "unknown" if one.price_usd is None else f"{one.price_usd:.4f}"
+    steering = "–" if one.steering is None else f"{one.steering:.1%}"
+    low_high = f"{100 * one.interval[0]:.1f}–{100 * one.interval[1]:.1f}" if len(one.interval) == 2 else "–"
+    return (
+        f"{name:<30}{one.rows:>6}{one.candidates:>12}{one.calls:>8}{one.tokens:>10}{price:>9}{steering:>10}"
+        f"{one.test:>8.1%}  {low_high}"
+    )
+
+
+def _verdict(rounds: Sequence[RoundResult]) -> list[str]:
+    lines, seeds = [], sorted({one.seed for one in rounds})
+    finals, once, base = list[float](), list[float](), list[float]()
+    for seed in seeds:
+        own = [one for one in rounds if one.seed == seed]
+        best = best_round(own)
+        if best is None:
+            continue
+        finals.append(best.test)
+        base += [one.test for one in own if one.round == 0]
+        once += [one.test for one in own if one.arm == "unsteered"]
+        lines.append(
+            f"keep {best.dataset}@{best.version} and {best.student_id}: best on the rows that steer, "
+            f"{best.test:.1%} on the test"
+        )
+        lines += _overfit([one for one in own if one.arm == "steered"])
+    if finals and base:
+        lines.append(f"over the seeds alone: {_points(finals, base)}")
+    if finals and len(once) == len(finals):
+        lines.append(f"over the same candidates at once, unsteered: {_points(finals, once)}")
+        if len(finals) < 3:
+            lines.append("  with fewer than three seeds the difference may be chance: --seeds 3")
+    return lines
+
+
+def _points(ours: Sequence[float], theirs: Sequence[float]) -> str:
+    gains = [100 * (one - other) for one, other in zip(ours, theirs, strict=True)]
+    mean = statistics.mean(gains)
+    spread = f" ({min(gains):+.1f} to {max(gains):+.1f} over {len(gains)} seeds)" if len(gains) > 1 else ""
+    return f"{mean:+.1f} points{spread}"
+
+
+def _overfit(steered: Sequence[RoundResult]) -> list[str]:
+    """A warning where steering's accuracy rose while the held-out one fell."""
+    judged = [one for one in steered if one.steering is not None]
+    if len(judged) < 2 or judged[0].steering is None or judged[-1].steering is None:
+        return []
+    gained, lost = judged[-1].steering - judged[0].steering, judged[0].test - judged[-1].test
+    if gained < DRIFT or lost < DRIFT:
+        return []
+    return [
+        f"  careful: since round {judged[0].round} the rows that steer gained {100 * gained:.1f} points and the test "
+        f"lost {100 * lost:.1f}: the loop overfits what steers it"
+    ]
+
+
+def _asked(rounds: Sequence[RoundResult]) -> list[str]:
+    lines = []
+    for one in rounds:
+        if one.arm == "steered" and one.round > 1 and one.seed == rounds[0].seed:
+            counts = ", ".join(f"{label} {count}" for label, count in one.wanted.items())
+            lines += [f"round {one.round} asked for {counts}", *(f"  {sentence}" for sentence in one.said)]
+    return lines
+
+
+def curve(improvement: Improvement, path: Path) -> None:
+    """Accuracy on the held-out file against rows, a line a seed; the unsteered arm as crosses."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.2), layout="constrained", dpi=120)
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for place, seed in enumerate(sorted({one.seed for one in improvement.rounds})):
+        own = [one for one in improvement.rounds if one.seed == seed]
+        colour = f"C{place % 10}"
+        steered = [one for one in own if one.arm == "steered"]
+        axes.plot(
+            [one.rows for one in steered], [100 * one.test for one in steered], marker="o", color=colour,
+            label=f"steered, seed {seed}",
+        )  # fmt: skip
+        once = [one for one in own if one.arm == "unsteered"]
+        axes.plot(
+            [one.rows for one in once], [100 * one.test for one in once], linestyle="", marker="x", markersize=9,
+            color=colour, label=f"at once, seed {seed}" if once else "_",
+        )  # fmt: skip
+    axes.set_xlabel("synthetic rows")
+    axes.set_ylabel("accuracy on the held-out file, %")
+    axes.set_title(improvement.dataset, parse_math=False)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    figure.savefig(path)

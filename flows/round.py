@@ -1,0 +1,300 @@
+"""One round of a loop: its recipe, its version, its student, and the evidence that decides the next one."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from agents.methods.draw import pool_of
+from agents.roles.namer import name_concepts
+from data.lake import Lake
+from data.versions import rows as version_rows
+from data.versions import version as find_version
+from flows import artifacts
+from flows.make_dataset import make_run
+from flows.workshop import CallRecorder, open_gateway
+from schemas.base import stable_hash
+from schemas.datasets import DatasetVersion
+from schemas.errors import BudgetExhausted, CallFailed, GraftError
+from schemas.home import Home
+from schemas.models import ModelSpec
+from schemas.recipe import Recipe
+from schemas.rows import Seed
+from schemas.steering import Arm, RoundResult
+from schemas.students import Student
+from students.rounds import Learner, Lesson, learn
+from students.rows import TrainRow, distribution
+from students.steer import Evidence, Judged, decide
+from students.train import VALIDATION, as_one_text
+
+JUDGE = "student"
+"""Name of the last student among a round's models."""
+
+
+@dataclass(frozen=True)
+class Loop:
+    """What all rounds share. `test` is never seen by what steers; `steering` are a person's rows that do steer."""
+
+    recipe: Recipe
+    file: Path
+    seeds: list[Seed]
+    home: Home
+    lake: Lake
+    labels: list[str]
+    test: list[tuple[str, str]]
+    test_name: str
+    steering: list[tuple[str, str]]
+
+
+@dataclass
+class Ledger:
+    """What an arm has spent so far. `price_usd` is None once any price is unknown."""
+
+    candidates: int = 0
+    calls: int = 0
+    tokens: int = 0
+    price_usd: float | None = 0.0
+
+    def add(self, candidates: int, calls: int, tokens: int, price: float | None) -> None:
+        """One more run, or the calls between two."""
+        self.candidates, self.calls, self.tokens = (
+            self.candidates + candidates,
+            self.calls + calls,
+            self.tokens + tokens,
+        )
+        self.price_usd = None if self.price_usd is None or price is None else self.price_usd + price
+
+
+@dataclass(frozen=True)
+class Made:
+    """A round's version; `validation` are its rows that no student learns from, `soft` row id to its judges' word."""
+
+    version: DatasetVersion
+    train: list[TrainRow]
+    validation: list[TrainRow]
+
+
+@dataclass
+class State:
+    """What the decisions of a loop remember."""
+
+    failed: list[list[Judged]] = field(default_factory=list)
+    weights: dict[str, float] = field(default_factory=dict)
+    said: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Arms:
+    """One random seed of a loop: its datasets and its students. The first seed is the recipe's own."""
+
+    loop: Loop
+    seed: int
+    first: bool
+
+    def dataset(self, arm: Arm) -> str:
+        """The dataset that an arm publishes into; a loop never publishes into the recipe's own."""
+        kind = "improved" if arm == "steered" else "unsteered"
+        return f"{self.loop.recipe.name}-{kind}" + ("" if self.first else f"-{self.seed}")
+
+    def state(self) -> State:
+        """Nothing decided yet."""
+        return State()
+
+    def learn(
+        self, version: int | None, train: Sequence[TrainRow], validation: Sequence[TrainRow], dataset: str = ""
+    ) -> Learner:
+        """The student of the seeds and these rows, saved in the lake."""
+        loop = self.loop
+        settings = loop.recipe.student.model_copy(
+            update={"seed": loop.recipe.student.seed + self.seed - loop.recipe.seed}
+        )
+        seeds = [TrainRow(as_one_text(seed.text, seed.response), seed.label) for seed in loop.seeds if seed.label]
+        lesson = Lesson(
+            dataset or self.dataset("steered"), version, [*seeds, *train], validation, loop.labels, settings
+        )  # fmt: skip
+        stored = {student.id: student for student in loop.lake.students(lesson.dataset)}
+        learner = learn(lesson, loop.home, stored.get, artifacts.say)
+        if learner.student.id not in stored:
+            loop.lake.save_student(learner.student)
+        return learner
+
+    def result(
+        self, arm: Arm, number: int, learner: Learner, made: Made | None, ledger: Ledger, started: float,
+        steering: float | None = None, wanted: dict[str, int] | None = None, said: tuple[str, ...] = (),
+    ) -> RoundResult:  # fmt: skip
+        """The round's line in the report; the student's evaluations are saved."""
+        loop, student = self.loop, learner.student
+        judged = learner.judged(loop.test, loop.test_name)
+        loop.lake.save_evaluation(judged)
+        if made is not None and made.validation:
+            loop.lake.save_evaluation(learner.judged([row.pair for row in made.validation], VALIDATION))
+        return RoundResult(
+            arm=arm, seed=self.seed, round=number, dataset=self.dataset(arm), student_id=student.id,
+            version=made.version.version if made else None, run_id=made.version.run_id if made else "",
+            rows=made.version.rows if made else 0, candidates=ledger.candidates, calls=ledger.calls,
+            tokens=ledger.tokens, price_usd=ledger.price_usd, steering=steering, test=judged.accuracy,
+            interval=judged.interval, seconds=round(time.monotonic() - started, 1), wanted=wanted or {}, said=said,
+        )  # fmt: skip
+
+    def steering_rows(self, learner: Learner, made: Made) -> list[Judged]:
+        """The rows that steer with what the student says of them: a person's, else the version's validation rows."""
+        if self.loop.steering:
+            return judged_rows(learner, [TrainRow(text, label) for text, label in self.loop.steering])
+        return judged_rows(learner, made.validation)
+
+
+def judged_rows(learner: Learner, rows: Sequence[TrainRow]) -> list[Judged]:
+    """Rows with the student's probabilities, and the teacher's where there are any."""
+    _, shares = learner.ask([row.text for row in rows])
+    labels = learner.labels
+    return [
+        Judged(
+            row.text, row.label, dict(zip(labels, said, strict=True)),
+            dict(zip(labels, row.soft, strict=True)) if row.soft else None,
+        )
+        for row, said in zip(rows, shares, strict=True)
+    ]  # fmt: skip
+
+
+def first_recipe(arms: Arms) -> Recipe:
+    """The first round's recipe: the loop's own, with an even share of rows."""
+    recipe, settings = arms.loop.recipe, arms.loop.recipe.improve
+    wanted = recipe.wanted()
+    if settings.rows_per_round is not None:
+        each, more = divmod(settings.rows_per_round, len(wanted))
+        wanted = {label: each + (place < more) for place, label in enumerate(wanted)}
+    return _with(recipe, arms, "steered", wanted)
+
+
+async def next_recipe(
+    arms: Arms,
+    recipe: Recipe,
+    state: State,
+    learner: Learner,
+    made: Made,
+    rows: list[Judged],
+    number: int,
+    ledger: Ledger,
+) -> Recipe:
+    """The next round's recipe, decided by the policies; what they said is remembered in `state`."""
+    loop, settings = arms.loop, arms.loop.recipe.improve
+    naming = Naming(loop, made.version.run_id, arms.seed + number, ledger)
+    async with naming:
+        decided = await decide(
+            Evidence(
+                number, settings.rounds, loop.labels, rows, judged_rows(learner, made.train), naming.name,
+                tuple(state.failed), state.weights,
+            ),
+            settings, rows=sum(recipe.wanted().values()), after=made.version.version,
+        )  # fmt: skip
+    state.failed.append([row for row in rows if row.wrong])
+    state.weights, state.said = decided.weights, decided.said
+    for sentence in decided.said:
+        artifacts.say(sentence)
+    changed = _with(loop.recipe, arms, "steered", decided.wanted).model_copy(update={"steering": decided.steering})
+    return _judged_by(changed, learner.student) if settings.judge else changed
+
+
+def unsteered_recipe(arms: Arms, candidates: int) -> Recipe:
+    """As many candidates at once: a target that only they can end."""
+    recipe = arms.loop.recipe
+    each = math.ceil(candidates / len(recipe.wanted()))
+    limits = recipe.limits.model_copy(update={"candidates": candidates, "out_of_reach": "go_on", "min_yield": 0.0})
+    changed = _with(recipe, arms, "unsteered", dict.fromkeys(recipe.wanted(), each))
+    return changed.model_copy(update={"limits": limits})
+
+
+async def make_version(loop: Loop, recipe: Recipe, ledger: Ledger) -> Made | None:
+    """Run a round's recipe and read what came of it; None where it published nothing. YieldTooLow as make_dataset.
+
+    A run that ended early with some rows published counts as made.
+    """
+    result = await make_run(recipe, loop.file, loop.seeds)
+    run, version = result["run"], result["version"]
+    tokens = run["prompt_tokens"] + run["completion_tokens"]
+    ledger.add(run["counts"]["opened"], run["calls"], tokens, run["price_usd"])
+    if version is None:
+        return None
+    found = find_version(loop.lake, f"{version['dataset']}@{version['version']}")
+    soft = _soft_labels(loop.lake, found, loop.labels)
+    parts: dict[str, list[TrainRow]] = {"train": [], "validation": [], "test": []}
+    for row in version_rows(loop.lake, found).to_pylist():
+        text = as_one_text(row["text"], row["response"])
+        parts[row["split"]].append(TrainRow(text, row["label"], soft.get(row["id"])))
+    return Made(found, parts["train"], parts["validation"])
+
+
+class Naming:
+    """A generator that names what texts are about, its gateway opened when it is first asked; its calls are kept."""
+
+    def __init__(self, loop: Loop, run_id: str, seed: int, ledger: Ledger) -> None:
+        self._loop, self._run_id, self._seed, self._ledger = loop, run_id, seed, ledger
+        self._opened: Any = None
+        self._recorder: CallRecorder | None = None
+
+    async def __aenter__(self) -> Naming:
+        return self
+
+    async def name(self, label: str, texts: Sequence[str]) -> tuple[str, ...]:
+        """The subjects of the texts; empty where the model gave nothing usable or no call can be paid."""
+        if self._recorder is None:
+            self._opened = open_gateway(self._loop.recipe, self._loop.home, artifacts.say)
+            self._recorder = CallRecorder((await self._opened.__aenter__()).call, self._run_id, "")
+        model: ModelSpec = pool_of(self._loop.recipe, "generator")[0]
+        try:
+            return await name_concepts(self._recorder.ask, self._loop.recipe, model, label, texts, seed=self._seed)
+        except (CallFailed, BudgetExhausted) as failure:
+            artifacts.say(f"no concept for {label}: {failure.what}")
+            return ()
+
+    async def __aexit__(self, *error: Any) -> None:
+        if self._recorder is None:
+            return
+        await self._opened.__aexit__(*error)
+        calls = self._recorder.calls
+        tokens = sum((call.prompt_tokens or 0) + (call.completion_tokens or 0) for call in calls)
+        prices = [call.price_usd for call in calls if call.failure is None]
+        known = [price for price in prices if price is not None]
+        self._ledger.add(0, len(calls), tokens, sum(known) if len(known) == len(prices) else None)
+        if calls:
+            batch = f"steer.{stable_hash(sorted(call.key for call in calls))}"
+            self._loop.lake.commit(self._run_id, batch, [], calls)
+
+
+def _with(recipe: Recipe, arms: Arms, arm: Arm, wanted: dict[str, int]) -> Recipe:
+    target = recipe.target.model_copy(update={"labels": wanted})
+    return recipe.model_copy(update={"name": arms.dataset(arm), "seed": arms.seed, "target": target})
+
+
+def _judged_by(recipe: Recipe, student: Student) -> Recipe:
+    """The recipe with the student in place of every encoder, in the pool and in the roles that name one."""
+    encoders = {model.name for model in recipe.models if model.provider == "encoder"}
+    licence = next((model.licence for model in recipe.models if model.provider == "encoder"), None)
+    judge = ModelSpec(name=JUDGE, provider="encoder", model=student.id, licence=licence)
+    models = (*(model for model in recipe.models if model.name not in encoders), judge)
+    roles = {}
+    for role, spec in recipe.roles:
+        names = dict.fromkeys(JUDGE if name in encoders else name for name in spec.models)
+        roles[role] = spec.model_copy(update={"models": tuple(names)})
+    changed = {"models": models, "roles": recipe.roles.model_copy(update=roles)}
+    try:
+        return Recipe.model_validate(recipe.model_copy(update=changed).model_dump())
+    except ValueError as error:
+        raise GraftError(f"the student cannot join the judges: {error}", where="improve.judge", fix="false") from None
+
+
+def _soft_labels(lake: Lake, found: DatasetVersion, labels: Sequence[str]) -> dict[str, tuple[float, ...]]:
+    """Row id to what its judges' probabilities say of the labels."""
+    query = """
+        SELECT r.id, c.soft_label FROM lake.version_rows r
+        JOIN lake.candidates c ON c.run_id = r.run_id AND c.candidate_id = r.candidate_id
+        WHERE r.dataset = ? AND r.version = ?"""
+    given = lake.sql(query, [found.dataset, found.version]).to_pylist()
+    judged = {str(row["id"]): shares for row in given if (shares := orjson.loads(row["soft_label"] or "{}"))}
+    return {name: each for name, shares in judged.items() if (each := distribution(shares, labels)) is not None}

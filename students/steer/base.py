@@ -1,0 +1,89 @@
+"""What steers a loop: what is known of a student after a round, and what a policy wishes of the next one.
+
+A policy is a plain async function from `Evidence` to a `Wish`, one file each. It may ask a model to name things
+(`Evidence.name`); it touches neither the lake nor Prefect. Counts are settled in `quota`: policies only weigh.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from schemas.steering import SteerRow
+
+Name = Callable[[str, Sequence[str]], Awaitable[tuple[str, ...]]]
+"""(label, texts) to what the texts are about, in a few words each; empty where no model could say."""
+
+LEAST = 1e-6
+"""Least probability that a logarithm is taken of."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A row that the student did not learn from, with what it says of it: a probability for each label.
+
+    `teacher` is what the judges of the row said, where they gave probabilities; a person's label has none.
+    """
+
+    text: str
+    label: str
+    student: Mapping[str, float]
+    teacher: Mapping[str, float] | None = None
+
+    @property
+    def predicted(self) -> str:
+        """The student's label."""
+        return max(self.student, key=lambda label: self.student[label])
+
+    @property
+    def wrong(self) -> bool:
+        """Whether it is another one than the row's."""
+        return self.predicted != self.label
+
+    @property
+    def sure(self) -> float:
+        """The probability of the student's label, 0 to 1."""
+        return self.student[self.predicted]
+
+    def loss(self, shares: Mapping[str, float]) -> float:
+        """Negative log-probability of the row's label, in nats."""
+        return -math.log(max(shares.get(self.label, 0.0), LEAST))
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known after round `round` of `rounds`. `rows` steer; `failed` has each earlier round's failed rows.
+
+    `pool` are accepted rows (train split) that may be shown to the generator. `weights` are the last round's shares of
+    the labels, summing to 1; empty before the first decision.
+    """
+
+    round: int
+    rounds: int
+    labels: Sequence[str]
+    rows: Sequence[Judged]
+    pool: Sequence[Judged]
+    name: Name
+    failed: Sequence[Sequence[Judged]] = ()
+    weights: Mapping[str, float] = field(default_factory=dict)
+
+    def of(self, label: str) -> list[Judged]:
+        """The steering rows of a label."""
+        return [row for row in self.rows if row.label == label]
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a policy wishes of the next round. No weights: it does not mind the counts. `said` is one sentence."""
+
+    weights: Mapping[str, float] = field(default_factory=dict)
+    exemplars: tuple[SteerRow, ...] = ()
+    concepts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    partners: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    said: str = ""
+
+
+def shown(rows: Sequence[Judged]) -> tuple[SteerRow, ...]:
+    """Rows as exemplars."""
+    return tuple(SteerRow(text=row.text, label=row.label) for row in rows)

@@ -1,0 +1,91 @@
+"""Rows in rounds, through the command line: versions that grow, students that judge, and a comparison that is fair."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_encoder
+from test_flows_make_dataset import graft, write_recipe
+
+from data.lake import Lake
+from data.versions import rows as version_rows
+from data.versions import versions
+from schemas.home import Home
+
+TEST = [("zebra crossings are painted at night", "alpha"), ("walnut shelves hold seven jars", "beta")] * 4
+IMPROVE = ["--rounds", "3", "--rows-per-round", "12", "--json"]
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, fake_llm: Any) -> Path:
+    file = write_recipe(tmp_path, fake_llm.url)
+    encoder = tiny_encoder.write(tmp_path / "encoder", [text for text, _ in TEST])
+    held = tmp_path / "held.jsonl"
+    held.write_text(
+        "".join(json.dumps({"text": f"{text} {n}", "label": label}) + "\n" for n, (text, label) in enumerate(TEST))
+    )
+    text = file.read_text(encoding="utf-8")
+    text = text.replace("roles:", "  - {name: near, provider: encoder, model: all-MiniLM-L6-v2}\nroles:", 1)
+    text = text.replace("[m2, m3, m4]", "[m2, near]").replace("reviewers: 3", "reviewers: 2, tau: 3, delta: 10")
+    text += f"student: {{encoder: {encoder}, epochs: 1, max_length: 16, test: held.jsonl}}\n"
+    text += "splits: {train: 0.7, validation: 0.3, test: 0}\n"
+    text += "improve: {patience: 3, policies: [hard_negatives, weakness, domain_gap, curriculum]}\n"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def test_rounds_grow_a_dataset_and_the_last_student_judges_the_next(
+    tmp_path: Path, fake_llm: Any, prefect_url: str, recipe: Path
+) -> None:
+    home = tmp_path / "home"
+    done = graft(home, prefect_url, "improve", str(recipe), *IMPROVE)
+    assert done.returncode == 0, done.stderr
+    first = json.loads(done.stdout)
+    steered = [one for one in first["rounds"] if one["arm"] == "steered"]
+    unsteered = [one for one in first["rounds"] if one["arm"] == "unsteered"]
+    assert [(one["round"], one["rows"]) for one in steered] == [(0, 0), (1, 12), (2, 24), (3, 36)]
+    assert sum(steered[2]["wanted"].values()) == 12 and len(steered[2]["said"]) == 4
+    assert len({one["student_id"] for one in first["rounds"]}) == 5
+    assert unsteered[0]["candidates"] == steered[-1]["candidates"] and unsteered[0]["dataset"] == "shop-unsteered"
+    assert all(Path(file).is_file() for file in first["files"])
+    assert "keep shop-improved@" in first["text"] and "unsteered" in first["text"]
+    with Lake.open(Home(home), read_only=True) as lake:
+        held = [{row["text"] for row in version_rows(lake, one).to_pylist()} for one in versions(lake, "shop-improved")]
+        assert held[0] < held[1] < held[2]
+        judges = lake.sql(
+            "SELECT DISTINCT run_id, model FROM lake.reviews WHERE model IN ('near', 'student')"
+        ).to_pylist()
+        by_run = {
+            one["run_id"]: {row["model"] for row in judges if row["run_id"] == one["run_id"]} for one in first["rounds"]
+        }
+        assert [by_run[one["run_id"]] for one in steered[1:]] == [{"near"}, {"student"}, {"student"}]
+        assert by_run[unsteered[0]["run_id"]] == {"near"}
+        assert lake.improvements("shop")[0].stopped_by == "seed 42: rounds"
+    journal = b"".join(file.read_bytes() for file in home.glob("journal.sqlite*"))
+    assert not any(text.encode() in journal for text, _ in TEST), "a held-out text was sent to a model"
+    calls = fake_llm.stats()["calls"]
+    again = json.loads(graft(home, prefect_url, "improve", str(recipe), *IMPROVE).stdout)
+    assert fake_llm.stats()["calls"] == calls
+    assert [one["test"] for one in again["rounds"]] == [one["test"] for one in first["rounds"]]
+    assert [one["version"] for one in again["rounds"]] == [one["version"] for one in first["rounds"]]
+
+
+@pytest.mark.parametrize(
+    ("changed", "by", "said"),
+    [
+        ("test: held.jsonl", "seed: 1", "student.test"),
+        ("improve: {", "improve: {steer_on: held.jsonl, ", "in the held-out file too"),
+        ("improve: {", "improve: {steer_on: none.jsonl, ", "improve.steer_on"),
+        ("policies: [hard_negatives,", "policies: [hard_negatives, hard_negatives,", "named twice"),
+    ],
+)
+def test_what_cannot_be_improved_is_said_before_anything_is_spent(
+    tmp_path: Path, fake_llm: Any, prefect_url: str, recipe: Path, changed: str, by: str, said: str
+) -> None:
+    recipe.write_text(recipe.read_text().replace(changed, by))
+    done = graft(tmp_path / "home", prefect_url, "improve", str(recipe), "--json")
+    assert done.returncode != 0 and said in done.stderr and "Traceback" not in done.stderr
+    assert fake_llm.stats()["calls"] == 0
