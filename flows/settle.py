@@ -30,11 +30,12 @@ async def settle_round(
 ) -> tuple[list[Candidate], list[Candidate]]:
     """Greedy de-duplication in score order (GRA section 1.6): (still accepted, now rejected), both by id.
 
-    `kept` are earlier rows, which always stay. Across shards the lexical gates run again, then cosine.
+    `kept` are earlier rows, which always stay. Across shards the lexical gates run again, then cosine. Of the accepted
+    responses to one instruction the best stays: GRA lets no second one through, but where a call failed for one slot
+    of a group and not for another, two may come here.
     """
-    ordered = sorted(new, key=lambda c: (-(c.decision.mean or 0.0), c.id))
+    ordered, dropped = _one_an_instruction(sorted(new, key=lambda c: (-(c.decision.mean or 0.0), c.id)), kept)
     alive: list[Candidate] = []
-    dropped: list[Candidate] = []
     for candidate in ordered:
         results = admission.admit(candidate.text_id, candidate.text, candidate.response, candidate.label)
         failed = next((result for result in results if not result.passed), None)
@@ -97,6 +98,32 @@ def find_embed(say: Callable[[str], None]) -> Embed | None:
         say(f"semantic de-duplication is skipped: {missing_extra.what}")
         return None
     return embed
+
+
+def _one_an_instruction(
+    ordered: Sequence[Candidate], kept: Sequence[Candidate]
+) -> tuple[list[Candidate], list[Candidate]]:
+    """The first response to each instruction that has several and none among `kept`, with all other rows; the rest.
+
+    A group's rows have one text, so a gate that takes the first would take the others too.
+    """
+
+    def group_of(candidate: Candidate) -> str:
+        slot = candidate.slot
+        return slot.group if slot.mix is None and slot.aim is None else ""
+
+    answered = {group_of(candidate) for candidate in kept}
+    first, others = list[Candidate](), list[Candidate]()
+    for candidate in ordered:
+        group = group_of(candidate)
+        if group and group in answered:
+            reason = f"{candidate.decision.reason} Another response to the same instruction is kept."
+            update = {"status": "rejected", "code": "rejected.not_best", "reason": reason}
+            others.append(candidate.model_copy(update={"decision": candidate.decision.model_copy(update=update)}))
+        else:
+            first.append(candidate)
+            answered.add(group)
+    return first, others
 
 
 def _redecided(candidate: Candidate, failed: GateResult) -> Candidate:

@@ -160,8 +160,11 @@ class Candidate(Value):
 
     @property
     def text_id(self) -> str:
-        """The id under which the text is compared for duplicates: the variants of one instruction share it."""
-        return "c_" + stable_hash(self.slot.group) if self.slot.aim and self.slot.group else self.id
+        """The id under which the text is compared for duplicates: all rows of one instruction share it.
+
+        They are HarmAug's variants and GRA's responses; the slots of a PromptMix group have a text each.
+        """
+        return "c_" + stable_hash(self.slot.group) if self.slot.group and not self.slot.mix else self.id
 
     @property
     def accepted(self) -> bool:

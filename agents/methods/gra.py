@@ -2,18 +2,25 @@
 
 The models are drawn per slot. Nothing is paid that cannot matter: gates run before reviews, flags before responses, and
 reviewers are asked until the outcome is settled. What the models do never raises: it ends in the candidate's decision.
+
+With `responses: k` an instruction has a group of k slots. They share random seed, exemplars, and so the calls for
+keywords, instruction and flags, which are made once; each writes and reviews a response of its own. The best accepted
+one of a group stays accepted, the others end as `rejected.not_best`: that one is better says nothing against them, so
+they are no negatives to learn from (students.instruct.data).
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 from agents.methods.base import Context, Drawn, Place
 from agents.methods.draft import Draft, decided, decision, screened
-from agents.methods.draw import Roles, draw_roles, gra_of, make_slot
+from agents.methods.draw import Roles, draw_roles, gra_of, make_slot, slot_id, steered
 from agents.methods.panel import all_failed, ask_all, review_content, review_label
 from agents.roles import adjudicator, generator, reviewer
+from schemas.errors import BudgetExhausted, CallFailed
 from schemas.models import ModelSpec, RoleName
 from schemas.recipe import Recipe
 from schemas.rows import Candidate, Decision, Review, Slot
@@ -27,8 +34,17 @@ class Gra:
         return ("generator", "reviewer", "adjudicator")
 
     def make_slot(self, place: Place, drawn: Drawn) -> Slot:
-        """A slot with `few_shot` exemplars of its label."""
-        return make_slot(place, drawn, *gra_of(drawn.recipe).few_shot)
+        """A slot with `few_shot` exemplars of its label; one of a group where an instruction has several responses."""
+        settings = gra_of(drawn.recipe)
+        parts = settings.responses if drawn.recipe.task.kind == "instruction" else 1
+        if parts == 1:
+            return make_slot(place, drawn, *settings.few_shot)
+        part = place.index % parts
+        first = dataclasses.replace(place, index=place.index - part)
+        slot = make_slot(first, drawn, *settings.few_shot)
+        steer = steered(drawn.recipe, dataclasses.replace(first, index=first.index // parts), slot.seed)
+        own = {"id": slot_id(place), "index": place.index, "group": slot.id, "part": part, "steer": steer}
+        return slot.model_copy(update=own)
 
     async def propose(self, slot: Slot, context: Context) -> str:
         """The text that the slot's generator writes."""
@@ -57,6 +73,17 @@ async def _instruction(draft: Draft, roles: Roles) -> Decision:
     ended = screened(draft) or await _flagged(draft, roles)
     if ended:
         return ended
+    ended = await _answered(draft, roles)
+    better = await _better(draft, roles, ended.mean or 0.0) if ended.status == "accepted" else None
+    if better is None:
+        return ended
+    reason = f"{ended.reason} Response {better + 1} to the same instruction is kept instead: it was scored no lower."
+    return ended.model_copy(update={"status": "rejected", "code": "rejected.not_best", "reason": reason})
+
+
+async def _answered(draft: Draft, roles: Roles) -> Decision:
+    """Write, gate and review the response of the draft's slot."""
+    slot, recipe, ask = draft.slot, draft.context.recipe, draft.context.ask
     draft.response, _ = await generator.write_response(ask, recipe, roles.generator, slot, draft.text)
     judged: dict[str, Any] = {
         "recipe": recipe, "slot": slot, "instruction": draft.text, "response": draft.response,
@@ -69,6 +96,28 @@ async def _instruction(draft: Draft, roles: Roles) -> Decision:
         return await adjudicator.adjudicate_response(ask, model=roles.adjudicator, prior=prior, **judged)
 
     return screened(draft) or await review_content(draft, roles, gra_of(recipe), review, settle)
+
+
+async def _better(draft: Draft, roles: Roles, mean: float) -> int | None:
+    """The part of the accepted response of the draft's group that is kept in its place; None where it is the best.
+
+    The higher mean is better, of equals the earlier part. The others' calls are asked for here as their own slots ask
+    for them, so that they are made once, and every slot of the group finds the same best. Raises BudgetExhausted.
+    """
+    slot = draft.slot
+    others = range(gra_of(draft.context.recipe).responses) if slot.group else range(0)
+    best, highest = slot.part, mean
+    for part in (part for part in others if part != slot.part):
+        other = Draft(slot.model_copy(update={"part": part}), draft.context, draft.models, text=draft.text)
+        try:
+            ended = await _answered(other, roles)
+        except BudgetExhausted:
+            raise
+        except CallFailed:
+            continue  # that slot ends as failed by the same call
+        if ended.status == "accepted" and (ended.mean or 0.0, -part) > (highest, -best):
+            best, highest = part, ended.mean or 0.0
+    return None if best == slot.part else best
 
 
 async def _flagged(draft: Draft, roles: Roles) -> Decision | None:

