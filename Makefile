@@ -33,9 +33,10 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 .PHONY: demo
-demo: install ## Make the demo dataset with real small models, train its student, export it
+demo: install ## Make the demo dataset with real small models, train its student, improve it by a steered round, export it
 	$(BIN)/graft run $(RECIPE)
 	$(BIN)/graft train $(DATASET)
+	$(BIN)/graft improve $(RECIPE) --rounds 2 --rows-per-round 36 --no-compare
 	$(BIN)/graft export $(DATASET) --format parquet --overwrite
 	$(BIN)/graft export $(DATASET) --format jsonl --overwrite
 	$(BIN)/graft show $(DATASET)
@@ -68,6 +69,10 @@ bench-prefix: install ## Count the prompt tokens that the embedded servers evalu
 .PHONY: bench-onnx
 bench-onnx: install ## Measure a student's exported model beside PyTorch: latency and texts a second
 	@env -u GRAFT_HOME $(BIN)/python benchmarks/onnx_speed.py $(ARGS)
+
+.PHONY: bench-improve
+bench-improve: install ## Measure rounds of graft improve beside the same candidates at once (needs ../shared/data; hours)
+	@env -u GRAFT_HOME $(BIN)/python benchmarks/improve.py $(ARGS)
 
 .PHONY: drill
 drill: install ## Kill runs, limit their rate, feed them garbage, fill their disk; audit what is left (five minutes)
