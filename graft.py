@@ -7,6 +7,7 @@ The verbs of the command line as functions, for notebooks and scripts:
     frame = graft.load("demo")         # the latest version as a pandas frame with Arrow types
     graft.explain(frame.id[0])                 # a row's whole history
     graft.train("demo", test="recipes/data/demo_test.jsonl")
+    graft.improve("demo", rounds=3)            # rows in rounds, steered by what the student gets wrong
     graft.export("demo", format="jsonl", out="training-set")
 
 Inside a running event loop (a notebook), the functions work on a thread of their own.
@@ -22,11 +23,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from schemas.datasets import DatasetVersion, Run
+    from schemas.steering import Improvement
     from students.train import StudentReport
 
 T = TypeVar("T")
 
-__all__ = ["datasets", "explain", "export", "load", "main", "run", "train"]
+__all__ = ["datasets", "explain", "export", "improve", "load", "main", "run", "train"]
 
 
 def run(
@@ -53,6 +55,30 @@ def run(
     )
     published = result["version"]
     return Run.model_validate(result["run"]), DatasetVersion.model_validate(published) if published else None
+
+
+def improve(
+    recipe: str | Path, *, rounds: int | None = None, rows_per_round: int | None = None, seeds: int | None = None,
+    test: str | Path | None = None, steer_on: str | Path | None = None, compare: bool | None = None,
+) -> Improvement:  # fmt: skip
+    """Rows in rounds, each steered by what the last student got wrong; arguments override the recipe's `improve:`.
+
+    Raises the same GraftErrors that the command line prints. Repeating it goes on, or repeats nothing.
+    """
+    from flows.settings import apply_prefect_environment
+    from schemas.home import Home
+    from schemas.steering import Improvement
+
+    apply_prefect_environment(Home.find())
+    from flows.improve import improve as flow
+
+    result = _await(
+        flow(
+            str(recipe), rounds=rounds, rows_per_round=rows_per_round, seeds=seeds, compare=compare,
+            test=str(test) if test else None, steer_on=str(steer_on) if steer_on else None,
+        )
+    )  # fmt: skip
+    return Improvement.model_validate({name: result[name] for name in Improvement.model_fields})
 
 
 def load(ref: str, *, split: str | None = None, restricted: bool = False) -> pd.DataFrame:

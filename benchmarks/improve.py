@@ -53,7 +53,7 @@ def write_recipe(folder: Path, rows: int) -> Path:
         "limits": {"candidates": 4_000, "min_yield": 0.01},
         "splits": {"train": 0.8, "validation": 0.2, "test": 0.0},
         "student": {"test": "held_out.jsonl", "label_field": "domain", "epochs": 10},
-        "improve": {"policies": ["hard_negatives", "domain_gap"], "patience": 5},
+        "improve": {"policies": ["hard_negatives", "domain_gap", "curriculum"], "patience": 5},
     }  # fmt: skip
     file = folder / "clinc.yaml"
     file.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")

@@ -81,13 +81,13 @@ def estimate_recipe(name: str) -> Estimate:
 def _yield(recipe: Recipe, seeds: list[Seed]) -> tuple[float, str]:
     home = Home.find()
     if not (home.lake / "catalogue.sqlite").exists():
-        return ASSUMED_YIELD, "assumed: no run of this dataset yet"
+        return ASSUMED_YIELD / _responses(recipe), "assumed: no run of this dataset yet"
     from data.lake import Lake
 
     with Lake.open(home, read_only=True) as lake:
         runs = [run for run in lake.runs(recipe.name) if run.counts.get("opened", 0) >= 20]
     if not runs:
-        return ASSUMED_YIELD, "assumed: no run of this dataset yet"
+        return ASSUMED_YIELD / _responses(recipe), "assumed: no run of this dataset yet"
     same = [run for run in runs if run.id == run_id_of(recipe, seeds)]
     run = (same or runs)[-1]
     return max(0.01, run.counts.get("accepted", 0) / run.counts["opened"]), f"measured in run {run.id}"
@@ -167,16 +167,21 @@ def _label_steps(recipe: Recipe, candidates: int, seeds: list[Seed]) -> tuple[St
 
 def _instruction_steps(recipe: Recipe, candidates: int, seeds: list[Seed]) -> tuple[Step, ...]:
     reviewers = getattr(recipe.method, "reviewers", 3)
-    response = min(recipe.roles.generator.max_tokens, 300)
+    response, written = min(recipe.roles.generator.max_tokens, 300), math.ceil(candidates / _responses(recipe))
     return (
         _step(recipe, "prepare seeds", "generator", 3 * len(seeds), 250, 40),
-        _step(recipe, "keywords", "generator", candidates, 200, 30),
-        _step(recipe, "instruction", "generator", candidates, 350, 80),
-        _step(recipe, "review instruction", "reviewer", candidates * reviewers, 300, 20),
+        _step(recipe, "keywords", "generator", written, 200, 30),
+        _step(recipe, "instruction", "generator", written, 350, 80),
+        _step(recipe, "review instruction", "reviewer", written * reviewers, 300, 20),
         _step(recipe, "respond", "generator", candidates, 150, response),
         _step(recipe, "review response", "reviewer", candidates * reviewers, 400 + response, 80),
         _step(recipe, "adjudicate", "adjudicator", math.ceil(candidates * ASSUMED_DISPUTES), 800 + response, 80),
     )
+
+
+def _responses(recipe: Recipe) -> int:
+    """Candidates that share an instruction, of which one at most is accepted."""
+    return getattr(recipe.method, "responses", 1) if recipe.task.kind == "instruction" else 1
 
 
 def _step(recipe: Recipe, purpose: str, role: str, calls: int, prompt: int, completion: int) -> Step:

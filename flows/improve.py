@@ -16,8 +16,8 @@ from data.lake import Lake
 from data.seeds import load_labelled
 from flows import artifacts
 from flows.improve_report import write_report
+from flows.improve_round import Arms, Ledger, Loop, Made, first_recipe, make_version, next_recipe, unsteered_recipe
 from flows.plan import read_recipe
-from flows.round import Arms, Ledger, Loop, Made, first_recipe, make_version, next_recipe, unsteered_recipe
 from schemas.base import stable_hash, utc_now
 from schemas.errors import GraftError, InputInvalid, Problem, YieldTooLow
 from schemas.home import Home

@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import orjson
 from prefect import flow
 
 from data.lake import Lake
@@ -19,6 +18,7 @@ from data.test_files import register_file
 from data.versions import rows as version_rows
 from data.versions import version
 from flows import artifacts, teacher
+from flows.soft import soft_labels
 from schemas.datasets import DatasetVersion, Run
 from schemas.errors import GraftError, NotFound
 from schemas.home import Home
@@ -27,7 +27,7 @@ from schemas.recipe import Recipe
 from schemas.rows import Seed
 from schemas.students import Evaluation, StudentSettings
 from schemas.tasks import labels_of
-from students.rows import TrainRow, distribution
+from students.rows import TrainRow
 from students.train import StudentReport, as_one_text
 from students.train import train_student as train_both
 
@@ -96,7 +96,7 @@ def _train(
     labels = [label.name for label in labels_of(recipe.task)]
     rows = version_rows(lake, found).to_pylist()
     wants_soft = settings.soft_weight or settings.multi_label is not None or settings.select is not None
-    soft = _soft_labels(lake, found, labels) if wants_soft else {}
+    soft = soft_labels(lake, found, labels) if wants_soft else {}
     seeds = lake.seeds(run.id)
     test_rows = _test_rows(lake, found.dataset, test, settings, run.recipe_file, labels, rows)
     report = train_both(
@@ -181,17 +181,3 @@ def _training(rows: list[dict[str, Any]], split: str, soft: dict[str, tuple[floa
         for row in rows
         if row["split"] == split
     ]
-
-
-def _soft_labels(lake: Lake, found: DatasetVersion, labels: list[str]) -> dict[str, tuple[float, ...]]:
-    """Row id to what its judges' probabilities say of the labels; what is no distribution is left out, and said."""
-    query = """
-        SELECT r.id, c.soft_label FROM lake.version_rows r
-        JOIN lake.candidates c ON c.run_id = r.run_id AND c.candidate_id = r.candidate_id
-        WHERE r.dataset = ? AND r.version = ?"""
-    given = lake.sql(query, [found.dataset, found.version]).to_pylist()
-    judged = {str(row["id"]): shares for row in given if (shares := orjson.loads(row["soft_label"] or "{}"))}
-    soft = {name: each for name, shares in judged.items() if (each := distribution(shares, labels)) is not None}
-    if len(soft) < len(judged):
-        artifacts.say(f"{len(judged) - len(soft)} rows' soft labels are no distributions over the labels: left out")
-    return soft

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from agents.methods.draw import pool_of
 from agents.roles.namer import name_concepts
 from data.lake import Lake
@@ -18,6 +16,7 @@ from data.versions import rows as version_rows
 from data.versions import version as find_version
 from flows import artifacts
 from flows.make_dataset import make_run
+from flows.soft import soft_labels
 from flows.workshop import CallRecorder, open_gateway
 from schemas.base import stable_hash
 from schemas.datasets import DatasetVersion
@@ -28,8 +27,8 @@ from schemas.recipe import Recipe
 from schemas.rows import Seed
 from schemas.steering import Arm, RoundResult
 from schemas.students import Student
-from students.rounds import Learner, Lesson, learn
-from students.rows import TrainRow, distribution
+from students.learn import Learner, Lesson, learn
+from students.rows import TrainRow
 from students.steer import Evidence, Judged, decide
 from students.train import VALIDATION, as_one_text
 
@@ -222,7 +221,7 @@ async def make_version(loop: Loop, recipe: Recipe, ledger: Ledger) -> Made | Non
     if version is None:
         return None
     found = find_version(loop.lake, f"{version['dataset']}@{version['version']}")
-    soft = _soft_labels(loop.lake, found, loop.labels)
+    soft = soft_labels(loop.lake, found, loop.labels)
     parts: dict[str, list[TrainRow]] = {"train": [], "validation": [], "test": []}
     for row in version_rows(loop.lake, found).to_pylist():
         text = as_one_text(row["text"], row["response"])
@@ -287,14 +286,3 @@ def _judged_by(recipe: Recipe, student: Student) -> Recipe:
         return Recipe.model_validate(recipe.model_copy(update=changed).model_dump())
     except ValueError as error:
         raise GraftError(f"the student cannot join the judges: {error}", where="improve.judge", fix="false") from None
-
-
-def _soft_labels(lake: Lake, found: DatasetVersion, labels: Sequence[str]) -> dict[str, tuple[float, ...]]:
-    """Row id to what its judges' probabilities say of the labels."""
-    query = """
-        SELECT r.id, c.soft_label FROM lake.version_rows r
-        JOIN lake.candidates c ON c.run_id = r.run_id AND c.candidate_id = r.candidate_id
-        WHERE r.dataset = ? AND r.version = ?"""
-    given = lake.sql(query, [found.dataset, found.version]).to_pylist()
-    judged = {str(row["id"]): shares for row in given if (shares := orjson.loads(row["soft_label"] or "{}"))}
-    return {name: each for name, shares in judged.items() if (each := distribution(shares, labels)) is not None}
