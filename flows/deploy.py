@@ -7,8 +7,9 @@ Prefect is imported inside the functions.
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,15 @@ ROOT = Path(__file__).resolve().parent.parent
 """The folder that prefect.yaml and the flows' entrypoints start from."""
 
 POOL = "graft"
+
+GPU_POOL = "graft-gpu"
+"""The work pool of machines with GPUs: deployments tagged GPU_TAG go there where the server has it."""
+
+GPU_TAG = "gpu"
+
+GPU_POOL_ASKED = "GRAFT_GPU_POOL"
+"""The environment variable that names such a pool; it is made where the server lacks it."""
+
 CRON_EXAMPLE = "'0 3 * * *' is every night at 03:00, '*/30 * * * *' every half hour, '0 9 * * 1' Mondays at 09:00"
 
 
@@ -106,14 +116,34 @@ def check_cron(cron: str, timezone: str = "UTC") -> None:
 def deploy(api_url: str, specs: Sequence[DeploymentSpec], pool: str = POOL, activate: bool = False) -> list[str]:
     """Create or update each deployment on the server; returns their full names (`flow/name`).
 
-    A schedule that a person has paused stays paused unless `activate`. Raises GraftError where a flow cannot be loaded,
-    a parameter is not one of the flow's, or a cron is bad.
+    One tagged "gpu" goes to the pool that GRAFT_GPU_POOL names, else to `graft-gpu` where the server has that, else to
+    `pool` like the others. A schedule that a person has paused stays paused unless `activate`. Raises GraftError where
+    a flow cannot be loaded, a parameter is not one of the flow's, or a cron is bad.
     """
     for spec in specs:
         if spec.cron:
             check_cron(spec.cron, spec.timezone)
     with connected(api_url):
-        return [_deploy_one(spec, pool, activate) for spec in specs]
+        gpu_pool = _gpu_pool(pool) if any(GPU_TAG in spec.tags for spec in specs) else pool
+        return [_deploy_one(spec, gpu_pool if GPU_TAG in spec.tags else pool, activate) for spec in specs]
+
+
+def _gpu_pool(otherwise: str) -> str:
+    """The work pool for what wants a GPU; one that was asked for is made."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import WorkPoolCreate
+    from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+
+    asked = os.environ.get(GPU_POOL_ASKED, "").strip()
+    with get_client(sync_client=True) as client:
+        if asked:
+            with suppress(ObjectAlreadyExists):
+                client.create_work_pool(WorkPoolCreate(name=asked, type="process", description="Machines with GPUs"))
+            return asked
+        try:
+            return client.read_work_pool(GPU_POOL).name
+        except ObjectNotFound:
+            return otherwise
 
 
 def _deploy_one(spec: DeploymentSpec, pool: str, activate: bool) -> str:

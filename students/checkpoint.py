@@ -28,18 +28,21 @@ _BROKEN = (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError, pic
 class Checkpoint:
     """The checkpoint in a folder; without a folder it holds nothing and is never due.
 
-    `facts` says what the training is of (name to value): a checkpoint of other facts is ignored, and said.
+    `facts` says what the training is of (name to value): a checkpoint of other facts is ignored, and said. One that
+    only reads is for the processes of a team that do not write it.
     """
 
-    def __init__(self, folder: Path | None, facts: Mapping[str, str], say: Callable[[str], None]) -> None:
+    def __init__(
+        self, folder: Path | None, facts: Mapping[str, str], say: Callable[[str], None], only_reads: bool = False
+    ) -> None:
         self._file = folder / NAME if folder else None
-        self._facts, self._say = dict(facts), say
+        self._facts, self._say, self._only_reads = dict(facts), say, only_reads
         self._next = time.monotonic() + EVERY
 
     @property
     def due(self) -> bool:
         """Whether it is time to write one."""
-        return self._file is not None and time.monotonic() >= self._next
+        return self._file is not None and not self._only_reads and time.monotonic() >= self._next
 
     def load(self) -> dict[str, Any] | None:
         """What was saved last by a training of the same facts, its tensors on the CPU; None where there is none."""
@@ -76,7 +79,7 @@ class Checkpoint:
 
     def remove(self) -> None:
         """Take it away, and the folder if nothing else is in it."""
-        if self._file is None:
+        if self._file is None or self._only_reads:
             return
         with contextlib.suppress(OSError):
             self._file.unlink(missing_ok=True)

@@ -1,6 +1,7 @@
 """Training a classifier: AdamW, linear warm-up and decay, on whatever device there is. Loads torch.
 
-Here are the rows' checks, the memory that runs out, and what is written; the loop itself is in `students.loop`.
+Here are the rows' checks, the memory that runs out, and what is written; the loop itself is in `students.loop`, several
+processes are started by `students.launch`.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import contextlib
 import math
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,11 @@ from schemas.errors import NO_SPACE, GraftError, StorageFull
 from schemas.students import StudentSettings
 from students.checkpoint import NAME, Checkpoint
 from students.classifier import TextClassifier
+from students.device import device_name, multiplying, pick_device, share_of_peak
 from students.encoder import Encoder, find_encoder
-from students.loop import HEAD_RATE, Loop, Plan, Progress, Say
+from students.loop import HEAD_RATE, Loop, Outcome, Plan, Progress, Say
 from students.rows import Given, TrainRow, as_rows
+from students.team import ALONE, Team
 
 MIN_STEPS = 60
 """Optimiser steps at least, so that a handful of seeds is trained as fairly as a whole version."""
@@ -42,6 +45,8 @@ class Fit:
 
     `loss` is the mean over the pass whose weights it has: pass `best`, or the last one (None). `epochs` are the passes
     made, `note` says what a person should know of how it ended (stopped early, came apart); empty where all went well.
+    `tokens_per_second` counts no padding and only the time of making steps; `peak_share` is the share of the devices'
+    peak arithmetic that this used, None where their peak is not known.
     """
 
     model: TextClassifier
@@ -52,6 +57,8 @@ class Fit:
     loss: float
     best: int | None = None
     note: str = ""
+    tokens_per_second: float = 0.0
+    peak_share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,8 @@ class TrainResult:
     epochs: float
     best: int | None = None
     note: str = ""
+    tokens_per_second: float = 0.0
+    peak_share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -78,21 +87,40 @@ class _Task:
     encoder: Encoder
     say: Say
     progress: Progress | None
+    team: Team = ALONE
+    batch_size: int | None = None
 
 
 def train_classifier(
     rows: Sequence[Given], labels: Sequence[str], settings: StudentSettings, out: Path, *,
     say: Say = _silent, progress: Progress | None = None, validation: Sequence[Given] = (),
+    processes: int | None = None,
 ) -> TrainResult:  # fmt: skip
     """Train on the rows and write the classifier to `out`, whole or not at all. Arguments and errors as `fit`.
 
-    A long training leaves checkpoints beside `out`, from which the same call goes on after a kill.
+    A long training leaves checkpoints beside `out`, from which the same call goes on after a kill. `processes` is how
+    many train together, by default one for each CUDA device; more than one are processes of their own.
     """
-    fitted = fit(rows, labels, settings, say, progress, validation=validation, checkpoints=_staging(out))
+    count = torch.cuda.device_count() if processes is None else processes
+    if count > 1:
+        from students.jobs import Job
+        from students.launch import train_together
+
+        _check(as_rows(rows), as_rows(validation) if settings.patience else [], labels, _silent)
+        return train_together(
+            Job(tuple(as_rows(rows)), tuple(as_rows(validation)), tuple(labels), settings, out), count, say, progress
+        )
+    fitted = fit(rows, labels, settings, say, progress, validation=validation, checkpoints=staging(out))
+    return saved(fitted, out)
+
+
+def saved(fitted: Fit, out: Path) -> TrainResult:
+    """Write a trained classifier, whole or not at all. Raises StorageFull."""
     save(fitted.model, out)
     return TrainResult(
-        out, fitted.device, fitted.seconds, fitted.loss, fitted.epochs, best=fitted.best, note=fitted.note
-    )
+        out, fitted.device, fitted.seconds, fitted.loss, fitted.epochs, best=fitted.best, note=fitted.note,
+        tokens_per_second=fitted.tokens_per_second, peak_share=fitted.peak_share,
+    )  # fmt: skip
 
 
 def fit(
@@ -104,6 +132,8 @@ def fit(
     *,
     validation: Sequence[Given] = (),
     checkpoints: Path | None = None,
+    team: Team = ALONE,
+    batch_size: int | None = None,
 ) -> Fit:
     """Train on rows, or (text, label) pairs, and each label's name.
 
@@ -112,20 +142,23 @@ def fit(
     `settings.patience`. Where memory runs out, training starts again with half the batch and says so. Where the loss is
     no number, the weights of an earlier pass are kept, and `note` says it. Raises GraftError where fewer than two
     labels have rows, a row's label is unknown, or training comes apart before a pass ended well.
+
+    For `students.launch`: in a `team` of several, memory that runs out is MemoryOut, as all must start again, with the
+    smaller `batch_size`.
     """
     given, judged = as_rows(rows), as_rows(validation) if settings.patience else []
     _check(given, judged, labels, say)
     if settings.patience and not judged:
         say("no validation rows: patience is not used, training goes through all its passes")
     everything = sorted([*given, *as_rows(named(labels))], key=lambda row: row.order)  # whatever order they came in
-    task = _Task(everything, judged, labels, settings, find_encoder(settings.encoder), say, progress)
-    return _fitting(task, Checkpoint(checkpoints, _facts(task), say))
+    task = _Task(everything, judged, labels, settings, find_encoder(settings.encoder), say, progress, team, batch_size)
+    return _fitting(task, Checkpoint(checkpoints, _facts(task), say, only_reads=team.rank > 0))
 
 
 def _fitting(task: _Task, checkpoint: Checkpoint) -> Fit:
     """Trains, from the checkpoint where there is one, with batches that fit into memory."""
     found = checkpoint.load()
-    batch_size = found["batch_size"] if found else min(task.settings.batch_size, len(task.rows))
+    batch_size = found["batch_size"] if found else min(task.batch_size or task.settings.batch_size, len(task.rows))
     while True:
         try:
             return _fit(task, batch_size, checkpoint, found)
@@ -136,12 +169,28 @@ def _fitting(task: _Task, checkpoint: Checkpoint) -> Fit:
             if not _is_memory(error):
                 raise
         checkpoint.remove()
-        if batch_size == 1:
-            raise GraftError("not enough memory for one row", where="training", fix="a smaller encoder or max_length")
-        found, batch_size = None, batch_size // 2
-        task.say(f"not enough memory: starting again with batches of {batch_size}")
+        if not task.team.alone:
+            raise MemoryOut(batch_size)
+        found, batch_size = None, halved(batch_size, task.say)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+class MemoryOut(Exception):
+    """One process of several had not enough memory for its share of batches of so many rows."""
+
+    def __init__(self, batch_size: int) -> None:
+        self.batch_size = batch_size
+        super().__init__(batch_size)
+
+
+def halved(batch_size: int, say: Say) -> int:
+    """The batch to start again with where memory ran out. Raises GraftError where it was one row."""
+    if batch_size == 1:
+        fix = "a smaller encoder or max_length, or student.recompute"
+        raise GraftError("not enough memory for one row", where="training", fix=fix)
+    say(f"not enough memory: starting again with batches of {batch_size // 2}")
+    return batch_size // 2
 
 
 def save(model: TextClassifier, folder: Path) -> None:
@@ -149,33 +198,34 @@ def save(model: TextClassifier, folder: Path) -> None:
 
     A checkpoint in the folder beside goes when the weights are whole, and not before.
     """
-    staging, old = _staging(folder), folder.with_name(folder.name + ".old")
+    beside, old = staging(folder), folder.with_name(folder.name + ".old")
     try:
-        staging.mkdir(parents=True, exist_ok=True)
-        _clear(staging)
-        model.save(staging)
-        (staging / NAME).unlink(missing_ok=True)
+        beside.mkdir(parents=True, exist_ok=True)
+        _clear(beside)
+        model.save(beside)
+        (beside / NAME).unlink(missing_ok=True)
     except OSError as error:
-        _clear(staging)
+        _clear(beside)
         with contextlib.suppress(OSError):
-            staging.rmdir()  # stays where a checkpoint is in it
+            beside.rmdir()  # stays where a checkpoint is in it
         if error.errno in NO_SPACE:
             raise StorageFull("no space left for the student's weights", where=str(folder), fix="free space") from None
         raise
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         folder.rename(old)
-    staging.rename(folder)
+    beside.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _staging(folder: Path) -> Path:
+def staging(folder: Path) -> Path:
+    """Where a classifier is written before it is whole, and its checkpoints lie."""
     return folder.with_name(folder.name + ".partial")
 
 
-def _clear(staging: Path) -> None:
+def _clear(folder: Path) -> None:
     """Empty a folder of all but the checkpoint."""
-    for left in staging.iterdir() if staging.is_dir() else ():
+    for left in folder.iterdir() if folder.is_dir() else ():
         if left.is_dir():
             shutil.rmtree(left, ignore_errors=True)
         elif left.name != NAME:
@@ -214,7 +264,7 @@ def _facts(task: _Task) -> dict[str, str]:
     learned_with = task.settings.model_dump(mode="json", exclude=NOT_LEARNED)
     return {
         "torch version": str(torch.__version__),
-        "device": pick_device().type,
+        "device": _device_of(task.team),
         "settings": stable_hash(learned_with, list(task.labels), MIN_STEPS, HEAD_RATE),
         "data": stable_hash([row.order for row in task.rows], [row.order for row in task.validation]),
         "encoder": task.encoder.revision,
@@ -227,11 +277,10 @@ def _is_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "out of memory" in said or "can't allocate memory" in said
 
 
-def pick_device() -> torch.device:
-    """cuda, else Apple's mps, else cpu."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+def _device_of(team: Team) -> str:
+    """For people and checkpoints: cuda, or cuda x 4."""
+    kind = pick_device().type
+    return kind if team.alone else f"{kind} x {team.size}"
 
 
 def _fit(task: _Task, batch_size: int, checkpoint: Checkpoint, found: dict[str, Any] | None) -> Fit:
@@ -242,12 +291,51 @@ def _fit(task: _Task, batch_size: int, checkpoint: Checkpoint, found: dict[str, 
         model = TextClassifier.start(task.encoder, task.labels, settings.max_length).to(device)
         if found is None:
             model.imprint([row.pair for row in task.rows])
-        a_pass = math.ceil(count / batch_size)
+            task.team.alike(model)
+        a_pass = math.ceil(count / (batch_size * settings.accumulate))
         steps = max(MIN_STEPS, settings.epochs * a_pass)
         if steps > settings.epochs * a_pass:
             task.say(f"{count} rows are few: {steps} steps instead of {settings.epochs * a_pass}")
-        plan = Plan(task.rows, task.validation, settings, batch_size, steps)
-        ended = Loop(model, plan, task.say, task.progress, checkpoint).run(found)
+        with _recomputed(model, settings.recompute) as missing:
+            plan = Plan(
+                task.rows, task.validation, settings, batch_size, steps, _lengths(model, task.rows), task.team
+            )  # fmt: skip
+            ended = Loop(model, plan, task.say, task.progress, checkpoint).run(found)
     model.eval()
     seconds = time.perf_counter() - started + ended.seconds_before
-    return Fit(model, str(device), seconds, ended.steps, ended.steps / a_pass, ended.loss, ended.best, ended.note)
+    return _told(task, model, seconds, ended, ended.steps / a_pass, missing)
+
+
+def _told(task: _Task, model: TextClassifier, seconds: float, ended: Outcome, epochs: float, missing: str) -> Fit:
+    if missing:
+        task.say(missing)
+    share = share_of_peak(multiplying(model), ended.tokens_per_second, device_name(model.device), task.team.size)
+    return Fit(
+        model, _device_of(task.team), seconds, ended.steps, epochs, ended.loss, ended.best,
+        "; ".join(part for part in (ended.note, missing) if part), ended.tokens_per_second, share,
+    )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _recomputed(model: TextClassifier, wanted: bool) -> Iterator[str]:
+    """Inside, the encoder's layers are computed again instead of kept, if wanted; yields why not where it cannot."""
+    encoder = model.encoder
+    if not wanted:
+        yield ""
+    elif not getattr(encoder, "supports_gradient_checkpointing", False):
+        yield f"student.recompute has no effect: {encoder.config.model_type} encoders cannot compute layers again"
+    else:
+        encoder.activation_checkpointing_enable({"use_reentrant": False})
+        try:
+            yield ""
+        finally:
+            encoder.activation_checkpointing_disable()
+
+
+def _lengths(model: TextClassifier, rows: Sequence[TrainRow]) -> dict[str, int]:
+    """The tokens of each row's text, as the encoder gets it."""
+    texts, found = list({row.text: None for row in rows}), list[int]()
+    for start in range(0, len(texts), 1000):
+        cut = model.tokenizer(texts[start : start + 1000], truncation=True, max_length=model.max_length)
+        found += [len(tokens) for tokens in cut["input_ids"]]
+    return dict(zip(texts, found, strict=True))

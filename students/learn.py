@@ -73,6 +73,7 @@ def learn(lesson: Lesson, home: Home, known: Callable[[str], Student | None], sa
         id=name, dataset=lesson.dataset, version=lesson.version,
         trained_on="seeds" if lesson.version is None else "version", settings=lesson.settings,
         encoder_revision=encoder.revision, train_rows=len(rows), device=made.device, seconds=round(made.seconds, 2),
+        tokens_per_second=made.tokens_per_second, peak_share=made.peak_share,
         path=folder.relative_to(home.root).as_posix(), created_at=utc_now(),
     )  # fmt: skip
     return Learner(home, student)

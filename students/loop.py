@@ -7,10 +7,9 @@ that matter here (a floor on steps, a faster head, halved batches).
 from __future__ import annotations
 
 import math
-import random
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +20,11 @@ from schemas.errors import GraftError
 from schemas.students import StudentSettings
 from students.checkpoint import Checkpoint
 from students.classifier import BATCH, TextClassifier
+from students.device import uses_bf16
 from students.loss import Loss
+from students.order import Step, in_steps
 from students.rows import TrainRow
+from students.team import ALONE, Team
 
 HEAD_RATE = 10.0
 """How much faster the new layer learns than the encoder."""
@@ -40,18 +42,23 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Plan:
-    """What a training goes through. Without `validation`, patience is not used."""
+    """What a training goes through: batches of `batch_size` rows at most, `settings.accumulate` of them a step.
+
+    Without `validation`, patience is not used. `lengths` are the tokens of each text.
+    """
 
     rows: Sequence[TrainRow]
     validation: Sequence[TrainRow]
     settings: StudentSettings
     batch_size: int
     steps: int
+    lengths: Mapping[str, int]
+    team: Team = ALONE
 
     @property
     def a_pass(self) -> int:
         """Steps of one pass over the rows."""
-        return math.ceil(len(self.rows) / self.batch_size)
+        return math.ceil(len(self.rows) / (self.batch_size * self.settings.accumulate))
 
 
 @dataclass(frozen=True)
@@ -69,7 +76,7 @@ class Outcome:
     """How a training ended.
 
     Steps made, the mean loss of the pass whose weights the model has, that pass (None: the last), what a person should
-    know of it, and the seconds that were spent before a kill.
+    know of it, the seconds that were spent before a kill, and the tokens learned from in a second of making steps.
     """
 
     steps: int
@@ -77,6 +84,7 @@ class Outcome:
     best: int | None = None
     note: str = ""
     seconds_before: float = 0.0
+    tokens_per_second: float = 0.0
 
 
 class Loop:
@@ -86,13 +94,15 @@ class Loop:
         self, model: TextClassifier, plan: Plan, say: Say, progress: Progress | None, checkpoint: Checkpoint
     ) -> None:
         self._model, self._plan, self._say, self._progress = model, plan, say, progress
-        self._checkpoint = checkpoint
+        self._checkpoint, self._team = checkpoint, plan.team
+        self._half = uses_bf16(model.device)
         self._loss = Loss(plan.rows, model.labels, plan.settings)
         self._highest = DIVERGED * self._loss.guessing(plan.rows)
         self._optimiser, self._schedule = _optimiser(model, plan.settings, plan.steps)
         self._patience = plan.settings.patience if plan.validation else None
         self._started, self._before = time.perf_counter(), 0.0
-        self._step = self._worse = 0
+        self._step = self._worse = self._tokens = 0
+        self._stepping = 0.0
         self._losses: deque[float] = deque(maxlen=plan.a_pass)
         self._kept: Kept | None = None
 
@@ -105,7 +115,7 @@ class Loop:
             self._take_up(found)
         plan = self._plan
         self._model.train()
-        batches = _batches(plan.rows, plan.batch_size, plan.settings.seed, self._step // plan.a_pass)
+        batches = in_steps(plan.rows, plan.batch_size, plan.settings, plan.lengths, self._step // plan.a_pass)
         while self._step < plan.steps and not (self._patience and self._worse >= self._patience):
             if not self._one(next(batches)):
                 return self._fallen_back(f"the loss is no number at step {self._step + 1} of {plan.steps}")
@@ -119,31 +129,45 @@ class Loop:
             raise _apart(ended)
         if not _whole(self._model):
             return self._fallen_back(ended)
-        return Outcome(self._step, loss, seconds_before=self._before)
+        return self._ended(loss)
 
-    def _one(self, batch: list[TrainRow]) -> bool:
+    def _ended(self, loss: float, best: int | None = None, note: str = "") -> Outcome:
+        speed = self._tokens / self._stepping if self._stepping else 0.0
+        return Outcome(self._step, loss, best, note, self._before, speed)
+
+    def _one(self, batches: Step) -> bool:
         """One step; whether its loss was a number."""
-        model, steps = self._model, self._plan.steps
-        loss = self._of(batch)
-        value = float(loss.detach())
+        model, steps, started = self._model, self._plan.steps, time.perf_counter()
+        value = self._gradients(batches)
         if not math.isfinite(value):
             return False
         self._losses.append(value)
-        self._optimiser.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         self._optimiser.step()
         self._schedule.step()
         self._step += 1
+        self._tokens += sum(self._plan.lengths[row.text] for batch in batches for row in batch)
+        self._stepping += time.perf_counter() - started
         if self._progress is not None:
             self._progress(self._step, steps)
         if self._step % max(1, steps // 4) == 0:
             self._say(f"step {self._step} of {steps}, loss {value:.3f}")
         return True
 
+    def _gradients(self, batches: Step) -> float:
+        """Put the gradients of the mean loss of all rows of some batches into the model; returns that loss, in nats."""
+        self._optimiser.zero_grad(set_to_none=True)
+        self._team.draw_anew(self._plan.settings.seed, self._step)
+        count, value = sum(len(batch) for batch in batches), 0.0
+        for batch in batches:
+            if part := self._team.share(batch):
+                loss = self._of(part) * (len(part) / count)
+                value += float(loss.detach())
+                torch.autograd.backward(loss)
+        return self._team.sum_gradients(self._model, value)
+
     def _of(self, batch: Sequence[TrainRow]) -> Tensor:
-        kind = self._model.device.type
-        with torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda"):
+        with torch.autocast(self._model.device.type, torch.bfloat16, enabled=self._half):
             logits = self._model([row.text for row in batch])
         return self._loss(logits.float(), batch)
 
@@ -170,10 +194,10 @@ class Loop:
         """The mean loss on the validation rows, in nats."""
         self._model.eval()
         rows, size = self._plan.validation, min(BATCH, 4 * self._plan.batch_size)
-        parts = [rows[start : start + size] for start in range(0, len(rows), size)]
-        total = sum(float(self._of(part)) * len(part) for part in parts)
+        parts = [self._team.share(rows[start : start + size]) for start in range(0, len(rows), size)]
+        total = sum(float(self._of(part)) * len(part) for part in parts if part)
         self._model.train()
-        return total / len(rows)
+        return self._team.total(total, self._model.device) / len(rows)
 
     def _best(self, kept: Kept) -> Outcome:
         """The weights of the pass with the lowest validation loss."""
@@ -184,7 +208,7 @@ class Loop:
         early = f", stopped after {made}" if self._step < self._plan.steps else f" of {made}"
         note = f"weights of pass {best}{early}: the lowest loss on the validation rows, {kept.judged:.3f}"
         self._say(note)
-        return Outcome(self._step, kept.loss, best, note, self._before)
+        return self._ended(kept.loss, best, note)
 
     def _fallen_back(self, what: str) -> Outcome:
         """The last good weights, where there are any."""
@@ -196,7 +220,7 @@ class Loop:
         note = f"training came apart: {what}; the weights of pass {best}, which ended well, are kept. A lower "
         note += "student.learning_rate may help"
         self._say(note)
-        return Outcome(self._step, kept.loss, best, note, self._before)
+        return self._ended(kept.loss, best, note)
 
     def _pass_of(self, step: int) -> int:
         return math.ceil(step / self._plan.a_pass)
@@ -210,11 +234,12 @@ class Loop:
             "model": self._model.state_dict(), "optimiser": self._optimiser.state_dict(),
             "schedule": self._schedule.state_dict(), "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-            "kept": vars(kept) if kept else None,
+            "kept": vars(kept) if kept else None, "tokens": self._tokens, "stepping": self._stepping,
         }  # fmt: skip
 
     def _take_up(self, found: dict[str, Any]) -> None:
         self._step, self._worse, self._before = found["step"], found["worse"], found["seconds"]
+        self._tokens, self._stepping = found["tokens"], found["stepping"]
         self._losses.extend(found["losses"])
         self._model.load_state_dict(found["model"])
         self._optimiser.load_state_dict(found["optimiser"])
@@ -261,14 +286,3 @@ def _apart(what: str) -> GraftError:
         f"training came apart: {what}", where="student.learning_rate",
         fix="lower it (1e-5 to 1e-4 is usual); if it is, the encoder's weights are broken",
     )  # fmt: skip
-
-
-def _batches(rows: Sequence[TrainRow], size: int, seed: int, skipped: int) -> Iterator[list[TrainRow]]:
-    """Endless batches: every row once in each pass, in another order each time; `skipped` passes are left out."""
-    rng, order = random.Random(seed), list(rows)
-    for _ in range(skipped):
-        rng.shuffle(order)
-    while True:
-        rng.shuffle(order)
-        for start in range(0, len(order), size):
-            yield order[start : start + size]

@@ -190,7 +190,9 @@ def _one(job: _Job, trained_on: str, version: int | None, training: Sequence[Tra
     student = Student(
         id=name, dataset=job.dataset, version=version, trained_on=trained_on, settings=job.settings,
         encoder_revision=job.encoder.revision, train_rows=len(training), device=result.device,
-        seconds=round(result.seconds, 2), path=folder.relative_to(job.home.root).as_posix(), created_at=utc_now(),
+        seconds=round(result.seconds, 2),
+        tokens_per_second=result.tokens_per_second, peak_share=result.peak_share,
+        path=folder.relative_to(job.home.root).as_posix(), created_at=utc_now(),
     )  # fmt: skip
     if job.settings.multi_label is not None:
         _choose(job, folder)

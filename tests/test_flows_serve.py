@@ -217,7 +217,7 @@ def test_a_server_that_cannot_start_shows_its_log_and_leaves_nothing(home: Home,
 def test_the_shipped_deployments_load_with_their_parameters_and_one_has_a_cron() -> None:
     specs = read_deployments()
     loaded = [load_checked(spec).name for spec in specs]
-    assert set(loaded) == {"make_dataset", "train_student", "export_dataset"}
+    assert set(loaded) == {"make_dataset", "train_student", "export_dataset", "improve"}
     nightly = [spec for spec in specs if spec.cron]
     assert [(spec.cron, spec.parameters["fresh"]) for spec in nightly] == [("0 3 * * *", True)]
 

@@ -1,0 +1,337 @@
+"""A classifier trained by several processes, one for each GPU: how they are started and watched, and what each does.
+
+`students.fit.train_classifier` starts them itself where it sees more than one GPU. By hand, on a job file:
+
+    python -m students.launch JOB.json --processes 4
+    accelerate launch --num_processes 4 -m students.launch JOB.json        (or torchrun --nproc-per-node 4 -m ...)
+
+The first way finds its processes through a file and the loopback interface. Accelerate and torchrun start a store of
+their own, which listens where they please. Torch is loaded inside the functions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import queue
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from schemas import errors
+from schemas.errors import GraftError
+from students.jobs import Job, read_job, write_job
+
+if TYPE_CHECKING:
+    from students.fit import TrainResult
+    from students.loop import Progress, Say
+    from students.team import Team
+
+COMMAND = (sys.executable, "-m", "students.launch")
+"""What each process runs; then the job file and --child."""
+
+STORE = "GRAFT_TEAM_STORE"
+"""The environment variable that names the file through which processes find each other."""
+
+PATIENCE = timedelta(minutes=30)
+"""How long a process waits for the others, as for one that writes a checkpoint."""
+
+_ROOT = Path(__file__).resolve().parents[1]
+
+
+# ---- the process that starts the others
+
+
+def train_together(
+    job: Job, processes: int, say: Say, progress: Progress | None, command: Sequence[str] = COMMAND
+) -> TrainResult:
+    """Train a job's classifier by so many processes and wait for them; they end with this one, whatever ends it.
+
+    Each takes a share of every batch. Where memory runs out, all start again with half the batch. Raises GraftError as
+    `students.fit.fit`, where there are fewer GPUs than processes, and where a process ends without a word, with the end
+    of what it wrote.
+    """
+    from students.checkpoint import NAME
+    from students.fit import MemoryOut, TrainResult, halved, staging
+
+    _check_devices(processes)
+    folder = job.out.with_name(job.out.name + ".job")
+    say(f"training by {processes} processes")
+    try:
+        while True:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True, mode=0o700)
+            write_job(job, folder)
+            try:
+                _attempt(folder, processes, say, progress, command)
+            except MemoryOut as error:
+                job = replace(job, batch_size=halved(error.batch_size, say))
+                (staging(job.out) / NAME).unlink(missing_ok=True)
+                continue
+            return TrainResult(job.out, **json.loads((folder / "result.json").read_text(encoding="utf-8")))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_devices(processes: int) -> None:
+    import torch
+
+    from students.device import pick_device
+
+    kind, there = pick_device().type, torch.cuda.device_count()
+    if kind == "cuda" and there < processes:
+        raise GraftError(
+            f"{processes} processes, but {there} GPUs", where="--processes", fix="one process for each GPU"
+        )  # fmt: skip
+    if kind == "mps":
+        raise GraftError("Apple's GPU is used by one process only", where="--processes", fix="leave it out")
+
+
+def _attempt(folder: Path, processes: int, say: Say, progress: Progress | None, command: Sequence[str]) -> None:
+    """One training by child processes, which are gone afterwards."""
+    children: list[subprocess.Popen[bytes]] = []
+    try:
+        for rank in range(processes):
+            with (folder / f"{rank}.log").open("wb") as log:
+                children.append(_start(command, folder, rank, processes, log))
+        _follow(children, say, progress)
+    finally:
+        for child in children:
+            child.kill()
+        for child in children:
+            child.wait()
+            for pipe in (child.stdin, child.stdout):
+                if pipe is not None:
+                    pipe.close()
+    _raise_what_went_wrong(folder, [child.returncode for child in children])
+
+
+def _start(
+    command: Sequence[str], folder: Path, rank: int, processes: int, log: IO[bytes]
+) -> subprocess.Popen[bytes]:  # fmt: skip
+    return subprocess.Popen(
+        [*command, str(folder / "job.json"), "--child"],
+        env=_environment(folder, rank, processes), start_new_session=True, stderr=log,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE if rank == 0 else subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+def _environment(folder: Path, rank: int, processes: int) -> dict[str, str]:
+    """A child's: its number, the file to meet at, the loopback interface for all that is sent, a GPU of its own."""
+    import torch
+
+    loopback = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
+    path = os.pathsep.join(part for part in (str(_ROOT), os.environ.get("PYTHONPATH", "")) if part)
+    threads = str(max(1, (os.cpu_count() or 1) // processes))
+    added = {
+        "RANK": str(rank), "LOCAL_RANK": "0", "WORLD_SIZE": str(processes), STORE: str(folder / "store"),
+        "GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback, "PYTHONPATH": path,
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads), "TOKENIZERS_PARALLELISM": "false",
+    }  # fmt: skip
+    if torch.cuda.device_count():
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        added["CUDA_VISIBLE_DEVICES"] = visible[rank].strip() if len(visible) > rank and visible[rank] else str(rank)
+    return {**os.environ, **added}
+
+
+def _follow(children: Sequence[subprocess.Popen[bytes]], say: Say, progress: Progress | None) -> None:
+    """Pass on what the first says until all have ended, or one badly."""
+    lines: queue.Queue[bytes | None] = queue.Queue()
+    first = children[0].stdout
+    assert first is not None
+    reader = threading.Thread(target=_read, args=(first, lines), daemon=True)
+    reader.start()
+    ended = False
+    while not (ended and all(child.poll() == 0 for child in children)):
+        with contextlib.suppress(queue.Empty):
+            line = lines.get(timeout=0.1)
+            ended = ended or line is None
+            _pass_on(line or b"", say, progress)
+        if any(child.poll() for child in children):
+            break
+    for child in children:
+        child.kill()
+    reader.join()
+
+
+def _read(pipe: IO[bytes], lines: queue.Queue[bytes | None]) -> None:
+    for line in pipe:
+        lines.put(line)
+    lines.put(None)
+
+
+def _pass_on(line: bytes, say: Say, progress: Progress | None) -> None:
+    """One line of the first process: {"say": text} or {"progress": [done, of]}; others are a library's."""
+    try:
+        told = json.loads(line)
+    except ValueError:
+        return
+    match told:
+        case {"say": str(text)}:
+            say(text)
+        case {"progress": [int(done), int(steps)]} if progress is not None:
+            progress(done, steps)
+
+
+def _raise_what_went_wrong(folder: Path, codes: Sequence[int]) -> None:
+    """The error that a process wrote, else that one ended without a word. Nothing where there is a result."""
+    from students.fit import MemoryOut
+
+    if (folder / "result.json").is_file():
+        return
+    told = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("error-*.json"))]
+    for one in told:
+        if one["kind"] == "memory":
+            raise MemoryOut(one["batch_size"])
+    for one in told:
+        kind = getattr(errors, one["kind"]) if one["kind"] in _RAISED else GraftError
+        raise kind(one["what"], where=one["where"], fix=one["fix"])
+    rank = next((rank for rank, code in enumerate(codes) if code not in (0, -9)), 0)
+    end = (folder / f"{rank}.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:]
+    raise GraftError(
+        f"process {rank} of {len(codes)} ended ({codes[rank]}): " + (" | ".join(end)[-600:] or "it wrote nothing"),
+        where="training", fix="the same call again goes on from the last checkpoint",
+    )  # fmt: skip
+
+
+_RAISED = frozenset({"StorageFull", "MissingExtra", "NotFound"})
+"""Errors that keep their class on the way from a process to the one that started it."""
+
+
+# ---- one of the processes
+
+
+@dataclass(frozen=True)
+class _Voice:
+    """How a process tells what happens: the first in JSON lines where another process reads them; others not at all."""
+
+    folder: Path
+    rank: int
+    child: bool
+
+    def say(self, text: str) -> None:
+        if self.rank == 0:
+            print(json.dumps({"say": text}) if self.child else text, flush=True)
+
+    def progress(self, done: int, steps: int) -> None:
+        if self.child and self.rank == 0:
+            print(json.dumps({"progress": [done, steps]}), flush=True)
+
+    def failed(self, told: Mapping[str, Any], text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+        if self.child:
+            staged = self.folder / f"error-{self.rank}.part"
+            staged.write_text(json.dumps(told), encoding="utf-8")
+            staged.replace(self.folder / f"error-{self.rank}.json")
+
+
+def work(file: Path, child: bool) -> int:
+    """One process's part of a training, from RANK, WORLD_SIZE and LOCAL_RANK as launchers set them. Returns the exit
+    code."""
+    from students.fit import MemoryOut
+
+    voice = _Voice(file.parent, int(os.environ["RANK"]), child)
+    if child:
+        _end_with_parent()
+    try:
+        with _joined() as team:
+            _train(read_job(file), team, voice)
+    except MemoryOut as error:
+        voice.failed(
+            {"kind": "memory", "batch_size": error.batch_size},
+            f"not enough memory for a share of {error.batch_size} rows: lower settings.batch_size of the job",
+        )
+        return 1
+    except GraftError as error:
+        told = {"kind": type(error).__name__, "what": error.what, "where": error.where, "fix": error.fix}
+        voice.failed(told, str(error))
+        return error.exit_code
+    return 0
+
+
+def _train(job: Job, team: Team, voice: _Voice) -> None:
+    """Train together; the first process writes the classifier, and what it took where another process waits for it."""
+    from students.fit import fit, saved, staging
+
+    fitted = fit(
+        job.rows, job.labels, job.settings, voice.say, voice.progress, validation=job.validation,
+        checkpoints=staging(job.out), team=team, batch_size=job.batch_size,
+    )  # fmt: skip
+    if team.rank:
+        return
+    told = asdict(saved(fitted, job.out))
+    del told["path"]
+    if voice.child:
+        (voice.folder / "result.json").write_text(json.dumps(told), encoding="utf-8")
+    else:
+        voice.say(f"{job.out}: {json.dumps(told)}")
+
+
+@contextlib.contextmanager
+def _joined() -> Iterator[Team]:
+    """The team of this process; torch's process group is there inside."""
+    import torch
+    import torch.distributed as dist
+
+    from students.device import pick_device
+    from students.team import Team
+
+    team, local = Team(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])), int(os.environ.get("LOCAL_RANK", "0"))
+    if pick_device().type == "cuda":
+        if local >= torch.cuda.device_count():
+            raise GraftError(f"no GPU {local}", where="LOCAL_RANK", fix="start one process for each GPU")
+        torch.cuda.set_device(local)
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    meet = Path(os.environ[STORE]).as_uri() if STORE in os.environ else "env://"
+    dist.init_process_group(backend, init_method=meet, rank=team.rank, world_size=team.size, timeout=PATIENCE)
+    try:
+        yield team
+    finally:
+        dist.destroy_process_group()
+
+
+def _end_with_parent() -> None:
+    """End at once when the process that holds the other end of stdin is gone."""
+
+    def watch() -> None:
+        while os.read(0, 1):
+            pass
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command line, as the module's docstring shows. Returns the exit code."""
+    parser = argparse.ArgumentParser(prog="students.launch", description="Train a classifier by several processes.")
+    parser.add_argument("job", type=Path, help="a job file, see docs/gpu.md")
+    parser.add_argument("--processes", type=int, help="by default one for each GPU")
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    given = parser.parse_args(arguments)
+    if "RANK" in os.environ:
+        return work(given.job, given.child)
+    from students.fit import train_classifier
+
+    try:
+        job = read_job(given.job)
+        result = train_classifier(
+            job.rows, job.labels, job.settings, job.out, say=print, validation=job.validation, processes=given.processes
+        )
+    except GraftError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    print(result)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,62 @@
+"""Which work pool a deployment goes to: that of the machines with GPUs, where it wants one and there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.settings import PREFECT_API_URL
+from prefect.testing.utilities import prefect_test_harness
+
+from flows.deploy import DeploymentSpec, deploy, read_deployments
+
+FLOW = """
+from prefect import flow
+
+@flow
+def tiny(word: str = "hello") -> str:
+    return word
+"""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    with prefect_test_harness(server_startup_timeout=60):
+        with get_client(sync_client=True) as client:
+            client.create_work_pool(WorkPoolCreate(name="graft", type="process"))
+        yield str(PREFECT_API_URL.value())
+
+
+def pools(server: str, root: Path) -> dict[str, str | None]:
+    """Deploys one flow that wants a GPU and one that does not: name to work pool."""
+    specs = [DeploymentSpec("tiny_flow.py:tiny", name, tags=tags, root=root) for name, tags in TAGS.items()]
+    deploy(server, specs)
+    with get_client(sync_client=True) as client:
+        return {name: client.read_deployment_by_name(f"tiny/{name}").work_pool_name for name in TAGS}
+
+
+TAGS: dict[str, tuple[str, ...]] = {"trains": ("graft", "gpu"), "writes": ("graft",)}
+
+
+def test_a_deployment_that_wants_a_gpu_goes_to_the_gpu_pool_where_there_is_one(
+    tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tiny_flow.py").write_text(FLOW, encoding="utf-8")
+    monkeypatch.delenv("GRAFT_GPU_POOL", raising=False)
+    assert pools(server, tmp_path) == {"trains": "graft", "writes": "graft"}
+    with get_client(sync_client=True) as client:
+        client.create_work_pool(WorkPoolCreate(name="graft-gpu", type="process"))
+    assert pools(server, tmp_path) == {"trains": "graft-gpu", "writes": "graft"}
+    monkeypatch.setenv("GRAFT_GPU_POOL", "cluster")
+    for _ in range(2):  # made, then there already
+        assert pools(server, tmp_path) == {"trains": "cluster", "writes": "graft"}
+    with get_client(sync_client=True) as client:
+        assert client.read_work_pool("cluster").type == "process"
+
+
+def test_of_what_is_shipped_only_what_trains_wants_a_gpu() -> None:
+    wanting = {spec.entrypoint for spec in read_deployments() if "gpu" in spec.tags}
+    assert wanting == {"flows/train_student.py:train_student", "flows/improve.py:improve"}
