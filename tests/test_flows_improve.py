@@ -13,10 +13,12 @@ from test_flows_make_dataset import graft, write_recipe
 from data.lake import Lake
 from data.versions import rows as version_rows
 from data.versions import versions
+from schemas.errors import InputInvalid
 from schemas.home import Home
+from schemas.load import load_recipe
 
 TEST = [("zebra crossings are painted at night", "alpha"), ("walnut shelves hold seven jars", "beta")] * 4
-IMPROVE = ["--rounds", "3", "--rows-per-round", "12", "--json"]
+IMPROVE = ["--rounds", "2", "--rows-per-round", "12", "--json"]
 
 
 @pytest.fixture
@@ -46,22 +48,22 @@ def test_rounds_grow_a_dataset_and_the_last_student_judges_the_next(
     first = json.loads(done.stdout)
     steered = [one for one in first["rounds"] if one["arm"] == "steered"]
     unsteered = [one for one in first["rounds"] if one["arm"] == "unsteered"]
-    assert [(one["round"], one["rows"]) for one in steered] == [(0, 0), (1, 12), (2, 24), (3, 36)]
+    assert [(one["round"], one["rows"]) for one in steered] == [(0, 0), (1, 12), (2, 24)]
     assert sum(steered[2]["wanted"].values()) == 12 and len(steered[2]["said"]) == 4
-    assert len({one["student_id"] for one in first["rounds"]}) == 5
+    assert len({one["student_id"] for one in first["rounds"]}) == 4
     assert unsteered[0]["candidates"] == steered[-1]["candidates"] and unsteered[0]["dataset"] == "shop-unsteered"
     assert all(Path(file).is_file() for file in first["files"])
     assert "keep shop-improved@" in first["text"] and "unsteered" in first["text"]
     with Lake.open(Home(home), read_only=True) as lake:
         held = [{row["text"] for row in version_rows(lake, one).to_pylist()} for one in versions(lake, "shop-improved")]
-        assert held[0] < held[1] < held[2]
+        assert held[0] < held[1]
         judges = lake.sql(
             "SELECT DISTINCT run_id, model FROM lake.reviews WHERE model IN ('near', 'student')"
         ).to_pylist()
         by_run = {
             one["run_id"]: {row["model"] for row in judges if row["run_id"] == one["run_id"]} for one in first["rounds"]
         }
-        assert [by_run[one["run_id"]] for one in steered[1:]] == [{"near"}, {"student"}, {"student"}]
+        assert [by_run[one["run_id"]] for one in steered[1:]] == [{"near"}, {"student"}]
         assert by_run[unsteered[0]["run_id"]] == {"near"}
         assert lake.improvements("shop")[0].stopped_by == "seed 42: rounds"
     journal = b"".join(file.read_bytes() for file in home.glob("journal.sqlite*"))
@@ -78,8 +80,6 @@ def test_rounds_grow_a_dataset_and_the_last_student_judges_the_next(
     [
         ("test: held.jsonl", "seed: 1", "student.test"),
         ("improve: {", "improve: {steer_on: held.jsonl, ", "in the held-out file too"),
-        ("improve: {", "improve: {steer_on: none.jsonl, ", "improve.steer_on"),
-        ("policies: [hard_negatives,", "policies: [hard_negatives, hard_negatives,", "named twice"),
     ],
 )
 def test_what_cannot_be_improved_is_said_before_anything_is_spent(
@@ -89,3 +89,18 @@ def test_what_cannot_be_improved_is_said_before_anything_is_spent(
     done = graft(tmp_path / "home", prefect_url, "improve", str(recipe), "--json")
     assert done.returncode != 0 and said in done.stderr and "Traceback" not in done.stderr
     assert fake_llm.stats()["calls"] == 0
+
+
+@pytest.mark.parametrize(
+    ("changed", "by", "said"),
+    [
+        ("improve: {", "improve: {steer_on: none.jsonl, ", "improve.steer_on"),
+        ("policies: [hard_negatives,", "policies: [hard_negatives, hard_negatives,", "named twice"),
+        ("policies: [hard_negatives,", "policies: [hard_negativ,", "hard_negatives"),
+    ],
+)
+def test_a_recipe_with_a_broken_loop_is_refused(recipe: Path, changed: str, by: str, said: str) -> None:
+    recipe.write_text(recipe.read_text().replace(changed, by))
+    with pytest.raises(InputInvalid) as caught:
+        load_recipe(recipe)
+    assert said in str(caught.value)
