@@ -14,10 +14,10 @@ from prefect import flow
 
 from data.lake import Lake
 from data.seeds import load_labelled
-from flows import artifacts
 from flows.improve_report import write_report
-from flows.improve_round import Arms, Ledger, Loop, Made, first_recipe, make_version, next_recipe, unsteered_recipe
+from flows.improve_round import Arms, Ledger, Loop, Made, first_recipe, make_version, next_recipe, say, unsteered_recipe
 from flows.plan import read_recipe
+from flows.progress import Progress, begin
 from schemas.base import stable_hash, utc_now
 from schemas.errors import GraftError, InputInvalid, Problem, YieldTooLow
 from schemas.home import Home
@@ -48,6 +48,7 @@ async def improve(
     with Lake.open(home) as lake:
         loop = _loop(loaded, file, rows, home, lake)
         begun = utc_now()
+        begin(Progress(loaded.name, "", {}))
         results, endings = list[RoundResult](), list[str]()
 
         def keep() -> Improvement:
@@ -78,7 +79,7 @@ async def _steered(arms: Arms, results: list[RoundResult], keep: Any) -> str:
     recipe, best, worse = first_recipe(arms), -1.0, 0
     state = arms.state()
     for number in range(1, settings.rounds + 1):
-        artifacts.say(f"seed {arms.seed}, round {number} of {settings.rounds}: {sum(recipe.wanted().values())} rows")
+        say(f"seed {arms.seed}, round {number} of {settings.rounds}: {sum(recipe.wanted().values())} rows")
         try:
             made = await make_version(loop, recipe, ledger)
         except YieldTooLow as error:
@@ -107,7 +108,7 @@ async def _unsteered(arms: Arms, results: list[RoundResult]) -> None:
     candidates = spent[-1].candidates
     if not candidates:
         return
-    artifacts.say(f"seed {arms.seed}: {candidates} candidates at once, without steering")
+    say(f"seed {arms.seed}: {candidates} candidates at once, without steering")
     ledger, started = Ledger(), time.monotonic()
     made: Made | None = await make_version(arms.loop, unsteered_recipe(arms, candidates), ledger)
     if made is not None:

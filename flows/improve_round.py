@@ -16,6 +16,7 @@ from data.versions import rows as version_rows
 from data.versions import version as find_version
 from flows import artifacts
 from flows.make_dataset import make_run
+from flows.progress import current
 from flows.soft import soft_labels
 from flows.workshop import CallRecorder, open_gateway
 from schemas.base import stable_hash
@@ -34,6 +35,14 @@ from students.train import VALIDATION, as_one_text
 
 JUDGE = "student"
 """Name of the last student among a round's models."""
+
+
+def say(text: str) -> None:
+    """One line of progress: what the live display shows between two runs, and in the log."""
+    now = current()
+    if now is not None:
+        now.stage = text
+    artifacts.say(text)
 
 
 @dataclass(frozen=True)
@@ -118,7 +127,7 @@ class Arms:
             dataset or self.dataset("steered"), version, [*seeds, *train], validation, loop.labels, settings
         )  # fmt: skip
         stored = {student.id: student for student in loop.lake.students(lesson.dataset)}
-        learner = learn(lesson, loop.home, stored.get, artifacts.say)
+        learner = learn(lesson, loop.home, stored.get, say)
         if learner.student.id not in stored:
             loop.lake.save_student(learner.student)
         return learner
@@ -195,7 +204,7 @@ async def next_recipe(
     state.failed.append([row for row in rows if row.wrong])
     state.weights, state.said = decided.weights, decided.said
     for sentence in decided.said:
-        artifacts.say(sentence)
+        say(sentence)
     changed = _with(loop.recipe, arms, "steered", decided.wanted).model_copy(update={"steering": decided.steering})
     return _judged_by(changed, learner.student) if settings.judge else changed
 
@@ -243,13 +252,13 @@ class Naming:
     async def name(self, label: str, texts: Sequence[str]) -> tuple[str, ...]:
         """The subjects of the texts; empty where the model gave nothing usable or no call can be paid."""
         if self._recorder is None:
-            self._opened = open_gateway(self._loop.recipe, self._loop.home, artifacts.say)
+            self._opened = open_gateway(self._loop.recipe, self._loop.home, say)
             self._recorder = CallRecorder((await self._opened.__aenter__()).call, self._run_id, "")
         model: ModelSpec = pool_of(self._loop.recipe, "generator")[0]
         try:
             return await name_concepts(self._recorder.ask, self._loop.recipe, model, label, texts, seed=self._seed)
         except (CallFailed, BudgetExhausted) as failure:
-            artifacts.say(f"no concept for {label}: {failure.what}")
+            say(f"no concept for {label}: {failure.what}")
             return ()
 
     async def __aexit__(self, *error: Any) -> None:
