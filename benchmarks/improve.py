@@ -27,7 +27,7 @@ LOOKED_AT = 1_000
 """Test rows that were looked at while the loop was built: left out."""
 
 
-def write_recipe(folder: Path, rows: int) -> Path:
+def write_recipe(folder: Path, rows: int, policies: list[str]) -> Path:
     """The recipe and its held-out file."""
     seeds = DATA / "train_2shot_seed0.jsonl"
     labels = sorted({json.loads(line)["domain"] for line in seeds.read_text(encoding="utf-8").splitlines()})
@@ -53,7 +53,7 @@ def write_recipe(folder: Path, rows: int) -> Path:
         "limits": {"candidates": 4_000, "min_yield": 0.01},
         "splits": {"train": 0.8, "validation": 0.2, "test": 0.0},
         "student": {"test": "held_out.jsonl", "label_field": "domain", "epochs": 10},
-        "improve": {"policies": ["hard_negatives", "domain_gap", "curriculum"], "patience": 5},
+        "improve": {"policies": policies, "patience": 5},
     }  # fmt: skip
     file = folder / "clinc.yaml"
     file.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
@@ -65,13 +65,14 @@ if __name__ == "__main__":
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rows", type=int, default=100, help="accepted rows of a round over all labels")
+    parser.add_argument("--policies", nargs="+", default=["hard_negatives", "domain_gap"])
     parser.add_argument("--home", default=str(ROOT / ".graft-bench"), help="where finished work stays")
     given = parser.parse_args()
     home = Path(given.home).resolve()
     home.mkdir(parents=True, exist_ok=True)
     command = [
         "improve",
-        str(write_recipe(home, given.rows)),
+        str(write_recipe(home, given.rows, given.policies)),
         "--rounds",
         str(given.rounds),
         "--seeds",

@@ -184,7 +184,7 @@ def test_a_row_explains_itself(tmp_path: Path, fake_llm: Any, prefect_url: str) 
 
 
 def test_a_second_run_at_the_same_time_is_refused(tmp_path: Path, fake_llm: Any, prefect_url: str) -> None:
-    recipe, home = write_recipe(tmp_path, fake_llm.url, rows=400, candidates=20_000), tmp_path / "home"
+    recipe, home = write_recipe(tmp_path, fake_llm.url, rows=4_000, candidates=100_000), tmp_path / "home"
     first = subprocess.Popen(
         [sys.executable, "-m", "graft", "run", str(recipe), "--json"], cwd=ROOT, env=environment(home, prefect_url),
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,

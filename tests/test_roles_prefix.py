@@ -52,7 +52,7 @@ TASK: dict[str, Any] = {
     "labels": labels_of(DEMO.task), "label": "delivery", "guard": False, "good": FIRST, "bad": SEEDS[2].text,
     "response": None, "prior": (),
     "count": 2, "shown": True, "share": 60, "rest": 40, "seed_class": "delivery", "partner": "refund",
-    "partner_about": "getting money back",
+    "partner_about": "getting money back", "concept": "",
 }  # fmt: skip
 
 
@@ -65,7 +65,7 @@ def slot(number: int) -> dict[str, Any]:
     ]
     return {
         "text": text, "instruction": text, "examples": own, "own": own, "kinds": kinds,
-        "keywords": ("courier, door", "tracking, site")[number],
+        "keywords": ("courier, door", "tracking, site")[number], "texts": own,
     }  # fmt: skip
 
 
@@ -135,6 +135,8 @@ CASES: list[tuple[str, str, dict[str, Any], float, int]] = [
     ("review_response", "completion", ANSWERED, 0.85, 40),
     ("review_response", "completion", {"prior": PRIOR, **ANSWERED}, 0.80, 50),
     ("guard_llama", "completion", {}, 0.50, 310),  # left: the form that Llama Guard was trained with
+    ("concepts", "chat", {}, 0.85, 10),
+    ("concepts", "completion", {}, 0.85, 15),
     ("seed_domain", "chat", {}, 0.85, 20),
     ("seed_domain", "completion", {}, 0.90, 10),
     ("seed_keywords", "chat", {}, 0.70, 20),

@@ -13,13 +13,15 @@ from schemas.models import ModelSpec
 
 CHAT = ModelSpec(name="chat", provider="embedded", model="c")
 BASE = ModelSpec(name="base", provider="embedded", model="b", style="completion")
-TEXT = {"noun": "a message", "clause": "is about invoices", "language": "en"}
+TEXT = {"noun": "a message", "clause": "is about invoices", "language": "en", "concept": ""}
 
 
 def test_a_completion_ends_where_the_model_must_go_on() -> None:
     prompt = question("text", BASE, examples=["Why twice?", "Where is\nmy bill?"], **TEXT)["prompt"]
     assert prompt.endswith("- Why twice?\n- Where is my bill?\n-")
-    assert "a message which is about invoices" in prompt
+    assert "a message which is about invoices, one in each line" in prompt
+    steered = question("text", BASE, examples=["Why twice?"], **{**TEXT, "concept": "{{ fees }}\n- vat"})["prompt"]
+    assert "a message which is about invoices, in particular {{ fees }} - vat, one in each line" in steered
 
 
 def test_a_chat_prompt_has_its_constant_part_first() -> None:
