@@ -205,7 +205,8 @@ async def next_recipe(
     state.weights, state.said = decided.weights, decided.said
     for sentence in decided.said:
         say(sentence)
-    changed = _with(loop.recipe, arms, "steered", decided.wanted).model_copy(update={"steering": decided.steering})
+    changed = _with(loop.recipe, arms, "steered", decided.wanted)
+    changed = changed.model_copy(update={"steering": decided.steering, "gates": loop.recipe.gates})
     return _judged_by(changed, learner.student) if settings.judge else changed
 
 
@@ -276,8 +277,10 @@ class Naming:
 
 
 def _with(recipe: Recipe, arms: Arms, arm: Arm, wanted: dict[str, int]) -> Recipe:
+    """The recipe with an arm's name, seed and counts; what other loops published in its dataset binds it in nothing."""
     target = recipe.target.model_copy(update={"labels": wanted})
-    return recipe.model_copy(update={"name": arms.dataset(arm), "seed": arms.seed, "target": target})
+    gates = recipe.gates.model_copy(update={"against_published": False})
+    return recipe.model_copy(update={"name": arms.dataset(arm), "seed": arms.seed, "target": target, "gates": gates})
 
 
 def _judged_by(recipe: Recipe, student: Student) -> Recipe:

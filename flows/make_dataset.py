@@ -17,6 +17,8 @@ from agents.methods import Place, method_of
 from data.lake import Lake
 from data.test_files import register_evaluation_files
 from data.versions import published_texts
+from data.versions import rows as version_rows
+from data.versions import version as find_version
 from flows import artifacts, logs, rounds
 from flows.collector import calm_collector
 from flows.finish import finish
@@ -111,7 +113,7 @@ async def _make(recipe: Recipe, file: Path, seeds: list[Seed], home: Home, lake:
             progress.gateway = lambda: gateway.stats
             shop = Workshop(
                 recipe=recipe, run_id=run_id, home=home, lake=lake, gateway=gateway, method=method_of(recipe),
-                seeds=seeds, published=published_texts(lake, recipe.name, exclude_run=run_id), progress=progress,
+                seeds=seeds, published=_published(lake, recipe, run_id), progress=progress,
                 say=say, neighbours=run.neighbours, evaluation=lake.test_texts(recipe.name),
             )  # fmt: skip
             enter(shop)
@@ -131,6 +133,14 @@ async def _make(recipe: Recipe, file: Path, seeds: list[Seed], home: Home, lake:
             raise  # it ended early with what was accepted published: its record stays
         lake.save_run(run.model_copy(update={"status": "failed", "stopped_by": error.what, "ended_at": utc_now()}))
         raise
+
+
+def _published(lake: Lake, recipe: Recipe, run_id: str) -> list[tuple[str, str, str]]:
+    """The texts that no row may repeat: of a loop's round those of the version that it goes on from, else of all."""
+    if recipe.steering is None:
+        return published_texts(lake, recipe.name, exclude_run=run_id)
+    before = version_rows(lake, find_version(lake, f"{recipe.name}@{recipe.steering.after}"))
+    return [(row["id"], row["text"], row["label"]) for row in before.to_pylist()]
 
 
 async def _rounds(shop: Workshop, say: Say) -> tuple[list[Candidate], int]:

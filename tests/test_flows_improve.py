@@ -73,6 +73,12 @@ def test_rounds_grow_a_dataset_and_the_last_student_judges_the_next(
     assert fake_llm.stats()["calls"] == calls
     assert [one["test"] for one in again["rounds"]] == [one["test"] for one in first["rounds"]]
     assert [one["version"] for one in again["rounds"]] == [one["version"] for one in first["rounds"]]
+    recipe.write_text(recipe.read_text().replace("[hard_negatives, weakness, domain_gap, curriculum]", "[domain_gap]"))
+    other = json.loads(graft(home, prefect_url, "improve", str(recipe), *IMPROVE, "--no-compare").stdout)
+    assert [one["rows"] for one in other["rounds"]] == [0, 12, 24], (
+        "what another loop published binds this one in nothing"
+    )
+    assert other["rounds"][1]["candidates"] == steered[1]["candidates"]
 
 
 @pytest.mark.parametrize(
