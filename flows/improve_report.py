@@ -79,6 +79,10 @@ def _verdict(rounds: Sequence[RoundResult]) -> list[str]:
         lines += _overfit([one for one in own if one.arm == "steered"])
     if finals and base:
         lines.append(f"over the seeds alone: {_points(finals, base)}")
+        if statistics.mean(finals) < statistics.mean(base):
+            lines.append(
+                "  these rows do not help: the student of the seeds alone is the better one on the held-out file"
+            )
     if finals and len(once) == len(finals):
         lines.append(f"over the same candidates at once, unsteered: {_points(finals, once)}")
         if len(finals) < 3:
