@@ -15,7 +15,17 @@ from prefect import flow
 from data.lake import Lake
 from data.seeds import load_labelled
 from flows.improve_report import write_report
-from flows.improve_round import Arms, Ledger, Loop, Made, first_recipe, make_version, next_recipe, say, unsteered_recipe
+from flows.improve_round import (
+    Arms,
+    Loop,
+    Made,
+    Spending,
+    first_recipe,
+    make_version,
+    next_recipe,
+    say,
+    unsteered_recipe,
+)
 from flows.plan import read_recipe
 from flows.progress import Progress, begin
 from schemas.base import stable_hash, utc_now
@@ -73,15 +83,15 @@ async def improve(
 async def _steered(arms: Arms, results: list[RoundResult], keep: Any) -> str:
     """Every round of one seed's loop; how it ended."""
     loop, settings = arms.loop, arms.loop.recipe.improve
-    ledger, started = Ledger(), time.monotonic()
+    spent, started = Spending(), time.monotonic()
     learner = arms.learn(None, [], [])
-    results.append(arms.result("steered", 0, learner, None, ledger, started))
+    results.append(arms.result("steered", 0, learner, None, spent, started))
     recipe, best, worse = first_recipe(arms), -1.0, 0
     state = arms.state()
     for number in range(1, settings.rounds + 1):
         say(f"seed {arms.seed}, round {number} of {settings.rounds}: {sum(recipe.wanted().values())} rows")
         try:
-            made = await make_version(loop, recipe, ledger)
+            made = await make_version(loop, recipe, spent)
         except YieldTooLow as error:
             return f"round {number} could not be made: {error.what.splitlines()[0]}"
         if made is None:
@@ -90,7 +100,7 @@ async def _steered(arms: Arms, results: list[RoundResult], keep: Any) -> str:
         evidence_rows = arms.steering_rows(learner, made)
         accuracy = sum(not row.wrong for row in evidence_rows) / len(evidence_rows) if evidence_rows else None
         results.append(
-            arms.result("steered", number, learner, made, ledger, started, accuracy, recipe.wanted(), state.said)
+            arms.result("steered", number, learner, made, spent, started, accuracy, recipe.wanted(), state.said)
         )
         keep()
         worse = 0 if accuracy is not None and accuracy > best else worse + 1
@@ -98,22 +108,21 @@ async def _steered(arms: Arms, results: list[RoundResult], keep: Any) -> str:
         if worse >= settings.patience and number < settings.rounds:
             return f"patience: {worse} rounds without a better student on the rows that steer"
         if number < settings.rounds:
-            recipe = await next_recipe(arms, recipe, state, learner, made, evidence_rows, number, ledger)
+            recipe = await next_recipe(arms, recipe, state, learner, made, evidence_rows, number, spent)
     return "rounds"
 
 
 async def _unsteered(arms: Arms, results: list[RoundResult]) -> None:
     """As many candidates as the loop opened, at once; nothing is known of the student."""
-    spent = [one for one in results if one.arm == "steered" and one.seed == arms.seed]
-    candidates = spent[-1].candidates
+    candidates = max(one.candidates for one in results if one.arm == "steered" and one.seed == arms.seed)
     if not candidates:
         return
     say(f"seed {arms.seed}: {candidates} candidates at once, without steering")
-    ledger, started = Ledger(), time.monotonic()
-    made: Made | None = await make_version(arms.loop, unsteered_recipe(arms, candidates), ledger)
+    spent, started = Spending(), time.monotonic()
+    made: Made | None = await make_version(arms.loop, unsteered_recipe(arms, candidates), spent)
     if made is not None:
         learner = arms.learn(made.version.version, made.train, made.validation, dataset=made.version.dataset)
-        results.append(arms.result("unsteered", 1, learner, made, ledger, started))
+        results.append(arms.result("unsteered", 1, learner, made, spent, started))
 
 
 def _loop(recipe: Recipe, file: Path, seeds: list[Seed], home: Home, lake: Lake) -> Loop:

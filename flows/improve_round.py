@@ -61,7 +61,7 @@ class Loop:
 
 
 @dataclass
-class Ledger:
+class Spending:
     """What an arm has spent so far. `price_usd` is None once any price is unknown."""
 
     candidates: int = 0
@@ -71,17 +71,15 @@ class Ledger:
 
     def add(self, candidates: int, calls: int, tokens: int, price: float | None) -> None:
         """One more run, or the calls between two."""
-        self.candidates, self.calls, self.tokens = (
-            self.candidates + candidates,
-            self.calls + calls,
-            self.tokens + tokens,
-        )
+        self.candidates += candidates
+        self.calls += calls
+        self.tokens += tokens
         self.price_usd = None if self.price_usd is None or price is None else self.price_usd + price
 
 
 @dataclass(frozen=True)
 class Made:
-    """A round's version; `validation` are its rows that no student learns from, `soft` row id to its judges' word."""
+    """A round's version, and its rows by split; no student learns from `validation`."""
 
     version: DatasetVersion
     train: list[TrainRow]
@@ -133,7 +131,7 @@ class Arms:
         return learner
 
     def result(
-        self, arm: Arm, number: int, learner: Learner, made: Made | None, ledger: Ledger, started: float,
+        self, arm: Arm, number: int, learner: Learner, made: Made | None, spent: Spending, started: float,
         steering: float | None = None, wanted: dict[str, int] | None = None, said: tuple[str, ...] = (),
     ) -> RoundResult:  # fmt: skip
         """The round's line in the report; the student's evaluations are saved."""
@@ -145,8 +143,8 @@ class Arms:
         return RoundResult(
             arm=arm, seed=self.seed, round=number, dataset=self.dataset(arm), student_id=student.id,
             version=made.version.version if made else None, run_id=made.version.run_id if made else "",
-            rows=made.version.rows if made else 0, candidates=ledger.candidates, calls=ledger.calls,
-            tokens=ledger.tokens, price_usd=ledger.price_usd, steering=steering, test=judged.accuracy,
+            rows=made.version.rows if made else 0, candidates=spent.candidates, calls=spent.calls,
+            tokens=spent.tokens, price_usd=spent.price_usd, steering=steering, test=judged.accuracy,
             interval=judged.interval, seconds=round(time.monotonic() - started, 1), wanted=wanted or {}, said=said,
         )  # fmt: skip
 
@@ -188,11 +186,11 @@ async def next_recipe(
     made: Made,
     rows: list[Judged],
     number: int,
-    ledger: Ledger,
+    spent: Spending,
 ) -> Recipe:
     """The next round's recipe, decided by the policies; what they said is remembered in `state`."""
     loop, settings = arms.loop, arms.loop.recipe.improve
-    naming = Naming(loop, made.version.run_id, arms.seed + number, ledger)
+    naming = Naming(loop, made.version.run_id, arms.seed + number, spent)
     async with naming:
         decided = await decide(
             Evidence(
@@ -219,7 +217,7 @@ def unsteered_recipe(arms: Arms, candidates: int) -> Recipe:
     return changed.model_copy(update={"limits": limits})
 
 
-async def make_version(loop: Loop, recipe: Recipe, ledger: Ledger) -> Made | None:
+async def make_version(loop: Loop, recipe: Recipe, spent: Spending) -> Made | None:
     """Run a round's recipe and read what came of it; None where it published nothing. YieldTooLow as make_dataset.
 
     A run that ended early with some rows published counts as made.
@@ -227,7 +225,7 @@ async def make_version(loop: Loop, recipe: Recipe, ledger: Ledger) -> Made | Non
     result = await make_run(recipe, loop.file, loop.seeds)
     run, version = result["run"], result["version"]
     tokens = run["prompt_tokens"] + run["completion_tokens"]
-    ledger.add(run["counts"]["opened"], run["calls"], tokens, run["price_usd"])
+    spent.add(run["counts"]["opened"], run["calls"], tokens, run["price_usd"])
     if version is None:
         return None
     found = find_version(loop.lake, f"{version['dataset']}@{version['version']}")
@@ -242,8 +240,8 @@ async def make_version(loop: Loop, recipe: Recipe, ledger: Ledger) -> Made | Non
 class Naming:
     """A generator that names what texts are about, its gateway opened when it is first asked; its calls are kept."""
 
-    def __init__(self, loop: Loop, run_id: str, seed: int, ledger: Ledger) -> None:
-        self._loop, self._run_id, self._seed, self._ledger = loop, run_id, seed, ledger
+    def __init__(self, loop: Loop, run_id: str, seed: int, spent: Spending) -> None:
+        self._loop, self._run_id, self._seed, self._ledger = loop, run_id, seed, spent
         self._opened: Any = None
         self._recorder: CallRecorder | None = None
 
