@@ -36,7 +36,7 @@ $(STAMP): pyproject.toml constraints.txt
 demo: install ## Make the demo dataset with real small models, train its student, improve it by a steered round, export it
 	$(BIN)/graft run $(RECIPE)
 	$(BIN)/graft train $(DATASET)
-	$(BIN)/graft improve $(RECIPE) --rounds 2 --rows-per-round 24 --no-compare
+	$(BIN)/graft improve $(RECIPE) --rounds 2 --rows-per-round 36 --no-compare
 	$(BIN)/graft export $(DATASET) --format parquet --overwrite
 	$(BIN)/graft export $(DATASET) --format jsonl --overwrite
 	$(BIN)/graft show $(DATASET)

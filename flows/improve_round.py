@@ -33,6 +33,8 @@ from students.rows import TrainRow
 from students.steer import Evidence, Judged, decide
 from students.train import VALIDATION, as_one_text
 
+NO_EVIDENCE = "no row steers: raise splits.validation or rows_per_round, or name labelled rows in improve.steer_on"
+
 JUDGE = "student"
 """Name of the last student among a round's models."""
 
@@ -200,8 +202,8 @@ async def next_recipe(
             settings, rows=sum(recipe.wanted().values()), after=made.version.version,
         )  # fmt: skip
     state.failed.append([row for row in rows if row.wrong])
-    state.weights, state.said = decided.weights, decided.said
-    for sentence in decided.said:
+    state.weights, state.said = decided.weights, decided.said if rows else (NO_EVIDENCE, *decided.said)
+    for sentence in state.said:
         say(sentence)
     changed = _with(loop.recipe, arms, "steered", decided.wanted)
     changed = changed.model_copy(update={"steering": decided.steering, "gates": loop.recipe.gates})
