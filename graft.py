@@ -15,9 +15,8 @@ Inside a running event loop (a notebook), the functions work on a thread of thei
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from schemas.steering import Improvement
     from students.train import StudentReport
 
-T = TypeVar("T")
 
 __all__ = ["datasets", "explain", "export", "improve", "load", "main", "run", "train"]
 
@@ -49,8 +47,9 @@ def run(
 
     apply_prefect_environment(Home.find())
     from flows.make_dataset import make_dataset
+    from flows.waiting import finished
 
-    result = _await(
+    result = finished(
         make_dataset(str(recipe), rows_per_label=rows_per_label, seed=seed, money_usd=money_usd, minutes=minutes)
     )
     published = result["version"]
@@ -71,8 +70,9 @@ def improve(
 
     apply_prefect_environment(Home.find())
     from flows.improve import improve as flow
+    from flows.waiting import finished
 
-    result = _await(
+    result = finished(
         flow(
             str(recipe), rounds=rounds, rows_per_round=rows_per_round, seeds=seeds, compare=compare,
             test=str(test) if test else None, steer_on=str(steer_on) if steer_on else None,
@@ -145,19 +145,6 @@ def train(ref: str, *, test: str | Path | None = None, **settings: Any) -> Stude
     from flows.train_student import train_version
 
     return train_version(ref, test=str(test) if test else None, overrides=settings)
-
-
-def _await(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine, also where an event loop is running already (Jupyter)."""
-    import asyncio
-    from concurrent.futures import ThreadPoolExecutor
-
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(work)
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(asyncio.run, work).result()
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ from flows.improve_round import (
     Loop,
     Made,
     Spending,
+    State,
     first_recipe,
     make_version,
     next_recipe,
@@ -87,7 +88,7 @@ async def _steered(arms: Arms, results: list[RoundResult], keep: Any) -> str:
     learner = arms.learn(None, [], [])
     results.append(arms.result("steered", 0, learner, None, spent, started))
     recipe, best, worse = first_recipe(arms), -1.0, 0
-    state = arms.state()
+    state = State()
     for number in range(1, settings.rounds + 1):
         say(f"seed {arms.seed}, round {number} of {settings.rounds}: {sum(recipe.wanted().values())} rows")
         try:

@@ -110,10 +110,6 @@ class Arms:
         kind = "improved" if arm == "steered" else "unsteered"
         return f"{self.loop.recipe.name}-{kind}" + ("" if self.first else f"-{self.seed}")
 
-    def state(self) -> State:
-        """Nothing decided yet."""
-        return State()
-
     def learn(
         self, version: int | None, train: Sequence[TrainRow], validation: Sequence[TrainRow], dataset: str = ""
     ) -> Learner:

@@ -8,9 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from collections.abc import Callable, Sequence
 
 from agents.methods.base import Ask
 from agents.roles.calibration import batch_means, calibrate, content_free_means
@@ -27,7 +25,6 @@ from schemas.rows import Review, Seed
 from schemas.students import TeacherScore
 from schemas.tasks import labels_of
 
-T = TypeVar("T")
 Rows = Sequence[tuple[str, str]]
 
 
@@ -72,16 +69,6 @@ def sample(rows: Rows, most: int, seed: int) -> list[tuple[str, str]]:
     """At most so many of the rows, in their order; the same seed draws the same."""
     places = random.Random(seed).sample(range(len(rows)), min(most, len(rows)))
     return [rows[place] for place in sorted(places)]
-
-
-def finished(work: Coroutine[None, None, T]) -> T:
-    """The result of a coroutine, for callers that are not asynchronous, in a notebook's running loop too."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(work)
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(asyncio.run, work).result()
 
 
 def table(scores: Sequence[TeacherScore]) -> str:

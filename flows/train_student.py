@@ -19,6 +19,7 @@ from data.versions import rows as version_rows
 from data.versions import version
 from flows import artifacts, teacher
 from flows.soft import soft_labels
+from flows.waiting import finished
 from schemas.datasets import DatasetVersion, Run
 from schemas.errors import GraftError, NotFound
 from schemas.home import Home
@@ -135,7 +136,7 @@ def _with_teachers(
     if settings.multi_label is not None:
         return _noted(report, "no teacher was asked: it names one label, and these texts may have several")
     try:
-        scores = teacher.finished(
+        scores = finished(
             teacher.teacher_scores(
                 recipe, seeds, test_rows, rows=settings.teacher_rows, home=home, seed=settings.seed, predict=predict,
                 say=artifacts.say,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +48,7 @@ def find_encoder(name: str) -> Encoder:
         return Encoder(str(folder), "sha256:" + _digest(folder), "Apache-2.0")
     if Path(name).expanduser().is_dir():
         folder = Path(name).expanduser().resolve()
-        return Encoder(str(folder), "sha256:" + _digest(folder), _licence(folder))
+        return Encoder(str(folder), "sha256:" + _digest(folder), licence_of(folder))
     return _from_hub(name)
 
 
@@ -69,36 +69,55 @@ def quiet_transformers() -> Iterator[None]:
 
 
 def _from_hub(name: str) -> Encoder:
+    offline = "where there is no network name a folder that holds the encoder, or leave the field out for the built-in"
+    commit, licence = on_hub(name, _WHERE, offline)
+    return Encoder(name, commit or "as the hub has it", licence, commit)
+
+
+def on_hub(name: str, where: str, offline: str) -> tuple[str | None, str]:
+    """(commit, licence) of a model on the Hugging Face hub; the commit is None where the cache does not tell.
+
+    Raises GraftError about the field `where` if the hub does not have it or cannot be reached; `offline` says the way
+    without a network.
+    """
     from transformers.utils import cached_file
 
-    offline = "where there is no network name a folder that holds the encoder, or leave the field out for the built-in"
     try:
         with quiet_transformers():
             config = cached_file(name, "config.json")
     except (OSError, ValueError) as error:  # transformers wraps every hub and network failure into OSError
         raise GraftError(
-            f"{name!r} is no folder, and the Hugging Face hub did not give it: {_first_line(error)}", where=_WHERE,
+            f"{name!r} is no folder, and the Hugging Face hub did not give it: {first_line(error)}", where=where,
             fix=f"check the name, or download it where there is a network (hf download {name}); {offline}",
         ) from None  # fmt: skip
     folder = Path(str(config)).parent
-    commit = folder.name if folder.parent.name == "snapshots" else None
-    return Encoder(name, commit or "as the hub has it", _licence(folder), commit)
+    return folder.name if folder.parent.name == "snapshots" else None, licence_of(folder)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error says first; its kind where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _licence(folder: Path) -> str:
-    """What the model card's front matter says."""
+def licence_of(folder: Path) -> str:
+    """What the model card's front matter says; "unknown" where it says nothing."""
     card = folder / "README.md"
-    if not card.is_file():
-        return "unknown"
-    for line in card.read_text(encoding="utf-8", errors="replace").splitlines()[:60]:
+    lines = card.read_text(encoding="utf-8", errors="replace").splitlines()[:60] if card.is_file() else []
+    for line in lines:
         key, _, value = line.partition(":")
         if key.strip().casefold() in ("license", "licence") and value.strip():
             return value.strip()[:60]
     return "unknown"
+
+
+def sha256_of(files: Sequence[Path]) -> str:
+    """The SHA-256 of files one after another, 64 hex digits."""
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 def _digest(folder: Path) -> str:
@@ -108,9 +127,4 @@ def _digest(folder: Path) -> str:
         raise GraftError(
             f"{folder} holds no encoder", where=_WHERE, fix="name a folder with config.json and model.safetensors"
         )
-    digest = hashlib.sha256()
-    for file in weights:
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()[:16]
+    return sha256_of(weights)[:16]

