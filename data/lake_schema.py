@@ -19,12 +19,13 @@ from schemas.datasets import DatasetVersion, Row, Run
 from schemas.rows import Aim, Candidate, Decision, GateResult, Labelling, Mix, Review, Route, Seed, Status, Steer
 from schemas.steering import Improvement
 from schemas.students import Evaluation, InstructEvaluation, Student
+from schemas.versions import Deletion, Drop, Edit, Recall, Tag
 
 if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """Raised whenever a table changes; a lake with a higher number than the code's is refused, one with a lower number gets
 the columns that it lacks (`ADDED`) and the tables (`TABLES`)."""
 
@@ -139,6 +140,11 @@ TABLES: dict[str, type[BaseModel]] = {
     "improvements": Improvement,
     "test_files": TestFileRecord,
     "test_texts": TestTextRecord,
+    "tags": Tag,
+    "edits": Edit,
+    "drops": Drop,
+    "recalls": Recall,
+    "deletions": Deletion,
 }
 
 DECISION = tuple(Decision.model_fields)
@@ -173,6 +179,9 @@ ADDED: dict[int, dict[str, dict[str, str]]] = {
         "candidates": {"steer": "VARCHAR"},
         "evaluations": {"micro_f1": "DOUBLE", "teachers": TEACHERS},
         "students": {"tokens_per_second": "DOUBLE", "peak_share": "DOUBLE"},
+    },
+    5: {
+        "versions": {"parent": "BIGINT", "origin": "VARCHAR DEFAULT 'run'", "note": "VARCHAR DEFAULT ''"},
     },
 }  # fmt: skip
 """Schema version to the columns that it brought: table to column to its SQL type. Tables that a lake lacks are made

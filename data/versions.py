@@ -5,13 +5,15 @@ from __future__ import annotations
 import difflib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from data.arrow import from_table, to_table
 from data.lake_schema import VersionRowRecord
 from schemas.base import content_hash, utc_now
-from schemas.datasets import DatasetVersion, Row, Run, SplitName
+from schemas.datasets import DatasetVersion, Origin, Row, Run, SplitName
 from schemas.errors import GraftError, NotFound
+from schemas.rows import GateResult
+from schemas.versions import Drop
 
 if TYPE_CHECKING:
     import duckdb
@@ -36,6 +38,8 @@ def publish(
     card: str,
     partial: bool = False,
     carried: DatasetVersion | None = None,
+    origin: Origin = "run",
+    note: str = "",
 ) -> DatasetVersion:
     """Publishes rows as the dataset's next version, in one transaction. Returns the version that holds them.
 
@@ -48,27 +52,76 @@ def publish(
         raise GraftError("there is no accepted row to publish", where=run.dataset, fix="see what was rejected and why")
     if len({row.id for row in rows}) < len(rows):
         raise ValueError("a row id occurs twice")
-    held = [*(old := _carried(lake, run.dataset, carried)), *_of_run(run, rows, {row.id for row, *_ in old})]
+    if carried is not None and carried.dataset != run.dataset:
+        raise ValueError(f"{carried.ref} is no version of {run.dataset}")
+    held = [*(old := held_by(lake, carried) if carried else []), *_of_run(run, rows, {row.id for row, *_ in old})]
+    facts = {"run_id": run.id, "models": dict(models), "seeds": seeds, "card": card, "partial": partial}
+    return _write(lake, run.dataset, held, {**facts, "origin": origin, "note": note})
+
+
+def derive(
+    lake: Lake,
+    parent: DatasetVersion,
+    held: Sequence[Held],
+    *,
+    origin: Origin,
+    note: str,
+    card: str = "",
+    drops: Sequence[GateResult] = (),
+    dropped: Sequence[str] = (),
+) -> DatasetVersion:
+    """Publishes a version made from an earlier one: fewer, relabelled or edited rows. No model is asked.
+
+    `held` are its rows with the run and candidate that each came from (`held_by(lake, parent)` gives the parent's);
+    `dropped` are the ids of the parent's rows that it leaves out, `drops` the rule of each, in the same order. Run,
+    models, seeds and whether it is partial are the parent's; its card says what was done unless `card` is given. A
+    version of the dataset with the same content is returned as it is. Raises GraftError where no row is left.
+    """
+    if not held:
+        raise GraftError("no row is left to publish", where=parent.ref, fix="milder thresholds, or another version")
+    fields = ("run_id", "models", "seeds", "partial")
+    facts = {name: getattr(parent, name) for name in fields}
+    told = card or f"{parent.card.rstrip()}\n\n## Derived from {parent.ref}\n\n{note}\n"
+    record = {**facts, "card": told, "origin": origin, "note": note, "parent": parent.version}
+    return _write(lake, parent.dataset, held, record, list(zip(dropped, drops, strict=True)))
+
+
+def _write(
+    lake: Lake,
+    dataset: str,
+    held: Sequence[Held],
+    facts: Mapping[str, Any],
+    drops: Sequence[tuple[str, GateResult]] = (),
+) -> DatasetVersion:
+    """One transaction: rows, version and drops, or nothing where there is such a version already."""
     digest = content_hash((row.text, row.response, row.label, row.split) for row, *_ in held)
     splits, labels = Counter(row.split for row, *_ in held), Counter(row.label for row, *_ in held)
 
     def work(connection: duckdb.DuckDBPyConnection) -> DatasetVersion | None:
-        """None: there is such a version already."""
-        query = "SELECT count(*) FILTER (content_hash = ?), max(version) FROM lake.versions WHERE dataset = ?"
-        same, last = connection.execute(query, [digest, run.dataset]).fetchall()[0]
+        query = """
+            SELECT (SELECT count(*) FROM lake.versions WHERE dataset = $1 AND content_hash = $2), (SELECT max(version)
+            FROM (SELECT dataset, version FROM lake.versions UNION ALL SELECT dataset, version FROM lake.deletions)
+            WHERE dataset = $1)"""
+        same, last = connection.execute(query, [dataset, digest]).fetchall()[0]
         if same:
             return None
         made = DatasetVersion(
-            dataset=run.dataset, version=(last or 0) + 1, run_id=run.id, content_hash=digest, rows=len(held),
+            dataset=dataset, version=(last or 0) + 1, content_hash=digest, rows=len(held),
             splits={name: splits[name] for name in SPLIT_ORDER if name in splits},
-            labels=dict(sorted(labels.items())), models=dict(models), seeds=seeds, card=card, partial=partial,
-            snapshot=_next_snapshot(connection), created_at=utc_now(),
+            labels=dict(sorted(labels.items())), snapshot=_next_snapshot(connection), created_at=utc_now(), **facts,
         )  # fmt: skip
         lake.insert("version_rows", _rows_table(made, held))
         lake.insert("versions", to_table(DatasetVersion, [made]))
+        if drops:
+            fields = ("gate", "rule", "score", "neighbour", "detail")
+            lost = [
+                Drop(dataset=dataset, version=made.version, row_id=row_id, **{f: getattr(result, f) for f in fields})
+                for row_id, result in drops
+            ]
+            lake.insert("drops", to_table(Drop, lost))
         return made
 
-    return lake.write(work) or _with_content(lake, run.dataset, digest)
+    return lake.write(work) or _with_content(lake, dataset, digest)
 
 
 def _with_content(lake: Lake, dataset: str, digest: str) -> DatasetVersion:
@@ -87,15 +140,11 @@ def _of_run(run: Run, rows: Sequence[Row], held: set[str]) -> list[Held]:
     return [(row, run.id, row.id if row.source == "synthetic" else "") for row in fresh]
 
 
-def _carried(lake: Lake, dataset: str, carried: DatasetVersion | None) -> list[Held]:
-    """The rows of an earlier version with the run and candidate that each came from."""
-    if carried is None:
-        return []
-    if carried.dataset != dataset:
-        raise ValueError(f"{carried.ref} is no version of {dataset}")
-    found = rows(lake, carried).to_pylist()
-    origins = [(row.pop("run_id"), row.pop("candidate_id")) for row in found]
-    return [(Row.model_validate(row), *origin) for row, origin in zip(found, origins, strict=True)]
+def held_by(lake: Lake, found: DatasetVersion) -> list[Held]:
+    """A version's rows, by id, with the run and candidate that each came from."""
+    table = rows(lake, found).to_pylist()
+    origins = [(row.pop("run_id"), row.pop("candidate_id")) for row in table]
+    return [(Row.model_validate(row), *origin) for row, origin in zip(table, origins, strict=True)]
 
 
 def _rows_table(made: DatasetVersion, held: Sequence[Held]) -> pa.Table:

@@ -9,6 +9,8 @@ from pydantic import Field
 
 from schemas.base import Value
 
+Origin = Literal["run", "import", "gates", "recall", "edits"]
+"""What made a version: a run, an import, other gates over a version, a recall, or a person's edits."""
 RunStatus = Literal["running", "finished", "partial", "interrupted", "failed"]
 SplitName = Literal["train", "validation", "test"]
 
@@ -57,6 +59,9 @@ class DatasetVersion(Value):
     partial: bool = False
     snapshot: int | None = Field(default=None, description="the lake's snapshot that holds it")
     created_at: datetime
+    parent: int | None = Field(default=None, description="the version that it was derived from, if any")
+    origin: Origin = "run"
+    note: str = Field(default="", description="why it was made, in a line")
 
     @property
     def ref(self) -> str:
@@ -72,5 +77,5 @@ class Row(Value):
     response: str | None = None
     label: str
     split: SplitName
-    source: Literal["synthetic", "seed"] = "synthetic"
+    source: Literal["synthetic", "seed", "imported"] = "synthetic"
     restricted: bool = False

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from schemas.base import Slug, Value, stable_hash
+from schemas.gates import GateSettings
 from schemas.methods import GraSettings, MethodSettings, PromptMixSettings
 from schemas.models import EMBEDDED_POOL, GuardSpec, LabelerSpec, ModelSpec, RoleSpec
 from schemas.steering import ImproveSettings, Steering
@@ -51,24 +52,6 @@ class Target(Value):
 
     rows_per_label: int = Field(default=50, ge=0, le=10_000_000)
     labels: dict[str, int] = Field(default_factory=dict, description="label to rows, where it differs")
-
-
-class GateSettings(Value):
-    """Checks after generation. A shipped default fits short texts; every threshold is a field."""
-
-    min_chars: int = Field(default=8, ge=0)
-    max_chars: int = Field(default=4_000, ge=1)
-    near_duplicate: float = Field(default=0.8, gt=0, le=1, description="Jaccard of word shingles, at or above: reject")
-    against_seeds: bool = True
-    against_published: bool = True
-    label_leak: bool = Field(default=True, description="reject a text that contains its own label's name")
-    prompt_leak: bool = Field(default=True, description="reject a text that repeats a piece of our prompt")
-
-    @model_validator(mode="after")
-    def _ordered(self) -> GateSettings:
-        if self.min_chars > self.max_chars:
-            raise ValueError("min_chars is larger than max_chars")
-        return self
 
 
 class Limits(Value):

@@ -24,6 +24,8 @@ from schemas.students import (
 
 NEW = ("instruct_evaluations", "improvements", "test_files", "test_texts")
 """Tables that version 4 brought."""
+NEWER = ("tags", "edits", "drops", "recalls", "deletions")
+"""Tables that version 5 brought."""
 
 
 def candidate(number: int) -> Candidate:
@@ -56,7 +58,7 @@ def as_version(lake: Lake, old: int) -> None:
             for table, columns in ADDED[version].items():
                 for column in columns:
                     connection.execute(f"ALTER TABLE lake.{table} DROP COLUMN {identifier(column)}")
-        for table in NEW if old < 4 else ():
+        for table in (*(NEW if old < 4 else ()), *NEWER):
             connection.execute(f"DROP TABLE lake.{table}")
         connection.execute("UPDATE lake.meta SET value = ? WHERE key = 'schema_version'", [str(old)])
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from agents.roles.refusals import refusal_of
 from agents.roles.responder import respond
 from schemas.calls import CallRequest, Reply
 from schemas.errors import CallFailed, NoPrefill
 from schemas.models import ModelSpec
 from schemas.recipe import Recipe
+from schemas.refusals import refusal_of
 from schemas.rows import Aim, Slot
 
 CHAT = ModelSpec(name="chat", provider="openai", model="c", base_url="http://127.0.0.1:1/v1")

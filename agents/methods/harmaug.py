@@ -19,12 +19,12 @@ from agents.methods.draw import draw_model, make_slot, pool_of
 from agents.roles.guard import dialogue, score_message
 from agents.roles.labeler import is_vote
 from agents.roles.mixer import repeats_prefix, write_message
-from agents.roles.refusals import refusal_of
 from agents.roles.responder import respond
 from schemas.errors import BudgetExhausted, CallFailed, GraftError, NoPrefill
 from schemas.methods import HarmAugSettings
 from schemas.models import RoleName
 from schemas.recipe import Recipe
+from schemas.refusals import refusal_of
 from schemas.rows import Aim, Candidate, Decision, Labelling, Side, Slot, Variant
 from schemas.tasks import GuardTask
 

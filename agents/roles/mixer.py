@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 from agents.methods.base import Ask
 from agents.roles.asking import clause_of, cleaned, concept_of, ended, label_of, noun_of, request_for
-from agents.roles.refusals import refusal_of
 from schemas.calls import CallRequest, Message, Reply
 from schemas.errors import CallFailed
 from schemas.methods import HarmAugSettings
 from schemas.models import ModelSpec
 from schemas.recipe import Recipe
+from schemas.refusals import refusal_of
 from schemas.rows import Mix, Slot
 from schemas.tasks import GuardTask
 
