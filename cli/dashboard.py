@@ -1,0 +1,24 @@
+"""The verb that opens the pages."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def dashboard(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one")] = 4390,
+    host: Annotated[str, typer.Option(help="address; beyond this machine a password is wanted")] = "127.0.0.1",
+    open_browser: Annotated[bool, typer.Option("--open/--no-open", help="open the page in a browser")] = True,
+) -> None:
+    """Pages over the lake: runs as they go on, datasets, rows and their history.
+
+    Beyond 127.0.0.1 set GRAFT_DASHBOARD_PASSWORD; the user name may be anything.
+
+    Example:  graft dashboard --port 4390
+    """
+    from dashboard.serve import serve
+    from schemas.home import Home
+
+    serve(Home.find(), host=host, port=port, open_browser=open_browser)

@@ -1,0 +1,40 @@
+"""Dataset: a version's card, its balance and lengths, its quality, and the versions before it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from markupsafe import Markup
+from starlette.requests import Request
+from starlette.responses import Response
+
+from dashboard.charts import stacked, svg
+from dashboard.views import as_csv, desk_of
+from data.versions import version, versions
+
+
+def dataset(request: Request) -> Response:
+    """One version (`demo`, `demo@2`); `?format=csv` gives its balance as a file."""
+    desk = desk_of(request)
+    found = version(desk.lake, request.path_params["ref"])
+    balance = balance_of(desk.lake, found.dataset, found.version)
+    if request.query_params.get("format") == "csv":
+        return as_csv(["label", "split", "rows"], balance, f"balance-{found.dataset}-{found.version}")
+    chart = stacked(balance, category="label", value="rows", part="split", title="rows")
+    return desk.page(
+        request,
+        "dataset.html.jinja",
+        found.ref,
+        version=found,
+        versions=list(reversed(versions(desk.lake, found.dataset))),
+        balance=balance,
+        chart=Markup(svg(chart, "rows of each label, by split")),
+    )
+
+
+def balance_of(lake: Any, dataset: str, number: int) -> list[dict[str, Any]]:
+    """Rows of each label and split."""
+    query = """
+        SELECT label, split, count(*) AS rows FROM lake.version_rows WHERE dataset = ? AND version = ?
+        GROUP BY ALL ORDER BY label, split"""
+    return list(lake.sql(query, [dataset, number]).to_pylist())

@@ -1,0 +1,67 @@
+"""Serve the pages until Ctrl-C, on loopback unless told otherwise."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from typing import TYPE_CHECKING
+
+from schemas.errors import GraftError, MissingExtra
+
+if TYPE_CHECKING:
+    from schemas.home import Home
+
+PASSWORD = "GRAFT_DASHBOARD_PASSWORD"
+LOCAL = ("127.0.0.1", "localhost", "::1")
+
+
+def serve(home: Home, *, host: str = "127.0.0.1", port: int = 4390, open_browser: bool = False) -> None:
+    """Serve the pages of this home; prints the address once they answer.
+
+    Raises GraftError where the port is taken or `host` is not this machine and no password is set, MissingExtra where
+    the charts' library is not installed.
+    """
+    try:
+        import altair  # noqa: F401
+        import vl_convert  # noqa: F401
+    except ImportError as error:
+        raise MissingExtra(
+            "the dashboard's charts need altair", fix="pip install 'graft-factory[dashboard]'"
+        ) from error
+    import uvicorn
+
+    from dashboard.app import LOOPBACK, create_app
+
+    password = os.environ.get(PASSWORD, "")
+    if host not in LOCAL and not password:
+        raise GraftError(
+            f"{host} is not this machine alone", where="--host", fix=f"set {PASSWORD}, or leave --host out"
+        )
+    hosts = LOOPBACK if host in LOCAL else ("*",)
+    bound = _bind(host, port)
+    address = f"http://{host}:{bound.getsockname()[1]}/"
+    sys.stdout.write(f"the dashboard is at {address} (Ctrl-C ends it)\n")
+    sys.stdout.flush()
+    if open_browser:
+        import webbrowser
+
+        webbrowser.open(address)
+    app = create_app(home, hosts=hosts, password=password)
+    config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="on")
+    uvicorn.Server(config).run(sockets=[bound])
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host, port))
+        bound.listen(128)  # who follows the printed address at once waits for the server, and is not refused
+    except OSError as error:
+        bound.close()
+        raise GraftError(
+            f"port {port} cannot be had: {error.strerror}", where="--port", fix="another --port, or 0"
+        ) from error
+    return bound
