@@ -22,6 +22,7 @@ from data.versions import version as find_version
 from flows import artifacts, logs, rounds
 from flows.collector import calm_collector
 from flows.finish import finish
+from flows.judges import toxicity_scorer
 from flows.neighbours import find_neighbours
 from flows.plan import ShardSpec, apply_overrides, fresh_seed, plan_rounds, read_recipe, run_id_of
 from flows.progress import Progress, begin
@@ -115,6 +116,7 @@ async def _make(recipe: Recipe, file: Path, seeds: list[Seed], home: Home, lake:
                 recipe=recipe, run_id=run_id, home=home, lake=lake, gateway=gateway, method=method_of(recipe),
                 seeds=seeds, published=_published(lake, recipe, run_id), progress=progress,
                 say=say, neighbours=run.neighbours, evaluation=lake.test_texts(recipe.name),
+                toxicity=toxicity_scorer(home, recipe.gates.toxicity),
             )  # fmt: skip
             enter(shop)
             try:

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import orjson
@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from agents.gateway import Gateway
 from agents.methods import method_of
-from agents.methods.base import Ask, Context, Drawn, Method, Screen
+from agents.methods.base import Ask, Context, Drawn, Method
 from agents.methods.harmaug import variants
 from agents.roles.prompting import fragments
 from data.gates import Admission, TestText
@@ -59,6 +59,8 @@ class Workshop:
     neighbours: dict[str, tuple[str, ...]] = field(default_factory=dict)
     evaluation: Sequence[TestText] = ()
     """What is known of the held-out texts, which no row may repeat."""
+    toxicity: Callable[[Sequence[str]], list[float]] | None = None
+    """The guard student that reads each text, where the recipe names one."""
     pool: dict[str, list[Seed]] = field(default_factory=dict)
     kept: list[Candidate] = field(default_factory=list)
     figures: dict[str, int] = field(default_factory=dict)
@@ -73,16 +75,16 @@ class Workshop:
         """What slots are drawn from as the run stands."""
         return Drawn(self.recipe, self.pool, self.neighbours)
 
-    def context(self, ask: Ask, screen: Screen | None = None) -> Context:
-        """What a method is given for one slot, whose calls go through `ask`."""
-        given = {} if screen is None else {"screen": screen}
-        return Context(
-            recipe=self.recipe, seeds=self.seeds, ask=ask, calibration=self.calibration, by_name=self.by_name, **given
+    def context(self, ask: Ask, admission: Admission | None = None) -> Context:
+        """What a method is given for one slot, whose calls go through `ask` and whose texts through the gates."""
+        context = Context(
+            recipe=self.recipe, seeds=self.seeds, ask=ask, calibration=self.calibration, by_name=self.by_name
         )  # fmt: skip
+        return replace(context, screen=admission.screen, clean=admission.clean) if admission else context
 
     def admission(self, accepted: Sequence[Candidate] = ()) -> Admission:
         """Fresh gates: they know seeds, held-out texts, what was published, what rounds kept, and `accepted`."""
-        admission = Admission(self.recipe, self.seeds, self.published, fragments(), self.evaluation)
+        admission = Admission(self.recipe, self.seeds, self.published, fragments(), self.evaluation, self.toxicity)
         for candidate in (*self.kept, *accepted):
             admission.remember(candidate.text_id, candidate.text, candidate.label)
         return admission
@@ -92,7 +94,7 @@ class Workshop:
         candidate_id = "c_" + stable_hash(slot.id)
         recorder = CallRecorder(self.gateway.call, self.run_id, candidate_id)
         with self.gateway.telemetry.span("graft.candidate", index=slot.index) as span:
-            candidate = await self.method.run_slot(slot, self.context(recorder.ask, admission.screen))
+            candidate = await self.method.run_slot(slot, self.context(recorder.ask, admission))
             span.note(status=candidate.decision.status, code=candidate.decision.code)
         self.progress.spent.end(candidate_id, recorder.calls)
         if candidate.decision.code == "failed.budget":

@@ -193,6 +193,29 @@ def test_a_gate_ends_the_row_before_a_review_is_paid() -> None:
     assert models.count == {"generate.text": 1}
 
 
+def test_what_is_redacted_is_gone_before_gates_and_judges_see_it() -> None:
+    models, seen = Models(), list[str]()
+
+    def clean(text: str, response: str | None) -> tuple[str, str | None, tuple[GateResult, ...]]:
+        result = GateResult(gate="personal", rule="redacted", passed=True, detail="1 name")
+        return text.replace("charged", "<NAME>"), response, (result,)
+
+    def screen(text: str, response: str | None, label: str) -> tuple[GateResult, ...]:
+        seen.append(text)
+        return (GateResult(gate="length", rule="passed", passed=True),)
+
+    recipe, slot_seed = recipe_for(), Seed.of("a seed", "billing")
+    slot = make_slot(
+        run_id="r", shard=0, round=0, index=0, label="billing", pool={"billing": [slot_seed]}, recipe=recipe
+    )
+    context = Context(recipe=recipe, seeds=[slot_seed], ask=models.ask, screen=screen, clean=clean)
+    candidate = asyncio.run(method_of(recipe).run_slot(slot, context))
+    assert candidate.text == "Why was I <NAME> twice this month?" and seen == [candidate.text]
+    assert [(gate.gate, gate.rule) for gate in candidate.gates] == [("personal", "redacted"), ("length", "passed")]
+    asked = [str(request.messages) + str(request.prompt) for request in models.asked if request.role == "reviewer"]
+    assert asked and all("<NAME> twice" in said and "I charged twice" not in said for said in asked)
+
+
 def test_an_instruction_meets_the_gates_before_the_flags_and_after_the_response() -> None:
     early, late = Models(), Models()
     recipe = recipe_for("instruction")

@@ -1,7 +1,8 @@
 """What a method is: plain async Python that turns one slot into one decided candidate.
 
-It is handed everything it may touch: `ask` reaches models, `screen` runs the gates that need no other row, and
-`calibration` holds what label log-probabilities are corrected by. It knows neither Prefect nor the lake.
+It is handed everything it may touch: `ask` reaches models, `clean` takes out what the recipe redacts, `screen` runs the
+gates that need no other row, and `calibration` holds what label log-probabilities are corrected by. It knows neither
+Prefect nor the lake.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ Ask = Callable[[CallRequest], Awaitable[Reply]]
 
 Screen = Callable[[str, str | None, str], tuple[GateResult, ...]]
 """(text, response, label) to one result a gate, in order; the last one is a failure if any gate failed."""
+
+Clean = Callable[[str, str | None], tuple[str, str | None, tuple[GateResult, ...]]]
+"""(text, response) to the same with what the recipe redacts taken out, and a result for each thing that was."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ class Context:
     seeds: Sequence[Seed]
     ask: Ask
     screen: Screen = lambda text, response, label: ()
+    clean: Clean = lambda text, response: (text, response, ())
     calibration: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Model name to label to mean raw log-probability (batch calibration, Zhou et al. 2023)."""
     by_name: frozenset[str] = frozenset()

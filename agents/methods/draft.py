@@ -13,6 +13,9 @@ from schemas.errors import BudgetExhausted, CallFailed
 from schemas.rows import Candidate, Decision, GateResult, Labelling, LabelScore, Review, Route, Slot, Status
 from schemas.tasks import GuardTask
 
+REDACTED = "redacted"
+"""The rule of a result that says what was taken out of a text; such a result has passed."""
+
 
 @dataclass
 class Draft:
@@ -41,9 +44,14 @@ class Draft:
 
 
 def screened(draft: Draft) -> Decision | None:
-    """The rejection by the first gate that fails, if one does; what an earlier, narrower check passed is replaced."""
+    """The rejection by the first gate that fails, if one does; what an earlier, narrower check passed is replaced.
+
+    What the recipe redacts is taken out of the draft before, so that gates, judges and the lake see the mended text.
+    """
+    earlier = [result for result in draft.gates if result.rule == REDACTED]
+    draft.text, draft.response, cleaned = draft.context.clean(draft.text, draft.response)
     results = draft.context.screen(draft.text, draft.response, draft.label)
-    draft.gates = list(results)
+    draft.gates = [*earlier, *cleaned, *results]
     hit = next((result for result in results if not result.passed), None)
     if hit is None:
         return None

@@ -2,20 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from data.gates.base import Gate, failed, passed
 from data.gates.contamination import ContaminationGate, TestText
+from data.gates.damage import DamageGate
 from data.gates.exact import ExactIndex
 from data.gates.format import FormatGate
+from data.gates.language import LanguageGate
 from data.gates.leak import LabelLeakGate, PromptLeakGate
 from data.gates.length import LengthGate
 from data.gates.near import NearIndex
+from data.gates.personal import PersonalGate
+from data.gates.refusal import RefusalGate
+from data.gates.repetition import RepetitionGate
 from data.gates.schema import SchemaGate
+from data.gates.secrets import SecretGate
+from data.gates.spans import Finder, redacted, told
+from data.gates.toxicity import Scorer, ToxicityGate
 from schemas.recipe import Recipe
 from schemas.rows import GateResult, Seed
 
-__all__ = ["Admission", "Gate", "TestText"]
+__all__ = ["Admission", "Gate", "TestText", "redactors", "text_gates"]
+
+
+def text_gates(
+    recipe: Recipe,
+    fragments: Sequence[str] = (),
+    evaluation: Sequence[TestText] = (),
+    toxicity: Scorer | None = None,
+) -> list[Gate]:
+    """The gates that need no other row, as the recipe sets them, cheap ones first. A new gate is named here."""
+    settings = recipe.gates
+    planned: list[tuple[bool, Callable[[], Gate]]] = [
+        (True, lambda: SchemaGate(recipe)),
+        (True, lambda: LengthGate(recipe)),
+        (True, lambda: FormatGate(recipe)),
+        (settings.damage, DamageGate),
+        (settings.repetition.action != "off", lambda: RepetitionGate(settings.repetition)),
+        (settings.label_leak, lambda: LabelLeakGate(recipe)),
+        (settings.prompt_leak, lambda: PromptLeakGate(fragments)),
+        (settings.secrets != "off", SecretGate),
+        (settings.personal.action != "off", lambda: PersonalGate(settings.personal)),
+        (settings.refusals, lambda: RefusalGate(recipe)),
+        (bool(evaluation), lambda: ContaminationGate(evaluation, settings.near_duplicate)),
+        (settings.language.action != "off", lambda: LanguageGate(recipe)),
+    ]
+    gates = [make() for wanted, make in planned if wanted]
+    if toxicity is not None:
+        gates.append(ToxicityGate(toxicity, settings.toxicity.max_probability))
+    return gates
+
+
+def redactors(recipe: Recipe) -> list[tuple[str, Finder]]:
+    """Gate name to what finds the pieces that the recipe has taken out of texts rather than rejecting the row."""
+    settings, found = recipe.gates, list[tuple[str, Finder]]()
+    if settings.secrets == "redact":
+        found.append((SecretGate.name, SecretGate().find))
+    if settings.personal.action == "redact":
+        found.append((PersonalGate.name, PersonalGate(settings.personal).find))
+    return found
 
 
 class Duplicates:
@@ -55,7 +101,8 @@ class Admission:
     """The gates of one run. `screen` needs no other candidate; `admit` decides duplicates within the run.
 
     `published` holds (id, text, label) of earlier versions; `prompt_fragments` the fixed sentences of the prompts;
-    `evaluation` what is known of the texts that students are judged on (`Lake.test_texts`): no row may repeat one.
+    `evaluation` what is known of the texts that students are judged on (`Lake.test_texts`): no row may repeat one;
+    `toxicity` asks the guard student, where the recipe names one.
     """
 
     def __init__(
@@ -65,15 +112,11 @@ class Admission:
         published: Sequence[tuple[str, str, str]],
         prompt_fragments: Sequence[str] = (),
         evaluation: Sequence[TestText] = (),
+        toxicity: Scorer | None = None,
     ) -> None:
         settings = recipe.gates
-        self._gates: list[Gate] = [SchemaGate(recipe), LengthGate(recipe), FormatGate(recipe)]
-        if settings.label_leak:
-            self._gates.append(LabelLeakGate(recipe))
-        if settings.prompt_leak:
-            self._gates.append(PromptLeakGate(prompt_fragments))
-        if evaluation:
-            self._gates.append(ContaminationGate(evaluation, settings.near_duplicate))
+        self._gates = text_gates(recipe, prompt_fragments, evaluation, toxicity)
+        self._redactors = redactors(recipe)
         self._others: list[Duplicates] = []
         if settings.against_seeds:
             self._others.append(_filled("seed", settings.near_duplicate, [(seed.id, seed.text) for seed in seeds]))
@@ -81,6 +124,21 @@ class Admission:
             rows = [(row_id, text) for row_id, text, _ in published]
             self._others.append(_filled("published", settings.near_duplicate, rows))
         self._run = Duplicates("run", settings.near_duplicate)
+
+    def clean(self, text: str, response: str | None) -> tuple[str, str | None, tuple[GateResult, ...]]:
+        """Text and response with what the recipe redacts replaced by `<EMAIL>` and the like; a result for each gate
+        that found something, with kinds and numbers. A text without any comes back as it is.
+        """
+        results: list[GateResult] = []
+        for name, find in self._redactors:
+            text, count = redacted(text, find)
+            if response:
+                response, more = redacted(response, find)
+                count += more
+            if count:
+                result = GateResult(gate=name, rule="redacted", passed=True, score=count.total(), detail=told(count))
+                results.append(result)
+        return text, response, tuple(results)
 
     def screen(self, text: str, response: str | None, label: str) -> tuple[GateResult, ...]:
         """One result a gate, cheap ones first; stops at the first failure, which is then the last result."""

@@ -1,0 +1,164 @@
+"""The gate for personal data: mail addresses, phones, cards, bank accounts, addresses of machines, numbers of people.
+
+What has a check digit is checked (card, IBAN, national numbers), so that an order number is no card. A phone number
+needs a sign that it is one: a plus, its usual spacing, or a word such as "call" before it. Names want a model.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from typing import Any
+
+from data.gates.base import failed, passed
+from data.gates.spans import Span, disjoint, place
+from schemas.gates import PersonalSettings
+from schemas.rows import GateResult
+
+_WORTH = re.compile(r"[@\d]|::")
+_EMAIL = re.compile(r"[\w.%+-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24}(?![\w-])")
+_CARD = re.compile(r"(?<![\w.-])\d(?:[ -]?\d){12,18}(?![\w-])")
+_CARD_HEAD = re.compile(r"4|5[1-5]|2[2-7]|3[47]|3(?:0[0-5]|[68])|35|6(?:011|4[4-9]|5)")
+_IBAN = re.compile(r"(?<!\w)[A-Z]{2}\d{2}(?: ?[A-Z0-9]{1,4}){3,9}(?!\w)", re.IGNORECASE)
+_IP4 = re.compile(r"(?<![\w.-])(?:\d{1,3}\.){3}\d{1,3}(?![\w-]|\.\d)")
+_IP6 = re.compile(r"(?<![\w:.])[0-9A-Fa-f:]{2,39}(?![\w:])")
+_RELEASE = re.compile(r"(?:version|release|build|firmware|\bv)\s{0,3}$", re.IGNORECASE)
+_MAC = re.compile(r"(?<![\w:-])[0-9A-Fa-f]{2}([:-])(?:[0-9A-Fa-f]{2}\1){4}[0-9A-Fa-f]{2}(?![\w:-])")
+_SSN = re.compile(r"(?<![\w-])\d{3}-\d{2}-\d{4}(?![\w-])")
+_NINO = re.compile(r"(?<!\w)[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z] ?\d{2} ?\d{2} ?\d{2} ?[A-D](?!\w)", re.IGNORECASE)
+_NHS = re.compile(r"\bNHS\b[^\d]{0,30}(?P<it>\d{3}[ -]?\d{3}[ -]?\d{4})(?!\d)", re.IGNORECASE)
+_IDNR = re.compile(r"\b(?:steuer|tax id|idnr)[^\d]{0,30}(?P<it>\d{2} ?\d{3} ?\d{3} ?\d{3})(?!\d)", re.IGNORECASE)
+_SPACED = re.compile(r"\d[\s().-]+\d")
+_CALL = re.compile(
+    r"\b(?:call|phone|telephone|tel|mobile|cell|fax|whatsapp|ring|text|sms|reach|dial|number is|contact)\b[^\d]{0,40}$",
+    re.IGNORECASE,
+)
+_NUMBERED = re.compile(
+    r"(?:order|invoice|ref|reference|tracking|ticket|article|item|serial|case|account|parcel|isbn|sku|code|policy"
+    r"|receipt|booking|transaction)\b[^\d]{0,20}$|#\s?$",
+    re.IGNORECASE,
+)
+
+Names = Callable[[str], Sequence[tuple[int, int]]]
+"""A text to the places (start, end) of people's names."""
+
+
+class PersonalGate:
+    """Rule `personal_data`. The detail says kind and place, never the data; the score is how many were found."""
+
+    name = "personal"
+
+    def __init__(self, settings: PersonalSettings, names: Names | None = None) -> None:
+        self._settings = settings
+        self._kinds = frozenset(settings.kinds)
+        self._allowed = frozenset(value.casefold() for value in settings.allow)
+        self._names = names
+        self._passed = passed(self.name)
+
+    def check(self, text: str, response: str | None, label: str) -> GateResult:
+        """See the class."""
+        for part in (text, response):
+            found = self.find(part) if part else []
+            if found:
+                return failed(self.name, "personal_data", "; ".join(map(place, found[:5])), len(found))
+        return self._passed
+
+    def find(self, text: str) -> list[Span]:
+        """Every piece of personal data, in the text's order, none overlapping another."""
+        found = disjoint(span for span in self._all(text) if span.kind in self._kinds)
+        if not self._allowed:
+            return found
+        return [span for span in found if text[span.start : span.end].casefold() not in self._allowed]
+
+    def _all(self, text: str) -> Iterator[Span]:
+        if _WORTH.search(text):
+            yield from _spans("email", _EMAIL, text)
+            yield from _with_check(text)
+            yield from _machines(text)
+            if "phone" in self._kinds:
+                yield from _phones(text, self._settings.regions)
+        if "name" in self._kinds:
+            find = self._names or _names_of(self._settings.names_model)
+            yield from (Span("name", start, end) for start, end in find(text))
+
+
+def _spans(kind: str, pattern: re.Pattern[str], text: str) -> Iterator[Span]:
+    group = "it" if "it" in pattern.groupindex else 0
+    return (Span(kind, *match.span(group)) for match in pattern.finditer(text))
+
+
+def _with_check(text: str) -> Iterator[Span]:
+    """Numbers that prove themselves by a check digit or by a form that nothing else has."""
+    from stdnum import iban, luhn
+    from stdnum.de import idnr
+    from stdnum.gb import nhs
+    from stdnum.us import ssn
+
+    def said(span: Span) -> str:
+        return re.sub(r"[ -]", "", text[span.start : span.end])
+
+    for span in _spans("iban", _IBAN, text):
+        for end in _ends(text, span):
+            if iban.is_valid(text[span.start : end].upper()):
+                yield span._replace(end=end)
+                break
+    for span in _spans("card", _CARD, text):
+        digits = said(span)
+        if _CARD_HEAD.match(digits) and luhn.is_valid(digits):
+            yield span
+    numbers = ((_SSN, ssn.is_valid), (_NHS, nhs.is_valid), (_IDNR, idnr.is_valid), (_NINO, bool))
+    for pattern, valid in numbers:
+        yield from (span for span in _spans("national_id", pattern, text) if valid(said(span)))
+
+
+def _ends(text: str, span: Span) -> list[int]:
+    """Where an account's number may end: words that follow it look like its last group."""
+    breaks = [match.start() for match in re.finditer(r" ", text[span.start : span.end])]
+    return [span.end, *(span.start + place for place in reversed(breaks))]
+
+
+def _machines(text: str) -> Iterator[Span]:
+    yield from _spans("mac_address", _MAC, text)
+    for span in (*_spans("ip_address", _IP4, text), *_spans("ip_address", _IP6, text)):
+        said = text[span.start : span.end]
+        if ("." not in said and said.count(":") < 2) or not said.strip(":"):
+            continue
+        if _RELEASE.search(text, max(0, span.start - 20), span.start):
+            continue
+        try:
+            ipaddress.ip_address(said)
+        except ValueError:
+            continue
+        yield span
+
+
+def _phones(text: str, regions: Sequence[str]) -> Iterator[Span]:
+    if sum(c.isdigit() for c in text) < 7:
+        return
+    import phonenumbers
+
+    for region in regions or (None,):
+        for match in phonenumbers.PhoneNumberMatcher(text, region, leniency=phonenumbers.Leniency.VALID):
+            raw, before = match.raw_string, text[max(0, match.start - 60) : match.start]
+            if _NUMBERED.search(before):
+                continue
+            if raw.startswith(("+", "00")) or _CALL.search(before) or (_SPACED.search(raw) and raw.count(" ") < 5):
+                yield Span("phone", match.start, match.end)
+
+
+@lru_cache(maxsize=2)
+def _names_of(model: str) -> Names:
+    """The finder of a token classifier of transformers, loaded once. Its labels for people end in PER or PERSON."""
+    from transformers import pipeline
+
+    tagger: Any = pipeline("token-classification", model=model, aggregation_strategy="simple", device=-1)
+
+    def find(text: str) -> list[tuple[int, int]]:
+        found = tagger(text) if text.strip() else []
+        return [
+            (int(one["start"]), int(one["end"])) for one in found if one["entity_group"].endswith(("PER", "PERSON"))
+        ]
+
+    return find

@@ -1,0 +1,25 @@
+"""The refusal gate: what the model wrote is its refusal, not the text that was asked for. English only."""
+
+from __future__ import annotations
+
+from data.gates.base import failed, passed
+from schemas.recipe import Recipe
+from schemas.refusals import refusal_of
+from schemas.rows import GateResult
+
+
+class RefusalGate:
+    """Rule `refusal`. Of a guard's rows only the message is looked at: their responses may be refusals on purpose."""
+
+    name = "refusal"
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._responses = recipe.task.kind == "instruction"
+        self._passed = passed(self.name)
+
+    def check(self, text: str, response: str | None, label: str) -> GateResult:
+        """See the class."""
+        for part in (text, response if self._responses else None):
+            if part and refusal_of(part):
+                return failed(self.name, "refusal", "is a model's refusal")
+        return self._passed

@@ -1,0 +1,53 @@
+"""Pieces of a text that do not belong there, and their place holders: what personal data and secrets share."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+ROUNDS = 5
+"""Often enough for a text in which taking one piece out brings two others together."""
+
+
+class Span(NamedTuple):
+    """A find: its kind and its place in the text, in characters, `end` not included."""
+
+    kind: str
+    start: int
+    end: int
+
+
+Finder = Callable[[str], Sequence[Span]]
+
+
+def disjoint(found: Iterable[Span]) -> list[Span]:
+    """The finds in the text's order; of two that overlap the one that comes first in `found` stays."""
+    kept: list[Span] = []
+    for span in found:
+        if all(span.end <= other.start or span.start >= other.end for other in kept):
+            kept.append(span)
+    return sorted(kept, key=lambda span: span.start)
+
+
+def redacted(text: str, find: Finder) -> tuple[str, Counter[str]]:
+    """The text with `<KIND>` in the place of each find, and how many of each kind; nothing is found in it any more."""
+    count: Counter[str] = Counter()
+    for _ in range(ROUNDS):
+        spans = find(text)
+        if not spans:
+            return text, count
+        for span in reversed(spans):
+            text = f"{text[: span.start]}<{span.kind.upper()}>{text[span.end :]}"
+            count[span.kind] += 1
+    return ("", count) if find(text) else (text, count)
+
+
+def told(count: Counter[str]) -> str:
+    """`2 email, 1 phone`: kinds and numbers, never what was found."""
+    return ", ".join(f"{number} {kind}" for kind, number in sorted(count.items()))
+
+
+def place(span: Span) -> str:
+    """Where a find stands, for a gate's detail."""
+    return f"{span.kind} at characters {span.start} to {span.end}"

@@ -1,0 +1,178 @@
+"""The gates that read a text alone: personal data, secrets, language, repetition, refusals, damage, toxicity."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import pytest
+from gate_cases import CASES
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data.gates import Admission, text_gates
+from data.gates.language import LanguageGate
+from data.gates.personal import PersonalGate
+from data.gates.secrets import SecretGate
+from data.gates.spans import redacted
+from schemas.gates import GateSettings, PersonalSettings, ToxicitySettings
+from schemas.recipe import Recipe, SeedRow, SeedSettings
+from schemas.tasks import ClassificationTask, GuardTask, InstructionTask, Label
+
+FLOOR = {
+    "card": 1.0, "email": 1.0, "iban": 1.0, "ip_address": 1.0, "mac_address": 1.0, "national_id": 0.85, "phone": 1.0,
+    "secret": 1.0,
+}  # fmt: skip
+"""Least recall of each kind; docs/gates.md has what was measured."""
+
+
+def recipe(task: str = "classification", **gates: object) -> Recipe:
+    tasks = {
+        "classification": ClassificationTask(labels=(Label(name="a"), Label(name="b"))),
+        "guard": GuardTask(policy="discusses competitors' prices"),
+        "instruction": InstructionTask(),
+    }
+    seeds = SeedSettings(rows=(SeedRow(text="one", label=""),))
+    return Recipe(name="d", task=tasks[task], seeds=seeds, gates=GateSettings.model_validate(gates))
+
+
+def rules(text: str, response: str | None = None, *, made: Recipe | None = None, label: str = "a") -> set[str]:
+    """Every rule that some gate fails this text by."""
+    results = (gate.check(text, response, label) for gate in text_gates(made or recipe()))
+    return {result.rule for result in results if not result.passed}
+
+
+def kinds(text: str) -> set[str]:
+    found = (*PersonalGate(PersonalSettings()).find(text), *SecretGate().find(text))
+    return {span.kind for span in found}
+
+
+def test_recall_and_precision_stay_where_they_were_measured() -> None:
+    right = {kind: [kind in kinds(text) for of, text in CASES if of == kind] for kind in FLOOR}
+    for kind, hits in right.items():
+        assert sum(hits) / len(hits) >= FLOOR[kind], kind
+    false = [text for kind, text in CASES if not kind and kinds(text)]
+    assert false == []
+
+
+@pytest.mark.parametrize("kind", [*FLOOR])
+def test_a_finding_is_named_and_never_quoted(kind: str) -> None:
+    text = next(text for of, text in CASES if of == kind and kind in kinds(text))
+    made = recipe()
+    results = [gate.check(text, None, "a") for gate in text_gates(made) if gate.name in ("personal", "secrets")]
+    failed = next(result for result in results if not result.passed)
+    assert failed.rule == ("secret" if kind == "secret" else "personal_data")
+    assert kind in failed.detail
+    taken = [span for gate in (PersonalGate(made.gates.personal), SecretGate()) for span in gate.find(text)]
+    assert all(text[span.start : span.end] not in failed.detail for span in taken)
+
+
+PIECES = st.sampled_from([text for _, text in CASES])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(PIECES | st.text(max_size=20), max_size=4).map(" ".join))
+def test_what_is_redacted_holds_nothing_more(text: str) -> None:
+    admission = Admission(recipe(personal={"action": "redact"}, secrets="redact"), [], [])
+    once, _, results = admission.clean(text, None)
+    assert kinds(once) == set()
+    assert admission.clean(once, None) == (once, None, ())
+    assert bool(results) == bool(kinds(text)) and all(result.passed for result in results)
+
+
+def test_redaction_keeps_the_rest_and_counts() -> None:
+    admission = Admission(recipe(personal={"action": "redact"}), [], [])
+    text, response, results = admission.clean("Mail a@example.com or b@example.com.", "or call +1 650-253-0000")
+    assert (text, response) == ("Mail <EMAIL> or <EMAIL>.", "or call <PHONE>")
+    assert [(r.gate, r.rule, r.detail) for r in results] == [("personal", "redacted", "2 email, 1 phone")]
+    assert all(r.passed for r in admission.screen(text, None, "a"))
+    untouched = Admission(recipe(), [], [])
+    assert untouched.clean("Mail a@example.com", None) == ("Mail a@example.com", None, ())
+
+
+def test_what_is_allowed_or_not_looked_for_passes() -> None:
+    text = "write to help@shop.example please"
+    assert rules(text) == {"personal_data"}
+    assert rules(text, made=recipe(personal={"allow": ["Help@shop.example"]})) == set()
+    assert rules(text, made=recipe(personal={"kinds": ["phone"]})) == set()
+    assert rules(text, made=recipe(personal={"action": "off"})) == set()
+    assert rules("ring 020 7946 0018 now", made=recipe(personal={"regions": ["GB"]})) == {"personal_data"}
+
+
+def test_names_by_a_model_that_is_handed_in() -> None:
+    def finder(text: str) -> Sequence[tuple[int, int]]:
+        return [(text.index("Ada"), text.index("Ada") + 3)] if "Ada" in text else []
+
+    gate = PersonalGate(PersonalSettings(kinds=("name",), names_model="x"), finder)
+    assert gate.check("I am Ada, hello", None, "a").detail == "name at characters 5 to 8"
+    assert redacted("I am Ada", gate.find)[0] == "I am <NAME>"
+    with pytest.raises(ValueError, match="names_model"):
+        PersonalSettings(kinds=("name",))
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("the order the order the order the order the order the order the order", "repeated"),
+        ("noooooooooooooooooooooooooooo not again", "long_run"),
+        ("I'm sorry, but I can't help with creating that text.", "refusal"),
+        ("The cafÃ© closed before my parcel came.", "broken_encoding"),
+        ("The caf\ufffd closed before my parcel came.", "broken_encoding"),
+        ("a text with a NUL \x00 in it", "control_character"),
+        ("open invoice\u202efdp.exe please", "turned"),
+        ("Wo bleibt mein Paket, das ich letzte Woche bei Ihnen bestellt habe?", "language"),
+        ("Où est mon colis, que j'ai commandé chez vous la semaine dernière ?", "language"),
+    ],
+)
+def test_damage_loops_refusals_and_languages(text: str, rule: str) -> None:
+    assert rule in rules(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "no, no, no, no, that is not what I ordered, no!", "Where is my parcel? It should have come on Tuesday.",
+        "I cannot log in, sorry to bother you again.", "my café order “was” 20 € — naïve of me, I know",
+        "-----------------",
+        "ok thanks, that is all for today then", "def f(x): return x + 1  # what does it do in python?",
+    ],
+)  # fmt: skip
+def test_what_people_write_passes(text: str) -> None:
+    assert rules(text) <= {"no_letters"}
+
+
+def test_guards_may_refuse_in_their_responses_and_instructions_may_not() -> None:
+    refusal = "I'm sorry, but I can't help with that request."
+    asked = "What does the other shop ask for this kettle?"
+    assert "refusal" not in rules(asked, refusal, made=recipe("guard"), label="harmful")
+    domain = recipe("instruction").task
+    assert "refusal" in rules(asked, refusal, made=recipe("instruction"), label=next(iter(domain.domains)).name)
+
+
+def test_german_task_takes_german_and_an_unknown_language_is_not_judged() -> None:
+    german = "Wo bleibt mein Paket, das ich letzte Woche bei Ihnen bestellt habe?"
+    base = recipe()
+    for language, passes in (("de", True), ("de-AT", True), ("en", False), ("xx", True)):
+        made = base.model_copy(update={"task": base.task.model_copy(update={"language": language})})
+        assert LanguageGate(made).check(german, None, "a").passed is passes
+
+
+def test_a_guard_student_reads_text_and_response() -> None:
+    made = recipe(toxicity=ToxicitySettings(student="st_x", max_probability=0.4).model_dump())
+
+    def score(texts: Sequence[str]) -> list[float]:
+        return [0.9 if "competitor" in text else 0.1 for text in texts]
+
+    gates = text_gates(made, toxicity=score)
+    assert gates[-1].name == "toxicity"
+    result = gates[-1].check("what do you ask?", "less than our competitor", "a")
+    assert (result.rule, result.score) == ("toxic", 0.9)
+    assert gates[-1].check("what do you ask?", None, "a").passed
+
+
+@pytest.mark.parametrize("text", ["a@" * 50_000, "1 " * 50_000, "4111 " * 20_000, "A1:" * 40_000, "password: " * 10_000,
+                                  "-----BEGIN " * 10_000, "x" * 1_000_000, "DE89 " * 20_000])  # fmt: skip
+def test_no_text_holds_the_gates_up(text: str) -> None:
+    begun = time.perf_counter()
+    rules(text, made=recipe(max_chars=10_000_000))
+    assert time.perf_counter() - begun < 10
