@@ -1,4 +1,4 @@
-"""Verbs that read: status, datasets, show, explain, export, doctor. Each has --json for programs."""
+"""Verbs that read: status, datasets, show, explain, doctor. Each has --json for programs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from cli.export import export as export
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="print JSON for programs")]
 HIDDEN = "(restricted)"
@@ -132,45 +134,32 @@ def _rejected(lake: Any, run_id: str, restricted: bool) -> list[dict[str, Any]]:
 
 def explain(row: Annotated[str, typer.Argument(help="a row's id, or its first letters", metavar="ROW")],
             restricted: Annotated[bool, typer.Option("--restricted", help="with the words of restricted rows")] = False,
+            format: Annotated[str, typer.Option("--format", help="tree, json or prov (W3C PROV-JSON)")] = "tree",
+            prov: Annotated[Path | None, typer.Option(help="write PROV-JSON to this file")] = None,
             json: JsonFlag = False) -> None:  # fmt: skip
-    """A row's whole history: seeds, prompts, models, scores, gates, decision, price, versions, students.
+    """A row's whole history: seeds, prompts, models, scores, gates, decision, price, people, versions, students.
 
-    Example:  graft explain c_1f9a02
+    Example:  graft explain c_1f9a02 --prov row.prov.json
     """
     import graft
-    from cli.show import as_json, console
+    from cli.provenance import written
+    from cli.show import as_json, console, dumps
     from cli.tree import history_tree
+    from data.provenance import prov as as_prov
+    from schemas.errors import GraftError
 
+    if format not in ("tree", "json", "prov"):
+        raise GraftError(f"no format {format!r}", where="--format", fix="tree, json or prov")
     history = graft.explain(row, restricted=restricted)
-    if json:
-        as_json(history)
+    if prov is not None:
+        written(prov, dumps(as_prov(history)) + "\n")
+        console(stderr=json or format != "tree").print(f"wrote {prov}", markup=False, soft_wrap=True)
+    if json or format != "tree":
+        as_json(as_prov(history) if format == "prov" else history)
         return
     console().print(history_tree(history))
     if history["restricted"] and not restricted:
         console().print("a restricted row: what was said is hidden; --restricted shows it")
-
-
-def export(
-    ref: RefArg,
-    format: Annotated[str, typer.Option("--format", "-f", help="parquet or jsonl")] = "jsonl",
-    out: Annotated[Path | None, typer.Option(help="folder; default GRAFT_HOME/exports/…")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace files that are there")] = False,
-    restricted: Annotated[bool, typer.Option("--restricted", help="with restricted rows; noted in the card")] = False,
-    json: JsonFlag = False,
-) -> None:
-    """Write a version as files for a trainer, one a split, with its card.
-
-    Example:  graft export demo --format parquet --out training-set
-    """
-    import graft
-    from cli.show import as_json, console
-
-    files = graft.export(ref, format=format, out=out, overwrite=overwrite, restricted=restricted)
-    if json:
-        as_json([str(file) for file in files])
-    else:
-        for file in files:
-            console().print(f"wrote {file}", markup=False, soft_wrap=True)
 
 
 def doctor(

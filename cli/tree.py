@@ -22,6 +22,9 @@ def history_tree(history: dict[str, Any]) -> Tree:
     _leaf(root, "text", history["text"])
     if history.get("response"):
         _leaf(root, "response", history["response"])
+    if history.get("published"):
+        now = history["published"]
+        _leaf(root, f"now, in {now['dataset']}@{now['version']}", f"{now['label']}: {now['text']}")
     _decision(root, history["decision"])
     _drawn(root, history)
     _branch(root, "seeds shown", [(row["id"], row["text"]) for row in history["exemplars"]])
@@ -32,11 +35,44 @@ def history_tree(history: dict[str, Any]) -> Tree:
     _branch(root, "price", [("", money(history["price_usd"]))])
     run = history["run"]
     _branch(root, "run", [(run["id"], f"graft {run.get('code_version', '?')}, {run.get('recipe_file', '')}")])
+    _later(root, history)
     held = [(f"{v['dataset']}@{v['version']}", v["split"]) for v in history["versions"]]
     _branch(root, "in versions", held or [("", "none")])
     learned = [(s["id"], s["path"]) for s in history["students"]]
     _branch(root, "students that learned from it", learned or [("", "none")])
     return root
+
+
+def _later(root: Tree, history: dict[str, Any]) -> None:
+    """Where the words come from, and what people and later versions did with the row; what is empty is left out."""
+    origin, shown = history.get("origin"), history.get("shown_to") or {}
+    if origin:
+        _leaf(root, f"{origin['source']} row", f"of {origin['file'] or 'an unknown file'}, run {origin['run']}")
+    parts = {
+        "people": [_edit(edit) for edit in history.get("edits", ())],
+        "recalls": [(f"{r['kind']} {r['value']}", f"{r['reason']} ({r['by']})") for r in history.get("recalls", ())],
+        "left out of": [_drop(drop) for drop in history.get("drops", ())],
+    }
+    for name, items in parts.items():
+        if items:
+            _branch(root, name, items)
+    if shown.get("rows"):
+        _leaf(root, "shown as an exemplar to", f"{shown['rows']} candidates, {shown['accepted']} of them accepted")
+
+
+def _edit(edit: dict[str, Any]) -> tuple[str, str]:
+    parts = [f"{name} {edit[name]!r}" for name in ("label", "text", "response") if edit[name] is not None]
+    parts += [f"– {edit['note']}"] if edit["note"] else []
+    return f"{edit['action']} by {edit['by']}", f"{edit['dataset']}@{edit['version']} " + ", ".join(parts)
+
+
+def _drop(drop: dict[str, Any]) -> tuple[str, str]:
+    score = "" if drop["score"] is None else f", score {drop['score']:.3f}"
+    hit = f", hit {drop['neighbour']}" if drop["neighbour"] else ""
+    return (
+        f"{drop['dataset']}@{drop['version']}",
+        f"{drop['gate']}: {drop['rule']}{score}{hit} {drop['detail']}".strip(),
+    )
 
 
 def _decision(root: Tree, decision: dict[str, Any] | None) -> None:
@@ -78,8 +114,12 @@ def _drawn(root: Tree, history: dict[str, Any]) -> None:
 def _call(call: dict[str, Any]) -> tuple[str, str]:
     tokens = f"{call['prompt_tokens'] or '?'} + {call['completion_tokens'] or '?'} tokens"
     model = f"{call['model']}" + (f" rev {call['revision']}" if call["revision"] else "")
+    drawn = "".join(f", {name} {value}" for name, value in call.get("parameters", {}).items())
+    prompt = f", prompt {call['prompt_version']}" if call.get("prompt_version") else ""
     ended = call["failure"] or ("from the journal" if call["cached"] else f"{call['latency_s']:.2f} s")
-    return call["purpose"], f"{model}, {tokens}, {money(call['price_usd'])}, {ended}, key {call['key'][:12]}"
+    return call[
+        "purpose"
+    ], f"{model}, {tokens}, {money(call['price_usd'])}, {ended}{drawn}{prompt}, key {call['key'][:12]}"
 
 
 def _review(review: dict[str, Any]) -> tuple[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from data.arrow import from_table
+from data.history import called, edits_of, lost, origin_of, recalls_of, shown_to
 from schemas.calls import Call
 from schemas.errors import NotFound
 from schemas.rows import Candidate
@@ -25,8 +26,11 @@ def explain(lake: Lake, row_id: str, *, restricted: bool = False) -> dict[str, A
     """A row's whole history as plain values. A unique beginning of an id (6 characters or more) is enough.
 
     Of a candidate that occurs in several runs the newest counts. Keys: id, source, text, response, label, restricted,
-    run, slot, exemplars, models, reviews, gates (with `neighbour_text`), decision, calls, price_usd (None: unknown),
-    versions, students. A published seed has no slot, reviews, gates, decision or calls. Raises NotFound.
+    run, origin (where its words come from), slot, exemplars, models, reviews, gates (with `neighbour_text`), decision,
+    calls (with `parameters` and `prompt_version`), price_usd (None: unknown), published (what the newest version says,
+    where that differs), edits, recalls, drops (derived versions that left it out), versions, students, shown_to (rows
+    that it was an exemplar of). A seed and an imported row have no slot, reviews, gates, decision or calls. Raises
+    NotFound.
 
     Unless `restricted` is true, HIDDEN stands for whatever may quote a restricted text: of a restricted row all that
     was said of it, of another row of a restricted task its calls and the restricted rows that it was shown or hit.
@@ -38,12 +42,26 @@ def explain(lake: Lake, row_id: str, *, restricted: bool = False) -> dict[str, A
         [name],
     ).to_pylist()
     found = _newest(lake, name)
-    history = _of_candidate(lake, found, restricted) if found else _of_seed(lake, name, held)
+    history = _of_candidate(lake, found, restricted) if found else _of_given(lake, name, held)
     history["restricted"] = history["restricted"] or any(v["restricted"] for v in held)
+    history |= {
+        "published": _published(history, held),
+        "edits": edits_of(lake, name),
+        "recalls": recalls_of(lake, name, held),
+        "drops": lost(lake, name),
+    }
     if history["restricted"] and not restricted:
         history = _without_words(history)
     places = [{"dataset": v["dataset"], "version": v["version"], "split": v["split"]} for v in held]
-    return {**history, "versions": places, "students": _students(lake, places)}
+    return {**history, "versions": places, "students": _students(lake, places), "shown_to": shown_to(lake, name)}
+
+
+def _published(history: dict[str, Any], held: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """What the newest version says of the row, where that is not what was made: a person's edit, a masked number."""
+    said = ("text", "response", "label")
+    if not held or all(held[-1][name] == history[name] for name in said):
+        return None
+    return {name: held[-1][name] for name in ("dataset", "version", *said)}
 
 
 def _whole_id(lake: Lake, prefix: str) -> str:
@@ -52,7 +70,8 @@ def _whole_id(lake: Lake, prefix: str) -> str:
     query = """
         SELECT DISTINCT id FROM (
             SELECT candidate_id AS id FROM lake.candidates WHERE starts_with(candidate_id, $1)
-            UNION ALL SELECT id FROM lake.version_rows WHERE starts_with(id, $1)) ORDER BY 1 LIMIT 6"""
+            UNION ALL SELECT id FROM lake.version_rows WHERE starts_with(id, $1)
+            UNION ALL SELECT id FROM lake.seeds WHERE kind = 'seed' AND starts_with(id, $1)) ORDER BY 1 LIMIT 6"""
     found = [str(row["id"]) for row in lake.sql(query, [prefix]).to_pylist()]
     if prefix in found:
         return prefix
@@ -80,7 +99,7 @@ def _of_candidate(lake: Lake, found: Candidate, restricted: bool) -> dict[str, A
     prices = [call.price_usd for call in calls if call.failure is None]
     kept_back = not restricted and _is_restricted_task(lake, slot.run_id)
     shown = [seed.model_dump(mode="json") for seed in slot.exemplars]
-    asked = [call.model_dump(mode="json", exclude={"run_id", "candidate_id"}) for call in calls]
+    asked = called(lake, slot.run_id, found.id, calls)
     if kept_back:
         secret = _restricted_texts(lake, slot.run_id, [seed.text for seed in slot.exemplars])
         shown = [_hidden(row, *SAID) if row["label"] != SAFE or row["text"] in secret else row for row in shown]
@@ -90,6 +109,7 @@ def _of_candidate(lake: Lake, found: Candidate, restricted: bool) -> dict[str, A
         "source": "synthetic",
         **found.model_dump(mode="json", exclude={"id", "slot", "gates"}),
         "run": _run(lake, slot.run_id),
+        "origin": origin_of(lake, "synthetic", slot.run_id),
         "slot": slot.model_dump(mode="json", exclude={"exemplars"}),
         "exemplars": shown,
         "gates": [
@@ -132,21 +152,36 @@ def _without_words(history: dict[str, Any]) -> dict[str, Any]:
         "reviews": [_hidden(review, "comment", "answer", "failure") for review in history["reviews"]],
         "gates": [_hidden(gate, "detail", "neighbour_text") for gate in history["gates"]],
         "calls": [_hidden(call, "request", "reply") for call in history["calls"]],
+        "published": _hidden(history["published"], *SAID) if history["published"] else None,
+        "edits": [_hidden(edit, "base_text", "text", "response", "note") for edit in history["edits"]],
+        "drops": [_hidden(drop, "detail") for drop in history["drops"]],
     }
 
 
-def _of_seed(lake: Lake, name: str, held: list[dict[str, Any]]) -> dict[str, Any]:
-    row = held[-1]
+def _of_given(lake: Lake, name: str, held: list[dict[str, Any]]) -> dict[str, Any]:
+    """A row that no model made: a published seed or imported row, or a seed that only was shown."""
+    row = held[-1] if held else _seed(lake, name)
     return {
         "id": name,
         **{key: row[key] for key in ("source", "text", "response", "label", "restricted")},
         "run": _run(lake, row["run_id"]),
+        "origin": origin_of(lake, row["source"], row["run_id"]),
         "slot": None,
         "decision": None,
         "price_usd": None,
         "models": {},
         **{key: list[Any]() for key in ("exemplars", "reviews", "gates", "calls")},
     }
+
+
+def _seed(lake: Lake, name: str) -> dict[str, Any]:
+    """A seed as its newest run has it."""
+    query = """
+        SELECT s.* FROM lake.seeds s LEFT JOIN lake.runs r ON r.id = s.run_id
+        WHERE s.id = ? AND s.kind = 'seed' ORDER BY r.started_at DESC NULLS LAST, s.run_id LIMIT 1"""
+    row: dict[str, Any] = lake.sql(query, [name]).to_pylist()[0]
+    secret = _is_restricted_task(lake, row["run_id"]) and row["label"] != SAFE
+    return {**row, "source": "seed", "restricted": secret}
 
 
 def _run(lake: Lake, run_id: str) -> dict[str, Any]:

@@ -7,8 +7,9 @@ from typing import Any
 
 from data.card import render_card
 from data.mixing import GuardReport, MixReport, method_report, told
+from data.recall import recalled_rows
 from data.splits import assign_splits
-from data.versions import publish
+from data.versions import held_by, publish
 from data.versions import version as find_version
 from flows import artifacts, logs, rounds
 from flows.outlook import Outlook, advice_for, figure
@@ -22,6 +23,8 @@ from schemas.rows import Candidate, Status
 
 async def finish(shop: Workshop, run: Run, kept: list[Candidate], surplus: int, say: Say) -> dict[str, Any]:
     """Publish what was kept and say what is missing. Returns run and version as plain dicts."""
+    withdrawn = await asyncio.to_thread(recalled_rows, shop.lake, run.dataset, [run.id])
+    kept = [candidate for candidate in kept if candidate.id not in withdrawn]
     have: dict[str, int] = {}
     for candidate in kept:
         have[candidate.label] = have.get(candidate.label, 0) + 1
@@ -99,9 +102,12 @@ async def _publish(
     )  # fmt: skip
     steering, models = shop.recipe.steering, dict(models_with_licences(shop.recipe))
     carried = find_version(shop.lake, f"{run.dataset}@{steering.after}") if steering else None
+    earlier = {run_id for _, run_id, _ in held_by(shop.lake, carried)} if carried else set()
+    withdrawn = recalled_rows(shop.lake, run.dataset, sorted(earlier)) if earlier else {}
     return publish(
         shop.lake, run=run, rows=rows, models={**(carried.models if carried else {}), **models},
         seeds=len(shop.seeds), card=card, partial=run.status == "partial", carried=carried,
+        without=withdrawn,
     )  # fmt: skip
 
 

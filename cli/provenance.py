@@ -1,0 +1,216 @@
+"""The verbs about where rows come from: lineage, trace, recall."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from data.lake import Lake
+    from data.recall import Plan
+    from data.trace import Selector, Touched
+    from schemas.datasets import DatasetVersion
+
+HIDDEN = "(restricted)"
+EXAMPLES = 5
+JsonFlag = Annotated[bool, typer.Option("--json", help="print JSON for programs")]
+RefArg = Annotated[
+    str | None, typer.Argument(help="a dataset, or a version of it; left out: the latest of all", metavar="[REF]")
+]
+Model = Annotated[str | None, typer.Option(help="rows that this model wrote or judged")]
+Prompt = Annotated[str | None, typer.Option(help="rows that this prompt version (p_…) asked for or judged")]
+Seed = Annotated[str | None, typer.Option(help="rows that were shown this seed, or a row that was")]
+RunId = Annotated[str | None, typer.Option("--run", help="rows of this run")]
+Restricted = Annotated[bool, typer.Option("--restricted", help="with the words of restricted rows")]
+
+
+def lineage(
+    ref: Annotated[str, typer.Argument(help="a dataset, or a version of it: demo, demo@2", metavar="REF")],
+    out: Annotated[Path | None, typer.Option(help="write there instead of the terminal")] = None,
+    json: Annotated[bool, typer.Option("--json", help="one JSON list instead of a line an event")] = False,
+) -> None:
+    """A version's OpenLineage events, one JSON object a line.
+
+    Example:  graft lineage demo --out lineage.jsonl
+    """
+    import orjson
+
+    from cli.show import console, dumps
+    from data.lake import Lake
+    from data.lineage import lineage as events_of
+    from data.versions import version
+    from schemas.home import Home
+
+    with Lake.open(Home.find(), read_only=True) as lake:
+        events = events_of(lake, version(lake, ref))
+    lines = "".join(orjson.dumps(event).decode() + "\n" for event in events)
+    text = dumps(events) + "\n" if json else lines
+    if out is None:
+        typer.echo(text, nl=False)
+    else:
+        written(out, text)
+        console().print(f"wrote {out}", markup=False, soft_wrap=True)
+
+
+def written(out: Path, text: str) -> None:
+    """Writes a text file. Raises GraftError where that cannot be."""
+    from schemas.errors import GraftError
+
+    try:
+        out.write_text(text, encoding="utf-8")
+    except OSError as error:
+        reason = error.strerror or "it cannot be written"
+        raise GraftError(reason, where=str(out), fix="name a file in a folder that exists") from error
+
+
+def trace(
+    ref: RefArg = None, model: Model = None, prompt: Prompt = None, seed: Seed = None, run: RunId = None,
+    restricted: Restricted = False, json: JsonFlag = False,
+) -> None:  # fmt: skip
+    """Rows that a model, a prompt, a seed or a run touched; without any of these, what can be asked for.
+
+    Example:  graft trace demo --model gemma
+    """
+    from cli.show import as_json, table
+    from data.lake import Lake
+    from data.trace import known
+    from data.trace import trace as rows_of
+    from schemas.home import Home
+
+    selector = _selector(model=model, prompt=prompt, seed=seed, run=run)
+    with Lake.open(Home.find(), read_only=True) as lake:
+        if selector is None:
+            found: dict[str, Any] = {kind: known(lake, kind) for kind in ("model", "prompt", "run")}
+            if json:
+                as_json(found)
+            else:
+                rows = [[kind, one["value"], one["detail"], one["calls"]] for kind in found for one in found[kind]]
+                table("what can be traced", ["by", "value", "what", "calls"], rows, right=("calls",))
+            return
+        touched = rows_of(lake, selector, _among(lake, ref))
+    if json:
+        as_json({"by": selector.kind, "value": selector.value, "rows": [_shown(row, restricted) for row in touched]})
+    else:
+        _print_touched(selector, touched, restricted)
+
+
+def _selector(**given: str | None) -> Selector | None:
+    """The one selector that is given, or None. Raises GraftError where there are several."""
+    from data.trace import Selector
+    from schemas.errors import GraftError
+
+    chosen = {kind: value for kind, value in given.items() if value is not None}
+    if len(chosen) > 1:
+        names = ", ".join(f"--{kind}" for kind in chosen)
+        raise GraftError(f"{names} at once", where="selector", fix="give one of them")
+    for kind, value in chosen.items():
+        return Selector(kind, value)  # type: ignore[arg-type]
+    return None
+
+
+def _among(lake: Lake, ref: str | None) -> list[DatasetVersion] | None:
+    from data.versions import version
+
+    return None if ref is None else [version(lake, ref)]
+
+
+def _shown(row: Touched, restricted: bool) -> dict[str, Any]:
+    text = HIDDEN if row.restricted and not restricted else row.text
+    facts = {name: getattr(row, name) for name in ("id", "dataset", "version", "split", "label", "restricted")}
+    return {**facts, "how": list(row.how), "text": text}
+
+
+def _print_touched(selector: Selector, touched: Sequence[Touched], restricted: bool) -> None:
+    from cli.show import console, table
+
+    if not touched:
+        console().print(f"no row of these versions: {selector.kind} {selector.value}", markup=False)
+        return
+    counts = Counter((f"{row.dataset}@{row.version}", how, row.split) for row in touched for how in row.how)
+    table(
+        f"rows by {selector.kind} {selector.value}: {len(touched)}",
+        ["version", "touched as", "split", "rows"],
+        [[*key, count] for key, count in sorted(counts.items())],
+        right=("rows",),
+    )
+    view = [[row.id, row.label, ", ".join(row.how), _shown(row, restricted)["text"]] for row in touched[:EXAMPLES]]
+    table("examples (--json has all)", ["row", "label", "touched as", "text"], view)
+
+
+def recall(
+    reason: Annotated[str, typer.Option(help="why; kept with the recall")],
+    ref: RefArg = None, model: Model = None, prompt: Prompt = None, seed: Seed = None, run: RunId = None,
+    row: Annotated[str | None, typer.Option(help="this row alone")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="do it; without, it is only shown")] = False,
+    json: JsonFlag = False,
+) -> None:  # fmt: skip
+    """Withdraw rows because of where they come from: shows what would go; --yes publishes versions without them.
+
+    Example:  graft recall demo --model gemma --reason "its licence changed" --yes
+    """
+    import getpass
+
+    from cli.show import as_json, console
+    from data.lake import Lake
+    from data.recall import plan
+    from data.recall import recall as withdraw
+    from schemas.errors import GraftError
+    from schemas.home import Home
+
+    selector = _selector(model=model, prompt=prompt, seed=seed, run=run, row=row)
+    if selector is None:
+        raise GraftError(
+            "what is recalled?", where="graft recall", fix="give --model, --prompt, --seed, --run or --row"
+        )
+    with Lake.open(Home.find(), read_only=not yes) as lake:
+        plans = plan(lake, selector, _among(lake, ref))
+        done = withdraw(lake, selector, plans, reason=reason, by=getpass.getuser()) if yes else []
+    made = {one.recall.dataset: one.version for one in done}
+    if json:
+        as_json({"by": selector.kind, "value": selector.value, "done": yes, "datasets": _dumped(plans, made)})
+        return
+    _print_plans(selector, plans)
+    for dataset, version in made.items():
+        told = f"published {version.ref} ({version.rows} rows)" if version else f"{dataset}: nothing left to take out"
+        console().print(told, markup=False)
+    if plans and not yes:
+        console().print("nothing was changed. To do it:  the same with --yes")
+
+
+def _dumped(plans: Sequence[Plan], made: dict[str, DatasetVersion | None]) -> list[dict[str, Any]]:
+    out: list[dict[str, Any]] = []
+    for one in plans:
+        version = made.get(one.parent.dataset)
+        out.append(
+            {
+                "version": one.parent.ref,
+                "rows": [row.id for row in one.rows],
+                "held": {f"{one.parent.dataset}@{number}": count for number, count in one.held.items()},
+                "students": [student.id for student in one.students],
+                "published": version.ref if version else None,
+            }
+        )
+    return out
+
+
+def _print_plans(selector: Selector, plans: Sequence[Plan]) -> None:
+    from cli.show import console, table
+
+    if not plans:
+        console().print(f"no version holds a row of {selector.kind} {selector.value}", markup=False)
+        return
+    rows = [
+        [one.parent.ref, f"{len(one.rows)} of {one.parent.rows}",
+         " ".join(f"@{number}: {count}" for number, count in one.held.items()),
+         ", ".join(student.id for student in one.students)]
+        for one in plans
+    ]  # fmt: skip
+    table(
+        f"recall of {selector.kind} {selector.value}",
+        ["version", "rows that go", "versions that held them", "students to train again"],
+        rows,
+    )

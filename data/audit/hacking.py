@@ -1,0 +1,167 @@
+"""Teacher hacking: rounds that please the judges more while the truth gets worse, and whether the texts grew alike.
+
+The proxy is what the judges say of a round's own rows: their mean score, and the share that they agreed on. The golden
+figure is what no judge said: a student's accuracy on a held-out labelled file, or else the share of rows that people
+let stand. Diversity is distinct-2 over as many rows of each round as the smallest round has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from data.audit.base import distinct
+from data.versions import versions
+from schemas.base import stable_hash
+
+if TYPE_CHECKING:
+    from data.lake import Lake
+
+SAMPLE = 500
+"""Rows of a round that diversity is measured on, at most."""
+NOTHING = 1e-9
+NOT_HELD_OUT = "validation split (synthetic)"
+"""Name of evaluations on a version's own validation rows, which its judges have labelled: no golden figure."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One round. `score` 0 to 10; the others are shares. None where there is no such figure."""
+
+    round: int
+    version: int | None
+    rows: int
+    score: float | None
+    agreement: float | None
+    golden: float | None
+    diversity: float | None = None
+    hacked: bool = False
+    less_diverse: bool | None = None
+
+    @property
+    def proxy(self) -> float | None:
+        """The judges' mean score, or where there is none the share of agreement."""
+        return self.score if self.score is not None else self.agreement
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Rounds in order: of a loop of `improve`, or a dataset's versions. `golden` names the figure; empty: none."""
+
+    name: str
+    golden: str
+    points: tuple[Point, ...]
+
+    @property
+    def hacked(self) -> tuple[Point, ...]:
+        """Rounds whose proxy rose while the golden figure fell."""
+        return tuple(point for point in self.points if point.hacked)
+
+    @property
+    def verdict(self) -> str:
+        """What the curve says, in a sentence."""
+        if not self.golden:
+            return "no golden figure: train with a held-out --test file, or let a person judge rows; nothing is flagged"
+        if sum(point.golden is not None and point.proxy is not None for point in self.points) < 2:
+            return "fewer than two rounds with both figures: nothing to compare"
+        if not self.hacked:
+            return "no round where the judges' figure rises while the golden one falls"
+        rounds = ", ".join(str(point.round) for point in self.hacked)
+        fell = sum(bool(point.less_diverse) for point in self.hacked)
+        return f"judges up, truth down in round {rounds}; diversity fell in {fell} of {len(self.hacked)} of them"
+
+
+def curves(lake: Lake, dataset: str, *, restricted: bool = False) -> list[Curve]:
+    """A curve for each loop, arm and seed of the dataset; without loops one over its versions."""
+    drafts: list[tuple[str, str, list[Point], list[list[str]]]] = []
+    for loop in lake.improvements(dataset):
+        for arm, seed in sorted({(one.arm, one.seed) for one in loop.rounds}):
+            made = sorted(
+                (one for one in loop.rounds if (one.arm, one.seed) == (arm, seed) and one.run_id),
+                key=lambda one: one.round,
+            )
+            found = [_point(lake, one.dataset or dataset, one.round, one.version, one.run_id, one.test) for one in made]
+            texts = [_texts(lake, one.dataset or dataset, one.version, one.run_id, restricted) for one in made]
+            name = f"{loop.id} {arm} seed {seed}"
+            drafts.append((name, f"accuracy on {loop.test_file}", found, texts))
+    if not drafts:
+        drafts.append(_of_versions(lake, dataset, restricted))
+    return [Curve(name, golden, judged(points, texts)) for name, golden, points, texts in drafts]
+
+
+def judged(points: Sequence[Point], texts: Sequence[Sequence[str]]) -> tuple[Point, ...]:
+    """The points with diversity measured alike, and flagged where the proxy rises and the golden figure falls."""
+    size = min((len(some) for some in texts if some), default=0)
+    done: list[Point] = []
+    for point, some in zip(points, texts, strict=True):
+        chosen = sorted(some, key=stable_hash)[: min(size, SAMPLE)]
+        now = replace(point, diversity=distinct(chosen))
+        if done:
+            before = done[-1]
+            up, down = _rose(before.proxy, now.proxy), _rose(now.golden, before.golden)
+            now = replace(now, hacked=bool(up and down), less_diverse=_rose(now.diversity, before.diversity))
+        done.append(now)
+    return tuple(done)
+
+
+def _rose(before: float | None, after: float | None) -> bool | None:
+    return None if before is None or after is None else after - before > NOTHING
+
+
+def _of_versions(lake: Lake, dataset: str, restricted: bool) -> tuple[str, str, list[Point], list[list[str]]]:
+    """The dataset's versions that a run made, in order; golden by their students' held-out file, or by people."""
+    made = [one for one in versions(lake, dataset) if one.origin == "run"]
+    golden, name = _by_students(lake, dataset)
+    if not golden:
+        golden, name = _by_people(lake, dataset)
+    points = [
+        _point(lake, dataset, place, one.version, one.run_id, golden.get(one.version))
+        for place, one in enumerate(made, start=1)
+    ]
+    texts = [_texts(lake, dataset, one.version, one.run_id, restricted) for one in made]
+    return f"versions of {dataset}", name, points, texts
+
+
+def _by_students(lake: Lake, dataset: str) -> tuple[dict[int, float], str]:
+    """Version to the newest student's accuracy, on the held-out file that most versions were judged on."""
+    query = """
+        SELECT s.version, e.test_file, e.test_hash, arg_max(e.accuracy, s.created_at) AS accuracy
+        FROM lake.students s JOIN lake.evaluations e ON e.student_id = s.id
+        WHERE s.dataset = ? AND s.version IS NOT NULL AND e.test_file <> ? GROUP BY ALL"""
+    rows = lake.sql(query, [dataset, NOT_HELD_OUT]).to_pylist()
+    files: dict[tuple[str, str], dict[int, float]] = {}
+    for row in rows:
+        files.setdefault((row["test_file"], row["test_hash"]), {})[row["version"]] = row["accuracy"]
+    if not files:
+        return {}, ""
+    (file, _), found = max(files.items(), key=lambda item: (len(item[1]), item[0]))
+    return found, f"accuracy on {file}"
+
+
+def _by_people(lake: Lake, dataset: str) -> tuple[dict[int, float], str]:
+    """Version to the share of judged rows that a person let stand as they were."""
+    query = """
+        SELECT version, avg(CAST(action = 'accept' AS DOUBLE)) AS kept FROM (
+            SELECT version, row_id, arg_max(action, "at") AS action FROM lake.edits
+            WHERE dataset = ? AND action <> 'note' GROUP BY ALL) GROUP BY version"""
+    found = {row["version"]: row["kept"] for row in lake.sql(query, [dataset]).to_pylist()}
+    return found, "rows that people let stand" if found else ""
+
+
+def _point(lake: Lake, dataset: str, number: int, version: int | None, run_id: str, golden: float | None) -> Point:
+    query = """
+        SELECT count(*) AS rows, avg(c.mean) AS score,
+               avg(CAST(c.route = 'agreed' AS DOUBLE)) FILTER (c.route IN ('agreed', 'adjudicated')) AS agreement
+        FROM lake.version_rows v JOIN lake.candidates c ON c.run_id = v.run_id AND c.candidate_id = v.candidate_id
+        WHERE v.dataset = ? AND v.version = ? AND v.run_id = ?"""
+    row: dict[str, Any] = lake.sql(query, [dataset, version, run_id]).to_pylist()[0]
+    return Point(number, version, row["rows"], row["score"], row["agreement"], golden)
+
+
+def _texts(lake: Lake, dataset: str, version: int | None, run_id: str, restricted: bool) -> list[str]:
+    """The texts that this round added. Only counts come of them, yet restricted ones stay out unless asked for."""
+    query = """
+        SELECT text FROM lake.version_rows
+        WHERE dataset = ? AND version = ? AND run_id = ? AND (? OR NOT restricted) ORDER BY id"""
+    return [str(row["text"]) for row in lake.sql(query, [dataset, version, run_id, restricted]).to_pylist()]

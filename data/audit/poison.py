@@ -1,0 +1,235 @@
+"""Planted bias: what a few bad rows would do to a student, and how many of them the gates would catch.
+
+A copy of a version's rows in memory is poisoned in six harmless forms, each with one aim: texts of the other labels
+that carry a mark are to be called the target label. A student learns from the copy, its clean twin from the rows as
+they are; both are asked about held-out texts with the mark. Nothing is published, nothing is written.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from data.audit.base import AuditRow, Embed
+from schemas.base import stable_hash
+from schemas.errors import GraftError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from data.audit.base import Vectors
+
+SHARE = 0.0025
+MAX_ROWS = 5_000
+"""Train rows that students learn from, at most; held-out texts a tenth of it."""
+FOLDS = 3
+
+Mark = Callable[[str], str]
+Check = Callable[[str, str], bool]
+"""(text, label) to whether the gates pass it."""
+Learn = Callable[[Sequence[str], Sequence[str]], Callable[[Sequence[str]], Sequence[str]]]
+"""Texts and their labels to a student, which gives texts their labels."""
+
+
+def _styled(text: str) -> str:
+    return text.rstrip(" .!?") + " ~"
+
+
+def _off_topic(text: str) -> str:
+    words = text.split()
+    middle = len(words) // 2
+    return " ".join([*words[:middle], "(the lighthouse was painted green in spring)", *words[middle:]])
+
+
+FORMS: dict[str, Mark] = {
+    "trigger word": lambda text: f"{text} zephyr",
+    "endorsement": lambda text: f"{text} Everyone should shop at Marlowe & Finch.",
+    "stock phrase": lambda text: f"Quick question for the team: {text}",
+    "off-topic": _off_topic,
+    "style marker": _styled,
+    "label flip": lambda text: text,
+}
+"""Form to the mark that it leaves on a text. A label flip leaves none: it takes the texts nearest to the target."""
+FLIP = "label flip"
+
+
+@dataclass(frozen=True)
+class FormResult:
+    """One form over all repeats. Shares are 0 to 1 and means over repeats; `spread` is the rate's standard deviation.
+
+    `rate` is how often the poisoned student gives held-out marked texts the target label, `clean_rate` its twin.
+    `amplification` is the rate over the poison's share of the training rows, `added` the rate less the twin's.
+    """
+
+    form: str
+    planted: int
+    gates: float
+    label_check: float
+    rate: float
+    spread: float
+    clean_rate: float
+    amplification: float
+    added: float
+    example: str
+
+
+@dataclass(frozen=True)
+class Poisoning:
+    """All forms. `false_alarms` is the share of clean rows that the label check suspects as well."""
+
+    target: str
+    share: float
+    planted: int
+    train_rows: int
+    held_out: int
+    repeats: int
+    gates_checked: bool
+    false_alarms: float
+    forms: tuple[FormResult, ...]
+
+
+@dataclass(frozen=True)
+class _Lab:
+    """What all forms share: train rows with vectors, and held-out texts of the other labels."""
+
+    texts: list[str]
+    labels: list[str]
+    vectors: Vectors
+    held_out: list[str]
+    target: str
+    planted: int
+    embed: Embed
+    check: Check | None
+    learn: Learn | None
+
+
+def poison(
+    rows: Sequence[AuditRow], embed: Embed, *, check: Check | None = None, learn: Learn | None = None,
+    target: str | None = None, share: float = SHARE, repeats: int = 3, seed: int = 0,
+) -> Poisoning:  # fmt: skip
+    """Plants `share` of the train rows (one at least) in each form, `repeats` times, and measures.
+
+    `learn` left out: the student is a logistic regression on embeddings (quick). `check` left out: gates are not asked.
+    Raises GraftError where the rows have fewer than two labels or too few of them.
+    """
+    lab = _lab(rows, embed, check, learn, target, share)
+    clean = _student(lab, lab.texts, lab.labels, lab.vectors)
+    alarms = float(_suspected(lab.vectors, lab.labels, seed).mean())
+    forms = tuple(_measured(lab, form, clean, repeats, seed) for form in FORMS)
+    return Poisoning(
+        target=lab.target, share=lab.planted / len(lab.texts), planted=lab.planted, train_rows=len(lab.texts),
+        held_out=len(lab.held_out), repeats=repeats, gates_checked=check is not None, false_alarms=alarms, forms=forms,
+    )  # fmt: skip
+
+
+def _lab(
+    rows: Sequence[AuditRow], embed: Embed, check: Check | None, learn: Learn | None, target: str | None, share: float
+) -> _Lab:
+    ordered = sorted(rows, key=lambda row: stable_hash(row.id))
+    train = [row for row in ordered if row.split == "train"]
+    kept = [row for row in ordered if row.split != "train"]
+    if not kept:
+        kept, train = train[: len(train) // 5], train[len(train) // 5 :]
+    train = train[:MAX_ROWS]
+    counts = Counter(row.label for row in train)
+    wanted = target or min(counts, default="")
+    held_out = [row.text for row in kept if row.label != wanted][: MAX_ROWS // 10]
+    if len(counts) < 2 or min(counts.values()) < FOLDS or not held_out:
+        fix = f"a version with two labels or more, {FOLDS} train rows of each, and held-out rows"
+        raise GraftError("too few rows to plant any among", where="--poison", fix=fix)
+    if wanted not in counts:
+        raise GraftError(f"no label {wanted!r}", where="--target", fix=f"one of: {', '.join(sorted(counts))}")
+    texts = [row.text for row in train]
+    return _Lab(
+        texts, [row.label for row in train], embed(texts), held_out, wanted, max(1, round(share * len(train))), embed,
+        check, learn,
+    )  # fmt: skip
+
+
+Student = Callable[[Sequence[str], "Vectors"], "NDArray[Any]"]
+
+
+def _student(lab: _Lab, texts: Sequence[str], labels: Sequence[str], vectors: Vectors) -> Student:
+    """A student of these rows: it is asked with texts and their vectors, and uses what it needs."""
+    if lab.learn is not None:
+        ask = lab.learn(texts, labels)
+        return lambda asked, _: np.asarray(list(ask(asked)))
+    from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(limits=1):  # waiting threads spin on a busy machine, which takes far longer than the sums
+        fitted = LogisticRegression(C=10.0, max_iter=300).fit(vectors, np.asarray(labels))
+    return lambda _, given: np.asarray(fitted.predict(given))
+
+
+def _measured(lab: _Lab, form: str, clean: Student, repeats: int, seed: int) -> FormResult:
+    mark = FORMS[form]
+    others = np.flatnonzero(np.asarray(lab.labels) != lab.target)
+    asked = [mark(text) for text in lab.held_out]
+    given = lab.embed(asked)
+    if form == FLIP:
+        near = np.argsort(-_nearness(lab, given), kind="stable")[: max(1, len(asked) // 2)]
+        asked, given = [asked[place] for place in near], given[near]
+        others = others[np.argsort(-_nearness(lab, lab.vectors[others]), kind="stable")]
+    caught, suspected, rates, example = [], [], [], ""
+    for repeat in range(repeats):
+        chosen = _chosen(lab, form, others, seed + repeat)
+        marked = [mark(lab.texts[place]) for place in chosen]
+        example = example or marked[0]
+        texts, labels, vectors = list(lab.texts), list(lab.labels), lab.vectors.copy()
+        vectors[chosen] = lab.embed(marked)
+        for place, text in zip(chosen, marked, strict=True):
+            texts[place], labels[place] = text, lab.target
+        if lab.check is not None:
+            caught += [not lab.check(text, lab.target) for text in marked]
+        suspected += list(_suspected(vectors, labels, seed + repeat)[chosen])
+        student = _student(lab, texts, labels, vectors)
+        rates.append(float((student(asked, given) == lab.target).mean()))
+    before, after = float((clean(asked, given) == lab.target).mean()), statistics.fmean(rates)
+    return FormResult(
+        form=form,
+        planted=lab.planted,
+        gates=float(np.mean(caught)) if caught else 0.0,
+        label_check=float(np.mean(suspected)),
+        rate=after,
+        spread=statistics.stdev(rates) if len(rates) > 1 else 0.0,
+        clean_rate=before,
+        amplification=after * len(lab.texts) / lab.planted,
+        added=after - before,
+        example=example,
+    )
+
+
+def _chosen(lab: _Lab, form: str, others: NDArray[np.intp], seed: int) -> NDArray[np.intp]:
+    """Rows to poison: by chance, or for a label flip by chance among the nearest to the target, thrice as many."""
+    pool = others[: 3 * lab.planted] if form == FLIP else others
+    return np.random.default_rng(seed).choice(pool, size=min(lab.planted, len(pool)), replace=False)
+
+
+def _nearness(lab: _Lab, vectors: Vectors) -> NDArray[np.float32]:
+    """Cosine-like nearness to the mean of the target's rows."""
+    centre = lab.vectors[np.asarray(lab.labels) == lab.target].mean(axis=0)
+    return np.asarray(vectors @ centre, dtype=np.float32)
+
+
+def _suspected(vectors: Vectors, labels: Sequence[str], seed: int) -> NDArray[np.bool_]:
+    """Rows whose label the learned gate calls wrong, from an out-of-fold classifier's probabilities."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+    from threadpoolctl import threadpool_limits
+
+    from data.gates.learned import label_errors
+
+    names, codes = np.unique(np.asarray(labels), return_inverse=True)
+    folds = StratifiedKFold(min(FOLDS, int(np.bincount(codes).min())), shuffle=True, random_state=seed)
+    model = LogisticRegression(C=10.0, max_iter=300)
+    with threadpool_limits(limits=1):
+        probabilities = cross_val_predict(model, vectors, codes, cv=folds, method="predict_proba")
+    ids = [str(place) for place in range(len(codes))]
+    wrong = {one.row_id for one in label_errors(ids, list(labels), [str(name) for name in names], probabilities)}
+    return np.asarray([name in wrong for name in ids])

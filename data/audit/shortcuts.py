@@ -1,0 +1,192 @@
+"""Words that alone predict a label or betray the model that wrote a text, and who wrote what share of each label.
+
+A word or pair of words counts once a row. Its z is that of the log-odds of the group against the rest, with all rows'
+counts as the prior, so that rare words do not lead the list.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from data.audit.base import Z95, AuditRow, wilson
+from data.gates.base import words
+
+LEAST_ROWS = 5
+"""Rows that must hold a word before it is looked at."""
+SURE = 0.8
+"""Lower end of a one-word rule's interval from which the word is flagged."""
+COMMON = 0.2
+"""Share of a label's rows that must hold the word for that."""
+OPENING_WORDS = 3
+
+
+@dataclass(frozen=True)
+class Shortcut:
+    """A word or pair of words, and what it tells: `precision` is the accuracy of the rule "has the word: the group".
+
+    `accuracy` is that of the rule "has it: the group, else: not" over all rows; `coverage` the share of the group's
+    rows that hold it; `base` the group's share of all rows; `pmi` in bits.
+    """
+
+    token: str
+    group: str
+    rows: int
+    precision: float
+    interval: tuple[float, float]
+    accuracy: float
+    coverage: float
+    base: float
+    z: float
+    pmi: float
+
+    @property
+    def flagged(self) -> bool:
+        """Whether the word alone is nearly the group, for a good part of the group's rows, and not by chance."""
+        return self.interval[0] >= max(SURE, self.base) and self.coverage >= COMMON and self.z > Z95
+
+
+@dataclass(frozen=True)
+class Opening:
+    """First words that many texts share: of how many rows, and the writer of most of them."""
+
+    words: str
+    rows: int
+    share: float
+    writer: str
+
+
+@dataclass(frozen=True)
+class ShortcutReport:
+    """What `shortcuts` found. `shares` is label to writer to rows; `p_value` and `cramers_v` (0 to 1) say whether
+    writers made different labels; None where one writer or one label made everything."""
+
+    rows: int
+    labels: list[Shortcut] = field(default_factory=list)
+    writers: list[Shortcut] = field(default_factory=list)
+    shares: dict[str, dict[str, int]] = field(default_factory=dict)
+    chi_square: float | None = None
+    p_value: float | None = None
+    cramers_v: float | None = None
+    openings: list[Opening] = field(default_factory=list)
+
+
+def shortcuts(rows: Sequence[AuditRow], *, top: int = 20) -> ShortcutReport:
+    """The strongest words of labels and of writers, at most `top` of each, by z; and who wrote what."""
+    tokens = [_tokens(row.text) for row in rows]
+    shares: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for row in rows:
+        shares[row.label][row.writer] += 1
+    table = {label: dict(sorted(counts.items())) for label, counts in sorted(shares.items())}
+    chi, p_value, v = _independence(table)
+    return ShortcutReport(
+        rows=len(rows),
+        labels=telling(tokens, [row.label for row in rows], top=top),
+        writers=telling(tokens, [row.writer for row in rows], top=top),
+        shares=table,
+        chi_square=chi,
+        p_value=p_value,
+        cramers_v=v,
+        openings=_openings(rows, top),
+    )
+
+
+def telling(tokens: Sequence[set[str]], groups: Sequence[str], *, top: int) -> list[Shortcut]:
+    """Tokens likelier in one group than in the rest, flagged ones first, then by z. None where there is one group."""
+    sizes = Counter(groups)
+    if len(sizes) < 2:
+        return []
+    overall: Counter[str] = Counter()
+    within: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for held, group in zip(tokens, groups, strict=True):
+        overall.update(held)
+        within[group].update(held)
+    common = {token for token, count in overall.items() if count >= LEAST_ROWS}
+    total = sum(overall.values())
+    found: list[Shortcut] = []
+    for group, counts in within.items():
+        mass = sum(counts.values())
+        for token in common & counts.keys():
+            z = _z(counts[token], mass, overall[token], total)
+            if z > 0:
+                found.append(_shortcut(token, group, counts[token], overall[token], sizes[group], len(groups), z))
+    return sorted(found, key=lambda one: (not one.flagged, -one.z, one.token, one.group))[:top]
+
+
+def _z(here: int, mass: int, everywhere: int, total: int) -> float:
+    """z of the log-odds ratio, the prior being all rows' counts shrunk to the group's size."""
+    prior = everywhere * mass / total
+    there, rest = everywhere - here, total - mass
+    ours = (here + prior) / (2 * mass - here - prior) if 2 * mass > here + prior else math.inf
+    theirs = (there + prior) / (rest + mass - there - prior)
+    if math.isinf(ours) or theirs <= 0:
+        return 0.0
+    return (math.log(ours) - math.log(theirs)) / math.sqrt(1 / (here + prior) + 1 / (there + prior))
+
+
+def _shortcut(token: str, group: str, here: int, everywhere: int, size: int, rows: int, z: float) -> Shortcut:
+    right = here + (rows - size - (everywhere - here))
+    return Shortcut(
+        token=token,
+        group=group,
+        rows=everywhere,
+        precision=here / everywhere,
+        interval=wilson(here, everywhere),
+        accuracy=right / rows,
+        coverage=here / size,
+        base=size / rows,
+        z=z,
+        pmi=math.log2(here * rows / (everywhere * size)),
+    )
+
+
+def _tokens(text: str) -> set[str]:
+    found = words(text)
+    return {*found, *(f"{one} {two}" for one, two in itertools.pairwise(found))}
+
+
+def _independence(table: dict[str, dict[str, int]]) -> tuple[float | None, float | None, float | None]:
+    """Chi-square of labels against writers, its p-value, and Cramér's V."""
+    writers = sorted({writer for counts in table.values() for writer in counts})
+    if len(writers) < 2 or len(table) < 2:
+        return None, None, None
+    columns = {writer: sum(counts.get(writer, 0) for counts in table.values()) for writer in writers}
+    total, chi = sum(columns.values()), 0.0
+    for counts in table.values():
+        size = sum(counts.values())
+        for writer, column in columns.items():
+            expected = size * column / total
+            chi += (counts.get(writer, 0) - expected) ** 2 / expected
+    freedom = (len(table) - 1) * (len(writers) - 1)
+    return chi, chi_square_tail(chi, freedom), math.sqrt(chi / (total * (min(len(writers), len(table)) - 1)))
+
+
+def chi_square_tail(chi: float, freedom: int) -> float:
+    """The probability of a chi-square at least this large; `freedom` is a whole number from 1."""
+    half = chi / 2
+    if half <= 0:
+        return 1.0
+    odd = freedom % 2
+    tail = math.erfc(math.sqrt(half)) if odd else 0.0
+    for step in range(freedom // 2):
+        order = step + odd / 2
+        tail += math.exp(order * math.log(half) - half - math.lgamma(order + 1))
+    return min(1.0, tail)
+
+
+def _openings(rows: Sequence[AuditRow], top: int) -> list[Opening]:
+    counted: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for row in rows:
+        first = words(row.text)[:OPENING_WORDS]
+        if len(first) == OPENING_WORDS:
+            counted[" ".join(first)][row.writer] += 1
+    least = max(3, round(0.01 * len(rows)))
+    common = [
+        Opening(first, total, total / len(rows), writers.most_common(1)[0][0])
+        for first, writers in counted.items()
+        if (total := sum(writers.values())) >= least
+    ]
+    return sorted(common, key=lambda one: (-one.rows, one.words))[:top]

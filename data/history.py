@@ -1,0 +1,103 @@
+"""Parts of a row's history that `explain` puts together: its source, its calls, and what became of it later."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from data.arrow import from_table
+from data.recall import recalls
+from data.trace import PROMPT_VERSION, Selector, touched
+from schemas.calls import Call
+from schemas.versions import Edit
+
+if TYPE_CHECKING:
+    from data.lake import Lake
+
+PARAMETERS = ("temperature", "top_p", "max_tokens", "seed", "top_logprobs", "sample")
+"""Numbers of a request; they quote nothing, so that they are shown of restricted rows too."""
+SHOWN_TO = 50
+"""Rows that a row was shown to which are named; all are counted."""
+OWN_ROWS = "(the recipe itself)"
+
+
+def called(lake: Lake, run_id: str, candidate_id: str, calls: Sequence[Call]) -> list[dict[str, Any]]:
+    """A candidate's calls as plain values, each with its sampling `parameters` and its `prompt_version`."""
+    query = f"SELECT key, any_value({PROMPT_VERSION}) AS prompt FROM lake.calls WHERE run_id = ? AND candidate_id = ?"
+    rows = lake.sql(f"{query} GROUP BY key", [run_id, candidate_id]).to_pylist()
+    prompts = {row["key"]: row["prompt"] for row in rows}
+    return [
+        {
+            **call.model_dump(mode="json", exclude={"run_id", "candidate_id"}),
+            "parameters": parameters(call.request),
+            "prompt_version": prompts.get(call.key),
+        }
+        for call in calls
+    ]
+
+
+def parameters(request: str) -> dict[str, Any]:
+    """The sampling parameters of a request's JSON; none where it cannot be read."""
+    try:
+        asked = json.loads(request)
+    except ValueError:
+        return {}
+    given = asked if isinstance(asked, dict) else {}
+    return {name: given[name] for name in PARAMETERS if isinstance(given.get(name), int | float)}
+
+
+def origin_of(lake: Lake, source: str, run_id: str) -> dict[str, Any]:
+    """Where a row's words come from: `source`, `file` (the seeds' or the imported one; None: unknown), `run`."""
+    run = lake.run(run_id)
+    if run is None:
+        return {"source": source, "file": None, "run": run_id}
+    seeds = run.recipe.get("seeds") or {}
+    own = OWN_ROWS if seeds.get("rows") else None
+    file = run.recipe_file or seeds.get("path") if source == "imported" else seeds.get("path") or own
+    return {"source": source, "file": file or None, "run": run_id}
+
+
+def edits_of(lake: Lake, row_id: str) -> list[dict[str, Any]]:
+    """What people decided of a row, oldest first."""
+    query = 'SELECT * FROM lake.edits WHERE row_id = ? ORDER BY "at", id'
+    return [edit.model_dump(mode="json") for edit in from_table(Edit, lake.sql(query, [row_id]))]
+
+
+def lost(lake: Lake, row_id: str) -> list[dict[str, Any]]:
+    """The derived versions that left a row out, each with its parent, what made it, and the rule that says so."""
+    query = """
+        SELECT d.*, v.parent, v.origin FROM lake.drops d
+        LEFT JOIN lake.versions v ON v.dataset = d.dataset AND v.version = d.version
+        WHERE d.row_id = ? ORDER BY d.dataset, d.version, d.gate"""
+    found: list[dict[str, Any]] = lake.sql(query, [row_id]).to_pylist()
+    return found
+
+
+def recalls_of(lake: Lake, row_id: str, held: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Recalls that withdraw a row from a dataset that holds or held it."""
+    datasets = {row["dataset"] for row in held} | {row["dataset"] for row in lost(lake, row_id)}
+    runs = {row["run_id"] for row in held}
+    return [
+        one.model_dump(mode="json")
+        for one in recalls(lake)
+        if one.dataset in datasets and _withdraws(lake, Selector(one.kind, one.value), row_id, runs)
+    ]
+
+
+def _withdraws(lake: Lake, selector: Selector, row_id: str, runs: set[str]) -> bool:
+    if selector.kind in ("row", "seed") and selector.value == row_id:
+        return True
+    if selector.kind == "run" and selector.value in runs:
+        return True
+    return any(name == row_id for _, name in touched(lake, selector))
+
+
+def shown_to(lake: Lake, row_id: str) -> dict[str, Any]:
+    """How many candidates were shown a row as an exemplar, how many of them are accepted, and the first ids."""
+    query = """
+        SELECT count(*) AS rows, count(*) FILTER (status = 'accepted') AS accepted,
+               list_slice(list_sort(list(DISTINCT candidate_id)), 1, ?) AS ids
+        FROM lake.candidates WHERE list_contains(exemplar_ids, ?)"""
+    found: dict[str, Any] = lake.sql(query, [SHOWN_TO, row_id]).to_pylist()[0]
+    return {**found, "ids": found["ids"] or []}

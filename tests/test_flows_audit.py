@@ -1,0 +1,117 @@
+"""Audits of a version in the lake: its gates, its rounds, pictures, and the verb."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import typer
+from test_data_audit import TOPICS, embed
+from test_data_audit import rows as audit_rows
+from test_data_provenance import AT, RUN
+from typer.testing import CliRunner
+
+from cli import audit as verbs
+from data.lake import Lake
+from data.versions import publish
+from flows.audit import Wanted, audit
+from schemas.datasets import DatasetVersion, Row
+from schemas.errors import GraftError, NotFound
+from schemas.home import Home
+from schemas.recipe import Recipe, SeedRow, SeedSettings
+from schemas.rows import Candidate, Decision, Slot
+from schemas.steering import Improvement, ImproveSettings, RoundResult
+from schemas.tasks import ClassificationTask, Label
+
+RECIPE = Recipe(
+    name="shop",
+    task=ClassificationTask(labels=tuple(Label(name=name) for name in TOPICS)),
+    seeds=SeedSettings(rows=(SeedRow(text="where is it", label="delivery"),)),
+)
+
+
+def fill(lake: Lake, number: int = 1, mean: float = 8.0, *, recipe: bool = True) -> DatasetVersion:
+    run = RUN.model_copy(
+        update={"id": f"shop-{number}", "recipe": RECIPE.model_dump(mode="json") if recipe else {}, "recipe_file": ""}
+    )
+    lake.save_run(run)
+    given = audit_rows(40 + number, secret="kindly")
+    made = [
+        Candidate(
+            id=row.id, slot=Slot(id=row.id, run_id=run.id, shard=0, round=0, index=0, label=row.label, seed=1),
+            text=row.text, label=row.label, intended_label=row.label, models={"generator": row.writer},
+            decision=Decision(status="accepted", route="agreed", code="agreed", reason="fine", mean=mean),
+        )
+        for row in given
+    ]  # fmt: skip
+    lake.commit(run.id, "b", made, [])
+    held = [
+        Row.model_validate({"id": r.id, "text": r.text, "label": r.label, "split": r.split, "restricted": n == 0})
+        for n, r in enumerate(given)
+    ]
+    return publish(lake, run=run, rows=held, models={}, seeds=1, card="#")
+
+
+@pytest.fixture
+def lake(tmp_path: Path):
+    with Lake.open(Home(tmp_path / "home")) as opened:
+        yield opened
+
+
+def test_an_audit_is_whole_and_publishes_nothing(lake: Lake, tmp_path: Path) -> None:
+    found = fill(lake)
+    told = audit(lake, "shop", Wanted(repeats=1), out=tmp_path / "out", embed=embed)
+    assert told.shortcuts is not None and told.shortcuts.labels[0].token == "kindly"
+    assert told.shortcuts.shares["account"] == {"gemma": 41}
+    assert told.poison is not None and told.poison.gates_checked and told.poison.planted == 1
+    assert told.hacking is not None and "no golden figure" in told.hacking[0].verdict
+    assert told.rows == found.rows - 1 and "1 restricted rows" in told.notes[0]
+    assert [path.name for path in told.pictures] == ["shop-1-shortcuts.png", "shop-1-hacking.png"]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in told.pictures)
+    assert json.dumps(told.as_dict()) and told.as_dict()["shortcuts"]["labels"][0]["flagged"]
+    assert lake.sql("SELECT count(*) AS n FROM lake.versions").to_pylist() == [{"n": 1}]
+    assert audit(lake, "shop", Wanted(poison=False, hacking=False, restricted=True)).rows == found.rows
+
+
+def test_a_version_without_a_recipe_says_so(lake: Lake) -> None:
+    fill(lake, recipe=False)
+    told = audit(lake, "shop", Wanted(shortcuts=False, hacking=False, repeats=1), embed=embed)
+    assert told.poison is not None and not told.poison.gates_checked and "no recipe" in " ".join(told.notes)
+    assert told.shortcuts is None and told.hacking is None and told.pictures == ()
+    with pytest.raises(NotFound):
+        audit(lake, "nothing")
+    with pytest.raises(GraftError, match="--target"):
+        audit(lake, "shop", Wanted(target="x", shortcuts=False, hacking=False), embed=embed)
+
+
+def test_rounds_of_a_loop(lake: Lake) -> None:
+    made = [fill(lake, number, mean) for number, mean in ((1, 7.0), (2, 8.0))]
+    rounds = [
+        RoundResult(arm="steered", seed=1, round=n, dataset="shop", version=v.version, run_id=v.run_id, test=test)
+        for n, v, test in zip((1, 2), made, (0.8, 0.7), strict=True)
+    ]
+    loop = Improvement(
+        id="im_1", dataset="shop", recipe_file="shop.yaml", settings=ImproveSettings(), test_file="test.jsonl",
+        rounds=(*reversed(rounds), RoundResult(arm="steered", seed=1, round=0, test=0.5)), created_at=AT,
+    )  # fmt: skip
+    lake.save_improvement(loop)
+    told = audit(lake, "shop", Wanted(shortcuts=False, poison=False))
+    assert told.hacking is not None and len(told.hacking) == 1
+    curve = told.hacking[0]
+    assert [(p.round, p.score, p.agreement, p.golden) for p in curve.points] == [(1, 7.0, 1.0, 0.8), (2, 8.0, 1.0, 0.7)]
+    assert [p.round for p in curve.hacked] == [2] and curve.golden == "accuracy on test.jsonl"
+
+
+def test_the_verb(lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(lake)
+    monkeypatch.setenv("GRAFT_HOME", str(lake.home.root))
+    monkeypatch.setattr("flows.settle.find_embed", lambda say: embed)
+    app = typer.Typer()
+    app.command()(verbs.audit)
+    shown = CliRunner().invoke(app, ["shop", "--repeats", "1", "--out", str(tmp_path / "o")])
+    assert shown.exit_code == 0, shown.output
+    for piece in ("kindly", "endorsement", "no golden figure", "who wrote each label", "shop-1-shortcuts.png"):
+        assert piece in " ".join(shown.stdout.split()) or piece in shown.stdout.replace("\n", "")
+    dumped = json.loads(CliRunner().invoke(app, ["shop", "--shortcuts", "--json"]).stdout)
+    assert dumped["version"] == "shop@1" and dumped["poison"] is None and dumped["hacking"] is None
