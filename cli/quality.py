@@ -1,0 +1,126 @@
+"""The verb that shows how good a version is: figures in groups, with a verdict each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli.read import JsonFlag, RefArg
+
+if TYPE_CHECKING:
+    from data.quality import Quality, Section
+    from data.quality.meaning import Embed
+
+BAR = 20
+"""Blocks of the longest bar."""
+
+
+def quality(
+    ref: RefArg,
+    against: Annotated[str | None, typer.Option(help="the version that drift is told from", metavar="REF")] = None,
+    gold: Annotated[Path | None, typer.Option(help="CSV or JSON Lines: text (or id) and label of each row")] = None,
+    embed: Annotated[bool, typer.Option("--embed/--no-embed", help="with figures of a sample's embeddings")] = True,
+    html: Annotated[Path | None, typer.Option(help="also write the report as one HTML file")] = None,
+    restricted: Annotated[bool, typer.Option("--restricted", help="show the words of restricted rows")] = False,
+    json: JsonFlag = False,
+) -> None:
+    """Balance, lengths, wording, duplicates, meaning, reviewers, yield, price and drift of a version.
+
+    Example:  graft quality demo --html demo.html
+    """
+    from cli.show import as_json, console
+    from data.lake import Lake
+    from data.quality import quality as report_on
+    from data.quality import tables
+    from data.versions import version
+    from schemas.home import Home
+
+    entries = read_gold(gold) if gold else None
+    encoder, skipped = find_encoder() if embed else (None, "left out: --no-embed")
+    with Lake.open(Home.find(), read_only=True) as lake:
+        found = version(lake, ref)
+        other = version(lake, against) if against else None
+        report = report_on(lake, found, embed=encoder, against=other, gold=entries, restricted=restricted)
+    if skipped:
+        report = report.model_copy(update={"missing": {**report.missing, "meaning": skipped}})
+    if html:
+        _write(html, report)
+    if json:
+        as_json(report.model_dump(mode="json"))
+        return
+    console().print(f"{report.ref}: {report.rows:,} rows", style="bold", markup=False)
+    for section in tables(report):
+        _print(section)
+    for line in report.sampled:
+        console().print(f"sampled: {line}", style="dim", markup=False)
+    if html:
+        console().print(f"wrote {html}", markup=False, soft_wrap=True)
+
+
+def find_encoder() -> tuple[Embed | None, str]:
+    """(the built-in encoder, ""), or (None, why it cannot be used)."""
+    from agents.local.encoder import embed
+    from schemas.errors import MissingExtra
+
+    try:
+        embed(["warm up"])
+    except MissingExtra as error:
+        return None, f"the built-in encoder is not installed ({error.fix})"
+    return embed, ""
+
+
+def read_gold(file: Path) -> list[tuple[str, str]]:
+    """(row id or text, label) of each row of a CSV with a header, or of a JSON Lines file. Raises GraftError."""
+    import csv
+    import json
+
+    from schemas.errors import GraftError
+
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+        if file.suffix.lower() in (".jsonl", ".ndjson"):
+            rows: list[Any] = [json.loads(line) for line in text.splitlines() if line.strip()]
+        else:
+            rows = list(csv.DictReader(text.splitlines(keepends=True)))
+    except (OSError, UnicodeDecodeError, ValueError, csv.Error) as error:
+        raise GraftError(f"the gold file cannot be read: {error}", where=str(file), fix="CSV or JSON Lines") from error
+    found = []
+    for place, row in enumerate(rows, start=1):
+        given = row if isinstance(row, dict) else {}
+        key, label = given.get("id") or given.get("text"), given.get("label")
+        if not isinstance(key, str) or not isinstance(label, str):
+            raise GraftError(f"row {place} lacks text (or id) and label", where=str(file), fix="columns: text, label")
+        found.append((key, label))
+    return found
+
+
+def _write(file: Path, report: Quality) -> None:
+    from data.quality.html import page
+    from schemas.errors import GraftError
+
+    try:
+        file.write_text(page(report), encoding="utf-8")
+    except OSError as error:
+        raise GraftError(f"the report cannot be written: {error.strerror}", where=str(file)) from error
+
+
+def _print(section: Section) -> None:
+    """A group: its verdict, its tables, and why a figure is not known."""
+    from rich.text import Text
+
+    from cli.show import console, table
+
+    mark, style = ("▲", "yellow") if section.unusual else ("·", "dim")
+    console().print()
+    console().print(Text.assemble((section.title, "bold"), (f"  {mark} {section.verdict}", style)))
+    for one in section.tables:
+        columns, rows = list(one.columns), [list(row) for row in one.rows]
+        if one.bars:
+            longest = max(one.bars) or 1.0
+            columns.append("")
+            rows = [[*row, "█" * round(BAR * share / longest)] for row, share in zip(rows, one.bars, strict=True)]
+        table(one.title, columns, rows, right=one.right)
+    for note in section.notes:
+        console().print(note, style="dim", markup=False)
