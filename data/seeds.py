@@ -137,11 +137,14 @@ class _Reader:
 
     def read(self, path: Path, names: tuple[str, str, str]) -> None:
         """All rows of one file, by its extension."""
-        readers = {".csv": _csv, ".tsv": _csv, ".jsonl": _jsonl, ".ndjson": _jsonl, ".parquet": _parquet}
-        chosen = readers.get(path.suffix.lower())
+        readers = {
+            ".csv": _csv, ".tsv": _csv, ".jsonl": _jsonl, ".ndjson": _jsonl, ".parquet": _parquet, ".xlsx": _intake,
+        }  # fmt: skip
+        chosen = _intake if path.is_dir() else readers.get(path.suffix.lower())
         if chosen is None:
-            self.problem(None, "", f"cannot read files of the kind {path.suffix!r}", "use .csv, .jsonl or .parquet")
-        elif not path.is_file():
+            fix = "use .csv, .jsonl, .parquet, .xlsx or a folder"
+            self.problem(None, "", f"cannot read files of the kind {path.suffix!r}", fix)
+        elif not path.exists():
             self.problem(None, "", "there is no such file", "correct the path; it is relative to the recipe's folder")
         elif path.stat().st_size > MAX_FILE_BYTES:
             self.problem(None, "", f"has {path.stat().st_size:,} bytes", f"give at most {MAX_FILE_BYTES:,} bytes")
@@ -289,3 +292,26 @@ def _parquet(reader: _Reader, path: Path, names: tuple[str, str, str]) -> Iterat
                         reader.problem(row, "", "is not UTF-8", "write the column as UTF-8 text")
     except (pa.ArrowException, OSError) as error:
         reader.problem(None, "", f"is not a readable Parquet file: {str(error)[:120]}", "write the file again")
+
+
+def _intake(reader: _Reader, path: Path, names: tuple[str, str, str]) -> Iterator[Record]:
+    """An Excel file or a Hugging Face folder, read as `graft import` reads it; classes by their names."""
+    from data.intake import sources
+    from data.intake.parts import Problems
+
+    try:
+        parts = sources.find(str(path)).parts
+    except InputInvalid as error:
+        reader.problems += error.problems
+        return
+    wrong = Problems()
+    for part in parts:
+        reader.file = part.file
+        classes = part.names.get(names[1])
+        for line, record in part.records(wrong, tuple(name for name in names if name)):
+            value = record.get(names[1])
+            if classes and isinstance(value, int) and 0 <= value < len(classes):
+                yield line, {**record, names[1]: classes[value]}
+            else:
+                yield line, record
+    reader.problems += wrong.listed

@@ -144,7 +144,7 @@ def test_broken_parquet(tmp_path: Path) -> None:
 
 def test_files_that_are_missing_or_of_another_kind(tmp_path: Path) -> None:
     assert "no such file" in problems_of(tmp_path, "gone.csv")[0].what
-    assert ".jsonl" in problems_of(tmp_path, "seeds.xlsx")[0].fix
+    assert ".jsonl" in problems_of(tmp_path, "seeds.ods")[0].fix
 
 
 def test_a_thoroughly_broken_file_is_counted_not_listed(tmp_path: Path) -> None:

@@ -1,0 +1,101 @@
+"""`graft import`: an existing dataset becomes a version of the lake. Register `bring_in` as `import`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+if TYPE_CHECKING:
+    from flows.import_dataset import Imported, Kind, Plan
+
+
+def bring_in(
+    source: Annotated[str, typer.Argument(help="file, pattern in quotes, folder, or address", metavar="SOURCE")],
+    name: Annotated[str, typer.Option("--name", "-n", help="name of the dataset, such as shop-intents")],
+    map: Annotated[list[str] | None, typer.Option("--map", help="text=COLUMN,label=COLUMN,…")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="show how it would be read, write nothing")] = False,
+    task: Annotated[str | None, typer.Option(help="classification, instruction or guard; default: guessed")] = None,
+    policy: Annotated[str, typer.Option(help="of a guard: what counts as harmful")] = "",
+    splits: Annotated[str, typer.Option(help="train/validation/test shares, such as 0.8/0.1/0.1")] = "",
+    seed: Annotated[int, typer.Option(min=0, help="random seed of assigned splits")] = 42,
+    licence: Annotated[str, typer.Option(help="licence of the data, such as CC-BY-4.0")] = "",
+    language: Annotated[str, typer.Option(help="ISO 639 code of the texts")] = "en",
+    sheet: Annotated[str | None, typer.Option(help="sheet of an Excel file")] = None,
+    config: Annotated[str | None, typer.Option(help="configuration of a Hugging Face folder")] = None,
+    encoding: Annotated[str | None, typer.Option(help="encoding of text files; default: found")] = None,
+    delimiter: Annotated[str | None, typer.Option(help="of a CSV file; default: found")] = None,
+    header: Annotated[bool, typer.Option(help="whether a CSV file's first line names its columns")] = True,
+    max_chars: Annotated[int, typer.Option(min=1, help="longest text, in characters")] = 100_000,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="leave bad rows out and count them")] = False,
+    restricted: Annotated[bool, typer.Option("--restricted", help="mark every row as restricted")] = False,
+    json: Annotated[bool, typer.Option("--json", help="print JSON for programs")] = False,
+) -> None:
+    """Bring an existing dataset in as a version: CSV, JSONL, JSON, Parquet, Excel, a Hugging Face folder.
+
+    Example:  graft import intents.csv --name shop-intents --map text=utterance,label=intent --licence CC-BY-4.0
+    """
+    from data.intake.sources import Options
+    from flows import import_dataset as flow
+    from schemas.errors import InputInvalid, Problem
+
+    if task not in (None, "classification", "instruction", "guard"):
+        fix = "one of: classification, instruction, guard"
+        raise InputInvalid([Problem("--task", None, "", f"no task {task!r}", fix)])
+    if delimiter is not None and len(delimiter := delimiter.replace("\\t", "\t")) != 1:
+        raise InputInvalid([Problem("--delimiter", None, "", "is not one character", "such as ';'")])
+    ask = flow.Ask(
+        map=map or [], task=cast("Kind | None", task), policy=policy, licence=licence,
+        splits=flow.parse_splits(splits), seed=seed, max_chars=max_chars, skip_bad=skip_bad, restricted=restricted,
+        language=language, options=Options(encoding, delimiter, header, sheet, config),
+    )  # fmt: skip
+    planned = flow.plan(source, ask)
+    if not json:
+        _show_plan(planned)
+    if dry_run:
+        if json:
+            _json(_plan_dict(planned))
+        return
+    made = flow.bring_in(source, name, ask, planned=planned)
+    if json:
+        fields = {"version": made.version.model_dump(mode="json", exclude={"card"}), "new": made.new}
+        _json({**_plan_dict(planned), **fields, "counts": made.counts, "notices": list(made.notices)})
+    else:
+        _show_made(made)
+
+
+def _plan_dict(planned: Plan) -> dict[str, Any]:
+    return {
+        "source": planned.source.name, "task": planned.kind, "columns": planned.mapped.told(),
+        "unread": list(planned.unread), "preview": list(planned.preview), "notices": list(planned.notices),
+    }  # fmt: skip
+
+
+def _json(value: dict[str, Any]) -> None:
+    from cli.show import as_json
+
+    as_json(value)
+
+
+def _show_plan(planned: Plan) -> None:
+    from cli.show import console, table
+
+    told = planned.mapped.told()
+    table(f"how it is read, as {planned.kind}", ["role", "column"], [[role, name] for role, name in told.items()])
+    heads = list(planned.preview[0]) if planned.preview else []
+    if heads:
+        table("its first rows", heads, [[row[name] for name in heads] for row in planned.preview])
+    for notice in planned.notices:
+        console().print(f"note: {notice}", markup=False)
+    console().print("another column:  --map text=COLUMN,label=COLUMN", markup=False)
+
+
+def _show_made(made: Imported) -> None:
+    from cli.show import console
+
+    for notice in made.notices[len(made.plan.notices) :]:
+        console().print(f"note: {notice}", markup=False)
+    found = made.version
+    splits = ", ".join(f"{name} {count:,}" for name, count in found.splits.items())
+    state = "published" if made.new else "nothing new; the same rows are"
+    console().print(f"{state} {found.ref}: {found.rows:,} rows ({splits}), {len(found.labels)} labels", markup=False)

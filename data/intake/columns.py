@@ -1,0 +1,208 @@
+"""Which column is the text, the label, the response, the split, the id: guessed from names and values, or told."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from data.intake.parts import Problems, Source, invalid, split_of
+from schemas.problems import did_you_mean
+
+SAMPLE = 500
+ROLES = ("text", "label", "response", "split", "id")
+NAMES: dict[str, tuple[tuple[str, ...], ...]] = {
+    "text": (
+        ("text",), ("utterance", "sentence", "query", "question", "prompt", "instruction", "message"),
+        ("content", "body", "review", "comment", "tweet", "document", "input", "title", "headline", "inputs"),
+    ),
+    "label": (
+        ("label_text", "label_name", "intent_name"), ("label", "intent", "category", "class", "labels"),
+        ("target", "topic", "sentiment", "emotion", "tag", "domain", "fine_label", "coarse_label", "label_fine"),
+    ),
+    "response": (("response",), ("output", "answer", "completion", "reply", "chosen", "responses", "answers")),
+    "split": (("split",), ("fold", "subset", "partition")),
+    "id": (("id",), ("row_id", "uid", "guid", "idx", "_id", "index", "", "unnamed:_0")),
+}  # fmt: skip
+"""Role to names, likelier ones in earlier groups; two of one group are ambiguous."""
+CHATS = ("messages", "conversations", "conversation")
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """The column of each role; `text` may be several, joined by an empty line. `chat` holds whole conversations."""
+
+    text: tuple[str, ...] = ()
+    label: str | None = None
+    response: str | None = None
+    split: str | None = None
+    id: str | None = None
+    chat: str | None = None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Every column that is read."""
+        each = (*self.text, self.label, self.response, self.split, self.chat)
+        return tuple(dict.fromkeys(name for name in each if name is not None))
+
+    def told(self) -> dict[str, str]:
+        """Role to column, as a person writes it with --map."""
+        found = {"text": "+".join(self.text) or (f"{self.chat} (chat)" if self.chat else ""), "label": self.label}
+        found |= {"response": self.response or (f"{self.chat} (chat)" if self.chat else None), "split": self.split}
+        return {role: name for role, name in {**found, "id": self.id}.items() if name is not None and name != ""}
+
+
+def sample(source: Source) -> list[Mapping[str, Any]]:
+    """The first records of each part, a few hundred in all; what is wrong is found later."""
+    each = max(5, SAMPLE // max(1, len(source.parts)))
+    records: list[Mapping[str, Any]] = []
+    for part in source.parts:
+        ignored = Problems()
+        records += [record for _, record in itertools.islice(part.records(ignored, None), each)]
+        if ignored.fatal:
+            ignored.finish()
+        if len(records) >= 2 * SAMPLE:
+            break
+    return records
+
+
+def parse_map(items: Sequence[str]) -> dict[str, str]:
+    """`text=utterance,label=intent` as role to column. A comma or = in a column's name is understood."""
+    found = {}
+    for item in items:
+        for piece in re.split(rf",(?=\s*(?:{'|'.join(ROLES)})=)", item):
+            role, equals, column = piece.partition("=")
+            if not equals or role.strip() not in ROLES:
+                raise invalid("--map", f"cannot read {piece!r}", f"such as text=utterance; roles: {', '.join(ROLES)}")
+            found[role.strip()] = column.strip()
+    return found
+
+
+def guess(source: Source, records: Sequence[Mapping[str, Any]], told: Mapping[str, str]) -> Mapped:
+    """The mapping: what is told counts, the rest is guessed. Raises InputInvalid where that is ambiguous."""
+    columns = list(dict.fromkeys(str(name) for record in records for name in record))
+    if not columns:
+        raise invalid(source.name, "holds no rows", "check the file: a header and one row at least")
+    chosen: dict[str, Any] = {role: _known(source, column, columns, role) for role, column in told.items() if column}
+    dropped = {role for role, column in told.items() if not column}
+    taken = {name for value in chosen.values() for name in value}
+    free = [column for column in columns if column not in taken]
+    chat = next((c for c in free if c.casefold() in CHATS and any(_turns(r.get(c)) for r in records)), None)
+    if chat and "text" not in chosen:
+        label = chosen.get("label") or _by_name(source, "label", free, records)
+        split = chosen.get("split") or _by_name(source, "split", free, records)
+        return Mapped(label=_one(label, dropped, "label"), split=_one(split, dropped, "split"), chat=chat)
+    for role in ("id", "split", "response", "label", "text"):
+        if role not in chosen and role not in dropped:
+            chosen[role] = _by_name(source, role, [c for c in free if c not in taken], records)
+            taken |= set(chosen[role])
+    rest = [column for column in columns if column not in taken]
+    if not chosen.get("text"):
+        chosen["text"] = _texts(source, rest, records, columns)
+        rest = [column for column in rest if column not in chosen["text"]]
+    if not chosen.get("label") and not chosen.get("response") and "label" not in dropped:
+        chosen["label"] = _labels(source, rest, records, columns)
+    return Mapped(chosen["text"], *(_one(chosen.get(role, ()), set(), role) for role in ROLES[1:]))
+
+
+def _one(names: Sequence[str], dropped: set[str], role: str) -> str | None:
+    return names[0] if names and role not in dropped else None
+
+
+def _known(source: Source, column: str, columns: list[str], role: str) -> tuple[str, ...]:
+    names = (column,) if column in columns or role != "text" else tuple(column.split("+"))
+    for name in names:
+        if name not in columns:
+            fix = f"{did_you_mean(name, columns)}the columns are: {', '.join(columns)}"
+            raise invalid(source.name, f"there is no column {name!r}", fix, role)
+    return names
+
+
+def _by_name(
+    source: Source, role: str, columns: Sequence[str], records: Sequence[Mapping[str, Any]]
+) -> tuple[str, ...]:
+    folded = {column: re.sub(r"[\s\-]+", "_", column.strip().casefold()) for column in columns}
+    if role == "text" and "instruction" in folded.values() and "input" in folded.values() and len(columns) >= 2:
+        pair = {name: column for column, name in folded.items()}
+        return pair["instruction"], pair["input"]
+    for group in NAMES[role]:
+        found = [column for column in columns if folded[column] in group and _fits(role, column, records)]
+        if len(found) > 1 and role in ("text", "label", "response"):
+            raise _ambiguous(source, role, found, columns)
+        if found:
+            return (found[0],)
+    return ()
+
+
+def _fits(role: str, column: str, records: Sequence[Mapping[str, Any]]) -> bool:
+    values = [value for record in records if (value := record.get(column)) is not None]
+    if role == "split":
+        return bool(values) and all(isinstance(value, str) and split_of(value) for value in values if value != "")
+    if role in ("text", "response"):
+        return any(isinstance(value, str) for value in values)
+    return True
+
+
+def _texts(
+    source: Source, rest: Sequence[str], records: Sequence[Mapping[str, Any]], columns: Sequence[str]
+) -> tuple[str, ...]:
+    """The one column that holds texts of several words, most of them different."""
+    found = []
+    for column in rest:
+        values = [value for record in records if isinstance(value := record.get(column), str) and value.strip()]
+        words = sum(len(value.split()) for value in values)
+        if values and words >= 2 * len(values) and len(set(values)) * 2 > len(values):
+            found.append(column)
+    if len(found) != 1:
+        raise _ambiguous(source, "text", found, columns)
+    return (found[0],)
+
+
+def _labels(
+    source: Source, rest: Sequence[str], records: Sequence[Mapping[str, Any]], columns: Sequence[str]
+) -> tuple[str, ...]:
+    """The one column with few different, short values."""
+    found = []
+    for column in rest:
+        values = [v for record in records if isinstance(v := record.get(column), str | int) and v != ""]
+        short = all(len(str(value)) <= 60 for value in values)
+        if values and short and 2 <= len(set(values)) <= max(2, len(values) // 2):
+            found.append(column)
+    if len(found) != 1:
+        raise _ambiguous(source, "label", found, columns)
+    return (found[0],)
+
+
+def _ambiguous(source: Source, role: str, found: Sequence[str], columns: Sequence[str]) -> Exception:
+    what = f"{' and '.join(map(repr, found))} may each be the {role}" if found else f"no column looks like the {role}"
+    fix = f"say which: --map {role}=COLUMN; the columns are: {', '.join(columns)}"
+    return invalid(source.name, what, fix, role)
+
+
+def _turns(value: Any) -> list[tuple[str, str]]:
+    """(who, what) of a conversation in either usual form; empty where it is none."""
+    turns = []
+    for turn in value if isinstance(value, list) else ():
+        if not isinstance(turn, dict):
+            return []
+        who, what = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
+        if not isinstance(who, str) or not isinstance(what, str):
+            return []
+        turns.append(({"human": "user", "gpt": "assistant"}.get(who, who), what))
+    return turns
+
+
+def from_chat(value: Any) -> tuple[str, str] | None:
+    """A conversation as (all before the last answer, the last answer); None where it is not of that form.
+
+    One question stands as it is; of several turns each is written with who said it.
+    """
+    turns = _turns(value)
+    if len(turns) < 2 or turns[-1][0] != "assistant":
+        return None
+    before, answer = turns[:-1], turns[-1][1]
+    if sum(who != "system" for who, _ in before) == 1:
+        return "\n\n".join(what for _, what in before), answer
+    return "\n\n".join(f"{who}: {what}" for who, what in before), answer

@@ -1,0 +1,249 @@
+"""The flow that brings an existing dataset into the lake as a version, so that all else serves it too."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from prefect import flow
+from pydantic import ValidationError
+
+from data.intake import card, columns, sources
+from data.intake.collect import MAX_CHARS, NO_LABEL, Checks, Collected, collect
+from data.intake.parts import Source, invalid
+from data.lake import Lake
+from data.versions import publish
+from flows import artifacts
+from flows.workshop import code_version
+from schemas.base import SLUG_PATTERN, stable_hash, utc_now
+from schemas.datasets import DatasetVersion, Row, Run
+from schemas.errors import GraftError
+from schemas.home import Home
+from schemas.recipe import Recipe, Splits
+from schemas.rows import Seed
+
+Kind = Literal["classification", "instruction", "guard"]
+BASELINE_ROWS = 8
+"""Training rows of each label that stand in for seeds: the baseline of `graft train` learns from these alone."""
+GUARD_LABELS = ("harmful", "safe")
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What a person says of an import beyond its source and name."""
+
+    map: Sequence[str] = ()
+    task: Kind | None = None
+    policy: str = ""
+    licence: str = ""
+    splits: Splits | None = None
+    seed: int = 42
+    max_chars: int = MAX_CHARS
+    skip_bad: bool = False
+    restricted: bool = False
+    language: str = "en"
+    options: sources.Options = field(default_factory=sources.Options)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an import would do: how the source is read, and its first rows. Nothing is written yet."""
+
+    source: Source
+    mapped: columns.Mapped
+    kind: Kind
+    unread: tuple[str, ...]
+    preview: tuple[dict[str, Any], ...]
+    notices: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What came of an import. `new` is false where the dataset held the same rows already."""
+
+    plan: Plan
+    version: DatasetVersion
+    new: bool
+    notices: tuple[str, ...]
+    counts: dict[str, int]
+
+
+@flow(name="import_dataset")
+def import_dataset(
+    source: str, name: str, map: list[str] | None = None, task: Kind | None = None, policy: str = "",
+    licence: str = "", splits: str = "", seed: int = 42, max_chars: int = MAX_CHARS, skip_bad: bool = False,
+    restricted: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """Import a source as the next version of the dataset `name`. Returns version, counts and notices as a dict."""
+    ask = Ask(
+        map=map or [], task=task, policy=policy, licence=licence, splits=parse_splits(splits), seed=seed,
+        max_chars=max_chars, skip_bad=skip_bad, restricted=restricted,
+    )  # fmt: skip
+    made = bring_in(source, name, ask, say=artifacts.say)
+    return {
+        "version": made.version.model_dump(mode="json"), "new": made.new, "counts": made.counts,
+        "notices": list(made.notices), "columns": made.plan.mapped.told(),
+    }  # fmt: skip
+
+
+def parse_splits(text: str) -> Splits | None:
+    """`0.8/0.1/0.1` as shares of train, validation and test; "" is None. Raises InputInvalid."""
+    if not text:
+        return None
+    try:
+        train, validation, test = (float(part) for part in text.split("/"))
+        return Splits(train=train, validation=validation, test=test)
+    except ValueError as error:
+        raise invalid("--splits", f"cannot read {text!r}", "three shares that add up to 1, such as 0.8/0.1/0.1") from (
+            error
+        )
+
+
+def plan(source: str, ask: Ask, rows: int = 3) -> Plan:
+    """How the source would be read, with a few of its rows. Raises InputInvalid where that is not clear."""
+    found = sources.find(source, ask.options)
+    records = columns.sample(found)
+    mapped = columns.guess(found, records, columns.parse_map(ask.map))
+    kind: Kind = ask.task or ("instruction" if mapped.response or mapped.chat else "classification")
+    if kind == "instruction" and not (mapped.response or mapped.chat):
+        raise invalid(found.name, "instructions need a response", "--map response=COLUMN", "response")
+    if kind != "instruction" and not mapped.label:
+        raise invalid(found.name, f"a {kind} needs a label", "--map label=COLUMN", "label")
+    have = dict.fromkeys(str(name) for record in records for name in record)
+    used = {*mapped.columns, mapped.id}
+    unread = tuple(name for name in have if name not in used)
+    notices = list(found.notices)
+    if unread:
+        notices.append(f"columns that are not read: {', '.join(unread)}")
+    if not (ask.licence or found.licence):
+        notices.append("its licence is not stated: name it with --licence, for the card")
+    shown = tuple(_shown(record, mapped, ask.restricted) for record in records[:rows])
+    return Plan(found, mapped, kind, unread, shown, tuple(notices))
+
+
+def _shown(record: Mapping[str, Any], mapped: columns.Mapped, restricted: bool) -> dict[str, Any]:
+    """A row of the preview; the words of restricted ones stay hidden."""
+    hidden = {*mapped.text, mapped.response, mapped.chat} if restricted else set()
+    return {
+        name: "(restricted)" if name in hidden else str(record.get(name, ""))[:200] for name in mapped.columns
+    }  # fmt: skip
+
+
+def bring_in(
+    source: str, name: str, ask: Ask | None = None, *, say: Callable[[str], None] = lambda text: None,
+    planned: Plan | None = None,
+) -> Imported:  # fmt: skip
+    """Import without Prefect. `planned` is what `plan` gave for the same source. The same content makes no new version.
+
+    Raises InputInvalid naming every bad row, GraftError where an address cannot be reached or the lake not written.
+    """
+    ask = ask or Ask()
+    if not re.fullmatch(SLUG_PATTERN, name):
+        fix = "lower-case letters, digits, dot, dash and underscore, 64 at most, such as shop-intents"
+        raise invalid("--name", f"{name[:80]!r} cannot name a dataset", fix)
+    if ask.task == "guard" and not ask.policy.strip():
+        raise invalid("--policy", "a guard needs the policy that its labels follow", "completes: a message that …")
+    chosen = planned or plan(source, ask)
+    say(f"reading {chosen.source.name}")
+    labels = GUARD_LABELS if chosen.kind == "guard" else None
+    checks = Checks(chosen.kind, ask.max_chars, labels, ask.restricted, ask.splits, ask.seed)
+    with _without_gc():
+        made = collect(chosen.source, chosen.mapped, checks, skip_bad=ask.skip_bad)
+    notices = (*chosen.notices, *made.notices)
+    say(f"publishing {len(made.rows):,} rows")
+    with Lake.open(Home.find()) as lake:
+        published, new = _publish(lake, name, chosen, ask, made, notices)
+    for notice in notices:
+        say(notice)
+    return Imported(chosen, published, new, notices, made.counts)
+
+
+@contextlib.contextmanager
+def _without_gc() -> Iterator[None]:
+    """No search for cycles while millions of small values are made: it would look through all of them, many times."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+def _publish(
+    lake: Lake, name: str, chosen: Plan, ask: Ask, made: Collected, notices: Sequence[str]
+) -> tuple[DatasetVersion, bool]:
+    started, licence = utc_now(), ask.licence or chosen.source.licence
+    recipe = _recipe(name, chosen, ask, made, licence)
+    digest = sources.sha256(chosen.source.files)
+    content = stable_hash([(row.id, row.split, row.restricted) for row in made.rows])
+    run = Run(
+        id=f"{name}-{content}", dataset=name, recipe=recipe.model_dump(mode="json"), status="finished",
+        started_at=started, ended_at=utc_now(), code_version=code_version(), stopped_by="target", counts=made.counts,
+        price_usd=0.0,
+    )  # fmt: skip
+    text = card.render(
+        name, source=chosen.source.name, sha256=digest, licence=licence, kind=chosen.kind, mapped=chosen.mapped.told(),
+        rows=made.rows, notices=notices,
+    )  # fmt: skip
+    file = Path(chosen.source.name).name
+    note = f"imported from {file}, sha256 {digest or 'unknown'}, licence {licence or 'unknown'}"
+    if lake.run(run.id) is None:
+        lake.save_run(run)
+    lake.add_seeds(run.id, _baseline(made.rows))
+    published = publish(lake, run=run, rows=made.rows, models={}, seeds=0, card=text, origin="import", note=note)
+    new = published.run_id == run.id and published.created_at >= started
+    if not new and ask.restricted:
+        _check_marked(lake, published)
+    if new:
+        lake.save_run(run.model_copy(update={"version": published.version, "ended_at": utc_now()}))
+    return published, new
+
+
+def _check_marked(lake: Lake, found: DatasetVersion) -> None:
+    """A version's content has no mark in it: the same rows, once open, would stay open without a word."""
+    query = "SELECT count(*) AS n FROM lake.version_rows WHERE dataset = ? AND version = ? AND NOT restricted"
+    if lake.sql(query, [found.dataset, found.version]).to_pylist()[0]["n"]:
+        what = "these rows are published already, and not as restricted: nothing was changed"
+        raise GraftError(what, where=found.ref, fix="import them under another --name, and delete that version")
+
+
+def _recipe(name: str, chosen: Plan, ask: Ask, made: Collected, licence: str) -> Recipe:
+    """The recipe that training and gates read of the run: task, labels, splits and licence; it makes nothing."""
+    names = [{"name": label} for label in sorted({row.label for row in made.rows})]
+    task: dict[str, Any] = {"kind": chosen.kind, "language": ask.language}
+    if chosen.kind == "guard":
+        task |= {"policy": ask.policy, "restricted": ask.restricted}
+        task["with_response"] = any(row.response for row in made.rows)
+    elif chosen.kind == "instruction":
+        task["domains"] = names if names != [{"name": NO_LABEL}] else [{"name": NO_LABEL, "description": "imported"}]
+    elif len(names) < 2:
+        fix = "a classification needs two labels: correct the mapping, or import with a response as instructions"
+        raise invalid(chosen.source.name, f"every row has the label {names[0]['name']!r}", fix, "label")
+    else:
+        task["labels"] = names
+    try:
+        return Recipe.model_validate({
+            "name": name, "description": f"Imported from {chosen.source.name}"[:500], "task": task,
+            "seeds": {"path": chosen.source.name}, "splits": (ask.splits or Splits()).model_dump(), "seed": ask.seed,
+            "licence": licence,
+        })  # fmt: skip
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise invalid(chosen.source.name, f"{where}: {first['msg']}", "correct the option of that name") from error
+
+
+def _baseline(rows: Sequence[Row]) -> list[Seed]:
+    """A few training rows of each label, under their own ids."""
+    found: defaultdict[str, list[Seed]] = defaultdict(list)
+    for row in rows:
+        if row.split == "train" and len(found[row.label]) < BASELINE_ROWS:
+            found[row.label].append(Seed(id=row.id, text=row.text, label=row.label, response=row.response))
+    return [seed for seeds in found.values() for seed in seeds]
