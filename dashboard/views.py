@@ -16,6 +16,7 @@ from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
+from dashboard.reports import Reports
 from schemas.base import utc_now
 from schemas.errors import GraftError, NotFound
 
@@ -36,6 +37,7 @@ class Desk:
 
     home: Home
     lake: Lake
+    reports: Reports
     templates: Environment
 
     @classmethod
@@ -50,8 +52,12 @@ class Desk:
             lstrip_blocks=True,
         )  # fmt: skip
         templates.filters.update(shown=shown, ago=ago, number=number, share=share, money=money, card=card)
-        with Lake.open(home, read_only=True) as lake:
-            yield cls(home, lake, templates)
+        reports = Reports(home)
+        try:
+            with Lake.open(home, read_only=True) as lake:
+                yield cls(home, lake, reports, templates)
+        finally:
+            reports.close()
 
     def page(self, request: Request, template: str, title: str, **values: Any) -> Response:
         """A page of the house: `template` inside the frame."""

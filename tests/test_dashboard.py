@@ -32,7 +32,16 @@ TRICK = (
 SECRET = "what a restricted row says"
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync")  # fmt: skip
-PATHS = ("/", "/runs", "/runs/run1", "/datasets/shop@2", "/rows", "/rows?ref=shop@1&rejected=1", "/rows/c_row00000")
+PATHS = (
+    "/",
+    "/runs",
+    "/runs/run1",
+    "/datasets/shop@2",
+    "/datasets/shop@2/quality",
+    "/rows",
+    "/rows?ref=shop@1&rejected=1",
+    "/rows/c_row00000",
+)
 MENU = ("/", "/runs", "/rows")
 LABELS = ("price", "delivery")
 RECIPE = {
@@ -212,6 +221,20 @@ def test_tables_and_charts_can_be_taken_along(browser: Browser, full: str) -> No
         table = page.request.get(f"{full}/rows?ref=shop@2&format=csv").text()
         assert table.startswith("id,text,") and SECRET not in table
         assert page.request.get(f"{full}/runs?format=csv").text().splitlines()[1].startswith("run1,shop,finished")
+
+
+def test_the_quality_page_says_what_the_command_line_says(browser: Browser, full: str) -> None:
+    with visiting(browser) as (page, wrong):
+        page.goto(f"{full}/datasets/shop@2/quality")
+        page.get_by_role("heading", name="Drift").wait_for(timeout=30_000)
+        told = page.request.get(f"{full}/datasets/shop@2/quality?format=json").json()
+        assert told["rows"] == 120 and told["restricted_rows"] == 1
+        words = page.locator("tr", has_text=re.compile(r"^different words")).locator("td.n").inner_text()
+        assert words == f"{told['wording']['vocabulary']:,}"
+        taken = page.request.get(f"{full}/datasets/shop@2/quality?format=html")
+        assert (
+            taken.ok and "<script" not in taken.text() and SECRET not in taken.text() + page.content() and wrong == []
+        )
 
 
 def test_errors_say_what_to_do(browser: Browser, full: str) -> None:

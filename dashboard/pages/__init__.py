@@ -25,6 +25,7 @@ PAGES = (
     Page("/runs", "runs", runs.runs),
     Page("/runs/{run_id}", "run", runs.run),
     Page("/datasets/{ref}", "dataset", datasets.dataset),
+    Page("/datasets/{ref}/quality", "quality", datasets.quality),
     Page("/rows", "rows", rows.rows),
     Page("/rows/{row_id}", "row", rows.row),
     Page("/charts/{name}.{kind}", "chart", charts.chart),

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from dashboard.charts import stacked, svg
 from dashboard.views import as_csv, desk_of
 from data.versions import version, versions
+from schemas.errors import GraftError
 
 
 def dataset(request: Request) -> Response:
@@ -30,6 +31,28 @@ def dataset(request: Request) -> Response:
         balance=balance,
         chart=Markup(svg(chart, "rows of each label, by split")),
     )
+
+
+def quality(request: Request) -> Response:
+    """A version's quality report, the same that `graft quality` prints; `?format=html` and `json` give it as a file.
+
+    Embeddings are left to the command line: no page waits for a model.
+    """
+    from data.quality import tables
+    from data.quality.html import page
+
+    desk = desk_of(request)
+    found = version(desk.lake, request.path_params["ref"])
+    form = request.query_params.get("format", "")
+    report = desk.reports.of(found, patience_s=120.0 if form else 1.0)
+    if form and report is None:
+        raise GraftError("the figures are still being computed", where=found.ref, fix="ask again in a minute")
+    if report is not None and form in ("html", "json"):
+        body, kind = (page(report), "text/html") if form == "html" else (report.model_dump_json(), "application/json")
+        name = f'attachment; filename="quality-{found.dataset}-{found.version}.{form}"'
+        return Response(body, media_type=kind, headers={"Content-Disposition": name})
+    sections = tables(report) if report is not None else ()
+    return desk.page(request, "quality.html.jinja", f"Quality of {found.ref}", version=found, sections=sections)
 
 
 def balance_of(lake: Any, dataset: str, number: int) -> list[dict[str, Any]]:
