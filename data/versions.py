@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, get_args
 
 from data.arrow import from_table, to_table
 from data.lake_schema import VersionRowRecord
+from data.tags import tags
 from schemas.base import content_hash, utc_now
 from schemas.datasets import DatasetVersion, Origin, Row, Run, SplitName
 from schemas.errors import GraftError, NotFound
@@ -24,6 +27,9 @@ if TYPE_CHECKING:
 
 SPLIT_ORDER: tuple[SplitName, ...] = get_args(SplitName)
 
+MOMENT = re.compile(r"\d{4}-\d{2}-\d{2}(T\d{2}:\d{2}(:\d{2})?Z?)?", re.ASCII)
+"""A day, or a time of a day, in a reference."""
+
 Held = tuple[Row, str, str]
 """A row, the run that it came from, and its candidate: empty for a seed."""
 
@@ -38,14 +44,15 @@ def publish(
     card: str,
     partial: bool = False,
     carried: DatasetVersion | None = None,
+    without: Collection[str] = (),
     origin: Origin = "run",
     note: str = "",
 ) -> DatasetVersion:
     """Publishes rows as the dataset's next version, in one transaction. Returns the version that holds them.
 
     The rows of `carried`, an earlier version of the dataset, are copied into it, each with its own run and split; a row
-    that both hold is taken from there. A version of the dataset with the same content is returned as it is, and nothing
-    is written. `models` is model name to licence, of the carried rows too; `seeds` their number. Raises GraftError
+    that both hold is taken from there. Carried rows whose ids are in `without` are left out. A version of the dataset
+    with the same content is returned as it is, and nothing is written. `models` is model name to licence, of the carried rows too; `seeds` their number. Raises GraftError
     where there is no row, ValueError where an id occurs twice or `carried` is of another dataset.
     """
     if not rows:
@@ -54,7 +61,7 @@ def publish(
         raise ValueError("a row id occurs twice")
     if carried is not None and carried.dataset != run.dataset:
         raise ValueError(f"{carried.ref} is no version of {run.dataset}")
-    held = [*(old := held_by(lake, carried) if carried else []), *_of_run(run, rows, {row.id for row, *_ in old})]
+    held = [*(old := _carried(lake, carried, without)), *_of_run(run, rows, {row.id for row, *_ in old})]
     facts = {"run_id": run.id, "models": dict(models), "seeds": seeds, "card": card, "partial": partial}
     return _write(lake, run.dataset, held, {**facts, "origin": origin, "note": note})
 
@@ -140,6 +147,10 @@ def _of_run(run: Run, rows: Sequence[Row], held: set[str]) -> list[Held]:
     return [(row, run.id, row.id if row.source == "synthetic" else "") for row in fresh]
 
 
+def _carried(lake: Lake, carried: DatasetVersion | None, without: Collection[str]) -> list[Held]:
+    return [one for one in held_by(lake, carried) if one[0].id not in without] if carried else []
+
+
 def held_by(lake: Lake, found: DatasetVersion) -> list[Held]:
     """A version's rows, by id, with the run and candidate that each came from."""
     table = rows(lake, found).to_pylist()
@@ -167,18 +178,47 @@ def versions(lake: Lake, dataset: str | None = None) -> list[DatasetVersion]:
 
 
 def version(lake: Lake, ref: str) -> DatasetVersion:
-    """The version that `name`, `name@latest` or `name@3` means. Raises NotFound, which lists what there is."""
-    name, _, number = ref.strip().partition("@")
+    """The version that a reference means.
+
+    `name` and `name@latest` are the newest, `name@3` a number, `name@prod` a tag; `name@2026-11-20` and
+    `name@2026-11-20T10:00` (UTC) the newest that was there at that time, a date meaning its end. Raises NotFound, which
+    lists what there is.
+    """
+    name, _, which = ref.strip().partition("@")
     of_dataset = versions(lake, name)
     if not of_dataset:
         raise _unknown(lake, name)
-    if number in ("", "latest"):
+    if which in ("", "latest"):
         return of_dataset[-1]
-    for found in of_dataset:
-        if str(found.version) == number:
-            return found
-    there = ", ".join(found.ref for found in of_dataset[-20:])
-    raise NotFound(f"{name} has no version {number!r}", where=ref, fix=f"one of: {there}")
+    found = _meant(lake, of_dataset, which)
+    if found is not None:
+        return found
+    there = ", ".join(one.ref for one in of_dataset[-20:])
+    named = ", ".join(f"{name}@{tag.tag} = @{tag.version}" for tag in tags(lake, name))
+    fix = f"one of: {there}" + (f"; tags: {named}" if named else "; no tags")
+    raise NotFound(f"{name} has no version {which!r}", where=ref, fix=fix)
+
+
+def _meant(lake: Lake, of_dataset: Sequence[DatasetVersion], which: str) -> DatasetVersion | None:
+    """The version of that number, time or tag."""
+    if which.isdecimal():
+        return next((found for found in of_dataset if str(found.version) == which), None)
+    if MOMENT.fullmatch(which):
+        end = _end_of(which)
+        then = [found for found in of_dataset if end is not None and found.created_at < end]
+        return then[-1] if then else None
+    tagged = {tag.tag: tag.version for tag in tags(lake, of_dataset[0].dataset)}.get(which)
+    return next((found for found in of_dataset if found.version == tagged), None)
+
+
+def _end_of(moment: str) -> datetime | None:
+    """The first moment after a day, minute or second in UTC; None where the calendar has no such one."""
+    text = moment.removesuffix("Z")
+    unit = {10: timedelta(days=1), 16: timedelta(minutes=1)}.get(len(text), timedelta(seconds=1))
+    try:
+        return datetime.fromisoformat(text).replace(tzinfo=UTC) + unit
+    except (ValueError, OverflowError):
+        return None
 
 
 def _unknown(lake: Lake, name: str) -> NotFound:

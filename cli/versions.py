@@ -1,0 +1,334 @@
+"""Verbs for versions: diff, tag, edit, rebase, delete; and the lake's upkeep, maintain. Each has --json."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli.read import HIDDEN, JsonFlag, RefArg
+
+if TYPE_CHECKING:
+    from data.diff import Diff
+    from data.edits import Rebased
+    from schemas.versions import EditAction
+
+ByOption = Annotated[str, typer.Option("--by", help="who does it; default the system's user name", metavar="NAME")]
+RestrictedFlag = Annotated[bool, typer.Option("--restricted", help="with the words of restricted rows")]
+
+
+def user_name() -> str:
+    """The system's name of whoever runs this, or `unknown`."""
+    import getpass
+
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):  # a container's user may have no name
+        return "unknown"
+
+
+def diff(
+    a: Annotated[str, typer.Argument(help="the version before: demo@1, demo@prod", metavar="A")],
+    b: Annotated[str, typer.Argument(help="the version after: demo@2, demo", metavar="B")],
+    html: Annotated[Path | None, typer.Option(help="also write the diff as one HTML file", metavar="FILE")] = None,
+    examples: Annotated[int, typer.Option(min=0, max=100, help="rows to show of each kind of change")] = 3,
+    restricted: RestrictedFlag = False,
+    json: JsonFlag = False,
+) -> None:
+    """What changed between two versions: rows, labels, splits, lengths, diversity, reviews.
+
+    Example:  graft diff demo@1 demo --html diff.html
+    """
+    from cli.show import as_json, console
+    from data.diff import diff as compare
+    from data.lake import Lake
+    from data.versions import version
+    from schemas.home import Home
+
+    with Lake.open(Home.find(), read_only=True) as lake:
+        found = compare(lake, version(lake, a), version(lake, b), examples=examples, restricted=restricted)
+    if html is not None:
+        _write_html(found, html)
+    if json:
+        as_json(found.model_dump(mode="json"))
+        return
+    _print_diff(found)
+    if html is not None:
+        console().print(f"wrote {html}", markup=False, soft_wrap=True)
+
+
+def _write_html(found: Diff, file: Path) -> None:
+    from data.diff_html import render_html
+    from schemas.errors import GraftError
+
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(render_html(found), encoding="utf-8")
+    except OSError as error:
+        raise GraftError(f"cannot be written: {error.strerror}", where=str(file), fix="another --html FILE") from error
+
+
+def _print_diff(found: Diff) -> None:
+    from cli.show import console, table
+    from data.diff import KINDS
+    from data.diff_html import figure
+
+    counts: list[list[Any]] = [[name, f"{getattr(found, name):,}"] for name in ("unchanged", *KINDS)]
+    if found.renamed:
+        counts.append(["(known by text, under another id)", f"{found.renamed:,}"])
+    title = f"{found.a} ({found.rows_a:,} rows) → {found.b} ({found.rows_b:,} rows)"
+    table(title, ["rows", "number"], counts, right=("number",))
+    if found.drops:
+        rows: list[list[Any]] = [[one.gate or "not noted", one.rule, f"{one.rows:,}"] for one in found.drops]
+        table("why rows were dropped", ["gate", "rule", "rows"], rows, right=("rows",))
+    numbers = (found.a, found.b, "change")
+    for title, shares in (("labels", found.labels), ("splits", found.splits)):
+        rows = [[one.name, f"{one.a:,}", f"{one.b:,}", f"{one.change:+,}"] for one in shares]
+        table(title, ["name", *numbers], rows, right=numbers)
+    rows = [[one.name, figure(one.a), figure(one.b), figure(one.change, signed=True)] for one in found.measures]
+    table("measures", ["measure", *numbers], rows, right=numbers)
+    for title, flows in (("relabelled", found.relabels), ("moved between splits", found.moves)):
+        if flows:
+            view: list[list[Any]] = [[one.before, one.after, f"{one.rows:,}"] for one in flows[:20]]
+            table(title, ["before", "after", "rows"], view, right=("rows",))
+    if found.examples:
+        view = [
+            [one.kind, one.id, _arrow(one.label_before, one.label_after), _arrow(one.text_before, one.text_after)]
+            for one in found.examples
+        ]
+        table("examples", ["change", "row", "label", "text"], view)
+    console().print(f"[dim]diversity is measured over {found.sampled:,} rows of each version[/dim]")
+
+
+def _arrow(before: str | None, after: str | None) -> str:
+    if before is None or after is None or before == after:
+        return (before if after is None else after) or ""
+    return f"{before} → {after}"
+
+
+def tag(
+    ref: RefArg,
+    name: Annotated[str | None, typer.Argument(help="the tag to set; none: list them", metavar="TAG")] = None,
+    remove: Annotated[bool, typer.Option("--remove", help="take the tag away")] = False,
+    by: ByOption = "",
+    json: JsonFlag = False,
+) -> None:
+    """Give a version a name (demo@3 prod, then demo@prod means it), or list a dataset's tags.
+
+    Example:  graft tag demo@3 prod
+    """
+    from cli.show import as_json, console, table
+    from data.lake import Lake
+    from data.tags import remove_tag, set_tag, tags
+    from data.versions import version
+    from schemas.errors import GraftError
+    from schemas.home import Home
+
+    if remove and name is None:
+        raise GraftError("which tag?", where="--remove", fix="graft tag demo prod --remove")
+    with Lake.open(Home.find(), read_only=name is None) as lake:
+        found = version(lake, ref)
+        if name is not None:
+            who = by or user_name()
+            made = remove_tag(lake, found.dataset, name, by=who) if remove else set_tag(lake, found, name, by=who)
+        all_of = tags(lake, found.dataset)
+    if json:
+        as_json([one.model_dump(mode="json") for one in all_of])
+    elif name is not None:
+        said = f"{name} is no tag of {made.dataset} any more" if remove else f"{made.dataset}@{name} is {found.ref}"
+        console().print(said, markup=False)
+    elif all_of:
+        rows = [[one.tag, f"{one.dataset}@{one.version}", one.by, f"{one.at:%Y-%m-%d %H:%M}"] for one in all_of]
+        table(f"tags of {found.dataset}", ["tag", "version", "by", "set (UTC)"], rows)
+    else:
+        console().print(f"{found.dataset} has no tags. Set one:  graft tag {found.ref} prod", markup=False)
+
+
+def edit(
+    row: Annotated[str, typer.Argument(help="a row's id, or its first letters", metavar="ROW")],
+    dataset: Annotated[str, typer.Option("--dataset", "-d", help="the version you look at: demo@3", metavar="REF")],
+    label: Annotated[str | None, typer.Option(help="its label is another")] = None,
+    text: Annotated[str | None, typer.Option(help="its text is another")] = None,
+    reject: Annotated[bool, typer.Option("--reject", help="leave it out")] = False,
+    accept: Annotated[bool, typer.Option("--accept", help="it is fine; ends an earlier --reject")] = False,
+    note: Annotated[str, typer.Option(help="why, or a remark alone")] = "",
+    by: ByOption = "",
+    restricted: RestrictedFlag = False,
+    json: JsonFlag = False,
+) -> None:
+    """Record what a person decides of one row; `graft rebase` makes a version of it.
+
+    Example:  graft edit c_1f9a02 --dataset demo@3 --label billing --note "asks for an invoice"
+    """
+    from cli.show import as_json, console
+    from data.edits import decide, record, row_of
+    from data.lake import Lake
+    from data.versions import version
+    from schemas.errors import GraftError
+    from schemas.home import Home
+
+    if reject and (accept or label is not None or text is not None):
+        raise GraftError("a rejected row gets no label and no text", where=row, fix="--reject alone, or without it")
+    with Lake.open(Home.find()) as lake:
+        found = version(lake, dataset)
+        action = _action(reject, accept, text, label)
+        made = decide(lake, found, row, action, text=text, label=label, note=note, by=by or user_name())
+        hide = row_of(lake, found, made.row_id).restricted and not restricted
+        record(lake, [made])
+    if json:
+        words = {name: HIDDEN for name in ("base_text", "text", "response", "note") if hide and getattr(made, name)}
+        as_json({**made.model_dump(mode="json"), **words})
+    else:
+        console().print(f"noted: {made.action} {made.row_id} of {found.ref}, by {made.by}", markup=False)
+        console().print(f"make a version of it:  graft rebase {found.dataset}", markup=False)
+
+
+def _action(reject: bool, accept: bool, text: str | None, label: str | None) -> EditAction:
+    if reject:
+        return "reject"
+    if accept:
+        return "accept"
+    return "edit" if text is not None else "relabel" if label is not None else "note"
+
+
+def rebase(
+    ref: RefArg,
+    force: Annotated[bool, typer.Option("--force", help="apply edits that conflict too")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="show what would change, publish nothing")] = False,
+    restricted: RestrictedFlag = False,
+    json: JsonFlag = False,
+) -> None:
+    """Apply people's edits, whichever version they were made on, to this version and publish the result.
+
+    Example:  graft rebase demo --dry-run
+    """
+    from cli.show import as_json
+    from data.edits import rebase as rebase_edits
+    from data.lake import Lake
+    from data.versions import version
+    from schemas.home import Home
+
+    with Lake.open(Home.find(), read_only=dry_run) as lake:
+        made = rebase_edits(lake, version(lake, ref), force=force, dry_run=dry_run)
+    if json:
+        as_json(_rebased(made, restricted))
+    else:
+        _print_rebased(made, dry_run, restricted)
+
+
+def _rebased(made: Rebased, restricted: bool) -> dict[str, Any]:
+    """As JSON, the words of restricted rows hidden."""
+    dumped = made.model_dump(mode="json")
+    for conflict in dumped["conflicts"]:
+        if conflict["restricted"] and not restricted:
+            edit = conflict["edit"]
+            edit.update({name: HIDDEN for name in ("base_text", "text", "response", "note") if edit[name]})
+    return dumped
+
+
+def _print_rebased(made: Rebased, dry_run: bool, restricted: bool) -> None:
+    from cli.show import console, table
+
+    rows: list[list[Any]] = [[name, len(getattr(made, name))] for name in ("relabelled", "edited", "rejected")]
+    rows.append(["conflicts, not applied", len(made.conflicts)])
+    rows.append(["rows that are not in it", len(made.absent)])
+    table(f"edits onto {made.onto}", ["what", "rows"], rows, right=("rows",))
+    if made.conflicts:
+        view = [
+            [c.edit.row_id, c.edit.action, c.field, f"{c.edit.dataset}@{c.edit.version}", c.edit.by,
+             HIDDEN if c.restricted and not restricted else c.edit.note]
+            for c in made.conflicts
+        ]  # fmt: skip
+        table("conflicts", ["row", "action", "differs", "made on", "by", "note"], view)
+        console().print("look at each row and edit it on this version, or apply all:  --force")
+    if made.version:
+        console().print(f"published {made.version}", markup=False)
+    else:
+        console().print("nothing is published" if dry_run else "the edits change nothing: no version was made")
+
+
+def delete(
+    ref: RefArg,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask")] = False,
+    force: Annotated[bool, typer.Option("--force", help="also where a tag means it")] = False,
+    reason: Annotated[str, typer.Option(help="why, kept beside its number")] = "",
+    by: ByOption = "",
+    json: JsonFlag = False,
+) -> None:
+    """Take a version out of the lake, after showing what depends on it. Its number is not used again.
+
+    Example:  graft delete demo@2 --reason "mislabelled"
+    """
+    from cli.show import as_json, console
+    from data.delete import delete as delete_version
+    from data.delete import dependents
+    from data.lake import Lake
+    from data.versions import version
+    from schemas.errors import GraftError
+    from schemas.home import Home
+
+    with Lake.open(Home.find()) as lake:
+        found = version(lake, ref)
+        named = dependents(lake, found)
+        if not json:
+            _print_dependents(found.ref, found.rows, named.model_dump())
+        if named.tags and not force:
+            fix = f"graft tag {found.dataset}@OTHER {named.tags[0]}, or --force"
+            raise GraftError(f"{found.ref} has the tag {', '.join(named.tags)}", where=found.ref, fix=fix)
+        if json and not yes:
+            raise GraftError("nobody can be asked with --json", where=found.ref, fix="--yes")
+        if not yes and not typer.confirm(f"delete {found.ref} and its {found.rows:,} rows?"):
+            console().print("nothing was deleted")
+            raise typer.Exit(1)
+        made = delete_version(lake, found, by=by or user_name(), reason=reason, force=force)
+    if json:
+        as_json({"deletion": made.model_dump(mode="json"), "dependents": named.model_dump(mode="json")})
+    else:
+        console().print(f"deleted {found.ref}. Its bytes go with old snapshots:  graft maintain", markup=False)
+
+
+def _print_dependents(ref: str, rows: int, named: dict[str, Any]) -> None:
+    from cli.show import console, table
+
+    view = [[name, value if isinstance(value, int) else "\n".join(value)] for name, value in named.items() if value]
+    if view:
+        table(f"{ref}: what names it", ["what", "which"], view)
+        console().print("students, evaluations, derived versions and exported files stay")
+    else:
+        console().print(f"nothing depends on {ref} ({rows:,} rows)", markup=False)
+
+
+def maintain(
+    older_than: Annotated[float, typer.Option(min=0, help="days that a snapshot stays", metavar="DAYS")] = 30.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="show what would be done")] = False,
+    json: JsonFlag = False,
+) -> None:
+    """Merge the lake's small files, expire old snapshots, delete unused files. Runs may go on meanwhile.
+
+    Example:  graft maintain --older-than 7
+    """
+    from cli.show import as_json, console, table
+    from flows.maintain import maintain_now
+
+    made = maintain_now(older_than=older_than, dry_run=dry_run)
+    if json:
+        as_json(made.model_dump(mode="json"))
+        return
+    before, after = ({one.table: one for one in side} for side in (made.before, made.after))
+    numbers = ("files before", "files after", "bytes before", "bytes after")
+    rows: list[list[Any]] = []
+    for name in dict.fromkeys((*before, *after)):
+        pair = (before.get(name), after.get(name))
+        files, sizes = ([getattr(one, field, 0) for one in pair] for field in ("files", "bytes"))
+        rows.append([name or "(elsewhere)", *(f"{number:,}" for number in (*files, *sizes))])
+    files, sizes = ([sum(getattr(one, field) for one in side) for side in (made.before, made.after)]
+                    for field in ("files", "bytes"))  # fmt: skip
+    rows.append(["all", *(f"{number:,}" for number in (*files, *sizes))])
+    table("the lake's files", ["table", *numbers], rows, right=numbers)
+    would = "would be " if dry_run else ""
+    console().print(
+        f"{would}merged {made.merged:,} files, rewritten {made.rewritten:,}, expired {made.expired:,} snapshots"
+        f" ({made.kept:,} older ones kept for versions), deleted {made.removed:,} unused and {made.orphans:,} stray"
+        f" files in {made.seconds:.1f} s; {made.waiting:,} files wait for an hour to pass"
+    )

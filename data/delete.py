@@ -1,0 +1,95 @@
+"""Deleting a version: what depends on it, and the one transaction that takes it out of the lake."""
+
+from __future__ import annotations
+
+import glob
+from typing import TYPE_CHECKING
+
+from data.arrow import to_table
+from data.tags import insert_later, tags
+from schemas.base import Value, utc_now
+from schemas.errors import GraftError, NotFound
+from schemas.versions import Deletion, Tag
+
+if TYPE_CHECKING:
+    import duckdb
+
+    from data.lake import Lake
+    from schemas.datasets import DatasetVersion
+
+
+class Dependents(Value):
+    """What names a version. All of it stays when the version is deleted, but the tags."""
+
+    students: tuple[str, ...] = ()
+    evaluations: int = 0
+    improvements: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    derived: tuple[str, ...] = ()
+    exports: tuple[str, ...] = ()
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing names the version."""
+        return self == Dependents()
+
+
+def dependents(lake: Lake, found: DatasetVersion) -> Dependents:
+    """Students trained on a version, their evaluations, loops, tags, versions derived from it and exported folders."""
+    dataset, number = found.dataset, found.version
+    students = [one.id for one in lake.students(dataset) if one.version == number]
+    loops = lake.improvements()
+    derived = lake.sql(
+        "SELECT version FROM lake.versions WHERE dataset = ? AND parent = ? ORDER BY version", [dataset, number]
+    )
+    pattern = f"{glob.escape(dataset)}-{number}-*"
+    return Dependents(
+        students=tuple(students),
+        evaluations=_evaluations(lake, students),
+        improvements=tuple(
+            loop.id for loop in loops
+            if any((r.dataset or loop.dataset, r.version) == (dataset, number) for r in loop.rounds)
+        ),
+        tags=tuple(tag.tag for tag in tags(lake, dataset) if tag.version == number),
+        derived=tuple(f"{dataset}@{row['version']}" for row in derived.to_pylist()),
+        exports=tuple(str(path) for path in sorted(lake.home.exports.glob(pattern))),
+    )  # fmt: skip
+
+
+def _evaluations(lake: Lake, students: list[str]) -> int:
+    chosen = "WHERE list_contains(?::VARCHAR[], student_id)"
+    query = f"""
+        SELECT (SELECT count(*) FROM lake.evaluations {chosen})
+            + (SELECT count(*) FROM lake.instruct_evaluations {chosen}) AS n"""
+    return int(lake.sql(query, [students, students]).to_pylist()[0]["n"])
+
+
+def delete(lake: Lake, found: DatasetVersion, *, by: str, reason: str = "", force: bool = False) -> Deletion:
+    """Take a version and its rows out of the lake, end its tags and note that it was there, in one transaction.
+
+    Its number is not used again; a run that published it may publish anew. Candidates, students, evaluations and
+    exported files stay. Raises GraftError where a tag means it (unless `force`), NotFound where it is gone already.
+    """
+    key = [found.dataset, found.version]
+    made = Deletion(
+        dataset=found.dataset, version=found.version, content_hash=found.content_hash, rows=found.rows,
+        reason=reason, by=by, at=utc_now(),
+    )  # fmt: skip
+
+    def work(connection: duckdb.DuckDBPyConnection) -> Deletion:
+        same = "WHERE dataset = ? AND version = ?"
+        if not connection.execute(f"SELECT count(*) FROM lake.versions {same}", key).fetchall()[0][0]:
+            raise NotFound(f"{found.ref} is not there any more", where=found.dataset, fix="graft datasets")
+        named = [tag.tag for tag in tags(lake, found.dataset) if tag.version == found.version]
+        if named and not force:
+            fix = f"graft tag {found.dataset}@OTHER {named[0]}, or --force"
+            raise GraftError(f"{found.ref} has the tag {', '.join(named)}", where=found.ref, fix=fix)
+        for table in ("version_rows", "versions", "drops"):
+            connection.execute(f"DELETE FROM lake.{table} {same}", key)
+        connection.execute(f"UPDATE lake.runs SET version = NULL {same}", key)
+        for tag in named:
+            insert_later(lake, connection, Tag(dataset=found.dataset, tag=tag, version=0, by=by, at=made.at))
+        lake.insert("deletions", to_table(Deletion, [made]))
+        return made
+
+    return lake.write(work)

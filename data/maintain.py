@@ -1,0 +1,187 @@
+"""The lake's upkeep: small files are merged, old snapshots expire, and files that nothing names are deleted.
+
+Every step is a transaction of its own under the commit lock, so that writers wait for one file's merge at most. What a
+published version's snapshot needs is kept. A file that went out of use stays for an hour: a reader may still open it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from schemas.base import Value, utc_now
+
+if TYPE_CHECKING:
+    import duckdb
+
+    from data.lake import Lake
+
+GRACE = timedelta(hours=1)
+"""How long a file stays after the last snapshot that names it is gone."""
+ORPHAN_AGE = timedelta(days=1)
+"""How old a file that no snapshot ever named must be: what a writer that died left behind."""
+PAUSE_S = 0.06
+"""Between two steps, so that a writer that polls for the lock (every 50 ms) gets its turn."""
+SNAPSHOTS_A_STEP = 1000
+WHOLE = ("version_rows",)
+"""Tables that are not merged: a version's rows are a file of its own, which can go when the version is deleted."""
+SCHEDULED = "__ducklake_metadata_lake.main.ducklake_files_scheduled_for_deletion"
+"""DuckLake's list of files out of use, with the time since when."""
+
+
+class TableFiles(Value):
+    """The Parquet files of one table on disk, and their bytes."""
+
+    table: str
+    files: int
+    bytes: int
+
+
+class Maintenance(Value):
+    """What an upkeep did, or would do."""
+
+    before: tuple[TableFiles, ...]
+    after: tuple[TableFiles, ...]
+    merged: int
+    """Small files that were merged into larger ones; of a dry run, how many may be."""
+    rewritten: int
+    """Files written anew without their deleted rows."""
+    expired: int
+    """Snapshots."""
+    kept: int
+    """Snapshots that are old enough, but that a version names."""
+    removed: int
+    """Files out of use."""
+    orphans: int
+    """Files that no snapshot ever named."""
+    waiting: int
+    """Files out of use that are younger than an hour: the next upkeep deletes them."""
+    seconds: float
+    dry_run: bool = False
+
+
+def maintain(
+    lake: Lake,
+    *,
+    older_than: timedelta = timedelta(days=30),
+    grace: timedelta = GRACE,
+    orphan_age: timedelta = ORPHAN_AGE,
+    dry_run: bool = False,
+) -> Maintenance:
+    """Merge, expire snapshots older than `older_than`, and delete files out of use for `grace`.
+
+    A snapshot that a published version names never expires, nor the newest. Nothing is changed by a dry run. May be
+    ended at any moment: the lake stays readable, and the next upkeep goes on. Raises as `Lake.write`.
+    """
+    began, before = time.monotonic(), disk(lake)
+    rewritten = 0 if dry_run else _rewrite(lake)
+    merged = sum(files - 1 for _, files in _mergeable(lake)) if dry_run else sum(_merge(lake))
+    expired, kept = _expire(lake, utc_now() - older_than, dry_run=dry_run)
+    removed = _clean(lake, utc_now() - grace, dry_run=dry_run)
+    stray = "CALL ducklake_delete_orphaned_files('lake', dry_run => ?, older_than => ?)"
+    orphans = len(_step(lake, stray, dry_run, utc_now() - orphan_age))
+    waiting = int(lake.sql(f"SELECT count(*) AS n FROM {SCHEDULED}").to_pylist()[0]["n"])
+    return Maintenance(
+        before=before, after=disk(lake), merged=merged, rewritten=rewritten, expired=expired, kept=kept,
+        removed=removed, orphans=orphans, waiting=waiting, seconds=time.monotonic() - began, dry_run=dry_run,
+    )  # fmt: skip
+
+
+def disk(lake: Lake) -> tuple[TableFiles, ...]:
+    """Files and bytes under the lake's folder by table, the largest first. Those out of use count too."""
+    found: dict[str, list[int]] = {}
+    root = lake.home.lake / "files"
+    for path in root.rglob("*.parquet"):
+        try:
+            size = path.stat().st_size
+        except FileNotFoundError:  # another process cleans up as well
+            continue
+        parts = path.relative_to(root).parts
+        found.setdefault(parts[1] if len(parts) > 2 else "", []).append(size)
+    all_of = [TableFiles(table=name, files=len(sizes), bytes=sum(sizes)) for name, sizes in found.items()]
+    return tuple(sorted(all_of, key=lambda one: (-one.bytes, one.table)))
+
+
+def _tables(lake: Lake) -> list[dict[str, int]]:
+    found: list[dict[str, int]] = lake.sql("SELECT * FROM ducklake_table_info('lake') ORDER BY table_name").to_pylist()
+    return found
+
+
+def _step(lake: Lake, query: str, *params: object) -> list[tuple[object, ...]]:
+    """One CALL in a transaction under the lock; its rows."""
+    rows: list[tuple[object, ...]] = lake.write(lambda connection: connection.execute(query, list(params)).fetchall())
+    time.sleep(PAUSE_S)
+    return rows
+
+
+def _rewrite(lake: Lake) -> int:
+    """Files of which half the rows are deleted are written anew without these."""
+    changed = [row["table_name"] for row in _tables(lake) if row["delete_file_count"]]
+    return sum(
+        len(_step(lake, "CALL ducklake_rewrite_data_files('lake', ?, delete_threshold => 0.5)", name))
+        for name in changed
+    )
+
+
+def _mergeable(lake: Lake) -> list[tuple[str, int]]:
+    """Tables of several files, and how many."""
+    found = [(str(row["table_name"]), row["file_count"]) for row in _tables(lake)]
+    return [(name, files) for name, files in found if files > 1 and name not in WHOLE]
+
+
+def _merge(lake: Lake) -> Iterator[int]:
+    """How many files each step merged, one larger file a step. Those that writers add meanwhile wait for next time."""
+    query = "CALL ducklake_merge_adjacent_files('lake', ?, max_compacted_files => 1)"
+    for table, files in _mergeable(lake):
+        left = files
+        while left > 0 and (rows := _step(lake, query, table)):
+            merged = sum(int(str(row[2])) for row in rows)
+            left -= max(1, merged)
+            yield merged
+
+
+def _expire(lake: Lake, before: datetime, *, dry_run: bool) -> tuple[int, int]:
+    """Snapshots that expired, and old ones that were kept for the versions that name them."""
+    old = """
+        SELECT snapshot_id, snapshot_id IN (SELECT snapshot FROM lake.versions WHERE snapshot IS NOT NULL) AS named
+        FROM lake.snapshots() WHERE snapshot_time < ? AND snapshot_id < (SELECT max(snapshot_id) FROM lake.snapshots())
+        ORDER BY snapshot_id"""
+
+    def work(connection: duckdb.DuckDBPyConnection) -> tuple[int, int]:
+        found = connection.execute(old, [before]).fetchall()
+        free = [int(name) for name, named in found if not named][:SNAPSHOTS_A_STEP]
+        if free:
+            connection.execute("CALL ducklake_expire_snapshots('lake', versions => ?::UBIGINT[])", [free])
+        return len(free), sum(named for _, named in found)
+
+    if dry_run:
+        found = lake.sql(old, [before]).to_pylist()
+        return sum(not row["named"] for row in found), sum(row["named"] for row in found)
+    total = 0
+    while True:
+        expired, kept = lake.write(work)
+        total += expired
+        if expired < SNAPSHOTS_A_STEP:
+            return total, kept
+        time.sleep(PAUSE_S)
+
+
+def _clean(lake: Lake, before: datetime, *, dry_run: bool) -> int:
+    """Deletes the files that went out of use before that time. Returns how many.
+
+    DuckLake on SQLite compares times as text and so takes all of a day's files for older than any time of that day:
+    while younger ones of the day are there, those of earlier days alone are deleted.
+    """
+
+    def work(connection: duckdb.DuckDBPyConnection) -> int:
+        day = before.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+        since = "schedule_start::TIMESTAMPTZ"
+        young = f"SELECT count(*) FROM {SCHEDULED} WHERE {since} >= ? AND {since} < ?"
+        found = connection.execute(young, [before, day + timedelta(days=1)]).fetchall()[0][0]
+        cut = day - timedelta(seconds=1) if found else before
+        query = "CALL ducklake_cleanup_old_files('lake', dry_run => ?, older_than => ?)"
+        return len(connection.execute(query, [dry_run, cut]).fetchall())
+
+    return lake.write(work)

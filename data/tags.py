@@ -1,0 +1,77 @@
+"""Tags: names that people give to versions, such as `prod`. The newest row of a tag counts; 0 takes it away."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from data.arrow import from_table, to_table
+from schemas.base import SLUG_PATTERN, utc_now
+from schemas.errors import GraftError, NotFound
+from schemas.versions import Tag
+
+if TYPE_CHECKING:
+    import duckdb
+
+    from data.lake import Lake
+    from schemas.datasets import DatasetVersion
+
+TAKEN = ("latest",)
+"""Names that mean something else in a reference."""
+
+
+def tags(lake: Lake, dataset: str) -> list[Tag]:
+    """The tags of a dataset that are set now, by name."""
+    query = """
+        SELECT * FROM lake.tags WHERE dataset = ? QUALIFY row_number() OVER (PARTITION BY tag ORDER BY "at" DESC) = 1
+        ORDER BY tag"""
+    return [tag for tag in from_table(Tag, lake.sql(query, [dataset])) if tag.version]
+
+
+def set_tag(lake: Lake, found: DatasetVersion, tag: str, *, by: str) -> Tag:
+    """Make a tag mean this version, whatever it meant before.
+
+    Raises GraftError where the name is no tag's: `latest`, a number, a date, or no slug; NotFound where the version was
+    deleted meanwhile.
+    """
+    _check(tag, found.ref)
+    return _write(lake, Tag(dataset=found.dataset, tag=tag, version=found.version, by=by, at=utc_now()))
+
+
+def remove_tag(lake: Lake, dataset: str, tag: str, *, by: str) -> Tag:
+    """Take a tag away. Returns what it was; raises NotFound where it is not set."""
+    there = {one.tag: one for one in tags(lake, dataset)}
+    if tag not in there:
+        fix = f"one of: {', '.join(there)}" if there else f"{dataset} has no tags"
+        raise NotFound(f"{dataset} has no tag {tag!r}", where=dataset, fix=fix)
+    _write(lake, Tag(dataset=dataset, tag=tag, version=0, by=by, at=utc_now()))
+    return there[tag]
+
+
+def insert_later(lake: Lake, connection: duckdb.DuckDBPyConnection, tag: Tag) -> Tag:
+    """Add a tag's row inside a `write`, dated after every earlier one of its name even where a clock went back."""
+    query = 'SELECT max("at") FROM lake.tags WHERE dataset = ? AND tag = ?'
+    last = connection.execute(query, [tag.dataset, tag.tag]).fetchall()[0][0]
+    if last is not None and last >= tag.at:
+        tag = tag.model_copy(update={"at": last + timedelta(microseconds=1)})
+    lake.insert("tags", to_table(Tag, [tag]))
+    return tag
+
+
+def _write(lake: Lake, tag: Tag) -> Tag:
+    def work(connection: duckdb.DuckDBPyConnection) -> Tag:
+        query = "SELECT count(*) FROM lake.versions WHERE dataset = ? AND version = ?"
+        if tag.version and not connection.execute(query, [tag.dataset, tag.version]).fetchall()[0][0]:
+            raise NotFound(f"{tag.dataset}@{tag.version} is not there any more", where=tag.dataset)
+        return insert_later(lake, connection, tag)
+
+    return lake.write(work)
+
+
+def _check(tag: str, where: str) -> None:
+    if tag in TAKEN:
+        raise GraftError(f"{tag} always means the newest version and cannot be set", where=where, fix="another name")
+    if not re.fullmatch(SLUG_PATTERN, tag) or not any(letter.isalpha() for letter in tag) or tag[:4].isdecimal():
+        fix = "lower-case letters, digits, dot, dash, underscore, with a letter and no year in front: prod, v2-checked"
+        raise GraftError(f"{tag!r} cannot be a tag", where=where, fix=fix)
