@@ -39,6 +39,7 @@ demo: install ## Make the demo dataset with real small models, train its student
 	$(BIN)/graft improve $(RECIPE) --rounds 2 --rows-per-round 36 --no-compare
 	$(BIN)/graft export $(DATASET) --format parquet --overwrite
 	$(BIN)/graft export $(DATASET) --format jsonl --overwrite
+	$(BIN)/graft quality $(DATASET)
 	$(BIN)/graft show $(DATASET)
 
 .PHONY: test
@@ -80,6 +81,12 @@ bench-onnx: install ## Measure a student's exported model beside PyTorch: latenc
 .PHONY: bench-improve
 bench-improve: install ## Measure rounds of graft improve beside the same candidates at once (needs ../shared/data; hours)
 	@env -u GRAFT_HOME $(BIN)/python benchmarks/improve.py $(ARGS)
+
+.PHONY: bench-data
+bench-data: install ## Measure gates, quality report and exports on a million rows (ten minutes; about 1 GB of disk)
+	@env -u GRAFT_HOME $(BIN)/python benchmarks/data_gates.py
+	@env -u GRAFT_HOME $(BIN)/python benchmarks/data_quality.py $(ARGS)
+	@env -u GRAFT_HOME $(BIN)/python benchmarks/data_export.py
 
 .PHONY: drill
 drill: install ## Kill runs, limit their rate, feed them garbage, fill their disk; audit what is left (five minutes)

@@ -41,13 +41,13 @@ def connect(spill: Path, *, read_only: bool) -> duckdb.DuckDBPyConnection:
         },
     )
     for name in EXTENSIONS:
-        _load(connection, name)
+        load_extension(connection, name)
     connection.execute("SET TimeZone = 'UTC'")
     return connection
 
 
-def _load(connection: duckdb.DuckDBPyConnection, name: str) -> None:
-    """From the wheel of the same DuckDB version, else what is installed, else from DuckDB's own site."""
+def load_extension(connection: duckdb.DuckDBPyConnection, name: str) -> None:
+    """Load an extension from the wheel of this DuckDB version, else what is installed, else from DuckDB's own site."""
     import duckdb
 
     spec = importlib.util.find_spec(f"duckdb_extension_{name}")

@@ -52,8 +52,9 @@ def publish(
 
     The rows of `carried`, an earlier version of the dataset, are copied into it, each with its own run and split; a row
     that both hold is taken from there. Carried rows whose ids are in `without` are left out. A version of the dataset
-    with the same content is returned as it is, and nothing is written. `models` is model name to licence, of the carried rows too; `seeds` their number. Raises GraftError
-    where there is no row, ValueError where an id occurs twice or `carried` is of another dataset.
+    with the same content is returned as it is, and nothing is written. `models` is model name to licence, of the
+    carried rows too; `seeds` their number. Raises GraftError where there is no row, ValueError where an id occurs twice
+    or `carried` is of another dataset.
     """
     if not rows:
         raise GraftError("there is no accepted row to publish", where=run.dataset, fix="see what was rejected and why")

@@ -200,11 +200,11 @@ def shown(url: str) -> str:
 
 
 def _load_httpfs(connection: Any, url: str) -> None:
-    from data.duck import _load
+    from data.duck import load_extension
     from schemas.errors import MissingExtra
 
     try:
-        _load(connection, "httpfs")
+        load_extension(connection, "httpfs")
     except MissingExtra as error:
         fix = f"{error.fix} (or go online once), or download the file and import that"
         raise MissingExtra(f"{error.what}: it reads addresses", where=shown(url), fix=fix) from error

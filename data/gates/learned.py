@@ -1,0 +1,120 @@
+"""Learned gates: what a classifier that never saw a row says of it, and how far its embedding lies from all others.
+
+Label errors are found by cleanlab (confident learning: Northcutt et al., 2021) from out-of-fold probabilities; rows out
+of distribution by their mean cosine to the nearest neighbours; low margin by the probabilities. Used when a version is
+gated: a run has too few rows yet while it goes on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.gates.base import failed
+from data.gates.neighbours import nearest
+from schemas.rows import GateResult
+
+GATE = "learned"
+NEIGHBOURS = 10
+"""Nearest rows whose mean cosine tells how ordinary a row is."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabelError:
+    """A row whose label is probably wrong: the label it has, the likelier one, and the probability of each."""
+
+    row_id: str
+    given: str
+    likely: str
+    share: float
+    given_share: float
+
+    def result(self) -> GateResult:
+        """As a gate's failure; the score is the probability of the given label."""
+        detail = f"labelled {self.given}, probably {self.likely} ({self.share:.0%})"
+        return failed(GATE, "label_error", detail, round(self.given_share, 4))
+
+
+def label_errors(
+    ids: Sequence[str], labels: Sequence[str], names: Sequence[str], probabilities: NDArray[np.floating]
+) -> list[LabelError]:
+    """Rows whose label cleanlab finds wrong, the surest first, ties by id.
+
+    `probabilities` are out-of-fold, a row each over `names`. A row whose given label is still the likeliest is none.
+    Raises ValueError where the shapes do not fit or a label is not among `names`.
+    """
+    given = _places(ids, labels, names, probabilities)
+    if len(set(given.tolist())) < 2:
+        return []
+    from cleanlab.filter import find_label_issues
+
+    wrong = np.asarray(find_label_issues(given, np.asarray(probabilities, dtype=np.float64), n_jobs=1))
+    found = []
+    for row in np.flatnonzero(wrong).tolist():
+        likely = int(probabilities[row].argmax())
+        if likely != given[row]:
+            shares = float(probabilities[row, likely]), float(probabilities[row, given[row]])
+            found.append(LabelError(ids[row], labels[row], names[likely], *shares))
+    return sorted(found, key=lambda error: (error.given_share - error.share, error.row_id))
+
+
+def low_margin(
+    ids: Sequence[str],
+    labels: Sequence[str],
+    names: Sequence[str],
+    probabilities: NDArray[np.floating],
+    min_margin: float,
+) -> list[tuple[str, GateResult]]:
+    """Rows whose label is less than `min_margin` likelier than the next one (0 to 1), by id; none where it is 0."""
+    given = _places(ids, labels, names, probabilities)
+    if not min_margin or len(names) < 2:
+        return []
+    rows = np.arange(len(ids))
+    own = probabilities[rows, given]
+    others = np.array(probabilities, dtype=np.float64)
+    others[rows, given] = -1.0
+    margin, second = own - others.max(axis=1), others.argmax(axis=1)
+    return sorted(
+        (ids[row], failed(GATE, "low_margin", f"hardly told from {names[second[row]]}", round(float(margin[row]), 4)))
+        for row in np.flatnonzero(margin < min_margin).tolist()
+    )
+
+
+def outliers(
+    ids: Sequence[str], vectors: NDArray[np.floating], share: float, neighbours: int = NEIGHBOURS
+) -> list[tuple[str, GateResult]]:
+    """The `share` of rows (rounded down) that lie farthest from their nearest ones, farthest first, ties by id.
+
+    The score is the mean cosine to the `neighbours` nearest rows. Raises ValueError where ids and vectors differ.
+    """
+    if len(ids) != len(vectors):
+        raise ValueError(f"{len(ids)} ids but {len(vectors)} vectors")
+    count = math.floor(share * len(ids) + 1e-9)
+    if not count or len(ids) < 2:
+        return []
+    order = np.array(sorted(range(len(ids)), key=lambda row: ids[row]), dtype=np.int64)
+    close = np.round(nearest(vectors[order], neighbours).mean(axis=1), 6)
+    farthest = np.argsort(close, kind="stable")[:count]
+    how = f"mean cosine to its {min(neighbours, len(ids) - 1)} nearest rows"
+    return [
+        (
+            ids[order[row]],
+            failed(GATE, "out_of_distribution", f"{how} is {close[row]:.2f}", round(float(close[row]), 4)),
+        )
+        for row in farthest
+    ]
+
+
+def _places(
+    ids: Sequence[str], labels: Sequence[str], names: Sequence[str], probabilities: NDArray[np.floating]
+) -> NDArray[np.int64]:
+    if not len(ids) == len(labels) == len(probabilities) or probabilities.shape[1:] != (len(names),):
+        raise ValueError(f"{len(ids)} ids, {len(labels)} labels, {len(names)} names, shape {probabilities.shape}")
+    place = {name: at for at, name in enumerate(names)}
+    if unknown := set(labels) - set(place):
+        raise ValueError(f"no probability of {sorted(unknown)[0]!r}")
+    return np.array([place[label] for label in labels], dtype=np.int64)

@@ -1,0 +1,268 @@
+"""The flow that gates a version again, with other thresholds, and publishes what stays; no model is called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+from pydantic import ValidationError
+
+from data.gates import TestText
+from data.lake import Lake
+from data.regate import Embed, Gated, Tools, gate_again
+from data.seeds import load_texts
+from data.test_files import register_file
+from data.versions import Held, derive, held_by, version
+from schemas.datasets import DatasetVersion
+from schemas.errors import InputInvalid, Problem
+from schemas.home import Home
+from schemas.load import recipe_json_schema
+from schemas.problems import Explainer, did_you_mean
+from schemas.recipe import Recipe
+from schemas.tasks import ClassificationTask, Domain, InstructionTask
+
+HIDDEN = "(restricted)"
+CLUSTERS_SHOWN = 20
+LANGUAGE = "task.language"
+NEUTRAL: dict[str, Any] = {
+    "min_chars": 1,
+    "max_chars": 100_000,
+    "label_leak": False,
+    "prompt_leak": False,
+    "language": {"action": "off"},
+}
+"""Gates of rows that no run of ours made: people may write short, long, a label's name, and any language."""
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Regated:
+    """A version gated again: what was found, and what was published of it (None: nothing new)."""
+
+    parent: DatasetVersion
+    gated: Gated
+    published: DatasetVersion | None
+    note: str
+    texts: Mapping[str, str]
+    """The words of the rows that `as_dict` shows, by id; HIDDEN for those that are restricted."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything for programs and people; restricted rows are in it without their words."""
+        gated, published = self.gated, self.published
+        return {
+            "parent": self.parent.ref,
+            "rows": self.parent.rows,
+            "kept": len(gated.kept),
+            "dropped": len(gated.drops),
+            "rules": [
+                {"gate": gate, "rule": rule, "rows": rows, "example_id": row_id, "example": self.texts.get(row_id, "")}
+                for gate, rule, rows, row_id in gated.tally()
+            ],
+            "clusters": [
+                {"kind": one.kind, "rows": list(one.rows), "example": self.texts.get(one.rows[0], "")}
+                for one in _largest(gated)
+            ],
+            "clusters_found": len(gated.clusters),
+            "label_errors": [
+                {"row_id": error.row_id, "given": error.given, "likely": error.likely, "share": round(error.share, 4),
+                 "text": self.texts.get(error.row_id, "")}
+                for error in gated.errors
+            ],
+            "reported": [{"row_id": row_id, **result.model_dump(mode="json")} for row_id, result in gated.found],
+            "redacted": {row_id: list(gates) for row_id, gates in sorted(gated.redacted.items())},
+            "notes": list(gated.notes),
+            "published": published.ref if published else None,
+            "note": self.note,
+        }  # fmt: skip
+
+
+@flow(name="regate")
+def regate(
+    ref: str,
+    overrides: dict[str, Any] | None = None,
+    dry_run: bool = False,
+    tests: list[str] | None = None,
+    publish: bool = True,
+) -> dict[str, Any]:
+    """Gate a version (`name` or `name@3`) again and publish what stays; see regate_version. Counts, never a text."""
+    from flows.artifacts import say
+
+    done = regate_version(ref, overrides, dry_run=dry_run, tests=tests or [], publish=publish, say=say)
+    told = done.as_dict()
+    rules = [{name: rule[name] for name in ("gate", "rule", "rows")} for rule in told["rules"]]
+    return {**{name: told[name] for name in ("parent", "rows", "kept", "dropped", "published")}, "rules": rules}
+
+
+def regate_version(
+    ref: str,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    dry_run: bool = False,
+    tests: Sequence[str | Path] = (),
+    publish: bool = True,
+    text_field: str = "text",
+    test_cosine: float = 0.9,
+    restricted: bool = False,
+    embed: Embed | None = None,
+    say: Say = lambda line: None,
+) -> Regated:
+    """The same without Prefect. `overrides` are dotted fields of the recipe's gates, such as gates.near_duplicate.
+
+    No row may repeat a text of the files `tests` (their field `text_field`), in words or at a cosine of `test_cosine`;
+    they are registered as held-out files of the dataset. A dry run, or `publish` false, writes nothing. `embed` is the
+    built-in encoder unless given. Raises InputInvalid for an unknown override or an unreadable file, NotFound for an
+    unknown version, GraftError where no row is left to publish.
+    """
+    home = Home.find()
+    with Lake.open(home, read_only=dry_run or not publish) as lake:
+        found = version(lake, ref)
+        held = held_by(lake, found)
+        recipe, notes = recipe_of(lake, found, held, overrides or {})
+        texts = {Path(file): load_texts(Path(file), text_field) for file in tests}
+        gated = gate_again(held, _tools(lake, home, found, held, recipe, texts, test_cosine, embed, say), say)
+        gated.notes[:0] = notes
+        note, published = _note(found, gated, overrides or {}), None
+        if publish and not dry_run:
+            for file in texts:
+                register_file(lake, found.dataset, file, text_field)
+            if gated.drops or gated.redacted:
+                drops = [result for _, result in gated.drops]
+                dropped = [row_id for row_id, _ in gated.drops]
+                published = derive(
+                    lake, found, gated.kept, origin="gates", note=note, drops=drops, dropped=dropped
+                )  # fmt: skip
+    return Regated(found, gated, published, note, _shown(held, gated, restricted))
+
+
+def recipe_of(
+    lake: Lake, found: DatasetVersion, held: Sequence[Held], overrides: Mapping[str, Any]
+) -> tuple[Recipe, list[str]]:
+    """The recipe of the version's run with overrides laid over it; a neutral one where there is none that fits today.
+
+    Raises InputInvalid that names each override which cannot be.
+    """
+    run = lake.run(found.run_id)
+    try:
+        return _overridden(Recipe.model_validate(run.recipe if run else {}), overrides), []
+    except ValidationError:
+        pass
+    labels = sorted({row.label for row, *_ in held})
+    task = {"kind": "classification", "labels": [{"name": "one"}, {"name": "other"}], "language": "und"}
+    base = {"name": "neutral", "task": task, "seeds": {"path": "none.jsonl"}, "gates": NEUTRAL}
+    recipe = _overridden(Recipe.model_validate(base), overrides)
+    language = recipe.task.language
+    names = tuple(Domain.model_construct(name=name, description="") for name in labels)  # any name, if one alone
+    answered = any(row.response for row, *_ in held)
+    of_rows = (
+        InstructionTask.model_construct(kind="instruction", domains=names, language=language)
+        if answered
+        else ClassificationTask.model_construct(kind="classification", labels=names, text="", language=language)
+    )
+    note = "the version has no recipe of a run: neutral gates were used (docs/regate.md)"
+    return recipe.model_copy(update={"task": of_rows}), [note]
+
+
+def _overridden(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
+    """The recipe with dotted fields of its gates set. A list may be given as words between commas."""
+    data, problems = recipe.model_dump(mode="json"), list[Problem]()
+    for key, value in overrides.items():
+        *steps, last = key.split(".")
+        node: Any = data
+        for step in steps:
+            node = node.get(step) if isinstance(node, dict) else None
+        if not isinstance(node, dict) or last not in node:
+            known = [*_dotted("gates", data["gates"]), LANGUAGE]
+            fix = f"{did_you_mean(key, known)}one of: {', '.join(known)}"
+            problems.append(Problem("--set", None, key, "there is no such threshold", fix))
+        elif steps[:1] != ["gates"] and key != LANGUAGE:
+            fix = f"name a field under gates, or {LANGUAGE}"
+            problems.append(Problem("--set", None, key, "does not bear on gates", fix))
+        else:
+            listed = isinstance(node[last], list) and isinstance(value, str)
+            node[last] = [part.strip() for part in value.split(",") if part.strip()] if listed else value
+    if problems:
+        raise InputInvalid(problems)
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as invalid:
+        errors = [dict(error) for error in invalid.errors(include_url=False)]
+        findings = Explainer(recipe_json_schema()).explain_all(errors, data)
+        raise InputInvalid(
+            [Problem("--set", None, ".".join(map(str, each.path)), each.what, each.fix) for each in findings]
+        ) from invalid
+
+
+def _dotted(prefix: str, node: Mapping[str, Any]) -> list[str]:
+    names: list[str] = []
+    for name, value in node.items():
+        names.extend(_dotted(f"{prefix}.{name}", value) if isinstance(value, dict) else [f"{prefix}.{name}"])
+    return names
+
+
+def _tools(
+    lake: Lake,
+    home: Home,
+    found: DatasetVersion,
+    held: Sequence[Held],
+    recipe: Recipe,
+    texts: Mapping[Path, Sequence[str]],
+    test_cosine: float,
+    embed: Embed | None,
+    say: Say,
+) -> Tools:
+    from agents.roles.prompting import fragments
+    from flows.judges import toxicity_scorer
+    from flows.settle import find_embed
+    from students.folds import out_of_fold
+
+    numbered = [(file, row, text) for file, rows in texts.items() for row, text in enumerate(rows, start=1)]
+    wanted = bool(numbered) or recipe.gates.semantic is not None or recipe.gates.learned.action != "off"
+    return Tools(
+        recipe=recipe,
+        fragments=fragments(),
+        evaluation=[
+            *lake.test_texts(found.dataset),
+            *(TestText.of(str(file), row, text) for file, row, text in numbered),
+        ],
+        seeds=lake.seeds(found.run_id) if recipe.gates.against_seeds and found.parent is None else [],
+        scores=_means(lake, {run_id for _, run_id, _ in held}),
+        toxicity=toxicity_scorer(home, recipe.gates.toxicity),
+        embed=embed or (find_embed(say) if wanted else None),
+        folds=lambda vectors, labels, folds, seed: out_of_fold(vectors, labels, folds, seed, say=say),
+        tests=[(f"{file.name}:{row}", text) for file, row, text in numbered],
+        test_cosine=test_cosine,
+    )
+
+
+def _means(lake: Lake, runs: set[str]) -> dict[str, float]:
+    """The decision's mean of every accepted candidate of these runs, by id."""
+    query = "SELECT candidate_id, mean FROM lake.candidates WHERE run_id IN (SELECT unnest(?)) AND mean IS NOT NULL"
+    table = lake.sql(query, [sorted(runs)])
+    return dict(zip(table["candidate_id"].to_pylist(), table["mean"].to_pylist(), strict=True))
+
+
+def _note(found: DatasetVersion, gated: Gated, overrides: Mapping[str, Any]) -> str:
+    rules = ", ".join(f"{gate}.{rule} {rows}" for gate, rule, rows, _ in gated.tally()[:6])
+    parts = [
+        f"gates over {found.ref}: {len(gated.drops)} of {found.rows} rows dropped" + (f" ({rules})" if rules else "")
+    ]
+    if gated.redacted:
+        parts.append(f"{len(gated.redacted)} redacted")
+    if overrides:
+        parts.append("with " + ", ".join(f"{key}={value}" for key, value in sorted(overrides.items())))
+    return "; ".join(parts)
+
+
+def _largest(gated: Gated) -> list[Any]:
+    return sorted(gated.clusters, key=lambda one: (-len(one.rows), one.rows))[:CLUSTERS_SHOWN]
+
+
+def _shown(held: Sequence[Held], gated: Gated, restricted: bool) -> dict[str, str]:
+    """The words of rows that stand for a rule, a cluster or a label error."""
+    wanted = {row_id for *_, row_id in gated.tally()} | {error.row_id for error in gated.errors}
+    wanted |= {one.rows[0] for one in _largest(gated)}
+    return {row.id: HIDDEN if row.restricted and not restricted else row.text for row, *_ in held if row.id in wanted}
