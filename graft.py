@@ -126,15 +126,18 @@ def datasets() -> list[DatasetVersion]:
 
 
 def export(
-    ref: str, *, format: str = "jsonl", out: str | Path | None = None, overwrite: bool = False, restricted: bool = False
-) -> list[Path]:
-    """Write a version as Parquet or JSONL, one file a split; returns the files.
+    ref: str, *, format: str = "jsonl", out: str | Path | None = None, overwrite: bool = False,
+    restricted: bool = False, **options: Any,
+) -> list[Path]:  # fmt: skip
+    """Write a version in a format of data.export.FORMATS, one file a split; returns the files.
 
-    Restricted rows only when asked for; the README beside the files says how many are in or were left out.
+    `options` are splits, where, columns, shards, shard_rows, compression, ask, plain, push, private and say, as in
+    flows.export_dataset.export_version. Restricted rows only when asked for; the README beside the files says how many
+    are in or were left out.
     """
     from flows.export_dataset import export_version
 
-    return export_version(ref, format=format, out=out, overwrite=overwrite, restricted=restricted)
+    return export_version(ref, format=format, out=out, overwrite=overwrite, restricted=restricted, **options)
 
 
 def train(ref: str, *, test: str | Path | None = None, **settings: Any) -> StudentReport:

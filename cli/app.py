@@ -7,7 +7,24 @@ from collections.abc import Callable
 
 import typer
 
-from cli import batches, dashboard, improve, journal, make, ops, predict, read, students
+from cli import (
+    audit,
+    batches,
+    dashboard,
+    export,
+    gates,
+    improve,
+    intake,
+    journal,
+    make,
+    ops,
+    predict,
+    provenance,
+    quality,
+    read,
+    students,
+    versions,
+)
 
 HELP = """A synthetic-data factory: small models generate, review and adjudicate; a student learns.
 
@@ -23,14 +40,24 @@ app = typer.Typer(
 )  # fmt: skip
 
 Verb = Callable[..., None]
-MAKE: list[Verb] = [make.validate, make.schema, make.estimate, make.run]
-LOOK: list[Verb] = [dashboard.dashboard, read.status, read.datasets, read.show, read.explain, read.export]
+MAKE: list[Verb] = [make.validate, make.schema, make.estimate, make.run, intake.bring_in]
+LOOK: list[Verb] = [dashboard.dashboard, read.status, read.datasets, read.show, read.explain, export.export]
+ANSWER: list[Verb] = [
+    quality.quality, versions.diff, audit.audit, gates.gate, provenance.trace, provenance.recall, provenance.lineage,
+]  # fmt: skip
+VERSIONS: list[Verb] = [versions.tag, versions.edit, versions.rebase, versions.delete]
 STUDENTS: list[Verb] = [students.train, improve.improve, predict.export_student, predict.predict]
-OPERATE: list[Verb] = [ops.up, ops.down, ops.schedule, batches.batches, read.doctor]
+OPERATE: list[Verb] = [ops.up, ops.down, ops.schedule, batches.batches, versions.maintain, read.doctor]
+NAMES: dict[Verb, str] = {intake.bring_in: "import"}
+"""Verbs whose word is one of Python's own."""
 
-for panel, verbs in (("Make", MAKE), ("Look and take", LOOK), ("Students", STUDENTS), ("Operate", OPERATE)):
+PANELS: dict[str, list[Verb]] = {
+    "Make": MAKE, "Look and take": LOOK, "Answer for it": ANSWER, "Versions": VERSIONS, "Students": STUDENTS,
+    "Operate": OPERATE,
+}  # fmt: skip
+for panel, verbs in PANELS.items():
     for verb in verbs:
-        app.command(rich_help_panel=panel)(verb)
+        app.command(NAMES.get(verb), rich_help_panel=panel)(verb)
 app.add_typer(journal.app, name="journal", rich_help_panel="Operate")
 
 

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
 from prefect import flow
 
 from data.export import export as export_files
+from data.export.push import check_push, push_folder
 from data.lake import Lake
 from data.versions import version
 from schemas.home import Home
 
+FormatName = Literal[
+    "parquet", "jsonl", "csv", "fasttext", "intents", "banking77", "messages", "prompt_completion", "alpaca",
+    "sharegpt", "llamafactory", "preference", "unpaired_preference", "stepwise", "hf",
+]  # fmt: skip
+
 
 @flow(name="export_dataset")
-def export_dataset(ref: str, format: Literal["parquet", "jsonl"] = "parquet", out: str | None = None) -> list[str]:
+def export_dataset(ref: str, format: FormatName = "parquet", out: str | None = None) -> list[str]:
     """Export a version (`name` or `name@3`), one file a split, over what an earlier export left there.
 
     Restricted rows stay out: for those a person asks by hand, `graft export REF --restricted`.
@@ -23,17 +30,30 @@ def export_dataset(ref: str, format: Literal["parquet", "jsonl"] = "parquet", ou
 
 
 def export_version(
-    ref: str, *, format: str, out: str | Path | None, overwrite: bool = False, restricted: bool = False
-) -> list[Path]:
+    ref: str, *, format: str, out: str | Path | None, overwrite: bool = False, restricted: bool = False,
+    splits: Sequence[str] | None = None, where: str = "", columns: Sequence[str] | None = None,
+    shards: int | None = None, shard_rows: int | None = None, compression: str | None = None, ask: bool = False,
+    plain: bool = False, push: str | None = None, private: bool = False,
+    say: Callable[[str], None] = lambda text: None,
+) -> list[Path]:  # fmt: skip
     """The same without Prefect. `out` is a folder, by default GRAFT_HOME/exports/<name>-<version>-<format>.
 
     With restricted rows the default folder's name ends in `-restricted`, so that neither export replaces the other.
+    `push` is a repository at a hub, NAMESPACE/NAME: with format hf the files are sent there once they are whole.
+    The other arguments, and the errors, are those of data.export.export and data.export.push.push_folder.
     """
+    if push:
+        check_push(push, format, restricted=restricted, private=private)
     home = Home.find()
     with Lake.open(home, read_only=True) as lake:
         found = version(lake, ref)
         name = f"{found.dataset}-{found.version}-{format}" + ("-restricted" if restricted else "")
-        folder = Path(out) if out else home.exports / name
-        return export_files(
-            lake, found.ref, format=format, out=folder, overwrite=overwrite, include_restricted=restricted
-        )
+        folder = Path(out).expanduser() if out else home.exports / name
+        files = export_files(
+            lake, found.ref, format=format, out=folder, overwrite=overwrite, include_restricted=restricted,
+            splits=splits, where=where, columns=columns, shards=shards, shard_rows=shard_rows,
+            compression=compression, ask=ask, plain=plain, say=say,
+        )  # fmt: skip
+    if push:
+        push_folder(folder, push, private=private, restricted=restricted, say=say)
+    return files

@@ -208,7 +208,7 @@ def test_export_is_the_same_twice(lake: Lake, tmp_path: Path, format: str) -> No
     put(lake, [*ROWS, row(8, response="reply \x00")])
     out = tmp_path / "it's out"
     paths = export(lake, "d", format=format, out=out)
-    assert [path.name for path in paths] == [f"train.{format}", f"test.{format}", "README.md"]
+    assert [path.name for path in paths] == [f"train.{format}", f"test.{format}", "manifest.json", "README.md"]
     assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in paths)
     before = [path.read_bytes() for path in paths]
     with pytest.raises(GraftError, match="--overwrite"):
@@ -221,7 +221,8 @@ def test_export_is_the_same_twice(lake: Lake, tmp_path: Path, format: str) -> No
     assert train == expected
     assert "6 rows of train, test; 1 restricted rows were left out" in paths[-1].read_text()
     whole = export(lake, "d", format=format, out=tmp_path / "all", splits=["train"], include_restricted=True)
-    assert [path.name for path in whole] == [f"train.{format}", "README.md"] and len(_read(whole[0])) == 4
+    assert [path.name for path in whole] == [f"train.{format}", "manifest.json", "README.md"]
+    assert len(_read(whole[0])) == 4
 
 
 def _read(path: Path) -> list[dict[str, object]]:

@@ -186,7 +186,8 @@ def test_export_leaves_them_out_and_says_so(
     with caplog.at_level(logging.DEBUG):
         told = said("export", "shop", "--format", format, "--out", str(tmp_path / "out"))
     out = tmp_path / "out"
-    assert sorted(path.name for path in out.iterdir()) == sorted([f"train.{format}", f"test.{format}", "README.md"])
+    names = [f"train.{format}", f"test.{format}", "README.md", "manifest.json"]
+    assert sorted(path.name for path in out.iterdir()) == sorted(names)
     assert MARK not in told + caplog.text and all(MARK.encode() not in path.read_bytes() for path in out.iterdir())
     assert rows_of(out / f"test.{format}") == [] and len(rows_of(out / f"train.{format}")) == 1
     readme = (out / "README.md").read_text()

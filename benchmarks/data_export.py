@@ -1,0 +1,103 @@
+"""Export against DuckDB's own COPY of the same columns: seconds and peak memory, side by side.
+
+    python benchmarks/data_export.py --rows 1000000
+
+Each figure is the median of three processes of their own, COPY and export in turn. COPY writes a file a split, as the
+export does, which also counts rows, hashes its files and writes card and manifest. "filtered" is an export whose filter
+chooses all rows, "sharded" one into 8 files a split.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from schemas.home import Home
+
+REPEATS = 3
+COPIES = {"parquet": "FORMAT parquet, COMPRESSION zstd", "jsonl": "FORMAT json", "csv": "FORMAT csv, HEADER"}
+EXPORTS: dict[str, dict[str, Any]] = {
+    "parquet": {"format": "parquet"}, "jsonl": {"format": "jsonl"}, "csv": {"format": "csv"},
+    "jsonl filtered": {"format": "jsonl", "where": "length(text) > 0"},
+    "parquet sharded": {"format": "parquet", "shards": 8},
+    "messages": {"format": "messages"}, "fasttext": {"format": "fasttext"}, "intents": {"format": "intents"},
+    "hf": {"format": "hf"},
+}  # fmt: skip
+
+
+def once(home: Home, what: str, name: str, out: Path) -> dict[str, float]:
+    """One export or COPY in this process: seconds, and the peak of its memory and of an open lake in MiB."""
+    from data.export import export
+    from data.lake import Lake
+
+    with Lake.open(home, read_only=True) as lake:
+        lake.sql("SELECT count(*) FROM lake.version_rows")
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        started = time.perf_counter()
+        if what == "copy":
+            query = "SELECT id, text, label, source FROM lake.version_rows WHERE dataset = 'big' AND version = 1"
+            for split in ("train", "validation", "test"):
+                lake.sql(f"COPY ({query} AND split = '{split}') TO '{out / split}' ({COPIES[name]})")
+        else:
+            export(lake, "big", out=out / "export", **EXPORTS[name])
+        seconds = time.perf_counter() - started
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"seconds": seconds, "before": before, "peak": peak}
+
+
+def measured(home: Home, name: str) -> dict[str, dict[str, float]]:
+    """`export` and, where there is one, `copy`: the medians of REPEATS processes of each."""
+    whats = ["export", *(["copy"] if name.split()[0] in COPIES else [])]
+    found: dict[str, list[dict[str, float]]] = {what: [] for what in whats}
+    for _ in range(REPEATS):
+        for what in whats:
+            with tempfile.TemporaryDirectory(dir=home.root) as out:
+                asked = name if what == "export" else name.split()[0]
+                command = [sys.executable, __file__, "--once", what, asked, out, "--home", str(home.root)]
+                done = subprocess.run(command, capture_output=True, text=True, check=True)
+                found[what].append(json.loads(done.stdout.splitlines()[-1]))
+    return {what: {key: statistics.median(one[key] for one in all) for key in all[0]} for what, all in found.items()}
+
+
+def main() -> None:
+    """Fill a lake, measure, print a table in Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--home", type=Path, help="a home that has the lake of big_lake.py already")
+    parser.add_argument("--once", nargs=3, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.once:
+        what, name, out = given.once
+        print(json.dumps(once(Home(given.home), what, name, Path(out))))
+        return
+    folder = given.home or Path(tempfile.mkdtemp(prefix="graft-export-"))
+    try:
+        if not given.home:
+            from big_lake import fill
+
+            fill(Home(folder), rows=given.rows)
+        print("| export | s | MiB | COPY s | COPY MiB | times |\n|---|---|---|---|---|---|")
+        for name in EXPORTS:
+            found = measured(Home(folder), name)
+            made, copy = found["export"], found.get("copy")
+            beside = f"{copy['seconds']:.2f} | {copy['peak']:.0f}" if copy else " | "
+            times = f"{made['seconds'] / copy['seconds']:.2f}" if copy else ""
+            print(f"| {name} | {made['seconds']:.2f} | {made['peak']:.0f} | {beside} | {times} |", flush=True)
+    finally:
+        if not given.home:
+            shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""The shapes that trainers of language models read: messages, alpaca, sharegpt, prompt and completion, LLaMA-Factory.
+
+For a classification or guard task the user says the text (with `ask`, after the list of labels) and the assistant the
+label. For an instruction task the assistant says the response.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from data.export.registry import Columns, Format, Params, Source, Written
+from schemas.errors import GraftError
+
+ASK = "Which of these labels fits the text? Answer with the label alone.\nLabels: "
+
+
+def _needs_answers(source: Source) -> None:
+    if source.task == "instruction" and not source.has_response:
+        what = "its rows have no response: there is nothing for the assistant to say"
+        raise GraftError(what, where=source.found.ref, fix="--format jsonl")
+
+
+def _question(source: Source) -> str:
+    return ASK + json.dumps(source.labels, ensure_ascii=False)
+
+
+def _judged(source: Source) -> str:
+    """What a classifier reads: the text, and for a guard the response to it."""
+    if not source.has_response:
+        return "text"
+    return "text || CASE WHEN coalesce(response, '') = '' THEN '' ELSE chr(10) || chr(10) || response END"
+
+
+def turns(source: Source, params: Params) -> tuple[str, str]:
+    """SQL of what the user says, and of what the assistant does."""
+    if source.task == "instruction":
+        return "text", "coalesce(response, '')"
+    said = _judged(source)
+    return (f"{params.add(_question(source) + chr(10) * 2 + 'Text: ')} || {said}" if source.ask else said), "label"
+
+
+def turn(role: str, said: str) -> str:
+    """SQL of a conversation of one message."""
+    return f"[{{'role': '{role}', 'content': {said}}}]"
+
+
+def _messages(source: Source, params: Params) -> Columns:
+    user, assistant = turns(source, params)
+    return {
+        "messages": f"[{{'role': 'user', 'content': {user}}}, {{'role': 'assistant', 'content': {assistant}}}]",
+    }
+
+
+def _sharegpt(source: Source, params: Params) -> Columns:
+    user, assistant = turns(source, params)
+    return {"conversations": f"[{{'from': 'human', 'value': {user}}}, {{'from': 'gpt', 'value': {assistant}}}]"}
+
+
+def _prompt_completion(source: Source, params: Params) -> Columns:
+    user, assistant = turns(source, params)
+    if source.plain:
+        return {"prompt": user, "completion": assistant}
+    return {"prompt": turn("user", user), "completion": turn("assistant", assistant)}
+
+
+def _alpaca(source: Source, params: Params) -> Columns:
+    if source.task == "instruction":
+        return {"instruction": "text", "input": "''", "output": "coalesce(response, '')"}
+    return {"instruction": params.add(_question(source)), "input": _judged(source), "output": "label"}
+
+
+def _dataset_info(source: Source, files: Sequence[Written], folder: Path) -> Mapping[str, str]:
+    """LLaMA-Factory's index: a data set for each file, and how its columns are called."""
+    columns = {"prompt": "instruction", "query": "input", "response": "output"}
+    index = {
+        f"{source.found.dataset}_{Path(file.path).name.partition('.')[0]}".replace("-", "_"): {
+            "file_name": file.path, "formatting": "alpaca", "columns": columns,
+        }
+        for file in files
+    }  # fmt: skip
+    return {"dataset_info.json": json.dumps(index, indent=2, ensure_ascii=False) + "\n"}
+
+
+FORMATS = (
+    Format("messages", "training", "any", "`messages` of user and assistant: TRL's SFT, OpenAI's fine-tuning", "jsonl",
+           _messages, check=_needs_answers),
+    Format("prompt_completion", "training", "any", "`prompt`, `completion`: TRL's SFT on the answer alone", "jsonl",
+           _prompt_completion, check=_needs_answers),
+    Format("alpaca", "training", "any", "`instruction`, `input`, `output`", "jsonl", _alpaca, check=_needs_answers),
+    Format("sharegpt", "training", "any", "`conversations` of human and gpt", "jsonl", _sharegpt,
+           check=_needs_answers),
+    Format("llamafactory", "training", "any", "alpaca's files and LLaMA-Factory's dataset_info.json", "jsonl", _alpaca,
+           check=_needs_answers, beside=_dataset_info),
+)  # fmt: skip

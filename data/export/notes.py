@@ -1,0 +1,66 @@
+"""What an export says of itself: the lines of README.md, one log line, and manifest.json."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from data.export.registry import Format, Source, Written
+from schemas.datasets import DatasetVersion
+
+log = logging.getLogger(__name__)
+
+
+def told(source: Source, how: Format, splits: Sequence[str], made: Sequence[Written]) -> list[str]:
+    """What is in the files, first in one line, then a line for each thing to know; restricted rows are logged too."""
+    query = """
+        SELECT split, count(*) FILTER (restricted) AS restricted, count(*) AS n FROM lake.version_rows
+        WHERE dataset = ? AND version = ? GROUP BY split"""
+    found = source.found
+    count = {row["split"]: row for row in source.lake.sql(query, [found.dataset, found.version]).to_pylist()}
+    there = sum(count[name]["restricted"] for name in splits)
+    rows = sum(file.rows or 0 for file in made)
+    whole = sum(count[name]["n"] for name in splits) - (0 if source.restricted else there)
+    line = f"Exported from {found.ref}: {rows:,} rows of {', '.join(splits)}; "
+    lost = f"{there:,} restricted rows were left out." if there and not source.restricted else "none was left out."
+    lines = [line + lost] if there or rows == whole else [line.removesuffix("; ") + "."]
+    if there and source.restricted:
+        asked = f"{there:,} restricted rows are included, because this export was asked for with --restricted"
+        lines.append(f"{asked}: their texts are harmful by design, keep them from other readers.")
+    elif there:
+        lines.append("With --restricted an export holds them.")
+        lines += [
+            _empty(how, name, count[name]["n"]) for name in splits if count[name]["n"] == count[name]["restricted"]
+        ]
+    if len(lines) > 1:
+        log.warning("%s", " ".join(lines))
+    if source.where != "true":
+        lines.append("Only rows that a filter chose are in it: see `where` in manifest.json.")
+    return [*lines, *how.notes]
+
+
+def _empty(how: Format, split: str, rows: int) -> str:
+    name = how.path(split, 0, 1, how.ending)
+    return f"{name} is empty: all {rows:,} rows of the split {split} are restricted."
+
+
+def readme(found: DatasetVersion, lines: Sequence[str]) -> str:
+    """The version's card, then what this export is."""
+    said = "\n\n".join(lines)
+    return f"{found.card.rstrip()}\n\n## This export\n\n{said}\n\nContent hash of the version: {found.content_hash}\n"
+
+
+def manifest(
+    found: DatasetVersion, format: str, asked: Mapping[str, Any], splits: Sequence[str], made: Sequence[Written],
+    graft: str,
+) -> str:  # fmt: skip
+    """manifest.json: where the rows come from, how they were asked for, and each file's hash, bytes and rows."""
+    facts = {
+        "dataset": found.dataset, "version": found.version, "content_hash": found.content_hash, "graft": graft,
+        "format": format, "splits": list(splits), "options": dict(asked), "rows": sum(one.rows or 0 for one in made),
+        "files": [asdict(one) for one in made],
+    }  # fmt: skip
+    return json.dumps(facts, indent=2, ensure_ascii=False) + "\n"

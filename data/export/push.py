@@ -1,0 +1,89 @@
+"""Sends a whole `hf` export to a hub that speaks Hugging Face's protocol. The token is read from HF_TOKEN."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from schemas.errors import GraftError, KeyMissing, MissingExtra, ModelUnreachable
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+TOKEN, ENDPOINT = "HF_TOKEN", "HF_ENDPOINT"
+
+
+def check_push(repo: str, format: str, *, restricted: bool, private: bool) -> None:
+    """What must hold before anything is written or sent. Raises GraftError, KeyMissing."""
+    namespace, slash, name = repo.partition("/")
+    if not (namespace and slash and name) or "/" in name:
+        raise GraftError(f"{repo!r} names no repository", where="--push", fix="--push NAMESPACE/NAME")
+    if format != "hf":
+        raise GraftError(f"a hub takes no {format}", where="--push", fix="--format hf --push NAMESPACE/NAME")
+    if restricted and not private:
+        what = "restricted rows are not pushed where all can read them"
+        raise GraftError(what, where="--push", fix="add --private, or leave out --restricted")
+    if not os.environ.get(TOKEN):
+        raise KeyMissing(f"{TOKEN} is not set", where="--push", fix=f"export {TOKEN}=… with the right to write")
+
+
+def push_folder(
+    folder: Path, repo: str, *, private: bool = False, restricted: bool = False,
+    say: Callable[[str], None] = lambda text: None,
+) -> str:  # fmt: skip
+    """Makes the dataset repository if it is absent and commits the folder's files to it; returns its address.
+
+    Data files of an earlier push that this one lacks are deleted. Raises GraftError for a refused token, for a name
+    that the hub does not take, and for a public repository where a private one is asked for; ModelUnreachable where
+    the hub does not answer.
+    """
+    made = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    restricted = restricted or bool(made["options"]["restricted"])
+    check_push(repo, made["format"], restricted=restricted, private=private)
+    try:
+        import httpx
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+    except ImportError as error:
+        raise MissingExtra("huggingface_hub is not installed", fix="pip install huggingface_hub") from error
+    endpoint = os.environ.get(ENDPOINT) or None
+    api = HfApi(endpoint=endpoint, token=os.environ[TOKEN])
+    try:
+        return _send(api, folder, made, repo, private, say)
+    except OfflineModeIsEnabled:
+        raise GraftError("HF_HUB_OFFLINE is set: nothing is sent", where=repo, fix="unset HF_HUB_OFFLINE") from None
+    except HFValidationError as error:
+        raise GraftError(f"{repo!r} is no name for a repository", where="--push", fix=str(error)) from None
+    except HfHubHTTPError as error:
+        raise _refused(error.response.status_code if error.response is not None else 0, repo) from None
+    except (httpx.HTTPError, OSError) as error:
+        what = f"the hub does not answer ({type(error).__name__})"
+        raise ModelUnreachable(what, where=api.endpoint, fix=f"check the network and {ENDPOINT}") from None
+
+
+def _send(api: HfApi, folder: Path, made: dict[str, Any], repo: str, private: bool, say: Callable[[str], None]) -> str:
+    names = ["manifest.json", *(str(one["path"]) for one in made["files"])]
+    say(f"{repo}: is it there?")
+    address = api.create_repo(repo, repo_type="dataset", private=private, exist_ok=True)
+    if private and not api.repo_info(repo, repo_type="dataset").private:
+        fix = "make it private at the hub first, or push to another name"
+        raise GraftError("this repository is public already: nothing was sent", where=repo, fix=fix)
+    say(f"{repo}: {len(names)} files")
+    api.upload_folder(
+        repo_id=repo, repo_type="dataset", folder_path=folder, allow_patterns=names,
+        delete_patterns="data/*.parquet", commit_message=f"{made['dataset']}@{made['version']} by Graft",
+    )  # fmt: skip
+    return str(address)
+
+
+def _refused(status: int, repo: str) -> GraftError:
+    if status == 401:
+        return GraftError("the hub does not know this token", where=repo, fix=f"a valid token in {TOKEN}")
+    if status == 403:
+        fix = f"a token in {TOKEN} with the right to write to {repo.partition('/')[0]}"
+        return GraftError("this token may not write there", where=repo, fix=fix)
+    what = f"the hub refused with status {status}" if status else "the hub refused"
+    return GraftError(what, where=repo, fix="look at the repository at the hub, then push again")

@@ -1,0 +1,316 @@
+"""Writes an export: rows by DuckDB's COPY, staged and renamed when all of it is whole, then manifest and README."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from data.duck import is_full, quoted
+from data.export import chat, files, hub, notes, preference
+from data.export.registry import ROW_COLUMNS, Format, Kind, Params, Source, TaskKind, Written
+from data.export.where import safe_where
+from data.versions import SPLIT_ORDER, version
+from schemas.datasets import DatasetVersion
+from schemas.errors import GraftError, NotFound, StorageFull
+
+if TYPE_CHECKING:
+    from data.lake import Lake
+
+FORMATS: dict[str, Format] = {
+    one.name: one for family in (files, chat, preference, hub) for one in family.FORMATS
+}  # fmt: skip
+KINDS: dict[Kind, list[Format]] = {
+    kind: [one for one in FORMATS.values() if one.kind == kind] for kind in get_args(Kind)
+}
+MANIFEST, README = "manifest.json", "README.md"
+COMPRESSIONS = {"none": "uncompressed", "gzip": "gzip", "zstd": "zstd"}
+ENDINGS = {"none": "", "gzip": ".gz", "zstd": ".zst"}
+MOST_SHARDS = 10_000
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How the files are cut and packed."""
+
+    shards: int | None
+    shard_rows: int | None
+    compression: str
+
+
+def export(
+    lake: Lake, ref: str, *, format: str, out: Path, splits: Sequence[str] | None = None,
+    include_restricted: bool = False, overwrite: bool = False, where: str = "", columns: Sequence[str] | None = None,
+    shards: int | None = None, shard_rows: int | None = None, compression: str | None = None, ask: bool = False,
+    plain: bool = False, say: Callable[[str], None] = lambda text: None,
+) -> list[Path]:  # fmt: skip
+    """Writes a version into the folder `out` in one of FORMATS; returns the paths, manifest.json and README.md last.
+
+    `where` is a condition over ROW_COLUMNS, `columns` some of them; each split is cut into `shards` files or into files
+    of `shard_rows` rows. `compression` is none, gzip or zstd, by default zstd for Parquet and none otherwise. `ask`
+    puts a question with the labels before a text to classify, `plain` gives strings where TRL takes chat turns as well.
+    `say` is told of each file.
+
+    Restricted rows are left out unless `include_restricted` is true; README.md and one log line say how many there are.
+    The same version and options give the same bytes. Nothing is moved into place before all is written; manifest.json
+    comes last. Raises NotFound, StorageFull, and GraftError for what cannot be written so or is there already.
+    """
+    if format not in FORMATS:
+        raise GraftError(f"no export format {format!r}", where="--format", fix=f"one of: {', '.join(FORMATS)}")
+    how, found = FORMATS[format], version(lake, ref)
+    chosen = _splits(found, splits)
+    cut = _cut(how, shards, shard_rows, compression)
+    source = _source(lake, found, how, columns, where, include_restricted, ask, plain)
+    how.check(source)
+    _refuse_earlier(how, found, chosen, out, overwrite)
+    asked = {"where": where, "columns": list(columns or ()), "shards": shards, "shard_rows": shard_rows,
+             "compression": cut.compression, "restricted": include_restricted, "ask": ask, "plain": plain}  # fmt: skip
+    with _staged(out) as stage:
+        try:
+            made = _rows(source, how, chosen, cut, stage, say)
+            told = notes.told(source, how, chosen, made)
+            made += _beside(source, how, made, stage, told)
+            _text(stage / MANIFEST, notes.manifest(found, how.name, asked, chosen, made, _graft()))
+            return _into_place(stage, out, made)
+        except OSError as error:
+            raise _explained(error, out) from error
+
+
+def _splits(found: DatasetVersion, splits: Sequence[str] | None) -> list[str]:
+    for name in splits or ():
+        if name not in found.splits:
+            raise NotFound(f"no split {name!r}", where=found.ref, fix=f"one of: {', '.join(found.splits)}")
+    return [name for name in SPLIT_ORDER if name in (splits or found.splits)]
+
+
+def _cut(how: Format, shards: int | None, shard_rows: int | None, compression: str | None) -> Cut:
+    packed = compression or ("zstd" if how.container == "parquet" else "none")
+    if packed not in how.compressions:
+        fix = f"one of: {', '.join(how.compressions)}"
+        raise GraftError(f"{how.name} cannot be written with {packed!r}", where="--compression", fix=fix)
+    if (shards or shard_rows) and not how.shardable:
+        raise GraftError(f"{how.name} is one file", where="--shards", fix="leave it out, or another --format")
+    if shards is not None and shard_rows is not None:
+        raise GraftError("--shards and --shard-rows are two answers to one question", fix="give one of them")
+    if (shards is not None and not 1 <= shards <= MOST_SHARDS) or (shard_rows is not None and shard_rows < 1):
+        raise GraftError("no such number of files", where="--shards", fix=f"1 to {MOST_SHARDS:,} files, or rows from 1")
+    return Cut(shards, shard_rows, packed)
+
+
+def _source(
+    lake: Lake, found: DatasetVersion, how: Format, columns: Sequence[str] | None, where: str, restricted: bool,
+    ask: bool, plain: bool,
+) -> Source:  # fmt: skip
+    query = "SELECT count(response) AS n FROM lake.version_rows WHERE dataset = ? AND version = ?"
+    has_response = bool(lake.sql(query, [found.dataset, found.version]).to_pylist()[0]["n"])
+    usual = ("id", "text", *(("response",) if has_response else ()), "label", "source")
+    if columns and not how.choosable:
+        raise GraftError(f"the columns of {how.name} are fixed", where="--columns", fix="leave it out")
+    for name in columns or ():
+        if name not in ROW_COLUMNS:
+            raise GraftError(f"no column {name!r}", where="--columns", fix=f"of: {', '.join(ROW_COLUMNS)}")
+    run = lake.run(found.run_id)
+    recipe = run.recipe if run else {}
+    task = recipe.get("task") or {}
+    kind: TaskKind = task.get("kind") or ("instruction" if has_response else "classification")
+    return Source(
+        lake, found, kind, language=str(task.get("language") or "en"), licence=str(recipe.get("licence") or ""),
+        tau=float((recipe.get("method") or {}).get("tau", 8.0)), has_response=has_response, restricted=restricted,
+        columns=tuple(dict.fromkeys(columns or usual)), where=safe_where(where) if where else "true", ask=ask,
+        plain=plain,
+    )  # fmt: skip
+
+
+def _refuse_earlier(how: Format, found: DatasetVersion, chosen: Sequence[str], out: Path, overwrite: bool) -> None:
+    names = [MANIFEST, *(how.path(split, 0, 1, how.ending) for split in chosen), README]
+    there = next((out / name for name in names if (out / name).exists()), None)
+    if there and not overwrite:
+        raise GraftError(f"{there} is there already", where=found.ref, fix="another folder, or --overwrite")
+
+
+# ---- rows
+
+
+def _rows(
+    source: Source, how: Format, chosen: Sequence[str], cut: Cut, stage: Path, say: Callable[[str], None]
+) -> list[Written]:
+    suffix = how.ending + ("" if how.container == "parquet" else ENDINGS[cut.compression])
+    parts: dict[str, Path] = {}
+    made: list[Future[Written]] = []
+    with ThreadPoolExecutor(1) as hashing:
+        for split in chosen:
+            spans, in_order = _spans(source, how, split, cut)
+            if how.skips_empty and not any(count for *_, count in spans):
+                continue
+            order = "" if in_order else f" ORDER BY {how.order or 'ordinal'}"
+            for shard, (first, last, count) in enumerate(spans):
+                name = f".{split}.part" if how.joined else how.path(split, shard, len(spans), suffix)
+                say(f"{how.joined[0] if how.joined else name}: {count:,} rows")
+                span = (first, last) if len(spans) > 1 else None
+                _copy(source, how, split, span, order, cut.compression, stage / name)
+                parts[split] = stage / name
+                made.append(hashing.submit(_written, stage / name, stage, split, count))
+    done = [one.result() for one in made]
+    return _joined(how, parts, stage, done) if how.joined else done
+
+
+def _joined(how: Format, parts: Mapping[str, Path], stage: Path, done: Sequence[Written]) -> list[Written]:
+    assert how.joined
+    name, join = how.joined
+    join(parts, stage / name)
+    for part in parts.values():
+        part.unlink()
+    return [_written(stage / name, stage, "", sum(one.rows or 0 for one in done))]
+
+
+def _spans(source: Source, how: Format, split: str, cut: Cut) -> tuple[list[tuple[int, int, int]], bool]:
+    """First and last ordinal and the number of rows of each file; and whether the lake gives the rows in order anyway.
+
+    Rows of one ordinal stay together. Where they lie in order nothing is sorted, so that memory stays flat: DuckDB
+    writes rows in the order in which it reads them.
+    """
+    import numpy as np
+
+    params = Params()
+    relation = how.rows(source, params, source.chosen(params, split))
+    rows = _query(source, f"SELECT ordinal FROM {relation}", params).column("ordinal").to_numpy()
+    if not len(rows):
+        return [(0, -1, 0)], True
+    in_order = not how.order and bool((rows[1:] > rows[:-1]).all())
+    counts = np.ones(len(rows), dtype=np.int64)
+    if not in_order:
+        rows, counts = np.unique(rows, return_counts=True)
+    if cut.shard_rows:
+        bounds = list(range(0, len(rows), cut.shard_rows))
+    else:
+        wanted = min(cut.shards or 1, len(rows))
+        bounds = [len(rows) * shard // wanted for shard in range(wanted)]
+    if len(bounds) > MOST_SHARDS:
+        raise GraftError(f"{len(bounds):,} files of a split", where="--shard-rows", fix="more rows a file")
+    ends = [*bounds[1:], len(rows)]
+    spans = [
+        (int(rows[first]), int(rows[end - 1]), int(counts[first:end].sum()))
+        for first, end in zip(bounds, ends, strict=True)
+    ]
+    return spans, in_order
+
+
+def _copy(
+    source: Source, how: Format, split: str, span: tuple[int, int] | None, order: str, compression: str, path: Path
+) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    params = Params()
+    columns = how.select(source, params)
+    relation = how.rows(source, params, source.chosen(params, split, span))
+    said = ", ".join(f'{expression} AS "{name}"' for name, expression in columns.items())
+    packed = COMPRESSIONS[compression]
+    options = {
+        "parquet": f"FORMAT parquet, COMPRESSION {packed}",
+        "jsonl": f"FORMAT json, COMPRESSION {packed}",
+        "csv": f"FORMAT csv, HEADER, QUOTE '\"', ESCAPE '\"', FORCE_QUOTE *, COMPRESSION {packed}",
+        "lines": f"FORMAT csv, HEADER false, QUOTE '', ESCAPE '', DELIMITER e'\\x01', COMPRESSION {packed}",
+    }[how.container]
+    query = f"COPY (SELECT {said} FROM {relation}{order}) TO {quoted(str(path))} ({options})"
+    _query(source, query, params)
+
+
+def _query(source: Source, query: str, params: Params) -> Any:
+    """Its errors are ours: one that a filter causes may quote a row, so nothing of it is said."""
+    import duckdb
+
+    try:
+        return source.lake.sql(query, params.values)
+    except duckdb.Error as error:
+        if source.where != "true" and not is_full(error):
+            what = "this filter fails on some row: it compares a text with a number"
+            raise GraftError(what, where="--where", fix="compare texts with texts, and length(text) with n") from None
+        raise _explained(error, source.lake.home.root) from error
+
+
+# ---- files beside the rows, and into place
+
+
+def _beside(source: Source, how: Format, made: Sequence[Written], stage: Path, told: Sequence[str]) -> list[Written]:
+    """README.md is the last."""
+    head = how.head(source, made, stage)
+    texts = {**how.beside(source, made, stage), README: head + notes.readme(source.found, told)}
+    for name, text in texts.items():
+        _text(stage / name, text)
+    return [_written(stage / name, stage) for name in texts]
+
+
+def _text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8", newline="\n")
+
+
+def _written(path: Path, stage: Path, split: str = "", rows: int | None = None) -> Written:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return Written(path.relative_to(stage).as_posix(), digest, path.stat().st_size, split, rows)
+
+
+@contextmanager
+def _staged(out: Path) -> Iterator[Path]:
+    """A folder within `out` for this process; what killed processes left there is removed."""
+    import psutil
+
+    stage = out / f".graft-{os.getpid()}.part"
+    try:
+        for old in out.glob(".graft-*.part") if out.is_dir() else ():
+            owner = old.name.removeprefix(".graft-").removesuffix(".part")
+            if old == stage or not (owner.isdecimal() and psutil.pid_exists(int(owner))):
+                shutil.rmtree(old)
+        stage.mkdir(parents=True)
+    except OSError as error:
+        raise _explained(error, out) from error
+    try:
+        yield stage
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def _into_place(stage: Path, out: Path, made: Sequence[Written]) -> list[Path]:
+    """The earlier export's files go first: a folder without manifest.json is not whole."""
+    earlier = _named_by(out / MANIFEST)
+    (out / MANIFEST).unlink(missing_ok=True)
+    names = [one.path for one in made]
+    names.insert(len(names) - 1, MANIFEST)
+    for name in earlier - set(names):
+        (out / name).unlink(missing_ok=True)
+    for name in [*(name for name in names if name != MANIFEST), MANIFEST]:
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (stage / name).replace(out / name)
+    return [out / name for name in names]
+
+
+def _named_by(manifest: Path) -> set[str]:
+    """The files that an earlier manifest names, all within its folder."""
+    try:
+        names = [str(one["path"]) for one in json.loads(manifest.read_text(encoding="utf-8"))["files"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+    inside = manifest.parent.resolve()
+    return {name for name in names if (inside / name).resolve().is_relative_to(inside) and (inside / name).is_file()}
+
+
+def _graft() -> str:
+    try:
+        return importlib.metadata.version("graft-factory")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _explained(error: Exception, folder: Path) -> GraftError:
+    if isinstance(error, GraftError):
+        return error
+    if is_full(error):
+        return StorageFull("no space left for the export", where=str(folder), fix="free some space and export again")
+    return GraftError(f"the export cannot be written: {error}", where=str(folder), fix="a folder that you may write to")
