@@ -8,6 +8,8 @@ The verbs of the command line as functions, for notebooks and scripts:
     graft.explain(frame.id[0])                 # a row's whole history
     graft.train("demo", test="recipes/data/demo_test.jsonl")
     graft.improve("demo", rounds=3)            # rows in rounds, steered by what the student gets wrong
+    graft.quality("demo").wording.distinct_2   # the quality report; graft.diff("demo@1", "demo@2") compares
+    graft.gate("demo", {"gates.near_duplicate": 0.7})  # other thresholds, without a model call
     graft.export("demo", format="jsonl", out="training-set")
 
 Inside a running event loop (a notebook), the functions work on a thread of their own.
@@ -15,18 +17,24 @@ Inside a running event loop (a notebook), the functions work on a thread of thei
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from data.diff import Diff
+    from data.quality import Quality
+    from flows.regate import Regated
     from schemas.datasets import DatasetVersion, Run
     from schemas.steering import Improvement
     from students.train import StudentReport
 
 
-__all__ = ["datasets", "explain", "export", "improve", "load", "main", "run", "train"]
+__all__ = [
+    "datasets", "diff", "explain", "export", "gate", "improve", "load", "main", "quality", "run", "train",
+]  # fmt: skip
 
 
 def run(
@@ -138,6 +146,40 @@ def export(
     from flows.export_dataset import export_version
 
     return export_version(ref, format=format, out=out, overwrite=overwrite, restricted=restricted, **options)
+
+
+def quality(ref: str, *, against: str | None = None) -> Quality:
+    """A version's quality report, with embeddings where the built-in encoder is installed; figures not known are None.
+
+    Drift is told from `against`, by default the dataset's version before.
+    """
+    from cli.quality import find_encoder
+    from data.lake import Lake
+    from data.quality import quality as report
+    from data.versions import version
+    from schemas.home import Home
+
+    embed, _ = find_encoder()
+    with Lake.open(Home.find(), read_only=True) as lake:
+        return report(lake, version(lake, ref), embed=embed, against=version(lake, against) if against else None)
+
+
+def diff(before: str, after: str, *, restricted: bool = False) -> Diff:
+    """What changed between two versions: rows, labels, splits, lengths, diversity, reviews, with examples."""
+    from data.diff import diff as compare
+    from data.lake import Lake
+    from data.versions import version
+    from schemas.home import Home
+
+    with Lake.open(Home.find(), read_only=True) as lake:
+        return compare(lake, version(lake, before), version(lake, after), restricted=restricted)
+
+
+def gate(ref: str, overrides: Mapping[str, Any] | None = None, *, dry_run: bool = False) -> Regated:
+    """Every gate over a version again, such as gate("demo", {"gates.near_duplicate": 0.7}); no model is called."""
+    from flows.regate import regate_version
+
+    return regate_version(ref, overrides, dry_run=dry_run)
 
 
 def train(ref: str, *, test: str | Path | None = None, **settings: Any) -> StudentReport:

@@ -112,9 +112,7 @@ class _Sieve:
         self._vectors: NDArray[np.floating] = np.empty((0, 0), dtype=np.float32)
         here = {row.text for row, *_ in held}
         seeds = [seed for seed in tools.seeds if seed.text not in here]  # those of the version are among its rows
-        self._admission = Admission(
-            tools.recipe, seeds, [], tools.fragments, tools.evaluation, *([tools.toxicity] if tools.toxicity else [])
-        )
+        self._admission = Admission(tools.recipe, seeds, [], tools.fragments, tools.evaluation, tools.toxicity)
 
     def by_text(self) -> None:
         """Redaction, and the gates that look at one row alone."""
@@ -122,7 +120,7 @@ class _Sieve:
         for number, (row_id, (row, run_id, candidate_id)) in enumerate([*self._alive.items()], start=1):
             text, response = row.text, row.response
             if len(text) + len(response or "") <= 4 * self._tools.recipe.gates.max_chars:  # longer ones go anyway
-                text, response, cleaned = getattr(self._admission, "clean", lambda a, b: (a, b, ()))(text, response)
+                text, response, cleaned = self._admission.clean(text, response)
                 if (text, response) != (row.text, row.response):
                     self._result.redacted[row_id] = tuple(result.gate for result in cleaned)
                     update = {"text": text, "response": response}

@@ -61,7 +61,8 @@ def embed(texts: Sequence[str]) -> NDArray[np.float32]:
         letters = [ord(letter) - 97 for letter in text.lower() if "a" <= letter <= "z"]
         for one, two in pairwise(letters):
             vectors[place, one * 26 + two] += 1
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+    lengths = np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+    return np.asarray(vectors / lengths, dtype=np.float32)
 
 
 def row(index: int, text: str, label: str = "parcel", **more: Any) -> Row:

@@ -51,7 +51,7 @@ def test_the_index_finds_nearly_all_pairs_that_brute_force_finds() -> None:
 
 
 @pytest.mark.parametrize("storage", ["f32", "f16", "i8"])
-def test_clusters_by_the_index_are_those_of_all_pairs(storage: str) -> None:
+def test_clusters_by_the_index_are_those_of_all_pairs(storage: Any) -> None:
     wanted = clusters(IDS, VECTORS, 0.92)
     found = clusters_of(IDS, VECTORS, 0.92, storage=storage, **INDEXED)
     assert sum(found[name] == wanted[name] for name in IDS) >= 0.99 * len(IDS)
