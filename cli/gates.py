@@ -19,7 +19,7 @@ def gate(
     override: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, as gates.near_duplicate=0.7")] = None,
     test: Annotated[list[Path] | None, typer.Option("--test", help="a held-out file that no row may repeat")] = None,
     text_field: Annotated[str, typer.Option(help="the field of --test files that holds the text")] = "text",
-    test_cosine: Annotated[float, typer.Option(min=0, max=1, help="cosine from which a held-out text is met")] = 0.9,
+    test_cosine: Annotated[float, typer.Option(min=0, max=1, help="cosine from which a held-out text is met")] = 0.95,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="show what would go, write nothing")] = False,
     restricted: Annotated[bool, typer.Option("--restricted", help="show the words of restricted rows")] = False,
     json: JsonFlag = False,

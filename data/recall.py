@@ -83,6 +83,12 @@ def recall(lake: Lake, selector: Selector, plans: Sequence[Plan], *, reason: str
     return [_withdraw(lake, selector, one, _recorded(lake, selector, one, reason, by)) for one in plans]
 
 
+def withdrawal(record: Recall, how: str = "") -> GateResult:
+    """Why a recall drops a row, as a gate's result; `how` says in which way the row was touched."""
+    detail = f"{record.kind} {record.value}{how}: {record.reason}"
+    return GateResult(gate=GATE, rule=record.kind, passed=False, neighbour=record.id, detail=detail)
+
+
 def _recorded(lake: Lake, selector: Selector, one: Plan, reason: str, by: str) -> Recall:
     dataset = one.parent.dataset
     name = "rc_" + stable_hash(dataset, selector.kind, selector.value)
@@ -102,13 +108,7 @@ def _withdraw(lake: Lake, selector: Selector, one: Plan, record: Recall) -> Done
     if not gone:
         return Done(record, None)
     held = [row for row in held_by(lake, one.parent) if row[0].id not in gone]
-    drops = [
-        GateResult(
-            gate=GATE, rule=record.kind, passed=False, neighbour=record.id,
-            detail=f"{record.kind} {record.value} ({', '.join(row.how)}): {record.reason}",
-        )
-        for row in gone.values()
-    ]  # fmt: skip
+    drops = [withdrawal(record, f" ({', '.join(row.how)})") for row in gone.values()]
     note = f"recall of {selector.kind} {selector.value}, {len(gone)} rows: {record.reason}"
     made = derive(lake, one.parent, held, origin="recall", note=note, drops=drops, dropped=list(gone))
     return Done(record, made)

@@ -84,7 +84,15 @@ def derive(
     `dropped` are the ids of the parent's rows that it leaves out, `drops` the rule of each, in the same order. Run,
     models, seeds and whether it is partial are the parent's; its card says what was done unless `card` is given. A
     version of the dataset with the same content is returned as it is. Raises GraftError where no row is left.
+
+    Rows that were recalled stay out, whichever version they are taken from.
     """
+    from data.recall import recalled_rows, withdrawal
+
+    withdrawn = recalled_rows(lake, parent.dataset, sorted({run_id for _, run_id, _ in held}))
+    gone = [one[0].id for one in held if one[0].id in withdrawn]
+    held = [one for one in held if one[0].id not in withdrawn]
+    drops, dropped = [*drops, *(withdrawal(withdrawn[name]) for name in gone)], [*dropped, *gone]
     if not held:
         raise GraftError("no row is left to publish", where=parent.ref, fix="milder thresholds, or another version")
     fields = ("run_id", "models", "seeds", "partial")

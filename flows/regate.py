@@ -105,7 +105,7 @@ def regate_version(
     tests: Sequence[str | Path] = (),
     publish: bool = True,
     text_field: str = "text",
-    test_cosine: float = 0.9,
+    test_cosine: float = 0.95,
     restricted: bool = False,
     embed: Embed | None = None,
     say: Say = lambda line: None,

@@ -23,6 +23,8 @@ def test_a_later_run_leaves_out_what_a_recalled_model_wrote(tmp_path: Path, fake
     assert done.returncode == 0, done.stderr
     versions = json.loads(graft(home, prefect_url, "datasets", "--json").stdout)
     assert [one["origin"] for one in versions] == ["run", "recall"] and 0 < versions[1]["rows"] < 12
+    whole = graft(home, prefect_url, "gate", "shop@1", "--set", "gates.min_chars=1", "--json")
+    assert whole.returncode == 0 and json.loads(graft(home, prefect_url, "datasets", "--json").stdout) == versions
     later = run_json(home, prefect_url, write_again(file))
     assert later["version"]["version"] == 3 and later["run"]["status"] == "partial"
     touched = json.loads(graft(home, prefect_url, "trace", "--model", "m1", "shop@3", "--json").stdout)

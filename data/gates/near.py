@@ -41,18 +41,18 @@ class NearIndex:
         """Register a row. A text without a word has no shingles and is left out."""
         shingles = shingles_of(text)
         if shingles:
-            self._lsh.insert(len(self._ids), _minhash(shingles))
+            self._lsh.insert(len(self._ids), minhash_of(shingles))
             self._ids.append(row_id)
-            self._sketches.append(_sketch(shingles).tobytes())
+            self._sketches.append(sketch_from(shingles).tobytes())
 
     def find(self, text: str) -> tuple[str, float]:
         """(id, Jaccard) of the nearest row at or above the threshold, the earliest of equals; ("", 0.0) for none."""
         shingles = shingles_of(text) if self._ids else []
         if not shingles:
             return "", 0.0
-        mine = _sketch(shingles)
+        mine = sketch_from(shingles)
         best, found = 0.0, -1
-        for row in sorted(self._lsh.query(_minhash(shingles))):
+        for row in sorted(self._lsh.query(minhash_of(shingles))):
             score = jaccard_of(mine, np.frombuffer(self._sketches[row], dtype=np.uint32))
             if score > best:
                 best, found = score, row
@@ -79,7 +79,8 @@ def _bands(threshold: float) -> int:
     return PERMUTATIONS
 
 
-def _minhash(shingles: list[str]) -> RMinHash:
+def minhash_of(shingles: list[str]) -> RMinHash:
+    """The MinHash that the index is asked by."""
     sketch = RMinHash(num_perm=PERMUTATIONS, seed=42)
     sketch.update(shingles)
     return sketch
@@ -87,10 +88,10 @@ def _minhash(shingles: list[str]) -> RMinHash:
 
 def sketch_of(text: str) -> Sketch:
     """The text's shingles as sorted hashes of 32 bits, SKETCH of them at most: enough to compare it with another."""
-    return _sketch(shingles_of(text))
+    return sketch_from(shingles_of(text))
 
 
-def _sketch(shingles: list[str]) -> Sketch:
+def sketch_from(shingles: list[str]) -> Sketch:
     """The SKETCH smallest shingle hashes, sorted (a bottom-k sketch)."""
     hashes = sorted({crc32(shingle.encode("utf-8", "surrogatepass")) for shingle in shingles})
     return np.array(hashes[:SKETCH], dtype=np.uint32)

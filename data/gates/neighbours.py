@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.gates.base import normalise
-from data.gates.near import NearIndex, _minhash, _sketch, jaccard_of, shingles_of
+from data.gates.near import NearIndex, jaccard_of, minhash_of, shingles_of, sketch_from
 from data.gates.semantic import ROUNDING, clusters, drop_semantic_duplicates
 
 EXACT_BELOW = 50_000
-"""Rows up to which every pair is looked at: about ten seconds on two cores, less than an index takes."""
+"""Rows up to which every pair is looked at: at 100,000 that still took less time than an index (docs/regate.md)."""
 ASKED = 16
 """Neighbours that a row asks the index for; four times as many, up to MOST, while all of them are near enough."""
 MOST = 64
@@ -202,7 +202,7 @@ class _AllNear(NearIndex):
         shingles = shingles_of(text)
         if not shingles:
             return []
-        mine, minhash = _sketch(shingles), _minhash(shingles)
+        mine, minhash = sketch_from(shingles), minhash_of(shingles)
         joined: dict[int, int] = {}
         for row in sorted(self._lsh.query(minhash)):
             other = int(self._ids[row])
