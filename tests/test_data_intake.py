@@ -326,7 +326,7 @@ def test_addresses_without_the_extension_say_what_to_do(tmp_path: Path, monkeypa
     def missing(connection: Any, name: str) -> None:
         raise MissingExtra(f"DuckDB's extension {name} cannot be loaded", fix="pip install it")
 
-    monkeypatch.setattr("data.duck._load", missing)
+    monkeypatch.setattr("data.duck.load_extension", missing)
     with pytest.raises(GraftError, match="download the file") as error:
         read("https://user:secret@127.0.0.1:1/d.csv?token=abc")
     assert "secret" not in str(error.value) and "abc" not in str(error.value)
@@ -337,14 +337,14 @@ def test_addresses_without_the_extension_say_what_to_do(tmp_path: Path, monkeypa
 def test_addresses_are_read_where_the_extension_is(tmp_path: Path) -> None:
     import duckdb
 
-    from data.duck import _load
+    from data.duck import load_extension
     from schemas.errors import MissingExtra
 
     if importlib.util.find_spec("duckdb_extension_httpfs") is None:
         pytest.skip("duckdb-extension-httpfs is not installed")
     try:
         with duckdb.connect() as connection:
-            _load(connection, "httpfs")
+            load_extension(connection, "httpfs")
     except MissingExtra:
         pytest.skip("httpfs does not fit this DuckDB")
     table(tmp_path / "d.csv")
