@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 
 import pytest
-from gate_cases import CASES
+from gate_cases import CASES, HELD
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,15 +15,17 @@ from data.gates.language import LanguageGate
 from data.gates.personal import PersonalGate
 from data.gates.secrets import SecretGate
 from data.gates.spans import redacted
+from data.gates.toxicity import ToxicityGate
 from schemas.gates import GateSettings, PersonalSettings, ToxicitySettings
 from schemas.recipe import Recipe, SeedRow, SeedSettings
 from schemas.tasks import ClassificationTask, GuardTask, InstructionTask, Label
 
 FLOOR = {
-    "card": 1.0, "email": 1.0, "iban": 1.0, "ip_address": 1.0, "mac_address": 1.0, "national_id": 0.85, "phone": 1.0,
+    "card": 1.0, "email": 1.0, "iban": 1.0, "ip_address": 1.0, "mac_address": 1.0, "national_id": 0.94, "phone": 0.91,
     "secret": 1.0,
 }  # fmt: skip
 """Least recall of each kind; docs/gates.md has what was measured."""
+ALL = [*CASES, *HELD]
 
 
 def recipe(task: str = "classification", **gates: object) -> Recipe:
@@ -48,10 +50,10 @@ def kinds(text: str) -> set[str]:
 
 
 def test_recall_and_precision_stay_where_they_were_measured() -> None:
-    right = {kind: [kind in kinds(text) for of, text in CASES if of == kind] for kind in FLOOR}
+    right = {kind: [kind in kinds(text) for of, text in ALL if of == kind] for kind in FLOOR}
     for kind, hits in right.items():
         assert sum(hits) / len(hits) >= FLOOR[kind], kind
-    false = [text for kind, text in CASES if not kind and kinds(text)]
+    false = [text for kind, text in ALL if kinds(text) - {kind}]
     assert false == []
 
 
@@ -67,7 +69,7 @@ def test_a_finding_is_named_and_never_quoted(kind: str) -> None:
     assert all(text[span.start : span.end] not in failed.detail for span in taken)
 
 
-PIECES = st.sampled_from([text for _, text in CASES])
+PIECES = st.sampled_from([text for _, text in ALL])
 
 
 @settings(max_examples=60, deadline=None)
@@ -77,6 +79,7 @@ def test_what_is_redacted_holds_nothing_more(text: str) -> None:
     once, _, results = admission.clean(text, None)
     assert kinds(once) == set()
     assert admission.clean(once, None) == (once, None, ())
+    assert once or not text
     assert bool(results) == bool(kinds(text)) and all(result.passed for result in results)
 
 
@@ -114,7 +117,10 @@ def test_names_by_a_model_that_is_handed_in() -> None:
     ("text", "rule"),
     [
         ("the order the order the order the order the order the order the order", "repeated"),
+        ("the order\n" * 12, "repeated"),
+        ("yes,no," * 20, "repeated"),
         ("noooooooooooooooooooooooooooo not again", "long_run"),
+        ("well " + "haha" * 20 + " fine", "long_run"),
         ("I'm sorry, but I can't help with creating that text.", "refusal"),
         ("The cafÃ© closed before my parcel came.", "broken_encoding"),
         ("The caf\ufffd closed before my parcel came.", "broken_encoding"),
@@ -133,7 +139,7 @@ def test_damage_loops_refusals_and_languages(text: str, rule: str) -> None:
     [
         "no, no, no, no, that is not what I ordered, no!", "Where is my parcel? It should have come on Tuesday.",
         "I cannot log in, sorry to bother you again.", "my café order “was” 20 € — naïve of me, I know",
-        "-----------------",
+        "-----------------", "| a | b |\n" + "|---" * 20 + "|", "hahahahahaha that is so good",
         "ok thanks, that is all for today then", "def f(x): return x + 1  # what does it do in python?",
     ],
 )  # fmt: skip
@@ -145,8 +151,9 @@ def test_guards_may_refuse_in_their_responses_and_instructions_may_not() -> None
     refusal = "I'm sorry, but I can't help with that request."
     asked = "What does the other shop ask for this kettle?"
     assert "refusal" not in rules(asked, refusal, made=recipe("guard"), label="harmful")
-    domain = recipe("instruction").task
-    assert "refusal" in rules(asked, refusal, made=recipe("instruction"), label=next(iter(domain.domains)).name)
+    task = recipe("instruction").task
+    assert isinstance(task, InstructionTask)
+    assert "refusal" in rules(asked, refusal, made=recipe("instruction"), label=next(iter(task.domains)).name)
 
 
 def test_german_task_takes_german_and_an_unknown_language_is_not_judged() -> None:
@@ -170,8 +177,16 @@ def test_a_guard_student_reads_text_and_response() -> None:
     assert gates[-1].check("what do you ask?", None, "a").passed
 
 
+@pytest.mark.parametrize("scores", [[float("nan")], [0.1, float("nan")], [float("nan"), 0.1]])
+def test_a_score_that_is_no_number_lets_nothing_in(scores: list[float]) -> None:
+    gate = ToxicityGate(lambda texts: scores[: len(texts)], 0.5)
+    assert gate.check("what do you ask?", "nothing" if len(scores) > 1 else None, "a").rule == "toxic"
+
+
 @pytest.mark.parametrize("text", ["a@" * 50_000, "1 " * 50_000, "4111 " * 20_000, "A1:" * 40_000, "password: " * 10_000,
-                                  "-----BEGIN " * 10_000, "x" * 1_000_000, "DE89 " * 20_000])  # fmt: skip
+                                  "-----BEGIN " * 10_000, "x" * 1_000_000, "DE89 " * 20_000, "sk-" * 50_000,
+                                  "://a:" * 20_000,
+                                  "ab" * 100_000, "1:" * 50_000, "+1 " * 20_000, "eyJ" + "a." * 50_000])  # fmt: skip
 def test_no_text_holds_the_gates_up(text: str) -> None:
     begun = time.perf_counter()
     rules(text, made=recipe(max_chars=10_000_000))

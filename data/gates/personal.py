@@ -18,15 +18,27 @@ from schemas.gates import PersonalSettings
 from schemas.rows import GateResult
 
 _WORTH = re.compile(r"[@\d]|::")
-_EMAIL = re.compile(r"[\w.%+-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24}(?![\w-])")
-_CARD = re.compile(r"(?<![\w.-])\d(?:[ -]?\d){12,18}(?![\w-])")
-_CARD_HEAD = re.compile(r"4|5[1-5]|2[2-7]|3[47]|3(?:0[0-5]|[68])|35|6(?:011|4[4-9]|5)")
-_IBAN = re.compile(r"(?<!\w)[A-Z]{2}\d{2}(?: ?[A-Z0-9]{1,4}){3,9}(?!\w)", re.IGNORECASE)
+_EMAIL = re.compile(r"[\w.%+-]{1,64}(?:'[\w.%+-]{1,63})?@(?P<domain>(?:[\w-]{1,63}\.){1,8}[^\W\d_]{2,24})(?![\w-])")
+_FILE = re.compile(r".*\.(?:png|jpe?g|gif|svg|webp|css|js|json|html?|pdf|tgz|whl)", re.IGNORECASE)
+_LOGIN = re.compile(r"://[^/\s@?#]*$")
+_CARD = re.compile(r"(?<![\w-])(?<!\d\.)\d(?:[ -]?\d){12,39}(?![\w-])")
+_CARD_FORM = re.compile(
+    r"4\d{12}(?:\d{3}){0,2}|(?:5[1-5]\d\d|222[1-9]|22[3-9]\d|2[3-6]\d\d|27[01]\d|2720)\d{12}|3[47]\d{13}"
+    r"|3(?:0[0-5]|[689]\d)\d{11}|35(?:2[89]|[3-8]\d)\d{12}|6(?:011|4[4-9]\d|5\d\d)\d{12}|62\d{14,17}"
+)
+"""First digits and length of each issuer's cards."""
+_IBAN = re.compile(r"(?<!\w)[A-Z]{2}\d{2}(?:[ -]?[A-Z0-9]{1,4}){3,9}(?!\w)", re.IGNORECASE)
 _IP4 = re.compile(r"(?<![\w.-])(?:\d{1,3}\.){3}\d{1,3}(?![\w-]|\.\d)")
 _IP6 = re.compile(r"(?<![\w:.])[0-9A-Fa-f:]{2,39}(?![\w:])")
-_RELEASE = re.compile(r"(?:version|release|build|firmware|\bv)\s{0,3}$", re.IGNORECASE)
+_RELEASE = re.compile(
+    r"(?:version|release|build|firmware|sections?|chapter|clause|paragraph|figure|\bv|§)"
+    r"(?: no\.?| number)?[\s:=\"']{0,4}$",
+    re.IGNORECASE,
+)
 _MAC = re.compile(r"(?<![\w:-])[0-9A-Fa-f]{2}([:-])(?:[0-9A-Fa-f]{2}\1){4}[0-9A-Fa-f]{2}(?![\w:-])")
+_MAC_DOTTED = re.compile(r"(?<![\w.])(?:[0-9A-Fa-f]{4}\.){2}[0-9A-Fa-f]{4}(?![\w.])")
 _SSN = re.compile(r"(?<![\w-])\d{3}-\d{2}-\d{4}(?![\w-])")
+_SSN_NAMED = re.compile(r"\b(?:SSN|social security)\b[^\d]{0,30}(?P<it>\d{3} ?\d{2} ?\d{4})(?!\d)", re.IGNORECASE)
 _NINO = re.compile(r"(?<!\w)[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z] ?\d{2} ?\d{2} ?\d{2} ?[A-D](?!\w)", re.IGNORECASE)
 _NHS = re.compile(r"\bNHS\b[^\d]{0,30}(?P<it>\d{3}[ -]?\d{3}[ -]?\d{4})(?!\d)", re.IGNORECASE)
 _IDNR = re.compile(r"\b(?:steuer|tax id|idnr)[^\d]{0,30}(?P<it>\d{2} ?\d{3} ?\d{3} ?\d{3})(?!\d)", re.IGNORECASE)
@@ -37,9 +49,15 @@ _CALL = re.compile(
 )
 _NUMBERED = re.compile(
     r"(?:order|invoice|ref|reference|tracking|ticket|article|item|serial|case|account|parcel|isbn|sku|code|policy"
-    r"|receipt|booking|transaction)\b[^\d]{0,20}$|#\s?$",
+    r"|receipt|nhs|booking|transaction)\b[^\d]{0,20}$|#\s?$",
     re.IGNORECASE,
 )
+
+_NO_PHONE = re.compile(r"\+\s|\+?\d+\.\d+$")
+_JOINED = re.compile(r"[\w/-]$")
+"""Sums and decimal numbers; a number that is a part of a longer word."""
+LEAST_ABROAD = 9
+"""Digits behind a plus, from which on a number of the right length counts even where its range is not in use."""
 
 Names = Callable[[str], Sequence[tuple[int, int]]]
 """A text to the places (start, end) of people's names."""
@@ -74,7 +92,7 @@ class PersonalGate:
 
     def _all(self, text: str) -> Iterator[Span]:
         if _WORTH.search(text):
-            yield from _spans("email", _EMAIL, text)
+            yield from _emails(text)
             yield from _with_check(text)
             yield from _machines(text)
             if "phone" in self._kinds:
@@ -89,9 +107,36 @@ def _spans(kind: str, pattern: re.Pattern[str], text: str) -> Iterator[Span]:
     return (Span(kind, *match.span(group)) for match in pattern.finditer(text))
 
 
+def _emails(text: str) -> Iterator[Span]:
+    """Mail addresses; the names of files (hero@2x.png), of repositories and of logins in a link are none."""
+    for match in _EMAIL.finditer(text):
+        if _FILE.fullmatch(match["domain"]) or match[0].startswith("git@"):
+            continue
+        if not _LOGIN.search(text, max(0, match.start() - 80), match.start()):
+            yield Span("email", *match.span())
+
+
+def _cards(text: str) -> Iterator[Span]:
+    """Cards by issuer's form and check digit. More numbers may stand beside one, such as its last month."""
+    from stdnum import luhn
+
+    for run in _CARD.finditer(text):
+        groups = [match.span() for match in re.compile(r"\d+").finditer(text, *run.span())]
+        done = 0
+        for first, (start, end) in enumerate(groups):
+            if start < done or (first and end - start < 13 and end - start != 4):
+                continue
+            for _, last in reversed(groups[first : first + 8]):
+                digits = re.sub(r"[ -]", "", text[start:last])
+                if _CARD_FORM.fullmatch(digits) and luhn.is_valid(digits):
+                    yield Span("card", start, last)
+                    done = last
+                    break
+
+
 def _with_check(text: str) -> Iterator[Span]:
     """Numbers that prove themselves by a check digit or by a form that nothing else has."""
-    from stdnum import iban, luhn
+    from stdnum import iban
     from stdnum.de import idnr
     from stdnum.gb import nhs
     from stdnum.us import ssn
@@ -101,50 +146,60 @@ def _with_check(text: str) -> Iterator[Span]:
 
     for span in _spans("iban", _IBAN, text):
         for end in _ends(text, span):
-            if iban.is_valid(text[span.start : end].upper()):
+            if iban.is_valid(text[span.start : end].upper(), check_country=False):
                 yield span._replace(end=end)
                 break
-    for span in _spans("card", _CARD, text):
-        digits = said(span)
-        if _CARD_HEAD.match(digits) and luhn.is_valid(digits):
-            yield span
-    numbers = ((_SSN, ssn.is_valid), (_NHS, nhs.is_valid), (_IDNR, idnr.is_valid), (_NINO, bool))
+    yield from _cards(text)
+    numbers = (
+        (_SSN, ssn.is_valid),
+        (_SSN_NAMED, ssn.is_valid),
+        (_NHS, nhs.is_valid),
+        (_IDNR, idnr.is_valid),
+        (_NINO, bool),
+    )
     for pattern, valid in numbers:
         yield from (span for span in _spans("national_id", pattern, text) if valid(said(span)))
 
 
 def _ends(text: str, span: Span) -> list[int]:
     """Where an account's number may end: words that follow it look like its last group."""
-    breaks = [match.start() for match in re.finditer(r" ", text[span.start : span.end])]
+    breaks = [match.start() for match in re.finditer(r"[ -]", text[span.start : span.end])]
     return [span.end, *(span.start + place for place in reversed(breaks))]
 
 
 def _machines(text: str) -> Iterator[Span]:
     yield from _spans("mac_address", _MAC, text)
+    yield from _spans("mac_address", _MAC_DOTTED, text)
     for span in (*_spans("ip_address", _IP4, text), *_spans("ip_address", _IP6, text)):
         said = text[span.start : span.end]
-        if ("." not in said and said.count(":") < 2) or not said.strip(":"):
+        if ("." not in said and said.count(":") < 2) or not any(sign.isdigit() for sign in said):
             continue
         if _RELEASE.search(text, max(0, span.start - 20), span.start):
             continue
         try:
-            ipaddress.ip_address(said)
+            address = ipaddress.ip_address(said)
         except ValueError:
             continue
-        yield span
+        if not (address.is_loopback or address.is_unspecified):
+            yield span
 
 
 def _phones(text: str, regions: Sequence[str]) -> Iterator[Span]:
     if sum(c.isdigit() for c in text) < 7:
         return
-    import phonenumbers
+    from phonenumbers import Leniency, PhoneNumberMatcher
 
     for region in regions or (None,):
-        for match in phonenumbers.PhoneNumberMatcher(text, region, leniency=phonenumbers.Leniency.VALID):
+        for match in PhoneNumberMatcher(text, region, leniency=Leniency.VALID):
             raw, before = match.raw_string, text[max(0, match.start - 60) : match.start]
-            if _NUMBERED.search(before):
+            if _NUMBERED.search(before) or _NO_PHONE.match(raw) or (raw[0] != "+" and _JOINED.search(before)):
                 continue
             if raw.startswith(("+", "00")) or _CALL.search(before) or (_SPACED.search(raw) and raw.count(" ") < 5):
+                yield Span("phone", match.start, match.end)
+    if "+" in text:
+        for match in PhoneNumberMatcher(text, None, leniency=Leniency.POSSIBLE):
+            digits = sum(sign.isdigit() for sign in match.raw_string)
+            if digits >= LEAST_ABROAD and not _NO_PHONE.match(match.raw_string):
                 yield Span("phone", match.start, match.end)
 
 

@@ -11,8 +11,8 @@ from schemas.rows import GateResult
 LEAST_WORDS = 12
 """Shorter texts repeat themselves for reasons of their own ("no, no, no")."""
 GRAM = 3
-_RUN = re.compile(r"([^\s\d])\1{15,}")
-_RULE = re.compile(r"[-=_*.#~]")
+_RUN = re.compile(r"([^\s\d]{1,4}?)\1{15,}")
+_RULE = re.compile(r"[-=_*.#~|:+]+")
 
 
 class RepetitionGate:
@@ -30,8 +30,10 @@ class RepetitionGate:
             if not part:
                 continue
             run = _RUN.search(part)
-            if run and not _RULE.match(run[1]):
-                return failed(self.name, "long_run", f"one sign {len(run[0])} times in a row", len(run[0]))
+            if run and not _RULE.fullmatch(run[1]):
+                return failed(
+                    self.name, "long_run", f"the same sign or few signs over {len(run[0])} characters", len(run[0])
+                )
             share = repeated_share(part)
             if share >= self._most:
                 return failed(self.name, "repeated", f"{share:.0%} of its word trigrams repeat", round(share, 4))
@@ -40,7 +42,7 @@ class RepetitionGate:
 
 def repeated_share(text: str) -> float:
     """The share of a text's word trigrams that occurred in it before; 0 under LEAST_WORDS words."""
-    if text.count(" ") < LEAST_WORDS - 1 and text.isascii():
+    if len(text) < 2 * LEAST_WORDS - 1 and text.isascii():
         return 0.0
     said = words(text)
     if len(said) < LEAST_WORDS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 from data.gates.base import failed, passed
@@ -12,7 +13,10 @@ Scorer = Callable[[Sequence[str]], Sequence[float]]
 
 
 class ToxicityGate:
-    """Rule `toxic`; the score is the probability of harm. Text and response are read one after the other."""
+    """Rule `toxic`; the score is the probability of harm. Text and response are read one after the other.
+
+    A score that is no number counts as harmful: what could not be judged is not let in.
+    """
 
     name = "toxicity"
 
@@ -23,7 +27,9 @@ class ToxicityGate:
     def check(self, text: str, response: str | None, label: str) -> GateResult:
         """See the class."""
         parts = [text, response] if response else [text]
-        worst = max(self._score(parts))
-        if worst > self._most:
-            return failed(self.name, "toxic", f"the guard calls it harmful: {worst:.0%}", round(float(worst), 4))
+        scores = [float(score) for score in self._score(parts)]
+        if not all(map(math.isfinite, scores)):
+            return failed(self.name, "toxic", "the guard's score is no number")
+        if max(scores) > self._most:
+            return failed(self.name, "toxic", f"the guard calls it harmful: {max(scores):.0%}", round(max(scores), 4))
         return self._passed
