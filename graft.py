@@ -139,9 +139,9 @@ def export(
 ) -> list[Path]:  # fmt: skip
     """Write a version in a format of data.export.FORMATS, one file a split; returns the files.
 
-    `options` are splits, where, columns, shards, shard_rows, compression, ask, plain, push, private and say, as in
-    flows.export_dataset.export_version. Restricted rows only when asked for; the README beside the files says how many
-    are in or were left out.
+    `options` are splits, where, columns, shards, shard_rows, compression, ask, instruction, plain, push, private and
+    say, as in flows.export_dataset.export_version. Restricted rows only when asked for; the README beside the files
+    says how many are in or were left out.
     """
     from flows.export_dataset import export_version
 

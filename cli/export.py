@@ -25,6 +25,7 @@ def export(
     shard_rows: Annotated[int | None, typer.Option(min=1, help="rows a file")] = None,
     compression: Annotated[str | None, typer.Option(help="none, gzip or zstd")] = None,
     ask: Annotated[bool, typer.Option("--ask", help="chat shapes: ask for one of the labels before the text")] = False,
+    instruction: Annotated[str, typer.Option(help="chat shapes: these words before the text", metavar="TEXT")] = "",
     plain: Annotated[bool, typer.Option("--plain", help="strings in place of chat turns, for TRL's shapes")] = False,
     push: Annotated[str | None, typer.Option(help="send to a hub, with --format hf", metavar="NAMESPACE/NAME")] = None,
     private: Annotated[bool, typer.Option("--private", help="into a private repository")] = False,
@@ -57,7 +58,7 @@ def export(
         files = graft.export(
             ref, format=format, out=out, overwrite=overwrite, restricted=restricted, splits=_said(splits), where=where,
             columns=_said(columns), shards=shards, shard_rows=shard_rows, compression=compression, ask=ask,
-            plain=plain, push=push, private=private, say=say,
+            instruction=instruction, plain=plain, push=push, private=private, say=say,
         )  # fmt: skip
     if json:
         as_json([str(file) for file in files])

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.export import export as export
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="print JSON for programs")]
 HIDDEN = "(restricted)"

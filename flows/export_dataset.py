@@ -33,7 +33,7 @@ def export_version(
     ref: str, *, format: str, out: str | Path | None, overwrite: bool = False, restricted: bool = False,
     splits: Sequence[str] | None = None, where: str = "", columns: Sequence[str] | None = None,
     shards: int | None = None, shard_rows: int | None = None, compression: str | None = None, ask: bool = False,
-    plain: bool = False, push: str | None = None, private: bool = False,
+    plain: bool = False, instruction: str = "", push: str | None = None, private: bool = False,
     say: Callable[[str], None] = lambda text: None,
 ) -> list[Path]:  # fmt: skip
     """The same without Prefect. `out` is a folder, by default GRAFT_HOME/exports/<name>-<version>-<format>.
@@ -52,7 +52,7 @@ def export_version(
         files = export_files(
             lake, found.ref, format=format, out=folder, overwrite=overwrite, include_restricted=restricted,
             splits=splits, where=where, columns=columns, shards=shards, shard_rows=shard_rows,
-            compression=compression, ask=ask, plain=plain, say=say,
+            compression=compression, ask=ask, plain=plain, instruction=instruction, say=say,
         )  # fmt: skip
     if push:
         push_folder(folder, push, private=private, restricted=restricted, say=say)

@@ -174,6 +174,12 @@ def test_chat_shapes_say_the_label_or_the_response(lake: Lake, tmp_path: Path) -
     assert said[0]["content"].endswith(f"Text: {text}") and json.dumps(LABELS[2]) in said[0]["content"]
     assert first("d", "messages")["messages"] == [{"role": "user", "content": text},
                                                   {"role": "assistant", "content": label}]  # fmt: skip
+    words = 'Which "shelf"? {{x}} {text}'
+    assert first("d", "messages", instruction=words)["messages"][0]["content"] == f"{words}\n\nText: {text}"
+    assert first("d", "alpaca", instruction=words)["instruction"] == words
+    for ref, format in (("qa", "messages"), ("d", "csv")):
+        with pytest.raises(GraftError, match="no text to classify"):
+            export(lake, ref, format=format, out=tmp_path / "none", instruction=words)
     assert first("d", "sharegpt")["conversations"][1] == {"from": "gpt", "value": label}
     assert (first("d", "alpaca")["input"], first("d", "alpaca")["output"]) == (text, label)
     assert first("qa", "alpaca") == {"instruction": "ask 0", "input": "", "output": "reply 0 0"}

@@ -62,6 +62,9 @@ def test_the_hub_layout_loads_with_its_class_names(lake: Lake, tmp_path: Path) -
     assert head["task_categories"] == ["text-classification"]
     card = json.loads((out / "croissant.json").read_text())
     assert card["conformsTo"].endswith("/croissant/1.0") and len(card["recordSet"]) == 2
+    sets = [one for one in card["distribution"] if one["@type"] == "cr:FileSet"]
+    assert not any("containedIn" in one for one in sets), "mlcroissant would take the Parquet file for an archive"
+    assert [len(list(out.glob(one["includes"]))) for one in sets] == [2, 2]
     known = {one["@id"] for one in card["distribution"]}
     used = {field["source"]["fileSet"]["@id"] for of in card["recordSet"] for field in of["field"]}
     assert used <= known and {"data/train-00000-of-00002.parquet"} <= known

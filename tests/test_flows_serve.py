@@ -214,12 +214,12 @@ def test_a_server_that_cannot_start_shows_its_log_and_leaves_nothing(home: Home,
     assert "server.log" in caught.value.where and read_state(home) == {}
 
 
-def test_the_shipped_deployments_load_with_their_parameters_and_one_has_a_cron() -> None:
+def test_the_shipped_deployments_load_with_their_parameters_and_schedules() -> None:
     specs = read_deployments()
     loaded = [load_checked(spec).name for spec in specs]
-    assert set(loaded) == {"make_dataset", "train_student", "export_dataset", "improve"}
-    nightly = [spec for spec in specs if spec.cron]
-    assert [(spec.cron, spec.parameters["fresh"]) for spec in nightly] == [("0 3 * * *", True)]
+    assert set(loaded) == {"make_dataset", "train_student", "export_dataset", "improve", "maintain"}
+    timed = {spec.name: (spec.cron, spec.parameters) for spec in specs if spec.cron}
+    assert timed == {"nightly": ("0 3 * * *", {"recipe": "demo", "fresh": True}), "weekly": ("0 4 * * 0", {})}
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """The shapes that trainers of language models read: messages, alpaca, sharegpt, prompt and completion, LLaMA-Factory.
 
-For a classification or guard task the user says the text (with `ask`, after the list of labels) and the assistant the
-label. For an instruction task the assistant says the response.
+For a classification or guard task the user says the text and the assistant the label; with `ask` the text comes after a
+question that names the labels, with `instruction` after those words. For an instruction task the assistant says the
+response.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ def _needs_answers(source: Source) -> None:
 
 
 def _question(source: Source) -> str:
-    return ASK + json.dumps(source.labels, ensure_ascii=False)
+    return source.instruction or ASK + json.dumps(source.labels, ensure_ascii=False)
 
 
 def _judged(source: Source) -> str:
@@ -38,7 +39,9 @@ def turns(source: Source, params: Params) -> tuple[str, str]:
     if source.task == "instruction":
         return "text", "coalesce(response, '')"
     said = _judged(source)
-    return (f"{params.add(_question(source) + chr(10) * 2 + 'Text: ')} || {said}" if source.ask else said), "label"
+    if source.ask or source.instruction:
+        said = f"{params.add(_question(source) + chr(10) * 2 + 'Text: ')} || {said}"
+    return said, "label"
 
 
 def turn(role: str, said: str) -> str:

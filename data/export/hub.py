@@ -23,13 +23,15 @@ CONTEXT = {
     "@language": "en", "@vocab": "https://schema.org/", "sc": "https://schema.org/",
     "cr": "http://mlcommons.org/croissant/", "dct": "http://purl.org/dc/terms/", "citeAs": "cr:citeAs",
     "column": "cr:column", "conformsTo": "dct:conformsTo", "data": {"@id": "cr:data", "@type": "@json"},
-    "dataType": {"@id": "cr:dataType", "@type": "@vocab"}, "examples": {"@id": "cr:examples", "@type": "@json"},
+    "dataType": {"@id": "cr:dataType", "@type": "@vocab"}, "equivalentProperty": "cr:equivalentProperty",
+    "examples": {"@id": "cr:examples", "@type": "@json"},
     "extract": "cr:extract", "field": "cr:field", "fileObject": "cr:fileObject", "fileProperty": "cr:fileProperty",
     "fileSet": "cr:fileSet", "format": "cr:format", "includes": "cr:includes", "isLiveDataset": "cr:isLiveDataset",
     "jsonPath": "cr:jsonPath", "key": "cr:key", "md5": "cr:md5", "parentField": "cr:parentField", "path": "cr:path",
+    "rai": "http://mlcommons.org/croissant/RAI/",
     "recordSet": "cr:recordSet", "references": "cr:references", "regex": "cr:regex", "repeated": "cr:repeated",
-    "replace": "cr:replace", "separator": "cr:separator", "source": "cr:source", "subField": "cr:subField",
-    "transform": "cr:transform",
+    "replace": "cr:replace", "samplingRate": "cr:samplingRate", "separator": "cr:separator", "source": "cr:source",
+    "subField": "cr:subField", "transform": "cr:transform",
 }  # fmt: skip
 """The context that Croissant 1.0 asks for."""
 
@@ -106,7 +108,10 @@ def _head(source: Source, files: Sequence[Written], folder: Path) -> str:
 
 
 def _croissant(source: Source, files: Sequence[Written], folder: Path) -> Mapping[str, str]:
-    """Croissant metadata: each file with its hash, and a record set for each split."""
+    """Croissant metadata: each file with its hash, and a record set for each split.
+
+    A file set names no container: readers look for its files beside croissant.json, and would unpack a container.
+    """
     found, licence = source.found, licence_of(source)
     objects = [
         {"@type": "cr:FileObject", "@id": file.path, "name": Path(file.path).name, "contentUrl": file.path,
@@ -115,9 +120,8 @@ def _croissant(source: Source, files: Sequence[Written], folder: Path) -> Mappin
     ]  # fmt: skip
     sets = [
         {"@type": "cr:FileSet", "@id": f"{split}-files", "name": f"{split}-files",
-         "containedIn": [{"@id": file.path} for file in group],
          "encodingFormat": "application/x-parquet", "includes": f"data/{split}-*.parquet"}
-        for split, group in _splits(files).items()
+        for split in _splits(files)
     ]  # fmt: skip
     described = {
         "@context": CONTEXT, "@type": "sc:Dataset", "conformsTo": CROISSANT, "name": found.dataset,

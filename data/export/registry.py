@@ -51,6 +51,7 @@ class Source:
     where: str = "true"
     ask: bool = False
     plain: bool = False
+    instruction: str = ""
 
     @property
     def labels(self) -> list[str]:

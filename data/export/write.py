@@ -50,14 +50,14 @@ def export(
     lake: Lake, ref: str, *, format: str, out: Path, splits: Sequence[str] | None = None,
     include_restricted: bool = False, overwrite: bool = False, where: str = "", columns: Sequence[str] | None = None,
     shards: int | None = None, shard_rows: int | None = None, compression: str | None = None, ask: bool = False,
-    plain: bool = False, say: Callable[[str], None] = lambda text: None,
+    plain: bool = False, instruction: str = "", say: Callable[[str], None] = lambda text: None,
 ) -> list[Path]:  # fmt: skip
     """Writes a version into the folder `out` in one of FORMATS; returns the paths, manifest.json and README.md last.
 
     `where` is a condition over ROW_COLUMNS, `columns` some of them; each split is cut into `shards` files or into files
     of `shard_rows` rows. `compression` is none, gzip or zstd, by default zstd for Parquet and none otherwise. `ask`
-    puts a question with the labels before a text to classify, `plain` gives strings where TRL takes chat turns as well.
-    `say` is told of each file.
+    puts a question with the labels before a text to classify, `instruction` these words in its place; `plain` gives
+    strings where TRL takes chat turns as well. `say` is told of each file.
 
     Restricted rows are left out unless `include_restricted` is true; README.md and one log line say how many there are.
     The same version and options give the same bytes. Nothing is moved into place before all is written; manifest.json
@@ -68,11 +68,13 @@ def export(
     how, found = FORMATS[format], version(lake, ref)
     chosen = _splits(found, splits)
     cut = _cut(how, shards, shard_rows, compression)
-    source = _source(lake, found, how, columns, where, include_restricted, ask, plain)
+    source = _source(lake, found, how, columns, where, include_restricted, ask, plain,
+                     instruction)  # fmt: skip
     how.check(source)
     _refuse_earlier(how, found, chosen, out, overwrite)
     asked = {"where": where, "columns": list(columns or ()), "shards": shards, "shard_rows": shard_rows,
-             "compression": cut.compression, "restricted": include_restricted, "ask": ask, "plain": plain}  # fmt: skip
+             "compression": cut.compression, "restricted": include_restricted, "ask": ask, "plain": plain,
+             "instruction": instruction}  # fmt: skip
     with _staged(out) as stage:
         try:
             made = _rows(source, how, chosen, cut, stage, say)
@@ -107,7 +109,7 @@ def _cut(how: Format, shards: int | None, shard_rows: int | None, compression: s
 
 def _source(
     lake: Lake, found: DatasetVersion, how: Format, columns: Sequence[str] | None, where: str, restricted: bool,
-    ask: bool, plain: bool,
+    ask: bool, plain: bool, instruction: str,
 ) -> Source:  # fmt: skip
     query = "SELECT count(response) AS n FROM lake.version_rows WHERE dataset = ? AND version = ?"
     has_response = bool(lake.sql(query, [found.dataset, found.version]).to_pylist()[0]["n"])
@@ -121,11 +123,14 @@ def _source(
     recipe = run.recipe if run else {}
     task = recipe.get("task") or {}
     kind: TaskKind = task.get("kind") or ("instruction" if has_response else "classification")
+    if instruction and (how not in chat.FORMATS or kind == "instruction"):
+        what = "there is no text to classify before which it could stand"
+        raise GraftError(what, where="--instruction", fix="a chat shape of a classification, or leave it out")
     return Source(
         lake, found, kind, language=str(task.get("language") or "en"), licence=str(recipe.get("licence") or ""),
         tau=float((recipe.get("method") or {}).get("tau", 8.0)), has_response=has_response, restricted=restricted,
         columns=tuple(dict.fromkeys(columns or usual)), where=safe_where(where) if where else "true", ask=ask,
-        plain=plain,
+        plain=plain, instruction=instruction,
     )  # fmt: skip
 
 
@@ -150,7 +155,8 @@ def _rows(
             spans, in_order = _spans(source, how, split, cut)
             if how.skips_empty and not any(count for *_, count in spans):
                 continue
-            order = "" if in_order else f" ORDER BY {how.order or 'ordinal'}"
+            as_read = in_order and how.container != "parquet" and cut.compression == "none"
+            order = "" if as_read else f" ORDER BY {how.order or 'ordinal'}"
             for shard, (first, last, count) in enumerate(spans):
                 name = f".{split}.part" if how.joined else how.path(split, shard, len(spans), suffix)
                 say(f"{how.joined[0] if how.joined else name}: {count:,} rows")
@@ -174,8 +180,8 @@ def _joined(how: Format, parts: Mapping[str, Path], stage: Path, done: Sequence[
 def _spans(source: Source, how: Format, split: str, cut: Cut) -> tuple[list[tuple[int, int, int]], bool]:
     """First and last ordinal and the number of rows of each file; and whether the lake gives the rows in order anyway.
 
-    Rows of one ordinal stay together. Where they lie in order nothing is sorted, so that memory stays flat: DuckDB
-    writes rows in the order in which it reads them.
+    Rows of one ordinal stay together. Lines that lie in order are written as they are read. All else is sorted: what is
+    packed in blocks would otherwise be cut where DuckDB's threads happened to begin, and the bytes would differ.
     """
     import numpy as np
 
