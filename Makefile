@@ -51,7 +51,7 @@ test: install browser ## Run every test (ARGS='-k gateway' for some)
 browser:
 	@command -v chromium >/dev/null || { sudo=$$([ "$$(id -u)" = 0 ] || echo sudo); \
 	  echo "installing Chromium for the browser tests"; \
-	  $$sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -qq --no-install-recommends chromium; }
+	  $$sudo apt-get update -qq && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; }
 
 .PHONY: lint
 lint: install ## Check style and formatting (ruff)
