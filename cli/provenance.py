@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from data.recall import Plan
     from data.trace import Selector, Touched
     from schemas.datasets import DatasetVersion
+    from schemas.versions import RecallKind
 
 HIDDEN = "(restricted)"
 EXAMPLES = 5
@@ -108,7 +109,7 @@ def _selector(**given: str | None) -> Selector | None:
         names = ", ".join(f"--{kind}" for kind in chosen)
         raise GraftError(f"{names} at once", where="selector", fix="give one of them")
     for kind, value in chosen.items():
-        return Selector(kind, value)  # type: ignore[arg-type]
+        return Selector(cast("RecallKind", kind), value)
     return None
 
 
