@@ -22,8 +22,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from gate_cases import CASES, HELD  # noqa: E402
 
 from data.gates import Admission, text_gates  # noqa: E402
-from data.gates.near import PERMUTATIONS, shingles_of  # noqa: E402
-from data.gates.near import _bands as bands_of  # noqa: E402
+from data.gates.near import PERMUTATIONS, bands_of, shingles_of  # noqa: E402
 from data.gates.personal import PersonalGate  # noqa: E402
 from data.gates.secrets import SecretGate  # noqa: E402
 from schemas.gates import PersonalSettings  # noqa: E402

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from schemas.restricted import HIDDEN
+
 if TYPE_CHECKING:
     from data.lake import Lake
     from data.recall import Plan
@@ -16,7 +18,6 @@ if TYPE_CHECKING:
     from schemas.datasets import DatasetVersion
     from schemas.versions import RecallKind
 
-HIDDEN = "(restricted)"
 EXAMPLES = 5
 JsonFlag = Annotated[bool, typer.Option("--json", help="print JSON for programs")]
 RefArg = Annotated[

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
+from schemas.restricted import HIDDEN
+
 JsonFlag = Annotated[bool, typer.Option("--json", help="print JSON for programs")]
-HIDDEN = "(restricted)"
 RefArg = Annotated[str, typer.Argument(help="a dataset, or a version of it: demo, demo@2", metavar="REF")]
 
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.read import HIDDEN, JsonFlag, RefArg
+from cli.read import JsonFlag, RefArg
+from schemas.restricted import HIDDEN
 
 if TYPE_CHECKING:
     from data.diff import Diff

@@ -73,6 +73,14 @@ def over_time(lake: Lake, run_id: str, parts: int = 60) -> Rows:
     ]
 
 
+def balance(lake: Lake, dataset: str, version: int) -> Rows:
+    """Rows of each label and split of a version."""
+    query = """
+        SELECT label, split, count(*) AS rows FROM lake.version_rows WHERE dataset = ? AND version = ?
+        GROUP BY ALL ORDER BY label, split"""
+    return _rows(lake, query, [dataset, version])
+
+
 SORTS = {
     "id": "id",
     "label": "label, id",

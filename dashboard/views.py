@@ -18,13 +18,13 @@ from starlette.responses import HTMLResponse, Response
 
 from dashboard.reports import Reports
 from schemas.base import utc_now
+from schemas.cells import inert_cell
 from schemas.errors import GraftError, NotFound
 
 if TYPE_CHECKING:
     from data.lake import Lake
     from schemas.home import Home
 
-HIDDEN = "(restricted)"
 TRICKS = {
     ord(c): f"⟨U+{ord(c):04X}⟩" for c in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f\u061c"
 }
@@ -137,6 +137,4 @@ def as_csv(columns: Sequence[str], rows: Sequence[Mapping[str, Any]], name: str)
 
 
 def _safe(value: Any) -> Any:
-    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠"):
-        return "'" + value
-    return "" if value is None else value
+    return inert_cell(value) if isinstance(value, str) else "" if value is None else value

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from data.quality.words import words_sql
 from schemas.base import Value
+from schemas.restricted import HIDDEN
 
 if TYPE_CHECKING:
     from data.lake import Lake
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 Kind = Literal["added", "dropped", "relabelled", "edited", "moved"]
 KINDS: tuple[Kind, ...] = ("added", "dropped", "relabelled", "edited", "moved")
-HIDDEN = "(restricted)"
 SAMPLE = 100_000
 """Rows of each version, at most, over which diversity is measured: the same number of both, since it falls with it."""
 

@@ -14,6 +14,7 @@ from data.versions import Held, derive, held_by
 from schemas.base import Value, stable_hash, utc_now
 from schemas.datasets import Row
 from schemas.errors import GraftError, NotFound
+from schemas.restricted import SAFE
 from schemas.rows import GateResult
 from schemas.versions import Edit, EditAction
 
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 
 GATE = "person"
 LEAST_PREFIX = 6
-SAFE = "safe"
-"""The label of a guard task whose rows are open to all."""
 
 
 class Conflict(Value):

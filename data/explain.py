@@ -8,6 +8,7 @@ from data.arrow import from_table
 from data.history import called, edits_of, lost, origin_of, recalls_of, shown_to
 from schemas.calls import Call
 from schemas.errors import NotFound
+from schemas.restricted import HIDDEN, SAFE
 from schemas.rows import Candidate
 from schemas.students import Student
 
@@ -15,11 +16,7 @@ if TYPE_CHECKING:
     from data.lake import Lake
 
 LEAST_PREFIX = 6
-HIDDEN = "(restricted)"
-"""What stands in the place of words that are hidden."""
 SAID = ("text", "response", "keywords", "summary")
-SAFE = "safe"
-"""The one label of a guard task whose seeds are open to all."""
 
 
 def explain(lake: Lake, row_id: str, *, restricted: bool = False) -> dict[str, Any]:

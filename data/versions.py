@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -44,14 +44,13 @@ def publish(
     card: str,
     partial: bool = False,
     carried: DatasetVersion | None = None,
-    without: Collection[str] = (),
     origin: Origin = "run",
     note: str = "",
 ) -> DatasetVersion:
     """Publishes rows as the dataset's next version, in one transaction. Returns the version that holds them.
 
     The rows of `carried`, an earlier version of the dataset, are copied into it, each with its own run and split; a row
-    that both hold is taken from there. Carried rows whose ids are in `without` are left out. A version of the dataset
+    that both hold is taken from there. Carried rows that were recalled are left out. A version of the dataset
     with the same content is returned as it is, and nothing is written. `models` is model name to licence, of the
     carried rows too; `seeds` their number. Raises GraftError where there is no row, ValueError where an id occurs twice
     or `carried` is of another dataset.
@@ -62,7 +61,8 @@ def publish(
         raise ValueError("a row id occurs twice")
     if carried is not None and carried.dataset != run.dataset:
         raise ValueError(f"{carried.ref} is no version of {run.dataset}")
-    held = [*(old := _carried(lake, carried, without)), *_of_run(run, rows, {row.id for row, *_ in old})]
+    old = _standing(lake, run.dataset, held_by(lake, carried))[0] if carried else []
+    held = [*old, *_of_run(run, rows, {row.id for row, *_ in old})]
     facts = {"run_id": run.id, "models": dict(models), "seeds": seeds, "card": card, "partial": partial}
     return _write(lake, run.dataset, held, {**facts, "origin": origin, "note": note})
 
@@ -87,12 +87,8 @@ def derive(
 
     Rows that were recalled stay out, whichever version they are taken from.
     """
-    from data.recall import recalled_rows, withdrawal
-
-    withdrawn = recalled_rows(lake, parent.dataset, sorted({run_id for _, run_id, _ in held}))
-    gone = [one[0].id for one in held if one[0].id in withdrawn]
-    held = [one for one in held if one[0].id not in withdrawn]
-    drops, dropped = [*drops, *(withdrawal(withdrawn[name]) for name in gone)], [*dropped, *gone]
+    held, withdrawn = _standing(lake, parent.dataset, held)
+    drops, dropped = [*drops, *withdrawn.values()], [*dropped, *withdrawn]
     if not held:
         raise GraftError("no row is left to publish", where=parent.ref, fix="milder thresholds, or another version")
     fields = ("run_id", "models", "seeds", "partial")
@@ -100,6 +96,15 @@ def derive(
     told = card or f"{parent.card.rstrip()}\n\n## Derived from {parent.ref}\n\n{note}\n"
     record = {**facts, "card": told, "origin": origin, "note": note, "parent": parent.version}
     return _write(lake, parent.dataset, held, record, list(zip(dropped, drops, strict=True)))
+
+
+def _standing(lake: Lake, dataset: str, held: Sequence[Held]) -> tuple[list[Held], dict[str, GateResult]]:
+    """The rows that no recall withdraws, and those that one does: row id to why."""
+    from data.recall import recalled_rows, withdrawal
+
+    withdrawn = recalled_rows(lake, dataset, sorted({run_id for _, run_id, _ in held}))
+    gone = {row.id: withdrawal(withdrawn[row.id]) for row, *_ in held if row.id in withdrawn}
+    return [one for one in held if one[0].id not in gone], gone
 
 
 def _write(
@@ -154,10 +159,6 @@ def _of_run(run: Run, rows: Sequence[Row], held: set[str]) -> list[Held]:
     """The run's own rows but those that are held already."""
     fresh = [row for row in rows if row.id not in held]
     return [(row, run.id, row.id if row.source == "synthetic" else "") for row in fresh]
-
-
-def _carried(lake: Lake, carried: DatasetVersion | None, without: Collection[str]) -> list[Held]:
-    return [one for one in held_by(lake, carried) if one[0].id not in without] if carried else []
 
 
 def held_by(lake: Lake, found: DatasetVersion) -> list[Held]:

@@ -9,7 +9,7 @@ from data.card import render_card
 from data.mixing import GuardReport, MixReport, method_report, told
 from data.recall import recalled_rows
 from data.splits import assign_splits
-from data.versions import held_by, publish
+from data.versions import publish
 from data.versions import version as find_version
 from flows import artifacts, logs, rounds
 from flows.outlook import Outlook, advice_for, figure
@@ -102,12 +102,9 @@ async def _publish(
     )  # fmt: skip
     steering, models = shop.recipe.steering, dict(models_with_licences(shop.recipe))
     carried = find_version(shop.lake, f"{run.dataset}@{steering.after}") if steering else None
-    earlier = {run_id for _, run_id, _ in held_by(shop.lake, carried)} if carried else set()
-    withdrawn = recalled_rows(shop.lake, run.dataset, sorted(earlier)) if earlier else {}
     return publish(
         shop.lake, run=run, rows=rows, models={**(carried.models if carried else {}), **models},
         seeds=len(shop.seeds), card=card, partial=run.status == "partial", carried=carried,
-        without=withdrawn,
     )  # fmt: skip
 
 

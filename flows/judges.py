@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 from schemas.errors import GraftError
 from schemas.gates import ToxicitySettings
 from schemas.home import Home
+from schemas.restricted import SAFE
 
 if TYPE_CHECKING:
     from students.classifier import TextClassifier
 
 Said = tuple[Sequence[str], Sequence[Sequence[float]]]
-SAFE = "safe"
-"""The label of a guard that is no harm."""
 
 
 def student_judge(home: Home) -> Callable[[str, Sequence[str]], Said]:

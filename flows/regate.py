@@ -22,9 +22,9 @@ from schemas.home import Home
 from schemas.load import recipe_json_schema
 from schemas.problems import Explainer, did_you_mean
 from schemas.recipe import Recipe
+from schemas.restricted import HIDDEN
 from schemas.tasks import ClassificationTask, Domain, InstructionTask
 
-HIDDEN = "(restricted)"
 CLUSTERS_SHOWN = 20
 LANGUAGE = "task.language"
 NEUTRAL: dict[str, Any] = {

@@ -8,13 +8,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from schemas.cells import inert_cell
 from schemas.errors import InputInvalid, Problem
 from students.predict import Answer
 from students.train import as_one_text
 
 STDIN = "-"
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
-"""What a spreadsheet takes a cell that begins so for: an instruction."""
 
 
 def read_texts(source: str, *, text_field: str = "text", response_field: str | None = None) -> Iterator[str]:
@@ -81,11 +80,6 @@ class _UnixLines:
     def write(self, line: str) -> None:
         """One row."""
         self.stream.write(line.removesuffix("\r\n") + "\n")
-
-
-def inert_cell(text: str) -> str:
-    """The text as a cell that a spreadsheet shows and does not run."""
-    return f"'{text}" if text.startswith(FORMULA) else text
 
 
 def _some(texts: Iterable[str], source: str) -> Iterator[str]:

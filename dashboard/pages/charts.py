@@ -7,7 +7,6 @@ from starlette.responses import Response
 
 from dashboard import figures
 from dashboard.charts import line, png, stacked, svg
-from dashboard.pages.datasets import balance_of
 from dashboard.views import desk_of
 from data.versions import version
 from schemas.errors import NotFound
@@ -21,7 +20,7 @@ def chart(request: Request) -> Response:
         raise NotFound("no such chart", where="charts", fix="balance or calls, as svg or png")
     if name == "balance":
         found = version(desk.lake, of)
-        rows = balance_of(desk.lake, found.dataset, found.version)
+        rows = figures.balance(desk.lake, found.dataset, found.version)
         spec = stacked(rows, category="label", value="rows", part="split", title="rows")
     else:
         rows = figures.over_time(desk.lake, of)

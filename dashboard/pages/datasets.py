@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import Response
 
+from dashboard import figures
 from dashboard.charts import stacked, svg
 from dashboard.views import as_csv, desk_of
 from data.versions import version, versions
@@ -18,7 +17,7 @@ def dataset(request: Request) -> Response:
     """One version (`demo`, `demo@2`); `?format=csv` gives its balance as a file."""
     desk = desk_of(request)
     found = version(desk.lake, request.path_params["ref"])
-    balance = balance_of(desk.lake, found.dataset, found.version)
+    balance = figures.balance(desk.lake, found.dataset, found.version)
     if request.query_params.get("format") == "csv":
         return as_csv(["label", "split", "rows"], balance, f"balance-{found.dataset}-{found.version}")
     chart = stacked(balance, category="label", value="rows", part="split", title="rows")
@@ -53,11 +52,3 @@ def quality(request: Request) -> Response:
         return Response(body, media_type=kind, headers={"Content-Disposition": name})
     sections = tables(report) if report is not None else ()
     return desk.page(request, "quality.html.jinja", f"Quality of {found.ref}", version=found, sections=sections)
-
-
-def balance_of(lake: Any, dataset: str, number: int) -> list[dict[str, Any]]:
-    """Rows of each label and split."""
-    query = """
-        SELECT label, split, count(*) AS rows FROM lake.version_rows WHERE dataset = ? AND version = ?
-        GROUP BY ALL ORDER BY label, split"""
-    return list(lake.sql(query, [dataset, number]).to_pylist())

@@ -9,9 +9,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from dashboard import figures
-from dashboard.views import HIDDEN, as_csv, desk_of
+from dashboard.views import as_csv, desk_of
 from data.explain import explain
 from data.versions import version, versions
+from schemas.restricted import HIDDEN
 
 SIZE = 50
 

@@ -30,7 +30,7 @@ class NearIndex:
 
     def __init__(self, threshold: float) -> None:
         self._threshold = threshold
-        self._lsh = RMinHashLSH(threshold=threshold, num_perm=PERMUTATIONS, num_bands=_bands(threshold))
+        self._lsh = RMinHashLSH(threshold=threshold, num_perm=PERMUTATIONS, num_bands=bands_of(threshold))
         self._ids: list[str] = []
         self._sketches: list[bytes] = []
 
@@ -71,7 +71,7 @@ def jaccard(one: str, other: str) -> float:
     return len(a & b) / len(a | b) if a or b else 1.0
 
 
-def _bands(threshold: float) -> int:
+def bands_of(threshold: float) -> int:
     """The fewest bands (powers of two up to PERMUTATIONS) that overlook at most MISS of pairs at the threshold."""
     for bands in (4, 8, 16):
         if (1 - threshold ** (PERMUTATIONS // bands)) ** bands <= MISS:

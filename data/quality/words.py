@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from data.quality.model import Balance, Duplicates, LabelShare, Lengths, Repeated, Spread, Wording
 from schemas.datasets import DatasetVersion
+from schemas.restricted import HIDDEN
 
 if TYPE_CHECKING:
     from data.lake import Lake
 
-HIDDEN = "(restricted)"
 DIGITS = 6
 """Figures are rounded, so that the order in which threads add does not show."""
 BLEU_ROWS = 200
