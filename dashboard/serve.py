@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from schemas.errors import GraftError, MissingExtra
@@ -13,14 +14,19 @@ if TYPE_CHECKING:
     from schemas.home import Home
 
 PASSWORD = "GRAFT_DASHBOARD_PASSWORD"
+USER_HEADER = "GRAFT_DASHBOARD_USER_HEADER"
+"""Environment variable: the header in which a proxy in front of us says who asks, such as X-Forwarded-User."""
 LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
-def serve(home: Home, *, host: str = "127.0.0.1", port: int = 4390, open_browser: bool = False) -> None:
+def serve(
+    home: Home, *, host: str = "127.0.0.1", port: int = 4390, names: Sequence[str] = (), open_browser: bool = False
+) -> None:
     """Serve the pages of this home; prints the address once they answer.
 
-    Raises GraftError where the port is taken or `host` is not this machine and no password is set, MissingExtra where
-    the charts' library is not installed.
+    `names` are further host names under which a proxy asks. Raises GraftError where the port is taken, where `host` or
+    `names` reach beyond this machine and there is neither password nor a proxy's header; LakeTooNew where a newer Graft
+    wrote the lake; MissingExtra where the charts' library is not installed.
     """
     try:
         import altair  # noqa: F401
@@ -32,13 +38,18 @@ def serve(home: Home, *, host: str = "127.0.0.1", port: int = 4390, open_browser
     import uvicorn
 
     from dashboard.app import LOOPBACK, create_app
+    from dashboard.people import Door
+    from data.lake import Lake
 
-    password = os.environ.get(PASSWORD, "")
-    if host not in LOCAL and not password:
+    door = Door(password=os.environ.get(PASSWORD, ""), header=os.environ.get(USER_HEADER, ""))
+    if (host not in LOCAL or names) and not (door.password or door.header):
+        fix = f"set {PASSWORD}, or {USER_HEADER} behind a proxy that says who asks, or leave it out"
         raise GraftError(
-            f"{host} is not this machine alone", where="--host", fix=f"set {PASSWORD}, or leave --host out"
+            f"{host if host not in LOCAL else names[0]} is not this machine alone", where="--host", fix=fix
         )
-    hosts = LOOPBACK if host in LOCAL else ("*",)
+    with Lake.open(home, read_only=True):
+        pass  # made where there is none; one that cannot be read says so here, in two lines
+    hosts = (*LOOPBACK, *names) if host in LOCAL else ("*",)
     bound = _bind(host, port)
     address = f"http://{host}:{bound.getsockname()[1]}/"
     sys.stdout.write(f"the dashboard is at {address} (Ctrl-C ends it)\n")
@@ -47,7 +58,7 @@ def serve(home: Home, *, host: str = "127.0.0.1", port: int = 4390, open_browser
         import webbrowser
 
         webbrowser.open(address)
-    app = create_app(home, hosts=hosts, password=password)
+    app = create_app(home, hosts=hosts, door=door)
     config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="on")
     uvicorn.Server(config).run(sockets=[bound])
 

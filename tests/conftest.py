@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from fake_llm import Serving
 
+pytest_plugins = ["browsing"]
+
 for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "DO_NOT_TRACK"):
     os.environ.setdefault(name, "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

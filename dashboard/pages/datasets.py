@@ -2,34 +2,42 @@
 
 from __future__ import annotations
 
-from markupsafe import Markup
+from collections.abc import Mapping
+
 from starlette.requests import Request
 from starlette.responses import Response
 
-from dashboard import figures
-from dashboard.charts import stacked, svg
-from dashboard.views import as_csv, desk_of
+from dashboard.charts.shapes import stacked
+from dashboard.desk import Desk, desk_of
+from dashboard.figures import datasets as figures
+from dashboard.pages.page import Chart, Page, Spec
+from dashboard.tables import Column, Table
 from data.versions import version, versions
 from schemas.errors import GraftError
 
 
 def dataset(request: Request) -> Response:
-    """One version (`demo`, `demo@2`); `?format=csv` gives its balance as a file."""
+    """One version (`demo`, `demo@2`)."""
     desk = desk_of(request)
     found = version(desk.lake, request.path_params["ref"])
     balance = figures.balance(desk.lake, found.dataset, found.version)
-    if request.query_params.get("format") == "csv":
-        return as_csv(["label", "split", "rows"], balance, f"balance-{found.dataset}-{found.version}")
-    chart = stacked(balance, category="label", value="rows", part="split", title="rows")
+    columns = (Column("label", "label"), Column("split", "split"), Column("rows", "rows", "number"))
     return desk.page(
         request,
         "dataset.html.jinja",
         found.ref,
+        tables=(Table("balance", "Balance", columns, balance),),
+        ref=found.ref,
         version=found,
         versions=list(reversed(versions(desk.lake, found.dataset))),
-        balance=balance,
-        chart=Markup(svg(chart, "rows of each label, by split")),
     )
+
+
+def draw_balance(desk: Desk, given: Mapping[str, str]) -> Spec | None:
+    """`of`: the version. Rows of each label, in parts by split."""
+    found = version(desk.lake, given.get("of", ""))
+    rows = figures.balance(desk.lake, found.dataset, found.version)
+    return stacked(rows, category="label", value="rows", part="split", title="rows")
 
 
 def quality(request: Request) -> Response:
@@ -51,4 +59,13 @@ def quality(request: Request) -> Response:
         name = f'attachment; filename="quality-{found.dataset}-{found.version}.{form}"'
         return Response(body, media_type=kind, headers={"Content-Disposition": name})
     sections = tables(report) if report is not None else ()
-    return desk.page(request, "quality.html.jinja", f"Quality of {found.ref}", version=found, sections=sections)
+    return desk.page(
+        request, "quality.html.jinja", f"Quality of {found.ref}", ref=found.ref, version=found, sections=sections
+    )
+
+
+PAGES = (
+    Page("/datasets/{ref}", "dataset", dataset, tab="Overview"),
+    Page("/datasets/{ref}/quality", "quality", quality, tab="Quality"),
+)
+CHARTS = (Chart("balance", "rows of each label, by split", draw_balance),)

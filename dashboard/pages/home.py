@@ -6,9 +6,10 @@ from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import Response
 
-from dashboard import figures
-from dashboard.charts import sparkline
-from dashboard.views import desk_of
+from dashboard.charts.shapes import sparkline
+from dashboard.desk import desk_of
+from dashboard.figures import home as figures
+from dashboard.pages.page import Page
 
 
 def home(request: Request) -> Response:
@@ -28,3 +29,6 @@ def home(request: Request) -> Response:
         runs=runs[:6],
         month=figures.money_this_month(desk.lake),
     )
+
+
+PAGES = (Page("/", "home", home, menu="Home"),)

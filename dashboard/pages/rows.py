@@ -8,8 +8,10 @@ from urllib.parse import urlencode
 from starlette.requests import Request
 from starlette.responses import Response
 
-from dashboard import figures
-from dashboard.views import as_csv, desk_of
+from dashboard.desk import desk_of
+from dashboard.figures import rows as figures
+from dashboard.pages.page import Page
+from dashboard.tables import as_csv
 from data.explain import explain
 from data.versions import version, versions
 from schemas.restricted import HIDDEN
@@ -63,3 +65,9 @@ def _hidden(row: dict[str, Any]) -> dict[str, Any]:
 
 def _page(said: str) -> int:
     return min(int(said), 10**7) if said.isascii() and said.isdigit() else 0
+
+
+PAGES = (
+    Page("/rows", "rows", rows, menu="Rows"),
+    Page("/rows/{row_id}", "row", row),
+)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import Response
 
-from dashboard import figures
-from dashboard.charts import line, svg
-from dashboard.views import as_csv, desk_of
+from dashboard.charts.shapes import line
+from dashboard.desk import Desk, desk_of
+from dashboard.figures import Rows
+from dashboard.figures import runs as figures
+from dashboard.pages.page import Chart, Page, Spec
+from dashboard.tables import as_csv
 from schemas.datasets import Run
 from schemas.errors import NotFound
 
@@ -34,8 +37,6 @@ def run(request: Request) -> Response:
     funnel = figures.funnel(desk.lake, found.id)
     if request.query_params.get("format") == "csv":
         return as_csv(["status", "route", "code", "rows"], funnel, f"funnel-{found.id}")
-    times = figures.over_time(desk.lake, found.id)
-    chart = line(times, x="seconds", y="calls", x_title="seconds since the first call", y_title="calls answered")
     return desk.page(
         request,
         "run.html.jinja",
@@ -46,11 +47,18 @@ def run(request: Request) -> Response:
         steps=_steps(funnel),
         funnel=funnel,
         models=figures.by_model(desk.lake, found.id),
-        chart=Markup(svg(chart, "calls answered over the run's time")) if len(times) > 1 else "",
     )
 
 
-def _progress(run: Run, rows: figures.Rows) -> list[dict[str, Any]]:
+def draw_calls(desk: Desk, given: Mapping[str, str]) -> Spec | None:
+    """`of`: the run. Calls answered over its time."""
+    times = figures.over_time(desk.lake, given.get("of", ""))
+    if len(times) < 2:
+        return None
+    return line(times, x="seconds", y="calls", x_title="seconds since the first call", y_title="calls answered")
+
+
+def _progress(run: Run, rows: Rows) -> list[dict[str, Any]]:
     """Accepted and wanted of each label. The recipe is read as it lies: an older Graft may have written it."""
     task, target = run.recipe.get("task", {}), run.recipe.get("target", {})
     every, single = target.get("rows_per_label"), target.get("labels", {})
@@ -65,7 +73,7 @@ def _progress(run: Run, rows: figures.Rows) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def _steps(funnel: figures.Rows) -> list[tuple[str, int]]:
+def _steps(funnel: Rows) -> list[tuple[str, int]]:
     """How many candidates came through each step."""
     total = sum(row["rows"] for row in funnel)
     failed = sum(row["rows"] for row in funnel if row["status"] == "failed")
@@ -77,3 +85,10 @@ def _steps(funnel: figures.Rows) -> list[tuple[str, int]]:
         ("passed the gates", total - failed - gated),
         ("accepted", accepted),
     ]
+
+
+PAGES = (
+    Page("/runs", "runs", runs, menu="Runs"),
+    Page("/runs/{run_id}", "run", run),
+)
+CHARTS = (Chart("calls", "calls answered over the run's time", draw_calls),)

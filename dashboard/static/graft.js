@@ -9,12 +9,44 @@ if (live) {
       const fresh = new DOMParser().parseFromString(await answer.text(), "text/html").getElementById("live");
       if (!fresh) return;
       live.replaceChildren(...fresh.childNodes);
+      makeSortable(live);
       if (!fresh.hasAttribute("data-renew")) clearInterval(timer);
     } catch {
       // the server is away for a moment: ask again at the next turn
     }
   }, 1000 * Number(live.dataset.renew));
 }
+
+// A filter acts when something is chosen; words wait for Enter.
 for (const chooser of document.querySelectorAll("form.filter select")) {
   chooser.addEventListener("change", () => chooser.form.requestSubmit());
 }
+
+// A table that lies whole on the page is sorted by a click on a column's head: numbers by their value, words by name.
+function makeSortable(within) {
+  for (const table of within.querySelectorAll("table.sortable")) {
+    if (table.tBodies[0].rows.length < 3) continue;
+    [...table.tHead.rows[0].cells].forEach((head, place) => {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.append(...head.childNodes);
+      head.append(button);
+      button.addEventListener("click", () => sortBy(table, head, place));
+    });
+  }
+}
+
+function sortBy(table, head, place) {
+  const down = head.getAttribute("aria-sort") === "descending" || !head.classList.contains("n") && !head.hasAttribute("aria-sort");
+  for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
+  head.setAttribute("aria-sort", down ? "ascending" : "descending");
+  const rank = (row) => row.cells[place].dataset.rank ?? row.cells[place].textContent.trim();
+  const order = (a, b) => {
+    const [left, right] = [rank(a), rank(b)];
+    const numbers = Number(left) - Number(right);
+    return Number.isNaN(numbers) ? left.localeCompare(right, undefined, { numeric: true }) : numbers;
+  };
+  const rows = [...table.tBodies[0].rows].sort(order);
+  table.tBodies[0].append(...(down ? rows : rows.reverse()));
+}
+makeSortable(document);

@@ -1,0 +1,65 @@
+"""Each chart once, as an Altair specification; drawn as SVG (for a page) or PNG (to take along) without a browser.
+
+Text and axes take the page's own colour (`currentColor`), so that one drawing fits light and dark.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+ACCENT, SECOND = "#3b82c4", "#c2792b"
+"""Two colours that stand apart for every kind of colour vision, and on both grounds."""
+
+PALETTE = (ACCENT, SECOND, "#5a9e6f", "#b0569a", "#8a7b3c", "#5f6caf", "#c45b5b", "#4fa3a5", "#8d6e63", "#7d8794")
+"""Colours of categories, in order; where there are more categories they begin again."""
+
+SPLITS = {"train": ACCENT, "validation": "#7a9e3f", "test": SECOND}
+
+
+def svg(chart: dict[str, Any], label: str, *, standalone: bool = False) -> str:
+    """The chart as an SVG element that says to a screen reader what it is. `label` is our own words.
+
+    Inside a page its ink is the page's; `standalone` draws it in black on white, as a file is looked at.
+    """
+    import vl_convert
+
+    drawn = str(vl_convert.vegalite_to_svg(_on_white(chart) if standalone else chart))
+    return drawn.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+
+
+def png(chart: dict[str, Any]) -> bytes:
+    """The chart as a PNG on white, at twice its size."""
+    import vl_convert
+
+    return bytes(vl_convert.vegalite_to_png(_on_white(chart), scale=2))
+
+
+def _on_white(chart: dict[str, Any]) -> dict[str, Any]:
+    return {**chart, "background": "white", "config": {**chart["config"], **_config("#222")}}
+
+
+def finished(chart: Any, width: int, height: int | None = None) -> dict[str, Any]:
+    """An Altair chart as a specification in the house's dress, `width` (and `height`) in pixels."""
+    sized = chart.properties(width=width, **({"height": height} if height else {}))
+    spec: dict[str, Any] = sized.to_dict(validate=False)
+    spec["config"] = _config("currentColor")
+    spec["background"] = None
+    return spec
+
+
+def _config(ink: str) -> dict[str, Any]:
+    axis = {
+        "labelColor": ink,
+        "titleColor": ink,
+        "domainColor": ink,
+        "tickColor": ink,
+        "gridOpacity": 0.15,
+        "gridColor": ink,
+    }
+    return {
+        "font": "system-ui, sans-serif",
+        "axis": {**axis, "labelLimit": 180, "titleFontWeight": "normal"},
+        "legend": {"labelColor": ink, "titleColor": ink},
+        "text": {"color": ink},
+        "view": {"stroke": None},
+    }

@@ -1,0 +1,151 @@
+"""What every page is given: the lake to read, a way to write, the templates, charts and reports."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
+from urllib.parse import urlencode
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+
+from dashboard.charts import svg
+from dashboard.people import Door
+from dashboard.reports import Reports
+from dashboard.show import FILTERS
+from dashboard.tables import Table, table_csv
+from schemas.base import utc_now
+from schemas.errors import GraftError, NotFound
+
+if TYPE_CHECKING:
+    from dashboard.pages.page import Chart, Page
+    from data.lake import Lake
+    from schemas.home import Home
+
+T = TypeVar("T")
+
+
+@dataclass
+class Pen:
+    """The way to write: a lake of its own, opened when the first decision is made. One writes at a time."""
+
+    home: Home
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _lake: Lake | None = None
+
+    def write(self, work: Callable[[Lake], T]) -> T:
+        """What `work` returns, given a lake that it may write to."""
+        from data.lake import Lake
+
+        with self._lock:
+            if self._lake is None:
+                self._lake = Lake.open(self.home)
+            return work(self._lake)
+
+    def close(self) -> None:
+        """Detach, where anything was written."""
+        with self._lock:
+            if self._lake is not None:
+                self._lake.close()
+                self._lake = None
+
+
+@dataclass(frozen=True)
+class Desk:
+    """What pages work with. The lake is read-only and shared between the server's threads."""
+
+    home: Home
+    lake: Lake
+    pen: Pen
+    reports: Reports
+    templates: Environment
+    door: Door
+    pages: tuple[Page, ...]
+    charts: Mapping[str, Chart]
+
+    @classmethod
+    @contextmanager
+    def open(cls, home: Home, door: Door, pages: tuple[Page, ...], charts: Mapping[str, Chart]) -> Iterator[Self]:
+        """Attach the lake of this home until the block ends."""
+        from data.lake import Lake
+
+        templates = Environment(
+            loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=StrictUndefined,
+            trim_blocks=True, lstrip_blocks=True,
+        )  # fmt: skip
+        templates.filters.update(FILTERS)
+        reports, pen = Reports(home), Pen(home)
+        try:
+            with Lake.open(home, read_only=True) as lake:
+                yield cls(home, lake, pen, reports, templates, door, pages, charts)
+        finally:
+            reports.close()
+            pen.close()
+
+    def page(
+        self, request: Request, template: str, title: str, *, tables: tuple[Table, ...] = (), ref: str = "",
+        **values: Any,
+    ) -> Response:  # fmt: skip
+        """A page of the house: `template` inside the frame, its tables by their names as `tables`.
+
+        `?csv=NAME` gives that table as a file instead. `ref` (demo@2) puts the dataset's tabs above the page.
+        """
+        by_name = {table.name: table for table in tables}
+        if (wanted := request.query_params.get("csv")) is not None:
+            if wanted not in by_name:
+                fix = f"one of: {', '.join(by_name) or 'none'}"
+                raise NotFound(f"this page has no table {wanted!r}", where=request.url.path, fix=fix)
+            return table_csv(by_name[wanted])
+        body = self.templates.get_template(template).render(
+            title=title, path=request.url.path, home=str(self.home.root), now=utc_now(), tables=by_name, ref=ref,
+            menu=[(page.menu, page.path) for page in self.pages if page.menu],
+            tabs=[(page.tab, page.path.replace("{ref}", ref)) for page in self.pages if page.tab] if ref else [],
+            person=self.door.person(request), figure=self.figure, csv_of=_csv_of(request), **values,
+        )  # fmt: skip
+        return HTMLResponse(body)
+
+    def figure(self, chart: str, **given: object) -> Markup:
+        """A chart with its files to take along; empty where there is nothing to draw."""
+        known, asked = self.charts[chart], {name: str(value) for name, value in given.items()}
+        spec = known.draw(self, asked)
+        if spec is None:
+            return Markup("")
+        query = urlencode(asked)
+        links = Markup(" ").join(
+            Markup('<a href="/charts/{0}.{1}?{2}" download>{3}</a>').format(chart, kind, query, kind.upper())
+            for kind in ("svg", "png")
+        )
+        drawn = Markup(svg(spec, known.label))
+        return Markup("<figure>{0}<figcaption>{1}</figcaption></figure>").format(drawn, links)
+
+
+def desk_of(request: Request) -> Desk:
+    """The desk of the application that was asked."""
+    return cast("Desk", request.app.state.desk)
+
+
+def _csv_of(request: Request) -> Callable[[str], str]:
+    """The address of one of the page's tables as CSV, the page's own filters kept."""
+    asked = [(name, value) for name, value in request.query_params.multi_items() if name != "csv"]
+    return lambda name: f"{request.url.path}?{urlencode([*asked, ('csv', name)])}"
+
+
+async def failure_page(request: Request, error: Exception) -> Response:
+    """A page that says what went wrong and what to do, without a traceback."""
+    known = error if isinstance(error, GraftError) else None
+    status = getattr(error, "status_code", 500)
+    code = 404 if isinstance(error, NotFound) or status == 404 else 400 if known else status
+    what = known.what if known else ("there is no such page" if code == 404 else "this page could not be made")
+    fix = known.fix if known else ("go by the menu above" if code == 404 else "the server's log says why")
+    where = known.where if known else ""
+    answer = desk_of(request).page(
+        request, "failure.html.jinja", "Not found" if code == 404 else "Failed", what=what, fix=fix, where=where
+    )
+    answer.status_code = code
+    return answer

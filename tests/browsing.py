@@ -1,0 +1,142 @@
+"""What tests of pages share: a filled lake, `graft dashboard` as a person starts it, and a real browser."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from data.lake import Lake
+from data.versions import publish
+from schemas.calls import Call
+from schemas.datasets import Row, Run
+from schemas.home import Home
+from schemas.rows import Candidate, Decision, GateResult, Review, Slot
+
+AT = datetime(2026, 11, 25, tzinfo=UTC)
+TRICK = (
+    '<img src=x onerror="document.title=1"> [a](http://evil.example) **bold** =1+1 \u202etxt.exe '
+    "<script>alert(1)</script>"
+)
+SECRET = "what a restricted row says"
+FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync")  # fmt: skip
+LABELS = ("price", "delivery")
+RECIPE = {
+    "task": {"kind": "classification", "labels": [{"name": name} for name in LABELS]},
+    "target": {"rows_per_label": 80},
+}
+
+
+def candidate(number: int, accepted: bool = True) -> Candidate:
+    label = LABELS[number % 2]
+    text = {0: TRICK, 7: SECRET}.get(number, f"{number}: where is the price of article {number}?")
+    slot = Slot(id=f"sl_{number}", run_id="run1", shard=0, round=0, index=number, label=label, seed=number)
+    end: dict[str, Any] = (
+        {"status": "accepted", "route": "agreed", "code": "accepted.agreed", "reason": "all agreed"}
+        if accepted
+        else {"status": "rejected", "route": "gate", "code": "gate.near_duplicate", "reason": "too near to another"}
+    )
+    review = Review(stage="content", role="reviewer", model="minilm", mean=8.5, comment=TRICK, call_key="k")
+    gate = GateResult(gate="near_run", rule="passed" if accepted else "near_duplicate", passed=accepted, score=0.9)
+    return Candidate(
+        id=f"c_row{number:05}", slot=slot, text=text, label=label, intended_label=label, reviews=(review,),
+        gates=(gate,), decision=Decision(**end, mean=8.5), models={"generator": "gemma"}, restricted=number == 7,
+    )  # fmt: skip
+
+
+def call(number: int) -> Call:
+    return Call(
+        key=f"key{number}", run_id="run1", candidate_id=f"c_row{number:05}", role="generator", purpose="text",
+        model="gemma", provider="embedded", request="{}", reply=TRICK, prompt_tokens=50, completion_tokens=9,
+        served_model=None, revision=None, cached_tokens=None, price_usd=0.001, latency_s=0.2 + number / 100,
+        attempts=1, cached=False, at=AT.replace(minute=number % 60),
+    )  # fmt: skip
+
+
+def fill(home: Home) -> None:
+    run = Run(
+        id="run1", dataset="shop", recipe=RECIPE, status="finished", started_at=AT, code_version="1", calls=120,
+        price_usd=0.12, seconds=60, counts={"opened": 160, "accepted": 120}, version=1, stopped_by="target",
+    )  # fmt: skip
+    rows = [
+        Row(id=f"c_row{n:05}", text=candidate(n).text, label=LABELS[n % 2],
+            split=("train", "train", "validation", "test")[n % 4], restricted=n == 7)
+        for n in range(120)
+    ]  # fmt: skip
+    with Lake.open(home) as lake:
+        lake.save_run(run)
+        lake.commit("run1", "b1", [candidate(n, n < 120) for n in range(160)], [call(n) for n in range(120)])
+        card = f"# shop\n\n| a | b |\n| --- | --- |\n| {TRICK} | 1 |"
+        for some in (rows[:60], rows):
+            publish(lake, run=run, rows=some, models={"gemma": "Gemma"}, seeds=2, card=card)  # fmt: skip
+
+
+@contextmanager
+def serving(home: Path, **environment: str) -> Iterator[str]:
+    """`graft dashboard` as a person starts it; the address that it printed."""
+    command = [sys.executable, "-c", "import graft; graft.main()", "dashboard", "--port", "0", "--no-open"]
+    told = {**os.environ, "GRAFT_HOME": str(home), **environment}
+    with subprocess.Popen(command, env=told, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as server:
+        try:
+            assert server.stdout is not None
+            line = server.stdout.readline()
+            found = re.search(r"http://127\.0\.0\.1:\d+", line)
+            assert found, line
+            yield found[0]
+        finally:
+            server.terminate()
+            server.wait(20)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    chromium = shutil.which("chromium")
+    assert chromium, "Chromium is missing: make browser"
+    with sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=chromium, args=list(FLAGS))
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("full")
+    fill(Home(folder))
+    with serving(folder) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with serving(tmp_path_factory.mktemp("empty")) as address:
+        yield address
+
+
+@contextmanager
+def visiting(
+    browser: Browser, width: int = 1440, scheme: Any = "light", **more: Any
+) -> Iterator[tuple[Page, list[str]]]:
+    """A page of its own, and what went wrong on it."""
+    wrong: list[str] = []
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, **more)
+    page = context.new_page()
+    page.on("console", lambda said: wrong.append(said.text) if said.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on(
+        "request",
+        lambda asked: None if "127.0.0.1" in asked.url or asked.url.startswith("data:") else wrong.append(asked.url),
+    )
+    page.on("dialog", lambda shown: (wrong.append(shown.message), shown.dismiss()))
+    yield page, wrong
+    context.close()
