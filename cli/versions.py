@@ -152,7 +152,9 @@ def edit(
     label: Annotated[str | None, typer.Option(help="its label is another")] = None,
     text: Annotated[str | None, typer.Option(help="its text is another")] = None,
     reject: Annotated[bool, typer.Option("--reject", help="leave it out")] = False,
-    accept: Annotated[bool, typer.Option("--accept", help="it is fine; ends an earlier --reject")] = False,
+    accept: Annotated[
+        bool, typer.Option("--accept", help="it is fine; ends a --reject, rescues what a run rejected")
+    ] = False,
     note: Annotated[str, typer.Option(help="why, or a remark alone")] = "",
     by: ByOption = "",
     restricted: RestrictedFlag = False,
@@ -163,7 +165,7 @@ def edit(
     Example:  graft edit c_1f9a02 --dataset demo@3 --label billing --note "asks for an invoice"
     """
     from cli.show import as_json, console
-    from data.edits import decide, record, row_of
+    from data.edits import decide, record, seen
     from data.lake import Lake
     from data.versions import version
     from schemas.errors import GraftError
@@ -175,7 +177,7 @@ def edit(
         found = version(lake, dataset)
         action = _action(reject, accept, text, label)
         made = decide(lake, found, row, action, text=text, label=label, note=note, by=by or user_name())
-        hide = row_of(lake, found, made.row_id).restricted and not restricted
+        hide = seen(lake, found, made.row_id).restricted and not restricted
         record(lake, [made])
     if json:
         words = {name: HIDDEN for name in ("base_text", "text", "response", "note") if hide and getattr(made, name)}
@@ -231,18 +233,20 @@ def _rebased(made: Rebased, restricted: bool) -> dict[str, Any]:
 def _print_rebased(made: Rebased, dry_run: bool, restricted: bool) -> None:
     from cli.show import console, table
 
-    rows: list[list[Any]] = [[name, len(getattr(made, name))] for name in ("relabelled", "edited", "rejected")]
+    counted = ("relabelled", "edited", "rejected", "rescued")
+    rows: list[list[Any]] = [[name, len(getattr(made, name))] for name in counted]
     rows.append(["conflicts, not applied", len(made.conflicts)])
     rows.append(["rows that are not in it", len(made.absent)])
     table(f"edits onto {made.onto}", ["what", "rows"], rows, right=("rows",))
     if made.conflicts:
         view = [
-            [c.edit.row_id, c.edit.action, c.field, f"{c.edit.dataset}@{c.edit.version}", c.edit.by,
+            [c.edit.row_id, c.edit.action, f"repeats {c.repeats}" if c.repeats else c.field,
+             f"{c.edit.dataset}@{c.edit.version}", c.edit.by,
              HIDDEN if c.restricted and not restricted else c.edit.note]
             for c in made.conflicts
         ]  # fmt: skip
         table("conflicts", ["row", "action", "differs", "made on", "by", "note"], view)
-        console().print("look at each row and edit it on this version, or apply all:  --force")
+        console().print("look at each row and edit it on this version, or apply all:  --force (but repeats stay out)")
     if made.version:
         console().print(f"published {made.version}", markup=False)
     else:

@@ -1,15 +1,19 @@
 """A person's edits of rows: recorded beside a version, and applied to it or to a later one as a derived version.
 
 An edit never changes a version. An edited row keeps its id, so that its history holds; the version's content hash and
-the row's text say that it is another text.
+the row's text say that it is another text. A rejected candidate of the version's runs that a person accepts is rescued:
+it becomes a row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from data.arrow import from_table, to_table
+from data.rescue import Rejected, recalled, rejected, rejected_like, take_in
 from data.versions import Held, derive, held_by
 from schemas.base import Value, stable_hash, utc_now
 from schemas.datasets import Row
@@ -24,16 +28,26 @@ if TYPE_CHECKING:
     from data.lake import Lake
     from schemas.datasets import DatasetVersion
 
+Like = TypeVar("Like", Row, Rejected)
+
 GATE = "person"
 LEAST_PREFIX = 6
+DECISIONS: tuple[EditAction, ...] = ("accept", "reject", "relabel", "edit")
+"""The actions that decide something of a row."""
+WORDS = ("base_text", "text", "response", "note")
+"""Fields of an edit that may quote its row."""
 
 
 class Conflict(Value):
-    """An edit that a version does not bear out: its row says something else there than the person saw."""
+    """An edit that a version does not bear out: its row says something else there than the person saw.
+
+    Or a rescued row whose text the row `repeats` has already: it stays out, even by force.
+    """
 
     edit: Edit
     field: Literal["text", "label"]
     restricted: bool
+    repeats: str = ""
 
 
 class Rebased(Value):
@@ -44,19 +58,22 @@ class Rebased(Value):
     relabelled: tuple[str, ...] = ()
     edited: tuple[str, ...] = ()
     rejected: tuple[str, ...] = ()
+    rescued: tuple[str, ...] = ()
+    """Rejected candidates that people accepted."""
     conflicts: tuple[Conflict, ...] = ()
     absent: tuple[str, ...] = ()
-    """Edited rows that the version does not hold."""
+    """Edited rows that the version does not hold; but rejected candidates that people reject too are none."""
 
     @property
     def changes(self) -> bool:
         """Whether the version would become another."""
-        return bool(self.relabelled or self.edited or self.rejected)
+        return bool(self.relabelled or self.edited or self.rejected or self.rescued)
 
 
 class Decided(Value):
-    """The edits of one row folded into one: the newest decision if it is a reject, newest text, response and label."""
+    """The edits of one row folded into one: the newest accept or reject, the newest text, response and label."""
 
+    accept: Edit | None = None
     reject: Edit | None = None
     text: Edit | None = None
     response: Edit | None = None
@@ -94,41 +111,107 @@ def decide(
     label: str | None = None,
     note: str = "",
     by: str,
+    queue: str = "",
+    blind: bool = False,
+    seconds: float | None = None,
 ) -> Edit:
     """An edit of a row as this version shows it, not yet recorded. A unique beginning of its id is enough.
 
-    Raises NotFound where the version has no such row or its task no such label, GraftError where the edit says nothing.
+    Where the version has no such row, a rejected candidate of its runs is meant: to accept it (with a label or a text,
+    if need be) rescues it. `queue` is the rule that chose the row, `seconds` how long the person looked. Raises
+    NotFound where there is no such row or its task has no such label, GraftError where the edit says nothing.
     """
-    row = row_of(lake, found, row_id)
+    row = seen(lake, found, row_id)
     given = {"relabel": label, "edit": text if text is not None else response, "note": note or None}
     if (action in given and given[action] is None) or (text is not None and not text.strip()):
         fix = "--label X, --text Y, --reject, --accept or --note"
         raise GraftError("this edit says nothing", where=row.id, fix=fix)
-    labels = _labels(lake, found)
+    if action == "undo":
+        raise GraftError("an undo names an edit, not a row", where=row.id, fix="undo the edit by its id")
+    labels = labels_of(lake, found)
     if label is not None and label not in labels:
         raise NotFound(f"no label {label!r}", where=found.ref, fix=f"one of: {', '.join(labels[:40])}")
+    if isinstance(row, Rejected) and action == "accept":
+        _check_whole(row, text, label)
     at = utc_now()
     return Edit(
         id="e_" + stable_hash(found.dataset, found.version, row.id, action, text, response, label, note, by, str(at)),
         dataset=found.dataset, version=found.version, row_id=row.id, action=action, base_text=row.text,
-        base_label=row.label, text=text, response=response, label=label, note=note, by=by, at=at,
+        base_label=row.label, text=text, response=response, label=label, note=note, by=by, at=at, queue=queue,
+        blind=blind, seconds=seconds,
     )  # fmt: skip
+
+
+def _check_whole(row: Rejected, text: str | None, label: str | None) -> None:
+    missing = [name for name, given in (("text", text or row.text), ("label", label or row.label)) if not given.strip()]
+    if missing:
+        what = f"this candidate was rejected before it had a {' and a '.join(missing)}"
+        raise GraftError(what, where=row.id, fix=f"give it a {' and a '.join(missing)}")
+
+
+def undo(lake: Lake, edit_id: str, *, by: str, force: bool = False) -> Edit:
+    """Takes an edit back: the undo is recorded, in one transaction, and returned. What a version has of it stays there.
+
+    Raises NotFound for an edit that is not there; GraftError where it was undone already, is itself an undo (decide
+    again instead), or another person made it and there is no `force`.
+    """
+
+    def work(connection: duckdb.DuckDBPyConnection) -> Edit:
+        query = "SELECT * FROM lake.edits WHERE id = $1 OR (action = 'undo' AND undoes = $1)"
+        there = from_table(Edit, connection.execute(query, [edit_id]).to_arrow_table())
+        edit = next((one for one in there if one.id == edit_id), None)
+        if edit is None:
+            raise NotFound(f"no edit {edit_id!r}", where="edit id", fix="graft explain ROW lists the edits of a row")
+        if edit.action == "undo":
+            raise GraftError("an undo cannot be undone", where=edit_id, fix=f"decide on {edit.row_id} again")
+        earlier = next((one for one in there if one.undoes == edit_id), None)
+        if earlier is not None:
+            raise GraftError(f"{earlier.by} has undone it already", where=edit_id, fix=f"decide on {edit.row_id} again")
+        if edit.by != by and not force:
+            raise GraftError(f"it is {edit.by}'s, not {by}'s", where=edit_id, fix=f"ask {edit.by}, or decide otherwise")
+        made = Edit(
+            id="e_" + stable_hash("undo", edit_id), action="undo", undoes=edit_id, by=by,
+            at=max(utc_now(), edit.at + timedelta(microseconds=1)),
+            **{name: getattr(edit, name) for name in ("dataset", "version", "row_id", "base_text", "base_label")},
+        )  # fmt: skip
+        lake.insert("edits", to_table(Edit, [made]))
+        return made
+
+    return lake.write(work)
+
+
+def seen(lake: Lake, found: DatasetVersion, row_id: str) -> Row | Rejected:
+    """The row of a version with that id, or else the rejected candidate of its runs. Raises NotFound, as `row_of`."""
+    name = row_id.strip()
+    if _rows_like(lake, found, name):
+        return row_of(lake, found, name)
+    some = rejected_like(lake, found, name, 3) if len(name) >= LEAST_PREFIX else []
+    return _meant(found, name, some) if some else row_of(lake, found, name)
 
 
 def row_of(lake: Lake, found: DatasetVersion, row_id: str) -> Row:
     """The row of a version with that id, or that alone begins with it (6 characters or more). Raises NotFound."""
     name = row_id.strip()
+    rows = _rows_like(lake, found, name)
+    if not rows:
+        raise NotFound(f"{found.ref} has no row {name!r}", where=found.ref, fix=f"graft show {found.ref}")
+    return _meant(found, name, rows)
+
+
+def _rows_like(lake: Lake, found: DatasetVersion, name: str) -> list[Row]:
     columns = ", ".join(f'"{column}"' for column in Row.model_fields)
     query = f"""
         SELECT {columns} FROM lake.version_rows WHERE dataset = ? AND version = ? AND (id = ? OR starts_with(id, ?))
         ORDER BY id <> ?, id LIMIT 3"""
-    rows = from_table(Row, lake.sql(query, [found.dataset, found.version, name, name, name]))
-    if rows and (rows[0].id == name or (len(rows) == 1 and len(name) >= LEAST_PREFIX)):
+    return from_table(Row, lake.sql(query, [found.dataset, found.version, name, name, name]))
+
+
+def _meant(found: DatasetVersion, name: str, rows: Sequence[Like]) -> Like:
+    """The one of these rows whose id that is, or the only one, where the name is long enough. Raises NotFound."""
+    if rows[0].id == name or (len(rows) == 1 and len(name) >= LEAST_PREFIX):
         return rows[0]
-    if rows:
-        fix = f"more of its id (6 characters or more), such as: {', '.join(row.id for row in rows)}"
-        raise NotFound(f"{name!r} is no whole id", where=found.ref, fix=fix)
-    raise NotFound(f"{found.ref} has no row {name!r}", where=found.ref, fix=f"graft show {found.ref}")
+    fix = f"more of its id (6 characters or more), such as: {', '.join(row.id for row in rows)}"
+    raise NotFound(f"{name!r} is no whole id", where=found.ref, fix=fix)
 
 
 def _task(lake: Lake, found: DatasetVersion) -> dict[str, object]:
@@ -137,21 +220,30 @@ def _task(lake: Lake, found: DatasetVersion) -> dict[str, object]:
     return task if isinstance(task, dict) else {}
 
 
-def _labels(lake: Lake, found: DatasetVersion) -> list[str]:
-    """Those of the recipe's task, and those that the version has."""
+def labels_of(lake: Lake, found: DatasetVersion) -> list[str]:
+    """The labels that a row of this version may have: those of the recipe's task, and those that the version has."""
     named = _task(lake, found).get("labels")
     of_task = [one["name"] for one in named if isinstance(one, dict)] if isinstance(named, list) else []
     return list(dict.fromkeys([*of_task, *found.labels]))
 
 
+def in_force(some: Iterable[Edit]) -> list[Edit]:
+    """Those that count: neither undone nor an undo, in their order."""
+    given = list(some)
+    undone = {edit.undoes for edit in given if edit.action == "undo"}
+    return [edit for edit in given if edit.action != "undo" and edit.id not in undone]
+
+
 def fold(some: Iterable[Edit]) -> dict[str, Decided]:
-    """Row id to what its edits, oldest first, come to."""
+    """Row id to what its edits, oldest first, come to. Skips and what was undone count for nothing."""
     folded: dict[str, Decided] = {}
-    for edit in some:
+    for edit in in_force(some):
+        if edit.action == "skip":
+            continue
         fields = ("text", "response", "label")
         news: dict[str, Edit | None] = {name: edit for name in fields if getattr(edit, name) is not None}
         if edit.action in ("accept", "reject"):
-            news["reject"] = edit if edit.action == "reject" else None
+            news |= {name: edit if edit.action == name else None for name in ("accept", "reject")}
         folded[edit.row_id] = folded.get(edit.row_id, Decided()).model_copy(update=news)
     return folded
 
@@ -160,16 +252,16 @@ def rebase(lake: Lake, found: DatasetVersion, *, force: bool = False, dry_run: b
     """Apply the dataset's edits, whichever version they were made on, to this one, and publish what comes of it.
 
     An edit whose row says something else here than the person saw is a conflict and is not applied, unless `force`;
-    what another edit of the same row made of it is none. Rejected rows become drops of the gate `person`. Raises
-    GraftError where no row would be left.
+    what another edit of the same row made of it is none. Rejected rows become drops of the gate `person`; rejected
+    candidates of the version's runs that people accepted become rows. Raises GraftError where no row would be left.
     """
     made = edits(lake, found.dataset)
-    by_row, folded, guard = _by_row(made), fold(made), _restricted_guard(lake, found)
+    by_row, folded, guard = _by_row(made), fold(made), restricted_guard(lake, found)
     held, kept, drops = held_by(lake, found), [], []
-    report: dict[str, list[str]] = {"relabelled": [], "edited": [], "rejected": []}
+    report: dict[str, list[str]] = {"relabelled": [], "edited": [], "rejected": [], "rescued": []}
     conflicts: list[Conflict] = []
     for row, run_id, candidate in held:
-        wanted = folded.get(row.id, Decided())
+        wanted = folded.get(row.id, Decided()).model_copy(update={"accept": None})
         against = [] if force else list(_conflicts(row, wanted, by_row.get(row.id, [])))
         conflicts += against
         fine = _without(wanted, {conflict.edit.id for conflict in against}) if against else wanted
@@ -180,15 +272,54 @@ def rebase(lake: Lake, found: DatasetVersion, *, force: bool = False, dry_run: b
         changed = _changed(row, fine, guard)
         _tell(report, row, changed)
         kept.append((changed, run_id, candidate))
+    outside = {name: folded[name] for name in folded.keys() - {row.id for row, *_ in held}}
+    rescue = _rescue(lake, found, kept, outside, {} if force else by_row, guard)
     plan = Rebased(
         onto=found.ref,
-        conflicts=tuple(conflicts),
-        absent=tuple(sorted(folded.keys() - {row.id for row, *_ in held})),
-        **{name: tuple(ids) for name, ids in report.items()},
+        conflicts=(*conflicts, *rescue.conflicts),
+        absent=rescue.absent,
+        **{name: tuple(ids) for name, ids in (report | {"rescued": [row.id for row, *_ in rescue.rows]}).items()},
     )
     if dry_run or not plan.changes:
         return plan
-    return plan.model_copy(update={"version": _publish(lake, found, kept, plan, drops).ref})
+    return plan.model_copy(update={"version": _publish(lake, found, [*kept, *rescue.rows], plan, drops).ref})
+
+
+@dataclass(frozen=True)
+class _Rescue:
+    """What becomes of the edited rows that a version does not hold."""
+
+    rows: tuple[Held, ...]
+    conflicts: tuple[Conflict, ...]
+    absent: tuple[str, ...]
+
+
+def _rescue(
+    lake: Lake, found: DatasetVersion, kept: Sequence[Held], outside: Mapping[str, Decided],
+    by_row: Mapping[str, Sequence[Edit]], guard: bool,
+) -> _Rescue:  # fmt: skip
+    """The accepted ones among these rows that a run rejected, but for recalled ones and repeats."""
+    there = rejected(lake, found, outside)
+    agreed = {name for name in there if outside[name].reject is not None}
+    accepted = [one for name, one in there.items() if outside[name].accept is not None]
+    gone = recalled(lake, found.dataset, accepted)
+    fine: list[tuple[Rejected, Row]] = []
+    conflicts: list[Conflict] = []
+    for one in sorted(accepted, key=lambda one: one.id):
+        row, wanted = one.as_row(), outside[one.id]
+        against = list(_conflicts(row, wanted, by_row[one.id])) if one.id in by_row else []
+        conflicts += against
+        changed = _changed(row, wanted, guard)
+        if not against and one.id not in gone and changed.text.strip() and changed.label:
+            fine.append((one, changed))
+    taken = take_in(kept, fine)
+    conflicts += [
+        Conflict(edit=edit, field="text", restricted=row.restricted, repeats=taken.repeats[row.id])
+        for _, row in fine
+        if row.id in taken.repeats and (edit := outside[row.id].accept) is not None
+    ]
+    settled = agreed | {row.id for row, *_ in taken.rows} | {conflict.edit.row_id for conflict in conflicts}
+    return _Rescue(taken.rows, tuple(conflicts), tuple(sorted(outside.keys() - settled)))
 
 
 def apply(lake: Lake, found: DatasetVersion, *, force: bool = False) -> DatasetVersion:
@@ -203,8 +334,9 @@ def _publish(
     lake: Lake, found: DatasetVersion, kept: Sequence[Held], plan: Rebased, drops: Sequence[GateResult]
 ) -> DatasetVersion:
     told = f"{len(plan.relabelled)} relabelled, {len(plan.edited)} edited, {len(plan.rejected)} rejected by people"
+    back = f"; {len(plan.rescued)} rescued that a run had rejected" if plan.rescued else ""
     left = f"; {len(plan.conflicts)} conflicts were left alone" if plan.conflicts else ""
-    return derive(lake, found, kept, origin="edits", note=told + left, drops=drops, dropped=plan.rejected)
+    return derive(lake, found, kept, origin="edits", note=told + back + left, drops=drops, dropped=plan.rejected)
 
 
 def _by_row(made: Iterable[Edit]) -> dict[str, list[Edit]]:
@@ -245,7 +377,8 @@ def _changed(row: Row, wanted: Decided, guard: bool) -> Row:
     return row.model_copy(update=news)
 
 
-def _restricted_guard(lake: Lake, found: DatasetVersion) -> bool:
+def restricted_guard(lake: Lake, found: DatasetVersion) -> bool:
+    """Whether the version's task is a guard's whose harmful rows are restricted."""
     task = _task(lake, found)
     return task.get("kind") == "guard" and task.get("restricted", True) is not False
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 """Raised whenever a table changes; a lake with a higher number than the code's is refused, one with a lower number gets
 the columns that it lacks (`ADDED`) and the tables (`TABLES`)."""
 
@@ -183,9 +183,15 @@ ADDED: dict[int, dict[str, dict[str, str]]] = {
     5: {
         "versions": {"parent": "BIGINT", "origin": "VARCHAR DEFAULT 'run'", "note": "VARCHAR DEFAULT ''"},
     },
+    6: {
+        "edits": {
+            "undoes": "VARCHAR DEFAULT ''", "queue": "VARCHAR DEFAULT ''", "blind": "BOOLEAN DEFAULT 'false'",
+            "seconds": "DOUBLE",
+        },
+    },
 }  # fmt: skip
-"""Schema version to the columns that it brought: table to column to its SQL type. Tables that a lake lacks are made
-whole, and the views anew each time."""
+"""Schema version to the columns that it brought: table to column to its SQL type. Tables that a lake lacks (version 1
+has no edits) are made whole, and the views anew each time."""
 
 
 def _unnested(column: str, model: type[BaseModel]) -> str:
@@ -210,9 +216,11 @@ def identifier(column: str) -> str:
 
 def migrate(connection: duckdb.DuckDBPyConnection, found: int) -> None:
     """Give a lake of schema version `found` what later versions added, inside a transaction; rows stay."""
+    query = "SELECT table_name FROM duckdb_tables() WHERE database_name = 'lake'"
+    there = {str(row[0]) for row in connection.execute(query).fetchall()}
     for version in range(found + 1, SCHEMA_VERSION + 1):
         for table, columns in ADDED[version].items():
-            for column, kind in columns.items():
+            for column, kind in columns.items() if table in there else ():
                 connection.execute(f"ALTER TABLE lake.{table} ADD COLUMN {identifier(column)} {kind}")
                 if kind.endswith("[]"):  # DuckLake knows no defaults of lists
                     connection.execute(f"UPDATE lake.{table} SET {identifier(column)} = []")

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from schemas.base import Slug, Value
 
-EditAction = Literal["accept", "reject", "relabel", "edit", "note"]
+EditAction = Literal["accept", "reject", "relabel", "edit", "note", "skip", "undo"]
 RecallKind = Literal["model", "prompt", "seed", "run", "row"]
 
 
@@ -27,6 +27,7 @@ class Edit(Value):
     """What a person decided of one row. The newest decision of a row counts, and the newest `text` and `label`.
 
     `base_text` is what the person saw: where another version says something else under this id, the edit conflicts.
+    A skip decides nothing; an undo takes back the edit that it names, which then counts for nothing.
     """
 
     id: str
@@ -42,6 +43,10 @@ class Edit(Value):
     note: str = ""
     by: str
     at: datetime
+    undoes: str = Field(default="", description="id of the edit that an undo takes back")
+    queue: str = Field(default="", description="the rule that chose the row, such as margin or gate:near_run; or none")
+    blind: bool = Field(default=False, description="whether the person did not see what others had decided")
+    seconds: float | None = Field(default=None, ge=0, description="how long the person looked at the row")
 
 
 class Drop(Value):

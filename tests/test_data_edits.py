@@ -143,24 +143,37 @@ def test_a_guards_row_that_becomes_harmful_is_restricted(lake: Lake) -> None:
     }  # fmt: skip
 
 
-steps = st.lists(
-    st.tuples(st.sampled_from(["accept", "reject", "relabel", "edit", "note"]), st.sampled_from("xyz")), max_size=8
-)
+ACTIONS: list[EditAction] = ["accept", "reject", "relabel", "edit", "note", "skip", "undo"]
+steps = st.lists(st.tuples(st.sampled_from(ACTIONS), st.sampled_from("xyz"), st.integers(0, 7)), max_size=10)
+
+
+def edits_of(some: list[tuple[EditAction, str, int]]) -> list[Edit]:
+    """The edits that these steps are; an undo takes back the edit at that place, whatever that is."""
+    return [
+        Edit(id=f"e{i}", dataset="d", version=1, row_id="r", action=action, base_text="t", base_label="l", by="ann",
+             text=word if action == "edit" else None, label=word if action == "relabel" else None,
+             undoes=f"e{place}" if action == "undo" else "", at=AT + timedelta(seconds=i))
+        for i, (action, word, place) in enumerate(some)
+    ]  # fmt: skip
 
 
 @given(steps=steps)
-def test_fold_keeps_the_newest_of_each(steps: list[tuple[EditAction, str]]) -> None:
-    made = [
-        Edit(id=f"e{i}", dataset="d", version=1, row_id="r", action=action, base_text="t", base_label="l", by="ann",
-             text=word if action == "edit" else None, label=word if action == "relabel" else None,
-             at=AT + timedelta(seconds=i))
-        for i, (action, word) in enumerate(steps)
-    ]  # fmt: skip
-    folded = fold(made).get("r")
-    decisions = [action for action, _ in steps if action in ("accept", "reject")]
-    texts = [word for action, word in steps if action == "edit"]
+def test_fold_keeps_the_newest_of_each(steps: list[tuple[EditAction, str, int]]) -> None:
+    steps = [step for step in steps if step[0] != "undo"]
+    folded = fold(edits_of(steps)).get("r")
+    decisions = [action for action, *_ in steps if action in ("accept", "reject")]
+    texts = [word for action, word, _ in steps if action == "edit"]
     assert bool(folded and folded.reject) == (decisions[-1:] == ["reject"])
+    assert bool(folded and folded.accept) == (decisions[-1:] == ["accept"])
     assert (folded.text.text if folded and folded.text else None) == (texts[-1] if texts else None)
+    assert (folded is None) == all(action == "skip" for action, *_ in steps)
+
+
+@given(steps=steps)
+def test_what_was_undone_might_as_well_not_have_been(steps: list[tuple[EditAction, str, int]]) -> None:
+    made = edits_of(steps)
+    undone = {one.undoes for one in made if one.action == "undo"}
+    assert fold(made) == fold(one for one in made if one.action != "undo" and one.id not in undone)
 
 
 def call(verb: object, *args: str) -> Result:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from data.edits import edits, record
 from data.lake import Lake
 from data.lake_schema import ADDED, SCHEMA_VERSION, VIEWS, CandidateRecord, identifier
 from schemas.base import utc_now
@@ -21,6 +22,7 @@ from schemas.students import (
     StudentSettings,
     TeacherScore,
 )
+from schemas.versions import Edit
 
 NEW = ("instruct_evaluations", "improvements", "test_files", "test_texts")
 """Tables that version 4 brought."""
@@ -58,7 +60,7 @@ def as_version(lake: Lake, old: int) -> None:
             for table, columns in ADDED[version].items():
                 for column in columns:
                     connection.execute(f"ALTER TABLE lake.{table} DROP COLUMN {identifier(column)}")
-        for table in (*(NEW if old < 4 else ()), *NEWER):
+        for table in (*(NEW if old < 4 else ()), *(NEWER if old < 5 else ())):
             connection.execute(f"DROP TABLE lake.{table}")
         connection.execute("UPDATE lake.meta SET value = ? WHERE key = 'schema_version'", [str(old)])
 
@@ -152,6 +154,22 @@ def test_a_lake_of_version_3_gets_columns_and_tables(
         assert lake.candidate("r-1", "c_2") == steered
         assert lake.evaluations("st") == [evaluation("t"), fuller]
         assert learned in lake.students("d")
+
+
+def test_a_lake_of_version_5_keeps_its_edits(tmp_path: Path) -> None:
+    def noted(name: str, **more: Any) -> Edit:
+        return Edit(id=name, dataset="d", version=1, row_id="c_1", action="accept", base_text="text 1", base_label="a",
+                    by="ann", at=utc_now(), **more)  # fmt: skip
+
+    before, after = noted("e1"), noted("e2", queue="margin", blind=True, seconds=2.5, undoes="e1")
+    with Lake.open(Home(tmp_path)) as lake:
+        record(lake, [before])
+        as_version(lake, 5)
+        assert "queue" not in lake.sql("FROM lake.edits").column_names
+    with Lake.open(Home(tmp_path)) as lake:
+        assert edits(lake, "d") == [before]
+        record(lake, [after])
+        assert edits(lake, "d") == [before, after]
 
 
 def test_loops_and_instruction_evaluations_replace_their_like(tmp_path: Path) -> None:

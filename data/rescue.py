@@ -1,0 +1,126 @@
+"""Rejected candidates that people keep after all: finding them in a version's runs, and giving them a place in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from data.recall import recalled_rows
+from data.versions import Held
+from schemas.base import Value
+from schemas.datasets import Row, SplitName
+
+if TYPE_CHECKING:
+    from data.lake import Lake
+    from schemas.datasets import DatasetVersion
+
+OUTSIDE: SplitName = "train"
+"""Where a rescued row goes that is like no row of the version."""
+
+
+class Rejected(Value):
+    """A rejected candidate of a version's runs, as far as a version would hold it."""
+
+    id: str
+    run_id: str
+    text: str
+    response: str | None
+    label: str
+    restricted: bool
+    variant: bool
+    """Whether it is one of several rows of one text, each with another response."""
+    neighbour: str
+    """The row that a gate says it is like; empty where none does."""
+
+    def as_row(self, split: SplitName = OUTSIDE) -> Row:
+        """The row that a version would hold."""
+        fields = {name: getattr(self, name) for name in ("id", "text", "response", "label", "restricted")}
+        return Row(**fields, split=split)
+
+
+_REJECTED = """
+    SELECT c.candidate_id AS id, c.run_id, c.text, c.response, c.label, c.restricted,
+           c.aim IS NOT NULL AS variant,
+           coalesce(list_filter(c.gates, lambda g: NOT g.passed AND g.neighbour <> '')[1].neighbour, '') AS neighbour
+    FROM lake.candidates c LEFT JOIN lake.runs r ON r.id = c.run_id
+    WHERE c.run_id IN (SELECT unnest($1::VARCHAR[])) AND c.status = 'rejected' AND {chosen}
+    ORDER BY r.started_at, c.run_id"""
+
+
+def runs_of(lake: Lake, found: DatasetVersion) -> list[str]:
+    """The runs that a version's rows come from, and the one that it names."""
+    query = """
+        SELECT DISTINCT run_id FROM lake.version_rows WHERE dataset = ? AND version = ? UNION SELECT ? ORDER BY 1"""
+    rows = lake.sql(query, [found.dataset, found.version, found.run_id]).to_pylist()
+    return [str(row["run_id"]) for row in rows]
+
+
+def rejected(lake: Lake, found: DatasetVersion, ids: Iterable[str]) -> dict[str, Rejected]:
+    """Those of these candidates that a run of the version rejected, by id; of several runs the newest counts."""
+    wanted = sorted(ids)
+    if not wanted:
+        return {}
+    query = _REJECTED.format(chosen="c.candidate_id IN (SELECT unnest($2::VARCHAR[]))")
+    rows = lake.sql(query, [runs_of(lake, found), wanted]).to_pylist()
+    return {row["id"]: Rejected.model_validate(row) for row in rows}
+
+
+def rejected_like(lake: Lake, found: DatasetVersion, name: str, most: int) -> list[Rejected]:
+    """The rejected candidate of that id, or else those whose id begins so: the first `most` ids."""
+    query = _REJECTED.format(chosen="starts_with(c.candidate_id, $2)")
+    rows = {row["id"]: row for row in lake.sql(query, [runs_of(lake, found), name]).to_pylist()}
+    ids = [name] if name in rows else sorted(rows)[:most]
+    return [Rejected.model_validate(rows[one]) for one in ids]
+
+
+def recalled(lake: Lake, dataset: str, some: Iterable[Rejected]) -> set[str]:
+    """Those that a recall withdraws."""
+    given = list(some)
+    gone = recalled_rows(lake, dataset, sorted({one.run_id for one in given})) if given else {}
+    return {one.id for one in given if one.id in gone}
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Rescued rows, and those that are not because a row says the same already: id to that row's."""
+
+    rows: tuple[Held, ...]
+    repeats: dict[str, str]
+
+
+def take_in(held: Sequence[Held], wanted: Sequence[tuple[Rejected, Row]]) -> Taken:
+    """The wanted rows by id, each in the split of the row that it is like, so that the like are never apart.
+
+    That is the row of the same text, for another response to it, or the one that a gate named. A text that a row has
+    already, whatever its case and signs, is a repeat; of rows that share a text by design the response counts too.
+    """
+    if not wanted:
+        return Taken((), {})
+    from data.gates.base import normalise
+
+    owners: dict[tuple[str, str], str] = {}
+    splits: dict[str, SplitName] = {}
+
+    def enter(row: Row) -> None:
+        text = normalise(row.text)
+        splits.setdefault(text, row.split)
+        owners.setdefault((text, ""), row.id)
+        owners.setdefault((text, f"r {normalise(row.response or '')}"), row.id)
+
+    of_row = {row.id: row.split for row, *_ in held}
+    for row, *_ in held:
+        enter(row)
+    taken: list[Held] = []
+    repeats: dict[str, str] = {}
+    for candidate, row in sorted(wanted, key=lambda one: one[0].id):
+        text = normalise(row.text)
+        owner = owners.get((text, f"r {normalise(row.response or '')}" if candidate.variant else ""))
+        if owner is not None:
+            repeats[row.id] = owner
+            continue
+        split = splits.get(text) or of_row.get(candidate.neighbour, OUTSIDE)
+        taken.append((row.model_copy(update={"split": split}), candidate.run_id, candidate.id))
+        of_row[row.id] = split
+        enter(taken[-1][0])
+    return Taken(tuple(taken), repeats)

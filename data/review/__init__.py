@@ -1,0 +1,30 @@
+"""Human review of a version: queues of rows that want a person's word, decisions, agreement, judges against people.
+
+Decisions are edits (data/edits.py): `decide` and `record` write them, `undo` takes one back, `rebase` applies them.
+"""
+
+from __future__ import annotations
+
+from data.review.agreed import against_people, agreement
+from data.review.items import item
+from data.review.model import (
+    AgainstPeople,
+    Agreement,
+    Difference,
+    Item,
+    Judge,
+    Pair,
+    Person,
+    Progress,
+    Queue,
+    QueueRule,
+    Said,
+    Standing,
+)
+from data.review.people import decisions, progress, standing
+from data.review.queues import gates, queue
+
+__all__ = [
+    "AgainstPeople", "Agreement", "Difference", "Item", "Judge", "Pair", "Person", "Progress", "Queue", "QueueRule",
+    "Said", "Standing", "against_people", "agreement", "decisions", "gates", "item", "progress", "queue", "standing",
+]  # fmt: skip

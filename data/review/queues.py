@@ -1,0 +1,137 @@
+"""The queue: which rows a person is asked about, by five rules, one query each.
+
+A row that the person decided is never in it. Not blind it holds what nobody decided, blind what somebody else did.
+What the person skipped comes last.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, get_args
+
+from data.edits import DECISIONS
+from data.rescue import runs_of
+from data.review.items import REFUSED_BY, items
+from data.review.model import Queue, QueueRule
+from schemas.errors import GraftError
+
+if TYPE_CHECKING:
+    from data.lake import Lake
+    from schemas.datasets import DatasetVersion
+
+MOST = 1_000
+"""Items of one queue, at most."""
+
+_ROWS = "SELECT id, ordinal, run_id, candidate_id FROM lake.version_rows WHERE dataset = $1 AND version = $2"
+_JUDGED = f"""
+    SELECT r.id, {{score}} AS score FROM ({_ROWS}) r JOIN lake.candidates c
+    ON c.run_id = r.run_id AND c.candidate_id = r.candidate_id
+    WHERE c.run_id IN (SELECT unnest($6::VARCHAR[])) AND {{fits}}"""
+_PICK = "md5_number_lower($6 || ':' || id)"
+_MARGIN = """
+    CASE WHEN json_extract_string(c.labelling, '$.margin') IS NOT NULL
+         THEN json_extract_string(c.labelling, '$.margin')::DOUBLE
+         WHEN c.labelling IS NULL THEN ({best})[1] - ({best})[2] END""".format(
+    best="list_reverse_sort(json_extract_string(c.soft_label, '$.*')::DOUBLE[])"
+)
+_REJECTED = f"""
+    SELECT candidate_id AS id, {REFUSED_BY} AS gate FROM lake.candidates
+    ANTI JOIN (SELECT id AS candidate_id FROM lake.version_rows WHERE dataset = $1 AND version = $2)
+    USING (candidate_id)
+    WHERE run_id IN (SELECT unnest({{runs}}::VARCHAR[])) AND status = 'rejected' AND text <> ''"""
+
+_OPEN = """
+    WITH standing AS MATERIALIZED (
+        SELECT row_id AS id, "by", action FROM lake.edits WHERE dataset = $1 AND action <> 'undo'
+        AND id NOT IN (SELECT undoes FROM lake.edits WHERE dataset = $1 AND action = 'undo')),
+    mine AS (SELECT DISTINCT id FROM standing WHERE "by" = $3 AND list_contains($4::VARCHAR[], action)),
+    others AS (SELECT DISTINCT id FROM standing WHERE "by" <> $3 AND list_contains($4::VARCHAR[], action)),
+    later AS (SELECT DISTINCT id, true AS later FROM standing WHERE "by" = $3 AND action = 'skip'),
+    fitting AS ({rows}),
+    chosen AS (SELECT * FROM fitting ANTI JOIN mine USING (id) {side} JOIN others USING (id))
+    SELECT id, count(*) OVER () AS total FROM chosen LEFT JOIN later USING (id)
+    ORDER BY later NULLS FIRST, {order}, id LIMIT $5"""
+
+
+def queue(
+    lake: Lake,
+    found: DatasetVersion,
+    rule: QueueRule,
+    *,
+    by: str,
+    blind: bool = False,
+    gate: str = "",
+    where: str = "",
+    size: int = 50,
+    seed: int = 0,
+    restricted: bool = False,
+) -> Queue:
+    """The first `size` rows (1,000 at most) that this person is asked about.
+
+    `disagreement`: rows of the version by the spread of the reviewers' means, then the adjudicated ones. `margin`: by
+    the label's margin over the next, smallest first. `random`: in an order that follows from `seed` and the ids alone,
+    the same for everybody. `gate`: rejected candidates of the version's runs, in such an order too; of one `gate` where
+    it is named. `query`: rows that fit the condition `where`, in the version's order. Raises GraftError where the rule
+    or the condition cannot be used.
+    """
+    if rule not in get_args(QueueRule):
+        raise GraftError(f"no queue {rule!r}", where="--rule", fix=f"one of: {', '.join(get_args(QueueRule))}")
+    rows, order, more = _fitting(lake, found, rule, gate, where, seed)
+    query = _OPEN.format(rows=rows, order=order, side="SEMI" if blind else "ANTI")
+    params = [found.dataset, found.version, by, list(DECISIONS), max(0, min(size, MOST)), *more]
+    chosen = _asked(lake, query, params, where)
+    total = chosen[0]["total"] if chosen else 0
+    return Queue(
+        rule=rule,
+        total=total,
+        items=items(lake, found, [row["id"] for row in chosen], rule=rule, restricted=restricted),
+    )
+
+
+def gates(lake: Lake, found: DatasetVersion) -> list[tuple[str, int]]:
+    """What the version's runs rejected candidates by, and how many, most first: gates, `reviewers`, `adjudicator` …
+
+    Candidates that the version holds all the same, and those that came to no text, are left out.
+    """
+    query = f"SELECT gate, count(*) AS n FROM ({_REJECTED.format(runs='$3')}) GROUP BY gate ORDER BY n DESC, gate"
+    rows = lake.sql(query, [found.dataset, found.version, runs_of(lake, found)]).to_pylist()
+    return [(str(row["gate"]), int(row["n"])) for row in rows]
+
+
+def _fitting(
+    lake: Lake, found: DatasetVersion, rule: QueueRule, gate: str, where: str, seed: int
+) -> tuple[str, str, list[Any]]:
+    """SQL of the rows that fit, the order of them, and the values that both take as $6 and on."""
+    if rule == "disagreement":
+        fits = "(c.spread > 0 OR c.route = 'adjudicated')"
+        return _JUDGED.format(score="coalesce(c.spread, 0)", fits=fits), "score DESC", [runs_of(lake, found)]
+    if rule == "margin":
+        judged = _JUDGED.format(score=_MARGIN, fits="true")
+        return f"SELECT * FROM ({judged}) WHERE score IS NOT NULL", "score", [runs_of(lake, found)]
+    if rule == "random":
+        return _ROWS, _PICK, [str(seed)]
+    if rule == "gate":
+        rows = f"SELECT DISTINCT id FROM ({_REJECTED.format(runs='$7')}) WHERE $8 = '' OR gate = $8"
+        return rows, _PICK, [str(seed), runs_of(lake, found), gate]
+    from data.export.registry import ROW_COLUMNS
+    from data.export.where import safe_where
+
+    if not where.strip():
+        fix = "--where \"length(text) > 200 AND label = 'refund'\""
+        raise GraftError("the queue `query` wants a condition", where="--where", fix=fix)
+    rows = f"""
+        SELECT id, ordinal FROM (SELECT {", ".join(ROW_COLUMNS)}, ordinal FROM lake.version_rows
+        WHERE dataset = $1 AND version = $2) AS chosen WHERE {safe_where(where)}"""
+    return rows, "ordinal", []
+
+
+def _asked(lake: Lake, query: str, params: list[Any], where: str) -> list[dict[str, Any]]:
+    import duckdb
+
+    try:
+        found: list[dict[str, Any]] = lake.sql(query, params).to_pylist()
+    except duckdb.Error as error:
+        if not where:
+            raise
+        what = "this filter cannot be used: it fails on some row"  # the error would quote the row
+        raise GraftError(what, where="--where", fix="compare like with like: text with text") from error
+    return found
