@@ -1,10 +1,21 @@
-"""The verb that trains."""
+"""The verbs that train students and set them beside each other."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from cli.read import JsonFlag
+
+if TYPE_CHECKING:
+    from data.lake import Lake
+    from data.scores import Standing
+
+COLUMNS = ("#", "student", "from", "accuracy", "95%", "gain", "macro-F1", "ECE", "teacher", "rows")
+NUMBERS = tuple(name for name in COLUMNS if name not in ("student", "from"))
+SHORT = 11
+"""Signs of an id that are shown: enough to name it."""
 
 
 def train(
@@ -42,3 +53,100 @@ def train(
         as_json(report)
     else:
         console().print(report["text"], markup=False, soft_wrap=True)  # a table: its lines stay whole
+
+
+def students(
+    dataset: Annotated[str | None, typer.Argument(help="of this dataset alone", metavar="[DATASET]")] = None,
+    json: JsonFlag = False,
+) -> None:
+    """The leaderboard: every student by dataset and test, best first.
+
+    gain: points over the seeds-only student. teacher: points over the best teacher. ECE: calibration error. --json has
+    whole ids, seconds and dates.
+
+    Example:  graft students demo
+    """
+    from itertools import groupby
+
+    from cli.show import as_json, console, table
+    from data.lake import Lake
+    from data.scores import leaderboard
+    from schemas.home import Home
+
+    with Lake.open(Home.find(), read_only=True) as lake:
+        found = leaderboard(lake, dataset)
+        if dataset is not None and not found:
+            raise _unjudged(lake, dataset)
+    if json:
+        as_json([one.model_dump(mode="json") for one in found])
+        return
+    if not found:
+        console().print("no student yet. Train one:  graft train DATASET")
+    for (name, _), some in groupby(found, key=lambda one: (one.dataset, one.test_hash)):
+        standings = list(some)
+        first = standings[0]
+        title = f"{name}: {first.test_file}, {first.rows:,} rows"
+        table(title, list(COLUMNS), [_line(one) for one in standings], right=NUMBERS)
+
+
+def compare(
+    a: Annotated[str, typer.Argument(help="a student's id, or its first letters", metavar="A")],
+    b: Annotated[str, typer.Argument(help="the other one", metavar="B")],
+    test: Annotated[
+        str | None, typer.Option(help="a held-out file that both were judged on, or its hash; else the largest")
+    ] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Whether B is better than A on the same rows, or by chance only: McNemar's test and a paired bootstrap.
+
+    Example:  graft compare st_04c1 st_9be2
+    """
+    from cli.show import as_json, console, table
+    from data.lake import Lake
+    from data.scores import compare as paired_test
+    from data.scores import find_student, shared_tests
+    from schemas.home import Home
+
+    home = Home.find()
+    with Lake.open(home, read_only=True) as lake:
+        first, second = find_student(lake, a), find_student(lake, b)
+        shared = shared_tests(lake, first.id, second.id)
+        named = test and next((key for key, file in shared if key.startswith(test) or file.endswith(test)), test)
+        found = paired_test(home, lake, first, second, named or None)
+    if json:
+        as_json(found.model_dump(mode="json"))
+        return
+    rows = [["A right", found.both, found.only_a], ["A wrong", found.only_b, found.neither]]
+    table(f"{found.test_file}: {found.rows:,} rows", ["", "B right", "B wrong"], rows, right=("B right", "B wrong"))
+    for name, student, accuracy in zip("AB", (found.a, found.b), found.accuracies, strict=True):
+        console().print(f"{name}: {student}, {accuracy:.1%}", markup=False)
+    low, high = (f"{100 * end:+.1f}" for end in found.interval)
+    told = f"B less A: {100 * found.difference:+.1f} points, 95% interval {low} to {high}; p = {found.p_value:.4f}"
+    console().print(told, markup=False)
+    console().print(found.verdict, markup=False, soft_wrap=True)
+
+
+def _line(one: Standing) -> list[Any]:
+    between = "–".join(f"{100 * end:.0f}" for end in one.interval) or None
+    learned = "seeds" if one.version is None else f"@{one.version}"
+    return [
+        one.rank, one.student_id[:SHORT], learned, f"{one.accuracy:.1%}", between, _points(one.gain),
+        f"{one.macro_f1:.1%}", None if one.ece is None else f"{one.ece:.1%}", _points(one.teacher_gap),
+        f"{one.train_rows:,}",
+    ]  # fmt: skip
+
+
+def _points(share: float | None) -> str | None:
+    return None if share is None else f"{100 * share:+.1f}"
+
+
+def _unjudged(lake: Lake, dataset: str) -> Exception:
+    """What to say of a dataset that has no judged classifier."""
+    from schemas.errors import NotFound
+
+    students = lake.students()
+    if any(one.dataset == dataset for one in students):
+        return NotFound(f"no student of {dataset} was judged as a classifier", where=dataset, fix="graft train shows")
+    names = ", ".join(sorted({one.dataset for one in students}))
+    fix = f"graft train {dataset}" + (f"; there are students of {names}" if names else "")
+    return NotFound(f"no student of {dataset!r}", where=str(lake.home.root), fix=fix)

@@ -100,6 +100,7 @@ def _train(
     soft = soft_labels(lake, found, labels) if wants_soft else {}
     seeds = lake.seeds(run.id)
     test_rows = _test_rows(lake, found.dataset, test, settings, run.recipe_file, labels, rows)
+    own = not (test or settings.test)  # the version's own test split is what both are judged on
     report = train_both(
         rows=_training(rows, "train", soft),
         seeds=[(as_one_text(seed.text, seed.response), seed.label) for seed in seeds],
@@ -108,6 +109,7 @@ def _train(
         labels=labels, settings=settings, home=home, dataset=found.dataset, version=found.version,
         say=artifacts.say,
         validation=_training(rows, "validation", soft),
+        test_ids=_ids(rows, "test") if own else [], validation_ids=_ids(rows, "validation"),
     )  # fmt: skip
     for student in report.students:
         lake.save_student(student)
@@ -173,6 +175,10 @@ def _test_rows(
 def _pairs(rows: list[dict[str, Any]], split: str) -> list[tuple[str, str]]:
     """(text, label) of a split; a guard's response belongs to what is classified."""
     return [(as_one_text(row["text"], row["response"]), row["label"]) for row in rows if row["split"] == split]
+
+
+def _ids(rows: list[dict[str, Any]], split: str) -> list[str]:
+    return [row["id"] for row in rows if row["split"] == split]
 
 
 def _training(rows: list[dict[str, Any]], split: str, soft: dict[str, tuple[float, ...]]) -> list[TrainRow]:

@@ -184,16 +184,17 @@ def worst_slices(predicted: Sequence[str], rows: Rows, probabilities: Probabilit
     """The three worst labels, text lengths and sure mistakes of a student. `rows` are (text, label), not empty."""
     import numpy as np
 
+    from data.scores.maths import length_name, quarters
+
     right = np.array([guess == label for guess, (_, label) in zip(predicted, rows, strict=True)])
     true = np.array([label for _, label in rows], dtype=object)
     labels = [_slice(label, right[true == label]) for label in sorted({label for _, label in rows})]
     labels.sort(key=lambda one: (one.accuracy, -one.rows, one.name))
     length = np.array([len(text) for text, _ in rows])
-    quarter = np.searchsorted(np.quantile(length, (0.25, 0.5, 0.75)), length)
-    lengths = []
-    for n in range(4):
-        if (inside := quarter == n).any():
-            lengths.append(_slice(f"{length[inside].min()} to {length[inside].max()} characters", right[inside]))
+    quarter = quarters(length)
+    lengths = [
+        _slice(length_name(length[inside]), right[inside]) for n in range(4) if (inside := quarter == n).any()
+    ]  # fmt: skip
     if probabilities is None:
         return Slices(tuple(labels[:3]), tuple(lengths))
     top = np.asarray(probabilities, dtype=float).max(axis=1)

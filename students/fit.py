@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from data.scores.answers import carried
 from schemas.base import stable_hash
 from schemas.errors import NO_SPACE, GraftError, StorageFull
 from schemas.students import StudentSettings
@@ -196,13 +197,15 @@ def halved(batch_size: int, say: Say) -> int:
 def save(model: TextClassifier, folder: Path) -> None:
     """Write a model whole or not at all: into a folder beside, then renamed. Raises StorageFull.
 
-    A checkpoint in the folder beside goes when the weights are whole, and not before.
+    A checkpoint in the folder beside goes when the weights are whole, and not before. What an earlier training of the
+    same student said of the files that it was judged on stays.
     """
     beside, old = staging(folder), folder.with_name(folder.name + ".old")
     try:
         beside.mkdir(parents=True, exist_ok=True)
         _clear(beside)
         model.save(beside)
+        carried(folder, beside)
         (beside / NAME).unlink(missing_ok=True)
     except OSError as error:
         _clear(beside)

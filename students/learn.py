@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from data.scores.answers import keep
 from schemas.base import content_hash, stable_hash, utc_now
 from schemas.home import Home
 from schemas.students import Evaluation, Student, StudentSettings
+from students.answering import say_timed
 from students.encoder import find_encoder
 from students.evaluate import evaluate
 from students.rows import TrainRow, unique
@@ -37,7 +39,8 @@ class Learner:
         from students.device import pick_device
 
         self.student = student
-        self._model = TextClassifier.load(home.students / student.id).to(pick_device())
+        self._folder = home.students / student.id
+        self._model = TextClassifier.load(self._folder).to(pick_device())
         self.labels = self._model.labels
 
     def ask(self, texts: Sequence[str]) -> tuple[list[str], list[list[float]]]:
@@ -45,11 +48,13 @@ class Learner:
         return self._model.predict(texts) if texts else ([], [])
 
     def judged(self, rows: Rows, name: str) -> Evaluation:
-        """The student on labelled rows."""
-        guesses, shares = self.ask([text for text, _ in rows])
-        return evaluate(
+        """The student on labelled rows; what it says of them is kept in its folder."""
+        (guesses, shares), speed = say_timed(self._model, [text for text, _ in rows])
+        judged = evaluate(
             guesses, rows, self.labels, student_id=self.student.id, test_file=name, probabilities=shares
         )  # fmt: skip
+        keep(self._folder, judged, rows, guesses, shares, speed=speed)
+        return judged
 
 
 def learn(lesson: Lesson, home: Home, known: Callable[[str], Student | None], say: Say) -> Learner:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from data.scores.answers import BETWEEN
 from schemas.base import content_hash
 from schemas.errors import GraftError
 from schemas.students import ClassScore, Evaluation, StudentSettings
@@ -20,9 +21,6 @@ from students.rows import Given, TrainRow, as_rows
 
 if TYPE_CHECKING:
     from students.calibrate import Bin
-
-BETWEEN = "|"
-"""What parts the labels of a cell."""
 
 FACT = "multi_label"
 """In classifier.json and labels.json of a student that gives several labels: each label's threshold."""

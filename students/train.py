@@ -8,14 +8,17 @@ from __future__ import annotations
 import os
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from data.scores.answers import VALIDATION as VALIDATION
+from data.scores.answers import keep
 from schemas.base import content_hash, stable_hash, utc_now
 from schemas.errors import GraftError
 from schemas.home import Home
 from schemas.students import Evaluation, Student, StudentSettings
+from students.answering import Said, say, say_timed
 from students.encoder import Encoder, find_encoder
 from students.evaluate import Slices, check_test_rows, confusion_png, evaluate, worst_slices, write_reliability
 from students.multilabel import (
@@ -38,14 +41,8 @@ if TYPE_CHECKING:
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 """Read when torch loads: waiting threads sleep. Spinning ones slow training tenfold where another process is busy."""
 
-VALIDATION = "validation split (synthetic)"
-"""Name of the evaluation on a version's own validation rows."""
-
 Rows = Sequence[tuple[str, str]]
 """(text, label) pairs; of a student that gives several labels (text, cell) pairs, as `multilabel.labels_in` reads."""
-
-Said = tuple[list[str], list[list[float]]]
-"""Predicted labels, or label cells, and the probabilities of each text in the labels' order."""
 
 _NOT_LEARNED = {"test", "text_field", "label_field", "runs", "teacher_rows", "instruct"}
 """Settings that change nothing in the weights."""
@@ -86,6 +83,8 @@ class _Job:
     home: Home
     dataset: str
     say: Callable[[str], None]
+    test_ids: Sequence[str] = ()
+    validation_ids: Sequence[str] = ()
 
     def prepared(self, rows: Sequence[Given]) -> list[TrainRow]:
         """Rows as they are learned from: each text and label once, or each text once with all its labels."""
@@ -108,7 +107,7 @@ class _Made:
 def train_student(
     *, rows: Sequence[Given], seeds: Rows, test_rows: Rows, test_name: str, labels: Sequence[str],
     settings: StudentSettings, home: Home, dataset: str, version: int | None, say: Callable[[str], None],
-    validation: Sequence[Given] = (),
+    validation: Sequence[Given] = (), test_ids: Sequence[str] = (), validation_ids: Sequence[str] = (),
 ) -> StudentReport:  # fmt: skip
     """Train on the version's rows and the seeds, and on the seeds alone, with the same settings; evaluate both.
 
@@ -117,13 +116,16 @@ def train_student(
     student has learned enough (`settings.patience`), never the baseline: it knows seeds only. With `settings.select`
     the baseline says which of the version's rows it does not know yet, and the version's student learns from these and
     the seeds. With `settings.multi_label` a test row's label is a cell such as `a|b`, texts that occur several times
-    are one row, and the validation rows choose both students' thresholds. Raises GraftError for test labels that the
-    dataset lacks, an empty test, training rows of fewer than two classes, settings that do not go together, or
-    training that comes apart.
+    are one row, and the validation rows choose both students' thresholds. What both students say of the rows is kept in
+    their folders, beside `test_ids` and `validation_ids`: the ids of a version's rows, in the rows' order. Raises
+    GraftError for test labels that the dataset lacks, an empty test, training rows of fewer than two classes, settings
+    that do not go together, or training that comes apart.
     """
     from students.calibrate import paired
 
     job = _job(test_rows, test_name, validation, labels, settings, home, dataset, say)
+    whole = len(job.validation) == len(validation_ids)  # rows of several labels a text were merged
+    job = replace(job, test_ids=test_ids, validation_ids=validation_ids if whole else ())
     everything = job.prepared([*seeds, *rows])
     _say_overlap(everything, job.test_rows, test_name, say)
     if settings.soft_weight:
@@ -166,7 +168,7 @@ def _selected(job: _Job, base: _Made, rows: Sequence[Given]) -> tuple[list[Train
     if job.settings.select is None:
         return None
     each = unique(rows)
-    known = _predict(job.home.root / base.student.path, [row.pair for row in each])[1] if each else []
+    known = say(_loaded(job.home.root / base.student.path), [row.text for row in each])[1] if each else []
     kept, note = select_rows(each, known, job.settings.select, job.labels)
     job.say(note)
     return kept, note
@@ -229,45 +231,54 @@ def _identity(
 
 
 def _judged(job: _Job, name: str, folder: Path) -> tuple[Said, Evaluation, Evaluation | None]:
-    """What the student says of the test rows, and its evaluations on them and on the validation rows, if any."""
-    said = _predict(folder, job.test_rows)
-    if job.settings.multi_label is not None:
-        return said, *_judged_many(job, name, folder, said)
-    pairs = [row.pair for row in job.validation]
-    if not pairs:
-        judged = evaluate(
-            said[0], job.test_rows, job.labels, student_id=name, test_file=job.test_name, probabilities=said[1]
-        )
-        return said, judged, None
-    guesses, shares = _predict(folder, pairs)
+    """What the student says of the test rows, and its evaluations on them and on the validation rows, if any.
+
+    What it says of either is kept in its folder.
+    """
+    model = _loaded(folder)
+    said, speed = say_timed(model, [text for text, _ in job.test_rows])
+    many = job.settings.multi_label is not None
+    pairs = [(row.text, cell_of(row.every) if many else row.label) for row in job.validation]
+    checked = say(model, [text for text, _ in pairs]) if pairs else None
+    judged, also = (_evaluated_many if many else _evaluated)(job, name, said, pairs, checked)
+    keep(folder, judged, job.test_rows, *said, ids=job.test_ids, speed=speed)
+    if also is not None and checked is not None:
+        keep(folder, also, pairs, *checked, ids=job.validation_ids)
+    return said, judged, also
+
+
+def _evaluated(
+    job: _Job, name: str, said: Said, pairs: Rows, checked: Said | None
+) -> tuple[Evaluation, Evaluation | None]:
+    """The evaluations on the test and on the validation rows, of what a student of one label said of both."""
     judged = evaluate(
         said[0], job.test_rows, job.labels, student_id=name, test_file=job.test_name, probabilities=said[1],
-        validation=(shares, [label for _, label in pairs]),
+        validation=(checked[1], [label for _, label in pairs]) if checked else None,
     )  # fmt: skip
-    checked = evaluate(guesses, pairs, job.labels, student_id=name, test_file=VALIDATION, probabilities=shares)
-    return said, judged, checked
+    if checked is None:
+        return judged, None
+    return judged, evaluate(
+        checked[0], pairs, job.labels, student_id=name, test_file=VALIDATION, probabilities=checked[1]
+    )  # fmt: skip
 
 
-def _judged_many(job: _Job, name: str, folder: Path, said: Said) -> tuple[Evaluation, Evaluation | None]:
-    """The same two evaluations of a student that gives several labels."""
+def _evaluated_many(
+    job: _Job, name: str, said: Said, cells: Rows, checked: Said | None
+) -> tuple[Evaluation, Evaluation | None]:
+    """The same of a student that gives several labels."""
     judged = evaluate_many(
         said[0], job.test_rows, job.labels, student_id=name, test_file=job.test_name, probabilities=said[1]
     )
-    if not job.validation:
+    if checked is None:
         return judged, None
-    cells = [(row.text, cell_of(row.every)) for row in job.validation]
-    guesses, shares = _predict(folder, cells)
     return judged, evaluate_many(
-        guesses, cells, job.labels, student_id=name, test_file=VALIDATION, probabilities=shares
+        checked[0], cells, job.labels, student_id=name, test_file=VALIDATION, probabilities=checked[1]
     )  # fmt: skip
 
 
 def _choose(job: _Job, folder: Path) -> None:
     """Write each label's threshold into a trained student: chosen on the validation rows, 0.5 without them."""
-    from students.classifier import TextClassifier
-    from students.device import pick_device
-
-    model = TextClassifier.load(folder).to(pick_device())
+    model = _loaded(folder)
     _thresholds(job, model)
     model.save_facts(folder)
 
@@ -296,7 +307,7 @@ def _other_runs(
             continue
         if job.settings.multi_label is not None:
             _thresholds(job, fitted.model)
-        guesses, _ = _say(fitted.model, texts)
+        guesses, _ = say(fitted.model, texts)
         right = sum(guess == label for guess, (_, label) in zip(guesses, job.test_rows, strict=True))
         accuracies.append(right / len(texts))
         job.say(f"training {number + 1} of {job.settings.runs} (seed {seed}): accuracy {accuracies[-1]:.1%}")
@@ -313,20 +324,12 @@ def _spread(accuracies: Sequence[float]) -> str:
     return f"accuracy over {len(accuracies)} trainings {mean:.1f}% ± {100 * statistics.stdev(accuracies):.1f}"
 
 
-def _predict(folder: Path, rows: Rows) -> Said:
-    """What the classifier as it was written says, so that what is measured is what a user loads."""
+def _loaded(folder: Path) -> TextClassifier:
+    """The classifier as it was written, so that what is measured is what a user loads."""
     from students.classifier import TextClassifier
     from students.device import pick_device
 
-    return _say(TextClassifier.load(folder).to(pick_device()), [text for text, _ in rows])
-
-
-def _say(model: TextClassifier, texts: Sequence[str]) -> Said:
-    """What a classifier says of texts: labels, or cells where it gives several."""
-    if model.thresholds is None:
-        return model.predict(texts)
-    found, shares = model.predict_many(texts)
-    return [cell_of(some) for some in found], shares
+    return TextClassifier.load(folder).to(pick_device())
 
 
 def _say_overlap(training: Sequence[TrainRow], test_rows: Rows, test_name: str, say: Callable[[str], None]) -> None:

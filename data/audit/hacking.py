@@ -144,7 +144,9 @@ def _by_people(lake: Lake, dataset: str) -> tuple[dict[int, float], str]:
     query = """
         SELECT version, avg(CAST(action = 'accept' AS DOUBLE)) AS kept FROM (
             SELECT version, row_id, arg_max(action, "at") AS action FROM lake.edits
-            WHERE dataset = ? AND action <> 'note' GROUP BY ALL) GROUP BY version"""
+            WHERE dataset = $1 AND action NOT IN ('note', 'skip', 'undo')
+            AND id NOT IN (SELECT undoes FROM lake.edits WHERE dataset = $1 AND action = 'undo')
+            GROUP BY ALL) GROUP BY version"""
     found = {row["version"]: row["kept"] for row in lake.sql(query, [dataset]).to_pylist()}
     return found, "rows that people let stand" if found else ""
 

@@ -1,0 +1,22 @@
+"""How students are looked at after they were judged: answers kept, reliability, slices, paired tests, leaderboard."""
+
+from __future__ import annotations
+
+from data.scores.answers import Answers, Reliability, Speed, answers, not_kept, reliability, speed
+from data.scores.board import (
+    AgainstTeacher,
+    Curve,
+    CurvePoint,
+    Standing,
+    against_teacher,
+    leaderboard,
+    learning_curve,
+)
+from data.scores.pairs import Paired, compare, find_student, paired, shared_tests
+from data.scores.slices import RowFacts, SliceScore, row_facts, worst_slices
+
+__all__ = [
+    "AgainstTeacher", "Answers", "Curve", "CurvePoint", "Paired", "Reliability", "RowFacts", "SliceScore", "Speed",
+    "Standing", "against_teacher", "answers", "compare", "find_student", "leaderboard", "learning_curve", "not_kept",
+    "paired", "reliability", "row_facts", "shared_tests", "speed", "worst_slices",
+]  # fmt: skip

@@ -1,0 +1,157 @@
+"""Two students on the same rows: which of them is better, or by chance only."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from data.arrow import from_table
+from data.scores import maths
+from data.scores.answers import VALIDATION, Answers, answers, not_kept
+from schemas.base import Value
+from schemas.errors import GraftError, NotFound
+from schemas.home import Home
+from schemas.students import Evaluation, Student
+
+if TYPE_CHECKING:
+    from data.lake import Lake
+
+SURE = 0.05
+"""McNemar's p below which the difference is said to be no chance."""
+
+
+class Paired(Value):
+    """Student b against student a on the same rows.
+
+    `both`, `only_a`, `only_b`, `neither` count the rows that they had right. `p_value` is McNemar's exact two-sided
+    one; `difference` is b's accuracy less a's (-1 to 1), `interval` its 95% bootstrap interval from seeded resamples.
+    """
+
+    a: str
+    b: str
+    test_file: str
+    test_hash: str
+    rows: int
+    both: int
+    only_a: int
+    only_b: int
+    neither: int
+    p_value: float
+    difference: float
+    interval: tuple[float, float]
+    verdict: str
+
+    @property
+    def accuracies(self) -> tuple[float, float]:
+        """Of a and of b."""
+        return (self.both + self.only_a) / self.rows, (self.both + self.only_b) / self.rows
+
+
+def find_student(lake: Lake, beginning: str) -> Student:
+    """The student whose id begins so. Raises NotFound, which lists what there is, also where several do."""
+    query = "SELECT * FROM lake.students ORDER BY created_at DESC, id"
+    every = from_table(Student, lake.sql(query))
+    found = [one for one in every if beginning and one.id.startswith(beginning)]
+    if len(found) == 1 or (found and found[0].id == beginning):
+        return found[0]
+    where = str(lake.home.root)
+    if not every:
+        raise NotFound(f"no student {beginning!r}: none is trained yet", where=where, fix="graft train DATASET")
+    names = ", ".join(one.id for one in (found or every)[:20])
+    what = f"{len(found)} students begin with {beginning!r}" if found else f"no student {beginning!r}"
+    raise NotFound(what, where=where, fix=f"one of: {names}")
+
+
+def shared_tests(lake: Lake, a: str, b: str) -> list[tuple[str, str]]:
+    """(hash, file) of the tests that both students were judged on: held-out files first, the largest before others."""
+    query = """
+        SELECT e.test_hash, any_value(e.test_file) AS test_file FROM lake.evaluations e
+        JOIN lake.evaluations o ON o.test_hash = e.test_hash AND o.student_id = $2
+        WHERE e.student_id = $1 GROUP BY e.test_hash
+        ORDER BY bool_or(e.test_file = $3), bool_or(ends_with(e.test_file, '(synthetic)')), max(e.rows) DESC, 1"""
+    return [(row["test_hash"], row["test_file"]) for row in lake.sql(query, [a, b, VALIDATION]).to_pylist()]
+
+
+def compare(home: Home, lake: Lake, a: Student, b: Student, test_hash: str | None = None) -> Paired:
+    """The paired test of two students on a test; None: the largest held-out one that both were judged on.
+
+    Raises NotFound where they share no such test, or where the answers of one were not kept; GraftError for answers
+    that do not fit together.
+    """
+    shared = dict(shared_tests(lake, a.id, b.id))
+    wanted = test_hash or next(iter(shared), "")
+    if wanted not in shared:
+        raise _nothing_shared(lake, a, b, test_hash)
+    held = []
+    for student in (a, b):
+        found = answers(home, student, wanted)
+        if found is None:
+            raise not_kept(home, student, shared[wanted])
+        held.append(found)
+    return paired(*held)
+
+
+def paired(a: Answers, b: Answers) -> Paired:
+    """The same of answers that are at hand. Raises GraftError where they are not about the same rows."""
+    order_a, order_b = _order(a), _order(b)
+    if [one[:3] for one in order_a] != [one[:3] for one in order_b]:
+        what = f"the answers of {a.student_id} and {b.student_id} are not about the same rows"
+        raise GraftError(what, where=a.test_file, fix="train both again on one test file")
+    right_a = a.right[[place for *_, place in order_a]]
+    right_b = b.right[[place for *_, place in order_b]]
+    only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
+    both = int((right_a & right_b).sum())
+    tested = maths.paired_counts(only_b, only_a, a.rows)
+    differ = int((_said(a, order_a) != _said(b, order_b)).sum())
+    return Paired(
+        a=a.student_id, b=b.student_id, test_file=a.test_file, test_hash=a.test_hash, rows=a.rows,
+        both=both, only_a=only_a, only_b=only_b, neither=a.rows - both - only_a - only_b,
+        p_value=tested.p_value, difference=tested.difference, interval=(tested.low, tested.high),
+        verdict=_verdict(a.student_id, b.student_id, tested, differ),
+    )  # fmt: skip
+
+
+Placed = tuple[str, str, int, int]
+"""Hash, label and length of a row, and its index: what rows of two files are matched by."""
+
+
+def _order(found: Answers) -> list[Placed]:
+    """Rows in an order that does not depend on the file's."""
+    columns = (found.column(name) for name in ("text_hash", "label", "chars"))
+    return sorted(zip(*columns, range(found.rows), strict=True))
+
+
+def _said(found: Answers, order: list[Placed]) -> np.ndarray[tuple[int], np.dtype[np.object_]]:
+    said = np.array(found.column("predicted"), dtype=object)
+    return said[[place for *_, place in order]]
+
+
+def _verdict(a: str, b: str, tested: maths.Paired, differ: int) -> str:
+    if not differ:
+        return f"no difference: {a} and {b} say the same of every row"
+    if not tested.difference:
+        return f"no difference: {a} and {b} are right on as many rows"
+    better, worse = (b, a) if tested.difference > 0 else (a, b)
+    ends = sorted((abs(tested.low), abs(tested.high))) if tested.low * tested.high > 0 else None
+    points = f"{100 * abs(tested.difference):.1f} points"
+    chance = "p < 0.0001" if tested.p_value < 0.0001 else f"p = {tested.p_value:.4f}"
+    if tested.p_value < SURE and ends:
+        return f"{better} is better than {worse} by {points} ({100 * ends[0]:.1f} to {100 * ends[1]:.1f}; {chance})"
+    return f"{better} is ahead of {worse} by {points}, which may be chance ({chance})"
+
+
+def _nothing_shared(lake: Lake, a: Student, b: Student, test_hash: str | None) -> NotFound:
+    if test_hash:
+        return NotFound("not both students were judged on that test", where=test_hash, fix="graft students lists them")
+    files = [
+        ", ".join(dict.fromkeys(one.test_file for one in _judged(lake, student))) or "nothing" for student in (a, b)
+    ]
+    return NotFound(
+        f"{a.id} and {b.id} were judged on no rows that are the same", where=f"{files[0]}; {files[1]}",
+        fix="train both with one held-out file: graft train DATASET --test FILE",
+    )  # fmt: skip
+
+
+def _judged(lake: Lake, student: Student) -> list[Evaluation]:
+    return lake.evaluations(student.id)
