@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 
 ALPHA_ROWS = 10_000
 SCORED = "role IN ('reviewer', 'labeler', 'guard') AND mean IS NOT NULL"
+_PANEL = "list_filter(reviews, lambda r: r.role IN ('reviewer', 'labeler', 'guard') AND r.mean IS NOT NULL)"
+PANEL = (
+    f"""CASE WHEN len(list_distinct([r.model for r in {_PANEL}])) > 1 THEN list_avg([r.mean for r in {_PANEL}]) END"""
+)
+"""The mean of a candidate's panel: all reviews of it that are SCORED. NULL where one model alone gave them. A model's
+severity is the mean offset of its SCORED reviews from it."""
 
 Level = Literal["interval", "nominal"]
 Gold = Sequence[tuple[str, str]]
@@ -48,9 +54,9 @@ def reviews(lake: Lake, rows: Held, runs: list[str], missing: dict[str, str]) ->
             f"""
             CREATE TEMP TABLE {table} AS
             SELECT hash(run_id, candidate_id) AS unit, md5_number_lower(candidate_id) AS pick, label, r.model AS model,
-                   r.role AS role, r.mean AS mean, r.flags AS flags
-            FROM (SELECT run_id, candidate_id, intended_label AS label, unnest(reviews) AS r FROM lake.candidates
-                  WHERE list_contains(?::VARCHAR[], run_id)) WHERE r.failure = ''""",
+                   r.role AS role, r.mean AS mean, r.flags AS flags, panel
+            FROM (SELECT run_id, candidate_id, intended_label AS label, unnest(reviews) AS r, {PANEL} AS panel
+                  FROM lake.candidates WHERE list_contains(?::VARCHAR[], run_id)) WHERE r.failure = ''""",
             [runs],
         )
         scored = one(lake, f"SELECT count(*) AS n FROM {table} WHERE {SCORED}")["n"]
@@ -161,8 +167,7 @@ def _reviewers(lake: Lake, table: str, missing: dict[str, str]) -> tuple[Reviewe
     """Mean, severity and bias of each judging model; the panel of a candidate is all models that scored it."""
     query = f"""
         WITH scored AS (SELECT * FROM {table} WHERE {SCORED}),
-        panels AS (SELECT unit, avg(mean) AS panel FROM scored GROUP BY unit HAVING count(DISTINCT model) > 1),
-        offsets AS MATERIALIZED (SELECT model, label, mean - panel AS off FROM scored JOIN panels USING (unit)),
+        offsets AS MATERIALIZED (SELECT model, label, mean - panel AS off FROM scored WHERE panel IS NOT NULL),
         severity AS (SELECT model, avg(off) AS severity FROM offsets GROUP BY model),
         bias AS (SELECT model, map_from_entries(list((label, off - severity) ORDER BY label)) AS bias FROM
                  (SELECT model, label, avg(off) AS off FROM offsets GROUP BY model, label) JOIN severity USING (model)
@@ -248,24 +253,29 @@ def _bins(lake: Lake, name: str, column: str) -> tuple[Bin, ...]:
 PRICED = """CASE WHEN count(*) FILTER (price IS NULL AND answered) = 0 THEN coalesce(sum(price), 0) END"""
 """The price of answered calls; NULL (unknown) where one of theirs is."""
 
-_CALLS = """
-    CREATE TEMP TABLE {name} AS
-    SELECT run_id, key, min(role) AS role, min(model) AS model,
-           max(candidate_id) AS candidate_id, max(price_usd) AS price, bool_or(failure IS NULL) AS answered,
-           max(prompt_tokens) + max(completion_tokens) AS tokens
-    FROM lake.calls WHERE list_contains(?::VARCHAR[], run_id) GROUP BY run_id, key"""
+TOKENS = """CASE WHEN count(*) FILTER (tokens IS NULL AND answered) = 0 THEN coalesce(sum(tokens), 0)::BIGINT END"""
+"""The tokens of answered calls; NULL where a server did not say how many."""
+
+
+def calls_once(where: str, unit: str = "run_id, key", more: str = "max(candidate_id) AS candidate_id") -> str:
+    """SQL: the calls that `where` leaves, each once a unit, at what it cost when it was made; with `more` columns.
+
+    Columns: the unit's, role, model, price, answered, tokens (NULL where a server did not say), more.
+    """
+    return f"""
+        SELECT {unit}, min(role) AS role, min(model) AS model, max(price_usd) AS price,
+               bool_or(failure IS NULL) AS answered, max(prompt_tokens) + max(completion_tokens) AS tokens, {more}
+        FROM lake.calls WHERE {where} GROUP BY {unit}"""
 
 
 def yields(lake: Lake, rows: Held, runs: list[str], missing: dict[str, str]) -> Yields:
     """Candidates, accepted ones and prices of the runs; each call once, at what it cost when it was made."""
     name = f"{rows.name}_calls"
     try:
-        lake.sql(_CALLS.format(name=name), [runs])
+        lake.sql(f"CREATE TEMP TABLE {name} AS {calls_once('list_contains(?::VARCHAR[], run_id)')}", [runs])
         spent = lake.sql(f"""
-            SELECT role, model, count(*) AS calls, count(*) FILTER (NOT answered) AS failed,
-                   CASE WHEN count(*) FILTER (tokens IS NULL AND answered) = 0
-                        THEN coalesce(sum(tokens), 0)::BIGINT END AS tokens, {PRICED} AS price
-            FROM {name} GROUP BY role, model ORDER BY role, model""").to_pylist()
+            SELECT role, model, count(*) AS calls, count(*) FILTER (NOT answered) AS failed, {TOKENS} AS tokens,
+                   {PRICED} AS price FROM {name} GROUP BY role, model ORDER BY role, model""").to_pylist()
         priced = one(lake, f"SELECT count(*) AS calls, {PRICED} AS price FROM {name}")
         labels = _label_yields(lake, name, runs)
     finally:

@@ -1,0 +1,141 @@
+"""`graft models`: what each model took in each role, and whether it was worth it."""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli.read import JsonFlag
+
+if TYPE_CHECKING:
+    from data.spending import ModelUse, Worth
+
+DAY = "a day, as 2026-11-01 (UTC)"
+
+
+def models(
+    dataset: Annotated[str | None, typer.Option(help="only the runs of this dataset")] = None,
+    run: Annotated[str | None, typer.Option(help="only this run")] = None,
+    since: Annotated[str | None, typer.Option(help=f"from this day on: {DAY}", metavar="DAY")] = None,
+    until: Annotated[str | None, typer.Option(help=f"to this day: {DAY}", metavar="DAY")] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Each model in each role: calls, tokens, price, failures, yield, agreement: which one is worth its price.
+
+    Example:  graft models --dataset demo --since 2026-11-01
+    """
+    from cli.show import as_json, console
+    from data.lake import Lake
+    from data.spending import by_model, worth
+    from data.spending.scope import Filters
+    from schemas.home import Home
+
+    asked: Filters = {
+        "dataset": dataset, "run_id": run, "since": _day(since, "--since"), "until": _day(until, "--until")
+    }  # fmt: skip
+    with Lake.open(Home.find(), read_only=True) as lake:
+        _known(lake, dataset, run)
+        uses = by_model(lake, **asked)
+        judged = worth(lake, uses, **asked)
+    if json:
+        as_json({"models": [one.model_dump(mode="json") for one in uses],
+                 "worth": [one.model_dump(mode="json") for one in judged]})  # fmt: skip
+        return
+    if not uses and not judged:
+        console().print("no call that these options leave. Make something:  graft run demo")
+        return
+    _use_table(uses)
+    _writer_table([one for one in judged if one.candidates is not None])
+    _judge_table([one for one in judged if one.reviews is not None])
+
+
+def _day(text: str | None, where: str) -> date | None:
+    from schemas.errors import GraftError
+
+    if text is None:
+        return None
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise GraftError(f"{text!r} is no day", where=where, fix="write it as 2026-11-01") from None
+
+
+def _known(lake: Any, dataset: str | None, run: str | None) -> None:
+    """Raise NotFound where the lake has no such dataset's run, or run."""
+    from schemas.errors import NotFound
+
+    if dataset is not None and not lake.runs(dataset):
+        raise NotFound(f"no run of a dataset {dataset!r}", where="--dataset", fix="graft status lists runs")
+    if run is not None and lake.run(run) is None:
+        raise NotFound(f"no run {run!r}", where="--run", fix="graft status lists runs")
+
+
+def _use_table(uses: list[ModelUse]) -> None:
+    from cli.show import money, table
+
+    numbers = ("calls", "cached", "tokens in", "out", "price", "per 1,000 rows", "failed", "unreadable", "retried",
+               "p50 s", "p95 s")  # fmt: skip
+    rows = [
+        [use.role, use.model, _count(use.calls), _count(use.cached), _count(use.prompt_tokens),
+         _count(use.completion_tokens), money(use.price_usd), _thousand(use.price_1000_usd, use.price_usd, 1),
+         _count(use.failed), _percent(use.unreadable), _count(use.retried), _seconds(use.p50_s), _seconds(use.p95_s)]
+        for use in uses
+    ]  # fmt: skip
+    table("models: what they took", ["role", "model", *numbers], rows, right=numbers)
+
+
+def _writer_table(writers: list[Worth]) -> None:
+    from cli.show import table
+
+    if not writers:
+        return
+    numbers = ("candidates", "accepted", "yield", "95%", "per 1,000 rows", "refusals", "duplicates")
+    rows = [
+        [one.role, one.model, _count(one.candidates), _count(one.accepted), _percent(one.share), _between(one.interval),
+         _thousand(one.row_price_usd, one.price_usd), _percent(one.refused), _percent(one.duplicates)]
+        for one in writers
+    ]  # fmt: skip
+    table("writers: what came of it", ["role", "model", *numbers], rows, right=numbers)
+
+
+def _judge_table(judges: list[Worth]) -> None:
+    from cli.show import table
+
+    if not judges:
+        return
+    numbers = ("reviews", "failed", "mean", "severity", "with decision", "with others", "per 1,000 reviews")
+    rows = [
+        [one.role, one.model, _count(one.reviews), _count(one.failed), _number(one.mean), _number(one.severity, "+"),
+         _percent(one.agrees_decision), _percent(one.agrees_others), _thousand(one.review_price_usd, one.price_usd)]
+        for one in judges
+    ]  # fmt: skip
+    table("judges: how they judged", ["role", "model", *numbers], rows, right=numbers)
+
+
+def _count(value: int | None) -> str | None:
+    return None if value is None else f"{value:,}"
+
+
+def _percent(value: float | None) -> str | None:
+    return None if value is None else f"{value:.1%}"
+
+
+def _between(ends: tuple[float, float] | None) -> str | None:
+    return None if ends is None else f"{ends[0]:.1%} to {ends[1]:.1%}"
+
+
+def _number(value: float | None, sign: str = "") -> str | None:
+    return None if value is None else f"{value:{sign}.2f}"
+
+
+def _seconds(value: float | None) -> str | None:
+    return None if value is None else f"{value:.2f}"
+
+
+def _thousand(each: float | None, price: float | None, times: int = 1000) -> str | None:
+    """The price of a thousand: unknown where the price is, none where there was no piece."""
+    if each is None:
+        return "unknown" if price is None else None
+    return f"${each * times:,.4f}"

@@ -1,0 +1,23 @@
+"""What models took and whether they were worth it: tokens, price, failures, yield; by model, day, dataset and run."""
+
+from __future__ import annotations
+
+from data.spending.days import PARTS, by_dataset, by_day, month, total
+from data.spending.model import (
+    DatasetUse,
+    DayUse,
+    Failure,
+    ModelUse,
+    RunFigures,
+    Stretch,
+    Total,
+    Worth,
+)
+from data.spending.models import by_model
+from data.spending.runs import compare_runs, errors, over_run, runs_by_dataset
+from data.spending.worth import worth
+
+__all__ = [
+    "PARTS", "DatasetUse", "DayUse", "Failure", "ModelUse", "RunFigures", "Stretch", "Total", "Worth", "by_dataset",
+    "by_day", "by_model", "compare_runs", "errors", "month", "over_run", "runs_by_dataset", "total", "worth",
+]  # fmt: skip

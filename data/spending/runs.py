@@ -1,0 +1,118 @@
+"""One run over its time, how its calls failed, and runs side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from data.quality.judged import PRICED, TOKENS, calls_once
+from data.quality.words import ratio
+from data.spending.model import Failure, RunFigures, Stretch
+from data.spending.scope import MADE, dollars, each, rows
+from schemas.errors import GraftError, NotFound
+
+if TYPE_CHECKING:
+    from data.lake import Lake
+
+CODES = 5
+_STRETCH = """least(floor((epoch("at") - first) / span * $2), $2 - 1)::BIGINT"""
+
+
+def over_run(lake: Lake, run_id: str, parts: int = 60) -> list[Stretch]:
+    """A run in `parts` equal stretches, from its first call to its last; empty where the lake has none of its calls.
+
+    A candidate has no time of its own: it counts when the last of its calls was recorded. One whose calls the lake
+    lacks counts in the last stretch, so that the last figures are the whole run's. Raises GraftError for parts < 1.
+    """
+    if parts < 1:
+        raise GraftError(f"a run in {parts} parts", where="parts", fix="1 or more")
+    query = f"""
+        WITH mentions AS MATERIALIZED (SELECT candidate_id, "at" FROM lake.calls WHERE run_id = $1),
+        ends AS (SELECT min(epoch("at")) AS first, greatest(max(epoch("at")) - min(epoch("at")), 1e-6) AS span
+                 FROM mentions HAVING count(*) > 0),
+        once AS (SELECT price, answered, {_STRETCH} AS part FROM ({calls_once("run_id = $1", more=MADE)}), ends),
+        ended AS (SELECT candidate_id, max("at") AS "at" FROM mentions GROUP BY candidate_id),
+        made AS (SELECT status, coalesce({_STRETCH}, $2 - 1) AS part FROM
+                 (SELECT candidate_id, status FROM lake.candidates WHERE run_id = $1) LEFT JOIN ended
+                 USING (candidate_id), ends),
+        called AS (SELECT part, count(*) AS calls, {PRICED} IS NULL AS unknown, {PRICED} AS price
+                   FROM once GROUP BY part),
+        counted AS (SELECT part, count(*) AS n, count(*) FILTER (status = 'accepted') AS accepted
+                    FROM made GROUP BY part)
+        SELECT (part + 1) * span / $2 AS seconds, coalesce(calls, 0) AS calls, coalesce(n, 0) AS n,
+               coalesce(accepted, 0) AS accepted, sum(n) OVER past AS all_n, sum(accepted) OVER past AS all_accepted,
+               CASE WHEN NOT coalesce(bool_or(unknown) OVER past, false) THEN coalesce(sum(price) OVER past, 0) END
+                   AS price
+        FROM (SELECT unnest(range($2)) AS part) LEFT JOIN called USING (part) LEFT JOIN counted USING (part), ends
+        WINDOW past AS (ORDER BY part) ORDER BY part"""
+    return [_as_stretch(row) for row in rows(lake, query, [run_id, parts])]
+
+
+def _as_stretch(row: dict[str, Any]) -> Stretch:
+    price, accepted = dollars(row["price"]), int(row["all_accepted"] or 0)
+    return Stretch(
+        seconds=round(row["seconds"], 3), calls=row["calls"], candidates=row["n"], accepted=row["accepted"],
+        yield_so_far=ratio(accepted, row["all_n"]), price_so_far=price, row_price_so_far=each(price, accepted),
+    )  # fmt: skip
+
+
+def errors(lake: Lake, run_id: str) -> list[Failure]:
+    """How calls of a run failed, most frequent first: counts and times, never what was said."""
+    query = """
+        WITH asked AS (SELECT key, failure, model, role, "at", bool_or(failure IS NULL) OVER (PARTITION BY key) AS ok
+                       FROM lake.calls WHERE run_id = $1
+                       AND key IN (SELECT key FROM lake.calls WHERE run_id = $1 AND failure IS NOT NULL))
+        SELECT failure AS code, model, role, count(DISTINCT key) AS calls,
+               count(DISTINCT key) FILTER (ok) AS answered, min("at") AS first, max("at") AS last
+        FROM asked WHERE failure IS NOT NULL GROUP BY ALL ORDER BY calls DESC, code, model, role"""
+    return [Failure.model_validate(row) for row in rows(lake, query, [run_id])]
+
+
+def runs_by_dataset(lake: Lake, limit: int = 20) -> dict[str, tuple[str, ...]]:
+    """Each dataset's runs, newest first and `limit` at most; the dataset of the newest run comes first."""
+    query = """
+        SELECT dataset, list(id ORDER BY started_at DESC, id)[:$1] AS runs FROM lake.runs
+        GROUP BY dataset ORDER BY max(started_at) DESC, dataset"""
+    return {row["dataset"]: tuple(row["runs"]) for row in rows(lake, query, [limit])}
+
+
+_WANTED = "list_contains($1::VARCHAR[], run_id)"
+
+
+def compare_runs(lake: Lake, run_ids: Sequence[str]) -> list[RunFigures]:
+    """Runs side by side, in the order given, each once. A call that several share counts in each, at what it cost when
+    it was made. Raises NotFound where a run is not in the lake."""
+    wanted = list(dict.fromkeys(run_ids))
+    query = f"""
+        WITH once AS MATERIALIZED ({calls_once(_WANTED, more='min("at") AS "at"')}),
+        spent AS (SELECT run_id, count(*) AS calls, {TOKENS} AS tokens, {PRICED} AS price FROM once GROUP BY run_id),
+        played AS (SELECT run_id, map_from_entries(list((role, models) ORDER BY role)) AS models FROM
+                   (SELECT run_id, role, list(DISTINCT model ORDER BY model) AS models FROM once GROUP BY run_id, role)
+                   GROUP BY run_id),
+        ends AS (SELECT run_id, status, code, count(*) AS n FROM lake.candidates WHERE {_WANTED} GROUP BY ALL),
+        made AS (SELECT run_id, sum(n)::BIGINT AS opened, coalesce(sum(n) FILTER (status = 'accepted'), 0)::BIGINT
+                     AS accepted FROM ends GROUP BY run_id),
+        lost AS (SELECT run_id, map_from_entries(list((code, n) ORDER BY n DESC, code)[:{CODES}]) AS codes FROM
+                 (SELECT run_id, code, sum(n)::BIGINT AS n FROM ends WHERE status <> 'accepted' GROUP BY run_id, code)
+                 GROUP BY run_id)
+        SELECT id AS run_id, dataset, r.status, stopped_by, started_at, version, seconds,
+               coalesce(json_extract_string(recipe, '$.method.kind'), '') AS method, coalesce(opened, 0) AS opened,
+               coalesce(accepted, 0) AS accepted, coalesce(s.calls, 0) AS calls,
+               CASE WHEN s.calls IS NULL THEN 0 ELSE tokens END AS tokens, price, models, codes
+        FROM lake.runs r LEFT JOIN spent s ON s.run_id = id LEFT JOIN played p ON p.run_id = id
+        LEFT JOIN made m ON m.run_id = id LEFT JOIN lost l ON l.run_id = id WHERE list_contains($1::VARCHAR[], id)"""
+    found = {row["run_id"]: row for row in rows(lake, query, [wanted])}
+    missing = [run_id for run_id in wanted if run_id not in found]
+    if missing:
+        raise NotFound(f"no run {missing[0]}", where=str(lake.home.lake), fix="graft status lists runs")
+    return [_figures(found[run_id]) for run_id in wanted]
+
+
+def _figures(row: dict[str, Any]) -> RunFigures:
+    price, accepted, seconds = dollars(row.pop("price")), row["accepted"], row["seconds"]
+    models, codes = dict(row.pop("models") or []), dict(row.pop("codes") or [])
+    return RunFigures(
+        **row, price_usd=price, row_price_usd=each(price, accepted), share=ratio(accepted, row["opened"]),
+        rows_per_minute=ratio(60 * accepted, seconds), codes=codes,
+        models={role: tuple(names) for role, names in models.items()},
+    )  # fmt: skip

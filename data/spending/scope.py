@@ -1,0 +1,78 @@
+"""Which calls and candidates a question is about, as SQL: by dataset, run and days.
+
+Of the dataset and run that are asked for, each call counts once (`data.quality.judged.calls_once`), on the day of its
+first record: later ones read it from the journal. A candidate has no time of its own: its day is that of its last call.
+Days are UTC, the first and the last of them included.
+"""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from data.quality.judged import calls_once
+from schemas.errors import GraftError
+
+if TYPE_CHECKING:
+    from data.lake import Lake
+
+Params = list[Any]
+
+
+class Filters(TypedDict, total=False):
+    """What every question takes: each is optional, and None asks for all."""
+
+    dataset: str | None
+    run_id: str | None
+    since: date | None
+    until: date | None
+
+
+RUNS = """($2::VARCHAR IS NULL OR run_id = $2)
+    AND ($1::VARCHAR IS NULL OR run_id IN (SELECT id FROM lake.runs WHERE dataset = $1))"""
+DAYS = """($3::DATE IS NULL OR "at"::DATE >= $3) AND ($4::DATE IS NULL OR "at"::DATE <= $4)"""
+MADE = 'min("at") AS "at"'
+RUN = 'min_by(run_id, "at") AS run_id'
+"""The run that met with a call first, and so the one that made it."""
+
+
+def params(filters: Filters) -> Params:
+    """The values of $1 to $4. Raises GraftError where the days are the wrong way round."""
+    since, until = filters.get("since"), filters.get("until")
+    if since is not None and until is not None and since > until:
+        raise GraftError(f"no day is from {since} to {until}", where="since, until", fix="since is the earlier day")
+    return [filters.get("dataset"), filters.get("run_id"), since, until]
+
+
+def calls(more: str = "") -> str:
+    """SQL: calls in scope, each once: key, role, model, price, answered, tokens, at, and `more` aggregates."""
+    columns = f"{MADE}, {more}" if more else MADE
+    new = f"""($3::DATE IS NULL OR "at"::DATE >= $3 AND key NOT IN (
+        SELECT key FROM lake.calls WHERE {RUNS} AND "at"::DATE < $3))"""
+    return f"SELECT * FROM ({calls_once(f'{RUNS} AND {new}', 'key', columns)}) WHERE {DAYS}"
+
+
+def candidates(filters: Filters, columns: str) -> str:
+    """SQL: columns of the candidates in scope; calls are looked at only where days are asked for."""
+    if filters.get("since") is None and filters.get("until") is None:
+        return f"SELECT {columns} FROM lake.candidates WHERE {RUNS} AND $3::DATE IS NULL AND $4::DATE IS NULL"
+    return f"""
+        SELECT {columns} FROM lake.candidates WHERE {RUNS} AND hash(run_id, candidate_id) IN
+        (SELECT unit FROM (SELECT hash(run_id, candidate_id) AS unit, max("at") AS "at" FROM lake.calls
+            WHERE {RUNS} GROUP BY unit) WHERE {DAYS})"""
+
+
+def rows(lake: Lake, query: str, given: Params) -> list[dict[str, Any]]:
+    """The answer as a dict a row."""
+    return list(lake.sql(query, given).to_pylist())
+
+
+def dollars(value: Any) -> float | None:
+    """A price in US dollars with nine decimals: one call may take a millionth of one, and the order in which threads
+    add does not show."""
+    return None if value is None else round(float(value), 9)
+
+
+def each(price: float | None, count: int, times: int = 1) -> float | None:
+    """A price over a count; None where either is not there."""
+    return None if price is None or not count else dollars(times * price / count)

@@ -1,0 +1,103 @@
+"""Which small model is worth its price: what writers' candidates came to, and how judges judged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Unpack
+
+from data.quality.judged import PANEL, SCORED
+from data.quality.words import ratio, rounded
+from data.spending.model import ModelUse, Worth
+from data.spending.models import by_model
+from data.spending.scope import Filters, Params, candidates, each, params, rows
+from schemas.methods import GraSettings
+
+if TYPE_CHECKING:
+    from data.lake import Lake
+
+WRITERS = ("generator", "responder")
+REFUSALS = ("rejected.refusal", "failed.refusal", "gate.refusal")
+DUPLICATES = ("gate.exact_duplicate", "gate.near_duplicate", "gate.semantic", "gate.across_shards")
+JUDGED = ("low_mean", "agreed", "adjudicated")
+"""Routes by which a candidate ends through its scores; a gate or a failure says nothing of the judges."""
+TOLERANCE = 1e-9
+"""As the method's rule has it: a mean that reaches tau but for rounding passes."""
+
+
+def worth(lake: Lake, uses: Sequence[ModelUse] | None = None, **filters: Unpack[Filters]) -> list[Worth]:
+    """Writers (generator, responder) by yield, then judges (reviewer, adjudicator, labeler, guard) by role and model.
+
+    A judgement is a score on its side of the run's tau, or a label; a decision follows it where the row was accepted
+    or rejected by its scores, or labelled, accordingly. `uses`: what `by_model` gave for the same filters, if at hand.
+    See `data.spending.scope` for filters.
+    """
+    if uses is None:
+        uses = by_model(lake, **filters)
+    prices = {(use.role, use.model): use.price_usd for use in uses}
+    given = params(filters)
+    return [*_writers(lake, filters, given, prices), *_judges(lake, filters, given, prices)]
+
+
+Prices = dict[tuple[str, str], float | None]
+
+
+def _writers(lake: Lake, filters: Filters, given: Params, prices: Prices) -> list[Worth]:
+    from data.audit import wilson
+
+    parts = " UNION ALL ".join(
+        f"SELECT '{role}' AS role, json_extract_string(models, '$.{role}') AS model, status, code FROM made"
+        for role in WRITERS
+    )
+    query = f"""
+        WITH made AS MATERIALIZED ({candidates(filters, "models, status, code")})
+        SELECT role, model, count(*) AS n, count(*) FILTER (status = 'accepted') AS accepted,
+               count(*) FILTER (list_contains($5::VARCHAR[], code)) AS refused,
+               count(*) FILTER (list_contains($6::VARCHAR[], code)) AS duplicates
+        FROM ({parts}) WHERE model IS NOT NULL GROUP BY role, model ORDER BY role, accepted / n DESC, model"""
+    return [
+        Worth(
+            role=row["role"], model=row["model"], candidates=row["n"], accepted=row["accepted"],
+            share=ratio(row["accepted"], row["n"]), interval=wilson(row["accepted"], row["n"]),
+            refused=ratio(row["refused"], row["n"]), duplicates=ratio(row["duplicates"], row["n"]),
+            price_usd=(price := prices.get((row["role"], row["model"]))),
+            row_price_usd=each(price, row["accepted"]),
+        )
+        for row in rows(lake, query, [*given, list(REFUSALS), list(DUPLICATES)])
+    ]  # fmt: skip
+
+
+def _judges(lake: Lake, filters: Filters, given: Params, prices: Prices) -> list[Worth]:
+    said = """CASE WHEN r.failure <> '' THEN NULL WHEN r.stage = 'label' THEN nullif(r.answer, '')
+                   WHEN r.mean IS NOT NULL THEN (r.mean >= tau)::VARCHAR END"""
+    columns = f"""run_id, status = 'accepted' AS accepted, route, reviews, {PANEL} AS panel,
+        nullif(json_extract_string(labelling, '$.label'), '') AS given"""
+    query = f"""
+        WITH made AS (
+            SELECT c.*, coalesce(tau, $5) - {TOLERANCE} AS tau,
+                   CASE WHEN list_contains($6::VARCHAR[], route) THEN accepted::VARCHAR END AS ended
+            FROM ({candidates(filters, columns)}) c LEFT JOIN
+            (SELECT id AS run_id, CAST(json_extract_string(recipe, '$.method.tau') AS DOUBLE) AS tau FROM lake.runs)
+            USING (run_id)),
+        votes AS (SELECT panel, given, ended, [{{'model': r.model, 'role': r.role, 'mean': r.mean,
+            'failed': r.failure <> '', 'label': r.stage = 'label', 'said': {said}}} for r in reviews] AS votes
+            FROM made),
+        judged AS (
+            SELECT one.model AS model, one.role AS role, one.mean AS mean, panel, one.failed AS failed,
+                   one.said = CASE WHEN one.label THEN given ELSE ended END AS agrees,
+                   [v.said = one.said for v in votes if v.model <> one.model AND v.label = one.label] AS others
+            FROM (SELECT *, unnest(votes) AS one FROM votes))
+        SELECT role, model, count(*) AS n, count(*) FILTER (failed) AS failed, avg(mean) AS mean,
+               avg(mean - panel) FILTER ({SCORED}) AS severity, avg(agrees::INT) AS agrees,
+               sum(list_sum(others::INT[])) AS same, sum(list_count(others)) AS others
+        FROM judged GROUP BY role, model ORDER BY role, model"""
+    tau = GraSettings.model_fields["tau"].default
+    return [_judge(row, prices) for row in rows(lake, query, [*given, tau, list(JUDGED)])]
+
+
+def _judge(row: dict[str, Any], prices: Prices) -> Worth:
+    price = prices.get((row["role"], row["model"]))
+    return Worth(
+        role=row["role"], model=row["model"], reviews=row["n"], failed=row["failed"], mean=rounded(row["mean"]),
+        severity=rounded(row["severity"]), agrees_decision=rounded(row["agrees"]),
+        agrees_others=ratio(row["same"], row["others"]), price_usd=price, review_price_usd=each(price, row["n"]),
+    )  # fmt: skip
