@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,8 +21,8 @@ FULL = ("no space left", "disk is full", "disk full", "not enough space", "disk 
 EXTENSIONS = ("ducklake", "sqlite_scanner")
 
 
-def connect(spill: Path, *, read_only: bool) -> duckdb.DuckDBPyConnection:
-    """An in-memory connection with both extensions loaded; it spills to `spill` beyond 2 GB.
+def connect(spill: Path, *, read_only: bool, memory: str = MEMORY_LIMIT) -> duckdb.DuckDBPyConnection:
+    """An in-memory connection with both extensions loaded; beyond `memory` it spills to the folder `spill`.
 
     Raises MissingExtra where an extension is neither in its wheel nor to be had from DuckDB.
     """
@@ -35,7 +33,7 @@ def connect(spill: Path, *, read_only: bool) -> duckdb.DuckDBPyConnection:
         config={
             "autoinstall_known_extensions": False,
             "autoload_known_extensions": False,
-            "memory_limit": MEMORY_LIMIT,
+            "memory_limit": memory,
             "threads": READER_THREADS if read_only else WRITER_THREADS,
             "temp_directory": str(spill),
         },
@@ -76,14 +74,26 @@ def is_full(error: BaseException) -> bool:
     return any(sign in str(error).lower() for sign in FULL)
 
 
-def is_made(catalogue: Path) -> bool:
-    """Whether a catalogue holds our tables: a process may have been killed while it made them."""
-    try:
-        with contextlib.closing(sqlite3.connect(f"{catalogue.absolute().as_uri()}?mode=ro", uri=True)) as found:
-            query = "SELECT 1 FROM ducklake_table WHERE table_name = 'meta'"
-            return found.execute(query).fetchone() is not None
-    except sqlite3.Error:
+def is_made(connection: duckdb.DuckDBPyConnection, catalogue: Path) -> bool:
+    """Whether a catalogue holds our tables: a process may have been killed while it made them.
+
+    DuckDB's SQLite looks, never Python's: two copies of SQLite in one process take each other's locks away.
+    """
+    import duckdb
+
+    if not catalogue.is_file():
         return False
+    try:
+        connection.execute(f"ATTACH {quoted(str(catalogue))} AS found (TYPE sqlite, READ_ONLY)")
+    except duckdb.Error:
+        return False
+    try:
+        query = "SELECT 1 FROM found.ducklake_table WHERE table_name = 'meta'"
+        return connection.execute(query).fetchone() is not None
+    except duckdb.Error:
+        return False
+    finally:
+        connection.execute("DETACH found")
 
 
 def is_conflict(error: BaseException) -> bool:

@@ -22,18 +22,20 @@ SHOWN_TO = 50
 OWN_ROWS = "(the recipe itself)"
 
 
-def called(lake: Lake, run_id: str, candidate_id: str, calls: Sequence[Call]) -> list[dict[str, Any]]:
-    """A candidate's calls as plain values, each with its sampling `parameters` and its `prompt_version`."""
-    query = f"SELECT key, any_value({PROMPT_VERSION}) AS prompt FROM lake.calls WHERE run_id = ? AND candidate_id = ?"
-    rows = lake.sql(f"{query} GROUP BY key", [run_id, candidate_id]).to_pylist()
-    prompts = {row["key"]: row["prompt"] for row in rows}
+def called(lake: Lake, run_id: str, candidate_id: str) -> list[dict[str, Any]]:
+    """A candidate's calls as plain values, oldest first, each with its `parameters` and its `prompt_version`."""
+    query = f"""
+        SELECT *, {PROMPT_VERSION} AS prompt_version FROM lake.calls WHERE run_id = ? AND candidate_id = ?
+        ORDER BY "at", key"""
+    found = lake.sql(query, [run_id, candidate_id])
+    calls = from_table(Call, found, drop=("prompt_version",))
     return [
         {
             **call.model_dump(mode="json", exclude={"run_id", "candidate_id"}),
             "parameters": parameters(call.request),
-            "prompt_version": prompts.get(call.key),
+            "prompt_version": prompt,
         }
-        for call in calls
+        for call, prompt in zip(calls, found.column("prompt_version").to_pylist(), strict=True)
     ]
 
 
@@ -76,11 +78,14 @@ def lost(lake: Lake, row_id: str) -> list[dict[str, Any]]:
 
 def recalls_of(lake: Lake, row_id: str, held: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Recalls that withdraw a row from a dataset that holds or held it."""
+    every = recalls(lake)
+    if not every:
+        return []
     datasets = {row["dataset"] for row in held} | {row["dataset"] for row in lost(lake, row_id)}
     runs = {row["run_id"] for row in held}
     return [
         one.model_dump(mode="json")
-        for one in recalls(lake)
+        for one in every
         if one.dataset in datasets and _withdraws(lake, Selector(one.kind, one.value), row_id, runs)
     ]
 
@@ -97,7 +102,7 @@ def shown_to(lake: Lake, row_id: str) -> dict[str, Any]:
     """How many candidates were shown a row as an exemplar, how many of them are accepted, and the first ids."""
     query = """
         SELECT count(*) AS rows, count(*) FILTER (status = 'accepted') AS accepted,
-               list_slice(list_sort(list(DISTINCT candidate_id)), 1, ?) AS ids
+               min(DISTINCT candidate_id, ?) AS ids
         FROM lake.candidates WHERE list_contains(exemplar_ids, ?)"""
     found: dict[str, Any] = lake.sql(query, [SHOWN_TO, row_id]).to_pylist()[0]
     return {**found, "ids": found["ids"] or []}

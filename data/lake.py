@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from data.arrow import from_table, sql_columns, to_table
-from data.duck import connect, is_conflict, is_full, is_made, quoted, unreadable
+from data.duck import MEMORY_LIMIT, connect, is_conflict, is_full, is_made, quoted, unreadable
 from data.lake_schema import (
     SCHEMA_VERSION,
     TABLES,
@@ -27,6 +27,7 @@ from data.lake_schema import (
     migrate,
 )
 from data.lake_students import StudentRecords
+from data.readers import Cursors
 from schemas.base import utc_now
 from schemas.calls import Call
 from schemas.datasets import Run
@@ -47,13 +48,18 @@ PAGE = 1000
 
 
 class Lake(StudentRecords):
-    """One open lake. Safe to share between threads; other processes may write and read at the same time."""
+    """One open lake. Safe to share between threads; other processes may write and read at the same time.
+
+    Threads wait for each other's queries on a lake that is open for writing, and do not on one for reading: there each
+    has a cursor of its own, and sees no other's temporary tables.
+    """
 
     def __init__(self, home: Home, connection: duckdb.DuckDBPyConnection, *, read_only: bool) -> None:
         from filelock import FileLock
 
         self.home, self.read_only = home, read_only
         self._connection = connection
+        self._cursors = Cursors(connection) if read_only else None
         self._guard = threading.RLock()
         self._lock = FileLock(home.lake / "commit.lock", timeout=LOCK_TIMEOUT_S, thread_local=False)
         self._known_seeds: dict[str, set[str]] = {}
@@ -62,20 +68,24 @@ class Lake(StudentRecords):
         self.id = ""  # the name that this lake got when it was made; another lake has another
 
     @classmethod
-    def open(cls, home: Home, *, read_only: bool = False) -> Lake:
-        """Attaches the lake of this home, making it if absent. Raises LakeTooNew, StorageFull, GraftError."""
+    def open(cls, home: Home, *, read_only: bool = False, memory: str = MEMORY_LIMIT) -> Lake:
+        """Attaches the lake of this home, making it if absent. Raises LakeTooNew, StorageFull, GraftError.
+
+        `memory` is what DuckDB may hold at once, such as `700MB`; beyond it queries spill to the lake's folder.
+        """
         import duckdb
 
-        if read_only and not is_made(home.lake / CATALOGUE):
-            cls.open(home).close()
         (home.lake / "files").mkdir(parents=True, exist_ok=True)
-        lake = cls(home, connect(home.lake / "spill", read_only=read_only), read_only=read_only)
+        connection = connect(home.lake / "spill", read_only=read_only, memory=memory)
+        lake = cls(home, connection, read_only=read_only)
         try:
+            if read_only and not is_made(connection, home.lake / CATALOGUE):
+                cls.open(home).close()
             found = lake._attach()
             if read_only and found < SCHEMA_VERSION:
                 lake.close()
                 cls.open(home).close()  # an older lake is brought up to date by one that may write
-                return cls.open(home, read_only=True)
+                return cls.open(home, read_only=True, memory=memory)
         except duckdb.Error as error:
             lake.close()
             raise unreadable(error, home.lake) from error
@@ -91,9 +101,12 @@ class Lake(StudentRecords):
         self.close()
 
     def close(self) -> None:
-        """Detaches; closing twice is harmless."""
-        with self._guard:
-            self._connection.close()
+        """Detaches; closing twice is harmless. What other threads still read ends with an InterruptException."""
+        if self._cursors is not None:
+            self._cursors.close()
+        else:
+            with self._guard:
+                self._connection.close()
 
     def _attach(self) -> int:
         """Attaches under the commit lock, because the first of several processes makes the tables or adds to them.
@@ -315,8 +328,15 @@ class Lake(StudentRecords):
 
     def sql(self, query: str, params: Sequence[Any] = ()) -> pa.Table:
         """The answer to a query over the lake's tables. Values go in `params`, never into the query's text."""
+        if self._cursors is not None:
+            cursor = self._cursors.mine()
+            return self._retrying(lambda: cursor.table(query, params))
         with self._guard:
             return self._retrying(lambda: self._connection.execute(query, list(params)).to_arrow_table())
+
+    def snapshot(self) -> int:
+        """The number of the newest commit, of whatever process: while it stays the same, so do all answers. 2 ms."""
+        return int(self.sql("SELECT id FROM lake.current_snapshot()").column("id")[0].as_py())
 
     def run(self, run_id: str) -> Run | None:
         """The run of that id, or None."""

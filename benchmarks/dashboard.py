@@ -1,0 +1,282 @@
+"""How quickly the dashboard answers on a whole lake, in how much memory, and what it costs a run beside it.
+
+    python benchmarks/dashboard.py --keep /tmp/whole              # each page over HTTP; memory of the server
+    python benchmarks/dashboard.py --keep /tmp/whole --browser    # and the first paint in Chromium
+    python benchmarks/dashboard.py --keep /tmp/whole --beside-run # a run alone and with a reader, interleaved
+
+The lake is whole_lake.py's, made in `--keep` where it is not there. Each page's first request meets a server that was
+just started; five more follow. Figures of another load are other figures: it is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from figures import machine
+from harness import OPENER, ROOT, fake_server, prefect_server, run_flow, stop, write_recipe
+
+sys.path.insert(0, str(ROOT))
+
+from schemas.home import Home
+
+PAGE_S, FILTER_S, MEMORY_MB, SLOWER = 2.0, 1.0, 1_500, 1.05
+"""What is to be reached: seconds to a page and to a filter, MB of the server, and how much slower a run may be."""
+MORE = 5
+"""Requests of a page after its first."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A page that is measured: its name, its address with {places}, whether it is a filter of a page already open."""
+
+    name: str
+    path: str
+    filters: bool = False
+
+
+PAGES = (
+    Asked("home", "/"),
+    Asked("runs", "/runs"),
+    Asked("run, 500,000 candidates", "/runs/{run}"),
+    Asked("dataset", "/datasets/{ref}"),
+    Asked("quality, first answer", "/datasets/{ref}/quality"),
+    Asked("rows", "/rows?ref={ref}"),
+    Asked("rows of a label", "/rows?ref={ref}&label=refund", filters=True),
+    Asked("rows by words", "/rows?ref={ref}&words=parcel59", filters=True),
+    Asked("rows by words that none has", "/rows?ref={ref}&words=zzzz", filters=True),
+    Asked("rows, longest first", "/rows?ref={ref}&sort=longest", filters=True),
+    Asked("rows, last page", "/rows?ref={ref}&page={last}", filters=True),
+    Asked("rejected", "/rows?ref={published}&rejected=1"),
+    Asked("rejected by a code", "/rows?ref={published}&rejected=1&code=gate.near_duplicate", filters=True),
+    Asked("a row", "/rows/{row}"),
+)
+"""Every page, on the largest version and run. Add yours."""
+BESIDE = ("/runs/{live}", "/", "/runs/{live}", "/rows?ref={ref}", "/runs/{live}", "/runs")
+"""What a person looks at while a run goes on, a page a second: mostly the run."""
+
+
+@contextmanager
+def served(home: Home) -> Iterator[tuple[str, int]]:
+    """`graft dashboard` on a free port: its address and process id. It has answered once: its imports are done."""
+    words = [sys.executable, str(ROOT / "graft.py"), "dashboard", "--port", "0", "--no-open"]
+    environment = {**os.environ, "GRAFT_HOME": str(home.root)}
+    server = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    try:
+        assert server.stdout is not None
+        said = next((word for word in server.stdout.readline().split() if word.startswith("http")), "")
+        if not said:
+            raise RuntimeError("the dashboard did not start")
+        ask(said.rstrip("/") + "/static/graft.css")
+        yield said.rstrip("/"), server.pid
+    finally:
+        stop(server)
+
+
+def ask(url: str, seconds: float = 120) -> tuple[float, int]:
+    """Asks for a page: seconds until all of it was there, HTTP status."""
+    begun = time.perf_counter()
+    try:
+        with OPENER.open(url, timeout=seconds) as answer:
+            answer.read()
+            status = answer.status
+    except urllib.error.HTTPError as error:
+        status = error.code
+        error.close()
+    return time.perf_counter() - begun, int(status)
+
+
+def places(home: Home) -> dict[str, str]:
+    """What stands for the {places} of a path: the largest version and run, one of its rows, its last page."""
+    from data.lake import Lake
+
+    query = """
+        SELECT v.dataset || '@' || v.version AS ref, v.run_id AS run, (v.rows - 1) // 50 AS last,
+               (SELECT r.dataset || '@' || r.version FROM lake.runs r WHERE r.id = v.run_id) AS published,
+               (SELECT min(id) FROM lake.version_rows w WHERE w.dataset = v.dataset AND w.version = v.version
+                AND w.candidate_id <> '') AS row
+        FROM lake.versions v ORDER BY v.created_at DESC, v.version DESC LIMIT 1"""
+    with Lake.open(home, read_only=True) as lake:
+        return {name: str(value) for name, value in lake.sql(query).to_pylist()[0].items()}
+
+
+def peak_mb(pid: int) -> float:
+    """The most memory that a process has had resident, in MB."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+
+
+def pages(home: Home, asked: Sequence[Asked]) -> list[str]:
+    """Each page's first request to a fresh server and MORE after it, as lines of a table."""
+    known = places(home)
+    lines = ["| page | first s | median s | worst s | MB | reach s | |", "|---|---:|---:|---:|---:|---:|---|"]
+    for one in asked:
+        with served(home) as (address, pid):
+            got = [ask(address + one.path.format(**known)) for _ in range(1 + MORE)]
+            memory = peak_mb(pid)
+        first, later = got[0][0], [seconds for seconds, _ in got[1:]]
+        reach = FILTER_S if one.filters else PAGE_S
+        # a filter is asked of a page that is open: what the server does once is not its
+        fine = all(status == 200 for _, status in got) and max(later) <= reach and (one.filters or first <= reach)
+        figures = f"{first:.2f} | {statistics.median(later):.2f} | {max(later):.2f} | {memory:.0f} | {reach:g}"
+        lines.append(f"| {one.name} | {figures} | {'PASS' if fine else '**FAIL**'} |")
+        print(lines[-1], flush=True)
+    return lines
+
+
+def memory(home: Home, asked: Sequence[Asked]) -> str:
+    """The server's peak after four clients have gone through every page twice, and what failed."""
+    known, wrong = places(home), []
+    with served(home) as (address, pid):
+
+        def look(number: int) -> None:
+            for one in (*asked[number:], *asked[:number]) * 2:
+                seconds, status = ask(address + one.path.format(**known))
+                if status != 200:
+                    wrong.append(f"{one.path}: {status} after {seconds:.1f} s")
+
+        clients = [threading.Thread(target=look, args=(3 * number,)) for number in range(4)]
+        for client in clients:
+            client.start()
+        for client in clients:
+            client.join()
+        peak = peak_mb(pid)
+    verdict = "PASS" if peak <= MEMORY_MB and not wrong else "**FAIL**"
+    told = f"{peak:.0f} | at most {MEMORY_MB} | {len(wrong)} errors {wrong[:3]}"
+    return f"| memory of the server, four clients, MB | {told} | {verdict} |"
+
+
+def painted(home: Home, asked: Sequence[Asked]) -> list[str]:
+    """The first contentful paint of each page in Chromium, in seconds; the server has answered others before."""
+    from playwright.sync_api import sync_playwright
+
+    known = places(home)
+    lines = ["| page | first paint s | reach s | |", "|---|---:|---:|---|"]
+    with served(home) as (address, _), sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        for one in asked:
+            page = browser.new_page()
+            page.goto(address + one.path.format(**known), timeout=120_000)
+            script = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? -1"
+            page.wait_for_function(f"({script}) >= 0", timeout=10_000)
+            seconds, reach = page.evaluate(script) / 1000, FILTER_S if one.filters else PAGE_S
+            lines.append(f"| {one.name} | {seconds:.2f} | {reach:g} | {'PASS' if seconds <= reach else '**FAIL**'} |")
+            page.close()
+        browser.close()
+    return lines
+
+
+class Reader:
+    """A client that asks one page a second until it is stopped; it keeps what failed and how long pages took."""
+
+    def __init__(self, address: str, known: dict[str, str]) -> None:
+        self.wrong: list[str] = []
+        self.took: list[float] = []
+        self._address, self._known, self._ended = address, known, threading.Event()
+        self._thread = threading.Thread(target=self._read)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends it."""
+        self._ended.set()
+        self._thread.join()
+
+    def _read(self) -> None:
+        number = 0
+        while not self._ended.wait(1.0):
+            path = BESIDE[number % len(BESIDE)].format(**self._known, live=self._live())
+            seconds, status = ask(self._address + path)
+            self.took.append(seconds)
+            if status != 200:
+                self.wrong.append(f"{path}: {status}")
+            number += 1
+
+    def _live(self) -> str:
+        """The newest run, as the list of runs has it; before it has begun, the one before it."""
+        with OPENER.open(f"{self._address}/runs", timeout=60) as answer:
+            return str(answer.read().decode().split('href="/runs/', 2)[-1].split('"')[0])
+
+
+def beside_run(home: Home, repeat: int, candidates: int) -> list[str]:
+    """The seconds of a run into the whole lake, alone and with a reader, in turns: the ratio of the medians."""
+    known = places(home)
+    alone, beside, wrong, took = [], [], list[str](), list[float]()
+    with tempfile.TemporaryDirectory(prefix="graft-beside-", dir=home.root.parent) as folder:
+        place = Path(folder)
+        copy = copied(home, place / "home")
+        with prefect_server(place / "prefect"), fake_server(median_ms=200, sigma=0.5, seed=1) as base:
+            for number in range(2 * repeat):
+                recipe = write_recipe(place, base, candidates=candidates, name=f"beside-{number}", seed=number)
+                if number % 2 == 0:
+                    ours = run_flow(copy.root, recipe)[0]
+                    alone.append(ours["end"] - ours["start"])
+                else:
+                    with served(copy) as (address, _):
+                        reader = Reader(address, known)
+                        try:
+                            ours = run_flow(copy.root, recipe)[0]
+                        finally:
+                            reader.stop()
+                    beside.append(ours["end"] - ours["start"])
+                    wrong += reader.wrong
+                    took += reader.took
+                print(f"# run {number}: {ours['end'] - ours['start']:.2f} s, CPU {ours['cpu_s']:.2f} s", flush=True)
+    ratio = statistics.median(beside) / statistics.median(alone)
+    verdict = "PASS" if ratio <= SLOWER and not wrong else "**FAIL**"
+    told = f"{statistics.median(alone):.2f} s alone, {statistics.median(beside):.2f} s beside"
+    return [
+        f"| a run of {candidates:,} candidates: {told} | {ratio:.3f} | at most {SLOWER:g} | {verdict} |",
+        f"| pages asked meanwhile: {len(took)}, median {statistics.median(took):.2f} s, worst {max(took):.2f} s |"
+        f" {len(wrong)} errors {wrong[:3]} | none | {'PASS' if not wrong else '**FAIL**'} |",
+    ]
+
+
+def copied(home: Home, root: Path) -> Home:
+    """The lake in another home, its data files as hard links: they never change."""
+    copy = Home(root)
+    shutil.copytree(home.lake / "files", copy.lake / "files", copy_function=os.link)
+    for file in home.lake.glob("catalogue.sqlite*"):
+        shutil.copy(file, copy.lake / file.name)
+    return copy
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--keep", type=Path, help="folder of the lake, used again where it is filled")
+    parser.add_argument("--candidates", type=int, default=1_000_000)
+    parser.add_argument("--only", default="", help="pages whose name begins so")
+    parser.add_argument("--browser", action="store_true", help="measure the first paint in Chromium")
+    parser.add_argument("--beside-run", action="store_true", help="measure what the pages cost a run, and nothing else")
+    parser.add_argument("--repeat", type=int, default=3, help="runs alone, and as many with a reader")
+    given = parser.parse_args()
+    asked = [one for one in PAGES if one.name.startswith(given.only)]
+    with tempfile.TemporaryDirectory() as folder:
+        home = Home((given.keep or Path(folder)).resolve())
+        if not home.lake.exists():
+            from whole_lake import fill_whole
+
+            fill_whole(home, candidates=given.candidates)
+        if given.beside_run:
+            lines = beside_run(home, given.repeat, 2_000)
+        else:
+            lines = [*pages(home, asked), "", memory(home, asked)]
+            lines += ["", *painted(home, asked)] if given.browser else []
+    print("\n".join(["", machine(), "", *lines]))
+
+
+if __name__ == "__main__":
+    main()

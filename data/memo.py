@@ -1,0 +1,151 @@
+"""Answers that are kept while they stay true: until the next commit, or for as long as what they are about is there.
+
+A reader asks the same things again and again, and over a large lake each costs seconds. Whoever asks names what the
+answer hangs on (`stamp`); without a stamp it is the lake's snapshot, so that no commit is missed.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from data.lake import Lake
+    from schemas.datasets import DatasetVersion, Run
+
+T = TypeVar("T")
+
+MOST_BYTES = 64_000_000
+LEAST_SIZE = 500
+"""Bytes that any answer is taken to need: its key, its place in the order."""
+
+
+class _Kept(Generic[T]):
+    """An answer, or that it is being made."""
+
+    def __init__(self, stamp: tuple[str, Hashable]) -> None:
+        self.stamp, self.begun = stamp, time.monotonic()
+        self.future: Future[T] = Future()
+        self.size = LEAST_SIZE
+
+
+class Memo:
+    """Kept answers of one lake. Safe between threads: who asks for what is being made waits for it.
+
+    One answer a question is kept: that of the newest stamp. The least lately asked go where `most_bytes` are exceeded.
+    """
+
+    def __init__(self, lake: Lake, *, most_bytes: int = MOST_BYTES) -> None:
+        self.lake, self._most = lake, most_bytes
+        self._held: OrderedDict[Hashable, _Kept[Any]] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def table(self, query: str, params: Sequence[Any] = (), *, stamp: Hashable = None, late_s: float = 0.0) -> pa.Table:
+        """The answer to a query as an Arrow table; `stamp` and `late_s` as in `get`.
+
+        A query that asks what time it is (`now()`) is another question at another time: give it the time in `params`.
+        """
+        key = (query, tuple((type(value), _frozen(value)) for value in params))
+        return self.get(
+            key, lambda: self.lake.sql(query, params), stamp=stamp, late_s=late_s, size=lambda table: int(table.nbytes)
+        )
+
+    def rows(
+        self, query: str, params: Sequence[Any] = (), *, stamp: Hashable = None, late_s: float = 0.0
+    ) -> list[dict[str, Any]]:
+        """The same as new dicts, which the caller may change."""
+        return cast("list[dict[str, Any]]", self.table(query, params, stamp=stamp, late_s=late_s).to_pylist())
+
+    def get(
+        self,
+        key: Hashable,
+        make: Callable[[], T],
+        *,
+        stamp: Hashable = None,
+        late_s: float = 0.0,
+        size: Callable[[T], int] | None = None,
+    ) -> T:
+        """What `make` gives, made once for a key and stamp; `size` says how many bytes it holds.
+
+        `stamp` is what the answer hangs on; None: any commit may change it. An answer of the snapshot before is given
+        for `late_s` seconds all the same, so that a run which commits each second costs no large query each second.
+        The answer is shared: do not change it. Raises what `make` raises; asking again then makes it again.
+        """
+        asked = ("snapshot", self.lake.snapshot()) if stamp is None else ("stamp", stamp)
+        with self._lock:
+            kept = self._held.get(key)
+            if mine := kept is None or not _serves(kept, asked, late_s):
+                self._drop(key)
+                kept = self._held[key] = _Kept(asked)
+                self._bytes += kept.size
+            self._held.move_to_end(key)
+        assert kept is not None
+        if mine:
+            self._make(key, kept, make, size)
+        return cast("T", kept.future.result())
+
+    def _make(self, key: Hashable, kept: _Kept[T], make: Callable[[], T], size: Callable[[T], int] | None) -> None:
+        try:
+            made = make()
+        except BaseException as error:
+            with self._lock:
+                if self._held.get(key) is kept:
+                    self._drop(key)
+            kept.future.set_exception(error)
+            return
+        kept.future.set_result(made)
+        with self._lock:
+            if self._held.get(key) is kept:
+                more = size(made) if size else 0
+                kept.size += more
+                self._bytes += more
+                self._trim()
+
+    def _trim(self) -> None:
+        """Lets go of the least lately asked, but never of what is being made."""
+        for key in [key for key, kept in self._held.items() if kept.future.done()]:
+            if self._bytes <= self._most:
+                return
+            self._drop(key)
+
+    def _drop(self, key: Hashable) -> None:
+        kept = self._held.pop(key, None)
+        if kept is not None:
+            self._bytes -= kept.size
+
+    @property
+    def bytes(self) -> int:
+        """How much is held."""
+        return self._bytes
+
+
+def version_stamp(version: DatasetVersion) -> Hashable:
+    """What an answer about a version's rows hangs on: they never change, and no other version gets its number."""
+    return (version.dataset, version.version, version.content_hash)
+
+
+def run_stamp(run: Run) -> Hashable:
+    """What an answer about a run's candidates and calls hangs on; None, any commit, while it goes on.
+
+    A run that is taken up again is `running` meanwhile and ends at another time.
+    """
+    return None if run.status == "running" else (run.id, run.status, run.ended_at)
+
+
+def _serves(kept: _Kept[Any], asked: tuple[str, Hashable], late_s: float) -> bool:
+    """Whether a kept answer may be given: one of a later snapshot may, one of an earlier while it is not too late."""
+    if kept.stamp[0] == asked[0] == "snapshot":
+        new = cast("int", kept.stamp[1]) >= cast("int", asked[1])
+        return new or time.monotonic() - kept.begun < late_s
+    return kept.stamp == asked
+
+
+def _frozen(value: Any) -> Hashable:
+    return tuple(value) if isinstance(value, list) else cast("Hashable", value)
