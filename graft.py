@@ -9,6 +9,7 @@ The verbs of the command line as functions, for notebooks and scripts:
     graft.train("demo", test="recipes/data/demo_test.jsonl")
     graft.improve("demo", rounds=3)            # rows in rounds, steered by what the student gets wrong
     graft.quality("demo").wording.distinct_2   # the quality report; graft.diff("demo@1", "demo@2") compares
+    graft.report("demo", out="demo.html")      # all of a version in one HTML file
     graft.gate("demo", {"gates.near_duplicate": 0.7})  # other thresholds, without a model call
     graft.export("demo", format="jsonl", out="training-set")
 
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
 
 
 __all__ = [
-    "datasets", "diff", "explain", "export", "gate", "improve", "load", "main", "quality", "run", "train",
+    "datasets", "diff", "explain", "export", "gate", "improve", "load", "main", "quality", "report", "run",
+    "train",
 ]  # fmt: skip
 
 
@@ -173,6 +175,17 @@ def diff(before: str, after: str, *, restricted: bool = False) -> Diff:
 
     with Lake.open(Home.find(), read_only=True) as lake:
         return compare(lake, version(lake, before), version(lake, after), restricted=restricted)
+
+
+def report(ref: str, *, out: str | Path | None = None) -> Path:
+    """Write all of a version into one HTML file, by default report-NAME-NUMBER.html here; returns where it lies.
+
+    It runs no script and loads nothing; words of restricted rows are hidden.
+    """
+    from dashboard.report import write_report
+    from schemas.home import Home
+
+    return write_report(Home.find(), ref, Path(out) if out is not None else None)
 
 
 def gate(ref: str, overrides: Mapping[str, Any] | None = None, *, dry_run: bool = False) -> Regated:

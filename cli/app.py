@@ -17,14 +17,18 @@ from cli import (
     intake,
     journal,
     make,
+    models,
     ops,
     predict,
     provenance,
     quality,
     read,
+    report_html,
+    review,
     students,
     versions,
 )
+from cli import map as maps
 
 HELP = """A synthetic-data factory: small models generate, review and adjudicate; a student learns.
 
@@ -41,14 +45,21 @@ app = typer.Typer(
 
 Verb = Callable[..., None]
 MAKE: list[Verb] = [make.validate, make.schema, make.estimate, make.run, intake.bring_in]
-LOOK: list[Verb] = [dashboard.dashboard, read.status, read.datasets, read.show, read.explain, export.export]
-ANSWER: list[Verb] = [
-    quality.quality, versions.diff, audit.audit, gates.gate, provenance.trace, provenance.recall, provenance.lineage,
+LOOK: list[Verb] = [
+    dashboard.dashboard, maps.draw, read.status, models.models, read.datasets, read.show, read.explain, export.export,
 ]  # fmt: skip
-VERSIONS: list[Verb] = [versions.tag, versions.edit, versions.rebase, versions.delete]
-STUDENTS: list[Verb] = [students.train, improve.improve, predict.export_student, predict.predict]
-OPERATE: list[Verb] = [ops.up, ops.down, ops.schedule, batches.batches, versions.maintain, read.doctor]
-NAMES: dict[Verb, str] = {intake.bring_in: "import"}
+ANSWER: list[Verb] = [
+    quality.quality, versions.diff, report_html.report, audit.audit, gates.gate, provenance.trace, provenance.recall,
+    provenance.lineage,
+]  # fmt: skip
+VERSIONS: list[Verb] = [versions.tag, review.review, versions.edit, versions.rebase, versions.delete]
+STUDENTS: list[Verb] = [
+    students.train, improve.improve, students.students, students.compare, predict.export_student, predict.predict,
+]  # fmt: skip
+OPERATE: list[Verb] = [
+    ops.up, ops.down, ops.schedule, ops.go_on, batches.batches, versions.maintain, read.doctor,
+]  # fmt: skip
+NAMES: dict[Verb, str] = {intake.bring_in: "import", maps.draw: "map"}
 """Verbs whose word is one of Python's own."""
 
 PANELS: dict[str, list[Verb]] = {

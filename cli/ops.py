@@ -1,4 +1,4 @@
-"""`graft up`, `graft down` and `graft schedule`: Prefect's server, a worker, and what runs when.
+"""`graft up`, `down`, `schedule` and `go-on`: Prefect's server, a worker, what runs when, what waits for people.
 
 Plain functions for Typer (`app.command()(up)`); what is heavy is imported inside them.
 """
@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli.versions import ByOption, user_name
+
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from flows.serve import ScheduleInfo, Status
+    from flows.schedules import ScheduleInfo
+    from flows.serve import Status
 
 
 def up(
@@ -54,13 +57,13 @@ def schedule(
 
     Example:  graft schedule demo --cron '0 3 * * *' --timezone Europe/Berlin --set rows_per_label=50
     """
-    from flows import serve
+    from flows import schedules
     from schemas.errors import GraftError
     from schemas.home import Home
 
     home = Home.find()
     if remove:
-        serve.unschedule(home, remove)
+        schedules.unschedule(home, remove)
         _say(f"removed {remove}")
         return
     if recipe and not cron:
@@ -70,9 +73,9 @@ def schedule(
     if cron and not recipe:
         raise GraftError("which recipe should run then?", where="RECIPE", fix=f"graft schedule demo --cron '{cron}'")
     if recipe and cron:
-        found = [serve.schedule(home, recipe, cron, name, read_overrides(override or []), timezone)]
+        found = [schedules.schedule(home, recipe, cron, name, read_overrides(override or []), timezone)]
     else:
-        found = serve.schedules(home)
+        found = schedules.schedules(home)
     if as_json:
         import orjson
 
@@ -81,6 +84,22 @@ def schedule(
         _print(schedule_table(found))
     else:
         _say("nothing is scheduled; example: graft schedule demo --cron '0 3 * * *'")
+
+
+def go_on(
+    run: Annotated[str, typer.Argument(help="the run's id, or a beginning that only it has", metavar="RUN")],
+    by: ByOption = "",
+    note: Annotated[str, typer.Option(help="what there is to say about the review")] = "",
+) -> None:
+    """Tell a run that waits for review that it is done: it goes on with what people decided.
+
+    Example:  graft go-on shop-1a2b3c4d5e6f --by Ada
+    """
+    from flows.pause import go_on as tell
+    from schemas.home import Home
+
+    tell(Home.find(), run, by=by or user_name(), note=note)
+    _say(f"{run} goes on")
 
 
 def read_overrides(pairs: list[str]) -> dict[str, Any]:
@@ -120,6 +139,9 @@ def status_table(status: Status) -> Table:
     for index, run in enumerate(status.runs):
         when = run.started.astimezone().strftime("%Y-%m-%d %H:%M") if run.started else "not started"
         rows.append(("last runs" if index == 0 else "", f"{when}  {run.state}  {run.seconds:.0f} s  {run.deployment}"))
+    for index, one in enumerate(status.waiting):
+        told = f"{one.dataset} until {one.until.astimezone():%Y-%m-%d %H:%M}; then: graft go-on {one.run_id}"
+        rows.append(("waits for review" if index == 0 else "", told))
     for head, text in rows:
         table.add_row(Text(head, style="bold"), Text(text))
     return table

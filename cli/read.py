@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from schemas.restricted import HIDDEN
+
+if TYPE_CHECKING:
+    from schemas.live import Live
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="print JSON for programs")]
 RefArg = Annotated[str, typer.Argument(help="a dataset, or a version of it: demo, demo@2", metavar="REF")]
@@ -22,14 +25,16 @@ def status(json: JsonFlag = False) -> None:
     from data.lake import Lake
     from flows.serve import status as services
     from schemas.home import Home
+    from schemas.live import read_live
 
     home = Home.find()
     with Lake.open(home, read_only=True) as lake:
         runs = lake.runs()[:20]
     service = services(home)
+    noted = [found for run in runs if (found := read_live(home, run.id)) and found.state != "ended"]
     if json:
         dumped = [{**run.model_dump(mode="json"), "recipe": without_seeds(run.recipe)} for run in runs]
-        as_json({"runs": dumped, "services": service})
+        as_json({"runs": dumped, "live": [one.model_dump(mode="json") for one in noted], "services": service})
         return
     if not runs:
         console().print("no run yet. Start one:  graft run demo --train")
@@ -41,9 +46,28 @@ def status(json: JsonFlag = False) -> None:
         ]  # fmt: skip
         columns = ["run", "status", "stopped by", "accepted", "opened", "calls", "price", "started (UTC)"]
         table("runs", columns, rows, right=("accepted", "opened", "calls", "price"))
+    for one in noted:
+        console().print(_live_line(one), markup=False, highlight=False)
     from cli.ops import print_services
 
     print_services(service)
+
+
+def _live_line(one: Live) -> str:
+    """What a run does now, in a line; of one that is silent, since when."""
+    done = f"{one.total_accepted}/{sum(one.wanted.values())} accepted"
+    if one.state == "silent":
+        return (
+            f"{one.run_id}: silent since {one.at:%Y-%m-%d %H:%M:%S} (UTC), {done}; the same command goes on from there"
+        )
+    parts = [one.stage, done, f"{one.settled} candidates"]
+    if one.per_minute is not None:
+        parts.append(f"{one.per_minute:.0f} rows a minute")
+    if one.eta_s is not None:
+        parts.append(f"ETA {int(one.eta_s) // 60}:{int(one.eta_s) % 60:02d}")
+    if one.waiting:
+        parts.append(f"limited by {one.waiting}")
+    return f"{one.run_id}: " + " · ".join(part for part in parts if part)
 
 
 def datasets(json: JsonFlag = False) -> None:

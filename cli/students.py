@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from data.lake import Lake
     from data.scores import Standing
 
-COLUMNS = ("#", "student", "from", "accuracy", "95%", "gain", "macro-F1", "ECE", "teacher", "rows")
+COLUMNS = ("#", "student", "from", "accuracy", "95%", "gain", "F1", "ECE", "teacher")
 NUMBERS = tuple(name for name in COLUMNS if name not in ("student", "from"))
-SHORT = 11
+SHORT = 10
 """Signs of an id that are shown: enough to name it."""
 
 
@@ -61,8 +61,8 @@ def students(
 ) -> None:
     """The leaderboard: every student by dataset and test, best first.
 
-    gain: points over the seeds-only student. teacher: points over the best teacher. ECE: calibration error. --json has
-    whole ids, seconds and dates.
+    gain: points over the seeds-only student. teacher: points over the best teacher. F1: the mean over labels. ECE:
+    calibration error. --json has whole ids, training rows, seconds and dates.
 
     Example:  graft students demo
     """
@@ -132,7 +132,6 @@ def _line(one: Standing) -> list[Any]:
     return [
         one.rank, one.student_id[:SHORT], learned, f"{one.accuracy:.1%}", between, _points(one.gain),
         f"{one.macro_f1:.1%}", None if one.ece is None else f"{one.ece:.1%}", _points(one.teacher_gap),
-        f"{one.train_rows:,}",
     ]  # fmt: skip
 
 

@@ -16,19 +16,24 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from dashboard.charts import svg
+from dashboard.lately import Lately
 from dashboard.people import Door
+from dashboard.queues import Queues
 from dashboard.reports import Reports
 from dashboard.show import FILTERS
 from dashboard.tables import Table, table_csv
-from schemas.base import utc_now
 from schemas.errors import GraftError, NotFound
 
 if TYPE_CHECKING:
     from dashboard.pages.page import Chart, Page
     from data.lake import Lake
+    from data.memo import Memo
+    from flows.schedules import Overview
     from schemas.home import Home
 
 T = TypeVar("T")
+MEMORY = "600MB"
+"""What DuckDB may hold for all pages together; beyond it queries spill to the lake's folder."""
 
 
 @dataclass
@@ -62,31 +67,36 @@ class Desk:
 
     home: Home
     lake: Lake
+    memo: Memo
+    plan: Lately[Overview]
     pen: Pen
     reports: Reports
     templates: Environment
     door: Door
     pages: tuple[Page, ...]
     charts: Mapping[str, Chart]
+    queues: Queues = field(default_factory=Queues)
 
     @classmethod
     @contextmanager
     def open(cls, home: Home, door: Door, pages: tuple[Page, ...], charts: Mapping[str, Chart]) -> Iterator[Self]:
         """Attach the lake of this home until the block ends."""
         from data.lake import Lake
+        from data.memo import Memo
 
         templates = Environment(
             loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=StrictUndefined,
             trim_blocks=True, lstrip_blocks=True,
         )  # fmt: skip
         templates.filters.update(FILTERS)
-        reports, pen = Reports(home), Pen(home)
-        try:
-            with Lake.open(home, read_only=True) as lake:
-                yield cls(home, lake, pen, reports, templates, door, pages, charts)
-        finally:
-            reports.close()
-            pen.close()
+        pen, plan = Pen(home), Lately(lambda: _overview(home))
+        with Lake.open(home, read_only=True, memory=MEMORY) as lake:
+            reports = Reports(lake)
+            try:
+                yield cls(home, lake, Memo(lake), plan, pen, reports, templates, door, pages, charts)
+            finally:
+                reports.close()
+                pen.close()
 
     def page(
         self, request: Request, template: str, title: str, *, tables: tuple[Table, ...] = (), ref: str = "",
@@ -103,7 +113,7 @@ class Desk:
                 raise NotFound(f"this page has no table {wanted!r}", where=request.url.path, fix=fix)
             return table_csv(by_name[wanted])
         body = self.templates.get_template(template).render(
-            title=title, path=request.url.path, home=str(self.home.root), now=utc_now(), tables=by_name, ref=ref,
+            title=title, path=request.url.path, home=str(self.home.root), tables=by_name, ref=ref,
             menu=[(page.menu, page.path) for page in self.pages if page.menu],
             tabs=[(page.tab, page.path.replace("{ref}", ref)) for page in self.pages if page.tab] if ref else [],
             person=self.door.person(request), figure=self.figure, csv_of=_csv_of(request), **values,
@@ -123,6 +133,12 @@ class Desk:
         )
         drawn = Markup(svg(spec, known.label))
         return Markup("<figure>{0}<figcaption>{1}</figcaption></figure>").format(drawn, links)
+
+
+def _overview(home: Home) -> Overview:
+    from flows.schedules import overview
+
+    return overview(home, runs=0)
 
 
 def desk_of(request: Request) -> Desk:

@@ -117,7 +117,7 @@ def deploy(api_url: str, specs: Sequence[DeploymentSpec], pool: str = POOL, acti
     """Create or update each deployment on the server; returns their full names (`flow/name`).
 
     One tagged "gpu" goes to the pool that GRAFT_GPU_POOL names, else to `graft-gpu` where the server has that, else to
-    `pool` like the others. A schedule that a person has paused stays paused unless `activate`. Raises GraftError where
+    `pool` like the others. What a person has paused stays paused unless `activate`. Raises GraftError where
     a flow cannot be loaded, a parameter is not one of the flow's, or a cron is bad.
     """
     for spec in specs:
@@ -150,7 +150,8 @@ def _deploy_one(spec: DeploymentSpec, pool: str, activate: bool) -> str:
     from prefect.schedules import Cron
 
     flow = load_checked(spec)
-    active = activate or not _paused(f"{flow.name}/{spec.name}")
+    resting, silent = (False, False) if activate else _paused(f"{flow.name}/{spec.name}")
+    active = not silent
     schedules = [Cron(spec.cron, timezone=spec.timezone, slug="graft", active=active)] if spec.cron else None
     deployment = flow.to_deployment(
         name=spec.name,
@@ -159,6 +160,7 @@ def _deploy_one(spec: DeploymentSpec, pool: str, activate: bool) -> str:
         description=spec.description or None,
         tags=list(spec.tags) or None,
         work_pool_name=pool,
+        paused=resting,
     )
     if inspect.isawaitable(deployment):
         raise TypeError("deploy() is for synchronous code: call it in a thread (asyncio.to_thread)")
@@ -187,7 +189,8 @@ def load_checked(spec: DeploymentSpec) -> Flow[..., Any]:
     return flow
 
 
-def _paused(full_name: str) -> bool:
+def _paused(full_name: str) -> tuple[bool, bool]:
+    """Whether a person has paused the deployment, and whether one of its schedules."""
     from prefect.client.orchestration import get_client
     from prefect.exceptions import ObjectNotFound
 
@@ -195,8 +198,8 @@ def _paused(full_name: str) -> bool:
         try:
             found = client.read_deployment_by_name(full_name)
         except ObjectNotFound:
-            return False
-    return any(not schedule.active for schedule in found.schedules)
+            return False, False
+    return found.paused, any(not schedule.active for schedule in found.schedules)
 
 
 def _load(spec: DeploymentSpec) -> Flow[..., Any]:

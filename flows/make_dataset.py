@@ -19,13 +19,13 @@ from data.test_files import register_evaluation_files
 from data.versions import published_texts
 from data.versions import rows as version_rows
 from data.versions import version as find_version
-from flows import artifacts, logs, rounds
+from flows import artifacts, live, logs, pause, rounds
 from flows.collector import calm_collector
 from flows.finish import finish
 from flows.judges import toxicity_scorer
 from flows.neighbours import find_neighbours
 from flows.plan import ShardSpec, apply_overrides, fresh_seed, plan_rounds, read_recipe, run_id_of
-from flows.progress import Progress, begin
+from flows.progress import Progress, begin, current
 from flows.settle import choose, find_embed, missing, settle_round
 from flows.streaming import ShardRunner
 from flows.workshop import (
@@ -67,14 +67,25 @@ async def make_dataset(
 ) -> dict[str, Any]:
     """Make (or go on making) the dataset of a recipe and publish it as a version.
 
-    `recipe` is a path or the bare name of a recipe. `fresh` draws another random seed for this firing of a schedule,
-    so that it makes new rows. Returns the run and the version as plain dicts; `version` is None where nothing was
-    accepted. Raises GraftError subclasses for what a person can mend.
+    Returns the run and the version as plain dicts; `version` is None where nothing was accepted. A recipe with `review`
+    waits for people once its version is published, and gives the version with their edits. Raises GraftError
+    subclasses for what a person can mend.
+
+    Args:
+        recipe: path of a recipe, or the bare name of one
+        rows_per_label: accepted rows wanted of each label, instead of the recipe's
+        seed: random seed instead of the recipe's; another one makes other rows
+        money_usd: US dollars at most, instead of the recipe's
+        minutes: minutes at most, instead of the recipe's
+        fresh: draw another seed for this firing of a schedule, so that it makes new rows
     """
     if fresh:
         seed = fresh_seed(_scheduled_moment())
     file, loaded, seeds = read_recipe(recipe, apply_overrides(rows_per_label, seed, money_usd, minutes))
-    return await make_run(loaded, file, seeds)
+    result = await make_run(loaded, file, seeds)
+    if loaded.review is None:
+        return result
+    return await pause.review(Home.find(), loaded.review, result, _say_now)
 
 
 async def make_run(loaded: Recipe, file: Path, seeds: list[Seed]) -> dict[str, Any]:
@@ -110,7 +121,7 @@ async def _make(recipe: Recipe, file: Path, seeds: list[Seed], home: Home, lake:
     lake.add_seeds(run_id, seeds)
     logs.started(recipe.name, recipe.method.kind, sum(recipe.wanted().values()), again=before is not None)
     try:
-        async with open_gateway(recipe, home, say, run.started_at.timestamp()) as gateway:
+        async with live.noted(home, progress), open_gateway(recipe, home, say, run.started_at.timestamp()) as gateway:
             progress.gateway = lambda: gateway.stats
             shop = Workshop(
                 recipe=recipe, run_id=run_id, home=home, lake=lake, gateway=gateway, method=method_of(recipe),
@@ -261,6 +272,10 @@ def _width(recipe: Recipe) -> int:
 def _say(progress: Progress, text: str) -> None:
     progress.stage = text
     artifacts.say(text)
+
+
+def _say_now(text: str) -> None:
+    _say(current() or Progress("", "", {}), text)
 
 
 def _scheduled_moment() -> str:

@@ -51,6 +51,11 @@ class Home:
         return self.root / "models"
 
     @property
+    def vectors(self) -> Path:
+        """Embeddings of versions, made once; may be deleted."""
+        return self.root / "vectors"
+
+    @property
     def prefect(self) -> Path:
         """Prefect's database, results and logs."""
         return self.root / "prefect"

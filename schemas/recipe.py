@@ -10,6 +10,7 @@ from schemas.base import Slug, Value, stable_hash
 from schemas.gates import GateSettings
 from schemas.methods import GraSettings, MethodSettings, PromptMixSettings
 from schemas.models import EMBEDDED_POOL, GuardSpec, LabelerSpec, ModelSpec, RoleSpec
+from schemas.review import ReviewSettings
 from schemas.steering import ImproveSettings, Steering
 from schemas.students import StudentSettings
 from schemas.tasks import ClassificationTask, GuardTask, Task, labels_of
@@ -106,6 +107,7 @@ class Recipe(Value):
     student: StudentSettings = StudentSettings()
     improve: ImproveSettings = ImproveSettings()
     steering: Steering | None = Field(default=None, description="set by a round of graft improve")
+    review: ReviewSettings | None = Field(default=None, description="pause for people's review before the run ends")
     seed: int = Field(default=42, ge=0, lt=2**31, description="every random draw follows from it")
     licence: str = Field(default="", description="licence of the seeds, for the card")
 
@@ -168,6 +170,6 @@ class Recipe(Value):
         }
 
     def fingerprint(self, *more: Any) -> str:
-        """Hash of all that decides which rows come out; those of student and loop do not."""
-        left_out = {"student", "improve", "description"} | ({"steering"} if self.steering is None else set())
+        """Hash of all that decides which rows come out; those of student, loop and review do not."""
+        left_out = {"student", "improve", "description", "review"} | ({"steering"} if self.steering is None else set())
         return stable_hash(self.model_dump(mode="json", exclude=left_out), more)

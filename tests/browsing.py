@@ -17,11 +17,14 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from data.lake import Lake
+from data.scores.answers import keep
 from data.versions import publish
 from schemas.calls import Call
 from schemas.datasets import Row, Run
 from schemas.home import Home
 from schemas.rows import Candidate, Decision, GateResult, Review, Slot
+from schemas.students import Student, StudentSettings
+from students.evaluate import evaluate
 
 AT = datetime(2026, 11, 25, tzinfo=UTC)
 TRICK = (
@@ -80,6 +83,27 @@ def fill(home: Home) -> None:
         card = f"# shop\n\n| a | b |\n| --- | --- |\n| {TRICK} | 1 |"
         for some in (rows[:60], rows):
             publish(lake, run=run, rows=some, models={"gemma": "Gemma"}, seeds=2, card=card)  # fmt: skip
+    judge(home)
+
+
+def judge(home: Home) -> None:
+    """Two students of `shop`, on the seeds alone and on its second version, judged on the same 40 rows."""
+    held_out = [(f"held-out text {n}", LABELS[n % 2]) for n in range(40)]
+    with Lake.open(home) as lake:
+        for name, version, wrong in (("st_seeds", None, 3), ("st_shop2", 2, 8)):
+            student = Student(
+                id=name, dataset="shop", version=version, trained_on="version" if version else "seeds",
+                settings=StudentSettings(), encoder_revision="1", train_rows=60, device="cpu", seconds=9.0,
+                path=f"students/{name}", created_at=AT,
+            )  # fmt: skip
+            said = [LABELS[(n + (n % wrong == 0)) % 2] for n in range(40)]
+            shares = [[0.8, 0.2] if one == "price" else [0.3, 0.7] for one in said]
+            judged = evaluate(said, held_out, LABELS, student_id=name, test_file="test.csv", probabilities=shares)
+            lake.save_student(student)
+            lake.save_evaluation(judged)
+            folder = home.root / student.path
+            folder.mkdir(parents=True)
+            keep(folder, judged, held_out, said, shares)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 VERBS = ("validate", "schema", "estimate", "run", "status", "datasets", "show", "explain", "export", "train", "up",
+         "dashboard", "map", "models", "report", "review", "go-on", "students", "compare",
          "down", "schedule", "batches", "doctor", "journal", "export-student", "predict")  # fmt: skip
 
 

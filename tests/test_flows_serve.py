@@ -23,7 +23,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from cli import ops
-from flows import serve
+from flows import schedules, serve
 from flows.deploy import DeploymentSpec, check_cron, connected, load_checked, read_deployments
 from flows.settings import prefect_environment, read_state
 from schemas.errors import GraftError, InputInvalid, NotFound
@@ -96,9 +96,9 @@ def wait_for(done, seconds: float) -> None:
         time.sleep(0.5)
 
 
-def schedules_after(home: Home, deployments: list[DeploymentSpec]) -> list[serve.ScheduleInfo]:
+def schedules_after(home: Home, deployments: list[DeploymentSpec]) -> list[schedules.ScheduleInfo]:
     serve.up(home, say=lambda text: None, deployments=deployments)
-    return serve.schedules(home)
+    return schedules.schedules(home)
 
 
 @contextmanager
@@ -116,9 +116,7 @@ def pause(home: Home, deployment: str) -> None:
 
 
 def start_long_run(home: Home, deployment: str, word: str) -> Path:
-    with prefect_client(home) as client:
-        found = client.read_deployment_by_name(deployment)
-        client.create_flow_run_from_deployment(found.id, parameters={"word": word, "seconds": 120})
+    schedules.start(home, deployment, {"word": word, "seconds": 120})
     written = home.root / f"{word}.txt"
     wait_for(written.is_file, 30)
     return written
@@ -143,26 +141,26 @@ def test_a_schedule_fires_and_down_leaves_nothing_running(home: Home, tiny: Depl
     assert any("up already" in line for line in said)
 
     with pytest.raises(GraftError, match="no parameter 'wrod'"):
-        serve.add_schedule(home, DeploymentSpec(tiny.entrypoint, "x", {"wrod": "a"}, "* * * * *", root=tiny.root))
+        schedules.add_schedule(home, DeploymentSpec(tiny.entrypoint, "x", {"wrod": "a"}, "* * * * *", root=tiny.root))
     with pytest.raises(NotFound, match="no deployment 'tiny/none'"):
-        serve.unschedule(home, "tiny/none")
+        schedules.unschedule(home, "tiny/none")
 
     spec = DeploymentSpec(tiny.entrypoint, "ticks", {"word": "tick", "fresh": True}, "* * * * *", root=tiny.root)
-    planned = serve.add_schedule(home, spec)
+    planned = schedules.add_schedule(home, spec)
     assert planned.schedule == "* * * * *" and not planned.paused and len(planned.next_runs) == 3
     assert planned.parameters == {"word": "tick", "fresh": True}
     nightly = DeploymentSpec(tiny.entrypoint, "nightly", {"word": "night"}, "0 3 * * *", root=tiny.root)
     assert {info.schedule for info in schedules_after(home, [nightly])} == {"* * * * *", "0 3 * * *"}
     pause(home, "tiny/nightly")
     assert [info.deployment for info in schedules_after(home, [nightly]) if info.paused] == ["tiny/nightly"]
-    assert not serve.add_schedule(home, nightly).paused, "asking for it again makes it active"
-    serve.unschedule(home, "tiny/nightly")
+    assert not schedules.add_schedule(home, nightly).paused, "asking for it again makes it active"
+    schedules.unschedule(home, "tiny/nightly")
     ran = home.root / "tick.txt"
     wait_for(ran.is_file, 90)
     assert ran.read_text(encoding="utf-8").startswith("tick True\n"), "the run wrote elsewhere or got other parameters"
     wait_for(lambda: any(r.state == "Completed" and r.deployment == "tiny/ticks" for r in serve.status(home).runs), 30)
-    serve.unschedule(home, "tiny/ticks")
-    assert serve.schedules(home) == []
+    schedules.unschedule(home, "tiny/ticks")
+    assert schedules.schedules(home) == []
 
     long = start_long_run(home, "tiny/asked", "long")
     assert len(family(home)) >= 3, "server, worker and a flow run"
@@ -175,7 +173,7 @@ def test_a_schedule_fires_and_down_leaves_nothing_running(home: Home, tiny: Depl
 
 
 def test_without_a_server_the_error_says_how_to_start_one(home: Home, tiny: DeploymentSpec) -> None:
-    for verb in (lambda: serve.schedules(home), lambda: serve.add_schedule(home, tiny)):
+    for verb in (lambda: schedules.schedules(home), lambda: schedules.add_schedule(home, tiny)):
         with pytest.raises(GraftError, match="not up") as caught:
             verb()
         assert "graft up" in caught.value.fix
@@ -310,7 +308,7 @@ def test_the_schedule_command_asks_for_what_is_missing(home: Home, monkeypatch: 
 
 def test_tables_show_the_next_firing_in_its_own_zone_and_never_read_markup() -> None:
     moment = datetime(2026, 7, 1, 1, 0, tzinfo=UTC)
-    info = serve.ScheduleInfo(
+    info = schedules.ScheduleInfo(
         deployment="make_dataset/[red]x", schedule="0 3 * * *", timezone="Europe/Berlin", paused=False,
         parameters={"recipe": "demo"}, next_runs=(moment,),
     )  # fmt: skip

@@ -162,7 +162,7 @@ def through_the_command_line(
     ]  # fmt: skip
     assert all(one["gain"] is None or one["student_id"] == ours.id for one in board)
     shown = graft("students")[1]
-    assert shown.count(ours.id[:11]) == 2 and "@1" in shown
+    assert shown.count(ours.id[:10]) == 2 and "@1" in shown
     found = json.loads(graft("compare", base.id, ours.id, "--json")[1])
     assert found["test_file"].endswith("held.csv") and found["rows"] == 8
     assert found["both"] + found["only_a"] + found["only_b"] + found["neither"] == 8
@@ -171,7 +171,7 @@ def through_the_command_line(
     shutil.rmtree(home.root / base.path)
     code, _, said = graft("compare", base.id, ours.id)
     assert code == 8 and f"the folder of student {base.id} is gone" in said and "graft train shop" in said
-    assert base.id[:11] in graft("students")[1], "the lake still knows how it was judged"
+    assert base.id[:10] in graft("students")[1], "the lake still knows how it was judged"
     for verb in ("students", "compare"):
         told = graft(verb, "--help")[1]
         assert "Example" in told and f"graft {verb} " in told
@@ -236,7 +236,7 @@ def test_slices_name_their_wrong_rows_and_the_surely_worst_comes_first(tmp_path:
     by = {(one.kind, one.name): one for one in told}
     worst = by["concept", "parcels"]
     assert (worst.rows, worst.right, worst.accuracy) == (5, 0, 0.0)
-    assert worst.interval == (0.0, pytest.approx(3.8415 / 8.8415, abs=1e-4))  # z² / (n + z²)
+    assert worst.interval == pytest.approx((0.0, 3.8415 / 8.8415), abs=1e-4)  # z² / (n + z²)
     assert worst.wrong == (5, 4, 3, 2, 1) and worst.wrong_ids == ("c_4", "c_3", "c_2", "c_1", "c_0")  # surest first
     assert by["label", "y"].wrong == (10,) and by["label", "x"].rows == 9
     assert by["source", "synthetic"].right == 4

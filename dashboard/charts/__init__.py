@@ -44,6 +44,7 @@ def finished(chart: Any, width: int, height: int | None = None) -> dict[str, Any
     spec: dict[str, Any] = sized.to_dict(validate=False)
     spec["config"] = _config("currentColor")
     spec["background"] = None
+    spec["padding"] = {"left": 14, "right": 10, "top": 6, "bottom": 6}  # a browser's letters may be wider than ours
     return spec
 
 

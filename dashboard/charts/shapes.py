@@ -145,3 +145,145 @@ def sparkline(values: Sequence[float]) -> str:
         f'<svg class="spark" role="img" aria-label="{said}" width="80" height="20" viewBox="0 0 80 20">'
         f'<polyline points="{points}" fill="none" stroke="{ACCENT}" stroke-width="1.5"/></svg>'
     )
+
+
+def dense(spec: dict[str, Any], rows: int) -> dict[str, Any]:
+    """A chart of horizontal bars as high as its categories need: the more there are, the closer they stand."""
+    step = 20 if rows <= 20 else 16 if rows <= 50 else 12
+    return roomy({**spec, "height": {"step": step}}, left=24)
+
+
+def roomy(spec: dict[str, Any], *, left: int = 5, right: int = 5) -> dict[str, Any]:
+    """A chart with room beside it (pixels) for long names: a browser's letters may be wider than those measured."""
+    return {**spec, "padding": {"left": left, "right": right, "top": 5, "bottom": 5}}
+
+
+def histogram(
+    rows: Sequence[dict[str, Any]], *, part: str, title: str, y_title: str = "rows",
+    colours: dict[str, str] | None = None, ends: tuple[float, float] | None = None, width: int = 520,
+    height: int = 200,
+) -> dict[str, Any]:  # fmt: skip
+    """Bars from `start` to `end` as high as their `rows`, in parts that stand on each other. The axis goes from one of
+    `ends` to the other, else as far as there are bars."""
+    import altair as alt
+
+    low, high = ends or (min(row["start"] for row in rows), max(row["end"] for row in rows))
+    known = colours or SPLITS
+    names = [name for name in known if any(row[part] == name for row in rows)]
+    colour = alt.Scale(domain=names, range=[known[name] for name in names])
+    chart = (
+        alt.Chart(alt.InlineData(values=list(rows)))
+        .mark_bar(binSpacing=1)
+        .encode(
+            x=alt.X("start:Q", bin="binned", title=title, scale=alt.Scale(domain=[low, high], nice=False)),
+            x2="end:Q",
+            y=alt.Y("sum(rows):Q", title=y_title, axis=alt.Axis(tickMinStep=1, format=",d")),
+            color=alt.Color(f"{part}:N", title=None, scale=colour, legend=alt.Legend(orient="top")),
+            order=alt.Order(f"{part}:N"),
+        )
+    )
+    return finished(chart, width, height)
+
+
+def shares(
+    rows: Sequence[dict[str, Any]], *, category: str, value: str, title: str, width: int = 360
+) -> dict[str, Any]:
+    """A horizontal bar for each row of a share (0 to 1), in the rows' order, its percentage at the end."""
+    import altair as alt
+
+    base = alt.Chart(alt.InlineData(values=list(rows))).encode(
+        y=alt.Y(f"{category}:N", sort=None, title=None),
+        x=alt.X(f"{value}:Q", title=title, scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%")),
+    )
+    said = base.mark_text(align="left", dx=3).encode(text=alt.Text(f"{value}:Q", format=".0%"))
+    return finished(base.mark_bar(color=ACCENT) + said, width)
+
+
+def gains(rows: Sequence[dict[str, Any]], *, category: str, value: str, title: str, width: int = 420) -> dict[str, Any]:
+    """A horizontal bar for each row to the right of zero or, in the second colour, to the left; its number beside."""
+    import altair as alt
+
+    signed = {"condition": {"test": f"datum['{value}'] < 0", "value": SECOND}, "value": ACCENT}
+    base = alt.Chart(alt.InlineData(values=list(rows))).encode(
+        y=alt.Y(f"{category}:N", sort=None, title=None),
+        x=alt.X(f"{value}:Q", title=title, scale=alt.Scale(padding=28), axis=alt.Axis(tickMinStep=1, format="+,d")),
+    )
+    text = alt.Text(f"{value}:Q", format="+,")
+    right = base.mark_text(align="left", dx=3).encode(text=text).transform_filter(f"datum['{value}'] > 0")
+    left = base.mark_text(align="right", dx=-3).encode(text=text).transform_filter(f"datum['{value}'] < 0")
+    return finished(alt.layer(base.mark_bar().encode(color=signed), right, left), width)
+
+
+def offsets(
+    rows: Sequence[dict[str, Any]], *, x: str, y: str, value: str, x_title: str, y_title: str
+) -> dict[str, Any]:
+    """A matrix of values above and below zero: the first colour where above, the second where below, the darker the
+    further away, with the number in each cell."""
+    import altair as alt
+
+    names = list(dict.fromkeys(str(row[y]) for row in rows))
+    columns = list(dict.fromkeys(str(row[x]) for row in rows))
+    far = max((abs(float(row[value])) for row in rows), default=0.0) or 1.0
+    base = alt.Chart(alt.InlineData(values=list(rows))).encode(
+        x=alt.X(f"{x}:N", sort=columns, title=x_title, axis=alt.Axis(orient="top", labelAngle=-30)),
+        y=alt.Y(f"{y}:N", sort=names, title=y_title),
+    )
+    cells = (
+        base.transform_calculate(far=f"abs(datum['{value}'])")
+        .mark_rect()
+        .encode(
+            color={"condition": {"test": f"datum['{value}'] < 0", "value": SECOND}, "value": ACCENT},
+            opacity=alt.Opacity("far:Q", scale=alt.Scale(domain=[0, far], range=[0.03, 0.7]), legend=None),
+        )
+    )
+    said = base.mark_text(fontSize=10).encode(text=alt.Text(f"{value}:Q", format="+.2f"))
+    return finished(
+        cells + said, max(90, 480 // len(columns)) * len(columns), (20 if len(names) <= 24 else 14) * len(names)
+    )
+
+
+def scatter(
+    rows: Sequence[dict[str, Any]], *, x: str, y: str, value: str, part: str, colours: dict[str, str], title: str
+) -> dict[str, Any]:
+    """Points without axes: `value` by colour, `part` (row, seed) by shape. Only nearness means something on it."""
+    import altair as alt
+
+    chart = (
+        alt.Chart(alt.InlineData(values=list(rows)))
+        .mark_point(filled=True, size=22, opacity=0.8)
+        .encode(
+            x=alt.X(f"{x}:Q", axis=None, scale=alt.Scale(zero=False)),
+            y=alt.Y(f"{y}:Q", axis=None, scale=alt.Scale(zero=False)),
+            color=alt.Color(
+                f"{value}:N",
+                title=title,
+                sort=None,
+                scale=alt.Scale(domain=list(colours), range=list(colours.values())),
+            ),
+            shape=alt.Shape(
+                f"{part}:N", title=None, scale=alt.Scale(domain=["row", "seed"], range=["circle", "diamond"])
+            ),
+            size=alt.Size(f"{part}:N", legend=None, scale=alt.Scale(domain=["row", "seed"], range=[22, 80])),
+        )
+    )
+    return finished(chart, 760, 560)
+
+
+def stacked_days(rows: Sequence[dict[str, Any]], *, day: str, value: str, part: str, title: str) -> dict[str, Any]:
+    """A column for each day (ISO dates), in parts."""
+    import altair as alt
+
+    names, days = list(dict.fromkeys(str(row[part]) for row in rows)), len({row[day] for row in rows})
+    chart = (
+        alt.Chart(alt.InlineData(values=list(rows)))
+        .mark_bar(size=max(2, min(28, int(400 / days))))
+        .encode(
+            x=alt.X(f"yearmonthdate({day}):T", title=None, axis=alt.Axis(format="%d %b", labelOverlap=True)),
+            y=alt.Y(f"sum({value}):Q", title=title, axis=alt.Axis(format="~s")),
+            color=alt.Color(
+                f"{part}:N", title=None, scale=alt.Scale(domain=names, range=list(PALETTE)),
+                legend=alt.Legend(orient="top") if len(names) > 1 else None,
+            ),
+        )
+    )  # fmt: skip
+    return finished(chart, 480, 200)

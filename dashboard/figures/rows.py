@@ -1,52 +1,178 @@
-"""Rows of a version and candidates of a run, searched and filtered in the database, page by page."""
+"""Rows of a version and candidates that a run did not accept, found in the database; what became of one row."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from dashboard.figures import Rows, rows_of
+from dashboard.figures.filters import SORTS, Asked
+from data.duck import quoted
+from data.export.files import FORMULA
+from schemas.restricted import HIDDEN
 
 if TYPE_CHECKING:
     from data.lake import Lake
 
 
-SORTS = {
-    "id": "id",
-    "label": "label, id",
-    "longest": "length(text) DESC, id",
-    "shortest": "length(text), id",
-}
+@dataclass(frozen=True)
+class Within:
+    """What is looked through: the rows of a version, or, of a run, the candidates that it did not accept."""
+
+    rejected: bool
+    dataset: str = ""
+    version: int = 0
+    run_id: str = ""
+    rows: int | None = None
+    """How many there are where nothing is asked for, if that is known."""
 
 
-def find_rows(
-    lake: Lake, dataset: str, version: int, *, words: str, label: str, split: str, source: str, sort: str, page: int,
-    size: int = 50,
-) -> tuple[int, Rows]:  # fmt: skip
-    """Rows of a version that hold `words` and are of that label, split and source (empty: any): (how many, one page).
+JOINED = "LEFT JOIN lake.candidates c ON c.run_id = v.run_id AND c.candidate_id = v.candidate_id"
+HELD = ("id", "text", "response", "label", "split", "source", "restricted")
+"""What a list of a version's rows shows, and its CSV holds."""
+JUDGED = ("intended_label", "mean", "spread", "code")
+"""What comes along where rows are joined to their candidates."""
+MADE = ("id", "text", "response", "label", "intended_label", "status", "code", "reason", "mean", "spread", "restricted")
+"""What a list of rejected candidates shows."""
+WORDS = ("text", "response", "reason")
+"""Columns that are hidden where a row is restricted."""
+
+
+def find(lake: Lake, within: Within, asked: Asked, *, page: int, size: int, only: list[str] | None = None) -> tuple[
+    int, Rows
+]:  # fmt: skip
+    """How many fit, and one page of them (from 0). `only` are the ids that may come up: then they keep that order.
 
     A search by words passes restricted rows over: a hit would tell what they say.
     """
-    where = """
-        dataset = $1 AND version = $2 AND ($4 = '' OR label = $4) AND ($5 = '' OR split = $5)
-        AND ($3 = '' OR (NOT restricted AND contains(lower(text), lower($3)))) AND ($6 = '' OR source = $6)"""
-    given = [dataset, version, words, label, split, source]
-    total = rows_of(lake, f"SELECT count(*) AS n FROM lake.version_rows WHERE {where}", given)[0]["n"]
+    if within.rows is not None and not asked.given and asked.sort == "id" and only is None:
+        places: list[Any] = list(range(page * size, min((page + 1) * size, within.rows)))
+        return within.rows, _fetch(lake, within, asked, places)
+    source, where, params = _source(within, asked, only)
+    key, sort = _key(within), SORTS[asked.sort]
+    rank = sort.key.format(r=_row(within)) if sort.key else "NULL"
+    order = f"rank {'DESC' if sort.down else 'ASC'} NULLS LAST, place"
+    if only is not None and not sort.key:
+        rank, order = f"list_position(?::VARCHAR[], {_id(within)})", "rank, place"
+        params = [only, *params]
     query = f"""
-        SELECT id, text, response, label, split, source, restricted FROM lake.version_rows WHERE {where}
-        ORDER BY {SORTS[sort]} LIMIT {size:d} OFFSET {page * size:d}"""
-    return int(total), rows_of(lake, query, given)
+        WITH fit AS MATERIALIZED (SELECT {key} AS place, {rank} AS rank FROM {source} WHERE {where}),
+             page AS (SELECT place, rank FROM fit ORDER BY {order} LIMIT ? OFFSET ?)
+        SELECT (SELECT count(*) FROM fit) AS total, (SELECT list(place ORDER BY {order}) FROM page) AS places"""
+    found = rows_of(lake, query, [*params, size, page * size])[0]
+    return int(found["total"]), _fetch(lake, within, asked, found["places"] or [])
 
 
-def find_candidates(
-    lake: Lake, run_id: str, *, words: str, code: str, status: str, page: int, size: int = 50
-) -> tuple[int, Rows]:
-    """Candidates of a run that were not accepted (or of one status or code): (how many, one page of them)."""
-    where = """
-        run_id = $1 AND ($2 = '' OR (NOT restricted AND contains(lower(text), lower($2)))) AND ($3 = '' OR code = $3)
-        AND CASE WHEN $4 = '' THEN status <> 'accepted' ELSE status = $4 END"""
-    given = [run_id, words, code, status]
-    total = rows_of(lake, f"SELECT count(*) AS n FROM lake.candidates WHERE {where}", given)[0]["n"]
+def columns(within: Within, asked: Asked) -> dict[str, str]:
+    """The columns of a list, and where each comes from."""
+    if within.rejected:
+        return {name: "c.candidate_id" if name == "id" else f"c.{name}" for name in MADE}
+    judged = {name: f"c.{name}" for name in JUDGED} if asked.judged else {}
+    return {**{name: f"v.{name}" for name in HELD}, **judged}
+
+
+def _fetch(lake: Lake, within: Within, asked: Asked, places: list[Any]) -> Rows:
+    """The rows at these places, in that order, restricted words hidden."""
+    if not places:
+        return []
+    said = ", ".join(f"{held} AS {name}" for name, held in columns(within, asked).items())
+    if within.rejected:
+        query = f"""
+            SELECT candidate_id AS place, {said} FROM lake.candidates c
+            WHERE run_id = ? AND candidate_id IN (SELECT unnest(?::VARCHAR[]))"""
+        found = rows_of(lake, query, [within.run_id, places])
+    else:
+        query = f"""
+            SELECT v.ordinal AS place, {said} FROM lake.version_rows v {JOINED if asked.judged else ""}
+            WHERE v.dataset = ? AND v.version = ? AND v.ordinal BETWEEN ? AND ?
+            AND v.ordinal IN (SELECT unnest(?::BIGINT[]))"""
+        found = rows_of(lake, query, [within.dataset, within.version, min(places), max(places), places])
+    at = {place: number for number, place in enumerate(places)}
+    return [_hidden(row) for row in sorted(found, key=lambda row: at[row.pop("place")])]
+
+
+def _hidden(row: dict[str, Any]) -> dict[str, Any]:
+    if not row["restricted"]:
+        return row
+    return {**row, **{name: HIDDEN for name in WORDS if row.get(name)}}
+
+
+def write_csv(lake: Lake, within: Within, asked: Asked, path: Path) -> None:
+    """All that fit, as a CSV file that DuckDB writes: restricted words hidden, no cell that a spreadsheet would run."""
+    source, where, params = _source(within, asked, None)
+    row, sort, cells = _row(within), SORTS[asked.sort], []
+    for name, held in columns(within, asked).items():
+        cell = f"replace({held}::VARCHAR, chr(0), chr(65533))"
+        cell = f"CASE WHEN {row}.restricted AND {held} <> '' THEN '{HIDDEN}' ELSE {cell} END" if name in WORDS else cell
+        if name not in ("mean", "spread", "restricted"):
+            cell = f"CASE WHEN regexp_matches({cell}, {quoted(FORMULA)}) THEN chr(39) || {cell} ELSE {cell} END"
+        cells.append(f"{cell} AS {name}")
+    key = f"{sort.key.format(r=row)} {'DESC' if sort.down else 'ASC'} NULLS LAST, " if sort.key else ""
+    query = f"SELECT {', '.join(cells)} FROM {source} WHERE {where} ORDER BY {key}{_key(within)}"
+    lake.sql(f"COPY ({query}) TO {quoted(str(path))} (FORMAT csv, HEADER, QUOTE '\"', ESCAPE '\"')", params)
+
+
+def _source(within: Within, asked: Asked, only: list[str] | None) -> tuple[str, str, list[Any]]:
+    """What is read, the condition on it, and the values that the condition takes."""
+    where, params = asked.where(only)
+    if within.rejected:
+        return "lake.candidates c", f"c.run_id = ? AND c.status <> 'accepted' AND {where}", [within.run_id, *params]
+    source = f"lake.version_rows v {JOINED if asked.judged else ''}"
+    return source, f"v.dataset = ? AND v.version = ? AND {where}", [within.dataset, within.version, *params]
+
+
+def _row(within: Within) -> str:
+    return "c" if within.rejected else "v"
+
+
+def _key(within: Within) -> str:
+    return "c.candidate_id" if within.rejected else "v.ordinal"
+
+
+def _id(within: Within) -> str:
+    return "c.candidate_id" if within.rejected else "v.id"
+
+
+def codes(lake: Lake, run_id: str, *, rejected: bool) -> list[str]:
+    """The decisions of a run's candidates, most frequent first."""
+    query = """
+        SELECT code, count(*) AS rows FROM lake.candidates WHERE run_id = ? AND (status <> 'accepted') = ?
+        GROUP BY code ORDER BY rows DESC, code LIMIT 50"""
+    return [str(row["code"]) for row in rows_of(lake, query, [run_id, rejected])]
+
+
+def stops(lake: Lake, run_id: str) -> list[str]:
+    """The gates, or else the judges, that a run's candidates were stopped by, most frequent first."""
+    from data.review.items import REFUSED_BY
+
     query = f"""
-        SELECT candidate_id AS id, text, response, label, status, code, reason, mean, restricted
-        FROM lake.candidates WHERE {where} ORDER BY candidate_id LIMIT {size:d} OFFSET {page * size:d}"""
-    return int(total), rows_of(lake, query, given)
+        SELECT {REFUSED_BY} AS gate, count(*) AS rows FROM lake.candidates WHERE run_id = ? AND status <> 'accepted'
+        GROUP BY gate ORDER BY rows DESC, gate LIMIT 50"""
+    return [str(row["gate"]) for row in rows_of(lake, query, [run_id])]
+
+
+def brief(lake: Lake, dataset: str, version: int, row_id: str) -> dict[str, Any] | None:
+    """A row of a version in a few lines, restricted words hidden; None where the version does not hold it."""
+    query = f"""
+        SELECT v.id, v.text, v.response, v.label, v.split, v.source, v.restricted, c.intended_label, c.mean, c.spread,
+               c.reason FROM lake.version_rows v {JOINED} WHERE v.dataset = ? AND v.version = ? AND v.id = ?"""
+    found = rows_of(lake, query, [dataset, version, row_id])
+    return _hidden(found[0]) if found else None
+
+
+def fate(lake: Lake, datasets: list[str], row_id: str) -> Rows:
+    """Every version of these datasets, oldest first, with what became of a row in it.
+
+    `split` and `label` where the version holds it, `gate`, `rule` and `detail` where it was dropped; neither where it
+    is not there.
+    """
+    query = """
+        SELECT v.dataset, v.version, v.created_at, v.origin, r.split, r.label, d.gate, d.rule, d.detail
+        FROM lake.versions v
+        LEFT JOIN (SELECT dataset, version, split, label FROM lake.version_rows WHERE id = $2) r
+               ON r.dataset = v.dataset AND r.version = v.version
+        LEFT JOIN (SELECT dataset, version, gate, rule, detail FROM lake.drops WHERE row_id = $2) d
+               ON d.dataset = v.dataset AND d.version = v.version
+        WHERE v.dataset IN (SELECT unnest($1::VARCHAR[])) ORDER BY v.dataset, v.version"""
+    return rows_of(lake, query, [datasets, row_id])

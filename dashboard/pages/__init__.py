@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
-from dashboard.pages import charts, datasets, home, rows, runs
+from dashboard.pages import (
+    changes,
+    charts,
+    datasets,
+    home,
+    judged,
+    map,
+    models,
+    people,
+    review,
+    row,
+    rows,
+    runs,
+    schedules,
+    students,
+)
 from dashboard.pages.page import Chart, Page
 
-MODULES = (home, runs, datasets, rows, charts)
+MODULES = (
+    home, runs, datasets, judged, map, changes, people, rows, row, review, students, models, schedules, charts,
+)  # fmt: skip
 
 PAGES: tuple[Page, ...] = tuple(page for module in MODULES for page in module.PAGES)
 CHARTS: dict[str, Chart] = {chart.name: chart for module in MODULES for chart in getattr(module, "CHARTS", ())}

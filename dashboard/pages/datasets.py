@@ -1,43 +1,108 @@
-"""Dataset: a version's card, its balance and lengths, its quality, and the versions before it."""
+"""Datasets: all of them; one version's rows, lengths and variety at a glance; its quality; and one file of it all."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote, urlencode
 
+from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import Response
 
-from dashboard.charts.shapes import stacked
+from dashboard.charts import SPLITS
+from dashboard.charts.shapes import dense, histogram, sparkline, stacked
 from dashboard.desk import Desk, desk_of
 from dashboard.figures import datasets as figures
 from dashboard.pages.page import Chart, Page, Spec
+from dashboard.parts import Part
+from dashboard.show import shown
 from dashboard.tables import Column, Table
+from data.tags import tags
 from data.versions import version, versions
+from schemas.datasets import DatasetVersion
 from schemas.errors import GraftError
+
+QUICK = 20_000
+"""Rows of a version whose quality report is there in a second."""
+VARIETY = ("wording", "duplicates")
+"""Groups of the quality report whose figures the overview shows."""
+
+
+def datasets(request: Request) -> Response:
+    """Every dataset with its latest version."""
+    desk = desk_of(request)
+    rows = [
+        {
+            **row,
+            "ref": f"{row['dataset']}@{row['version']}",
+            "labels": len(_read(row["labels"])),
+            "splits": ", ".join(f"{name} {count:,}" for name, count in _read(row["splits"]).items()),
+            "state": "partial" if row["partial"] else "whole",
+            "tags": ", ".join(f"{one['tag']} = @{one['version']}" for one in row["tags"] or ()),
+            "link": f"/datasets/{row['dataset']}@{row['version']}",
+            "spark": Markup(sparkline(row["history"])),
+        }
+        for row in figures.datasets(desk.lake)
+    ]
+    columns = (
+        Column("ref", "dataset", link="link"), Column("rows", "rows", "number"), Column("history", "rows by version"),
+        Column("versions", "versions", "number"), Column("labels", "labels", "number"), Column("splits", "splits"),
+        Column("origin", "made by"), Column("tags", "tags"), Column("state", "state"),
+        Column("created_at", "published", "ago"),
+    )  # fmt: skip
+    table = Table("datasets", "Datasets", columns, rows)
+    return desk.page(request, "datasets.html.jinja", "Datasets", tables=(table,))
 
 
 def dataset(request: Request) -> Response:
     """One version (`demo`, `demo@2`)."""
     desk = desk_of(request)
     found = version(desk.lake, request.path_params["ref"])
-    balance = figures.balance(desk.lake, found.dataset, found.version)
-    columns = (Column("label", "label"), Column("split", "split"), Column("rows", "rows", "number"))
+    part = overview(desk, found)
     return desk.page(
-        request,
-        "dataset.html.jinja",
-        found.ref,
-        tables=(Table("balance", "Balance", columns, balance),),
-        ref=found.ref,
-        version=found,
-        versions=list(reversed(versions(desk.lake, found.dataset))),
+        request, "dataset.html.jinja", found.ref, tables=part.tables, ref=found.ref, linked=True, **part.values
     )
 
 
-def draw_balance(desk: Desk, given: Mapping[str, str]) -> Spec | None:
-    """`of`: the version. Rows of each label, in parts by split."""
-    found = version(desk.lake, given.get("of", ""))
-    rows = figures.balance(desk.lake, found.dataset, found.version)
-    return stacked(rows, category="label", value="rows", part="split", title="rows")
+def overview(desk: Desk, found: DatasetVersion, patience_s: float | None = None) -> Part:
+    """What the version holds and how it came about. Only for a small version it is waited for its quality report."""
+    from data.quality import tables
+
+    counted = _counts(desk, found)
+    of_runs = desk.reports.kept(("runs", found.ref), lambda: figures.runs(desk.lake, found))
+    noun, ends = _noun(desk, found), _ends(desk, found, of_runs)
+    _lengths(desk, found, "text")  # what is quick comes before what takes every core
+    patience_s = (0.8 if found.rows <= QUICK else 0.0) if patience_s is None else patience_s
+    report = desk.reports.of(found, patience_s)
+    sections = {section.name: section for section in tables(report)} if report else {}
+    balance = figures.balance(found, counted)
+    return Part(
+        tables=(
+            _balance_table(found, balance, noun),
+            ends,
+            _runs_table(desk, of_runs),
+            Table("drops", "Left out of its parent", _DROPS, figures.drops(desk.lake, found)),
+            _versions_table(desk, found),
+            *_students_tables(desk, found),
+            _models_table(found, report),
+        ),
+        values={
+            "version": found,
+            "noun": noun,
+            "restricted": sum(row["rows"] for row in counted if row["restricted"]),
+            "sources": _by_source(counted),
+            "tags": [one.tag for one in tags(desk.lake, found.dataset) if one.version == found.version],
+            "few": len(figures.shown_labels(balance)) < len(balance),
+            "run": desk.lake.run(found.run_id),
+            "report": report,
+            "sections": sections,
+            "variety": [fact for name in VARIETY if name in sections for fact in sections[name].tables[0].rows],
+            "candidates": sum(row["rows"] for row in ends.rows),
+        },
+        ready=report is not None,
+    )
 
 
 def quality(request: Request) -> Response:
@@ -56,16 +121,214 @@ def quality(request: Request) -> Response:
         raise GraftError("the figures are still being computed", where=found.ref, fix="ask again in a minute")
     if report is not None and form in ("html", "json"):
         body, kind = (page(report), "text/html") if form == "html" else (report.model_dump_json(), "application/json")
-        name = f'attachment; filename="quality-{found.dataset}-{found.version}.{form}"'
-        return Response(body, media_type=kind, headers={"Content-Disposition": name})
+        return as_file(body, kind, f"quality-{found.dataset}-{found.version}.{form}")
     sections = tables(report) if report is not None else ()
     return desk.page(
-        request, "quality.html.jinja", f"Quality of {found.ref}", ref=found.ref, version=found, sections=sections
+        request, "quality.html.jinja", f"Quality of {found.ref}", ref=found.ref, version=found, sections=sections,
+        report=report,
+    )  # fmt: skip
+
+
+def whole(request: Request) -> Response:
+    """All of a version in one HTML file, the same that `graft report` writes."""
+    from dashboard.report import file_name, render
+
+    desk = desk_of(request)
+    found = version(desk.lake, request.path_params["ref"])
+    return as_file(render(desk, found, patience_s=60.0), "text/html", file_name(found))
+
+
+def as_file(body: str | bytes, kind: str, name: str) -> Response:
+    """An answer that the browser keeps as a file."""
+    return Response(body, media_type=kind, headers={"Content-Disposition": f'attachment; filename="{name}"'})
+
+
+def draw_balance(desk: Desk, given: Mapping[str, str]) -> Spec | None:
+    """`of`: the version. Rows of each label, in parts by split; of over 100 labels the largest and the smallest."""
+    found = version(desk.lake, given.get("of", ""))
+    chosen = figures.shown_labels(figures.balance(found, _counts(desk, found)))
+    rows = [
+        {"label": shown(row["label"]), "split": split, "rows": row[split]}
+        for row in chosen for split in found.splits if row[split]
+    ]  # fmt: skip
+    if not rows:
+        return None
+    return dense(stacked(rows, category="label", value="rows", part="split", title="rows"), len(chosen))
+
+
+def draw_lengths(desk: Desk, given: Mapping[str, str]) -> Spec | None:
+    """`of`: the version; `said`: text or response. Rows by their length in characters, in parts by split."""
+    found = version(desk.lake, given.get("of", ""))
+    said: figures.Said = "response" if given.get("said") == "response" else "text"
+    rows = _lengths(desk, found, said)
+    if not rows:
+        return None
+    return histogram(rows, part="split", title=f"characters of a {said}", colours=SPLITS)
+
+
+def _counts(desk: Desk, found: DatasetVersion) -> list[dict[str, Any]]:
+    return desk.reports.kept(("counts", found.ref), lambda: figures.counts(desk.lake, found))
+
+
+def _lengths(desk: Desk, found: DatasetVersion, said: figures.Said) -> list[dict[str, Any]]:
+    return desk.reports.kept(("lengths", found.ref, said), lambda: figures.lengths(desk.lake, found, said))
+
+
+def _by_source(counted: list[dict[str, Any]]) -> dict[str, int]:
+    """Rows by where they come from: synthetic, seed, imported."""
+    names = dict.fromkeys(row["source"] for row in counted)
+    return {name: sum(row["rows"] for row in counted if row["source"] == name) for name in names}
+
+
+def _read(value: Any) -> dict[str, int]:
+    """Counts by name as the lake holds them: JSON."""
+    return json.loads(value) if isinstance(value, str) else dict(value)
+
+
+def _noun(desk: Desk, found: DatasetVersion) -> str:
+    """What the rows' labels are called: an instruction task has domains."""
+    run = desk.lake.run(found.run_id)
+    task = run.recipe.get("task") if run else None
+    return "domain" if isinstance(task, dict) and task.get("kind") == "instruction" else "label"
+
+
+def _balance_table(found: DatasetVersion, balance: list[dict[str, Any]], noun: str) -> Table:
+    rows = [{**row, "link": rows_link(found, label=row["label"])} for row in balance]
+    splits = tuple(Column(name, name, "number") for name in found.splits)
+    columns = (
+        Column("label", noun, link="link"), Column("rows", "rows", "number"),
+        Column("share", "share", "share", bar=True), *splits,
+    )  # fmt: skip
+    return Table("balance", "Balance", columns, rows)
+
+
+def rows_link(found: DatasetVersion, **given: str) -> str:
+    """The address of a version's rows under these filters."""
+    return "/rows?" + urlencode({"ref": found.ref, **given})
+
+
+def _ends(desk: Desk, found: DatasetVersion, of_runs: list[str]) -> Table:
+    """How candidates of its runs ended; a reason opens the rows that ended so."""
+    rows = figures.ends(desk.lake, of_runs)
+    total = sum(row["rows"] for row in rows)
+    for row in rows:
+        kept = row["status"] == "accepted"
+        row["share"] = row["rows"] / total
+        row["link"] = None if kept else rows_link(found, rejected="1", code=row["code"])
+    columns = (
+        Column("status", "end", "status"), Column("route", "by"), Column("code", "reason", "code", link="link"),
+        Column("rows", "candidates", "number"), Column("share", "share", "share", bar=True),
+    )  # fmt: skip
+    more = (
+        f"of the {len(of_runs)} runs that its rows come from; a link opens those of the last"
+        if len(of_runs) > 1
+        else ""
     )
+    empty = "No candidate of it is in the lake: its rows were imported, or its run's candidates are kept elsewhere."
+    return Table("ends", "How candidates ended", columns, rows, empty=empty, note=more)
+
+
+def _runs_table(desk: Desk, of_runs: list[str]) -> Table:
+    rows = figures.by_run(desk.lake, of_runs) if len(of_runs) > 1 else []
+    for row in rows:
+        row["link"] = f"/runs/{quote(row['run_id'], safe='')}"
+    columns = (
+        Column("run_id", "run", link="link"), Column("candidates", "candidates", "number"),
+        Column("accepted", "accepted", "number"), Column("share", "yield", "share"),
+        Column("price_usd", "price", "money"), Column("started_at", "started", "ago"),
+    )  # fmt: skip
+    return Table("runs", "Runs that its rows come from", columns, rows)
+
+
+_DROPS = (Column("gate", "gate"), Column("rule", "rule"), Column("rows", "rows", "number"))
+
+
+def _versions_table(desk: Desk, found: DatasetVersion) -> Table:
+    every = versions(desk.lake, found.dataset)
+    named: dict[int, list[str]] = {}
+    for one in tags(desk.lake, found.dataset):
+        named.setdefault(one.version, []).append(one.tag)
+    rows = [
+        {
+            "ref": one.ref, "link": None if one.version == found.version else f"/datasets/{one.ref}",
+            "rows": one.rows, "change": f"{one.rows - before.rows:+,}" if before else "–",
+            "origin": one.origin, "parent": f"{one.dataset}@{one.parent}" if one.parent else "–",
+            "state": "partial" if one.partial else "whole", "note": one.note,
+            "tags": ", ".join(named.get(one.version, ())),
+            "content": one.content_hash[:12], "created_at": one.created_at,
+        }
+        for before, one in zip([None, *every], every, strict=False)
+    ]  # fmt: skip
+    columns = (
+        Column("ref", "version", link="link"), Column("rows", "rows", "number"), Column("change", "change"),
+        Column("origin", "made by"), Column("parent", "from"), Column("tags", "tags"), Column("state", "state"),
+        Column("content", "content", "code"), Column("created_at", "published", "ago"), Column("note", "note"),
+    )  # fmt: skip
+    return Table("versions", "Versions", columns, rows[::-1])
+
+
+def _students_tables(desk: Desk, found: DatasetVersion) -> tuple[Table, ...]:
+    """Students that learned from the version: classifiers by their rank, then those that write."""
+    from data.scores import leaderboard
+
+    page = "/students/{student_id}" in {one.path for one in desk.pages}
+    judged = [one.model_dump() for one in leaderboard(desk.lake, found.dataset) if one.version == found.version]
+    for row in judged:
+        row["between"] = "–".join(f"{end:.1%}" for end in row["interval"])
+        row["link"] = f"/students/{quote(row['student_id'], safe='')}" if page else None
+    columns = (
+        Column("student_id", "student", "code", link="link"), Column("test_file", "judged on"),
+        Column("rows", "rows", "number"), Column("accuracy", "accuracy", "share"), Column("between", "95% interval"),
+        Column("macro_f1", "macro F1", "share"), Column("gain", "over seeds alone", "share"),
+        Column("encoder", "encoder"), Column("train_rows", "learned from", "number"),
+        Column("seconds", "training", "seconds"), Column("created_at", "trained", "ago"),
+    )  # fmt: skip
+    writers = [
+        {"student_id": one.id, "base": one.settings.instruct.base, "train_rows": one.train_rows, "loss": score.loss,
+         "base_loss": score.base_loss, "preferred": score.preferred, "created_at": one.created_at,
+         "link": f"/students/{quote(one.id, safe='')}" if page else None}
+        for one in desk.lake.students(found.dataset) if one.version == found.version
+        for score in desk.lake.instruct_evaluations(one.id)
+    ]  # fmt: skip
+    written = (
+        Column("student_id", "student", "code", link="link"), Column("base", "base model"),
+        Column("train_rows", "learned from", "number"), Column("loss", "loss (nats a token)", "number", digits=3),
+        Column("base_loss", "loss of the base", "number", digits=3), Column("preferred", "prefers the better", "share"),
+        Column("created_at", "trained", "ago"),
+    )  # fmt: skip
+    return Table("students", "Students", columns, judged), Table("writers", "Students that write", written, writers)
+
+
+def _models_table(found: DatasetVersion, report: Any) -> Table:
+    """The models that made or judged its rows, with their licences and, where calls are known, what they took."""
+    spent = report.yields.spending if report is not None and report.yields else ()
+    rows = [
+        {"model": one.model, "licence": found.models.get(one.model) or "not stated", "role": one.role,
+         "calls": one.calls, "failed": one.failed, "tokens": one.tokens, "price_usd": one.price_usd}
+        for one in spent
+    ]  # fmt: skip
+    seen = {row["model"] for row in rows}
+    nothing = {"role": None, "calls": None, "failed": None, "tokens": None, "price_usd": None}
+    rows += [
+        {"model": name, "licence": licence or "not stated", **nothing}
+        for name, licence in found.models.items() if name not in seen
+    ]  # fmt: skip
+    columns: tuple[Column, ...] = (Column("model", "model"), Column("licence", "licence"))
+    if spent:
+        columns += (
+            Column("role", "role"), Column("calls", "calls", "number"), Column("failed", "failed", "number"),
+            Column("tokens", "tokens", "number"), Column("price_usd", "price", "money"),
+        )  # fmt: skip
+    return Table("models", "Models and licences", columns, rows, empty="No model made or judged its rows.")
 
 
 PAGES = (
+    Page("/datasets", "datasets", datasets, menu="Datasets"),
     Page("/datasets/{ref}", "dataset", dataset, tab="Overview"),
     Page("/datasets/{ref}/quality", "quality", quality, tab="Quality"),
+    Page("/datasets/{ref}/report", "report", whole),
 )
-CHARTS = (Chart("balance", "rows of each label, by split", draw_balance),)
+CHARTS = (
+    Chart("balance", "rows of each label, by split", draw_balance),
+    Chart("lengths", "rows by their length, by split", draw_lengths),
+)

@@ -1,34 +1,84 @@
-"""Home: every dataset at a glance, what runs now, and what this month has cost."""
+"""Home: every dataset at a glance, what runs now and next, what waits for a person, and what this month has cost."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import Response
 
 from dashboard.charts.shapes import sparkline
-from dashboard.desk import desk_of
-from dashboard.figures import home as figures
+from dashboard.desk import Desk, desk_of
+from dashboard.figures import datasets as figures
 from dashboard.pages.page import Page
+from data.versions import version
+from schemas.live import read_live
+
+if TYPE_CHECKING:
+    from data.quality import Quality
+
+GLANCED = 6
+"""Datasets whose quality stands on the page: the newest."""
+SMALL = 50_000
+"""Rows up to which a version's quality is computed because somebody looks at the page; a larger one's where it is
+known already."""
+LATE_S = 30.0
 
 
 def home(request: Request) -> Response:
     """The first page. On an empty lake it says how to begin."""
+    from data.spending import month
+    from flows.pause import waiting
+
     desk = desk_of(request)
-    found = figures.datasets(desk.lake)
-    for row in found:
-        row["spark"] = Markup(sparkline(row["history"]))
-        row["before"] = row["history"][-2] if len(row["history"]) > 1 else None
+    found = desk.memo.get("datasets", lambda: figures.datasets(desk.lake), late_s=2.0)
+    rows = [_dataset(desk, row, glanced=place < GLANCED) for place, row in enumerate(found)]
     runs = desk.lake.runs()
+    running = [(run, read_live(desk.home, run.id)) for run in runs if run.status == "running"]
+    plan = desk.plan.get()
     return desk.page(
-        request,
-        "home.html.jinja",
-        "Home",
-        datasets=found,
-        running=[run for run in runs if run.status == "running"],
-        runs=runs[:6],
-        month=figures.money_this_month(desk.lake),
-    )
+        request, "home.html.jinja", "Home", datasets=rows, running=running, runs=runs[:6],
+        month=desk.memo.get("month", lambda: month(desk.lake), late_s=LATE_S), waiting=waiting(desk.home), plan=plan,
+        computing=any(row["quality"] == "computing" for row in rows),
+    )  # fmt: skip
+
+
+def _dataset(desk: Desk, row: dict[str, Any], *, glanced: bool) -> dict[str, Any]:
+    history = row["history"]
+    return {
+        **row, "spark": Markup(sparkline(history)), "before": history[-2] if len(history) > 1 else None,
+        "quality": _glance(desk, row) if glanced else "",
+    }  # fmt: skip
+
+
+def _glance(desk: Desk, row: dict[str, Any]) -> Any:
+    """What the quality report says in a line, and how its figures moved; "computing" while it is being made."""
+    from data.quality import tables
+
+    found = version(desk.lake, f"{row['dataset']}@{row['version']}")
+    if row["rows"] > SMALL and not desk.reports.known(found):
+        return ""
+    report = desk.reports.of(found, patience_s=0.0)
+    if report is None:
+        return "computing"
+    odd = [section.title for section in tables(report) if section.unusual]
+    return {"odd": odd, "figures": _figures(report)}
+
+
+def _figures(report: Quality) -> list[tuple[str, float | None, float | None]]:
+    """Name, now, and the change since the version before (None: there is none)."""
+    drift = report.drift
+    now = report.wording.distinct_2 if drift is None else drift.distinct_2
+    before = drift.distinct_2_before if drift else None
+    moved = now - before if now is not None and before is not None else None
+    shares = {one.figure: one for one in drift.changes} if drift else {}
+    repeats = next((one for name, one in shares.items() if "duplicate" in name.lower()), None)
+    known = repeats is not None and repeats.before is not None and repeats.now is not None
+    return [
+        ("diversity", now, moved),
+        ("exact repeats", report.duplicates.exact, repeats.now - repeats.before if known else None),  # type: ignore[union-attr,operator]
+    ]
 
 
 PAGES = (Page("/", "home", home, menu="Home"),)

@@ -1,73 +1,209 @@
-"""Rows: a version's, or what its run rejected, searched and filtered page by page in the database; one row whole."""
+"""Rows: a version's, or what its run did not accept, searched, filtered and sorted page by page in the database."""
 
 from __future__ import annotations
 
-from typing import Any
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
+from starlette.background import BackgroundTask
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import FileResponse, Response
 
-from dashboard.desk import desk_of
+from dashboard.desk import Desk, desk_of
+from dashboard.figures import Rows
 from dashboard.figures import rows as figures
+from dashboard.figures.filters import FILTERS, LONGEST, SORTS, Asked, Filter, asked, too_long
+from dashboard.figures.rows import Within
+from dashboard.meaning import COSINE, Making, meaning_of
 from dashboard.pages.page import Page
 from dashboard.tables import as_csv
-from data.explain import explain
+from data.rescue import runs_of
 from data.versions import version, versions
-from schemas.restricted import HIDDEN
+from schemas.errors import GraftError, MissingExtra, NotFound
+
+if TYPE_CHECKING:
+    from schemas.datasets import DatasetVersion
 
 SIZE = 50
+NEAREST = 200
+"""Rows that a search by meaning looks at, nearest first; other filters choose among them."""
+
+
+@dataclass
+class Listed:
+    """What a list came to: how many fit, one page of them, and what a search by meaning still waits for."""
+
+    total: int = 0
+    rows: Rows = field(default_factory=list)
+    cosines: dict[str, float] = field(default_factory=dict)
+    waits: str = ""
+    making: Making | None = None
+    sample: int = 0
 
 
 def rows(request: Request) -> Response:
     """A version's rows; with `?rejected=1` what its run did not accept. Restricted words are hidden."""
-    desk, asked = desk_of(request), request.query_params
+    desk, query = desk_of(request), request.query_params
     refs = [found.ref for found in reversed(versions(desk.lake))]
-    if not refs:
+    wanted, page = asked(query), _page(query.get("page", "0"))
+    if not refs and not (wanted.rejected and wanted.values.get("run")):
         return desk.page(request, "empty.html.jinja", "Rows", what="There is no row yet.")
-    found = version(desk.lake, asked.get("ref") or refs[0])
-    rejected, page = asked.get("rejected") == "1", _page(asked.get("page", "0"))
-    chosen = {name: asked.get(name, "") for name in ("words", "label", "split", "source", "code", "sort")}
-    if rejected:
-        total, table = figures.find_candidates(
-            desk.lake, found.run_id, words=chosen["words"], code=chosen["code"], status="", page=page, size=SIZE
-        )
-    else:
-        sort = chosen["sort"] if chosen["sort"] in figures.SORTS else "id"
-        names = ("words", "label", "split", "source")
-        given = {name: chosen[name] for name in names}
-        total, table = figures.find_rows(
-            desk.lake, found.dataset, found.version, **given, sort=sort, page=page, size=SIZE
-        )
-    table = [_hidden(row) for row in table]
-    if asked.get("format") == "csv":
-        return as_csv(list(table[0]) if table else ["id"], table, f"rows-{found.dataset}-{found.version}")
-    query = {"ref": found.ref, **{k: v for k, v in chosen.items() if v}, **({"rejected": "1"} if rejected else {})}
+    found, within = _within(desk, wanted, query.get("ref", ""), refs)
+    meaning = query.get("meaning", "").strip()
+    problems = [*wanted.problems, *_meaning_problem(meaning, wanted)]
+    cluster, only = query.get("cluster", ""), None
+    if cluster and found is not None and not wanted.rejected:
+        only, problem = _cluster(desk, found, cluster)
+        problems += problem
+    form = query.get("format", "")
+    if form and problems:
+        raise GraftError(problems[0], where="filter", fix="correct it on the page, then take the file")
+    if form == "csv" and query.get("all") == "1" and not (meaning or cluster):
+        return _all_as_csv(desk, within, wanted)
+    listed = _listed(desk, found, within, wanted, page, "" if too_long(meaning) else meaning, only)
+    name = f"rows-{found.dataset}-{found.version}" if found else f"rows-{within.run_id}"
+    if form == "csv":
+        return as_csv([*figures.columns(within, wanted), *(["cosine"] if listed.cosines else [])],
+                      [{**row, "cosine": listed.cosines.get(row["id"])} for row in listed.rows], name)  # fmt: skip
+    base = {"ref": found.ref} if found else {}
+    kept = {**base, **({"rejected": "1"} if wanted.rejected else {}), **wanted.values,
+            **({"meaning": meaning} if meaning and not too_long(meaning) else {}), **({"cluster": cluster} if only else {}),
+            **({"sort": wanted.sort} if wanted.sort != "id" else {})}  # fmt: skip
     return desk.page(
-        request, "rows.html.jinja", f"Rows of {found.ref}", version=found, refs=refs, rejected=rejected, rows=table,
-        total=total, page=page, pages=max(1, -(-total // SIZE)), chosen=chosen, sorts=list(figures.SORTS),
-        link=lambda **more: "/rows?" + urlencode({**query, **more}),
+        request, "rows.html.jinja", f"Rows of {found.ref}" if found else f"Candidates of {within.run_id}",
+        version=found, refs=refs, asked=wanted, listed=listed, within=within, page=page, meaning=kept.get("meaning", ""),
+        pages=max(1, -(-listed.total // SIZE)), problems=problems, sorts=SORTS, longest=LONGEST, nearest=NEAREST,
+        filters=[(one, _choices(desk, found, within, one)) for one in FILTERS if _offered(one, wanted)],
+        chips=_chips(kept), link=_linker(kept), whole=_linker({**base, **kept}), judged=wanted.judged,
     )  # fmt: skip
 
 
-def row(request: Request) -> Response:
-    """A row's whole history. `?show=1` shows a restricted one, this once."""
-    desk = desk_of(request)
-    history = explain(desk.lake, request.path_params["row_id"], restricted=request.query_params.get("show") == "1")
-    return desk.page(request, "row.html.jinja", f"Row {history['id']}", row=history)
+def _within(desk: Desk, wanted: Asked, ref: str, refs: list[str]) -> tuple[DatasetVersion | None, Within]:
+    """The version that is meant, and what is looked through. A run that published nothing has no version."""
+    run_id = wanted.values.get("run", "")
+    if wanted.rejected and run_id and not ref:
+        run = desk.lake.run(run_id)
+        if run is None:
+            raise NotFound("no such run", where=run_id, fix="choose one from the list of runs")
+        ref = f"{run.dataset}@{run.version}" if run.version and f"{run.dataset}@{run.version}" in refs else ""
+        if not ref:
+            return None, Within(rejected=True, run_id=run_id)
+    found = version(desk.lake, ref or refs[0])
+    if wanted.rejected:
+        return found, Within(rejected=True, run_id=run_id or found.run_id)
+    return found, Within(False, found.dataset, found.version, rows=found.rows)
 
 
-def _hidden(row: dict[str, Any]) -> dict[str, Any]:
-    if not row["restricted"]:
-        return row
-    return {**row, **{name: HIDDEN for name in ("text", "response", "reason") if row.get(name)}}
+def _listed(
+    desk: Desk, found: DatasetVersion | None, within: Within, wanted: Asked, page: int, meaning: str,
+    only: list[str] | None,
+) -> Listed:  # fmt: skip
+    """The page of rows; by meaning, where that is asked for and can be had."""
+    listed = Listed()
+    if meaning and found is not None and not wanted.rejected:
+        helper = meaning_of(desk.home)
+        vectors = helper.vectors(found)
+        if vectors is None:
+            listed.waits, listed.making = "vectors", helper.making(found)
+            return listed
+        try:
+            vector = helper.embed(meaning)
+        except MissingExtra as error:
+            listed.waits, listed.making = "extra", Making(failed=error.what, fix=error.fix)
+            return listed
+        if vector is None:
+            listed.waits = "encoder"
+            return listed
+        near = [one for one in vectors.search(vector, 2 * NEAREST) if one.kind == "row"][:NEAREST]
+        listed.cosines = {one.id: one.cosine for one in near if only is None or one.id in only}
+        listed.sample = 0 if vectors.whole else vectors.rows
+        only = list(listed.cosines)
+    listed.total, listed.rows = figures.find(desk.lake, within, wanted, page=page, size=SIZE, only=only)
+    return listed
+
+
+def _cluster(desk: Desk, found: DatasetVersion, row_id: str) -> tuple[list[str] | None, list[str]]:
+    """The rows of the cluster of near duplicates that this row is in."""
+    vectors = meaning_of(desk.home).vectors(found)
+    for one in vectors.clusters(COSINE) if vectors is not None else ():
+        if row_id in one.members:
+            return list(one.members), []
+    return None, ["There is no such cluster of near duplicates; the map lists those that there are."]
+
+
+def _all_as_csv(desk: Desk, within: Within, wanted: Asked) -> Response:
+    """All that fit: written by DuckDB over a lake of its own, so that no page waits, and sent as it is read."""
+    from data.lake import Lake
+
+    handle, name = tempfile.mkstemp(prefix="graft-rows-", suffix=".csv")
+    os.close(handle)
+    path = Path(name)
+    try:
+        with Lake.open(desk.home, read_only=True) as lake:
+            figures.write_csv(lake, within, wanted, path)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    what = within.run_id if within.rejected else f"{within.dataset}-{within.version}"
+    return FileResponse(
+        path, media_type="text/csv", filename=f"rows-{what}-all.csv",
+        background=BackgroundTask(path.unlink, missing_ok=True),
+    )  # fmt: skip
+
+
+def _offered(one: Filter, wanted: Asked) -> bool:
+    """Whether the form offers this filter here. Rows are chosen one by one by links alone."""
+    return one.name != "ids" and one.on != ("rows" if wanted.rejected else "rejected")
+
+
+def _choices(desk: Desk, found: DatasetVersion | None, within: Within, one: Filter) -> list[str]:
+    """What a filter can be set to, as far as there is a list of it."""
+    if one.kind == "yes":
+        return ["yes", "no"]
+    if one.name in ("label", "intended"):
+        return list(found.labels) if found else []
+    if one.name == "split":
+        return list(found.splits) if found else []
+    if one.name == "model":
+        return list(found.models) if found else []
+    if one.name == "run":
+        return runs_of(desk.lake, found) if found else [within.run_id]
+    run_id = within.run_id or (found.run_id if found else "")
+    if one.name == "gate":
+        return figures.stops(desk.lake, run_id)
+    if one.name == "code":
+        return figures.codes(desk.lake, run_id, rejected=within.rejected)
+    return list(one.choices)
+
+
+def _chips(kept: dict[str, str]) -> list[tuple[str, str, str]]:
+    """What is asked for now: (title, value, the address without it)."""
+    titles = {one.name: one.title for one in FILTERS} | {"meaning": "meaning", "cluster": "near duplicates of"}
+    return [
+        (title, kept[name], _linker({key: value for key, value in kept.items() if key != name})())
+        for name, title in titles.items()
+        if name in kept
+    ]
+
+
+def _linker(kept: dict[str, str]) -> Callable[..., str]:
+    """Addresses of this list: what is asked for now, and more."""
+    return lambda **more: "/rows?" + urlencode({**kept, **more})
+
+
+def _meaning_problem(meaning: str, wanted: Asked) -> list[str]:
+    if meaning and wanted.rejected:
+        return ["Candidates that were not accepted are not embedded; search them by words."]
+    return [problem] if (problem := too_long(meaning)) else []
 
 
 def _page(said: str) -> int:
-    return min(int(said), 10**7) if said.isascii() and said.isdigit() else 0
+    return min(int(said), 10**7) if said.isascii() and said.isdigit() and len(said) < 9 else 0
 
 
-PAGES = (
-    Page("/rows", "rows", rows, menu="Rows"),
-    Page("/rows/{row_id}", "row", row),
-)
+PAGES = (Page("/rows", "rows", rows, menu="Rows"),)

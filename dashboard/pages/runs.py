@@ -1,61 +1,122 @@
-"""Runs: all of them, and one as it goes on: targets, funnel, price, latency. The page renews itself while it runs."""
+"""Runs: all of them, some side by side, and one as it goes on. The page renews itself while a run does."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlencode
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from dashboard.charts.shapes import line
+from dashboard.charts.shapes import bars, line
 from dashboard.desk import Desk, desk_of
 from dashboard.figures import Rows
 from dashboard.figures import runs as figures
 from dashboard.pages.page import Chart, Page, Spec
-from dashboard.tables import as_csv
+from dashboard.tables import Column, Table
 from schemas.datasets import Run
-from schemas.errors import NotFound
+from schemas.errors import GraftError, NotFound
+from schemas.live import read_live
+
+if TYPE_CHECKING:
+    from data.spending import Stretch
+    from schemas.live import Live
+
+MOST_COMPARED = 12
 
 
 def runs(request: Request) -> Response:
-    """Every run, newest first; `?format=csv` gives the table as a file."""
-    desk = desk_of(request)
-    found = desk.lake.runs()
-    if request.query_params.get("format") == "csv":
-        columns = ["id", "dataset", "status", "stopped_by", "calls", "price_usd", "seconds", "started_at"]
-        return as_csv(columns, [run.model_dump() for run in found], "runs")
-    return desk.page(request, "runs.html.jinja", "Runs", runs=found)
+    """Every run, newest first; those that are ticked go side by side."""
+    desk, dataset = desk_of(request), request.query_params.get("dataset", "")
+    every = desk.lake.runs()
+    found = [run for run in every if not dataset or run.dataset == dataset]
+    rows = [{**run.model_dump(exclude={"recipe"}), "method": _method(run)} for run in found]
+    columns = (
+        Column("id", "run"), Column("dataset", "dataset"), Column("method", "method"), Column("status", "status"),
+        Column("stopped_by", "stopped by"), Column("calls", "calls"), Column("price_usd", "price"),
+        Column("seconds", "seconds"), Column("started_at", "started"),
+    )  # fmt: skip
+    return desk.page(
+        request, "runs.html.jinja", "Runs", runs=found, names=sorted({run.dataset for run in every}), chosen=dataset,
+        methods={run.id: _method(run) for run in found}, tables=(Table("runs", "Runs", columns, rows),),
+    )  # fmt: skip
+
+
+def compare(request: Request) -> Response:
+    """`?run=A&run=B`: runs as the columns of one table."""
+    from data.spending import compare_runs
+
+    desk, ids = desk_of(request), list(dict.fromkeys(request.query_params.getlist("run")))[:MOST_COMPARED]
+    if len(ids) < 2:
+        raise GraftError("two runs or more are compared", where="runs", fix="tick some in the list of runs")
+    found = [one.model_dump() for one in compare_runs(desk.lake, ids)]
+    names = [Column(f"r{place}", one["run_id"]) for place, one in enumerate(found)]
+    rows = [
+        {"figure": title, **{f"r{place}": said(one) for place, one in enumerate(found)}}
+        for title, said in COMPARED.items()
+    ]
+    table = Table("compared", "Runs side by side", (Column("figure", "figure"), *names), rows)
+    return desk.page(request, "compare.html.jinja", "Runs side by side", tables=(table,), runs=found)
+
+
+def _said(name: str, kind: str = "text", digits: int = 0) -> Any:
+    column = Column(name, name, kind, digits)  # type: ignore[arg-type]
+    return column.said
+
+
+COMPARED: dict[str, Any] = {
+    "dataset": _said("dataset"), "method": _said("method"), "status": _said("status"),
+    "stopped by": _said("stopped_by"), "opened": _said("opened", "number"), "accepted": _said("accepted", "number"),
+    "yield": _said("share", "share"), "calls": _said("calls", "number"), "tokens": _said("tokens", "number"),
+    "price": _said("price_usd", "money"), "an accepted row": _said("row_price_usd", "money"),
+    "took": _said("seconds", "seconds"), "accepted rows a minute": _said("rows_per_minute", "number", 1),
+    "models": lambda one: "; ".join(f"{role}: {', '.join(names)}" for role, names in one["models"].items()),
+    "not accepted by": lambda one: ", ".join(f"{code} {count:,}" for code, count in list(one["codes"].items())[:4]),
+}  # fmt: skip
+"""The rows of a comparison, each with how a run says it."""
 
 
 def run(request: Request) -> Response:
     """One run. While it goes on the page asks for itself again every few seconds."""
+    from data.spending import by_model, errors
+
     desk = desk_of(request)
     found = desk.lake.run(request.path_params["run_id"])
     if found is None:
         raise NotFound("no such run", where="runs", fix="choose one from the list of runs")
-    funnel = figures.funnel(desk.lake, found.id)
-    if request.query_params.get("format") == "csv":
-        return as_csv(["status", "route", "code", "rows"], funnel, f"funnel-{found.id}")
+    now = read_live(desk.home, found.id)
+    funnel = figures.funnel(desk.memo, found)
+    uses = _remembered(desk, found, "models", lambda: by_model(desk.lake, run_id=found.id))
+    failed = _remembered(desk, found, "errors", lambda: errors(desk.lake, found.id))
+    tables = (
+        _ends(found, funnel), _uses([one.model_dump() for one in uses]), _failures([one.model_dump() for one in failed]),
+        _endpoints(now),
+    )  # fmt: skip
     return desk.page(
-        request,
-        "run.html.jinja",
-        f"Run {found.id}",
-        run=found,
-        live=found.status == "running",
-        labels=_progress(found, figures.by_label(desk.lake, found.id)),
-        steps=_steps(funnel),
-        funnel=funnel,
-        models=figures.by_model(desk.lake, found.id),
-    )
+        request, "run.html.jinja", f"Run {found.id}", run=found, live=found.status == "running", now=now, tables=tables,
+        labels=_progress(found, figures.by_label(desk.memo, found)), steps=_steps(found, funnel), method=_method(found),
+        prefect=_prefect_page(now),
+    )  # fmt: skip
 
 
-def draw_calls(desk: Desk, given: Mapping[str, str]) -> Spec | None:
-    """`of`: the run. Calls answered over its time."""
-    times = figures.over_time(desk.lake, given.get("of", ""))
-    if len(times) < 2:
-        return None
-    return line(times, x="seconds", y="calls", x_title="seconds since the first call", y_title="calls answered")
+def _remembered(desk: Desk, found: Run, what: str, make: Any) -> Any:
+    from data.memo import run_stamp
+
+    return desk.memo.get((what, found.id), make, stamp=run_stamp(found), late_s=figures.LATE_S)
+
+
+def _method(found: Run) -> str:
+    return str(found.recipe.get("method", {}).get("kind", ""))
+
+
+def _prefect_page(now: Live | None) -> str:
+    """The flow run's page in Prefect, while its server is the one that the run reported to."""
+    if now is None or not now.api_url or not now.flow_run_id:
+        return ""
+    from flows.prefect_api import flow_run_url
+
+    return flow_run_url(now.api_url, now.flow_run_id)
 
 
 def _progress(run: Run, rows: Rows) -> list[dict[str, Any]]:
@@ -73,22 +134,126 @@ def _progress(run: Run, rows: Rows) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def _steps(funnel: Rows) -> list[tuple[str, int]]:
-    """How many candidates came through each step."""
+def _steps(found: Run, funnel: Rows) -> list[dict[str, Any]]:
+    """How many candidates came through each step, and the share of those that were opened.
+
+    A gate may look before or after the reviews: what it refused counts as not gated, and as reviewed where it was.
+    """
+    count = lambda *routes: sum(row["rows"] for row in funnel if row["route"] in routes)  # noqa: E731
     total = sum(row["rows"] for row in funnel)
-    failed = sum(row["rows"] for row in funnel if row["status"] == "failed")
-    gated = sum(row["rows"] for row in funnel if row["route"] == "gate")
-    accepted = sum(row["rows"] for row in funnel if row["status"] == "accepted")
+    written = total - count("failed", "refusal")
+    gated = written - count("gate")
+    steps = [
+        ("opened", total), ("written", written), ("passed the gates", gated),
+        ("adjudicated", count("adjudicated")), ("accepted", sum(r["rows"] for r in funnel if r["status"] == "accepted")),
+        ("published", found.counts.get("published")),
+    ]  # fmt: skip
     return [
-        ("opened", total),
-        ("written", total - failed),
-        ("passed the gates", total - failed - gated),
-        ("accepted", accepted),
+        {"step": name, "rows": rows, "share": rows / total if total else None}
+        for name, rows in steps
+        if rows is not None and (rows or name != "adjudicated")
     ]
+
+
+def _ends(found: Run, funnel: Rows) -> Table:
+    total = sum(row["rows"] for row in funnel) or 1
+    rows = [
+        {**row, "share": row["rows"] / total, "href": _rows_of(found, row)} for row in funnel
+    ]  # fmt: skip
+    columns = (
+        Column("status", "end", "status"), Column("route", "by"), Column("code", "reason", link="href"),
+        Column("rows", "candidates", "number"), Column("share", "share", "share", bar=True),
+    )  # fmt: skip
+    return Table("funnel", "How candidates ended", columns, rows, empty="No candidate has ended yet.")
+
+
+def _rows_of(found: Run, row: Mapping[str, Any]) -> str:
+    """The rows behind a line of the funnel."""
+    if row["status"] == "accepted":
+        return f"/rows?ref={found.dataset}@{found.version}" if found.version else f"/rows/{quote(row['example'])}"
+    return "/rows?" + urlencode({"run": found.id, "rejected": "1", "code": row["code"]})
+
+
+def _uses(uses: list[dict[str, Any]]) -> Table:
+    columns = (
+        Column("model", "model"), Column("role", "role"), Column("calls", "calls", "number"),
+        Column("failed", "failed", "number"), Column("prompt_tokens", "tokens read", "number"),
+        Column("completion_tokens", "written", "number"), Column("price_usd", "price", "money"),
+        Column("p50_s", "median", "seconds"), Column("p95_s", "95%", "seconds"),
+    )  # fmt: skip
+    return Table("models", "Models", columns, uses)
+
+
+def _failures(failed: list[dict[str, Any]]) -> Table:
+    columns = (
+        Column("code", "error"), Column("model", "model"), Column("role", "role"), Column("calls", "calls", "number"),
+        Column("answered", "answered later", "number"), Column("last", "last", "ago"),
+    )  # fmt: skip
+    return Table("errors", "Errors", columns, failed)
+
+
+def _endpoints(now: Live | None) -> Table:
+    rows = [one.model_dump() for one in now.endpoints] if now and now.state == "live" else []
+    columns = (
+        Column("model", "model"), Column("inside", "in flight", "number"), Column("limit", "limit", "number"),
+        Column("queued", "queued", "number"), Column("calls", "calls", "number"), Column("p50_s", "median", "seconds"),
+        Column("p95_s", "95%", "seconds"), Column("refused", "told to wait", "number"),
+        Column("pause_s", "pause", "seconds"),
+    )  # fmt: skip
+    return Table("endpoints", "Endpoints now", columns, rows)
+
+
+def _stretches(desk: Desk, given: Mapping[str, str]) -> list[Stretch]:
+    from data.spending import over_run
+
+    found = desk.lake.run(given.get("of", ""))
+    if found is None:
+        raise NotFound("no such run", where="runs", fix="choose one from the list of runs")
+    made: list[Stretch] = _remembered(desk, found, "stretches", lambda: over_run(desk.lake, found.id))
+    return made
+
+
+def draw_calls(desk: Desk, given: Mapping[str, str]) -> Spec | None:
+    """`of`: the run. Calls answered over its time."""
+    rows = [{"seconds": one.seconds, "calls": one.calls} for one in _stretches(desk, given)]
+    if len(rows) < 2:
+        return None
+    return line(rows, x="seconds", y="calls", x_title="seconds since the first call", y_title="calls answered")
+
+
+def draw_yield(desk: Desk, given: Mapping[str, str]) -> Spec | None:
+    """`of`: the run. Share of candidates accepted so far, over its time."""
+    known = [one for one in _stretches(desk, given) if one.yield_so_far is not None]
+    rows = [{"seconds": one.seconds, "share": one.yield_so_far} for one in known]
+    if len(rows) < 2:
+        return None
+    return line(rows, x="seconds", y="share", x_title="seconds since the first call", y_title="yield so far")
+
+
+def draw_price(desk: Desk, given: Mapping[str, str]) -> Spec | None:
+    """`of`: the run. Price of an accepted row so far, where prices are known and not all zero."""
+    known = [one for one in _stretches(desk, given) if one.row_price_so_far]
+    rows = [{"seconds": one.seconds, "usd": one.row_price_so_far} for one in known]
+    if len(rows) < 2:
+        return None
+    return line(rows, x="seconds", y="usd", x_title="seconds since the first call", y_title="US dollars a row so far")
+
+
+def draw_funnel(desk: Desk, given: Mapping[str, str]) -> Spec | None:
+    """`of`: the run. Candidates that came through each step."""
+    found = desk.lake.run(given.get("of", ""))
+    steps = _steps(found, figures.funnel(desk.memo, found)) if found else []
+    return bars(steps, category="step", value="rows", title="candidates") if steps and steps[0]["rows"] else None
 
 
 PAGES = (
     Page("/runs", "runs", runs, menu="Runs"),
+    Page("/runs/compare", "compare", compare),
     Page("/runs/{run_id}", "run", run),
 )
-CHARTS = (Chart("calls", "calls answered over the run's time", draw_calls),)
+CHARTS = (
+    Chart("calls", "calls answered over the run's time", draw_calls),
+    Chart("yield", "yield so far over the run's time", draw_yield),
+    Chart("price", "price of an accepted row so far over the run's time", draw_price),
+    Chart("funnel", "candidates that came through each step", draw_funnel),
+)

@@ -1,0 +1,124 @@
+"""The verb that embeds a version, once, for the map, neighbours, search by meaning and duplicate clusters."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.read import JsonFlag, RefArg
+
+if TYPE_CHECKING:
+    from data.lake import Lake
+    from data.vectors import Cluster, Vectors
+    from schemas.datasets import DatasetVersion
+    from schemas.home import Home
+
+SHOWN = 10
+"""Clusters that are printed, and rows of each that are named."""
+COSINE = 0.9
+LINE_S = 3.0
+"""Between two lines of progress where there is no terminal."""
+
+
+def draw(
+    ref: RefArg,
+    every: Annotated[bool, typer.Option("--all", help="embed every row, not a sample of 20,000")] = False,
+    json: JsonFlag = False,
+) -> None:
+    """Embed a version, once: its map, neighbours, search by meaning and duplicate clusters come from that.
+
+    Example:  graft map demo
+    """
+    from cli.show import as_json
+    from data.lake import Lake
+    from data.versions import version
+    from schemas.errors import Interrupted
+    from schemas.home import Home
+
+    begun = time.perf_counter()
+    home = Home.find()
+    with Lake.open(home, read_only=True) as lake:
+        found = version(lake, ref)
+        try:
+            vectors = _embedded(home, lake, found, every=every, quiet=json)
+            clusters = vectors.clusters(COSINE)
+        except KeyboardInterrupt:
+            fix = "what was embedded whole is kept, a part is not: run the same command again"
+            raise Interrupted("stopped", fix=fix) from None
+    seconds = time.perf_counter() - begun
+    if json:
+        about = vectors.about.model_dump(mode="json", exclude={"rule", "key"})
+        shown = [one.model_dump(mode="json") for one in clusters]
+        as_json({**about, "path": str(vectors.path), "seconds": round(seconds, 2), "clusters": shown})
+    else:
+        _tell(found, vectors, clusters, seconds)
+
+
+def _embedded(home: Home, lake: Lake, found: DatasetVersion, *, every: bool, quiet: bool) -> Vectors:
+    """What is on disk, where it is enough: then the encoder need not even be installed."""
+    from agents.local.encoder import embed
+    from data.vectors import ENCODER, LIMIT, build, find
+
+    there = find(home, found, ENCODER)
+    if there is not None and (there.whole or (not every and there.rows >= LIMIT)):
+        return there
+    embed(["ready?"])  # MissingExtra comes before anything is begun
+    with progress(quiet=quiet) as say:
+        return build(home, lake, found, embed, encoder=ENCODER, limit=None if every else LIMIT, say=say)
+
+
+@contextmanager
+def progress(*, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """A function that hears (done, total): a bar on a terminal, a line now and then elsewhere, nothing beside JSON."""
+    from cli.show import console
+
+    out = console()
+    if quiet:
+        yield lambda done, total: None
+    elif out.is_terminal:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=out, transient=True) as bar:
+            task = bar.add_task("embedding", total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+    else:
+        said = [time.monotonic()]
+
+        def line(done: int, total: int) -> None:
+            if time.monotonic() - said[0] >= LINE_S:
+                said[0] = time.monotonic()
+                out.print(f"embedded {done:,} of {total:,} rows and seeds", markup=False)
+
+        yield line
+
+
+def _tell(found: DatasetVersion, vectors: Vectors, clusters: list[Cluster], seconds: float) -> None:
+    from cli.show import console, table
+
+    def say(text: str) -> None:
+        console().print(text, markup=False, soft_wrap=True)
+
+    sample = "" if vectors.whole else f" of {vectors.about.of_rows:,}, a sample (--all embeds every row)"
+    say(f"{found.ref}: {vectors.rows:,} rows{sample} and {vectors.seeds:,} seeds embedded by {vectors.encoder}")
+    say(f"{vectors.about.placed:,} points on the map by {vectors.projection}, {seconds:.1f} s")
+    say(f"to see it: graft dashboard, page Map of {found.ref}")
+    if not clusters:
+        say(f"no two rows have a cosine of {COSINE:g} or more")
+        return
+    rows = [
+        [len(one.members), f"{one.lowest:.2f}–{one.highest:.2f}", ", ".join(map(_printable, one.members[:SHOWN]))]
+        for one in clusters[:SHOWN]
+    ]
+    inside = sum(len(one.members) for one in clusters)
+    title = f"{len(clusters):,} clusters of near duplicates hold {inside:,} rows (cosine {COSINE:g} or more)"
+    table(title, ["rows", "cosine", f"ids (the first {SHOWN})"], rows, right=("rows",))
+
+
+def _printable(row_id: str) -> str:
+    """An id without control characters: an imported one may hold an escape sequence of a terminal."""
+    return "".join(c if c.isprintable() else " " for c in row_id)

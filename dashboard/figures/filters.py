@@ -1,0 +1,192 @@
+"""What rows can be filtered and sorted by: each filter once, for the form, for the chips above a list, and in SQL."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from data.review.items import REFUSED_BY
+from schemas.rows import Route
+
+LONGEST = 1_000
+"""Characters that a search may have."""
+MOST_TERMS = 20
+MOST_IDS = 500
+"""Rows that an address may name one by one."""
+
+Kind = Literal["words", "text", "number", "choice", "yes"]
+Where = Literal["both", "rows", "rejected"]
+
+
+@dataclass(frozen=True)
+class Filter:
+    """One filter. `condition` is SQL over `v` (a version's row) and `c` (its candidate), with one `?` for the value.
+
+    `{r}` in it is `v` among rows and `c` among rejected candidates. `judged` marks one that asks for the candidate.
+    """
+
+    name: str
+    title: str
+    condition: str
+    kind: Kind = "text"
+    judged: bool = False
+    on: Where = "both"
+    often: bool = False
+    choices: tuple[str, ...] = ()
+    hint: str = ""
+
+
+GENERATOR = "list_contains(string_split(json_extract_string(c.models, '$.generator'), ','), ?)"
+RELABELLED = "({r}.label <> c.intended_label) = ?"
+
+FILTERS: tuple[Filter, ...] = (
+    Filter("words", "words", "", "words", often=True, hint='parcel "late again" -refund'),
+    Filter("label", "label", "{r}.label = ?", "choice", often=True),
+    Filter("split", "split", "v.split = ?", "choice", on="rows", often=True),
+    Filter("gate", "stopped by", f"{REFUSED_BY} = ?", "choice", on="rejected", often=True),
+    Filter("code", "decision", "c.code = ?", judged=True, hint="gate.near_duplicate"),
+    Filter("route", "by", "c.route = ?", "choice", judged=True, choices=get_args(Route)),
+    Filter("intended", "intended label", "c.intended_label = ?", "choice", judged=True),
+    Filter("relabelled", "relabelled", RELABELLED, "yes", judged=True),
+    Filter("model", "written by", GENERATOR, judged=True, hint="a model's name"),
+    Filter("mean_from", "reviewers' mean from", "c.mean >= ?", "number", judged=True, hint="0 to 10"),
+    Filter("mean_to", "reviewers' mean to", "c.mean <= ?", "number", judged=True, hint="0 to 10"),
+    Filter("spread_from", "spread from", "c.spread >= ?", "number", judged=True),
+    Filter("length_from", "characters from", "length({r}.text) >= ?", "number"),
+    Filter("length_to", "characters to", "length({r}.text) <= ?", "number"),
+    Filter("source", "source", "v.source = ?", "choice", on="rows", choices=("synthetic", "seed", "imported")),
+    Filter("restricted", "restricted", "{r}.restricted = ?", "yes"),
+    Filter("run", "run", "{r}.run_id = ?", "choice"),
+    Filter("ids", "chosen rows", "", hint="ids with commas between them"),
+)
+BY_NAME = {one.name: one for one in FILTERS}
+
+_BEST = "list_reverse_sort(json_extract_string(c.soft_label, '$.*')::DOUBLE[])"
+_MARGIN = f"""
+    CASE WHEN json_extract_string(c.labelling, '$.margin') IS NOT NULL
+         THEN json_extract_string(c.labelling, '$.margin')::DOUBLE
+         WHEN c.labelling IS NULL THEN ({_BEST})[1] - ({_BEST})[2] END"""
+
+
+@dataclass(frozen=True)
+class Sort:
+    """An order of rows: by `key`, where there is none by id. Rows without a value come last."""
+
+    title: str
+    key: str = ""
+    down: bool = False
+    judged: bool = False
+
+
+SORTS: dict[str, Sort] = {
+    "id": Sort("id"),
+    "label": Sort("label", "{r}.label"),
+    "longest": Sort("longest first", "length({r}.text)", down=True),
+    "shortest": Sort("shortest first", "length({r}.text)"),
+    "mean": Sort("lowest mean first", "c.mean", judged=True),
+    "spread": Sort("highest spread first", "c.spread", down=True, judged=True),
+    "margin": Sort("smallest margin first", _MARGIN, judged=True),
+}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a person asks for. `values` are the filters in force, as written; `problems` what could not be used."""
+
+    rejected: bool
+    sort: str
+    values: dict[str, str] = field(default_factory=dict)
+    given: dict[str, Any] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
+
+    @property
+    def judged(self) -> bool:
+        """Whether a candidate's figures are asked for, so that rows have to be joined to them."""
+        return SORTS[self.sort].judged or any(BY_NAME[name].judged for name in self.given)
+
+    def where(self, only: list[str] | None = None) -> tuple[str, list[Any]]:
+        """The condition in SQL and the values that it takes. `only` are the ids of the rows that may come up."""
+        parts, params = ["true"], list[Any]()
+        row = "c" if self.rejected else "v"
+        for name, value in self.given.items():
+            if name == "words":
+                for text, unwanted in value:
+                    said = " OR ".join(
+                        f"coalesce(contains(lower({row}.{column}), lower(?)), false)" for column in ("text", "response")
+                    )
+                    parts.append(f"NOT ({said})" if unwanted else f"({said})")
+                    params += [text, text]
+                parts.append(f"NOT {row}.restricted")
+            elif name == "ids":
+                only = value if only is None else [one for one in only if one in set(value)]
+            else:
+                parts.append(BY_NAME[name].condition.format(r=row))
+                params.append(value)
+        if only is not None:
+            parts.append(f"{row}.{'candidate_id' if self.rejected else 'id'} IN (SELECT unnest(?::VARCHAR[]))")
+            params.append(only)
+        return " AND ".join(parts), params
+
+
+def asked(query: Mapping[str, str]) -> Asked:
+    """What the address asks for. What cannot be used is left out, and `problems` says so."""
+    rejected, problems = query.get("rejected") == "1", list[str]()
+    values, given = dict[str, str](), dict[str, Any]()
+    for one in FILTERS:
+        said = query.get(one.name, "").strip()
+        if not said or one.on == ("rows" if rejected else "rejected"):
+            continue
+        value, problem = _read(one, said)
+        if problem:
+            problems.append(problem)
+        else:
+            values[one.name], given[one.name] = said, value
+    sort = query.get("sort", "") or "id"
+    if sort not in SORTS:
+        problems.append(f"Rows cannot be sorted by {sort[:40]!r}; they are sorted by id.")
+        sort = "id"
+    return Asked(rejected, sort, values, given, tuple(problems))
+
+
+def _read(one: Filter, said: str) -> tuple[Any, str]:
+    """(the value, "") of a filter, or (None, why it is left out)."""
+    if one.kind == "number":
+        try:
+            value = float(said)
+        except ValueError:
+            value = math.nan
+        return (value, "") if math.isfinite(value) else (None, f"“{one.title}” wants a number, not {said[:40]!r}.")
+    if one.kind == "yes":
+        known = {"yes": True, "no": False}
+        return (known[said], "") if said in known else (None, f"“{one.title}” is yes or no, not {said[:40]!r}.")
+    if one.name == "ids":
+        ids = [part for part in (piece.strip() for piece in said.split(",")) if part]
+        return (ids, "") if len(ids) <= MOST_IDS else (None, f"At most {MOST_IDS} rows can be chosen one by one.")
+    if one.kind == "words":
+        if problem := too_long(said):
+            return None, problem
+        terms = words(said)
+        if len(terms) > MOST_TERMS:
+            return (
+                None,
+                f"The search has {len(terms)} words; at most {MOST_TERMS} are looked for. Put a phrase in quotes.",
+            )
+        return (terms, "") if terms else (None, "The search holds no word.")
+    return said, ""
+
+
+def too_long(said: str) -> str:
+    """Why a search is not made; empty where it can be."""
+    if len(said) <= LONGEST:
+        return ""
+    return f"The search has {len(said):,} characters; at most {LONGEST:,} are looked for. It was left out."
+
+
+def words(said: str) -> list[tuple[str, bool]]:
+    """The terms of a search, and whether each is unwanted: words, "phrases in quotes", -excluded, -"excluded too"."""
+    found = re.findall(r'(-?)"([^"]+)"|(-?)([^\s"]+)', said)
+    terms = [(phrase or word, bool(not_phrase or not_word)) for not_phrase, phrase, not_word, word in found]
+    return [(" ".join(text.split()), unwanted) for text, unwanted in terms if text.strip()]

@@ -1,0 +1,88 @@
+"""What became of labels between the wish and the version, and how judges' scores lie."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dashboard.figures import Rows, rows_of
+from dashboard.figures.datasets import runs
+from data.mixing import GuardReport, MixReport, method_report
+
+if TYPE_CHECKING:
+    from data.lake import Lake
+    from schemas.datasets import DatasetVersion
+
+MIXING = ("promptmix", "harmaug")
+"""Methods that have figures of their own."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What is counted in a version and its runs: relabelled rows, adjudications, scores, and the methods' own reports.
+
+    `relabels`: intended, label, rows, share (of the version's rows that were meant as `intended`).
+    `labels`: label, candidates, adjudicated, overturned, and the shares adjudicated_share, overturned_share.
+    `scores`: start, end, status, rows: candidates by the reviewers' mean, 0 to 10.
+    `reports`: (run id, report) of PromptMix's and HarmAug's runs.
+    """
+
+    relabels: Rows
+    meant: int
+    labels: Rows
+    scores: Rows
+    reports: tuple[tuple[str, MixReport | GuardReport], ...]
+
+
+def judged(lake: Lake, found: DatasetVersion) -> Judged:
+    """All of it; on a million rows some seconds."""
+    of_runs = runs(lake, found)
+    pairs = relabelled(lake, found)
+    meant = sum(row["rows"] for row in pairs)
+    return Judged(
+        relabels=[row for row in pairs if row["intended"] != row["label"]],
+        meant=meant,
+        labels=adjudicated(lake, of_runs),
+        scores=scores(lake, of_runs),
+        reports=tuple(
+            (run_id, report) for run_id in of_runs if _mixes(lake, run_id) and (report := method_report(lake, run_id))
+        ),
+    )
+
+
+def relabelled(lake: Lake, found: DatasetVersion) -> Rows:
+    """Rows of a version by the label that was intended and the one that they have; most first."""
+    query = """
+        WITH pairs AS (SELECT c.intended_label AS intended, v.label AS label, count(*) AS rows
+            FROM lake.version_rows v JOIN lake.candidates c ON c.run_id = v.run_id AND c.candidate_id = v.candidate_id
+            WHERE v.dataset = ? AND v.version = ? GROUP BY ALL)
+        SELECT *, rows / sum(rows) OVER (PARTITION BY intended) AS share
+        FROM pairs ORDER BY rows DESC, intended, label"""
+    return rows_of(lake, query, [found.dataset, found.version])
+
+
+def adjudicated(lake: Lake, run_ids: list[str]) -> Rows:
+    """The runs' intended labels whose candidates went to an adjudicator, and how often it said no; most first."""
+    query = """
+        WITH meant AS (SELECT intended_label, count(*) AS n, count(*) FILTER (route = 'adjudicated') AS asked,
+                              count(*) FILTER (route = 'adjudicated' AND status <> 'accepted') AS refused
+                       FROM lake.candidates WHERE list_contains(?::VARCHAR[], run_id) GROUP BY intended_label)
+        SELECT intended_label AS label, n AS candidates, asked AS adjudicated, refused AS overturned,
+               asked / n AS adjudicated_share, refused / asked AS overturned_share
+        FROM meant WHERE asked > 0 ORDER BY adjudicated_share DESC, label"""
+    return rows_of(lake, query, [run_ids])
+
+
+def scores(lake: Lake, run_ids: list[str]) -> Rows:
+    """Candidates by the mean of their reviewers' scores in steps of 0.5 (10 lies in the last), by how they ended."""
+    query = """
+        SELECT least(floor(mean * 2), 19) / 2 AS start, start + 0.5 AS "end", status, count(*) AS rows
+        FROM lake.candidates WHERE list_contains(?::VARCHAR[], run_id) AND mean IS NOT NULL
+        GROUP BY ALL ORDER BY start, status"""
+    return rows_of(lake, query, [run_ids])
+
+
+def _mixes(lake: Lake, run_id: str) -> bool:
+    run = lake.run(run_id)
+    method = run.recipe.get("method") if run else None
+    return isinstance(method, dict) and method.get("kind") in MIXING

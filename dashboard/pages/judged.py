@@ -1,0 +1,268 @@
+"""Reviews: how judges agree and how severe each is, what adjudicators did, and labels other than the intended ones."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from dashboard.charts import ACCENT, SECOND
+from dashboard.charts.shapes import heat, histogram, lines, offsets, roomy, shares
+from dashboard.desk import Desk, desk_of
+from dashboard.figures import judged as figures
+from dashboard.pages.datasets import rows_link
+from dashboard.pages.page import Chart, Page, Spec
+from dashboard.parts import Part
+from dashboard.show import shown
+from dashboard.tables import Column, Table
+from data.mixing import GuardReport, MixReport, told
+from data.versions import version
+from schemas.datasets import DatasetVersion
+
+if TYPE_CHECKING:
+    from data.mixing import Mixed
+    from data.quality.model import Reviews
+
+MOST = 24
+"""Labels of a heat map; of more those are drawn that most rows came from or went to."""
+PAIRS = 200
+"""Pairs of an intended and a given label in the table."""
+ENDS = {"accepted": ACCENT, "rejected": SECOND, "failed": "#8a8f96"}
+
+
+def reviews(request: Request) -> Response:
+    """How models judged the candidates of a version's runs, and what that made of the labels."""
+    desk = desk_of(request)
+    found = version(desk.lake, request.path_params["ref"])
+    part = judged_part(desk, found)
+    return desk.page(
+        request, "reviews.html.jinja", f"Reviews of {found.ref}", tables=part.tables, ref=found.ref, version=found,
+        linked=True, judged_ready=part.ready, **part.values,
+    )  # fmt: skip
+
+
+def judged_part(desk: Desk, found: DatasetVersion, patience_s: float = 0.5) -> Part:
+    """Agreement and severity from the quality report; adjudications, relabelled rows and the methods' own figures."""
+    from data.quality import tables
+
+    counted = _judged(desk, found, patience_s)
+    report = desk.reports.of(found, patience_s)
+    section = {one.name: one for one in tables(report)}["reviews"] if report else None
+    held = report.reviews if report else None
+    mixes, guards = _reports(counted, MixReport), _reports(counted, GuardReport)
+    return Part(
+        tables=(
+            _reviewers_table(held),
+            _bias_table(held),
+            _adjudicated_table(counted),
+            _pairs_table(found, counted),
+            *(_mix_table(number, run_id, one) for number, (run_id, one) in enumerate(mixes)),
+            *(_guard_table(number, run_id, one) for number, (run_id, one) in enumerate(guards)),
+        ),
+        values={
+            "reviews_section": section,
+            "reviews": held,
+            "counted": counted,
+            "relabelled_rows": sum(row["rows"] for row in counted.relabels) if counted else 0,
+            "mixes": [(f"mix{number}", run_id, told(one)) for number, (run_id, one) in enumerate(mixes)],
+            "guards": [(f"guard{number}", run_id, told(one)) for number, (run_id, one) in enumerate(guards)],
+        },
+        ready=report is not None and counted is not None,
+    )
+
+
+def _judged(desk: Desk, found: DatasetVersion, patience_s: float = 0.5) -> figures.Judged | None:
+    return desk.reports.made(("judged", found.ref), lambda lake: figures.judged(lake, found), patience_s)
+
+
+def _reports(counted: figures.Judged | None, kind: type[Any]) -> list[tuple[str, Any]]:
+    return [(run_id, one) for run_id, one in (counted.reports if counted else ()) if isinstance(one, kind)]
+
+
+def _reviewers_table(held: Reviews | None) -> Table:
+    rows = [
+        {"model": one.model, "reviews": one.reviews, "mean": one.mean, "severity": _signed(one.severity),
+         "strictest": _furthest(one.bias, -1), "mildest": _furthest(one.bias, 1)}
+        for one in (held.reviewers if held else ())
+    ]  # fmt: skip
+    columns = (
+        Column("model", "model"), Column("reviews", "reviews", "number"), Column("mean", "mean score", "number", 2),
+        Column("severity", "offset from its panels"), Column("strictest", "strictest on"),
+        Column("mildest", "mildest on"),
+    )  # fmt: skip
+    note = "points of 10; an offset below 0 is severe, and what is said of a label is beyond the model's own offset"
+    return Table("reviewers", "Models that judged", columns, rows, note=note)
+
+
+def _signed(value: float | None) -> str:
+    return "–" if value is None else f"{value:+.2f}"
+
+
+def _furthest(bias: Mapping[str, float], sign: int) -> str:
+    label = max(bias, key=lambda name: (sign * bias[name], name), default=None)
+    return "–" if label is None or sign * bias[label] < 0.005 else f"{label} {bias[label]:+.2f}"
+
+
+def _bias_table(held: Reviews | None) -> Table:
+    judges = [one for one in (held.reviewers if held else ()) if one.bias]
+    labels = sorted({label for one in judges for label in one.bias})
+    rows = [{"label": label, **{f"m{n}": one.bias.get(label) for n, one in enumerate(judges)}} for label in labels]
+    columns = (
+        Column("label", "label"), *(Column(f"m{n}", one.model, "number", digits=2) for n, one in enumerate(judges)),
+    )  # fmt: skip
+    return Table("bias", "Bias by label", columns, rows)
+
+
+def _adjudicated_table(counted: figures.Judged | None) -> Table:
+    columns = (
+        Column("label", "label"), Column("candidates", "candidates", "number"),
+        Column("adjudicated", "to the adjudicator", "number"),
+        Column("adjudicated_share", "share", "share", bar=True), Column("overturned", "refused by it", "number"),
+        Column("overturned_share", "share of those", "share", bar=True),
+    )  # fmt: skip
+    empty = "No candidate went to an adjudicator: reviewers agreed, or the method has none."
+    return Table("adjudicated", "Adjudications", columns, counted.labels if counted else (), empty=empty)
+
+
+def _pairs_table(found: DatasetVersion, counted: figures.Judged | None) -> Table:
+    pairs = counted.relabels if counted else []
+    rows = [
+        {**row, "link": rows_link(found, label=row["label"], intended=row["intended"])} for row in pairs[:PAIRS]
+    ]  # fmt: skip
+    columns = (
+        Column("intended", "meant as"), Column("label", "became"), Column("rows", "rows", "number", link="link"),
+        Column("share", "of those meant so", "share", bar=True),
+    )  # fmt: skip
+    note = f"the {PAIRS} most frequent of {len(pairs):,} pairs" if len(pairs) > PAIRS else ""
+    return Table("relabelled", "Relabelled rows", columns, rows, note=note)
+
+
+def _mix_table(number: int, run_id: str, report: MixReport) -> Table:
+    rows = [_mix_row(one) for one in (*report.by_alpha, report.all)]
+    return Table(f"mix{number}", f"By alpha, run {run_id}", _MIX, rows, note="shares are of the labelled texts")
+
+
+_MIX = (
+    Column("name", "alpha"), Column("judged", "judged", "number"), Column("labelled", "got a label", "share"),
+    Column("agreement", "as intended", "share", bar=True), Column("relabelled", "relabelled", "share"),
+    Column("partner", "to the partner", "share"), Column("others", "to another", "share"),
+    Column("near", "near a boundary", "share"), Column("near_pair", "near the one meant", "share"),
+)  # fmt: skip
+
+
+def _mix_row(one: Mixed) -> dict[str, Any]:
+    return {
+        "name": one.name, "judged": one.judged, "labelled": None if one.no_label is None else 1 - one.no_label,
+        "agreement": one.agreement, "relabelled": one.relabelled, "partner": one.share(one.to_partner),
+        "others": one.share(one.to_others), "near": one.share(one.near), "near_pair": one.share(one.near_pair),
+    }  # fmt: skip
+
+
+def _guard_table(number: int, run_id: str, report: GuardReport) -> Table:
+    rows = [
+        {"side": one.side, "variant": one.variant, "rows": one.rows, "harmful": one.harmful / one.rows,
+         "mean_score": one.mean_score}
+        for one in report.scored
+    ]  # fmt: skip
+    columns = (
+        Column("side", "meant"), Column("variant", "response"), Column("rows", "rows", "number"),
+        Column("harmful", "labelled harmful", "share", bar=True), Column("mean_score", "mean score", "number", 2),
+    )  # fmt: skip
+    return Table(f"guard{number}", f"As meant and as labelled, run {run_id}", columns, rows)
+
+
+def draw_bias(desk: Desk, given: Mapping[str, str]) -> Spec | None:
+    """`of`: the version. Each judge's offset on each label beyond its own; the labels where judges differ most."""
+    report = desk.reports.of(version(desk.lake, given.get("of", "")))
+    judges = [one for one in report.reviews.reviewers if one.bias] if report and report.reviews else []
+    far = {label: max(abs(one.bias.get(label, 0.0)) for one in judges) for one in judges for label in one.bias}
+    labels = sorted(sorted(far, key=lambda name: (-far[name], name))[:MOST])
+    rows = [
+        {"model": one.model, "label": shown(label), "bias": one.bias[label]}
+        for label in labels for one in judges if label in one.bias
+    ]  # fmt: skip
+    if len(judges) < 2:
+        return None
+    return roomy(offsets(rows, x="model", y="label", value="bias", x_title="", y_title=""), left=24, right=40)
+
+
+def draw_scores(desk: Desk, given: Mapping[str, str]) -> Spec | None:
+    """`of`: the version. Candidates by the mean of their scores, in parts by how they ended."""
+    counted = _judged(desk, version(desk.lake, given.get("of", "")))
+    if counted is None or not counted.scores:
+        return None
+    return histogram(
+        counted.scores, part="status", title="mean score", y_title="candidates", colours=ENDS, ends=(0, 10)
+    )
+
+
+def draw_relabelled(desk: Desk, given: Mapping[str, str]) -> Spec | None:
+    """`of`: the version. Rows by intended and given label where these differ; of many labels the most frequent."""
+    counted = _judged(desk, version(desk.lake, given.get("of", "")))
+    if counted is None or not counted.relabels:
+        return None
+    names = _busiest(counted.relabels)
+    rows = {(row["intended"], row["label"]): row["rows"] for row in counted.relabels}
+    cells = [
+        {"meant as": shown(a), "became": shown(b), "rows": rows.get((a, b), 0)} for a in names for b in names
+    ]  # fmt: skip
+    return roomy(
+        heat(cells, x="became", y="meant as", value="rows", x_title="became", y_title="meant as"), left=24, right=110
+    )
+
+
+def _busiest(pairs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The labels that most rows came from or went to, by name."""
+    seen: Counter[str] = Counter()
+    for row in pairs:
+        seen[row["intended"]] += row["rows"]
+        seen[row["label"]] += row["rows"]
+    return sorted(name for name, _ in sorted(seen.items(), key=lambda one: (-one[1], one[0]))[:MOST])
+
+
+def draw_alpha(desk: Desk, given: Mapping[str, str]) -> Spec | None:
+    """`of`: the version; `run`: a run of PromptMix. What became of texts by their share of the first class."""
+    report = _report_of(desk, given, MixReport)
+    if report is None or len(report.by_alpha) < 2:
+        return None
+    rows = [
+        {"alpha": float(one.name), "share": share, "what": what}
+        for one in report.by_alpha for what, share in _became(one) if share is not None
+    ]  # fmt: skip
+    return lines(rows, x="alpha", y="share", part="what", x_title="alpha: share of the first class", y_title="share")
+
+
+def _became(one: Mixed) -> tuple[tuple[str, float | None], ...]:
+    """What became of mixed texts, in words and shares."""
+    return (
+        ("as intended", one.agreement), ("to the partner", one.share(one.to_partner)),
+        ("to another", one.share(one.to_others)), ("near a boundary", one.share(one.near)), ("no label", one.no_label),
+    )  # fmt: skip
+
+
+def draw_guard(desk: Desk, given: Mapping[str, str]) -> Spec | None:
+    """`of`: the version; `run`: a run of HarmAug. Share labelled harmful, by what was meant and the response."""
+    report = _report_of(desk, given, GuardReport)
+    rows = [
+        {"what": f"{one.side} · {one.variant}", "share": one.harmful / one.rows}
+        for one in (report.scored if report else ())
+    ]  # fmt: skip
+    return roomy(shares(rows, category="what", value="share", title="labelled harmful"), left=24) if rows else None
+
+
+def _report_of(desk: Desk, given: Mapping[str, str], kind: type[Any]) -> Any:
+    counted = _judged(desk, version(desk.lake, given.get("of", "")))
+    return dict(_reports(counted, kind)).get(given.get("run", ""))
+
+
+PAGES = (Page("/datasets/{ref}/reviews", "reviews", reviews, tab="Reviews"),)
+CHARTS = (
+    Chart("bias", "offset of each judge on each label", draw_bias),
+    Chart("scores", "candidates by the mean of their scores and how they ended", draw_scores),
+    Chart("relabelled", "rows by intended and given label", draw_relabelled),
+    Chart("alpha", "agreement and relabelling by alpha", draw_alpha),
+    Chart("harmful", "share labelled harmful by what was meant", draw_guard),
+)

@@ -1,0 +1,216 @@
+"""Map: a version's rows and seeds by meaning, near duplicates, and pairs that lie near under different labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import quote, urlencode
+
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from dashboard.charts import ACCENT, PALETTE, SECOND, SPLITS
+from dashboard.charts.shapes import scatter
+from dashboard.desk import Desk, desk_of
+from dashboard.figures import map as figures
+from dashboard.meaning import COSINE, Alike, meaning_of
+from dashboard.pages.page import Chart, Page, Spec
+from dashboard.pages.row import address
+from dashboard.tables import Column, Table
+from data.versions import version
+from schemas.errors import GraftError
+
+if TYPE_CHECKING:
+    from data.vectors import Placed, Vectors
+    from schemas.datasets import DatasetVersion
+
+COLOURS = {"label": "label", "source": "source", "split": "split", "score": "reviewers' mean", "kind": "seed or row"}
+REST, REST_COLOUR = "all others", "#8a8f96"
+SCORED = ("#b0413e", "#c2792b", "#a99a2f", "#5a9e6f", "#3b9bb0", "#3b6fc4", REST_COLOUR)
+"""Of the bands of scores, lowest first; the last is of what has none."""
+WIDTH, MARGIN = 1000, 14
+LOWEST, HIGHEST = 420, 900
+"""Of the drawing's height, in the units of its width."""
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A point as it is drawn."""
+
+    id: str
+    seed: bool
+    x: float
+    y: float
+    title: str
+    faint: bool
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One drawing: dots by colour, those of rare values first, seeds last."""
+
+    title: str
+    groups: list[tuple[str, list[Dot]]]
+
+
+def draw_map(request: Request) -> Response:
+    """A version's map. `colour` says what colours it, `only` one value that is to stand out, `beside` parts seeds."""
+    desk, query = desk_of(request), request.query_params
+    found = version(desk.lake, request.path_params["ref"])
+    helper = meaning_of(desk.home)
+    vectors = helper.vectors(found)
+    if vectors is None:
+        return desk.page(
+            request, "map.html.jinja", f"Map of {found.ref}", ref=found.ref, version=found, vectors=None,
+            making=helper.making(found),
+        )  # fmt: skip
+    colour = query.get("colour", "label")
+    colour = colour if colour in COLOURS else "label"
+    points = figures.points(desk.lake, found, vectors)
+    shades = figures.groups(points, colour, _shades(colour, points), REST_COLOUR)
+    only = query.get("only", "") if query.get("only", "") in shades else ""
+    beside = query.get("beside") == "1"
+    alike, failed = _alike(desk, found, vectors)
+    return desk.page(
+        request, "map.html.jinja", f"Map of {found.ref}", ref=found.ref, version=found, vectors=vectors,
+        tables=_tables(desk, found, alike) if alike else (), alike=alike, failed=failed, cosine=COSINE,
+        panels=_panels(points, shades, colour, only, beside=beside), height=_height(points), width=WIDTH,
+        radius=9 if len(points) < 300 else 6.5 if len(points) < 1200 else 4.5,
+        legend=[(name, *shade) for name, shade in shades.items()], colours=COLOURS, colour=colour, only=only, beside=beside, count=len(points),
+        seeds=sum(point.kind == "seed" for point in points), link=_linker(found, colour, only, beside=beside),
+        file=lambda kind: f"/charts/map.{kind}?" + urlencode({"of": found.ref, "colour": colour}), at=address,
+    )  # fmt: skip
+
+
+def make(request: Request) -> Response:
+    """Begin to embed the version. Back to its map, or to the search by meaning that wanted it."""
+    desk, query = desk_of(request), request.query_params
+    found = version(desk.lake, request.path_params["ref"])
+    meaning_of(desk.home).make(found)
+    if meaning := query.get("meaning", ""):
+        return RedirectResponse("/rows?" + urlencode({"ref": found.ref, "meaning": meaning}), status_code=303)
+    return RedirectResponse(f"/datasets/{quote(found.ref)}/map", status_code=303)
+
+
+def draw_scatter(desk: Desk, given: Mapping[str, str]) -> Spec | None:
+    """`of`: the version; `colour`: what colours it."""
+    found = version(desk.lake, given.get("of", ""))
+    vectors = meaning_of(desk.home).vectors(found)
+    if vectors is None:
+        return None
+    colour = given.get("colour", "label")
+    if colour not in COLOURS:
+        raise GraftError(f"no colour {colour[:40]!r}", where="map", fix=f"one of: {', '.join(COLOURS)}")
+    points = figures.points(desk.lake, found, vectors)
+    shades = figures.groups(points, colour, _shades(colour, points), REST_COLOUR)
+    shown = {name: shade for name, (shade, _) in shades.items() if shade != REST_COLOUR or colour == "score"}
+    rows = figures.chart_rows(points, colour, shown, REST)
+    domain = {**shown, **({REST: REST_COLOUR} if len(shown) < len(shades) else {})}
+    return scatter(rows, x="x", y="y", value="value", part="kind", colours=domain, title=COLOURS[colour])
+
+
+def _shades(colour: str, points: Sequence[Placed]) -> Sequence[str]:
+    """The colours of the values, in the values' order."""
+    if colour == "score":
+        present = {figures.score_of(point) for point in points}
+        return [shade for name, shade in zip(figures.SCORES, SCORED, strict=True) if name in present]
+    if colour == "kind":
+        return (ACCENT, SECOND)
+    if colour == "split":
+        counted = figures.groups(points, colour, (), REST_COLOUR)
+        return [SPLITS.get(name, REST_COLOUR) for name in counted]
+    return PALETTE
+
+
+def _panels(
+    points: Sequence[Placed], shades: Mapping[str, tuple[str, int]], colour: str, only: str, *, beside: bool
+) -> list[Panel]:
+    """What is drawn: all points in one panel, or seeds and rows beside each other on the same axes."""
+    placed = _placer(points)
+    dots: dict[str, dict[str, list[Dot]]] = {"seed": {}, "row": {}}
+    for point in points:
+        value = figures.value_of(point, colour)
+        x, y = placed(point)
+        dot = Dot(point.id, point.kind == "seed", x, y, f"{point.label or 'no label'}: {point.text}",
+                  bool(only) and value != only)  # fmt: skip
+        dots[point.kind].setdefault(shades[value][0], []).append(dot)
+    rows, seeds = (list(reversed(dots[kind].items())) for kind in ("row", "seed"))
+    if beside:
+        return [Panel("seeds", seeds), Panel("rows", rows)]
+    return [Panel("", [*rows, *seeds])]
+
+
+def _extent(points: Sequence[Placed]) -> tuple[float, float, float, float]:
+    xs, ys = [point.x for point in points] or [0.0], [point.y for point in points] or [0.0]
+    return min(xs), max(xs), min(ys), max(ys)
+
+
+def _height(points: Sequence[Placed]) -> int:
+    left, right, low, high = _extent(points)
+    return round(min(HIGHEST, max(LOWEST, WIDTH * (high - low) / ((right - left) or 1.0))))
+
+
+def _placer(points: Sequence[Placed]) -> Callable[[Placed], tuple[float, float]]:
+    """From a point to its place in the drawing: both axes at one scale, in the middle."""
+    left, right, low, high = _extent(points)
+    height = _height(points)
+    wide, tall = WIDTH - 2 * MARGIN, height - 2 * MARGIN
+    scale = min(wide / ((right - left) or 1.0), tall / ((high - low) or 1.0))
+    x0, y0 = WIDTH / 2 - scale * (left + right) / 2, height / 2 + scale * (low + high) / 2
+    return lambda point: (round(x0 + scale * point.x, 1), round(y0 - scale * point.y, 1))
+
+
+def _linker(found: DatasetVersion, colour: str, only: str, *, beside: bool) -> Callable[..., str]:
+    """Addresses of this map, with one thing changed."""
+    kept = {"colour": colour, **({"only": only} if only else {}), **({"beside": "1"} if beside else {})}
+
+    def link(**more: str) -> str:
+        asked = {name: value for name, value in {**kept, **more}.items() if value}
+        return f"/datasets/{quote(found.ref)}/map?" + urlencode(asked)
+
+    return link
+
+
+def _alike(desk: Desk, found: DatasetVersion, vectors: Vectors) -> tuple[Alike | None, str]:
+    """What lies near, or why that cannot be said."""
+    try:
+        return meaning_of(desk.home).alike(found, vectors), ""
+    except GraftError as error:
+        return None, f"{error.what}. {error.fix}".strip()
+
+
+def _tables(desk: Desk, found: DatasetVersion, alike: Alike) -> tuple[Table, ...]:
+    clusters = figures.cluster_rows(desk.lake, found, alike.clusters[: figures.CLUSTERS])
+    for row in clusters:
+        row["at"] = "/rows?" + urlencode({"ref": found.ref, "cluster": row["first"]})
+        row["range"] = f"{row['lowest']:.2f} – {row['highest']:.2f}"
+    pairs = figures.pair_rows(desk.lake, found, alike.pairs)
+    for row in pairs:
+        row["at"], row["other_at"] = address(row["id"]), address(row["other"])
+    inside = sum(len(one.members) for one in alike.clusters)
+    return (
+        Table(
+            "clusters", "Near duplicates",
+            (Column("size", "rows", "number"), Column("range", "cosine"), Column("labels", "labels"),
+             Column("example", "one of them", link="at")),
+            clusters, empty=f"No two rows have a cosine of {COSINE:g} or more.",
+            note=f"{len(alike.clusters):,} clusters hold {inside:,} rows"
+            + (f"; the {figures.CLUSTERS} largest are shown" if len(alike.clusters) > figures.CLUSTERS else ""),
+        ),
+        Table(
+            "pairs", "Near, under another label",
+            (Column("cosine", "cosine", "number", 3), Column("label", "label"), Column("text", "row", link="at"),
+             Column("other_label", "other label"), Column("other_text", "row or seed", link="other_at"),
+             Column("kind", "kind")),
+            pairs, empty="There is one label only, so that no row can lie near one of another label.",
+            note="likely label errors stand first; each row is named once",
+        ),
+    )  # fmt: skip
+
+
+PAGES = (
+    Page("/datasets/{ref}/map", "map", draw_map, tab="Map"),
+    Page("/datasets/{ref}/embed", "embed", make, posts=True),
+)
+CHARTS = (Chart("map", "rows and seeds by meaning", draw_scatter),)

@@ -1,0 +1,150 @@
+"""People: decisions on a version's rows, how far people agree, judges measured against them, the next version."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from dashboard.charts.shapes import intervals
+from dashboard.desk import Desk, desk_of
+from dashboard.pages.page import Chart, Page, Spec
+from dashboard.posting import Form, posted
+from dashboard.tables import Column, Table
+from data.versions import version
+from schemas.errors import GraftError
+
+if TYPE_CHECKING:
+    from data.review import AgainstPeople, Agreement, Progress, Standing
+    from schemas.datasets import DatasetVersion
+
+SHOWN = 200
+"""Decisions on the page; all are in its CSV."""
+
+
+def people(request: Request) -> Response:
+    """A version's review so far. `?csv=decisions` gives every decision as a file, restricted words hidden."""
+    from data.review import against_people, agreement, decisions, progress
+
+    desk = desk_of(request)
+    found = version(desk.lake, request.path_params["ref"])
+    made, told = decisions(desk.lake, found), agreement(desk.lake, found.dataset)
+    so_far, judges = progress(desk.lake, found), against_people(desk.lake, found.dataset)
+    every = request.query_params.get("csv") == "decisions"
+    tables = (
+        _persons(so_far), _pairs(told), _differ(told, found), _judges(judges), _decisions(made, every=every),
+    )  # fmt: skip
+    return desk.page(
+        request, "people.html.jinja", f"People's review of {found.ref}", tables=tables, ref=found.ref, found=found,
+        progress=so_far, agreement=told, decided=len(made), shown_decisions=SHOWN, judged=judges.rows,
+    )  # fmt: skip
+
+
+@posted
+def publish(request: Request, form: Form) -> Response:
+    """Make the next version of what people decided (POST) and show it."""
+    from data.edits import rebase
+    from data.lake import Lake
+
+    desk = desk_of(request)
+    with Lake.open(desk.home) as lake:  # its own: decisions go on while a large version is written
+        found = version(lake, form.get("ref", ""))
+        made = rebase(lake, found)
+    if made.version is None:
+        raise GraftError(f"{found.ref} is as people decided", where=found.ref, fix="decide on some rows first")
+    return RedirectResponse(f"/datasets/{made.version}", 303)
+
+
+@posted
+def go_on(request: Request, form: Form) -> Response:
+    """Let a run that waits for review go on (POST)."""
+    from flows.pause import go_on as resume
+
+    desk, run_id = desk_of(request), form.get("run", "")
+    resume(desk.home, run_id, by=desk.door.person(request))
+    return RedirectResponse(f"/runs/{quote(run_id)}", 303)
+
+
+def _persons(so_far: Progress) -> Table:
+    columns = (
+        Column("by", "person"), Column("decided", "decided", "number"), Column("skipped", "skipped", "number"),
+        Column("seconds", "median look", "seconds"),
+    )  # fmt: skip
+    return Table("persons", "Who decided", columns, [one.model_dump() for one in so_far.people])
+
+
+def _pairs(told: Agreement) -> Table:
+    columns = (
+        Column("a", "person"), Column("b", "and"), Column("rows", "rows of both", "number"),
+        Column("equal", "equal", "number"), Column("kappa", "Cohen's kappa", "number", digits=2),
+    )  # fmt: skip
+    return Table("pairs", "Pairs of people", columns, [one.model_dump() for one in told.pairs])
+
+
+def _differ(told: Agreement, found: DatasetVersion) -> Table:
+    rows = [
+        {
+            "row": one.row_id, "said": "; ".join(f"{who}: {said}" for who, said in sorted(one.said.items())),
+            "href": f"/review?ref={found.ref}&row={one.row_id}",
+        }
+        for one in told.differ
+    ]  # fmt: skip
+    columns = (Column("row", "row", "code", link="href"), Column("said", "what they said"))
+    return Table("differ", "Rows on which people differ", columns, rows)
+
+
+def judge_rows(judges: AgainstPeople) -> list[dict[str, Any]]:
+    """Judges with the ends of their intervals and a name that tells their kind."""
+    return [
+        {**one.model_dump(), "judge": f"{one.name} ({one.kind})", "low": one.interval[0], "high": one.interval[1]}
+        for one in judges.judges
+    ]
+
+
+def _judges(judges: AgainstPeople) -> Table:
+    columns = (
+        Column("kind", "judge"), Column("name", "which"), Column("rows", "rows", "number"),
+        Column("share", "with people", "share"), Column("low", "95% from", "share"), Column("high", "to", "share"),
+        Column("false_accepts", "let pass, people did not", "number"),
+        Column("false_rejects", "refused, people kept", "number"),
+    )  # fmt: skip
+    return Table("judges", "Judges, gates and decisions against people", columns, judge_rows(judges))
+
+
+def draw_judges(desk: Desk, given: Mapping[str, str]) -> Spec | None:
+    """`of`: the dataset. Share of people's decisions that each judge agrees with."""
+    from data.review import against_people
+
+    rows = judge_rows(against_people(desk.lake, given.get("of", "")))
+    if not rows:
+        return None
+    return intervals(rows, category="judge", value="share", low="low", high="high", title="agrees with people")
+
+
+def _decisions(made: tuple[Standing, ...], *, every: bool) -> Table:
+    rows = [
+        {
+            "at": one.edit.at, "by": one.edit.by, "row": one.edit.row_id, "action": one.edit.action,
+            "label": one.edit.label if one.edit.label is not None else one.edit.base_label, "held": one.held,
+            "note": one.edit.note, "queue": one.edit.queue, "blind": "blind" if one.edit.blind else "",
+            "href": f"/rows/{one.edit.row_id}",
+        }
+        for one in (made if every else made[:SHOWN])
+    ]  # fmt: skip
+    columns = (
+        Column("at", "when", "ago"), Column("by", "who"), Column("row", "row", "code", link="href"),
+        Column("action", "decision"), Column("label", "label"), Column("held", "in this version"),
+        Column("queue", "queue"), Column("blind", ""), Column("note", "note"),
+    )  # fmt: skip
+    return Table("decisions", "Decisions", columns, rows)
+
+
+PAGES = (
+    Page("/datasets/{ref}/people", "people", people, tab="People"),
+    Page("/review/publish", "publish", publish, posts=True),
+    Page("/review/go-on", "go-on", go_on, posts=True),
+)
+CHARTS = (Chart("judges", "share of people's decisions that each judge agrees with, with its interval", draw_judges),)

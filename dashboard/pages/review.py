@@ -1,0 +1,191 @@
+"""Review: a queue of rows that want a person's word, one at a time, by keyboard or by buttons."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, get_args
+from urllib.parse import urlencode
+
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from dashboard.desk import Desk, desk_of
+from dashboard.pages.page import Page
+from dashboard.people import clean, remember
+from dashboard.posting import Form, posted
+from dashboard.queues import Ask
+from data.versions import version, versions
+from schemas.base import stable_hash
+from schemas.errors import GraftError
+
+if TYPE_CHECKING:
+    from schemas.datasets import DatasetVersion
+    from schemas.versions import Edit, EditAction
+
+RULES = {
+    "disagreement": "where the reviewers disagreed most",
+    "margin": "where another label was nearly as likely",
+    "random": "drawn at random",
+    "gate": "what a gate or the judges rejected",
+    "query": "what fits a condition",
+}
+LONGEST_S = 3600.0
+
+
+def review(request: Request) -> Response:
+    """The row to look at now; `?row=` one in particular. Without a version, the newest one's queue."""
+    return _page(request, dict(request.query_params))
+
+
+def _page(request: Request, asked: Mapping[str, str], clash: Mapping[str, str] | None = None) -> Response:
+    """The queue's page. `clash` is a decision that is not kept yet, as somebody else was quicker."""
+    from data.review import gates, item, progress, standing
+    from flows.pause import waiting
+
+    desk = desk_of(request)
+    refs = [found.ref for found in reversed(versions(desk.lake))]
+    if not refs:
+        return desk.page(request, "empty.html.jinja", "Review", what="There is no row to review yet.")
+    found = version(desk.lake, asked.get("ref") or refs[0])
+    ask = _ask(asked, found, desk.door.person(request))
+    row_id, left = (asked["row"], 0) if asked.get("row") else desk.queues.next(desk.lake, found, ask)
+    one, others = None, list["Edit"]()
+    if row_id:
+        one = item(desk.lake, found, row_id, restricted=asked.get("show") == "1", rule=ask.rule)
+        others = standing(desk.lake, found, row_id, restricted=asked.get("show") == "1")
+    return desk.page(
+        request, "review.html.jinja", "Review", found=found, refs=refs, ask=ask, rules=RULES, one=one, left=left,
+        said=[] if ask.blind else others, mine=[edit for edit in others if edit.by == ask.by],
+        labels=_labels(desk, found), gates=gates(desk.lake, found) if ask.rule == "gate" else (),
+        progress=progress(desk.lake, found), query=_query(ask), done=_done(desk, asked.get("done", "")),
+        clash=clash, seen=_seen(others, ask), token=secrets.token_hex(12),
+        waiting=[run for run in waiting(desk.home) if run.dataset == found.ref],
+    )  # fmt: skip
+
+
+@posted
+def decide(request: Request, form: Form) -> Response:
+    """Keep a decision (POST) and go on to the next row. Sent twice it is kept once."""
+    from data.edits import decide as made_of
+    from data.edits import record
+    from data.review import standing
+
+    desk, action = desk_of(request), _action(form.get("action", ""))
+    found = version(desk.lake, form.get("ref", ""))
+    ask, row_id = _ask(form, found, desk.door.person(request)), form.get("row", "")
+    news = standing(desk.lake, found, row_id)
+    if not ask.blind and action not in ("note", "skip") and form.get("over") != "1":
+        known = set(form.get("seen", "").split())
+        fresh = [edit for edit in news if edit.by != ask.by and edit.id not in known]
+        if fresh:
+            wanted = {"action": action, "note": form.get("note", ""), **_changes(action, form)}
+            return _page(request, form, clash={name: said for name, said in wanted.items() if said})
+    edit = made_of(
+        desk.lake, found, row_id, action, by=ask.by, note=form.get("note", ""), queue=_queue_name(ask), blind=ask.blind,
+        seconds=_seconds(form.get("seconds", "")), **_changes(action, form),
+    )  # fmt: skip
+    named = edit.model_copy(update={"id": "e_" + stable_hash(form.get("token", "") or edit.id, row_id, ask.by, action)})
+    desk.pen.write(lambda lake: record(lake, [named]))
+    if action == "note":
+        return _to(ask, row=row_id, done=named.id)
+    desk.queues.done(ask, named.row_id)
+    return _to(ask, done=named.id)
+
+
+@posted
+def undo(request: Request, form: Form) -> Response:
+    """Take one's own decision back (POST) and show its row again."""
+    from data.edits import undo as take_back
+
+    desk = desk_of(request)
+    found = version(desk.lake, form.get("ref", ""))
+    ask = _ask(form, found, desk.door.person(request))
+    made = desk.pen.write(lambda lake: take_back(lake, form.get("edit", ""), by=ask.by))
+    desk.queues.forget(ask.by)
+    return _to(ask, row=made.row_id)
+
+
+@posted
+def name(request: Request, form: Form) -> Response:
+    """The name under which a person decides (POST), remembered in a cookie."""
+    said = clean(form.get("person", ""))
+    if not said:
+        raise GraftError("a name is wanted", where="your name", fix="type the name that your decisions are to carry")
+    back = form.get("back", "")
+    return remember(RedirectResponse(back if back.startswith("/review?") else "/review", 303), said)
+
+
+def _ask(given: Mapping[str, str], found: DatasetVersion, by: str) -> Ask:
+    rule = given.get("rule") or "disagreement"
+    if rule not in RULES:
+        raise GraftError(f"no queue {rule!r}", where="rule", fix=f"one of: {', '.join(RULES)}")
+    where = given.get("where", "").strip() if rule == "query" else ""
+    if rule == "query" and not where:
+        where = "length(text) > 0"
+    gate = given.get("gate", "") if rule == "gate" else ""
+    return Ask(found.ref, by, rule, given.get("blind") == "1", gate, where)  # type: ignore[arg-type]
+
+
+def _query(ask: Ask) -> dict[str, str]:
+    """The queue as an address says it."""
+    named = {"ref": ask.ref, "rule": ask.rule, "blind": "1" if ask.blind else "", "gate": ask.gate, "where": ask.where}
+    return {name: value for name, value in named.items() if value}
+
+
+def _to(ask: Ask, **more: str) -> Response:
+    return RedirectResponse("/review?" + urlencode({**_query(ask), **more}), 303)
+
+
+def _queue_name(ask: Ask) -> str:
+    return f"gate:{ask.gate}" if ask.gate else ask.rule
+
+
+def _action(said: str) -> EditAction:
+    from schemas.versions import EditAction as Actions
+
+    if said not in get_args(Actions) or said == "undo":
+        raise GraftError(f"no such decision: {said[:40]!r}", where="action", fix="accept, reject, relabel, edit, skip")
+    return said  # type: ignore[return-value]
+
+
+def _changes(action: EditAction, form: Mapping[str, str]) -> dict[str, str | None]:
+    """What the decision changes: a label where one was chosen, words where they were written."""
+    changes: dict[str, str | None] = {}
+    if action in ("relabel", "edit") and form.get("label"):
+        changes["label"] = form["label"]
+    if action == "edit":
+        changes |= {name: form[name].replace("\r\n", "\n") for name in ("text", "response") if form.get(name)}
+    return changes
+
+
+def _seconds(said: str) -> float | None:
+    try:
+        return min(max(float(said), 0.0), LONGEST_S)
+    except ValueError:
+        return None
+
+
+def _seen(others: list[Edit], ask: Ask) -> str:
+    return " ".join(edit.id for edit in others if edit.by != ask.by)
+
+
+def _labels(desk: Desk, found: DatasetVersion) -> list[str]:
+    from data.edits import labels_of
+
+    return labels_of(desk.lake, found)
+
+
+def _done(desk: Desk, edit_id: str) -> dict[str, Any] | None:
+    """The decision that was just made, to say it and to take it back."""
+    query = 'SELECT id, row_id, action, label, "by" FROM lake.edits WHERE id = ?'
+    rows = desk.lake.sql(query, [edit_id]).to_pylist() if edit_id else []
+    return rows[0] if rows else None
+
+
+PAGES = (
+    Page("/review", "review", review, menu="Review"),
+    Page("/review/decide", "decide", decide, posts=True),
+    Page("/review/undo", "undo", undo, posts=True),
+    Page("/review/name", "name", name, posts=True),
+)

@@ -1,0 +1,132 @@
+"""A row: its whole history, its neighbours in meaning, its fate in each version; in a few lines beside the map."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlencode
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+
+from dashboard.desk import Desk, desk_of
+from dashboard.figures import Rows
+from dashboard.figures import rows as figures
+from dashboard.figures.map import placed
+from dashboard.meaning import meaning_of
+from dashboard.pages.page import Page
+from data.explain import explain
+from data.provenance import prov
+from data.versions import version
+from schemas.errors import GraftError, NotFound
+
+if TYPE_CHECKING:
+    from schemas.datasets import DatasetVersion
+
+NEIGHBOURS = 10
+FEW = 4
+"""Neighbours that are shown beside the map."""
+
+
+def row(request: Request) -> Response:
+    """A row's whole history. `?show=1` shows a restricted one, this once."""
+    desk = desk_of(request)
+    history = explain(desk.lake, request.path_params["row_id"], restricted=request.query_params.get("show") == "1")
+    datasets = sorted({place["dataset"] for place in history["versions"]} | {history["run"].get("dataset", "")})
+    fate = figures.fate(desk.lake, datasets, history["id"])
+    held = [f"{place['dataset']}@{place['version']}" for place in fate if place["split"]]
+    near, said = _neighbours(desk, history, list(reversed(held)))
+    review = "/review?" + urlencode({"ref": held[-1], "row": history["id"]}) if held else ""
+    return desk.page(
+        request, "row.html.jinja", f"Row {history['id']}", row=history, fate=_told(fate, history), near=near,
+        near_said=said, hidden=history["restricted"] and request.query_params.get("show") != "1", held=held,
+        review=review if any(page.path == "/review" for page in desk.pages) else "", at=address,
+    )  # fmt: skip
+
+
+def brief(request: Request) -> Response:
+    """A row or seed of the version `ref` in a few lines, as a fragment of HTML: what the map shows beside itself."""
+    desk, row_id = desk_of(request), request.path_params["row_id"]
+    found = version(desk.lake, request.query_params.get("ref", ""))
+    held = figures.brief(desk.lake, found.dataset, found.version, row_id)
+    if held is None:
+        seed = placed(desk.lake, found, (), [row_id]).get(row_id)
+        if seed is None:
+            raise NotFound(f"{found.ref} holds no row {row_id!r}", where="row id", fix="load the map anew")
+        nothing = dict.fromkeys(("response", "intended_label", "mean", "spread", "reason"))
+        held = {**seed.model_dump(), **nothing}
+    near, _ = _near(desk, found, row_id, FEW)
+    body = desk.templates.get_template("brief.html.jinja").render(row=held, near=near, at=address, ref=found.ref)
+    return HTMLResponse(body)
+
+
+def provenance(request: Request) -> Response:
+    """The row's history as W3C PROV-JSON. A restricted one's words only with `?show=1`."""
+    history = explain(
+        desk_of(request).lake, request.path_params["row_id"], restricted=request.query_params.get("show") == "1"
+    )
+    name = quote(history["id"], safe="")
+    return Response(
+        orjson.dumps(prov(history), option=orjson.OPT_INDENT_2), media_type="application/json",
+        headers={"Content-Disposition": f"attachment; filename*=UTF-8''{name}.prov.json"},
+    )  # fmt: skip
+
+
+def address(row_id: str, more: str = "") -> str:
+    """A row's page. An imported id may hold any sign."""
+    return f"/rows/{quote(row_id, safe='')}{more}"
+
+
+def _neighbours(desk: Desk, history: dict[str, Any], refs: list[str]) -> tuple[Rows, str]:
+    """The nearest rows and seeds in the newest version that holds the row and is embedded; else why there are none."""
+    if not refs:
+        return [], "Only rows of a version are compared by meaning, and no version holds this one."
+    for ref in refs:
+        try:
+            found = version(desk.lake, ref)
+        except NotFound:
+            continue  # deleted meanwhile
+        if meaning_of(desk.home).vectors(found) is not None:
+            return _near(desk, found, history["id"], NEIGHBOURS)
+    return [], f"Rows are compared by meaning once a version is embedded: graft map {refs[0]}, or its page Map."
+
+
+def _near(desk: Desk, found: DatasetVersion, row_id: str, count: int) -> tuple[Rows, str]:
+    vectors = meaning_of(desk.home).vectors(found)
+    if vectors is None:
+        return [], ""
+    try:
+        near = vectors.nearest(row_id, count)
+    except GraftError as error:
+        return [], f"{error.what}. {error.fix}".strip()
+    ids = [one.id for one in near if one.kind == "row"]
+    known = placed(desk.lake, found, ids, [one.id for one in near if one.kind == "seed"])
+    return [
+        {"cosine": one.cosine, "kind": one.kind, "id": one.id, "label": known[one.id].label,
+         "restricted": known[one.id].restricted, "text": known[one.id].text}
+        for one in near if one.id in known
+    ], found.ref  # fmt: skip
+
+
+def _told(fate: Rows, history: dict[str, Any]) -> Rows:
+    """What became of the row in each version, as a sentence."""
+    begun = history["run"].get("started_at") or ""
+    for place in fate:
+        label = place["label"]
+        if place["split"]:
+            told = f"held, in {place['split']}" + (f", as {label}" if label != history["label"] else "")
+        elif place["gate"]:
+            told = f"dropped by {place['gate']}: {place['rule']}"
+        elif place["created_at"].isoformat() < str(begun):
+            told = "not made yet"
+        else:
+            told = "not in it"
+        place["ref"], place["told"] = f"{place['dataset']}@{place['version']}", told
+    return fate
+
+
+PAGES = (
+    Page("/rows/{row_id:path}/brief", "brief", brief),
+    Page("/rows/{row_id:path}/prov.json", "provenance", provenance),
+    Page("/rows/{row_id:path}", "row", row),
+)

@@ -1,0 +1,83 @@
+"""Schedules: what Prefect is to run and when; pause it, start one now with other parameters, end one that goes on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from dashboard.desk import desk_of
+from dashboard.pages.page import Page
+from dashboard.posting import Form, posted
+from dashboard.tables import Column, Table
+
+if TYPE_CHECKING:
+    from flows.schedules import RunInfo
+
+
+def schedules(request: Request) -> Response:
+    """Deployments, their next runs, the last flow runs, and runs that wait for a review."""
+    from flows.pause import waiting
+    from flows.schedules import overview
+
+    desk = desk_of(request)
+    found = overview(desk.home)
+    page = (found.url or "").removesuffix("/api")
+    return desk.page(
+        request, "schedules.html.jinja", "Schedules", found=found, prefect=page, tables=(_runs(found.runs),),
+        waiting=waiting(desk.home), started=request.query_params.get("started", ""),
+    )  # fmt: skip
+
+
+def _runs(runs: tuple[RunInfo, ...]) -> Table:
+    columns = (
+        Column("name", "flow run", link="url"), Column("deployment", "deployment"), Column("state", "state"),
+        Column("started", "started", "ago"), Column("seconds", "took", "seconds"),
+    )  # fmt: skip
+    return Table("runs", "Flow runs", columns, [run.model_dump() for run in runs], empty="Nothing has run yet.")
+
+
+@posted
+def pause(request: Request, form: Form) -> Response:
+    """Pause a deployment, or let it fire again (POST)."""
+    from flows.schedules import set_paused
+
+    set_paused(desk_of(request).home, form.get("deployment", ""), form.get("paused") == "1")
+    return RedirectResponse("/schedules", 303)
+
+
+@posted
+def start(request: Request, form: Form) -> Response:
+    """Ask for a run now (POST); fields named `p.NAME` go over the deployment's parameters."""
+    from flows.parameters import from_form
+    from flows.schedules import deployments
+    from flows.schedules import start as ask
+    from schemas.errors import NotFound
+
+    desk, name = desk_of(request), form.get("deployment", "")
+    known = {one.name: one for one in deployments(desk.home)}
+    if name not in known:
+        raise NotFound(f"no deployment {name[:80]!r}", where="schedules", fix="it was taken away: look at the list")
+    texts = {field[2:]: text for field, text in form.items() if field.startswith("p.")}
+    given: dict[str, Any] = from_form(known[name].accepts, texts)
+    run = ask(desk.home, name, given)
+    return RedirectResponse(f"/schedules?started={quote(run.name)}", 303)
+
+
+@posted
+def cancel(request: Request, form: Form) -> Response:
+    """End a flow run that goes on (POST)."""
+    from flows.schedules import cancel as end
+
+    end(desk_of(request).home, form.get("run", ""))
+    return RedirectResponse("/schedules", 303)
+
+
+PAGES = (
+    Page("/schedules", "schedules", schedules, menu="Schedules"),
+    Page("/schedules/pause", "pause", pause, posts=True),
+    Page("/schedules/start", "start", start, posts=True),
+    Page("/schedules/cancel", "cancel", cancel, posts=True),
+)

@@ -1,0 +1,291 @@
+"""Students: who is best on which test, how they learned, and one student looked at closely, beside another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from dashboard.charts.shapes import heat, intervals, lines, reliability
+from dashboard.desk import Desk, desk_of
+from dashboard.pages.page import Chart, Page, Spec
+from dashboard.tables import Column, Table
+from schemas.errors import GraftError, NotFound
+
+if TYPE_CHECKING:
+    from data.scores import Answers, Paired, SliceScore, Standing
+    from schemas.students import Evaluation, Student
+
+MOST_LABELS = 30
+"""Labels up to which a confusion matrix can be read."""
+SLICES = 12
+WRONG = 8
+"""Wrong rows that a slice names on the page."""
+
+
+def students(request: Request) -> Response:
+    """The leaderboard, by dataset and test file, and learning curves. `?dataset=` narrows both."""
+    from data.scores import leaderboard, learning_curve
+
+    desk, chosen = desk_of(request), request.query_params.get("dataset", "")
+    standings = leaderboard(desk.lake, chosen or None)
+    names = list(dict.fromkeys(one.dataset for one in desk.lake.students()))
+    tests = list(dict.fromkeys((one.dataset, one.test_file, one.test_hash) for one in standings))
+    boards = tuple(_board(number, test, standings) for number, test in enumerate(tests))
+    loops = {curves[0].improvement: name for name in ([chosen] if chosen else names)
+             if (curves := learning_curve(desk.lake, name))}  # fmt: skip
+    return desk.page(
+        request, "students.html.jinja", "Students", tables=(*boards, _instructed(desk, chosen)), names=names,
+        chosen=chosen, tests=tests, loops=list(loops.values()),
+    )  # fmt: skip
+
+
+def _board(number: int, test: tuple[str, str, str], standings: list[Standing]) -> Table:
+    dataset, file, digest = test
+    rows = [
+        {**one.model_dump(), "from": one.learned_from, "span": _span(one.interval),
+         "href": f"/students/{one.student_id}?test={digest}"}
+        for one in standings
+        if (one.dataset, one.test_file, one.test_hash) == test
+    ]  # fmt: skip
+    columns = (
+        Column("rank", "#", "number"), Column("student_id", "student", "code", link="href"),
+        Column("from", "learned from"), Column("accuracy", "accuracy", "share"), Column("span", "95%"),
+        Column("gain", "over the seeds", "share"),
+        Column("macro_f1", "macro-F1", "number", digits=3), Column("ece", "ECE", "number", digits=3),
+        Column("auprc", "AUPRC", "number", digits=3), Column("teacher_gap", "over the best teacher", "share"),
+        Column("train_rows", "rows learned", "number"), Column("seconds", "trained in", "seconds"),
+        Column("created_at", "made", "ago"),
+    )  # fmt: skip
+    count = rows[0]["rows"]
+    return Table(f"board{number}", f"{dataset} on {file}", columns, rows, note=f"{count:,} test rows")
+
+
+def _span(interval: tuple[float, ...]) -> str:
+    return f"{interval[0]:.1%} – {interval[1]:.1%}" if interval else "–"
+
+
+def _instructed(desk: Desk, dataset: str) -> Table:
+    """Instruction students: loss beside that of the model that each started as."""
+    rows = [
+        {"id": student.id, "dataset": student.dataset, "version": student.version, "created_at": student.created_at,
+         **told.model_dump(), "less": told.base_loss - told.loss}
+        for student in desk.lake.students(dataset or None)
+        for told in desk.lake.instruct_evaluations(student.id)
+    ]  # fmt: skip
+    columns = (
+        Column("id", "student", "code"), Column("dataset", "dataset"), Column("version", "version", "number"),
+        Column("loss", "loss, nats", "number", digits=3), Column("base_loss", "of the base", "number", digits=3),
+        Column("less", "less by", "number", digits=3), Column("preferred", "prefers the chosen", "share"),
+        Column("base_preferred", "the base did", "share"), Column("rows", "rows", "number"),
+        Column("created_at", "made", "ago"),
+    )  # fmt: skip
+    return Table("instructed", "Instruction students", columns, rows)
+
+
+def student(request: Request) -> Response:
+    """One student on one test (`?test=HASH`); `?with=` sets another beside it by the paired test."""
+    from data.scores import against_teacher, answers, find_student, row_facts, speed, worst_slices
+
+    desk, asked = desk_of(request), request.query_params
+    found = find_student(desk.lake, request.path_params["student"])
+    judged = desk.lake.evaluations(found.id)
+    if not judged:
+        return desk.page(
+            request, "student.html.jinja", f"Student {found.id}", found=found, judged=(), chosen=None, tables=(),
+            others=(), pair=None, kept=False, speed=None,
+        )  # fmt: skip
+    chosen = _chosen(judged, asked.get("test", ""))
+    said = answers(desk.home, found, chosen.test_hash)
+    slices = worst_slices(said, row_facts(desk.lake, said))[:SLICES] if said else []
+    others = _others(desk, found, chosen)
+    teachers = [one for one in against_teacher(desk.lake, found) if one.test_hash == chosen.test_hash]
+    pair, why = _pair(desk, found, asked.get("with", ""), chosen)
+    tables = (
+        _classes(chosen), _slices(slices, said), _teachers([one.model_dump() for one in teachers]), _counts(pair),
+    )  # fmt: skip
+    return desk.page(
+        request, "student.html.jinja", f"Student {found.id}", found=found, judged=judged, chosen=chosen, tables=tables,
+        others=others, pair=pair, why=why, other=asked.get("with", ""), kept=said is not None,
+        speed=speed(desk.home, found, chosen.test_hash),
+    )  # fmt: skip
+
+
+def _chosen(judged: list[Evaluation], digest: str) -> Evaluation:
+    """The evaluation on that test; without one, on the held-out file, else the largest."""
+    if digest:
+        wanted = [one for one in judged if one.test_hash == digest]
+        if not wanted:
+            raise NotFound("this student was not judged on that test", where="test", fix="choose one of the list")
+        return wanted[0]
+    return max(
+        judged, key=lambda one: (one.test_file != "validation", not one.test_file.endswith("(synthetic)"), one.rows)
+    )
+
+
+def _others(desk: Desk, found: Student, chosen: Evaluation) -> list[dict[str, Any]]:
+    query = """
+        SELECT s.id, s.dataset, s.version, e.accuracy
+        FROM lake.evaluations e JOIN lake.students s ON s.id = e.student_id
+        WHERE e.test_hash = ? AND s.id <> ? ORDER BY e.accuracy DESC, s.id LIMIT 100"""
+    return list(desk.lake.sql(query, [chosen.test_hash, found.id]).to_pylist())
+
+
+def _pair(desk: Desk, found: Student, other: str, chosen: Evaluation) -> tuple[Paired | None, str]:
+    """The paired test of this student (b) against another (a), or why there is none."""
+    from data.scores import compare, find_student
+
+    if not other:
+        return None, ""
+    try:
+        return compare(desk.home, desk.lake, find_student(desk.lake, other), found, chosen.test_hash), ""
+    except GraftError as error:
+        return None, f"{error.what}: {error.fix}" if error.fix else error.what
+
+
+def _classes(chosen: Evaluation) -> Table:
+    columns = (
+        Column("label", "label"), Column("precision", "precision", "share"), Column("recall", "recall", "share"),
+        Column("f1", "F1", "share", bar=True), Column("support", "rows", "number"),
+    )  # fmt: skip
+    return Table("classes", "Labels", columns, [one.model_dump() for one in chosen.classes])
+
+
+def _slices(slices: list[SliceScore], said: Answers | None) -> Table:
+    rows = [
+        {**one.model_dump(), "low": one.interval[0], "high": one.interval[1], "missed": one.rows - one.right,
+         "which": ", ".join(str(place) for place in one.wrong[:WRONG]),
+         "href": f"/rows?ids={','.join(one.wrong_ids[:50])}" if one.wrong_ids else ""}
+        for one in slices
+    ]  # fmt: skip
+    columns = (
+        Column("kind", "by"), Column("name", "slice", link="href"), Column("rows", "rows", "number"),
+        Column("accuracy", "right", "share", bar=True), Column("low", "95% from", "share"),
+        Column("high", "to", "share"), Column("missed", "wrong", "number"),
+        Column("which", "wrong rows of the file, surest first"),
+    )  # fmt: skip
+    note = "slices of five rows or more, the surely worst first; a file's texts are not kept, so its rows are numbers"
+    return Table("slices", "Where it is weak", columns, rows, note=note)
+
+
+def _teachers(rows: list[dict[str, Any]]) -> Table:
+    columns = (
+        Column("model", "teacher"), Column("shots", "shots", "number"), Column("rows", "rows asked", "number"),
+        Column("teacher_accuracy", "teacher", "share"), Column("student_accuracy", "student", "share"),
+        Column("gap", "student over it", "share"), Column("teacher_p50_s", "teacher, median", "seconds"),
+        Column("student_p50_s", "student, median", "seconds"),
+        Column("teacher_usd_per_1000", "teacher, 1,000 texts", "money"), Column("student_price", "student"),
+    )  # fmt: skip
+    return Table(
+        "teachers",
+        "Beside the teacher",
+        columns,
+        rows,
+        empty="No teacher was asked: graft train DATASET --set teacher_rows=200",
+    )
+
+
+def _counts(pair: Paired | None) -> Table:
+    columns = (Column("who", "right"), Column("rows", "rows", "number"))
+    rows = [] if pair is None else [
+        {"who": "both", "rows": pair.both}, {"who": f"only {pair.b}", "rows": pair.only_b},
+        {"who": f"only {pair.a}", "rows": pair.only_a}, {"who": "neither", "rows": pair.neither},
+    ]  # fmt: skip
+    return Table("pair", "Row by row", columns, rows)
+
+
+def draw_board(desk: Desk, given: Mapping[str, str]) -> Spec | None:
+    """`dataset`, `test`: accuracy of each student on that test, with its interval."""
+    from data.scores import leaderboard
+
+    rows = [
+        {"name": f"{one.student_id[:14]} ({one.learned_from})", "accuracy": one.accuracy, "low": one.interval[0],
+         "high": one.interval[1]}
+        for one in leaderboard(desk.lake, given.get("dataset") or None)
+        if one.test_hash == given.get("test") and one.interval
+    ][:20]  # fmt: skip
+    if len(rows) < 2:
+        return None
+    return intervals(rows, category="name", value="accuracy", low="low", high="high", title="accuracy", width=320)
+
+
+def draw_curve(desk: Desk, given: Mapping[str, str]) -> Spec | None:
+    """`of`: the dataset. Accuracy over the rounds of its newest loop, by arm and seed."""
+    from data.scores import learning_curve
+
+    curves = learning_curve(desk.lake, given.get("of", ""))
+    rows = [
+        {"round": one.round, "accuracy": one.accuracy, "arm": f"{curve.arm}, seed {curve.seed}",
+         "low": one.interval[0] if one.interval else one.accuracy,
+         "high": one.interval[1] if one.interval else one.accuracy}
+        for curve in curves
+        if curve.improvement == curves[0].improvement
+        for one in curve.points
+        if one.accuracy is not None
+    ]  # fmt: skip
+    if len(rows) < 2:
+        return None
+    return lines(
+        rows,
+        x="round",
+        y="accuracy",
+        part="arm",
+        x_title="round",
+        y_title="accuracy",
+        low="low",
+        high="high",
+        zero=False,
+    )
+
+
+def draw_reliability(desk: Desk, given: Mapping[str, str]) -> Spec | None:
+    """`of`: the student, `test`: the test's hash. Confidence against how often it was right."""
+    from data.scores import answers, find_student
+    from data.scores import reliability as bins_of
+
+    said = answers(desk.home, find_student(desk.lake, given.get("of", "")), given.get("test", ""))
+    if said is None:
+        return None
+    rows = [
+        {"confidence": one.confidence, "accuracy": one.accuracy, "rows": one.rows}
+        for one in bins_of(said).bins
+        if one.rows
+    ]
+    return reliability(rows)
+
+
+def draw_confusion(desk: Desk, given: Mapping[str, str]) -> Spec | None:
+    """`of`: the student, `test`: the test's hash. Rows of each true label by what was predicted."""
+    from data.scores import find_student
+
+    judged = desk.lake.evaluations(find_student(desk.lake, given.get("of", "")).id)
+    chosen = next((one for one in judged if one.test_hash == given.get("test")), None)
+    if chosen is None or not chosen.confusion:
+        return None
+    worst = sorted(range(len(chosen.labels)), key=lambda at: -_off(chosen, at))[:MOST_LABELS]
+    kept = [at for at in range(len(chosen.labels)) if at in set(worst)]
+    rows = [
+        {"true": chosen.labels[true], "predicted": chosen.labels[said], "rows": chosen.confusion[true][said]}
+        for true in kept
+        for said in kept
+    ]
+    return heat(rows, x="predicted", y="true", value="rows", x_title="predicted", y_title="true")
+
+
+def _off(chosen: Evaluation, at: int) -> int:
+    """Rows of a label, or said to be of it, that are wrong."""
+    return sum(chosen.confusion[at]) + sum(row[at] for row in chosen.confusion) - 2 * chosen.confusion[at][at]
+
+
+PAGES = (
+    Page("/students", "students", students, menu="Students"),
+    Page("/students/{student}", "student", student),
+)
+CHARTS = (
+    Chart("board", "accuracy of each student, with its interval", draw_board),
+    Chart("curve", "accuracy over the rounds of a loop", draw_curve),
+    Chart("reliability", "confidence against how often it was right", draw_reliability),
+    Chart("confusion", "true labels by what was predicted", draw_confusion),
+)

@@ -1,0 +1,40 @@
+"""A part of what is told of a version: tables and values that a page shows, and that its one file to take along shows
+too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any
+
+from dashboard.tables import Table
+
+
+@dataclass(frozen=True)
+class Part:
+    """Tables and values for a template. `ready` is false while some figure is still being computed."""
+
+    tables: tuple[Table, ...] = ()
+    values: Mapping[str, Any] = field(default_factory=dict)
+    ready: bool = True
+
+
+def for_file(table: Table) -> Table:
+    """The table as it stands in a file: no address of the dashboard's, and moments as dates, which do not age."""
+    columns = tuple(
+        replace(column, link="", kind="text" if column.kind in ("ago", "ahead") else column.kind)
+        for column in table.columns
+    )
+    return replace(
+        table, columns=columns, rows=[{key: _dated(value) for key, value in row.items()} for row in table.rows]
+    )
+
+
+def moment(at: datetime) -> str:
+    """A moment for a file: its day and minute, UTC."""
+    return f"{at:%Y-%m-%d %H:%M} UTC"
+
+
+def _dated(value: Any) -> Any:
+    return moment(value) if isinstance(value, datetime) else value

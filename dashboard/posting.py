@@ -1,0 +1,40 @@
+"""Pages that change something: the form is read, and the work done on a thread."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from functools import wraps
+from urllib.parse import parse_qsl
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+
+from schemas.errors import GraftError
+
+LARGEST = 2_000_000
+"""Bytes of a form, at most: a long response of a row fits many times."""
+
+Form = Mapping[str, str]
+
+
+def posted(work: Callable[[Request, Form], Response]) -> Callable[[Request], Awaitable[Response]]:
+    """An address that takes a form (urlencoded, as HTML sends it) and answers on a thread.
+
+    Of a field that is sent several times the last counts. Raises GraftError for a form that is too large or no form.
+    """
+
+    @wraps(work)
+    async def answer(request: Request) -> Response:
+        body = bytearray()
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > LARGEST:
+                raise GraftError(f"a form of more than {LARGEST:,} bytes", where="form", fix="shorten the text")
+        try:
+            form = dict(parse_qsl(body.decode("utf-8"), keep_blank_values=True, max_num_fields=1000))
+        except ValueError as error:
+            raise GraftError("this is no form", where="form", fix="send it from the page") from error
+        return await run_in_threadpool(work, request, form)
+
+    return answer

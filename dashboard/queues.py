@@ -1,0 +1,109 @@
+"""Queues of review as people work on them: asked of the lake once in a while, and handed out a row at a time.
+
+A row that somebody has before them is not handed to another for some minutes, so that two people meet on a row only
+where they mean to.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from data.lake import Lake
+    from data.review import QueueRule
+    from schemas.datasets import DatasetVersion
+
+BATCH = 200
+"""Ids that are asked for at once: choosing takes a scan, handing out a lookup."""
+IN_HAND_S = 180.0
+KEPT = 64
+"""Queues that are remembered; the oldest goes."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """Which queue, of which version, for whom."""
+
+    ref: str
+    by: str
+    rule: QueueRule = "disagreement"
+    blind: bool = False
+    gate: str = ""
+    where: str = ""
+
+
+@dataclass
+class _Line:
+    ids: list[str]
+    left: int
+
+
+@dataclass
+class Queues:
+    """Safe to use from several threads."""
+
+    _lines: dict[Ask, _Line] = field(default_factory=dict)
+    _hands: dict[tuple[str, str], tuple[str, float]] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def next(self, lake: Lake, found: DatasetVersion, ask: Ask) -> tuple[str | None, int]:
+        """The id of the row that this person is to look at now (None: there is none), and how many are left."""
+        for fresh in (False, True):
+            line = self._line(lake, found, ask, fresh=fresh)
+            self._strike(lake, found, ask, line)
+            with self._lock:
+                free = [row for row in line.ids if ask.blind or self._free(found.dataset, row, ask.by)]
+                if free:
+                    self._hands[found.dataset, free[0]] = (ask.by, time.monotonic() + IN_HAND_S)
+                    return free[0], max(line.left, len(line.ids))
+        return None, 0
+
+    def done(self, ask: Ask, row_id: str) -> None:
+        """The person has done with a row, whatever was decided: every line of theirs goes on without it."""
+        with self._lock:
+            for other, line in self._lines.items():
+                if other.ref == ask.ref and other.by == ask.by and row_id in line.ids:
+                    line.ids.remove(row_id)
+                    line.left -= 1
+            self._hands = {at: held for at, held in self._hands.items() if at[1] != row_id or held[0] != ask.by}
+
+    def forget(self, by: str) -> None:
+        """Ask the lake again for everything of this person: after an undo a row is open again."""
+        with self._lock:
+            self._lines = {ask: line for ask, line in self._lines.items() if ask.by != by}
+
+    def _line(self, lake: Lake, found: DatasetVersion, ask: Ask, *, fresh: bool) -> _Line:
+        from data.review import queue
+
+        with self._lock:
+            known = self._lines.get(ask)
+        if known is not None and known.ids and not fresh:
+            return known
+        asked = queue(lake, found, ask.rule, by=ask.by, blind=ask.blind, gate=ask.gate, where=ask.where, size=BATCH)
+        line = _Line(list(asked.ids), asked.total)
+        with self._lock:
+            self._lines[ask] = line
+            while len(self._lines) > KEPT:
+                del self._lines[next(iter(self._lines))]
+        return line
+
+    def _strike(self, lake: Lake, found: DatasetVersion, ask: Ask, line: _Line) -> None:
+        """Take out of the line what was decided since it was asked for, by anybody (blind: by this person)."""
+        from data.edits import DECISIONS
+
+        query = """
+            SELECT DISTINCT row_id FROM lake.edits WHERE dataset = $1 AND list_contains($2::VARCHAR[], row_id)
+            AND list_contains($3::VARCHAR[], action) AND ($4 = '' OR "by" = $4)
+            AND id NOT IN (SELECT undoes FROM lake.edits WHERE dataset = $1 AND action = 'undo')"""
+        given = [found.dataset, list(line.ids), list(DECISIONS), ask.by if ask.blind else ""]
+        decided = set(lake.sql(query, given).column("row_id").to_pylist())
+        with self._lock:
+            line.left -= sum(row in decided for row in line.ids)
+            line.ids = [row for row in line.ids if row not in decided]
+
+    def _free(self, dataset: str, row_id: str, by: str) -> bool:
+        holder, until = self._hands.get((dataset, row_id), ("", 0.0))
+        return not holder or holder == by or time.monotonic() > until

@@ -1,0 +1,133 @@
+"""One HTML file of a version, to send on and to keep: the parts of its pages, no script, nothing loaded from elsewhere.
+
+The tables, charts and sentences are those of the pages; the same version gives the same bytes to the page and to the
+command line. What a table holds is in the file as CSV too.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from markupsafe import Markup
+
+from dashboard.charts import svg
+from dashboard.parts import Part, for_file, moment
+from dashboard.tables import Table, table_csv
+from schemas.errors import GraftError, MissingExtra
+
+if TYPE_CHECKING:
+    from dashboard.desk import Desk
+    from schemas.datasets import DatasetVersion
+    from schemas.home import Home
+
+STYLES = Path(__file__).parent / "static" / "graft.css"
+PATIENCE_S = 3600.0
+"""What the command line waits for the figures: two versions of a million rows take a minute or two."""
+
+
+def file_name(found: DatasetVersion) -> str:
+    """What the file is called unless a person says otherwise."""
+    return f"report-{found.dataset}-{found.version}.html"
+
+
+def render(desk: Desk, found: DatasetVersion, *, patience_s: float = PATIENCE_S) -> bytes:
+    """The file's content, UTF-8. Words of restricted rows are hidden.
+
+    Raises GraftError where the figures are not there after `patience_s` seconds.
+    """
+    from dashboard.pages.changes import before, changes_part
+    from dashboard.pages.datasets import overview
+    from dashboard.pages.judged import judged_part
+    from data.quality import tables
+    from data.versions import versions
+
+    other = before(found, versions(desk.lake, found.dataset))
+    parts = [
+        changes_part(desk, found, other, patience_s) if other else Part(values={"diff": None, "drift": None}),
+        judged_part(desk, found, patience_s),
+        overview(desk, found, patience_s),
+    ]
+    if not all(part.ready for part in parts):
+        raise GraftError("the figures are still being computed", where=found.ref, fix="ask again in a minute")
+    held = {table.name: for_file(table) for part in parts for table in part.tables}
+    values = {name: value for part in parts for name, value in part.values.items()}
+    page = desk.templates.get_template("report.html.jinja").render(
+        **values, tables=held, other=other, linked=False, groups=tables(values["report"]), published=moment,
+        style=Markup(STYLES.read_text(encoding="utf-8")), figure=_figure(desk), csv_of=_csv_of(held),
+    )  # fmt: skip
+    return page.encode("utf-8")
+
+
+def write_report(home: Home, ref: str, out: Path | None = None) -> Path:
+    """Write the file of a version (`demo`, `demo@2`); returns where it lies, by default in the working folder.
+
+    It is there whole or not at all. Raises NotFound, MissingExtra where the charts' library is not installed, and
+    GraftError where it cannot be written.
+    """
+    try:
+        import altair  # noqa: F401
+        import vl_convert  # noqa: F401
+    except ImportError as error:
+        raise MissingExtra("the report's charts need altair", fix="pip install 'graft-factory[dashboard]'") from error
+    from dashboard.desk import Desk
+    from dashboard.pages import CHARTS, PAGES
+    from dashboard.people import Door
+    from data.versions import version
+
+    with Desk.open(home, Door(), PAGES, CHARTS) as desk:
+        found = version(desk.lake, ref)
+        file = out if out is not None else Path(file_name(found))
+        _check(file)
+        content = render(desk, found)
+    _replace(file, content)
+    return file
+
+
+def _check(file: Path) -> None:
+    """That the file may be written, before a minute is spent on it."""
+    if file.is_dir():
+        raise GraftError("this is a folder", where=str(file), fix=f"--out {file / 'report.html'}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=file.parent):
+            pass
+    except OSError as error:
+        raise _unwritable(file, error) from error
+
+
+def _replace(file: Path, content: bytes) -> None:
+    """Put the content in place of what the file was, in one step."""
+    made = file.with_name(f".{file.name[:200]}.{os.getpid()}")
+    try:
+        made.write_bytes(content)
+        made.replace(file)
+    except OSError as error:
+        with suppress(OSError):
+            made.unlink()
+        raise _unwritable(file, error) from error
+
+
+def _unwritable(file: Path, error: OSError) -> GraftError:
+    return GraftError(f"cannot be written: {error.strerror}", where=str(file), fix="another --out FILE")
+
+
+def _figure(desk: Desk) -> Callable[..., Markup]:
+    """The pages' charts without links to their files."""
+
+    def figure(chart: str, **given: object) -> Markup:
+        known = desk.charts[chart]
+        spec = known.draw(desk, {name: str(value) for name, value in given.items()})
+        return Markup("<figure>{0}</figure>").format(Markup(svg(spec, known.label))) if spec else Markup("")
+
+    return figure
+
+
+def _csv_of(held: dict[str, Table]) -> Callable[[str], str]:
+    """A table of the file as CSV, in its link."""
+    return lambda name: "data:text/csv;base64," + base64.b64encode(bytes(table_csv(held[name]).body)).decode()

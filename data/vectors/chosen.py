@@ -1,0 +1,79 @@
+"""Which rows and seeds of a version are embedded, in which order, and the words of each that the encoder reads."""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from data.vectors.model import Kind
+from schemas.errors import NotFound
+from schemas.restricted import SAFE
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from data.lake import Lake
+    from schemas.datasets import DatasetVersion
+
+EMBEDDED_CHARS = 4_000
+"""Of a text, what is handed to the encoder, which reads 256 tokens."""
+
+SEEDS = f"""
+    SELECT s.id, min(s.text) AS text, min(s.response) AS response, min(s.label) AS label,
+           bool_or(s.label <> '{SAFE}' AND coalesce(json_extract_string(r.recipe, '$.task.kind'), '') = 'guard'
+                   AND coalesce(json_extract_string(r.recipe, '$.task.restricted'), 'true') <> 'false') AS restricted
+    FROM lake.seeds s LEFT JOIN lake.runs r ON r.id = s.run_id
+    WHERE s.kind = 'seed' AND s.run_id IN
+          (SELECT DISTINCT run_id FROM lake.version_rows WHERE dataset = $1 AND version = $2)
+    GROUP BY s.id"""
+"""The seeds of the runs that a version's rows come from, each once; $1 is the dataset, $2 the version."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What is embedded, in a temporary table; `count` says how many of each kind."""
+
+    lake: Lake
+    name: str
+    count: dict[Kind, int]
+
+    def block(self, kind: Kind, start: int, end: int) -> pa.Table:
+        """Those from place `start` up to `end`: id, said, restricted, again (whether others say the same)."""
+        query = f"""
+            SELECT id, said, restricted, again FROM {self.name}
+            WHERE kind = ? AND place >= ? AND place < ? ORDER BY place"""
+        return self.lake.sql(query, [kind, start, end])
+
+
+@contextlib.contextmanager
+def chosen(lake: Lake, found: DatasetVersion, limit: int | None) -> Iterator[Chosen]:
+    """At most `limit` rows (None: all) and as many seeds, by the hash of their ids, until the end of the block.
+
+    A seed that is a row of the version counts as a row. Raises NotFound where the version is gone.
+    """
+    name = f"vectors_{uuid.uuid4().hex}"
+    said = "left(text || CASE WHEN response IS NULL OR response = '' THEN '' ELSE chr(10) || response END, $4)"
+    query = f"""
+        CREATE TEMP TABLE {name} AS
+        WITH held AS (
+            SELECT id, {said} AS said, restricted, row_number() OVER (ORDER BY md5_number_lower(id), id) - 1 AS place
+            FROM lake.version_rows WHERE dataset = $1 AND version = $2),
+        taken AS (SELECT * FROM held WHERE $3::BIGINT IS NULL OR place < $3),
+        given AS (
+            SELECT id, {said} AS said, restricted, row_number() OVER (ORDER BY md5_number_lower(id), id) - 1 AS place
+            FROM ({SEEDS}) WHERE id NOT IN (SELECT id FROM taken))
+        SELECT *, count(*) OVER (PARTITION BY hash(said)) > 1 AS again
+        FROM (SELECT 'row' AS kind, * FROM taken
+              UNION ALL SELECT 'seed', * FROM given WHERE $3::BIGINT IS NULL OR place < $3)"""
+    lake.sql(query, [found.dataset, found.version, limit, EMBEDDED_CHARS])
+    try:
+        counted = lake.sql(f"SELECT kind, count(*) AS n FROM {name} GROUP BY kind").to_pylist()
+        count: dict[Kind, int] = {"row": 0, "seed": 0, **{row["kind"]: int(row["n"]) for row in counted}}
+        if not count["row"]:
+            raise NotFound(f"{found.ref} is not there any more", where=found.dataset, fix="graft datasets")
+        yield Chosen(lake, name, count)
+    finally:
+        lake.sql(f"DROP TABLE {name}")

@@ -1,0 +1,42 @@
+"""What the map shows of its points: label, split, source, score and the first words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from data.vectors.chosen import SEEDS
+from data.vectors.model import Placed, Point
+from schemas.restricted import HIDDEN
+
+if TYPE_CHECKING:
+    from data.lake import Lake
+    from schemas.datasets import DatasetVersion
+
+CHARS = 200
+
+
+def points_of(lake: Lake, found: DatasetVersion, points: Iterable[Point], *, restricted: bool = False) -> list[Placed]:
+    """The points with what they are coloured by, in their order; those that the lake does not hold are left out.
+
+    "(restricted)" stands for the words of restricted rows and seeds unless `restricted` is set.
+    """
+    wanted = list(points)
+    query = f"""
+        SELECT r.id, 'row' AS kind, r.label, r.split, r.source, r.restricted, c.mean AS score,
+               CASE WHEN r.restricted AND NOT $5 THEN $6 ELSE left(r.text, $7) END AS text
+        FROM lake.version_rows r
+        LEFT JOIN lake.candidates c ON c.run_id = r.run_id AND c.candidate_id = r.candidate_id
+        WHERE r.dataset = $1 AND r.version = $2 AND r.id IN (SELECT unnest($3::VARCHAR[]))
+        UNION ALL
+        SELECT id, 'seed', label, '', 'seed', restricted, NULL,
+               CASE WHEN restricted AND NOT $5 THEN $6 ELSE left(text, $7) END
+        FROM ({SEEDS}) WHERE id IN (SELECT unnest($4::VARCHAR[]))"""
+    ids = [[point.id for point in wanted if point.kind == kind] for kind in ("row", "seed")]
+    rows = lake.sql(query, [found.dataset, found.version, *ids, restricted, HIDDEN, CHARS]).to_pylist()
+    held = {(row["kind"], row["id"]): row for row in rows}
+    return [
+        Placed.model_construct(x=point.x, y=point.y, **held[point.kind, point.id])
+        for point in wanted
+        if (point.kind, point.id) in held
+    ]

@@ -1,0 +1,260 @@
+"""A version's embeddings on disk: one Parquet file a version and encoder, read a block of rows at a time.
+
+`vector` is a row's numbers as float16, little-endian, in binary of a fixed width: read ten times as quickly as a list
+(docs/map.md). Seeds and rows lie by the hash of their ids; those that have a place on the map come first.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.vectors.model import About, Kind, Near, Point, Projection, shares
+from schemas.base import SLUG_PATTERN, stable_hash
+from schemas.errors import GraftError, NotFound
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from data.vectors.groups import Cluster
+    from schemas.datasets import DatasetVersion
+    from schemas.home import Home
+
+RULE = 1
+"""Raised whenever what is embedded, or how it is kept, changes: files of another rule are made anew."""
+ABOUT = b"graft"
+COLUMNS = ("id", "kind", "restricted", "vector", "x", "y")
+DIGITS = 4
+"""Of a cosine; float16 keeps no more."""
+AT_ONCE = 512
+
+Matrix = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """The embeddings of a version's rows and of its runs' seeds. Each question reads the file; nothing is held."""
+
+    path: Path
+    about: About
+
+    @property
+    def encoder(self) -> str:
+        """The name of what embedded them."""
+        return self.about.encoder
+
+    @property
+    def projection(self) -> Projection:
+        """How the map's places were found."""
+        return self.about.projection
+
+    @property
+    def rows(self) -> int:
+        """Rows embedded."""
+        return self.about.rows
+
+    @property
+    def seeds(self) -> int:
+        """Seeds embedded, those not counted that are rows of the version."""
+        return self.about.seeds
+
+    @property
+    def whole(self) -> bool:
+        """Whether every row of the version is in it."""
+        return self.about.rows >= self.about.of_rows
+
+    def points(self, sample: int = 4_000) -> list[Point]:
+        """At most `sample` points of the map, seeds first, then rows by the hash of their ids (4,000 have a place)."""
+        left, found = self.about.placed, list[Point]()
+        for group in self._groups("id", "kind", "x", "y"):
+            found += [Point.model_construct(**row) for row in group.slice(0, left).to_pylist()]
+            left -= group.num_rows
+            if left <= 0:
+                break
+        seeds = sum(point.kind == "seed" for point in found)
+        some_seeds, some_rows = shares(seeds, len(found) - seeds, sample)
+        return found[:some_seeds] + found[seeds : seeds + some_rows]
+
+    def nearest(self, row_id: str, count: int = 10) -> list[Near]:
+        """The `count` rows and seeds nearest to a row or seed, itself not among them, nearest first.
+
+        Restricted ones are among them, by id alone. Raises NotFound for an id that was not embedded.
+        """
+        near = self._top(self.vector(row_id), count + 1, restricted=True)
+        return [one for one in near if one.id != row_id][:count]
+
+    def search(self, vector: Sequence[float] | Matrix, count: int = 50, *, restricted: bool = False) -> list[Near]:
+        """The `count` rows and seeds nearest to a vector of any length but 0, nearest first.
+
+        Restricted ones only where `restricted` is set: a hit would tell what they say. Raises GraftError for a vector
+        of other dimensions, of zeros, or not finite.
+        """
+        wanted = np.asarray(vector, dtype=np.float32).reshape(-1)
+        length = float(np.linalg.norm(wanted))
+        if len(wanted) != self.about.dimensions or not np.isfinite(length) or length == 0:
+            what = f"no search by these {len(wanted)} numbers: {self.about.dimensions} are wanted, finite, not all 0"
+            raise GraftError(what, where=self.encoder, fix=f"embed the words by {self.encoder}")
+        return self._top(wanted / np.float32(length), count, restricted=restricted)
+
+    def clusters(
+        self, min_cosine: float = 0.9, *, most: int | None = 50_000, say: Callable[[str], None] | None = None
+    ) -> list[Cluster]:
+        """Groups of rows that say nearly the same, largest first: see data.vectors.groups.clusters. Kept once made."""
+        from data.vectors.groups import clusters
+
+        return clusters(self, min_cosine, most, say or (lambda line: None))
+
+    def vector(self, row_id: str) -> Matrix:
+        """The unit vector of a row or seed. Raises NotFound for an id that was not embedded."""
+        for group in self._groups("id", "vector"):
+            place = group.column("id").combine_chunks().index(row_id).as_py()
+            if place >= 0:
+                return self._numbers(group.slice(place, 1)).reshape(-1)
+        fix = "" if self.whole else f"embed every row: graft map {self.about.dataset}@{self.about.version} --all"
+        raise NotFound(f"{row_id} is not among the {self.rows:,} rows that were embedded", where="vectors", fix=fix)
+
+    def matrix(self, kind: Kind = "row", most: int | None = None) -> tuple[list[str], Matrix]:
+        """(ids, n x d float32) of rows or seeds, the first `most` by the hash of their ids. For 1M rows 1.5 GB."""
+        import pyarrow.compute as pc
+
+        wanted = self.rows if kind == "row" else self.seeds
+        wanted = wanted if most is None else min(most, wanted)
+        made, ids = np.empty((wanted, self.about.dimensions), dtype=np.float32), list[str]()
+        for group in self._groups("id", "kind", "vector"):
+            if len(ids) == wanted:
+                break
+            mine = pc.equal(group.column("kind"), kind).to_numpy()
+            places = np.flatnonzero(mine)[: wanted - len(ids)]
+            made[len(ids) : len(ids) + len(places)] = self._numbers(group)[places]
+            ids += group.column("id").take(places).to_pylist()
+        return ids, made
+
+    def _top(self, wanted: Matrix, count: int, *, restricted: bool) -> list[Near]:
+        """The nearest to a unit vector; of those that tie the smallest ids, however the file is cut into blocks."""
+        found = list[Near]()
+        for group in self._groups("id", "kind", "restricted", "vector") if count > 0 else ():
+            cosines = np.round(np.clip(self._cosines(group, wanted), -1, 1), DIGITS)
+            if not restricted:
+                cosines[group.column("restricted").to_numpy()] = -np.inf
+            least = -np.partition(-cosines, count - 1)[count - 1] if count < len(cosines) else -1.0
+            places = np.flatnonzero(cosines >= max(float(least), -1.0))
+            some, near = group.select(["id", "kind"]).take(places).to_pylist(), cosines[places].tolist()
+            found += [
+                Near(row["id"], row["kind"], round(cosine, DIGITS)) for row, cosine in zip(some, near, strict=True)
+            ]
+            found = sorted(found, key=lambda one: (-one.cosine, one.id))[:count]
+        return found
+
+    def _cosines(self, group: pa.Table, wanted: Matrix) -> Matrix:
+        """Of a few rows at a time, so that their float32 stay in the processor's cache: half the time."""
+        halves, made = self._halves(group), np.empty(group.num_rows, dtype=np.float32)
+        some = np.empty((min(AT_ONCE, len(made)), self.about.dimensions), dtype=np.float32)
+        for start in range(0, len(made), AT_ONCE):
+            part = halves[start : start + AT_ONCE]
+            some[: len(part)] = part
+            np.dot(some[: len(part)], wanted, out=made[start : start + len(part)])
+        return made
+
+    def _numbers(self, group: pa.Table) -> Matrix:
+        return np.asarray(self._halves(group), dtype=np.float32)
+
+    def _halves(self, group: pa.Table) -> NDArray[np.float16]:
+        column, wide = group.column("vector").combine_chunks(), self.about.dimensions
+        start = column.offset * 2 * wide
+        flat = np.frombuffer(column.buffers()[1], dtype="<f2", count=len(column) * wide, offset=start)
+        return flat.reshape(-1, wide)
+
+    def _groups(self, *columns: str) -> Iterator[pa.Table]:
+        """The file's blocks of rows, these columns of them. Raises GraftError where it is gone or damaged."""
+        import pyarrow as pa
+
+        try:
+            with _opened(self.path) as file:
+                for number in range(file.num_row_groups):
+                    yield file.read_row_group(number, columns=list(columns))
+        except (OSError, pa.ArrowException) as error:
+            self.path.unlink(missing_ok=True)
+            fix = f"make them again: graft map {self.about.dataset}@{self.about.version}"
+            raise GraftError("the embeddings cannot be read", where=str(self.path), fix=fix) from error
+
+
+def find(home: Home, found: DatasetVersion, encoder: str | None = None) -> Vectors | None:
+    """What is on disk of a version, by this encoder or by the one that came last; None where nothing whole is there."""
+    names = "*" if encoder is None else _escaped(_safe(encoder))
+    paths = [(_time_of(path), path) for path in home.vectors.glob(f"{_escaped(_stem(found))}-{names}.parquet")]
+    for _, path in sorted(paths, reverse=True):
+        about = _about(path)
+        if about is not None and about.rule == RULE and about.key == key_of(found):
+            return Vectors(path, about)
+    return None
+
+
+def forget(home: Home, dataset: str, version: int) -> int:
+    """Deletes what is kept of a version (by every encoder, with clusters and leftovers); returns how many files."""
+    count = 0
+    for start in ("", "."):
+        for path in sorted(home.vectors.glob(f"{start}{_escaped(_named(dataset, version))}-*")):
+            path.unlink(missing_ok=True)
+            count += not start
+    return count
+
+
+def key_of(found: DatasetVersion) -> str:
+    """What tells a publication from any other of its name and number, such as one in an earlier lake of this home."""
+    return stable_hash(found.dataset, found.version, found.content_hash, found.run_id, found.created_at.isoformat())
+
+
+def path_of(home: Home, found: DatasetVersion, encoder: str) -> Path:
+    """Where the embeddings of a version by an encoder lie."""
+    return home.vectors / f"{_stem(found)}-{_safe(encoder)}.parquet"
+
+
+def _about(path: Path) -> About | None:
+    """What a file says of itself; None where it is cut off, or no file of ours."""
+    import pyarrow as pa
+
+    try:
+        with _opened(path) as file:
+            schema, rows = file.schema_arrow, file.metadata.num_rows
+        about = About.model_validate_json((schema.metadata or {}).get(ABOUT, b""))
+    except (OSError, pa.ArrowException, ValueError):
+        return None
+    return about if tuple(schema.names) == COLUMNS and rows == about.rows + about.seeds else None
+
+
+def _opened(path: Path) -> Any:
+    import pyarrow.parquet as pq
+
+    return pq.ParquetFile(path, page_checksum_verification=True)
+
+
+def _stem(found: DatasetVersion) -> str:
+    return f"{_named(found.dataset, found.version)}-{key_of(found)}"
+
+
+def _named(dataset: str, version: int) -> str:
+    return f"{_safe(dataset)}@{version}"
+
+
+def _safe(name: str) -> str:
+    """A name as a part of a file's name."""
+    return name if re.fullmatch(SLUG_PATTERN, name, re.IGNORECASE) else "x" + stable_hash(name)
+
+
+def _escaped(name: str) -> str:
+    import glob
+
+    return glob.escape(name)
+
+
+def _time_of(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0

@@ -1,0 +1,308 @@
+"""A run that pauses until people have looked at its rows, and goes on with what they decided.
+
+The version is published before the wait, so nothing is lost if nobody comes. What waits is noted in
+GRAFT_HOME/runs/<run id>/waiting.json; the wait itself is Prefect's pause of the flow run, which any process can end
+through the server's API: that of `graft up`, or the one that a run started for itself on 127.0.0.1. Prefect is imported
+inside the functions.
+
+A question is closed by a person's word, or by the end of the wait where the recipe says `unanswered: go_on`; that is
+noted in reviewed.json, and the same command then gives the same version without another wait. A run that was killed,
+cancelled, or stopped by `unanswered: stop` leaves it open: the same command waits again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import UUID, uuid4
+
+from flows.prefect_api import client_at
+from flows.settings import apply_prefect_environment
+from schemas.base import Value, utc_now
+from schemas.errors import GraftError, NotFound
+from schemas.home import Home
+from schemas.review import ReviewBy, Reviewed, ReviewSettings
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import State
+
+    from data.edits import Rebased
+
+T = TypeVar("T", bound=Value)
+
+NOTE, CLOSED = "waiting.json", "reviewed.json"
+POLL_SECONDS = 2
+"""How often a paused run asks whether it may go on."""
+SERVER_PATIENCE = 30 * 24 * 3600
+"""Seconds beyond the recipe's wait after which Prefect would fail a paused run by itself: the run's own clock counts,
+which a machine that slept does not stop."""
+TRIES = 10
+"""Between the note and Prefect's pause lie a few requests: somebody quick is not sent away."""
+NOT_REVIEWED = ("refusals", "out_of_reach")
+"""Runs that these stopped end with an error: there is nothing to go on to."""
+
+
+class Waiting(Value):
+    """A run that waits: for the review of which version, how many rows chosen how, where it can be told to go on."""
+
+    run_id: str
+    dataset: str
+    """The version that is to be reviewed: "name@number"."""
+    rows: int
+    by: ReviewBy
+    unanswered: str
+    api_url: str
+    flow_run_id: str
+    since: datetime
+    until: datetime
+    host: str
+    pid: int
+    born: float
+    """When the process started, in Unix seconds: with the number it names the process."""
+
+
+class Closed(Value):
+    """How a wait ended. `by` is empty where nobody came; `version` is what the run's result is."""
+
+    onto: str
+    version: str
+    by: str = ""
+    note: str = ""
+    said: str
+    at: datetime
+
+
+def waiting(home: Home) -> list[Waiting]:
+    """The runs that wait for a review now, longest first; those whose process is gone are left out."""
+    notes = (_read(file, Waiting) for file in home.runs.glob(f"*/{NOTE}"))
+    return sorted((note for note in notes if note is not None and _lives(note)), key=lambda note: note.since)
+
+
+def go_on(home: Home, run_id: str, *, by: str, note: str = "") -> None:
+    """Tell a waiting run (its id, or a beginning that only it has) that its review is done; it goes on in seconds.
+
+    Raises NotFound where it does not wait, GraftError where nobody is named or its server does not answer.
+    """
+    here = waiting(home)
+    found = [one for one in here if one.run_id == run_id] or [one for one in here if one.run_id.startswith(run_id)]
+    if not run_id or len(found) != 1:
+        fix = f"these wait: {', '.join(one.run_id for one in here)}" if here else "no run waits; see: graft status"
+        raise NotFound(f"no run {run_id!r} waits for a review", where=str(home.runs), fix=fix)
+    if not by.strip() or len(by) > 200 or len(note) > 2_000:
+        raise GraftError("a review needs a name of up to 200 characters, and a note of 2,000", where="--by")
+    apply_prefect_environment(home)
+    _resume(found[0], Reviewed(by=by.strip(), note=note))
+    _note_file(home, found[0].run_id).unlink(missing_ok=True)
+
+
+async def review(
+    home: Home, settings: ReviewSettings, result: dict[str, Any], say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Wait for people's review of what a run published, inside its flow; the result with their edits applied.
+
+    Where the question was closed before, the result is what was made of it then. Raises GraftError where nobody came
+    and the recipe says `unanswered: stop`, and where Prefect's run was cancelled.
+    """
+    from flows.workshop import run_lock
+
+    run, version = result["run"], result["version"]
+    if version is None or run["stopped_by"] in NOT_REVIEWED:
+        return result
+    run_id, ref = run["id"], f"{version['dataset']}@{version['version']}"
+    with run_lock(home, run_id):
+        closed = _read(home.runs / run_id / CLOSED, Closed)
+        if closed is None or closed.onto != ref:
+            note = _note(run_id, ref, settings)
+            reviewed = await _wait(home, note, say)
+            closed = await asyncio.to_thread(_close, home, note, reviewed)
+        return await asyncio.to_thread(_result, home, result, closed)
+
+
+async def _wait(home: Home, note: Waiting, say: Callable[[str], None]) -> Reviewed | None:
+    """The person's word, None where the time was up. The note lies there for as long as it takes."""
+    file = _note_file(home, note.run_id)
+    _write(file, note)
+    say(f"{note.dataset} waits for review: graft dashboard, page Review; then: graft go-on {note.run_id}")
+    try:
+        reviewed = await _answer(note)
+    finally:
+        file.unlink(missing_ok=True)
+    if reviewed is None and note.unanswered == "stop":
+        what = f"nobody said that {note.dataset} is reviewed within {_span(note)}; it stays published as it is"
+        fix = "review it, then run the same command: it waits again. Or set review.unanswered: go_on"
+        raise GraftError(what, where=note.run_id, fix=fix)
+    return reviewed
+
+
+async def _answer(note: Waiting) -> Reviewed | None:
+    """Prefect's pause, ended by whoever resumes the flow run; when the time is up that is the run itself."""
+    from prefect.flow_runs import apause_flow_run
+
+    seconds = int((note.until - note.since).total_seconds()) + SERVER_PATIENCE
+    pausing = asyncio.ensure_future(
+        apause_flow_run(wait_for_input=Reviewed, timeout=seconds, poll_interval=POLL_SECONDS, key=f"review-{uuid4()}")
+    )
+    late = False
+    try:
+        while not (await asyncio.wait([pausing], timeout=_nap(note)))[0]:
+            if not late and utc_now() >= note.until:
+                late = await asyncio.to_thread(_time_is_up, note)
+            await asyncio.to_thread(_check_not_cancelled, note)
+        return None if late else Reviewed.model_validate(_word(note, pausing).model_dump())
+    finally:
+        pausing.cancel()
+        await asyncio.gather(pausing, return_exceptions=True)
+
+
+def _word(note: Waiting, pausing: asyncio.Future[Reviewed]) -> Reviewed:
+    import httpx
+
+    try:
+        return pausing.result()
+    except httpx.TransportError as error:
+        what = "Prefect's server went away while the run waited for review"
+        raise GraftError(what, where=note.api_url, fix="run the same command: it waits again") from error
+
+
+def _nap(note: Waiting) -> float:
+    return max(0.1, min(POLL_SECONDS, (note.until - utc_now()).total_seconds()))
+
+
+def _time_is_up(note: Waiting) -> bool:
+    """Let the run go on by itself; False where somebody was quicker, or the server does not answer just now."""
+    try:
+        _resume(note, Reviewed(by="nobody", note="the time was up"), tries=1)
+    except GraftError:
+        return False
+    return True
+
+
+def _check_not_cancelled(note: Waiting) -> None:
+    try:
+        with client_at(note.api_url) as client:
+            state: State[Any] | None = client.read_flow_run(UUID(note.flow_run_id)).state
+    except GraftError:
+        return
+    if state is not None and (state.is_cancelling() or state.is_final()):
+        fix = "run the same command: it waits again"
+        raise GraftError(f"cancelled while {note.dataset} waited for review", where=note.run_id, fix=fix)
+
+
+def _resume(note: Waiting, word: Reviewed, tries: int = TRIES) -> None:
+    from prefect.client.schemas.responses import SetStateStatus
+
+    reason = ""
+    for attempt in range(tries):
+        time.sleep(0.3 if attempt else 0)
+        with client_at(note.api_url) as client:
+            told = client.resume_flow_run(UUID(note.flow_run_id), run_input=word.model_dump())
+        if told.status == SetStateStatus.ACCEPT:
+            return
+        reason = str(getattr(told.details, "reason", ""))
+    raise NotFound(f"the run does not wait: {reason}", where=note.run_id, fix="see: graft status")
+
+
+def _note(run_id: str, ref: str, settings: ReviewSettings) -> Waiting:
+    import psutil
+    from prefect.context import FlowRunContext
+
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None:
+        raise RuntimeError("a run waits for review inside its flow")
+    since = utc_now()
+    return Waiting(
+        run_id=run_id, dataset=ref, rows=settings.rows, by=settings.by, unanswered=settings.unanswered,
+        api_url=str(context.client.api_url).rstrip("/"), flow_run_id=str(context.flow_run.id), since=since,
+        until=since + timedelta(minutes=settings.wait_minutes), host=socket.gethostname(), pid=os.getpid(),
+        born=psutil.Process().create_time(),
+    )  # fmt: skip
+
+
+def _close(home: Home, note: Waiting, reviewed: Reviewed | None) -> Closed:
+    """Apply what people decided to the version, and note it: the run does not ask again."""
+    from data.edits import rebase
+    from data.lake import Lake
+    from data.versions import version
+
+    with Lake.open(home) as lake:
+        made = rebase(lake, version(lake, note.dataset))
+    who = f"reviewed by {reviewed.by}" if reviewed else f"nobody said within {_span(note)} that it is reviewed"
+    said = f": {reviewed.note}" if reviewed and reviewed.note else ""
+    closed = Closed(
+        onto=note.dataset,
+        version=made.version or note.dataset,
+        by=reviewed.by if reviewed else "",
+        note=reviewed.note if reviewed else "",
+        said=f"{note.dataset} {who}{said}. {_changes(note.dataset, made)}",
+        at=utc_now(),
+    )
+    _write(home.runs / note.run_id / CLOSED, closed)
+    return closed
+
+
+def _changes(ref: str, made: Rebased) -> str:
+    counts = [
+        (len(made.relabelled), "relabelled"), (len(made.edited), "edited"), (len(made.rejected), "rejected"),
+        (len(made.conflicts), "in conflict, left as they are"),
+    ]  # fmt: skip
+    told = ", ".join(f"{count} {word}" for count, word in counts if count)
+    if made.version is None:
+        return f"{ref} stays as it is{f' ({told})' if told else ''}."
+    return f"{made.version} holds what people decided: {told}."
+
+
+def _result(home: Home, result: dict[str, Any], closed: Closed) -> dict[str, Any]:
+    from data.lake import Lake
+    from data.versions import version
+
+    notes, found = [*result.get("notes", ()), closed.said], result["version"]
+    try:
+        with Lake.open(home, read_only=True) as lake:
+            found = version(lake, closed.version).model_dump(mode="json")
+    except NotFound:
+        notes.append(f"{closed.version} was deleted since: this is {closed.onto}")
+    return {**result, "version": found, "notes": notes, "review": closed.model_dump(mode="json")}
+
+
+def _span(note: Waiting) -> str:
+    minutes = (note.until - note.since).total_seconds() / 60
+    return f"{minutes / 60:g} hours" if minutes >= 60 else f"{minutes:.2g} minutes"
+
+
+def _note_file(home: Home, run_id: str) -> Path:
+    return home.runs / run_id / NOTE
+
+
+def _write(file: Path, value: Value) -> None:
+    """Whole or not at all: written beside its place, then renamed."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    beside = file.with_name(f"{file.name}.{os.getpid()}.tmp")
+    beside.write_text(value.model_dump_json(indent=1), encoding="utf-8")
+    beside.replace(file)
+
+
+def _read(file: Path, kind: type[T]) -> T | None:
+    try:
+        return kind.model_validate_json(file.read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def _lives(note: Waiting) -> bool:
+    """Whether the process that waits is there; of another machine's it is believed until the time is up."""
+    import psutil
+
+    if note.host != socket.gethostname():
+        return utc_now() < note.until
+    try:
+        process = psutil.Process(note.pid)
+        here = abs(process.create_time() - note.born) < 0.01 and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+    return bool(here)

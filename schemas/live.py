@@ -1,0 +1,130 @@
+"""What a run does now, as its process notes it every second in GRAFT_HOME/runs/RUN/live.json; and its reader.
+
+Any process may read it: it needs no lake, no Prefect and no word with the run. It holds counts, codes and the recipe's
+label names, never a row's, a prompt's or a reply's text.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError
+
+from schemas.base import Value, utc_now
+from schemas.home import Home
+
+FILE = "live.json"
+STALE_S = 15.0
+LARGEST = 4 * 2**20
+"""Bytes beyond which the file is none of ours."""
+State = Literal["live", "silent", "ended"]
+
+
+class LiveEndpoint(Value):
+    """One endpoint and model. Latencies are of the last replies, in seconds; None before the first."""
+
+    model: str
+    limit: int = Field(description="calls that may be inside now")
+    inside: int
+    queued: int
+    calls: int
+    refused: int = Field(description="replies that asked to wait")
+    pause_s: float
+    p50_s: float | None
+    p95_s: float | None
+
+
+class Live(Value):
+    """A run at `at`. What gateways count is of this process; candidates are of the whole run.
+
+    `state`: live; silent where the file is old or its process is gone (it was killed, or hangs); ended.
+    """
+
+    run_id: str
+    dataset: str
+    at: datetime
+    seconds: float = Field(description="since this process began the run")
+    pid: int
+    born: float | None = Field(default=None, description="when the process was started, in unix seconds")
+    host: str = ""
+    stage: str = ""
+    wanted: dict[str, int] = Field(default_factory=dict, description="label to accepted rows wanted")
+    accepted: dict[str, int] = Field(default_factory=dict)
+    settled: int = 0
+    rejected: int = 0
+    failed: int = 0
+    reasons: dict[str, int] = Field(default_factory=dict, description="code to candidates that were not accepted")
+    per_minute: float | None = Field(default=None, description="rows accepted over the last minute, a minute")
+    eta_s: float | None = Field(default=None, description="until the target at that rate; None: it cannot be told")
+    price_usd: float | None = Field(default=None, description="paid by this process; None: some price is unknown")
+    calls: int = 0
+    cached: int = 0
+    calls_failed: int = 0
+    retried: int = 0
+    hedged: int = 0
+    damaged: int = 0
+    in_flight: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    waiting: str = Field(default="", description="what limits speed now; empty while nothing is under way")
+    endpoints: tuple[LiveEndpoint, ...] = ()
+    notes: tuple[str, ...] = ()
+    flow_run_id: str | None = Field(default=None, description="of Prefect")
+    api_url: str | None = Field(default=None, description="of Prefect's server, without a password")
+    ended: bool = False
+    state: State = "live"
+
+    @property
+    def total_accepted(self) -> int:
+        """Accepted rows, no label counted beyond what was wanted of it."""
+        return sum(min(count, self.wanted.get(label, 0)) for label, count in self.accepted.items())
+
+
+def live_file(home: Home, run_id: str) -> Path:
+    """Where a run notes what it does."""
+    return home.runs / run_id / FILE
+
+
+def read_live(home: Home, run_id: str, stale_s: float = STALE_S) -> Live | None:
+    """What the run noted last, with its state as of now. None where there is no file that can be read as one.
+
+    A file is old after `stale_s` seconds. On another machine than the run's, the process is not looked for.
+    """
+    if not run_id or Path(run_id).name != run_id or run_id in (".", ".."):
+        return None
+    try:
+        with live_file(home, run_id).open("rb") as file:
+            found = Live.model_validate_json(file.read(LARGEST))
+    except (OSError, ValidationError, ValueError):
+        return None
+    return found.model_copy(update={"state": _state(found, stale_s)})
+
+
+def _state(found: Live, stale_s: float) -> State:
+    if found.ended:
+        return "ended"
+    old = utc_now() - found.at > timedelta(seconds=stale_s)
+    return "silent" if old or _gone(found) else "live"
+
+
+def _gone(found: Live) -> bool:
+    """Whether the process has ended: none of its id is there, or one that was started at another time."""
+    if found.host != socket.gethostname():
+        return False
+    if found.pid == os.getpid():
+        return False
+    import psutil
+
+    try:
+        process = psutil.Process(found.pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return True
+        return found.born is not None and abs(process.create_time() - found.born) > 1
+    except psutil.NoSuchProcess:
+        return True
+    except psutil.Error:
+        return False
