@@ -42,6 +42,14 @@ demo: install ## Make the demo dataset with real small models, train its student
 	$(BIN)/graft quality $(DATASET)
 	$(BIN)/graft show $(DATASET)
 
+# A small lake of its own, made by the real models, with every page filled: ten minutes at most the first time.
+.PHONY: dashboard-demo
+dashboard-demo: export GRAFT_HOME := $(CURDIR)/.graft-dashboard
+dashboard-demo: install ## Fill a small lake (.graft-dashboard) by a real run, train and map it, and open the dashboard on it
+	@test -f $(GRAFT_HOME)/.filled || { \
+	  $(BIN)/graft run demo --rows-per-label 8 && $(BIN)/graft train demo && $(BIN)/graft map demo && touch $(GRAFT_HOME)/.filled; }
+	$(BIN)/graft dashboard $(ARGS)
+
 .PHONY: test
 test: install browser ## Run every test (ARGS='-k gateway' for some)
 	@env -u GRAFT_HOME $(BIN)/python -m pytest $(ARGS)
@@ -87,6 +95,10 @@ bench-data: install ## Measure gates, quality report and exports on a million ro
 	@env -u GRAFT_HOME $(BIN)/python benchmarks/data_gates.py
 	@env -u GRAFT_HOME $(BIN)/python benchmarks/data_quality.py $(ARGS)
 	@env -u GRAFT_HOME $(BIN)/python benchmarks/data_export.py
+
+.PHONY: bench-dashboard
+bench-dashboard: install ## Time the dashboard's pages on a lake of a million candidates and twenty versions
+	@env -u GRAFT_HOME $(BIN)/python benchmarks/dashboard.py $(ARGS)
 
 .PHONY: drill
 drill: install ## Kill runs, limit their rate, feed them garbage, fill their disk; audit what is left (five minutes)

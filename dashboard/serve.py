@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,7 @@ def serve(
     import uvicorn
 
     from dashboard.app import LOOPBACK, create_app
+    from dashboard.charts import warm
     from dashboard.people import Door
     from data.lake import Lake
 
@@ -59,6 +61,7 @@ def serve(
 
         webbrowser.open(address)
     app = create_app(home, hosts=hosts, door=door)
+    threading.Thread(target=warm, daemon=True, name="warm").start()
     config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="on")
     uvicorn.Server(config).run(sockets=[bound])
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from data.arrow import to_table
 from data.tags import insert_later, tags
+from data.vectors import forget
 from schemas.base import Value, utc_now
 from schemas.errors import GraftError, NotFound
 from schemas.versions import Deletion, Tag
@@ -68,7 +69,7 @@ def delete(lake: Lake, found: DatasetVersion, *, by: str, reason: str = "", forc
     """Take a version and its rows out of the lake, end its tags and note that it was there, in one transaction.
 
     Its number is not used again; a run that published it may publish anew. Candidates, students, evaluations and
-    exported files stay. Raises GraftError where a tag means it (unless `force`), NotFound where it is gone already.
+    exported files stay; its embeddings go. Raises GraftError where a tag means it (unless `force`), NotFound where it is gone already.
     """
     key = [found.dataset, found.version]
     made = Deletion(
@@ -92,4 +93,6 @@ def delete(lake: Lake, found: DatasetVersion, *, by: str, reason: str = "", forc
         lake.insert("deletions", to_table(Deletion, [made]))
         return made
 
-    return lake.write(work)
+    done = lake.write(work)
+    forget(lake.home, found.dataset, found.version)
+    return done

@@ -15,9 +15,10 @@ LATE_S = 2.0
 
 
 def funnel(memo: Memo, run: Run) -> Rows:
-    """A run's candidates by how they ended: status, route, code, rows, and the id of one of them."""
+    """A run's candidates by how they ended: status, route, code, rows, those of them that were reviewed, and one's id."""
     query = """
-        SELECT status, route, code, count(*) AS rows, min(candidate_id) AS example
+        SELECT status, route, code, count(*) AS rows, min(candidate_id) AS example,
+               count(*) FILTER (asked > 0 OR labelling IS NOT NULL) AS reviewed
         FROM lake.candidates WHERE run_id = ? GROUP BY ALL ORDER BY rows DESC, status, route, code"""
     return _rows(memo, run, query)
 

@@ -137,21 +137,25 @@ def _progress(run: Run, rows: Rows) -> list[dict[str, Any]]:
 def _steps(found: Run, funnel: Rows) -> list[dict[str, Any]]:
     """How many candidates came through each step, and the share of those that were opened.
 
-    A gate may look before or after the reviews: what it refused counts as not gated, and as reviewed where it was.
+    Gates look before the reviews (what is cheap to see) and after (likeness to other rows): so what they refused is a
+    step of its own, beside reviewed and adjudicated.
     """
-    count = lambda *routes: sum(row["rows"] for row in funnel if row["route"] in routes)  # noqa: E731
+
+    def count(*routes: str) -> int:
+        return sum(row["rows"] for row in funnel if row["route"] in routes)
+
     total = sum(row["rows"] for row in funnel)
     written = total - count("failed", "refusal")
-    gated = written - count("gate")
+    accepted = sum(row["rows"] for row in funnel if row["status"] == "accepted")
     steps = [
-        ("opened", total), ("written", written), ("passed the gates", gated),
-        ("adjudicated", count("adjudicated")), ("accepted", sum(r["rows"] for r in funnel if r["status"] == "accepted")),
+        ("opened", total), ("generated", written), ("reviewed", sum(row["reviewed"] for row in funnel)),
+        ("adjudicated", count("adjudicated")), ("refused by gates", count("gate")), ("accepted", accepted),
         ("published", found.counts.get("published")),
     ]  # fmt: skip
     return [
         {"step": name, "rows": rows, "share": rows / total if total else None}
         for name, rows in steps
-        if rows is not None and (rows or name != "adjudicated")
+        if rows is not None and (rows or name not in ("adjudicated", "refused by gates"))
     ]
 
 
