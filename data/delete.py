@@ -69,7 +69,8 @@ def delete(lake: Lake, found: DatasetVersion, *, by: str, reason: str = "", forc
     """Take a version and its rows out of the lake, end its tags and note that it was there, in one transaction.
 
     Its number is not used again; a run that published it may publish anew. Candidates, students, evaluations and
-    exported files stay; its embeddings go. Raises GraftError where a tag means it (unless `force`), NotFound where it is gone already.
+    exported files stay; its embeddings go. Raises GraftError where a tag means it (unless `force`), NotFound where it
+    is gone already.
     """
     key = [found.dataset, found.version]
     made = Deletion(

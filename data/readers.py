@@ -7,6 +7,7 @@ Each query is a transaction of its own, so that it sees every commit made before
 from __future__ import annotations
 
 import threading
+import time
 import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 POLL_S = 0.05
 """How often a query is interrupted again that had not begun when it was interrupted first."""
+CROWDED_S = (0.1, 0.3, 1.0)
+"""Seconds to wait before a query is tried again that found no memory: others hold it, and end."""
 
 
 class Cursor:
@@ -29,7 +32,17 @@ class Cursor:
         self._cursor.execute("SET TimeZone = 'UTC'")  # both are a connection's own, and are not copied
 
     def table(self, query: str, params: Sequence[Any]) -> pa.Table:
-        """The whole answer to a query."""
+        """The whole answer to a query. Tried again where the queries beside it have taken all memory."""
+        import duckdb
+
+        for wait_s in CROWDED_S:
+            try:
+                return self._table(query, params)
+            except duckdb.OutOfMemoryException:
+                time.sleep(wait_s)
+        return self._table(query, params)
+
+    def _table(self, query: str, params: Sequence[Any]) -> pa.Table:
         with self.lock:
             return self._cursor.execute(query, list(params)).to_arrow_table()
 

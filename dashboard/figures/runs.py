@@ -15,7 +15,7 @@ LATE_S = 2.0
 
 
 def funnel(memo: Memo, run: Run) -> Rows:
-    """A run's candidates by how they ended: status, route, code, rows, those of them that were reviewed, and one's id."""
+    """A run's candidates by how they ended: status, route, code, rows, how many were reviewed, one's id."""
     query = """
         SELECT status, route, code, count(*) AS rows, min(candidate_id) AS example,
                count(*) FILTER (asked > 0 OR labelling IS NOT NULL) AS reviewed

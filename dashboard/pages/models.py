@@ -41,7 +41,8 @@ def models(request: Request) -> Response:
         request, "models.html.jinja", "Models and money", tables=tables, total=sums, names=names, spans=SPANS,
         chosen={"dataset": asked.get("dataset", ""), "days": asked.get("days", "30")}, part=_part(asked),
         tokens=sum(_sum(one.prompt_tokens, one.completion_tokens) or 0 for one in uses),
-        silent=", ".join(dict.fromkeys(one.model for one in uses if one.prompt_tokens is None)), candidates=sum(one.candidates for one in sets),
+        silent=", ".join(dict.fromkeys(one.model for one in uses if one.prompt_tokens is None)),
+        candidates=sum(one.candidates for one in sets),
         accepted=sum(one.accepted for one in sets),
     )  # fmt: skip
 

@@ -90,7 +90,8 @@ def run(request: Request) -> Response:
     uses = _remembered(desk, found, "models", lambda: by_model(desk.lake, run_id=found.id))
     failed = _remembered(desk, found, "errors", lambda: errors(desk.lake, found.id))
     tables = (
-        _ends(found, funnel), _uses([one.model_dump() for one in uses]), _failures([one.model_dump() for one in failed]),
+        _ends(found, funnel), _uses([one.model_dump() for one in uses]),
+        _failures([one.model_dump() for one in failed]),
         _endpoints(now),
     )  # fmt: skip
     return desk.page(
