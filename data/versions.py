@@ -206,7 +206,15 @@ def version(lake: Lake, ref: str) -> DatasetVersion:
     there = ", ".join(one.ref for one in of_dataset[-20:])
     named = ", ".join(f"{name}@{tag.tag} = @{tag.version}" for tag in tags(lake, name))
     fix = f"one of: {there}" + (f"; tags: {named}" if named else "; no tags")
-    raise NotFound(f"{name} has no version {which!r}", where=ref, fix=fix)
+    gone = _deleted(lake, name, which)
+    raise NotFound(gone or f"{name} has no version {which!r}", where=ref, fix=fix)
+
+
+def _deleted(lake: Lake, name: str, which: str) -> str:
+    """Who deleted the version of that number, and when; empty where it never was."""
+    query = 'SELECT "by", "at" FROM lake.deletions WHERE dataset = ? AND version = ?'
+    found = lake.sql(query, [name, int(which)]).to_pylist() if which.isdecimal() and len(which) < 10 else []
+    return f"{name}@{which} was deleted by {found[0]['by']} on {found[0]['at']:%Y-%m-%d}" if found else ""
 
 
 def _meant(lake: Lake, of_dataset: Sequence[DatasetVersion], which: str) -> DatasetVersion | None:

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from browsing import AT, RECIPE, SECRET, candidate, serving, visiting
+from browsing import AT, RECIPE, SECRET, candidate, fill, serving, visiting
 from playwright.sync_api import Browser
 
+from data.delete import delete
 from data.lake import Lake
+from data.versions import version
 from schemas.datasets import Run
 from schemas.home import Home
 
@@ -146,6 +148,15 @@ def test_a_running_run_renews_itself(browser: Browser, tmp_path: Path) -> None:
             assert wrong == []
 
 
+def dashboard(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """`graft dashboard` where it is to end by itself."""
+    command = [sys.executable, "-c", "import graft; graft.main()", "dashboard", "--no-open", "--port", "0", *words]
+    told = {key: value for key, value in os.environ.items() if not key.startswith("GRAFT_DASHBOARD")}
+    return subprocess.run(
+        command, env={**told, "GRAFT_HOME": str(home)}, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
 def test_who_may_ask(browser: Browser, tmp_path: Path) -> None:
     with serving(tmp_path, GRAFT_DASHBOARD_PASSWORD="pass-word") as address:
         with visiting(browser) as (page, _):
@@ -154,9 +165,38 @@ def test_who_may_ask(browser: Browser, tmp_path: Path) -> None:
         with visiting(browser, http_credentials={"username": "me", "password": "pass-word"}) as (page, wrong):
             answer = page.goto(address)
             assert answer is not None and answer.status == 200 and wrong == []
-    command = [sys.executable, "-c", "import graft; graft.main()", "dashboard", "--host", "0.0.0.0", "--no-open"]
-    told = {key: value for key, value in os.environ.items() if key != "GRAFT_DASHBOARD_PASSWORD"}
-    refused = subprocess.run(
-        command, env={**told, "GRAFT_HOME": str(tmp_path)}, capture_output=True, text=True, timeout=60
-    )
+    refused = dashboard(tmp_path, "--host", "0.0.0.0")
     assert refused.returncode == 1 and "GRAFT_DASHBOARD_PASSWORD" in refused.stderr
+
+
+def test_a_proxy_says_who_asks_and_its_word_is_the_name(browser: Browser, tmp_path: Path) -> None:
+    with serving(tmp_path, GRAFT_DASHBOARD_USER_HEADER="X-Forwarded-User") as address:
+        with visiting(browser) as (page, _):
+            answer = page.request.get(address)
+            assert answer.status == 401 and "X-Forwarded-User" in answer.text()
+        with visiting(browser, extra_http_headers={"X-Forwarded-User": "ada@example.org"}) as (page, wrong):
+            page.goto(address)
+            assert page.locator(".where").inner_text() == "ada@example.org" and wrong == []
+
+
+def test_a_lake_of_a_newer_graft_is_refused_in_words(tmp_path: Path) -> None:
+    with Lake.open(Home(tmp_path)) as lake:
+        lake.write(
+            lambda connection: connection.execute("UPDATE lake.meta SET value = '99' WHERE key = 'schema_version'")
+        )
+    refused = dashboard(tmp_path)
+    assert refused.returncode == 6 and "schema version 99" in refused.stderr and "Traceback" not in refused.stderr
+
+
+def test_a_version_that_is_deleted_while_its_page_is_open(browser: Browser, tmp_path: Path) -> None:
+    fill(Home(tmp_path))
+    with serving(tmp_path) as address, visiting(browser) as (page, _):
+        page.goto(f"{address}/datasets/shop@1")
+        with Lake.open(Home(tmp_path)) as lake:
+            delete(lake, version(lake, "shop@1"), by="me")
+        for path in ("/datasets/shop@1", "/datasets/shop@1/quality", "/rows?ref=shop@1", "/review?ref=shop@1"):
+            answer = page.goto(address + path)
+            assert answer is not None and answer.status == 404, path
+            assert "deleted" in page.locator(".notice").inner_text(), path
+        answer = page.goto(address)
+        assert answer is not None and answer.status == 200 and "shop@2" in page.content()
