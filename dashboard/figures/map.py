@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 COMPARED = 20_000
 """Rows that are compared with all others in search of pairs of other labels."""
+SEEDS = 4_000
+"""Seeds that rows are compared with."""
 BLOCK = 512
 PAIRS = 20
 CLUSTERS = 30
@@ -46,10 +48,10 @@ def other_labels(lake: Lake, found: DatasetVersion, vectors: Vectors) -> list[tu
     import numpy as np
 
     row_ids, rows = vectors.matrix("row", COMPARED)
-    seed_ids, seeds = vectors.matrix("seed", COMPARED)
-    known = placed(lake, found, row_ids, seed_ids)
+    seed_ids, seeds = vectors.matrix("seed", SEEDS)
+    known = _labels(lake, found, row_ids) | {one.id: one.label for one in placed(lake, found, (), seed_ids).values()}
     ids, numbers = row_ids + seed_ids, np.concatenate([rows, seeds])
-    labels = [known[one].label if one in known else "" for one in ids]
+    labels = [known.get(one, "") for one in ids]
     codes = np.unique(np.array(labels, dtype=np.str_), return_inverse=True)[1].reshape(-1)
     codes = np.where(np.array([bool(label) for label in labels], dtype=bool), codes, -1)
     near = list[tuple[float, int, int]]()
@@ -70,6 +72,13 @@ def other_labels(lake: Lake, found: DatasetVersion, vectors: Vectors) -> list[tu
             taken |= {one, other}
             chosen.append((ids[one], ids[other], round(min(cosine, 1.0), 4)))
     return chosen
+
+
+def _labels(lake: Lake, found: DatasetVersion, ids: Sequence[str]) -> dict[str, str]:
+    query = """
+        SELECT id, label FROM lake.version_rows
+        WHERE dataset = ? AND version = ? AND id IN (SELECT unnest(?::VARCHAR[]))"""
+    return {row["id"]: row["label"] for row in rows_of(lake, query, [found.dataset, found.version, list(ids)])}
 
 
 def cluster_rows(lake: Lake, found: DatasetVersion, clusters: Sequence[Cluster]) -> Rows:

@@ -161,6 +161,17 @@ def brief(lake: Lake, dataset: str, version: int, row_id: str) -> dict[str, Any]
     return _hidden(found[0]) if found else None
 
 
+def holder(lake: Lake, ids: list[str]) -> str:
+    """The version that holds most of these rows, the newest of several; empty where none holds any."""
+    query = """
+        SELECT r.dataset || '@' || r.version AS ref FROM lake.version_rows r
+        JOIN lake.versions v ON v.dataset = r.dataset AND v.version = r.version
+        WHERE r.id IN (SELECT unnest(?::VARCHAR[]))
+        GROUP BY r.dataset, r.version ORDER BY count(*) DESC, max(v.created_at) DESC LIMIT 1"""
+    found = rows_of(lake, query, [ids])
+    return str(found[0]["ref"]) if found else ""
+
+
 def fate(lake: Lake, datasets: list[str], row_id: str) -> Rows:
     """Every version of these datasets, oldest first, with what became of a row in it.
 

@@ -76,7 +76,7 @@ def draw_map(request: Request) -> Response:
         request, "map.html.jinja", f"Map of {found.ref}", ref=found.ref, version=found, vectors=vectors,
         tables=_tables(desk, found, alike) if alike else (), alike=alike, failed=failed, cosine=COSINE,
         panels=_panels(points, shades, colour, only, beside=beside), height=_height(points), width=WIDTH,
-        radius=9 if len(points) < 300 else 6.5 if len(points) < 1200 else 4.5,
+        radius=_radius(len(points)) * (1.5 if beside else 1), diamond=11 if beside else 7,
         legend=[(name, *shade) for name, shade in shades.items()], colours=COLOURS, colour=colour, only=only, beside=beside, count=len(points),
         seeds=sum(point.kind == "seed" for point in points), link=_linker(found, colour, only, beside=beside),
         file=lambda kind: f"/charts/map.{kind}?" + urlencode({"of": found.ref, "colour": colour}), at=address,
@@ -149,6 +149,10 @@ def _extent(points: Sequence[Placed]) -> tuple[float, float, float, float]:
 def _height(points: Sequence[Placed]) -> int:
     left, right, low, high = _extent(points)
     return round(min(HIGHEST, max(LOWEST, WIDTH * (high - low) / ((right - left) or 1.0))))
+
+
+def _radius(count: int) -> float:
+    return 7 if count < 500 else 5.5 if count < 1500 else 4.5
 
 
 def _placer(points: Sequence[Placed]) -> Callable[[Placed], tuple[float, float]]:

@@ -36,11 +36,13 @@ def row(request: Request) -> Response:
     fate = figures.fate(desk.lake, datasets, history["id"])
     held = [f"{place['dataset']}@{place['version']}" for place in fate if place["split"]]
     near, said = _neighbours(desk, history, list(reversed(held)))
+    telling = [gate for gate in history["gates"] if not gate["passed"] or gate["neighbour"] or gate["score"] is not None]
     review = "/review?" + urlencode({"ref": held[-1], "row": history["id"]}) if held else ""
     return desk.page(
         request, "row.html.jinja", f"Row {history['id']}", row=history, fate=_told(fate, history), near=near,
         near_said=said, hidden=history["restricted"] and request.query_params.get("show") != "1", held=held,
         review=review if any(page.path == "/review" for page in desk.pages) else "", at=address,
+        telling=telling, quiet=[gate for gate in history["gates"] if gate not in telling],
     )  # fmt: skip
 
 

@@ -79,7 +79,7 @@ def rows(request: Request) -> Response:
         version=found, refs=refs, asked=wanted, listed=listed, within=within, page=page, meaning=kept.get("meaning", ""),
         pages=max(1, -(-listed.total // SIZE)), problems=problems, sorts=SORTS, longest=LONGEST, nearest=NEAREST,
         filters=[(one, _choices(desk, found, within, one)) for one in FILTERS if _offered(one, wanted)],
-        chips=_chips(kept), link=_linker(kept), whole=_linker({**base, **kept}), judged=wanted.judged,
+        chips=_chips(kept), link=_linker(kept), judged=wanted.judged,
     )  # fmt: skip
 
 
@@ -93,6 +93,8 @@ def _within(desk: Desk, wanted: Asked, ref: str, refs: list[str]) -> tuple[Datas
         ref = f"{run.dataset}@{run.version}" if run.version and f"{run.dataset}@{run.version}" in refs else ""
         if not ref:
             return None, Within(rejected=True, run_id=run_id)
+    if not ref and (ids := wanted.given.get("ids")):
+        ref = figures.holder(desk.lake, ids)
     found = version(desk.lake, ref or refs[0])
     if wanted.rejected:
         return found, Within(rejected=True, run_id=run_id or found.run_id)

@@ -90,7 +90,7 @@ def student(request: Request) -> Response:
     from data.scores import against_teacher, answers, find_student, row_facts, speed, worst_slices
 
     desk, asked = desk_of(request), request.query_params
-    found = find_student(desk.lake, request.path_params["student"])
+    found = find_student(desk.lake, request.path_params["student_id"])
     judged = desk.lake.evaluations(found.id)
     if not judged:
         return desk.page(
@@ -281,7 +281,7 @@ def _off(chosen: Evaluation, at: int) -> int:
 
 PAGES = (
     Page("/students", "students", students, menu="Students"),
-    Page("/students/{student}", "student", student),
+    Page("/students/{student_id}", "student", student),
 )
 CHARTS = (
     Chart("board", "accuracy of each student, with its interval", draw_board),
