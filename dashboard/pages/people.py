@@ -115,10 +115,11 @@ def _judges(judges: AgainstPeople) -> Table:
 
 
 def draw_judges(desk: Desk, given: Mapping[str, str]) -> Spec | None:
-    """`of`: the dataset. Share of people's decisions that each judge agrees with."""
+    """`of`: the dataset. What share of people's decisions each judge agrees with; no gate that refused none."""
     from data.review import against_people
 
-    rows = judge_rows(against_people(desk.lake, given.get("of", "")))
+    every = judge_rows(against_people(desk.lake, given.get("of", "")))
+    rows = [one for one in every if one["kind"] != "gate" or one["accepted"] < one["rows"]]
     if not rows:
         return None
     return intervals(rows, category="judge", value="share", low="low", high="high", title="agrees with people")
