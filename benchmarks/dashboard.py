@@ -51,9 +51,15 @@ class Asked:
 PAGES = (
     Asked("home", "/"),
     Asked("runs", "/runs"),
-    Asked("run, 500,000 candidates", "/runs/{run}"),
+    Asked("run, half of all candidates", "/runs/{run}"),
+    Asked("runs side by side", "/runs/compare?run={run}&run={other}"),
+    Asked("datasets", "/datasets"),
     Asked("dataset", "/datasets/{ref}"),
     Asked("quality, first answer", "/datasets/{ref}/quality"),
+    Asked("reviews", "/datasets/{ref}/reviews"),
+    Asked("map", "/datasets/{ref}/map"),
+    Asked("changes, first answer", "/datasets/{ref}/changes"),
+    Asked("people", "/datasets/{ref}/people"),
     Asked("rows", "/rows?ref={ref}"),
     Asked("rows of a label", "/rows?ref={ref}&label=refund", filters=True),
     Asked("rows by words", "/rows?ref={ref}&words=parcel59", filters=True),
@@ -63,6 +69,13 @@ PAGES = (
     Asked("rejected", "/rows?ref={published}&rejected=1"),
     Asked("rejected by a code", "/rows?ref={published}&rejected=1&code=gate.near_duplicate", filters=True),
     Asked("a row", "/rows/{row}"),
+    Asked("review, by disagreement", "/review?ref={ref}&rule=disagreement"),
+    Asked("review, at random", "/review?ref={ref}&rule=random"),
+    Asked("students", "/students"),
+    Asked("a student", "/students/{student}"),
+    Asked("models, this month", "/models"),
+    Asked("models, all days", "/models?days="),
+    Asked("schedules", "/schedules"),
 )
 """Every page, on the largest version and run. Add yours."""
 BESIDE = ("/runs/{live}", "/", "/runs/{live}", "/rows?ref={ref}", "/runs/{live}", "/runs")
@@ -105,6 +118,8 @@ def places(home: Home) -> dict[str, str]:
 
     query = """
         SELECT v.dataset || '@' || v.version AS ref, v.run_id AS run, (v.rows - 1) // 50 AS last,
+               (SELECT max(id) FROM lake.runs r WHERE r.id <> v.run_id) AS other,
+               (SELECT max(id) FROM lake.students s WHERE s.dataset = v.dataset) AS student,
                (SELECT r.dataset || '@' || r.version FROM lake.runs r WHERE r.id = v.run_id) AS published,
                (SELECT min(id) FROM lake.version_rows w WHERE w.dataset = v.dataset AND w.version = v.version
                 AND w.candidate_id <> '') AS row

@@ -31,7 +31,7 @@ MOST_KEPT = 8
 
 @dataclass(frozen=True)
 class Making:
-    """How far the embedding of a version is. `total` is 0 while the encoder is loaded; `failed` says what went wrong."""
+    """How far the embedding of a version is. `total` is 0 while the encoder is loaded; `failed` says why it ended."""
 
     done: int = 0
     total: int = 0
@@ -61,11 +61,11 @@ class Meaning:
         self._ending = threading.Event()
         atexit.register(self.close)
 
-    def vectors(self, found: DatasetVersion) -> Vectors | None:
-        """What is on disk of a version; None where nothing is."""
-        from data.vectors import find
+    def vectors(self, found: DatasetVersion, *, searched: bool = False) -> Vectors | None:
+        """What is on disk of a version; None where nothing is. What is `searched` has to come from our own encoder."""
+        from data.vectors import ENCODER, find
 
-        return find(self._home, found)
+        return find(self._home, found, ENCODER if searched else None)
 
     def making(self, found: DatasetVersion) -> Making | None:
         """How far a version is that is being embedded here, or that could not be; None where nobody asked for it."""
@@ -81,7 +81,7 @@ class Meaning:
         self._do(lambda: self._make(found))
 
     def embed(self, words: str, patience_s: float = 1.0) -> Any | None:
-        """The vector of a search, or None while the encoder is being loaded. Raises MissingExtra where there is none."""
+        """The vector of a search, or None while the encoder is being loaded. Raises MissingExtra."""
         with self._lock:
             if self._encoder is None:
                 self._encoder = Future()
@@ -125,7 +125,7 @@ class Meaning:
             self._worker.join(timeout=2.0)
 
     def _do(self, job: Callable[[], None]) -> None:
-        """Put a job into the line. The worker is a daemon: a server that is told to end does not wait minutes for it."""
+        """Put a job into the line. The worker is a daemon: a server that is to end does not wait minutes for it."""
         with self._lock:
             self._jobs.put(job)
             if self._worker is None:

@@ -28,6 +28,7 @@ PATHS = (
     "/datasets/shop@2/quality",
     "/datasets/shop@2/reviews",
     "/datasets/shop@2/changes",
+    "/datasets/shop@2/map",
     "/rows",
     "/rows?ref=shop@1&rejected=1",
     "/rows/c_row00000",

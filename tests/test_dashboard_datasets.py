@@ -200,7 +200,7 @@ def test_every_kind_of_dataset_has_sound_pages(
 def test_the_list_leads_to_a_version_that_explains_itself(browser: Browser, pages: str) -> None:
     with visiting(browser) as (page, wrong):
         page.goto(pages)
-        page.get_by_role("navigation", name="pages").get_by_role("link", name="Datasets").click()
+        page.get_by_role("navigation", name="menu").get_by_role("link", name="Datasets").click()
         many = page.locator("tr", has_text="many@2")
         assert "prod = @2" in many.inner_text() and "gates" in many.inner_text()
         assert many.locator("svg").get_attribute("aria-label") == "from 231 to 200 in 2 versions"

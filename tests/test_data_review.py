@@ -23,6 +23,7 @@ from data.review import (
     QueueRule,
     against_people,
     agreement,
+    chosen,
     decisions,
     gates,
     item,
@@ -161,6 +162,7 @@ def test_a_random_queue_is_the_same_for_everybody(shop: Lake) -> None:
     assert sorted(first.ids) == list(ids(*range(8))) and first == queue(shop, found, "random", by="bob")
     assert first.ids != queue(shop, found, "random", by="ann", seed=1).ids
     assert queue(shop, found, "random", by="ann", size=3).ids == first.ids[:3]
+    assert chosen(shop, found, "random", by="ann", size=3) == (first.ids[:3], 8)
 
 
 def test_an_item_shows_what_judges_said_and_hides_what_is_restricted(shop: Lake) -> None:

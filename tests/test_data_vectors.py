@@ -345,15 +345,16 @@ def test_two_at_once_make_it_once(home: Home) -> None:
     assert sorted(len(embed.asked) for embed in embeds) == [0, 4] and results[0] == results[1]
 
 
-def test_a_deleted_version_is_not_embedded_and_its_files_can_go(home: Home) -> None:
+def test_the_files_of_a_deleted_version_go_with_it(home: Home) -> None:
     rows = rows_of(4)
     first, second = published(home, rows), published(home, rows[1:])
     made(home, first).clusters()
     kept = made(home, second)
+    assert [path for path in home.vectors.iterdir() if "@1-" in path.name]
     with Lake.open(home) as lake:
         delete(lake, first, by="me")
-    assert forget(home, "shop", 1) == 2 and find(home, first) is None and find(home, second) == kept
     assert [path.name for path in home.vectors.iterdir() if "@1-" in path.name] == []
+    assert forget(home, "shop", 1) == 0 and find(home, first) is None and find(home, second) == kept
     with pytest.raises(NotFound, match="shop@1 is not there any more"):
         made(home, first)
 

@@ -77,9 +77,10 @@ def draw_map(request: Request) -> Response:
         tables=_tables(desk, found, alike) if alike else (), alike=alike, failed=failed, cosine=COSINE,
         panels=_panels(points, shades, colour, only, beside=beside), height=_height(points), width=WIDTH,
         radius=_radius(len(points)) * (1.5 if beside else 1), diamond=11 if beside else 7,
-        legend=[(name, *shade) for name, shade in shades.items()], colours=COLOURS, colour=colour, only=only, beside=beside, count=len(points),
-        seeds=sum(point.kind == "seed" for point in points), link=_linker(found, colour, only, beside=beside),
-        file=lambda kind: f"/charts/map.{kind}?" + urlencode({"of": found.ref, "colour": colour}), at=address,
+        legend=[(name, *shade) for name, shade in shades.items()], colours=COLOURS, colour=colour, only=only,
+        beside=beside, count=len(points), seeds=sum(point.kind == "seed" for point in points),
+        link=_linker(found, colour, only, beside=beside), at=address,
+        file=lambda kind: f"/charts/map.{kind}?" + urlencode({"of": found.ref, "colour": colour}),
     )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from dashboard.figures import rows as figures
 from dashboard.figures.map import placed
 from dashboard.meaning import meaning_of
 from dashboard.pages.page import Page
+from dashboard.show import shown
 from data.explain import explain
 from data.provenance import prov
 from data.versions import version
@@ -36,10 +37,13 @@ def row(request: Request) -> Response:
     fate = figures.fate(desk.lake, datasets, history["id"])
     held = [f"{place['dataset']}@{place['version']}" for place in fate if place["split"]]
     near, said = _neighbours(desk, history, list(reversed(held)))
-    telling = [gate for gate in history["gates"] if not gate["passed"] or gate["neighbour"] or gate["score"] is not None]
-    review = "/review?" + urlencode({"ref": held[-1], "row": history["id"]}) if held else ""
+    telling = [
+        gate for gate in history["gates"] if not gate["passed"] or gate["neighbour"] or gate["score"] is not None
+    ]
+    reviewed = held[-1] if held else _rejected_for(desk, history)
+    review = "/review?" + urlencode({"ref": reviewed, "row": history["id"]}) if reviewed else ""
     return desk.page(
-        request, "row.html.jinja", f"Row {history['id']}", row=history, fate=_told(fate, history), near=near,
+        request, "row.html.jinja", f"Row {shown(history['id'])}", row=history, fate=_told(fate, history), near=near,
         near_said=said, hidden=history["restricted"] and request.query_params.get("show") != "1", held=held,
         review=review if any(page.path == "/review" for page in desk.pages) else "", at=address,
         telling=telling, quiet=[gate for gate in history["gates"] if gate not in telling],
@@ -77,6 +81,13 @@ def provenance(request: Request) -> Response:
 def address(row_id: str, more: str = "") -> str:
     """A row's page. An imported id may hold any sign."""
     return f"/rows/{quote(row_id, safe='')}{more}"
+
+
+def _rejected_for(desk: Desk, history: dict[str, Any]) -> str:
+    """The version that a rejected candidate was made for: there people may keep it after all."""
+    run = desk.lake.run(history["run"]["id"])
+    rejected = history["decision"] is not None and history["decision"]["status"] == "rejected"
+    return f"{run.dataset}@{run.version}" if rejected and run is not None and run.version else ""
 
 
 def _neighbours(desk: Desk, history: dict[str, Any], refs: list[str]) -> tuple[Rows, str]:
@@ -121,6 +132,8 @@ def _told(fate: Rows, history: dict[str, Any]) -> Rows:
             told = f"dropped by {place['gate']}: {place['rule']}"
         elif place["created_at"].isoformat() < str(begun):
             told = "not made yet"
+        elif (decision := history["decision"]) and decision["status"] != "accepted":
+            told = f"not in it: {decision['status']} ({decision['code']})"
         else:
             told = "not in it"
         place["ref"], place["told"] = f"{place['dataset']}@{place['version']}", told

@@ -54,9 +54,11 @@ def rows(request: Request) -> Response:
     if not refs and not (wanted.rejected and wanted.values.get("run")):
         return desk.page(request, "empty.html.jinja", "Rows", what="There is no row yet.")
     found, within = _within(desk, wanted, query.get("ref", ""), refs)
-    meaning = query.get("meaning", "").strip()
+    meaning, cluster = query.get("meaning", "").strip(), query.get("cluster", "")
     problems = [*wanted.problems, *_meaning_problem(meaning, wanted)]
-    cluster, only = query.get("cluster", ""), None
+    if too_long(meaning):
+        meaning = ""
+    only = None
     if cluster and found is not None and not wanted.rejected:
         only, problem = _cluster(desk, found, cluster)
         problems += problem
@@ -65,22 +67,26 @@ def rows(request: Request) -> Response:
         raise GraftError(problems[0], where="filter", fix="correct it on the page, then take the file")
     if form == "csv" and query.get("all") == "1" and not (meaning or cluster):
         return _all_as_csv(desk, within, wanted)
-    listed = _listed(desk, found, within, wanted, page, "" if too_long(meaning) else meaning, only)
-    name = f"rows-{found.dataset}-{found.version}" if found else f"rows-{within.run_id}"
+    listed = _listed(desk, found, within, wanted, page, meaning, only)
     if form == "csv":
-        return as_csv([*figures.columns(within, wanted), *(["cosine"] if listed.cosines else [])],
-                      [{**row, "cosine": listed.cosines.get(row["id"])} for row in listed.rows], name)  # fmt: skip
-    base = {"ref": found.ref} if found else {}
-    kept = {**base, **({"rejected": "1"} if wanted.rejected else {}), **wanted.values,
-            **({"meaning": meaning} if meaning and not too_long(meaning) else {}), **({"cluster": cluster} if only else {}),
-            **({"sort": wanted.sort} if wanted.sort != "id" else {})}  # fmt: skip
+        return _page_as_csv(within, wanted, listed)
+    kept = _kept(found, wanted, meaning, cluster if only else "")
     return desk.page(
         request, "rows.html.jinja", f"Rows of {found.ref}" if found else f"Candidates of {within.run_id}",
-        version=found, refs=refs, asked=wanted, listed=listed, within=within, page=page, meaning=kept.get("meaning", ""),
-        pages=max(1, -(-listed.total // SIZE)), problems=problems, sorts=SORTS, longest=LONGEST, nearest=NEAREST,
+        version=found, refs=refs, asked=wanted, listed=listed, within=within, page=page, meaning=meaning,
+        pages=max(1, -(-listed.total // SIZE)), problems=problems, sorts=SORTS, longest=LONGEST,
         filters=[(one, _choices(desk, found, within, one)) for one in FILTERS if _offered(one, wanted)],
         chips=_chips(kept), link=_linker(kept), judged=wanted.judged,
     )  # fmt: skip
+
+
+def _kept(found: DatasetVersion | None, wanted: Asked, meaning: str, cluster: str) -> dict[str, str]:
+    """What the addresses of this list keep."""
+    said = {
+        "ref": found.ref if found else "", "rejected": "1" if wanted.rejected else "", **wanted.values,
+        "meaning": meaning, "cluster": cluster, "sort": wanted.sort if wanted.sort != "id" else "",
+    }  # fmt: skip
+    return {name: value for name, value in said.items() if value}
 
 
 def _within(desk: Desk, wanted: Asked, ref: str, refs: list[str]) -> tuple[DatasetVersion | None, Within]:
@@ -109,7 +115,7 @@ def _listed(
     listed = Listed()
     if meaning and found is not None and not wanted.rejected:
         helper = meaning_of(desk.home)
-        vectors = helper.vectors(found)
+        vectors = helper.vectors(found, searched=True)
         if vectors is None:
             listed.waits, listed.making = "vectors", helper.making(found)
             return listed
@@ -138,6 +144,16 @@ def _cluster(desk: Desk, found: DatasetVersion, row_id: str) -> tuple[list[str] 
     return None, ["There is no such cluster of near duplicates; the map lists those that there are."]
 
 
+def _page_as_csv(within: Within, wanted: Asked, listed: Listed) -> Response:
+    columns = [*figures.columns(within, wanted), *(["cosine"] if listed.cosines else [])]
+    rows = [{**row, "cosine": listed.cosines.get(row["id"])} for row in listed.rows]
+    return as_csv(columns, rows, f"rows-{_named(within)}")
+
+
+def _named(within: Within) -> str:
+    return within.run_id if within.rejected else f"{within.dataset}-{within.version}"
+
+
 def _all_as_csv(desk: Desk, within: Within, wanted: Asked) -> Response:
     """All that fit: written by DuckDB over a lake of its own, so that no page waits, and sent as it is read."""
     from data.lake import Lake
@@ -151,9 +167,8 @@ def _all_as_csv(desk: Desk, within: Within, wanted: Asked) -> Response:
     except BaseException:
         path.unlink(missing_ok=True)
         raise
-    what = within.run_id if within.rejected else f"{within.dataset}-{within.version}"
     return FileResponse(
-        path, media_type="text/csv", filename=f"rows-{what}-all.csv",
+        path, media_type="text/csv", filename=f"rows-{_named(within)}-all.csv",
         background=BackgroundTask(path.unlink, missing_ok=True),
     )  # fmt: skip
 

@@ -22,9 +22,10 @@ from data.review.model import (
     Standing,
 )
 from data.review.people import decisions, progress, standing
-from data.review.queues import gates, queue
+from data.review.queues import chosen, gates, queue
 
 __all__ = [
     "AgainstPeople", "Agreement", "Difference", "Item", "Judge", "Pair", "Person", "Progress", "Queue", "QueueRule",
-    "Said", "Standing", "against_people", "agreement", "decisions", "gates", "item", "progress", "queue", "standing",
+    "Said", "Standing", "against_people", "agreement", "chosen", "decisions", "gates", "item", "progress",
+    "queue", "standing",
 ]  # fmt: skip

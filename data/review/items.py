@@ -37,9 +37,13 @@ NEAR = """
     SELECT candidate_id AS id, text, restricted FROM lake.candidates
     WHERE run_id IN (SELECT unnest($1::VARCHAR[])) AND candidate_id IN (SELECT unnest($2::VARCHAR[]))
     UNION ALL SELECT id, text, $3 AND label <> $4 FROM lake.seeds
-    WHERE run_id IN (SELECT unnest($1::VARCHAR[])) AND id IN (SELECT unnest($2::VARCHAR[]))
-    UNION ALL SELECT id, text, restricted FROM lake.version_rows
-    WHERE dataset = $5 AND id IN (SELECT unnest($2::VARCHAR[]))"""
+    WHERE run_id IN (SELECT unnest($1::VARCHAR[])) AND id IN (SELECT unnest($2::VARCHAR[]))"""
+NEAR_SECRET = """
+    SELECT DISTINCT id FROM lake.version_rows
+    WHERE dataset = $1 AND restricted AND id IN (SELECT unnest($2::VARCHAR[]))"""
+NEAR_OLDER = """
+    SELECT id, text, restricted FROM lake.version_rows WHERE dataset = $1 AND id IN (SELECT unnest($2::VARCHAR[]))"""
+"""Texts of all versions are many bytes: only what no run of this version has is looked for there."""
 
 
 def item(
@@ -79,12 +83,12 @@ def _neighbours(lake: Lake, found: DatasetVersion, runs: list[str], ids: list[st
         return {}
     from data.edits import restricted_guard
 
-    params = [runs, ids, restricted_guard(lake, found), SAFE, found.dataset]
-    near: dict[str, tuple[str, bool]] = {}
-    for row in lake.sql(NEAR, params).to_pylist():
-        text, secret = near.get(row["id"], (row["text"], False))
-        near[row["id"]] = (text, secret or bool(row["restricted"]))
-    return near
+    made = lake.sql(NEAR, [runs, ids, restricted_guard(lake, found), SAFE]).to_pylist()
+    missing = sorted(set(ids) - {row["id"] for row in made})
+    older = lake.sql(NEAR_OLDER, [found.dataset, missing]).to_pylist() if missing else []
+    secret = {row["id"] for row in lake.sql(NEAR_SECRET, [found.dataset, ids]).to_pylist()}
+    secret |= {row["id"] for row in (*made, *older) if row["restricted"]}
+    return {row["id"]: (row["text"], row["id"] in secret) for row in (*older, *made)}
 
 
 def _item(

@@ -27,12 +27,11 @@ _JUDGED = f"""
     ON c.run_id = r.run_id AND c.candidate_id = r.candidate_id
     WHERE c.run_id IN (SELECT unnest($6::VARCHAR[])) AND {{fits}}"""
 _PICK = "md5_number_lower($6 || ':' || id)"
-_MARGIN = """
-    CASE WHEN json_extract_string(c.labelling, '$.margin') IS NOT NULL
-         THEN json_extract_string(c.labelling, '$.margin')::DOUBLE
-         WHEN c.labelling IS NULL THEN ({best})[1] - ({best})[2] END""".format(
-    best="list_reverse_sort(json_extract_string(c.soft_label, '$.*')::DOUBLE[])"
-)
+_BEST = "list_append(list_reverse_sort(json_extract_string(c.soft_label, '$.*')::DOUBLE[]), NULL)"
+_MARGIN = f"""
+    CASE WHEN c.labelling IS NULL THEN list_reduce(list_slice({_BEST}, 1, 2), lambda x, y: x - y)
+         ELSE json_extract_string(c.labelling, '$.margin')::DOUBLE END"""
+"""NULL where fewer than two labels have a probability."""
 _REJECTED = f"""
     SELECT candidate_id AS id, {REFUSED_BY} AS gate FROM lake.candidates
     ANTI JOIN (SELECT id AS candidate_id FROM lake.version_rows WHERE dataset = $1 AND version = $2)
@@ -73,18 +72,30 @@ def queue(
     it is named. `query`: rows that fit the condition `where`, in the version's order. Raises GraftError where the rule
     or the condition cannot be used.
     """
+    ids, total = chosen(lake, found, rule, by=by, blind=blind, gate=gate, where=where, size=size, seed=seed)
+    return Queue(rule=rule, total=total, items=items(lake, found, ids, rule=rule, restricted=restricted))
+
+
+def chosen(
+    lake: Lake,
+    found: DatasetVersion,
+    rule: QueueRule,
+    *,
+    by: str,
+    blind: bool = False,
+    gate: str = "",
+    where: str = "",
+    size: int = 50,
+    seed: int = 0,
+) -> tuple[tuple[str, ...], int]:
+    """The ids of a queue's first rows and how many fit, without reading the rows; as `queue` takes and raises."""
     if rule not in get_args(QueueRule):
         raise GraftError(f"no queue {rule!r}", where="--rule", fix=f"one of: {', '.join(get_args(QueueRule))}")
     rows, order, more = _fitting(lake, found, rule, gate, where, seed)
     query = _OPEN.format(rows=rows, order=order, side="SEMI" if blind else "ANTI")
     params = [found.dataset, found.version, by, list(DECISIONS), max(0, min(size, MOST)), *more]
-    chosen = _asked(lake, query, params, where)
-    total = chosen[0]["total"] if chosen else 0
-    return Queue(
-        rule=rule,
-        total=total,
-        items=items(lake, found, [row["id"] for row in chosen], rule=rule, restricted=restricted),
-    )
+    first = _asked(lake, query, params, where)
+    return tuple(row["id"] for row in first), first[0]["total"] if first else 0
 
 
 def gates(lake: Lake, found: DatasetVersion) -> list[tuple[str, int]]:
@@ -106,7 +117,8 @@ def _fitting(
         return _JUDGED.format(score="coalesce(c.spread, 0)", fits=fits), "score DESC", [runs_of(lake, found)]
     if rule == "margin":
         judged = _JUDGED.format(score=_MARGIN, fits="true")
-        return f"SELECT * FROM ({judged}) WHERE score IS NOT NULL", "score", [runs_of(lake, found)]
+        once = f"WITH scored AS MATERIALIZED ({judged}) SELECT * FROM scored WHERE score IS NOT NULL"
+        return once, "score", [runs_of(lake, found)]
     if rule == "random":
         return _ROWS, _PICK, [str(seed)]
     if rule == "gate":
