@@ -76,8 +76,35 @@ class Memo:
 
         `stamp` is what the answer hangs on; None: any commit may change it. An answer of the snapshot before is given
         for `late_s` seconds all the same, so that a run which commits each second costs no large query each second.
-        The answer is shared: do not change it. Raises what `make` raises; asking again then makes it again.
+        The answer is shared: do not change it. Raises what `make` raises.
         """
+        kept, mine = self._wanted(key, stamp, late_s)
+        if mine:
+            self._make(key, kept, make, size)
+        return cast("T", self._result(key, kept))
+
+    def soon(
+        self,
+        key: Hashable,
+        make: Callable[[], T],
+        *,
+        stamp: Hashable = None,
+        late_s: float = 0.0,
+        patience_s: float = 1.0,
+    ) -> T | None:
+        """As `get`, but made on a thread of its own: None where that takes longer than `patience_s`. Ask again then."""
+        kept, mine = self._wanted(key, stamp, late_s)
+        if mine:
+            threading.Thread(target=self._make, args=(key, kept, make, None), daemon=True, name="memo").start()
+        try:
+            return cast("T", self._result(key, kept, patience_s))
+        except TimeoutError:
+            if kept.future.done() and kept.future.exception() is not None:
+                raise
+            return None
+
+    def _wanted(self, key: Hashable, stamp: Hashable, late_s: float) -> tuple[_Kept[Any], bool]:
+        """The kept answer, made or being made, or a new place for it, which whoever asked first is to fill."""
         asked = ("snapshot", self.lake.snapshot()) if stamp is None else ("stamp", stamp)
         with self._lock:
             kept = self._held.get(key)
@@ -87,17 +114,22 @@ class Memo:
                 self._bytes += kept.size
             self._held.move_to_end(key)
         assert kept is not None
-        if mine:
-            self._make(key, kept, make, size)
-        return cast("T", kept.future.result())
+        return kept, mine
+
+    def _result(self, key: Hashable, kept: _Kept[T], patience_s: float | None = None) -> T:
+        """What was made. A failure is raised to whoever asks next at the latest; asking again then makes it again."""
+        try:
+            return kept.future.result(timeout=patience_s)
+        except BaseException:
+            with self._lock:
+                if kept.future.done() and self._held.get(key) is kept:
+                    self._drop(key)
+            raise
 
     def _make(self, key: Hashable, kept: _Kept[T], make: Callable[[], T], size: Callable[[T], int] | None) -> None:
         try:
             made = make()
         except BaseException as error:
-            with self._lock:
-                if self._held.get(key) is kept:
-                    self._drop(key)
             kept.future.set_exception(error)
             return
         kept.future.set_result(made)

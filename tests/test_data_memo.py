@@ -161,6 +161,32 @@ def test_an_error_reaches_who_asked_and_is_not_kept(reader: Lake) -> None:
     assert memo.rows("SELECT 1 AS one") == [{"one": 1}]
 
 
+def test_what_takes_long_is_asked_for_again_and_made_once(reader: Lake) -> None:
+    memo, made, go = Memo(reader), Counted(), threading.Event()
+
+    def slow() -> Any:
+        go.wait(20)
+        return made()
+
+    assert [memo.soon("what", slow, patience_s=0.01) for _ in range(3)] == [None] * 3
+    go.set()
+    assert memo.get("what", slow) == memo.soon("what", slow) == "made" and made.times == 1
+
+
+def test_a_failure_that_nobody_waited_for_is_told_to_the_next(reader: Lake) -> None:
+    memo, go = Memo(reader), threading.Event()
+
+    def fails() -> Any:
+        go.wait(20)
+        raise TimeoutError("no answer")
+
+    assert memo.soon("what", fails, patience_s=0.01) is None
+    go.set()
+    with pytest.raises(TimeoutError, match="no answer"):
+        memo.soon("what", fails, patience_s=20)
+    assert memo.soon("what", Counted(), patience_s=20) == "made"
+
+
 def test_a_caller_may_change_its_rows(reader: Lake) -> None:
     memo = Memo(reader)
     memo.rows("SELECT 'a' AS x")[0]["x"] = "changed"

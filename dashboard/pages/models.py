@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -17,48 +18,79 @@ from schemas.base import utc_now
 from schemas.errors import GraftError
 
 if TYPE_CHECKING:
-    from data.spending import ModelUse, Worth
+    from data.lake import Lake
+    from data.spending import DatasetUse, DayUse, ModelUse, Total, Worth
+    from data.spending.model import Part
     from data.spending.scope import Filters
 
 SPANS = {"7": "7 days", "30": "30 days", "90": "90 days", "": "all time"}
 LATE_S = 20.0
 """Seconds for which figures may be behind while a run commits."""
+PATIENCE_S = 1.0
+"""Seconds that the page waits for its figures before it comes without them."""
 
 
 def models(request: Request) -> Response:
     """Every model in every role; `?dataset=` and `?days=` narrow it."""
-    from data.spending import by_dataset, total
-
     desk, asked = desk_of(request), dict(request.query_params)
-    filters = _filters(asked)
-    key = (filters.get("dataset"), filters.get("since"))
-    uses, worths = _used(desk, filters), _worths(desk, filters)
-    sums = desk.memo.get(("total", *key), lambda: total(desk.lake, **filters), late_s=LATE_S)
-    sets = desk.memo.get(("by dataset", *key), lambda: by_dataset(desk.lake, **filters), late_s=LATE_S)
+    filters, part = _filters(asked), _part(asked)
+    patience = None if "csv" in asked else PATIENCE_S
+    spent = _spent(desk, filters, part, patience)
     names = [str(row["dataset"]) for row in desk.memo.rows("SELECT DISTINCT dataset FROM lake.runs ORDER BY dataset")]
-    tables = (_uses(uses), _writers(worths), _judges(worths), _datasets(sets))
+    tables = (_uses(spent.uses), _writers(spent.worths), _judges(spent.worths), _datasets(spent.sets)) if spent else ()
     return desk.page(
-        request, "models.html.jinja", "Models and money", tables=tables, total=sums, names=names, spans=SPANS,
-        chosen={"dataset": asked.get("dataset", ""), "days": asked.get("days", "30")}, part=_part(asked),
-        tokens=sum(_sum(one.prompt_tokens, one.completion_tokens) or 0 for one in uses),
-        silent=", ".join(dict.fromkeys(one.model for one in uses if one.prompt_tokens is None)),
-        candidates=sum(one.candidates for one in sets),
-        accepted=sum(one.accepted for one in sets),
+        request, "models.html.jinja", "Models and money", tables=tables, spent=spent, names=names, spans=SPANS,
+        chosen={"dataset": asked.get("dataset", ""), "days": asked.get("days", "30")}, part=part,
     )  # fmt: skip
 
 
-def _used(desk: Desk, filters: Filters) -> list[ModelUse]:
-    from data.spending import by_model
+@dataclass(frozen=True)
+class Spent:
+    """All that the page tells of its scope."""
 
-    key = ("models", filters.get("dataset"), filters.get("since"))
-    return desk.memo.get(key, lambda: by_model(desk.lake, **filters), late_s=LATE_S)
+    uses: list[ModelUse]
+    worths: list[Worth]
+    sets: list[DatasetUse]
+    total: Total
+    days: list[DayUse]
+
+    @property
+    def tokens(self) -> int:
+        """Of the calls whose server counts them."""
+        return sum(_sum(one.prompt_tokens, one.completion_tokens) or 0 for one in self.uses)
+
+    @property
+    def silent(self) -> str:
+        """The models whose server does not count tokens."""
+        return ", ".join(dict.fromkeys(one.model for one in self.uses if one.prompt_tokens is None))
+
+    @property
+    def candidates(self) -> int:
+        """Of all datasets."""
+        return sum(one.candidates for one in self.sets)
+
+    @property
+    def accepted(self) -> int:
+        """Of all datasets."""
+        return sum(one.accepted for one in self.sets)
 
 
-def _worths(desk: Desk, filters: Filters) -> list[Worth]:
-    from data.spending import worth
+def _spent(desk: Desk, filters: Filters, part: Part, patience_s: float | None = None) -> Spent | None:
+    """The scope's figures, kept. A large lake's take seconds: None where they take longer than `patience_s`."""
+    key = ("spent", part, filters.get("dataset"), filters.get("since"))
+    if patience_s is None:
+        return desk.memo.get(key, lambda: _count(desk.lake, filters, part), late_s=LATE_S)
+    return desk.memo.soon(key, lambda: _count(desk.lake, filters, part), late_s=LATE_S, patience_s=patience_s)
 
-    key = ("worth", filters.get("dataset"), filters.get("since"))
-    return desk.memo.get(key, lambda: worth(desk.lake, _used(desk, filters), **filters), late_s=LATE_S)
+
+def _count(lake: Lake, filters: Filters, part: Part) -> Spent:
+    from data.spending import by_dataset, by_day, by_model, total, worth
+
+    uses = by_model(lake, **filters)
+    return Spent(
+        uses, worth(lake, uses, **filters), by_dataset(lake, **filters), total(lake, **filters),
+        by_day(lake, part, **filters),
+    )  # fmt: skip
 
 
 def _filters(asked: Mapping[str, str]) -> Filters:
@@ -72,11 +104,11 @@ def _filters(asked: Mapping[str, str]) -> Filters:
     return {"dataset": asked.get("dataset") or None, "since": since}
 
 
-def _part(asked: Mapping[str, str]) -> str:
+def _part(asked: Mapping[str, str]) -> Part:
     part = asked.get("part") or "model"
     if part not in ("model", "role", "dataset"):
         raise GraftError(f"no part {part[:20]!r}", where="part", fix="model, role or dataset")
-    return part
+    return cast("Part", part)
 
 
 def _uses(uses: list[ModelUse]) -> Table:
@@ -141,17 +173,18 @@ def _sum(*values: int | None) -> int | None:
     return sum(known) if len(known) == len(values) else None
 
 
+def _told(desk: Desk, given: Mapping[str, str]) -> Spent:
+    spent = _spent(desk, _filters(given), _part(given))
+    assert spent is not None, "whoever waits gets an answer"
+    return spent
+
+
 def draw_days(desk: Desk, given: Mapping[str, str]) -> Spec | None:
     """`part`, `dataset`, `days`: tokens of each day; `of=price` shows dollars where all are known."""
-    from data.spending import by_day
-
-    filters, part = _filters(given), _part(given)
-    key = ("days", part, filters.get("dataset"), filters.get("since"))
-    days = desk.memo.get(key, lambda: by_day(desk.lake, part, **filters), late_s=LATE_S)  # type: ignore[arg-type]
     priced = given.get("of") == "price"
     rows = [
         {"day": one.day.isoformat(), "part": one.part or "–", "value": one.price_usd if priced else one.tokens or 0}
-        for one in days
+        for one in _told(desk, given).days
     ]
     if not any(row["value"] for row in rows) or any(row["value"] is None for row in rows):
         return None
@@ -159,8 +192,8 @@ def draw_days(desk: Desk, given: Mapping[str, str]) -> Spec | None:
 
 
 def draw_yields(desk: Desk, given: Mapping[str, str]) -> Spec | None:
-    """`dataset`, `days`: each writer's yield with its interval."""
-    some = [one for one in _worths(desk, _filters(given)) if one.interval is not None]
+    """`part`, `dataset`, `days`: each writer's yield with its interval."""
+    some = [one for one in _told(desk, given).worths if one.interval is not None]
     rows = [{**_spread(one), "name": f"{one.model} ({one.role})"} for one in some]
     if not rows:
         return None
@@ -168,8 +201,8 @@ def draw_yields(desk: Desk, given: Mapping[str, str]) -> Spec | None:
 
 
 def draw_prices(desk: Desk, given: Mapping[str, str]) -> Spec | None:
-    """`dataset`, `days`: what each model puts on the price of 1,000 accepted rows, where prices are known."""
-    some = [one for one in _used(desk, _filters(given)) if one.price_1000_usd]
+    """`part`, `dataset`, `days`: what each model puts on the price of 1,000 accepted rows, where prices are known."""
+    some = [one for one in _told(desk, given).uses if one.price_1000_usd]
     rows = [{"name": f"{one.model} ({one.role})", "usd": round(one.price_1000_usd or 0, 4)} for one in some]
     return bars(rows, category="name", value="usd", title="US dollars on 1,000 accepted rows") if rows else None
 

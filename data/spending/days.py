@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from data.quality.judged import PRICED, TOKENS
 from data.spending.model import DatasetUse, DayUse, Part, Total
-from data.spending.scope import RUN, Filters, calls, candidates, dollars, each, params, rows
+from data.spending.scope import DAY, RUN, Filters, calls, candidates, dollars, each, params, rows
 from schemas.base import utc_now
 from schemas.errors import GraftError
 
@@ -35,7 +35,7 @@ def by_day(lake: Lake, part: Part = "all", **filters: Unpack[Filters]) -> list[D
     if part not in PARTS:
         raise GraftError(f"no part {part!r}", where="part", fix=", ".join(PARTS))
     query = f"""
-        WITH once AS MATERIALIZED (SELECT "at"::DATE AS day, {PARTS[part]} AS part, price, answered, tokens
+        WITH once AS MATERIALIZED (SELECT {DAY} AS day, {PARTS[part]} AS part, price, answered, tokens
             FROM {_with_dataset(part)}),
         days AS (SELECT unnest(generate_series(min(day), max(day), INTERVAL 1 DAY))::DATE AS day FROM once),
         summed AS (SELECT day, part, {SUMS} FROM once GROUP BY day, part)

@@ -7,7 +7,7 @@ Days are UTC, the first and the last of them included.
 
 from __future__ import annotations
 
-from datetime import date
+from datetime import UTC, date, datetime, time, timedelta
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from data.quality.judged import calls_once
@@ -30,32 +30,36 @@ class Filters(TypedDict, total=False):
 
 RUNS = """($2::VARCHAR IS NULL OR run_id = $2)
     AND ($1::VARCHAR IS NULL OR run_id IN (SELECT id FROM lake.runs WHERE dataset = $1))"""
-DAYS = """($3::DATE IS NULL OR "at"::DATE >= $3) AND ($4::DATE IS NULL OR "at"::DATE <= $4)"""
+DAYS = """($3::TIMESTAMPTZ IS NULL OR "at" >= $3) AND ($4::TIMESTAMPTZ IS NULL OR "at" < $4)"""
+DAY = """DATE '1970-01-01' + (epoch_us("at") // 86_400_000_000)::INTEGER"""
+"""The day (UTC) of a time; `::DATE` looks into time zones and takes six times as long."""
 MADE = 'min("at") AS "at"'
 RUN = 'min_by(run_id, "at") AS run_id'
 """The run that met with a call first, and so the one that made it."""
 
 
 def params(filters: Filters) -> Params:
-    """The values of $1 to $4. Raises GraftError where the days are the wrong way round."""
+    """The values of $1 to $4, days as the times between which they lie. Raises GraftError where the days are the wrong
+    way round."""
     since, until = filters.get("since"), filters.get("until")
     if since is not None and until is not None and since > until:
         raise GraftError(f"no day is from {since} to {until}", where="since, until", fix="since is the earlier day")
-    return [filters.get("dataset"), filters.get("run_id"), since, until]
+    first = None if since is None else datetime.combine(since, time(), UTC)
+    end = None if until is None else datetime.combine(until, time(), UTC) + timedelta(days=1)
+    return [filters.get("dataset"), filters.get("run_id"), first, end]
 
 
 def calls(more: str = "") -> str:
     """SQL: calls in scope, each once: key, role, model, price, answered, tokens, at, and `more` aggregates."""
     columns = f"{MADE}, {more}" if more else MADE
-    new = f"""($3::DATE IS NULL OR "at"::DATE >= $3 AND key NOT IN (
-        SELECT key FROM lake.calls WHERE {RUNS} AND "at"::DATE < $3))"""
-    return f"SELECT * FROM ({calls_once(f'{RUNS} AND {new}', 'key', columns)}) WHERE {DAYS}"
+    return f"SELECT * FROM ({calls_once(RUNS, 'key', columns)}) WHERE {DAYS}"
 
 
 def candidates(filters: Filters, columns: str) -> str:
     """SQL: columns of the candidates in scope; calls are looked at only where days are asked for."""
     if filters.get("since") is None and filters.get("until") is None:
-        return f"SELECT {columns} FROM lake.candidates WHERE {RUNS} AND $3::DATE IS NULL AND $4::DATE IS NULL"
+        unasked = "$3::TIMESTAMPTZ IS NULL AND $4::TIMESTAMPTZ IS NULL"
+        return f"SELECT {columns} FROM lake.candidates WHERE {RUNS} AND {unasked}"
     return f"""
         SELECT {columns} FROM lake.candidates WHERE {RUNS} AND hash(run_id, candidate_id) IN
         (SELECT unit FROM (SELECT hash(run_id, candidate_id) AS unit, max("at") AS "at" FROM lake.calls
