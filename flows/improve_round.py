@@ -81,11 +81,12 @@ class Spending:
 
 @dataclass(frozen=True)
 class Made:
-    """A round's version, and its rows by split; no student learns from `validation`."""
+    """A round's version, and its rows by split; no student learns from `validation`, whose ids are kept too."""
 
     version: DatasetVersion
     train: list[TrainRow]
     validation: list[TrainRow]
+    validation_ids: list[str]
 
 
 @dataclass
@@ -137,7 +138,8 @@ class Arms:
         judged = learner.judged(loop.test, loop.test_name)
         loop.lake.save_evaluation(judged)
         if made is not None and made.validation:
-            loop.lake.save_evaluation(learner.judged([row.pair for row in made.validation], VALIDATION))
+            rows = [row.pair for row in made.validation]
+            loop.lake.save_evaluation(learner.judged(rows, VALIDATION, made.validation_ids))
         return RoundResult(
             arm=arm, seed=self.seed, round=number, dataset=self.dataset(arm), student_id=student.id,
             version=made.version.version if made else None, run_id=made.version.run_id if made else "",
@@ -229,10 +231,12 @@ async def make_version(loop: Loop, recipe: Recipe, spent: Spending) -> Made | No
     found = find_version(loop.lake, f"{version['dataset']}@{version['version']}")
     soft = soft_labels(loop.lake, found, loop.labels)
     parts: dict[str, list[TrainRow]] = {"train": [], "validation": [], "test": []}
-    for row in version_rows(loop.lake, found).to_pylist():
+    rows = version_rows(loop.lake, found).to_pylist()
+    for row in rows:
         text = as_one_text(row["text"], row["response"])
         parts[row["split"]].append(TrainRow(text, row["label"], soft.get(row["id"])))
-    return Made(found, parts["train"], parts["validation"])
+    ids = [row["id"] for row in rows if row["split"] == "validation"]
+    return Made(found, parts["train"], parts["validation"], ids)
 
 
 class Naming:

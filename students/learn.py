@@ -47,13 +47,13 @@ class Learner:
         """Predicted labels, and each text's probabilities in the order of `labels`."""
         return self._model.predict(texts) if texts else ([], [])
 
-    def judged(self, rows: Rows, name: str) -> Evaluation:
-        """The student on labelled rows; what it says of them is kept in its folder."""
+    def judged(self, rows: Rows, name: str, ids: Sequence[str] = ()) -> Evaluation:
+        """The student on labelled rows, a version's by their ids; what it says of them is kept in its folder."""
         (guesses, shares), speed = say_timed(self._model, [text for text, _ in rows])
         judged = evaluate(
             guesses, rows, self.labels, student_id=self.student.id, test_file=name, probabilities=shares
         )  # fmt: skip
-        keep(self._folder, judged, rows, guesses, shares, speed=speed)
+        keep(self._folder, judged, rows, guesses, shares, ids=ids, speed=speed)
         return judged
 
 

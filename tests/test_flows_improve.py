@@ -11,6 +11,7 @@ import tiny_encoder
 from test_flows_make_dataset import graft, write_recipe
 
 from data.lake import Lake
+from data.scores.answers import VALIDATION, answers
 from data.versions import rows as version_rows
 from data.versions import versions
 from schemas.errors import InputInvalid
@@ -66,6 +67,14 @@ def test_rounds_grow_a_dataset_and_the_last_student_judges_the_next(
         assert [by_run[one["run_id"]] for one in steered[1:]] == [{"near"}, {"student"}]
         assert by_run[unsteered[0]["run_id"]] == {"near"}
         assert lake.improvements("shop")[0].stopped_by == "seed 42: rounds"
+        last = next(one for one in lake.students("shop-improved") if one.id == steered[2]["student_id"])
+        own = next(one for one in lake.evaluations(last.id) if one.test_file == VALIDATION)
+        said_of = answers(lake.home, last, own.test_hash)
+        assert said_of is not None and said_of.column("row_id") == [
+            row["id"]
+            for row in version_rows(lake, versions(lake, "shop-improved")[1]).to_pylist()
+            if row["split"] == "validation"
+        ]
     journal = b"".join(file.read_bytes() for file in home.glob("journal.sqlite*"))
     assert not any(text.encode() in journal for text, _ in TEST), "a held-out text was sent to a model"
     calls = fake_llm.stats()["calls"]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from data.review.items import REFUSED_BY
+from data.review.queues import MARGIN
 from schemas.rows import Route
 
 LONGEST = 1_000
@@ -64,12 +65,6 @@ FILTERS: tuple[Filter, ...] = (
 )
 BY_NAME = {one.name: one for one in FILTERS}
 
-_BEST = "list_reverse_sort(json_extract_string(c.soft_label, '$.*')::DOUBLE[])"
-_MARGIN = f"""
-    CASE WHEN json_extract_string(c.labelling, '$.margin') IS NOT NULL
-         THEN json_extract_string(c.labelling, '$.margin')::DOUBLE
-         WHEN c.labelling IS NULL THEN ({_BEST})[1] - ({_BEST})[2] END"""
-
 
 @dataclass(frozen=True)
 class Sort:
@@ -88,7 +83,7 @@ SORTS: dict[str, Sort] = {
     "shortest": Sort("shortest first", "length({r}.text)"),
     "mean": Sort("lowest mean first", "c.mean", judged=True),
     "spread": Sort("highest spread first", "c.spread", down=True, judged=True),
-    "margin": Sort("smallest margin first", _MARGIN, judged=True),
+    "margin": Sort("smallest margin first", MARGIN, judged=True),
 }
 
 

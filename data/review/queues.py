@@ -28,10 +28,10 @@ _JUDGED = f"""
     WHERE c.run_id IN (SELECT unnest($6::VARCHAR[])) AND {{fits}}"""
 _PICK = "md5_number_lower($6 || ':' || id)"
 _BEST = "list_append(list_reverse_sort(json_extract_string(c.soft_label, '$.*')::DOUBLE[]), NULL)"
-_MARGIN = f"""
+MARGIN = f"""
     CASE WHEN c.labelling IS NULL THEN list_reduce(list_slice({_BEST}, 1, 2), lambda x, y: x - y)
          ELSE json_extract_string(c.labelling, '$.margin')::DOUBLE END"""
-"""NULL where fewer than two labels have a probability."""
+"""SQL: how far a candidate `c`'s label is ahead of the next; NULL where fewer than two labels have a probability."""
 _REJECTED = f"""
     SELECT candidate_id AS id, {REFUSED_BY} AS gate FROM lake.candidates
     ANTI JOIN (SELECT id AS candidate_id FROM lake.version_rows WHERE dataset = $1 AND version = $2)
@@ -116,7 +116,7 @@ def _fitting(
         fits = "(c.spread > 0 OR c.route = 'adjudicated')"
         return _JUDGED.format(score="coalesce(c.spread, 0)", fits=fits), "score DESC", [runs_of(lake, found)]
     if rule == "margin":
-        judged = _JUDGED.format(score=_MARGIN, fits="true")
+        judged = _JUDGED.format(score=MARGIN, fits="true")
         once = f"WITH scored AS MATERIALIZED ({judged}) SELECT * FROM scored WHERE score IS NOT NULL"
         return once, "score", [runs_of(lake, found)]
     if rule == "random":
