@@ -76,14 +76,16 @@ class Queues:
             self._lines = {ask: line for ask, line in self._lines.items() if ask.by != by}
 
     def _line(self, lake: Lake, found: DatasetVersion, ask: Ask, *, fresh: bool) -> _Line:
-        from data.review import queue
+        from data.review import chosen
 
         with self._lock:
             known = self._lines.get(ask)
         if known is not None and known.ids and not fresh:
             return known
-        asked = queue(lake, found, ask.rule, by=ask.by, blind=ask.blind, gate=ask.gate, where=ask.where, size=BATCH)
-        line = _Line(list(asked.ids), asked.total)
+        ids, total = chosen(
+            lake, found, ask.rule, by=ask.by, blind=ask.blind, gate=ask.gate, where=ask.where, size=BATCH
+        )  # fmt: skip
+        line = _Line(list(ids), total)
         with self._lock:
             self._lines[ask] = line
             while len(self._lines) > KEPT:

@@ -27,12 +27,14 @@ SHOWN = 200
 
 def people(request: Request) -> Response:
     """A version's review so far. `?csv=decisions` gives every decision as a file, restricted words hidden."""
-    from data.review import against_people, agreement, decisions, progress
+    from data.review import agreement, decisions, progress
 
     desk = desk_of(request)
     found = version(desk.lake, request.path_params["ref"])
-    made, told = decisions(desk.lake, found), agreement(desk.lake, found.dataset)
-    so_far, judges = progress(desk.lake, found), against_people(desk.lake, found.dataset)
+    made = desk.memo.get(("decisions", found.ref), lambda: decisions(desk.lake, found))
+    told = desk.memo.get(("agreement", found.dataset), lambda: agreement(desk.lake, found.dataset))
+    so_far = desk.memo.get(("progress", found.ref), lambda: progress(desk.lake, found))
+    judges = _measured(desk, found.dataset)
     every = request.query_params.get("csv") == "decisions"
     tables = (
         _persons(so_far), _pairs(told), _differ(told, found), _judges(judges), _decisions(made, every=every),
@@ -41,6 +43,12 @@ def people(request: Request) -> Response:
         request, "people.html.jinja", f"People's review of {found.ref}", tables=tables, ref=found.ref, found=found,
         progress=so_far, agreement=told, decided=len(made), shown_decisions=SHOWN, judged=judges.rows,
     )  # fmt: skip
+
+
+def _measured(desk: Desk, dataset: str) -> AgainstPeople:
+    from data.review import against_people
+
+    return desk.memo.get(("against people", dataset), lambda: against_people(desk.lake, dataset))
 
 
 @posted
@@ -116,9 +124,7 @@ def _judges(judges: AgainstPeople) -> Table:
 
 def draw_judges(desk: Desk, given: Mapping[str, str]) -> Spec | None:
     """`of`: the dataset. What share of people's decisions each judge agrees with; no gate that refused none."""
-    from data.review import against_people
-
-    every = judge_rows(against_people(desk.lake, given.get("of", "")))
+    every = judge_rows(_measured(desk, given.get("of", "")))
     rows = [one for one in every if one["kind"] != "gate" or one["accepted"] < one["rows"]]
     if not rows:
         return None
