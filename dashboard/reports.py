@@ -1,7 +1,12 @@
-"""What takes a version long to tell, for the pages: each made once, on a thread of its own, and kept."""
+"""What takes a version long to tell, for the pages: each made once, on a thread of its own, and kept.
+
+The thread has a reader of its own, whose queries it works on alone, behind the pages: they stay quick meanwhile.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -13,8 +18,10 @@ if TYPE_CHECKING:
     from data.lake import Lake
     from data.quality import Quality
     from schemas.datasets import DatasetVersion
+    from schemas.home import Home
 
 T = TypeVar("T")
+MEMORY = "400MB"
 KEPT = 200
 """Reports and comparisons that are kept; the one that nobody asked for the longest goes first."""
 
@@ -26,11 +33,12 @@ class Reports:
     it raised; asking again then tries again.
     """
 
-    def __init__(self, lake: Lake) -> None:
-        self._lake = lake
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self._lake: Lake | None = None
         self._lock = threading.Lock()
         self._made: OrderedDict[tuple[str, ...], Future[Any]] = OrderedDict()
-        self._maker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="reports")
+        self._maker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="reports", initializer=_behind)
 
     def of(
         self, version: DatasetVersion, patience_s: float = 1.0, *, against: DatasetVersion | None = None
@@ -87,6 +95,18 @@ class Reports:
     def close(self) -> None:
         """Forget what waits; what is being made ends with its query."""
         self._maker.shutdown(wait=False, cancel_futures=True)
+        if self._lake is not None:
+            self._lake.close()
 
     def _make(self, make: Callable[[Lake], T]) -> T:
+        from data.lake import Lake
+
+        if self._lake is None:
+            self._lake = Lake.open(self._home, read_only=True, memory=MEMORY, threads=1)
         return make(self._lake)
+
+
+def _behind() -> None:
+    """Whoever looks at a page goes first. Where the system knows no priority of a thread, all are equal."""
+    with contextlib.suppress(OSError, AttributeError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)

@@ -21,10 +21,13 @@ FULL = ("no space left", "disk is full", "disk full", "not enough space", "disk 
 EXTENSIONS = ("ducklake", "sqlite_scanner")
 
 
-def connect(spill: Path, *, read_only: bool, memory: str = MEMORY_LIMIT) -> duckdb.DuckDBPyConnection:
+def connect(
+    spill: Path, *, read_only: bool, memory: str = MEMORY_LIMIT, threads: int | None = None
+) -> duckdb.DuckDBPyConnection:
     """An in-memory connection with both extensions loaded; beyond `memory` it spills to the folder `spill`.
 
-    Raises MissingExtra where an extension is neither in its wheel nor to be had from DuckDB.
+    `threads` is how many work on a query. Raises MissingExtra where an extension is neither in its wheel nor to be had
+    from DuckDB.
     """
     import duckdb
 
@@ -34,7 +37,7 @@ def connect(spill: Path, *, read_only: bool, memory: str = MEMORY_LIMIT) -> duck
             "autoinstall_known_extensions": False,
             "autoload_known_extensions": False,
             "memory_limit": memory,
-            "threads": READER_THREADS if read_only else WRITER_THREADS,
+            "threads": threads or (READER_THREADS if read_only else WRITER_THREADS),
             "temp_directory": str(spill),
         },
     )

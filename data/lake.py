@@ -68,15 +68,18 @@ class Lake(StudentRecords):
         self.id = ""  # the name that this lake got when it was made; another lake has another
 
     @classmethod
-    def open(cls, home: Home, *, read_only: bool = False, memory: str = MEMORY_LIMIT) -> Lake:
+    def open(
+        cls, home: Home, *, read_only: bool = False, memory: str = MEMORY_LIMIT, threads: int | None = None
+    ) -> Lake:
         """Attaches the lake of this home, making it if absent. Raises LakeTooNew, StorageFull, GraftError.
 
         `memory` is what DuckDB may hold at once, such as `700MB`; beyond it queries spill to the lake's folder.
+        `threads` is how many work on a query: with one it is the caller's own.
         """
         import duckdb
 
         (home.lake / "files").mkdir(parents=True, exist_ok=True)
-        connection = connect(home.lake / "spill", read_only=read_only, memory=memory)
+        connection = connect(home.lake / "spill", read_only=read_only, memory=memory, threads=threads)
         lake = cls(home, connection, read_only=read_only)
         try:
             if read_only and not is_made(connection, home.lake / CATALOGUE):
@@ -85,7 +88,7 @@ class Lake(StudentRecords):
             if read_only and found < SCHEMA_VERSION:
                 lake.close()
                 cls.open(home).close()  # an older lake is brought up to date by one that may write
-                return cls.open(home, read_only=True, memory=memory)
+                return cls.open(home, read_only=True, memory=memory, threads=threads)
         except duckdb.Error as error:
             lake.close()
             raise unreadable(error, home.lake) from error
