@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from schemas.home import Home
 
 T = TypeVar("T")
-MEMORY = "600MB"
+MEMORY = "450MB"
 """What DuckDB may hold for all pages together; beyond it queries spill to the lake's folder."""
 
 

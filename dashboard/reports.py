@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from schemas.home import Home
 
 T = TypeVar("T")
-MEMORY = "400MB"
+MEMORY = "350MB"
 KEPT = 200
 """Reports and comparisons that are kept; the one that nobody asked for the longest goes first."""
 
