@@ -75,15 +75,20 @@ def _known(lake: Any, dataset: str | None, run: str | None) -> None:
 def _use_table(uses: list[ModelUse]) -> None:
     from cli.show import money, table
 
-    numbers = ("calls", "cached", "tokens in", "out", "price", "per 1,000 rows", "failed", "unreadable", "retried",
-               "p50 s", "p95 s")  # fmt: skip
+    numbers = ("calls", "cached", "tokens in", "out", "price", "per 1,000 rows")
     rows = [
         [use.role, use.model, _count(use.calls), _count(use.cached), _count(use.prompt_tokens),
-         _count(use.completion_tokens), money(use.price_usd), _thousand(use.price_1000_usd, use.price_usd, 1),
-         _count(use.failed), _percent(use.unreadable), _count(use.retried), _seconds(use.p50_s), _seconds(use.p95_s)]
+         _count(use.completion_tokens), money(use.price_usd), _thousand(use.price_1000_usd, use.price_usd, 1)]
         for use in uses
     ]  # fmt: skip
-    table("models: what they took", ["role", "model", *numbers], rows, right=numbers)
+    table("models: what they took", ["role", "model", *numbers], rows, right=numbers, tight=True)
+    numbers = ("failed", "unreadable", "refused", "retried", "p50 s", "p95 s")
+    rows = [
+        [use.role, use.model, _count(use.failed), _percent(use.unreadable), _percent(use.refused), _count(use.retried),
+         _seconds(use.p50_s), _seconds(use.p95_s)]
+        for use in uses
+    ]  # fmt: skip
+    table("models: how they answered", ["role", "model", *numbers], rows, right=numbers, tight=True)
 
 
 def _writer_table(writers: list[Worth]) -> None:
@@ -91,13 +96,13 @@ def _writer_table(writers: list[Worth]) -> None:
 
     if not writers:
         return
-    numbers = ("candidates", "accepted", "yield", "95%", "per 1,000 rows", "refusals", "duplicates")
+    numbers = ("written", "accepted", "yield", "95%", "per 1,000", "refused", "repeats")
     rows = [
         [one.role, one.model, _count(one.candidates), _count(one.accepted), _percent(one.share), _between(one.interval),
          _thousand(one.row_price_usd, one.price_usd), _percent(one.refused), _percent(one.duplicates)]
         for one in writers
     ]  # fmt: skip
-    table("writers: what came of it", ["role", "model", *numbers], rows, right=numbers)
+    table("writers: what came of it; the price of 1,000 accepted rows", ["role", "model", *numbers], rows, right=numbers, tight=True)
 
 
 def _judge_table(judges: list[Worth]) -> None:
@@ -105,13 +110,13 @@ def _judge_table(judges: list[Worth]) -> None:
 
     if not judges:
         return
-    numbers = ("reviews", "failed", "mean", "severity", "with decision", "with others", "per 1,000 reviews")
+    numbers = ("reviews", "failed", "mean", "severity", "decision", "others", "per 1,000")
     rows = [
         [one.role, one.model, _count(one.reviews), _count(one.failed), _number(one.mean), _number(one.severity, "+"),
          _percent(one.agrees_decision), _percent(one.agrees_others), _thousand(one.review_price_usd, one.price_usd)]
         for one in judges
     ]  # fmt: skip
-    table("judges: how they judged", ["role", "model", *numbers], rows, right=numbers)
+    table("judges: how they judged; agreement with the decision, with others", ["role", "model", *numbers], rows, right=numbers, tight=True)
 
 
 def _count(value: int | None) -> str | None:
@@ -123,7 +128,7 @@ def _percent(value: float | None) -> str | None:
 
 
 def _between(ends: tuple[float, float] | None) -> str | None:
-    return None if ends is None else f"{ends[0]:.1%} to {ends[1]:.1%}"
+    return None if ends is None else f"{100 * ends[0]:.0f}–{100 * ends[1]:.0f}%"
 
 
 def _number(value: float | None, sign: str = "") -> str | None:

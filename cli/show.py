@@ -57,12 +57,18 @@ def console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, highlight=False)
 
 
-def table(title: str, columns: list[str], rows: list[list[Any]], *, right: tuple[str, ...] = ()) -> None:
-    """Print a table. Cells are plain text."""
+def table(
+    title: str, columns: list[str], rows: list[list[Any]], *, right: tuple[str, ...] = (), tight: bool = False
+) -> None:
+    """Print a table. Cells are plain text. `tight`: without lines between columns, so that many fit 80 characters."""
+    from rich.box import HEAVY_HEAD, SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
-    view = Table(title=title, title_justify="left", header_style="bold")
+    view = Table(
+        title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD if tight else HEAVY_HEAD,
+        pad_edge=not tight, padding=(0, 0 if tight else 1),
+    )  # fmt: skip
     for column in columns:
         view.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
