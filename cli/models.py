@@ -102,7 +102,8 @@ def _writer_table(writers: list[Worth]) -> None:
          _thousand(one.row_price_usd, one.price_usd), _percent(one.refused), _percent(one.duplicates)]
         for one in writers
     ]  # fmt: skip
-    table("writers: what came of it; the price of 1,000 accepted rows", ["role", "model", *numbers], rows, right=numbers, tight=True)
+    title = "writers: what came of it; the price of 1,000 accepted rows"
+    table(title, ["role", "model", *numbers], rows, right=numbers, tight=True)
 
 
 def _judge_table(judges: list[Worth]) -> None:
@@ -116,7 +117,8 @@ def _judge_table(judges: list[Worth]) -> None:
          _percent(one.agrees_decision), _percent(one.agrees_others), _thousand(one.review_price_usd, one.price_usd)]
         for one in judges
     ]  # fmt: skip
-    table("judges: how they judged; agreement with the decision, with others", ["role", "model", *numbers], rows, right=numbers, tight=True)
+    title = "judges: how they judged; agreement with the decision, with others"
+    table(title, ["role", "model", *numbers], rows, right=numbers, tight=True)
 
 
 def _count(value: int | None) -> str | None:
