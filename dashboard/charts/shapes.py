@@ -124,8 +124,9 @@ def intervals(rows: Sequence[dict[str, Any]], *, category: str, value: str, low:
     import altair as alt
 
     base = alt.Chart(alt.InlineData(values=list(rows))).encode(y=alt.Y(f"{category}:N", sort=None, title=None))
+    axis = alt.Axis(format="%", tickCount=6, labelFlush=False)
     span = base.mark_rule(color=ACCENT, strokeWidth=2, opacity=0.6).encode(
-        x=alt.X(f"{low}:Q", title=title, scale=alt.Scale(zero=False), axis=alt.Axis(format="%")), x2=f"{high}:Q"
+        x=alt.X(f"{low}:Q", title=title, scale=alt.Scale(zero=False), axis=axis), x2=f"{high}:Q"
     )
     point = base.mark_circle(color=SECOND, size=70, opacity=1).encode(x=f"{value}:Q")
     return finished(span + point, width)

@@ -45,26 +45,22 @@ def students(request: Request) -> Response:
 def _board(number: int, test: tuple[str, str, str], standings: list[Standing]) -> Table:
     dataset, file, digest = test
     rows = [
-        {**one.model_dump(), "from": one.learned_from, "span": _span(one.interval),
-         "href": f"/students/{one.student_id}?test={digest}"}
+        {**one.model_dump(), "from": one.learned_from, "low": (one.interval or (None,))[0],
+         "high": (one.interval or (None,))[-1], "href": f"/students/{one.student_id}?test={digest}"}
         for one in standings
         if (one.dataset, one.test_file, one.test_hash) == test
     ]  # fmt: skip
     columns = (
         Column("rank", "#", "number"), Column("student_id", "student", "code", link="href"),
-        Column("from", "learned from"), Column("accuracy", "accuracy", "share"), Column("span", "95%"),
-        Column("gain", "over the seeds", "share"),
+        Column("from", "learned from"), Column("accuracy", "accuracy", "share"),
+        Column("low", "95% from", "share"), Column("high", "to", "share"), Column("gain", "over seeds", "share"),
         Column("macro_f1", "macro-F1", "number", digits=3), Column("ece", "ECE", "number", digits=3),
-        Column("auprc", "AUPRC", "number", digits=3), Column("teacher_gap", "over the best teacher", "share"),
-        Column("train_rows", "rows learned", "number"), Column("seconds", "trained in", "seconds"),
+        Column("auprc", "AUPRC", "number", digits=3), Column("teacher_gap", "over teacher", "share"),
+        Column("train_rows", "rows", "number"), Column("seconds", "trained in", "seconds"),
         Column("created_at", "made", "ago"),
     )  # fmt: skip
     count = rows[0]["rows"]
     return Table(f"board{number}", f"{dataset} on {file}", columns, rows, note=f"{count:,} test rows")
-
-
-def _span(interval: tuple[float, ...]) -> str:
-    return f"{interval[0]:.1%} – {interval[1]:.1%}" if interval else "–"
 
 
 def _instructed(desk: Desk, dataset: str) -> Table:
