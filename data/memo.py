@@ -30,7 +30,8 @@ class _Kept(Generic[T]):
     """An answer, or that it is being made."""
 
     def __init__(self, stamp: tuple[str, Hashable]) -> None:
-        self.stamp, self.begun = stamp, time.monotonic()
+        self.stamp = stamp
+        self.made = float("inf")  # when; while it is being made it is not late yet
         self.future: Future[T] = Future()
         self.size = LEAST_SIZE
 
@@ -75,8 +76,8 @@ class Memo:
         """What `make` gives, made once for a key and stamp; `size` says how many bytes it holds.
 
         `stamp` is what the answer hangs on; None: any commit may change it. An answer of the snapshot before is given
-        for `late_s` seconds all the same, so that a run which commits each second costs no large query each second.
-        The answer is shared: do not change it. Raises what `make` raises.
+        all the same until `late_s` seconds after it was made, so that a run which commits each second costs no large
+        query each second. The answer is shared: do not change it. Raises what `make` raises.
         """
         kept, mine = self._wanted(key, stamp, late_s)
         if mine:
@@ -132,6 +133,7 @@ class Memo:
         except BaseException as error:
             kept.future.set_exception(error)
             return
+        kept.made = time.monotonic()
         kept.future.set_result(made)
         with self._lock:
             if self._held.get(key) is kept:
@@ -175,7 +177,7 @@ def _serves(kept: _Kept[Any], asked: tuple[str, Hashable], late_s: float) -> boo
     """Whether a kept answer may be given: one of a later snapshot may, one of an earlier while it is not too late."""
     if kept.stamp[0] == asked[0] == "snapshot":
         new = cast("int", kept.stamp[1]) >= cast("int", asked[1])
-        return new or time.monotonic() - kept.begun < late_s
+        return new or (late_s > 0 and time.monotonic() - kept.made < late_s)
     return kept.stamp == asked
 
 

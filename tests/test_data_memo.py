@@ -173,6 +173,23 @@ def test_what_takes_long_is_asked_for_again_and_made_once(reader: Lake) -> None:
     assert memo.get("what", slow) == memo.soon("what", slow) == "made" and made.times == 1
 
 
+def test_what_may_be_late_is_not_begun_again_by_each_commit(reader: Lake, writer: Lake) -> None:
+    memo, made, go = Memo(reader), Counted(), threading.Event()
+
+    def slow() -> Any:
+        go.wait(20)
+        return made()
+
+    assert memo.soon("what", slow, late_s=0.05, patience_s=0.1) is None
+    writer.save_run(run("fifth"))
+    assert memo.soon("what", slow, late_s=0.05, patience_s=0.1) is None
+    go.set()
+    assert memo.get("what", slow, late_s=60) == "made" and made.times == 1
+    time.sleep(0.1)
+    memo.get("what", slow, late_s=0.05)
+    assert made.times == 2
+
+
 def test_a_failure_that_nobody_waited_for_is_told_to_the_next(reader: Lake) -> None:
     memo, go = Memo(reader), threading.Event()
 
