@@ -6,7 +6,7 @@ What the person skipped comes last.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Required, TypedDict, Unpack, get_args
 
 from data.edits import DECISIONS
 from data.rescue import runs_of
@@ -51,18 +51,24 @@ _OPEN = """
     ORDER BY later NULLS FIRST, {order}, id LIMIT $5"""
 
 
+class Asked(TypedDict, total=False):
+    """Whose queue, and which part of it: what `chosen` takes."""
+
+    by: Required[str]
+    blind: bool
+    gate: str
+    where: str
+    size: int
+    seed: int
+
+
 def queue(
     lake: Lake,
     found: DatasetVersion,
     rule: QueueRule,
     *,
-    by: str,
-    blind: bool = False,
-    gate: str = "",
-    where: str = "",
-    size: int = 50,
-    seed: int = 0,
     restricted: bool = False,
+    **asked: Unpack[Asked],
 ) -> Queue:
     """The first `size` rows (1,000 at most) that this person is asked about.
 
@@ -72,7 +78,7 @@ def queue(
     it is named. `query`: rows that fit the condition `where`, in the version's order. Raises GraftError where the rule
     or the condition cannot be used.
     """
-    ids, total = chosen(lake, found, rule, by=by, blind=blind, gate=gate, where=where, size=size, seed=seed)
+    ids, total = chosen(lake, found, rule, **asked)
     return Queue(rule=rule, total=total, items=items(lake, found, ids, rule=rule, restricted=restricted))
 
 
