@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -19,10 +19,11 @@ from schemas.errors import GraftError
 
 if TYPE_CHECKING:
     from data.lake import Lake
-    from data.spending import DatasetUse, DayUse, ModelUse, Total, Worth
+    from data.spending import DatasetUse, DayUse, ModelUse, Worth
     from data.spending.model import Part
     from data.spending.scope import Filters
 
+N = TypeVar("N", int, float)
 SPANS = {"7": "7 days", "30": "30 days", "90": "90 days", "": "all time"}
 LATE_S = 20.0
 """Seconds for which figures may be behind while a run commits."""
@@ -51,8 +52,17 @@ class Spent:
     uses: list[ModelUse]
     worths: list[Worth]
     sets: list[DatasetUse]
-    total: Total
     days: list[DayUse]
+
+    @property
+    def calls(self) -> int:
+        """Of all models; each call is one model's."""
+        return sum(one.calls for one in self.uses)
+
+    @property
+    def price_usd(self) -> float | None:
+        """Of all models; None where one's is unknown."""
+        return _sum(*(one.price_usd for one in self.uses))
 
     @property
     def tokens(self) -> int:
@@ -84,12 +94,11 @@ def _spent(desk: Desk, filters: Filters, part: Part, patience_s: float | None = 
 
 
 def _count(lake: Lake, filters: Filters, part: Part) -> Spent:
-    from data.spending import by_dataset, by_day, by_model, total, worth
+    from data.spending import by_dataset, by_day, by_model, worth
 
     uses = by_model(lake, **filters)
     return Spent(
-        uses, worth(lake, uses, **filters), by_dataset(lake, **filters), total(lake, **filters),
-        by_day(lake, part, **filters),
+        uses, worth(lake, uses, **filters), by_dataset(lake, **filters), by_day(lake, part, **filters)
     )  # fmt: skip
 
 
@@ -168,7 +177,7 @@ def _spread(one: Worth) -> dict[str, Any]:
     return {**one.model_dump(), "low": low, "high": high}
 
 
-def _sum(*values: int | None) -> int | None:
+def _sum(*values: N | None) -> N | None:
     known = [value for value in values if value is not None]
     return sum(known) if len(known) == len(values) else None
 
