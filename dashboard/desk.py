@@ -91,7 +91,7 @@ class Desk:
         templates.filters.update(FILTERS)
         pen, plan = Pen(home), Lately(lambda: _overview(home))
         with Lake.open(home, read_only=True, memory=MEMORY) as lake:
-            reports = Reports(home)
+            reports = Reports(lake)
             try:
                 yield cls(home, lake, Memo(lake), plan, pen, reports, templates, door, pages, charts)
             finally:

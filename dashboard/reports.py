@@ -8,20 +8,21 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from data.diff import Diff
     from data.lake import Lake
     from data.quality import Quality
     from schemas.datasets import DatasetVersion
-    from schemas.home import Home
 
 T = TypeVar("T")
+FOR_GOOD = "a version does not change"
+"""The stamp of what is told of versions."""
 MEMORY = "350MB"
+"""What DuckDB may hold while a report is made."""
 KEPT = 200
 """Reports and comparisons that are kept; the one that nobody asked for the longest goes first."""
 
@@ -33,11 +34,12 @@ class Reports:
     it raised; asking again then tries again.
     """
 
-    def __init__(self, home: Home) -> None:
-        self._home = home
-        self._lake: Lake | None = None
-        self._lock = threading.Lock()
-        self._made: OrderedDict[tuple[str, ...], Future[Any]] = OrderedDict()
+    def __init__(self, lake: Lake) -> None:
+        from data.memo import LEAST_SIZE, Memo
+
+        self._home = lake.home
+        self._own: Lake | None = None
+        self._memo = Memo(lake, most_bytes=KEPT * LEAST_SIZE)
         self._maker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="reports", initializer=_behind)
 
     def of(
@@ -57,53 +59,30 @@ class Reports:
 
     def known(self, version: DatasetVersion) -> bool:
         """Whether the version's quality report was made already, or is being made."""
-        with self._lock:
-            return ("quality", version.ref, "") in self._made
+        return self._memo.known(("quality", version.ref, ""))
 
     def made(self, key: tuple[str, ...], make: Callable[[Lake], T], patience_s: float = 1.0) -> T | None:
         """What `make` tells of versions, which `key` names together with the question."""
-        with self._lock:
-            future = self._made.get(key)
-            if future is not None and future.done() and not future.cancelled() and (error := future.exception()):
-                del self._made[key]
-                raise error
-            if future is None:
-                future = self._keep(key, self._maker.submit(self._make, make))
-            self._made.move_to_end(key)
-        try:
-            return cast("T", future.result(timeout=patience_s))
-        except TimeoutError:
-            return None
+        return self._memo.soon(
+            key, lambda: make(self._lake()), stamp=FOR_GOOD, patience_s=patience_s, start=self._maker.submit
+        )
 
     def kept(self, key: tuple[str, ...], count: Callable[[], T]) -> T:
         """What `count` gives at once, kept: figures of a version that are quick to have and are asked for again."""
-        with self._lock:
-            known = self._made.get(key)
-        if known is not None:
-            return cast("T", known.result())
-        counted: Future[T] = Future()
-        counted.set_result(count())
-        with self._lock:
-            return cast("T", self._keep(key, counted).result())
-
-    def _keep(self, key: tuple[str, ...], future: Future[Any]) -> Future[Any]:
-        self._made[key] = future
-        while len(self._made) > KEPT:
-            self._made.popitem(last=False)
-        return future
+        return self._memo.get(key, count, stamp=FOR_GOOD)
 
     def close(self) -> None:
         """Forget what waits; what is being made ends with its query."""
         self._maker.shutdown(wait=False, cancel_futures=True)
-        if self._lake is not None:
-            self._lake.close()
+        if self._own is not None:
+            self._own.close()
 
-    def _make(self, make: Callable[[Lake], T]) -> T:
+    def _lake(self) -> Lake:
         from data.lake import Lake
 
-        if self._lake is None:
-            self._lake = Lake.open(self._home, read_only=True, memory=MEMORY, threads=1)
-        return make(self._lake)
+        if self._own is None:
+            self._own = Lake.open(self._home, read_only=True, memory=MEMORY, threads=1)
+        return self._own
 
 
 def _behind() -> None:

@@ -36,6 +36,10 @@ class _Kept(Generic[T]):
         self.size = LEAST_SIZE
 
 
+def _on_a_thread(work: Callable[[], None]) -> None:
+    threading.Thread(target=work, daemon=True, name="memo").start()
+
+
 class Memo:
     """Kept answers of one lake. Safe between threads: who asks for what is being made waits for it.
 
@@ -92,17 +96,26 @@ class Memo:
         stamp: Hashable = None,
         late_s: float = 0.0,
         patience_s: float = 1.0,
+        start: Callable[[Callable[[], None]], object] = _on_a_thread,
     ) -> T | None:
-        """As `get`, but made on a thread of its own: None where that takes longer than `patience_s`. Ask again then."""
+        """As `get`, but made elsewhere: None where that takes longer than `patience_s`. Ask again then.
+
+        `start` is given the work: a thread of its own does it, unless an executor's `submit` or the like is named.
+        """
         kept, mine = self._wanted(key, stamp, late_s)
         if mine:
-            threading.Thread(target=self._make, args=(key, kept, make, None), daemon=True, name="memo").start()
+            start(lambda: self._make(key, kept, make, None))
         try:
             return cast("T", self._result(key, kept, patience_s))
         except TimeoutError:
             if kept.future.done() and kept.future.exception() is not None:
                 raise
             return None
+
+    def known(self, key: Hashable) -> bool:
+        """Whether an answer is kept, or being made."""
+        with self._lock:
+            return key in self._held
 
     def _wanted(self, key: Hashable, stamp: Hashable, late_s: float) -> tuple[_Kept[Any], bool]:
         """The kept answer, made or being made, or a new place for it, which whoever asked first is to fill."""
