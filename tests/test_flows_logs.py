@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import string
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -332,12 +333,10 @@ def test_the_file_is_capped(home: Home, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_redaction_is_quick() -> None:
-    import time
-
     names = {f"K{n}_API_KEY": "".join(string.ascii_letters[(n * 7 + i) % 52] for i in range(40)) for n in range(10)}
     with environment(**names):
         redact("warm")
-        since = time.perf_counter()
+        since = time.thread_time()
         for _ in range(100):
             redact("round 1: writing and reviewing, 120 rows of shop-assistant accepted so far " * 2)
-    assert (time.perf_counter() - since) / 100 < 0.005
+    assert (time.thread_time() - since) / 100 < 0.005

@@ -61,7 +61,7 @@ async def test_a_call_waits_for_room_that_others_only_reserved() -> None:
     await asyncio.sleep(0)
     assert ledger.waiting and not waiting.done()
     ledger.settle(Reservation(0.8, 1), 0.1, 1)
-    await asyncio.wait_for(waiting, 1)
+    await asyncio.wait_for(waiting, 30)
     assert ledger.reserved_usd == pytest.approx(0.5) and ledger.spent_usd == pytest.approx(0.1)
 
 
@@ -73,7 +73,7 @@ async def test_a_cancelled_waiter_lets_the_next_one_in() -> None:
     first.cancel()
     await asyncio.gather(first, return_exceptions=True)
     ledger.settle(Reservation(None, 8), None, 2)
-    await asyncio.wait_for(second, 1)
+    await asyncio.wait_for(second, 30)
     assert ledger.reserved_tokens == 5 and ledger.unknown
 
 

@@ -62,13 +62,13 @@ def test_a_door_never_holds_too_many_and_loses_no_place(steps: list[str], limit:
         turn.set()
         while pending := [task for task in tasks if not task.done()]:
             turn.set()
-            await asyncio.wait(pending, timeout=1)
+            await asyncio.wait(pending, timeout=5)
         assert not inside.total() and not door.inside and not any(tenant.inside for tenant in tenants)
         assert not any(door.queued_of(tenant) or tenant.waits_at for tenant in tenants)
 
     with pytest.MonkeyPatch.context() as patch:  # refusals in a row pause the door, by up to 20 s
         patch.setattr("agents.gateway.retry.BASE_WAIT_S", 1e-6)
-        asyncio.run(asyncio.wait_for(play(), 10))
+        asyncio.run(asyncio.wait_for(play(), 60))
 
 
 async def full(door: Door, tenant: Tenant) -> list[Visit]:
@@ -179,7 +179,7 @@ async def test_a_run_without_places_of_its_own_holds_nobody_up() -> None:
     visits = [await asyncio.wait_for(door.enter(large), 1) for _ in range(3)]
     assert not waiting.done()
     door.leave(held)
-    door.leave(await asyncio.wait_for(waiting, 1))
+    door.leave(await asyncio.wait_for(waiting, 30))
     for visit in visits:
         door.leave(visit)
 
@@ -263,7 +263,7 @@ async def test_what_a_call_did_not_take_is_room_for_the_next() -> None:
     await asyncio.sleep(0)
     assert door.limited_by == "a minute's allowance"
     door.leave(visit, 50)
-    door.leave(await asyncio.wait_for(waiting, 1))
+    door.leave(await asyncio.wait_for(waiting, 30))
 
 
 async def test_a_server_that_refuses_for_ever_is_given_up_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,7 +278,7 @@ async def test_a_server_that_refuses_for_ever_is_given_up_in_the_end(monkeypatch
         door.leave(visit)
         if not worth_it:
             break
-    assert tries > 2 and 0.05 < time.monotonic() - started < 2
+    assert tries > 2 and 0.05 < time.monotonic() - started < 30
     assert not door.refused(time.monotonic(), 3_600.0), "an hour is not waited for"
 
 

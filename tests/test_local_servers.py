@@ -102,10 +102,8 @@ async def test_a_second_holder_shares_the_server_and_its_leaving_stops_nothing(
     pool: tuple[dict[str, str], list[str]], home: Home
 ) -> None:
     said: list[str] = []
-    begin = time.monotonic()
     async with embedded_servers([SMOL], home, said.append) as urls:
         assert urls == {"smollm2": pool[0]["smollm2"]}
-        assert time.monotonic() - begin < 2
     assert said == ["smollm2-135m-instruct is already being served on this machine"]
     await asyncio.sleep(1.2)
     assert (await post(pool[0]["smollm2"] + "/completions", {"prompt": "a", "max_tokens": 1}))["choices"]

@@ -109,7 +109,7 @@ def test_any_text_has_an_answer(text: str) -> None:
 
 
 def test_a_hostile_text_takes_no_time() -> None:
-    begin = time.perf_counter()
+    begin = time.thread_time()
     for text in ("i cannot " * 100, "sorry " * 100, "i can't provide a " + "a " * 500, "as an ai ai ai " * 50):
         refusal_of(text)
-    assert time.perf_counter() - begin < 0.5
+    assert time.thread_time() - begin < 0.5
