@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -11,10 +12,12 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+import duckdb
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data import duck
 from data.arrow import arrow_schema, from_table, to_table
 from data.duck import is_full
 from data.lake import Lake
@@ -327,3 +330,23 @@ def test_a_lake_whose_making_was_killed_is_made_by_whoever_looks_first(tmp_path:
 def test_a_limit_on_the_size_of_files_is_a_full_disk() -> None:
     assert is_full(RuntimeError("IO Error: Failed to execute query: disk I/O error"))
     assert not is_full(RuntimeError("Conversion Error: no such thing"))
+
+
+def test_an_extension_that_changed_on_disk_is_verified_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DuckDB verifies signatures once a process and file; a file with another content is another file."""
+    original = duck.extension_file("sqlite_scanner")
+    assert original is not None
+    copy = tmp_path / original.name
+    shutil.copy(original, copy)
+    monkeypatch.setattr(duck, "EXTENSIONS", ("sqlite_scanner",))
+    monkeypatch.setattr(duck, "extension_file", lambda name: copy)
+    for _ in range(2):
+        connection = duck.connect(tmp_path, read_only=True)
+        assert connection.execute("SELECT current_setting('allow_unsigned_extensions')").fetchall() == [(False,)]
+        connection.close()
+    content = bytearray(original.read_bytes())
+    content[len(content) // 2] ^= 1
+    copy.unlink()
+    copy.write_bytes(content)
+    with pytest.raises(duckdb.Error, match="signature"):
+        duck.connect(tmp_path, read_only=True)
