@@ -51,11 +51,11 @@ def run(
 
     Raises the same GraftErrors that the command line prints. Repeating it with nothing changed makes no call.
     """
-    from flows.settings import apply_prefect_environment
+    from flows.run_server import start_prefect
     from schemas.datasets import DatasetVersion, Run
     from schemas.home import Home
 
-    apply_prefect_environment(Home.find())
+    start_prefect(Home.find())
     from flows.make_dataset import make_dataset
     from flows.waiting import finished
 
@@ -74,11 +74,11 @@ def improve(
 
     Raises the same GraftErrors that the command line prints. Repeating it goes on, or repeats nothing.
     """
-    from flows.settings import apply_prefect_environment
+    from flows.run_server import start_prefect
     from schemas.home import Home
     from schemas.steering import Improvement
 
-    apply_prefect_environment(Home.find())
+    start_prefect(Home.find())
     from flows.improve import improve as flow
     from flows.waiting import finished
 

@@ -56,10 +56,10 @@ def at_the_gate(folder: Path, count: int) -> None:
 
 def measure(recipe: str, gate: Path, count: int, memory: bool) -> dict[str, Any]:
     """Run it: seconds, CPU seconds of this process, growth of its peak and of its memory a row, the run's counts."""
-    from flows.settings import apply_prefect_environment
+    from flows.run_server import start_prefect
     from schemas.home import Home
 
-    apply_prefect_environment(Home.find())
+    start_prefect(Home.find())
     from flows import finish
     from flows import make_dataset as module
 

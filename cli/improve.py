@@ -26,12 +26,11 @@ def improve(
     """
     from cli.run import live, quiet_console
     from cli.show import as_json, console
-    from flows.settings import apply_prefect_environment
+    from flows.run_server import start_prefect
     from schemas.errors import Interrupted
     from schemas.home import Home
 
     quiet_console()
-    apply_prefect_environment(Home.find())
     given: dict[str, Any] = {
         "rounds": rounds, "rows_per_round": rows_per_round, "seeds": seeds, "test": test, "steer_on": steer_on,
         "compare": compare,
@@ -39,9 +38,10 @@ def improve(
     if not json:
         console().print("[dim]starting Prefect (the first flow of a process takes 10 to 20 s)[/dim]")
     with live(quiet=json):
-        from flows.improve import improve as flow
-
         try:
+            start_prefect(Home.find())
+            from flows.improve import improve as flow
+
             report = asyncio.run(flow(recipe, **given))
         except KeyboardInterrupt:
             fix = "finished rounds are kept: the same command goes on from there"

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from cli.show import as_json, console, without_seeds
-from flows.settings import apply_prefect_environment
+from flows.run_server import start_prefect
 from schemas.errors import Interrupted
 from schemas.home import Home
 
@@ -20,14 +20,14 @@ def run_recipe(recipe: str, overrides: dict[str, Any], *, train: bool, export: s
     """Run, and if asked train and export. Returns the process's exit code."""
     home = Home.find()
     quiet_console()
-    apply_prefect_environment(home)
     out = console(stderr=json)
     if not json:
         out.print("[dim]starting Prefect (the first flow of a process takes 10 to 20 s)[/dim]")
     with live(quiet=json):
-        from flows.make_dataset import make_dataset
-
         try:
+            start_prefect(home)
+            from flows.make_dataset import make_dataset
+
             result = asyncio.run(make_dataset(recipe, **overrides))
         except KeyboardInterrupt:
             raise Interrupted(

@@ -37,17 +37,17 @@ def train(
     """
     from cli.run import quiet_console
     from cli.show import as_json, console
-    from flows.settings import apply_prefect_environment
+    from flows.run_server import start_prefect
     from schemas.home import Home
 
     quiet_console()
-    apply_prefect_environment(Home.find())
-    from flows.train_student import train_student
-
     given = {"encoder": encoder, "epochs": epochs, "seed": seed, "teacher_rows": teacher}
     overrides = {name: value for name, value in given.items() if value is not None}
     if not json:
         console().print("[dim]starting Prefect, then training[/dim]")
+    start_prefect(Home.find())
+    from flows.train_student import train_student
+
     report = train_student(ref, test=test, overrides=overrides)
     if json:
         as_json(report)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flows.prefect_api import connected
+from flows.state import Access
 from schemas.errors import GraftError, InputInvalid, NotFound, Problem
 
 if TYPE_CHECKING:
@@ -85,15 +87,6 @@ def read_deployments(file: Path = ROOT / "prefect.yaml") -> list[DeploymentSpec]
     return specs
 
 
-@contextmanager
-def connected(api_url: str) -> Iterator[None]:
-    """Inside, Prefect's clients of this process talk to `api_url`, whatever its settings said before."""
-    from prefect.settings import PREFECT_API_URL, temporary_settings
-
-    with temporary_settings({PREFECT_API_URL: api_url}):
-        yield
-
-
 def check_cron(cron: str, timezone: str = "UTC") -> None:
     """Raise GraftError with examples where Prefect cannot read the expression or the time zone."""
     from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -113,7 +106,9 @@ def check_cron(cron: str, timezone: str = "UTC") -> None:
         raise GraftError(what, where="--cron", fix=CRON_EXAMPLE) from error
 
 
-def deploy(api_url: str, specs: Sequence[DeploymentSpec], pool: str = POOL, activate: bool = False) -> list[str]:
+def deploy(
+    server: Access | str, specs: Sequence[DeploymentSpec], pool: str = POOL, activate: bool = False
+) -> list[str]:
     """Create or update each deployment on the server; returns their full names (`flow/name`).
 
     One tagged "gpu" goes to the pool that GRAFT_GPU_POOL names, else to `graft-gpu` where the server has that, else to
@@ -123,7 +118,7 @@ def deploy(api_url: str, specs: Sequence[DeploymentSpec], pool: str = POOL, acti
     for spec in specs:
         if spec.cron:
             check_cron(spec.cron, spec.timezone)
-    with connected(api_url):
+    with connected(server):
         gpu_pool = _gpu_pool(pool) if any(GPU_TAG in spec.tags for spec in specs) else pool
         return [_deploy_one(spec, gpu_pool if GPU_TAG in spec.tags else pool, activate) for spec in specs]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow, task
-from prefect.cache_policies import INPUTS
+from prefect.cache_policies import NO_CACHE
 
 from agents.methods import Place, method_of
 from data.lake import Lake
@@ -27,6 +27,7 @@ from flows.neighbours import find_neighbours
 from flows.plan import ShardSpec, apply_overrides, fresh_seed, plan_rounds, read_recipe, run_id_of
 from flows.progress import Progress, begin, current
 from flows.settle import choose, find_embed, missing, settle_round
+from flows.shards import keep_report, read_report, report_file
 from flows.streaming import ShardRunner
 from flows.workshop import (
     Say,
@@ -210,16 +211,19 @@ async def _run_shards(shop: Workshop, specs: list[ShardSpec]) -> int:
 
 
 async def _one_shard(shop: Workshop, spec: ShardSpec) -> int:
-    inputs = (shop.run_id, shop.lake.id, spec.model_dump())
-    report = await make_shard(*inputs)
-    if report["stopped_by"] not in ENDED and not shop.stop_reason:
-        report = await make_shard.with_options(refresh_cache=True)(*inputs)
+    """Make the shard, unless an earlier process made all of it. Returns how many candidates it settled."""
+    file = report_file(shop.home, shop.run_id, shop.lake.id, spec)
+    report = read_report(file)
+    if report is None:
+        report = await make_shard(shop.run_id, spec.model_dump())
+        if report["stopped_by"] in ENDED:
+            keep_report(file, report)
     shop.progress.note_shard((spec.round, spec.shard), report)
     return int(report["settled"])
 
 
-@task(name="make_shard", cache_policy=INPUTS, persist_result=True, task_run_name="shard {spec[round]}.{spec[shard]}")
-async def make_shard(run_id: str, lake_id: str, spec: dict[str, Any]) -> dict[str, Any]:
+@task(name="make_shard", cache_policy=NO_CACHE, persist_result=False, task_run_name="shard {spec[round]}.{spec[shard]}")
+async def make_shard(run_id: str, spec: dict[str, Any]) -> dict[str, Any]:
     """One shard's share of accepted rows. What the lake already holds of it is replayed, not repeated."""
     shop, plan = workshop_of(run_id), ShardSpec.model_validate(spec)
     admission, drawn = shop.admission(), shop.drawn

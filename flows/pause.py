@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID, uuid4
 
-from flows.prefect_api import client_at
+from flows.prefect_api import access_to, client_at
 from flows.settings import apply_prefect_environment
 from schemas.base import Value, utc_now
 from schemas.errors import GraftError, NotFound
@@ -97,7 +97,7 @@ def go_on(home: Home, run_id: str, *, by: str, note: str = "") -> None:
     if not by.strip() or len(by) > 200 or len(note) > 2_000:
         raise GraftError("a review needs a name of up to 200 characters, and a note of 2,000", where="--by")
     apply_prefect_environment(home)
-    _resume(found[0], Reviewed(by=by.strip(), note=note))
+    _resume(home, found[0], Reviewed(by=by.strip(), note=note))
     _note_file(home, found[0].run_id).unlink(missing_ok=True)
 
 
@@ -130,7 +130,7 @@ async def _wait(home: Home, note: Waiting, say: Callable[[str], None]) -> Review
     _write(file, note)
     say(f"{note.dataset} waits for review: graft dashboard, page Review; then: graft go-on {note.run_id}")
     try:
-        reviewed = await _answer(note)
+        reviewed = await _answer(home, note)
     finally:
         file.unlink(missing_ok=True)
     if reviewed is None and note.unanswered == "stop":
@@ -140,7 +140,7 @@ async def _wait(home: Home, note: Waiting, say: Callable[[str], None]) -> Review
     return reviewed
 
 
-async def _answer(note: Waiting) -> Reviewed | None:
+async def _answer(home: Home, note: Waiting) -> Reviewed | None:
     """Prefect's pause, ended by whoever resumes the flow run; when the time is up that is the run itself."""
     from prefect.flow_runs import apause_flow_run
 
@@ -152,8 +152,8 @@ async def _answer(note: Waiting) -> Reviewed | None:
     try:
         while not (await asyncio.wait([pausing], timeout=_nap(note)))[0]:
             if not late and utc_now() >= note.until:
-                late = await asyncio.to_thread(_time_is_up, note)
-            await asyncio.to_thread(_check_not_cancelled, note)
+                late = await asyncio.to_thread(_time_is_up, home, note)
+            await asyncio.to_thread(_check_not_cancelled, home, note)
         return None if late else Reviewed.model_validate(_word(note, pausing).model_dump())
     finally:
         pausing.cancel()
@@ -174,18 +174,18 @@ def _nap(note: Waiting) -> float:
     return max(0.1, min(POLL_SECONDS, (note.until - utc_now()).total_seconds()))
 
 
-def _time_is_up(note: Waiting) -> bool:
+def _time_is_up(home: Home, note: Waiting) -> bool:
     """Let the run go on by itself; False where somebody was quicker, or the server does not answer just now."""
     try:
-        _resume(note, Reviewed(by="nobody", note="the time was up"), tries=1)
+        _resume(home, note, Reviewed(by="nobody", note="the time was up"), tries=1)
     except GraftError:
         return False
     return True
 
 
-def _check_not_cancelled(note: Waiting) -> None:
+def _check_not_cancelled(home: Home, note: Waiting) -> None:
     try:
-        with client_at(note.api_url) as client:
+        with client_at(access_to(home, note.api_url)) as client:
             state: State[Any] | None = client.read_flow_run(UUID(note.flow_run_id)).state
     except GraftError:
         return
@@ -194,13 +194,13 @@ def _check_not_cancelled(note: Waiting) -> None:
         raise GraftError(f"cancelled while {note.dataset} waited for review", where=note.run_id, fix=fix)
 
 
-def _resume(note: Waiting, word: Reviewed, tries: int = TRIES) -> None:
+def _resume(home: Home, note: Waiting, word: Reviewed, tries: int = TRIES) -> None:
     from prefect.client.schemas.responses import SetStateStatus
 
     reason = ""
     for attempt in range(tries):
         time.sleep(0.3 if attempt else 0)
-        with client_at(note.api_url) as client:
+        with client_at(access_to(home, note.api_url)) as client:
             told = client.resume_flow_run(UUID(note.flow_run_id), run_input=word.model_dump())
         if told.status == SetStateStatus.ACCEPT:
             return

@@ -1,31 +1,29 @@
-"""Prefect's detached processes: started, noted in GRAFT_HOME/prefect/up.json, found again, and stopped.
-
-A process is known by its id and its start time, so that a number that the system gave to another program is left alone.
-"""
+"""Prefect's detached processes: started, noted in GRAFT_HOME/prefect/up.json, and stopped (found again: state.py)."""
 
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flows.settings import LOOPBACK, STARTUP_SECONDS, read_state
+from flows.deploy import ROOT
+from flows.secret import prefect_folder
+from flows.state import LOOPBACK, ROLES, lives, read_state, running
 from schemas.errors import GraftError
 from schemas.home import Home
 
 if TYPE_CHECKING:
     import psutil
 
-ROLES = ("worker", "server")
-"""In the order in which they are stopped."""
-
 PORTS_TRIED = 100
+STARTUP_SECONDS = 120
+"""How long a server may take to start (it takes 11 to 21 s on two cores)."""
 STOP_SECONDS = 20.0
 """How long a process may take to end after SIGTERM before it is killed."""
 
@@ -33,17 +31,13 @@ _SPAWNED: list[subprocess.Popen[bytes]] = []
 """Children of this very process, so that a notebook that calls up() and down() leaves no zombie."""
 
 
-def spawn(home: Home, role: str, command: list[str], env: Mapping[str, str], url: str) -> psutil.Process:
-    """Start `prefect …` in a session of its own and note it at once, so that `down` finds it whatever happens next."""
+def spawn(
+    home: Home, role: str, command: list[str], env: Mapping[str, str], url: str, inherit: int | None = None
+) -> psutil.Process:
+    """Start a process of `graft up` and note it at once, so that `down` finds it whatever happens next."""
     import psutil
 
-    log = home.prefect / "logs" / f"{role}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as out:
-        child = subprocess.Popen(
-            [sys.executable, "-m", "prefect", *command],
-            env=dict(env), stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
+    child = launch(home, role, command, env, inherit=inherit)
     _SPAWNED.append(child)
     process = psutil.Process(child.pid)
     noted = {"pid": child.pid, "created": process.create_time()}
@@ -54,11 +48,26 @@ def spawn(home: Home, role: str, command: list[str], env: Mapping[str, str], url
     return process
 
 
+def launch(
+    home: Home, role: str, command: list[str], env: Mapping[str, str],
+    *, stdin: int = subprocess.DEVNULL, inherit: int | None = None,
+) -> subprocess.Popen[bytes]:  # fmt: skip
+    """Start a process in a session of its own, with its log in GRAFT_HOME/prefect/logs and a socket to `inherit`."""
+    log = prefect_folder(home) / "logs" / f"{role}.log"
+    log.parent.mkdir(exist_ok=True)
+    path = os.pathsep.join(filter(None, (str(ROOT), env.get("PYTHONPATH"))))
+    with log.open("ab") as out:
+        return subprocess.Popen(
+            command, env={**env, "PYTHONPATH": path}, stdin=stdin, stdout=out, stderr=subprocess.STDOUT,
+            start_new_session=True, pass_fds=() if inherit is None else (inherit,),
+        )  # fmt: skip
+
+
 def wait_until(ready: Callable[[], bool], process: psutil.Process, home: Home, role: str) -> None:
     """Wait for `ready`; GraftError with the end of the log where the process ends or takes over STARTUP_SECONDS."""
     deadline = time.monotonic() + STARTUP_SECONDS
     while not ready():
-        gone = not _lives(process)
+        gone = not lives(process)
         if gone or time.monotonic() > deadline:
             what = f"Prefect's {role} " + ("ended at once" if gone else f"did not answer in {STARTUP_SECONDS} s")
             log = home.prefect / "logs" / f"{role}.log"
@@ -92,7 +101,7 @@ def stop(home: Home) -> list[str]:
         _signal(alive[role], signal.SIGTERM)
         psutil.wait_procs([alive[role]], timeout=STOP_SECONDS)
         for sign in (signal.SIGTERM, signal.SIGKILL):
-            left = [process for process in family if _lives(process)]
+            left = [process for process in family if lives(process)]
             for process in left:
                 _signal(process, sign)
             psutil.wait_procs(left, timeout=STOP_SECONDS)
@@ -112,41 +121,20 @@ def _signal(process: psutil.Process, sign: int) -> None:
         return
 
 
-def running(home: Home) -> dict[str, psutil.Process]:
-    """Role to process, for those noted that still run and are the same program (start times agree to 0.01 s)."""
-    import psutil
+def listen(wanted: int) -> socket.socket:
+    """A listening socket on the first free loopback port from `wanted` on (0: any), for a server to inherit.
 
-    found = {}
-    for role in ROLES:
-        noted = read_state(home).get(role)
-        if not isinstance(noted, dict):
-            continue
-        try:
-            process = psutil.Process(int(noted["pid"]))
-            if abs(process.create_time() - float(noted["created"])) < 0.01 and _lives(process):
-                found[role] = process
-        except (psutil.NoSuchProcess, KeyError, TypeError, ValueError):
-            continue
-    return found
-
-
-def _lives(process: psutil.Process) -> bool:
-    import psutil
-
-    try:
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
-
-
-def free_port(wanted: int) -> int:
-    """The first free loopback port from `wanted` on (0: any). Raises GraftError after PORTS_TRIED busy ones."""
+    From here on the port is ours: no program can take it, and with it our secret, while the server starts.
+    Raises GraftError after PORTS_TRIED busy ones.
+    """
     for port in range(wanted, wanted + PORTS_TRIED) if wanted else [0]:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((LOOPBACK, port))
-            except (OSError, OverflowError):
-                continue
-            return int(probe.getsockname()[1])
+        bound = socket.socket()
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            bound.bind((LOOPBACK, port))
+            bound.listen(128)
+        except (OSError, OverflowError):
+            bound.close()
+            continue
+        return bound
     raise GraftError(f"no free port from {wanted} on", where="--port", fix="name another with --port")

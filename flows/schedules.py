@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.deploy import POOL, DeploymentSpec, deploy
 from flows.parameters import ParameterInfo, checked, parameters_of
-from flows.prefect_api import ANSWER_SECONDS, client_of, deployment_url, flow_run_url, require_url
+from flows.prefect_api import ANSWER_SECONDS, client_of, deployment_url, flow_run_url, require_server
 from flows.settings import apply_prefect_environment
 from schemas.base import Value
 from schemas.errors import GraftError, NotFound
@@ -134,9 +134,9 @@ def schedule(
 
 def add_schedule(home: Home, spec: DeploymentSpec) -> ScheduleInfo:
     """Deploy one scheduled deployment on the running server and tell when it fires next (planned within seconds)."""
-    url = require_url(home)
+    server = require_server(home)
     apply_prefect_environment(home)
-    full_name = deploy(url, [spec], activate=True)[0]
+    full_name = deploy(server, [spec], activate=True)[0]
     deadline = time.monotonic() + PLANNING_SECONDS
     while True:
         found = next(info for info in schedules(home) if info.deployment == full_name)

@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from flows.deploy import POOL, DeploymentSpec, deploy, read_deployments
 from flows.pause import Waiting, waiting
 from flows.prefect_api import ANSWER_SECONDS, PATIENT_SECONDS, client_of, page_of
-from flows.processes import free_port, running, spawn, stop, wait_until
+from flows.processes import listen, spawn, stop, wait_until
 from flows.schedules import RunInfo, overview, worker_online
-from flows.settings import (
-    LOOPBACK,
-    apply_prefect_environment,
-    healthy,
-    prefect_environment,
-    read_state,
-)
+from flows.secret import prefect_folder, secret, secret_file
+from flows.server import server_environment
+from flows.settings import apply_prefect_environment, forget_server, prefect_environment
+from flows.state import LOOPBACK, Access, healthy, protected, read_state, running
 from schemas.base import Value
 from schemas.errors import AlreadyRunning
 from schemas.home import Home
@@ -63,14 +61,14 @@ def up(
     with _lock(home):
         before = running(home)
         url = read_state(home).get("api_url", "")
-        if {"server", "worker"} <= before.keys() and healthy(url):
+        if {"server", "worker"} <= before.keys() and healthy(url) and protected(url):
             say(f"Prefect's server is up already: {page_of(url)}")
         else:
             if before:
                 say("a server or worker that was left over is stopped first")
                 stop(home)
-            url = _start(home, port, say, {**os.environ, **_child_environment(home), **(env or {})})
-        for name in deploy(url, specs):
+            url = _start(home, port, say, env or {})
+        for name in deploy(Access(url, secret(home)), specs):
             say(f"deployed {name}")
     return status(home, seconds=PATIENT_SECONDS)
 
@@ -85,8 +83,8 @@ def down(home: Home, say: Say = print) -> bool:
             if role not in running(home):
                 say(f"the {role} was gone already")
         url, stopped = read_state(home).get("api_url"), stop(home)
-    if url and os.environ.get("PREFECT_API_URL") == url:
-        del os.environ["PREFECT_API_URL"]
+    if url:
+        forget_server(url)
     say(f"stopped {' and '.join(stopped)}" if stopped else "nothing was up")
     return bool(stopped)
 
@@ -107,48 +105,52 @@ def status(home: Home, runs: int = 10, seconds: float = ANSWER_SECONDS) -> Statu
     )
 
 
-def _child_environment(home: Home) -> dict[str, str]:
+def _child_environment(home: Home, url: str) -> dict[str, str]:
     """The children write to the same home, and to log files: there, INFO is wanted."""
-    return {**prefect_environment(home), "GRAFT_HOME": str(home.root), "PREFECT_LOGGING_LEVEL": "INFO"}
+    own = {"GRAFT_HOME": str(home.root), "PREFECT_LOGGING_LEVEL": "INFO"}
+    return {**prefect_environment(home), **own, "PREFECT_API_URL": url, "PREFECT_API_AUTH_STRING": secret(home)}
 
 
 def _start(home: Home, port: int | None, say: Say, env: Mapping[str, str]) -> str:
     wanted = DEFAULT_PORT if port is None else port
-    free = free_port(wanted)
+    bound = listen(wanted)
+    free = bound.getsockname()[1]
     if wanted and free != wanted:
         say(f"port {wanted} is busy; taking {free}")
     url = f"http://{LOOPBACK}:{free}/api"
-    children = {**env, "PREFECT_API_URL": url}
-    address = ["--host", LOOPBACK, "--port", str(free)]
+    both = {**os.environ, **_child_environment(home, url)}
     try:
         say("starting Prefect's server (10 to 30 s)")
-        server = spawn(home, "server", ["server", "start", *address], children, url)
+        with bound:
+            own = {**both, **server_environment(home, free, of_run=False), **env}
+            command = [sys.executable, "-m", "flows.server", str(bound.fileno())]
+            server = spawn(home, "server", command, own, url, inherit=bound.fileno())
         wait_until(lambda: healthy(url), server, home, "server")
         _make_pool(home)
         say("starting a worker")
-        worker = spawn(home, "worker", _worker_command(), children, url)
+        worker = spawn(home, "worker", _worker_command(), {**both, **env}, url)
         with client_of(home, PATIENT_SECONDS) as client:
             wait_until(lambda: worker_online(client), worker, home, "worker")
     except BaseException:
         stop(home)
         raise
     say(f"up: {page_of(url)}  (logs in {home.prefect / 'logs'})")
+    say(f"that page asks for a password: the line in {secret_file(home)}")
     return url
 
 
 def _worker_command() -> list[str]:
     name = f"graft-{socket.gethostname()}"
     pool = ["--pool", POOL, "--type", "process", "--install-policy", "never"]
-    return ["worker", "start", *pool, "--name", name, "--limit", str(RUNS_AT_ONCE)]
+    return [sys.executable, "-m", "prefect", "worker", "start", *pool, "--name", name, "--limit", str(RUNS_AT_ONCE)]
 
 
 @contextmanager
 def _lock(home: Home) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
-    home.prefect.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(home.prefect / "up.lock", timeout=5):
+        with FileLock(prefect_folder(home) / "up.lock", timeout=5):
             yield
     except Timeout as error:
         what = "another `graft up` or `graft down` is at work"

@@ -2,73 +2,82 @@
 
 from __future__ import annotations
 
-import json
+import importlib.util
 import os
-import urllib.error
-import urllib.request
-from typing import Any
+from pathlib import Path
 
+from flows.secret import prefect_folder
+from flows.state import LOOPBACK, server_of
 from schemas.home import Home
 
-LOOPBACK = "127.0.0.1"
-STARTUP_SECONDS = 120
-"""How long a server may take to start (it takes 11 to 21 s on two cores; Prefect's own patience is 20 s)."""
+_OF_SERVER = ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING")
 
 
 def prefect_environment(home: Home) -> dict[str, str]:
     """Environment variables for Prefect 3.9: all state under `home`, loopback only, nothing sent anywhere.
 
-    Where `graft up` has a server running for this home, runs report to it (PREFECT_API_URL); else each process
-    that needs a server starts one for itself.
+    Where `graft up` has a server running for this home, runs report to it (PREFECT_API_URL, with its secret); else
+    `flows.run_server` starts one. Prefect's own way of starting one is off: that server is open to everybody.
+    A home may be somebody else's, so nothing of it is run: results are JSON, and Prefect's profiles and logging
+    configuration, which can name any callable, are those of its package.
     """
     values = {
         "PREFECT_HOME": str(home.prefect),
         "PREFECT_LOCAL_STORAGE_PATH": str(home.prefect / "storage"),
         "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false",
-        "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": str(STARTUP_SECONDS),
+        "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
+        "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",
         "PREFECT_SERVER_API_HOST": LOOPBACK,
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "PREFECT_TELEMETRY_ENABLE_RESOURCE_METRICS": "false",
         "DO_NOT_TRACK": "1",
         "PREFECT_LOGGING_LEVEL": "WARNING",
+        **_shipped_files(),
     }
-    url = running_api_url(home)
-    if url:
-        values["PREFECT_API_URL"] = url
+    server = server_of(home)
+    if server is not None:
+        values["PREFECT_API_URL"] = server.url
+        if server.secret is not None:
+            values["PREFECT_API_AUTH_STRING"] = server.secret
     return values
 
 
+def _shipped_files() -> dict[str, str]:
+    """Prefect's own files in place of those that it would read in the home; a user's choice stays."""
+    found = importlib.util.find_spec("prefect")
+    root = Path(found.origin if found and found.origin else "").parent
+    ours = {
+        "PREFECT_PROFILES_PATH": str(root / "settings" / "profiles.toml"),
+        "PREFECT_LOGGING_SETTINGS_PATH": str(root / "logging" / "logging.yml"),
+    }
+    return {name: os.environ.get(name, value) for name, value in ours.items()}
+
+
 def apply_prefect_environment(home: Home) -> None:
-    """Set what `prefect_environment` names, and GRAFT_HOME; a variable that the user has set stays as it is."""
-    home.prefect.mkdir(parents=True, exist_ok=True)
-    for name, value in {**prefect_environment(home), "GRAFT_HOME": str(home.root)}.items():
-        os.environ.setdefault(name, value)
+    """Set what `prefect_environment` names, and GRAFT_HOME; a variable that the user has set stays as it is.
+
+    The address of a server and its secret go together: a server that the user names never gets this home's secret.
+    """
+    prefect_folder(home)
+    values = {**prefect_environment(home), "GRAFT_HOME": str(home.root)}
+    url = os.environ.get("PREFECT_API_URL") or values.get("PREFECT_API_URL")
+    if url is not None and url == values.get("PREFECT_API_URL"):
+        connect_environment(url, values.get("PREFECT_API_AUTH_STRING"))
+    for name, value in values.items():
+        if name not in _OF_SERVER:
+            os.environ.setdefault(name, value)
 
 
-def read_state(home: Home) -> dict[str, Any]:
-    """What `graft up` noted of its server and worker; empty where nothing is noted or the note cannot be read."""
-    try:
-        state = json.loads((home.prefect / "up.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return state if isinstance(state, dict) else {}
+def connect_environment(url: str, secret: str | None) -> None:
+    """Let Prefect's clients of this process, and its children, talk to a server of ours."""
+    os.environ["PREFECT_API_URL"] = url
+    if secret is not None:
+        os.environ["PREFECT_API_AUTH_STRING"] = secret
 
 
-def running_api_url(home: Home) -> str | None:
-    """The API's address of this home's server where one answers within 2 s, else None."""
-    url = read_state(home).get("api_url")
-    return url if isinstance(url, str) and healthy(url) else None
-
-
-def healthy(api_url: str, timeout_s: float = 2.0) -> bool:
-    """Whether a Prefect server answers at this loopback address; never goes through a proxy."""
-    if not api_url.startswith(f"http://{LOOPBACK}:"):
-        return False
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with opener.open(f"{api_url}/health", timeout=timeout_s) as reply:
-            return bool(reply.status == 200)
-    except (urllib.error.URLError, OSError, ValueError):
-        return False
+def forget_server(url: str) -> None:
+    """Take a server of ours that is stopped out of this process's environment."""
+    if os.environ.get("PREFECT_API_URL") == url:
+        for name in _OF_SERVER:
+            os.environ.pop(name, None)

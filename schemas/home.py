@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from schemas.errors import NO_SPACE, GraftError, StorageFull
+
 
 @dataclass(frozen=True)
 class Home:
@@ -15,9 +17,20 @@ class Home:
 
     @classmethod
     def find(cls) -> Home:
-        """GRAFT_HOME if it is set, else `.graft` under the working folder. Made if absent."""
-        root = Path(os.environ.get("GRAFT_HOME") or ".graft").expanduser().resolve()
-        root.mkdir(parents=True, exist_ok=True)
+        """GRAFT_HOME if it is set, else `.graft` under the working folder. Made if absent.
+
+        Raises GraftError where it is not a folder and cannot be made, StorageFull where the disk is full.
+        """
+        named = os.environ.get("GRAFT_HOME") or ".graft"
+        fix = "set GRAFT_HOME to a folder that you may write to"
+        try:
+            root = Path(named).expanduser().resolve()
+            root.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise GraftError("GRAFT_HOME is a file, or lies under one", where=named, fix=fix) from error
+        except (OSError, RuntimeError) as error:
+            kind = StorageFull if isinstance(error, OSError) and error.errno in NO_SPACE else GraftError
+            raise kind(f"GRAFT_HOME cannot be made: {error}", where=named, fix=fix) from error
         return cls(root)
 
     @property

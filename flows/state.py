@@ -1,0 +1,101 @@
+"""Which Prefect server and worker are a home's, as `graft up` noted them in GRAFT_HOME/prefect/up.json.
+
+A process is known by its id and its start time, so that a number that the system gave to another program is left alone.
+"""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from flows.secret import secret
+from schemas.home import Home
+
+if TYPE_CHECKING:
+    import psutil
+
+LOOPBACK = "127.0.0.1"
+ROLES = ("worker", "server")
+"""In the order in which they are stopped."""
+
+
+class Access(NamedTuple):
+    """The address of a server's API, and the secret that it asks for (None: it asks for none of ours)."""
+
+    url: str
+    secret: str | None
+
+
+def server_of(home: Home) -> Access | None:
+    """This home's server where it answers within 2 s, else None.
+
+    The secret goes to the very process that was noted: where that is gone, another user's program may have its port.
+    """
+    state = read_state(home)
+    url, noted = state.get("api_url"), "server" in state
+    if not isinstance(url, str) or (noted and "server" not in running(home)) or not healthy(url):
+        return None
+    return Access(url, secret(home) if noted else None)
+
+
+def read_state(home: Home) -> dict[str, Any]:
+    """What `graft up` noted of its server and worker; empty where nothing is noted or the note cannot be read."""
+    try:
+        state = json.loads((home.prefect / "up.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return state if isinstance(state, dict) else {}
+
+
+def running(home: Home) -> dict[str, psutil.Process]:
+    """Role to process, for those noted that still run and are the same program (start times agree to 0.01 s)."""
+    import psutil
+
+    found = {}
+    for role in ROLES:
+        noted = read_state(home).get(role)
+        if not isinstance(noted, dict):
+            continue
+        try:
+            process = psutil.Process(int(noted["pid"]))
+            if abs(process.create_time() - float(noted["created"])) < 0.01 and lives(process):
+                found[role] = process
+        except (psutil.NoSuchProcess, KeyError, TypeError, ValueError):
+            continue
+    return found
+
+
+def lives(process: psutil.Process) -> bool:
+    """Whether the process runs still; one that has ended and was not waited for does not."""
+    import psutil
+
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def healthy(api_url: str, timeout_s: float = 2.0) -> bool:
+    """Whether a Prefect server answers at this loopback address; never goes through a proxy."""
+    return _status(f"{api_url}/health", timeout_s) == 200
+
+
+def protected(api_url: str) -> bool:
+    """Whether the server refuses a client without a secret; one that an earlier Graft started does not."""
+    return _status(f"{api_url}/version") == 401
+
+
+def _status(url: str, timeout_s: float = 2.0) -> int | None:
+    if not url.startswith(f"http://{LOOPBACK}:"):
+        return None
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(url, timeout=timeout_s) as reply:
+            return int(reply.status)
+    except urllib.error.HTTPError as refused:
+        with refused:
+            return refused.code
+    except (OSError, ValueError):
+        return None

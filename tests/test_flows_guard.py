@@ -1,0 +1,309 @@
+"""Prefect's servers against other users and web pages: that of `graft up`, and that which one `graft run` starts."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import pickle
+import shutil
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from browsing import FLAGS
+from fake_llm import Serving
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+from test_flows_make_dataset import ROOT, write_recipe
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+
+EVIL = "evil.example"
+SOCKETS = (
+    "/events/in", "/events/out", "/logs/out", "/task_runs/subscriptions/scheduled", "/work_pools/graft/workers/connect",
+)  # fmt: skip
+OPEN_TO_ALL = {"/health", "/ready"}
+"""They tell that a server is there."""
+
+
+def environment(home: Path, **more: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    return {**kept, "GRAFT_HOME": str(home), "NO_COLOR": "1", "COLUMNS": "160", **more}
+
+
+def graft(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "graft", *words], cwd=ROOT, text=True, capture_output=True, timeout=300, check=False,
+        env=environment(home),
+    )  # fmt: skip
+
+
+def start(home: Path, *words: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "graft", *words], cwd=ROOT, env=environment(home),
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+def until(done: Callable[[], Any], seconds: float = 150) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := done()):
+        assert time.monotonic() < deadline, f"not within {seconds:g} s"
+        time.sleep(0.1)
+    return found
+
+
+@dataclass(frozen=True)
+class Served:
+    """A home, its server's API, and the process that the server and its family descend from."""
+
+    home: Path
+    api: str
+    first: psutil.Process
+    printed: str = ""
+
+    @property
+    def secret(self) -> str:
+        return (self.home / "prefect" / "secret").read_text(encoding="ascii").strip()
+
+    def client(self, **more: Any) -> httpx.Client:
+        user, password = self.secret.split(":")
+        return httpx.Client(base_url=self.api, auth=(user, password), trust_env=False, timeout=30, **more)
+
+    def flows(self) -> list[str]:
+        with self.client() as client:
+            return [flow["name"] for flow in client.post("/flows/filter", json={}).raise_for_status().json()]
+
+
+@pytest.fixture(scope="module")
+def of_up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """`graft up`, without the deployments that ship: they take long to load."""
+    home = tmp_path_factory.mktemp("up")
+    script = "from flows import serve\nfrom schemas.home import Home\nserve.up(Home.find(), port=0, deployments=[])"
+    try:
+        up = subprocess.run(
+            [sys.executable, "-c", script], cwd=ROOT, env=environment(home), text=True, capture_output=True,
+            timeout=300, check=False,
+        )  # fmt: skip
+        assert up.returncode == 0, up.stderr
+        state = json.loads((home / "prefect" / "up.json").read_text())
+        yield Served(home, state["api_url"], psutil.Process(state["server"]["pid"]), up.stdout)
+    finally:
+        graft(home, "down")
+
+
+@pytest.fixture(scope="module")
+def of_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A run that has published its version and waits for people, on the server that it started for itself."""
+    folder = tmp_path_factory.mktemp("run")
+    home = folder / "home"
+    with Serving() as llm:
+        recipe = write_recipe(folder, llm.url, rows=3)
+        recipe.write_text(recipe.read_text(encoding="utf-8") + "review: {rows: 2}\n", encoding="utf-8")
+        run = start(home, "run", str(recipe))
+        try:
+            note = until(lambda: run.poll() is not None or next(home.glob("runs/*/waiting.json"), None))
+            assert isinstance(note, Path), "the run ended before it waited"
+            yield Served(home, json.loads(note.read_text())["api_url"], psutil.Process(run.pid))
+        finally:
+            run.kill()
+            run.wait(20)
+
+
+@pytest.fixture(params=["of_up", "of_run"])
+def served(request: pytest.FixtureRequest) -> Served:
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium for whom the attacker's name is this machine, as after DNS rebinding."""
+    flags = [*FLAGS, f"--host-resolver-rules=MAP {EVIL} 127.0.0.1"]
+    with sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=shutil.which("chromium"), args=flags)
+        yield opened
+        opened.close()
+
+
+ATTACK = """
+async ([api, sockets]) => {
+  const found = {}
+  const ask = async (name, path, init) => {
+    try { const reply = await fetch(api + path, init); found[name] = reply.type === 'opaque' ? 'opaque' : reply.status }
+    catch { found[name] = 'blocked' }
+  }
+  const flow = JSON.stringify({name: 'evil'}), json = {'Content-Type': 'application/json'}
+  await ask('version', '/admin/version', {})
+  await ask('read', '/flows/filter', {method: 'POST', headers: json, body: '{}'})
+  await ask('write', '/flows/', {method: 'POST', headers: json, body: flow})
+  await ask('write without preflight', '/flows/', {method: 'POST', body: new Blob([flow])})
+  await ask('blind write', '/flows/', {method: 'POST', mode: 'no-cors', body: new Blob([flow])})
+  for (const path of sockets) for (const protocols of [[], ['prefect']]) {
+    found['socket ' + path + ' ' + protocols] = await new Promise(settle => {
+      const socket = new WebSocket(api.replace('http', 'ws') + path, protocols)
+      socket.onopen = () => settle('open')
+      socket.onerror = socket.onclose = () => settle('blocked')
+    })
+  }
+  return found
+}
+"""
+
+
+def attack(browser: Browser, page_at: str, api: str) -> dict[str, Any]:
+    """What a script of a page at this address gets from the API."""
+    context = browser.new_context()
+    page = context.new_page()
+    page.route(
+        page_at, lambda route: route.fulfill(body="<!doctype html><title>evil</title>", content_type="text/html")
+    )
+    page.goto(page_at)
+    found = page.evaluate(ATTACK, [api, SOCKETS])
+    context.close()
+    return dict(found)
+
+
+@pytest.mark.parametrize("how", ["another origin", "rebound host"])
+def test_a_web_page_neither_reads_nor_writes(served: Served, browser: Browser, how: str) -> None:
+    port = httpx.URL(served.api).port
+    if how == "another origin":
+        found = attack(browser, f"http://{EVIL}/page", served.api)
+        refused: set[Any] = {"blocked", "opaque"}
+    else:
+        found = attack(browser, f"http://{EVIL}:{port}/page", f"http://{EVIL}:{port}/api")
+        refused = {"blocked", "opaque", 400}
+    assert {name: outcome for name, outcome in found.items() if outcome not in refused} == {}
+    assert len(found) == 5 + 2 * len(SOCKETS)
+    assert "evil" not in served.flows()
+
+
+def test_the_secret_does_not_help_a_foreign_page_or_name(served: Served) -> None:
+    host = httpx.URL(served.api).netloc.decode()
+    cases = [
+        ({}, 200), ({"Host": f"localhost:{httpx.URL(served.api).port}"}, 200), ({"Origin": f"http://{host}"}, 200),
+        ({"Host": EVIL}, 400), ({"Host": f"{EVIL}:4200"}, 400), ({"Host": "127.0.0.1.evil.example"}, 400),
+        ({"Origin": f"http://{EVIL}"}, 403), ({"Origin": "null"}, 403), ({"Origin": "http://127.0.0.1:1"}, 403),
+    ]  # fmt: skip
+    with served.client() as client:
+        for headers, status in cases:
+            assert client.post("/flows/filter", json={}, headers=headers).status_code == status, headers
+        own = client.options("/flows/", headers={"Origin": f"http://{host}", "Access-Control-Request-Method": "POST"})
+        assert own.headers["access-control-allow-origin"] == f"http://{host}"
+
+
+def test_another_local_user_gets_401(served: Served) -> None:
+    base = served.api.removesuffix("/api")
+    with httpx.Client(trust_env=False, timeout=30) as client:
+        paths = client.get(f"{base}/openapi.json").json()["paths"]
+        routes = [(verb, path) for path, verbs in paths.items() for verb in verbs]
+        assert len(routes) > 150
+        answers = {
+            (verb, path): client.request(verb, served.api + path.removeprefix("/api"), json={}).status_code
+            for verb, path in routes
+        }
+        for auth in [("graft", "guess"), ("graft", ""), ("", "")]:
+            assert client.post(f"{served.api}/flows/filter", json={}, auth=auth).status_code == 401
+    let_in = {path.removeprefix("/api") for (_, path), status in answers.items() if status != 401}
+    assert let_in == OPEN_TO_ALL
+
+
+@pytest.mark.parametrize("path", SOCKETS)
+def test_a_websocket_without_the_secret_is_closed(served: Served, path: str) -> None:
+    address = served.api.replace("http", "ws", 1) + path
+
+    def answer(token: str | None) -> str:
+        with connect(address, subprotocols=["prefect"], proxy=None) as socket:  # type: ignore[list-item]
+            socket.send(json.dumps({"type": "auth", "token": token}))
+            return str(socket.recv(30))
+
+    for token in (None, "", "graft:guess"):
+        with pytest.raises(ConnectionClosed):
+            answer(token)
+    assert json.loads(answer(served.secret)) == {"type": "auth_success"}
+
+
+def test_the_secret_lies_where_its_owner_alone_can_read_it(served: Served) -> None:
+    folder = served.home / "prefect"
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert stat.S_IMODE((folder / "secret").stat().st_mode) == 0o600
+    family = [served.first, *served.first.children(recursive=True)]
+    shown = [" ".join(process.cmdline()) for process in family]
+    assert any("flows.server" in line for line in shown)
+    logs = [file.read_text(errors="replace") for file in (folder / "logs").iterdir()]
+    notes = [file.read_text() for file in served.home.glob("**/*.json")]
+    password = served.secret.split(":")[1]
+    assert not [text for text in (*shown, *logs, *notes, served.printed) if password in text]
+
+
+def test_people_reach_the_page_with_the_secret(of_up: Served, browser: Browser) -> None:
+    assert f"{of_up.home}/prefect/secret" in of_up.printed
+    context = browser.new_context()
+    page: Page = context.new_page()
+    page.goto(of_up.api.removesuffix("/api") + "/flows")
+    page.get_by_role("textbox").fill(of_up.secret)
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("Flows").last).to_be_visible(timeout=30_000)
+    page.goto(of_up.api.removesuffix("/api") + "/work-pools")
+    expect(page.get_by_text("graft", exact=True).first).to_be_visible(timeout=30_000)
+    context.close()
+
+
+class Bomb:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch '{self.marker}'",)
+
+
+def results(home: Path) -> list[Path]:
+    """Whatever a run keeps of its shards."""
+    kept = [*home.glob("prefect/storage/**/*"), *home.glob("runs/*/shards/*")]
+    return [file for file in kept if file.is_file() and file.suffix != ".tmp"]
+
+
+def test_a_home_of_somebody_else_runs_no_code(of_up: Served, tmp_path: Path) -> None:
+    home, marker = of_up.home, tmp_path / "boom"
+    with Serving(median_ms=20) as llm:
+        recipe = write_recipe(tmp_path, llm.url, rows=60)
+        first = start(home, "run", str(recipe))
+        until(lambda: first.poll() is not None or len(results(home)) >= 1)
+        assert first.poll() is None, "the run ended before it could be killed"
+        first.kill()
+        first.wait(20)
+        assert not [file for file in results(home) if b"pickle" in file.read_bytes()]
+
+        serializer = {"type": "pickle", "picklelib": "cloudpickle", "picklelib_version": None}
+        blob = base64.encodebytes(pickle.dumps(Bomb(marker))).decode()
+        for file in results(home):
+            record = {"metadata": {"serializer": serializer, "storage_key": str(file)}, "result": blob}
+            file.write_text(json.dumps(record))
+        handler = {"()": "os.system", "command": f"touch '{marker}'"}
+        (home / "prefect" / "logging.yml").write_text(json.dumps({"version": 1, "handlers": {"evil": handler}}))
+        (home / "prefect" / "profiles.toml").write_text(
+            "active = 'evil'\n[profiles.evil]\nPREFECT_API_URL = 'http://x'"
+        )
+        again = graft(home, "run", str(recipe), "--json")
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout)["version"]["labels"] == {"alpha": 60, "beta": 60}
+    assert not marker.exists()
+    assert not [file for file in results(home) if b"pickle" in file.read_bytes()], "reports are written anew"
+    assert "make_dataset" in of_up.flows(), "the run reported to the server of `graft up`"
+
+
+def test_a_waiting_run_is_told_to_go_on_and_its_server_ends_with_it(of_run: Served) -> None:
+    servers = [one for one in of_run.first.children(recursive=True) if "flows.server" in " ".join(one.cmdline())]
+    assert len(servers) == 1
+    run = next(of_run.home.glob("runs/*/waiting.json")).parent.name
+    told = graft(of_run.home, "go-on", run, "--by", "Ada")
+    assert told.returncode == 0, told.stderr
+    until(lambda: not of_run.first.is_running() or of_run.first.status() == psutil.STATUS_ZOMBIE)
+    until(lambda: not servers[0].is_running() or servers[0].status() == psutil.STATUS_ZOMBIE)
