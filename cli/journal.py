@@ -111,7 +111,7 @@ def export(
     from schemas.home import Home
 
     home = Home.find()
-    file = out or home.exports / f"journal{'-restricted' if restricted else ''}.jsonl"
+    file = out or home.export(f"journal{'-restricted' if restricted else ''}.jsonl")
     only = None if restricted else open_keys(home)
     found = journal_store.export(home.journal, file, only=only, overwrite=overwrite)
     if json:

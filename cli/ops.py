@@ -107,12 +107,13 @@ def read_overrides(pairs: list[str]) -> dict[str, Any]:
     import yaml
 
     from schemas.errors import GraftError
+    from schemas.plain_yaml import plain
 
     values: dict[str, Any] = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
         try:
-            value = yaml.safe_load(text)
+            value = plain(text)
         except yaml.YAMLError:
             value = text
         if not equals or not name.strip() or isinstance(value, dict | list):

@@ -92,7 +92,7 @@ def _beyond(run: dict[str, Any]) -> str:
 
 
 def _next(home: Home, run: dict[str, Any], version: dict[str, Any] | None, exported: list[str] | None) -> str:
-    lines = [f"- this page: {home.runs / run['id'] / 'report.md'}"]
+    lines = [f"- this page: {home.run(run['id']) / 'report.md'}"]
     if version:
         ref = f"{version['dataset']}@{version['version']}"
         lines += [

@@ -62,7 +62,7 @@ def _tell(home: Home, result: dict[str, Any], trained: dict[str, Any] | None, ex
     from cli.report import run_page
 
     page = run_page(home, result, trained, exported)
-    folder = home.runs / result["run"]["id"]
+    folder = home.run(result["run"]["id"])
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.md").write_text(page, encoding="utf-8")
     out = console()

@@ -55,10 +55,12 @@ def read_deployments(file: Path = ROOT / "prefect.yaml") -> list[DeploymentSpec]
     """The deployments of a prefect.yaml. Raises InputInvalid naming the entry where one lacks a name or entrypoint."""
     import yaml
 
+    from schemas.plain_yaml import plain
+
     if not file.is_file():
         raise NotFound("no prefect.yaml", where=str(file), fix="run from a checkout: pip install -e . in its folder")
     try:
-        entries = (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("deployments") or []
+        entries = (plain(file.read_text(encoding="utf-8")) or {}).get("deployments") or []
     except (yaml.YAMLError, AttributeError) as error:
         raise InputInvalid(
             [Problem(str(file), None, "", f"not a YAML mapping: {error}", "see docs/schedules.md")]

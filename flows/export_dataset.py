@@ -48,7 +48,7 @@ def export_version(
     with Lake.open(home, read_only=True) as lake:
         found = version(lake, ref)
         name = f"{found.dataset}-{found.version}-{format}" + ("-restricted" if restricted else "")
-        folder = Path(out).expanduser() if out else home.exports / name
+        folder = Path(out).expanduser() if out else home.export(name)
         files = export_files(
             lake, found.ref, format=format, out=folder, overwrite=overwrite, include_restricted=restricted,
             splits=splits, where=where, columns=columns, shards=shards, shard_rows=shard_rows,

@@ -64,10 +64,10 @@ def open_student(name: str, *, engine: Engine = "auto") -> Predictor:
     with Lake.open(home, read_only=True) as lake:
         student = find_student(lake, name)
         rule = Rule.of(lake.evaluations(student.id))
-    exported = home.exports / student.id
+    exported = home.export(student.id)
     if engine != "pytorch" and is_student(exported) and _since(exported / FACTS, student):
         return Predictor.open(exported, rule=rule, engine=engine)
-    return Predictor.open(home.root / student.path, rule=rule, engine=engine)
+    return Predictor.open(home.student(student.id), rule=rule, engine=engine)
 
 
 def export_student(name: str, *, out: str | Path | None = None, overwrite: bool = False) -> Exported:
@@ -79,7 +79,7 @@ def export_student(name: str, *, out: str | Path | None = None, overwrite: bool 
     home = Home.find()
     with Lake.open(home, read_only=True) as lake:
         student = find_student(lake, name)
-        folder = Path(out).expanduser() if out else home.exports / student.id
+        folder = Path(out).expanduser() if out else home.export(student.id)
         evaluations = lake.evaluations(student.id)
         baseline = _baseline(lake, student, evaluations)
         found, recipe, seeds, restricted = _origin(lake, student)
@@ -88,7 +88,7 @@ def export_student(name: str, *, out: str | Path | None = None, overwrite: bool 
     from students.predict import load_classifier
 
     check_target(folder, overwrite)
-    model = load_classifier(home.root / student.path)
+    model = load_classifier(home.student(student.id))
     origin = Origin(
         task=recipe.task.kind if recipe else "classification",
         language=recipe.task.language if recipe else "not stated",

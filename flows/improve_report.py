@@ -17,7 +17,7 @@ DRIFT = 0.02
 
 def write_report(improvement: Improvement, home: Home) -> tuple[str, list[Path]]:
     """The report as text, and its files under `improve/<id>/`: report.md, figures.json, curve.png."""
-    folder = home.root / "improve" / improvement.id
+    folder = home.improvement(improvement.id)
     folder.mkdir(parents=True, exist_ok=True)
     text = told(improvement)
     (folder / "report.md").write_text(

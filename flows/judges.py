@@ -29,7 +29,7 @@ def student_judge(home: Home) -> Callable[[str, Sequence[str]], Said]:
 
         with lock:
             if name not in loaded:
-                loaded[name] = TextClassifier.load(home.students / name)
+                loaded[name] = TextClassifier.load(home.student(name))
             return loaded[name].labels, loaded[name].predict(texts)[1]
 
     return judge

@@ -128,7 +128,7 @@ def run_log(home: Home, run_id: str, keys: Iterable[str | None] = ()) -> Iterato
     `keys` are the recipe's `api_key_env` names. Handlers of other loggers (Prefect's, the root's) redact meanwhile.
     Several runs may be open at once. A file that can't be opened is a warning, and the run goes on.
     """
-    names, file = tuple(name for name in keys if name), home.runs / run_id / "log.jsonl"
+    names, file = tuple(name for name in keys if name), home.run(run_id) / "log.jsonl"
     handler: _Lines | None = None
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -116,7 +116,7 @@ async def review(
         return result
     run_id, ref = run["id"], f"{version['dataset']}@{version['version']}"
     with run_lock(home, run_id):
-        closed = _read(home.runs / run_id / CLOSED, Closed)
+        closed = _read(home.run(run_id) / CLOSED, Closed)
         if closed is None or closed.onto != ref:
             note = _note(run_id, ref, settings)
             reviewed = await _wait(home, note, say)
@@ -242,7 +242,7 @@ def _close(home: Home, note: Waiting, reviewed: Reviewed | None) -> Closed:
         said=f"{note.dataset} {who}{said}. {_changes(note.dataset, made)}",
         at=utc_now(),
     )
-    _write(home.runs / note.run_id / CLOSED, closed)
+    _write(home.run(note.run_id) / CLOSED, closed)
     return closed
 
 
@@ -276,7 +276,7 @@ def _span(note: Waiting) -> str:
 
 
 def _note_file(home: Home, run_id: str) -> Path:
-    return home.runs / run_id / NOTE
+    return home.run(run_id) / NOTE
 
 
 def _write(file: Path, value: Value) -> None:

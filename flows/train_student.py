@@ -133,7 +133,7 @@ def _with_teachers(
     from students.predict import Predictor
 
     def predict(texts: Sequence[str]) -> list[str]:
-        return [answer.label for answer in Predictor.open(home.root / report.students[-1].path).predict(texts)]
+        return [answer.label for answer in Predictor.open(home.student(report.students[-1].id)).predict(texts)]
 
     if settings.multi_label is not None:
         return _noted(report, "no teacher was asked: it names one label, and these texts may have several")

@@ -239,7 +239,7 @@ async def open_gateway(recipe: Recipe, home: Home, say: Say, since: float = 0.0)
 @contextmanager
 def run_lock(home: Home, run_id: str) -> Any:
     """One process a run: a second one is told who holds it."""
-    folder = home.runs / run_id
+    folder = home.run(run_id)
     folder.mkdir(parents=True, exist_ok=True)
     lock, holder = FileLock(folder / "lock"), folder / "holder"
     try:

@@ -14,6 +14,8 @@ SLUG_PATTERN = r"^[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?$"
 
 Slug = Annotated[str, Field(pattern=SLUG_PATTERN, description="lower-case letters, digits, dot, dash, underscore")]
 
+STUDENT_PATTERN = r"^st_[A-Za-z0-9_-]{1,64}$"
+
 
 class Value(BaseModel):
     """A frozen value that passes between rooms; an unknown key is an error."""

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from schemas.base import Value
+from schemas.base import STUDENT_PATTERN, Value
 
 Action = Literal["off", "redact", "reject"]
 PersonalKind = Literal["email", "phone", "card", "iban", "ip_address", "mac_address", "national_id", "name"]
@@ -48,7 +48,9 @@ class RepetitionSettings(Value):
 class ToxicitySettings(Value):
     """A guard student reads each text; rows that it calls harmful above the threshold are rejected."""
 
-    student: str = Field(default="", description="id of a guard student (st_…); empty: the gate is off")
+    student: str = Field(
+        default="", pattern=f"^$|{STUDENT_PATTERN}", description="id of a guard student (st_…); empty: the gate is off"
+    )
     label: str = Field(default="", description="its label for harm; empty: every label but `safe`")
     max_probability: float = Field(default=0.5, gt=0, lt=1)
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from schemas.errors import NO_SPACE, GraftError, StorageFull
+from schemas.base import STUDENT_PATTERN
+from schemas.errors import NO_SPACE, GraftError, NotFound, StorageFull
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,199}")
+"""One step of a path: it holds no separator and is neither `.` nor `..`."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,29 @@ class Home:
     def exports(self) -> Path:
         """Where `graft export` writes by default."""
         return self.root / "exports"
+
+    def run(self, run_id: str) -> Path:
+        """A run's folder. Raises NotFound where the id is no run's: a name from a command, page or lake is no path."""
+        return self._named(self.runs, run_id, "run", _NAME)
+
+    def student(self, student_id: str) -> Path:
+        """A student's folder. Raises NotFound where the id is no student's, such as `st_x/../../elsewhere`."""
+        return self._named(self.students, student_id, "student", re.compile(STUDENT_PATTERN))
+
+    def export(self, name: str) -> Path:
+        """The folder of an export, or its file. Raises NotFound where that is no name of one."""
+        return self._named(self.exports, name, "export", _NAME)
+
+    def improvement(self, name: str) -> Path:
+        """The folder of a loop's report. Raises NotFound where the id is no loop's."""
+        return self._named(self.root / "improve", name, "improvement", _NAME)
+
+    def _named(self, folder: Path, name: str, noun: str, pattern: re.Pattern[str]) -> Path:
+        if not pattern.fullmatch(name):
+            raise NotFound(
+                f"no {noun} {name[:80]!r}: that cannot be an id", where=str(folder), fix=f"name it by its {noun} id"
+            )
+        return folder / name
 
     @property
     def models(self) -> Path:

@@ -15,6 +15,7 @@ from typing import Literal
 from pydantic import Field, ValidationError
 
 from schemas.base import Value, utc_now
+from schemas.errors import NotFound
 from schemas.home import Home
 
 FILE = "live.json"
@@ -86,7 +87,7 @@ class Live(Value):
 
 def live_file(home: Home, run_id: str) -> Path:
     """Where a run notes what it does."""
-    return home.runs / run_id / FILE
+    return home.run(run_id) / FILE
 
 
 def read_live(home: Home, run_id: str, stale_s: float = STALE_S) -> Live | None:
@@ -94,12 +95,10 @@ def read_live(home: Home, run_id: str, stale_s: float = STALE_S) -> Live | None:
 
     A file is old after `stale_s` seconds. On another machine than the run's, the process is not looked for.
     """
-    if not run_id or Path(run_id).name != run_id or run_id in (".", ".."):
-        return None
     try:
         with live_file(home, run_id).open("rb") as file:
             found = Live.model_validate_json(file.read(LARGEST))
-    except (OSError, ValidationError, ValueError):
+    except (OSError, NotFound, ValidationError, ValueError):
         return None
     return found.model_copy(update={"state": _state(found, stale_s)})
 

@@ -11,12 +11,11 @@ import yaml
 from pydantic import ValidationError
 
 from schemas.errors import InputInvalid, Problem
+from schemas.plain_yaml import MAX_BYTES, MAX_NODES, PlainLoader
 from schemas.problems import Explainer, Finding, did_you_mean
 from schemas.problems import Path as FieldPath
 from schemas.recipe import Recipe
 
-MAX_RECIPE_BYTES = 5_000_000
-MAX_NODES = 200_000
 SUFFIXES = (".yaml", ".yml")
 PACKAGE_RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 
@@ -106,7 +105,7 @@ def _read(file: Path) -> str:
     except OSError as error:
         fix = "make the file readable"
         raise InputInvalid([Problem(str(file), None, "", f"cannot be read: {error.strerror}", fix)]) from error
-    if len(raw) > MAX_RECIPE_BYTES:
+    if len(raw) > MAX_BYTES:
         fix = "move the seeds to a file of their own and name it in seeds.path"
         raise InputInvalid([Problem(str(file), None, "", f"has {len(raw):,} bytes, too many for a recipe", fix)])
     try:
@@ -133,7 +132,7 @@ class _Document:
         """The data. Raises InputInvalid where the syntax is broken or the top is not a block of fields."""
         loader: Any = None
         try:
-            loader = yaml.SafeLoader(text)
+            loader = PlainLoader(text)
             node = loader.get_single_node()
             data = self._value(loader, node, ()) if node is not None else None
         except yaml.YAMLError as error:
@@ -199,7 +198,7 @@ class _Document:
     def _scalar(self, loader: Any, node: yaml.Node) -> Any:
         try:
             return loader.construct_object(node)
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise yaml.MarkedYAMLError(problem=f"cannot be read: {error}", problem_mark=node.start_mark) from error
 
     def _mapping(self, loader: Any, node: yaml.MappingNode, path: FieldPath) -> dict[str, Any]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 from pydantic import Field, JsonValue, model_validator
 
-from schemas.base import Slug, Value
+from schemas.base import STUDENT_PATTERN, Slug, Value
 
 RoleName = Literal["generator", "reviewer", "adjudicator", "labeler", "responder", "guard"]
 Provider = Literal["embedded", "openai", "litellm", "encoder"]
@@ -68,6 +69,9 @@ class ModelSpec(Value):
             raise ValueError("provider openai needs base_url, such as http://127.0.0.1:8000/v1")
         if self.provider in ("embedded", "encoder") and self.base_url:
             raise ValueError(f"provider {self.provider} runs on this machine: remove base_url")
+        student = self.provider == "encoder" and self.model.startswith("st_")
+        if student and not re.fullmatch(STUDENT_PATTERN, self.model):
+            raise ValueError("a student's id is st_ and letters or digits; graft students lists them")
         if self.prefill == "template" and not self.chat_template:
             raise ValueError("prefill: template needs chat_template, the model's turn format, such as llama3")
         return self

@@ -68,8 +68,8 @@ from transformers import AutoModel, AutoTokenizer
 
 folder = Path(".")  # this folder
 facts = json.loads((folder / "labels.json").read_text(encoding="utf-8"))
-tokenizer = AutoTokenizer.from_pretrained(folder)
-encoder = AutoModel.from_pretrained(folder).eval()
+tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+encoder = AutoModel.from_pretrained(folder, trust_remote_code=False, use_safetensors=True).eval()
 layer = load_file(folder / "head.safetensors")
 
 texts = ["where is my parcel?", "I was charged twice"]

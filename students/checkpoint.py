@@ -6,10 +6,10 @@ Only what torch reads without running code is in it: tensors, numbers, strings, 
 from __future__ import annotations
 
 import contextlib
-import pickle
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ EVERY = 5.0
 SHARE = 0.05
 """Share of the time that writing them may take at most, as far as the last one tells."""
 
-_BROKEN = (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError, pickle.UnpicklingError)
+_BROKEN = (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError, UnpicklingError)
 
 
 class Checkpoint:

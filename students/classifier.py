@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoModel, AutoTokenizer
 
 from schemas.errors import GraftError, NotFound
+from schemas.pretrained import check_written, pretrained
 from students.encoder import Encoder, quiet_transformers
 from students.multilabel import FACT, above, thresholds_of
 
@@ -48,10 +48,9 @@ class TextClassifier(nn.Module):
         """A classifier before training, on the CPU in 32 bits. Raises GraftError where the encoder cannot be loaded."""
         try:
             with quiet_transformers():
-                tokenizer = AutoTokenizer.from_pretrained(encoder.place, revision=encoder.commit or "main")
-                body = AutoModel.from_pretrained(
-                    encoder.place, revision=encoder.commit or "main", dtype=torch.float32
-                )  # fmt: skip
+                commit = encoder.commit or "main"
+                tokenizer = pretrained("AutoTokenizer", encoder.place, revision=commit)
+                body = pretrained("AutoModel", encoder.place, revision=commit, dtype=torch.float32)
         except (OSError, ValueError, ImportError) as error:
             raise GraftError(
                 f"the encoder {encoder.place!r} cannot be loaded: {(str(error).splitlines() or [''])[0]}",
@@ -155,9 +154,10 @@ class TextClassifier(nn.Module):
 
     @classmethod
     def load(cls, folder: Path) -> TextClassifier:
-        """A saved classifier, on the CPU. Raises NotFound where the folder holds none."""
+        """A saved classifier, on the CPU. Raises NotFound where there is none, GraftError where it holds code."""
         if not (folder / "classifier.json").is_file():
             raise NotFound("no student lies here", where=str(folder), fix="train one: graft train NAME")
+        check_written(folder)
         facts = json.loads((folder / "classifier.json").read_text(encoding="utf-8"))
         model = cls.start(Encoder(str(folder / "encoder"), "", ""), facts["labels"], facts["max_length"])
         model.head.load_state_dict(load_file(folder / "head.safetensors"))

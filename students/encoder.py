@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from schemas.errors import GraftError, MissingExtra
+from schemas.pretrained import refuse_code, weights_in
 
 BUILT_IN = "all-MiniLM-L6-v2"
 _WHERE = "student.encoder"
@@ -121,9 +122,10 @@ def sha256_of(files: Sequence[Path]) -> str:
 
 
 def _digest(folder: Path) -> str:
-    """The first 16 hex digits of the SHA-256 of the weights. GraftError where there are none."""
-    weights = sorted([*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")])
-    if not weights or not (folder / "config.json").is_file():
+    """The first 16 hex digits of the SHA-256 of the weights. GraftError for none, or where code comes with them."""
+    refuse_code(str(folder))
+    weights = weights_in(folder)
+    if not weights:
         raise GraftError(
             f"{folder} holds no encoder", where=_WHERE, fix="name a folder with config.json and model.safetensors"
         )

@@ -39,7 +39,7 @@ class Learner:
         from students.device import pick_device
 
         self.student = student
-        self._folder = home.students / student.id
+        self._folder = home.student(student.id)
         self._model = TextClassifier.load(self._folder).to(pick_device())
         self.labels = self._model.labels
 
@@ -67,7 +67,7 @@ def learn(lesson: Lesson, home: Home, known: Callable[[str], Student | None], sa
     rows = unique(lesson.rows)
     encoder = find_encoder(lesson.settings.encoder)
     name = _identity(lesson, rows, encoder.revision)
-    folder = home.students / name
+    folder = home.student(name)
     found = known(name)
     if found is not None and (folder / "classifier.json").is_file():
         say(f"{name} learned this before")

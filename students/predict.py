@@ -248,15 +248,17 @@ def _sigmoid(logits: NDArray[float64]) -> NDArray[float64]:
 
 
 def load_classifier(folder: Path) -> Any:
-    """The TextClassifier of an exported or a trained folder, on the CPU. Loads torch; raises NotFound."""
+    """The TextClassifier of an exported or a trained folder, on the CPU. Errors as `TextClassifier.load`."""
     from students.classifier import TextClassifier
 
     if not (folder / FACTS).is_file():
         return TextClassifier.load(folder)
     from safetensors.torch import load_file
 
+    from schemas.pretrained import check_written
     from students.encoder import Encoder
 
+    check_written(folder)
     facts = _facts(folder)
     model = TextClassifier.start(Encoder(str(folder), "", ""), facts["labels"], facts["max_length"])
     model.head.load_state_dict(load_file(folder / HEAD))

@@ -168,7 +168,7 @@ def _selected(job: _Job, base: _Made, rows: Sequence[Given]) -> tuple[list[Train
     if job.settings.select is None:
         return None
     each = unique(rows)
-    known = say(_loaded(job.home.root / base.student.path), [row.text for row in each])[1] if each else []
+    known = say(_loaded(job.home.student(base.student.id)), [row.text for row in each])[1] if each else []
     kept, note = select_rows(each, known, job.settings.select, job.labels)
     job.say(note)
     return kept, note
@@ -187,7 +187,7 @@ def _one(job: _Job, trained_on: str, version: int | None, training: Sequence[Tra
     validation = job.validation if trained_on == "version" else ()
     job.say(f"training on {len(training)} rows ({what})")
     name = _identity(job, trained_on, version, training, validation)
-    folder = job.home.students / name
+    folder = job.home.student(name)
     result = train_classifier(training, job.labels, job.settings, folder, say=job.say, validation=validation)
     student = Student(
         id=name, dataset=job.dataset, version=version, trained_on=trained_on, settings=job.settings,

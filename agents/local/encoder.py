@@ -20,6 +20,7 @@ from agents.local.files import package_folder
 from agents.local.gather import Gather
 from schemas.calls import CallRequest, Reply, TokenLogprob, Usage
 from schemas.errors import CallFailed, MissingExtra
+from schemas.pretrained import pretrained
 
 Vectors = NDArray[np.float32]
 
@@ -170,15 +171,14 @@ def _load() -> tuple[Any, Any]:
                 where="encoder",
                 fix="pip install 'graft-factory[local]'",
             )
-        from transformers import AutoModel, AutoTokenizer
         from transformers.utils import logging
 
         path = str(folder / "model")
         shown = logging.is_progress_bar_enabled()
         logging.disable_progress_bar()
         try:
-            tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-            _loaded.append((tokenizer, AutoModel.from_pretrained(path, local_files_only=True).eval()))
+            tokenizer = pretrained("AutoTokenizer", path, local_files_only=True)
+            _loaded.append((tokenizer, pretrained("AutoModel", path, local_files_only=True).eval()))
         finally:
             if shown:
                 logging.enable_progress_bar()

@@ -10,7 +10,6 @@ import ipaddress
 import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from typing import Any
 
 from data.gates.base import failed, passed
 from data.gates.spans import Span, disjoint, place
@@ -206,12 +205,12 @@ def _phones(text: str, regions: Sequence[str]) -> Iterator[Span]:
 @lru_cache(maxsize=2)
 def _names_of(model: str) -> Names:
     """The finder of a token classifier of transformers, loaded once. Its labels for people end in PER or PERSON."""
-    from transformers import pipeline
+    from schemas.pretrained import tagger
 
-    tagger: Any = pipeline("token-classification", model=model, aggregation_strategy="simple", device=-1)
+    tag = tagger(model)
 
     def find(text: str) -> list[tuple[int, int]]:
-        found = tagger(text) if text.strip() else []
+        found = tag(text) if text.strip() else []
         return [
             (int(one["start"]), int(one["end"])) for one in found if one["entity_group"].endswith(("PER", "PERSON"))
         ]

@@ -70,13 +70,15 @@ def _saved(root: Path, folder: Path, split: SplitName | None) -> list[Part]:
 def _front_matter(folder: Path) -> dict[str, Any]:
     import yaml
 
+    from schemas.plain_yaml import plain
+
     readme = folder / "README.md"
     if not readme.is_file():
         return {}
     text = readme.read_text(encoding="utf-8-sig", errors="replace")
     found = re.match(r"---\r?\n(.*?)\r?\n---\s*(?:\n|$)", text, re.DOTALL)
     try:
-        head = yaml.safe_load(found[1]) if found else {}
+        head = plain(found[1]) if found else {}
     except yaml.YAMLError as error:
         raise invalid(str(readme), f"its head is not valid YAML: {str(error)[:120]}", "correct or remove it") from error
     return head if isinstance(head, dict) else {}

@@ -134,7 +134,7 @@ def answers(home: Home, student: Student, test_hash: str) -> Answers | None:
 
     if not _HASH.fullmatch(test_hash):
         return None
-    file = _file(home.root / student.path, test_hash)
+    file = _file(home.student(student.id), test_hash)
     if not file.is_file():
         return None
     try:
@@ -152,8 +152,8 @@ def answers(home: Home, student: Student, test_hash: str) -> Answers | None:
 def not_kept(home: Home, student: Student, test_file: str) -> GraftError:
     """What to tell a person who wants answers that are not there."""
     fix = f"train it again: graft train {_ref(student)}"
-    if not (home.root / student.path).is_dir():
-        return NotFound(f"the folder of student {student.id} is gone", where=str(home.root / student.path), fix=fix)
+    if not (home.student(student.id)).is_dir():
+        return NotFound(f"the folder of student {student.id} is gone", where=str(home.student(student.id)), fix=fix)
     return NotFound(f"what student {student.id} said of {test_file} was not kept", where=student.path, fix=fix)
 
 
@@ -162,7 +162,7 @@ def speed(home: Home, student: Student, test_hash: str) -> Speed | None:
     if not _HASH.fullmatch(test_hash):
         return None
     try:
-        return Speed.model_validate_json(_speed_file(home.root / student.path, test_hash).read_bytes())
+        return Speed.model_validate_json(_speed_file(home.student(student.id), test_hash).read_bytes())
     except (OSError, ValidationError):
         return None
 

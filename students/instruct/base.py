@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from schemas.errors import NO_SPACE, GraftError, MissingExtra, StorageFull
+from schemas.pretrained import pretrained, refuse_code, untrained, weights_in
 from students.encoder import first_line, licence_of, on_hub, quiet_transformers, sha256_of
 
 BUILT_IN = "smollm2-135m-instruct"
@@ -66,10 +67,8 @@ def find_base(name: str, models: Path, say: Callable[[str], None] = lambda text:
 
 def load_tokenizer(base: CausalBase) -> Any:
     """The base's tokenizer, with a chat template and a token to pad with. GraftError where it has no end token."""
-    from transformers import AutoTokenizer
-
     with quiet_transformers():
-        tokenizer = AutoTokenizer.from_pretrained(base.place, revision=base.commit)
+        tokenizer = pretrained("AutoTokenizer", base.place, revision=base.commit)
     if tokenizer.eos_token is None:
         raise GraftError(
             f"the tokenizer of {base.name} has no end-of-text token", where=_WHERE, fix="name another base model"
@@ -86,16 +85,14 @@ def load_model(place: str, commit: str | None = None, *, frozen: bool = False) -
     adapter and a CUDA device that has it will run it. Raises GraftError where it is no causal model.
     """
     import torch
-    from transformers import AutoModelForCausalLM
 
     from students.device import pick_device, uses_bf16
 
     half = frozen and uses_bf16(pick_device())
     try:
         with quiet_transformers():
-            return AutoModelForCausalLM.from_pretrained(
-                place, revision=commit, dtype=torch.bfloat16 if half else torch.float32
-            )
+            kind = torch.bfloat16 if half else torch.float32
+            return pretrained("AutoModelForCausalLM", place, revision=commit, dtype=kind)
     except (ValueError, OSError) as error:
         raise GraftError(
             f"{place} cannot be loaded as a causal model: {first_line(error)}", where=_WHERE,
@@ -167,15 +164,14 @@ def _convert(file: Path, folder: Path) -> None:
     A model that was read from GGUF counts as quantised and refuses to be saved, so its weights move to a plain one.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     with quiet_transformers():
-        read = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name)
+        read = pretrained("AutoModelForCausalLM", str(file.parent), gguf_file=file.name)
         facts = {key: value for key, value in read.config.to_dict().items() if key != "quantization_config"}
-        plain = AutoModelForCausalLM.from_config(type(read.config).from_dict(facts))
+        plain = untrained("AutoModelForCausalLM", type(read.config).from_dict(facts))
         plain.load_state_dict(read.state_dict())
         plain.to(torch.float16).save_pretrained(folder)
-        AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(folder)
+        pretrained("AutoTokenizer", str(file.parent), gguf_file=file.name).save_pretrained(folder)
 
 
 def _from_hub(name: str) -> CausalBase:
@@ -185,9 +181,10 @@ def _from_hub(name: str) -> CausalBase:
 
 
 def _digest(folder: Path) -> str:
-    """The first 16 hex digits of the SHA-256 of the weights. GraftError where there are none."""
-    weights = sorted([*folder.glob("model*.safetensors"), *folder.glob("pytorch_model*.bin")])
-    if not weights or not (folder / "config.json").is_file():
+    """The first 16 hex digits of the SHA-256 of the weights. GraftError for none, or where code comes with them."""
+    refuse_code(str(folder))
+    weights = [file for file in weights_in(folder) if file.name.startswith("model")]
+    if not weights:
         raise GraftError(
             f"{folder} holds no causal model", where=_WHERE, fix="name a folder with config.json and model.safetensors"
         )

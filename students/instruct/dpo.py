@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from peft import PeftModel
 from trl import DPOConfig, DPOTrainer
 
+from schemas import pretrained
 from schemas.base import stable_hash
 from schemas.students import DpoSettings, StudentSettings
 from students.instruct.base import CausalBase, load_model, quiet_libraries
@@ -59,7 +59,7 @@ def adapted(base: CausalBase, folder: Path, *, trainable: bool = False) -> Any:
     """The base model with the adapter in a folder."""
     model = load_model(base.place, base.commit, frozen=True)
     with quiet_libraries():
-        return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
+        return pretrained.adapted(model, folder, trainable=trainable)
 
 
 def _row(tokenizer: Any, pair: Pair) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -83,6 +84,11 @@ def train(make: Make, plan: Plan, facts: str, say: Say) -> Ended:
         try:
             with _quiet():
                 return _attempt(make, plan, say)
+        except UnpicklingError:
+            say("the checkpoint of an earlier training cannot be read: starting anew")
+            shutil.rmtree(plan.folder, ignore_errors=True)
+            _write_facts(plan, facts)
+            continue
         except RuntimeError as error:
             if not _is_memory(error):
                 raise

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from schemas.base import content_hash, stable_hash, utc_now
 from schemas.errors import NO_SPACE, GraftError, StorageFull
 from schemas.home import Home
+from schemas.pretrained import check_written
 from schemas.students import InstructEvaluation, Student, StudentSettings
 from students.instruct.base import CausalBase, find_base, load_model, load_tokenizer, quiet_libraries
 from students.instruct.data import Encoded, Pair, Turn, encode, lessons
@@ -80,7 +81,7 @@ def train_instruct_student(
         )  # fmt: skip
     used = pairs if settings.instruct.dpo else ()
     name = _identity(taught, used, settings, base, dataset, version)
-    folder = home.students / name
+    folder = home.student(name)
     job = _Job(base, tokenizer, settings, folder.with_name(name + ".partial"), say)
     say(f"training {base.name} on {len(rows)} rows ({_how(settings)})")
     stages, notes = _trained(job, rows, used)
@@ -182,6 +183,7 @@ def load_student(base: CausalBase, folder: Path) -> Any:
         from students.instruct.dpo import adapted
 
         return adapted(base, folder)
+    check_written(folder)
     return load_model(str(folder))
 
 
@@ -239,16 +241,16 @@ def _speed(stages: Sequence[Ended]) -> float | None:
 def _peak_share(job: _Job, stages: Sequence[Ended]) -> float | None:
     """Share of a known GPU's peak; where the base stays as it is, a token takes 4 operations a weight instead of 6."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
 
+    from schemas.pretrained import pretrained, untrained
     from students.device import device_name, multiplying, share_of_peak
 
     speed, device = _speed(stages), torch.device(stages[0].device)
     if speed is None or device.type != "cuda":
         return None
-    config = AutoConfig.from_pretrained(job.base.place, revision=job.base.commit)
+    config = pretrained("AutoConfig", job.base.place, revision=job.base.commit)
     with torch.device("meta"):
-        weights = multiplying(AutoModelForCausalLM.from_config(config))
+        weights = multiplying(untrained("AutoModelForCausalLM", config))
     if job.settings.instruct.adapter == "lora":
         weights = weights * 4 // 6
     share = share_of_peak(weights, speed, device_name(device))
