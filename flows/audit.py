@@ -124,7 +124,7 @@ def _gates(lake: Lake, found: DatasetVersion) -> Check | None:
 
     run = lake.run(found.run_id)
     try:
-        recipe = Recipe.model_validate({k: v for k, v in (run.recipe if run else {}).items() if k != "roles"})
+        recipe = Recipe.stored({k: v for k, v in (run.recipe if run else {}).items() if k != "roles"})
     except ValidationError:
         return None
     admission = Admission(recipe, lake.seeds(found.run_id), (), fragments(), lake.test_texts(found.dataset))

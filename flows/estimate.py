@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 
 from agents.methods import method_of, reviewer_count
 from agents.methods.calibrate import judges
 from agents.methods.harmaug import augmenting, variants
 from agents.methods.relabel import mixing
 from flows.plan import read_recipe, run_id_of
-from flows.workshop import models_used
+from flows.workshop import models_used, weighed
 from schemas.base import Value
+from schemas.errors import GraftError
 from schemas.home import Home
 from schemas.methods import HarmAugSettings, PromptMixSettings
 from schemas.models import ModelSpec
@@ -88,6 +90,8 @@ def _yield(recipe: Recipe, seeds: list[Seed]) -> tuple[float, str]:
         runs = [run for run in lake.runs(recipe.name) if run.counts.get("opened", 0) >= 20]
     if not runs:
         return ASSUMED_YIELD / _responses(recipe), "assumed: no run of this dataset yet"
+    with suppress(GraftError):  # an absent model is told when a run is started
+        recipe = weighed(recipe, home)
     same = [run for run in runs if run.id == run_id_of(recipe, seeds)]
     run = (same or runs)[-1]
     return max(0.01, run.counts.get("accepted", 0) / run.counts["opened"]), f"measured in run {run.id}"

@@ -138,7 +138,7 @@ def _origin(lake: Lake, student: Student) -> tuple[DatasetVersion | None, Recipe
     except NotFound:
         return None, None, 0, 0
     run = lake.run(found.run_id)
-    recipe = Recipe.model_validate(run.recipe) if run else None
+    recipe = Recipe.stored(run.recipe) if run else None
     query = "SELECT count(*) FILTER (restricted) AS n FROM lake.version_rows WHERE dataset = ? AND version = ?"
     restricted = lake.sql(query, [found.dataset, found.version]).to_pylist()[0]["n"]
     return (None, recipe, found.seeds, 0) if student.version is None else (found, recipe, found.seeds, restricted)

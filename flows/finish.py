@@ -18,6 +18,7 @@ from flows.workshop import Say, Workshop, models_with_licences
 from schemas.base import utc_now
 from schemas.datasets import DatasetVersion, Row, Run
 from schemas.errors import YieldTooLow
+from schemas.recipe import Recipe
 from schemas.rows import Candidate, Status
 
 
@@ -96,11 +97,12 @@ async def _publish(
     roles = shop.method.roles(shop.recipe)
     writing = [role for role in roles if role in ("generator", "responder")]
     generators = {model.name for role in writing for model in shop.recipe.models_for(role)}
+    public = Recipe.stored(run.recipe)  # as the lake keeps it: without keys
     card = render_card(
-        run=run, recipe=shop.recipe, rows=rows, seeds=len(shop.seeds), reasons=reasons, generators=generators,
+        run=run, recipe=public, rows=rows, seeds=len(shop.seeds), reasons=reasons, generators=generators,
         method=report, roles=roles,
     )  # fmt: skip
-    steering, models = shop.recipe.steering, dict(models_with_licences(shop.recipe))
+    steering, models = shop.recipe.steering, dict(models_with_licences(public))
     carried = find_version(shop.lake, f"{run.dataset}@{steering.after}") if steering else None
     return publish(
         shop.lake, run=run, rows=rows, models={**(carried.models if carried else {}), **models},

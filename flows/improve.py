@@ -6,6 +6,7 @@ number of candidates is spent at once, without steering: the comparison that say
 
 from __future__ import annotations
 
+import asyncio
 import time
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from flows.improve_round import (
 )
 from flows.plan import read_recipe
 from flows.progress import Progress, begin
+from flows.workshop import weighed
 from schemas.base import stable_hash, utc_now
 from schemas.errors import GraftError, InputInvalid, Problem, YieldTooLow
 from schemas.home import Home
@@ -56,6 +58,7 @@ async def improve(
     }  # fmt: skip
     file, loaded, rows = read_recipe(recipe, {name: value for name, value in given.items() if value is not None})
     home = Home.find()
+    loaded = await asyncio.to_thread(weighed, loaded, home)
     with Lake.open(home) as lake:
         loop = _loop(loaded, file, rows, home, lake)
         begun = utc_now()

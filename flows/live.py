@@ -12,7 +12,7 @@ import re
 import socket
 import threading
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -39,11 +39,14 @@ _COUNTS = (
 
 
 @asynccontextmanager
-async def noted(home: Home, progress: Progress) -> AsyncIterator[None]:
-    """Note what the run does while the block goes on; at its end, however it comes, that it has ended."""
+async def noted(home: Home, progress: Progress, keys: Iterable[str] = ()) -> AsyncIterator[None]:
+    """Note what the run does while the block goes on; at its end, however it comes, that it has ended.
+
+    `keys` are the environment variables of the recipe's keys, whose values no note holds.
+    """
     notes = None
     with contextlib.suppress(Exception):
-        notes = Notes(live_file(home, progress.run_id), progress, _prefect())
+        notes = Notes(live_file(home, progress.run_id), progress, _prefect(), keys)
         notes.start()
     try:
         yield
@@ -56,8 +59,10 @@ async def noted(home: Home, progress: Progress) -> AsyncIterator[None]:
 class Notes:
     """The notes of one run. `start` and `end` them; `write` is one note."""
 
-    def __init__(self, file: Path, progress: Progress, prefect: dict[str, str | None]) -> None:
-        self._file, self._progress = file, progress
+    def __init__(
+        self, file: Path, progress: Progress, prefect: dict[str, str | None], keys: Iterable[str] = ()
+    ) -> None:
+        self._file, self._progress, self._keys = file, progress, tuple(keys)
         self._stop, self._writing = threading.Event(), threading.Lock()
         self._thread = threading.Thread(target=self._go_on, name="graft-live", daemon=True)
         self._past: deque[tuple[float, int]] = deque()
@@ -98,8 +103,8 @@ class Notes:
         progress, stats = self._progress, self._progress.gateway
         rate = self._rate(progress.seconds, progress.total_accepted)
         return {
-            **self._fixed, **(_gateway(stats()) if stats is not None else {}),
-            "at": utc_now(), "seconds": round(progress.seconds, 2), "stage": redact(progress.stage),
+            **self._fixed, **(_gateway(stats(), self._keys) if stats is not None else {}),
+            "at": utc_now(), "seconds": round(progress.seconds, 2), "stage": redact(progress.stage, self._keys),
             "wanted": progress.wanted, "accepted": dict(progress.accepted), "settled": progress.settled,
             "rejected": progress.rejected, "failed": progress.failed, "reasons": dict(progress.reasons),
             "per_minute": None if rate is None else round(rate, 2), "eta_s": _eta(progress, rate),
@@ -114,10 +119,10 @@ class Notes:
         return None if now - since < RATE_FROM_S else max(0, accepted - before) * 60 / (now - since)
 
 
-def _gateway(stats: Any) -> dict[str, Any]:
+def _gateway(stats: Any, keys: Iterable[str]) -> dict[str, Any]:
     counts = {name: getattr(stats, name) for name in _COUNTS}
     return {
-        **counts, "calls_failed": stats.failed, "notes": [redact(note) for note in stats.notes],
+        **counts, "calls_failed": stats.failed, "notes": [redact(note, keys) for note in stats.notes],
         "endpoints": [asdict(endpoint) for endpoint in stats.endpoints],
     }  # fmt: skip
 

@@ -37,6 +37,7 @@ from flows.workshop import (
     leave,
     open_gateway,
     run_lock,
+    weighed,
     workshop_of,
 )
 from schemas.base import stable_hash, utc_now
@@ -91,13 +92,15 @@ async def make_dataset(
 
 async def make_run(loaded: Recipe, file: Path, seeds: list[Seed]) -> dict[str, Any]:
     """The run of a loaded recipe, inside any flow; errors and result as `make_dataset`."""
-    home, run_id = Home.find(), run_id_of(loaded, seeds)
+    home = Home.find()
+    loaded = await asyncio.to_thread(weighed, loaded, home)
+    run_id = run_id_of(loaded, seeds)
     with run_lock(home, run_id), Lake.open(home) as lake:
         done = rounds.already_done(lake, run_id)
         if done is not None:
             artifacts.say(f"nothing changed: {done['version']['dataset']}@{done['version']['version']} holds this run")
             return done
-        with logs.run_log(home, run_id, {model.api_key_env for model in loaded.models}):
+        with logs.run_log(home, run_id, loaded.key_variables):
             return await _make(loaded, file, seeds, home, lake, run_id)
 
 
@@ -122,7 +125,8 @@ async def _make(recipe: Recipe, file: Path, seeds: list[Seed], home: Home, lake:
     lake.add_seeds(run_id, seeds)
     logs.started(recipe.name, recipe.method.kind, sum(recipe.wanted().values()), again=before is not None)
     try:
-        async with live.noted(home, progress), open_gateway(recipe, home, say, run.started_at.timestamp()) as gateway:
+        noted = live.noted(home, progress, recipe.key_variables)
+        async with noted, open_gateway(recipe, home, say, run.started_at.timestamp()) as gateway:
             progress.gateway = lambda: gateway.stats
             shop = Workshop(
                 recipe=recipe, run_id=run_id, home=home, lake=lake, gateway=gateway, method=method_of(recipe),

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from schemas.base import Value
 from schemas.errors import GraftError
+from schemas.redaction import has_key
 
 Kind = Literal["text", "whole", "number", "truth", "choice", "json"]
 KINDS: dict[str, Kind] = {"string": "text", "integer": "whole", "number": "number", "boolean": "truth"}
@@ -106,6 +107,10 @@ def checked(
         if info.required and info.name not in given:
             fix = f"give {info.name} {WORDS[info.kind]}"
             raise GraftError(f"{deployment} needs {info.name}", where=info.name, fix=fix)
+    for name, value in given.items():
+        if has_key(json.dumps(value, default=str)):  # Prefect keeps parameters, and shows them
+            fix = "name an environment variable in the recipe instead: api_key_env"
+            raise GraftError("a key does not belong into a parameter", where=name, fix=fix)
     for problem in validate({**values, **given}, dict(schema or {})):
         name = str(next(iter(problem.absolute_path), ""))
         if name not in accepts:

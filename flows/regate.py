@@ -147,7 +147,7 @@ def recipe_of(
     """
     run = lake.run(found.run_id)
     try:
-        return _overridden(Recipe.model_validate(run.recipe if run else {}), overrides), []
+        return _overridden(Recipe.stored(run.recipe if run else {}), overrides), []
     except ValidationError:
         pass
     labels = sorted({row.label for row, *_ in held})

@@ -15,7 +15,7 @@ from agents.roles.calibration import batch_means, calibrate, content_free_means
 from agents.roles.choice import pick_examples
 from agents.roles.labeler import is_vote, label_text
 from data.gates.contamination import text_hash
-from flows.workshop import Say, open_gateway
+from flows.workshop import Say, open_gateway, weighed
 from schemas.calls import CallRequest, Reply
 from schemas.errors import BudgetExhausted, CallFailed
 from schemas.home import Home
@@ -47,7 +47,9 @@ async def teacher_scores(
     held_out = {text_hash(text) for text, _ in test_rows}
     shown = [one for one in seeds if one.label and text_hash(one.text) not in held_out]
     scores: list[TeacherScore] = []
-    async with open_gateway(_narrowed(recipe, models), home, say, time.time()) as gateway:
+    narrowed = await asyncio.to_thread(weighed, _narrowed(recipe, models), home)
+    models = narrowed.models
+    async with open_gateway(narrowed, home, say, time.time()) as gateway:
         for model in models:
             for examples in ([], shown) if shown else ([],):
                 what = f"teacher {model.name}, {'with examples' if examples else 'zero-shot'}"

@@ -84,7 +84,7 @@ def _opened(
     run = lake.run(found.run_id)
     if run is None:
         raise NotFound(f"the run of {found.ref} is not in the lake", where=found.run_id)
-    recipe = Recipe.model_validate(run.recipe)
+    recipe = Recipe.stored(run.recipe)
     settings = recipe.student.model_validate({**recipe.student.model_dump(), **(overrides or {})})
     return found, run, recipe, settings
 

@@ -15,6 +15,7 @@ import orjson
 from filelock import FileLock, Timeout
 
 from agents.gateway import Gateway
+from agents.local.files import weights_of
 from agents.methods import method_of
 from agents.methods.base import Ask, Context, Drawn, Method
 from agents.methods.harmaug import variants
@@ -197,6 +198,20 @@ def models_used(recipe: Recipe) -> tuple[ModelSpec, ...]:
     """Every model of the pool that some role of the recipe may draw, in the recipe's order."""
     names = {model.name for role in method_of(recipe).roles(recipe) for model in recipe.models_for(role)}
     return tuple(model for model in recipe.models if model.name in names)
+
+
+def weighed(recipe: Recipe, home: Home) -> Recipe:
+    """The recipe with the hash of its local models' weights, which is part of every call's key and of the run's id.
+
+    Takes seconds where a large file is new. Raises ModelUnreachable where a model's file is absent or not the one that
+    the recipe pins.
+    """
+    used = models_used(recipe)
+    models = tuple(
+        model.model_copy(update={"weights": weights_of(model, home)}) if model in used else model
+        for model in recipe.models
+    )
+    return recipe.model_copy(update={"models": models})
 
 
 @asynccontextmanager

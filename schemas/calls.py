@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from schemas.addresses import normal_url
 from schemas.base import Value, stable_hash
 from schemas.models import ModelSpec, RoleName
 
@@ -52,11 +53,15 @@ class CallRequest(Value):
     def key(self) -> str:
         """Hash of everything that can change the reply (32 hex digits)."""
         model = self.model
+        more: dict[str, Any] = {"weights": model.weights} if model.weights else {}
+        if model.headers_env:
+            more["headers"] = sorted(name.lower() for name in model.headers_env)  # their values are secret
         return stable_hash(
-            model.provider, model.model, model.revision, model.base_url, model.style, model.extra,
+            model.provider, model.model, model.revision, model.base_url and normal_url(model.base_url), model.style,
+            model.extra,
             [[m.role, m.content] for m in self.messages], self.prompt, self.json_schema, self.choices, self.context,
             self.temperature, self.top_p, self.max_tokens, self.stop, self.seed, self.top_logprobs, self.sample,
-            *((model.prefill, model.chat_template) if self.continues else ()), length=32,
+            *((model.prefill, model.chat_template) if self.continues else ()), *((more,) if more else ()), length=32,
         )  # fmt: skip
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from schemas.base import Value
+from schemas.redaction import redact_recipe
 
 Origin = Literal["run", "import", "gates", "recall", "edits"]
 """What made a version: a run, an import, other gates over a version, a recall, or a person's edits."""
@@ -20,7 +21,7 @@ class Run(Value):
 
     id: str
     dataset: str
-    recipe: dict[str, Any]
+    recipe: Annotated[dict[str, Any], AfterValidator(redact_recipe)] = Field(description="as JSON, without any key")
     recipe_file: str = ""
     status: RunStatus
     started_at: datetime

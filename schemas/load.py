@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from schemas.recipe import Recipe
 SUFFIXES = (".yaml", ".yml")
 PACKAGE_RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 
-_SECRET = re.compile(r"(api[-_]?key|authorization|secret|password|access[-_]?token)", re.IGNORECASE)
 _SYNTAX_FIXES = {
     "mapping values are not allowed": "put a text that holds a colon in quotes; check the indentation",
     "found character '\\t'": "indent with spaces, not with tabs",
@@ -231,7 +229,7 @@ def _syntax(file: str, error: yaml.YAMLError) -> Problem:
 
 def _cross_checks(file: Path, data: Mapping[str, Any]) -> list[Finding]:
     """What only the whole recipe and its folder can tell; looks at the raw data, so it runs on broken recipes too."""
-    return [*_files_exist(file, data), *_labels_have_seeds(data), *_no_secrets(data)]
+    return [*_files_exist(file, data), *_labels_have_seeds(data)]
 
 
 def _block(data: Any, name: str) -> Mapping[str, Any]:
@@ -272,18 +270,4 @@ def _labels_have_seeds(data: Mapping[str, Any]) -> list[Finding]:
         if isinstance(name, str) and name not in seen and wanted != 0:
             what, fix = f"label {name!r} has no seed", f"add a row with label: {name} under seeds.rows"
             findings.append(Finding(("task", "labels", index), what, fix))
-    return findings
-
-
-def _no_secrets(data: Mapping[str, Any]) -> list[Finding]:
-    """Keys belong in the environment: a recipe is stored, shown and shared."""
-    models = data.get("models")
-    fix = "put the key into an environment variable and name it in api_key_env"
-    findings = []
-    for index, model in enumerate(models if isinstance(models, list) else []):
-        for name in _block(model, "extra"):
-            if _SECRET.search(str(name)):
-                findings.append(Finding(("models", index, "extra", name), "a key does not belong into a recipe", fix))
-        if isinstance(model, dict) and re.search(r"://[^/@\s]+@", str(model.get("base_url") or "")):
-            findings.append(Finding(("models", index, "base_url"), "an address must not hold a password", fix))
     return findings

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import ConfigDict, Field, JsonValue, field_validator, model_validator
 
+from schemas.addresses import checked_url
 from schemas.base import STUDENT_PATTERN, Slug, Value
+from schemas.extra import KEY_FIX, OWN_HEADERS, PRICED, check_extra, plain_name
+from schemas.problems import FieldErrors, Finding
+from schemas.redaction import is_key
 
 RoleName = Literal["generator", "reviewer", "adjudicator", "labeler", "responder", "guard"]
 Provider = Literal["embedded", "openai", "litellm", "encoder"]
@@ -18,6 +22,10 @@ ChatTemplate = Literal["chatml", "gemma", "llama3", "llama2", "mistral"]
 GuardTemplate = Literal["labels", "llama-guard-1", "llama-guard-2", "llama-guard-3"]
 Calibration = Literal["none", "content_free", "batch"]
 Cache = Literal["reuse", "refresh", "off"]
+
+
+EnvName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}$")]
 
 
 class Price(Value):
@@ -35,14 +43,25 @@ class ModelSpec(Value):
     served on this machine. openai: any server that speaks OpenAI's protocol (vLLM, llama.cpp, SGLang, Ollama).
     litellm: every other provider. encoder: judges only: a sentence encoder by a text's nearness to the seeds, or a
     student of this home (its id, `st_…`) by what it learned.
+
+    No field holds a key: `api_key_env` and `headers_env` name environment variables.
     """
+
+    model_config = ConfigDict(hide_input_in_errors=True)
 
     name: Slug = Field(description="how roles refer to this model")
     provider: Provider
     model: str = Field(min_length=1, description="the model's id at its endpoint, a built-in name, or a GGUF path")
     style: Style = Field(default="chat", description="completion for base models, chat for tuned ones")
     base_url: str | None = Field(default=None, description="such as http://127.0.0.1:8000/v1 (openai, litellm)")
-    api_key_env: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    api_key_env: EnvName | None = Field(default=None, description="environment variable of the key")
+    headers_env: dict[HeaderName, EnvName] = Field(
+        default_factory=dict, description="further HTTP headers: each name with the environment variable of its value"
+    )
+    weights: str | None = Field(
+        default=None, pattern=r"^[0-9a-f]{64}$",
+        description="SHA-256 of the weights of a model on this machine: filled in by a run; given, they must have it",
+    )
     revision: str | None = Field(default=None, description="part of a call's key: change it when the weights change")
     licence: str | None = Field(default=None, description="SPDX id or name; listed on every card")
     price: Price | None = None
@@ -63,6 +82,42 @@ class ModelSpec(Value):
     )
     extra: dict[str, JsonValue] = Field(default_factory=dict, description="further request fields, sent as they are")
 
+    @field_validator("base_url")
+    @classmethod
+    def _address(cls, address: str | None) -> str | None:
+        try:
+            return None if address is None else checked_url(address)
+        except ValueError as error:
+            fix = KEY_FIX if "must not hold" in str(error) else "write it like http://127.0.0.1:8000/v1"
+            raise FieldErrors([Finding((), str(error), fix)]) from None
+
+    @field_validator("extra")
+    @classmethod
+    def _free_fields(cls, extra: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        check_extra(extra)
+        return extra
+
+    @field_validator("model", "api_key_env", "revision", "licence")
+    @classmethod
+    def _no_key(cls, word: str | None) -> str | None:
+        if word and is_key(word):
+            raise FieldErrors([Finding((), "a key does not belong into a recipe", KEY_FIX)])
+        return word
+
+    @field_validator("headers_env")
+    @classmethod
+    def _headers(cls, headers: dict[str, str]) -> dict[str, str]:
+        wrong = [
+            Finding((name,), f"{name} is set by Graft", "remove it") for name in headers if name.lower() in OWN_HEADERS
+        ]
+        wrong += [
+            Finding((name,), "a key does not belong into a recipe", KEY_FIX)
+            for name, variable in headers.items() if is_key(variable)
+        ]  # fmt: skip
+        if wrong:
+            raise FieldErrors(wrong)
+        return headers
+
     @model_validator(mode="after")
     def _endpoint(self) -> ModelSpec:
         if self.provider == "openai" and not self.base_url:
@@ -74,7 +129,26 @@ class ModelSpec(Value):
             raise ValueError("a student's id is st_ and letters or digits; graft students lists them")
         if self.prefill == "template" and not self.chat_template:
             raise ValueError("prefill: template needs chat_template, the model's turn format, such as llama3")
+        wrong = [
+            Finding(("extra", name), f"{name} changes the price of a call", "give the model its price as well")
+            for name in self.extra if self.price is None and plain_name(name) in PRICED
+        ]  # fmt: skip
+        local = self.provider in ("embedded", "encoder")
+        if local and self.headers_env:
+            wrong.append(Finding(("headers_env",), f"provider {self.provider} takes no headers", "remove it"))
+        if not local and self.weights:
+            wrong.append(Finding(("weights",), "these weights are not on this machine", "set revision instead"))
+        if self.api_key_env and any(name.lower() == "authorization" for name in self.headers_env):
+            fix = "keep one of the two"
+            wrong.append(Finding(("headers_env",), "api_key_env sets the header Authorization already", fix))
+        if wrong:
+            raise FieldErrors(wrong)
         return self
+
+    @property
+    def key_variables(self) -> tuple[str, ...]:
+        """The environment variables that hold this model's keys."""
+        return (*((self.api_key_env,) if self.api_key_env else ()), *self.headers_env.values())
 
 
 class RoleSpec(Value):

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from schemas.redaction import redact
+
 Path = tuple[str | int, ...]
 
 
@@ -18,6 +20,19 @@ class Finding:
     path: Path
     what: str
     fix: str
+
+
+class FieldErrors(ValueError):
+    """Raised by a validator that found several problems; the paths start from the validated field."""
+
+    def __init__(self, findings: Sequence[Finding]) -> None:
+        self.findings = tuple(findings)
+        super().__init__(
+            "; ".join(
+                f"{'.'.join(map(str, one.path))}: {one.what} ({one.fix})" if one.path else f"{one.what} ({one.fix})"
+                for one in self.findings
+            )
+        )
 
 
 @dataclass(frozen=True)
@@ -59,13 +74,21 @@ class Explainer:
         return Finding(path, what, fix)
 
     def explain_all(self, errors: Sequence[Mapping[str, Any]], data: Any) -> list[Finding]:
-        """One finding for each error; a list is not called too short because its entries are broken."""
+        """The findings of every error; a list is not called too short because its entries are broken."""
         places = [tuple(error["loc"]) for error in errors]
-        return [
-            self.explain(error, data)
+        kept = [
+            error
             for error in errors
             if error["type"] != "too_short" or not any(_within(place, tuple(error["loc"])) for place in places)
         ]
+        return [finding for error in kept for finding in self._findings(error, data)]
+
+    def _findings(self, error: Mapping[str, Any], data: Any) -> list[Finding]:
+        raised = (error.get("ctx") or {}).get("error")
+        if isinstance(raised, FieldErrors):
+            path = plain_path(error["loc"], data)
+            return [Finding((*path, *one.path), one.what, one.fix) for one in raised.findings]
+        return [self.explain(error, data)]
 
     def _at(self, path: Path, data: Any) -> Mapping[str, Any]:
         node: Mapping[str, Any] = self._schema
@@ -129,9 +152,10 @@ def _kind_of(value: Any) -> str:
 
 def _shown(error: _Error) -> str:
     """The value for a message; never that of a field which may hold a secret."""
-    if any("key" in str(step) for step in error.path) or isinstance(error.value, list | dict):
+    secret = any("key" in str(step) or step in ("headers_env", "extra", "base_url") for step in error.path)
+    if secret or isinstance(error.value, list | dict):
         return ""
-    text = repr(error.value)
+    text = redact(repr(error.value))
     return f" ({text})" if len(text) <= 60 else f" ({text[:57]}…)"
 
 

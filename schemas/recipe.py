@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
+from schemas.addresses import without_keys
 from schemas.base import Slug, Value, stable_hash
+from schemas.extra import sendable
 from schemas.gates import GateSettings
 from schemas.methods import GraSettings, MethodSettings, PromptMixSettings
 from schemas.models import EMBEDDED_POOL, GuardSpec, LabelerSpec, ModelSpec, RoleSpec
+from schemas.redaction import HIDDEN
 from schemas.review import ReviewSettings
 from schemas.steering import ImproveSettings, Steering
 from schemas.students import StudentSettings
@@ -111,6 +115,20 @@ class Recipe(Value):
     seed: int = Field(default=42, ge=0, lt=2**31, description="every random draw follows from it")
     licence: str = Field(default="", description="licence of the seeds, for the card")
 
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    @classmethod
+    def stored(cls, data: Mapping[str, Any]) -> Recipe:
+        """The recipe of an earlier run, from the lake.
+
+        An earlier Graft took fields of `extra` and parts of addresses that are refused today; they are left out, and
+        so are hashes of weights, which may have changed since. Raises ValidationError where it does not fit otherwise.
+        """
+        models = data.get("models")
+        if not isinstance(models, list | tuple):
+            return cls.model_validate(data)
+        return cls.model_validate({**data, "models": [_stored_model(one) for one in models]})
+
     @model_validator(mode="after")
     def _names(self) -> Recipe:
         pool = [model.name for model in self.models]
@@ -155,6 +173,11 @@ class Recipe(Value):
             raise ValueError("method.kind: harmaug makes rows for a guard, so the task must be a guard")
         return self
 
+    @property
+    def key_variables(self) -> tuple[str, ...]:
+        """The environment variables that hold keys of its models."""
+        return tuple(dict.fromkeys(name for model in self.models for name in model.key_variables))
+
     def models_for(self, role: str) -> tuple[ModelSpec, ...]:
         """The pool of one role. A role that names no models takes every model that can play it."""
         spec: RoleSpec = getattr(self.roles, role)
@@ -172,4 +195,22 @@ class Recipe(Value):
     def fingerprint(self, *more: Any) -> str:
         """Hash of all that decides which rows come out; those of student, loop and review do not."""
         left_out = {"student", "improve", "description", "review"} | ({"steering"} if self.steering is None else set())
-        return stable_hash(self.model_dump(mode="json", exclude=left_out), more)
+        data = self.model_dump(mode="json", exclude=left_out)
+        for model in data["models"]:  # fields that came later count where they are set: other runs keep their ids
+            for name in ("weights", "headers_env"):
+                if not model[name]:
+                    del model[name]
+        return stable_hash(data, more)
+
+
+def _stored_model(model: Any) -> Any:
+    if not isinstance(model, Mapping):
+        return model
+    kept = {name: value for name, value in model.items() if name != "weights"}
+    if isinstance(kept.get("extra"), Mapping):
+        kept["extra"] = sendable(kept["extra"])
+    if isinstance(kept.get("base_url"), str):
+        kept["base_url"] = without_keys(kept["base_url"])
+    if kept.get("api_key_env") == HIDDEN:
+        kept["api_key_env"] = None
+    return kept

@@ -25,11 +25,19 @@ KEY_LIKE = re.compile(r"(api_?key|access_?key|secret_?key|private_?key|token|sec
 """Names of environment variables that hold a secret."""
 
 FIELD_LIKE = re.compile(
-    r"(api[_-]?key|access[_-]?key|private[_-]?key|token|secret|password|passwd|authorization|cookie|headers?"
-    r"|credentials?)$",
+    r"((?:api|access|private|secret|auth|subscription|signing|encryption)[_-]?key(?:[_-]?id)?|^key|^auth|token|secret"
+    r"|password|passwd|passphrase|authorization|cookie|headers?|credentials?)$",
     re.IGNORECASE,
 )
 """Names of fields that hold a secret. `api_key_env` and `prompt_tokens` are not among them."""
+
+PROSE = frozenset({"description", "licence", "text", "policy", "safe"})
+"""Fields of a recipe that hold a person's words."""
+
+SHORTEST_IN_RECIPE = 8
+"""Characters. A shorter value of a variable may well be a word of a recipe."""
+
+_DENSE = re.compile(r"(?=[A-Za-z]{0,48}\d)[A-Za-z0-9]{16}")
 
 _SHAPES: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"(://[^\s/:@]*):[^\s/@]+@"), rf"\1:{HIDDEN}@"),
@@ -68,6 +76,59 @@ def secret_values(names: Iterable[str] = ()) -> tuple[str, ...]:
 def redact(text: str, names: Iterable[str] = ()) -> str:
     """The text with every secret replaced by "(redacted)". `names`: the recipe's `api_key_env` names."""
     return _hide(text, secret_values(names))
+
+
+def has_key(text: str) -> bool:
+    """Whether some part of a text has a key's shape; the environment does not count."""
+    return _hide(text, ()) != text
+
+
+def is_key(word: str) -> bool:
+    """Whether an id or a name is a key: by its shape, and by a run of letters and digits that no name has."""
+    return has_key(word) and _DENSE.search(word) is not None
+
+
+def redact_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe's plain data as it may be kept: what a person writes freely, without keys, at every depth.
+
+    Names, numbers and choices stay, and so do the seeds: they are data, not settings.
+    """
+    given = recipe.get("models")
+    models = [one for one in given if isinstance(one, Mapping)] if isinstance(given, list | tuple) else []
+    names = [str(name) for one in models for name in (one.get("api_key_env"), *_values(one.get("headers_env"))) if name]
+    secrets = tuple(value for value in secret_values(names) if len(value) >= SHORTEST_IN_RECIPE)
+    clean = {name: _prose(value, secrets) if name == "task" else value for name, value in recipe.items()}
+    clean |= _prose({name: clean[name] for name in ("description", "licence") if name in clean}, secrets)
+    if models:
+        clean["models"] = [{name: _of_model(name, value, secrets) for name, value in one.items()} for one in models]
+    return clean
+
+
+def _of_model(name: str, value: Any, secrets: tuple[str, ...]) -> Any:
+    """One field of a model as it may be kept."""
+    if name == "extra":
+        return _value(value, secrets, DEEPEST)
+    if name in ("base_url", "licence"):
+        return _value(value, secrets, 0)
+    if name == "headers_env" and isinstance(value, Mapping):
+        return {header: _of_model("", variable, ()) for header, variable in value.items()}
+    if not isinstance(value, str) or name == "name":
+        return value
+    return HIDDEN if is_key(value) or value in secrets else value
+
+
+def _prose(value: Any, secrets: tuple[str, ...]) -> Any:
+    """The value with keys taken out of the texts that are under a name of PROSE."""
+    if isinstance(value, Mapping):
+        return {
+            name: _hide(inner, secrets) if name in PROSE and isinstance(inner, str) else _prose(inner, secrets)
+            for name, inner in value.items()
+        }
+    return [_prose(inner, secrets) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def _values(mapping: object) -> Iterable[object]:
+    return mapping.values() if isinstance(mapping, Mapping) else ()
 
 
 def redact_fields(fields: Mapping[str, object], names: Iterable[str] = ()) -> dict[str, Any]:

@@ -422,11 +422,13 @@ async def test_prices_come_from_litellm_s_table_where_the_recipe_has_none(
 
 async def test_models_get_their_own_names_of_fields(provider: ServingBatches, tmp_path: Path) -> None:
     async with desk_at(tmp_path) as desk:
-        extra = {"verbosity": "low", "api_version": "v9", "secret_token": "hush"}
-        await send_all(desk, [ask(provider.url, spec={"model": "openai/gpt-5-mini", "extra": extra})])
+        request = ask(provider.url, spec={"model": "openai/gpt-5-mini"})
+        extra = {"verbosity": "low", "api_version": "v9", "secret_token": "hush", "n": 8, "max_completion_tokens": 9}
+        spec = request.model.model_copy(update={"extra": extra})  # no recipe gives the last three
+        await send_all(desk, [request.model_copy(update={"model": spec})])
     ((line,),) = provider.sent()
     assert line["body"]["max_completion_tokens"] == 32 and line["body"]["verbosity"] == "low"
-    assert not {"max_tokens", "temperature", "api_version", "secret_token"} & line["body"].keys()
+    assert not {"max_tokens", "temperature", "api_version", "secret_token", "n"} & line["body"].keys()
 
 
 async def test_what_only_a_person_can_mend_is_said(

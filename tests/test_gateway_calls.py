@@ -238,7 +238,9 @@ async def test_a_secret_reaches_no_error_and_no_journal(
     secret = "sk-very-secret-0123456789"
     monkeypatch.setenv("GRAFT_TEST_KEY", secret + "\n")
     fake_llm.set(key="another" if fault == "refused" else secret, echo_key=fault == "echo")
-    spec = model(fake_llm.url, api_key_env="GRAFT_TEST_KEY", extra={"api_key": secret, "top_k": 5})
+    spec = model(fake_llm.url, api_key_env="GRAFT_TEST_KEY").model_copy(
+        update={"extra": {"api_key": secret, "deep": [{"extra_headers": {"Authorization": secret}}], "top_k": 5}}
+    )
     async with Gateway(journal=journal) as gateway:
         if fault == "journal":
             await gateway.call(ask(spec))
@@ -256,7 +258,8 @@ async def test_check_endpoint_says_what_is_wrong(fake_llm: Serving, monkeypatch:
     assert await check_endpoint(model(fake_llm.url), {}) is None
     short = await check_endpoint(model(fake_llm.url.removesuffix("/v1")), {})
     assert short is not None and short.endswith("/v1")
-    dead = await check_endpoint(model("http://name:pass@127.0.0.1:9/v1"), {})
+    named = model("http://127.0.0.1:9/v1").model_copy(update={"base_url": "http://name:pass@127.0.0.1:9/v1"})
+    dead = await check_endpoint(named, {})
     assert dead is not None and "does not answer" in dead and "pass" not in dead
     unset = await check_endpoint(model(fake_llm.url, api_key_env="GRAFT_NO_SUCH_KEY"), {})
     assert unset is not None and "GRAFT_NO_SUCH_KEY" in unset
@@ -276,7 +279,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 MODEL_CHANGES: dict[str, Any] = {
     "provider": "litellm", "model": "fake-2", "revision": "2", "base_url": "http://127.0.0.1:2/v1",
-    "style": "completion", "extra": {"top_k": 3},
+    "style": "completion", "extra": {"top_k": 3}, "weights": "0" * 64, "headers_env": {"X-Key": "X_KEY"},
 }  # fmt: skip
 CHANGE_NO_REPLY = {
     "purpose", "role", "name", "api_key_env", "licence", "price", "max_concurrency", "timeout_s", "requests_per_minute",

@@ -51,9 +51,11 @@ async def test_the_server_is_asked_to_continue(fake_llm: Serving, tmp_path: Path
     assert fake_llm.last_path() == "/v1/chat/completions"
 
 
-async def test_extra_fields_have_the_last_word(fake_llm: Serving, tmp_path: Path) -> None:
-    await once(tmp_path, ask(fake_llm.url, spec={"extra": {"add_generation_prompt": True}}))
-    assert fake_llm.last_body()["add_generation_prompt"] is True
+async def test_no_extra_field_changes_how_a_begun_turn_is_sent(fake_llm: Serving, tmp_path: Path) -> None:
+    request = ask(fake_llm.url)
+    spec = request.model.model_copy(update={"extra": {"add_generation_prompt": True, "top_k": 3}})
+    await once(tmp_path, request.model_copy(update={"model": spec}))
+    assert fake_llm.last_body()["add_generation_prompt"] is False and fake_llm.last_body()["top_k"] == 3
 
 
 async def test_without_continues_an_assistant_turn_is_sent_as_ever(fake_llm: Serving, tmp_path: Path) -> None:

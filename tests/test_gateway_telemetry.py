@@ -23,8 +23,8 @@ from schemas.errors import CallFailed
 from schemas.models import ModelSpec
 
 MODEL = ModelSpec(
-    name="small", provider="openai", model="org/small-7b", base_url="http://me:hush@127.0.0.1:8123/v1", api_key_env="K"
-)
+    name="small", provider="openai", model="org/small-7b", base_url="http://127.0.0.1:8123/v1", api_key_env="K"
+).model_copy(update={"base_url": "http://me:hush@127.0.0.1:8123/v1"})  # no recipe gives such an address
 REQUEST = CallRequest(
     model=MODEL, role="generator", purpose="write.text", messages=(Message(role="user", content="sell me a kettle"),),
     stop=("kettle",), seed=7, json_schema={"type": "object"},

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import re
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,16 +25,17 @@ from agents.gateway.sending import Keep, Sender, count_tokens
 from agents.gateway.stats import Counts, Stats
 from agents.gateway.telemetry import Telemetry
 from agents.gateway.transport import Transport
+from schemas.addresses import checked_url
 from schemas.calls import CallRequest, Reply
 from schemas.errors import BudgetExhausted, GraftError
 from schemas.models import Cache, ModelSpec, Price
+from schemas.redaction import redact_fields
 
 if TYPE_CHECKING:
     from agents.local.encoder import StudentJudge
 
 CHARS_PER_TOKEN = 3
 """Characters (beyond ASCII: bytes) that a token has at least, for the reservation's upper estimate."""
-SECRET = re.compile(r"(api_?key|secret|password|authorization|headers?|credentials?)$", re.IGNORECASE)
 UNKEPT = 4096
 """Replies of roles whose cache is off that are remembered, so that equal calls of one run are still one."""
 
@@ -73,7 +73,8 @@ class Gateway:
         telemetry: Telemetry | None = None,
         students: StudentJudge | None = None,
     ) -> None:
-        self._journal_path, self._endpoint_urls = journal, dict(endpoints or {})
+        self._journal_path = journal
+        self._endpoint_urls = {name: checked_url(url) for name, url in (endpoints or {}).items()}
         self._concurrency, self._roles, self._since = concurrency, dict(roles or {}), since
         self._students = students
         caps = {role: rules.money_usd for role, rules in self._roles.items() if rules.money_usd is not None}
@@ -248,6 +249,7 @@ class Gateway:
         size = sum(len(text) if text.isascii() else len(text.encode()) for text in (*texts, request.prompt or ""))
         if request.json_schema is not None:
             size += len(orjson.dumps(request.json_schema))
+        size += len(orjson.dumps(model.extra)) if model.extra else 0  # a template in it may become part of the prompt
         prompt = size // CHARS_PER_TOKEN + 16 + 8 * len(texts)
         usd = price_of(model, prompt, request.max_tokens)
         if usd is None and self.ledger.capped:
@@ -277,9 +279,10 @@ def same_model(model: ModelSpec, served: str) -> bool:
 
 
 def _public_body(request: CallRequest) -> dict[str, Any]:
-    """What the journal keeps of a request; fields that look like a key are not kept."""
+    """What the journal keeps of a request: the body as it is sent, without keys at any depth of its extra fields."""
+    model = request.model
     body = body_of(request, chat=bool(request.messages), constrained=request.json_schema is not None)
-    for name in request.model.extra:
-        if SECRET.search(name):
-            body[name] = "(not kept)"
+    if model.extra:
+        kept = redact_fields({name: body[name] for name in model.extra if name in body}, model.key_variables)
+        body |= {name: value for name, value in kept.items() if name in body}
     return body

@@ -17,8 +17,8 @@ PATIENCE_S = 10
 
 async def check_endpoint(model: ModelSpec, endpoints: Mapping[str, str]) -> str | None:
     """A sentence that says what is wrong with a model's endpoint, or None. Sends no prompt, spends nothing."""
-    if model.api_key_env and not os.environ.get(model.api_key_env, "").strip():
-        return f"{model.name}: the environment variable {model.api_key_env} is not set"
+    if unset := [name for name in model.key_variables if not os.environ.get(name, "").strip()]:
+        return f"{model.name}: the environment variable {unset[0]} is not set"
     if model.provider == "encoder":
         missing = importlib.util.find_spec("transformers") is None or importlib.util.find_spec("torch") is None
         return f"{model.name}: needs pip install 'graft-factory[local]'" if missing else None

@@ -21,6 +21,8 @@ import orjson
 from agents.gateway.journal import JournalDamaged, open_journal, storage_error, unpacked
 from schemas.calls import Reply
 from schemas.errors import NO_SPACE, GraftError, NotFound, StorageFull
+from schemas.extra import own_setting
+from schemas.redaction import redact_fields
 
 DAY_S = 86_400
 AGES = (("1 day", 1), ("7 days", 7), ("30 days", 30))
@@ -307,7 +309,10 @@ def export(path: Path, out: Path, *, only: Collection[str] | None = None, overwr
 
 def _line(row: Row) -> bytes:
     key, request, reply, at = row
-    fields = {"key": key, "at": moment(at), "request": orjson.loads(unpacked(request))}
+    body = orjson.loads(unpacked(request))
+    if isinstance(body, dict):  # an earlier Graft kept keys that lay deep in a model's extra fields
+        body |= redact_fields({name: value for name, value in body.items() if not own_setting(name)})
+    fields = {"key": key, "at": moment(at), "request": body}
     return orjson.dumps({**fields, "reply": orjson.loads(unpacked(reply))}, option=orjson.OPT_APPEND_NEWLINE)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from agents.gateway.ledger import MICRO
-from agents.gateway.openai_transport import headers_of, names_schema, reply_of, seconds_of
+from agents.gateway.openai_transport import headers_of, names_schema, own_headers, reply_of, seconds_of, with_extra
 from agents.gateway.transport import Damaged, RateLimited, Refused, no_prefill
 from schemas.calls import CallRequest, Reply
 from schemas.errors import CallFailed, GraftError, ModelUnreachable
@@ -20,6 +20,14 @@ from schemas.models import ModelSpec, Price
 TEXT_COMPLETION = "text-completion-openai/"
 PREFIXING = frozenset({"mistral", "deepseek", "codestral"})
 """Providers that go on with the last turn only where it is marked `prefix`."""
+PASSED = frozenset({
+    "api_version", "organization", "region_name", "vertex_project", "vertex_location", "aws_region_name",
+    "aws_profile_name", "aws_role_name", "aws_session_name", "aws_external_id", "aws_batch_role_arn",
+    "watsonx_region_name", "s3_bucket_name", "s3_region_name", "s3_bucket_owner", "s3_output_bucket_name",
+    "gcs_bucket_name", "bucket_name", "tenant_id", "client_id", "azure_scope", "metadata", "bedrock_tags",
+    "enable_prompt_caching", "merge_reasoning_content_in_choices",
+})  # fmt: skip
+"""LiteLLM's own arguments that an `extra` may set: they name an account's place, and change no call."""
 BROKEN_JSON = re.compile(r"line \d+ column \d+ \(char \d+\)")
 """What a JSON parser says; LiteLLM passes it on as if the server had failed."""
 
@@ -36,6 +44,7 @@ class LiteLLMTransport:
         self._completers: dict[tuple[str | None, str | None], Any] = {}
         LiteLLMTransport._in_use += 1
         self._unconstrained: set[str] = set()
+        self._checked: set[str] = set()
 
     async def close(self) -> None:
         """Close the clients that LiteLLM opened, and have it forget them: it would hand the closed ones out again."""
@@ -52,6 +61,7 @@ class LiteLLMTransport:
     async def send(self, request: CallRequest) -> Reply:
         """One attempt. Raises CallFailed, KeyMissing, ModelUnreachable."""
         litellm = await self._ready()
+        self._check_extra(request.model)
         if request.continues and request.messages and not _continues(litellm, request.model):
             fix = "use provider openai with the server's address"
             raise no_prefill(request.model, "LiteLLM knows of no way for this model", fix)
@@ -74,6 +84,17 @@ class LiteLLMTransport:
             input=known["input_cost_per_token"] * MICRO, output=(known.get("output_cost_per_token") or 0) * MICRO,
             cached_input=None if cached is None else cached * MICRO,
         )  # fmt: skip
+
+    def _check_extra(self, model: ModelSpec) -> None:
+        """Raise ModelUnreachable where a model's extra fields are arguments of LiteLLM's own."""
+        if not model.extra or model.name in self._checked:
+            return
+        if strange := sorted(own_settings() & model.extra.keys() - PASSED):
+            raise ModelUnreachable(
+                f"{strange[0]} is an argument of LiteLLM's own, and no field of a request",
+                where=f"models.{model.name}.extra.{strange[0]}", fix="remove it",
+            )  # fmt: skip
+        self._checked.add(model.name)
 
     async def _ready(self) -> Any:
         if self._litellm is None:
@@ -146,7 +167,18 @@ def _arguments(request: CallRequest, chat: bool, constrained: bool) -> dict[str,
         given.update(
             {"logprobs": True, "top_logprobs": request.top_logprobs} if chat else {"logprobs": request.top_logprobs}
         )
-    return {name: value for name, value in {**given, **model.extra}.items() if value is not None}
+    if model.headers_env:
+        given["extra_headers"] = own_headers(model)
+    return {name: value for name, value in with_extra(given, model).items() if value is not None}
+
+
+def own_settings() -> frozenset[str]:
+    """The arguments that LiteLLM acts on itself. An `extra` may set those of PASSED; the others would change where a
+    call goes, what it costs, or how often it is sent."""
+    from litellm.types.router import GenericLiteLLMParams
+    from litellm.types.utils import all_litellm_params
+
+    return frozenset(all_litellm_params) | frozenset(GenericLiteLLMParams.model_fields)
 
 
 def _failure(litellm: Any, error: Exception, request: CallRequest) -> GraftError:

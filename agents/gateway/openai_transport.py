@@ -19,6 +19,7 @@ from agents.gateway.structured import parse_reply
 from agents.gateway.transport import Damaged, RateLimited, Refused, begun_of, no_prefill
 from schemas.calls import CallRequest, Reply, TokenLogprob, Usage
 from schemas.errors import CallFailed, KeyMissing, ModelUnreachable
+from schemas.extra import sendable
 from schemas.models import ModelSpec
 
 TOO_LONG = re.compile(r"context.{0,20}(?:size|length|window)", re.IGNORECASE)
@@ -136,28 +137,41 @@ def address_of(model: ModelSpec, endpoints: dict[str, str]) -> str:
 
 
 def headers_of(model: ModelSpec) -> dict[str, str]:
-    """Content type and, where the model names a variable, its key. Raises KeyMissing with the variable's name."""
-    headers = {"Content-Type": "application/json"}
+    """Content type, the model's key and its own headers from their variables. Raises KeyMissing with a variable's name."""
+    headers = {"Content-Type": "application/json"} | own_headers(model)
     if model.api_key_env:
-        key = key_of(model)
-        if not key:
-            raise KeyMissing(
-                f"the environment variable {model.api_key_env} is not set", where=model.name,
-                fix=f"export {model.api_key_env}=… before the run",
-            )  # fmt: skip
-        headers["Authorization"] = f"Bearer {key}"
+        headers["Authorization"] = f"Bearer {_needed(model.api_key_env, model)}"
     return headers
 
 
-def key_of(model: ModelSpec) -> str:
-    """The model's key from its environment variable, without the line break that a file leaves; empty if not set."""
-    key = os.environ.get(model.api_key_env, "").strip() if model.api_key_env else ""
-    if key and not (key.isascii() and key.isprintable()):
+def own_headers(model: ModelSpec) -> dict[str, str]:
+    """The headers of `headers_env` with their values. Raises KeyMissing."""
+    return {name: _needed(variable, model) for name, variable in model.headers_env.items()}
+
+
+def keys_of(model: ModelSpec) -> tuple[str, ...]:
+    """The values of the model's variables that are set, longest first."""
+    return tuple(sorted(filter(None, (_secret(name, model) for name in model.key_variables)), key=len, reverse=True))
+
+
+def _needed(variable: str, model: ModelSpec) -> str:
+    value = _secret(variable, model)
+    if not value:
         raise KeyMissing(
-            f"the environment variable {model.api_key_env} holds no key: it has letters that no key has",
-            where=model.name, fix=f"export {model.api_key_env}=… again, in one line",
+            f"the environment variable {variable} is not set", where=model.name, fix=f"export {variable}=… before the run"
+        )
+    return value
+
+
+def _secret(variable: str, model: ModelSpec) -> str:
+    """A variable's value without the line break that a file leaves; empty if it is not set."""
+    value = os.environ.get(variable, "").strip()
+    if value and not (value.isascii() and value.isprintable()):
+        raise KeyMissing(
+            f"the environment variable {variable} holds no key: it has letters that no key has",
+            where=model.name, fix=f"export {variable}=… again, in one line",
         )  # fmt: skip
-    return key
+    return value
 
 
 def raw_of(payload: bytes, model: ModelSpec) -> str:
@@ -166,8 +180,9 @@ def raw_of(payload: bytes, model: ModelSpec) -> str:
 
 
 def _without_key(text: str, model: ModelSpec) -> str:
-    key = key_of(model)
-    return text.replace(key, "(key)") if key else text
+    for key in keys_of(model):
+        text = text.replace(key, "(key)")
+    return text
 
 
 def body_of(request: CallRequest, *, chat: bool, constrained: bool) -> dict[str, Any]:
@@ -197,7 +212,14 @@ def body_of(request: CallRequest, *, chat: bool, constrained: bool) -> dict[str,
         body.update(
             {"logprobs": True, "top_logprobs": request.top_logprobs} if chat else {"logprobs": request.top_logprobs}
         )
-    return {**body, **request.model.extra}
+    return with_extra(body, request.model)
+
+
+def with_extra(body: dict[str, Any], model: ModelSpec) -> dict[str, Any]:
+    """The body with the model's extra fields. No extra field replaces one of Graft's, however the model was made."""
+    if not model.extra:
+        return body
+    return {**body, **{name: value for name, value in sendable(model.extra).items() if name not in body}}
 
 
 def as_template(request: CallRequest) -> CallRequest:

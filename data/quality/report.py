@@ -97,7 +97,7 @@ def _wanted(lake: Lake, version: DatasetVersion) -> dict[str, int]:
     """Rows a label that the run's recipe asks for; empty where there is no run, or a recipe of an older Graft."""
     run = lake.run(version.run_id)
     try:
-        return dict(Recipe.model_validate(run.recipe).wanted()) if run and run.recipe else {}
+        return dict(Recipe.stored(run.recipe).wanted()) if run and run.recipe else {}
     except ValidationError:
         return {}
 

@@ -13,13 +13,13 @@ import orjson
 
 from agents.gateway.batch.store import Batch
 from agents.gateway.ledger import MICRO
-from agents.gateway.litellm_transport import PREFIXING, LiteLLMTransport, _continues, _load
-from agents.gateway.openai_transport import body_of, failure_of, headers_of, raw_of
+from agents.gateway.litellm_transport import PASSED, PREFIXING, LiteLLMTransport, _continues, _load, own_settings
+from agents.gateway.openai_transport import body_of, failure_of, headers_of, own_headers, raw_of
 from agents.gateway.transport import Refused, no_prefill
 from schemas.calls import CallRequest
 from schemas.errors import CallFailed, GraftError, ModelUnreachable
+from schemas.extra import sendable
 from schemas.models import ModelSpec, Price
-from schemas.redaction import FIELD_LIKE
 
 OPENAI_LIKE = frozenset({"openai", "azure", "hosted_vllm", "litellm_proxy"})
 SUPPORTED = OPENAI_LIKE | {"vertex_ai", "bedrock", "mistral", "xai"}
@@ -112,10 +112,14 @@ class Provider:
         to: dict[str, Any] = {
             "custom_llm_provider": self.kind, "api_base": model.base_url,
             "api_key": headers_of(model).get("Authorization", "").removeprefix("Bearer ") or None,
-            "timeout": max(SLOWEST_S, model.timeout_s), "max_retries": 0, **_extras(self._litellm, model)[1],
+            "timeout": max(SLOWEST_S, model.timeout_s), "max_retries": 0,
         }  # fmt: skip
+        to = {**_extras(model)[1], **to}
+        headers = own_headers(model)
         if self.kind in OPENAI_LIKE:
-            to["extra_headers"] = {"Connection": "close"}  # LiteLLM opens a client each time, and closes none
+            headers["Connection"] = "close"  # LiteLLM opens a client each time, and closes none
+        if headers:
+            to["extra_headers"] = headers
         if self.kind in NAMED:
             to["model"] = model.model
         return {name: value for name, value in to.items() if value is not None}
@@ -190,7 +194,7 @@ def line_of(litellm: Any, request: CallRequest, key: str, constrained: bool) -> 
         body = {"model": name, "messages": body.pop("messages")} | _accepted(litellm, name, kind, body)
     if chat and request.continues and kind in PREFIXING:
         body["messages"][-1]["prefix"] = True
-    body |= _extras(litellm, model)[0]
+    body = {**_extras(model)[0], **body}
     url = "/v1/chat/completions" if chat else "/v1/completions"
     return orjson.dumps({"custom_id": key, "method": "POST", "url": url, "body": body}) + b"\n"
 
@@ -244,13 +248,11 @@ def _accepted(litellm: Any, name: str, kind: str, fields: dict[str, Any]) -> dic
     return {field: value for field, value in mapped.items() if field not in ("stream", "extra_body")}
 
 
-def _extras(litellm: Any, model: ModelSpec) -> tuple[dict[str, Any], dict[str, Any]]:
+def _extras(model: ModelSpec) -> tuple[dict[str, Any], dict[str, Any]]:
     """A model's extra fields: those of a request's body, and those that are LiteLLM's own (such as api_version)."""
-    from litellm.types.router import GenericLiteLLMParams
-
-    own = GenericLiteLLMParams.model_fields
-    body = {name: v for name, v in model.extra.items() if name not in own and not FIELD_LIKE.search(name)}
-    return body, {name: value for name, value in model.extra.items() if name in own}
+    own, extra = own_settings(), sendable(model.extra)
+    body = {name: value for name, value in extra.items() if name not in own}
+    return body, {name: value for name, value in extra.items() if name in own & PASSED}
 
 
 def _as_error(error: Exception) -> GraftError:

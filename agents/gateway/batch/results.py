@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from agents.gateway.ledger import cost_of
-from agents.gateway.openai_transport import failure_of, key_of, raw_of, reply_of
+from agents.gateway.openai_transport import failure_of, keys_of, raw_of, reply_of
 from agents.gateway.transport import Damaged, Refused
 from schemas.calls import CallRequest, Reply, Usage
 from schemas.errors import CallFailed, GraftError
@@ -33,7 +33,7 @@ Outcome = bytes | GraftError | Again
 async def results_of(payload: bytes, model: ModelSpec) -> dict[str, Outcome]:
     """Every line of a result file by its call's key. A line that cannot be read counts as missing."""
     found: dict[str, Outcome] = {}
-    secret = key_of(model).encode()
+    secrets = [key.encode() for key in keys_of(model)]
     for place, line in enumerate(payload.splitlines()):
         if place % YIELD_EVERY == YIELD_EVERY - 1:
             await asyncio.sleep(0)
@@ -42,8 +42,9 @@ async def results_of(payload: bytes, model: ModelSpec) -> dict[str, Outcome]:
             key, outcome = str(result["custom_id"]), _outcome(result, model)
         except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError, ValueError):
             continue
-        if isinstance(outcome, bytes) and secret:
-            outcome = outcome.replace(secret, b"(key)")
+        if isinstance(outcome, bytes):
+            for secret in secrets:
+                outcome = outcome.replace(secret, b"(key)")
         found.setdefault(key, outcome)
     return found
 
@@ -51,7 +52,7 @@ async def results_of(payload: bytes, model: ModelSpec) -> dict[str, Outcome]:
 def _outcome(result: dict[str, Any], model: ModelSpec) -> Outcome:
     response, error = result.get("response"), result.get("error")
     if not response:
-        said = redact(str((error or {}).get("message") or ""), _names(model))[:WORDS]
+        said = redact(str((error or {}).get("message") or ""), model.key_variables)[:WORDS]
         code = CODES.get(str((error or {}).get("code")), "server_error")
         return CallFailed(code, f"the batch has no reply to this call ({said or code})", where=model.name)
     body, status = orjson.dumps(response.get("body")), int(response.get("status_code") or 200)
@@ -83,7 +84,7 @@ def otherwise_of(status: dict[str, Any], model: ModelSpec) -> CallFailed:
     if kind == "failed":
         errors = ((status.get("errors") or {}).get("data") or [])[:5]
         said = "; ".join(str(error.get("message") or error.get("code") or "") for error in errors)
-        words = redact(said, _names(model))[:WORDS] or "it gives no reason"
+        words = redact(said, model.key_variables)[:WORDS] or "it gives no reason"
         return Refused(f"the provider refused the batch: {words}", where=model.name, raw=raw_of(said.encode(), model))
     if kind == "expired":
         return CallFailed("timeout", "the batch expired before this call's turn", where=model.name)
@@ -95,7 +96,3 @@ def otherwise_of(status: dict[str, Any], model: ModelSpec) -> CallFailed:
 def cancelled(what: str, where: str = "") -> CallFailed:
     """The failure of a call that nobody wants any more."""
     return CallFailed("cancelled", what, where=where)
-
-
-def _names(model: ModelSpec) -> tuple[str, ...]:
-    return (model.api_key_env,) if model.api_key_env else ()
