@@ -8,10 +8,9 @@ import re
 import time
 from typing import Any
 
-import orjson
-
 from agents.gateway.ledger import MICRO
 from agents.gateway.openai_transport import headers_of, names_schema, reply_of, seconds_of
+from agents.gateway.payload import bytes_of
 from agents.gateway.transport import Damaged, RateLimited, Refused, no_prefill
 from schemas.calls import CallRequest, Reply
 from schemas.errors import CallFailed, GraftError, ModelUnreachable
@@ -107,8 +106,7 @@ class LiteLLMTransport:
             raise _failure(litellm, error, request) from None
         price = None if model.price is not None else _price(litellm, answer, model.model)
         try:
-            payload = orjson.dumps(answer.model_dump(), default=str)
-            reply = reply_of(request, payload, chat, time.perf_counter() - started)
+            reply = reply_of(request, bytes_of(answer.model_dump()), chat, time.perf_counter() - started)
         except Damaged as failure:
             if model.price is None:
                 failure.price_usd = price
