@@ -19,6 +19,8 @@ from schemas.models import ModelSpec, Price
 TEXT_COMPLETION = "text-completion-openai/"
 PREFIXING = frozenset({"mistral", "deepseek", "codestral"})
 """Providers that go on with the last turn only where it is marked `prefix`."""
+CAUSES = 20
+"""Causes of an exception that are looked through."""
 BROKEN_JSON = re.compile(r"line \d+ column \d+ \(char \d+\)")
 """What a JSON parser says; LiteLLM passes it on as if the server had failed."""
 
@@ -85,7 +87,10 @@ class LiteLLMTransport:
 
         base, key = arguments.get("base_url"), arguments.get("api_key")
         if (base, key) not in self._completers:
-            client = openai.AsyncOpenAI(base_url=base, api_key=key, max_retries=0)
+            from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler
+
+            http = openai.DefaultAsyncHttpxClient(transport=AsyncHTTPHandler.create_async_transport())
+            client = openai.AsyncOpenAI(base_url=base, api_key=key, max_retries=0, http_client=http)
             self._completers[base, key] = client
         return self._completers[base, key]
 
@@ -101,12 +106,20 @@ class LiteLLMTransport:
         if not chat and model.model.startswith(TEXT_COMPLETION) and "api_key" in arguments:
             arguments["client"] = self._completer(arguments)
         try:
-            answer = await (litellm.acompletion if chat else litellm.atext_completion)(**arguments)
+            async with asyncio.timeout(model.timeout_s):  # LiteLLM's own holds for each read alone
+                answer = await (litellm.acompletion if chat else litellm.atext_completion)(**arguments)
         except (openai.OpenAIError, OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise _failure(litellm, error, request) from None
         price = None if model.price is not None else _price(litellm, answer, model.model)
         try:
-            reply = reply_of(request, bytes_of(answer.model_dump()), chat, time.perf_counter() - started)
+            fields = answer.model_dump()
+            if not (fields.get("usage") or {}).get("prompt_tokens"):  # LiteLLM puts 0 where the server counts none
+                fields["usage"] = price = None
+            payload = bytes_of(fields)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise _failure(litellm, error, request) from None
+        try:
+            reply = reply_of(request, payload, chat, time.perf_counter() - started)
         except Damaged as failure:
             if model.price is None:
                 failure.price_usd = price
@@ -117,7 +130,11 @@ class LiteLLMTransport:
 def _load() -> Any:
     os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
     import litellm
+    from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler
 
+    from agents.gateway.litellm_http import bound
+
+    bound(AsyncHTTPHandler)
     litellm.suppress_debug_info = True
     litellm.telemetry = False
     litellm.drop_params = True
@@ -150,6 +167,8 @@ def _arguments(request: CallRequest, chat: bool, constrained: bool) -> dict[str,
 def _failure(litellm: Any, error: Exception, request: CallRequest) -> GraftError:
     """LiteLLM's exception as ours. Its text may hold the key, so only the class and status are passed on."""
     name, kind = request.model.name, type(error).__name__
+    if (large := _oversized(error)) is not None:
+        return Damaged("malformed", f"the reply is too large: {large}", where=name)
     if isinstance(error, litellm.Timeout | TimeoutError):
         return CallFailed("timeout", f"no reply within {request.model.timeout_s:g} s", where=name)
     if isinstance(error, litellm.RateLimitError):
@@ -174,6 +193,17 @@ def _failure(litellm: Any, error: Exception, request: CallRequest) -> GraftError
     if isinstance(error, litellm.APIError | litellm.InternalServerError | litellm.ServiceUnavailableError):
         return CallFailed("server_error", f"the provider failed ({kind})", where=name)
     return CallFailed("malformed", f"the provider's answer cannot be read ({kind})", where=name)
+
+
+def _oversized(error: BaseException | None) -> BaseException | None:
+    """The error about a reply's size that led to LiteLLM's; None where another one did."""
+    from agents.gateway.litellm_http import Oversized
+
+    for _ in range(CAUSES):
+        if error is None or isinstance(error, Oversized):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _continues(litellm: Any, model: ModelSpec) -> bool:

@@ -30,6 +30,8 @@ NAMED = frozenset({"bedrock", "mistral"})
 """Providers for which LiteLLM wants the model's name with every request about a batch."""
 SLOWEST_S = 120.0
 """Seconds that a request about a batch has at least: a file may have 100 MB."""
+RESULT_BYTES = 1_000_000_000
+"""Bytes of a result file at most."""
 CLOCKS_APART_S = 86_400.0
 PAGES = 100
 """Pages of a hundred batches that are looked through for a lost one."""
@@ -75,7 +77,13 @@ class Provider:
 
     async def content(self, file: str) -> bytes:
         """A result file. Raises Gone."""
-        return bytes((await self._ask(self._litellm.afile_content(file, **self._to()))).content)
+        from agents.gateway.litellm_http import most_bytes
+
+        usual = most_bytes.set(RESULT_BYTES)
+        try:
+            return bytes((await self._ask(self._litellm.afile_content(file, **self._to()))).content)
+        finally:
+            most_bytes.reset(usual)
 
     async def cancel(self, remote: str) -> None:
         """Ask the provider to stop a batch; what it has answered by then is paid for."""
