@@ -14,6 +14,7 @@ from schemas.models import ModelSpec, RoleName
 FailureCode = Literal[
     "timeout", "rate_limited", "server_error", "connection", "refused_by_server", "malformed",
     "empty", "schema_unmet", "budget", "no_logprobs", "no_label_tokens", "refusal", "cancelled",
+    "unexpected",
 ]  # fmt: skip
 
 

@@ -6,6 +6,7 @@ does not depend on the order. It stands in for waiting and failure, never for th
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import random
 import time
@@ -34,6 +35,11 @@ class Habits:
     refuse: str = ""
     lose_results: bool = False
     drop_created: int = 0
+    hold_created_s: float = 0.0  # seconds that the answer to a creation takes; the batch is there at once
+    late_created: bool = False  # with hold_created_s: the batch is there only after it
+    refuse_created: int = 0  # the status that every creation gets
+    retry_after: str = ""
+    no_list: bool = False
     refuse_files: str = ""
     key: str = ""
     fail_polls: int = 0
@@ -90,14 +96,21 @@ class FakeBatches:
         })  # fmt: skip
 
     async def create(self, request: web.Request) -> web.StreamResponse:
+        if self.habits.refuse_created:
+            headers = {"Retry-After": self.habits.retry_after} if self.habits.retry_after else {}
+            return web.Response(status=self.habits.refuse_created, headers=headers, text="not now")
         given = await request.json()
         name = f"batch_{uuid.uuid4().hex}"
+        if self.habits.late_created:
+            await asyncio.shield(asyncio.sleep(self.habits.hold_created_s))
         self.batches[name] = {
             "id": name, "object": "batch", "endpoint": given["endpoint"], "input_file_id": given["input_file_id"],
             "completion_window": given["completion_window"], "created_at": int(time.time()), "status": "validating",
             "metadata": given.get("metadata"), "made": time.monotonic(),
         }  # fmt: skip
         self.seen.append(given)
+        if self.habits.hold_created_s and not self.habits.late_created:
+            await asyncio.sleep(self.habits.hold_created_s)
         if self.habits.drop_created:
             self.habits.drop_created -= 1
             assert request.transport is not None
@@ -117,6 +130,8 @@ class FakeBatches:
         return self._told(name) if name in self.batches else _problem(404, "no such batch")
 
     async def list(self, request: web.Request) -> web.Response:
+        if self.habits.no_list:
+            return _problem(404, "no such address")
         names = list(reversed(self.batches))
         after = request.query.get("after")
         names = names[names.index(after) + 1 :] if after else names

@@ -293,11 +293,11 @@ async def test_between_submit_and_record_a_batch_is_looked_up_at_the_provider(
     async with desk_at(tmp_path) as desk:  # makes the files; other people's batches lie in front
         assert codes(await send_all(desk, requests)) == ["ok"] * 3
     for _ in range(5):
-        provider.fake.batches[f"batch_{len(provider.fake.batches)}"] = {
-            **next(iter(provider.fake.batches.values())), "id": f"batch_{len(provider.fake.batches)}", "metadata": {},
-        }  # fmt: skip
+        name = f"batch_{len(provider.fake.batches)}"
+        others = {"id": name, "metadata": {}, "input_file_id": "f"}
+        provider.fake.batches[name] = {**next(iter(provider.fake.batches.values())), **others}
     if not got_in:
-        next(iter(provider.fake.batches.values()))["metadata"] = {"graft": "somebody else's"}
+        next(iter(provider.fake.batches.values())).update(metadata={"graft": "somebody else's"}, input_file_id="f")
     store = BatchStore(tmp_path / "batches.sqlite")
     ((batch, _),) = store.listed()
     batch.state, batch.remote = "uploaded", None

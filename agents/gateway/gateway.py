@@ -24,7 +24,7 @@ from agents.gateway.openai_transport import OpenAITransport, body_of
 from agents.gateway.sending import Keep, Sender, count_tokens
 from agents.gateway.stats import Counts, Stats
 from agents.gateway.telemetry import Telemetry
-from agents.gateway.transport import Transport
+from agents.gateway.transport import Transport, recorded
 from schemas.addresses import checked_url
 from schemas.calls import CallRequest, Reply
 from schemas.errors import BudgetExhausted, GraftError
@@ -204,7 +204,8 @@ class Gateway:
                     self._unkept.popitem(last=False)
             else:
                 newer: dict[str, Any] = {"replace": True} if rules.cache == "refresh" else {}
-                await self._journal.add(orjson.dumps(_public_body(request)), reply, **newer)
+                with recorded(request.model, billed=False):  # it was settled above
+                    await self._journal.add(orjson.dumps(_public_body(request)), reply, **newer)
             return reply
 
         return keep

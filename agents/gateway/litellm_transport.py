@@ -8,10 +8,9 @@ import re
 import time
 from typing import Any
 
-import orjson
-
 from agents.gateway.ledger import MICRO
 from agents.gateway.openai_transport import headers_of, names_schema, own_headers, reply_of, seconds_of, with_extra
+from agents.gateway.payload import bytes_of
 from agents.gateway.transport import Damaged, RateLimited, Refused, no_prefill
 from schemas.calls import CallRequest, Reply
 from schemas.errors import CallFailed, GraftError, ModelUnreachable
@@ -28,6 +27,8 @@ PASSED = frozenset({
     "enable_prompt_caching", "merge_reasoning_content_in_choices",
 })  # fmt: skip
 """LiteLLM's own arguments that an `extra` may set: they name an account's place, and change no call."""
+CAUSES = 20
+"""Causes of an exception that are looked through."""
 BROKEN_JSON = re.compile(r"line \d+ column \d+ \(char \d+\)")
 """What a JSON parser says; LiteLLM passes it on as if the server had failed."""
 
@@ -107,7 +108,10 @@ class LiteLLMTransport:
 
         base, key = arguments.get("base_url"), arguments.get("api_key")
         if (base, key) not in self._completers:
-            client = openai.AsyncOpenAI(base_url=base, api_key=key, max_retries=0)
+            from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler
+
+            http = openai.DefaultAsyncHttpxClient(transport=AsyncHTTPHandler.create_async_transport())
+            client = openai.AsyncOpenAI(base_url=base, api_key=key, max_retries=0, http_client=http)
             self._completers[base, key] = client
         return self._completers[base, key]
 
@@ -123,12 +127,19 @@ class LiteLLMTransport:
         if not chat and model.model.startswith(TEXT_COMPLETION) and "api_key" in arguments:
             arguments["client"] = self._completer(arguments)
         try:
-            answer = await (litellm.acompletion if chat else litellm.atext_completion)(**arguments)
+            async with asyncio.timeout(model.timeout_s):  # LiteLLM's own holds for each read alone
+                answer = await (litellm.acompletion if chat else litellm.atext_completion)(**arguments)
         except (openai.OpenAIError, OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise _failure(litellm, error, request) from None
         price = None if model.price is not None else _price(litellm, answer, model.model)
         try:
-            payload = orjson.dumps(answer.model_dump(), default=str)
+            fields = answer.model_dump()
+            if not (fields.get("usage") or {}).get("prompt_tokens"):  # LiteLLM puts 0 where the server counts none
+                fields["usage"] = price = None
+            payload = bytes_of(fields)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise _failure(litellm, error, request) from None
+        try:
             reply = reply_of(request, payload, chat, time.perf_counter() - started)
         except Damaged as failure:
             if model.price is None:
@@ -140,7 +151,11 @@ class LiteLLMTransport:
 def _load() -> Any:
     os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
     import litellm
+    from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler
 
+    from agents.gateway.litellm_http import bound
+
+    bound(AsyncHTTPHandler)
     litellm.suppress_debug_info = True
     litellm.telemetry = False
     litellm.drop_params = True
@@ -184,6 +199,8 @@ def own_settings() -> frozenset[str]:
 def _failure(litellm: Any, error: Exception, request: CallRequest) -> GraftError:
     """LiteLLM's exception as ours. Its text may hold the key, so only the class and status are passed on."""
     name, kind = request.model.name, type(error).__name__
+    if (large := _oversized(error)) is not None:
+        return Damaged("malformed", f"the reply is too large: {large}", where=name)
     if isinstance(error, litellm.Timeout | TimeoutError):
         return CallFailed("timeout", f"no reply within {request.model.timeout_s:g} s", where=name)
     if isinstance(error, litellm.RateLimitError):
@@ -208,6 +225,17 @@ def _failure(litellm: Any, error: Exception, request: CallRequest) -> GraftError
     if isinstance(error, litellm.APIError | litellm.InternalServerError | litellm.ServiceUnavailableError):
         return CallFailed("server_error", f"the provider failed ({kind})", where=name)
     return CallFailed("malformed", f"the provider's answer cannot be read ({kind})", where=name)
+
+
+def _oversized(error: BaseException | None) -> BaseException | None:
+    """The error about a reply's size that led to LiteLLM's; None where another one did."""
+    from agents.gateway.litellm_http import Oversized
+
+    for _ in range(CAUSES):
+        if error is None or isinstance(error, Oversized):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _continues(litellm: Any, model: ModelSpec) -> bool:

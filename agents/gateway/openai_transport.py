@@ -15,6 +15,7 @@ import orjson
 
 from agents.gateway.chat_templates import stops_of, templated
 from agents.gateway.ledger import price_of
+from agents.gateway.payload import TooLarge, body_within, cleaned, json_of, storable
 from agents.gateway.structured import parse_reply
 from agents.gateway.transport import Damaged, RateLimited, Refused, begun_of, no_prefill
 from schemas.calls import CallRequest, Reply, TokenLogprob, Usage
@@ -28,6 +29,11 @@ RAW = 2_000
 """Characters of a server's error that are kept."""
 WHY = 200
 """Characters of a refusal that a person is shown."""
+LONGEST_WORD = 200
+"""Characters of a finish reason or a model's name that are kept."""
+MOST_TOKENS = 10**9
+"""A token count beyond this is none."""
+LEAST_LOGPROB = -10_000.0
 BASE_URL = "check model and base_url in the recipe (an address mostly ends in /v1)"
 
 
@@ -114,11 +120,13 @@ class OpenAITransport:
                 url, data=data, headers=headers_of(model), timeout=aiohttp.ClientTimeout(total=model.timeout_s),
                 allow_redirects=False,
             ) as response:  # fmt: skip
-                payload = await response.read()
+                payload = await body_within(response)
                 if response.status != 200:
                     raise failure_of(response.status, response.headers.get("Retry-After"), payload, model)
         except TimeoutError:
             raise CallFailed("timeout", f"no reply within {model.timeout_s:g} s", where=model.name) from None
+        except TooLarge as error:
+            raise Damaged("malformed", f"the reply is too large: {error}", where=model.name) from None
         except aiohttp.InvalidURL:
             raise ModelUnreachable("its base_url is no address", where=model.name, fix=BASE_URL) from None
         except (aiohttp.ClientError, OSError) as error:
@@ -176,7 +184,7 @@ def _secret(variable: str, model: ModelSpec) -> str:
 
 def raw_of(payload: bytes, model: ModelSpec) -> str:
     """The beginning of what a server said, for the record, without the key should it have repeated it."""
-    return _without_key(payload.decode(errors="replace"), model)[:RAW]
+    return storable(_without_key(payload.decode(errors="replace"), model)[:RAW])
 
 
 def _without_key(text: str, model: ModelSpec) -> str:
@@ -273,8 +281,8 @@ def seconds_of(retry_after: str | None) -> float | None:
     except ValueError:
         try:
             seconds = parsedate_to_datetime(retry_after).timestamp() - time.time()
-        except ValueError:
-            return None
+        except (ValueError, OverflowError, LookupError, TypeError, AttributeError, OSError):
+            return None  # the parser of dates raises each of these for some text
     return None if math.isnan(seconds) else max(0.0, seconds)
 
 
@@ -283,32 +291,49 @@ def reply_of(request: CallRequest, payload: bytes, chat: bool, latency_s: float)
     model = request.model
     usage: Usage | None = None
     try:
-        answer = orjson.loads(payload)
+        answer = json_of(payload)
         usage = usage_of(answer.get("usage") or {})
         if not answer["choices"]:
             raise _damaged(CallFailed("empty", "the server's answer has no choice", where=model.name), usage, request)
         choice = answer["choices"][0]
         text = (choice.get("message") or {}).get("content") if chat else choice.get("text")
-        text = text if isinstance(text, str) else ""
+        text = storable(text) if isinstance(text, str) else ""
         if (begun := begun_of(request)).strip():
             text = text.removeprefix(begun)  # some servers say what was begun once more
         logprobs = logprobs_of(choice.get("logprobs")) if request.top_logprobs else ()
-        finish, served = choice.get("finish_reason") or "stop", answer.get("model")
-    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError, IndexError, ValueError):
+        finish, served = _word(choice.get("finish_reason")), _word(answer.get("model"))
+    except (LookupError, TypeError, AttributeError, ValueError):  # orjson's errors are ValueErrors
         what = "the server's answer is not JSON with choices"
         failure = CallFailed("malformed", what, where=model.name, raw=raw_of(payload, model))
         raise _damaged(failure, usage, request) from None
     if not text.strip() and not logprobs:
         raise _damaged(CallFailed("empty", "the reply is empty", where=model.name, raw=text), usage, request)
     try:
-        parsed = parse_reply(text, request.json_schema, model.name) if request.json_schema is not None else None
+        parsed = _parsed(text, request.json_schema, model.name) if request.json_schema is not None else None
     except CallFailed as failure:
         raise _damaged(failure, usage, request) from None
     price = price_of(model, usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
     return Reply.model_construct(
-        key="", text=text, finish_reason=str(finish), logprobs=logprobs, parsed=parsed, usage=usage, price_usd=price,
-        latency_s=latency_s, attempts=1, cached=False, served_model=served if isinstance(served, str) else None,
+        key="", text=text, finish_reason=finish or "stop", logprobs=logprobs, parsed=parsed, usage=usage,
+        price_usd=price, latency_s=latency_s, attempts=1, cached=False, served_model=served,
     )  # fmt: skip
+
+
+def _word(value: Any) -> str | None:
+    """A short text of an answer, such as a model's name; None where it is none."""
+    return storable(value[:LONGEST_WORD]) if isinstance(value, str) else None
+
+
+def _parsed(text: str, schema: dict[str, Any], where: str) -> Any:
+    """The JSON value of a reply, such that the journal can keep it. Raises CallFailed."""
+    try:
+        value = parse_reply(text, schema, where)
+        if "\\u0000" in text:
+            value = cleaned(value)
+        orjson.dumps(value)
+    except (TypeError, RecursionError):
+        raise CallFailed("malformed", "the reply's JSON nests too deeply", where=where, raw=text) from None
+    return value
 
 
 def _damaged(failure: CallFailed, usage: Usage | None, request: CallRequest) -> Damaged:
@@ -329,11 +354,14 @@ def usage_of(usage: dict[str, Any]) -> Usage:
 
 
 def _count(value: Any) -> int | None:
-    return int(value) if isinstance(value, int | float) and value >= 0 else None
+    return int(value) if isinstance(value, int | float) and 0 <= value <= MOST_TOKENS else None
 
 
 def logprobs_of(logprobs: dict[str, Any] | None) -> tuple[TokenLogprob, ...]:
-    """Alternatives at each place, best first, from the chat form (also llama.cpp's) or the older completions form."""
+    """Alternatives at each place, best first, from the chat form (also llama.cpp's) or the older completions form.
+
+    Raises TypeError, AttributeError, LookupError, ValueError for any other form.
+    """
     if not logprobs:
         return ()
     if logprobs.get("content"):
@@ -352,6 +380,14 @@ def logprobs_of(logprobs: dict[str, Any] | None) -> tuple[TokenLogprob, ...]:
     )
 
 
-def _place(token: str, logprob: float, top: list[tuple[str, float]]) -> TokenLogprob:
-    top.sort(key=itemgetter(1), reverse=True)
-    return TokenLogprob.model_construct(token=token, logprob=logprob, top=tuple(top))
+def _place(token: Any, logprob: Any, top: list[tuple[Any, Any]]) -> TokenLogprob:
+    listed = [(storable(other), _logprob(value)) for other, value in top if value is not None]
+    listed.sort(key=itemgetter(1), reverse=True)
+    return TokenLogprob.model_construct(token=storable(token), logprob=_logprob(logprob), top=tuple(listed))
+
+
+def _logprob(value: Any) -> float:
+    """A log-probability in the range that sums of exponentials bear. Raises TypeError for no number."""
+    if not isinstance(value, int | float):
+        raise TypeError("no number")
+    return max(LEAST_LOGPROB, min(0.0, float(value)))

@@ -14,10 +14,10 @@ from collections.abc import Awaitable, Callable, Hashable, Mapping
 
 from agents.gateway.batch import BatchDesk
 from agents.gateway.ledger import FREE, Tab
-from agents.gateway.limiter import Door, Tenant, Terms, Visit, close_door, door_at
-from agents.gateway.retry import RETRYABLE, backoff_s
+from agents.gateway.limiter import LONGEST_PAUSE_S, Door, Tenant, Terms, Visit, close_door, door_at
+from agents.gateway.retry import RETRYABLE, backoff_s, batch_wait_s
 from agents.gateway.stats import Counts, EndpointStats, percentile
-from agents.gateway.transport import Damaged, RateLimited, Transport
+from agents.gateway.transport import Damaged, RateLimited, Transport, recorded
 from schemas.calls import CallRequest, Reply, Usage
 from schemas.errors import BudgetExhausted, CallFailed
 from schemas.models import ModelSpec
@@ -82,13 +82,29 @@ class Sender:
         return await self._tried(request, tab, once)
 
     async def send_in_batch(self, request: CallRequest, desk: BatchDesk, tab: Tab, keep: Keep) -> Reply:
-        """The reply of the provider's batch API, kept; it takes no place at the endpoint. Raises CallFailed."""
+        """The reply of the provider's batch API, kept; it takes no place at the endpoint. Raises CallFailed.
+
+        A rate limit slows no endpoint down here, so it counts as a try of this call.
+        """
+
+        refused = 0
 
         async def once(asked: CallRequest, attempt: int) -> Reply:
+            nonlocal refused
             key = asked.key()
-            reply = await keep((await desk.send(asked, key)).model_copy(update={"attempts": attempt}))
+            try:
+                with recorded(asked.model):
+                    reply = await desk.send(asked, key)
+            except RateLimited as failure:
+                refused += 1
+                final = refused > self._retries or (failure.retry_after or 0.0) > LONGEST_PAUSE_S
+                if not final:
+                    await asyncio.sleep(batch_wait_s(refused))
+                failure.final = final  # after the wait: the calls of one batch may share the failure
+                raise
+            kept = await keep(reply.model_copy(update={"attempts": attempt}))
             await desk.done(key)
-            return reply
+            return kept
 
         return await self._tried(request, tab, once)
 
@@ -129,10 +145,11 @@ class Sender:
         taken: int | None = None
         sent_at = time.monotonic()
         try:
-            if self._may_hedge(request.model, door):
-                reply = await self._hedged(door, transport, request, tab, tokens)
-            else:
-                reply = await transport.send(request)
+            with recorded(request.model):
+                if self._may_hedge(request.model, door):
+                    reply = await self._hedged(door, transport, request, tab, tokens)
+                else:
+                    reply = await transport.send(request)
             door.succeeded(reply.latency_s)
             taken = _tokens_of(reply.usage)
             return await keep(reply if attempt == 1 else reply.model_copy(update={"attempts": attempt}))
@@ -211,7 +228,7 @@ def log_pause(model: ModelSpec, door: Door) -> None:
 async def _cancelled(task: asyncio.Future[Reply]) -> None:
     if not task.done():
         task.cancel()
-        with contextlib.suppress(asyncio.CancelledError, CallFailed):
+        with contextlib.suppress(asyncio.CancelledError, Exception):  # its failure changes nothing any more
             await task
     elif not task.cancelled():
         task.exception()  # seen, even where the other one was taken

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
+from agents.gateway.payload import storable
 from schemas.calls import CallRequest, Reply, Usage
-from schemas.errors import CallFailed, NoPrefill
+from schemas.errors import CallFailed, GraftError, NoPrefill
 from schemas.models import ModelSpec
+from schemas.redaction import redact
+
+_log = logging.getLogger(__name__)
+MESSAGE = 500
+"""Characters of an unexpected exception's message that are kept."""
 
 
 class Transport(Protocol):
@@ -48,6 +57,27 @@ class Damaged(CallFailed):
     ) -> None:  # fmt: skip
         self.usage, self.price_usd = usage, price_usd
         super().__init__(code, what, where=where, raw=raw)
+
+
+@contextmanager
+def recorded(model: ModelSpec, *, billed: bool = True) -> Iterator[None]:
+    """Turn any exception that is not a GraftError into the failure `unexpected` of one call, which is not tried again.
+
+    The traceback goes to the run's log (INFO stays off the terminal), the type and message to `raw`. Where `billed`,
+    the failure is a Damaged reply of unknown cost: the provider may have answered.
+    """
+    try:
+        yield
+    except GraftError:
+        raise
+    except Exception as error:
+        _log.info("a call failed unexpectedly", extra={"event": "call.unexpected", "model": model.name}, exc_info=error)
+        kind = type(error).__name__
+        message = redact(storable(f"{kind}: {error}"), [model.api_key_env] if model.api_key_env else ())[:MESSAGE]
+        what = f"the call failed unexpectedly ({kind}; the run's log has the traceback)"
+        if billed:
+            raise Damaged("unexpected", what, where=model.name, raw=message) from error
+        raise CallFailed("unexpected", what, where=model.name, raw=message) from error
 
 
 def begun_of(request: CallRequest) -> str:

@@ -19,6 +19,7 @@ from agents.gateway.batch.results import Again, Outcome, cancelled, reply_from
 from agents.gateway.batch.store import Batch, BatchStore
 from agents.gateway.litellm_transport import LiteLLMTransport
 from agents.gateway.openai_transport import headers_of, names_schema
+from agents.gateway.transport import recorded
 from schemas.calls import CallRequest, Reply
 from schemas.errors import CallFailed, GraftError, NotFound
 from schemas.models import ModelSpec, Price
@@ -251,7 +252,8 @@ class BatchDesk:
         outcomes: dict[str, Outcome] = {}
         otherwise: Outcome = cancelled("the run ended before its batch", journey.model.name)
         try:
-            outcomes, otherwise = await journey.run(await self._ready(), provider, lines)
+            with recorded(journey.model):
+                outcomes, otherwise = await journey.run(await self._ready(), provider, lines)
         except GraftError as error:
             otherwise = error
         finally:  # in one go, so that nobody joins a batch between its end and this

@@ -14,10 +14,10 @@ from typing import Any, TypeVar
 from filelock import FileLock, Timeout
 
 from agents.gateway.batch.provider import Gone, Provider
-from agents.gateway.batch.results import Again, Outcome, otherwise_of, results_of
+from agents.gateway.batch.results import Again, Outcome, otherwise_of, results_of, unconfirmed
 from agents.gateway.batch.store import Batch, BatchStore
 from agents.gateway.retry import RETRYABLE
-from agents.gateway.transport import Refused
+from agents.gateway.transport import RateLimited, Refused
 from schemas.errors import CallFailed, ModelUnreachable
 from schemas.models import ModelSpec
 
@@ -27,6 +27,10 @@ LONGEST_S = 300.0
 """Seconds between tries after failures at most."""
 SUBMITS = 6
 """Times that a batch is handed in until its calls fail; should it have got in, their retries find it."""
+LOOKS = 3
+"""Searches at the provider for a batch whose creation was not confirmed; over about a minute with the usual poll."""
+SETTLED_S = 3600.0
+"""Seconds after which a batch that is not listed is not there."""
 GONE_AT = 3
 """Times in a row that the provider must say that it has no such batch or file."""
 SWEPT_S = 3600.0
@@ -68,10 +72,10 @@ class Journey:
     async def _hand_in(self, store: BatchStore, provider: Provider, lines: bytes) -> None:
         batch = self.batch
         try:
-            batch.input_file = await self._tried(lambda: provider.upload(lines))
+            batch.input_file = await self._upload(provider, lines)
             batch.state = "uploaded"
             await asyncio.to_thread(store.update, batch)
-            created = await self._tried(lambda: provider.create(str(batch.input_file), batch.id, batch.chat), provider)
+            created = await self._create(provider)
         except (Refused, Gone, ModelUnreachable) as failure:
             await self._end(store, "refused")
             if isinstance(failure, Refused):
@@ -79,20 +83,52 @@ class Journey:
             raise
         await self._sent(store, created)
 
-    async def _tried(self, act: Callable[[], Awaitable[T]], search: Provider | None = None) -> Any:
-        """What `act` brings, tried again after what can pass. With `search`: found instead, if it did get through."""
-        for failures in range(1, SUBMITS + 1):
+    async def _upload(self, provider: Provider, lines: bytes) -> str:
+        for tries in range(1, SUBMITS + 1):
             try:
-                return await act()
+                return await provider.upload(lines)
             except CallFailed as failure:
-                if failure.code not in RETRYABLE or isinstance(failure, Gone) or failures == SUBMITS:
+                if tries == SUBMITS or not self._may_pass(failure):
                     raise
-                await asyncio.sleep(self._wait_s(failures, getattr(failure, "retry_after", None)))
-            if search is not None:
-                found = await self._patiently(lambda: search.search(self.batch))
+                await asyncio.sleep(self._wait_s(tries, failure))
+        raise AssertionError  # the loop returns or raises
+
+    async def _create(self, provider: Provider) -> dict[str, Any]:
+        """The batch at the provider. After a failure the provider is searched before the batch is handed in again.
+
+        A timeout or a lost connection leaves open whether the batch was created, perhaps seconds later: it is searched
+        for several times, and where the provider lists no batches it is not handed in again.
+        """
+        for tries in range(1, SUBMITS + 1):
+            try:
+                return await provider.create(str(self.batch.input_file), self.batch.id, self.batch.chat)
+            except CallFailed as failure:
+                if not self._may_pass(failure):
+                    raise
+                doubtful = not isinstance(failure, RateLimited)
+                await asyncio.sleep(self._wait_s(tries, failure))
+                found = await self._search(provider, LOOKS if doubtful else 1)
                 if found is not None:
                     return found
+                if doubtful and not provider.lists:
+                    raise unconfirmed(self.model) from None
+                if tries == SUBMITS:
+                    raise
         raise AssertionError  # the loop returns or raises
+
+    async def _search(self, provider: Provider, looks: int) -> dict[str, Any] | None:
+        """The batch at the provider, looked for so many times; None where it is not there, or none are listed."""
+        for look in range(1, looks + 1):
+            found = await self._patiently(lambda: provider.search(self.batch))
+            if found is not None or not provider.lists or look == looks:
+                return found
+            await asyncio.sleep(self._wait_s(look))
+        return None
+
+    def _may_pass(self, failure: CallFailed) -> bool:
+        """Whether a failure to hand in is worth another try; a wait beyond LONGEST_S is not waited for."""
+        too_long = (getattr(failure, "retry_after", None) or 0.0) > LONGEST_S
+        return failure.code in RETRYABLE and not isinstance(failure, Gone) and not too_long
 
     async def _take_up(self, store: BatchStore, provider: Provider) -> bool:
         """Go on with a batch that was begun before; False where it has ended, or the provider never got it."""
@@ -107,7 +143,7 @@ class Journey:
                 break
             await asyncio.sleep(self._poll_s)  # another process is handing it in
         if found.state == "uploaded":
-            there = await self._patiently(lambda: provider.search(found))
+            there = await self._search(provider, LOOKS if time.time() - found.created < SETTLED_S else 1)
             if there is not None:
                 await self._sent(store, there)
                 return True
@@ -173,11 +209,12 @@ class Journey:
                 gone = gone + 1 if isinstance(failure, Gone) else 0
                 if gone >= GONE_AT or failure.code not in RETRYABLE:
                     raise
-                await asyncio.sleep(self._wait_s(failures, getattr(failure, "retry_after", None)))
+                await asyncio.sleep(self._wait_s(failures, failure))
 
-    def _wait_s(self, failures: int, asked: float | None) -> float:
+    def _wait_s(self, failures: int, failure: CallFailed | None = None) -> float:
         usual = min(LONGEST_S, self._poll_s * 2.0 ** min(failures - 1, 10)) * random.uniform(0.5, 1.0)
-        return max(usual, asked or 0.0)
+        asked: float = getattr(failure, "retry_after", None) or 0.0
+        return max(usual, min(asked, LONGEST_S))
 
 
 def alive_lock(store: Path, desk: str) -> FileLock:

@@ -30,6 +30,8 @@ NAMED = frozenset({"bedrock", "mistral"})
 """Providers for which LiteLLM wants the model's name with every request about a batch."""
 SLOWEST_S = 120.0
 """Seconds that a request about a batch has at least: a file may have 100 MB."""
+RESULT_BYTES = 1_000_000_000
+"""Bytes of a result file at most."""
 CLOCKS_APART_S = 86_400.0
 PAGES = 100
 """Pages of a hundred batches that are looked through for a lost one."""
@@ -50,6 +52,8 @@ class Provider:
     def __init__(self, litellm: Any, model: ModelSpec, asking: set[asyncio.Future[Any]]) -> None:
         self._litellm, self._model, self._asking = litellm, model, asking
         self.kind = kind_of(litellm, model)
+        self.lists = self.kind in LISTABLE
+        """Whether `search` can find a batch; false also once the provider answered that it lists none."""
 
     async def upload(self, lines: bytes) -> str:
         """Hand in the file of requests (JSON lines); its id there."""
@@ -73,7 +77,13 @@ class Provider:
 
     async def content(self, file: str) -> bytes:
         """A result file. Raises Gone."""
-        return bytes((await self._ask(self._litellm.afile_content(file, **self._to()))).content)
+        from agents.gateway.litellm_http import most_bytes
+
+        usual = most_bytes.set(RESULT_BYTES)
+        try:
+            return bytes((await self._ask(self._litellm.afile_content(file, **self._to()))).content)
+        finally:
+            most_bytes.reset(usual)
 
     async def cancel(self, remote: str) -> None:
         """Ask the provider to stop a batch; what it has answered by then is paid for."""
@@ -82,18 +92,21 @@ class Provider:
         await self._told(self._litellm.acancel_batch(remote, **self._to()))
 
     async def search(self, batch: Batch) -> dict[str, Any] | None:
-        """A batch whose id at the provider is not known here, by its id here; None where there is none."""
-        if self.kind not in LISTABLE:
+        """A batch whose id at the provider is not known here, by its id here or its file; None where there is none."""
+        if not self.lists:
             return None
         after: str | None = None
         for _ in range(PAGES):
             try:
                 page = await self._told(self._litellm.alist_batches(after=after, limit=100, **self._to()))
             except Gone:
-                return None  # it lists none at all
+                self.lists = False
+                return None
             found: list[dict[str, Any]] = page.get("data") or []
             for one in found:
-                if (one.get("metadata") or {}).get("graft") == batch.id:
+                if (one.get("metadata") or {}).get("graft") == batch.id or (
+                    batch.input_file and one.get("input_file_id") == batch.input_file
+                ):
                     return one
             oldest = found[-1].get("created_at") if found else None
             past = oldest is not None and oldest < batch.created - CLOCKS_APART_S

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-import orjson
-
 from agents.gateway.ledger import cost_of
 from agents.gateway.openai_transport import failure_of, keys_of, raw_of, reply_of
+from agents.gateway.payload import bytes_of, json_of
 from agents.gateway.transport import Damaged, Refused
 from schemas.calls import CallRequest, Reply, Usage
 from schemas.errors import CallFailed, GraftError
@@ -38,9 +37,9 @@ async def results_of(payload: bytes, model: ModelSpec) -> dict[str, Outcome]:
         if place % YIELD_EVERY == YIELD_EVERY - 1:
             await asyncio.sleep(0)
         try:
-            result = orjson.loads(line)
+            result = json_of(line)
             key, outcome = str(result["custom_id"]), _outcome(result, model)
-        except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError, ValueError):
+        except (LookupError, TypeError, AttributeError, ValueError):
             continue
         if isinstance(outcome, bytes):
             for secret in secrets:
@@ -55,7 +54,7 @@ def _outcome(result: dict[str, Any], model: ModelSpec) -> Outcome:
         said = redact(str((error or {}).get("message") or ""), model.key_variables)[:WORDS]
         code = CODES.get(str((error or {}).get("code")), "server_error")
         return CallFailed(code, f"the batch has no reply to this call ({said or code})", where=model.name)
-    body, status = orjson.dumps(response.get("body")), int(response.get("status_code") or 200)
+    body, status = bytes_of(response.get("body")), int(response.get("status_code") or 200)
     if status == 200:
         return body
     failure = failure_of(status, None, body, model)
@@ -91,6 +90,12 @@ def otherwise_of(status: dict[str, Any], model: ModelSpec) -> CallFailed:
     if kind == "cancelled":
         return cancelled("its batch was cancelled", model.name)
     return CallFailed("server_error", "the batch's results do not name this call", where=model.name)
+
+
+def unconfirmed(model: ModelSpec) -> Damaged:
+    """The failure of calls whose batch may or may not exist; not tried again, since it may be billed."""
+    what = "the provider did not confirm the batch and lists none: it may have it and bill it; a rerun sends it again"
+    return Damaged("unexpected", what, where=model.name)
 
 
 def cancelled(what: str, where: str = "") -> CallFailed:
