@@ -59,7 +59,8 @@ class ModelSpec(Value):
         default_factory=dict, description="further HTTP headers: each name with the environment variable of its value"
     )
     weights: str | None = Field(
-        default=None, pattern=r"^[0-9a-f]{64}$",
+        default=None,
+        pattern=r"^[0-9a-f]{64}$",
         description="SHA-256 of the weights of a model on this machine: filled in by a run; given, they must have it",
     )
     revision: str | None = Field(default=None, description="part of a call's key: change it when the weights change")

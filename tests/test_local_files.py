@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
 
 from agents.local import files
+from flows.plan import run_id_of
+from flows.workshop import weighed
+from schemas.calls import CallRequest
 from schemas.errors import MissingExtra, ModelUnreachable
 from schemas.home import Home
 from schemas.models import ModelSpec
+from schemas.recipe import Recipe
 
 
 def make_spec(model: str) -> ModelSpec:
@@ -78,3 +83,87 @@ def test_a_built_in_model_is_assembled_once_and_only_as_the_pinned_file(
     found.path.write_bytes(b"GGUF swapped")
     with pytest.raises(ModelUnreachable, match="not the pinned file"):
         files.model_file(make_spec("small"), home)
+
+
+def recipe_with(model: str, provider: str = "embedded") -> Recipe:
+    local = {"name": "m", "provider": provider, "model": model}
+    writer = {"name": "w", "provider": "openai", "model": "x", "base_url": "http://127.0.0.1:1/v1"}
+    return Recipe.model_validate({
+        "name": "t", "task": {"kind": "classification", "labels": [{"name": "a"}, {"name": "b"}]},
+        "seeds": {"rows": [{"text": "x", "label": "a"}, {"text": "y", "label": "b"}]}, "models": [local, writer],
+        "roles": {"generator": {"models": ["w"]}},
+    })  # fmt: skip
+
+
+def identity(recipe: Recipe, home: Home) -> tuple[str, str]:
+    """A call's key and the run's id."""
+    model = (found := weighed(recipe, home)).models[0]
+    assert found.models[1].weights is None
+    return CallRequest(model=model, role="reviewer", purpose="p", prompt="x").key(), run_id_of(found, [])
+
+
+def test_other_weights_at_the_same_path_are_another_model(home: Home, tmp_path: Path) -> None:
+    """Also where the file was written over in place and given its old modification time."""
+    path = tmp_path / "own.gguf"
+    path.write_bytes(b"GGUF one")
+    recipe, stat = recipe_with(str(path)), path.stat()
+    first = identity(recipe, home)
+    assert identity(recipe, home) == first
+    path.write_bytes(b"GGUF two")
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    second = identity(recipe, home)
+    assert second[0] != first[0] and second[1] != first[1]
+
+
+def test_another_file_of_the_same_size_and_time_is_hashed_again(home: Home, tmp_path: Path) -> None:
+    path, other = tmp_path / "own.gguf", tmp_path / "other.gguf"
+    for file, content in ((path, b"GGUF one"), (other, b"GGUF two")):
+        file.write_bytes(content)
+        os.utime(file, ns=(10**18, 10**18))
+    first = files.sha256_of(path, home)
+    other.replace(path)
+    assert files.sha256_of(path, home) != first
+
+
+def test_weights_that_a_recipe_pins_must_be_those_of_the_file(home: Home, tmp_path: Path) -> None:
+    path = tmp_path / "own.gguf"
+    path.write_bytes(b"GGUF one")
+    right = make_spec(str(path)).model_copy(update={"weights": hashlib.sha256(b"GGUF one").hexdigest()})
+    assert files.weights_of(right, home) == right.weights == files.model_file(right, home).sha256
+    for look in (files.weights_of, files.model_file):
+        with pytest.raises(ModelUnreachable, match="have the SHA-256") as caught:
+            look(right.model_copy(update={"weights": "0" * 64}), home)
+        assert caught.value.where == "models.m.weights"
+
+
+def test_a_built_in_model_has_the_hash_of_its_pinned_file_before_it_is_assembled(home: Home) -> None:
+    assert files.weights_of(make_spec("gemma-3-270m"), home) == files.BUILT_IN["gemma-3-270m"].sha256
+    assert not home.models.exists()
+
+
+def test_a_judge_of_this_home_is_known_by_what_it_reads(home: Home) -> None:
+    folder = home.students / "st_1"
+    (folder / "encoder").mkdir(parents=True)
+    recipe = recipe_with("st_1", "encoder")
+    absent = identity(recipe, home)
+    (folder / "head.safetensors").write_bytes(b"one")
+    (folder / "classifier.json").write_text("{}")
+    (folder / "encoder" / "model.safetensors").write_bytes(b"one")
+    first = identity(recipe, home)
+    (folder / "README.md").write_text("a card changes nothing")
+    assert identity(recipe, home) == first != absent
+    for name in ("head.safetensors", "classifier.json", "encoder/model.safetensors", "encoder/config.json"):
+        (folder / name).write_bytes(b"other")
+        changed = identity(recipe, home)
+        assert changed[0] != first[0] and changed[1] != first[1], name
+        first = changed
+
+
+def test_the_encoder_is_known_by_its_weights(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "model").mkdir()
+    monkeypatch.setattr(files, "encoder_folder", lambda: tmp_path / "model")
+    spec, seen = make_spec("all-MiniLM-L6-v2").model_copy(update={"provider": "encoder"}), set()
+    for content in (b"one", b"another"):
+        (tmp_path / "model" / "model.safetensors").write_bytes(content)
+        seen.add(files.weights_of(spec, home))
+    assert len(seen) == 2 and None not in seen

@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import time
+from functools import cache
 from typing import Any
 
 from agents.gateway.ledger import MICRO
@@ -14,6 +15,7 @@ from agents.gateway.payload import bytes_of
 from agents.gateway.transport import Damaged, RateLimited, Refused, no_prefill
 from schemas.calls import CallRequest, Reply
 from schemas.errors import CallFailed, GraftError, ModelUnreachable
+from schemas.extra import sendable
 from schemas.models import ModelSpec, Price
 
 TEXT_COMPLETION = "text-completion-openai/"
@@ -90,7 +92,7 @@ class LiteLLMTransport:
         """Raise ModelUnreachable where a model's extra fields are arguments of LiteLLM's own."""
         if not model.extra or model.name in self._checked:
             return
-        if strange := sorted(own_settings() & model.extra.keys() - PASSED):
+        if strange := sorted(own_settings() & sendable(model.extra).keys() - PASSED):
             raise ModelUnreachable(
                 f"{strange[0]} is an argument of LiteLLM's own, and no field of a request",
                 where=f"models.{model.name}.extra.{strange[0]}", fix="remove it",
@@ -187,6 +189,7 @@ def _arguments(request: CallRequest, chat: bool, constrained: bool) -> dict[str,
     return {name: value for name, value in with_extra(given, model).items() if value is not None}
 
 
+@cache
 def own_settings() -> frozenset[str]:
     """The arguments that LiteLLM acts on itself. An `extra` may set those of PASSED; the others would change where a
     call goes, what it costs, or how often it is sent."""

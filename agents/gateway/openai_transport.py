@@ -145,7 +145,10 @@ def address_of(model: ModelSpec, endpoints: dict[str, str]) -> str:
 
 
 def headers_of(model: ModelSpec) -> dict[str, str]:
-    """Content type, the model's key and its own headers from their variables. Raises KeyMissing with a variable's name."""
+    """Content type, the model's key and its own headers from their variables.
+
+    Raises KeyMissing with a variable's name.
+    """
     headers = {"Content-Type": "application/json"} | own_headers(model)
     if model.api_key_env:
         headers["Authorization"] = f"Bearer {_needed(model.api_key_env, model)}"
@@ -166,7 +169,9 @@ def _needed(variable: str, model: ModelSpec) -> str:
     value = _secret(variable, model)
     if not value:
         raise KeyMissing(
-            f"the environment variable {variable} is not set", where=model.name, fix=f"export {variable}=… before the run"
+            f"the environment variable {variable} is not set",
+            where=model.name,
+            fix=f"export {variable}=… before the run",
         )
     return value
 

@@ -132,7 +132,7 @@ def _check_weights(spec: ModelSpec, found: str) -> None:
     if spec.weights not in (None, found):
         raise ModelUnreachable(
             f"the weights of {spec.model!r} have the SHA-256 {found}, not {spec.weights}",
-            where=f"models.{spec.name}.weights", fix="correct or remove weights; if the file changed meanwhile, run again",
+            where=f"models.{spec.name}.weights", fix="correct or remove weights; run again if the file changed",
         )  # fmt: skip
 
 
