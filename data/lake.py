@@ -31,6 +31,7 @@ from data.readers import Cursors
 from schemas.base import utc_now
 from schemas.calls import Call
 from schemas.datasets import Run
+from schemas.durable import sync_since
 from schemas.errors import AlreadyRunning, GraftError, LakeTooNew, StorageFull
 from schemas.home import Home
 from schemas.rows import Candidate, Seed, Status
@@ -298,10 +299,11 @@ class Lake(StudentRecords):
     def _transact(self, work: Callable[[duckdb.DuckDBPyConnection], T]) -> T:
         import duckdb
 
-        connection = self._connection
+        connection, since = self._connection, time.time()
         connection.execute("BEGIN")
         try:
             result = work(connection)
+            sync_since(self.home.lake / "files", since)
             connection.execute("COMMIT")
         except BaseException:
             with contextlib.suppress(duckdb.Error):  # a failed COMMIT has rolled back by itself

@@ -25,6 +25,7 @@ from uuid import UUID, uuid4
 from flows.prefect_api import access_to, client_at
 from flows.settings import apply_prefect_environment
 from schemas.base import Value, utc_now
+from schemas.durable import put
 from schemas.errors import GraftError, NotFound
 from schemas.home import Home
 from schemas.review import ReviewBy, Reviewed, ReviewSettings
@@ -284,7 +285,7 @@ def _write(file: Path, value: Value) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     beside = file.with_name(f"{file.name}.{os.getpid()}.tmp")
     beside.write_text(value.model_dump_json(indent=1), encoding="utf-8")
-    beside.replace(file)
+    put(beside, file)
 
 
 def _read(file: Path, kind: type[T]) -> T | None:

@@ -32,11 +32,13 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*Pydantic serializer warnings.*:UserWarning"),
 ]
 SCHEMA = {"type": "object", "properties": {"score": {}}}
+TOKEN = {"token": "f", "logprob": -0.1}
 SOUND: dict[str, Any] = {
     "id": "x", "object": "chat.completion", "created": 1, "model": "fake",
-    "choices": [{"index": 0, "finish_reason": "stop", "text": "fine", "message": {"role": "assistant", "content": "fine"},
-                 "logprobs": {"content": [{"token": "f", "logprob": -0.1, "top_logprobs": [
-                     {"token": "f", "logprob": -0.1}, {"token": "g", "logprob": -2.0}]}]}}],
+    "choices": [{
+        "index": 0, "finish_reason": "stop", "text": "fine", "message": {"role": "assistant", "content": "fine"},
+        "logprobs": {"content": [{**TOKEN, "top_logprobs": [TOKEN, {"token": "g", "logprob": -2.0}]}]},
+    }],
     "usage": {"prompt_tokens": 3, "completion_tokens": 1, "total_tokens": 4},
 }  # fmt: skip
 
@@ -167,7 +169,7 @@ async def test_counts_that_are_none_are_unknown(
 
 @pytest.mark.parametrize("after", [
     "Mon, 01 Jan 99999999999", "Mon, 01 Jan 0001 00:00:00 GMT", "Fri, 31 Dec 9999 23:59:59 GMT", "-5", "nan", "inf",
-    "1e400", "9" * 400, "bientôt", "\udcff", "Wed, 21 Oct 2015 07:28:00 +99999999999999999999", "Mon, 1 Jan 2024 1:1:1:1",
+    "1e400", "9" * 400, "bientôt", "\udcff", "Wed, 21 Oct 2015 07:28:00 +99999999999999999999",
 ])  # fmt: skip
 async def test_a_retry_after_of_any_form_is_a_rate_limit(
     provider: str, server: Saying, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: str
@@ -264,8 +266,8 @@ PLACES = [
     ("choices", 0, "message", "content"), ("choices", 0, "text"), ("choices", 0, "logprobs"),
     ("choices", 0, "logprobs", "content"), ("choices", 0, "logprobs", "content", 0),
     ("choices", 0, "logprobs", "content", 0, "token"), ("choices", 0, "logprobs", "content", 0, "logprob"),
-    ("choices", 0, "logprobs", "content", 0, "top_logprobs"), ("usage", "prompt_tokens"), ("usage", "completion_tokens"),
-    ("usage", "prompt_tokens_details"), ("\ud800",), ("error",),
+    ("choices", 0, "logprobs", "content", 0, "top_logprobs"), ("usage", "prompt_tokens"),
+    ("usage", "completion_tokens"), ("usage", "prompt_tokens_details"), ("\ud800",), ("error",),
 ]  # fmt: skip
 
 

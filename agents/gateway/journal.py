@@ -182,7 +182,7 @@ def open_journal(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
                 f"the journal has version {found}, this Graft reads up to {VERSION}", where=str(path),
                 fix="use the newer Graft, or another GRAFT_HOME",
             )  # fmt: skip
-        connection.execute("PRAGMA synchronous=NORMAL")
+        connection.execute("PRAGMA synchronous=FULL")  # an acknowledged reply outlives a power cut
         connection.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT}").fetchall()
         if found < VERSION and not read_only:
             found_journal(connection)

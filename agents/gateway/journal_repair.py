@@ -25,6 +25,7 @@ import orjson
 from agents.gateway.journal import open_journal, refuse_network_disk, storage_error, unpacked
 from agents.gateway.journal_store import ROWS, Row, as_text, check, damage_of, file_error, moment, opened
 from schemas.base import utc_now
+from schemas.durable import put
 from schemas.errors import AlreadyRunning
 
 COLUMNS = ("key", "request", "reply", "at")
@@ -137,7 +138,7 @@ def _salvage(path: Path) -> Repaired:
             log.rename(broken.with_name(broken.name + "-wal"))
         log.unlink(missing_ok=True)
         path.with_name(path.name + "-shm").unlink(missing_ok=True)
-        fresh.rename(path)
+        put(fresh, path)
     return Repaired(kept, moved, str(file) if moved else None, str(broken))
 
 

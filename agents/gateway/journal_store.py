@@ -20,6 +20,7 @@ import orjson
 
 from agents.gateway.journal import JournalDamaged, open_journal, storage_error, unpacked
 from schemas.calls import Reply
+from schemas.durable import put
 from schemas.errors import NO_SPACE, GraftError, NotFound, StorageFull
 from schemas.extra import own_setting
 from schemas.redaction import redact_fields
@@ -296,9 +297,7 @@ def export(path: Path, out: Path, *, only: Collection[str] | None = None, overwr
                 else:
                     file.write(_line(row))
                     rows += 1
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(out)
+        put(part, out)
     except OSError as error:
         raise file_error(error, out) from None
     finally:

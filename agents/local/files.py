@@ -18,6 +18,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from schemas.durable import put
 from schemas.errors import MissingExtra, ModelUnreachable, StorageFull
 from schemas.home import Home
 from schemas.models import ModelSpec
@@ -205,7 +206,7 @@ def _assemble(built_in: _BuiltIn, home: Home, where: str) -> Path:
                     with part.open("rb") as source:
                         while block := source.read(_BLOCK):
                             out.write(block)
-            temporary.replace(target)
+            put(temporary, target)
         except OSError as error:
             raise StorageFull(
                 f"could not write {built_in.filename} (300 MB): {error.strerror}",

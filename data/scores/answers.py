@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from data.gates.contamination import text_hash
 from data.scores import maths
 from schemas.base import Value
+from schemas.durable import put
 from schemas.errors import NO_SPACE, GraftError, NotFound, StorageFull
 from schemas.home import Home
 from schemas.students import Evaluation, Student
@@ -111,10 +112,10 @@ def keep(
     staged = file.with_name(f".{file.name}.{os.getpid()}.part")
     try:
         parquet.write_table(table, staged, compression="zstd")
-        staged.replace(file)
+        put(staged, file)
         if speed is not None:
             staged.write_text(speed.model_dump_json(), encoding="utf-8")
-            staged.replace(_speed_file(folder, evaluation.test_hash))
+            put(staged, _speed_file(folder, evaluation.test_hash))
     except OSError as error:
         if error.errno in NO_SPACE:
             raise StorageFull("no space left for the student's answers", where=str(folder), fix="free space") from None

@@ -15,6 +15,7 @@ from data.vectors.chosen import Chosen, chosen
 from data.vectors.model import PLACED, About, Embed, Kind, shares
 from data.vectors.project import project
 from data.vectors.store import ABOUT, RULE, Vectors, find, key_of, path_of
+from schemas.durable import put
 from schemas.errors import NO_SPACE, GraftError, StorageFull
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def _make(target: Path, lake: Lake, found: DatasetVersion, encoder: _Encoder, li
         with chosen(lake, found, limit) as picked:
             encoder.expect(picked.count["row"] + picked.count["seed"])
             _write(part, found, picked, encoder)
-        part.replace(target)
+        put(part, target)
     finally:
         part.unlink(missing_ok=True)
 

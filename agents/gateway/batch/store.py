@@ -150,7 +150,7 @@ class BatchStore:
                 if "locked" not in str(error) or time.monotonic() > deadline:
                     raise
                 time.sleep(0.02)
-        self._connection.execute("PRAGMA synchronous=NORMAL")
+        self._connection.execute("PRAGMA synchronous=FULL")  # a batch is on the disk before the provider has it
         with self._connection:
             self._connection.execute("BEGIN IMMEDIATE")
             self._connection.execute(
