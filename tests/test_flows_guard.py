@@ -13,8 +13,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from threading import Thread
+from typing import Any, ClassVar
 
 import httpx
 import psutil
@@ -27,6 +29,8 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 EVIL = "evil.example"
+OLDER = "LocalNetworkAccessChecks,LocalNetworkAccessChecksWebSockets,BlockInsecurePrivateNetworkRequests"
+"""Chromium's own checks of requests to this machine, which other browsers lack: off, so that ours are tested."""
 SOCKETS = (
     "/events/in", "/events/out", "/logs/out", "/task_runs/subscriptions/scheduled", "/work_pools/graft/workers/connect",
 )  # fmt: skip
@@ -126,7 +130,7 @@ def served(request: pytest.FixtureRequest) -> Served:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Chromium for whom the attacker's name is this machine, as after DNS rebinding."""
-    flags = [*FLAGS, f"--host-resolver-rules=MAP {EVIL} 127.0.0.1"]
+    flags = [*FLAGS, f"--host-resolver-rules=MAP {EVIL} 127.0.0.1", f"--disable-features={OLDER}"]
     with sync_playwright() as driver:
         opened = driver.chromium.launch(executable_path=shutil.which("chromium"), args=flags)
         yield opened
@@ -171,6 +175,45 @@ def attack(browser: Browser, page_at: str, api: str) -> dict[str, Any]:
     return dict(found)
 
 
+class Open(BaseHTTPRequestHandler):
+    """A server as Prefect's was: it answers whoever asks, and says that everybody may read it."""
+
+    asked: ClassVar[list[str]] = []
+
+    def do_POST(self) -> None:
+        self.asked.append(f"{self.command} {self.path} {self.headers.get('Upgrade', '')}")
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.send_response(200)
+        for what in ("Origin", "Headers"):
+            self.send_header(f"Access-Control-Allow-{what}", "*")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_GET = do_OPTIONS = do_POST
+
+    def log_message(self, *_: object) -> None:
+        """Nothing on the terminal."""
+
+
+@pytest.mark.parametrize("how", ["another origin", "rebound host"])
+def test_the_attack_works_where_nothing_is_checked(browser: Browser, how: str) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Open)
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        port = server.server_address[1]
+        at, host = (
+            (f"http://{EVIL}/page", "127.0.0.1") if how == "another origin" else (f"http://{EVIL}:{port}/page", EVIL)
+        )
+        found = attack(browser, at, f"http://{host}:{port}/api")
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert [found[name] for name in ("version", "read", "write", "write without preflight")] == [200] * 4
+    assert {f"GET /api{path} websocket" for path in SOCKETS} <= set(Open.asked)
+
+
 @pytest.mark.parametrize("how", ["another origin", "rebound host"])
 def test_a_web_page_neither_reads_nor_writes(served: Served, browser: Browser, how: str) -> None:
     port = httpx.URL(served.api).port
@@ -180,7 +223,8 @@ def test_a_web_page_neither_reads_nor_writes(served: Served, browser: Browser, h
     else:
         found = attack(browser, f"http://{EVIL}:{port}/page", f"http://{EVIL}:{port}/api")
         refused = {"blocked", "opaque", 400}
-    assert {name: outcome for name, outcome in found.items() if outcome not in refused} == {}
+    got = {name: outcome for name, outcome in found.items() if outcome not in refused}
+    assert got == {}
     assert len(found) == 5 + 2 * len(SOCKETS)
     assert "evil" not in served.flows()
 

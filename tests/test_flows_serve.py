@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,13 +23,15 @@ from typer.testing import CliRunner
 
 from cli import ops
 from flows import schedules, serve
-from flows.deploy import DeploymentSpec, check_cron, connected, load_checked, read_deployments
-from flows.settings import prefect_environment, read_state
+from flows.deploy import DeploymentSpec, check_cron, load_checked, read_deployments
+from flows.prefect_api import client_of
+from flows.settings import prefect_environment
+from flows.state import read_state
 from schemas.errors import GraftError, InputInvalid, NotFound
 from schemas.home import Home
 
 if TYPE_CHECKING:
-    from prefect.client.orchestration import SyncPrefectClient
+    pass
 
 FLOW = """
 import os
@@ -101,16 +102,8 @@ def schedules_after(home: Home, deployments: list[DeploymentSpec]) -> list[sched
     return schedules.schedules(home)
 
 
-@contextmanager
-def prefect_client(home: Home) -> Iterator[SyncPrefectClient]:
-    from prefect.client.orchestration import get_client
-
-    with connected(read_state(home)["api_url"]), get_client(sync_client=True) as client:
-        yield client
-
-
 def pause(home: Home, deployment: str) -> None:
-    with prefect_client(home) as client:
+    with client_of(home) as client:
         found = client.read_deployment_by_name(deployment)
         client.update_deployment_schedule(found.id, found.schedules[0].id, active=False)
 
@@ -263,23 +256,18 @@ def test_every_broken_deployment_is_named_at_once(tmp_path: Path) -> None:
 
 def test_prefect_settings_are_names_that_prefect_knows(home: Home) -> None:
     script = "import prefect.settings as s; c = s.get_current_settings(); print(c.home, c.server.analytics_enabled, "
-    script += "c.server.ephemeral.startup_timeout_seconds, c.server.api.host, c.results.local_storage_path, "
+    script += "c.server.api.host, c.results.local_storage_path, c.results.default_serializer, "
     script += "c.telemetry.enable_resource_metrics, c.server.ui.show_promotional_content, c.logging.level, "
-    script += "c.server.ephemeral.enabled)"
+    script += "c.server.ephemeral.enabled, c.profiles_path, c.logging.config_path)"
     env = {**os.environ, **prefect_environment(home)}
     out = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=True).stdout
-    storage = home.prefect / "storage"
-    assert out.split() == [
-        str(home.prefect),
-        "False",
-        "120",
-        "127.0.0.1",
-        str(storage),
-        "False",
-        "False",
-        "WARNING",
-        "True",
-    ]
+    *settings, profiles, logging = out.split()
+    storage = str(home.prefect / "storage")
+    assert settings == [
+        str(home.prefect), "False", "127.0.0.1", storage, "json", "False", "False", "WARNING", "False",
+    ]  # fmt: skip
+    for file in (profiles, logging):
+        assert Path(file).is_file() and not file.startswith(str(home.root)), "a home brings no code along"
 
 
 def graft(*args: str) -> Result:
