@@ -12,6 +12,9 @@ from typing import Any
 
 import orjson
 
+from data.intake.limits import FLOOR, MAX_LINE, weight
+from data.intake.parquet import parquet_rows, schema_of
+from data.intake.parts import Problems
 from schemas.errors import InputInvalid, Problem
 from schemas.problems import did_you_mean
 from schemas.recipe import Recipe
@@ -222,6 +225,10 @@ def _jsonl(reader: _Reader, path: Path, names: tuple[str, str, str]) -> Iterator
     for number, line in enumerate(text.split("\n"), start=1):
         if number in bad or not line.strip():
             continue
+        if len(line) > MAX_LINE or weight(line) > FLOOR // 4:
+            what = f"has more than {MAX_LINE:,} characters, or millions of values"
+            reader.problem(number, "", what, "leave the row out")
+            continue
         try:
             record = orjson.loads(line)
         except orjson.JSONDecodeError as error:
@@ -239,7 +246,7 @@ def _csv(reader: _Reader, path: Path, names: tuple[str, str, str]) -> Iterator[R
     text, bad = _decode(reader, path)
     head = text.split("\n", 1)[0]
     fits = [mark for mark in ",;\t" if names[0] in next(csv.reader([head], delimiter=mark), [])]
-    limit = csv.field_size_limit(MAX_FILE_BYTES)
+    limit = csv.field_size_limit(MAX_LINE)
     try:
         yield from _csv_rows(
             reader, csv.reader(io.StringIO(text, newline=""), delimiter=(fits or [","])[0], strict=True), bad
@@ -271,47 +278,34 @@ def _csv_rows(reader: _Reader, rows: Any, bad: set[int]) -> Iterator[Record]:
 
 
 def _parquet(reader: _Reader, path: Path, names: tuple[str, str, str]) -> Iterator[Record]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+    wrong = Problems()
     try:
-        with pq.ParquetFile(path) as file:
-            columns = [name for name in file.schema_arrow.names if name in names]
-            if names[0] not in columns:
-                have = file.schema_arrow.names
-                fix = f"{did_you_mean(names[0], have)}the file has: {', '.join(have)}"
-                reader.problem(None, names[0], f"column {names[0]!r} is missing", fix)
-                return
-            row = 0
-            for batch in file.iter_batches(batch_size=4096, columns=columns):
-                for values in zip(*batch.columns, strict=True):
-                    row += 1
-                    try:
-                        yield row, {name: value.as_py() for name, value in zip(columns, values, strict=True)}
-                    except UnicodeDecodeError:
-                        reader.problem(row, "", "is not UTF-8", "write the column as UTF-8 text")
-    except (pa.ArrowException, OSError) as error:
-        reader.problem(None, "", f"is not a readable Parquet file: {str(error)[:120]}", "write the file again")
+        have = schema_of(path).names
+        if names[0] in have:
+            yield from parquet_rows(path, wrong, names)
+        else:
+            fix = f"{did_you_mean(names[0], have)}the file has: {', '.join(have)}"
+            reader.problem(None, names[0], f"column {names[0]!r} is missing", fix)
+    except InputInvalid as error:
+        reader.problems += error.problems
+    reader.problems += wrong.listed
 
 
 def _intake(reader: _Reader, path: Path, names: tuple[str, str, str]) -> Iterator[Record]:
     """An Excel file or a Hugging Face folder, read as `graft import` reads it; classes by their names."""
     from data.intake import sources
-    from data.intake.parts import Problems
 
+    wrong = Problems()
     try:
-        parts = sources.find(str(path)).parts
+        for part in sources.find(str(path)).parts:
+            reader.file = part.file
+            classes = part.names.get(names[1])
+            for line, record in part.records(wrong, tuple(name for name in names if name)):
+                value = record.get(names[1])
+                if classes and isinstance(value, int) and 0 <= value < len(classes):
+                    yield line, {**record, names[1]: classes[value]}
+                else:
+                    yield line, record
     except InputInvalid as error:
         reader.problems += error.problems
-        return
-    wrong = Problems()
-    for part in parts:
-        reader.file = part.file
-        classes = part.names.get(names[1])
-        for line, record in part.records(wrong, tuple(name for name in names if name)):
-            value = record.get(names[1])
-            if classes and isinstance(value, int) and 0 <= value < len(classes):
-                yield line, {**record, names[1]: classes[value]}
-            else:
-                yield line, record
     reader.problems += wrong.listed

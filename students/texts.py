@@ -8,6 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from data.intake.limits import MAX_LINE
+from data.intake.parquet import parquet_rows, schema_of
+from data.intake.parts import Problems
 from schemas.cells import inert_cell
 from schemas.errors import InputInvalid, Problem
 from students.predict import Answer
@@ -104,7 +107,9 @@ def _text(source: str, line: int, record: Mapping[str, Any], name: str, response
 
 def _lines(stream: IO[bytes], source: str) -> Iterator[tuple[int, str]]:
     """(number, line with its end); a mark of UTF-8 at the start is no part of it."""
-    for number, raw in enumerate(stream, start=1):
+    for number, raw in enumerate(iter(lambda: stream.readline(MAX_LINE + 1), b""), start=1):
+        if len(raw) > MAX_LINE:
+            raise _bad(source, number, "", f"has more than {MAX_LINE:,} bytes", "write one text a line")
         if number == 1 and raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
             raise _bad(source, 1, "", "is UTF-16, not UTF-8", "save the file as UTF-8")
         try:
@@ -163,22 +168,14 @@ def _header(line: str, mark: str) -> list[str]:
 
 
 def _parquet(path: Path, names: Sequence[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as file:
-            have = file.schema_arrow.names
-            if lacking := [name for name in names if name not in have]:
-                raise _missing(str(path), None, lacking[0], have)
-            row = 0
-            for batch in file.iter_batches(batch_size=1024, columns=list(names)):
-                for record in batch.to_pylist():
-                    row += 1
-                    yield row, record
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        what = f"is not a readable Parquet file: {str(error)[:120]}"
-        raise _bad(str(path), None, "", what, "write the file again, its texts as UTF-8") from None
+    have = schema_of(path).names
+    if lacking := [name for name in names if name not in have]:
+        raise _missing(str(path), None, lacking[0], have)
+    wrong = Problems()
+    for row in parquet_rows(path, wrong, names):
+        wrong.finish()
+        yield row
+    wrong.finish()
 
 
 def _missing(source: str, line: int | None, name: str, have: Sequence[str]) -> InputInvalid:

@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import codecs
-import gzip
 import io
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, cast
 
+from data.intake.limits import MAX_LINE, unpacked
 from data.intake.parts import invalid
 
 CHUNK = 1 << 20
 HEAD = 4096
-MAX_LINE = 512_000_000
-
-
-def raw(path: Path) -> IO[bytes]:
-    """The file's bytes, unpacked where its name ends in .gz."""
-    if path.suffix.lower() == ".gz":
-        return cast("IO[bytes]", gzip.open(path, "rb"))
-    return path.open("rb")
 
 
 def find_encoding(path: Path) -> tuple[str, bool, str]:
@@ -29,7 +21,7 @@ def find_encoding(path: Path) -> tuple[str, bool, str]:
     UTF-8 with bad lines where other lines hold sound UTF-8 beyond ASCII; else cp1252, or Latin-1 where that has gaps.
     """
     try:
-        with raw(path) as file:
+        with unpacked(path) as file:
             head = file.read(HEAD)
             if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
                 return "utf-16", False, ""
@@ -39,13 +31,13 @@ def find_encoding(path: Path) -> tuple[str, bool, str]:
         if _is_utf8(path):
             return "utf-8-sig", False, ""
         return _of_lines(path)
-    except (OSError, EOFError) as error:
+    except OSError as error:
         raise invalid(str(path), f"cannot be read: {error}", "check the file and its rights") from error
 
 
 def _is_utf8(path: Path) -> bool:
     decoder = codecs.getincrementaldecoder("utf-8")()
-    with raw(path) as file:
+    with unpacked(path) as file:
         try:
             while chunk := file.read(CHUNK):
                 decoder.decode(chunk)
@@ -57,8 +49,8 @@ def _is_utf8(path: Path) -> bool:
 
 def _of_lines(path: Path) -> tuple[str, bool, str]:
     single = "cp1252"
-    with raw(path) as file:
-        for line in file:
+    with unpacked(path) as file:
+        for line in iter(lambda: file.readline(CHUNK), b""):
             if line.isascii():
                 continue
             try:
@@ -75,7 +67,18 @@ def _of_lines(path: Path) -> tuple[str, bool, str]:
 def open_text(path: Path, encoding: str) -> io.TextIOWrapper:
     """The file as text, line ends untouched. Bytes that are not of the encoding become lone surrogates."""
     errors = "strict" if encoding.startswith("utf-16") else "surrogateescape"
-    return io.TextIOWrapper(raw(path), encoding=encoding, errors=errors, newline="")
+    return io.TextIOWrapper(unpacked(path), encoding=encoding, errors=errors, newline="")
+
+
+def lines(file: io.TextIOWrapper, name: str) -> Iterator[str]:
+    """Each line with its end. Raises InputInvalid for one of more than MAX_LINE characters."""
+    number = 0
+    while line := file.readline(MAX_LINE + 1):
+        number += 1
+        if len(line) > MAX_LINE:
+            what = f"this line has more than {MAX_LINE:,} characters"
+            raise invalid(f"{name}:{number}", what, "is it a text file with one row a line? leave the row out")
+        yield line
 
 
 def is_sound(text: str) -> bool:

@@ -9,12 +9,15 @@ from typing import Any
 
 import orjson
 
+from data.intake.limits import Allowance, weight
 from data.intake.parts import Part, Source, invalid, split_of
 from data.intake.tables import arrow_part
 from schemas.datasets import SplitName
 
 DATA = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".arrow")
 FACTS = ("dataset_info.json", "dataset_dict.json", "dataset_infos.json", "state.json", "package.json")
+MAX_FACTS = 20_000_000
+"""Bytes of a description at most."""
 Open = Callable[[Path], list[Part]]
 
 
@@ -43,7 +46,9 @@ def folder_parts(folder: Path, source: Source, config: str | None, open_file: Op
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        found = orjson.loads(path.read_bytes())
+        data = path.read_bytes() if path.stat().st_size <= MAX_FACTS else b""
+        Allowance.of(path).charge(weight(data))
+        found = orjson.loads(data)
     except orjson.JSONDecodeError as error:
         raise invalid(str(path), f"is not valid JSON: {error.msg}", "save the dataset again") from error
     return found if isinstance(found, dict) else {}
@@ -75,7 +80,8 @@ def _front_matter(folder: Path) -> dict[str, Any]:
     readme = folder / "README.md"
     if not readme.is_file():
         return {}
-    text = readme.read_text(encoding="utf-8-sig", errors="replace")
+    with readme.open(encoding="utf-8-sig", errors="replace") as file:
+        text = file.read(MAX_FACTS)
     found = re.match(r"---\r?\n(.*?)\r?\n---\s*(?:\n|$)", text, re.DOTALL)
     try:
         head = plain(found[1]) if found else {}

@@ -9,7 +9,8 @@ from typing import Any
 
 import orjson
 
-from data.intake.decode import MAX_LINE, find_encoding, is_sound, open_text, raw
+from data.intake.decode import find_encoding, is_sound, lines, open_text
+from data.intake.limits import FLOOR, MAX_LINE, Allowance, unpacked, weight
 from data.intake.parts import Part, Problems, Record, Source, invalid, split_of
 
 MARKS = ",\t;|"
@@ -55,7 +56,7 @@ def _delimiter(path: Path, encoding: str) -> str:
         widths = []
         with open_text(path, encoding) as file:
             try:
-                for cells in csv.reader(file, delimiter=mark):
+                for cells in csv.reader(lines(file, str(path)), delimiter=mark):
                     if cells:
                         widths.append(len(cells))
                     if len(widths) == SAMPLE:
@@ -70,7 +71,7 @@ def _delimiter(path: Path, encoding: str) -> str:
 
 
 def _csv(file: Any, name: str, mark: str, header: bool, mixed: bool, problems: Problems) -> Iterator[Record]:
-    rows = csv.reader(file, delimiter=mark, strict=True)
+    rows = csv.reader(lines(file, name), delimiter=mark, strict=True)
     columns: list[str] | None = None
     while True:
         start = rows.line_num + 1
@@ -103,6 +104,10 @@ def _bad_csv(name: str, start: int, end: int, error: str, problems: Problems) ->
         what = f"a quote that opens here is never closed: lines {start} to {end} are one field"
         problems.source(name, what, 'close it; write a quote inside a text as ""', line=start)
         return False
+    if "field limit" in error:
+        what = f"a field that opens here has more than {MAX_LINE:,} characters"
+        problems.source(name, what, "is a quote never closed? leave out a text so long", line=start)
+        return False
     problems.row(name, start, "", f"is not valid CSV: {error}", 'write a quote inside a quoted text as ""', "quotes")
     return True
 
@@ -124,8 +129,12 @@ def jsonl_part(path: Path, source: Source, *, encoding: str | None) -> Part:
     def records(problems: Problems, _: tuple[str, ...] | None) -> Iterator[Record]:
         with open_text(path, name) as file:
             file.reconfigure(newline="\n")
-            for number, line in enumerate(file, start=1):
+            for number, line in enumerate(lines(file, str(path)), start=1):
                 if not line.strip():
+                    continue
+                if weight(line) > FLOOR // 4:
+                    fix = "leave the row out, or write its values as text"
+                    problems.row(str(path), number, "", "holds millions of values", fix, "json")
                     continue
                 if not is_sound(line):
                     fix = "save the file in one encoding, such as UTF-8"
@@ -149,8 +158,9 @@ def jsonl_part(path: Path, source: Source, *, encoding: str | None) -> Part:
 def json_parts(path: Path, source: Source, *, encoding: str | None) -> list[Part]:
     """A JSON file: an array of objects, columns of equal length, or splits, each an array of objects or of pairs."""
     name, _ = encoding_of(path, encoding, source)
-    with raw(path) as file:
+    with unpacked(path) as file:
         data = file.read(MAX_JSON_BYTES + 1)
+    Allowance.of(path).charge(weight(data))
     if len(data) > MAX_JSON_BYTES:
         raise invalid(str(path), f"has more than {MAX_JSON_BYTES:,} bytes", "write it as JSONL: one object a line")
     try:

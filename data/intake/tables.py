@@ -1,10 +1,8 @@
-"""Parquet, Arrow, Excel, and what DuckDB reads from afar: records with their rows."""
+"""Parquet, Arrow, and what DuckDB reads from afar: records with their rows."""
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import warnings
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,9 +10,14 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from data.intake.parts import Part, Problems, Record, invalid, split_of
+from data.intake.limits import Allowance
+from data.intake.parquet import parquet_rows, rows_of, schema_of
+from data.intake.parts import Part, Problems, Record, invalid
 
-BATCH = 4096
+FETCHED = 64
+"""Rows that are taken from DuckDB at once."""
+LONGEST = 50_000
+"""Bytes of a text at an address at most."""
 
 
 def class_names(metadata: dict[bytes, bytes] | None) -> dict[str, list[str]]:
@@ -31,127 +34,86 @@ def class_names(metadata: dict[bytes, bytes] | None) -> dict[str, list[str]]:
     }
 
 
-def _rows(batches: Iterator[Any], name: str, problems: Problems, wanted: tuple[str, ...] | None) -> Iterator[Record]:
-    row = 0
-    for batch in batches:
-        chosen = batch.select([c for c in batch.schema.names if c in wanted]) if wanted else batch
-        try:
-            records = chosen.to_pylist()
-        except UnicodeDecodeError:
-            records = []
-            for at in range(chosen.num_rows):
-                try:
-                    records += chosen.slice(at, 1).to_pylist()
-                except UnicodeDecodeError:
-                    problems.row(name, row + at + 1, "", "is not UTF-8", "write the column as UTF-8 text", "bytes")
-                    records.append(None)
-        for record in records:
-            row += 1
-            if record is not None:
-                yield row, record
-
-
 def parquet_part(path: Path) -> Part:
     """A Parquet file; class names from its metadata."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as file:
-            names = class_names(file.schema_arrow.metadata)
-    except (pa.ArrowException, OSError) as error:
-        raise invalid(str(path), f"is not a readable Parquet file: {str(error)[:120]}", "write it again") from error
 
     def records(problems: Problems, wanted: tuple[str, ...] | None) -> Iterator[Record]:
-        try:
-            with pq.ParquetFile(path) as file:
-                columns = [c for c in file.schema_arrow.names if c in wanted] if wanted else None
-                yield from _rows(file.iter_batches(batch_size=BATCH, columns=columns), str(path), problems, wanted)
-        except (pa.ArrowException, OSError) as error:
-            problems.source(str(path), f"cannot be read to its end: {str(error)[:120]}", "write it again")
+        yield from parquet_rows(path, problems, wanted)
 
-    return Part(str(path), records, names=names)
+    return Part(str(path), records, names=class_names(schema_of(path).metadata))
 
 
 def arrow_part(path: Path) -> Part:
     """An Arrow file or stream, as `datasets.save_to_disk` writes it."""
     import pyarrow as pa
 
-    def opened(file: Any) -> Any:
-        try:
-            return pa.ipc.open_stream(file)
-        except pa.ArrowInvalid:
-            file.seek(0)
-            return pa.ipc.open_file(file)
-
     try:
         with pa.memory_map(str(path)) as file:
-            names = class_names(opened(file).schema.metadata)
+            names = class_names(_stream(file).schema.metadata)
     except (pa.ArrowException, OSError) as error:
         raise invalid(str(path), f"is not a readable Arrow file: {str(error)[:120]}", "write it again") from error
 
     def records(problems: Problems, wanted: tuple[str, ...] | None) -> Iterator[Record]:
         try:
             with pa.memory_map(str(path)) as file:
-                reader = opened(file)
-                many = hasattr(reader, "num_record_batches")
-                batches = (reader.get_batch(n) for n in range(reader.num_record_batches)) if many else iter(reader)
-                yield from _rows(batches, str(path), problems, wanted)
+                _check_messages(file, Allowance.of(path))
+                yield from rows_of(iter(_stream(file)), str(path), problems, Allowance.of(path), wanted)
         except (pa.ArrowException, OSError) as error:
             problems.source(str(path), f"cannot be read to its end: {str(error)[:120]}", "write it again")
 
     return Part(str(path), records, names=names)
 
 
-def excel_parts(path: Path, sheet: str | None) -> list[Part]:
-    """The sheet that is named, the only one that holds rows, or one a split where the sheets are called so."""
-    from zipfile import BadZipFile
+def _stream(file: Any) -> Any:
+    """A reader of its record batches, in the order in which they lie there; a file's own footer is not gone by."""
+    import pyarrow as pa
 
+    file.seek(0)
+    file.seek(8 if file.read(6) == b"ARROW1" else 0)
+    return pa.ipc.open_stream(file)
+
+
+def _check_messages(file: Any, allowance: Allowance) -> None:
+    """Add up what the compressed buffers of an Arrow stream unpack to, each of which begins with its size."""
+    import pyarrow as pa
+
+    _stream(file)
+    file.seek(0)
+    file.seek(8 if file.read(6) == b"ARROW1" else 0)
     try:
-        with _book(path) as book:
-            names = list(book.sheetnames)
-            full = [name for name in names if any(any(c is not None for c in row) for row in _first(book[name]))]
-    except (BadZipFile, KeyError, OSError, ValueError) as error:
-        fix = "save it as .xlsx, or as CSV"
-        raise invalid(str(path), f"is not a readable Excel file: {str(error)[:120]}", fix) from error
-    if sheet is not None and sheet not in names:
-        raise invalid(str(path), f"has no sheet {sheet!r}", f"its sheets: {', '.join(names)}")
-    chosen = [sheet] if sheet is not None else full
-    splits = {name: split_of(name) for name in chosen}
-    if len(chosen) > 1 and not all(splits.values()):
-        raise invalid(str(path), f"has {len(chosen)} sheets with rows: {', '.join(chosen)}", "name one: --sheet NAME")
-    return [Part(f"{path}#{name}", _sheet(path, name), splits[name]) for name in chosen]
+        for message in pa.ipc.MessageReader.open_stream(file):
+            if message.type in ("record batch", "dictionary"):
+                for size in _buffer_sizes(memoryview(message.metadata), message.body):
+                    allowance.charge(size)
+    except (struct.error, IndexError, StopIteration) as error:
+        raise pa.ArrowInvalid("a message's metadata is damaged") from error
 
 
-@contextlib.contextmanager
-def _book(path: Path) -> Iterator[Any]:
-    openpyxl: Any = importlib.import_module("openpyxl")  # heavy, and untyped
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of styles and extensions, which hold no rows
-        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
-    try:
-        yield book
-    finally:
-        book.close()
+def _buffer_sizes(metadata: memoryview, body: Any) -> Iterator[int]:
+    """The unpacked sizes of a batch's compressed buffers; none where it is not compressed (Arrow's Message.fbs)."""
 
+    def number(kind: str, at: int) -> int:
+        return int(struct.unpack_from("<" + kind, metadata, at)[0])
 
-def _first(sheet: Any) -> Iterator[Any]:
-    return sheet.iter_rows(values_only=True, max_row=5) if hasattr(sheet, "iter_rows") else iter(())
+    def field(table: int, place: int) -> int:
+        known = table - number("i", table)
+        offset = number("H", known + 4 + 2 * place) if 4 + 2 * place < number("H", known) else 0
+        return table + offset if offset else 0
 
+    def below(at: int) -> int:
+        return at + number("I", at)
 
-def _sheet(path: Path, name: str) -> Any:
-    def records(problems: Problems, _: tuple[str, ...] | None) -> Iterator[Record]:
-        columns: list[str] | None = None
-        with _book(path) as book:
-            for number, cells in enumerate(book[name].iter_rows(values_only=True), start=1):
-                if all(cell is None for cell in cells):
-                    continue
-                if columns is None:
-                    columns = ["" if cell is None else str(cell).strip() for cell in cells]
-                else:
-                    yield number, {c: v for c, v in zip(columns, cells, strict=False) if c}
-
-    return records
+    batch = below(field(below(0), 2))
+    if number("B", field(below(0), 1)) == 2:
+        batch = below(field(batch, 1))  # a dictionary's
+    if not field(batch, 3):
+        return
+    buffers = below(field(batch, 2))
+    data = memoryview(body)
+    for place in range(number("I", buffers)):
+        offset, length = struct.unpack_from("<qq", metadata, buffers + 4 + 16 * place)
+        if length >= 8:
+            yield max(length, int(struct.unpack_from("<q", data, offset)[0]))
 
 
 def is_remote(source: str) -> bool:
@@ -179,18 +141,42 @@ def remote_part(url: str) -> Part:
         try:
             with duckdb.connect(":memory:", config={"memory_limit": "1GB"}) as connection:
                 _load_httpfs(connection, url)
-                if wanted:
-                    have = [row[0] for row in connection.execute(f"DESCRIBE FROM {reader}", [url]).fetchall()]
-                    chosen = ", ".join('"' + c.replace('"', '""') + '"' for c in have if c in wanted)
-                else:
-                    chosen = "*"
-                connection.execute(f"SELECT {chosen} FROM {reader}", [url])
-                yield from _rows(iter(connection.to_arrow_reader(BATCH)), shown(url), problems, None)
+                connection.execute("SET enable_progress_bar = false")
+                connection.execute("SET streaming_buffer_size = '1KB'")  # one vector of rows is held, or few
+                have = connection.execute(f"DESCRIBE FROM {reader}", [url]).fetchall()
+                chosen = ", ".join(_short(name, kind) for name, kind, *_ in have if not wanted or name in wanted)
+                yield from _fetched(connection.execute(f"SELECT {chosen} FROM {reader}", [url]), shown(url))
         except duckdb.Error as error:
             what = str(error).splitlines()[0].replace(url, shown(url)).replace(quoted(url), "")[:200]
             raise invalid(shown(url), f"cannot be read: {what}", "check address, rights and connection") from error
 
     return Part(shown(url), records)
+
+
+def _short(name: str, kind: str) -> str:
+    """A column in SQL, whose texts may not be longer than LONGEST: DuckDB holds thousands of rows at once."""
+    column = '"' + name.replace('"', '""') + '"'
+    if kind not in ("VARCHAR", "BLOB"):
+        return column
+    what = f"a text has more than {LONGEST:,} bytes: download the file, and import that"
+    length = "strlen" if kind == "VARCHAR" else "octet_length"
+    return f"CASE WHEN {length}({column}) > {LONGEST} THEN error('{what}') ELSE {column} END AS {column}"
+
+
+def _fetched(cursor: Any, name: str) -> Iterator[Record]:
+    """The rows of an answer, a few at a time, each counted."""
+    names, allowance, row = [column[0] for column in cursor.description], Allowance(name, None), 0
+    while rows := cursor.fetchmany(FETCHED):
+        for values in rows:
+            row += 1
+            allowance.charge(sum(_weight(value) for value in values))
+            yield row, dict(zip(names, values, strict=True))
+
+
+def _weight(value: Any) -> int:
+    if isinstance(value, list | dict):
+        return 8 + sum(_weight(one) for one in (value.values() if isinstance(value, dict) else value))
+    return 8 + len(value) if isinstance(value, str | bytes) else 8
 
 
 def shown(url: str) -> str:

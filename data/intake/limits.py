@@ -1,0 +1,104 @@
+"""How much a file may unpack to. It is counted while the file is read, so that a small file cannot fill the memory."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import re
+import zlib
+from pathlib import Path
+from typing import IO
+
+from data.intake.parts import invalid
+
+SETTING = "GRAFT_MAX_UNPACKED"
+"""The environment variable that allows every file this much, whatever its size, such as 20GB."""
+CAP, FLOOR, RATIO = 4_000_000_000, 500_000_000, 100
+"""Bytes that any file may unpack to at most; that every file may; and, between them, times its own size."""
+MAX_LINE = 10_000_000
+"""Characters of a line, and of a CSV field, at most."""
+VALUE = 64
+"""Bytes of memory that a small value of JSON or XML takes about, beside its text."""
+_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+
+
+class Allowance:
+    """Bytes that one file may still unpack to. `packed` is its size on disk, None where that is not known."""
+
+    def __init__(self, file: str, packed: int | None) -> None:
+        self._file, self._packed, self._spent = file, packed, 0
+        self.limit = _set() or (CAP if packed is None else min(CAP, max(FLOOR, RATIO * packed)))
+
+    @classmethod
+    def of(cls, path: Path) -> Allowance:
+        """A file's allowance. Raises InputInvalid where the setting cannot be read."""
+        return cls(str(path), path.stat().st_size)
+
+    def charge(self, size: int) -> None:
+        """Count bytes. Raises InputInvalid once they are more than the file may have."""
+        self._spent += size
+        if self._spent > self.limit:
+            on_disk = "" if self._packed is None else f" ({readable(self._packed)} on disk)"
+            raise invalid(
+                self._file, f"unpacks to more than {readable(self.limit)}{on_disk}",
+                f"check where it is from; if it is right, allow more in the environment: {SETTING}=20GB",
+            )  # fmt: skip
+
+
+def _set() -> int | None:
+    text = os.environ.get(SETTING, "").strip()
+    if not text:
+        return None
+    found = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?) ?([KMGT]B)?|(\d{1,18})", text.upper())
+    if found is None or not (size := int(float(found[1] or found[3]) * _UNITS[found[2] or ""])):
+        raise invalid(SETTING, f"cannot read {text[:40]!r}", "a number of bytes, such as 20GB or 500MB")
+    return size
+
+
+def readable(size: int) -> str:
+    """Bytes in the unit that suits them, such as 4 GB."""
+    for unit, scale in reversed(_UNITS.items()):
+        if size >= scale and unit:
+            return f"{size / scale:.3g} {unit}"
+    return f"{size} bytes"
+
+
+def weight(text: str | bytes) -> int:
+    """About the bytes of memory that a JSON text takes as values: brackets and commas bound their number."""
+    marks = (b",", b"[", b"{") if isinstance(text, bytes) else (",", "[", "{")
+    return len(text) + VALUE * sum(text.count(mark) for mark in marks)  # type: ignore[arg-type]
+
+
+def unpacked(path: Path) -> IO[bytes]:
+    """The file's bytes, unpacked and counted where its name ends in .gz. Reading raises InputInvalid, OSError."""
+    if path.suffix.lower() != ".gz":
+        return path.open("rb")
+    return io.BufferedReader(_Counted(path), 1 << 17)
+
+
+class _Counted(io.RawIOBase):
+    """A gzip file that counts what comes out of it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._allowance = path, Allowance.of(path)
+        self._inner = gzip.GzipFile(path, "rb")
+
+    def readable(self) -> bool:
+        """It can be read, and nothing else."""
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        """Fill the buffer. Raises InputInvalid for a damaged file, or one that unpacks to too much."""
+        try:
+            data = self._inner.read(len(buffer))
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise invalid(str(self._path), f"cannot be unpacked: {error}", "get the file again") from None
+        self._allowance.charge(len(data))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        """Closes the file below too."""
+        self._inner.close()
+        super().close()
