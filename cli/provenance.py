@@ -14,7 +14,8 @@ from schemas.restricted import HIDDEN
 if TYPE_CHECKING:
     from data.lake import Lake
     from data.recall import Plan
-    from data.trace import Selector, Touched
+    from data.trace import Touched
+    from data.withdrawn import Selector
     from schemas.datasets import DatasetVersion
     from schemas.versions import RecallKind
 
@@ -102,7 +103,7 @@ def trace(
 
 def _selector(**given: str | None) -> Selector | None:
     """The one selector that is given, or None. Raises GraftError where there are several."""
-    from data.trace import Selector
+    from data.withdrawn import Selector
     from schemas.errors import GraftError
 
     chosen = {kind: value for kind, value in given.items() if value is not None}
@@ -169,16 +170,16 @@ def recall(
             "what is recalled?", where="graft recall", fix="give --model, --prompt, --seed, --run or --row"
         )
     with Lake.open(Home.find(), read_only=not yes) as lake:
-        plans = plan(lake, selector, _among(lake, ref))
-        done = withdraw(lake, selector, plans, reason=reason, by=getpass.getuser()) if yes else []
+        done = withdraw(lake, selector, ref, reason=reason, by=getpass.getuser()) if yes else []
+        plans = [one.plan for one in done] if yes else plan(lake, selector, ref)
     made = {one.recall.dataset: one.version for one in done}
     if json:
         as_json({"by": selector.kind, "value": selector.value, "done": yes, "datasets": _dumped(plans, made)})
         return
     _print_plans(selector, plans)
     for dataset, version in made.items():
-        told = f"published {version.ref} ({version.rows} rows)" if version else f"{dataset}: nothing left to take out"
-        console().print(told, markup=False)
+        told = f"published {version.ref} ({version.rows} rows)" if version else f"{dataset}: nothing to take out now"
+        console().print(f"{told}; what is published from now on leaves such rows out", markup=False)
     if plans and not yes:
         console().print("nothing was changed. To do it:  the same with --yes")
 
@@ -186,13 +187,15 @@ def recall(
 def _dumped(plans: Sequence[Plan], made: dict[str, DatasetVersion | None]) -> list[dict[str, Any]]:
     out: list[dict[str, Any]] = []
     for one in plans:
-        version = made.get(one.parent.dataset)
+        version = made.get(one.dataset)
         out.append(
             {
-                "version": one.parent.ref,
+                "dataset": one.dataset,
+                "version": one.parent.ref if one.parent else None,
                 "rows": [row.id for row in one.rows],
-                "held": {f"{one.parent.dataset}@{number}": count for number, count in one.held.items()},
+                "held": {f"{one.dataset}@{number}": count for number, count in one.held.items()},
                 "students": [student.id for student in one.students],
+                "tags": list(one.tags),
                 "published": version.ref if version else None,
             }
         )
@@ -203,16 +206,17 @@ def _print_plans(selector: Selector, plans: Sequence[Plan]) -> None:
     from cli.show import console, table
 
     if not plans:
-        console().print(f"no version holds a row of {selector.kind} {selector.value}", markup=False)
+        console().print(f"no dataset holds or makes a row of {selector.kind} {selector.value}", markup=False)
         return
     rows = [
-        [one.parent.ref, f"{len(one.rows)} of {one.parent.rows}",
+        [one.parent.ref if one.parent else f"{one.dataset} (nothing published yet)",
+         f"{len(one.rows)} of {one.parent.rows}" if one.parent else "0",
          " ".join(f"@{number}: {count}" for number, count in one.held.items()),
-         ", ".join(student.id for student in one.students)]
+         ", ".join(student.id for student in one.students), ", ".join(one.tags)]
         for one in plans
     ]  # fmt: skip
     table(
         f"recall of {selector.kind} {selector.value}",
-        ["version", "rows that go", "versions that held them", "students to train again"],
+        ["version", "rows that go", "versions that held them", "students to train again", "tags to set again"],
         rows,
     )

@@ -256,7 +256,9 @@ def _print_rebased(made: Rebased, dry_run: bool, restricted: bool) -> None:
 def delete(
     ref: RefArg,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask")] = False,
-    force: Annotated[bool, typer.Option("--force", help="also where a tag means it")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="also where a tag means it, or latest would hold recalled rows")
+    ] = False,
     reason: Annotated[str, typer.Option(help="why, kept beside its number")] = "",
     by: ByOption = "",
     json: JsonFlag = False,

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from data.arrow import to_table
 from data.tags import insert_later, tags
 from data.vectors import forget
+from data.versions import rows, versions
+from data.withdrawn import recalls, withdrawn
 from schemas.base import Value, utc_now
 from schemas.errors import GraftError, NotFound
 from schemas.versions import Deletion, Tag
@@ -69,8 +71,8 @@ def delete(lake: Lake, found: DatasetVersion, *, by: str, reason: str = "", forc
     """Take a version and its rows out of the lake, end its tags and note that it was there, in one transaction.
 
     Its number is not used again; a run that published it may publish anew. Candidates, students, evaluations and
-    exported files stay; its embeddings go. Raises GraftError where a tag means it (unless `force`), NotFound where it
-    is gone already.
+    exported files stay; its embeddings go. Raises GraftError where a tag means it, or where the newest version would
+    then be one that holds recalled rows (unless `force`), NotFound where it is gone already.
     """
     key = [found.dataset, found.version]
     made = Deletion(
@@ -86,6 +88,8 @@ def delete(lake: Lake, found: DatasetVersion, *, by: str, reason: str = "", forc
         if named and not force:
             fix = f"graft tag {found.dataset}@OTHER {named[0]}, or --force"
             raise GraftError(f"{found.ref} has the tag {', '.join(named)}", where=found.ref, fix=fix)
+        if not force:
+            _check_latest(lake, found)
         for table in ("version_rows", "versions", "drops"):
             connection.execute(f"DELETE FROM lake.{table} {same}", key)
         connection.execute(f"UPDATE lake.runs SET version = NULL {same}", key)
@@ -97,3 +101,18 @@ def delete(lake: Lake, found: DatasetVersion, *, by: str, reason: str = "", forc
     done = lake.write(work)
     forget(lake.home, found.dataset, found.version)
     return done
+
+
+def _check_latest(lake: Lake, found: DatasetVersion) -> None:
+    """Without the newest version `latest` names the one before: that must hold no row which a recall withdraws."""
+    *_, before, newest = None, *versions(lake, found.dataset)
+    if before is None or newest is None or newest.version != found.version or not recalls(lake, found.dataset):
+        return
+    held = rows(lake, before).select(["id", "run_id", "candidate_id"]).to_pylist()
+    gone = withdrawn(lake, found.dataset, [(row["id"], row["run_id"], row["candidate_id"]) for row in held])
+    if gone:
+        raise GraftError(
+            f"{found.dataset}@latest would be {before.ref} again, which holds {len(gone)} rows that were recalled",
+            where=found.ref,
+            fix=f"graft delete {before.ref} first; or --force, then repeat the recall",
+        )

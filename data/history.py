@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from data.arrow import from_table
-from data.recall import recalls
-from data.trace import PROMPT_VERSION, Selector, touched
+from data.withdrawn import PROMPT_VERSION, Selector, direct, recalls, touched
 from schemas.calls import Call
 from schemas.versions import Edit
 
@@ -77,12 +76,15 @@ def lost(lake: Lake, row_id: str) -> list[dict[str, Any]]:
 
 
 def recalls_of(lake: Lake, row_id: str, held: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Recalls that withdraw a row from a dataset that holds or held it."""
+    """Recalls that withdraw a row from a dataset that holds or held it, or whose run made it."""
     every = recalls(lake)
     if not every:
         return []
-    datasets = {row["dataset"] for row in held} | {row["dataset"] for row in lost(lake, row_id)}
-    runs = {row["run_id"] for row in held}
+    query = """
+        SELECT r.id, r.dataset FROM lake.candidates c JOIN lake.runs r ON r.id = c.run_id WHERE c.candidate_id = ?"""
+    made = lake.sql(query, [row_id]).to_pylist()
+    datasets = {row["dataset"] for row in (*held, *lost(lake, row_id), *made)}
+    runs = {row["run_id"] for row in held} | {row["id"] for row in made}
     return [
         one.model_dump(mode="json")
         for one in every
@@ -91,9 +93,7 @@ def recalls_of(lake: Lake, row_id: str, held: Sequence[dict[str, Any]]) -> list[
 
 
 def _withdraws(lake: Lake, selector: Selector, row_id: str, runs: set[str]) -> bool:
-    if selector.kind in ("row", "seed") and selector.value == row_id:
-        return True
-    if selector.kind == "run" and selector.value in runs:
+    if any(direct(selector, row_id, run_id) for run_id in (*runs, "")):
         return True
     return any(name == row_id for _, name in touched(lake, selector))
 

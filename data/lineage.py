@@ -5,8 +5,8 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from data.trace import Selector, touched
 from data.versions import version as find_version
+from data.withdrawn import Selector, touched
 from schemas.datasets import DatasetVersion, Row, Run
 
 if TYPE_CHECKING:

@@ -1,137 +1,158 @@
 """Recall: rows are withdrawn because of where they come from, in a version without them and in all that follow.
 
-What is recalled is kept as a rule (`--model gemma`), not only as a list of rows: a later run's rows that the same model
-touched are left out too. Only direct touches count, but for seeds, which count through accepted rows as well.
+A recall is kept as a rule (`--model gemma`), not only as a list of rows: `data.withdrawn` applies it inside every
+transaction that publishes. Record and versions are one transaction too, so that a run, an edit or another recall that
+publishes meanwhile comes wholly before it, and its rows are taken out, or wholly after it, and publishes without them.
+Only direct touches count, but for seeds, which count through accepted rows as well.
 """
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from data.arrow import from_table, to_table
-from data.trace import Selector, Touched, latest, touched, trace
-from data.versions import derive, held_by, versions
+from data.arrow import to_table
+from data.tags import tags
+from data.trace import Touched, check_known, rows_at
+from data.versions import derivation, held_by, insert_version, version, versions
+from data.withdrawn import Selector, recalls, touched
 from schemas.base import stable_hash, utc_now
 from schemas.datasets import DatasetVersion
 from schemas.errors import GraftError
-from schemas.rows import GateResult
 from schemas.students import Student
 from schemas.versions import Recall
 
 if TYPE_CHECKING:
+    import duckdb
+
     from data.lake import Lake
 
-GATE = "recall"
-"""The gate's name in the drops of a recall."""
+GOING_ON = ("running", "interrupted", "failed")
+"""Status of runs that may still publish."""
 
 
 @dataclass(frozen=True)
 class Plan:
     """What a recall takes from one dataset: rows of `parent`, and how many of each version held them.
 
-    `students` learned from such a row of any version: they must be trained again.
+    `parent` is None where nothing is published yet. `students` learned from such a row of any version: they must be
+    trained again. `tags` name a version that holds such rows and go on naming it.
     """
 
-    parent: DatasetVersion
-    rows: tuple[Touched, ...]
-    held: dict[int, int]
-    students: tuple[Student, ...]
+    dataset: str
+    parent: DatasetVersion | None
+    rows: tuple[Touched, ...] = ()
+    held: Mapping[int, int] = field(default_factory=dict)
+    students: tuple[Student, ...] = ()
+    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Done:
     """A recall that is written. `version` is the one without the rows; None where the parent held none of them."""
 
+    plan: Plan
     recall: Recall
     version: DatasetVersion | None
 
 
-def plan(lake: Lake, selector: Selector, among: Sequence[DatasetVersion] | None = None) -> list[Plan]:
-    """What a recall would take from these versions (left out: the latest of every dataset). Writes nothing.
+def plan(lake: Lake, selector: Selector, ref: str | None = None) -> list[Plan]:
+    """What a recall would take from this dataset or version (left out: the latest of every dataset). Writes nothing.
 
-    A dataset that never held such a row is left out. Raises NotFound where the lake knows no such thing.
+    A dataset is left out that never held such a row, has no candidate that could become one, and no unfinished run that
+    could make one. Raises NotFound where the lake knows no such thing.
     """
-    plans: list[Plan] = []
-    for parent in latest(lake) if among is None else among:
-        every = trace(lake, selector, versions(lake, parent.dataset))
-        if every:
-            learned = {row.version for row in every if row.split == "train"}
-            plans.append(
-                Plan(
-                    parent=parent,
-                    rows=tuple(row for row in every if row.version == parent.version),
-                    held=dict(sorted(Counter(row.version for row in every).items())),
-                    students=tuple(s for s in lake.students(parent.dataset) if s.version in learned),
-                )
-            )
+    every, places = versions(lake), touched(lake, selector)
+    parents: dict[str, DatasetVersion | None] = {one.dataset: one for one in every}
+    concerned = _concerned(lake, selector, {run_id for run_id, _ in places})
+    if ref is None:
+        parents |= dict.fromkeys(sorted(concerned - parents.keys()))
+    else:
+        name = ref.strip().partition("@")[0]
+        parents = {name: None if ref == name and name not in parents and name in concerned else version(lake, ref)}
+    held: dict[str, list[Touched]] = {}
+    for row in rows_at(lake, selector, places, [one for one in every if one.dataset in parents]):
+        held.setdefault(row.dataset, []).append(row)
+    plans = [
+        _of_dataset(lake, name, parent, held.get(name, ()))
+        for name, parent in parents.items()
+        if name in held or name in concerned
+    ]
+    if not plans:
+        check_known(lake, selector)
     return plans
 
 
-def recall(lake: Lake, selector: Selector, plans: Sequence[Plan], *, reason: str, by: str) -> list[Done]:
-    """Writes a recall and, of each dataset that holds such rows, a version without them. Repeating it changes nothing.
+def _of_dataset(lake: Lake, dataset: str, parent: DatasetVersion | None, every: Sequence[Touched]) -> Plan:
+    held = Counter(row.version for row in every)
+    learned = {row.version for row in every if row.split == "train"}
+    return Plan(
+        dataset=dataset,
+        parent=parent,
+        rows=tuple(row for row in every if parent is not None and row.version == parent.version),
+        held=dict(sorted(held.items())),
+        students=tuple(s for s in lake.students(dataset) if s.version in learned),
+        tags=tuple(f"{tag.tag} = {dataset}@{tag.version}" for tag in tags(lake, dataset) if tag.version in held),
+    )
 
-    Raises GraftError, before anything is written, where a dataset would be left without a row.
+
+def _concerned(lake: Lake, selector: Selector, made: set[str]) -> set[str]:
+    """Datasets of the runs that made such candidates, that use the seed, or that have not ended and name the model."""
+    of_run = {row["id"]: row["dataset"] for row in lake.sql("SELECT id, dataset FROM lake.runs").to_pylist()}
+    found = {of_run[run_id] for run_id in made if run_id in of_run}
+    going = lake.sql("SELECT id, recipe FROM lake.runs WHERE list_contains(?::VARCHAR[], status)", [list(GOING_ON)])
+    for row in going.to_pylist():
+        models = json.loads(row["recipe"]).get("models") or ()
+        named = {"model": {one.get(key) for one in models for key in ("name", "model")}, "run": {row["id"]}}
+        if selector.value in named.get(selector.kind, ()):
+            found.add(of_run[row["id"]])
+    if selector.kind == "seed":
+        rows = lake.sql("SELECT DISTINCT run_id FROM lake.seeds WHERE id = ?", [selector.value]).to_pylist()
+        found |= {of_run[row["run_id"]] for row in rows if row["run_id"] in of_run}
+    return found
+
+
+def recall(lake: Lake, selector: Selector, ref: str | None = None, *, reason: str, by: str) -> list[Done]:
+    """Writes a recall and, of each dataset that holds such rows, a version without them, in one transaction.
+
+    The plan is made anew inside it: versions that were published since it was shown are taken into account. Repeating
+    a recall changes nothing. Raises GraftError where a dataset would be left without a row, NotFound as `plan`.
     """
-    for one in plans:
-        if one.rows and len(one.rows) == one.parent.rows:
-            raise GraftError(
-                f"all {one.parent.rows} rows would go", where=one.parent.ref, fix="delete the version instead"
-            )
-    return [_withdraw(lake, selector, one, _recorded(lake, selector, one, reason, by)) for one in plans]
+
+    def work(connection: duckdb.DuckDBPyConnection) -> list[Done]:
+        plans = plan(lake, selector, ref)
+        for one in plans:
+            if one.parent is not None and len(one.rows) == one.parent.rows:
+                raise GraftError(
+                    f"all {one.parent.rows} rows would go", where=one.parent.ref, fix="delete the version instead"
+                )
+        return [_withdraw(lake, connection, selector, one, reason, by) for one in plans]
+
+    return lake.write(work)
 
 
-def withdrawal(record: Recall, how: str = "") -> GateResult:
-    """Why a recall drops a row, as a gate's result; `how` says in which way the row was touched."""
-    detail = f"{record.kind} {record.value}{how}: {record.reason}"
-    return GateResult(gate=GATE, rule=record.kind, passed=False, neighbour=record.id, detail=detail)
+def _withdraw(
+    lake: Lake, connection: duckdb.DuckDBPyConnection, selector: Selector, one: Plan, reason: str, by: str
+) -> Done:
+    record = _recorded(lake, selector, one, reason, by)
+    if one.parent is None or not one.rows:
+        return Done(one, record, None)
+    note = f"recall of {selector.kind} {selector.value}, {len(one.rows)} rows: {record.reason}"
+    draft = derivation(one.parent, held_by(lake, one.parent), "recall", note)
+    return Done(one, record, insert_version(lake, connection, draft))
 
 
 def _recorded(lake: Lake, selector: Selector, one: Plan, reason: str, by: str) -> Recall:
-    dataset = one.parent.dataset
-    name = "rc_" + stable_hash(dataset, selector.kind, selector.value)
-    for there in recalls(lake, dataset):
+    name = "rc_" + stable_hash(one.dataset, selector.kind, selector.value)
+    for there in recalls(lake, one.dataset):
         if there.id == name:
             return there
     made = Recall(
-        id=name, dataset=dataset, kind=selector.kind, value=selector.value, reason=reason, rows=len(one.rows), by=by,
-        at=utc_now(),
+        id=name, dataset=one.dataset, kind=selector.kind, value=selector.value, reason=reason, rows=len(one.rows),
+        by=by, at=utc_now(),
     )  # fmt: skip
-    lake.replace("recalls", to_table(Recall, [made]), id=name)
+    lake.insert("recalls", to_table(Recall, [made]))
     return made
-
-
-def _withdraw(lake: Lake, selector: Selector, one: Plan, record: Recall) -> Done:
-    gone = {row.id: row for row in one.rows}
-    if not gone:
-        return Done(record, None)
-    held = [row for row in held_by(lake, one.parent) if row[0].id not in gone]
-    drops = [withdrawal(record, f" ({', '.join(row.how)})") for row in gone.values()]
-    note = f"recall of {selector.kind} {selector.value}, {len(gone)} rows: {record.reason}"
-    made = derive(lake, one.parent, held, origin="recall", note=note, drops=drops, dropped=list(gone))
-    return Done(record, made)
-
-
-def recalls(lake: Lake, dataset: str | None = None) -> list[Recall]:
-    """Recalls, oldest first; of one dataset where it is named."""
-    query = 'SELECT * FROM lake.recalls WHERE ?::VARCHAR IS NULL OR dataset = ? ORDER BY "at", id'
-    return from_table(Recall, lake.sql(query, [dataset, dataset]))
-
-
-def recalled_rows(lake: Lake, dataset: str, run_ids: Sequence[str]) -> dict[str, Recall]:
-    """Row id to the recall that withdraws it, for the candidates of these runs and for rows withdrawn before.
-
-    What publishes asks this and leaves the rows out. Cheap where the dataset has no recall.
-    """
-    found: dict[str, Recall] = {}
-    for one in recalls(lake, dataset):
-        selector = Selector(one.kind, one.value)
-        query = "SELECT DISTINCT row_id FROM lake.drops WHERE dataset = ? AND gate = ? AND neighbour = ?"
-        ids = [str(row["row_id"]) for row in lake.sql(query, [dataset, GATE, one.id]).to_pylist()]
-        ids += [candidate_id for _, candidate_id in touched(lake, selector, run_ids)]
-        ids += [one.value] if one.kind == "row" else []
-        for name in ids:
-            found.setdefault(name, one)
-    return found

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from data.recall import recalled_rows
 from data.versions import Held
+from data.withdrawn import withdrawn
 from schemas.base import Value
 from schemas.datasets import Row, SplitName
 
@@ -76,9 +76,7 @@ def rejected_like(lake: Lake, found: DatasetVersion, name: str, most: int) -> li
 
 def recalled(lake: Lake, dataset: str, some: Iterable[Rejected]) -> set[str]:
     """Those that a recall withdraws."""
-    given = list(some)
-    gone = recalled_rows(lake, dataset, sorted({one.run_id for one in given})) if given else {}
-    return {one.id for one in given if one.id in gone}
+    return {row_id for row_id, _ in withdrawn(lake, dataset, [(one.id, one.run_id, one.id) for one in some])}
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import difflib
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, get_args
 
 from data.arrow import from_table, to_table
 from data.lake_schema import VersionRowRecord
 from data.tags import tags
+from data.withdrawn import recalls, withdrawn
 from schemas.base import content_hash, utc_now
 from schemas.datasets import DatasetVersion, Origin, Row, Run, SplitName
 from schemas.errors import GraftError, NotFound
@@ -33,6 +35,13 @@ MOMENT = re.compile(r"\d{4}-\d{2}-\d{2}(T\d{2}:\d{2}(:\d{2})?Z?)?", re.ASCII)
 Held = tuple[Row, str, str]
 """A row, the run that it came from, and its candidate: empty for a seed."""
 
+Card = Callable[[Sequence[Row]], str]
+"""Writes a card of the rows that are published."""
+
+
+class NothingLeft(GraftError):
+    """Not one row is left to publish."""
+
 
 def publish(
     lake: Lake,
@@ -41,7 +50,7 @@ def publish(
     rows: Sequence[Row],
     models: Mapping[str, str],
     seeds: int,
-    card: str,
+    card: str | Card,
     partial: bool = False,
     carried: DatasetVersion | None = None,
     origin: Origin = "run",
@@ -49,22 +58,45 @@ def publish(
 ) -> DatasetVersion:
     """Publishes rows as the dataset's next version, in one transaction. Returns the version that holds them.
 
-    The rows of `carried`, an earlier version of the dataset, are copied into it, each with its own run and split; a row
-    that both hold is taken from there. Carried rows that were recalled are left out. A version of the dataset
-    with the same content is returned as it is, and nothing is written. `models` is model name to licence, of the
-    carried rows too; `seeds` their number. Raises GraftError where there is no row, ValueError where an id occurs twice
-    or `carried` is of another dataset.
+    Rows that a recall withdraws are left out inside that transaction, so that no recall is overtaken; a run's version
+    that loses rows so is partial. The rows of `carried`, an earlier version of the dataset, are copied, each with its
+    own run and split; a row that both hold is taken from there. A version of the dataset with the same content is
+    returned as it is, and nothing is written.
+
+    Args:
+        lake: open for writing
+        run: the run that made the rows
+        rows: the run's own rows
+        models: model name to licence, of the carried rows too
+        seeds: their number
+        card: its text, or what writes it of the run's rows that are published
+        partial: whether rows are missing from the target
+        carried: an earlier version of the same dataset
+        origin: what made the version
+        note: why it was made, in a line
+
+    Raises:
+        NothingLeft: there is no row, or recalls withdraw all of them
+        ValueError: an id occurs twice, or `carried` is of another dataset
     """
     if not rows:
-        raise GraftError("there is no accepted row to publish", where=run.dataset, fix="see what was rejected and why")
-    if len({row.id for row in rows}) < len(rows):
+        raise NothingLeft("there is no accepted row to publish", where=run.dataset, fix="see what was rejected and why")
+    own = {row.id for row in rows}
+    if len(own) < len(rows):
         raise ValueError("a row id occurs twice")
     if carried is not None and carried.dataset != run.dataset:
         raise ValueError(f"{carried.ref} is no version of {run.dataset}")
-    old = _standing(lake, run.dataset, held_by(lake, carried))[0] if carried else []
-    held = [*old, *_of_run(run, rows, {row.id for row, *_ in old})]
-    facts = {"run_id": run.id, "models": dict(models), "seeds": seeds, "card": card, "partial": partial}
-    return _write(lake, run.dataset, held, {**facts, "origin": origin, "note": note})
+    old = held_by(lake, carried) if carried else []
+    fresh = [(row, run.id, row.id if row.source == "synthetic" else "") for row in rows]
+
+    def facts(held: Sequence[Held]) -> dict[str, Any]:
+        standing = [row for row, *_ in held if row.id in own]
+        fewer = origin == "run" and len(standing) < len(rows)
+        text = card if isinstance(card, str) else card(standing)
+        return {"run_id": run.id, "models": dict(models), "seeds": seeds, "card": text, "partial": partial or fewer}
+
+    draft = Draft(run.dataset, [*old, *fresh], origin, note, facts)
+    return lake.write(lambda connection: insert_version(lake, connection, draft))
 
 
 def derive(
@@ -83,82 +115,120 @@ def derive(
     `held` are its rows with the run and candidate that each came from (`held_by(lake, parent)` gives the parent's);
     `dropped` are the ids of the parent's rows that it leaves out, `drops` the rule of each, in the same order. Run,
     models, seeds and whether it is partial are the parent's; its card says what was done unless `card` is given. A
-    version of the dataset with the same content is returned as it is. Raises GraftError where no row is left.
+    version of the dataset with the same content is returned as it is. Raises NothingLeft where no row is left.
 
-    Rows that were recalled stay out, whichever version they are taken from.
+    Rows that a recall withdraws stay out, whichever version they are taken from: they are left out, and entered as
+    drops, inside the transaction that publishes.
     """
-    held, withdrawn = _standing(lake, parent.dataset, held)
-    drops, dropped = [*drops, *withdrawn.values()], [*dropped, *withdrawn]
-    if not held:
-        raise GraftError("no row is left to publish", where=parent.ref, fix="milder thresholds, or another version")
-    fields = ("run_id", "models", "seeds", "partial")
-    facts = {name: getattr(parent, name) for name in fields}
-    told = card or f"{parent.card.rstrip()}\n\n## Derived from {parent.ref}\n\n{note}\n"
-    record = {**facts, "card": told, "origin": origin, "note": note, "parent": parent.version}
-    return _write(lake, parent.dataset, held, record, list(zip(dropped, drops, strict=True)))
+    draft = derivation(parent, held, origin, note, card, list(zip(dropped, drops, strict=True)))
+    return lake.write(lambda connection: insert_version(lake, connection, draft))
 
 
-def _standing(lake: Lake, dataset: str, held: Sequence[Held]) -> tuple[list[Held], dict[str, GateResult]]:
-    """The rows that no recall withdraws, and those that one does: row id to why."""
-    from data.recall import recalled_rows, withdrawal
-
-    withdrawn = recalled_rows(lake, dataset, sorted({run_id for _, run_id, _ in held}))
-    gone = {row.id: withdrawal(withdrawn[row.id]) for row, *_ in held if row.id in withdrawn}
-    return [one for one in held if one[0].id not in gone], gone
-
-
-def _write(
-    lake: Lake,
-    dataset: str,
+def derivation(
+    parent: DatasetVersion,
     held: Sequence[Held],
-    facts: Mapping[str, Any],
+    origin: Origin,
+    note: str,
+    card: str = "",
     drops: Sequence[tuple[str, GateResult]] = (),
-) -> DatasetVersion:
-    """One transaction: rows, version and drops, or nothing where there is such a version already."""
+) -> Draft:
+    """The draft of a version made from an earlier one; see `derive`."""
+    facts: dict[str, Any] = {name: getattr(parent, name) for name in ("run_id", "models", "seeds", "partial")}
+    facts["card"] = card or f"{parent.card.rstrip()}\n\n## Derived from {parent.ref}\n\n{note}\n"
+    return Draft(parent.dataset, held, origin, note, lambda _: facts, parent, drops)
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A version before it is published. Of rows with one id in `held` the first counts; `facts` gives, of the rows that
+    no recall withdraws, the other fields of the record.
+    """
+
+    dataset: str
+    held: Sequence[Held]
+    origin: Origin
+    note: str
+    facts: Callable[[Sequence[Held]], Mapping[str, Any]]
+    parent: DatasetVersion | None = None
+    drops: Sequence[tuple[str, GateResult]] = ()
+
+
+def insert_version(lake: Lake, connection: duckdb.DuckDBPyConnection, draft: Draft) -> DatasetVersion:
+    """Rows, version and drops of a draft, inside a `write`; nothing where there is such a version already.
+
+    The recalls that are committed by now are applied here: the commit lock lets no other in before this one's end.
+    """
+    gone = withdrawn(lake, draft.dataset, [(row.id, run_id, candidate) for row, run_id, candidate in draft.held])
+    standing = [one for one in draft.held if (one[0].id, one[1]) not in gone]
+    held = list({one[0].id: one for one in reversed(standing)}.values())
+    if not held:
+        raise _nothing_left(draft, gone)
     digest = content_hash((row.text, row.response, row.label, row.split) for row, *_ in held)
+    twin = _twin(lake, draft, digest, held)
+    if twin is not None:
+        return twin
     splits, labels = Counter(row.split for row, *_ in held), Counter(row.label for row, *_ in held)
-
-    def work(connection: duckdb.DuckDBPyConnection) -> DatasetVersion | None:
-        query = """
-            SELECT (SELECT count(*) FROM lake.versions WHERE dataset = $1 AND content_hash = $2), (SELECT max(version)
-            FROM (SELECT dataset, version FROM lake.versions UNION ALL SELECT dataset, version FROM lake.deletions)
-            WHERE dataset = $1)"""
-        same, last = connection.execute(query, [dataset, digest]).fetchall()[0]
-        if same:
-            return None
-        made = DatasetVersion(
-            dataset=dataset, version=(last or 0) + 1, content_hash=digest, rows=len(held),
-            splits={name: splits[name] for name in SPLIT_ORDER if name in splits},
-            labels=dict(sorted(labels.items())), snapshot=_next_snapshot(connection), created_at=utc_now(), **facts,
-        )  # fmt: skip
-        lake.insert("version_rows", _rows_table(made, held))
-        lake.insert("versions", to_table(DatasetVersion, [made]))
-        if drops:
-            fields = ("gate", "rule", "score", "neighbour", "detail")
-            lost = [
-                Drop(dataset=dataset, version=made.version, row_id=row_id, **{f: getattr(result, f) for f in fields})
-                for row_id, result in drops
-            ]
-            lake.insert("drops", to_table(Drop, lost))
-        return made
-
-    return lake.write(work) or _with_content(lake, dataset, digest)
+    made = DatasetVersion(
+        dataset=draft.dataset, version=_last_number(connection, draft.dataset) + 1, content_hash=digest, rows=len(held),
+        splits={name: splits[name] for name in SPLIT_ORDER if name in splits},
+        labels=dict(sorted(labels.items())), snapshot=_next_snapshot(connection), created_at=utc_now(),
+        origin=draft.origin, note=draft.note, parent=draft.parent.version if draft.parent else None,
+        **draft.facts(held),
+    )  # fmt: skip
+    lake.insert("version_rows", _rows_table(made, held))
+    lake.insert("versions", to_table(DatasetVersion, [made]))
+    drops = [*draft.drops, *((row_id, why) for (row_id, _), why in gone.items())] if draft.parent else []
+    if drops:
+        fields = ("gate", "rule", "score", "neighbour", "detail")
+        lost = [
+            Drop(dataset=draft.dataset, version=made.version, row_id=row_id, **{f: getattr(result, f) for f in fields})
+            for row_id, result in drops
+        ]
+        lake.insert("drops", to_table(Drop, lost))
+    return made
 
 
-def _with_content(lake: Lake, dataset: str, digest: str) -> DatasetVersion:
-    query = "SELECT * FROM lake.versions WHERE dataset = ? AND content_hash = ? ORDER BY version LIMIT 1"
-    return from_table(DatasetVersion, lake.sql(query, [dataset, digest]))[0]
+def _nothing_left(draft: Draft, gone: Mapping[tuple[str, str], GateResult]) -> NothingLeft:
+    where = draft.parent.ref if draft.parent else draft.dataset
+    if not gone:
+        return NothingLeft("no row is left to publish", where=where, fix="milder thresholds, or another version")
+    why = next(iter(gone.values())).detail
+    return NothingLeft(
+        f"no row is left to publish: recalls withdraw all {len(gone)} of them ({why})",
+        where=where,
+        fix="make rows that do not come from there: see the dataset's recalls in docs/provenance.md",
+    )
+
+
+def _twin(lake: Lake, draft: Draft, digest: str, held: Sequence[Held]) -> DatasetVersion | None:
+    """A version with the same content, to be returned in place of a new one.
+
+    Not one that holds a row which was withdrawn: the same words may come from elsewhere. Nor, for a recall, an earlier
+    one than the newest: `latest` would go on naming the version that the recall is to replace.
+    """
+    query = "SELECT * FROM lake.versions WHERE dataset = ? AND content_hash = ? ORDER BY version"
+    found = from_table(DatasetVersion, lake.sql(query, [draft.dataset, digest]))
+    if draft.origin == "recall":
+        newest = lake.sql("SELECT max(version) AS v FROM lake.versions WHERE dataset = ?", [draft.dataset])
+        found = [one for one in found if one.version == newest.column("v")[0].as_py()]
+    same = {row.id for row, *_ in held}
+    for one in found:
+        if not recalls(lake, draft.dataset) or set(rows(lake, one).column("id").to_pylist()) <= same:
+            return one
+    return None
+
+
+def _last_number(connection: duckdb.DuckDBPyConnection, dataset: str) -> int:
+    """The highest number that a version of the dataset has or had."""
+    query = """
+        SELECT max(version) FROM (SELECT dataset, version FROM lake.versions UNION ALL
+        SELECT dataset, version FROM lake.deletions) WHERE dataset = ?"""
+    return int(connection.execute(query, [dataset]).fetchall()[0][0] or 0)
 
 
 def _next_snapshot(connection: duckdb.DuckDBPyConnection) -> int:
     """The snapshot that this transaction's commit makes: under the commit lock nobody else can take it."""
     return int(connection.execute("SELECT id FROM lake.current_snapshot()").fetchall()[0][0]) + 1
-
-
-def _of_run(run: Run, rows: Sequence[Row], held: set[str]) -> list[Held]:
-    """The run's own rows but those that are held already."""
-    fresh = [row for row in rows if row.id not in held]
-    return [(row, run.id, row.id if row.source == "synthetic" else "") for row in fresh]
 
 
 def held_by(lake: Lake, found: DatasetVersion) -> list[Held]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from data.card import render_card
 from data.mixing import GuardReport, MixReport, method_report, told
-from data.recall import recalled_rows
 from data.splits import assign_splits
-from data.versions import publish
+from data.versions import NothingLeft, publish
 from data.versions import version as find_version
+from data.withdrawn import withdrawn
 from flows import artifacts, logs, rounds
 from flows.outlook import Outlook, advice_for, figure
 from flows.settle import find_embed, split_clusters
@@ -21,46 +23,32 @@ from schemas.errors import YieldTooLow
 from schemas.recipe import Recipe
 from schemas.rows import Candidate, Status
 
+End = Callable[[Sequence[Candidate | Row]], Run]
+"""The run's record at its end, with these rows published."""
+
 
 async def finish(shop: Workshop, run: Run, kept: list[Candidate], surplus: int, say: Say) -> dict[str, Any]:
     """Publish what was kept and say what is missing. Returns run and version as plain dicts."""
-    withdrawn = await asyncio.to_thread(recalled_rows, shop.lake, run.dataset, [run.id])
-    kept = [candidate for candidate in kept if candidate.id not in withdrawn]
-    have: dict[str, int] = {}
-    for candidate in kept:
-        have[candidate.label] = have.get(candidate.label, 0) + 1
-    shortfall = {label: n - have.get(label, 0) for label, n in shop.recipe.wanted().items() if have.get(label, 0) < n}
-    stopped_by = shop.stop_reason or ("candidates" if shortfall else "target")
-    totals = _totals(shop)
-    counts = {
-        **shop.lake.counts(run.id),
-        "published": len(kept),
-        "surplus": surplus,
-        "overshoot": shop.progress.overshoot,
-    }
-    counts |= shop.figures
-    run = run.model_copy(
-        update={
-            "status": "partial" if shortfall else "finished",
-            "stopped_by": stopped_by,
-            "shortfall": shortfall,
-            "counts": counts,
-            "ended_at": utc_now(),
-            "seconds": round(shop.progress.seconds, 2),
-            "calls_cached": shop.gateway.stats.cached,
-            **totals,
-        }
-    )
+    chosen, origins = len(kept), [(candidate.id, run.id, candidate.id) for candidate in kept]
+    gone = await asyncio.to_thread(withdrawn, shop.lake, run.dataset, origins)
+    kept = [candidate for candidate in kept if (candidate.id, run.id) not in gone]
+    end: End = lambda rows: _ended(shop, run, rows, chosen, surplus)  # noqa: E731
+    ended, published = end(kept), None
+    stopped_by = ended.stopped_by
     if stopped_by != "target":
-        logs.stopped_early(stopped_by, counts["opened"], len(kept), sum(shop.recipe.wanted().values()))
+        logs.stopped_early(stopped_by, ended.counts["opened"], len(kept), sum(shop.recipe.wanted().values()))
     funnel = rounds.funnel(shop.lake, run.id)
-    published = None
-    report = method_report(shop.lake, run.id, run.counts)
+    report = method_report(shop.lake, run.id, ended.counts)
     if kept:
         say("publishing")
-        published = await _publish(shop, run, kept, funnel, report)
-        logs.published(run.dataset, published.version, len(kept), run.price_usd)
-        run = run.model_copy(update={"version": published.version})
+        try:
+            ended, published = await _publish(shop, ended, kept, end, funnel, report)
+        except NothingLeft:
+            ended = end([])
+        else:
+            ended = ended.model_copy(update={"version": published.version})
+            logs.published(run.dataset, published.version, ended.counts["published"], ended.price_usd)
+    run = ended
     shop.lake.save_run(run)
     await artifacts.leave(run.dataset, published.card if published else _nothing(run), funnel)
     if stopped_by == "refusals":
@@ -79,13 +67,41 @@ async def finish(shop: Workshop, run: Run, kept: list[Candidate], surplus: int, 
     }
 
 
+def _ended(shop: Workshop, run: Run, kept: Sequence[Candidate | Row], chosen: int, surplus: int) -> Run:
+    """The run's record at its end, with these rows published of the `chosen` ones: recalls took the others."""
+    have = Counter(row.label for row in kept)
+    shortfall = {label: n - have[label] for label, n in shop.recipe.wanted().items() if have[label] < n}
+    short = len(kept) < chosen
+    counts = {
+        **shop.lake.counts(run.id),
+        "published": len(kept),
+        "surplus": surplus,
+        "overshoot": shop.progress.overshoot,
+        **shop.figures,
+    }
+    return run.model_copy(
+        update={
+            "status": "partial" if shortfall else "finished",
+            "stopped_by": shop.stop_reason or ("target" if not shortfall else "recall" if short else "candidates"),
+            "shortfall": shortfall,
+            "counts": counts,
+            "ended_at": utc_now(),
+            "seconds": round(shop.progress.seconds, 2),
+            "calls_cached": shop.gateway.stats.cached,
+            **_totals(shop),
+        }
+    )
+
+
 async def _publish(
     shop: Workshop,
     run: Run,
     kept: list[Candidate],
+    end: End,
     funnel: list[dict[str, Any]],
     report: MixReport | GuardReport | None,
-) -> DatasetVersion:
+) -> tuple[Run, DatasetVersion]:
+    """The version, and the run's record with the rows that it holds: a recall may take some until the last moment."""
     embed = await asyncio.to_thread(find_embed, lambda text: None)
     groups = await split_clusters(kept, embed)
     splits = assign_splits([(c.id, c.text, c.label, groups[c.id]) for c in kept], shop.recipe.splits, shop.recipe.seed)
@@ -98,16 +114,23 @@ async def _publish(
     writing = [role for role in roles if role in ("generator", "responder")]
     generators = {model.name for role in writing for model in shop.recipe.models_for(role)}
     public = Recipe.stored(run.recipe)  # as the lake keeps it: without keys
-    card = render_card(
-        run=run, recipe=public, rows=rows, seeds=len(shop.seeds), reasons=reasons, generators=generators,
-        method=report, roles=roles,
-    )  # fmt: skip
+    ended = run
+
+    def card(standing: Sequence[Row]) -> str:
+        nonlocal ended
+        ended = run if len(standing) == len(rows) else end(standing)
+        return render_card(
+            run=ended, recipe=public, rows=standing, seeds=len(shop.seeds), reasons=reasons, generators=generators,
+            method=report, roles=roles,
+        )  # fmt: skip
+
     steering, models = shop.recipe.steering, dict(models_with_licences(public))
     carried = find_version(shop.lake, f"{run.dataset}@{steering.after}") if steering else None
-    return publish(
+    published = publish(
         shop.lake, run=run, rows=rows, models={**(carried.models if carried else {}), **models},
         seeds=len(shop.seeds), card=card, partial=run.status == "partial", carried=carried,
     )  # fmt: skip
+    return ended, published
 
 
 def _totals(shop: Workshop) -> dict[str, Any]:

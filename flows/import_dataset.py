@@ -159,6 +159,7 @@ def bring_in(
     say(f"publishing {len(made.rows):,} rows")
     with Lake.open(Home.find()) as lake:
         published, new = _publish(lake, name, chosen, ask, made, notices)
+    notices += tuple(_left_out(made, published.rows))
     for notice in notices:
         say(notice)
     return Imported(chosen, published, new, notices, made.counts)
@@ -188,10 +189,13 @@ def _publish(
         started_at=started, ended_at=utc_now(), code_version=code_version(), stopped_by="target", counts=made.counts,
         price_usd=0.0,
     )  # fmt: skip
-    text = card.render(
-        name, source=chosen.source.name, sha256=digest, licence=licence, kind=chosen.kind, mapped=chosen.mapped.told(),
-        rows=made.rows, notices=notices,
-    )  # fmt: skip
+
+    def text(rows: Sequence[Row]) -> str:
+        return card.render(
+            name, source=chosen.source.name, sha256=digest, licence=licence, kind=chosen.kind,
+            mapped=chosen.mapped.told(), rows=rows, notices=[*notices, *_left_out(made, len(rows))],
+        )  # fmt: skip
+
     file = Path(chosen.source.name).name
     note = f"imported from {file}, sha256 {digest or 'unknown'}, licence {licence or 'unknown'}"
     if lake.run(run.id) is None:
@@ -204,6 +208,12 @@ def _publish(
     if new:
         lake.save_run(run.model_copy(update={"version": published.version, "ended_at": utc_now()}))
     return published, new
+
+
+def _left_out(made: Collected, published: int) -> list[str]:
+    """A notice where recalls of the dataset withdraw rows of the source."""
+    gone = len(made.rows) - published
+    return [f"rows left out because recalls of this dataset withdraw them: {gone:,}"] if gone else []
 
 
 def _check_marked(lake: Lake, found: DatasetVersion) -> None:

@@ -28,7 +28,8 @@ class Run(Value):
     ended_at: datetime | None = None
     code_version: str
     stopped_by: str = Field(
-        default="", description="target, candidates, budget, time, yield, refusals, out_of_reach, user or an error"
+        default="",
+        description="target, candidates, budget, time, yield, refusals, out_of_reach, recall, user or an error",
     )
     shortfall: dict[str, int] = Field(default_factory=dict, description="label to accepted rows still missing")
     counts: dict[str, int] = Field(default_factory=dict, description="opened, accepted, rejected, failed, surplus …")

@@ -19,9 +19,10 @@ from data.explain import explain
 from data.lake import Lake
 from data.lineage import lineage
 from data.provenance import prov
-from data.recall import plan, recall
-from data.trace import Selector, known, trace
+from data.recall import recall
+from data.trace import known, trace
 from data.versions import derive, held_by, publish
+from data.withdrawn import Selector
 from schemas.calls import Call
 from schemas.datasets import DatasetVersion, Row, Run
 from schemas.errors import NotFound
@@ -202,7 +203,7 @@ def check_prov(document: dict[str, Any]) -> dict[str, int]:
 def test_prov_is_valid_and_whole(lake: Lake) -> None:
     found = fill(lake)
     selector = Selector("row", IDS[2])
-    recall(lake, selector, plan(lake, selector), reason="wrong", by="ann é/b")
+    recall(lake, selector, reason="wrong", by="ann é/b")
     kinds = check_prov(prov(explain(lake, IDS[0])))
     assert set(kinds) == {"prefix", "entity", "activity", "agent", *RELATIONS}
     document = prov(explain(lake, IDS[2]))

@@ -11,11 +11,14 @@ from test_data_provenance import AT, IDS, RUN, SEED, candidate, fill
 from typer.testing import CliRunner
 
 from cli import provenance as verbs
+from data.delete import delete
 from data.explain import explain
 from data.lake import Lake
-from data.recall import plan, recall, recalled_rows, recalls
-from data.trace import Selector
-from data.versions import rows, versions
+from data.recall import plan, recall
+from data.tags import set_tag
+from data.versions import NothingLeft, derive, held_by, publish, rows, version, versions
+from data.withdrawn import Selector, recalls, withdrawn
+from schemas.datasets import Row
 from schemas.errors import GraftError, NotFound
 from schemas.home import Home
 from schemas.students import Student, StudentSettings
@@ -29,7 +32,7 @@ def lake(tmp_path: Path):
 
 
 def do(lake: Lake, selector: Selector, reason: str = "its terms changed"):
-    return recall(lake, selector, plan(lake, selector), reason=reason, by="ann")
+    return recall(lake, selector, reason=reason, by="ann")
 
 
 def test_a_recall_takes_rows_out_once(lake: Lake) -> None:
@@ -54,27 +57,91 @@ def test_a_recall_takes_rows_out_once(lake: Lake) -> None:
     assert explain(lake, IDS[2])["recalls"] == []
 
 
-def test_a_kill_between_record_and_version_is_made_good(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_recall_that_is_killed_in_the_middle_leaves_neither_record_nor_version(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
     selector = Selector("model", "second")
     with monkeypatch.context() as broken:
-        broken.setattr("data.recall.derive", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        broken.setattr("data.recall.insert_version", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             do(lake, selector)
-    assert len(recalls(lake)) == 1 and len(versions(lake)) == 1
+    assert recalls(lake) == [] and len(versions(lake)) == 1
     done = do(lake, selector)[0]
     assert done.version is not None and done.version.rows == 4 and len(recalls(lake)) == 1
 
 
 def test_what_publishes_leaves_recalled_rows_out(lake: Lake) -> None:
-    assert recalled_rows(lake, "shop", [RUN.id]) == {}
+    def gone(dataset: str, run_id: str, *names: str) -> set[str]:
+        return {name for name, _ in withdrawn(lake, dataset, [(name, run_id, name) for name in names])}
+
+    assert gone("shop", RUN.id, *IDS) == set()
     do(lake, Selector("model", "second"))
-    assert set(recalled_rows(lake, "shop", [RUN.id])) == {IDS[3]}
+    assert gone("shop", RUN.id, *IDS) == {IDS[3]}
     fresh = candidate(3, SEED, "judge")  # a later run's row of the same model
     later = fresh.model_copy(update={"id": "c_later01", "slot": fresh.slot.model_copy(update={"run_id": "shop-2"})})
     lake.commit("shop-2", "b1", [later], [])
-    assert set(recalled_rows(lake, "shop", ["shop-2"])) == {"c_later01", IDS[3]}
+    assert gone("shop", "shop-2", "c_later01", "c_other01") == {"c_later01"}
     do(lake, Selector("row", IDS[0]))
-    assert IDS[0] in recalled_rows(lake, "shop", []) and recalled_rows(lake, "other", [RUN.id]) == {}
+    assert gone("shop", "elsewhere", IDS[0]) == {IDS[0]} and gone("other", RUN.id, *IDS) == set()
+
+
+def test_a_recall_binds_a_run_that_has_published_nothing_yet(lake: Lake) -> None:
+    asked = {"models": [{"name": "fresh", "model": "org/fresh"}]}
+    lake.save_run(RUN.model_copy(update={"id": "new-1", "dataset": "new", "status": "running", "recipe": asked}))
+    done = do(lake, Selector("model", "fresh"))  # not one call of it is in the lake yet
+    assert [(one.recall.dataset, one.plan.parent, one.version) for one in done] == [("new", None, None)]
+    made = candidate(0, SEED, "judge")
+    slot = made.slot.model_copy(update={"run_id": "new-1"})
+    some = [
+        made.model_copy(update={"id": f"c_new{model}", "slot": slot, "models": {"generator": model}})
+        for model in ("fresh", "second", "writer")
+    ]
+    lake.commit("new-1", "b1", some, [])
+    assert [one.dataset for one in plan(lake, Selector("model", "second"))] == ["shop", "new"]
+    recall(lake, Selector("model", "second"), "new", reason="r", by="ann")
+    given = [Row(id=one.id, text=one.id, label="refund", split="train") for one in some]
+    run = RUN.model_copy(update={"id": "new-1", "dataset": "new"})
+    first = publish(lake, run=run, rows=given, models={}, seeds=0, card="#")
+    assert rows(lake, first)["id"].to_pylist() == ["c_newwriter"] and first.partial
+    with pytest.raises(NothingLeft, match="recalls withdraw all 1"):
+        publish(lake, run=run, rows=given[:1], models={}, seeds=0, card="#")
+    told = explain(lake, "c_newfresh")  # no version ever held it
+    assert [(one["kind"], one["value"]) for one in told["recalls"]] == [("model", "fresh")]
+
+
+def test_rows_without_a_candidate_stay_out_of_versions_made_from_old_ones(lake: Lake) -> None:
+    run = RUN.model_copy(update={"id": "brought-1", "dataset": "brought"})
+    given = [Row(id=f"r_{n}", text=f"{n}", label="refund", split="train", source="imported") for n in range(3)]
+    first = publish(lake, run=run, rows=given[:2], models={}, seeds=0, card="#", origin="import")
+    later = run.model_copy(update={"id": "brought-2"})
+    publish(lake, run=later, rows=given[2:], models={}, seeds=0, card="#", origin="import")
+    lake.save_run(run)
+    assert recall(lake, Selector("run", "brought-1"), reason="r", by="ann")[0].version is None  # the newest is clean
+    with pytest.raises(NothingLeft):
+        derive(lake, first, held_by(lake, first), origin="gates", note="stricter")
+    again = publish(lake, run=later, rows=given, models={}, seeds=0, card="#", origin="import")
+    assert again.rows == 3  # the same words from another source are no rows of that run
+
+
+def test_the_newest_version_is_never_one_that_holds_recalled_rows(lake: Lake) -> None:
+    first = versions(lake)[0]
+    later = RUN.model_copy(update={"id": "shop-2"})
+    lake.save_run(later)
+    fresh = candidate(3, SEED, "judge")
+    one = fresh.model_copy(update={"id": "c_later01", "slot": fresh.slot.model_copy(update={"run_id": "shop-2"})})
+    lake.commit("shop-2", "b1", [one], [])
+    row = Row(id=one.id, text="another one", label="refund", split="train")
+    second = publish(lake, run=later, rows=[row], models={}, seeds=0, card="#", carried=first)
+    set_tag(lake, second, "prod", by="ann")
+    done = do(lake, Selector("run", "shop-2"))[0]
+    assert done.plan.tags == ("prod = shop@2",) and done.version is not None
+    assert done.version.version == 3 and done.version.content_hash == first.content_hash
+    assert version(lake, "shop").version == 3
+    with pytest.raises(GraftError, match="shop@latest would be shop@2 again, which holds 1 rows that were recalled"):
+        delete(lake, done.version, by="ann")
+    delete(lake, done.version, by="ann", force=True)
+    assert do(lake, Selector("run", "shop-2"))[0].version == version(lake, "shop@4")
+    delete(lake, first, by="ann")  # an older one may go
 
 
 def test_refusals(lake: Lake) -> None:
@@ -93,6 +160,7 @@ def test_the_verb_shows_before_it_does(lake: Lake, monkeypatch: pytest.MonkeyPat
     shown = CliRunner().invoke(app, given)
     assert shown.exit_code == 0 and "nothing was changed" in shown.stdout and len(versions(lake)) == 1
     done = json.loads(CliRunner().invoke(app, [*given, "--yes", "--json"]).stdout)
-    assert done["datasets"][0]["published"] == "shop@2" and done["datasets"][0]["rows"] == [IDS[3]]
+    assert done["datasets"][0]["published"] == "shop@2" and done["datasets"][0]["tags"] == []
+    assert done["datasets"][0]["rows"] == [IDS[3]]
     assert [one.reason for one in recalls(lake)] == ["licence"]
     assert CliRunner().invoke(app, ["shop", "--reason", "x"]).exit_code != 0

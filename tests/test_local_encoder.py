@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -104,7 +103,7 @@ def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     real = files.package_folder(files.ENCODER_PACKAGE)
     assert real is not None
     package = tmp_path / files.ENCODER_PACKAGE
-    shutil.copytree(real, package, copy_function=lambda source, target: os.symlink(source, target))
+    shutil.copytree(real, package, copy_function=lambda source, target: Path(target).symlink_to(source))
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, files.ENCODER_PACKAGE, raising=False)
     monkeypatch.setattr(encoder, "_loaded", [])

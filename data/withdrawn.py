@@ -1,0 +1,137 @@
+"""The rules of recalls: which candidates a model, prompt, seed or run touched, and which rows a recall withdraws.
+
+A prompt's version is not stored with a call. It is the hash of what the call's step and its fixed opening are: the
+system message; without one the first paragraph; for a completion that chooses a label the labels that it chose among.
+So a prompt that describes a label at its beginning has one version a label.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from data.arrow import from_table
+from schemas.rows import GateResult
+from schemas.versions import Recall, RecallKind
+
+if TYPE_CHECKING:
+    from data.lake import Lake
+
+GATE = "recall"
+"""The gate's name in the drops of a recall."""
+
+Origin = tuple[str, str, str]
+"""A row's id, the run that it came from, and its candidate: empty for a seed or an imported row."""
+
+Places = dict[tuple[str, str], tuple[str, ...]]
+"""(run id, candidate id) to how it was touched."""
+
+_JSON = "CASE WHEN json_valid(request) THEN request END"
+_OPENING = f"""
+    CASE WHEN json_extract_string({_JSON}, '$.messages[0].role') = 'system'
+         THEN json_extract_string({_JSON}, '$.messages[0].content')
+         WHEN json_extract_string({_JSON}, '$.messages[0].content') IS NOT NULL
+         THEN split_part(json_extract_string({_JSON}, '$.messages[0].content'), chr(10) || chr(10), 1)
+         WHEN coalesce(json_array_length({_JSON}, '$.choices'), 0) > 0
+         THEN CAST(json_extract({_JSON}, '$.choices') AS VARCHAR)
+         ELSE split_part(json_extract_string({_JSON}, '$.prompt'), chr(10) || chr(10), 1) END"""
+PROMPT_VERSION = f"'p_' || left(md5(purpose || chr(31) || ({_OPENING})), 12)"
+"""SQL over the table `calls`: the version of a call's prompt, NULL where its request is not known."""
+
+_WRITERS = """
+    SELECT run_id, candidate_id, '{0}' AS how FROM lake.candidates
+    WHERE list_contains(string_split(json_extract_string(models, '$.{0}'), ','), $1)"""
+_BY_MODEL = f"""
+    SELECT run_id, candidate_id, role AS how FROM lake.calls
+    WHERE (model = $1 OR served_model = $1) AND failure IS NULL AND candidate_id <> ''
+    UNION SELECT run_id, candidate_id, role FROM lake.reviews WHERE model = $1 AND failure = ''
+    UNION {_WRITERS.format("generator")} UNION {_WRITERS.format("responder")}"""
+_BY_PROMPT = f"""
+    SELECT DISTINCT run_id, candidate_id, purpose AS how FROM lake.calls
+    WHERE {PROMPT_VERSION} = $1 AND failure IS NULL AND candidate_id <> ''"""
+_BY_RUN = "SELECT run_id, candidate_id, 'made by the run' AS how FROM lake.candidates WHERE run_id = $1"
+_BY_ROW = "SELECT run_id, candidate_id, 'named' AS how FROM lake.candidates WHERE candidate_id = $1"
+_QUERIES = {"model": _BY_MODEL, "prompt": _BY_PROMPT, "run": _BY_RUN, "row": _BY_ROW}
+_OF_RUNS = "SELECT * FROM ({}) WHERE $2::VARCHAR[] IS NULL OR list_contains($2::VARCHAR[], run_id)"
+
+
+@dataclass(frozen=True)
+class Selector:
+    """What rows are asked for: all that this model, prompt version, seed, run or row id touched."""
+
+    kind: RecallKind
+    value: str
+
+
+def touched(lake: Lake, selector: Selector, run_ids: Collection[str] | None = None) -> Places:
+    """Candidates that were touched, of these runs or of all; empty where there are none."""
+    if selector.kind == "seed":
+        found = _by_seed(lake, selector.value)
+    else:
+        some = None if run_ids is None else sorted(run_ids)
+        found = lake.sql(_OF_RUNS.format(_QUERIES[selector.kind]), [selector.value, some]).to_pylist()
+    places: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+    for row in found:
+        if run_ids is None or row["run_id"] in run_ids:
+            places[row["run_id"], row["candidate_id"]].add(row["how"])
+    return {place: tuple(sorted(how)) for place, how in places.items()}
+
+
+def direct(selector: Selector, row_id: str, run_id: str) -> tuple[str, ...]:
+    """How a row without a candidate, such as a seed or an imported one, is touched."""
+    if selector.kind == "run":
+        return ("of the run",) if run_id == selector.value else ()
+    return ("itself",) if selector.kind in ("seed", "row") and row_id == selector.value else ()
+
+
+def recalls(lake: Lake, dataset: str | None = None) -> list[Recall]:
+    """Recalls, oldest first; of one dataset where it is named."""
+    query = 'SELECT * FROM lake.recalls WHERE ?::VARCHAR IS NULL OR dataset = ? ORDER BY "at", id'
+    return from_table(Recall, lake.sql(query, [dataset, dataset]))
+
+
+def withdrawn(lake: Lake, dataset: str, rows: Sequence[Origin]) -> dict[tuple[str, str], GateResult]:
+    """(row id, run id) to why a recall of the dataset withdraws the row, of these rows.
+
+    Every version is filtered by this inside the transaction that publishes it. Cheap where the dataset has no recall.
+    """
+    found: dict[tuple[str, str], GateResult] = {}
+    run_ids = {run_id for _, run_id, _ in rows}
+    for record in recalls(lake, dataset):
+        selector = Selector(record.kind, record.value)
+        places = touched(lake, selector, run_ids)
+        for row_id, run_id, candidate_id in rows:
+            how = places.get((run_id, candidate_id), ()) or direct(selector, row_id, run_id)
+            if how:
+                found.setdefault((row_id, run_id), _withdrawal(record, how))
+    return found
+
+
+def _withdrawal(record: Recall, how: Sequence[str]) -> GateResult:
+    detail = f"{record.kind} {record.value} ({', '.join(how)}): {record.reason}"
+    return GateResult(gate=GATE, rule=record.kind, passed=False, neighbour=record.id, detail=detail)
+
+
+def _by_seed(lake: Lake, seed: str) -> list[dict[str, Any]]:
+    """Candidates that were shown the seed, then those shown an accepted one of these, and so on."""
+    found: list[dict[str, Any]] = []
+    wave, seen, step = {seed}, {seed}, 0
+    while wave:
+        shown = "SELECT run_id, candidate_id FROM lake.candidates WHERE list_has_any(exemplar_ids, ?::VARCHAR[])"
+        how = "shown as exemplar" if step == 0 else f"by way of {step} accepted row{'s' if step > 1 else ''}"
+        found += [{**row, "how": how} for row in lake.sql(shown, [sorted(wave)]).to_pylist()]
+        wave = _became(lake, sorted(wave)) - seen
+        seen |= wave
+        step += 1
+    return found
+
+
+def _became(lake: Lake, seeds: Iterable[str]) -> set[str]:
+    """Exemplars that are accepted rows which were shown one of these seeds: an accepted row is known by its words."""
+    query = """
+        SELECT DISTINCT s.id FROM lake.seeds s JOIN lake.candidates c
+        ON c.text = s.text AND c.label = s.label AND c.response IS NOT DISTINCT FROM s.response
+        WHERE s.kind = 'exemplar' AND c.status = 'accepted' AND list_has_any(c.exemplar_ids, ?::VARCHAR[])"""
+    return {str(row["id"]) for row in lake.sql(query, [list(seeds)]).to_pylist()}
