@@ -74,7 +74,7 @@ def _front_matter(folder: Path) -> dict[str, Any]:
     if not readme.is_file():
         return {}
     text = readme.read_text(encoding="utf-8-sig", errors="replace")
-    found = re.match(r"---\r?\n(.*?)\r?\n---\s*(?:\n|$)", text, re.DOTALL)
+    found = re.match(r"\A---\r?\n(.*?)\r?\n---\s*(?:\n|$)", text, re.DOTALL)
     try:
         head = yaml.safe_load(found[1]) if found else {}
     except yaml.YAMLError as error:
