@@ -118,14 +118,13 @@ class _Sieve:
         """Redaction, and the gates that look at one row alone."""
         total = len(self._alive)
         for number, (row_id, (row, run_id, candidate_id)) in enumerate([*self._alive.items()], start=1):
-            text, response = row.text, row.response
-            if len(text) + len(response or "") <= 4 * self._tools.recipe.gates.max_chars:  # longer ones go anyway
-                text, response, cleaned = self._admission.clean(text, response)
-                if (text, response) != (row.text, row.response):
-                    self._result.redacted[row_id] = tuple(result.gate for result in cleaned)
-                    update = {"text": text, "response": response}
-                    self._alive[row_id] = (row.model_copy(update=update), run_id, candidate_id)
-            last = self._admission.screen(text, response, row.label)[-1]
+            text, response, cleaned = self._admission.clean(row.text, row.response)
+            last = next((result for result in cleaned if not result.passed), None)  # over the length limit
+            if last is None and (text, response) != (row.text, row.response):
+                self._result.redacted[row_id] = tuple(result.gate for result in cleaned)
+                update = {"text": text, "response": response}
+                self._alive[row_id] = (row.model_copy(update=update), run_id, candidate_id)
+            last = last or self._admission.screen(text, response, row.label)[-1]
             if not last.passed:
                 self._drop([(row_id, last)])
             if number % 10_000 == 0:

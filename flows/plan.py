@@ -16,7 +16,7 @@ from schemas.load import find_recipe, load_recipe
 from schemas.recipe import Recipe
 from schemas.rows import Seed
 
-RULES_VERSION = 4
+RULES_VERSION = 5
 """Raise it when parsing, deciding, gating or splitting changes, so that a rerun makes a new run, not a mixed one."""
 
 

@@ -11,6 +11,8 @@ from typing import Any
 from schemas.redaction import redact
 
 Path = tuple[str | int, ...]
+LONGEST_GUESS = 200
+"""Characters of a word for which a known one is guessed: comparing two words takes time by the product of their lengths."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class _Error:
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`did you mean 'x'? ` for the nearest known word, or nothing where none is near."""
     by_folded = {str(item).casefold(): str(item) for item in known}
-    near = difflib.get_close_matches(str(word).casefold(), list(by_folded), n=1, cutoff=0.6)
+    near = difflib.get_close_matches(str(word).casefold()[:LONGEST_GUESS], list(by_folded), n=1, cutoff=0.6)
     return f"did you mean {by_folded[near[0]]!r}? " if near else ""
 
 
@@ -274,7 +276,9 @@ _TABLE: dict[str, Callable[[_Error], tuple[str, str]]] = {
     **dict.fromkeys(("union_tag_invalid", "union_tag_not_found"), _tag),
 }
 
-_KNOWN_NAMES = re.compile(r"^(no (?:model|label) '(?P<word>.*)'); (?P<list>.+ has (?P<names>.+))$", re.DOTALL)
+_KNOWN_NAMES = re.compile(
+    r"^(no (?:model|label) '(?P<word>(?:[^']|'(?!; ))*+)'); (?P<list>.+ has (?P<names>.+))$", re.DOTALL
+)
 _FIELD = re.compile(r"^(?P<field>[a-z_]+(?:\.\w+)*): (?P<rest>.*)$", re.DOTALL)
 _SECTIONS = ("models", "roles", "target", "seeds", "task", "method")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -38,22 +38,29 @@ SHORTEST_IN_RECIPE = 8
 """Characters. A shorter value of a variable may well be a word of a recipe."""
 
 _DENSE = re.compile(r"(?=[A-Za-z]{0,48}\d)[A-Za-z0-9]{16}")
+_DIGIT = re.compile(r"\d")
 
-_SHAPES: tuple[tuple[re.Pattern[str], str], ...] = (
-    (re.compile(r"(://[^\s/:@]*):[^\s/@]+@"), rf"\1:{HIDDEN}@"),
+
+def _keyed(match: re.Match[str]) -> str:
+    """A word behind a service's prefix: hidden where it holds a digit, as keys do."""
+    return HIDDEN if _DIGIT.search(match[1]) else match[0]
+
+
+_SHAPES: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = (
+    (re.compile(r"(://[^\s/:@]*+):[^\s/@]++@"), rf"\1:{HIDDEN}@"),
     (re.compile(r"(\bbearer(?:\s|%20|\+)+)[\w.~+/=%*-]{6,}", re.IGNORECASE), rf"\1{HIDDEN}"),
     (re.compile(r"(\bauthorization\W{1,6}(?:basic|token|digest)\s+)[^\s\"',;]+", re.IGNORECASE), rf"\1{HIDDEN}"),
     (re.compile(r"(?<![A-Za-z0-9])sk-[\w*-]{12,}"), HIDDEN),
     (
         re.compile(
             r"(?<![A-Za-z0-9])(?:AIza|AKIA|(?:pk|rk|gsk|xai|hf|gh[a-z]|github_pat|glpat|xox[a-z]|nvapi|r8|pplx)[-_])"
-            r"(?=[\w*-]*\d)[\w*-]{12,}"
+            r"([\w*-]{12,}+)"
         ),
-        HIDDEN,
+        _keyed,
     ),
     (
         re.compile(
-            r"((?:api[_-]?key|access[_-]?token|auth[_-]?token|secret|password|passwd|[?&]key)[\"']?\s*[:=]\s*[\"']?)"
+            r"((?:api[_-]?key|access[_-]?token|auth[_-]?token|secret|password|passwd|[?&]key)[\"']?\s*+[:=]\s*+[\"']?)"
             r"[^\s\"',;&})]{4,}",
             re.IGNORECASE,
         ),
@@ -174,26 +181,55 @@ def _hide(text: str, secrets: tuple[str, ...]) -> str:
 @lru_cache(maxsize=32)
 def _pattern(secrets: tuple[str, ...], escaped: bool) -> re.Pattern[str]:
     """Matches each secret: as it is, or (`escaped`) however its characters are written."""
-    write = _letter if escaped else re.escape
-    return re.compile("|".join("".join(write(letter) for letter in secret) for secret in secrets))
+    if not escaped:
+        return re.compile("|".join(map(re.escape, secrets)))
+    firsts = sorted({secret[0] for secret in secrets})
+    raw = "".join(re.escape(letter) + r"\+" * (letter == " ") for letter in firsts if letter != "\\")
+    bytes_ = "|".join(f"{letter.encode('utf-8', 'surrogatepass')[0]:02x}" for letter in firsts)
+    begins = rf"(?={f'[{raw}]|' * bool(raw)}%(?:25)*(?i:{bytes_})|(?<!\\)\\)"  # passes over most places at once
+    return re.compile(begins + "(?:" + "|".join(map(_written, secrets)) + ")")
+
+
+_RUNS = re.compile(r"(\\*)([^\\]|\Z)")
+
+
+def _written(secret: str) -> str:
+    """A pattern for a secret, however its characters are written.
+
+    A run of backslashes is read once, whole, and never given back: every place in a long one may begin an escape, and
+    what would be tried from each would take time by the square of its length.
+    """
+    pieces: list[str] = []
+    for slashes, letter in _RUNS.findall(secret):
+        plain = _letter(letter) if letter else ""
+        if slashes:
+            coded = [r"(?i:%(?:25)*5c)", *(rf"(?:\\++{code})" for code in _codes("\\"))]
+            escapes = "|".join(f"{form}{{{len(slashes)}}}" for form in coded)
+            bare = f"(?:{plain}|{'|'.join(_codes(letter))})" if letter else ""
+            pieces.append(rf"(?:\\{{{len(slashes)},}}+{bare}|(?:{escapes}){plain})")
+        else:
+            pieces.append(plain)
+    return "".join(pieces)
 
 
 @lru_cache(maxsize=4096)
 def _letter(letter: str) -> str:
     """A pattern for one character: raw, as URLs write it (also twice encoded), as JSON and repr escape it."""
-    code, data = ord(letter), letter.encode("utf-8", "surrogatepass")
-    forms = [r"\\+" if letter == "\\" else rf"\\*{re.escape(letter)}" if letter in "\"'/" else re.escape(letter)]
-    forms.append("(?i:" + "".join(f"%(?:25)*{byte:02x}" for byte in data) + ")")
-    forms.append(r"(?i:" + "".join(rf"\\+x{byte:02x}" for byte in data) + ")")
-    if code < 256:
-        forms.append(rf"(?i:\\+x{code:02x})")
-    units = letter.encode("utf-16-be", "surrogatepass")
-    pairs = [units[place : place + 2].hex() for place in range(0, len(units), 2)]
-    forms.append("(?i:" + "".join(rf"\\+u{pair}" for pair in pairs) + ")")
-    forms.append(rf"(?i:\\+u{code:08x})")
-    named = {"\n": "n", "\r": "r", "\t": "t", "\b": "b", "\f": "f", "\a": "a", "\v": "v"}.get(letter)
-    if named:
-        forms.append(rf"\\+{named}")
+    forms = [re.escape(letter)]
+    forms.append("(?i:" + "".join(f"%(?:25)*{byte:02x}" for byte in letter.encode("utf-8", "surrogatepass")) + ")")
+    escapes = _codes(letter) + ([re.escape(letter)] if letter in "\"'/" else [])
+    forms.append(rf"\\++(?:{'|'.join(escapes)})")
     if letter == " ":
         forms.append(r"\+")
     return f"(?:{'|'.join(forms)})"
+
+
+def _codes(letter: str) -> list[str]:
+    """Patterns for what stands behind the backslashes where JSON, repr and the like escape a character."""
+    code, units = ord(letter), letter.encode("utf-16-be", "surrogatepass")
+    pairs = [units[place : place + 2].hex() for place in range(0, len(units), 2)]
+    coded = [r"\\++".join(f"x{byte:02x}" for byte in letter.encode("utf-8", "surrogatepass"))]
+    coded += [f"x{code:02x}"] if code < 256 else []
+    coded += [r"\\++".join(f"u{pair}" for pair in pairs), f"u{code:08x}"]
+    named = {"\n": "n", "\r": "r", "\t": "t", "\b": "b", "\f": "f", "\a": "a", "\v": "v"}.get(letter)
+    return [f"(?i:{form})" for form in coded] + ([named] if named else [])

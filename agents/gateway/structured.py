@@ -13,6 +13,9 @@ from schemas.errors import CallFailed
 
 STARTS = 20
 """Places in a reply where a JSON value is looked for at most."""
+SCANS = 4
+"""Times that a reply is read to its end in vain at most. One reading finds every value that begins outside of what it
+takes for strings, so another is needed only where a quotation mark in front of a value was no JSON."""
 MISSING = object()
 TYPES: dict[str, tuple[type, ...]] = {
     "object": (dict,), "array": (list,), "string": (str,), "integer": (int,), "number": (int, float),
@@ -60,7 +63,10 @@ def _load(text: str) -> Any:
         return MISSING
 
 
-PIECE = re.compile(r'"(?:[^"\\]|\\.)*"|,(?=\s*[}\]])', re.DOTALL)
+PIECE = re.compile(r'"(?:[^"\\]++|\\.)*+"?|,(?=\s*+[}\]])', re.DOTALL)
+"""A string, also one that never ends (else each quotation mark in it would be read to the end again), or a comma."""
+OPENING = re.compile(r"[{\[]")
+SIGN = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[{}\[\]]', re.DOTALL)
 
 
 def _without_trailing_commas(text: str) -> str:
@@ -69,33 +75,37 @@ def _without_trailing_commas(text: str) -> str:
 
 def _balanced(text: str) -> Iterator[str]:
     """Objects and arrays in the text, in order, the outermost first where they nest."""
-    place = 0
+    ends: dict[int, int] = {}
+    place, scans = 0, 0
     for _ in range(STARTS):
-        starts = [start for start in (text.find("{", place), text.find("[", place)) if start >= 0]
-        if not starts:
+        start = OPENING.search(text, place)
+        if start is None:
             return
-        end = _end_of(text, min(starts))
+        if start.start() not in ends:
+            if scans == SCANS:
+                return
+            ends |= _ends_from(text, start.start())
+            scans += not ends[start.start()]
+        end = ends[start.start()]
         if end:
-            yield text[min(starts) : end]
-        place = end or min(starts) + 1
+            yield text[start.start() : end]
+        place = end or start.end()
 
 
-def _end_of(text: str, start: int) -> int:
-    """The place after the value that starts here; 0 where it does not end."""
-    depth, quoted, escaped = 0, False, False
-    for place in range(start, len(text)):
-        letter = text[place]
-        if quoted:
-            quoted, escaped = escaped or letter != '"', letter == "\\" and not escaped
-        elif letter == '"':
-            quoted = True
-        elif letter in "{[":
-            depth += 1
-        elif letter in "}]":
-            depth -= 1
-            if depth == 0:
-                return place + 1
-    return 0
+def _ends_from(text: str, start: int) -> dict[int, int]:
+    """The place after each value that begins between `start` and the end of the value there; 0 where it never ends."""
+    ends: dict[int, int] = {}
+    begun: list[int] = []
+    for found in SIGN.finditer(text, start):
+        sign = found[0]
+        if sign in "{[":
+            begun.append(found.start())
+            ends[found.start()] = 0
+        elif sign in "}]":
+            ends[begun.pop()] = found.end()
+            if not begun:
+                break
+    return ends
 
 
 def problem_of(value: Any, schema: dict[str, Any]) -> str:

@@ -23,7 +23,8 @@ Screen = Callable[[str, str | None, str], tuple[GateResult, ...]]
 """(text, response, label) to one result a gate, in order; the last one is a failure if any gate failed."""
 
 Clean = Callable[[str, str | None], tuple[str, str | None, tuple[GateResult, ...]]]
-"""(text, response) to the same with what the recipe redacts taken out, and a result for each thing that was."""
+"""(text, response) to the same with what the recipe redacts taken out, and a result for each thing that was. A failed
+result rejects the row: it was too long to be looked through."""
 
 
 @dataclass(frozen=True)

@@ -47,11 +47,14 @@ def screened(draft: Draft) -> Decision | None:
     """The rejection by the first gate that fails, if one does; what an earlier, narrower check passed is replaced.
 
     What the recipe redacts is taken out of the draft before, so that gates, judges and the lake see the mended text.
+    Cleaning itself rejects a text over the length limit: it is cut, and no other gate reads it.
     """
     earlier = [result for result in draft.gates if result.rule == REDACTED]
     draft.text, draft.response, cleaned = draft.context.clean(draft.text, draft.response)
-    results = draft.context.screen(draft.text, draft.response, draft.label)
-    draft.gates = [*earlier, *cleaned, *results]
+    results = cleaned
+    if all(result.passed for result in cleaned):
+        results = (*cleaned, *draft.context.screen(draft.text, draft.response, draft.label))
+    draft.gates = [*earlier, *results]
     hit = next((result for result in results if not result.passed), None)
     if hit is None:
         return None

@@ -17,7 +17,10 @@ from schemas.rows import Slot
 from schemas.tasks import ClassificationTask, GuardTask, Label, labels_of
 
 _PAIRS = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "`": "`"}
-_MARKER = re.compile(r"^(?:[-*•–]\s+|\(?\d{1,2}[.)]\s+|(?:example|text|task|answer)\s*\d*\s*:\s*)", re.IGNORECASE)
+_MARKERS = re.compile(
+    r"\A(?:(?:[-*•–]\s|\(?\d{1,2}[.)]\s|(?:example|text|task|answer)\s*+(?:\d++\s*+)?:)\s*+)+", re.IGNORECASE
+)
+_SENTENCES = re.compile(r"\A.*[.!?…](?=\s)", re.DOTALL)
 
 
 def noun_of(recipe: Recipe) -> str:
@@ -97,7 +100,7 @@ def unmet(model: ModelSpec, what: str, reply: Reply) -> CallFailed:
 def cleaned(text: str) -> str:
     """Text without what models put around it: bullets, "1.", "Example 1:", and quotation marks around the whole."""
     text = text.strip()
-    while (bare := _unquoted(_MARKER.sub("", text)).strip()) != text:
+    while (bare := _unquoted(_MARKERS.sub("", text, count=1)).strip()) != text:
         text = bare
     return text
 
@@ -106,7 +109,7 @@ def ended(reply: Reply, text: str) -> str:
     """Text of a reply that ran into its token limit, cut after its last whole sentence where it has one."""
     if reply.finish_reason != "length":
         return text
-    whole = re.match(r"(?s).*[.!?…](?=\s)", text + " ")
+    whole = _SENTENCES.match(text + " ")
     return whole[0] if whole else text
 
 

@@ -31,9 +31,10 @@ PART_CHARS = 1_900
 VOTE_TOKENS = 8
 
 _SPECIAL = re.compile(
-    r"<(?=\||<?/?(?:s|sys|unk|pad)\s*>|\s*/?\s*(?:begin|end)\b|/?(?:start|end)_of_turn)|\[(?=/?INST\])", re.IGNORECASE
+    r"<(?=\||<?+/?+(?:s|sys|unk|pad)\s*+>|\s*+(?:/\s*+)?(?:begin|end)\b|/?+(?:start|end)_of_turn)|\[(?=/?INST\])",
+    re.IGNORECASE,
 )
-_SPEAKER = re.compile(r"\s*\n\s*(?=(?:user|agent|assistant|human)\s*:)", re.IGNORECASE)
+_SPEAKER = re.compile(r"(?<!\s)[^\S\n]*+\n\s*+(?=(?:user|agent|assistant|human)\s*+:)", re.IGNORECASE)
 
 
 async def score_message(

@@ -30,7 +30,7 @@ ANSWER_CHARS = 200
 UNVOTED = -30.0
 """Log-probability of the labels that a vote did not name: so low that the distribution still sums to 1."""
 VOTE = "a vote"
-_PREFIX = re.compile(r"^\W*(?:the )?label\s*(?:is\b|:)", re.IGNORECASE)
+_PREFIX = re.compile(r"\A\W*+(?:the )?label\s*+(?:is\b|:)", re.IGNORECASE)
 
 
 async def nearest_labels(ask: Ask, *, recipe: Recipe, seeds: Sequence[Seed], text: str, most: int) -> tuple[str, ...]:
@@ -124,7 +124,8 @@ def label_in(said: str, names: Sequence[str]) -> str:
     """The name that an answer is, or "": case, quotes, punctuation, underscores and a leading `label:` are nothing."""
     for text in (said, _PREFIX.sub("", said)):
         for folded in (_bare, _words):
-            hits = [name for name in names if folded(name) and folded(name) == folded(text)]
+            wanted = folded(text)
+            hits = [name for name in names if wanted and folded(name) == wanted]
             if len(hits) == 1:
                 return hits[0]
     return ""

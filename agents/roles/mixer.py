@@ -21,12 +21,12 @@ from schemas.rows import Mix, Slot
 from schemas.tasks import GuardTask
 
 _ITEM = re.compile(
-    r"^\s*(?:(?:example|text|utterance|sentence)\s*)?[(\[]?(\d{1,2})\s*[.):\]](?!\d)\s*(\S.*)$", re.IGNORECASE
+    r"\A\s*+(?:(?:example|text|utterance|sentence)\s*+)?[(\[]?(\d{1,2})\s*+[.):\]](?!\d)\s*+(\S.*)$", re.IGNORECASE
 )
-_SHARES = re.compile(r"\s*[(\[][^()\[\]]*\d{1,3}\s?%[^()\[\]]*[)\]]\s*$")
+_SHARES = re.compile(r"(?<!\s)\s*+[(\[](?=[^()\[\]]*?\d\s?%)[^()\[\]]*+[)\]]\s*+$")
 _WORDS = re.compile(r"[^\W_]+")
 _LEAD = re.compile(
-    r"^[^:\"“]{0,40}\b(?:prompt|idea|message|question|example)\b[^:\"“]{0,20}:\s*(?=[\"“'\w])", re.IGNORECASE
+    r"\A[^:\"“]{0,40}\b(?:prompt|idea|message|question|example)\b[^:\"“]{0,20}:\s*+(?=[\"“'\w])", re.IGNORECASE
 )
 """What a model says before the message itself, such as "Here's the message:"."""
 ECHO_WORDS = 7

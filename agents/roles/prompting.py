@@ -21,8 +21,8 @@ from schemas.models import ModelSpec
 FOLDER = Path(__file__).parent / "prompts"
 FRAGMENT_WORDS = 8
 
-_TAGS = re.compile(r"<(?=\s*/?\s*(?:text|instruction|response|review|examples?)\s*>)", re.IGNORECASE)
-_CODE = re.compile(r"\{#.*?#\}|\{%.*?%\}|\{\{.*?\}\}", re.DOTALL)
+_TAGS = re.compile(r"<(?=\s*+(?:/\s*+)?(?:text|instruction|response|review|examples?)\s*+>)", re.IGNORECASE)
+_CODE = re.compile(r"\{#.*?(?:#\}|\Z)|\{%.*?(?:%\}|\Z)|\{\{.*?(?:\}\}|\Z)", re.DOTALL)
 _ENDS = re.compile(r"(?<=[.!?:;])\s|\n+")
 
 

@@ -24,8 +24,8 @@ TEMPLATES = {"refusal": "respond_refusal", "compliance": "respond_comply"}
 OFFSETS = {"refusal": 101, "compliance": 202}
 """Added to the slot's random seed, so that the variants of one instruction are drawn apart."""
 
-_SPEAKER = re.compile(r"^(?:assistant|response|answer|reply)\s*:\s*", re.IGNORECASE)
-_NEXT = re.compile(r"\n\s*(?:user|instruction)\s*:", re.IGNORECASE)
+_SPEAKER = re.compile(r"\A(?:assistant|response|answer|reply)\s*+:\s*+", re.IGNORECASE)
+_NEXT = re.compile(r"(?<!\s)[^\S\n]*+\n\s*+(?:user|instruction)\s*+:", re.IGNORECASE)
 
 
 async def respond(

@@ -25,6 +25,9 @@ from schemas.rows import GateResult, Seed
 
 __all__ = ["Admission", "Gate", "TestText", "redactors", "text_gates"]
 
+LONGEST_FIND = 2_000
+"""Characters past the length limit that are read for a find which begins before it."""
+
 
 def text_gates(
     recipe: Recipe,
@@ -32,11 +35,12 @@ def text_gates(
     evaluation: Sequence[TestText] = (),
     toxicity: Scorer | None = None,
 ) -> list[Gate]:
-    """The gates that need no other row, as the recipe sets them, cheap ones first. A new gate is named here."""
+    """The gates that need no other row, as the recipe sets them: length, then cheap ones first. A new gate is named
+    here."""
     settings = recipe.gates
     planned: list[tuple[bool, Callable[[], Gate]]] = [
-        (True, lambda: SchemaGate(recipe)),
         (True, lambda: LengthGate(recipe)),
+        (True, lambda: SchemaGate(recipe)),
         (True, lambda: FormatGate(recipe)),
         (settings.damage, DamageGate),
         (settings.repetition.action != "off", lambda: RepetitionGate(settings.repetition)),
@@ -116,7 +120,7 @@ class Admission:
     ) -> None:
         settings = recipe.gates
         self._gates = text_gates(recipe, prompt_fragments, evaluation, toxicity)
-        self._redactors = redactors(recipe)
+        self._redactors, self._length, self._most = redactors(recipe), LengthGate(recipe), settings.max_chars
         self._others: list[Duplicates] = []
         if settings.against_seeds:
             self._others.append(_filled("seed", settings.near_duplicate, [(seed.id, seed.text) for seed in seeds]))
@@ -128,8 +132,15 @@ class Admission:
     def clean(self, text: str, response: str | None) -> tuple[str, str | None, tuple[GateResult, ...]]:
         """Text and response with what the recipe redacts replaced by `<EMAIL>` and the like; a result for each gate
         that found something, with kinds and numbers. A text without any comes back as it is.
+
+        Where something is redacted, a text or response over the length limit is cut to it before it is looked through,
+        and the first result is the length gate's failure: the row is rejected, and what was cut is kept nowhere.
         """
         results: list[GateResult] = []
+        verdict = self._length.check(text, response, "")
+        if self._redactors and verdict.rule in ("too_long", "response_too_long"):
+            results.append(verdict)
+            text, response = self._cut(text), response and self._cut(response)
         for name, find in self._redactors:
             text, count = redacted(text, find)
             if response:
@@ -139,6 +150,14 @@ class Admission:
                 result = GateResult(gate=name, rule="redacted", passed=True, score=count.total(), detail=told(count))
                 results.append(result)
         return text, response, tuple(results)
+
+    def _cut(self, text: str) -> str:
+        """The text up to the length limit; a find that the limit would cut in two goes whole."""
+        seen, most = text[: self._most + LONGEST_FIND], self._most
+        for span in (span for _, find in self._redactors for span in find(seen)):
+            if span.start < most < span.end:
+                most = span.start
+        return text[:most]
 
     def screen(self, text: str, response: str | None, label: str) -> tuple[GateResult, ...]:
         """One result a gate, cheap ones first; stops at the first failure, which is then the last result."""

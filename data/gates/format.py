@@ -17,9 +17,9 @@ _FIELDS = (
     "text", "message", "label", "category", "class", "intent", "example", "input", "output", "instruction", "response",
     "keywords", "domain", "question", "answer", "customer", "user", "assistant",
 )  # fmt: skip
-_FIELD = re.compile(rf"[\W_]{{0,12}}(?:{'|'.join(_FIELDS)})(?: \d{{1,3}})?[*_\"']*\s?[:=]", re.IGNORECASE)
+_FIELD = re.compile(rf"\A[\W_]{{0,12}}+(?:{'|'.join(_FIELDS)})(?: \d{{1,3}})?[*_\"']*+\s?[:=]", re.IGNORECASE)
 _LATER_FIELD = re.compile(
-    rf"\n[\W_]{{0,12}}(?:{'|'.join(_FIELDS)})(?: \d{{1,3}})?[*_\"']*\s?:|\b(?:Label|Category|Intent):"
+    rf"\n[\W_]{{0,12}}+(?:{'|'.join(_FIELDS)})(?: \d{{1,3}})?[*_\"']*+\s?:|\b(?:Label|Category|Intent):"
 )
 _SCRIPTS = {
     "ru": "CYRILLIC", "uk": "CYRILLIC", "be": "CYRILLIC", "bg": "CYRILLIC", "mk": "CYRILLIC", "kk": "CYRILLIC",

@@ -1,4 +1,7 @@
-"""The length gate: not too short, not too long (recipe: gates.min_chars, gates.max_chars)."""
+"""The length gate: not too short, not too long (recipe: gates.min_chars, gates.max_chars).
+
+It runs before all others, so that what any of them costs is bounded by `max_chars`.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,11 @@ from schemas.rows import GateResult
 
 
 class LengthGate:
-    """Rules: too_short, too_long, response_too_long. The score is the length in characters, outer space not counted."""
+    """Rules: too_short, too_long, response_too_long. The score is the length in characters.
+
+    Outer space counts towards the upper bound, as the other gates read it, and not towards the lower one. An empty text
+    is left to the schema gate.
+    """
 
     name = "length"
 
@@ -18,12 +25,10 @@ class LengthGate:
 
     def check(self, text: str, response: str | None, label: str) -> GateResult:
         """See the class. A response may be short (a number answers some questions), but not too long."""
+        for rule, length in (("too_long", len(text)), ("response_too_long", len(response or ""))):
+            if length > self._most:
+                return failed(self.name, rule, f"{length} characters, at most {self._most} wanted", length)
         length = len(text.strip())
-        if length < self._least:
+        if 0 < length < self._least:
             return failed(self.name, "too_short", f"{length} characters, at least {self._least} wanted", length)
-        if length > self._most:
-            return failed(self.name, "too_long", f"{length} characters, at most {self._most} wanted", length)
-        answer = len(response.strip()) if response else 0
-        if answer > self._most:
-            return failed(self.name, "response_too_long", f"{answer} characters, at most {self._most} wanted", answer)
         return self._passed

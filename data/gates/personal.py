@@ -17,44 +17,57 @@ from schemas.gates import PersonalSettings
 from schemas.rows import GateResult
 
 _WORTH = re.compile(r"[@\d]|::")
-_EMAIL = re.compile(r"[\w.%+-]{1,64}(?:'[\w.%+-]{1,63})?@(?P<domain>(?:[\w-]{1,63}\.){1,8}[^\W\d_]{2,24})(?![\w-])")
-_FILE = re.compile(r".*\.(?:png|jpe?g|gif|svg|webp|css|js|json|html?|pdf|tgz|whl)", re.IGNORECASE)
+_DOMAIN = re.compile(r"@((?:[\w-]{1,63}+\.){1,8}[^\W\d_]{2,24}+)(?![\w-])")
+_MAILBOX = re.compile(r"[\w.%+-]{1,63}+'[\w.%+-]{1,64}+|[\w.%+-]{1,64}+")
+"""What stands in front of an address's @, in reverse: read from there, as from the front every letter of a long word
+might begin one."""
+_FILES = frozenset(
+    ("png", "jpg", "jpeg", "gif", "svg", "webp", "css", "js", "json", "htm", "html", "pdf", "tgz", "whl")
+)
 _LOGIN = re.compile(r"://[^/\s@?#]*$")
 _CARD = re.compile(r"(?<![\w-])(?<!\d\.)\d(?:[ -]?\d){12,39}(?![\w-])")
+_DIGITS = re.compile(r"\d+")
+_WORDLIKE = re.compile(r"\w")
+_GAP = re.compile(r"[ -]")
 _CARD_FORM = re.compile(
     r"4\d{12}(?:\d{3}){0,2}|(?:5[1-5]\d\d|222[1-9]|22[3-9]\d|2[3-6]\d\d|27[01]\d|2720)\d{12}|3[47]\d{13}"
     r"|3(?:0[0-5]|[689]\d)\d{11}|35(?:2[89]|[3-8]\d)\d{12}|6(?:011|4[4-9]\d|5\d\d)\d{12}|62\d{14,17}"
 )
 """First digits and length of each issuer's cards."""
-_IBAN = re.compile(r"(?<!\w)[A-Z]{2}\d{2}(?:[ -]?[A-Z0-9]{1,4}){3,9}(?!\w)", re.IGNORECASE)
+_IBAN = re.compile(r"(?<!\w)[A-Z]{2}\d{2}(?=[ -]?[A-Z0-9])", re.IGNORECASE)
+_IBAN_RUN = re.compile(r"[ -]?([A-Z0-9]++)", re.IGNORECASE)
 _IP4 = re.compile(r"(?<![\w.-])(?:\d{1,3}\.){3}\d{1,3}(?![\w-]|\.\d)")
 _IP6 = re.compile(r"(?<![\w:.])[0-9A-Fa-f:]{2,39}(?![\w:])")
 _RELEASE = re.compile(
     r"(?:version|release|build|firmware|sections?|chapter|clause|paragraph|figure|\bv|§)"
-    r"(?: no\.?| number)?[\s:=\"']{0,4}$",
+    r"(?: no\.?| number)?[\s:=\"']{0,4}+$",
     re.IGNORECASE,
 )
 _MAC = re.compile(r"(?<![\w:-])[0-9A-Fa-f]{2}([:-])(?:[0-9A-Fa-f]{2}\1){4}[0-9A-Fa-f]{2}(?![\w:-])")
 _MAC_DOTTED = re.compile(r"(?<![\w.])(?:[0-9A-Fa-f]{4}\.){2}[0-9A-Fa-f]{4}(?![\w.])")
 _SSN = re.compile(r"(?<![\w-])\d{3}-\d{2}-\d{4}(?![\w-])")
-_SSN_NAMED = re.compile(r"\b(?:SSN|social security)\b[^\d]{0,30}(?P<it>\d{3} ?\d{2} ?\d{4})(?!\d)", re.IGNORECASE)
+_SSN_NAMED = re.compile(r"\b(?:SSN|social security)\b[^\d]{0,30}+(?P<it>\d{3} ?\d{2} ?\d{4})(?!\d)", re.IGNORECASE)
 _NINO = re.compile(r"(?<!\w)[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z] ?\d{2} ?\d{2} ?\d{2} ?[A-D](?!\w)", re.IGNORECASE)
-_NHS = re.compile(r"\bNHS\b[^\d]{0,30}(?P<it>\d{3}[ -]?\d{3}[ -]?\d{4})(?!\d)", re.IGNORECASE)
-_IDNR = re.compile(r"\b(?:steuer|tax id|idnr)[^\d]{0,30}(?P<it>\d{2} ?\d{3} ?\d{3} ?\d{3})(?!\d)", re.IGNORECASE)
-_SPACED = re.compile(r"\d[\s().-]+\d")
+_NHS = re.compile(r"\bNHS\b[^\d]{0,30}+(?P<it>\d{3}[ -]?\d{3}[ -]?\d{4})(?!\d)", re.IGNORECASE)
+_IDNR = re.compile(r"\b(?:steuer|tax id|idnr)[^\d]{0,30}+(?P<it>\d{2} ?\d{3} ?\d{3} ?\d{3})(?!\d)", re.IGNORECASE)
+_SPACED = re.compile(r"\d[\s().-]++\d")
 _CALL = re.compile(
-    r"\b(?:call|phone|telephone|tel|mobile|cell|fax|whatsapp|ring|text|sms|reach|dial|number is|contact)\b[^\d]{0,40}$",
+    r"\b(?:call|phone|telephone|tel|mobile|cell|fax|whatsapp|ring|text|sms|reach|dial|number is|contact)\b[^\d]{0,40}+$",
     re.IGNORECASE,
 )
 _NUMBERED = re.compile(
     r"(?:order|invoice|ref|reference|tracking|ticket|article|item|serial|case|account|parcel|isbn|sku|code|policy"
-    r"|receipt|nhs|booking|transaction)\b[^\d]{0,20}$|#\s?$",
+    r"|receipt|nhs|booking|transaction)\b[^\d]{0,20}+$|#\s?$",
     re.IGNORECASE,
 )
 
-_NO_PHONE = re.compile(r"\+\s|\+?\d+\.\d+$")
+_NO_PHONE = re.compile(r"\A(?:\+\s|\+?\d++\.\d++$)")
 _JOINED = re.compile(r"[\w/-]$")
 """Sums and decimal numbers; a number that is a part of a longer word."""
+IBAN_GROUPS = (3, 9)
+"""Groups of up to four signs behind an account number's country and check digits."""
+IBAN_CHARS = 15
+"""Characters of the shortest account number (Norway's)."""
 LEAST_ABROAD = 9
 """Digits behind a plus, from which on a number of the right length counts even where its range is not in use."""
 
@@ -108,11 +121,17 @@ def _spans(kind: str, pattern: re.Pattern[str], text: str) -> Iterator[Span]:
 
 def _emails(text: str) -> Iterator[Span]:
     """Mail addresses; the names of files (hero@2x.png), of repositories and of logins in a link are none."""
-    for match in _EMAIL.finditer(text):
-        if _FILE.fullmatch(match["domain"]) or match[0].startswith("git@"):
+    turned = text[::-1] if "@" in text else ""
+    done = 0
+    for domain in _DOMAIN.finditer(text):
+        box = _MAILBOX.match(turned, len(text) - domain.start(), len(text) - done)
+        if box is None:
             continue
-        if not _LOGIN.search(text, max(0, match.start() - 80), match.start()):
-            yield Span("email", *match.span())
+        start, done = len(text) - box.end(), domain.end()
+        if domain[1].rpartition(".")[2].casefold() in _FILES or text.startswith("git@", start):
+            continue
+        if not _LOGIN.search(text, max(0, start - 80), start):
+            yield Span("email", start, done)
 
 
 def _cards(text: str) -> Iterator[Span]:
@@ -120,13 +139,13 @@ def _cards(text: str) -> Iterator[Span]:
     from stdnum import luhn
 
     for run in _CARD.finditer(text):
-        groups = [match.span() for match in re.compile(r"\d+").finditer(text, *run.span())]
+        groups = [match.span() for match in _DIGITS.finditer(text, *run.span())]
         done = 0
         for first, (start, end) in enumerate(groups):
             if start < done or (first and end - start < 13 and end - start != 4):
                 continue
             for _, last in reversed(groups[first : first + 8]):
-                digits = re.sub(r"[ -]", "", text[start:last])
+                digits = _GAP.sub("", text[start:last])
                 if _CARD_FORM.fullmatch(digits) and luhn.is_valid(digits):
                     yield Span("card", start, last)
                     done = last
@@ -141,12 +160,12 @@ def _with_check(text: str) -> Iterator[Span]:
     from stdnum.us import ssn
 
     def said(span: Span) -> str:
-        return re.sub(r"[ -]", "", text[span.start : span.end])
+        return _GAP.sub("", text[span.start : span.end])
 
-    for span in _spans("iban", _IBAN, text):
-        for end in _ends(text, span):
-            if iban.is_valid(text[span.start : end].upper(), check_country=False):
-                yield span._replace(end=end)
+    for start, ends in _accounts(text):
+        for end in ends:
+            if iban.is_valid(text[start:end].upper(), check_country=False):
+                yield Span("iban", start, end)
                 break
     yield from _cards(text)
     numbers = (
@@ -160,10 +179,26 @@ def _with_check(text: str) -> Iterator[Span]:
         yield from (span for span in _spans("national_id", pattern, text) if valid(said(span)))
 
 
-def _ends(text: str, span: Span) -> list[int]:
-    """Where an account's number may end: words that follow it look like its last group."""
-    breaks = [match.start() for match in re.finditer(r"[ -]", text[span.start : span.end])]
-    return [span.end, *(span.start + place for place in reversed(breaks))]
+def _accounts(text: str) -> Iterator[tuple[int, list[int]]]:
+    """What looks like an account's number: its start, and where it may end, the last place first: words that follow
+    it look like its last group.
+
+    The groups are counted rather than matched: as a pattern, every way to cut a long word into groups would be tried.
+    """
+    done = 0
+    for match in _IBAN.finditer(text):
+        if match.start() < done:
+            continue
+        groups, signs, end, ends = 0, 0, match.end(), list[int]()
+        while (run := _IBAN_RUN.match(text, end)) and groups < IBAN_GROUPS[1]:
+            groups, signs, end = groups + -(-len(run[1]) // 4), signs + len(run[1]), run.end()
+            if groups > IBAN_GROUPS[1] or _WORDLIKE.match(text, end):
+                break
+            if signs >= IBAN_GROUPS[0]:
+                ends.insert(0, end)
+        if ends:
+            done = ends[0]
+            yield match.start(), [end for end in ends if end - match.start() >= IBAN_CHARS]
 
 
 def _machines(text: str) -> Iterator[Span]:

@@ -27,14 +27,17 @@ _LOGIN = re.compile(r"://[^\s:/@<>]{1,64}:(?P<value>[^\s:/@<>]{3,200})@")
 _BEARER = re.compile(r"\bbearer\s{1,3}(?P<value>(?=\S{0,200}\d)[\w.~+/=-]{20,2000})", re.IGNORECASE)
 _OWN = re.compile(
     r"(?<![\w-])(?:sk-(?=[\w-]{0,200}\d)[A-Za-z0-9_-]{20,2000}|AIza[\w-]{35}|hf_[A-Za-z0-9]{30,60}"
-    r"|npm_[A-Za-z0-9]{36}|github_pat_\w{22,255}|eyJ[\w=-]{12,4000}\.[\w=-]{8,8000}(?:\.[\w=-]{0,4000})?)(?![\w-])"
+    r"|npm_[A-Za-z0-9]{36}|github_pat_\w{22,255})(?![\w-])"
 )
-"""Keys of OpenAI's form, of Google, Hugging Face, npm and GitHub, and JSON web tokens with their signature."""
+"""Keys of OpenAI's form, of Google, Hugging Face, npm and GitHub."""
+_WEB_TOKEN = re.compile(r"(?<![\w-])eyJ(?:(?P<value>[\w=-]{12,}+\.[\w=-]{8,}+(?:\.[\w=-]*+)?+)|[\w=-]*+)")
+"""JSON web tokens with their signature. What begins like one and is none is passed over whole, without a value: each
+`eyJ` in it would be read to its end again."""
 _MORE = re.compile(r"[A-Za-z0-9_-]*")
-_PLAUSIBLE = re.compile(r"(?=.*[A-Za-z])(?=.*[\d!#$%&*+/=?@^_~|-])")
-_STRICT = re.compile(r"(?=.*[A-Za-z])(?=.*\d).{8}")
-_WORDY = re.compile(r"[a-z]+(?:[-_/.][a-z]+)+", re.IGNORECASE)
-_CODE = re.compile(r"[A-Za-z_][\w.]*[(\[]|\$[{(]?\w+[})]?$|\w+://|\{\{")
+_PLAUSIBLE = re.compile(r"\A(?=.*[A-Za-z])(?=.*[\d!#$%&*+/=?@^_~|-])")
+_STRICT = re.compile(r"\A(?=.*[A-Za-z])(?=.*\d).{8}")
+_WORDY = re.compile(r"\A[a-z]++(?:[-_/.][a-z]++)++\Z", re.IGNORECASE)
+_CODE = re.compile(r"\A(?:[A-Za-z_][\w.]*+[(\[]|\$[{(]?\w++[})]?$|\w++://|\{\{)")
 """What a program has in a value's place: a call, an item, a variable; and links, to where a password is reset."""
 _STAND_IN = re.compile(r"pass(?:word)?|pwd|pw|secret|token|x+|\*+", re.IGNORECASE)
 PLUGINS = (
@@ -76,6 +79,7 @@ class SecretGate:
 def _all(text: str) -> Iterator[Span]:
     long, low = _LONG.search(text), text.casefold()
     if long:
+        yield from (Span("secret", *match.span()) for match in _WEB_TOKEN.finditer(text) if match["value"])
         yield from (Span("secret", *match.span()) for match in _OWN.finditer(text))
         yield from _of_services(text)
     if any(word in low for word in _WORDS):
@@ -89,15 +93,19 @@ def _all(text: str) -> Iterator[Span]:
 def _of_services(text: str) -> Iterator[Span]:
     """Whatever has the form of a service's token, whole: `analyze_string` gives only a part of some ("ghp").
 
-    Their tokens hold a digit; plain words do not.
+    Their tokens hold a digit; plain words do not. A match within the word of the match before ends where that does:
+    it is a part of the same find, or of a word without a digit.
     """
     for pattern in _patterns():
+        done = 0
         for match in pattern.finditer(text):
+            if match.end() <= done:
+                continue
             start, end = match.span(1 if pattern.groups and len(match[1] or "") >= LEAST_TOKEN else 0)
             start += len(text[start:end]) - len(text[start:end].lstrip('"=: \n\t'))
             end = start + len(text[start:end].rstrip('" \n\t'))
             rest = _MORE.match(text, end)
-            end = rest.end() if rest else end
+            done = end = rest.end() if rest else end
             if end - start >= LEAST_TOKEN and any(sign.isdigit() for sign in text[start:end]):
                 yield Span("secret", start, end)
 
@@ -106,7 +114,7 @@ def _is_value(match: re.Match[str]) -> bool:
     """Whether what stands behind "password is" or "token =" is one, rather than a plain word or a piece of code."""
     name, value = match["name"].casefold(), match["value"].rstrip(".!?)")
     password = name.startswith("p") and "key" not in name
-    if _CODE.match(match["value"]) or _WORDY.fullmatch(value):
+    if _CODE.match(match["value"]) or _WORDY.match(value):
         return False
     if password and value.isdecimal():
         return len(value) >= LEAST_NUMBER

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
@@ -24,10 +25,14 @@ Finder = Callable[[str], Sequence[Span]]
 def disjoint(found: Iterable[Span]) -> list[Span]:
     """The finds in the text's order; of two that overlap the one that comes first in `found` stays."""
     kept: list[Span] = []
+    starts: list[int] = []
     for span in found:
-        if all(span.end <= other.start or span.start >= other.end for other in kept):
-            kept.append(span)
-    return sorted(kept, key=lambda span: span.start)
+        place = bisect(starts, span.start)
+        free = place == 0 or kept[place - 1].end <= span.start
+        if free and (place == len(kept) or span.end <= starts[place]):
+            kept.insert(place, span)
+            starts.insert(place, span.start)
+    return kept
 
 
 def redacted(text: str, find: Finder) -> tuple[str, Counter[str]]:
@@ -37,9 +42,10 @@ def redacted(text: str, find: Finder) -> tuple[str, Counter[str]]:
         spans = find(text)
         if not spans:
             return text, count
-        for span in reversed(spans):
-            text = f"{text[: span.start]}<{span.kind.upper()}>{text[span.end :]}"
-            count[span.kind] += 1
+        count.update(span.kind for span in spans)
+        ends = [0, *(span.end for span in spans)]
+        stays = [text[end : span.start] + f"<{span.kind.upper()}>" for end, span in zip(ends, spans, strict=False)]
+        text = "".join(stays) + text[ends[-1] :]
     return ("", count) if find(text) else (text, count)
 
 

@@ -82,7 +82,7 @@ def _front_matter(folder: Path) -> dict[str, Any]:
         return {}
     with readme.open(encoding="utf-8-sig", errors="replace") as file:
         text = file.read(MAX_FACTS)
-    found = re.match(r"---\r?\n(.*?)\r?\n---\s*(?:\n|$)", text, re.DOTALL)
+    found = re.match(r"\A---\r?\n(.*?)\r?\n---\s*(?:\n|$)", text, re.DOTALL)
     try:
         head = plain(found[1]) if found else {}
     except yaml.YAMLError as error:
