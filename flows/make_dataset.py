@@ -36,6 +36,7 @@ from flows.workshop import (
     leave,
     open_gateway,
     run_lock,
+    spent_in,
     workshop_of,
 )
 from schemas.base import stable_hash, utc_now
@@ -92,7 +93,7 @@ async def make_run(loaded: Recipe, file: Path, seeds: list[Seed]) -> dict[str, A
     """The run of a loaded recipe, inside any flow; errors and result as `make_dataset`."""
     home, run_id = Home.find(), run_id_of(loaded, seeds)
     with run_lock(home, run_id), Lake.open(home) as lake:
-        done = rounds.already_done(lake, run_id)
+        done = rounds.already_done(lake, run_id, loaded)
         if done is not None:
             artifacts.say(f"nothing changed: {done['version']['dataset']}@{done['version']['version']} holds this run")
             return done
@@ -121,7 +122,8 @@ async def _make(recipe: Recipe, file: Path, seeds: list[Seed], home: Home, lake:
     lake.add_seeds(run_id, seeds)
     logs.started(recipe.name, recipe.method.kind, sum(recipe.wanted().values()), again=before is not None)
     try:
-        async with live.noted(home, progress), open_gateway(recipe, home, say, run.started_at.timestamp()) as gateway:
+        opening = open_gateway(recipe, home, say, run.started_at.timestamp(), run_id, spent_in(lake, run_id))
+        async with live.noted(home, progress), opening as gateway:
             progress.gateway = lambda: gateway.stats
             shop = Workshop(
                 recipe=recipe, run_id=run_id, home=home, lake=lake, gateway=gateway, method=method_of(recipe),

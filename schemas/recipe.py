@@ -170,6 +170,13 @@ class Recipe(Value):
         }
 
     def fingerprint(self, *more: Any) -> str:
-        """Hash of all that decides which rows come out; those of student, loop and review do not."""
+        """Hash of all that decides which rows come out; student, loop, review and caps do not: a raised cap goes on."""
         left_out = {"student", "improve", "description", "review"} | ({"steering"} if self.steering is None else set())
-        return stable_hash(self.model_dump(mode="json", exclude=left_out), more)
+        return stable_hash(without_caps(self.model_dump(mode="json", exclude=left_out)), more)
+
+
+def without_caps(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A dumped recipe without the caps on money, tokens and minutes: they say how far a run may go, not where to."""
+    roles = {role: {**spec, "money_usd": None} if spec else spec for role, spec in recipe["roles"].items()}
+    limits = {**recipe["limits"], "money_usd": None, "tokens": None, "minutes": None}
+    return {**recipe, "limits": limits, "roles": roles}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import re
 import time
@@ -11,9 +12,9 @@ from typing import Any
 import orjson
 
 from agents.gateway.ledger import MICRO
-from agents.gateway.openai_transport import headers_of, names_schema, reply_of, seconds_of
-from agents.gateway.transport import Damaged, RateLimited, Refused, no_prefill
-from schemas.calls import CallRequest, Reply
+from agents.gateway.openai_transport import MAY_BE_BILLED, headers_of, names_schema, reply_of, seconds_of
+from agents.gateway.transport import Damaged, NotBilled, RateLimited, Refused, no_prefill
+from schemas.calls import CallRequest, Reply, Usage
 from schemas.errors import CallFailed, GraftError, ModelUnreachable
 from schemas.models import ModelSpec, Price
 
@@ -104,16 +105,21 @@ class LiteLLMTransport:
         try:
             answer = await (litellm.acompletion if chat else litellm.atext_completion)(**arguments)
         except (openai.OpenAIError, OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
-            raise _failure(litellm, error, request) from None
+            failure = _failure(litellm, error, request)
+            if type(failure) is CallFailed and _not_billed(error):
+                failure = NotBilled(failure.code, failure.what, where=failure.where)
+            raise failure from None
         price = None if model.price is not None else _price(litellm, answer, model.model)
         try:
             payload = orjson.dumps(answer.model_dump(), default=str)
             reply = reply_of(request, payload, chat, time.perf_counter() - started)
         except Damaged as failure:
             if model.price is None:
-                failure.price_usd = price
+                failure.price_usd = price if _counted(failure.usage) else None
             raise
-        return reply if model.price is not None else reply.model_copy(update={"price_usd": price})
+        if model.price is not None:
+            return reply
+        return reply.model_copy(update={"price_usd": price if _counted(reply.usage) else None})
 
 
 def _load() -> Any:
@@ -178,6 +184,23 @@ def _failure(litellm: Any, error: Exception, request: CallRequest) -> GraftError
     return CallFailed("malformed", f"the provider's answer cannot be read ({kind})", where=name)
 
 
+def _not_billed(error: BaseException | None) -> bool:
+    """Whether no provider charges for a failure. The cause is behind the error that LiteLLM raises."""
+    import httpx
+
+    while error is not None:
+        if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout):
+            return True
+        if isinstance(error, httpx.HTTPStatusError):
+            return error.response.status_code not in MAY_BE_BILLED
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _counted(usage: Usage | None) -> bool:
+    return usage is not None and usage.prompt_tokens is not None and usage.completion_tokens is not None
+
+
 def _continues(litellm: Any, model: ModelSpec) -> bool:
     """Whether a begun turn can be sent: LiteLLM's table says so, or the model's own prefill: continue does."""
     if model.prefill in ("none", "template"):
@@ -211,6 +234,7 @@ def _price(litellm: Any, answer: Any, model: str) -> float | None:
     if not _known(litellm, model):
         return None
     try:
-        return float(litellm.completion_cost(completion_response=answer, model=model))
+        price = float(litellm.completion_cost(completion_response=answer, model=model))
+        return price if math.isfinite(price) and price >= 0 else None
     except (ValueError, LookupError, TypeError, AttributeError, litellm.exceptions.APIError):
         return None

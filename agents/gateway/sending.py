@@ -17,9 +17,9 @@ from agents.gateway.ledger import FREE, Tab
 from agents.gateway.limiter import Door, Tenant, Terms, Visit, close_door, door_at
 from agents.gateway.retry import RETRYABLE, backoff_s
 from agents.gateway.stats import Counts, EndpointStats, percentile
-from agents.gateway.transport import Damaged, RateLimited, Transport
+from agents.gateway.transport import Damaged, NotBilled, RateLimited, Transport
 from schemas.calls import CallRequest, Reply, Usage
-from schemas.errors import BudgetExhausted, CallFailed
+from schemas.errors import BudgetExhausted, CallFailed, GraftError
 from schemas.models import ModelSpec
 
 _log = logging.getLogger(__name__)
@@ -86,39 +86,43 @@ class Sender:
 
         async def once(asked: CallRequest, attempt: int) -> Reply:
             key = asked.key()
-            reply = await keep((await desk.send(asked, key)).model_copy(update={"attempts": attempt}))
+            reply = await keep((await desk.send(asked, key, tab)).model_copy(update={"attempts": attempt}))
             await desk.done(key)
             return reply
 
         return await self._tried(request, tab, once)
 
     async def _tried(self, request: CallRequest, tab: Tab, once: Once) -> Reply:
-        """The one retry policy (see retry.py). A damaged reply is paid for, and asked again with another seed."""
+        """The one retry policy (see retry.py). A damaged reply is charged, and asked again with another seed."""
         attempts = failures = damaged = 0
         while True:
             attempts += 1
             try:
                 return await once(varied(request, damaged), attempts)
             except RateLimited as failure:
+                tab.spared()
                 if failure.final:
                     raise
             except CallFailed as failure:
                 failures += 1
-                if isinstance(failure, Damaged):
-                    damaged += 1
-                    self._paid_in_vain(tab, failure)
+                damaged += isinstance(failure, Damaged)
+                self._charge(tab, failure)
                 if failure.code not in RETRYABLE or failures > self._retries:
                     raise
                 self._counts.retried += 1
                 await asyncio.sleep(backoff_s(failures))
-                if isinstance(failure, Damaged):
-                    await reopen(tab, failure)
+                await reopen(tab, failure)
 
-    def _paid_in_vain(self, tab: Tab, failure: Damaged) -> None:
-        """A reply of no use is billed all the same."""
-        self._counts.damaged += 1
-        tab.settle(failure.usage, failure.price_usd)
-        count_tokens(self._counts, failure.usage)
+    def _charge(self, tab: Tab, failure: CallFailed) -> None:
+        """Charge a failed attempt: an unusable reply at its usage, one that may be billed at its reservation."""
+        if isinstance(failure, Damaged):
+            self._counts.damaged += 1
+            tab.settle(failure.usage, failure.price_usd)
+            count_tokens(self._counts, failure.usage)
+        elif isinstance(failure, NotBilled):
+            tab.spared()
+        else:
+            tab.lost()
 
     async def _once(
         self, door: Door, transport: Transport, request: CallRequest, attempt: int, tab: Tab, keep: Keep, tokens: int
@@ -128,6 +132,7 @@ class Sender:
         self._counts.in_flight += 1
         taken: int | None = None
         sent_at = time.monotonic()
+        tab.sent()
         try:
             if self._may_hedge(request.model, door):
                 reply = await self._hedged(door, transport, request, tab, tokens)
@@ -144,6 +149,10 @@ class Sender:
             raise
         except Damaged as failure:
             taken = _tokens_of(failure.usage)
+            raise
+        except GraftError as failure:
+            if not isinstance(failure, CallFailed):
+                tab.spared()  # no key, no such model: a person must act, and nothing was generated
             raise
         finally:
             self._counts.in_flight -= 1
@@ -180,16 +189,18 @@ class Sender:
             door.leave(visit)
             return await first
         self._counts.hedged += 1
-        second = asyncio.ensure_future(transport.send(request))
+        loser = second = asyncio.ensure_future(transport.send(request))
         try:
             done, pending = await asyncio.wait((first, second), return_when=asyncio.FIRST_COMPLETED)
             if pending and all(one.exception() for one in done):
                 done, _ = await asyncio.wait(pending)
-            return next((one for one in done if one.exception() is None), first).result()
+            winner = next((one for one in done if one.exception() is None), first)
+            loser = second if winner is first else first
+            return winner.result()
         finally:
-            await _cancelled(second)
+            await _cancelled(loser)
             door.leave(visit)
-            tab.settle_second(reserved)
+            tab.settle_second(reserved, billed=_may_be_billed(loser))
 
     def _door(self, model: ModelSpec) -> Door:
         address = model.base_url or self._endpoints.get(model.name) or model.provider
@@ -211,10 +222,15 @@ def log_pause(model: ModelSpec, door: Door) -> None:
 async def _cancelled(task: asyncio.Future[Reply]) -> None:
     if not task.done():
         task.cancel()
-        with contextlib.suppress(asyncio.CancelledError, CallFailed):
+        with contextlib.suppress(asyncio.CancelledError, Exception):
             await task
     elif not task.cancelled():
         task.exception()  # seen, even where the other one was taken
+
+
+def _may_be_billed(task: asyncio.Future[Reply]) -> bool:
+    """Whether the provider may bill a request whose answer is not used."""
+    return task.cancelled() or not isinstance(task.exception(), NotBilled)
 
 
 async def reopen(tab: Tab, failure: CallFailed) -> None:
