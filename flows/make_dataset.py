@@ -37,6 +37,7 @@ from flows.workshop import (
     leave,
     open_gateway,
     run_lock,
+    spent_in,
     weighed,
     workshop_of,
 )
@@ -96,7 +97,7 @@ async def make_run(loaded: Recipe, file: Path, seeds: list[Seed]) -> dict[str, A
     loaded = await asyncio.to_thread(weighed, loaded, home)
     run_id = run_id_of(loaded, seeds)
     with run_lock(home, run_id), Lake.open(home) as lake:
-        done = rounds.already_done(lake, run_id)
+        done = rounds.already_done(lake, run_id, loaded)
         if done is not None:
             artifacts.say(f"nothing changed: {done['version']['dataset']}@{done['version']['version']} holds this run")
             return done
@@ -126,7 +127,8 @@ async def _make(recipe: Recipe, file: Path, seeds: list[Seed], home: Home, lake:
     logs.started(recipe.name, recipe.method.kind, sum(recipe.wanted().values()), again=before is not None)
     try:
         noted = live.noted(home, progress, recipe.key_variables)
-        async with noted, open_gateway(recipe, home, say, run.started_at.timestamp()) as gateway:
+        opening = open_gateway(recipe, home, say, run.started_at.timestamp(), run_id, spent_in(lake, run_id))
+        async with noted, opening as gateway:
             progress.gateway = lambda: gateway.stats
             shop = Workshop(
                 recipe=recipe, run_id=run_id, home=home, lake=lake, gateway=gateway, method=method_of(recipe),

@@ -77,7 +77,9 @@ class Progress:
     gateway: Callable[[], Any] | None = None
     shards: set[tuple[int, int]] = field(default_factory=set)
     tried: dict[str, int] = field(default_factory=dict)
-    """Settled candidates by the label that they were written for."""
+    """Settled candidates by the label that they were written for, without those of `unpaid`."""
+    unpaid: int = 0
+    """Candidates that a cap ended: they say nothing about the yield of a run that goes on under a higher one."""
     overshoot: int = 0
     """Candidates that were opened although their label had enough in their shard."""
     told: set[str] = field(default_factory=set)
@@ -89,7 +91,10 @@ class Progress:
         self.shards.add(shard)
         self.settled += 1
         self.spent.finished.discard(candidate.id)
-        self.tried[candidate.slot.label] = self.tried.get(candidate.slot.label, 0) + 1
+        if candidate.decision.code == "failed.budget":
+            self.unpaid += 1
+        else:
+            self.tried[candidate.slot.label] = self.tried.get(candidate.slot.label, 0) + 1
         if candidate.accepted:
             self.accepted[candidate.label] = self.accepted.get(candidate.label, 0) + 1
             return
@@ -118,8 +123,9 @@ class Progress:
 
     @property
     def yield_share(self) -> float | None:
-        """Share of the settled candidates that were accepted and are wanted; None before the first."""
-        return self.total_accepted / self.settled if self.settled else None
+        """Share of the settled and paid candidates that were accepted and are wanted; None before the first."""
+        paid = self.settled - self.unpaid
+        return self.total_accepted / paid if paid else None
 
     @property
     def refused_share(self) -> float:
@@ -152,12 +158,13 @@ class Progress:
         spent, settled = self.spent, self.settled
         found = [Room("limits.candidates", limits.candidates, settled, 1.0, 1.0, sampled=settled + COST_SAMPLE)]
         ahead = len(spent.finished)
+        earlier = self.gateway().charged_before if self.gateway is not None else {}
         for cap, has, sample in (
             ("limits.money_usd", limits.money_usd, spent.usd),
             ("limits.tokens", limits.tokens, spent.tokens),
         ):
             if has is not None and sample.count and not sample.unknown:
-                used = sample.total + spent.others(cap)
+                used = sample.total + spent.others(cap) + earlier.get(cap, 0.0)
                 found.append(Room(cap, has, used, sample.low, sample.mean, ahead, sample.count))
         return found
 

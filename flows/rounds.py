@@ -24,14 +24,18 @@ MEASURED_FROM = 1_000_000
 """Index of the first message that is written to count refusals only."""
 RESUMABLE = ("time", "user")
 """Reasons after which the same recipe goes on where it stopped; after any other it has ended."""
+CAPPED = ("budget", "out_of_reach")
+"""Reasons after which it goes on where a cap was changed."""
 
 
-def already_done(lake: Lake, run_id: str) -> dict[str, Any] | None:
+def already_done(lake: Lake, run_id: str, recipe: Recipe) -> dict[str, Any] | None:
     """The result of this run where it ended before and a rerun would change nothing."""
     run = lake.run(run_id)
     if run is None or run.version is None or run.status not in ("finished", "partial"):
         return None
-    if run.status == "partial" and run.stopped_by in RESUMABLE:
+    now = recipe.model_dump(mode="json")
+    recapped = any(run.recipe.get(part) != now[part] for part in ("limits", "roles"))
+    if run.status == "partial" and (run.stopped_by in RESUMABLE or (recapped and run.stopped_by in CAPPED)):
         return None
     published = find_version(lake, f"{run.dataset}@{run.version}")
     return {

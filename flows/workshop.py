@@ -215,10 +215,18 @@ def weighed(recipe: Recipe, home: Home) -> Recipe:
 
 
 @asynccontextmanager
-async def open_gateway(recipe: Recipe, home: Home, say: Say, since: float = 0.0) -> AsyncIterator[Gateway]:
+async def open_gateway(
+    recipe: Recipe,
+    home: Home,
+    say: Say,
+    since: float = 0.0,
+    run_id: str = "",
+    recorded: Mapping[str, float] | None = None,
+) -> AsyncIterator[Gateway]:
     """The gateway with its embedded servers started, every endpoint asked whether it answers. Stopped at the end.
 
-    `since` (unix seconds) is when the run began.
+    `since` (unix seconds) is when the run began. With `run_id` the recipe's caps hold over all processes of the run;
+    `recorded` is what the lake knows that it has spent (`spent_in`).
     """
     from agents.gateway import RoleRules, check_endpoint
     from agents.gateway.telemetry import Telemetry
@@ -241,14 +249,36 @@ async def open_gateway(recipe: Recipe, home: Home, say: Say, since: float = 0.0)
             hedge=limits.hedge,
             roles={role: RoleRules(spec.cache, spec.batch, spec.money_usd) for role, spec in recipe.roles},
             since=since,
+            run=run_id,
+            recorded=recorded,
             students=student_judge(home),
             telemetry=(telemetry := Telemetry.find(say)),
         ) as gateway:
+            if gateway.ledger.used_before:
+                say(gateway.ledger.used_before)
             try:
                 with telemetry.span("graft.run", dataset=recipe.name, method=recipe.method.kind):
                     yield gateway
             finally:
                 await asyncio.to_thread(telemetry.close)
+
+
+def spent_in(lake: Lake, run_id: str) -> dict[str, float]:
+    """Money, tokens and each role's money that a run has spent by the lake's records, by the cap's field.
+
+    Each call counts once, if the run made it itself; calls that it read from the journal are free.
+    """
+    from agents.gateway.ledger import MONEY, TOKENS, role_cap
+
+    found = lake.sql(
+        """SELECT role, sum(price)::DOUBLE AS usd, sum(tokens)::DOUBLE AS tokens
+           FROM (SELECT key, any_value(role) AS role, max(price_usd) AS price,
+                        max(prompt_tokens + completion_tokens) AS tokens
+                 FROM lake.calls WHERE run_id = ? AND NOT cached GROUP BY key) GROUP BY role""",
+        [run_id],
+    ).to_pylist()
+    spent = {role_cap(row["role"]): row["usd"] or 0.0 for row in found}
+    return {MONEY: sum(spent.values()), TOKENS: sum(row["tokens"] or 0.0 for row in found), **spent}
 
 
 @contextmanager

@@ -193,14 +193,21 @@ class Recipe(Value):
         }
 
     def fingerprint(self, *more: Any) -> str:
-        """Hash of all that decides which rows come out; those of student, loop and review do not."""
+        """Hash of all that decides which rows come out; student, loop, review and caps do not: a raised cap goes on."""
         left_out = {"student", "improve", "description", "review"} | ({"steering"} if self.steering is None else set())
-        data = self.model_dump(mode="json", exclude=left_out)
+        data = without_caps(self.model_dump(mode="json", exclude=left_out))
         for model in data["models"]:  # fields that came later count where they are set: other runs keep their ids
             for name in ("weights", "headers_env"):
                 if not model[name]:
                     del model[name]
         return stable_hash(data, more)
+
+
+def without_caps(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A dumped recipe without the caps on money, tokens and minutes: they say how far a run may go, not where to."""
+    roles = {role: {**spec, "money_usd": None} if spec else spec for role, spec in recipe["roles"].items()}
+    limits = {**recipe["limits"], "money_usd": None, "tokens": None, "minutes": None}
+    return {**recipe, "limits": limits, "roles": roles}
 
 
 def _stored_model(model: Any) -> Any:

@@ -7,7 +7,7 @@ import math
 import random
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from email.utils import formatdate
 from typing import Any
@@ -56,6 +56,8 @@ class Behaviour:
     logprobs: bool = True
     openai_logprobs: bool = False
     usage: bool = True
+    usage_as: str = ""  # a name of USAGES: the usage is told, but not as it is
+    bill_lost: bool = False  # resets, and errors other than 500 to 503, are on the bill: the model had done its work
     cached_share: float = 0.0
     served_model: str = ""  # the name that replies carry in place of the one asked for
     input_usd: float = 0.0
@@ -74,6 +76,27 @@ class Behaviour:
         """The faults of a reply with their rates, in the order in which they are drawn."""
         for name in ("error", "malformed", "wrong_schema", "empty", "reset", "hang", "half", "trickle"):
             yield getattr(self, f"{name}_rate"), name
+
+
+USAGES: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "null": lambda told: None,
+    "list": lambda told: [1, 2],
+    "negative": lambda told: {"prompt_tokens": -told["prompt_tokens"], "completion_tokens": -told["completion_tokens"]},
+    "zero": lambda told: dict.fromkeys(told, 0),
+    "text": lambda told: {name: str(count) for name, count in told.items()},
+    "true": lambda told: dict.fromkeys(told, True),
+    "half": lambda told: dict.fromkeys(told, 0.5),
+    "huge": lambda told: dict.fromkeys(told, 10**15),
+    "cached": lambda told: {**told, "prompt_tokens_details": {"cached_tokens": 10**6}},
+    "one": lambda told: {"prompt_tokens": told["prompt_tokens"]},
+}
+"""Ways to tell a usage that cannot be true, each made from the true one."""
+
+
+def billed(how: Behaviour, act: str) -> bool:
+    """Whether a request that met this fault is on the bill."""
+    free = ("error",) if how.error_status in (500, 502, 503) else ()
+    return act not in (free if how.bill_lost else ("error", "reset"))
 
 
 def reply_time(how: Behaviour, rng: random.Random) -> float:

@@ -20,7 +20,7 @@ from typing import Any
 
 import orjson
 from aiohttp import web
-from fake_faults import Behaviour, Windows, go_wrong, out_of_credit, reply_time, to_wait, tokens_asked
+from fake_faults import USAGES, Behaviour, Windows, billed, go_wrong, out_of_credit, reply_time, to_wait, tokens_asked
 from fake_replies import REFUSALS, begun_in, judged_in, list_reply, name_reply
 from in_thread import InThread
 
@@ -134,7 +134,7 @@ class FakeLLM:
             await asyncio.sleep(latency)
         self.latency_s += latency
         act, payload = self._drawn(digest), self._payload(body, rng, chat)
-        if act not in ("error", "reset"):
+        if billed(how, act):
             self.tokens.update(self._spent(body, payload))
         return (await go_wrong(how, act, request, payload) if act else self._json(payload)), act
 
@@ -175,7 +175,7 @@ class FakeLLM:
         said = "".join(message["content"] for message in body.get("messages", ())) or body.get("prompt") or ""
         choice = payload["choices"][0]
         text = choice["message"]["content"] if "message" in choice else choice["text"]
-        return {"prompt": len(said) // 4, "completion": max(1, len(text) // 4)}
+        return {"prompt": max(1, len(said) // 4), "completion": max(1, len(text) // 4)}
 
     def _payload(self, body: dict[str, Any], rng: random.Random, chat: bool) -> dict[str, Any]:
         schema = (body.get("response_format") or {}).get("json_schema", {}).get("schema")
@@ -200,6 +200,8 @@ class FakeLLM:
             if self.behaviour.cached_share:
                 cached = int(usage["prompt_tokens"] * self.behaviour.cached_share)
                 payload["usage"]["prompt_tokens_details"] = {"cached_tokens": cached}
+            if self.behaviour.usage_as:
+                payload["usage"] = USAGES[self.behaviour.usage_as](payload["usage"])
         return payload
 
     def _with_logprobs(self, body: dict[str, Any], chat: bool) -> bool:
@@ -291,6 +293,10 @@ class Serving(InThread):
         """Behave otherwise from now on, and forget the counters."""
         self.fake.behaviour = Behaviour(**{**asdict(self.fake.behaviour), **behaviour})
         self.fake.reset()
+
+    def turn(self, **behaviour: Any) -> None:
+        """Behave otherwise from now on; the counters, and with them the bill, go on."""
+        self.fake.behaviour = Behaviour(**{**asdict(self.fake.behaviour), **behaviour})
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ import pytest
 from fake_llm import Serving
 
 from agents.gateway import Gateway, check_endpoint
+from agents.gateway.ledger import MONEY, TOKENS
 from schemas.calls import CallRequest, Message
 from schemas.errors import BudgetExhausted, CallFailed, KeyMissing, ModelUnreachable
 from schemas.models import ModelSpec, Price
@@ -115,7 +116,7 @@ async def test_a_cancelled_caller_gives_everything_back_and_harms_no_other(slow:
         assert (await follower).text
         assert leader.cancelled() and queued.cancelled()
         assert (await asyncio.wait_for(gateway.call(ask(spec, "third")), 5)).text
-        assert gateway.ledger.reserved_usd == 0 and gateway.ledger.reserved_tokens == 0
+        assert gateway.ledger.reserved[MONEY] == gateway.ledger.reserved[TOKENS] == 0
         assert gateway.stats.in_flight == 0
 
 

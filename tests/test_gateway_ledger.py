@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agents.gateway import Ledger
-from agents.gateway.ledger import Reservation
+from agents.gateway.ledger import MONEY, TOKENS, Reservation, role_cap
 from schemas.errors import BudgetExhausted
 
 CALL = st.tuples(st.floats(0, 0.4), st.integers(0, 40), st.floats(0, 1), st.integers(0, 3), st.booleans())
@@ -23,8 +23,8 @@ def test_never_over_a_cap_and_nobody_waits_for_ever(
     ledger, ended = Ledger(money, tokens), []
 
     def check() -> None:
-        assert ledger.spent_usd + ledger.reserved_usd <= money + 1e-9
-        assert ledger.spent_tokens + ledger.reserved_tokens <= tokens
+        assert ledger.charged[MONEY] + ledger.reserved[MONEY] <= money + 1e-9
+        assert ledger.charged[TOKENS] + ledger.reserved[TOKENS] <= tokens
 
     async def one(usd: float, count: int, share: float, steps: int, pays: bool) -> None:
         reservation = Reservation(usd, count)
@@ -51,7 +51,7 @@ def test_never_over_a_cap_and_nobody_waits_for_ever(
 
     asyncio.run(all_of_them())
     assert len(ended) == len(calls)
-    assert ledger.reserved_usd == 0 and ledger.reserved_tokens == 0 and not ledger.waiting
+    assert ledger.reserved[MONEY] == 0 and ledger.reserved[TOKENS] == 0 and not ledger.waiting
 
 
 async def test_a_call_waits_for_room_that_others_only_reserved() -> None:
@@ -62,7 +62,7 @@ async def test_a_call_waits_for_room_that_others_only_reserved() -> None:
     assert ledger.waiting and not waiting.done()
     ledger.settle(Reservation(0.8, 1), 0.1, 1)
     await asyncio.wait_for(waiting, 30)
-    assert ledger.reserved_usd == pytest.approx(0.5) and ledger.spent_usd == pytest.approx(0.1)
+    assert ledger.reserved[MONEY] == pytest.approx(0.5) and ledger.charged[MONEY] == pytest.approx(0.1)
 
 
 async def test_a_cancelled_waiter_lets_the_next_one_in() -> None:
@@ -74,7 +74,7 @@ async def test_a_cancelled_waiter_lets_the_next_one_in() -> None:
     await asyncio.gather(first, return_exceptions=True)
     ledger.settle(Reservation(None, 8), None, 2)
     await asyncio.wait_for(second, 30)
-    assert ledger.reserved_tokens == 5 and ledger.unknown
+    assert ledger.reserved[TOKENS] == 5 and ledger.unknown
 
 
 @settings(max_examples=100, deadline=None)
@@ -95,8 +95,8 @@ def test_never_over_the_cap_of_a_role(calls: list[tuple[str, float, float, int]]
             return
         for _ in range(steps):
             await asyncio.sleep(0)
-        assert ledger.spent_by_role.get("a", 0.0) + ledger.reserved_by_role.get("a", 0.0) <= cap + 1e-9
-        assert ledger.spent_usd + ledger.reserved_usd <= whole + 1e-9
+        assert ledger.charged[role_cap("a")] + ledger.reserved[role_cap("a")] <= cap + 1e-9
+        assert ledger.charged[MONEY] + ledger.reserved[MONEY] <= whole + 1e-9
         ledger.settle(reservation, usd * share, 0)
         ended.append(role)
 
@@ -104,4 +104,4 @@ def test_never_over_the_cap_of_a_role(calls: list[tuple[str, float, float, int]]
         await asyncio.wait_for(asyncio.gather(*(one(*call) for call in calls)), 5)
 
     asyncio.run(all_of_them())
-    assert len(ended) == len(calls) and not any(ledger.reserved_by_role.values())
+    assert len(ended) == len(calls) and not any(ledger.reserved.values())

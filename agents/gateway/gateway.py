@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import logging
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import orjson
 
+from agents.gateway import charges
 from agents.gateway.batch import BatchDesk, path_in
 from agents.gateway.journal import Journal
 from agents.gateway.ledger import FREE, Ledger, Reservation, Tab, cost_of, price_of
@@ -50,12 +52,15 @@ class RoleRules:
 
 
 REUSE = RoleRules()
+_log = logging.getLogger(__name__)
 
 
 class Gateway:
     """Opened once a run as an async context manager; safe to use from many tasks of one event loop.
 
     `since` (unix seconds) is when the run began: a role whose cache is `refresh` reads no reply from before.
+    `run` is the run's id: its caps hold over all its processes, by charges kept beside the journal. Without it they
+    hold for this gateway alone. `recorded` is what the lake knows that the run has spent, by the cap's field.
     """
 
     def __init__(
@@ -70,13 +75,15 @@ class Gateway:
         hedge: bool = False,
         roles: Mapping[str, RoleRules] | None = None,
         since: float = 0.0,
+        run: str = "",
+        recorded: Mapping[str, float] | None = None,
         telemetry: Telemetry | None = None,
         students: StudentJudge | None = None,
     ) -> None:
         self._journal_path = journal
         self._endpoint_urls = {name: checked_url(url) for name, url in (endpoints or {}).items()}
         self._concurrency, self._roles, self._since = concurrency, dict(roles or {}), since
-        self._students = students
+        self._students, self._run, self._recorded = students, run, recorded
         caps = {role: rules.money_usd for role, rules in self._roles.items() if rules.money_usd is not None}
         self.ledger = Ledger(money_usd, tokens, caps)
         self.telemetry = telemetry or Telemetry()
@@ -92,6 +99,8 @@ class Gateway:
 
     async def __aenter__(self) -> Self:
         self._journal = await asyncio.to_thread(Journal, self._journal_path)
+        if self._run:
+            await self._attach()
         self.telemetry.watch(lambda: self.stats)
         return self
 
@@ -106,6 +115,20 @@ class Gateway:
                 await transport.close()
         finally:
             await asyncio.to_thread(self._journal.close)
+            try:
+                await self.ledger.close()
+            except GraftError as failure:  # what stays on disk is never less than what was spent
+                _log.warning("the run's exact charge could not be written: %s", failure.what)
+
+    async def _attach(self) -> None:
+        path = charges.path_in(self._journal_path.parent)
+        try:
+            self.ledger.attach(await asyncio.to_thread(charges.Charges, path, self._run, self._recorded))
+        except GraftError:
+            await asyncio.to_thread(self._journal.close)
+            raise
+        if self.ledger.used_before:
+            self._notes["", "budget"] = self.ledger.used_before
 
     @property
     def stats(self) -> Stats:
@@ -114,6 +137,7 @@ class Gateway:
         counts |= {"by_model": self._counts.by_model.copy(), "price_by_role": dict(self.ledger.spent_by_role)}
         return Stats(
             **counts, price_usd=None if self.ledger.unknown else self.ledger.spent_usd, waiting=self._waiting(),
+            charged=dict(self.ledger.charged), charged_before=dict(self.ledger.before),
             notes=tuple(self._notes.values()), endpoints=self._sender.endpoints(),
         )  # fmt: skip
 
@@ -182,10 +206,10 @@ class Gateway:
         reservation = await self._upper_estimate(request)
         tab = Tab(self.ledger, reservation, request.model.name)
         keep = self._keeper(key, request, rules, tab)
-        await tab.open()
         try:
-            if rules.batch:
+            if rules.batch:  # reserved at the desk: the call may be in an earlier process's batch, and charged already
                 return await self._sender.send_in_batch(request, self._batches(), tab, keep)
+            await tab.open()
             return await self._sender.send(request, self._transport(request.model), tab, keep, reservation.tokens)
         finally:
             tab.close()
@@ -224,7 +248,7 @@ class Gateway:
 
     def _batches(self) -> BatchDesk:
         if self._desk is None:
-            self._desk = BatchDesk(path_in(self._journal_path.parent))
+            self._desk = BatchDesk(path_in(self._journal_path.parent), run=self._run)
         return self._desk
 
     def _transport(self, model: ModelSpec) -> Transport:

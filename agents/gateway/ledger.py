@@ -1,17 +1,28 @@
-"""Money and tokens: reserved before a call, settled after it, so that hundreds in flight cannot overshoot a cap."""
+"""Money and tokens: reserved before a call, charged after it, so that hundreds in flight cannot overshoot a cap.
+
+A call has two prices. The *charge* counts against the caps: where nobody knows what a request cost, it is all that was
+reserved for it. The *reported* price is what the provider's own counts say; it is None where they say nothing.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
+from agents.gateway.charges import Charges
 from schemas.calls import Usage
 from schemas.errors import BudgetExhausted
 from schemas.models import ModelSpec, Price
 
 MICRO = 1_000_000
 FREE = ("embedded", "encoder")
+MONEY, TOKENS = "limits.money_usd", "limits.tokens"
+LEASED_CALLS, LEASED_SHARE = 64, 0.01
+"""A lease goes beyond what is needed by so many reservations of the call that asks, or that share of the cap, whichever
+is less: what a killed process may leave charged too much."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +32,17 @@ class Reservation:
     usd: float | None
     tokens: int
     role: str = ""
+
+    @cached_property
+    def amounts(self) -> dict[str, float]:
+        """What it takes of each cap, by the cap's field in the recipe."""
+        money = {} if self.usd is None else {MONEY: self.usd, role_cap(self.role): self.usd}
+        return {TOKENS: self.tokens, **money}
+
+
+def role_cap(role: str) -> str:
+    """The field that holds the money cap of a role."""
+    return f"roles.{role}.money_usd"
 
 
 def cost_of(price: Price | None, prompt: int | None, completion: int | None, cached: int | None = None) -> float | None:
@@ -38,127 +60,224 @@ def price_of(model: ModelSpec, prompt: int | None, completion: int | None, cache
 
 
 class Ledger:
-    """The caps of one run. `spent + reserved` never passes a cap, whatever the interleaving of calls.
+    """The caps of one run. `charged + reserved` never passes a cap, whatever the interleaving of calls.
 
     (A call that takes more than was reserved for it is the one exception: what was spent was spent.) `roles` are caps
-    in US dollars of single roles, within the whole.
+    in US dollars of single roles, within the whole. With `charges` the caps hold over all processes of the run, killed
+    ones included; without, over this ledger alone.
     """
 
     def __init__(
         self, money_usd: float | None = None, tokens: int | None = None, roles: Mapping[str, float] | None = None
     ) -> None:
-        self._money, self._tokens, self._roles = money_usd, tokens, dict(roles or {})
-        self.spent_usd, self.spent_tokens = 0.0, 0
-        self.reserved_usd, self.reserved_tokens = 0.0, 0
+        given = {MONEY: money_usd, TOKENS: tokens, **{role_cap(role): cap for role, cap in (roles or {}).items()}}
+        self._caps: dict[str, float] = {cap: amount for cap, amount in given.items() if amount is not None}
+        self.charged: defaultdict[str, float] = defaultdict(float)
+        """What counts against each cap of what this ledger's calls took."""
+        self.reserved: defaultdict[str, float] = defaultdict(float)
+        self.before: dict[str, float] = {}
+        """What earlier and other processes of the run were charged when this one began."""
+        self.spent_usd, self.unknown = 0.0, False
+        """The reported price: a sum of known prices, and whether any was unknown."""
         self.spent_by_role: dict[str, float] = {}
-        self.reserved_by_role: dict[str, float] = {}
-        self.unknown = False
+        self._charges: Charges | None = None
+        self._limits, self._otherwise = self._caps, float("inf")
         self._open = 0
         self._turn = asyncio.Lock()
         self._change: asyncio.Future[None] | None = None
 
+    def attach(self, charges: Charges) -> None:
+        """Keep the caps over all processes of a run."""
+        self._charges, self.before = charges, charges.before
+        self._limits, self._otherwise = charges.lease, 0.0
+
+    async def close(self) -> None:
+        """Write down the exact charge. Raises StorageFull, GraftError."""
+        charges, self._charges = self._charges, None
+        if charges is not None:
+            total = {cap: self.charged[cap] + self.reserved[cap] for cap in {**self.charged, **self.reserved}}
+            await asyncio.to_thread(charges.close, total)
+
     @property
     def waiting(self) -> bool:
         """Whether a call waits for room that other calls have reserved."""
-        return self._turn.locked()
+        return self._change is not None and not self._change.done()
 
     @property
     def capped(self) -> bool:
         """Whether there is a money cap, so that prices must be known before a call."""
-        return self._money is not None or bool(self._roles)
+        return any(cap != TOKENS for cap in self._caps)
+
+    @property
+    def used_before(self) -> str:
+        """A sentence on the caps that earlier attempts have used a part of; empty where there is none."""
+        return "; ".join(
+            f"{amount_of(cap, used)} of the {amount_of(cap, has)} of {cap} was charged by earlier attempts of this run"
+            for cap, has in self._caps.items()
+            if (used := self.before.get(cap, 0.0)) > 0
+        )
 
     def reserve(self, reservation: Reservation, where: str = "") -> None:
         """Set the most that a call may take aside, at once. Raises BudgetExhausted where it does not fit now.
 
         Under a money cap a call of unknown price is refused: nobody could tell whether the cap holds.
         """
-        problem = self._problem(reservation)
+        problem = self._unpriced(reservation) or self._full(reservation)
         if problem:
-            raise BudgetExhausted(problem, where=where)
-        self.reserved_usd += reservation.usd or 0.0
-        self.reserved_tokens += reservation.tokens
-        if reservation.role in self._roles:
-            before = self.reserved_by_role.get(reservation.role, 0.0)
-            self.reserved_by_role[reservation.role] = before + (reservation.usd or 0.0)
-        self._open += 1
+            raise BudgetExhausted(self._words(problem), where=where)
+        self._take(reservation)
 
     async def wait_and_reserve(self, reservation: Reservation, where: str = "") -> None:
         """As `reserve`, but waits, first come first served, while only other calls' reservations are in the way."""
-        if not self._turn.locked() and not self._problem(reservation):
-            return self.reserve(reservation, where)
+        if unpriced := self._unpriced(reservation):
+            raise BudgetExhausted(unpriced, where=where)
+        if not self._turn.locked() and not self._full(reservation):
+            return self._take(reservation)
         async with self._turn:
-            while self._open and self._problem(reservation):
-                if self._problem(reservation, alone=True):
-                    break
-                self._change = asyncio.get_running_loop().create_future()
-                await self._change
-            self.reserve(reservation, where)
+            while self._full(reservation):
+                if await self._extended(reservation):
+                    continue
+                problem = self._full(reservation)
+                if problem and (not self._open or self._full(reservation, alone=True)):
+                    raise BudgetExhausted(self._words(problem), where=where)
+                if problem:
+                    self._change = asyncio.get_running_loop().create_future()
+                    await self._change
+            self._take(reservation)
 
     def release(self, reservation: Reservation) -> None:
         """Give back what a call did not take."""
         self._open -= 1
-        self.reserved_usd = self.reserved_usd - (reservation.usd or 0.0) if self._open else 0.0
-        self.reserved_tokens -= reservation.tokens
-        if not self._open:
-            self.reserved_by_role.clear()
-        elif reservation.role in self.reserved_by_role:
-            self.reserved_by_role[reservation.role] -= reservation.usd or 0.0
+        if self._open:
+            for cap, amount in reservation.amounts.items():
+                self.reserved[cap] -= amount
+        else:
+            self.reserved.clear()
         if self._change is not None and not self._change.done():
             self._change.set_result(None)
 
     def settle(self, reservation: Reservation, usd: float | None, tokens: int | None) -> None:
-        """Replace a reservation by what was taken. Unknown money makes the sum unknown; unknown tokens as reserved."""
+        """Replace a reservation by what was taken: unknown money and tokens are charged as reserved.
+
+        The reported price becomes unknown where `usd` is None.
+        """
         if usd is None:
             self.unknown = True
-        self.spent_usd += usd or 0.0
-        self.spent_by_role[reservation.role] = self.spent_by_role.get(reservation.role, 0.0) + (usd or 0.0)
-        self.spent_tokens += reservation.tokens if tokens is None else tokens
+        else:
+            self.spent_usd += usd
+            self.spent_by_role[reservation.role] = self.spent_by_role.get(reservation.role, 0.0) + usd
+        charge = reservation.usd if usd is None else usd
+        if charge is not None:
+            self.charged[MONEY] += charge
+            self.charged[role_cap(reservation.role)] += charge
+        self.charged[TOKENS] += reservation.tokens if tokens is None else tokens
         self.release(reservation)
 
-    def _problem(self, wanted: Reservation, *, alone: bool = False) -> str:
-        """Why a reservation does not fit; `alone` leaves out what other calls have reserved."""
-        reserved_usd, reserved_tokens = (0.0, 0) if alone else (self.reserved_usd, self.reserved_tokens)
-        if self._money is not None:
-            if wanted.usd is None:
-                return "limits.money_usd is set but this model's price is unknown: give it a price"
-            if self.spent_usd + reserved_usd + wanted.usd > self._money:
-                return f"the money cap of ${self._money:g} leaves no room for another call"
-        if self._tokens is not None and self.spent_tokens + reserved_tokens + wanted.tokens > self._tokens:
-            return f"the cap of {self._tokens} tokens leaves no room for another call"
-        return self._role_problem(wanted, alone) if wanted.role in self._roles else ""
+    def resume(self, reservation: Reservation) -> None:
+        """Reserve what an earlier attempt was charged for a request whose answer is still to come: it needs no room."""
+        for cap, amount in reservation.amounts.items():
+            self.charged[cap] -= amount
+        self._take(reservation)
 
-    def _role_problem(self, wanted: Reservation, alone: bool) -> str:
-        role, cap = wanted.role, self._roles[wanted.role]
-        if wanted.usd is None:
-            return f"roles.{role}.money_usd is set but this model's price is unknown: give it a price"
-        taken = self.spent_by_role.get(role, 0.0) + (0.0 if alone else self.reserved_by_role.get(role, 0.0))
-        if taken + wanted.usd > cap:
-            return f"the cap of ${cap:g} of the role {role} leaves no room for another call"
+    def _take(self, reservation: Reservation) -> None:
+        for cap, amount in reservation.amounts.items():
+            self.reserved[cap] += amount
+        self._open += 1
+
+    async def _extended(self, wanted: Reservation) -> bool:
+        """Whether the run's processes together leave room for what this one has reserved, and for one call more."""
+        if self._charges is None:
+            return False
+        needs = {cap: self.charged[cap] + self.reserved[cap] + amount for cap, amount in wanted.amounts.items()}
+        blocks = {
+            cap: min(LEASED_CALLS * amount, LEASED_SHARE * self._caps.get(cap, float("inf")))
+            for cap, amount in wanted.amounts.items()
+        }
+        fits = await asyncio.to_thread(self._charges.extend, needs, blocks, self._caps)
+        self._limits = self._charges.lease
+        return fits
+
+    def _full(self, wanted: Reservation, *, alone: bool = False) -> str:
+        """The cap that has no room for a reservation; `alone` leaves out what other calls have reserved."""
+        for cap, amount in wanted.amounts.items():
+            taken = self.charged[cap] + amount if alone else self.charged[cap] + self.reserved[cap] + amount
+            if taken > self._limits.get(cap, self._otherwise):
+                return cap
         return ""
+
+    def _unpriced(self, wanted: Reservation) -> str:
+        if wanted.usd is None:
+            for cap in (MONEY, role_cap(wanted.role)):
+                if cap in self._caps:
+                    return f"{cap} is set but this model's price is unknown: give it a price"
+        return ""
+
+    def _words(self, cap: str) -> str:
+        """Why a call is refused, for people."""
+        if cap not in self._caps:
+            return cap
+        has, role = amount_of(cap, self._caps[cap]), cap.split(".")[1]
+        name = {MONEY: f"money cap of {has}", TOKENS: f"cap of {has}"}.get(cap, f"cap of {has} of the role {role}")
+        used = self.before.get(cap, 0.0)
+        earlier = f" ({amount_of(cap, used)} charged by earlier attempts of this run)" if used > 0 else ""
+        return f"the {name} leaves no room for another call{earlier}; raise {cap} to continue"
+
+
+def amount_of(cap: str, amount: float) -> str:
+    """An amount of a cap for people: dollars, or tokens."""
+    if cap == TOKENS:
+        return f"{amount:.0f} tokens"
+    return f"${amount:.2f}" if round(amount, 2) == amount or amount >= 1 else f"${amount:.3g}"
 
 
 class Tab:
-    """What one call takes over all its attempts: one reservation at a time, each settled at what the attempt cost."""
+    """What one call takes over all its attempts: one reservation at a time, each settled at what the attempt cost.
+
+    `usd` is the call's reported price so far; None where the price of an attempt is unknown. `held` is what is reserved
+    for the attempt under way.
+    """
 
     def __init__(self, ledger: Ledger, reservation: Reservation, where: str) -> None:
-        self._ledger, self._reservation, self._where = ledger, reservation, where
-        self._held = False
+        self._ledger, self._where = ledger, where
+        self._reservation = reservation
+        self.held: Reservation | None = None
+        self._sent = False
         self.usd: float | None = 0.0
 
     async def open(self) -> None:
-        """Reserve for the next attempt. Raises BudgetExhausted."""
-        await self._ledger.wait_and_reserve(self._reservation, self._where)
-        self._held = True
+        """Reserve for the next attempt, if nothing is reserved. Raises BudgetExhausted."""
+        if self.held is None:
+            await self._ledger.wait_and_reserve(self._reservation, self._where)
+            self.held = self._reservation
+
+    def joined(self, charged: Reservation) -> None:
+        """The request was sent by an earlier attempt of this run, which was charged as much: settle that charge."""
+        if self.held is not None:
+            self._ledger.release(self.held)
+        self._ledger.resume(charged)
+        self.held, self._sent = charged, True
+
+    def sent(self) -> None:
+        """From now on the provider may bill the attempt."""
+        self._sent = True
+
+    def spared(self) -> None:
+        """The provider bills nothing for the attempt; its reservation serves the next one."""
+        self._sent = False
 
     def settle(self, usage: Usage | None, usd: float | None) -> None:
-        """An attempt was answered. Where its cost cannot be read (`usage` None) it counts as all that was reserved."""
-        if usage is None:
-            usd = self._reservation.usd if usd is None else usd
-        known = usage is not None and usage.completion_tokens is not None
-        tokens = (usage.prompt_tokens or 0) + (usage.completion_tokens or 0) if usage is not None and known else None
-        self.usd = None if self.usd is None or usd is None else self.usd + usd
-        self._held = False
-        self._ledger.settle(self._reservation, usd, tokens)
+        """An attempt was answered. Where its cost cannot be read it is charged as all that was reserved."""
+        held, self.held, self._sent = self.held, None, False
+        if held is None:
+            return
+        known = usage is not None and usage.prompt_tokens is not None and usage.completion_tokens is not None
+        tokens = usage.prompt_tokens + usage.completion_tokens if known else None
+        self._settle(held, usd, tokens)
+
+    def lost(self) -> None:
+        """An attempt ended without an answer: if it was sent, it is charged as all that was reserved."""
+        if self._sent:
+            self.settle(None, None)
 
     def open_second(self) -> Reservation | None:
         """Set the same aside once more for a hedge, where it fits now; None where it does not."""
@@ -168,13 +287,22 @@ class Tab:
             return None
         return self._reservation
 
-    def settle_second(self, second: Reservation) -> None:
-        """The slower of two equal requests was given up: it counts as all that was reserved."""
-        self.usd = None if self.usd is None or second.usd is None else self.usd + second.usd
-        self._ledger.settle(second, second.usd, second.tokens)
+    def settle_second(self, second: Reservation, *, billed: bool) -> None:
+        """The slower of two equal requests was given up: it is charged as all that was reserved, if it was billed."""
+        if billed:
+            self._settle(second, None, None)
+        else:
+            self._ledger.release(second)
 
     def close(self) -> None:
-        """Give back a reservation that is still held."""
-        if self._held:
-            self._held = False
-            self._ledger.release(self._reservation)
+        """The call has ended. A reservation that is still held is charged if its request was sent, else given back."""
+        self.lost()
+        if self.held is not None:
+            self._ledger.release(self.held)
+            self.held = None
+
+    def _settle(self, held: Reservation, usd: float | None, tokens: int | None) -> None:
+        if usd is None and held.usd == 0:
+            usd = 0.0  # a model that costs nothing
+        self.usd = None if self.usd is None or usd is None else self.usd + usd
+        self._ledger.settle(held, usd, tokens)

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import re
 import time
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
 from agents.gateway.ledger import MICRO
-from agents.gateway.openai_transport import headers_of, names_schema, own_headers, reply_of, seconds_of, with_extra
+from agents.gateway.openai_transport import (
+    MAY_BE_BILLED,
+    headers_of,
+    names_schema,
+    own_headers,
+    reply_of,
+    seconds_of,
+    with_extra,
+)
 from agents.gateway.payload import bytes_of
-from agents.gateway.transport import Damaged, RateLimited, Refused, no_prefill
-from schemas.calls import CallRequest, Reply
+from agents.gateway.transport import Damaged, NotBilled, RateLimited, Refused, no_prefill
+from schemas.calls import CallRequest, Reply, Usage
 from schemas.errors import CallFailed, GraftError, ModelUnreachable
 from schemas.extra import sendable
 from schemas.models import ModelSpec, Price
@@ -132,7 +142,10 @@ class LiteLLMTransport:
             async with asyncio.timeout(model.timeout_s):  # LiteLLM's own holds for each read alone
                 answer = await (litellm.acompletion if chat else litellm.atext_completion)(**arguments)
         except (openai.OpenAIError, OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
-            raise _failure(litellm, error, request) from None
+            failure = _failure(litellm, error, request)
+            if type(failure) is CallFailed and _not_billed(error):
+                failure = NotBilled(failure.code, failure.what, where=failure.where)
+            raise failure from None
         price = None if model.price is not None else _price(litellm, answer, model.model)
         try:
             fields = answer.model_dump()
@@ -145,9 +158,11 @@ class LiteLLMTransport:
             reply = reply_of(request, payload, chat, time.perf_counter() - started)
         except Damaged as failure:
             if model.price is None:
-                failure.price_usd = price
+                failure.price_usd = price if _counted(failure.usage) else None
             raise
-        return reply if model.price is not None else reply.model_copy(update={"price_usd": price})
+        if model.price is not None:
+            return reply
+        return reply.model_copy(update={"price_usd": price if _counted(reply.usage) else None})
 
 
 def _load() -> Any:
@@ -234,11 +249,32 @@ def _oversized(error: BaseException | None) -> BaseException | None:
     """The error about a reply's size that led to LiteLLM's; None where another one did."""
     from agents.gateway.litellm_http import Oversized
 
+    return next((one for one in _causes(error) if isinstance(one, Oversized)), None)
+
+
+def _not_billed(error: BaseException | None) -> bool:
+    """Whether no provider charges for a failure. The cause is behind the error that LiteLLM raises."""
+    import httpx
+
+    for one in _causes(error):
+        if isinstance(one, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout):
+            return True
+        if isinstance(one, httpx.HTTPStatusError):
+            return one.response.status_code not in MAY_BE_BILLED
+    return False
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and the ones that led to it, CAUSES at most."""
     for _ in range(CAUSES):
-        if error is None or isinstance(error, Oversized):
-            return error
+        if error is None:
+            return
+        yield error
         error = error.__cause__ or error.__context__
-    return None
+
+
+def _counted(usage: Usage | None) -> bool:
+    return usage is not None and usage.prompt_tokens is not None and usage.completion_tokens is not None
 
 
 def _continues(litellm: Any, model: ModelSpec) -> bool:
@@ -274,6 +310,7 @@ def _price(litellm: Any, answer: Any, model: str) -> float | None:
     if not _known(litellm, model):
         return None
     try:
-        return float(litellm.completion_cost(completion_response=answer, model=model))
+        price = float(litellm.completion_cost(completion_response=answer, model=model))
+        return price if math.isfinite(price) and price >= 0 else None
     except (ValueError, LookupError, TypeError, AttributeError, litellm.exceptions.APIError):
         return None

@@ -17,7 +17,7 @@ from agents.gateway.chat_templates import stops_of, templated
 from agents.gateway.ledger import price_of
 from agents.gateway.payload import TooLarge, body_within, cleaned, json_of, storable
 from agents.gateway.structured import parse_reply
-from agents.gateway.transport import Damaged, RateLimited, Refused, begun_of, no_prefill
+from agents.gateway.transport import Damaged, NotBilled, RateLimited, Refused, begun_of, no_prefill
 from schemas.calls import CallRequest, Reply, TokenLogprob, Usage
 from schemas.errors import CallFailed, KeyMissing, ModelUnreachable
 from schemas.extra import sendable
@@ -31,9 +31,13 @@ WHY = 200
 """Characters of a refusal that a person is shown."""
 LONGEST_WORD = 200
 """Characters of a finish reason or a model's name that are kept."""
-MOST_TOKENS = 10**9
-"""A token count beyond this is none."""
 LEAST_LOGPROB = -10_000.0
+CONNECT_S = 30.0
+"""Seconds for a connection at most: without one the request was not sent, and is not billed."""
+MAY_BE_BILLED = frozenset({408, 504, 524})
+"""Statuses of a proxy that gave up waiting: the model may have gone on, and be billed."""
+MOST_TOKENS = 10_000_000
+"""A count above it is nonsense: ten times the longest context there is."""
 BASE_URL = "check model and base_url in the recipe (an address mostly ends in /v1)"
 
 
@@ -115,14 +119,16 @@ class OpenAITransport:
     async def _post(self, url: str, request: CallRequest, chat: bool, constrained: bool, started: float) -> Reply:
         model = request.model
         data = orjson.dumps(body_of(request, chat=chat, constrained=constrained))
+        patience = aiohttp.ClientTimeout(total=model.timeout_s, sock_connect=min(CONNECT_S, 0.9 * model.timeout_s))
         try:
             async with self._session.post(
-                url, data=data, headers=headers_of(model), timeout=aiohttp.ClientTimeout(total=model.timeout_s),
-                allow_redirects=False,
-            ) as response:  # fmt: skip
+                url, data=data, headers=headers_of(model), timeout=patience, allow_redirects=False
+            ) as response:
                 payload = await body_within(response)
                 if response.status != 200:
                     raise failure_of(response.status, response.headers.get("Retry-After"), payload, model)
+        except aiohttp.ConnectionTimeoutError:
+            raise NotBilled("timeout", f"no connection within {patience.sock_connect:g} s", where=model.name) from None
         except TimeoutError:
             raise CallFailed("timeout", f"no reply within {model.timeout_s:g} s", where=model.name) from None
         except TooLarge as error:
@@ -130,9 +136,8 @@ class OpenAITransport:
         except aiohttp.InvalidURL:
             raise ModelUnreachable("its base_url is no address", where=model.name, fix=BASE_URL) from None
         except (aiohttp.ClientError, OSError) as error:
-            raise CallFailed(
-                "connection", f"the connection failed ({type(error).__name__})", where=model.name
-            ) from None
+            kind = NotBilled if isinstance(error, aiohttp.ClientConnectorError) else CallFailed
+            raise kind("connection", f"the connection failed ({type(error).__name__})", where=model.name) from None
         return reply_of(request, payload, chat, time.perf_counter() - started)
 
 
@@ -272,7 +277,8 @@ def failure_of(status: int, retry_after: str | None, payload: bytes, model: Mode
             f"the server has no model {model.model!r}, or no such address (HTTP {status})", where=name, fix=BASE_URL
         )
     if status in (408, 425) or status >= 500:
-        return CallFailed("server_error", f"the server failed (HTTP {status})", where=name, raw=raw)
+        kind = CallFailed if status in MAY_BE_BILLED else NotBilled
+        return kind("server_error", f"the server failed (HTTP {status})", where=name, raw=raw)
     what = "the prompt does not fit the server's context" if TOO_LONG.search(raw) else "the server refused the request"
     return Refused(f"{what} (HTTP {status})", where=name, raw=raw, status=status)
 
@@ -297,7 +303,7 @@ def reply_of(request: CallRequest, payload: bytes, chat: bool, latency_s: float)
     usage: Usage | None = None
     try:
         answer = json_of(payload)
-        usage = usage_of(answer.get("usage") or {})
+        usage = usage_of(answer.get("usage"))
         if not answer["choices"]:
             raise _damaged(CallFailed("empty", "the server's answer has no choice", where=model.name), usage, request)
         choice = answer["choices"][0]
@@ -311,6 +317,8 @@ def reply_of(request: CallRequest, payload: bytes, chat: bool, latency_s: float)
         what = "the server's answer is not JSON with choices"
         failure = CallFailed("malformed", what, where=model.name, raw=raw_of(payload, model))
         raise _damaged(failure, usage, request) from None
+    if text.strip() and not usage.completion_tokens:
+        usage = usage.model_copy(update={"completion_tokens": None})
     if not text.strip() and not logprobs:
         raise _damaged(CallFailed("empty", "the reply is empty", where=model.name, raw=text), usage, request)
     try:
@@ -348,18 +356,28 @@ def _damaged(failure: CallFailed, usage: Usage | None, request: CallRequest) -> 
     return Damaged(failure.code, failure.what, where=failure.where, raw=raw, usage=usage, price_usd=price)
 
 
-def usage_of(usage: dict[str, Any]) -> Usage:
-    """Token counts; None where the server left them out. DeepSeek has a name of its own for cached ones."""
-    details = usage.get("prompt_tokens_details") or {}
-    cached = details.get("cached_tokens", usage.get("prompt_cache_hit_tokens"))
+def usage_of(usage: Any) -> Usage:
+    """Token counts; None where the server left them out or they cannot be true: no number of tokens, no token in the
+    prompt, more cached than sent. DeepSeek has a name of its own for cached ones."""
+    usage = usage if isinstance(usage, dict) else {}
+    details = usage.get("prompt_tokens_details")
+    own = usage.get("prompt_cache_hit_tokens")
+    prompt, cached = _count(usage.get("prompt_tokens")) or None, own
+    if isinstance(details, dict):
+        cached = details.get("cached_tokens", own)
+    cached = _count(cached)
+    if cached is not None and cached > (prompt or 0):
+        cached = None
     return Usage.model_construct(
-        prompt_tokens=_count(usage.get("prompt_tokens")), completion_tokens=_count(usage.get("completion_tokens")),
-        cached_tokens=_count(cached),
-    )  # fmt: skip
+        prompt_tokens=prompt, completion_tokens=_count(usage.get("completion_tokens")), cached_tokens=cached
+    )
 
 
 def _count(value: Any) -> int | None:
-    return int(value) if isinstance(value, int | float) and 0 <= value <= MOST_TOKENS else None
+    """A count of tokens; 12.0 is one, true and "12" are none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return int(value) if 0 <= value <= MOST_TOKENS and value == int(value) else None
 
 
 def logprobs_of(logprobs: dict[str, Any] | None) -> tuple[TokenLogprob, ...]:

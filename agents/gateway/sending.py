@@ -17,9 +17,9 @@ from agents.gateway.ledger import FREE, Tab
 from agents.gateway.limiter import LONGEST_PAUSE_S, Door, Tenant, Terms, Visit, close_door, door_at
 from agents.gateway.retry import RETRYABLE, backoff_s, batch_wait_s
 from agents.gateway.stats import Counts, EndpointStats, percentile
-from agents.gateway.transport import Damaged, RateLimited, Transport, recorded
+from agents.gateway.transport import Damaged, NotBilled, RateLimited, Transport, recorded
 from schemas.calls import CallRequest, Reply, Usage
-from schemas.errors import BudgetExhausted, CallFailed
+from schemas.errors import BudgetExhausted, CallFailed, GraftError
 from schemas.models import ModelSpec
 
 _log = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ class Sender:
             key = asked.key()
             try:
                 with recorded(asked.model):
-                    reply = await desk.send(asked, key)
+                    reply = await desk.send(asked, key, tab)
             except RateLimited as failure:
                 refused += 1
                 final = refused > self._retries or (failure.retry_after or 0.0) > LONGEST_PAUSE_S
@@ -109,32 +109,36 @@ class Sender:
         return await self._tried(request, tab, once)
 
     async def _tried(self, request: CallRequest, tab: Tab, once: Once) -> Reply:
-        """The one retry policy (see retry.py). A damaged reply is paid for, and asked again with another seed."""
+        """The one retry policy (see retry.py). A damaged reply is charged, and asked again with another seed."""
         attempts = failures = damaged = 0
         while True:
             attempts += 1
             try:
                 return await once(varied(request, damaged), attempts)
             except RateLimited as failure:
+                tab.spared()
                 if failure.final:
                     raise
             except CallFailed as failure:
                 failures += 1
-                if isinstance(failure, Damaged):
-                    damaged += 1
-                    self._paid_in_vain(tab, failure)
+                damaged += isinstance(failure, Damaged)
+                self._charge(tab, failure)
                 if failure.code not in RETRYABLE or failures > self._retries:
                     raise
                 self._counts.retried += 1
                 await asyncio.sleep(backoff_s(failures))
-                if isinstance(failure, Damaged):
-                    await reopen(tab, failure)
+                await reopen(tab, failure)
 
-    def _paid_in_vain(self, tab: Tab, failure: Damaged) -> None:
-        """A reply of no use is billed all the same."""
-        self._counts.damaged += 1
-        tab.settle(failure.usage, failure.price_usd)
-        count_tokens(self._counts, failure.usage)
+    def _charge(self, tab: Tab, failure: CallFailed) -> None:
+        """Charge a failed attempt: an unusable reply at its usage, one that may be billed at its reservation."""
+        if isinstance(failure, Damaged):
+            self._counts.damaged += 1
+            tab.settle(failure.usage, failure.price_usd)
+            count_tokens(self._counts, failure.usage)
+        elif isinstance(failure, NotBilled):
+            tab.spared()
+        else:
+            tab.lost()
 
     async def _once(
         self, door: Door, transport: Transport, request: CallRequest, attempt: int, tab: Tab, keep: Keep, tokens: int
@@ -144,6 +148,7 @@ class Sender:
         self._counts.in_flight += 1
         taken: int | None = None
         sent_at = time.monotonic()
+        tab.sent()
         try:
             with recorded(request.model):
                 if self._may_hedge(request.model, door):
@@ -161,6 +166,10 @@ class Sender:
             raise
         except Damaged as failure:
             taken = _tokens_of(failure.usage)
+            raise
+        except GraftError as failure:
+            if not isinstance(failure, CallFailed):
+                tab.spared()  # no key, no such model: a person must act, and nothing was generated
             raise
         finally:
             self._counts.in_flight -= 1
@@ -197,16 +206,18 @@ class Sender:
             door.leave(visit)
             return await first
         self._counts.hedged += 1
-        second = asyncio.ensure_future(transport.send(request))
+        loser = second = asyncio.ensure_future(transport.send(request))
         try:
             done, pending = await asyncio.wait((first, second), return_when=asyncio.FIRST_COMPLETED)
             if pending and all(one.exception() for one in done):
                 done, _ = await asyncio.wait(pending)
-            return next((one for one in done if one.exception() is None), first).result()
+            winner = next((one for one in done if one.exception() is None), first)
+            loser = second if winner is first else first
+            return winner.result()
         finally:
-            await _cancelled(second)
+            await _cancelled(loser)
             door.leave(visit)
-            tab.settle_second(reserved)
+            tab.settle_second(reserved, billed=_may_be_billed(loser))
 
     def _door(self, model: ModelSpec) -> Door:
         address = model.base_url or self._endpoints.get(model.name) or model.provider
@@ -232,6 +243,11 @@ async def _cancelled(task: asyncio.Future[Reply]) -> None:
             await task
     elif not task.cancelled():
         task.exception()  # seen, even where the other one was taken
+
+
+def _may_be_billed(task: asyncio.Future[Reply]) -> bool:
+    """Whether the provider may bill a request whose answer is not used."""
+    return task.cancelled() or not isinstance(task.exception(), NotBilled)
 
 
 async def reopen(tab: Tab, failure: CallFailed) -> None:

@@ -56,6 +56,10 @@ class Stats(Counts):
     """
 
     price_usd: float | None = 0.0
+    charged: dict[str, float] = field(default_factory=dict)
+    """What this gateway's calls were charged, by the cap's field; an unknown price as all that was reserved."""
+    charged_before: dict[str, float] = field(default_factory=dict)
+    """What earlier processes of the run were charged, by the cap's field."""
     waiting: str = ""
     notes: tuple[str, ...] = ()
     endpoints: tuple[EndpointStats, ...] = ()

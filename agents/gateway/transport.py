@@ -30,7 +30,14 @@ class Transport(Protocol):
         ...
 
 
-class RateLimited(CallFailed):
+class NotBilled(CallFailed):
+    """The provider bills nothing: the request was never sent, or answered by an error that no provider charges for.
+
+    Any other failure of an attempt may be billed, and is charged as all that was reserved for it.
+    """
+
+
+class RateLimited(NotBilled):
     """The server asked to wait, for `retry_after` seconds where it said so. `final`: it was asked often enough."""
 
     def __init__(
@@ -40,7 +47,7 @@ class RateLimited(CallFailed):
         super().__init__(code or "rate_limited", what, where=where, raw=raw)
 
 
-class Refused(CallFailed):
+class Refused(NotBilled):
     """The server will not serve this request; `status` is what it answered with."""
 
     def __init__(self, what: str, *, where: str = "", raw: str = "", code: str = "", status: int = 400) -> None:

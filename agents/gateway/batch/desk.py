@@ -10,13 +10,17 @@ import asyncio
 import time
 import uuid
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+import orjson
 
 from agents.gateway.batch.journey import Journey, alive_lock, leave, sweep
 from agents.gateway.batch.provider import Provider, check_prefill, line_of, load, model_of, price_in_batch
 from agents.gateway.batch.results import Again, Outcome, cancelled, reply_from
 from agents.gateway.batch.store import Batch, BatchStore
+from agents.gateway.ledger import Reservation, Tab
 from agents.gateway.litellm_transport import LiteLLMTransport
 from agents.gateway.openai_transport import headers_of, names_schema
 from agents.gateway.transport import recorded
@@ -50,12 +54,14 @@ class BatchDesk:
     """Sends calls in batches. For one event loop; several processes may use the same store.
 
     `linger_s`: a batch goes out when no call has come for so long, or `most` are there. `poll_s`: between polls.
+    `run` is the run that is charged for what goes out.
     """
 
     def __init__(
-        self, store: Path, *, linger_s: float | None = None, most: int = 10_000, poll_s: float | None = None
-    ) -> None:
-        self._path, self._most = store, most
+        self, store: Path, *, linger_s: float | None = None, most: int = 10_000, poll_s: float | None = None,
+        run: str = "",
+    ) -> None:  # fmt: skip
+        self._path, self._most, self._run = store, most, run
         self._linger_s = LINGER_S if linger_s is None else linger_s
         self._poll_s = POLL_S if poll_s is None else poll_s
         self._id = uuid.uuid4().hex
@@ -65,6 +71,7 @@ class BatchDesk:
         self._transport = LiteLLMTransport()
         self._opening = asyncio.Lock()
         self._waiting: dict[str, asyncio.Future[Outcome]] = {}
+        self._tabs: dict[str, Tab] = {}
         self._present: Counter[str] = Counter()
         self._gatherings: dict[Place, _Gathering] = {}
         self._journeys: dict[str, Journey] = {}
@@ -74,9 +81,11 @@ class BatchDesk:
         self._unconstrained: set[str] = set()
         self._closed = False
 
-    async def send(self, request: CallRequest, key: str) -> Reply:
+    async def send(self, request: CallRequest, key: str, tab: Tab | None = None) -> Reply:
         """The reply, when its batch has it (hours, perhaps). A key that an earlier process's batch has joins that one.
 
+        On `tab` the call is reserved before it joins a new batch; where an earlier process of this run handed it in,
+        the charge of then is taken over. Raises BudgetExhausted where a cap leaves no room.
         Raises CallFailed, ModelUnreachable, KeyMissing: a request's failure is its own, a batch's is all its calls'.
         After a failure the key may be sent again.
         """
@@ -87,13 +96,14 @@ class BatchDesk:
         started = time.perf_counter()
         while True:
             constrained = request.json_schema is not None and request.model.name not in self._unconstrained
-            outcome = await self._outcome(store, provider, request, key, constrained)
+            outcome = await self._outcome(store, provider, request, key, constrained, tab)
             try:
                 if isinstance(outcome, bytes):
                     return await self._reply(request, key, outcome, time.perf_counter() - started)
                 raise outcome.with_traceback(None)
             except Again:
-                continue
+                if tab is not None:
+                    tab.spared()
             except CallFailed as failure:
                 if not (constrained and failure.code == "refused_by_server" and names_schema(failure.raw)):
                     raise
@@ -160,7 +170,13 @@ class BatchDesk:
             raise
 
     async def _outcome(
-        self, store: BatchStore, provider: Provider, request: CallRequest, key: str, constrained: bool
+        self,
+        store: BatchStore,
+        provider: Provider,
+        request: CallRequest,
+        key: str,
+        constrained: bool,
+        tab: Tab | None,
     ) -> Outcome:
         """What became of a call: joined to the batch that has it, or sent with the next one."""
         waiting = self._waiting.get(key)
@@ -170,7 +186,7 @@ class BatchDesk:
         self._present[key] += 1
         try:
             if first:
-                await self._join(store, provider, request, key, constrained)
+                await self._join(store, provider, request, key, constrained, tab)
             return await asyncio.shield(waiting)
         except asyncio.CancelledError:
             if self._present[key] == 1:
@@ -180,13 +196,24 @@ class BatchDesk:
             self._present[key] -= 1
             if not self._present[key]:
                 del self._present[key]
+                self._tabs.pop(key, None)
 
     async def _join(
-        self, store: BatchStore, provider: Provider, request: CallRequest, key: str, constrained: bool
+        self,
+        store: BatchStore,
+        provider: Provider,
+        request: CallRequest,
+        key: str,
+        constrained: bool,
+        tab: Tab | None,
     ) -> None:
         joined = False
         try:
             found = await asyncio.to_thread(store.find, key)
+            if tab is not None:
+                charged = await asyncio.to_thread(store.charge_of, key) if found and self._run else None
+                await self._reserve(tab, charged)
+                self._tabs[key] = tab
             if self._closed:
                 raise cancelled("the run has ended")
             if found is None:
@@ -199,6 +226,14 @@ class BatchDesk:
         finally:
             if not joined:  # who else waits for it tries for itself
                 self._resolve(key, Again())
+
+    async def _reserve(self, tab: Tab, charged: bytes | None) -> None:
+        """Reserve a call, or take over the charge that this run has for it since an earlier process handed it in."""
+        run, *amounts = orjson.loads(charged) if charged else ("",)
+        if self._run and run == self._run:
+            tab.joined(Reservation(*amounts))
+        else:
+            await tab.open()
 
     def _gather(self, request: CallRequest, key: str, constrained: bool) -> None:
         model = request.model
@@ -230,6 +265,8 @@ class BatchDesk:
         lines, model = gathering.lines, gathering.model
         if lines:
             batch = Batch(uuid.uuid4().hex, *place, size=len(lines), created=time.time(), desk=self._id)
+            for key in lines.keys() & self._tabs.keys():
+                self._tabs[key].sent()
             self._start(self._provider(model), batch, model, set(lines), lines)
 
     def _follow(self, provider: Provider, batch: Batch, model: ModelSpec, key: str) -> None:
@@ -252,15 +289,25 @@ class BatchDesk:
         outcomes: dict[str, Outcome] = {}
         otherwise: Outcome = cancelled("the run ended before its batch", journey.model.name)
         try:
+            charges = self._charges(lines or ())
             with recorded(journey.model):
-                outcomes, otherwise = await journey.run(await self._ready(), provider, lines)
+                outcomes, otherwise = await journey.run(await self._ready(), provider, lines, charges)
         except GraftError as error:
             otherwise = error
+            if journey.batch.state == "ended":  # the provider took none of it
+                for key in journey.keys & self._tabs.keys():
+                    self._tabs[key].spared()
         finally:  # in one go, so that nobody joins a batch between its end and this
             del self._journeys[journey.batch.id]
             journey.submitted.set()
             for key in journey.keys:
                 self._resolve(key, outcomes.get(key, otherwise))
+
+    def _charges(self, keys: Iterable[str]) -> dict[str, bytes]:
+        """What this run is charged for calls that go out, by key."""
+        held = {key: tab.held for key in keys if self._run and (tab := self._tabs.get(key)) is not None}
+        run = self._run
+        return {key: orjson.dumps((run, one.usd, one.tokens, one.role)) for key, one in held.items() if one}
 
     async def _stop(self, journey: Journey) -> None:
         """Cancel a batch at the provider, as far as it lets itself be cancelled."""

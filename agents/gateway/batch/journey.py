@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -50,7 +50,11 @@ class Journey:
         self._stopped_before = False
 
     async def run(
-        self, store: BatchStore, provider: Provider, lines: dict[str, bytes] | None
+        self,
+        store: BatchStore,
+        provider: Provider,
+        lines: dict[str, bytes] | None,
+        charges: Mapping[str, bytes] | None = None,
     ) -> tuple[dict[str, Outcome], Outcome]:
         """To the batch's end: the outcomes by key, and that of every other key. `lines`: it begins here.
 
@@ -58,7 +62,7 @@ class Journey:
         """
         status: dict[str, Any] = {}
         if lines is not None:
-            await asyncio.to_thread(store.add, self.batch, list(lines))
+            await asyncio.to_thread(store.add, self.batch, list(lines), charges)
             await self._hand_in(store, provider, b"".join(lines.values()))
         else:
             if not await self._take_up(store, provider):

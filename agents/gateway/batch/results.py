@@ -8,7 +8,7 @@ from typing import Any
 from agents.gateway.ledger import cost_of
 from agents.gateway.openai_transport import failure_of, keys_of, raw_of, reply_of
 from agents.gateway.payload import bytes_of, json_of
-from agents.gateway.transport import Damaged, Refused
+from agents.gateway.transport import Damaged, NotBilled, Refused
 from schemas.calls import CallRequest, Reply, Usage
 from schemas.errors import CallFailed, GraftError
 from schemas.models import ModelSpec, Price
@@ -53,7 +53,7 @@ def _outcome(result: dict[str, Any], model: ModelSpec) -> Outcome:
     if not response:
         said = redact(str((error or {}).get("message") or ""), model.key_variables)[:WORDS]
         code = CODES.get(str((error or {}).get("code")), "server_error")
-        return CallFailed(code, f"the batch has no reply to this call ({said or code})", where=model.name)
+        return NotBilled(code, f"the batch has no reply to this call ({said or code})", where=model.name)
     body, status = bytes_of(response.get("body")), int(response.get("status_code") or 200)
     if status == 200:
         return body
@@ -86,9 +86,9 @@ def otherwise_of(status: dict[str, Any], model: ModelSpec) -> CallFailed:
         words = redact(said, model.key_variables)[:WORDS] or "it gives no reason"
         return Refused(f"the provider refused the batch: {words}", where=model.name, raw=raw_of(said.encode(), model))
     if kind == "expired":
-        return CallFailed("timeout", "the batch expired before this call's turn", where=model.name)
+        return NotBilled("timeout", "the batch expired before this call's turn", where=model.name)
     if kind == "cancelled":
-        return cancelled("its batch was cancelled", model.name)
+        return NotBilled("cancelled", "its batch was cancelled", where=model.name)
     return CallFailed("server_error", "the batch's results do not name this call", where=model.name)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
@@ -75,14 +75,17 @@ class BatchStore:
         with self._lock:
             self._connection.close()
 
-    def add(self, batch: Batch, keys: Iterable[str]) -> None:
-        """Write a batch down with the keys of its calls, whole or not at all."""
+    def add(self, batch: Batch, keys: Iterable[str], charges: Mapping[str, bytes] | None = None) -> None:
+        """Write a batch down with the keys of its calls, whole or not at all.
+
+        `charges` is, by key, what a run is charged for a call until its answer is there.
+        """
         marks = ", ".join("?" for _ in fields(Batch))
         with self._lock, self._told(), self._connection:
             self._connection.execute(f"INSERT INTO batches ({COLUMNS}) VALUES ({marks})", astuple(batch))
             self._connection.executemany(
-                "INSERT OR REPLACE INTO batch_keys (key, batch, answer) VALUES (?, ?, NULL)",
-                [(key, batch.id) for key in keys],
+                "INSERT OR REPLACE INTO batch_keys (key, batch, answer, charge) VALUES (?, ?, NULL, ?)",
+                [(key, batch.id, (charges or {}).get(key)) for key in keys],
             )
 
     def update(self, batch: Batch) -> None:
@@ -117,6 +120,12 @@ class BatchStore:
                 f"SELECT {COLUMNS}, answer FROM batch_keys JOIN batches ON batches.id = batch WHERE key = ?", (key,)
             ).fetchone()
         return (_batch(row[:-1]), row[-1]) if row else None
+
+    def charge_of(self, key: str) -> bytes | None:
+        """What a run is charged for a call that is in a batch; None where no run is."""
+        with self._lock, self._told():
+            row = self._connection.execute("SELECT charge FROM batch_keys WHERE key = ?", (key,)).fetchone()
+        return row[0] if row else None
 
     def get(self, batch: str) -> Batch | None:
         """A batch by its id here."""
@@ -159,8 +168,10 @@ class BatchStore:
                 " status TEXT)"
             )
             self._connection.execute(
-                "CREATE TABLE IF NOT EXISTS batch_keys (key TEXT PRIMARY KEY, batch TEXT, answer BLOB)"
+                "CREATE TABLE IF NOT EXISTS batch_keys (key TEXT PRIMARY KEY, batch TEXT, answer BLOB, charge BLOB)"
             )
+            if "charge" not in {row[1] for row in self._connection.execute("PRAGMA table_info(batch_keys)")}:
+                self._connection.execute("ALTER TABLE batch_keys ADD COLUMN charge BLOB")
             self._connection.execute("CREATE INDEX IF NOT EXISTS keys_by_batch ON batch_keys (batch)")
             old = time.time() - KEPT_S
             self._connection.execute(

@@ -1,0 +1,114 @@
+"""What each run has been charged, on disk: no call is sent before its reservation is written here.
+
+A process does not write a row for every call. It leases: its row holds an upper bound of what it has been charged and
+has reserved, raised by a block before a call would pass it, and set to the exact charge when the process ends. A killed
+process leaves its row as it was, so the next one starts from at least what may be billed. All processes of a run take
+their leases from one cap, inside SQLite's transaction.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+
+from agents.gateway.journal import BUSY_S, refuse_network_disk, storage_error
+
+TABLE = """
+    CREATE TABLE IF NOT EXISTS charges (
+        run TEXT, process TEXT, cap TEXT, amount REAL, PRIMARY KEY (run, process, cap)
+    ) WITHOUT ROWID"""
+OTHERS = "SELECT cap, sum(amount) FROM charges WHERE run = ? AND process <> ? GROUP BY cap"
+SET = """
+    INSERT INTO charges VALUES (?, ?, ?, ?)
+    ON CONFLICT (run, process, cap) DO UPDATE SET amount = excluded.amount"""
+ADD = """
+    INSERT INTO charges VALUES (?, ?, ?, ?)
+    ON CONFLICT (run, process, cap) DO UPDATE SET amount = amount + excluded.amount"""
+RECORDED = "lake"
+"""Process name of the row for charges that only the lake knows of."""
+
+
+def path_in(root: Path) -> Path:
+    """Where the charges of a home folder's runs are kept."""
+    return root / "charges.sqlite"
+
+
+class Charges:
+    """One process's row per cap of one run. Caps are named by their field, such as `limits.money_usd`.
+
+    Every method blocks: call it in a thread. `before` is what all other processes were charged when this one began.
+
+    Args:
+        path: the SQLite file, made where it is absent
+        run: the run's id
+        recorded: what the run has spent by other records (the lake's); the larger of the two counts
+
+    Raises:
+        StorageFull, GraftError: the file cannot be used
+    """
+
+    def __init__(self, path: Path, run: str, recorded: Mapping[str, float] | None = None) -> None:
+        refuse_network_disk(path)
+        self._path, self._run, self._process = path, run, uuid.uuid4().hex
+        self._lock = threading.Lock()
+        self.lease: dict[str, float] = {}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._connection = sqlite3.connect(path, timeout=BUSY_S, check_same_thread=False, isolation_level=None)
+            self._connection.execute("PRAGMA synchronous=EXTRA")
+            self._connection.execute(TABLE)
+            self.before = self._begin(recorded or {})
+        except sqlite3.Error as error:
+            raise storage_error(error, path) from None
+
+    def extend(self, needs: Mapping[str, float], blocks: Mapping[str, float], caps: Mapping[str, float]) -> bool:
+        """Lease at least `needs` of each cap, up to a block more; False, and all that is left, where one does not fit.
+
+        The lease is on disk when this returns. Raises StorageFull, GraftError.
+        """
+        with self._lock:
+            try:
+                self._connection.execute("BEGIN IMMEDIATE")
+                with self._connection:
+                    others, fits, lease = self._others(), True, dict(self.lease)
+                    for cap, need in needs.items():
+                        room = caps.get(cap, float("inf")) - others.get(cap, 0.0)
+                        fits = fits and need <= room
+                        lease[cap] = max(lease.get(cap, 0.0), min(room, need + blocks.get(cap, 0.0)))
+                    if lease != self.lease:
+                        self._set(lease)
+            except sqlite3.Error as error:
+                raise storage_error(error, self._path) from None
+            self.lease = lease
+            return fits
+
+    def close(self, charged: Mapping[str, float]) -> None:
+        """Replace the lease by the exact charge. Should that fail, the lease stays, which is the larger."""
+        with self._lock:
+            try:
+                if self.lease or charged:
+                    self._connection.execute("BEGIN IMMEDIATE")
+                    with self._connection:
+                        self._set({**dict.fromkeys(self.lease, 0.0), **charged})
+            except sqlite3.Error as error:
+                raise storage_error(error, self._path) from None
+            finally:
+                self._connection.close()
+
+    def _begin(self, recorded: Mapping[str, float]) -> dict[str, float]:
+        self._connection.execute("BEGIN IMMEDIATE")
+        with self._connection:
+            before = self._others()
+            missing = {cap: amount - before.get(cap, 0.0) for cap, amount in recorded.items()}
+            missing = {cap: amount for cap, amount in missing.items() if amount > 0}
+            self._connection.executemany(ADD, [(self._run, RECORDED, cap, amount) for cap, amount in missing.items()])
+            return {cap: before.get(cap, 0.0) + missing.get(cap, 0.0) for cap in {**before, **missing}}
+
+    def _others(self) -> dict[str, float]:
+        return {str(cap): float(amount) for cap, amount in self._connection.execute(OTHERS, (self._run, self._process))}
+
+    def _set(self, amounts: Mapping[str, float]) -> None:
+        self._connection.executemany(SET, [(self._run, self._process, cap, amount) for cap, amount in amounts.items()])
