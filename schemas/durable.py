@@ -38,12 +38,13 @@ def sync_since(folder: Path, since: float) -> None:
 
     DuckDB writes Parquet without fsync, so a commit that names them could outlive them. Takes 8 ms for 10,000 names.
     """
-    found: dict[str, list[str]] = {}
+    folders: set[Path] = set()
     for path in _made_since(folder, min(since, time.time()) - CLOCK_S):
-        found.setdefault(os.path.dirname(path), []).append(path)
-    for parent, paths in found.items():
-        for path in (*paths, *_up_to(folder, parent)):
-            sync(path)
+        sync(path)
+        parents = Path(path).parents
+        folders.update(parents[: parents.index(folder) + 1])  # any of them may be new
+    for parent in folders:
+        sync(parent)
 
 
 def _made_since(folder: Path | str, since: float) -> Iterator[str]:
@@ -55,11 +56,3 @@ def _made_since(folder: Path | str, since: float) -> Iterator[str]:
                 yield from _made_since(entry.path, since)
             elif entry.name >= first if entry.name.startswith(NAMED) else entry.stat().st_mtime >= since:
                 yield entry.path
-
-
-def _up_to(folder: Path, parent: str) -> list[str]:
-    """A folder and those around it up to the lake's, as any of them may be new."""
-    found, top = [parent], str(folder)
-    while found[-1] != top and len(found[-1]) > len(top):
-        found.append(os.path.dirname(found[-1]))
-    return found

@@ -6,6 +6,7 @@ are the disk after a power cut under the harshest reading, where nothing reaches
 
 from __future__ import annotations
 
+import _sqlite3
 import asyncio
 import ctypes
 import os
@@ -16,7 +17,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import _sqlite3
 import pytest
 
 from agents.gateway.batch.store import Batch, BatchStore
