@@ -21,6 +21,7 @@ from typing import Any
 import orjson
 
 from flows.progress import Progress
+from flows.run_server import OWN
 from schemas.base import utc_now
 from schemas.home import Home
 from schemas.live import live_file
@@ -144,10 +145,13 @@ def _born() -> float | None:
 
 
 def _prefect() -> dict[str, str | None]:
-    """The flow run that this is part of, and its server's address without a password; None outside of one."""
+    """The flow run that this is part of, and its server's address without a password.
+
+    None outside of one; the address too where the run started the server for itself, since that has no pages.
+    """
     from prefect.runtime import flow_run
     from prefect.settings import PREFECT_API_URL
 
     address = PREFECT_API_URL.value()
-    clean = re.sub(r"(?<=://)[^/@]*@", "", str(address)) if address else None
+    clean = re.sub(r"(?<=://)[^/@]*@", "", str(address)) if address and address not in OWN else None
     return {"flow_run_id": flow_run.id, "api_url": clean}

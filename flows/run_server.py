@@ -20,6 +20,8 @@ from schemas.home import Home
 
 ROLE = "run-server"
 CLOSING_SECONDS = 5.0
+OWN = set[str]()
+"""Addresses of servers that this process started: they have no pages for people."""
 _STARTING = threading.Lock()
 
 
@@ -31,7 +33,9 @@ def start_prefect(home: Home) -> None:
     apply_prefect_environment(home)
     with _STARTING:
         if not os.environ.get("PREFECT_API_URL"):
-            connect_environment(_start(home), secret(home))
+            url = _start(home)
+            OWN.add(url)
+            connect_environment(url, secret(home))
     context = sys.modules.get("prefect.context")
     if context is not None:  # imported before: it has read the environment already
         context.refresh_global_settings_context()

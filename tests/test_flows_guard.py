@@ -346,6 +346,8 @@ def test_a_home_of_somebody_else_runs_no_code(of_up: Served, tmp_path: Path) -> 
 def test_a_waiting_run_is_told_to_go_on_and_its_server_ends_with_it(of_run: Served) -> None:
     servers = [one for one in of_run.first.children(recursive=True) if "flows.server" in " ".join(one.cmdline())]
     assert len(servers) == 1
+    live = json.loads(next(of_run.home.glob("runs/*/live.json")).read_text())
+    assert live["flow_run_id"] and live["api_url"] is None, "this server has no page that a link could lead to"
     run = next(of_run.home.glob("runs/*/waiting.json")).parent.name
     told = graft(of_run.home, "go-on", run, "--by", "Ada")
     assert told.returncode == 0, told.stderr

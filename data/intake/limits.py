@@ -66,8 +66,8 @@ def readable(size: int) -> str:
 
 def weight(text: str | bytes) -> int:
     """About the bytes of memory that a JSON text takes as values: brackets and commas bound their number."""
-    marks = (b",", b"[", b"{") if isinstance(text, bytes) else (",", "[", "{")
-    return len(text) + VALUE * sum(text.count(mark) for mark in marks)  # type: ignore[arg-type]
+    data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+    return len(data) + VALUE * sum(data.count(mark) for mark in (b",", b"[", b"{"))
 
 
 def unpacked(path: Path) -> IO[bytes]:
