@@ -71,6 +71,10 @@ lint: install ## Check style and formatting (ruff)
 types: install ## Check types (mypy, strict)
 	@$(BIN)/mypy
 
+.PHONY: audit
+audit: install ## Check pins, hashes, installed files, model weights and licences, and write an SBOM (two minutes)
+	@env -u GRAFT_HOME $(BIN)/python .ci/audit.py $(ARGS)
+
 .PHONY: bench-methods
 bench-methods: install ## Measure what each method's rows do for a student (needs ../shared/data; more than an hour)
 	@env -u GRAFT_HOME $(BIN)/python benchmarks/methods.py $(ARGS)
