@@ -28,7 +28,8 @@ from schemas.durable import put
 from schemas.home import Home
 
 POINTER = ctypes.c_void_p
-OPEN = ctypes.CFUNCTYPE(ctypes.c_int, POINTER, ctypes.c_char_p, POINTER, ctypes.c_int, POINTER)
+OPEN = ctypes.CFUNCTYPE(ctypes.c_int, POINTER, POINTER, POINTER, ctypes.c_int, POINTER)
+"""SQLite keeps the pointer to a file's name as long as the file is open, so the very pointer is handed on."""
 SYNC = ctypes.CFUNCTYPE(ctypes.c_int, POINTER, ctypes.c_int)
 DELETE = ctypes.CFUNCTYPE(ctypes.c_int, POINTER, ctypes.c_char_p, ctypes.c_int)
 METHODS = 19
@@ -81,12 +82,12 @@ class Disk:
         self._library.sqlite3_vfs_register(self._before, 1)
         self._library.sqlite3_vfs_unregister(ctypes.byref(self._vfs))
 
-    def _opened(self, vfs: int, name: bytes | None, file: int, flags: int, out: int) -> int:
+    def _opened(self, vfs: int, name: int | None, file: int, flags: int, out: int) -> int:
         result = int(self._usual_open(self._before, name, file, flags, out))
         methods = ctypes.cast(file, ctypes.POINTER(POINTER))
         if result or not name or not methods[0]:
             return result
-        self._paths[file] = os.fsdecode(name)
+        self._paths[file] = os.fsdecode(ctypes.string_at(name))
         self._fresh.add(file)
         usual = methods[0]
         if usual not in self._tables:
