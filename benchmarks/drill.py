@@ -1,10 +1,12 @@
-"""The drill: runs that are killed, rate-limited, fed garbage or starved of disk, and what is left of them.
+"""The drill: runs that are killed, rate-limited, fed garbage, starved of disk or cut off from power; and their caps.
 
-    python benchmarks/drill.py                     # 30 kills and every fault, within five minutes
-    python benchmarks/drill.py --kills 3 --faults none
+    python benchmarks/drill.py                     # everything: a quarter of an hour
+    python benchmarks/drill.py --kills 3 --faults none --others none
+    python benchmarks/drill.py --kills 0 --faults none --others caps power
 
-Prints two Markdown tables; ends with 1 where anything finished was lost, doubled or asked for again. The flow, lake,
-journal and gateway are the real ones; each life is a process of its own, forked from one that has imported them.
+Prints Markdown tables; ends with 1 if anything finished was lost, doubled or asked for again, or if a cap was exceeded.
+The flow, lake, journal and gateway are the real ones; each life is a process of its own, forked from one that has
+imported them.
 """
 
 from __future__ import annotations
@@ -20,14 +22,18 @@ from contextlib import contextmanager
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
+from drill_caps import cap_across_restarts, cap_in_any_order
 from drill_faults import FAULTS, Outcome, suffer
 from drill_kills import CANDIDATES, Kills, kill_often
+from drill_lake import Finding, kill_exports, kill_imports, maintain_beside, race_recalls
+from drill_power import cut_power
 from figures import Figure, machine
 from harness import ROOT, fake_server, prefect_server
 
 sys.path.insert(0, str(ROOT))
 
-KILLS, SEED, MINUTES = 30, 7, 5.0
+KILLS, SEED, MINUTES, CUTS = 30, 7, 5.0, 10
+OTHERS = ("caps", "power", "recall", "export", "import", "upkeep")
 
 
 @contextmanager
@@ -85,21 +91,61 @@ def faults_table(outcomes: list[Outcome]) -> str:
     return "\n".join(lines)
 
 
+def drill_other(name: str, context: ForkServerContext, folder: Path, base: str, seed: int) -> list[Finding]:
+    """One of OTHERS; each is bounded by a count."""
+    if name == "caps":
+        limit = time.monotonic() + 300
+        return [cap_across_restarts(context, folder, base, seed, limit), cap_in_any_order()]
+    if name == "power":
+        return [power_cuts(folder, seed)]
+    if name == "upkeep":
+        return [maintain_beside(context, folder)]
+    work = {"recall": race_recalls, "export": kill_exports, "import": kill_imports}[name]
+    return [work(context, folder, seed)]
+
+
+def power_cuts(folder: Path, seed: int) -> Finding:
+    """Power cuts as one row of the table. Raises NoCompiler if there is no C compiler."""
+    began = time.monotonic()
+    cuts = cut_power(folder / "power", CUTS, seed)
+    found = Finding("power cut, unsynced writes dropped", cuts.cuts, "cuts", time.monotonic() - began)
+    for lost in ("calls_lost", "batches_lost", "unreadable"):
+        found.check(not getattr(cuts, lost), f"{getattr(cuts, lost)} {lost.replace('_', ' ')}")
+    found.check(cuts.calls > 0 and cuts.batches > 0, "nothing was acknowledged before the cuts")
+    return found
+
+
+def others_table(found: list[Finding]) -> str:
+    """One line for each of the other drills as Markdown."""
+    lines = ["| drill | done | seconds | sound |", "|---|---:|---:|---|"]
+    for one in found:
+        verdict = "yes" if not one.problems else f"**no**: {'; '.join(one.problems)}"
+        lines.append(f"| {one.name} | {one.done} {one.of} | {one.seconds:.1f} | {verdict} |")
+    return "\n".join(lines)
+
+
 def main() -> int:
     """Drill, print the tables. Returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=KILLS)
     parser.add_argument("--faults", nargs="*", default=list(FAULTS), help=f"none, or of: {', '.join(FAULTS)}")
+    parser.add_argument("--others", nargs="*", default=list(OTHERS), help=f"none, or of: {', '.join(OTHERS)}")
     parser.add_argument("--candidates", type=int, default=CANDIDATES, help="of each run that is killed")
     parser.add_argument("--seed", type=int, default=SEED)
-    parser.add_argument("--minutes", type=float, default=MINUTES, help="no further kill or fault begins after so many")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=MINUTES,
+        help="no further kill or fault begins after so many",
+    )
     given = parser.parse_args()
     wanted = [name for name in given.faults if name != "none"]
-    unknown = [name for name in wanted if name not in FAULTS]
-    if unknown:
-        parser.error(f"no fault {unknown[0]!r}; there are {', '.join(FAULTS)}")
+    further = [name for name in given.others if name != "none"]
+    for names, known in ((wanted, FAULTS), (further, OTHERS)):
+        if unknown := [name for name in names if name not in known]:
+            parser.error(f"no drill {unknown[0]!r}; choose from {', '.join(known)}")
     started = time.monotonic()
-    outcomes, found = list[Outcome](), Kills()
+    outcomes, found, rest = list[Outcome](), Kills(), list[Finding]()
     with tempfile.TemporaryDirectory(prefix="graft-drill-") as name:
         folder = Path(name)
         with prefect_server(folder / "prefect"), stage(folder) as (context, base):
@@ -111,13 +157,17 @@ def main() -> int:
                     print(f"# no time left for {fault}", file=sys.stderr)
                     continue
                 outcomes.append(suffer(context, folder, base, fault))
+            for other in further:
+                rest += drill_other(other, context, folder, base, given.seed)
     print(f"{machine()}; {time.monotonic() - started:.0f} s\n")
     if given.kills:
         print(kills_table(found) + "\n")
     if outcomes:
-        print(faults_table(outcomes))
+        print(faults_table(outcomes) + "\n")
+    if rest:
+        print(others_table(rest))
     short = found.kills < given.kills or len(outcomes) < len(wanted)
-    return 1 if short or not found.sound or any(one.problems for one in outcomes) else 0
+    return 1 if short or not found.sound or any(one.problems for one in (*outcomes, *rest)) else 0
 
 
 if __name__ == "__main__":

@@ -38,7 +38,8 @@ roles:
 method: {{kind: gra, reviewers: {reviewers}, max_cosine: null, early_exit: {early_exit}}}
 target: {{rows_per_label: {rows}}}
 limits:
-  {{candidates: {candidates}, concurrency: {concurrency}, shard_rows: {shard_rows}, min_yield: 0, out_of_reach: go_on}}
+  {{candidates: {candidates}, concurrency: {concurrency}, shard_rows: {shard_rows}, min_yield: 0, out_of_reach: go_on,
+  money_usd: {money_usd}}}
 seed: {seed}
 """
 
@@ -46,7 +47,7 @@ seed: {seed}
 def write_recipe(
     folder: Path, base: str, *, candidates: int, name: str = "bench", concurrency: int = 64, reviewers: int = 2,
     early_exit: bool = False, rows: int | None = None, seed: int = 42, shard_rows: int = 1_000_000, model: str = "",
-    one_model: bool = False,
+    one_model: bool = False, money_usd: float | None = None,
 ) -> Path:  # fmt: skip
     """A GRA recipe over five models of one server; without `rows` it goes on until `candidates` have settled.
 
@@ -62,6 +63,7 @@ def write_recipe(
         RECIPE.format(
             name=name, models=models, reviewers=reviewers, early_exit=str(early_exit).lower(), candidates=candidates,
             rows=candidates if rows is None else rows, concurrency=concurrency, shard_rows=shard_rows, seed=seed,
+            money_usd="null" if money_usd is None else money_usd,
         ),
         encoding="utf-8",
     )  # fmt: skip
