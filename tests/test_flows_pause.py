@@ -22,7 +22,7 @@ from data.edits import decide, record
 from data.lake import Lake
 from data.versions import rows, version
 from flows import pause, serve
-from flows.deploy import connected
+from flows.prefect_api import connected
 from schemas.errors import GraftError, NotFound
 from schemas.home import Home
 from schemas.load import load_recipe
