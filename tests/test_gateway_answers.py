@@ -89,16 +89,14 @@ def provider(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     return str(request.param)
 
 
-def ask(provider: str, url: str, **more: Any) -> CallRequest:
+def ask(provider: str, url: str, *, chat: bool = True, **more: Any) -> CallRequest:
+    name = "fake" if provider == "openai" else "openai/fake" if chat else "text-completion-openai/fake"
     spec: dict[str, Any] = {
-        "name": "m", "provider": provider, "model": "fake" if provider == "openai" else "openai/fake", "base_url": url,
-        "api_key_env": "GRAFT_TEST_KEY", "price": Price(input=1, output=2), **more.pop("spec", {}),
+        "name": "m", "provider": provider, "model": name, "base_url": url, "api_key_env": "GRAFT_TEST_KEY",
+        "price": Price(input=1, output=2), **more.pop("spec", {}),
     }  # fmt: skip
-    text = more.pop("text", "how are you")
-    messages = (Message(role="user", content=text),)
-    return CallRequest(
-        model=ModelSpec(**spec), role="reviewer", purpose="test", messages=messages, max_tokens=32, **more
-    )
+    more |= {"messages": (Message(role="user", content="how are you"),)} if chat else {"prompt": "how are you"}
+    return CallRequest(model=ModelSpec(**spec), role="reviewer", purpose="test", max_tokens=32, **more)
 
 
 async def outcome(path: Path, request: CallRequest, **more: Any) -> Reply | CallFailed:
@@ -195,10 +193,12 @@ async def test_a_reply_that_unpacks_to_gigabytes_is_refused(provider: str, serve
     assert isinstance(failure, Damaged) and failure.code == "malformed" and "too large" in failure.what
 
 
-async def test_a_reply_without_an_end_is_refused(provider: str, server: Saying, tmp_path: Path) -> None:
+@pytest.mark.parametrize("chat", [True, False])
+async def test_a_reply_without_an_end_is_refused(provider: str, server: Saying, tmp_path: Path, chat: bool) -> None:
     server.says(b"")
     server.endless = True
-    failure = await asyncio.wait_for(outcome(tmp_path, ask(provider, server.url, spec={"timeout_s": 60.0})), 50)
+    request = ask(provider, server.url, spec={"timeout_s": 60.0}, chat=chat)
+    failure = await asyncio.wait_for(outcome(tmp_path, request), 50)
     assert isinstance(failure, Damaged) and failure.what == "the reply is too large: more than 16 MB"
 
 
@@ -212,15 +212,16 @@ async def test_a_reply_that_drips_ends_at_the_timeout(provider: str, server: Say
     assert isinstance(failure, CallFailed) and failure.code == "timeout"
 
 
+@pytest.mark.parametrize("chat", [True, False])
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_no_redirect_is_followed_with_prompt_and_key(
-    provider: str, server: Saying, tmp_path: Path, status: int
+    provider: str, server: Saying, tmp_path: Path, status: int, chat: bool
 ) -> None:
     with Saying() as other:
         other.says(SOUND)
-        server.says({}, status, Location=f"{other.url}/chat/completions")
+        server.says({}, status, Location=f"{other.url}/{'chat/' if chat else ''}completions")
         with pytest.raises(GraftError):
-            raise await outcome(tmp_path, ask(provider, server.url))  # type: ignore[misc]
+            raise await outcome(tmp_path, ask(provider, server.url, chat=chat))  # type: ignore[misc]
         assert server.asked and not other.asked
 
 

@@ -29,11 +29,14 @@ from schemas.home import Home
 
 POINTER = ctypes.c_void_p
 OPEN = ctypes.CFUNCTYPE(ctypes.c_int, POINTER, POINTER, POINTER, ctypes.c_int, POINTER)
-"""SQLite keeps the pointer to a file's name as long as the file is open, so the very pointer is handed on."""
 SYNC = ctypes.CFUNCTYPE(ctypes.c_int, POINTER, ctypes.c_int)
-DELETE = ctypes.CFUNCTYPE(ctypes.c_int, POINTER, ctypes.c_char_p, ctypes.c_int)
+DELETE = ctypes.CFUNCTYPE(ctypes.c_int, POINTER, POINTER, ctypes.c_int)
 METHODS = 19
 """Pointers of sqlite3_io_methods, after the version: enough for version 3; xSync is the fifth."""
+
+
+_alive: list[Disk] = []
+"""SQLite may call a layer as long as a connection is open, also after a test that failed."""
 
 
 class Vfs(ctypes.Structure):
@@ -59,6 +62,7 @@ class Disk:
         self._fresh: set[int] = set()
         self._gone: set[str] = set()
         kept.mkdir()
+        _alive.append(self)
         self._library = ctypes.CDLL(_sqlite3.__file__)
         find = self._library.sqlite3_vfs_find
         find.restype, find.argtypes = POINTER, [ctypes.c_char_p]
@@ -83,6 +87,7 @@ class Disk:
         self._library.sqlite3_vfs_unregister(ctypes.byref(self._vfs))
 
     def _opened(self, vfs: int, name: int | None, file: int, flags: int, out: int) -> int:
+        """`name` stays a pointer: SQLite's own VFS keeps it, and reads beyond its end."""
         result = int(self._usual_open(self._before, name, file, flags, out))
         methods = ctypes.cast(file, ctypes.POINTER(POINTER))
         if result or not name or not methods[0]:
@@ -105,8 +110,10 @@ class Disk:
         methods[0] = ctypes.addressof(self._tables[usual][0])
         return result
 
-    def _deleted(self, vfs: int, name: bytes, sync_folder: int) -> int:
-        self._gone.add(os.fsdecode(name))  # until the folder is synced, the file is there again after a cut
+    def _deleted(self, vfs: int, name: int, sync_folder: int) -> int:
+        self._gone.add(
+            os.fsdecode(ctypes.string_at(name))
+        )  # until the folder is synced, the file is there again after a cut
         return int(self._usual_delete(self._before, name, sync_folder))
 
     def _keep(self, file: int) -> None:

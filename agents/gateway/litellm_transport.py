@@ -116,13 +116,14 @@ class LiteLLMTransport:
 
     def _completer(self, arguments: dict[str, Any]) -> Any:
         """One client an address for OpenAI's completions: LiteLLM would open one a call there, and close none."""
+        import httpx
         import openai
 
         base, key = arguments.get("base_url"), arguments.get("api_key")
         if (base, key) not in self._completers:
             from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler
 
-            http = openai.DefaultAsyncHttpxClient(transport=AsyncHTTPHandler.create_async_transport())
+            http: Any = httpx.AsyncClient(transport=AsyncHTTPHandler.create_async_transport(), timeout=None)
             client = openai.AsyncOpenAI(base_url=base, api_key=key, max_retries=0, http_client=http)
             self._completers[base, key] = client
         return self._completers[base, key]
