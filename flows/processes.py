@@ -71,7 +71,7 @@ def wait_until(ready: Callable[[], bool], process: psutil.Process, home: Home, r
         if gone or time.monotonic() > deadline:
             what = f"Prefect's {role} " + ("ended at once" if gone else f"did not answer in {STARTUP_SECONDS} s")
             log = home.prefect / "logs" / f"{role}.log"
-            raise GraftError(f"{what}:\n{_tail(log)}", where=str(log), fix="read the log, then run the same command again")
+            raise GraftError(f"{what}:\n{_tail(log)}", where=str(log), fix="read the log, then try again")
         time.sleep(0.25)
 
 

@@ -62,7 +62,8 @@ def test_a_schedule_fires_and_publishes_a_version(tmp_path: Path, fake_llm: Any)
             versions = json.loads(graft(home, "datasets", "--json").stdout)
         assert [version["dataset"] for version in versions][:1] == ["shop"]
         state = json.loads(graft(home, "status", "--json").stdout)
-        assert state["runs"][0]["stopped_by"] == "target"
+        # On a busy machine the next minute's run is going on already.
+        assert "target" in {run["stopped_by"] for run in state["runs"]}
     finally:
         down = graft(home, "down")
     assert down.returncode == 0, down.stderr
