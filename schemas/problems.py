@@ -12,7 +12,7 @@ from schemas.redaction import redact
 
 Path = tuple[str | int, ...]
 LONGEST_GUESS = 200
-"""Characters of a word for which a known one is guessed: comparing two words takes time by the product of their lengths."""
+"""Characters of a word for which a known one is guessed: to compare two takes time by the product of their lengths."""
 
 
 @dataclass(frozen=True)

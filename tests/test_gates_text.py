@@ -188,6 +188,6 @@ def test_a_score_that_is_no_number_lets_nothing_in(scores: list[float]) -> None:
                                   "://a:" * 20_000,
                                   "ab" * 100_000, "1:" * 50_000, "+1 " * 20_000, "eyJ" + "a." * 50_000])  # fmt: skip
 def test_no_text_holds_the_gates_up(text: str) -> None:
-    begun = time.perf_counter()
+    begun = time.thread_time()  # a busy machine takes no CPU time of ours
     rules(text, made=recipe(max_chars=10_000_000))
-    assert time.perf_counter() - begun < 10
+    assert time.thread_time() - begun < 10

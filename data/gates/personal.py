@@ -52,7 +52,8 @@ _NHS = re.compile(r"\bNHS\b[^\d]{0,30}+(?P<it>\d{3}[ -]?\d{3}[ -]?\d{4})(?!\d)",
 _IDNR = re.compile(r"\b(?:steuer|tax id|idnr)[^\d]{0,30}+(?P<it>\d{2} ?\d{3} ?\d{3} ?\d{3})(?!\d)", re.IGNORECASE)
 _SPACED = re.compile(r"\d[\s().-]++\d")
 _CALL = re.compile(
-    r"\b(?:call|phone|telephone|tel|mobile|cell|fax|whatsapp|ring|text|sms|reach|dial|number is|contact)\b[^\d]{0,40}+$",
+    r"\b(?:call|phone|telephone|tel|mobile|cell|fax|whatsapp|ring|text|sms|reach|dial|number is|contact)\b"
+    r"[^\d]{0,40}+$",
     re.IGNORECASE,
 )
 _NUMBERED = re.compile(
@@ -224,14 +225,14 @@ def _phones(text: str, regions: Sequence[str]) -> Iterator[Span]:
     from phonenumbers import Leniency, PhoneNumberMatcher
 
     for region in regions or (None,):
-        for match in PhoneNumberMatcher(text, region, leniency=Leniency.VALID):
+        for match in PhoneNumberMatcher(text, region, leniency=Leniency.VALID, max_tries=len(text)):
             raw, before = match.raw_string, text[max(0, match.start - 60) : match.start]
             if _NUMBERED.search(before) or _NO_PHONE.match(raw) or (raw[0] != "+" and _JOINED.search(before)):
                 continue
             if raw.startswith(("+", "00")) or _CALL.search(before) or (_SPACED.search(raw) and raw.count(" ") < 5):
                 yield Span("phone", match.start, match.end)
     if "+" in text:
-        for match in PhoneNumberMatcher(text, None, leniency=Leniency.POSSIBLE):
+        for match in PhoneNumberMatcher(text, None, leniency=Leniency.POSSIBLE, max_tries=len(text)):
             digits = sum(sign.isdigit() for sign in match.raw_string)
             if digits >= LEAST_ABROAD and not _NO_PHONE.match(match.raw_string):
                 yield Span("phone", match.start, match.end)
