@@ -253,7 +253,7 @@ class Naming:
     async def name(self, label: str, texts: Sequence[str]) -> tuple[str, ...]:
         """The subjects of the texts; empty where the model gave nothing usable or no call can be paid."""
         if self._recorder is None:
-            self._opened = open_gateway(self._loop.recipe, self._loop.home, say)
+            self._opened = open_gateway(self._loop.recipe, self._loop.home, say, run_id=self._run_id)
             self._recorder = CallRecorder((await self._opened.__aenter__()).call, self._run_id, "")
         model: ModelSpec = pool_of(self._loop.recipe, "generator")[0]
         try:
