@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from fake_batches import ServingBatches
@@ -81,7 +81,7 @@ def test_the_outlook_counts_what_earlier_attempts_were_charged() -> None:
         progress.spent.usd.add(value)
 
     class Stats:
-        charged_before = {MONEY: 0.5}
+        charged_before: ClassVar = {MONEY: 0.5}
 
     progress.gateway = Stats
     (money,) = (room for room in progress.rooms(Limits(money_usd=1)) if room.cap == MONEY)

@@ -245,7 +245,8 @@ async def test_an_unexpected_exception_is_one_call_s_failure_logged_with_its_tra
         failure = both[0]
         assert isinstance(failure, CallFailed) and "ZeroDivisionError" in str(failure) and "4711" not in failure.raw
         assert failure.raw.startswith("ZeroDivisionError: with the key")
-        assert not any(gateway.ledger.reserved.values()) and gateway.ledger.charged[MONEY] > 0, "it may have been billed"
+        assert not any(gateway.ledger.reserved.values())
+        assert gateway.ledger.charged[MONEY] > 0, "it may have been billed"
         assert gateway.stats.in_flight == 0 and gateway.stats.failed == 1 and not gateway._flights
         monkeypatch.undo()
         monkeypatch.setenv("GRAFT_TEST_KEY", "sk-test-4711")

@@ -270,8 +270,9 @@ class Tab:
         held, self.held, self._sent = self.held, None, False
         if held is None:
             return
-        known = usage is not None and usage.prompt_tokens is not None and usage.completion_tokens is not None
-        tokens = usage.prompt_tokens + usage.completion_tokens if known else None
+        tokens = None
+        if usage is not None and usage.prompt_tokens is not None and usage.completion_tokens is not None:
+            tokens = usage.prompt_tokens + usage.completion_tokens
         self._settle(held, usd, tokens)
 
     def lost(self) -> None:

@@ -206,7 +206,8 @@ class Sender:
             door.leave(visit)
             return await first
         self._counts.hedged += 1
-        loser = second = asyncio.ensure_future(transport.send(request))
+        second = asyncio.ensure_future(transport.send(request))
+        loser: asyncio.Future[Reply] = second
         try:
             done, pending = await asyncio.wait((first, second), return_when=asyncio.FIRST_COMPLETED)
             if pending and all(one.exception() for one in done):
