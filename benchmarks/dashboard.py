@@ -98,10 +98,17 @@ def served(home: Home) -> Iterator[tuple[str, int]]:
         said = next((word for word in server.stdout.readline().split() if word.startswith("http")), "")
         if not said:
             raise RuntimeError("the dashboard did not start")
+        OPENER.addheaders = [("Cookie", _cookie(home))]
         ask(said.rstrip("/") + "/static/graft.css")
         yield said.rstrip("/"), server.pid
     finally:
         stop(server)
+
+
+def _cookie(home: Home) -> str:
+    from dashboard.entry import Key
+
+    return "=".join(Key(home.root).cookie)
 
 
 def ask(url: str, seconds: float = 120) -> tuple[float, int]:
@@ -206,7 +213,9 @@ def painted(home: Home, asked: Sequence[Asked]) -> list[str]:
     with served(home) as (address, _), sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         for one in asked:
-            page = browser.new_page(bypass_csp=True)  # a waiting function is evaluated, which pages forbid
+            page = browser.new_page(
+                bypass_csp=True, extra_http_headers={"Cookie": _cookie(home)}
+            )  # a waiting function is evaluated, which pages forbid
             page.goto(address + one.path.format(**known), timeout=120_000)
             script = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? -1"
             page.wait_for_function(f"({script}) >= 0", timeout=10_000)

@@ -5,23 +5,27 @@ Server-rendered pages over one read-only lake. A reader opened once sees each co
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote, urlencode
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Mount, Route
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.routing import Match, Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from dashboard.desk import Desk, failure_page
+from dashboard.desk import Desk, desk_of, failure_page
+from dashboard.entry import ENTER, TOKEN, local
+from dashboard.origin import from_elsewhere, host_known, is_plain, malformed, opens_page
 from dashboard.pages import CHARTS, PAGES
-from dashboard.people import Door, from_elsewhere
+from dashboard.people import Door
+from dashboard.posting import Form, posted
 from schemas.errors import GraftError
 
 if TYPE_CHECKING:
@@ -37,49 +41,118 @@ POLICY = (
 """What a browser may load: our own files alone, so that a text which slips through as markup still loads nothing."""
 
 
-def create_app(home: Home, *, hosts: tuple[str, ...] = LOOPBACK, door: Door | None = None) -> Starlette:
+def create_app(home: Home, *, door: Door, hosts: tuple[str, ...] = LOOPBACK) -> Starlette:
     """The application over this home's lake, opened when the server starts and closed when it ends.
 
     Requests for another host name than `hosts` are refused (a page elsewhere cannot rebind a name to this machine), and
-    so are those that would change something and come from another site's page. `door` says who may come in.
+    so is every request that another site's page makes a browser send, but for a link to a page that searches nothing.
+    `door` says who may come in.
     """
-    guard = door or Door()
 
     @asynccontextmanager
     async def opened(app: Starlette) -> AsyncIterator[None]:
-        with Desk.open(home, guard, PAGES, CHARTS) as desk:
+        with Desk.open(home, door, PAGES, CHARTS) as desk:
             app.state.desk = desk
-            yield
+            try:
+                yield
+            finally:
+                if door.key:
+                    door.key.forget()
 
     routes = [
         Route(page.path, page.answer, name=page.name, methods=["POST"] if page.posts else ["GET"]) for page in PAGES
     ]
-    guards = [
-        Middleware(TrustedHostMiddleware, allowed_hosts=[*hosts], www_redirect=False),
-        Middleware(BaseHTTPMiddleware, dispatch=_guarded(guard)),
-    ]
+    plain = {page.name: page.plain for page in PAGES}
+    guard = Middleware(BaseHTTPMiddleware, dispatch=_guarded(_Guard(door, hosts, tuple(routes), plain)))
     return Starlette(
-        routes=[*routes, Mount("/static", StaticFiles(directory=STATIC), name="static")],
-        middleware=guards,
+        routes=[
+            *routes,
+            Route(ENTER, enter, methods=["POST"]),
+            Mount("/static", StaticFiles(directory=STATIC), name="static"),
+        ],
+        middleware=[guard],
         lifespan=opened,
         exception_handlers={404: failure_page, GraftError: failure_page, 500: failure_page},
     )
 
 
+@posted
+def enter(request: Request, form: Form) -> Response:
+    """Lets in whoever pastes the key (POST)."""
+    key, back = desk_of(request).door.key, local(form.get("back", ""))
+    if key is None:
+        return RedirectResponse(back, 303)
+    if not key.opens(form.get("secret", "")):
+        return _door_page(request, 401, "Not the key", wrong="That is not what the file holds.", back=back)
+    return key.let_in(RedirectResponse(back, 303))
+
+
 Next = Callable[[Request], Awaitable[Response]]
 
 
-def _guarded(door: Door) -> Callable[[Request, Next], Awaitable[Response]]:
-    async def dispatch(request: Request, call_next: Next) -> Response:
-        if why := door.refused(request):
-            asks = {"WWW-Authenticate": 'Basic realm="graft"'} if door.password else {}
-            return PlainTextResponse(why, 401, asks)
-        if from_elsewhere(request):
+@dataclass(frozen=True)
+class _Guard:
+    """Refuses, before any page is made, whatever may not come in."""
+
+    door: Door
+    hosts: tuple[str, ...]
+    routes: tuple[Route, ...]
+    plain: Mapping[str, tuple[str, ...] | None]
+
+    def answer(self, request: Request) -> Response | None:
+        """The answer to a request that goes no further; None where it may."""
+        if not host_known(request, self.hosts):
+            return PlainTextResponse("Invalid host header", 400)
+        if why := malformed(request):
+            return PlainTextResponse(why, 400)
+        elsewhere = from_elsewhere(request)
+        if elsewhere and not opens_page(request):
             return PlainTextResponse("this was sent by another site's page", 403)
-        answer = await call_next(request)
+        key = self.door.key
+        if key and request.method == "GET" and TOKEN in request.query_params:
+            if entered := key.redeemed(request, elsewhere=elsewhere):
+                return entered
+        elif elsewhere and not is_plain(request, self._plain(request)):
+            note = "Another site linked to this page with a search or a file to make. Nothing was searched."
+            return _door_page(request, 403, "Open this page?", elsewhere=note)
+        return self._refused(request, elsewhere=elsewhere)
+
+    def _refused(self, request: Request, *, elsewhere: bool) -> Response | None:
+        why = "" if request.url.path == ENTER else self.door.refused(request)
+        if not why:
+            return None
+        if self.door.key:
+            note = "You came by a link on another site, so that your browser kept its cookie back." if elsewhere else ""
+            return _door_page(request, 401, "This dashboard is locked", elsewhere=note)
+        return PlainTextResponse(why, 401, {"WWW-Authenticate": 'Basic realm="graft"'} if self.door.password else {})
+
+    def _plain(self, request: Request) -> tuple[str, ...] | None:
+        """The parameters with which another site may link to the page of this address."""
+        found = next((one.name for one in self.routes if one.matches(request.scope)[0] == Match.FULL), "")
+        return self.plain.get(found, ())
+
+
+def _door_page(
+    request: Request, status: int, title: str, *, wrong: str = "", elsewhere: str = "", back: str = ""
+) -> Response:
+    """A page for who is not let in, or not without a click: it loads nothing, and says how to get in."""
+    asked = [(name, value) for name, value in request.query_params.multi_items() if name != TOKEN]
+    key = desk_of(request).door.key if status == 401 else None
+    body = desk_of(request).templates.get_template("door.html.jinja").render(
+        title=title, wrong=wrong, elsewhere=elsewhere, enter=ENTER, file=str(key.file) if key else "",
+        address=back or local(quote(request.scope["path"]) + (f"?{urlencode(asked)}" if asked else "")),
+    )  # fmt: skip
+    return HTMLResponse(body, status)
+
+
+def _guarded(guard: _Guard) -> Callable[[Request, Next], Awaitable[Response]]:
+    async def dispatch(request: Request, call_next: Next) -> Response:
+        answer = guard.answer(request) or await call_next(request)
         answer.headers.setdefault("Content-Security-Policy", POLICY)
         answer.headers.setdefault("X-Content-Type-Options", "nosniff")
         answer.headers.setdefault("Referrer-Policy", "same-origin")
+        answer.headers.setdefault("Cross-Origin-Resource-Policy", "same-origin")
+        answer.headers.setdefault("Cross-Origin-Opener-Policy", "same-origin")
         if not request.url.path.startswith("/static"):
             answer.headers.setdefault("Cache-Control", "no-store")
         return answer

@@ -112,8 +112,14 @@ class Desk:
                 fix = f"one of: {', '.join(by_name) or 'none'}"
                 raise NotFound(f"this page has no table {wanted!r}", where=request.url.path, fix=fix)
             return table_csv(by_name[wanted])
+        return self.html(request, template, title, tables=by_name, ref=ref, **values)
+
+    def html(
+        self, request: Request, template: str, title: str, *, tables: Mapping[str, Table], ref: str = "", **values: Any
+    ) -> Response:  # fmt: skip
+        """The page itself, whatever the address asks for besides."""
         body = self.templates.get_template(template).render(
-            title=title, path=request.url.path, home=str(self.home.root), tables=by_name, ref=ref,
+            title=title, path=request.url.path, home=str(self.home.root), tables=tables, ref=ref,
             menu=[(page.menu, page.path) for page in self.pages if page.menu],
             tabs=[(page.tab, page.path.replace("{ref}", ref)) for page in self.pages if page.tab] if ref else [],
             person=self.door.person(request), figure=self.figure, csv_of=_csv_of(request), **values,
@@ -160,8 +166,7 @@ async def failure_page(request: Request, error: Exception) -> Response:
     what = known.what if known else ("there is no such page" if code == 404 else "this page could not be made")
     fix = known.fix if known else ("go by the menu above" if code == 404 else "the server's log says why")
     where = known.where if known else ""
-    answer = desk_of(request).page(
-        request, "failure.html.jinja", "Not found" if code == 404 else "Failed", what=what, fix=fix, where=where
-    )
+    title = "Not found" if code == 404 else "Failed"
+    answer = desk_of(request).html(request, "failure.html.jinja", title, tables={}, what=what, fix=fix, where=where)
     answer.status_code = code
     return answer

@@ -1,5 +1,4 @@
-"""Who asks: the password or a proxy's header that lets a person in, the name under which decisions are kept, and that
-a request which changes something comes from our own pages."""
+"""Who is let in (by the home's key, a password or a proxy's header), and the name under which decisions are kept."""
 
 from __future__ import annotations
 
@@ -7,23 +6,28 @@ import base64
 import getpass
 import hmac
 from dataclasses import dataclass
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from dashboard.entry import Key
+
 COOKIE = "graft_person"
 LONGEST_NAME = 80
-SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 A_YEAR_S = 365 * 24 * 3600
 
 
 @dataclass(frozen=True)
 class Door:
-    """What lets a person in. With `header`, a proxy in front says in it who asks, and nobody else may reach us."""
+    """What lets a person in: the home's key, or a password, or the `header` in which a proxy in front names the person.
+
+    With `header` nobody but the proxy may reach us. Without any of them the door is open.
+    """
 
     password: str = ""
     header: str = ""
+    key: Key | None = None
 
     def refused(self, request: Request) -> str:
         """Why this request may not come in; empty where it may."""
@@ -31,6 +35,8 @@ class Door:
             return f"the proxy did not say who asks ({self.header})"
         if self.password and not hmac.compare_digest(_given(request)[1].encode(), self.password.encode()):
             return "a password is wanted"
+        if self.key and not self.key.holds(request):
+            return "this dashboard is locked"
         return ""
 
     def person(self, request: Request) -> str:
@@ -49,16 +55,6 @@ def remember(answer: Response, name: str) -> Response:
     """The answer, with the name that the person chose in a cookie of a year."""
     answer.set_cookie(COOKIE, quote(clean(name)), max_age=A_YEAR_S, httponly=True, samesite="strict", path="/")
     return answer
-
-
-def from_elsewhere(request: Request) -> bool:
-    """Whether a request that would change something was sent by a page that is not ours."""
-    if request.method in SAFE_METHODS:
-        return False
-    if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
-        return True
-    origin = request.headers.get("origin")
-    return origin is not None and urlsplit(origin).netloc.lower() != request.headers.get("host", "").lower()
 
 
 def _given(request: Request) -> tuple[str, str]:

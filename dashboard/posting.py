@@ -35,6 +35,8 @@ def posted(work: Callable[[Request, Form], Response]) -> Callable[[Request], Awa
             form = dict(parse_qsl(body.decode("utf-8"), keep_blank_values=True, max_num_fields=1000))
         except ValueError as error:
             raise GraftError("this is no form", where="form", fix="send it from the page") from error
+        if any("\x00" in value for pair in form.items() for value in pair):
+            raise GraftError("this form holds a NUL character", where="form", fix="send it from the page")
         return await run_in_threadpool(work, request, form)
 
     return answer

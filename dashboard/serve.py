@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from schemas.errors import GraftError, MissingExtra
 
 if TYPE_CHECKING:
+    from dashboard.entry import Key
     from schemas.home import Home
 
 PASSWORD = "GRAFT_DASHBOARD_PASSWORD"
@@ -24,6 +25,9 @@ def serve(
     home: Home, *, host: str = "127.0.0.1", port: int = 4390, names: Sequence[str] = (), open_browser: bool = False
 ) -> None:
     """Serve the pages of this home; prints the address once they answer.
+
+    Without a password or a proxy's header the address has a token that lets one browser in. It is printed to a terminal
+    alone, so that no log holds it; a browser is opened through a file that only its owner may read.
 
     `names` are further host names under which a proxy asks. Raises GraftError where the port is taken, where `host` or
     `names` reach beyond this machine and there is neither password nor a proxy's header; LakeTooNew where a newer Graft
@@ -40,10 +44,12 @@ def serve(
 
     from dashboard.app import LOOPBACK, create_app
     from dashboard.charts import warm
+    from dashboard.entry import Key
     from dashboard.people import Door
     from data.lake import Lake
 
-    door = Door(password=os.environ.get(PASSWORD, ""), header=os.environ.get(USER_HEADER, ""))
+    password, header = os.environ.get(PASSWORD, ""), os.environ.get(USER_HEADER, "")
+    door = Door(password, header, None if password or header else Key(home.root))
     if (host not in LOCAL or names) and not (door.password or door.header):
         fix = f"set {PASSWORD}, or {USER_HEADER} behind a proxy that says who asks, or leave it out"
         raise GraftError(
@@ -53,17 +59,29 @@ def serve(
         pass  # made where there is none; one that cannot be read says so here, in two lines
     hosts = (*LOOPBACK, *names) if host in LOCAL else ("*",)
     bound = _bind(host, port)
-    address = f"http://{host}:{bound.getsockname()[1]}/"
-    sys.stdout.write(f"the dashboard is at {address} (Ctrl-C ends it)\n")
-    sys.stdout.flush()
-    if open_browser:
-        import webbrowser
-
-        webbrowser.open(address)
+    port = bound.getsockname()[1]
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+    _print_address(address, door.key)
     app = create_app(home, hosts=hosts, door=door)
     threading.Thread(target=warm, daemon=True, name="warm").start()
     config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="on")
+    if open_browser:
+        _open_browser(address, port, door.key)
     uvicorn.Server(config).run(sockets=[bound])
+
+
+def _print_address(address: str, key: Key | None) -> None:
+    secret = key is not None and sys.stdout.isatty()
+    sys.stdout.write(f"the dashboard is at {key.address(address) if key and secret else address} (Ctrl-C ends it)\n")
+    if key is not None and not secret:
+        sys.stdout.write(f"its key is in {key.file}\n")
+    sys.stdout.flush()
+
+
+def _open_browser(address: str, port: int, key: Key | None) -> None:
+    import webbrowser
+
+    webbrowser.open(key.page_that_opens(key.address(address), port).as_uri() if key else address)
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
+from urllib.parse import quote
 
 from starlette.responses import Response
 
@@ -71,9 +73,14 @@ def as_csv(columns: Sequence[str], rows: Sequence[Mapping[str, Any]], name: str)
     writer = csv.writer(out)
     writer.writerow(columns)
     writer.writerows([_safe(row[column]) for column in columns] for row in rows)
-    return Response(
-        out.getvalue(), media_type="text/csv", headers={"Content-Disposition": f'attachment; filename="{name}.csv"'}
-    )
+    return Response(out.getvalue(), media_type="text/csv", headers=attachment(f"{name}.csv"))
+
+
+def attachment(name: str) -> dict[str, str]:
+    """The header under which a browser keeps an answer as a file of this name (RFC 6266): any name, any script."""
+    plain = re.sub(r"[^\w.@+-]", "_", name, flags=re.ASCII)
+    full = "" if plain == name else f"; filename*=UTF-8''{quote(name, safe='')}"
+    return {"Content-Disposition": f'attachment; filename="{plain}"{full}'}
 
 
 def table_csv(table: Table) -> Response:

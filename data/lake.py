@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from data.arrow import from_table, sql_columns, to_table
 from data.duck import MEMORY_LIMIT, connect, is_conflict, is_full, is_made, quoted, unreadable
+from data.fence import Fences
 from data.lake_schema import (
     SCHEMA_VERSION,
     TABLES,
@@ -61,6 +62,7 @@ class Lake(StudentRecords):
         self.home, self.read_only = home, read_only
         self._connection = connection
         self._cursors = Cursors(connection) if read_only else None
+        self.fences = Fences(home)
         self._guard = threading.RLock()
         self._lock = FileLock(home.lake / "commit.lock", timeout=LOCK_TIMEOUT_S, thread_local=False)
         self._known_seeds: dict[str, set[str]] = {}
@@ -106,11 +108,17 @@ class Lake(StudentRecords):
 
     def close(self) -> None:
         """Detaches; closing twice is harmless. What other threads still read ends with an InterruptException."""
+        self.fences.close()
         if self._cursors is not None:
             self._cursors.close()
         else:
             with self._guard:
                 self._connection.close()
+
+    def interrupt(self) -> None:
+        """Ends the queries that go on over a lake for reading, each with an InterruptException."""
+        if self._cursors is not None:
+            self._cursors.interrupt()
 
     def _attach(self) -> int:
         """Attaches under the commit lock, because the first of several processes makes the tables or adds to them.

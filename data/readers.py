@@ -46,6 +46,10 @@ class Cursor:
         with self.lock:
             return self._cursor.execute(query, list(params)).to_arrow_table()
 
+    def interrupt(self) -> None:
+        """Ends what goes on, if anything does."""
+        self._cursor.interrupt()
+
     def close(self) -> None:
         """Ends what goes on, and closes."""
         while not self.lock.acquire(timeout=POLL_S):
@@ -73,6 +77,12 @@ class Cursors:
                 cursor = self._own.cursor = Cursor(self._connection)
                 self._all.add(cursor)
         return cursor
+
+    def interrupt(self) -> None:
+        """Interrupts every query that goes on."""
+        with self._guard:
+            for cursor in list(self._all):
+                cursor.interrupt()
 
     def close(self) -> None:
         """Interrupts every query and closes every cursor, then the connection; closing twice is harmless."""

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from dashboard.entry import Key
 from data.lake import Lake
 from data.scores.answers import keep
 from data.versions import publish
@@ -86,6 +87,11 @@ def fill(home: Home) -> None:
     judge(home)
 
 
+def run_of(dataset: str, run_id: str) -> Run:
+    """A finished run of a dataset."""
+    return Run(id=run_id, dataset=dataset, recipe=RECIPE, status="finished", started_at=AT, code_version="1", version=1)
+
+
 def judge(home: Home) -> None:
     """Two students of `shop`, on the seeds alone and on its second version, judged on the same 40 rows."""
     held_out = [(f"held-out text {n}", LABELS[n % 2]) for n in range(40)]
@@ -106,9 +112,13 @@ def judge(home: Home) -> None:
             keep(folder, judged, held_out, said, shares)
 
 
+COOKIES: dict[str, str] = {}
+"""Of the servers that `serving` started: what their keys let a browser in with. `visiting` has them all."""
+
+
 @contextmanager
 def serving(home: Path, **environment: str) -> Iterator[str]:
-    """`graft dashboard` as a person starts it; the address that it printed."""
+    """`graft dashboard` as a person starts it; the address that it printed. `visiting` is let in."""
     command = [sys.executable, "-c", "import graft; graft.main()", "dashboard", "--port", "0", "--no-open"]
     told = {**os.environ, "GRAFT_HOME": str(home), **environment}
     with subprocess.Popen(command, env=told, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as server:
@@ -117,6 +127,8 @@ def serving(home: Path, **environment: str) -> Iterator[str]:
             line = server.stdout.readline()
             found = re.search(r"http://127\.0\.0\.1:\d+", line)
             assert found, line
+            if not environment.keys() & {"GRAFT_DASHBOARD_PASSWORD", "GRAFT_DASHBOARD_USER_HEADER"}:
+                COOKIES.update([Key(home).cookie])
             yield found[0]
         finally:
             server.terminate()
@@ -149,11 +161,15 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @contextmanager
 def visiting(
-    browser: Browser, width: int = 1440, scheme: Any = "light", **more: Any
+    browser: Browser, width: int = 1440, scheme: Any = "light", *, let_in: bool = True, **more: Any
 ) -> Iterator[tuple[Page, list[str]]]:
-    """A page of its own, and what went wrong on it."""
+    """A page of its own, and what went wrong on it. It has the servers' cookies unless `let_in` is false."""
     wrong: list[str] = []
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, **more)
+    context.add_cookies([
+        {"name": name, "value": value, "domain": "127.0.0.1", "path": "/", "httpOnly": True, "sameSite": "Strict"}
+        for name, value in (COOKIES.items() if let_in else ())
+    ])  # fmt: skip
     page = context.new_page()
     page.on("console", lambda said: wrong.append(said.text) if said.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: wrong.append(str(error)))

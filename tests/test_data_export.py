@@ -6,17 +6,21 @@ import csv
 import gzip
 import hashlib
 import json
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import duckdb
+import pyarrow as pa
 import pytest
 import typer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from data.duck import quoted
 from data.export import FORMATS, export
 from data.export.where import safe_where
 from data.lake import Lake
@@ -263,6 +267,16 @@ ATTACKS = [
     "repeat(text, 1000000000) = ''", "error(text) IS NULL", "nextval('s') = 1", "list_transform([1], x -> x) IS NULL",
     "CAST('/etc/passwd' AS INT) = 1", "text = 'a\x00'", "(" * 6000 + "true" + ")" * 6000, "x" * 20000,
     "true --' \n; SELECT 1",
+    "replace(text, 'a', 'aaaaaaaa') = ''", "text || text = ''", "concat(text, text) = ''",
+    "rpad(text, 99999999, 'x') = ''",
+    "lpad(text, 9, 'x') = ''", "format('{:99999999}', text) = ''", "printf('%99999999s', text) = ''", "text[1] = 'a'",
+    "string_agg(text) = ''", "len(range(1000000000)) > 1", "len([text, text]) > 1", "array_length(range(9)) = 1",
+    "regexp_replace(text, 'a', 'aaaaaaaaa', 'g') = ''", "levenshtein(text, response) > 3",
+    "jaccard(text, response) > 0",
+    "text LIKE response", "text NOT ILIKE lower(text)", "regexp_matches(text, response)", "text GLOB '*a*a*b'",
+    "regexp_matches(text, '(a?){1000}b')", "regexp_matches(text, '((a{1,30}){30}){30}')", "TRY(length(text)) > 1",
+    "regexp_matches(text, '(\\pL|\\pN){1,50}b')", "lower(" * 41 + "text" + ")" * 41 + " = ''",
+    "text LIKE 'a!' ESCAPE '!'", "text LIKE 'a' ESCAPE 'ab'", "evil.length(text) > 1", "text COLLATE NOCASE = 'a'",
     "true QUALIFY true", "true USING SAMPLE 1", "struct_pack(a := text).a = 'x'", "query('SELECT 1') = 1", "true /*",
 ]  # fmt: skip
 
@@ -283,12 +297,53 @@ def test_a_filter_reaches_nothing_but_the_row(attack: str) -> None:
         ("CASE WHEN label = 'plain' THEN false ELSE response IS NULL END", lambda r: r.label != "plain"),
         ("restricted", lambda r: False),
         ("true OR true", lambda r: True),
+        ("text LIKE 'where!_is%' ESCAPE '!'", lambda r: False),
+        ("text LIKE 'where_is%' AND text NOT ILIKE '%LAMP 2%'", lambda r: r.text.startswith("where is") and
+         "lamp 2" not in r.text.lower()),
+        ("substring(text, 1, 5) = 'where' AND position('lamp' IN text) > 0", lambda r: r.text.startswith("where") and
+         "lamp" in r.text),
     ],
 )  # fmt: skip
 def test_a_filter_chooses_rows(lake: Lake, tmp_path: Path, where: str, holds: Callable[[Row], bool]) -> None:
     found = lines(export(lake, "d", format="jsonl", out=tmp_path / "o", where=where, splits=["train"])[0])
     assert [one["id"] for one in found] == [row.id for row in kept("train") if holds(row)]
     assert manifest(tmp_path / "o")["options"]["where"] == where
+
+
+SIGNS = "aA%_.*!\\\n"
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    text=st.text(SIGNS, max_size=8), pattern=st.text(SIGNS, max_size=6), ignore=st.booleans(), wanted=st.booleans(),
+    escape=st.sampled_from(["", "!", "a"]),
+)  # fmt: skip
+def test_like_means_what_it_means_to_duckdb(text: str, pattern: str, ignore: bool, wanted: bool, escape: str) -> None:
+    said = f"text {'' if wanted else 'NOT '}{'I' if ignore else ''}LIKE {quoted(pattern)}"
+    said += f" ESCAPE {quoted(escape)}" if escape else ""
+    if escape and ignore:
+        pattern, escape = pattern.lower(), escape.lower()
+    query = "SELECT count(*) FROM (SELECT ? AS text) WHERE "
+    with duckdb.connect() as connection:
+        try:
+            expected = connection.execute(query + said, [text]).fetchall()
+        except duckdb.Error:
+            expected = None  # the pattern ends with its escape
+        try:
+            found = connection.execute(query + safe_where(said), [text]).fetchall()
+        except GraftError:
+            found = None
+    assert found == expected or (found is None and expected == [(int(not wanted),)])
+
+
+def test_like_takes_linear_time() -> None:
+    texts = pa.table({"text": ["a" * 5_000] * 100})
+    begun = time.process_time()
+    with duckdb.connect(config={"threads": 1}) as connection:
+        connection.register("texts", texts)
+        for said in ("text LIKE '%a_%a%b'", "text ILIKE '%a%a%a%b'", "text NOT LIKE '%a%!%%a%b' ESCAPE '!'"):
+            connection.execute(f"SELECT count(*) FROM texts WHERE {safe_where(said)}").fetchall()
+    assert time.process_time() - begun < 5, "DuckDB's own LIKE takes hours"
 
 
 def test_a_filter_that_fails_quotes_no_row(lake: Lake, tmp_path: Path) -> None:

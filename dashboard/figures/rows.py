@@ -10,6 +10,7 @@ from dashboard.figures import Rows, rows_of
 from dashboard.figures.filters import SORTS, Asked
 from data.duck import quoted
 from data.export.files import FORMULA
+from data.fence import Budget
 from schemas.restricted import HIDDEN
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ JUDGED = ("intended_label", "mean", "spread", "code")
 """What comes along where rows are joined to their candidates."""
 MADE = ("id", "text", "response", "label", "intended_label", "status", "code", "reason", "mean", "spread", "restricted")
 """What a list of rejected candidates shows."""
+FILE = Budget(seconds=60.0, memory_mb=1_500, spill=True)
+"""For a file of all rows that fit."""
 WORDS = ("text", "response", "reason")
 """Columns that are hidden where a row is restricted."""
 
@@ -44,7 +47,7 @@ def find(lake: Lake, within: Within, asked: Asked, *, page: int, size: int, only
 ]:  # fmt: skip
     """How many fit, and one page of them (from 0). `only` are the ids that may come up: then they keep that order.
 
-    A search by words passes restricted rows over: a hit would tell what they say.
+    A search has a budget (data/fence.py). By words it passes restricted rows over: a hit would tell what they say.
     """
     if within.rows is not None and not asked.given and asked.sort == "id" and only is None:
         places: list[Any] = list(range(page * size, min((page + 1) * size, within.rows)))
@@ -60,7 +63,7 @@ def find(lake: Lake, within: Within, asked: Asked, *, page: int, size: int, only
         WITH fit AS MATERIALIZED (SELECT {key} AS place, {rank} AS rank FROM {source} WHERE {where}),
              page AS (SELECT place, rank FROM fit ORDER BY {order} LIMIT ? OFFSET ?)
         SELECT (SELECT count(*) FROM fit) AS total, (SELECT list(place ORDER BY {order}) FROM page) AS places"""
-    found = rows_of(lake, query, [*params, size, page * size])[0]
+    found = lake.fences.sql(query, [*params, size, page * size]).to_pylist()[0]
     return int(found["total"]), _fetch(lake, within, asked, found["places"] or [])
 
 
@@ -110,7 +113,9 @@ def write_csv(lake: Lake, within: Within, asked: Asked, path: Path) -> None:
         cells.append(f"{cell} AS {name}")
     key = f"{sort.key.format(r=row)} {'DESC' if sort.down else 'ASC'} NULLS LAST, " if sort.key else ""
     query = f"SELECT {', '.join(cells)} FROM {source} WHERE {where} ORDER BY {key}{_key(within)}"
-    lake.sql(f"COPY ({query}) TO {quoted(str(path))} (FORMAT csv, HEADER, QUOTE '\"', ESCAPE '\"')", params)
+    lake.fences.sql(
+        f"COPY ({query}) TO {quoted(str(path))} (FORMAT csv, HEADER, QUOTE '\"', ESCAPE '\"')", params, FILE
+    )
 
 
 def _source(within: Within, asked: Asked, only: list[str] | None) -> tuple[str, str, list[Any]]:

@@ -26,4 +26,4 @@ def chart(request: Request) -> Response:
     return Response(svg(spec, known.label, standalone=True), media_type="image/svg+xml")
 
 
-PAGES = (Page("/charts/{name}.{kind}", "chart", chart),)
+PAGES = (Page("/charts/{name}.{kind}", "chart", chart, plain=None),)

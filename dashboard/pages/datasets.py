@@ -18,7 +18,7 @@ from dashboard.figures import datasets as figures
 from dashboard.pages.page import Chart, Page, Spec
 from dashboard.parts import Part
 from dashboard.show import shown
-from dashboard.tables import Column, Table
+from dashboard.tables import Column, Table, attachment
 from data.tags import tags
 from data.versions import version, versions
 from schemas.datasets import DatasetVersion
@@ -140,7 +140,7 @@ def whole(request: Request) -> Response:
 
 def as_file(body: str | bytes, kind: str, name: str) -> Response:
     """An answer that the browser keeps as a file."""
-    return Response(body, media_type=kind, headers={"Content-Disposition": f'attachment; filename="{name}"'})
+    return Response(body, media_type=kind, headers=attachment(name))
 
 
 def draw_balance(desk: Desk, given: Mapping[str, str]) -> Spec | None:
@@ -326,7 +326,7 @@ PAGES = (
     Page("/datasets", "datasets", datasets, menu="Datasets"),
     Page("/datasets/{ref}", "dataset", dataset, tab="Overview"),
     Page("/datasets/{ref}/quality", "quality", quality, tab="Quality"),
-    Page("/datasets/{ref}/report", "report", whole),
+    Page("/datasets/{ref}/report", "report", whole, plain=None),
 )
 CHARTS = (
     Chart("balance", "rows of each label, by split", draw_balance),

@@ -215,7 +215,7 @@ def _tables(desk: Desk, found: DatasetVersion, alike: Alike) -> tuple[Table, ...
 
 
 PAGES = (
-    Page("/datasets/{ref}/map", "map", draw_map, tab="Map"),
+    Page("/datasets/{ref}/map", "map", draw_map, tab="Map", plain=("colour", "only", "beside")),
     Page("/datasets/{ref}/embed", "embed", make, posts=True),
 )
 CHARTS = (Chart("map", "rows and seeds by meaning", draw_scatter),)

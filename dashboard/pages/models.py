@@ -216,7 +216,7 @@ def draw_prices(desk: Desk, given: Mapping[str, str]) -> Spec | None:
     return bars(rows, category="name", value="usd", title="US dollars on 1,000 accepted rows") if rows else None
 
 
-PAGES = (Page("/models", "models", models, menu="Models"),)
+PAGES = (Page("/models", "models", models, menu="Models", plain=("dataset", "days", "part")),)
 CHARTS = (
     Chart("spending", "tokens or dollars of each day, by model, role or dataset", draw_days),
     Chart("yields", "each writer's yield with its interval", draw_yields),

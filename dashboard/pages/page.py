@@ -21,7 +21,8 @@ class Page:
     """One address. A plain function runs on a thread, so that one page holds up no other.
 
     `menu` is its word in the menu, `tab` its word among the tabs of a dataset (its path then begins /datasets/{ref}).
-    `posts` marks an address that changes something: it takes POST alone.
+    `plain` are the parameters with which another site may link here: they choose what is shown, and search nothing.
+    With None no link from another site opens it. `posts` marks an address that changes something: it takes POST alone.
     """
 
     path: str
@@ -30,6 +31,7 @@ class Page:
     menu: str = ""
     tab: str = ""
     posts: bool = False
+    plain: tuple[str, ...] | None = ()
 
 
 @dataclass(frozen=True)

@@ -184,7 +184,7 @@ def _done(desk: Desk, edit_id: str) -> dict[str, Any] | None:
 
 
 PAGES = (
-    Page("/review", "review", review, menu="Review"),
+    Page("/review", "review", review, menu="Review", plain=("ref", "row", "rule", "blind")),
     Page("/review/decide", "decide", decide, posts=True),
     Page("/review/undo", "undo", undo, posts=True),
     Page("/review/name", "name", name, posts=True),

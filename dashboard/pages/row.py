@@ -16,6 +16,7 @@ from dashboard.figures.map import placed
 from dashboard.meaning import meaning_of
 from dashboard.pages.page import Page
 from dashboard.show import shown
+from dashboard.tables import attachment
 from data.explain import explain
 from data.provenance import prov
 from data.versions import version
@@ -71,10 +72,9 @@ def provenance(request: Request) -> Response:
     history = explain(
         desk_of(request).lake, request.path_params["row_id"], restricted=request.query_params.get("show") == "1"
     )
-    name = quote(history["id"], safe="")
     return Response(
         orjson.dumps(prov(history), option=orjson.OPT_INDENT_2), media_type="application/json",
-        headers={"Content-Disposition": f"attachment; filename*=UTF-8''{name}.prov.json"},
+        headers=attachment(f"{history['id']}.prov.json"),
     )  # fmt: skip
 
 
@@ -141,7 +141,7 @@ def _told(fate: Rows, history: dict[str, Any]) -> Rows:
 
 
 PAGES = (
-    Page("/rows/{row_id:path}/brief", "brief", brief),
-    Page("/rows/{row_id:path}/prov.json", "provenance", provenance),
+    Page("/rows/{row_id:path}/brief", "brief", brief, plain=None),
+    Page("/rows/{row_id:path}/prov.json", "provenance", provenance, plain=None),
     Page("/rows/{row_id:path}", "row", row),
 )

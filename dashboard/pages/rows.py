@@ -21,7 +21,8 @@ from dashboard.figures.filters import FILTERS, LONGEST, SORTS, Asked, Filter, as
 from dashboard.figures.rows import Within
 from dashboard.meaning import COSINE, Making, meaning_of
 from dashboard.pages.page import Page
-from dashboard.tables import as_csv
+from dashboard.tables import as_csv, attachment
+from data.fence import SEARCH
 from data.rescue import runs_of
 from data.versions import version, versions
 from schemas.errors import GraftError, MissingExtra, NotFound
@@ -120,14 +121,16 @@ def _listed(
             listed.waits, listed.making = "vectors", helper.making(found)
             return listed
         try:
-            vector = helper.embed(meaning)
+            with desk.lake.fences.of(SEARCH).turn():
+                vector = helper.embed(meaning)
         except MissingExtra as error:
             listed.waits, listed.making = "extra", Making(failed=error.what, fix=error.fix)
             return listed
         if vector is None:
             listed.waits = "encoder"
             return listed
-        near = [one for one in vectors.search(vector, 2 * NEAREST) if one.kind == "row"][:NEAREST]
+        with desk.lake.fences.of(SEARCH).turn():
+            near = [one for one in vectors.search(vector, 2 * NEAREST) if one.kind == "row"][:NEAREST]
         listed.cosines = {one.id: one.cosine for one in near if only is None or one.id in only}
         listed.sample = 0 if vectors.whole else vectors.rows
         only = list(listed.cosines)
@@ -155,20 +158,17 @@ def _named(within: Within) -> str:
 
 
 def _all_as_csv(desk: Desk, within: Within, wanted: Asked) -> Response:
-    """All that fit: written by DuckDB over a lake of its own, so that no page waits, and sent as it is read."""
-    from data.lake import Lake
-
+    """All that fit: written by DuckDB in a process of its own, so that no page waits, and sent as it is read."""
     handle, name = tempfile.mkstemp(prefix="graft-rows-", suffix=".csv")
     os.close(handle)
     path = Path(name)
     try:
-        with Lake.open(desk.home, read_only=True) as lake:
-            figures.write_csv(lake, within, wanted, path)
+        figures.write_csv(desk.lake, within, wanted, path)
     except BaseException:
         path.unlink(missing_ok=True)
         raise
     return FileResponse(
-        path, media_type="text/csv", filename=f"rows-{_named(within)}-all.csv",
+        path, media_type="text/csv", headers=attachment(f"rows-{_named(within)}-all.csv"),
         background=BackgroundTask(path.unlink, missing_ok=True),
     )  # fmt: skip
 
@@ -223,4 +223,4 @@ def _page(said: str) -> int:
     return min(int(said), 10**7) if said.isascii() and said.isdigit() and len(said) < 9 else 0
 
 
-PAGES = (Page("/rows", "rows", rows, menu="Rows"),)
+PAGES = (Page("/rows", "rows", rows, menu="Rows", plain=("ref", "rejected", "run", "page")),)

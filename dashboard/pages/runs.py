@@ -252,8 +252,8 @@ def draw_funnel(desk: Desk, given: Mapping[str, str]) -> Spec | None:
 
 
 PAGES = (
-    Page("/runs", "runs", runs, menu="Runs"),
-    Page("/runs/compare", "compare", compare),
+    Page("/runs", "runs", runs, menu="Runs", plain=("dataset",)),
+    Page("/runs/compare", "compare", compare, plain=("run",)),
     Page("/runs/{run_id}", "run", run),
 )
 CHARTS = (

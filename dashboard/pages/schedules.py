@@ -76,7 +76,7 @@ def cancel(request: Request, form: Form) -> Response:
 
 
 PAGES = (
-    Page("/schedules", "schedules", schedules, menu="Schedules"),
+    Page("/schedules", "schedules", schedules, menu="Schedules", plain=("started",)),
     Page("/schedules/pause", "pause", pause, posts=True),
     Page("/schedules/start", "start", start, posts=True),
     Page("/schedules/cancel", "cancel", cancel, posts=True),

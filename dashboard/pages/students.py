@@ -276,8 +276,8 @@ def _off(chosen: Evaluation, at: int) -> int:
 
 
 PAGES = (
-    Page("/students", "students", students, menu="Students"),
-    Page("/students/{student_id}", "student", student),
+    Page("/students", "students", students, menu="Students", plain=("dataset",)),
+    Page("/students/{student_id}", "student", student, plain=("test",)),
 )
 CHARTS = (
     Chart("board", "accuracy of each student, with its interval", draw_board),

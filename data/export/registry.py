@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from data.export.where import ROW_COLUMNS, visible
 from schemas.datasets import DatasetVersion
 
 if TYPE_CHECKING:
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
 Container = Literal["parquet", "jsonl", "csv", "lines"]
 Kind = Literal["files", "training", "hub"]
 TaskKind = Literal["classification", "instruction", "guard"]
-
-ROW_COLUMNS = ("id", "text", "response", "label", "split", "source", "restricted")
-"""What `--columns` and `--where` may name."""
 
 
 class Params:
@@ -66,8 +64,9 @@ class Source:
         found = self.found
         within = f" AND ordinal BETWEEN {params.add(span[0])} AND {params.add(span[1])}" if span else ""
         hidden = "" if self.restricted else " AND NOT restricted"
+        columns = visible(ROW_COLUMNS, restricted=self.restricted or self.where == "true")
         return f"""(SELECT * FROM (
-            SELECT {", ".join(ROW_COLUMNS)}, ordinal, run_id, candidate_id FROM lake.version_rows
+            SELECT {columns}, ordinal, run_id, candidate_id FROM lake.version_rows
             WHERE dataset = {params.add(found.dataset)} AND version = {params.add(found.version)}
             AND split = {params.add(split)}{hidden}{within}) AS chosen WHERE {self.where}) AS chosen"""
 

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from data.duck import is_full, quoted
 from data.export import chat, files, hub, notes, preference
-from data.export.registry import ROW_COLUMNS, Format, Kind, Params, Source, TaskKind, Written
-from data.export.where import safe_where
+from data.export.registry import Format, Kind, Params, Source, TaskKind, Written
+from data.export.where import ROW_COLUMNS, safe_where
+from data.fence import WRITING
 from data.versions import SPLIT_ORDER, version
 from schemas.datasets import DatasetVersion
 from schemas.errors import GraftError, NotFound, StorageFull
@@ -232,8 +233,11 @@ def _query(source: Source, query: str, params: Params) -> Any:
     """Its errors are ours: one that a filter causes may quote a row, so nothing of it is said."""
     import duckdb
 
+    lake = source.lake
     try:
-        return source.lake.sql(query, params.values)
+        if source.where != "true":
+            return lake.fences.sql(query, params.values, WRITING)
+        return lake.sql(query, params.values)
     except duckdb.Error as error:
         if source.where != "true" and not is_full(error):
             what = "this filter fails on some row: it compares a text with a number"

@@ -78,7 +78,7 @@ def queue(
     it is named. `query`: rows that fit the condition `where`, in the version's order. Raises GraftError where the rule
     or the condition cannot be used.
     """
-    ids, total = chosen(lake, found, rule, **asked)
+    ids, total = chosen(lake, found, rule, restricted=restricted, **asked)
     return Queue(rule=rule, total=total, items=items(lake, found, ids, rule=rule, restricted=restricted))
 
 
@@ -93,11 +93,15 @@ def chosen(
     where: str = "",
     size: int = 50,
     seed: int = 0,
+    restricted: bool = False,
 ) -> tuple[tuple[str, ...], int]:
-    """The ids of a queue's first rows and how many fit, without reading the rows; as `queue` takes and raises."""
+    """The ids of a queue's first rows and how many fit, without reading the rows; as `queue` takes and raises.
+
+    The condition of `query` sees no words of restricted rows unless `restricted`, and has a budget (data/fence.py).
+    """
     if rule not in get_args(QueueRule):
         raise GraftError(f"no queue {rule!r}", where="--rule", fix=f"one of: {', '.join(get_args(QueueRule))}")
-    rows, order, more = _fitting(lake, found, rule, gate, where, seed)
+    rows, order, more = _fitting(lake, found, rule, gate, where, seed, restricted=restricted)
     query = _OPEN.format(rows=rows, order=order, side="SEMI" if blind else "ANTI")
     params = [found.dataset, found.version, by, list(DECISIONS), max(0, min(size, MOST)), *more]
     first = _asked(lake, query, params, where)
@@ -115,7 +119,7 @@ def gates(lake: Lake, found: DatasetVersion) -> list[tuple[str, int]]:
 
 
 def _fitting(
-    lake: Lake, found: DatasetVersion, rule: QueueRule, gate: str, where: str, seed: int
+    lake: Lake, found: DatasetVersion, rule: QueueRule, gate: str, where: str, seed: int, *, restricted: bool
 ) -> tuple[str, str, list[Any]]:
     """SQL of the rows that fit, the order of them, and the values that both take as $6 and on."""
     if rule == "disagreement":
@@ -130,14 +134,13 @@ def _fitting(
     if rule == "gate":
         rows = f"SELECT DISTINCT id FROM ({_REJECTED.format(runs='$7')}) WHERE $8 = '' OR gate = $8"
         return rows, _PICK, [str(seed), runs_of(lake, found), gate]
-    from data.export.registry import ROW_COLUMNS
-    from data.export.where import safe_where
+    from data.export.where import ROW_COLUMNS, safe_where, visible
 
     if not where.strip():
         fix = "--where \"length(text) > 200 AND label = 'refund'\""
         raise GraftError("the queue `query` wants a condition", where="--where", fix=fix)
     rows = f"""
-        SELECT id, ordinal FROM (SELECT {", ".join(ROW_COLUMNS)}, ordinal FROM lake.version_rows
+        SELECT id, ordinal FROM (SELECT {visible(ROW_COLUMNS, restricted=restricted)}, ordinal FROM lake.version_rows
         WHERE dataset = $1 AND version = $2) AS chosen WHERE {safe_where(where)}"""
     return rows, "ordinal", []
 
@@ -146,7 +149,8 @@ def _asked(lake: Lake, query: str, params: list[Any], where: str) -> list[dict[s
     import duckdb
 
     try:
-        found: list[dict[str, Any]] = lake.sql(query, params).to_pylist()
+        table = lake.fences.sql(query, params) if where else lake.sql(query, params)
+        found: list[dict[str, Any]] = table.to_pylist()
     except duckdb.Error as error:
         if not where:
             raise

@@ -1,0 +1,79 @@
+"""Where a request comes from: the host that it names, and whether another site's page made the browser send it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from urllib.parse import urlsplit
+
+from starlette.requests import Request
+
+OURS = ("same-origin", "none")
+"""Sec-Fetch-Site of our own pages, and of an address that a person typed or opened from outside the browser.
+
+`same-site` is not among them: another port of this machine is the same site, and may be another user's server.
+"""
+SAFE_METHODS = ("GET", "HEAD")
+LONGEST_QUERY = 100_000
+"""Bytes of an address's query."""
+HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[^:\[\]/?#@\s]+)(?::\d{1,5})?")
+
+
+def host_known(request: Request, hosts: Collection[str]) -> bool:
+    """Whether the request names one of these hosts, at any port (a tunnel has its own); `*` stands for all.
+
+    A page elsewhere may bind its own name to this machine's address, and would read all answers: the name tells.
+    """
+    if "*" in hosts:
+        return True
+    found = HOST.fullmatch(request.headers.get("host", "").lower())
+    return found is not None and found["name"] in hosts
+
+
+def malformed(request: Request) -> str:
+    """Why an address cannot be used; empty where it can."""
+    query = request.scope["query_string"]
+    if len(query) > LONGEST_QUERY:
+        return f"this address has more than {LONGEST_QUERY:,} characters"
+    nul = "\x00" in request.url.path or any(
+        "\x00" in part for one in request.query_params.multi_items() for part in one
+    )
+    return "this address holds a NUL character" if nul else ""
+
+
+def from_elsewhere(request: Request) -> bool:
+    """Whether a page of another origin made the browser send this request.
+
+    A browser says so in Sec-Fetch-Site, or at least in Origin or Referer. A request that changes something has to prove
+    that it comes from our own page.
+    """
+    site, origin, referer = (request.headers.get(name) for name in ("sec-fetch-site", "origin", "referer"))
+    if site is not None and site not in OURS:
+        return True
+    if origin is not None:
+        return not _same(origin, request)
+    if request.method in SAFE_METHODS:
+        return site is None and referer is not None and not _same(referer, request)
+    return site != "same-origin" and (referer is None or not _same(referer, request))
+
+
+def opens_page(request: Request) -> bool:
+    """Whether the answer becomes a page of its own: no image, script, fetch or frame."""
+    if request.method not in SAFE_METHODS:
+        return False
+    mode, target = (request.headers.get(f"sec-fetch-{name}") for name in ("mode", "dest"))
+    if mode is None and target is None:
+        return "text/html" in request.headers.get("accept", "")
+    return mode == "navigate" and target == "document"
+
+
+def is_plain(request: Request, plain: Collection[str] | None) -> bool:
+    """Whether the address asks for no more than a page's parameters `plain`; None: a page that is never plain."""
+    return plain is not None and all(not value or name in plain for name, value in request.query_params.multi_items())
+
+
+def _same(address: str, request: Request) -> bool:
+    try:
+        return urlsplit(address).netloc.lower() == request.headers.get("host", "").lower()
+    except ValueError:
+        return False
