@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 from fake_batches import ServingBatches
@@ -14,6 +14,7 @@ from test_flows_make_dataset import run_json, write_recipe
 from agents.gateway import Gateway, RoleRules
 from agents.gateway.batch.store import BatchStore, listed_at
 from agents.gateway.ledger import MONEY, TOKENS, role_cap
+from agents.gateway.stats import Stats
 from data.lake import Lake
 from flows.plan import run_id_of
 from flows.progress import Progress
@@ -80,10 +81,7 @@ def test_the_outlook_counts_what_earlier_attempts_were_charged() -> None:
     for value in (0.01, 0.01):
         progress.spent.usd.add(value)
 
-    class Stats:
-        charged_before: ClassVar = {MONEY: 0.5}
-
-    progress.gateway = Stats
+    progress.gateway = lambda: Stats(charged_before={MONEY: 0.5})
     (money,) = (room for room in progress.rooms(Limits(money_usd=1)) if room.cap == MONEY)
     assert money.used == pytest.approx(0.52)
 

@@ -59,6 +59,13 @@ def price_of(model: ModelSpec, prompt: int | None, completion: int | None, cache
     return 0.0 if model.provider in FREE else cost_of(model.price, prompt, completion, cached)
 
 
+def tokens_of(usage: Usage | None) -> int | None:
+    """All tokens of a call; None where a count is unknown."""
+    if usage is None or usage.prompt_tokens is None or usage.completion_tokens is None:
+        return None
+    return usage.prompt_tokens + usage.completion_tokens
+
+
 class Ledger:
     """The caps of one run. `charged + reserved` never passes a cap, whatever the interleaving of calls.
 
@@ -270,10 +277,7 @@ class Tab:
         held, self.held, self._sent = self.held, None, False
         if held is None:
             return
-        tokens = None
-        if usage is not None and usage.prompt_tokens is not None and usage.completion_tokens is not None:
-            tokens = usage.prompt_tokens + usage.completion_tokens
-        self._settle(held, usd, tokens)
+        self._settle(held, usd, tokens_of(usage))
 
     def lost(self) -> None:
         """An attempt ended without an answer: if it was sent, it is charged as all that was reserved."""

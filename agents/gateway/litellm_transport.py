@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-from agents.gateway.ledger import MICRO
+from agents.gateway.ledger import MICRO, tokens_of
 from agents.gateway.openai_transport import (
     MAY_BE_BILLED,
     headers_of,
@@ -23,7 +23,7 @@ from agents.gateway.openai_transport import (
 )
 from agents.gateway.payload import bytes_of
 from agents.gateway.transport import Damaged, NotBilled, RateLimited, Refused, no_prefill
-from schemas.calls import CallRequest, Reply, Usage
+from schemas.calls import CallRequest, Reply
 from schemas.errors import CallFailed, GraftError, ModelUnreachable
 from schemas.extra import sendable
 from schemas.models import ModelSpec, Price
@@ -159,11 +159,11 @@ class LiteLLMTransport:
             reply = reply_of(request, payload, chat, time.perf_counter() - started)
         except Damaged as failure:
             if model.price is None:
-                failure.price_usd = price if _counted(failure.usage) else None
+                failure.price_usd = price if tokens_of(failure.usage) is not None else None
             raise
         if model.price is not None:
             return reply
-        return reply.model_copy(update={"price_usd": price if _counted(reply.usage) else None})
+        return reply.model_copy(update={"price_usd": price if tokens_of(reply.usage) is not None else None})
 
 
 def _load() -> Any:
@@ -272,10 +272,6 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
             return
         yield error
         error = error.__cause__ or error.__context__
-
-
-def _counted(usage: Usage | None) -> bool:
-    return usage is not None and usage.prompt_tokens is not None and usage.completion_tokens is not None
 
 
 def _continues(litellm: Any, model: ModelSpec) -> bool:

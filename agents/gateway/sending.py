@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Hashable, Mapping
 
 from agents.gateway.batch import BatchDesk
-from agents.gateway.ledger import FREE, Tab
+from agents.gateway.ledger import FREE, Tab, tokens_of
 from agents.gateway.limiter import LONGEST_PAUSE_S, Door, Tenant, Terms, Visit, close_door, door_at
 from agents.gateway.retry import RETRYABLE, backoff_s, batch_wait_s
 from agents.gateway.stats import Counts, EndpointStats, percentile
@@ -156,7 +156,7 @@ class Sender:
                 else:
                     reply = await transport.send(request)
             door.succeeded(reply.latency_s)
-            taken = _tokens_of(reply.usage)
+            taken = tokens_of(reply.usage)
             return await keep(reply if attempt == 1 else reply.model_copy(update={"attempts": attempt}))
         except RateLimited as failure:
             bursts = door.bursts
@@ -165,7 +165,7 @@ class Sender:
                 log_pause(request.model, door)
             raise
         except Damaged as failure:
-            taken = _tokens_of(failure.usage)
+            taken = tokens_of(failure.usage)
             raise
         except GraftError as failure:
             if not isinstance(failure, CallFailed):
@@ -206,8 +206,8 @@ class Sender:
             door.leave(visit)
             return await first
         self._counts.hedged += 1
-        second = asyncio.ensure_future(transport.send(request))
-        loser: asyncio.Future[Reply] = second
+        second: asyncio.Future[Reply] = asyncio.ensure_future(transport.send(request))
+        loser = second
         try:
             done, pending = await asyncio.wait((first, second), return_when=asyncio.FIRST_COMPLETED)
             if pending and all(one.exception() for one in done):
@@ -272,9 +272,3 @@ def count_tokens(counts: Counts, usage: Usage | None) -> None:
         counts.prompt_tokens += usage.prompt_tokens or 0
         counts.completion_tokens += usage.completion_tokens or 0
         counts.cached_tokens += usage.cached_tokens or 0
-
-
-def _tokens_of(usage: Usage | None) -> int | None:
-    if usage is None or usage.prompt_tokens is None or usage.completion_tokens is None:
-        return None
-    return usage.prompt_tokens + usage.completion_tokens
