@@ -6,6 +6,7 @@ Test texts go to judges alone, in the role `labeler`; nothing that a generator i
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -136,7 +137,7 @@ async def _score(
         student_accuracy=student,
         prompt_tokens=sum(usage.prompt_tokens or 0 for usage in usages),
         completion_tokens=sum(usage.completion_tokens or 0 for usage in usages),
-        price_usd=None if not prices or None in prices else sum(price or 0.0 for price in prices),
+        price_usd=None if not prices or None in prices else math.fsum(price or 0.0 for price in prices),
         p50_s=p50,
         p95_s=p95,
     )
