@@ -53,7 +53,7 @@ dashboard-demo: install ## Fill a small lake (.graft-dashboard) by a real run, t
 
 .PHONY: test
 test: install browser ## Run every test, a file a process, two at once (ARGS='-k gateway' for some)
-	@env -u GRAFT_HOME $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	@env -u GRAFT_HOME $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # The pages are tested in Debian's Chromium; where it is missing it is installed, which needs root or sudo.
 .PHONY: browser

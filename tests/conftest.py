@@ -22,6 +22,21 @@ for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "DO_NOT_TRACK"):
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
+SLOW = {"prefect_url", "browser", "of_up", "of_run", "always_down"}
+"""Fixtures of tests that start servers or a browser."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first, so that the last minutes do not have one process idle (`make test` runs two)."""
+
+    def slow(item: pytest.Item) -> bool:
+        fixtures = SLOW.intersection(getattr(item, "fixturenames", ()))
+        return bool(fixtures) or item.get_closest_marker("models") is not None or "students" in item.path.name
+
+    first = {item.path for item in items if slow(item)}
+    items.sort(key=lambda item: item.path not in first)
+
+
 @pytest.fixture
 def fake_llm() -> Iterator[Serving]:
     """A fake model server in this process; `url` ends in /v1, `stats()` counts."""

@@ -7,6 +7,7 @@ import math
 import os
 import re
 import time
+import warnings
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
@@ -174,6 +175,10 @@ def _load() -> Any:
     from agents.gateway.litellm_http import bound
 
     bound(AsyncHTTPHandler)
+    with warnings.catch_warnings():  # pydantic builds LiteLLM's models at their first use, and warns about one of them
+        warnings.simplefilter("ignore", UserWarning)
+        litellm.ModelResponse()
+        litellm.TextCompletionResponse()
     litellm.suppress_debug_info = True
     litellm.telemetry = False
     litellm.drop_params = True
