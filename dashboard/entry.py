@@ -18,7 +18,7 @@ from urllib.parse import urlencode
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from schemas.secret import secret_of
+from schemas.secret import secret_in
 
 FILE = "dashboard.secret"
 TOKEN = "token"
@@ -27,11 +27,11 @@ ENTER = "/enter"
 
 
 class Key:
-    """What opens one home's dashboard. Raises GraftError as `secret_of` does."""
+    """What opens one home's dashboard. Raises GraftError as `secret_in` does."""
 
     def __init__(self, root: Path) -> None:
         self.file = root / FILE
-        self._secret = secret_of(root, FILE)
+        self._secret = secret_in(self.file)
         self._tokens: set[str] = set()
         self._lock = threading.Lock()
         self._leads_here: Path | None = None

@@ -6,64 +6,58 @@ import os
 import re
 import secrets
 import stat
-from contextlib import suppress
+import tempfile
 from pathlib import Path
 
 from schemas.errors import GraftError
 
 BYTES = 32
-SHAPE = re.compile(r"[\w-]{43}")
+SHAPE = re.compile(r"[\w-]{43}", re.ASCII)
 """How BYTES random bytes look in a URL's alphabet."""
 
 
-def secret_of(folder: Path, name: str) -> str:
-    """The secret in the file `name` of `folder`, made where there is none.
+def secret_in(file: Path, prefix: str = "") -> str:
+    """The secret in a file; made where there is none, or where somebody else may have read it.
 
     Of several processes that make it at the same time, one does, and all return its secret.
 
     Args:
-        folder: made if absent.
-        name: of the file; its mode is 0600.
+        file: its mode is 0600; its folder is made if absent.
+        prefix: what the line begins with, such as a user's name.
 
     Returns:
-        43 characters of a URL's alphabet: 256 random bits.
+        The prefix, and 43 characters of a URL's alphabet: 256 random bits.
 
     Raises:
-        GraftError: if the file belongs to or may be read by others, holds something else, or cannot be made.
+        GraftError: if the file can be neither read nor made.
     """
-    path = folder / name
+    from filelock import FileLock
+
     try:
-        if not path.is_symlink() and not path.exists():
-            _make(path)
-        return _read(path)
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with FileLock(file.with_name(f".{file.name}.lock"), timeout=10):
+            return _read(file, prefix) or _make(file, prefix)
     except OSError as error:
-        raise GraftError(f"the secret cannot be kept: {error.strerror}", where=str(path), fix=_FIX) from error
+        fix = "give its folder to the user who runs graft, with mode 700"
+        raise GraftError(f"the secret cannot be kept: {error}", where=str(file), fix=fix) from error
 
 
-_FIX = "delete it: a new one is made; or set GRAFT_HOME to a folder of your own"
-
-
-def _make(path: Path) -> None:
-    """Writes the secret under another name first, so that no reader finds a part of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    with os.fdopen(os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
-        file.write(secrets.token_urlsafe(BYTES))
-        file.flush()
-        os.fsync(file.fileno())
+def _read(file: Path, prefix: str) -> str | None:
+    """The file's secret; None where it is absent, another user's, open to others, or no secret."""
     try:
-        with suppress(FileExistsError):  # another process was first: its secret counts
-            os.link(fresh, path)
-    finally:
-        fresh.unlink()
+        opened = os.open(file, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    with os.fdopen(opened, encoding="ascii", errors="replace") as text:
+        found, mine = os.fstat(opened), text.read(200).strip()
+    private = stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
+    return mine if private and mine.startswith(prefix) and SHAPE.fullmatch(mine[len(prefix) :]) else None
 
 
-def _read(path: Path) -> str:
-    with os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))) as file:
-        about = os.fstat(file.fileno())
-        text = file.read(2 * BYTES)
-    if os.name == "posix" and (about.st_uid != os.getuid() or stat.S_IMODE(about.st_mode) & 0o077):
-        raise GraftError("others may read or write this secret", where=str(path), fix=_FIX)
-    if not stat.S_ISREG(about.st_mode) or not SHAPE.fullmatch(text):
-        raise GraftError("this file holds no secret", where=str(path), fix=_FIX)
-    return text
+def _make(file: Path, prefix: str) -> str:
+    made = prefix + secrets.token_urlsafe(BYTES)
+    opened, beside = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}-")  # mode 0600
+    with os.fdopen(opened, "w", encoding="ascii") as out:
+        out.write(made + "\n")
+    Path(beside).replace(file)
+    return made

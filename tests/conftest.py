@@ -27,7 +27,7 @@ SLOW = {"prefect_url", "browser", "of_up", "of_run", "always_down"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests come first, so that the last minutes do not have one process idle (`make test` runs two)."""
+    """Run files with slow tests first, so that neither of the two processes idles in the last minutes."""
 
     def slow(item: pytest.Item) -> bool:
         fixtures = SLOW.intersection(getattr(item, "fixturenames", ()))
