@@ -10,11 +10,12 @@ import re._parser as parser
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("schemas", "agents", "data", "students", "flows", "dashboard", "cli")
 CALLS = {"compile", "search", "match", "fullmatch", "split", "findall", "finditer", "sub", "subn"}
+_T = TypeVar("_T")
 LONG = 100_000
 """Characters of a hostile text."""
 
@@ -89,15 +90,25 @@ def _evaluated(call: ast.Call, names: dict[str, Any]) -> tuple[str, int]:
     return value(call.args[0]), int(value(flags[0])) if flags else 0
 
 
-def pieces_of(pattern: re.Pattern[str]) -> tuple[list[str], list[str], list[str]]:
-    """What the pattern is made of: a letter of each class and literal, what stands before each repeat, matches."""
+class Pieces(NamedTuple):
+    """What a pattern is made of: a letter of each class and literal; what stands before each repeat, with a letter that
+    it repeats; and matches.
+    """
+
+    letters: list[str]
+    repeats: list[tuple[str, str]]
+    matches: list[str]
+
+
+def pieces_of(pattern: re.Pattern[str]) -> Pieces:
+    """The pieces of a pattern, some of each."""
     tree = list(parser.parse(pattern.pattern, pattern.flags & re.VERBOSE))
     letters = [*dict.fromkeys(_letters(tree))]
-    before = [*dict.fromkeys(_before_repeats(tree, ""))]
+    before = [*dict.fromkeys(_repeats(tree, ""))]
     matches = dict.fromkeys(_match(tree, repeats, branch, {}) for repeats in (0, 1, 5, 20) for branch in range(4))
     matches.update(dict.fromkeys(_match(branch, 1, 0, {}) for branch in _branches(tree)))
     short = [match for match in matches if 1 < len(match) <= 200]
-    return _thinned(letters, 10), _thinned(before, 12), _thinned(short, 24)
+    return Pieces(_thinned(letters, 10), _thinned(before, 40), _thinned(short, 24))
 
 
 class Text(NamedTuple):
@@ -116,14 +127,16 @@ def texts_of(pattern: re.Pattern[str]) -> Iterator[Text]:
     """Letters over and over, alone, in pairs and behind what stands before a repeat; matches, and matches that fail at
     their last letter.
     """
-    letters, before, matches = pieces_of(pattern)
+    letters, repeats, matches = pieces_of(pattern)
+    starts = _thinned([*dict.fromkeys(start for start, _ in repeats)], 8)
     for letter in letters:
         yield Text("", letter, "\0")
         yield from (Text("", letter + other, "") for other in letters)
-        for start in before:
-            yield Text(start, letter, "\0")
-            yield Text("", start + letter, "")
-            yield Text("", start + letter * 30, "")
+    for start, letter in [*repeats, *((start, letter) for start in starts for letter in letters)]:
+        yield Text("", letter, "\0")
+        yield Text(start, letter, "\0")
+        yield Text("", start + letter, "")
+        yield Text("", start + letter * 30, "")
     for match in matches:
         yield from (Text("", piece, "") for piece in (match, match[:-1], match[:-1] + "\0") if piece)
 
@@ -133,7 +146,7 @@ def repeated(piece: str, size: int) -> str:
     return (piece * (size // len(piece) + 1))[:size]
 
 
-def _thinned(items: list[str], most: int) -> list[str]:
+def _thinned(items: list[_T], most: int) -> list[_T]:
     """At most `most` of the items, evenly spaced."""
     return items[:: -(-len(items) // most)] if items else []
 
@@ -163,13 +176,13 @@ def _letters(tree: Iterable[Any]) -> Iterator[str]:
                 yield from _letters(part)
 
 
-def _before_repeats(tree: Iterable[Any], before: str) -> Iterator[str]:
-    """What leads up to each repeat: the shortest text that matches all in front of it."""
+def _repeats(tree: Iterable[Any], before: str) -> Iterator[tuple[str, str]]:
+    """What leads up to each repeat (the shortest text that matches all in front of it), and a letter that it takes."""
     for kind, value in tree:
-        if kind in (op.MAX_REPEAT, op.MIN_REPEAT, op.POSSESSIVE_REPEAT) and before:
-            yield before
+        if kind in (op.MAX_REPEAT, op.MIN_REPEAT, op.POSSESSIVE_REPEAT):
+            yield from ((before, letter) for letter in _letters(value[2]))
         for part in _parts(kind, value):
-            yield from _before_repeats(part, before)
+            yield from _repeats(part, before)
         before += _match([(kind, value)], 0, 0, {})
 
 
