@@ -17,6 +17,8 @@ def dashboard(
 ) -> None:
     """Pages over the lake: runs as they go on, datasets, rows, people's reviews, students, models, schedules.
 
+    The printed address has a token that lets one browser in, once; the key in GRAFT_HOME/dashboard.secret does as well.
+
     Beyond 127.0.0.1 set GRAFT_DASHBOARD_PASSWORD (the user name is whose name decisions carry), or
     GRAFT_DASHBOARD_USER_HEADER behind a proxy that says who asks.
 
