@@ -7,7 +7,6 @@ each, so that a kill loses nothing of it; the drill then compares these notes wi
 from __future__ import annotations
 
 import hashlib
-import http.cookiejar
 import json
 import os
 import random
@@ -16,7 +15,6 @@ import subprocess
 import sys
 import time
 import urllib.error
-import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -27,7 +25,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from harness import ROOT, stop
+from harness import OPENER, ROOT, stop
 
 sys.path.insert(0, str(ROOT))
 
@@ -305,25 +303,25 @@ PAGES = ("/", "/runs", "/datasets", "/rows?ref=writer0", "/datasets/writer0@1", 
 @contextmanager
 def _dashboard(home: Path) -> Iterator[tuple[Callable[[], None], list[tuple[str, int]]]]:
     """`graft dashboard` on a free port: a function that asks for the next of PAGES, and the statuses so far."""
+    from dashboard.entry import Key
+
     words = [sys.executable, "-m", "graft", "dashboard", "--port", "0", "--no-open"]
-    environment = {**os.environ, "GRAFT_HOME": str(home)}
     server = subprocess.Popen(
-        words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT
-    )
-    jar = urllib.request.HTTPCookieProcessor(http.cookiejar.CookieJar())
-    opener, seen = urllib.request.build_opener(urllib.request.ProxyHandler({}), jar), list[tuple[str, int]]()
+        words, env={**os.environ, "GRAFT_HOME": str(home)}, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        text=True,
+    )  # fmt: skip
+    seen = list[tuple[str, int]]()
     try:
         assert server.stdout is not None
-        address = re.search(r"http://\S+", server.stdout.readline())
+        address = re.search(r"http://[\d.]+:\d+", server.stdout.readline())
         if address is None:
             raise RuntimeError("the dashboard did not start")
-        opener.open(address[0], timeout=60).read()
-        base = "http://" + urllib.parse.urlsplit(address[0]).netloc
+        cookie = {"Cookie": "=".join(Key(home).cookie)}
 
         def ask() -> None:
             path = PAGES[len(seen) % len(PAGES)]
             try:
-                with opener.open(base + path, timeout=60) as answer:
+                with OPENER.open(urllib.request.Request(address[0] + path, headers=cookie), timeout=60) as answer:
                     answer.read()
                     seen.append((path, answer.status))
             except urllib.error.HTTPError as error:
