@@ -27,7 +27,7 @@ class Finished(Value):
 
 def report_file(home: Home, run_id: str, lake_id: str, spec: ShardSpec) -> Path:
     """Where the report of this share of a run lies; another lake's does not count."""
-    return home.runs / run_id / "shards" / f"{stable_hash(lake_id, spec.model_dump())}.json"
+    return home.run(run_id) / "shards" / f"{stable_hash(lake_id, spec.model_dump())}.json"
 
 
 def read_report(file: Path) -> dict[str, Any] | None:

@@ -37,7 +37,7 @@ PROSE = frozenset({"description", "licence", "text", "policy", "safe"})
 SHORTEST_IN_RECIPE = 8
 """Characters. A shorter value of a variable may well be a word of a recipe."""
 
-_DENSE = re.compile(r"(?=[A-Za-z]{0,48}\d)[A-Za-z0-9]{16}")
+_RUN = re.compile(r"[A-Za-z0-9]{16,}+")
 _DIGIT = re.compile(r"\d")
 
 
@@ -92,7 +92,7 @@ def has_key(text: str) -> bool:
 
 def is_key(word: str) -> bool:
     """Whether an id or a name is a key: by its shape, and by a run of letters and digits that no name has."""
-    return has_key(word) and _DENSE.search(word) is not None
+    return has_key(word) and any(_DIGIT.search(run) for run in _RUN.findall(word))
 
 
 def redact_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:

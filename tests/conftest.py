@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from fake_llm import Serving
+from hypothesis import settings
 
 pytest_plugins = ["browsing"]
 
@@ -21,6 +22,9 @@ for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "DO_NOT_TRACK"):
     os.environ.setdefault(name, "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+
+settings.register_profile("graft", deadline=None)  # a busy machine is no reason to fail an example
+settings.load_profile("graft")
 
 SLOW = {"prefect_url", "browser", "of_up", "of_run", "always_down"}
 """Fixtures of tests that start servers or a browser."""

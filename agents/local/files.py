@@ -104,7 +104,7 @@ def weights_of(spec: ModelSpec, home: Home) -> str | None:
         built_in = BUILT_IN.get(spec.model)
         found = built_in.sha256 if built_in else model_file(spec, home).sha256
     elif spec.provider == "encoder":
-        folder = home.students / spec.model if spec.model.startswith(STUDENT) else encoder_folder()
+        folder = home.student(spec.model) if spec.model.startswith(STUDENT) else encoder_folder()
         files = sorted({file for file in _read_files(folder) if file.is_file()}) if folder else []
         if not files or folder is None:
             return None
