@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from importlib.metadata import Distribution, PathDistribution
@@ -115,3 +116,8 @@ def test_the_sbom_is_valid_and_holds_every_package_model_and_data_file_with_its_
     assert "index.example.org" not in file.read_text(encoding="utf-8")
     needs = {one["ref"]: one.get("dependsOn", []) for one in told["dependencies"]}
     assert needs["library:first"] == ["library:second"]
+
+
+def test_every_test_that_the_threat_model_names_exists() -> None:
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "security.md").read_text(encoding="utf-8")))
+    assert len(named) > 15 and not [name for name in sorted(named) if not (ROOT / "tests" / f"{name}.py").is_file()]
