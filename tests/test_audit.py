@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-CI = Path(__file__).resolve().parent.parent / ".ci"
+ROOT = Path(__file__).resolve().parent.parent
+CI = ROOT / ".ci"
 sys.path.insert(0, str(CI))
 
 import audit  # noqa: E402
