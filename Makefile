@@ -106,7 +106,7 @@ bench-dashboard: install ## Time the dashboard's pages on a lake of a million ca
 	@env -u GRAFT_HOME $(BIN)/python benchmarks/dashboard.py $(ARGS)
 
 .PHONY: drill
-drill: install ## Kill runs, limit their rate, feed them garbage, fill their disk; audit what is left (five minutes)
+drill: install ## Kill runs, starve them, cut their power, race recalls; audit what is left (a quarter of an hour)
 	@env -u GRAFT_HOME -u PREFECT_API_URL $(BIN)/python benchmarks/drill.py $(ARGS)
 
 .PHONY: clean
