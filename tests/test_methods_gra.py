@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 
 from agents.methods import make_slot, method_of
 from agents.methods.base import Context, Screen
+from data.gates import Admission
 from schemas.calls import CallRequest, Reply, TokenLogprob
 from schemas.errors import BudgetExhausted, CallFailed
+from schemas.gates import GateSettings
 from schemas.recipe import Recipe
 from schemas.rows import Candidate, GateResult, Seed
 
@@ -214,6 +216,22 @@ def test_what_is_redacted_is_gone_before_gates_and_judges_see_it() -> None:
     assert [(gate.gate, gate.rule) for gate in candidate.gates] == [("personal", "redacted"), ("length", "passed")]
     asked = [str(request.messages) + str(request.prompt) for request in models.asked if request.role == "reviewer"]
     assert asked and all("<NAME> twice" in said and "I charged twice" not in said for said in asked)
+
+
+def test_what_cleaning_refuses_as_too_long_meets_no_gate_and_is_kept_cut() -> None:
+    recipe, slot_seed, models = recipe_for(), Seed.of("a seed", "billing"), Models()
+    recipe = recipe.model_copy(
+        update={"gates": GateSettings.model_validate({"max_chars": 20, "personal": {"action": "redact"}})}
+    )
+    admission = Admission(recipe, [], [])
+    slot = make_slot(
+        run_id="r", shard=0, round=0, index=0, label="billing", pool={"billing": [slot_seed]}, recipe=recipe
+    )
+    context = Context(recipe=recipe, seeds=[slot_seed], ask=models.ask, screen=admission.screen, clean=admission.clean)
+    candidate = asyncio.run(method_of(recipe).run_slot(slot, context))
+    assert candidate.decision.code == "gate.too_long" and candidate.text == "Why was I charged tw"
+    assert [gate.rule for gate in candidate.gates] == ["too_long"]
+    assert models.count == {"generate.text": 1}
 
 
 def test_an_instruction_meets_the_gates_before_the_flags_and_after_the_response() -> None:
