@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
-from agents.gateway.journal import BUSY_S, refuse_network_disk, storage_error
+from agents.gateway.journal import BUSY_S, refuse_network_disk, storage_error, write_ahead
 
 TABLE = """
     CREATE TABLE IF NOT EXISTS charges (
@@ -58,7 +58,8 @@ class Charges:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._connection = sqlite3.connect(path, timeout=BUSY_S, check_same_thread=False, isolation_level=None)
-            self._connection.execute("PRAGMA synchronous=EXTRA")
+            write_ahead(self._connection)
+            self._connection.execute("PRAGMA synchronous=FULL")
             self._connection.execute(TABLE)
             self.before = self._begin(recorded or {})
         except sqlite3.Error as error:

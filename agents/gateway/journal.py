@@ -194,25 +194,27 @@ def open_journal(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
 
 
 def found_journal(connection: sqlite3.Connection) -> None:
-    """Make the table and stamp the version; an older journal keeps its rows, which are read as they are.
-
-    SQLite does not wait for a rival that changes the journal mode at the same time, so we do.
-    """
-    deadline = time.monotonic() + BUSY_S
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode=WAL")
-            break
-        except sqlite3.OperationalError as error:
-            if time.monotonic() > deadline or "lock" not in str(error):
-                raise
-            time.sleep(0.02)
+    """Make the table and stamp the version; an older journal keeps its rows, which are read as they are."""
+    write_ahead(connection)
     with connection:
         connection.execute("BEGIN IMMEDIATE")
         connection.execute(
             "CREATE TABLE IF NOT EXISTS calls (key TEXT PRIMARY KEY, request BLOB, reply BLOB, at INTEGER)"
         )
         connection.execute(f"PRAGMA user_version={VERSION}")
+
+
+def write_ahead(connection: sqlite3.Connection) -> None:
+    """Set WAL mode. SQLite does not wait for a rival that changes it at the same time, so we do."""
+    deadline = time.monotonic() + BUSY_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if time.monotonic() > deadline or "lock" not in str(error):
+                raise
+            time.sleep(0.02)
 
 
 def storage_error(error: sqlite3.Error | UnicodeDecodeError, path: Path) -> GraftError:
