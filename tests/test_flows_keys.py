@@ -19,7 +19,7 @@ import duckdb
 import pytest
 import tiny_encoder
 import yaml
-from browsing import serving
+from browsing import COOKIES, serving
 from fake_llm import Serving
 
 from data.lake import Lake
@@ -177,8 +177,10 @@ def test_a_run_of_a_recipe_that_holds_keys_keeps_nothing(tmp_path: Path) -> None
 
 
 def page(address: str) -> str:
+    cookies = "; ".join(f"{name}={value}" for name, value in COOKIES.items())
+    request = urllib.request.Request(address, headers={"Cookie": cookies})
     try:
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(address, timeout=60) as answer:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60) as answer:
             return str(answer.read().decode(errors="replace"))
     except urllib.error.HTTPError as error:
         return str(error.read().decode(errors="replace"))

@@ -174,6 +174,8 @@ def _linear(node: Any) -> Any:
     pattern, escape = [*(_constant(one) or "" for one in rest), ""][:2]
     if name in ("~~", "!~~") and "_" not in pattern:
         return node
+    if LIKES[name]:  # DuckDB's ILIKE compares the pattern with its ESCAPE after it has lowered the pattern alone
+        pattern = pattern.lower()
     constants = [
         {**rest[0], "value": {"type": {"id": "VARCHAR", "type_info": None}, "is_null": False, "value": value}}
         for value in (like_as_regex(pattern, escape), "s" + LIKES[name])
