@@ -35,9 +35,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 .PHONY: demo
 demo: install ## Make the demo dataset with real small models, train its student, improve it by a steered round, export it
-	$(BIN)/graft run $(RECIPE)
+	$(BIN)/graft run $(RECIPE) --rows-per-label 16
 	$(BIN)/graft train $(DATASET)
-	$(BIN)/graft improve $(RECIPE) --rounds 2 --rows-per-round 36 --no-compare
+	$(BIN)/graft improve $(RECIPE) --rounds 2 --rows-per-round 24 --no-compare
 	$(BIN)/graft export $(DATASET) --format parquet --overwrite
 	$(BIN)/graft export $(DATASET) --format jsonl --overwrite
 	$(BIN)/graft quality $(DATASET)

@@ -106,8 +106,9 @@ def drill_other(name: str, context: ForkServerContext, folder: Path, base: str, 
 
 def power_cuts(folder: Path, seed: int) -> Finding:
     """Power cuts as one row of the table. Raises NoCompiler if there is no C compiler."""
-    began = time.monotonic()
-    cuts = cut_power(folder / "power", CUTS, seed)
+    began, place = time.monotonic(), folder.resolve() / "power"
+    place.mkdir()
+    cuts = cut_power(place, CUTS, seed)
     found = Finding("power cut, unsynced writes dropped", cuts.cuts, "cuts", time.monotonic() - began)
     for lost in ("calls_lost", "batches_lost", "unreadable"):
         found.check(not getattr(cuts, lost), f"{getattr(cuts, lost)} {lost.replace('_', ' ')}")
@@ -158,7 +159,9 @@ def main() -> int:
                     continue
                 outcomes.append(suffer(context, folder, base, fault))
             for other in further:
-                rest += drill_other(other, context, folder, base, given.seed)
+                for one in drill_other(other, context, folder, base, given.seed):
+                    print(f"# {one.name}: {one.done} {one.of} in {one.seconds:.0f} s", file=sys.stderr)
+                    rest.append(one)
     print(f"{machine()}; {time.monotonic() - started:.0f} s\n")
     if given.kills:
         print(kills_table(found) + "\n")
