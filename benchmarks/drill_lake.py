@@ -34,7 +34,7 @@ from schemas.datasets import Row, Run
 from schemas.home import Home
 from schemas.rows import Candidate, Decision, Seed, Slot
 
-RECALLS, KILLS, UPKEEP_S = 12, 12, 20.0
+RECALLS, KILLS, UPKEEP_S = 8, 12, 20.0
 VERSIONS_A_RACE, ROWS_A_VERSION, EXPORTED_ROWS, IMPORTED_ROWS = 6, 40, 60_000, 20_000
 GOOD, BAD = "steady", "withdrawn"
 
@@ -96,7 +96,7 @@ def publish_often(home: str, dataset: str) -> None:
 def race_recalls(context: ForkServerContext, folder: Path, seed: int, races: int = RECALLS) -> Finding:
     """Recall a model at a random moment of another process's publishing. No later version may hold one of its rows."""
     from data.lake import Lake
-    from data.recall import plan, recall, recalls
+    from data.recall import recall, recalls
     from data.trace import Selector
     from data.versions import versions
     from schemas.errors import NotFound
@@ -112,8 +112,7 @@ def race_recalls(context: ForkServerContext, folder: Path, seed: int, races: int
             time.sleep(rng.uniform(0, span))
             selector = Selector("model", BAD)
             with suppress(NotFound):
-                plans = [one for one in plan(lake, selector) if one.parent.dataset == dataset]
-                recall(lake, selector, plans, reason="the drill", by="drill")
+                recall(lake, selector, dataset, reason="the drill", by="drill")
             publisher.join(120)
             found.check(publisher.exitcode == 0, f"{dataset}: the publisher ended with {publisher.exitcode}")
             span = min(span, time.monotonic() - started)
