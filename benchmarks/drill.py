@@ -86,8 +86,7 @@ def faults_table(outcomes: list[Outcome]) -> str:
     """One line a fault as Markdown."""
     lines = ["| fault | slots opened | with an outcome | ended | seconds | sound |", "|---|---:|---:|---|---:|---|"]
     for one in outcomes:
-        verdict = "yes" if not one.problems else f"**no**: {'; '.join(one.problems)}"
-        lines.append(f"| {one.name} | {one.opened} | {one.settled} | {one.ended} | {one.seconds:.1f} | {verdict} |")
+        lines.append(f"| {one.name} | {one.opened} | {one.settled} | {one.ended} | {one.seconds:.1f} | {one.verdict} |")
     return "\n".join(lines)
 
 
@@ -120,8 +119,7 @@ def others_table(found: list[Finding]) -> str:
     """One line for each of the other drills as Markdown."""
     lines = ["| drill | done | seconds | sound |", "|---|---:|---:|---|"]
     for one in found:
-        verdict = "yes" if not one.problems else f"**no**: {'; '.join(one.problems)}"
-        lines.append(f"| {one.name} | {one.done} {one.of} | {one.seconds:.1f} | {verdict} |")
+        lines.append(f"| {one.name} | {one.done} {one.of} | {one.seconds:.1f} | {one.verdict} |")
     return "\n".join(lines)
 
 

@@ -18,6 +18,23 @@ from harness import ROOT, stats
 sys.path.insert(0, str(ROOT))
 
 
+@dataclass(kw_only=True)
+class Verdict:
+    """How a drill ended: sound, or with problems."""
+
+    problems: list[str] = field(default_factory=list)
+
+    def check(self, holds: bool, otherwise: str) -> None:
+        """Add a problem if something does not hold."""
+        if not holds:
+            self.problems.append(otherwise)
+
+    @property
+    def verdict(self) -> str:
+        """A cell of the drill's tables."""
+        return "yes" if not self.problems else f"**no**: {'; '.join(self.problems)}"
+
+
 @dataclass
 class Notes:
     """What the lives of one run noted. Each life: kind to the names in their order."""

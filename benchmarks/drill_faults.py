@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shutil
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
-from drill_audit import Kept, Notes, Run, settle_down
+from drill_audit import Kept, Notes, Run, Verdict, settle_down
 from harness import behave, write_recipe
 
 CANDIDATES = 150
@@ -52,7 +52,7 @@ FAULTS = {
 
 
 @dataclass
-class Outcome:
+class Outcome(Verdict):
     """How a fault ended. `problems` are what must not be; `settled` counts after the life in health."""
 
     name: str
@@ -60,12 +60,6 @@ class Outcome:
     settled: int = 0
     ended: str = ""
     seconds: float = 0.0
-    problems: list[str] = field(default_factory=list)
-
-    def check(self, holds: bool, otherwise: str) -> None:
-        """Enter a problem where something does not hold."""
-        if not holds:
-            self.problems.append(otherwise)
 
 
 def suffer(context: ForkServerContext, folder: Path, base: str, name: str) -> Outcome:

@@ -18,13 +18,14 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from drill_audit import Verdict
 from harness import OPENER, ROOT, stop
 
 sys.path.insert(0, str(ROOT))
@@ -40,19 +41,13 @@ GOOD, BAD = "steady", "withdrawn"
 
 
 @dataclass
-class Finding:
+class Finding(Verdict):
     """How one drill of the lake ended. `done` counts the races, kills or commits; `problems` must be empty."""
 
     name: str
     done: int = 0
     of: str = ""
     seconds: float = 0.0
-    problems: list[str] = field(default_factory=list)
-
-    def check(self, holds: bool, otherwise: str) -> None:
-        """Add a problem if something does not hold."""
-        if not holds:
-            self.problems.append(otherwise)
 
 
 def run_of(dataset: str, name: str) -> Run:
