@@ -155,10 +155,10 @@ def check_files(there: Iterable[Distribution]) -> Result:
 
 def check_models(found: list[Bundled]) -> Result:
     """Each bundled model's weights are the pinned ones; they are added to `found`."""
-    from agents.local import encoder, files
-    from schemas.errors import GraftError
-    from schemas.home import Home
-    from schemas.models import EMBEDDED_POOL
+    from graft.agents.local import encoder, files
+    from graft.schemas.errors import GraftError
+    from graft.schemas.home import Home
+    from graft.schemas.models import EMBEDDED_POOL
 
     problems = []
     with tempfile.TemporaryDirectory() as home:  # Gemma's parts are joined there

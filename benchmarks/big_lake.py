@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from schemas.base import utc_now
-from schemas.datasets import DatasetVersion, Run
-from schemas.home import Home
-from schemas.rows import Seed
+from graft.schemas.base import utc_now
+from graft.schemas.datasets import DatasetVersion, Run
+from graft.schemas.home import Home
+from graft.schemas.rows import Seed
 
 if TYPE_CHECKING:
     import duckdb
 
-    from data.lake import Lake
+    from graft.data.lake import Lake
 
 DATASET = "big"
 LABELS = ("account", "complaint", "delivery", "exchange", "greeting", "payment", "product", "refund", "return", "store")
@@ -135,8 +135,8 @@ def fill(home: Home, *, rows: int = 1_000_000, versions: int = 1, candidates: bo
     adds every row's candidate, one rejected candidate in five, reviews by two models and their calls. Raises GraftError
     on a lake that has the dataset already.
     """
-    from data.lake import Lake
-    from schemas.errors import GraftError
+    from graft.data.lake import Lake
+    from graft.schemas.errors import GraftError
 
     with Lake.open(home) as lake:
         if lake.sql("SELECT 1 FROM lake.versions WHERE dataset = ?", [DATASET]).num_rows:
@@ -195,7 +195,7 @@ def _candidates(connection: duckdb.DuckDBPyConnection, rows: int, version: int, 
 
 def _version(lake: Lake, rows: int, number: int) -> None:
     """The record of the version and of its run, and the run's seeds: one a label."""
-    from data.arrow import to_table
+    from graft.data.arrow import to_table
 
     run_id = f"big-run-{number}"
     counted = {

@@ -20,17 +20,17 @@ import aiohttp
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from agents.local.encoder import EncoderTransport  # noqa: E402
-from agents.local.servers import embedded_servers  # noqa: E402
-from agents.methods.base import Ask  # noqa: E402
-from agents.roles.calibration import batch_means, calibrate, content_free_means  # noqa: E402
-from agents.roles.choice import judge_label  # noqa: E402
-from schemas.calls import CallRequest, Reply, TokenLogprob  # noqa: E402
-from schemas.home import Home  # noqa: E402
-from schemas.models import EMBEDDED_POOL, ModelSpec  # noqa: E402
-from schemas.recipe import Recipe, SeedRow, SeedSettings  # noqa: E402
-from schemas.rows import Seed  # noqa: E402
-from schemas.tasks import ClassificationTask, Label  # noqa: E402
+from graft.agents.local.encoder import EncoderTransport  # noqa: E402
+from graft.agents.local.servers import embedded_servers  # noqa: E402
+from graft.agents.methods.base import Ask  # noqa: E402
+from graft.agents.roles.calibration import batch_means, calibrate, content_free_means  # noqa: E402
+from graft.agents.roles.choice import judge_label  # noqa: E402
+from graft.schemas.calls import CallRequest, Reply, TokenLogprob  # noqa: E402
+from graft.schemas.home import Home  # noqa: E402
+from graft.schemas.models import EMBEDDED_POOL, ModelSpec  # noqa: E402
+from graft.schemas.recipe import Recipe, SeedRow, SeedSettings  # noqa: E402
+from graft.schemas.rows import Seed  # noqa: E402
+from graft.schemas.tasks import ClassificationTask, Label  # noqa: E402
 
 DATA = ROOT.parent / "shared" / "data" / "clinc150"
 

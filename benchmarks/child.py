@@ -38,7 +38,7 @@ def growth_bytes(samples: list[tuple[int, int]]) -> float:
 
 def watch(samples: list[tuple[int, int]], ended: threading.Event) -> None:
     """Note settled rows and resident memory five times a second until `ended`."""
-    from flows.progress import current
+    from graft.flows.progress import current
 
     while not ended.wait(SAMPLE_S):
         progress = current()
@@ -56,12 +56,12 @@ def at_the_gate(folder: Path, count: int) -> None:
 
 def measure(recipe: str, gate: Path, count: int, memory: bool) -> dict[str, Any]:
     """Run it: seconds, CPU seconds of this process, growth of its peak and of its memory a row, the run's counts."""
-    from flows.run_server import start_prefect
-    from schemas.home import Home
+    from graft.flows.run_server import start_prefect
+    from graft.schemas.home import Home
 
     start_prefect(Home.find())
-    from flows import finish
-    from flows import make_dataset as module
+    from graft.flows import finish
+    from graft.flows import make_dataset as module
 
     vars(finish)["find_embed"] = lambda say: None  # loading the encoder for the splits lies outside the clock
     clock: dict[str, Any] = {}

@@ -32,7 +32,7 @@ from harness import OPENER, ROOT, fake_server, prefect_server, run_flow, stop, w
 
 sys.path.insert(0, str(ROOT))
 
-from schemas.home import Home
+from graft.schemas.home import Home
 
 PAGE_S, FILTER_S, MEMORY_MB, SLOWER = 2.0, 1.0, 1_500, 1.05
 """What is to be reached: seconds to a page and to a filter, MB of the server, and how much slower a run may be."""
@@ -90,7 +90,7 @@ BESIDE = ("/runs/{live}", "/", "/runs/{live}", "/rows?ref={ref}", "/runs/{live}"
 @contextmanager
 def served(home: Home) -> Iterator[tuple[str, int]]:
     """`graft dashboard` on a free port: its address and process id. It has answered once: its imports are done."""
-    words = [sys.executable, str(ROOT / "graft.py"), "dashboard", "--port", "0", "--no-open"]
+    words = [sys.executable, "-m", "graft", "dashboard", "--port", "0", "--no-open"]
     environment = {**os.environ, "GRAFT_HOME": str(home.root)}
     server = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True, cwd=ROOT)
     try:
@@ -106,7 +106,7 @@ def served(home: Home) -> Iterator[tuple[str, int]]:
 
 
 def _cookie(home: Home) -> str:
-    from dashboard.entry import Key
+    from graft.dashboard.entry import Key
 
     return "=".join(Key(home.root).cookie)
 
@@ -136,7 +136,7 @@ def until_whole(url: str, begun: float, seconds: float = 300) -> float:
 
 def places(home: Home) -> dict[str, str]:
     """What stands for the {places} of a path: the largest version and run, one of its rows, its last page."""
-    from data.lake import Lake
+    from graft.data.lake import Lake
 
     query = """
         SELECT v.dataset || '@' || v.version AS ref, v.run_id AS run, (v.rows - 1) // 50 AS last,

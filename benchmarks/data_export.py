@@ -23,7 +23,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from schemas.home import Home
+from graft.schemas.home import Home
 
 REPEATS = 3
 COPIES = {"parquet": "FORMAT parquet, COMPRESSION zstd", "jsonl": "FORMAT json", "csv": "FORMAT csv, HEADER"}
@@ -38,9 +38,9 @@ EXPORTS: dict[str, dict[str, Any]] = {
 
 def once(home: Home, what: str, name: str, out: Path) -> dict[str, float]:
     """One export or COPY in this process: seconds, and peaks of memory in MiB, before of the open lake alone."""
-    from data.export import export
-    from data.lake import Lake
-    from data.versions import version
+    from graft.data.export import export
+    from graft.data.lake import Lake
+    from graft.data.versions import version
 
     with Lake.open(home, read_only=True) as lake:
         version(lake, "big")  # what the first query imports is not timed

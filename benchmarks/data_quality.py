@@ -20,14 +20,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from schemas.home import Home
+from graft.schemas.home import Home
 
 
 def report(home: Home, ref: str) -> dict[str, Any]:
     """One report in this process: seconds, CPU seconds, peak MB, and what was sampled."""
-    from data.lake import Lake
-    from data.quality import quality
-    from data.versions import version
+    from graft.data.lake import Lake
+    from graft.data.quality import quality
+    from graft.data.versions import version
 
     begun = time.perf_counter()
     with Lake.open(home, read_only=True) as lake:

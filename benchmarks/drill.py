@@ -39,8 +39,8 @@ OTHERS = ("caps", "power", "recall", "export", "import", "upkeep")
 @contextmanager
 def stage(folder: Path) -> Iterator[tuple[ForkServerContext, str]]:
     """What lives are started from, and the fake server's address. Everything ends with the block."""
-    from flows.settings import prefect_environment
-    from schemas.home import Home
+    from graft.flows.settings import prefect_environment
+    from graft.schemas.home import Home
 
     for name, value in prefect_environment(Home(folder / "none")).items():
         os.environ.setdefault(name, value)

@@ -142,9 +142,9 @@ class Run:
             return {str(row[0]) for row in journal.execute("SELECT key FROM calls")}
 
     def _rows(self) -> tuple[list[str], list[str], int]:
-        from data.lake import Lake
-        from schemas.errors import GraftError
-        from schemas.home import Home
+        from graft.data.lake import Lake
+        from graft.schemas.errors import GraftError
+        from graft.schemas.home import Home
 
         query = "SELECT candidate_id, slot_id, code <> '' AND reason <> '' AS told FROM lake.candidates"
         try:

@@ -30,10 +30,10 @@ from harness import OPENER, ROOT, stop
 
 sys.path.insert(0, str(ROOT))
 
-from schemas.base import utc_now
-from schemas.datasets import Row, Run
-from schemas.home import Home
-from schemas.rows import Candidate, Decision, Seed, Slot
+from graft.schemas.base import utc_now
+from graft.schemas.datasets import Row, Run
+from graft.schemas.home import Home
+from graft.schemas.rows import Candidate, Decision, Seed, Slot
 
 RECALLS, KILLS, UPKEEP_S = 8, 12, 20.0
 VERSIONS_A_RACE, ROWS_A_VERSION, EXPORTED_ROWS, IMPORTED_ROWS = 6, 40, 60_000, 20_000
@@ -67,7 +67,7 @@ def candidate(run: str, index: int, model: str) -> Candidate:
 
 def publish_run(lake: Any, dataset: str, number: int, carried: Any = None) -> tuple[Any, list[Candidate]]:
     """Commit one run's candidates, half of them by the model that is recalled, and publish them with `carried`."""
-    from data.versions import publish
+    from graft.data.versions import publish
 
     run = run_of(dataset, f"{dataset}-{number}")
     lake.save_run(run)
@@ -80,7 +80,7 @@ def publish_run(lake: Any, dataset: str, number: int, carried: Any = None) -> tu
 
 def publish_often(home: str, dataset: str) -> None:
     """Publish several versions, one upon the other."""
-    from data.lake import Lake
+    from graft.data.lake import Lake
 
     with Lake.open(Home(Path(home))) as lake:
         found = None
@@ -90,11 +90,11 @@ def publish_often(home: str, dataset: str) -> None:
 
 def race_recalls(context: ForkServerContext, folder: Path, seed: int, races: int = RECALLS) -> Finding:
     """Recall a model at a random moment of another process's publishing. No later version may hold one of its rows."""
-    from data.lake import Lake
-    from data.recall import recall, recalls
-    from data.trace import Selector
-    from data.versions import versions
-    from schemas.errors import NotFound
+    from graft.data.lake import Lake
+    from graft.data.recall import recall, recalls
+    from graft.data.trace import Selector
+    from graft.data.versions import versions
+    from graft.schemas.errors import NotFound
 
     rng, found, home, span = random.Random(seed), Finding("recall against publish", of="races"), folder / "recall", 1.0
     began = time.monotonic()
@@ -134,8 +134,8 @@ def _recalled_rows(lake: Any, dataset: str) -> dict[str, int]:
 
 def export_rows(home: str, out: str) -> None:
     """One export, as `graft export --overwrite` makes it."""
-    from data.export.write import export
-    from data.lake import Lake
+    from graft.data.export.write import export
+    from graft.data.lake import Lake
 
     with Lake.open(Home(Path(home)), read_only=True) as lake:
         export(lake, "big", format="jsonl", out=Path(out), overwrite=True, shards=4)
@@ -170,7 +170,7 @@ def kill_exports(context: ForkServerContext, folder: Path, seed: int, kills: int
 
 def import_rows(home: str, file: str) -> None:
     """One import, as `graft import` makes it."""
-    from flows.import_dataset import Ask, bring_in
+    from graft.flows.import_dataset import Ask, bring_in
 
     os.environ["GRAFT_HOME"] = home
     bring_in(file, "imported", Ask(map=("text=text", "label=label")))
@@ -178,8 +178,8 @@ def import_rows(home: str, file: str) -> None:
 
 def kill_imports(context: ForkServerContext, folder: Path, seed: int, kills: int = KILLS) -> Finding:
     """Kill imports at random moments: the dataset is absent or whole, and the next import makes exactly one version."""
-    from data.lake import Lake
-    from data.versions import rows, versions
+    from graft.data.lake import Lake
+    from graft.data.versions import rows, versions
 
     home, file = folder / "import", folder / "rows.csv"
     lines = [f"message number {n} about a parcel,{'ab'[n % 2]}" for n in range(IMPORTED_ROWS)]
@@ -244,7 +244,7 @@ def _digest(file: Path) -> str:
 
 def write_on(home: str, who: int, notes: str, until: float) -> None:
     """Commit batches and publish versions until the clock passes `until` (time.time); note each acknowledged one."""
-    from data.lake import Lake
+    from graft.data.lake import Lake
 
     with Lake.open(Home(Path(home))) as lake, Path(notes).open("a", encoding="utf-8", buffering=1) as file:
         number, carried = 0, None
@@ -258,8 +258,8 @@ def write_on(home: str, who: int, notes: str, until: float) -> None:
 
 def maintain_beside(context: ForkServerContext, folder: Path, seconds: float = UPKEEP_S) -> Finding:
     """Upkeep without a pause while two processes write and the dashboard serves: no error, nothing lost."""
-    from data.lake import Lake
-    from data.maintain import maintain
+    from graft.data.lake import Lake
+    from graft.data.maintain import maintain
 
     home, found, began = (
         folder / "upkeep",
@@ -297,7 +297,7 @@ PAGES = ("/", "/runs", "/datasets", "/rows?ref=writer0", "/datasets/writer0@1", 
 @contextmanager
 def _dashboard(home: Path) -> Iterator[tuple[Callable[[], None], list[tuple[str, int]]]]:
     """`graft dashboard` on a free port: a function that asks for the next of PAGES, and the statuses so far."""
-    from dashboard.entry import Key
+    from graft.dashboard.entry import Key
 
     words = [sys.executable, "-m", "graft", "dashboard", "--port", "0", "--no-open"]
     server = subprocess.Popen(
@@ -329,7 +329,7 @@ def _dashboard(home: Path) -> Iterator[tuple[Callable[[], None], list[tuple[str,
 
 def _compare(lake: Any, notes: list[Path], found: Finding) -> None:
     """Every noted version reads whole with its hash, every noted candidate is there once."""
-    from data.versions import rows, version
+    from graft.data.versions import rows, version
 
     told = [json.loads(line) for file in notes for line in file.read_text(encoding="utf-8").splitlines()]
     for one in (line for line in told if "ref" in line):

@@ -22,12 +22,12 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from agents.gateway import Gateway  # noqa: E402
-from agents.gateway.openai_transport import OpenAITransport  # noqa: E402
-from data.lake import Lake  # noqa: E402
-from flows import finish, make_dataset  # noqa: E402
-from flows.workshop import Workshop  # noqa: E402
-from schemas.errors import GraftError  # noqa: E402
+from graft.agents.gateway import Gateway  # noqa: E402
+from graft.agents.gateway.openai_transport import OpenAITransport  # noqa: E402
+from graft.data.lake import Lake  # noqa: E402
+from graft.flows import finish, make_dataset  # noqa: E402
+from graft.flows.workshop import Workshop  # noqa: E402
+from graft.schemas.errors import GraftError  # noqa: E402
 
 Note = Callable[[str, str], None]
 NEW_MOUNTS, NEW_USERS, PRIVATE = 0x00020000, 0x10000000, 0x4000 | 0x40000

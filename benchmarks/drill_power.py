@@ -117,9 +117,9 @@ def _leave(live: Path, kept: Path, after: Path) -> None:
 
 
 def _audit(after: Path, calls: set[str], batches: set[str], found: Cuts) -> None:
-    from agents.gateway.journal_store import check
-    from data.lake import Lake
-    from schemas.home import Home
+    from graft.agents.gateway.journal_store import check
+    from graft.data.lake import Lake
+    from graft.schemas.home import Home
 
     try:
         with sqlite3.connect(after / "journal.sqlite") as journal:
@@ -138,10 +138,10 @@ def _audit(after: Path, calls: set[str], batches: set[str], found: Cuts) -> None
 
 async def _work(home: Path) -> None:
     """Journal and commit for ever; say what is acknowledged."""
-    from agents.gateway.journal import Journal
-    from data.lake import Lake
-    from schemas.calls import Reply
-    from schemas.home import Home
+    from graft.agents.gateway.journal import Journal
+    from graft.data.lake import Lake
+    from graft.schemas.calls import Reply
+    from graft.schemas.home import Home
 
     journal = Journal(home / "journal.sqlite")
     lake = await asyncio.to_thread(Lake.open, Home(home))

@@ -30,18 +30,18 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 from sklearn.linear_model import LogisticRegression  # noqa: E402
 
-from agents.gateway import Gateway  # noqa: E402
-from agents.local.encoder import embed  # noqa: E402
-from agents.local.servers import embedded_servers  # noqa: E402
-from agents.methods import Context, Drawn, Place, method_of  # noqa: E402
-from agents.methods.calibrate import calibrate_judges, judges  # noqa: E402
-from agents.roles.prompting import fragments  # noqa: E402
-from data.gates import Admission  # noqa: E402
-from flows.neighbours import nearest_classes  # noqa: E402
-from schemas.home import Home  # noqa: E402
-from schemas.models import EMBEDDED_POOL  # noqa: E402
-from schemas.recipe import Recipe  # noqa: E402
-from schemas.rows import Candidate, Seed  # noqa: E402
+from graft.agents.gateway import Gateway  # noqa: E402
+from graft.agents.local.encoder import embed  # noqa: E402
+from graft.agents.local.servers import embedded_servers  # noqa: E402
+from graft.agents.methods import Context, Drawn, Place, method_of  # noqa: E402
+from graft.agents.methods.calibrate import calibrate_judges, judges  # noqa: E402
+from graft.agents.roles.prompting import fragments  # noqa: E402
+from graft.data.gates import Admission  # noqa: E402
+from graft.flows.neighbours import nearest_classes  # noqa: E402
+from graft.schemas.home import Home  # noqa: E402
+from graft.schemas.models import EMBEDDED_POOL  # noqa: E402
+from graft.schemas.recipe import Recipe  # noqa: E402
+from graft.schemas.rows import Candidate, Seed  # noqa: E402
 
 DATA = ROOT.parent / "shared" / "data"
 SETS = {"clinc150": ("domain", "test.jsonl", 15), "banking77": ("label", "train.jsonl", 2)}

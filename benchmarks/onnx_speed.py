@@ -23,7 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)
 
-from students.predict import Predictor, Rule  # noqa: E402
+from graft.students.predict import Predictor, Rule  # noqa: E402
 
 TEXTS = [
     "where is my parcel, it should have been here on Monday",
@@ -75,9 +75,9 @@ def measure(folder: Path, repeats: int) -> list[str]:
 
 def exported(place: Path) -> Path:
     """The built-in encoder with a layer for ten labels, exported."""
-    from students.classifier import TextClassifier
-    from students.encoder import BUILT_IN, find_encoder
-    from students.onnx import export_folder
+    from graft.students.classifier import TextClassifier
+    from graft.students.encoder import BUILT_IN, find_encoder
+    from graft.students.onnx import export_folder
 
     labels = [f"label {n}" for n in range(10)]
     model = TextClassifier.start(find_encoder(BUILT_IN), labels, 64)
@@ -94,7 +94,7 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         if given.student:
-            from flows.export_student import export_student
+            from graft.flows.export_student import export_student
 
             folder = export_student(given.student, out=Path(place) / "student").folder
         else:

@@ -25,20 +25,20 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from agents.gateway.openai_transport import OpenAITransport  # noqa: E402
-from agents.local.servers import embedded_servers  # noqa: E402
-from agents.methods.base import Drawn, Place  # noqa: E402
-from agents.methods.draw import make_slot  # noqa: E402
-from agents.roles.choice import choice_request  # noqa: E402
-from agents.roles.generator import write_text  # noqa: E402
-from flows.streaming import CHUNK  # noqa: E402
-from schemas.calls import CallRequest, Reply  # noqa: E402
-from schemas.home import Home  # noqa: E402
-from schemas.load import load_recipe  # noqa: E402
-from schemas.models import ModelSpec, RoleName  # noqa: E402
-from schemas.recipe import Recipe  # noqa: E402
-from schemas.rows import Seed, Slot  # noqa: E402
-from schemas.tasks import labels_of  # noqa: E402
+from graft.agents.gateway.openai_transport import OpenAITransport  # noqa: E402
+from graft.agents.local.servers import embedded_servers  # noqa: E402
+from graft.agents.methods.base import Drawn, Place  # noqa: E402
+from graft.agents.methods.draw import make_slot  # noqa: E402
+from graft.agents.roles.choice import choice_request  # noqa: E402
+from graft.agents.roles.generator import write_text  # noqa: E402
+from graft.flows.streaming import CHUNK  # noqa: E402
+from graft.schemas.calls import CallRequest, Reply  # noqa: E402
+from graft.schemas.home import Home  # noqa: E402
+from graft.schemas.load import load_recipe  # noqa: E402
+from graft.schemas.models import ModelSpec, RoleName  # noqa: E402
+from graft.schemas.recipe import Recipe  # noqa: E402
+from graft.schemas.rows import Seed, Slot  # noqa: E402
+from graft.schemas.tasks import labels_of  # noqa: E402
 
 WIDTH = 8
 ROLES = ("generator", "reviewer", "adjudicator")

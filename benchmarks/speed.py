@@ -120,8 +120,8 @@ def faults(number: int, folder: Path, candidates: int = 2_000) -> list[Figure]:
 
 def _with_a_reason(home: Path, run_id: str) -> int:
     """Slots of a run that the lake holds once, with a status, a code and a reason."""
-    from data.lake import Lake
-    from schemas.home import Home
+    from graft.data.lake import Lake
+    from graft.schemas.home import Home
 
     query = """SELECT count(DISTINCT slot_id) AS n FROM lake.candidates
                WHERE run_id = ? AND status IN ('accepted', 'rejected', 'failed') AND code <> '' AND reason <> ''"""

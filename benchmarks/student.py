@@ -22,10 +22,10 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 from sklearn.linear_model import LogisticRegression  # noqa: E402
 
-from schemas.students import StudentSettings  # noqa: E402
-from students.classifier import TextClassifier  # noqa: E402
-from students.encoder import BUILT_IN, find_encoder  # noqa: E402
-from students.fit import fit  # noqa: E402
+from graft.schemas.students import StudentSettings  # noqa: E402
+from graft.students.classifier import TextClassifier  # noqa: E402
+from graft.students.encoder import BUILT_IN, find_encoder  # noqa: E402
+from graft.students.fit import fit  # noqa: E402
 
 DATA = ROOT.parent / "shared" / "data"
 Rows = list[tuple[str, str]]

@@ -51,8 +51,8 @@ def committee(number: int, folder: Path, candidates: int = 1_000) -> list[Figure
 
 def _outcomes(home: Path, run_id: str) -> tuple[Outcomes, int]:
     """(label, index) to (status, code, text), and how many reviewers were asked."""
-    from data.lake import Lake
-    from schemas.home import Home
+    from graft.data.lake import Lake
+    from graft.schemas.home import Home
 
     query = 'SELECT slot_label, "index", status, code, text, asked FROM lake.candidates WHERE run_id = ?'
     with Lake.open(Home(home), read_only=True) as lake:
@@ -70,9 +70,9 @@ def journal(number: int, folder: Path, rows: int = 60_000, writers: int = 64) ->
 async def _journal(folder: Path, rows: int, writers: int) -> float:
     import orjson
 
-    from agents.gateway.journal import Journal
-    from schemas.base import stable_hash
-    from schemas.calls import Reply, Usage
+    from graft.agents.gateway.journal import Journal
+    from graft.schemas.base import stable_hash
+    from graft.schemas.calls import Reply, Usage
 
     ask = "Write one message that a customer of an online shop would send about a parcel. " * 12
     say = '{"fit": 9, "usability": 8, "clarity": 9, "naturalness": 8, "comment": "a plain question of a customer"} ' * 3

@@ -24,17 +24,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from big_lake import DATASET, LABELS, _chunks, _texts
 
-from schemas.base import utc_now
-from schemas.datasets import DatasetVersion, Origin, Run
-from schemas.home import Home
-from schemas.rows import Seed
-from schemas.students import ClassScore, Evaluation, Student, StudentSettings
-from schemas.versions import Edit, EditAction, Tag
+from graft.schemas.base import utc_now
+from graft.schemas.datasets import DatasetVersion, Origin, Run
+from graft.schemas.home import Home
+from graft.schemas.rows import Seed
+from graft.schemas.students import ClassScore, Evaluation, Student, StudentSettings
+from graft.schemas.versions import Edit, EditAction, Tag
 
 if TYPE_CHECKING:
     import duckdb
 
-    from data.lake import Lake
+    from graft.data.lake import Lake
 
 FIRST, BEFORE_LAST = 0.06, 0.5
 """Shares of all candidates that the first run, and all runs but the last, have made."""
@@ -165,8 +165,8 @@ def fill_whole(home: Home, *, candidates: int = 1_000_000, versions: int = 20, s
 
     Raises GraftError on a lake that has the dataset already.
     """
-    from data.lake import Lake
-    from schemas.errors import GraftError
+    from graft.data.lake import Lake
+    from graft.schemas.errors import GraftError
 
     runs, now = versions // 2, utc_now()
     with Lake.open(home) as lake:
@@ -265,7 +265,7 @@ def _seeds() -> list[Seed]:
 
 def _publish(lake: Lake, run: int, number: int, at: Any) -> None:
     """The record of a version."""
-    from data.arrow import to_table
+    from graft.data.arrow import to_table
 
     counted = {
         column: {
@@ -302,7 +302,7 @@ def _origin(name: str) -> Origin:
 
 def _people(lake: Lake, versions: int, seed: int) -> None:
     """What came after: students and their evaluations, edits by two people, tags."""
-    from data.arrow import to_table
+    from graft.data.arrow import to_table
 
     now = utc_now()
     for n in range(STUDENTS):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import typer
 
-from cli import (
+from graft.cli import (
     audit,
     batches,
     dashboard,
@@ -28,7 +28,7 @@ from cli import (
     students,
     versions,
 )
-from cli import map as maps
+from graft.cli import map as maps
 
 HELP = """A synthetic-data factory: small models generate, review and adjudicate; a student learns.
 
@@ -74,7 +74,7 @@ app.add_typer(journal.app, name="journal", rich_help_panel="Operate")
 
 def main() -> None:
     """Run the command line; a GraftError becomes two lines and its exit code, never a traceback."""
-    from schemas.errors import GraftError
+    from graft.schemas.errors import GraftError
 
     try:
         app()

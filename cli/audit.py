@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from data.audit import Curve, Poisoning, Shortcut, ShortcutReport
+    from graft.data.audit import Curve, Poisoning, Shortcut, ShortcutReport
 
 SHOWN = 10
 
@@ -30,12 +30,12 @@ def audit(
 
     Example:  graft audit demo --shortcuts
     """
-    from cli.run import quiet_console
-    from cli.show import as_json, console
-    from data.lake import Lake
-    from flows.audit import Wanted
-    from flows.audit import audit as audit_version
-    from schemas.home import Home
+    from graft.cli.run import quiet_console
+    from graft.cli.show import as_json, console
+    from graft.data.lake import Lake
+    from graft.flows.audit import Wanted
+    from graft.flows.audit import audit as audit_version
+    from graft.schemas.home import Home
 
     quiet_console()
     every = not (shortcuts or poison or hacking)
@@ -61,7 +61,7 @@ def audit(
 
 
 def _print_shortcuts(report: ShortcutReport) -> None:
-    from cli.show import console, table
+    from graft.cli.show import console, table
 
     _print_words("words that give a label away", "label", report.labels)
     _print_words("words that give a writer away", "written by", report.writers)
@@ -83,7 +83,7 @@ def _print_shortcuts(report: ShortcutReport) -> None:
 
 
 def _print_words(title: str, group: str, found: list[Shortcut]) -> None:
-    from cli.show import table
+    from graft.cli.show import table
 
     rows = [
         ["!" if one.flagged else "", one.token, one.group, one.rows, f"{one.precision:.0%}",
@@ -96,7 +96,7 @@ def _print_words(title: str, group: str, found: list[Shortcut]) -> None:
 
 
 def _print_poison(report: Poisoning) -> None:
-    from cli.show import console, table
+    from graft.cli.show import console, table
 
     rows = [
         [one.form, f"{one.gates:.0%}" if report.gates_checked else None, f"{one.label_check:.0%}",
@@ -118,7 +118,7 @@ def _print_poison(report: Poisoning) -> None:
 
 
 def _print_curve(curve: Curve) -> None:
-    from cli.show import console, table
+    from graft.cli.show import console, table
 
     def share(value: float | None) -> str | None:
         return None if value is None else f"{value:.1%}"

@@ -12,7 +12,7 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from agents.gateway.batch.store import Batch
+    from graft.agents.gateway.batch.store import Batch
 
 
 def batches(
@@ -25,8 +25,8 @@ def batches(
 
     Example:  graft batches --cancel 3f2a
     """
-    from agents.gateway.batch.store import listed_at, path_in
-    from schemas.home import Home
+    from graft.agents.gateway.batch.store import listed_at, path_in
+    from graft.schemas.home import Home
 
     path = path_in(Home.find().root)
     if cancel is not None:
@@ -49,10 +49,10 @@ def batches(
 def _cancel(name: str) -> None:
     import asyncio
 
-    from agents.gateway.batch.desk import cancel_batch
-    from agents.gateway.batch.store import path_in
-    from schemas.errors import NotFound
-    from schemas.home import Home
+    from graft.agents.gateway.batch.desk import cancel_batch
+    from graft.agents.gateway.batch.store import path_in
+    from graft.schemas.errors import NotFound
+    from graft.schemas.home import Home
 
     path = path_in(Home.find().root)
     if not path.is_file():

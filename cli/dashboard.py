@@ -24,7 +24,7 @@ def dashboard(
 
     Example:  graft dashboard --port 4390
     """
-    from dashboard.serve import serve
-    from schemas.home import Home
+    from graft.dashboard.serve import serve
+    from graft.schemas.home import Home
 
     serve(Home.find(), host=host, port=port, names=name or (), open_browser=open_browser)

@@ -7,8 +7,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from flows.outlook import early_line, standing_out
-from flows.progress import Progress
+from graft.flows.outlook import early_line, standing_out
+from graft.flows.progress import Progress
 
 
 def one_line(progress: Progress) -> str:

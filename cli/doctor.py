@@ -9,8 +9,8 @@ import os
 import platform
 import shutil
 
-from schemas.errors import GraftError
-from schemas.home import Home
+from graft.schemas.errors import GraftError
+from graft.schemas.home import Home
 
 PACKAGES = {
     "prefect": "flows", "litellm": "hosted models", "duckdb": "the lake", "duckdb-extension-ducklake": "the lake",
@@ -66,7 +66,7 @@ def _device() -> Finding:
 def _lake(home: Home) -> Finding:
     if not (home.lake / "catalogue.sqlite").exists():
         return _finding("lake", "note", f"none yet at {home.lake}; the first run makes it")
-    from data.lake import Lake
+    from graft.data.lake import Lake
 
     try:
         with Lake.open(home, read_only=True) as lake:
@@ -76,9 +76,9 @@ def _lake(home: Home) -> Finding:
 
 
 def _endpoints(name: str) -> list[Finding]:
-    from agents.gateway import check_endpoint
-    from flows.workshop import models_used
-    from schemas.load import find_recipe, load_recipe
+    from graft.agents.gateway import check_endpoint
+    from graft.flows.workshop import models_used
+    from graft.schemas.load import find_recipe, load_recipe
 
     recipe = load_recipe(find_recipe(name))
 

@@ -46,7 +46,7 @@ def export(
     What each holds, and what --where may say: docs/export.md
     """
     import graft
-    from cli.show import as_json, console
+    from graft.cli.show import as_json, console
 
     with console(stderr=True).status("reading") as status:
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.read import JsonFlag, RefArg
+from graft.cli.read import JsonFlag, RefArg
 
 WIDTH = 90
 """Characters of an example that are shown."""
@@ -30,9 +30,9 @@ def gate(
 
     Example:  graft gate demo@2 --set gates.near_duplicate=0.7 --set gates.semantic=0.95 --test held_out.jsonl --dry-run
     """
-    from cli.ops import read_overrides
-    from cli.show import as_json, console
-    from flows.regate import regate_version
+    from graft.cli.ops import read_overrides
+    from graft.cli.show import as_json, console
+    from graft.flows.regate import regate_version
 
     said = console(stderr=True)
     done = regate_version(
@@ -47,7 +47,7 @@ def gate(
 
 
 def _print(told: dict[str, Any]) -> None:
-    from cli.show import console, table
+    from graft.cli.show import console, table
 
     out = console()
     if told["rules"]:

@@ -24,11 +24,11 @@ def improve(
 
     Example:  graft improve demo --rounds 3 --rows-per-round 60
     """
-    from cli.run import live, quiet_console
-    from cli.show import as_json, console
-    from flows.run_server import start_prefect
-    from schemas.errors import Interrupted
-    from schemas.home import Home
+    from graft.cli.run import live, quiet_console
+    from graft.cli.show import as_json, console
+    from graft.flows.run_server import start_prefect
+    from graft.schemas.errors import Interrupted
+    from graft.schemas.home import Home
 
     quiet_console()
     given: dict[str, Any] = {
@@ -40,7 +40,7 @@ def improve(
     with live(quiet=json):
         try:
             start_prefect(Home.find())
-            from flows.improve import improve as flow
+            from graft.flows.improve import improve as flow
 
             report = asyncio.run(flow(recipe, **given))
         except KeyboardInterrupt:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 if TYPE_CHECKING:
-    from flows.import_dataset import Imported, Kind, Plan
+    from graft.flows.import_dataset import Imported, Kind, Plan
 
 
 def bring_in(
@@ -35,9 +35,9 @@ def bring_in(
 
     Example:  graft import intents.csv --name shop-intents --map text=utterance,label=intent --licence CC-BY-4.0
     """
-    from data.intake.sources import Options
-    from flows import import_dataset as flow
-    from schemas.errors import InputInvalid, Problem
+    from graft.data.intake.sources import Options
+    from graft.flows import import_dataset as flow
+    from graft.schemas.errors import InputInvalid, Problem
 
     if task not in (None, "classification", "instruction", "guard"):
         fix = "one of: classification, instruction, guard"
@@ -72,13 +72,13 @@ def _plan_dict(planned: Plan) -> dict[str, Any]:
 
 
 def _json(value: dict[str, Any]) -> None:
-    from cli.show import as_json
+    from graft.cli.show import as_json
 
     as_json(value)
 
 
 def _show_plan(planned: Plan) -> None:
-    from cli.show import console, table
+    from graft.cli.show import console, table
 
     told = planned.mapped.told()
     table(f"how it is read, as {planned.kind}", ["role", "column"], [[role, name] for role, name in told.items()])
@@ -91,7 +91,7 @@ def _show_plan(planned: Plan) -> None:
 
 
 def _show_made(made: Imported) -> None:
-    from cli.show import console
+    from graft.cli.show import console
 
     for notice in made.notices[len(made.plan.notices) :]:
         console().print(f"note: {notice}", markup=False)

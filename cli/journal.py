@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from data.lake import Lake
+    from graft.data.lake import Lake
 
 HELP = """The journal of finished model calls: size, prune, export, check.
 
@@ -32,9 +32,9 @@ def size(json: JsonFlag = False) -> None:
     """
     from dataclasses import asdict
 
-    from agents.gateway import journal_store
-    from cli.show import as_json, console, table
-    from schemas.home import Home
+    from graft.agents.gateway import journal_store
+    from graft.cli.show import as_json, console, table
+    from graft.schemas.home import Home
 
     found = journal_store.size(Home.find().journal)
     if json:
@@ -64,10 +64,10 @@ def prune(
     """
     from dataclasses import asdict
 
-    from agents.gateway import journal_store
-    from cli.show import as_json, console
-    from schemas.errors import GraftError
-    from schemas.home import Home
+    from graft.agents.gateway import journal_store
+    from graft.cli.show import as_json, console
+    from graft.schemas.errors import GraftError
+    from graft.schemas.home import Home
 
     if older_than is None and run is None:
         raise GraftError("which calls?", where="graft journal prune", fix="--older-than 30d, or --run RUN")
@@ -106,9 +106,9 @@ def export(
     """
     from dataclasses import asdict
 
-    from agents.gateway import journal_store
-    from cli.show import as_json, console
-    from schemas.home import Home
+    from graft.agents.gateway import journal_store
+    from graft.cli.show import as_json, console
+    from graft.schemas.home import Home
 
     home = Home.find()
     file = out or home.export(f"journal{'-restricted' if restricted else ''}.jsonl")
@@ -141,9 +141,9 @@ def check(
     """
     from dataclasses import asdict
 
-    from agents.gateway import journal_repair, journal_store
-    from cli.show import as_json, console
-    from schemas.home import Home
+    from graft.agents.gateway import journal_repair, journal_store
+    from graft.cli.show import as_json, console
+    from graft.schemas.home import Home
 
     path = Home.find().journal
     found = journal_store.check(path)
@@ -176,7 +176,7 @@ def amount(count: int) -> str:
 
 def read_age(text: str) -> float:
     """An age such as 30d, 12h or 4w in days; a bare number counts days. Raises GraftError."""
-    from schemas.errors import GraftError
+    from graft.schemas.errors import GraftError
 
     found = re.fullmatch(r"(\d{1,6}(?:\.\d{1,6})?)([hdw]?)", text.strip(), re.ASCII)
     if not found:
@@ -186,8 +186,8 @@ def read_age(text: str) -> float:
 
 def keys_of_run(home: Any, run_id: str, shared: bool) -> set[str]:
     """Keys of a run's calls; those that another run used too only where `shared`. Raises NotFound."""
-    from data.lake import Lake
-    from schemas.errors import NotFound
+    from graft.data.lake import Lake
+    from graft.schemas.errors import NotFound
 
     query = """
         SELECT key FROM lake.calls GROUP BY key
@@ -201,7 +201,7 @@ def keys_of_run(home: Any, run_id: str, shared: bool) -> set[str]:
 
 def open_keys(home: Any) -> set[str]:
     """Keys of the calls that may be written out: every run that used one is in the lake, and its task is open."""
-    from data.lake import Lake
+    from graft.data.lake import Lake
 
     query = """
         SELECT calls.key FROM lake.calls AS calls LEFT JOIN lake.candidates AS candidates

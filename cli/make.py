@@ -16,10 +16,10 @@ def validate(recipe: RecipeArg, json: JsonFlag = False) -> None:
 
     Example:  graft validate recipes/demo.yaml
     """
-    from cli.show import as_json, console
-    from flows.plan import read_recipe
-    from schemas.errors import InputInvalid
-    from schemas.tasks import labels_of
+    from graft.cli.show import as_json, console
+    from graft.flows.plan import read_recipe
+    from graft.schemas.errors import InputInvalid
+    from graft.schemas.tasks import labels_of
 
     try:
         _, loaded, seeds = read_recipe(recipe)
@@ -44,8 +44,8 @@ def schema(out: Annotated[Path | None, typer.Option(help="file to write; standar
 
     Example:  graft schema --out recipes/recipe.schema.json
     """
-    from cli.show import as_json, console, dumps
-    from schemas.load import recipe_json_schema
+    from graft.cli.show import as_json, console, dumps
+    from graft.schemas.load import recipe_json_schema
 
     if out is None:
         as_json(recipe_json_schema())
@@ -59,8 +59,8 @@ def estimate(recipe: RecipeArg, json: JsonFlag = False) -> None:
 
     Example:  graft estimate demo
     """
-    from cli.show import as_json, estimate_table
-    from flows.estimate import estimate_recipe
+    from graft.cli.show import as_json, estimate_table
+    from graft.flows.estimate import estimate_recipe
 
     figures = estimate_recipe(recipe)
     if json:
@@ -84,7 +84,7 @@ def run(
 
     Example:  graft run demo --train --export jsonl
     """
-    from cli.run import run_recipe
+    from graft.cli.run import run_recipe
 
     overrides: dict[str, Any] = {
         "rows_per_label": rows_per_label, "seed": seed, "money_usd": money_usd, "minutes": minutes, "fresh": fresh,

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.read import JsonFlag, RefArg
+from graft.cli.read import JsonFlag, RefArg
 
 if TYPE_CHECKING:
-    from data.lake import Lake
-    from data.vectors import Cluster, Vectors
-    from schemas.datasets import DatasetVersion
-    from schemas.home import Home
+    from graft.data.lake import Lake
+    from graft.data.vectors import Cluster, Vectors
+    from graft.schemas.datasets import DatasetVersion
+    from graft.schemas.home import Home
 
 SHOWN = 10
 """Clusters that are printed, and rows of each that are named."""
@@ -33,11 +33,11 @@ def draw(
 
     Example:  graft map demo
     """
-    from cli.show import as_json
-    from data.lake import Lake
-    from data.versions import version
-    from schemas.errors import Interrupted
-    from schemas.home import Home
+    from graft.cli.show import as_json
+    from graft.data.lake import Lake
+    from graft.data.versions import version
+    from graft.schemas.errors import Interrupted
+    from graft.schemas.home import Home
 
     begun = time.perf_counter()
     home = Home.find()
@@ -60,8 +60,8 @@ def draw(
 
 def _embedded(home: Home, lake: Lake, found: DatasetVersion, *, every: bool, quiet: bool) -> Vectors:
     """What is on disk, where it is enough: then the encoder need not even be installed."""
-    from agents.local.encoder import embed
-    from data.vectors import ENCODER, LIMIT, build, find
+    from graft.agents.local.encoder import embed
+    from graft.data.vectors import ENCODER, LIMIT, build, find
 
     there = find(home, found, ENCODER)
     if there is not None and (there.whole or (not every and there.rows >= LIMIT)):
@@ -74,7 +74,7 @@ def _embedded(home: Home, lake: Lake, found: DatasetVersion, *, every: bool, qui
 @contextmanager
 def progress(*, quiet: bool) -> Iterator[Callable[[int, int], None]]:
     """A function that hears (done, total): a bar on a terminal, a line now and then elsewhere, nothing beside JSON."""
-    from cli.show import console
+    from graft.cli.show import console
 
     out = console()
     if quiet:
@@ -98,7 +98,7 @@ def progress(*, quiet: bool) -> Iterator[Callable[[int, int], None]]:
 
 
 def _tell(found: DatasetVersion, vectors: Vectors, clusters: list[Cluster], seconds: float) -> None:
-    from cli.show import console, table
+    from graft.cli.show import console, table
 
     def say(text: str) -> None:
         console().print(text, markup=False, soft_wrap=True)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.read import JsonFlag
+from graft.cli.read import JsonFlag
 
 if TYPE_CHECKING:
-    from data.spending import ModelUse, Worth
+    from graft.data.spending import ModelUse, Worth
 
 DAY = "a day, as 2026-11-01 (UTC)"
 
@@ -26,11 +26,11 @@ def models(
 
     Example:  graft models --dataset demo --since 2026-11-01
     """
-    from cli.show import as_json, console
-    from data.lake import Lake
-    from data.spending import by_model, worth
-    from data.spending.scope import Filters
-    from schemas.home import Home
+    from graft.cli.show import as_json, console
+    from graft.data.lake import Lake
+    from graft.data.spending import by_model, worth
+    from graft.data.spending.scope import Filters
+    from graft.schemas.home import Home
 
     asked: Filters = {
         "dataset": dataset, "run_id": run, "since": _day(since, "--since"), "until": _day(until, "--until")
@@ -52,7 +52,7 @@ def models(
 
 
 def _day(text: str | None, where: str) -> date | None:
-    from schemas.errors import GraftError
+    from graft.schemas.errors import GraftError
 
     if text is None:
         return None
@@ -64,7 +64,7 @@ def _day(text: str | None, where: str) -> date | None:
 
 def _known(lake: Any, dataset: str | None, run: str | None) -> None:
     """Raise NotFound where the lake has no such dataset's run, or run."""
-    from schemas.errors import NotFound
+    from graft.schemas.errors import NotFound
 
     if dataset is not None and not lake.runs(dataset):
         raise NotFound(f"no run of a dataset {dataset!r}", where="--dataset", fix="graft status lists runs")
@@ -73,7 +73,7 @@ def _known(lake: Any, dataset: str | None, run: str | None) -> None:
 
 
 def _use_table(uses: list[ModelUse]) -> None:
-    from cli.show import money, table
+    from graft.cli.show import money, table
 
     numbers = ("calls", "cached", "tokens in", "out", "price", "per 1,000 rows")
     rows = [
@@ -92,7 +92,7 @@ def _use_table(uses: list[ModelUse]) -> None:
 
 
 def _writer_table(writers: list[Worth]) -> None:
-    from cli.show import table
+    from graft.cli.show import table
 
     if not writers:
         return
@@ -107,7 +107,7 @@ def _writer_table(writers: list[Worth]) -> None:
 
 
 def _judge_table(judges: list[Worth]) -> None:
-    from cli.show import table
+    from graft.cli.show import table
 
     if not judges:
         return

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.versions import ByOption, user_name
+from graft.cli.versions import ByOption, user_name
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from flows.schedules import ScheduleInfo
-    from flows.serve import Status
+    from graft.flows.schedules import ScheduleInfo
+    from graft.flows.serve import Status
 
 
 def up(
@@ -25,8 +25,8 @@ def up(
 
     Example:  graft up --port 4300
     """
-    from flows import serve
-    from schemas.home import Home
+    from graft.flows import serve
+    from graft.schemas.home import Home
 
     print_services(serve.up(Home.find(), port=port, say=_say))
 
@@ -36,8 +36,8 @@ def down() -> None:
 
     Example:  graft down
     """
-    from flows import serve
-    from schemas.home import Home
+    from graft.flows import serve
+    from graft.schemas.home import Home
 
     serve.down(Home.find(), say=_say)
 
@@ -57,9 +57,9 @@ def schedule(
 
     Example:  graft schedule demo --cron '0 3 * * *' --timezone Europe/Berlin --set rows_per_label=50
     """
-    from flows import schedules
-    from schemas.errors import GraftError
-    from schemas.home import Home
+    from graft.flows import schedules
+    from graft.schemas.errors import GraftError
+    from graft.schemas.home import Home
 
     home = Home.find()
     if remove:
@@ -67,7 +67,7 @@ def schedule(
         _say(f"removed {remove}")
         return
     if recipe and not cron:
-        from flows.deploy import CRON_EXAMPLE
+        from graft.flows.deploy import CRON_EXAMPLE
 
         raise GraftError(f"when should {recipe} run?", where="--cron", fix=f"give --cron: {CRON_EXAMPLE}")
     if cron and not recipe:
@@ -95,8 +95,8 @@ def go_on(
 
     Example:  graft go-on shop-1a2b3c4d5e6f --by Ada
     """
-    from flows.pause import go_on as tell
-    from schemas.home import Home
+    from graft.flows.pause import go_on as tell
+    from graft.schemas.home import Home
 
     tell(Home.find(), run, by=by or user_name(), note=note)
     _say(f"{run} goes on")
@@ -106,8 +106,8 @@ def read_overrides(pairs: list[str]) -> dict[str, Any]:
     """`NAME=VALUE` pairs as plain values (YAML scalars: 50 is a number, true a truth). Raises GraftError."""
     import yaml
 
-    from schemas.errors import GraftError
-    from schemas.plain_yaml import plain
+    from graft.schemas.errors import GraftError
+    from graft.schemas.plain_yaml import plain
 
     values: dict[str, Any] = {}
     for pair in pairs:

@@ -20,8 +20,8 @@ def export_student(
 
     Example:  graft export-student demo --out shop-model
     """
-    from cli.show import as_json, console
-    from flows.export_student import export_student as export
+    from graft.cli.show import as_json, console
+    from graft.flows.export_student import export_student as export
 
     done = export(student, out=out, overwrite=overwrite)
     if json:
@@ -48,8 +48,8 @@ def predict(
 
     Example:  graft predict demo messages.csv --text-field message --out labels.csv
     """
-    from flows.export_student import open_student
-    from students.texts import read_texts, write_answers
+    from graft.flows.export_student import open_student
+    from graft.students.texts import read_texts, write_answers
 
     kind = format or ("csv" if out is not None and out.suffix.lower() == ".csv" else "jsonl")
     if kind not in ("jsonl", "csv"):
@@ -70,7 +70,7 @@ def _target(out: Path | None) -> Iterator[IO[str]]:
     import os
     import sys
 
-    from schemas.errors import NO_SPACE, GraftError, StorageFull
+    from graft.schemas.errors import NO_SPACE, GraftError, StorageFull
 
     if out is None:
         yield sys.stdout

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from schemas.restricted import HIDDEN
+from graft.schemas.restricted import HIDDEN
 
 if TYPE_CHECKING:
-    from data.lake import Lake
-    from data.recall import Plan
-    from data.trace import Touched
-    from data.withdrawn import Selector
-    from schemas.datasets import DatasetVersion
-    from schemas.versions import RecallKind
+    from graft.data.lake import Lake
+    from graft.data.recall import Plan
+    from graft.data.trace import Touched
+    from graft.data.withdrawn import Selector
+    from graft.schemas.datasets import DatasetVersion
+    from graft.schemas.versions import RecallKind
 
 EXAMPLES = 5
 JsonFlag = Annotated[bool, typer.Option("--json", help="print JSON for programs")]
@@ -42,11 +42,11 @@ def lineage(
     """
     import orjson
 
-    from cli.show import console, dumps
-    from data.lake import Lake
-    from data.lineage import lineage as events_of
-    from data.versions import version
-    from schemas.home import Home
+    from graft.cli.show import console, dumps
+    from graft.data.lake import Lake
+    from graft.data.lineage import lineage as events_of
+    from graft.data.versions import version
+    from graft.schemas.home import Home
 
     with Lake.open(Home.find(), read_only=True) as lake:
         events = events_of(lake, version(lake, ref))
@@ -61,7 +61,7 @@ def lineage(
 
 def written(out: Path, text: str) -> None:
     """Writes a text file. Raises GraftError where that cannot be."""
-    from schemas.errors import GraftError
+    from graft.schemas.errors import GraftError
 
     try:
         out.write_text(text, encoding="utf-8")
@@ -78,11 +78,11 @@ def trace(
 
     Example:  graft trace demo --model gemma
     """
-    from cli.show import as_json, table
-    from data.lake import Lake
-    from data.trace import known
-    from data.trace import trace as rows_of
-    from schemas.home import Home
+    from graft.cli.show import as_json, table
+    from graft.data.lake import Lake
+    from graft.data.trace import known
+    from graft.data.trace import trace as rows_of
+    from graft.schemas.home import Home
 
     selector = _selector(model=model, prompt=prompt, seed=seed, run=run)
     with Lake.open(Home.find(), read_only=True) as lake:
@@ -103,8 +103,8 @@ def trace(
 
 def _selector(**given: str | None) -> Selector | None:
     """The one selector that is given, or None. Raises GraftError where there are several."""
-    from data.withdrawn import Selector
-    from schemas.errors import GraftError
+    from graft.data.withdrawn import Selector
+    from graft.schemas.errors import GraftError
 
     chosen = {kind: value for kind, value in given.items() if value is not None}
     if len(chosen) > 1:
@@ -116,7 +116,7 @@ def _selector(**given: str | None) -> Selector | None:
 
 
 def _among(lake: Lake, ref: str | None) -> list[DatasetVersion] | None:
-    from data.versions import version
+    from graft.data.versions import version
 
     return None if ref is None else [version(lake, ref)]
 
@@ -128,7 +128,7 @@ def _shown(row: Touched, restricted: bool) -> dict[str, Any]:
 
 
 def _print_touched(selector: Selector, touched: Sequence[Touched], restricted: bool) -> None:
-    from cli.show import console, table
+    from graft.cli.show import console, table
 
     if not touched:
         console().print(f"no row of these versions: {selector.kind} {selector.value}", markup=False)
@@ -157,12 +157,12 @@ def recall(
     """
     import getpass
 
-    from cli.show import as_json, console
-    from data.lake import Lake
-    from data.recall import plan
-    from data.recall import recall as withdraw
-    from schemas.errors import GraftError
-    from schemas.home import Home
+    from graft.cli.show import as_json, console
+    from graft.data.lake import Lake
+    from graft.data.recall import plan
+    from graft.data.recall import recall as withdraw
+    from graft.schemas.errors import GraftError
+    from graft.schemas.home import Home
 
     selector = _selector(model=model, prompt=prompt, seed=seed, run=run, row=row)
     if selector is None:
@@ -203,7 +203,7 @@ def _dumped(plans: Sequence[Plan], made: dict[str, DatasetVersion | None]) -> li
 
 
 def _print_plans(selector: Selector, plans: Sequence[Plan]) -> None:
-    from cli.show import console, table
+    from graft.cli.show import console, table
 
     if not plans:
         console().print(f"no dataset holds or makes a row of {selector.kind} {selector.value}", markup=False)

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.read import JsonFlag, RefArg
+from graft.cli.read import JsonFlag, RefArg
 
 if TYPE_CHECKING:
-    from data.quality import Quality, Section
-    from data.quality.meaning import Embed
+    from graft.data.quality import Quality, Section
+    from graft.data.quality.meaning import Embed
 
 BAR = 20
 """Blocks of the longest bar."""
@@ -30,12 +30,12 @@ def quality(
 
     Example:  graft quality demo --html demo.html
     """
-    from cli.show import as_json, console
-    from data.lake import Lake
-    from data.quality import quality as report_on
-    from data.quality import tables
-    from data.versions import version
-    from schemas.home import Home
+    from graft.cli.show import as_json, console
+    from graft.data.lake import Lake
+    from graft.data.quality import quality as report_on
+    from graft.data.quality import tables
+    from graft.data.versions import version
+    from graft.schemas.home import Home
 
     entries = read_gold(gold) if gold else None
     encoder, skipped = find_encoder() if embed else (None, "left out: --no-embed")
@@ -61,8 +61,8 @@ def quality(
 
 def find_encoder() -> tuple[Embed | None, str]:
     """(the built-in encoder, ""), or (None, why it cannot be used)."""
-    from agents.local.encoder import embed
-    from schemas.errors import MissingExtra
+    from graft.agents.local.encoder import embed
+    from graft.schemas.errors import MissingExtra
 
     try:
         embed(["warm up"])
@@ -76,7 +76,7 @@ def read_gold(file: Path) -> list[tuple[str, str]]:
     import csv
     import json
 
-    from schemas.errors import GraftError
+    from graft.schemas.errors import GraftError
 
     try:
         text = file.read_text(encoding="utf-8-sig")
@@ -97,8 +97,8 @@ def read_gold(file: Path) -> list[tuple[str, str]]:
 
 
 def _write(file: Path, report: Quality) -> None:
-    from data.quality.html import page
-    from schemas.errors import GraftError
+    from graft.data.quality.html import page
+    from graft.schemas.errors import GraftError
 
     try:
         file.write_text(page(report), encoding="utf-8")
@@ -110,7 +110,7 @@ def _print(section: Section) -> None:
     """A group: its verdict, its tables, and why a figure is not known."""
     from rich.text import Text
 
-    from cli.show import console, table
+    from graft.cli.show import console, table
 
     mark, style = ("▲", "yellow") if section.unusual else ("·", "dim")
     console().print()

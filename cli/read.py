@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from schemas.restricted import HIDDEN
+from graft.schemas.restricted import HIDDEN
 
 if TYPE_CHECKING:
-    from schemas.live import Live
+    from graft.schemas.live import Live
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="print JSON for programs")]
 RefArg = Annotated[str, typer.Argument(help="a dataset, or a version of it: demo, demo@2", metavar="REF")]
@@ -21,11 +21,11 @@ def status(json: JsonFlag = False) -> None:
 
     Example:  graft status --json
     """
-    from cli.show import as_json, console, money, table, without_seeds
-    from data.lake import Lake
-    from flows.serve import status as services
-    from schemas.home import Home
-    from schemas.live import read_live
+    from graft.cli.show import as_json, console, money, table, without_seeds
+    from graft.data.lake import Lake
+    from graft.flows.serve import status as services
+    from graft.schemas.home import Home
+    from graft.schemas.live import read_live
 
     home = Home.find()
     with Lake.open(home, read_only=True) as lake:
@@ -48,7 +48,7 @@ def status(json: JsonFlag = False) -> None:
         table("runs", columns, rows, right=("accepted", "opened", "calls", "price"))
     for one in noted:
         console().print(_live_line(one), markup=False, highlight=False)
-    from cli.ops import print_services
+    from graft.cli.ops import print_services
 
     print_services(service)
 
@@ -76,7 +76,7 @@ def datasets(json: JsonFlag = False) -> None:
     Example:  graft datasets
     """
     import graft
-    from cli.show import as_json, console, table
+    from graft.cli.show import as_json, console, table
 
     found = graft.datasets()
     if json:
@@ -109,12 +109,12 @@ def show(
 
     Example:  graft show demo --rejected
     """
-    from cli.show import as_json, console, table
-    from data.lake import Lake
-    from data.mixing import as_dict, method_report
-    from data.versions import rows as version_rows
-    from data.versions import version
-    from schemas.home import Home
+    from graft.cli.show import as_json, console, table
+    from graft.data.lake import Lake
+    from graft.data.mixing import as_dict, method_report
+    from graft.data.versions import rows as version_rows
+    from graft.data.versions import version
+    from graft.schemas.home import Home
 
     with Lake.open(Home.find(), read_only=True) as lake:
         found = version(lake, ref)
@@ -165,11 +165,11 @@ def explain(row: Annotated[str, typer.Argument(help="a row's id, or its first le
     Example:  graft explain c_1f9a02 --prov row.prov.json
     """
     import graft
-    from cli.provenance import written
-    from cli.show import as_json, console, dumps
-    from cli.tree import history_tree
-    from data.provenance import prov as as_prov
-    from schemas.errors import GraftError
+    from graft.cli.provenance import written
+    from graft.cli.show import as_json, console, dumps
+    from graft.cli.tree import history_tree
+    from graft.data.provenance import prov as as_prov
+    from graft.schemas.errors import GraftError
 
     if format not in ("tree", "json", "prov"):
         raise GraftError(f"no format {format!r}", where="--format", fix="tree, json or prov")
@@ -193,8 +193,8 @@ def doctor(
 
     Example:  graft doctor demo
     """
-    from cli.doctor import findings
-    from cli.show import as_json, table
+    from graft.cli.doctor import findings
+    from graft.cli.show import as_json, table
 
     found = findings(recipe)
     if json:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from data.card import inert
-from flows.outlook import early_line, row_price, standing_out
-from schemas.home import Home
+from graft.data.card import inert
+from graft.flows.outlook import early_line, row_price, standing_out
+from graft.schemas.home import Home
 
 SENTENCES = {
     "accepted.agreed": "the reviewers agreed that it fits",

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cli.read import JsonFlag, RefArg
+from graft.cli.read import JsonFlag, RefArg
 
 
 def report(
@@ -21,7 +21,7 @@ def report(
     Example:  graft report demo --out demo.html
     """
     import graft
-    from cli.show import as_json, console
+    from graft.cli.show import as_json, console
 
     file = graft.report(ref, out=out)
     if json:

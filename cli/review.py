@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from cli.read import JsonFlag, RefArg
-from cli.versions import ByOption, RestrictedFlag, user_name
+from graft.cli.read import JsonFlag, RefArg
+from graft.cli.versions import ByOption, RestrictedFlag, user_name
 
 if TYPE_CHECKING:
-    from data.review import AgainstPeople, Agreement, Progress, Queue, QueueRule
+    from graft.data.review import AgainstPeople, Agreement, Progress, Queue, QueueRule
 
 RULES = "disagreement, margin, random, gate or query"
 
@@ -37,11 +37,11 @@ def review(
     if agreement:
         _agreement(ref, json)
         return
-    from cli.show import as_json
-    from data.lake import Lake
-    from data.review import gates, progress, queue
-    from data.versions import version
-    from schemas.home import Home
+    from graft.cli.show import as_json
+    from graft.data.lake import Lake
+    from graft.data.review import gates, progress, queue
+    from graft.data.versions import version
+    from graft.schemas.home import Home
 
     with Lake.open(Home.find(), read_only=True) as lake:
         found = version(lake, ref)
@@ -60,7 +60,7 @@ def review(
 
 
 def _print_queue(ref: str, made: Queue, refused: list[tuple[str, int]]) -> None:
-    from cli.show import console, table
+    from graft.cli.show import console, table
 
     if refused:
         rows: list[list[Any]] = [[name, f"{count:,}"] for name, count in refused]
@@ -73,7 +73,7 @@ def _print_queue(ref: str, made: Queue, refused: list[tuple[str, int]]) -> None:
 
 
 def _print_progress(far: Progress) -> None:
-    from cli.show import console
+    from graft.cli.show import console
 
     who = ", ".join(f"{one.by} {one.decided:,}" for one in far.people)
     outside = f" and {far.outside:,} rejected candidates" if far.outside else ""
@@ -86,11 +86,11 @@ def _print_progress(far: Progress) -> None:
 
 
 def _agreement(ref: str, json: bool) -> None:
-    from cli.show import as_json
-    from data.lake import Lake
-    from data.review import against_people, agreement
-    from data.versions import version
-    from schemas.home import Home
+    from graft.cli.show import as_json
+    from graft.data.lake import Lake
+    from graft.data.review import against_people, agreement
+    from graft.data.versions import version
+    from graft.schemas.home import Home
 
     with Lake.open(Home.find(), read_only=True) as lake:
         dataset = version(lake, ref).dataset
@@ -103,7 +103,7 @@ def _agreement(ref: str, json: bool) -> None:
 
 
 def _print_people(dataset: str, people: Agreement) -> None:
-    from cli.show import console, table
+    from graft.cli.show import console, table
 
     if people.equal is None:
         console().print(f"{dataset}: {people.missing}; a second person decides blind:  graft review {dataset} --blind")
@@ -126,7 +126,7 @@ def _print_people(dataset: str, people: Agreement) -> None:
 
 
 def _print_judges(judges: AgainstPeople) -> None:
-    from cli.show import console, table
+    from graft.cli.show import console, table
 
     if not judges.judges:
         console().print("nobody has decided a row that a model made: no judge can be measured")

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from cli.show import as_json, console, without_seeds
-from flows.run_server import start_prefect
-from schemas.errors import Interrupted
-from schemas.home import Home
+from graft.cli.show import as_json, console, without_seeds
+from graft.flows.run_server import start_prefect
+from graft.schemas.errors import Interrupted
+from graft.schemas.home import Home
 
 
 def run_recipe(recipe: str, overrides: dict[str, Any], *, train: bool, export: str | None, json: bool) -> int:
@@ -26,7 +26,7 @@ def run_recipe(recipe: str, overrides: dict[str, Any], *, train: bool, export: s
     with live(quiet=json):
         try:
             start_prefect(home)
-            from flows.make_dataset import make_dataset
+            from graft.flows.make_dataset import make_dataset
 
             result = asyncio.run(make_dataset(recipe, **overrides))
         except KeyboardInterrupt:
@@ -37,12 +37,12 @@ def run_recipe(recipe: str, overrides: dict[str, Any], *, train: bool, export: s
     published = result["version"]
     ref = f"{published['dataset']}@{published['version']}" if published else ""
     if ref and train:
-        from flows.train_student import train_student
+        from graft.flows.train_student import train_student
 
         out.print("[dim]training the student, and a baseline on the seeds only[/dim]")
         trained = train_student(ref)
     if ref and export:
-        from flows.export_dataset import export_version
+        from graft.flows.export_dataset import export_version
 
         exported = [str(path) for path in export_version(ref, format=export, out=None, overwrite=True)]
     if json:
@@ -59,7 +59,7 @@ def quiet_console() -> None:
 
 
 def _tell(home: Home, result: dict[str, Any], trained: dict[str, Any] | None, exported: list[str] | None) -> None:
-    from cli.report import run_page
+    from graft.cli.report import run_page
 
     page = run_page(home, result, trained, exported)
     folder = home.run(result["run"]["id"])
@@ -93,8 +93,8 @@ def live(*, quiet: bool) -> Iterator[None]:
 def _terminal(stop: threading.Event) -> None:
     from rich.live import Live
 
-    from cli.display import render
-    from flows.progress import current
+    from graft.cli.display import render
+    from graft.flows.progress import current
 
     with Live(console=console(), refresh_per_second=4, transient=True) as live:
         while not stop.wait(0.25):
@@ -104,8 +104,8 @@ def _terminal(stop: threading.Event) -> None:
 
 
 def _lines(stop: threading.Event) -> None:
-    from cli.display import one_line
-    from flows.progress import current
+    from graft.cli.display import one_line
+    from graft.flows.progress import current
 
     said = ""
     while not stop.wait(3.0):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from flows.estimate import Estimate
+    from graft.flows.estimate import Estimate
 
 
 def dumps(value: Any) -> str:

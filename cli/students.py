@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.read import JsonFlag
+from graft.cli.read import JsonFlag
 
 if TYPE_CHECKING:
-    from data.lake import Lake
-    from data.scores import Standing
+    from graft.data.lake import Lake
+    from graft.data.scores import Standing
 
 COLUMNS = ("#", "student", "from", "accuracy", "95%", "gain", "F1", "ECE", "teacher")
 NUMBERS = tuple(name for name in COLUMNS if name not in ("student", "from"))
@@ -35,10 +35,10 @@ def train(
 
     Example:  graft train demo --test recipes/data/demo_test.jsonl
     """
-    from cli.run import quiet_console
-    from cli.show import as_json, console
-    from flows.run_server import start_prefect
-    from schemas.home import Home
+    from graft.cli.run import quiet_console
+    from graft.cli.show import as_json, console
+    from graft.flows.run_server import start_prefect
+    from graft.schemas.home import Home
 
     quiet_console()
     given = {"encoder": encoder, "epochs": epochs, "seed": seed, "teacher_rows": teacher}
@@ -46,7 +46,7 @@ def train(
     if not json:
         console().print("[dim]starting Prefect, then training[/dim]")
     start_prefect(Home.find())
-    from flows.train_student import train_student
+    from graft.flows.train_student import train_student
 
     report = train_student(ref, test=test, overrides=overrides)
     if json:
@@ -68,10 +68,10 @@ def students(
     """
     from itertools import groupby
 
-    from cli.show import as_json, console, table
-    from data.lake import Lake
-    from data.scores import leaderboard
-    from schemas.home import Home
+    from graft.cli.show import as_json, console, table
+    from graft.data.lake import Lake
+    from graft.data.scores import leaderboard
+    from graft.schemas.home import Home
 
     with Lake.open(Home.find(), read_only=True) as lake:
         found = leaderboard(lake, dataset)
@@ -101,11 +101,11 @@ def compare(
 
     Example:  graft compare st_04c1 st_9be2
     """
-    from cli.show import as_json, console, table
-    from data.lake import Lake
-    from data.scores import compare as paired_test
-    from data.scores import find_student, shared_tests
-    from schemas.home import Home
+    from graft.cli.show import as_json, console, table
+    from graft.data.lake import Lake
+    from graft.data.scores import compare as paired_test
+    from graft.data.scores import find_student, shared_tests
+    from graft.schemas.home import Home
 
     home = Home.find()
     with Lake.open(home, read_only=True) as lake:
@@ -141,7 +141,7 @@ def _points(share: float | None) -> str | None:
 
 def _unjudged(lake: Lake, dataset: str) -> Exception:
     """What to say of a dataset that has no judged classifier."""
-    from schemas.errors import NotFound
+    from graft.schemas.errors import NotFound
 
     students = lake.students()
     if any(one.dataset == dataset for one in students):

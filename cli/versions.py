@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.read import JsonFlag, RefArg
-from schemas.restricted import HIDDEN
+from graft.cli.read import JsonFlag, RefArg
+from graft.schemas.restricted import HIDDEN
 
 if TYPE_CHECKING:
-    from data.diff import Diff
-    from data.edits import Rebased
-    from schemas.versions import EditAction
+    from graft.data.diff import Diff
+    from graft.data.edits import Rebased
+    from graft.schemas.versions import EditAction
 
 ByOption = Annotated[str, typer.Option("--by", help="who does it; default the system's user name", metavar="NAME")]
 RestrictedFlag = Annotated[bool, typer.Option("--restricted", help="with the words of restricted rows")]
@@ -41,11 +41,11 @@ def diff(
 
     Example:  graft diff demo@1 demo --html diff.html
     """
-    from cli.show import as_json, console
-    from data.diff import diff as compare
-    from data.lake import Lake
-    from data.versions import version
-    from schemas.home import Home
+    from graft.cli.show import as_json, console
+    from graft.data.diff import diff as compare
+    from graft.data.lake import Lake
+    from graft.data.versions import version
+    from graft.schemas.home import Home
 
     with Lake.open(Home.find(), read_only=True) as lake:
         found = compare(lake, version(lake, a), version(lake, b), examples=examples, restricted=restricted)
@@ -60,8 +60,8 @@ def diff(
 
 
 def _write_html(found: Diff, file: Path) -> None:
-    from data.diff_html import render_html
-    from schemas.errors import GraftError
+    from graft.data.diff_html import render_html
+    from graft.schemas.errors import GraftError
 
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -71,9 +71,9 @@ def _write_html(found: Diff, file: Path) -> None:
 
 
 def _print_diff(found: Diff) -> None:
-    from cli.show import console, table
-    from data.diff import KINDS
-    from data.diff_html import figure
+    from graft.cli.show import console, table
+    from graft.data.diff import KINDS
+    from graft.data.diff_html import figure
 
     counts: list[list[Any]] = [[name, f"{getattr(found, name):,}"] for name in ("unchanged", *KINDS)]
     if found.renamed:
@@ -119,12 +119,12 @@ def tag(
 
     Example:  graft tag demo@3 prod
     """
-    from cli.show import as_json, console, table
-    from data.lake import Lake
-    from data.tags import remove_tag, set_tag, tags
-    from data.versions import version
-    from schemas.errors import GraftError
-    from schemas.home import Home
+    from graft.cli.show import as_json, console, table
+    from graft.data.lake import Lake
+    from graft.data.tags import remove_tag, set_tag, tags
+    from graft.data.versions import version
+    from graft.schemas.errors import GraftError
+    from graft.schemas.home import Home
 
     if remove and name is None:
         raise GraftError("which tag?", where="--remove", fix="graft tag demo prod --remove")
@@ -164,12 +164,12 @@ def edit(
 
     Example:  graft edit c_1f9a02 --dataset demo@3 --label billing --note "asks for an invoice"
     """
-    from cli.show import as_json, console
-    from data.edits import decide, record, seen
-    from data.lake import Lake
-    from data.versions import version
-    from schemas.errors import GraftError
-    from schemas.home import Home
+    from graft.cli.show import as_json, console
+    from graft.data.edits import decide, record, seen
+    from graft.data.lake import Lake
+    from graft.data.versions import version
+    from graft.schemas.errors import GraftError
+    from graft.schemas.home import Home
 
     if reject and (accept or label is not None or text is not None):
         raise GraftError("a rejected row gets no label and no text", where=row, fix="--reject alone, or without it")
@@ -206,11 +206,11 @@ def rebase(
 
     Example:  graft rebase demo --dry-run
     """
-    from cli.show import as_json
-    from data.edits import rebase as rebase_edits
-    from data.lake import Lake
-    from data.versions import version
-    from schemas.home import Home
+    from graft.cli.show import as_json
+    from graft.data.edits import rebase as rebase_edits
+    from graft.data.lake import Lake
+    from graft.data.versions import version
+    from graft.schemas.home import Home
 
     with Lake.open(Home.find(), read_only=dry_run) as lake:
         made = rebase_edits(lake, version(lake, ref), force=force, dry_run=dry_run)
@@ -231,7 +231,7 @@ def _rebased(made: Rebased, restricted: bool) -> dict[str, Any]:
 
 
 def _print_rebased(made: Rebased, dry_run: bool, restricted: bool) -> None:
-    from cli.show import console, table
+    from graft.cli.show import console, table
 
     counted = ("relabelled", "edited", "rejected", "rescued")
     rows: list[list[Any]] = [[name, len(getattr(made, name))] for name in counted]
@@ -267,13 +267,13 @@ def delete(
 
     Example:  graft delete demo@2 --reason "mislabelled"
     """
-    from cli.show import as_json, console
-    from data.delete import delete as delete_version
-    from data.delete import dependents
-    from data.lake import Lake
-    from data.versions import version
-    from schemas.errors import GraftError
-    from schemas.home import Home
+    from graft.cli.show import as_json, console
+    from graft.data.delete import delete as delete_version
+    from graft.data.delete import dependents
+    from graft.data.lake import Lake
+    from graft.data.versions import version
+    from graft.schemas.errors import GraftError
+    from graft.schemas.home import Home
 
     with Lake.open(Home.find()) as lake:
         found = version(lake, ref)
@@ -296,7 +296,7 @@ def delete(
 
 
 def _print_dependents(ref: str, rows: int, named: dict[str, Any]) -> None:
-    from cli.show import console, table
+    from graft.cli.show import console, table
 
     view = [[name, value if isinstance(value, int) else "\n".join(value)] for name, value in named.items() if value]
     if view:
@@ -315,8 +315,8 @@ def maintain(
 
     Example:  graft maintain --older-than 7
     """
-    from cli.show import as_json, console, table
-    from flows.maintain import maintain_now
+    from graft.cli.show import as_json, console, table
+    from graft.flows.maintain import maintain_now
 
     made = maintain_now(older_than=older_than, dry_run=dry_run)
     if json:

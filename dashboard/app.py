@@ -20,16 +20,16 @@ from starlette.responses import HTMLResponse, PlainTextResponse, RedirectRespons
 from starlette.routing import Match, Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from dashboard.desk import Desk, desk_of, failure_page
-from dashboard.entry import ENTER, TOKEN, local
-from dashboard.origin import from_elsewhere, host_known, is_plain, malformed, opens_page
-from dashboard.pages import CHARTS, PAGES
-from dashboard.people import Door
-from dashboard.posting import Form, posted
-from schemas.errors import GraftError
+from graft.dashboard.desk import Desk, desk_of, failure_page
+from graft.dashboard.entry import ENTER, TOKEN, local
+from graft.dashboard.origin import from_elsewhere, host_known, is_plain, malformed, opens_page
+from graft.dashboard.pages import CHARTS, PAGES
+from graft.dashboard.people import Door
+from graft.dashboard.posting import Form, posted
+from graft.schemas.errors import GraftError
 
 if TYPE_CHECKING:
-    from schemas.home import Home
+    from graft.schemas.home import Home
 
 STATIC = Path(__file__).parent / "static"
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")

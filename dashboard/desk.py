@@ -15,21 +15,21 @@ from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
-from dashboard.charts import svg
-from dashboard.lately import Lately
-from dashboard.people import Door
-from dashboard.queues import Queues
-from dashboard.reports import Reports
-from dashboard.show import FILTERS
-from dashboard.tables import Table, table_csv
-from schemas.errors import GraftError, NotFound
+from graft.dashboard.charts import svg
+from graft.dashboard.lately import Lately
+from graft.dashboard.people import Door
+from graft.dashboard.queues import Queues
+from graft.dashboard.reports import Reports
+from graft.dashboard.show import FILTERS
+from graft.dashboard.tables import Table, table_csv
+from graft.schemas.errors import GraftError, NotFound
 
 if TYPE_CHECKING:
-    from dashboard.pages.page import Chart, Page
-    from data.lake import Lake
-    from data.memo import Memo
-    from flows.schedules import Overview
-    from schemas.home import Home
+    from graft.dashboard.pages.page import Chart, Page
+    from graft.data.lake import Lake
+    from graft.data.memo import Memo
+    from graft.flows.schedules import Overview
+    from graft.schemas.home import Home
 
 T = TypeVar("T")
 MEMORY = "450MB"
@@ -46,7 +46,7 @@ class Pen:
 
     def write(self, work: Callable[[Lake], T]) -> T:
         """What `work` returns, given a lake that it may write to."""
-        from data.lake import Lake
+        from graft.data.lake import Lake
 
         with self._lock:
             if self._lake is None:
@@ -81,8 +81,8 @@ class Desk:
     @contextmanager
     def open(cls, home: Home, door: Door, pages: tuple[Page, ...], charts: Mapping[str, Chart]) -> Iterator[Self]:
         """Attach the lake of this home until the block ends."""
-        from data.lake import Lake
-        from data.memo import Memo
+        from graft.data.lake import Lake
+        from graft.data.memo import Memo
 
         templates = Environment(
             loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=StrictUndefined,
@@ -142,7 +142,7 @@ class Desk:
 
 
 def _overview(home: Home) -> Overview:
-    from flows.schedules import overview
+    from graft.flows.schedules import overview
 
     return overview(home, runs=0)
 

@@ -18,7 +18,7 @@ from urllib.parse import urlencode
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from schemas.secret import secret_in
+from graft.schemas.secret import secret_in
 
 FILE = "dashboard.secret"
 TOKEN = "token"

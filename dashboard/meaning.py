@@ -15,13 +15,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from schemas.errors import GraftError, MissingExtra
+from graft.schemas.errors import GraftError, MissingExtra
 
 if TYPE_CHECKING:
-    from data.vectors import Cluster, Vectors
-    from flows.settle import Embed
-    from schemas.datasets import DatasetVersion
-    from schemas.home import Home
+    from graft.data.vectors import Cluster, Vectors
+    from graft.flows.settle import Embed
+    from graft.schemas.datasets import DatasetVersion
+    from graft.schemas.home import Home
 
 COSINE = 0.9
 """Rows at or above it are near duplicates, as `graft map` has it."""
@@ -63,7 +63,7 @@ class Meaning:
 
     def vectors(self, found: DatasetVersion, *, searched: bool = False) -> Vectors | None:
         """What is on disk of a version; None where nothing is. What is `searched` has to come from our own encoder."""
-        from data.vectors import ENCODER, find
+        from graft.data.vectors import ENCODER, find
 
         return find(self._home, found, ENCODER if searched else None)
 
@@ -154,8 +154,8 @@ class Meaning:
 
     def _build(self, found: DatasetVersion) -> None:
         """With a lake of its own, so that no page waits; clusters too, for they come from the same file."""
-        from data.lake import Lake
-        from data.vectors import ENCODER, build
+        from graft.data.lake import Lake
+        from graft.data.vectors import ENCODER, build
 
         assert self._encoder is not None
         embed, told = self._encoder.result(), [0.0]
@@ -170,8 +170,8 @@ class Meaning:
             build(self._home, lake, found, embed, encoder=ENCODER, say=say)
 
     def _look(self, found: DatasetVersion, vectors: Vectors) -> Alike:
-        from dashboard.figures.map import other_labels
-        from data.lake import Lake
+        from graft.dashboard.figures.map import other_labels
+        from graft.data.lake import Lake
 
         with Lake.open(self._home, read_only=True) as lake:
             return Alike(vectors.clusters(COSINE), other_labels(lake, found, vectors))
@@ -199,7 +199,7 @@ def meaning_of(home: Home) -> Meaning:
 
 def _load(into: Future[Embed]) -> None:
     def loaded() -> Embed:
-        from flows.settle import find_embed
+        from graft.flows.settle import find_embed
 
         embed = find_embed(lambda line: None)
         if embed is None:

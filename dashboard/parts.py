@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from dashboard.tables import Table
+from graft.dashboard.tables import Table
 
 
 @dataclass(frozen=True)

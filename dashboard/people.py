@@ -11,7 +11,7 @@ from urllib.parse import quote, unquote
 from starlette.requests import Request
 from starlette.responses import Response
 
-from dashboard.entry import Key
+from graft.dashboard.entry import Key
 
 COOKIE = "graft_person"
 LONGEST_NAME = 80

@@ -10,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from schemas.errors import GraftError
+from graft.schemas.errors import GraftError
 
 LARGEST = 2_000_000
 """Bytes of a form, at most: a long response of a row fits many times."""

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from data.lake import Lake
-    from data.review import QueueRule
-    from schemas.datasets import DatasetVersion
+    from graft.data.lake import Lake
+    from graft.data.review import QueueRule
+    from graft.schemas.datasets import DatasetVersion
 
 BATCH = 200
 """Ids that are asked for at once: choosing takes a scan, handing out a lookup."""
@@ -76,7 +76,7 @@ class Queues:
             self._lines = {ask: line for ask, line in self._lines.items() if ask.by != by}
 
     def _line(self, lake: Lake, found: DatasetVersion, ask: Ask, *, fresh: bool) -> _Line:
-        from data.review import chosen
+        from graft.data.review import chosen
 
         with self._lock:
             known = self._lines.get(ask)
@@ -94,7 +94,7 @@ class Queues:
 
     def _strike(self, lake: Lake, found: DatasetVersion, ask: Ask, line: _Line) -> None:
         """Take out of the line what was decided since it was asked for, by anybody (blind: by this person)."""
-        from data.edits import DECISIONS
+        from graft.data.edits import DECISIONS
 
         query = """
             SELECT DISTINCT row_id FROM lake.edits WHERE dataset = $1 AND list_contains($2::VARCHAR[], row_id)

@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from dashboard.charts import svg
-from dashboard.parts import Part, for_file, moment
-from dashboard.tables import Table, table_csv
-from schemas.errors import GraftError, MissingExtra
+from graft.dashboard.charts import svg
+from graft.dashboard.parts import Part, for_file, moment
+from graft.dashboard.tables import Table, table_csv
+from graft.schemas.errors import GraftError, MissingExtra
 
 if TYPE_CHECKING:
-    from dashboard.desk import Desk
-    from schemas.datasets import DatasetVersion
-    from schemas.home import Home
+    from graft.dashboard.desk import Desk
+    from graft.schemas.datasets import DatasetVersion
+    from graft.schemas.home import Home
 
 STYLES = Path(__file__).parent / "static" / "graft.css"
 PATIENCE_S = 3600.0
@@ -41,11 +41,11 @@ def render(desk: Desk, found: DatasetVersion, *, patience_s: float = PATIENCE_S)
 
     Raises GraftError where the figures are not there after `patience_s` seconds.
     """
-    from dashboard.pages.changes import before, changes_part
-    from dashboard.pages.datasets import overview
-    from dashboard.pages.judged import judged_part
-    from data.quality import tables
-    from data.versions import versions
+    from graft.dashboard.pages.changes import before, changes_part
+    from graft.dashboard.pages.datasets import overview
+    from graft.dashboard.pages.judged import judged_part
+    from graft.data.quality import tables
+    from graft.data.versions import versions
 
     other = before(found, versions(desk.lake, found.dataset))
     parts = [
@@ -75,10 +75,10 @@ def write_report(home: Home, ref: str, out: Path | None = None) -> Path:
         import vl_convert  # noqa: F401
     except ImportError as error:
         raise MissingExtra("the report's charts need altair", fix="pip install 'graft-factory[dashboard]'") from error
-    from dashboard.desk import Desk
-    from dashboard.pages import CHARTS, PAGES
-    from dashboard.people import Door
-    from data.versions import version
+    from graft.dashboard.desk import Desk
+    from graft.dashboard.pages import CHARTS, PAGES
+    from graft.dashboard.people import Door
+    from graft.data.versions import version
 
     with Desk.open(home, Door(), PAGES, CHARTS) as desk:
         found = version(desk.lake, ref)

@@ -13,10 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from data.diff import Diff
-    from data.lake import Lake
-    from data.quality import Quality
-    from schemas.datasets import DatasetVersion
+    from graft.data.diff import Diff
+    from graft.data.lake import Lake
+    from graft.data.quality import Quality
+    from graft.schemas.datasets import DatasetVersion
 
 T = TypeVar("T")
 FOR_GOOD = "a version does not change"
@@ -35,7 +35,7 @@ class Reports:
     """
 
     def __init__(self, lake: Lake) -> None:
-        from data.memo import LEAST_SIZE, Memo
+        from graft.data.memo import LEAST_SIZE, Memo
 
         self._home = lake.home
         self._own: Lake | None = None
@@ -46,14 +46,14 @@ class Reports:
         self, version: DatasetVersion, patience_s: float = 1.0, *, against: DatasetVersion | None = None
     ) -> Quality | None:
         """The quality report. Drift is told from `against`, else from the dataset's last version before it."""
-        from data.quality import quality
+        from graft.data.quality import quality
 
         key = ("quality", version.ref, against.ref if against else "")
         return self.made(key, lambda lake: quality(lake, version, against=against), patience_s)
 
     def diff(self, before: DatasetVersion, now: DatasetVersion, patience_s: float = 1.0) -> Diff | None:
         """What changed between two versions; words of restricted rows are hidden."""
-        from data.diff import diff
+        from graft.data.diff import diff
 
         return self.made(("diff", before.ref, now.ref), lambda lake: diff(lake, before, now), patience_s)
 
@@ -78,7 +78,7 @@ class Reports:
             self._own.close()
 
     def _lake(self) -> Lake:
-        from data.lake import Lake
+        from graft.data.lake import Lake
 
         if self._own is None:
             self._own = Lake.open(self._home, read_only=True, memory=MEMORY, threads=1)

@@ -9,11 +9,11 @@ import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from schemas.errors import GraftError, MissingExtra
+from graft.schemas.errors import GraftError, MissingExtra
 
 if TYPE_CHECKING:
-    from dashboard.entry import Key
-    from schemas.home import Home
+    from graft.dashboard.entry import Key
+    from graft.schemas.home import Home
 
 PASSWORD = "GRAFT_DASHBOARD_PASSWORD"
 USER_HEADER = "GRAFT_DASHBOARD_USER_HEADER"
@@ -42,11 +42,11 @@ def serve(
         ) from error
     import uvicorn
 
-    from dashboard.app import LOOPBACK, create_app
-    from dashboard.charts import warm
-    from dashboard.entry import Key
-    from dashboard.people import Door
-    from data.lake import Lake
+    from graft.dashboard.app import LOOPBACK, create_app
+    from graft.dashboard.charts import warm
+    from graft.dashboard.entry import Key
+    from graft.dashboard.people import Door
+    from graft.data.lake import Lake
 
     password, header = os.environ.get(PASSWORD, ""), os.environ.get(USER_HEADER, "")
     door = Door(password, header, None if password or header else Key(home.root))

@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from schemas.base import utc_now
+from graft.schemas.base import utc_now
 
 TRICKS = {
     ord(c): f"⟨U+{ord(c):04X}⟩" for c in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f\u061c"

@@ -12,8 +12,8 @@ from urllib.parse import quote
 
 from starlette.responses import Response
 
-from dashboard import show
-from schemas.cells import inert_cell
+from graft.dashboard import show
+from graft.schemas.cells import inert_cell
 
 Kind = Literal["text", "code", "number", "share", "money", "seconds", "ago", "ahead", "status"]
 TO_THE_RIGHT = ("number", "share", "money", "seconds")

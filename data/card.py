@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import get_args
 
-from data.mixing import GuardReport, MixReport, tables, told
-from schemas.datasets import Row, Run, SplitName
-from schemas.models import ModelSpec
-from schemas.recipe import Recipe
+from graft.data.mixing import GuardReport, MixReport, tables, told
+from graft.schemas.datasets import Row, Run, SplitName
+from graft.schemas.models import ModelSpec
+from graft.schemas.recipe import Recipe
 
 SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~$@:.=-])")
 SPLIT_ORDER: tuple[SplitName, ...] = get_args(SplitName)

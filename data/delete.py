@@ -5,20 +5,20 @@ from __future__ import annotations
 import glob
 from typing import TYPE_CHECKING
 
-from data.arrow import to_table
-from data.tags import insert_later, tags
-from data.vectors import forget
-from data.versions import rows, versions
-from data.withdrawn import recalls, withdrawn
-from schemas.base import Value, utc_now
-from schemas.errors import GraftError, NotFound
-from schemas.versions import Deletion, Tag
+from graft.data.arrow import to_table
+from graft.data.tags import insert_later, tags
+from graft.data.vectors import forget
+from graft.data.versions import rows, versions
+from graft.data.withdrawn import recalls, withdrawn
+from graft.schemas.base import Value, utc_now
+from graft.schemas.errors import GraftError, NotFound
+from graft.schemas.versions import Deletion, Tag
 
 if TYPE_CHECKING:
     import duckdb
 
-    from data.lake import Lake
-    from schemas.datasets import DatasetVersion
+    from graft.data.lake import Lake
+    from graft.schemas.datasets import DatasetVersion
 
 
 class Dependents(Value):

@@ -10,13 +10,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal
 
-from data.quality.words import words_sql
-from schemas.base import Value
-from schemas.restricted import HIDDEN
+from graft.data.quality.words import words_sql
+from graft.schemas.base import Value
+from graft.schemas.restricted import HIDDEN
 
 if TYPE_CHECKING:
-    from data.lake import Lake
-    from schemas.datasets import DatasetVersion
+    from graft.data.lake import Lake
+    from graft.schemas.datasets import DatasetVersion
 
 Kind = Literal["added", "dropped", "relabelled", "edited", "moved"]
 KINDS: tuple[Kind, ...] = ("added", "dropped", "relabelled", "edited", "moved")

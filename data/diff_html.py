@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from data.diff import Diff, Measure, Share
+    from graft.data.diff import Diff, Measure, Share
 
 LEAST_BAR = 0.4
 """Per cent of a bar's room; so that one row is still seen."""
@@ -95,7 +95,7 @@ def render_html(diff: Diff) -> str:
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
-    from data.diff import KINDS
+    from graft.data.diff import KINDS
 
     page = Environment(autoescape=True, undefined=StrictUndefined).from_string(CHANGE + PAGE)
     return page.render(

@@ -6,7 +6,7 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from schemas.errors import NO_SPACE, GraftError, MissingExtra
+from graft.schemas.errors import NO_SPACE, GraftError, MissingExtra
 
 if TYPE_CHECKING:
     import duckdb

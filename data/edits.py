@@ -12,21 +12,21 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from data.arrow import from_table, to_table
-from data.rescue import Rejected, recalled, rejected, rejected_like, take_in
-from data.versions import Held, derive, held_by
-from schemas.base import Value, stable_hash, utc_now
-from schemas.datasets import Row
-from schemas.errors import GraftError, NotFound
-from schemas.restricted import SAFE
-from schemas.rows import GateResult
-from schemas.versions import Edit, EditAction
+from graft.data.arrow import from_table, to_table
+from graft.data.rescue import Rejected, recalled, rejected, rejected_like, take_in
+from graft.data.versions import Held, derive, held_by
+from graft.schemas.base import Value, stable_hash, utc_now
+from graft.schemas.datasets import Row
+from graft.schemas.errors import GraftError, NotFound
+from graft.schemas.restricted import SAFE
+from graft.schemas.rows import GateResult
+from graft.schemas.versions import Edit, EditAction
 
 if TYPE_CHECKING:
     import duckdb
 
-    from data.lake import Lake
-    from schemas.datasets import DatasetVersion
+    from graft.data.lake import Lake
+    from graft.schemas.datasets import DatasetVersion
 
 Like = TypeVar("Like", Row, Rejected)
 
@@ -324,7 +324,7 @@ def _rescue(
 
 def apply(lake: Lake, found: DatasetVersion, *, force: bool = False) -> DatasetVersion:
     """The version that the dataset's edits make of this one; itself where they change nothing. See `rebase`."""
-    from data.versions import version
+    from graft.data.versions import version
 
     made = rebase(lake, found, force=force).version
     return found if made is None else version(lake, made)

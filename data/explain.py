@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from data.arrow import from_table
-from data.history import called, edits_of, lost, origin_of, recalls_of, shown_to
-from schemas.errors import NotFound
-from schemas.restricted import HIDDEN, SAFE
-from schemas.rows import Candidate
-from schemas.students import Student
+from graft.data.arrow import from_table
+from graft.data.history import called, edits_of, lost, origin_of, recalls_of, shown_to
+from graft.schemas.errors import NotFound
+from graft.schemas.restricted import HIDDEN, SAFE
+from graft.schemas.rows import Candidate
+from graft.schemas.students import Student
 
 if TYPE_CHECKING:
-    from data.lake import Lake
+    from graft.data.lake import Lake
 
 LEAST_PREFIX = 6
 LAST = "\U0010ffff"

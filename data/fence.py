@@ -20,13 +20,13 @@ from typing import IO, TYPE_CHECKING, Any
 
 import orjson
 
-from schemas.errors import GraftError
-from schemas.home import Home
+from graft.schemas.errors import GraftError
+from graft.schemas.home import Home, python_path
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from data.lake import Lake
+    from graft.data.lake import Lake
 
 AT_ONCE = 2
 """Queries of one kind that run at the same time."""
@@ -137,13 +137,11 @@ class _Fence:
                 raise GraftError("the lake is closed", where=str(self._home.lake))
             if self._idle:
                 return self._idle.pop()
-        root = str(Path(__file__).parent.parent)
-        paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
         words = [str(self._home.root.absolute()), str(self._budget.seconds), str(self._budget.memory_mb),
                  "spill" if self._budget.spill else ""]  # fmt: skip
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", __spec__.name, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)}, start_new_session=True,
+            env={**os.environ, "PYTHONPATH": python_path()}, start_new_session=True,
         )  # fmt: skip
         with self._lock:
             self._every.add(process)
@@ -291,7 +289,7 @@ def _serve(lake: Lake, budget: Budget, asked: IO[bytes], answers: IO[bytes]) -> 
 
 
 def _main() -> None:
-    from data.lake import Lake
+    from graft.data.lake import Lake
 
     root, seconds, memory_mb, spill = sys.argv[1:]
     budget = Budget(float(seconds), int(memory_mb), bool(spill))

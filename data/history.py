@@ -6,13 +6,13 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from data.arrow import from_table
-from data.withdrawn import PROMPT_VERSION, Selector, direct, recalls, touched
-from schemas.calls import Call
-from schemas.versions import Edit
+from graft.data.arrow import from_table
+from graft.data.withdrawn import PROMPT_VERSION, Selector, direct, recalls, touched
+from graft.schemas.calls import Call
+from graft.schemas.versions import Edit
 
 if TYPE_CHECKING:
-    from data.lake import Lake
+    from graft.data.lake import Lake
 
 PARAMETERS = ("temperature", "top_p", "max_tokens", "seed", "top_logprobs", "sample")
 """Numbers of a request; they quote nothing, so that they are shown of restricted rows too."""

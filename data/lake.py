@@ -13,10 +13,10 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from data.arrow import from_table, sql_columns, to_table
-from data.duck import MEMORY_LIMIT, connect, is_conflict, is_full, is_made, quoted, unreadable
-from data.fence import Fences
-from data.lake_schema import (
+from graft.data.arrow import from_table, sql_columns, to_table
+from graft.data.duck import MEMORY_LIMIT, connect, is_conflict, is_full, is_made, quoted, unreadable
+from graft.data.fence import Fences
+from graft.data.lake_schema import (
     SCHEMA_VERSION,
     TABLES,
     VIEWS,
@@ -27,15 +27,15 @@ from data.lake_schema import (
     candidates_table,
     migrate,
 )
-from data.lake_students import StudentRecords
-from data.readers import Cursors
-from schemas.base import utc_now
-from schemas.calls import Call
-from schemas.datasets import Run
-from schemas.durable import sync_since
-from schemas.errors import AlreadyRunning, GraftError, LakeTooNew, StorageFull
-from schemas.home import Home
-from schemas.rows import Candidate, Seed, Status
+from graft.data.lake_students import StudentRecords
+from graft.data.readers import Cursors
+from graft.schemas.base import utc_now
+from graft.schemas.calls import Call
+from graft.schemas.datasets import Run
+from graft.schemas.durable import sync_since
+from graft.schemas.errors import AlreadyRunning, GraftError, LakeTooNew, StorageFull
+from graft.schemas.home import Home
+from graft.schemas.rows import Candidate, Seed, Status
 
 if TYPE_CHECKING:
     import duckdb

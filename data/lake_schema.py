@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel
 
-from data.arrow import plain_rows, sql_columns, to_table
-from schemas.base import Value
-from schemas.calls import Call
-from schemas.datasets import DatasetVersion, Row, Run
-from schemas.rows import Aim, Candidate, Decision, GateResult, Labelling, Mix, Review, Route, Seed, Status, Steer
-from schemas.steering import Improvement
-from schemas.students import Evaluation, InstructEvaluation, Student
-from schemas.versions import Deletion, Drop, Edit, Recall, Tag
+from graft.data.arrow import plain_rows, sql_columns, to_table
+from graft.schemas.base import Value
+from graft.schemas.calls import Call
+from graft.schemas.datasets import DatasetVersion, Row, Run
+from graft.schemas.rows import Aim, Candidate, Decision, GateResult, Labelling, Mix, Review, Route, Seed, Status, Steer
+from graft.schemas.steering import Improvement
+from graft.schemas.students import Evaluation, InstructEvaluation, Student
+from graft.schemas.versions import Deletion, Drop, Edit, Recall, Tag
 
 if TYPE_CHECKING:
     import duckdb

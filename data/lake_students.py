@@ -9,17 +9,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from data.arrow import from_table, to_table
-from data.lake_schema import TestFileRecord, TestTextRecord
-from schemas.base import stable_hash, utc_now
-from schemas.steering import Improvement
-from schemas.students import Evaluation, InstructEvaluation, Student
+from graft.data.arrow import from_table, to_table
+from graft.data.lake_schema import TestFileRecord, TestTextRecord
+from graft.schemas.base import stable_hash, utc_now
+from graft.schemas.steering import Improvement
+from graft.schemas.students import Evaluation, InstructEvaluation, Student
 
 if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
-    from data.gates.contamination import TestText
+    from graft.data.gates.contamination import TestText
 
 T = TypeVar("T")
 
@@ -86,7 +86,7 @@ class StudentRecords:
 
         False: a file with these texts is registered for the dataset already, and nothing was written.
         """
-        from data.gates.contamination import TestText
+        from graft.data.gates.contamination import TestText
 
         digest = stable_hash(*texts, length=32)
         file = TestFileRecord(
@@ -110,7 +110,7 @@ class StudentRecords:
 
     def test_texts(self: Store, dataset: str) -> list[TestText]:
         """What is known of the held-out texts of a dataset, by file and row: hashes for the contamination gate."""
-        from data.gates.contamination import TestText
+        from graft.data.gates.contamination import TestText
 
         query = """
             SELECT f.name AS file, t.row, t.text_hash, t.sketch, t.grams FROM lake.test_files f

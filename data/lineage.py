@@ -5,12 +5,12 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from data.versions import version as find_version
-from data.withdrawn import Selector, touched
-from schemas.datasets import DatasetVersion, Row, Run
+from graft.data.versions import version as find_version
+from graft.data.withdrawn import Selector, touched
+from graft.schemas.datasets import DatasetVersion, Row, Run
 
 if TYPE_CHECKING:
-    from data.lake import Lake
+    from graft.data.lake import Lake
 
 PRODUCER = "urn:graft:graft-factory"
 SPEC = "https://openlineage.io/spec/2-0-2/OpenLineage.json#/$defs/RunEvent"

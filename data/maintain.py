@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from schemas.base import Value, utc_now
+from graft.schemas.base import Value, utc_now
 
 if TYPE_CHECKING:
     import duckdb
 
-    from data.lake import Lake
+    from graft.data.lake import Lake
 
 GRACE = timedelta(hours=1)
 """How long a file stays after the last snapshot that names it is gone."""

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from data.lake import Lake
-    from schemas.datasets import DatasetVersion, Run
+    from graft.data.lake import Lake
+    from graft.schemas.datasets import DatasetVersion, Run
 
 T = TypeVar("T")
 

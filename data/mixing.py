@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from schemas.base import Value
+from graft.schemas.base import Value
 
 if TYPE_CHECKING:
-    from data.lake import Lake
+    from graft.data.lake import Lake
 
 NEAR_MARGIN = 0.2
 """A text lies near a boundary where its two likeliest labels are less than this apart in probability."""

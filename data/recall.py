@@ -14,21 +14,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from data.arrow import to_table
-from data.tags import tags
-from data.trace import Touched, check_known, rows_at
-from data.versions import derivation, held_by, insert_version, version, versions
-from data.withdrawn import Selector, recalls, touched
-from schemas.base import stable_hash, utc_now
-from schemas.datasets import DatasetVersion
-from schemas.errors import GraftError
-from schemas.students import Student
-from schemas.versions import Recall
+from graft.data.arrow import to_table
+from graft.data.tags import tags
+from graft.data.trace import Touched, check_known, rows_at
+from graft.data.versions import derivation, held_by, insert_version, version, versions
+from graft.data.withdrawn import Selector, recalls, touched
+from graft.schemas.base import stable_hash, utc_now
+from graft.schemas.datasets import DatasetVersion
+from graft.schemas.errors import GraftError
+from graft.schemas.students import Student
+from graft.schemas.versions import Recall
 
 if TYPE_CHECKING:
     import duckdb
 
-    from data.lake import Lake
+    from graft.data.lake import Lake
 
 GOING_ON = ("running", "interrupted", "failed")
 """Status of runs that may still publish."""

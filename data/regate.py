@@ -15,13 +15,13 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from data.gates import Admission, TestText
-from data.gates.base import failed
-from data.gates.learned import LabelError, label_errors, low_margin, outliers
-from data.gates.neighbours import clusters_of, drop, members, near_clusters
-from data.versions import Held
-from schemas.recipe import Recipe
-from schemas.rows import GateResult, Seed
+from graft.data.gates import Admission, TestText
+from graft.data.gates.base import failed
+from graft.data.gates.learned import LabelError, label_errors, low_margin, outliers
+from graft.data.gates.neighbours import clusters_of, drop, members, near_clusters
+from graft.data.versions import Held
+from graft.schemas.recipe import Recipe
+from graft.schemas.rows import GateResult, Seed
 
 EMBEDDED_CHARS = 4_000
 """Of a text, what is handed to the encoder, which reads 256 tokens."""

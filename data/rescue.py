@@ -6,14 +6,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from data.versions import Held
-from data.withdrawn import withdrawn
-from schemas.base import Value
-from schemas.datasets import Row, SplitName
+from graft.data.versions import Held
+from graft.data.withdrawn import withdrawn
+from graft.schemas.base import Value
+from graft.schemas.datasets import Row, SplitName
 
 if TYPE_CHECKING:
-    from data.lake import Lake
-    from schemas.datasets import DatasetVersion
+    from graft.data.lake import Lake
+    from graft.schemas.datasets import DatasetVersion
 
 OUTSIDE: SplitName = "train"
 """Where a rescued row goes that is like no row of the version."""
@@ -95,7 +95,7 @@ def take_in(held: Sequence[Held], wanted: Sequence[tuple[Rejected, Row]]) -> Tak
     """
     if not wanted:
         return Taken((), {})
-    from data.gates.base import normalise
+    from graft.data.gates.base import normalise
 
     owners: dict[tuple[str, str], str] = {}
     splits: dict[str, SplitName] = {}

@@ -12,14 +12,14 @@ from typing import Any
 
 import orjson
 
-from data.intake.limits import FLOOR, MAX_LINE, weight
-from data.intake.parquet import parquet_rows, schema_of
-from data.intake.parts import Problems
-from schemas.errors import InputInvalid, Problem
-from schemas.problems import did_you_mean
-from schemas.recipe import Recipe
-from schemas.rows import Seed
-from schemas.tasks import labels_of
+from graft.data.intake.limits import FLOOR, MAX_LINE, weight
+from graft.data.intake.parquet import parquet_rows, schema_of
+from graft.data.intake.parts import Problems
+from graft.schemas.errors import InputInvalid, Problem
+from graft.schemas.problems import did_you_mean
+from graft.schemas.recipe import Recipe
+from graft.schemas.rows import Seed
+from graft.schemas.tasks import labels_of
 
 log = logging.getLogger(__name__)
 
@@ -293,7 +293,7 @@ def _parquet(reader: _Reader, path: Path, names: tuple[str, str, str]) -> Iterat
 
 def _intake(reader: _Reader, path: Path, names: tuple[str, str, str]) -> Iterator[Record]:
     """An Excel file or a Hugging Face folder, read as `graft import` reads it; classes by their names."""
-    from data.intake import sources
+    from graft.data.intake import sources
 
     wrong = Problems()
     try:

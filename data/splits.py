@@ -6,9 +6,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import get_args
 
-from schemas.base import stable_hash
-from schemas.datasets import SplitName
-from schemas.recipe import Splits
+from graft.schemas.base import stable_hash
+from graft.schemas.datasets import SplitName
+from graft.schemas.recipe import Splits
 
 ORDER: tuple[SplitName, ...] = get_args(SplitName)
 

@@ -6,16 +6,16 @@ import re
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from data.arrow import from_table, to_table
-from schemas.base import SLUG_PATTERN, utc_now
-from schemas.errors import GraftError, NotFound
-from schemas.versions import Tag
+from graft.data.arrow import from_table, to_table
+from graft.schemas.base import SLUG_PATTERN, utc_now
+from graft.schemas.errors import GraftError, NotFound
+from graft.schemas.versions import Tag
 
 if TYPE_CHECKING:
     import duckdb
 
-    from data.lake import Lake
-    from schemas.datasets import DatasetVersion
+    from graft.data.lake import Lake
+    from graft.schemas.datasets import DatasetVersion
 
 TAKEN = ("latest",)
 """Names that mean something else in a reference."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data.seeds import load_texts
-from schemas.load import resolve_path
-from schemas.recipe import Recipe
+from graft.data.seeds import load_texts
+from graft.schemas.load import resolve_path
+from graft.schemas.recipe import Recipe
 
 if TYPE_CHECKING:
-    from data.lake import Lake
+    from graft.data.lake import Lake
 
 
 def register_evaluation_files(lake: Lake, recipe: Recipe, recipe_file: str | Path) -> list[str]:

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from data.versions import versions
-from data.withdrawn import PROMPT_VERSION, Places, Selector, direct, touched
-from schemas.datasets import DatasetVersion
-from schemas.errors import NotFound
-from schemas.versions import RecallKind
+from graft.data.versions import versions
+from graft.data.withdrawn import PROMPT_VERSION, Places, Selector, direct, touched
+from graft.schemas.datasets import DatasetVersion
+from graft.schemas.errors import NotFound
+from graft.schemas.versions import RecallKind
 
 if TYPE_CHECKING:
-    from data.lake import Lake
+    from graft.data.lake import Lake
 
 SEPARATOR = "\x1f"
 _ROWS = """

@@ -10,22 +10,22 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, get_args
 
-from data.arrow import from_table, to_table
-from data.lake_schema import VersionRowRecord
-from data.tags import tags
-from data.withdrawn import recalls, withdrawn
-from schemas.base import content_hash, utc_now
-from schemas.datasets import DatasetVersion, Origin, Row, Run, SplitName
-from schemas.errors import GraftError, NotFound
-from schemas.rows import GateResult
-from schemas.versions import Drop
+from graft.data.arrow import from_table, to_table
+from graft.data.lake_schema import VersionRowRecord
+from graft.data.tags import tags
+from graft.data.withdrawn import recalls, withdrawn
+from graft.schemas.base import content_hash, utc_now
+from graft.schemas.datasets import DatasetVersion, Origin, Row, Run, SplitName
+from graft.schemas.errors import GraftError, NotFound
+from graft.schemas.rows import GateResult
+from graft.schemas.versions import Drop
 
 if TYPE_CHECKING:
     import duckdb
     import pandas as pd
     import pyarrow as pa
 
-    from data.lake import Lake
+    from graft.data.lake import Lake
 
 SPLIT_ORDER: tuple[SplitName, ...] = get_args(SplitName)
 

@@ -12,12 +12,12 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from data.arrow import from_table
-from schemas.rows import GateResult
-from schemas.versions import Recall, RecallKind
+from graft.data.arrow import from_table
+from graft.schemas.rows import GateResult
+from graft.schemas.versions import Recall, RecallKind
 
 if TYPE_CHECKING:
-    from data.lake import Lake
+    from graft.data.lake import Lake
 
 GATE = "recall"
 """The gate's name in the drops of a recall."""

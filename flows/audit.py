@@ -8,19 +8,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data.audit import Curve, Poisoning, ShortcutReport, audit_rows, curves, poison, shortcuts
-from data.audit.poison import SHARE, Check, Learn
-from data.versions import version as find_version
-from schemas.datasets import DatasetVersion
-from schemas.errors import GraftError, StorageFull
-from schemas.home import Home
+from graft.data.audit import Curve, Poisoning, ShortcutReport, audit_rows, curves, poison, shortcuts
+from graft.data.audit.poison import SHARE, Check, Learn
+from graft.data.versions import version as find_version
+from graft.schemas.datasets import DatasetVersion
+from graft.schemas.errors import GraftError, StorageFull
+from graft.schemas.home import Home
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from data.audit import AuditRow
-    from data.audit.base import Embed
-    from data.lake import Lake
+    from graft.data.audit import AuditRow
+    from graft.data.audit.base import Embed
+    from graft.data.lake import Lake
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def audit(
 def _poisoned(
     lake: Lake, found: DatasetVersion, rows: Sequence[AuditRow], wanted: Wanted, embed: Embed | None, notes: list[str]
 ) -> Poisoning | None:
-    from flows.settle import find_embed
+    from graft.flows.settle import find_embed
 
     vectors = embed or find_embed(lambda text: notes.append("poison: the encoder is not installed"))
     if vectors is None:
@@ -118,9 +118,9 @@ def _gates(lake: Lake, found: DatasetVersion) -> Check | None:
     """
     from pydantic import ValidationError
 
-    from agents.roles.prompting import fragments
-    from data.gates import Admission
-    from schemas.recipe import Recipe
+    from graft.agents.roles.prompting import fragments
+    from graft.data.gates import Admission
+    from graft.schemas.recipe import Recipe
 
     run = lake.run(found.run_id)
     try:
@@ -133,8 +133,8 @@ def _gates(lake: Lake, found: DatasetVersion) -> Check | None:
 
 def _real_student(home: Home) -> Learn:
     """A fine-tuned classifier of the default settings in place of the quick one; minutes for each form."""
-    from schemas.students import StudentSettings
-    from students.fit import fit
+    from graft.schemas.students import StudentSettings
+    from graft.students.fit import fit
 
     def learn(texts: Sequence[str], labels: Sequence[str]) -> Callable[[Sequence[str]], Sequence[str]]:
         pairs = list(zip(texts, labels, strict=True))
@@ -152,7 +152,7 @@ def _pictures(
     if not any(what for what, _ in drawn):
         return ()
     try:
-        from flows.audit_plots import hacking_figure, shortcuts_figure
+        from graft.flows.audit_plots import hacking_figure, shortcuts_figure
     except ImportError:
         notes.append("no pictures: matplotlib is not installed")
         return ()
@@ -166,7 +166,7 @@ def _pictures(
 
 
 def _saved(figure: Figure, path: Path) -> Path:
-    from data.duck import is_full
+    from graft.data.duck import is_full
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from data.audit import Curve, ShortcutReport
+from graft.data.audit import Curve, ShortcutReport
 
 BARS = 15
 

@@ -1,6 +1,6 @@
 """Deployments: what prefect.yaml names, and schedules that people add, told to a running Prefect server.
 
-It goes through Prefect's own Python API with the flow's file as its source, so it works offline and without git.
+It goes through Prefect's own Python API, so it works offline and without git.
 Prefect is imported inside the functions.
 """
 
@@ -14,15 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.prefect_api import connected
-from flows.state import Access
-from schemas.errors import GraftError, InputInvalid, NotFound, Problem
+from graft.flows.prefect_api import connected
+from graft.flows.state import Access
+from graft.schemas.errors import GraftError, InputInvalid, NotFound, Problem
+from graft.schemas.home import PACKAGE
 
 if TYPE_CHECKING:
     from prefect.flows import Flow
-
-ROOT = Path(__file__).resolve().parent.parent
-"""The folder that prefect.yaml and the flows' entrypoints start from."""
 
 POOL = "graft"
 
@@ -39,7 +37,7 @@ CRON_EXAMPLE = "'0 3 * * *' is every night at 03:00, '*/30 * * * *' every half h
 
 @dataclass(frozen=True)
 class DeploymentSpec:
-    """One deployment: which flow (`file.py:function`, relative to `root`), its name, parameters and schedule."""
+    """One deployment. `entrypoint` is a flow: `module.function`, or `file.py:function` under `root`."""
 
     entrypoint: str
     name: str
@@ -48,17 +46,17 @@ class DeploymentSpec:
     timezone: str = "UTC"
     description: str = ""
     tags: tuple[str, ...] = ()
-    root: Path = ROOT
+    root: Path = PACKAGE
 
 
-def read_deployments(file: Path = ROOT / "prefect.yaml") -> list[DeploymentSpec]:
+def read_deployments(file: Path = PACKAGE / "prefect.yaml") -> list[DeploymentSpec]:
     """The deployments of a prefect.yaml. Raises InputInvalid naming the entry where one lacks a name or entrypoint."""
     import yaml
 
-    from schemas.plain_yaml import plain
+    from graft.schemas.plain_yaml import plain
 
     if not file.is_file():
-        raise NotFound("no prefect.yaml", where=str(file), fix="run from a checkout: pip install -e . in its folder")
+        raise NotFound("no prefect.yaml", where=str(file), fix="install Graft again")
     try:
         entries = (plain(file.read_text(encoding="utf-8")) or {}).get("deployments") or []
     except (yaml.YAMLError, AttributeError) as error:
@@ -68,7 +66,7 @@ def read_deployments(file: Path = ROOT / "prefect.yaml") -> list[DeploymentSpec]
     specs, problems = [], []
     for index, entry in enumerate(entries):
         if not isinstance(entry, dict) or not entry.get("name") or not entry.get("entrypoint"):
-            fix = "give it a name and an entrypoint, such as flows/make_dataset.py:make_dataset"
+            fix = "give it a name and an entrypoint, such as graft.flows.make_dataset.make_dataset"
             problems.append(Problem(str(file), None, f"deployments.{index}", "name or entrypoint is missing", fix))
             continue
         schedule: dict[str, Any] = next(iter(entry.get("schedules") or []), {})
@@ -145,11 +143,13 @@ def _gpu_pool(otherwise: str) -> str:
 
 def _deploy_one(spec: DeploymentSpec, pool: str, activate: bool) -> str:
     from prefect.schedules import Cron
+    from prefect.types.entrypoint import EntrypointType
 
     flow = load_checked(spec)
     resting, silent = (False, False) if activate else _paused(f"{flow.name}/{spec.name}")
     active = not silent
     schedules = [Cron(spec.cron, timezone=spec.timezone, slug="graft", active=active)] if spec.cron else None
+    in_file = ":" in spec.entrypoint  # a file is run under another name: a second copy of any module of ours
     deployment = flow.to_deployment(
         name=spec.name,
         parameters=dict(spec.parameters),
@@ -158,6 +158,7 @@ def _deploy_one(spec: DeploymentSpec, pool: str, activate: bool) -> str:
         tags=list(spec.tags) or None,
         work_pool_name=pool,
         paused=resting,
+        entrypoint_type=EntrypointType.FILE_PATH if in_file else EntrypointType.MODULE_PATH,
     )
     if inspect.isawaitable(deployment):
         raise TypeError("deploy() is for synchronous code: call it in a thread (asyncio.to_thread)")
@@ -201,15 +202,17 @@ def _paused(full_name: str) -> tuple[bool, bool]:
 
 def _load(spec: DeploymentSpec) -> Flow[..., Any]:
     from prefect.exceptions import MissingFlowError, ScriptError
-    from prefect.flows import Flow
+    from prefect.flows import Flow, load_flow_from_entrypoint
 
     try:
+        if ":" not in spec.entrypoint:
+            return load_flow_from_entrypoint(spec.entrypoint, use_placeholder_flow=False)
         flow = Flow.from_source(source=str(spec.root), entrypoint=spec.entrypoint)
     except (ScriptError, MissingFlowError, OSError, ImportError, AttributeError, ValueError, SyntaxError) as error:
         cause = getattr(error, "user_exc", error)
         what = f"cannot load the flow: {type(cause).__name__}: {cause}"
-        fix = "the file must exist, import cleanly and define that flow"
-        raise GraftError(what, where=f"{spec.root / spec.entrypoint}", fix=fix) from error
+        fix = "the module or file must exist, import cleanly and define that flow"
+        raise GraftError(what, where=spec.entrypoint, fix=fix) from error
     if inspect.isawaitable(flow):
         raise TypeError("deploy() is for synchronous code: call it in a thread (asyncio.to_thread)")
     return flow

@@ -6,19 +6,19 @@ import math
 from collections.abc import Callable
 from contextlib import suppress
 
-from agents.methods import method_of, reviewer_count
-from agents.methods.calibrate import judges
-from agents.methods.harmaug import augmenting, variants
-from agents.methods.relabel import mixing
-from flows.plan import read_recipe, run_id_of
-from flows.workshop import models_used, weighed
-from schemas.base import Value
-from schemas.errors import GraftError
-from schemas.home import Home
-from schemas.methods import HarmAugSettings, PromptMixSettings
-from schemas.models import ModelSpec
-from schemas.recipe import Recipe
-from schemas.rows import Seed
+from graft.agents.methods import method_of, reviewer_count
+from graft.agents.methods.calibrate import judges
+from graft.agents.methods.harmaug import augmenting, variants
+from graft.agents.methods.relabel import mixing
+from graft.flows.plan import read_recipe, run_id_of
+from graft.flows.workshop import models_used, weighed
+from graft.schemas.base import Value
+from graft.schemas.errors import GraftError
+from graft.schemas.home import Home
+from graft.schemas.methods import HarmAugSettings, PromptMixSettings
+from graft.schemas.models import ModelSpec
+from graft.schemas.recipe import Recipe
+from graft.schemas.rows import Seed
 
 CHARS_PER_TOKEN = 4
 ASSUMED_YIELD = 0.5
@@ -84,7 +84,7 @@ def _yield(recipe: Recipe, seeds: list[Seed]) -> tuple[float, str]:
     home = Home.find()
     if not (home.lake / "catalogue.sqlite").exists():
         return ASSUMED_YIELD / _responses(recipe), "assumed: no run of this dataset yet"
-    from data.lake import Lake
+    from graft.data.lake import Lake
 
     with Lake.open(home, read_only=True) as lake:
         runs = [run for run in lake.runs(recipe.name) if run.counts.get("opened", 0) >= 20]

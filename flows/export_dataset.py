@@ -8,11 +8,11 @@ from typing import Literal
 
 from prefect import flow
 
-from data.export import export as export_files
-from data.export.push import check_push, push_folder
-from data.lake import Lake
-from data.versions import version
-from schemas.home import Home
+from graft.data.export import export as export_files
+from graft.data.export.push import check_push, push_folder
+from graft.data.lake import Lake
+from graft.data.versions import version
+from graft.schemas.home import Home
 
 FormatName = Literal[
     "parquet", "jsonl", "csv", "fasttext", "intents", "banking77", "messages", "prompt_completion", "alpaca",

@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.lake import Lake
-from data.versions import version
-from schemas.datasets import DatasetVersion
-from schemas.errors import GraftError, NotFound
-from schemas.home import Home
-from schemas.recipe import Recipe
-from schemas.students import Evaluation, Student
-from students.predict import FACTS, Engine, Predictor, Rule, is_student
-from students.train import VALIDATION
+from graft.data.lake import Lake
+from graft.data.versions import version
+from graft.schemas.datasets import DatasetVersion
+from graft.schemas.errors import GraftError, NotFound
+from graft.schemas.home import Home
+from graft.schemas.recipe import Recipe
+from graft.schemas.students import Evaluation, Student
+from graft.students.predict import FACTS, Engine, Predictor, Rule, is_student
+from graft.students.train import VALIDATION
 
 MODELS = "## Models and their terms"
 """The section of a version's card that says which models reach the student, and on which terms."""
@@ -83,9 +83,9 @@ def export_student(name: str, *, out: str | Path | None = None, overwrite: bool 
         evaluations = lake.evaluations(student.id)
         baseline = _baseline(lake, student, evaluations)
         found, recipe, seeds, restricted = _origin(lake, student)
-    from students.card import Judged, Origin, render_model_card
-    from students.onnx import check_target, export_folder
-    from students.predict import load_classifier
+    from graft.students.card import Judged, Origin, render_model_card
+    from graft.students.onnx import check_target, export_folder
+    from graft.students.predict import load_classifier
 
     check_target(folder, overwrite)
     model = load_classifier(home.student(student.id))
@@ -146,7 +146,7 @@ def _origin(lake: Lake, student: Student) -> tuple[DatasetVersion | None, Recipe
 
 def _licence(student: Student) -> str:
     """The encoder's, where it lies on this machine."""
-    from students.encoder import BUILT_IN, find_encoder
+    from graft.students.encoder import BUILT_IN, find_encoder
 
     name = student.settings.encoder
     if name != BUILT_IN and not Path(name).expanduser().is_dir():

@@ -7,21 +7,21 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from data.card import render_card
-from data.mixing import GuardReport, MixReport, method_report, told
-from data.splits import assign_splits
-from data.versions import NothingLeft, publish
-from data.versions import version as find_version
-from data.withdrawn import withdrawn
-from flows import artifacts, logs, rounds
-from flows.outlook import Outlook, advice_for, figure
-from flows.settle import find_embed, split_clusters
-from flows.workshop import Say, Workshop, models_with_licences
-from schemas.base import utc_now
-from schemas.datasets import DatasetVersion, Row, Run
-from schemas.errors import YieldTooLow
-from schemas.recipe import Recipe
-from schemas.rows import Candidate, Status
+from graft.data.card import render_card
+from graft.data.mixing import GuardReport, MixReport, method_report, told
+from graft.data.splits import assign_splits
+from graft.data.versions import NothingLeft, publish
+from graft.data.versions import version as find_version
+from graft.data.withdrawn import withdrawn
+from graft.flows import artifacts, logs, rounds
+from graft.flows.outlook import Outlook, advice_for, figure
+from graft.flows.settle import find_embed, split_clusters
+from graft.flows.workshop import Say, Workshop, models_with_licences
+from graft.schemas.base import utc_now
+from graft.schemas.datasets import DatasetVersion, Row, Run
+from graft.schemas.errors import YieldTooLow
+from graft.schemas.recipe import Recipe
+from graft.schemas.rows import Candidate, Status
 
 End = Callable[[Sequence[Candidate | Row]], Run]
 """The run's record at its end, with these rows published."""

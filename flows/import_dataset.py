@@ -14,19 +14,19 @@ from typing import Any, Literal
 from prefect import flow
 from pydantic import ValidationError
 
-from data.intake import card, columns, sources
-from data.intake.collect import MAX_CHARS, NO_LABEL, Checks, Collected, collect
-from data.intake.parts import Source, invalid
-from data.lake import Lake
-from data.versions import publish
-from flows import artifacts
-from flows.workshop import code_version
-from schemas.base import SLUG_PATTERN, stable_hash, utc_now
-from schemas.datasets import DatasetVersion, Row, Run
-from schemas.errors import GraftError
-from schemas.home import Home
-from schemas.recipe import Recipe, Splits
-from schemas.rows import Seed
+from graft.data.intake import card, columns, sources
+from graft.data.intake.collect import MAX_CHARS, NO_LABEL, Checks, Collected, collect
+from graft.data.intake.parts import Source, invalid
+from graft.data.lake import Lake
+from graft.data.versions import publish
+from graft.flows import artifacts
+from graft.flows.workshop import code_version
+from graft.schemas.base import SLUG_PATTERN, stable_hash, utc_now
+from graft.schemas.datasets import DatasetVersion, Row, Run
+from graft.schemas.errors import GraftError
+from graft.schemas.home import Home
+from graft.schemas.recipe import Recipe, Splits
+from graft.schemas.rows import Seed
 
 Kind = Literal["classification", "instruction", "guard"]
 BASELINE_ROWS = 8

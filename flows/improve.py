@@ -13,10 +13,10 @@ from typing import Any
 
 from prefect import flow
 
-from data.lake import Lake
-from data.seeds import load_labelled
-from flows.improve_report import write_report
-from flows.improve_round import (
+from graft.data.lake import Lake
+from graft.data.seeds import load_labelled
+from graft.flows.improve_report import write_report
+from graft.flows.improve_round import (
     Arms,
     Loop,
     Made,
@@ -28,17 +28,17 @@ from flows.improve_round import (
     say,
     unsteered_recipe,
 )
-from flows.plan import read_recipe
-from flows.progress import Progress, begin
-from flows.workshop import weighed
-from schemas.base import stable_hash, utc_now
-from schemas.errors import GraftError, InputInvalid, Problem, YieldTooLow
-from schemas.home import Home
-from schemas.load import resolve_path
-from schemas.recipe import Recipe
-from schemas.rows import Seed
-from schemas.steering import Improvement, RoundResult
-from schemas.tasks import labels_of
+from graft.flows.plan import read_recipe
+from graft.flows.progress import Progress, begin
+from graft.flows.workshop import weighed
+from graft.schemas.base import stable_hash, utc_now
+from graft.schemas.errors import GraftError, InputInvalid, Problem, YieldTooLow
+from graft.schemas.home import Home
+from graft.schemas.load import resolve_path
+from graft.schemas.recipe import Recipe
+from graft.schemas.rows import Seed
+from graft.schemas.steering import Improvement, RoundResult
+from graft.schemas.tasks import labels_of
 
 
 @flow(name="improve", validate_parameters=True)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import orjson
 
-from schemas.home import Home
-from schemas.steering import Improvement, RoundResult
+from graft.schemas.home import Home
+from graft.schemas.steering import Improvement, RoundResult
 
 DRIFT = 0.02
 """Accuracy that steering gained and the held-out file lost, from which on the loop is said to overfit what steers."""

@@ -9,29 +9,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agents.methods.draw import pool_of
-from agents.roles.namer import name_concepts
-from data.lake import Lake
-from data.versions import rows as version_rows
-from data.versions import version as find_version
-from flows import artifacts
-from flows.make_dataset import make_run
-from flows.progress import current
-from flows.soft import soft_labels
-from flows.workshop import CallRecorder, open_gateway
-from schemas.base import stable_hash
-from schemas.datasets import DatasetVersion
-from schemas.errors import BudgetExhausted, CallFailed, GraftError
-from schemas.home import Home
-from schemas.models import ModelSpec
-from schemas.recipe import Recipe
-from schemas.rows import Seed
-from schemas.steering import Arm, RoundResult
-from schemas.students import Student
-from students.learn import Learner, Lesson, learn
-from students.rows import TrainRow
-from students.steer import Evidence, Judged, decide
-from students.train import VALIDATION, as_one_text
+from graft.agents.methods.draw import pool_of
+from graft.agents.roles.namer import name_concepts
+from graft.data.lake import Lake
+from graft.data.versions import rows as version_rows
+from graft.data.versions import version as find_version
+from graft.flows import artifacts
+from graft.flows.make_dataset import make_run
+from graft.flows.progress import current
+from graft.flows.soft import soft_labels
+from graft.flows.workshop import CallRecorder, open_gateway
+from graft.schemas.base import stable_hash
+from graft.schemas.datasets import DatasetVersion
+from graft.schemas.errors import BudgetExhausted, CallFailed, GraftError
+from graft.schemas.home import Home
+from graft.schemas.models import ModelSpec
+from graft.schemas.recipe import Recipe
+from graft.schemas.rows import Seed
+from graft.schemas.steering import Arm, RoundResult
+from graft.schemas.students import Student
+from graft.students.learn import Learner, Lesson, learn
+from graft.students.rows import TrainRow
+from graft.students.steer import Evidence, Judged, decide
+from graft.students.train import VALIDATION, as_one_text
 
 NO_EVIDENCE = "no row steers: raise splits.validation or rows_per_round, or name labelled rows in improve.steer_on"
 

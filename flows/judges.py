@@ -6,13 +6,13 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from schemas.errors import GraftError
-from schemas.gates import ToxicitySettings
-from schemas.home import Home
-from schemas.restricted import SAFE
+from graft.schemas.errors import GraftError
+from graft.schemas.gates import ToxicitySettings
+from graft.schemas.home import Home
+from graft.schemas.restricted import SAFE
 
 if TYPE_CHECKING:
-    from students.classifier import TextClassifier
+    from graft.students.classifier import TextClassifier
 
 Said = tuple[Sequence[str], Sequence[Sequence[float]]]
 
@@ -25,7 +25,7 @@ def student_judge(home: Home) -> Callable[[str, Sequence[str]], Said]:
     lock, loaded = threading.Lock(), dict[str, "TextClassifier"]()
 
     def judge(name: str, texts: Sequence[str]) -> Said:
-        from students.classifier import TextClassifier
+        from graft.students.classifier import TextClassifier
 
         with lock:
             if name not in loaded:

@@ -20,12 +20,12 @@ from typing import Any
 
 import orjson
 
-from flows.progress import Progress
-from flows.run_server import OWN
-from schemas.base import utc_now
-from schemas.home import Home
-from schemas.live import live_file
-from schemas.redaction import redact
+from graft.flows.progress import Progress
+from graft.flows.run_server import OWN
+from graft.schemas.base import utc_now
+from graft.schemas.home import Home
+from graft.schemas.live import live_file
+from graft.schemas.redaction import redact
 
 EVERY_S = 1.0
 RATE_S = 60.0

@@ -20,12 +20,9 @@ from pathlib import Path
 from traceback import extract_tb, format_exception
 from typing import Any
 
-from schemas.errors import CallFailed, GraftError
-from schemas.home import Home
-from schemas.redaction import redact, redact_fields
-
-TREE = ("graft", "agents", "cli", "data", "flows", "schemas", "students")
-"""The tops of the loggers that are Graft's: `graft`, and those named by module."""
+from graft.schemas.errors import CallFailed, GraftError
+from graft.schemas.home import Home
+from graft.schemas.redaction import redact, redact_fields
 
 SHARED = ("", "prefect", "prefect.extra", "prefect.flow_runs", "prefect.task_runs", "prefect.workers")
 """Loggers of others whose handlers show what Graft says; the first is the root."""
@@ -40,10 +37,11 @@ BROKEN = (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, T
 """What formatting an argument may raise; a log line never ends a run."""
 
 LOG = logging.getLogger("graft")
+"""Above every logger of Graft's, which are named by module."""
 _RUN: ContextVar[str | None] = ContextVar("graft_run", default=None)
 _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _lock = threading.Lock()
-_kept: dict[str, tuple[int, bool, logging.Handler]] = {}
+_kept: tuple[int, bool, logging.Handler] | None = None
 _open = 0
 
 
@@ -155,7 +153,7 @@ def redact_handlers(keys: Iterable[str] = ()) -> list[tuple[logging.Handler, log
     For a process that runs shards without a run's log (Dask): call it once, after Prefect has set up its logging.
     """
     added: list[tuple[logging.Handler, logging.Filter]] = []
-    handlers = {handler for name in (*SHARED, *TREE) for handler in logging.getLogger(name).handlers}
+    handlers = {handler for name in (*SHARED, LOG.name) for handler in logging.getLogger(name).handlers}
     if logging.lastResort is not None:
         handlers.add(logging.lastResort)
     for handler in handlers:
@@ -200,34 +198,31 @@ def _event(event: str, text: str, /, *, at: int = logging.INFO, **fields: str | 
 
 
 def _attach(handler: logging.Handler | None) -> None:
-    global _open
+    global _open, _kept
     with _lock:
         _open += 1
-        for name in TREE:
-            logger = logging.getLogger(name)
-            if name not in _kept:
-                onward = _Onward(logger.getEffectiveLevel())
-                _kept[name] = (logger.level, logger.propagate, onward)
-                logger.setLevel(min(logging.INFO, logger.getEffectiveLevel()))
-                if logger.propagate:
-                    logger.addHandler(onward)
-                    logger.propagate = False
-            if handler is not None:
-                logger.addHandler(handler)
+        if _kept is None:
+            onward = _Onward(LOG.getEffectiveLevel())
+            _kept = (LOG.level, LOG.propagate, onward)
+            LOG.setLevel(min(logging.INFO, LOG.getEffectiveLevel()))
+            if LOG.propagate:
+                LOG.addHandler(onward)
+                LOG.propagate = False
+        if handler is not None:
+            LOG.addHandler(handler)
 
 
 def _detach(handler: logging.Handler | None) -> None:
-    global _open
+    global _open, _kept
     with _lock:
         _open -= 1
-        for name in TREE:
-            logger = logging.getLogger(name)
-            if handler is not None:
-                logger.removeHandler(handler)
-            if not _open:
-                level, logger.propagate, onward = _kept.pop(name)
-                logger.setLevel(level)
-                logger.removeHandler(onward)
+        if handler is not None:
+            LOG.removeHandler(handler)
+        if not _open and _kept is not None:
+            level, LOG.propagate, onward = _kept
+            LOG.setLevel(level)
+            LOG.removeHandler(onward)
+            _kept = None
 
 
 def _broken(record: logging.LogRecord) -> bool:

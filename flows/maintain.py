@@ -7,11 +7,11 @@ from typing import Any
 
 from prefect import flow
 
-from data.lake import Lake
-from data.maintain import Maintenance
-from data.maintain import maintain as maintain_lake
-from schemas.errors import GraftError
-from schemas.home import Home
+from graft.data.lake import Lake
+from graft.data.maintain import Maintenance
+from graft.data.maintain import maintain as maintain_lake
+from graft.schemas.errors import GraftError
+from graft.schemas.home import Home
 
 DAYS = 30.0
 """How old a snapshot is, at least, when it expires."""

@@ -13,23 +13,23 @@ from typing import Any
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from agents.methods import Place, method_of
-from data.lake import Lake
-from data.test_files import register_evaluation_files
-from data.versions import published_texts
-from data.versions import rows as version_rows
-from data.versions import version as find_version
-from flows import artifacts, live, logs, pause, rounds
-from flows.collector import calm_collector
-from flows.finish import finish
-from flows.judges import toxicity_scorer
-from flows.neighbours import find_neighbours
-from flows.plan import ShardSpec, apply_overrides, fresh_seed, plan_rounds, read_recipe, run_id_of
-from flows.progress import Progress, begin, current
-from flows.settle import choose, find_embed, missing, settle_round
-from flows.shards import keep_report, read_report, report_file
-from flows.streaming import ShardRunner
-from flows.workshop import (
+from graft.agents.methods import Place, method_of
+from graft.data.lake import Lake
+from graft.data.test_files import register_evaluation_files
+from graft.data.versions import published_texts
+from graft.data.versions import rows as version_rows
+from graft.data.versions import version as find_version
+from graft.flows import artifacts, live, logs, pause, rounds
+from graft.flows.collector import calm_collector
+from graft.flows.finish import finish
+from graft.flows.judges import toxicity_scorer
+from graft.flows.neighbours import find_neighbours
+from graft.flows.plan import ShardSpec, apply_overrides, fresh_seed, plan_rounds, read_recipe, run_id_of
+from graft.flows.progress import Progress, begin, current
+from graft.flows.settle import choose, find_embed, missing, settle_round
+from graft.flows.shards import keep_report, read_report, report_file
+from graft.flows.streaming import ShardRunner
+from graft.flows.workshop import (
     Say,
     Workshop,
     code_version,
@@ -41,13 +41,13 @@ from flows.workshop import (
     weighed,
     workshop_of,
 )
-from schemas.base import stable_hash, utc_now
-from schemas.calls import Call
-from schemas.datasets import Run
-from schemas.errors import GraftError
-from schemas.home import Home
-from schemas.recipe import Recipe
-from schemas.rows import Candidate, Seed, Slot
+from graft.schemas.base import stable_hash, utc_now
+from graft.schemas.calls import Call
+from graft.schemas.datasets import Run
+from graft.schemas.errors import GraftError
+from graft.schemas.home import Home
+from graft.schemas.recipe import Recipe
+from graft.schemas.rows import Candidate, Seed, Slot
 
 SHARDS_AT_ONCE = 2
 """So that the next shard's first slots fill the gap that a shard's last ones leave."""

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from data.lake import Lake
-from flows.settle import find_embed
-from schemas.methods import PromptMixSettings
-from schemas.recipe import Recipe
-from schemas.rows import Seed
-from schemas.students import Evaluation
-from schemas.tasks import labels_of
-from students.train import VALIDATION
+from graft.data.lake import Lake
+from graft.flows.settle import find_embed
+from graft.schemas.methods import PromptMixSettings
+from graft.schemas.recipe import Recipe
+from graft.schemas.rows import Seed
+from graft.schemas.students import Evaluation
+from graft.schemas.tasks import labels_of
+from graft.students.train import VALIDATION
 
 
 def find_neighbours(

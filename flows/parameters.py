@@ -6,9 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from schemas.base import Value
-from schemas.errors import GraftError
-from schemas.redaction import has_key
+from graft.schemas.base import Value
+from graft.schemas.errors import GraftError
+from graft.schemas.redaction import has_key
 
 Kind = Literal["text", "whole", "number", "truth", "choice", "json"]
 KINDS: dict[str, Kind] = {"string": "text", "integer": "whole", "number": "number", "boolean": "truth"}

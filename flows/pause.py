@@ -22,18 +22,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID, uuid4
 
-from flows.prefect_api import access_to, client_at
-from flows.settings import apply_prefect_environment
-from schemas.base import Value, utc_now
-from schemas.durable import put
-from schemas.errors import GraftError, NotFound
-from schemas.home import Home
-from schemas.review import ReviewBy, Reviewed, ReviewSettings
+from graft.flows.prefect_api import access_to, client_at
+from graft.flows.settings import apply_prefect_environment
+from graft.schemas.base import Value, utc_now
+from graft.schemas.durable import put
+from graft.schemas.errors import GraftError, NotFound
+from graft.schemas.home import Home
+from graft.schemas.review import ReviewBy, Reviewed, ReviewSettings
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
 
-    from data.edits import Rebased
+    from graft.data.edits import Rebased
 
 T = TypeVar("T", bound=Value)
 
@@ -110,7 +110,7 @@ async def review(
     Where the question was closed before, the result is what was made of it then. Raises GraftError where nobody came
     and the recipe says `unanswered: stop`, and where Prefect's run was cancelled.
     """
-    from flows.workshop import run_lock
+    from graft.flows.workshop import run_lock
 
     run, version = result["run"], result["version"]
     if version is None or run["stopped_by"] in NOT_REVIEWED:
@@ -227,9 +227,9 @@ def _note(run_id: str, ref: str, settings: ReviewSettings) -> Waiting:
 
 def _close(home: Home, note: Waiting, reviewed: Reviewed | None) -> Closed:
     """Apply what people decided to the version, and note it: the run does not ask again."""
-    from data.edits import rebase
-    from data.lake import Lake
-    from data.versions import version
+    from graft.data.edits import rebase
+    from graft.data.lake import Lake
+    from graft.data.versions import version
 
     with Lake.open(home) as lake:
         made = rebase(lake, version(lake, note.dataset))
@@ -259,8 +259,8 @@ def _changes(ref: str, made: Rebased) -> str:
 
 
 def _result(home: Home, result: dict[str, Any], closed: Closed) -> dict[str, Any]:
-    from data.lake import Lake
-    from data.versions import version
+    from graft.data.lake import Lake
+    from graft.data.versions import version
 
     notes, found = [*result.get("notes", ()), closed.said], result["version"]
     try:

@@ -9,12 +9,12 @@ from typing import Any
 
 from pydantic import Field
 
-from agents.roles.prompting import prompts_version
-from data.seeds import load_seeds
-from schemas.base import Value, stable_hash
-from schemas.load import find_recipe, load_recipe
-from schemas.recipe import Recipe
-from schemas.rows import Seed
+from graft.agents.roles.prompting import prompts_version
+from graft.data.seeds import load_seeds
+from graft.schemas.base import Value, stable_hash
+from graft.schemas.load import find_recipe, load_recipe
+from graft.schemas.recipe import Recipe
+from graft.schemas.rows import Seed
 
 RULES_VERSION = 5
 """Raise it when parsing, deciding, gating or splitting changes, so that a rerun makes a new run, not a mixed one."""

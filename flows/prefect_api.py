@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from flows.secret import secret
-from flows.settings import apply_prefect_environment
-from flows.state import LOOPBACK, Access, server_of
-from schemas.errors import GraftError
-from schemas.home import Home
+from graft.flows.secret import secret
+from graft.flows.settings import apply_prefect_environment
+from graft.flows.state import LOOPBACK, Access, server_of
+from graft.schemas.errors import GraftError
+from graft.schemas.home import Home
 
 if TYPE_CHECKING:
     import httpx

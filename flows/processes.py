@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -12,11 +11,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flows.deploy import ROOT
-from flows.secret import prefect_folder
-from flows.state import LOOPBACK, ROLES, lives, read_state, running
-from schemas.errors import GraftError
-from schemas.home import Home
+from graft.flows.secret import prefect_folder
+from graft.flows.state import LOOPBACK, ROLES, lives, read_state, running
+from graft.schemas.errors import GraftError
+from graft.schemas.home import Home, python_path
 
 if TYPE_CHECKING:
     import psutil
@@ -55,10 +53,9 @@ def launch(
     """Start a process in a session of its own, with its log in GRAFT_HOME/prefect/logs and a socket to `inherit`."""
     log = prefect_folder(home) / "logs" / f"{role}.log"
     log.parent.mkdir(exist_ok=True)
-    path = os.pathsep.join(filter(None, (str(ROOT), env.get("PYTHONPATH"))))
     with log.open("ab") as out:
         return subprocess.Popen(
-            command, env={**env, "PYTHONPATH": path}, stdin=stdin, stdout=out, stderr=subprocess.STDOUT,
+            command, env={**env, "PYTHONPATH": python_path(env)}, stdin=stdin, stdout=out, stderr=subprocess.STDOUT,
             start_new_session=True, pass_fds=() if inherit is None else (inherit,),
         )  # fmt: skip
 

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from flows.outlook import COST_SAMPLE, LabelCounts, Room, Sample, row_price
-from schemas.calls import Call
-from schemas.recipe import Limits
-from schemas.rows import Candidate
+from graft.flows.outlook import COST_SAMPLE, LabelCounts, Room, Sample, row_price
+from graft.schemas.calls import Call
+from graft.schemas.recipe import Limits
+from graft.schemas.rows import Candidate
 
 KEYS_KEPT = 4_000
 """Keys of calls made in this process that are remembered: equal calls follow each other closely."""

@@ -10,20 +10,20 @@ from typing import Any
 from prefect import flow
 from pydantic import ValidationError
 
-from data.gates import TestText
-from data.lake import Lake
-from data.regate import Embed, Gated, Tools, gate_again
-from data.seeds import load_texts
-from data.test_files import register_file
-from data.versions import Held, derive, held_by, version
-from schemas.datasets import DatasetVersion
-from schemas.errors import InputInvalid, Problem
-from schemas.home import Home
-from schemas.load import recipe_json_schema
-from schemas.problems import Explainer, did_you_mean
-from schemas.recipe import Recipe
-from schemas.restricted import HIDDEN
-from schemas.tasks import ClassificationTask, Domain, InstructionTask
+from graft.data.gates import TestText
+from graft.data.lake import Lake
+from graft.data.regate import Embed, Gated, Tools, gate_again
+from graft.data.seeds import load_texts
+from graft.data.test_files import register_file
+from graft.data.versions import Held, derive, held_by, version
+from graft.schemas.datasets import DatasetVersion
+from graft.schemas.errors import InputInvalid, Problem
+from graft.schemas.home import Home
+from graft.schemas.load import recipe_json_schema
+from graft.schemas.problems import Explainer, did_you_mean
+from graft.schemas.recipe import Recipe
+from graft.schemas.restricted import HIDDEN
+from graft.schemas.tasks import ClassificationTask, Domain, InstructionTask
 
 CLUSTERS_SHOWN = 20
 LANGUAGE = "task.language"
@@ -89,7 +89,7 @@ def regate(
     publish: bool = True,
 ) -> dict[str, Any]:
     """Gate a version (`name` or `name@3`) again and publish what stays; see regate_version. Counts, never a text."""
-    from flows.artifacts import say
+    from graft.flows.artifacts import say
 
     done = regate_version(ref, overrides, dry_run=dry_run, tests=tests or [], publish=publish, say=say)
     told = done.as_dict()
@@ -214,10 +214,10 @@ def _tools(
     embed: Embed | None,
     say: Say,
 ) -> Tools:
-    from agents.roles.prompting import fragments
-    from flows.judges import toxicity_scorer
-    from flows.settle import find_embed
-    from students.folds import out_of_fold
+    from graft.agents.roles.prompting import fragments
+    from graft.flows.judges import toxicity_scorer
+    from graft.flows.settle import find_embed
+    from graft.students.folds import out_of_fold
 
     numbered = [(file, row, text) for file, rows in texts.items() for row, text in enumerate(rows, start=1)]
     wanted = bool(numbered) or recipe.gates.semantic is not None or recipe.gates.learned.action != "off"

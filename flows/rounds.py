@@ -5,20 +5,20 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from agents.methods import Ask, Place
-from agents.methods.calibrate import calibrate_judges, judges
-from agents.methods.harmaug import measure_refusals, variants
-from agents.roles.summariser import prepare_seeds, summarise
-from data.lake import Lake
-from data.mixing import method_report, told
-from data.versions import version as find_version
-from flows.plan import ShardSpec, plan_shards
-from flows.workshop import CallRecorder, Workshop
-from schemas.base import stable_hash
-from schemas.methods import HarmAugSettings
-from schemas.recipe import Recipe
-from schemas.rows import Candidate, Seed, Slot
-from schemas.tasks import labels_of
+from graft.agents.methods import Ask, Place
+from graft.agents.methods.calibrate import calibrate_judges, judges
+from graft.agents.methods.harmaug import measure_refusals, variants
+from graft.agents.roles.summariser import prepare_seeds, summarise
+from graft.data.lake import Lake
+from graft.data.mixing import method_report, told
+from graft.data.versions import version as find_version
+from graft.flows.plan import ShardSpec, plan_shards
+from graft.flows.workshop import CallRecorder, Workshop
+from graft.schemas.base import stable_hash
+from graft.schemas.methods import HarmAugSettings
+from graft.schemas.recipe import Recipe
+from graft.schemas.rows import Candidate, Seed, Slot
+from graft.schemas.tasks import labels_of
 
 MEASURED_FROM = 1_000_000
 """Index of the first message that is written to count refusals only."""

@@ -11,12 +11,12 @@ import subprocess
 import sys
 import threading
 
-from flows.processes import launch, listen, wait_until
-from flows.secret import secret
-from flows.server import server_environment
-from flows.settings import apply_prefect_environment, connect_environment, forget_server, prefect_environment
-from flows.state import LOOPBACK, healthy
-from schemas.home import Home
+from graft.flows.processes import launch, listen, wait_until
+from graft.flows.secret import secret
+from graft.flows.server import server_environment
+from graft.flows.settings import apply_prefect_environment, connect_environment, forget_server, prefect_environment
+from graft.flows.state import LOOPBACK, healthy
+from graft.schemas.home import Home
 
 ROLE = "run-server"
 CLOSING_SECONDS = 5.0
@@ -51,7 +51,7 @@ def _start(home: Home) -> str:
             **os.environ, **prefect_environment(home), **server_environment(home, port, of_run=True),
             "PREFECT_API_URL": url, "PREFECT_LOGGING_LEVEL": "WARNING",
         }  # fmt: skip
-        command = [sys.executable, "-m", "flows.server", str(bound.fileno()), "--of-run"]
+        command = [sys.executable, "-m", "graft.flows.server", str(bound.fileno()), "--of-run"]
         server = launch(home, ROLE, command, env, stdin=subprocess.PIPE, inherit=bound.fileno())
     atexit.register(_stop, server, url)
     try:

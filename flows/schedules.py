@@ -11,13 +11,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from flows.deploy import POOL, DeploymentSpec, deploy
-from flows.parameters import ParameterInfo, checked, parameters_of
-from flows.prefect_api import ANSWER_SECONDS, client_of, deployment_url, flow_run_url, require_server
-from flows.settings import apply_prefect_environment
-from schemas.base import Value
-from schemas.errors import GraftError, NotFound
-from schemas.home import Home
+from graft.flows.deploy import POOL, DeploymentSpec, deploy
+from graft.flows.parameters import ParameterInfo, checked, parameters_of
+from graft.flows.prefect_api import ANSWER_SECONDS, client_of, deployment_url, flow_run_url, require_server
+from graft.flows.settings import apply_prefect_environment
+from graft.schemas.base import Value
+from graft.schemas.errors import GraftError, NotFound
+from graft.schemas.home import Home
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -117,11 +117,11 @@ def schedule(
     `overrides` are parameters of make_dataset; `fresh` is true unless it says otherwise, so that each firing makes
     new rows. Raises NotFound (no such recipe) and GraftError (bad cron, unknown override, server not up).
     """
-    from schemas.load import find_recipe
+    from graft.schemas.load import find_recipe
 
     file = find_recipe(recipe).resolve()
     spec = DeploymentSpec(
-        entrypoint="flows/make_dataset.py:make_dataset",
+        entrypoint="graft.flows.make_dataset.make_dataset",
         name=name or file.stem,
         parameters={"recipe": str(file), "fresh": True, **(overrides or {})},
         cron=cron,
@@ -215,7 +215,7 @@ def start(home: Home, deployment: str, parameters: Mapping[str, Any] | None = No
     Raises GraftError that names the parameter where one is unknown, missing or of another type, NotFound where there
     is no such deployment, InputInvalid where there is no such recipe.
     """
-    from schemas.load import find_recipe
+    from graft.schemas.load import find_recipe
 
     with client_of(home) as client:
         found = _find(client, deployment)

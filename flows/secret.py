@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from schemas.home import Home
-from schemas.secret import secret_in
+from graft.schemas.home import Home
+from graft.schemas.secret import secret_in
 
 
 def secret_file(home: Home) -> Path:

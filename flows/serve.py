@@ -12,18 +12,18 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from flows.deploy import POOL, DeploymentSpec, deploy, read_deployments
-from flows.pause import Waiting, waiting
-from flows.prefect_api import ANSWER_SECONDS, PATIENT_SECONDS, client_of, page_of
-from flows.processes import listen, spawn, stop, wait_until
-from flows.schedules import RunInfo, overview, worker_online
-from flows.secret import prefect_folder, secret, secret_file
-from flows.server import server_environment
-from flows.settings import apply_prefect_environment, forget_server, prefect_environment
-from flows.state import LOOPBACK, Access, healthy, protected, read_state, running
-from schemas.base import Value
-from schemas.errors import AlreadyRunning
-from schemas.home import Home
+from graft.flows.deploy import POOL, DeploymentSpec, deploy, read_deployments
+from graft.flows.pause import Waiting, waiting
+from graft.flows.prefect_api import ANSWER_SECONDS, PATIENT_SECONDS, client_of, page_of
+from graft.flows.processes import listen, spawn, stop, wait_until
+from graft.flows.schedules import RunInfo, overview, worker_online
+from graft.flows.secret import prefect_folder, secret, secret_file
+from graft.flows.server import server_environment
+from graft.flows.settings import apply_prefect_environment, forget_server, prefect_environment
+from graft.flows.state import LOOPBACK, Access, healthy, protected, read_state, running
+from graft.schemas.base import Value
+from graft.schemas.errors import AlreadyRunning
+from graft.schemas.home import Home
 
 DEFAULT_PORT = 4200
 RUNS_AT_ONCE = 2
@@ -123,7 +123,7 @@ def _start(home: Home, port: int | None, say: Say, env: Mapping[str, str]) -> st
         say("starting Prefect's server (10 to 30 s)")
         with bound:
             own = {**both, **server_environment(home, free, of_run=False), **env}
-            command = [sys.executable, "-m", "flows.server", str(bound.fileno())]
+            command = [sys.executable, "-m", "graft.flows.server", str(bound.fileno())]
             server = spawn(home, "server", command, own, url, inherit=bound.fileno())
         wait_until(lambda: healthy(url), server, home, "server")
         _make_pool(home)

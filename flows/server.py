@@ -1,4 +1,4 @@
-"""Prefect's server as Graft starts it: `python -m flows.server SOCKET`, on a loopback socket that it inherits.
+"""Prefect's server as Graft starts it: `python -m graft.flows.server SOCKET`, on a loopback socket that it inherits.
 
 In front of Prefect's own application, which checks neither, stands a check of each request's Host (a page elsewhere can
 rebind its name to this machine) and Origin (a web page may send requests without being able to read the replies; CORS
@@ -15,8 +15,8 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from flows.secret import secret
-from schemas.home import Home
+from graft.flows.secret import secret
+from graft.schemas.home import Home
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send

@@ -6,9 +6,9 @@ import importlib.util
 import os
 from pathlib import Path
 
-from flows.secret import prefect_folder
-from flows.state import LOOPBACK, server_of
-from schemas.home import Home
+from graft.flows.secret import prefect_folder
+from graft.flows.state import LOOPBACK, server_of
+from graft.schemas.home import Home
 
 _OF_SERVER = ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING")
 

@@ -7,11 +7,11 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from data.gates import Admission
-from data.gates.semantic import clusters, drop_semantic_duplicates
-from flows.streaming import ACROSS_RULE, SEMANTIC_RULE, gate_decision
-from schemas.errors import MissingExtra
-from schemas.rows import Candidate, GateResult
+from graft.data.gates import Admission
+from graft.data.gates.semantic import clusters, drop_semantic_duplicates
+from graft.flows.streaming import ACROSS_RULE, SEMANTIC_RULE, gate_decision
+from graft.schemas.errors import MissingExtra
+from graft.schemas.rows import Candidate, GateResult
 
 Embed = Callable[[Sequence[str]], Any]
 """Texts to a float32 array (n x d) of L2-normalised rows."""
@@ -90,7 +90,7 @@ async def split_clusters(candidates: Sequence[Candidate], embed: Embed | None) -
 
 def find_embed(say: Callable[[str], None]) -> Embed | None:
     """The built-in encoder, or None with a sentence where it is not installed."""
-    from agents.local.encoder import embed
+    from graft.agents.local.encoder import embed
 
     try:
         embed(["ready?"])

@@ -10,9 +10,9 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
-from flows.plan import ShardSpec
-from schemas.base import Value, stable_hash
-from schemas.home import Home
+from graft.flows.plan import ShardSpec
+from graft.schemas.base import Value, stable_hash
+from graft.schemas.home import Home
 
 
 class Finished(Value):

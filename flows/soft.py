@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import orjson
 
-from data.lake import Lake
-from flows import artifacts
-from schemas.datasets import DatasetVersion
-from students.rows import distribution
+from graft.data.lake import Lake
+from graft.flows import artifacts
+from graft.schemas.datasets import DatasetVersion
+from graft.students.rows import distribution
 
 
 def soft_labels(lake: Lake, found: DatasetVersion, labels: Sequence[str]) -> dict[str, tuple[float, ...]]:

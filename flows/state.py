@@ -10,8 +10,8 @@ import urllib.error
 import urllib.request
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from flows.secret import secret
-from schemas.home import Home
+from graft.flows.secret import secret
+from graft.schemas.home import Home
 
 if TYPE_CHECKING:
     import psutil

@@ -17,8 +17,8 @@ import math
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
-from schemas.calls import Call
-from schemas.rows import Candidate, Decision, GateResult, Slot
+from graft.schemas.calls import Call
+from graft.schemas.rows import Candidate, Decision, GateResult, Slot
 
 SEMANTIC_RULE = "gate.semantic"
 ACROSS_RULE = "gate.across_shards"

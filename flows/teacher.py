@@ -11,20 +11,20 @@ import random
 import time
 from collections.abc import Callable, Sequence
 
-from agents.methods.base import Ask
-from agents.roles.calibration import batch_means, calibrate, content_free_means
-from agents.roles.choice import pick_examples
-from agents.roles.labeler import is_vote, label_text
-from data.gates.contamination import text_hash
-from flows.workshop import Say, open_gateway, weighed
-from schemas.calls import CallRequest, Reply
-from schemas.errors import BudgetExhausted, CallFailed
-from schemas.home import Home
-from schemas.models import ModelSpec
-from schemas.recipe import Recipe
-from schemas.rows import Review, Seed
-from schemas.students import TeacherScore
-from schemas.tasks import labels_of
+from graft.agents.methods.base import Ask
+from graft.agents.roles.calibration import batch_means, calibrate, content_free_means
+from graft.agents.roles.choice import pick_examples
+from graft.agents.roles.labeler import is_vote, label_text
+from graft.data.gates.contamination import text_hash
+from graft.flows.workshop import Say, open_gateway, weighed
+from graft.schemas.calls import CallRequest, Reply
+from graft.schemas.errors import BudgetExhausted, CallFailed
+from graft.schemas.home import Home
+from graft.schemas.models import ModelSpec
+from graft.schemas.recipe import Recipe
+from graft.schemas.rows import Review, Seed
+from graft.schemas.students import TeacherScore
+from graft.schemas.tasks import labels_of
 
 Rows = Sequence[tuple[str, str]]
 
@@ -117,7 +117,7 @@ async def _score(
     ask: Ask, recipe: Recipe, model: ModelSpec, examples: Sequence[Seed], asked: Rows, student: float, seed: int
 ) -> TeacherScore:
     """One teacher in one way. Raises BudgetExhausted."""
-    from students.evaluate import evaluate
+    from graft.students.evaluate import evaluate
 
     taken, labels = _Taken(ask), [label.name for label in labels_of(recipe.task)]
     reviews = await _reviews(taken.ask, recipe, model, examples, [text for text, _ in asked], seed)

@@ -7,16 +7,16 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from data.lake import Lake
-from data.versions import rows as version_rows
-from schemas.datasets import DatasetVersion, Run
-from schemas.home import Home
-from schemas.methods import GraSettings
-from schemas.recipe import Recipe
-from schemas.rows import Candidate
-from schemas.students import StudentSettings
-from students.instruct.data import Pair, Turn, pairs_of, rationale_of
-from students.instruct.train import Held, train_instruct_student
+from graft.data.lake import Lake
+from graft.data.versions import rows as version_rows
+from graft.schemas.datasets import DatasetVersion, Run
+from graft.schemas.home import Home
+from graft.schemas.methods import GraSettings
+from graft.schemas.recipe import Recipe
+from graft.schemas.rows import Candidate
+from graft.schemas.students import StudentSettings
+from graft.students.instruct.data import Pair, Turn, pairs_of, rationale_of
+from graft.students.instruct.train import Held, train_instruct_student
 
 
 @dataclass

@@ -12,25 +12,25 @@ from typing import Any
 
 from prefect import flow
 
-from data.lake import Lake
-from data.seeds import load_labelled
-from data.test_files import register_file
-from data.versions import rows as version_rows
-from data.versions import version
-from flows import artifacts, teacher
-from flows.soft import soft_labels
-from flows.waiting import finished
-from schemas.datasets import DatasetVersion, Run
-from schemas.errors import GraftError, NotFound
-from schemas.home import Home
-from schemas.load import resolve_path
-from schemas.recipe import Recipe
-from schemas.rows import Seed
-from schemas.students import Evaluation, StudentSettings
-from schemas.tasks import labels_of
-from students.rows import TrainRow
-from students.train import StudentReport, as_one_text
-from students.train import train_student as train_both
+from graft.data.lake import Lake
+from graft.data.seeds import load_labelled
+from graft.data.test_files import register_file
+from graft.data.versions import rows as version_rows
+from graft.data.versions import version
+from graft.flows import artifacts, teacher
+from graft.flows.soft import soft_labels
+from graft.flows.waiting import finished
+from graft.schemas.datasets import DatasetVersion, Run
+from graft.schemas.errors import GraftError, NotFound
+from graft.schemas.home import Home
+from graft.schemas.load import resolve_path
+from graft.schemas.recipe import Recipe
+from graft.schemas.rows import Seed
+from graft.schemas.students import Evaluation, StudentSettings
+from graft.schemas.tasks import labels_of
+from graft.students.rows import TrainRow
+from graft.students.train import StudentReport, as_one_text
+from graft.students.train import train_student as train_both
 
 
 @flow(name="train_student")
@@ -45,7 +45,7 @@ def train_student(ref: str, test: str | None = None, overrides: dict[str, Any] |
     with Lake.open(home) as lake:
         found, run, recipe, settings = _opened(lake, ref, overrides)
         if recipe.task.kind == "instruction":
-            from flows.train_instruct import train_instruct
+            from graft.flows.train_instruct import train_instruct
 
             if test:
                 raise GraftError(
@@ -130,7 +130,7 @@ def _with_teachers(
     settings: StudentSettings, home: Home,
 ) -> StudentReport:  # fmt: skip
     """The report with the teachers' scores on the version's evaluation; where none can be asked, a note says why."""
-    from students.predict import Predictor
+    from graft.students.predict import Predictor
 
     def predict(texts: Sequence[str]) -> list[str]:
         return [answer.label for answer in Predictor.open(home.student(report.students[-1].id)).predict(texts)]

@@ -14,27 +14,27 @@ from typing import TYPE_CHECKING, Any, cast
 import orjson
 from filelock import FileLock, Timeout
 
-from agents.gateway import Gateway
-from agents.local.files import weights_of
-from agents.methods import method_of
-from agents.methods.base import Ask, Context, Drawn, Method
-from agents.methods.harmaug import variants
-from agents.roles.prompting import fragments
-from data.gates import Admission, TestText
-from flows.judges import student_judge
-from flows.outlook import FIRST_LOOK, LOOK_EVERY, Outlook, out_of_reach
-from flows.progress import Progress
-from schemas.base import stable_hash, utc_now
-from schemas.calls import Call, CallRequest, FailureCode, Reply
-from schemas.errors import AlreadyRunning, CallFailed, GraftError
-from schemas.home import Home
-from schemas.methods import HarmAugSettings
-from schemas.models import ModelSpec
-from schemas.recipe import Recipe
-from schemas.rows import Candidate, Seed, Slot
+from graft.agents.gateway import Gateway
+from graft.agents.local.files import weights_of
+from graft.agents.methods import method_of
+from graft.agents.methods.base import Ask, Context, Drawn, Method
+from graft.agents.methods.harmaug import variants
+from graft.agents.roles.prompting import fragments
+from graft.data.gates import Admission, TestText
+from graft.flows.judges import student_judge
+from graft.flows.outlook import FIRST_LOOK, LOOK_EVERY, Outlook, out_of_reach
+from graft.flows.progress import Progress
+from graft.schemas.base import stable_hash, utc_now
+from graft.schemas.calls import Call, CallRequest, FailureCode, Reply
+from graft.schemas.errors import AlreadyRunning, CallFailed, GraftError
+from graft.schemas.home import Home
+from graft.schemas.methods import HarmAugSettings
+from graft.schemas.models import ModelSpec
+from graft.schemas.recipe import Recipe
+from graft.schemas.rows import Candidate, Seed, Slot
 
 if TYPE_CHECKING:
-    from data.lake import Lake
+    from graft.data.lake import Lake
 
 Say = Callable[[str], None]
 REFUSALS_AFTER = 20
@@ -228,16 +228,16 @@ async def open_gateway(
     `since` (unix seconds) is when the run began. With `run_id` the recipe's caps hold over all processes of the run;
     `recorded` is what the lake knows that it has spent (`spent_in`).
     """
-    from agents.gateway import RoleRules, check_endpoint
-    from agents.gateway.telemetry import Telemetry
-    from agents.local.servers import embedded_servers
+    from graft.agents.gateway import RoleRules, check_endpoint
+    from graft.agents.gateway.telemetry import Telemetry
+    from graft.agents.local.servers import embedded_servers
 
     limits = recipe.limits
     used = models_used(recipe)
     async with embedded_servers([model for model in used if model.provider == "embedded"], home, say) as endpoints:
         problems = [problem for model in used if (problem := await check_endpoint(model, endpoints))]
         if problems:
-            from schemas.errors import ModelUnreachable
+            from graft.schemas.errors import ModelUnreachable
 
             raise ModelUnreachable("; ".join(problems), fix="start the server or correct models in the recipe")
         async with Gateway(
@@ -268,7 +268,7 @@ def spent_in(lake: Lake, run_id: str) -> dict[str, float]:
 
     Each call counts once, if the run made it itself; calls that it read from the journal are free.
     """
-    from agents.gateway.ledger import MONEY, TOKENS, role_cap
+    from graft.agents.gateway.ledger import MONEY, TOKENS, role_cap
 
     found = lake.sql(
         """SELECT role, sum(price)::DOUBLE AS usd, sum(tokens)::DOUBLE AS tokens

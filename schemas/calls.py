@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from schemas.addresses import normal_url
-from schemas.base import Value, stable_hash
-from schemas.models import ModelSpec, RoleName
+from graft.schemas.addresses import normal_url
+from graft.schemas.base import Value, stable_hash
+from graft.schemas.models import ModelSpec, RoleName
 
 FailureCode = Literal[
     "timeout", "rate_limited", "server_error", "connection", "refused_by_server", "malformed",

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from schemas.base import Value
-from schemas.redaction import redact_recipe
+from graft.schemas.base import Value
+from graft.schemas.redaction import redact_recipe
 
 Origin = Literal["run", "import", "gates", "recall", "edits"]
 """What made a version: a run, an import, other gates over a version, a recall, or a person's edits."""

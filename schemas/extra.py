@@ -13,8 +13,8 @@ from typing import Any
 
 import orjson
 
-from schemas.problems import FieldErrors, Finding
-from schemas.redaction import FIELD_LIKE, has_key
+from graft.schemas.problems import FieldErrors, Finding
+from graft.schemas.redaction import FIELD_LIKE, has_key
 
 KEY_FIX = "put the key into an environment variable and name it in api_key_env, or in headers_env for a header"
 DEEPEST = 32

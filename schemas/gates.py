@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from schemas.base import STUDENT_PATTERN, Value
+from graft.schemas.base import STUDENT_PATTERN, Value
 
 Action = Literal["off", "redact", "reject"]
 PersonalKind = Literal["email", "phone", "card", "iban", "ip_address", "mac_address", "national_id", "name"]

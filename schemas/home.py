@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from schemas.base import STUDENT_PATTERN
-from schemas.errors import NO_SPACE, GraftError, NotFound, StorageFull
+from graft.schemas.base import STUDENT_PATTERN
+from graft.schemas.errors import NO_SPACE, GraftError, NotFound, StorageFull
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,199}")
 """One step of a path: it holds no separator and is neither `.` nor `..`."""
+
+PACKAGE = Path(__file__).absolute().parents[1]
+"""The folder of the package `graft`, which also holds recipes/ and prefect.yaml."""
+
+
+def python_path(environment: Mapping[str, str] = os.environ) -> str:
+    """PYTHONPATH for a child process, so that it imports the same Graft as this one."""
+    return os.pathsep.join(filter(None, (str(PACKAGE.parent), environment.get("PYTHONPATH"))))
 
 
 @dataclass(frozen=True)

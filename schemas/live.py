@@ -14,9 +14,9 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
-from schemas.base import Value, utc_now
-from schemas.errors import NotFound
-from schemas.home import Home
+from graft.schemas.base import Value, utc_now
+from graft.schemas.errors import NotFound
+from graft.schemas.home import Home
 
 FILE = "live.json"
 STALE_S = 15.0

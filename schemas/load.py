@@ -9,14 +9,15 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from schemas.errors import InputInvalid, Problem
-from schemas.plain_yaml import MAX_BYTES, MAX_NODES, PlainLoader
-from schemas.problems import Explainer, Finding, did_you_mean
-from schemas.problems import Path as FieldPath
-from schemas.recipe import Recipe
+from graft.schemas.errors import InputInvalid, Problem
+from graft.schemas.home import PACKAGE
+from graft.schemas.plain_yaml import MAX_BYTES, MAX_NODES, PlainLoader
+from graft.schemas.problems import Explainer, Finding, did_you_mean
+from graft.schemas.problems import Path as FieldPath
+from graft.schemas.recipe import Recipe
 
 SUFFIXES = (".yaml", ".yml")
-PACKAGE_RECIPES = Path(__file__).resolve().parents[1] / "recipes"
+PACKAGE_RECIPES = PACKAGE / "recipes"
 
 _SYNTAX_FIXES = {
     "mapping values are not allowed": "put a text that holds a colon in quotes; check the indentation",

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from schemas.base import Value
+from graft.schemas.base import Value
 
 
 class GraSettings(Value):

@@ -7,11 +7,11 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, JsonValue, field_validator, model_validator
 
-from schemas.addresses import checked_url
-from schemas.base import STUDENT_PATTERN, Slug, Value
-from schemas.extra import KEY_FIX, OWN_HEADERS, PRICED, check_extra, plain_name
-from schemas.problems import FieldErrors, Finding
-from schemas.redaction import is_key
+from graft.schemas.addresses import checked_url
+from graft.schemas.base import STUDENT_PATTERN, Slug, Value
+from graft.schemas.extra import KEY_FIX, OWN_HEADERS, PRICED, check_extra, plain_name
+from graft.schemas.problems import FieldErrors, Finding
+from graft.schemas.redaction import is_key
 
 RoleName = Literal["generator", "reviewer", "adjudicator", "labeler", "responder", "guard"]
 Provider = Literal["embedded", "openai", "litellm", "encoder"]

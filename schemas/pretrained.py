@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from schemas.errors import GraftError
+from graft.schemas.errors import GraftError
 
 DESCRIBED = ("config.json", "tokenizer_config.json", "adapter_config.json")
 """The files of a model that can name code."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from schemas.redaction import redact
+from graft.schemas.redaction import redact
 
 Path = tuple[str | int, ...]
 LONGEST_GUESS = 200

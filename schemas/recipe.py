@@ -7,17 +7,17 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from schemas.addresses import without_keys
-from schemas.base import Slug, Value, stable_hash
-from schemas.extra import sendable
-from schemas.gates import GateSettings
-from schemas.methods import GraSettings, MethodSettings, PromptMixSettings
-from schemas.models import EMBEDDED_POOL, GuardSpec, LabelerSpec, ModelSpec, RoleSpec
-from schemas.redaction import HIDDEN
-from schemas.review import ReviewSettings
-from schemas.steering import ImproveSettings, Steering
-from schemas.students import StudentSettings
-from schemas.tasks import ClassificationTask, GuardTask, Task, labels_of
+from graft.schemas.addresses import without_keys
+from graft.schemas.base import Slug, Value, stable_hash
+from graft.schemas.extra import sendable
+from graft.schemas.gates import GateSettings
+from graft.schemas.methods import GraSettings, MethodSettings, PromptMixSettings
+from graft.schemas.models import EMBEDDED_POOL, GuardSpec, LabelerSpec, ModelSpec, RoleSpec
+from graft.schemas.redaction import HIDDEN
+from graft.schemas.review import ReviewSettings
+from graft.schemas.steering import ImproveSettings, Steering
+from graft.schemas.students import StudentSettings
+from graft.schemas.tasks import ClassificationTask, GuardTask, Task, labels_of
 
 
 class SeedRow(Value):

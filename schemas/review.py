@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from schemas.base import Value
+from graft.schemas.base import Value
 
 ReviewBy = Literal["disagreement", "margin", "random"]
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from schemas.base import Value, stable_hash
+from graft.schemas.base import Value, stable_hash
 
 Status = Literal["accepted", "rejected", "failed"]
 Route = Literal["flag", "low_mean", "agreed", "adjudicated", "gate", "failed", "labelled", "no_label", "refusal"]

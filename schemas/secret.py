@@ -9,7 +9,7 @@ import stat
 import tempfile
 from pathlib import Path
 
-from schemas.errors import GraftError
+from graft.schemas.errors import GraftError
 
 BYTES = 32
 SHAPE = re.compile(r"[\w-]{43}", re.ASCII)

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from schemas.base import Value
+from graft.schemas.base import Value
 
 Policy = Literal["hard_negatives", "weakness", "domain_gap", "curriculum"]
 Arm = Literal["steered", "unsteered"]

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from schemas.base import Value
+from graft.schemas.base import Value
 
 
 class Selection(Value):

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from schemas.base import Value
+from graft.schemas.base import Value
 
 LabelName = Annotated[str, Field(min_length=1, max_length=100)]
 

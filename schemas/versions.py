@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from schemas.base import Slug, Value
+from graft.schemas.base import Slug, Value
 
 EditAction = Literal["accept", "reject", "relabel", "edit", "note", "skip", "undo"]
 RecallKind = Literal["model", "prompt", "seed", "run", "row"]

@@ -6,11 +6,11 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from data.scores import Speed
-from students.multilabel import cell_of
+from graft.data.scores import Speed
+from graft.students.multilabel import cell_of
 
 if TYPE_CHECKING:
-    from students.classifier import TextClassifier
+    from graft.students.classifier import TextClassifier
 
 Said = tuple[list[str], list[list[float]]]
 """Predicted labels, or label cells, and the probabilities of each text in the labels' order."""

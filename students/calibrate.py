@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from data.scores.maths import (
+from graft.data.scores.maths import (
     Bin,
     Matrix,
     Paired,

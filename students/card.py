@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from schemas.datasets import DatasetVersion
-from schemas.students import Evaluation, Student
-from students.predict import Rule
-from students.train import VALIDATION
+from graft.schemas.datasets import DatasetVersion
+from graft.schemas.students import Evaluation, Student
+from graft.students.predict import Rule
+from graft.students.train import VALIDATION
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~$@:.=-])")
 _SOFTMAX = """\

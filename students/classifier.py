@@ -20,10 +20,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from schemas.errors import GraftError, NotFound
-from schemas.pretrained import check_written, pretrained
-from students.encoder import Encoder, quiet_transformers
-from students.multilabel import FACT, above, thresholds_of
+from graft.schemas.errors import GraftError, NotFound
+from graft.schemas.pretrained import check_written, pretrained
+from graft.students.encoder import Encoder, quiet_transformers
+from graft.students.multilabel import FACT, above, thresholds_of
 
 SCALE = 10.0
 """What cosines are multiplied by before the softmax, at the start; the layer then learns its own."""

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from agents.local.encoder import PINNED, minilm_folder
-from schemas.errors import GraftError, MissingExtra
-from schemas.pretrained import refuse_code, weights_in
+from graft.agents.local.encoder import PINNED, minilm_folder
+from graft.schemas.errors import GraftError, MissingExtra
+from graft.schemas.pretrained import refuse_code, weights_in
 
 BUILT_IN = "all-MiniLM-L6-v2"
 _WHERE = "student.encoder"

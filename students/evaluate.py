@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from schemas.base import content_hash
-from schemas.errors import GraftError
-from schemas.students import ClassScore, Evaluation
+from graft.schemas.base import content_hash
+from graft.schemas.errors import GraftError
+from graft.schemas.students import ClassScore, Evaluation
 
 if TYPE_CHECKING:
-    from students.calibrate import Bin
+    from graft.students.calibrate import Bin
 
 Rows = Sequence[tuple[str, str]]
 """(text, label) pairs."""
@@ -89,7 +89,7 @@ def evaluate(
     """
     from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
 
-    from students.calibrate import accuracy_interval
+    from graft.students.calibrate import accuracy_interval
 
     check_test_rows(rows, labels, test_file, lambda text: None)
     true, names = [label for _, label in rows], list(labels)
@@ -123,7 +123,7 @@ def _calibrated(
     """The fields of an Evaluation that need probabilities."""
     import numpy as np
 
-    from students import calibrate
+    from graft.students import calibrate
 
     matrix = calibrate.as_matrix(probabilities, len(true), len(labels))
     right = np.array([guess == label for guess, label in zip(predicted, true, strict=True)])
@@ -150,7 +150,7 @@ def _binary(
     import numpy as np
     from sklearn.metrics import average_precision_score
 
-    from students.calibrate import choose_threshold
+    from graft.students.calibrate import choose_threshold
 
     positive = next((label for label in labels if label.casefold() in HARMFUL), labels[1])
     column = list(labels).index(positive)
@@ -184,7 +184,7 @@ def worst_slices(predicted: Sequence[str], rows: Rows, probabilities: Probabilit
     """The three worst labels, text lengths and sure mistakes of a student. `rows` are (text, label), not empty."""
     import numpy as np
 
-    from data.scores.maths import length_name, quarters
+    from graft.data.scores.maths import length_name, quarters
 
     right = np.array([guess == label for guess, (_, label) in zip(predicted, rows, strict=True)])
     true = np.array([label for _, label in rows], dtype=object)
@@ -217,7 +217,7 @@ def write_reliability(
     """
     import numpy as np
 
-    from students.calibrate import as_matrix, reliability
+    from graft.students.calibrate import as_matrix, reliability
 
     right = np.array([guess == label for guess, (_, label) in zip(predicted, rows, strict=True)])
     bins = reliability(as_matrix(probabilities, len(rows), len(probabilities[0])), right)

@@ -17,17 +17,17 @@ from typing import Any
 
 import torch
 
-from data.scores.answers import carried
-from schemas.base import stable_hash
-from schemas.errors import NO_SPACE, GraftError, StorageFull
-from schemas.students import StudentSettings
-from students.checkpoint import NAME, Checkpoint
-from students.classifier import TextClassifier
-from students.device import device_name, multiplying, pick_device, share_of_peak
-from students.encoder import Encoder, find_encoder
-from students.loop import HEAD_RATE, Loop, Outcome, Plan, Progress, Say
-from students.rows import Given, TrainRow, as_rows
-from students.team import ALONE, Team
+from graft.data.scores.answers import carried
+from graft.schemas.base import stable_hash
+from graft.schemas.errors import NO_SPACE, GraftError, StorageFull
+from graft.schemas.students import StudentSettings
+from graft.students.checkpoint import NAME, Checkpoint
+from graft.students.classifier import TextClassifier
+from graft.students.device import device_name, multiplying, pick_device, share_of_peak
+from graft.students.encoder import Encoder, find_encoder
+from graft.students.loop import HEAD_RATE, Loop, Outcome, Plan, Progress, Say
+from graft.students.rows import Given, TrainRow, as_rows
+from graft.students.team import ALONE, Team
 
 MIN_STEPS = 60
 """Optimiser steps at least, so that a handful of seeds is trained as fairly as a whole version."""
@@ -104,8 +104,8 @@ def train_classifier(
     """
     count = torch.cuda.device_count() if processes is None else processes
     if count > 1:
-        from students.jobs import Job
-        from students.launch import train_together
+        from graft.students.jobs import Job
+        from graft.students.launch import train_together
 
         _check(as_rows(rows), as_rows(validation) if settings.patience else [], labels, _silent)
         return train_together(

@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 
 from pydantic import Field, ValidationError
 
-from schemas.base import Value
-from schemas.errors import InputInvalid, NotFound, Problem
-from schemas.students import StudentSettings
-from students.rows import TrainRow
+from graft.schemas.base import Value
+from graft.schemas.errors import InputInvalid, NotFound, Problem
+from graft.schemas.students import StudentSettings
+from graft.students.rows import TrainRow
 
 _T = TypeVar("_T", bound=Value)
 

@@ -2,8 +2,8 @@
 
 `students.fit.train_classifier` starts them itself where it sees more than one GPU. By hand, on a job file:
 
-    python -m students.launch JOB.json --processes 4
-    accelerate launch --num_processes 4 -m students.launch JOB.json        (or torchrun --nproc-per-node 4 -m ...)
+    python -m graft.students.launch JOB.json --processes 4
+    accelerate launch --num_processes 4 -m graft.students.launch JOB.json        (or torchrun --nproc-per-node 4 -m ...)
 
 The first way finds its processes through a file and the loopback interface. Accelerate and torchrun start a store of
 their own, which listens where they please. Torch is loaded inside the functions.
@@ -27,16 +27,17 @@ from datetime import timedelta
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from schemas import errors
-from schemas.errors import GraftError
-from students.jobs import Job, read_job, write_job
+from graft.schemas import errors
+from graft.schemas.errors import GraftError
+from graft.schemas.home import python_path
+from graft.students.jobs import Job, read_job, write_job
 
 if TYPE_CHECKING:
-    from students.fit import TrainResult
-    from students.loop import Progress, Say
-    from students.team import Team
+    from graft.students.fit import TrainResult
+    from graft.students.loop import Progress, Say
+    from graft.students.team import Team
 
-COMMAND = (sys.executable, "-m", "students.launch")
+COMMAND = (sys.executable, "-m", "graft.students.launch")
 """What each process runs; then the job file and --child."""
 
 STORE = "GRAFT_TEAM_STORE"
@@ -44,8 +45,6 @@ STORE = "GRAFT_TEAM_STORE"
 
 PATIENCE = timedelta(minutes=30)
 """How long a process waits for the others, as for one that writes a checkpoint."""
-
-_ROOT = Path(__file__).resolve().parents[1]
 
 
 # ---- the process that starts the others
@@ -60,8 +59,8 @@ def train_together(
     `students.fit.fit`, where there are fewer GPUs than processes, and where a process ends without a word, with the end
     of what it wrote.
     """
-    from students.checkpoint import NAME
-    from students.fit import MemoryOut, TrainResult, halved, staging
+    from graft.students.checkpoint import NAME
+    from graft.students.fit import MemoryOut, TrainResult, halved, staging
 
     _check_devices(processes)
     folder = job.out.with_name(job.out.name + ".job")
@@ -85,7 +84,7 @@ def train_together(
 def _check_devices(processes: int) -> None:
     import torch
 
-    from students.device import pick_device
+    from graft.students.device import pick_device
 
     kind, there = pick_device().type, torch.cuda.device_count()
     if kind == "cuda" and there < processes:
@@ -130,11 +129,10 @@ def _environment(folder: Path, rank: int, processes: int) -> dict[str, str]:
     import torch
 
     loopback = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
-    path = os.pathsep.join(part for part in (str(_ROOT), os.environ.get("PYTHONPATH", "")) if part)
     threads = str(max(1, (os.cpu_count() or 1) // processes))
     added = {
         "RANK": str(rank), "LOCAL_RANK": "0", "WORLD_SIZE": str(processes), STORE: str(folder / "store"),
-        "GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback, "PYTHONPATH": path,
+        "GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback, "PYTHONPATH": python_path(),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads), "TOKENIZERS_PARALLELISM": "false",
     }  # fmt: skip
     if torch.cuda.device_count():
@@ -184,7 +182,7 @@ def _pass_on(line: bytes, say: Say, progress: Progress | None) -> None:
 
 def _raise_what_went_wrong(folder: Path, codes: Sequence[int]) -> None:
     """The error that a process wrote, else that one ended without a word. Nothing where there is a result."""
-    from students.fit import MemoryOut
+    from graft.students.fit import MemoryOut
 
     if (folder / "result.json").is_file():
         return
@@ -237,7 +235,7 @@ class _Voice:
 def work(file: Path, child: bool) -> int:
     """One process's part of a training, from RANK, WORLD_SIZE and LOCAL_RANK as launchers set them. Returns the exit
     code."""
-    from students.fit import MemoryOut
+    from graft.students.fit import MemoryOut
 
     voice = _Voice(file.parent, int(os.environ["RANK"]), child)
     if child:
@@ -260,7 +258,7 @@ def work(file: Path, child: bool) -> int:
 
 def _train(job: Job, team: Team, voice: _Voice) -> None:
     """Train together; the first process writes the classifier, and what it took where another process waits for it."""
-    from students.fit import fit, saved, staging
+    from graft.students.fit import fit, saved, staging
 
     fitted = fit(
         job.rows, job.labels, job.settings, voice.say, voice.progress, validation=job.validation,
@@ -282,8 +280,8 @@ def _joined() -> Iterator[Team]:
     import torch
     import torch.distributed as dist
 
-    from students.device import pick_device
-    from students.team import Team
+    from graft.students.device import pick_device
+    from graft.students.team import Team
 
     team, local = Team(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])), int(os.environ.get("LOCAL_RANK", "0"))
     if pick_device().type == "cuda":
@@ -312,14 +310,14 @@ def _end_with_parent() -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """The command line, as the module's docstring shows. Returns the exit code."""
-    parser = argparse.ArgumentParser(prog="students.launch", description="Train a classifier by several processes.")
+    parser = argparse.ArgumentParser(prog="graft.students.launch", description=__doc__.partition("\n")[0])
     parser.add_argument("job", type=Path, help="a job file, see docs/gpu.md")
     parser.add_argument("--processes", type=int, help="by default one for each GPU")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     if "RANK" in os.environ:
         return work(given.job, given.child)
-    from students.fit import train_classifier
+    from graft.students.fit import train_classifier
 
     try:
         job = read_job(given.job)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from data.scores.answers import keep
-from schemas.base import content_hash, stable_hash, utc_now
-from schemas.home import Home
-from schemas.students import Evaluation, Student, StudentSettings
-from students.answering import say_timed
-from students.encoder import find_encoder
-from students.evaluate import evaluate
-from students.rows import TrainRow, unique
+from graft.data.scores.answers import keep
+from graft.schemas.base import content_hash, stable_hash, utc_now
+from graft.schemas.home import Home
+from graft.schemas.students import Evaluation, Student, StudentSettings
+from graft.students.answering import say_timed
+from graft.students.encoder import find_encoder
+from graft.students.evaluate import evaluate
+from graft.students.rows import TrainRow, unique
 
 Say = Callable[[str], None]
 Rows = Sequence[tuple[str, str]]
@@ -35,8 +35,8 @@ class Learner:
     """A trained student that can be asked."""
 
     def __init__(self, home: Home, student: Student) -> None:
-        from students.classifier import TextClassifier
-        from students.device import pick_device
+        from graft.students.classifier import TextClassifier
+        from graft.students.device import pick_device
 
         self.student = student
         self._folder = home.student(student.id)
@@ -62,7 +62,7 @@ def learn(lesson: Lesson, home: Home, known: Callable[[str], Student | None], sa
 
     Raises GraftError as `students.fit.fit`.
     """
-    from students.fit import train_classifier
+    from graft.students.fit import train_classifier
 
     rows = unique(lesson.rows)
     encoder = find_encoder(lesson.settings.encoder)

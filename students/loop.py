@@ -16,15 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from schemas.errors import GraftError
-from schemas.students import StudentSettings
-from students.checkpoint import Checkpoint
-from students.classifier import BATCH, TextClassifier
-from students.device import uses_bf16
-from students.loss import Loss
-from students.order import Step, in_steps
-from students.rows import TrainRow
-from students.team import ALONE, Team
+from graft.schemas.errors import GraftError
+from graft.schemas.students import StudentSettings
+from graft.students.checkpoint import Checkpoint
+from graft.students.classifier import BATCH, TextClassifier
+from graft.students.device import uses_bf16
+from graft.students.loss import Loss
+from graft.students.order import Step, in_steps
+from graft.students.rows import TrainRow
+from graft.students.team import ALONE, Team
 
 HEAD_RATE = 10.0
 """How much faster the new layer learns than the encoder."""

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from schemas.students import StudentSettings
-from students.multilabel import check_settings
-from students.rows import TrainRow
+from graft.schemas.students import StudentSettings
+from graft.students.multilabel import check_settings
+from graft.students.rows import TrainRow
 
 
 class Loss:

@@ -12,15 +12,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data.scores.answers import BETWEEN
-from schemas.base import content_hash
-from schemas.errors import GraftError
-from schemas.students import ClassScore, Evaluation, StudentSettings
-from students.evaluate import Probabilities, Rows, Slice, Slices, worst_slices, write_bins
-from students.rows import Given, TrainRow, as_rows
+from graft.data.scores.answers import BETWEEN
+from graft.schemas.base import content_hash
+from graft.schemas.errors import GraftError
+from graft.schemas.students import ClassScore, Evaluation, StudentSettings
+from graft.students.evaluate import Probabilities, Rows, Slice, Slices, worst_slices, write_bins
+from graft.students.rows import Given, TrainRow, as_rows
 
 if TYPE_CHECKING:
-    from students.calibrate import Bin
+    from graft.students.calibrate import Bin
 
 FACT = "multi_label"
 """In classifier.json and labels.json of a student that gives several labels: each label's threshold."""
@@ -133,7 +133,7 @@ def choose_thresholds(
     """For each label the threshold with the largest F1 on these rows; 0.5 where all of them have it, or none."""
     import numpy as np
 
-    from students.calibrate import as_matrix, choose_threshold
+    from graft.students.calibrate import as_matrix, choose_threshold
 
     if not truths:
         return (USUAL,) * len(labels)
@@ -171,7 +171,7 @@ def evaluate_many(
     labels that the file has. `confusion` counts on its diagonal the rows whose label was found, beside it the rows
     where one label was missed and the other wrongly said. `ece` is of every label's probability on every row.
     """
-    from students.calibrate import accuracy_interval, calibration_error
+    from graft.students.calibrate import accuracy_interval, calibration_error
 
     true = [set(labels_in(cell, labels)) for _, cell in check_test(rows, labels, test_file, lambda text: None)]
     said = [set(labels_in(cell, labels)) for cell in predicted]
@@ -214,7 +214,7 @@ def _bins(true: Sequence[set[str]], probabilities: Probabilities, labels: Sequen
     """How sure the student was of each label on each row, and how often the row had it."""
     import numpy as np
 
-    from students.calibrate import as_matrix, reliability
+    from graft.students.calibrate import as_matrix, reliability
 
     matrix = as_matrix(probabilities, len(true), len(labels))
     return reliability(matrix.reshape(-1, 1), np.array([label in held for held in true for label in labels]))

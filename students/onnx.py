@@ -21,11 +21,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from schemas.errors import NO_SPACE, GraftError, MissingExtra, StorageFull
-from students.classifier import TextClassifier
-from students.encoder import quiet_transformers
-from students.multilabel import FACT
-from students.predict import FACTS, GRAPH, HEAD, INPUTS, Predictor, Rule
+from graft.schemas.errors import NO_SPACE, GraftError, MissingExtra, StorageFull
+from graft.students.classifier import TextClassifier
+from graft.students.encoder import quiet_transformers
+from graft.students.multilabel import FACT
+from graft.students.predict import FACTS, GRAPH, HEAD, INPUTS, Predictor, Rule
 
 TOLERANCE = 1e-3
 """Largest difference of a logit that is still the same student."""

@@ -6,8 +6,8 @@ import itertools
 import random
 from collections.abc import Iterator, Mapping, Sequence
 
-from schemas.students import StudentSettings
-from students.rows import TrainRow
+from graft.schemas.students import StudentSettings
+from graft.students.rows import TrainRow
 
 CHUNK = 50
 """Steps whose rows are sorted by length together, where that is asked for; which rows these are is drawn each pass."""

@@ -14,10 +14,10 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
-from schemas.errors import GraftError, MissingExtra, NotFound
-from schemas.students import Evaluation
-from students.multilabel import above, cell_of, thresholds_of
-from students.train import VALIDATION
+from graft.schemas.errors import GraftError, MissingExtra, NotFound
+from graft.schemas.students import Evaluation
+from graft.students.multilabel import above, cell_of, thresholds_of
+from graft.students.train import VALIDATION
 
 if TYPE_CHECKING:
     from numpy import float64
@@ -220,7 +220,7 @@ class _TorchLogits:
     """A student on whatever device there is."""
 
     def __init__(self, folder: Path) -> None:
-        from students.device import pick_device
+        from graft.students.device import pick_device
 
         self.model = load_classifier(folder).to(pick_device())
 
@@ -249,14 +249,14 @@ def _sigmoid(logits: NDArray[float64]) -> NDArray[float64]:
 
 def load_classifier(folder: Path) -> Any:
     """The TextClassifier of an exported or a trained folder, on the CPU. Errors as `TextClassifier.load`."""
-    from students.classifier import TextClassifier
+    from graft.students.classifier import TextClassifier
 
     if not (folder / FACTS).is_file():
         return TextClassifier.load(folder)
     from safetensors.torch import load_file
 
-    from schemas.pretrained import check_written
-    from students.encoder import Encoder
+    from graft.schemas.pretrained import check_written
+    from graft.students.encoder import Encoder
 
     check_written(folder)
     facts = _facts(folder)

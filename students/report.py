@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from schemas.students import Evaluation, Student
-from students.evaluate import Slices, confused
+from graft.schemas.students import Evaluation, Student
+from graft.students.evaluate import Slices, confused
 
 if TYPE_CHECKING:
-    from students.calibrate import Paired
+    from graft.students.calibrate import Paired
 
 _WIDTH = 28
 

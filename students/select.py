@@ -15,10 +15,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from schemas.errors import GraftError
-from schemas.students import Selection
-from students.evaluate import Probabilities
-from students.rows import TrainRow
+from graft.schemas.errors import GraftError
+from graft.schemas.students import Selection
+from graft.students.evaluate import Probabilities
+from graft.students.rows import TrainRow
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from students.rows import TrainRow
+from graft.students.rows import TrainRow
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from data.intake.limits import MAX_LINE
-from data.intake.parquet import parquet_rows, schema_of
-from data.intake.parts import Problems
-from schemas.cells import inert_cell
-from schemas.errors import InputInvalid, Problem
-from students.predict import Answer
-from students.train import as_one_text
+from graft.data.intake.limits import MAX_LINE
+from graft.data.intake.parquet import parquet_rows, schema_of
+from graft.data.intake.parts import Problems
+from graft.schemas.cells import inert_cell
+from graft.schemas.errors import InputInvalid, Problem
+from graft.students.predict import Answer
+from graft.students.train import as_one_text
 
 STDIN = "-"
 

@@ -12,16 +12,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data.scores.answers import VALIDATION as VALIDATION
-from data.scores.answers import keep
-from schemas.base import content_hash, stable_hash, utc_now
-from schemas.errors import GraftError
-from schemas.home import Home
-from schemas.students import Evaluation, Student, StudentSettings
-from students.answering import Said, say, say_timed
-from students.encoder import Encoder, find_encoder
-from students.evaluate import Slices, check_test_rows, confusion_png, evaluate, worst_slices, write_reliability
-from students.multilabel import (
+from graft.data.scores.answers import VALIDATION as VALIDATION
+from graft.data.scores.answers import keep
+from graft.schemas.base import content_hash, stable_hash, utc_now
+from graft.schemas.errors import GraftError
+from graft.schemas.home import Home
+from graft.schemas.students import Evaluation, Student, StudentSettings
+from graft.students.answering import Said, say, say_timed
+from graft.students.encoder import Encoder, find_encoder
+from graft.students.evaluate import Slices, check_test_rows, confusion_png, evaluate, worst_slices, write_reliability
+from graft.students.multilabel import (
     cell_of,
     check_settings,
     check_test,
@@ -31,12 +31,12 @@ from students.multilabel import (
     weak_labels,
     write_reliability_many,
 )  # fmt: skip
-from students.report import comparison
-from students.rows import Given, TrainRow, as_rows, unique
-from students.select import select_rows
+from graft.students.report import comparison
+from graft.students.rows import Given, TrainRow, as_rows, unique
+from graft.students.select import select_rows
 
 if TYPE_CHECKING:
-    from students.classifier import TextClassifier
+    from graft.students.classifier import TextClassifier
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 """Read when torch loads: waiting threads sleep. Spinning ones slow training tenfold where another process is busy."""
@@ -121,7 +121,7 @@ def train_student(
     GraftError for test labels that the dataset lacks, an empty test, training rows of fewer than two classes, settings
     that do not go together, or training that comes apart.
     """
-    from students.calibrate import paired
+    from graft.students.calibrate import paired
 
     job = _job(test_rows, test_name, validation, labels, settings, home, dataset, say)
     whole = len(job.validation) == len(validation_ids)  # rows of several labels a text were merged
@@ -181,7 +181,7 @@ def _weakest(job: _Job, said: Said) -> Slices:
 
 
 def _one(job: _Job, trained_on: str, version: int | None, training: Sequence[TrainRow]) -> _Made:
-    from students.fit import train_classifier
+    from graft.students.fit import train_classifier
 
     what = "seeds only" if trained_on == "seeds" else "version and seeds"
     validation = job.validation if trained_on == "version" else ()
@@ -293,7 +293,7 @@ def _other_runs(
     job: _Job, training: Sequence[TrainRow], validation: Sequence[TrainRow]
 ) -> tuple[list[float], list[str]]:
     """Accuracies on the test rows of trainings with the seeds after the first; and which trainings came apart."""
-    from students.fit import fit
+    from graft.students.fit import fit
 
     accuracies, broken, texts = list[float](), list[str](), [text for text, _ in job.test_rows]
     for number in range(1, job.settings.runs):
@@ -326,8 +326,8 @@ def _spread(accuracies: Sequence[float]) -> str:
 
 def _loaded(folder: Path) -> TextClassifier:
     """The classifier as it was written, so that what is measured is what a user loads."""
-    from students.classifier import TextClassifier
-    from students.device import pick_device
+    from graft.students.classifier import TextClassifier
+    from graft.students.device import pick_device
 
     return TextClassifier.load(folder).to(pick_device())
 

@@ -16,16 +16,16 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from dashboard.entry import Key
-from data.lake import Lake
-from data.scores.answers import keep
-from data.versions import publish
-from schemas.calls import Call
-from schemas.datasets import Row, Run
-from schemas.home import Home
-from schemas.rows import Candidate, Decision, GateResult, Review, Slot
-from schemas.students import Student, StudentSettings
-from students.evaluate import evaluate
+from graft.dashboard.entry import Key
+from graft.data.lake import Lake
+from graft.data.scores.answers import keep
+from graft.data.versions import publish
+from graft.schemas.calls import Call
+from graft.schemas.datasets import Row, Run
+from graft.schemas.home import Home
+from graft.schemas.rows import Candidate, Decision, GateResult, Review, Slot
+from graft.schemas.students import Student, StudentSettings
+from graft.students.evaluate import evaluate
 
 AT = datetime(2026, 11, 25, tzinfo=UTC)
 TRICK = (
@@ -119,7 +119,7 @@ COOKIES: dict[str, str] = {}
 @contextmanager
 def serving(home: Path, **environment: str) -> Iterator[str]:
     """`graft dashboard` as a person starts it; the address that it printed. `visiting` is let in."""
-    command = [sys.executable, "-c", "import graft; graft.main()", "dashboard", "--port", "0", "--no-open"]
+    command = [sys.executable, "-m", "graft", "dashboard", "--port", "0", "--no-open"]
     told = {**os.environ, "GRAFT_HOME": str(home), **environment}
     with subprocess.Popen(command, env=told, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as server:
         try:

@@ -16,10 +16,10 @@ from fake_faults import USAGES
 from fake_llm import Serving
 from hypothesis import strategies as st
 
-from agents.gateway import Gateway, RoleRules
-from schemas.calls import CallRequest, Message, Reply
-from schemas.errors import CallFailed
-from schemas.models import ModelSpec, Price
+from graft.agents.gateway import Gateway, RoleRules
+from graft.schemas.calls import CallRequest, Message, Reply
+from graft.schemas.errors import CallFailed
+from graft.schemas.models import ModelSpec, Price
 
 PRICE = Price(input=20.0, output=80.0)
 """US dollars for a million tokens; the server's bill and the recipe agree on it."""

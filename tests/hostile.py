@@ -35,7 +35,7 @@ def patterns() -> tuple[list[Found], list[str]]:
         source = file.read_text(encoding="utf-8")
         if "import re\n" not in source:
             continue
-        name = ".".join(file.relative_to(ROOT).with_suffix("").parts)
+        name = ".".join(("graft", *file.relative_to(ROOT).with_suffix("").parts))
         module = importlib.import_module(name)
         for value, pattern in _held(vars(module)):
             found.setdefault((pattern.pattern, pattern.flags), Found(f"{name}.{value}", pattern))

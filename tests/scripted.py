@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from schemas.calls import CallRequest, Reply, TokenLogprob
+from graft.schemas.calls import CallRequest, Reply, TokenLogprob
 
 Said = str | dict[str, float] | Exception | Reply
 """A text, alternatives of the first token, something to raise, or a whole reply."""

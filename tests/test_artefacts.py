@@ -13,12 +13,12 @@ import pytest
 import tiny_encoder
 import tiny_llama
 
-from schemas.errors import GraftError, InputInvalid, NotFound
-from schemas.home import Home
-from schemas.recipe import Recipe
+from graft.schemas.errors import GraftError, InputInvalid, NotFound
+from graft.schemas.home import Home
+from graft.schemas.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[1]
-ROOMS = ("graft.py", "schemas", "agents", "data", "students", "flows", "cli", "dashboard", "benchmarks")
+ROOMS = ("graft/__init__.py", "schemas", "agents", "data", "students", "flows", "cli", "dashboard", "benchmarks")
 DOOR = "schemas/pretrained.py"
 
 MARKING = """
@@ -91,15 +91,15 @@ def as_pickle(folder: Path, marker: Path) -> Path:
 
 
 def as_encoder(folder: Path) -> None:
-    from students.classifier import TextClassifier
-    from students.encoder import find_encoder
+    from graft.students.classifier import TextClassifier
+    from graft.students.encoder import find_encoder
 
     TextClassifier.start(find_encoder(str(folder)), tiny_encoder.LABELS, 16)
 
 
 def past_the_first_check(folder: Path) -> None:
-    from students.classifier import TextClassifier
-    from students.encoder import Encoder
+    from graft.students.classifier import TextClassifier
+    from graft.students.encoder import Encoder
 
     TextClassifier.start(Encoder(str(folder), "", ""), tiny_encoder.LABELS, 16)
 
@@ -136,7 +136,7 @@ def test_an_attention_kernel_from_the_hub_is_refused(tmp_path: Path) -> None:
 def test_a_model_that_finds_names_brings_no_code(
     tmp_path: Path, marker: Path, break_it: Callable[[Path, Path], Path]
 ) -> None:
-    from data.gates.personal import PersonalGate
+    from graft.data.gates.personal import PersonalGate
 
     folder = break_it(encoder(tmp_path / "tagger"), marker)
     made = recipe(gates={"personal": {"kinds": ["name"], "names_model": str(folder)}})
@@ -147,7 +147,7 @@ def test_a_model_that_finds_names_brings_no_code(
 def test_a_model_that_finds_names_finds_them(tmp_path: Path) -> None:
     from transformers import BertConfig, BertForTokenClassification
 
-    from data.gates.personal import PersonalGate
+    from graft.data.gates.personal import PersonalGate
 
     folder = encoder(tmp_path / "tagger")
     config = BertConfig.from_pretrained(folder)
@@ -161,7 +161,7 @@ def test_a_model_that_finds_names_finds_them(tmp_path: Path) -> None:
 def test_an_instruct_base_with_code_or_a_pickle_is_refused(
     tmp_path: Path, marker: Path, break_it: Callable[[Path, Path], Path]
 ) -> None:
-    from students.instruct.base import find_base, load_model
+    from graft.students.instruct.base import find_base, load_model
 
     folder = break_it(tiny_llama.write(tmp_path / "base"), marker)
     with pytest.raises(GraftError, match=r"names code|can run code"):
@@ -171,8 +171,8 @@ def test_an_instruct_base_with_code_or_a_pickle_is_refused(
 
 
 def student(home: Home, name: str = "st_1") -> Path:
-    from students.classifier import TextClassifier
-    from students.encoder import find_encoder
+    from graft.students.classifier import TextClassifier
+    from graft.students.encoder import find_encoder
 
     start = encoder(home.root / "start")
     model = TextClassifier.start(find_encoder(str(start)), tiny_encoder.LABELS, 16)
@@ -183,8 +183,8 @@ def student(home: Home, name: str = "st_1") -> Path:
 
 
 def test_a_student_of_somebody_elses_home_carries_no_code(tmp_path: Path, marker: Path) -> None:
-    from flows.judges import student_judge
-    from students.predict import Predictor
+    from graft.flows.judges import student_judge
+    from graft.students.predict import Predictor
 
     home = Home(tmp_path)
     folder = student(home)
@@ -204,8 +204,8 @@ def test_a_student_of_somebody_elses_home_carries_no_code(tmp_path: Path, marker
 def test_an_adapter_as_a_pickle_is_refused(tmp_path: Path, marker: Path) -> None:
     from peft import LoraConfig, get_peft_model
 
-    from students.instruct.base import find_base, load_model, quiet_libraries
-    from students.instruct.train import load_student
+    from graft.students.instruct.base import find_base, load_model, quiet_libraries
+    from graft.students.instruct.train import load_student
 
     base = find_base(str(tiny_llama.write(tmp_path / "base")), tmp_path)
     with quiet_libraries():
@@ -222,7 +222,7 @@ def test_an_adapter_as_a_pickle_is_refused(tmp_path: Path, marker: Path) -> None
 
 
 def test_a_checkpoint_that_is_a_pickle_is_not_taken_up(tmp_path: Path, marker: Path) -> None:
-    from students.checkpoint import NAME, Checkpoint
+    from graft.students.checkpoint import NAME, Checkpoint
 
     (tmp_path / NAME).write_bytes(pickle.dumps(Marking(marker), protocol=2))
     said: list[str] = []
@@ -235,7 +235,7 @@ OUTSIDE = ["st_x/../../outside", "../outside", "st_", "st_a/b", "/etc", "st_x\n"
 
 @pytest.mark.parametrize("name", OUTSIDE)
 def test_an_id_that_is_no_students_leads_nowhere(tmp_path: Path, name: str) -> None:
-    from flows.judges import student_judge
+    from graft.flows.judges import student_judge
 
     home = Home(tmp_path / "home")
     (home.students / "st_x").mkdir(parents=True)
@@ -272,7 +272,7 @@ def test_a_recipe_cannot_name_a_student_elsewhere() -> None:
 
 
 def test_a_dataset_cannot_be_named_as_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from flows.import_dataset import bring_in
+    from graft.flows.import_dataset import bring_in
 
     monkeypatch.setenv("GRAFT_HOME", str(tmp_path / "home"))
     file = tmp_path / "d.csv"

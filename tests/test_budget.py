@@ -16,11 +16,11 @@ from fake_llm import Serving
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agents.gateway import Gateway
-from agents.gateway.ledger import MONEY, TOKENS, role_cap
-from schemas.calls import CallRequest, Message
-from schemas.errors import BudgetExhausted, CallFailed
-from schemas.models import ModelSpec, Price
+from graft.agents.gateway import Gateway
+from graft.agents.gateway.ledger import MONEY, TOKENS, role_cap
+from graft.schemas.calls import CallRequest, Message
+from graft.schemas.errors import BudgetExhausted, CallFailed
+from graft.schemas.models import ModelSpec, Price
 
 
 def ask(url: str, text: str = "hello", role: Any = "generator", **spec: Any) -> CallRequest:
@@ -50,7 +50,7 @@ async def until_refused(gateway: Gateway, url: str, name: str = "") -> int:
 def test_the_bill_never_exceeds_the_cap_whatever_the_order_of_events(
     monkeypatch: pytest.MonkeyPatch, events: list[Event], reviewer_usd: float | None
 ) -> None:
-    monkeypatch.setattr("agents.gateway.retry.BASE_WAIT_S", 0.001)
+    monkeypatch.setattr("graft.agents.gateway.retry.BASE_WAIT_S", 0.001)
 
     async def play(home: Path) -> float:
         return await Run(home, server, **caps(0.1, reviewer_usd)).play(events)
@@ -191,7 +191,7 @@ async def test_a_clean_end_charges_exactly_what_was_spent_and_journaled_calls_ar
 
 
 async def test_role_and_token_caps_hold_across_starts(tmp_path: Path) -> None:
-    from agents.gateway import RoleRules
+    from graft.agents.gateway import RoleRules
 
     with on_the_bill() as server:
         limits: list[dict[str, Any]] = [{"tokens": 400}, {"roles": {"generator": RoleRules(money_usd=0.05)}}]

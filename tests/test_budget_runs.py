@@ -11,20 +11,20 @@ import pytest
 from fake_batches import ServingBatches
 from test_flows_make_dataset import run_json, write_recipe
 
-from agents.gateway import Gateway, RoleRules
-from agents.gateway.batch.store import BatchStore, listed_at
-from agents.gateway.ledger import MONEY, TOKENS, role_cap
-from agents.gateway.stats import Stats
-from data.lake import Lake
-from flows.plan import run_id_of
-from flows.progress import Progress
-from flows.workshop import spent_in
-from schemas.base import utc_now
-from schemas.calls import Call, CallRequest, Message
-from schemas.home import Home
-from schemas.load import load_recipe
-from schemas.models import ModelSpec, Price
-from schemas.recipe import Limits
+from graft.agents.gateway import Gateway, RoleRules
+from graft.agents.gateway.batch.store import BatchStore, listed_at
+from graft.agents.gateway.ledger import MONEY, TOKENS, role_cap
+from graft.agents.gateway.stats import Stats
+from graft.data.lake import Lake
+from graft.flows.plan import run_id_of
+from graft.flows.progress import Progress
+from graft.flows.workshop import spent_in
+from graft.schemas.base import utc_now
+from graft.schemas.calls import Call, CallRequest, Message
+from graft.schemas.home import Home
+from graft.schemas.load import load_recipe
+from graft.schemas.models import ModelSpec, Price
+from graft.schemas.recipe import Limits
 
 PRICE = ", price: {input: 10, output: 40}"
 
@@ -90,8 +90,8 @@ def test_the_outlook_counts_what_earlier_attempts_were_charged() -> None:
 async def test_a_batch_that_outlives_its_process_is_charged_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: bool
 ) -> None:
-    monkeypatch.setattr("agents.gateway.batch.desk.LINGER_S", 0.3)
-    monkeypatch.setattr("agents.gateway.batch.desk.POLL_S", 0.05)
+    monkeypatch.setattr("graft.agents.gateway.batch.desk.LINGER_S", 0.3)
+    monkeypatch.setattr("graft.agents.gateway.batch.desk.POLL_S", 0.05)
     monkeypatch.setenv("GRAFT_TEST_KEY", "key")
     cap, rules = 0.05, {"reviewer": RoleRules(batch=True)}
 

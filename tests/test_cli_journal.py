@@ -16,15 +16,15 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from agents.gateway.journal import Journal
-from cli.app import app
-from cli.journal import amount, read_age
-from data.lake import Lake
-from schemas.calls import Call, Reply
-from schemas.datasets import Run
-from schemas.errors import GraftError, NotFound
-from schemas.home import Home
-from schemas.rows import Candidate, Decision, Slot
+from graft.agents.gateway.journal import Journal
+from graft.cli.app import app
+from graft.cli.journal import amount, read_age
+from graft.data.lake import Lake
+from graft.schemas.calls import Call, Reply
+from graft.schemas.datasets import Run
+from graft.schemas.errors import GraftError, NotFound
+from graft.schemas.home import Home
+from graft.schemas.rows import Candidate, Decision, Slot
 
 AT = datetime(2026, 11, 25, 12, tzinfo=UTC)
 MARK = "zebracrossing"

@@ -10,13 +10,13 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from cli.quality import quality, read_gold
-from data.lake import Lake
-from data.quality import Quality
-from data.versions import publish
-from schemas.datasets import Row, Run
-from schemas.errors import GraftError, MissingExtra, NotFound
-from schemas.home import Home
+from graft.cli.quality import quality, read_gold
+from graft.data.lake import Lake
+from graft.data.quality import Quality
+from graft.data.versions import publish
+from graft.schemas.datasets import Row, Run
+from graft.schemas.errors import GraftError, MissingExtra, NotFound
+from graft.schemas.home import Home
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 RUN = Run(id="r", dataset="shop", recipe={}, status="finished", started_at=AT, code_version="1")
@@ -67,7 +67,7 @@ def test_an_encoder_that_is_not_installed_is_told(home: Path, monkeypatch: pytes
     def missing(texts: object) -> None:
         raise MissingExtra("no encoder", fix="pip install it")
 
-    monkeypatch.setattr("agents.local.encoder.embed", missing)
+    monkeypatch.setattr("graft.agents.local.encoder.embed", missing)
     assert "the built-in encoder is not installed (pip install it)" in ask("shop")
 
 

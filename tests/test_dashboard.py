@@ -13,11 +13,11 @@ from axe_playwright_python.sync_playwright import Axe
 from browsing import AT, RECIPE, SECRET, candidate, fill, serving, visiting
 from playwright.sync_api import Browser
 
-from data.delete import delete
-from data.lake import Lake
-from data.versions import version
-from schemas.datasets import Run
-from schemas.home import Home
+from graft.data.delete import delete
+from graft.data.lake import Lake
+from graft.data.versions import version
+from graft.schemas.datasets import Run
+from graft.schemas.home import Home
 
 PATHS = (
     "/",
@@ -151,7 +151,7 @@ def test_a_running_run_renews_itself(browser: Browser, tmp_path: Path) -> None:
 
 def dashboard(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """`graft dashboard` where it is to end by itself."""
-    command = [sys.executable, "-c", "import graft; graft.main()", "dashboard", "--no-open", "--port", "0", *words]
+    command = [sys.executable, "-m", "graft", "dashboard", "--no-open", "--port", "0", *words]
     told = {key: value for key, value in os.environ.items() if not key.startswith("GRAFT_DASHBOARD")}
     return subprocess.run(
         command, env={**told, "GRAFT_HOME": str(home)}, capture_output=True, text=True, timeout=60, check=False

@@ -16,14 +16,14 @@ from browsing import AT, candidate, fill, serving, visiting
 from playwright.sync_api import Browser, Page
 
 import graft
-from data.lake import Lake
-from data.tags import set_tag
-from data.versions import derive, held_by, publish
-from schemas.datasets import DatasetVersion, Row, Run
-from schemas.errors import GraftError, NotFound
-from schemas.home import Home
-from schemas.rows import Aim, Candidate, Decision, GateResult, Labelling, Mix, Review
-from schemas.students import ClassScore, Evaluation, Student, StudentSettings
+from graft.data.lake import Lake
+from graft.data.tags import set_tag
+from graft.data.versions import derive, held_by, publish
+from graft.schemas.datasets import DatasetVersion, Row, Run
+from graft.schemas.errors import GraftError, NotFound
+from graft.schemas.home import Home
+from graft.schemas.rows import Aim, Candidate, Decision, GateResult, Labelling, Mix, Review
+from graft.schemas.students import ClassScore, Evaluation, Student, StudentSettings
 
 HOSTILE = '<img src=x onerror="document.title=1"> {{7*7}} =1+1 \u202elabel'
 HIDDEN_WORDS = "the vault opens with a hairpin"
@@ -266,7 +266,7 @@ def test_changes_are_told_against_any_version(browser: Browser, pages: str) -> N
 
 def test_one_file_holds_all_of_a_version(browser: Browser, pages: str, home: Path, tmp_path: Path) -> None:
     out = tmp_path / "new" / "many.html"
-    command = [sys.executable, "-c", "import graft; graft.main()", "report", "many@2", "--out", str(out)]
+    command = [sys.executable, "-m", "graft", "report", "many@2", "--out", str(out)]
     told = {**os.environ, "GRAFT_HOME": str(home), "COLUMNS": "200"}
     done = subprocess.run(command, env=told, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0 and done.stdout.strip() == f"wrote {out}", done.stderr

@@ -23,10 +23,10 @@ import pytest
 from browsing import fill, serving, visiting
 from playwright.sync_api import Browser
 
-from dashboard.entry import FILE, Key
-from data.edits import edits
-from data.lake import Lake
-from schemas.home import Home
+from graft.dashboard.entry import FILE, Key
+from graft.data.edits import edits
+from graft.data.lake import Lake
+from graft.schemas.home import Home
 
 QUERY = "/review?rule=query&where=length(text)%3E0"
 
@@ -204,7 +204,7 @@ def test_an_address_of_a_million_characters_is_refused(shop: str) -> None:
 def on_a_terminal(home: Path, *words: str) -> Iterator[str]:
     """`graft dashboard` on a terminal, where it prints its address with a token."""
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-c", "import graft; graft.main()", "dashboard", "--port", "0", *words]
+    command = [sys.executable, "-m", "graft", "dashboard", "--port", "0", *words]
     told = {name: value for name, value in os.environ.items() if not name.startswith("GRAFT_DASHBOARD")}
     with subprocess.Popen(command, env={**told, "GRAFT_HOME": str(home)}, stdout=theirs, stderr=theirs) as server:
         os.close(theirs)
@@ -237,7 +237,7 @@ def test_the_printed_address_lets_one_browser_in_once(browser: Browser, tmp_path
 
 
 def test_no_log_holds_a_token(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", "import graft; graft.main()", "dashboard", "--port", "0", "--no-open"]
+    command = [sys.executable, "-m", "graft", "dashboard", "--port", "0", "--no-open"]
     with subprocess.Popen(command, env={**os.environ, "GRAFT_HOME": str(tmp_path)}, stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT, text=True) as server:  # fmt: skip
         assert server.stdout is not None

@@ -16,15 +16,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
-from dashboard.app import create_app
-from dashboard.figures.filters import FILTERS
-from dashboard.pages import CHARTS, PAGES
-from dashboard.people import Door
-from data.edits import edits
-from data.lake import Lake
-from data.versions import publish
-from schemas.datasets import Row
-from schemas.home import Home
+from graft.dashboard.app import create_app
+from graft.dashboard.figures.filters import FILTERS
+from graft.dashboard.pages import CHARTS, PAGES
+from graft.dashboard.people import Door
+from graft.data.edits import edits
+from graft.data.lake import Lake
+from graft.data.versions import publish
+from graft.schemas.datasets import Row
+from graft.schemas.home import Home
 
 BUDGET_S = 10.0
 VALUES = {

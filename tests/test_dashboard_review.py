@@ -14,11 +14,11 @@ import pytest
 from browsing import SECRET, fill, serving, visiting
 from playwright.sync_api import Browser, Page
 
-from data.edits import decide, edits, in_force, record
-from data.lake import Lake
-from data.versions import rows, version
-from schemas.home import Home
-from schemas.versions import Edit
+from graft.data.edits import decide, edits, in_force, record
+from graft.data.lake import Lake
+from graft.data.versions import rows, version
+from graft.schemas.home import Home
+from graft.schemas.versions import Edit
 
 
 @pytest.fixture(scope="module")

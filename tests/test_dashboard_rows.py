@@ -15,14 +15,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from playwright.sync_api import Browser, Page
 
-from dashboard.figures.filters import asked, words
-from dashboard.figures.rows import Within, find
-from data.delete import delete
-from data.lake import Lake
-from data.versions import derive, held_by, version
-from schemas.home import Home
-from schemas.restricted import HIDDEN
-from schemas.rows import GateResult, Seed
+from graft.dashboard.figures.filters import asked, words
+from graft.dashboard.figures.rows import Within, find
+from graft.data.delete import delete
+from graft.data.lake import Lake
+from graft.data.versions import derive, held_by, version
+from graft.schemas.home import Home
+from graft.schemas.restricted import HIDDEN
+from graft.schemas.rows import GateResult, Seed
 
 SEEDS = (Seed.of("my parcel never came, where is it?", "delivery"), Seed.of("how much is the lamp?", "price"))
 

@@ -16,14 +16,14 @@ from playwright.sync_api import Browser
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.exceptions import ObjectAlreadyExists
 
-from data.lake import Lake
-from flows import schedules
-from flows.deploy import POOL, DeploymentSpec, deploy
-from flows.prefect_api import client_at
-from schemas.base import utc_now
-from schemas.datasets import Run
-from schemas.home import Home
-from schemas.live import Live, LiveEndpoint, live_file
+from graft.data.lake import Lake
+from graft.flows import schedules
+from graft.flows.deploy import POOL, DeploymentSpec, deploy
+from graft.flows.prefect_api import client_at
+from graft.schemas.base import utc_now
+from graft.schemas.datasets import Run
+from graft.schemas.home import Home
+from graft.schemas.live import Live, LiveEndpoint, live_file
 
 FLOW = """
 from prefect import flow

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.audit import FORMS, AuditRow, Curve, Point, distinct, poison, shortcuts, wilson
-from data.audit.hacking import judged
-from data.audit.shortcuts import chi_square_tail
-from data.gates.base import words
-from schemas.errors import GraftError
+from graft.data.audit import FORMS, AuditRow, Curve, Point, distinct, poison, shortcuts, wilson
+from graft.data.audit.hacking import judged
+from graft.data.audit.shortcuts import chi_square_tail
+from graft.data.gates.base import words
+from graft.schemas.errors import GraftError
 
 TOPICS = {
     "delivery": ("parcel", "courier", "van", "doorstep", "tracking", "late"),

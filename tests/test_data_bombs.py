@@ -16,20 +16,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data.intake import columns, sources
-from data.intake.limits import FLOOR, MAX_LINE, SETTING, Allowance, readable
-from data.intake.parts import Problems
-from data.seeds import load_labelled
-from schemas.errors import GraftError, InputInvalid
+from graft.data.intake import columns, sources
+from graft.data.intake.limits import FLOOR, MAX_LINE, SETTING, Allowance, readable
+from graft.data.intake.parts import Problems
+from graft.data.seeds import load_labelled
+from graft.schemas.errors import GraftError, InputInvalid
 
 READ = """
 import json, sys
 from pathlib import Path
-from data.intake import sources
-from data.intake.parts import Problems
-from data.seeds import load_labelled, load_texts
-from schemas.errors import InputInvalid
-from students.texts import read_texts
+from graft.data.intake import sources
+from graft.data.intake.parts import Problems
+from graft.data.seeds import load_labelled, load_texts
+from graft.schemas.errors import InputInvalid
+from graft.students.texts import read_texts
 
 def import_rows():
     for part in sources.find(sys.argv[1]).parts:

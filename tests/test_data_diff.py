@@ -16,15 +16,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from cli import versions as verbs
-from data.diff import diff
-from data.diff_html import figure, render_html
-from data.lake import Lake
-from data.versions import derive, held_by, publish, version
-from schemas.datasets import DatasetVersion, Row, Run
-from schemas.errors import NotFound
-from schemas.home import Home
-from schemas.rows import Candidate, Decision, GateResult, Slot
+from graft.cli import versions as verbs
+from graft.data.diff import diff
+from graft.data.diff_html import figure, render_html
+from graft.data.lake import Lake
+from graft.data.versions import derive, held_by, publish, version
+from graft.schemas.datasets import DatasetVersion, Row, Run
+from graft.schemas.errors import NotFound
+from graft.schemas.home import Home
+from graft.schemas.rows import Candidate, Decision, GateResult, Slot
 
 AT = datetime(2026, 11, 25, tzinfo=UTC)
 RUN = Run(id="run1", dataset="d", recipe={}, status="finished", started_at=AT, code_version="1", price_usd=None)

@@ -13,15 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
-from cli import versions as verbs
-from data.diff import diff
-from data.edits import apply, decide, edits, fold, rebase, record
-from data.lake import Lake
-from data.versions import held_by, publish, version, versions
-from schemas.datasets import DatasetVersion, Row, Run
-from schemas.errors import GraftError, NotFound
-from schemas.home import Home
-from schemas.versions import Edit, EditAction
+from graft.cli import versions as verbs
+from graft.data.diff import diff
+from graft.data.edits import apply, decide, edits, fold, rebase, record
+from graft.data.lake import Lake
+from graft.data.versions import held_by, publish, version, versions
+from graft.schemas.datasets import DatasetVersion, Row, Run
+from graft.schemas.errors import GraftError, NotFound
+from graft.schemas.home import Home
+from graft.schemas.versions import Edit, EditAction
 
 AT = datetime(2026, 11, 25, tzinfo=UTC)
 TASK = {"kind": "classification", "labels": [{"name": "a"}, {"name": "b"}, {"name": "never used"}]}

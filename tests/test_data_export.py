@@ -20,16 +20,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from data.duck import quoted
-from data.export import FORMATS, export
-from data.export.where import safe_where
-from data.lake import Lake
-from data.versions import publish
-from schemas.base import stable_hash
-from schemas.datasets import DatasetVersion, Row, Run
-from schemas.errors import GraftError, StorageFull
-from schemas.home import Home
-from schemas.rows import Candidate, Decision, Review, Slot
+from graft.data.duck import quoted
+from graft.data.export import FORMATS, export
+from graft.data.export.where import safe_where
+from graft.data.lake import Lake
+from graft.data.versions import publish
+from graft.schemas.base import stable_hash
+from graft.schemas.datasets import DatasetVersion, Row, Run
+from graft.schemas.errors import GraftError, StorageFull
+from graft.schemas.home import Home
+from graft.schemas.rows import Candidate, Decision, Review, Slot
 
 AT = datetime(2026, 11, 25, tzinfo=UTC)
 LABELS = ("lamp/desk", 'it\'s "x" 😀', "plain")
@@ -202,7 +202,7 @@ def test_a_guard_learns_to_judge_and_never_to_answer(lake: Lake, tmp_path: Path)
 
 
 def test_pairs_are_those_that_an_instruction_student_learns_from(lake: Lake, tmp_path: Path) -> None:
-    from students.instruct.data import pairs_of
+    from graft.students.instruct.data import pairs_of
 
     found = lines(export(lake, "qa", format="preference", out=tmp_path / "o", plain=True)[0])
     everyone = list(lake.iter_candidates("run_qa"))
@@ -378,7 +378,7 @@ def test_a_text_of_ten_megabytes(lake: Lake, tmp_path: Path) -> None:
 
 
 def test_the_verb(lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cli.export import export as verb
+    from graft.cli.export import export as verb
 
     monkeypatch.setenv("GRAFT_HOME", str(lake.home.root))
     app = typer.Typer()
@@ -398,6 +398,6 @@ def test_the_verb(lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_the_flow_knows_every_format() -> None:
     from typing import get_args
 
-    from flows.export_dataset import FormatName
+    from graft.flows.export_dataset import FormatName
 
     assert set(get_args(FormatName)) == set(FORMATS)

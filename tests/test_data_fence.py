@@ -12,10 +12,10 @@ import duckdb
 import psutil
 import pytest
 
-from data.fence import AT_ONCE, WAITING, Budget, Fences
-from data.lake import Lake
-from schemas.errors import GraftError
-from schemas.home import Home
+from graft.data.fence import AT_ONCE, WAITING, Budget, Fences
+from graft.data.lake import Lake
+from graft.schemas.errors import GraftError
+from graft.schemas.home import Home
 
 SHORT = Budget(seconds=1.0, memory_mb=400)
 LONG = Budget(seconds=30.0, memory_mb=400)

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from data.gates import Admission
-from data.gates.base import normalise
-from data.gates.near import NearIndex, jaccard
-from data.gates.semantic import clusters, drop_semantic_duplicates
-from schemas.recipe import Recipe
-from schemas.rows import GateResult, Seed
+from graft.data.gates import Admission
+from graft.data.gates.base import normalise
+from graft.data.gates.near import NearIndex, jaccard
+from graft.data.gates.semantic import clusters, drop_semantic_duplicates
+from graft.schemas.recipe import Recipe
+from graft.schemas.rows import GateResult, Seed
 
 FRAGMENT = "Write one new message that a customer could send to the help desk of the shop."
 

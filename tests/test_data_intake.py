@@ -17,13 +17,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.intake import columns, sources
-from data.intake.collect import Checks, Collected, collect
-from data.seeds import load_labelled
-from schemas.base import stable_hash
-from schemas.datasets import Row
-from schemas.errors import GraftError, InputInvalid
-from schemas.recipe import Splits
+from graft.data.intake import columns, sources
+from graft.data.intake.collect import Checks, Collected, collect
+from graft.data.seeds import load_labelled
+from graft.schemas.base import stable_hash
+from graft.schemas.datasets import Row
+from graft.schemas.errors import GraftError, InputInvalid
+from graft.schemas.recipe import Splits
 
 PAIRS = [
     ("where is my parcel", "delivery"), ("the courier never came", "delivery"), ("I was charged twice", "billing"),
@@ -321,12 +321,12 @@ def test_packed_files(tmp_path: Path) -> None:
 
 
 def test_addresses_without_the_extension_say_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from schemas.errors import MissingExtra
+    from graft.schemas.errors import MissingExtra
 
     def missing(connection: Any, name: str) -> None:
         raise MissingExtra(f"DuckDB's extension {name} cannot be loaded", fix="pip install it")
 
-    monkeypatch.setattr("data.duck.load_extension", missing)
+    monkeypatch.setattr("graft.data.duck.load_extension", missing)
     with pytest.raises(GraftError, match="download the file") as error:
         read("https://user:secret@127.0.0.1:1/d.csv?token=abc")
     assert "secret" not in str(error.value) and "abc" not in str(error.value)
@@ -337,8 +337,8 @@ def test_addresses_without_the_extension_say_what_to_do(tmp_path: Path, monkeypa
 def test_addresses_are_read_where_the_extension_is(tmp_path: Path) -> None:
     import duckdb
 
-    from data.duck import load_extension
-    from schemas.errors import MissingExtra
+    from graft.data.duck import load_extension
+    from graft.schemas.errors import MissingExtra
 
     if importlib.util.find_spec("duckdb_extension_httpfs") is None:
         pytest.skip("duckdb-extension-httpfs is not installed")

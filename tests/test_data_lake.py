@@ -17,16 +17,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data import duck
-from data.arrow import arrow_schema, from_table, to_table
-from data.duck import is_full
-from data.lake import Lake
-from schemas.calls import Call
-from schemas.datasets import Run
-from schemas.errors import AlreadyRunning, GraftError, LakeTooNew, StorageFull
-from schemas.home import Home
-from schemas.rows import Candidate, Decision, GateResult, LabelScore, Review, Seed, Slot
-from schemas.students import ClassScore, Evaluation, Student, StudentSettings
+from graft.data import duck
+from graft.data.arrow import arrow_schema, from_table, to_table
+from graft.data.duck import is_full
+from graft.data.lake import Lake
+from graft.schemas.calls import Call
+from graft.schemas.datasets import Run
+from graft.schemas.errors import AlreadyRunning, GraftError, LakeTooNew, StorageFull
+from graft.schemas.home import Home
+from graft.schemas.rows import Candidate, Decision, GateResult, LabelScore, Review, Seed, Slot
+from graft.schemas.students import ClassScore, Evaluation, Student, StudentSettings
 
 NASTY = "NUL \x00 'single' \"double\" \\ 😀 \u202e {{x}} <b>; DROP TABLE candidates; --\r\n" + "x" * 10_000
 AT = datetime(2026, 11, 25, 12, 0, 0, 123456, tzinfo=UTC)
@@ -172,7 +172,7 @@ def test_redecide_replaces(home: Home) -> None:
 
 
 def test_iter_candidates_pages(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("data.lake.PAGE", 2)
+    monkeypatch.setattr("graft.data.lake.PAGE", 2)
     with Lake.open(home) as lake:
         lake.commit("run1", "b1", [candidate(i, status="accepted" if i % 3 else "failed") for i in range(7)], [])
         assert [c.slot.index for c in lake.iter_candidates("run1")] == list(range(7))
@@ -244,7 +244,7 @@ def test_failure_inside_a_commit_leaves_nothing(home: Home, monkeypatch: pytest.
 def test_lock_held_by_another(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     from filelock import FileLock
 
-    monkeypatch.setattr("data.lake.LOCK_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("graft.data.lake.LOCK_TIMEOUT_S", 0.1)
     with Lake.open(home) as lake, FileLock(home.lake / "commit.lock"), pytest.raises(AlreadyRunning):
         lake.save_run(a_run())
 
@@ -253,9 +253,9 @@ WRITER = """
 import sys
 sys.path[:0] = [{root!r}, {tests!r}]
 from pathlib import Path
-from data.duck import is_full
-from data.lake import Lake
-from schemas.home import Home
+from graft.data.duck import is_full
+from graft.data.lake import Lake
+from graft.schemas.home import Home
 from test_data_lake import call, candidate
 run, count = sys.argv[2], int(sys.argv[3])
 with Lake.open(Home(Path(sys.argv[1]))) as lake:

@@ -18,16 +18,16 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from cli import versions as verbs
-from data.delete import delete
-from data.lake import Lake
-from data.maintain import Maintenance, disk, maintain
-from data.versions import publish, rows, version, versions
-from flows.maintain import maintain as flow
-from flows.maintain import maintain_now
-from schemas.datasets import DatasetVersion, Row, Run
-from schemas.errors import GraftError
-from schemas.home import Home
+from graft.cli import versions as verbs
+from graft.data.delete import delete
+from graft.data.lake import Lake
+from graft.data.maintain import Maintenance, disk, maintain
+from graft.data.versions import publish, rows, version, versions
+from graft.flows.maintain import maintain as flow
+from graft.flows.maintain import maintain_now
+from graft.schemas.datasets import DatasetVersion, Row, Run
+from graft.schemas.errors import GraftError
+from graft.schemas.home import Home
 
 AT = datetime(2026, 11, 25, tzinfo=UTC)
 RUN = Run(id="run1", dataset="d", recipe={}, status="finished", started_at=AT, code_version="1", price_usd=None)
@@ -165,9 +165,9 @@ CHILD = """
 import sys
 from datetime import timedelta
 from pathlib import Path
-from data.lake import Lake
-from data.maintain import maintain
-from schemas.home import Home
+from graft.data.lake import Lake
+from graft.data.maintain import maintain
+from graft.schemas.home import Home
 with Lake.open(Home(Path(sys.argv[1]))) as lake:
     print("open", flush=True)
     while True:

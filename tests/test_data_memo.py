@@ -15,11 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.lake import Lake
-from data.memo import LEAST_SIZE, Memo, run_stamp, version_stamp
-from schemas.base import utc_now
-from schemas.datasets import DatasetVersion, Run
-from schemas.home import Home
+from graft.data.lake import Lake
+from graft.data.memo import LEAST_SIZE, Memo, run_stamp, version_stamp
+from graft.schemas.base import utc_now
+from graft.schemas.datasets import DatasetVersion, Run
+from graft.schemas.home import Home
 
 COUNT = "SELECT count(*) AS n FROM lake.runs"
 SLOW = "SELECT sum(a.range * b.range) FROM range(200000) a, range(200000) b"
@@ -87,8 +87,8 @@ def test_a_commit_of_another_process_is_seen_at_once(home: Home, reader: Lake) -
     before, was = memo.rows(COUNT)[0]["n"], reader.snapshot()
     code = (
         "import sys; sys.path[:0] = sys.argv[2:]\n"
-        "from pathlib import Path; from test_data_memo import run; from data.lake import Lake\n"
-        "from schemas.home import Home\n"
+        "from pathlib import Path; from test_data_memo import run; from graft.data.lake import Lake\n"
+        "from graft.schemas.home import Home\n"
         "with Lake.open(Home(Path(sys.argv[1]))) as lake: lake.save_run(run('other'))"
     )
     tests = Path(__file__).parent

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from data.edits import edits, record
-from data.lake import Lake
-from data.lake_schema import ADDED, SCHEMA_VERSION, VIEWS, CandidateRecord, identifier
-from schemas.base import utc_now
-from schemas.home import Home
-from schemas.rows import Candidate, Decision, Review, Slot, Steer
-from schemas.steering import Improvement, ImproveSettings, RoundResult
-from schemas.students import (
+from graft.data.edits import edits, record
+from graft.data.lake import Lake
+from graft.data.lake_schema import ADDED, SCHEMA_VERSION, VIEWS, CandidateRecord, identifier
+from graft.schemas.base import utc_now
+from graft.schemas.home import Home
+from graft.schemas.rows import Candidate, Decision, Review, Slot, Steer
+from graft.schemas.steering import Improvement, ImproveSettings, RoundResult
+from graft.schemas.students import (
     ClassScore,
     Evaluation,
     InstructEvaluation,
@@ -22,7 +22,7 @@ from schemas.students import (
     StudentSettings,
     TeacherScore,
 )
-from schemas.versions import Edit
+from graft.schemas.versions import Edit
 
 NEW = ("instruct_evaluations", "improvements", "test_files", "test_texts")
 """Tables that version 4 brought."""

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from data.card import render_card
-from data.lake import Lake
-from data.mixing import as_dict, guard_report, method_report, mix_report, tables, told
-from schemas.base import utc_now
-from schemas.datasets import Run
-from schemas.home import Home
-from schemas.recipe import Recipe
-from schemas.rows import Aim, Candidate, Decision, Labelling, Mix, Side, Slot, Variant
+from graft.data.card import render_card
+from graft.data.lake import Lake
+from graft.data.mixing import as_dict, guard_report, method_report, mix_report, tables, told
+from graft.schemas.base import utc_now
+from graft.schemas.datasets import Run
+from graft.schemas.home import Home
+from graft.schemas.recipe import Recipe
+from graft.schemas.rows import Aim, Candidate, Decision, Labelling, Mix, Side, Slot, Variant
 
 DONE = Decision(status="accepted", route="labelled", code="accepted.labelled", reason="labelled")
 RUN = Run(

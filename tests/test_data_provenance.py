@@ -12,24 +12,24 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from cli import provenance as verbs
-from cli import read
-from data.arrow import to_table
-from data.explain import explain
-from data.lake import Lake
-from data.lineage import lineage
-from data.provenance import prov
-from data.recall import recall
-from data.trace import known, trace
-from data.versions import derive, held_by, publish
-from data.withdrawn import Selector
-from schemas.calls import Call
-from schemas.datasets import DatasetVersion, Row, Run
-from schemas.errors import NotFound
-from schemas.home import Home
-from schemas.rows import Candidate, Decision, GateResult, Review, Seed, Slot
-from schemas.students import Student, StudentSettings
-from schemas.versions import Edit
+from graft.cli import provenance as verbs
+from graft.cli import read
+from graft.data.arrow import to_table
+from graft.data.explain import explain
+from graft.data.lake import Lake
+from graft.data.lineage import lineage
+from graft.data.provenance import prov
+from graft.data.recall import recall
+from graft.data.trace import known, trace
+from graft.data.versions import derive, held_by, publish
+from graft.data.withdrawn import Selector
+from graft.schemas.calls import Call
+from graft.schemas.datasets import DatasetVersion, Row, Run
+from graft.schemas.errors import NotFound
+from graft.schemas.home import Home
+from graft.schemas.rows import Candidate, Decision, GateResult, Review, Seed, Slot
+from graft.schemas.students import Student, StudentSettings
+from graft.schemas.versions import Edit
 
 AT = datetime(2026, 11, 25, tzinfo=UTC)
 SEED, OTHER = Seed.of("where is my parcel", "delivery"), Seed.of("i want my money back", "refund")

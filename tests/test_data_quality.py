@@ -21,21 +21,21 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
 from big_lake import fill
 
-from data.arrow import to_table
-from data.gates.base import words
-from data.gates.near import jaccard
-from data.lake import Lake
-from data.lake_schema import VersionRowRecord
-from data.quality import Quality, quality, tables
-from data.quality.html import page
-from data.quality.judged import alpha_of
-from data.quality.meaning import coverage, mean_distance
-from data.quality.words import words_sql
-from data.versions import publish, version
-from schemas.calls import Call
-from schemas.datasets import DatasetVersion, Row, Run
-from schemas.home import Home
-from schemas.rows import Candidate, Decision, Review, Seed, Slot
+from graft.data.arrow import to_table
+from graft.data.gates.base import words
+from graft.data.gates.near import jaccard
+from graft.data.lake import Lake
+from graft.data.lake_schema import VersionRowRecord
+from graft.data.quality import Quality, quality, tables
+from graft.data.quality.html import page
+from graft.data.quality.judged import alpha_of
+from graft.data.quality.meaning import coverage, mean_distance
+from graft.data.quality.words import words_sql
+from graft.data.versions import publish, version
+from graft.schemas.calls import Call
+from graft.schemas.datasets import DatasetVersion, Row, Run
+from graft.schemas.home import Home
+from graft.schemas.rows import Candidate, Decision, Review, Seed, Slot
 
 AT = datetime(2026, 11, 25, tzinfo=UTC)
 RUN = Run(id="run1", dataset="d", recipe={}, status="finished", started_at=AT, code_version="1")

@@ -10,18 +10,18 @@ import typer
 from test_data_provenance import AT, IDS, RUN, SEED, candidate, fill
 from typer.testing import CliRunner
 
-from cli import provenance as verbs
-from data.delete import delete
-from data.explain import explain
-from data.lake import Lake
-from data.recall import plan, recall
-from data.tags import set_tag
-from data.versions import NothingLeft, derive, held_by, publish, rows, version, versions
-from data.withdrawn import Selector, recalls, withdrawn
-from schemas.datasets import Row
-from schemas.errors import GraftError, NotFound
-from schemas.home import Home
-from schemas.students import Student, StudentSettings
+from graft.cli import provenance as verbs
+from graft.data.delete import delete
+from graft.data.explain import explain
+from graft.data.lake import Lake
+from graft.data.recall import plan, recall
+from graft.data.tags import set_tag
+from graft.data.versions import NothingLeft, derive, held_by, publish, rows, version, versions
+from graft.data.withdrawn import Selector, recalls, withdrawn
+from graft.schemas.datasets import Row
+from graft.schemas.errors import GraftError, NotFound
+from graft.schemas.home import Home
+from graft.schemas.students import Student, StudentSettings
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_a_recall_that_is_killed_in_the_middle_leaves_neither_record_nor_version
 ) -> None:
     selector = Selector("model", "second")
     with monkeypatch.context() as broken:
-        broken.setattr("data.recall.insert_version", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        broken.setattr("graft.data.recall.insert_version", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             do(lake, selector)
     assert recalls(lake) == [] and len(versions(lake)) == 1

@@ -15,11 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from cli.review import review
-from data.arrow import to_table
-from data.edits import apply, decide, edits, rebase, record, undo
-from data.lake import Lake
-from data.review import (
+from graft.cli.review import review
+from graft.data.arrow import to_table
+from graft.data.edits import apply, decide, edits, rebase, record, undo
+from graft.data.lake import Lake
+from graft.data.review import (
     QueueRule,
     against_people,
     agreement,
@@ -31,13 +31,13 @@ from data.review import (
     queue,
     standing,
 )
-from data.versions import held_by, publish, version
-from schemas.datasets import DatasetVersion, Row, Run
-from schemas.errors import GraftError, NotFound
-from schemas.home import Home
-from schemas.restricted import HIDDEN
-from schemas.rows import Candidate, Decision, GateResult, Labelling, Review, Slot
-from schemas.versions import Edit, EditAction, Recall
+from graft.data.versions import held_by, publish, version
+from graft.schemas.datasets import DatasetVersion, Row, Run
+from graft.schemas.errors import GraftError, NotFound
+from graft.schemas.home import Home
+from graft.schemas.restricted import HIDDEN
+from graft.schemas.rows import Candidate, Decision, GateResult, Labelling, Review, Slot
+from graft.schemas.versions import Edit, EditAction, Recall
 
 AT = datetime(2026, 11, 25, tzinfo=UTC)
 LABELS = ("delivery", "price")
@@ -319,7 +319,7 @@ def test_a_candidate_without_words_wants_some(own: Lake) -> None:
 
 def test_of_one_message_several_responses_are_rows(own: Lake) -> None:
     """HarmAug's variants share their text: another response to it is no repeat, and goes where the message is."""
-    from schemas.rows import Aim
+    from graft.schemas.rows import Aim
 
     slot = kept(1).slot.model_copy(update={"aim": Aim(side="benign", variant="refusal")})
     more = {"slot": slot, "text": kept(1).text, "neighbour": ""}

@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data.seeds import MAX_PROBLEMS, MAX_TEXT_CHARS, load_labelled, load_seeds
-from schemas.errors import InputInvalid, Problem
-from schemas.load import find_recipe, load_recipe, resolve_path
-from schemas.recipe import Recipe
-from schemas.tasks import labels_of
+from graft.data.seeds import MAX_PROBLEMS, MAX_TEXT_CHARS, load_labelled, load_seeds
+from graft.schemas.errors import InputInvalid, Problem
+from graft.schemas.load import find_recipe, load_recipe, resolve_path
+from graft.schemas.recipe import Recipe
+from graft.schemas.tasks import labels_of
 
 ROWS = [
     {"text": 'Where is my "blue" box, please?', "label": "delivery"},

@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from data.lake import Lake
-from data.quality import quality
-from data.spending import (
+from graft.data.lake import Lake
+from graft.data.quality import quality
+from graft.data.spending import (
     by_dataset,
     by_day,
     by_model,
@@ -27,12 +27,12 @@ from data.spending import (
     total,
     worth,
 )
-from data.versions import publish
-from schemas.calls import Call
-from schemas.datasets import Row, Run
-from schemas.errors import GraftError, NotFound
-from schemas.home import Home
-from schemas.rows import Candidate, Decision, Labelling, Review, Slot
+from graft.data.versions import publish
+from graft.schemas.calls import Call
+from graft.schemas.datasets import Row, Run
+from graft.schemas.errors import GraftError, NotFound
+from graft.schemas.home import Home
+from graft.schemas.rows import Candidate, Decision, Labelling, Review, Slot
 
 AT = datetime(2026, 11, 1, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -170,7 +170,7 @@ def test_judges_by_hand_with_the_severity_of_the_quality_report(lake: Lake) -> N
 
 
 def lake_version(lake: Lake) -> Any:
-    from data.versions import version
+    from graft.data.versions import version
 
     return version(lake, "shop@1")
 
@@ -318,7 +318,7 @@ def test_parts_add_up_to_the_total(lake_of_calls: Lake, drawn: list[Any]) -> Non
 def test_the_command_shows_tables_and_json(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     import json
 
-    from cli.app import app
+    from graft.cli.app import app
 
     monkeypatch.setenv("GRAFT_HOME", str(home.root))
     monkeypatch.setenv("COLUMNS", "80")

@@ -13,18 +13,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
-from cli import versions as verbs
-from data.arrow import to_table
-from data.delete import Dependents, delete, dependents
-from data.lake import Lake
-from data.tags import remove_tag, set_tag, tags
-from data.versions import MOMENT, derive, held_by, publish, rows, version, versions
-from schemas.datasets import DatasetVersion, Row, Run
-from schemas.errors import GraftError, NotFound
-from schemas.home import Home
-from schemas.rows import GateResult
-from schemas.students import Student, StudentSettings
-from schemas.versions import Deletion, Tag
+from graft.cli import versions as verbs
+from graft.data.arrow import to_table
+from graft.data.delete import Dependents, delete, dependents
+from graft.data.lake import Lake
+from graft.data.tags import remove_tag, set_tag, tags
+from graft.data.versions import MOMENT, derive, held_by, publish, rows, version, versions
+from graft.schemas.datasets import DatasetVersion, Row, Run
+from graft.schemas.errors import GraftError, NotFound
+from graft.schemas.home import Home
+from graft.schemas.rows import GateResult
+from graft.schemas.students import Student, StudentSettings
+from graft.schemas.versions import Deletion, Tag
 
 AT = datetime(2026, 11, 25, tzinfo=UTC)
 RUN = Run(id="run1", dataset="d", recipe={}, status="finished", started_at=AT, code_version="1", price_usd=None)

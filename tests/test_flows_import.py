@@ -14,18 +14,18 @@ import torch
 import typer
 from typer.testing import CliRunner
 
-from cli.intake import bring_in as verb
-from data.explain import explain
-from data.export import export
-from data.intake.sources import sha256
-from data.lake import Lake
-from data.versions import rows as version_rows
-from data.versions import version
-from flows import import_dataset as flow
-from flows import train_student as training
-from schemas.errors import GraftError, InputInvalid
-from schemas.home import Home
-from schemas.recipe import Recipe
+from graft.cli.intake import bring_in as verb
+from graft.data.explain import explain
+from graft.data.export import export
+from graft.data.intake.sources import sha256
+from graft.data.lake import Lake
+from graft.data.versions import rows as version_rows
+from graft.data.versions import version
+from graft.flows import import_dataset as flow
+from graft.flows import train_student as training
+from graft.schemas.errors import GraftError, InputInvalid
+from graft.schemas.home import Home
+from graft.schemas.recipe import Recipe
 
 EVIL = "b'; DROP TABLE versions; -- 😀|<i>"
 
@@ -134,8 +134,8 @@ def test_guards_and_instructions(tmp_path: Path, lake: Lake) -> None:
 
 def test_graft_train_works_on_an_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("confusion_png", "write_reliability"):  # drawing takes longer than these trainings
-        monkeypatch.setattr(f"students.train.{name}", lambda *args: None)
-    monkeypatch.setattr("students.fit.MIN_STEPS", 4)
+        monkeypatch.setattr(f"graft.students.train.{name}", lambda *args: None)
+    monkeypatch.setattr("graft.students.fit.MIN_STEPS", 4)
     encoder = tiny_encoder.write(tmp_path / "encoder", [text for text, _ in tiny_encoder.ROWS])
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # more of them only wait for each other

@@ -10,13 +10,13 @@ import pytest
 import tiny_encoder
 from test_flows_make_dataset import graft, write_recipe
 
-from data.lake import Lake
-from data.scores.answers import VALIDATION, answers
-from data.versions import rows as version_rows
-from data.versions import versions
-from schemas.errors import InputInvalid
-from schemas.home import Home
-from schemas.load import load_recipe
+from graft.data.lake import Lake
+from graft.data.scores.answers import VALIDATION, answers
+from graft.data.versions import rows as version_rows
+from graft.data.versions import versions
+from graft.schemas.errors import InputInvalid
+from graft.schemas.home import Home
+from graft.schemas.load import load_recipe
 
 TEST = [("zebra crossings are painted at night", "alpha"), ("walnut shelves hold seven jars", "beta")] * 4
 IMPROVE = ["--rounds", "2", "--rows-per-round", "12", "--json"]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from flows.improve_report import best_round, told
-from schemas.base import utc_now
-from schemas.steering import Improvement, ImproveSettings, RoundResult
+from graft.flows.improve_report import best_round, told
+from graft.schemas.base import utc_now
+from graft.schemas.steering import Improvement, ImproveSettings, RoundResult
 
 
 def loop(*rounds: RoundResult) -> Improvement:

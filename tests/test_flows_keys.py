@@ -22,8 +22,8 @@ import yaml
 from browsing import COOKIES, serving
 from fake_llm import Serving
 
-from data.lake import Lake
-from schemas.home import Home
+from graft.data.lake import Lake
+from graft.schemas.home import Home
 
 ROOT = Path(__file__).resolve().parent.parent
 BEARER = "w0rd/with+odd&chars=4711-zq"
@@ -95,8 +95,8 @@ def use_keys(recipe: str, fake: str) -> None:
 async def slip(recipe: str) -> None:
     from prefect import flow
 
-    from flows.make_dataset import make_run
-    from flows.plan import read_recipe
+    from graft.flows.make_dataset import make_run
+    from graft.flows.plan import read_recipe
 
     file, loaded, seeds = read_recipe(recipe)
     extra = {"extra_headers": {"X-Old": SHAPED}, "deep": [{"api_key": SHAPED, "note": SHAPED}], "top_k": 3}

@@ -16,12 +16,12 @@ import pytest
 from test_flows_make_dataset import ROOT, environment, run_json, write_recipe
 from typer.testing import CliRunner
 
-from agents.gateway.stats import EndpointStats, Stats
-from flows.live import Notes, noted
-from flows.progress import Progress
-from schemas.errors import GraftError
-from schemas.home import Home
-from schemas.live import Live, live_file, read_live
+from graft.agents.gateway.stats import EndpointStats, Stats
+from graft.flows.live import Notes, noted
+from graft.flows.progress import Progress
+from graft.schemas.errors import GraftError
+from graft.schemas.home import Home
+from graft.schemas.live import Live, live_file, read_live
 
 STATS = Stats(
     calls=7, cached=2, in_flight=3, retried=1, price_usd=None, waiting="the rate limit",
@@ -85,7 +85,7 @@ def test_another_process_sees_a_run_go_on_be_killed_and_end(
 
 
 def status() -> str:
-    from cli.app import app
+    from graft.cli.app import app
 
     shown = CliRunner().invoke(app, ["status"], env={"COLUMNS": "200"})
     assert shown.exit_code == 0, shown.output

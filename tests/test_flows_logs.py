@@ -20,13 +20,13 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from agents.gateway.limiter import Door
-from agents.gateway.sending import log_pause
-from flows import logs
-from schemas.errors import CallFailed, NotFound
-from schemas.home import Home
-from schemas.models import ModelSpec
-from schemas.redaction import HIDDEN, redact, redact_fields, secret_values
+from graft.agents.gateway.limiter import Door
+from graft.agents.gateway.sending import log_pause
+from graft.flows import logs
+from graft.schemas.errors import CallFailed, NotFound
+from graft.schemas.home import Home
+from graft.schemas.models import ModelSpec
+from graft.schemas.redaction import HIDDEN, redact, redact_fields, secret_values
 
 SECRET = "k3y/with+odd \"chars\" & é\\ü-1234"  # fmt: skip
 
@@ -161,14 +161,14 @@ def test_a_run_leaves_its_events_as_json_lines(home: Home) -> None:
         log_pause(ModelSpec(name="gemma", provider="embedded", model="gemma-3-270m"), Door())
         logs.stopped_early("out_of_reach", opened=20, accepted=0, target=100)
         logs.published("shop", 3, rows=100, price_usd=None)
-        logging.getLogger("data.seeds").info("%d repeated seeds were merged", 3)
+        logging.getLogger("graft.data.seeds").info("%d repeated seeds were merged", 3)
     assert file == home.runs / "r1" / "log.jsonl"
     found = lines(home)
     events = ["run.started", "shard.ended", "endpoint.paused", "run.stopped_early", "run.published", None]
     assert [line.get("event") for line in found] == events
     assert all(line["run"] == "r1" and line["time"].endswith("+00:00") for line in found)
     assert found[1] | {"opened": 40, "accepted": 25, "seconds": 1.235, "why": "target"} == found[1]
-    assert found[5]["logger"] == "data.seeds" and found[5]["message"] == "3 repeated seeds were merged"
+    assert found[5]["logger"] == "graft.data.seeds" and found[5]["message"] == "3 repeated seeds were merged"
     assert [line["level"] for line in found[:4]] == ["info", "info", "warning", "warning"]
 
 
@@ -189,15 +189,15 @@ def test_an_exception_leaves_class_code_and_frames_but_not_what_a_server_said(ho
 
 def test_loggers_are_left_as_they_were_and_info_does_not_reach_the_root(home: Home) -> None:
     def state() -> list[Any]:
-        loggers = [logging.getLogger(name) for name in ("", *logs.TREE)]
+        loggers = [logging.getLogger(name) for name in ("", "graft")]
         return [(one.level, one.propagate, list(one.handlers), [list(h.filters) for h in one.handlers])
                 for one in loggers]  # fmt: skip
 
     before = state()
     with other_handler() as shown:
         with logs.run_log(home, "r1"), logs.run_log(home, "r2"):
-            logging.getLogger("agents.roles").info("only in the file")
-            logging.getLogger("agents.roles").warning("seen by everybody")
+            logging.getLogger("graft.agents.roles").info("only in the file")
+            logging.getLogger("graft.agents.roles").warning("seen by everybody")
         assert shown.getvalue() == "seen by everybody\n"
     assert state() == before
     assert not (home.runs / "r1" / "log.jsonl").read_text(), "a record belongs to the run that it was logged in"
@@ -240,7 +240,7 @@ class Awkward:
 
 def log_it(how: str, form: str) -> None:
     """Log a key in one of the ways that code does."""
-    log = logging.getLogger("agents.gateway.some")
+    log = logging.getLogger("graft.agents.gateway.some")
     match how:
         case "message":
             log.warning(form)

@@ -13,17 +13,17 @@ from hypothesis import strategies as st
 from rich.console import Console
 from test_flows_make_dataset import graft, write_recipe
 
-from agents.gateway.stats import Stats
-from cli.display import one_line, render
-from cli.report import run_page
-from flows import outlook
-from flows.outlook import FIRST_LOOK, LOOK_EVERY, LabelCounts, Outlook, Room, Sample
-from flows.progress import Progress
-from schemas.base import utc_now
-from schemas.calls import Call
-from schemas.home import Home
-from schemas.recipe import Limits
-from schemas.rows import Candidate, Decision, Slot
+from graft.agents.gateway.stats import Stats
+from graft.cli.display import one_line, render
+from graft.cli.report import run_page
+from graft.flows import outlook
+from graft.flows.outlook import FIRST_LOOK, LOOK_EVERY, LabelCounts, Outlook, Room, Sample
+from graft.flows.progress import Progress
+from graft.schemas.base import utc_now
+from graft.schemas.calls import Call
+from graft.schemas.home import Home
+from graft.schemas.recipe import Limits
+from graft.schemas.rows import Candidate, Decision, Slot
 
 
 def simulate(rng: random.Random, shares: list[float], rows: int, room: float) -> int:

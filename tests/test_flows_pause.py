@@ -18,15 +18,15 @@ import pytest
 from test_flows_make_dataset import ROOT, environment, write_recipe
 from typer.testing import CliRunner
 
-from data.edits import decide, record
-from data.lake import Lake
-from data.versions import rows, version
-from flows import pause, serve
-from flows.prefect_api import connected
-from schemas.errors import GraftError, NotFound
-from schemas.home import Home
-from schemas.load import load_recipe
-from schemas.review import ReviewSettings
+from graft.data.edits import decide, record
+from graft.data.lake import Lake
+from graft.data.versions import rows, version
+from graft.flows import pause, serve
+from graft.flows.prefect_api import connected
+from graft.schemas.errors import GraftError, NotFound
+from graft.schemas.home import Home
+from graft.schemas.load import load_recipe
+from graft.schemas.review import ReviewSettings
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +57,7 @@ class Going:
         self._thread.start()
 
     def _go(self, recipe: Path, prefect: str) -> None:
-        from flows.make_dataset import make_dataset
+        from graft.flows.make_dataset import make_dataset
 
         try:
             with connected(prefect):
@@ -115,7 +115,7 @@ def test_a_run_waits_for_people_and_goes_on_with_their_edits(
 
 
 def _app() -> Any:
-    from cli.app import app
+    from graft.cli.app import app
 
     return app
 
@@ -197,8 +197,8 @@ def test_review_decides_no_row_and_so_makes_no_other_run(tmp_path: Path) -> None
 
 def _state(prefect: str) -> str:
     """The state of the newest flow run on the server."""
-    from flows.prefect_api import client_at
-    from flows.schedules import _begun
+    from graft.flows.prefect_api import client_at
+    from graft.flows.schedules import _begun
 
     with client_at(prefect) as client:
         return str(_begun(client, 1)[0].state_name)
@@ -209,7 +209,7 @@ def _cancel(prefect: str, flow_run_id: str) -> None:
 
     from prefect.client.schemas.objects import State, StateType
 
-    from flows.prefect_api import client_at
+    from graft.flows.prefect_api import client_at
 
     with client_at(prefect) as client:
         client.set_flow_run_state(UUID(flow_run_id), State(type=StateType.CANCELLING))

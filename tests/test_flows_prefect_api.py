@@ -16,13 +16,13 @@ from threading import Thread
 import psutil
 import pytest
 
-from flows import schedules
-from flows.prefect_api import access_to, client_at, client_of, connected
-from flows.secret import secret, secret_file
-from flows.settings import apply_prefect_environment
-from flows.state import Access
-from schemas.errors import GraftError
-from schemas.home import Home
+from graft.flows import schedules
+from graft.flows.prefect_api import access_to, client_at, client_of, connected
+from graft.flows.secret import secret, secret_file
+from graft.flows.settings import apply_prefect_environment
+from graft.flows.state import Access
+from graft.schemas.errors import GraftError
+from graft.schemas.home import Home
 
 
 class Answering(BaseHTTPRequestHandler):

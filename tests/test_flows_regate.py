@@ -17,17 +17,17 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
-from cli.gates import gate
-from data.lake import Lake
-from data.regate import Tools, gate_again
-from data.versions import publish, rows, versions
-from flows.regate import recipe_of, regate, regate_version
-from schemas.datasets import DatasetVersion, Row, Run
-from schemas.errors import GraftError, InputInvalid, NotFound
-from schemas.home import Home
-from schemas.recipe import Recipe, SeedRow, SeedSettings
-from schemas.tasks import ClassificationTask, Label
-from students.folds import out_of_fold
+from graft.cli.gates import gate
+from graft.data.lake import Lake
+from graft.data.regate import Tools, gate_again
+from graft.data.versions import publish, rows, versions
+from graft.flows.regate import recipe_of, regate, regate_version
+from graft.schemas.datasets import DatasetVersion, Row, Run
+from graft.schemas.errors import GraftError, InputInvalid, NotFound
+from graft.schemas.home import Home
+from graft.schemas.recipe import Recipe, SeedRow, SeedSettings
+from graft.schemas.tasks import ClassificationTask, Label
+from graft.students.folds import out_of_fold
 
 AT = datetime(2026, 11, 26, tzinfo=UTC)
 BANKING = Path("/work/shared/data/banking77")
@@ -91,7 +91,7 @@ def drops() -> dict[str, str]:
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     monkeypatch.setenv("GRAFT_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr("flows.settle.find_embed", lambda say: embed)
+    monkeypatch.setattr("graft.flows.settle.find_embed", lambda say: embed)
     return Home.find()
 
 

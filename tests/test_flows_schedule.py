@@ -20,12 +20,12 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.exceptions import ObjectAlreadyExists
 from test_flows_make_dataset import ROOT, write_recipe
 
-from flows import schedules
-from flows.deploy import POOL, DeploymentSpec, deploy
-from flows.parameters import ParameterInfo, checked, from_form, parameters_of
-from flows.prefect_api import client_at
-from schemas.errors import GraftError, InputInvalid, NotFound
-from schemas.home import Home
+from graft.flows import schedules
+from graft.flows.deploy import POOL, DeploymentSpec, deploy
+from graft.flows.parameters import ParameterInfo, checked, from_form, parameters_of
+from graft.flows.prefect_api import client_at
+from graft.schemas.errors import GraftError, InputInvalid, NotFound
+from graft.schemas.home import Home
 
 FLOW = """
 from typing import Literal
@@ -152,7 +152,7 @@ def test_what_a_flow_would_not_take_is_refused_before_it_starts(home: Home, name
 
 
 def test_a_form_is_read_as_the_types_that_the_flow_wants() -> None:
-    from flows.make_dataset import make_dataset
+    from graft.flows.make_dataset import make_dataset
 
     schema = make_dataset.parameters.model_dump()
     accepts = parameters_of(schema, {"recipe": "demo"})
@@ -172,7 +172,7 @@ def test_a_form_is_read_as_the_types_that_the_flow_wants() -> None:
 
 
 def test_a_recipe_that_is_not_there_starts_no_run(home: Home, prefect_url: str) -> None:
-    (full,) = deploy(prefect_url, [DeploymentSpec("flows/make_dataset.py:make_dataset", "asked-for", {})])
+    (full,) = deploy(prefect_url, [DeploymentSpec("graft.flows.make_dataset.make_dataset", "asked-for", {})])
     with pytest.raises(InputInvalid, match="there is no such file"):
         schedules.start(home, full, {"recipe": "no-such-recipe"})
     with pytest.raises(GraftError, match="needs recipe"):

@@ -21,14 +21,14 @@ from click.testing import Result
 from rich.console import Console
 from typer.testing import CliRunner
 
-from cli import ops
-from flows import schedules, serve
-from flows.deploy import DeploymentSpec, check_cron, load_checked, read_deployments
-from flows.prefect_api import client_of
-from flows.settings import prefect_environment
-from flows.state import read_state
-from schemas.errors import GraftError, InputInvalid, NotFound
-from schemas.home import Home
+from graft.cli import ops
+from graft.flows import schedules, serve
+from graft.flows.deploy import DeploymentSpec, check_cron, load_checked, read_deployments
+from graft.flows.prefect_api import client_of
+from graft.flows.settings import prefect_environment
+from graft.flows.state import read_state
+from graft.schemas.errors import GraftError, InputInvalid, NotFound
+from graft.schemas.home import Home
 
 if TYPE_CHECKING:
     pass

@@ -8,9 +8,9 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flows.streaming import ShardRunner
-from schemas.base import stable_hash
-from schemas.rows import Candidate, Decision, GateResult, Slot
+from graft.flows.streaming import ShardRunner
+from graft.schemas.base import stable_hash
+from graft.schemas.rows import Candidate, Decision, GateResult, Slot
 
 
 def make_slot(label: str, index: int) -> Slot:

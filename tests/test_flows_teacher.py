@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from fake_llm import Serving
 
-from flows.teacher import sample, table, teacher_scores, teachers
-from flows.waiting import finished
-from schemas.errors import GraftError
-from schemas.home import Home
-from schemas.recipe import Recipe
-from schemas.rows import Seed
-from schemas.students import TeacherScore
+from graft.flows.teacher import sample, table, teacher_scores, teachers
+from graft.flows.waiting import finished
+from graft.schemas.errors import GraftError
+from graft.schemas.home import Home
+from graft.schemas.recipe import Recipe
+from graft.schemas.rows import Seed
+from graft.schemas.students import TeacherScore
 
 LABELS = ("delivery", "billing")
 SEEDS = [

@@ -12,14 +12,14 @@ import pytest
 import tiny_llama
 from tiny_llama import THINGS, settings_for
 
-from data.lake import Lake
-from data.versions import publish
-from flows.train_instruct import train_instruct
-from schemas.datasets import DatasetVersion, Row, Run
-from schemas.home import Home
-from schemas.recipe import Recipe
-from schemas.rows import Candidate, Decision, Review, Seed, Slot
-from students.encoder import quiet_transformers
+from graft.data.lake import Lake
+from graft.data.versions import publish
+from graft.flows.train_instruct import train_instruct
+from graft.schemas.datasets import DatasetVersion, Row, Run
+from graft.schemas.home import Home
+from graft.schemas.recipe import Recipe
+from graft.schemas.rows import Candidate, Decision, Review, Seed, Slot
+from graft.students.encoder import quiet_transformers
 
 RECIPE = Recipe.model_validate({
     "name": "shop", "task": {"kind": "instruction", "domains": [{"name": "shop", "description": "a shop"}]},

@@ -10,22 +10,22 @@ import tiny_encoder
 import torch
 from fake_llm import Serving
 
-from data.lake import Lake
-from data.versions import publish
-from flows import train_student as flow
-from schemas.base import utc_now
-from schemas.datasets import Row, Run
-from schemas.errors import GraftError, InputInvalid
-from schemas.home import Home
-from schemas.recipe import Recipe
-from schemas.rows import Candidate, Decision, Seed, Slot
-from students.rows import TrainRow
+from graft.data.lake import Lake
+from graft.data.versions import publish
+from graft.flows import train_student as flow
+from graft.schemas.base import utc_now
+from graft.schemas.datasets import Row, Run
+from graft.schemas.errors import GraftError, InputInvalid
+from graft.schemas.home import Home
+from graft.schemas.recipe import Recipe
+from graft.schemas.rows import Candidate, Decision, Seed, Slot
+from graft.students.rows import TrainRow
 
 
 def test_a_guard_learns_the_soft_labels_that_the_lake_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("confusion_png", "write_reliability"):  # drawing takes longer than these trainings
-        monkeypatch.setattr(f"students.train.{name}", lambda *args: None)
-    monkeypatch.setattr("students.fit.MIN_STEPS", 10)
+        monkeypatch.setattr(f"graft.students.train.{name}", lambda *args: None)
+    monkeypatch.setattr("graft.students.fit.MIN_STEPS", 10)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # more of them only wait for each other
     encoder = tiny_encoder.write(tmp_path / "encoder", [text for text, _ in tiny_encoder.ROWS])
@@ -89,8 +89,8 @@ def test_a_guard_learns_the_soft_labels_that_the_lake_holds(tmp_path: Path, monk
 def publish_shop(folder: Path, monkeypatch: pytest.MonkeyPatch, url: str, **student: Any) -> str:
     """A published version of tiny rows whose recipe's one teacher lies at `url`. Returns its test file."""
     for name in ("confusion_png", "write_reliability", "write_reliability_many"):
-        monkeypatch.setattr(f"students.train.{name}", lambda *args: None)
-    monkeypatch.setattr("students.fit.MIN_STEPS", 4)
+        monkeypatch.setattr(f"graft.students.train.{name}", lambda *args: None)
+    monkeypatch.setattr("graft.students.fit.MIN_STEPS", 4)
     monkeypatch.setenv("GRAFT_HOME", str(folder / "home"))
     encoder = tiny_encoder.write(folder / "encoder", [text for text, _ in tiny_encoder.ROWS])
     recipe = Recipe.model_validate({
@@ -188,7 +188,7 @@ def test_instructions_train_an_instruction_student(tmp_path: Path, monkeypatch: 
         handed.extend(given)
         return {"students": [], "evaluations": [], "notes": [], "text": "trained"}
 
-    monkeypatch.setattr("flows.train_instruct.train_instruct", train)
+    monkeypatch.setattr("graft.flows.train_instruct.train_instruct", train)
     assert flow.train_student.fn("tutor", overrides={"epochs": 2})["text"] == "trained"
     _, found, of, asked, settings, home, _ = handed
     assert (found.ref, of.id, asked, settings.epochs, home) == ("tutor@1", "r", recipe, 2, Home.find())

@@ -11,16 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.gates import Admission, TestText
-from data.gates.base import normalise
-from data.gates.contamination import GRAM_WORDS, ContaminationGate
-from data.gates.near import jaccard
-from data.lake import Lake
-from data.test_files import register_evaluation_files
-from schemas.errors import InputInvalid
-from schemas.home import Home
-from schemas.recipe import Recipe
-from schemas.rows import GateResult, Seed
+from graft.data.gates import Admission, TestText
+from graft.data.gates.base import normalise
+from graft.data.gates.contamination import GRAM_WORDS, ContaminationGate
+from graft.data.gates.near import jaccard
+from graft.data.lake import Lake
+from graft.data.test_files import register_evaluation_files
+from graft.schemas.errors import InputInvalid
+from graft.schemas.home import Home
+from graft.schemas.recipe import Recipe
+from graft.schemas.rows import GateResult, Seed
 
 BANKING = Path("/work/shared/data/banking77")
 HELD = (

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from data.gates.learned import label_errors, low_margin, outliers
-from students import folds as folds_module
-from students.folds import out_of_fold
+from graft.data.gates.learned import label_errors, low_margin, outliers
+from graft.students import folds as folds_module
+from graft.students.folds import out_of_fold
 
 NAMES = ("card", "loan", "refund")
 

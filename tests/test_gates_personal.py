@@ -7,10 +7,10 @@ from gate_cases import CASES, HELD
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.gates.personal import PersonalGate
-from data.gates.secrets import PLUGINS, SecretGate
-from data.gates.spans import redacted
-from schemas.gates import PersonalSettings
+from graft.data.gates.personal import PersonalGate
+from graft.data.gates.secrets import PLUGINS, SecretGate
+from graft.data.gates.spans import redacted
+from graft.schemas.gates import PersonalSettings
 
 PERSONAL, SECRETS = PersonalGate(PersonalSettings()), SecretGate()
 LETTERS = "abcDEF123ghi456JKL789mno012PQR345stu"

@@ -10,15 +10,15 @@ from gate_cases import CASES, HELD
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.gates import Admission, text_gates
-from data.gates.language import LanguageGate
-from data.gates.personal import PersonalGate
-from data.gates.secrets import SecretGate
-from data.gates.spans import redacted
-from data.gates.toxicity import ToxicityGate
-from schemas.gates import GateSettings, PersonalSettings, ToxicitySettings
-from schemas.recipe import Recipe, SeedRow, SeedSettings
-from schemas.tasks import ClassificationTask, GuardTask, InstructionTask, Label
+from graft.data.gates import Admission, text_gates
+from graft.data.gates.language import LanguageGate
+from graft.data.gates.personal import PersonalGate
+from graft.data.gates.secrets import SecretGate
+from graft.data.gates.spans import redacted
+from graft.data.gates.toxicity import ToxicityGate
+from graft.schemas.gates import GateSettings, PersonalSettings, ToxicitySettings
+from graft.schemas.recipe import Recipe, SeedRow, SeedSettings
+from graft.schemas.tasks import ClassificationTask, GuardTask, InstructionTask, Label
 
 FLOOR = {
     "card": 1.0, "email": 1.0, "iban": 1.0, "ip_address": 1.0, "mac_address": 1.0, "national_id": 0.94, "phone": 0.91,

@@ -17,16 +17,16 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from in_thread import InThread
 
-from agents.gateway import Gateway
-from agents.gateway.journal import as_reply, reply_bytes
-from agents.gateway.ledger import MONEY
-from agents.gateway.litellm_transport import LiteLLMTransport
-from agents.gateway.openai_transport import OpenAITransport, seconds_of
-from agents.gateway.payload import MOST_BYTES
-from agents.gateway.transport import Damaged
-from schemas.calls import CallRequest, Message, Reply
-from schemas.errors import CallFailed, GraftError
-from schemas.models import ModelSpec, Price
+from graft.agents.gateway import Gateway
+from graft.agents.gateway.journal import as_reply, reply_bytes
+from graft.agents.gateway.ledger import MONEY
+from graft.agents.gateway.litellm_transport import LiteLLMTransport
+from graft.agents.gateway.openai_transport import OpenAITransport, seconds_of
+from graft.agents.gateway.payload import MOST_BYTES
+from graft.agents.gateway.transport import Damaged
+from graft.schemas.calls import CallRequest, Message, Reply
+from graft.schemas.errors import CallFailed, GraftError
+from graft.schemas.models import ModelSpec, Price
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # LiteLLM's own, and pydantic's about its classes
@@ -85,7 +85,7 @@ def server() -> Iterator[Saying]:
 @pytest.fixture(params=["openai", "litellm"])
 def provider(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("GRAFT_TEST_KEY", "sk-test-4711")
-    monkeypatch.setattr("agents.gateway.retry.BASE_WAIT_S", 0.001)
+    monkeypatch.setattr("graft.agents.gateway.retry.BASE_WAIT_S", 0.001)
     return str(request.param)
 
 
@@ -173,7 +173,7 @@ async def test_counts_that_are_none_are_unknown(
 async def test_a_retry_after_of_any_form_is_a_rate_limit(
     provider: str, server: Saying, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: str
 ) -> None:
-    monkeypatch.setattr("agents.gateway.limiter.PATIENCE_S", 0.05)
+    monkeypatch.setattr("graft.agents.gateway.limiter.PATIENCE_S", 0.05)
     server.says({"error": {"message": "slow down"}}, 429, **({"Retry-After": after} if after.isprintable() else {}))
     failure = await asyncio.wait_for(outcome(tmp_path, ask(provider, server.url)), 60)
     assert isinstance(failure, CallFailed)

@@ -17,18 +17,18 @@ import pytest
 from fake_batches import ServingBatches
 from test_gateway_batches import KEY, ask, asks, codes, desk_at, send_all, until
 
-from agents.gateway import Gateway, RoleRules
-from agents.gateway.batch.store import listed_at
-from schemas.calls import CallRequest, Reply
-from schemas.errors import CallFailed
+from graft.agents.gateway import Gateway, RoleRules
+from graft.agents.gateway.batch.store import listed_at
+from graft.schemas.calls import CallRequest, Reply
+from graft.schemas.errors import CallFailed
 
 
 @pytest.fixture
 def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[ServingBatches]:
     monkeypatch.setenv("GRAFT_TEST_KEY", KEY)
-    monkeypatch.setattr("agents.gateway.batch.desk.LINGER_S", 0.05)
-    monkeypatch.setattr("agents.gateway.batch.desk.POLL_S", 0.05)
-    monkeypatch.setattr("agents.gateway.retry.BASE_WAIT_S", 0.01)
+    monkeypatch.setattr("graft.agents.gateway.batch.desk.LINGER_S", 0.05)
+    monkeypatch.setattr("graft.agents.gateway.batch.desk.POLL_S", 0.05)
+    monkeypatch.setattr("graft.agents.gateway.retry.BASE_WAIT_S", 0.01)
     with ServingBatches(key=KEY) as serving:
         yield serving
 
@@ -49,7 +49,7 @@ async def through_gateway(path: Path, requests: list[CallRequest], **more: Any) 
 async def test_calls_that_batches_always_refuse_end_as_rate_limited_after_few_batches(
     provider: ServingBatches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agents.gateway.retry.BATCH_WAIT_S", 0.05, raising=False)
+    monkeypatch.setattr("graft.agents.gateway.retry.BATCH_WAIT_S", 0.05, raising=False)
     provider.set(failing=1.0, fail_status=429)
     asked = asyncio.ensure_future(through_gateway(tmp_path, asks(provider.url, 5), retries=2, money_usd=1.0))
     outcomes = await asyncio.wait_for(asked, 60)
@@ -60,7 +60,7 @@ async def test_calls_that_batches_always_refuse_end_as_rate_limited_after_few_ba
 async def test_a_refused_line_waits_and_joins_a_later_batch(
     provider: ServingBatches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agents.gateway.retry.BATCH_WAIT_S", 0.5, raising=False)
+    monkeypatch.setattr("graft.agents.gateway.retry.BATCH_WAIT_S", 0.5, raising=False)
     provider.set(failing=0.4, fail_status=429)
     asked = asyncio.ensure_future(through_gateway(tmp_path, asks(provider.url, 20), retries=2))
     await until(lambda: provider.asked["content"] > 0, 60)
@@ -76,7 +76,7 @@ async def test_a_refused_line_waits_and_joins_a_later_batch(
 async def test_a_batch_whose_creation_timed_out_is_found_not_made_again(
     provider: ServingBatches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: bool
 ) -> None:
-    monkeypatch.setattr("agents.gateway.batch.provider.SLOWEST_S", 0.5)
+    monkeypatch.setattr("graft.agents.gateway.batch.provider.SLOWEST_S", 0.5)
     provider.set(hold_created_s=2.0, late_created=late)
     slow = {"spec": {"timeout_s": 0.5}}
     async with desk_at(tmp_path, poll_s=1.0) as desk:

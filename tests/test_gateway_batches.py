@@ -20,14 +20,14 @@ import pytest
 from fake_batches import ServingBatches
 from typer.testing import CliRunner
 
-from agents.gateway import Gateway, RoleRules
-from agents.gateway.batch.desk import BatchDesk
-from agents.gateway.batch.store import Batch, BatchStore, listed_at, path_in
-from agents.gateway.retry import RETRYABLE
-from agents.gateway.transport import Damaged, Refused
-from schemas.calls import CallRequest, Message, Reply
-from schemas.errors import CallFailed, GraftError, KeyMissing, ModelUnreachable
-from schemas.models import ModelSpec, Price
+from graft.agents.gateway import Gateway, RoleRules
+from graft.agents.gateway.batch.desk import BatchDesk
+from graft.agents.gateway.batch.store import Batch, BatchStore, listed_at, path_in
+from graft.agents.gateway.retry import RETRYABLE
+from graft.agents.gateway.transport import Damaged, Refused
+from graft.schemas.calls import CallRequest, Message, Reply
+from graft.schemas.errors import CallFailed, GraftError, KeyMissing, ModelUnreachable
+from graft.schemas.models import ModelSpec, Price
 
 KEY = "sk-do-not-tell-7731"
 SCORE = {"type": "object", "properties": {"score": {"type": "integer"}}, "required": ["score"]}
@@ -223,7 +223,7 @@ async def test_a_batch_that_the_provider_forgot_is_sent_again(provider: ServingB
 async def test_a_provider_out_of_reach_fails_the_calls_and_they_can_be_sent_again(
     provider: ServingBatches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agents.gateway.batch.journey.SUBMITS", 2)
+    monkeypatch.setattr("graft.agents.gateway.batch.journey.SUBMITS", 2)
     async with desk_at(tmp_path, poll_s=0.01) as desk:
         unheard = ask("http://127.0.0.1:9/v1")
         assert codes(await send_all(desk, [unheard])) == ["connection"]
@@ -384,7 +384,7 @@ async def test_the_command_lists_and_cancels(
 ) -> None:
     import typer
 
-    from cli.batches import batches
+    from graft.cli.batches import batches
 
     app = typer.Typer()
     app.command()(batches)
@@ -464,9 +464,9 @@ async def test_the_key_is_in_no_file_and_no_log(
 async def test_a_role_asks_in_batches_through_the_gateway(
     provider: ServingBatches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agents.gateway.batch.desk.LINGER_S", 0.05)
-    monkeypatch.setattr("agents.gateway.batch.desk.POLL_S", 0.05)
-    monkeypatch.setattr("agents.gateway.retry.BASE_WAIT_S", 0.01)
+    monkeypatch.setattr("graft.agents.gateway.batch.desk.LINGER_S", 0.05)
+    monkeypatch.setattr("graft.agents.gateway.batch.desk.POLL_S", 0.05)
+    monkeypatch.setattr("graft.agents.gateway.retry.BASE_WAIT_S", 0.01)
     requests, rules = asks(provider.url, 40), {"reviewer": RoleRules(batch=True)}
     provider.set(failing=0.2)
     async with Gateway(journal=tmp_path / "journal.sqlite", concurrency=2, roles=rules, retries=8) as gateway:

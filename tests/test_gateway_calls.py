@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from fake_llm import Serving
 
-from agents.gateway import Gateway, check_endpoint
-from agents.gateway.ledger import MONEY, TOKENS
-from schemas.calls import CallRequest, Message
-from schemas.errors import BudgetExhausted, CallFailed, KeyMissing, ModelUnreachable
-from schemas.models import ModelSpec, Price
+from graft.agents.gateway import Gateway, check_endpoint
+from graft.agents.gateway.ledger import MONEY, TOKENS
+from graft.schemas.calls import CallRequest, Message
+from graft.schemas.errors import BudgetExhausted, CallFailed, KeyMissing, ModelUnreachable
+from graft.schemas.models import ModelSpec, Price
 
 SCHEMA = {"type": "object", "properties": {"score": {"type": "integer", "minimum": 0, "maximum": 10}},
           "required": ["score"], "additionalProperties": False}  # fmt: skip
@@ -206,13 +206,13 @@ async def test_embedded_models_are_found_by_name_and_free(fake_llm: Serving, jou
 
 
 async def test_an_encoder_is_journaled_like_any_model(journal: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import agents.local.encoder as encoder
+    import graft.agents.local.encoder as encoder
 
     seen: list[str] = []
 
     class Stub(encoder.EncoderTransport):
         async def send(self, request: CallRequest) -> Any:
-            from schemas.calls import Reply
+            from graft.schemas.calls import Reply
 
             seen.append(request.prompt or "")
             return Reply(key=request.key(), text=request.choices[0], price_usd=0.0)

@@ -13,12 +13,12 @@ import orjson
 import pytest
 from fake_llm import Serving
 
-from agents.gateway import Gateway, RoleRules
-from agents.gateway.ledger import MONEY, TOKENS
-from agents.gateway.openai_transport import OpenAITransport, body_of, usage_of
-from schemas.calls import CallRequest, Message, Reply
-from schemas.errors import BudgetExhausted, CallFailed
-from schemas.models import ModelSpec, Price
+from graft.agents.gateway import Gateway, RoleRules
+from graft.agents.gateway.ledger import MONEY, TOKENS
+from graft.agents.gateway.openai_transport import OpenAITransport, body_of, usage_of
+from graft.schemas.calls import CallRequest, Message, Reply
+from graft.schemas.errors import BudgetExhausted, CallFailed
+from graft.schemas.models import ModelSpec, Price
 
 
 def model(url: str, **more: Any) -> ModelSpec:
@@ -159,7 +159,7 @@ async def test_a_server_that_answers_as_another_model_is_noted_once(journal: Pat
             await asyncio.gather(*(gateway.call(ask(spec, f"n{i}")) for i in range(3)))
             notes = gateway.stats.notes
     assert len(notes) == 1 and "does not count tokens" in notes[0]
-    from agents.gateway.gateway import same_model
+    from graft.agents.gateway.gateway import same_model
 
     gpt = model("http://127.0.0.1:1/v1", model="openai/gpt-4o")
     assert same_model(gpt, "gpt-4o-2024-08-06") and not same_model(gpt, "llama-3-8b")

@@ -13,14 +13,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from agents.gateway import Gateway
-from agents.gateway.journal import unpacked
-from agents.gateway.journal_store import ROWS, export, opened
-from agents.gateway.openai_transport import body_of
-from schemas.calls import CallRequest, Message
-from schemas.errors import KeyMissing, ModelUnreachable
-from schemas.extra import own_setting
-from schemas.models import ModelSpec, Price
+from graft.agents.gateway import Gateway
+from graft.agents.gateway.journal import unpacked
+from graft.agents.gateway.journal_store import ROWS, export, opened
+from graft.agents.gateway.openai_transport import body_of
+from graft.schemas.calls import CallRequest, Message
+from graft.schemas.errors import KeyMissing, ModelUnreachable
+from graft.schemas.extra import own_setting
+from graft.schemas.models import ModelSpec, Price
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # LiteLLM's own, and pydantic's about its classes
@@ -112,7 +112,7 @@ async def test_a_cap_holds_whatever_extra_asks_for(fake_llm: Serving, tmp_path: 
 
 
 async def test_words_in_extra_are_reserved_too(fake_llm: Serving, tmp_path: Path) -> None:
-    from schemas.errors import BudgetExhausted
+    from graft.schemas.errors import BudgetExhausted
 
     spec = model(fake_llm.url, price=Price(input=1000, output=0), extra={"chat_template": "x" * 30_000})
     with pytest.raises(BudgetExhausted):
@@ -160,8 +160,8 @@ def test_an_address_from_elsewhere_holds_no_key_either(tmp_path: Path, url: str)
 
 
 def test_a_journal_of_an_earlier_graft_is_exported_without_keys(tmp_path: Path) -> None:
-    from agents.gateway.journal import Journal
-    from schemas.calls import Reply
+    from graft.agents.gateway.journal import Journal
+    from graft.schemas.calls import Reply
 
     body = {**OWN, "top_k": 3, "extra_body": {"headers": {"X-Key": "a-word-77"}, "note": "sk-canary0123456789ab"}}
     journal = Journal(tmp_path / "journal.sqlite")

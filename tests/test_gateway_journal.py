@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from agents.gateway import journal_store as store
-from agents.gateway.journal import SMALL, Journal, network_disk, packed, reply_bytes, unpacked
-from schemas.calls import Reply, TokenLogprob, Usage
-from schemas.errors import GraftError, LakeTooNew, StorageFull
+from graft.agents.gateway import journal_store as store
+from graft.agents.gateway.journal import SMALL, Journal, network_disk, packed, reply_bytes, unpacked
+from graft.schemas.calls import Reply, TokenLogprob, Usage
+from graft.schemas.errors import GraftError, LakeTooNew, StorageFull
 
 
 def reply(key: str, text: str = "said") -> Reply:
@@ -107,9 +107,9 @@ async def test_a_full_disk_is_said_and_a_rerun_goes_on(tmp_path: Path) -> None:
 LIMITED = """
 import asyncio, os, resource, signal, sys
 from pathlib import Path
-from agents.gateway.journal import Journal
-from schemas.calls import Reply
-from schemas.errors import StorageFull
+from graft.agents.gateway.journal import Journal
+from graft.schemas.calls import Reply
+from graft.schemas.errors import StorageFull
 
 async def main():
     journal, stored, full = Journal(Path(sys.argv[1])), [], 0
@@ -164,7 +164,7 @@ async def test_a_newer_reply_takes_the_place_of_an_older_one_where_asked(tmp_pat
 async def test_a_clock_that_is_set_back_makes_no_reply_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     since = time.time()
     journal = Journal(tmp_path / "journal.sqlite")
-    monkeypatch.setattr("agents.gateway.journal.time.time", lambda: since - 86_400)
+    monkeypatch.setattr("graft.agents.gateway.journal.time.time", lambda: since - 86_400)
     await journal.add(b"{}", reply("k"))
     assert journal.find("k", since=since)
     journal.close()
@@ -244,11 +244,11 @@ def test_the_root_of_a_sandbox_is_its_own_disk() -> None:
 def test_a_journal_on_a_network_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = tmp_path / "mounts"
     table.write_text(f"22 1 0:21 / / rw - ext4 /dev/sda rw\n23 22 0:30 / {tmp_path} rw - smb3 //server/x rw\n")
-    monkeypatch.setattr("agents.gateway.journal.MOUNTS", table)
+    monkeypatch.setattr("graft.agents.gateway.journal.MOUNTS", table)
     with pytest.raises(GraftError, match=r"journal\.sqlite: .*network disk \(smb3\)[^$]*fix: set GRAFT_HOME"):
         Journal(tmp_path / "journal.sqlite")
     assert not (tmp_path / "journal.sqlite").exists()
-    monkeypatch.setattr("agents.gateway.journal.MOUNTS", tmp_path / "absent")
+    monkeypatch.setattr("graft.agents.gateway.journal.MOUNTS", tmp_path / "absent")
     Journal(tmp_path / "journal.sqlite").close()
 
 

@@ -18,11 +18,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents.gateway import journal_store as store
-from agents.gateway.journal import Journal
-from agents.gateway.journal_repair import repair
-from schemas.calls import Reply
-from schemas.errors import AlreadyRunning, GraftError, LakeTooNew, NotFound
+from graft.agents.gateway import journal_store as store
+from graft.agents.gateway.journal import Journal
+from graft.agents.gateway.journal_repair import repair
+from graft.schemas.calls import Reply
+from graft.schemas.errors import AlreadyRunning, GraftError, LakeTooNew, NotFound
 
 LONG = "the customer asks when the shop opens " * 60
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents.gateway import Ledger
-from agents.gateway.ledger import MONEY, TOKENS, Reservation, role_cap
-from schemas.errors import BudgetExhausted
+from graft.agents.gateway import Ledger
+from graft.agents.gateway.ledger import MONEY, TOKENS, Reservation, role_cap
+from graft.schemas.errors import BudgetExhausted
 
 CALL = st.tuples(st.floats(0, 0.4), st.integers(0, 40), st.floats(0, 1), st.integers(0, 3), st.booleans())
 

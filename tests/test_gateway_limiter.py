@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents.gateway.limiter import Door, Tenant, Terms, Visit, close_door, door_at
-from agents.gateway.rates import Window
-from agents.gateway.retry import backoff_s
+from graft.agents.gateway.limiter import Door, Tenant, Terms, Visit, close_door, door_at
+from graft.agents.gateway.rates import Window
+from graft.agents.gateway.retry import backoff_s
 
 STEP = st.sampled_from(["enter 0", "enter 1", "leave", "cancel", "success", "refusal", "turn"])
 
@@ -67,7 +67,7 @@ def test_a_door_never_holds_too_many_and_loses_no_place(steps: list[str], limit:
         assert not any(door.queued_of(tenant) or tenant.waits_at for tenant in tenants)
 
     with pytest.MonkeyPatch.context() as patch:  # refusals in a row pause the door, by up to 20 s
-        patch.setattr("agents.gateway.retry.BASE_WAIT_S", 1e-6)
+        patch.setattr("graft.agents.gateway.retry.BASE_WAIT_S", 1e-6)
         asyncio.run(asyncio.wait_for(play(), 60))
 
 
@@ -267,7 +267,7 @@ async def test_what_a_call_did_not_take_is_room_for_the_next() -> None:
 
 
 async def test_a_server_that_refuses_for_ever_is_given_up_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agents.gateway.retry.BASE_WAIT_S", 0.001)
+    monkeypatch.setattr("graft.agents.gateway.retry.BASE_WAIT_S", 0.001)
     tenant, door = Tenant(1), Door(patience_s=0.05)
     door.join(tenant, Terms(1))
     tries, started = 0, time.monotonic()

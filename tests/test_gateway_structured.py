@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.gateway.structured import parse_reply
-from schemas.errors import CallFailed
+from graft.agents.gateway.structured import parse_reply
+from graft.schemas.errors import CallFailed
 
 SCORE = {"type": "object", "properties": {"score": {"type": "integer", "minimum": 0, "maximum": 10}},
          "required": ["score"], "additionalProperties": False}  # fmt: skip

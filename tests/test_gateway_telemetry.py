@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from agents.gateway.stats import EndpointStats, Stats
-from agents.gateway.telemetry import Telemetry
-from agents.gateway.telemetry import spans as module
-from schemas.calls import CallRequest, Message, Reply, Usage
-from schemas.errors import CallFailed
-from schemas.models import ModelSpec
+from graft.agents.gateway.stats import EndpointStats, Stats
+from graft.agents.gateway.telemetry import Telemetry
+from graft.agents.gateway.telemetry import spans as module
+from graft.schemas.calls import CallRequest, Message, Reply, Usage
+from graft.schemas.errors import CallFailed
+from graft.schemas.models import ModelSpec
 
 MODEL = ModelSpec(
     name="small", provider="openai", model="org/small-7b", base_url="http://127.0.0.1:8123/v1", api_key_env="K"
@@ -297,7 +297,7 @@ def test_off_is_one_shared_object_and_costs_next_to_nothing() -> None:
 
 def test_off_imports_nothing() -> None:
     code = (
-        "import sys; from agents.gateway.telemetry import Telemetry; Telemetry.find(print); "
+        "import sys; from graft.agents.gateway.telemetry import Telemetry; Telemetry.find(print); "
         "print([name for name in sys.modules if name.startswith('opentelemetry')])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from fake_llm import Serving
 
-from agents.gateway import Gateway
-from agents.gateway.openai_transport import logprobs_of, seconds_of
-from schemas.calls import CallRequest, Message, Reply
-from schemas.errors import CallFailed, ModelUnreachable
-from schemas.models import ModelSpec, Price
+from graft.agents.gateway import Gateway
+from graft.agents.gateway.openai_transport import logprobs_of, seconds_of
+from graft.schemas.calls import CallRequest, Message, Reply
+from graft.schemas.errors import CallFailed, ModelUnreachable
+from graft.schemas.models import ModelSpec, Price
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # LiteLLM's own, and pydantic's about its classes
@@ -28,7 +28,7 @@ PRICE = Price(input=1, output=2)
 @pytest.fixture(params=["openai", "litellm"])
 def provider(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("GRAFT_TEST_KEY", "sk-test")
-    monkeypatch.setattr("agents.gateway.retry.BASE_WAIT_S", 0.02)
+    monkeypatch.setattr("graft.agents.gateway.retry.BASE_WAIT_S", 0.02)
     return str(request.param)
 
 
@@ -108,7 +108,7 @@ async def test_what_does_not_pass_fails_after_the_retries(
 async def test_always_429_is_given_up_in_the_end(
     provider: str, fake_llm: Serving, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agents.gateway.limiter.PATIENCE_S", 0.3)
+    monkeypatch.setattr("graft.agents.gateway.limiter.PATIENCE_S", 0.3)
     fake_llm.set(fail_first=1_000, fail_status=429, retry_after=0.01)
     with pytest.raises(CallFailed) as caught:
         await once(tmp_path, ask(provider, fake_llm.url), retries=2)
@@ -215,7 +215,7 @@ async def test_an_answer_of_any_shape_fails_cleanly(tmp_path: Path, answer: str)
 
 
 async def test_nobody_listens_is_a_connection_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agents.gateway.retry.BASE_WAIT_S", 0.02)
+    monkeypatch.setattr("graft.agents.gateway.retry.BASE_WAIT_S", 0.02)
     with pytest.raises(CallFailed) as caught:
         await once(tmp_path, ask("openai", "http://127.0.0.1:9/v1", spec={"api_key_env": None}), retries=1)
     assert caught.value.code == "connection"

@@ -16,30 +16,30 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_gates_text import recipe
 
-from agents.gateway.chat_templates import plain
-from agents.gateway.structured import parse_reply
-from agents.roles.asking import cleaned, ended
-from agents.roles.guard import inert
-from agents.roles.labeler import label_in
-from agents.roles.mixer import texts_in
-from agents.roles.prompting import _fenced
-from agents.roles.responder import _NEXT
-from agents.roles.summariser import fallback_keywords
-from data.gates import Admission, redactors, text_gates
-from data.gates.contamination import TestText
-from data.gates.exact import ExactIndex
-from data.gates.leak import LabelLeakGate
-from data.gates.near import NearIndex, jaccard
-from data.gates.personal import PersonalGate
-from data.gates.spans import redacted
-from schemas.calls import Reply
-from schemas.errors import CallFailed
-from schemas.gates import PersonalSettings
-from schemas.problems import did_you_mean
-from schemas.recipe import Recipe
-from schemas.redaction import _pattern, redact_fields
-from schemas.refusals import SEEN_CHARS, refusal_of
-from schemas.tasks import ClassificationTask, Label
+from graft.agents.gateway.chat_templates import plain
+from graft.agents.gateway.structured import parse_reply
+from graft.agents.roles.asking import cleaned, ended
+from graft.agents.roles.guard import inert
+from graft.agents.roles.labeler import label_in
+from graft.agents.roles.mixer import texts_in
+from graft.agents.roles.prompting import _fenced
+from graft.agents.roles.responder import _NEXT
+from graft.agents.roles.summariser import fallback_keywords
+from graft.data.gates import Admission, redactors, text_gates
+from graft.data.gates.contamination import TestText
+from graft.data.gates.exact import ExactIndex
+from graft.data.gates.leak import LabelLeakGate
+from graft.data.gates.near import NearIndex, jaccard
+from graft.data.gates.personal import PersonalGate
+from graft.data.gates.spans import redacted
+from graft.schemas.calls import Reply
+from graft.schemas.errors import CallFailed
+from graft.schemas.gates import PersonalSettings
+from graft.schemas.problems import did_you_mean
+from graft.schemas.recipe import Recipe
+from graft.schemas.redaction import _pattern, redact_fields
+from graft.schemas.refusals import SEEN_CHARS, refusal_of
+from graft.schemas.tasks import ClassificationTask, Label
 
 PATTERN_S = 0.05
 """CPU seconds that a pattern may take over 100,000 hostile characters."""
@@ -55,14 +55,16 @@ def built() -> dict[str, list[re.Pattern[str]]]:
     """Of each function that builds patterns, some that it builds."""
     task = ClassificationTask(labels=tuple(Label(name=name) for name in LABELS))
     return {
-        "schemas.redaction:_pattern": [_pattern(SECRETS, escaped) for escaped in (True, False)],
-        "data.gates.leak:_pattern": [*LabelLeakGate(recipe().model_copy(update={"task": task}))._patterns.values()],
-        "data.gates.format:__init__": [re.compile("CJK|HIRAGANA|KATAKANA")],
+        "graft.schemas.redaction:_pattern": [_pattern(SECRETS, escaped) for escaped in (True, False)],
+        "graft.data.gates.leak:_pattern": [
+            *LabelLeakGate(recipe().model_copy(update={"task": task}))._patterns.values()
+        ],
+        "graft.data.gates.format:__init__": [re.compile("CJK|HIRAGANA|KATAKANA")],
     }
 
 
 FOUND, MADE = patterns()
-CUT = ("schemas.refusals.",)
+CUT = ("graft.schemas.refusals.",)
 """Patterns that see the beginning of a text alone (SEEN_CHARS)."""
 ALL = [*FOUND, *(Found(place, pattern) for place, some in built().items() for pattern in some)]
 
@@ -76,7 +78,9 @@ def test_every_pattern_is_timed() -> None:
     """A function that builds a pattern from its arguments must have examples above."""
     assert set(MADE) == set(built())
     assert len(FOUND) > 100
-    assert {"agents.gateway.structured.PIECE", "data.gates.personal._IBAN"} <= {found.place for found in FOUND}
+    assert {"graft.agents.gateway.structured.PIECE", "graft.data.gates.personal._IBAN"} <= {
+        found.place for found in FOUND
+    }
 
 
 @pytest.mark.parametrize("found", ALL, ids=lambda found: found.place)

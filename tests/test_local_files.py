@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from agents.local import files
-from flows.plan import run_id_of
-from flows.workshop import weighed
-from schemas.calls import CallRequest
-from schemas.errors import MissingExtra, ModelUnreachable
-from schemas.home import Home
-from schemas.models import ModelSpec
-from schemas.recipe import Recipe
+from graft.agents.local import files
+from graft.flows.plan import run_id_of
+from graft.flows.workshop import weighed
+from graft.schemas.calls import CallRequest
+from graft.schemas.errors import MissingExtra, ModelUnreachable
+from graft.schemas.home import Home
+from graft.schemas.models import ModelSpec
+from graft.schemas.recipe import Recipe
 
 
 def make_spec(model: str) -> ModelSpec:

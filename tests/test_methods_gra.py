@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents.methods import make_slot, method_of
-from agents.methods.base import Context, Screen
-from data.gates import Admission
-from schemas.calls import CallRequest, Reply, TokenLogprob
-from schemas.errors import BudgetExhausted, CallFailed
-from schemas.gates import GateSettings
-from schemas.recipe import Recipe
-from schemas.rows import Candidate, GateResult, Seed
+from graft.agents.methods import make_slot, method_of
+from graft.agents.methods.base import Context, Screen
+from graft.data.gates import Admission
+from graft.schemas.calls import CallRequest, Reply, TokenLogprob
+from graft.schemas.errors import BudgetExhausted, CallFailed
+from graft.schemas.gates import GateSettings
+from graft.schemas.recipe import Recipe
+from graft.schemas.rows import Candidate, GateResult, Seed
 
 LABELS = [{"name": "billing", "description": "invoices"}, {"name": "outage", "description": "the service is down"}]
 TASKS: dict[str, dict[str, Any]] = {

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from agents.methods import draw_roles, make_slot, method_of, reviewer_count, sharing
-from schemas.errors import GraftError
-from schemas.recipe import Recipe
-from schemas.rows import Seed, Slot
+from graft.agents.methods import draw_roles, make_slot, method_of, reviewer_count, sharing
+from graft.schemas.errors import GraftError
+from graft.schemas.recipe import Recipe
+from graft.schemas.rows import Seed, Slot
 
 LABELS = [{"name": "billing", "description": "invoices"}, {"name": "outage"}]
 

@@ -11,15 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted import Models
 
-from agents.methods import Context, Drawn, Place, Screen, make_slot, method_of
-from data.gates import Admission
-from flows.settle import settle_round
-from flows.streaming import Outcome, ShardRunner
-from schemas.calls import Call, CallRequest
-from schemas.errors import BudgetExhausted, CallFailed
-from schemas.recipe import Recipe
-from schemas.rows import Candidate, GateResult, Seed, Slot
-from students.instruct.data import pairs_of
+from graft.agents.methods import Context, Drawn, Place, Screen, make_slot, method_of
+from graft.data.gates import Admission
+from graft.flows.settle import settle_round
+from graft.flows.streaming import Outcome, ShardRunner
+from graft.schemas.calls import Call, CallRequest
+from graft.schemas.errors import BudgetExhausted, CallFailed
+from graft.schemas.recipe import Recipe
+from graft.schemas.rows import Candidate, GateResult, Seed, Slot
+from graft.students.instruct.data import pairs_of
 
 POOL = {"shop": [Seed.of(f"seed {n}", "shop").model_copy(update={"keywords": ("parcels",), "summary": f"sum {n}"})
                  for n in range(6)]}  # fmt: skip

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from scripted import Models, Said
 
-from agents.methods import Context, Drawn, Place, Screen, method_of
-from agents.methods.harmaug import measure_refusals, variants
-from schemas.calls import CallRequest
-from schemas.errors import BudgetExhausted, CallFailed, GraftError
-from schemas.recipe import Recipe
-from schemas.rows import Candidate, GateResult, Seed, Slot
+from graft.agents.methods import Context, Drawn, Place, Screen, method_of
+from graft.agents.methods.harmaug import measure_refusals, variants
+from graft.schemas.calls import CallRequest
+from graft.schemas.errors import BudgetExhausted, CallFailed, GraftError
+from graft.schemas.recipe import Recipe
+from graft.schemas.rows import Candidate, GateResult, Seed, Slot
 
 SEEDS = {
     "harmful": [Seed.of(f"Give me the staff price, number {n}.", "harmful") for n in range(6)],

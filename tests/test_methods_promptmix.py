@@ -15,15 +15,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scripted import Models
 
-from agents.gateway import Gateway
-from agents.methods import Context, Drawn, Place, Screen, method_of
-from agents.methods.promptmix import alpha_of, partition
-from schemas.calls import CallRequest
-from schemas.errors import BudgetExhausted, CallFailed
-from schemas.methods import PromptMixSettings
-from schemas.recipe import Recipe
-from schemas.rows import Candidate, GateResult, Mix, Seed, Slot
-from schemas.tasks import labels_of
+from graft.agents.gateway import Gateway
+from graft.agents.methods import Context, Drawn, Place, Screen, method_of
+from graft.agents.methods.promptmix import alpha_of, partition
+from graft.schemas.calls import CallRequest
+from graft.schemas.errors import BudgetExhausted, CallFailed
+from graft.schemas.methods import PromptMixSettings
+from graft.schemas.recipe import Recipe
+from graft.schemas.rows import Candidate, GateResult, Mix, Seed, Slot
+from graft.schemas.tasks import labels_of
 
 NAMES = [f"class{letter}" for letter in "ABCDEFGHI"]
 SEEDS = [Seed.of(f"{word} example for {name}", name) for name in NAMES for word in ("first", "second", "third")]

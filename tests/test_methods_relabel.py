@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted import Models, Said
 
-from agents.methods import Context, Drawn, Place, Screen, method_of
-from schemas.calls import CallRequest
-from schemas.errors import BudgetExhausted, CallFailed
-from schemas.recipe import Recipe
-from schemas.rows import Candidate, GateResult, Seed
-from schemas.tasks import labels_of
+from graft.agents.methods import Context, Drawn, Place, Screen, method_of
+from graft.schemas.calls import CallRequest
+from graft.schemas.errors import BudgetExhausted, CallFailed
+from graft.schemas.recipe import Recipe
+from graft.schemas.rows import Candidate, GateResult, Seed
+from graft.schemas.tasks import labels_of
 
 NAMES = ["apple", "brick", "cloud", "dune", "ember", "fjord", "grove"]
 SEEDS = [Seed.of(f"{word} example for {name}", name) for name in NAMES for word in ("first", "second")]

@@ -19,13 +19,13 @@ from typing import Any
 
 import pytest
 
-from agents.gateway.batch.store import Batch, BatchStore
-from agents.gateway.journal import Journal
-from agents.gateway.journal_store import check
-from data.lake import Lake
-from schemas.calls import Reply
-from schemas.durable import put
-from schemas.home import Home
+from graft.agents.gateway.batch.store import Batch, BatchStore
+from graft.agents.gateway.journal import Journal
+from graft.agents.gateway.journal_store import check
+from graft.data.lake import Lake
+from graft.schemas.calls import Reply
+from graft.schemas.durable import put
+from graft.schemas.home import Home
 
 POINTER = ctypes.c_void_p
 OPEN = ctypes.CFUNCTYPE(ctypes.c_int, POINTER, POINTER, POINTER, ctypes.c_int, POINTER)

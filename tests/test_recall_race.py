@@ -16,22 +16,22 @@ from typing import Any
 
 import pytest
 
-from agents.methods import method_of
-from data.arrow import to_table
-from data.edits import decide, rebase, record
-from data.lake import Lake
-from data.lake_schema import VersionRowRecord, candidates_table
-from data.recall import recall
-from data.versions import derive, held_by, publish, rows, version, versions
-from data.withdrawn import Selector, recalls
-from flows import finish as finishing
-from flows.import_dataset import Ask, Imported, bring_in
-from flows.progress import Progress
-from flows.workshop import Workshop
-from schemas.datasets import DatasetVersion, Row, Run
-from schemas.home import Home
-from schemas.recipe import Recipe
-from schemas.rows import Candidate, Decision, GateResult, Slot
+from graft.agents.methods import method_of
+from graft.data.arrow import to_table
+from graft.data.edits import decide, rebase, record
+from graft.data.lake import Lake
+from graft.data.lake_schema import VersionRowRecord, candidates_table
+from graft.data.recall import recall
+from graft.data.versions import derive, held_by, publish, rows, version, versions
+from graft.data.withdrawn import Selector, recalls
+from graft.flows import finish as finishing
+from graft.flows.import_dataset import Ask, Imported, bring_in
+from graft.flows.progress import Progress
+from graft.flows.workshop import Workshop
+from graft.schemas.datasets import DatasetVersion, Row, Run
+from graft.schemas.home import Home
+from graft.schemas.recipe import Recipe
+from graft.schemas.rows import Candidate, Decision, GateResult, Slot
 
 AT = datetime(2026, 11, 25, tzinfo=UTC)
 BAD, OTHER = Selector("model", "bad"), Selector("model", "other")
@@ -275,7 +275,7 @@ def test_an_import_publishes_no_recalled_row(
 ) -> None:
     lake, rival = lakes
     monkeypatch.setenv("GRAFT_HOME", str(lake.home.root))
-    monkeypatch.setattr("flows.import_dataset.Lake", SimpleNamespace(open=lambda home: _Kept(lake)))
+    monkeypatch.setattr("graft.flows.import_dataset.Lake", SimpleNamespace(open=lambda home: _Kept(lake)))
     small, large = tmp_path / "small.csv", tmp_path / "large.csv"
     lines = ["text,label", *(f"the text of row {n},{'ab'[n % 2]}" for n in range(8))]
     small.write_text("\n".join(lines[:5]) + "\n", encoding="utf-8")

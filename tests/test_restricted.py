@@ -14,19 +14,19 @@ import pytest
 from typer.testing import CliRunner
 
 import graft
-from cli.app import app
-from cli.show import without_seeds
-from data.card import render_card
-from data.lake import Lake
-from data.versions import publish
-from flows.finish import _too_low
-from flows.rounds import funnel
-from schemas.calls import Call
-from schemas.datasets import Row, Run
-from schemas.home import Home
-from schemas.recipe import Recipe, SeedRow, SeedSettings
-from schemas.rows import Candidate, Decision, GateResult, Review, Seed, Slot
-from schemas.tasks import GuardTask
+from graft.cli.app import app
+from graft.cli.show import without_seeds
+from graft.data.card import render_card
+from graft.data.lake import Lake
+from graft.data.versions import publish
+from graft.flows.finish import _too_low
+from graft.flows.rounds import funnel
+from graft.schemas.calls import Call
+from graft.schemas.datasets import Row, Run
+from graft.schemas.home import Home
+from graft.schemas.recipe import Recipe, SeedRow, SeedSettings
+from graft.schemas.rows import Candidate, Decision, GateResult, Review, Seed, Slot
+from graft.schemas.tasks import GuardTask
 
 MARK = "XQZ7"
 AT = datetime(2026, 11, 25, tzinfo=UTC)

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.roles.calibration import CONTENT_FREE, batch_means, calibrate, content_free_means
-from agents.roles.choice import choice_request, judge_label, match_tokens, pick_examples
-from schemas.calls import CallRequest, Reply, TokenLogprob
-from schemas.errors import CallFailed
-from schemas.models import ModelSpec
-from schemas.recipe import Recipe, SeedRow, SeedSettings
-from schemas.rows import Seed
-from schemas.tasks import ClassificationTask, Label, labels_of
+from graft.agents.roles.calibration import CONTENT_FREE, batch_means, calibrate, content_free_means
+from graft.agents.roles.choice import choice_request, judge_label, match_tokens, pick_examples
+from graft.schemas.calls import CallRequest, Reply, TokenLogprob
+from graft.schemas.errors import CallFailed
+from graft.schemas.models import ModelSpec
+from graft.schemas.recipe import Recipe, SeedRow, SeedSettings
+from graft.schemas.rows import Seed
+from graft.schemas.tasks import ClassificationTask, Label, labels_of
 
 LABELS = ("card lost", "card stolen", "home", "home loan", "weather")
 BASE = ModelSpec(name="base", provider="embedded", model="gemma-3-270m", style="completion")

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.methods import make_slot
-from agents.roles.asking import cleaned
-from agents.roles.generator import write_instruction, write_keywords, write_response, write_text
-from schemas.calls import CallRequest, Reply
-from schemas.errors import CallFailed
-from schemas.models import ModelSpec
-from schemas.recipe import Recipe
-from schemas.rows import Seed, Slot
+from graft.agents.methods import make_slot
+from graft.agents.roles.asking import cleaned
+from graft.agents.roles.generator import write_instruction, write_keywords, write_response, write_text
+from graft.schemas.calls import CallRequest, Reply
+from graft.schemas.errors import CallFailed
+from graft.schemas.models import ModelSpec
+from graft.schemas.recipe import Recipe
+from graft.schemas.rows import Seed, Slot
 
 CHAT = ModelSpec(name="chat", provider="embedded", model="c")
 BASE = ModelSpec(name="base", provider="embedded", model="b", style="completion")

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.roles.guard import guard_prompt, inert, read_answer, score_message
-from agents.roles.labeler import is_vote
-from agents.roles.prompting import fragments
-from schemas.calls import CallRequest, Reply, TokenLogprob
-from schemas.errors import BudgetExhausted, CallFailed
-from schemas.models import ModelSpec
-from schemas.recipe import Recipe
-from schemas.rows import Review, Seed
+from graft.agents.roles.guard import guard_prompt, inert, read_answer, score_message
+from graft.agents.roles.labeler import is_vote
+from graft.agents.roles.prompting import fragments
+from graft.schemas.calls import CallRequest, Reply, TokenLogprob
+from graft.schemas.errors import BudgetExhausted, CallFailed
+from graft.schemas.models import ModelSpec
+from graft.schemas.recipe import Recipe
+from graft.schemas.rows import Review, Seed
 
 CHAT = ModelSpec(name="chat", provider="openai", model="c", base_url="http://127.0.0.1:1/v1")
 BASE = ModelSpec(name="base", provider="embedded", model="b", style="completion")

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.roles.labeler import is_vote, label_in, label_text, nearest_labels, voted
-from schemas.calls import CallRequest, Reply, TokenLogprob
-from schemas.errors import BudgetExhausted, CallFailed
-from schemas.models import ModelSpec
-from schemas.recipe import Recipe
-from schemas.rows import Review, Seed
+from graft.agents.roles.labeler import is_vote, label_in, label_text, nearest_labels, voted
+from graft.schemas.calls import CallRequest, Reply, TokenLogprob
+from graft.schemas.errors import BudgetExhausted, CallFailed
+from graft.schemas.models import ModelSpec
+from graft.schemas.recipe import Recipe
+from graft.schemas.rows import Review, Seed
 
 CHAT = ModelSpec(name="chat", provider="openai", model="c", base_url="http://127.0.0.1:1/v1")
 BASE = ModelSpec(name="base", provider="embedded", model="b", style="completion")

@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scripted import Models
 
-from agents.roles.mixer import Mixed, mix_request, percentages, texts_in, write_message, write_mix
-from schemas.calls import Reply
-from schemas.errors import CallFailed
-from schemas.models import ModelSpec
-from schemas.recipe import Recipe
-from schemas.rows import Aim, Mix, Seed, Slot
+from graft.agents.roles.mixer import Mixed, mix_request, percentages, texts_in, write_message, write_mix
+from graft.schemas.calls import Reply
+from graft.schemas.errors import CallFailed
+from graft.schemas.models import ModelSpec
+from graft.schemas.recipe import Recipe
+from graft.schemas.rows import Aim, Mix, Seed, Slot
 
 LABELS = [
     {"name": "late_parcel", "description": "a parcel that has not come"},

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from agents.methods import Place, method_of
-from agents.methods.base import Drawn
-from agents.roles.generator import write_text
-from agents.roles.mixer import mix_request
-from agents.roles.namer import name_concepts
-from schemas.calls import CallRequest, Reply, Usage
-from schemas.errors import CallFailed
-from schemas.models import ModelSpec
-from schemas.recipe import Recipe
-from schemas.rows import Seed
+from graft.agents.methods import Place, method_of
+from graft.agents.methods.base import Drawn
+from graft.agents.roles.generator import write_text
+from graft.agents.roles.mixer import mix_request
+from graft.agents.roles.namer import name_concepts
+from graft.schemas.calls import CallRequest, Reply, Usage
+from graft.schemas.errors import CallFailed
+from graft.schemas.models import ModelSpec
+from graft.schemas.recipe import Recipe
+from graft.schemas.rows import Seed
 
 CHAT = {"name": "m", "provider": "openai", "model": "m", "base_url": "http://127.0.0.1:1/v1"}
 BASE = {**CHAT, "style": "completion"}

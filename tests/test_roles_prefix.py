@@ -20,17 +20,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents.gateway.openai_transport import body_of, reply_of
-from agents.local.servers import embedded_servers
-from agents.roles.choice import choice_request
-from agents.roles.prompting import question, render
-from flows.streaming import CHUNK, ShardRunner
-from schemas.calls import Call, CallRequest
-from schemas.home import Home
-from schemas.load import load_recipe
-from schemas.models import EMBEDDED_POOL, ModelSpec, Price
-from schemas.rows import Candidate, Decision, Seed, Slot
-from schemas.tasks import labels_of
+from graft.agents.gateway.openai_transport import body_of, reply_of
+from graft.agents.local.servers import embedded_servers
+from graft.agents.roles.choice import choice_request
+from graft.agents.roles.prompting import question, render
+from graft.flows.streaming import CHUNK, ShardRunner
+from graft.schemas.calls import Call, CallRequest
+from graft.schemas.home import Home
+from graft.schemas.load import load_recipe
+from graft.schemas.models import EMBEDDED_POOL, ModelSpec, Price
+from graft.schemas.rows import Candidate, Decision, Seed, Slot
+from graft.schemas.tasks import labels_of
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 DEMO = load_recipe(RECIPES / "demo.yaml")

@@ -7,9 +7,9 @@ from pathlib import Path
 import jinja2
 import pytest
 
-from agents.roles import prompting
-from agents.roles.prompting import fragments, prompts_version, question, render
-from schemas.models import ModelSpec
+from graft.agents.roles import prompting
+from graft.agents.roles.prompting import fragments, prompts_version, question, render
+from graft.schemas.models import ModelSpec
 
 CHAT = ModelSpec(name="chat", provider="embedded", model="c")
 BASE = ModelSpec(name="base", provider="embedded", model="b", style="completion")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.refusals import refusal_of
+from graft.schemas.refusals import refusal_of
 
 REFUSALS = {
     "I'm sorry, but I can't help with that.": "sorry",

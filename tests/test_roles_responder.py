@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from agents.roles.responder import respond
-from schemas.calls import CallRequest, Reply
-from schemas.errors import CallFailed, NoPrefill
-from schemas.models import ModelSpec
-from schemas.recipe import Recipe
-from schemas.refusals import refusal_of
-from schemas.rows import Aim, Slot
+from graft.agents.roles.responder import respond
+from graft.schemas.calls import CallRequest, Reply
+from graft.schemas.errors import CallFailed, NoPrefill
+from graft.schemas.models import ModelSpec
+from graft.schemas.recipe import Recipe
+from graft.schemas.refusals import refusal_of
+from graft.schemas.rows import Aim, Slot
 
 CHAT = ModelSpec(name="chat", provider="openai", model="c", base_url="http://127.0.0.1:1/v1")
 CLOSED = CHAT.model_copy(update={"name": "closed", "prefill": "none"})

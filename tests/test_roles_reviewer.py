@@ -8,9 +8,9 @@ from typing import Any
 import orjson
 import pytest
 
-from agents.methods import make_slot
-from agents.roles.adjudicator import adjudicate_text
-from agents.roles.reviewer import (
+from graft.agents.methods import make_slot
+from graft.agents.roles.adjudicator import adjudicate_text
+from graft.agents.roles.reviewer import (
     GUARD_SCORES,
     RESPONSE_SCORES,
     TEXT_SCORES,
@@ -18,11 +18,11 @@ from agents.roles.reviewer import (
     review_response,
     review_text,
 )
-from schemas.calls import CallRequest, Reply, TokenLogprob
-from schemas.errors import BudgetExhausted, CallFailed
-from schemas.models import ModelSpec
-from schemas.recipe import Recipe
-from schemas.rows import Review, Seed
+from graft.schemas.calls import CallRequest, Reply, TokenLogprob
+from graft.schemas.errors import BudgetExhausted, CallFailed
+from graft.schemas.models import ModelSpec
+from graft.schemas.recipe import Recipe
+from graft.schemas.rows import Review, Seed
 
 CHAT = ModelSpec(name="chat", provider="openai", model="c", base_url="http://127.0.0.1:1/v1")
 BASE = ModelSpec(name="base", provider="embedded", model="b", style="completion")

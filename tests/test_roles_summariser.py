@@ -9,12 +9,12 @@ from typing import Any
 import orjson
 import pytest
 
-from agents.methods import make_slot
-from agents.roles.summariser import prepare_seeds, summarise
-from schemas.calls import CallRequest, Reply
-from schemas.errors import CallFailed
-from schemas.recipe import Recipe
-from schemas.rows import Candidate, Decision, Seed
+from graft.agents.methods import make_slot
+from graft.agents.roles.summariser import prepare_seeds, summarise
+from graft.schemas.calls import CallRequest, Reply
+from graft.schemas.errors import CallFailed
+from graft.schemas.recipe import Recipe
+from graft.schemas.rows import Candidate, Decision, Seed
 
 TEXT = "Please explain carefully how binary search works on sorted arrays, step by step, with one example."
 

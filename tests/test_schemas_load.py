@@ -11,8 +11,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.errors import InputInvalid, Problem
-from schemas.load import PACKAGE_RECIPES, find_recipe, load_recipe, recipe_json_schema, resolve_path
+from graft.schemas.errors import InputInvalid, Problem
+from graft.schemas.load import PACKAGE_RECIPES, find_recipe, load_recipe, recipe_json_schema, resolve_path
 
 GOOD = """\
 name: shop

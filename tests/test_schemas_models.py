@@ -12,15 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from schemas.addresses import normal_url
-from schemas.base import stable_hash
-from schemas.calls import CallRequest
-from schemas.datasets import Run
-from schemas.errors import InputInvalid
-from schemas.extra import _SETTINGS, sendable
-from schemas.load import load_recipe
-from schemas.models import ModelSpec
-from schemas.recipe import Recipe
+from graft.schemas.addresses import normal_url
+from graft.schemas.base import stable_hash
+from graft.schemas.calls import CallRequest
+from graft.schemas.datasets import Run
+from graft.schemas.errors import InputInvalid
+from graft.schemas.extra import _SETTINGS, sendable
+from graft.schemas.load import load_recipe
+from graft.schemas.models import ModelSpec
+from graft.schemas.recipe import Recipe
 
 CANARY = "sk-canary7f3a9c21d4e8b6f0aa"
 NAMES = sorted(name for names in _SETTINGS.values() for name in names.split())

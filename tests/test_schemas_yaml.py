@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cli.ops import read_overrides
-from data.intake import sources
-from schemas.errors import InputInvalid
-from schemas.load import load_recipe
-from schemas.plain_yaml import MAX_BYTES, plain
+from graft.cli.ops import read_overrides
+from graft.data.intake import sources
+from graft.schemas.errors import InputInvalid
+from graft.schemas.load import load_recipe
+from graft.schemas.plain_yaml import MAX_BYTES, plain
 
 LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 60))
 MERGES = "a0: &a0 {k: 1}\n" + "".join(f"a{n}: &a{n} {{<<: [*a{n - 1}, *a{n - 1}]}}\n" for n in range(1, 60))

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from schemas.errors import GraftError
-from schemas.secret import SHAPE, secret_in
+from graft.schemas.errors import GraftError
+from graft.schemas.secret import SHAPE, secret_in
 
 
 def test_a_secret_is_made_once_and_is_its_owners_alone(tmp_path: Path) -> None:

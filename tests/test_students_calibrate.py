@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from students.calibrate import (
+from graft.students.calibrate import (
     accuracy_interval,
     as_matrix,
     calibration_error,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from students.device import multiplying, peak_flops, share_of_peak, training_flops, uses_bf16
+from graft.students.device import multiplying, peak_flops, share_of_peak, training_flops, uses_bf16
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.base import utc_now
-from schemas.errors import GraftError
-from schemas.students import Student, StudentSettings
-from students.calibrate import paired
-from students.evaluate import check_test_rows, confused, confusion_png, evaluate, worst_slices, write_reliability
-from students.report import comparison
+from graft.schemas.base import utc_now
+from graft.schemas.errors import GraftError
+from graft.schemas.students import Student, StudentSettings
+from graft.students.calibrate import paired
+from graft.students.evaluate import check_test_rows, confused, confusion_png, evaluate, worst_slices, write_reliability
+from graft.students.report import comparison
 
 ROWS = [("a", "x"), ("b", "x"), ("c", "y"), ("d", "y")]
 

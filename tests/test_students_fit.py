@@ -16,20 +16,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_encoder import LABELS, ROWS
 
-from schemas.errors import GraftError
-from schemas.home import Home
-from schemas.students import StudentSettings
-from students import checkpoint, loop
-from students.classifier import TextClassifier
-from students.fit import fit, train_classifier
-from students.rows import TrainRow, distribution, unique
+from graft.schemas.errors import GraftError
+from graft.schemas.home import Home
+from graft.schemas.students import StudentSettings
+from graft.students import checkpoint, loop
+from graft.students.classifier import TextClassifier
+from graft.students.fit import fit, train_classifier
+from graft.students.rows import TrainRow, distribution, unique
 
 HERE = Path(__file__).parent
 
 
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr("students.fit.MIN_STEPS", 10)
+    monkeypatch.setattr("graft.students.fit.MIN_STEPS", 10)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -50,7 +50,7 @@ def settings(encoder: str) -> StudentSettings:
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes longer than these trainings."""
     for name in ("confusion_png", "write_reliability"):
-        monkeypatch.setattr(f"students.train.{name}", lambda *args: None)
+        monkeypatch.setattr(f"graft.students.train.{name}", lambda *args: None)
 
 
 def same(one: TextClassifier, other: TextClassifier, within: float = 0.0) -> bool:
@@ -213,7 +213,7 @@ def test_weights_that_break_in_the_last_step_are_not_kept(
 def test_a_killed_training_ends_as_if_it_had_lived(
     tmp_path: Path, encoder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("students.fit.MIN_STEPS", 60)  # as the program has it
+    monkeypatch.setattr("graft.students.fit.MIN_STEPS", 60)  # as the program has it
     settings = StudentSettings.model_validate({"encoder": encoder, **tiny_encoder.SETTINGS})
     command = [sys.executable, str(HERE / "tiny_encoder.py"), encoder, str(tmp_path / "st"), "26"]
     killed = subprocess.run(command, capture_output=True, timeout=120, check=False)
@@ -311,7 +311,7 @@ def test_short_trainings_write_no_checkpoint_and_slow_disks_few(
 
 @pytest.mark.usefixtures("no_pictures")
 def test_further_trainings_add_accuracies_and_change_no_weights(tmp_path: Path, settings: StudentSettings) -> None:
-    from students.train import StudentReport, train_student
+    from graft.students.train import StudentReport, train_student
 
     def trained(home: Path, runs: int) -> tuple[StudentReport, TextClassifier]:
         report = train_student(
@@ -338,8 +338,8 @@ def test_further_trainings_add_accuracies_and_change_no_weights(tmp_path: Path, 
 def test_a_further_training_that_comes_apart_is_named_and_left_out(
     tmp_path: Path, settings: StudentSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from students import fit as room
-    from students.train import train_student
+    from graft.students import fit as room
+    from graft.students.train import train_student
 
     whole = room.fit
 

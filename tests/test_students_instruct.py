@@ -18,12 +18,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_llama import PAIRS, THINGS, TURNS, learn, settings_for
 
-from schemas.errors import GraftError, MissingExtra
-from schemas.home import Home
-from schemas.rows import Candidate, Decision, Review, Slot
-from students.encoder import quiet_transformers
-from students.instruct.base import PLAIN, find_base, load_model, load_tokenizer
-from students.instruct.data import (
+from graft.schemas.errors import GraftError, MissingExtra
+from graft.schemas.home import Home
+from graft.schemas.rows import Candidate, Decision, Review, Slot
+from graft.students.encoder import quiet_transformers
+from graft.students.instruct.base import PLAIN, find_base, load_model, load_tokenizer
+from graft.students.instruct.data import (
     IGNORED,
     REASONING,
     Pair,
@@ -35,7 +35,7 @@ from students.instruct.data import (
     pairs_of,
     rationale_of,
 )
-from students.instruct.train import Held, load_student, train_instruct_student
+from graft.students.instruct.train import Held, load_student, train_instruct_student
 
 ROOT = Path(__file__).resolve().parent
 
@@ -251,7 +251,7 @@ def test_nothing_to_learn_from_is_an_error_that_says_so(base: Path, tmp_path: Pa
 def test_a_loss_does_not_depend_on_how_rows_are_batched(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from students.instruct import evaluate
+    from graft.students.instruct import evaluate
 
     found = find_base(str(base), tmp_path)
     rows = encode(load_tokenizer(found), [*TURNS, Turn("how", "send the lamp back " * 5)], 64)
@@ -285,7 +285,7 @@ def test_a_training_that_is_killed_among_the_preferences_goes_on_to_the_same_res
 def test_a_supervised_training_that_ends_midway_goes_on_to_the_same_result(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, adapter: str
 ) -> None:
-    from students.instruct import runner
+    from graft.students.instruct import runner
 
     save = runner.Watch.on_save
 
@@ -309,7 +309,7 @@ def test_a_supervised_training_that_ends_midway_goes_on_to_the_same_result(
 
 
 def test_a_checkpoint_of_other_settings_is_not_taken_up(tmp_path: Path) -> None:
-    from students.instruct.runner import Plan, _taken_up
+    from graft.students.instruct.runner import Plan, _taken_up
 
     folder, said = tmp_path / "sft", list[str]()
     _taken_up(Plan(2, 1, folder), "one", said.append)
@@ -326,7 +326,7 @@ def test_a_checkpoint_of_other_settings_is_not_taken_up(tmp_path: Path) -> None:
 def test_a_loss_that_is_no_number_ends_with_the_last_good_weights(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from students.instruct import runner
+    from graft.students.instruct import runner
 
     monkeypatch.setattr(runner, "EVERY", 0.0)
     monkeypatch.setattr(runner, "SHARE", 1e9)

@@ -17,13 +17,13 @@ import tiny_encoder
 import torch
 from tiny_encoder import LABELS, ROWS
 
-from schemas.errors import GraftError, InputInvalid, NotFound, StorageFull
-from schemas.students import StudentSettings
-from students import launch
-from students.classifier import TextClassifier
-from students.fit import fit, train_classifier
-from students.jobs import Job, read_job, write_job
-from students.rows import TrainRow, as_rows
+from graft.schemas.errors import GraftError, InputInvalid, NotFound, StorageFull
+from graft.schemas.students import StudentSettings
+from graft.students import launch
+from graft.students.classifier import TextClassifier
+from graft.students.fit import fit, train_classifier
+from graft.students.jobs import Job, read_job, write_job
+from graft.students.rows import TrainRow, as_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -117,7 +117,7 @@ def test_each_process_has_a_gpu_of_its_own(tmp_path: Path, monkeypatch: pytest.M
     assert [launch._environment(tmp_path, n, 2)["CUDA_VISIBLE_DEVICES"] for n in (0, 1)] == ["0", "1"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-ab")
     assert [launch._environment(tmp_path, n, 2)["CUDA_VISIBLE_DEVICES"] for n in (0, 1)] == ["5", "GPU-ab"]
-    monkeypatch.setattr("students.device.pick_device", lambda: torch.device("cuda"))
+    monkeypatch.setattr("graft.students.device.pick_device", lambda: torch.device("cuda"))
     with pytest.raises(GraftError, match="3 processes, but 2 GPUs"):
         launch.train_together(job(tmp_path / "st"), 3, print, None)
 
@@ -192,7 +192,7 @@ def test_the_processes_end_when_a_person_stops_the_training(tmp_path: Path) -> N
 def test_the_processes_end_when_the_one_that_started_them_is_killed(tmp_path: Path) -> None:
     waits = script(
         tmp_path,
-        "from students.launch import _end_with_parent\n_end_with_parent()\n"
+        "from graft.students.launch import _end_with_parent\n_end_with_parent()\n"
         "print(json.dumps({'progress': [1, 9]}), flush=True)\ntime.sleep(60)",
     )
     parent = subprocess.Popen(
@@ -211,9 +211,9 @@ PARENT = """
 import json, sys
 from pathlib import Path
 import psutil
-from schemas.students import StudentSettings
-from students.jobs import Job
-from students.launch import train_together
+from graft.schemas.students import StudentSettings
+from graft.students.jobs import Job
+from graft.students.launch import train_together
 def progress(done, steps):
     print(json.dumps([child.pid for child in psutil.Process().children()]), flush=True)
 train_together(Job((), (), ("a", "b"), StudentSettings(), Path(sys.argv[2])), 2, lambda text: None, progress,

@@ -17,17 +17,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_encoder import LABELS, ROWS
 
-from schemas.students import StudentSettings
-from students import checkpoint, loop
-from students.classifier import TextClassifier
-from students.fit import Fit, fit, train_classifier
-from students.order import in_steps
-from students.rows import TrainRow, as_rows
+from graft.schemas.students import StudentSettings
+from graft.students import checkpoint, loop
+from graft.students.classifier import TextClassifier
+from graft.students.fit import Fit, fit, train_classifier
+from graft.students.order import in_steps
+from graft.students.rows import TrainRow, as_rows
 
 
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr("students.fit.MIN_STEPS", 10)
+    monkeypatch.setattr("graft.students.fit.MIN_STEPS", 10)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -175,7 +175,7 @@ def test_tokens_are_counted_without_padding(encoder: str, monkeypatch: pytest.Mo
 
 
 def test_a_known_device_has_a_share_of_its_peak(encoder: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("students.fit.device_name", lambda device: "NVIDIA L4")
+    monkeypatch.setattr("graft.students.fit.device_name", lambda device: "NVIDIA L4")
     fitted = trained(encoder, epochs=1)
     tables = sum(part.weight.numel() for part in fitted.model.modules() if isinstance(part, torch.nn.Embedding))
     multiplied = sum(weights.numel() for weights in fitted.model.parameters()) - tables

@@ -17,12 +17,12 @@ import tiny_encoder
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.errors import GraftError
-from schemas.home import Home
-from schemas.students import StudentSettings
-from students import multilabel as room
-from students.predict import Engine, Predictor, Several
-from students.rows import Given, TrainRow
+from graft.schemas.errors import GraftError
+from graft.schemas.home import Home
+from graft.schemas.students import StudentSettings
+from graft.students import multilabel as room
+from graft.students.predict import Engine, Predictor, Several
+from graft.students.rows import Given, TrainRow
 
 LABELS = ("delivery", "billing", "account")
 SETS = st.lists(st.sampled_from(LABELS), unique=True).map(lambda some: tuple(x for x in LABELS if x in some))
@@ -89,7 +89,7 @@ def test_settings_that_do_not_go_with_several_labels(changes: dict[str, Any], la
 def test_the_loss_is_binary_cross_entropy_and_balanced_by_label() -> None:
     import torch
 
-    from students.loss import Loss
+    from graft.students.loss import Loss
 
     rows = [TrainRow("x", "a", labels=("a", "b")), TrainRow("y", "a"), TrainRow("z", "c"), TrainRow("w", "c")]
     logits = torch.tensor([[1.0, -2.0, 0.5]])
@@ -177,7 +177,7 @@ def test_a_predictor_gives_each_label_its_own_probability() -> None:
 
 
 def room_rule() -> Any:
-    from students.predict import Rule
+    from graft.students.predict import Rule
 
     return Rule(temperature=5.0)  # that of no student which gives several labels: it must change nothing
 
@@ -198,7 +198,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, list[str]]:
     """Home, report and what was said of a student that learned of two labels in one text."""
-    from students.train import train_student
+    from graft.students.train import train_student
 
     home, said = tmp_path_factory.mktemp("home"), list[str]()
     tiny = tiny_encoder.write(home / "tiny", [text for text, _ in [*ROWS, *ROWS_OF_BOTH]])
@@ -212,7 +212,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, list[s
 
 
 def test_a_student_learns_that_a_text_has_two_labels(trained: tuple[Path, Any, list[str]]) -> None:
-    from students.classifier import TextClassifier
+    from graft.students.classifier import TextClassifier
 
     home, report, said = trained
     base, ours = report.students
@@ -234,11 +234,11 @@ def test_a_student_learns_that_a_text_has_two_labels(trained: tuple[Path, Any, l
 
 
 def test_without_validation_rows_every_threshold_is_a_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from students.classifier import TextClassifier
-    from students.train import train_student
+    from graft.students.classifier import TextClassifier
+    from graft.students.train import train_student
 
     for name in ("confusion_png", "write_reliability_many"):
-        monkeypatch.setattr(f"students.train.{name}", lambda *args: None)
+        monkeypatch.setattr(f"graft.students.train.{name}", lambda *args: None)
     tiny = tiny_encoder.write(tmp_path / "tiny", [text for text, _ in ROWS])
     report = train_student(
         rows=[], seeds=ROWS, test_rows=ROWS, test_name="held", labels=LABELS, home=Home(tmp_path), dataset="desk",
@@ -250,8 +250,8 @@ def test_without_validation_rows_every_threshold_is_a_half(tmp_path: Path, monke
 
 
 def test_one_label_a_text_is_all_that_other_students_give(tmp_path: Path) -> None:
-    from students.classifier import TextClassifier
-    from students.encoder import Encoder
+    from graft.students.classifier import TextClassifier
+    from graft.students.encoder import Encoder
 
     tiny = tiny_encoder.write(tmp_path, [text for text, _ in ROWS])
     model = TextClassifier.start(Encoder(str(tiny), "", ""), LABELS, 16)
@@ -267,10 +267,10 @@ def test_one_label_a_text_is_all_that_other_students_give(tmp_path: Path) -> Non
 def test_an_export_says_the_same_and_its_cards_snippets_run(
     trained: tuple[Path, Any, list[str]], tmp_path: Path
 ) -> None:
-    from students.card import Judged, Origin, render_model_card
-    from students.classifier import TextClassifier
-    from students.onnx import export_folder
-    from students.predict import Rule, load_classifier
+    from graft.students.card import Judged, Origin, render_model_card
+    from graft.students.classifier import TextClassifier
+    from graft.students.onnx import export_folder
+    from graft.students.predict import Rule, load_classifier
 
     home, report, _ = trained
     student, judged = report.students[1], report.evaluations[1]

@@ -17,14 +17,14 @@ import tiny_encoder
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data.lake import Lake
-from data.versions import publish
-from schemas.base import utc_now
-from schemas.datasets import Row, Run
-from schemas.errors import GraftError, NotFound, StorageFull
-from schemas.home import Home
-from schemas.students import ClassScore, Evaluation, Student, StudentSettings
-from students.predict import Predictor, Rule
+from graft.data.lake import Lake
+from graft.data.versions import publish
+from graft.schemas.base import utc_now
+from graft.schemas.datasets import Row, Run
+from graft.schemas.errors import GraftError, NotFound, StorageFull
+from graft.schemas.home import Home
+from graft.schemas.students import ClassScore, Evaluation, Student, StudentSettings
+from graft.students.predict import Predictor, Rule
 
 ROOT = Path(__file__).resolve().parent.parent
 LABELS = ("delivery", "billing", "a <b>|odd*")
@@ -49,10 +49,10 @@ class Made:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     """A small random BERT, its layer started from the seeds, saved, judged, and exported once."""
-    from flows.export_student import export_student
-    from students.classifier import TextClassifier
-    from students.encoder import Encoder
-    from students.fit import save
+    from graft.flows.export_student import export_student
+    from graft.students.classifier import TextClassifier
+    from graft.students.encoder import Encoder
+    from graft.students.fit import save
 
     home = Home(tmp_path_factory.mktemp("home"))
     model = TextClassifier.start(Encoder(str(_tiny(home.root / "tiny")), "", ""), LABELS, 16)
@@ -120,7 +120,7 @@ def test_onnx_gives_what_pytorch_gives_for_any_texts(made: Made, texts: list[str
 
 
 def test_every_way_to_open_a_student_gives_the_same(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    from flows.export_student import open_student
+    from graft.flows.export_student import open_student
 
     monkeypatch.setenv("GRAFT_HOME", str(made.home.root))
     texts = [text for text, _ in SEEDS]
@@ -142,7 +142,7 @@ def test_the_exported_folder_answers_without_torch(made: Made) -> None:
     code = (
         "import sys\n"
         "for name in ('torch', 'transformers', 'duckdb', 'prefect'): sys.modules[name] = None\n"
-        "from cli.app import main\n"
+        "from graft.cli.app import main\n"
         f"sys.argv = ['graft', 'predict', {str(made.folder)!r}, '-']\n"
         "main()\n"
     )
@@ -205,11 +205,11 @@ def same_graph(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     def put(model: Any, file: Path) -> None:
         file.write_bytes((made.folder / "model.onnx").read_bytes())
 
-    monkeypatch.setattr("students.onnx._graph", put)
+    monkeypatch.setattr("graft.students.onnx._graph", put)
 
 
 def _export(made: Made, folder: Path, **more: Any) -> float:
-    from students.onnx import export_folder
+    from graft.students.onnx import export_folder
 
     model = more.pop("model", made.model)
     return export_folder(model, folder, student="st", rule=Rule(), card=lambda worst: f"{worst}", **more)
@@ -233,14 +233,14 @@ def test_an_encoder_that_no_graph_can_be_made_of_is_said(
     def odd(self: Any, *ids: Any) -> Any:
         return ids[0][: int(ids[0].sum())]
 
-    monkeypatch.setattr("students.onnx.Graph.forward", odd)
+    monkeypatch.setattr("graft.students.onnx.Graph.forward", odd)
     with pytest.raises(GraftError, match=r"no ONNX model can be made of this encoder: [^\x1b]+$"):
         _export(made, tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 
 def test_the_sample_reaches_from_one_word_to_beyond_the_longest_text() -> None:
-    from students.onnx import sample_texts
+    from graft.students.onnx import sample_texts
 
     counts = [len(text.split()) for text in sample_texts(64)]
     assert len(set(counts)) == 32 and counts[0] == 1 and counts[-1] > 64
@@ -269,7 +269,7 @@ def test_a_full_disk_leaves_the_earlier_export(made: Made, tmp_path: Path, monke
 
     folder = tmp_path / "out"
     _export(made, folder)
-    monkeypatch.setattr("students.onnx._list_files", full)
+    monkeypatch.setattr("graft.students.onnx._list_files", full)
     with pytest.raises(StorageFull, match="no space left for the export"):
         _export(made, folder, overwrite=True)
     assert Predictor.open(folder).predict(["where is my parcel"])

@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from schemas.errors import InputInvalid
-from schemas.students import Evaluation
-from students.predict import CHUNK, Predictor, Rule
-from students.texts import read_texts, write_answers
+from graft.schemas.errors import InputInvalid
+from graft.schemas.students import Evaluation
+from graft.students.predict import CHUNK, Predictor, Rule
+from graft.students.texts import read_texts, write_answers
 
 LABELS = ("short", "long")
 
@@ -160,9 +160,9 @@ def test_no_csv_cell_is_a_formula_and_nothing_is_lost(texts: list[str]) -> None:
 
 @pytest.fixture
 def graft(monkeypatch: pytest.MonkeyPatch) -> Any:
-    from cli.app import app
+    from graft.cli.app import app
 
-    monkeypatch.setattr("flows.export_student.open_student", lambda name: student())
+    monkeypatch.setattr("graft.flows.export_student.open_student", lambda name: student())
     return lambda *words, **more: CliRunner().invoke(app, ["predict", "demo", *map(str, words)], **more)
 
 

@@ -15,8 +15,8 @@ import tiny_encoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.lake import Lake
-from data.scores import (
+from graft.data.lake import Lake
+from graft.data.scores import (
     Answers,
     RowFacts,
     Speed,
@@ -32,18 +32,18 @@ from data.scores import (
     speed,
     worst_slices,
 )
-from data.scores.answers import keep
-from data.versions import publish
-from schemas.base import utc_now
-from schemas.datasets import Row, Run
-from schemas.errors import GraftError, NotFound
-from schemas.home import Home
-from schemas.recipe import Recipe
-from schemas.rows import Candidate, Decision, Seed, Slot, Steer
-from schemas.steering import Improvement, ImproveSettings, RoundResult
-from schemas.students import Evaluation, Student, StudentSettings, TeacherScore
-from students.evaluate import evaluate
-from students.multilabel import evaluate_many
+from graft.data.scores.answers import keep
+from graft.data.versions import publish
+from graft.schemas.base import utc_now
+from graft.schemas.datasets import Row, Run
+from graft.schemas.errors import GraftError, NotFound
+from graft.schemas.home import Home
+from graft.schemas.recipe import Recipe
+from graft.schemas.rows import Candidate, Decision, Seed, Slot, Steer
+from graft.schemas.steering import Improvement, ImproveSettings, RoundResult
+from graft.schemas.students import Evaluation, Student, StudentSettings, TeacherScore
+from graft.students.evaluate import evaluate
+from graft.students.multilabel import evaluate_many
 
 LABELS = ("x", "y")
 NOW = utc_now()
@@ -79,8 +79,8 @@ def kept(
 def publish_shop(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     """A version whose rows lie in all three splits, of a recipe with a tiny encoder."""
     for name in ("confusion_png", "write_reliability"):
-        monkeypatch.setattr(f"students.train.{name}", lambda *args: None)
-    monkeypatch.setattr("students.fit.MIN_STEPS", 3)
+        monkeypatch.setattr(f"graft.students.train.{name}", lambda *args: None)
+    monkeypatch.setattr("graft.students.fit.MIN_STEPS", 3)
     monkeypatch.setenv("GRAFT_HOME", str(folder / "home"))
     encoder = tiny_encoder.write(folder / "encoder", [text for text, _ in tiny_encoder.ROWS])
     recipe = Recipe.model_validate({
@@ -109,7 +109,7 @@ def test_what_trained_students_said_is_kept_without_a_text_and_can_be_compared(
 ) -> None:
     import torch
 
-    from flows.train_student import train_version
+    from graft.flows.train_student import train_version
 
     home, threads = publish_shop(tmp_path, monkeypatch), torch.get_num_threads()
     torch.set_num_threads(1)
@@ -146,7 +146,7 @@ def through_the_command_line(
     home: Home, base: Student, ours: Student, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def graft(*words: str) -> tuple[int, str, str]:
-        from cli.app import main
+        from graft.cli.app import main
 
         monkeypatch.setattr("sys.argv", ["graft", *words])
         monkeypatch.setenv("COLUMNS", "200")

@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_encoder import LABELS, ROWS
 
-from schemas.errors import GraftError
-from schemas.home import Home
-from schemas.students import Selection, StudentSettings
-from students.rows import TrainRow
-from students.select import select_rows
+from graft.schemas.errors import GraftError
+from graft.schemas.home import Home
+from graft.schemas.students import Selection, StudentSettings
+from graft.students.rows import TrainRow
+from graft.students.select import select_rows
 
 SHARES = st.integers(0, 20).map(lambda n: n / 20)
 SELECTIONS = st.builds(
@@ -115,9 +115,9 @@ def test_the_note_says_how_many_went_and_why() -> None:
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     import torch
 
-    monkeypatch.setattr("students.fit.MIN_STEPS", 5)
+    monkeypatch.setattr("graft.students.fit.MIN_STEPS", 5)
     for name in ("confusion_png", "write_reliability"):
-        monkeypatch.setattr(f"students.train.{name}", lambda *args: None)
+        monkeypatch.setattr(f"graft.students.train.{name}", lambda *args: None)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -126,7 +126,7 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("one_thread")
 def test_only_the_versions_rows_are_selected_and_it_is_another_student(tmp_path: Path) -> None:
-    from students.train import StudentReport, train_student
+    from graft.students.train import StudentReport, train_student
 
     rows = [
         TrainRow(f"{text} please", label, tuple(0.4 + n / 20 if name == label else 0.05 for name in LABELS))

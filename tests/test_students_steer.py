@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.steering import ImproveSettings
-from students.steer import Evidence, Judged, curriculum, decide, domain_gap, hard_negatives, quota, weakness
+from graft.schemas.steering import ImproveSettings
+from graft.students.steer import Evidence, Judged, curriculum, decide, domain_gap, hard_negatives, quota, weakness
 
 LABELS = ("delivery", "refund", "account")
 

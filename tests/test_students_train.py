@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import tiny_encoder
 
-from schemas.errors import GraftError, NotFound
-from schemas.home import Home
-from schemas.students import StudentSettings
-from students.encoder import find_encoder
+from graft.schemas.errors import GraftError, NotFound
+from graft.schemas.home import Home
+from graft.schemas.students import StudentSettings
+from graft.students.encoder import find_encoder
 
 SEEDS = [
     ("where is my parcel", "delivery"), ("the courier never came", "delivery"),
@@ -35,7 +35,7 @@ def few_steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Few steps, and one thread: for so small a model more of them only wait for each other."""
     import torch
 
-    monkeypatch.setattr("students.fit.MIN_STEPS", 10)
+    monkeypatch.setattr("graft.students.fit.MIN_STEPS", 10)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -55,8 +55,8 @@ def quick(tiny: Path) -> StudentSettings:
 
 
 def test_a_student_learns_from_two_rows_a_class_and_is_the_same_when_loaded(tmp_path: Path) -> None:
-    from students.classifier import TextClassifier
-    from students.fit import fit, save
+    from graft.students.classifier import TextClassifier
+    from graft.students.fit import fit, save
 
     fitted = fit(SEEDS, LABELS, QUICK)
     texts = [text for text, _ in TEST]
@@ -72,7 +72,7 @@ def test_a_student_learns_from_two_rows_a_class_and_is_the_same_when_loaded(tmp_
 
 
 def test_any_encoder_folder_trains_and_the_same_seed_gives_the_same_student(quick: StudentSettings) -> None:
-    from students.fit import fit
+    from graft.students.fit import fit
 
     texts = [text for text, _ in SEEDS]
     first = fit(SEEDS, LABELS, quick)
@@ -85,7 +85,7 @@ def test_any_encoder_folder_trains_and_the_same_seed_gives_the_same_student(quic
 
 
 def test_texts_of_any_kind_get_a_prediction_whatever_they_are_batched_with(quick: StudentSettings) -> None:
-    from students.fit import fit
+    from graft.students.fit import fit
 
     model = fit(SEEDS, LABELS, quick).model
     odd = ["", "   ", "{{ 7*7 }}", "\x00", "word " * 500, "пароль 密码"]
@@ -104,7 +104,7 @@ def test_texts_of_any_kind_get_a_prediction_whatever_they_are_batched_with(quick
     ],
 )
 def test_rows_that_cannot_be_trained_on(rows: list[tuple[str, str]], said: str) -> None:
-    from students.fit import fit
+    from graft.students.fit import fit
 
     with pytest.raises(GraftError, match=said):
         fit(rows, LABELS, QUICK)
@@ -116,7 +116,7 @@ def test_a_loss_that_is_no_number_ends_training_and_leaves_what_was_there(
     import torch
     from transformers import BertModel
 
-    from students.fit import train_classifier
+    from graft.students.fit import train_classifier
 
     train_classifier(SEEDS, LABELS, quick, tmp_path / "st")
     before = (tmp_path / "st/head.safetensors").read_bytes()
@@ -136,9 +136,9 @@ def test_a_loss_that_is_no_number_ends_training_and_leaves_what_was_there(
 def test_an_absurd_learning_rate_is_named(
     tmp_path: Path, quick: StudentSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from students.fit import train_classifier
+    from graft.students.fit import train_classifier
 
-    monkeypatch.setattr("students.loop.HEAD_RATE", 1000.0)
+    monkeypatch.setattr("graft.students.loop.HEAD_RATE", 1000.0)
     absurd = quick.model_copy(update={"learning_rate": 0.99, "batch_size": 1, "weight_decay": 0.0})
     rows = [("same", label) for label in LABELS]
     with pytest.raises(GraftError, match=r"the loss ended at \d+\.\d\d, where guessing gives 1\.39") as caught:
@@ -150,8 +150,8 @@ def test_an_absurd_learning_rate_is_named(
 def test_out_of_memory_halves_the_batch_and_says_so(quick: StudentSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from students.classifier import TextClassifier
-    from students.fit import fit
+    from graft.students.classifier import TextClassifier
+    from graft.students.fit import fit
 
     whole = TextClassifier.forward
 
@@ -171,7 +171,7 @@ def test_out_of_memory_halves_the_batch_and_says_so(quick: StudentSettings, monk
 
 
 def test_few_rows_are_trained_for_a_floor_of_steps_and_labels_without_rows_are_named(quick: StudentSettings) -> None:
-    from students.fit import fit
+    from graft.students.fit import fit
 
     said: list[str] = []
     fitted = fit(SEEDS, [*LABELS, "praise"], quick.model_copy(update={"epochs": 1}), said.append)
@@ -196,15 +196,15 @@ def test_a_hub_that_cannot_be_reached_says_how_to_go_on(monkeypatch: pytest.Monk
 
 
 def test_a_folder_without_a_student(tmp_path: Path) -> None:
-    from students.classifier import TextClassifier
+    from graft.students.classifier import TextClassifier
 
     with pytest.raises(NotFound):
         TextClassifier.load(tmp_path)
 
 
 def test_version_and_seeds_only_are_trained_and_compared(tmp_path: Path, quick: StudentSettings) -> None:
-    from students.classifier import TextClassifier
-    from students.train import train_student
+    from graft.students.classifier import TextClassifier
+    from graft.students.train import train_student
 
     said: list[str] = []
     home = Home(tmp_path)
@@ -228,7 +228,7 @@ def test_version_and_seeds_only_are_trained_and_compared(tmp_path: Path, quick: 
 
 
 def test_test_labels_are_checked_before_anything_is_trained(tmp_path: Path, quick: StudentSettings) -> None:
-    from students.train import train_student
+    from graft.students.train import train_student
 
     with pytest.raises(GraftError, match="lacks: weather"):
         train_student(

@@ -44,9 +44,9 @@ def main(encoder: str, out: str, die_at: int) -> None:
     """The training that does not live to its end."""
     import torch
 
-    from schemas.students import StudentSettings
-    from students import checkpoint
-    from students.fit import train_classifier
+    from graft.schemas.students import StudentSettings
+    from graft.students import checkpoint
+    from graft.students.fit import train_classifier
 
     torch.set_num_threads(1)
     checkpoint.EVERY, checkpoint.SHARE = 0.0, 1e9

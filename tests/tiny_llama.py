@@ -12,10 +12,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from schemas.home import Home
-from schemas.students import InstructSettings, StudentSettings
-from students.instruct.data import Pair, Turn
-from students.instruct.train import Held, InstructReport, train_instruct_student
+from graft.schemas.home import Home
+from graft.schemas.students import InstructSettings, StudentSettings
+from graft.students.instruct.data import Pair, Turn
+from graft.students.instruct.train import Held, InstructReport, train_instruct_student
 
 THINGS = ["kettle", "lamp", "chair", "scarf", "clock", "basket", "mirror", "pillow"]
 TURNS = [Turn(f"how do I return a {thing}", f"send the {thing} back with its receipt", "it is short and clear")
@@ -84,7 +84,7 @@ def main(base: str, home: str, die_at: int) -> None:
     """The training that does not live to its end."""
     import torch
 
-    from students.instruct import runner
+    from graft.students.instruct import runner
 
     torch.set_num_threads(1)
     runner.EVERY, runner.SHARE = 0.0, 1e9

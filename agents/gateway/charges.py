@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
-from agents.gateway.journal import BUSY_S, refuse_network_disk, storage_error, write_ahead
+from graft.agents.gateway.journal import BUSY_S, refuse_network_disk, storage_error, write_ahead
 
 TABLE = """
     CREATE TABLE IF NOT EXISTS charges (

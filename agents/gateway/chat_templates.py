@@ -9,8 +9,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from schemas.calls import Message
-from schemas.models import ChatTemplate
+from graft.schemas.calls import Message
+from graft.schemas.models import ChatTemplate
 
 
 @dataclass(frozen=True)

@@ -18,23 +18,23 @@ from typing import TYPE_CHECKING, Any, Self
 
 import orjson
 
-from agents.gateway import charges
-from agents.gateway.batch import BatchDesk, path_in
-from agents.gateway.journal import Journal
-from agents.gateway.ledger import FREE, Ledger, Reservation, Tab, cost_of, price_of
-from agents.gateway.openai_transport import OpenAITransport, body_of
-from agents.gateway.sending import Keep, Sender, count_tokens
-from agents.gateway.stats import Counts, Stats
-from agents.gateway.telemetry import Telemetry
-from agents.gateway.transport import Transport, recorded
-from schemas.addresses import checked_url
-from schemas.calls import CallRequest, Reply
-from schemas.errors import BudgetExhausted, GraftError
-from schemas.models import Cache, ModelSpec, Price
-from schemas.redaction import redact_fields
+from graft.agents.gateway import charges
+from graft.agents.gateway.batch import BatchDesk, path_in
+from graft.agents.gateway.journal import Journal
+from graft.agents.gateway.ledger import FREE, Ledger, Reservation, Tab, cost_of, price_of
+from graft.agents.gateway.openai_transport import OpenAITransport, body_of
+from graft.agents.gateway.sending import Keep, Sender, count_tokens
+from graft.agents.gateway.stats import Counts, Stats
+from graft.agents.gateway.telemetry import Telemetry
+from graft.agents.gateway.transport import Transport, recorded
+from graft.schemas.addresses import checked_url
+from graft.schemas.calls import CallRequest, Reply
+from graft.schemas.errors import BudgetExhausted, GraftError
+from graft.schemas.models import Cache, ModelSpec, Price
+from graft.schemas.redaction import redact_fields
 
 if TYPE_CHECKING:
-    from agents.local.encoder import StudentJudge
+    from graft.agents.local.encoder import StudentJudge
 
 CHARS_PER_TOKEN = 3
 """Characters (beyond ASCII: bytes) that a token has at least, for the reservation's upper estimate."""
@@ -261,10 +261,10 @@ class Gateway:
         if kind == "openai":
             return OpenAITransport(self._endpoint_urls, self._concurrency)
         if kind == "litellm":
-            from agents.gateway.litellm_transport import LiteLLMTransport
+            from graft.agents.gateway.litellm_transport import LiteLLMTransport
 
             return LiteLLMTransport()
-        from agents.local.encoder import EncoderTransport
+        from graft.agents.local.encoder import EncoderTransport
 
         return EncoderTransport(students=self._students)
 
@@ -284,7 +284,7 @@ class Gateway:
     async def _known_price(self, model: ModelSpec) -> Price | None:
         if model.provider != "litellm":
             return None
-        from agents.gateway.litellm_transport import LiteLLMTransport
+        from graft.agents.gateway.litellm_transport import LiteLLMTransport
 
         transport = self._transport(model)
         return await transport.price(model) if isinstance(transport, LiteLLMTransport) else None

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 import aiohttp
 from yarl import URL
 
-from agents.gateway.openai_transport import headers_of
-from schemas.models import ModelSpec
+from graft.agents.gateway.openai_transport import headers_of
+from graft.schemas.models import ModelSpec
 
 PATIENCE_S = 10
 

@@ -23,8 +23,8 @@ from typing import Any
 
 import orjson
 
-from schemas.calls import Reply, TokenLogprob, Usage
-from schemas.errors import GraftError, LakeTooNew, StorageFull
+from graft.schemas.calls import Reply, TokenLogprob, Usage
+from graft.schemas.errors import GraftError, LakeTooNew, StorageFull
 
 VERSION = 2
 GROUP = 512

@@ -22,11 +22,11 @@ from typing import IO, Any
 
 import orjson
 
-from agents.gateway.journal import open_journal, refuse_network_disk, storage_error, unpacked
-from agents.gateway.journal_store import ROWS, Row, as_text, check, damage_of, file_error, moment, opened
-from schemas.base import utc_now
-from schemas.durable import put
-from schemas.errors import AlreadyRunning
+from graft.agents.gateway.journal import open_journal, refuse_network_disk, storage_error, unpacked
+from graft.agents.gateway.journal_store import ROWS, Row, as_text, check, damage_of, file_error, moment, opened
+from graft.schemas.base import utc_now
+from graft.schemas.durable import put
+from graft.schemas.errors import AlreadyRunning
 
 COLUMNS = ("key", "request", "reply", "at")
 NUMBERED = "SELECT rowid, key, request, reply, at FROM calls"

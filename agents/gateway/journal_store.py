@@ -18,12 +18,12 @@ from typing import Any
 
 import orjson
 
-from agents.gateway.journal import JournalDamaged, open_journal, storage_error, unpacked
-from schemas.calls import Reply
-from schemas.durable import put
-from schemas.errors import NO_SPACE, GraftError, NotFound, StorageFull
-from schemas.extra import own_setting
-from schemas.redaction import redact_fields
+from graft.agents.gateway.journal import JournalDamaged, open_journal, storage_error, unpacked
+from graft.schemas.calls import Reply
+from graft.schemas.durable import put
+from graft.schemas.errors import NO_SPACE, GraftError, NotFound, StorageFull
+from graft.schemas.extra import own_setting
+from graft.schemas.redaction import redact_fields
 
 DAY_S = 86_400
 AGES = (("1 day", 1), ("7 days", 7), ("30 days", 30))

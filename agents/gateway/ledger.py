@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from agents.gateway.charges import Charges
-from schemas.calls import Usage
-from schemas.errors import BudgetExhausted
-from schemas.models import ModelSpec, Price
+from graft.agents.gateway.charges import Charges
+from graft.schemas.calls import Usage
+from graft.schemas.errors import BudgetExhausted
+from graft.schemas.models import ModelSpec, Price
 
 MICRO = 1_000_000
 FREE = ("embedded", "encoder")

@@ -20,8 +20,8 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
-from agents.gateway.rates import WINDOW_S, Taken, Window
-from agents.gateway.retry import backoff_s
+from graft.agents.gateway.rates import WINDOW_S, Taken, Window
+from graft.agents.gateway.retry import backoff_s
 
 LONGEST_PAUSE_S = 300.0
 """A server that asks to wait for longer is not waited for."""

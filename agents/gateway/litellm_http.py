@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 import orjson
 
-from agents.gateway.openai_transport import seconds_of
-from agents.gateway.payload import MOST_BYTES, json_of
+from graft.agents.gateway.openai_transport import seconds_of
+from graft.agents.gateway.payload import MOST_BYTES, json_of
 
 LONGEST_S = 1e6
 """Seconds of Retry-After that are passed on at most."""

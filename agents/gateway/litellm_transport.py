@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-from agents.gateway.ledger import MICRO, tokens_of
-from agents.gateway.openai_transport import (
+from graft.agents.gateway.ledger import MICRO, tokens_of
+from graft.agents.gateway.openai_transport import (
     MAY_BE_BILLED,
     headers_of,
     names_schema,
@@ -22,12 +22,12 @@ from agents.gateway.openai_transport import (
     seconds_of,
     with_extra,
 )
-from agents.gateway.payload import bytes_of
-from agents.gateway.transport import Damaged, NotBilled, RateLimited, Refused, no_prefill
-from schemas.calls import CallRequest, Reply
-from schemas.errors import CallFailed, GraftError, ModelUnreachable
-from schemas.extra import sendable
-from schemas.models import ModelSpec, Price
+from graft.agents.gateway.payload import bytes_of
+from graft.agents.gateway.transport import Damaged, NotBilled, RateLimited, Refused, no_prefill
+from graft.schemas.calls import CallRequest, Reply
+from graft.schemas.errors import CallFailed, GraftError, ModelUnreachable
+from graft.schemas.extra import sendable
+from graft.schemas.models import ModelSpec, Price
 
 TEXT_COMPLETION = "text-completion-openai/"
 PREFIXING = frozenset({"mistral", "deepseek", "codestral"})
@@ -172,7 +172,7 @@ def _load() -> Any:
     import litellm
     from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler
 
-    from agents.gateway.litellm_http import bound
+    from graft.agents.gateway.litellm_http import bound
 
     bound(AsyncHTTPHandler)
     with warnings.catch_warnings():  # pydantic builds LiteLLM's models at their first use, and warns about one of them
@@ -253,7 +253,7 @@ def _failure(litellm: Any, error: Exception, request: CallRequest) -> GraftError
 
 def _oversized(error: BaseException | None) -> BaseException | None:
     """The error about a reply's size that led to LiteLLM's; None where another one did."""
-    from agents.gateway.litellm_http import Oversized
+    from graft.agents.gateway.litellm_http import Oversized
 
     return next((one for one in _causes(error) if isinstance(one, Oversized)), None)
 

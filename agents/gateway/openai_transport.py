@@ -13,15 +13,15 @@ from typing import Any
 import aiohttp
 import orjson
 
-from agents.gateway.chat_templates import stops_of, templated
-from agents.gateway.ledger import price_of
-from agents.gateway.payload import TooLarge, body_within, cleaned, json_of, storable
-from agents.gateway.structured import parse_reply
-from agents.gateway.transport import Damaged, NotBilled, RateLimited, Refused, begun_of, no_prefill
-from schemas.calls import CallRequest, Reply, TokenLogprob, Usage
-from schemas.errors import CallFailed, KeyMissing, ModelUnreachable
-from schemas.extra import sendable
-from schemas.models import ModelSpec
+from graft.agents.gateway.chat_templates import stops_of, templated
+from graft.agents.gateway.ledger import price_of
+from graft.agents.gateway.payload import TooLarge, body_within, cleaned, json_of, storable
+from graft.agents.gateway.structured import parse_reply
+from graft.agents.gateway.transport import Damaged, NotBilled, RateLimited, Refused, begun_of, no_prefill
+from graft.schemas.calls import CallRequest, Reply, TokenLogprob, Usage
+from graft.schemas.errors import CallFailed, KeyMissing, ModelUnreachable
+from graft.schemas.extra import sendable
+from graft.schemas.models import ModelSpec
 
 TOO_LONG = re.compile(r"context.{0,20}(?:size|length|window)", re.IGNORECASE)
 """How llama.cpp, vLLM and OpenAI speak of a prompt that is too long."""

@@ -12,15 +12,15 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Hashable, Mapping
 
-from agents.gateway.batch import BatchDesk
-from agents.gateway.ledger import FREE, Tab, tokens_of
-from agents.gateway.limiter import LONGEST_PAUSE_S, Door, Tenant, Terms, Visit, close_door, door_at
-from agents.gateway.retry import RETRYABLE, backoff_s, batch_wait_s
-from agents.gateway.stats import Counts, EndpointStats, percentile
-from agents.gateway.transport import Damaged, NotBilled, RateLimited, Transport, recorded
-from schemas.calls import CallRequest, Reply, Usage
-from schemas.errors import BudgetExhausted, CallFailed, GraftError
-from schemas.models import ModelSpec
+from graft.agents.gateway.batch import BatchDesk
+from graft.agents.gateway.ledger import FREE, Tab, tokens_of
+from graft.agents.gateway.limiter import LONGEST_PAUSE_S, Door, Tenant, Terms, Visit, close_door, door_at
+from graft.agents.gateway.retry import RETRYABLE, backoff_s, batch_wait_s
+from graft.agents.gateway.stats import Counts, EndpointStats, percentile
+from graft.agents.gateway.transport import Damaged, NotBilled, RateLimited, Transport, recorded
+from graft.schemas.calls import CallRequest, Reply, Usage
+from graft.schemas.errors import BudgetExhausted, CallFailed, GraftError
+from graft.schemas.models import ModelSpec
 
 _log = logging.getLogger(__name__)
 

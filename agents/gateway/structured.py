@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from schemas.errors import CallFailed
+from graft.schemas.errors import CallFailed
 
 STARTS = 20
 """Places in a reply where a JSON value is looked for at most."""

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from agents.gateway.payload import storable
-from schemas.calls import CallRequest, Reply, Usage
-from schemas.errors import CallFailed, GraftError, NoPrefill
-from schemas.models import ModelSpec
-from schemas.redaction import redact
+from graft.agents.gateway.payload import storable
+from graft.schemas.calls import CallRequest, Reply, Usage
+from graft.schemas.errors import CallFailed, GraftError, NoPrefill
+from graft.schemas.models import ModelSpec
+from graft.schemas.redaction import redact
 
 _log = logging.getLogger(__name__)
 MESSAGE = 500

@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.local.files import STUDENT, encoder_folder, package_folder
-from agents.local.gather import Gather
-from schemas.calls import CallRequest, Reply, TokenLogprob, Usage
-from schemas.errors import CallFailed, MissingExtra, ModelUnreachable
-from schemas.pretrained import pretrained
+from graft.agents.local.files import STUDENT, encoder_folder, package_folder
+from graft.agents.local.gather import Gather
+from graft.schemas.calls import CallRequest, Reply, TokenLogprob, Usage
+from graft.schemas.errors import CallFailed, MissingExtra, ModelUnreachable
+from graft.schemas.pretrained import pretrained
 
 Vectors = NDArray[np.float32]
 

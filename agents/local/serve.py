@@ -1,4 +1,4 @@
-"""One embedded model as its own process: `python -m agents.local.serve FOLDER`. Started by agents.local.servers.
+"""One embedded model as its own process: `python -m graft.agents.local.serve FOLDER`. Started by agents.local.servers.
 
 FOLDER holds `state.json` (what to serve, written by whoever starts it) and `leases/`, one file a holder. The process
 serves OpenAI's protocol on 127.0.0.1, writes its port into the state, and ends by itself as soon as no holder is
@@ -18,7 +18,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from agents.local.files import read_json, write_json
+from graft.agents.local.files import read_json, write_json
 
 SLOTS = 8
 SLOT_TOKENS = 2048

@@ -25,11 +25,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agents.local.files import ModelFile, model_file, read_json, write_json
-from agents.local.serve import folder_lock, live_leases, process_stamp
-from schemas.errors import MissingExtra, ModelUnreachable
-from schemas.home import Home
-from schemas.models import ModelSpec
+from graft.agents.local.files import ModelFile, model_file, read_json, write_json
+from graft.agents.local.serve import folder_lock, live_leases, process_stamp
+from graft.schemas.errors import MissingExtra, ModelUnreachable
+from graft.schemas.home import Home, python_path
+from graft.schemas.models import ModelSpec
 
 READY_WITHIN_S = 120.0
 STOPPED_WITHIN_S = 10.0
@@ -106,13 +106,11 @@ def _spawn(file: ModelFile, folder: Path, threads: int) -> None:
         "name": file.name, "path": str(file.path), "sha256": file.sha256, "threads": threads,
     }  # fmt: skip
     write_json(folder / "state.json", state)
-    root = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     with (folder / "log.txt").open("wb") as log:
         child = subprocess.Popen(
-            [sys.executable, "-m", "agents.local.serve", str(folder)],
+            [sys.executable, "-m", "graft.agents.local.serve", str(folder)],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            env={**os.environ, "PYTHONPATH": path},
+            env={**os.environ, "PYTHONPATH": python_path()},
             start_new_session=True,  # Ctrl-C ends the run, which then lets go of the server in its own time
         )  # fmt: skip
     _children[folder] = child

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 
-from agents.methods.base import Ask, Context, Drawn, Method, Place, Screen
-from agents.methods.draw import Roles, draw_roles, gra_of, reviewer_count, sharing
-from schemas.errors import GraftError
-from schemas.recipe import Recipe
-from schemas.rows import Seed, Slot
-from schemas.tasks import GuardTask
+from graft.agents.methods.base import Ask, Context, Drawn, Method, Place, Screen
+from graft.agents.methods.draw import Roles, draw_roles, gra_of, reviewer_count, sharing
+from graft.schemas.errors import GraftError
+from graft.schemas.recipe import Recipe
+from graft.schemas.rows import Seed, Slot
+from graft.schemas.tasks import GuardTask
 
 __all__ = [
     "METHODS", "Ask", "Context", "Drawn", "Method", "Place", "Roles", "Screen",
@@ -23,7 +23,7 @@ __all__ = [
 
 def _loaded(module: str, name: str) -> Callable[[], Method]:
     def load() -> Method:
-        made: Method = getattr(import_module(f"agents.methods.{module}"), name)()
+        made: Method = getattr(import_module(f"graft.agents.methods.{module}"), name)()
         return made
 
     return load

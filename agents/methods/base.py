@@ -11,10 +11,10 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from schemas.calls import CallRequest, Reply
-from schemas.models import RoleName
-from schemas.recipe import Recipe
-from schemas.rows import Candidate, GateResult, Seed, Slot
+from graft.schemas.calls import CallRequest, Reply
+from graft.schemas.models import RoleName
+from graft.schemas.recipe import Recipe
+from graft.schemas.rows import Candidate, GateResult, Seed, Slot
 
 Ask = Callable[[CallRequest], Awaitable[Reply]]
 """Sends one request through the gateway. Raises CallFailed (or BudgetExhausted) when no usable reply can be had."""

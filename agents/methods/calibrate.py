@@ -11,16 +11,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from agents.methods.base import Context, Method
-from agents.methods.relabel import choices
-from agents.roles.calibration import batch_means, content_free_means
-from agents.roles.choice import judge_label
-from schemas.errors import BudgetExhausted, CallFailed, GraftError
-from schemas.methods import PromptMixSettings
-from schemas.models import GuardSpec, ModelSpec, RoleName
-from schemas.recipe import Recipe
-from schemas.rows import Slot
-from schemas.tasks import Label
+from graft.agents.methods.base import Context, Method
+from graft.agents.methods.relabel import choices
+from graft.agents.roles.calibration import batch_means, content_free_means
+from graft.agents.roles.choice import judge_label
+from graft.schemas.errors import BudgetExhausted, CallFailed, GraftError
+from graft.schemas.methods import PromptMixSettings
+from graft.schemas.models import GuardSpec, ModelSpec, RoleName
+from graft.schemas.recipe import Recipe
+from graft.schemas.rows import Slot
+from graft.schemas.tasks import Label
 
 JUDGING: tuple[RoleName, ...] = ("labeler", "guard", "reviewer", "adjudicator")
 PROBE = "A text that says nothing."

@@ -7,11 +7,11 @@ from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from agents.methods.base import Context
-from schemas.base import stable_hash
-from schemas.errors import BudgetExhausted, CallFailed
-from schemas.rows import Candidate, Decision, GateResult, Labelling, LabelScore, Review, Route, Slot, Status
-from schemas.tasks import GuardTask
+from graft.agents.methods.base import Context
+from graft.schemas.base import stable_hash
+from graft.schemas.errors import BudgetExhausted, CallFailed
+from graft.schemas.rows import Candidate, Decision, GateResult, Labelling, LabelScore, Review, Route, Slot, Status
+from graft.schemas.tasks import GuardTask
 
 REDACTED = "redacted"
 """The rule of a result that says what was taken out of a text; such a result has passed."""

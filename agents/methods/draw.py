@@ -7,13 +7,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from agents.methods.base import Drawn, Place
-from schemas.base import stable_hash
-from schemas.errors import GraftError
-from schemas.methods import GraSettings
-from schemas.models import ModelSpec
-from schemas.recipe import Recipe
-from schemas.rows import Slot, Steer
+from graft.agents.methods.base import Drawn, Place
+from graft.schemas.base import stable_hash
+from graft.schemas.errors import GraftError
+from graft.schemas.methods import GraSettings
+from graft.schemas.models import ModelSpec
+from graft.schemas.recipe import Recipe
+from graft.schemas.rows import Slot, Steer
 
 
 @dataclass(frozen=True)

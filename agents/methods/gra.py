@@ -15,15 +15,15 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from agents.methods.base import Context, Drawn, Place
-from agents.methods.draft import Draft, decided, decision, screened
-from agents.methods.draw import Roles, draw_roles, gra_of, make_slot, slot_id, steered
-from agents.methods.panel import all_failed, ask_all, review_content, review_label
-from agents.roles import adjudicator, generator, reviewer
-from schemas.errors import BudgetExhausted, CallFailed
-from schemas.models import ModelSpec, RoleName
-from schemas.recipe import Recipe
-from schemas.rows import Candidate, Decision, Review, Slot
+from graft.agents.methods.base import Context, Drawn, Place
+from graft.agents.methods.draft import Draft, decided, decision, screened
+from graft.agents.methods.draw import Roles, draw_roles, gra_of, make_slot, slot_id, steered
+from graft.agents.methods.panel import all_failed, ask_all, review_content, review_label
+from graft.agents.roles import adjudicator, generator, reviewer
+from graft.schemas.errors import BudgetExhausted, CallFailed
+from graft.schemas.models import ModelSpec, RoleName
+from graft.schemas.recipe import Recipe
+from graft.schemas.rows import Candidate, Decision, Review, Slot
 
 
 class Gra:

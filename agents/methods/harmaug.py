@@ -13,20 +13,20 @@ import dataclasses
 import random
 from collections.abc import Sequence
 
-from agents.methods.base import Context, Drawn, Place
-from agents.methods.draft import Draft, decided, decision, failure, screened, soft_label
-from agents.methods.draw import draw_model, make_slot, pool_of
-from agents.roles.guard import dialogue, score_message
-from agents.roles.labeler import is_vote
-from agents.roles.mixer import repeats_prefix, write_message
-from agents.roles.responder import respond
-from schemas.errors import BudgetExhausted, CallFailed, GraftError, NoPrefill
-from schemas.methods import HarmAugSettings
-from schemas.models import RoleName
-from schemas.recipe import Recipe
-from schemas.refusals import refusal_of
-from schemas.rows import Aim, Candidate, Decision, Labelling, Side, Slot, Variant
-from schemas.tasks import GuardTask
+from graft.agents.methods.base import Context, Drawn, Place
+from graft.agents.methods.draft import Draft, decided, decision, failure, screened, soft_label
+from graft.agents.methods.draw import draw_model, make_slot, pool_of
+from graft.agents.roles.guard import dialogue, score_message
+from graft.agents.roles.labeler import is_vote
+from graft.agents.roles.mixer import repeats_prefix, write_message
+from graft.agents.roles.responder import respond
+from graft.schemas.errors import BudgetExhausted, CallFailed, GraftError, NoPrefill
+from graft.schemas.methods import HarmAugSettings
+from graft.schemas.models import RoleName
+from graft.schemas.recipe import Recipe
+from graft.schemas.refusals import refusal_of
+from graft.schemas.rows import Aim, Candidate, Decision, Labelling, Side, Slot, Variant
+from graft.schemas.tasks import GuardTask
 
 VARIANTS: tuple[Variant, ...] = ("empty", "refusal", "compliance")
 

@@ -10,14 +10,14 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from agents.methods.decide import decide, mean_of, passes, settled, spread_of
-from agents.methods.draft import Draft, code_of, decision, failure
-from agents.methods.draw import Roles
-from agents.roles import adjudicator, reviewer
-from schemas.methods import GraSettings
-from schemas.models import ModelSpec
-from schemas.rows import Decision, Review
-from schemas.tasks import Label
+from graft.agents.methods.decide import decide, mean_of, passes, settled, spread_of
+from graft.agents.methods.draft import Draft, code_of, decision, failure
+from graft.agents.methods.draw import Roles
+from graft.agents.roles import adjudicator, reviewer
+from graft.schemas.methods import GraSettings
+from graft.schemas.models import ModelSpec
+from graft.schemas.rows import Decision, Review
+from graft.schemas.tasks import Label
 
 AskOne = Callable[[ModelSpec, int], Awaitable[Review]]
 """(model, how many times this model was asked before for this slot) to its review."""

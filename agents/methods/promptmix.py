@@ -13,17 +13,17 @@ import dataclasses
 import random
 from collections.abc import Sequence
 
-from agents.methods.base import Context, Drawn, Place
-from agents.methods.draft import Draft, decided, decision, failure, screened
-from agents.methods.draw import Roles, draw_model, draw_roles, seed_of, slot_id, steered
-from agents.methods.panel import review_label
-from agents.methods.relabel import choices, mixing, relabel
-from agents.roles.mixer import Mixed, folded, write_mix
-from schemas.errors import CallFailed
-from schemas.methods import PromptMixSettings
-from schemas.models import ModelSpec, RoleName
-from schemas.recipe import Recipe
-from schemas.rows import Candidate, Decision, Mix, Seed, Slot
+from graft.agents.methods.base import Context, Drawn, Place
+from graft.agents.methods.draft import Draft, decided, decision, failure, screened
+from graft.agents.methods.draw import Roles, draw_model, draw_roles, seed_of, slot_id, steered
+from graft.agents.methods.panel import review_label
+from graft.agents.methods.relabel import choices, mixing, relabel
+from graft.agents.roles.mixer import Mixed, folded, write_mix
+from graft.schemas.errors import CallFailed
+from graft.schemas.methods import PromptMixSettings
+from graft.schemas.models import ModelSpec, RoleName
+from graft.schemas.recipe import Recipe
+from graft.schemas.rows import Candidate, Decision, Mix, Seed, Slot
 
 STEP = 0.05
 TRIES = 3

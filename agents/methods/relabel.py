@@ -11,17 +11,17 @@ import random
 from collections.abc import Sequence
 from typing import Literal
 
-from agents.methods.base import Context
-from agents.methods.draft import Draft, soft_label
-from agents.methods.draw import Roles
-from agents.roles.asking import label_of
-from agents.roles.labeler import Giver, is_vote, label_text, nearest_labels
-from schemas.errors import GraftError
-from schemas.methods import PromptMixSettings
-from schemas.models import ModelSpec
-from schemas.recipe import Recipe
-from schemas.rows import Labelling, Review
-from schemas.tasks import Label, labels_of
+from graft.agents.methods.base import Context
+from graft.agents.methods.draft import Draft, soft_label
+from graft.agents.methods.draw import Roles
+from graft.agents.roles.asking import label_of
+from graft.agents.roles.labeler import Giver, is_vote, label_text, nearest_labels
+from graft.schemas.errors import GraftError
+from graft.schemas.methods import PromptMixSettings
+from graft.schemas.models import ModelSpec
+from graft.schemas.recipe import Recipe
+from graft.schemas.rows import Labelling, Review
+from graft.schemas.tasks import Label, labels_of
 
 TIE = 1e-9
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from agents.methods.base import Ask
-from agents.roles.reviewer import RESPONSE_SCORES, judge_text, score
-from schemas.models import ModelSpec
-from schemas.recipe import Recipe
-from schemas.rows import Review, Seed, Slot
-from schemas.tasks import Label
+from graft.agents.methods.base import Ask
+from graft.agents.roles.reviewer import RESPONSE_SCORES, judge_text, score
+from graft.schemas.models import ModelSpec
+from graft.schemas.recipe import Recipe
+from graft.schemas.rows import Review, Seed, Slot
+from graft.schemas.tasks import Label
 
 
 async def adjudicate_response(

@@ -7,14 +7,14 @@ from typing import Any
 
 import orjson
 
-from agents.roles.prompting import question
-from schemas.calls import CallRequest, Reply
-from schemas.errors import CallFailed
-from schemas.methods import GraSettings
-from schemas.models import ModelSpec, RoleName, RoleSpec
-from schemas.recipe import Recipe
-from schemas.rows import Slot
-from schemas.tasks import ClassificationTask, GuardTask, Label, labels_of
+from graft.agents.roles.prompting import question
+from graft.schemas.calls import CallRequest, Reply
+from graft.schemas.errors import CallFailed
+from graft.schemas.methods import GraSettings
+from graft.schemas.models import ModelSpec, RoleName, RoleSpec
+from graft.schemas.recipe import Recipe
+from graft.schemas.rows import Slot
+from graft.schemas.tasks import ClassificationTask, GuardTask, Label, labels_of
 
 _PAIRS = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "`": "`"}
 _MARKERS = re.compile(

@@ -11,11 +11,11 @@ import asyncio
 import math
 from collections.abc import Mapping, Sequence
 
-from agents.methods.base import Ask
-from agents.roles.choice import judge_label
-from schemas.models import ModelSpec, RoleName
-from schemas.recipe import Recipe
-from schemas.rows import Seed
+from graft.agents.methods.base import Ask
+from graft.agents.roles.choice import judge_label
+from graft.schemas.models import ModelSpec, RoleName
+from graft.schemas.recipe import Recipe
+from graft.schemas.rows import Seed
 
 CONTENT_FREE = ("N/A", "", "[MASK]")
 

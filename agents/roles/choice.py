@@ -14,16 +14,16 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from agents.methods.base import Ask
-from agents.roles.asking import noun_of
-from agents.roles.prompting import render
-from schemas.base import stable_hash
-from schemas.calls import CallRequest, Message, Reply
-from schemas.errors import CallFailed
-from schemas.models import ModelSpec, RoleName
-from schemas.recipe import Recipe
-from schemas.rows import Seed
-from schemas.tasks import Label, labels_of
+from graft.agents.methods.base import Ask
+from graft.agents.roles.asking import noun_of
+from graft.agents.roles.prompting import render
+from graft.schemas.base import stable_hash
+from graft.schemas.calls import CallRequest, Message, Reply
+from graft.schemas.errors import CallFailed
+from graft.schemas.models import ModelSpec, RoleName
+from graft.schemas.recipe import Recipe
+from graft.schemas.rows import Seed
+from graft.schemas.tasks import Label, labels_of
 
 MAX_DEPTH = 4
 EXAMPLE_CHARS = 300

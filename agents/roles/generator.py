@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from agents.methods.base import Ask
-from agents.roles.asking import (
+from graft.agents.methods.base import Ask
+from graft.agents.roles.asking import (
     clause_of,
     cleaned,
     concept_of,
@@ -23,11 +23,11 @@ from agents.roles.asking import (
     short_string,
     unmet,
 )  # fmt: skip
-from schemas.calls import CallRequest, Reply
-from schemas.errors import CallFailed
-from schemas.models import ModelSpec
-from schemas.recipe import Recipe
-from schemas.rows import Slot
+from graft.schemas.calls import CallRequest, Reply
+from graft.schemas.errors import CallFailed
+from graft.schemas.models import ModelSpec
+from graft.schemas.recipe import Recipe
+from graft.schemas.rows import Slot
 
 KEYWORD_CHARS = 60
 NEWLINE = ("\n",)

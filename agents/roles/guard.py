@@ -11,18 +11,18 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 
-from agents.methods.base import Ask
-from agents.roles.calibration import calibrate
-from agents.roles.choice import TEXT_CHARS, alternatives, one_line, unlisted
-from agents.roles.labeler import VOTE, likely_label, named_label, voted
-from agents.roles.prompting import render
-from agents.roles.reviewer import failed
-from schemas.calls import CallRequest
-from schemas.errors import BudgetExhausted, CallFailed
-from schemas.models import ModelSpec
-from schemas.recipe import Recipe
-from schemas.rows import LabelScore, Review, Seed
-from schemas.tasks import labels_of
+from graft.agents.methods.base import Ask
+from graft.agents.roles.calibration import calibrate
+from graft.agents.roles.choice import TEXT_CHARS, alternatives, one_line, unlisted
+from graft.agents.roles.labeler import VOTE, likely_label, named_label, voted
+from graft.agents.roles.prompting import render
+from graft.agents.roles.reviewer import failed
+from graft.schemas.calls import CallRequest
+from graft.schemas.errors import BudgetExhausted, CallFailed
+from graft.schemas.models import ModelSpec
+from graft.schemas.recipe import Recipe
+from graft.schemas.rows import LabelScore, Review, Seed
+from graft.schemas.tasks import labels_of
 
 ANSWERS = {"harmful": "unsafe", "safe": "safe"}
 """Our labels to Llama Guard's words."""

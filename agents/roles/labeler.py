@@ -11,17 +11,17 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from agents.methods.base import Ask
-from agents.roles.asking import label_of, noun_of, request_for
-from agents.roles.calibration import calibrate
-from agents.roles.choice import TEXT_CHARS, alternatives, choice_request, judge_label, one_line, pick_examples
-from agents.roles.reviewer import failed
-from schemas.calls import Reply
-from schemas.errors import BudgetExhausted, CallFailed
-from schemas.models import EMBEDDED_POOL, ModelSpec, RoleSpec
-from schemas.recipe import Recipe
-from schemas.rows import LabelScore, Review, Seed
-from schemas.tasks import Label, labels_of
+from graft.agents.methods.base import Ask
+from graft.agents.roles.asking import label_of, noun_of, request_for
+from graft.agents.roles.calibration import calibrate
+from graft.agents.roles.choice import TEXT_CHARS, alternatives, choice_request, judge_label, one_line, pick_examples
+from graft.agents.roles.reviewer import failed
+from graft.schemas.calls import Reply
+from graft.schemas.errors import BudgetExhausted, CallFailed
+from graft.schemas.models import EMBEDDED_POOL, ModelSpec, RoleSpec
+from graft.schemas.recipe import Recipe
+from graft.schemas.rows import LabelScore, Review, Seed
+from graft.schemas.tasks import Label, labels_of
 
 Giver = Literal["labeler", "reviewer", "adjudicator", "guard"]
 """A role that may give a label."""

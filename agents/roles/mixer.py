@@ -9,16 +9,16 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from agents.methods.base import Ask
-from agents.roles.asking import clause_of, cleaned, concept_of, ended, label_of, noun_of, request_for
-from schemas.calls import CallRequest, Message, Reply
-from schemas.errors import CallFailed
-from schemas.methods import HarmAugSettings
-from schemas.models import ModelSpec
-from schemas.recipe import Recipe
-from schemas.refusals import refusal_of
-from schemas.rows import Mix, Slot
-from schemas.tasks import GuardTask
+from graft.agents.methods.base import Ask
+from graft.agents.roles.asking import clause_of, cleaned, concept_of, ended, label_of, noun_of, request_for
+from graft.schemas.calls import CallRequest, Message, Reply
+from graft.schemas.errors import CallFailed
+from graft.schemas.methods import HarmAugSettings
+from graft.schemas.models import ModelSpec
+from graft.schemas.recipe import Recipe
+from graft.schemas.refusals import refusal_of
+from graft.schemas.rows import Mix, Slot
+from graft.schemas.tasks import GuardTask
 
 _ITEM = re.compile(
     r"\A\s*+(?:(?:example|text|utterance|sentence)\s*+)?[(\[]?(\d{1,2})\s*+[.):\]](?!\d)\s*+(\S.*)$", re.IGNORECASE

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from agents.methods.base import Ask
-from agents.roles.asking import label_of, object_schema, request_for, short_string
-from agents.roles.generator import KEYWORD_CHARS, NEWLINE, keywords_in
-from schemas.models import ModelSpec
-from schemas.recipe import Recipe
+from graft.agents.methods.base import Ask
+from graft.agents.roles.asking import label_of, object_schema, request_for, short_string
+from graft.agents.roles.generator import KEYWORD_CHARS, NEWLINE, keywords_in
+from graft.schemas.models import ModelSpec
+from graft.schemas.recipe import Recipe
 
 MOST = 5
 """Subjects of one label at most."""

@@ -14,9 +14,9 @@ from typing import Any
 from jinja2 import FileSystemLoader, StrictUndefined, Template
 from jinja2.sandbox import SandboxedEnvironment
 
-from schemas.base import stable_hash
-from schemas.calls import Message
-from schemas.models import ModelSpec
+from graft.schemas.base import stable_hash
+from graft.schemas.calls import Message
+from graft.schemas.models import ModelSpec
 
 FOLDER = Path(__file__).parent / "prompts"
 FRAGMENT_WORDS = 8

@@ -8,15 +8,15 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-from agents.methods.base import Ask
-from agents.roles.asking import ended, request_for
-from schemas.calls import CallRequest, Message, Reply
-from schemas.errors import CallFailed, NoPrefill
-from schemas.methods import HarmAugSettings
-from schemas.models import ModelSpec
-from schemas.recipe import Recipe
-from schemas.rows import Slot
-from schemas.tasks import labels_of
+from graft.agents.methods.base import Ask
+from graft.agents.roles.asking import ended, request_for
+from graft.schemas.calls import CallRequest, Message, Reply
+from graft.schemas.errors import CallFailed, NoPrefill
+from graft.schemas.methods import HarmAugSettings
+from graft.schemas.models import ModelSpec
+from graft.schemas.recipe import Recipe
+from graft.schemas.rows import Slot
+from graft.schemas.tasks import labels_of
 
 Kind = Literal["refusal", "compliance"]
 

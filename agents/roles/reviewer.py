@@ -12,8 +12,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-from agents.methods.base import Ask
-from agents.roles.asking import (
+from graft.agents.methods.base import Ask
+from graft.agents.roles.asking import (
     first_words,
     noun_of,
     object_in,
@@ -22,14 +22,14 @@ from agents.roles.asking import (
     short_string,
     unmet,
 )  # fmt: skip
-from agents.roles.calibration import calibrate
-from agents.roles.choice import judge_label
-from schemas.calls import Reply
-from schemas.errors import BudgetExhausted, CallFailed
-from schemas.models import ModelSpec
-from schemas.recipe import Recipe
-from schemas.rows import LabelScore, Review, Seed, Slot
-from schemas.tasks import GuardTask, Label, labels_of
+from graft.agents.roles.calibration import calibrate
+from graft.agents.roles.choice import judge_label
+from graft.schemas.calls import Reply
+from graft.schemas.errors import BudgetExhausted, CallFailed
+from graft.schemas.models import ModelSpec
+from graft.schemas.recipe import Recipe
+from graft.schemas.rows import LabelScore, Review, Seed, Slot
+from graft.schemas.tasks import GuardTask, Label, labels_of
 
 Judge = Literal["reviewer", "adjudicator"]
 

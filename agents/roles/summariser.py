@@ -13,8 +13,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from agents.methods.base import Ask
-from agents.roles.asking import (
+from graft.agents.methods.base import Ask
+from graft.agents.roles.asking import (
     cleaned,
     first_words,
     most_keywords,
@@ -24,14 +24,14 @@ from agents.roles.asking import (
     short_string,
     unmet,
 )
-from agents.roles.generator import NEWLINE, keywords_in
-from schemas.base import stable_hash
-from schemas.calls import Reply
-from schemas.errors import CallFailed
-from schemas.models import ModelSpec
-from schemas.recipe import Recipe
-from schemas.rows import Candidate, Seed
-from schemas.tasks import labels_of
+from graft.agents.roles.generator import NEWLINE, keywords_in
+from graft.schemas.base import stable_hash
+from graft.schemas.calls import Reply
+from graft.schemas.errors import CallFailed
+from graft.schemas.models import ModelSpec
+from graft.schemas.recipe import Recipe
+from graft.schemas.rows import Candidate, Seed
+from graft.schemas.tasks import labels_of
 
 SUMMARY_WORDS = 30
 

@@ -36,7 +36,7 @@ def png(chart: dict[str, Any]) -> bytes:
 
 def warm() -> None:
     """Draw a chart that nobody sees: the first of a process takes seconds, as its libraries are loaded."""
-    from dashboard.charts.shapes import bars
+    from graft.dashboard.charts.shapes import bars
 
     svg(bars([{"name": "", "rows": 1}], category="name", value="rows", title=""), "")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from dashboard.charts import ACCENT, PALETTE, SECOND, SPLITS, finished
+from graft.dashboard.charts import ACCENT, PALETTE, SECOND, SPLITS, finished
 
 
 def bars(rows: Sequence[dict[str, Any]], *, category: str, value: str, title: str, width: int = 420) -> dict[str, Any]:

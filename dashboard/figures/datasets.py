@@ -6,13 +6,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from dashboard.figures import Rows, rows_of
-from data.quality.judged import runs_of
-from data.quality.words import Held
+from graft.dashboard.figures import Rows, rows_of
+from graft.data.quality.judged import runs_of
+from graft.data.quality.words import Held
 
 if TYPE_CHECKING:
-    from data.lake import Lake
-    from schemas.datasets import DatasetVersion
+    from graft.data.lake import Lake
+    from graft.schemas.datasets import DatasetVersion
 
 BARS = 32
 """Bars of a histogram, about."""

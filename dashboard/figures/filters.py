@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from data.review.items import REFUSED_BY
-from data.review.queues import MARGIN
-from schemas.rows import Route
+from graft.data.review.items import REFUSED_BY
+from graft.data.review.queues import MARGIN
+from graft.schemas.rows import Route
 
 LONGEST = 1_000
 """Characters that a search may have."""

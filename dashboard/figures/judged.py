@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dashboard.figures import Rows, rows_of
-from dashboard.figures.datasets import runs
-from data.mixing import GuardReport, MixReport, method_report
+from graft.dashboard.figures import Rows, rows_of
+from graft.dashboard.figures.datasets import runs
+from graft.data.mixing import GuardReport, MixReport, method_report
 
 if TYPE_CHECKING:
-    from data.lake import Lake
-    from schemas.datasets import DatasetVersion
+    from graft.data.lake import Lake
+    from graft.schemas.datasets import DatasetVersion
 
 MIXING = ("promptmix", "harmaug")
 """Methods that have figures of their own."""

@@ -6,14 +6,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dashboard.figures import Rows, rows_of
-from data.vectors import Placed, Point, Vectors, points_of
-from schemas.restricted import HIDDEN
+from graft.dashboard.figures import Rows, rows_of
+from graft.data.vectors import Placed, Point, Vectors, points_of
+from graft.schemas.restricted import HIDDEN
 
 if TYPE_CHECKING:
-    from data.lake import Lake
-    from data.vectors import Cluster
-    from schemas.datasets import DatasetVersion
+    from graft.data.lake import Lake
+    from graft.data.vectors import Cluster
+    from graft.schemas.datasets import DatasetVersion
 
 COMPARED = 20_000
 """Rows that are compared with all others in search of pairs of other labels."""

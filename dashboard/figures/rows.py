@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dashboard.figures import Rows, rows_of
-from dashboard.figures.filters import SORTS, Asked
-from data.duck import quoted
-from data.export.files import FORMULA
-from data.fence import Budget
-from schemas.restricted import HIDDEN
+from graft.dashboard.figures import Rows, rows_of
+from graft.dashboard.figures.filters import SORTS, Asked
+from graft.data.duck import quoted
+from graft.data.export.files import FORMULA
+from graft.data.fence import Budget
+from graft.schemas.restricted import HIDDEN
 
 if TYPE_CHECKING:
-    from data.lake import Lake
+    from graft.data.lake import Lake
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def codes(lake: Lake, run_id: str, *, rejected: bool) -> list[str]:
 
 def stops(lake: Lake, run_id: str) -> list[str]:
     """The gates, or else the judges, that a run's candidates were stopped by, most frequent first."""
-    from data.review.items import REFUSED_BY
+    from graft.data.review.items import REFUSED_BY
 
     query = f"""
         SELECT {REFUSED_BY} AS gate, count(*) AS rows FROM lake.candidates WHERE run_id = ? AND status <> 'accepted'

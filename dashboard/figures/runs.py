@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dashboard.figures import Rows
+from graft.dashboard.figures import Rows
 
 if TYPE_CHECKING:
-    from data.memo import Memo
-    from schemas.datasets import Run
+    from graft.data.memo import Memo
+    from graft.schemas.datasets import Run
 
 LATE_S = 2.0
 """Seconds for which the figures of a run may be behind while it commits."""
@@ -32,6 +32,6 @@ def by_label(memo: Memo, run: Run) -> Rows:
 
 
 def _rows(memo: Memo, run: Run, query: str) -> Rows:
-    from data.memo import run_stamp
+    from graft.data.memo import run_stamp
 
     return memo.rows(query, [run.id], stamp=run_stamp(run), late_s=LATE_S)

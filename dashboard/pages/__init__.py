@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dashboard.pages import (
+from graft.dashboard.pages import (
     changes,
     charts,
     datasets,
@@ -18,7 +18,7 @@ from dashboard.pages import (
     schedules,
     students,
 )
-from dashboard.pages.page import Chart, Page
+from graft.dashboard.pages.page import Chart, Page
 
 MODULES = (
     home, runs, datasets, judged, map, changes, people, rows, row, review, students, models, schedules, charts,

@@ -9,20 +9,20 @@ from urllib.parse import quote
 from starlette.requests import Request
 from starlette.responses import Response
 
-from dashboard.charts.shapes import dense, gains
-from dashboard.desk import Desk, desk_of
-from dashboard.figures.datasets import shown_labels
-from dashboard.pages.datasets import as_file
-from dashboard.pages.page import Chart, Page, Spec
-from dashboard.parts import Part
-from dashboard.show import shown
-from dashboard.tables import Column, Table
-from data.versions import version, versions
-from schemas.datasets import DatasetVersion
-from schemas.errors import GraftError
+from graft.dashboard.charts.shapes import dense, gains
+from graft.dashboard.desk import Desk, desk_of
+from graft.dashboard.figures.datasets import shown_labels
+from graft.dashboard.pages.datasets import as_file
+from graft.dashboard.pages.page import Chart, Page, Spec
+from graft.dashboard.parts import Part
+from graft.dashboard.show import shown
+from graft.dashboard.tables import Column, Table
+from graft.data.versions import version, versions
+from graft.schemas.datasets import DatasetVersion
+from graft.schemas.errors import GraftError
 
 if TYPE_CHECKING:
-    from data.diff import Diff, Flow, Share
+    from graft.data.diff import Diff, Flow, Share
 
 FLOWS = 200
 WORDS = 400
@@ -55,7 +55,7 @@ def before(found: DatasetVersion, every: list[DatasetVersion]) -> DatasetVersion
 
 def changes_part(desk: Desk, found: DatasetVersion, other: DatasetVersion, patience_s: float = 0.5) -> Part:
     """The diff from `other` to this version, and drift from it."""
-    from data.quality import tables
+    from graft.data.quality import tables
 
     diff = desk.reports.diff(other, found, patience_s)
     usual = before(found, versions(desk.lake, found.dataset))
@@ -70,7 +70,7 @@ def changes_part(desk: Desk, found: DatasetVersion, other: DatasetVersion, patie
 
 
 def _file(desk: Desk, other: DatasetVersion, found: DatasetVersion) -> Response:
-    from data.diff_html import render_html
+    from graft.data.diff_html import render_html
 
     diff = desk.reports.diff(other, found, patience_s=60.0)
     if diff is None:
@@ -111,7 +111,7 @@ def _share(one: Share) -> dict[str, Any]:
 
 
 def _measures(diff: Diff) -> list[dict[str, Any]]:
-    from data.diff_html import TITLES, figure
+    from graft.data.diff_html import TITLES, figure
 
     return [
         {"group": TITLES[one.group].lower(), "name": one.name, "a": figure(one.a), "b": figure(one.b),

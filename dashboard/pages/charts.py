@@ -5,10 +5,10 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import Response
 
-from dashboard.charts import png, svg
-from dashboard.desk import desk_of
-from dashboard.pages.page import Page
-from schemas.errors import NotFound
+from graft.dashboard.charts import png, svg
+from graft.dashboard.desk import desk_of
+from graft.dashboard.pages.page import Page
+from graft.schemas.errors import NotFound
 
 
 def chart(request: Request) -> Response:

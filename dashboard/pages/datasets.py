@@ -11,18 +11,18 @@ from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import Response
 
-from dashboard.charts import SPLITS
-from dashboard.charts.shapes import dense, histogram, sparkline, stacked
-from dashboard.desk import Desk, desk_of
-from dashboard.figures import datasets as figures
-from dashboard.pages.page import Chart, Page, Spec
-from dashboard.parts import Part
-from dashboard.show import shown
-from dashboard.tables import Column, Table, attachment
-from data.tags import tags
-from data.versions import version, versions
-from schemas.datasets import DatasetVersion
-from schemas.errors import GraftError
+from graft.dashboard.charts import SPLITS
+from graft.dashboard.charts.shapes import dense, histogram, sparkline, stacked
+from graft.dashboard.desk import Desk, desk_of
+from graft.dashboard.figures import datasets as figures
+from graft.dashboard.pages.page import Chart, Page, Spec
+from graft.dashboard.parts import Part
+from graft.dashboard.show import shown
+from graft.dashboard.tables import Column, Table, attachment
+from graft.data.tags import tags
+from graft.data.versions import version, versions
+from graft.schemas.datasets import DatasetVersion
+from graft.schemas.errors import GraftError
 
 QUICK = 20_000
 """Rows of a version whose quality report is there in a second."""
@@ -68,7 +68,7 @@ def dataset(request: Request) -> Response:
 
 def overview(desk: Desk, found: DatasetVersion, patience_s: float | None = None) -> Part:
     """What the version holds and how it came about. Only for a small version it is waited for its quality report."""
-    from data.quality import tables
+    from graft.data.quality import tables
 
     counted = _counts(desk, found)
     of_runs = desk.reports.kept(("runs", found.ref), lambda: figures.runs(desk.lake, found))
@@ -110,8 +110,8 @@ def quality(request: Request) -> Response:
 
     Embeddings are left to the command line: no page waits for a model.
     """
-    from data.quality import tables
-    from data.quality.html import page
+    from graft.data.quality import tables
+    from graft.data.quality.html import page
 
     desk = desk_of(request)
     found = version(desk.lake, request.path_params["ref"])
@@ -131,7 +131,7 @@ def quality(request: Request) -> Response:
 
 def whole(request: Request) -> Response:
     """All of a version in one HTML file, the same that `graft report` writes."""
-    from dashboard.report import file_name, render
+    from graft.dashboard.report import file_name, render
 
     desk = desk_of(request)
     found = version(desk.lake, request.path_params["ref"])
@@ -269,7 +269,7 @@ def _versions_table(desk: Desk, found: DatasetVersion) -> Table:
 
 def _students_tables(desk: Desk, found: DatasetVersion) -> tuple[Table, ...]:
     """Students that learned from the version: classifiers by their rank, then those that write."""
-    from data.scores import leaderboard
+    from graft.data.scores import leaderboard
 
     page = "/students/{student_id}" in {one.path for one in desk.pages}
     judged = [one.model_dump() for one in leaderboard(desk.lake, found.dataset) if one.version == found.version]

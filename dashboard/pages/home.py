@@ -8,15 +8,15 @@ from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import Response
 
-from dashboard.charts.shapes import sparkline
-from dashboard.desk import Desk, desk_of
-from dashboard.figures import datasets as figures
-from dashboard.pages.page import Page
-from data.versions import version
-from schemas.live import read_live
+from graft.dashboard.charts.shapes import sparkline
+from graft.dashboard.desk import Desk, desk_of
+from graft.dashboard.figures import datasets as figures
+from graft.dashboard.pages.page import Page
+from graft.data.versions import version
+from graft.schemas.live import read_live
 
 if TYPE_CHECKING:
-    from data.quality import Quality
+    from graft.data.quality import Quality
 
 GLANCED = 6
 """Datasets whose quality stands on the page: the newest."""
@@ -28,8 +28,8 @@ LATE_S = 30.0
 
 def home(request: Request) -> Response:
     """The first page. On an empty lake it says how to begin."""
-    from data.spending import month
-    from flows.pause import waiting
+    from graft.data.spending import month
+    from graft.flows.pause import waiting
 
     desk = desk_of(request)
     found = desk.memo.get("datasets", lambda: figures.datasets(desk.lake), late_s=2.0)
@@ -54,7 +54,7 @@ def _dataset(desk: Desk, row: dict[str, Any], *, glanced: bool) -> dict[str, Any
 
 def _glance(desk: Desk, row: dict[str, Any]) -> Any:
     """What the quality report says in a line, and how its figures moved; "computing" while it is being made."""
-    from data.quality import tables
+    from graft.data.quality import tables
 
     found = version(desk.lake, f"{row['dataset']}@{row['version']}")
     if row["rows"] > SMALL and not desk.reports.known(found):

@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING, Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from dashboard.charts import ACCENT, SECOND
-from dashboard.charts.shapes import heat, histogram, lines, offsets, roomy, shares
-from dashboard.desk import Desk, desk_of
-from dashboard.figures import judged as figures
-from dashboard.pages.datasets import rows_link
-from dashboard.pages.page import Chart, Page, Spec
-from dashboard.parts import Part
-from dashboard.show import shown
-from dashboard.tables import Column, Table
-from data.mixing import GuardReport, MixReport, told
-from data.versions import version
-from schemas.datasets import DatasetVersion
+from graft.dashboard.charts import ACCENT, SECOND
+from graft.dashboard.charts.shapes import heat, histogram, lines, offsets, roomy, shares
+from graft.dashboard.desk import Desk, desk_of
+from graft.dashboard.figures import judged as figures
+from graft.dashboard.pages.datasets import rows_link
+from graft.dashboard.pages.page import Chart, Page, Spec
+from graft.dashboard.parts import Part
+from graft.dashboard.show import shown
+from graft.dashboard.tables import Column, Table
+from graft.data.mixing import GuardReport, MixReport, told
+from graft.data.versions import version
+from graft.schemas.datasets import DatasetVersion
 
 if TYPE_CHECKING:
-    from data.mixing import Mixed
-    from data.quality.model import Reviews
+    from graft.data.mixing import Mixed
+    from graft.data.quality.model import Reviews
 
 MOST = 24
 """Labels of a heat map; of more those are drawn that most rows came from or went to."""
@@ -46,7 +46,7 @@ def reviews(request: Request) -> Response:
 
 def judged_part(desk: Desk, found: DatasetVersion, patience_s: float = 0.5) -> Part:
     """Agreement and severity from the quality report; adjudications, relabelled rows and the methods' own figures."""
-    from data.quality import tables
+    from graft.data.quality import tables
 
     counted = _judged(desk, found, patience_s)
     report = desk.reports.of(found, patience_s)

@@ -10,20 +10,20 @@ from urllib.parse import quote, urlencode
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from dashboard.charts import ACCENT, PALETTE, SECOND, SPLITS
-from dashboard.charts.shapes import scatter
-from dashboard.desk import Desk, desk_of
-from dashboard.figures import map as figures
-from dashboard.meaning import COSINE, Alike, meaning_of
-from dashboard.pages.page import Chart, Page, Spec
-from dashboard.pages.row import address
-from dashboard.tables import Column, Table
-from data.versions import version
-from schemas.errors import GraftError
+from graft.dashboard.charts import ACCENT, PALETTE, SECOND, SPLITS
+from graft.dashboard.charts.shapes import scatter
+from graft.dashboard.desk import Desk, desk_of
+from graft.dashboard.figures import map as figures
+from graft.dashboard.meaning import COSINE, Alike, meaning_of
+from graft.dashboard.pages.page import Chart, Page, Spec
+from graft.dashboard.pages.row import address
+from graft.dashboard.tables import Column, Table
+from graft.data.versions import version
+from graft.schemas.errors import GraftError
 
 if TYPE_CHECKING:
-    from data.vectors import Placed, Vectors
-    from schemas.datasets import DatasetVersion
+    from graft.data.vectors import Placed, Vectors
+    from graft.schemas.datasets import DatasetVersion
 
 COLOURS = {"label": "label", "source": "source", "split": "split", "score": "reviewers' mean", "kind": "seed or row"}
 REST, REST_COLOUR = "all others", "#8a8f96"

@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from starlette.requests import Request
 from starlette.responses import Response
 
-from dashboard.charts.shapes import bars, intervals, stacked_days
-from dashboard.desk import Desk, desk_of
-from dashboard.pages.page import Chart, Page, Spec
-from dashboard.tables import Column, Table
-from schemas.base import utc_now
-from schemas.errors import GraftError
+from graft.dashboard.charts.shapes import bars, intervals, stacked_days
+from graft.dashboard.desk import Desk, desk_of
+from graft.dashboard.pages.page import Chart, Page, Spec
+from graft.dashboard.tables import Column, Table
+from graft.schemas.base import utc_now
+from graft.schemas.errors import GraftError
 
 if TYPE_CHECKING:
-    from data.lake import Lake
-    from data.spending import DatasetUse, DayUse, ModelUse, Worth
-    from data.spending.model import Part
-    from data.spending.scope import Filters
+    from graft.data.lake import Lake
+    from graft.data.spending import DatasetUse, DayUse, ModelUse, Worth
+    from graft.data.spending.model import Part
+    from graft.data.spending.scope import Filters
 
 N = TypeVar("N", int, float)
 SPANS = {"7": "7 days", "30": "30 days", "90": "90 days", "": "all time"}
@@ -94,7 +94,7 @@ def _spent(desk: Desk, filters: Filters, part: Part, patience_s: float | None = 
 
 
 def _count(lake: Lake, filters: Filters, part: Part) -> Spent:
-    from data.spending import by_dataset, by_day, by_model, worth
+    from graft.data.spending import by_dataset, by_day, by_model, worth
 
     uses = by_model(lake, **filters)
     return Spent(

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 if TYPE_CHECKING:
-    from dashboard.desk import Desk
+    from graft.dashboard.desk import Desk
 
 Spec = dict[str, Any]
 """A chart as Vega-Lite's specification."""

@@ -9,17 +9,17 @@ from urllib.parse import quote
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from dashboard.charts.shapes import intervals
-from dashboard.desk import Desk, desk_of
-from dashboard.pages.page import Chart, Page, Spec
-from dashboard.posting import Form, posted
-from dashboard.tables import Column, Table
-from data.versions import version
-from schemas.errors import GraftError
+from graft.dashboard.charts.shapes import intervals
+from graft.dashboard.desk import Desk, desk_of
+from graft.dashboard.pages.page import Chart, Page, Spec
+from graft.dashboard.posting import Form, posted
+from graft.dashboard.tables import Column, Table
+from graft.data.versions import version
+from graft.schemas.errors import GraftError
 
 if TYPE_CHECKING:
-    from data.review import AgainstPeople, Agreement, Progress, Standing
-    from schemas.datasets import DatasetVersion
+    from graft.data.review import AgainstPeople, Agreement, Progress, Standing
+    from graft.schemas.datasets import DatasetVersion
 
 SHOWN = 200
 """Decisions on the page; all are in its CSV."""
@@ -27,7 +27,7 @@ SHOWN = 200
 
 def people(request: Request) -> Response:
     """A version's review so far. `?csv=decisions` gives every decision as a file, restricted words hidden."""
-    from data.review import agreement, decisions, progress
+    from graft.data.review import agreement, decisions, progress
 
     desk = desk_of(request)
     found = version(desk.lake, request.path_params["ref"])
@@ -46,7 +46,7 @@ def people(request: Request) -> Response:
 
 
 def _measured(desk: Desk, dataset: str) -> AgainstPeople:
-    from data.review import against_people
+    from graft.data.review import against_people
 
     return desk.memo.get(("against people", dataset), lambda: against_people(desk.lake, dataset))
 
@@ -54,8 +54,8 @@ def _measured(desk: Desk, dataset: str) -> AgainstPeople:
 @posted
 def publish(request: Request, form: Form) -> Response:
     """Make the next version of what people decided (POST) and show it."""
-    from data.edits import rebase
-    from data.lake import Lake
+    from graft.data.edits import rebase
+    from graft.data.lake import Lake
 
     desk = desk_of(request)
     with Lake.open(desk.home) as lake:  # its own: decisions go on while a large version is written
@@ -69,7 +69,7 @@ def publish(request: Request, form: Form) -> Response:
 @posted
 def go_on(request: Request, form: Form) -> Response:
     """Let a run that waits for review go on (POST)."""
-    from flows.pause import go_on as resume
+    from graft.flows.pause import go_on as resume
 
     desk, run_id = desk_of(request), form.get("run", "")
     resume(desk.home, run_id, by=desk.door.person(request))

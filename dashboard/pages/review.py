@@ -10,18 +10,18 @@ from urllib.parse import urlencode
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from dashboard.desk import Desk, desk_of
-from dashboard.pages.page import Page
-from dashboard.people import clean, remember
-from dashboard.posting import Form, posted
-from dashboard.queues import Ask
-from data.versions import version, versions
-from schemas.base import stable_hash
-from schemas.errors import GraftError
+from graft.dashboard.desk import Desk, desk_of
+from graft.dashboard.pages.page import Page
+from graft.dashboard.people import clean, remember
+from graft.dashboard.posting import Form, posted
+from graft.dashboard.queues import Ask
+from graft.data.versions import version, versions
+from graft.schemas.base import stable_hash
+from graft.schemas.errors import GraftError
 
 if TYPE_CHECKING:
-    from schemas.datasets import DatasetVersion
-    from schemas.versions import Edit, EditAction
+    from graft.schemas.datasets import DatasetVersion
+    from graft.schemas.versions import Edit, EditAction
 
 RULES = {
     "disagreement": "where the reviewers disagreed most",
@@ -40,8 +40,8 @@ def review(request: Request) -> Response:
 
 def _page(request: Request, asked: Mapping[str, str], clash: Mapping[str, str] | None = None) -> Response:
     """The queue's page. `clash` is a decision that is not kept yet, as somebody else was quicker."""
-    from data.review import gates, item, progress, standing
-    from flows.pause import waiting
+    from graft.data.review import gates, item, progress, standing
+    from graft.flows.pause import waiting
 
     desk = desk_of(request)
     refs = [found.ref for found in reversed(versions(desk.lake))]
@@ -67,9 +67,9 @@ def _page(request: Request, asked: Mapping[str, str], clash: Mapping[str, str] |
 @posted
 def decide(request: Request, form: Form) -> Response:
     """Keep a decision (POST) and go on to the next row. Sent twice it is kept once."""
-    from data.edits import decide as made_of
-    from data.edits import record
-    from data.review import standing
+    from graft.data.edits import decide as made_of
+    from graft.data.edits import record
+    from graft.data.review import standing
 
     desk, action = desk_of(request), _action(form.get("action", ""))
     found = version(desk.lake, form.get("ref", ""))
@@ -96,7 +96,7 @@ def decide(request: Request, form: Form) -> Response:
 @posted
 def undo(request: Request, form: Form) -> Response:
     """Take one's own decision back (POST) and show its row again."""
-    from data.edits import undo as take_back
+    from graft.data.edits import undo as take_back
 
     desk = desk_of(request)
     found = version(desk.lake, form.get("ref", ""))
@@ -142,7 +142,7 @@ def _queue_name(ask: Ask) -> str:
 
 
 def _action(said: str) -> EditAction:
-    from schemas.versions import EditAction as Actions
+    from graft.schemas.versions import EditAction as Actions
 
     if said not in get_args(Actions) or said == "undo":
         raise GraftError(f"no such decision: {said[:40]!r}", where="action", fix="accept, reject, relabel, edit, skip")
@@ -171,7 +171,7 @@ def _seen(others: list[Edit], ask: Ask) -> str:
 
 
 def _labels(desk: Desk, found: DatasetVersion) -> list[str]:
-    from data.edits import labels_of
+    from graft.data.edits import labels_of
 
     return labels_of(desk.lake, found)
 

@@ -9,21 +9,21 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
-from dashboard.desk import Desk, desk_of
-from dashboard.figures import Rows
-from dashboard.figures import rows as figures
-from dashboard.figures.map import placed
-from dashboard.meaning import meaning_of
-from dashboard.pages.page import Page
-from dashboard.show import shown
-from dashboard.tables import attachment
-from data.explain import explain
-from data.provenance import prov
-from data.versions import version
-from schemas.errors import GraftError, NotFound
+from graft.dashboard.desk import Desk, desk_of
+from graft.dashboard.figures import Rows
+from graft.dashboard.figures import rows as figures
+from graft.dashboard.figures.map import placed
+from graft.dashboard.meaning import meaning_of
+from graft.dashboard.pages.page import Page
+from graft.dashboard.show import shown
+from graft.dashboard.tables import attachment
+from graft.data.explain import explain
+from graft.data.provenance import prov
+from graft.data.versions import version
+from graft.schemas.errors import GraftError, NotFound
 
 if TYPE_CHECKING:
-    from schemas.datasets import DatasetVersion
+    from graft.schemas.datasets import DatasetVersion
 
 NEIGHBOURS = 10
 FEW = 4

@@ -14,21 +14,21 @@ from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
-from dashboard.desk import Desk, desk_of
-from dashboard.figures import Rows
-from dashboard.figures import rows as figures
-from dashboard.figures.filters import FILTERS, LONGEST, SORTS, Asked, Filter, asked, too_long
-from dashboard.figures.rows import Within
-from dashboard.meaning import COSINE, Making, meaning_of
-from dashboard.pages.page import Page
-from dashboard.tables import as_csv, attachment
-from data.fence import SEARCH
-from data.rescue import runs_of
-from data.versions import version, versions
-from schemas.errors import GraftError, MissingExtra, NotFound
+from graft.dashboard.desk import Desk, desk_of
+from graft.dashboard.figures import Rows
+from graft.dashboard.figures import rows as figures
+from graft.dashboard.figures.filters import FILTERS, LONGEST, SORTS, Asked, Filter, asked, too_long
+from graft.dashboard.figures.rows import Within
+from graft.dashboard.meaning import COSINE, Making, meaning_of
+from graft.dashboard.pages.page import Page
+from graft.dashboard.tables import as_csv, attachment
+from graft.data.fence import SEARCH
+from graft.data.rescue import runs_of
+from graft.data.versions import version, versions
+from graft.schemas.errors import GraftError, MissingExtra, NotFound
 
 if TYPE_CHECKING:
-    from schemas.datasets import DatasetVersion
+    from graft.schemas.datasets import DatasetVersion
 
 SIZE = 50
 NEAREST = 200

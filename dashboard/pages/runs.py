@@ -9,19 +9,19 @@ from urllib.parse import quote, urlencode
 from starlette.requests import Request
 from starlette.responses import Response
 
-from dashboard.charts.shapes import bars, line
-from dashboard.desk import Desk, desk_of
-from dashboard.figures import Rows
-from dashboard.figures import runs as figures
-from dashboard.pages.page import Chart, Page, Spec
-from dashboard.tables import Column, Table
-from schemas.datasets import Run
-from schemas.errors import GraftError, NotFound
-from schemas.live import read_live
+from graft.dashboard.charts.shapes import bars, line
+from graft.dashboard.desk import Desk, desk_of
+from graft.dashboard.figures import Rows
+from graft.dashboard.figures import runs as figures
+from graft.dashboard.pages.page import Chart, Page, Spec
+from graft.dashboard.tables import Column, Table
+from graft.schemas.datasets import Run
+from graft.schemas.errors import GraftError, NotFound
+from graft.schemas.live import read_live
 
 if TYPE_CHECKING:
-    from data.spending import Stretch
-    from schemas.live import Live
+    from graft.data.spending import Stretch
+    from graft.schemas.live import Live
 
 MOST_COMPARED = 12
 
@@ -45,7 +45,7 @@ def runs(request: Request) -> Response:
 
 def compare(request: Request) -> Response:
     """`?run=A&run=B`: runs as the columns of one table."""
-    from data.spending import compare_runs
+    from graft.data.spending import compare_runs
 
     desk, ids = desk_of(request), list(dict.fromkeys(request.query_params.getlist("run")))[:MOST_COMPARED]
     if len(ids) < 2:
@@ -79,7 +79,7 @@ COMPARED: dict[str, Any] = {
 
 def run(request: Request) -> Response:
     """One run. While it goes on the page asks for itself again every few seconds."""
-    from data.spending import by_model, errors
+    from graft.data.spending import by_model, errors
 
     desk = desk_of(request)
     found = desk.lake.run(request.path_params["run_id"])
@@ -102,7 +102,7 @@ def run(request: Request) -> Response:
 
 
 def _remembered(desk: Desk, found: Run, what: str, make: Any) -> Any:
-    from data.memo import run_stamp
+    from graft.data.memo import run_stamp
 
     return desk.memo.get((what, found.id), make, stamp=run_stamp(found), late_s=figures.LATE_S)
 
@@ -115,7 +115,7 @@ def _prefect_page(now: Live | None) -> str:
     """The flow run's page in Prefect, while its server is the one that the run reported to."""
     if now is None or not now.api_url or not now.flow_run_id:
         return ""
-    from flows.prefect_api import flow_run_url
+    from graft.flows.prefect_api import flow_run_url
 
     return flow_run_url(now.api_url, now.flow_run_id)
 
@@ -209,7 +209,7 @@ def _endpoints(now: Live | None) -> Table:
 
 
 def _stretches(desk: Desk, given: Mapping[str, str]) -> list[Stretch]:
-    from data.spending import over_run
+    from graft.data.spending import over_run
 
     found = desk.lake.run(given.get("of", ""))
     if found is None:

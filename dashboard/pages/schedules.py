@@ -8,19 +8,19 @@ from urllib.parse import quote
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from dashboard.desk import desk_of
-from dashboard.pages.page import Page
-from dashboard.posting import Form, posted
-from dashboard.tables import Column, Table
+from graft.dashboard.desk import desk_of
+from graft.dashboard.pages.page import Page
+from graft.dashboard.posting import Form, posted
+from graft.dashboard.tables import Column, Table
 
 if TYPE_CHECKING:
-    from flows.schedules import RunInfo
+    from graft.flows.schedules import RunInfo
 
 
 def schedules(request: Request) -> Response:
     """Deployments, their next runs, the last flow runs, and runs that wait for a review."""
-    from flows.pause import waiting
-    from flows.schedules import overview
+    from graft.flows.pause import waiting
+    from graft.flows.schedules import overview
 
     desk = desk_of(request)
     found = overview(desk.home)
@@ -42,7 +42,7 @@ def _runs(runs: tuple[RunInfo, ...]) -> Table:
 @posted
 def pause(request: Request, form: Form) -> Response:
     """Pause a deployment, or let it fire again (POST)."""
-    from flows.schedules import set_paused
+    from graft.flows.schedules import set_paused
 
     set_paused(desk_of(request).home, form.get("deployment", ""), form.get("paused") == "1")
     return RedirectResponse("/schedules", 303)
@@ -51,10 +51,10 @@ def pause(request: Request, form: Form) -> Response:
 @posted
 def start(request: Request, form: Form) -> Response:
     """Ask for a run now (POST); fields named `p.NAME` go over the deployment's parameters."""
-    from flows.parameters import from_form
-    from flows.schedules import deployments
-    from flows.schedules import start as ask
-    from schemas.errors import NotFound
+    from graft.flows.parameters import from_form
+    from graft.flows.schedules import deployments
+    from graft.flows.schedules import start as ask
+    from graft.schemas.errors import NotFound
 
     desk, name = desk_of(request), form.get("deployment", "")
     known = {one.name: one for one in deployments(desk.home)}
@@ -69,7 +69,7 @@ def start(request: Request, form: Form) -> Response:
 @posted
 def cancel(request: Request, form: Form) -> Response:
     """End a flow run that goes on (POST)."""
-    from flows.schedules import cancel as end
+    from graft.flows.schedules import cancel as end
 
     end(desk_of(request).home, form.get("run", ""))
     return RedirectResponse("/schedules", 303)

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from dashboard.charts.shapes import heat, intervals, lines, reliability
-from dashboard.desk import Desk, desk_of
-from dashboard.pages.page import Chart, Page, Spec
-from dashboard.tables import Column, Table
-from schemas.errors import GraftError, NotFound
+from graft.dashboard.charts.shapes import heat, intervals, lines, reliability
+from graft.dashboard.desk import Desk, desk_of
+from graft.dashboard.pages.page import Chart, Page, Spec
+from graft.dashboard.tables import Column, Table
+from graft.schemas.errors import GraftError, NotFound
 
 if TYPE_CHECKING:
-    from data.scores import Answers, Paired, SliceScore, Standing
-    from schemas.students import Evaluation, Student
+    from graft.data.scores import Answers, Paired, SliceScore, Standing
+    from graft.schemas.students import Evaluation, Student
 
 MOST_LABELS = 30
 """Labels up to which a confusion matrix can be read."""
@@ -27,7 +27,7 @@ WRONG = 8
 
 def students(request: Request) -> Response:
     """The leaderboard, by dataset and test file, and learning curves. `?dataset=` narrows both."""
-    from data.scores import leaderboard, learning_curve
+    from graft.data.scores import leaderboard, learning_curve
 
     desk, chosen = desk_of(request), request.query_params.get("dataset", "")
     standings = leaderboard(desk.lake, chosen or None)
@@ -83,7 +83,7 @@ def _instructed(desk: Desk, dataset: str) -> Table:
 
 def student(request: Request) -> Response:
     """One student on one test (`?test=HASH`); `?with=` sets another beside it by the paired test."""
-    from data.scores import against_teacher, answers, find_student, row_facts, speed, worst_slices
+    from graft.data.scores import against_teacher, answers, find_student, row_facts, speed, worst_slices
 
     desk, asked = desk_of(request), request.query_params
     found = find_student(desk.lake, request.path_params["student_id"])
@@ -131,7 +131,7 @@ def _others(desk: Desk, found: Student, chosen: Evaluation) -> list[dict[str, An
 
 def _pair(desk: Desk, found: Student, other: str, chosen: Evaluation) -> tuple[Paired | None, str]:
     """The paired test of this student (b) against another (a), or why there is none."""
-    from data.scores import compare, find_student
+    from graft.data.scores import compare, find_student
 
     if not other:
         return None, ""
@@ -194,7 +194,7 @@ def _counts(pair: Paired | None) -> Table:
 
 def draw_board(desk: Desk, given: Mapping[str, str]) -> Spec | None:
     """`dataset`, `test`: accuracy of each student on that test, with its interval."""
-    from data.scores import leaderboard
+    from graft.data.scores import leaderboard
 
     rows = [
         {"name": f"{one.student_id[:14]} ({one.learned_from})", "accuracy": one.accuracy, "low": one.interval[0],
@@ -209,7 +209,7 @@ def draw_board(desk: Desk, given: Mapping[str, str]) -> Spec | None:
 
 def draw_curve(desk: Desk, given: Mapping[str, str]) -> Spec | None:
     """`of`: the dataset. Accuracy over the rounds of its newest loop, by arm and seed."""
-    from data.scores import learning_curve
+    from graft.data.scores import learning_curve
 
     curves = learning_curve(desk.lake, given.get("of", ""))
     rows = [
@@ -238,8 +238,8 @@ def draw_curve(desk: Desk, given: Mapping[str, str]) -> Spec | None:
 
 def draw_reliability(desk: Desk, given: Mapping[str, str]) -> Spec | None:
     """`of`: the student, `test`: the test's hash. Confidence against how often it was right."""
-    from data.scores import answers, find_student
-    from data.scores import reliability as bins_of
+    from graft.data.scores import answers, find_student
+    from graft.data.scores import reliability as bins_of
 
     said = answers(desk.home, find_student(desk.lake, given.get("of", "")), given.get("test", ""))
     if said is None:
@@ -254,7 +254,7 @@ def draw_reliability(desk: Desk, given: Mapping[str, str]) -> Spec | None:
 
 def draw_confusion(desk: Desk, given: Mapping[str, str]) -> Spec | None:
     """`of`: the student, `test`: the test's hash. Rows of each true label by what was predicted."""
-    from data.scores import find_student
+    from graft.data.scores import find_student
 
     judged = desk.lake.evaluations(find_student(desk.lake, given.get("of", "")).id)
     chosen = next((one for one in judged if one.test_hash == given.get("test")), None)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from data.audit.base import AuditRow, audit_rows, distinct, wilson
-from data.audit.hacking import Curve, Point, curves
-from data.audit.poison import FORMS, FormResult, Poisoning, poison
-from data.audit.shortcuts import Shortcut, ShortcutReport, shortcuts
+from graft.data.audit.base import AuditRow, audit_rows, distinct, wilson
+from graft.data.audit.hacking import Curve, Point, curves
+from graft.data.audit.poison import FORMS, FormResult, Poisoning, poison
+from graft.data.audit.shortcuts import Shortcut, ShortcutReport, shortcuts
 
 __all__ = [
     "FORMS", "AuditRow", "Curve", "FormResult", "Point", "Poisoning", "Shortcut", "ShortcutReport", "audit_rows",

@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from data.gates.base import words
-from schemas.datasets import DatasetVersion
+from graft.data.gates.base import words
+from graft.schemas.datasets import DatasetVersion
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from data.lake import Lake
+    from graft.data.lake import Lake
 
     Vectors = NDArray[np.float32]
 

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from data.audit.base import distinct
-from data.versions import versions
-from schemas.base import stable_hash
+from graft.data.audit.base import distinct
+from graft.data.versions import versions
+from graft.schemas.base import stable_hash
 
 if TYPE_CHECKING:
-    from data.lake import Lake
+    from graft.data.lake import Lake
 
 SAMPLE = 500
 """Rows of a round that diversity is measured on, at most."""

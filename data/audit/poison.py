@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data.audit.base import AuditRow, Embed
-from schemas.base import stable_hash
-from schemas.errors import GraftError
+from graft.data.audit.base import AuditRow, Embed
+from graft.schemas.base import stable_hash
+from graft.schemas.errors import GraftError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from data.audit.base import Vectors
+    from graft.data.audit.base import Vectors
 
 SHARE = 0.0025
 MAX_ROWS = 5_000
@@ -223,7 +223,7 @@ def _suspected(vectors: Vectors, labels: Sequence[str], seed: int) -> NDArray[np
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
     from threadpoolctl import threadpool_limits
 
-    from data.gates.learned import label_errors
+    from graft.data.gates.learned import label_errors
 
     names, codes = np.unique(np.asarray(labels), return_inverse=True)
     folds = StratifiedKFold(min(FOLDS, int(np.bincount(codes).min())), shuffle=True, random_state=seed)

@@ -12,8 +12,8 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from data.audit.base import Z95, AuditRow, wilson
-from data.gates.base import words
+from graft.data.audit.base import Z95, AuditRow, wilson
+from graft.data.gates.base import words
 
 LEAST_ROWS = 5
 """Rows that must hold a word before it is looked at."""

@@ -3,7 +3,7 @@
 registry.py says what a format is, files.py, chat.py, preference.py and hub.py hold them, write.py writes them.
 """
 
-from data.export.registry import Format
-from data.export.write import FORMATS, KINDS, export
+from graft.data.export.registry import Format
+from graft.data.export.write import FORMATS, KINDS, export
 
 __all__ = ["FORMATS", "KINDS", "Format", "export"]

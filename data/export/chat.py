@@ -11,8 +11,8 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from data.export.registry import Columns, Format, Params, Source, Written
-from schemas.errors import GraftError
+from graft.data.export.registry import Columns, Format, Params, Source, Written
+from graft.schemas.errors import GraftError
 
 ASK = "Which of these labels fits the text? Answer with the label alone.\nLabels: "
 

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from data.export.registry import Columns, Format, Params, Source
-from schemas.errors import GraftError
+from graft.data.export.registry import Columns, Format, Params, Source
+from graft.schemas.errors import GraftError
 
 BLANK = "[\\s\\x00-\\x1f\\x7f\\x{85}\\x{a0}\\x{2028}\\x{2029}]+"
 FORMULA = "^[\\s\\x00-\\x1f\\x{a0}\\x{200b}\\x{3000}\\x{feff}]*[=+\\-@＝＋－＠]|^[\\t\\r\\n]"

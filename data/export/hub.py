@@ -9,7 +9,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from data.export.registry import Columns, Format, Params, Source, Written
+from graft.data.export.registry import Columns, Format, Params, Source, Written
 
 LICENCES = frozenset((
     "apache-2.0", "mit", "cc0-1.0", "cc-by-4.0", "cc-by-3.0", "cc-by-sa-4.0", "cc-by-sa-3.0", "cc-by-nc-4.0",

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from data.export.registry import Format, Source, Written
-from schemas.datasets import DatasetVersion
+from graft.data.export.registry import Format, Source, Written
+from graft.schemas.datasets import DatasetVersion
 
 log = logging.getLogger(__name__)
 

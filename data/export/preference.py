@@ -6,9 +6,9 @@ A wrong answer is one that reviewers of the same run rejected beside the accepte
 
 from __future__ import annotations
 
-from data.export.chat import turn
-from data.export.registry import Columns, Format, Params, Source
-from schemas.errors import GraftError
+from graft.data.export.chat import turn
+from graft.data.export.registry import Columns, Format, Params, Source
+from graft.schemas.errors import GraftError
 
 NEGATIVE_CODES = ("rejected.low_mean", "rejected.adjudicated")
 CORRECTNESS = """list_avg(list_transform(list_filter({}.reviews, lambda r: r.stage = 'content'),

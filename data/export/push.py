@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from schemas.errors import GraftError, KeyMissing, MissingExtra, ModelUnreachable
+from graft.schemas.errors import GraftError, KeyMissing, MissingExtra, ModelUnreachable
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from data.export.where import ROW_COLUMNS, visible
-from schemas.datasets import DatasetVersion
+from graft.data.export.where import ROW_COLUMNS, visible
+from graft.schemas.datasets import DatasetVersion
 
 if TYPE_CHECKING:
-    from data.lake import Lake
+    from graft.data.lake import Lake
 
 Container = Literal["parquet", "jsonl", "csv", "lines"]
 Kind = Literal["files", "training", "hub"]

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from schemas.errors import GraftError
+from graft.schemas.errors import GraftError
 
 ROW_COLUMNS = ("id", "text", "response", "label", "split", "source", "restricted")
 """What `--columns` and `--where` may name."""

@@ -14,17 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from data.duck import is_full, quoted
-from data.export import chat, files, hub, notes, preference
-from data.export.registry import Format, Kind, Params, Source, TaskKind, Written
-from data.export.where import ROW_COLUMNS, safe_where
-from data.fence import WRITING
-from data.versions import SPLIT_ORDER, version
-from schemas.datasets import DatasetVersion
-from schemas.errors import GraftError, NotFound, StorageFull
+from graft.data.duck import is_full, quoted
+from graft.data.export import chat, files, hub, notes, preference
+from graft.data.export.registry import Format, Kind, Params, Source, TaskKind, Written
+from graft.data.export.where import ROW_COLUMNS, safe_where
+from graft.data.fence import WRITING
+from graft.data.versions import SPLIT_ORDER, version
+from graft.schemas.datasets import DatasetVersion
+from graft.schemas.errors import GraftError, NotFound, StorageFull
 
 if TYPE_CHECKING:
-    from data.lake import Lake
+    from graft.data.lake import Lake
 
 FORMATS: dict[str, Format] = {
     one.name: one for family in (files, chat, preference, hub) for one in family.FORMATS

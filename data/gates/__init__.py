@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from data.gates.base import Gate, failed, passed
-from data.gates.contamination import ContaminationGate, TestText
-from data.gates.damage import DamageGate
-from data.gates.exact import ExactIndex
-from data.gates.format import FormatGate
-from data.gates.language import LanguageGate
-from data.gates.leak import LabelLeakGate, PromptLeakGate
-from data.gates.length import LengthGate
-from data.gates.near import NearIndex
-from data.gates.personal import PersonalGate
-from data.gates.refusal import RefusalGate
-from data.gates.repetition import RepetitionGate
-from data.gates.schema import SchemaGate
-from data.gates.secrets import SecretGate
-from data.gates.spans import Finder, redacted, told
-from data.gates.toxicity import Scorer, ToxicityGate
-from schemas.recipe import Recipe
-from schemas.rows import GateResult, Seed
+from graft.data.gates.base import Gate, failed, passed
+from graft.data.gates.contamination import ContaminationGate, TestText
+from graft.data.gates.damage import DamageGate
+from graft.data.gates.exact import ExactIndex
+from graft.data.gates.format import FormatGate
+from graft.data.gates.language import LanguageGate
+from graft.data.gates.leak import LabelLeakGate, PromptLeakGate
+from graft.data.gates.length import LengthGate
+from graft.data.gates.near import NearIndex
+from graft.data.gates.personal import PersonalGate
+from graft.data.gates.refusal import RefusalGate
+from graft.data.gates.repetition import RepetitionGate
+from graft.data.gates.schema import SchemaGate
+from graft.data.gates.secrets import SecretGate
+from graft.data.gates.spans import Finder, redacted, told
+from graft.data.gates.toxicity import Scorer, ToxicityGate
+from graft.schemas.recipe import Recipe
+from graft.schemas.rows import GateResult, Seed
 
 __all__ = ["Admission", "Gate", "TestText", "redactors", "text_gates"]
 

@@ -6,7 +6,7 @@ import re
 import unicodedata
 from typing import Protocol
 
-from schemas.rows import GateResult
+from graft.schemas.rows import GateResult
 
 _WORD = re.compile(r"[^\W_]+")
 _UNSPACED = re.compile(r"([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff])")

@@ -16,9 +16,9 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from data.gates.base import failed, normalise, passed, words
-from data.gates.near import jaccard_of, sketch_of
-from schemas.rows import GateResult
+from graft.data.gates.base import failed, normalise, passed, words
+from graft.data.gates.near import jaccard_of, sketch_of
+from graft.schemas.rows import GateResult
 
 GRAM_WORDS = 13
 """Words of a run: the length at which models' makers commonly call a shared run contamination."""

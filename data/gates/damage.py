@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from data.gates.base import failed, passed
-from schemas.rows import GateResult
+from graft.data.gates.base import failed, passed
+from graft.schemas.rows import GateResult
 
 _BROKEN = re.compile(r"\ufffd|[\ud800-\udfff]")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f]")

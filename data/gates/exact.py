@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from data.gates.base import normalise
+from graft.data.gates.base import normalise
 
 
 class ExactIndex:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from data.gates.base import failed, passed
-from schemas.recipe import Recipe
-from schemas.rows import GateResult
+from graft.data.gates.base import failed, passed
+from graft.schemas.recipe import Recipe
+from graft.schemas.rows import GateResult
 
 _LETTER = re.compile(r"[^\W\d_]")
 _TOKENS = re.compile(

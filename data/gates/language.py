@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
-from data.gates.base import failed, passed
-from schemas.gates import LanguageSettings
-from schemas.recipe import Recipe
-from schemas.rows import GateResult
+from graft.data.gates.base import failed, passed
+from graft.schemas.gates import LanguageSettings
+from graft.schemas.recipe import Recipe
+from graft.schemas.rows import GateResult
 
 SEEN_CHARS = 1_000
 NEAR = ({"no", "nb", "nn", "da"}, {"id", "ms"}, {"hr", "sr", "bs", "sl"}, {"cs", "sk"}, {"gl", "pt", "es"})

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from data.gates.base import failed, passed, words
-from schemas.recipe import Recipe
-from schemas.rows import GateResult
-from schemas.tasks import labels_of
+from graft.data.gates.base import failed, passed, words
+from graft.schemas.recipe import Recipe
+from graft.schemas.rows import GateResult
+from graft.schemas.tasks import labels_of
 
 FRAGMENT_WORDS = 8
 """So many words in a row, shared with a fixed sentence of a prompt, are no accident."""

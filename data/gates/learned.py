@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from data.gates.base import failed
-from data.gates.neighbours import nearest
-from schemas.rows import GateResult
+from graft.data.gates.base import failed
+from graft.data.gates.neighbours import nearest
+from graft.schemas.rows import GateResult
 
 GATE = "learned"
 NEIGHBOURS = 10

@@ -5,9 +5,9 @@ It runs before all others, so that what any of them costs is bounded by `max_cha
 
 from __future__ import annotations
 
-from data.gates.base import failed, passed
-from schemas.recipe import Recipe
-from schemas.rows import GateResult
+from graft.data.gates.base import failed, passed
+from graft.schemas.recipe import Recipe
+from graft.schemas.rows import GateResult
 
 
 class LengthGate:

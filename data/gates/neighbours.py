@@ -15,9 +15,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from data.gates.base import normalise
-from data.gates.near import NearIndex, jaccard_of, minhash_of, shingles_of, sketch_from
-from data.gates.semantic import ROUNDING, clusters, drop_semantic_duplicates
+from graft.data.gates.base import normalise
+from graft.data.gates.near import NearIndex, jaccard_of, minhash_of, shingles_of, sketch_from
+from graft.data.gates.semantic import ROUNDING, clusters, drop_semantic_duplicates
 
 EXACT_BELOW = 50_000
 """Rows up to which every pair is looked at: at 100,000 that still took less time than an index (docs/regate.md)."""

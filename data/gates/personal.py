@@ -11,10 +11,10 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 
-from data.gates.base import failed, passed
-from data.gates.spans import Span, disjoint, place
-from schemas.gates import PersonalSettings
-from schemas.rows import GateResult
+from graft.data.gates.base import failed, passed
+from graft.data.gates.spans import Span, disjoint, place
+from graft.schemas.gates import PersonalSettings
+from graft.schemas.rows import GateResult
 
 _WORTH = re.compile(r"[@\d]|::")
 _DOMAIN = re.compile(r"@((?:[\w-]{1,63}+\.){1,8}[^\W\d_]{2,24}+)(?![\w-])")
@@ -241,7 +241,7 @@ def _phones(text: str, regions: Sequence[str]) -> Iterator[Span]:
 @lru_cache(maxsize=2)
 def _names_of(model: str) -> Names:
     """The finder of a token classifier of transformers, loaded once. Its labels for people end in PER or PERSON."""
-    from schemas.pretrained import tagger
+    from graft.schemas.pretrained import tagger
 
     tag = tagger(model)
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from data.gates.base import failed, passed
-from schemas.recipe import Recipe
-from schemas.refusals import refusal_of
-from schemas.rows import GateResult
+from graft.data.gates.base import failed, passed
+from graft.schemas.recipe import Recipe
+from graft.schemas.refusals import refusal_of
+from graft.schemas.rows import GateResult
 
 
 class RefusalGate:

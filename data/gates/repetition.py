@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from data.gates.base import failed, passed, words
-from schemas.gates import RepetitionSettings
-from schemas.rows import GateResult
+from graft.data.gates.base import failed, passed, words
+from graft.schemas.gates import RepetitionSettings
+from graft.schemas.rows import GateResult
 
 LEAST_WORDS = 12
 """Shorter texts repeat themselves for reasons of their own ("no, no, no")."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
-from data.gates.base import failed, passed
-from schemas.recipe import Recipe
-from schemas.rows import GateResult
-from schemas.tasks import labels_of
+from graft.data.gates.base import failed, passed
+from graft.schemas.recipe import Recipe
+from graft.schemas.rows import GateResult
+from graft.schemas.tasks import labels_of
 
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x80-\x9f\ufffd\ud800-\udfff]")
 

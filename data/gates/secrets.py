@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
-from data.gates.base import failed, passed
-from data.gates.spans import Span, disjoint, place
-from schemas.rows import GateResult
+from graft.data.gates.base import failed, passed
+from graft.data.gates.spans import Span, disjoint, place
+from graft.schemas.rows import GateResult
 
 _WORDS = ("pass", "pwd", "token", "secret", "key", "bearer", "://", "-----begin")
 _LONG = re.compile(r"\S{20}")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from data.gates.base import failed, passed
-from schemas.rows import GateResult
+from graft.data.gates.base import failed, passed
+from graft.schemas.rows import GateResult
 
 Scorer = Callable[[Sequence[str]], Sequence[float]]
 """Texts to the probability that each is harmful."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from data.card import SPLIT_ORDER, inert
-from schemas.datasets import Row
+from graft.data.card import SPLIT_ORDER, inert
+from graft.schemas.datasets import Row
 
 
 def render(

@@ -8,13 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from data.intake.columns import Mapped, from_chat
-from data.intake.decode import is_sound
-from data.intake.parts import Part, Problems, Source, invalid, split_of
-from data.splits import assign_splits
-from schemas.base import stable_hash
-from schemas.datasets import Row, SplitName
-from schemas.recipe import Splits
+from graft.data.intake.columns import Mapped, from_chat
+from graft.data.intake.decode import is_sound
+from graft.data.intake.parts import Part, Problems, Source, invalid, split_of
+from graft.data.splits import assign_splits
+from graft.schemas.base import stable_hash
+from graft.schemas.datasets import Row, SplitName
+from graft.schemas.recipe import Splits
 
 MAX_CHARS = 100_000
 MAX_LABEL = 100

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from data.intake.parts import Problems, Source, invalid, split_of
-from schemas.problems import did_you_mean
+from graft.data.intake.parts import Problems, Source, invalid, split_of
+from graft.schemas.problems import did_you_mean
 
 SAMPLE = 500
 ROLES = ("text", "label", "response", "split", "id")

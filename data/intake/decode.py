@@ -7,8 +7,8 @@ import io
 from collections.abc import Iterator
 from pathlib import Path
 
-from data.intake.limits import MAX_LINE, unpacked
-from data.intake.parts import invalid
+from graft.data.intake.limits import MAX_LINE, unpacked
+from graft.data.intake.parts import invalid
 
 CHUNK = 1 << 20
 HEAD = 4096

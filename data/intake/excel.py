@@ -13,8 +13,8 @@ from typing import Any
 from xml.parsers import expat
 from zipfile import BadZipFile, ZipFile
 
-from data.intake.limits import Allowance
-from data.intake.parts import Part, Problems, Record, invalid, split_of
+from graft.data.intake.limits import Allowance
+from graft.data.intake.parts import Part, Problems, Record, invalid, split_of
 
 CHUNK = 1 << 16
 MAX_ROWS = 1_048_576

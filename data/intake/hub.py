@@ -9,10 +9,10 @@ from typing import Any
 
 import orjson
 
-from data.intake.limits import Allowance, weight
-from data.intake.parts import Part, Source, invalid, split_of
-from data.intake.tables import arrow_part
-from schemas.datasets import SplitName
+from graft.data.intake.limits import Allowance, weight
+from graft.data.intake.parts import Part, Source, invalid, split_of
+from graft.data.intake.tables import arrow_part
+from graft.schemas.datasets import SplitName
 
 DATA = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".arrow")
 FACTS = ("dataset_info.json", "dataset_dict.json", "dataset_infos.json", "state.json", "package.json")
@@ -75,7 +75,7 @@ def _saved(root: Path, folder: Path, split: SplitName | None) -> list[Part]:
 def _front_matter(folder: Path) -> dict[str, Any]:
     import yaml
 
-    from schemas.plain_yaml import plain
+    from graft.schemas.plain_yaml import plain
 
     readme = folder / "README.md"
     if not readme.is_file():

@@ -10,7 +10,7 @@ import zlib
 from pathlib import Path
 from typing import IO
 
-from data.intake.parts import invalid
+from graft.data.intake.parts import invalid
 
 SETTING = "GRAFT_MAX_UNPACKED"
 """The environment variable that allows every file this much, whatever its size, such as 20GB."""

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from data.intake.limits import VALUE, Allowance, readable
-from data.intake.parts import Problems, Record, invalid
+from graft.data.intake.limits import VALUE, Allowance, readable
+from graft.data.intake.parts import Problems, Record, invalid
 
 BATCH = 4096
 PIECE = 32_000_000

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from schemas.datasets import SplitName
-from schemas.errors import InputInvalid, Problem
+from graft.schemas.datasets import SplitName
+from graft.schemas.errors import InputInvalid, Problem
 
 MAX_PROBLEMS = 100
 """Problems that are listed; the rest of a thoroughly broken source is counted."""

@@ -9,9 +9,9 @@ from typing import Any
 
 import orjson
 
-from data.intake.decode import find_encoding, is_sound, lines, open_text
-from data.intake.limits import FLOOR, MAX_LINE, Allowance, unpacked, weight
-from data.intake.parts import Part, Problems, Record, Source, invalid, split_of
+from graft.data.intake.decode import find_encoding, is_sound, lines, open_text
+from graft.data.intake.limits import FLOOR, MAX_LINE, Allowance, unpacked, weight
+from graft.data.intake.parts import Part, Problems, Record, Source, invalid, split_of
 
 MARKS = ",\t;|"
 SAMPLE = 20

@@ -8,11 +8,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.intake.excel import excel_parts
-from data.intake.hub import folder_parts, split_in
-from data.intake.parts import Part, Source, invalid
-from data.intake.plain import csv_part, json_parts, jsonl_part
-from data.intake.tables import arrow_part, is_remote, parquet_part, remote_part, shown
+from graft.data.intake.excel import excel_parts
+from graft.data.intake.hub import folder_parts, split_in
+from graft.data.intake.parts import Part, Source, invalid
+from graft.data.intake.plain import csv_part, json_parts, jsonl_part
+from graft.data.intake.tables import arrow_part, is_remote, parquet_part, remote_part, shown
 
 KINDS = {
     ".csv": "CSV", ".tsv": "TSV", ".txt": "CSV", ".jsonl": "JSONL", ".ndjson": "JSONL", ".json": "JSON",

@@ -10,9 +10,9 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from data.intake.limits import Allowance
-from data.intake.parquet import parquet_rows, rows_of, schema_of
-from data.intake.parts import Part, Problems, Record, invalid
+from graft.data.intake.limits import Allowance
+from graft.data.intake.parquet import parquet_rows, rows_of, schema_of
+from graft.data.intake.parts import Part, Problems, Record, invalid
 
 FETCHED = 64
 """Rows that are taken from DuckDB at once."""
@@ -136,7 +136,7 @@ def remote_part(url: str) -> Part:
     def records(problems: Problems, wanted: tuple[str, ...] | None) -> Iterator[Record]:
         import duckdb
 
-        from data.duck import quoted
+        from graft.data.duck import quoted
 
         try:
             with duckdb.connect(":memory:", config={"memory_limit": "1GB"}) as connection:
@@ -186,8 +186,8 @@ def shown(url: str) -> str:
 
 
 def _load_httpfs(connection: Any, url: str) -> None:
-    from data.duck import load_extension
-    from schemas.errors import MissingExtra
+    from graft.data.duck import load_extension
+    from graft.schemas.errors import MissingExtra
 
     try:
         load_extension(connection, "httpfs")

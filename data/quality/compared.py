@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from data.quality.model import Balance, Change, Drift, Duplicates, Lengths, Wording
-from data.quality.words import DIGITS, Held, distinct, one, ratio
+from graft.data.quality.model import Balance, Change, Drift, Duplicates, Lengths, Wording
+from graft.data.quality.words import DIGITS, Held, distinct, one, ratio
 
 if TYPE_CHECKING:
-    from data.lake import Lake
+    from graft.data.lake import Lake
 
 EQUAL_ROWS = 20_000
 LEAST = 1e-4

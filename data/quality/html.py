@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from data.quality.model import Quality
-from data.quality.view import tables
+from graft.data.quality.model import Quality
+from graft.data.quality.view import tables
 
 PAGE = """<!doctype html>
 <html lang="en">

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from data.quality.model import (
+from graft.data.quality.model import (
     Bin,
     Calibration,
     LabelYield,
@@ -15,13 +15,13 @@ from data.quality.model import (
     Spending,
     Yields,
 )
-from data.quality.words import DIGITS, Held, one, ratio, rounded
+from graft.data.quality.words import DIGITS, Held, one, ratio, rounded
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from data.lake import Lake
+    from graft.data.lake import Lake
 
 ALPHA_ROWS = 10_000
 SCORED = "role IN ('reviewer', 'labeler', 'guard') AND mean IS NOT NULL"

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from data.quality.model import Meaning, Spread
-from data.quality.words import DIGITS, Held
+from graft.data.quality.model import Meaning, Spread
+from graft.data.quality.words import DIGITS, Held
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from data.lake import Lake
+    from graft.data.lake import Lake
 
     Vectors = NDArray[np.float32]
     Embed = Callable[[Sequence[str]], Vectors]

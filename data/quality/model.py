@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from schemas.base import Value
-from schemas.datasets import Origin
+from graft.schemas.base import Value
+from graft.schemas.datasets import Origin
 
 
 class Spread(Value):

@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from data.quality.compared import Counted, drift
-from data.quality.judged import ALPHA_ROWS, Gold, calibration, reviews, runs_of, yields
-from data.quality.meaning import meaning
-from data.quality.model import Drift, Quality
-from data.quality.words import Held, balance, duplicates, held, lengths, one, wording
-from data.versions import versions
-from schemas.datasets import DatasetVersion
-from schemas.recipe import Recipe
+from graft.data.quality.compared import Counted, drift
+from graft.data.quality.judged import ALPHA_ROWS, Gold, calibration, reviews, runs_of, yields
+from graft.data.quality.meaning import meaning
+from graft.data.quality.model import Drift, Quality
+from graft.data.quality.words import Held, balance, duplicates, held, lengths, one, wording
+from graft.data.versions import versions
+from graft.schemas.datasets import DatasetVersion
+from graft.schemas.recipe import Recipe
 
 if TYPE_CHECKING:
-    from data.lake import Lake
-    from data.quality.meaning import Embed
+    from graft.data.lake import Lake
+    from graft.data.quality.meaning import Embed
 
 
 def quality(

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from data.quality.model import Balance, Quality, Spread
-from schemas.base import Value
+from graft.data.quality.model import Balance, Quality, Spread
+from graft.schemas.base import Value
 
 UNDER_SHARE = 0.5
 """A label is thin under this part of its expected share."""

@@ -11,12 +11,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from data.quality.model import Balance, Duplicates, LabelShare, Lengths, Repeated, Spread, Wording
-from schemas.datasets import DatasetVersion
-from schemas.restricted import HIDDEN
+from graft.data.quality.model import Balance, Duplicates, LabelShare, Lengths, Repeated, Spread, Wording
+from graft.schemas.datasets import DatasetVersion
+from graft.schemas.restricted import HIDDEN
 
 if TYPE_CHECKING:
-    from data.lake import Lake
+    from graft.data.lake import Lake
 
 DIGITS = 6
 """Figures are rounded, so that the order in which threads add does not show."""

@@ -5,9 +5,9 @@ Decisions are edits (data/edits.py): `decide` and `record` write them, `undo` ta
 
 from __future__ import annotations
 
-from data.review.agreed import against_people, agreement
-from data.review.items import item
-from data.review.model import (
+from graft.data.review.agreed import against_people, agreement
+from graft.data.review.items import item
+from graft.data.review.model import (
     AgainstPeople,
     Agreement,
     Difference,
@@ -21,8 +21,8 @@ from data.review.model import (
     Said,
     Standing,
 )
-from data.review.people import decisions, progress, standing
-from data.review.queues import chosen, gates, queue
+from graft.data.review.people import decisions, progress, standing
+from graft.data.review.queues import chosen, gates, queue
 
 __all__ = [
     "AgainstPeople", "Agreement", "Difference", "Item", "Judge", "Pair", "Person", "Progress", "Queue", "QueueRule",

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from data.edits import DECISIONS
-from data.quality.judged import alpha_of
-from data.review.model import REJECTED, AgainstPeople, Agreement, Difference, Judge, Pair
+from graft.data.edits import DECISIONS
+from graft.data.quality.judged import alpha_of
+from graft.data.review.model import REJECTED, AgainstPeople, Agreement, Difference, Judge, Pair
 
 if TYPE_CHECKING:
-    from data.lake import Lake
+    from graft.data.lake import Lake
 
 DIGITS = 6
 SHOWN = 1_000
@@ -131,7 +131,7 @@ def against_people(lake: Lake, dataset: str) -> AgainstPeople:
     has none), one that was asked for the label if it named the row's. The final decision stands under `all`, and under
     each route by which rows were decided.
     """
-    from data.audit.base import wilson
+    from graft.data.audit.base import wilson
 
     rows = lake.sql(_JUDGES, [dataset, list(DECISIONS)]).to_pylist()
     counts = ("accepted", "agreed", "false_accepts", "false_rejects")

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from data.edits import seen
-from data.rescue import runs_of
-from data.review.model import Item, QueueRule, Said
-from schemas.restricted import HIDDEN, SAFE
+from graft.data.edits import seen
+from graft.data.rescue import runs_of
+from graft.data.review.model import Item, QueueRule, Said
+from graft.schemas.restricted import HIDDEN, SAFE
 
 if TYPE_CHECKING:
-    from data.lake import Lake
-    from schemas.datasets import DatasetVersion
+    from graft.data.lake import Lake
+    from graft.schemas.datasets import DatasetVersion
 
 FAILED = "list_filter(gates, lambda g: NOT g.passed)"
 REFUSED_BY = f"""
@@ -81,7 +81,7 @@ def _neighbours(lake: Lake, found: DatasetVersion, runs: list[str], ids: list[st
     """Id to text and whether any row of that id is restricted."""
     if not ids:
         return {}
-    from data.edits import restricted_guard
+    from graft.data.edits import restricted_guard
 
     made = lake.sql(NEAR, [runs, ids, restricted_guard(lake, found), SAFE]).to_pylist()
     missing = sorted(set(ids) - {row["id"] for row in made})

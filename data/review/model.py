@@ -6,9 +6,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from schemas.base import Value
-from schemas.datasets import SplitName
-from schemas.versions import Edit
+from graft.schemas.base import Value
+from graft.schemas.datasets import SplitName
+from graft.schemas.versions import Edit
 
 QueueRule = Literal["disagreement", "margin", "random", "gate", "query"]
 JudgeKind = Literal["reviewer", "labeler", "adjudicator", "guard", "gate", "decision"]

@@ -6,16 +6,16 @@ from collections.abc import Iterable
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from data.arrow import from_table
-from data.edits import DECISIONS, WORDS, Decided, edits, fold, in_force, seen
-from data.rescue import Rejected, rejected
-from data.review.model import Person, Progress, Standing
-from schemas.restricted import HIDDEN
-from schemas.versions import Edit
+from graft.data.arrow import from_table
+from graft.data.edits import DECISIONS, WORDS, Decided, edits, fold, in_force, seen
+from graft.data.rescue import Rejected, rejected
+from graft.data.review.model import Person, Progress, Standing
+from graft.schemas.restricted import HIDDEN
+from graft.schemas.versions import Edit
 
 if TYPE_CHECKING:
-    from data.lake import Lake
-    from schemas.datasets import DatasetVersion
+    from graft.data.lake import Lake
+    from graft.schemas.datasets import DatasetVersion
 
 _HELD = """
     SELECT id, text, response, label, restricted FROM lake.version_rows

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Required, TypedDict, Unpack, get_args
 
-from data.edits import DECISIONS
-from data.rescue import runs_of
-from data.review.items import REFUSED_BY, items
-from data.review.model import Queue, QueueRule
-from schemas.errors import GraftError
+from graft.data.edits import DECISIONS
+from graft.data.rescue import runs_of
+from graft.data.review.items import REFUSED_BY, items
+from graft.data.review.model import Queue, QueueRule
+from graft.schemas.errors import GraftError
 
 if TYPE_CHECKING:
-    from data.lake import Lake
-    from schemas.datasets import DatasetVersion
+    from graft.data.lake import Lake
+    from graft.schemas.datasets import DatasetVersion
 
 MOST = 1_000
 """Items of one queue, at most."""
@@ -134,7 +134,7 @@ def _fitting(
     if rule == "gate":
         rows = f"SELECT DISTINCT id FROM ({_REJECTED.format(runs='$7')}) WHERE $8 = '' OR gate = $8"
         return rows, _PICK, [str(seed), runs_of(lake, found), gate]
-    from data.export.where import ROW_COLUMNS, safe_where, visible
+    from graft.data.export.where import ROW_COLUMNS, safe_where, visible
 
     if not where.strip():
         fix = "--where \"length(text) > 200 AND label = 'refund'\""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from data.scores.answers import Answers, Reliability, Speed, answers, not_kept, reliability, speed
-from data.scores.board import (
+from graft.data.scores.answers import Answers, Reliability, Speed, answers, not_kept, reliability, speed
+from graft.data.scores.board import (
     AgainstTeacher,
     Curve,
     CurvePoint,
@@ -12,8 +12,8 @@ from data.scores.board import (
     leaderboard,
     learning_curve,
 )
-from data.scores.pairs import Paired, compare, find_student, paired, shared_tests
-from data.scores.slices import RowFacts, SliceScore, row_facts, worst_slices
+from graft.data.scores.pairs import Paired, compare, find_student, paired, shared_tests
+from graft.data.scores.slices import RowFacts, SliceScore, row_facts, worst_slices
 
 __all__ = [
     "AgainstTeacher", "Answers", "Curve", "CurvePoint", "Paired", "Reliability", "RowFacts", "SliceScore", "Speed",

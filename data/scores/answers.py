@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import ValidationError
 
-from data.gates.contamination import text_hash
-from data.scores import maths
-from schemas.base import Value
-from schemas.durable import put
-from schemas.errors import NO_SPACE, GraftError, NotFound, StorageFull
-from schemas.home import Home
-from schemas.students import Evaluation, Student
+from graft.data.gates.contamination import text_hash
+from graft.data.scores import maths
+from graft.schemas.base import Value
+from graft.schemas.durable import put
+from graft.schemas.errors import NO_SPACE, GraftError, NotFound, StorageFull
+from graft.schemas.home import Home
+from graft.schemas.students import Evaluation, Student
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -6,13 +6,13 @@ from collections import defaultdict
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from data.scores.answers import VALIDATION, speed
-from schemas.base import Value
-from schemas.steering import Arm, Improvement, RoundResult
-from schemas.students import Student
+from graft.data.scores.answers import VALIDATION, speed
+from graft.schemas.base import Value
+from graft.schemas.steering import Arm, Improvement, RoundResult
+from graft.schemas.students import Student
 
 if TYPE_CHECKING:
-    from data.lake import Lake
+    from graft.data.lake import Lake
 
 LOCAL = "local"
 """The price of a student's next text: it runs on this machine, and no call is paid."""

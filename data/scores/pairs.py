@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data.arrow import from_table
-from data.scores import maths
-from data.scores.answers import VALIDATION, Answers, answers, not_kept
-from schemas.base import Value
-from schemas.errors import GraftError, NotFound
-from schemas.home import Home
-from schemas.students import Evaluation, Student
+from graft.data.arrow import from_table
+from graft.data.scores import maths
+from graft.data.scores.answers import VALIDATION, Answers, answers, not_kept
+from graft.schemas.base import Value
+from graft.schemas.errors import GraftError, NotFound
+from graft.schemas.home import Home
+from graft.schemas.students import Evaluation, Student
 
 if TYPE_CHECKING:
-    from data.lake import Lake
+    from graft.data.lake import Lake
 
 SURE = 0.05
 """McNemar's p below which the difference is said to be no chance."""

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from data.audit.base import wilson
-from data.scores import maths
-from data.scores.answers import BETWEEN, Answers
-from schemas.base import Value
+from graft.data.audit.base import wilson
+from graft.data.scores import maths
+from graft.data.scores.answers import BETWEEN, Answers
+from graft.schemas.base import Value
 
 if TYPE_CHECKING:
-    from data.lake import Lake
+    from graft.data.lake import Lake
 
 Kind = Literal["label", "length", "label and length", "source", "concept"]
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from data.spending.days import PARTS, by_dataset, by_day, month, total
-from data.spending.model import (
+from graft.data.spending.days import PARTS, by_dataset, by_day, month, total
+from graft.data.spending.model import (
     DatasetUse,
     DayUse,
     Failure,
@@ -13,9 +13,9 @@ from data.spending.model import (
     Total,
     Worth,
 )
-from data.spending.models import by_model
-from data.spending.runs import compare_runs, errors, over_run, runs_by_dataset
-from data.spending.worth import worth
+from graft.data.spending.models import by_model
+from graft.data.spending.runs import compare_runs, errors, over_run, runs_by_dataset
+from graft.data.spending.worth import worth
 
 __all__ = [
     "PARTS", "DatasetUse", "DayUse", "Failure", "ModelUse", "RunFigures", "Stretch", "Total", "Worth", "by_dataset",

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Unpack
 
-from data.quality.judged import PRICED, TOKENS
-from data.spending.model import DatasetUse, DayUse, Part, Total
-from data.spending.scope import DAY, RUN, Filters, calls, candidates, dollars, each, params, rows
-from schemas.base import utc_now
-from schemas.errors import GraftError
+from graft.data.quality.judged import PRICED, TOKENS
+from graft.data.spending.model import DatasetUse, DayUse, Part, Total
+from graft.data.spending.scope import DAY, RUN, Filters, calls, candidates, dollars, each, params, rows
+from graft.schemas.base import utc_now
+from graft.schemas.errors import GraftError
 
 if TYPE_CHECKING:
-    from data.lake import Lake
+    from graft.data.lake import Lake
 
 PARTS: dict[Part, str] = {"all": "''", "model": "model", "role": "role", "dataset": "dataset"}
 SUMS = f"count(*) AS calls, {TOKENS} AS tokens, {PRICED} AS price"

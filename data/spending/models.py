@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Unpack
 
-from data.quality.judged import PRICED
-from data.quality.words import ratio, rounded
-from data.spending.model import ModelUse
-from data.spending.scope import Filters, calls, candidates, dollars, each, params, rows
+from graft.data.quality.judged import PRICED
+from graft.data.quality.words import ratio, rounded
+from graft.data.spending.model import ModelUse
+from graft.data.spending.scope import Filters, calls, candidates, dollars, each, params, rows
 
 if TYPE_CHECKING:
-    from data.lake import Lake
+    from graft.data.lake import Lake
 
 UNREADABLE = ("malformed", "schema_unmet", "empty")
 REFUSED = ("refusal",)

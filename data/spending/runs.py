@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from data.quality.judged import PRICED, TOKENS, calls_once
-from data.quality.words import ratio
-from data.spending.model import Failure, RunFigures, Stretch
-from data.spending.scope import MADE, dollars, each, rows
-from schemas.errors import GraftError, NotFound
+from graft.data.quality.judged import PRICED, TOKENS, calls_once
+from graft.data.quality.words import ratio
+from graft.data.spending.model import Failure, RunFigures, Stretch
+from graft.data.spending.scope import MADE, dollars, each, rows
+from graft.schemas.errors import GraftError, NotFound
 
 if TYPE_CHECKING:
-    from data.lake import Lake
+    from graft.data.lake import Lake
 
 CODES = 5
 _STRETCH = """least(floor((epoch("at") - first) / span * $2), $2 - 1)::BIGINT"""

@@ -10,11 +10,11 @@ from __future__ import annotations
 from datetime import UTC, date, datetime, time, timedelta
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from data.quality.judged import calls_once
-from schemas.errors import GraftError
+from graft.data.quality.judged import calls_once
+from graft.schemas.errors import GraftError
 
 if TYPE_CHECKING:
-    from data.lake import Lake
+    from graft.data.lake import Lake
 
 Params = list[Any]
 

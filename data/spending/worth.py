@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
-from data.quality.judged import PANEL, SCORED
-from data.quality.words import ratio, rounded
-from data.spending.model import ModelUse, Worth
-from data.spending.models import by_model
-from data.spending.scope import Filters, Params, candidates, each, params, rows
-from schemas.methods import GraSettings
+from graft.data.quality.judged import PANEL, SCORED
+from graft.data.quality.words import ratio, rounded
+from graft.data.spending.model import ModelUse, Worth
+from graft.data.spending.models import by_model
+from graft.data.spending.scope import Filters, Params, candidates, each, params, rows
+from graft.schemas.methods import GraSettings
 
 if TYPE_CHECKING:
-    from data.lake import Lake
+    from graft.data.lake import Lake
 
 WRITERS = ("generator", "responder")
 REFUSALS = ("rejected.refusal", "failed.refusal", "gate.refusal")
@@ -42,7 +42,7 @@ Prices = dict[tuple[str, str], float | None]
 
 
 def _writers(lake: Lake, filters: Filters, given: Params, prices: Prices) -> list[Worth]:
-    from data.audit import wilson
+    from graft.data.audit import wilson
 
     parts = " UNION ALL ".join(
         f"SELECT '{role}' AS role, json_extract_string(models, '$.{role}') AS model, status, code FROM made"

@@ -1,10 +1,10 @@
 """Embeddings of a version, made once and kept: the map, neighbours, search by meaning, duplicate clusters."""
 
-from data.vectors.groups import Cluster
-from data.vectors.make import LIMIT, build
-from data.vectors.model import ENCODER, PLACED, Embed, Near, Placed, Point
-from data.vectors.shown import points_of
-from data.vectors.store import Vectors, find, forget
+from graft.data.vectors.groups import Cluster
+from graft.data.vectors.make import LIMIT, build
+from graft.data.vectors.model import ENCODER, PLACED, Embed, Near, Placed, Point
+from graft.data.vectors.shown import points_of
+from graft.data.vectors.store import Vectors, find, forget
 
 __all__ = [
     "ENCODER", "LIMIT", "PLACED", "Cluster", "Embed", "Near", "Placed", "Point", "Vectors", "build", "find", "forget",

@@ -8,15 +8,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from data.vectors.model import Kind
-from schemas.errors import NotFound
-from schemas.restricted import SAFE
+from graft.data.vectors.model import Kind
+from graft.schemas.errors import NotFound
+from graft.schemas.restricted import SAFE
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from data.lake import Lake
-    from schemas.datasets import DatasetVersion
+    from graft.data.lake import Lake
+    from graft.schemas.datasets import DatasetVersion
 
 EMBEDDED_CHARS = 4_000
 """Of a text, what is handed to the encoder, which reads 256 tokens."""

@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from data.gates.neighbours import EXACT_BELOW, clusters_of, members
-from schemas.base import Value
-from schemas.errors import MissingExtra
+from graft.data.gates.neighbours import EXACT_BELOW, clusters_of, members
+from graft.schemas.base import Value
+from graft.schemas.errors import MissingExtra
 
 if TYPE_CHECKING:
-    from data.vectors.store import Vectors
+    from graft.data.vectors.store import Vectors
 
 COMPARED = 2_000
 """Of a larger cluster each row's cosine is taken to the first rows only, so that the time does not grow as a square."""

@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.vectors.chosen import Chosen, chosen
-from data.vectors.model import PLACED, About, Embed, Kind, shares
-from data.vectors.project import project
-from data.vectors.store import ABOUT, RULE, Vectors, find, key_of, path_of
-from schemas.durable import put
-from schemas.errors import NO_SPACE, GraftError, StorageFull
+from graft.data.vectors.chosen import Chosen, chosen
+from graft.data.vectors.model import PLACED, About, Embed, Kind, shares
+from graft.data.vectors.project import project
+from graft.data.vectors.store import ABOUT, RULE, Vectors, find, key_of, path_of
+from graft.schemas.durable import put
+from graft.schemas.errors import NO_SPACE, GraftError, StorageFull
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from data.lake import Lake
-    from schemas.datasets import DatasetVersion
-    from schemas.home import Home
+    from graft.data.lake import Lake
+    from graft.schemas.datasets import DatasetVersion
+    from graft.schemas.home import Home
 
 LIMIT = 20_000
 """Rows that are embedded unless more are asked for: a minute or two on two cores."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
-from schemas.base import Value
+from graft.schemas.base import Value
 
 ENCODER = "all-MiniLM-L6-v2"
 """The name of the built-in encoder."""

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 import numpy as np
 from numpy.typing import NDArray
 
-from data.vectors.model import Projection
+from graft.data.vectors.model import Projection
 
 Matrix = NDArray[np.float32]
 

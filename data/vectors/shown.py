@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from data.vectors.chosen import SEEDS
-from data.vectors.model import Placed, Point
-from schemas.restricted import HIDDEN
+from graft.data.vectors.chosen import SEEDS
+from graft.data.vectors.model import Placed, Point
+from graft.schemas.restricted import HIDDEN
 
 if TYPE_CHECKING:
-    from data.lake import Lake
-    from schemas.datasets import DatasetVersion
+    from graft.data.lake import Lake
+    from graft.schemas.datasets import DatasetVersion
 
 CHARS = 200
 ASKED = 4_000

@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.vectors.model import About, Kind, Near, Point, Projection, shares
-from schemas.base import SLUG_PATTERN, stable_hash
-from schemas.errors import GraftError, NotFound
+from graft.data.vectors.model import About, Kind, Near, Point, Projection, shares
+from graft.schemas.base import SLUG_PATTERN, stable_hash
+from graft.schemas.errors import GraftError, NotFound
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from data.vectors.groups import Cluster
-    from schemas.datasets import DatasetVersion
-    from schemas.home import Home
+    from graft.data.vectors.groups import Cluster
+    from graft.schemas.datasets import DatasetVersion
+    from graft.schemas.home import Home
 
 RULE = 1
 """Raised whenever what is embedded, or how it is kept, changes: files of another rule are made anew."""
@@ -106,7 +106,7 @@ class Vectors:
         self, min_cosine: float = 0.9, *, most: int | None = 50_000, say: Callable[[str], None] | None = None
     ) -> list[Cluster]:
         """Groups of rows that say nearly the same, largest first: see data.vectors.groups.clusters. Kept once made."""
-        from data.vectors.groups import clusters
+        from graft.data.vectors.groups import clusters
 
         return clusters(self, min_cosine, most, say or (lambda line: None))
 

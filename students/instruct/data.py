@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from schemas.base import stable_hash
-from schemas.rows import Candidate
+from graft.schemas.base import stable_hash
+from graft.schemas.rows import Candidate
 
 NEGATIVE_CODES = frozenset({"rejected.low_mean", "rejected.adjudicated"})
 """Decision codes of a response that reviewers judged and found too low. The only ones that can make a negative.

@@ -13,13 +13,13 @@ import torch
 from datasets import Dataset
 from trl import DPOConfig, DPOTrainer
 
-from schemas import pretrained
-from schemas.base import stable_hash
-from schemas.students import DpoSettings, StudentSettings
-from students.instruct.base import CausalBase, load_model, quiet_libraries
-from students.instruct.data import Pair, plain
-from students.instruct.runner import Ended, Plan, Say, common, train
-from students.instruct.sft import learned_with, one_device
+from graft.schemas import pretrained
+from graft.schemas.base import stable_hash
+from graft.schemas.students import DpoSettings, StudentSettings
+from graft.students.instruct.base import CausalBase, load_model, quiet_libraries
+from graft.students.instruct.data import Pair, plain
+from graft.students.instruct.runner import Ended, Plan, Say, common, train
+from graft.students.instruct.sft import learned_with, one_device
 
 
 def train_dpo(

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from students.encoder import quiet_transformers
-from students.instruct.data import IGNORED, Encoded
+from graft.students.encoder import quiet_transformers
+from graft.students.instruct.data import IGNORED, Encoded
 
 Likelihood = tuple[float, int]
 """The summed log-probability of a response's tokens, in nats, and how many they are."""

@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from transformers import PrinterCallback, TrainerCallback
 
-from schemas.errors import NO_SPACE, GraftError, StorageFull
-from schemas.students import StudentSettings
-from students.device import pick_device, uses_bf16
-from students.instruct.base import quiet_libraries
+from graft.schemas.errors import NO_SPACE, GraftError, StorageFull
+from graft.schemas.students import StudentSettings
+from graft.students.device import pick_device, uses_bf16
+from graft.students.instruct.base import quiet_libraries
 
 EVERY = 60.0
 """Seconds between two checkpoints at least; the first pass that ended well is always kept."""

@@ -11,11 +11,11 @@ from datasets import Dataset
 from peft import LoraConfig
 from trl import SFTConfig, SFTTrainer
 
-from schemas.base import stable_hash
-from schemas.students import StudentSettings
-from students.instruct.base import CausalBase, load_model
-from students.instruct.data import Encoded
-from students.instruct.runner import Ended, Plan, Say, common, train
+from graft.schemas.base import stable_hash
+from graft.schemas.students import StudentSettings
+from graft.students.instruct.base import CausalBase, load_model
+from graft.students.instruct.data import Encoded
+from graft.students.instruct.runner import Ended, Plan, Say, common, train
 
 LEARNS_WITH = {"seed", "weight_decay", "accumulate", "group_lengths"}
 """Fields of StudentSettings that change an instruction student's weights, beside all of `instruct`."""

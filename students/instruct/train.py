@@ -14,16 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from schemas.base import content_hash, stable_hash, utc_now
-from schemas.errors import NO_SPACE, GraftError, StorageFull
-from schemas.home import Home
-from schemas.pretrained import check_written
-from schemas.students import InstructEvaluation, Student, StudentSettings
-from students.instruct.base import CausalBase, find_base, load_model, load_tokenizer, quiet_libraries
-from students.instruct.data import Encoded, Pair, Turn, encode, lessons
+from graft.schemas.base import content_hash, stable_hash, utc_now
+from graft.schemas.errors import NO_SPACE, GraftError, StorageFull
+from graft.schemas.home import Home
+from graft.schemas.pretrained import check_written
+from graft.schemas.students import InstructEvaluation, Student, StudentSettings
+from graft.students.instruct.base import CausalBase, find_base, load_model, load_tokenizer, quiet_libraries
+from graft.students.instruct.data import Encoded, Pair, Turn, encode, lessons
 
 if TYPE_CHECKING:
-    from students.instruct.runner import Ended
+    from graft.students.instruct.runner import Ended
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 """Read when torch loads: waiting threads sleep. Spinning ones slow training tenfold where another process is busy."""
@@ -104,8 +104,8 @@ def train_instruct_student(
 
 def _trained(job: _Job, rows: Sequence[Encoded], pairs: Sequence[Pair]) -> tuple[list[Ended], list[str]]:
     """Both stages, the weights of the last one in the folder `done` of the staging one; and what is to be said."""
-    from students.instruct.dpo import train_dpo
-    from students.instruct.sft import learned_with, train_sft
+    from graft.students.instruct.dpo import train_dpo
+    from graft.students.instruct.sft import learned_with, train_sft
 
     supervised, notes = job.staging / "supervised", list[str]()
     facts = stable_hash([row.ids for row in rows], learned_with(job.settings), job.base.revision)
@@ -135,7 +135,7 @@ def _trained(job: _Job, rows: Sequence[Encoded], pairs: Sequence[Pair]) -> tuple
 
 def _finished(folder: Path, facts: str) -> Ended | None:
     """What the supervised stage took where an earlier, killed training came past it; else None."""
-    from students.instruct.runner import Ended
+    from graft.students.instruct.runner import Ended
 
     try:
         known = json.loads((folder / "stage.json").read_text(encoding="utf-8"))
@@ -180,7 +180,7 @@ def _publish(job: _Job, folder: Path, stages: Sequence[Ended]) -> None:
 def load_student(base: CausalBase, folder: Path) -> Any:
     """A trained student as a transformers model: the base with its adapter, or the whole model that was written."""
     if (folder / "adapter_config.json").is_file():
-        from students.instruct.dpo import adapted
+        from graft.students.instruct.dpo import adapted
 
         return adapted(base, folder)
     check_written(folder)
@@ -189,8 +189,8 @@ def load_student(base: CausalBase, folder: Path) -> Any:
 
 def _evaluated(job: _Job, name: str, folder: Path, held: Held) -> InstructEvaluation | None:
     """Student and base on the same held-out rows and pairs; both as they load from disk."""
-    from students.device import pick_device
-    from students.instruct.evaluate import likelihoods, mean_loss, preferred
+    from graft.students.device import pick_device
+    from graft.students.instruct.evaluate import likelihoods, mean_loss, preferred
 
     length = job.settings.instruct.max_length
     rows = encode(job.tokenizer, held.turns, length)
@@ -225,7 +225,7 @@ def _identity(
     version: int | None,
 ) -> str:  # fmt: skip
     """The id of a student: the same for the same rows, pairs and settings, as far as they make its weights."""
-    from students.instruct.sft import learned_with
+    from graft.students.instruct.sft import learned_with
 
     learned = content_hash((turn.instruction, turn.response) for turn in taught)
     compared = content_hash((pair.instruction, pair.chosen, pair.rejected) for pair in pairs)
@@ -242,8 +242,8 @@ def _peak_share(job: _Job, stages: Sequence[Ended]) -> float | None:
     """Share of a known GPU's peak; where the base stays as it is, a token takes 4 operations a weight instead of 6."""
     import torch
 
-    from schemas.pretrained import pretrained, untrained
-    from students.device import device_name, multiplying, share_of_peak
+    from graft.schemas.pretrained import pretrained, untrained
+    from graft.students.device import device_name, multiplying, share_of_peak
 
     speed, device = _speed(stages), torch.device(stages[0].device)
     if speed is None or device.type != "cuda":

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from schemas.steering import ImproveSettings, Policy, Steering
-from students.steer import curriculum, domain_gap, hard_negatives, quota, weakness
-from students.steer.base import Evidence, Judged, Wish
+from graft.schemas.steering import ImproveSettings, Policy, Steering
+from graft.students.steer import curriculum, domain_gap, hard_negatives, quota, weakness
+from graft.students.steer.base import Evidence, Judged, Wish
 
 __all__ = ["Decided", "Evidence", "Judged", "Wish", "decide"]
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from schemas.steering import SteerRow
+from graft.schemas.steering import SteerRow
 
 Name = Callable[[str, Sequence[str]], Awaitable[tuple[str, ...]]]
 """(label, texts) to what the texts are about, in a few words each; empty where no model could say."""

@@ -10,7 +10,7 @@ are the rows about the r/R quantile of difficulty, the same number of each label
 
 from __future__ import annotations
 
-from students.steer.base import Evidence, Judged, Wish, shown
+from graft.students.steer.base import Evidence, Judged, Wish, shown
 
 EACH = 4
 """Exemplars of one label."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import statistics
 
-from students.steer.base import Evidence, Wish
+from graft.students.steer.base import Evidence, Wish
 
 SMOOTH = 0.5
 """What stays of the last round's shares."""

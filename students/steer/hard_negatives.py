@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from students.steer.base import Evidence, Wish, shown
+from graft.students.steer.base import Evidence, Wish, shown
 
 SHOWN = 4
 """Mistakes of one label that are shown at most."""

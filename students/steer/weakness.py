@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from students.steer.base import Evidence, Judged, Wish
+from graft.students.steer.base import Evidence, Judged, Wish
 
 TEXTS = 6
 """Failed texts of a label that a model is shown at most."""

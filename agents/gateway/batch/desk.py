@@ -16,17 +16,17 @@ from typing import Any
 
 import orjson
 
-from agents.gateway.batch.journey import Journey, alive_lock, leave, sweep
-from agents.gateway.batch.provider import Provider, check_prefill, line_of, load, model_of, price_in_batch
-from agents.gateway.batch.results import Again, Outcome, cancelled, reply_from
-from agents.gateway.batch.store import Batch, BatchStore
-from agents.gateway.ledger import Reservation, Tab
-from agents.gateway.litellm_transport import LiteLLMTransport
-from agents.gateway.openai_transport import headers_of, names_schema
-from agents.gateway.transport import recorded
-from schemas.calls import CallRequest, Reply
-from schemas.errors import CallFailed, GraftError, NotFound
-from schemas.models import ModelSpec, Price
+from graft.agents.gateway.batch.journey import Journey, alive_lock, leave, sweep
+from graft.agents.gateway.batch.provider import Provider, check_prefill, line_of, load, model_of, price_in_batch
+from graft.agents.gateway.batch.results import Again, Outcome, cancelled, reply_from
+from graft.agents.gateway.batch.store import Batch, BatchStore
+from graft.agents.gateway.ledger import Reservation, Tab
+from graft.agents.gateway.litellm_transport import LiteLLMTransport
+from graft.agents.gateway.openai_transport import headers_of, names_schema
+from graft.agents.gateway.transport import recorded
+from graft.schemas.calls import CallRequest, Reply
+from graft.schemas.errors import CallFailed, GraftError, NotFound
+from graft.schemas.models import ModelSpec, Price
 
 BYTES = 90_000_000
 """Size of a file of requests at most; OpenAI takes 200 MB, Azure 100."""

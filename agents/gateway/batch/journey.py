@@ -13,13 +13,13 @@ from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
-from agents.gateway.batch.provider import Gone, Provider
-from agents.gateway.batch.results import Again, Outcome, otherwise_of, results_of, unconfirmed
-from agents.gateway.batch.store import Batch, BatchStore
-from agents.gateway.retry import RETRYABLE
-from agents.gateway.transport import RateLimited, Refused
-from schemas.errors import CallFailed, ModelUnreachable
-from schemas.models import ModelSpec
+from graft.agents.gateway.batch.provider import Gone, Provider
+from graft.agents.gateway.batch.results import Again, Outcome, otherwise_of, results_of, unconfirmed
+from graft.agents.gateway.batch.store import Batch, BatchStore
+from graft.agents.gateway.retry import RETRYABLE
+from graft.agents.gateway.transport import RateLimited, Refused
+from graft.schemas.errors import CallFailed, ModelUnreachable
+from graft.schemas.models import ModelSpec
 
 RAREST, GROWTH = 4.0, 1.1
 """Polls get rarer by GROWTH each time, up to RAREST times poll_s."""

@@ -11,15 +11,15 @@ from typing import Any
 
 import orjson
 
-from agents.gateway.batch.store import Batch
-from agents.gateway.ledger import MICRO
-from agents.gateway.litellm_transport import PASSED, PREFIXING, LiteLLMTransport, _continues, _load, own_settings
-from agents.gateway.openai_transport import body_of, failure_of, headers_of, own_headers, raw_of
-from agents.gateway.transport import Refused, no_prefill
-from schemas.calls import CallRequest
-from schemas.errors import CallFailed, GraftError, ModelUnreachable
-from schemas.extra import sendable
-from schemas.models import ModelSpec, Price
+from graft.agents.gateway.batch.store import Batch
+from graft.agents.gateway.ledger import MICRO
+from graft.agents.gateway.litellm_transport import PASSED, PREFIXING, LiteLLMTransport, _continues, _load, own_settings
+from graft.agents.gateway.openai_transport import body_of, failure_of, headers_of, own_headers, raw_of
+from graft.agents.gateway.transport import Refused, no_prefill
+from graft.schemas.calls import CallRequest
+from graft.schemas.errors import CallFailed, GraftError, ModelUnreachable
+from graft.schemas.extra import sendable
+from graft.schemas.models import ModelSpec, Price
 
 OPENAI_LIKE = frozenset({"openai", "azure", "hosted_vllm", "litellm_proxy"})
 SUPPORTED = OPENAI_LIKE | {"vertex_ai", "bedrock", "mistral", "xai"}
@@ -77,7 +77,7 @@ class Provider:
 
     async def content(self, file: str) -> bytes:
         """A result file. Raises Gone."""
-        from agents.gateway.litellm_http import most_bytes
+        from graft.agents.gateway.litellm_http import most_bytes
 
         usual = most_bytes.set(RESULT_BYTES)
         try:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from agents.gateway.ledger import cost_of
-from agents.gateway.openai_transport import failure_of, keys_of, raw_of, reply_of
-from agents.gateway.payload import bytes_of, json_of
-from agents.gateway.transport import Damaged, NotBilled, Refused
-from schemas.calls import CallRequest, Reply, Usage
-from schemas.errors import CallFailed, GraftError
-from schemas.models import ModelSpec, Price
-from schemas.redaction import redact
+from graft.agents.gateway.ledger import cost_of
+from graft.agents.gateway.openai_transport import failure_of, keys_of, raw_of, reply_of
+from graft.agents.gateway.payload import bytes_of, json_of
+from graft.agents.gateway.transport import Damaged, NotBilled, Refused
+from graft.schemas.calls import CallRequest, Reply, Usage
+from graft.schemas.errors import CallFailed, GraftError
+from graft.schemas.models import ModelSpec, Price
+from graft.schemas.redaction import redact
 
 YIELD_EVERY = 100
 """Lines of results after which other tasks get their turn."""

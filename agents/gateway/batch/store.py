@@ -15,7 +15,7 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from schemas.errors import GraftError, StorageFull
+from graft.schemas.errors import GraftError, StorageFull
 
 BUSY_S = 30.0
 """Seconds that a write waits for another process's."""

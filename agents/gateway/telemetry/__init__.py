@@ -1,5 +1,5 @@
 """OpenTelemetry by the extra `otel`: spans and metrics of a run. Off, and nearly free, unless asked for."""
 
-from agents.gateway.telemetry.spans import Span, Telemetry
+from graft.agents.gateway.telemetry.spans import Span, Telemetry
 
 __all__ = ["Span", "Telemetry"]

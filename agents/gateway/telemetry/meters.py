@@ -13,8 +13,8 @@ from weakref import WeakKeyDictionary
 
 from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
 
-from agents.gateway.stats import EndpointStats, Stats
-from schemas.calls import Reply
+from graft.agents.gateway.stats import EndpointStats, Stats
+from graft.schemas.calls import Reply
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import Meter

@@ -20,15 +20,15 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
-from agents.gateway.stats import Stats
-from schemas.calls import CallRequest, Reply
-from schemas.errors import CallFailed
-from schemas.models import ModelSpec
+from graft.agents.gateway.stats import Stats
+from graft.schemas.calls import CallRequest, Reply
+from graft.schemas.errors import CallFailed
+from graft.schemas.models import ModelSpec
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
 
-    from agents.gateway.telemetry.meters import Meters
+    from graft.agents.gateway.telemetry.meters import Meters
 
 Say = Callable[[str], None]
 Read = Callable[[], Stats]
@@ -108,8 +108,8 @@ class _Live(Telemetry):
     on = True
 
     def __init__(self, traces: tuple[str, ...], metrics: tuple[str, ...]) -> None:
-        from agents.gateway.telemetry.exporters import meter_provider, tracer_provider
-        from agents.gateway.telemetry.meters import meters_of
+        from graft.agents.gateway.telemetry.exporters import meter_provider, tracer_provider
+        from graft.agents.gateway.telemetry.meters import meters_of
 
         tracers, end = tracer_provider(traces)
         meters, end_too, shared = meter_provider(metrics, CLOSE_S)

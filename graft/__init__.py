@@ -25,16 +25,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
-    from data.diff import Diff
-    from data.quality import Quality
-    from flows.regate import Regated
-    from schemas.datasets import DatasetVersion, Run
-    from schemas.steering import Improvement
-    from students.train import StudentReport
+    from graft.data.diff import Diff
+    from graft.data.quality import Quality
+    from graft.flows.regate import Regated
+    from graft.schemas.datasets import DatasetVersion, Run
+    from graft.schemas.steering import Improvement
+    from graft.students.train import StudentReport
 
 
 __all__ = [
-    "datasets", "diff", "explain", "export", "gate", "improve", "load", "main", "quality", "report", "run",
+    "datasets", "diff", "explain", "export", "gate", "improve", "load", "quality", "report", "run",
     "train",
 ]  # fmt: skip
 
@@ -51,13 +51,13 @@ def run(
 
     Raises the same GraftErrors that the command line prints. Repeating it with nothing changed makes no call.
     """
-    from flows.run_server import start_prefect
-    from schemas.datasets import DatasetVersion, Run
-    from schemas.home import Home
+    from graft.flows.run_server import start_prefect
+    from graft.schemas.datasets import DatasetVersion, Run
+    from graft.schemas.home import Home
 
     start_prefect(Home.find())
-    from flows.make_dataset import make_dataset
-    from flows.waiting import finished
+    from graft.flows.make_dataset import make_dataset
+    from graft.flows.waiting import finished
 
     result = finished(
         make_dataset(str(recipe), rows_per_label=rows_per_label, seed=seed, money_usd=money_usd, minutes=minutes)
@@ -74,13 +74,13 @@ def improve(
 
     Raises the same GraftErrors that the command line prints. Repeating it goes on, or repeats nothing.
     """
-    from flows.run_server import start_prefect
-    from schemas.home import Home
-    from schemas.steering import Improvement
+    from graft.flows.run_server import start_prefect
+    from graft.schemas.home import Home
+    from graft.schemas.steering import Improvement
 
     start_prefect(Home.find())
-    from flows.improve import improve as flow
-    from flows.waiting import finished
+    from graft.flows.improve import improve as flow
+    from graft.flows.waiting import finished
 
     result = finished(
         flow(
@@ -98,10 +98,10 @@ def load(ref: str, *, split: str | None = None, restricted: bool = False) -> pd.
     """
     import logging
 
-    from data.lake import Lake
-    from data.versions import load as load_version
-    from data.versions import version
-    from schemas.home import Home
+    from graft.data.lake import Lake
+    from graft.data.versions import load as load_version
+    from graft.data.versions import version
+    from graft.schemas.home import Home
 
     with Lake.open(Home.find(), read_only=True) as lake:
         frame = load_version(lake, version(lake, ref), split)
@@ -117,9 +117,9 @@ def explain(row_id: str, *, restricted: bool = False) -> dict[str, Any]:
 
     Unless `restricted` is true, "(restricted)" stands for whatever may quote a restricted row.
     """
-    from data.explain import explain as explain_row
-    from data.lake import Lake
-    from schemas.home import Home
+    from graft.data.explain import explain as explain_row
+    from graft.data.lake import Lake
+    from graft.schemas.home import Home
 
     with Lake.open(Home.find(), read_only=True) as lake:
         return explain_row(lake, row_id, restricted=restricted)
@@ -127,9 +127,9 @@ def explain(row_id: str, *, restricted: bool = False) -> dict[str, Any]:
 
 def datasets() -> list[DatasetVersion]:
     """Every published version, oldest first."""
-    from data.lake import Lake
-    from data.versions import versions
-    from schemas.home import Home
+    from graft.data.lake import Lake
+    from graft.data.versions import versions
+    from graft.schemas.home import Home
 
     with Lake.open(Home.find(), read_only=True) as lake:
         return versions(lake)
@@ -145,7 +145,7 @@ def export(
     say, as in flows.export_dataset.export_version. Restricted rows only when asked for; the README beside the files
     says how many are in or were left out.
     """
-    from flows.export_dataset import export_version
+    from graft.flows.export_dataset import export_version
 
     return export_version(ref, format=format, out=out, overwrite=overwrite, restricted=restricted, **options)
 
@@ -155,11 +155,11 @@ def quality(ref: str, *, against: str | None = None) -> Quality:
 
     Drift is told from `against`, by default the dataset's version before.
     """
-    from cli.quality import find_encoder
-    from data.lake import Lake
-    from data.quality import quality as report
-    from data.versions import version
-    from schemas.home import Home
+    from graft.cli.quality import find_encoder
+    from graft.data.lake import Lake
+    from graft.data.quality import quality as report
+    from graft.data.versions import version
+    from graft.schemas.home import Home
 
     embed, _ = find_encoder()
     with Lake.open(Home.find(), read_only=True) as lake:
@@ -168,10 +168,10 @@ def quality(ref: str, *, against: str | None = None) -> Quality:
 
 def diff(before: str, after: str, *, restricted: bool = False) -> Diff:
     """What changed between two versions: rows, labels, splits, lengths, diversity, reviews, with examples."""
-    from data.diff import diff as compare
-    from data.lake import Lake
-    from data.versions import version
-    from schemas.home import Home
+    from graft.data.diff import diff as compare
+    from graft.data.lake import Lake
+    from graft.data.versions import version
+    from graft.schemas.home import Home
 
     with Lake.open(Home.find(), read_only=True) as lake:
         return compare(lake, version(lake, before), version(lake, after), restricted=restricted)
@@ -182,15 +182,15 @@ def report(ref: str, *, out: str | Path | None = None) -> Path:
 
     It runs no script and loads nothing; words of restricted rows are hidden.
     """
-    from dashboard.report import write_report
-    from schemas.home import Home
+    from graft.dashboard.report import write_report
+    from graft.schemas.home import Home
 
     return write_report(Home.find(), ref, Path(out) if out is not None else None)
 
 
 def gate(ref: str, overrides: Mapping[str, Any] | None = None, *, dry_run: bool = False) -> Regated:
     """Every gate over a version again, such as gate("demo", {"gates.near_duplicate": 0.7}); no model is called."""
-    from flows.regate import regate_version
+    from graft.flows.regate import regate_version
 
     return regate_version(ref, overrides, dry_run=dry_run)
 
@@ -200,17 +200,6 @@ def train(ref: str, *, test: str | Path | None = None, **settings: Any) -> Stude
 
     `settings` override fields of StudentSettings, such as epochs=5.
     """
-    from flows.train_student import train_version
+    from graft.flows.train_student import train_version
 
     return train_version(ref, test=str(test) if test else None, overrides=settings)
-
-
-def main() -> None:
-    """The command line."""
-    from cli.app import main as command_line
-
-    command_line()
-
-
-if __name__ == "__main__":
-    main()
