@@ -25,8 +25,8 @@ sys.path.insert(0, str(ROOT))
 from graft.agents.gateway import Gateway  # noqa: E402
 from graft.agents.gateway.openai_transport import OpenAITransport  # noqa: E402
 from graft.data.lake import Lake  # noqa: E402
-from graft.flows import finish, make_dataset  # noqa: E402
-from graft.flows.workshop import Workshop  # noqa: E402
+from graft.flows import make_dataset, publish  # noqa: E402
+from graft.flows.run_context import RunContext  # noqa: E402
 from graft.schemas.errors import GraftError  # noqa: E402
 
 Note = Callable[[str, str], None]
@@ -48,7 +48,7 @@ def live(recipe: str, home: str, notes: str, space: int) -> None:
         os.write(file, f"{kind} {what}\n".encode())
 
     _tap(note)
-    vars(finish)["find_embed"] = lambda say: None  # no encoder: it is not what is drilled
+    vars(publish)["find_embed"] = lambda say: None  # no encoder: it is not what is drilled
     note("life", str(os.getpid()))
     with small_disk(Path(home), space) if space else nullcontext(home) as place:
         os.environ["GRAFT_HOME"] = str(place)
@@ -91,7 +91,7 @@ def small_disk(home: Path, space: int) -> Iterator[Path]:
 
 def _tap(note: Note) -> None:
     """Note what happens at the four places, around the real thing."""
-    opened, called, sent, committed = Workshop.run_slot, Gateway.call, OpenAITransport.send, Lake.commit
+    opened, called, sent, committed = RunContext.run_slot, Gateway.call, OpenAITransport.send, Lake.commit
 
     async def run_slot(self: Any, slot: Any, admission: Any) -> Any:
         note("open", slot.id)
@@ -111,5 +111,5 @@ def _tap(note: Note) -> None:
         note("rows", ",".join(candidate.id for candidate in candidates))
         return done
 
-    Workshop.run_slot, Gateway.call = run_slot, call  # type: ignore[method-assign]
+    RunContext.run_slot, Gateway.call = run_slot, call  # type: ignore[method-assign]
     OpenAITransport.send, Lake.commit = send, commit  # type: ignore[method-assign]

@@ -7,7 +7,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from graft.flows.outlook import early_line, standing_out
+from graft.flows.feasibility import early_line, standing_out
 from graft.flows.progress import Progress
 
 

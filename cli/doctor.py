@@ -77,7 +77,7 @@ def _lake(home: Home) -> Finding:
 
 def _endpoints(name: str) -> list[Finding]:
     from graft.agents.gateway import check_endpoint
-    from graft.flows.workshop import models_used
+    from graft.flows.run_context import models_used
     from graft.schemas.load import find_recipe, load_recipe
 
     recipe = load_recipe(find_recipe(name))

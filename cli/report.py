@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from graft.data.card import inert
-from graft.flows.outlook import early_line, row_price, standing_out
+from graft.flows.feasibility import early_line, row_price, standing_out
 from graft.schemas.home import Home
 
 SENTENCES = {

@@ -20,7 +20,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse, RedirectRespons
 from starlette.routing import Match, Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from graft.dashboard.desk import Desk, desk_of, failure_page
+from graft.dashboard.context import PageContext, context_of, failure_page
 from graft.dashboard.entry import ENTER, TOKEN, local
 from graft.dashboard.origin import from_elsewhere, host_known, is_plain, malformed, opens_page
 from graft.dashboard.pages import CHARTS, PAGES
@@ -51,8 +51,8 @@ def create_app(home: Home, *, door: Door, hosts: tuple[str, ...] = LOOPBACK) -> 
 
     @asynccontextmanager
     async def opened(app: Starlette) -> AsyncIterator[None]:
-        with Desk.open(home, door, PAGES, CHARTS) as desk:
-            app.state.desk = desk
+        with PageContext.open(home, door, PAGES, CHARTS) as context:
+            app.state.context = context
             try:
                 yield
             finally:
@@ -79,7 +79,7 @@ def create_app(home: Home, *, door: Door, hosts: tuple[str, ...] = LOOPBACK) -> 
 @posted
 def enter(request: Request, form: Form) -> Response:
     """Lets in whoever pastes the key (POST)."""
-    key, back = desk_of(request).door.key, local(form.get("back", ""))
+    key, back = context_of(request).door.key, local(form.get("back", ""))
     if key is None:
         return RedirectResponse(back, 303)
     if not key.opens(form.get("secret", "")):
@@ -137,8 +137,8 @@ def _door_page(
 ) -> Response:
     """A page for who is not let in, or not without a click: it loads nothing, and says how to get in."""
     asked = [(name, value) for name, value in request.query_params.multi_items() if name != TOKEN]
-    key = desk_of(request).door.key if status == 401 else None
-    body = desk_of(request).templates.get_template("door.html.jinja").render(
+    key = context_of(request).door.key if status == 401 else None
+    body = context_of(request).templates.get_template("door.html.jinja").render(
         title=title, wrong=wrong, elsewhere=elsewhere, enter=ENTER, file=str(key.file) if key else "",
         address=back or local(quote(request.scope["path"]) + (f"?{urlencode(asked)}" if asked else "")),
     )  # fmt: skip

@@ -19,7 +19,7 @@ from graft.schemas.errors import GraftError, MissingExtra
 
 if TYPE_CHECKING:
     from graft.data.vectors import Cluster, Vectors
-    from graft.flows.settle import Embed
+    from graft.flows.dedup import Embed
     from graft.schemas.datasets import DatasetVersion
     from graft.schemas.home import Home
 
@@ -199,7 +199,7 @@ def meaning_of(home: Home) -> Meaning:
 
 def _load(into: Future[Embed]) -> None:
     def loaded() -> Embed:
-        from graft.flows.settle import find_embed
+        from graft.flows.dedup import find_embed
 
         embed = find_embed(lambda line: None)
         if embed is None:

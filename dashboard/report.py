@@ -22,7 +22,7 @@ from graft.dashboard.tables import Table, table_csv
 from graft.schemas.errors import GraftError, MissingExtra
 
 if TYPE_CHECKING:
-    from graft.dashboard.desk import Desk
+    from graft.dashboard.context import PageContext
     from graft.schemas.datasets import DatasetVersion
     from graft.schemas.home import Home
 
@@ -36,7 +36,7 @@ def file_name(found: DatasetVersion) -> str:
     return f"report-{found.dataset}-{found.version}.html"
 
 
-def render(desk: Desk, found: DatasetVersion, *, patience_s: float = PATIENCE_S) -> bytes:
+def render(context: PageContext, found: DatasetVersion, *, patience_s: float = PATIENCE_S) -> bytes:
     """The file's content, UTF-8. Words of restricted rows are hidden.
 
     Raises GraftError where the figures are not there after `patience_s` seconds.
@@ -47,19 +47,19 @@ def render(desk: Desk, found: DatasetVersion, *, patience_s: float = PATIENCE_S)
     from graft.data.quality import tables
     from graft.data.versions import versions
 
-    other = before(found, versions(desk.lake, found.dataset))
+    other = before(found, versions(context.lake, found.dataset))
     parts = [
-        changes_part(desk, found, other, patience_s) if other else Part(values={"diff": None, "drift": None}),
-        judged_part(desk, found, patience_s),
-        overview(desk, found, patience_s),
+        changes_part(context, found, other, patience_s) if other else Part(values={"diff": None, "drift": None}),
+        judged_part(context, found, patience_s),
+        overview(context, found, patience_s),
     ]
     if not all(part.ready for part in parts):
         raise GraftError("the figures are still being computed", where=found.ref, fix="ask again in a minute")
     held = {table.name: for_file(table) for part in parts for table in part.tables}
     values = {name: value for part in parts for name, value in part.values.items()}
-    page = desk.templates.get_template("report.html.jinja").render(
+    page = context.templates.get_template("report.html.jinja").render(
         **values, tables=held, other=other, linked=False, groups=tables(values["report"]), published=moment,
-        style=Markup(STYLES.read_text(encoding="utf-8")), figure=_figure(desk), csv_of=_csv_of(held),
+        style=Markup(STYLES.read_text(encoding="utf-8")), figure=_figure(context), csv_of=_csv_of(held),
     )  # fmt: skip
     return page.encode("utf-8")
 
@@ -75,16 +75,16 @@ def write_report(home: Home, ref: str, out: Path | None = None) -> Path:
         import vl_convert  # noqa: F401
     except ImportError as error:
         raise MissingExtra("the report's charts need altair", fix="pip install 'graft-factory[dashboard]'") from error
-    from graft.dashboard.desk import Desk
+    from graft.dashboard.context import PageContext
     from graft.dashboard.pages import CHARTS, PAGES
     from graft.dashboard.people import Door
     from graft.data.versions import version
 
-    with Desk.open(home, Door(), PAGES, CHARTS) as desk:
-        found = version(desk.lake, ref)
+    with PageContext.open(home, Door(), PAGES, CHARTS) as context:
+        found = version(context.lake, ref)
         file = out if out is not None else Path(file_name(found))
         _check(file)
-        content = render(desk, found)
+        content = render(context, found)
     _replace(file, content)
     return file
 
@@ -117,12 +117,12 @@ def _unwritable(file: Path, error: OSError) -> GraftError:
     return GraftError(f"cannot be written: {error.strerror}", where=str(file), fix="another --out FILE")
 
 
-def _figure(desk: Desk) -> Callable[..., Markup]:
+def _figure(context: PageContext) -> Callable[..., Markup]:
     """The pages' charts without links to their files."""
 
     def figure(chart: str, **given: object) -> Markup:
-        known = desk.charts[chart]
-        spec = known.draw(desk, {name: str(value) for name, value in given.items()})
+        known = context.charts[chart]
+        spec = known.draw(context, {name: str(value) for name, value in given.items()})
         return Markup("<figure>{0}</figure>").format(Markup(svg(spec, known.label))) if spec else Markup("")
 
     return figure

@@ -35,11 +35,11 @@ class Reports:
     """
 
     def __init__(self, lake: Lake) -> None:
-        from graft.data.memo import LEAST_SIZE, Memo
+        from graft.data.query_cache import LEAST_SIZE, QueryCache
 
         self._home = lake.home
         self._own: Lake | None = None
-        self._memo = Memo(lake, most_bytes=KEPT * LEAST_SIZE)
+        self._memo = QueryCache(lake, most_bytes=KEPT * LEAST_SIZE)
         self._maker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="reports", initializer=_behind)
 
     def of(

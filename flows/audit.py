@@ -91,7 +91,7 @@ def audit(
 def _poisoned(
     lake: Lake, found: DatasetVersion, rows: Sequence[AuditRow], wanted: Wanted, embed: Embed | None, notes: list[str]
 ) -> Poisoning | None:
-    from graft.flows.settle import find_embed
+    from graft.flows.dedup import find_embed
 
     vectors = embed or find_embed(lambda text: notes.append("poison: the encoder is not installed"))
     if vectors is None:

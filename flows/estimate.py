@@ -11,7 +11,7 @@ from graft.agents.methods.calibrate import judges
 from graft.agents.methods.harmaug import augmenting, variants
 from graft.agents.methods.relabel import mixing
 from graft.flows.plan import read_recipe, run_id_of
-from graft.flows.workshop import models_used, weighed
+from graft.flows.run_context import models_used, weighed
 from graft.schemas.base import Value
 from graft.schemas.errors import GraftError
 from graft.schemas.home import Home

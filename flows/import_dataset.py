@@ -20,7 +20,7 @@ from graft.data.intake.parts import Source, invalid
 from graft.data.lake import Lake
 from graft.data.versions import publish
 from graft.flows import artifacts
-from graft.flows.workshop import code_version
+from graft.flows.run_context import code_version
 from graft.schemas.base import SLUG_PATTERN, stable_hash, utc_now
 from graft.schemas.datasets import DatasetVersion, Row, Run
 from graft.schemas.errors import GraftError

@@ -30,7 +30,7 @@ from graft.flows.improve_round import (
 )
 from graft.flows.plan import read_recipe
 from graft.flows.progress import Progress, begin
-from graft.flows.workshop import weighed
+from graft.flows.run_context import weighed
 from graft.schemas.base import stable_hash, utc_now
 from graft.schemas.errors import GraftError, InputInvalid, Problem, YieldTooLow
 from graft.schemas.home import Home

@@ -17,8 +17,8 @@ from graft.data.versions import version as find_version
 from graft.flows import artifacts
 from graft.flows.make_dataset import make_run
 from graft.flows.progress import current
-from graft.flows.soft import soft_labels
-from graft.flows.workshop import CallRecorder, open_gateway
+from graft.flows.run_context import CallRecorder, open_gateway
+from graft.flows.student_labels import soft_labels
 from graft.schemas.base import stable_hash
 from graft.schemas.datasets import DatasetVersion
 from graft.schemas.errors import BudgetExhausted, CallFailed, GraftError

@@ -21,26 +21,26 @@ from graft.data.versions import rows as version_rows
 from graft.data.versions import version as find_version
 from graft.flows import artifacts, live, logs, pause, rounds
 from graft.flows.collector import calm_collector
-from graft.flows.finish import finish
-from graft.flows.judges import toxicity_scorer
+from graft.flows.dedup import choose, find_embed, missing, settle_round
 from graft.flows.neighbours import find_neighbours
 from graft.flows.plan import ShardSpec, apply_overrides, fresh_seed, plan_rounds, read_recipe, run_id_of
 from graft.flows.progress import Progress, begin, current
-from graft.flows.settle import choose, find_embed, missing, settle_round
-from graft.flows.shards import keep_report, read_report, report_file
-from graft.flows.streaming import ShardRunner
-from graft.flows.workshop import (
+from graft.flows.publish import finish
+from graft.flows.run_context import (
+    RunContext,
     Say,
-    Workshop,
     code_version,
     enter,
     leave,
     open_gateway,
+    run_context_of,
     run_lock,
     spent_in,
     weighed,
-    workshop_of,
 )
+from graft.flows.shards import keep_report, read_report, report_file
+from graft.flows.streaming import ShardRunner
+from graft.flows.student_labels import toxicity_scorer
 from graft.schemas.base import stable_hash, utc_now
 from graft.schemas.calls import Call
 from graft.schemas.datasets import Run
@@ -130,19 +130,19 @@ async def _make(recipe: Recipe, file: Path, seeds: list[Seed], home: Home, lake:
         opening = open_gateway(recipe, home, say, run.started_at.timestamp(), run_id, spent_in(lake, run_id))
         async with noted, opening as gateway:
             progress.gateway = lambda: gateway.stats
-            shop = Workshop(
+            context = RunContext(
                 recipe=recipe, run_id=run_id, home=home, lake=lake, gateway=gateway, method=method_of(recipe),
                 seeds=seeds, published=_published(lake, recipe, run_id), progress=progress,
                 say=say, neighbours=run.neighbours, evaluation=lake.test_texts(recipe.name),
                 toxicity=toxicity_scorer(home, recipe.gates.toxicity),
             )  # fmt: skip
-            enter(shop)
+            enter(context)
             try:
                 with calm_collector():
-                    kept, surplus = await _rounds(shop, say)
-                return await finish(shop, run, kept, surplus, say)
+                    kept, surplus = await _rounds(context, say)
+                return await finish(context, run, kept, surplus, say)
             finally:
-                leave(shop)
+                leave(context)
     except (KeyboardInterrupt, asyncio.CancelledError):
         lake.save_run(run.model_copy(update={"status": "interrupted", "stopped_by": "user", "ended_at": utc_now()}))
         raise
@@ -163,49 +163,49 @@ def _published(lake: Lake, recipe: Recipe, run_id: str) -> list[tuple[str, str, 
     return [(row["id"], row["text"], row["label"]) for row in before.to_pylist()]
 
 
-async def _rounds(shop: Workshop, say: Say) -> tuple[list[Candidate], int]:
+async def _rounds(context: RunContext, say: Say) -> tuple[list[Candidate], int]:
     """Every round: shards, duplicates, top-ups, and what was accepted joins the exemplars of the next."""
     say("preparing seeds")
-    await rounds.prepare(shop)
-    max_cosine = getattr(shop.recipe.method, "max_cosine", None)
+    await rounds.prepare(context)
+    max_cosine = getattr(context.recipe.method, "max_cosine", None)
     embed = await asyncio.to_thread(find_embed, say) if max_cosine is not None else None
-    left, surplus = shop.recipe.limits.candidates, 0
-    plan = plan_rounds(shop.recipe)
+    left, surplus = context.recipe.limits.candidates, 0
+    plan = plan_rounds(context.recipe)
     for index, wanted in enumerate(plan):
         accepted = list[Candidate]()
         for attempt in range(TOP_UPS + 1):
             short = missing(accepted, wanted)
-            if not short or left <= 0 or (attempt and shop.stop_reason):
+            if not short or left <= 0 or (attempt and context.stop_reason):
                 break
             say(f"round {index + 1}: writing and reviewing" + (f", top-up {attempt}" if attempt else ""))
-            specs = rounds.shards(shop.recipe, index, attempt, short, left)
-            left -= await _run_shards(shop, specs)
+            specs = rounds.shards(context.recipe, index, attempt, short, left)
+            left -= await _run_shards(context, specs)
             say(f"round {index + 1}: settling duplicates")
-            new = [c for c in shop.lake.accepted(shop.run_id, index) if c.slot.shard in {s.shard for s in specs}]
+            new = [c for c in context.lake.accepted(context.run_id, index) if c.slot.shard in {s.shard for s in specs}]
             alive, dropped = await settle_round(
-                [*shop.kept, *accepted],
+                [*context.kept, *accepted],
                 new,
-                admission=shop.admission(accepted),
+                admission=context.admission(accepted),
                 max_cosine=max_cosine,
                 embed=embed,
             )
-            await asyncio.to_thread(shop.lake.redecide, shop.run_id, dropped)
+            await asyncio.to_thread(context.lake.redecide, context.run_id, dropped)
             accepted += alive
         chosen, over = choose(accepted, wanted)
         surplus += over
-        shop.kept.extend(chosen)
+        context.kept.extend(chosen)
         if index < len(plan) - 1:
-            await rounds.grow_pool(shop, chosen)
-    return list(shop.kept), surplus
+            await rounds.grow_pool(context, chosen)
+    return list(context.kept), surplus
 
 
-async def _run_shards(shop: Workshop, specs: list[ShardSpec]) -> int:
+async def _run_shards(context: RunContext, specs: list[ShardSpec]) -> int:
     """All shards of a pass, a few at once. Returns how many candidates they settled."""
     room = asyncio.Semaphore(SHARDS_AT_ONCE)
 
     async def one(spec: ShardSpec) -> int:
         async with room:
-            return 0 if shop.halt() else await _one_shard(shop, spec)
+            return 0 if context.halt() else await _one_shard(context, spec)
 
     tasks = [asyncio.ensure_future(one(spec)) for spec in specs]
     try:
@@ -216,53 +216,53 @@ async def _run_shards(shop: Workshop, specs: list[ShardSpec]) -> int:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _one_shard(shop: Workshop, spec: ShardSpec) -> int:
+async def _one_shard(context: RunContext, spec: ShardSpec) -> int:
     """Make the shard, unless an earlier process made all of it. Returns how many candidates it settled."""
-    file = report_file(shop.home, shop.run_id, shop.lake.id, spec)
+    file = report_file(context.home, context.run_id, context.lake.id, spec)
     report = read_report(file)
     if report is None:
-        report = await make_shard(shop.run_id, spec.model_dump())
+        report = await make_shard(context.run_id, spec.model_dump())
         if report["stopped_by"] in ENDED:
             keep_report(file, report)
-    shop.progress.note_shard((spec.round, spec.shard), report)
+    context.progress.note_shard((spec.round, spec.shard), report)
     return int(report["settled"])
 
 
 @task(name="make_shard", cache_policy=NO_CACHE, persist_result=False, task_run_name="shard {spec[round]}.{spec[shard]}")
 async def make_shard(run_id: str, spec: dict[str, Any]) -> dict[str, Any]:
     """One shard's share of accepted rows. What the lake already holds of it is replayed, not repeated."""
-    shop, plan = workshop_of(run_id), ShardSpec.model_validate(spec)
-    admission, drawn = shop.admission(), shop.drawn
-    stored = {c.slot.id: c for c in shop.lake.settled(run_id, plan.round, plan.shard)}
+    context, plan = run_context_of(run_id), ShardSpec.model_validate(spec)
+    admission, drawn = context.admission(), context.drawn
+    stored = {c.slot.id: c for c in context.lake.settled(run_id, plan.round, plan.shard)}
 
     def slot_for(label: str, index: int) -> Slot:
-        return shop.method.make_slot(Place(run_id, plan.shard, plan.round, index, label), drawn)
+        return context.method.make_slot(Place(run_id, plan.shard, plan.round, index, label), drawn)
 
     async def commit(batch: list[Candidate], calls: list[Call]) -> None:
         batch_id = f"{plan.round}.{plan.shard}.{stable_hash([c.id for c in batch])}"
-        await asyncio.to_thread(shop.lake.commit, run_id, batch_id, batch, calls)
+        await asyncio.to_thread(context.lake.commit, run_id, batch_id, batch, calls)
 
     runner = ShardRunner(
         wanted=plan.wanted,
         caps=plan.caps,
         make_slot=slot_for,
-        run_slot=lambda slot: shop.run_slot(slot, admission),
+        run_slot=lambda slot: context.run_slot(slot, admission),
         admit=lambda c: admission.admit(c.text_id, c.text, c.response, c.label),
         commit=commit,
-        width=_width(shop.recipe),
+        width=_width(context.recipe),
         stored=stored,
         remember=lambda c: admission.remember(c.text_id, c.text, c.label),
-        halt=shop.halt,
-        on_settled=lambda c: shop.progress.note(c, (plan.round, plan.shard)),
+        halt=context.halt,
+        on_settled=lambda c: context.progress.note(c, (plan.round, plan.shard)),
     )
     name, began = f"{plan.round}.{plan.shard}", time.monotonic()
-    with shop.gateway.telemetry.span("graft.shard", shard=name) as span:
+    with context.gateway.telemetry.span("graft.shard", shard=name) as span:
         report = await runner.run()
         span.note(stopped_by=report.stopped_by, settled=report.settled)
     accepted = sum(report.accepted.values())
     logs.shard_ended(name, report.stopped_by, report.settled, accepted, time.monotonic() - began)
     if report.stopped_by not in ENDED:
-        shop.stop_reason = report.stopped_by
+        context.stop_reason = report.stopped_by
     return {
         "settled": report.settled,
         "accepted": report.accepted,

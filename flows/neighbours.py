@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from graft.data.lake import Lake
-from graft.flows.settle import find_embed
+from graft.flows.dedup import find_embed
 from graft.schemas.methods import PromptMixSettings
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Seed

@@ -110,7 +110,7 @@ async def review(
     Where the question was closed before, the result is what was made of it then. Raises GraftError where nobody came
     and the recipe says `unanswered: stop`, and where Prefect's run was cancelled.
     """
-    from graft.flows.workshop import run_lock
+    from graft.flows.run_context import run_lock
 
     run, version = result["run"], result["version"]
     if version is None or run["stopped_by"] in NOT_REVIEWED:

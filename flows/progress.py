@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from graft.flows.outlook import COST_SAMPLE, LabelCounts, Room, Sample, row_price
+from graft.flows.feasibility import COST_SAMPLE, LabelCounts, Room, Sample, row_price
 from graft.schemas.calls import Call
 from graft.schemas.recipe import Limits
 from graft.schemas.rows import Candidate

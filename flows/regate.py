@@ -215,8 +215,8 @@ def _tools(
     say: Say,
 ) -> Tools:
     from graft.agents.roles.prompting import fragments
-    from graft.flows.judges import toxicity_scorer
-    from graft.flows.settle import find_embed
+    from graft.flows.dedup import find_embed
+    from graft.flows.student_labels import toxicity_scorer
     from graft.students.folds import out_of_fold
 
     numbered = [(file, row, text) for file, rows in texts.items() for row, text in enumerate(rows, start=1)]

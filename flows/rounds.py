@@ -13,7 +13,7 @@ from graft.data.lake import Lake
 from graft.data.mixing import method_report, told
 from graft.data.versions import version as find_version
 from graft.flows.plan import ShardSpec, plan_shards
-from graft.flows.workshop import CallRecorder, Workshop
+from graft.flows.run_context import CallRecorder, RunContext
 from graft.schemas.base import stable_hash
 from graft.schemas.methods import HarmAugSettings
 from graft.schemas.recipe import Recipe
@@ -61,57 +61,59 @@ def shards(recipe: Recipe, round_index: int, attempt: int, wanted: dict[str, int
     return [spec.model_copy(update={"shard": spec.shard + 10_000 * attempt}) for spec in specs]
 
 
-async def prepare(shop: Workshop) -> None:
+async def prepare(context: RunContext) -> None:
     """Seeds get their domain, keywords and summary (instruction), or judges are tried and calibrated (labels)."""
-    recorder = CallRecorder(shop.gateway.call, shop.run_id, "")
-    seeds = list(shop.seeds)
-    if shop.recipe.task.kind == "instruction":
-        seeds = await prepare_seeds(recorder.ask, shop.recipe, seeds)
-        shop.seeds = seeds
-    shop.pool = {label.name: [] for label in labels_of(shop.recipe.task)}
-    shown = shop.recipe.steering.exemplars if shop.recipe.steering else ()
+    recorder = CallRecorder(context.gateway.call, context.run_id, "")
+    seeds = list(context.seeds)
+    if context.recipe.task.kind == "instruction":
+        seeds = await prepare_seeds(recorder.ask, context.recipe, seeds)
+        context.seeds = seeds
+    context.pool = {label.name: [] for label in labels_of(context.recipe.task)}
+    shown = context.recipe.steering.exemplars if context.recipe.steering else ()
     for seed in (*seeds, *(Seed.of(row.text, row.label, row.response) for row in shown)):
-        shop.pool.setdefault(seed.label, []).append(seed)
-    if judges(shop.recipe, shop.method.roles(shop.recipe)):
-        found = await calibrate_judges(shop.method, shop.context(recorder.ask), _first_slots(shop))
-        shop.calibration, shop.by_name = found.means, found.by_name
+        context.pool.setdefault(seed.label, []).append(seed)
+    if judges(context.recipe, context.method.roles(context.recipe)):
+        found = await calibrate_judges(context.method, context.context(recorder.ask), _first_slots(context))
+        context.calibration, context.by_name = found.means, found.by_name
         for model in sorted(found.by_name):
-            shop.say(f"{model} gives no log-probabilities: its label counts as a vote")
-    if isinstance(shop.recipe.method, HarmAugSettings):
-        shop.figures |= await _refusals(shop, shop.recipe.method.measure_refusals, recorder.ask)
-    await _keep_calls(shop, "prepare", recorder)
+            context.say(f"{model} gives no log-probabilities: its label counts as a vote")
+    if isinstance(context.recipe.method, HarmAugSettings):
+        context.figures |= await _refusals(context, context.recipe.method.measure_refusals, recorder.ask)
+    await _keep_calls(context, "prepare", recorder)
 
 
-async def _refusals(shop: Workshop, count: int, ask: Ask) -> dict[str, int]:
+async def _refusals(context: RunContext, count: int, ask: Ask) -> dict[str, int]:
     """Harmful messages of their own index range, so that comparing takes nothing from the shards' draws."""
-    parts = len(variants(shop.recipe))
-    places = (Place(shop.run_id, 0, 0, parts * (MEASURED_FROM + index), "harmful") for index in range(count))
-    slots = [shop.method.make_slot(place, shop.drawn) for place in places]
-    return await measure_refusals(shop.context(ask), slots)
+    parts = len(variants(context.recipe))
+    places = (Place(context.run_id, 0, 0, parts * (MEASURED_FROM + index), "harmful") for index in range(count))
+    slots = [context.method.make_slot(place, context.drawn) for place in places]
+    return await measure_refusals(context.context(ask), slots)
 
 
-def _first_slots(shop: Workshop) -> list[Slot]:
-    count = getattr(shop.recipe.method, "calibration_texts", 0)
-    labels = [label for label, wanted in shop.recipe.wanted().items() if wanted]
+def _first_slots(context: RunContext) -> list[Slot]:
+    count = getattr(context.recipe.method, "calibration_texts", 0)
+    labels = [label for label, wanted in context.recipe.wanted().items() if wanted]
     return [
-        shop.method.make_slot(Place(shop.run_id, 0, 0, place // len(labels), labels[place % len(labels)]), shop.drawn)
+        context.method.make_slot(
+            Place(context.run_id, 0, 0, place // len(labels), labels[place % len(labels)]), context.drawn
+        )
         for place in range(count)
     ]
 
 
-async def grow_pool(shop: Workshop, chosen: list[Candidate]) -> None:
+async def grow_pool(context: RunContext, chosen: list[Candidate]) -> None:
     """What a round accepted joins the exemplars: with keywords and a summary for instructions."""
-    if shop.recipe.task.kind == "instruction":
-        recorder = CallRecorder(shop.gateway.call, shop.run_id, "")
-        rows = await asyncio.gather(*(summarise(recorder.ask, shop.recipe, candidate) for candidate in chosen))
-        await _keep_calls(shop, "grow", recorder)
+    if context.recipe.task.kind == "instruction":
+        recorder = CallRecorder(context.gateway.call, context.run_id, "")
+        rows = await asyncio.gather(*(summarise(recorder.ask, context.recipe, candidate) for candidate in chosen))
+        await _keep_calls(context, "grow", recorder)
     else:
         rows = [Seed.of(candidate.text, candidate.label, candidate.response) for candidate in chosen]
     for row in rows:
-        shop.pool.setdefault(row.label, []).append(row)
+        context.pool.setdefault(row.label, []).append(row)
 
 
-async def _keep_calls(shop: Workshop, step: str, recorder: CallRecorder) -> None:
+async def _keep_calls(context: RunContext, step: str, recorder: CallRecorder) -> None:
     if recorder.calls:
         batch_id = f"{step}.{stable_hash(sorted(call.key for call in recorder.calls))}"
-        await asyncio.to_thread(shop.lake.commit, shop.run_id, batch_id, [], recorder.calls)
+        await asyncio.to_thread(context.lake.commit, context.run_id, batch_id, [], recorder.calls)

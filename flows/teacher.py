@@ -16,7 +16,7 @@ from graft.agents.roles.calibration import batch_means, calibrate, content_free_
 from graft.agents.roles.choice import pick_examples
 from graft.agents.roles.labeler import is_vote, label_text
 from graft.data.gates.contamination import text_hash
-from graft.flows.workshop import Say, open_gateway, weighed
+from graft.flows.run_context import Say, open_gateway, weighed
 from graft.schemas.calls import CallRequest, Reply
 from graft.schemas.errors import BudgetExhausted, CallFailed
 from graft.schemas.home import Home

@@ -18,7 +18,7 @@ from graft.data.test_files import register_file
 from graft.data.versions import rows as version_rows
 from graft.data.versions import version
 from graft.flows import artifacts, teacher
-from graft.flows.soft import soft_labels
+from graft.flows.student_labels import soft_labels
 from graft.flows.waiting import finished
 from graft.schemas.datasets import DatasetVersion, Run
 from graft.schemas.errors import GraftError, NotFound

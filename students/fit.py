@@ -24,10 +24,10 @@ from graft.schemas.students import StudentSettings
 from graft.students.checkpoint import NAME, Checkpoint
 from graft.students.classifier import TextClassifier
 from graft.students.device import device_name, multiplying, pick_device, share_of_peak
+from graft.students.distributed import ALONE, Team
 from graft.students.encoder import Encoder, find_encoder
 from graft.students.loop import HEAD_RATE, Loop, Outcome, Plan, Progress, Say
 from graft.students.rows import Given, TrainRow, as_rows
-from graft.students.team import ALONE, Team
 
 MIN_STEPS = 60
 """Optimiser steps at least, so that a handful of seeds is trained as fairly as a whole version."""

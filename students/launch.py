@@ -33,9 +33,9 @@ from graft.schemas.home import python_path
 from graft.students.jobs import Job, read_job, write_job
 
 if TYPE_CHECKING:
+    from graft.students.distributed import Team
     from graft.students.fit import TrainResult
     from graft.students.loop import Progress, Say
-    from graft.students.team import Team
 
 COMMAND = (sys.executable, "-m", "graft.students.launch")
 """What each process runs; then the job file and --child."""
@@ -281,7 +281,7 @@ def _joined() -> Iterator[Team]:
     import torch.distributed as dist
 
     from graft.students.device import pick_device
-    from graft.students.team import Team
+    from graft.students.distributed import Team
 
     team, local = Team(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])), int(os.environ.get("LOCAL_RANK", "0"))
     if pick_device().type == "cuda":

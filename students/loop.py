@@ -18,13 +18,13 @@ from torch import Tensor, nn
 
 from graft.schemas.errors import GraftError
 from graft.schemas.students import StudentSettings
+from graft.students.batching import Step, in_steps
 from graft.students.checkpoint import Checkpoint
 from graft.students.classifier import BATCH, TextClassifier
 from graft.students.device import uses_bf16
+from graft.students.distributed import ALONE, Team
 from graft.students.loss import Loss
-from graft.students.order import Step, in_steps
 from graft.students.rows import TrainRow
-from graft.students.team import ALONE, Team
 
 HEAD_RATE = 10.0
 """How much faster the new layer learns than the encoder."""

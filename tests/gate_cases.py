@@ -104,7 +104,7 @@ CASES: list[tuple[str, str]] = [
 
 HELD: list[tuple[str, str]] = [
     *(("email", text) for text in (
-        "reach me under t.okafor@mail.example.com", "Reply-To: Returns Desk <returns@shop.example.org>",
+        "reach me under t.okafor@mail.example.com", "Reply-To: Returns PageContext <returns@shop.example.org>",
         "see https://shop.example.com/track?email=li.wei@example.com", "my wife (sara_lund@example.se) ordered it",
         "user.name+filter-7@example.co, not the old one", "E-MAIL:PETE@EXAMPLE.COM",
         "two: a1@example.com;b2@example.com",

@@ -18,7 +18,7 @@ from graft.agents.gateway.stats import Stats
 from graft.data.lake import Lake
 from graft.flows.plan import run_id_of
 from graft.flows.progress import Progress
-from graft.flows.workshop import spent_in
+from graft.flows.run_context import spent_in
 from graft.schemas.base import utc_now
 from graft.schemas.calls import Call, CallRequest, Message
 from graft.schemas.home import Home

@@ -91,7 +91,8 @@ class Served:
 def of_up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """`graft up`, without the deployments that ship: they take long to load."""
     home = tmp_path_factory.mktemp("up")
-    script = "from graft.flows import serve\nfrom graft.schemas.home import Home\nserve.up(Home.find(), port=0, deployments=[])"
+    script = "from graft.flows import serve; from graft.schemas.home import Home; "
+    script += "serve.up(Home.find(), port=0, deployments=[])"
     try:
         up = subprocess.run(
             [sys.executable, "-c", script], cwd=ROOT, env=environment(home), text=True, capture_output=True,

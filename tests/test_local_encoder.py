@@ -93,7 +93,9 @@ async def test_a_missing_wheel_is_an_error_with_the_command_that_brings_it(monke
 def test_heavy_libraries_are_not_loaded_by_importing_the_encoder() -> None:
     import subprocess
 
-    code = "import sys; from graft.agents.local import encoder, servers; print({'torch', 'xllamacpp'} & set(sys.modules))"
+    code = (
+        "import sys; from graft.agents.local import encoder, servers; print({'torch', 'xllamacpp'} & set(sys.modules))"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from graft.agents.local import files
 from graft.flows.plan import run_id_of
-from graft.flows.workshop import weighed
+from graft.flows.run_context import weighed
 from graft.schemas.calls import CallRequest
 from graft.schemas.errors import MissingExtra, ModelUnreachable
 from graft.schemas.home import Home

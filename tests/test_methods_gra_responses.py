@@ -13,7 +13,7 @@ from scripted import Models
 
 from graft.agents.methods import Context, Drawn, Place, Screen, make_slot, method_of
 from graft.data.gates import Admission
-from graft.flows.settle import settle_round
+from graft.flows.dedup import settle_round
 from graft.flows.streaming import Outcome, ShardRunner
 from graft.schemas.calls import Call, CallRequest
 from graft.schemas.errors import BudgetExhausted, CallFailed

@@ -27,7 +27,7 @@ from graft.data.withdrawn import Selector, recalls
 from graft.flows import finish as finishing
 from graft.flows.import_dataset import Ask, Imported, bring_in
 from graft.flows.progress import Progress
-from graft.flows.workshop import Workshop
+from graft.flows.run_context import RunContext
 from graft.schemas.datasets import DatasetVersion, Row, Run
 from graft.schemas.home import Home
 from graft.schemas.recipe import Recipe
@@ -224,7 +224,7 @@ def test_the_end_of_a_run_counts_the_rows_that_its_version_holds(
     def publisher(lake: Lake, name: str) -> None:
         asked, run = recipe(name), run_of(name)
         gateway: Any = SimpleNamespace(stats=SimpleNamespace(cached=0, notes=[]))
-        shop = Workshop(
+        shop = RunContext(
             recipe=asked, run_id=run.id, home=lake.home, lake=lake, gateway=gateway, method=method_of(asked), seeds=[],
             published=[], progress=Progress(name, run.id, asked.wanted()),
         )  # fmt: skip

@@ -19,7 +19,7 @@ from graft.cli.show import without_seeds
 from graft.data.card import render_card
 from graft.data.lake import Lake
 from graft.data.versions import publish
-from graft.flows.finish import _too_low
+from graft.flows.publish import _too_low
 from graft.flows.rounds import funnel
 from graft.schemas.calls import Call
 from graft.schemas.datasets import Row, Run

@@ -19,9 +19,9 @@ from tiny_encoder import LABELS, ROWS
 
 from graft.schemas.students import StudentSettings
 from graft.students import checkpoint, loop
+from graft.students.batching import in_steps
 from graft.students.classifier import TextClassifier
 from graft.students.fit import Fit, fit, train_classifier
-from graft.students.order import in_steps
 from graft.students.rows import TrainRow, as_rows
 
 

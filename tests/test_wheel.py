@@ -1,4 +1,4 @@
-"""The wheel alone, outside the checkout: it holds recipes and prefect.yaml, hides no other package, and runs the demo."""
+"""The wheel outside the checkout: it holds recipes and prefect.yaml, hides no other package, and runs the demo."""
 
 from __future__ import annotations
 

@@ -7,31 +7,31 @@ from typing import TYPE_CHECKING
 from graft.dashboard.figures import Rows
 
 if TYPE_CHECKING:
-    from graft.data.memo import Memo
+    from graft.data.query_cache import QueryCache
     from graft.schemas.datasets import Run
 
 LATE_S = 2.0
 """Seconds for which the figures of a run may be behind while it commits."""
 
 
-def funnel(memo: Memo, run: Run) -> Rows:
+def funnel(cache: QueryCache, run: Run) -> Rows:
     """A run's candidates by how they ended: status, route, code, rows, how many were reviewed, one's id."""
     query = """
         SELECT status, route, code, count(*) AS rows, min(candidate_id) AS example,
                count(*) FILTER (asked > 0 OR labelling IS NOT NULL) AS reviewed
         FROM lake.candidates WHERE run_id = ? GROUP BY ALL ORDER BY rows DESC, status, route, code"""
-    return _rows(memo, run, query)
+    return _rows(cache, run, query)
 
 
-def by_label(memo: Memo, run: Run) -> Rows:
+def by_label(cache: QueryCache, run: Run) -> Rows:
     """A run's labels: rows accepted as it, candidates that were meant as it."""
     query = """
         SELECT label, count(*) FILTER (status = 'accepted') AS accepted, count(*) AS candidates
         FROM lake.candidates WHERE run_id = ? GROUP BY label ORDER BY label"""
-    return _rows(memo, run, query)
+    return _rows(cache, run, query)
 
 
-def _rows(memo: Memo, run: Run, query: str) -> Rows:
-    from graft.data.memo import run_stamp
+def _rows(cache: QueryCache, run: Run, query: str) -> Rows:
+    from graft.data.query_cache import run_stamp
 
-    return memo.rows(query, [run.id], stamp=run_stamp(run), late_s=LATE_S)
+    return cache.rows(query, [run.id], stamp=run_stamp(run), late_s=LATE_S)

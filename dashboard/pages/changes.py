@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from graft.dashboard.charts.shapes import dense, gains
-from graft.dashboard.desk import Desk, desk_of
+from graft.dashboard.context import PageContext, context_of
 from graft.dashboard.figures.datasets import shown_labels
 from graft.dashboard.pages.datasets import as_file
 from graft.dashboard.pages.page import Chart, Page, Spec
@@ -33,15 +33,15 @@ MOST = 60
 
 def changes(request: Request) -> Response:
     """A version beside `?against=demo@1`, by default the one before it; `?format=html` gives the diff as a file."""
-    desk = desk_of(request)
-    found = version(desk.lake, request.path_params["ref"])
-    every = versions(desk.lake)
+    context = context_of(request)
+    found = version(context.lake, request.path_params["ref"])
+    every = versions(context.lake)
     asked = request.query_params.get("against", "")
-    other = version(desk.lake, asked) if asked else before(found, every)
+    other = version(context.lake, asked) if asked else before(found, every)
     if other is not None and request.query_params.get("format") == "html":
-        return _file(desk, other, found)
-    part = changes_part(desk, found, other) if other else Part()
-    return desk.page(
+        return _file(context, other, found)
+    part = changes_part(context, found, other) if other else Part()
+    return context.page(
         request, "changes.html.jinja", f"Changes of {found.ref}", tables=part.tables, ref=found.ref, version=found,
         other=other, choices=_choices(found, every), linked=True, changes_ready=part.ready, **part.values,
     )  # fmt: skip
@@ -53,14 +53,14 @@ def before(found: DatasetVersion, every: list[DatasetVersion]) -> DatasetVersion
     return earlier[-1] if earlier else None
 
 
-def changes_part(desk: Desk, found: DatasetVersion, other: DatasetVersion, patience_s: float = 0.5) -> Part:
+def changes_part(context: PageContext, found: DatasetVersion, other: DatasetVersion, patience_s: float = 0.5) -> Part:
     """The diff from `other` to this version, and drift from it."""
     from graft.data.quality import tables
 
-    diff = desk.reports.diff(other, found, patience_s)
-    usual = before(found, versions(desk.lake, found.dataset))
+    diff = context.reports.diff(other, found, patience_s)
+    usual = before(found, versions(context.lake, found.dataset))
     same = usual is not None and usual.ref == other.ref
-    report = desk.reports.of(found, patience_s, against=None if same else other)
+    report = context.reports.of(found, patience_s, against=None if same else other)
     drift = {one.name: one for one in tables(report)}["drift"] if report else None
     return Part(
         tables=_tables(diff) if diff else (),
@@ -69,10 +69,10 @@ def changes_part(desk: Desk, found: DatasetVersion, other: DatasetVersion, patie
     )
 
 
-def _file(desk: Desk, other: DatasetVersion, found: DatasetVersion) -> Response:
+def _file(context: PageContext, other: DatasetVersion, found: DatasetVersion) -> Response:
     from graft.data.diff_html import render_html
 
-    diff = desk.reports.diff(other, found, patience_s=60.0)
+    diff = context.reports.diff(other, found, patience_s=60.0)
     if diff is None:
         raise GraftError("the versions are still being compared", where=found.ref, fix="ask again in a minute")
     name = f"diff-{other.dataset}-{other.version}-{found.dataset}-{found.version}.html"
@@ -155,10 +155,10 @@ def _cut(text: str | None) -> str | None:
     return text if text is None or len(text) <= WORDS else text[: WORDS - 1] + "…"
 
 
-def draw_changes(desk: Desk, given: Mapping[str, str]) -> Spec | None:
+def draw_changes(context: PageContext, given: Mapping[str, str]) -> Spec | None:
     """`of`, `against`: two versions. Rows that each label gained or lost; of many labels those that changed most."""
-    found = version(desk.lake, given.get("of", ""))
-    diff = desk.reports.diff(version(desk.lake, given.get("against", "")), found)
+    found = version(context.lake, given.get("of", ""))
+    diff = context.reports.diff(version(context.lake, given.get("against", "")), found)
     changed = [one for one in diff.labels if one.change] if diff else []
     ranked = sorted(changed, key=lambda one: (-one.change, one.name))
     rows = shown_labels([{"label": shown(one.name), "change": one.change} for one in ranked], MOST)

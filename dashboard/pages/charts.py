@@ -6,19 +6,19 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from graft.dashboard.charts import png, svg
-from graft.dashboard.desk import desk_of
+from graft.dashboard.context import context_of
 from graft.dashboard.pages.page import Page
 from graft.schemas.errors import NotFound
 
 
 def chart(request: Request) -> Response:
     """`/charts/balance.png?of=demo@2`, `/charts/calls.svg?of=RUN`."""
-    desk, name, kind = desk_of(request), request.path_params["name"], request.path_params["kind"]
-    known = desk.charts.get(name)
+    context, name, kind = context_of(request), request.path_params["name"], request.path_params["kind"]
+    known = context.charts.get(name)
     if known is None or kind not in ("svg", "png"):
-        fix = f"one of {', '.join(sorted(desk.charts))}, as svg or png"
+        fix = f"one of {', '.join(sorted(context.charts))}, as svg or png"
         raise NotFound("no such chart", where="charts", fix=fix)
-    spec = known.draw(desk, dict(request.query_params))
+    spec = known.draw(context, dict(request.query_params))
     if spec is None:
         raise NotFound("there is nothing to draw", where=f"chart {name}", fix="look at the page that it belongs to")
     if kind == "png":

@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from graft.dashboard.charts import SPLITS
 from graft.dashboard.charts.shapes import dense, histogram, sparkline, stacked
-from graft.dashboard.desk import Desk, desk_of
+from graft.dashboard.context import PageContext, context_of
 from graft.dashboard.figures import datasets as figures
 from graft.dashboard.pages.page import Chart, Page, Spec
 from graft.dashboard.parts import Part
@@ -32,7 +32,7 @@ VARIETY = ("wording", "duplicates")
 
 def datasets(request: Request) -> Response:
     """Every dataset with its latest version."""
-    desk = desk_of(request)
+    context = context_of(request)
     rows = [
         {
             **row,
@@ -44,7 +44,7 @@ def datasets(request: Request) -> Response:
             "link": f"/datasets/{row['dataset']}@{row['version']}",
             "spark": Markup(sparkline(row["history"])),
         }
-        for row in figures.datasets(desk.lake)
+        for row in figures.datasets(context.lake)
     ]
     columns = (
         Column("ref", "dataset", link="link"), Column("rows", "rows", "number"), Column("history", "rows by version"),
@@ -53,39 +53,39 @@ def datasets(request: Request) -> Response:
         Column("created_at", "published", "ago"),
     )  # fmt: skip
     table = Table("datasets", "Datasets", columns, rows)
-    return desk.page(request, "datasets.html.jinja", "Datasets", tables=(table,))
+    return context.page(request, "datasets.html.jinja", "Datasets", tables=(table,))
 
 
 def dataset(request: Request) -> Response:
     """One version (`demo`, `demo@2`)."""
-    desk = desk_of(request)
-    found = version(desk.lake, request.path_params["ref"])
-    part = overview(desk, found)
-    return desk.page(
+    context = context_of(request)
+    found = version(context.lake, request.path_params["ref"])
+    part = overview(context, found)
+    return context.page(
         request, "dataset.html.jinja", found.ref, tables=part.tables, ref=found.ref, linked=True, **part.values
     )
 
 
-def overview(desk: Desk, found: DatasetVersion, patience_s: float | None = None) -> Part:
+def overview(context: PageContext, found: DatasetVersion, patience_s: float | None = None) -> Part:
     """What the version holds and how it came about. Only for a small version it is waited for its quality report."""
     from graft.data.quality import tables
 
-    counted = _counts(desk, found)
-    of_runs = desk.reports.kept(("runs", found.ref), lambda: figures.runs(desk.lake, found))
-    noun, ends = _noun(desk, found), _ends(desk, found, of_runs)
-    _lengths(desk, found, "text")  # what is quick comes before what takes every core
+    counted = _counts(context, found)
+    of_runs = context.reports.kept(("runs", found.ref), lambda: figures.runs(context.lake, found))
+    noun, ends = _noun(context, found), _ends(context, found, of_runs)
+    _lengths(context, found, "text")  # what is quick comes before what takes every core
     patience_s = (0.8 if found.rows <= QUICK else 0.0) if patience_s is None else patience_s
-    report = desk.reports.of(found, patience_s)
+    report = context.reports.of(found, patience_s)
     sections = {section.name: section for section in tables(report)} if report else {}
     balance = figures.balance(found, counted)
     return Part(
         tables=(
             _balance_table(found, balance, noun),
             ends,
-            _runs_table(desk, of_runs),
-            Table("drops", "Left out of its parent", _DROPS, figures.drops(desk.lake, found)),
-            _versions_table(desk, found),
-            *_students_tables(desk, found),
+            _runs_table(context, of_runs),
+            Table("drops", "Left out of its parent", _DROPS, figures.drops(context.lake, found)),
+            _versions_table(context, found),
+            *_students_tables(context, found),
             _models_table(found, report),
         ),
         values={
@@ -93,9 +93,9 @@ def overview(desk: Desk, found: DatasetVersion, patience_s: float | None = None)
             "noun": noun,
             "restricted": sum(row["rows"] for row in counted if row["restricted"]),
             "sources": _by_source(counted),
-            "tags": [one.tag for one in tags(desk.lake, found.dataset) if one.version == found.version],
+            "tags": [one.tag for one in tags(context.lake, found.dataset) if one.version == found.version],
             "few": len(figures.shown_labels(balance)) < len(balance),
-            "run": desk.lake.run(found.run_id),
+            "run": context.lake.run(found.run_id),
             "report": report,
             "sections": sections,
             "variety": [fact for name in VARIETY if name in sections for fact in sections[name].tables[0].rows],
@@ -113,17 +113,17 @@ def quality(request: Request) -> Response:
     from graft.data.quality import tables
     from graft.data.quality.html import page
 
-    desk = desk_of(request)
-    found = version(desk.lake, request.path_params["ref"])
+    context = context_of(request)
+    found = version(context.lake, request.path_params["ref"])
     form = request.query_params.get("format", "")
-    report = desk.reports.of(found, patience_s=120.0 if form else 1.0)
+    report = context.reports.of(found, patience_s=120.0 if form else 1.0)
     if form and report is None:
         raise GraftError("the figures are still being computed", where=found.ref, fix="ask again in a minute")
     if report is not None and form in ("html", "json"):
         body, kind = (page(report), "text/html") if form == "html" else (report.model_dump_json(), "application/json")
         return as_file(body, kind, f"quality-{found.dataset}-{found.version}.{form}")
     sections = tables(report) if report is not None else ()
-    return desk.page(
+    return context.page(
         request, "quality.html.jinja", f"Quality of {found.ref}", ref=found.ref, version=found, sections=sections,
         report=report,
     )  # fmt: skip
@@ -133,9 +133,9 @@ def whole(request: Request) -> Response:
     """All of a version in one HTML file, the same that `graft report` writes."""
     from graft.dashboard.report import file_name, render
 
-    desk = desk_of(request)
-    found = version(desk.lake, request.path_params["ref"])
-    return as_file(render(desk, found, patience_s=60.0), "text/html", file_name(found))
+    context = context_of(request)
+    found = version(context.lake, request.path_params["ref"])
+    return as_file(render(context, found, patience_s=60.0), "text/html", file_name(found))
 
 
 def as_file(body: str | bytes, kind: str, name: str) -> Response:
@@ -143,10 +143,10 @@ def as_file(body: str | bytes, kind: str, name: str) -> Response:
     return Response(body, media_type=kind, headers=attachment(name))
 
 
-def draw_balance(desk: Desk, given: Mapping[str, str]) -> Spec | None:
+def draw_balance(context: PageContext, given: Mapping[str, str]) -> Spec | None:
     """`of`: the version. Rows of each label, in parts by split; of over 100 labels the largest and the smallest."""
-    found = version(desk.lake, given.get("of", ""))
-    chosen = figures.shown_labels(figures.balance(found, _counts(desk, found)))
+    found = version(context.lake, given.get("of", ""))
+    chosen = figures.shown_labels(figures.balance(found, _counts(context, found)))
     rows = [
         {"label": shown(row["label"]), "split": split, "rows": row[split]}
         for row in chosen for split in found.splits if row[split]
@@ -156,22 +156,22 @@ def draw_balance(desk: Desk, given: Mapping[str, str]) -> Spec | None:
     return dense(stacked(rows, category="label", value="rows", part="split", title="rows"), len(chosen))
 
 
-def draw_lengths(desk: Desk, given: Mapping[str, str]) -> Spec | None:
+def draw_lengths(context: PageContext, given: Mapping[str, str]) -> Spec | None:
     """`of`: the version; `said`: text or response. Rows by their length in characters, in parts by split."""
-    found = version(desk.lake, given.get("of", ""))
+    found = version(context.lake, given.get("of", ""))
     said: figures.Said = "response" if given.get("said") == "response" else "text"
-    rows = _lengths(desk, found, said)
+    rows = _lengths(context, found, said)
     if not rows:
         return None
     return histogram(rows, part="split", title=f"characters of a {said}", colours=SPLITS)
 
 
-def _counts(desk: Desk, found: DatasetVersion) -> list[dict[str, Any]]:
-    return desk.reports.kept(("counts", found.ref), lambda: figures.counts(desk.lake, found))
+def _counts(context: PageContext, found: DatasetVersion) -> list[dict[str, Any]]:
+    return context.reports.kept(("counts", found.ref), lambda: figures.counts(context.lake, found))
 
 
-def _lengths(desk: Desk, found: DatasetVersion, said: figures.Said) -> list[dict[str, Any]]:
-    return desk.reports.kept(("lengths", found.ref, said), lambda: figures.lengths(desk.lake, found, said))
+def _lengths(context: PageContext, found: DatasetVersion, said: figures.Said) -> list[dict[str, Any]]:
+    return context.reports.kept(("lengths", found.ref, said), lambda: figures.lengths(context.lake, found, said))
 
 
 def _by_source(counted: list[dict[str, Any]]) -> dict[str, int]:
@@ -185,9 +185,9 @@ def _read(value: Any) -> dict[str, int]:
     return json.loads(value) if isinstance(value, str) else dict(value)
 
 
-def _noun(desk: Desk, found: DatasetVersion) -> str:
+def _noun(context: PageContext, found: DatasetVersion) -> str:
     """What the rows' labels are called: an instruction task has domains."""
-    run = desk.lake.run(found.run_id)
+    run = context.lake.run(found.run_id)
     task = run.recipe.get("task") if run else None
     return "domain" if isinstance(task, dict) and task.get("kind") == "instruction" else "label"
 
@@ -207,9 +207,9 @@ def rows_link(found: DatasetVersion, **given: str) -> str:
     return "/rows?" + urlencode({"ref": found.ref, **given})
 
 
-def _ends(desk: Desk, found: DatasetVersion, of_runs: list[str]) -> Table:
+def _ends(context: PageContext, found: DatasetVersion, of_runs: list[str]) -> Table:
     """How candidates of its runs ended; a reason opens the rows that ended so."""
-    rows = figures.ends(desk.lake, of_runs)
+    rows = figures.ends(context.lake, of_runs)
     total = sum(row["rows"] for row in rows)
     for row in rows:
         kept = row["status"] == "accepted"
@@ -228,8 +228,8 @@ def _ends(desk: Desk, found: DatasetVersion, of_runs: list[str]) -> Table:
     return Table("ends", "How candidates ended", columns, rows, empty=empty, note=more)
 
 
-def _runs_table(desk: Desk, of_runs: list[str]) -> Table:
-    rows = figures.by_run(desk.lake, of_runs) if len(of_runs) > 1 else []
+def _runs_table(context: PageContext, of_runs: list[str]) -> Table:
+    rows = figures.by_run(context.lake, of_runs) if len(of_runs) > 1 else []
     for row in rows:
         row["link"] = f"/runs/{quote(row['run_id'], safe='')}"
     columns = (
@@ -243,10 +243,10 @@ def _runs_table(desk: Desk, of_runs: list[str]) -> Table:
 _DROPS = (Column("gate", "gate"), Column("rule", "rule"), Column("rows", "rows", "number"))
 
 
-def _versions_table(desk: Desk, found: DatasetVersion) -> Table:
-    every = versions(desk.lake, found.dataset)
+def _versions_table(context: PageContext, found: DatasetVersion) -> Table:
+    every = versions(context.lake, found.dataset)
     named: dict[int, list[str]] = {}
-    for one in tags(desk.lake, found.dataset):
+    for one in tags(context.lake, found.dataset):
         named.setdefault(one.version, []).append(one.tag)
     rows = [
         {
@@ -267,12 +267,12 @@ def _versions_table(desk: Desk, found: DatasetVersion) -> Table:
     return Table("versions", "Versions", columns, rows[::-1])
 
 
-def _students_tables(desk: Desk, found: DatasetVersion) -> tuple[Table, ...]:
+def _students_tables(context: PageContext, found: DatasetVersion) -> tuple[Table, ...]:
     """Students that learned from the version: classifiers by their rank, then those that write."""
     from graft.data.scores import leaderboard
 
-    page = "/students/{student_id}" in {one.path for one in desk.pages}
-    judged = [one.model_dump() for one in leaderboard(desk.lake, found.dataset) if one.version == found.version]
+    page = "/students/{student_id}" in {one.path for one in context.pages}
+    judged = [one.model_dump() for one in leaderboard(context.lake, found.dataset) if one.version == found.version]
     for row in judged:
         row["between"] = "–".join(f"{end:.1%}" for end in row["interval"])
         row["link"] = f"/students/{quote(row['student_id'], safe='')}" if page else None
@@ -287,8 +287,8 @@ def _students_tables(desk: Desk, found: DatasetVersion) -> tuple[Table, ...]:
         {"student_id": one.id, "base": one.settings.instruct.base, "train_rows": one.train_rows, "loss": score.loss,
          "base_loss": score.base_loss, "preferred": score.preferred, "created_at": one.created_at,
          "link": f"/students/{quote(one.id, safe='')}" if page else None}
-        for one in desk.lake.students(found.dataset) if one.version == found.version
-        for score in desk.lake.instruct_evaluations(one.id)
+        for one in context.lake.students(found.dataset) if one.version == found.version
+        for score in context.lake.instruct_evaluations(one.id)
     ]  # fmt: skip
     written = (
         Column("student_id", "student", "code", link="link"), Column("base", "base model"),

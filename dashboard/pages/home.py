@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from graft.dashboard.charts.shapes import sparkline
-from graft.dashboard.desk import Desk, desk_of
+from graft.dashboard.context import PageContext, context_of
 from graft.dashboard.figures import datasets as figures
 from graft.dashboard.pages.page import Page
 from graft.data.versions import version
@@ -31,35 +31,36 @@ def home(request: Request) -> Response:
     from graft.data.spending import month
     from graft.flows.pause import waiting
 
-    desk = desk_of(request)
-    found = desk.memo.get("datasets", lambda: figures.datasets(desk.lake), late_s=2.0)
-    rows = [_dataset(desk, row, glanced=place < GLANCED) for place, row in enumerate(found)]
-    runs = desk.lake.runs()
-    running = [(run, read_live(desk.home, run.id)) for run in runs if run.status == "running"]
-    plan = desk.plan.get()
-    return desk.page(
+    context = context_of(request)
+    found = context.cache.get("datasets", lambda: figures.datasets(context.lake), late_s=2.0)
+    rows = [_dataset(context, row, glanced=place < GLANCED) for place, row in enumerate(found)]
+    runs = context.lake.runs()
+    running = [(run, read_live(context.home, run.id)) for run in runs if run.status == "running"]
+    plan = context.plan.get()
+    return context.page(
         request, "home.html.jinja", "Home", datasets=rows, running=running, runs=runs[:6],
-        month=desk.memo.get("month", lambda: month(desk.lake), late_s=LATE_S), waiting=waiting(desk.home), plan=plan,
+        month=context.cache.get("month", lambda: month(context.lake), late_s=LATE_S),
+        waiting=waiting(context.home), plan=plan,
         computing=any(row["quality"] == "computing" for row in rows),
     )  # fmt: skip
 
 
-def _dataset(desk: Desk, row: dict[str, Any], *, glanced: bool) -> dict[str, Any]:
+def _dataset(context: PageContext, row: dict[str, Any], *, glanced: bool) -> dict[str, Any]:
     history = row["history"]
     return {
         **row, "spark": Markup(sparkline(history)), "before": history[-2] if len(history) > 1 else None,
-        "quality": _glance(desk, row) if glanced else "",
+        "quality": _glance(context, row) if glanced else "",
     }  # fmt: skip
 
 
-def _glance(desk: Desk, row: dict[str, Any]) -> Any:
+def _glance(context: PageContext, row: dict[str, Any]) -> Any:
     """What the quality report says in a line, and how its figures moved; "computing" while it is being made."""
     from graft.data.quality import tables
 
-    found = version(desk.lake, f"{row['dataset']}@{row['version']}")
-    if row["rows"] > SMALL and not desk.reports.known(found):
+    found = version(context.lake, f"{row['dataset']}@{row['version']}")
+    if row["rows"] > SMALL and not context.reports.known(found):
         return ""
-    report = desk.reports.of(found, patience_s=0.0)
+    report = context.reports.of(found, patience_s=0.0)
     if report is None:
         return "computing"
     odd = [section.title for section in tables(report) if section.unusual]

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from graft.dashboard.charts import ACCENT, SECOND
 from graft.dashboard.charts.shapes import heat, histogram, lines, offsets, roomy, shares
-from graft.dashboard.desk import Desk, desk_of
+from graft.dashboard.context import PageContext, context_of
 from graft.dashboard.figures import judged as figures
 from graft.dashboard.pages.datasets import rows_link
 from graft.dashboard.pages.page import Chart, Page, Spec
@@ -35,21 +35,21 @@ ENDS = {"accepted": ACCENT, "rejected": SECOND, "failed": "#8a8f96"}
 
 def reviews(request: Request) -> Response:
     """How models judged the candidates of a version's runs, and what that made of the labels."""
-    desk = desk_of(request)
-    found = version(desk.lake, request.path_params["ref"])
-    part = judged_part(desk, found)
-    return desk.page(
+    context = context_of(request)
+    found = version(context.lake, request.path_params["ref"])
+    part = judged_part(context, found)
+    return context.page(
         request, "reviews.html.jinja", f"Reviews of {found.ref}", tables=part.tables, ref=found.ref, version=found,
         linked=True, judged_ready=part.ready, **part.values,
     )  # fmt: skip
 
 
-def judged_part(desk: Desk, found: DatasetVersion, patience_s: float = 0.5) -> Part:
+def judged_part(context: PageContext, found: DatasetVersion, patience_s: float = 0.5) -> Part:
     """Agreement and severity from the quality report; adjudications, relabelled rows and the methods' own figures."""
     from graft.data.quality import tables
 
-    counted = _judged(desk, found, patience_s)
-    report = desk.reports.of(found, patience_s)
+    counted = _judged(context, found, patience_s)
+    report = context.reports.of(found, patience_s)
     section = {one.name: one for one in tables(report)}["reviews"] if report else None
     held = report.reviews if report else None
     mixes, guards = _reports(counted, MixReport), _reports(counted, GuardReport)
@@ -74,8 +74,8 @@ def judged_part(desk: Desk, found: DatasetVersion, patience_s: float = 0.5) -> P
     )
 
 
-def _judged(desk: Desk, found: DatasetVersion, patience_s: float = 0.5) -> figures.Judged | None:
-    return desk.reports.made(("judged", found.ref), lambda lake: figures.judged(lake, found), patience_s)
+def _judged(context: PageContext, found: DatasetVersion, patience_s: float = 0.5) -> figures.Judged | None:
+    return context.reports.made(("judged", found.ref), lambda lake: figures.judged(lake, found), patience_s)
 
 
 def _reports(counted: figures.Judged | None, kind: type[Any]) -> list[tuple[str, Any]]:
@@ -174,9 +174,9 @@ def _guard_table(number: int, run_id: str, report: GuardReport) -> Table:
     return Table(f"guard{number}", f"As meant and as labelled, run {run_id}", columns, rows)
 
 
-def draw_bias(desk: Desk, given: Mapping[str, str]) -> Spec | None:
+def draw_bias(context: PageContext, given: Mapping[str, str]) -> Spec | None:
     """`of`: the version. Each judge's offset on each label beyond its own; the labels where judges differ most."""
-    report = desk.reports.of(version(desk.lake, given.get("of", "")))
+    report = context.reports.of(version(context.lake, given.get("of", "")))
     judges = [one for one in report.reviews.reviewers if one.bias] if report and report.reviews else []
     far = {label: max(abs(one.bias.get(label, 0.0)) for one in judges) for one in judges for label in one.bias}
     labels = sorted(sorted(far, key=lambda name: (-far[name], name))[:MOST])
@@ -189,9 +189,9 @@ def draw_bias(desk: Desk, given: Mapping[str, str]) -> Spec | None:
     return roomy(offsets(rows, x="model", y="label", value="bias", x_title="", y_title=""), left=24, right=40)
 
 
-def draw_scores(desk: Desk, given: Mapping[str, str]) -> Spec | None:
+def draw_scores(context: PageContext, given: Mapping[str, str]) -> Spec | None:
     """`of`: the version. Candidates by the mean of their scores, in parts by how they ended."""
-    counted = _judged(desk, version(desk.lake, given.get("of", "")))
+    counted = _judged(context, version(context.lake, given.get("of", "")))
     if counted is None or not counted.scores:
         return None
     return histogram(
@@ -199,9 +199,9 @@ def draw_scores(desk: Desk, given: Mapping[str, str]) -> Spec | None:
     )
 
 
-def draw_relabelled(desk: Desk, given: Mapping[str, str]) -> Spec | None:
+def draw_relabelled(context: PageContext, given: Mapping[str, str]) -> Spec | None:
     """`of`: the version. Rows by intended and given label where these differ; of many labels the most frequent."""
-    counted = _judged(desk, version(desk.lake, given.get("of", "")))
+    counted = _judged(context, version(context.lake, given.get("of", "")))
     if counted is None or not counted.relabels:
         return None
     names = _busiest(counted.relabels)
@@ -223,9 +223,9 @@ def _busiest(pairs: Sequence[Mapping[str, Any]]) -> list[str]:
     return sorted(name for name, _ in sorted(seen.items(), key=lambda one: (-one[1], one[0]))[:MOST])
 
 
-def draw_alpha(desk: Desk, given: Mapping[str, str]) -> Spec | None:
+def draw_alpha(context: PageContext, given: Mapping[str, str]) -> Spec | None:
     """`of`: the version; `run`: a run of PromptMix. What became of texts by their share of the first class."""
-    report = _report_of(desk, given, MixReport)
+    report = _report_of(context, given, MixReport)
     if report is None or len(report.by_alpha) < 2:
         return None
     rows = [
@@ -243,9 +243,9 @@ def _became(one: Mixed) -> tuple[tuple[str, float | None], ...]:
     )  # fmt: skip
 
 
-def draw_guard(desk: Desk, given: Mapping[str, str]) -> Spec | None:
+def draw_guard(context: PageContext, given: Mapping[str, str]) -> Spec | None:
     """`of`: the version; `run`: a run of HarmAug. Share labelled harmful, by what was meant and the response."""
-    report = _report_of(desk, given, GuardReport)
+    report = _report_of(context, given, GuardReport)
     rows = [
         {"what": f"{one.side} · {one.variant}", "share": one.harmful / one.rows}
         for one in (report.scored if report else ())
@@ -253,8 +253,8 @@ def draw_guard(desk: Desk, given: Mapping[str, str]) -> Spec | None:
     return roomy(shares(rows, category="what", value="share", title="labelled harmful"), left=24) if rows else None
 
 
-def _report_of(desk: Desk, given: Mapping[str, str], kind: type[Any]) -> Any:
-    counted = _judged(desk, version(desk.lake, given.get("of", "")))
+def _report_of(context: PageContext, given: Mapping[str, str], kind: type[Any]) -> Any:
+    counted = _judged(context, version(context.lake, given.get("of", "")))
     return dict(_reports(counted, kind)).get(given.get("run", ""))
 
 

@@ -12,7 +12,7 @@ from starlette.responses import RedirectResponse, Response
 
 from graft.dashboard.charts import ACCENT, PALETTE, SECOND, SPLITS
 from graft.dashboard.charts.shapes import scatter
-from graft.dashboard.desk import Desk, desk_of
+from graft.dashboard.context import PageContext, context_of
 from graft.dashboard.figures import map as figures
 from graft.dashboard.meaning import COSINE, Alike, meaning_of
 from graft.dashboard.pages.page import Chart, Page, Spec
@@ -56,25 +56,25 @@ class Panel:
 
 def draw_map(request: Request) -> Response:
     """A version's map. `colour` says what colours it, `only` one value that is to stand out, `beside` parts seeds."""
-    desk, query = desk_of(request), request.query_params
-    found = version(desk.lake, request.path_params["ref"])
-    helper = meaning_of(desk.home)
+    context, query = context_of(request), request.query_params
+    found = version(context.lake, request.path_params["ref"])
+    helper = meaning_of(context.home)
     vectors = helper.vectors(found)
     if vectors is None:
-        return desk.page(
+        return context.page(
             request, "map.html.jinja", f"Map of {found.ref}", ref=found.ref, version=found, vectors=None,
             making=helper.making(found),
         )  # fmt: skip
     colour = query.get("colour", "label")
     colour = colour if colour in COLOURS else "label"
-    points = figures.points(desk.lake, found, vectors)
+    points = figures.points(context.lake, found, vectors)
     shades = figures.groups(points, colour, _shades(colour, points), REST_COLOUR)
     only = query.get("only", "") if query.get("only", "") in shades else ""
     beside = query.get("beside") == "1"
-    alike, failed = _alike(desk, found, vectors)
-    return desk.page(
+    alike, failed = _alike(context, found, vectors)
+    return context.page(
         request, "map.html.jinja", f"Map of {found.ref}", ref=found.ref, version=found, vectors=vectors,
-        tables=_tables(desk, found, alike) if alike else (), alike=alike, failed=failed, cosine=COSINE,
+        tables=_tables(context, found, alike) if alike else (), alike=alike, failed=failed, cosine=COSINE,
         panels=_panels(points, shades, colour, only, beside=beside), height=_height(points), width=WIDTH,
         radius=_radius(len(points)) * (1.5 if beside else 1), diamond=11 if beside else 7,
         legend=[(name, *shade) for name, shade in shades.items()], colours=COLOURS, colour=colour, only=only,
@@ -86,24 +86,24 @@ def draw_map(request: Request) -> Response:
 
 def make(request: Request) -> Response:
     """Begin to embed the version. Back to its map, or to the search by meaning that wanted it."""
-    desk, query = desk_of(request), request.query_params
-    found = version(desk.lake, request.path_params["ref"])
-    meaning_of(desk.home).make(found)
+    context, query = context_of(request), request.query_params
+    found = version(context.lake, request.path_params["ref"])
+    meaning_of(context.home).make(found)
     if meaning := query.get("meaning", ""):
         return RedirectResponse("/rows?" + urlencode({"ref": found.ref, "meaning": meaning}), status_code=303)
     return RedirectResponse(f"/datasets/{quote(found.ref)}/map", status_code=303)
 
 
-def draw_scatter(desk: Desk, given: Mapping[str, str]) -> Spec | None:
+def draw_scatter(context: PageContext, given: Mapping[str, str]) -> Spec | None:
     """`of`: the version; `colour`: what colours it."""
-    found = version(desk.lake, given.get("of", ""))
-    vectors = meaning_of(desk.home).vectors(found)
+    found = version(context.lake, given.get("of", ""))
+    vectors = meaning_of(context.home).vectors(found)
     if vectors is None:
         return None
     colour = given.get("colour", "label")
     if colour not in COLOURS:
         raise GraftError(f"no colour {colour[:40]!r}", where="map", fix=f"one of: {', '.join(COLOURS)}")
-    points = figures.points(desk.lake, found, vectors)
+    points = figures.points(context.lake, found, vectors)
     shades = figures.groups(points, colour, _shades(colour, points), REST_COLOUR)
     shown = {name: shade for name, (shade, _) in shades.items() if shade != REST_COLOUR or colour == "score"}
     rows = figures.chart_rows(points, colour, shown, REST)
@@ -177,20 +177,20 @@ def _linker(found: DatasetVersion, colour: str, only: str, *, beside: bool) -> C
     return link
 
 
-def _alike(desk: Desk, found: DatasetVersion, vectors: Vectors) -> tuple[Alike | None, str]:
+def _alike(context: PageContext, found: DatasetVersion, vectors: Vectors) -> tuple[Alike | None, str]:
     """What lies near, or why that cannot be said."""
     try:
-        return meaning_of(desk.home).alike(found, vectors), ""
+        return meaning_of(context.home).alike(found, vectors), ""
     except GraftError as error:
         return None, f"{error.what}. {error.fix}".strip()
 
 
-def _tables(desk: Desk, found: DatasetVersion, alike: Alike) -> tuple[Table, ...]:
-    clusters = figures.cluster_rows(desk.lake, found, alike.clusters[: figures.CLUSTERS])
+def _tables(context: PageContext, found: DatasetVersion, alike: Alike) -> tuple[Table, ...]:
+    clusters = figures.cluster_rows(context.lake, found, alike.clusters[: figures.CLUSTERS])
     for row in clusters:
         row["at"] = "/rows?" + urlencode({"ref": found.ref, "cluster": row["first"]})
         row["range"] = f"{row['lowest']:.2f} – {row['highest']:.2f}"
-    pairs = figures.pair_rows(desk.lake, found, alike.pairs)
+    pairs = figures.pair_rows(context.lake, found, alike.pairs)
     for row in pairs:
         row["at"], row["other_at"] = address(row["id"]), address(row["other"])
     inside = sum(len(one.members) for one in alike.clusters)

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from graft.dashboard.charts.shapes import bars, intervals, stacked_days
-from graft.dashboard.desk import Desk, desk_of
+from graft.dashboard.context import PageContext, context_of
 from graft.dashboard.pages.page import Chart, Page, Spec
 from graft.dashboard.tables import Column, Table
 from graft.schemas.base import utc_now
@@ -33,13 +33,15 @@ PATIENCE_S = 1.0
 
 def models(request: Request) -> Response:
     """Every model in every role; `?dataset=` and `?days=` narrow it."""
-    desk, asked = desk_of(request), dict(request.query_params)
+    context, asked = context_of(request), dict(request.query_params)
     filters, part = _filters(asked), _part(asked)
     patience = None if "csv" in asked else PATIENCE_S
-    spent = _spent(desk, filters, part, patience)
-    names = [str(row["dataset"]) for row in desk.memo.rows("SELECT DISTINCT dataset FROM lake.runs ORDER BY dataset")]
+    spent = _spent(context, filters, part, patience)
+    names = [
+        str(row["dataset"]) for row in context.cache.rows("SELECT DISTINCT dataset FROM lake.runs ORDER BY dataset")
+    ]
     tables = (_uses(spent.uses), _writers(spent.worths), _judges(spent.worths), _datasets(spent.sets)) if spent else ()
-    return desk.page(
+    return context.page(
         request, "models.html.jinja", "Models and money", tables=tables, spent=spent, names=names, spans=SPANS,
         chosen={"dataset": asked.get("dataset", ""), "days": asked.get("days", "30")}, part=part,
     )  # fmt: skip
@@ -85,12 +87,12 @@ class Spent:
         return sum(one.accepted for one in self.sets)
 
 
-def _spent(desk: Desk, filters: Filters, part: Part, patience_s: float | None = None) -> Spent | None:
+def _spent(context: PageContext, filters: Filters, part: Part, patience_s: float | None = None) -> Spent | None:
     """The scope's figures, kept. A large lake's take seconds: None where they take longer than `patience_s`."""
     key = ("spent", part, filters.get("dataset"), filters.get("since"))
     if patience_s is None:
-        return desk.memo.get(key, lambda: _count(desk.lake, filters, part), late_s=LATE_S)
-    return desk.memo.soon(key, lambda: _count(desk.lake, filters, part), late_s=LATE_S, patience_s=patience_s)
+        return context.cache.get(key, lambda: _count(context.lake, filters, part), late_s=LATE_S)
+    return context.cache.soon(key, lambda: _count(context.lake, filters, part), late_s=LATE_S, patience_s=patience_s)
 
 
 def _count(lake: Lake, filters: Filters, part: Part) -> Spent:
@@ -182,36 +184,36 @@ def _sum(*values: N | None) -> N | None:
     return sum(known) if len(known) == len(values) else None
 
 
-def _told(desk: Desk, given: Mapping[str, str]) -> Spent:
-    spent = _spent(desk, _filters(given), _part(given))
+def _told(context: PageContext, given: Mapping[str, str]) -> Spent:
+    spent = _spent(context, _filters(given), _part(given))
     assert spent is not None, "whoever waits gets an answer"
     return spent
 
 
-def draw_days(desk: Desk, given: Mapping[str, str]) -> Spec | None:
+def draw_days(context: PageContext, given: Mapping[str, str]) -> Spec | None:
     """`part`, `dataset`, `days`: tokens of each day; `of=price` shows dollars where all are known."""
     priced = given.get("of") == "price"
     rows = [
         {"day": one.day.isoformat(), "part": one.part or "–", "value": one.price_usd if priced else one.tokens or 0}
-        for one in _told(desk, given).days
+        for one in _told(context, given).days
     ]
     if not any(row["value"] for row in rows) or any(row["value"] is None for row in rows):
         return None
     return stacked_days(rows, day="day", value="value", part="part", title="US dollars" if priced else "tokens")
 
 
-def draw_yields(desk: Desk, given: Mapping[str, str]) -> Spec | None:
+def draw_yields(context: PageContext, given: Mapping[str, str]) -> Spec | None:
     """`part`, `dataset`, `days`: each writer's yield with its interval."""
-    some = [one for one in _told(desk, given).worths if one.interval is not None]
+    some = [one for one in _told(context, given).worths if one.interval is not None]
     rows = [{**_spread(one), "name": f"{one.model} ({one.role})"} for one in some]
     if not rows:
         return None
     return intervals(rows, category="name", value="share", low="low", high="high", title="accepted of what it wrote")
 
 
-def draw_prices(desk: Desk, given: Mapping[str, str]) -> Spec | None:
+def draw_prices(context: PageContext, given: Mapping[str, str]) -> Spec | None:
     """`part`, `dataset`, `days`: what each model puts on the price of 1,000 accepted rows, where prices are known."""
-    some = [one for one in _told(desk, given).uses if one.price_1000_usd]
+    some = [one for one in _told(context, given).uses if one.price_1000_usd]
     rows = [{"name": f"{one.model} ({one.role})", "usd": round(one.price_1000_usd or 0, 4)} for one in some]
     return bars(rows, category="name", value="usd", title="US dollars on 1,000 accepted rows") if rows else None
 

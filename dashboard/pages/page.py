@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 if TYPE_CHECKING:
-    from graft.dashboard.desk import Desk
+    from graft.dashboard.context import PageContext
 
 Spec = dict[str, Any]
 """A chart as Vega-Lite's specification."""
@@ -43,4 +43,4 @@ class Chart:
 
     name: str
     label: str
-    draw: Callable[[Desk, Mapping[str, str]], Spec | None]
+    draw: Callable[[PageContext, Mapping[str, str]], Spec | None]

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from graft.dashboard.charts.shapes import intervals
-from graft.dashboard.desk import Desk, desk_of
+from graft.dashboard.context import PageContext, context_of
 from graft.dashboard.pages.page import Chart, Page, Spec
 from graft.dashboard.posting import Form, posted
 from graft.dashboard.tables import Column, Table
@@ -29,26 +29,26 @@ def people(request: Request) -> Response:
     """A version's review so far. `?csv=decisions` gives every decision as a file, restricted words hidden."""
     from graft.data.review import agreement, decisions, progress
 
-    desk = desk_of(request)
-    found = version(desk.lake, request.path_params["ref"])
-    made = desk.memo.get(("decisions", found.ref), lambda: decisions(desk.lake, found))
-    told = desk.memo.get(("agreement", found.dataset), lambda: agreement(desk.lake, found.dataset))
-    so_far = desk.memo.get(("progress", found.ref), lambda: progress(desk.lake, found))
-    judges = _measured(desk, found.dataset)
+    context = context_of(request)
+    found = version(context.lake, request.path_params["ref"])
+    made = context.cache.get(("decisions", found.ref), lambda: decisions(context.lake, found))
+    told = context.cache.get(("agreement", found.dataset), lambda: agreement(context.lake, found.dataset))
+    so_far = context.cache.get(("progress", found.ref), lambda: progress(context.lake, found))
+    judges = _measured(context, found.dataset)
     every = request.query_params.get("csv") == "decisions"
     tables = (
         _persons(so_far), _pairs(told), _differ(told, found), _judges(judges), _decisions(made, every=every),
     )  # fmt: skip
-    return desk.page(
+    return context.page(
         request, "people.html.jinja", f"People's review of {found.ref}", tables=tables, ref=found.ref, found=found,
         progress=so_far, agreement=told, decided=len(made), shown_decisions=SHOWN, judged=judges.rows,
     )  # fmt: skip
 
 
-def _measured(desk: Desk, dataset: str) -> AgainstPeople:
+def _measured(context: PageContext, dataset: str) -> AgainstPeople:
     from graft.data.review import against_people
 
-    return desk.memo.get(("against people", dataset), lambda: against_people(desk.lake, dataset))
+    return context.cache.get(("against people", dataset), lambda: against_people(context.lake, dataset))
 
 
 @posted
@@ -57,8 +57,8 @@ def publish(request: Request, form: Form) -> Response:
     from graft.data.edits import rebase
     from graft.data.lake import Lake
 
-    desk = desk_of(request)
-    with Lake.open(desk.home) as lake:  # its own: decisions go on while a large version is written
+    context = context_of(request)
+    with Lake.open(context.home) as lake:  # its own: decisions go on while a large version is written
         found = version(lake, form.get("ref", ""))
         made = rebase(lake, found)
     if made.version is None:
@@ -71,8 +71,8 @@ def go_on(request: Request, form: Form) -> Response:
     """Let a run that waits for review go on (POST)."""
     from graft.flows.pause import go_on as resume
 
-    desk, run_id = desk_of(request), form.get("run", "")
-    resume(desk.home, run_id, by=desk.door.person(request))
+    context, run_id = context_of(request), form.get("run", "")
+    resume(context.home, run_id, by=context.door.person(request))
     return RedirectResponse(f"/runs/{quote(run_id)}", 303)
 
 
@@ -122,9 +122,9 @@ def _judges(judges: AgainstPeople) -> Table:
     return Table("judges", "Judges, gates and decisions against people", columns, judge_rows(judges))
 
 
-def draw_judges(desk: Desk, given: Mapping[str, str]) -> Spec | None:
+def draw_judges(context: PageContext, given: Mapping[str, str]) -> Spec | None:
     """`of`: the dataset. What share of people's decisions each judge agrees with; no gate that refused none."""
-    every = judge_rows(_measured(desk, given.get("of", "")))
+    every = judge_rows(_measured(context, given.get("of", "")))
     rows = [one for one in every if one["kind"] != "gate" or one["accepted"] < one["rows"]]
     if not rows:
         return None

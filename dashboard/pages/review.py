@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from graft.dashboard.desk import Desk, desk_of
+from graft.dashboard.context import PageContext, context_of
 from graft.dashboard.pages.page import Page
 from graft.dashboard.people import clean, remember
 from graft.dashboard.posting import Form, posted
@@ -43,24 +43,24 @@ def _page(request: Request, asked: Mapping[str, str], clash: Mapping[str, str] |
     from graft.data.review import gates, item, progress, standing
     from graft.flows.pause import waiting
 
-    desk = desk_of(request)
-    refs = [found.ref for found in reversed(versions(desk.lake))]
+    context = context_of(request)
+    refs = [found.ref for found in reversed(versions(context.lake))]
     if not refs:
-        return desk.page(request, "empty.html.jinja", "Review", what="There is no row to review yet.")
-    found = version(desk.lake, asked.get("ref") or refs[0])
-    ask = _ask(asked, found, desk.door.person(request))
-    row_id, left = (asked["row"], 0) if asked.get("row") else desk.queues.next(desk.lake, found, ask)
+        return context.page(request, "empty.html.jinja", "Review", what="There is no row to review yet.")
+    found = version(context.lake, asked.get("ref") or refs[0])
+    ask = _ask(asked, found, context.door.person(request))
+    row_id, left = (asked["row"], 0) if asked.get("row") else context.queues.next(context.lake, found, ask)
     one, others = None, list["Edit"]()
     if row_id:
-        one = item(desk.lake, found, row_id, restricted=asked.get("show") == "1", rule=ask.rule)
-        others = standing(desk.lake, found, row_id, restricted=asked.get("show") == "1")
-    return desk.page(
+        one = item(context.lake, found, row_id, restricted=asked.get("show") == "1", rule=ask.rule)
+        others = standing(context.lake, found, row_id, restricted=asked.get("show") == "1")
+    return context.page(
         request, "review.html.jinja", "Review", found=found, refs=refs, ask=ask, rules=RULES, one=one, left=left,
         said=[] if ask.blind else others, mine=[edit for edit in others if edit.by == ask.by],
-        labels=_labels(desk, found), gates=gates(desk.lake, found) if ask.rule == "gate" else (),
-        progress=progress(desk.lake, found), query=_query(ask), done=_done(desk, asked.get("done", "")),
+        labels=_labels(context, found), gates=gates(context.lake, found) if ask.rule == "gate" else (),
+        progress=progress(context.lake, found), query=_query(ask), done=_done(context, asked.get("done", "")),
         clash=clash, seen=_seen(others, ask), token=secrets.token_hex(12),
-        waiting=[run for run in waiting(desk.home) if run.dataset == found.ref],
+        waiting=[run for run in waiting(context.home) if run.dataset == found.ref],
     )  # fmt: skip
 
 
@@ -71,10 +71,10 @@ def decide(request: Request, form: Form) -> Response:
     from graft.data.edits import record
     from graft.data.review import standing
 
-    desk, action = desk_of(request), _action(form.get("action", ""))
-    found = version(desk.lake, form.get("ref", ""))
-    ask, row_id = _ask(form, found, desk.door.person(request)), form.get("row", "")
-    news = standing(desk.lake, found, row_id)
+    context, action = context_of(request), _action(form.get("action", ""))
+    found = version(context.lake, form.get("ref", ""))
+    ask, row_id = _ask(form, found, context.door.person(request)), form.get("row", "")
+    news = standing(context.lake, found, row_id)
     if not ask.blind and action not in ("note", "skip") and form.get("over") != "1":
         known = set(form.get("seen", "").split())
         fresh = [edit for edit in news if edit.by != ask.by and edit.id not in known]
@@ -82,14 +82,14 @@ def decide(request: Request, form: Form) -> Response:
             wanted = {"action": action, "note": form.get("note", ""), **_changes(action, form)}
             return _page(request, form, clash={name: said for name, said in wanted.items() if said})
     edit = made_of(
-        desk.lake, found, row_id, action, by=ask.by, note=form.get("note", ""), queue=_queue_name(ask), blind=ask.blind,
-        seconds=_seconds(form.get("seconds", "")), **_changes(action, form),
+        context.lake, found, row_id, action, by=ask.by, note=form.get("note", ""),
+        queue=_queue_name(ask), blind=ask.blind, seconds=_seconds(form.get("seconds", "")), **_changes(action, form),
     )  # fmt: skip
     named = edit.model_copy(update={"id": "e_" + stable_hash(form.get("token", "") or edit.id, row_id, ask.by, action)})
-    desk.pen.write(lambda lake: record(lake, [named]))
+    context.pen.write(lambda lake: record(lake, [named]))
     if action == "note":
         return _to(ask, row=row_id, done=named.id)
-    desk.queues.done(ask, named.row_id)
+    context.queues.done(ask, named.row_id)
     return _to(ask, done=named.id)
 
 
@@ -98,11 +98,11 @@ def undo(request: Request, form: Form) -> Response:
     """Take one's own decision back (POST) and show its row again."""
     from graft.data.edits import undo as take_back
 
-    desk = desk_of(request)
-    found = version(desk.lake, form.get("ref", ""))
-    ask = _ask(form, found, desk.door.person(request))
-    made = desk.pen.write(lambda lake: take_back(lake, form.get("edit", ""), by=ask.by))
-    desk.queues.forget(ask.by)
+    context = context_of(request)
+    found = version(context.lake, form.get("ref", ""))
+    ask = _ask(form, found, context.door.person(request))
+    made = context.pen.write(lambda lake: take_back(lake, form.get("edit", ""), by=ask.by))
+    context.queues.forget(ask.by)
     return _to(ask, row=made.row_id)
 
 
@@ -170,16 +170,16 @@ def _seen(others: list[Edit], ask: Ask) -> str:
     return " ".join(edit.id for edit in others if edit.by != ask.by)
 
 
-def _labels(desk: Desk, found: DatasetVersion) -> list[str]:
+def _labels(context: PageContext, found: DatasetVersion) -> list[str]:
     from graft.data.edits import labels_of
 
-    return labels_of(desk.lake, found)
+    return labels_of(context.lake, found)
 
 
-def _done(desk: Desk, edit_id: str) -> dict[str, Any] | None:
+def _done(context: PageContext, edit_id: str) -> dict[str, Any] | None:
     """The decision that was just made, to say it and to take it back."""
     query = 'SELECT id, row_id, action, label, "by" FROM lake.edits WHERE id = ?'
-    rows = desk.lake.sql(query, [edit_id]).to_pylist() if edit_id else []
+    rows = context.lake.sql(query, [edit_id]).to_pylist() if edit_id else []
     return rows[0] if rows else None
 
 

@@ -9,7 +9,7 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
-from graft.dashboard.desk import Desk, desk_of
+from graft.dashboard.context import PageContext, context_of
 from graft.dashboard.figures import Rows
 from graft.dashboard.figures import rows as figures
 from graft.dashboard.figures.map import placed
@@ -32,45 +32,45 @@ FEW = 4
 
 def row(request: Request) -> Response:
     """A row's whole history. `?show=1` shows a restricted one, this once."""
-    desk = desk_of(request)
-    history = explain(desk.lake, request.path_params["row_id"], restricted=request.query_params.get("show") == "1")
+    context = context_of(request)
+    history = explain(context.lake, request.path_params["row_id"], restricted=request.query_params.get("show") == "1")
     datasets = sorted({place["dataset"] for place in history["versions"]} | {history["run"].get("dataset", "")})
-    fate = figures.fate(desk.lake, datasets, history["id"])
+    fate = figures.fate(context.lake, datasets, history["id"])
     held = [f"{place['dataset']}@{place['version']}" for place in fate if place["split"]]
-    near, said = _neighbours(desk, history, list(reversed(held)))
+    near, said = _neighbours(context, history, list(reversed(held)))
     telling = [
         gate for gate in history["gates"] if not gate["passed"] or gate["neighbour"] or gate["score"] is not None
     ]
-    reviewed = held[-1] if held else _rejected_for(desk, history)
+    reviewed = held[-1] if held else _rejected_for(context, history)
     review = "/review?" + urlencode({"ref": reviewed, "row": history["id"]}) if reviewed else ""
-    return desk.page(
+    return context.page(
         request, "row.html.jinja", f"Row {shown(history['id'])}", row=history, fate=_told(fate, history), near=near,
         near_said=said, hidden=history["restricted"] and request.query_params.get("show") != "1", held=held,
-        review=review if any(page.path == "/review" for page in desk.pages) else "", at=address,
+        review=review if any(page.path == "/review" for page in context.pages) else "", at=address,
         telling=telling, quiet=[gate for gate in history["gates"] if gate not in telling],
     )  # fmt: skip
 
 
 def brief(request: Request) -> Response:
     """A row or seed of the version `ref` in a few lines, as a fragment of HTML: what the map shows beside itself."""
-    desk, row_id = desk_of(request), request.path_params["row_id"]
-    found = version(desk.lake, request.query_params.get("ref", ""))
-    held = figures.brief(desk.lake, found.dataset, found.version, row_id)
+    context, row_id = context_of(request), request.path_params["row_id"]
+    found = version(context.lake, request.query_params.get("ref", ""))
+    held = figures.brief(context.lake, found.dataset, found.version, row_id)
     if held is None:
-        seed = placed(desk.lake, found, (), [row_id]).get(row_id)
+        seed = placed(context.lake, found, (), [row_id]).get(row_id)
         if seed is None:
             raise NotFound(f"{found.ref} holds no row {row_id!r}", where="row id", fix="load the map anew")
         nothing = dict.fromkeys(("response", "intended_label", "mean", "spread", "reason"))
         held = {**seed.model_dump(), **nothing}
-    near, _ = _near(desk, found, row_id, FEW)
-    body = desk.templates.get_template("brief.html.jinja").render(row=held, near=near, at=address, ref=found.ref)
+    near, _ = _near(context, found, row_id, FEW)
+    body = context.templates.get_template("brief.html.jinja").render(row=held, near=near, at=address, ref=found.ref)
     return HTMLResponse(body)
 
 
 def provenance(request: Request) -> Response:
     """The row's history as W3C PROV-JSON. A restricted one's words only with `?show=1`."""
     history = explain(
-        desk_of(request).lake, request.path_params["row_id"], restricted=request.query_params.get("show") == "1"
+        context_of(request).lake, request.path_params["row_id"], restricted=request.query_params.get("show") == "1"
     )
     return Response(
         orjson.dumps(prov(history), option=orjson.OPT_INDENT_2), media_type="application/json",
@@ -83,29 +83,29 @@ def address(row_id: str, more: str = "") -> str:
     return f"/rows/{quote(row_id, safe='')}{more}"
 
 
-def _rejected_for(desk: Desk, history: dict[str, Any]) -> str:
+def _rejected_for(context: PageContext, history: dict[str, Any]) -> str:
     """The version that a rejected candidate was made for: there people may keep it after all."""
-    run = desk.lake.run(history["run"]["id"])
+    run = context.lake.run(history["run"]["id"])
     rejected = history["decision"] is not None and history["decision"]["status"] == "rejected"
     return f"{run.dataset}@{run.version}" if rejected and run is not None and run.version else ""
 
 
-def _neighbours(desk: Desk, history: dict[str, Any], refs: list[str]) -> tuple[Rows, str]:
+def _neighbours(context: PageContext, history: dict[str, Any], refs: list[str]) -> tuple[Rows, str]:
     """The nearest rows and seeds in the newest version that holds the row and is embedded; else why there are none."""
     if not refs:
         return [], "Only rows of a version are compared by meaning, and no version holds this one."
     for ref in refs:
         try:
-            found = version(desk.lake, ref)
+            found = version(context.lake, ref)
         except NotFound:
             continue  # deleted meanwhile
-        if meaning_of(desk.home).vectors(found) is not None:
-            return _near(desk, found, history["id"], NEIGHBOURS)
+        if meaning_of(context.home).vectors(found) is not None:
+            return _near(context, found, history["id"], NEIGHBOURS)
     return [], f"Rows are compared by meaning once a version is embedded: graft map {refs[0]}, or its page Map."
 
 
-def _near(desk: Desk, found: DatasetVersion, row_id: str, count: int) -> tuple[Rows, str]:
-    vectors = meaning_of(desk.home).vectors(found)
+def _near(context: PageContext, found: DatasetVersion, row_id: str, count: int) -> tuple[Rows, str]:
+    vectors = meaning_of(context.home).vectors(found)
     if vectors is None:
         return [], ""
     try:
@@ -113,7 +113,7 @@ def _near(desk: Desk, found: DatasetVersion, row_id: str, count: int) -> tuple[R
     except GraftError as error:
         return [], f"{error.what}. {error.fix}".strip()
     ids = [one.id for one in near if one.kind == "row"]
-    known = placed(desk.lake, found, ids, [one.id for one in near if one.kind == "seed"])
+    known = placed(context.lake, found, ids, [one.id for one in near if one.kind == "seed"])
     return [
         {"cosine": one.cosine, "kind": one.kind, "id": one.id, "label": known[one.id].label,
          "restricted": known[one.id].restricted, "text": known[one.id].text}

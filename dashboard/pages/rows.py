@@ -14,7 +14,7 @@ from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
-from graft.dashboard.desk import Desk, desk_of
+from graft.dashboard.context import PageContext, context_of
 from graft.dashboard.figures import Rows
 from graft.dashboard.figures import rows as figures
 from graft.dashboard.figures.filters import FILTERS, LONGEST, SORTS, Asked, Filter, asked, too_long
@@ -49,34 +49,34 @@ class Listed:
 
 def rows(request: Request) -> Response:
     """A version's rows; with `?rejected=1` what its run did not accept. Restricted words are hidden."""
-    desk, query = desk_of(request), request.query_params
-    refs = [found.ref for found in reversed(versions(desk.lake))]
+    context, query = context_of(request), request.query_params
+    refs = [found.ref for found in reversed(versions(context.lake))]
     wanted, page = asked(query), _page(query.get("page", "0"))
     if not refs and not (wanted.rejected and wanted.values.get("run")):
-        return desk.page(request, "empty.html.jinja", "Rows", what="There is no row yet.")
-    found, within = _within(desk, wanted, query.get("ref", ""), refs)
+        return context.page(request, "empty.html.jinja", "Rows", what="There is no row yet.")
+    found, within = _within(context, wanted, query.get("ref", ""), refs)
     meaning, cluster = query.get("meaning", "").strip(), query.get("cluster", "")
     problems = [*wanted.problems, *_meaning_problem(meaning, wanted)]
     if too_long(meaning):
         meaning = ""
     only = None
     if cluster and found is not None and not wanted.rejected:
-        only, problem = _cluster(desk, found, cluster)
+        only, problem = _cluster(context, found, cluster)
         problems += problem
     form = query.get("format", "")
     if form and problems:
         raise GraftError(problems[0], where="filter", fix="correct it on the page, then take the file")
     if form == "csv" and query.get("all") == "1" and not (meaning or cluster):
-        return _all_as_csv(desk, within, wanted)
-    listed = _listed(desk, found, within, wanted, page, meaning, only)
+        return _all_as_csv(context, within, wanted)
+    listed = _listed(context, found, within, wanted, page, meaning, only)
     if form == "csv":
         return _page_as_csv(within, wanted, listed)
     kept = _kept(found, wanted, meaning, cluster if only else "")
-    return desk.page(
+    return context.page(
         request, "rows.html.jinja", f"Rows of {found.ref}" if found else f"Candidates of {within.run_id}",
         version=found, refs=refs, asked=wanted, listed=listed, within=within, page=page, meaning=meaning,
         pages=max(1, -(-listed.total // SIZE)), problems=problems, sorts=SORTS, longest=LONGEST,
-        filters=[(one, _choices(desk, found, within, one)) for one in FILTERS if _offered(one, wanted)],
+        filters=[(one, _choices(context, found, within, one)) for one in FILTERS if _offered(one, wanted)],
         chips=_chips(kept), link=_linker(kept), judged=wanted.judged,
     )  # fmt: skip
 
@@ -90,38 +90,38 @@ def _kept(found: DatasetVersion | None, wanted: Asked, meaning: str, cluster: st
     return {name: value for name, value in said.items() if value}
 
 
-def _within(desk: Desk, wanted: Asked, ref: str, refs: list[str]) -> tuple[DatasetVersion | None, Within]:
+def _within(context: PageContext, wanted: Asked, ref: str, refs: list[str]) -> tuple[DatasetVersion | None, Within]:
     """The version that is meant, and what is looked through. A run that published nothing has no version."""
     run_id = wanted.values.get("run", "")
     if wanted.rejected and run_id and not ref:
-        run = desk.lake.run(run_id)
+        run = context.lake.run(run_id)
         if run is None:
             raise NotFound("no such run", where=run_id, fix="choose one from the list of runs")
         ref = f"{run.dataset}@{run.version}" if run.version and f"{run.dataset}@{run.version}" in refs else ""
         if not ref:
             return None, Within(rejected=True, run_id=run_id)
     if not ref and (ids := wanted.given.get("ids")):
-        ref = figures.holder(desk.lake, ids)
-    found = version(desk.lake, ref or refs[0])
+        ref = figures.holder(context.lake, ids)
+    found = version(context.lake, ref or refs[0])
     if wanted.rejected:
         return found, Within(rejected=True, run_id=run_id or found.run_id)
     return found, Within(False, found.dataset, found.version, rows=found.rows)
 
 
 def _listed(
-    desk: Desk, found: DatasetVersion | None, within: Within, wanted: Asked, page: int, meaning: str,
+    context: PageContext, found: DatasetVersion | None, within: Within, wanted: Asked, page: int, meaning: str,
     only: list[str] | None,
 ) -> Listed:  # fmt: skip
     """The page of rows; by meaning, where that is asked for and can be had."""
     listed = Listed()
     if meaning and found is not None and not wanted.rejected:
-        helper = meaning_of(desk.home)
+        helper = meaning_of(context.home)
         vectors = helper.vectors(found, searched=True)
         if vectors is None:
             listed.waits, listed.making = "vectors", helper.making(found)
             return listed
         try:
-            with desk.lake.fences.of(SEARCH).turn():
+            with context.lake.fences.of(SEARCH).turn():
                 vector = helper.embed(meaning)
         except MissingExtra as error:
             listed.waits, listed.making = "extra", Making(failed=error.what, fix=error.fix)
@@ -129,18 +129,18 @@ def _listed(
         if vector is None:
             listed.waits = "encoder"
             return listed
-        with desk.lake.fences.of(SEARCH).turn():
+        with context.lake.fences.of(SEARCH).turn():
             near = [one for one in vectors.search(vector, 2 * NEAREST) if one.kind == "row"][:NEAREST]
         listed.cosines = {one.id: one.cosine for one in near if only is None or one.id in only}
         listed.sample = 0 if vectors.whole else vectors.rows
         only = list(listed.cosines)
-    listed.total, listed.rows = figures.find(desk.lake, within, wanted, page=page, size=SIZE, only=only)
+    listed.total, listed.rows = figures.find(context.lake, within, wanted, page=page, size=SIZE, only=only)
     return listed
 
 
-def _cluster(desk: Desk, found: DatasetVersion, row_id: str) -> tuple[list[str] | None, list[str]]:
+def _cluster(context: PageContext, found: DatasetVersion, row_id: str) -> tuple[list[str] | None, list[str]]:
     """The rows of the cluster of near duplicates that this row is in."""
-    vectors = meaning_of(desk.home).vectors(found)
+    vectors = meaning_of(context.home).vectors(found)
     for one in vectors.clusters(COSINE) if vectors is not None else ():
         if row_id in one.members:
             return list(one.members), []
@@ -157,13 +157,13 @@ def _named(within: Within) -> str:
     return within.run_id if within.rejected else f"{within.dataset}-{within.version}"
 
 
-def _all_as_csv(desk: Desk, within: Within, wanted: Asked) -> Response:
+def _all_as_csv(context: PageContext, within: Within, wanted: Asked) -> Response:
     """All that fit: written by DuckDB in a process of its own, so that no page waits, and sent as it is read."""
     handle, name = tempfile.mkstemp(prefix="graft-rows-", suffix=".csv")
     os.close(handle)
     path = Path(name)
     try:
-        figures.write_csv(desk.lake, within, wanted, path)
+        figures.write_csv(context.lake, within, wanted, path)
     except BaseException:
         path.unlink(missing_ok=True)
         raise
@@ -178,7 +178,7 @@ def _offered(one: Filter, wanted: Asked) -> bool:
     return one.name != "ids" and one.on != ("rows" if wanted.rejected else "rejected")
 
 
-def _choices(desk: Desk, found: DatasetVersion | None, within: Within, one: Filter) -> list[str]:
+def _choices(context: PageContext, found: DatasetVersion | None, within: Within, one: Filter) -> list[str]:
     """What a filter can be set to, as far as there is a list of it."""
     if one.kind == "yes":
         return ["yes", "no"]
@@ -189,12 +189,12 @@ def _choices(desk: Desk, found: DatasetVersion | None, within: Within, one: Filt
     if one.name == "model":
         return list(found.models) if found else []
     if one.name == "run":
-        return runs_of(desk.lake, found) if found else [within.run_id]
+        return runs_of(context.lake, found) if found else [within.run_id]
     run_id = within.run_id or (found.run_id if found else "")
     if one.name == "gate":
-        return figures.stops(desk.lake, run_id)
+        return figures.stops(context.lake, run_id)
     if one.name == "code":
-        return figures.codes(desk.lake, run_id, rejected=within.rejected)
+        return figures.codes(context.lake, run_id, rejected=within.rejected)
     return list(one.choices)
 
 

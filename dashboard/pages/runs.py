@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from graft.dashboard.charts.shapes import bars, line
-from graft.dashboard.desk import Desk, desk_of
+from graft.dashboard.context import PageContext, context_of
 from graft.dashboard.figures import Rows
 from graft.dashboard.figures import runs as figures
 from graft.dashboard.pages.page import Chart, Page, Spec
@@ -28,8 +28,8 @@ MOST_COMPARED = 12
 
 def runs(request: Request) -> Response:
     """Every run, newest first; those that are ticked go side by side."""
-    desk, dataset = desk_of(request), request.query_params.get("dataset", "")
-    every = desk.lake.runs()
+    context, dataset = context_of(request), request.query_params.get("dataset", "")
+    every = context.lake.runs()
     found = [run for run in every if not dataset or run.dataset == dataset]
     rows = [{**run.model_dump(exclude={"recipe"}), "method": _method(run)} for run in found]
     columns = (
@@ -37,7 +37,7 @@ def runs(request: Request) -> Response:
         Column("stopped_by", "stopped by"), Column("calls", "calls"), Column("price_usd", "price"),
         Column("seconds", "seconds"), Column("started_at", "started"),
     )  # fmt: skip
-    return desk.page(
+    return context.page(
         request, "runs.html.jinja", "Runs", runs=found, names=sorted({run.dataset for run in every}), chosen=dataset,
         methods={run.id: _method(run) for run in found}, tables=(Table("runs", "Runs", columns, rows),),
     )  # fmt: skip
@@ -47,17 +47,17 @@ def compare(request: Request) -> Response:
     """`?run=A&run=B`: runs as the columns of one table."""
     from graft.data.spending import compare_runs
 
-    desk, ids = desk_of(request), list(dict.fromkeys(request.query_params.getlist("run")))[:MOST_COMPARED]
+    context, ids = context_of(request), list(dict.fromkeys(request.query_params.getlist("run")))[:MOST_COMPARED]
     if len(ids) < 2:
         raise GraftError("two runs or more are compared", where="runs", fix="tick some in the list of runs")
-    found = [one.model_dump() for one in compare_runs(desk.lake, ids)]
+    found = [one.model_dump() for one in compare_runs(context.lake, ids)]
     names = [Column(f"r{place}", one["run_id"]) for place, one in enumerate(found)]
     rows = [
         {"figure": title, **{f"r{place}": said(one) for place, one in enumerate(found)}}
         for title, said in COMPARED.items()
     ]
     table = Table("compared", "Runs side by side", (Column("figure", "figure"), *names), rows)
-    return desk.page(request, "compare.html.jinja", "Runs side by side", tables=(table,), runs=found)
+    return context.page(request, "compare.html.jinja", "Runs side by side", tables=(table,), runs=found)
 
 
 def _said(name: str, kind: str = "text", digits: int = 0) -> Any:
@@ -81,30 +81,30 @@ def run(request: Request) -> Response:
     """One run. While it goes on the page asks for itself again every few seconds."""
     from graft.data.spending import by_model, errors
 
-    desk = desk_of(request)
-    found = desk.lake.run(request.path_params["run_id"])
+    context = context_of(request)
+    found = context.lake.run(request.path_params["run_id"])
     if found is None:
         raise NotFound("no such run", where="runs", fix="choose one from the list of runs")
-    now = read_live(desk.home, found.id)
-    funnel = figures.funnel(desk.memo, found)
-    uses = _remembered(desk, found, "models", lambda: by_model(desk.lake, run_id=found.id))
-    failed = _remembered(desk, found, "errors", lambda: errors(desk.lake, found.id))
+    now = read_live(context.home, found.id)
+    funnel = figures.funnel(context.cache, found)
+    uses = _remembered(context, found, "models", lambda: by_model(context.lake, run_id=found.id))
+    failed = _remembered(context, found, "errors", lambda: errors(context.lake, found.id))
     tables = (
         _ends(found, funnel), _uses([one.model_dump() for one in uses]),
         _failures([one.model_dump() for one in failed]),
         _endpoints(now),
     )  # fmt: skip
-    return desk.page(
+    return context.page(
         request, "run.html.jinja", f"Run {found.id}", run=found, live=found.status == "running", now=now, tables=tables,
-        labels=_progress(found, figures.by_label(desk.memo, found)), steps=_steps(found, funnel), method=_method(found),
-        prefect=_prefect_page(now),
+        labels=_progress(found, figures.by_label(context.cache, found)), steps=_steps(found, funnel),
+        method=_method(found), prefect=_prefect_page(now),
     )  # fmt: skip
 
 
-def _remembered(desk: Desk, found: Run, what: str, make: Any) -> Any:
-    from graft.data.memo import run_stamp
+def _remembered(context: PageContext, found: Run, what: str, make: Any) -> Any:
+    from graft.data.query_cache import run_stamp
 
-    return desk.memo.get((what, found.id), make, stamp=run_stamp(found), late_s=figures.LATE_S)
+    return context.cache.get((what, found.id), make, stamp=run_stamp(found), late_s=figures.LATE_S)
 
 
 def _method(found: Run) -> str:
@@ -208,46 +208,46 @@ def _endpoints(now: Live | None) -> Table:
     return Table("endpoints", "Endpoints now", columns, rows)
 
 
-def _stretches(desk: Desk, given: Mapping[str, str]) -> list[Stretch]:
+def _stretches(context: PageContext, given: Mapping[str, str]) -> list[Stretch]:
     from graft.data.spending import over_run
 
-    found = desk.lake.run(given.get("of", ""))
+    found = context.lake.run(given.get("of", ""))
     if found is None:
         raise NotFound("no such run", where="runs", fix="choose one from the list of runs")
-    made: list[Stretch] = _remembered(desk, found, "stretches", lambda: over_run(desk.lake, found.id))
+    made: list[Stretch] = _remembered(context, found, "stretches", lambda: over_run(context.lake, found.id))
     return made
 
 
-def draw_calls(desk: Desk, given: Mapping[str, str]) -> Spec | None:
+def draw_calls(context: PageContext, given: Mapping[str, str]) -> Spec | None:
     """`of`: the run. Calls answered over its time."""
-    rows = [{"seconds": one.seconds, "calls": one.calls} for one in _stretches(desk, given)]
+    rows = [{"seconds": one.seconds, "calls": one.calls} for one in _stretches(context, given)]
     if len(rows) < 2:
         return None
     return line(rows, x="seconds", y="calls", x_title="seconds since the first call", y_title="calls answered")
 
 
-def draw_yield(desk: Desk, given: Mapping[str, str]) -> Spec | None:
+def draw_yield(context: PageContext, given: Mapping[str, str]) -> Spec | None:
     """`of`: the run. Share of candidates accepted so far, over its time."""
-    known = [one for one in _stretches(desk, given) if one.yield_so_far is not None]
+    known = [one for one in _stretches(context, given) if one.yield_so_far is not None]
     rows = [{"seconds": one.seconds, "share": one.yield_so_far} for one in known]
     if len(rows) < 2:
         return None
     return line(rows, x="seconds", y="share", x_title="seconds since the first call", y_title="yield so far")
 
 
-def draw_price(desk: Desk, given: Mapping[str, str]) -> Spec | None:
+def draw_price(context: PageContext, given: Mapping[str, str]) -> Spec | None:
     """`of`: the run. Price of an accepted row so far, where prices are known and not all zero."""
-    known = [one for one in _stretches(desk, given) if one.row_price_so_far]
+    known = [one for one in _stretches(context, given) if one.row_price_so_far]
     rows = [{"seconds": one.seconds, "usd": one.row_price_so_far} for one in known]
     if len(rows) < 2:
         return None
     return line(rows, x="seconds", y="usd", x_title="seconds since the first call", y_title="US dollars a row so far")
 
 
-def draw_funnel(desk: Desk, given: Mapping[str, str]) -> Spec | None:
+def draw_funnel(context: PageContext, given: Mapping[str, str]) -> Spec | None:
     """`of`: the run. Candidates that came through each step."""
-    found = desk.lake.run(given.get("of", ""))
-    steps = _steps(found, figures.funnel(desk.memo, found)) if found else []
+    found = context.lake.run(given.get("of", ""))
+    steps = _steps(found, figures.funnel(context.cache, found)) if found else []
     return bars(steps, category="step", value="rows", title="candidates") if steps and steps[0]["rows"] else None
 
 

@@ -8,7 +8,7 @@ from urllib.parse import quote
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from graft.dashboard.desk import desk_of
+from graft.dashboard.context import context_of
 from graft.dashboard.pages.page import Page
 from graft.dashboard.posting import Form, posted
 from graft.dashboard.tables import Column, Table
@@ -22,12 +22,12 @@ def schedules(request: Request) -> Response:
     from graft.flows.pause import waiting
     from graft.flows.schedules import overview
 
-    desk = desk_of(request)
-    found = overview(desk.home)
+    context = context_of(request)
+    found = overview(context.home)
     page = (found.url or "").removesuffix("/api")
-    return desk.page(
+    return context.page(
         request, "schedules.html.jinja", "Schedules", found=found, prefect=page, tables=(_runs(found.runs),),
-        waiting=waiting(desk.home), started=request.query_params.get("started", ""),
+        waiting=waiting(context.home), started=request.query_params.get("started", ""),
     )  # fmt: skip
 
 
@@ -44,7 +44,7 @@ def pause(request: Request, form: Form) -> Response:
     """Pause a deployment, or let it fire again (POST)."""
     from graft.flows.schedules import set_paused
 
-    set_paused(desk_of(request).home, form.get("deployment", ""), form.get("paused") == "1")
+    set_paused(context_of(request).home, form.get("deployment", ""), form.get("paused") == "1")
     return RedirectResponse("/schedules", 303)
 
 
@@ -56,13 +56,13 @@ def start(request: Request, form: Form) -> Response:
     from graft.flows.schedules import start as ask
     from graft.schemas.errors import NotFound
 
-    desk, name = desk_of(request), form.get("deployment", "")
-    known = {one.name: one for one in deployments(desk.home)}
+    context, name = context_of(request), form.get("deployment", "")
+    known = {one.name: one for one in deployments(context.home)}
     if name not in known:
         raise NotFound(f"no deployment {name[:80]!r}", where="schedules", fix="it was taken away: look at the list")
     texts = {field[2:]: text for field, text in form.items() if field.startswith("p.")}
     given: dict[str, Any] = from_form(known[name].accepts, texts)
-    run = ask(desk.home, name, given)
+    run = ask(context.home, name, given)
     return RedirectResponse(f"/schedules?started={quote(run.name)}", 303)
 
 
@@ -71,7 +71,7 @@ def cancel(request: Request, form: Form) -> Response:
     """End a flow run that goes on (POST)."""
     from graft.flows.schedules import cancel as end
 
-    end(desk_of(request).home, form.get("run", ""))
+    end(context_of(request).home, form.get("run", ""))
     return RedirectResponse("/schedules", 303)
 
 

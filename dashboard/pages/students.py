@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from graft.dashboard.charts.shapes import heat, intervals, lines, reliability
-from graft.dashboard.desk import Desk, desk_of
+from graft.dashboard.context import PageContext, context_of
 from graft.dashboard.pages.page import Chart, Page, Spec
 from graft.dashboard.tables import Column, Table
 from graft.schemas.errors import GraftError, NotFound
@@ -29,15 +29,15 @@ def students(request: Request) -> Response:
     """The leaderboard, by dataset and test file, and learning curves. `?dataset=` narrows both."""
     from graft.data.scores import leaderboard, learning_curve
 
-    desk, chosen = desk_of(request), request.query_params.get("dataset", "")
-    standings = leaderboard(desk.lake, chosen or None)
-    names = list(dict.fromkeys(one.dataset for one in desk.lake.students()))
+    context, chosen = context_of(request), request.query_params.get("dataset", "")
+    standings = leaderboard(context.lake, chosen or None)
+    names = list(dict.fromkeys(one.dataset for one in context.lake.students()))
     tests = list(dict.fromkeys((one.dataset, one.test_file, one.test_hash) for one in standings))
     boards = tuple(_board(number, test, standings) for number, test in enumerate(tests))
     loops = {curves[0].improvement: name for name in ([chosen] if chosen else names)
-             if (curves := learning_curve(desk.lake, name))}  # fmt: skip
-    return desk.page(
-        request, "students.html.jinja", "Students", tables=(*boards, _instructed(desk, chosen)), names=names,
+             if (curves := learning_curve(context.lake, name))}  # fmt: skip
+    return context.page(
+        request, "students.html.jinja", "Students", tables=(*boards, _instructed(context, chosen)), names=names,
         chosen=chosen, tests=tests, loops=list(loops.values()),
     )  # fmt: skip
 
@@ -63,13 +63,13 @@ def _board(number: int, test: tuple[str, str, str], standings: list[Standing]) -
     return Table(f"board{number}", f"{dataset} on {file}", columns, rows, note=f"{count:,} test rows")
 
 
-def _instructed(desk: Desk, dataset: str) -> Table:
+def _instructed(context: PageContext, dataset: str) -> Table:
     """Instruction students: loss beside that of the model that each started as."""
     rows = [
         {"id": student.id, "dataset": student.dataset, "version": student.version, "created_at": student.created_at,
          **told.model_dump(), "less": told.base_loss - told.loss}
-        for student in desk.lake.students(dataset or None)
-        for told in desk.lake.instruct_evaluations(student.id)
+        for student in context.lake.students(dataset or None)
+        for told in context.lake.instruct_evaluations(student.id)
     ]  # fmt: skip
     columns = (
         Column("id", "student", "code"), Column("dataset", "dataset"), Column("version", "version", "number"),
@@ -85,27 +85,27 @@ def student(request: Request) -> Response:
     """One student on one test (`?test=HASH`); `?with=` sets another beside it by the paired test."""
     from graft.data.scores import against_teacher, answers, find_student, row_facts, speed, worst_slices
 
-    desk, asked = desk_of(request), request.query_params
-    found = find_student(desk.lake, request.path_params["student_id"])
-    judged = desk.lake.evaluations(found.id)
+    context, asked = context_of(request), request.query_params
+    found = find_student(context.lake, request.path_params["student_id"])
+    judged = context.lake.evaluations(found.id)
     if not judged:
-        return desk.page(
+        return context.page(
             request, "student.html.jinja", f"Student {found.id}", found=found, judged=(), chosen=None, tables=(),
             others=(), pair=None, kept=False, speed=None,
         )  # fmt: skip
     chosen = _chosen(judged, asked.get("test", ""))
-    said = answers(desk.home, found, chosen.test_hash)
-    slices = worst_slices(said, row_facts(desk.lake, said))[:SLICES] if said else []
-    others = _others(desk, found, chosen)
-    teachers = [one for one in against_teacher(desk.lake, found) if one.test_hash == chosen.test_hash]
-    pair, why = _pair(desk, found, asked.get("with", ""), chosen)
+    said = answers(context.home, found, chosen.test_hash)
+    slices = worst_slices(said, row_facts(context.lake, said))[:SLICES] if said else []
+    others = _others(context, found, chosen)
+    teachers = [one for one in against_teacher(context.lake, found) if one.test_hash == chosen.test_hash]
+    pair, why = _pair(context, found, asked.get("with", ""), chosen)
     tables = (
         _classes(chosen), _slices(slices, said), _teachers([one.model_dump() for one in teachers]), _counts(pair),
     )  # fmt: skip
-    return desk.page(
+    return context.page(
         request, "student.html.jinja", f"Student {found.id}", found=found, judged=judged, chosen=chosen, tables=tables,
         others=others, pair=pair, why=why, other=asked.get("with", ""), kept=said is not None,
-        speed=speed(desk.home, found, chosen.test_hash),
+        speed=speed(context.home, found, chosen.test_hash),
     )  # fmt: skip
 
 
@@ -121,22 +121,22 @@ def _chosen(judged: list[Evaluation], digest: str) -> Evaluation:
     )
 
 
-def _others(desk: Desk, found: Student, chosen: Evaluation) -> list[dict[str, Any]]:
+def _others(context: PageContext, found: Student, chosen: Evaluation) -> list[dict[str, Any]]:
     query = """
         SELECT s.id, s.dataset, s.version, e.accuracy
         FROM lake.evaluations e JOIN lake.students s ON s.id = e.student_id
         WHERE e.test_hash = ? AND s.id <> ? ORDER BY e.accuracy DESC, s.id LIMIT 100"""
-    return list(desk.lake.sql(query, [chosen.test_hash, found.id]).to_pylist())
+    return list(context.lake.sql(query, [chosen.test_hash, found.id]).to_pylist())
 
 
-def _pair(desk: Desk, found: Student, other: str, chosen: Evaluation) -> tuple[Paired | None, str]:
+def _pair(context: PageContext, found: Student, other: str, chosen: Evaluation) -> tuple[Paired | None, str]:
     """The paired test of this student (b) against another (a), or why there is none."""
     from graft.data.scores import compare, find_student
 
     if not other:
         return None, ""
     try:
-        return compare(desk.home, desk.lake, find_student(desk.lake, other), found, chosen.test_hash), ""
+        return compare(context.home, context.lake, find_student(context.lake, other), found, chosen.test_hash), ""
     except GraftError as error:
         return None, f"{error.what}: {error.fix}" if error.fix else error.what
 
@@ -192,14 +192,14 @@ def _counts(pair: Paired | None) -> Table:
     return Table("pair", "Row by row", columns, rows)
 
 
-def draw_board(desk: Desk, given: Mapping[str, str]) -> Spec | None:
+def draw_board(context: PageContext, given: Mapping[str, str]) -> Spec | None:
     """`dataset`, `test`: accuracy of each student on that test, with its interval."""
     from graft.data.scores import leaderboard
 
     rows = [
         {"name": f"{one.student_id[:14]} ({one.learned_from})", "accuracy": one.accuracy, "low": one.interval[0],
          "high": one.interval[1]}
-        for one in leaderboard(desk.lake, given.get("dataset") or None)
+        for one in leaderboard(context.lake, given.get("dataset") or None)
         if one.test_hash == given.get("test") and one.interval
     ][:20]  # fmt: skip
     if len(rows) < 2:
@@ -207,11 +207,11 @@ def draw_board(desk: Desk, given: Mapping[str, str]) -> Spec | None:
     return intervals(rows, category="name", value="accuracy", low="low", high="high", title="accuracy", width=320)
 
 
-def draw_curve(desk: Desk, given: Mapping[str, str]) -> Spec | None:
+def draw_curve(context: PageContext, given: Mapping[str, str]) -> Spec | None:
     """`of`: the dataset. Accuracy over the rounds of its newest loop, by arm and seed."""
     from graft.data.scores import learning_curve
 
-    curves = learning_curve(desk.lake, given.get("of", ""))
+    curves = learning_curve(context.lake, given.get("of", ""))
     rows = [
         {"round": one.round, "accuracy": one.accuracy, "arm": f"{curve.arm}, seed {curve.seed}",
          "low": one.interval[0] if one.interval else one.accuracy,
@@ -236,12 +236,12 @@ def draw_curve(desk: Desk, given: Mapping[str, str]) -> Spec | None:
     )
 
 
-def draw_reliability(desk: Desk, given: Mapping[str, str]) -> Spec | None:
+def draw_reliability(context: PageContext, given: Mapping[str, str]) -> Spec | None:
     """`of`: the student, `test`: the test's hash. Confidence against how often it was right."""
     from graft.data.scores import answers, find_student
     from graft.data.scores import reliability as bins_of
 
-    said = answers(desk.home, find_student(desk.lake, given.get("of", "")), given.get("test", ""))
+    said = answers(context.home, find_student(context.lake, given.get("of", "")), given.get("test", ""))
     if said is None:
         return None
     rows = [
@@ -252,11 +252,11 @@ def draw_reliability(desk: Desk, given: Mapping[str, str]) -> Spec | None:
     return reliability(rows)
 
 
-def draw_confusion(desk: Desk, given: Mapping[str, str]) -> Spec | None:
+def draw_confusion(context: PageContext, given: Mapping[str, str]) -> Spec | None:
     """`of`: the student, `test`: the test's hash. Rows of each true label by what was predicted."""
     from graft.data.scores import find_student
 
-    judged = desk.lake.evaluations(find_student(desk.lake, given.get("of", "")).id)
+    judged = context.lake.evaluations(find_student(context.lake, given.get("of", "")).id)
     chosen = next((one for one in judged if one.test_hash == given.get("test")), None)
     if chosen is None or not chosen.confusion:
         return None

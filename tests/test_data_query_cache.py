@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graft.data.lake import Lake
-from graft.data.memo import LEAST_SIZE, Memo, run_stamp, version_stamp
+from graft.data.query_cache import LEAST_SIZE, QueryCache, run_stamp, version_stamp
 from graft.schemas.base import utc_now
 from graft.schemas.datasets import DatasetVersion, Run
 from graft.schemas.home import Home
@@ -72,7 +72,7 @@ def in_threads(count: int, work: Any) -> list[Any]:
 
 
 def test_an_answer_is_kept_until_the_next_commit(reader: Lake, writer: Lake) -> None:
-    memo, made = Memo(reader), Counted()
+    memo, made = QueryCache(reader), Counted()
     before = memo.rows(COUNT)[0]["n"]
     assert memo.get("what", made) == memo.get("what", made) == "made"
     assert made.times == 1
@@ -83,11 +83,11 @@ def test_an_answer_is_kept_until_the_next_commit(reader: Lake, writer: Lake) -> 
 
 
 def test_a_commit_of_another_process_is_seen_at_once(home: Home, reader: Lake) -> None:
-    memo = Memo(reader)
+    memo = QueryCache(reader)
     before, was = memo.rows(COUNT)[0]["n"], reader.snapshot()
     code = (
         "import sys; sys.path[:0] = sys.argv[2:]\n"
-        "from pathlib import Path; from test_data_memo import run; from graft.data.lake import Lake\n"
+        "from pathlib import Path; from test_data_query_cache import run; from graft.data.lake import Lake\n"
         "from graft.schemas.home import Home\n"
         "with Lake.open(Home(Path(sys.argv[1]))) as lake: lake.save_run(run('other'))"
     )
@@ -99,7 +99,7 @@ def test_a_commit_of_another_process_is_seen_at_once(home: Home, reader: Lake) -
 
 
 def test_what_hangs_on_a_stamp_outlives_commits_and_not_another_stamp(reader: Lake, writer: Lake) -> None:
-    memo, made = Memo(reader), Counted()
+    memo, made = QueryCache(reader), Counted()
     memo.get("what", made, stamp="one")
     writer.save_run(run("third"))
     memo.get("what", made, stamp="one")
@@ -110,7 +110,7 @@ def test_what_hangs_on_a_stamp_outlives_commits_and_not_another_stamp(reader: La
 
 
 def test_an_answer_may_be_late_for_as_long_as_is_said(reader: Lake, writer: Lake) -> None:
-    memo, made = Memo(reader), Counted()
+    memo, made = QueryCache(reader), Counted()
     memo.get("what", made, late_s=60)
     writer.save_run(run("fourth"))
     memo.get("what", made, late_s=60)
@@ -132,13 +132,13 @@ def test_a_run_that_goes_on_has_no_stamp_and_a_version_has_one() -> None:
 
 
 def test_who_asks_for_what_is_being_made_waits_for_it(reader: Lake) -> None:
-    memo, made = Memo(reader), Counted(wait_s=0.3)
+    memo, made = QueryCache(reader), Counted(wait_s=0.3)
     assert in_threads(8, lambda: memo.get("what", made)) == ["made"] * 8
     assert made.times == 1
 
 
 def test_different_questions_do_not_wait_for_each_other(reader: Lake) -> None:
-    memo, begun, may_end = Memo(reader), threading.Event(), threading.Event()
+    memo, begun, may_end = QueryCache(reader), threading.Event(), threading.Event()
 
     def slow() -> bool:
         begun.set()
@@ -154,7 +154,7 @@ def test_different_questions_do_not_wait_for_each_other(reader: Lake) -> None:
 
 
 def test_an_error_reaches_who_asked_and_is_not_kept(reader: Lake) -> None:
-    memo = Memo(reader)
+    memo = QueryCache(reader)
     with pytest.raises(duckdb.Error, match="no_such_column"):
         memo.rows("SELECT no_such_column FROM lake.runs")
     assert memo.bytes == 0
@@ -162,7 +162,7 @@ def test_an_error_reaches_who_asked_and_is_not_kept(reader: Lake) -> None:
 
 
 def test_what_takes_long_is_asked_for_again_and_made_once(reader: Lake) -> None:
-    memo, made, go = Memo(reader), Counted(), threading.Event()
+    memo, made, go = QueryCache(reader), Counted(), threading.Event()
 
     def slow() -> Any:
         go.wait(20)
@@ -174,7 +174,7 @@ def test_what_takes_long_is_asked_for_again_and_made_once(reader: Lake) -> None:
 
 
 def test_what_may_be_late_is_not_begun_again_by_each_commit(reader: Lake, writer: Lake) -> None:
-    memo, made, go = Memo(reader), Counted(), threading.Event()
+    memo, made, go = QueryCache(reader), Counted(), threading.Event()
 
     def slow() -> Any:
         go.wait(20)
@@ -191,7 +191,7 @@ def test_what_may_be_late_is_not_begun_again_by_each_commit(reader: Lake, writer
 
 
 def test_a_failure_that_nobody_waited_for_is_told_to_the_next(reader: Lake) -> None:
-    memo, go = Memo(reader), threading.Event()
+    memo, go = QueryCache(reader), threading.Event()
 
     def fails() -> Any:
         go.wait(20)
@@ -205,13 +205,13 @@ def test_a_failure_that_nobody_waited_for_is_told_to_the_next(reader: Lake) -> N
 
 
 def test_a_caller_may_change_its_rows(reader: Lake) -> None:
-    memo = Memo(reader)
+    memo = QueryCache(reader)
     memo.rows("SELECT 'a' AS x")[0]["x"] = "changed"
     assert memo.rows("SELECT 'a' AS x") == [{"x": "a"}]
 
 
 def test_parameters_tell_questions_apart(reader: Lake) -> None:
-    memo, query = Memo(reader), "SELECT typeof(?) AS kind"
+    memo, query = QueryCache(reader), "SELECT typeof(?) AS kind"
     assert memo.rows(query, [True]) != memo.rows(query, [1])
     assert memo.rows("SELECT len(?::VARCHAR[]) AS n", [["a", "b"]]) == [{"n": 2}]
 
@@ -219,7 +219,7 @@ def test_parameters_tell_questions_apart(reader: Lake) -> None:
 @settings(max_examples=25, deadline=None)
 @given(asked=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 3)), max_size=60))
 def test_what_is_held_stays_within_its_bound_and_answers_are_right(asked: list[tuple[int, int]]) -> None:
-    memo = Memo(NoLake(), most_bytes=4 * LEAST_SIZE)  # type: ignore[arg-type]
+    memo = QueryCache(NoLake(), most_bytes=4 * LEAST_SIZE)  # type: ignore[arg-type]
     for key, stamp in asked:
         assert memo.get(key, lambda k=key, s=stamp: (k, s), stamp=stamp, size=lambda _: 100) == (key, stamp)
         assert memo.bytes <= 4 * LEAST_SIZE
@@ -234,7 +234,7 @@ class NoLake:
 
 
 def test_what_was_asked_longest_ago_goes_first(reader: Lake) -> None:
-    memo, first, second = Memo(reader, most_bytes=3 * LEAST_SIZE), Counted(), Counted()
+    memo, first, second = QueryCache(reader, most_bytes=3 * LEAST_SIZE), Counted(), Counted()
     for _ in range(2):
         memo.get("first", first, stamp=1)
         memo.get("second", second, stamp=1)

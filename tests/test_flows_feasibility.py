@@ -16,8 +16,8 @@ from test_flows_make_dataset import graft, write_recipe
 from graft.agents.gateway.stats import Stats
 from graft.cli.display import one_line, render
 from graft.cli.report import run_page
-from graft.flows import outlook
-from graft.flows.outlook import FIRST_LOOK, LOOK_EVERY, LabelCounts, Outlook, Room, Sample
+from graft.flows import feasibility
+from graft.flows.feasibility import FIRST_LOOK, LOOK_EVERY, Feasibility, LabelCounts, Room, Sample
 from graft.flows.progress import Progress
 from graft.schemas.base import utc_now
 from graft.schemas.calls import Call
@@ -37,7 +37,7 @@ def simulate(rng: random.Random, shares: list[float], rows: int, room: float) ->
             labels = [
                 LabelCounts(str(i), max(0, rows - accepted[i]), settled[i], accepted[i]) for i in range(len(shares))
             ]
-            if outlook.out_of_reach(
+            if feasibility.out_of_reach(
                 labels, [Room("limits.candidates", cap, done, 1, 1, sampled=99)], wanted=rows * len(shares)
             ):
                 return done
@@ -68,8 +68,8 @@ def test_a_run_with_half_the_room_is_stopped_within_a_hundred_candidates() -> No
 
 def test_many_labels_with_few_candidates_each_are_judged_by_their_common_yield() -> None:
     labels = [LabelCounts(str(i), 50, 2, 0) for i in range(40)]
-    hopeful = outlook.candidates_needed(labels, outlook.upper_yield, outlook.LUCK_Z)
-    alone = sum(outlook.tries(50, outlook.upper_yield(0, 2), outlook.LUCK_Z) for _ in labels)
+    hopeful = feasibility.candidates_needed(labels, feasibility.upper_yield, feasibility.LUCK_Z)
+    alone = sum(feasibility.tries(50, feasibility.upper_yield(0, 2), feasibility.LUCK_Z) for _ in labels)
     assert hopeful > 5 * alone
 
 
@@ -79,9 +79,9 @@ counts = st.integers(0, 200).flatmap(lambda n: st.tuples(st.just(n), st.integers
 @given(counts, st.integers(1, 500))
 def test_the_hopeful_figure_is_never_above_the_likely_one(pair: tuple[int, int], missing: int) -> None:
     settled, accepted = pair
-    assert outlook.upper_yield(accepted, settled) >= outlook.likely_yield(accepted, settled)
-    hopeful = outlook.tries(missing, outlook.upper_yield(accepted, settled), outlook.LUCK_Z)
-    assert missing <= hopeful <= outlook.tries(missing, outlook.likely_yield(accepted, settled), 0) * (1 + 1e-9)
+    assert feasibility.upper_yield(accepted, settled) >= feasibility.likely_yield(accepted, settled)
+    hopeful = feasibility.tries(missing, feasibility.upper_yield(accepted, settled), feasibility.LUCK_Z)
+    assert missing <= hopeful <= feasibility.tries(missing, feasibility.likely_yield(accepted, settled), 0) * (1 + 1e-9)
 
 
 @settings(max_examples=40)
@@ -97,19 +97,19 @@ def test_the_low_end_of_a_cost_is_at_most_its_mean(values: list[float]) -> None:
 def test_the_cap_that_is_passed_furthest_is_named_with_advice() -> None:
     labels = [LabelCounts("a", 80, 50, 20), LabelCounts("b", 80, 50, 20)]
     rooms = [Room("limits.candidates", 400, 100, 1, 1, sampled=100), Room("limits.money_usd", 0.5, 0.3, 0.003, 0.003)]
-    found = outlook.out_of_reach(labels, rooms, wanted=200)
+    found = feasibility.out_of_reach(labels, rooms, wanted=200)
     assert found is not None and found.cap == "limits.money_usd" and found.takes >= found.at_least > 0.55
-    advice = outlook.advice_for(found, 100)
+    advice = feasibility.advice_for(found, 100)
     assert "raise limits.money_usd to about $1.49" in advice and "lower target.rows_per_label to about 33" in advice
-    assert outlook.out_of_reach(labels, rooms[:1], wanted=200) is None
-    assert "rows_per_label" not in outlook.advice_for(Outlook("limits.tokens", 5, 50, 40, 0.0), 100)
+    assert feasibility.out_of_reach(labels, rooms[:1], wanted=200) is None
+    assert "rows_per_label" not in feasibility.advice_for(Feasibility("limits.tokens", 5, 50, 40, 0.0), 100)
 
 
 def test_a_cost_is_not_believed_before_it_was_measured() -> None:
     labels = [LabelCounts("a", 1000, 20, 10)]
     early = Room("limits.money_usd", 100, 1, 1, 1, sampled=20)
-    assert outlook.out_of_reach(labels, [early], wanted=1000) is None
-    assert outlook.out_of_reach(labels, [Room("limits.money_usd", 100, 11, 1, 1)], wanted=1000) is not None
+    assert feasibility.out_of_reach(labels, [early], wanted=1000) is None
+    assert feasibility.out_of_reach(labels, [Room("limits.money_usd", 100, 11, 1, 1)], wanted=1000) is not None
 
 
 def call(key: str, price: float | None, *, cached: bool = False) -> Call:
@@ -182,9 +182,9 @@ def test_the_first_twenty_candidates_show_the_signs_on_terminal_and_in_lines() -
     ],
 )
 def test_advice_is_given_only_where_something_stands_out(reasons: dict[str, int], said: str) -> None:
-    told = outlook.standing_out(20, reasons)
+    told = feasibility.standing_out(20, reasons)
     assert said in told if said else told == ""
-    assert outlook.standing_out(5, reasons) == ""
+    assert feasibility.standing_out(5, reasons) == ""
 
 
 def test_the_page_holds_signs_overshoot_and_notes(tmp_path: Path) -> None:

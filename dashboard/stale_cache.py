@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Lately(Generic[T]):
+class StaleCache(Generic[T]):
     """What `ask` gave last; asked again where that is more than `every_s` seconds old. One asks at a time."""
 
     def __init__(self, ask: Callable[[], T], every_s: float = 10.0) -> None:
@@ -25,7 +25,7 @@ class Lately(Generic[T]):
         with self._lock:
             old = time.monotonic() - self._at > self._every_s
             if old and (self._asking is None or not self._asking.is_alive()):
-                self._asking = threading.Thread(target=self._run, daemon=True, name="lately")
+                self._asking = threading.Thread(target=self._run, daemon=True, name="stale_cache")
                 self._asking.start()
             asking = self._asking if old else None
         if asking is not None:

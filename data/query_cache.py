@@ -40,7 +40,7 @@ def _on_a_thread(work: Callable[[], None]) -> None:
     threading.Thread(target=work, daemon=True, name="memo").start()
 
 
-class Memo:
+class QueryCache:
     """Kept answers of one lake. Safe between threads: who asks for what is being made waits for it.
 
     One answer a question is kept: that of the newest stamp. The least lately asked go where `most_bytes` are exceeded.

@@ -21,9 +21,9 @@ from graft.agents.methods.base import Ask, Context, Drawn, Method
 from graft.agents.methods.harmaug import variants
 from graft.agents.roles.prompting import fragments
 from graft.data.gates import Admission, TestText
-from graft.flows.judges import student_judge
-from graft.flows.outlook import FIRST_LOOK, LOOK_EVERY, Outlook, out_of_reach
+from graft.flows.feasibility import FIRST_LOOK, LOOK_EVERY, Feasibility, out_of_reach
 from graft.flows.progress import Progress
+from graft.flows.student_labels import student_judge
 from graft.schemas.base import stable_hash, utc_now
 from graft.schemas.calls import Call, CallRequest, FailureCode, Reply
 from graft.schemas.errors import AlreadyRunning, CallFailed, GraftError
@@ -42,7 +42,7 @@ REFUSALS_AFTER = 20
 
 
 @dataclass
-class Workshop:
+class RunContext:
     """The resources of one run in this process."""
 
     recipe: Recipe
@@ -67,7 +67,7 @@ class Workshop:
     figures: dict[str, int] = field(default_factory=dict)
     """Counts that the method took beside its rows; they join the run's."""
     stop_reason: str = ""
-    outlook: Outlook | None = None
+    outlook: Feasibility | None = None
     """Why the target is out of reach, where that ended the run."""
     next_look: int = FIRST_LOOK
 
@@ -310,21 +310,21 @@ def code_version() -> str:
         return "source"
 
 
-_open: dict[str, Workshop] = {}
+_open: dict[str, RunContext] = {}
 
 
-def enter(workshop: Workshop) -> None:
-    """Make the workshop findable by its run's tasks."""
-    _open[workshop.run_id] = workshop
+def enter(context: RunContext) -> None:
+    """Make the context findable by its run's tasks."""
+    _open[context.run_id] = context
 
 
-def leave(workshop: Workshop) -> None:
-    """Forget the workshop."""
-    _open.pop(workshop.run_id, None)
+def leave(context: RunContext) -> None:
+    """Forget the context."""
+    _open.pop(context.run_id, None)
 
 
-def workshop_of(run_id: str) -> Workshop:
-    """The workshop of a run that goes on in this process."""
+def run_context_of(run_id: str) -> RunContext:
+    """The context of a run that goes on in this process."""
     if run_id not in _open:
         raise GraftError(
             f"run {run_id} is not open in this process", fix="run the whole flow again: finished work is not repeated"

@@ -102,7 +102,7 @@ class Room:
 
 
 @dataclass(frozen=True)
-class Outlook:
+class Feasibility:
     """A target out of reach: the cap in the way, what it has, and what the target would take of it."""
 
     cap: str
@@ -155,7 +155,7 @@ def candidates_needed(
 
 def out_of_reach(
     labels: Sequence[LabelCounts], rooms: Sequence[Room], *, wanted: int, together: int = 1
-) -> Outlook | None:
+) -> Feasibility | None:
     """The cap that the target passes furthest even where all goes well; None while it may be reached.
 
     `wanted` is the rows of the whole target.
@@ -173,7 +173,7 @@ def out_of_reach(
     left = max(0.0, worst.has - worst.used) / max(takes - worst.used, 1e-12)
     seen = any(counts.accepted for counts in labels)
     reachable = (wanted - missing + missing * min(1.0, left)) / max(1, wanted) if seen else 0.0
-    return Outlook(worst.cap, worst.has, takes, worst.takes(hopeful, worst.least), min(1.0, max(0.0, reachable)))
+    return Feasibility(worst.cap, worst.has, takes, worst.takes(hopeful, worst.least), min(1.0, max(0.0, reachable)))
 
 
 def figure(cap: str, value: float) -> str:
@@ -192,7 +192,7 @@ def rounded(value: float) -> int:
     return math.ceil(value / step) * step
 
 
-def advice_for(outlook: Outlook, rows_per_label: int) -> str:
+def advice_for(outlook: Feasibility, rows_per_label: int) -> str:
     """What to do about it, with figures. `rows_per_label` is the recipe's, 0 where it names single labels only."""
     raise_it = f"raise {outlook.cap} to about {figure(outlook.cap, outlook.takes)}"
     rows = math.floor(rows_per_label * outlook.reachable)

@@ -14,9 +14,9 @@ from graft.data.versions import NothingLeft, publish
 from graft.data.versions import version as find_version
 from graft.data.withdrawn import withdrawn
 from graft.flows import artifacts, logs, rounds
-from graft.flows.outlook import Outlook, advice_for, figure
-from graft.flows.settle import find_embed, split_clusters
-from graft.flows.workshop import Say, Workshop, models_with_licences
+from graft.flows.dedup import find_embed, split_clusters
+from graft.flows.feasibility import Feasibility, advice_for, figure
+from graft.flows.run_context import RunContext, Say, models_with_licences
 from graft.schemas.base import utc_now
 from graft.schemas.datasets import DatasetVersion, Row, Run
 from graft.schemas.errors import YieldTooLow
@@ -27,74 +27,74 @@ End = Callable[[Sequence[Candidate | Row]], Run]
 """The run's record at its end, with these rows published."""
 
 
-async def finish(shop: Workshop, run: Run, kept: list[Candidate], surplus: int, say: Say) -> dict[str, Any]:
+async def finish(context: RunContext, run: Run, kept: list[Candidate], surplus: int, say: Say) -> dict[str, Any]:
     """Publish what was kept and say what is missing. Returns run and version as plain dicts."""
     chosen, origins = len(kept), [(candidate.id, run.id, candidate.id) for candidate in kept]
-    gone = await asyncio.to_thread(withdrawn, shop.lake, run.dataset, origins)
+    gone = await asyncio.to_thread(withdrawn, context.lake, run.dataset, origins)
     kept = [candidate for candidate in kept if (candidate.id, run.id) not in gone]
-    end: End = lambda rows: _ended(shop, run, rows, chosen, surplus)  # noqa: E731
+    end: End = lambda rows: _ended(context, run, rows, chosen, surplus)  # noqa: E731
     ended, published = end(kept), None
     stopped_by = ended.stopped_by
     if stopped_by != "target":
-        logs.stopped_early(stopped_by, ended.counts["opened"], len(kept), sum(shop.recipe.wanted().values()))
-    funnel = rounds.funnel(shop.lake, run.id)
-    report = method_report(shop.lake, run.id, ended.counts)
+        logs.stopped_early(stopped_by, ended.counts["opened"], len(kept), sum(context.recipe.wanted().values()))
+    funnel = rounds.funnel(context.lake, run.id)
+    report = method_report(context.lake, run.id, ended.counts)
     if kept:
         say("publishing")
         try:
-            ended, published = await _publish(shop, ended, kept, end, funnel, report)
+            ended, published = await _publish(context, ended, kept, end, funnel, report)
         except NothingLeft:
             ended = end([])
         else:
             ended = ended.model_copy(update={"version": published.version})
             logs.published(run.dataset, published.version, ended.counts["published"], ended.price_usd)
     run = ended
-    shop.lake.save_run(run)
+    context.lake.save_run(run)
     await artifacts.leave(run.dataset, published.card if published else _nothing(run), funnel)
     if stopped_by == "refusals":
-        raise _refused(shop, run)
-    if stopped_by == "out_of_reach" and shop.outlook is not None:
-        raise _out_of_reach(shop, run, shop.outlook)
+        raise _refused(context, run)
+    if stopped_by == "out_of_reach" and context.outlook is not None:
+        raise _out_of_reach(context, run, context.outlook)
     if stopped_by == "yield" and not kept:
-        raise _too_low(shop, run)
+        raise _too_low(context, run)
     return {
         "run": run.model_dump(mode="json"),
         "version": published.model_dump(mode="json") if published else None,
         "funnel": funnel,
         "method": told(report) if report else "",
         "repeated": False,
-        "notes": list(shop.gateway.stats.notes),
+        "notes": list(context.gateway.stats.notes),
     }
 
 
-def _ended(shop: Workshop, run: Run, kept: Sequence[Candidate | Row], chosen: int, surplus: int) -> Run:
+def _ended(context: RunContext, run: Run, kept: Sequence[Candidate | Row], chosen: int, surplus: int) -> Run:
     """The run's record at its end, with these rows published of the `chosen` ones: recalls took the others."""
     have = Counter(row.label for row in kept)
-    shortfall = {label: n - have[label] for label, n in shop.recipe.wanted().items() if have[label] < n}
+    shortfall = {label: n - have[label] for label, n in context.recipe.wanted().items() if have[label] < n}
     short = len(kept) < chosen
     counts = {
-        **shop.lake.counts(run.id),
+        **context.lake.counts(run.id),
         "published": len(kept),
         "surplus": surplus,
-        "overshoot": shop.progress.overshoot,
-        **shop.figures,
+        "overshoot": context.progress.overshoot,
+        **context.figures,
     }
     return run.model_copy(
         update={
             "status": "partial" if shortfall else "finished",
-            "stopped_by": shop.stop_reason or ("target" if not shortfall else "recall" if short else "candidates"),
+            "stopped_by": context.stop_reason or ("target" if not shortfall else "recall" if short else "candidates"),
             "shortfall": shortfall,
             "counts": counts,
             "ended_at": utc_now(),
-            "seconds": round(shop.progress.seconds, 2),
-            "calls_cached": shop.gateway.stats.cached,
-            **_totals(shop),
+            "seconds": round(context.progress.seconds, 2),
+            "calls_cached": context.gateway.stats.cached,
+            **_totals(context),
         }
     )
 
 
 async def _publish(
-    shop: Workshop,
+    context: RunContext,
     run: Run,
     kept: list[Candidate],
     end: End,
@@ -104,15 +104,17 @@ async def _publish(
     """The version, and the run's record with the rows that it holds: a recall may take some until the last moment."""
     embed = await asyncio.to_thread(find_embed, lambda text: None)
     groups = await split_clusters(kept, embed)
-    splits = assign_splits([(c.id, c.text, c.label, groups[c.id]) for c in kept], shop.recipe.splits, shop.recipe.seed)
+    splits = assign_splits(
+        [(c.id, c.text, c.label, groups[c.id]) for c in kept], context.recipe.splits, context.recipe.seed
+    )
     rows = [
         Row(id=c.id, text=c.text, response=c.response, label=c.label, split=splits[c.id], restricted=c.restricted)
         for c in sorted(kept, key=lambda c: c.id)
     ]
     reasons = [(row["status"], row["code"], row["rows"]) for row in funnel]
-    roles = shop.method.roles(shop.recipe)
+    roles = context.method.roles(context.recipe)
     writing = [role for role in roles if role in ("generator", "responder")]
-    generators = {model.name for role in writing for model in shop.recipe.models_for(role)}
+    generators = {model.name for role in writing for model in context.recipe.models_for(role)}
     public = Recipe.stored(run.recipe)  # as the lake keeps it: without keys
     ended = run
 
@@ -120,28 +122,28 @@ async def _publish(
         nonlocal ended
         ended = run if len(standing) == len(rows) else end(standing)
         return render_card(
-            run=ended, recipe=public, rows=standing, seeds=len(shop.seeds), reasons=reasons, generators=generators,
+            run=ended, recipe=public, rows=standing, seeds=len(context.seeds), reasons=reasons, generators=generators,
             method=report, roles=roles,
         )  # fmt: skip
 
-    steering, models = shop.recipe.steering, dict(models_with_licences(public))
-    carried = find_version(shop.lake, f"{run.dataset}@{steering.after}") if steering else None
+    steering, models = context.recipe.steering, dict(models_with_licences(public))
+    carried = find_version(context.lake, f"{run.dataset}@{steering.after}") if steering else None
     published = publish(
-        shop.lake, run=run, rows=rows, models={**(carried.models if carried else {}), **models},
-        seeds=len(shop.seeds), card=card, partial=run.status == "partial", carried=carried,
+        context.lake, run=run, rows=rows, models={**(carried.models if carried else {}), **models},
+        seeds=len(context.seeds), card=card, partial=run.status == "partial", carried=carried,
     )  # fmt: skip
     return ended, published
 
 
-def _totals(shop: Workshop) -> dict[str, Any]:
+def _totals(context: RunContext) -> dict[str, Any]:
     """Calls, tokens and price of the run's rows: each call once, at what it cost when it was made."""
-    row = shop.lake.sql(
+    row = context.lake.sql(
         """SELECT count(*) AS calls, coalesce(sum(prompt), 0) AS prompt, coalesce(sum(completion), 0) AS completion,
                   sum(price) AS price, count(*) FILTER (price IS NULL AND answered) AS unknown
            FROM (SELECT key, max(prompt_tokens) AS prompt, max(completion_tokens) AS completion,
                         max(price_usd) AS price, bool_or(failure IS NULL) AS answered
                  FROM lake.calls WHERE run_id = ? GROUP BY key)""",
-        [shop.run_id],
+        [context.run_id],
     ).to_pylist()[0]
     return {
         "calls": int(row["calls"]),
@@ -151,20 +153,20 @@ def _totals(shop: Workshop) -> dict[str, Any]:
     }
 
 
-def _too_low(shop: Workshop, run: Run) -> YieldTooLow:
-    limits = shop.recipe.limits
+def _too_low(context: RunContext, run: Run) -> YieldTooLow:
+    limits = context.recipe.limits
     return YieldTooLow(
         f"stopped after {run.counts['opened']} candidates: {run.counts['accepted']} accepted, under limits.min_yield "
-        f"{limits.min_yield:g}. Three of them:\n" + "\n".join(_examples(shop, run)),
+        f"{limits.min_yield:g}. Three of them:\n" + "\n".join(_examples(context, run)),
         where=run.dataset,
         fix="look at the reasons above: another generator, a lower method.tau, or longer max_tokens",
     )
 
 
-def _examples(shop: Workshop, run: Run) -> list[str]:
+def _examples(context: RunContext, run: Run) -> list[str]:
     """Up to three candidates that were not accepted, and why; of restricted ones the code alone."""
     statuses: tuple[Status, ...] = ("rejected", "failed")
-    found = [c for status in statuses for c in shop.lake.iter_candidates(run.id, status, limit=3)]
+    found = [c for status in statuses for c in context.lake.iter_candidates(run.id, status, limit=3)]
     return [
         f"    (restricted): {candidate.decision.code}"
         if candidate.restricted
@@ -173,28 +175,28 @@ def _examples(shop: Workshop, run: Run) -> list[str]:
     ]
 
 
-def _out_of_reach(shop: Workshop, run: Run, outlook: Outlook) -> YieldTooLow:
-    progress, has = shop.progress, figure(outlook.cap, outlook.has)
+def _out_of_reach(context: RunContext, run: Run, outlook: Feasibility) -> YieldTooLow:
+    progress, has = context.progress, figure(outlook.cap, outlook.has)
     short = ", ".join(f"{label} {count}" for label, count in run.shortfall.items())
     published = "what was accepted is published" if run.version else "nothing was accepted"
-    examples = _examples(shop, run)
+    examples = _examples(context, run)
     return YieldTooLow(
         f"stopped after {progress.settled} candidates: the target needs about {figure(outlook.cap, outlook.takes)} "
         f"(at best {figure(outlook.cap, outlook.at_least)}), and {outlook.cap} is {has}. "
         f"{run.counts['accepted']} of {run.counts['opened']} were accepted; still missing: {short}; {published}."
         + ("\nNot accepted, for example:\n" + "\n".join(examples) if examples else ""),
         where=run.dataset,
-        fix=advice_for(outlook, shop.recipe.target.rows_per_label),
+        fix=advice_for(outlook, context.recipe.target.rows_per_label),
     )
 
 
-def _refused(shop: Workshop, run: Run) -> YieldTooLow:
-    share = shop.progress.refused_share
+def _refused(context: RunContext, run: Run) -> YieldTooLow:
+    share = context.progress.refused_share
     return YieldTooLow(
-        f"stopped after {shop.progress.settled} candidates: the generator refused {share:.0%} of them, more than "
+        f"stopped after {context.progress.settled} candidates: the generator refused {share:.0%} of them, more than "
         f"method.max_refusals allows; what was accepted is published",
         where=run.dataset,
-        fix=("set method.prefill: true, " if getattr(shop.recipe.method, "prefill", True) is False else "")
+        fix=("set method.prefill: true, " if getattr(context.recipe.method, "prefill", True) is False else "")
         + "name another generator, or a base model (style: completion), which refuses nothing",
     )
 

@@ -16,18 +16,18 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from graft.dashboard.charts import svg
-from graft.dashboard.lately import Lately
 from graft.dashboard.people import Door
 from graft.dashboard.queues import Queues
 from graft.dashboard.reports import Reports
 from graft.dashboard.show import FILTERS
+from graft.dashboard.stale_cache import StaleCache
 from graft.dashboard.tables import Table, table_csv
 from graft.schemas.errors import GraftError, NotFound
 
 if TYPE_CHECKING:
     from graft.dashboard.pages.page import Chart, Page
     from graft.data.lake import Lake
-    from graft.data.memo import Memo
+    from graft.data.query_cache import QueryCache
     from graft.flows.schedules import Overview
     from graft.schemas.home import Home
 
@@ -62,13 +62,13 @@ class Pen:
 
 
 @dataclass(frozen=True)
-class Desk:
+class PageContext:
     """What pages work with. The lake is read-only and shared between the server's threads."""
 
     home: Home
     lake: Lake
-    memo: Memo
-    plan: Lately[Overview]
+    cache: QueryCache
+    plan: StaleCache[Overview]
     pen: Pen
     reports: Reports
     templates: Environment
@@ -82,18 +82,18 @@ class Desk:
     def open(cls, home: Home, door: Door, pages: tuple[Page, ...], charts: Mapping[str, Chart]) -> Iterator[Self]:
         """Attach the lake of this home until the block ends."""
         from graft.data.lake import Lake
-        from graft.data.memo import Memo
+        from graft.data.query_cache import QueryCache
 
         templates = Environment(
             loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=StrictUndefined,
             trim_blocks=True, lstrip_blocks=True,
         )  # fmt: skip
         templates.filters.update(FILTERS)
-        pen, plan = Pen(home), Lately(lambda: _overview(home))
+        pen, plan = Pen(home), StaleCache(lambda: _overview(home))
         with Lake.open(home, read_only=True, memory=MEMORY) as lake:
             reports = Reports(lake)
             try:
-                yield cls(home, lake, Memo(lake), plan, pen, reports, templates, door, pages, charts)
+                yield cls(home, lake, QueryCache(lake), plan, pen, reports, templates, door, pages, charts)
             finally:
                 reports.close()
                 pen.close()
@@ -147,9 +147,9 @@ def _overview(home: Home) -> Overview:
     return overview(home, runs=0)
 
 
-def desk_of(request: Request) -> Desk:
-    """The desk of the application that was asked."""
-    return cast("Desk", request.app.state.desk)
+def context_of(request: Request) -> PageContext:
+    """The context of the application that was asked."""
+    return cast("PageContext", request.app.state.context)
 
 
 def _csv_of(request: Request) -> Callable[[str], str]:
@@ -167,6 +167,6 @@ async def failure_page(request: Request, error: Exception) -> Response:
     fix = known.fix if known else ("go by the menu above" if code == 404 else "the server's log says why")
     where = known.where if known else ""
     title = "Not found" if code == 404 else "Failed"
-    answer = desk_of(request).html(request, "failure.html.jinja", title, tables={}, what=what, fix=fix, where=where)
+    answer = context_of(request).html(request, "failure.html.jinja", title, tables={}, what=what, fix=fix, where=where)
     answer.status_code = code
     return answer
