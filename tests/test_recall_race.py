@@ -24,7 +24,7 @@ from graft.data.lake_schema import VersionRowRecord, candidates_table
 from graft.data.recall import recall
 from graft.data.versions import derive, held_by, publish, rows, version, versions
 from graft.data.withdrawn import Selector, recalls
-from graft.flows import finish as finishing
+from graft.flows import publish as publishing
 from graft.flows.import_dataset import Ask, Imported, bring_in
 from graft.flows.progress import Progress
 from graft.flows.run_context import RunContext
@@ -218,8 +218,8 @@ def test_the_end_of_a_run_counts_the_rows_that_its_version_holds(
 ) -> None:
     async def nothing(*_: Any) -> None: ...
 
-    monkeypatch.setattr(finishing, "find_embed", lambda say: None)
-    monkeypatch.setattr(finishing.artifacts, "leave", nothing)
+    monkeypatch.setattr(publishing, "find_embed", lambda say: None)
+    monkeypatch.setattr(publishing.artifacts, "leave", nothing)
 
     def publisher(lake: Lake, name: str) -> None:
         asked, run = recipe(name), run_of(name)
@@ -228,7 +228,7 @@ def test_the_end_of_a_run_counts_the_rows_that_its_version_holds(
             recipe=asked, run_id=run.id, home=lake.home, lake=lake, gateway=gateway, method=method_of(asked), seeds=[],
             published=[], progress=Progress(name, run.id, asked.wanted()),
         )  # fmt: skip
-        told = asyncio.run(finishing.finish(shop, run, [candidate(name, n) for n in NEW], 0, lambda text: None))
+        told = asyncio.run(publishing.finish(shop, run, [candidate(name, n) for n in NEW], 0, lambda text: None))
         made = version(lake, f"{name}@{told['version']['version']}")
         stored = lake.run(run.id)
         assert stored is not None and stored.version == made.version
