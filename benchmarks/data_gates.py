@@ -22,7 +22,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from gate_cases import CASES, HELD  # noqa: E402
 
 from graft.data.gates import Admission, text_gates  # noqa: E402
-from graft.data.gates.near import PERMUTATIONS, bands_of, shingles_of  # noqa: E402
+from graft.data.gates.shared.near import PERMUTATIONS, bands_of, shingles_of  # noqa: E402
 from graft.data.gates.personal import PersonalGate  # noqa: E402
 from graft.data.gates.secrets import SecretGate  # noqa: E402
 from graft.schemas.gates import PersonalSettings  # noqa: E402

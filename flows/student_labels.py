@@ -11,10 +11,7 @@ import orjson
 from graft.data.lake import Lake
 from graft.flows import artifacts
 from graft.schemas.datasets import DatasetVersion
-from graft.schemas.errors import GraftError
-from graft.schemas.gates import ToxicitySettings
 from graft.schemas.home import Home
-from graft.schemas.restricted import SAFE
 from graft.students.rows import distribution
 
 if TYPE_CHECKING:
@@ -39,30 +36,6 @@ def student_judge(home: Home) -> Callable[[str, Sequence[str]], Said]:
             return loaded[name].labels, loaded[name].predict(texts)[1]
 
     return judge
-
-
-def toxicity_scorer(home: Home, settings: ToxicitySettings) -> Callable[[Sequence[str]], list[float]] | None:
-    """Texts to the probability that a guard student calls them harmful; None where the recipe names no student.
-
-    Raises NotFound where the student is not in this home, GraftError where its labels do not tell harm from safety.
-    """
-    if not settings.student:
-        return None
-    judge = student_judge(home)
-    labels, _ = judge(settings.student, ["ready?"])
-    harmful = [index for index, label in enumerate(labels) if label == settings.label or not settings.label]
-    if not settings.label:
-        harmful = [index for index in harmful if labels[index] != SAFE]
-    if not harmful or len(harmful) == len(labels):
-        fix = f"name one of its labels: {', '.join(labels)}"
-        raise GraftError(
-            f"student {settings.student} does not tell harm from safety", where="gates.toxicity.label", fix=fix
-        )
-
-    def score(texts: Sequence[str]) -> list[float]:
-        return [sum(shares[index] for index in harmful) for shares in judge(settings.student, texts)[1]]
-
-    return score
 
 
 def soft_labels(lake: Lake, found: DatasetVersion, labels: Sequence[str]) -> dict[str, tuple[float, ...]]:

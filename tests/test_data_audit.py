@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from graft.data.audit import FORMS, AuditRow, Curve, Point, distinct, poison, shortcuts, wilson
 from graft.data.audit.hacking import judged
 from graft.data.audit.shortcuts import chi_square_tail
-from graft.data.gates.base import words
+from graft.data.gates.shared.folding import words
 from graft.schemas.errors import GraftError
 
 TOPICS = {

@@ -12,9 +12,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from graft.data.gates import Admission
-from graft.data.gates.base import normalise
-from graft.data.gates.near import NearIndex, jaccard
-from graft.data.gates.semantic import clusters, drop_semantic_duplicates
+from graft.data.gates.shared.folding import normalise
+from graft.data.gates.shared.near import NearIndex, jaccard
+from graft.data.gates.shared.semantic import clusters, drop_semantic_duplicates
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import GateResult, Seed
 

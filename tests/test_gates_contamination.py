@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graft.data.gates import Admission, TestText
-from graft.data.gates.base import normalise
+from graft.data.gates.shared.folding import normalise
 from graft.data.gates.contamination import GRAM_WORDS, ContaminationGate
-from graft.data.gates.near import jaccard
+from graft.data.gates.shared.near import jaccard
 from graft.data.lake import Lake
 from graft.data.test_files import register_evaluation_files
 from graft.schemas.errors import InputInvalid

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from graft.data.gates.personal import PersonalGate
 from graft.data.gates.secrets import PLUGINS, SecretGate
-from graft.data.gates.spans import redacted
+from graft.data.gates.shared.spans import redacted
 from graft.schemas.gates import PersonalSettings
 
 PERSONAL, SECRETS = PersonalGate(PersonalSettings()), SecretGate()

@@ -14,7 +14,7 @@ from graft.data.gates import Admission, text_gates
 from graft.data.gates.language import LanguageGate
 from graft.data.gates.personal import PersonalGate
 from graft.data.gates.secrets import SecretGate
-from graft.data.gates.spans import redacted
+from graft.data.gates.shared.spans import redacted
 from graft.data.gates.toxicity import ToxicityGate
 from graft.schemas.gates import GateSettings, PersonalSettings, ToxicitySettings
 from graft.schemas.recipe import Recipe, SeedRow, SeedSettings

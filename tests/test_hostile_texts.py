@@ -26,12 +26,12 @@ from graft.agents.roles.prompting import _fenced
 from graft.agents.roles.responder import _NEXT
 from graft.agents.roles.summariser import fallback_keywords
 from graft.data.gates import Admission, redactors, text_gates
-from graft.data.gates.contamination import TestText
-from graft.data.gates.exact import ExactIndex
+from graft.data.gates.shared.held_out import TestText
+from graft.data.gates.shared.exact import ExactIndex
 from graft.data.gates.leak import LabelLeakGate
-from graft.data.gates.near import NearIndex, jaccard
+from graft.data.gates.shared.near import NearIndex, jaccard
 from graft.data.gates.personal import PersonalGate
-from graft.data.gates.spans import redacted
+from graft.data.gates.shared.spans import redacted
 from graft.schemas.calls import Reply
 from graft.schemas.errors import CallFailed
 from graft.schemas.gates import PersonalSettings

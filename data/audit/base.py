@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from graft.data.gates.base import words
+from graft.data.gates.shared.folding import words
 from graft.schemas.datasets import DatasetVersion
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from graft.data.audit.base import Z95, AuditRow, wilson
-from graft.data.gates.base import words
+from graft.data.gates.shared.folding import words
 
 LEAST_ROWS = 5
 """Rows that must hold a word before it is looked at."""
