@@ -123,7 +123,8 @@ class Proposal:
     parts: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "parts", tuple(part for part in (self.text, self.response) if part))
+        text = (self.text,) if self.text else ()
+        object.__setattr__(self, "parts", (*text, self.response) if self.response else text)
 
 
 class GateResult(Value):
