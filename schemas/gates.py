@@ -29,7 +29,7 @@ class GateSettings(Value):
         def __init__(self, **fields: Any) -> None: ...
         def __getattr__(self, name: str) -> Any: ...
 
-    def __new__(cls, *args: Any, **fields: Any) -> GateSettings:  # noqa: D102, PYI034
+    def __new__(cls, *args: Any, **fields: Any) -> GateSettings:  # noqa: D102
         return super().__new__(_bound(GATES.names) if cls.__base__ is Value else cls)
 
     def of(self, settings: type[S]) -> S:

@@ -11,7 +11,16 @@ from graft.agents.methods.base import Context
 from graft.schemas.base import stable_hash
 from graft.schemas.errors import BudgetExhausted, CallFailed
 from graft.schemas.rows import (
-    Candidate, Decision, GateResult, Labelling, LabelScore, Proposal, Review, Route, Slot, Status,
+    Candidate,
+    Decision,
+    GateResult,
+    Labelling,
+    LabelScore,
+    Proposal,
+    Review,
+    Route,
+    Slot,
+    Status,
 )  # fmt: skip
 from graft.schemas.tasks import GuardTask
 

@@ -1,7 +1,7 @@
 """What a gate is: one class in one file of this folder, found by the file's name.
 
-A file holds its class as `KIND`. The class owns its part of the recipe's block `gates`, says when it runs and raises its
-`version` when its rules change: the id of every run that has the gate on depends on it, and on no other gate's.
+A file holds its class as `KIND`. The class owns its part of the recipe's block `gates` and says when it runs. Raise its
+`version` when its rules change: the id of every run that has the gate on depends on it, and no other run's id does.
 """
 
 from __future__ import annotations

@@ -52,9 +52,7 @@ class RepetitionGate(Gate):
         for part in proposal.parts:
             run = _RUN.search(part)
             if run and not _RULE.fullmatch(run[1]):
-                return self.failed(
-                    "long_run", f"the same sign or few signs over {len(run[0])} characters", len(run[0])
-                )
+                return self.failed("long_run", f"the same sign or few signs over {len(run[0])} characters", len(run[0]))
             share = repeated_share(part)
             if share >= self._most:
                 return self.failed("repeated", f"{share:.0%} of its word trigrams repeat", round(share, 4))

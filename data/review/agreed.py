@@ -131,7 +131,7 @@ def against_people(lake: Lake, dataset: str) -> AgainstPeople:
     has none), one that was asked for the label if it named the row's. The final decision stands under `all`, and under
     each route by which rows were decided.
     """
-    from graft.data.audit.base import wilson
+    from graft.data.audits.base import wilson
 
     rows = lake.sql(_JUDGES, [dataset, list(DECISIONS)]).to_pylist()
     counts = ("accepted", "agreed", "false_accepts", "false_rejects")

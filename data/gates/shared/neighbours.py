@@ -1,6 +1,6 @@
 """Neighbours among many rows: by the cosine of embeddings through an approximate index (usearch), and by shingles.
 
-Below EXACT_BELOW rows every pair is looked at (`data.gates.shared.semantic`). Above, an HNSW index proposes neighbours and the
+Below EXACT_BELOW rows every pair is looked at (`semantic`). Above, an HNSW index proposes neighbours and the
 cosine that decides is computed from the vectors. Rows are ordered first, equal vectors put together and the index built
 by one thread, so a result follows from the rows alone, not from their order. Measured in docs/regate.md.
 """

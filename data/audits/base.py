@@ -1,17 +1,23 @@
-"""What the audits share: a version's rows with the model that wrote each, intervals, and distinct-n."""
+"""What an audit is, and what audits share: a version's rows with the model that wrote each, intervals, distinct-n.
+
+A file of this folder holds its audit as `KIND`; the file's name is the audit's name.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from graft.data.gates.shared.folding import words
+from graft.schemas.base import Value
 from graft.schemas.datasets import DatasetVersion
+from graft.schemas.sections import Section
 
 if TYPE_CHECKING:
     import numpy as np
+    from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
     from graft.data.lake import Lake
@@ -20,6 +26,10 @@ if TYPE_CHECKING:
 
 Embed = Callable[[Sequence[str]], "Vectors"]
 """Texts to unit vectors, one row a text."""
+Check = Callable[[str, str], bool]
+"""(text, label) to whether the gates pass it."""
+Learn = Callable[[Sequence[str], Sequence[str]], Callable[[Sequence[str]], Sequence[str]]]
+"""Texts and their labels to a student, which gives texts their labels."""
 Z95 = 1.959964
 
 
@@ -33,6 +43,51 @@ class AuditRow:
     label: str
     split: str
     writer: str
+
+
+@dataclass(frozen=True)
+class Material:
+    """What an audit may use.
+
+    Args:
+        version: the one that is audited
+        rows: its rows, restricted ones only if they were asked for
+        restricted: whether they were
+        embed: gives the sentence encoder, or None where it is not installed
+        check: gives the gates of the version's run, or None where it has no recipe
+        learn: fine-tunes a classifier (minutes)
+        notes: an audit adds why something is not known
+    """
+
+    lake: Lake
+    version: DatasetVersion
+    rows: Sequence[AuditRow]
+    restricted: bool = False
+    embed: Callable[[], Embed | None] = lambda: None
+    check: Callable[[], Check | None] = lambda: None
+    learn: Learn | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Audit:
+    """One audit.
+
+    Args:
+        summary: one line for the command line
+        run: (material, options) to what was found; None where it cannot be done, with the reason in the notes
+        sections: what was found as report sections
+        data: the same as plain values for JSON
+        options: the class of its options, each with a default and a description
+        figure: the same as a picture; None where there is nothing to draw. matplotlib is imported inside
+    """
+
+    summary: str
+    run: Callable[[Material, Any], Any]
+    sections: Callable[[Any], Sequence[Section]]
+    data: Callable[[Any], Any]
+    options: type[Value] = Value
+    figure: Callable[[Any], Figure | None] = lambda found: None
 
 
 def audit_rows(lake: Lake, found: DatasetVersion, *, restricted: bool = False) -> list[AuditRow]:
@@ -71,3 +126,8 @@ def distinct(texts: Iterable[str], n: int = 2) -> float | None:
         seen.update(grams)
         total += len(grams)
     return len(seen) / total if total else None
+
+
+def plain(text: str) -> str:
+    """A text for a picture: no dollar signs, which start a formula, nothing that cannot be drawn, 40 characters."""
+    return "".join(letter for letter in text if letter.isprintable()).replace("$", "S")[:40]
