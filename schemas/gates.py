@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, create_model, model_validator
 from pydantic.json_schema import JsonSchemaValue
@@ -34,7 +34,8 @@ class GateSettings(Value):
 
     def of(self, settings: type[S]) -> S:
         """One gate's own part, as `recipe.gates.of(Settings)` in the gate's file."""
-        return settings.model_construct(**{name: getattr(self, name) for name in settings.model_fields})
+        made: Any = settings.model_construct(**{name: getattr(self, name) for name in settings.model_fields})
+        return cast("S", made)
 
     @model_validator(mode="after")
     def _whole(self) -> Self:

@@ -178,7 +178,7 @@ def test_texts_of_banking77s_test_file_that_its_train_file_repeats_are_found(lak
     assert len(known) == len(test)
     gate = ContaminationGate(recipe_of(), Needs(evaluation=known))
     folded = {normalise(text) for text in test}
-    found = [(text, gate.check(text, None, "")) for text in train]
+    found = [(text, gate.check(Proposal(text))) for text in train]
     exact = {normalise(text) for text, result in found if result.rule == "contamination_exact"}
     assert exact == folded & {normalise(text) for text in train}
     assert len(exact) >= 25
