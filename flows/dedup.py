@@ -9,7 +9,8 @@ from typing import Any
 
 from graft.data.gates import Admission
 from graft.data.gates.semantic import clusters, drop_semantic_duplicates
-from graft.flows.streaming import ACROSS_RULE, SEMANTIC_RULE, gate_decision
+from graft.flows.streaming import gate_decision
+from graft.schemas.decisions import ACROSS_SHARDS, NOT_BEST, SEMANTIC
 from graft.schemas.errors import MissingExtra
 from graft.schemas.rows import Candidate, GateResult
 
@@ -118,7 +119,7 @@ def _one_an_instruction(
         group = group_of(candidate)
         if group and group in answered:
             reason = f"{candidate.decision.reason} Another response to the same instruction is kept."
-            update = {"status": "rejected", "code": "rejected.not_best", "reason": reason}
+            update = {"status": "rejected", "code": NOT_BEST, "reason": reason}
             others.append(candidate.model_copy(update={"decision": candidate.decision.model_copy(update=update)}))
         else:
             first.append(candidate)
@@ -127,5 +128,5 @@ def _one_an_instruction(
 
 
 def _redecided(candidate: Candidate, failed: GateResult) -> Candidate:
-    decision = gate_decision(candidate, failed, SEMANTIC_RULE if failed.gate == "semantic" else ACROSS_RULE)
+    decision = gate_decision(candidate, failed, SEMANTIC if failed.gate == "semantic" else ACROSS_SHARDS)
     return candidate.model_copy(update={"gates": (*candidate.gates, failed), "decision": decision})
