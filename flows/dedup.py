@@ -11,7 +11,6 @@ from graft.data.gates import Admission
 from graft.data.gates.semantic import clusters, drop_semantic_duplicates
 from graft.flows.streaming import gate_decision
 from graft.schemas.decisions import ACROSS_SHARDS, NOT_BEST, SEMANTIC
-from graft.schemas.errors import MissingExtra
 from graft.schemas.rows import Candidate, GateResult
 
 Embed = Callable[[Sequence[str]], Any]
@@ -87,18 +86,6 @@ async def split_clusters(candidates: Sequence[Candidate], embed: Embed | None) -
         vectors = await asyncio.to_thread(embed, list(texts.values()))
         found = {name: str(cluster) for name, cluster in clusters(list(texts), vectors, SPLIT_COSINE).items()}
     return {candidate.id: found[candidate.text_id] for candidate in candidates}
-
-
-def find_embed(say: Callable[[str], None]) -> Embed | None:
-    """The built-in encoder, or None with a sentence where it is not installed."""
-    from graft.agents.local.encoder import embed
-
-    try:
-        embed(["ready?"])
-    except MissingExtra as missing_extra:
-        say(f"semantic de-duplication is skipped: {missing_extra.what}")
-        return None
-    return embed
 
 
 def _one_an_instruction(

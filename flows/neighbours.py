@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from graft.agents.local import encoder
 from graft.data.lake import Lake
-from graft.flows.dedup import find_embed
 from graft.schemas.methods import PromptMixSettings
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Seed
@@ -24,9 +24,9 @@ def find_neighbours(
     method = recipe.method
     if not isinstance(method, PromptMixSettings) or method.partner != "confusable":
         return {}
-    embed = find_embed(lambda text: None)
+    embed, why = encoder.find_embed()
     if embed is None:
-        say("partners are drawn at random: the encoder that finds confusable classes is not installed")
+        say(f"partners are drawn at random: {why}")
         return {}
     near = nearest_classes(recipe, seeds, embed)
     if recipe.steering is not None:
