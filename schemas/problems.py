@@ -284,7 +284,6 @@ _SECTIONS = ("models", "roles", "target", "seeds", "task", "method")
 
 _VALIDATOR_FIXES: tuple[tuple[str, str, str], ...] = (
     # what the message contains, the field (under the model's own path) that it is about, the fix
-    ("occurs twice (as", "labels", "give every label a name of its own; capitals do not count as a difference"),
     ("occurs twice", "models", "give every model a name of its own"),
     ("few_shot", "few_shot", "write two whole numbers, least first, such as [2, 4]"),
     ("seeds are empty", "", "add path: seeds.jsonl, or rows: with a text and a label each"),
