@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 import tiny_encoder
 import torch
 import yaml
-from test_flows_make_dataset import graft, run_json
+from test_flows_make_dataset import ROOT, graft, run_json
 
 from graft.data.explain import explain
 from graft.data.lake import Lake
@@ -77,6 +78,16 @@ def test_what_the_kinds_answer() -> None:
     assert (instruction.labelled, instruction.needs_response, instruction.student) == (False, True, "instruct")
     assert task_for(["label", "response"]) is TASKS.get("instruction")
     assert task_for(["label"]) is task_for([]) is TASKS.get("classification")
+
+
+def test_nothing_outside_asks_which_kind_a_task_is() -> None:
+    """Neither by its class nor by comparing its name: another kind would have no branch there."""
+    rooms = ("agents", "cli", "dashboard", "data", "flows", "schemas", "students")
+    files = [file for room in rooms for file in (ROOT / room).rglob("*.py") if file.parent.name != "tasks"]
+    classes = "|".join(TASKS.get(name).__name__ for name in TASKS.own)
+    asks = re.compile(rf"\b(?:{classes})\b|task\.kind (?:[!=]=|(?:not )?in)|\$\.task\.")
+    hits = [f"{file}: {hit[0]}" for file in files for hit in asks.finditer(file.read_text(encoding="utf-8"))]
+    assert len(files) > 150 and hits == []
 
 
 def test_a_stored_task_tells_what_is_restricted_whatever_is_left_of_it() -> None:
