@@ -1,7 +1,7 @@
-"""How one call reaches its model: a place at the endpoint, the one retry policy, and a second try beside a slow first.
+"""Sending of one call: a slot at the endpoint, the retry policy, and hedging of slow requests.
 
-What comes back is settled and journaled by `Keep` while the place is still held, so that a killed process has at most
-so many calls paid and not kept as limits.concurrency allows.
+`Keep` settles and journals a reply while its slot is still held, so a killed process loses at most limits.concurrency
+paid replies.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from graft.schemas.models import ModelSpec
 _log = logging.getLogger(__name__)
 
 Keep = Callable[[Reply], Awaitable[Reply]]
-"""Settles and journals a reply; what it returns is what the caller gets."""
-Once = Callable[[CallRequest, int], Awaitable[Reply]]
-"""One attempt, by its number."""
+"""Settles and journals a reply, and returns the reply for the caller."""
+Attempt = Callable[[CallRequest, int], Awaitable[Reply]]
+"""One attempt, with its number."""
 HEDGE_AFTER = 40
-"""Replies of an endpoint after which it is known what is slow there: later than nineteen of twenty."""
+"""Replies of an endpoint before its 95th percentile of latency counts as known."""
 HEDGED_AT_MOST = 0.05
 """Share of a run's calls that may be sent a second time."""
 
 
 class Sender:
-    """Sends the calls of one gateway. `join` and `depart` bracket its life: doors are shared with other gateways."""
+    """Sends the calls of one gateway. Call `depart` at the end: doors are shared with other gateways."""
 
     def __init__(
         self, *, counts: Counts, endpoints: Mapping[str, str], concurrency: int, retries: int, hedge: bool
@@ -45,7 +45,7 @@ class Sender:
         self._doors: dict[Hashable, tuple[str, Door]] = {}
 
     def depart(self) -> None:
-        """This gateway sends no more."""
+        """Leave all doors; nothing is sent afterwards."""
         for place, (_, door) in self._doors.items():
             if door.depart(self.tenant):
                 close_door(place)
@@ -53,16 +53,16 @@ class Sender:
 
     @property
     def limited_by(self) -> str:
-        """What calls wait for at the doors, in a few words; empty where none waits."""
-        said = [door.limited_by for _, door in list(self._doors.values())]
-        if "the rate limit" in said:
+        """Reason why calls wait at the doors, in a few words; empty if none waits."""
+        reasons = [door.limited_by for _, door in list(self._doors.values())]
+        if "the rate limit" in reasons:
             return "the rate limit"
         if self.tenant.waits_at and not self.tenant.free:
             return "limits.concurrency"
-        return next((word for word in said if word), "")
+        return next((reason for reason in reasons if reason), "")
 
     def endpoints(self) -> tuple[EndpointStats, ...]:
-        """Every endpoint that was used, as it is now."""
+        """Snapshot of every endpoint used so far."""
         return tuple(
             EndpointStats(
                 model=name, limit=door.places, inside=door.inside, queued=door.queued_of(self.tenant),
@@ -73,28 +73,39 @@ class Sender:
         )  # fmt: skip
 
     async def send(self, request: CallRequest, transport: Transport, tab: Tab, keep: Keep, tokens: int) -> Reply:
-        """The reply of a model's endpoint, kept. Raises CallFailed after the last try."""
+        """Return the reply of a model's endpoint, settled and journaled.
+
+        Args:
+            request: the call.
+            transport: the protocol of the model's provider.
+            tab: the call's reservation and charges.
+            keep: settles and journals the reply.
+            tokens: prompt and completion tokens to reserve in the endpoint's tokens_per_minute.
+
+        Raises:
+            CallFailed: the last retry failed.
+        """
         door = self._door(request.model)
 
-        async def once(asked: CallRequest, attempt: int) -> Reply:
-            return await self._once(door, transport, asked, attempt, tab, keep, tokens)
+        async def attempt(varied_request: CallRequest, number: int) -> Reply:
+            return await self._attempt(door, transport, varied_request, number, tab, keep, tokens)
 
-        return await self._tried(request, tab, once)
+        return await self._with_retries(request, tab, attempt)
 
     async def send_in_batch(self, request: CallRequest, desk: BatchDesk, tab: Tab, keep: Keep) -> Reply:
-        """The reply of the provider's batch API, kept; it takes no place at the endpoint. Raises CallFailed.
+        """Return the reply of the provider's batch API, settled and journaled. Raises CallFailed.
 
-        A rate limit slows no endpoint down here, so it counts as a try of this call.
+        A batch takes no slot at the endpoint and its rate limits slow no endpoint down, so each counts as a retry.
         """
 
         refused = 0
 
-        async def once(asked: CallRequest, attempt: int) -> Reply:
+        async def attempt(varied_request: CallRequest, number: int) -> Reply:
             nonlocal refused
-            key = asked.key()
+            key = varied_request.key()
             try:
-                with recorded(asked.model):
-                    reply = await desk.send(asked, key, tab)
+                with recorded(varied_request.model):
+                    reply = await desk.send(varied_request, key, tab)
             except RateLimited as failure:
                 refused += 1
                 final = refused > self._retries or (failure.retry_after or 0.0) > LONGEST_PAUSE_S
@@ -102,19 +113,19 @@ class Sender:
                     await asyncio.sleep(batch_wait_s(refused))
                 failure.final = final  # after the wait: the calls of one batch may share the failure
                 raise
-            kept = await keep(reply.model_copy(update={"attempts": attempt}))
+            kept = await keep(reply.model_copy(update={"attempts": number}))
             await desk.done(key)
             return kept
 
-        return await self._tried(request, tab, once)
+        return await self._with_retries(request, tab, attempt)
 
-    async def _tried(self, request: CallRequest, tab: Tab, once: Once) -> Reply:
-        """The one retry policy (see retry.py). A damaged reply is charged, and asked again with another seed."""
+    async def _with_retries(self, request: CallRequest, tab: Tab, attempt: Attempt) -> Reply:
+        """Apply the retry policy (see retry.py). A damaged reply is charged and retried with another seed."""
         attempts = failures = damaged = 0
         while True:
             attempts += 1
             try:
-                return await once(varied(request, damaged), attempts)
+                return await attempt(varied(request, damaged), attempts)
             except RateLimited as failure:
                 tab.spared()
                 if failure.final:
@@ -130,7 +141,7 @@ class Sender:
                 await reopen(tab, failure)
 
     def _charge(self, tab: Tab, failure: CallFailed) -> None:
-        """Charge a failed attempt: an unusable reply at its usage, one that may be billed at its reservation."""
+        """Charge a failed attempt: its usage for an unusable reply, its reservation if it may be billed."""
         if isinstance(failure, Damaged):
             self._counts.damaged += 1
             tab.settle(failure.usage, failure.price_usd)
@@ -140,10 +151,10 @@ class Sender:
         else:
             tab.lost()
 
-    async def _once(
-        self, door: Door, transport: Transport, request: CallRequest, attempt: int, tab: Tab, keep: Keep, tokens: int
+    async def _attempt(
+        self, door: Door, transport: Transport, request: CallRequest, number: int, tab: Tab, keep: Keep, tokens: int
     ) -> Reply:
-        """One attempt, once there is a place for it."""
+        """Make one attempt as soon as a slot is free."""
         visit = await door.enter(self.tenant, tokens)
         self._counts.in_flight += 1
         taken: int | None = None
@@ -157,7 +168,7 @@ class Sender:
                     reply = await transport.send(request)
             door.succeeded(reply.latency_s)
             taken = tokens_of(reply.usage)
-            return await keep(reply if attempt == 1 else reply.model_copy(update={"attempts": attempt}))
+            return await keep(reply if number == 1 else reply.model_copy(update={"attempts": number}))
         except RateLimited as failure:
             bursts = door.bursts
             failure.final = not door.refused(sent_at, failure.retry_after)
@@ -169,21 +180,21 @@ class Sender:
             raise
         except GraftError as failure:
             if not isinstance(failure, CallFailed):
-                tab.spared()  # no key, no such model: a person must act, and nothing was generated
+                tab.spared()  # no key or no such model: nothing was generated, and a person must act
             raise
         finally:
             self._counts.in_flight -= 1
             door.leave(visit, taken)
 
     def _may_hedge(self, model: ModelSpec, door: Door) -> bool:
-        wanted = model.hedge
-        if wanted is None:
+        enabled = model.hedge
+        if enabled is None:
             free = model.provider in FREE or (model.price is not None and not model.price.input + model.price.output)
-            wanted = self._hedge and free
-        return wanted and len(door.latencies) >= HEDGE_AFTER
+            enabled = self._hedge and free
+        return enabled and len(door.latencies) >= HEDGE_AFTER
 
     async def _hedged(self, door: Door, transport: Transport, request: CallRequest, tab: Tab, tokens: int) -> Reply:
-        """The first of two equal requests to be answered; the second goes out only where the first is slow."""
+        """Return the first answer of two identical requests; the second is sent only if the first is slow."""
         first = asyncio.ensure_future(transport.send(request))
         slow_s = percentile(list(door.latencies), 0.95)
         try:
@@ -200,7 +211,7 @@ class Sender:
         self, first: asyncio.Future[Reply], visit: Visit, door: Door, transport: Transport, request: CallRequest,
         tab: Tab,
     ) -> Reply:  # fmt: skip
-        """`first` is slow: the same goes out again. A failure of one leaves the other its chance."""
+        """Send the slow `first` request again. If either fails, the other may still succeed."""
         reserved = tab.open_second()
         if reserved is None:
             door.leave(visit)
@@ -232,27 +243,27 @@ class Sender:
 
 
 def log_pause(model: ModelSpec, door: Door) -> None:
-    """A line of the run's log: an endpoint asked to wait."""
+    """Log that an endpoint's rate limit paused it."""
     fields = {"model": model.name, "seconds": round(door.pause_s, 3), "refused": door.refusals, "limit": door.places}
-    _log.warning("an endpoint asked to wait", extra={"event": "endpoint.paused", **fields})
+    _log.warning("an endpoint hit its rate limit", extra={"event": "endpoint.paused", **fields})
 
 
 async def _cancelled(task: asyncio.Future[Reply]) -> None:
     if not task.done():
         task.cancel()
-        with contextlib.suppress(asyncio.CancelledError, Exception):  # its failure changes nothing any more
+        with contextlib.suppress(asyncio.CancelledError, Exception):  # its failure no longer matters
             await task
     elif not task.cancelled():
-        task.exception()  # seen, even where the other one was taken
+        task.exception()  # marks it as retrieved, even if the other answer was used
 
 
 def _may_be_billed(task: asyncio.Future[Reply]) -> bool:
-    """Whether the provider may bill a request whose answer is not used."""
+    """Whether the provider may bill a request whose answer was dropped."""
     return task.cancelled() or not isinstance(task.exception(), NotBilled)
 
 
 async def reopen(tab: Tab, failure: CallFailed) -> None:
-    """Reserve for another try. Raises `failure`, the truth about what was sent, where a cap leaves no room."""
+    """Reserve for another attempt. Raises `failure`, the outcome of the sent request, if a cap leaves no room."""
     try:
         await tab.open()
     except BudgetExhausted:
@@ -260,14 +271,14 @@ async def reopen(tab: Tab, failure: CallFailed) -> None:
 
 
 def varied(request: CallRequest, damaged: int) -> CallRequest:
-    """The same question with another seed after a damaged reply: the same seed would only bring it again."""
+    """Change the request's seed after damaged replies: the same seed would reproduce them."""
     if not damaged or request.seed is None:
         return request
     return request.model_copy(update={"seed": (request.seed + 7919 * damaged) % 2**31})
 
 
 def count_tokens(counts: Counts, usage: Usage | None) -> None:
-    """Add what a reply took."""
+    """Add a reply's tokens to the counters."""
     if usage is not None:
         counts.prompt_tokens += usage.prompt_tokens or 0
         counts.completion_tokens += usage.completion_tokens or 0
