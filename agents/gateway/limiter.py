@@ -1,11 +1,11 @@
 """Limiter of one endpoint and model: concurrency, rates per minute, and pauses.
 
-All runs of a process that use an endpoint share one `Door`. Each run is a `Tenant` with slots of its own
-(limits.concurrency). Doors admit tenants in turn, and the calls of one tenant in order of arrival.
+All runs of a process that use an endpoint share one `Limiter`. Each run is a `Tenant` with permits of its own
+(limits.concurrency). A limiter admits tenants in turn, and the calls of one tenant in order of arrival.
 
 Concurrency adapts. A burst of refusals counts once: the calls in flight minus the refused calls, but at least half, are
 the ceiling, and the limit becomes nine tenths of it; or half, if nothing has succeeded since the previous burst. Each
-success then adds a slot, above nine tenths of the ceiling every fourth success, beyond the ceiling every sixth, and
+success then adds a permit, above nine tenths of the ceiling every fourth success, beyond the ceiling every sixth, and
 progressively fewer if refusals recur at the same level or name a wait. Once such a probe holds, the ceiling is dropped.
 """
 
@@ -29,7 +29,7 @@ PATIENCE_S = 300.0
 """Seconds without a success after which a refusing server is given up."""
 GIVEN_UP, QUICK_BELOW = 0.9, 0.9
 FIRST_PROBE, RAREST_PROBE = 6.0, 48.0
-"""Successes per slot above the refused level: at first, and at most if refusals recur at the same level."""
+"""Successes per permit above the refused level: at first, and at most if refusals recur at the same level."""
 FIRST_COSTLY, RAREST_COSTLY = 20.0, 2_000.0
 """The same if the server's refusals carry Retry-After."""
 LATENCIES = 200
@@ -48,11 +48,11 @@ class Terms:
 
 
 class Tenant:
-    """Slots of one run, over all endpoints."""
+    """Permits of one run, over all endpoints."""
 
     def __init__(self, places: int) -> None:
         self.places, self.inside = places, 0
-        self.waits_at: dict[Door, None] = {}
+        self.waits_at: dict[Limiter, None] = {}
 
     @property
     def free(self) -> bool:
@@ -60,18 +60,18 @@ class Tenant:
         return self.inside < self.places
 
     def left(self) -> None:
-        """Return a slot of this run; the door at which its oldest call waits admits first."""
+        """Return a permit of this run; the limiter at which its oldest call waits admits first."""
         full = self.inside >= self.places
         self.inside -= 1
         if full and self.waits_at:
-            for door in sorted(self.waits_at, key=lambda door: door.oldest(self)):
-                door.admit()
+            for limiter in sorted(self.waits_at, key=lambda limiter: limiter.oldest(self)):
+                limiter.admit()
                 if not self.free:
                     return
 
 
 @dataclass(slots=True, eq=False)
-class Visit:
+class Permit:
     """One admitted call."""
 
     tenant: Tenant
@@ -83,11 +83,11 @@ class Visit:
 class _Waiter:
     serial: int
     tokens: int
-    place: asyncio.Future[Visit]
+    place: asyncio.Future[Permit]
 
 
-class Door:
-    """Slots of one endpoint. `enter` waits; every visit ends with `leave`.
+class Limiter:
+    """Permits of one endpoint. `enter` waits for a permit; return each permit with `leave`.
 
     Args:
         patience_s: seconds without a success after which a refusing endpoint is given up.
@@ -112,19 +112,19 @@ class Door:
     def join(self, tenant: Tenant, terms: Terms) -> None:
         """Register a run. The strictest terms of all registered runs apply."""
         self._terms[tenant] = terms
-        self._agree()
+        self._apply_terms()
 
     def depart(self, tenant: Tenant) -> bool:
         """Remove a run; returns whether no run uses the endpoint any more."""
         self._terms.pop(tenant, None)
         if self._terms:
-            self._agree()
+            self._apply_terms()
             self.admit()
         elif self._timer is not None:
             self._timer.cancel()
         return not self._terms
 
-    def _agree(self) -> None:
+    def _apply_terms(self) -> None:
         terms = self._terms.values()
         self._limit = min(one.limit for one in terms)
         self._requests = self._window(self._requests, [one.requests for one in terms])
@@ -169,11 +169,11 @@ class Door:
         queue = self._queues.get(tenant)
         return queue[0].serial if queue else math.inf
 
-    async def enter(self, tenant: Tenant, tokens: int = 0) -> Visit:
-        """Wait for a slot of the endpoint, a slot of the run, and room for `tokens` in the rate window."""
-        visit = self.try_enter(tenant, tokens)
-        if visit is not None:
-            return visit
+    async def enter(self, tenant: Tenant, tokens: int = 0) -> Permit:
+        """Wait for a permit of the endpoint, a permit of the run, and room for `tokens` in the rate window."""
+        permit = self.try_enter(tenant, tokens)
+        if permit is not None:
+            return permit
         waiter = _Waiter(next(_serial), tokens, asyncio.get_running_loop().create_future())
         self._queues.setdefault(tenant, deque()).append(waiter)
         tenant.waits_at[self] = None
@@ -182,33 +182,33 @@ class Door:
             return await waiter.place
         except asyncio.CancelledError:
             if waiter.place.done() and not waiter.place.cancelled():
-                self.leave(waiter.place.result())  # the slot was granted at the same moment
+                self.leave(waiter.place.result())  # the permit was granted at the same moment
             else:
                 self._forget(tenant, waiter)
                 self.admit()
             raise
 
-    def try_enter(self, tenant: Tenant, tokens: int = 0) -> Visit | None:
-        """Return a slot at once, or None. No call overtakes a queued call of its run or one that waits for the rate."""
+    def try_enter(self, tenant: Tenant, tokens: int = 0) -> Permit | None:
+        """Return a permit at once, or None. No call overtakes a queued call of its run or a call held by the rate."""
         rated = self._requests is not None or self._tokens is not None
         if (self._queues if rated else tenant in self._queues) or not tenant.free:
             return None
         now = time.monotonic()
         if self.inside >= self.places or self._paused_until > now or (rated and self._allowance_s(tokens, now)):
             return None
-        return self._let_in(tenant, tokens, now)
+        return self._grant(tenant, tokens, now)
 
-    def leave(self, visit: Visit, tokens: int | None = None) -> None:
+    def leave(self, permit: Permit, tokens: int | None = None) -> None:
         """End a call; `tokens` is its actual usage, if known."""
-        if tokens is not None and visit.tokens is not None and self._tokens is not None:
-            self._tokens.correct(visit.tokens, tokens)
+        if tokens is not None and permit.tokens is not None and self._tokens is not None:
+            self._tokens.correct(permit.tokens, tokens)
         self.inside -= 1
-        visit.tenant.left()
+        permit.tenant.left()
         if self._queues:
             self.admit()
 
     def succeeded(self, latency_s: float = 0.0) -> None:
-        """Record a reply: reset the refusals and, if slots are short, grow."""
+        """Record a reply: reset the refusals and, if permits are short, grow."""
         self.calls += 1
         self.latencies.append(latency_s)
         self._in_a_row = 0
@@ -267,7 +267,7 @@ class Door:
         """Admit waiting calls, tenants in turn; set a timer if only time is missing."""
         now = time.monotonic()
         if self._paused_until > now:
-            self._look_again(self._paused_until - now)
+            self._wake_in(self._paused_until - now)
             return
         while self._queues and self.inside < self.places:
             tenant = next((one for one in self._queues if one.free), None)
@@ -275,21 +275,21 @@ class Door:
                 return
             wait_s = self._allowance_s(self._queues[tenant][0].tokens, now)
             if wait_s:
-                self._look_again(wait_s)
+                self._wake_in(wait_s)
                 return
             waiter = self._queues[tenant][0]
             self._forget(tenant, waiter)
             if tenant in self._queues:
                 self._queues[tenant] = self._queues.pop(tenant)  # moves it behind the others
             if not waiter.place.done():
-                waiter.place.set_result(self._let_in(tenant, waiter.tokens, now))
+                waiter.place.set_result(self._grant(tenant, waiter.tokens, now))
 
-    def _let_in(self, tenant: Tenant, tokens: int, now: float) -> Visit:
+    def _grant(self, tenant: Tenant, tokens: int, now: float) -> Permit:
         self.inside += 1
         tenant.inside += 1
         if self._requests is not None:
             self._requests.take(1, now)
-        return Visit(tenant, now, None if self._tokens is None else self._tokens.take(tokens, now))
+        return Permit(tenant, now, None if self._tokens is None else self._tokens.take(tokens, now))
 
     def _forget(self, tenant: Tenant, waiter: _Waiter) -> None:
         queue = self._queues.get(tenant)
@@ -312,9 +312,9 @@ class Door:
     def _pause(self, until: float) -> None:
         if until > self._paused_until:
             self._paused_until = until
-            self._look_again(until - time.monotonic())
+            self._wake_in(until - time.monotonic())
 
-    def _look_again(self, seconds: float) -> None:
+    def _wake_in(self, seconds: float) -> None:
         loop = asyncio.get_running_loop()
         when = loop.time() + seconds + 0.001
         if self._timer is not None and not self._timer.cancelled() and loop.time() < self._timer.when() <= when:
@@ -324,14 +324,14 @@ class Door:
         self._timer = loop.call_later(seconds + 0.001, self.admit)
 
 
-_doors: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Hashable, Door]] = WeakKeyDictionary()
+_limiters: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Hashable, Limiter]] = WeakKeyDictionary()
 
 
-def door_at(place: Hashable) -> Door:
-    """Return the door of an endpoint and model, shared by all runs on this event loop."""
-    return _doors.setdefault(asyncio.get_running_loop(), {}).setdefault(place, Door(patience_s=PATIENCE_S))
+def limiter_at(place: Hashable) -> Limiter:
+    """Return the limiter of an endpoint and model, shared by all runs on this event loop."""
+    return _limiters.setdefault(asyncio.get_running_loop(), {}).setdefault(place, Limiter(patience_s=PATIENCE_S))
 
 
-def close_door(place: Hashable) -> None:
-    """Drop an unused door and its state."""
-    _doors.get(asyncio.get_running_loop(), {}).pop(place, None)
+def drop_limiter(place: Hashable) -> None:
+    """Drop an unused limiter and its state."""
+    _limiters.get(asyncio.get_running_loop(), {}).pop(place, None)

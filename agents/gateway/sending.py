@@ -1,6 +1,6 @@
-"""Sending of one call: a slot at the endpoint, the retry policy, and hedging of slow requests.
+"""Sending of one call: a permit at the endpoint, the retry policy, and hedging of slow requests.
 
-`Keep` settles and journals a reply while its slot is still held, so a killed process loses at most limits.concurrency
+`Keep` settles and journals a reply while its permit is still held, so a killed process loses at most limits.concurrency
 paid replies.
 """
 
@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Hashable, Mapping
 
 from graft.agents.gateway.batch import BatchDesk
 from graft.agents.gateway.ledger import FREE, Tab, tokens_of
-from graft.agents.gateway.limiter import LONGEST_PAUSE_S, Door, Tenant, Terms, Visit, close_door, door_at
+from graft.agents.gateway.limiter import LONGEST_PAUSE_S, Limiter, Permit, Tenant, Terms, drop_limiter, limiter_at
 from graft.agents.gateway.retry import RETRYABLE, backoff_s, batch_wait_s
 from graft.agents.gateway.stats import Counts, EndpointStats, percentile
 from graft.agents.gateway.transport import Damaged, NotBilled, RateLimited, Transport, recorded
@@ -35,26 +35,26 @@ HEDGED_AT_MOST = 0.05
 
 
 class Sender:
-    """Sends the calls of one gateway. Call `depart` at the end: doors are shared with other gateways."""
+    """Sends the calls of one gateway. Call `depart` at the end: limiters are shared with other gateways."""
 
     def __init__(
         self, *, counts: Counts, endpoints: Mapping[str, str], concurrency: int, retries: int, hedge: bool
     ) -> None:
         self.tenant = Tenant(concurrency)
         self._counts, self._endpoints, self._retries, self._hedge = counts, dict(endpoints), retries, hedge
-        self._doors: dict[Hashable, tuple[str, Door]] = {}
+        self._limiters: dict[Hashable, tuple[str, Limiter]] = {}
 
     def depart(self) -> None:
-        """Leave all doors; nothing is sent afterwards."""
-        for place, (_, door) in self._doors.items():
-            if door.depart(self.tenant):
-                close_door(place)
-        self._doors.clear()
+        """Leave all limiters; nothing is sent afterwards."""
+        for place, (_, limiter) in self._limiters.items():
+            if limiter.depart(self.tenant):
+                drop_limiter(place)
+        self._limiters.clear()
 
     @property
     def limited_by(self) -> str:
-        """Reason why calls wait at the doors, in a few words; empty if none waits."""
-        reasons = [door.limited_by for _, door in list(self._doors.values())]
+        """Reason why calls wait at the limiters, in a few words; empty if none waits."""
+        reasons = [limiter.limited_by for _, limiter in list(self._limiters.values())]
         if "the rate limit" in reasons:
             return "the rate limit"
         if self.tenant.waits_at and not self.tenant.free:
@@ -65,11 +65,11 @@ class Sender:
         """Snapshot of every endpoint used so far."""
         return tuple(
             EndpointStats(
-                model=name, limit=door.places, inside=door.inside, queued=door.queued_of(self.tenant),
-                calls=door.calls, refused=door.refusals, pause_s=door.pause_s,
-                p50_s=percentile(list(door.latencies), 0.5), p95_s=percentile(list(door.latencies), 0.95),
+                model=name, limit=limiter.places, inside=limiter.inside, queued=limiter.queued_of(self.tenant),
+                calls=limiter.calls, refused=limiter.refusals, pause_s=limiter.pause_s,
+                p50_s=percentile(list(limiter.latencies), 0.5), p95_s=percentile(list(limiter.latencies), 0.95),
             )
-            for name, door in list(self._doors.values())
+            for name, limiter in list(self._limiters.values())
         )  # fmt: skip
 
     async def send(self, request: CallRequest, transport: Transport, tab: Tab, keep: Keep, tokens: int) -> Reply:
@@ -85,17 +85,17 @@ class Sender:
         Raises:
             CallFailed: the last retry failed.
         """
-        door = self._door(request.model)
+        limiter = self._limiter(request.model)
 
         async def attempt(varied_request: CallRequest, number: int) -> Reply:
-            return await self._attempt(door, transport, varied_request, number, tab, keep, tokens)
+            return await self._attempt(limiter, transport, varied_request, number, tab, keep, tokens)
 
         return await self._with_retries(request, tab, attempt)
 
     async def send_in_batch(self, request: CallRequest, desk: BatchDesk, tab: Tab, keep: Keep) -> Reply:
         """Return the reply of the provider's batch API, settled and journaled. Raises CallFailed.
 
-        A batch takes no slot at the endpoint and its rate limits slow no endpoint down, so each counts as a retry.
+        A batch takes no permit at the endpoint and its rate limits slow no endpoint down, so each counts as a retry.
         """
 
         refused = 0
@@ -152,28 +152,35 @@ class Sender:
             tab.lost()
 
     async def _attempt(
-        self, door: Door, transport: Transport, request: CallRequest, number: int, tab: Tab, keep: Keep, tokens: int
+        self,
+        limiter: Limiter,
+        transport: Transport,
+        request: CallRequest,
+        number: int,
+        tab: Tab,
+        keep: Keep,
+        tokens: int,
     ) -> Reply:
-        """Make one attempt as soon as a slot is free."""
-        visit = await door.enter(self.tenant, tokens)
+        """Make one attempt as soon as a permit is free."""
+        permit = await limiter.enter(self.tenant, tokens)
         self._counts.in_flight += 1
         taken: int | None = None
         sent_at = time.monotonic()
         tab.sent()
         try:
             with recorded(request.model):
-                if self._may_hedge(request.model, door):
-                    reply = await self._hedged(door, transport, request, tab, tokens)
+                if self._may_hedge(request.model, limiter):
+                    reply = await self._hedged(limiter, transport, request, tab, tokens)
                 else:
                     reply = await transport.send(request)
-            door.succeeded(reply.latency_s)
+            limiter.succeeded(reply.latency_s)
             taken = tokens_of(reply.usage)
             return await keep(reply if number == 1 else reply.model_copy(update={"attempts": number}))
         except RateLimited as failure:
-            bursts = door.bursts
-            failure.final = not door.refused(sent_at, failure.retry_after)
-            if door.bursts > bursts:
-                log_pause(request.model, door)
+            bursts = limiter.bursts
+            failure.final = not limiter.refused(sent_at, failure.retry_after)
+            if limiter.bursts > bursts:
+                log_pause(request.model, limiter)
             raise
         except Damaged as failure:
             taken = tokens_of(failure.usage)
@@ -184,37 +191,44 @@ class Sender:
             raise
         finally:
             self._counts.in_flight -= 1
-            door.leave(visit, taken)
+            limiter.leave(permit, taken)
 
-    def _may_hedge(self, model: ModelSpec, door: Door) -> bool:
+    def _may_hedge(self, model: ModelSpec, limiter: Limiter) -> bool:
         enabled = model.hedge
         if enabled is None:
             free = model.provider in FREE or (model.price is not None and not model.price.input + model.price.output)
             enabled = self._hedge and free
-        return enabled and len(door.latencies) >= HEDGE_AFTER
+        return enabled and len(limiter.latencies) >= HEDGE_AFTER
 
-    async def _hedged(self, door: Door, transport: Transport, request: CallRequest, tab: Tab, tokens: int) -> Reply:
+    async def _hedged(
+        self, limiter: Limiter, transport: Transport, request: CallRequest, tab: Tab, tokens: int
+    ) -> Reply:
         """Return the first answer of two identical requests; the second is sent only if the first is slow."""
         first = asyncio.ensure_future(transport.send(request))
-        slow_s = percentile(list(door.latencies), 0.95)
+        slow_s = percentile(list(limiter.latencies), 0.95)
         try:
             await asyncio.wait((first,), timeout=slow_s)
             few = self._counts.hedged < HEDGED_AT_MOST * max(HEDGE_AFTER, self._counts.calls)
-            visit = door.try_enter(self.tenant, tokens) if few and not first.done() else None
-            if visit is None:
+            permit = limiter.try_enter(self.tenant, tokens) if few and not first.done() else None
+            if permit is None:
                 return await first
-            return await self._beside(first, visit, door, transport, request, tab)
+            return await self._beside(first, permit, limiter, transport, request, tab)
         finally:
             await _cancelled(first)
 
     async def _beside(
-        self, first: asyncio.Future[Reply], visit: Visit, door: Door, transport: Transport, request: CallRequest,
+        self,
+        first: asyncio.Future[Reply],
+        permit: Permit,
+        limiter: Limiter,
+        transport: Transport,
+        request: CallRequest,
         tab: Tab,
-    ) -> Reply:  # fmt: skip
+    ) -> Reply:
         """Send the slow `first` request again. If either fails, the other may still succeed."""
         reserved = tab.open_second()
         if reserved is None:
-            door.leave(visit)
+            limiter.leave(permit)
             return await first
         self._counts.hedged += 1
         second: asyncio.Future[Reply] = asyncio.ensure_future(transport.send(request))
@@ -228,23 +242,28 @@ class Sender:
             return winner.result()
         finally:
             await _cancelled(loser)
-            door.leave(visit)
+            limiter.leave(permit)
             tab.settle_second(reserved, billed=_may_be_billed(loser))
 
-    def _door(self, model: ModelSpec) -> Door:
+    def _limiter(self, model: ModelSpec) -> Limiter:
         address = model.base_url or self._endpoints.get(model.name) or model.provider
         place = (address, model.model, model.api_key_env)
-        found = self._doors.get(place)
+        found = self._limiters.get(place)
         if found is None:
-            found = self._doors[place] = (model.name, door_at(place))
+            found = self._limiters[place] = (model.name, limiter_at(place))
             terms = Terms(model.max_concurrency, model.requests_per_minute, model.tokens_per_minute)
             found[1].join(self.tenant, terms)
         return found[1]
 
 
-def log_pause(model: ModelSpec, door: Door) -> None:
+def log_pause(model: ModelSpec, limiter: Limiter) -> None:
     """Log that an endpoint's rate limit paused it."""
-    fields = {"model": model.name, "seconds": round(door.pause_s, 3), "refused": door.refusals, "limit": door.places}
+    fields = {
+        "model": model.name,
+        "seconds": round(limiter.pause_s, 3),
+        "refused": limiter.refusals,
+        "limit": limiter.places,
+    }
     _log.warning("an endpoint hit its rate limit", extra={"event": "endpoint.paused", **fields})
 
 
