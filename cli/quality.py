@@ -11,7 +11,6 @@ from graft.cli.read import JsonFlag, RefArg
 
 if TYPE_CHECKING:
     from graft.data.quality import Quality
-    from graft.data.quality.meaning import Embed
 
 
 def quality(
@@ -27,6 +26,7 @@ def quality(
 
     Example:  graft quality demo --html demo.html
     """
+    from graft.agents.local.encoder import find_embed
     from graft.cli.show import as_json, console, print_section
     from graft.data.lake import Lake
     from graft.data.quality import quality as report_on
@@ -35,7 +35,7 @@ def quality(
     from graft.schemas.home import Home
 
     entries = read_gold(gold) if gold else None
-    encoder, skipped = find_encoder() if embed else (None, "left out: --no-embed")
+    encoder, skipped = find_embed() if embed else (None, "left out: --no-embed")
     with Lake.open(Home.find(), read_only=True) as lake:
         found = version(lake, ref)
         other = version(lake, against) if against else None
@@ -54,18 +54,6 @@ def quality(
         console().print(f"sampled: {line}", style="dim", markup=False)
     if html:
         console().print(f"wrote {html}", markup=False, soft_wrap=True)
-
-
-def find_encoder() -> tuple[Embed | None, str]:
-    """(the built-in encoder, ""), or (None, why it cannot be used)."""
-    from graft.agents.local.encoder import embed
-    from graft.schemas.errors import MissingExtra
-
-    try:
-        embed(["warm up"])
-    except MissingExtra as error:
-        return None, f"the built-in encoder is not installed ({error.fix})"
-    return embed, ""
 
 
 def read_gold(file: Path) -> list[tuple[str, str]]:

@@ -136,11 +136,12 @@ class _Sieve:
     def by_version(self) -> None:
         """The gates that see all rows at once, with vectors where one needs them."""
         gates = [gate for gate in self._admission.gates if gate.scope == "version"]
-        embed = self._needs.embed() if self._alive and any(gate.embeds for gate in gates) else None
+        embeds = bool(self._alive) and any(gate.embeds for gate in gates)
+        embed, why = self._needs.embed() if embeds else (None, "")
         if embed is not None:
             self._vectors = embedded(embed, [row.text for row, *_ in self._alive.values()], "rows", self._say)
-        elif self._alive and any(gate.embeds for gate in gates):
-            self._result.notes.append("nothing was compared by meaning: the sentence encoder is not there")
+        elif embeds:
+            self._result.notes.append(f"nothing was compared by meaning: {why}")
         for gate in gates:
             if self._alive and not (gate.embeds and embed is None):
                 ids = [*self._alive]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from graft.agents.local import encoder
 from graft.data.audits import KINDS, Audit, Material
 from graft.data.audits.base import Check, Embed, audit_rows
 from graft.data.versions import version as find_version
@@ -81,7 +82,8 @@ def audit(
     left_out = found.rows - len(rows)
     notes = [f"{left_out} restricted rows were left out (--restricted takes them in)"] if left_out else []
     material = Material(
-        lake=lake, version=found, rows=rows, restricted=restricted, embed=lambda: embed or _encoder(),
+        lake=lake, version=found, rows=rows, restricted=restricted,
+        embed=lambda: (embed, "") if embed else encoder.find_embed(),
         check=lambda: _gates(lake, found), learn=_real_student, notes=notes,
     )  # fmt: skip
     results = {name: one.run(material, given[name]) for name, one in chosen.items()}
@@ -113,12 +115,6 @@ def _options(chosen: Mapping[str, Audit], options: Mapping[str, Any]) -> dict[st
     if problems:
         raise InputInvalid(problems)
     return made
-
-
-def _encoder() -> Embed | None:
-    from graft.flows.dedup import find_embed
-
-    return find_embed(lambda line: None)
 
 
 def _gates(lake: Lake, found: DatasetVersion) -> Check | None:

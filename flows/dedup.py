@@ -9,8 +9,8 @@ from typing import Any
 
 from graft.data.gates import Admission
 from graft.data.gates.shared.semantic import alike, clusters, drop_semantic_duplicates
-from graft.flows.streaming import ACROSS_RULE, SEMANTIC_RULE, gate_decision
-from graft.schemas.errors import MissingExtra
+from graft.flows.streaming import gate_decision
+from graft.schemas.decisions import ACROSS_SHARDS, NOT_BEST, SEMANTIC
 from graft.schemas.rows import Candidate, GateResult
 
 Embed = Callable[[Sequence[str]], Any]
@@ -42,7 +42,7 @@ async def settle_round(
         if failed is None:
             alive.append(candidate)
         else:
-            dropped.append(_redecided(candidate, failed, ACROSS_RULE))
+            dropped.append(_redecided(candidate, failed, ACROSS_SHARDS))
     if max_cosine is not None and embed is not None and alive:
         fixed = {candidate.text_id for candidate in kept}
         rows = list({candidate.text_id: candidate for candidate in (*reversed(alive), *kept)}.values())
@@ -51,7 +51,7 @@ async def settle_round(
         hits = drop_semantic_duplicates([row.text_id for row in rows], vectors, scores, max_cosine)
         for candidate in alive:
             if candidate.text_id in hits and candidate.text_id not in fixed:
-                dropped.append(_redecided(candidate, alike(*hits[candidate.text_id]), SEMANTIC_RULE))
+                dropped.append(_redecided(candidate, alike(*hits[candidate.text_id]), SEMANTIC))
         gone = {candidate.id for candidate in dropped}
         alive = [candidate for candidate in alive if candidate.id not in gone]
     return alive, dropped
@@ -84,18 +84,6 @@ async def split_clusters(candidates: Sequence[Candidate], embed: Embed | None) -
     return {candidate.id: found[candidate.text_id] for candidate in candidates}
 
 
-def find_embed(say: Callable[[str], None]) -> Embed | None:
-    """The built-in encoder, or None with a sentence where it is not installed."""
-    from graft.agents.local.encoder import embed
-
-    try:
-        embed(["ready?"])
-    except MissingExtra as missing_extra:
-        say(f"semantic de-duplication is skipped: {missing_extra.what}")
-        return None
-    return embed
-
-
 def _one_an_instruction(
     ordered: Sequence[Candidate], kept: Sequence[Candidate]
 ) -> tuple[list[Candidate], list[Candidate]]:
@@ -114,7 +102,7 @@ def _one_an_instruction(
         group = group_of(candidate)
         if group and group in answered:
             reason = f"{candidate.decision.reason} Another response to the same instruction is kept."
-            update = {"status": "rejected", "code": "rejected.not_best", "reason": reason}
+            update = {"status": "rejected", "code": NOT_BEST, "reason": reason}
             others.append(candidate.model_copy(update={"decision": candidate.decision.model_copy(update=update)}))
         else:
             first.append(candidate)

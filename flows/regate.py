@@ -10,6 +10,7 @@ from typing import Any
 from prefect import flow
 from pydantic import ValidationError
 
+from graft.agents.local import encoder
 from graft.data.gates import Needs, TestText, reads_reviews
 from graft.data.gates.base import Embed
 from graft.data.lake import Lake
@@ -26,7 +27,7 @@ from graft.schemas.recipe import Recipe
 from graft.schemas.restricted import HIDDEN
 from graft.schemas.rows import Candidate
 from graft.schemas.sections import Column, Table
-from graft.schemas.tasks import ClassificationTask, Domain, InstructionTask
+from graft.schemas.tasks.base import task_for
 
 CLUSTERS_SHOWN = 20
 LANGUAGE = "task.language"
@@ -168,17 +169,11 @@ def recipe_of(
     except ValidationError:
         pass
     labels = sorted({row.label for row, *_ in held})
-    task = {"kind": "classification", "labels": [{"name": "one"}, {"name": "other"}], "language": "und"}
+    kind = task_for(["response"] if any(row.response for row, *_ in held) else [])
+    task = kind.unchecked(["one", "other"], "und")
     base = {"name": "neutral", "task": task, "seeds": {"path": "none.jsonl"}, "gates": NEUTRAL}
     recipe = _overridden(Recipe.model_validate(base), overrides)
-    language = recipe.task.language
-    names = tuple(Domain.model_construct(name=name, description="") for name in labels)  # any name, if one alone
-    answered = any(row.response for row, *_ in held)
-    of_rows = (
-        InstructionTask.model_construct(kind="instruction", domains=names, language=language)
-        if answered
-        else ClassificationTask.model_construct(kind="classification", labels=names, text="", language=language)
-    )
+    of_rows = kind.unchecked(labels, recipe.task.language)  # any label, if one alone
     note = "the version has no recipe of a run: neutral gates were used (docs/regate.md)"
     return recipe.model_copy(update={"task": of_rows}), [note]
 
@@ -230,7 +225,6 @@ def _needs(
     say: Say,
 ) -> Needs:
     from graft.agents.roles.prompting import fragments
-    from graft.flows.dedup import find_embed
     from graft.flows.student_labels import student_judge
     from graft.students.folds import out_of_fold
 
@@ -243,7 +237,7 @@ def _needs(
             *(TestText.of(str(file), row, text) for file, row, text in numbered),
         ],
         student=student_judge(home),
-        embed=lambda: embed or find_embed(say),
+        embed=lambda: (embed, "") if embed else encoder.find_embed(),
         folds=lambda vectors, labels, folds, seed: out_of_fold(vectors, labels, folds, seed, say=say),
         tests=[(f"{file.name}:{row}", text) for file, row, text in numbered],
         test_cosine=test_cosine,

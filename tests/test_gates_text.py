@@ -21,7 +21,10 @@ from graft.schemas.errors import GraftError
 from graft.schemas.gates import GateSettings
 from graft.schemas.recipe import Recipe, SeedRow, SeedSettings
 from graft.schemas.rows import Proposal
-from graft.schemas.tasks import ClassificationTask, GuardTask, InstructionTask, Label
+from graft.schemas.tasks.base import Label
+from graft.schemas.tasks.classification import ClassificationTask
+from graft.schemas.tasks.guard import GuardTask
+from graft.schemas.tasks.instruction import InstructionTask
 
 FLOOR = {
     "card": 1.0, "email": 1.0, "iban": 1.0, "ip_address": 1.0, "mac_address": 1.0, "national_id": 0.94, "phone": 0.91,

@@ -53,7 +53,7 @@ class Material:
         version: the one that is audited
         rows: its rows, restricted ones only if they were asked for
         restricted: whether they were
-        embed: gives the sentence encoder, or None where it is not installed
+        embed: gives the sentence encoder, or None and the reason
         check: gives the gates of the version's run, or None where it has no recipe
         learn: fine-tunes a classifier (minutes)
         notes: an audit adds why something is not known
@@ -63,7 +63,7 @@ class Material:
     version: DatasetVersion
     rows: Sequence[AuditRow]
     restricted: bool = False
-    embed: Callable[[], Embed | None] = lambda: None
+    embed: Callable[[], tuple[Embed | None, str]] = lambda: (None, "no encoder")
     check: Callable[[], Check | None] = lambda: None
     learn: Learn | None = None
     notes: list[str] = field(default_factory=list)

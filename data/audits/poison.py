@@ -248,9 +248,9 @@ def _suspected(vectors: Vectors, labels: Sequence[str], seed: int) -> NDArray[np
 
 def run(material: Material, options: Options) -> Poisoning | None:
     """The audit of a version."""
-    embed = material.embed()
+    embed, why = material.embed()
     if embed is None:
-        material.notes.append("poison: the encoder is not installed")
+        material.notes.append(f"poison: {why}")
         return None
     check = material.check()
     if check is None:

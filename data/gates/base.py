@@ -54,7 +54,7 @@ class Needs:
         fragments: the fixed sentences of the prompts
         evaluation: held-out texts as hashes (`Lake.test_texts`)
         student: asks a student of this home
-        embed: gives the sentence encoder, or None where it is not installed
+        embed: gives the sentence encoder, or None and the reason
         folds: (vectors, labels, folds, seed) to out-of-fold probabilities
         tests: (place, text) of held-out files, to be compared by meaning
         test_cosine: cosine from which such a text counts as repeated
@@ -65,7 +65,7 @@ class Needs:
     fragments: Sequence[str] = ()
     evaluation: Sequence[TestText] = ()
     student: Student | None = None
-    embed: Callable[[], Embed | None] = lambda: None
+    embed: Callable[[], tuple[Embed | None, str]] = lambda: (None, "no encoder")
     folds: Callable[[NDArray[np.floating], Sequence[str], int, int], OutOfFold] | None = None
     tests: Sequence[tuple[str, str]] = ()
     test_cosine: float = 0.9

@@ -11,7 +11,6 @@ from graft.data.gates.shared.folding import words
 from graft.schemas.base import Value
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import GateResult, Proposal
-from graft.schemas.tasks import labels_of
 
 
 class Settings(Value):
@@ -35,9 +34,9 @@ class LabelLeakGate(Gate):
 
     def __init__(self, recipe: Recipe, needs: Needs) -> None:
         super().__init__(recipe, needs)
-        strict = recipe.task.kind != "instruction"
-        self._folded = {label.name: words(label.name) for label in labels_of(recipe.task)}
-        self._patterns = {label.name: _pattern(label.name, strict) for label in labels_of(recipe.task)}
+        strict = recipe.task.labelled
+        self._folded = {label.name: words(label.name) for label in recipe.task.categories}
+        self._patterns = {label.name: _pattern(label.name, strict) for label in recipe.task.categories}
 
     @classmethod
     def enabled(cls, recipe: Recipe) -> bool:

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from graft.data.gates.base import Gate, Needs
 from graft.schemas.base import Value
+from graft.schemas.problems import field_error
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import GateResult, Proposal
 
@@ -22,7 +23,9 @@ class Settings(Value):
     @model_validator(mode="after")
     def _ordered(self) -> Settings:
         if self.min_chars > self.max_chars:
-            raise ValueError("min_chars is larger than max_chars")
+            raise field_error(
+                ("min_chars",), "min_chars is larger than max_chars", "make min_chars the smaller of the two"
+            )
         return self
 
 

@@ -18,6 +18,7 @@ from graft.data.gates.base import Gate, Needs
 from graft.data.gates.shared.spans import Span, disjoint, place
 from graft.schemas.base import Value
 from graft.schemas.gates import Action
+from graft.schemas.problems import field_error
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import GateResult, Proposal
 
@@ -97,7 +98,7 @@ class PersonalSettings(Value):
     @model_validator(mode="after")
     def _named(self) -> PersonalSettings:
         if "name" in self.kinds and not self.names_model:
-            raise ValueError("kinds: name needs names_model, a token classifier that finds names")
+            raise field_error((), "kinds: name needs names_model", "name a token classifier that finds names")
         return self
 
 

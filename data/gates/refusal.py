@@ -18,13 +18,13 @@ class Settings(Value):
 
 
 class RefusalGate(Gate):
-    """Rule `refusal`. Of a guard's rows only the message is looked at: their responses may be refusals on purpose."""
+    """Rule `refusal`. Of a row with a label only the text is looked at: its response may be a refusal on purpose."""
 
     Settings, cost, name = Settings, 14, "refusal"
 
     def __init__(self, recipe: Recipe, needs: Needs) -> None:
         super().__init__(recipe, needs)
-        self._responses = recipe.task.kind == "instruction"
+        self._responses = not recipe.task.labelled
 
     @classmethod
     def enabled(cls, recipe: Recipe) -> bool:

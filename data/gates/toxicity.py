@@ -10,8 +10,8 @@ from pydantic import Field
 from graft.data.gates.base import Gate, Needs
 from graft.schemas.base import STUDENT_PATTERN, Value
 from graft.schemas.errors import GraftError
+from graft.schemas.kinds import TASKS
 from graft.schemas.recipe import Recipe
-from graft.schemas.restricted import SAFE
 from graft.schemas.rows import GateResult, Proposal
 
 
@@ -46,7 +46,8 @@ class ToxicityGate(Gate):
         self._settings, self._ask = recipe.gates.of(Settings).toxicity, needs.student
         student, label = self._settings.student, self._settings.label
         labels, _ = self._ask(student, ["ready?"])
-        self._harmful = [place for place, name in enumerate(labels) if (name == label if label else name != SAFE)]
+        allowed = {side for task in TASKS.all().values() for side in task.sides[1:]}
+        self._harmful = [n for n, name in enumerate(labels) if (name == label if label else name not in allowed)]
         if not self._harmful or len(self._harmful) == len(labels):
             fix = f"name one of its labels: {', '.join(labels)}"
             where = "gates.toxicity.label"
