@@ -65,9 +65,18 @@ class GateSettings(Value):
 
 @lru_cache(maxsize=4)
 def _bound(names: tuple[str, ...]) -> type[GateSettings]:
-    """The class with the fields of these gates, in the order in which the gates run."""
+    """The class with the fields of these gates, in the order in which they run. Own kinds come first in `names`: a
+    plugin whose field another gate has is refused.
+    """
+    owners: dict[str, str] = {}
+    for name in names:
+        own = GATES.get(name).Settings.model_fields
+        if taken := [field for field in own if field in owners]:
+            GATES.refuse(name, f"its field gates.{taken[0]} belongs to the gate {owners[taken[0]]}")
+        else:
+            owners |= dict.fromkeys(own, name)
     fields: dict[str, Any] = {}
-    for kind in sorted(map(GATES.get, names), key=lambda kind: kind.cost):
+    for kind in sorted(GATES.all().values(), key=lambda kind: kind.cost):
         fields |= {name: (info.annotation, info) for name, info in kind.Settings.model_fields.items()}
     made: type[GateSettings] = create_model(
         "GateSettings", __base__=GateSettings, __module__=__name__, __doc__=(GateSettings.__doc__ or "").split("\n")[0],

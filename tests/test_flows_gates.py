@@ -94,6 +94,15 @@ def test_a_gate_changes_the_id_of_the_runs_that_have_it_on_alone(
         load_recipe(file, {"gates.harsh_below": 11})
 
 
+def test_a_plugin_whose_field_another_gate_has_is_reported_and_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plug(monkeypatch, tmp_path / "plugins", gates="first = dummy_gate\nsecond = dummy_gate")
+    assert GateSettings(harsh_below=1).harsh_below == 1
+    assert GATES.plugins["second"].problem == "its field gates.harsh_below belongs to the gate first"
+    assert "second" not in GATES.names and "first" in GATES.names
+
+
 def test_settings_of_gates_are_read_and_written_as_one_block() -> None:
     made = GateSettings(max_chars=50, personal={"action": "redact"})
     assert made.personal.action == "redact" and GateSettings.model_validate(made.model_dump()) == made
