@@ -300,7 +300,7 @@ text_rows = st.lists(st.sampled_from([*PARCEL[:3], PARCEL[0] + "!", MONEY[0], "x
 @given(texts=text_rows, draw=st.randoms(use_true_random=False))
 def test_each_row_is_kept_or_dropped_once_whatever_the_order(texts: list[str], draw: Any) -> None:
     held = [(row(i, text, ("parcel", "money")[i % 2]), "run1", "") for i, text in enumerate(texts)]
-    needs = Needs(embed=lambda: embed, folds=lambda v, y, k, s: out_of_fold(v, y, k, s))
+    needs = Needs(embed=lambda: (embed, ""), folds=lambda v, y, k, s: out_of_fold(v, y, k, s))
     first, second = (gate_again(some, RECIPE, needs) for some in (held, draw.sample(held, len(held))))
     assert (first.kept, first.drops, first.clusters) == (second.kept, second.drops, second.clusters)
     ids = [one.id for one, *_ in first.kept] + [name for name, _ in first.drops]
