@@ -45,7 +45,7 @@ def test_a_gate_and_an_audit_of_a_plugin_work_like_our_own(
         assert lake.sql(query, [run_id]).to_pylist()[0]["n"] > 0
         means = [one.mean for made in lake.accepted(run_id) for one in made.reviews if one.stage == "content"]
         assert min(mean for mean in means if mean is not None) >= 6.5
-        assert "gate.harsh" in version(lake, "shop").card
+        assert "harsh" in version(lake, "shop").card
 
     monkeypatch.setenv("GRAFT_HOME", str(home.root))
     monkeypatch.setenv("COLUMNS", "160")
