@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from graft.cli.read import JsonFlag, RefArg
+from graft.cli.options import JsonFlag, RefArg
 
 WIDTH = 90
 """Characters of an example that are shown."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from graft.cli.versions import ByOption, user_name
+from graft.cli.options import ByOption, user_name
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -15,7 +15,8 @@ from fake_llm import Serving
 
 from graft.agents.gateway import Gateway, RoleRules
 from graft.agents.gateway.ledger import MONEY, TOKENS
-from graft.agents.gateway.openai_transport import OpenAITransport, body_of, usage_of
+from graft.agents.gateway.openai_transport import OpenAITransport, body_of
+from graft.agents.gateway.openai_values import usage_of
 from graft.schemas.calls import CallRequest, Message, Reply
 from graft.schemas.errors import BudgetExhausted, CallFailed
 from graft.schemas.models import ModelSpec, Price

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import orjson
 
-from graft.agents.gateway.openai_transport import seconds_of
+from graft.agents.gateway.openai_values import seconds_of
 from graft.agents.gateway.payload import MOST_BYTES, json_of
 
 LONGEST_S = 1e6

@@ -19,9 +19,9 @@ from graft.agents.gateway.openai_transport import (
     names_schema,
     own_headers,
     reply_of,
-    seconds_of,
     with_extra,
 )
+from graft.agents.gateway.openai_values import seconds_of
 from graft.agents.gateway.payload import bytes_of
 from graft.agents.gateway.transport import Damaged, NotBilled, RateLimited, Refused, no_prefill
 from graft.schemas.calls import CallRequest, Reply

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import time
-from email.utils import parsedate_to_datetime
-from operator import itemgetter
 from typing import Any
 
 import aiohttp
@@ -15,10 +12,11 @@ import orjson
 
 from graft.agents.gateway.chat_templates import stops_of, templated
 from graft.agents.gateway.ledger import price_of
+from graft.agents.gateway.openai_values import logprobs_of, seconds_of, usage_of, word_of
 from graft.agents.gateway.payload import TooLarge, body_within, cleaned, json_of, storable
 from graft.agents.gateway.structured import parse_reply
 from graft.agents.gateway.transport import Damaged, NotBilled, RateLimited, Refused, begun_of, no_prefill
-from graft.schemas.calls import CallRequest, Reply, TokenLogprob, Usage
+from graft.schemas.calls import CallRequest, Reply, Usage
 from graft.schemas.errors import CallFailed, KeyMissing, ModelUnreachable
 from graft.schemas.extra import sendable
 from graft.schemas.models import ModelSpec
@@ -29,15 +27,10 @@ RAW = 2_000
 """Characters of a server's error that are kept."""
 WHY = 200
 """Characters of a refusal that a person is shown."""
-LONGEST_WORD = 200
-"""Characters of a finish reason or a model's name that are kept."""
-LEAST_LOGPROB = -10_000.0
 CONNECT_S = 30.0
 """Seconds for a connection at most: without one the request was not sent, and is not billed."""
 MAY_BE_BILLED = frozenset({408, 504, 524})
 """Statuses of a proxy that gave up waiting: the model may have gone on, and be billed."""
-MOST_TOKENS = 10_000_000
-"""A count above it is nonsense: ten times the longest context there is."""
 BASE_URL = "check model and base_url in the recipe (an address mostly ends in /v1)"
 
 
@@ -283,20 +276,6 @@ def failure_of(status: int, retry_after: str | None, payload: bytes, model: Mode
     return Refused(f"{what} (HTTP {status})", where=name, raw=raw, status=status)
 
 
-def seconds_of(retry_after: str | None) -> float | None:
-    """Retry-After in seconds, from a number or a date; None where it is absent or unreadable."""
-    if not retry_after:
-        return None
-    try:
-        seconds = float(retry_after)
-    except ValueError:
-        try:
-            seconds = parsedate_to_datetime(retry_after).timestamp() - time.time()
-        except (ValueError, OverflowError, LookupError, TypeError, AttributeError, OSError):
-            return None  # the parser of dates raises each of these for some text
-    return None if math.isnan(seconds) else max(0.0, seconds)
-
-
 def reply_of(request: CallRequest, payload: bytes, chat: bool, latency_s: float) -> Reply:
     """The reply in a 200. Raises Damaged where it is broken, empty, or not what the schema asks."""
     model = request.model
@@ -312,7 +291,7 @@ def reply_of(request: CallRequest, payload: bytes, chat: bool, latency_s: float)
         if (begun := begun_of(request)).strip():
             text = text.removeprefix(begun)  # some servers say what was begun once more
         logprobs = logprobs_of(choice.get("logprobs")) if request.top_logprobs else ()
-        finish, served = _word(choice.get("finish_reason")), _word(answer.get("model"))
+        finish, served = word_of(choice.get("finish_reason")), word_of(answer.get("model"))
     except (LookupError, TypeError, AttributeError, ValueError):  # orjson's errors are ValueErrors
         what = "the server's answer is not JSON with choices"
         failure = CallFailed("malformed", what, where=model.name, raw=raw_of(payload, model))
@@ -332,11 +311,6 @@ def reply_of(request: CallRequest, payload: bytes, chat: bool, latency_s: float)
     )  # fmt: skip
 
 
-def _word(value: Any) -> str | None:
-    """A short text of an answer, such as a model's name; None where it is none."""
-    return storable(value[:LONGEST_WORD]) if isinstance(value, str) else None
-
-
 def _parsed(text: str, schema: dict[str, Any], where: str) -> Any:
     """The JSON value of a reply, such that the journal can keep it. Raises CallFailed."""
     try:
@@ -354,63 +328,3 @@ def _damaged(failure: CallFailed, usage: Usage | None, request: CallRequest) -> 
     price = price_of(request.model, counts.prompt_tokens, counts.completion_tokens, counts.cached_tokens)
     raw = _without_key(failure.raw, request.model)
     return Damaged(failure.code, failure.what, where=failure.where, raw=raw, usage=usage, price_usd=price)
-
-
-def usage_of(usage: Any) -> Usage:
-    """Token counts; None where the server left them out or they cannot be true: no number of tokens, no token in the
-    prompt, more cached than sent. DeepSeek has a name of its own for cached ones."""
-    usage = usage if isinstance(usage, dict) else {}
-    details = usage.get("prompt_tokens_details")
-    own = usage.get("prompt_cache_hit_tokens")
-    prompt, cached = _count(usage.get("prompt_tokens")) or None, own
-    if isinstance(details, dict):
-        cached = details.get("cached_tokens", own)
-    cached = _count(cached)
-    if cached is not None and cached > (prompt or 0):
-        cached = None
-    return Usage.model_construct(
-        prompt_tokens=prompt, completion_tokens=_count(usage.get("completion_tokens")), cached_tokens=cached
-    )
-
-
-def _count(value: Any) -> int | None:
-    """A count of tokens; 12.0 is one, true and "12" are none."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return int(value) if 0 <= value <= MOST_TOKENS and value == int(value) else None
-
-
-def logprobs_of(logprobs: dict[str, Any] | None) -> tuple[TokenLogprob, ...]:
-    """Alternatives at each place, best first, from the chat form (also llama.cpp's) or the older completions form.
-
-    Raises TypeError, AttributeError, LookupError, ValueError for any other form.
-    """
-    if not logprobs:
-        return ()
-    if logprobs.get("content"):
-        return tuple(
-            _place(
-                p["token"], p["logprob"], [(other["token"], other["logprob"]) for other in p.get("top_logprobs") or ()]
-            )
-            for p in logprobs["content"]
-        )
-    tokens, values = logprobs.get("tokens") or (), logprobs.get("token_logprobs") or ()
-    tops = logprobs.get("top_logprobs") or [None] * len(tokens)
-    return tuple(
-        _place(token, value, list((top or {}).items()))
-        for token, value, top in zip(tokens, values, tops, strict=False)
-        if value is not None
-    )
-
-
-def _place(token: Any, logprob: Any, top: list[tuple[Any, Any]]) -> TokenLogprob:
-    listed = [(storable(other), _logprob(value)) for other, value in top if value is not None]
-    listed.sort(key=itemgetter(1), reverse=True)
-    return TokenLogprob.model_construct(token=storable(token), logprob=_logprob(logprob), top=tuple(listed))
-
-
-def _logprob(value: Any) -> float:
-    """A log-probability in the range that sums of exponentials bear. Raises TypeError for no number."""
-    if not isinstance(value, int | float):
-        raise TypeError("no number")
-    return max(LEAST_LOGPROB, min(0.0, float(value)))
