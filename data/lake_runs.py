@@ -12,9 +12,6 @@ from graft.schemas.datasets import Run
 from graft.schemas.rows import Candidate, Seed, Status
 
 if TYPE_CHECKING:
-    pass
-
-if TYPE_CHECKING:
     import pyarrow as pa
 
 PAGE = 1000
