@@ -23,7 +23,7 @@ from graft.schemas.load import recipe_json_schema
 from graft.schemas.problems import Explainer, did_you_mean
 from graft.schemas.recipe import Recipe
 from graft.schemas.restricted import HIDDEN
-from graft.schemas.tasks import ClassificationTask, Domain, InstructionTask
+from graft.schemas.tasks.base import task_for
 
 CLUSTERS_SHOWN = 20
 LANGUAGE = "task.language"
@@ -151,17 +151,11 @@ def recipe_of(
     except ValidationError:
         pass
     labels = sorted({row.label for row, *_ in held})
-    task = {"kind": "classification", "labels": [{"name": "one"}, {"name": "other"}], "language": "und"}
+    kind = task_for(["response"] if any(row.response for row, *_ in held) else [])
+    task = kind.unchecked(["one", "other"], "und")
     base = {"name": "neutral", "task": task, "seeds": {"path": "none.jsonl"}, "gates": NEUTRAL}
     recipe = _overridden(Recipe.model_validate(base), overrides)
-    language = recipe.task.language
-    names = tuple(Domain.model_construct(name=name, description="") for name in labels)  # any name, if one alone
-    answered = any(row.response for row, *_ in held)
-    of_rows = (
-        InstructionTask.model_construct(kind="instruction", domains=names, language=language)
-        if answered
-        else ClassificationTask.model_construct(kind="classification", labels=names, text="", language=language)
-    )
+    of_rows = kind.unchecked(labels, recipe.task.language)  # any label, if one alone
     note = "the version has no recipe of a run: neutral gates were used (docs/rescreen.md)"
     return recipe.model_copy(update={"task": of_rows}), [note]
 

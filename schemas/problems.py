@@ -292,7 +292,6 @@ _SECTIONS = ("models", "roles", "target", "seeds", "task", "method")
 # Of validators that do not raise FieldErrors yet: the methods' and the tasks'.
 _VALIDATOR_FIXES: tuple[tuple[str, str, str], ...] = (
     # what the message contains, the field (under the model's own path) that it is about, the fix
-    ("occurs twice (as", "labels", "give every label a name of its own; capitals do not count as a difference"),
     ("few_shot", "few_shot", "write two whole numbers, least first, such as [2, 4]"),
     ("seeds are empty", "", "add path: seeds.jsonl, or rows: with a text and a label each"),
     ("neither description nor example", "", "describe it in a clause, or let method.shots show examples of it"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -11,6 +11,7 @@ from graft.schemas.addresses import without_keys
 from graft.schemas.base import Slug, Value, stable_hash
 from graft.schemas.extra import sendable
 from graft.schemas.gates import GateSettings
+from graft.schemas.kinds import TASKS, OfKind
 from graft.schemas.methods import GraSettings, MethodSettings, PromptMixSettings
 from graft.schemas.models import EMBEDDED_POOL, GuardSpec, LabelerSpec, ModelSpec, RoleSpec
 from graft.schemas.problems import field_error, unknown_name
@@ -18,7 +19,7 @@ from graft.schemas.redaction import HIDDEN
 from graft.schemas.review import ReviewSettings
 from graft.schemas.steering import ImproveSettings, Steering
 from graft.schemas.students import StudentSettings
-from graft.schemas.tasks import ClassificationTask, GuardTask, Task, labels_of
+from graft.schemas.tasks.base import Task
 
 
 class SeedRow(Value):
@@ -101,7 +102,7 @@ class Recipe(Value):
 
     name: Slug = Field(description="the dataset's name: lower-case letters, digits, dot, dash, underscore")
     description: str = ""
-    task: Task
+    task: Annotated[Task, OfKind(TASKS)]
     seeds: SeedSettings = SeedSettings()
     method: MethodSettings = GraSettings()
     models: tuple[ModelSpec, ...] = Field(default=EMBEDDED_POOL, min_length=1)
@@ -152,7 +153,7 @@ class Recipe(Value):
         if not self.models_for("generator"):
             fix = "add an embedded, openai or litellm model"
             raise field_error(("models",), "none can generate (an encoder only judges)", fix)
-        known = [label.name for label in labels_of(self.task)]
+        known = self.task.names
         for label in self.target.labels:
             if label not in known:
                 raise unknown_name(("target", "labels"), "label", label, "the task", known)
@@ -167,13 +168,13 @@ class Recipe(Value):
         if not (self.seeds.path or self.seeds.rows) and method.kind != "promptmix":
             raise ValueError("seeds: seeds are empty: give path (a CSV, JSONL or Parquet file) or rows")
         if isinstance(method, PromptMixSettings):
-            if not isinstance(task, ClassificationTask):
+            if task.sides or not task.labelled:
                 raise ValueError("method.kind: promptmix mixes classes, so the task must be a classification")
-            bare = [index for index, label in enumerate(task.labels) if not label.description and not method.shots]
+            bare = [index for index, label in enumerate(task.categories) if not label.description and not method.shots]
             if bare:
-                where, name = f"task.labels.{bare[0]}.description", task.labels[bare[0]].name
+                where, name = f"task.labels.{bare[0]}.description", task.names[bare[0]]
                 raise ValueError(f"{where}: class {name!r} has neither description nor example")
-        if method.kind == "harmaug" and not isinstance(task, GuardTask):
+        if method.kind == "harmaug" and not task.sides:
             raise ValueError("method.kind: harmaug makes rows for a guard, so the task must be a guard")
         return self
 
@@ -187,14 +188,12 @@ class Recipe(Value):
         spec: RoleSpec = getattr(self.roles, role)
         if spec.models:
             return tuple(model for model in self.models if model.name in spec.models)
-        judges = role in ("reviewer", "adjudicator", "labeler", "guard") and self.task.kind != "instruction"
+        judges = role in ("reviewer", "adjudicator", "labeler", "guard") and self.task.labelled
         return tuple(model for model in self.models if judges or model.provider != "encoder")
 
     def wanted(self) -> dict[str, int]:
         """Accepted rows wanted of each label, in the task's order."""
-        return {
-            label.name: self.target.labels.get(label.name, self.target.rows_per_label) for label in labels_of(self.task)
-        }
+        return {name: self.target.labels.get(name, self.target.rows_per_label) for name in self.task.names}
 
     def fingerprint(self, *more: Any) -> str:
         """Hash of all that decides which rows come out; student, loop, review and caps do not: a raised cap goes on."""
@@ -204,7 +203,7 @@ class Recipe(Value):
             for name in ("weights", "headers_env"):
                 if not model[name]:
                     del model[name]
-        return stable_hash(data, more)
+        return stable_hash(data, self.task.rubric, more)
 
 
 def without_caps(recipe: dict[str, Any]) -> dict[str, Any]:

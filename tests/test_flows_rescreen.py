@@ -26,7 +26,8 @@ from graft.schemas.datasets import DatasetVersion, Row, Run
 from graft.schemas.errors import GraftError, InputInvalid, NotFound
 from graft.schemas.home import Home
 from graft.schemas.recipe import Recipe, SeedRow, SeedSettings
-from graft.schemas.tasks import ClassificationTask, Label
+from graft.schemas.tasks.base import Label
+from graft.schemas.tasks.classification import ClassificationTask
 from graft.students.folds import out_of_fold
 
 AT = datetime(2026, 11, 26, tzinfo=UTC)

@@ -21,8 +21,7 @@ from graft.agents.gateway import Gateway
 from graft.agents.gateway.journal import as_reply, reply_bytes
 from graft.agents.gateway.ledger import MONEY
 from graft.agents.gateway.litellm_transport import LiteLLMTransport
-from graft.agents.gateway.openai_transport import OpenAITransport
-from graft.agents.gateway.openai_values import seconds_of
+from graft.agents.gateway.openai_transport import OpenAITransport, seconds_of
 from graft.agents.gateway.payload import MOST_BYTES
 from graft.agents.gateway.transport import Damaged
 from graft.schemas.calls import CallRequest, Message, Reply

@@ -11,7 +11,7 @@ import pytest
 from fake_llm import Serving
 
 from graft.agents.gateway import Gateway
-from graft.agents.gateway.openai_values import logprobs_of, seconds_of
+from graft.agents.gateway.openai_transport import logprobs_of, seconds_of
 from graft.schemas.calls import CallRequest, Message, Reply
 from graft.schemas.errors import CallFailed, ModelUnreachable
 from graft.schemas.models import ModelSpec, Price

@@ -176,10 +176,9 @@ def _read(value: Any) -> dict[str, int]:
 
 
 def _noun(context: PageContext, found: DatasetVersion) -> str:
-    """What the rows' labels are called: an instruction task has domains."""
+    """What the rows' labels are called."""
     run = context.lake.run(found.run_id)
-    task = run.recipe.get("task") if run else None
-    return "domain" if isinstance(task, dict) and task.get("kind") == "instruction" else "label"
+    return run.task.label_noun if run else "label"
 
 
 def _balance_table(found: DatasetVersion, balance: list[dict[str, Any]], noun: str) -> Table:
