@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from graft.cli.options import JsonFlag
 from graft.schemas.restricted import HIDDEN
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from graft.schemas.versions import RecallKind
 
 EXAMPLES = 5
-JsonFlag = Annotated[bool, typer.Option("--json", help="print JSON for programs")]
 RefArg = Annotated[
     str | None, typer.Argument(help="a dataset, or a version of it; left out: the latest of all", metavar="[REF]")
 ]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from graft.cli.read import JsonFlag
+from graft.cli.options import JsonFlag
 
 if TYPE_CHECKING:
     from graft.data.lake import Lake

@@ -13,9 +13,8 @@ from starlette.responses import Response
 
 from graft.dashboard.charts import SPLITS
 from graft.dashboard.charts.shapes import dense, histogram, sparkline, stacked
-from graft.dashboard.context import PageContext, context_of
+from graft.dashboard.context import Chart, Page, PageContext, Spec, context_of
 from graft.dashboard.figures import datasets as figures
-from graft.dashboard.pages.page import Chart, Page, Spec
 from graft.dashboard.parts import Part
 from graft.dashboard.show import shown
 from graft.dashboard.tables import attachment
@@ -127,15 +126,6 @@ def quality(request: Request) -> Response:
         request, "quality.html.jinja", f"Quality of {found.ref}", ref=found.ref, version=found, groups=groups,
         report=report, tables=tuple(table for group in groups for table in group.tables),
     )  # fmt: skip
-
-
-def whole(request: Request) -> Response:
-    """All of a version in one HTML file, the same that `graft report` writes."""
-    from graft.dashboard.report import file_name, render
-
-    context = context_of(request)
-    found = version(context.lake, request.path_params["ref"])
-    return as_file(render(context, found, patience_s=60.0), "text/html", file_name(found))
 
 
 def as_file(body: str | bytes, kind: str, name: str) -> Response:
@@ -325,7 +315,6 @@ PAGES = (
     Page("/datasets", "datasets", datasets, menu="Datasets"),
     Page("/datasets/{ref}", "dataset", dataset, tab="Overview"),
     Page("/datasets/{ref}/quality", "quality", quality, tab="Quality"),
-    Page("/datasets/{ref}/report", "report", whole, plain=None),
 )
 CHARTS = (
     Chart("balance", "rows of each label, by split", draw_balance),

@@ -11,10 +11,9 @@ from starlette.responses import Response
 
 from graft.dashboard.charts import ACCENT, SECOND
 from graft.dashboard.charts.shapes import heat, histogram, lines, offsets, roomy, shares
-from graft.dashboard.context import PageContext, context_of
+from graft.dashboard.context import Chart, Page, PageContext, Spec, context_of
 from graft.dashboard.figures import judged as figures
 from graft.dashboard.pages.datasets import rows_link
-from graft.dashboard.pages.page import Chart, Page, Spec
 from graft.dashboard.parts import Part
 from graft.dashboard.show import shown
 from graft.data.mixing import GuardReport, MixReport, told

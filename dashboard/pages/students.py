@@ -9,8 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from graft.dashboard.charts.shapes import heat, intervals, lines, reliability
-from graft.dashboard.context import PageContext, context_of
-from graft.dashboard.pages.page import Chart, Page, Spec
+from graft.dashboard.context import Chart, Page, PageContext, Spec, context_of
 from graft.schemas.errors import GraftError, NotFound
 from graft.schemas.sections import Column, Table
 
