@@ -30,7 +30,7 @@ from graft.schemas.steering import Arm, RoundResult
 from graft.schemas.students import Student
 from graft.students.learn import Learner, Lesson, learn
 from graft.students.rows import TrainRow
-from graft.students.steer import Evidence, Judged, decide
+from graft.students.steer import Evidence, SteeringRow, decide
 from graft.students.train import VALIDATION, as_one_text
 
 NO_EVIDENCE = "no row steers: raise splits.validation or rows_per_round, or name labelled rows in improve.steer_on"
@@ -93,7 +93,7 @@ class Made:
 class State:
     """What the decisions of a loop remember."""
 
-    failed: list[list[Judged]] = field(default_factory=list)
+    failed: list[list[SteeringRow]] = field(default_factory=list)
     weights: dict[str, float] = field(default_factory=dict)
     said: tuple[str, ...] = ()
 
@@ -148,19 +148,19 @@ class Arms:
             interval=judged.interval, seconds=round(time.monotonic() - started, 1), wanted=wanted or {}, said=said,
         )  # fmt: skip
 
-    def steering_rows(self, learner: Learner, made: Made) -> list[Judged]:
+    def steering_rows(self, learner: Learner, made: Made) -> list[SteeringRow]:
         """The rows that steer with what the student says of them: a person's, else the version's validation rows."""
         if self.loop.steering:
             return judged_rows(learner, [TrainRow(text, label) for text, label in self.loop.steering])
         return judged_rows(learner, made.validation)
 
 
-def judged_rows(learner: Learner, rows: Sequence[TrainRow]) -> list[Judged]:
+def judged_rows(learner: Learner, rows: Sequence[TrainRow]) -> list[SteeringRow]:
     """Rows with the student's probabilities, and the teacher's where there are any."""
     _, shares = learner.ask([row.text for row in rows])
     labels = learner.labels
     return [
-        Judged(
+        SteeringRow(
             row.text, row.label, dict(zip(labels, said, strict=True)),
             dict(zip(labels, row.soft, strict=True)) if row.soft else None,
         )
@@ -184,7 +184,7 @@ async def next_recipe(
     state: State,
     learner: Learner,
     made: Made,
-    rows: list[Judged],
+    rows: list[SteeringRow],
     number: int,
     spent: Spending,
 ) -> Recipe:
