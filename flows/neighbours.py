@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from graft.data.lake import Lake
+from graft.data.scores.answers import VALIDATION
 from graft.flows.dedup import find_embed
 from graft.schemas.methods import PromptMixSettings
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Seed
 from graft.schemas.students import Evaluation
 from graft.schemas.tasks import labels_of
-from graft.students.train import VALIDATION
 
 
 def find_neighbours(

@@ -21,8 +21,9 @@ from graft.schemas.errors import GraftError, InputInvalid, NotFound, StorageFull
 from graft.schemas.students import StudentSettings
 from graft.students import launch
 from graft.students.classifier import TextClassifier
-from graft.students.fit import fit, train_classifier
+from graft.students.fit import fit
 from graft.students.jobs import Job, read_job, write_job
+from graft.students.launch import train_classifier
 from graft.students.rows import TrainRow, as_rows
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -26,7 +26,9 @@ from graft.students.steer import (
 LABELS = ("delivery", "refund", "account")
 
 
-def judged(text: str, label: str, predicted: str, sure: float = 0.8, teacher: dict[str, float] | None = None) -> SteeringRow:
+def judged(
+    text: str, label: str, predicted: str, sure: float = 0.8, teacher: dict[str, float] | None = None
+) -> SteeringRow:
     rest = (1 - sure) / (len(LABELS) - 1)
     return SteeringRow(text, label, {name: sure if name == predicted else rest for name in LABELS}, teacher)
 

@@ -1,22 +1,52 @@
-"""The part of `train_student` that is about instructions: rows, rationales and pairs out of the lake, a student in."""
+"""Instruction students: a causal model, trained on a version's instructions, rationales and pairs."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
 
 from graft.data.lake import Lake
 from graft.data.versions import rows as version_rows
-from graft.schemas.datasets import DatasetVersion, Run
-from graft.schemas.home import Home
+from graft.schemas.datasets import DatasetVersion
+from graft.schemas.errors import GraftError
 from graft.schemas.methods import GraSettings
-from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Candidate
-from graft.schemas.students import StudentSettings
 from graft.students.instruct.data import Pair, Turn, pairs_of, rationale_of
-from graft.students.instruct.train import Held, train_instruct_student
+from graft.students.instruct.train import Held, InstructReport, train_instruct_student
+from graft.students.kinds.base import StudentKind, Training
+from graft.students.predict import is_student
+
+
+class Instruct(StudentKind):
+    """Instructions to responses."""
+
+    name, noun = "instruct", "an instruction student"
+
+    def train(self, asked: Training) -> InstructReport:
+        """On the training split and the seeds that have a response, judged on the version's other splits."""
+        if asked.test:
+            raise GraftError(
+                "an instruction student is judged on the version's own rows: it takes no test file",
+                where="--test", fix="leave it out",
+            )  # fmt: skip
+        lake, found, method = asked.lake, asked.version, asked.recipe.method
+        train, other = _split(lake, found, method.tau if isinstance(method, GraSettings) else GraSettings().tau)
+        seeds = [Turn(seed.text, seed.response) for seed in lake.seeds(asked.run.id) if seed.response]
+        report = train_instruct_student(
+            [*train.turns, *seeds], train.pairs, Held(other.turns, other.pairs), settings=asked.settings,
+            home=asked.home, dataset=found.dataset, version=found.version, say=asked.say,
+        )  # fmt: skip
+        lake.save_student(report.student)
+        if report.evaluation:
+            lake.save_instruct_evaluation(report.evaluation)
+        return report
+
+    def lies_in(self, folder: Path) -> bool:
+        """It has an adapter, or a whole model that is no classifier's export."""
+        whole = (folder / "config.json").is_file() and not is_student(folder)
+        return whole or (folder / "adapter_config.json").is_file()
 
 
 @dataclass
@@ -25,33 +55,6 @@ class _Found:
 
     turns: list[Turn] = field(default_factory=list)
     pairs: list[Pair] = field(default_factory=list)
-
-
-def train_instruct(
-    lake: Lake, found: DatasetVersion, run: Run, recipe: Recipe, settings: StudentSettings, home: Home,
-    say: Callable[[str], None],
-) -> dict[str, Any]:  # fmt: skip
-    """Train an instruction student on a version, evaluate it on the version's other splits, store both in the lake.
-
-    It learns from the training split and from the seeds that have a response. Returns a dict with the keys students,
-    evaluations, notes and text. Errors as `train_instruct_student`.
-    """
-    tau = recipe.method.tau if isinstance(recipe.method, GraSettings) else GraSettings().tau
-    train, other = _split(lake, found, tau)
-    seeds = [Turn(seed.text, seed.response) for seed in lake.seeds(run.id) if seed.response]
-    report = train_instruct_student(
-        [*train.turns, *seeds], train.pairs, Held(other.turns, other.pairs), settings=settings, home=home,
-        dataset=found.dataset, version=found.version, say=say,
-    )  # fmt: skip
-    lake.save_student(report.student)
-    if report.evaluation:
-        lake.save_instruct_evaluation(report.evaluation)
-    return {
-        "students": [report.student.model_dump(mode="json")],
-        "evaluations": [report.evaluation.model_dump(mode="json")] if report.evaluation else [],
-        "notes": list(report.notes),
-        "text": report.text,
-    }
 
 
 def _split(lake: Lake, found: DatasetVersion, tau: float) -> tuple[_Found, _Found]:
@@ -88,3 +91,6 @@ def _candidates(
 
 def _of_groups(candidates: Iterable[Candidate], groups: set[str]) -> Iterable[Candidate]:
     return (one for one in candidates if one.slot.group in groups)
+
+
+KIND = Instruct()
