@@ -39,7 +39,6 @@ from graft.schemas.load import resolve_path
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Seed
 from graft.schemas.steering import Improvement, RoundResult
-from graft.schemas.tasks import labels_of
 
 
 @flow(name="improve", validate_parameters=True)
@@ -138,7 +137,7 @@ def _loop(recipe: Recipe, file: Path, seeds: list[Seed], home: Home, lake: Lake)
             "improve needs a held-out file that steering never sees", where="student.test",
             fix="name a labelled file there, or with --test",
         )  # fmt: skip
-    labels = [label.name for label in labels_of(recipe.task)]
+    labels = recipe.task.names
     fields = (recipe.student.text_field, recipe.student.label_field, labels)
     test = load_labelled(resolve_path(file, recipe.student.test), *fields)
     steer_on = recipe.improve.steer_on

@@ -58,5 +58,5 @@ def train_version(ref: str, *, test: str | None = None, overrides: dict[str, Any
 
 def kind_of(recipe: Recipe) -> StudentKind:
     """The kind of student that a recipe's rows train."""
-    kind: StudentKind = STUDENTS.get("instruct" if recipe.task.kind == "instruction" else "classifier")
+    kind: StudentKind = STUDENTS.get(recipe.task.student)
     return kind

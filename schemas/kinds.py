@@ -166,7 +166,7 @@ class OfKind:
 
 
 METHODS: Kinds[Any] = Kinds("methods", "agents/methods")
-TASKS: Kinds[Any] = Kinds("tasks", "schemas/tasks")
+TASKS: Kinds[Any] = Kinds("tasks", "schemas/tasks", needs=("categories", "restricts", "rubric"))
 GATES: Kinds[Any] = Kinds("gates", "data/gates")
 AUDITS: Kinds[Any] = Kinds("audits", "data/audits")
 STUDENTS: Kinds[Any] = Kinds("students", "students/kinds", ("train", "lies_in"))

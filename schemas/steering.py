@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, field_validator
 
 from graft.schemas.base import Value
 from graft.schemas.kinds import POLICIES
-from graft.schemas.problems import FieldErrors, Finding, did_you_mean
+from graft.schemas.problems import FieldErrors, Finding, did_you_mean, field_error
 
 Arm = Literal["steered", "unsteered"]
 
@@ -64,7 +64,7 @@ class ImproveSettings(Value):
     @classmethod
     def _once(cls, policies: tuple[str, ...]) -> tuple[str, ...]:
         if len(set(policies)) < len(policies):
-            raise ValueError("a policy is named twice")
+            raise field_error((), "a policy is named twice", "name each policy once")
         return policies
 
 

@@ -20,6 +20,7 @@ from graft.schemas.home import Home
 from graft.schemas.kinds import STUDENTS
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Candidate, Decision, Seed, Slot
+from graft.students.kinds import classifier
 from graft.students.kinds.base import Training
 from graft.students.report import Report
 from graft.students.rows import TrainRow
@@ -69,8 +70,8 @@ def test_a_guard_learns_the_soft_labels_that_the_lake_holds(tmp_path: Path, monk
         lake.commit("r", "b", candidates, [])
         publish(lake, run=run, rows=rows, models={}, seeds=2, card="card")
     handed: dict[str, Any] = {}
-    whole = flow.train_both
-    monkeypatch.setattr(flow, "train_both", lambda **given: handed.update(given) or whole(**given))
+    whole = classifier.train_student
+    monkeypatch.setattr(classifier, "train_student", lambda **given: handed.update(given) or whole(**given))
     test = tmp_path / "held.jsonl"
     test.write_text('{"text": "where is my parcel", "label": "safe"}\n{"text": "staff price", "label": "harmful"}\n')
     said: list[str] = []
@@ -155,7 +156,7 @@ def test_several_labels_of_a_test_row_are_looked_at_one_by_one(tmp_path: Path, m
         handed.update(given)
         raise GraftError("enough")
 
-    monkeypatch.setattr(flow, "train_both", stop)
+    monkeypatch.setattr(classifier, "train_student", stop)
     test.write_text('{"text": "a", "label": "billing|account"}\n{"text": "b", "label": ""}\n')
     with pytest.raises(GraftError, match="enough"):
         flow.train_version("shop", overrides={"multi_label": 0.3})

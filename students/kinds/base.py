@@ -86,12 +86,11 @@ class StudentKind(ABC):
         """Whether a loop (`graft improve`) can be steered by such students. Raises GraftError: not unless a kind says
         otherwise."""
         raise GraftError(
-            f"improve cannot be steered by {self.noun}", where="task.kind", fix="graft run and graft train"
-        )
+            f"improve steers students that predict labels, not {self.noun}", where="task.kind",
+            fix="graft run and graft train",
+        )  # fmt: skip
 
-    def open(
-        self, student: Student, home: Home, evaluations: Sequence[Evaluation], engine: Engine
-    ) -> Predictor:  # fmt: skip
+    def open(self, student: Student, home: Home, evaluations: Sequence[Evaluation], engine: Engine) -> Predictor:
         """The student ready to label texts."""
         self._cannot("label texts", student)
 

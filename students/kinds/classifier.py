@@ -17,7 +17,6 @@ from graft.schemas.home import Home
 from graft.schemas.load import resolve_path
 from graft.schemas.recipe import Recipe
 from graft.schemas.students import Evaluation, Student, StudentSettings
-from graft.schemas.tasks import labels_of
 from graft.students.encoder import BUILT_IN, find_encoder
 from graft.students.heads import Head, Rule, head_of
 from graft.students.kinds.base import Exported, StudentKind, Training
@@ -38,7 +37,7 @@ class Classifier(StudentKind):
     def train(self, asked: Training) -> StudentReport:
         """Both students, stored with their evaluations, and the teachers beside them if the settings ask for some."""
         lake, found, settings = asked.lake, asked.version, asked.settings
-        labels = [label.name for label in labels_of(asked.recipe.task)]
+        labels = asked.recipe.task.names
         head = head_of(settings, labels)
         soft = objective_of(head, settings).soft_labels or head.soft_labels or settings.select is not None
         material = read_version(lake, found, labels, asked.say, soft=soft)
@@ -96,7 +95,7 @@ class Classifier(StudentKind):
         found, recipe, seeds, restricted = _origin(lake, student)
         model = load_classifier(home.student(student.id))
         origin = Origin(
-            task=recipe.task.kind if recipe else "classification",
+            task=recipe.task.kind if recipe else "text classification",
             language=recipe.task.language if recipe else "not stated",
             seeds=seeds, labels=model.labels, max_length=model.max_length,
             seeds_licence=(recipe.licence or "") if recipe else "", encoder_licence=_licence(student),
