@@ -18,6 +18,7 @@ from graft.schemas.errors import GraftError, NotFound
 from graft.schemas.home import Home
 from graft.schemas.kinds import STUDENTS
 from graft.schemas.recipe import Recipe
+from graft.schemas.sections import Table
 from graft.schemas.students import Evaluation, Student, StudentSettings, TeacherScore
 from graft.students.predict import Engine, Predictor
 from graft.students.report import Report
@@ -90,6 +91,14 @@ class StudentKind(ABC):
             fix="graft run and graft train",
         )  # fmt: skip
 
+    def tables(self, lake: Lake, dataset: str | None = None, version: int | None = None) -> tuple[Table, ...]:
+        """Students that are judged in a way of their own, for terminal and pages; of a dataset, and of a version.
+
+        Those with evaluations on held-out rows are on the leaderboard already (`data.scores`). Each row has a
+        `student_id`; a column may link by `link`, which a page fills in.
+        """
+        return ()
+
     def open(self, student: Student, home: Home, evaluations: Sequence[Evaluation], engine: Engine) -> Predictor:
         """The student ready to label texts."""
         self._cannot("label texts", student)
@@ -102,6 +111,12 @@ class StudentKind(ABC):
         raise GraftError(
             f"{self.noun} cannot {what}", where=student.id, fix=f"use its folder as it is: GRAFT_HOME/{student.path}"
         )
+
+
+def tables_of_kinds(lake: Lake, dataset: str | None = None, version: int | None = None) -> list[Table]:
+    """The tables of all kinds that have rows."""
+    kinds: list[StudentKind] = list(STUDENTS.all().values())
+    return [table for kind in kinds for table in kind.tables(lake, dataset, version) if table.rows]
 
 
 def kind_in(folder: Path) -> StudentKind:

@@ -13,6 +13,7 @@ from graft.schemas.datasets import DatasetVersion
 from graft.schemas.errors import GraftError
 from graft.schemas.methods import GraSettings
 from graft.schemas.rows import Candidate
+from graft.schemas.sections import Column, Table
 from graft.students.instruct.data import Pair, Turn, pairs_of, rationale_of
 from graft.students.instruct.train import Held, InstructReport, train_instruct_student
 from graft.students.kinds.base import StudentKind, Training
@@ -42,6 +43,28 @@ class Instruct(StudentKind):
         if report.evaluation:
             lake.save_instruct_evaluation(report.evaluation)
         return report
+
+    def tables(self, lake: Lake, dataset: str | None = None, version: int | None = None) -> tuple[Table, ...]:
+        """Loss beside that of the model that each started as."""
+        rows = [
+            {**judged.model_dump(), "dataset": student.dataset, "version": student.version, "link": None,
+             "train_rows": student.train_rows, "created_at": student.created_at}
+            for student in lake.students(dataset)
+            if version is None or student.version == version
+            for judged in lake.instruct_evaluations(student.id)
+        ]  # fmt: skip
+        columns = (
+            Column("student_id", "student", "code", link="link"), Column("dataset", "dataset"),
+            Column("version", "version", "number"), Column("train_rows", "trained on", "number"),
+            Column("loss", "loss", "number", digits=3), Column("base_loss", "base loss", "number", digits=3),
+            Column("preferred", "prefers", "share"), Column("base_preferred", "base prefers", "share"),
+            Column("created_at", "trained", "ago"),
+        )  # fmt: skip
+        note = (
+            "Loss in nats per token of held-out responses, beside that of the base model; share of pairs whose chosen "
+        )
+        note += "response is the likelier one."
+        return (Table("instruct", "Instruction students", columns, rows, note=note),)
 
     def lies_in(self, folder: Path) -> bool:
         """It has an adapter, or a whole model that is no classifier's export."""
