@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from graft.schemas.base import Value
-from graft.schemas.kinds import OBJECTIVES, STAGES, OfKind
+from graft.schemas.kinds import OBJECTIVES, STAGES, Kinds, OfKind
 
 
 class Role(Enum):
@@ -230,11 +230,20 @@ class Evaluation(Value):
 
 
 def _readable(settings: Any) -> Any:
-    """A student of an objective that is no longer installed stays readable: of its objective only the name is kept."""
-    objective = settings.get("objective") if isinstance(settings, Mapping) else None
-    if not isinstance(objective, Mapping) or objective.get("kind") in OBJECTIVES.names:
+    """A student stays readable if the plugin of its objective or of a stage is gone: only their names are kept."""
+    if not isinstance(settings, Mapping):
         return settings
-    return {**settings, "objective": ObjectiveSettings(kind=str(objective.get("kind")))}
+
+    def named(own: Any, family: Kinds[Any], base: type[Value]) -> Any:
+        gone = isinstance(own, Mapping) and own.get("kind") not in family.names
+        return base.model_validate({"kind": str(own.get("kind"))}) if gone else own
+
+    objective = named(settings.get("objective"), OBJECTIVES, ObjectiveSettings)
+    instruct = settings.get("instruct")
+    if isinstance(instruct, Mapping) and instruct.get("stages"):
+        stages = [named(stage, STAGES, StageSettings) for stage in instruct["stages"]]
+        settings = {**settings, "instruct": {**instruct, "stages": stages}}
+    return {**settings, "objective": objective}
 
 
 class Student(Value):

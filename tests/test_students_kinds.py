@@ -127,10 +127,14 @@ def test_students_and_loops_of_a_removed_plugin_stay_readable() -> None:
     kept = {
         "id": "st_1", "dataset": "shop", "version": 1, "trained_on": "version", "encoder_revision": "r",
         "train_rows": 8, "device": "cpu", "seconds": 1.0, "path": "students/st_1",
-        "created_at": "2026-11-25T00:00:00Z", "settings": {**StudentSettings().model_dump(), "objective": FOCAL},
+        "created_at": "2026-11-25T00:00:00Z", "settings": {
+            **StudentSettings().model_dump(), "objective": FOCAL,
+            "instruct": {**InstructSettings().model_dump(), "stages": [{"kind": "sft"}, {"kind": "kto", "beta": 1}]},
+        },
     }  # fmt: skip
-    objective = Student.model_validate(kept).settings.objective
-    assert objective is not None and objective.kind == "focal"
+    settings = Student.model_validate(kept).settings
+    assert settings.objective is not None and settings.objective.kind == "focal"
+    assert [stage.kind for stage in settings.instruct.stages] == ["sft", "kto"]
     assert ImproveSettings.model_validate({"policies": ["shortest"]}).policies == ("shortest",)
 
 

@@ -118,7 +118,7 @@ def test_each_process_has_a_gpu_of_its_own(tmp_path: Path, monkeypatch: pytest.M
     assert [launch._environment(tmp_path, n, 2)["CUDA_VISIBLE_DEVICES"] for n in (0, 1)] == ["0", "1"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-ab")
     assert [launch._environment(tmp_path, n, 2)["CUDA_VISIBLE_DEVICES"] for n in (0, 1)] == ["5", "GPU-ab"]
-    monkeypatch.setattr("graft.students.device.pick_device", lambda: torch.device("cuda"))
+    monkeypatch.setattr("graft.students.launch.pick_device", lambda: torch.device("cuda"))
     with pytest.raises(GraftError, match="3 processes, but 2 GPUs"):
         launch.train_together(job(tmp_path / "st"), 3, print, None)
 
