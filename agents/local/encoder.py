@@ -76,6 +76,18 @@ def embed(texts: Sequence[str]) -> Vectors:
     return vectors
 
 
+Embed = Callable[[Sequence[str]], Vectors]
+
+
+def find_embed() -> tuple[Embed | None, str]:
+    """`embed` with its model loaded and an empty text, or None and why it cannot be used."""
+    try:
+        embed(["ready?"])
+    except MissingExtra as error:
+        return None, f"the built-in encoder is not installed ({error.fix})"
+    return embed, ""
+
+
 StudentJudge = Callable[[str, Sequence[str]], tuple[Sequence[str], Sequence[Sequence[float]]]]
 """Maps (student id, texts) to the student's labels and one list of probabilities per text. Raises NotFound."""
 
