@@ -14,8 +14,8 @@ from test_flows_make_dataset import run_json, write_recipe
 from typer.testing import CliRunner
 
 from graft.cli import audit as audit_verb
-from graft.cli.gates import gate as gate_verb
 from graft.cli.quality import quality as quality_verb
+from graft.cli.rescreen import rescreen as gate_verb
 from graft.dashboard.app import create_app
 from graft.dashboard.people import Door
 from graft.data.gates import Admission, reads_reviews, rules
@@ -50,7 +50,7 @@ def test_a_gate_and_an_audit_of_a_plugin_work_like_our_own(
     monkeypatch.setenv("GRAFT_HOME", str(home.root))
     monkeypatch.setenv("COLUMNS", "160")
     app = typer.Typer()
-    app.command("gate")(gate_verb)
+    app.command("rescreen")(gate_verb)
     app.command("quality")(quality_verb)
     app.command("audit", context_settings=audit_verb.UNKNOWN)(audit_verb.audit)
 
@@ -61,7 +61,7 @@ def test_a_gate_and_an_audit_of_a_plugin_work_like_our_own(
 
     gates = {"learned.action": "off", "harsh_below": 7}
     gated = json.loads(
-        said("gate", "shop", "--json", *(f"--set=gates.{name}={value}" for name, value in gates.items()))
+        said("rescreen", "shop", "--json", *(f"--set=gates.{name}={value}" for name, value in gates.items()))
     )
     assert {(one["gate"], one["rule"]) for one in gated["rules"]} == {("harsh", "harsh_review")} and gated["published"]
     told = json.loads(said("audit", "shop@1", "long", "--over", "30", "--json"))

@@ -31,7 +31,7 @@ Student = Callable[[str, Sequence[str]], tuple[Sequence[str], Sequence[Sequence[
 """(a student's id, texts) to its labels, and each text's probability of each label. Raises NotFound."""
 
 
-class OutOfFold(Protocol):
+class FoldProbabilities(Protocol):
     """Out-of-fold probabilities over `names` of the rows at the places `rows`; see students.folds."""
 
     @property
@@ -66,7 +66,7 @@ class Needs:
     evaluation: Sequence[TestText] = ()
     student: Student | None = None
     embed: Callable[[], tuple[Embed | None, str]] = lambda: (None, "no encoder")
-    folds: Callable[[NDArray[np.floating], Sequence[str], int, int], OutOfFold] | None = None
+    folds: Callable[[NDArray[np.floating], Sequence[str], int, int], FoldProbabilities] | None = None
     tests: Sequence[tuple[str, str]] = ()
     test_cosine: float = 0.9
 
