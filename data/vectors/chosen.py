@@ -1,4 +1,4 @@
-"""Which rows and seeds of a version are embedded, in which order, and the words of each that the encoder reads."""
+"""Selects the rows and seeds of a version to embed, their order, and the text that the encoder reads."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from graft.schemas.datasets import DatasetVersion
 
 EMBEDDED_CHARS = 4_000
-"""Of a text, what is handed to the encoder, which reads 256 tokens."""
+"""Characters of a text passed to the encoder, which reads 256 tokens."""
 
 SEEDS = f"""
     SELECT s.id, min(s.text) AS text, min(s.response) AS response, min(s.label) AS label,
@@ -29,19 +29,19 @@ SEEDS = f"""
     WHERE s.kind = 'seed' AND s.run_id IN
           (SELECT DISTINCT run_id FROM lake.version_rows WHERE dataset = $1 AND version = $2)
     GROUP BY s.id"""
-"""The seeds of the runs that a version's rows come from, each once; $1 is the dataset, $2 the version."""
+"""SQL of the distinct seeds of the runs that a version's rows come from; $1 is the dataset, $2 the version."""
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """What is embedded, in a temporary table; `count` says how many of each kind."""
+    """The selection in a temporary table; `count` is the number of each kind."""
 
     lake: Lake
     name: str
     count: dict[Kind, int]
 
     def block(self, kind: Kind, start: int, end: int) -> pa.Table:
-        """Those from place `start` up to `end`: id, said, restricted, again (whether others say the same)."""
+        """Return positions `start` to `end` (exclusive): id, said, restricted, again (whether the text is repeated)."""
         query = f"""
             SELECT id, said, restricted, again FROM {self.name}
             WHERE kind = ? AND place >= ? AND place < ? ORDER BY place"""
@@ -50,9 +50,9 @@ class Chosen:
 
 @contextlib.contextmanager
 def chosen(lake: Lake, found: DatasetVersion, limit: int | None) -> Iterator[Chosen]:
-    """At most `limit` rows (None: all) and as many seeds, by the hash of their ids, until the end of the block.
+    """Select at most `limit` rows (None: all) and as many seeds, by the hash of their ids, until the block ends.
 
-    A seed that is a row of the version counts as a row. Raises NotFound where the version is gone.
+    A seed that is a row of the version counts as a row. Raises NotFound if the version no longer exists.
     """
     name = f"vectors_{uuid.uuid4().hex}"
     said = "left(text || CASE WHEN response IS NULL OR response = '' THEN '' ELSE chr(10) || response END, $4)"
@@ -73,7 +73,7 @@ def chosen(lake: Lake, found: DatasetVersion, limit: int | None) -> Iterator[Cho
         counted = lake.sql(f"SELECT kind, count(*) AS n FROM {name} GROUP BY kind").to_pylist()
         count: dict[Kind, int] = {"row": 0, "seed": 0, **{row["kind"]: int(row["n"]) for row in counted}}
         if not count["row"]:
-            raise NotFound(f"{found.ref} is not there any more", where=found.dataset, fix="graft datasets")
+            raise NotFound(f"{found.ref} no longer exists", where=found.dataset, fix="graft datasets")
         yield Chosen(lake, name, count)
     finally:
         lake.sql(f"DROP TABLE {name}")
