@@ -389,8 +389,9 @@ def test_the_verb(lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     words = ["d", "--format", "csv", "--where", "label = 'plain'", "--columns", "id, text", "--out", str(out), "--json"]
     done = CliRunner().invoke(app, words)
     assert json.loads(done.stdout)[0] == str(out / "train.csv") and manifest(out)["rows"] == 4
-    for words, said in ((["--push", "me/x"], "the format jsonl cannot be pushed"), (["--push", "x", "-f", "hf"], "not a repository name"),
-                        (["--push", "me/x", "-f", "hf", "--restricted"], "not pushed where all")):  # fmt: skip
+    for words, said in ((["--push", "me/x"], "the format jsonl cannot be pushed"),
+                        (["--push", "x", "-f", "hf"], "not a repository name"),
+                        (["--push", "me/x", "-f", "hf", "--restricted"], "not pushed to a public")):  # fmt: skip
         failed = CliRunner().invoke(app, ["d", *words])
         assert isinstance(failed.exception, GraftError) and said in str(failed.exception)
 

@@ -73,7 +73,7 @@ def test_latin_1_and_asked_encodings(tmp_path: Path) -> None:
     assert ("na\x81ve é", "a") in pairs(read(file))
     file.write_text("text,label\nпривет всем,a\nещё слова,b\n", encoding="cp1251")
     assert ("привет всем", "a") in pairs(read(file, options=sources.Options(encoding="cp1251")))
-    with pytest.raises(InputInvalid, match="no encoding 'klingon'"):
+    with pytest.raises(InputInvalid, match="unknown encoding 'klingon'"):
         read(file, options=sources.Options(encoding="klingon"))
 
 
