@@ -213,5 +213,4 @@ def open_keys(home: Any) -> set[str]:
 
 
 def _open_runs(lake: Lake) -> list[str]:
-    tasks = {run.id: run.recipe.get("task") or {} for run in lake.runs()}
-    return [name for name, task in tasks.items() if task.get("kind") != "guard" or not task.get("restricted", True)]
+    return [run.id for run in lake.runs() if not run.task.has_restricted]

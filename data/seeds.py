@@ -19,7 +19,6 @@ from graft.schemas.errors import InputInvalid, Problem
 from graft.schemas.problems import did_you_mean
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Seed
-from graft.schemas.tasks import labels_of
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +36,8 @@ def load_seeds(recipe: Recipe, folder: Path) -> list[Seed]:
 
     The same text with the same label counts once. Raises InputInvalid naming every broken line.
     """
-    settings, labels = recipe.seeds, [label.name for label in labels_of(recipe.task)]
-    free = recipe.task.kind == "instruction"
+    settings, labels = recipe.seeds, recipe.task.names
+    free = not recipe.task.labelled
     reader = _Reader(str(folder), labels, label_optional=free)
     names = (settings.text_field, settings.label_field, settings.response_field)
     if settings.path:
@@ -88,7 +87,7 @@ def _every_label_has_one(recipe: Recipe, reader: _Reader) -> None:
     where = recipe.seeds.path or "recipe"
     if recipe.method.kind == "promptmix":
         seen = {label for _, label, _ in reader.rows}
-        for known in labels_of(recipe.task):
+        for known in recipe.task.categories:
             if known.name not in seen and not known.description:
                 fix = "describe it in a clause under task.labels, or add a row with this label to the seeds"
                 reader.problem(None, "task.labels", f"class {known.name!r} has neither description nor example", fix)

@@ -102,7 +102,7 @@ def _steps_of(recipe: Recipe) -> Callable[[Recipe, int, list[Seed]], tuple[Step,
         return _mix_steps
     if isinstance(recipe.method, HarmAugSettings):
         return _harm_steps
-    return _instruction_steps if recipe.task.kind == "instruction" else _label_steps
+    return _label_steps if recipe.task.labelled else _instruction_steps
 
 
 def _sizes(seeds: list[Seed]) -> tuple[int, int]:
@@ -185,7 +185,7 @@ def _instruction_steps(recipe: Recipe, candidates: int, seeds: list[Seed]) -> tu
 
 def _responses(recipe: Recipe) -> int:
     """Candidates that share an instruction, of which one at most is accepted."""
-    return getattr(recipe.method, "responses", 1) if recipe.task.kind == "instruction" else 1
+    return 1 if recipe.task.labelled else getattr(recipe.method, "responses", 1)
 
 
 def _step(recipe: Recipe, purpose: str, role: str, calls: int, prompt: int, completion: int) -> Step:

@@ -90,7 +90,7 @@ def export_student(name: str, *, out: str | Path | None = None, overwrite: bool 
     check_target(folder, overwrite)
     model = load_classifier(home.student(student.id))
     origin = Origin(
-        task=recipe.task.kind if recipe else "classification",
+        task=recipe.task.kind if recipe else "text classification",
         language=recipe.task.language if recipe else "not stated",
         seeds=seeds, labels=model.labels, max_length=model.max_length,
         seeds_licence=(recipe.licence or "") if recipe else "", encoder_licence=_licence(student),

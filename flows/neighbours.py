@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from graft.agents.local import encoder
 from graft.data.lake import Lake
-from graft.flows.dedup import find_embed
 from graft.schemas.methods import PromptMixSettings
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Seed
 from graft.schemas.students import Evaluation
-from graft.schemas.tasks import labels_of
 from graft.students.train import VALIDATION
 
 
@@ -24,9 +23,9 @@ def find_neighbours(
     method = recipe.method
     if not isinstance(method, PromptMixSettings) or method.partner != "confusable":
         return {}
-    embed = find_embed(lambda text: None)
+    embed, why = encoder.find_embed()
     if embed is None:
-        say("partners are drawn at random: the encoder that finds confusable classes is not installed")
+        say(f"partners are drawn at random: {why}")
         return {}
     near = nearest_classes(recipe, seeds, embed)
     if recipe.steering is not None:
@@ -45,7 +44,7 @@ def nearest_classes(
     """Class to the others by cosine of class vectors: the mean over a class's examples, its name and description."""
     import numpy as np
 
-    labels = labels_of(recipe.task)
+    labels = recipe.task.categories
     texts = [
         [*(seed.text for seed in seeds if seed.label == label.name), label.name.replace("_", " "), label.description]
         for label in labels
@@ -71,7 +70,7 @@ def _last_evaluation(lake: Lake, recipe: Recipe) -> Evaluation | None:
 
     Never the one on a test file: what steers generation is no independent estimate any more.
     """
-    names = {label.name for label in labels_of(recipe.task)}
+    names = set(recipe.task.names)
     for student in lake.students(recipe.name):
         for evaluation in lake.evaluations(student.id):
             if evaluation.test_file == VALIDATION and names <= set(evaluation.labels):

@@ -23,7 +23,7 @@ from graft.schemas.load import recipe_json_schema
 from graft.schemas.problems import Explainer, did_you_mean
 from graft.schemas.recipe import Recipe
 from graft.schemas.restricted import HIDDEN
-from graft.schemas.tasks import ClassificationTask, Domain, InstructionTask
+from graft.schemas.tasks.base import task_for
 
 CLUSTERS_SHOWN = 20
 LANGUAGE = "task.language"
@@ -151,17 +151,11 @@ def recipe_of(
     except ValidationError:
         pass
     labels = sorted({row.label for row, *_ in held})
-    task = {"kind": "classification", "labels": [{"name": "one"}, {"name": "other"}], "language": "und"}
+    kind = task_for(["response"] if any(row.response for row, *_ in held) else [])
+    task = kind.unchecked(["one", "other"], "und")
     base = {"name": "neutral", "task": task, "seeds": {"path": "none.jsonl"}, "gates": NEUTRAL}
     recipe = _overridden(Recipe.model_validate(base), overrides)
-    language = recipe.task.language
-    names = tuple(Domain.model_construct(name=name, description="") for name in labels)  # any name, if one alone
-    answered = any(row.response for row, *_ in held)
-    of_rows = (
-        InstructionTask.model_construct(kind="instruction", domains=names, language=language)
-        if answered
-        else ClassificationTask.model_construct(kind="classification", labels=names, text="", language=language)
-    )
+    of_rows = kind.unchecked(labels, recipe.task.language)  # any label, if one alone
     note = "the version has no recipe of a run: neutral gates were used (docs/regate.md)"
     return recipe.model_copy(update={"task": of_rows}), [note]
 
@@ -214,13 +208,17 @@ def _tools(
     embed: Embed | None,
     say: Say,
 ) -> Tools:
+    from graft.agents.local.encoder import find_embed
     from graft.agents.roles.prompting import fragments
-    from graft.flows.dedup import find_embed
     from graft.flows.student_labels import toxicity_scorer
     from graft.students.folds import out_of_fold
 
     numbered = [(file, row, text) for file, rows in texts.items() for row, text in enumerate(rows, start=1)]
     wanted = bool(numbered) or recipe.gates.semantic is not None or recipe.gates.learned.action != "off"
+    if embed is None and wanted:
+        embed, why = find_embed()
+        if embed is None:
+            say(f"semantic de-duplication is skipped: {why}")
     return Tools(
         recipe=recipe,
         fragments=fragments(),
@@ -231,7 +229,7 @@ def _tools(
         seeds=lake.seeds(found.run_id) if recipe.gates.against_seeds and found.parent is None else [],
         scores=_means(lake, {run_id for _, run_id, _ in held}),
         toxicity=toxicity_scorer(home, recipe.gates.toxicity),
-        embed=embed or (find_embed(say) if wanted else None),
+        embed=embed,
         folds=lambda vectors, labels, folds, seed: out_of_fold(vectors, labels, folds, seed, say=say),
         tests=[(f"{file.name}:{row}", text) for file, row, text in numbered],
         test_cosine=test_cosine,

@@ -18,7 +18,6 @@ from graft.schemas.base import stable_hash
 from graft.schemas.methods import HarmAugSettings
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Candidate, Seed, Slot
-from graft.schemas.tasks import labels_of
 
 MEASURED_FROM = 1_000_000
 """Index of the first message that is written to count refusals only."""
@@ -65,10 +64,10 @@ async def prepare(context: RunContext) -> None:
     """Seeds get their domain, keywords and summary (instruction), or judges are tried and calibrated (labels)."""
     recorder = CallRecorder(context.gateway.call, context.run_id, "")
     seeds = list(context.seeds)
-    if context.recipe.task.kind == "instruction":
+    if not context.recipe.task.labelled:
         seeds = await prepare_seeds(recorder.ask, context.recipe, seeds)
         context.seeds = seeds
-    context.pool = {label.name: [] for label in labels_of(context.recipe.task)}
+    context.pool = {label.name: [] for label in context.recipe.task.categories}
     shown = context.recipe.steering.exemplars if context.recipe.steering else ()
     for seed in (*seeds, *(Seed.of(row.text, row.label, row.response) for row in shown)):
         context.pool.setdefault(seed.label, []).append(seed)
@@ -84,8 +83,8 @@ async def prepare(context: RunContext) -> None:
 
 async def _refusals(context: RunContext, count: int, ask: Ask) -> dict[str, int]:
     """Harmful messages of their own index range, so that comparing takes nothing from the shards' draws."""
-    parts = len(variants(context.recipe))
-    places = (Place(context.run_id, 0, 0, parts * (MEASURED_FROM + index), "harmful") for index in range(count))
+    parts, refused = len(variants(context.recipe)), context.recipe.task.sides[0]
+    places = (Place(context.run_id, 0, 0, parts * (MEASURED_FROM + index), refused) for index in range(count))
     slots = [context.method.make_slot(place, context.drawn) for place in places]
     return await measure_refusals(context.context(ask), slots)
 
@@ -103,7 +102,7 @@ def _first_slots(context: RunContext) -> list[Slot]:
 
 async def grow_pool(context: RunContext, chosen: list[Candidate]) -> None:
     """What a round accepted joins the exemplars: with keywords and a summary for instructions."""
-    if context.recipe.task.kind == "instruction":
+    if not context.recipe.task.labelled:
         recorder = CallRecorder(context.gateway.call, context.run_id, "")
         rows = await asyncio.gather(*(summarise(recorder.ask, context.recipe, candidate) for candidate in chosen))
         await _keep_calls(context, "grow", recorder)

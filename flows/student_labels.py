@@ -14,7 +14,7 @@ from graft.schemas.datasets import DatasetVersion
 from graft.schemas.errors import GraftError
 from graft.schemas.gates import ToxicitySettings
 from graft.schemas.home import Home
-from graft.schemas.restricted import SAFE
+from graft.schemas.kinds import TASKS
 from graft.students.rows import distribution
 
 if TYPE_CHECKING:
@@ -52,7 +52,8 @@ def toxicity_scorer(home: Home, settings: ToxicitySettings) -> Callable[[Sequenc
     labels, _ = judge(settings.student, ["ready?"])
     harmful = [index for index, label in enumerate(labels) if label == settings.label or not settings.label]
     if not settings.label:
-        harmful = [index for index in harmful if labels[index] != SAFE]
+        allowed = {side for task in TASKS.all().values() for side in task.sides[1:]}
+        harmful = [index for index in harmful if labels[index] not in allowed]
     if not harmful or len(harmful) == len(labels):
         fix = f"name one of its labels: {', '.join(labels)}"
         raise GraftError(

@@ -1,11 +1,12 @@
 """The flow that trains a student on a version and, beside it, a baseline on the seeds only.
 
-A version of instructions trains an instruction student (`flows.train_instruct`), all others a classifier.
+The version's task says which kind of student learns it: a classifier, or an instruction student
+(`flows.train_instruct`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,6 @@ from graft.schemas.load import resolve_path
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Seed
 from graft.schemas.students import Evaluation, StudentSettings
-from graft.schemas.tasks import labels_of
 from graft.students.rows import TrainRow
 from graft.students.train import StudentReport, as_one_text
 from graft.students.train import train_student as train_both
@@ -44,24 +44,11 @@ def train_student(ref: str, test: str | None = None, overrides: dict[str, Any] |
     home = Home.find()
     with Lake.open(home) as lake:
         found, run, recipe, settings = _opened(lake, ref, overrides)
-        if recipe.task.kind == "instruction":
-            from graft.flows.train_instruct import train_instruct
-
-            if test:
-                raise GraftError(
-                    "an instruction student is judged on the version's own rows: it takes no test file",
-                    where="--test", fix="leave it out",
-                )  # fmt: skip
-            return train_instruct(lake, found, run, recipe, settings, home, artifacts.say)
-        report = _train(lake, found, run, recipe, settings, home, test)
-    return {
-        "students": [student.model_dump(mode="json") for student in report.students],
-        "evaluations": [evaluation.model_dump(mode="json") for evaluation in report.evaluations],
-        "confusion": [str(path) for path in report.confusion],
-        "gain": report.gain,
-        "notes": list(report.notes),
-        "text": report.text,
-    }
+        trainer = TRAINERS.get(recipe.task.student)
+        if trainer is None:
+            known = ", ".join(TRAINERS)
+            raise GraftError(f"no kind of student {recipe.task.student!r}", where=found.ref, fix=f"one of: {known}")
+        return trainer(lake, found, run, recipe, settings, home, test)
 
 
 def train_version(ref: str, *, test: str | None = None, overrides: dict[str, Any] | None = None) -> StudentReport:
@@ -69,9 +56,10 @@ def train_version(ref: str, *, test: str | None = None, overrides: dict[str, Any
     home = Home.find()
     with Lake.open(home) as lake:
         found, run, recipe, settings = _opened(lake, ref, overrides)
-        if recipe.task.kind == "instruction":
+        if recipe.task.student != CLASSIFIER:
             raise GraftError(
-                "this version trains an instruction student, not a classifier", where=found.ref, fix="graft train",
+                f"this version trains a student of the kind {recipe.task.student}, not a classifier",
+                where=found.ref, fix="graft train",
             )  # fmt: skip
         return _train(lake, found, run, recipe, settings, home, test)
 
@@ -89,12 +77,46 @@ def _opened(
     return found, run, recipe, settings
 
 
+def _classifier(
+    lake: Lake, found: DatasetVersion, run: Run, recipe: Recipe, settings: StudentSettings, home: Home,
+    test: str | None,
+) -> dict[str, Any]:  # fmt: skip
+    report = _train(lake, found, run, recipe, settings, home, test)
+    return {
+        "students": [student.model_dump(mode="json") for student in report.students],
+        "evaluations": [evaluation.model_dump(mode="json") for evaluation in report.evaluations],
+        "confusion": [str(path) for path in report.confusion],
+        "gain": report.gain,
+        "notes": list(report.notes),
+        "text": report.text,
+    }
+
+
+def _instruct(
+    lake: Lake, found: DatasetVersion, run: Run, recipe: Recipe, settings: StudentSettings, home: Home,
+    test: str | None,
+) -> dict[str, Any]:  # fmt: skip
+    from graft.flows.train_instruct import train_instruct
+
+    if test:
+        raise GraftError(
+            "an instruction student is judged on the version's own rows: it takes no test file",
+            where="--test", fix="leave it out",
+        )  # fmt: skip
+    return train_instruct(lake, found, run, recipe, settings, home, artifacts.say)
+
+
+CLASSIFIER = "classifier"
+TRAINERS: dict[str, Callable[..., dict[str, Any]]] = {CLASSIFIER: _classifier, "instruct": _instruct}
+"""Kind of student, as a task names it (`Task.student`), to what trains it on a version."""
+
+
 def _train(
     lake: Lake, found: DatasetVersion, run: Run, recipe: Recipe, settings: StudentSettings, home: Home,
     test: str | None,
 ) -> StudentReport:  # fmt: skip
     """Both classifiers, stored with their evaluations, and the teachers beside them where the settings ask for some."""
-    labels = [label.name for label in labels_of(recipe.task)]
+    labels = recipe.task.names
     rows = version_rows(lake, found).to_pylist()
     wants_soft = settings.soft_weight or settings.multi_label is not None or settings.select is not None
     soft = soft_labels(lake, found, labels) if wants_soft else {}

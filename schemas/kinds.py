@@ -16,9 +16,13 @@ from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticKnownError, core_schema
+
 from graft.schemas.errors import NotFound
 from graft.schemas.home import PACKAGE
-from graft.schemas.problems import did_you_mean
+from graft.schemas.problems import FieldErrors, Finding, did_you_mean
 
 T = TypeVar("T")
 
@@ -108,8 +112,61 @@ class Kinds(Generic[T]):
         )
 
 
+@dataclass(frozen=True)
+class OfKind:
+    """Binds a pydantic field to the kind that its value names, as in `task: Annotated[Task, OfKind(TASKS)]`.
+
+    A value is a block with `kind`, which the kind's own class reads, or a finished value of the annotated class. Errors
+    have the types and contexts of a discriminated union, but no tag in their locations. A value is written with all
+    fields of its own class, and the JSON Schema is the union of all kinds that can be used.
+
+    Args:
+        kinds: the family
+        settings: the attribute of a kind that is its pydantic class; "" where the kind itself is that class
+    """
+
+    kinds: Kinds[Any]
+    settings: str = ""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Called by pydantic for the annotated field."""
+
+        def bind(value: Any) -> Any:
+            return value if isinstance(value, source) else self._class(value).model_validate(value)
+
+        written = core_schema.simple_ser_schema("any")  # by the value's own class, not by the annotated one
+        return core_schema.no_info_plain_validator_function(bind, serialization=written)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Called by pydantic: the kinds are looked up anew each time."""
+        every = {name: self._settings_of(name).__pydantic_core_schema__ for name in sorted(self.kinds.names)}
+        return handler(core_schema.tagged_union_schema(every, "kind"))
+
+    def _settings_of(self, name: str) -> Any:
+        kind = self.kinds.get(name)
+        return getattr(kind, self.settings) if self.settings else kind
+
+    def _class(self, value: Any) -> Any:
+        """The class for a raw value. Raises what a discriminated union would, or FieldErrors for a broken plugin."""
+        if not isinstance(value, Mapping):
+            raise PydanticKnownError("model_attributes_type")
+        if "kind" not in value:
+            raise PydanticKnownError("union_tag_not_found", {"discriminator": "'kind'"})
+        name, names = value["kind"], self.kinds.names
+        if isinstance(name, str) and name in names:
+            return self._settings_of(name)
+        plugin = self.kinds.plugins.get(name) if isinstance(name, str) else None
+        if plugin:
+            what = f"kind {name!r} of {plugin.distribution or 'a plugin'} cannot be used: {plugin.problem}"
+            raise FieldErrors([Finding(("kind",), what, "mend or remove the plugin; graft plugins lists all")])
+        expected = ", ".join(repr(one) for one in sorted(names))
+        raise PydanticKnownError(
+            "union_tag_invalid", {"discriminator": "'kind'", "tag": str(name), "expected_tags": expected}
+        )
+
+
 METHODS: Kinds[Any] = Kinds("methods", "agents/methods")
-TASKS: Kinds[Any] = Kinds("tasks", "schemas/tasks")
+TASKS: Kinds[Any] = Kinds("tasks", "schemas/tasks", needs=("categories", "restricts", "rubric"))
 GATES: Kinds[Any] = Kinds("gates", "data/gates")
 AUDITS: Kinds[Any] = Kinds("audits", "data/audits")
 OBJECTIVES: Kinds[Any] = Kinds("objectives", "students/objectives")

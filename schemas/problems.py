@@ -51,6 +51,16 @@ class _Error:
         return str(self.path[-1]) if self.path else "the recipe"
 
 
+def field_error(path: Path, what: str, fix: str) -> FieldErrors:
+    """Return the error of a field. `path` is relative to the model whose validator raises it; () is that model itself."""
+    return FieldErrors([Finding(path, what, fix)])
+
+
+def unknown_name(path: Path, noun: str, name: str, place: str, names: Sequence[str]) -> FieldErrors:
+    """Return the error of an unknown name, with the closest known name: no label 'x'; the task has …"""
+    return field_error(path, f"no {noun} {name!r}", f"{did_you_mean(name, names)}{place} has {', '.join(names)}")
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `did you mean 'x'? ` for the closest known word, or "" if none is close."""
     by_folded = {str(item).casefold(): str(item) for item in known}
@@ -276,30 +286,18 @@ _TABLE: dict[str, Callable[[_Error], tuple[str, str]]] = {
     **dict.fromkeys(("union_tag_invalid", "union_tag_not_found"), _tag),
 }
 
-_KNOWN_NAMES = re.compile(
-    r"^(no (?:model|label) '(?P<word>(?:[^']|'(?!; ))*+)'); (?P<list>.+ has (?P<names>.+))$", re.DOTALL
-)
 _FIELD = re.compile(r"^(?P<field>[a-z_]+(?:\.\w+)*): (?P<rest>.*)$", re.DOTALL)
 _SECTIONS = ("models", "roles", "target", "seeds", "task", "method")
 
+# Of validators that do not raise FieldErrors yet: the methods' and the tasks'.
 _VALIDATOR_FIXES: tuple[tuple[str, str, str], ...] = (
     # what the message contains, the field (under the model's own path) that it is about, the fix
-    ("occurs twice (as", "labels", "give every label a unique name; names that differ only in case are the same"),
-    ("occurs twice", "models", "give every model a unique name"),
     ("few_shot", "few_shot", "write two whole numbers, minimum first, such as [2, 4]"),
     ("seeds are empty", "", "add path: seeds.jsonl, or rows: with a text and a label each"),
     ("neither description nor example", "", "describe it in a clause, or set method.shots to show examples of it"),
     ("must be a classification", "", "set task.kind: classification with labels, or another method"),
     ("must be a guard", "", "set task.kind: guard with a policy, or another method"),
     ("is outside [0.5, 1]", "alphas", "write shares between 0.5 and 1, such as [0.6, 0.75, 0.9]"),
-    ("needs chat_template", "chat_template", "add chat_template: llama3, chatml, gemma, mistral or llama2"),
-    ("is for reviewers", "answer", "write answer: logprobs or answer: name"),
-    ("needs base_url", "base_url", "add base_url: with the server's address, such as http://127.0.0.1:8000/v1"),
-    ("remove base_url", "base_url", "remove base_url, or use provider openai"),
-    ("min_chars", "min_chars", "make min_chars at most max_chars"),
-    ("train + validation + test", "", "change the three shares so that they add up to 1"),
-    ("cannot write texts", "", "name a chat or completion model"),
-    ("none can generate", "", "add an embedded, openai or litellm model"),
 )
 
 
@@ -310,10 +308,6 @@ def _from_validator(error: _Error) -> Finding:
     if match and not path and match["field"].split(".")[0] in _SECTIONS:
         path = tuple(int(step) if step.isdigit() else step for step in match["field"].split("."))
         message = match["rest"]
-    named = _KNOWN_NAMES.match(message)
-    if named:
-        guess = did_you_mean(named["word"], named["names"].split(", "))
-        return Finding(path, named[1], f"{guess}{named['list']}")
     for part, field, fix in _VALIDATOR_FIXES:
         if part in message:
             own = bool(field) and (not path or path[-1] != field)

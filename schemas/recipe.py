@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -11,13 +11,15 @@ from graft.schemas.addresses import without_keys
 from graft.schemas.base import Slug, Value, stable_hash
 from graft.schemas.extra import sendable
 from graft.schemas.gates import GateSettings
+from graft.schemas.kinds import TASKS, OfKind
 from graft.schemas.methods import GraSettings, MethodSettings, PromptMixSettings
 from graft.schemas.models import EMBEDDED_POOL, GuardSpec, LabelerSpec, ModelSpec, RoleSpec
+from graft.schemas.problems import field_error, unknown_name
 from graft.schemas.redaction import HIDDEN
 from graft.schemas.review import ReviewSettings
 from graft.schemas.steering import ImproveSettings, Steering
 from graft.schemas.students import StudentSettings
-from graft.schemas.tasks import ClassificationTask, GuardTask, Task, labels_of
+from graft.schemas.tasks.base import Task
 
 
 class SeedRow(Value):
@@ -90,7 +92,8 @@ class Splits(Value):
     def _whole(self) -> Splits:
         total = self.train + self.validation + self.test
         if abs(total - 1) > 1e-9:
-            raise ValueError(f"train + validation + test is {total:g}, not 1")
+            fix = "change the three shares so that they add up to 1"
+            raise field_error((), f"train + validation + test is {total:g}, not 1", fix)
         return self
 
 
@@ -99,7 +102,7 @@ class Recipe(Value):
 
     name: Slug = Field(description="the dataset's name: lower-case letters, digits, dot, dash, underscore")
     description: str = ""
-    task: Task
+    task: Annotated[Task, OfKind(TASKS)]
     seeds: SeedSettings = SeedSettings()
     method: MethodSettings = GraSettings()
     models: tuple[ModelSpec, ...] = Field(default=EMBEDDED_POOL, min_length=1)
@@ -134,27 +137,29 @@ class Recipe(Value):
         pool = [model.name for model in self.models]
         repeated = sorted({name for name in pool if pool.count(name) > 1})
         if repeated:
-            raise ValueError(f"models: name {repeated[0]!r} occurs twice")
+            fix = "give every model a name of its own"
+            raise field_error(("models",), f"name {repeated[0]!r} occurs twice", fix)
         for role, spec in self.roles:
             unknown = [name for name in spec.models if name not in pool]
             if unknown:
-                raise ValueError(f"roles.{role}.models: no model {unknown[0]!r}; the pool has {', '.join(pool)}")
+                raise unknown_name(("roles", role, "models"), "model", unknown[0], "the pool", pool)
             direct = [model.name for model in self.models_for(role) if model.provider != "litellm"]
             if spec.batch and direct:
-                raise ValueError(
-                    f"roles.{role}.batch: {direct[0]!r} has no batch API here; name models of provider litellm"
-                )
+                fix = "name models of provider litellm"
+                raise field_error(("roles", role, "batch"), f"{direct[0]!r} has no batch API here", fix)
         if any(spec.provider == "encoder" for spec in self.models_for("generator")) and self.roles.generator.models:
-            raise ValueError("roles.generator.models: an encoder cannot write texts; name a chat or completion model")
+            fix = "name a chat or completion model"
+            raise field_error(("roles", "generator", "models"), "an encoder cannot write texts", fix)
         if not self.models_for("generator"):
-            raise ValueError("models: none can generate (an encoder only judges); add a chat or completion model")
-        known = [label.name for label in labels_of(self.task)]
+            fix = "add an embedded, openai or litellm model"
+            raise field_error(("models",), "none can generate (an encoder only judges)", fix)
+        known = self.task.names
         for label in self.target.labels:
             if label not in known:
-                raise ValueError(f"target.labels: no label {label!r}; the task has {', '.join(known)}")
+                raise unknown_name(("target", "labels"), "label", label, "the task", known)
         for index, row in enumerate(self.seeds.rows):
             if row.label and row.label not in known:
-                raise ValueError(f"seeds.rows.{index}.label: no label {row.label!r}; the task has {', '.join(known)}")
+                raise unknown_name(("seeds", "rows", index, "label"), "label", row.label, "the task", known)
         return self
 
     @model_validator(mode="after")
@@ -163,13 +168,13 @@ class Recipe(Value):
         if not (self.seeds.path or self.seeds.rows) and method.kind != "promptmix":
             raise ValueError("seeds: seeds are empty: give path (a CSV, JSONL or Parquet file) or rows")
         if isinstance(method, PromptMixSettings):
-            if not isinstance(task, ClassificationTask):
+            if task.sides or not task.labelled:
                 raise ValueError("method.kind: promptmix mixes classes, so the task must be a classification")
-            bare = [index for index, label in enumerate(task.labels) if not label.description and not method.shots]
+            bare = [index for index, label in enumerate(task.categories) if not label.description and not method.shots]
             if bare:
-                where, name = f"task.labels.{bare[0]}.description", task.labels[bare[0]].name
+                where, name = f"task.labels.{bare[0]}.description", task.names[bare[0]]
                 raise ValueError(f"{where}: class {name!r} has neither description nor example")
-        if method.kind == "harmaug" and not isinstance(task, GuardTask):
+        if method.kind == "harmaug" and not task.sides:
             raise ValueError("method.kind: harmaug makes rows for a guard, so the task must be a guard")
         return self
 
@@ -183,14 +188,12 @@ class Recipe(Value):
         spec: RoleSpec = getattr(self.roles, role)
         if spec.models:
             return tuple(model for model in self.models if model.name in spec.models)
-        judges = role in ("reviewer", "adjudicator", "labeler", "guard") and self.task.kind != "instruction"
+        judges = role in ("reviewer", "adjudicator", "labeler", "guard") and self.task.labelled
         return tuple(model for model in self.models if judges or model.provider != "encoder")
 
     def wanted(self) -> dict[str, int]:
         """Accepted rows wanted of each label, in the task's order."""
-        return {
-            label.name: self.target.labels.get(label.name, self.target.rows_per_label) for label in labels_of(self.task)
-        }
+        return {name: self.target.labels.get(name, self.target.rows_per_label) for name in self.task.names}
 
     def fingerprint(self, *more: Any) -> str:
         """Hash of all that decides which rows come out; student, loop, review and caps do not: a raised cap goes on."""
@@ -200,7 +203,7 @@ class Recipe(Value):
             for name in ("weights", "headers_env"):
                 if not model[name]:
                     del model[name]
-        return stable_hash(data, more)
+        return stable_hash(data, self.task.rubric, more)
 
 
 def without_caps(recipe: dict[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,8 @@ from graft.schemas.home import Home
 from graft.schemas.recipe import Recipe, SeedRow, SeedSettings
 from graft.schemas.rows import Candidate, Decision, Slot
 from graft.schemas.steering import Improvement, ImproveSettings, RoundResult
-from graft.schemas.tasks import ClassificationTask, Label
+from graft.schemas.tasks.base import Label
+from graft.schemas.tasks.classification import ClassificationTask
 
 RECIPE = Recipe(
     name="shop",
@@ -106,7 +107,7 @@ def test_rounds_of_a_loop(lake: Lake) -> None:
 def test_the_verb(lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(lake)
     monkeypatch.setenv("GRAFT_HOME", str(lake.home.root))
-    monkeypatch.setattr("graft.flows.dedup.find_embed", lambda say: embed)
+    monkeypatch.setattr("graft.agents.local.encoder.find_embed", lambda: (embed, ""))
     app = typer.Typer()
     app.command()(verbs.audit)
     shown = CliRunner().invoke(app, ["shop", "--repeats", "1", "--out", str(tmp_path / "o")])

@@ -26,7 +26,8 @@ from graft.schemas.datasets import DatasetVersion, Row, Run
 from graft.schemas.errors import GraftError, InputInvalid, NotFound
 from graft.schemas.home import Home
 from graft.schemas.recipe import Recipe, SeedRow, SeedSettings
-from graft.schemas.tasks import ClassificationTask, Label
+from graft.schemas.tasks.base import Label
+from graft.schemas.tasks.classification import ClassificationTask
 from graft.students.folds import out_of_fold
 
 AT = datetime(2026, 11, 26, tzinfo=UTC)
@@ -91,7 +92,7 @@ def drops() -> dict[str, str]:
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     monkeypatch.setenv("GRAFT_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr("graft.flows.dedup.find_embed", lambda say: embed)
+    monkeypatch.setattr("graft.agents.local.encoder.find_embed", lambda: (embed, ""))
     return Home.find()
 
 

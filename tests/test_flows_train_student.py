@@ -194,5 +194,5 @@ def test_instructions_train_an_instruction_student(tmp_path: Path, monkeypatch: 
     assert (found.ref, of.id, asked, settings.epochs, home) == ("tutor@1", "r", recipe, 2, Home.find())
     with pytest.raises(GraftError, match="takes no test file"):
         flow.train_student.fn("tutor", test="held.jsonl")
-    with pytest.raises(GraftError, match="instruction student"):
+    with pytest.raises(GraftError, match="kind instruct, not a classifier"):
         flow.train_version("tutor")

@@ -13,7 +13,6 @@ from graft.agents.methods.draw import Roles, draw_roles, gra_of, reviewer_count,
 from graft.schemas.errors import GraftError
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Seed, Slot
-from graft.schemas.tasks import GuardTask
 
 __all__ = [
     "METHODS", "Ask", "Context", "Drawn", "Method", "Place", "Roles", "Screen",
@@ -39,9 +38,9 @@ METHODS: dict[str, Callable[[], Method]] = {
 def method_of(recipe: Recipe) -> Method:
     """The method that the recipe names. Raises GraftError for rows that it does not make."""
     kind = recipe.method.kind
-    if isinstance(recipe.task, GuardTask) and recipe.task.with_response and kind != "harmaug":
+    if recipe.task.labelled and recipe.task.needs_response and kind != "harmaug":
         raise GraftError(
-            f"method {kind!r} makes no guard rows with a response", where="task.with_response",
+            f"method {kind!r} makes no labelled rows with a response", where="task.with_response",
             fix="use method.kind: harmaug, or set with_response: false: rows hold the prompt alone",
         )  # fmt: skip
     return METHODS[kind]()

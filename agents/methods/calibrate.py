@@ -20,7 +20,7 @@ from graft.schemas.methods import PromptMixSettings
 from graft.schemas.models import GuardSpec, ModelSpec, RoleName
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Slot
-from graft.schemas.tasks import Label
+from graft.schemas.tasks.base import Label
 
 JUDGING: tuple[RoleName, ...] = ("labeler", "guard", "reviewer", "adjudicator")
 PROBE = "A text that says nothing."
@@ -44,14 +44,14 @@ class Tried:
 
 
 def judges(recipe: Recipe, roles: Sequence[RoleName]) -> dict[str, Judge]:
-    """Models of these roles that answer by label probabilities, by name; instructions have no labels to judge.
+    """Models of these roles that answer by label probabilities, by name; a task may have none to judge.
 
     A model with several roles is tried in the one that asks more of it.
     """
     found: dict[str, Judge] = {}
     for role in JUDGING:
         spec = getattr(recipe.roles, role)
-        if role not in roles or recipe.task.kind == "instruction":
+        if role not in roles or not recipe.task.labelled:
             continue
         if isinstance(spec, GuardSpec) and spec.template != "labels":
             continue

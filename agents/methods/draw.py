@@ -142,7 +142,7 @@ def _apart(
 
 def pool_of(recipe: Recipe, role: str) -> list[ModelSpec]:
     """The models that may play a role; one that writes is never an encoder. Raises GraftError where there is none."""
-    writes = role in ("generator", "responder") or recipe.task.kind == "instruction"
+    writes = role in ("generator", "responder") or not recipe.task.labelled
     models = [model for model in recipe.models_for(role) if not (writes and model.provider == "encoder")]
     if not models:
         raise GraftError(
@@ -153,7 +153,7 @@ def pool_of(recipe: Recipe, role: str) -> list[ModelSpec]:
 
 
 def _can_repeat(recipe: Recipe, model: ModelSpec) -> bool:
-    by_scores = recipe.task.kind == "instruction" or recipe.roles.reviewer.answer == "scores"
+    by_scores = not recipe.task.labelled or recipe.roles.reviewer.answer == "scores"
     return by_scores and model.provider != "encoder" and recipe.roles.reviewer.temperature > 0
 
 

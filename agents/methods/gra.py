@@ -34,9 +34,9 @@ class Gra:
         return ("generator", "reviewer", "adjudicator")
 
     def make_slot(self, place: Place, drawn: Drawn) -> Slot:
-        """A slot with `few_shot` exemplars of its label; one of a group where an instruction has several responses."""
+        """A slot with `few_shot` exemplars of its label; one of a group where a text has several responses."""
         settings = gra_of(drawn.recipe)
-        parts = settings.responses if drawn.recipe.task.kind == "instruction" else 1
+        parts = 1 if drawn.recipe.task.labelled else settings.responses
         if parts == 1:
             return make_slot(place, drawn, *settings.few_shot)
         part = place.index % parts
@@ -55,12 +55,12 @@ class Gra:
         """The decided candidate. A reached cap ends it as failed.budget."""
         roles = draw_roles(context.recipe, slot)
         draft = Draft(slot, context, roles.names())
-        run = _instruction if context.recipe.task.kind == "instruction" else _labelled_text
+        run = _labelled_text if context.recipe.task.labelled else _instruction
         return await decided(draft, run(draft, roles), "The generator")
 
 
 async def _labelled_text(draft: Draft, roles: Roles) -> Decision:
-    """Classification and guard: write, gate, review, decide."""
+    """A text with a label: write, gate, review, decide."""
     draft.text = await Gra().propose(draft.slot, draft.context)
     return screened(draft) or await review_label(draft, roles, gra_of(draft.context.recipe))
 

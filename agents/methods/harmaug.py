@@ -26,7 +26,6 @@ from graft.schemas.models import RoleName
 from graft.schemas.recipe import Recipe
 from graft.schemas.refusals import refusal_of
 from graft.schemas.rows import Aim, Candidate, Decision, Labelling, Side, Slot, Variant
-from graft.schemas.tasks import GuardTask
 
 VARIANTS: tuple[Variant, ...] = ("empty", "refusal", "compliance")
 
@@ -44,7 +43,7 @@ class HarmAug:
         part = place.index % len(kinds)
         first = dataclasses.replace(place, index=place.index - part)
         shown = make_slot(first, drawn, settings.exemplars, settings.exemplars)
-        aim = Aim(side=_side(settings, place.label, shown.seed), variant=kinds[part])
+        aim = Aim(side=_side(drawn.recipe, place.label, shown.seed), variant=kinds[part])
         own = make_slot(place, drawn, 0, 0)
         update = {"exemplars": shown.exemplars, "seed": shown.seed, "group": shown.id, "part": part, "aim": aim}
         return own.model_copy(update=update)
@@ -65,20 +64,21 @@ def augmenting(recipe: Recipe) -> HarmAugSettings:
     """The recipe's HarmAug settings. Raises GraftError where it has another method or another task."""
     if not isinstance(recipe.method, HarmAugSettings):
         raise GraftError(f"recipe asks for {recipe.method.kind}", where="method.kind", fix="use kind: harmaug")
-    if not isinstance(recipe.task, GuardTask):
+    if not recipe.task.sides:
         raise GraftError("harmaug makes rows for a guard", where="task.kind", fix="use task.kind: guard, with a policy")
     return recipe.method
 
 
 def variants(recipe: Recipe) -> tuple[Variant, ...]:
     """The responses that each message gets: none, or none, a refusal and a compliance."""
-    return VARIANTS if isinstance(recipe.task, GuardTask) and recipe.task.with_response else VARIANTS[:1]
+    return VARIANTS if recipe.task.sides and recipe.task.needs_response else VARIANTS[:1]
 
 
-def _side(settings: HarmAugSettings, label: str, seed: int) -> Side:
-    if label == "harmful":
+def _side(recipe: Recipe, label: str, seed: int) -> Side:
+    if label == recipe.task.sides[0]:
         return "harmful"
-    return "borderline" if random.Random(f"side-{seed}").random() < settings.borderline else "benign"
+    share = augmenting(recipe).borderline
+    return "borderline" if random.Random(f"side-{seed}").random() < share else "benign"
 
 
 async def _message(slot: Slot, context: Context) -> tuple[str, bool]:
@@ -140,15 +140,17 @@ async def _taught(draft: Draft) -> Decision:
     if not given:
         return failure(reviews[0].failure.partition(":")[0], f"No guard gave a score; the first: {reviews[0].failure}.")
     draft.soft_label = soft_label([review.distribution for review in given])
-    score = draft.soft_label["harmful"]
-    draft.label = "harmful" if score > threshold else "safe"
+    refused, allowed = context.recipe.task.sides
+    score = draft.soft_label[refused]
+    draft.label = refused if score > threshold else allowed
     draft.labelling = Labelling(
-        by="guard", candidates=("harmful", "safe"), label=draft.label, relabelled=draft.label != draft.slot.label,
-        margin=abs(2 * score - 1), second="safe" if draft.label == "harmful" else "harmful",
+        by="guard", candidates=(refused, allowed), label=draft.label, relabelled=draft.label != draft.slot.label,
+        margin=abs(2 * score - 1), second=allowed if draft.label == refused else refused,
         votes=any(is_vote(review) for review in given),
     )  # fmt: skip
     side = draft.slot.aim.side if draft.slot.aim else ""
-    reason = f"{draft.models['guard']} gave harmful {score:.0%}, the threshold is {threshold:.0%}; it was meant {side}."
+    gave = f"{draft.models['guard']} gave {refused} {score:.0%}"
+    reason = f"{gave}, the threshold is {threshold:.0%}; it was meant {side}."
     return decision("accepted", "labelled", "accepted.labelled", reason)
 
 

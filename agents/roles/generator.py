@@ -10,13 +10,10 @@ from typing import Any
 
 from graft.agents.methods.base import Ask
 from graft.agents.roles.asking import (
-    clause_of,
     cleaned,
     concept_of,
     ended,
-    label_of,
     most_keywords,
-    noun_of,
     object_in,
     object_schema,
     request_for,
@@ -37,7 +34,7 @@ async def write_text(ask: Ask, recipe: Recipe, model: ModelSpec, slot: Slot) -> 
     """A new text for the slot's label, on one line, after its exemplars. Raises CallFailed."""
     request = _request(
         recipe, model, slot, "text", {"text": _string(recipe, model)}, stop=NEWLINE,
-        noun=noun_of(recipe), clause=clause_of(recipe, slot.label), language=recipe.task.language,
+        noun=recipe.task.noun, clause=recipe.task.clause(slot.label), language=recipe.task.language,
         examples=[seed.text for seed in slot.exemplars], concept=concept_of(slot),
     )  # fmt: skip
     reply = await ask(request)
@@ -46,7 +43,7 @@ async def write_text(ask: Ask, recipe: Recipe, model: ModelSpec, slot: Slot) -> 
 
 async def write_keywords(ask: Ask, recipe: Recipe, model: ModelSpec, slot: Slot) -> tuple[tuple[str, ...], str]:
     """At most `max_keywords` keywords that none of the exemplars has. Raises CallFailed where none is new."""
-    most, domain = most_keywords(recipe), label_of(recipe, slot.label)
+    most, domain = most_keywords(recipe), recipe.task.category(slot.label)
     words = {"type": "array", "items": short_string(model, KEYWORD_CHARS), "minItems": 1, "maxItems": most}
     request = _request(
         recipe, model, slot, "keywords", {"keywords": words}, stop=NEWLINE, max_tokens=128,
@@ -66,7 +63,7 @@ async def write_instruction(
     ask: Ask, recipe: Recipe, model: ModelSpec, slot: Slot, keywords: tuple[str, ...]
 ) -> tuple[str, str]:
     """One instruction from domain, new keywords and the exemplars' summaries (never their texts). Raises CallFailed."""
-    domain = label_of(recipe, slot.label)
+    domain = recipe.task.category(slot.label)
     request = _request(
         recipe, model, slot, "instruction", {"instruction": _string(recipe, model)}, stop=NEWLINE,
         domain=domain.name, about=domain.description, keywords=", ".join(keywords), language=recipe.task.language,

@@ -7,6 +7,7 @@ for tuned models, `completion` for base models. What is constant stands first, s
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from jinja2.sandbox import SandboxedEnvironment
 
 from graft.schemas.base import stable_hash
 from graft.schemas.calls import Message
+from graft.schemas.kinds import TASKS
 from graft.schemas.models import ModelSpec
 
 FOLDER = Path(__file__).parent / "prompts"
@@ -49,18 +51,27 @@ def prompts_version() -> str:
     return stable_hash([[file.name, file.read_text(encoding="utf-8")] for file in _files()])
 
 
-@cache
 def fragments() -> tuple[str, ...]:
     """The fixed sentences of 8 words or more of the prompts that a row can meet: a text that holds one repeats them.
 
-    Seed preparation's prompts are left out: no row is made or judged by them, and their examples are ordinary texts.
+    The tasks' rubrics are among them. Seed preparation's prompts are left out: no row is made or judged by them, and
+    their examples are ordinary texts.
     """
+    rubrics = dict.fromkeys(one.meaning for task in TASKS.all().values() for one in task.rubric)
+    return tuple(dict.fromkeys((*_fixed_sentences(), *_sentences(rubrics))))
+
+
+@cache
+def _fixed_sentences() -> tuple[str, ...]:
+    files = [file for file in _files() if not file.name.startswith("seed_")]
+    return _sentences(_CODE.sub("\n", file.read_text(encoding="utf-8")) for file in files)
+
+
+def _sentences(texts: Iterable[str]) -> tuple[str, ...]:
+    """The sentences of 8 words or more."""
     found: dict[str, None] = {}
-    for file in _files():
-        if file.name.startswith("seed_"):
-            continue
-        fixed = _CODE.sub("\n", file.read_text(encoding="utf-8"))
-        for piece in _ENDS.split(fixed):
+    for text in texts:
+        for piece in _ENDS.split(text):
             sentence = " ".join(piece.split()).strip("-*#<>,' ")
             if len(sentence.split()) >= FRAGMENT_WORDS:
                 found.setdefault(sentence)

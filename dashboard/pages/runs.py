@@ -14,10 +14,10 @@ from graft.dashboard.context import PageContext, context_of
 from graft.dashboard.figures import Rows
 from graft.dashboard.figures import runs as figures
 from graft.dashboard.pages.page import Chart, Page, Spec
-from graft.dashboard.tables import Column, Table
 from graft.schemas.datasets import Run
 from graft.schemas.errors import GraftError, NotFound
 from graft.schemas.live import read_live
+from graft.schemas.sections import Column, Table
 
 if TYPE_CHECKING:
     from graft.data.spending import Stretch
@@ -62,7 +62,7 @@ def compare(request: Request) -> Response:
 
 def _said(name: str, kind: str = "text", digits: int = 0) -> Any:
     column = Column(name, name, kind, digits)  # type: ignore[arg-type]
-    return column.said
+    return column.text
 
 
 COMPARED: dict[str, Any] = {
@@ -122,10 +122,9 @@ def _prefect_page(now: Live | None) -> str:
 
 def _progress(run: Run, rows: Rows) -> list[dict[str, Any]]:
     """Accepted and wanted of each label. The recipe is read as it lies: an older Graft may have written it."""
-    task, target = run.recipe.get("task", {}), run.recipe.get("target", {})
+    target = run.recipe.get("target", {})
     every, single = target.get("rows_per_label"), target.get("labels", {})
-    named = [label["name"] for label in task.get("labels", ()) or task.get("domains", ())]
-    wanted = {name: single.get(name, every) for name in named if every is not None}
+    wanted = {name: single.get(name, every) for name in run.task.names if every is not None}
     have = {row["label"]: row["accepted"] for row in rows}
     names = [*wanted, *(name for name in have if name not in wanted)]
     return [

@@ -79,14 +79,14 @@ def _joined(parts: Mapping[str, Path], target: Path) -> None:
 
 
 FORMATS = (
-    Format("parquet", "files", "any", "typed, compressed columns", "parquet", _as_is, choosable=True),
-    Format("jsonl", "files", "any", "one JSON object per line", "jsonl", _as_is, choosable=True),
-    Format("csv", "files", "any", "for spreadsheets; no cell is a formula", "csv", _cells, choosable=True,
+    Format("parquet", "files", "typed, compressed columns", "parquet", _as_is, choosable=True),
+    Format("jsonl", "files", "one JSON object per line", "jsonl", _as_is, choosable=True),
+    Format("csv", "files", "for spreadsheets; no cell is a formula", "csv", _cells, choosable=True,
            notes=CSV_NOTES),
-    Format("fasttext", "files", "classification", "`__label__x text`, one per line", "lines", _fasttext, suffix="txt",
+    Format("fasttext", "files", "`__label__x text`, one per line", "lines", _fasttext, suffix="txt",
            check=_one_label_a_word, notes=FASTTEXT_NOTES),
-    Format("intents", "files", "classification", "one JSON of splits to [text, label] pairs, as in CLINC150", "lines",
+    Format("intents", "files", "one JSON of splits to [text, label] pairs, as in CLINC150", "lines",
            _pairs, suffix="json", compressions=("none",), joined=("intents.json", _joined), shardable=False),
-    Format("banking77", "files", "classification", "CSV with text and category, as in Banking77", "csv", _banking,
+    Format("banking77", "files", "CSV with text and category, as in Banking77", "csv", _banking,
            notes=CSV_NOTES),
 )  # fmt: skip

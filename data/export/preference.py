@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from graft.data.export.chat import turn
 from graft.data.export.registry import Columns, Format, Params, Source
+from graft.schemas.decisions import negative_codes
 from graft.schemas.errors import GraftError
 
-NEGATIVE_CODES = ("rejected.low_mean", "rejected.adjudicated")
 CORRECTNESS = """list_avg(list_transform(list_filter({}.reviews, lambda r: r.stage = 'content'),
     lambda r: TRY_CAST(json_extract_string(r.scores, '$.correctness') AS DOUBLE)))"""
 STEPS = """TRY_CAST(CASE WHEN json_valid(response) THEN json_extract(response, '$.steps') END
@@ -21,7 +21,7 @@ HAS_STEPS = f"len({STEPS}) > 0 AND len(list_filter({STEPS}, lambda s: s.text IS 
 def _wrong(source: Source, params: Params, chosen: str) -> str:
     """SQL of one row per wrong answer beside a chosen answer, in the column `wrong`, without repeated texts."""
     hidden = "" if source.restricted else "AND NOT bad.restricted"
-    codes = params.add(list(NEGATIVE_CODES))
+    codes = params.add(list(negative_codes()))
     return f"""
         SELECT chosen.*, bad.response AS wrong, min(bad.candidate_id) AS part FROM {chosen}
         JOIN lake.candidates AS good ON good.run_id = chosen.run_id AND good.candidate_id = chosen.candidate_id
@@ -75,8 +75,8 @@ def _stepwise(source: Source, params: Params) -> Columns:
 
 
 def _of_answers(source: Source) -> None:
-    if source.task != "instruction" or not source.has_response:
-        what = f"its rows are for {source.task}, which has no better and worse answers to an instruction"
+    if source.task.labelled or not source.has_response:
+        what = f"its rows are for {source.task.kind}, which has no better and worse answers to an instruction"
         raise GraftError(what, where=source.found.ref, fix="--format messages, or a version of an instruction task")
 
 
@@ -108,12 +108,12 @@ def _any(source: Source, rows: object) -> bool:
 
 BY_PART = "ordinal, part"
 FORMATS = (
-    Format("preference", "training", "instruction", "`prompt`, `chosen`, `rejected`: TRL's DPO", "jsonl", _preference,
+    Format("preference", "training", "`prompt`, `chosen`, `rejected`: TRL's DPO", "jsonl", _preference,
            rows=_pairs, order=BY_PART, check=_has_pairs,
            notes=("A pair is an accepted answer and an answer that reviewers found wrong, to one instruction.",)),
-    Format("unpaired_preference", "training", "instruction", "`prompt`, `completion`, `label`: TRL's KTO", "jsonl",
+    Format("unpaired_preference", "training", "`prompt`, `completion`, `label`: TRL's KTO", "jsonl",
            _unpaired, rows=_verdicts, order=BY_PART, check=_of_answers),
-    Format("stepwise", "training", "rows whose response has steps", "`prompt`, `completions`, `labels`: TRL's PRM",
+    Format("stepwise", "training", "`prompt`, `completions`, `labels`: TRL's PRM",
            "jsonl", _stepwise, rows=_with_steps, check=_has_steps,
            notes=("Rows without steps are left out.",)),
 )  # fmt: skip

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from graft.data.export.where import ROW_COLUMNS, visible
 from graft.schemas.datasets import DatasetVersion
+from graft.schemas.tasks.base import Task
 
 if TYPE_CHECKING:
     from graft.data.lake import Lake
 
 Container = Literal["parquet", "jsonl", "csv", "lines"]
 Kind = Literal["files", "training", "hub"]
-TaskKind = Literal["classification", "instruction", "guard"]
 
 
 class Params:
@@ -39,7 +39,7 @@ class Source:
 
     lake: Lake
     found: DatasetVersion
-    task: TaskKind
+    task: Task
     language: str
     licence: str
     tau: float
@@ -93,7 +93,7 @@ def split_name(split: str, shard: int, shards: int, suffix: str) -> str:
 
 @dataclass(frozen=True)
 class Format:
-    """An export format. `name`, `tasks` and `says` are for people, the rest is for write.py.
+    """An export format. `name` and `says` are for people, the rest is for write.py.
 
     `rows` transforms the relation `chosen` into another of the same name, such as one row per pair, sorted by `order`.
     `check` raises GraftError if the version cannot be written in this format. `beside` returns the text of further
@@ -102,7 +102,6 @@ class Format:
 
     name: str
     kind: Kind
-    tasks: str
     says: str
     container: Container
     select: Callable[[Source, Params], Columns]

@@ -31,7 +31,7 @@ class Checks:
     `labels` are the allowed labels (None: any). `splits` overrides the source's own splits.
     """
 
-    kind: str
+    needs_response: bool = False
     max_chars: int = MAX_CHARS
     labels: Sequence[str] | None = None
     restricted: bool = False
@@ -137,7 +137,7 @@ def _said(record: Mapping[str, Any], mapped: Mapped) -> tuple[Any, Any]:
 
 def _wrong_text(found: tuple[Any, Any], mapped: Mapped, checks: Checks) -> Wrong | None:
     places = ("+".join(mapped.text) or mapped.chat or "text", mapped.response or mapped.chat or "response")
-    for value, column, needed in zip(found, places, (True, checks.kind == "instruction"), strict=True):
+    for value, column, needed in zip(found, places, (True, checks.needs_response), strict=True):
         if value is None or (isinstance(value, str) and not value.strip()):
             if needed:
                 if mapped.chat:
