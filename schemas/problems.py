@@ -52,7 +52,7 @@ class _Error:
 
 
 def field_error(path: Path, what: str, fix: str) -> FieldErrors:
-    """Return the error of a field. `path` is relative to the model whose validator raises it; () is that model itself."""
+    """Return the error of a field; `path` is relative to the model whose validator raises it, () for that model."""
     return FieldErrors([Finding(path, what, fix)])
 
 
