@@ -179,7 +179,7 @@ def test_neighbours_are_those_of_brute_force(home: Home) -> None:
     hit = vectors.search(embed(["refund of money"])[0] * 7, 5)
     assert len(hit) == 5 and all(int(one.id[2:]) % 4 == 1 for one in hit)
     assert vectors.search(embed(["refund"])[0], 0) == [] and len(vectors.search(embed(["refund"])[0], 999)) == 52
-    with pytest.raises(NotFound, match="c_nobody is not among the 50 rows"):
+    with pytest.raises(NotFound, match="c_nobody is not among the 50 embedded rows"):
         vectors.nearest("c_nobody")
     for wrong in (np.zeros(32), np.ones(31), np.full(32, np.nan)):
         with pytest.raises(GraftError, match="embed the words with hashing"):

@@ -131,7 +131,7 @@ def test_texts_of_parquet_and_responses_below_them(tmp_path: Path) -> None:
         ("a.jsonl", b"{'text': 1}\n", r":1: is not valid JSON"),
         ("a.jsonl", b'["text"]\n', "is not a JSON object but list"),
         ("a.jsonl", b'{"text": null}\n', "text is not text but null"),
-        ("a.xlsx", b"x", "cannot read '.xlsx' files"),
+        ("a.xlsx", b"x", "cannot read files of the kind '.xlsx'"),
     ],
 )
 def test_what_cannot_be_read_is_said_with_its_line(tmp_path: Path, name: str, content: bytes, said: str) -> None:
