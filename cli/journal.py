@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from graft.cli.options import JsonFlag
+
 if TYPE_CHECKING:
     from graft.data.lake import Lake
 
@@ -20,7 +22,6 @@ Example:  graft journal size
 """
 app = typer.Typer(no_args_is_help=True, help=HELP)
 
-JsonFlag = Annotated[bool, typer.Option("--json", help="print JSON for programs")]
 UNITS = {"h": 1 / 24, "d": 1.0, "w": 7.0}
 
 

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
+from graft.cli.options import JsonFlag
+
 RecipeArg = Annotated[str, typer.Argument(help="a recipe's path, or the name of one in recipes/", metavar="RECIPE")]
-JsonFlag = Annotated[bool, typer.Option("--json", help="print JSON for programs")]
 
 
 def validate(recipe: RecipeArg, json: JsonFlag = False) -> None:

@@ -10,10 +10,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from graft.dashboard.charts.shapes import bars, line
-from graft.dashboard.context import PageContext, context_of
+from graft.dashboard.context import Chart, Page, PageContext, Spec, context_of
 from graft.dashboard.figures import Rows
 from graft.dashboard.figures import runs as figures
-from graft.dashboard.pages.page import Chart, Page, Spec
 from graft.schemas.datasets import Run
 from graft.schemas.errors import GraftError, NotFound
 from graft.schemas.live import read_live

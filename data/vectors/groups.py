@@ -36,8 +36,12 @@ class Cluster(Value):
     highest: float
 
 
-def clusters(vectors: Vectors, min_cosine: float, most: int | None, say: Callable[[str], None]) -> list[Cluster]:
+def clusters(
+    vectors: Vectors, min_cosine: float = 0.9, *, most: int | None = 50_000, say: Callable[[str], None] | None = None
+) -> list[Cluster]:
     """Return connected components over pairs of rows with a cosine of `min_cosine` or more, largest first, ties by id.
+
+    The result is stored beside the vectors.
 
     Args:
         vectors: The version's embeddings; seeds are not compared.
@@ -49,6 +53,7 @@ def clusters(vectors: Vectors, min_cosine: float, most: int | None, say: Callabl
         MissingExtra: The index is required but not installed.
         ValueError: `min_cosine` is out of range.
     """
+    say = say or (lambda line: None)
     if not -1 <= min_cosine <= 1:
         raise ValueError("min_cosine is between -1 and 1")
     compared = vectors.rows if most is None else min(most, vectors.rows)

@@ -7,7 +7,7 @@ and rows are ordered by the hash of their ids; those with a position on the map 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,6 @@ from graft.schemas.errors import GraftError, NotFound
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from graft.data.vectors.groups import Cluster
     from graft.schemas.datasets import DatasetVersion
     from graft.schemas.home import Home
 
@@ -108,14 +107,6 @@ class Vectors:
             )
             raise GraftError(what, where=self.encoder, fix=f"embed the words with {self.encoder}")
         return self._top(wanted / np.float32(length), count, restricted=restricted)
-
-    def clusters(
-        self, min_cosine: float = 0.9, *, most: int | None = 50_000, say: Callable[[str], None] | None = None
-    ) -> list[Cluster]:
-        """Return clusters of near-duplicate rows, largest first, computed once: see data.vectors.groups.clusters."""
-        from graft.data.vectors.groups import clusters
-
-        return clusters(self, min_cosine, most, say or (lambda line: None))
 
     def vector(self, row_id: str) -> Matrix:
         """Return the unit vector of a row or seed, of shape (d,). Raises NotFound if the id was not embedded."""

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from graft.data.gates import TestText
 from graft.data.lake import Lake
-from graft.data.regate import Embed, Gated, Tools, gate_again
+from graft.data.rescreen import Embed, Gated, Tools, gate_again
 from graft.data.seeds import load_texts
 from graft.data.test_files import register_file
 from graft.data.versions import Held, derive, held_by, version
@@ -40,7 +40,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Regated:
+class Rescreened:
     """A version gated again: what was found, and what was published of it (None: nothing new)."""
 
     parent: DatasetVersion
@@ -80,24 +80,24 @@ class Regated:
         }  # fmt: skip
 
 
-@flow(name="regate")
-def regate(
+@flow(name="rescreen")
+def rescreen(
     ref: str,
     overrides: dict[str, Any] | None = None,
     dry_run: bool = False,
     tests: list[str] | None = None,
     publish: bool = True,
 ) -> dict[str, Any]:
-    """Gate a version (`name` or `name@3`) again and publish what stays; see regate_version. Counts, never a text."""
+    """Gate a version (`name` or `name@3`) again and publish what stays; see rescreen_version. Counts, never a text."""
     from graft.flows.artifacts import say
 
-    done = regate_version(ref, overrides, dry_run=dry_run, tests=tests or [], publish=publish, say=say)
+    done = rescreen_version(ref, overrides, dry_run=dry_run, tests=tests or [], publish=publish, say=say)
     told = done.as_dict()
     rules = [{name: rule[name] for name in ("gate", "rule", "rows")} for rule in told["rules"]]
     return {**{name: told[name] for name in ("parent", "rows", "kept", "dropped", "published")}, "rules": rules}
 
 
-def regate_version(
+def rescreen_version(
     ref: str,
     overrides: Mapping[str, Any] | None = None,
     *,
@@ -109,7 +109,7 @@ def regate_version(
     restricted: bool = False,
     embed: Embed | None = None,
     say: Say = lambda line: None,
-) -> Regated:
+) -> Rescreened:
     """The same without Prefect. `overrides` are dotted fields of the recipe's gates, such as gates.near_duplicate.
 
     No row may repeat a text of the files `tests` (their field `text_field`), in words or at a cosine of `test_cosine`;
@@ -135,7 +135,7 @@ def regate_version(
                 published = derive(
                     lake, found, gated.kept, origin="gates", note=note, drops=drops, dropped=dropped
                 )  # fmt: skip
-    return Regated(found, gated, published, note, _shown(held, gated, restricted))
+    return Rescreened(found, gated, published, note, _shown(held, gated, restricted))
 
 
 def recipe_of(
@@ -156,7 +156,7 @@ def recipe_of(
     base = {"name": "neutral", "task": task, "seeds": {"path": "none.jsonl"}, "gates": NEUTRAL}
     recipe = _overridden(Recipe.model_validate(base), overrides)
     of_rows = kind.unchecked(labels, recipe.task.language)  # any label, if one alone
-    note = "the version has no recipe of a run: neutral gates were used (docs/regate.md)"
+    note = "the version has no recipe of a run: neutral gates were used (docs/rescreen.md)"
     return recipe.model_copy(update={"task": of_rows}), [note]
 
 
