@@ -21,16 +21,21 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from gate_cases import CASES, HELD  # noqa: E402
 
-from graft.data.gates import Admission, text_gates  # noqa: E402
-from graft.data.gates.near import PERMUTATIONS, bands_of, shingles_of  # noqa: E402
+from graft.data.gates import Admission, Needs  # noqa: E402
 from graft.data.gates.personal import PersonalGate  # noqa: E402
 from graft.data.gates.secrets import SecretGate  # noqa: E402
-from graft.schemas.gates import PersonalSettings  # noqa: E402
+from graft.data.gates.shared.near import PERMUTATIONS, bands_of, shingles_of  # noqa: E402
 from graft.schemas.recipe import Recipe, SeedRow, SeedSettings  # noqa: E402
+from graft.schemas.rows import Proposal  # noqa: E402
 from graft.schemas.tasks.base import Label  # noqa: E402
 from graft.schemas.tasks.classification import ClassificationTask  # noqa: E402
 
-PERSONAL, SECRETS = PersonalGate(PersonalSettings()), SecretGate()
+RECIPE = Recipe(
+    name="bench",
+    task=ClassificationTask(labels=(Label(name="label_a"), Label(name="label_b"))),
+    seeds=SeedSettings(rows=(SeedRow(text="one", label=""),)),
+)
+PERSONAL, SECRETS = PersonalGate(RECIPE, Needs()), SecretGate(RECIPE, Needs())
 
 
 def scores(cases: list[tuple[str, str]]) -> dict[str, tuple[int, int, float]]:
@@ -58,22 +63,21 @@ def print_scores(name: str, cases: list[tuple[str, str]]) -> None:
 def public(files: list[str]) -> None:
     """What the gates that need no label reject of texts that people wrote, and what they cost."""
     texts = [json.loads(line)["text"] for file in files for line in Path(file).read_text("utf-8").splitlines()]
-    task = ClassificationTask(labels=(Label(name="label_a"), Label(name="label_b")))
-    recipe = Recipe(name="bench", task=task, seeds=SeedSettings(rows=(SeedRow(text="one", label=""),)))
-    gates = text_gates(recipe)
+    given = [Proposal(text, None, "label_a") for text in texts]
+    admission = Admission(RECIPE)
+    gates = [gate for gate in admission.gates if gate.scope == "row"]
     rejected, cost = Counter[str](), dict[str, float]()
     for gate in gates:
-        gate.check("call +1 650-253-0000 or write to a@example.com, my password is incorrect", None, "label_a")
+        gate.check(Proposal("call +1 650-253-0000 or write to a@example.com, my password is incorrect"))
         begun = time.process_time()
-        rejected.update(f"{gate.name}/{r.rule}" for t in texts if not (r := gate.check(t, None, "label_a")).passed)
+        rejected.update(f"{gate.name}/{r.rule}" for one in given if not (r := gate.check(one)).passed)
         cost[gate.name] = (time.process_time() - begun) / len(texts) * 1e6
     print(f"{len(texts):,} texts of people, rejected: {dict(rejected)}")
     print("CPU microseconds a text: " + ", ".join(f"{name} {each:.1f}" for name, each in cost.items()))
     print(f"all text gates {sum(cost.values()):.0f}", end="; ")
-    admission = Admission(recipe, [], [])
     begun = time.process_time()
     for text in texts:
-        admission.screen(text, None, "label_a")
+        admission.screen(Proposal(text, None, "label_a"))
     print(f"screen {(time.process_time() - begun) / len(texts) * 1e6:.0f}\n")
 
 

@@ -36,12 +36,12 @@ from graft.agents.local.servers import embedded_servers  # noqa: E402
 from graft.agents.methods import Context, Drawn, Place, method_of  # noqa: E402
 from graft.agents.methods.calibrate import calibrate_judges, judges  # noqa: E402
 from graft.agents.roles.prompting import fragments  # noqa: E402
-from graft.data.gates import Admission  # noqa: E402
+from graft.data.gates import Admission, Needs  # noqa: E402
 from graft.flows.neighbours import nearest_classes  # noqa: E402
 from graft.schemas.home import Home  # noqa: E402
 from graft.schemas.models import EMBEDDED_POOL  # noqa: E402
 from graft.schemas.recipe import Recipe  # noqa: E402
-from graft.schemas.rows import Candidate, Seed  # noqa: E402
+from graft.schemas.rows import Candidate, Proposal, Seed  # noqa: E402
 
 DATA = ROOT.parent / "shared" / "data"
 SETS = {"clinc150": ("domain", "test.jsonl", 15), "banking77": ("label", "train.jsonl", 2)}
@@ -142,7 +142,7 @@ async def make(task: Task, recipe: Recipe, gateway: Gateway) -> list[Candidate]:
     method = method_of(recipe)
     pool = {name: [row for row in task.seeds if row.label == name] for name in task.labels}
     drawn = Drawn(recipe, pool, nearest_classes(recipe, task.seeds, embed))
-    admission = Admission(recipe, task.seeds, [], fragments())
+    admission = Admission(recipe, Needs(seeds=task.seeds, fragments=fragments()))
     slots = [
         method.make_slot(Place("bench", 0, 0, index, name), drawn)
         for index in range(task.per_class)
@@ -165,14 +165,14 @@ async def make(task: Task, recipe: Recipe, gateway: Gateway) -> list[Candidate]:
 
 def kept(candidates: Sequence[Candidate], recipe: Recipe, seeds: Sequence[Seed], keep: str) -> list[tuple[str, str]]:
     """(text, label) of the accepted rows, or of all that the gates let through with the label that was intended."""
-    admission = Admission(recipe, seeds, [], fragments())
+    admission = Admission(recipe, Needs(seeds=seeds, fragments=fragments()))
     rows: list[tuple[str, str]] = []
     for one in candidates:
         gated = bool(one.text) and all(gate.passed for gate in one.gates)
         if not (gated if keep == "written" else one.accepted):
             continue
         label = one.intended_label if keep == "written" else one.label
-        if admission.admit(one.id, one.text, None, label)[-1].passed:
+        if admission.admit(Proposal(one.text, None, label, one.id))[-1].passed:
             rows.append((one.text, label))
     return rows
 

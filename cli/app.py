@@ -69,9 +69,11 @@ PANELS: dict[str, list[Verb]] = {
     "Make": MAKE, "Look and take": LOOK, "Answer for it": ANSWER, "Versions": VERSIONS, "Students": STUDENTS,
     "Operate": OPERATE,
 }  # fmt: skip
+SETTINGS: dict[Verb, dict[str, bool]] = {audit.audit: audit.UNKNOWN}
+"""Verbs that read some of their options themselves."""
 for panel, verbs in PANELS.items():
     for verb in verbs:
-        app.command(NAMES.get(verb), rich_help_panel=panel)(verb)
+        app.command(NAMES.get(verb), rich_help_panel=panel, context_settings=SETTINGS.get(verb))(verb)
 for old, verb in OLD_NAMES.items():
     app.command(old, hidden=True)(verb)
 app.add_typer(journal.app, name="journal", rich_help_panel="Operate")

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from graft.cli.options import JsonFlag, RefArg
+
+if TYPE_CHECKING:
+    from graft.schemas.sections import Table
 
 WIDTH = 90
 """Characters of an example that are shown."""
@@ -43,11 +49,11 @@ def rescreen(
     if json:
         as_json(told)
         return
-    _print(told)
+    _print(told, done.tables)
 
 
-def _print(told: dict[str, Any]) -> None:
-    from graft.cli.show import console, table
+def _print(told: dict[str, Any], tables: Sequence[Table]) -> None:
+    from graft.cli.show import console, print_table, table
 
     out = console()
     if told["rules"]:
@@ -58,13 +64,13 @@ def _print(told: dict[str, Any]) -> None:
         rows = [[c["kind"], len(c["rows"]), _cut(c["example"])] for c in told["clusters"][:SHOWN]]
         table(f"clusters of duplicates: {told['clusters_found']:,}", ["alike in", "rows", "one of them"], rows,
               right=("rows",))  # fmt: skip
-    if told["label_errors"]:
-        rows = [[e["given"], e["likely"], f"{e['share']:.0%}", _cut(e["text"])] for e in told["label_errors"][:SHOWN]]
-        table(f"label errors found: {len(told['label_errors']):,}", ["label", "probably", "share", "text"], rows,
-              right=("share",))  # fmt: skip
-    others = [one for one in told["reported"] if one["rule"] != "label_error"]
-    if others:
-        out.print(f"{len(others):,} rows reported as out of distribution or of low margin (--json lists them)")
+    for one in tables:
+        if one.rows:
+            print_table(replace(one, rows=[{**row, "text": _cut(row["text"])} for row in one.rows[:SHOWN]]))
+    shown = {row.get("row_id") for one in tables for row in one.rows}
+    others = Counter((one["gate"], one["rule"]) for one in told["reported"] if one["row_id"] not in shown)
+    for (name, rule), count in sorted(others.items()):
+        out.print(f"{count:,} rows reported by {name}: {rule} (--json lists them)", markup=False)
     if told["redacted"]:
         out.print(f"{len(told['redacted']):,} rows redacted")
     for line in told["notes"]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
-    from graft.data.gates.contamination import TestText
+    from graft.data.gates.shared.held_out import TestText
 
 T = TypeVar("T")
 
@@ -86,7 +86,7 @@ class StudentRecords:
 
         False: a file with these texts is registered for the dataset already, and nothing was written.
         """
-        from graft.data.gates.contamination import TestText
+        from graft.data.gates.shared.held_out import TestText
 
         digest = stable_hash(*texts, length=32)
         file = TestFileRecord(
@@ -110,7 +110,7 @@ class StudentRecords:
 
     def test_texts(self: Store, dataset: str) -> list[TestText]:
         """What is known of the held-out texts of a dataset, by file and row: hashes for the contamination gate."""
-        from graft.data.gates.contamination import TestText
+        from graft.data.gates.shared.held_out import TestText
 
         query = """
             SELECT f.name AS file, t.row, t.text_hash, t.sketch, t.grams FROM lake.test_files f

@@ -1,66 +1,30 @@
-"""Gating a version again: rows and tools in; what stays, what goes and why, and clusters out. No model is called.
+"""Screening a version again: rows in; what stays, what goes and why, and clusters out. No model is called.
 
-The order is that of cost: what the recipe redacts, the gates that look at one row, exact and near duplicates, held-out
-texts by meaning, duplicates by meaning, and what a cross-validated classifier says. Where rows repeat each other the
-one with the best decision stays, then the one with the smallest id.
+The order is that of cost: what the recipe redacts, the gates that look at one row, those that compare rows, and those
+that see the whole version. Where rows repeat each other the one with the best decision stays, then the one with the
+smallest id.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from graft.data.gates import Admission, TestText
-from graft.data.gates.base import failed
-from graft.data.gates.learned import LabelError, label_errors, low_margin, outliers
-from graft.data.gates.neighbours import clusters_of, drop, members, near_clusters
+from graft.data.gates import Admission, Finding, Gate, Needs, Rows
+from graft.data.gates.shared.neighbours import members
+from graft.data.gates.shared.semantic import embedded
 from graft.data.versions import Held
 from graft.schemas.recipe import Recipe
-from graft.schemas.rows import GateResult, Seed
+from graft.schemas.rows import Candidate, Proposal
+from graft.schemas.sections import Table
 
-EMBEDDED_CHARS = 4_000
-"""Of a text, what is handed to the encoder, which reads 256 tokens."""
-BLOCK = 2_048
 OWN = 100.0
 """The score of a row that a person gave: above all decisions."""
-
-Embed = Callable[[Sequence[str]], Any]
-Finding = tuple[str, GateResult]
-"""A row's id, and what was found of it."""
-
-
-class FoldProbabilities(Protocol):
-    """Out-of-fold probabilities over `names` of the rows at these places; see students.folds."""
-
-    @property
-    def names(self) -> tuple[str, ...]: ...  # noqa: D102
-    @property
-    def rows(self) -> NDArray[np.int64]: ...  # noqa: D102
-    @property
-    def probabilities(self) -> NDArray[np.float64]: ...  # noqa: D102
-    @property
-    def notes(self) -> tuple[str, ...]: ...  # noqa: D102
-
-
-@dataclass(frozen=True)
-class Tools:
-    """What the gates work with. `tests` are (place, text) of held-out files, to be compared by meaning."""
-
-    recipe: Recipe
-    fragments: Sequence[str] = ()
-    evaluation: Sequence[TestText] = ()
-    seeds: Sequence[Seed] = ()
-    scores: Mapping[str, float] = field(default_factory=dict)
-    toxicity: Callable[[Sequence[str]], list[float]] | None = None
-    embed: Embed | None = None
-    folds: Callable[[NDArray[np.floating], Sequence[str], int, int], FoldProbabilities] | None = None
-    tests: Sequence[tuple[str, str]] = ()
-    test_cosine: float = 0.9
 
 
 @dataclass(frozen=True)
@@ -73,12 +37,12 @@ class Cluster:
 
 @dataclass
 class Gated:
-    """What became of a version's rows. `found` are the learned gates' findings that dropped nothing."""
+    """What became of a version's rows. `found` are findings that dropped nothing, `tables` what gates tell beside."""
 
     kept: list[Held] = field(default_factory=list)
     drops: list[Finding] = field(default_factory=list)
     clusters: list[Cluster] = field(default_factory=list)
-    errors: list[LabelError] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
     found: list[Finding] = field(default_factory=list)
     redacted: dict[str, tuple[str, ...]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -94,27 +58,47 @@ class Gated:
         ]
 
 
-def gate_again(held: Sequence[Held], tools: Tools, say: Callable[[str], None] = lambda line: None) -> Gated:
-    """Every gate over a version's rows. Each row is kept or has one drop; the result does not depend on their order."""
-    sieve = _Sieve(held, tools, say)
-    sieve.by_text()
-    sieve.by_duplicates()
-    sieve.by_meaning()
+def gate_again(
+    held: Sequence[Held],
+    recipe: Recipe,
+    needs: Needs | None = None,
+    *,
+    scores: Mapping[str, float] | None = None,
+    made: Mapping[str, Candidate] | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Gated:
+    """Every gate over a version's rows. Each row is kept or has one drop; the result does not depend on their order.
+
+    Args:
+        held: the rows
+        recipe: sets the gates
+        needs: what gates may use
+        scores: row id to the mean of its decision
+        made: row id to the candidate that it was, for gates that read reviews
+        say: reports progress
+    """
+    sieve = _Sieve(held, recipe, needs or Needs(), scores or {}, made or {}, say)
+    sieve.by_row()
+    sieve.among_rows()
+    sieve.by_version()
     return sieve.done()
 
 
 class _Sieve:
     """The rows that are still there, and what was found so far."""
 
-    def __init__(self, held: Sequence[Held], tools: Tools, say: Callable[[str], None]) -> None:
-        self._tools, self._say, self._result = tools, say, Gated()
+    def __init__(
+        self, held: Sequence[Held], recipe: Recipe, needs: Needs, scores: Mapping[str, float],
+        made: Mapping[str, Candidate], say: Callable[[str], None],
+    ) -> None:  # fmt: skip
+        self._scores, self._made, self._say, self._result, self._needs = scores, made, say, Gated(), needs
         self._alive = {one[0].id: one for one in sorted(held, key=lambda one: one[0].id)}
-        self._vectors: NDArray[np.floating] = np.empty((0, 0), dtype=np.float32)
+        self._vectors: NDArray[np.floating] = np.empty((0, 0), dtype=np.float16)
         here = {row.text for row, *_ in held}
-        seeds = [seed for seed in tools.seeds if seed.text not in here]  # those of the version are among its rows
-        self._admission = Admission(tools.recipe, seeds, [], tools.fragments, tools.evaluation, tools.toxicity)
+        seeds = [seed for seed in needs.seeds if seed.text not in here]  # those of the version are among its rows
+        self._admission = Admission(recipe, replace(needs, seeds=seeds, published=()))
 
-    def by_text(self) -> None:
+    def by_row(self) -> None:
         """Redaction, and the gates that look at one row alone."""
         total = len(self._alive)
         for number, (row_id, (row, run_id, candidate_id)) in enumerate([*self._alive.items()], start=1):
@@ -124,44 +108,53 @@ class _Sieve:
                 self._result.redacted[row_id] = tuple(result.gate for result in cleaned)
                 update = {"text": text, "response": response}
                 self._alive[row_id] = (row.model_copy(update=update), run_id, candidate_id)
-            last = last or self._admission.screen(text, response, row.label)[-1]
+            proposal = self._proposal(row_id)
+            last = last or self._admission.screen(proposal)[-1]
+            if last.passed and row_id in self._made:
+                last = (last, *self._admission.judge(proposal))[-1]
             if not last.passed:
                 self._drop([(row_id, last)])
             if number % 10_000 == 0:
                 self._say(f"gates: {number:,} of {total:,} rows")
 
-    def by_duplicates(self) -> None:
-        """Exact and near duplicates among the rows."""
+    def among_rows(self) -> None:
+        """The gates that compare rows, as they do in a run."""
         ordered = sorted(self._alive, key=lambda row_id: (-self._score(row_id), row_id))
         lost: list[Finding] = []
         for number, row_id in enumerate(ordered, start=1):
-            row = self._alive[row_id][0]
-            last = self._admission.admit(row_id, row.text, row.response, row.label)[-1]
-            if not last.passed:
-                lost.append((row_id, last))
+            failed = next((one for one in self._admission.admit(self._proposal(row_id)) if not one.passed), None)
+            if failed is not None:
+                lost.append((row_id, failed))
             if number % 10_000 == 0:
                 self._say(f"duplicates: {number:,} of {len(ordered):,} rows")
         if lost:
             texts = [self._alive[row_id][0].text for row_id in ordered]
-            self._clusters("text", near_clusters(ordered, texts, self._tools.recipe.gates.near_duplicate))
+            for gate in self._admission.among:
+                self._clusters("text", gate.clusters(ordered, texts))
         self._drop(lost)
 
-    def by_meaning(self) -> None:
-        """What needs embeddings: held-out texts, duplicates in meaning, learned gates."""
-        gates, tools = self._tools.recipe.gates, self._tools
-        learned = gates.learned.action != "off" and tools.folds is not None
-        if not self._alive or not (tools.tests or gates.semantic is not None or learned):
-            return
-        if tools.embed is None:
-            self._result.notes.append("nothing was compared by meaning: the sentence encoder is not there")
-            return
-        self._vectors = self._embedded([row.text for row, *_ in self._alive.values()], "rows")
-        if tools.tests:
-            self._held_out()
-        if gates.semantic is not None:
-            self._semantic(gates.semantic)
-        if learned:
-            self._learned()
+    def by_version(self) -> None:
+        """The gates that see all rows at once, with vectors where one needs them."""
+        gates = [gate for gate in self._admission.gates if gate.scope == "version"]
+        embeds = bool(self._alive) and any(gate.embeds for gate in gates)
+        embed, why = self._needs.embed() if embeds else (None, "")
+        if embed is not None:
+            self._vectors = embedded(embed, [row.text for row, *_ in self._alive.values()], "rows", self._say)
+        elif embeds:
+            self._result.notes.append(f"nothing was compared by meaning: {why}")
+        for gate in gates:
+            if self._alive and not (gate.embeds and embed is None):
+                ids = [*self._alive]
+                rows = Rows([*map(self._proposal, ids)], [*map(self._score, ids)], self._vectors, embed, self._say)
+                self._sift(gate, rows)
+
+    def _sift(self, gate: Gate, rows: Rows) -> None:
+        sifted = gate.sift(rows)
+        self._clusters("meaning" if gate.embeds else "text", sifted.clusters)
+        self._result.tables.extend(sifted.tables)
+        self._result.found.extend(sifted.found)
+        self._result.notes.extend(sifted.notes)
+        self._drop(sifted.drops)
 
     def done(self) -> Gated:
         """The result, its drops and kept rows by id."""
@@ -169,9 +162,15 @@ class _Sieve:
         self._result.drops.sort(key=lambda one: one[0])
         return self._result
 
+    def _proposal(self, row_id: str) -> Proposal:
+        row, made = self._alive[row_id][0], self._made.get(row_id)
+        if made is None:
+            return Proposal(text=row.text, response=row.response, label=row.label, id=row_id)
+        return replace(made.proposal, text=row.text, response=row.response, label=row.label, id=row_id)
+
     def _score(self, row_id: str) -> float:
         row = self._alive[row_id][0]
-        return self._tools.scores.get(row_id, 0.0) if row.source == "synthetic" else OWN
+        return self._scores.get(row_id, 0.0) if row.source == "synthetic" else OWN
 
     def _drop(self, findings: Sequence[Finding]) -> None:
         gone = {row_id for row_id, _ in findings}
@@ -183,62 +182,3 @@ class _Sieve:
 
     def _clusters(self, kind: Literal["text", "meaning"], found: Mapping[str, str]) -> None:
         self._result.clusters.extend(Cluster(kind, tuple(rows)) for rows in members(found).values())
-
-    def _embedded(self, texts: Sequence[str], what: str) -> NDArray[np.floating]:
-        """Vectors as float16: half the memory, and the cosines differ by less than 0.001."""
-        assert self._tools.embed is not None
-        parts = []
-        for begin in range(0, len(texts), BLOCK):
-            some = [text[:EMBEDDED_CHARS] for text in texts[begin : begin + BLOCK]]
-            parts.append(np.asarray(self._tools.embed(some), dtype=np.float16))
-            if len(texts) > BLOCK:
-                self._say(f"embeddings: {begin + len(some):,} of {len(texts):,} {what}")
-        return np.concatenate(parts)
-
-    def _held_out(self) -> None:
-        """Rows that say what a held-out text says; the neighbour is its file and row."""
-        tests = self._embedded([text for _, text in self._tools.tests], "held-out texts").astype(np.float32)
-        lost: list[Finding] = []
-        ids = list(self._alive)
-        for begin in range(0, len(ids), BLOCK):
-            cosines = self._vectors[begin : begin + BLOCK].astype(np.float32) @ tests.T
-            nearest = cosines.argmax(axis=1)
-            for offset in np.flatnonzero(cosines.max(axis=1) >= self._tools.test_cosine):
-                cosine, (place, _) = float(cosines[offset].max()), self._tools.tests[nearest[offset]]
-                detail = f"means the same as the held-out {place}: cosine {cosine:.2f}"
-                score = round(min(cosine, 1.0), 4)
-                result = failed("contamination", "contamination_semantic", detail, score, place)
-                lost.append((ids[begin + offset], result))
-        self._drop(lost)
-
-    def _semantic(self, max_cosine: float) -> None:
-        ids = list(self._alive)
-        scores = [self._score(row_id) for row_id in ids]
-        hits = drop(ids, self._vectors, scores, max_cosine, say=self._say)
-        if hits:
-            self._clusters("meaning", clusters_of(ids, self._vectors, max_cosine, say=self._say))
-        self._drop(
-            [
-                (row_id, failed("semantic", "semantic", f"cosine {cosine:.2f}", round(cosine, 4), keeper))
-                for row_id, (keeper, cosine) in hits.items()
-            ]
-        )
-
-    def _learned(self) -> None:
-        settings, recipe = self._tools.recipe.gates.learned, self._tools.recipe
-        ids, labels = list(self._alive), [row.label for row, *_ in self._alive.values()]
-        assert self._tools.folds is not None
-        judged = self._tools.folds(self._vectors, labels, settings.folds, recipe.seed)
-        self._result.notes.extend(judged.notes)
-        some, given = [ids[row] for row in judged.rows], [labels[row] for row in judged.rows]
-        found: dict[str, GateResult] = {}
-        if some:
-            self._result.errors = label_errors(some, given, judged.names, judged.probabilities)
-            found = {error.row_id: error.result() for error in self._result.errors}
-            margins = low_margin(some, given, judged.names, judged.probabilities, settings.min_margin)
-            found = {**dict(margins), **found}
-        found = {**dict(outliers(ids, self._vectors, settings.max_outlier)), **found}
-        if settings.action == "reject":
-            self._drop(sorted(found.items()))
-        else:
-            self._result.found = sorted(found.items())

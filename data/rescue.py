@@ -95,7 +95,7 @@ def take_in(held: Sequence[Held], wanted: Sequence[tuple[Rejected, Row]]) -> Tak
     """
     if not wanted:
         return Taken((), {})
-    from graft.data.gates.base import normalise
+    from graft.data.gates.shared.folding import normalise
 
     owners: dict[tuple[str, str], str] = {}
     splits: dict[str, SplitName] = {}

@@ -3,113 +3,118 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graft.data.audit import Curve, Poisoning, ShortcutReport, audit_rows, curves, poison, shortcuts
-from graft.data.audit.poison import SHARE, Check, Learn
+from pydantic import ValidationError
+
+from graft.agents.local import encoder
+from graft.data.audits import KINDS, Audit, Material
+from graft.data.audits.base import Check, Embed, audit_rows
 from graft.data.versions import version as find_version
+from graft.schemas.base import Value
 from graft.schemas.datasets import DatasetVersion
-from graft.schemas.errors import GraftError, StorageFull
-from graft.schemas.home import Home
+from graft.schemas.errors import GraftError, InputInvalid, Problem, StorageFull
+from graft.schemas.problems import Explainer, did_you_mean
+from graft.schemas.sections import Section
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from graft.data.audit import AuditRow
-    from graft.data.audit.base import Embed
     from graft.data.lake import Lake
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """Which audits, and how: `share` of rows planted, `repeats` of each form, `target` label, real `student` or not."""
-
-    shortcuts: bool = True
-    poison: bool = True
-    hacking: bool = True
-    share: float = SHARE
-    repeats: int = 3
-    target: str | None = None
-    student: bool = False
-    restricted: bool = False
-
-
-@dataclass(frozen=True)
-class Audit:
-    """What was found; None for what was not asked for or could not be done, with the reason in `notes`."""
+class AuditReport:
+    """What was found, by audit; None for an audit that could not be made, with the reason in `notes`."""
 
     version: DatasetVersion
     rows: int
-    shortcuts: ShortcutReport | None = None
-    poison: Poisoning | None = None
-    hacking: tuple[Curve, ...] | None = None
+    found: Mapping[str, Any]
+    sections: tuple[Section, ...] = ()
     pictures: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        told = {"version": self.version.ref, "rows": self.rows, "notes": list(self.notes)}
-        hacking = (
-            [{**asdict(one), "verdict": one.verdict} for one in self.hacking] if self.hacking is not None else None
-        )
-        words = asdict(self.shortcuts) if self.shortcuts else None
-        if words and self.shortcuts:
-            for name in ("labels", "writers"):
-                found = getattr(self.shortcuts, name)
-                words[name] = [{**asdict(one), "flagged": one.flagged} for one in found]
-        poisoned = asdict(self.poison) if self.poison else None
-        pictures = [str(path) for path in self.pictures]
-        return {**told, "shortcuts": words, "poison": poisoned, "hacking": hacking, "pictures": pictures}
+        """Plain values, for JSON; None for every audit that was not made."""
+        made = {name: KINDS.get(name).data(one) for name, one in self.found.items() if one is not None}
+        return {
+            "version": self.version.ref,
+            "rows": self.rows,
+            "notes": list(self.notes),
+            **{name: made.get(name) for name in KINDS.names},
+            "pictures": [str(path) for path in self.pictures],
+        }
 
 
 def audit(
-    lake: Lake, ref: str, wanted: Wanted | None = None, *, out: Path | None = None, embed: Embed | None = None
-) -> Audit:
-    """Audits a version (`name`, `name@3`). Pictures go to `out`, by default GRAFT_HOME/reports.
+    lake: Lake,
+    ref: str,
+    names: Sequence[str] = (),
+    options: Mapping[str, Any] | None = None,
+    *,
+    restricted: bool = False,
+    out: Path | None = None,
+    embed: Embed | None = None,
+) -> AuditReport:
+    """Audit a version.
 
-    `embed` left out: the built-in encoder. Raises NotFound for an unknown version, GraftError for an unknown target,
-    StorageFull.
+    Args:
+        ref: `name` or `name@3`
+        names: the audits; all that there are if none is named
+        options: dotted audit and option to value, such as {"poison.share": 0.05}
+        restricted: whether restricted rows are looked at too
+        out: folder of the pictures, by default GRAFT_HOME/reports
+        embed: the sentence encoder, by default the built-in one
+
+    Raises:
+        NotFound: an unknown version or audit
+        InputInvalid: an option that cannot be
+        GraftError: what an option names is not in the version
+        StorageFull: no room for a picture
     """
-    chosen = wanted or Wanted()
+    chosen = {name: KINDS.get(name) for name in dict.fromkeys(names or KINDS.names)}
+    given = _options(chosen, options or {})
     found = find_version(lake, ref)
-    rows = audit_rows(lake, found, restricted=chosen.restricted)
+    rows = audit_rows(lake, found, restricted=restricted)
     left_out = found.rows - len(rows)
     notes = [f"{left_out} restricted rows were left out (--restricted takes them in)"] if left_out else []
-    words = shortcuts(rows) if chosen.shortcuts else None
-    if words and not (words.labels or words.writers):
-        notes.append("shortcuts: one label and one writer, so that no word can tell any apart")
-    planted = _poisoned(lake, found, rows, chosen, embed, notes) if chosen.poison else None
-    rounds = tuple(curves(lake, found.dataset, restricted=chosen.restricted)) if chosen.hacking else None
-    folder = out or lake.home.root / "reports"
-    pictures = _pictures(folder, found, words, rounds, notes)
-    return Audit(found, len(rows), words, planted, rounds, pictures, tuple(notes))
+    material = Material(
+        lake=lake, version=found, rows=rows, restricted=restricted,
+        embed=lambda: (embed, "") if embed else encoder.find_embed(),
+        check=lambda: _gates(lake, found), learn=_real_student, notes=notes,
+    )  # fmt: skip
+    results = {name: one.run(material, given[name]) for name, one in chosen.items()}
+    made = {name: one for name, one in results.items() if one is not None}
+    sections = tuple(section for name, one in made.items() for section in chosen[name].sections(one))
+    pictures = _pictures(out or lake.home.root / "reports", found, made, notes)
+    return AuditReport(found, len(rows), results, sections, pictures, tuple(notes))
 
 
-def _poisoned(
-    lake: Lake, found: DatasetVersion, rows: Sequence[AuditRow], wanted: Wanted, embed: Embed | None, notes: list[str]
-) -> Poisoning | None:
-    from graft.agents.local.encoder import find_embed
-
-    vectors, why = (embed, "") if embed else find_embed()
-    if vectors is None:
-        notes.append(f"poison: {why}")
-        return None
-    check = _gates(lake, found)
-    if check is None:
-        notes.append("poison: this version has no recipe, so that no gate was asked")
-    learn = _real_student(lake.home) if wanted.student else None
-    try:
-        return poison(
-            rows, vectors, check=check, learn=learn, target=wanted.target, share=wanted.share, repeats=wanted.repeats
-        )
-    except GraftError as error:
-        if error.where != "--poison":
-            raise
-        notes.append(f"poison: {error.what}; it needs {error.fix}")
-        return None
+def _options(chosen: Mapping[str, Audit], options: Mapping[str, Any]) -> dict[str, Value]:
+    """Each audit's own options. Raises InputInvalid that names every option which cannot be."""
+    problems, parts = list[Problem](), {name: dict[str, Any]() for name in chosen}
+    for key, value in options.items():
+        name, _, option = key.partition(".")
+        known = [f"{one}.{field}" for one, kind in chosen.items() for field in kind.options.model_fields]
+        if key in known:
+            parts[name][option] = value
+        else:
+            fix = f"{did_you_mean(key, known)}one of: {', '.join(known)}" if known else "leave it out"
+            problems.append(Problem("--set", None, key, "there is no such option", fix))
+    made: dict[str, Value] = {}
+    for name, kind in chosen.items():
+        try:
+            made[name] = kind.options.model_validate(parts[name])
+        except ValidationError as invalid:
+            errors = [dict(error) for error in invalid.errors(include_url=False)]
+            for one in Explainer(kind.options.model_json_schema()).explain_all(errors, parts[name]):
+                problems.append(Problem("--set", None, ".".join([name, *map(str, one.path)]), one.what, one.fix))
+    if problems:
+        raise InputInvalid(problems)
+    return made
 
 
 def _gates(lake: Lake, found: DatasetVersion) -> Check | None:
@@ -117,53 +122,43 @@ def _gates(lake: Lake, found: DatasetVersion) -> Check | None:
 
     Roles do not matter to gates, and are left out, so that a recipe of an earlier Graft serves too.
     """
-    from pydantic import ValidationError
-
     from graft.agents.roles.prompting import fragments
-    from graft.data.gates import Admission
+    from graft.data.gates import Admission, Needs
     from graft.schemas.recipe import Recipe
+    from graft.schemas.rows import Proposal
 
     run = lake.run(found.run_id)
     try:
         recipe = Recipe.stored({k: v for k, v in (run.recipe if run else {}).items() if k != "roles"})
     except ValidationError:
         return None
-    admission = Admission(recipe, lake.seeds(found.run_id), (), fragments(), lake.test_texts(found.dataset))
-    return lambda text, label: all(result.passed for result in admission.screen(text, None, label))
+    seeds, evaluation = lake.seeds(found.run_id), lake.test_texts(found.dataset)
+    admission = Admission(recipe, Needs(seeds=seeds, fragments=fragments(), evaluation=evaluation))
+    return lambda text, label: all(one.passed for one in admission.screen(Proposal(text, label=label)))
 
 
-def _real_student(home: Home) -> Learn:
-    """A fine-tuned classifier of the default settings in place of the quick one; minutes for each form."""
+def _real_student(texts: Sequence[str], labels: Sequence[str]) -> Callable[[Sequence[str]], Sequence[str]]:
+    """A fine-tuned classifier of the default settings."""
     from graft.schemas.students import StudentSettings
     from graft.students.fit import fit
 
-    def learn(texts: Sequence[str], labels: Sequence[str]) -> Callable[[Sequence[str]], Sequence[str]]:
-        pairs = list(zip(texts, labels, strict=True))
-        model = fit(pairs, sorted(set(labels)), StudentSettings()).model
-        return lambda asked: model.predict(asked)[0]
-
-    return learn
+    pairs = list(zip(texts, labels, strict=True))
+    model = fit(pairs, sorted(set(labels)), StudentSettings()).model
+    return lambda asked: model.predict(asked)[0]
 
 
-def _pictures(
-    folder: Path, found: DatasetVersion, words: ShortcutReport | None, rounds: Sequence[Curve] | None, notes: list[str]
-) -> tuple[Path, ...]:
+def _pictures(folder: Path, found: DatasetVersion, made: Mapping[str, Any], notes: list[str]) -> tuple[Path, ...]:
     """PNG files beside the tables; none, with a note, where matplotlib is not installed."""
-    drawn = [(words and words.labels, "shortcuts"), (any(one.points for one in rounds or ()), "hacking")]
-    if not any(what for what, _ in drawn):
-        return ()
-    try:
-        from graft.flows.audit_plots import hacking_figure, shortcuts_figure
-    except ImportError:
-        notes.append("no pictures: matplotlib is not installed")
-        return ()
-    name = re.sub(r"[^A-Za-z0-9_-]+", "-", found.ref)
-    made: list[Path] = []
-    if words and words.labels:
-        made.append(_saved(shortcuts_figure(words), folder / f"{name}-shortcuts.png"))
-    if rounds and any(one.points for one in rounds):
-        made.append(_saved(hacking_figure(rounds), folder / f"{name}-hacking.png"))
-    return tuple(made)
+    name, done = re.sub(r"[^A-Za-z0-9_-]+", "-", found.ref), list[Path]()
+    for kind, one in made.items():
+        try:
+            figure = KINDS.get(kind).figure(one)
+        except ImportError:
+            notes.append("no pictures: matplotlib is not installed")
+            break
+        if figure is not None:
+            done.append(_saved(figure, folder / f"{name}-{kind}.png"))
+    return tuple(done)
 
 
 def _saved(figure: Figure, path: Path) -> Path:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from graft.data.gates import Admission
-from graft.data.gates.semantic import clusters, drop_semantic_duplicates
+from graft.data.gates.shared.semantic import alike, clusters, drop_semantic_duplicates
 from graft.flows.streaming import gate_decision
 from graft.schemas.decisions import ACROSS_SHARDS, NOT_BEST, SEMANTIC
 from graft.schemas.rows import Candidate, GateResult
@@ -37,12 +37,12 @@ async def settle_round(
     ordered, dropped = _one_an_instruction(sorted(new, key=lambda c: (-(c.decision.mean or 0.0), c.id)), kept)
     alive: list[Candidate] = []
     for candidate in ordered:
-        results = admission.admit(candidate.text_id, candidate.text, candidate.response, candidate.label)
+        results = admission.admit(candidate.proposal)
         failed = next((result for result in results if not result.passed), None)
         if failed is None:
             alive.append(candidate)
         else:
-            dropped.append(_redecided(candidate, failed))
+            dropped.append(_redecided(candidate, failed, ACROSS_SHARDS))
     if max_cosine is not None and embed is not None and alive:
         fixed = {candidate.text_id for candidate in kept}
         rows = list({candidate.text_id: candidate for candidate in (*reversed(alive), *kept)}.values())
@@ -51,11 +51,7 @@ async def settle_round(
         hits = drop_semantic_duplicates([row.text_id for row in rows], vectors, scores, max_cosine)
         for candidate in alive:
             if candidate.text_id in hits and candidate.text_id not in fixed:
-                neighbour, cosine = hits[candidate.text_id]
-                result = GateResult(
-                    gate="semantic", rule="semantic", passed=False, score=float(cosine), neighbour=neighbour
-                )
-                dropped.append(_redecided(candidate, result))
+                dropped.append(_redecided(candidate, alike(*hits[candidate.text_id]), SEMANTIC))
         gone = {candidate.id for candidate in dropped}
         alive = [candidate for candidate in alive if candidate.id not in gone]
     return alive, dropped
@@ -114,6 +110,6 @@ def _one_an_instruction(
     return first, others
 
 
-def _redecided(candidate: Candidate, failed: GateResult) -> Candidate:
-    decision = gate_decision(candidate, failed, SEMANTIC if failed.gate == "semantic" else ACROSS_SHARDS)
+def _redecided(candidate: Candidate, failed: GateResult, code: str) -> Candidate:
+    decision = gate_decision(candidate, failed, code)
     return candidate.model_copy(update={"gates": (*candidate.gates, failed), "decision": decision})

@@ -15,6 +15,8 @@ from prefect.cache_policies import NO_CACHE
 
 from graft.agents.local import encoder
 from graft.agents.methods import Place, method_of
+from graft.agents.roles.prompting import fragments
+from graft.data.gates import Admission, Needs
 from graft.data.lake import Lake
 from graft.data.test_files import register_evaluation_files
 from graft.data.versions import published_texts
@@ -41,7 +43,7 @@ from graft.flows.run_context import (
 )
 from graft.flows.shards import keep_report, read_report, report_file
 from graft.flows.streaming import ShardRunner
-from graft.flows.student_labels import toxicity_scorer
+from graft.flows.student_labels import student_judge
 from graft.schemas.base import stable_hash, utc_now
 from graft.schemas.calls import Call
 from graft.schemas.datasets import Run
@@ -131,11 +133,14 @@ async def _make(recipe: Recipe, file: Path, seeds: list[Seed], home: Home, lake:
         opening = open_gateway(recipe, home, say, run.started_at.timestamp(), run_id, spent_in(lake, run_id))
         async with noted, opening as gateway:
             progress.gateway = lambda: gateway.stats
+            needs = Needs(
+                seeds=seeds, published=_published(lake, recipe, run_id), fragments=fragments(),
+                evaluation=lake.test_texts(recipe.name), student=student_judge(home),
+            )  # fmt: skip
             context = RunContext(
                 recipe=recipe, run_id=run_id, home=home, lake=lake, gateway=gateway, method=method_of(recipe),
-                seeds=seeds, published=_published(lake, recipe, run_id), progress=progress,
-                say=say, neighbours=run.neighbours, evaluation=lake.test_texts(recipe.name),
-                toxicity=toxicity_scorer(home, recipe.gates.toxicity),
+                seeds=seeds, gates=Admission(recipe, needs), progress=progress,
+                say=say, neighbours=run.neighbours,
             )  # fmt: skip
             enter(context)
             try:
@@ -250,11 +255,11 @@ async def make_shard(run_id: str, spec: dict[str, Any]) -> dict[str, Any]:
         caps=plan.caps,
         make_slot=slot_for,
         run_slot=lambda slot: context.run_slot(slot, admission),
-        admit=lambda c: admission.admit(c.text_id, c.text, c.response, c.label),
+        admit=lambda c: admission.settle(c.proposal),
         commit=commit,
         width=_width(context.recipe),
         stored=stored,
-        remember=lambda c: admission.remember(c.text_id, c.text, c.label),
+        remember=lambda c: admission.remember(c.proposal),
         halt=context.halt,
         on_settled=lambda c: context.progress.note(c, (plan.round, plan.shard)),
     )

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import Field
 
 from graft.agents.roles.prompting import prompts_version
+from graft.data.gates import rules
 from graft.data.seeds import load_seeds
 from graft.schemas.base import Value, stable_hash
 from graft.schemas.load import find_recipe, load_recipe
@@ -31,7 +32,7 @@ class ShardSpec(Value):
 
 def run_id_of(recipe: Recipe, seeds: Sequence[Seed]) -> str:
     """The run's id: the dataset's name and a hash of all that decides its rows."""
-    digest = recipe.fingerprint([seed.model_dump() for seed in seeds], prompts_version(), RULES_VERSION)
+    digest = recipe.fingerprint([seed.model_dump() for seed in seeds], prompts_version(), RULES_VERSION, rules(recipe))
     return f"{recipe.name}-{digest[:12]}"
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from prefect import flow
 from pydantic import ValidationError
 
-from graft.data.gates import TestText
+from graft.agents.local import encoder
+from graft.data.gates import Needs, TestText, reads_reviews
+from graft.data.gates.base import Embed
 from graft.data.lake import Lake
-from graft.data.rescreen import Embed, Gated, Tools, gate_again
+from graft.data.rescreen import Gated, gate_again
 from graft.data.seeds import load_texts
 from graft.data.test_files import register_file
 from graft.data.versions import Held, derive, held_by, version
@@ -23,6 +25,8 @@ from graft.schemas.load import recipe_json_schema
 from graft.schemas.problems import Explainer, did_you_mean
 from graft.schemas.recipe import Recipe
 from graft.schemas.restricted import HIDDEN
+from graft.schemas.rows import Candidate
+from graft.schemas.sections import Column, Table
 from graft.schemas.tasks.base import task_for
 
 CLUSTERS_SHOWN = 20
@@ -50,6 +54,17 @@ class Rescreened:
     texts: Mapping[str, str]
     """The words of the rows that `as_dict` shows, by id; HIDDEN for those that are restricted."""
 
+    @property
+    def tables(self) -> list[Table]:
+        """What gates tell of single rows, with those rows' words."""
+        return [
+            replace(
+                one, columns=(*one.columns, Column("text", "text")),
+                rows=[{**row, "text": self.texts.get(row.get("row_id", ""), "")} for row in one.rows],
+            )
+            for one in self.gated.tables
+        ]  # fmt: skip
+
     def as_dict(self) -> dict[str, Any]:
         """Everything for programs and people; restricted rows are in it without their words."""
         gated, published = self.gated, self.published
@@ -67,11 +82,7 @@ class Rescreened:
                 for one in _largest(gated)
             ],
             "clusters_found": len(gated.clusters),
-            "label_errors": [
-                {"row_id": error.row_id, "given": error.given, "likely": error.likely, "share": round(error.share, 4),
-                 "text": self.texts.get(error.row_id, "")}
-                for error in gated.errors
-            ],
+            **{table.name: list(table.rows) for table in self.tables},
             "reported": [{"row_id": row_id, **result.model_dump(mode="json")} for row_id, result in gated.found],
             "redacted": {row_id: list(gates) for row_id, gates in sorted(gated.redacted.items())},
             "notes": list(gated.notes),
@@ -123,7 +134,14 @@ def rescreen_version(
         held = held_by(lake, found)
         recipe, notes = recipe_of(lake, found, held, overrides or {})
         texts = {Path(file): load_texts(Path(file), text_field) for file in tests}
-        gated = gate_again(held, _tools(lake, home, found, held, recipe, texts, test_cosine, embed, say), say)
+        gated = gate_again(
+            held,
+            recipe,
+            _needs(lake, home, found, texts, test_cosine, embed, say),
+            scores=_means(lake, {run_id for _, run_id, _ in held}),
+            made=_candidates(lake, held) if reads_reviews(recipe) else None,
+            say=say,
+        )
         gated.notes[:0] = notes
         note, published = _note(found, gated, overrides or {}), None
         if publish and not dry_run:
@@ -197,43 +215,41 @@ def _dotted(prefix: str, node: Mapping[str, Any]) -> list[str]:
     return names
 
 
-def _tools(
+def _needs(
     lake: Lake,
     home: Home,
     found: DatasetVersion,
-    held: Sequence[Held],
-    recipe: Recipe,
     texts: Mapping[Path, Sequence[str]],
     test_cosine: float,
     embed: Embed | None,
     say: Say,
-) -> Tools:
-    from graft.agents.local.encoder import find_embed
+) -> Needs:
     from graft.agents.roles.prompting import fragments
-    from graft.flows.student_labels import toxicity_scorer
+    from graft.flows.student_labels import student_judge
     from graft.students.folds import out_of_fold
 
     numbered = [(file, row, text) for file, rows in texts.items() for row, text in enumerate(rows, start=1)]
-    wanted = bool(numbered) or recipe.gates.semantic is not None or recipe.gates.learned.action != "off"
-    if embed is None and wanted:
-        embed, why = find_embed()
-        if embed is None:
-            say(f"semantic de-duplication is skipped: {why}")
-    return Tools(
-        recipe=recipe,
+    return Needs(
+        seeds=lake.seeds(found.run_id) if found.parent is None else [],
         fragments=fragments(),
         evaluation=[
             *lake.test_texts(found.dataset),
             *(TestText.of(str(file), row, text) for file, row, text in numbered),
         ],
-        seeds=lake.seeds(found.run_id) if recipe.gates.against_seeds and found.parent is None else [],
-        scores=_means(lake, {run_id for _, run_id, _ in held}),
-        toxicity=toxicity_scorer(home, recipe.gates.toxicity),
-        embed=embed,
+        student=student_judge(home),
+        embed=lambda: (embed, "") if embed else encoder.find_embed(),
         folds=lambda vectors, labels, folds, seed: out_of_fold(vectors, labels, folds, seed, say=say),
         tests=[(f"{file.name}:{row}", text) for file, row, text in numbered],
         test_cosine=test_cosine,
     )
+
+
+def _candidates(lake: Lake, held: Sequence[Held]) -> dict[str, Candidate]:
+    """Row id to the candidate that it was."""
+    runs = sorted({run_id for _, run_id, candidate_id in held if candidate_id})
+    made = {(run_id, one.id): one for run_id in runs for one in lake.accepted(run_id)}
+    pairs = ((row.id, made.get((run_id, candidate_id))) for row, run_id, candidate_id in held)
+    return {row_id: one for row_id, one in pairs if one is not None}
 
 
 def _means(lake: Lake, runs: set[str]) -> dict[str, float]:
@@ -260,7 +276,8 @@ def _largest(gated: Gated) -> list[Any]:
 
 
 def _shown(held: Sequence[Held], gated: Gated, restricted: bool) -> dict[str, str]:
-    """The words of rows that stand for a rule, a cluster or a label error."""
-    wanted = {row_id for *_, row_id in gated.tally()} | {error.row_id for error in gated.errors}
+    """The words of rows that stand for a rule or a cluster, or that a gate tells of."""
+    wanted = {row_id for *_, row_id in gated.tally()}
+    wanted |= {str(row["row_id"]) for table in gated.tables for row in table.rows if "row_id" in row}
     wanted |= {one.rows[0] for one in _largest(gated)}
     return {row.id: HIDDEN if row.restricted and not restricted else row.text for row, *_ in held if row.id in wanted}

@@ -19,8 +19,7 @@ from graft.agents.local.files import weights_of
 from graft.agents.methods import method_of
 from graft.agents.methods.base import Ask, Context, Drawn, Method
 from graft.agents.methods.harmaug import variants
-from graft.agents.roles.prompting import fragments
-from graft.data.gates import Admission, TestText
+from graft.data.gates import Admission
 from graft.flows.feasibility import FIRST_LOOK, LOOK_EVERY, Feasibility, out_of_reach
 from graft.flows.progress import Progress
 from graft.flows.student_labels import student_judge
@@ -53,16 +52,13 @@ class RunContext:
     gateway: Gateway
     method: Method
     seeds: Sequence[Seed]
-    published: Sequence[tuple[str, str, str]]
+    gates: Admission
+    """The run's gates with no row of the run registered."""
     progress: Progress
     say: Say = lambda text: None
     calibration: dict[str, dict[str, float]] = field(default_factory=dict)
     by_name: frozenset[str] = frozenset()
     neighbours: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    evaluation: Sequence[TestText] = ()
-    """What is known of the held-out texts, which no row may repeat."""
-    toxicity: Callable[[Sequence[str]], list[float]] | None = None
-    """The guard student that reads each text, where the recipe names one."""
     pool: dict[str, list[Seed]] = field(default_factory=dict)
     kept: list[Candidate] = field(default_factory=list)
     figures: dict[str, int] = field(default_factory=dict)
@@ -86,9 +82,9 @@ class RunContext:
 
     def admission(self, accepted: Sequence[Candidate] = ()) -> Admission:
         """Fresh gates: they know seeds, held-out texts, what was published, what rounds kept, and `accepted`."""
-        admission = Admission(self.recipe, self.seeds, self.published, fragments(), self.evaluation, self.toxicity)
+        admission = self.gates.fresh()
         for candidate in (*self.kept, *accepted):
-            admission.remember(candidate.text_id, candidate.text, candidate.label)
+            admission.remember(candidate.proposal)
         return admission
 
     async def run_slot(self, slot: Slot, admission: Admission) -> tuple[Candidate, tuple[Call, ...]]:

@@ -15,7 +15,7 @@ from graft.agents.methods.base import Ask
 from graft.agents.roles.calibration import batch_means, calibrate, content_free_means
 from graft.agents.roles.choice import pick_examples
 from graft.agents.roles.labeler import is_vote, label_text
-from graft.data.gates.contamination import text_hash
+from graft.data.gates.shared.held_out import text_hash
 from graft.flows.run_context import Say, open_gateway, weighed
 from graft.schemas.calls import CallRequest, Reply
 from graft.schemas.errors import BudgetExhausted, CallFailed

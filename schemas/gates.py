@@ -1,99 +1,85 @@
-"""What a recipe says of its gates: which run, how strict they are, and whether they reject a text or mend it."""
+"""A recipe's block `gates`. Each of its fields belongs to the gate that declares it, in `data/gates/`."""
 
 from __future__ import annotations
 
-from typing import Literal
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast
 
-from pydantic import Field, model_validator
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, create_model, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, core_schema
 
-from graft.schemas.base import STUDENT_PATTERN, Value
-from graft.schemas.problems import field_error
+from graft.schemas.base import Value
+from graft.schemas.kinds import GATES
+
+S = TypeVar("S", bound=Value)
 
 Action = Literal["off", "redact", "reject"]
-PersonalKind = Literal["email", "phone", "card", "iban", "ip_address", "mac_address", "national_id", "name"]
-PERSONAL: tuple[PersonalKind, ...] = ("email", "phone", "card", "iban", "ip_address", "mac_address", "national_id")
-"""What is looked for unless a recipe says otherwise; names want a model."""
-
-
-class PersonalSettings(Value):
-    """Personal data: what is looked for, and what becomes of a text that holds some."""
-
-    action: Action = Field(default="reject", description="reject the row, or redact: <EMAIL> in its place")
-    kinds: tuple[PersonalKind, ...] = PERSONAL
-    regions: tuple[str, ...] = Field(default=("US", "GB"), description="countries whose phone numbers are known")
-    allow: tuple[str, ...] = Field(default=(), description="values that are no finding, such as help@shop.example")
-    names_model: str = Field(default="", description="folder or hub id of a model that finds names")
-
-    @model_validator(mode="after")
-    def _named(self) -> PersonalSettings:
-        if "name" in self.kinds and not self.names_model:
-            raise field_error((), "kinds: name needs names_model", "name a token classifier that finds names")
-        return self
-
-
-class LanguageSettings(Value):
-    """Language identification by words; the script is the format gate's matter."""
-
-    action: Literal["off", "reject"] = "reject"
-    min_chars: int = Field(default=40, ge=1, description="shorter texts are not judged: no identifier is sure of them")
-    min_probability: float = Field(default=0.9, gt=0, le=1, description="how sure it must be of another language")
-
-
-class RepetitionSettings(Value):
-    """Loops of a model: shares of a text that repeat what it has said already."""
-
-    action: Literal["off", "reject"] = "reject"
-    max_share: float = Field(default=0.5, gt=0, le=1, description="share of the text's word n-grams that repeat")
-
-
-class ToxicitySettings(Value):
-    """A guard student reads each text; rows that it calls harmful above the threshold are rejected."""
-
-    student: str = Field(
-        default="", pattern=f"^$|{STUDENT_PATTERN}", description="id of a guard student (st_…); empty: the gate is off"
-    )
-    label: str = Field(default="", description="its label for harm; empty: every label but `safe`")
-    max_probability: float = Field(default=0.5, gt=0, lt=1)
-
-
-class LearnedSettings(Value):
-    """What a classifier, cross-validated on the version itself, says of its rows. Used when a version is gated."""
-
-    action: Literal["off", "report", "reject"] = "report"
-    folds: int = Field(default=5, ge=2, le=20)
-    min_margin: float = Field(default=0.0, ge=0, lt=1, description="least margin of a row's label; 0: not looked at")
-    max_outlier: float = Field(default=0.0, ge=0, le=1, description="share of rows dropped as out of distribution")
 
 
 class GateSettings(Value):
-    """Checks after generation. A shipped default fits short texts; every threshold is a field."""
+    """Checks after generation. A shipped default fits short texts; every threshold is a field.
 
-    min_chars: int = Field(default=8, ge=0)
-    max_chars: int = Field(default=4_000, ge=1)
-    near_duplicate: float = Field(default=0.8, gt=0, le=1, description="Jaccard of word shingles, at or above: reject")
-    against_seeds: bool = True
-    against_published: bool = True
-    label_leak: bool = Field(default=True, description="reject a text that contains its own label's name")
-    prompt_leak: bool = Field(default=True, description="reject a text that repeats a piece of our prompt")
-    refusals: bool = Field(default=True, description="reject a text that is a model's refusal")
-    damage: bool = Field(default=True, description="reject text of a broken encoding: cafÃ©, U+FFFD, NUL bytes")
-    personal: PersonalSettings = PersonalSettings()
-    secrets: Action = Field(default="reject", description="keys and tokens: reject, or <SECRET> in their place")
-    language: LanguageSettings = LanguageSettings()
-    repetition: RepetitionSettings = RepetitionSettings()
-    toxicity: ToxicitySettings = ToxicitySettings()
-    semantic: float | None = Field(
-        default=None,
-        gt=0,
-        le=1,
-        description="cosine at or above which rows of a gated version say the same",
-    )
-    learned: LearnedSettings = LearnedSettings()
+    The fields are those of every registered gate's `Settings`. They are bound when a recipe is read, not on import, so
+    that gates of other distributions have theirs too.
+    """
+
+    if TYPE_CHECKING:
+
+        def __init__(self, **fields: Any) -> None: ...
+        def __getattr__(self, name: str) -> Any: ...
+
+    def __new__(cls, *args: Any, **fields: Any) -> GateSettings:  # noqa: D102
+        return super().__new__(_bound(GATES.names) if cls.__base__ is Value else cls)
+
+    def of(self, settings: type[S]) -> S:
+        """One gate's own part, as `recipe.gates.of(Settings)` in the gate's file."""
+        made: Any = settings.model_construct(**{name: getattr(self, name) for name in settings.model_fields})
+        return cast("S", made)
 
     @model_validator(mode="after")
-    def _ordered(self) -> GateSettings:
-        if self.min_chars > self.max_chars:
-            raise field_error(
-                ("min_chars",), "min_chars is larger than max_chars", "make min_chars the smaller of the two"
-            )
+    def _whole(self) -> Self:
+        """What a gate's own class demands of several fields at once."""
+        for name in GATES.names:
+            own: type[Value] = GATES.get(name).Settings
+            own.model_validate({field: getattr(self, field) for field in own.model_fields})
         return self
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Called by pydantic: the base is read and written by the class that is bound to the gates there are."""
+        if cls.__base__ is not Value:
+            return handler(source)
+        return core_schema.no_info_plain_validator_function(
+            lambda value: value if isinstance(value, GateSettings) else _bound(GATES.names).model_validate(value),
+            serialization=core_schema.simple_ser_schema("any"),
+        )
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Called by pydantic."""
+        if cls.__base__ is not Value:
+            return handler(schema)
+        return {**handler(_bound(GATES.names).__pydantic_core_schema__), "default": GateSettings().model_dump()}
+
+
+@lru_cache(maxsize=4)
+def _bound(names: tuple[str, ...]) -> type[GateSettings]:
+    """The class with the fields of these gates, in the order in which they run. Own kinds come first in `names`: a
+    plugin whose field another gate has is refused.
+    """
+    owners: dict[str, str] = {}
+    for name in names:
+        own = GATES.get(name).Settings.model_fields
+        if taken := [field for field in own if field in owners]:
+            GATES.refuse(name, f"its field gates.{taken[0]} belongs to the gate {owners[taken[0]]}")
+        else:
+            owners |= dict.fromkeys(own, name)
+    fields: dict[str, Any] = {}
+    for kind in sorted(GATES.all().values(), key=lambda kind: kind.cost):
+        fields |= {name: (info.annotation, info) for name, info in kind.Settings.model_fields.items()}
+    made: type[GateSettings] = create_model(
+        "GateSettings", __base__=GateSettings, __module__=__name__, __doc__=(GateSettings.__doc__ or "").split("\n")[0],
+        **fields,
+    )  # fmt: skip
+    return made

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import pkgutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
@@ -90,6 +90,11 @@ class Kinds(Generic[T]):
         """Every kind that can be used, by its name."""
         return {name: self.get(name) for name in self.names}
 
+    def refuse(self, name: str, problem: str) -> None:
+        """Take a plugin out of use: its family found that it cannot work beside the others."""
+        self._plugins = {**self.plugins, name: replace(self.plugins[name], problem=problem)}
+        self._loaded.pop(name, None)
+
     def _plugin(self, point: EntryPoint) -> Plugin:
         """Load a plugin. Any exception of its code becomes its problem: one bad plugin stops no run."""
         problem = ""
@@ -167,8 +172,8 @@ class OfKind:
 
 METHODS: Kinds[Any] = Kinds("methods", "agents/methods")
 TASKS: Kinds[Any] = Kinds("tasks", "schemas/tasks", needs=("categories", "restricts", "rubric"))
-GATES: Kinds[Any] = Kinds("gates", "data/gates")
-AUDITS: Kinds[Any] = Kinds("audits", "data/audits")
+GATES: Kinds[Any] = Kinds("gates", "data/gates", needs=("Settings", "cost", "version", "scope", "enabled", "make"))
+AUDITS: Kinds[Any] = Kinds("audits", "data/audits", needs=("run", "sections", "data", "options"))
 STUDENTS: Kinds[Any] = Kinds("students", "students/kinds", ("train", "lies_in"))
 OBJECTIVES: Kinds[Any] = Kinds("objectives", "students/objectives")
 STAGES: Kinds[Any] = Kinds("stages", "students/instruct/stages")

@@ -11,7 +11,7 @@ from graft.schemas.addresses import without_keys
 from graft.schemas.base import Slug, Value, stable_hash
 from graft.schemas.extra import sendable
 from graft.schemas.gates import GateSettings
-from graft.schemas.kinds import TASKS, OfKind
+from graft.schemas.kinds import GATES, TASKS, OfKind
 from graft.schemas.methods import GraSettings, MethodSettings, PromptMixSettings
 from graft.schemas.models import EMBEDDED_POOL, GuardSpec, LabelerSpec, ModelSpec, RoleSpec
 from graft.schemas.problems import field_error, unknown_name
@@ -108,7 +108,7 @@ class Recipe(Value):
     models: tuple[ModelSpec, ...] = Field(default=EMBEDDED_POOL, min_length=1)
     roles: RoleSettings = RoleSettings()
     target: Target = Target()
-    gates: GateSettings = GateSettings()
+    gates: GateSettings = Field(default_factory=GateSettings)
     limits: Limits = Limits()
     splits: Splits = Splits()
     student: StudentSettings = StudentSettings()
@@ -203,7 +203,13 @@ class Recipe(Value):
             for name in ("weights", "headers_env"):
                 if not model[name]:
                     del model[name]
+        data["gates"] = {name: data["gates"][name] for name in self._gate_fields()}
         return stable_hash(data, self.task.rubric, more)
+
+    def _gate_fields(self) -> list[str]:
+        """Fields under `gates` that decide a run's rows: those of the gates that this recipe has on."""
+        on = (kind for kind in GATES.all().values() if kind.scope != "version" and kind.enabled(self))
+        return [name for kind in on for name in kind.Settings.model_fields]
 
 
 def without_caps(recipe: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from pydantic import Field
@@ -100,6 +102,31 @@ class Review(Value):
     failure: str = Field(default="", description="why there is no judgement; empty where there is one")
 
 
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A candidate as gates see it. Reviews and soft label are empty until judges were asked.
+
+    Args:
+        id: under which the text is compared with other rows: `Candidate.text_id`
+        soft_label: mean calibrated probability of each label, 0 to 1
+        exemplars: the rows that the generator was shown
+        parts: text and response, without an empty one
+    """
+
+    text: str
+    response: str | None = None
+    label: str = ""
+    id: str = ""
+    reviews: tuple[Review, ...] = ()
+    soft_label: Mapping[str, float] = field(default_factory=dict)
+    exemplars: tuple[Seed, ...] = ()
+    parts: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        text = (self.text,) if self.text else ()
+        object.__setattr__(self, "parts", (*text, self.response) if self.response else text)
+
+
 class GateResult(Value):
     """What one gate said of one candidate."""
 
@@ -165,6 +192,14 @@ class Candidate(Value):
         They are HarmAug's variants and GRA's responses; the slots of a PromptMix group have a text each.
         """
         return "c_" + stable_hash(self.slot.group) if self.slot.group and not self.slot.mix else self.id
+
+    @property
+    def proposal(self) -> Proposal:
+        """The candidate as gates see it."""
+        return Proposal(
+            text=self.text, response=self.response, label=self.label, id=self.text_id, reviews=self.reviews,
+            soft_label=self.soft_label, exemplars=self.slot.exemplars,
+        )  # fmt: skip
 
     @property
     def accepted(self) -> bool:

@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
+
+from graft.schemas.kinds import FAMILIES
+
 TESTS = Path(__file__).resolve().parent
 
 
@@ -16,3 +20,13 @@ def plugged(folder: Path, name: str = "graft-dummies", **kinds: str) -> dict[str
     (meta / "entry_points.txt").write_text("".join(f"[graft.{family}]\n{some}\n" for family, some in kinds.items()))
     given = os.environ.get("PYTHONPATH", "")
     return {"PYTHONPATH": os.pathsep.join(part for part in (str(folder), str(TESTS), given) if part)}
+
+
+def plug(patch: pytest.MonkeyPatch, folder: Path, **kinds: str) -> None:
+    """Install it for this process and those that it starts, until the test ends. `kinds` as for `plugged`."""
+    for variable, value in plugged(folder, **kinds).items():
+        patch.setenv(variable, value)
+    patch.syspath_prepend(folder)
+    for family in FAMILIES:
+        patch.setattr(family, "_plugins", None)
+        patch.setattr(family, "_loaded", dict(family._loaded))

@@ -138,25 +138,29 @@ def test_an_attention_kernel_from_the_hub_is_refused(tmp_path: Path) -> None:
 def test_a_model_that_finds_names_brings_no_code(
     tmp_path: Path, marker: Path, break_it: Callable[[Path, Path], Path]
 ) -> None:
+    from graft.data.gates import Needs
     from graft.data.gates.personal import PersonalGate
+    from graft.schemas.rows import Proposal
 
     folder = break_it(encoder(tmp_path / "tagger"), marker)
     made = recipe(gates={"personal": {"kinds": ["name"], "names_model": str(folder)}})
     with pytest.raises(GraftError, match=r"names code|can run code"):
-        PersonalGate(made.gates.personal).check("Anna Blum writes", None, "a")
+        PersonalGate(made, Needs()).check(Proposal("Anna Blum writes"))
 
 
 def test_a_model_that_finds_names_finds_them(tmp_path: Path) -> None:
     from transformers import BertConfig, BertForTokenClassification
 
+    from graft.data.gates import Needs
     from graft.data.gates.personal import PersonalGate
+    from graft.schemas.rows import Proposal
 
     folder = encoder(tmp_path / "tagger")
     config = BertConfig.from_pretrained(folder)
     config.id2label, config.label2id = {0: "B-PER"}, {"B-PER": 0}
     BertForTokenClassification(config).save_pretrained(folder)
     made = recipe(gates={"personal": {"kinds": ["name"], "names_model": str(folder)}})
-    assert not PersonalGate(made.gates.personal).check("where is my parcel", None, "a").passed
+    assert not PersonalGate(made, Needs()).check(Proposal("where is my parcel")).passed
 
 
 @pytest.mark.parametrize("break_it", [with_code, as_pickle])

@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graft.data.audit import FORMS, AuditRow, Curve, Point, distinct, poison, shortcuts, wilson
-from graft.data.audit.hacking import judged
-from graft.data.audit.shortcuts import chi_square_tail
-from graft.data.gates.base import words
+from graft.data.audits.base import AuditRow, distinct, wilson
+from graft.data.audits.hacking import Curve, Point, judged
+from graft.data.audits.poison import FORMS, poison
+from graft.data.audits.shortcuts import chi_square_tail, shortcuts
+from graft.data.gates.shared.folding import words
 from graft.schemas.errors import GraftError
 
 TOPICS = {

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from graft.data.gates import Admission
-from graft.data.gates.base import normalise
-from graft.data.gates.near import NearIndex, jaccard
-from graft.data.gates.semantic import clusters, drop_semantic_duplicates
+from graft.data.gates import Admission, Needs
+from graft.data.gates.shared.folding import normalise
+from graft.data.gates.shared.near import NearIndex, jaccard
+from graft.data.gates.shared.semantic import clusters, drop_semantic_duplicates
 from graft.schemas.recipe import Recipe
-from graft.schemas.rows import GateResult, Seed
+from graft.schemas.rows import GateResult, Proposal, Seed
 
 FRAGMENT = "Write one new message that a customer could send to the help desk of the shop."
 
@@ -83,30 +83,30 @@ SCREENED = [
 
 @pytest.mark.parametrize(("text", "label", "rule"), SCREENED)
 def test_screen(text: str, label: str, rule: str | None) -> None:
-    admission = Admission(recipe_of(min_chars=8, max_chars=200), [], [], [FRAGMENT])
-    result = last(admission.screen(text, None, label))
+    admission = Admission(recipe_of(min_chars=8, max_chars=200), Needs(fragments=[FRAGMENT]))
+    result = last(admission.screen(Proposal(text, None, label)))
     assert (None if result.passed else result.rule) == rule, result
     assert result.passed or result.detail
 
 
 @pytest.mark.parametrize("filler", ["\n", " ", "-", "_", "<", "[", "{", '"', "a", "a ", "\n-", "refund ", "card_"])
 def test_no_text_takes_long(filler: str) -> None:
-    admission = Admission(recipe_of(max_chars=200_000), [SEED], [], [FRAGMENT])
+    admission = Admission(recipe_of(max_chars=200_000), Needs(seeds=[SEED], fragments=[FRAGMENT]))
     begin = time.process_time()
     for label in ("refund", "card_arrival", "cardFee"):
         for text in (filler * 50_000, label + filler * 50_000, "x " + filler * 50_000 + label):
-            admission.screen(text, filler * 50_000, label)
+            admission.screen(Proposal(text, filler * 50_000, label))
     assert time.process_time() - begin < 9, "a pattern backtracks"
 
 
 def test_leak_gates_can_be_turned_off() -> None:
-    admission = Admission(recipe_of(label_leak=False, prompt_leak=False), [], [], [FRAGMENT])
-    assert last(admission.screen("Refund: " + FRAGMENT, None, "refund")).passed
+    admission = Admission(recipe_of(label_leak=False, prompt_leak=False), Needs(fragments=[FRAGMENT]))
+    assert last(admission.screen(Proposal("Refund: " + FRAGMENT, None, "refund"))).passed
 
 
 def test_prompt_leak_scores_the_longest_run_and_reads_the_response() -> None:
-    admission = Admission(recipe_of("instruction"), [], [], [FRAGMENT])
-    result = last(admission.screen("Say something nice to me.", "Sure! " + FRAGMENT.upper(), "coding"))
+    admission = Admission(recipe_of("instruction"), Needs(fragments=[FRAGMENT]))
+    result = last(admission.screen(Proposal("Say something nice to me.", "Sure! " + FRAGMENT.upper(), "coding")))
     assert (result.rule, result.score) == ("prompt_fragment", 16.0)
 
 
@@ -126,7 +126,7 @@ def test_prompt_leak_scores_the_longest_run_and_reads_the_response() -> None:
     ],
 )
 def test_screen_of_instructions(text: str, response: str | None, label: str, rule: str | None) -> None:
-    result = last(Admission(recipe_of("instruction"), [], []).screen(text, response, label))
+    result = last(Admission(recipe_of("instruction")).screen(Proposal(text, response, label)))
     assert (None if result.passed else result.rule) == rule, result
 
 
@@ -142,7 +142,7 @@ def test_screen_of_instructions(text: str, response: str | None, label: str, rul
     ],
 )
 def test_script(language: str, text: str, fits: bool) -> None:
-    assert last(Admission(recipe_of(language=language), [], []).screen(text, None, "refund")).passed is fits
+    assert last(Admission(recipe_of(language=language)).screen(Proposal(text, None, "refund"))).passed is fits
 
 
 SEED = Seed.of("I sent the jacket back ten days ago, when do I get my money?", "refund")
@@ -159,34 +159,39 @@ PUBLISHED = ("c_old", "The tracking page has not moved since Friday morning, ple
     ],
 )
 def test_screen_against_seeds_and_published(text: str, gate: str, rule: str, neighbour: str) -> None:
-    result = last(Admission(recipe_of(), [SEED], [PUBLISHED]).screen(text, None, "refund"))
+    result = last(
+        Admission(recipe_of(), Needs(seeds=[SEED], published=[PUBLISHED])).screen(Proposal(text, None, "refund"))
+    )
     assert (result.gate, result.rule, result.neighbour) == (gate, rule, neighbour)
     assert result.score is not None and 0.8 <= result.score <= 1.0 and neighbour in result.detail
-    off = Admission(recipe_of(against_seeds=False, against_published=False), [SEED], [PUBLISHED])
-    assert last(off.screen(text, None, "refund")).passed
-    strict = Admission(recipe_of(near_duplicate=1.0), [SEED], [PUBLISHED])
-    assert last(strict.screen(text, None, "refund")).passed is (rule == "near_duplicate")
+    off = Admission(recipe_of(against_seeds=False, against_published=False), Needs(seeds=[SEED], published=[PUBLISHED]))
+    assert last(off.screen(Proposal(text, None, "refund"))).passed
+    strict = Admission(recipe_of(near_duplicate=1.0), Needs(seeds=[SEED], published=[PUBLISHED]))
+    assert last(strict.screen(Proposal(text, None, "refund"))).passed is (rule == "near_duplicate")
 
 
 def test_admit_decides_in_the_order_of_calls() -> None:
-    admission = Admission(recipe_of(), [SEED], [])
+    admission = Admission(recipe_of(), Needs(seeds=[SEED]))
     text = "The amount that I was promised has not been credited to my card yet"
-    assert last(admission.admit("a", text, None, "refund")).passed
-    exact = last(admission.admit("b", text.lower() + "!!", None, "card_arrival"))
+    assert last(admission.admit(Proposal(text, None, "refund", "a"))).passed
+    exact = last(admission.admit(Proposal(text.lower() + "!!", None, "card_arrival", "b")))
     assert (exact.gate, exact.rule, exact.score, exact.neighbour) == ("exact_run", "exact_duplicate", 1.0, "a")
-    near = last(admission.admit("c", text + " today", None, "refund"))
+    near = last(admission.admit(Proposal(text + " today", None, "refund", "c")))
     assert (near.gate, near.rule, near.neighbour) == ("near_run", "near_duplicate", "a")
     assert near.score == pytest.approx(jaccard(text, text + " today"), abs=1e-4)
-    assert last(admission.admit("a", text, None, "refund")).passed
-    assert last(admission.screen(text, None, "refund")).passed, "screen looks at no candidate of the run"
-    assert last(admission.admit("d", "Something else entirely, thank you", None, "refund")).passed
+    assert last(admission.admit(Proposal(text, None, "refund", "a"))).passed
+    assert last(admission.screen(Proposal(text, None, "refund"))).passed, "screen looks at no candidate of the run"
+    assert last(admission.admit(Proposal("Something else entirely, thank you", None, "refund", "d"))).passed
 
 
 def test_remembered_rows_count() -> None:
-    admission = Admission(recipe_of(), [], [])
-    admission.remember("old", "Where does the money for my kettle stay?", "refund")
-    admission.remember("old", "Where does the money for my kettle stay?", "refund")
-    assert last(admission.admit("new", "where does the money for my kettle stay", None, "refund")).neighbour == "old"
+    admission = Admission(recipe_of())
+    admission.remember(Proposal("Where does the money for my kettle stay?", None, "refund", "old"))
+    admission.remember(Proposal("Where does the money for my kettle stay?", None, "refund", "old"))
+    assert (
+        last(admission.admit(Proposal("where does the money for my kettle stay", None, "refund", "new"))).neighbour
+        == "old"
+    )
 
 
 WORDS = ["Where", "is", "MY", "parcel", "naïve", "straße", "包裹", "don't", "12.5", "€5", "ﬁne", "İstanbul", "où"]
@@ -204,9 +209,9 @@ def test_an_exact_duplicate_is_never_missed_under_case_punctuation_and_spacing(
     turn = data.draw(turns)
     other = "".join(turn(word) + data.draw(marks) for word in said)
     assume(normalise(turn("a")) == "a")
-    admission = Admission(recipe_of(), [], [])
-    assert last(admission.admit("a", text, None, "refund")).passed
-    result = last(admission.admit("b", other, None, "refund"))
+    admission = Admission(recipe_of())
+    assert last(admission.admit(Proposal(text, None, "refund", "a"))).passed
+    result = last(admission.admit(Proposal(other, None, "refund", "b")))
     assert not result.passed and result.neighbour == "a", (text, other)
 
 
@@ -246,12 +251,12 @@ def test_near_finds_the_nearest_and_is_deterministic() -> None:
 def test_a_candidate_costs_little_cpu() -> None:
     draw = random.Random(5)
     vocabulary = [f"word{number}" for number in range(900)]
-    admission = Admission(recipe_of(), [SEED], [PUBLISHED], [FRAGMENT] * 20)
+    admission = Admission(recipe_of(), Needs(seeds=[SEED], published=[PUBLISHED], fragments=[FRAGMENT] * 20))
     rows = [" ".join(draw.choices(vocabulary, k=draw.randint(5, 20))) for _ in range(1500)]
     begin = time.process_time()
     for place, row in enumerate(rows):
-        admission.screen(row, None, "refund")
-        admission.admit(str(place), row, None, "refund")
+        admission.screen(Proposal(row, None, "refund"))
+        admission.admit(Proposal(row, None, "refund", str(place)))
     assert (time.process_time() - begin) / len(rows) < 1e-3, "about 0.15 ms on a quiet machine"
 
 
@@ -337,5 +342,5 @@ def test_an_instruction_is_screened_before_its_response_is_there() -> None:
     recipe = Recipe.model_validate(
         {"name": "ask", "task": {"kind": "instruction"}, "seeds": {"rows": [{"text": "Name three rivers in France."}]}}
     )
-    results = Admission(recipe, [], []).screen("Explain why leaves turn red in autumn.", None, "qa")
+    results = Admission(recipe).screen(Proposal("Explain why leaves turn red in autumn.", None, "qa"))
     assert all(result.passed for result in results)

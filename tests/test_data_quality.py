@@ -22,8 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 from big_lake import fill
 
 from graft.data.arrow import to_table
-from graft.data.gates.base import words
-from graft.data.gates.near import jaccard
+from graft.data.gates.shared.folding import words
+from graft.data.gates.shared.near import jaccard
 from graft.data.lake import Lake
 from graft.data.lake_schema import VersionRowRecord
 from graft.data.quality import Quality, page, quality, sections

@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 from graft.cli import audit as verbs
 from graft.data.lake import Lake
 from graft.data.versions import publish
-from graft.flows.audit import Wanted, audit
+from graft.flows.audit import audit
 from graft.schemas.datasets import DatasetVersion, Row
-from graft.schemas.errors import GraftError, NotFound
+from graft.schemas.errors import GraftError, InputInvalid, NotFound
 from graft.schemas.home import Home
 from graft.schemas.recipe import Recipe, SeedRow, SeedSettings
 from graft.schemas.rows import Candidate, Decision, Slot
@@ -62,28 +62,39 @@ def lake(tmp_path: Path):
 
 def test_an_audit_is_whole_and_publishes_nothing(lake: Lake, tmp_path: Path) -> None:
     found = fill(lake)
-    told = audit(lake, "shop", Wanted(repeats=1), out=tmp_path / "out", embed=embed)
-    assert told.shortcuts is not None and told.shortcuts.labels[0].token == "kindly"
-    assert told.shortcuts.shares["account"] == {"gemma": 41}
-    assert told.poison is not None and told.poison.gates_checked and told.poison.planted == 1
-    assert told.hacking is not None and "no golden figure" in told.hacking[0].verdict
+    told = audit(lake, "shop", options={"poison.repeats": 1}, out=tmp_path / "out", embed=embed)
+    assert told.found["shortcuts"].labels[0].token == "kindly"
+    assert told.found["shortcuts"].shares["account"] == {"gemma": 41}
+    assert told.found["poison"].gates_checked and told.found["poison"].planted == 1
+    assert "no golden figure" in told.found["hacking"][0].verdict
+    assert [one.name for one in told.sections] == ["hacking-1", "poison", "shortcuts"] and told.sections[2].unusual
     assert told.rows == found.rows - 1 and "1 restricted rows" in told.notes[0]
-    assert [path.name for path in told.pictures] == ["shop-1-shortcuts.png", "shop-1-hacking.png"]
+    assert [path.name for path in told.pictures] == ["shop-1-hacking.png", "shop-1-shortcuts.png"]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in told.pictures)
     assert json.dumps(told.as_dict()) and told.as_dict()["shortcuts"]["labels"][0]["flagged"]
     assert lake.sql("SELECT count(*) AS n FROM lake.versions").to_pylist() == [{"n": 1}]
-    assert audit(lake, "shop", Wanted(poison=False, hacking=False, restricted=True)).rows == found.rows
+    assert audit(lake, "shop", ["shortcuts"], restricted=True).rows == found.rows
 
 
 def test_a_version_without_a_recipe_says_so(lake: Lake) -> None:
     fill(lake, recipe=False)
-    told = audit(lake, "shop", Wanted(shortcuts=False, hacking=False, repeats=1), embed=embed)
-    assert told.poison is not None and not told.poison.gates_checked and "no recipe" in " ".join(told.notes)
-    assert told.shortcuts is None and told.hacking is None and told.pictures == ()
+    told = audit(lake, "shop", ["poison"], {"poison.repeats": 1}, embed=embed)
+    assert not told.found["poison"].gates_checked and "no recipe" in " ".join(told.notes)
+    assert list(told.found) == ["poison"] and told.pictures == ()
     with pytest.raises(NotFound):
         audit(lake, "nothing")
     with pytest.raises(GraftError, match="--target"):
-        audit(lake, "shop", Wanted(target="x", shortcuts=False, hacking=False), embed=embed)
+        audit(lake, "shop", ["poison"], {"poison.target": "x"}, embed=embed)
+    with pytest.raises(NotFound, match="no audits kind 'poisson'"):
+        audit(lake, "shop", ["poisson"])
+
+
+def test_an_option_that_cannot_be_is_named(lake: Lake) -> None:
+    fill(lake)
+    for option, said in (("poison.shares", "did you mean 'poison.share'"), ("poison.share", "poison.share"),
+                         ("shortcuts.share", "there is no such option")):  # fmt: skip
+        with pytest.raises(InputInvalid, match=said):
+            audit(lake, "shop", ["poison"], {option: 7})
 
 
 def test_rounds_of_a_loop(lake: Lake) -> None:
@@ -97,9 +108,7 @@ def test_rounds_of_a_loop(lake: Lake) -> None:
         rounds=(*reversed(rounds), RoundResult(arm="steered", seed=1, round=0, test=0.5)), created_at=AT,
     )  # fmt: skip
     lake.save_improvement(loop)
-    told = audit(lake, "shop", Wanted(shortcuts=False, poison=False))
-    assert told.hacking is not None and len(told.hacking) == 1
-    curve = told.hacking[0]
+    [curve] = audit(lake, "shop", ["hacking"]).found["hacking"]
     assert [(p.round, p.score, p.agreement, p.golden) for p in curve.points] == [(1, 7.0, 1.0, 0.8), (2, 8.0, 1.0, 0.7)]
     assert [p.round for p in curve.hacked] == [2] and curve.golden == "accuracy on test.jsonl"
 
@@ -109,10 +118,17 @@ def test_the_verb(lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("GRAFT_HOME", str(lake.home.root))
     monkeypatch.setattr("graft.agents.local.encoder.find_embed", lambda: (embed, ""))
     app = typer.Typer()
-    app.command()(verbs.audit)
+    app.command(context_settings=verbs.UNKNOWN)(verbs.audit)
     shown = CliRunner().invoke(app, ["shop", "--repeats", "1", "--out", str(tmp_path / "o")])
     assert shown.exit_code == 0, shown.output
     for piece in ("kindly", "endorsement", "no golden figure", "who wrote each label", "shop-1-shortcuts.png"):
         assert piece in " ".join(shown.stdout.split()) or piece in shown.stdout.replace("\n", "")
-    dumped = json.loads(CliRunner().invoke(app, ["shop", "--shortcuts", "--json"]).stdout)
-    assert dumped["version"] == "shop@1" and dumped["poison"] is None and dumped["hacking"] is None
+    for words in (["shop", "--shortcuts", "--json"], ["--json", "shop", "shortcuts"]):
+        dumped = json.loads(CliRunner().invoke(app, words).stdout)
+        assert dumped["version"] == "shop@1" and dumped["poison"] is None and dumped["hacking"] is None
+    options = ["shop", "poison", "--share=0.1", "--set", "poison.repeats=1", "--target", "refund", "--json"]
+    planted = json.loads(CliRunner().invoke(app, options).stdout)["poison"]
+    assert (planted["target"], planted["repeats"]) == ("refund", 1) and planted["share"] == pytest.approx(0.1, abs=0.01)
+    wrong = CliRunner().invoke(app, ["shop", "--repeat", "2"])
+    assert wrong.exit_code == 2 and "--repeats" in wrong.output
+    assert verbs.chosen(["--student", "shop"]) == (["shop"], {"poison.student": True})

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from graft.cli.rescreen import rescreen as rescreen_verb
+from graft.data.gates import Needs
 from graft.data.lake import Lake
-from graft.data.rescreen import Tools, gate_again
+from graft.data.rescreen import gate_again
 from graft.data.versions import publish, rows, versions
 from graft.flows.rescreen import recipe_of, rescreen, rescreen_version
 from graft.schemas.datasets import DatasetVersion, Row, Run
@@ -125,7 +126,7 @@ def test_the_better_row_stays_and_people_s_rows_before_all(home: Home) -> None:
         row(4, MONEY[0] + "?", "money", source="seed"),
     ]
     held = [(one, "run1", one.id) for one in some]
-    gated = gate_again(held, Tools(RECIPE, scores={"c_row00001": 6.0, "c_row00002": 8.0, "c_row00003": 9.9}))
+    gated = gate_again(held, RECIPE, scores={"c_row00001": 6.0, "c_row00002": 8.0, "c_row00003": 9.9})
     assert [one.id for one, *_ in gated.kept] == ["c_row00002", "c_row00004"]
     assert {result.neighbour for _, result in gated.drops} == {"c_row00002", "c_row00004"}
 
@@ -172,9 +173,11 @@ def test_label_errors_are_reported_and_on_request_rejected() -> None:
     put(some)
     loose = {"gates.near_duplicate": 1.0, "gates.label_leak": False, "gates.repetition.action": "off"}
     told = rescreen_version("d", loose)
-    wrong, found = {some[index].id for index in range(4)}, {error.row_id for error in told.gated.errors}
+    errors = told.as_dict()["label_errors"]
+    wrong, found = {some[index].id for index in range(4)}, {error["row_id"] for error in errors}
     assert told.published is None and len(found & wrong) >= 3 and found <= wrong
-    assert all(error.likely != error.given and error.share > 0.5 for error in told.gated.errors)
+    assert all(error["likely"] != error["given"] and error["share"] > 0.5 and error["text"] for error in errors)
+    assert {one["row_id"] for one in told.as_dict()["reported"]} == found
     done = rescreen_version("d", {**loose, "gates.learned.action": "reject"})
     assert done.published is not None and done.published.rows == 80 - len(found)
     assert drops().keys() == found and set(drops().values()) == {"learned.label_error"}
@@ -297,8 +300,8 @@ text_rows = st.lists(st.sampled_from([*PARCEL[:3], PARCEL[0] + "!", MONEY[0], "x
 @given(texts=text_rows, draw=st.randoms(use_true_random=False))
 def test_each_row_is_kept_or_dropped_once_whatever_the_order(texts: list[str], draw: Any) -> None:
     held = [(row(i, text, ("parcel", "money")[i % 2]), "run1", "") for i, text in enumerate(texts)]
-    tools = Tools(RECIPE, embed=embed, folds=lambda v, y, k, s: out_of_fold(v, y, k, s))
-    first, second = gate_again(held, tools), gate_again(draw.sample(held, len(held)), tools)
+    needs = Needs(embed=lambda: (embed, ""), folds=lambda v, y, k, s: out_of_fold(v, y, k, s))
+    first, second = (gate_again(some, RECIPE, needs) for some in (held, draw.sample(held, len(held))))
     assert (first.kept, first.drops, first.clusters) == (second.kept, second.drops, second.clusters)
     ids = [one.id for one, *_ in first.kept] + [name for name, _ in first.drops]
     assert sorted(ids) == sorted(one.id for one, *_ in held)

@@ -11,16 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graft.data.gates import Admission, TestText
-from graft.data.gates.base import normalise
-from graft.data.gates.contamination import GRAM_WORDS, ContaminationGate
-from graft.data.gates.near import jaccard
+from graft.data.gates import Admission, Needs, TestText
+from graft.data.gates.contamination import ContaminationGate
+from graft.data.gates.shared.folding import normalise
+from graft.data.gates.shared.held_out import GRAM_WORDS
+from graft.data.gates.shared.near import jaccard
 from graft.data.lake import Lake
 from graft.data.test_files import register_evaluation_files
 from graft.schemas.errors import InputInvalid
 from graft.schemas.home import Home
 from graft.schemas.recipe import Recipe
-from graft.schemas.rows import GateResult, Seed
+from graft.schemas.rows import GateResult, Proposal, Seed
 
 BANKING = Path("/work/shared/data/banking77")
 HELD = (
@@ -33,12 +34,13 @@ LONG = " ".join(WORDS[:120])
 
 
 def gate_of(*texts: str, threshold: float = 0.8) -> ContaminationGate:
-    return ContaminationGate([TestText.of("held.jsonl", n, text) for n, text in enumerate(texts, start=1)], threshold)
+    known = [TestText.of("held.jsonl", n, text) for n, text in enumerate(texts, start=1)]
+    return ContaminationGate(recipe_of(gates={"near_duplicate": threshold}), Needs(evaluation=known))
 
 
 def of(gate: ContaminationGate, text: str, response: str | None = None) -> tuple[str, str]:
     """Rule and neighbour."""
-    result = gate.check(text, response, "any")
+    result = gate.check(Proposal(text, response, "any"))
     return result.rule, result.neighbour
 
 
@@ -66,7 +68,7 @@ def test_a_response_is_looked_at_too_and_of_equals_the_first_row_is_named() -> N
 
 def test_a_result_quotes_no_held_out_text() -> None:
     for text in (HELD[1], HELD[1] + " now"):
-        result = gate_of(*HELD).check(text, None, "any")
+        result = gate_of(*HELD).check(Proposal(text, None, "any"))
         assert not result.passed and "tracking" not in result.model_dump_json()
         assert result.score == pytest.approx(jaccard(HELD[1], text), abs=1e-4)
 
@@ -92,7 +94,7 @@ def test_long_texts_are_known_by_their_runs_of_words(text: str, hit: bool) -> No
     threshold=st.sampled_from([0.3, 0.5, 0.8, 1.0]),
 )
 def test_no_short_neighbour_is_overlooked(texts: list[str], text: str, threshold: float) -> None:
-    result = gate_of(*texts, threshold=threshold).check(text, None, "a")
+    result = gate_of(*texts, threshold=threshold).check(Proposal(text, None, "a"))
     said = [one for one in texts if normalise(one)]
     near = normalise(text) and any(jaccard(text, one) >= threshold - 1e-9 for one in said)
     assert result.passed is not bool(near)
@@ -107,13 +109,17 @@ def recipe_of(**more: object) -> Recipe:
 
 def test_admission_refuses_by_it_only_where_files_are_registered() -> None:
     known = [TestText.of("/somewhere/held.jsonl", 7, HELD[0])]
-    results: tuple[GateResult, ...] = Admission(recipe_of(), [], [], (), known).screen(HELD[0], None, "delivery")
+    results: tuple[GateResult, ...] = Admission(recipe_of(), Needs(evaluation=known)).screen(
+        Proposal(HELD[0], label="delivery")
+    )
     assert (results[-1].gate, results[-1].rule, results[-1].neighbour) == (
         "contamination", "contamination_exact", "held.jsonl:7",
     )  # fmt: skip
-    passed = Admission(recipe_of(), [], [], (), known).screen("I want to change my address", None, "delivery")
+    passed = Admission(recipe_of(), Needs(evaluation=known)).screen(
+        Proposal("I want to change my address", label="delivery")
+    )
     assert passed[-1].passed and "contamination" in [result.gate for result in passed]
-    without = Admission(recipe_of(), [Seed.of("x")], []).screen(HELD[0], None, "delivery")
+    without = Admission(recipe_of(), Needs(seeds=[Seed.of("x")])).screen(Proposal(HELD[0], label="delivery"))
     assert without[-1].passed and "contamination" not in [result.gate for result in without]
 
 
@@ -170,9 +176,9 @@ def test_texts_of_banking77s_test_file_that_its_train_file_repeats_are_found(lak
     lake.register_test_file("banking", "test.jsonl", test)
     known = lake.test_texts("banking")
     assert len(known) == len(test)
-    gate = ContaminationGate(known, 0.8)
+    gate = ContaminationGate(recipe_of(), Needs(evaluation=known))
     folded = {normalise(text) for text in test}
-    found = [(text, gate.check(text, None, "")) for text in train]
+    found = [(text, gate.check(Proposal(text))) for text in train]
     exact = {normalise(text) for text, result in found if result.rule == "contamination_exact"}
     assert exact == folded & {normalise(text) for text in train}
     assert len(exact) >= 25

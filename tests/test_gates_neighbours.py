@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from graft.data.gates.near import jaccard
-from graft.data.gates.neighbours import clusters_of, drop, members, near_clusters, near_pairs, nearest
-from graft.data.gates.semantic import clusters, drop_semantic_duplicates
+from graft.data.gates.shared.near import jaccard
+from graft.data.gates.shared.neighbours import clusters_of, drop, members, near_clusters, near_pairs, nearest
+from graft.data.gates.shared.semantic import clusters, drop_semantic_duplicates
 
 INDEXED: dict[str, Any] = {"exact_below": 0, "threads": 2}
 

@@ -6,13 +6,15 @@ import pytest
 from gate_cases import CASES, HELD
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_gates_text import recipe
 
+from graft.data.gates import Needs
 from graft.data.gates.personal import PersonalGate
 from graft.data.gates.secrets import PLUGINS, SecretGate
-from graft.data.gates.spans import redacted
-from graft.schemas.gates import PersonalSettings
+from graft.data.gates.shared.spans import redacted
+from graft.schemas.rows import Proposal
 
-PERSONAL, SECRETS = PersonalGate(PersonalSettings()), SecretGate()
+PERSONAL, SECRETS = PersonalGate(recipe(), Needs()), SecretGate(recipe(), Needs())
 LETTERS = "abcDEF123ghi456JKL789mno012PQR345stu"
 STRIPE = "sk_" + "live_" + LETTERS[:24]
 PIECES = (LETTERS[:8], LETTERS[-8:], "0123456789abcdef")
@@ -76,4 +78,4 @@ def test_every_named_detector_of_the_library_is_there() -> None:
 def test_any_text_can_be_searched_and_redacting_twice_is_redacting_once(text: str) -> None:
     once = clean(text)
     assert clean(once) == once
-    assert PERSONAL.check(once, None, "a").passed and SECRETS.check(once, None, "a").passed
+    assert PERSONAL.check(Proposal(once)).passed and SECRETS.check(Proposal(once)).passed

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 from gate_cases import CASES, HELD
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graft.data.gates import Admission, text_gates
+from graft.data.gates import Admission, Gate, Needs
+from graft.data.gates.base import Student
 from graft.data.gates.language import LanguageGate
-from graft.data.gates.personal import PersonalGate
+from graft.data.gates.personal import PersonalGate, PersonalSettings
 from graft.data.gates.secrets import SecretGate
-from graft.data.gates.spans import redacted
-from graft.data.gates.toxicity import ToxicityGate
-from graft.schemas.gates import GateSettings, PersonalSettings, ToxicitySettings
+from graft.data.gates.shared.spans import redacted
+from graft.data.gates.toxicity import ToxicityGate, ToxicitySettings
+from graft.schemas.errors import GraftError
+from graft.schemas.gates import GateSettings
 from graft.schemas.recipe import Recipe, SeedRow, SeedSettings
+from graft.schemas.rows import Proposal
 from graft.schemas.tasks.base import Label
 from graft.schemas.tasks.classification import ClassificationTask
 from graft.schemas.tasks.guard import GuardTask
@@ -41,14 +44,22 @@ def recipe(task: str = "classification", **gates: object) -> Recipe:
     return Recipe(name="d", task=tasks[task], seeds=seeds, gates=GateSettings.model_validate(gates))
 
 
+PERSONAL, SECRETS = PersonalGate(recipe(), Needs()), SecretGate(recipe(), Needs())
+
+
 def rules(text: str, response: str | None = None, *, made: Recipe | None = None, label: str = "a") -> set[str]:
     """Every rule that some gate fails this text by."""
-    results = (gate.check(text, response, label) for gate in text_gates(made or recipe()))
+    results = (gate.check(Proposal(text, response, label)) for gate in first(made or recipe()))
     return {result.rule for result in results if not result.passed}
 
 
+def first(made: Recipe, needs: Needs | None = None) -> list[Gate]:
+    """The gates that need the texts alone."""
+    return [gate for gate in Admission(made, needs).gates if gate.scope == "row"]
+
+
 def kinds(text: str) -> set[str]:
-    found = (*PersonalGate(PersonalSettings()).find(text), *SecretGate().find(text))
+    found = (*PERSONAL.find(text), *SECRETS.find(text))
     return {span.kind for span in found}
 
 
@@ -64,11 +75,11 @@ def test_recall_and_precision_stay_where_they_were_measured() -> None:
 def test_a_finding_is_named_and_never_quoted(kind: str) -> None:
     text = next(text for of, text in CASES if of == kind and kind in kinds(text))
     made = recipe()
-    results = [gate.check(text, None, "a") for gate in text_gates(made) if gate.name in ("personal", "secrets")]
+    results = [gate.check(Proposal(text, None, "a")) for gate in first(made) if gate.name in ("personal", "secrets")]
     failed = next(result for result in results if not result.passed)
     assert failed.rule == ("secret" if kind == "secret" else "personal_data")
     assert kind in failed.detail
-    taken = [span for gate in (PersonalGate(made.gates.personal), SecretGate()) for span in gate.find(text)]
+    taken = [span for gate in (PERSONAL, SECRETS) for span in gate.find(text)]
     assert all(text[span.start : span.end] not in failed.detail for span in taken)
 
 
@@ -78,7 +89,7 @@ PIECES = st.sampled_from([text for _, text in ALL])
 @settings(max_examples=60, deadline=None)
 @given(st.lists(PIECES | st.text(max_size=20), max_size=4).map(" ".join))
 def test_what_is_redacted_holds_nothing_more(text: str) -> None:
-    admission = Admission(recipe(personal={"action": "redact"}, secrets="redact"), [], [])
+    admission = Admission(recipe(personal={"action": "redact"}, secrets="redact"))
     once, _, results = admission.clean(text, None)
     assert kinds(once) == set()
     assert admission.clean(once, None) == (once, None, ())
@@ -87,12 +98,12 @@ def test_what_is_redacted_holds_nothing_more(text: str) -> None:
 
 
 def test_redaction_keeps_the_rest_and_counts() -> None:
-    admission = Admission(recipe(personal={"action": "redact"}), [], [])
+    admission = Admission(recipe(personal={"action": "redact"}))
     text, response, results = admission.clean("Mail a@example.com or b@example.com.", "or call +1 650-253-0000")
     assert (text, response) == ("Mail <EMAIL> or <EMAIL>.", "or call <PHONE>")
     assert [(r.gate, r.rule, r.detail) for r in results] == [("personal", "redacted", "2 email, 1 phone")]
-    assert all(r.passed for r in admission.screen(text, None, "a"))
-    untouched = Admission(recipe(), [], [])
+    assert all(r.passed for r in admission.screen(Proposal(text, None, "a")))
+    untouched = Admission(recipe())
     assert untouched.clean("Mail a@example.com", None) == ("Mail a@example.com", None, ())
 
 
@@ -105,12 +116,13 @@ def test_what_is_allowed_or_not_looked_for_passes() -> None:
     assert rules("ring 020 7946 0018 now", made=recipe(personal={"regions": ["GB"]})) == {"personal_data"}
 
 
-def test_names_by_a_model_that_is_handed_in() -> None:
+def test_names_by_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
     def finder(text: str) -> Sequence[tuple[int, int]]:
         return [(text.index("Ada"), text.index("Ada") + 3)] if "Ada" in text else []
 
-    gate = PersonalGate(PersonalSettings(kinds=("name",), names_model="x"), finder)
-    assert gate.check("I am Ada, hello", None, "a").detail == "name at characters 5 to 8"
+    monkeypatch.setattr("graft.data.gates.personal._names_of", lambda model: finder)
+    gate = PersonalGate(recipe(personal={"kinds": ("name",), "names_model": "x"}), Needs())
+    assert gate.check(Proposal("I am Ada, hello", None, "a")).detail == "name at characters 5 to 8"
     assert redacted("I am Ada", gate.find)[0] == "I am <NAME>"
     with pytest.raises(ValueError, match="names_model"):
         PersonalSettings(kinds=("name",))
@@ -164,7 +176,7 @@ def test_german_task_takes_german_and_an_unknown_language_is_not_judged() -> Non
     base = recipe()
     for language, passes in (("de", True), ("de-AT", True), ("en", False), ("xx", True)):
         made = base.model_copy(update={"task": base.task.model_copy(update={"language": language})})
-        assert LanguageGate(made).check(german, None, "a").passed is passes
+        assert LanguageGate(made, Needs()).check(Proposal(german, None, "a")).passed is passes
 
 
 def test_a_guard_student_reads_text_and_response() -> None:
@@ -173,17 +185,31 @@ def test_a_guard_student_reads_text_and_response() -> None:
     def score(texts: Sequence[str]) -> list[float]:
         return [0.9 if "competitor" in text else 0.1 for text in texts]
 
-    gates = text_gates(made, toxicity=score)
-    assert gates[-1].name == "toxicity"
-    result = gates[-1].check("what do you ask?", "less than our competitor", "a")
+    gates = first(made, Needs(student=guard(score)))
+    assert gates[-1].name == "toxicity" and "toxicity" not in [gate.name for gate in first(made)]
+    result = gates[-1].check(Proposal("what do you ask?", "less than our competitor", "a"))
     assert (result.rule, result.score) == ("toxic", 0.9)
-    assert gates[-1].check("what do you ask?", None, "a").passed
+    assert gates[-1].check(Proposal("what do you ask?", None, "a")).passed
+
+
+def guard(score: Callable[[Sequence[str]], Sequence[float]], names: tuple[str, ...] = ("safe", "harmful")) -> Student:
+    """A guard student by the probability of harm."""
+    return lambda name, texts: (names, [(1 - each, each) for each in score(texts)])
+
+
+def test_a_student_that_does_not_tell_harm_from_safety_is_refused() -> None:
+    made = recipe(toxicity={"student": "st_x", "label": "spam"})
+    with pytest.raises(GraftError, match="does not tell harm from safety") as caught:
+        first(made, Needs(student=guard(lambda texts: [0.5] * len(texts))))
+    assert caught.value.where == "gates.toxicity.label" and "safe, harmful" in caught.value.fix
+    assert first(made, Needs(student=guard(lambda texts: [0.5] * len(texts), ("ham", "spam"))))[-1].name == "toxicity"
 
 
 @pytest.mark.parametrize("scores", [[float("nan")], [0.1, float("nan")], [float("nan"), 0.1]])
 def test_a_score_that_is_no_number_lets_nothing_in(scores: list[float]) -> None:
-    gate = ToxicityGate(lambda texts: scores[: len(texts)], 0.5)
-    assert gate.check("what do you ask?", "nothing" if len(scores) > 1 else None, "a").rule == "toxic"
+    made = recipe(toxicity={"student": "st_x", "max_probability": 0.5})
+    gate = ToxicityGate(made, Needs(student=guard(lambda texts: scores[: len(texts)])))
+    assert gate.check(Proposal("what do you ask?", "nothing" if len(scores) > 1 else None, "a")).rule == "toxic"
 
 
 @pytest.mark.parametrize("text", ["a@" * 50_000, "1 " * 50_000, "4111 " * 20_000, "A1:" * 40_000, "password: " * 10_000,

@@ -25,20 +25,19 @@ from graft.agents.roles.mixer import texts_in
 from graft.agents.roles.prompting import _fenced
 from graft.agents.roles.responder import _NEXT
 from graft.agents.roles.summariser import fallback_keywords
-from graft.data.gates import Admission, redactors, text_gates
-from graft.data.gates.contamination import TestText
-from graft.data.gates.exact import ExactIndex
-from graft.data.gates.leak import LabelLeakGate
-from graft.data.gates.near import NearIndex, jaccard
-from graft.data.gates.personal import PersonalGate
-from graft.data.gates.spans import redacted
+from graft.data.gates import Admission, Needs
+from graft.data.gates.label_leak import LabelLeakGate
+from graft.data.gates.personal import PersonalGate, PersonalSettings
+from graft.data.gates.shared.held_out import TestText
+from graft.data.gates.shared.near import NearIndex, jaccard
+from graft.data.gates.shared.spans import redacted
 from graft.schemas.calls import Reply
 from graft.schemas.errors import CallFailed
-from graft.schemas.gates import PersonalSettings
 from graft.schemas.problems import did_you_mean
 from graft.schemas.recipe import Recipe
 from graft.schemas.redaction import _pattern, redact_fields
 from graft.schemas.refusals import SEEN_CHARS, refusal_of
+from graft.schemas.rows import Proposal
 from graft.schemas.tasks.base import Label
 from graft.schemas.tasks.classification import ClassificationTask
 
@@ -57,8 +56,8 @@ def built() -> dict[str, list[re.Pattern[str]]]:
     task = ClassificationTask(labels=tuple(Label(name=name) for name in LABELS))
     return {
         "graft.schemas.redaction:_pattern": [_pattern(SECRETS, escaped) for escaped in (True, False)],
-        "graft.data.gates.leak:_pattern": [
-            *LabelLeakGate(recipe().model_copy(update={"task": task}))._patterns.values()
+        "graft.data.gates.label_leak:_pattern": [
+            *LabelLeakGate(recipe().model_copy(update={"task": task}), Needs())._patterns.values()
         ],
         "graft.data.gates.format:__init__": [re.compile("CJK|HIRAGANA|KATAKANA")],
     }
@@ -135,6 +134,7 @@ def unfailing(text: str) -> object:
 FRAGMENT = "write one short message that a customer sends to the shop please now"
 NO_PHONES = tuple(kind for kind in PersonalSettings().kinds if kind != "phone")
 BIG: Recipe = recipe(max_chars=10 * LONG, personal={"action": "redact", "kinds": NO_PHONES}, secrets="redact")
+GATES = Admission(BIG, Needs(fragments=[FRAGMENT])).gates
 CUT_OFF = Reply(text="", finish_reason="length", key="k")
 
 
@@ -146,15 +146,15 @@ def near(text: str) -> object:
 
 
 READERS: dict[str, Callable[[str], Any]] = {
-    **{f"gate {gate.name}": partial(gate.check, response=None, label="a") for gate in text_gates(BIG, [FRAGMENT])},
-    **{f"redact {name}": partial(redacted, find=find) for name, find in redactors(BIG)},
+    **{f"gate {gate.name}": lambda text, gate=gate: gate.check(Proposal(text, None, "a")) for gate in GATES},
+    **{f"redact {gate.name}": partial(redacted, find=gate.find) for gate in GATES if gate.redacts},
     "redact fields": lambda text: redact_fields({"a": text, text[:50]: [text[:1000]]}),
     "parse reply": unfailing, "cleaned": cleaned, "inert": inert, "plain": plain, "fenced": _fenced,
     "ended": lambda text: ended(CUT_OFF, text), "next turn": lambda text: _NEXT.split(text, maxsplit=1),
     "label in": lambda text: label_in(text, [f"label {number}" for number in range(150)]),
     "texts in": lambda text: texts_in("1. " + text, ["a"]),
     "keywords": lambda text: fallback_keywords(BIG, text),
-    "refusal": refusal_of, "near": near, "exact": lambda text: ExactIndex().find(text),
+    "refusal": refusal_of, "near": near,
     "held-out text": lambda text: TestText.of("f", 1, text), "guess": lambda text: did_you_mean(text, [text, "a"]),
 }  # fmt: skip
 
@@ -168,27 +168,27 @@ def test_no_reader_of_texts_is_slow_over_a_long_one(name: str) -> None:
 
 @pytest.mark.parametrize("unit", ["1/", "650-253-0000 ", "1.2.3.4 ", "4111 ", "+1 ", "(1"])
 def test_phone_numbers_take_time_by_the_length_of_a_text_and_little_at_the_limit(unit: str) -> None:
-    gate = PersonalGate(PersonalSettings())
+    gate = PersonalGate(recipe(), Needs())
     assert seconds(gate.find, repeated(unit, recipe().gates.max_chars), PHONES_S / 2) < PHONES_S
     short, long = (seconds(gate.find, repeated(unit, size), 0.0) for size in (1_000, 8_000))
     assert long < 24 * short, "8 times the length takes 64 times as long where it is by the square"
 
 
 def test_a_text_over_the_limit_meets_no_gate_but_the_length_gate() -> None:
-    admission = Admission(recipe(), [], [])
+    admission = Admission(recipe())
     for text, response, rule in (("1/" * LONG, None, "too_long"), ("ok then", "1/" * LONG, "response_too_long"),
                                  ("a" + " " * LONG, None, "too_long")):  # fmt: skip
-        assert [result.rule for result in admission.screen(text, response, "a")] == [rule]
+        assert [result.rule for result in admission.screen(Proposal(text, response, "a"))] == [rule]
 
 
 @pytest.mark.parametrize("unit", ["a@b.co ", "4111 1111 1111 1111 ", "AKIA1BCDEFGHIJKLMNOP ", "\\\"'"])
 def test_a_text_over_the_limit_is_cut_before_it_is_redacted(unit: str) -> None:
-    admission = Admission(recipe(personal={"action": "redact"}, secrets="redact"), [], [])
+    admission = Admission(recipe(personal={"action": "redact"}, secrets="redact"))
     assert seconds(lambda text: admission.clean(text, text), repeated(unit, 10 * LONG), READER_S / 2) < READER_S
 
 
 def test_nothing_stays_of_what_the_limit_cuts_in_two_or_off() -> None:
-    admission = Admission(recipe(personal={"action": "redact"}, max_chars=100), [], [])
+    admission = Admission(recipe(personal={"action": "redact"}, max_chars=100))
     for before in range(70, 101):
         text, response, results = admission.clean("a" * before + " 4111 1111 1111 1111 b@example.com", "fine")
         if before + 20 + 14 > 100:

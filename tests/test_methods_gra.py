@@ -19,7 +19,7 @@ from graft.schemas.calls import CallRequest, Reply, TokenLogprob
 from graft.schemas.errors import BudgetExhausted, CallFailed
 from graft.schemas.gates import GateSettings
 from graft.schemas.recipe import Recipe
-from graft.schemas.rows import Candidate, GateResult, Seed
+from graft.schemas.rows import Candidate, GateResult, Proposal, Seed
 
 LABELS = [{"name": "billing", "description": "invoices"}, {"name": "outage", "description": "the service is down"}]
 TASKS: dict[str, dict[str, Any]] = {
@@ -81,7 +81,7 @@ def recipe_for(task: str = "text", models: int = 5, **more: Any) -> Recipe:
 
 
 def run(
-    models: Models, recipe: Recipe, screen: Screen = lambda text, response, label: (), index: int = 0, label: str = ""
+    models: Models, recipe: Recipe, screen: Screen = lambda proposal: (), index: int = 0, label: str = ""
 ) -> Candidate:
     label = label or recipe.seeds.rows[0].label
     seeds = [Seed.of(f"full seed {n}", label).model_copy(update={"keywords": ("integrals",), "summary": f"sum {n}"})
@@ -177,10 +177,10 @@ def test_an_instruction_goes_through_all_steps_in_the_papers_order() -> None:
 
 
 def failing(rule: str, when: Callable[[str | None], bool]) -> Screen:
-    def screen(text: str, response: str | None, label: str) -> tuple[GateResult, ...]:
+    def screen(proposal: Proposal) -> tuple[GateResult, ...]:
         passed = GateResult(gate="schema", rule="schema", passed=True)
         hit = GateResult(gate="length", rule=rule, passed=False, score=3.0, neighbour="s_1", detail="3 characters")
-        return (passed, hit) if when(response) else (passed,)
+        return (passed, hit) if when(proposal.response) else (passed,)
 
     return screen
 
@@ -202,8 +202,8 @@ def test_what_is_redacted_is_gone_before_gates_and_judges_see_it() -> None:
         result = GateResult(gate="personal", rule="redacted", passed=True, detail="1 name")
         return text.replace("charged", "<NAME>"), response, (result,)
 
-    def screen(text: str, response: str | None, label: str) -> tuple[GateResult, ...]:
-        seen.append(text)
+    def screen(proposal: Proposal) -> tuple[GateResult, ...]:
+        seen.append(proposal.text)
         return (GateResult(gate="length", rule="passed", passed=True),)
 
     recipe, slot_seed = recipe_for(), Seed.of("a seed", "billing")
@@ -223,7 +223,7 @@ def test_what_cleaning_refuses_as_too_long_meets_no_gate_and_is_kept_cut() -> No
     recipe = recipe.model_copy(
         update={"gates": GateSettings.model_validate({"max_chars": 20, "personal": {"action": "redact"}})}
     )
-    admission = Admission(recipe, [], [])
+    admission = Admission(recipe)
     slot = make_slot(
         run_id="r", shard=0, round=0, index=0, label="billing", pool={"billing": [slot_seed]}, recipe=recipe
     )

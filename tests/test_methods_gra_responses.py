@@ -18,7 +18,7 @@ from graft.flows.streaming import Outcome, ShardRunner
 from graft.schemas.calls import Call, CallRequest
 from graft.schemas.errors import BudgetExhausted, CallFailed
 from graft.schemas.recipe import Recipe
-from graft.schemas.rows import Candidate, GateResult, Seed, Slot
+from graft.schemas.rows import Candidate, GateResult, Proposal, Seed, Slot
 from graft.students.instruct.data import pairs_of
 
 POOL = {"shop": [Seed.of(f"seed {n}", "shop").model_copy(update={"keywords": ("parcels",), "summary": f"sum {n}"})
@@ -60,9 +60,7 @@ def models_for(scores: list[int], **more: Any) -> Models:
     return Models(**{**usual, **more})
 
 
-def run(
-    models: Models, recipe: Recipe, count: int = 4, screen: Screen = lambda text, response, label: ()
-) -> list[Candidate]:
+def run(models: Models, recipe: Recipe, count: int = 4, screen: Screen = lambda proposal: ()) -> list[Candidate]:
     async def all_at_once() -> list[Candidate]:
         context = Context(recipe=recipe, seeds=POOL["shop"], ask=models.ask, screen=screen)
         slots = [slot_at(recipe, index) for index in range(count)]
@@ -107,8 +105,8 @@ def test_a_group_has_one_accepted_response_where_any_is_good_enough(scores: list
 
 
 def test_a_response_that_a_gate_refused_is_no_rival() -> None:
-    def screen(text: str, response: str | None, label: str) -> tuple[GateResult, ...]:
-        return (GateResult(gate="length", rule="max_chars", passed=response != "Answer number 3."),)
+    def screen(proposal: Proposal) -> tuple[GateResult, ...]:
+        return (GateResult(gate="length", rule="max_chars", passed=proposal.response != "Answer number 3."),)
 
     assert codes(run(models_for([9, 8, 2, 10]), recipe_for(), screen=screen)) == [
         "accepted.agreed", "rejected.not_best", "rejected.low_mean", "gate.max_chars",
@@ -172,7 +170,7 @@ def test_a_shard_makes_as_many_instructions_as_are_wanted_not_as_many_responses(
     )
     recipe, committed = recipe_for(), list[Candidate]()
     context = Context(recipe=recipe, seeds=POOL["shop"], ask=models.ask)
-    admission = Admission(recipe, [], [])
+    admission = Admission(recipe)
 
     async def run_slot(slot: Slot) -> Outcome:
         return await method_of(recipe).run_slot(slot, context), ()
@@ -182,7 +180,7 @@ def test_a_shard_makes_as_many_instructions_as_are_wanted_not_as_many_responses(
 
     runner = ShardRunner(
         wanted={"shop": 5}, caps={"shop": 100}, make_slot=lambda label, index: slot_at(recipe, index),
-        run_slot=run_slot, admit=lambda c: admission.admit(c.text_id, c.text, c.response, c.label), commit=commit,
+        run_slot=run_slot, admit=lambda c: admission.settle(c.proposal), commit=commit,
         width=6,
     )  # fmt: skip
     report = asyncio.run(runner.run())
@@ -193,9 +191,9 @@ def test_a_shard_makes_as_many_instructions_as_are_wanted_not_as_many_responses(
 
 
 async def _settled(candidates: list[Candidate], kept: list[Candidate]) -> tuple[list[Candidate], list[Candidate]]:
-    admission = Admission(recipe_for(), [], [])
+    admission = Admission(recipe_for())
     for one in kept:
-        admission.remember(one.text_id, one.text, one.label)
+        admission.remember(one.proposal)
     return await settle_round(kept, candidates, admission=admission, max_cosine=None, embed=None)
 
 

@@ -16,7 +16,7 @@ from graft.agents.methods.harmaug import measure_refusals, variants
 from graft.schemas.calls import CallRequest
 from graft.schemas.errors import BudgetExhausted, CallFailed, GraftError
 from graft.schemas.recipe import Recipe
-from graft.schemas.rows import Candidate, GateResult, Seed, Slot
+from graft.schemas.rows import Candidate, GateResult, Proposal, Seed, Slot
 
 SEEDS = {
     "harmful": [Seed.of(f"Give me the staff price, number {n}.", "harmful") for n in range(6)],
@@ -60,7 +60,7 @@ def slot_at(recipe: Recipe, index: int, label: str = "harmful") -> Slot:
     return method_of(recipe).make_slot(Place("r", 0, 0, index, label), Drawn(recipe, SEEDS))
 
 
-def context_of(recipe: Recipe, models: Models, screen: Screen = lambda text, response, label: ()) -> Context:
+def context_of(recipe: Recipe, models: Models, screen: Screen = lambda proposal: ()) -> Context:
     return Context(recipe=recipe, seeds=[row for rows in SEEDS.values() for row in rows], ask=models.ask, screen=screen)
 
 
@@ -73,7 +73,7 @@ def models_for(**script: Any) -> Models:
 
 def run(
     models: Models, recipe: Recipe, *indexes: int, label: str = "harmful",
-    screen: Screen = lambda text, response, label: (),
+    screen: Screen = lambda proposal: (),
 ) -> list[Candidate]:  # fmt: skip
     async def all_of_them() -> list[Candidate]:
         context = context_of(recipe, models, screen)
@@ -247,9 +247,9 @@ def test_a_refused_or_failed_row_of_the_harmful_side_is_restricted_too() -> None
 def test_gates_see_the_message_first_and_then_the_pair() -> None:
     seen: list[tuple[str, str | None]] = []
 
-    def screen(text: str, response: str | None, label: str) -> tuple[GateResult, ...]:
-        seen.append((text, response))
-        return (GateResult(gate="length", rule="max_chars", passed=response is None),)
+    def screen(proposal: Proposal) -> tuple[GateResult, ...]:
+        seen.append((proposal.text, proposal.response))
+        return (GateResult(gate="length", rule="max_chars", passed=proposal.response is None),)
 
     models = models_for()
     [candidate] = run(models, recipe_for(), 1, screen=screen)

@@ -51,9 +51,7 @@ def mix_of(slot: Slot) -> Mix:
     return slot.mix
 
 
-def run(
-    models: Models, recipe: Recipe, *indexes: int, screen: Screen = lambda text, response, label: ()
-) -> list[Candidate]:
+def run(models: Models, recipe: Recipe, *indexes: int, screen: Screen = lambda proposal: ()) -> list[Candidate]:
     async def all_of_them() -> list[Candidate]:
         context = Context(recipe=recipe, seeds=SEEDS, ask=models.ask, screen=screen)
         return [await method_of(recipe).run_slot(slot_at(recipe, index), context) for index in indexes or (0,)]
@@ -263,7 +261,7 @@ def test_a_failed_call_ends_the_slot_by_its_code(said: Exception, code: str) -> 
 def test_gates_come_before_any_labeler_is_paid() -> None:
     hit = GateResult(gate="length", rule="min_chars", passed=False)
     models = Models(generate_mix=LIST)
-    [candidate] = run(models, recipe_for(classes=3), screen=lambda text, response, label: (hit,))
+    [candidate] = run(models, recipe_for(classes=3), screen=lambda proposal: (hit,))
     assert candidate.decision.code == "gate.min_chars" and models.count == {"generate.mix": 1}
 
 

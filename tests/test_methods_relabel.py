@@ -17,7 +17,7 @@ from graft.agents.methods import Context, Drawn, Place, Screen, method_of
 from graft.schemas.calls import CallRequest
 from graft.schemas.errors import BudgetExhausted, CallFailed
 from graft.schemas.recipe import Recipe
-from graft.schemas.rows import Candidate, GateResult, Seed
+from graft.schemas.rows import Candidate, GateResult, Proposal, Seed
 
 NAMES = ["apple", "brick", "cloud", "dune", "ember", "fjord", "grove"]
 SEEDS = [Seed.of(f"{word} example for {name}", name) for name in NAMES for word in ("first", "second")]
@@ -49,7 +49,7 @@ def recipe_for(classes: int = 3, models: int = 3, roles: dict[str, Any] | None =
 
 def run(
     recipe: Recipe, script: dict[str, Any], *, label: str = "apple", by_name: frozenset[str] = frozenset(),
-    screen: Screen = lambda text, response, label: (),
+    screen: Screen = lambda proposal: (),
 ) -> tuple[Candidate, Models]:  # fmt: skip
     models = Models(generate_mix=LIST, **script)
     names = recipe.task.names
@@ -106,9 +106,9 @@ def test_a_relabelled_row_keeps_what_was_intended() -> None:
 def test_gates_are_run_again_with_the_new_label_and_only_then() -> None:
     seen: list[str] = []
 
-    def screen(text: str, response: str | None, label: str) -> tuple[GateResult, ...]:
-        seen.append(label)
-        return (GateResult(gate="leak", rule="label_leak", passed=label != "brick"),)
+    def screen(proposal: Proposal) -> tuple[GateResult, ...]:
+        seen.append(proposal.label)
+        return (GateResult(gate="leak", rule="label_leak", passed=proposal.label != "brick"),)
 
     candidate, _ = run(recipe_for(), {"labeler_label": MOVED}, screen=screen)
     assert seen == ["apple", "brick"]

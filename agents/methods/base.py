@@ -14,13 +14,13 @@ from typing import Protocol
 from graft.schemas.calls import CallRequest, Reply
 from graft.schemas.models import RoleName
 from graft.schemas.recipe import Recipe
-from graft.schemas.rows import Candidate, GateResult, Seed, Slot
+from graft.schemas.rows import Candidate, GateResult, Proposal, Seed, Slot
 
 Ask = Callable[[CallRequest], Awaitable[Reply]]
 """Sends one request through the gateway. Raises CallFailed (or BudgetExhausted) when no usable reply can be had."""
 
-Screen = Callable[[str, str | None, str], tuple[GateResult, ...]]
-"""(text, response, label) to one result a gate, in order; the last one is a failure if any gate failed."""
+Screen = Callable[[Proposal], tuple[GateResult, ...]]
+"""A row to one result a gate, in order; the last one is a failure if any gate failed."""
 
 Clean = Callable[[str, str | None], tuple[str, str | None, tuple[GateResult, ...]]]
 """(text, response) to the same with what the recipe redacts taken out, and a result for each thing that was. A failed
@@ -54,7 +54,7 @@ class Context:
     recipe: Recipe
     seeds: Sequence[Seed]
     ask: Ask
-    screen: Screen = lambda text, response, label: ()
+    screen: Screen = lambda proposal: ()
     clean: Clean = lambda text, response: (text, response, ())
     calibration: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Model name to label to mean raw log-probability (batch calibration, Zhou et al. 2023)."""

@@ -10,7 +10,18 @@ from typing import Any
 from graft.agents.methods.base import Context
 from graft.schemas.base import stable_hash
 from graft.schemas.errors import BudgetExhausted, CallFailed
-from graft.schemas.rows import Candidate, Decision, GateResult, Labelling, LabelScore, Review, Route, Slot, Status
+from graft.schemas.rows import (
+    Candidate,
+    Decision,
+    GateResult,
+    Labelling,
+    LabelScore,
+    Proposal,
+    Review,
+    Route,
+    Slot,
+    Status,
+)  # fmt: skip
 
 REDACTED = "redacted"
 """The rule of a result that says what was taken out of a text; such a result has passed."""
@@ -41,6 +52,14 @@ class Draft:
         """The slot as judges see it: with the label that the row has now."""
         return self.slot if self.label == self.slot.label else self.slot.model_copy(update={"label": self.label})
 
+    @property
+    def proposal(self) -> Proposal:
+        """The draft as gates see it."""
+        return Proposal(
+            text=self.text, response=self.response, label=self.label, reviews=tuple(self.reviews),
+            soft_label=self.soft_label, exemplars=self.slot.exemplars,
+        )  # fmt: skip
+
 
 def screened(draft: Draft) -> Decision | None:
     """The rejection by the first gate that fails, if one does; what an earlier, narrower check passed is replaced.
@@ -52,7 +71,7 @@ def screened(draft: Draft) -> Decision | None:
     draft.text, draft.response, cleaned = draft.context.clean(draft.text, draft.response)
     results = cleaned
     if all(result.passed for result in cleaned):
-        results = (*cleaned, *draft.context.screen(draft.text, draft.response, draft.label))
+        results = (*cleaned, *draft.context.screen(draft.proposal))
     draft.gates = [*earlier, *results]
     hit = next((result for result in results if not result.passed), None)
     if hit is None:

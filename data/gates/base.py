@@ -1,26 +1,175 @@
-"""What a gate is, and the folding of text that gates compare by."""
+"""What a gate is: one class in one file of this folder, found by the file's name.
+
+A file holds its class as `KIND`. The class owns its part of the recipe's block `gates` and says when it runs. Raise its
+`version` when its rules change: the id of every run that has the gate on depends on it, and no other run's id does.
+"""
 
 from __future__ import annotations
 
-import re
-import unicodedata
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
-from graft.schemas.rows import GateResult
+from graft.data.gates.shared.spans import Span
+from graft.schemas.base import Value
+from graft.schemas.recipe import Recipe
+from graft.schemas.rows import GateResult, Proposal, Seed
+from graft.schemas.sections import Table
 
-_WORD = re.compile(r"[^\W_]+")
-_UNSPACED = re.compile(r"([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff])")
-_APOSTROPHES = re.compile(r"(?<=\w)['’ʼ`](?=\w)")
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from graft.data.gates.shared.held_out import TestText
+
+Embed = Callable[[Sequence[str]], Any]
+"""Texts to an array (n x d) of L2-normalised rows."""
+Say = Callable[[str], None]
+Finding = tuple[str, GateResult]
+"""A row's id, and what was found of it."""
+Student = Callable[[str, Sequence[str]], tuple[Sequence[str], Sequence[Sequence[float]]]]
+"""(a student's id, texts) to its labels, and each text's probability of each label. Raises NotFound."""
 
 
-class Gate(Protocol):
-    """A check that needs no other candidate of the run."""
+class FoldProbabilities(Protocol):
+    """Out-of-fold probabilities over `names` of the rows at the places `rows`; see students.folds."""
 
+    @property
+    def names(self) -> tuple[str, ...]: ...  # noqa: D102
+    @property
+    def rows(self) -> NDArray[np.int64]: ...  # noqa: D102
+    @property
+    def probabilities(self) -> NDArray[np.float64]: ...  # noqa: D102
+    @property
+    def notes(self) -> tuple[str, ...]: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What gates may use beside the recipe. A gate that lacks what it needs is left out.
+
+    Args:
+        seeds: the run's seeds
+        published: (id, text, label) of the rows of earlier versions
+        fragments: the fixed sentences of the prompts
+        evaluation: held-out texts as hashes (`Lake.test_texts`)
+        student: asks a student of this home
+        embed: gives the sentence encoder, or None and the reason
+        folds: (vectors, labels, folds, seed) to out-of-fold probabilities
+        tests: (place, text) of held-out files, to be compared by meaning
+        test_cosine: cosine from which such a text counts as repeated
+    """
+
+    seeds: Sequence[Seed] = ()
+    published: Sequence[tuple[str, str, str]] = ()
+    fragments: Sequence[str] = ()
+    evaluation: Sequence[TestText] = ()
+    student: Student | None = None
+    embed: Callable[[], tuple[Embed | None, str]] = lambda: (None, "no encoder")
+    folds: Callable[[NDArray[np.floating], Sequence[str], int, int], FoldProbabilities] | None = None
+    tests: Sequence[tuple[str, str]] = ()
+    test_cosine: float = 0.9
+
+
+class Gate:
+    """A check of rows. A subclass sets the attributes and overrides the method of its scope.
+
+    Attributes:
+        Settings: the fields under `gates` that this gate owns, top-level names as people write them
+        cost: about how many microseconds of CPU a short text takes: cheap gates run first
+        version: of the gate's rules
+        scope: `row`: `check` needs no other row; `run`: `check` compares with the run's rows, which `remember` adds;
+            `version`: `sift` gets all rows of a published version, when it is screened again
+        reviewed: `check` reads reviews or soft label: it runs once the row's judges have accepted it
+        embeds: `sift` needs vectors
+        name: in results, cards and pages
+        redacts: whether what `find` finds is replaced in a text, before any gate reads it
+        most: characters of a text or response above which `check` fails; no text is searched beyond
+    """
+
+    Settings: ClassVar[type[Value]] = Value
+    cost: ClassVar[float]
+    version: ClassVar[int] = 1
+    reviewed: ClassVar[bool] = False
+    embeds: ClassVar[bool] = False
+    scope: Literal["row", "run", "version"] = "row"
     name: str
+    redacts: bool = False
+    most: int | None = None
 
-    def check(self, text: str, response: str | None, label: str) -> GateResult:
-        """Whether the candidate passes. Never raises; a failure names its rule, and score and neighbour if any."""
-        ...
+    def __init__(self, recipe: Recipe, needs: Needs) -> None:
+        self.passed = passed(self.name)
+
+    @classmethod
+    def enabled(cls, recipe: Recipe) -> bool:
+        """Whether the recipe has the gate on."""
+        return True
+
+    @classmethod
+    def make(cls, recipe: Recipe, needs: Needs) -> Sequence[Gate]:
+        """The gates to run where the recipe has this kind on: mostly itself, none where something is missing."""
+        return (cls(recipe, needs),)
+
+    def check(self, proposal: Proposal) -> GateResult:
+        """Whether the row passes. Never raises; a failure names its rule, and score and neighbour if any."""
+        return self.passed
+
+    def failed(self, rule: str, detail: str, score: float | None = None, neighbour: str = "") -> GateResult:
+        """A failure by this gate."""
+        return failed(self.name, rule, detail, score, neighbour)
+
+    def find(self, text: str) -> Sequence[Span]:
+        """The pieces of a text that do not belong there, in its order, none overlapping another."""
+        return ()
+
+    def remember(self, proposal: Proposal) -> None:
+        """Registers a row of the run that has passed, once for each id."""
+
+    def clusters(self, ids: Sequence[str], texts: Sequence[str]) -> Mapping[str, str]:
+        """Each id to its cluster of rows that this gate calls alike; empty where it knows no likeness."""
+        return {}
+
+    def sift(self, rows: Rows) -> Sifted:
+        """What is found among the rows of a version; the result does not depend on their order."""
+        return Sifted()
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a version that are left, in the order of their ids.
+
+    Args:
+        proposals: a row each
+        scores: how good each is: of two alike the higher one stays
+        vectors: n x d, float16, of the texts; 0 x 0 for a gate that does not embed
+        embed: the sentence encoder
+        say: reports progress
+    """
+
+    proposals: Sequence[Proposal]
+    scores: Sequence[float]
+    vectors: NDArray[np.floating]
+    embed: Embed | None
+    say: Say
+
+    @property
+    def ids(self) -> list[str]:
+        """The rows' ids."""
+        return [one.id for one in self.proposals]
+
+
+@dataclass(frozen=True)
+class Sifted:
+    """What a gate found in a version: rows that go, rows that are only reported, and clusters of rows alike.
+
+    `clusters` has each id's cluster. A row of `tables` with a `row_id` is shown with that row's words.
+    """
+
+    drops: Sequence[Finding] = ()
+    found: Sequence[Finding] = ()
+    clusters: Mapping[str, str] = field(default_factory=dict)
+    tables: tuple[Table, ...] = ()
+    notes: Sequence[str] = ()
 
 
 def passed(gate: str) -> GateResult:
@@ -31,19 +180,3 @@ def passed(gate: str) -> GateResult:
 def failed(gate: str, rule: str, detail: str, score: float | None = None, neighbour: str = "") -> GateResult:
     """The result of a gate that found something."""
     return GateResult(gate=gate, rule=rule, passed=False, detail=detail, score=score, neighbour=neighbour)
-
-
-def words(text: str) -> list[str]:
-    """The text's words, folded: NFKC, no case, no punctuation, apostrophes closed (don't = dont).
-
-    A letter of a script that is written without spaces (Chinese, Japanese, Thai and others) is a word of its own.
-    """
-    if text.isascii():
-        return _WORD.findall(_APOSTROPHES.sub("", text.lower()))
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    return _WORD.findall(_UNSPACED.sub(r" \1 ", _APOSTROPHES.sub("", folded)))
-
-
-def normalise(text: str) -> str:
-    """The text as `words` sees it, in one line; a text without any word keeps its signs."""
-    return " ".join(words(text)) or "".join(text.split())

@@ -1,27 +1,24 @@
 """Contamination: a row must not repeat a text of a file that students are judged on.
 
-The texts themselves are not kept. A held-out text is known by three things: a hash of its folded words, its shingle
-sketch (`data.gates.near`), and hashes of its runs of GRAM_WORDS words. The sketches of all of them lie in one sorted
-array, so a look-up is exact for short texts and overlooks none.
+The texts themselves are not kept (`shared.held_out`). The sketches of all of them lie in one sorted array, so a look-up
+is exact for short texts and overlooks none.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from graft.data.gates.base import failed, normalise, passed, words
-from graft.data.gates.near import jaccard_of, sketch_of
-from graft.schemas.rows import GateResult
+from graft.data.gates.base import Finding, Gate, Needs, Rows, Sifted
+from graft.data.gates.shared.folding import normalise
+from graft.data.gates.shared.held_out import GRAM_WORDS, grams_of, text_hash
+from graft.data.gates.shared.near import jaccard_of, sketch_of
+from graft.data.gates.shared.semantic import EMBED_BLOCK, embedded
+from graft.schemas.recipe import Recipe
+from graft.schemas.rows import GateResult, Proposal
 
-GRAM_WORDS = 13
-"""Words of a run: the length at which models' makers commonly call a shared run contamination."""
 CONTAINED = 0.5
 """Share of a text's runs that another text holds, from which on it counts as repeated."""
 LOOKED_AT = 16
@@ -30,63 +27,47 @@ LOOKED_AT = 16
 Hashes = NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True)
-class TestText:
-    """A held-out text as hashes. `row` counts from 1 in the file."""
-
-    __test__ = False
-
-    file: str
-    row: int
-    text_hash: str
-    sketch: tuple[int, ...]
-    grams: tuple[int, ...]
-
-    @classmethod
-    def of(cls, file: str, row: int, text: str) -> Self:
-        """What is kept of a text; `file` is a name for people, of which the last part is kept."""
-        return cls(Path(file).name, row, text_hash(text), tuple(map(int, sketch_of(text))), _grams(text))
-
-    @property
-    def place(self) -> str:
-        """Where the text stands, for people: `held_out.jsonl:17`."""
-        return f"{self.file}:{self.row}"
-
-
-class ContaminationGate:
+class ContaminationGate(Gate):
     """Rejects what repeats a held-out text: rules `contamination_exact` and `contamination_near`.
 
-    Near is a Jaccard similarity of shingles at or above `threshold`, or, where one of the two has GRAM_WORDS words or
-    more, half of its runs of so many words in the other. The neighbour is a file and row, never a text.
+    Near is a Jaccard similarity of shingles at or above `gates.near_duplicate`, or, where one of the two has GRAM_WORDS
+    words or more, half of its runs of so many words in the other. The neighbour is a file and row, never a text.
     """
 
-    name = "contamination"
+    cost, name = 30, "contamination"
 
-    def __init__(self, texts: Sequence[TestText], threshold: float) -> None:
-        self._texts, self._threshold = texts, threshold
+    def __init__(self, recipe: Recipe, needs: Needs) -> None:
+        super().__init__(recipe, needs)
+        texts = needs.evaluation
+        self._texts, self._threshold = texts, float(recipe.gates.near_duplicate)
         self._exact = {text.text_hash: index for index, text in reversed(list(enumerate(texts)))}
         self._sketches = _Postings([text.sketch for text in texts])
         self._grams = _Postings([text.grams for text in texts])
-        self._passed = passed(self.name)
 
-    def check(self, text: str, response: str | None, label: str) -> GateResult:
+    @classmethod
+    def make(cls, recipe: Recipe, needs: Needs) -> Sequence[Gate]:
+        """By words where held-out texts are registered, by meaning where their files are at hand."""
+        made: list[Gate] = [cls(recipe, needs)] if needs.evaluation else []
+        return [*made, *([_ByMeaning(recipe, needs)] if needs.tests else [])]
+
+    def check(self, proposal: Proposal) -> GateResult:
         """Looks at the text and, where there is one, at the response."""
-        for part in (text, response):
-            hit = self._hit(part) if part else None
+        for part in proposal.parts:
+            hit = self._hit(part)
             if hit is not None:
                 return hit
-        return self._passed
+        return self.passed
 
     def _hit(self, text: str) -> GateResult | None:
         index = self._exact.get(text_hash(text)) if normalise(text) else None
         if index is not None:
             place = self._texts[index].place
-            return failed(self.name, "contamination_exact", f"says the same as the held-out {place}", 1.0, place)
+            return self.failed("contamination_exact", f"says the same as the held-out {place}", 1.0, place)
         for score, index, how in (self._similar(text), self._contained(text)):
             if index is not None:
                 place = self._texts[index].place
                 detail = f"nearly says the same as the held-out {place}: {how} {score:.2f}"
-                return failed(self.name, "contamination_near", detail, round(score, 4), place)
+                return self.failed("contamination_near", detail, round(score, 4), place)
         return None
 
     def _similar(self, text: str) -> tuple[float, int | None, str]:
@@ -102,13 +83,42 @@ class ContaminationGate:
 
     def _contained(self, text: str) -> tuple[float, int | None, str]:
         how = f"share of runs of {GRAM_WORDS} words"
-        mine = _grams(text)
+        mine = grams_of(text)
         shared = self._grams.shared(mine)
         if not shared.any():
             return 0.0, None, how
         shares = shared / np.maximum(np.minimum(self._grams.sizes, len(mine)), 1)
         best = int(np.argmax(shares))
         return float(shares[best]), best if shares[best] >= CONTAINED else None, how
+
+
+KIND = ContaminationGate
+
+
+class _ByMeaning(Gate):
+    """Rows that say what a held-out text says: rule `contamination_semantic`; the neighbour is its file and row."""
+
+    cost, scope, embeds, name = ContaminationGate.cost, "version", True, "contamination"
+
+    def __init__(self, recipe: Recipe, needs: Needs) -> None:
+        super().__init__(recipe, needs)
+        self._tests, self._cosine = needs.tests, needs.test_cosine
+
+    def sift(self, rows: Rows) -> Sifted:
+        """See the class."""
+        assert rows.embed is not None
+        texts = [text for _, text in self._tests]
+        tests = embedded(rows.embed, texts, "held-out texts", rows.say).astype(np.float32)
+        lost, ids = list[Finding](), rows.ids
+        for begin in range(0, len(ids), EMBED_BLOCK):
+            cosines = rows.vectors[begin : begin + EMBED_BLOCK].astype(np.float32) @ tests.T
+            nearest = cosines.argmax(axis=1)
+            for offset in np.flatnonzero(cosines.max(axis=1) >= self._cosine):
+                cosine, (place, _) = float(cosines[offset].max()), self._tests[nearest[offset]]
+                detail = f"means the same as the held-out {place}: cosine {cosine:.2f}"
+                result = self.failed("contamination_semantic", detail, round(min(cosine, 1.0), 4), place)
+                lost.append((ids[begin + offset], result))
+        return Sifted(drops=lost)
 
 
 class _Postings:
@@ -129,20 +139,3 @@ class _Postings:
         if not owners:
             return np.zeros(len(self.sizes), dtype=np.int64)
         return np.bincount(np.concatenate(owners), minlength=len(self.sizes)).astype(np.int64)
-
-
-def text_hash(text: str) -> str:
-    """32 hex digits that texts share which differ in case, punctuation, spacing or Unicode form alone."""
-    return hashlib.blake2b(normalise(text).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
-
-
-def _grams(text: str) -> tuple[int, ...]:
-    """Hashes (63 bits) of the different runs of GRAM_WORDS words, sorted; none where the text is shorter."""
-    said = words(text)
-    runs = {" ".join(said[at : at + GRAM_WORDS]) for at in range(len(said) - GRAM_WORDS + 1)}
-    return tuple(sorted(_number(run) for run in runs))
-
-
-def _number(run: str) -> int:
-    digest = hashlib.blake2b(run.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1

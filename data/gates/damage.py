@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import re
 
-from graft.data.gates.base import failed, passed
-from graft.schemas.rows import GateResult
+from pydantic import Field
+
+from graft.data.gates.base import Gate
+from graft.schemas.base import Value
+from graft.schemas.recipe import Recipe
+from graft.schemas.rows import GateResult, Proposal
 
 _BROKEN = re.compile(r"\ufffd|[\ud800-\udfff]")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f]")
@@ -13,32 +17,41 @@ _TURNED = re.compile(r"[\u202a-\u202e\u2066-\u2069]")
 SEEN_CHARS = 20_000
 
 
-class DamageGate:
+class Settings(Value):
+    """Fields under `gates`."""
+
+    damage: bool = Field(default=True, description="reject text of a broken encoding: cafÃ©, U+FFFD, NUL bytes")
+
+
+class DamageGate(Gate):
     """Rules: broken_encoding (U+FFFD, half a surrogate pair, cafÃ©), control_character, turned (bidirectional
     overrides, by which a text reads otherwise than it is).
     """
 
-    name = "damage"
+    Settings, cost, name = Settings, 3, "damage"
 
-    def __init__(self) -> None:
-        self._passed = passed(self.name)
+    @classmethod
+    def enabled(cls, recipe: Recipe) -> bool:
+        """As the recipe says."""
+        return recipe.gates.of(Settings).damage
 
-    def check(self, text: str, response: str | None, label: str) -> GateResult:
+    def check(self, proposal: Proposal) -> GateResult:
         """See the class."""
-        for part in (text, response):
-            if not part:
-                continue
+        for part in proposal.parts:
             hit = _CONTROL.search(part)
             if hit:
-                return failed(self.name, "control_character", f"holds U+{ord(hit[0]):04X} at character {hit.start()}")
+                return self.failed("control_character", f"holds U+{ord(hit[0]):04X} at character {hit.start()}")
             if part.isascii():
                 continue
             hit = _BROKEN.search(part)
             if hit or _garbled(part):
-                return failed(self.name, "broken_encoding", "was decoded in the wrong way somewhere")
+                return self.failed("broken_encoding", "was decoded in the wrong way somewhere")
             if _TURNED.search(part):
-                return failed(self.name, "turned", "holds signs that turn the direction of writing")
-        return self._passed
+                return self.failed("turned", "holds signs that turn the direction of writing")
+        return self.passed
+
+
+KIND = DamageGate
 
 
 def _garbled(text: str) -> bool:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from graft.data.gates.base import failed, passed
+from graft.data.gates.base import Gate, Needs
 from graft.schemas.recipe import Recipe
-from graft.schemas.rows import GateResult
+from graft.schemas.rows import GateResult, Proposal
 
 _LETTER = re.compile(r"[^\W\d_]")
 _TOKENS = re.compile(
@@ -34,45 +34,49 @@ SCRIPT_SHARE = 0.5
 """Share of the letters (of the first 80) that must be of the language's script."""
 
 
-class FormatGate:
+class FormatGate(Gate):
     """Rules: no_letters, model_token, json, field_name (such as `Label:`), script.
 
     Where a text may hold code, fields and JSON of its own (`Task.free_form`), only its very start is looked at.
     A language that is not in the table is not checked for its script.
     """
 
-    name = "format"
+    cost, name = 2, "format"
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, needs: Needs) -> None:
+        super().__init__(recipe, needs)
         self._whole = not recipe.task.free_form
         self._script = re.compile(_SCRIPTS.get(recipe.task.language, ""))
         self._latin = self._script.pattern in ("LATIN", "")
-        self._passed = passed(self.name)
 
-    def check(self, text: str, response: str | None, label: str) -> GateResult:
+    def check(self, proposal: Proposal) -> GateResult:
         """See the class."""
+        text = proposal.text
         if not _LETTER.search(text):
-            return failed(self.name, "no_letters", "holds only digits, punctuation or signs")
-        for part in (text, response):
-            token = _TOKENS.search(part) if part else None
+            return self.failed("no_letters", "holds only digits, punctuation or signs")
+        for part in proposal.parts:
+            token = _TOKENS.search(part)
             if token:
-                return failed(self.name, "model_token", f"holds a model's control token: {token[0]}")
+                return self.failed("model_token", f"holds a model's control token: {token[0]}")
         if _is_json(text.strip()):
-            return failed(self.name, "json", "is JSON, not a text")
+            return self.failed("json", "is JSON, not a text")
         name = _FIELD.match(text) or (_LATER_FIELD.search(text) if self._whole else None)
         if name:
-            return failed(self.name, "field_name", f"holds a field name of the prompt: {name[0].strip()[:40]!r}")
+            return self.failed("field_name", f"holds a field name of the prompt: {name[0].strip()[:40]!r}")
         share = 1.0 if text.isascii() and self._latin else self._share(text)
         if share < SCRIPT_SHARE:
             detail = f"only {share:.0%} of the letters are of the task's script"
-            return failed(self.name, "script", detail, round(share, 3))
-        return self._passed
+            return self.failed("script", detail, round(share, 3))
+        return self.passed
 
     def _share(self, text: str) -> float:
         letters = _LETTER.findall(text[:400])[:80]
         if not letters:
             return 1.0
         return sum(bool(self._script.match(unicodedata.name(letter, ""))) for letter in letters) / len(letters)
+
+
+KIND = FormatGate
 
 
 def _is_json(text: str) -> bool:

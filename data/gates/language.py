@@ -3,43 +3,68 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
-from graft.data.gates.base import failed, passed
-from graft.schemas.gates import LanguageSettings
+from pydantic import Field
+
+from graft.data.gates.base import Gate, Needs
+from graft.schemas.base import Value
 from graft.schemas.recipe import Recipe
-from graft.schemas.rows import GateResult
+from graft.schemas.rows import GateResult, Proposal
 
 SEEN_CHARS = 1_000
 NEAR = ({"no", "nb", "nn", "da"}, {"id", "ms"}, {"hr", "sr", "bs", "sl"}, {"cs", "sk"}, {"gl", "pt", "es"})
 """Languages that an identifier cannot tell apart well enough to reject a row by."""
 
 
-class LanguageGate:
+class LanguageSettings(Value):
+    """Language identification by words; the script is the format gate's matter."""
+
+    action: Literal["off", "reject"] = "reject"
+    min_chars: int = Field(default=40, ge=1, description="shorter texts are not judged: no identifier is sure of them")
+    min_probability: float = Field(default=0.9, gt=0, le=1, description="how sure it must be of another language")
+
+
+class Settings(Value):
+    """Fields under `gates`."""
+
+    language: LanguageSettings = LanguageSettings()
+
+
+class LanguageGate(Gate):
     """Rule `language`; the score is the probability of the other language. A task language that the identifier does
     not know is not checked. Names of one's own, code and lists are no language, so only a clear verdict rejects.
     """
 
-    name = "language"
+    Settings, cost, name = Settings, 40, "language"
 
-    def __init__(self, recipe: Recipe) -> None:
-        self._settings: LanguageSettings = recipe.gates.language
+    def __init__(self, recipe: Recipe, needs: Needs) -> None:
+        super().__init__(recipe, needs)
+        self._settings = recipe.gates.of(Settings).language
         self._wanted = recipe.task.language.split("-")[0].lower()
         self._same = {self._wanted}.union(*(group for group in NEAR if self._wanted in group))
-        self._passed = passed(self.name)
 
-    def check(self, text: str, response: str | None, label: str) -> GateResult:
+    @classmethod
+    def enabled(cls, recipe: Recipe) -> bool:
+        """As the recipe says."""
+        return recipe.gates.of(Settings).language.action != "off"
+
+    def check(self, proposal: Proposal) -> GateResult:
         """See the class; the response is not looked at, as it may be code or a translation."""
+        text = proposal.text
         if len(text) < self._settings.min_chars:
-            return self._passed
+            return self.passed
         identifier, known = _identifier()
         if self._wanted not in known:
-            return self._passed
+            return self.passed
         language, probability = identifier.classify(text[:SEEN_CHARS])
         if language in self._same or probability < self._settings.min_probability:
-            return self._passed
+            return self.passed
         detail = f"reads as {language}, not {self._wanted}"
-        return failed(self.name, "language", detail, round(float(probability), 4))
+        return self.failed("language", detail, round(float(probability), 4))
+
+
+KIND = LanguageGate
 
 
 @lru_cache(maxsize=1)

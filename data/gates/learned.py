@@ -9,18 +9,79 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
-from graft.data.gates.base import failed
-from graft.data.gates.neighbours import nearest
+from graft.data.gates.base import Finding, Gate, Needs, Rows, Sifted, failed
+from graft.data.gates.shared.neighbours import nearest
+from graft.schemas.base import Value
+from graft.schemas.recipe import Recipe
 from graft.schemas.rows import GateResult
+from graft.schemas.sections import Column, Table
 
 GATE = "learned"
 NEIGHBOURS = 10
 """Nearest rows whose mean cosine tells how ordinary a row is."""
+
+
+class LearnedSettings(Value):
+    """What a classifier, cross-validated on the version itself, says of its rows. Used when a version is gated."""
+
+    action: Literal["off", "report", "reject"] = "report"
+    folds: int = Field(default=5, ge=2, le=20)
+    min_margin: float = Field(default=0.0, ge=0, lt=1, description="least margin of a row's label; 0: not looked at")
+    max_outlier: float = Field(default=0.0, ge=0, le=1, description="share of rows dropped as out of distribution")
+
+
+class Settings(Value):
+    """Fields under `gates`."""
+
+    learned: LearnedSettings = LearnedSettings()
+
+
+class LearnedGate(Gate):
+    """Rules: label_error, low_margin, out_of_distribution. Rows are reported unless the action is `reject`."""
+
+    Settings, cost, scope, embeds, name = Settings, 30_000, "version", True, GATE
+
+    def __init__(self, recipe: Recipe, needs: Needs) -> None:
+        super().__init__(recipe, needs)
+        assert needs.folds is not None
+        self._settings, self._folds, self._seed = recipe.gates.of(Settings).learned, needs.folds, recipe.seed
+
+    @classmethod
+    def enabled(cls, recipe: Recipe) -> bool:
+        """As the recipe says."""
+        return recipe.gates.of(Settings).learned.action != "off"
+
+    @classmethod
+    def make(cls, recipe: Recipe, needs: Needs) -> Sequence[Gate]:
+        """None where nothing can be learned."""
+        return (cls(recipe, needs),) if needs.folds is not None else ()
+
+    def sift(self, rows: Rows) -> Sifted:
+        """See the class."""
+        ids, labels = rows.ids, [one.label for one in rows.proposals]
+        judged = self._folds(rows.vectors, labels, self._settings.folds, self._seed)
+        some, given = [ids[row] for row in judged.rows], [labels[row] for row in judged.rows]
+        errors, found = list[LabelError](), dict[str, GateResult]()
+        if some:
+            errors = label_errors(some, given, judged.names, judged.probabilities)
+            found = {error.row_id: error.result() for error in errors}
+            margins = low_margin(some, given, judged.names, judged.probabilities, self._settings.min_margin)
+            found = {**dict(margins), **found}
+        found = {**dict(outliers(ids, rows.vectors, self._settings.max_outlier)), **found}
+        findings: list[Finding] = sorted(found.items())
+        if self._settings.action == "reject":
+            return Sifted(drops=findings, tables=(_table(errors),), notes=judged.notes)
+        return Sifted(found=findings, tables=(_table(errors),), notes=judged.notes)
+
+
+KIND = LearnedGate
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +98,13 @@ class LabelError:
         """As a gate's failure; the score is the probability of the given label."""
         detail = f"labelled {self.given}, probably {self.likely} ({self.share:.0%})"
         return failed(GATE, "label_error", detail, round(self.given_share, 4))
+
+
+def _table(errors: Sequence[LabelError]) -> Table:
+    """The label errors, the surest first."""
+    columns = (Column("given", "label"), Column("likely", "probably"), Column("share", "share", "share"))
+    rows = [{**asdict(error), "share": round(error.share, 4)} for error in errors]
+    return Table("label_errors", f"label errors found: {len(errors):,}", columns, rows)
 
 
 def label_errors(

@@ -5,30 +5,55 @@ It runs before all others, so that what any of them costs is bounded by `max_cha
 
 from __future__ import annotations
 
-from graft.data.gates.base import failed, passed
+from pydantic import Field, model_validator
+
+from graft.data.gates.base import Gate, Needs
+from graft.schemas.base import Value
+from graft.schemas.problems import field_error
 from graft.schemas.recipe import Recipe
-from graft.schemas.rows import GateResult
+from graft.schemas.rows import GateResult, Proposal
 
 
-class LengthGate:
+class Settings(Value):
+    """Fields under `gates`."""
+
+    min_chars: int = Field(default=8, ge=0)
+    max_chars: int = Field(default=4_000, ge=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Settings:
+        if self.min_chars > self.max_chars:
+            raise field_error(
+                ("min_chars",), "min_chars is larger than max_chars", "make min_chars the smaller of the two"
+            )
+        return self
+
+
+class LengthGate(Gate):
     """Rules: too_short, too_long, response_too_long. The score is the length in characters.
 
     Outer space counts towards the upper bound, as the other gates read it, and not towards the lower one. An empty text
     is left to the schema gate.
     """
 
-    name = "length"
+    Settings, cost, name = Settings, 0, "length"
 
-    def __init__(self, recipe: Recipe) -> None:
-        self._least, self._most = recipe.gates.min_chars, recipe.gates.max_chars
-        self._passed = passed(self.name)
+    def __init__(self, recipe: Recipe, needs: Needs) -> None:
+        super().__init__(recipe, needs)
+        settings = recipe.gates.of(Settings)
+        self._least, self._most = settings.min_chars, settings.max_chars
+        self.most = self._most
 
-    def check(self, text: str, response: str | None, label: str) -> GateResult:
+    def check(self, proposal: Proposal) -> GateResult:
         """See the class. A response may be short (a number answers some questions), but not too long."""
-        for rule, length in (("too_long", len(text)), ("response_too_long", len(response or ""))):
+        lengths = (("too_long", len(proposal.text)), ("response_too_long", len(proposal.response or "")))
+        for rule, length in lengths:
             if length > self._most:
-                return failed(self.name, rule, f"{length} characters, at most {self._most} wanted", length)
-        length = len(text.strip())
+                return self.failed(rule, f"{length} characters, at most {self._most} wanted", length)
+        length = len(proposal.text.strip())
         if 0 < length < self._least:
-            return failed(self.name, "too_short", f"{length} characters, at least {self._least} wanted", length)
-        return self._passed
+            return self.failed("too_short", f"{length} characters, at least {self._least} wanted", length)
+        return self.passed
+
+
+KIND = LengthGate

@@ -10,11 +10,17 @@ import ipaddress
 import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
+from typing import Literal
 
-from graft.data.gates.base import failed, passed
-from graft.data.gates.spans import Span, disjoint, place
-from graft.schemas.gates import PersonalSettings
-from graft.schemas.rows import GateResult
+from pydantic import Field, model_validator
+
+from graft.data.gates.base import Gate, Needs
+from graft.data.gates.shared.spans import Span, disjoint, place
+from graft.schemas.base import Value
+from graft.schemas.gates import Action
+from graft.schemas.problems import field_error
+from graft.schemas.recipe import Recipe
+from graft.schemas.rows import GateResult, Proposal
 
 _WORTH = re.compile(r"[@\d]|::")
 _DOMAIN = re.compile(r"@((?:[\w-]{1,63}+\.){1,8}[^\W\d_]{2,24}+)(?![\w-])")
@@ -75,26 +81,57 @@ LEAST_ABROAD = 9
 Names = Callable[[str], Sequence[tuple[int, int]]]
 """A text to the places (start, end) of people's names."""
 
+PersonalKind = Literal["email", "phone", "card", "iban", "ip_address", "mac_address", "national_id", "name"]
+PERSONAL: tuple[PersonalKind, ...] = ("email", "phone", "card", "iban", "ip_address", "mac_address", "national_id")
+"""What is looked for unless a recipe says otherwise; names want a model."""
 
-class PersonalGate:
+
+class PersonalSettings(Value):
+    """Personal data: what is looked for, and what becomes of a text that holds some."""
+
+    action: Action = Field(default="reject", description="reject the row, or redact: <EMAIL> in its place")
+    kinds: tuple[PersonalKind, ...] = PERSONAL
+    regions: tuple[str, ...] = Field(default=("US", "GB"), description="countries whose phone numbers are known")
+    allow: tuple[str, ...] = Field(default=(), description="values that are no finding, such as help@shop.example")
+    names_model: str = Field(default="", description="folder or hub id of a model that finds names")
+
+    @model_validator(mode="after")
+    def _named(self) -> PersonalSettings:
+        if "name" in self.kinds and not self.names_model:
+            raise field_error((), "kinds: name needs names_model", "name a token classifier that finds names")
+        return self
+
+
+class Settings(Value):
+    """Fields under `gates`."""
+
+    personal: PersonalSettings = PersonalSettings()
+
+
+class PersonalGate(Gate):
     """Rule `personal_data`. The detail says kind and place, never the data; the score is how many were found."""
 
-    name = "personal"
+    Settings, cost, name = Settings, 10, "personal"
 
-    def __init__(self, settings: PersonalSettings, names: Names | None = None) -> None:
-        self._settings = settings
+    def __init__(self, recipe: Recipe, needs: Needs) -> None:
+        super().__init__(recipe, needs)
+        self._settings = settings = recipe.gates.of(Settings).personal
+        self.redacts = settings.action == "redact"
         self._kinds = frozenset(settings.kinds)
         self._allowed = frozenset(value.casefold() for value in settings.allow)
-        self._names = names
-        self._passed = passed(self.name)
 
-    def check(self, text: str, response: str | None, label: str) -> GateResult:
+    @classmethod
+    def enabled(cls, recipe: Recipe) -> bool:
+        """As the recipe says."""
+        return recipe.gates.of(Settings).personal.action != "off"
+
+    def check(self, proposal: Proposal) -> GateResult:
         """See the class."""
-        for part in (text, response):
-            found = self.find(part) if part else []
+        for part in proposal.parts:
+            found = self.find(part)
             if found:
-                return failed(self.name, "personal_data", "; ".join(map(place, found[:5])), len(found))
-        return self._passed
+                return self.failed("personal_data", "; ".join(map(place, found[:5])), len(found))
+        return self.passed
 
     def find(self, text: str) -> list[Span]:
         """Every piece of personal data, in the text's order, none overlapping another."""
@@ -111,8 +148,11 @@ class PersonalGate:
             if "phone" in self._kinds:
                 yield from _phones(text, self._settings.regions)
         if "name" in self._kinds:
-            find = self._names or _names_of(self._settings.names_model)
+            find = _names_of(self._settings.names_model)
             yield from (Span("name", start, end) for start, end in find(text))
+
+
+KIND = PersonalGate
 
 
 def _spans(kind: str, pattern: re.Pattern[str], text: str) -> Iterator[Span]:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import re
+from typing import Literal
 
-from graft.data.gates.base import failed, passed, words
-from graft.schemas.gates import RepetitionSettings
-from graft.schemas.rows import GateResult
+from pydantic import Field
+
+from graft.data.gates.base import Gate, Needs
+from graft.data.gates.shared.folding import words
+from graft.schemas.base import Value
+from graft.schemas.recipe import Recipe
+from graft.schemas.rows import GateResult, Proposal
 
 LEAST_WORDS = 12
 """Shorter texts repeat themselves for reasons of their own ("no, no, no")."""
@@ -15,29 +20,46 @@ _RUN = re.compile(r"([^\s\d]{1,4}?)\1{15,}")
 _RULE = re.compile(r"[-=_*.#~|:+]+")
 
 
-class RepetitionGate:
+class RepetitionSettings(Value):
+    """Loops of a model: shares of a text that repeat what it has said already."""
+
+    action: Literal["off", "reject"] = "reject"
+    max_share: float = Field(default=0.5, gt=0, le=1, description="share of the text's word n-grams that repeat")
+
+
+class Settings(Value):
+    """Fields under `gates`."""
+
+    repetition: RepetitionSettings = RepetitionSettings()
+
+
+class RepetitionGate(Gate):
     """Rules: repeated (the score is the share of the text's word trigrams that occurred before in it), long_run."""
 
-    name = "repetition"
+    Settings, cost, name = Settings, 4, "repetition"
 
-    def __init__(self, settings: RepetitionSettings) -> None:
-        self._most = settings.max_share
-        self._passed = passed(self.name)
+    def __init__(self, recipe: Recipe, needs: Needs) -> None:
+        super().__init__(recipe, needs)
+        self._most = recipe.gates.of(Settings).repetition.max_share
 
-    def check(self, text: str, response: str | None, label: str) -> GateResult:
+    @classmethod
+    def enabled(cls, recipe: Recipe) -> bool:
+        """As the recipe says."""
+        return recipe.gates.of(Settings).repetition.action != "off"
+
+    def check(self, proposal: Proposal) -> GateResult:
         """See the class."""
-        for part in (text, response):
-            if not part:
-                continue
+        for part in proposal.parts:
             run = _RUN.search(part)
             if run and not _RULE.fullmatch(run[1]):
-                return failed(
-                    self.name, "long_run", f"the same sign or few signs over {len(run[0])} characters", len(run[0])
-                )
+                return self.failed("long_run", f"the same sign or few signs over {len(run[0])} characters", len(run[0]))
             share = repeated_share(part)
             if share >= self._most:
-                return failed(self.name, "repeated", f"{share:.0%} of its word trigrams repeat", round(share, 4))
-        return self._passed
+                return self.failed("repeated", f"{share:.0%} of its word trigrams repeat", round(share, 4))
+        return self.passed
+
+
+KIND = RepetitionGate
 
 
 def repeated_share(text: str) -> float:

@@ -7,9 +7,14 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
-from graft.data.gates.base import failed, passed
-from graft.data.gates.spans import Span, disjoint, place
-from graft.schemas.rows import GateResult
+from pydantic import Field
+
+from graft.data.gates.base import Gate, Needs
+from graft.data.gates.shared.spans import Span, disjoint, place
+from graft.schemas.base import Value
+from graft.schemas.gates import Action
+from graft.schemas.recipe import Recipe
+from graft.schemas.rows import GateResult, Proposal
 
 _WORDS = ("pass", "pwd", "token", "secret", "key", "bearer", "://", "-----begin")
 _LONG = re.compile(r"\S{20}")
@@ -55,25 +60,40 @@ LEAST_NUMBER = 6
 """Digits of a password that is a number, at least."""
 
 
-class SecretGate:
+class Settings(Value):
+    """Fields under `gates`."""
+
+    secrets: Action = Field(default="reject", description="keys and tokens: reject, or <SECRET> in their place")
+
+
+class SecretGate(Gate):
     """Rule `secret`. The detail says the place, never the secret; the score is how many were found."""
 
-    name = "secrets"
+    Settings, cost, name = Settings, 9, "secrets"
 
-    def __init__(self) -> None:
-        self._passed = passed(self.name)
+    def __init__(self, recipe: Recipe, needs: Needs) -> None:
+        super().__init__(recipe, needs)
+        self.redacts = recipe.gates.of(Settings).secrets == "redact"
 
-    def check(self, text: str, response: str | None, label: str) -> GateResult:
+    @classmethod
+    def enabled(cls, recipe: Recipe) -> bool:
+        """As the recipe says."""
+        return recipe.gates.of(Settings).secrets != "off"
+
+    def check(self, proposal: Proposal) -> GateResult:
         """See the class."""
-        for part in (text, response):
-            found = self.find(part) if part else []
+        for part in proposal.parts:
+            found = self.find(part)
             if found:
-                return failed(self.name, "secret", "; ".join(map(place, found[:5])), len(found))
-        return self._passed
+                return self.failed("secret", "; ".join(map(place, found[:5])), len(found))
+        return self.passed
 
     def find(self, text: str) -> list[Span]:
         """Every secret, in the text's order, none overlapping another."""
         return disjoint(_all(text))
+
+
+KIND = SecretGate
 
 
 def _all(text: str) -> Iterator[Span]:

@@ -131,7 +131,7 @@ def against_people(lake: Lake, dataset: str) -> AgainstPeople:
     default), a labeler if it chose the row's label. The final decision is listed as `all`, and by the routes of the
     rows.
     """
-    from graft.data.audit.base import wilson
+    from graft.data.audits.base import wilson
 
     rows = lake.sql(_JUDGES, [dataset, list(DECISIONS)]).to_pylist()
     counts = ("accepted", "agreed", "false_accepts", "false_rejects")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import ValidationError
 
-from graft.data.gates.contamination import text_hash
+from graft.data.gates.shared.held_out import text_hash
 from graft.data.scores import maths
 from graft.schemas.base import Value
 from graft.schemas.durable import put

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from graft.data.audit.base import wilson
+from graft.data.audits.base import wilson
 from graft.data.scores import maths
 from graft.data.scores.answers import BETWEEN, Answers
 from graft.schemas.base import Value

@@ -41,7 +41,7 @@ Prices = dict[tuple[str, str], float | None]
 
 
 def _writers(lake: Lake, filters: Filters, given: Params, prices: Prices) -> list[Worth]:
-    from graft.data.audit import wilson
+    from graft.data.audits.base import wilson
 
     parts = " UNION ALL ".join(
         f"SELECT '{role}' AS role, json_extract_string(models, '$.{role}') AS model, status, code FROM made"

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from graft.data.gates.neighbours import EXACT_BELOW, clusters_of, members
+from graft.data.gates.shared.neighbours import EXACT_BELOW, clusters_of, members
 from graft.schemas.base import Value
 from graft.schemas.errors import MissingExtra
 

@@ -10,10 +10,16 @@ import itertools
 import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from graft.data.audit.base import Z95, AuditRow, wilson
-from graft.data.gates.base import words
+from graft.data.audits.base import Z95, Audit, AuditRow, Material, plain, wilson
+from graft.data.gates.shared.folding import words
+from graft.schemas.base import Value
+from graft.schemas.sections import Column, Fact, Section, Table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 LEAST_ROWS = 5
 """Rows that must hold a word before it is looked at."""
@@ -22,6 +28,9 @@ SURE = 0.8
 COMMON = 0.2
 """Share of a label's rows that must hold the word for that."""
 OPENING_WORDS = 3
+SHOWN = 10
+"""Rows of a table that people are shown."""
+BARS = 15
 
 
 @dataclass(frozen=True)
@@ -190,3 +199,101 @@ def _openings(rows: Sequence[AuditRow], top: int) -> list[Opening]:
         if (total := sum(writers.values())) >= least
     ]
     return sorted(common, key=lambda one: (-one.rows, one.words))[:top]
+
+
+def run(material: Material, options: Value) -> ShortcutReport:
+    """The audit of a version."""
+    report = shortcuts(material.rows)
+    if not (report.labels or report.writers):
+        material.notes.append("shortcuts: one label and one writer, so that no word can tell any apart")
+    return report
+
+
+def sections(report: ShortcutReport) -> list[Section]:
+    """Words of labels and of writers, who wrote what, and openings."""
+    facts = (
+        Fact("labels against writers: chi-square", report.chi_square, "number", 1),
+        Fact("p", None if report.p_value is None else f"{report.p_value:.3g}"),
+        Fact("Cramér's V", report.cramers_v, "number", 2),
+    )
+    openings = Table(
+        "openings", "stock openings",
+        (Column("words", "first words"), Column("rows", "rows", "number"), Column("share", "share", "share"),
+         Column("writer", "mostly by")),
+        [asdict(one) for one in report.openings[:SHOWN]],
+    )  # fmt: skip
+    tables = (
+        _words("labels", "words that give a label away", "label", report.labels),
+        _words("writers", "words that give a writer away", "written by", report.writers),
+        _shares(report),
+        openings,
+    )
+    flagged = [one.token for one in (*report.labels, *report.writers) if one.flagged]
+    text = f"look at: {', '.join(flagged[:SHOWN])}" if flagged else "no word gives a label or a writer away"
+    return [
+        Section(
+            "shortcuts", "Shortcuts", text, facts if report.p_value is not None else (),
+            tuple(table for table in tables if table.rows), unusual=bool(flagged),
+        )
+    ]  # fmt: skip
+
+
+def _words(name: str, title: str, group: str, found: Sequence[Shortcut]) -> Table:
+    columns = (
+        Column("mark", ""), Column("token", "word"), Column("group", group), Column("rows", "rows", "number"),
+        Column("precision", "right", "share"), Column("span", "95%"), Column("coverage", "of its rows", "share"),
+        Column("accuracy", "accuracy", "share"), Column("z", "z", "number", 1),
+    )  # fmt: skip
+    rows = [
+        {**asdict(one), "mark": "!" if one.flagged else "", "span": f"{one.interval[0]:.0%}–{one.interval[1]:.0%}"}
+        for one in found[:SHOWN]
+    ]
+    return Table(name, title, columns, rows)
+
+
+def _shares(report: ShortcutReport) -> Table:
+    writers = sorted({writer for counts in report.shares.values() for writer in counts})
+    columns = (Column("label", "label"), *(Column(f"by {place}", writer) for place, writer in enumerate(writers)))
+    rows = [
+        {
+            "label": label,
+            **{
+                f"by {place}": f"{counts.get(writer, 0)} ({counts.get(writer, 0) / sum(counts.values()):.0%})"
+                for place, writer in enumerate(writers)
+            },
+        }
+        for label, counts in report.shares.items()
+    ]
+    return Table("shares", "who wrote each label", columns, rows)
+
+
+def data(report: ShortcutReport) -> dict[str, Any]:
+    """Plain values."""
+    found = asdict(report)
+    for name in ("labels", "writers"):
+        found[name] = [{**asdict(one), "flagged": one.flagged} for one in getattr(report, name)]
+    return found
+
+
+def figure(report: ShortcutReport) -> Figure | None:
+    """The strongest words of labels: precision of each one-word rule with its 95% interval."""
+    if not report.labels:
+        return None
+    from matplotlib.figure import Figure
+
+    shown = report.labels[:BARS][::-1]
+    drawn = Figure(figsize=(8, 1 + 0.35 * len(shown)), layout="constrained")
+    axes = drawn.add_subplot()
+    places = range(len(shown))
+    middle = [one.precision for one in shown]
+    low = [one.precision - one.interval[0] for one in shown]
+    high = [one.interval[1] - one.precision for one in shown]
+    colours = ["tab:red" if one.flagged else "tab:blue" for one in shown]
+    axes.barh(places, middle, color=colours, xerr=[low, high], ecolor="black", capsize=2)
+    axes.set_yticks(places, [f"{plain(one.token)} → {plain(one.group)}" for one in shown], parse_math=False)
+    axes.set_xlim(0, 1.02)
+    axes.set_xlabel("share of rows with the word that have the label (red: flagged)")
+    return drawn
+
+
+KIND = Audit("words that give a label or a writer away", run, sections, data, figure=figure)

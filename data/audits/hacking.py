@@ -8,14 +8,17 @@ let stand. Diversity is distinct-2 over as many rows of each round as the smalle
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from graft.data.audit.base import distinct
+from graft.data.audits.base import Audit, Material, distinct, plain
 from graft.data.versions import versions
-from graft.schemas.base import stable_hash
+from graft.schemas.base import Value, stable_hash
+from graft.schemas.sections import Column, Section, Table
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from graft.data.lake import Lake
 
 SAMPLE = 500
@@ -167,3 +170,71 @@ def _texts(lake: Lake, dataset: str, version: int | None, run_id: str, restricte
         SELECT text FROM lake.version_rows
         WHERE dataset = ? AND version = ? AND run_id = ? AND (? OR NOT restricted) ORDER BY id"""
     return [str(row["text"]) for row in lake.sql(query, [dataset, version, run_id, restricted]).to_pylist()]
+
+
+def run(material: Material, options: Value) -> list[Curve]:
+    """The audit of a version's dataset."""
+    return curves(material.lake, material.version.dataset, restricted=material.restricted)
+
+
+def sections(found: Sequence[Curve]) -> list[Section]:
+    """A section a curve."""
+    columns = (
+        Column("mark", ""), Column("round", "round", "number"), Column("rows", "rows", "number"),
+        Column("score", "judges' score", "number", 2), Column("agreement", "agreed", "share"),
+        Column("golden", "golden", "share"), Column("diversity", "distinct-2", "share"),
+    )  # fmt: skip
+    return [
+        Section(
+            f"hacking-{place}", f"{curve.name}: {curve.golden or 'no golden figure'}", curve.verdict,
+            tables=(
+                Table(f"rounds-{place}", "rounds", columns,
+                      [{**asdict(point), "mark": "!" if point.hacked else ""} for point in curve.points]),
+            ),
+            unusual=bool(curve.hacked),
+        )
+        for place, curve in enumerate(found, start=1)
+    ]  # fmt: skip
+
+
+def data(found: Sequence[Curve]) -> list[dict[str, Any]]:
+    """Plain values."""
+    return [{**asdict(one), "verdict": one.verdict} for one in found]
+
+
+def figure(found: Sequence[Curve]) -> Figure | None:
+    """Proxy, golden figure and diversity over rounds, one panel a curve; flagged rounds in red."""
+    shown = [curve for curve in found if curve.points]
+    if not shown:
+        return None
+    from matplotlib.figure import Figure
+
+    drawn = Figure(figsize=(7, 3.2 * len(shown)), layout="constrained")
+    for number, curve in enumerate(shown, start=1):
+        _panel(drawn.add_subplot(len(shown), 1, number), curve)
+    return drawn
+
+
+def _panel(axes: Any, curve: Curve) -> None:
+    rounds = [point.round for point in curve.points]
+    scored = any(point.score is not None for point in curve.points)
+    lines = {
+        "judges (score / 10)" if scored else "judges (agreement)": [
+            None if point.proxy is None else point.proxy / (10 if point.score is not None else 1)
+            for point in curve.points
+        ],
+        curve.golden or "no golden figure": [point.golden for point in curve.points],
+        "distinct-2": [point.diversity for point in curve.points],
+    }
+    for name, values in lines.items():
+        known = [float("nan") if value is None else value for value in values]
+        axes.plot(rounds, known, marker="o", label=plain(name))
+    for point in curve.hacked:
+        axes.axvspan(point.round - 0.3, point.round + 0.3, color="tab:red", alpha=0.2)
+    axes.set_ylim(0, 1.02)
+    axes.set_xticks(rounds)
+    axes.set_title(plain(curve.name), fontsize=9, parse_math=False)
+    axes.legend(fontsize=7)
+
+
+KIND = Audit("rounds that please the judges, not the truth", run, sections, data, figure=figure)

@@ -1,6 +1,6 @@
 """Neighbours among many rows: by the cosine of embeddings through an approximate index (usearch), and by shingles.
 
-Below EXACT_BELOW rows every pair is looked at (`data.gates.semantic`). Above, an HNSW index proposes neighbours and the
+Below EXACT_BELOW rows every pair is looked at (`semantic`). Above, an HNSW index proposes neighbours and the
 cosine that decides is computed from the vectors. Rows are ordered first, equal vectors put together and the index built
 by one thread, so a result follows from the rows alone, not from their order. Measured in docs/rescreen.md.
 """
@@ -15,9 +15,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from graft.data.gates.base import normalise
-from graft.data.gates.near import NearIndex, jaccard_of, minhash_of, shingles_of, sketch_from
-from graft.data.gates.semantic import ROUNDING, clusters, drop_semantic_duplicates
+from graft.data.gates.shared.folding import normalise
+from graft.data.gates.shared.near import NearIndex, jaccard_of, minhash_of, shingles_of, sketch_from
+from graft.data.gates.shared.semantic import ROUNDING, clusters, drop_semantic_duplicates
 
 EXACT_BELOW = 50_000
 """Rows up to which every pair is looked at: at 100,000 that still took less time than an index (docs/rescreen.md)."""

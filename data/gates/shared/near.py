@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rensa import RMinHash, RMinHashLSH
 
-from graft.data.gates.base import words
+from graft.data.gates.shared.folding import words
 
 PERMUTATIONS = 32
 MISS = 0.02

@@ -10,19 +10,21 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import Field
 
-from graft.data.audit.base import AuditRow, Embed
-from graft.schemas.base import stable_hash
+from graft.data.audits.base import Audit, AuditRow, Check, Embed, Learn, Material
+from graft.schemas.base import Value, stable_hash
 from graft.schemas.errors import GraftError
+from graft.schemas.sections import Column, Section, Table
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from graft.data.audit.base import Vectors
+    from graft.data.audits.base import Vectors
 
 SHARE = 0.0025
 MAX_ROWS = 5_000
@@ -30,10 +32,6 @@ MAX_ROWS = 5_000
 FOLDS = 3
 
 Mark = Callable[[str], str]
-Check = Callable[[str, str], bool]
-"""(text, label) to whether the gates pass it."""
-Learn = Callable[[Sequence[str], Sequence[str]], Callable[[Sequence[str]], Sequence[str]]]
-"""Texts and their labels to a student, which gives texts their labels."""
 
 
 def _styled(text: str) -> str:
@@ -56,6 +54,19 @@ FORMS: dict[str, Mark] = {
 }
 """Form to the mark that it leaves on a text. A label flip leaves none: it takes the texts nearest to the target."""
 FLIP = "label flip"
+
+
+class Options(Value):
+    """How the audit is made."""
+
+    share: float = Field(default=SHARE, ge=0.0001, le=0.5, description="share of train rows that is planted")
+    repeats: int = Field(default=3, ge=1, le=50, description="plantings of each form, with other rows")
+    target: str | None = Field(default=None, description="label that planted rows aim at; default the rarest")
+    student: bool = Field(default=False, description="fine-tune real students (minutes)")
+
+
+class TooFew(GraftError):
+    """The version has too few rows to plant any among."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +152,7 @@ def _lab(
     held_out = [row.text for row in kept if row.label != wanted][: MAX_ROWS // 10]
     if len(counts) < 2 or min(counts.values()) < FOLDS or not held_out:
         fix = f"a version with two labels or more, {FOLDS} train rows of each, and held-out rows"
-        raise GraftError("too few rows to plant any among", where="--poison", fix=fix)
+        raise TooFew("too few rows to plant any among", where="poison", fix=fix)
     if wanted not in counts:
         raise GraftError(f"no label {wanted!r}", where="--target", fix=f"one of: {', '.join(sorted(counts))}")
     texts = [row.text for row in train]
@@ -233,3 +244,51 @@ def _suspected(vectors: Vectors, labels: Sequence[str], seed: int) -> NDArray[np
     ids = [str(place) for place in range(len(codes))]
     wrong = {one.row_id for one in label_errors(ids, list(labels), [str(name) for name in names], probabilities)}
     return np.asarray([name in wrong for name in ids])
+
+
+def run(material: Material, options: Options) -> Poisoning | None:
+    """The audit of a version."""
+    embed, why = material.embed()
+    if embed is None:
+        material.notes.append(f"poison: {why}")
+        return None
+    check = material.check()
+    if check is None:
+        material.notes.append("poison: this version has no recipe, so that no gate was asked")
+    try:
+        return poison(
+            material.rows, embed, check=check, learn=material.learn if options.student else None,
+            target=options.target, share=options.share, repeats=options.repeats,
+        )  # fmt: skip
+    except TooFew as error:
+        material.notes.append(f"poison: {error.what}; it needs {error.fix}")
+        return None
+
+
+def sections(report: Poisoning) -> list[Section]:
+    """One table of the forms."""
+    columns = (
+        Column("form", "form"), Column("gates", "gates", "share"), Column("label_check", "label check", "share"),
+        Column("clean_rate", "clean", "share"), Column("rate", "poisoned", "share"), Column("spread", "±", "share"),
+        Column("amplified", "amplified", "change", 1),
+    )  # fmt: skip
+    rows = [
+        {
+            **asdict(one),
+            "gates": one.gates if report.gates_checked else None,
+            "amplified": one.added / report.share,
+        }
+        for one in report.forms
+    ]
+    title = f"planted: {report.planted} of {report.train_rows} train rows ({report.share:.2%}) made {report.target}"
+    notes = (
+        "gates, label check: planted rows that they catch",
+        f"clean, poisoned: {report.held_out} held-out texts of other labels, marked, that the student calls "
+        f"{report.target}; {report.repeats} repeats",
+        "amplified: what the poison added, over its share of the train rows",
+        f"the label check suspects {report.false_alarms:.1%} of the clean rows",
+    )
+    return [Section("poison", "Planted rows", tables=(Table("forms", title, columns, rows),), notes=notes)]
+
+
+KIND = Audit("what a few planted rows would do", run, sections, asdict, Options)

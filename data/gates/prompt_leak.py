@@ -1,0 +1,60 @@
+"""The gate for prompts: a text must not repeat a piece of ours."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from graft.data.gates.base import Gate, Needs
+from graft.data.gates.shared.folding import words
+from graft.schemas.base import Value
+from graft.schemas.recipe import Recipe
+from graft.schemas.rows import GateResult, Proposal
+
+FRAGMENT_WORDS = 8
+"""So many words in a row, shared with a fixed sentence of a prompt, are no accident."""
+
+
+class Settings(Value):
+    """Fields under `gates`."""
+
+    prompt_leak: bool = Field(default=True, description="reject a text that repeats a piece of our prompt")
+
+
+class PromptLeakGate(Gate):
+    """Rejects a text or response that repeats 8 or more words in a row of a prompt's fixed sentences.
+
+    The rule is `prompt_fragment`, the score the length of the longest repeated run in words.
+    """
+
+    Settings, cost, name = Settings, 6, "prompt_leak"
+
+    def __init__(self, recipe: Recipe, needs: Needs) -> None:
+        super().__init__(recipe, needs)
+        self._runs = {run for fragment in needs.fragments for run in _runs(words(fragment))}
+
+    @classmethod
+    def enabled(cls, recipe: Recipe) -> bool:
+        """As the recipe says."""
+        return recipe.gates.of(Settings).prompt_leak
+
+    def check(self, proposal: Proposal) -> GateResult:
+        """See the class."""
+        for part in proposal.parts if self._runs else ():
+            longest, current, start, at = 0, 0, 0, 0
+            said = words(part)
+            for index, run in enumerate(_runs(said)):
+                current = current + 1 if run in self._runs else 0
+                if current > longest:
+                    longest, at = current, index
+            if longest:
+                start, end = at - longest + 1, at + FRAGMENT_WORDS
+                detail = f"repeats our prompt: '{' '.join(said[start:end])[:100]}'"
+                return self.failed("prompt_fragment", detail, float(end - start))
+        return self.passed
+
+
+KIND = PromptLeakGate
+
+
+def _runs(said: list[str]) -> list[tuple[str, ...]]:
+    return [tuple(said[index : index + FRAGMENT_WORDS]) for index in range(len(said) - FRAGMENT_WORDS + 1)]
