@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from graft.flows.import_dataset import Imported, Plan
+    from graft.flows.import_dataset import Imported, ImportPlan
 
 
 def bring_in(
@@ -64,7 +64,7 @@ def bring_in(
         _show_made(made)
 
 
-def _plan_dict(planned: Plan) -> dict[str, Any]:
+def _plan_dict(planned: ImportPlan) -> dict[str, Any]:
     return {
         "source": planned.source.name, "task": planned.task.named(), "columns": planned.mapped.told(),
         "unread": list(planned.unread), "preview": list(planned.preview), "notices": list(planned.notices),
@@ -77,7 +77,7 @@ def _json(value: dict[str, Any]) -> None:
     as_json(value)
 
 
-def _show_plan(planned: Plan) -> None:
+def _show_plan(planned: ImportPlan) -> None:
     from graft.cli.show import console, table
 
     told = planned.mapped.told()

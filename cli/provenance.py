@@ -14,7 +14,7 @@ from graft.schemas.restricted import HIDDEN
 
 if TYPE_CHECKING:
     from graft.data.lake import Lake
-    from graft.data.recall import Plan
+    from graft.data.recall import RecallPlan
     from graft.data.trace import Touched
     from graft.data.withdrawn import Selector
     from graft.schemas.datasets import DatasetVersion
@@ -184,7 +184,7 @@ def recall(
         console().print("nothing was changed. To do it:  the same with --yes")
 
 
-def _dumped(plans: Sequence[Plan], made: dict[str, DatasetVersion | None]) -> list[dict[str, Any]]:
+def _dumped(plans: Sequence[RecallPlan], made: dict[str, DatasetVersion | None]) -> list[dict[str, Any]]:
     out: list[dict[str, Any]] = []
     for one in plans:
         version = made.get(one.dataset)
@@ -202,7 +202,7 @@ def _dumped(plans: Sequence[Plan], made: dict[str, DatasetVersion | None]) -> li
     return out
 
 
-def _print_plans(selector: Selector, plans: Sequence[Plan]) -> None:
+def _print_plans(selector: Selector, plans: Sequence[RecallPlan]) -> None:
     from graft.cli.show import console, table
 
     if not plans:

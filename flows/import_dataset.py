@@ -53,7 +53,7 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ImportPlan:
     """What an import would do: how the source is read, and its first rows. Nothing is written yet."""
 
     source: Source
@@ -68,7 +68,7 @@ class Plan:
 class Imported:
     """What came of an import. `new` is false where the dataset held the same rows already."""
 
-    plan: Plan
+    plan: ImportPlan
     version: DatasetVersion
     new: bool
     notices: tuple[str, ...]
@@ -106,7 +106,7 @@ def parse_splits(text: str) -> Splits | None:
         )
 
 
-def plan(source: str, ask: Ask, rows: int = 3) -> Plan:
+def plan(source: str, ask: Ask, rows: int = 3) -> ImportPlan:
     """How the source would be read, with a few of its rows. Raises InputInvalid where that is not clear."""
     found = sources.find(source, ask.options)
     records = columns.sample(found)
@@ -125,7 +125,7 @@ def plan(source: str, ask: Ask, rows: int = 3) -> Plan:
     if not (ask.licence or found.licence):
         notices.append("its licence is not stated: name it with --licence, for the card")
     shown = tuple(_shown(record, mapped, ask.restricted) for record in records[:rows])
-    return Plan(found, mapped, task, unread, shown, tuple(notices))
+    return ImportPlan(found, mapped, task, unread, shown, tuple(notices))
 
 
 def _shown(record: Mapping[str, Any], mapped: columns.Mapped, restricted: bool) -> dict[str, Any]:
@@ -138,7 +138,7 @@ def _shown(record: Mapping[str, Any], mapped: columns.Mapped, restricted: bool) 
 
 def bring_in(
     source: str, name: str, ask: Ask | None = None, *, say: Callable[[str], None] = lambda text: None,
-    planned: Plan | None = None,
+    planned: ImportPlan | None = None,
 ) -> Imported:  # fmt: skip
     """Import without Prefect. `planned` is what `plan` gave for the same source. The same content makes no new version.
 
@@ -187,7 +187,7 @@ def _without_gc() -> Iterator[None]:
 
 
 def _publish(
-    lake: Lake, name: str, chosen: Plan, ask: Ask, made: Collected, notices: Sequence[str]
+    lake: Lake, name: str, chosen: ImportPlan, ask: Ask, made: Collected, notices: Sequence[str]
 ) -> tuple[DatasetVersion, bool]:
     started, licence = utc_now(), ask.licence or chosen.source.licence
     recipe = _recipe(name, chosen, ask, made, licence)
@@ -233,7 +233,7 @@ def _check_marked(lake: Lake, found: DatasetVersion) -> None:
         raise GraftError(what, where=found.ref, fix="import them under another --name, and delete that version")
 
 
-def _recipe(name: str, chosen: Plan, ask: Ask, made: Collected, licence: str) -> Recipe:
+def _recipe(name: str, chosen: ImportPlan, ask: Ask, made: Collected, licence: str) -> Recipe:
     """The recipe that training and gates read of the run: task, labels, splits and licence; it makes nothing."""
     labels, answered = sorted({row.label for row in made.rows}), any(row.response for row in made.rows)
     try:

@@ -31,6 +31,7 @@ from graft.flows.improve_round import (
 from graft.flows.plan import read_recipe
 from graft.flows.progress import Progress, begin
 from graft.flows.run_context import weighed
+from graft.flows.train_student import kind_of
 from graft.schemas.base import stable_hash, utc_now
 from graft.schemas.errors import GraftError, InputInvalid, Problem, YieldTooLow
 from graft.schemas.home import Home
@@ -130,12 +131,7 @@ async def _unsteered(arms: Arms, results: list[RoundResult]) -> None:
 
 def _loop(recipe: Recipe, file: Path, seeds: list[Seed], home: Home, lake: Lake) -> Loop:
     """Everything checked before anything is spent."""
-    if not recipe.task.labelled:
-        raise GraftError(
-            "improve steers students that predict labels", where="task.kind", fix="graft run and graft train"
-        )
-    if recipe.student.multi_label is not None:
-        raise GraftError("improve steers students of one label a row", where="student.multi_label", fix="leave it out")
+    kind_of(recipe).check_steering(recipe.student)
     if not recipe.student.test:
         raise GraftError(
             "improve needs a held-out file that steering never sees", where="student.test",

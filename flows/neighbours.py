@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 
 from graft.agents.local import encoder
 from graft.data.lake import Lake
+from graft.data.scores.answers import VALIDATION
 from graft.schemas.methods import PromptMixSettings
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Seed
 from graft.schemas.students import Evaluation
-from graft.students.train import VALIDATION
 
 
 def find_neighbours(

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from graft.flows.rescreen import Rescreened
     from graft.schemas.datasets import DatasetVersion, Run
     from graft.schemas.steering import Improvement
-    from graft.students.train import StudentReport
+    from graft.students.report import Report
 
 
 __all__ = [
@@ -194,8 +194,8 @@ def rescreen(ref: str, overrides: Mapping[str, Any] | None = None, *, dry_run: b
     return rescreen_version(ref, overrides, dry_run=dry_run)
 
 
-def train(ref: str, *, test: str | Path | None = None, **settings: Any) -> StudentReport:
-    """Train a student on a version, and a baseline on its seeds only; evaluate both on a held-out file.
+def train(ref: str, *, test: str | Path | None = None, **settings: Any) -> Report:
+    """Train the student of a version and evaluate it: a classifier beside a baseline on its seeds, on a held-out file.
 
     `settings` override fields of StudentSettings, such as epochs=5.
     """

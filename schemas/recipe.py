@@ -17,7 +17,7 @@ from graft.schemas.models import EMBEDDED_POOL, GuardSpec, LabelerSpec, ModelSpe
 from graft.schemas.problems import field_error, unknown_name
 from graft.schemas.redaction import HIDDEN
 from graft.schemas.review import ReviewSettings
-from graft.schemas.steering import ImproveSettings, Steering
+from graft.schemas.steering import Improve, ImproveSettings, Steering
 from graft.schemas.students import StudentSettings
 from graft.schemas.tasks.base import Task
 
@@ -112,7 +112,7 @@ class Recipe(Value):
     limits: Limits = Limits()
     splits: Splits = Splits()
     student: StudentSettings = StudentSettings()
-    improve: ImproveSettings = ImproveSettings()
+    improve: Improve = ImproveSettings()
     steering: Steering | None = Field(default=None, description="set by a round of graft improve")
     review: ReviewSettings | None = Field(default=None, description="pause for people's review before the run ends")
     seed: int = Field(default=42, ge=0, lt=2**31, description="every random draw follows from it")

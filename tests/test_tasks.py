@@ -141,8 +141,8 @@ def test_a_plugins_task_from_recipe_to_student(
     assert told == {"(restricted)"}
     written = graft(home, prefect_url, "export", "moods", "--format", "messages", "--out", str(tmp_path / "out"))
     assert written.returncode == 0 and "angry" not in (tmp_path / "out" / "train.jsonl").read_text(encoding="utf-8")
-    for name in ("confusion_png", "write_reliability"):  # drawing takes longer than these trainings
-        monkeypatch.setattr(f"graft.students.train.{name}", lambda *args: None)
+    for name in ("train.confusion_png", "heads.single.write_reliability"):  # drawing takes longer than these trainings
+        monkeypatch.setattr(f"graft.students.{name}", lambda *args: None)
     monkeypatch.setattr("graft.students.fit.MIN_STEPS", 4)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # more of them only wait for each other

@@ -15,6 +15,7 @@ from graft.dashboard.charts import SPLITS
 from graft.dashboard.charts.shapes import dense, histogram, sparkline, stacked
 from graft.dashboard.context import Chart, Page, PageContext, Spec, context_of
 from graft.dashboard.figures import datasets as figures
+from graft.dashboard.pages.students import kind_tables
 from graft.dashboard.parts import Part
 from graft.dashboard.show import shown
 from graft.dashboard.tables import attachment
@@ -78,6 +79,7 @@ def overview(context: PageContext, found: DatasetVersion, patience_s: float | No
     report = context.reports.of(found, patience_s)
     by_name = {section.name: section for section in sections(report)} if report else {}
     balance = figures.balance(found, counted)
+    kinds = kind_tables(context, found.dataset, found.version)
     return Part(
         tables=(
             _balance_table(found, balance, noun),
@@ -85,7 +87,8 @@ def overview(context: PageContext, found: DatasetVersion, patience_s: float | No
             _runs_table(context, of_runs),
             Table("drops", "Left out of its parent", _DROPS, figures.drops(context.lake, found)),
             _versions_table(context, found),
-            *_students_tables(context, found),
+            _students_table(context, found),
+            *kinds,
             _models_table(found, report),
         ),
         values={
@@ -100,6 +103,7 @@ def overview(context: PageContext, found: DatasetVersion, patience_s: float | No
             "sections": by_name,
             "variety": [fact for name in VARIETY if name in by_name for fact in by_name[name].facts],
             "candidates": sum(row["rows"] for row in ends.rows),
+            "kinds": [table.name for table in kinds],
         },
         ready=report is not None,
     )
@@ -256,8 +260,8 @@ def _versions_table(context: PageContext, found: DatasetVersion) -> Table:
     return Table("versions", "Versions", columns, rows[::-1])
 
 
-def _students_tables(context: PageContext, found: DatasetVersion) -> tuple[Table, ...]:
-    """Students that learned from the version: classifiers by their rank, then those that write."""
+def _students_table(context: PageContext, found: DatasetVersion) -> Table:
+    """Students that learned from the version and were judged on held-out rows, by their rank."""
     from graft.data.scores import leaderboard
 
     page = "/students/{student_id}" in {one.path for one in context.pages}
@@ -272,20 +276,7 @@ def _students_tables(context: PageContext, found: DatasetVersion) -> tuple[Table
         Column("encoder", "encoder"), Column("train_rows", "learned from", "number"),
         Column("seconds", "training", "seconds"), Column("created_at", "trained", "ago"),
     )  # fmt: skip
-    writers = [
-        {"student_id": one.id, "base": one.settings.instruct.base, "train_rows": one.train_rows, "loss": score.loss,
-         "base_loss": score.base_loss, "preferred": score.preferred, "created_at": one.created_at,
-         "link": f"/students/{quote(one.id, safe='')}" if page else None}
-        for one in context.lake.students(found.dataset) if one.version == found.version
-        for score in context.lake.instruct_evaluations(one.id)
-    ]  # fmt: skip
-    written = (
-        Column("student_id", "student", "code", link="link"), Column("base", "base model"),
-        Column("train_rows", "learned from", "number"), Column("loss", "loss (nats a token)", "number", digits=3),
-        Column("base_loss", "loss of the base", "number", digits=3), Column("preferred", "prefers the better", "share"),
-        Column("created_at", "trained", "ago"),
-    )  # fmt: skip
-    return Table("students", "Students", columns, judged), Table("writers", "Students that write", written, writers)
+    return Table("students", "Students", columns, judged)
 
 
 def _models_table(found: DatasetVersion, report: Any) -> Table:

@@ -73,11 +73,11 @@ def judged_part(context: PageContext, found: DatasetVersion, patience_s: float =
     )
 
 
-def _judged(context: PageContext, found: DatasetVersion, patience_s: float = 0.5) -> figures.Judged | None:
+def _judged(context: PageContext, found: DatasetVersion, patience_s: float = 0.5) -> figures.JudgementFigures | None:
     return context.reports.made(("judged", found.ref), lambda lake: figures.judged(lake, found), patience_s)
 
 
-def _reports(counted: figures.Judged | None, kind: type[Any]) -> list[tuple[str, Any]]:
+def _reports(counted: figures.JudgementFigures | None, kind: type[Any]) -> list[tuple[str, Any]]:
     return [(run_id, one) for run_id, one in (counted.reports if counted else ()) if isinstance(one, kind)]
 
 
@@ -115,7 +115,7 @@ def _bias_table(held: Reviews | None) -> Table:
     return Table("bias", "Bias by label", columns, rows)
 
 
-def _adjudicated_table(counted: figures.Judged | None) -> Table:
+def _adjudicated_table(counted: figures.JudgementFigures | None) -> Table:
     columns = (
         Column("label", "label"), Column("candidates", "candidates", "number"),
         Column("adjudicated", "to the adjudicator", "number"),
@@ -126,7 +126,7 @@ def _adjudicated_table(counted: figures.Judged | None) -> Table:
     return Table("adjudicated", "Adjudications", columns, counted.labels if counted else (), empty=empty)
 
 
-def _pairs_table(found: DatasetVersion, counted: figures.Judged | None) -> Table:
+def _pairs_table(found: DatasetVersion, counted: figures.JudgementFigures | None) -> Table:
     pairs = counted.relabels if counted else []
     rows = [
         {**row, "link": rows_link(found, label=row["label"], intended=row["intended"])} for row in pairs[:PAIRS]
