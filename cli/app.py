@@ -10,9 +10,7 @@ import typer
 from graft.cli import (
     audit,
     batches,
-    dashboard,
     export,
-    improve,
     intake,
     journal,
     make,
@@ -22,7 +20,6 @@ from graft.cli import (
     provenance,
     quality,
     read,
-    report_html,
     rescreen,
     review,
     students,
@@ -46,15 +43,15 @@ app = typer.Typer(
 Verb = Callable[..., None]
 MAKE: list[Verb] = [make.validate, make.schema, make.estimate, make.run, intake.bring_in]
 LOOK: list[Verb] = [
-    dashboard.dashboard, maps.draw, read.status, models.models, read.datasets, read.show, read.explain, export.export,
+    ops.dashboard, maps.draw, read.status, models.models, read.datasets, read.show, read.explain, export.export,
 ]  # fmt: skip
 ANSWER: list[Verb] = [
-    quality.quality, versions.diff, report_html.report, audit.audit, rescreen.rescreen, provenance.trace,
+    quality.quality, versions.diff, quality.report, audit.audit, rescreen.rescreen, provenance.trace,
     provenance.recall, provenance.lineage,
 ]  # fmt: skip
 VERSIONS: list[Verb] = [versions.tag, review.review, versions.edit, versions.rebase, versions.delete]
 STUDENTS: list[Verb] = [
-    students.train, improve.improve, students.students, students.compare, predict.export_student, predict.predict,
+    students.train, students.improve, students.students, students.compare, predict.export_student, predict.predict,
 ]  # fmt: skip
 OPERATE: list[Verb] = [
     ops.up, ops.down, ops.schedule, ops.resume, batches.batches, versions.maintain, read.doctor,

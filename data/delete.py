@@ -1,4 +1,4 @@
-"""Deleting a version: what depends on it, and the one transaction that takes it out of the lake."""
+"""Deletes a version: lists its dependants, and removes it from the lake in one transaction."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Dependents(Value):
-    """What names a version. All of it stays when the version is deleted, but the tags."""
+    """Objects that refer to a version. All except the tags remain when the version is deleted."""
 
     students: tuple[str, ...] = ()
     evaluations: int = 0
@@ -33,12 +33,12 @@ class Dependents(Value):
 
     @property
     def empty(self) -> bool:
-        """Whether nothing names the version."""
+        """Whether nothing refers to the version."""
         return self == Dependents()
 
 
 def dependents(lake: Lake, found: DatasetVersion) -> Dependents:
-    """Students trained on a version, their evaluations, loops, tags, versions derived from it and exported folders."""
+    """Return a version's students, their evaluations, loops, tags, derived versions and exported folders."""
     dataset, number = found.dataset, found.version
     students = [one.id for one in lake.students(dataset) if one.version == number]
     loops = lake.improvements()
@@ -68,11 +68,11 @@ def _evaluations(lake: Lake, students: list[str]) -> int:
 
 
 def delete(lake: Lake, found: DatasetVersion, *, by: str, reason: str = "", force: bool = False) -> Deletion:
-    """Take a version and its rows out of the lake, end its tags and note that it was there, in one transaction.
+    """Delete a version and its rows, remove its tags and record the deletion, in one transaction.
 
-    Its number is not used again; a run that published it may publish anew. Candidates, students, evaluations and
-    exported files stay; its embeddings go. Raises GraftError where a tag means it, or where the newest version would
-    then be one that holds recalled rows (unless `force`), NotFound where it is gone already.
+    Its number is not reused; the run that published it may publish again. Candidates, students, evaluations and
+    exported files remain; its embeddings are deleted. Raises GraftError if it has a tag, or if the newest version would
+    then contain recalled rows (both unless `force`), NotFound if it was deleted already.
     """
     key = [found.dataset, found.version]
     made = Deletion(
@@ -83,7 +83,7 @@ def delete(lake: Lake, found: DatasetVersion, *, by: str, reason: str = "", forc
     def work(connection: duckdb.DuckDBPyConnection) -> Deletion:
         same = "WHERE dataset = ? AND version = ?"
         if not connection.execute(f"SELECT count(*) FROM lake.versions {same}", key).fetchall()[0][0]:
-            raise NotFound(f"{found.ref} is not there any more", where=found.dataset, fix="graft datasets")
+            raise NotFound(f"{found.ref} no longer exists", where=found.dataset, fix="graft datasets")
         named = [tag.tag for tag in tags(lake, found.dataset) if tag.version == found.version]
         if named and not force:
             fix = f"graft tag {found.dataset}@OTHER {named[0]}, or --force"
@@ -104,7 +104,7 @@ def delete(lake: Lake, found: DatasetVersion, *, by: str, reason: str = "", forc
 
 
 def _check_latest(lake: Lake, found: DatasetVersion) -> None:
-    """Without the newest version `latest` names the one before: that must hold no row which a recall withdraws."""
+    """Check that the previous version, which becomes `latest`, contains no recalled row."""
     *_, before, newest = None, *versions(lake, found.dataset)
     if before is None or newest is None or newest.version != found.version or not recalls(lake, found.dataset):
         return
@@ -112,7 +112,7 @@ def _check_latest(lake: Lake, found: DatasetVersion) -> None:
     gone = withdrawn(lake, found.dataset, [(row["id"], row["run_id"], row["candidate_id"]) for row in held])
     if gone:
         raise GraftError(
-            f"{found.dataset}@latest would be {before.ref} again, which holds {len(gone)} rows that were recalled",
+            f"{found.dataset}@latest would be {before.ref} again, which contains {len(gone)} recalled rows",
             where=found.ref,
             fix=f"graft delete {before.ref} first; or --force, then repeat the recall",
         )

@@ -1,4 +1,4 @@
-"""One DuckDB connection with DuckLake's extensions, offline, and what DuckDB's errors mean to us."""
+"""DuckDB connections with DuckLake's extensions, offline, and classification of DuckDB's errors."""
 
 from __future__ import annotations
 
@@ -17,21 +17,27 @@ WRITER_THREADS, READER_THREADS = 1, 2
 
 CONFLICTS = ("conflict", "database is locked", "database table is locked", "database is busy")
 FULL = ("no space left", "disk is full", "disk full", "not enough space", "disk i/o error")
-"""A quota, or a limit on the size of files, is an I/O error to SQLite; a disk that fails looks the same."""
+"""SQLite reports a quota or a file-size limit as an I/O error, as it does a failing disk."""
 EXTENSIONS = ("ducklake", "sqlite_scanner")
 
 Stamp = tuple[str, int, int, int, int]
 _VERIFIED: set[Stamp | None] = set()
-"""Extension files whose signature DuckDB has verified in this process. Verifying takes 0.3 s of CPU a connection."""
+"""Extension files that DuckDB has verified in this process; verifying takes 0.3 s of CPU per connection."""
 
 
 def connect(
     spill: Path, *, read_only: bool, memory: str = MEMORY_LIMIT, threads: int | None = None
 ) -> duckdb.DuckDBPyConnection:
-    """An in-memory connection with both extensions loaded; beyond `memory` it spills to the folder `spill`.
+    """Open an in-memory connection with both extensions loaded.
 
-    `threads` is how many work on a query. Raises MissingExtra where an extension is neither in its wheel nor to be had
-    from DuckDB.
+    Args:
+        spill: Folder for data beyond the memory limit.
+        read_only: Use the reader's default number of threads.
+        memory: Memory limit, such as 2GB.
+        threads: Threads per query; None uses the default.
+
+    Raises:
+        MissingExtra: An extension is neither installed as a wheel nor available from DuckDB.
     """
     import duckdb
 
@@ -57,7 +63,7 @@ def connect(
 
 
 def _stamp(file: Path | None) -> Stamp | None:
-    """A file as it is now; another content has another stamp. None for an extension that comes from DuckDB's site."""
+    """Identity of a file's current content; None for an extension from DuckDB's site."""
     if file is None:
         return None
     found = file.stat()
@@ -65,7 +71,7 @@ def _stamp(file: Path | None) -> Stamp | None:
 
 
 def extension_file(name: str) -> Path | None:
-    """The extension of this DuckDB version in its wheel, or None if the wheel is not installed."""
+    """Return the extension of this DuckDB version in its wheel, or None if the wheel is not installed."""
     import duckdb
 
     spec = importlib.util.find_spec(f"duckdb_extension_{name}")
@@ -77,7 +83,7 @@ def extension_file(name: str) -> Path | None:
 
 
 def load_extension(connection: duckdb.DuckDBPyConnection, name: str) -> None:
-    """Load an extension from the wheel of this DuckDB version, else what is installed, else from DuckDB's own site."""
+    """Load an extension from its wheel for this DuckDB version, else the installed one, else from DuckDB's site."""
     import duckdb
 
     if (file := extension_file(name)) is not None:
@@ -92,21 +98,21 @@ def load_extension(connection: duckdb.DuckDBPyConnection, name: str) -> None:
 
 
 def quoted(text: str) -> str:
-    """The text as a SQL string literal, for the few places that take no parameter (ATTACH, LOAD, COPY)."""
+    """Return the text as a SQL string literal, for statements without parameters (ATTACH, LOAD, COPY)."""
     return "'" + text.replace("'", "''") + "'"
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether this error says that no space is left."""
+    """Whether the error means that no space is left."""
     if isinstance(error, OSError) and error.errno in NO_SPACE:
         return True
     return any(sign in str(error).lower() for sign in FULL)
 
 
 def is_made(connection: duckdb.DuckDBPyConnection, catalogue: Path) -> bool:
-    """Whether a catalogue holds our tables: a process may have been killed while it made them.
+    """Whether a catalogue contains our tables; a process may have been killed while it created them.
 
-    DuckDB's SQLite looks, never Python's: two copies of SQLite in one process take each other's locks away.
+    The check uses DuckDB's SQLite, never Python's: two copies of SQLite in one process release each other's locks.
     """
     import duckdb
 
@@ -126,12 +132,12 @@ def is_made(connection: duckdb.DuckDBPyConnection, catalogue: Path) -> bool:
 
 
 def is_conflict(error: BaseException) -> bool:
-    """Whether another writer was first, so that the same transaction may succeed when tried again."""
+    """Whether another writer committed first, so that the same transaction may succeed if retried."""
     return any(sign in str(error).lower() for sign in CONFLICTS)
 
 
 def unreadable(error: Exception, folder: Path) -> GraftError:
-    """What to tell a person whose catalogue cannot be attached: it is damaged, or a later DuckLake wrote it."""
+    """Return the error for a catalogue that cannot be attached: it is damaged, or was written by a later DuckLake."""
     first = str(error).splitlines()[0]
     fix = "restore catalogue.sqlite from a copy, upgrade Graft, or set GRAFT_HOME to another folder"
     return GraftError(f"the lake cannot be opened: {first}", where=str(folder), fix=fix)

@@ -1,8 +1,8 @@
-"""A person's edits of rows: recorded beside a version, and applied to it or to a later one as a derived version.
+"""People's edits of rows: recorded beside a version, and applied to it or to a later version as a derived version.
 
-An edit never changes a version. An edited row keeps its id, so that its history holds; the version's content hash and
-the row's text say that it is another text. A rejected candidate of the version's runs that a person accepts is rescued:
-it becomes a row.
+An edit never changes a version. An edited row keeps its id, so that its history remains valid; the version's content
+hash changes with the row's text. A rejected candidate of the version's runs that a person accepts is rescued: it
+becomes a row.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ Like = TypeVar("Like", Row, Rejected)
 GATE = "person"
 LEAST_PREFIX = 6
 DECISIONS: tuple[EditAction, ...] = ("accept", "reject", "relabel", "edit")
-"""The actions that decide something of a row."""
+"""Actions that decide on a row."""
 WORDS = ("base_text", "text", "response", "note")
 """Fields of an edit that may quote its row."""
 
 
 class Conflict(Value):
-    """An edit that a version does not bear out: its row says something else there than the person saw.
+    """An edit whose row differs in the version from the row that the person saw.
 
-    Or a rescued row whose text the row `repeats` has already: it stays out, even by force.
+    Also a rescued row whose text the row `repeats` already has: it stays out, even with `force`.
     """
 
     edit: Edit
@@ -51,7 +51,7 @@ class Conflict(Value):
 
 
 class Rebased(Value):
-    """What the edits of a dataset make of one version. `version` is None where nothing changes, or on a dry run."""
+    """The effect of a dataset's edits on a version. `version` is None if nothing changes, or on a dry run."""
 
     onto: str
     version: str | None = None
@@ -62,16 +62,16 @@ class Rebased(Value):
     """Rejected candidates that people accepted."""
     conflicts: tuple[Conflict, ...] = ()
     absent: tuple[str, ...] = ()
-    """Edited rows that the version does not hold; but rejected candidates that people reject too are none."""
+    """Edited rows that are missing from the version, except rejected candidates that people rejected too."""
 
     @property
     def changes(self) -> bool:
-        """Whether the version would become another."""
+        """Whether the version would change."""
         return bool(self.relabelled or self.edited or self.rejected or self.rescued)
 
 
 class Decided(Value):
-    """The edits of one row folded into one: the newest accept or reject, the newest text, response and label."""
+    """The combined edits of a row: the newest accept or reject, the newest text, response and label."""
 
     accept: Edit | None = None
     reject: Edit | None = None
@@ -81,12 +81,12 @@ class Decided(Value):
 
 
 def edits(lake: Lake, dataset: str) -> list[Edit]:
-    """Every edit of a dataset, oldest first."""
+    """Return every edit of a dataset, oldest first."""
     return from_table(Edit, lake.sql('SELECT * FROM lake.edits WHERE dataset = ? ORDER BY "at", id', [dataset]))
 
 
 def record(lake: Lake, made: Sequence[Edit]) -> int:
-    """Store edits, in one transaction; those whose id is there already are left out. Returns how many were new."""
+    """Store edits in one transaction, skipping known ids. Returns the number of new edits."""
 
     def work(connection: duckdb.DuckDBPyConnection) -> int:
         wanted = [edit.id for edit in made]
@@ -115,19 +115,23 @@ def decide(
     blind: bool = False,
     seconds: float | None = None,
 ) -> Edit:
-    """An edit of a row as this version shows it, not yet recorded. A unique beginning of its id is enough.
+    """Create an edit of a row of this version, without recording it.
 
-    Where the version has no such row, a rejected candidate of its runs is meant: to accept it (with a label or a text,
-    if need be) rescues it. `queue` is the rule that chose the row, `seconds` how long the person looked. Raises
-    NotFound where there is no such row or its task has no such label, GraftError where the edit says nothing.
+    `row_id` may be a unique prefix. If the version has no such row, the id is looked up among the rejected candidates
+    of its runs; accepting a candidate (with a label or a text, if it lacks one) rescues it. `queue` is the rule that
+    offered the row, `seconds` the time that the person took.
+
+    Raises:
+        NotFound: There is no such row, or the task has no such label.
+        GraftError: The edit has no content, or the action does not apply to the row.
     """
     row = seen(lake, found, row_id)
     given = {"relabel": label, "edit": text if text is not None else response, "note": note or None}
     if (action in given and given[action] is None) or (text is not None and not text.strip()):
         fix = "--label X, --text Y, --reject, --accept or --note"
-        raise GraftError("this edit says nothing", where=row.id, fix=fix)
+        raise GraftError("this edit has no content", where=row.id, fix=fix)
     if action == "undo":
-        raise GraftError("an undo names an edit, not a row", where=row.id, fix="undo the edit by its id")
+        raise GraftError("an undo refers to an edit, not to a row", where=row.id, fix="undo the edit by its id")
     labels = labels_of(lake, found)
     if label is not None and label not in labels:
         raise NotFound(f"no label {label!r}", where=found.ref, fix=f"one of: {', '.join(labels[:40])}")
@@ -150,10 +154,10 @@ def _check_whole(row: Rejected, text: str | None, label: str | None) -> None:
 
 
 def undo(lake: Lake, edit_id: str, *, by: str, force: bool = False) -> Edit:
-    """Takes an edit back: the undo is recorded, in one transaction, and returned. What a version has of it stays there.
+    """Record the undo of an edit in one transaction and return it. Versions that contain the edit do not change.
 
-    Raises NotFound for an edit that is not there; GraftError where it was undone already, is itself an undo (decide
-    again instead), or another person made it and there is no `force`.
+    Raises NotFound if there is no such edit; GraftError if it was undone already, is itself an undo (decide again
+    instead), or was made by another person and `force` is not set.
     """
 
     def work(connection: duckdb.DuckDBPyConnection) -> Edit:
@@ -166,9 +170,9 @@ def undo(lake: Lake, edit_id: str, *, by: str, force: bool = False) -> Edit:
             raise GraftError("an undo cannot be undone", where=edit_id, fix=f"decide on {edit.row_id} again")
         earlier = next((one for one in there if one.undoes == edit_id), None)
         if earlier is not None:
-            raise GraftError(f"{earlier.by} has undone it already", where=edit_id, fix=f"decide on {edit.row_id} again")
+            raise GraftError(f"{earlier.by} has already undone it", where=edit_id, fix=f"decide on {edit.row_id} again")
         if edit.by != by and not force:
-            raise GraftError(f"it is {edit.by}'s, not {by}'s", where=edit_id, fix=f"ask {edit.by}, or decide otherwise")
+            raise GraftError(f"it is {edit.by}'s, not {by}'s", where=edit_id, fix=f"ask {edit.by}, or decide yourself")
         made = Edit(
             id="e_" + stable_hash("undo", edit_id), action="undo", undoes=edit_id, by=by,
             at=max(utc_now(), edit.at + timedelta(microseconds=1)),
@@ -181,7 +185,7 @@ def undo(lake: Lake, edit_id: str, *, by: str, force: bool = False) -> Edit:
 
 
 def seen(lake: Lake, found: DatasetVersion, row_id: str) -> Row | Rejected:
-    """The row of a version with that id, or else the rejected candidate of its runs. Raises NotFound, as `row_of`."""
+    """Return the row of a version with that id, else the rejected candidate of its runs. Raises NotFound."""
     name = row_id.strip()
     if _rows_like(lake, found, name):
         return row_of(lake, found, name)
@@ -190,7 +194,7 @@ def seen(lake: Lake, found: DatasetVersion, row_id: str) -> Row | Rejected:
 
 
 def row_of(lake: Lake, found: DatasetVersion, row_id: str) -> Row:
-    """The row of a version with that id, or that alone begins with it (6 characters or more). Raises NotFound."""
+    """Return the row of a version by its id, or by a unique prefix of 6 characters or more. Raises NotFound."""
     name = row_id.strip()
     rows = _rows_like(lake, found, name)
     if not rows:
@@ -207,33 +211,33 @@ def _rows_like(lake: Lake, found: DatasetVersion, name: str) -> list[Row]:
 
 
 def _meant(found: DatasetVersion, name: str, rows: Sequence[Like]) -> Like:
-    """The one of these rows whose id that is, or the only one, where the name is long enough. Raises NotFound."""
+    """The row with that id, or the only row if the prefix is long enough. Raises NotFound."""
     if rows[0].id == name or (len(rows) == 1 and len(name) >= LEAST_PREFIX):
         return rows[0]
-    fix = f"more of its id (6 characters or more), such as: {', '.join(row.id for row in rows)}"
-    raise NotFound(f"{name!r} is no whole id", where=found.ref, fix=fix)
+    fix = f"give more of its id (6 characters or more), such as: {', '.join(row.id for row in rows)}"
+    raise NotFound(f"{name!r} is not a complete id", where=found.ref, fix=fix)
 
 
 def task_of(lake: Lake, found: DatasetVersion) -> Task:
-    """The task of the run that made this version."""
+    """Return the task of the run that made this version."""
     run = lake.run(found.run_id)
     return run.task if run else Task()
 
 
 def labels_of(lake: Lake, found: DatasetVersion) -> list[str]:
-    """The labels that a row of this version may have: those of the recipe's task, and those that the version has."""
+    """Return the allowed labels of a row of this version: those of the recipe's task and those in the version."""
     return list(dict.fromkeys([*task_of(lake, found).names, *found.labels]))
 
 
 def in_force(some: Iterable[Edit]) -> list[Edit]:
-    """Those that count: neither undone nor an undo, in their order."""
+    """Return the edits in force, in order: neither undone nor an undo."""
     given = list(some)
     undone = {edit.undoes for edit in given if edit.action == "undo"}
     return [edit for edit in given if edit.action != "undo" and edit.id not in undone]
 
 
 def fold(some: Iterable[Edit]) -> dict[str, Decided]:
-    """Row id to what its edits, oldest first, come to. Skips and what was undone count for nothing."""
+    """Combine edits, oldest first, by row id. Skips and undone edits are ignored."""
     folded: dict[str, Decided] = {}
     for edit in in_force(some):
         if edit.action == "skip":
@@ -247,11 +251,11 @@ def fold(some: Iterable[Edit]) -> dict[str, Decided]:
 
 
 def rebase(lake: Lake, found: DatasetVersion, *, force: bool = False, dry_run: bool = False) -> Rebased:
-    """Apply the dataset's edits, whichever version they were made on, to this one, and publish what comes of it.
+    """Apply the dataset's edits, whichever version they were made on, to this version, and publish the result.
 
-    An edit whose row says something else here than the person saw is a conflict and is not applied, unless `force`;
-    what another edit of the same row made of it is none. Rejected rows become drops of the gate `person`; rejected
-    candidates of the version's runs that people accepted become rows. Raises GraftError where no row would be left.
+    An edit whose row differs here from the row that the person saw is a conflict and is not applied, unless `force`;
+    changes by other edits of the same row are not conflicts. Rejected rows become drops of the gate `person`; rejected
+    candidates of the version's runs that people accepted become rows. Raises GraftError if no row would be left.
     """
     made = edits(lake, found.dataset)
     by_row, folded, task = _by_row(made), fold(made), task_of(lake, found)
@@ -285,7 +289,7 @@ def rebase(lake: Lake, found: DatasetVersion, *, force: bool = False, dry_run: b
 
 @dataclass(frozen=True)
 class _Rescue:
-    """What becomes of the edited rows that a version does not hold."""
+    """The outcome for edited rows that a version does not contain."""
 
     rows: tuple[Held, ...]
     conflicts: tuple[Conflict, ...]
@@ -296,7 +300,7 @@ def _rescue(
     lake: Lake, found: DatasetVersion, kept: Sequence[Held], outside: Mapping[str, Decided],
     by_row: Mapping[str, Sequence[Edit]], task: Task,
 ) -> _Rescue:  # fmt: skip
-    """The accepted ones among these rows that a run rejected, but for recalled ones and repeats."""
+    """Rescue the accepted rows among those that a run rejected, except recalled rows and repeats."""
     there = rejected(lake, found, outside)
     agreed = {name for name in there if outside[name].reject is not None}
     accepted = [one for name, one in there.items() if outside[name].accept is not None]
@@ -321,7 +325,7 @@ def _rescue(
 
 
 def apply(lake: Lake, found: DatasetVersion, *, force: bool = False) -> DatasetVersion:
-    """The version that the dataset's edits make of this one; itself where they change nothing. See `rebase`."""
+    """Apply the dataset's edits, as `rebase`, and return the new version, or the same if they change nothing."""
     from graft.data.versions import version
 
     made = rebase(lake, found, force=force).version
@@ -332,8 +336,8 @@ def _publish(
     lake: Lake, found: DatasetVersion, kept: Sequence[Held], plan: Rebased, drops: Sequence[GateResult]
 ) -> DatasetVersion:
     told = f"{len(plan.relabelled)} relabelled, {len(plan.edited)} edited, {len(plan.rejected)} rejected by people"
-    back = f"; {len(plan.rescued)} rescued that a run had rejected" if plan.rescued else ""
-    left = f"; {len(plan.conflicts)} conflicts were left alone" if plan.conflicts else ""
+    back = f"; {len(plan.rescued)} rescued after a run had rejected them" if plan.rescued else ""
+    left = f"; {len(plan.conflicts)} conflicts were not applied" if plan.conflicts else ""
     return derive(lake, found, kept, origin="edits", note=told + back + left, drops=drops, dropped=plan.rejected)
 
 
@@ -345,7 +349,7 @@ def _by_row(made: Iterable[Edit]) -> dict[str, list[Edit]]:
 
 
 def _conflicts(row: Row, wanted: Decided, of_row: Sequence[Edit]) -> Iterable[Conflict]:
-    """Each edit in force whose row is neither as the person saw it nor as people made it."""
+    """Yield each edit in force whose row is neither as the person saw it nor as other edits made it."""
     for edit in {edit.id: edit for _, edit in wanted if edit is not None}.values():
         for field in ("text", "label"):
             if getattr(row, field) not in _known(edit, of_row, field):
@@ -354,7 +358,7 @@ def _conflicts(row: Row, wanted: Decided, of_row: Sequence[Edit]) -> Iterable[Co
 
 
 def _known(edit: Edit, of_row: Sequence[Edit], field: Literal["text", "label"]) -> set[str]:
-    """What the row may say: what the person saw, what that was made from, and whatever people wrote."""
+    """Values without conflict: those that the person saw, their predecessors, and all that people wrote."""
     known = {getattr(edit, f"base_{field}")}
     for earlier in reversed(of_row):  # newest first, so that one pass goes all the way back
         if getattr(earlier, field) in known:
@@ -368,7 +372,7 @@ def _without(wanted: Decided, ids: set[str]) -> Decided:
 
 
 def _changed(row: Row, wanted: Decided, task: Task) -> Row:
-    """The row as people want it, in its split. A row that gets a label which its task restricts is restricted."""
+    """The row after the decisions, in its split. A row that gets a label restricted by its task is restricted."""
     news = {name: getattr(edit, name) for name in ("text", "response", "label") if (edit := getattr(wanted, name))}
     if "label" in news and task.restricts(news["label"]):
         news["restricted"] = True

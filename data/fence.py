@@ -1,7 +1,7 @@
-"""Queries that a person writes run in processes of their own, which end at a limit of time and memory.
+"""Runs user-written queries in separate processes with limits on time and memory.
 
-DuckDB looks for an interrupt between blocks of 2,048 rows, and does not count the text that a function makes within
-one. So a query that an interrupt does not end takes its process down, and no other reader notices.
+DuckDB checks for an interrupt between blocks of 2,048 rows, and does not count the text that a function creates within
+a block. A query that does not respond to an interrupt therefore ends with its process, without affecting other readers.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ if TYPE_CHECKING:
 
 
 AT_ONCE = 2
-"""Queries of one kind that run at the same time."""
+"""Concurrent queries per budget."""
 WAITING = 4
-"""Queries that wait for their turn; more are refused at once, so that they do not take the pages' threads."""
+"""Maximum waiting queries per budget; more are rejected at once, so that they do not occupy the pages' threads."""
 GRACE_S = 0.5
-"""From the interrupt to the end of the process."""
+"""Seconds from the interrupt to the end of the process."""
 LOOK_S = 0.05
 OVER_TIME, OVER_MEMORY = 75, 76
-"""How a process ends itself over its budget."""
+"""Exit codes of a process that exceeds its budget."""
 SIZE = struct.Struct(">cQ")
-"""Before every message: its kind, and how many bytes follow."""
+"""Header of every message: its kind, and the number of bytes that follow."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """Limits of one query: seconds, and MB of its process, of which DuckDB may take half."""
+    """Limits of a query: seconds, and MB of memory of its process, of which DuckDB may use half."""
 
     seconds: float = 10.0
     memory_mb: int = 800
@@ -48,33 +48,33 @@ class Budget:
 
 
 SEARCH = Budget()
-"""For what a page shows."""
+"""Budget of a page's query."""
 WRITING = Budget(seconds=600.0, memory_mb=4_000, spill=True)
-"""For an export, which writes a whole version."""
+"""Budget of an export, which writes a whole version."""
 
 
 @dataclass
 class Fences:
-    """The processes of one lake, started at the first query of their budget. Safe between threads."""
+    """The query processes of a lake, started at the first query of their budget. Thread-safe."""
 
     home: Home
     _open: dict[Budget, _Fence] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def sql(self, query: str, params: Sequence[Any] = (), budget: Budget = SEARCH) -> pa.Table:
-        """The answer to a query that holds a person's condition, as the lake's last commit has it.
+        """Run a query that contains a user's condition on the lake's last commit.
 
-        Raises GraftError if the query is over its budget or too many wait, else duckdb.Error as the query raises it.
+        Raises GraftError if the query exceeds its budget or too many wait, and duckdb.Error as raised by the query.
         """
         return self.of(budget).sql(query, params)
 
     def of(self, budget: Budget = SEARCH) -> _Fence:
-        """The processes of this budget."""
+        """Return the processes of this budget."""
         with self._lock:
             return self._open.setdefault(budget, _Fence(self.home, budget))
 
     def close(self) -> None:
-        """Ends every process, with whatever it works on."""
+        """Stop every process, including running queries."""
         with self._lock:
             for one in self._open.values():
                 one.close()
@@ -95,9 +95,9 @@ class _Fence:
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """One of the places of this budget, after waiting for it. Raises GraftError where all stay taken."""
+        """Wait for one of the slots of this budget. Raises GraftError if none becomes free."""
         busy = GraftError(
-            "too many searches run at once", where="query", fix=f"try again in {self._budget.seconds:g} s"
+            "too many searches are running", where="query", fix=f"try again in {self._budget.seconds:g} s"
         )
         with self._lock:
             if self._inside >= AT_ONCE + WAITING:
@@ -115,7 +115,7 @@ class _Fence:
                 self._inside -= 1
 
     def sql(self, query: str, params: Sequence[Any]) -> pa.Table:
-        """As Fences.sql."""
+        """Run a query, as `Fences.sql`."""
         with self.turn():
             process = self._process()
             assert process.stdin is not None and process.stdout is not None
@@ -147,13 +147,13 @@ class _Fence:
         return process
 
     def _ended(self, process: subprocess.Popen[bytes]) -> GraftError:
-        """The error of a process that ended in the middle of a query."""
+        """The error of a process that ended during a query."""
         self._end(process)
         if process.returncode == OVER_TIME:
             return over_time(self._budget)
         if process.returncode == OVER_MEMORY:
             return over_memory(self._budget)
-        return GraftError("the search was ended", where="query", fix="try it again")
+        return GraftError("the search was stopped", where="query", fix="try it again")
 
     def _end(self, process: subprocess.Popen[bytes]) -> None:
         with self._lock:
@@ -173,20 +173,20 @@ class _Fence:
             self._closed, self._idle = True, []
             every = list(self._every)
         for process in every:
-            process.kill()  # whoever waits for its answer reads the end of the pipe
+            process.kill()  # a thread that waits for its answer then reads the end of the pipe
         for process in every:
             self._end(process)
 
 
 def over_time(budget: Budget) -> GraftError:
-    """The error of a query that took too long."""
-    what = f"this search took more than {budget.seconds:g} s and was ended"
+    """Return the error of a query that exceeded its time."""
+    what = f"this search took more than {budget.seconds:g} s and was stopped"
     return GraftError(what, where="query", fix="make the condition simpler, or search a smaller version")
 
 
 def over_memory(budget: Budget) -> GraftError:
-    """The error of a query that took too much memory."""
-    what = f"this search took more than {budget.memory_mb:,} MB of memory and was ended"
+    """Return the error of a query that exceeded its memory."""
+    what = f"this search took more than {budget.memory_mb:,} MB of memory and was stopped"
     return GraftError(what, where="query", fix="make the condition simpler, or search a smaller version")
 
 

@@ -20,7 +20,7 @@ from graft.schemas.home import Home
 
 
 class _Watch:
-    """Interrupts a query at its time, and ends the process where that does not help or its memory grows too far."""
+    """Interrupts a query at its time limit; ends the process if that has no effect or its memory limit is exceeded."""
 
     def __init__(self, lake: Lake, budget: Budget) -> None:
         self._lake, self._budget = lake, budget
@@ -47,6 +47,8 @@ class _Watch:
             if me.memory_info().rss > self._budget.memory_mb * 1_000_000:
                 os._exit(OVER_MEMORY)
             late = time.monotonic() - began - self._budget.seconds
+            if self._began != began:  # it ended meanwhile, and this thread had to wait for its turn
+                continue
             if late > GRACE_S:
                 os._exit(OVER_TIME)
             if late > 0:
@@ -54,7 +56,7 @@ class _Watch:
 
 
 def _serve(lake: Lake, budget: Budget, asked: IO[bytes], answers: IO[bytes]) -> None:
-    """Answers queries until the other end closes."""
+    """Answer queries until the other end closes."""
     import duckdb
     import pyarrow as pa
 
@@ -86,7 +88,7 @@ def _main() -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # only answers go through the pipe
     with suppress(OSError, AttributeError):
-        os.nice(5)  # pages go first
+        os.nice(5)  # pages have priority
     with Lake.open(Home(Path(root)), read_only=True, memory=f"{budget.memory_mb // 2}MB") as lake:
         if not budget.spill:
             lake.sql("SET temp_directory = ''")

@@ -1,7 +1,7 @@
-"""What the lake's tables hold: one record model a table, and the way from candidates to records and back.
+"""The lake's tables: one record model per table, and the conversion between candidates and records.
 
-A candidate is one row with its reviews and gate results as lists of structs, because a commit pays for every table it
-touches (about 8 ms of CPU each); the views `reviews`, `gate_results` and `decisions` show them as tables.
+A candidate is one row with its reviews and gate results as lists of structs, because a commit costs about 8 ms of CPU
+per table; the views `reviews`, `gate_results` and `decisions` show them as tables.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 SCHEMA_VERSION = 6
-"""Raised whenever a table changes; a lake with a higher number than the code's is refused, one with a lower number gets
-the columns that it lacks (`ADDED`) and the tables (`TABLES`)."""
+"""Incremented when a table changes. A lake with a higher number than the code's is refused; one with a lower number
+gets the missing columns (`ADDED`) and tables (`TABLES`)."""
 
 
 class MetaRecord(Value):
@@ -38,7 +38,7 @@ class MetaRecord(Value):
 
 
 class BatchRecord(Value):
-    """One committed batch: its presence says that its rows are there."""
+    """A committed batch: its presence means that its rows are stored."""
 
     run_id: str
     batch_id: str
@@ -106,7 +106,7 @@ class VersionRowRecord(Row):
 
 
 class TestFileRecord(Value):
-    """A file that some evaluation of a dataset uses. `hash` is that of its texts, in order."""
+    """A file used by an evaluation of a dataset. `hash` covers its texts, in order."""
 
     dataset: str
     hash: str
@@ -116,7 +116,7 @@ class TestFileRecord(Value):
 
 
 class TestTextRecord(Value):
-    """What is kept of a held-out text to know it again, never the text: hashes alone. `row` counts from 1."""
+    """Hashes by which a held-out text is recognized; the text itself is not stored. `row` counts from 1."""
 
     file_hash: str
     row: int
@@ -190,8 +190,8 @@ ADDED: dict[int, dict[str, dict[str, str]]] = {
         },
     },
 }  # fmt: skip
-"""Schema version to the columns that it brought: table to column to its SQL type. Tables that a lake lacks (version 1
-has no edits) are made whole, and the views anew each time."""
+"""Columns added by each schema version: table to column to SQL type. Missing tables (version 1 has no edits) are
+created whole, and the views are always recreated."""
 
 
 def _unnested(column: str, model: type[BaseModel]) -> str:
@@ -210,12 +210,12 @@ VIEWS: dict[str, str] = {
 
 
 def identifier(column: str) -> str:
-    """A column's name in SQL, each part of a path quoted: `interval` is a word of SQL too."""
+    """Return a column's quoted SQL name, part by part; `interval`, for example, is a keyword."""
     return ".".join(f'"{part}"' for part in column.split("."))
 
 
 def migrate(connection: duckdb.DuckDBPyConnection, found: int) -> None:
-    """Give a lake of schema version `found` what later versions added, inside a transaction; rows stay."""
+    """Upgrade a lake of schema version `found` within a transaction; rows are kept."""
     query = "SELECT table_name FROM duckdb_tables() WHERE database_name = 'lake'"
     there = {str(row[0]) for row in connection.execute(query).fetchall()}
     for version in range(found + 1, SCHEMA_VERSION + 1):
@@ -232,7 +232,7 @@ def migrate(connection: duckdb.DuckDBPyConnection, found: int) -> None:
 
 
 def candidates_table(run_id: str, batch_ids: Sequence[str], candidates: Sequence[Candidate]) -> pa.Table:
-    """The rows of the table `candidates`, one a candidate, each with the id of the batch that brought it."""
+    """Return rows of the table `candidates`, one per candidate, each with the id of its batch."""
     slots = [c.slot for c in candidates]
     decisions = [c.decision for c in candidates]
     return to_table(
@@ -252,7 +252,7 @@ def candidates_table(run_id: str, batch_ids: Sequence[str], candidates: Sequence
 
 
 def assemble(candidates: pa.Table, exemplars: Mapping[str, Seed]) -> list[Candidate]:
-    """Whole candidates from the table's rows, in their order. An exemplar that is not given is left out."""
+    """Rebuild candidates from the table's rows, in order. Exemplars missing from `exemplars` are left out."""
     return [_assembled(row, exemplars) for row in plain_rows(CandidateRecord, candidates)]
 
 

@@ -1,4 +1,4 @@
-"""OpenLineage events of a version: the run that made it, what it read, and what it wrote."""
+"""OpenLineage events of a version: the run that made it, its inputs and outputs."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ FACETS = "https://openlineage.io/spec/facets"
 NAMESPACE = "graft"
 TEXT_COLUMNS = ("text", "response", "label")
 _IDS = uuid.UUID("6f1f9a52-0d8e-5f0a-9a53-4f2b8f1c7d10")
-"""Names our ids: the same version always has the same run id."""
+"""Namespace of our ids: the same version always has the same run id."""
 
 
 def lineage(lake: Lake, found: DatasetVersion) -> list[dict[str, Any]]:
-    """The START and COMPLETE events of what made a version, oldest first.
+    """Return the START and COMPLETE events of a version, oldest first.
 
-    Inputs are the seeds' or the imported file, the parent version and the models; of a version that a run made, times
-    are the run's, otherwise both are the version's own.
+    Inputs are the seeds' file or the imported file, the parent version and the models. The times of a version made by a
+    run are the run's; otherwise both are the version's own.
     """
     run = lake.run(found.run_id)
     made_by_run = found.origin in ("run", "import") and run is not None

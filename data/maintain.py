@@ -1,7 +1,8 @@
-"""The lake's upkeep: small files are merged, old snapshots expire, and files that nothing names are deleted.
+"""Maintains the lake: merges small files, expires old snapshots, and deletes unreferenced files.
 
-Every step is a transaction of its own under the commit lock, so that writers wait for one file's merge at most. What a
-published version's snapshot needs is kept. A file that went out of use stays for an hour: a reader may still open it.
+Every step is a separate transaction under the commit lock, so that writers wait at most for the merge of one file.
+Files of a published version's snapshot are kept. An unused file is kept for an hour, because a reader may still open
+it.
 """
 
 from __future__ import annotations
@@ -19,16 +20,16 @@ if TYPE_CHECKING:
     from graft.data.lake import Lake
 
 GRACE = timedelta(hours=1)
-"""How long a file stays after the last snapshot that names it is gone."""
+"""Time that a file is kept after the last snapshot that refers to it has expired."""
 ORPHAN_AGE = timedelta(days=1)
-"""How old a file that no snapshot ever named must be: what a writer that died left behind."""
+"""Minimum age of an orphan, a file that no snapshot ever referred to, left by a writer that died."""
 PAUSE_S = 0.06
-"""Between two steps, so that a writer that polls for the lock (every 50 ms) gets its turn."""
+"""Pause between two steps, so that a writer that polls for the lock (every 50 ms) gets a turn."""
 SNAPSHOTS_A_STEP = 1000
 WHOLE = ("version_rows",)
-"""Tables that are not merged: a version's rows are a file of its own, which can go when the version is deleted."""
+"""Tables that are not merged: a version's rows have a separate file, which can be deleted with the version."""
 SCHEDULED = "__ducklake_metadata_lake.main.ducklake_files_scheduled_for_deletion"
-"""DuckLake's list of files out of use, with the time since when."""
+"""DuckLake's table of unused files, with the time since when."""
 
 
 class TableFiles(Value):
@@ -40,24 +41,24 @@ class TableFiles(Value):
 
 
 class Maintenance(Value):
-    """What an upkeep did, or would do."""
+    """The result of a maintenance, or of its dry run."""
 
     before: tuple[TableFiles, ...]
     after: tuple[TableFiles, ...]
     merged: int
-    """Small files that were merged into larger ones; of a dry run, how many may be."""
+    """Small files merged into larger ones; on a dry run, the maximum."""
     rewritten: int
-    """Files written anew without their deleted rows."""
+    """Files rewritten without their deleted rows."""
     expired: int
-    """Snapshots."""
+    """Expired snapshots."""
     kept: int
-    """Snapshots that are old enough, but that a version names."""
+    """Old snapshots that were kept for versions."""
     removed: int
-    """Files out of use."""
+    """Deleted unused files."""
     orphans: int
-    """Files that no snapshot ever named."""
+    """Deleted files that no snapshot ever referred to."""
     waiting: int
-    """Files out of use that are younger than an hour: the next upkeep deletes them."""
+    """Unused files that are younger than an hour: the next maintenance deletes them."""
     seconds: float
     dry_run: bool = False
 
@@ -70,10 +71,17 @@ def maintain(
     orphan_age: timedelta = ORPHAN_AGE,
     dry_run: bool = False,
 ) -> Maintenance:
-    """Merge, expire snapshots older than `older_than`, and delete files out of use for `grace`.
+    """Merge small files, expire old snapshots, and delete unused files.
 
-    A snapshot that a published version names never expires, nor the newest. Nothing is changed by a dry run. May be
-    ended at any moment: the lake stays readable, and the next upkeep goes on. Raises as `Lake.write`.
+    The snapshot of a published version and the newest snapshot never expire. Maintenance may be stopped at any moment:
+    the lake stays readable, and the next maintenance continues. Raises as `Lake.write`.
+
+    Args:
+        lake: The lake.
+        older_than: Minimum age of snapshots to expire.
+        grace: Time that a file must have been unused.
+        orphan_age: Minimum age of files that no snapshot ever referred to.
+        dry_run: Change nothing.
     """
     began, before = time.monotonic(), disk(lake)
     rewritten = 0 if dry_run else _rewrite(lake)
@@ -90,13 +98,13 @@ def maintain(
 
 
 def disk(lake: Lake) -> tuple[TableFiles, ...]:
-    """Files and bytes under the lake's folder by table, the largest first. Those out of use count too."""
+    """Return files and bytes under the lake's folder by table, largest first, including unused files."""
     found: dict[str, list[int]] = {}
     root = lake.home.lake / "files"
     for path in root.rglob("*.parquet"):
         try:
             size = path.stat().st_size
-        except FileNotFoundError:  # another process cleans up as well
+        except FileNotFoundError:  # another process is cleaning up too
             continue
         parts = path.relative_to(root).parts
         found.setdefault(parts[1] if len(parts) > 2 else "", []).append(size)
@@ -110,14 +118,14 @@ def _tables(lake: Lake) -> list[dict[str, int]]:
 
 
 def _step(lake: Lake, query: str, *params: object) -> list[tuple[object, ...]]:
-    """One CALL in a transaction under the lock; its rows."""
+    """Run one CALL in a transaction under the lock; return its rows."""
     rows: list[tuple[object, ...]] = lake.write(lambda connection: connection.execute(query, list(params)).fetchall())
     time.sleep(PAUSE_S)
     return rows
 
 
 def _rewrite(lake: Lake) -> int:
-    """Files of which half the rows are deleted are written anew without these."""
+    """Rewrite files of which at least half the rows are deleted; return their number."""
     changed = [row["table_name"] for row in _tables(lake) if row["delete_file_count"]]
     return sum(
         len(_step(lake, "CALL ducklake_rewrite_data_files('lake', ?, delete_threshold => 0.5)", name))
@@ -126,13 +134,13 @@ def _rewrite(lake: Lake) -> int:
 
 
 def _mergeable(lake: Lake) -> list[tuple[str, int]]:
-    """Tables of several files, and how many."""
+    """Tables with several files, and the number of files."""
     found = [(str(row["table_name"]), row["file_count"]) for row in _tables(lake)]
     return [(name, files) for name, files in found if files > 1 and name not in WHOLE]
 
 
 def _merge(lake: Lake) -> Iterator[int]:
-    """How many files each step merged, one larger file a step. Those that writers add meanwhile wait for next time."""
+    """Yield the number of files merged by each step, one larger file per step; files added meanwhile are left."""
     query = "CALL ducklake_merge_adjacent_files('lake', ?, max_compacted_files => 1)"
     for table, files in _mergeable(lake):
         left = files
@@ -143,7 +151,7 @@ def _merge(lake: Lake) -> Iterator[int]:
 
 
 def _expire(lake: Lake, before: datetime, *, dry_run: bool) -> tuple[int, int]:
-    """Snapshots that expired, and old ones that were kept for the versions that name them."""
+    """Return the numbers of expired snapshots and of old snapshots kept for versions."""
     old = """
         SELECT snapshot_id, snapshot_id IN (SELECT snapshot FROM lake.versions WHERE snapshot IS NOT NULL) AS named
         FROM lake.snapshots() WHERE snapshot_time < ? AND snapshot_id < (SELECT max(snapshot_id) FROM lake.snapshots())
@@ -169,10 +177,10 @@ def _expire(lake: Lake, before: datetime, *, dry_run: bool) -> tuple[int, int]:
 
 
 def _clean(lake: Lake, before: datetime, *, dry_run: bool) -> int:
-    """Deletes the files that went out of use before that time. Returns how many.
+    """Delete files unused since before that time; return their number.
 
-    DuckLake on SQLite compares times as text and so takes all of a day's files for older than any time of that day:
-    while younger ones of the day are there, those of earlier days alone are deleted.
+    DuckLake on SQLite compares times as text and therefore treats all of a day's files as older than any time of that
+    day: while younger files of the day exist, only those of earlier days are deleted.
     """
 
     def work(connection: duckdb.DuckDBPyConnection) -> int:

@@ -1,7 +1,8 @@
-"""A row's history in W3C's PROV-JSON, for tools that read provenance. Names are the note's: entity, activity, agent.
+"""A row's history in W3C PROV-JSON, for provenance tools. Terms are PROV's: entity, activity, agent.
 
 Rows, seeds, replies, versions and students are entities; calls, the decision, people's edits, publishing and training
-are activities; models, people and Graft itself are agents. Built from what `explain` tells, so hidden words stay so.
+are activities; models, people and Graft itself are agents. The input is `explain`'s output, so hidden words stay
+hidden.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ Records = dict[str, dict[str, Any]]
 
 
 class Document:
-    """A PROV document that grows. Ids are kept within the namespace and escaped, so that any name is a valid one."""
+    """Builder of a PROV document. Ids are placed in our namespace and escaped, so that any name is valid."""
 
     def __init__(self) -> None:
         self.entity: Records = {}
@@ -25,7 +26,7 @@ class Document:
         self.relations: dict[str, Records] = {}
 
     def add(self, kind: str, name: str, **attributes: Any) -> str:
-        """An entity, activity or agent, if it is not there yet; returns its qualified name."""
+        """Add an entity, activity or agent unless it exists; return its qualified name."""
         records: Records = getattr(self, kind)
         qualified = _qualified(name)
         said = {_key(k): v for k, v in attributes.items() if v not in (None, "", [], {})}
@@ -35,19 +36,19 @@ class Document:
         return qualified
 
     def relate(self, relation: str, **parts: str) -> None:
-        """A relation between what is in the document, such as used(activity, entity)."""
+        """Add a relation between existing records, such as used(activity, entity)."""
         records = self.relations.setdefault(relation, {})
         records[f"_:{relation}{len(records) + 1}"] = {f"prov:{name}": value for name, value in parts.items()}
 
     def as_dict(self) -> dict[str, Any]:
-        """The document as PROV-JSON."""
+        """Return the document as PROV-JSON."""
         parts = {"entity": self.entity, "activity": self.activity, "agent": self.agent, **self.relations}
         prefix = {"graft": NAMESPACE, "prov": "http://www.w3.org/ns/prov#", "xsd": XSD}
         return {"prefix": prefix, **{name: records for name, records in parts.items() if records}}
 
 
 def prov(history: dict[str, Any]) -> dict[str, Any]:
-    """The PROV-JSON document of a row's history, as `explain` gives it."""
+    """Return the PROV-JSON document of a row's history, which is the output of `explain`."""
     document = Document()
     row = document.add(
         "entity", f"row/{history['id']}", type="graft:Row", label=history["label"], text=history["text"],
@@ -120,7 +121,7 @@ def _decision(document: Document, history: dict[str, Any], row: str, graft: str)
 
 
 def _origin(document: Document, history: dict[str, Any], row: str, shown: list[str]) -> None:
-    """Seeds that the row was made after, or the file that it was read from."""
+    """Add the exemplars of the row, or the file that it was read from."""
     run = history["run"]
     made = document.add("activity", f"run/{run['id']}", type="graft:Run", startTime=run.get("started_at"))
     document.relate("wasGeneratedBy", entity=row, activity=made)
@@ -154,7 +155,7 @@ def _edits(document: Document, history: dict[str, Any], row: str) -> None:
 
 
 def _later(document: Document, history: dict[str, Any], row: str, graft: str) -> None:
-    """Versions that hold the row or left it out, and students that learned from it."""
+    """Add versions that contain the row or left it out, and students trained on it."""
     for held in history["versions"]:
         name = _version(document, held["dataset"], held["version"])
         document.relate("wasDerivedFrom", generatedEntity=name, usedEntity=row)
@@ -182,10 +183,10 @@ def _version(document: Document, dataset: str, version: int) -> str:
 
 
 def _qualified(name: str) -> str:
-    """A name in our namespace: `/` parts its pieces, all that a qualified name cannot hold is escaped."""
+    """A name in our namespace: `/` separates its parts, and invalid characters are escaped."""
     return "graft:" + "/".join(quote(piece, safe="-_.") for piece in name.split("/"))
 
 
 def _key(name: str) -> str:
-    """The attributes that PROV names itself stay PROV's; all others are ours."""
+    """An attribute's qualified name: PROV's own attributes keep its prefix, all others get ours."""
     return f"prov:{name}" if name in ("type", "label", "value", "startTime", "endTime") else f"graft:{name}"

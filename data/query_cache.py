@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from graft.data.lake import Lake
-    from graft.schemas.datasets import DatasetVersion, Run
+    from graft.schemas.datasets import Run
 
 T = TypeVar("T")
 
@@ -171,11 +171,6 @@ class QueryCache:
     def bytes(self) -> int:
         """How much is held."""
         return self._bytes
-
-
-def version_stamp(version: DatasetVersion) -> Hashable:
-    """What an answer about a version's rows hangs on: they never change, and no other version gets its number."""
-    return (version.dataset, version.version, version.content_hash)
 
 
 def run_stamp(run: Run) -> Hashable:

@@ -1,4 +1,4 @@
-"""Tags: names that people give to versions, such as `prod`. The newest row of a tag counts; 0 takes it away."""
+"""Tags: names for versions, such as `prod`. The newest row of a tag counts; version 0 removes it."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from graft.schemas.datasets import DatasetVersion
 
 TAKEN = ("latest",)
-"""Names that mean something else in a reference."""
+"""Reserved names in a reference."""
 
 
 def tags(lake: Lake, dataset: str) -> list[Tag]:
-    """The tags of a dataset that are set now, by name."""
+    """Return the current tags of a dataset, by name."""
     query = """
         SELECT * FROM lake.tags WHERE dataset = ? QUALIFY row_number() OVER (PARTITION BY tag ORDER BY "at" DESC) = 1
         ORDER BY tag"""
@@ -30,17 +30,17 @@ def tags(lake: Lake, dataset: str) -> list[Tag]:
 
 
 def set_tag(lake: Lake, found: DatasetVersion, tag: str, *, by: str) -> Tag:
-    """Make a tag mean this version, whatever it meant before.
+    """Set a tag to this version, moving it if it is set already.
 
-    Raises GraftError where the name is no tag's: `latest`, a number, a date, or no slug; NotFound where the version was
-    deleted meanwhile.
+    Raises GraftError if the name is not a valid tag (`latest`, a number, a date, or not a slug), NotFound if the
+    version has been deleted.
     """
     _check(tag, found.ref)
     return _write(lake, Tag(dataset=found.dataset, tag=tag, version=found.version, by=by, at=utc_now()))
 
 
 def remove_tag(lake: Lake, dataset: str, tag: str, *, by: str) -> Tag:
-    """Take a tag away. Returns what it was; raises NotFound where it is not set."""
+    """Remove a tag and return its last value. Raises NotFound if it is not set."""
     there = {one.tag: one for one in tags(lake, dataset)}
     if tag not in there:
         fix = f"one of: {', '.join(there)}" if there else f"{dataset} has no tags"
@@ -50,7 +50,7 @@ def remove_tag(lake: Lake, dataset: str, tag: str, *, by: str) -> Tag:
 
 
 def insert_later(lake: Lake, connection: duckdb.DuckDBPyConnection, tag: Tag) -> Tag:
-    """Add a tag's row inside a `write`, dated after every earlier one of its name even where a clock went back."""
+    """Insert a tag's row within a `write`, dated after all earlier rows of the tag even if the clock went back."""
     query = 'SELECT max("at") FROM lake.tags WHERE dataset = ? AND tag = ?'
     last = connection.execute(query, [tag.dataset, tag.tag]).fetchall()[0][0]
     if last is not None and last >= tag.at:
@@ -63,7 +63,7 @@ def _write(lake: Lake, tag: Tag) -> Tag:
     def work(connection: duckdb.DuckDBPyConnection) -> Tag:
         query = "SELECT count(*) FROM lake.versions WHERE dataset = ? AND version = ?"
         if tag.version and not connection.execute(query, [tag.dataset, tag.version]).fetchall()[0][0]:
-            raise NotFound(f"{tag.dataset}@{tag.version} is not there any more", where=tag.dataset)
+            raise NotFound(f"{tag.dataset}@{tag.version} no longer exists", where=tag.dataset)
         return insert_later(lake, connection, tag)
 
     return lake.write(work)
@@ -71,7 +71,9 @@ def _write(lake: Lake, tag: Tag) -> Tag:
 
 def _check(tag: str, where: str) -> None:
     if tag in TAKEN:
-        raise GraftError(f"{tag} always means the newest version and cannot be set", where=where, fix="another name")
+        raise GraftError(
+            f"{tag} always means the newest version and cannot be set", where=where, fix="choose another name"
+        )
     if not re.fullmatch(SLUG_PATTERN, tag) or not any(letter.isalpha() for letter in tag) or tag[:4].isdecimal():
-        fix = "lower-case letters, digits, dot, dash, underscore, with a letter and no year in front: prod, v2-checked"
+        fix = "lower-case letters, digits, dot, dash, underscore, with a letter, no year in front: prod, v2-checked"
         raise GraftError(f"{tag!r} cannot be a tag", where=where, fix=fix)

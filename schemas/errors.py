@@ -1,4 +1,4 @@
-"""What can go wrong, each with what to do about it. The command line prints these; nothing else is meant for people."""
+"""Errors that a user can act on, each with its exit code. The command line prints only these."""
 
 from __future__ import annotations
 
@@ -6,11 +6,17 @@ import errno
 from dataclasses import dataclass
 
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
-"""What the system says of a disk that is full, or over its quota."""
+"""Error numbers of a full disk or an exceeded quota."""
 
 
 class GraftError(Exception):
-    """An error that a person can act on: what was wrong, where, and the fix."""
+    """An error that a user can act on.
+
+    Args:
+        what: What is wrong.
+        where: The file, field, row or service that is affected.
+        fix: What to do.
+    """
 
     exit_code = 1
 
@@ -25,7 +31,7 @@ class GraftError(Exception):
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing wrong with a file: where (file, line, field), what, and the fix."""
+    """A problem in a file: its place (file, line, field), what is wrong, and the fix."""
 
     file: str
     line: int | None
@@ -40,7 +46,7 @@ class Problem:
 
 
 class InputInvalid(GraftError):
-    """A recipe or a data file that cannot be used; carries every problem found, not only the first."""
+    """A recipe or a data file cannot be used; carries all problems, not only the first."""
 
     exit_code = 2
 
@@ -54,65 +60,65 @@ class InputInvalid(GraftError):
 
 
 class ModelUnreachable(GraftError):
-    """A model's endpoint did not answer, or answered that it will not serve us (401, 403, 404)."""
+    """A model's endpoint did not answer, or refused the request (401, 403, 404)."""
 
     exit_code = 3
 
 
 class NoPrefill(ModelUnreachable):
-    """A model's server cannot continue a begun assistant turn, and no other way to send one is known."""
+    """A model's server cannot continue a prefilled assistant turn, and no alternative is configured."""
 
 
 class KeyMissing(GraftError):
-    """The environment variable that should hold a key is not set. Names the variable, never a value."""
+    """The environment variable for a key is not set. Names the variable, never a value."""
 
     exit_code = 3
 
 
 class MissingExtra(GraftError):
-    """A heavy library that this verb needs is not installed; names the extra that brings it."""
+    """An optional library that this command needs is not installed; names the extra that installs it."""
 
     exit_code = 4
 
 
 class AlreadyRunning(GraftError):
-    """The same run is going on in another process."""
+    """The same run is active in another process."""
 
     exit_code = 5
 
 
 class LakeTooNew(GraftError):
-    """The lake was written by a later Graft than this one."""
+    """The lake was written by a later version of Graft."""
 
     exit_code = 6
 
 
 class YieldTooLow(GraftError):
-    """Nearly nothing is accepted: the run stopped early. Shows the yield and raw examples."""
+    """The run stopped early because nearly nothing is accepted. Shows the yield and raw examples."""
 
     exit_code = 7
 
 
 class NotFound(GraftError):
-    """No such dataset, version, row, run or student; lists what there is."""
+    """The dataset, version, row, run or student does not exist; lists the existing ones."""
 
     exit_code = 8
 
 
 class StorageFull(GraftError):
-    """No space left where Graft writes; what was committed is safe and a rerun continues."""
+    """No space is left on the disk; committed data is safe, and a rerun continues."""
 
     exit_code = 9
 
 
 class Interrupted(GraftError):
-    """A person stopped the run (Ctrl-C). What had finished is committed."""
+    """A person stopped the run (Ctrl-C). Finished work is committed."""
 
     exit_code = 130
 
 
 class CallFailed(GraftError):
-    """One model call ended without a usable reply, after every retry. `raw` is what came back, for the record."""
+    """A model call ended without a usable reply after all retries. `raw` is the reply, for the record."""
 
     def __init__(self, code: str, what: str, *, where: str = "", raw: str = "") -> None:
         self.code, self.raw = code, raw
@@ -123,7 +129,7 @@ class CallFailed(GraftError):
 
 
 class BudgetExhausted(CallFailed):
-    """The money or token cap leaves no room for another call. Nothing was sent."""
+    """The cap on money or tokens does not allow another call. Nothing was sent."""
 
     def __init__(self, what: str, *, where: str = "", code: str = "budget", raw: str = "") -> None:
         super().__init__(code, what, where=where, raw=raw)

@@ -1,4 +1,4 @@
-"""Turns pydantic's errors about a recipe into sentences with a fix. Table-driven: one entry for each kind of error."""
+"""Converts pydantic's errors about a recipe into messages with a fix, by a table with one entry per kind of error."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from graft.schemas.redaction import redact
 
 Path = tuple[str | int, ...]
 LONGEST_GUESS = 200
-"""Characters of a word for which a known one is guessed: to compare two takes time by the product of their lengths."""
+"""Maximum characters of a word to match against known words; comparison time grows with the product of the lengths."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One problem before it has a file and a line: where in the data, what, and the fix."""
+    """A problem without file and line: its path in the data, what is wrong, and the fix."""
 
     path: Path
     what: str
@@ -25,7 +25,7 @@ class Finding:
 
 
 class FieldErrors(ValueError):
-    """Raised by a validator that found several problems; the paths start from the validated field."""
+    """Raised by a validator with several problems; the paths are relative to the validated field."""
 
     def __init__(self, findings: Sequence[Finding]) -> None:
         self.findings = tuple(findings)
@@ -52,30 +52,30 @@ class _Error:
 
 
 def field_error(path: Path, what: str, fix: str) -> FieldErrors:
-    """The error of one field. `path` starts from the model whose validator raises it; () is that model itself."""
+    """Return the error of a field; `path` is relative to the model whose validator raises it, () for that model."""
     return FieldErrors([Finding(path, what, fix)])
 
 
 def unknown_name(path: Path, noun: str, name: str, place: str, names: Sequence[str]) -> FieldErrors:
-    """The error of a name that is not among those of a place, with the nearest one: no label 'x'; the task has …"""
+    """Return the error of an unknown name, with the closest known name: no label 'x'; the task has …"""
     return field_error(path, f"no {noun} {name!r}", f"{did_you_mean(name, names)}{place} has {', '.join(names)}")
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`did you mean 'x'? ` for the nearest known word, or nothing where none is near."""
+    """Return `did you mean 'x'? ` for the closest known word, or "" if none is close."""
     by_folded = {str(item).casefold(): str(item) for item in known}
     near = difflib.get_close_matches(str(word).casefold()[:LONGEST_GUESS], list(by_folded), n=1, cutoff=0.6)
     return f"did you mean {by_folded[near[0]]!r}? " if near else ""
 
 
 class Explainer:
-    """Explains errors against the recipe's JSON Schema, which knows allowed keys, ranges and descriptions."""
+    """Explains errors with the allowed keys, ranges and descriptions of the recipe's JSON Schema."""
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
         self._schema, self._defs = schema, schema.get("$defs", {})
 
     def explain(self, error: Mapping[str, Any], data: Any) -> Finding:
-        """The finding for one entry of `ValidationError.errors()`; `data` is what was validated."""
+        """Return the finding for an entry of `ValidationError.errors()`; `data` is the validated input."""
         path, kind = plain_path(error["loc"], data), str(error["type"])
         seen = _Error(
             path, kind, error.get("input"), error.get("ctx", {}), self._at(path, data), self._at(path[:-1], data)
@@ -86,7 +86,7 @@ class Explainer:
         return Finding(path, what, fix)
 
     def explain_all(self, errors: Sequence[Mapping[str, Any]], data: Any) -> list[Finding]:
-        """The findings of every error; a list is not called too short because its entries are broken."""
+        """Return the findings of all errors; a list with invalid entries is not also reported as too short."""
         places = [tuple(error["loc"]) for error in errors]
         kept = [
             error
@@ -136,7 +136,7 @@ def _within(place: Path, outer: Path) -> bool:
 
 
 def plain_path(loc: Sequence[str | int], data: Any) -> Path:
-    """The path as it is written in the file: without the tags that a discriminated union puts into it."""
+    """Return the path as written in the file, without the tags inserted by a discriminated union."""
     path: list[str | int] = []
     for step in loc:
         tag = isinstance(data, dict) and step not in data and data.get("kind") == step
@@ -163,7 +163,7 @@ def _kind_of(value: Any) -> str:
 
 
 def _shown(error: _Error) -> str:
-    """The value for a message; never that of a field which may hold a secret."""
+    """The value for a message; empty for a field that may hold a secret."""
     secret = any("key" in str(step) or step in ("headers_env", "extra", "base_url") for step in error.path)
     if secret or isinstance(error.value, list | dict):
         return ""
@@ -198,10 +198,10 @@ def _typed(wanted: str, example: str) -> Callable[[_Error], tuple[str, str]]:
 def _text(error: _Error) -> tuple[str, str]:
     what = f"{error.name} must be text, but is {_kind_of(error.value)}{_shown(error)}"
     if isinstance(error.value, bool):
-        return what, 'YAML reads yes, no, on and off as true or false: put the word in quotes, such as "no"'
+        return what, 'YAML reads yes, no, on and off as true or false: quote the word, such as "no"'
     if isinstance(error.value, list | dict):
-        return what, "write one text here" + _about(error)
-    return what, "write a text, in quotes if it looks like a number or a date" + _about(error)
+        return what, "write a single text here" + _about(error)
+    return what, "write a text; quote it if it looks like a number or a date" + _about(error)
 
 
 def _range_of(schema: Mapping[str, Any]) -> str:
@@ -228,7 +228,7 @@ def _tag(error: _Error) -> tuple[str, str]:
     known = re.findall(r"'([^']+)'", str(error.ctx.get("expected_tags", "")))
     known = known or list(error.schema.get("discriminator", {}).get("mapping", {}))
     if error.kind == "union_tag_not_found":
-        return f"{error.name} does not say its kind", f"add kind: one of {', '.join(known)}"
+        return f"{error.name} has no kind", f"add kind: one of {', '.join(known)}"
     tag = str(error.ctx.get("tag", ""))
     return f"{error.name} has no kind {tag!r}", f"{did_you_mean(tag, known)}choose kind from: {', '.join(known)}"
 
@@ -260,13 +260,13 @@ def _unlisted(message: str) -> Callable[[_Error], tuple[str, str]]:
 
 _number = _typed("a number", "a number without quotes or units, such as 0.9")
 _whole = _typed("a whole number", "a whole number, such as 30")
-_list = _typed("a list", "one entry a line, each starting with a dash, or [a, b]")
+_list = _typed("a list", "one entry per line, each starting with a dash, or [a, b]")
 
 
 def _block(error: _Error) -> tuple[str, str]:
     what = f"{error.name} must be a block of fields, but is {_kind_of(error.value)}{_shown(error)}"
     kinds = error.schema.get("discriminator", {}).get("mapping")
-    fields = f"kind (one of {', '.join(kinds)}) and what that kind needs" if kinds else _keys(error.schema)
+    fields = f"kind (one of {', '.join(kinds)}) and the fields of that kind" if kinds else _keys(error.schema)
     return what, f"indent its fields under it: {fields}"
 
 
@@ -292,9 +292,9 @@ _SECTIONS = ("models", "roles", "target", "seeds", "task", "method")
 # Of validators that do not raise FieldErrors yet: the methods' and the tasks'.
 _VALIDATOR_FIXES: tuple[tuple[str, str, str], ...] = (
     # what the message contains, the field (under the model's own path) that it is about, the fix
-    ("few_shot", "few_shot", "write two whole numbers, least first, such as [2, 4]"),
+    ("few_shot", "few_shot", "write two whole numbers, minimum first, such as [2, 4]"),
     ("seeds are empty", "", "add path: seeds.jsonl, or rows: with a text and a label each"),
-    ("neither description nor example", "", "describe it in a clause, or let method.shots show examples of it"),
+    ("neither description nor example", "", "describe it in a clause, or set method.shots to show examples of it"),
     ("must be a classification", "", "set task.kind: classification with labels, or another method"),
     ("must be a guard", "", "set task.kind: guard with a policy, or another method"),
     ("is outside [0.5, 1]", "alphas", "write shares between 0.5 and 1, such as [0.6, 0.75, 0.9]"),
@@ -302,7 +302,7 @@ _VALIDATOR_FIXES: tuple[tuple[str, str, str], ...] = (
 
 
 def _from_validator(error: _Error) -> Finding:
-    """A sentence that one of the schemas' own validators wrote, taken apart into field, what and fix."""
+    """Split a message of one of the schemas' own validators into path, problem and fix."""
     message, path = str(error.ctx.get("error", "")), error.path
     match = _FIELD.match(message)
     if match and not path and match["field"].split(".")[0] in _SECTIONS:

@@ -137,7 +137,7 @@ class Recipe(Value):
         pool = [model.name for model in self.models]
         repeated = sorted({name for name in pool if pool.count(name) > 1})
         if repeated:
-            fix = "give every model a name of its own"
+            fix = "give every model a unique name"
             raise field_error(("models",), f"name {repeated[0]!r} occurs twice", fix)
         for role, spec in self.roles:
             unknown = [name for name in spec.models if name not in pool]

@@ -49,7 +49,7 @@ def test_every_verb_has_an_example_in_its_help(tmp_path: Path) -> None:
 def test_earlier_names_of_verbs_still_work_and_are_not_shown(tmp_path: Path) -> None:
     shown = graft(tmp_path, "--help").stdout
     for old, new in (("gate", "rescreen"), ("go-on", "resume")):
-        assert f" {new} " in shown and f" {old} " not in shown
+        assert f"│ {new} " in shown and f"│ {old} " not in shown
         assert f"graft {new}" in graft(tmp_path, old, "--help").stdout
 
 

@@ -152,7 +152,7 @@ def test_texts_that_begin_alike_are_read_a_few_at_a_time(tmp_path: Path) -> None
     pq.write_table(pa.table({"text": pa.concat_arrays([lists] * 3)}), nested, use_dictionary=False,
                    column_encoding=encoding)  # fmt: skip
     (said,) = read_apart(nested, "import")
-    assert "cannot be bounded" in said and "write the file again" in said
+    assert "cannot be bounded" in said and "rewrite the file" in said
 
 
 @pytest.mark.parametrize("place", [4, 40, 200])
@@ -202,7 +202,7 @@ def sources_of(file: Path) -> int:
 def test_a_field_without_end_is_refused_where_it_opens(tmp_path: Path) -> None:
     file = tmp_path / "field.csv"
     file.write_text('text,label\na text,a\n"' + ("x" * 99 + "\n") * 110_000 + '",b\n')
-    with pytest.raises(InputInvalid, match=r"field\.csv:3: a field that opens here has more than 10,000,000"):
+    with pytest.raises(InputInvalid, match=r"field\.csv:3: a field that starts here has more than 10,000,000"):
         count(file)
 
 
@@ -213,7 +213,7 @@ def test_json_is_weighed_by_its_values(tmp_path: Path) -> None:
     assert "lists.json.gz: unpacks to more than 500 MB (" in said
     lines = tmp_path / "lists.jsonl"
     lines.write_text('{"text": "a"}\n{"text": [' + "[]," * 2_000_000 + "[]]}\n")
-    with pytest.raises(InputInvalid, match=r"lists\.jsonl:2: holds millions of values"):
+    with pytest.raises(InputInvalid, match=r"lists\.jsonl:2: contains millions of values"):
         count(lines)
     with pytest.raises(InputInvalid, match=r"lists\.jsonl:2: has more than 10,000,000 characters, or millions"):
         load_labelled(lines, "text", "label", None)

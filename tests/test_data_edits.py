@@ -123,10 +123,10 @@ def test_a_later_word_wins_and_an_accept_ends_a_reject(lake: Lake) -> None:
 def test_an_edit_wants_a_row_a_label_and_something_to_say(lake: Lake) -> None:
     first = put(lake, rows())
     for row, action, more, match in (
-        ("c_nope", "reject", {}, "no row"), ("c_row", "reject", {}, "no whole id"),
+        ("c_nope", "reject", {}, "no row"), ("c_row", "reject", {}, "not a complete id"),
         ("c_row000", "relabel", {"label": "c"}, "one of: a, b, never used"),
-        ("c_row000", "relabel", {}, "says nothing"),
-        ("c_row000", "edit", {"text": "  "}, "says nothing"), ("c_row000", "note", {}, "says nothing"),
+        ("c_row000", "relabel", {}, "has no content"),
+        ("c_row000", "edit", {"text": "  "}, "has no content"), ("c_row000", "note", {}, "has no content"),
     ):  # fmt: skip
         with pytest.raises(GraftError, match=match):
             decide(lake, first, row, action, by="ann", **more)  # type: ignore[arg-type]

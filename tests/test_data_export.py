@@ -155,7 +155,7 @@ def test_fasttext_has_one_line_and_one_label_a_row(lake: Lake, tmp_path: Path) -
     put(
         lake, "same", [Row(id=f"c_{n}", text="x", label=label, split="train") for n, label in enumerate(("a b", "a_b"))]
     )
-    with pytest.raises(GraftError, match="two labels are both __label__a_b"):
+    with pytest.raises(GraftError, match="two labels both become __label__a_b"):
         export(lake, "same", format="fasttext", out=tmp_path / "p")
 
 
@@ -248,7 +248,7 @@ def test_compression_columns_and_refusals(lake: Lake, tmp_path: Path) -> None:
                                                                               "text": "where is lamp 0?"}  # fmt: skip
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"columns": ["text); DROP"]}, "no column"), ({"compression": "bz2"}, "cannot be written with"),
-        ({"shards": 2, "shard_rows": 2}, "two answers"), ({"shards": 0}, "no such number"),
+        ({"shards": 2, "shard_rows": 2}, "exclude each other"), ({"shards": 0}, "invalid number of files"),
         ({"format": "messages", "columns": ["text"]}, "are fixed"), ({"format": "intents", "shards": 2}, "one file"),
     ]  # fmt: skip
     for number, (options, said) in enumerate(wrong):
@@ -389,8 +389,9 @@ def test_the_verb(lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     words = ["d", "--format", "csv", "--where", "label = 'plain'", "--columns", "id, text", "--out", str(out), "--json"]
     done = CliRunner().invoke(app, words)
     assert json.loads(done.stdout)[0] == str(out / "train.csv") and manifest(out)["rows"] == 4
-    for words, said in ((["--push", "me/x"], "a hub takes no jsonl"), (["--push", "x", "-f", "hf"], "names no repo"),
-                        (["--push", "me/x", "-f", "hf", "--restricted"], "not pushed where all")):  # fmt: skip
+    for words, said in ((["--push", "me/x"], "the format jsonl cannot be pushed"),
+                        (["--push", "x", "-f", "hf"], "not a repository name"),
+                        (["--push", "me/x", "-f", "hf", "--restricted"], "not pushed to a public")):  # fmt: skip
         failed = CliRunner().invoke(app, ["d", *words])
         assert isinstance(failed.exception, GraftError) and said in str(failed.exception)
 

@@ -72,7 +72,7 @@ def test_latin_1_and_asked_encodings(tmp_path: Path) -> None:
     assert ("na\x81ve é", "a") in pairs(read(file))
     file.write_text("text,label\nпривет всем,a\nещё слова,b\n", encoding="cp1251")
     assert ("привет всем", "a") in pairs(read(file, options=sources.Options(encoding="cp1251")))
-    with pytest.raises(InputInvalid, match="no encoding 'klingon'"):
+    with pytest.raises(InputInvalid, match="unknown encoding 'klingon'"):
         read(file, options=sources.Options(encoding="klingon"))
 
 
@@ -110,7 +110,7 @@ def test_every_bad_row_is_named_and_skip_bad_counts_them(tmp_path: Path) -> None
 def test_an_open_quote_is_never_skipped(tmp_path: Path) -> None:
     file = tmp_path / "open.csv"
     file.write_text('text,label\none two,a\n"three four,b\nfive six,a\n')
-    with pytest.raises(InputInvalid, match=r"open\.csv:3: a quote that opens here is never closed"):
+    with pytest.raises(InputInvalid, match=r"open\.csv:3: a quote opened here is never closed"):
         read(file, skip=True)
 
 
@@ -176,7 +176,7 @@ def test_chats_and_alpaca_become_instructions(tmp_path: Path) -> None:
 def test_ambiguous_columns_are_an_error_with_the_fix(tmp_path: Path) -> None:
     file = tmp_path / "d.csv"
     file.write_text("sentence,question,label\na b c,d e f,x\ng h i,j k l,y\n")
-    with pytest.raises(InputInvalid, match=r"(?s)'sentence' and 'question' may each be the text.*--map text=COLUMN"):
+    with pytest.raises(InputInvalid, match=r"(?s)'sentence' and 'question' could each be the text.*--map text=COLUMN"):
         read(file)
     assert pairs(read(file, "text=question")) == {("d e f", "x"), ("j k l", "y")}
     with pytest.raises(InputInvalid, match="did you mean 'question'"):
@@ -199,7 +199,7 @@ def test_integers_are_labels_and_labels_in_two_cases_are_not(tmp_path: Path) -> 
     pq.write_table(pa.table({"text": ["one two", "three four"], "label": [0, 1]}), file)
     assert {row.label for row in read(file).rows} == {"0", "1"}
     pq.write_table(pa.table({"text": ["one two", "three four"], "label": ["Refund", "refund"]}), file)
-    with pytest.raises(InputInvalid, match="differ in case alone"):
+    with pytest.raises(InputInvalid, match="differ only in case"):
         read(file, skip=True)
     many = {"text": [f"number {n} of it" for n in range(99)], "label": [f"own {n}" for n in range(99)]}
     pq.write_table(pa.table(many), file)
@@ -289,10 +289,10 @@ def test_files_of_a_plain_folder_and_shards(tmp_path: Path) -> None:
     assert len(read(f"{folder}/data/train-*.parquet").rows) == 2
     assert splits(read(f"{folder}/data/t*.parquet"))["five six"] == "test"
     (folder / "data/extra.jsonl").write_text('{"text": "left over", "label": 1}\n')
-    with pytest.raises(InputInvalid, match="belong to no split"):
+    with pytest.raises(InputInvalid, match="have no split"):
         read(folder)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputInvalid, match="holds no data file"):
+    with pytest.raises(InputInvalid, match="contains no data file"):
         read(tmp_path / "empty")
     with pytest.raises(InputInvalid, match="no such file"):
         read(tmp_path / "nowhere.csv")
@@ -329,7 +329,7 @@ def test_addresses_without_the_extension_say_what_to_do(tmp_path: Path, monkeypa
     with pytest.raises(GraftError, match="download the file") as error:
         read("https://user:secret@127.0.0.1:1/d.csv?token=abc")
     assert "secret" not in str(error.value) and "abc" not in str(error.value)
-    with pytest.raises(InputInvalid, match="does not say what it is"):
+    with pytest.raises(InputInvalid, match="its path has no known suffix"):
         read("s3://bucket/thing")
 
 

@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graft.data.lake import Lake
-from graft.data.query_cache import LEAST_SIZE, QueryCache, run_stamp, version_stamp
+from graft.data.query_cache import LEAST_SIZE, QueryCache, run_stamp
 from graft.schemas.base import utc_now
-from graft.schemas.datasets import DatasetVersion, Run
+from graft.schemas.datasets import Run
 from graft.schemas.home import Home
 
 COUNT = "SELECT count(*) AS n FROM lake.runs"
@@ -119,16 +119,9 @@ def test_an_answer_may_be_late_for_as_long_as_is_said(reader: Lake, writer: Lake
     assert made.times == 2
 
 
-def test_a_run_that_goes_on_has_no_stamp_and_a_version_has_one() -> None:
+def test_a_run_that_goes_on_has_no_stamp() -> None:
     assert run_stamp(run("a", "running")) is None
     assert run_stamp(run("a", "partial")) != run_stamp(run("a", "finished"))
-    facts: dict[str, Any] = {
-        "dataset": "shop", "run_id": "a", "rows": 1, "splits": {}, "labels": {}, "models": {}, "seeds": 0, "card": "",
-        "created_at": utc_now(),
-    }  # fmt: skip
-    one = DatasetVersion(version=1, content_hash="x", **facts)
-    assert version_stamp(one) == version_stamp(one)
-    assert version_stamp(one) != version_stamp(DatasetVersion(version=2, content_hash="x", **facts))
 
 
 def test_who_asks_for_what_is_being_made_waits_for_it(reader: Lake) -> None:

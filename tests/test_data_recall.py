@@ -137,7 +137,7 @@ def test_the_newest_version_is_never_one_that_holds_recalled_rows(lake: Lake) ->
     assert done.plan.tags == ("prod = shop@2",) and done.version is not None
     assert done.version.version == 3 and done.version.content_hash == first.content_hash
     assert version(lake, "shop").version == 3
-    with pytest.raises(GraftError, match="shop@latest would be shop@2 again, which holds 1 rows that were recalled"):
+    with pytest.raises(GraftError, match="shop@latest would be shop@2 again, which contains 1 recalled rows"):
         delete(lake, done.version, by="ann")
     delete(lake, done.version, by="ann", force=True)
     assert do(lake, Selector("run", "shop-2"))[0].version == version(lake, "shop@4")

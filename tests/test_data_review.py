@@ -204,12 +204,12 @@ def test_an_undo_is_the_persons_own_and_final(shop: Lake) -> None:
         undo(shop, edit.id, by="bob")
     made_by = undo(shop, edit.id, by="bob", force=True)
     assert made_by.at > edit.at and edits(shop, "shop")[-1] == made_by
-    for name, match in ((edit.id, "bob has undone it already"), (made_by.id, "an undo cannot be undone")):
+    for name, match in ((edit.id, "bob has already undone it"), (made_by.id, "an undo cannot be undone")):
         with pytest.raises(GraftError, match=match):
             undo(shop, name, by="ann")
     with pytest.raises(NotFound, match="no edit 'e_none'"):
         undo(shop, "e_none", by="ann")
-    with pytest.raises(GraftError, match="names an edit"):
+    with pytest.raises(GraftError, match="refers to an edit"):
         decide(shop, version(shop, "shop"), "c_row001", "undo", by="ann")
     assert not rebase(shop, version(shop, "shop"), dry_run=True).changes
 
@@ -217,7 +217,7 @@ def test_an_undo_is_the_persons_own_and_final(shop: Lake) -> None:
 @pytest.mark.parametrize(
     ("rule", "more", "match"),
     [
-        ("query", {}, "wants a condition"),
+        ("query", {}, "needs a condition"),
         ("query", {"where": "text = (SELECT 1)"}, "subquery is not allowed"),
         ("query", {"where": "nothing > 1"}, "no column 'nothing'"),
         ("query", {"where": "text AND true"}, "fails on some row"),
@@ -452,7 +452,7 @@ def test_two_people_on_the_same_rows_lose_nothing(own: Lake) -> None:
         one.start()
     for one in people:
         one.join()
-    assert sorted(done)[0] == "ann has undone it already" and len(edits(own, "shop")) == 13
+    assert sorted(done)[0] == "ann has already undone it" and len(edits(own, "shop")) == 13
 
 
 def test_review_on_the_command_line(shop: Lake, monkeypatch: pytest.MonkeyPatch) -> None:

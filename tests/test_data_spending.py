@@ -200,7 +200,7 @@ def test_days_have_no_holes_and_parts_have_zeros(lake: Lake) -> None:
     assert len(by_role) == 4 * 3 and by_role[3, "generator"].price_usd == 0.0
     assert by_role[1, "generator"].price_usd == 0.022 and by_role[1, "reviewer"].price_usd is None
     assert by_day(lake, dataset="none") == []
-    with pytest.raises(GraftError, match="since is the earlier"):
+    with pytest.raises(GraftError, match="since must be the earlier"):
         by_day(lake, since=date(2026, 11, 2), until=date(2026, 11, 1))
 
 

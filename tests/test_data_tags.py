@@ -136,9 +136,9 @@ def test_deleting_tells_what_depends_and_keeps_it(lake: Lake) -> None:
     assert tags(lake, "d") == [] and [s.id for s in lake.students("d")] == ["st_1"]
     run = lake.run("run1")
     assert run is not None and run.version is None
-    with pytest.raises(NotFound, match="not there any more"):
+    with pytest.raises(NotFound, match="no longer exists"):
         delete(lake, first, by="ann")
-    with pytest.raises(NotFound, match="not there any more"):
+    with pytest.raises(NotFound, match="no longer exists"):
         set_tag(lake, first, "prod", by="ann")
     delete(lake, second, by="ann")
     assert lake.sql("SELECT * FROM lake.drops").num_rows == 0 and dependents(lake, second).empty

@@ -179,10 +179,10 @@ def test_neighbours_are_those_of_brute_force(home: Home) -> None:
     hit = vectors.search(embed(["refund of money"])[0] * 7, 5)
     assert len(hit) == 5 and all(int(one.id[2:]) % 4 == 1 for one in hit)
     assert vectors.search(embed(["refund"])[0], 0) == [] and len(vectors.search(embed(["refund"])[0], 999)) == 52
-    with pytest.raises(NotFound, match="c_nobody is not among the 50 rows"):
+    with pytest.raises(NotFound, match="c_nobody is not among the 50 embedded rows"):
         vectors.nearest("c_nobody")
     for wrong in (np.zeros(32), np.ones(31), np.full(32, np.nan)):
-        with pytest.raises(GraftError, match="embed the words by hashing"):
+        with pytest.raises(GraftError, match="embed the words with hashing"):
             vectors.search(wrong.astype(np.float32))
 
 
@@ -316,9 +316,9 @@ def test_a_block_that_went_bad_is_an_error_with_the_fix_and_the_next_one_is_soun
 @pytest.mark.parametrize(
     ("embed", "what"),
     [
-        (lambda texts: np.full((len(texts), 4), np.nan), "hashing gave a vector that is not finite"),
-        (lambda texts: np.ones((1, 4)), r"hashing gave an array of shape \(1, 4\) for 40 texts"),
-        (lambda texts: np.ones(len(texts)), r"hashing gave an array of shape \(40,\)"),
+        (lambda texts: np.full((len(texts), 4), np.nan), "hashing returned a vector that is not finite"),
+        (lambda texts: np.ones((1, 4)), r"hashing returned an array of shape \(1, 4\) for 40 texts"),
+        (lambda texts: np.ones(len(texts)), r"hashing returned an array of shape \(40,\)"),
     ],
 )
 def test_an_encoder_that_gives_no_vectors_is_named(home: Home, embed: Any, what: str) -> None:
@@ -355,7 +355,7 @@ def test_the_files_of_a_deleted_version_go_with_it(home: Home) -> None:
         delete(lake, first, by="me")
     assert [path.name for path in home.vectors.iterdir() if "@1-" in path.name] == []
     assert forget(home, "shop", 1) == 0 and find(home, first) is None and find(home, second) == kept
-    with pytest.raises(NotFound, match="shop@1 is not there any more"):
+    with pytest.raises(NotFound, match="shop@1 no longer exists"):
         made(home, first)
 
 

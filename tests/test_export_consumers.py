@@ -252,13 +252,13 @@ def test_a_push_that_may_not_be_says_why(lake: Lake, tmp_path: Path, hub: Hub) -
     folder = tmp_path / "o"
     export(lake, "d", format="hf", out=folder, include_restricted=True)
     refused = pushed(hub, folder)
-    assert "not pushed where all can read them" in refused.stderr and not hub.made
+    assert "not pushed to a public repository" in refused.stderr and not hub.made
     hub.private = False
     public = pushed(hub, folder, "private")
     assert "public already: nothing was sent" in public.stderr and not hub.files
     hub.private = True
     token = pushed(hub, folder, "private", token="hf_bad")
-    assert "may not write there" in token.stderr and "fix: a token in HF_TOKEN" in token.stderr
+    assert "has no write permission there" in token.stderr and "fix: set a token in HF_TOKEN" in token.stderr
     assert "hf_bad" not in token.stderr + token.stdout
 
 
@@ -275,5 +275,5 @@ def test_what_a_push_needs_before_anything_is_written(
     with pytest.raises(GraftError, match="HF_HUB_OFFLINE is set"):
         push_folder(tmp_path / "o", "me/set")
     export(lake, "p", format="csv", out=tmp_path / "c")
-    with pytest.raises(GraftError, match="a hub takes no csv"):
+    with pytest.raises(GraftError, match="the format csv cannot be pushed"):
         push_folder(tmp_path / "c", "me/set")

@@ -211,7 +211,7 @@ def test_export_with_the_flag_holds_them_and_its_card_says_so(lake: Lake) -> Non
     assert folder.name == "shop-1-jsonl-restricted"
     assert rows_of(folder / "test.jsonl")[0]["text"] == f"row c_secret01 {MARK}"
     readme = (folder / "README.md").read_text()
-    assert "1 restricted rows are included, because this export was asked for with --restricted" in readme
+    assert "1 restricted rows are included, because --restricted was given" in readme
     assert MARK not in readme and "none was left out" in readme
     assert graft.export("shop")[-1].parent.name == "shop-1-jsonl"
     assert MARK not in (lake.home.exports / "shop-1-jsonl/test.jsonl").read_text()

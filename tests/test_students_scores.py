@@ -292,7 +292,9 @@ def test_the_paired_test_by_hand_whatever_order_the_rows_came_in(tmp_path: Path)
     c = kept(home, "st_c", rows, truths("+" * 10)[1])[1]
     surely = paired(c, a)
     assert surely.p_value == 2 / 2**6 and surely.verdict.startswith("st_c is better than st_a by 60.0 points (")
-    assert paired(a, a.__class__(**{**a.__dict__, "student_id": "st_z"})).verdict.endswith("say the same of every row")
+    assert paired(a, a.__class__(**{**a.__dict__, "student_id": "st_z"})).verdict.endswith(
+        "have the same prediction for every row"
+    )
     other = kept(home, "st_d", rows[:5], ["x"] * 5)[1]
     with pytest.raises(GraftError, match="not about the same rows"):
         paired(a, other)
@@ -318,7 +320,7 @@ def test_what_was_not_kept_is_said_with_the_way_out(tmp_path: Path) -> None:
     a, b, c = (a_student(name) for name in ("st_a1", "st_a2", "st_c"))
     judged = kept(home, "st_a1", rows, said)[0]
     with Lake.open(home) as lake:
-        with pytest.raises(NotFound, match="none is trained yet"):
+        with pytest.raises(NotFound, match="no student has been trained yet"):
             find_student(lake, "st_")
         for student in (a, b, c):
             lake.save_student(student)
@@ -327,12 +329,12 @@ def test_what_was_not_kept_is_said_with_the_way_out(tmp_path: Path) -> None:
         with pytest.raises(NotFound, match="2 students begin with 'st_a'"):
             find_student(lake, "st_a")
         (home.root / b.path).mkdir()
-        with pytest.raises(NotFound, match=r"what student st_a2 said of held\.jsonl was not kept") as caught:
+        with pytest.raises(NotFound, match=r"the answers of student st_a2 on held\.jsonl were not kept") as caught:
             compare(home, lake, a, b)
         assert caught.value.fix == "train it again: graft train shop@1"
-        with pytest.raises(NotFound, match="judged on no rows that are the same"):
+        with pytest.raises(NotFound, match="were not evaluated on the same rows"):
             compare(home, lake, a, c)
-        with pytest.raises(NotFound, match="not both students"):
+        with pytest.raises(NotFound, match="not both evaluated"):
             compare(home, lake, a, b, "0" * 64)
     assert answers(home, a, "../../lake/catalogue") is None and answers(home, b, judged.test_hash) is None
     (home.root / a.path / f"answers-{judged.test_hash}.parquet").write_bytes(b"no parquet")

@@ -1,6 +1,6 @@
-"""Training-set files of a version, in many formats. A new format is a `Format` in one of the files here.
+"""Exports a version as training-set files in many formats.
 
-registry.py says what a format is, files.py, chat.py, preference.py and hub.py hold them, write.py writes them.
+registry.py defines `Format`; files.py, chat.py, preference.py and hub.py hold the formats; write.py writes the files.
 """
 
 from graft.data.export.registry import Format

@@ -1,7 +1,7 @@
-"""The shapes that trainers of language models read: messages, alpaca, sharegpt, prompt and completion, LLaMA-Factory.
+"""Chat formats for language-model trainers: messages, alpaca, sharegpt, prompt and completion, LLaMA-Factory.
 
-For a task with labels the user says the text and the assistant the label; with `ask` the text comes after a
-question that names the labels, with `instruction` after those words. For a task of responses the assistant says
+For a task with labels the user turn is the text and the assistant turn is the label. With `ask` the text follows a
+question that lists the labels, with `instruction` it follows that text. For a task with responses the assistant turn is
 the response.
 """
 
@@ -19,7 +19,7 @@ ASK = "Which of these labels fits the text? Answer with the label alone.\nLabels
 
 def _needs_answers(source: Source) -> None:
     if not source.task.labelled and not source.has_response:
-        what = "its rows have no response: there is nothing for the assistant to say"
+        what = "its rows have no response to use as the assistant's turn"
         raise GraftError(what, where=source.found.ref, fix="--format jsonl")
 
 
@@ -28,14 +28,14 @@ def _question(source: Source) -> str:
 
 
 def _judged(source: Source) -> str:
-    """What a classifier reads: the text, and for a guard the response to it."""
+    """SQL of a classifier's input: the text, and for a guard also the response to it."""
     if not source.has_response:
         return "text"
     return "text || CASE WHEN coalesce(response, '') = '' THEN '' ELSE chr(10) || chr(10) || response END"
 
 
 def turns(source: Source, params: Params) -> tuple[str, str]:
-    """SQL of what the user says, and of what the assistant does."""
+    """Return the SQL of the user's content and of the assistant's."""
     if not source.task.labelled:
         return "text", "coalesce(response, '')"
     said = _judged(source)
@@ -45,7 +45,7 @@ def turns(source: Source, params: Params) -> tuple[str, str]:
 
 
 def turn(role: str, said: str) -> str:
-    """SQL of a conversation of one message."""
+    """Return the SQL of a conversation with one message."""
     return f"[{{'role': '{role}', 'content': {said}}}]"
 
 
@@ -75,7 +75,7 @@ def _alpaca(source: Source, params: Params) -> Columns:
 
 
 def _dataset_info(source: Source, files: Sequence[Written], folder: Path) -> Mapping[str, str]:
-    """LLaMA-Factory's index: a data set for each file, and how its columns are called."""
+    """LLaMA-Factory's index: a dataset for each file, with its column names."""
     columns = {"prompt": "instruction", "query": "input", "response": "output"}
     index = {
         f"{source.found.dataset}_{Path(file.path).name.partition('.')[0]}".replace("-", "_"): {

@@ -1,4 +1,4 @@
-"""Plain files: Parquet, JSON lines, CSV, fastText's lines, and the two usual shapes of intent sets."""
+"""Plain formats: Parquet, JSON lines, CSV, fastText, and two common layouts of intent datasets."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from graft.schemas.errors import GraftError
 BLANK = "[\\s\\x00-\\x1f\\x7f\\x{85}\\x{a0}\\x{2028}\\x{2029}]+"
 FORMULA = "^[\\s\\x00-\\x1f\\x{a0}\\x{200b}\\x{3000}\\x{feff}]*[=+\\-@＝＋－＠]|^[\\t\\r\\n]"
 CSV_NOTES = (
-    "A cell that a spreadsheet would read as a formula has an apostrophe before it. Such a cell begins with = + - @, "
-    "also in full width or after blanks, or with a tab or a line break.",
+    "A cell that a spreadsheet would read as a formula is prefixed with an apostrophe. Such a cell begins with "
+    "= + - @, also in full width or after blanks, or with a tab or a line break.",
     "A NUL character is written as U+FFFD.",
 )
 FASTTEXT_NOTES = (
-    "A line is a row. Blanks within a label are written as _, line breaks and control characters within a text as one "
-    "space, and a text's own `__label__` as `_label_`.",
+    "Each line is a row. Blanks within a label are written as _, line breaks and control characters within a text as "
+    "one space, and `__label__` within a text as `_label_`.",
 )
 
 
@@ -27,7 +27,7 @@ def _as_is(source: Source, params: Params) -> Columns:
 
 
 def _safe(column: str, params: Params) -> str:
-    """A CSV cell that no spreadsheet reads as a formula."""
+    """SQL of a CSV cell that no spreadsheet reads as a formula."""
     cell = f"replace({column}, chr(0), chr(65533))"
     return f"CASE WHEN regexp_matches({cell}, {params.add(FORMULA)}) THEN chr(39) || {cell} ELSE {cell} END"
 
@@ -41,7 +41,7 @@ def _banking(source: Source, params: Params) -> Columns:
 
 
 def folded(label: str) -> str:
-    """A label as one word of a fastText line."""
+    """Return the label as one word of a fastText line."""
     return "_".join("".join(c if c.isprintable() and not c.isspace() else " " for c in label).split())
 
 
@@ -49,7 +49,7 @@ def _one_label_a_word(source: Source) -> None:
     count = Counter(folded(label) for label in source.labels)
     twice = next((word for word, times in count.items() if times > 1 or not word), None)
     if twice is not None:
-        what = f"two labels are both __label__{twice} there" if twice else "a label of blanks has no word there"
+        what = f"two labels both become __label__{twice}" if twice else "a label of blanks has no fastText form"
         raise GraftError(what, where=source.found.ref, fix="rename a label, or another --format")
 
 
@@ -66,7 +66,7 @@ def _pairs(source: Source, params: Params) -> Columns:
 
 
 def _joined(parts: Mapping[str, Path], target: Path) -> None:
-    """One JSON object of split to pairs; `val` is CLINC150's word for validation."""
+    """Write one JSON object of splits to pairs; `val` is CLINC150's name for validation."""
     with target.open("w", encoding="utf-8", newline="\n") as out:
         for place, (split, part) in enumerate(parts.items()):
             name = "val" if split == "validation" else split
@@ -79,14 +79,14 @@ def _joined(parts: Mapping[str, Path], target: Path) -> None:
 
 
 FORMATS = (
-    Format("parquet", "files", "columns, typed and small", "parquet", _as_is, choosable=True),
-    Format("jsonl", "files", "one JSON object a line", "jsonl", _as_is, choosable=True),
+    Format("parquet", "files", "typed, compressed columns", "parquet", _as_is, choosable=True),
+    Format("jsonl", "files", "one JSON object per line", "jsonl", _as_is, choosable=True),
     Format("csv", "files", "for spreadsheets; no cell is a formula", "csv", _cells, choosable=True,
            notes=CSV_NOTES),
-    Format("fasttext", "files", "`__label__x text`, one a line", "lines", _fasttext, suffix="txt",
+    Format("fasttext", "files", "`__label__x text`, one per line", "lines", _fasttext, suffix="txt",
            check=_one_label_a_word, notes=FASTTEXT_NOTES),
-    Format("intents", "files", "one JSON of split to [text, label] pairs, as CLINC150", "lines",
+    Format("intents", "files", "one JSON of splits to [text, label] pairs, as in CLINC150", "lines",
            _pairs, suffix="json", compressions=("none",), joined=("intents.json", _joined), shardable=False),
-    Format("banking77", "files", "CSV of text and category, as Banking77", "csv", _banking,
+    Format("banking77", "files", "CSV with text and category, as in Banking77", "csv", _banking,
            notes=CSV_NOTES),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Hugging Face's layout: Parquet shards under data/, a README whose head describes them, and Croissant metadata."""
+"""Hugging Face's layout: Parquet shards under data/, a README with a YAML header, and Croissant metadata."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ CONTEXT = {
     "replace": "cr:replace", "samplingRate": "cr:samplingRate", "separator": "cr:separator", "source": "cr:source",
     "subField": "cr:subField", "transform": "cr:transform",
 }  # fmt: skip
-"""The context that Croissant 1.0 asks for."""
+"""The JSON-LD context required by Croissant 1.0."""
 
 
 def _select(source: Source, params: Params) -> Columns:
-    """As in the lake, but a label is its number in the sorted names."""
+    """The columns as in the lake, except that a label is its index in the sorted names."""
     columns = {name: name for name in source.columns}
     if "label" in columns:
         columns["label"] = f"(list_position({params.add(source.labels)}::VARCHAR[], label) - 1)::BIGINT"
@@ -48,7 +48,7 @@ def _path(split: str, shard: int, shards: int, suffix: str) -> str:
 
 
 def licence_of(source: Source) -> str:
-    """The one known licence of seeds and models as the hub spells it, or `other`."""
+    """Return the common licence of seeds and models in the hub's spelling, or `other` if they differ or are unknown."""
     named = {_spelt(name) for name in (source.licence, *source.found.models.values()) if name}
     return named.pop() if len(named) == 1 and named <= LICENCES else "other"
 
@@ -59,7 +59,7 @@ def _spelt(licence: str) -> str:
 
 
 def _features(source: Source) -> list[dict[str, Any]]:
-    """What `datasets` reads each column as."""
+    """The features of the columns, in the form of the `datasets` library."""
     kinds: dict[str, Any] = {"restricted": "bool"}
     names = {str(place): label for place, label in enumerate(source.labels)}
     classes = {"name": "label", "dtype": {"class_label": {"names": names}}}
@@ -72,7 +72,7 @@ def _splits(files: Sequence[Written]) -> dict[str, list[Written]]:
 
 
 def _head(source: Source, files: Sequence[Written], folder: Path) -> str:
-    """The YAML between two lines of dashes with which the hub's README begins."""
+    """The YAML header of the hub's README, including its lines of dashes."""
     import pyarrow.parquet as pq
     import yaml
 
@@ -109,7 +109,7 @@ def _head(source: Source, files: Sequence[Written], folder: Path) -> str:
 def _croissant(source: Source, files: Sequence[Written], folder: Path) -> Mapping[str, str]:
     """Croissant metadata: each file with its hash, and a record set for each split.
 
-    A file set names no container: readers look for its files beside croissant.json, and would unpack a container.
+    The file sets have no container: readers look for their files beside croissant.json, and would unpack a container.
     """
     found, licence = source.found, licence_of(source)
     objects = [
@@ -124,7 +124,7 @@ def _croissant(source: Source, files: Sequence[Written], folder: Path) -> Mappin
     ]  # fmt: skip
     described = {
         "@context": CONTEXT, "@type": "sc:Dataset", "conformsTo": CROISSANT, "name": found.dataset,
-        "description": f"A synthetic dataset for {source.task.kind}; what is known of it stands in README.md.",
+        "description": f"A synthetic dataset for {source.task.kind}; README.md describes it.",
         "version": f"{found.version}.0.0", "datePublished": f"{found.created_at:%Y-%m-%d}", "url": ".",
         "license": source.licence or licence, "inLanguage": source.language, "distribution": [*objects, *sets],
         "recordSet": [_record_set(source, split) for split in _splits(files)],
@@ -143,6 +143,6 @@ def _record_set(source: Source, split: str) -> dict[str, Any]:
 
 
 FORMATS = (
-    Format("hf", "hub", "Hugging Face's layout: Parquet shards, README with a head, Croissant; --push",
+    Format("hf", "hub", "Hugging Face's layout: Parquet shards, README with a YAML header, Croissant; --push",
            "parquet", _select, path=_path, beside=_croissant, head=_head, choosable=True, skips_empty=True),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What an export says of itself: the lines of README.md, one log line, and manifest.json."""
+"""Text that describes an export: the lines of README.md, one log line, and manifest.json."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 def told(source: Source, how: Format, splits: Sequence[str], made: Sequence[Written]) -> list[str]:
-    """What is in the files, first in one line, then a line for each thing to know; restricted rows are logged too."""
+    """Return the notes of an export: a summary line, then one line per remark. Restricted rows are also logged."""
     query = """
         SELECT split, count(*) FILTER (restricted) AS restricted, count(*) AS n FROM lake.version_rows
         WHERE dataset = ? AND version = ? GROUP BY split"""
@@ -28,17 +28,17 @@ def told(source: Source, how: Format, splits: Sequence[str], made: Sequence[Writ
     lost = f"{there:,} restricted rows were left out." if there and not source.restricted else "none was left out."
     lines = [line + lost] if there or rows == whole else [line.removesuffix("; ") + "."]
     if there and source.restricted:
-        asked = f"{there:,} restricted rows are included, because this export was asked for with --restricted"
-        lines.append(f"{asked}: their texts are harmful by design, keep them from other readers.")
+        asked = f"{there:,} restricted rows are included, because --restricted was given"
+        lines.append(f"{asked}: their texts are harmful by design; keep them from other readers.")
     elif there:
-        lines.append("With --restricted an export holds them.")
+        lines.append("Export with --restricted to include them.")
         lines += [
             _empty(how, name, count[name]["n"]) for name in splits if count[name]["n"] == count[name]["restricted"]
         ]
     if len(lines) > 1:
         log.warning("%s", " ".join(lines))
     if source.where != "true":
-        lines.append("Only rows that a filter chose are in it: see `where` in manifest.json.")
+        lines.append("Only rows that match a filter are included: see `where` in manifest.json.")
     return [*lines, *how.notes]
 
 
@@ -48,7 +48,7 @@ def _empty(how: Format, split: str, rows: int) -> str:
 
 
 def readme(found: DatasetVersion, lines: Sequence[str]) -> str:
-    """The version's card, then what this export is."""
+    """Return README.md: the version's card, then a description of this export."""
     said = "\n\n".join(lines)
     return f"{found.card.rstrip()}\n\n## This export\n\n{said}\n\nContent hash of the version: {found.content_hash}\n"
 
@@ -57,7 +57,7 @@ def manifest(
     found: DatasetVersion, format: str, asked: Mapping[str, Any], splits: Sequence[str], made: Sequence[Written],
     graft: str,
 ) -> str:  # fmt: skip
-    """manifest.json: where the rows come from, how they were asked for, and each file's hash, bytes and rows."""
+    """Return manifest.json: the version, the options, and each file's hash, bytes and rows."""
     facts = {
         "dataset": found.dataset, "version": found.version, "content_hash": found.content_hash, "graft": graft,
         "format": format, "splits": list(splits), "options": dict(asked), "rows": sum(one.rows or 0 for one in made),

@@ -1,7 +1,7 @@
-"""What is learned from good and wrong answers: pairs, single answers with a verdict, and answers in judged steps.
+"""Preference formats: pairs of answers, single answers with a verdict, and answers in judged steps.
 
-A wrong answer is one that reviewers of the same run rejected beside the accepted one, for its content and with a lower
-`correctness` than both tau and the accepted one's: the rule of students/instruct/data.py, here in SQL.
+A wrong answer is an answer to the same instruction that the reviewers of the run rejected for its content, with a
+`correctness` below both tau and that of the accepted answer: the rule of students/instruct/data.py, here in SQL.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ HAS_STEPS = f"len({STEPS}) > 0 AND len(list_filter({STEPS}, lambda s: s.text IS 
 
 
 def _wrong(source: Source, params: Params, chosen: str) -> str:
-    """A row for each wrong answer beside a chosen one, with `wrong`, each text once, in the order of their ids."""
+    """SQL of one row per wrong answer beside a chosen answer, in the column `wrong`, without repeated texts."""
     hidden = "" if source.restricted else "AND NOT bad.restricted"
     codes = params.add(list(negative_codes()))
     return f"""
@@ -39,7 +39,7 @@ def _pairs(source: Source, params: Params, chosen: str) -> str:
 
 
 def _verdicts(source: Source, params: Params, chosen: str) -> str:
-    """Each row with its answer, true, then its wrong answers, false."""
+    """SQL of each row with its answer (true), then its wrong answers (false)."""
     return f"""(WITH chosen AS MATERIALIZED (SELECT * FROM {chosen}),
         wrong AS ({_wrong(source, params, "chosen")})
         SELECT ordinal, text, response AS answer, true AS good, '' AS part FROM chosen WHERE response <> ''
@@ -76,15 +76,15 @@ def _stepwise(source: Source, params: Params) -> Columns:
 
 def _of_answers(source: Source) -> None:
     if source.task.labelled or not source.has_response:
-        what = f"its rows are for {source.task.kind}: there is no better and worse answer to one instruction"
+        what = f"its rows are for {source.task.kind}, which has no better and worse answers to an instruction"
         raise GraftError(what, where=source.found.ref, fix="--format messages, or a version of an instruction task")
 
 
 def _has_pairs(source: Source) -> None:
     _of_answers(source)
     if not _any(source, _pairs):
-        what = f"no rejected answer beside an accepted one is wrong (correctness below {source.tau:g})"
-        fix = "a run with method.responses above 1 and reviewers that give scores; or --format messages"
+        what = f"no instruction has both an accepted and a wrong answer (correctness below {source.tau:g})"
+        fix = "use a run with method.responses above 1 and reviewers that return scores; or --format messages"
         raise GraftError(what, where=source.found.ref, fix=fix)
 
 
@@ -110,7 +110,7 @@ BY_PART = "ordinal, part"
 FORMATS = (
     Format("preference", "training", "`prompt`, `chosen`, `rejected`: TRL's DPO", "jsonl", _preference,
            rows=_pairs, order=BY_PART, check=_has_pairs,
-           notes=("A pair is an accepted answer and one that reviewers found wrong, to the same instruction.",)),
+           notes=("A pair is an accepted answer and an answer that reviewers found wrong, to one instruction.",)),
     Format("unpaired_preference", "training", "`prompt`, `completion`, `label`: TRL's KTO", "jsonl",
            _unpaired, rows=_verdicts, order=BY_PART, check=_of_answers),
     Format("stepwise", "training", "`prompt`, `completions`, `labels`: TRL's PRM",

@@ -1,4 +1,4 @@
-"""Sends a whole `hf` export to a hub that speaks Hugging Face's protocol. The token is read from HF_TOKEN."""
+"""Pushes an `hf` export to a hub with Hugging Face's protocol. The token is read from HF_TOKEN."""
 
 from __future__ import annotations
 
@@ -17,28 +17,45 @@ TOKEN, ENDPOINT = "HF_TOKEN", "HF_ENDPOINT"
 
 
 def check_push(repo: str, format: str, *, restricted: bool, private: bool) -> None:
-    """What must hold before anything is written or sent. Raises GraftError, KeyMissing."""
+    """Check a push before anything is written or sent.
+
+    Raises GraftError if it is not allowed, KeyMissing without a token.
+    """
     namespace, slash, name = repo.partition("/")
     if not (namespace and slash and name) or "/" in name:
-        raise GraftError(f"{repo!r} names no repository", where="--push", fix="--push NAMESPACE/NAME")
+        raise GraftError(f"{repo!r} is not a repository name", where="--push", fix="--push NAMESPACE/NAME")
     if format != "hf":
-        raise GraftError(f"a hub takes no {format}", where="--push", fix="--format hf --push NAMESPACE/NAME")
+        raise GraftError(
+            f"the format {format} cannot be pushed to a hub", where="--push", fix="--format hf --push NAMESPACE/NAME"
+        )
     if restricted and not private:
-        what = "restricted rows are not pushed where all can read them"
-        raise GraftError(what, where="--push", fix="add --private, or leave out --restricted")
+        what = "restricted rows are not pushed to a public repository"
+        raise GraftError(what, where="--push", fix="add --private, or omit --restricted")
     if not os.environ.get(TOKEN):
-        raise KeyMissing(f"{TOKEN} is not set", where="--push", fix=f"export {TOKEN}=… with the right to write")
+        raise KeyMissing(f"{TOKEN} is not set", where="--push", fix=f"export {TOKEN}=… with write permission")
 
 
 def push_folder(
     folder: Path, repo: str, *, private: bool = False, restricted: bool = False,
     say: Callable[[str], None] = lambda text: None,
 ) -> str:  # fmt: skip
-    """Makes the dataset repository if it is absent and commits the folder's files to it; returns its address.
+    """Create the dataset repository if it does not exist, and commit the folder's files to it.
 
-    Data files of an earlier push that this one lacks are deleted. Raises GraftError for a refused token, for a name
-    that the hub does not take, and for a public repository where a private one is asked for; ModelUnreachable where
-    the hub does not answer.
+    Data files of an earlier push that are not in the folder are deleted.
+
+    Args:
+        folder: A complete export in the format `hf`.
+        repo: NAMESPACE/NAME.
+        private: Create the repository as private, and refuse a public one.
+        restricted: The export contains restricted rows; they require `private`.
+        say: Receives progress messages.
+
+    Returns:
+        The repository's address.
+
+    Raises:
+        GraftError: The hub rejects the token or the name, or the repository is public although `private` is set.
+        ModelUnreachable: The hub does not answer.
     """
     made = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     restricted = restricted or bool(made["options"]["restricted"])
@@ -54,9 +71,9 @@ def push_folder(
     try:
         return _send(api, folder, made, repo, private, say)
     except OfflineModeIsEnabled:
-        raise GraftError("HF_HUB_OFFLINE is set: nothing is sent", where=repo, fix="unset HF_HUB_OFFLINE") from None
+        raise GraftError("HF_HUB_OFFLINE is set: nothing was sent", where=repo, fix="unset HF_HUB_OFFLINE") from None
     except HFValidationError as error:
-        raise GraftError(f"{repo!r} is no name for a repository", where="--push", fix=str(error)) from None
+        raise GraftError(f"{repo!r} is not a valid repository name", where="--push", fix=str(error)) from None
     except HfHubHTTPError as error:
         raise _refused(error.response.status_code if error.response is not None else 0, repo) from None
     except (httpx.HTTPError, OSError) as error:
@@ -66,11 +83,11 @@ def push_folder(
 
 def _send(api: HfApi, folder: Path, made: dict[str, Any], repo: str, private: bool, say: Callable[[str], None]) -> str:
     names = ["manifest.json", *(str(one["path"]) for one in made["files"])]
-    say(f"{repo}: is it there?")
+    say(f"{repo}: checking the repository")
     address = api.create_repo(repo, repo_type="dataset", private=private, exist_ok=True)
     if private and not api.repo_info(repo, repo_type="dataset").private:
-        fix = "make it private at the hub first, or push to another name"
-        raise GraftError("this repository is public already: nothing was sent", where=repo, fix=fix)
+        fix = "make it private on the hub first, or push to another name"
+        raise GraftError("this repository is already public: nothing was sent", where=repo, fix=fix)
     say(f"{repo}: {len(names)} files")
     api.upload_folder(
         repo_id=repo, repo_type="dataset", folder_path=folder, allow_patterns=names,
@@ -81,9 +98,9 @@ def _send(api: HfApi, folder: Path, made: dict[str, Any], repo: str, private: bo
 
 def _refused(status: int, repo: str) -> GraftError:
     if status == 401:
-        return GraftError("the hub does not know this token", where=repo, fix=f"a valid token in {TOKEN}")
+        return GraftError("the hub does not accept this token", where=repo, fix=f"set a valid token in {TOKEN}")
     if status == 403:
-        fix = f"a token in {TOKEN} with the right to write to {repo.partition('/')[0]}"
-        return GraftError("this token may not write there", where=repo, fix=fix)
-    what = f"the hub refused with status {status}" if status else "the hub refused"
-    return GraftError(what, where=repo, fix="look at the repository at the hub, then push again")
+        fix = f"set a token in {TOKEN} with write permission for {repo.partition('/')[0]}"
+        return GraftError("this token has no write permission there", where=repo, fix=fix)
+    what = f"the hub rejected the push with status {status}" if status else "the hub rejected the push"
+    return GraftError(what, where=repo, fix="check the repository on the hub, then push again")

@@ -1,6 +1,6 @@
-"""What a format of export is: which columns each row becomes, in what kind of file, and what lies beside it.
+"""Definition of an export format: the columns of each row, the file type, and the files beside it.
 
-To add one, make a `Format` and put it into the FORMATS of its family's file; write.py needs no change.
+To add a format, create a `Format` and add it to the FORMATS of its family's file; write.py needs no change.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ Kind = Literal["files", "training", "hub"]
 
 
 class Params:
-    """The values of one query: each is a numbered parameter, never a part of the query's text."""
+    """The values of a query: each is a numbered parameter, never part of the query's text."""
 
     def __init__(self) -> None:
         self.values: list[Any] = []
 
     def add(self, value: Any) -> str:
-        """Keeps the value and returns its placeholder."""
+        """Store the value and return its placeholder."""
         self.values.append(value)
         return f"${len(self.values)}"
 
 
 @dataclass(frozen=True)
 class Source:
-    """The rows of one export, and what the formats need to know of them."""
+    """The rows of an export, and the facts that the formats need."""
 
     lake: Lake
     found: DatasetVersion
@@ -53,13 +53,13 @@ class Source:
 
     @property
     def labels(self) -> list[str]:
-        """The version's labels, sorted: a label's place here is its number."""
+        """The version's labels, sorted: a label's index here is its number."""
         return sorted(self.found.labels)
 
     def chosen(self, params: Params, split: str, span: tuple[int, int] | None = None) -> str:
-        """The split's rows as a SQL relation named `chosen`, with ordinal, run_id and candidate_id; `span` of ordinals.
+        """Return the split's rows as a SQL relation named `chosen`, with ordinal, run_id and candidate_id.
 
-        `where` was taken apart and put together again by where.py: nobody else's text is in the query.
+        `span` limits the ordinals. `where` was rebuilt by where.py, so the query contains no text written by a user.
         """
         found = self.found
         within = f" AND ordinal BETWEEN {params.add(span[0])} AND {params.add(span[1])}" if span else ""
@@ -73,7 +73,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Written:
-    """One file of the export. `path` is relative to its folder; `rows` is None for a file beside the rows."""
+    """One file of the export. `path` is relative to its folder; `rows` is None for a file that holds no rows."""
 
     path: str
     sha256: str
@@ -83,21 +83,21 @@ class Written:
 
 
 Columns = Mapping[str, str]
-"""Column of the file to its SQL expression over `chosen`."""
+"""Column names of the file to SQL expressions over `chosen`."""
 
 
 def split_name(split: str, shard: int, shards: int, suffix: str) -> str:
-    """`train.jsonl`, or `train-00000-of-00004.jsonl` where there are shards."""
+    """Return `train.jsonl`, or `train-00000-of-00004.jsonl` if there are several shards."""
     return f"{split}.{suffix}" if shards == 1 else f"{split}-{shard:05}-of-{shards:05}.{suffix}"
 
 
 @dataclass(frozen=True)
 class Format:
-    """One format: for people `name` and `says`; for write.py the rest.
+    """An export format. `name` and `says` are for people, the rest is for write.py.
 
-    `rows` turns the relation `chosen` into another one of the same name, such as a row for each pair, whose order
-    is `order`. `check` raises GraftError where the version cannot be written so. `beside` gives the text of further
-    files. `joined` makes one file of the splits' files.
+    `rows` transforms the relation `chosen` into another of the same name, such as one row per pair, sorted by `order`.
+    `check` raises GraftError if the version cannot be written in this format. `beside` returns the text of further
+    files by name. `joined` merges the splits' files into one file of the given name.
     """
 
     name: str
@@ -121,5 +121,5 @@ class Format:
 
     @property
     def ending(self) -> str:
-        """The files' ending without that of a compression."""
+        """The files' suffix, without the suffix of a compression."""
         return self.suffix or self.container

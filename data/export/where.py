@@ -1,7 +1,7 @@
-"""A person's row filter, made safe: it is parsed, its tree checked against a short list, and SQL made of the tree.
+"""Makes a user's row filter safe: parses it, checks the tree against an allow-list, and rebuilds SQL from the tree.
 
-The filter's own text never reaches the lake's connection. It may name the columns of ROW_COLUMNS, constants and the
-functions of FUNCTIONS; tables, subqueries, parameters, casts and further statements are refused.
+The filter's own text never reaches the lake's connection. It may use the columns in ROW_COLUMNS, constants and the
+functions in FUNCTIONS; tables, subqueries, parameters, casts and further statements are rejected.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Any
 from graft.schemas.errors import GraftError
 
 ROW_COLUMNS = ("id", "text", "response", "label", "split", "source", "restricted")
-"""What `--columns` and `--where` may name."""
+"""Columns allowed in `--columns` and `--where`."""
 FUNCTIONS = frozenset((
     "length", "strlen", "lower", "upper", "trim", "ltrim", "rtrim", "contains", "starts_with", "ends_with",
     "prefix", "suffix", "regexp_matches", "regexp_full_match", "like_escape", "ilike_escape", "not_like_escape",
     "not_ilike_escape", "~~", "!~~", "~~*", "!~~*", "+", "-", "*", "/", "//", "%", "^@", "left", "right",
     "substring", "substr", "strpos", "instr", "position", "hash", "md5", "abs", "round", "unicode", "ascii",
 ))  # fmt: skip
-"""None makes a text longer than its argument, and none takes more than linear time in it."""
+"""No function returns a longer text than its argument, and each takes at most linear time."""
 CLASSES = frozenset(("CONJUNCTION", "COMPARISON", "OPERATOR", "BETWEEN", "CASE", "CONSTANT", "COLUMN_REF", "FUNCTION"))
 OPERATORS = frozenset((
     "COMPARE_IN", "COMPARE_NOT_IN", "OPERATOR_NOT", "OPERATOR_IS_NULL", "OPERATOR_IS_NOT_NULL", "OPERATOR_COALESCE",
@@ -30,12 +30,12 @@ LIKES = {
     "~~": "", "!~~": "", "~~*": "i", "!~~*": "i", "like_escape": "", "not_like_escape": "", "ilike_escape": "i",
     "not_ilike_escape": "i",
 }  # fmt: skip
-"""LIKE in its eight forms; `i` marks those that ignore case."""
+"""The eight forms of LIKE; `i` marks those that ignore case."""
 REGEXES = ("regexp_matches", "regexp_full_match")
 MOST_FUNCTIONS = 40
-"""Calls of functions in one condition, each of which reads a whole text."""
+"""Maximum function calls in a condition, each of which reads a whole text."""
 LARGEST_REGEX = 1_000
-"""Signs of a regular expression after its counted repetitions are written out; a class such as \\w counts as 5."""
+"""Maximum characters of a regular expression with repetitions expanded; a class such as \\w counts as 5."""
 HEAD = "SELECT * FROM chosen WHERE "
 LONGEST = 10_000
 WORDS = ("text", "response")
@@ -43,7 +43,10 @@ FIX = "one condition over id, text, response, label, split, source, restricted, 
 
 
 def safe_where(text: str) -> str:
-    """The filter as SQL over those columns, written anew from its parsed form. Raises GraftError."""
+    """Return the filter as SQL over ROW_COLUMNS, rebuilt from its parsed form.
+
+    Raises GraftError if it is not allowed.
+    """
     import duckdb
 
     if len(text) > LONGEST or "\x00" in text:
@@ -67,12 +70,12 @@ def safe_where(text: str) -> str:
         except RecursionError:
             raise _refused("it is nested too deeply") from None
     if kind != "BOOLEAN":
-        raise _refused(f"it gives {kind}, not true or false")
+        raise _refused(f"it returns {kind}, not true or false")
     return made
 
 
 def _checked(parser: Any, text: str) -> str:
-    """Only what stands in the WHERE clause may differ from a query without a filter."""
+    """Rebuild a filter whose query differs from one without a filter only in its WHERE clause."""
     tree, bare = (_tree(parser, clause) for clause in (f"{HEAD}\n{text}\n", f"{HEAD}true"))
     statements = tree.get("statements", ())
     if tree["error"]:
@@ -85,7 +88,7 @@ def _checked(parser: Any, text: str) -> str:
         raise _refused("it is more than a condition")
     _check(clause)
     if (calls := json.dumps(clause).count('"class": "FUNCTION"')) > MOST_FUNCTIONS:
-        raise _refused(f"it calls {calls} functions, and may call {MOST_FUNCTIONS}")
+        raise _refused(f"it calls {calls} functions, more than the limit of {MOST_FUNCTIONS}")
     node["where_clause"] = _linear(clause)
     made = str(parser.execute("SELECT json_deserialize_sql(?)", [json.dumps(tree)]).fetchall()[0][0])
     if not made.startswith(HEAD):
@@ -99,7 +102,7 @@ def _tree(parser: Any, query: str) -> dict[str, Any]:
 
 
 def _unplaced(node: Any) -> Any:
-    """The tree without where in the text each part stood."""
+    """The tree without text positions."""
     if isinstance(node, dict):
         return {name: _unplaced(value) for name, value in node.items() if name != "query_location"}
     return [_unplaced(value) for value in node] if isinstance(node, list) else node
@@ -134,31 +137,31 @@ def _check_function(node: dict[str, Any]) -> None:
         raise _refused(f"the function {node['function_name']!r} is not allowed in it")
     if name in LIKES or name in REGEXES:
         if not all(_constant(child) is not None for child in node["children"][1:]):
-            raise _refused("a pattern has to be a text in quotes")
+            raise _refused("a pattern must be a quoted text")
         if name in REGEXES:
             _check_regex(_constant(node["children"][1]) or "")
 
 
 def _constant(node: dict[str, Any]) -> str | None:
-    """The text of a constant; None where the node is anything else."""
+    """The text of a constant; None if the node is anything else."""
     value = node.get("value") if node.get("class") == "CONSTANT" else None
     known = value is not None and not value["is_null"] and value["type"]["id"] == "VARCHAR"
     return str(value["value"]) if known and value is not None else None
 
 
 def _check_regex(pattern: str) -> None:
-    """DuckDB's regular expressions (RE2) take linear time, times the expression's size with its repetitions."""
+    """Limit a regular expression: RE2 takes time linear in the text times the expression's expanded size."""
     size = len(pattern) + 4 * len(re.findall(r"\\[dDwWsS]|\.|\[", pattern)) + 100 * len(re.findall(r"\\[pPX]", pattern))
     for counts in re.findall(r"\{([\d,]+)\}", pattern):
         size *= max(1, *(int(count[:9] or 1) for count in counts.split(",")))
     if size > LARGEST_REGEX:
-        raise _refused("its regular expression is too large: shorten it, or repeat less in it")
+        raise _refused("its regular expression is too large: shorten it, or reduce its repetitions")
 
 
 def _linear(node: Any) -> Any:
-    """The tree with each LIKE whose matching DuckDB would try again and again as a regular expression.
+    """Replace each LIKE that DuckDB would match by backtracking with a regular expression.
 
-    DuckDB's LIKE takes time to the power of the pattern's `%` where there is a `_`, an ESCAPE or no regard of case.
+    DuckDB's LIKE takes time exponential in the number of `%` if there is a `_` or an ESCAPE, or if it ignores case.
     """
     if isinstance(node, list):
         return [_linear(one) for one in node]
@@ -174,7 +177,7 @@ def _linear(node: Any) -> Any:
     pattern, escape = [*(_constant(one) or "" for one in rest), ""][:2]
     if name in ("~~", "!~~") and "_" not in pattern:
         return node
-    if LIKES[name]:  # DuckDB's ILIKE compares the pattern with its ESCAPE after it has lowered the pattern alone
+    if LIKES[name]:  # DuckDB's ILIKE lowers the pattern, but not its ESCAPE, before comparing them
         pattern = pattern.lower()
     constants = [
         {**rest[0], "value": {"type": {"id": "VARCHAR", "type_info": None}, "is_null": False, "value": value}}
@@ -189,7 +192,7 @@ def _linear(node: Any) -> Any:
 
 
 def like_as_regex(pattern: str, escape: str = "") -> str:
-    """The pattern of a LIKE as a regular expression for a whole text; `escape` is one sign or none."""
+    """Return a LIKE pattern as a regular expression for a whole text; `escape` is one character or empty."""
     if len(escape) > 1:
         raise _refused("ESCAPE takes one character")
     made, signs = "", iter(pattern)
@@ -205,9 +208,9 @@ def like_as_regex(pattern: str, escape: str = "") -> str:
 
 
 def visible(columns: Iterable[str], *, restricted: bool) -> str:
-    """SQL of these columns of the rows that a filter runs over: unless `restricted`, it sees no words of hidden rows.
+    """Return the SQL of the columns that a filter may read; unless `restricted`, words of restricted rows are NULL.
 
-    Their text and response are NULL to it, so that no condition on words holds for them, nor does its opposite.
+    Neither a condition on NULL words nor its negation is true, so a filter reveals nothing about them.
     """
     hidden = () if restricted else WORDS
     return ", ".join(f"CASE WHEN NOT restricted THEN {one} END AS {one}" if one in hidden else one for one in columns)

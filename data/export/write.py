@@ -1,4 +1,4 @@
-"""Writes an export: rows by DuckDB's COPY, staged and renamed when all of it is whole, then manifest and README."""
+"""Writes an export with DuckDB's COPY into a staging folder, then moves the complete files into place."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ MOST_SHARDS = 10_000
 
 @dataclass(frozen=True)
 class Cut:
-    """How the files are cut and packed."""
+    """Sharding and compression of the files."""
 
     shards: int | None
     shard_rows: int | None
@@ -54,16 +54,36 @@ def export(
     shards: int | None = None, shard_rows: int | None = None, compression: str | None = None, ask: bool = False,
     plain: bool = False, instruction: str = "", say: Callable[[str], None] = lambda text: None,
 ) -> list[Path]:  # fmt: skip
-    """Writes a version into the folder `out` in one of FORMATS; returns the paths, manifest.json and README.md last.
+    """Write a version into a folder in one of FORMATS.
 
-    `where` is a condition over ROW_COLUMNS, `columns` some of them; each split is cut into `shards` files or into files
-    of `shard_rows` rows. `compression` is none, gzip or zstd, by default zstd for Parquet and none otherwise. `ask`
-    puts a question with the labels before a text to classify, `instruction` these words in its place; `plain` gives
-    strings where TRL takes chat turns as well. `say` is told of each file.
+    The same version and options give the same bytes. Files are moved into place only when all are complete,
+    manifest.json last.
 
-    Restricted rows are left out unless `include_restricted` is true; README.md and one log line say how many there are.
-    The same version and options give the same bytes. Nothing is moved into place before all is written; manifest.json
-    comes last. Raises NotFound, StorageFull, and GraftError for what cannot be written so or is there already.
+    Args:
+        lake: The lake.
+        ref: The version, such as demo@2.
+        format: A name in FORMATS.
+        out: The folder to write to.
+        splits: The splits to write; None writes all.
+        include_restricted: Include restricted rows; README.md and a log line state their number either way.
+        overwrite: Replace an earlier export.
+        where: A condition over ROW_COLUMNS.
+        columns: Some of ROW_COLUMNS, for formats with a choice of columns.
+        shards: Files per split.
+        shard_rows: Rows per file, instead of `shards`.
+        compression: none, gzip or zstd; by default zstd for Parquet and none otherwise.
+        ask: Put a question with the labels before a text to classify.
+        plain: Write strings instead of chat turns, for formats in which TRL accepts both.
+        instruction: Text to put before a text to classify, instead of the question.
+        say: Receives a message for each file.
+
+    Returns:
+        The written paths, with manifest.json and README.md last.
+
+    Raises:
+        NotFound: There is no such version or split.
+        StorageFull: The disk is full.
+        GraftError: The options do not fit the format or the version, or the folder holds an export already.
     """
     if format not in FORMATS:
         raise GraftError(f"no export format {format!r}", where="--format", fix=f"one of: {', '.join(FORMATS)}")
@@ -101,11 +121,13 @@ def _cut(how: Format, shards: int | None, shard_rows: int | None, compression: s
         fix = f"one of: {', '.join(how.compressions)}"
         raise GraftError(f"{how.name} cannot be written with {packed!r}", where="--compression", fix=fix)
     if (shards or shard_rows) and not how.shardable:
-        raise GraftError(f"{how.name} is one file", where="--shards", fix="leave it out, or another --format")
+        raise GraftError(f"{how.name} is one file", where="--shards", fix="omit it, or choose another --format")
     if shards is not None and shard_rows is not None:
-        raise GraftError("--shards and --shard-rows are two answers to one question", fix="give one of them")
+        raise GraftError("--shards and --shard-rows exclude each other", fix="give only one of them")
     if (shards is not None and not 1 <= shards <= MOST_SHARDS) or (shard_rows is not None and shard_rows < 1):
-        raise GraftError("no such number of files", where="--shards", fix=f"1 to {MOST_SHARDS:,} files, or rows from 1")
+        raise GraftError(
+            "invalid number of files", where="--shards", fix=f"1 to {MOST_SHARDS:,} files, or at least 1 row per file"
+        )
     return Cut(shards, shard_rows, packed)
 
 
@@ -117,18 +139,18 @@ def _source(
     has_response = bool(lake.sql(query, [found.dataset, found.version]).to_pylist()[0]["n"])
     usual = ("id", "text", *(("response",) if has_response else ()), "label", "source")
     if columns and not how.choosable:
-        raise GraftError(f"the columns of {how.name} are fixed", where="--columns", fix="leave it out")
+        raise GraftError(f"the columns of {how.name} are fixed", where="--columns", fix="omit it")
     for name in columns or ():
         if name not in ROW_COLUMNS:
-            raise GraftError(f"no column {name!r}", where="--columns", fix=f"of: {', '.join(ROW_COLUMNS)}")
+            raise GraftError(f"no column {name!r}", where="--columns", fix=f"one of: {', '.join(ROW_COLUMNS)}")
     run = lake.run(found.run_id)
     recipe = run.recipe if run else {}
     task = run.task if run else Task()
     if not task.kind:  # rows of no known task are read as an import would
         task = task_for(["response"] if has_response else []).unchecked(sorted(found.labels), task.language)
     if instruction and (how not in chat.FORMATS or not task.labelled):
-        what = "there is no text to classify before which it could stand"
-        raise GraftError(what, where="--instruction", fix="a chat shape of a classification, or leave it out")
+        what = "it has no effect: there is no text to classify"
+        raise GraftError(what, where="--instruction", fix="use a chat format of a classification, or omit it")
     return Source(
         lake, found, task, language=task.language, licence=str(recipe.get("licence") or ""),
         tau=float((recipe.get("method") or {}).get("tau", 8.0)), has_response=has_response, restricted=restricted,
@@ -141,7 +163,7 @@ def _refuse_earlier(how: Format, found: DatasetVersion, chosen: Sequence[str], o
     names = [MANIFEST, *(how.path(split, 0, 1, how.ending) for split in chosen), README]
     there = next((out / name for name in names if (out / name).exists()), None)
     if there and not overwrite:
-        raise GraftError(f"{there} is there already", where=found.ref, fix="another folder, or --overwrite")
+        raise GraftError(f"{there} already exists", where=found.ref, fix="choose another folder, or add --overwrite")
 
 
 # ---- rows
@@ -181,10 +203,10 @@ def _joined(how: Format, parts: Mapping[str, Path], stage: Path, done: Sequence[
 
 
 def _spans(source: Source, how: Format, split: str, cut: Cut) -> tuple[list[tuple[int, int, int]], bool]:
-    """First and last ordinal and the number of rows of each file; and whether the lake gives the rows in order anyway.
+    """(first ordinal, last ordinal, number of rows) of each file, and whether the lake stores the rows in order.
 
-    Rows of one ordinal stay together. Lines that lie in order are written as they are read. All else is sorted: what is
-    packed in blocks would otherwise be cut where DuckDB's threads happened to begin, and the bytes would differ.
+    Rows of one ordinal stay together. Lines already in order are streamed. All else is sorted: the blocks of compressed
+    files would otherwise start wherever DuckDB's threads happened to begin, and the bytes would differ.
     """
     import numpy as np
 
@@ -203,7 +225,7 @@ def _spans(source: Source, how: Format, split: str, cut: Cut) -> tuple[list[tupl
         wanted = min(cut.shards or 1, len(rows))
         bounds = [len(rows) * shard // wanted for shard in range(wanted)]
     if len(bounds) > MOST_SHARDS:
-        raise GraftError(f"{len(bounds):,} files of a split", where="--shard-rows", fix="more rows a file")
+        raise GraftError(f"a split would have {len(bounds):,} files", where="--shard-rows", fix="more rows per file")
     ends = [*bounds[1:], len(rows)]
     spans = [
         (int(rows[first]), int(rows[end - 1]), int(counts[first:end].sum()))
@@ -232,7 +254,7 @@ def _copy(
 
 
 def _query(source: Source, query: str, params: Params) -> Any:
-    """Its errors are ours: one that a filter causes may quote a row, so nothing of it is said."""
+    """Run a query. An error caused by a filter may quote a row, so it is replaced with our own."""
     import duckdb
 
     lake = source.lake
@@ -251,7 +273,7 @@ def _query(source: Source, query: str, params: Params) -> Any:
 
 
 def _beside(source: Source, how: Format, made: Sequence[Written], stage: Path, told: Sequence[str]) -> list[Written]:
-    """README.md is the last."""
+    """Write the files beside the rows, README.md last."""
     head = how.head(source, made, stage)
     texts = {**how.beside(source, made, stage), README: head + notes.readme(source.found, told)}
     for name, text in texts.items():
@@ -271,7 +293,7 @@ def _written(path: Path, stage: Path, split: str = "", rows: int | None = None) 
 
 @contextmanager
 def _staged(out: Path) -> Iterator[Path]:
-    """A folder within `out` for this process; what killed processes left there is removed."""
+    """A staging folder within `out` for this process; leftovers of killed processes are removed."""
     import psutil
 
     stage = out / f".graft-{os.getpid()}.part"
@@ -290,7 +312,7 @@ def _staged(out: Path) -> Iterator[Path]:
 
 
 def _into_place(stage: Path, out: Path, made: Sequence[Written]) -> list[Path]:
-    """The earlier export's files go first: a folder without manifest.json is not whole."""
+    """Move the files into place. The earlier manifest goes first: a folder without manifest.json is incomplete."""
     earlier = _named_by(out / MANIFEST)
     (out / MANIFEST).unlink(missing_ok=True)
     names = [one.path for one in made]
@@ -304,7 +326,7 @@ def _into_place(stage: Path, out: Path, made: Sequence[Written]) -> list[Path]:
 
 
 def _named_by(manifest: Path) -> set[str]:
-    """The files that an earlier manifest names, all within its folder."""
+    """The files listed in an earlier manifest that exist within its folder."""
     try:
         names = [str(one["path"]) for one in json.loads(manifest.read_text(encoding="utf-8"))["files"]]
     except (OSError, ValueError, KeyError, TypeError):
@@ -325,4 +347,6 @@ def _explained(error: Exception, folder: Path) -> GraftError:
         return error
     if is_full(error):
         return StorageFull("no space left for the export", where=str(folder), fix="free some space and export again")
-    return GraftError(f"the export cannot be written: {error}", where=str(folder), fix="a folder that you may write to")
+    return GraftError(
+        f"the export cannot be written: {error}", where=str(folder), fix="choose a folder that you may write to"
+    )

@@ -1,4 +1,4 @@
-"""Existing datasets as rows for the lake: files are found and decoded, columns guessed, rows checked and put in splits.
+"""Import of existing datasets: find and decode files, detect columns, check rows and assign splits.
 
-`sources.find` says what a source holds, `columns.guess` which column is what, `collect.collect` gives the rows.
+`sources.find` lists a source's parts, `columns.guess` maps its columns to roles, `collect.collect` returns the rows.
 """

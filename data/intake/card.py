@@ -1,4 +1,4 @@
-"""The card of an imported version: what it is, from where, under which licence, and how it was read."""
+"""The card of an imported version: its content, source, licence and column mapping."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ def render(
     name: str, *, source: str, sha256: str, licence: str, kind: str, mapped: Mapping[str, str], rows: Sequence[Row],
     notices: Sequence[str],
 ) -> str:  # fmt: skip
-    """The card in Markdown. Whatever the source says, names and labels among it, is made inert."""
+    """Return the card in Markdown. All text from the source, including names and labels, is made inert."""
     labels = sorted({row.label for row in rows})
     facts = [
         f"- {len(rows):,} rows for {kind} over {len(labels):,} labels; Graft made none of them",
         f"- from: {inert(source)}",
-        f"- sha256: {sha256 or 'not known: it was read from an address'}",
+        f"- sha256: {sha256 or 'unknown: the source is an address'}",
         f"- licence: {inert(licence) or 'not stated'}",
         "- columns: " + ", ".join(f"{role} = {inert(column)}" for role, column in mapped.items()),
     ]
     restricted = sum(row.restricted for row in rows)
     if restricted:
-        facts.append(f"- {restricted:,} rows are restricted: exports leave them out unless asked")
-    parts = [f"# {inert(name)}", "## What was imported\n\n" + "\n".join(facts), "## Rows\n\n" + _counts(rows, labels)]
+        facts.append(f"- {restricted:,} rows are restricted: exports leave them out without --restricted")
+    parts = [f"# {inert(name)}", "## Source\n\n" + "\n".join(facts), "## Rows\n\n" + _counts(rows, labels)]
     if notices:
-        parts.append("## Noticed\n\n" + "\n".join(f"- {inert(notice)}" for notice in notices))
-    limits = "Who wrote the texts, and how they were labelled, is not known to Graft: ask their source."
+        parts.append("## Notes\n\n" + "\n".join(f"- {inert(notice)}" for notice in notices))
+    limits = "Graft does not know who wrote the texts or how they were labelled: consult their source."
     return "\n\n".join([*parts, f"## Use and limits\n\n{limits}"]) + "\n"
 
 

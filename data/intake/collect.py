@@ -1,4 +1,4 @@
-"""Records to rows: checked, each once, with ids that follow from what they say, and in splits."""
+"""Turns records into rows: checked, deduplicated, with ids derived from their content, and assigned to splits."""
 
 from __future__ import annotations
 
@@ -19,14 +19,17 @@ from graft.schemas.recipe import Splits
 MAX_CHARS = 100_000
 MAX_LABEL = 100
 NO_LABEL = "imported"
-"""The one domain of instructions that come without a label."""
+"""The only domain of instructions without a label."""
 RANK: dict[SplitName | None, int] = {"test": 3, "validation": 2, "train": 1, None: 0}
-"""Of a row that is in two splits the one is kept that a model must not have seen."""
+"""Of a row in two splits, the copy in the split with the higher rank is kept, which a model must not have seen."""
 
 
 @dataclass(frozen=True)
 class Checks:
-    """What a row must be. `labels` are those allowed, None: any; `splits` given overrule the source's own."""
+    """Requirements on each row.
+
+    `labels` are the allowed labels (None: any). `splits` overrides the source's own splits.
+    """
 
     needs_response: bool = False
     max_chars: int = MAX_CHARS
@@ -38,7 +41,10 @@ class Checks:
 
 @dataclass
 class Collected:
-    """The rows by id, and what a person should know of how they came about."""
+    """Rows in the order of their ids, notices for the user, and counts.
+
+    `assigned`: the splits were not the source's own.
+    """
 
     rows: list[Row] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
@@ -51,7 +57,17 @@ Kept = tuple[str, str, str | None, SplitName | None]
 
 
 def collect(source: Source, mapped: Mapped, checks: Checks, *, skip_bad: bool = False) -> Collected:
-    """Every row of the source. Raises InputInvalid naming all bad ones, which `skip_bad` leaves out and counts."""
+    """Collect every row of the source.
+
+    Args:
+        source: The source, as returned by `sources.find`.
+        mapped: The column of each role.
+        checks: Requirements on each row.
+        skip_bad: Leave invalid rows out and count them instead of failing.
+
+    Raises:
+        InputInvalid: Rows are invalid (all are listed), or no row is left.
+    """
     problems = Problems(skip=skip_bad)
     kept: dict[str, Kept] = {}
     read = repeated = moved = 0
@@ -76,7 +92,7 @@ def collect(source: Source, mapped: Mapped, checks: Checks, *, skip_bad: bool = 
     counts |= {f"skipped.{kind}": count for kind, count in sorted(problems.skipped.items())}
     made = Collected(counts=counts)
     if repeated:
-        made.notices.append(f"{repeated:,} rows say the same with the same label as an earlier one: each counts once")
+        made.notices.append(f"{repeated:,} rows repeat the text and label of an earlier row: each is kept once")
     if moved:
         made.notices.append(f"{moved:,} of them were in two splits: kept in test before validation before train")
     for kind, count in sorted(problems.skipped.items()):
@@ -105,7 +121,7 @@ Wrong = tuple[str, str, str, str]
 
 
 def _said(record: Mapping[str, Any], mapped: Mapped) -> tuple[Any, Any]:
-    """Text and response as they are, of whatever type."""
+    """The raw text and response, of any type."""
     if mapped.chat:
         return from_chat(record.get(mapped.chat)) or (None, None)
     response = record.get(mapped.response) if mapped.response else None
@@ -125,7 +141,7 @@ def _wrong_text(found: tuple[Any, Any], mapped: Mapped, checks: Checks) -> Wrong
         if value is None or (isinstance(value, str) and not value.strip()):
             if needed:
                 if mapped.chat:
-                    return column, "is no conversation that ends with an answer", "correct or remove the row", "chat"
+                    return column, "is not a conversation that ends with an answer", "correct or remove the row", "chat"
                 return column, "is empty", "write it, or remove the row", "empty"
         elif not isinstance(value, str):
             return column, f"is not text but {type(value).__name__}", "write it in quotes", "type"
@@ -140,7 +156,7 @@ def _wrong_text(found: tuple[Any, Any], mapped: Mapped, checks: Checks) -> Wrong
 
 
 def _label(value: Any, names: Sequence[str] | None, checks: Checks) -> tuple[str, Wrong | None]:
-    """A label as text: whole numbers are fine, and become names where the source names its classes."""
+    """A label as text. Whole numbers are accepted, and become names if the source names its classes."""
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
     if isinstance(value, bool):
@@ -151,16 +167,21 @@ def _label(value: Any, names: Sequence[str] | None, checks: Checks) -> tuple[str
         value = int(value)
     if names and isinstance(value, int):
         if not 0 <= value < len(names):
-            return "", ("label", f"class {value} has no name", f"0 to {len(names) - 1} have, or -1: none", "label")
+            return "", (
+                "label",
+                f"class {value} has no name",
+                f"use 0 to {len(names) - 1}, or -1 for no label",
+                "label",
+            )
         value = names[value]
     if value is None or (isinstance(value, str) and not value.strip()):
         return "", ("label", "is empty", "write it, or remove the row", "unlabelled")
     if not isinstance(value, str | int):
-        fix = "give each row one label, or name another column: --map label=COLUMN"
-        return "", ("label", f"is not one label but {type(value).__name__}", fix, "label")
+        fix = "give each row one label, or choose another column: --map label=COLUMN"
+        return "", ("label", f"is not a single label but {type(value).__name__}", fix, "label")
     text = str(value).strip()
     if len(text) > MAX_LABEL or "\0" in text or not is_sound(text):
-        fix = f"at most {MAX_LABEL} characters of plain text; is it the right column? --map label=COLUMN"
+        fix = f"at most {MAX_LABEL} characters of plain text; or choose another column: --map label=COLUMN"
         return "", ("label", f"{text[:40]!r}… cannot be a label", fix, "label")
     if checks.labels is not None and text not in checks.labels:
         return "", ("label", f"unknown label {text[:80]!r}", f"the labels are: {', '.join(checks.labels)}", "label")
@@ -176,7 +197,7 @@ def _split_of(value: Any) -> tuple[SplitName | None, Wrong | None]:
 
 
 def _labels_apart(source: Source, kept: Mapping[str, Kept], problems: Problems) -> None:
-    """Labels that differ in case alone, or are nearly as many as the rows, are a mistake in the source."""
+    """Report labels that differ only in case, or that are nearly as many as the rows, as errors of the source."""
     counts = Counter(label for _, label, *_ in kept.values())
     folded: defaultdict[str, list[str]] = defaultdict(list)
     for label in sorted(counts):
@@ -184,25 +205,25 @@ def _labels_apart(source: Source, kept: Mapping[str, Kept], problems: Problems) 
     for alike in folded.values():
         if len(alike) > 1:
             shown = " and ".join(f"{label!r} ({counts[label]:,} rows)" for label in alike)
-            problems.source(source.name, f"{shown} differ in case alone", "write them alike", column="label")
+            problems.source(source.name, f"{shown} differ only in case", "write them alike", column="label")
     if len(counts) > max(50, len(kept) // 2):
         what = f"has {len(counts):,} different labels in {len(kept):,} rows"
-        problems.source(source.name, what, "is it the right column? --map label=COLUMN", column="label")
+        problems.source(source.name, what, "check that it is the label column: --map label=COLUMN", column="label")
 
 
 def _split(source: Source, kept: dict[str, Kept], checks: Checks, made: Collected) -> None:
-    """Puts rows in the source's own splits, or in assigned ones where it has none, or only one."""
+    """Put rows in the source's own splits, or in assigned splits if it has none or only one."""
     own = Counter(split for *_, split in kept.values())
     if checks.splits is None and len(own) > 1 and None in own:
         files = sorted({part.file for part in source.parts if part.split is None})
-        what = f"{own[None]:,} rows belong to no split, others do: {', '.join(files[:3])}"
+        what = f"{own[None]:,} rows have no split, although others have: {', '.join(files[:3])}"
         raise invalid(source.name, what, "rename the files, or let --splits 0.8/0.1/0.1 assign all")
     several = _repeats(kept)
     groups = {name: found[0] for found in several for name in found}
     made.assigned = checks.splits is not None or len(own) == 1
     if made.assigned:
         if None not in own:
-            why = "--splits was given" if len(own) > 1 or checks.splits else f"there is only {next(iter(own))}"
+            why = "--splits was given" if len(own) > 1 or checks.splits else f"it has only {next(iter(own))}"
             made.notices.append(f"the source's own splits are not used: {why}")
         each = [(name, row[0], row[1], groups.get(name, "")) for name, row in kept.items()]
         splits = assign_splits(each, checks.splits or Splits(), checks.seed)
@@ -220,7 +241,7 @@ def _split(source: Source, kept: dict[str, Kept], checks: Checks, made: Collecte
 
 
 def _repeats(kept: Mapping[str, Kept]) -> list[list[str]]:
-    """The ids of rows whose texts are the same, case and spaces aside, by text; single ones are left out."""
+    """Groups of row ids whose texts are equal except for case and spaces; unique texts are left out."""
     first: dict[int, str] = {}
     found: defaultdict[str, list[str]] = defaultdict(list)
     for name, (text, *_) in kept.items():
@@ -234,11 +255,11 @@ def _repeats(kept: Mapping[str, Kept]) -> list[list[str]]:
 def _tell_repeats(
     kept: Mapping[str, Kept], several: Sequence[Sequence[str]], splits: Mapping[str, SplitName], made: Collected
 ) -> None:
-    """Texts that occur under several labels, or in several splits; case and spaces aside."""
+    """Note the texts that occur with several labels, or in several splits, ignoring case and spaces."""
     labels = sum(len({kept[name][1] for name in names}) > 1 for names in several)
     apart = [names for names in several if len({splits[name] for name in names}) > 1]
     if labels:
-        made.notices.append(f"{labels:,} texts have different labels in different rows: both are kept")
+        made.notices.append(f"{labels:,} texts have different labels in different rows: all are kept")
     if apart:
         shown = ", ".join(names[0] for names in apart[:3])
         made.notices.append(f"{len(apart):,} texts are in more than one split, such as row {shown}")

@@ -1,4 +1,4 @@
-"""Which column is the text, the label, the response, the split, the id: guessed from names and values, or told."""
+"""Mapping of columns to roles (text, label, response, split, id): detected from names and values, or given."""
 
 from __future__ import annotations
 
@@ -26,13 +26,16 @@ NAMES: dict[str, tuple[tuple[str, ...], ...]] = {
     "split": (("split",), ("fold", "subset", "partition")),
     "id": (("id",), ("row_id", "uid", "guid", "idx", "_id", "index", "", "unnamed:_0")),
 }  # fmt: skip
-"""Role to names, likelier ones in earlier groups; two of one group are ambiguous."""
+"""Column names for each role, likelier names in earlier groups; two names of one group are ambiguous."""
 CHATS = ("messages", "conversations", "conversation")
 
 
 @dataclass(frozen=True)
 class Mapped:
-    """The column of each role; `text` may be several, joined by an empty line. `chat` holds whole conversations."""
+    """The column of each role.
+
+    `text` may be several columns, joined by an empty line. `chat` is a column of whole conversations.
+    """
 
     text: tuple[str, ...] = ()
     label: str | None = None
@@ -43,19 +46,19 @@ class Mapped:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Every column that is read."""
+        """All columns that have to be read."""
         each = (*self.text, self.label, self.response, self.split, self.chat)
         return tuple(dict.fromkeys(name for name in each if name is not None))
 
     def told(self) -> dict[str, str]:
-        """Role to column, as a person writes it with --map."""
+        """Role to column, as written with --map."""
         found = {"text": "+".join(self.text) or (f"{self.chat} (chat)" if self.chat else ""), "label": self.label}
         found |= {"response": self.response or (f"{self.chat} (chat)" if self.chat else None), "split": self.split}
         return {role: name for role, name in {**found, "id": self.id}.items() if name is not None and name != ""}
 
 
 def sample(source: Source) -> list[Mapping[str, Any]]:
-    """The first records of each part, a few hundred in all; what is wrong is found later."""
+    """Return the first records of each part, a few hundred in all. Invalid rows are ignored here and found later."""
     each = max(5, SAMPLE // max(1, len(source.parts)))
     records: list[Mapping[str, Any]] = []
     for part in source.parts:
@@ -69,7 +72,7 @@ def sample(source: Source) -> list[Mapping[str, Any]]:
 
 
 def parse_map(items: Sequence[str]) -> dict[str, str]:
-    """`text=utterance,label=intent` as role to column. A comma or = in a column's name is understood."""
+    """Parse `text=utterance,label=intent` into role to column. A column's name may contain a comma or =."""
     found = {}
     for item in items:
         for piece in re.split(rf",(?=\s*(?:{'|'.join(ROLES)})=)", item):
@@ -81,10 +84,19 @@ def parse_map(items: Sequence[str]) -> dict[str, str]:
 
 
 def guess(source: Source, records: Sequence[Mapping[str, Any]], told: Mapping[str, str]) -> Mapped:
-    """The mapping: what is told counts, the rest is guessed. Raises InputInvalid where that is ambiguous."""
+    """Map columns to roles, detecting those that are not given.
+
+    Args:
+        source: The source, for error messages.
+        records: A sample of its records.
+        told: Columns by role as given with --map; an empty column drops the role.
+
+    Raises:
+        InputInvalid: There are no rows, a given column does not exist, or the detection is ambiguous.
+    """
     columns = list(dict.fromkeys(str(name) for record in records for name in record))
     if not columns:
-        raise invalid(source.name, "holds no rows", "check the file: a header and one row at least")
+        raise invalid(source.name, "contains no rows", "check the file: it needs a header and at least one row")
     chosen: dict[str, Any] = {role: _known(source, column, columns, role) for role, column in told.items() if column}
     dropped = {role for role, column in told.items() if not column}
     taken = {name for value in chosen.values() for name in value}
@@ -148,7 +160,7 @@ def _fits(role: str, column: str, records: Sequence[Mapping[str, Any]]) -> bool:
 def _texts(
     source: Source, rest: Sequence[str], records: Sequence[Mapping[str, Any]], columns: Sequence[str]
 ) -> tuple[str, ...]:
-    """The one column that holds texts of several words, most of them different."""
+    """The only column with texts of several words, most of them different."""
     found = []
     for column in rest:
         values = [value for record in records if isinstance(value := record.get(column), str) and value.strip()]
@@ -163,7 +175,7 @@ def _texts(
 def _labels(
     source: Source, rest: Sequence[str], records: Sequence[Mapping[str, Any]], columns: Sequence[str]
 ) -> tuple[str, ...]:
-    """The one column with few different, short values."""
+    """The only column with few different, short values."""
     found = []
     for column in rest:
         values = [v for record in records if isinstance(v := record.get(column), str | int) and v != ""]
@@ -176,13 +188,13 @@ def _labels(
 
 
 def _ambiguous(source: Source, role: str, found: Sequence[str], columns: Sequence[str]) -> Exception:
-    what = f"{' and '.join(map(repr, found))} may each be the {role}" if found else f"no column looks like the {role}"
-    fix = f"say which: --map {role}=COLUMN; the columns are: {', '.join(columns)}"
+    what = f"{' and '.join(map(repr, found))} could each be the {role}" if found else f"no column looks like the {role}"
+    fix = f"choose with --map {role}=COLUMN; the columns are: {', '.join(columns)}"
     return invalid(source.name, what, fix, role)
 
 
 def _turns(value: Any) -> list[tuple[str, str]]:
-    """(who, what) of a conversation in either usual form; empty where it is none."""
+    """(speaker, content) of each turn, in either common format; empty if the value is not a conversation."""
     turns = []
     for turn in value if isinstance(value, list) else ():
         if not isinstance(turn, dict):
@@ -195,9 +207,9 @@ def _turns(value: Any) -> list[tuple[str, str]]:
 
 
 def from_chat(value: Any) -> tuple[str, str] | None:
-    """A conversation as (all before the last answer, the last answer); None where it is not of that form.
+    """Split a conversation into (everything before the last answer, the last answer); None if it has no such form.
 
-    One question stands as it is; of several turns each is written with who said it.
+    A single question is kept as it is; several turns are prefixed with their speakers.
     """
     turns = _turns(value)
     if len(turns) < 2 or turns[-1][0] != "assistant":

@@ -1,4 +1,4 @@
-"""Text files of any usual encoding: which one it is, and the file opened with it."""
+"""Detection of a text file's encoding, and reading with it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ HEAD = 4096
 
 
 def find_encoding(path: Path) -> tuple[str, bool, str]:
-    """(encoding, whether some lines are not in it, a notice or "").
+    """Return (encoding, whether some lines violate it, a notice or "").
 
-    A mark at the start decides; else UTF-8 where the whole file is; else UTF-16 where every other byte is NUL; else
-    UTF-8 with bad lines where other lines hold sound UTF-8 beyond ASCII; else cp1252, or Latin-1 where that has gaps.
+    A byte order mark decides; else UTF-8 if the whole file is valid; else UTF-16 if every other byte is NUL; else UTF-8
+    with bad lines if some line is valid non-ASCII UTF-8; else cp1252, or Latin-1 if cp1252 does not define a byte.
     """
     try:
         with unpacked(path) as file:
@@ -32,7 +32,7 @@ def find_encoding(path: Path) -> tuple[str, bool, str]:
             return "utf-8-sig", False, ""
         return _of_lines(path)
     except OSError as error:
-        raise invalid(str(path), f"cannot be read: {error}", "check the file and its rights") from error
+        raise invalid(str(path), f"cannot be read: {error}", "check the file and its permissions") from error
 
 
 def _is_utf8(path: Path) -> bool:
@@ -65,24 +65,26 @@ def _of_lines(path: Path) -> tuple[str, bool, str]:
 
 
 def open_text(path: Path, encoding: str) -> io.TextIOWrapper:
-    """The file as text, line ends untouched. Bytes that are not of the encoding become lone surrogates."""
+    """Open the file as text, without newline translation. Undecodable bytes become lone surrogates."""
     errors = "strict" if encoding.startswith("utf-16") else "surrogateescape"
     return io.TextIOWrapper(unpacked(path), encoding=encoding, errors=errors, newline="")
 
 
 def lines(file: io.TextIOWrapper, name: str) -> Iterator[str]:
-    """Each line with its end. Raises InputInvalid for one of more than MAX_LINE characters."""
+    """Yield each line with its line end. Raises InputInvalid for a line of more than MAX_LINE characters."""
     number = 0
     while line := file.readline(MAX_LINE + 1):
         number += 1
         if len(line) > MAX_LINE:
             what = f"this line has more than {MAX_LINE:,} characters"
-            raise invalid(f"{name}:{number}", what, "is it a text file with one row a line? leave the row out")
+            raise invalid(
+                f"{name}:{number}", what, "check that it is a text file with one row per line, or leave the row out"
+            )
         yield line
 
 
 def is_sound(text: str) -> bool:
-    """Whether the text holds no byte that could not be decoded."""
+    """Whether every byte of the text could be decoded."""
     if text.isascii():
         return True
     try:

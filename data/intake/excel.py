@@ -1,4 +1,4 @@
-"""Excel: the rows of a sheet. The archive is looked through before openpyxl reads it, which trusts what it is given."""
+"""Rows of an Excel sheet. The archive is checked before openpyxl reads it, because openpyxl trusts its input."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from graft.data.intake.parts import Part, Problems, Record, invalid, split_of
 
 CHUNK = 1 << 16
 MAX_ROWS = 1_048_576
-"""Rows of a sheet at most, as in Excel; a file can number its rows as it likes."""
+"""Maximum rows of a sheet, as in Excel; a file can number its rows arbitrarily."""
 TAG = 33
-"""Bytes that a tag counts: three tags for each byte on disk. A usual sheet has one; a reader keeps each for a while."""
+"""Bytes charged per tag, which allows three tags per byte on disk. A usual sheet has one; readers buffer each tag."""
 _BROKEN = (
     BadZipFile,
     KeyError,
@@ -35,7 +35,7 @@ _FIX = "save it as .xlsx, or as CSV"
 
 
 def excel_parts(path: Path, sheet: str | None) -> list[Part]:
-    """The sheet that is named, the only one that holds rows, or one a split where the sheets are called so."""
+    """Return the named sheet, the only sheet with rows, or one part per split if the sheets are named after splits."""
     _check(path)
     try:
         with _book(path) as book:
@@ -48,12 +48,12 @@ def excel_parts(path: Path, sheet: str | None) -> list[Part]:
     chosen = [sheet] if sheet is not None else full
     splits = {name: split_of(name) for name in chosen}
     if len(chosen) > 1 and not all(splits.values()):
-        raise invalid(str(path), f"has {len(chosen)} sheets with rows: {', '.join(chosen)}", "name one: --sheet NAME")
+        raise invalid(str(path), f"has {len(chosen)} sheets with rows: {', '.join(chosen)}", "choose one: --sheet NAME")
     return [Part(f"{path}#{name}", _sheet(path, name), splits[name]) for name in chosen]
 
 
 def _check(path: Path) -> None:
-    """Raises InputInvalid where the archive unpacks to too much, or an XML file of it declares entities."""
+    """Raise InputInvalid if the archive unpacks to too much, or if one of its XML files declares entities."""
     unpacked, elements = Allowance.of(path), Allowance.of(path)
     try:
         with ZipFile(path) as archive:
@@ -71,11 +71,11 @@ def _check(path: Path) -> None:
 
 
 class _SeenError(Exception):
-    """The first element, before which a document type would have to stand."""
+    """Raised at the first element: a document type can only precede it."""
 
 
 def _has_dtd(archive: ZipFile, entry: Any) -> bool:
-    """Whether an entry is XML with a document type: entities can grow without end, and nothing needs them here."""
+    """Whether an entry is XML with a document type: entities can expand without limit, and sheets need none."""
     parser, found = expat.ParserCreate(), list[bool]()
 
     def seen(*_: Any) -> None:
@@ -96,7 +96,7 @@ def _has_dtd(archive: ZipFile, entry: Any) -> bool:
 def _book(path: Path) -> Iterator[Any]:
     openpyxl: Any = importlib.import_module("openpyxl")  # heavy, and untyped
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of styles and extensions, which hold no rows
+        warnings.simplefilter("ignore")  # about styles and extensions, which contain no rows
         book = openpyxl.load_workbook(path, read_only=True, data_only=True)
     try:
         yield book
@@ -106,7 +106,7 @@ def _book(path: Path) -> Iterator[Any]:
 
 def _rows(sheet: Any, most: int) -> Iterator[Any]:
     if hasattr(sheet, "reset_dimensions"):
-        sheet.reset_dimensions()  # what the file says of its size would be padded with empty cells
+        sheet.reset_dimensions()  # else openpyxl pads rows to the size that the file declares
     yield from sheet.iter_rows(values_only=True, max_row=most) if hasattr(sheet, "iter_rows") else ()
 
 
@@ -125,6 +125,6 @@ def _sheet(path: Path, name: str) -> Any:
                     else:
                         yield number, {c: v for c, v in zip_longest(columns, cells[: len(columns)]) if c}
         except _BROKEN as error:
-            problems.source(str(path), f"cannot be read to its end: {str(error)[:120]}", _FIX)
+            problems.source(str(path), f"cannot be read completely: {str(error)[:120]}", _FIX)
 
     return records

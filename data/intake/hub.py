@@ -1,4 +1,4 @@
-"""A Hugging Face dataset on disk: a repository's folder with its README's head, or what `save_to_disk` wrote."""
+"""Hugging Face datasets on disk: a repository's folder with its README's YAML header, or `save_to_disk` output."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from graft.schemas.datasets import SplitName
 DATA = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".arrow")
 FACTS = ("dataset_info.json", "dataset_dict.json", "dataset_infos.json", "state.json", "package.json")
 MAX_FACTS = 20_000_000
-"""Bytes of a description at most."""
+"""Maximum bytes of a description file."""
 Open = Callable[[Path], list[Part]]
 
 
 def folder_parts(folder: Path, source: Source, config: str | None, open_file: Open) -> list[Part]:
-    """The parts of a folder. `open_file` opens one data file. Raises InputInvalid where it holds none."""
+    """Return the parts of a folder; `open_file` opens each data file. Raises InputInvalid if the folder has none."""
     if (folder / "dataset_dict.json").is_file():
         splits = _json(folder / "dataset_dict.json").get("splits")
         names = [name for name in splits if isinstance(name, str)] if isinstance(splits, list) else []
@@ -39,8 +39,8 @@ def folder_parts(folder: Path, source: Source, config: str | None, open_file: Op
             part.names = {**part.names, **info}
             parts.append(part)
     if not parts:
-        fix = f"it should hold files such as train.csv or data/train-0.parquet ({', '.join(DATA)})"
-        raise invalid(str(folder), "the folder holds no data file", fix)
+        fix = f"it should contain files such as train.csv or data/train-0.parquet ({', '.join(DATA)})"
+        raise invalid(str(folder), "the folder contains no data file", fix)
     return parts
 
 
@@ -55,9 +55,11 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _inside(folder: Path, path: Path) -> Path:
-    """The path, which must lie in the folder: its name was read from a file that somebody else wrote."""
+    """Return the path if it lies in the folder; its name comes from an untrusted file."""
     if not path.resolve().is_relative_to(folder.resolve()):
-        raise invalid(str(folder), f"names a file outside of itself: {path}", "remove that entry from its description")
+        raise invalid(
+            str(folder), f"refers to a file outside of itself: {path}", "remove that entry from its description"
+        )
     return path
 
 
@@ -68,7 +70,7 @@ def _saved(root: Path, folder: Path, split: SplitName | None) -> list[Part]:
     for part in parts:
         part.split = split
     if not parts:
-        raise invalid(str(folder), "state.json names no data file", "save the dataset again")
+        raise invalid(str(folder), "state.json lists no data file", "save the dataset again")
     return parts
 
 
@@ -86,14 +88,16 @@ def _front_matter(folder: Path) -> dict[str, Any]:
     try:
         head = plain(found[1]) if found else {}
     except yaml.YAMLError as error:
-        raise invalid(str(readme), f"its head is not valid YAML: {str(error)[:120]}", "correct or remove it") from error
+        raise invalid(
+            str(readme), f"its header is not valid YAML: {str(error)[:120]}", "correct or remove it"
+        ) from error
     return head if isinstance(head, dict) else {}
 
 
 def _chosen(
     folder: Path, head: dict[str, Any], config: str | None
 ) -> tuple[dict[str, list[str]], list[tuple[Path, SplitName | None]]]:
-    """Class names and files of the configuration that is asked for, or the default one, or the only one."""
+    """Class names and files of the requested configuration, else of the default or only configuration."""
     configs = {str(each.get("config_name", "default")): each for each in _dicts(head.get("configs"))}
     infos = {str(each.get("config_name", "default")): each for each in _dicts(head.get("dataset_info"))}
     known = list(configs or infos)
@@ -102,7 +106,7 @@ def _chosen(
     if not name and len(known) == 1:
         name = known[0]
     if known and name not in known:
-        what = f"no configuration {config!r}" if config else "has several configurations and no default one"
+        what = f"no configuration {config!r}" if config else "has several configurations and no default"
         raise invalid(str(folder), what, f"--config NAME, one of: {', '.join(known)}")
     info = infos.get(name) or (next(iter(infos.values())) if len(infos) == 1 else {})
     return _names(info), list(_listed(folder, configs.get(name, {}).get("data_files")))
@@ -114,7 +118,7 @@ def _dicts(value: Any) -> list[dict[str, Any]]:
 
 
 def _names(info: dict[str, Any]) -> dict[str, list[str]]:
-    """Class names by column from a README's features."""
+    """Class names by column, from the features in a README."""
     found = {}
     for feature in _dicts(info.get("features")):
         kind = feature.get("dtype")
@@ -127,7 +131,7 @@ def _names(info: dict[str, Any]) -> dict[str, list[str]]:
 
 
 def _listed(folder: Path, given: Any) -> Iterator[tuple[Path, SplitName | None]]:
-    """The files that `data_files` names: patterns, a split to patterns, or a list of splits with theirs."""
+    """The files in `data_files`, which holds patterns, a mapping of splits to patterns, or a list of both."""
     if not given:
         return
     entries = [given] if isinstance(given, str | dict) else list(given)
@@ -145,10 +149,10 @@ def _listed(folder: Path, given: Any) -> Iterator[tuple[Path, SplitName | None]]
 
 def _globbed(folder: Path, pattern: str, split: str) -> Iterator[tuple[Path, SplitName | None]]:
     if pattern.startswith("/") or ".." in Path(pattern).parts:
-        raise invalid(str(folder), f"its description names files outside of it: {pattern!r}", "correct README.md")
+        raise invalid(str(folder), f"its description refers to files outside of it: {pattern!r}", "correct README.md")
     paths = sorted(path for path in folder.glob(pattern) if path.is_file())
     if not paths:
-        raise invalid(str(folder), f"no file fits {pattern!r}, which README.md names", "download the whole dataset")
+        raise invalid(str(folder), f"no file matches {pattern!r}, which README.md lists", "download the whole dataset")
     for path in paths:
         yield _inside(folder, path), split_of(split) or split_in(path, folder)
 
@@ -161,7 +165,7 @@ def _found(folder: Path) -> list[tuple[Path, SplitName | None]]:
 
 
 def split_in(path: Path, folder: Path) -> SplitName | None:
-    """The split that a file's name speaks of, or else the name of a folder above it."""
+    """The split named in a file's name, or else in the name of a parent folder."""
     names = path.relative_to(folder).parts
     for name in reversed(names):
         for word in re.split(r"[^a-zA-Z]+", name):

@@ -1,4 +1,4 @@
-"""How much a file may unpack to. It is counted while the file is read, so that a small file cannot fill the memory."""
+"""Limits on decompressed size, counted while a file is read, so that a small file cannot exhaust memory."""
 
 from __future__ import annotations
 
@@ -13,18 +13,23 @@ from typing import IO
 from graft.data.intake.parts import invalid
 
 SETTING = "GRAFT_MAX_UNPACKED"
-"""The environment variable that allows every file this much, whatever its size, such as 20GB."""
+"""Environment variable that raises the limit for every file, whatever its size, such as 20GB."""
 CAP, FLOOR, RATIO = 4_000_000_000, 500_000_000, 100
-"""Bytes that any file may unpack to at most; that every file may; and, between them, times its own size."""
+"""Limits in bytes: the maximum of any file, the minimum granted to every file, and, between them, times its size."""
 MAX_LINE = 10_000_000
-"""Characters of a line, and of a CSV field, at most."""
+"""Maximum characters of a line and of a CSV field."""
 VALUE = 64
-"""Bytes of memory that a small value of JSON or XML takes about, beside its text."""
+"""Approximate bytes of memory of a small JSON or XML value, excluding its text."""
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
 class Allowance:
-    """Bytes that one file may still unpack to. `packed` is its size on disk, None where that is not known."""
+    """Budget of unpacked bytes for one file.
+
+    Args:
+        file: The file's name, for error messages.
+        packed: Its size on disk in bytes, None if unknown.
+    """
 
     def __init__(self, file: str, packed: int | None) -> None:
         self._file, self._packed, self._spent = file, packed, 0
@@ -32,17 +37,17 @@ class Allowance:
 
     @classmethod
     def of(cls, path: Path) -> Allowance:
-        """A file's allowance. Raises InputInvalid where the setting cannot be read."""
+        """Return the file's allowance. Raises InputInvalid if the environment variable cannot be parsed."""
         return cls(str(path), path.stat().st_size)
 
     def charge(self, size: int) -> None:
-        """Count bytes. Raises InputInvalid once they are more than the file may have."""
+        """Count bytes. Raises InputInvalid once the limit is exceeded."""
         self._spent += size
         if self._spent > self.limit:
             on_disk = "" if self._packed is None else f" ({readable(self._packed)} on disk)"
             raise invalid(
                 self._file, f"unpacks to more than {readable(self.limit)}{on_disk}",
-                f"check where it is from; if it is right, allow more in the environment: {SETTING}=20GB",
+                f"check its origin; if it is valid, raise the limit in the environment: {SETTING}=20GB",
             )  # fmt: skip
 
 
@@ -57,7 +62,7 @@ def _set() -> int | None:
 
 
 def readable(size: int) -> str:
-    """Bytes in the unit that suits them, such as 4 GB."""
+    """Format a number of bytes with a suitable unit, such as 4 GB."""
     for unit, scale in reversed(_UNITS.items()):
         if size >= scale and unit:
             return f"{size / scale:.3g} {unit}"
@@ -65,40 +70,40 @@ def readable(size: int) -> str:
 
 
 def weight(text: str | bytes) -> int:
-    """About the bytes of memory that a JSON text takes as values: brackets and commas bound their number."""
+    """Estimate the bytes of memory of a JSON text once parsed: brackets and commas bound the number of values."""
     data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
     return len(data) + VALUE * sum(data.count(mark) for mark in (b",", b"[", b"{"))
 
 
 def unpacked(path: Path) -> IO[bytes]:
-    """The file's bytes, unpacked and counted where its name ends in .gz. Reading raises InputInvalid, OSError."""
+    """Open the file's bytes, unpacked and counted if its name ends in .gz. Reading raises InputInvalid, OSError."""
     if path.suffix.lower() != ".gz":
         return path.open("rb")
     return io.BufferedReader(_Counted(path), 1 << 17)
 
 
 class _Counted(io.RawIOBase):
-    """A gzip file that counts what comes out of it."""
+    """A gzip file that counts its unpacked bytes."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._allowance = path, Allowance.of(path)
         self._inner = gzip.GzipFile(path, "rb")
 
     def readable(self) -> bool:
-        """It can be read, and nothing else."""
+        """Always true."""
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        """Fill the buffer. Raises InputInvalid for a damaged file, or one that unpacks to too much."""
+        """Fill the buffer. Raises InputInvalid if the file is damaged or unpacks to too much."""
         try:
             data = self._inner.read(len(buffer))
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise invalid(str(self._path), f"cannot be unpacked: {error}", "get the file again") from None
+            raise invalid(str(self._path), f"cannot be unpacked: {error}", "download or copy the file again") from None
         self._allowance.charge(len(data))
         buffer[: len(data)] = data
         return len(data)
 
     def close(self) -> None:
-        """Closes the file below too."""
+        """Close the underlying file too."""
         self._inner.close()
         super().close()

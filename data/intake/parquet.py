@@ -1,8 +1,8 @@
-"""Parquet in pieces of bounded size: dictionaries stay packed until their rows are counted.
+"""Reads Parquet in pieces of bounded size: dictionaries stay packed until the size of their rows is known.
 
-A dictionary page of one long text and a run of a million references to it take a few bytes. So texts are read as
-Arrow dictionaries, their unpacked size is computed from the lengths, and only then are rows made, a piece at a time.
-The footer's sizes may lie; the pages' own headers, which Arrow goes by, are added up before anything is unpacked.
+A dictionary page of one long text and a run of a million references to it take a few bytes. Texts are therefore read as
+Arrow dictionaries, their unpacked size is computed from the lengths, and only then are rows made, one piece at a time.
+The footer's sizes cannot be trusted; the page headers, which Arrow uses, are added up before anything is unpacked.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from graft.data.intake.parts import Problems, Record, invalid
 
 BATCH = 4096
 PIECE = 32_000_000
-"""Bytes of the rows that are made at once."""
+"""Maximum bytes of the rows that are made at once."""
 MAX_ROW = 64_000_000
-"""Bytes of one row at most."""
+"""Maximum bytes of one row."""
 _PAGE = 4096
-"""Bytes that a page counts beside its own, so that millions of empty ones are refused."""
+"""Overhead in bytes charged per page, so that millions of empty pages are rejected."""
 _HEADER = 1 << 16
 _LARGEST_HEADER = 1 << 24
-_WRITE = "write the file again, such as with pandas.DataFrame.to_parquet"
+_WRITE = "rewrite the file, for example with pandas.DataFrame.to_parquet"
 
 
 def schema_of(path: Path) -> Any:
-    """A Parquet file's Arrow schema. Raises InputInvalid."""
+    """Return a Parquet file's Arrow schema. Raises InputInvalid if it cannot be read."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -39,9 +39,15 @@ def schema_of(path: Path) -> Any:
 
 
 def parquet_rows(path: Path, problems: Problems, wanted: Sequence[str] | None) -> Iterator[Record]:
-    """(row, fields) of the wanted columns, or of all. A damaged file is noted in `problems`; bad rows are too.
+    """Yield (row, fields), with rows counted from 1.
 
-    Raises InputInvalid where the file unpacks to more than it may.
+    Args:
+        path: The Parquet file.
+        problems: Receives invalid rows, and a damaged file.
+        wanted: The columns to read; None reads all.
+
+    Raises:
+        InputInvalid: The file unpacks to more than its limit.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -54,13 +60,13 @@ def parquet_rows(path: Path, problems: Problems, wanted: Sequence[str] | None) -
             batches = file.iter_batches(batch_size=batch, columns=columns)
             yield from rows_of(batches, str(path), problems, Allowance.of(path))
     except (pa.ArrowException, OSError) as error:
-        problems.source(str(path), f"cannot be read to its end: {str(error)[:120]}", "write it again")
+        problems.source(str(path), f"cannot be read completely: {str(error)[:120]}", "write it again")
 
 
 def rows_of(
     batches: Iterator[Any], name: str, problems: Problems, allowance: Allowance, wanted: Sequence[str] | None = None
 ) -> Iterator[Record]:
-    """(row, fields) of record batches, each counted before its rows are made."""
+    """Yield (row, fields) of Arrow record batches; the size of each is charged before its rows are made."""
     row = 0
     for batch in batches:
         chosen = batch.select([c for c in batch.schema.names if c in wanted]) if wanted else batch
@@ -72,7 +78,7 @@ def rows_of(
 
 
 def _pieces(batch: Any, name: str, row: int, allowance: Allowance) -> Iterator[Any]:
-    """The batch in slices whose rows take at most PIECE bytes, or in single rows."""
+    """Split the batch into slices whose rows take at most PIECE bytes, or into single rows."""
     sizes = [_size(column, name) for column in batch.columns]
     size, values = sum(size for size, _ in sizes), sum(count for _, count in sizes)
     if size + VALUE * values <= PIECE:
@@ -90,7 +96,7 @@ def _pieces(batch: Any, name: str, row: int, allowance: Allowance) -> Iterator[A
 
 
 def _size(array: Any, name: str) -> tuple[int, int]:
-    """(bytes, number of values) of an array once its rows are made; dictionaries count once for each reference."""
+    """(bytes, number of values) of an array once unpacked; a dictionary entry counts once per reference."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -110,7 +116,7 @@ def _size(array: Any, name: str) -> tuple[int, int]:
     elif types.is_map(kind):
         children = [array.keys, array.items]
     elif types.is_nested(kind) or types.is_run_end_encoded(kind) or "view" in str(kind):
-        raise invalid(name, f"holds the type {str(kind)[:80]}, which is not read", "write the column as text")
+        raise invalid(name, f"contains the unsupported type {str(kind)[:80]}", "write the column as text")
     else:
         return len(array) * max(8, (getattr(kind, "bit_width", 64) + 7) // 8), len(array)
     sizes = [_size(child, name) for child in children]
@@ -125,7 +131,7 @@ def _is_text(kind: Any) -> bool:
 
 
 def _records(piece: Any, name: str, row: int, problems: Problems) -> list[dict[str, Any] | None]:
-    """The rows of a piece; None in place of one whose text is not UTF-8, which is noted."""
+    """The rows of a piece; a row whose text is not UTF-8 is recorded as a problem and becomes None."""
     import pyarrow as pa
 
     columns = [each.dictionary_decode() if pa.types.is_dictionary(each.type) else each for each in piece.columns]
@@ -145,10 +151,10 @@ def _records(piece: Any, name: str, row: int, problems: Problems) -> list[dict[s
 
 
 def _plan(path: Path, metadata: Any, columns: Sequence[str]) -> tuple[list[str], int]:
-    """(columns to read as dictionaries, rows a batch), once the headers of all pages have been added up.
+    """(columns to read as dictionaries, rows per batch), after adding up the headers of all pages.
 
-    A value is never larger than its largest page. Where dictionaries cannot be kept (DELTA_BYTE_ARRAY repeats the
-    beginning of the text before; fixed lengths), so few rows are read at once that even such values fit.
+    A value is never larger than its largest page. If dictionaries cannot be kept (DELTA_BYTE_ARRAY repeats the prefix
+    of the previous text; fixed lengths), batches are made small enough for values of that size.
     """
     allowance, texts, batch = Allowance.of(path), list[str](), BATCH
     for place in range(metadata.num_columns):
@@ -163,14 +169,14 @@ def _plan(path: Path, metadata: Any, columns: Sequence[str]) -> tuple[list[str],
             texts.append(column.path)
         elif column.physical_type in ("BYTE_ARRAY", "FIXED_LEN_BYTE_ARRAY"):
             if column.max_repetition_level and values * largest > allowance.limit:
-                what = f"its column {column.path} is packed so that its size cannot be bounded"
+                what = f"its column {column.path} has an encoding whose unpacked size cannot be bounded"
                 raise invalid(str(path), what, _WRITE)
             batch = min(batch, max(1, PIECE // max(1, largest)))
     return texts, batch
 
 
 def _pages(stream: Any, groups: Sequence[Any], allowance: Allowance, name: str) -> tuple[int, int]:
-    """(bytes of the largest page unpacked, number of values) of one column's chunks, by the headers of its pages."""
+    """(bytes of the largest unpacked page, number of values) of one column's chunks, from its page headers."""
     largest = values = 0
     for group in groups:
         first = group.dictionary_page_offset
@@ -192,7 +198,7 @@ def _pages(stream: Any, groups: Sequence[Any], allowance: Allowance, name: str) 
 
 
 def _header(stream: Any, at: int) -> tuple[dict[int, Any], int]:
-    """A page header at a place of the file (Thrift's compact protocol), and its length. Raises IndexError."""
+    """Parse the page header at an offset (Thrift's compact protocol); return it and its length. Raises IndexError."""
     size = _HEADER
     while True:
         stream.seek(at)
@@ -229,7 +235,7 @@ def _struct(data: bytes, at: int, depth: int) -> tuple[dict[int, Any], int]:
         elif kind == 12 and depth < 8:
             fields[place], at = _struct(data, at, depth + 1)
         else:
-            raise ValueError(f"a page header holds no value of kind {kind}")
+            raise ValueError(f"a page header has a value of the unknown type {kind}")
     return fields, at + 1
 
 

@@ -1,4 +1,4 @@
-"""What the parts of an import hand to each other: a file of the source, its records, and the list of what is wrong."""
+"""Values shared by the import's modules: a source's parts, their records, and the list of problems."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from graft.schemas.datasets import SplitName
 from graft.schemas.errors import InputInvalid, Problem
 
 MAX_PROBLEMS = 100
-"""Problems that are listed; the rest of a thoroughly broken source is counted."""
+"""Maximum number of listed problems; any further ones are counted."""
 
 Record = tuple[int, Mapping[str, Any]]
-"""Line (or row, where the format has no lines), counted from 1, and its fields."""
+"""Line (or row, if the format has no lines), counted from 1, and its fields."""
 
 SPLIT_NAMES: dict[str, SplitName] = {
     "train": "train", "training": "train", "validation": "validation", "valid": "validation", "val": "validation",
@@ -22,13 +22,13 @@ SPLIT_NAMES: dict[str, SplitName] = {
 
 
 def split_of(name: str) -> SplitName | None:
-    """The split that a word means, in any case; None where it means none."""
+    """Return the split that a word denotes, ignoring case, or None."""
     return SPLIT_NAMES.get(name.strip().casefold())
 
 
 @dataclass
 class Problems:
-    """Everything that is wrong with a source. With `skip` a bad row is left out and counted, not an error."""
+    """All problems of a source. With `skip`, an invalid row is left out and counted instead of being an error."""
 
     skip: bool = False
     listed: list[Problem] = field(default_factory=list)
@@ -37,13 +37,13 @@ class Problems:
     _unlisted: int = 0
 
     def row(self, file: str, line: int | None, column: str, what: str, fix: str, kind: str) -> None:
-        """One row that cannot be used; `kind` is what it is counted under."""
+        """Record an unusable row; `kind` is the category it is counted under."""
         if self.skip:
             self.skipped[kind] = self.skipped.get(kind, 0) + 1
         self._note(Problem(file, line, column, what, fix))
 
     def source(self, file: str, what: str, fix: str, *, line: int | None = None, column: str = "") -> None:
-        """Something that leaves more unread than a row: never skipped."""
+        """Record a problem that leaves more than one row unread; it is never skipped."""
         self.fatal = True
         self._note(Problem(file, line, column, what, fix), first=True)
 
@@ -56,18 +56,18 @@ class Problems:
             self._unlisted += 1
 
     def finish(self) -> None:
-        """Raises InputInvalid with all that was found, unless only rows are bad and these may be left out."""
+        """Raise InputInvalid with all problems, unless they are only invalid rows that may be skipped."""
         if not self.listed or (self.skip and not self.fatal):
             return
         more = []
         if self._unlisted:
-            fix = "correct those above first, or leave bad rows out with --skip-bad"
+            fix = "correct the problems above first, or leave invalid rows out with --skip-bad"
             more = [Problem(self.listed[-1].file, None, "", f"and {self._unlisted} more problems", fix)]
         raise InputInvalid([*self.listed, *more])
 
 
 def invalid(file: str, what: str, fix: str, column: str = "") -> InputInvalid:
-    """One problem that ends the import at once."""
+    """Return an InputInvalid with a single problem, which ends the import at once."""
     return InputInvalid([Problem(file, None, column, what, fix)])
 
 
@@ -75,8 +75,8 @@ def invalid(file: str, what: str, fix: str, column: str = "") -> InputInvalid:
 class Part:
     """One file (or sheet, or key of a JSON file) of a source.
 
-    `records` opens it anew each time it is called; with columns named, other columns need not be read. `names` are the
-    class names of integer columns.
+    `records(problems, columns)` opens it anew at each call; if `columns` is given, other columns may be skipped.
+    `names` maps integer columns to their class names.
     """
 
     file: str
@@ -88,7 +88,7 @@ class Part:
 
 @dataclass
 class Source:
-    """What was found: its parts, what a person should know of it, and the files whose bytes are hashed."""
+    """A source: its parts, notices for the user, and the files whose bytes are hashed."""
 
     name: str
     format: str

@@ -1,4 +1,4 @@
-"""CSV, TSV, JSONL and JSON: records with their lines."""
+"""Readers of CSV, TSV, JSONL and JSON: records with line numbers."""
 
 from __future__ import annotations
 
@@ -19,12 +19,15 @@ MAX_JSON_BYTES = 1_000_000_000
 
 
 def encoding_of(path: Path, asked: str | None, source: Source) -> tuple[str, bool]:
-    """The encoding, the asked one where one is; what a person must know goes to the source's notices."""
+    """Return (encoding, whether lines may violate it): the requested encoding, else the detected one.
+
+    A notice about an unusual encoding is added to the source.
+    """
     if asked:
         try:
             "".encode(asked)
         except LookupError:
-            raise invalid(str(path), f"no encoding {asked!r}", "such as utf-8, cp1252, latin-1, utf-16") from None
+            raise invalid(str(path), f"unknown encoding {asked!r}", "such as utf-8, cp1252, latin-1, utf-16") from None
         return asked, True
     name, mixed, notice = find_encoding(path)
     if notice:
@@ -33,7 +36,7 @@ def encoding_of(path: Path, asked: str | None, source: Source) -> tuple[str, boo
 
 
 def csv_part(path: Path, source: Source, *, encoding: str | None, delimiter: str | None, header: bool) -> Part:
-    """A file of separated values. Its delimiter is the one that cuts its first records into equally many cells."""
+    """Return the part of a delimited file. The detected delimiter splits its first records into equally many cells."""
     name, mixed = encoding_of(path, encoding, source)
     mark = delimiter or _delimiter(path, name)
 
@@ -43,7 +46,7 @@ def csv_part(path: Path, source: Source, *, encoding: str | None, delimiter: str
             with open_text(path, name) as file:
                 yield from _csv(file, str(path), mark, header, mixed, problems)
         except UnicodeDecodeError as error:
-            problems.source(str(path), f"is not {name} at byte {error.start}", "name its encoding with --encoding")
+            problems.source(str(path), f"is not {name} at byte {error.start}", "set its encoding with --encoding")
         finally:
             csv.field_size_limit(limit)
 
@@ -91,7 +94,9 @@ def _csv(file: Any, name: str, mark: str, header: bool, mixed: bool, problems: P
                 continue
         if len(cells) != len(columns):
             what = f"has {len(cells)} columns, the header has {len(columns)}"
-            problems.row(name, start, "", what, "put a text that holds the delimiter in double quotes", "columns")
+            problems.row(
+                name, start, "", what, "quote any text that contains the delimiter with double quotes", "columns"
+            )
         elif mixed and not all(map(is_sound, cells)):
             problems.row(name, start, "", "cannot be decoded", "save the file in one encoding, such as UTF-8", "bytes")
         else:
@@ -99,14 +104,14 @@ def _csv(file: Any, name: str, mark: str, header: bool, mixed: bool, problems: P
 
 
 def _bad_csv(name: str, start: int, end: int, error: str, problems: Problems) -> bool:
-    """Notes a record that is no CSV. False where the rest of the file was swallowed with it."""
+    """Record invalid CSV. Returns False if the rest of the file was swallowed with it."""
     if "unexpected end" in error:
-        what = f"a quote that opens here is never closed: lines {start} to {end} are one field"
+        what = f"a quote opened here is never closed: lines {start} to {end} are one field"
         problems.source(name, what, 'close it; write a quote inside a text as ""', line=start)
         return False
     if "field limit" in error:
-        what = f"a field that opens here has more than {MAX_LINE:,} characters"
-        problems.source(name, what, "is a quote never closed? leave out a text so long", line=start)
+        what = f"a field that starts here has more than {MAX_LINE:,} characters"
+        problems.source(name, what, "check for an unclosed quote, or leave the long text out", line=start)
         return False
     problems.row(name, start, "", f"is not valid CSV: {error}", 'write a quote inside a quoted text as ""', "quotes")
     return True
@@ -123,7 +128,7 @@ def _header(cells: list[str], header: bool, name: str, problems: Problems) -> li
 
 
 def jsonl_part(path: Path, source: Source, *, encoding: str | None) -> Part:
-    """One JSON object a line."""
+    """Return the part of a JSONL file, with one JSON object per line."""
     name, _ = encoding_of(path, encoding, source)
 
     def records(problems: Problems, _: tuple[str, ...] | None) -> Iterator[Record]:
@@ -134,7 +139,7 @@ def jsonl_part(path: Path, source: Source, *, encoding: str | None) -> Part:
                     continue
                 if weight(line) > FLOOR // 4:
                     fix = "leave the row out, or write its values as text"
-                    problems.row(str(path), number, "", "holds millions of values", fix, "json")
+                    problems.row(str(path), number, "", "contains millions of values", fix, "json")
                     continue
                 if not is_sound(line):
                     fix = "save the file in one encoding, such as UTF-8"
@@ -144,30 +149,34 @@ def jsonl_part(path: Path, source: Source, *, encoding: str | None) -> Part:
                     record = orjson.loads(line)
                 except orjson.JSONDecodeError as error:
                     what = f"is not valid JSON: {error.msg} (column {error.colno})"
-                    problems.row(str(path), number, "", what, "write one JSON object a line", "json")
+                    problems.row(str(path), number, "", what, "write one JSON object per line", "json")
                     continue
                 if isinstance(record, dict):
                     yield number, record
                 else:
                     what = f"is not a JSON object but {type(record).__name__}"
-                    problems.row(str(path), number, "", what, "write one JSON object a line", "json")
+                    problems.row(str(path), number, "", what, "write one JSON object per line", "json")
 
     return Part(str(path), records)
 
 
 def json_parts(path: Path, source: Source, *, encoding: str | None) -> list[Part]:
-    """A JSON file: an array of objects, columns of equal length, or splits, each an array of objects or of pairs."""
+    """Return the parts of a JSON file.
+
+    The file is an array of objects, an object of equally long columns, or an object of splits, each an array of objects
+    or of [text, label] pairs.
+    """
     name, _ = encoding_of(path, encoding, source)
     with unpacked(path) as file:
         data = file.read(MAX_JSON_BYTES + 1)
     Allowance.of(path).charge(weight(data))
     if len(data) > MAX_JSON_BYTES:
-        raise invalid(str(path), f"has more than {MAX_JSON_BYTES:,} bytes", "write it as JSONL: one object a line")
+        raise invalid(str(path), f"has more than {MAX_JSON_BYTES:,} bytes", "write it as JSONL: one object per line")
     try:
         found = orjson.loads(data.decode(name).lstrip("\ufeff"))
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
-        raise invalid(f"{path}:{line}", f"is not {name}", "save it as UTF-8, or name --encoding") from None
+        raise invalid(f"{path}:{line}", f"is not {name}", "save it as UTF-8, or set --encoding") from None
     except orjson.JSONDecodeError as error:
         if error.lineno > 1 or b"\n" in data.strip():
             return [jsonl_part(path, source, encoding=encoding)]
@@ -191,7 +200,7 @@ def _of_json(path: Path, found: Any) -> list[Part]:
     if isinstance(found, list):
         return [Part(str(path), _from_list(str(path), found))]
     fix = "an array of objects, an object of splits (train, val, test), or an object of equally long columns"
-    raise invalid(str(path), "this JSON is no table", fix)
+    raise invalid(str(path), "this JSON is not a table", fix)
 
 
 def _from_list(name: str, items: list[Any]) -> Any:
@@ -202,7 +211,7 @@ def _from_list(name: str, items: list[Any]) -> Any:
             elif isinstance(item, list) and len(item) == 2:
                 yield number, {"text": item[0], "label": item[1]}
             else:
-                what = f"is no object and no [text, label] pair but {type(item).__name__}"
+                what = f"is neither an object nor a [text, label] pair but {type(item).__name__}"
                 problems.row(name, number, "", what, "write objects, or pairs", "json")
 
     return records

@@ -1,4 +1,4 @@
-"""What a source is: a file, a pattern of files, a folder, or an address; and its parts."""
+"""Finds a source (a file, a pattern of files, a folder, or an address) and its parts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Options:
-    """How a source is to be read, where it does not say so itself."""
+    """Reading options that the source does not determine itself."""
 
     encoding: str | None = None
     delimiter: str | None = None
@@ -32,7 +32,10 @@ class Options:
 
 
 def find(given: str, options: Options = Options()) -> Source:
-    """The source of that path, pattern or address. Raises InputInvalid where there is none, or none that is known."""
+    """Return the source at a path, pattern or address.
+
+    Raises InputInvalid if it does not exist or has no known format.
+    """
     if is_remote(given):
         return Source(shown(given), "address", [remote_part(given)])
     path = Path(given).expanduser()
@@ -49,7 +52,7 @@ def find(given: str, options: Options = Options()) -> Source:
         files = sorted(Path(file) for file in glob.glob(str(path), recursive=True) if Path(file).is_file())  # noqa: PTH207
         source.format = "files"
     if not files:
-        raise invalid(given, "there is no such file or folder", "correct the path; put a pattern in quotes")
+        raise invalid(given, "there is no such file or folder", "correct the path; quote a pattern")
     source.files = [str(file) for file in files]
     for file in files:
         for part in _open(file, source, options):
@@ -78,11 +81,11 @@ def _open(path: Path, source: Source, options: Options) -> list[Part]:
         return [arrow_part(path)]
     if kind == "Excel":
         return excel_parts(path, options.sheet)
-    raise invalid(str(path), f"cannot read files of the kind {path.suffix!r}", f"use one of: {', '.join(KINDS)}")
+    raise invalid(str(path), f"cannot read {path.suffix!r} files", f"use one of: {', '.join(KINDS)}")
 
 
 def sha256(files: Iterable[str]) -> str:
-    """Hash of the bytes of all files, in their order; "" where there is none."""
+    """Return the hash of the bytes of all files, in the given order; "" if there are no files."""
     digest, some = hashlib.sha256(), False
     for name in files:
         some = True

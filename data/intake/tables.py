@@ -1,4 +1,4 @@
-"""Parquet, Arrow, and what DuckDB reads from afar: records with their rows."""
+"""Readers of Parquet, Arrow, and remote files through DuckDB: records with row numbers."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from graft.data.intake.parquet import parquet_rows, rows_of, schema_of
 from graft.data.intake.parts import Part, Problems, Record, invalid
 
 FETCHED = 64
-"""Rows that are taken from DuckDB at once."""
+"""Rows fetched from DuckDB at once."""
 LONGEST = 50_000
-"""Bytes of a text at an address at most."""
+"""Maximum bytes of a text in a remote file."""
 
 
 def class_names(metadata: dict[bytes, bytes] | None) -> dict[str, list[str]]:
-    """Column to the names of its classes, from what the `datasets` library leaves in a schema."""
+    """Return class names by column, from the schema metadata of the `datasets` library."""
     try:
         found = orjson.loads((metadata or {}).get(b"huggingface", b"{}"))
         features = found["info"]["features"]
@@ -35,7 +35,7 @@ def class_names(metadata: dict[bytes, bytes] | None) -> dict[str, list[str]]:
 
 
 def parquet_part(path: Path) -> Part:
-    """A Parquet file; class names from its metadata."""
+    """Return the part of a Parquet file, with class names from its metadata."""
 
     def records(problems: Problems, wanted: tuple[str, ...] | None) -> Iterator[Record]:
         yield from parquet_rows(path, problems, wanted)
@@ -44,7 +44,7 @@ def parquet_part(path: Path) -> Part:
 
 
 def arrow_part(path: Path) -> Part:
-    """An Arrow file or stream, as `datasets.save_to_disk` writes it."""
+    """Return the part of an Arrow file or stream, such as `datasets.save_to_disk` output."""
     import pyarrow as pa
 
     try:
@@ -59,13 +59,13 @@ def arrow_part(path: Path) -> Part:
                 _check_messages(file, Allowance.of(path))
                 yield from rows_of(iter(_stream(file)), str(path), problems, Allowance.of(path), wanted)
         except (pa.ArrowException, OSError) as error:
-            problems.source(str(path), f"cannot be read to its end: {str(error)[:120]}", "write it again")
+            problems.source(str(path), f"cannot be read completely: {str(error)[:120]}", "write it again")
 
     return Part(str(path), records, names=names)
 
 
 def _stream(file: Any) -> Any:
-    """A reader of its record batches, in the order in which they lie there; a file's own footer is not gone by."""
+    """Read record batches in the order in which they are stored; the file's own footer is ignored."""
     import pyarrow as pa
 
     file.seek(0)
@@ -74,7 +74,7 @@ def _stream(file: Any) -> Any:
 
 
 def _check_messages(file: Any, allowance: Allowance) -> None:
-    """Add up what the compressed buffers of an Arrow stream unpack to, each of which begins with its size."""
+    """Charge the unpacked sizes of an Arrow stream's compressed buffers, each of which starts with its size."""
     import pyarrow as pa
 
     _stream(file)
@@ -90,7 +90,7 @@ def _check_messages(file: Any, allowance: Allowance) -> None:
 
 
 def _buffer_sizes(metadata: memoryview, body: Any) -> Iterator[int]:
-    """The unpacked sizes of a batch's compressed buffers; none where it is not compressed (Arrow's Message.fbs)."""
+    """Yield the unpacked sizes of a batch's buffers; none if it is not compressed (Arrow's Message.fbs)."""
 
     def number(kind: str, at: int) -> int:
         return int(struct.unpack_from("<" + kind, metadata, at)[0])
@@ -117,13 +117,13 @@ def _buffer_sizes(metadata: memoryview, body: Any) -> Iterator[int]:
 
 
 def is_remote(source: str) -> bool:
-    """Whether the source is an address, such as s3://… or https://…, and no path."""
+    """Whether the source is an address, such as s3://… or https://…, rather than a path."""
     scheme, found, _ = source.partition("://")
     return bool(found) and scheme.isalnum()
 
 
 def remote_part(url: str) -> Part:
-    """What DuckDB reads from an address, by the end of its path. Raises GraftError offline, with the fix."""
+    """Return the part at an address, read by DuckDB according to the suffix. Reading raises GraftError offline."""
     end = urlsplit(url).path.lower().removesuffix(".gz")
     readers = {
         ".csv": "read_csv(?, all_varchar = true)", ".tsv": "read_csv(?, all_varchar = true)",
@@ -131,7 +131,7 @@ def remote_part(url: str) -> Part:
     }  # fmt: skip
     reader = next((call for suffix, call in readers.items() if end.endswith(suffix)), None)
     if reader is None:
-        raise invalid(shown(url), "its path does not say what it is", f"it must end in {', '.join(readers)}")
+        raise invalid(shown(url), "its path has no known suffix", f"it must end in {', '.join(readers)}")
 
     def records(problems: Problems, wanted: tuple[str, ...] | None) -> Iterator[Record]:
         import duckdb
@@ -148,13 +148,15 @@ def remote_part(url: str) -> Part:
                 yield from _fetched(connection.execute(f"SELECT {chosen} FROM {reader}", [url]), shown(url))
         except duckdb.Error as error:
             what = str(error).splitlines()[0].replace(url, shown(url)).replace(quoted(url), "")[:200]
-            raise invalid(shown(url), f"cannot be read: {what}", "check address, rights and connection") from error
+            raise invalid(
+                shown(url), f"cannot be read: {what}", "check the address, permissions and connection"
+            ) from error
 
     return Part(shown(url), records)
 
 
 def _short(name: str, kind: str) -> str:
-    """A column in SQL, whose texts may not be longer than LONGEST: DuckDB holds thousands of rows at once."""
+    """SQL of a column with texts limited to LONGEST bytes, because DuckDB holds thousands of rows at once."""
     column = '"' + name.replace('"', '""') + '"'
     if kind not in ("VARCHAR", "BLOB"):
         return column
@@ -164,7 +166,7 @@ def _short(name: str, kind: str) -> str:
 
 
 def _fetched(cursor: Any, name: str) -> Iterator[Record]:
-    """The rows of an answer, a few at a time, each counted."""
+    """Yield the rows of a query, fetched in small batches and charged."""
     names, allowance, row = [column[0] for column in cursor.description], Allowance(name, None), 0
     while rows := cursor.fetchmany(FETCHED):
         for values in rows:
@@ -180,7 +182,7 @@ def _weight(value: Any) -> int:
 
 
 def shown(url: str) -> str:
-    """The address without what may be a key: user, password and query."""
+    """Return the address without user, password and query, which may hold keys."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}{parts.path}"
 

@@ -1,6 +1,6 @@
-"""Human review of a version: queues of rows that want a person's word, decisions, agreement, judges against people.
+"""Human review of a version: queues of rows that need review, decisions, agreement, judges against people.
 
-Decisions are edits (data/edits.py): `decide` and `record` write them, `undo` takes one back, `rebase` applies them.
+Decisions are edits (data/edits.py): `decide` and `record` write them, `undo` reverts one, `rebase` applies them.
 """
 
 from __future__ import annotations

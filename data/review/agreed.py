@@ -1,4 +1,4 @@
-"""How far people agree with each other, and how far judges and gates agree with people; counted in SQL."""
+"""Agreement among people, and of judges and gates with people; computed in SQL."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 DIGITS = 6
 SHOWN = 1_000
 TAU = 8.0
-"""The least mean that a reviewer lets pass where a run's recipe names none."""
+"""The minimum mean that passes a reviewer if the run's recipe has no tau."""
 
 _STANDING = """
     standing AS MATERIALIZED (
@@ -48,9 +48,9 @@ _PAIRS = f"""
 
 
 def agreement(lake: Lake, dataset: str) -> Agreement:
-    """How far people agree on the rows of a dataset that two or more decided.
+    """Return people's agreement on the rows of a dataset that two or more of them decided.
 
-    Of each person the first standing decision of a row counts: the label that it leaves the row with, or `reject`.
+    Each person's first decision in force on a row counts: the resulting label, or `reject`.
     """
     params = [dataset, list(DECISIONS)]
     rows = lake.sql(_ROWS, [*params, REJECTED]).to_pylist()
@@ -72,7 +72,7 @@ def agreement(lake: Lake, dataset: str) -> Agreement:
 
 
 def _kappa(row: dict[str, Any]) -> float | None:
-    """Cohen's: how much of the agreement that chance does not explain there is."""
+    """Cohen's kappa: the share of the agreement beyond chance."""
     same, expected = row["same"] / row["n"], float(row["expected"])
     return None if expected >= 1 else round((same - expected) / (1 - expected), DIGITS)
 
@@ -124,12 +124,12 @@ _JUDGES = f"""
 
 
 def against_people(lake: Lake, dataset: str) -> AgainstPeople:
-    """Every judge, gate and final decision measured on the candidates of a dataset that people decided.
+    """Measure every judge, gate and final decision on the candidates of a dataset that people decided.
 
-    People's word is the newest that stands. A row stands if they keep it under the label that the run gave it; other
-    words make no difference. A reviewer or adjudicator lets a row pass if its mean reaches the recipe's tau (8 where it
-    has none), one that was asked for the label if it named the row's. The final decision stands under `all`, and under
-    each route by which rows were decided.
+    People's newest decision in force counts. A row stands if they keep it under the label that the run assigned; edits
+    of its words do not matter. A reviewer or adjudicator passes a row if its mean reaches the recipe's tau (8 by
+    default), a labeler if it chose the row's label. The final decision is listed as `all`, and by the routes of the
+    rows.
     """
     from graft.data.audits.base import wilson
 

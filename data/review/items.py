@@ -1,4 +1,4 @@
-"""Rows as a person reviews them: what they say, what the judges said, and why a person is asked."""
+"""Rows as shown for review: their content, the judges' verdicts, and the reason for the review."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ REFUSED_BY = f"""
     CASE WHEN route = 'gate' THEN coalesce({FAILED}[1].gate, replace(code, 'gate.', ''))
          WHEN route IN ('flag', 'low_mean') THEN 'reviewers' WHEN route = 'adjudicated' THEN 'adjudicator'
          WHEN route IN ('no_label', 'labelled') THEN 'labelers' ELSE route END"""
-"""SQL over candidates: the gate, or else the judges, that a rejected one ended at."""
+"""SQL over candidates: the gate, or else the judges, that rejected a candidate."""
 
 HELD = """
     SELECT id, text, response, label, split, restricted, run_id, candidate_id FROM lake.version_rows
@@ -43,16 +43,16 @@ NEAR_SECRET = """
     WHERE dataset = $1 AND restricted AND id IN (SELECT unnest($2::VARCHAR[]))"""
 NEAR_OLDER = """
     SELECT id, text, restricted FROM lake.version_rows WHERE dataset = $1 AND id IN (SELECT unnest($2::VARCHAR[]))"""
-"""Texts of all versions are many bytes: only what no run of this version has is looked for there."""
+"""Reads the texts of all versions, so it is used only for ids that are missing from this version's runs."""
 
 
 def item(
     lake: Lake, found: DatasetVersion, row_id: str, *, restricted: bool = False, rule: QueueRule | None = None
 ) -> Item:
-    """One row of a version, or a rejected candidate of its runs; a unique beginning of its id is enough.
+    """Return a row of a version, or a rejected candidate of its runs; a unique prefix of its id suffices.
 
-    `why` and `score` are those of the queue `rule`, else the first that fits. Words of a restricted row are hidden
-    unless `restricted`. Raises NotFound.
+    `why` and `score` belong to the queue `rule`, else to the first rule that applies. Words of a restricted row are
+    hidden unless `restricted`. Raises NotFound.
     """
     name = seen(lake, found, row_id).id
     return items(lake, found, [name], rule=rule, restricted=restricted)[0]
@@ -61,7 +61,7 @@ def item(
 def items(
     lake: Lake, found: DatasetVersion, ids: Sequence[str], *, rule: QueueRule | None, restricted: bool
 ) -> tuple[Item, ...]:
-    """The items of these rows, in order; what is neither a row nor a candidate of the version's runs is left out."""
+    """Return the items with these ids, in order; unknown ids are left out."""
     runs = runs_of(lake, found)
     held = {row["id"]: row for row in lake.sql(HELD, [found.dataset, found.version, list(ids)]).to_pylist()}
     made: dict[str, dict[str, Any]] = {}
@@ -78,7 +78,7 @@ def items(
 
 
 def _neighbours(lake: Lake, found: DatasetVersion, runs: list[str], ids: list[str]) -> dict[str, tuple[str, bool]]:
-    """Id to text and whether any row of that id is restricted."""
+    """Text, and whether any row of that id is restricted, by id."""
     if not ids:
         return {}
     from graft.data.edits import task_of
@@ -128,7 +128,7 @@ def _item(
 
 
 def _margin(made: Mapping[str, Any], label: str) -> tuple[float | None, str]:
-    """How sure the judges are of the label before the likeliest other one, and that one."""
+    """The margin of the label over the likeliest other label, and that label."""
     labelling = orjson.loads(made["labelling"]) if made.get("labelling") else None
     if labelling and (labelling["margin"] is not None or labelling["second"]):
         return labelling["margin"], labelling["second"]
@@ -141,11 +141,11 @@ def _margin(made: Mapping[str, Any], label: str) -> tuple[float | None, str]:
 def _why(
     made: Mapping[str, Any], refused: bool, margin: float | None, second: str, rule: QueueRule | None
 ) -> tuple[str, float | None]:
-    """One sentence and its figure."""
+    """The reason for the review, and its figure."""
     if refused:
         return _refusal(made)
     if rule == "query":
-        return "it fits the query", None
+        return "matches the query", None
     if rule == "random":
         return "drawn at random", None
     spread, adjudicated = made.get("spread"), made.get("route") == "adjudicated"

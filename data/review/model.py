@@ -1,4 +1,4 @@
-"""What a review is told in: queues and their items, decisions, agreement, and judges measured against people."""
+"""Values of human review: queues and their items, decisions, agreement, and judges measured against people."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ QueueRule = Literal["disagreement", "margin", "random", "gate", "query"]
 JudgeKind = Literal["reviewer", "labeler", "adjudicator", "guard", "gate", "decision"]
 
 REJECTED = "reject"
-"""What agreement calls a decision to leave a row out."""
+"""The name of a rejection in the agreement figures."""
 
 
 class Said(Value):
-    """What one judge said of a row."""
+    """A judge's verdict on a row."""
 
     role: str
     model: str
-    mean: float | None = Field(description="mean of its scores, 0 to 10; None where it gave none")
-    answer: str = Field(description="the label that it chose; empty where it chose none")
+    mean: float | None = Field(description="mean of its scores, 0 to 10; None without scores")
+    answer: str = Field(description="the label that it chose; empty if it chose none")
     comment: str
 
 
 class Item(Value):
-    """One row of a queue as a person sees it, without what others decided. Words of a restricted row are hidden."""
+    """A row of a queue as a person sees it, without others' decisions. Words of a restricted row are hidden."""
 
     row_id: str
     text: str
@@ -38,16 +38,16 @@ class Item(Value):
     split: SplitName | None = Field(description="None for a rejected candidate")
     status: Literal["accepted", "rejected"]
     restricted: bool
-    why: str = Field(description="why a person is asked, in a line")
-    score: float | None = Field(description="what the queue sorts by: spread, margin or the gate's score")
+    why: str = Field(description="the reason for the review, in one line")
+    score: float | None = Field(description="the sort key of the queue: spread, margin or the gate's score")
     reviews: tuple[Said, ...]
-    second: str = Field(description="the likeliest other label; empty: not known")
-    neighbour: str = Field(description="id of the row that a gate hit; empty: none")
-    neighbour_text: str | None = Field(description="its text, hidden where it is restricted; None: not known")
+    second: str = Field(description="the likeliest other label; empty: unknown")
+    neighbour: str = Field(description="id of the row that a gate matched; empty: none")
+    neighbour_text: str | None = Field(description="its text, hidden if it is restricted; None: unknown")
 
 
 class Queue(Value):
-    """The first rows of a queue, in its order; `total` counts all that fit the rule and are open to this person."""
+    """The first rows of a queue, in order; `total` counts all matching rows that are open to this person."""
 
     rule: QueueRule
     items: tuple[Item, ...]
@@ -60,9 +60,9 @@ class Queue(Value):
 
 
 class Standing(Value):
-    """A decision or note that stands, and where its row is: in the version, among rejected candidates, or in neither.
+    """A decision or note in force, and the state of its row: in the version, a rejected candidate, or absent.
 
-    `held` says what the version itself holds, whatever was decided. Words of a restricted row are hidden.
+    `held` is the state in the version itself, whatever was decided. Words of a restricted row are hidden.
     """
 
     edit: Edit
@@ -77,7 +77,7 @@ class Pair(Value):
     b: str
     rows: int
     equal: int
-    kappa: float | None = Field(description="Cohen's kappa; None where chance alone would make them equal")
+    kappa: float | None = Field(description="Cohen's kappa; None if chance alone would make them equal")
 
 
 class Difference(Value):
@@ -88,33 +88,33 @@ class Difference(Value):
 
 
 class Agreement(Value):
-    """How far people agree on the rows that two or more of them decided; of each person the first standing decision."""
+    """Agreement on the rows that two or more people decided, by each person's first decision in force."""
 
     rows: int
     equal: float | None = Field(description="share of the rows on which all agree; None: there are no such rows")
     people: tuple[str, ...]
     pairs: tuple[Pair, ...]
     alpha: float | None = Field(description="Krippendorff's alpha, nominal")
-    missing: str = Field(description="why there is no alpha; empty where there is one")
-    blind: int = Field(description="those rows where everyone after the first decided blind")
+    missing: str = Field(description="why there is no alpha; empty if there is one")
+    blind: int = Field(description="rows on which everyone after the first person decided blind")
     differ: tuple[Difference, ...] = Field(description="by row id, the first 1,000")
 
 
 class Judge(Value):
-    """One judge on rows that people decided too. It agrees where it kept what stands, or refused what does not.
+    """A judge on rows that people decided too. It agrees if it passed a row that stands, or rejected one that does not.
 
-    A row stands where people keep it under the label that it had. A false accept is a row that the judge let pass and
-    that does not stand, a false reject one that it refused and that stands.
+    A row stands if people keep it under its label. A false accept is a row that the judge passed and that does not
+    stand; a false reject is a row that it rejected and that stands.
     """
 
     kind: JudgeKind
-    name: str = Field(description="model or gate; for the final decision the route that it took")
+    name: str = Field(description="model or gate; for the final decision its route")
     rows: int
     accepted: int
     agreed: int
     false_accepts: int
     false_rejects: int
-    share: float = Field(description="of the rows, those on which it agrees with people")
+    share: float = Field(description="share of the rows on which it agrees with people")
     interval: tuple[float, float] = Field(description="Wilson's 95% interval of the share")
 
 
@@ -126,7 +126,7 @@ class AgainstPeople(Value):
 
 
 class Person(Value):
-    """What one person did to the rows of a version or its rejected candidates; `seconds` is the median look."""
+    """A person's work on the rows of a version or its rejected candidates; `seconds` is the median per decision."""
 
     by: str
     decided: int
@@ -135,12 +135,12 @@ class Person(Value):
 
 
 class Progress(Value):
-    """How far the review of a version is."""
+    """Progress of the review of a version."""
 
     ref: str
     rows: int
     decided: int = Field(description="rows of the version that somebody decided")
     outside: int = Field(description="rejected candidates of its runs that somebody decided")
     skipped: int = Field(description="rows of the version that somebody skipped and nobody decided")
-    waiting: int = Field(description="decided rows that would make this version another one")
+    waiting: int = Field(description="decided rows that would change this version")
     people: tuple[Person, ...] = Field(description="most decisions first")

@@ -1,4 +1,4 @@
-"""What people decided of a version's rows, and how far its review is."""
+"""People's decisions on a version's rows, and the progress of its review."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _HELD = """
 
 
 def decisions(lake: Lake, found: DatasetVersion, *, restricted: bool = False) -> tuple[Standing, ...]:
-    """Every decision and note that stands in the version's dataset, newest first, each with who, when and on what.
+    """Return every decision and note in force in the version's dataset, newest first.
 
     Words of restricted rows are hidden unless `restricted`.
     """
@@ -33,7 +33,7 @@ def decisions(lake: Lake, found: DatasetVersion, *, restricted: bool = False) ->
 
 
 def standing(lake: Lake, found: DatasetVersion, row_id: str, *, restricted: bool = False) -> list[Edit]:
-    """The decisions and notes on one row that stand, oldest first; a unique beginning of its id is enough.
+    """Return the decisions and notes in force on a row, oldest first; a unique prefix of its id suffices.
 
     Words of a restricted row are hidden unless `restricted`. Raises NotFound.
     """
@@ -45,7 +45,7 @@ def standing(lake: Lake, found: DatasetVersion, row_id: str, *, restricted: bool
 
 
 def progress(lake: Lake, found: DatasetVersion) -> Progress:
-    """How many rows are decided and skipped, by whom, and how many decisions wait for a version."""
+    """Return the numbers of decided and skipped rows, by person, and of decisions that wait for a version."""
     made = in_force(edits(lake, found.dataset))
     held, outside = _places(lake, found, {edit.row_id for edit in made})
     decided = {edit.row_id for edit in made if edit.action in DECISIONS}
@@ -63,12 +63,12 @@ def progress(lake: Lake, found: DatasetVersion) -> Progress:
 
 
 def hidden(edit: Edit) -> Edit:
-    """The edit without the words that may quote its row."""
+    """Return the edit without the words that may quote its row."""
     return edit.model_copy(update={name: HIDDEN for name in WORDS if getattr(edit, name)})
 
 
 def _places(lake: Lake, found: DatasetVersion, ids: set[str]) -> tuple[dict[str, dict[str, Any]], dict[str, Rejected]]:
-    """Those of the rows that the version holds, and those that its runs rejected."""
+    """The rows that the version contains, and those that its runs rejected."""
     params = [found.dataset, found.version, sorted(ids)]
     held = {row["id"]: row for row in lake.sql(_HELD, params).to_pylist()} if ids else {}
     return held, rejected(lake, found, ids - held.keys())
@@ -85,7 +85,7 @@ def _standing(edit: Edit, held: dict[str, dict[str, Any]], outside: dict[str, Re
 
 
 def _changes(wanted: Decided, row: dict[str, Any] | None, rescuable: bool) -> bool:
-    """Whether the decisions on a row would change the version, but for conflicts."""
+    """Whether the decisions on a row would change the version, ignoring conflicts."""
     if row is None:
         return rescuable and wanted.accept is not None
     if wanted.reject is not None:

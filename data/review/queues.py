@@ -1,7 +1,7 @@
-"""The queue: which rows a person is asked about, by five rules, one query each.
+"""Review queues: the rows for a person to review, by five rules, one query each.
 
-A row that the person decided is never in it. Not blind it holds what nobody decided, blind what somebody else did.
-What the person skipped comes last.
+A row that the person decided is never in the queue. Otherwise it holds rows that nobody decided, or, if blind, rows
+that somebody else decided. Rows that the person skipped come last.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from graft.schemas.datasets import DatasetVersion
 
 MOST = 1_000
-"""Items of one queue, at most."""
+"""Maximum items of a queue."""
 
 _ROWS = "SELECT id, ordinal, run_id, candidate_id FROM lake.version_rows WHERE dataset = $1 AND version = $2"
 _JUDGED = f"""
@@ -31,7 +31,7 @@ _BEST = "list_append(list_reverse_sort(json_extract_string(c.soft_label, '$.*'):
 MARGIN = f"""
     CASE WHEN c.labelling IS NULL THEN list_reduce(list_slice({_BEST}, 1, 2), lambda x, y: x - y)
          ELSE json_extract_string(c.labelling, '$.margin')::DOUBLE END"""
-"""SQL: how far a candidate `c`'s label is ahead of the next; NULL where fewer than two labels have a probability."""
+"""SQL of the margin of a candidate `c`'s label; NULL if fewer than two labels have a probability."""
 _REJECTED = f"""
     SELECT candidate_id AS id, {REFUSED_BY} AS gate FROM lake.candidates
     ANTI JOIN (SELECT id AS candidate_id FROM lake.version_rows WHERE dataset = $1 AND version = $2)
@@ -52,7 +52,7 @@ _OPEN = """
 
 
 class Asked(TypedDict, total=False):
-    """Whose queue, and which part of it: what `chosen` takes."""
+    """Arguments of `chosen`: the person, and the part of the queue."""
 
     by: Required[str]
     blind: bool
@@ -70,13 +70,13 @@ def queue(
     restricted: bool = False,
     **asked: Unpack[Asked],
 ) -> Queue:
-    """The first `size` rows (1,000 at most) that this person is asked about.
+    """Return the first `size` rows (1,000 at most) for this person to review.
 
-    `disagreement`: rows of the version by the spread of the reviewers' means, then the adjudicated ones. `margin`: by
-    the label's margin over the next, smallest first. `random`: in an order that follows from `seed` and the ids alone,
-    the same for everybody. `gate`: rejected candidates of the version's runs, in such an order too; of one `gate` where
-    it is named. `query`: rows that fit the condition `where`, in the version's order. Raises GraftError where the rule
-    or the condition cannot be used.
+    `disagreement`: rows of the version by the spread of the reviewers' means, then the adjudicated rows. `margin`: by
+    the label's margin over the runner-up, smallest first. `random`: in an order derived from `seed` and the ids alone,
+    the same for everybody. `gate`: rejected candidates of the version's runs, also in such an order; only those of
+    `gate` if it is given. `query`: rows that match the condition `where`, in the version's order. Raises GraftError if
+    the rule or the condition cannot be used.
     """
     ids, total = chosen(lake, found, rule, restricted=restricted, **asked)
     return Queue(rule=rule, total=total, items=items(lake, found, ids, rule=rule, restricted=restricted))
@@ -95,9 +95,10 @@ def chosen(
     seed: int = 0,
     restricted: bool = False,
 ) -> tuple[tuple[str, ...], int]:
-    """The ids of a queue's first rows and how many fit, without reading the rows; as `queue` takes and raises.
+    """Return the ids of a queue's first rows and the number of matching rows, without reading the rows.
 
-    The condition of `query` sees no words of restricted rows unless `restricted`, and has a budget (data/fence.py).
+    Arguments and errors are those of `queue`. The condition of `query` cannot read the words of restricted rows unless
+    `restricted`, and has a budget (data/fence.py).
     """
     if rule not in get_args(QueueRule):
         raise GraftError(f"no queue {rule!r}", where="--rule", fix=f"one of: {', '.join(get_args(QueueRule))}")
@@ -109,9 +110,9 @@ def chosen(
 
 
 def gates(lake: Lake, found: DatasetVersion) -> list[tuple[str, int]]:
-    """What the version's runs rejected candidates by, and how many, most first: gates, `reviewers`, `adjudicator` …
+    """Return the gates or judges that rejected candidates of the version's runs, with counts, most first.
 
-    Candidates that the version holds all the same, and those that came to no text, are left out.
+    Candidates that the version contains nevertheless, and those without a text, are left out.
     """
     query = f"SELECT gate, count(*) AS n FROM ({_REJECTED.format(runs='$3')}) GROUP BY gate ORDER BY n DESC, gate"
     rows = lake.sql(query, [found.dataset, found.version, runs_of(lake, found)]).to_pylist()
@@ -121,7 +122,7 @@ def gates(lake: Lake, found: DatasetVersion) -> list[tuple[str, int]]:
 def _fitting(
     lake: Lake, found: DatasetVersion, rule: QueueRule, gate: str, where: str, seed: int, *, restricted: bool
 ) -> tuple[str, str, list[Any]]:
-    """SQL of the rows that fit, the order of them, and the values that both take as $6 and on."""
+    """SQL of the matching rows, their order, and the values of $6 onwards."""
     if rule == "disagreement":
         fits = "(c.spread > 0 OR c.route = 'adjudicated')"
         return _JUDGED.format(score="coalesce(c.spread, 0)", fits=fits), "score DESC", [runs_of(lake, found)]
@@ -138,7 +139,7 @@ def _fitting(
 
     if not where.strip():
         fix = "--where \"length(text) > 200 AND label = 'refund'\""
-        raise GraftError("the queue `query` wants a condition", where="--where", fix=fix)
+        raise GraftError("the queue `query` needs a condition", where="--where", fix=fix)
     rows = f"""
         SELECT id, ordinal FROM (SELECT {visible(ROW_COLUMNS, restricted=restricted)}, ordinal FROM lake.version_rows
         WHERE dataset = $1 AND version = $2) AS chosen WHERE {safe_where(where)}"""
@@ -155,5 +156,7 @@ def _asked(lake: Lake, query: str, params: list[Any], where: str) -> list[dict[s
         if not where:
             raise
         what = "this filter cannot be used: it fails on some row"  # the error would quote the row
-        raise GraftError(what, where="--where", fix="compare like with like: text with text") from error
+        raise GraftError(
+            what, where="--where", fix="compare values of the same type, such as text with text"
+        ) from error
     return found

@@ -1,4 +1,4 @@
-"""How students are looked at after they were judged: answers kept, reliability, slices, paired tests, leaderboard."""
+"""Analysis of evaluated students: stored answers, reliability, slices, paired tests, leaderboard."""
 
 from __future__ import annotations
 

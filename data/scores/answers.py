@@ -1,6 +1,6 @@
-"""What a student said of each row that it was judged on: one Parquet file a test in the student's folder.
+"""A student's predictions on each test row: one Parquet file per test in the student's folder.
 
-No text is kept: a held-out row is known by its place and its hash, a row of a version by its id.
+No text is stored: a held-out row is identified by its position and hash, a row of a version by its id.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ VALIDATION = "validation split (synthetic)"
 """Name of the evaluation on a version's own validation rows."""
 
 BETWEEN = "|"
-"""What parts the labels of a cell, of a student that gives several."""
+"""Separator of the labels in a cell, for a student with several labels."""
 
 COLUMNS = ("row", "row_id", "text_hash", "chars", "label", "predicted", "confidence", "probabilities")
 _HASH = re.compile(r"[0-9a-f]{64}", re.ASCII)
@@ -39,7 +39,7 @@ _FACTS = b"graft"
 
 
 class Speed(Value):
-    """How quick a student was when it was judged: all rows in batches, then some of them one by one."""
+    """A student's speed at its evaluation: all rows in batches, then some of them one by one."""
 
     device: str
     rows: int
@@ -59,12 +59,12 @@ class Reliability(Value):
 
 @dataclass(frozen=True)
 class Answers:
-    """One student's answers on one test, in the order of its rows.
+    """A student's answers on a test, in the order of its rows.
 
-    `table` has the columns `row` (place, from 1), `row_id` (of a version's row; empty for a file's), `text_hash`,
-    `chars`, `label`, `predicted`, `confidence` (probability of what was predicted) and `probabilities` (float32, in the
-    order of `labels`). `several`: label and predicted are cells such as `a|b`, perhaps empty, each probability is
-    its own label's, and `confidence` is that of exactly this set, the labels taken as independent.
+    `table` has the columns `row` (position, from 1), `row_id` (of a version's row; empty for a file's), `text_hash`,
+    `chars`, `label`, `predicted`, `confidence` (probability of the prediction) and `probabilities` (float32, in the
+    order of `labels`). If `several`, label and predicted are cells such as `a|b`, possibly empty, each probability is
+    its own label's, and `confidence` is that of exactly this set, treating the labels as independent.
     """
 
     student_id: str
@@ -76,17 +76,17 @@ class Answers:
 
     @property
     def rows(self) -> int:
-        """How many."""
+        """Number of rows."""
         return int(self.table.num_rows)
 
     @property
     def right(self) -> maths.Truths:
-        """Whether each row was predicted right; of several labels, all of them."""
+        """Whether each prediction is right, of shape (rows,); with several labels, whether all of them are."""
         return np.array([a == b for a, b in zip(self.column("label"), self.column("predicted"), strict=True)], bool)
 
     @property
     def probabilities(self) -> maths.Matrix:
-        """Shape (rows, labels)."""
+        """Probabilities of shape (rows, labels)."""
         flat = self.table.column("probabilities").combine_chunks().flatten().to_numpy(zero_copy_only=False)
         return maths.as_matrix(flat.reshape(self.rows, -1), self.rows, len(self.labels))
 
@@ -100,10 +100,24 @@ def keep(
     folder: Path, evaluation: Evaluation, rows: maths.Rows, predicted: Sequence[str],
     probabilities: Sequence[Sequence[float]], *, ids: Sequence[str] = (), speed: Speed | None = None,
 ) -> Path:  # fmt: skip
-    """Write `answers-<test_hash>.parquet`, and `speed-<test_hash>.json` beside it, each whole or not at all.
+    """Write `answers-<test_hash>.parquet` and `speed-<test_hash>.json`, each atomically.
 
-    `rows` are the (text, label) rows that `evaluation` is about, `ids` the ids of the version's rows that they are, in
-    the same order; none for a file. Raises StorageFull, GraftError, and ValueError where the lengths differ.
+    Args:
+        folder: The student's folder.
+        evaluation: The evaluation on these rows.
+        rows: Its (text, label) rows.
+        predicted: The prediction for each row.
+        probabilities: Shape (rows, labels), in the order of the evaluation's labels.
+        ids: The ids of the rows if they belong to a version, in the same order; empty for a file.
+        speed: The measured speed, if any.
+
+    Returns:
+        The path of the answers.
+
+    Raises:
+        StorageFull: The disk is full.
+        GraftError: The files cannot be written.
+        ValueError: The lengths differ.
     """
     from pyarrow import parquet
 
@@ -126,9 +140,9 @@ def keep(
 
 
 def answers(home: Home, student: Student, test_hash: str) -> Answers | None:
-    """What a student said of the rows of a test; None where it was not kept: then it has to be trained again.
+    """Return a student's answers on a test, or None if they were not kept and the student has to be trained again.
 
-    Raises GraftError for a file that is none of ours, or damaged.
+    Raises GraftError if the file is damaged or not ours.
     """
     import pyarrow as pa
     from pyarrow import parquet
@@ -146,20 +160,20 @@ def answers(home: Home, student: Student, test_hash: str) -> Answers | None:
         )  # fmt: skip
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
         fix = f"train it again: graft train {student.dataset}"
-        raise GraftError("these answers of a student cannot be read", where=str(file), fix=fix) from error
+        raise GraftError("the student's answers cannot be read", where=str(file), fix=fix) from error
     return found
 
 
 def not_kept(home: Home, student: Student, test_file: str) -> GraftError:
-    """What to tell a person who wants answers that are not there."""
+    """Return the error for answers that were not kept."""
     fix = f"train it again: graft train {_ref(student)}"
     if not (home.student(student.id)).is_dir():
         return NotFound(f"the folder of student {student.id} is gone", where=str(home.student(student.id)), fix=fix)
-    return NotFound(f"what student {student.id} said of {test_file} was not kept", where=student.path, fix=fix)
+    return NotFound(f"the answers of student {student.id} on {test_file} were not kept", where=student.path, fix=fix)
 
 
 def speed(home: Home, student: Student, test_hash: str) -> Speed | None:
-    """How quick a student was on a test; None where it was not measured."""
+    """Return a student's speed on a test, or None if it was not measured."""
     if not _HASH.fullmatch(test_hash):
         return None
     try:
@@ -169,9 +183,9 @@ def speed(home: Home, student: Student, test_hash: str) -> Speed | None:
 
 
 def reliability(found: Answers, bins: int = maths.BINS) -> Reliability:
-    """How sure the student was, and how often it was right. With 15 bins `ece` is that of the Evaluation.
+    """Return confidence and accuracy by bin. With 15 bins `ece` equals that of the Evaluation.
 
-    Of several labels it is about every label's probability on every row, as the Evaluation's is.
+    With several labels it covers every label's probability on every row, as the Evaluation does.
     """
     matrix, right = found.probabilities, found.right
     if found.several:
@@ -183,9 +197,9 @@ def reliability(found: Answers, bins: int = maths.BINS) -> Reliability:
 
 
 def carried(old: Path, new: Path) -> None:
-    """Copy the answers of a student's folder into the one that takes its place: other tests than the next one's.
+    """Copy the answers on other tests from a student's folder into the folder that replaces it.
 
-    They are those of the weights that the lake's evaluations on these tests are of. Raises OSError.
+    They belong to the weights of the lake's evaluations on these tests. Raises OSError.
     """
     import shutil
 
@@ -224,7 +238,7 @@ def _table(
 
 
 def _of_sets(predicted: Sequence[str], matrix: maths.Matrix, labels: Sequence[str]) -> maths.Matrix:
-    """The probability of exactly these labels, for each row."""
+    """The probability of exactly the predicted labels, of shape (rows,)."""
     said = np.array([[label in some for label in labels] for some in (set(cell.split(BETWEEN)) for cell in predicted)])
     sure: maths.Matrix = np.where(said, matrix, 1 - matrix).prod(axis=1)
     return sure

@@ -1,4 +1,4 @@
-"""Students beside each other: the leaderboard, the curves of loops, and what they cost against the teacher."""
+"""Comparison of students: the leaderboard, learning curves of loops, and cost against the teacher."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from graft.data.lake import Lake
 
 LOCAL = "local"
-"""The price of a student's next text: it runs on this machine, and no call is paid."""
+"""The price of a student's predictions: it runs on this machine, and no call is paid."""
 
 
 class Standing(Value):
-    """A student's place among those of its dataset that were judged on the same rows.
+    """A student's rank among those of its dataset that were evaluated on the same rows.
 
-    `gain` is its accuracy less that of the seeds-only student (the one of equal settings, else the newest); None for a
-    baseline, or where there is none. `teacher_gap` is its accuracy less the best teacher's on the rows that the teacher
-    was asked; None where none was asked beside this student. Shares are 0 to 1, `seconds` those of training.
+    `gain` is its accuracy minus that of the seeds-only student (the one with equal settings, else the newest); None for
+    a baseline, or without one. `teacher_gap` is its accuracy minus the best teacher's on the rows that the teacher
+    labelled; None without a teacher. Shares are 0 to 1; `seconds` is the training time.
     """
 
     dataset: str
@@ -52,12 +52,15 @@ class Standing(Value):
 
     @property
     def learned_from(self) -> str:
-        """For people: its version, or the seeds."""
+        """Display text: its version, or the seeds."""
         return "seeds" if self.version is None else f"version {self.version}"
 
 
 class CurvePoint(Value):
-    """One student of a loop. `policy` is what chose its rows: seeds alone, no steering, or the policies by name."""
+    """One student of a loop.
+
+    `policy` is the selection of its rows: seeds alone, no steering, or the policies by name.
+    """
 
     round: int
     policy: str
@@ -74,7 +77,7 @@ class CurvePoint(Value):
 
 
 class Curve(Value):
-    """The rounds of one arm of a loop with one random seed, in order; accuracies are on the held-out file."""
+    """The rounds of one arm of a loop for one random seed, in order; accuracies are on the held-out file."""
 
     improvement: str
     dataset: str
@@ -87,10 +90,10 @@ class Curve(Value):
 
 
 class AgainstTeacher(Value):
-    """A student beside one teacher: accuracies on the same rows, seconds of a text, dollars of a thousand.
+    """A student compared with a teacher: accuracies on the same rows, seconds per text, dollars per thousand texts.
 
-    None says that it is not known: the teacher's seconds where all its replies came from the journal, its price where
-    the model has none, the student's speed where it was trained before that was measured.
+    None means unknown: the teacher's seconds if all its replies came from the journal, its price if the model has none,
+    the student's speed if it was not measured.
     """
 
     test_file: str
@@ -114,9 +117,10 @@ class AgainstTeacher(Value):
 
 
 def leaderboard(lake: Lake, dataset: str | None = None, *, validation: bool = False) -> list[Standing]:
-    """Every judged classifier, best first within each dataset and test; held-out files before synthetic splits.
+    """Return every evaluated classifier, best first within each dataset and test.
 
-    With `validation` also on the versions' own validation rows, which are seldom the same for two students.
+    Held-out files come before synthetic splits. `validation` adds the versions' own validation rows, which are seldom
+    the same for two students.
     """
     query = """
         WITH judged AS (
@@ -149,7 +153,7 @@ def leaderboard(lake: Lake, dataset: str | None = None, *, validation: bool = Fa
 
 
 def learning_curve(lake: Lake, dataset: str) -> list[Curve]:
-    """The loops of a dataset, newest first: of the recipe's own name, or of one that a loop publishes into."""
+    """Return the loops of a dataset, newest first; it is the recipe's dataset, or a dataset that a loop publishes."""
     curves = []
     for loop in lake.improvements():
         if dataset != loop.dataset and dataset not in {one.dataset for one in loop.rounds}:
@@ -180,7 +184,7 @@ def _point(loop: Improvement, one: RoundResult) -> CurvePoint:
 
 
 def against_teacher(lake: Lake, student: Student) -> list[AgainstTeacher]:
-    """A student beside every teacher that was asked its test rows, the best teacher of each test first."""
+    """Compare a student with every teacher that labelled its test rows, the best teacher of each test first."""
     found = []
     for judged in lake.evaluations(student.id):
         quick = speed(lake.home, student, judged.test_hash) if judged.teachers else None

@@ -1,7 +1,7 @@
-"""The arithmetic of a student's answers: calibration bins, quarters by length, intervals, paired tests.
+"""Statistics of a student's answers: calibration bins, quarters by length, intervals, paired tests.
 
-Plain numpy on plain numbers: probabilities are one list a row, in the order of the labels. No figure depends on the
-order of the rows (but for the last digits of sums).
+Probabilities have the shape (rows, labels), in the order of the labels. No figure depends on the order of the rows,
+except for the last digits of sums.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SEED = 20240
 
 @dataclass(frozen=True)
 class Bin:
-    """Rows whose top probability lies in one stretch; `confidence` is its mean. Both shares are None without rows."""
+    """Rows whose top probability is in one interval; `confidence` is its mean. Both shares are None without rows."""
 
     low: float
     high: float
@@ -39,8 +39,8 @@ class Bin:
 class Paired:
     """Student b against student a on the same rows.
 
-    `better` counts the rows where only b is right, `worse` those where only a is; `p_value` is McNemar's exact
-    two-sided one. `difference` is b's accuracy less a's (-1 to 1), `low` and `high` its 95% bootstrap interval.
+    `better` counts the rows for which only b is right, `worse` those for which only a is; `p_value` is McNemar's exact
+    two-sided p. `difference` is b's accuracy minus a's (-1 to 1), `low` and `high` its 95% bootstrap interval.
     """
 
     better: int
@@ -52,7 +52,10 @@ class Paired:
 
 
 def as_matrix(probabilities: Sequence[Sequence[float]] | npt.NDArray[np.float32], rows: int, labels: int) -> Matrix:
-    """The probabilities as an array, held within 0 and 1. Raises ValueError where they are not rows × labels."""
+    """Return the probabilities as an array of shape (rows, labels), clipped to 0 and 1.
+
+    Raises ValueError for another shape.
+    """
     matrix = np.asarray(probabilities, dtype=np.float64)
     if matrix.shape != (rows, labels):
         raise ValueError(f"probabilities are {matrix.shape}, not {rows} rows of {labels} labels")
@@ -60,7 +63,7 @@ def as_matrix(probabilities: Sequence[Sequence[float]] | npt.NDArray[np.float32]
 
 
 def reliability(probabilities: Matrix, right: Truths, bins: int = BINS) -> tuple[Bin, ...]:
-    """Bins of equal width of the top probability, 15 by default: how sure the student was, and how often right."""
+    """Return confidence and accuracy in bins of equal width over the top probability (shape (rows, labels))."""
     top = probabilities.max(axis=1)
     place = np.minimum((top * bins).astype(np.int64), bins - 1)
     rows = np.bincount(place, minlength=bins)
@@ -84,21 +87,21 @@ def calibration_error(bins: Sequence[Bin]) -> float:
 
 
 def quarters(lengths: Sequence[int] | npt.NDArray[np.int64]) -> Places:
-    """The quarter of each text by its length in characters, 0 (shortest) to 3; equal lengths lie in one quarter."""
+    """Return the quarter of each text by its length in characters, 0 (shortest) to 3; equal lengths share a quarter."""
     length = np.asarray(lengths)
     return np.searchsorted(np.quantile(length, (0.25, 0.5, 0.75)), length).astype(np.int64)
 
 
 def length_name(lengths: npt.NDArray[np.int64]) -> str:
-    """What a quarter is called: from its shortest to its longest text."""
+    """Return the name of a quarter: its shortest to its longest length."""
     return f"{lengths.min()} to {lengths.max()} characters"
 
 
 def accuracy_interval(right: int, rows: int) -> tuple[float, float]:
-    """95% bootstrap interval of an accuracy, from 2,000 seeded resamples.
+    """Return the 95% bootstrap interval of an accuracy, from 2,000 seeded resamples.
 
-    Rows drawn with replacement, `right` of `rows` being right, are a binomial draw: so each resample is one number.
-    It has no width where all rows are right, or none.
+    Resampling rows of which `right` are right is a binomial draw, so each resample is one number. The interval has no
+    width if all rows are right, or none.
     """
     draws = np.random.default_rng(SEED).binomial(rows, right / rows, RESAMPLES)
     low, high = np.quantile(draws / rows, (0.025, 0.975))
@@ -106,9 +109,9 @@ def accuracy_interval(right: int, rows: int) -> tuple[float, float]:
 
 
 def paired(predicted_a: Sequence[str], predicted_b: Sequence[str], rows: Rows) -> Paired:
-    """Whether b is better than a on the same (text, label) rows, or by chance only.
+    """Test whether b is better than a on the same (text, label) rows.
 
-    Raises ValueError without rows, or where a prediction is missing.
+    Raises ValueError if there are no rows or a prediction is missing.
     """
     if not rows:
         raise ValueError("there is no row to compare on")
@@ -120,7 +123,7 @@ def paired(predicted_a: Sequence[str], predicted_b: Sequence[str], rows: Rows) -
 
 
 def paired_counts(better: int, worse: int, count: int) -> Paired:
-    """The same of counts: rows where only b is right, rows where only a is, and all rows (at least one)."""
+    """Return the paired test from counts: rows that only b has right, that only a has right, all rows (at least 1)."""
     shares = [better / count, worse / count, (count - better - worse) / count]
     draws = np.random.default_rng(SEED).multinomial(count, shares, RESAMPLES)
     low, high = np.quantile((draws[:, 0] - draws[:, 1]) / count, (0.025, 0.975))
@@ -128,7 +131,7 @@ def paired_counts(better: int, worse: int, count: int) -> Paired:
 
 
 def _mcnemar(better: int, worse: int) -> float:
-    """Two-sided chance that fair coins, one a row that only one student has right, fall as unevenly as this."""
+    """McNemar's exact two-sided p: the probability that fair coins, one per discordant row, fall as unevenly."""
     coins, few = better + worse, min(better, worse)
     ways, term = 0, 1
     for heads in range(few + 1):

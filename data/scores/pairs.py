@@ -1,4 +1,4 @@
-"""Two students on the same rows: which of them is better, or by chance only."""
+"""Paired comparison of two students on the same rows."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from graft.data.lake import Lake
 
 SURE = 0.05
-"""McNemar's p below which the difference is said to be no chance."""
+"""McNemar's p below which a difference is significant."""
 
 
 class Paired(Value):
     """Student b against student a on the same rows.
 
-    `both`, `only_a`, `only_b`, `neither` count the rows that they had right. `p_value` is McNemar's exact two-sided
-    one; `difference` is b's accuracy less a's (-1 to 1), `interval` its 95% bootstrap interval from seeded resamples.
+    `both`, `only_a`, `only_b`, `neither` count the rows that they have right. `p_value` is McNemar's exact two-sided
+    p; `difference` is b's accuracy minus a's (-1 to 1), `interval` its 95% bootstrap interval from seeded resamples.
     """
 
     a: str
@@ -44,12 +44,15 @@ class Paired(Value):
 
     @property
     def accuracies(self) -> tuple[float, float]:
-        """Of a and of b."""
+        """Accuracies of a and of b."""
         return (self.both + self.only_a) / self.rows, (self.both + self.only_b) / self.rows
 
 
 def find_student(lake: Lake, beginning: str) -> Student:
-    """The student whose id begins so. Raises NotFound, which lists what there is, also where several do."""
+    """Return the student whose id has this prefix.
+
+    Raises NotFound, listing the candidates, if there is none or several.
+    """
     query = "SELECT * FROM lake.students ORDER BY created_at DESC, id"
     every = from_table(Student, lake.sql(query))
     found = [one for one in every if beginning and one.id.startswith(beginning)]
@@ -57,14 +60,16 @@ def find_student(lake: Lake, beginning: str) -> Student:
         return found[0]
     where = str(lake.home.root)
     if not every:
-        raise NotFound(f"no student {beginning!r}: none is trained yet", where=where, fix="graft train DATASET")
+        raise NotFound(
+            f"no student {beginning!r}: no student has been trained yet", where=where, fix="graft train DATASET"
+        )
     names = ", ".join(one.id for one in (found or every)[:20])
     what = f"{len(found)} students begin with {beginning!r}" if found else f"no student {beginning!r}"
     raise NotFound(what, where=where, fix=f"one of: {names}")
 
 
 def shared_tests(lake: Lake, a: str, b: str) -> list[tuple[str, str]]:
-    """(hash, file) of the tests that both students were judged on: held-out files first, the largest before others."""
+    """Return (hash, file) of the tests that both students were evaluated on: held-out files first, largest first."""
     query = """
         SELECT e.test_hash, any_value(e.test_file) AS test_file FROM lake.evaluations e
         JOIN lake.evaluations o ON o.test_hash = e.test_hash AND o.student_id = $2
@@ -74,10 +79,18 @@ def shared_tests(lake: Lake, a: str, b: str) -> list[tuple[str, str]]:
 
 
 def compare(home: Home, lake: Lake, a: Student, b: Student, test_hash: str | None = None) -> Paired:
-    """The paired test of two students on a test; None: the largest held-out one that both were judged on.
+    """Run the paired test of two students.
 
-    Raises NotFound where they share no such test, or where the answers of one were not kept; GraftError for answers
-    that do not fit together.
+    Args:
+        home: The home with the students' folders.
+        lake: The lake.
+        a: The first student.
+        b: The second student.
+        test_hash: The test; None selects the largest held-out test that both were evaluated on.
+
+    Raises:
+        NotFound: They share no such test, or the answers of one were not kept.
+        GraftError: The answers are not about the same rows.
     """
     shared = dict(shared_tests(lake, a.id, b.id))
     wanted = test_hash or next(iter(shared), "")
@@ -93,11 +106,11 @@ def compare(home: Home, lake: Lake, a: Student, b: Student, test_hash: str | Non
 
 
 def paired(a: Answers, b: Answers) -> Paired:
-    """The same of answers that are at hand. Raises GraftError where they are not about the same rows."""
+    """Run the paired test on loaded answers. Raises GraftError if they are not about the same rows."""
     order_a, order_b = _order(a), _order(b)
     if [one[:3] for one in order_a] != [one[:3] for one in order_b]:
         what = f"the answers of {a.student_id} and {b.student_id} are not about the same rows"
-        raise GraftError(what, where=a.test_file, fix="train both again on one test file")
+        raise GraftError(what, where=a.test_file, fix="train both again with the same test file")
     right_a = a.right[[place for *_, place in order_a]]
     right_b = b.right[[place for *_, place in order_b]]
     only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
@@ -113,11 +126,11 @@ def paired(a: Answers, b: Answers) -> Paired:
 
 
 Placed = tuple[str, str, int, int]
-"""Hash, label and length of a row, and its index: what rows of two files are matched by."""
+"""Hash, label and length of a row, by which rows of two files are matched, and its index."""
 
 
 def _order(found: Answers) -> list[Placed]:
-    """Rows in an order that does not depend on the file's."""
+    """Rows in an order that is independent of the file's."""
     columns = (found.column(name) for name in ("text_hash", "label", "chars"))
     return sorted(zip(*columns, range(found.rows), strict=True))
 
@@ -129,9 +142,9 @@ def _said(found: Answers, order: list[Placed]) -> np.ndarray[tuple[int], np.dtyp
 
 def _verdict(a: str, b: str, tested: maths.Paired, differ: int) -> str:
     if not differ:
-        return f"no difference: {a} and {b} say the same of every row"
+        return f"no difference: {a} and {b} have the same prediction for every row"
     if not tested.difference:
-        return f"no difference: {a} and {b} are right on as many rows"
+        return f"no difference: {a} and {b} are right on equally many rows"
     better, worse = (b, a) if tested.difference > 0 else (a, b)
     ends = sorted((abs(tested.low), abs(tested.high))) if tested.low * tested.high > 0 else None
     points = f"{100 * abs(tested.difference):.1f} points"
@@ -143,13 +156,15 @@ def _verdict(a: str, b: str, tested: maths.Paired, differ: int) -> str:
 
 def _nothing_shared(lake: Lake, a: Student, b: Student, test_hash: str | None) -> NotFound:
     if test_hash:
-        return NotFound("not both students were judged on that test", where=test_hash, fix="graft students lists them")
+        return NotFound(
+            "the students were not both evaluated on that test", where=test_hash, fix="graft students lists the tests"
+        )
     files = [
         ", ".join(dict.fromkeys(one.test_file for one in _judged(lake, student))) or "nothing" for student in (a, b)
     ]
     return NotFound(
-        f"{a.id} and {b.id} were judged on no rows that are the same", where=f"{files[0]}; {files[1]}",
-        fix="train both with one held-out file: graft train DATASET --test FILE",
+        f"{a.id} and {b.id} were not evaluated on the same rows", where=f"{files[0]}; {files[1]}",
+        fix="train both with the same held-out file: graft train DATASET --test FILE",
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Where a student is weak: the rows of one label, length, source or concept, and which of them it got wrong."""
+"""Weak slices of a student: rows of a label, length, source or concept, with its errors."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ if TYPE_CHECKING:
 Kind = Literal["label", "length", "label and length", "source", "concept"]
 
 LEAST = 5
-"""Rows of a slice that is told of: of fewer nothing can be said."""
+"""Minimum rows of a reported slice; fewer are not meaningful."""
 
 SHOWN = 100
-"""Wrong rows that a slice names at most: those that the student was surest of."""
+"""Maximum wrong rows listed per slice, the most confident errors first."""
 
 NO_LABEL = "(no label)"
-"""The slice of rows that have none, of a student that gives several."""
+"""The slice of rows without a label, for a student with several labels."""
 
 
 class RowFacts(Value):
-    """What the lake knows of a version's row. `concept` is what a round of `improve` asked it to be about."""
+    """Facts about a version's row. `concept` is the topic that a round of `improve` requested for it."""
 
     source: str
     concept: str = ""
 
 
 class SliceScore(Value):
-    """Some of the rows: how many were right, and Wilson's 95% interval of that share.
+    """A slice of the rows, with its accuracy and Wilson's 95% interval.
 
-    `wrong` are the places (from 1) of its wrong rows, the surest mistakes first and at most SHOWN of them; `wrong_ids`
-    their ids where they are a version's rows (of equal length then, else empty).
+    `wrong` holds the positions (from 1) of its wrong rows, the most confident errors first, at most SHOWN; `wrong_ids`
+    their ids if they are a version's rows (then of equal length, else empty).
     """
 
     kind: Kind
@@ -55,10 +55,10 @@ class SliceScore(Value):
 def worst_slices(
     answers: Answers, facts: Mapping[str, RowFacts] | None = None, *, least: int = LEAST
 ) -> list[SliceScore]:  # fmt: skip
-    """Slices of `least` rows or more, the one that is surely worst first: by the upper end of the interval.
+    """Return slices of `least` rows or more, sorted by the upper end of the interval, lowest first.
 
-    By label, by quarter of the texts by length, by both, and by the source and concept of rows whose id is in `facts`.
-    A row with several labels is in the slice of each.
+    Slices are by label, by quarter of the text lengths, by both, and by the source and concept of rows whose id is in
+    `facts`. A row with several labels is in the slice of each.
     """
     members = defaultdict[tuple[Kind, str], list[int]](list)
     length, ids = np.array(answers.column("chars"), dtype=np.int64), answers.column("row_id")
@@ -85,9 +85,9 @@ def worst_slices(
 
 
 def row_facts(lake: Lake, answers: Answers, *, restricted: bool = False) -> dict[str, RowFacts]:
-    """Source and concept of the version's rows among the answers, by id; none where they are a file's.
+    """Return source and concept of the version's rows among the answers, by id; empty for a file's rows.
 
-    A concept was named by a model that read rows, so that it is left out of restricted ones unless asked for.
+    A concept was named by a model that read the rows, so it is omitted for restricted rows unless `restricted`.
     """
     ids = sorted({name for name in answers.column("row_id") if name})
     if not ids:

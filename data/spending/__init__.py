@@ -1,4 +1,4 @@
-"""What models took and whether they were worth it: tokens, price, failures, yield; by model, day, dataset and run."""
+"""Usage and value of models: tokens, price, failures, yield; by model, day, dataset and run."""
 
 from __future__ import annotations
 

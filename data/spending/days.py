@@ -1,4 +1,4 @@
-"""Money over time and over datasets, and this month's."""
+"""Spending by day, by dataset, and in the current month."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ SUMS = f"count(*) AS calls, {TOKENS} AS tokens, {PRICED} AS price"
 
 
 def total(lake: Lake, **filters: Unpack[Filters]) -> Total:
-    """All calls of the scope: zeros where there is none. See `data.spending.scope` for filters."""
+    """Return the totals of all calls in scope, zeros if there are none. See `data.spending.scope` for filters."""
     return Total(**_sums(rows(lake, f"SELECT {SUMS} FROM ({calls()})", params(filters))[0]))
 
 
 def month(lake: Lake) -> Total:
-    """What was called since the first day of this month (UTC)."""
+    """Return the totals since the first day of this month (UTC)."""
     return total(lake, since=utc_now().date().replace(day=1))
 
 
 def by_day(lake: Lake, part: Part = "all", **filters: Unpack[Filters]) -> list[DayUse]:
-    """Each day of each part, from the first day with a call to the last; a day without one has zeros.
+    """Return each day of each part, from the first day with a call to the last; days without a call have zeros.
 
-    A call that several datasets share is that of the run which made it. Raises GraftError on an unknown part.
+    A call that several datasets share is attributed to the run that made it. Raises GraftError for an unknown part.
     """
     if part not in PARTS:
         raise GraftError(f"no part {part!r}", where="part", fix=", ".join(PARTS))
@@ -46,7 +46,7 @@ def by_day(lake: Lake, part: Part = "all", **filters: Unpack[Filters]) -> list[D
 
 
 def by_dataset(lake: Lake, **filters: Unpack[Filters]) -> list[DatasetUse]:
-    """Each dataset with a call or a candidate in the scope, dearest first (an unknown price before all)."""
+    """Return each dataset with a call or a candidate in scope, most expensive first (unknown prices before all)."""
     query = f"""
         WITH spent AS (SELECT dataset, {SUMS} FROM {_with_dataset("dataset")} GROUP BY dataset),
         made AS (SELECT coalesce(dataset, '') AS dataset, count(*) AS candidates, count(DISTINCT run_id) AS runs,
@@ -68,7 +68,7 @@ def by_dataset(lake: Lake, **filters: Unpack[Filters]) -> list[DatasetUse]:
 
 
 def _with_dataset(part: Part) -> str:
-    """SQL: the calls in scope, with the dataset of the run that made each where that is asked for."""
+    """SQL of the calls in scope, with the dataset of the run that made each if the part is `dataset`."""
     if part != "dataset":
         return f"({calls()})"
     return f"""(SELECT coalesce(r.dataset, '') AS dataset, c.* FROM ({calls(RUN)}) c

@@ -1,4 +1,4 @@
-"""Each model in each role: calls, tokens, price, failures, latency."""
+"""Usage of each model in each role: calls, tokens, price, failures, latency."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ def _known(column: str) -> str:
 
 
 def by_model(lake: Lake, **filters: Unpack[Filters]) -> list[ModelUse]:
-    """Each model in each role, dearest first (an unknown price before all). See `data.spending.scope` for filters.
+    """Return each model in each role, most expensive first (unknown prices before all).
 
-    `price_1000_usd` adds up over models: it is what each of them puts on the price of 1,000 accepted candidates.
+    `price_1000_usd` adds up over models: it is each model's share of the price of 1,000 accepted candidates. See
+    `data.spending.scope` for filters.
     """
     given = params(filters)
     query = f"""

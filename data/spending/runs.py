@@ -1,4 +1,4 @@
-"""One run over its time, how its calls failed, and runs side by side."""
+"""A run over time, failures of its calls, and comparison of runs."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _STRETCH = """least(floor((epoch("at") - first) / span * $2), $2 - 1)::BIGINT"""
 
 
 def over_run(lake: Lake, run_id: str, parts: int = 60) -> list[Stretch]:
-    """A run in `parts` equal stretches, from its first call to its last; empty where the lake has none of its calls.
+    """Return a run in `parts` equal intervals from its first call to its last; empty if the lake has no call of it.
 
-    A candidate has no time of its own: it counts when the last of its calls was recorded. One whose calls the lake
-    lacks counts in the last stretch, so that the last figures are the whole run's. Raises GraftError for parts < 1.
+    A candidate counts when the last of its calls was recorded. A candidate without calls in the lake counts in the last
+    interval, so that the last figures are the whole run's. Raises GraftError for parts < 1.
     """
     if parts < 1:
-        raise GraftError(f"a run in {parts} parts", where="parts", fix="1 or more")
+        raise GraftError(f"a run cannot be divided into {parts} parts", where="parts", fix="1 or more")
     query = f"""
         WITH mentions AS MATERIALIZED (SELECT candidate_id, "at" FROM lake.calls WHERE run_id = $1),
         ends AS (SELECT min(epoch("at")) AS first, greatest(max(epoch("at")) - min(epoch("at")), 1e-6) AS span
@@ -57,7 +57,7 @@ def _as_stretch(row: dict[str, Any]) -> Stretch:
 
 
 def errors(lake: Lake, run_id: str) -> list[Failure]:
-    """How calls of a run failed, most frequent first: counts and times, never what was said."""
+    """Return the failures of a run's calls, most frequent first: counts and times, never content."""
     query = """
         WITH asked AS (SELECT key, failure, model, role, "at", bool_or(failure IS NULL) OVER (PARTITION BY key) AS ok
                        FROM lake.calls WHERE run_id = $1
@@ -69,7 +69,7 @@ def errors(lake: Lake, run_id: str) -> list[Failure]:
 
 
 def runs_by_dataset(lake: Lake, limit: int = 20) -> dict[str, tuple[str, ...]]:
-    """Each dataset's runs, newest first and `limit` at most; the dataset of the newest run comes first."""
+    """Return each dataset's runs, newest first, at most `limit`; the dataset of the newest run comes first."""
     query = """
         SELECT dataset, list(id ORDER BY started_at DESC, id)[:$1] AS runs FROM lake.runs
         GROUP BY dataset ORDER BY max(started_at) DESC, dataset"""
@@ -80,8 +80,11 @@ _WANTED = "list_contains($1::VARCHAR[], run_id)"
 
 
 def compare_runs(lake: Lake, run_ids: Sequence[str]) -> list[RunFigures]:
-    """Runs side by side, in the order given, each once. A call that several share counts in each, at what it cost when
-    it was made. Raises NotFound where a run is not in the lake."""
+    """Compare runs, in the order given, each once.
+
+    A call that several runs share counts in each, at its cost when it was made. Raises NotFound if a run is not in the
+    lake.
+    """
     wanted = list(dict.fromkeys(run_ids))
     query = f"""
         WITH once AS MATERIALIZED ({calls_once(_WANTED, more='min("at") AS "at"')}),

@@ -1,8 +1,7 @@
-"""Which calls and candidates a question is about, as SQL: by dataset, run and days.
+"""SQL of the calls and candidates in scope, by dataset, run and days.
 
-Of the dataset and run that are asked for, each call counts once (`data.quality.judged.calls_once`), on the day of its
-first record: later ones read it from the journal. A candidate has no time of its own: its day is that of its last call.
-Days are UTC, the first and the last of them included.
+Within the dataset and run, each call counts once (`data.quality.judged.calls_once`), on the day of its first record:
+later records are reads from the journal. A candidate's day is that of its last call. Days are UTC, inclusive.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ Params = list[Any]
 
 
 class Filters(TypedDict, total=False):
-    """What every question takes: each is optional, and None asks for all."""
+    """Filters of every query; each is optional, and None means all."""
 
     dataset: str | None
     run_id: str | None
@@ -32,31 +31,35 @@ RUNS = """($2::VARCHAR IS NULL OR run_id = $2)
     AND ($1::VARCHAR IS NULL OR run_id IN (SELECT id FROM lake.runs WHERE dataset = $1))"""
 DAYS = """($3::TIMESTAMPTZ IS NULL OR "at" >= $3) AND ($4::TIMESTAMPTZ IS NULL OR "at" < $4)"""
 DAY = """DATE '1970-01-01' + (epoch_us("at") // 86_400_000_000)::INTEGER"""
-"""The day (UTC) of a time; `::DATE` looks into time zones and takes six times as long."""
+"""SQL of the day (UTC) of a time; `::DATE` consults time zones and takes six times as long."""
 MADE = 'min("at") AS "at"'
 RUN = 'min_by(run_id, "at") AS run_id'
-"""The run that met with a call first, and so the one that made it."""
+"""SQL of the run that recorded a call first, and therefore made it."""
 
 
 def params(filters: Filters) -> Params:
-    """The values of $1 to $4, days as the times between which they lie. Raises GraftError where the days are the wrong
-    way round."""
+    """Return the values of $1 to $4, with days as time bounds. Raises GraftError if `since` is after `until`."""
     since, until = filters.get("since"), filters.get("until")
     if since is not None and until is not None and since > until:
-        raise GraftError(f"no day is from {since} to {until}", where="since, until", fix="since is the earlier day")
+        raise GraftError(
+            f"{since} to {until} contains no day", where="since, until", fix="since must be the earlier day"
+        )
     first = None if since is None else datetime.combine(since, time(), UTC)
     end = None if until is None else datetime.combine(until, time(), UTC) + timedelta(days=1)
     return [filters.get("dataset"), filters.get("run_id"), first, end]
 
 
 def calls(more: str = "") -> str:
-    """SQL: calls in scope, each once: key, role, model, price, answered, tokens, at, and `more` aggregates."""
+    """Return SQL of the calls in scope, each once.
+
+    Columns: key, role, model, price, answered, tokens, at, and the aggregates in `more`.
+    """
     columns = f"{MADE}, {more}" if more else MADE
     return f"SELECT * FROM ({calls_once(RUNS, 'key', columns)}) WHERE {DAYS}"
 
 
 def candidates(filters: Filters, columns: str) -> str:
-    """SQL: columns of the candidates in scope; calls are looked at only where days are asked for."""
+    """Return SQL of columns of the candidates in scope; calls are read only if days are given."""
     if filters.get("since") is None and filters.get("until") is None:
         unasked = "$3::TIMESTAMPTZ IS NULL AND $4::TIMESTAMPTZ IS NULL"
         return f"SELECT {columns} FROM lake.candidates WHERE {RUNS} AND {unasked}"
@@ -67,16 +70,18 @@ def candidates(filters: Filters, columns: str) -> str:
 
 
 def rows(lake: Lake, query: str, given: Params) -> list[dict[str, Any]]:
-    """The answer as a dict a row."""
+    """Return the query's rows as dicts."""
     return list(lake.sql(query, given).to_pylist())
 
 
 def dollars(value: Any) -> float | None:
-    """A price in US dollars with nine decimals: one call may take a millionth of one, and the order in which threads
-    add does not show."""
+    """Round a price to nine decimals.
+
+    A call may cost a millionth of a dollar, and the order in which threads add must not show.
+    """
     return None if value is None else round(float(value), 9)
 
 
 def each(price: float | None, count: int, times: int = 1) -> float | None:
-    """A price over a count; None where either is not there."""
+    """Return `times` the price per unit of `count`; None if the price is unknown or the count is 0."""
     return None if price is None or not count else dollars(times * price / count)

@@ -1,4 +1,4 @@
-"""Which small model is worth its price: what writers' candidates came to, and how judges judged."""
+"""Value of each model: the outcomes of writers' candidates, and the agreement of judges."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 
 WRITERS = ("generator", "responder")
 JUDGED = ("low_mean", "agreed", "adjudicated")
-"""Routes by which a candidate ends through its scores; a gate or a failure says nothing of the judges."""
+"""Routes that end by a candidate's scores; a gate or a failure is unrelated to the judges."""
 TOLERANCE = 1e-9
-"""As the method's rule has it: a mean that reaches tau but for rounding passes."""
+"""As in the method's rule: a mean that reaches tau except for rounding passes."""
 
 
 def worth(lake: Lake, uses: Sequence[ModelUse] | None = None, **filters: Unpack[Filters]) -> list[Worth]:
     """Writers (generator, responder) by yield, then judges (reviewer, adjudicator, labeler, guard) by role and model.
 
-    A judgement is a score on its side of the run's tau, or a label; a decision follows it where the row was accepted
-    or rejected by its scores, or labelled, accordingly. `uses`: what `by_model` gave for the same filters, if at hand.
+    A judgement is a score above or below the run's tau, or a label; the decision agrees with it if the row was
+    accepted, rejected or labelled accordingly. `uses` is the result of `by_model` for the same filters, if available.
     See `data.spending.scope` for filters.
     """
     if uses is None:

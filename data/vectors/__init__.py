@@ -1,4 +1,4 @@
-"""Embeddings of a version, made once and kept: the map, neighbours, search by meaning, duplicate clusters."""
+"""Stored embeddings of a version: the map, neighbours, search by meaning, duplicate clusters."""
 
 from graft.data.vectors.groups import Cluster, clusters
 from graft.data.vectors.make import LIMIT, build

@@ -1,4 +1,4 @@
-"""Which rows and seeds of a version are embedded, in which order, and the words of each that the encoder reads."""
+"""Selects the rows and seeds of a version to embed, their order, and the text that the encoder reads."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from graft.schemas.datasets import DatasetVersion
 
 EMBEDDED_CHARS = 4_000
-"""Of a text, what is handed to the encoder, which reads 256 tokens."""
+"""Characters of a text passed to the encoder, which reads 256 tokens."""
 
 _OF_RUNS = """
     FROM lake.seeds s WHERE s.kind = 'seed' AND s.run_id IN
@@ -27,22 +27,22 @@ SEEDS = f"""
     SELECT s.id, min(s.text) AS text, min(s.response) AS response, min(s.label) AS label,
            bool_or(list_contains($3::VARCHAR[], s.run_id || ' ' || s.label)) AS restricted
     {_OF_RUNS} GROUP BY s.id"""
-"""The seeds of the runs that a version's rows come from, each once.
+"""SQL of the distinct seeds of the runs that a version's rows come from.
 
-$1 is the dataset, $2 the version, $3 what `restricted_seeds` gives.
+$1 is the dataset, $2 the version, $3 the result of `restricted_seeds`.
 """
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """What is embedded, in a temporary table; `count` says how many of each kind."""
+    """The selection in a temporary table; `count` is the number of each kind."""
 
     lake: Lake
     name: str
     count: dict[Kind, int]
 
     def block(self, kind: Kind, start: int, end: int) -> pa.Table:
-        """Those from place `start` up to `end`: id, said, restricted, again (whether others say the same)."""
+        """Return positions `start` to `end` (exclusive): id, said, restricted, again (whether the text is repeated)."""
         query = f"""
             SELECT id, said, restricted, again FROM {self.name}
             WHERE kind = ? AND place >= ? AND place < ? ORDER BY place"""
@@ -50,7 +50,7 @@ class Chosen:
 
 
 def restricted_seeds(lake: Lake, found: DatasetVersion) -> list[str]:
-    """Run and label, with a space between, of the version's seeds that their tasks restrict."""
+    """Return run and label, separated by a space, of the version's seeds that their tasks restrict."""
     query = f"SELECT DISTINCT s.run_id, s.label {_OF_RUNS}"
     labels: dict[str, list[str]] = {}
     for row in lake.sql(query, [found.dataset, found.version]).to_pylist():
@@ -61,9 +61,9 @@ def restricted_seeds(lake: Lake, found: DatasetVersion) -> list[str]:
 
 @contextlib.contextmanager
 def chosen(lake: Lake, found: DatasetVersion, limit: int | None) -> Iterator[Chosen]:
-    """At most `limit` rows (None: all) and as many seeds, by the hash of their ids, until the end of the block.
+    """Select at most `limit` rows (None: all) and as many seeds, by the hash of their ids, until the block ends.
 
-    A seed that is a row of the version counts as a row. Raises NotFound where the version is gone.
+    A seed that is a row of the version counts as a row. Raises NotFound if the version no longer exists.
     """
     name = f"vectors_{uuid.uuid4().hex}"
     said = "left(text || CASE WHEN response IS NULL OR response = '' THEN '' ELSE chr(10) || response END, $5)"
@@ -84,7 +84,7 @@ def chosen(lake: Lake, found: DatasetVersion, limit: int | None) -> Iterator[Cho
         counted = lake.sql(f"SELECT kind, count(*) AS n FROM {name} GROUP BY kind").to_pylist()
         count: dict[Kind, int] = {"row": 0, "seed": 0, **{row["kind"]: int(row["n"]) for row in counted}}
         if not count["row"]:
-            raise NotFound(f"{found.ref} is not there any more", where=found.dataset, fix="graft datasets")
+            raise NotFound(f"{found.ref} no longer exists", where=found.dataset, fix="graft datasets")
         yield Chosen(lake, name, count)
     finally:
         lake.sql(f"DROP TABLE {name}")

@@ -1,4 +1,4 @@
-"""Duplicate clusters of a version: rows that say nearly the same, found from its embeddings and kept beside them."""
+"""Duplicate clusters of a version: rows with nearly the same meaning, computed from its embeddings."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from graft.data.vectors.store import Vectors
 
 COMPARED = 2_000
-"""Of a larger cluster each row's cosine is taken to the first rows only, so that the time does not grow as a square."""
+"""In a larger cluster, rows are compared only with this many, so that the time does not grow quadratically."""
 
 
 class Cluster(Value):
-    """Rows that are linked by cosines at or above a threshold, by id.
+    """Rows linked by cosines at or above a threshold, by id.
 
-    `lowest` and `highest` are the cosines of its two rows least and most alike: a row may be near to a third only, so
-    that the lowest can lie under the threshold.
+    `lowest` and `highest` are the cosines of its least and most similar rows. The lowest can be under the threshold,
+    because two rows may only be linked through a third.
     """
 
     members: tuple[str, ...]
@@ -39,12 +39,19 @@ class Cluster(Value):
 def clusters(
     vectors: Vectors, min_cosine: float = 0.9, *, most: int | None = 50_000, say: Callable[[str], None] | None = None
 ) -> list[Cluster]:
-    """Connected components over pairs of rows with a cosine of `min_cosine` or more, largest first, ties by id.
-    Kept beside the vectors once found.
+    """Return connected components over pairs of rows with a cosine of `min_cosine` or more, largest first, ties by id.
 
-    The first `most` rows by the hash of their ids are compared (None: all that were embedded); above 50,000 through an
-    index. Seeds are not among them. Raises MissingExtra where that index is not installed, ValueError for a cosine
-    that is none.
+    The result is stored beside the vectors.
+
+    Args:
+        vectors: The version's embeddings; seeds are not compared.
+        min_cosine: The threshold, -1 to 1.
+        most: Compare the first rows by the hash of their ids (None: all); above 50,000 through an index.
+        say: Receives progress messages.
+
+    Raises:
+        MissingExtra: The index is required but not installed.
+        ValueError: `min_cosine` is out of range.
     """
     say = say or (lambda line: None)
     if not -1 <= min_cosine <= 1:
@@ -55,7 +62,7 @@ def clusters(
     if known is not None:
         return known
     if compared > EXACT_BELOW and find_spec("usearch") is None:
-        what = f"above {EXACT_BELOW:,} rows clusters want an index (usearch), which is not installed"
+        what = f"clusters of more than {EXACT_BELOW:,} rows need an index (usearch), which is not installed"
         raise MissingExtra(what, where="clusters", fix="pip install 'graft-factory[audit]'")
     ids, numbers = vectors.matrix("row", compared)
     place = {row_id: row for row, row_id in enumerate(ids)}
@@ -70,7 +77,7 @@ def clusters(
 
 
 def _range(rows: NDArray[np.float32]) -> tuple[float, float]:
-    """The lowest and the highest cosine of two different rows."""
+    """The lowest and the highest cosine between two different rows."""
     unit = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
     low, high = 1.0, -1.0
     for start in range(0, len(unit), COMPARED):
@@ -87,7 +94,7 @@ def _stamp(vectors: Vectors) -> list[int]:
 
 
 def _known(memory: Path, vectors: Vectors) -> list[Cluster] | None:
-    """What is kept of these very embeddings; None where it is not there, or cut off."""
+    """The stored clusters of these embeddings; None if they are missing or truncated."""
     try:
         kept: Any = json.loads(memory.read_bytes())
         if not isinstance(kept, dict) or kept.get("of") != _stamp(vectors):
@@ -98,7 +105,7 @@ def _known(memory: Path, vectors: Vectors) -> list[Cluster] | None:
 
 
 def _keep(memory: Path, vectors: Vectors, made: list[Cluster]) -> None:
-    """Keeps clusters for the next time; where that cannot be written they are found again then."""
+    """Store clusters for the next time; on a write error they are computed again then."""
     part = memory.with_name(f".{memory.name}.{uuid.uuid4().hex}.part")
     try:
         kept = {"of": _stamp(vectors), "clusters": [one.model_dump(mode="json") for one in made]}

@@ -1,4 +1,4 @@
-"""Making a version's embeddings: a block of rows at a time into a temporary file, which is renamed when it is whole."""
+"""Embeds a version block by block into a temporary file, which is renamed when it is complete."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from graft.schemas.home import Home
 
 LIMIT = 20_000
-"""Rows that are embedded unless more are asked for: a minute or two on two cores."""
+"""Default maximum of embedded rows: a minute or two on two cores."""
 BLOCK = 16_384
-"""Rows of a block of the file: at 384 dimensions 12 MB."""
+"""Rows per block of the file: 12 MB at 384 dimensions."""
 ASKED = 512
-"""Texts that the encoder is handed at a time."""
+"""Texts passed to the encoder at a time."""
 
 Say = Callable[[int, int], None]
 Halves = NDArray[np.float16]
@@ -46,11 +46,24 @@ def build(
     limit: int | None = LIMIT,
     say: Say = lambda done, total: None,
 ) -> Vectors:
-    """The embeddings of at most `limit` rows (None: all) and as many seeds, made where they are not on disk already.
+    """Return the embeddings of a version, computing them if they are not on disk.
 
-    Rows are picked by the hash of their ids; what is on disk stays where it has as many. Text and response are embedded
-    together, equal ones once. `say` hears (done, total) rows and seeds. One process makes a file while others wait for
-    it. Raises NotFound where the version is gone, GraftError where the encoder gives no numbers, StorageFull.
+    Text and response are embedded together, equal texts once. One process makes a file while others wait for it.
+
+    Args:
+        home: The home whose `vectors` folder holds the files.
+        lake: The lake.
+        found: The version.
+        embed: Maps texts to an array of shape (texts, dimensions).
+        encoder: The encoder's name, which identifies the file.
+        limit: Maximum rows, and maximum seeds (None: all), sampled by the hash of their ids. A file on disk with as
+            many rows is kept.
+        say: Receives (done, total) rows and seeds.
+
+    Raises:
+        NotFound: The version no longer exists.
+        GraftError: The encoder returns an array of the wrong shape or non-finite numbers.
+        StorageFull: The disk is full.
     """
     from filelock import FileLock
 
@@ -70,12 +83,14 @@ def build(
             raise StorageFull("no space left for the embeddings", where=str(home.vectors), fix=fix) from error
         raise GraftError(f"the embeddings cannot be kept: {error.strerror}", where=str(home.vectors)) from error
     if there is None:
-        raise GraftError("the embeddings were deleted as they were made", where=str(target), fix="run it again")
+        raise GraftError(
+            "the embeddings were deleted while they were being made", where=str(target), fix="run it again"
+        )
     return there
 
 
 class _Encoder:
-    """An embedding function that is looked after: unit vectors out, texts that repeat asked once, progress told."""
+    """Wraps an embedding function: returns unit vectors, embeds repeated texts once, reports progress."""
 
     def __init__(self, embed: Embed, name: str, say: Say) -> None:
         self.name, self._embed, self._say = name, embed, say
@@ -83,12 +98,12 @@ class _Encoder:
         self._wide, self._done, self._total = 0, 0, 0
 
     def expect(self, total: int) -> None:
-        """How many texts there will be, equal ones counted each."""
+        """Announce the number of texts, including repeated ones."""
         self._total = total
         self._say(0, total)
 
     def of(self, block: pa.Table) -> Halves:
-        """A block's unit vectors, n x d."""
+        """Return a block's unit vectors, of shape (n, d)."""
         texts, again = block.column("said").to_pylist(), block.column("again").to_pylist()
         count = Counter(texts)
         fresh = sorted((text for text in count if text not in self._known), key=lambda text: (len(text), text))
@@ -110,16 +125,18 @@ class _Encoder:
         raw = np.asarray(self._embed(texts), dtype=np.float32)
         self._wide = self._wide or (raw.shape[1] if raw.ndim == 2 else 0)
         if raw.shape != (len(texts), self._wide) or not self._wide:
-            what = f"the encoder {self.name} gave an array of shape {raw.shape} for {len(texts)} texts"
-            raise GraftError(what, where=self.name, fix="an encoder gives one vector a text, all of one length")
+            what = f"the encoder {self.name} returned an array of shape {raw.shape} for {len(texts)} texts"
+            raise GraftError(
+                what, where=self.name, fix="an encoder must return one vector per text, all of the same length"
+            )
         if not np.isfinite(raw).all():
-            what = f"the encoder {self.name} gave a vector that is not finite (NaN or infinite)"
-            raise GraftError(what, where=self.name, fix="nothing was kept: use another encoder, or install it anew")
+            what = f"the encoder {self.name} returned a vector that is not finite (NaN or infinite)"
+            raise GraftError(what, where=self.name, fix="nothing was kept: use another encoder, or reinstall it")
         return np.asarray(raw / np.maximum(np.linalg.norm(raw, axis=1, keepdims=True), 1e-12), dtype=np.float16)
 
 
 def _make(target: Path, lake: Lake, found: DatasetVersion, encoder: _Encoder, limit: int | None) -> None:
-    """Writes the file whole or not at all. What a killed process left, and clusters of an older file, are deleted."""
+    """Write the file atomically; delete leftovers of killed processes and clusters of an older file."""
     for name in (f".{target.stem}.*.part", f"{target.stem}.clusters-*"):
         for path in target.parent.glob(name.replace("[", "[[]")):
             path.unlink(missing_ok=True)
@@ -134,7 +151,7 @@ def _make(target: Path, lake: Lake, found: DatasetVersion, encoder: _Encoder, li
 
 
 def _write(part: Path, found: DatasetVersion, picked: Chosen, encoder: _Encoder) -> None:
-    """The points of the map first, then the rest a block at a time."""
+    """Write the points of the map first, then the rest block by block."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

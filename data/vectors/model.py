@@ -1,4 +1,4 @@
-"""The values of the map: a point, what is shown of it, a neighbour, and what a file of embeddings is of."""
+"""Values of the map: points, their display fields, neighbours, and the description of an embeddings file."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from graft.schemas.base import Value
 ENCODER = "all-MiniLM-L6-v2"
 """The name of the built-in encoder."""
 PLACED = 4_000
-"""Rows and seeds that get a place on the map."""
+"""Maximum rows and seeds with a position on the map."""
 
 Embed = Callable[[Sequence[str]], Any]
-"""Texts to an array of one vector each, as data.quality.meaning has it."""
+"""Maps texts to an array of shape (texts, dimensions), as in data.quality.meaning."""
 Kind = Literal["row", "seed"]
 Projection = Literal["t-sne", "pca"]
 
 
 class About(Value):
-    """What a file of embeddings is of; it stands in the file itself."""
+    """Description of an embeddings file, stored in the file itself."""
 
     rule: int
     key: str
@@ -35,7 +35,7 @@ class About(Value):
 
 
 class Point(Value):
-    """A row or seed on the map. `x` and `y` lie between -1 and 1; only nearness on the map means something."""
+    """A row or seed on the map. `x` and `y` are between -1 and 1; only proximity on the map is meaningful."""
 
     id: str
     kind: Kind
@@ -44,9 +44,9 @@ class Point(Value):
 
 
 class Placed(Point):
-    """A point with what it is coloured by. `split` is empty for a seed, `score` the mean of the row's reviews.
+    """A point with its display fields. `split` is empty for a seed, `score` is the mean of the row's reviews.
 
-    `text` is its beginning, or "(restricted)" where its words are hidden.
+    `text` is its beginning, or "(restricted)" if its words are hidden.
     """
 
     label: str
@@ -58,7 +58,7 @@ class Placed(Point):
 
 
 class Near(NamedTuple):
-    """A row or seed that is near in meaning."""
+    """A row or seed with a similar meaning."""
 
     id: str
     kind: Kind
@@ -66,6 +66,6 @@ class Near(NamedTuple):
 
 
 def shares(seeds: int, rows: int, most: int) -> tuple[int, int]:
-    """(seeds, rows) of a sample of `most`: all seeds, but where rows are left out no more than half of the sample."""
+    """Return (seeds, rows) of a sample of `most`: all seeds, but at most half of the sample if rows are left out."""
     some_seeds = min(seeds, max(most // 2, most - rows))
     return some_seeds, min(rows, most - some_seeds)

@@ -1,4 +1,4 @@
-"""From many dimensions to two: PCA, then t-SNE where scikit-learn is installed."""
+"""Projects embeddings to two dimensions: PCA, then t-SNE if scikit-learn is installed."""
 
 from __future__ import annotations
 
@@ -15,20 +15,27 @@ from graft.data.vectors.model import Projection
 Matrix = NDArray[np.float32]
 
 DIMENSIONS = 50
-"""What PCA leaves for t-SNE."""
+"""Dimensions that PCA leaves for t-SNE."""
 PERPLEXITY = 30.0
 ROUNDS = 750
 """On 4,000 points 1,000 rounds took a third longer, for a divergence of 0.60 in place of 0.62; 500 gave 0.72."""
 LEAST = 5
-"""Different vectors below which t-SNE has nothing to say."""
+"""Minimum different vectors for t-SNE."""
 _guard = threading.Lock()
 
 
 def project(vectors: Matrix) -> tuple[Matrix, Projection]:
-    """(n x 2 places between -1 and 1, how they were found). Equal rows get the same place, whatever the rows' order.
+    """Project vectors to positions between -1 and 1.
 
-    t-SNE (van der Maaten and Hinton 2008) starts from the first two components, with a fixed random state and one
-    thread, so that a repetition gives the same map. Without scikit-learn, or under five different rows, PCA alone.
+    Equal rows get the same position, whatever the rows' order. t-SNE (van der Maaten and Hinton 2008) starts from the
+    first two components, with a fixed random state and one thread, so that a repetition gives the same map. Without
+    scikit-learn, or with fewer than five different rows, the projection is PCA alone.
+
+    Args:
+        vectors: Array of shape (n, d).
+
+    Returns:
+        Positions of shape (n, 2), and the projection that was used.
     """
     distinct, where = np.unique(vectors.astype(np.float32), axis=0, return_inverse=True)
     how: Projection = "pca" if len(distinct) < LEAST or find_spec("sklearn") is None else "t-sne"
@@ -60,7 +67,7 @@ def _components(rows: Matrix, count: int) -> Matrix:
 
 
 def _scaled(places: Matrix) -> Matrix:
-    """The places around 0, the widest side from -1 to 1."""
+    """Centre the positions at 0 and scale the widest side to -1 to 1."""
     low, high = places.min(axis=0), places.max(axis=0)
     width = float((high - low).max())
     if width < 1e-6:
@@ -70,10 +77,10 @@ def _scaled(places: Matrix) -> Matrix:
 
 @contextlib.contextmanager
 def _one_thread(how: Projection) -> Iterator[None]:
-    """Sums of several threads are added in an order that nobody knows, and t-SNE makes much of the last digit.
+    """Limit numeric libraries to one thread: sums of several threads vary in the last digit, which t-SNE amplifies.
 
-    Only libraries that are loaded are held to it, so scikit-learn is imported first; and one map at a time, as the
-    limit is the whole process's.
+    The limit applies only to loaded libraries, so scikit-learn is imported first; it holds for the whole process, so
+    only one map is made at a time.
     """
     if how == "pca":
         yield

@@ -1,4 +1,4 @@
-"""What the map shows of its points: label, split, source, score and the first words."""
+"""Display fields of the map's points: label, split, source, score and the first words."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 CHARS = 200
 ASKED = 4_000
-"""Ids of one query: DuckDB takes minutes over lists of more than 12,000."""
+"""Maximum ids per query: DuckDB takes minutes for lists of more than 12,000."""
 
 
 def points_of(lake: Lake, found: DatasetVersion, points: Iterable[Point], *, restricted: bool = False) -> list[Placed]:
-    """The points with what they are coloured by, in their order; those that the lake does not hold are left out.
+    """Return the points with their display fields, in order; points missing from the lake are left out.
 
-    "(restricted)" stands for the words of restricted rows and seeds unless `restricted` is set.
+    The words of restricted rows and seeds are replaced with "(restricted)" unless `restricted` is set.
     """
     wanted = list(points)
     held = {}

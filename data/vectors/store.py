@@ -1,7 +1,7 @@
-"""A version's embeddings on disk: one Parquet file a version and encoder, read a block of rows at a time.
+"""A version's embeddings on disk: one Parquet file per version and encoder, read block by block.
 
-`vector` is a row's numbers as float16, little-endian, in binary of a fixed width: read ten times as quickly as a list
-(docs/map.md). Seeds and rows lie by the hash of their ids; those that have a place on the map come first.
+`vector` is fixed-width binary of little-endian float16, which is read ten times as fast as a list (docs/map.md). Seeds
+and rows are ordered by the hash of their ids; those with a position on the map come first.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from graft.schemas.home import Home
 
 RULE = 1
-"""Raised whenever what is embedded, or how it is kept, changes: files of another rule are made anew."""
+"""Incremented when the embedded text or the file format changes: files of another rule are made again."""
 ABOUT = b"graft"
 COLUMNS = ("id", "kind", "restricted", "vector", "x", "y")
 DIGITS = 4
-"""Of a cosine; float16 keeps no more."""
+"""Decimal places of a cosine; float16 has no more."""
 AT_ONCE = 512
 
 Matrix = NDArray[np.float32]
@@ -38,38 +38,38 @@ Matrix = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Vectors:
-    """The embeddings of a version's rows and of its runs' seeds. Each question reads the file; nothing is held."""
+    """The embeddings of a version's rows and of its runs' seeds. Each query reads the file; nothing is cached."""
 
     path: Path
     about: About
 
     @property
     def encoder(self) -> str:
-        """The name of what embedded them."""
+        """The encoder's name."""
         return self.about.encoder
 
     @property
     def projection(self) -> Projection:
-        """How the map's places were found."""
+        """The projection of the map."""
         return self.about.projection
 
     @property
     def rows(self) -> int:
-        """Rows embedded."""
+        """Number of embedded rows."""
         return self.about.rows
 
     @property
     def seeds(self) -> int:
-        """Seeds embedded, those not counted that are rows of the version."""
+        """Number of embedded seeds that are not rows of the version."""
         return self.about.seeds
 
     @property
     def whole(self) -> bool:
-        """Whether every row of the version is in it."""
+        """Whether every row of the version is embedded."""
         return self.about.rows >= self.about.of_rows
 
     def points(self, sample: int = 4_000) -> list[Point]:
-        """At most `sample` points of the map, seeds first, then rows by the hash of their ids (4,000 have a place)."""
+        """Return at most `sample` points of the map, seeds first, then rows by the hash of their ids."""
         left, found = self.about.placed, list[Point]()
         for group in self._groups("id", "kind", "x", "y"):
             found += [Point.model_construct(**row) for row in group.slice(0, left).to_pylist()]
@@ -81,37 +81,47 @@ class Vectors:
         return found[:some_seeds] + found[seeds : seeds + some_rows]
 
     def nearest(self, row_id: str, count: int = 10) -> list[Near]:
-        """The `count` rows and seeds nearest to a row or seed, itself not among them, nearest first.
+        """Return the `count` rows and seeds nearest to another row or seed, nearest first, excluding itself.
 
-        Restricted ones are among them, by id alone. Raises NotFound for an id that was not embedded.
+        Restricted rows are included, by id only. Raises NotFound if the id was not embedded.
         """
         near = self._top(self.vector(row_id), count + 1, restricted=True)
         return [one for one in near if one.id != row_id][:count]
 
     def search(self, vector: Sequence[float] | Matrix, count: int = 50, *, restricted: bool = False) -> list[Near]:
-        """The `count` rows and seeds nearest to a vector of any length but 0, nearest first.
+        """Return the `count` rows and seeds nearest to a vector, nearest first.
 
-        Restricted ones only where `restricted` is set: a hit would tell what they say. Raises GraftError for a vector
-        of other dimensions, of zeros, or not finite.
+        Args:
+            vector: Query vector of the encoder's dimensions, of any length but 0.
+            count: Maximum number of hits.
+            restricted: Include restricted rows, whose content a hit would reveal.
+
+        Raises:
+            GraftError: The vector has other dimensions, is zero, or is not finite.
         """
         wanted = np.asarray(vector, dtype=np.float32).reshape(-1)
         length = float(np.linalg.norm(wanted))
         if len(wanted) != self.about.dimensions or not np.isfinite(length) or length == 0:
-            what = f"no search by these {len(wanted)} numbers: {self.about.dimensions} are wanted, finite, not all 0"
-            raise GraftError(what, where=self.encoder, fix=f"embed the words by {self.encoder}")
+            what = (
+                f"cannot search by these {len(wanted)} numbers: {self.about.dimensions} are required, finite, not all 0"
+            )
+            raise GraftError(what, where=self.encoder, fix=f"embed the words with {self.encoder}")
         return self._top(wanted / np.float32(length), count, restricted=restricted)
 
     def vector(self, row_id: str) -> Matrix:
-        """The unit vector of a row or seed. Raises NotFound for an id that was not embedded."""
+        """Return the unit vector of a row or seed, of shape (d,). Raises NotFound if the id was not embedded."""
         for group in self._groups("id", "vector"):
             place = group.column("id").combine_chunks().index(row_id).as_py()
             if place >= 0:
                 return self._numbers(group.slice(place, 1)).reshape(-1)
         fix = "" if self.whole else f"embed every row: graft map {self.about.dataset}@{self.about.version} --all"
-        raise NotFound(f"{row_id} is not among the {self.rows:,} rows that were embedded", where="vectors", fix=fix)
+        raise NotFound(f"{row_id} is not among the {self.rows:,} embedded rows", where="vectors", fix=fix)
 
     def matrix(self, kind: Kind = "row", most: int | None = None) -> tuple[list[str], Matrix]:
-        """(ids, n x d float32) of rows or seeds, the first `most` by the hash of their ids. For 1M rows 1.5 GB."""
+        """Return (ids, float32 array of shape (n, d)) of the first `most` rows or seeds by the hash of their ids.
+
+        1M rows take 1.5 GB.
+        """
         import pyarrow.compute as pc
 
         wanted = self.rows if kind == "row" else self.seeds
@@ -127,7 +137,7 @@ class Vectors:
         return ids, made
 
     def _top(self, wanted: Matrix, count: int, *, restricted: bool) -> list[Near]:
-        """The nearest to a unit vector; of those that tie the smallest ids, however the file is cut into blocks."""
+        """The nearest to a unit vector; ties go to the smallest ids, however the file is divided into blocks."""
         found = list[Near]()
         for group in self._groups("id", "kind", "restricted", "vector") if count > 0 else ():
             cosines = np.round(np.clip(self._cosines(group, wanted), -1, 1), DIGITS)
@@ -143,7 +153,7 @@ class Vectors:
         return found
 
     def _cosines(self, group: pa.Table, wanted: Matrix) -> Matrix:
-        """Of a few rows at a time, so that their float32 stay in the processor's cache: half the time."""
+        """Cosines, a few rows at a time, so that their float32 values stay in the CPU cache: half the time."""
         halves, made = self._halves(group), np.empty(group.num_rows, dtype=np.float32)
         some = np.empty((min(AT_ONCE, len(made)), self.about.dimensions), dtype=np.float32)
         for start in range(0, len(made), AT_ONCE):
@@ -162,7 +172,7 @@ class Vectors:
         return flat.reshape(-1, wide)
 
     def _groups(self, *columns: str) -> Iterator[pa.Table]:
-        """The file's blocks of rows, these columns of them. Raises GraftError where it is gone or damaged."""
+        """Yield the file's row groups with these columns. Raises GraftError if the file is missing or damaged."""
         import pyarrow as pa
 
         try:
@@ -176,7 +186,7 @@ class Vectors:
 
 
 def find(home: Home, found: DatasetVersion, encoder: str | None = None) -> Vectors | None:
-    """What is on disk of a version, by this encoder or by the one that came last; None where nothing whole is there."""
+    """Return the stored embeddings of a version, by this encoder or the most recent one; None if there are none."""
     names = "*" if encoder is None else _escaped(_safe(encoder))
     paths = [(_time_of(path), path) for path in home.vectors.glob(f"{_escaped(_stem(found))}-{names}.parquet")]
     for _, path in sorted(paths, reverse=True):
@@ -187,7 +197,7 @@ def find(home: Home, found: DatasetVersion, encoder: str | None = None) -> Vecto
 
 
 def forget(home: Home, dataset: str, version: int) -> int:
-    """Deletes what is kept of a version (by every encoder, with clusters and leftovers); returns how many files."""
+    """Delete all files of a version (every encoder, clusters and leftovers) and return their number."""
     count = 0
     for start in ("", "."):
         for path in sorted(home.vectors.glob(f"{start}{_escaped(_named(dataset, version))}-*")):
@@ -197,17 +207,17 @@ def forget(home: Home, dataset: str, version: int) -> int:
 
 
 def key_of(found: DatasetVersion) -> str:
-    """What tells a publication from any other of its name and number, such as one in an earlier lake of this home."""
+    """Return the key of a published version, which differs from one of the same name and number in an earlier lake."""
     return stable_hash(found.dataset, found.version, found.content_hash, found.run_id, found.created_at.isoformat())
 
 
 def path_of(home: Home, found: DatasetVersion, encoder: str) -> Path:
-    """Where the embeddings of a version by an encoder lie."""
+    """Return the path of a version's embeddings by an encoder."""
     return home.vectors / f"{_stem(found)}-{_safe(encoder)}.parquet"
 
 
 def _about(path: Path) -> About | None:
-    """What a file says of itself; None where it is cut off, or no file of ours."""
+    """The file's description; None if it is truncated or not ours."""
     import pyarrow as pa
 
     try:
@@ -234,7 +244,7 @@ def _named(dataset: str, version: int) -> str:
 
 
 def _safe(name: str) -> str:
-    """A name as a part of a file's name."""
+    """A name, made safe as part of a file name."""
     return name if re.fullmatch(SLUG_PATTERN, name, re.IGNORECASE) else "x" + stable_hash(name)
 
 

@@ -200,7 +200,7 @@ def no_repeats(labels: tuple[Label, ...]) -> tuple[Label, ...]:
         if folded in seen:
             what = f"label {label.name!r} occurs twice (as {seen[folded]!r} before)"
             raise FieldErrors(
-                [Finding((), what, "give every label a name of its own; capitals do not count as a difference")]
+                [Finding((), what, "give every label a unique name; names that differ only in case are the same")]
             )
         seen[folded] = label.name
     return labels

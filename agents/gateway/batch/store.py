@@ -136,12 +136,6 @@ class BatchStore:
             row = self._connection.execute(f"SELECT {COLUMNS} FROM batches WHERE id = ?", (batch,)).fetchone()
         return _batch(row) if row else None
 
-    def keys_of(self, batch: str) -> list[str]:
-        """Return the pending keys of a batch."""
-        with self._lock, self._errors():
-            rows = self._connection.execute("SELECT key FROM batch_keys WHERE batch = ?", (batch,)).fetchall()
-        return [row[0] for row in rows]
-
     def listed(self) -> list[tuple[Batch, int]]:
         """Return all batches, newest first, each with its number of pending calls."""
         with self._lock, self._errors():
