@@ -14,7 +14,6 @@ from graft.schemas.recipe import Recipe
 
 SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~$@:.=-])")
 SPLIT_ORDER: tuple[SplitName, ...] = get_args(SplitName)
-ROLES = ("generator", "reviewer", "adjudicator")
 
 
 def inert(text: str, limit: int = 300) -> str:
@@ -33,14 +32,14 @@ def render_card(
     rows: Sequence[Row],
     seeds: int,
     reasons: Sequence[tuple[str, str, int]],
-    generators: Collection[str] | None = None,
+    generators: Collection[str],
     method: MixReport | GuardReport | None = None,
-    roles: Sequence[str] = ROLES,
+    roles: Sequence[str],
 ) -> str:
     """The card in Markdown. `reasons` are (status, code, rows); `generators` the models whose words are in the rows,
     `roles` those that the method uses, `method` its own figures.
     """
-    writers = set(generators) if generators is not None else {m.name for m in recipe.models_for("generator")}
+    writers = set(generators)
     parts = [
         f"# {inert(recipe.name)}",
         inert(recipe.description, 2_000) or f"A synthetic dataset for {recipe.task.kind}.",

@@ -23,10 +23,11 @@ WITH_PREFIX, WITHOUT_PREFIX = 0.9681, 0.1302
 """Shares of replies that were no refusal, with and without a begun turn (arXiv 2410.01524, 10,000 messages)."""
 
 _MIXED = f"""
-    SELECT round(CAST(mix->>'alpha' AS DOUBLE) * 20) / 20 AS alpha, slot_label AS class, mix->>'partner' AS partner,
+    SELECT round(CAST(payload->>'alpha' AS DOUBLE) * 20) / 20 AS alpha, slot_label AS class,
+           payload->>'partner' AS partner,
            labelling->>'label' AS label, labelling->>'second' AS second,
            abs(CAST(labelling->>'margin' AS DOUBLE)) < {NEAR_MARGIN} AS close
-    FROM lake.candidates WHERE run_id = ? AND mix IS NOT NULL AND labelling IS NOT NULL
+    FROM lake.candidates WHERE run_id = ? AND (payload->>'alpha') IS NOT NULL AND labelling IS NOT NULL
         AND NOT (status = 'failed' AND (labelling->>'label') = '')"""
 """Without texts that no judge gave a judgement of: those failed, they are not without a label."""
 
@@ -137,19 +138,21 @@ def _mixed(lake: Lake, run_id: str, name: str, order: str, also: str = "") -> tu
 def guard_report(lake: Lake, run_id: str, counts: Mapping[str, int] | None = None) -> GuardReport | None:
     """The figures of a HarmAug run; None for any other. `counts`: the run's, where its record lacks them."""
     scored = lake.sql(
-        """FROM (SELECT aim->>'side' AS side, aim->>'variant' AS variant, count(*) AS rows,
+        """FROM (SELECT payload->>'side' AS side, payload->>'variant' AS variant, count(*) AS rows,
                         count(*) FILTER (label = 'harmful') AS harmful,
                         avg(CAST(soft_label->>'harmful' AS DOUBLE)) AS mean_score
-                 FROM lake.candidates WHERE run_id = ? AND aim IS NOT NULL AND status = 'accepted' GROUP BY 1, 2)
+                 FROM lake.candidates WHERE run_id = ? AND (payload->>'side') IS NOT NULL AND status = 'accepted'
+                 GROUP BY 1, 2)
            ORDER BY array_position(['harmful', 'borderline', 'benign'], side),
                     array_position(['empty', 'refusal', 'compliance'], variant)""",
         [run_id],
     ).to_pylist()
     asked = lake.sql(
-        """SELECT CASE WHEN prefilled THEN 'prefilled' ELSE 'plain' END AS how, count(DISTINCT message) AS asked,
+        """SELECT CASE WHEN CAST(notes->>'prefilled' AS BOOLEAN) THEN 'prefilled' ELSE 'plain' END AS how,
+                  count(DISTINCT message) AS asked,
                   count(DISTINCT message) FILTER (code = 'rejected.refusal') AS refused
            FROM (SELECT *, coalesce(nullif(slot_group, ''), slot_id) AS message FROM lake.candidates)
-           WHERE run_id = ? AND aim IS NOT NULL AND prefilled IS NOT NULL GROUP BY ALL ORDER BY how""",
+           WHERE run_id = ? AND (notes->>'prefilled') IS NOT NULL GROUP BY ALL ORDER BY how""",
         [run_id],
     ).to_pylist()
     if not scored and not asked:

@@ -118,6 +118,7 @@ def _gates(lake: Lake, found: DatasetVersion) -> Check | None:
     """
     from pydantic import ValidationError
 
+    from graft.agents.methods import method_of
     from graft.agents.roles.prompting import fragments
     from graft.data.gates import Admission
     from graft.schemas.recipe import Recipe
@@ -127,7 +128,8 @@ def _gates(lake: Lake, found: DatasetVersion) -> Check | None:
         recipe = Recipe.stored({k: v for k, v in (run.recipe if run else {}).items() if k != "roles"})
     except ValidationError:
         return None
-    admission = Admission(recipe, lake.seeds(found.run_id), (), fragments(), lake.test_texts(found.dataset))
+    prompts = fragments(method_of(recipe).prompts)
+    admission = Admission(recipe, lake.seeds(found.run_id), (), prompts, lake.test_texts(found.dataset))
     return lambda text, label: all(result.passed for result in admission.screen(text, None, label))
 
 

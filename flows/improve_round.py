@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from graft.agents.methods.draw import pool_of
+from graft.agents.methods.steps.draw import pool_of
 from graft.agents.roles.namer import name_concepts
 from graft.data.lake import Lake
 from graft.data.versions import rows as version_rows
@@ -290,10 +290,10 @@ def _judged_by(recipe: Recipe, student: Student) -> Recipe:
     judge = ModelSpec(name=JUDGE, provider="encoder", model=student.id, licence=licence)
     models = (*(model for model in recipe.models if model.name not in encoders), judge)
     roles = {}
-    for role, spec in recipe.roles:
+    for role, spec in recipe.roles.items():
         names = dict.fromkeys(JUDGE if name in encoders else name for name in spec.models)
         roles[role] = spec.model_copy(update={"models": tuple(names)})
-    changed = {"models": models, "roles": recipe.roles.model_copy(update=roles)}
+    changed = {"models": models, "roles": roles}
     try:
         return Recipe.model_validate(recipe.model_copy(update=changed).model_dump())
     except ValueError as error:

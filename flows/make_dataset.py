@@ -167,7 +167,7 @@ async def _rounds(context: RunContext, say: Say) -> tuple[list[Candidate], int]:
     """Every round: shards, duplicates, top-ups, and what was accepted joins the exemplars of the next."""
     say("preparing seeds")
     await rounds.prepare(context)
-    max_cosine = getattr(context.recipe.method, "max_cosine", None)
+    max_cosine = context.method.traits(context.recipe).max_cosine
     embed = await asyncio.to_thread(find_embed, say) if max_cosine is not None else None
     left, surplus = context.recipe.limits.candidates, 0
     plan = plan_rounds(context.recipe)
@@ -185,6 +185,7 @@ async def _rounds(context: RunContext, say: Say) -> tuple[list[Candidate], int]:
             alive, dropped = await settle_round(
                 [*context.kept, *accepted],
                 new,
+                method=context.method,
                 admission=context.admission(accepted),
                 max_cosine=max_cosine,
                 embed=embed,
@@ -247,11 +248,11 @@ async def make_shard(run_id: str, spec: dict[str, Any]) -> dict[str, Any]:
         caps=plan.caps,
         make_slot=slot_for,
         run_slot=lambda slot: context.run_slot(slot, admission),
-        admit=lambda c: admission.admit(c.text_id, c.text, c.response, c.label),
+        admit=lambda c: admission.admit(context.method.text_id(c), c.text, c.response, c.label),
         commit=commit,
         width=_width(context.recipe),
         stored=stored,
-        remember=lambda c: admission.remember(c.text_id, c.text, c.label),
+        remember=lambda c: admission.remember(context.method.text_id(c), c.text, c.label),
         halt=context.halt,
         on_settled=lambda c: context.progress.note(c, (plan.round, plan.shard)),
     )
@@ -274,9 +275,9 @@ async def make_shard(run_id: str, spec: dict[str, Any]) -> dict[str, Any]:
 
 def _width(recipe: Recipe) -> int:
     """Slots that a shard has open at once: a few more than calls in flight, and many where answers take hours."""
-    limits, asked = recipe.limits, method_of(recipe).roles(recipe)
+    limits, asked = recipe.limits, method_of(recipe).roles_of(recipe)
     width = max(8, int(limits.concurrency * 1.25))
-    return max(width, limits.batch_slots) if any(getattr(recipe.roles, role).batch for role in asked) else width
+    return max(width, limits.batch_slots) if any(recipe.role(role).batch for role in asked) else width
 
 
 def _say(progress: Progress, text: str) -> None:

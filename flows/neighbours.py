@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from graft.agents.methods import method_of
 from graft.data.lake import Lake
 from graft.flows.dedup import find_embed
-from graft.schemas.methods import PromptMixSettings
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Seed
 from graft.schemas.students import Evaluation
@@ -20,9 +20,8 @@ from graft.students.train import VALIDATION
 def find_neighbours(
     recipe: Recipe, seeds: Sequence[Seed], lake: Lake, say: Callable[[str], None]
 ) -> dict[str, tuple[str, ...]]:
-    """Class to all other classes, most confusable first; empty where the recipe mixes at random or nothing embeds."""
-    method = recipe.method
-    if not isinstance(method, PromptMixSettings) or method.partner != "confusable":
+    """Class to all other classes, most confusable first; empty where its method needs none or nothing embeds."""
+    if not method_of(recipe).traits(recipe).confusable:
         return {}
     embed = find_embed(lambda text: None)
     if embed is None:

@@ -103,7 +103,7 @@ async def _publish(
 ) -> tuple[Run, DatasetVersion]:
     """The version, and the run's record with the rows that it holds: a recall may take some until the last moment."""
     embed = await asyncio.to_thread(find_embed, lambda text: None)
-    groups = await split_clusters(kept, embed)
+    groups = await split_clusters(kept, context.method, embed)
     splits = assign_splits(
         [(c.id, c.text, c.label, groups[c.id]) for c in kept], context.recipe.splits, context.recipe.seed
     )
@@ -112,8 +112,8 @@ async def _publish(
         for c in sorted(kept, key=lambda c: c.id)
     ]
     reasons = [(row["status"], row["code"], row["rows"]) for row in funnel]
-    roles = context.method.roles(context.recipe)
-    writing = [role for role in roles if role in ("generator", "responder")]
+    roles = context.method.roles_of(context.recipe)
+    writing = [role for role in roles if context.recipe.writes(role)]
     generators = {model.name for role in writing for model in context.recipe.models_for(role)}
     public = Recipe.stored(run.recipe)  # as the lake keeps it: without keys
     ended = run
@@ -196,7 +196,7 @@ def _refused(context: RunContext, run: Run) -> YieldTooLow:
         f"stopped after {context.progress.settled} candidates: the generator refused {share:.0%} of them, more than "
         f"method.max_refusals allows; what was accepted is published",
         where=run.dataset,
-        fix=("set method.prefill: true, " if getattr(context.recipe.method, "prefill", True) is False else "")
+        fix=context.method.traits(context.recipe).refusal_fix
         + "name another generator, or a base model (style: completion), which refuses nothing",
     )
 

@@ -19,8 +19,8 @@ from graft.data.versions import Held, derive, held_by, version
 from graft.schemas.datasets import DatasetVersion
 from graft.schemas.errors import InputInvalid, Problem
 from graft.schemas.home import Home
-from graft.schemas.load import recipe_json_schema
-from graft.schemas.problems import Explainer, did_you_mean
+from graft.schemas.load import explained
+from graft.schemas.problems import did_you_mean
 from graft.schemas.recipe import Recipe
 from graft.schemas.restricted import HIDDEN
 from graft.schemas.tasks import ClassificationTask, Domain, InstructionTask
@@ -190,7 +190,7 @@ def _overridden(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
         return Recipe.model_validate(data)
     except ValidationError as invalid:
         errors = [dict(error) for error in invalid.errors(include_url=False)]
-        findings = Explainer(recipe_json_schema()).explain_all(errors, data)
+        findings = explained(errors, data)
         raise InputInvalid(
             [Problem("--set", None, ".".join(map(str, each.path)), each.what, each.fix) for each in findings]
         ) from invalid
@@ -214,6 +214,7 @@ def _tools(
     embed: Embed | None,
     say: Say,
 ) -> Tools:
+    from graft.agents.methods import method_of
     from graft.agents.roles.prompting import fragments
     from graft.flows.dedup import find_embed
     from graft.flows.student_labels import toxicity_scorer
@@ -223,7 +224,7 @@ def _tools(
     wanted = bool(numbered) or recipe.gates.semantic is not None or recipe.gates.learned.action != "off"
     return Tools(
         recipe=recipe,
-        fragments=fragments(),
+        fragments=fragments(method_of(recipe).prompts),
         evaluation=[
             *lake.test_texts(found.dataset),
             *(TestText.of(str(file), row, text) for file, row, text in numbered),

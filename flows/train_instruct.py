@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from graft.agents.methods import method_of
 from graft.data.lake import Lake
 from graft.data.versions import rows as version_rows
 from graft.schemas.datasets import DatasetVersion, Run
 from graft.schemas.home import Home
-from graft.schemas.methods import GraSettings
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Candidate
 from graft.schemas.students import StudentSettings
@@ -36,7 +36,7 @@ def train_instruct(
     It learns from the training split and from the seeds that have a response. Returns a dict with the keys students,
     evaluations, notes and text. Errors as `train_instruct_student`.
     """
-    tau = recipe.method.tau if isinstance(recipe.method, GraSettings) else GraSettings().tau
+    tau = method_of(recipe).least_accepted(recipe)
     train, other = _split(lake, found, tau)
     seeds = [Turn(seed.text, seed.response) for seed in lake.seeds(run.id) if seed.response]
     report = train_instruct_student(

@@ -165,7 +165,7 @@ class OfKind:
         )
 
 
-METHODS: Kinds[Any] = Kinds("methods", "agents/methods")
+METHODS: Kinds[Any] = Kinds("methods", "agents/methods", needs=("kind", "Settings", "roles", "run_slot"))
 TASKS: Kinds[Any] = Kinds("tasks", "schemas/tasks")
 GATES: Kinds[Any] = Kinds("gates", "data/gates")
 AUDITS: Kinds[Any] = Kinds("audits", "data/audits")

@@ -13,7 +13,6 @@ from graft.schemas.extra import KEY_FIX, OWN_HEADERS, PRICED, check_extra, plain
 from graft.schemas.problems import FieldErrors, Finding
 from graft.schemas.redaction import is_key
 
-RoleName = Literal["generator", "reviewer", "adjudicator", "labeler", "responder", "guard"]
 Provider = Literal["embedded", "openai", "litellm", "encoder"]
 Style = Literal["chat", "completion"]
 Answer = Literal["scores", "logprobs", "name"]

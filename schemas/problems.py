@@ -286,12 +286,6 @@ _VALIDATOR_FIXES: tuple[tuple[str, str, str], ...] = (
     # what the message contains, the field (under the model's own path) that it is about, the fix
     ("occurs twice (as", "labels", "give every label a name of its own; capitals do not count as a difference"),
     ("occurs twice", "models", "give every model a name of its own"),
-    ("few_shot", "few_shot", "write two whole numbers, least first, such as [2, 4]"),
-    ("seeds are empty", "", "add path: seeds.jsonl, or rows: with a text and a label each"),
-    ("neither description nor example", "", "describe it in a clause, or let method.shots show examples of it"),
-    ("must be a classification", "", "set task.kind: classification with labels, or another method"),
-    ("must be a guard", "", "set task.kind: guard with a policy, or another method"),
-    ("is outside [0.5, 1]", "alphas", "write shares between 0.5 and 1, such as [0.6, 0.75, 0.9]"),
     ("needs chat_template", "chat_template", "add chat_template: llama3, chatml, gemma, mistral or llama2"),
     ("is for reviewers", "answer", "write answer: logprobs or answer: name"),
     ("needs base_url", "base_url", "add base_url: with the server's address, such as http://127.0.0.1:8000/v1"),

@@ -22,7 +22,7 @@ from graft.data.versions import derive, held_by, publish
 from graft.schemas.datasets import DatasetVersion, Row, Run
 from graft.schemas.errors import GraftError, NotFound
 from graft.schemas.home import Home
-from graft.schemas.rows import Aim, Candidate, Decision, GateResult, Labelling, Mix, Review
+from graft.schemas.rows import Candidate, Decision, GateResult, Labelling, Review
 from graft.schemas.students import ClassScore, Evaluation, Student, StudentSettings
 
 HOSTILE = '<img src=x onerror="document.title=1"> {{7*7}} =1+1 \u202elabel'
@@ -100,7 +100,8 @@ def mixed(lake: Lake) -> None:
     """A PromptMix run of two alphas: of the lower one half goes to the partner."""
     every = [
         made("mixing", n, "b" if n % 4 == 0 else "a", intended_label="a",
-             slot={"label": "a", "mix": Mix(partner="b", alpha=0.6 if n % 2 == 0 else 0.9, classes=("a", "b"))},
+             slot={"label": "a",
+                   "payload": {"partner": "b", "alpha": 0.6 if n % 2 == 0 else 0.9, "classes": ["a", "b"]}},
              labelling=Labelling(by="labeler", candidates=("a", "b"), label="b" if n % 4 == 0 else "a",
                                  relabelled=n % 4 == 0, margin=0.1 if n % 2 == 0 else 0.7, second="a"))
         for n in range(40)
@@ -117,7 +118,8 @@ def guard(lake: Lake) -> None:
         made("guarding", n, "harmful" if n % 2 else "safe", restricted=bool(n % 2), response="I would rather not.",
              text=f"{HIDDEN_WORDS} {n}" if n % 2 else f"how do I wash wool? {n}",
              soft_label={"harmful": 0.9 if n % 2 else 0.1},
-             slot={"aim": Aim(side="harmful" if n % 2 else "benign", variant="refusal")}, prefilled=True)
+             slot={"payload": {"side": "harmful" if n % 2 else "benign", "variant": "refusal"}},
+             notes={"prefilled": True})
         for n in range(20)
     ]  # fmt: skip
     asked = run("guarding", "guard", "harmaug", "guard")

@@ -26,12 +26,15 @@ _CODE = re.compile(r"\{#.*?(?:#\}|\Z)|\{%.*?(?:%\}|\Z)|\{\{.*?(?:\}\}|\Z)", re.D
 _ENDS = re.compile(r"(?<=[.!?:;])\s|\n+")
 
 
-def render(name: str, **values: Any) -> str:
-    """The text of prompts/NAME.jinja with these values. Raises jinja2.UndefinedError where one is missing."""
+def render(name: str | Path, **values: Any) -> str:
+    """The text of prompts/NAME.jinja, or of the file at a path, with these values.
+
+    Raises jinja2.UndefinedError where a value is missing.
+    """
     return _template(name).render(values)
 
 
-def question(name: str, model: ModelSpec, **values: Any) -> dict[str, Any]:
+def question(name: str | Path, model: ModelSpec, **values: Any) -> dict[str, Any]:
     """One step's question in the model's style: `{"prompt": …}` or `{"messages": …}`, to be laid into a CallRequest.
 
     Raises jinja2.UndefinedError where a value is missing.
@@ -44,19 +47,19 @@ def question(name: str, model: ModelSpec, **values: Any) -> dict[str, Any]:
 
 
 @cache
-def prompts_version() -> str:
-    """Hash of all prompt files: it changes when any word of any prompt does (16 hex digits)."""
-    return stable_hash([[file.name, file.read_text(encoding="utf-8")] for file in _files()])
+def prompts_version(prompts: tuple[str | Path, ...]) -> str:
+    """Hash of these prompts: it changes when any word of one does (16 hex digits)."""
+    return stable_hash(sorted([file.name, file.read_text(encoding="utf-8")] for file in map(_file, prompts)))
 
 
 @cache
-def fragments() -> tuple[str, ...]:
+def fragments(prompts: tuple[str | Path, ...]) -> tuple[str, ...]:
     """The fixed sentences of 8 words or more of the prompts that a row can meet: a text that holds one repeats them.
 
     Seed preparation's prompts are left out: no row is made or judged by them, and their examples are ordinary texts.
     """
     found: dict[str, None] = {}
-    for file in _files():
+    for file in sorted(map(_file, prompts)):
         if file.name.startswith("seed_"):
             continue
         fixed = _CODE.sub("\n", file.read_text(encoding="utf-8"))
@@ -67,8 +70,9 @@ def fragments() -> tuple[str, ...]:
     return tuple(found)
 
 
-def _files() -> list[Path]:
-    return sorted(FOLDER.glob("*.jinja"))
+def _file(prompt: str | Path) -> Path:
+    """The file of a prompt of ours, by name, or of a plugin's, by path."""
+    return prompt if isinstance(prompt, Path) else FOLDER / f"{prompt.removesuffix('.jinja')}.jinja"
 
 
 def _fenced(text: str) -> str:
@@ -82,16 +86,17 @@ def _line(text: str, limit: int = 400) -> str:
 
 
 @cache
-def _template(name: str) -> Template:
-    found = _environment().get_template(f"{name.removesuffix('.jinja')}.jinja")
+def _template(name: str | Path) -> Template:
+    file = _file(name)
+    found = _environment(file.parent).get_template(file.name)
     found.globals = dict(found.globals)  # a chain of dicts otherwise, gone through at every rendering
     return found
 
 
 @cache
-def _environment() -> SandboxedEnvironment:
+def _environment(folder: Path) -> SandboxedEnvironment:
     environment = SandboxedEnvironment(
-        loader=FileSystemLoader(FOLDER),
+        loader=FileSystemLoader(folder),
         auto_reload=False,  # else every call looks at the file's time
         undefined=StrictUndefined,
         autoescape=False,

@@ -12,8 +12,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-from graft.agents.methods.base import Ask
 from graft.agents.roles.asking import (
+    Ask,
     first_words,
     noun_of,
     object_in,
@@ -43,7 +43,7 @@ COMMENT_CHARS = 200
 
 def by_probabilities(recipe: Recipe, model: ModelSpec, role: Judge) -> bool:
     """Whether this judge answers by label probabilities: as its role says, and an encoder always."""
-    spec = recipe.roles.reviewer if role == "reviewer" else recipe.roles.adjudicator
+    spec = recipe.role(role)
     return recipe.task.kind != "instruction" and (spec.answer == "logprobs" or model.provider == "encoder")
 
 

@@ -10,7 +10,7 @@ from graft.data.quality.words import ratio, rounded
 from graft.data.spending.model import ModelUse, Worth
 from graft.data.spending.models import by_model
 from graft.data.spending.scope import Filters, Params, candidates, each, params, rows
-from graft.schemas.methods import GraSettings
+from graft.schemas.binding import LEAST_SCORE, least_scores
 
 if TYPE_CHECKING:
     from graft.data.lake import Lake
@@ -76,7 +76,7 @@ def _judges(lake: Lake, filters: Filters, given: Params, prices: Prices) -> list
             SELECT c.*, coalesce(tau, $5) - {TOLERANCE} AS tau,
                    CASE WHEN list_contains($6::VARCHAR[], route) THEN accepted::VARCHAR END AS ended
             FROM ({candidates(filters, columns)}) c LEFT JOIN
-            (SELECT id AS run_id, CAST(json_extract_string(recipe, '$.method.tau') AS DOUBLE) AS tau FROM lake.runs)
+            (SELECT id AS run_id, {least_scores()} AS tau FROM lake.runs)
             USING (run_id)),
         votes AS (SELECT panel, given, ended, [{{'model': r.model, 'role': r.role, 'mean': r.mean,
             'failed': r.failure <> '', 'label': r.stage = 'label', 'said': {said}}} for r in reviews] AS votes
@@ -90,8 +90,7 @@ def _judges(lake: Lake, filters: Filters, given: Params, prices: Prices) -> list
                avg(mean - panel) FILTER ({SCORED}) AS severity, avg(agrees::INT) AS agrees,
                sum(list_sum(others::INT[])) AS same, sum(list_count(others)) AS others
         FROM judged GROUP BY role, model ORDER BY role, model"""
-    tau = GraSettings.model_fields["tau"].default
-    return [_judge(row, prices) for row in rows(lake, query, [*given, tau, list(JUDGED)])]
+    return [_judge(row, prices) for row in rows(lake, query, [*given, LEAST_SCORE, list(JUDGED)])]
 
 
 def _judge(row: dict[str, Any], prices: Prices) -> Worth:
