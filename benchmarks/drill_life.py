@@ -24,8 +24,9 @@ sys.path.insert(0, str(ROOT))
 
 from graft.agents.gateway import Gateway  # noqa: E402
 from graft.agents.gateway.openai_transport import OpenAITransport  # noqa: E402
+from graft.agents.local import encoder  # noqa: E402
 from graft.data.lake import Lake  # noqa: E402
-from graft.flows import make_dataset, publish  # noqa: E402
+from graft.flows import make_dataset  # noqa: E402
 from graft.flows.run_context import RunContext  # noqa: E402
 from graft.schemas.errors import GraftError  # noqa: E402
 
@@ -48,7 +49,7 @@ def live(recipe: str, home: str, notes: str, space: int) -> None:
         os.write(file, f"{kind} {what}\n".encode())
 
     _tap(note)
-    vars(publish)["find_embed"] = lambda say: None  # no encoder: it is not what is drilled
+    vars(encoder)["find_embed"] = lambda: (None, "")  # no encoder: it is not what is drilled
     note("life", str(os.getpid()))
     with small_disk(Path(home), space) if space else nullcontext(home) as place:
         os.environ["GRAFT_HOME"] = str(place)

@@ -73,7 +73,8 @@ def _known(lake: Any, dataset: str | None, run: str | None) -> None:
 
 
 def _use_table(uses: list[ModelUse]) -> None:
-    from graft.cli.show import money, table
+    from graft.cli.show import table
+    from graft.schemas.sections import money
 
     numbers = ("calls", "cached", "tokens in", "out", "price", "per 1,000 rows")
     rows = [

@@ -10,11 +10,7 @@ import typer
 from graft.cli.read import JsonFlag, RefArg
 
 if TYPE_CHECKING:
-    from graft.data.quality import Quality, Section
-    from graft.data.quality.meaning import Embed
-
-BAR = 20
-"""Blocks of the longest bar."""
+    from graft.data.quality import Quality
 
 
 def quality(
@@ -30,15 +26,16 @@ def quality(
 
     Example:  graft quality demo --html demo.html
     """
-    from graft.cli.show import as_json, console
+    from graft.agents.local.encoder import find_embed
+    from graft.cli.show import as_json, console, print_section
     from graft.data.lake import Lake
     from graft.data.quality import quality as report_on
-    from graft.data.quality import tables
+    from graft.data.quality import sections
     from graft.data.versions import version
     from graft.schemas.home import Home
 
     entries = read_gold(gold) if gold else None
-    encoder, skipped = find_encoder() if embed else (None, "left out: --no-embed")
+    encoder, skipped = find_embed() if embed else (None, "left out: --no-embed")
     with Lake.open(Home.find(), read_only=True) as lake:
         found = version(lake, ref)
         other = version(lake, against) if against else None
@@ -51,24 +48,12 @@ def quality(
         as_json(report.model_dump(mode="json"))
         return
     console().print(f"{report.ref}: {report.rows:,} rows", style="bold", markup=False)
-    for section in tables(report):
-        _print(section)
+    for section in sections(report):
+        print_section(section)
     for line in report.sampled:
         console().print(f"sampled: {line}", style="dim", markup=False)
     if html:
         console().print(f"wrote {html}", markup=False, soft_wrap=True)
-
-
-def find_encoder() -> tuple[Embed | None, str]:
-    """(the built-in encoder, ""), or (None, why it cannot be used)."""
-    from graft.agents.local.encoder import embed
-    from graft.schemas.errors import MissingExtra
-
-    try:
-        embed(["warm up"])
-    except MissingExtra as error:
-        return None, f"the built-in encoder is not installed ({error.fix})"
-    return embed, ""
 
 
 def read_gold(file: Path) -> list[tuple[str, str]]:
@@ -97,30 +82,10 @@ def read_gold(file: Path) -> list[tuple[str, str]]:
 
 
 def _write(file: Path, report: Quality) -> None:
-    from graft.data.quality.html import page
+    from graft.data.quality import page
     from graft.schemas.errors import GraftError
 
     try:
         file.write_text(page(report), encoding="utf-8")
     except OSError as error:
         raise GraftError(f"the report cannot be written: {error.strerror}", where=str(file)) from error
-
-
-def _print(section: Section) -> None:
-    """A group: its verdict, its tables, and why a figure is not known."""
-    from rich.text import Text
-
-    from graft.cli.show import console, table
-
-    mark, style = ("▲", "yellow") if section.unusual else ("·", "dim")
-    console().print()
-    console().print(Text.assemble((section.title, "bold"), (f"  {mark} {section.verdict}", style)))
-    for one in section.tables:
-        columns, rows = list(one.columns), [list(row) for row in one.rows]
-        if one.bars:
-            longest = max(one.bars) or 1.0
-            columns.append("")
-            rows = [[*row, "█" * round(BAR * share / longest)] for row, share in zip(rows, one.bars, strict=True)]
-        table(one.title, columns, rows, right=one.right)
-    for note in section.notes:
-        console().print(note, style="dim", markup=False)

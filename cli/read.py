@@ -21,11 +21,12 @@ def status(json: JsonFlag = False) -> None:
 
     Example:  graft status --json
     """
-    from graft.cli.show import as_json, console, money, table, without_seeds
+    from graft.cli.show import as_json, console, table, without_seeds
     from graft.data.lake import Lake
     from graft.flows.serve import status as services
     from graft.schemas.home import Home
     from graft.schemas.live import read_live
+    from graft.schemas.sections import money
 
     home = Home.find()
     with Lake.open(home, read_only=True) as lake:

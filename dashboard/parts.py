@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from graft.dashboard.tables import Table
+from graft.schemas.sections import Table
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,9 @@ from markupsafe import Markup
 
 from graft.dashboard.charts import svg
 from graft.dashboard.parts import Part, for_file, moment
-from graft.dashboard.tables import Table, table_csv
+from graft.dashboard.tables import table_csv
 from graft.schemas.errors import GraftError, MissingExtra
+from graft.schemas.sections import Table
 
 if TYPE_CHECKING:
     from graft.dashboard.context import PageContext
@@ -44,7 +45,7 @@ def render(context: PageContext, found: DatasetVersion, *, patience_s: float = P
     from graft.dashboard.pages.changes import before, changes_part
     from graft.dashboard.pages.datasets import overview
     from graft.dashboard.pages.judged import judged_part
-    from graft.data.quality import tables
+    from graft.data.quality import sections
     from graft.data.versions import versions
 
     other = before(found, versions(context.lake, found.dataset))
@@ -58,7 +59,7 @@ def render(context: PageContext, found: DatasetVersion, *, patience_s: float = P
     held = {table.name: for_file(table) for part in parts for table in part.tables}
     values = {name: value for part in parts for name, value in part.values.items()}
     page = context.templates.get_template("report.html.jinja").render(
-        **values, tables=held, other=other, linked=False, groups=tables(values["report"]), published=moment,
+        **values, tables=held, other=other, linked=False, groups=sections(values["report"]), published=moment,
         style=Markup(STYLES.read_text(encoding="utf-8")), figure=_figure(context), csv_of=_csv_of(held),
     )  # fmt: skip
     return page.encode("utf-8")

@@ -1,4 +1,4 @@
-"""A table of a page, said once: drawn by the macro `table`, and given as CSV under `?csv=NAME`."""
+"""Files that a page offers: a table as CSV under `?csv=NAME`, and the header that names a download."""
 
 from __future__ import annotations
 
@@ -6,65 +6,13 @@ import csv
 import io
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import quote
 
 from starlette.responses import Response
 
-from graft.dashboard import show
 from graft.schemas.cells import inert_cell
-
-Kind = Literal["text", "code", "number", "share", "money", "seconds", "ago", "ahead", "status"]
-TO_THE_RIGHT = ("number", "share", "money", "seconds")
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column. `key` names the value in a row; `link` the key that holds an address of ours, or nothing.
-
-    `bar` draws a share (0 to 1) as a bar beside its number; `digits` are those after the point.
-    """
-
-    key: str
-    title: str
-    kind: Kind = "text"
-    digits: int = 0
-    link: str = ""
-    bar: bool = False
-
-    @property
-    def right(self) -> bool:
-        """Whether cells stand to the right, as numbers do."""
-        return self.kind in TO_THE_RIGHT
-
-    def said(self, row: Mapping[str, Any]) -> str:
-        """The cell as words. It is text: the template escapes it."""
-        value = row[self.key]
-        if self.kind in ("number", "share"):
-            return str(show.FILTERS[self.kind](value, self.digits if self.kind == "number" else self.digits or 1))
-        if self.kind in ("money", "seconds", "ago", "ahead"):
-            return str(show.FILTERS[self.kind](value))
-        return show.shown(None if value is None else str(value))
-
-    def rank(self, row: Mapping[str, Any]) -> str:
-        """What a click on the column's head sorts by: the bare number or moment; empty for words."""
-        value = row[self.key]
-        if self.kind in ("ago", "ahead"):
-            return "" if value is None else str(value.timestamp())
-        return str(value) if self.right and value is not None else ""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table with a name for its address and a title that stands above it. `empty` is said where there is no row."""
-
-    name: str
-    title: str
-    columns: tuple[Column, ...]
-    rows: Sequence[Mapping[str, Any]]
-    empty: str = ""
-    note: str = ""
+from graft.schemas.sections import Table
 
 
 def as_csv(columns: Sequence[str], rows: Sequence[Mapping[str, Any]], name: str) -> Response:

@@ -11,6 +11,7 @@ from graft.data.mixing import GuardReport, MixReport, tables, told
 from graft.schemas.datasets import Row, Run, SplitName
 from graft.schemas.models import ModelSpec
 from graft.schemas.recipe import Recipe
+from graft.schemas.sections import Section
 
 SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~$@:.=-])")
 SPLIT_ORDER: tuple[SplitName, ...] = get_args(SplitName)
@@ -148,6 +149,19 @@ def _use(run: Run, recipe: Recipe, rows: Sequence[Row]) -> str:
     if restricted:
         lines.append(f"- {restricted:,} rows are restricted (harmful): exports leave them out unless asked")
     return "\n".join(lines)
+
+
+def section_markdown(section: Section) -> str:
+    """A section in Markdown: heading, text, facts as a list, tables, notes. No row of a table is left out."""
+    parts = [f"## {inert(section.title)}", inert(section.text, 2_000)]
+    parts.append("\n".join(f"- {inert(fact.name)}: {inert(fact.text)}" for fact in section.facts))
+    for table in section.tables:
+        body = [[inert(column.text(row)) for column in table.columns] for row in table.rows]
+        below = inert(table.note if body else table.empty, 2_000)
+        title = f"{inert(table.title)}:" if table.title else ""
+        parts += [title, _table([inert(column.title) for column in table.columns], body) if body else "", below]
+    parts += [inert(note, 2_000) for note in section.notes]
+    return "\n\n".join(part for part in parts if part)
 
 
 def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:

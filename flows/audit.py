@@ -91,10 +91,11 @@ def audit(
 def _poisoned(
     lake: Lake, found: DatasetVersion, rows: Sequence[AuditRow], wanted: Wanted, embed: Embed | None, notes: list[str]
 ) -> Poisoning | None:
-    from graft.flows.dedup import find_embed
+    from graft.agents.local.encoder import find_embed
 
-    vectors = embed or find_embed(lambda text: notes.append("poison: the encoder is not installed"))
+    vectors, why = (embed, "") if embed else find_embed()
     if vectors is None:
+        notes.append(f"poison: {why}")
         return None
     check = _gates(lake, found)
     if check is None:

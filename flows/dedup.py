@@ -10,8 +10,8 @@ from typing import Any
 from graft.agents.methods import Method
 from graft.data.gates import Admission
 from graft.data.gates.semantic import clusters, drop_semantic_duplicates
-from graft.flows.streaming import ACROSS_RULE, SEMANTIC_RULE, gate_decision
-from graft.schemas.errors import MissingExtra
+from graft.flows.streaming import gate_decision
+from graft.schemas.decisions import ACROSS_SHARDS, NOT_BEST, SEMANTIC
 from graft.schemas.rows import Candidate, GateResult
 
 Embed = Callable[[Sequence[str]], Any]
@@ -91,18 +91,6 @@ async def split_clusters(candidates: Sequence[Candidate], method: Method[Any], e
     return {candidate.id: found[method.text_id(candidate)] for candidate in candidates}
 
 
-def find_embed(say: Callable[[str], None]) -> Embed | None:
-    """The built-in encoder, or None with a sentence where it is not installed."""
-    from graft.agents.local.encoder import embed
-
-    try:
-        embed(["ready?"])
-    except MissingExtra as missing_extra:
-        say(f"semantic de-duplication is skipped: {missing_extra.what}")
-        return None
-    return embed
-
-
 def _one_a_group(
     ordered: Sequence[Candidate], kept: Sequence[Candidate], method: Method[Any]
 ) -> tuple[list[Candidate], list[Candidate]]:
@@ -116,7 +104,7 @@ def _one_a_group(
         group = method.one_of(candidate.slot)
         if group and group in answered:
             reason = f"{candidate.decision.reason} Another response to the same instruction is kept."
-            update = {"status": "rejected", "code": "rejected.not_best", "reason": reason}
+            update = {"status": "rejected", "code": NOT_BEST, "reason": reason}
             others.append(candidate.model_copy(update={"decision": candidate.decision.model_copy(update=update)}))
         else:
             first.append(candidate)
@@ -125,5 +113,5 @@ def _one_a_group(
 
 
 def _redecided(candidate: Candidate, failed: GateResult) -> Candidate:
-    decision = gate_decision(candidate, failed, SEMANTIC_RULE if failed.gate == "semantic" else ACROSS_RULE)
+    decision = gate_decision(candidate, failed, SEMANTIC if failed.gate == "semantic" else ACROSS_SHARDS)
     return candidate.model_copy(update={"gates": (*candidate.gates, failed), "decision": decision})

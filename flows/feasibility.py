@@ -10,6 +10,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from graft.schemas.decisions import Cause, codes_of, decision_code
+
 FIRST_LOOK = 20
 """Settled candidates before which nothing is said about the target."""
 LOOK_EVERY = 10
@@ -24,19 +26,7 @@ COST_SAMPLE = 50
 """Paid candidates after which their cost is believed; earlier only where a tenth of the cap is used."""
 USED_SHARE = 0.1
 
-UNREADABLE = ("failed.malformed", "failed.empty", "failed.schema_unmet", "failed.few_texts", "failed.no_label_tokens")
-"""Codes of candidates that ended because a reply could not be used."""
-REFUSED = ("rejected.refusal", "failed.refusal")
-UNANSWERED = ("failed.timeout", "failed.server_error", "failed.connection", "failed.rate_limited")
 STANDS_OUT, STANDS_OUT_REASON, ADVISED_FROM = 0.25, 0.6, 10
-
-ADVICE = {
-    "failed.schema_unmet": "broke their schema: raise max_tokens, or name a model that keeps to a JSON schema",
-    "failed.malformed": "held no valid JSON: raise max_tokens, or name a model that keeps to a JSON schema",
-    "failed.empty": "were empty: raise max_tokens, or look at the model's chat template",
-    "failed.few_texts": "held fewer texts than asked for: lower method.texts_per_call, or raise max_tokens",
-    "failed.no_label_tokens": "named no label among their tokens: set the role's answer to scores (a labeler's: name)",
-}
 
 
 @dataclass(frozen=True)
@@ -204,9 +194,9 @@ def early_line(settled: int, accepted: int, reasons: Mapping[str, int], price: s
     """Yield, unreadable replies, refusals and the price of an accepted row in one line; empty before the first one."""
     if not settled:
         return ""
-    unreadable = {code: reasons[code] for code in UNREADABLE if reasons.get(code)}
+    unreadable = {code: reasons[code] for code in codes_of("unreadable") if reasons.get(code)}
     kinds = ", ".join(f"{code.removeprefix('failed.')} {count}" for code, count in unreadable.items())
-    refused = sum(reasons.get(code, 0) for code in REFUSED)
+    refused = sum(reasons.get(code, 0) for code in codes_of("refused"))
     parts = [
         f"yield {accepted / settled:.0%} of {settled}",
         f"{sum(unreadable.values())} unreadable" + (f" ({kinds})" if kinds else ""),
@@ -229,15 +219,13 @@ def standing_out(settled: int, reasons: Mapping[str, int]) -> str:
     """One sentence of advice where one reason takes many of the candidates; empty where none does."""
     if settled < ADVISED_FROM:
         return ""
-    unreadable = {code: reasons[code] for code in UNREADABLE if reasons.get(code)}
-    refused, unanswered = (sum(reasons.get(code, 0) for code in codes) for codes in (REFUSED, UNANSWERED))
-    if unreadable and sum(unreadable.values()) >= STANDS_OUT * settled:
-        worst = max(unreadable, key=lambda code: unreadable[code])
-        return f"{unreadable[worst]} of {settled} candidates ended because replies {ADVICE[worst]}"
-    if refused >= STANDS_OUT * settled:
-        return f"{refused} of {settled} were refused: name another generator, or a base model (style: completion)"
-    if unanswered >= STANDS_OUT * settled:
-        return f"{unanswered} of {settled} got no answer from the server: look at its log, or lower limits.concurrency"
+    causes: tuple[Cause, ...] = ("unreadable", "refused", "unanswered")
+    for cause in causes:
+        ended = {code: reasons[code] for code in codes_of(cause) if reasons.get(code)}
+        if ended and sum(ended.values()) >= STANDS_OUT * settled:
+            advice = decision_code(max(ended, key=lambda code: ended[code])).advice
+            count = sum(n for code, n in ended.items() if decision_code(code).advice == advice)
+            return f"{count} of {settled} candidates {advice}"
     code, count = max(reasons.items(), key=lambda item: item[1], default=("", 0))
     if count >= STANDS_OUT_REASON * settled:
         return f"{count} of {settled} ended as {code}: read some with graft show NAME --rejected"

@@ -13,6 +13,7 @@ from typing import Any
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
+from graft.agents.local import encoder
 from graft.agents.methods import Place, method_of
 from graft.data.lake import Lake
 from graft.data.test_files import register_evaluation_files
@@ -21,7 +22,7 @@ from graft.data.versions import rows as version_rows
 from graft.data.versions import version as find_version
 from graft.flows import artifacts, live, logs, pause, rounds
 from graft.flows.collector import calm_collector
-from graft.flows.dedup import choose, find_embed, missing, settle_round
+from graft.flows.dedup import choose, missing, settle_round
 from graft.flows.neighbours import find_neighbours
 from graft.flows.plan import ShardSpec, apply_overrides, fresh_seed, plan_rounds, read_recipe, run_id_of
 from graft.flows.progress import Progress, begin, current
@@ -168,7 +169,9 @@ async def _rounds(context: RunContext, say: Say) -> tuple[list[Candidate], int]:
     say("preparing seeds")
     await rounds.prepare(context)
     max_cosine = context.method.traits(context.recipe).max_cosine
-    embed = await asyncio.to_thread(find_embed, say) if max_cosine is not None else None
+    embed, why = await asyncio.to_thread(encoder.find_embed) if max_cosine is not None else (None, "")
+    if why:
+        say(f"semantic de-duplication is skipped: {why}")
     left, surplus = context.recipe.limits.candidates, 0
     plan = plan_rounds(context.recipe)
     for index, wanted in enumerate(plan):

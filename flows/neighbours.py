@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from graft.agents.local import encoder
 from graft.agents.methods import method_of
 from graft.data.lake import Lake
-from graft.flows.dedup import find_embed
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Seed
 from graft.schemas.students import Evaluation
@@ -23,9 +23,9 @@ def find_neighbours(
     """Class to all other classes, most confusable first; empty where its method needs none or nothing embeds."""
     if not method_of(recipe).traits(recipe).confusable:
         return {}
-    embed = find_embed(lambda text: None)
+    embed, why = encoder.find_embed()
     if embed is None:
-        say("partners are drawn at random: the encoder that finds confusable classes is not installed")
+        say(f"partners are drawn at random: {why}")
         return {}
     near = nearest_classes(recipe, seeds, embed)
     if recipe.steering is not None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from graft.flows.feasibility import COST_SAMPLE, LabelCounts, Room, Sample, row_price
 from graft.schemas.calls import Call
+from graft.schemas.decisions import OUT_OF_BUDGET
 from graft.schemas.recipe import Limits
 from graft.schemas.rows import Candidate
 
@@ -91,7 +92,7 @@ class Progress:
         self.shards.add(shard)
         self.settled += 1
         self.spent.finished.discard(candidate.id)
-        if candidate.decision.code == "failed.budget":
+        if candidate.decision.code == OUT_OF_BUDGET:
             self.unpaid += 1
         else:
             self.tried[candidate.slot.label] = self.tried.get(candidate.slot.label, 0) + 1

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from graft.agents.local import encoder
 from graft.data.card import render_card
 from graft.data.mixing import GuardReport, MixReport, method_report, told
 from graft.data.splits import assign_splits
@@ -14,7 +15,7 @@ from graft.data.versions import NothingLeft, publish
 from graft.data.versions import version as find_version
 from graft.data.withdrawn import withdrawn
 from graft.flows import artifacts, logs, rounds
-from graft.flows.dedup import find_embed, split_clusters
+from graft.flows.dedup import split_clusters
 from graft.flows.feasibility import Feasibility, advice_for, figure
 from graft.flows.run_context import RunContext, Say, models_with_licences
 from graft.schemas.base import utc_now
@@ -102,7 +103,7 @@ async def _publish(
     report: MixReport | GuardReport | None,
 ) -> tuple[Run, DatasetVersion]:
     """The version, and the run's record with the rows that it holds: a recall may take some until the last moment."""
-    embed = await asyncio.to_thread(find_embed, lambda text: None)
+    embed, _ = await asyncio.to_thread(encoder.find_embed)
     groups = await split_clusters(kept, context.method, embed)
     splits = assign_splits(
         [(c.id, c.text, c.label, groups[c.id]) for c in kept], context.recipe.splits, context.recipe.seed

@@ -214,14 +214,18 @@ def _tools(
     embed: Embed | None,
     say: Say,
 ) -> Tools:
+    from graft.agents.local.encoder import find_embed
     from graft.agents.methods import method_of
     from graft.agents.roles.prompting import fragments
-    from graft.flows.dedup import find_embed
     from graft.flows.student_labels import toxicity_scorer
     from graft.students.folds import out_of_fold
 
     numbered = [(file, row, text) for file, rows in texts.items() for row, text in enumerate(rows, start=1)]
     wanted = bool(numbered) or recipe.gates.semantic is not None or recipe.gates.learned.action != "off"
+    if embed is None and wanted:
+        embed, why = find_embed()
+        if embed is None:
+            say(f"semantic de-duplication is skipped: {why}")
     return Tools(
         recipe=recipe,
         fragments=fragments(method_of(recipe).prompts),
@@ -232,7 +236,7 @@ def _tools(
         seeds=lake.seeds(found.run_id) if recipe.gates.against_seeds and found.parent is None else [],
         scores=_means(lake, {run_id for _, run_id, _ in held}),
         toxicity=toxicity_scorer(home, recipe.gates.toxicity),
-        embed=embed or (find_embed(say) if wanted else None),
+        embed=embed,
         folds=lambda vectors, labels, folds, seed: out_of_fold(vectors, labels, folds, seed, say=say),
         tests=[(f"{file.name}:{row}", text) for file, row, text in numbered],
         test_cosine=test_cosine,

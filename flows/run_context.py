@@ -24,6 +24,7 @@ from graft.flows.progress import Progress
 from graft.flows.student_labels import student_judge
 from graft.schemas.base import stable_hash, utc_now
 from graft.schemas.calls import Call, CallRequest, FailureCode, Reply
+from graft.schemas.decisions import OUT_OF_BUDGET
 from graft.schemas.errors import AlreadyRunning, CallFailed, GraftError
 from graft.schemas.home import Home
 from graft.schemas.models import ModelSpec
@@ -96,7 +97,7 @@ class RunContext:
             candidate = await self.method.run_slot(slot, self.context(recorder.ask, admission))
             span.note(status=candidate.decision.status, code=candidate.decision.code)
         self.progress.spent.end(candidate_id, recorder.calls)
-        if candidate.decision.code == "failed.budget":
+        if candidate.decision.code == OUT_OF_BUDGET:
             self.stop_reason = self.stop_reason or "budget"
         return candidate, tuple(recorder.calls)
 

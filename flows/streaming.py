@@ -18,11 +18,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from graft.schemas.calls import Call
+from graft.schemas.decisions import ACROSS_SHARDS, SEMANTIC
 from graft.schemas.rows import Candidate, Decision, GateResult, Slot
 
-SEMANTIC_RULE = "gate.semantic"
-ACROSS_RULE = "gate.across_shards"
-AFTER_SHARD = frozenset({SEMANTIC_RULE, ACROSS_RULE})
+AFTER_SHARD = frozenset({SEMANTIC, ACROSS_SHARDS})
 """Decision codes of rows that de-duplication took after their shard had ended; to the shard they were accepted."""
 
 CHUNK = 8

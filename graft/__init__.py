@@ -155,13 +155,13 @@ def quality(ref: str, *, against: str | None = None) -> Quality:
 
     Drift is told from `against`, by default the dataset's version before.
     """
-    from graft.cli.quality import find_encoder
+    from graft.agents.local.encoder import find_embed
     from graft.data.lake import Lake
     from graft.data.quality import quality as report
     from graft.data.versions import version
     from graft.schemas.home import Home
 
-    embed, _ = find_encoder()
+    embed, _ = find_embed()
     with Lake.open(Home.find(), read_only=True) as lake:
         return report(lake, version(lake, ref), embed=embed, against=version(lake, against) if against else None)
 

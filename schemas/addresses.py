@@ -6,8 +6,11 @@ import re
 from functools import lru_cache
 from urllib.parse import SplitResult, urlsplit
 
+from graft.schemas.problems import field_error
 from graft.schemas.redaction import has_key
 
+KEY_FIX = "put the key into an environment variable and name it in api_key_env, or in headers_env for a header"
+ADDRESS_FIX = "write it like http://127.0.0.1:8000/v1"
 _PORTS = {"http": 80, "https": 443}
 _ESCAPE = re.compile(r"%[0-9a-fA-F]{2}")
 
@@ -16,23 +19,23 @@ def checked_url(address: str) -> str:
     """The address as `normal_url` writes it.
 
     Raises:
-        ValueError: it is no http(s) address, or has a part that holds keys: a user name, a password, a query, a
+        FieldErrors: it is no http(s) address, or has a part that holds keys: a user name, a password, a query, a
             fragment, or a path with the shape of a key. The message never repeats the address.
     """
     try:
         parts = urlsplit(address)
         parts.port  # noqa: B018 - reading it raises ValueError where it is no port
     except ValueError:
-        raise ValueError("it is no address") from None
+        raise field_error((), "it is no address", ADDRESS_FIX) from None
     if parts.scheme.lower() not in _PORTS or not parts.hostname or re.search(r"\s", address):
-        raise ValueError("it is no http or https address")
+        raise field_error((), "it is no http or https address", ADDRESS_FIX)
     for held, part in ((parts.username or parts.password or "@" in parts.netloc, "a user name or password"),
                        (parts.query or "?" in address, "a query string"),
                        (parts.fragment or "#" in address, "a fragment")):  # fmt: skip
         if held:
-            raise ValueError(f"an address must not hold {part}")
+            raise field_error((), f"an address must not hold {part}", KEY_FIX)
     if has_key(address):
-        raise ValueError("an address must not hold a key")
+        raise field_error((), "an address must not hold a key", KEY_FIX)
     return normal_url(address)
 
 

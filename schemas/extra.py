@@ -13,10 +13,10 @@ from typing import Any
 
 import orjson
 
+from graft.schemas.addresses import KEY_FIX
 from graft.schemas.problems import FieldErrors, Finding
 from graft.schemas.redaction import FIELD_LIKE, has_key
 
-KEY_FIX = "put the key into an environment variable and name it in api_key_env, or in headers_env for a header"
 DEEPEST = 32
 
 _SETTINGS: dict[str, str] = {

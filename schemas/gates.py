@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from graft.schemas.base import STUDENT_PATTERN, Value
+from graft.schemas.problems import field_error
 
 Action = Literal["off", "redact", "reject"]
 PersonalKind = Literal["email", "phone", "card", "iban", "ip_address", "mac_address", "national_id", "name"]
@@ -26,7 +27,7 @@ class PersonalSettings(Value):
     @model_validator(mode="after")
     def _named(self) -> PersonalSettings:
         if "name" in self.kinds and not self.names_model:
-            raise ValueError("kinds: name needs names_model, a token classifier that finds names")
+            raise field_error((), "kinds: name needs names_model", "name a token classifier that finds names")
         return self
 
 
@@ -92,5 +93,7 @@ class GateSettings(Value):
     @model_validator(mode="after")
     def _ordered(self) -> GateSettings:
         if self.min_chars > self.max_chars:
-            raise ValueError("min_chars is larger than max_chars")
+            raise field_error(
+                ("min_chars",), "min_chars is larger than max_chars", "make min_chars the smaller of the two"
+            )
         return self

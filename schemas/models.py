@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, JsonValue, field_validator, model_validator
 
-from graft.schemas.addresses import checked_url
+from graft.schemas.addresses import KEY_FIX, checked_url
 from graft.schemas.base import STUDENT_PATTERN, Slug, Value
-from graft.schemas.extra import KEY_FIX, OWN_HEADERS, PRICED, check_extra, plain_name
-from graft.schemas.problems import FieldErrors, Finding
+from graft.schemas.extra import OWN_HEADERS, PRICED, check_extra, plain_name
+from graft.schemas.problems import FieldErrors, Finding, field_error
 from graft.schemas.redaction import is_key
 
 Provider = Literal["embedded", "openai", "litellm", "encoder"]
@@ -85,11 +85,7 @@ class ModelSpec(Value):
     @field_validator("base_url")
     @classmethod
     def _address(cls, address: str | None) -> str | None:
-        try:
-            return None if address is None else checked_url(address)
-        except ValueError as error:
-            fix = KEY_FIX if "must not hold" in str(error) else "write it like http://127.0.0.1:8000/v1"
-            raise FieldErrors([Finding((), str(error), fix)]) from None
+        return None if address is None else checked_url(address)
 
     @field_validator("extra")
     @classmethod
@@ -121,14 +117,17 @@ class ModelSpec(Value):
     @model_validator(mode="after")
     def _endpoint(self) -> ModelSpec:
         if self.provider == "openai" and not self.base_url:
-            raise ValueError("provider openai needs base_url, such as http://127.0.0.1:8000/v1")
+            fix = "add base_url: with the server's address, such as http://127.0.0.1:8000/v1"
+            raise field_error(("base_url",), "provider openai needs base_url", fix)
         if self.provider in ("embedded", "encoder") and self.base_url:
-            raise ValueError(f"provider {self.provider} runs on this machine: remove base_url")
+            fix = "remove base_url, or use provider openai"
+            raise field_error(("base_url",), f"provider {self.provider} runs on this machine", fix)
         student = self.provider == "encoder" and self.model.startswith("st_")
         if student and not re.fullmatch(STUDENT_PATTERN, self.model):
-            raise ValueError("a student's id is st_ and letters or digits; graft students lists them")
+            raise field_error(("model",), "a student's id is st_ and letters or digits", "graft students lists them")
         if self.prefill == "template" and not self.chat_template:
-            raise ValueError("prefill: template needs chat_template, the model's turn format, such as llama3")
+            fix = "add chat_template: llama3, chatml, gemma, mistral or llama2"
+            raise field_error(("chat_template",), "prefill: template needs chat_template, the model's turn format", fix)
         wrong = [
             Finding(("extra", name), f"{name} changes the price of a call", "give the model its price as well")
             for name in self.extra if self.price is None and plain_name(name) in PRICED
@@ -179,7 +178,7 @@ class LabelerSpec(RoleSpec):
     @model_validator(mode="after")
     def _labels(self) -> LabelerSpec:
         if self.answer == "scores":
-            raise ValueError("answer: scores is for reviewers; a labeler answers by logprobs or by name")
+            raise field_error(("answer",), "answer: scores is for reviewers", "write answer: logprobs or answer: name")
         return self
 
 

@@ -51,6 +51,16 @@ class _Error:
         return str(self.path[-1]) if self.path else "the recipe"
 
 
+def field_error(path: Path, what: str, fix: str) -> FieldErrors:
+    """The error of one field. `path` starts from the model whose validator raises it; () is that model itself."""
+    return FieldErrors([Finding(path, what, fix)])
+
+
+def unknown_name(path: Path, noun: str, name: str, place: str, names: Sequence[str]) -> FieldErrors:
+    """The error of a name that is not among those of a place, with the nearest one: no label 'x'; the task has …"""
+    return field_error(path, f"no {noun} {name!r}", f"{did_you_mean(name, names)}{place} has {', '.join(names)}")
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`did you mean 'x'? ` for the nearest known word, or nothing where none is near."""
     by_folded = {str(item).casefold(): str(item) for item in known}
@@ -276,24 +286,13 @@ _TABLE: dict[str, Callable[[_Error], tuple[str, str]]] = {
     **dict.fromkeys(("union_tag_invalid", "union_tag_not_found"), _tag),
 }
 
-_KNOWN_NAMES = re.compile(
-    r"^(no (?:model|label) '(?P<word>(?:[^']|'(?!; ))*+)'); (?P<list>.+ has (?P<names>.+))$", re.DOTALL
-)
 _FIELD = re.compile(r"^(?P<field>[a-z_]+(?:\.\w+)*): (?P<rest>.*)$", re.DOTALL)
 _SECTIONS = ("models", "roles", "target", "seeds", "task", "method")
 
+# Of validators that do not raise FieldErrors yet: the methods' and the tasks'.
 _VALIDATOR_FIXES: tuple[tuple[str, str, str], ...] = (
     # what the message contains, the field (under the model's own path) that it is about, the fix
     ("occurs twice (as", "labels", "give every label a name of its own; capitals do not count as a difference"),
-    ("occurs twice", "models", "give every model a name of its own"),
-    ("needs chat_template", "chat_template", "add chat_template: llama3, chatml, gemma, mistral or llama2"),
-    ("is for reviewers", "answer", "write answer: logprobs or answer: name"),
-    ("needs base_url", "base_url", "add base_url: with the server's address, such as http://127.0.0.1:8000/v1"),
-    ("remove base_url", "base_url", "remove base_url, or use provider openai"),
-    ("min_chars", "min_chars", "make min_chars the smaller of the two"),
-    ("train + validation + test", "", "change the three shares so that they add up to 1"),
-    ("cannot write texts", "", "name a chat or completion model"),
-    ("none can generate", "", "add an embedded, openai or litellm model"),
 )
 
 
@@ -304,10 +303,6 @@ def _from_validator(error: _Error) -> Finding:
     if match and not path and match["field"].split(".")[0] in _SECTIONS:
         path = tuple(int(step) if step.isdigit() else step for step in match["field"].split("."))
         message = match["rest"]
-    named = _KNOWN_NAMES.match(message)
-    if named:
-        guess = did_you_mean(named["word"], named["names"].split(", "))
-        return Finding(path, named[1], f"{guess}{named['list']}")
     for part, field, fix in _VALIDATOR_FIXES:
         if part in message:
             own = bool(field) and (not path or path[-1] != field)

@@ -14,7 +14,7 @@ from graft.schemas.extra import sendable
 from graft.schemas.gates import GateSettings
 from graft.schemas.kinds import METHODS, OfKind
 from graft.schemas.models import EMBEDDED_POOL, ModelSpec, RoleSpec
-from graft.schemas.problems import FieldErrors
+from graft.schemas.problems import FieldErrors, field_error, unknown_name
 from graft.schemas.redaction import HIDDEN
 from graft.schemas.review import ReviewSettings
 from graft.schemas.steering import ImproveSettings, Steering
@@ -80,7 +80,8 @@ class Splits(Value):
     def _whole(self) -> Splits:
         total = self.train + self.validation + self.test
         if abs(total - 1) > 1e-9:
-            raise ValueError(f"train + validation + test is {total:g}, not 1")
+            fix = "change the three shares so that they add up to 1"
+            raise field_error((), f"train + validation + test is {total:g}, not 1", fix)
         return self
 
 
@@ -136,30 +137,32 @@ class Recipe(Value):
         pool = [model.name for model in self.models]
         repeated = sorted({name for name in pool if pool.count(name) > 1})
         if repeated:
-            raise ValueError(f"models: name {repeated[0]!r} occurs twice")
+            fix = "give every model a name of its own"
+            raise field_error(("models",), f"name {repeated[0]!r} occurs twice", fix)
         for role, spec in self.roles.items():
             unknown = [name for name in spec.models if name not in pool]
             if unknown:
-                raise ValueError(f"roles.{role}.models: no model {unknown[0]!r}; the pool has {', '.join(pool)}")
+                raise unknown_name(("roles", role, "models"), "model", unknown[0], "the pool", pool)
             models = self.models_for(role)
             direct = [model.name for model in models if model.provider != "litellm"]
             if spec.batch and direct:
-                raise ValueError(
-                    f"roles.{role}.batch: {direct[0]!r} has no batch API here; name models of provider litellm"
-                )
+                fix = "name models of provider litellm"
+                raise field_error(("roles", role, "batch"), f"{direct[0]!r} has no batch API here", fix)
             if not self.writes(role):
                 continue
             if spec.models and any(model.provider == "encoder" for model in models):
-                raise ValueError(f"roles.{role}.models: an encoder cannot write texts; name a chat or completion model")
+                fix = "name a chat or completion model"
+                raise field_error(("roles", role, "models"), "an encoder cannot write texts", fix)
             if not models:
-                raise ValueError("models: none can generate (an encoder only judges); add a chat or completion model")
+                fix = "add an embedded, openai or litellm model"
+                raise field_error(("models",), "none can generate (an encoder only judges)", fix)
         known = [label.name for label in labels_of(self.task)]
         for label in self.target.labels:
             if label not in known:
-                raise ValueError(f"target.labels: no label {label!r}; the task has {', '.join(known)}")
+                raise unknown_name(("target", "labels"), "label", label, "the task", known)
         for index, row in enumerate(self.seeds.rows):
             if row.label and row.label not in known:
-                raise ValueError(f"seeds.rows.{index}.label: no label {row.label!r}; the task has {', '.join(known)}")
+                raise unknown_name(("seeds", "rows", index, "label"), "label", row.label, "the task", known)
         return self
 
     @model_validator(mode="after")

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from graft.schemas.base import Value
+from graft.schemas.problems import field_error
 
 Policy = Literal["hard_negatives", "weakness", "domain_gap", "curriculum"]
 Arm = Literal["steered", "unsteered"]
@@ -62,7 +63,7 @@ class ImproveSettings(Value):
     @classmethod
     def _once(cls, policies: tuple[Policy, ...]) -> tuple[Policy, ...]:
         if len(set(policies)) < len(policies):
-            raise ValueError("a policy is named twice")
+            raise field_error((), "a policy is named twice", "name each policy once")
         return policies
 
 

@@ -117,7 +117,7 @@ def test_the_quality_page_says_what_the_command_line_says(browser: Browser, full
         page.get_by_role("heading", name="Drift").wait_for(timeout=30_000)
         told = page.request.get(f"{full}/datasets/shop@2/quality?format=json").json()
         assert told["rows"] == 120 and told["restricted_rows"] == 1
-        words = page.locator("tr", has_text=re.compile(r"^different words")).locator("td.n").inner_text()
+        words = page.locator(".facts div", has_text=re.compile(r"^different words")).locator("dd").inner_text()
         assert words == f"{told['wording']['vocabulary']:,}"
         taken = page.request.get(f"{full}/datasets/shop@2/quality?format=html")
         assert (

@@ -208,7 +208,7 @@ def test_the_list_leads_to_a_version_that_explains_itself(browser: Browser, page
         assert many.locator("svg").get_attribute("aria-label") == "from 231 to 200 in 2 versions"
         many.get_by_role("link").click()
         page.get_by_role("heading", name="Variety").wait_for(timeout=60_000)
-        facts = page.locator(".facts").first.inner_text().replace("\n", " ")
+        facts = page.locator(".facts:not(.inside)").first.inner_text().replace("\n", " ")
         for said in ("rows 200", "labels 77", "made by gates from many@1", "restricted 1", "tags prod", "seeds 4"):
             assert said in facts, said
         assert page.locator("#funnel", has_text="too_short").count() == 1
@@ -250,7 +250,7 @@ def test_changes_are_told_against_any_version(browser: Browser, pages: str) -> N
     with visiting(browser) as (page, wrong):
         settled(page, f"{pages}/datasets/many@2/changes")
         assert page.get_by_role("combobox").input_value() == "many@1"
-        facts = page.locator(".facts").inner_text().split("\n")
+        facts = page.locator(".facts:not(.inside)").inner_text().split("\n")
         assert facts[facts.index("dropped") + 1] == "31" and facts[facts.index("relabelled") + 1] == "1"
         assert "too_short" in page.locator("#table-dropped").inner_text()
         assert page.locator("section#drift", has_text="against many@1").count() == 1

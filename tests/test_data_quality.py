@@ -26,8 +26,7 @@ from graft.data.gates.base import words
 from graft.data.gates.near import jaccard
 from graft.data.lake import Lake
 from graft.data.lake_schema import VersionRowRecord
-from graft.data.quality import Quality, quality, tables
-from graft.data.quality.html import page
+from graft.data.quality import Quality, page, quality, sections
 from graft.data.quality.judged import alpha_of
 from graft.data.quality.meaning import coverage, mean_distance
 from graft.data.quality.words import words_sql
@@ -119,9 +118,9 @@ def test_what_is_not_known_is_none_with_a_reason(lake: Lake) -> None:
     assert "import" in report.missing["reviews"]
     assert report.wording.distinct_2 is None and report.missing["wording.distinct_2"]
     assert report.wording.self_bleu is None and report.balance.evenness is None
-    by_name = {section.name: section for section in tables(report)}
-    assert len(by_name) == 9 and by_name["reviews"].verdict.startswith("not known: an import")
-    assert ("distinct-2", None) in by_name["wording"].tables[0].rows
+    by_name = {section.name: section for section in sections(report)}
+    assert len(by_name) == 9 and by_name["reviews"].text.startswith("not known: an import")
+    assert ("distinct-2", "–") in [(fact.name, fact.text) for fact in by_name["wording"].facts]
     assert any("self bleu" in note for note in by_name["wording"].notes)
 
 
@@ -180,10 +179,10 @@ def test_drift_of_versions_that_share_nothing(lake: Lake) -> None:
     assert report.drift is not None and report.drift.against == "moved@1"
     assert (report.drift.labels, report.drift.tokens) == (1, 1)
     assert report.drift.chars_psi > 1
-    section = next(one for one in tables(report) if one.name == "drift")
-    assert section.unusual and "labels are spread otherwise" in section.verdict
-    wording = next(one for one in tables(report) if one.name == "wording")
-    assert "distinct-2 fell" in wording.verdict
+    section = next(one for one in sections(report) if one.name == "drift")
+    assert section.unusual and "labels are spread otherwise" in section.text
+    wording = next(one for one in sections(report) if one.name == "wording")
+    assert "distinct-2 fell" in wording.text
 
 
 def test_alpha_is_that_of_krippendorffs_example() -> None:
@@ -257,8 +256,8 @@ def test_reviewers_routes_yield_and_price(lake: Lake, reviewed: DatasetVersion) 
         ("a", 4, 3, 2.0), ("b", 2, 1, None),
     ]  # fmt: skip
     assert [(one.role, one.calls, one.tokens, one.price_usd) for one in yields.spending] == [("generator", 6, 36, None)]
-    section = next(one for one in tables(report) if one.name == "reviews")
-    assert "reviewers disagree" in section.verdict and "over a point off their panels: hard, mild" in section.verdict
+    section = next(one for one in sections(report) if one.name == "reviews")
+    assert "reviewers disagree" in section.text and "over a point off their panels: hard, mild" in section.text
 
 
 def test_gold_tells_accuracy_and_calibration(lake: Lake, reviewed: DatasetVersion) -> None:

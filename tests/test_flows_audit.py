@@ -106,7 +106,7 @@ def test_rounds_of_a_loop(lake: Lake) -> None:
 def test_the_verb(lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(lake)
     monkeypatch.setenv("GRAFT_HOME", str(lake.home.root))
-    monkeypatch.setattr("graft.flows.dedup.find_embed", lambda say: embed)
+    monkeypatch.setattr("graft.agents.local.encoder.find_embed", lambda: (embed, ""))
     app = typer.Typer()
     app.command()(verbs.audit)
     shown = CliRunner().invoke(app, ["shop", "--repeats", "1", "--out", str(tmp_path / "o")])

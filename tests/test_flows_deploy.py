@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.settings import PREFECT_API_URL
-from prefect.testing.utilities import prefect_test_harness
 
 from graft.flows.deploy import DeploymentSpec, deploy, read_deployments
+from graft.flows.prefect_api import connected
 
 FLOW = """
 from prefect import flow
@@ -23,11 +22,16 @@ def tiny(word: str = "hello") -> str:
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with prefect_test_harness(server_startup_timeout=60):
-        with get_client(sync_client=True) as client:
+def server(prefect_url: str) -> Iterator[str]:
+    """The session's server with the pool `graft`; the pools that a test makes are gone afterwards."""
+    with connected(prefect_url), get_client(sync_client=True) as client:
+        before = {pool.name for pool in client.read_work_pools()}
+        if "graft" not in before:
             client.create_work_pool(WorkPoolCreate(name="graft", type="process"))
-        yield str(PREFECT_API_URL.value())
+        yield prefect_url
+        for pool in client.read_work_pools():
+            if pool.name not in before:
+                client.delete_work_pool(pool.name)
 
 
 def pools(server: str, root: Path) -> dict[str, str | None]:

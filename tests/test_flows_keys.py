@@ -68,11 +68,11 @@ def person(home: Path, prefect: str, *words: str) -> str:
 
 def command(*words: str, code: int = 0) -> None:
     """One command of `graft`, which ends with that code."""
-    import graft
+    from graft.cli.app import main
 
     sys.argv = ["graft", *words]
     try:
-        graft.main()
+        main()
         ended = 0
     except SystemExit as exit:
         ended = int(exit.code or 0)

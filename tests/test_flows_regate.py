@@ -91,7 +91,7 @@ def drops() -> dict[str, str]:
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     monkeypatch.setenv("GRAFT_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr("graft.flows.dedup.find_embed", lambda say: embed)
+    monkeypatch.setattr("graft.agents.local.encoder.find_embed", lambda: (embed, ""))
     return Home.find()
 
 

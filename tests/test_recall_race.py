@@ -218,7 +218,7 @@ def test_the_end_of_a_run_counts_the_rows_that_its_version_holds(
 ) -> None:
     async def nothing(*_: Any) -> None: ...
 
-    monkeypatch.setattr(publishing, "find_embed", lambda say: None)
+    monkeypatch.setattr("graft.agents.local.encoder.find_embed", lambda: (None, ""))
     monkeypatch.setattr(publishing.artifacts, "leave", nothing)
 
     def publisher(lake: Lake, name: str) -> None:

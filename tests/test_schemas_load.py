@@ -211,7 +211,7 @@ def test_shipped_recipes_are_valid_and_fit_the_json_schema(file: Path) -> None:
 
 
 def test_the_example_in_the_docs_works(tmp_path: Path) -> None:
-    page = (PACKAGE_RECIPES.parent / "docs" / "recipes.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[1] / "docs" / "recipes.md").read_text(encoding="utf-8")
     example = page.split("```yaml\n")[1].split("```")[0]
     file = tmp_path / "example.yaml"
     file.write_text(example, encoding="utf-8")

@@ -71,6 +71,18 @@ def embed(texts: Sequence[str]) -> Vectors:
     return vectors
 
 
+Embed = Callable[[Sequence[str]], Vectors]
+
+
+def find_embed() -> tuple[Embed | None, str]:
+    """`embed` with its model loaded and an empty text, or None and why it cannot be used."""
+    try:
+        embed(["ready?"])
+    except MissingExtra as error:
+        return None, f"the built-in encoder is not installed ({error.fix})"
+    return embed, ""
+
+
 StudentJudge = Callable[[str, Sequence[str]], tuple[Sequence[str], Sequence[Sequence[float]]]]
 """(student id, texts) to its labels and, one list a text, their probabilities. Raises NotFound."""
 

@@ -37,7 +37,7 @@ from graft.agents.roles.summariser import prepare_seeds, summarise
 from graft.schemas.binding import MethodSettings, Role
 from graft.schemas.errors import BudgetExhausted, CallFailed
 from graft.schemas.models import ModelSpec
-from graft.schemas.problems import FieldErrors, Finding
+from graft.schemas.problems import Finding, field_error
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Candidate, Decision, Review, Seed, Slot
 from graft.schemas.tasks import GuardTask
@@ -63,7 +63,7 @@ class GraSettings(Committee, MethodSettings):
     def _ordered(cls, few_shot: tuple[int, int]) -> tuple[int, int]:
         if not 1 <= few_shot[0] <= few_shot[1] <= 16:
             what = "few_shot must be two numbers, least first, between 1 and 16"
-            raise FieldErrors([Finding((), what, "write two whole numbers, least first, such as [2, 4]")])
+            raise field_error((), what, "write two whole numbers, least first, such as [2, 4]")
         return few_shot
 
 

@@ -39,7 +39,7 @@ from graft.agents.roles.mixer import Mix, Mixed, folded, write_mix
 from graft.schemas.binding import MethodSettings, Role
 from graft.schemas.errors import CallFailed
 from graft.schemas.models import LabelerSpec, ModelSpec
-from graft.schemas.problems import FieldErrors, Finding
+from graft.schemas.problems import Finding, field_error
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Candidate, Decision, Seed, Slot
 from graft.schemas.tasks import ClassificationTask, Label
@@ -87,7 +87,7 @@ class PromptMixSettings(Relabelling, MethodSettings):
         for alpha in alphas:
             if not 0.5 <= alpha <= 1:
                 what = f"alpha {alpha:g} is outside [0.5, 1]: the seed class is always the larger share"
-                raise FieldErrors([Finding((), what, "write shares between 0.5 and 1, such as [0.6, 0.75, 0.9]")])
+                raise field_error((), what, "write shares between 0.5 and 1, such as [0.6, 0.75, 0.9]")
         return alphas
 
 

@@ -16,10 +16,10 @@ from graft.dashboard.pages.datasets import as_file
 from graft.dashboard.pages.page import Chart, Page, Spec
 from graft.dashboard.parts import Part
 from graft.dashboard.show import shown
-from graft.dashboard.tables import Column, Table
 from graft.data.versions import version, versions
 from graft.schemas.datasets import DatasetVersion
 from graft.schemas.errors import GraftError
+from graft.schemas.sections import Column, Table
 
 if TYPE_CHECKING:
     from graft.data.diff import Diff, Flow, Share
@@ -55,13 +55,13 @@ def before(found: DatasetVersion, every: list[DatasetVersion]) -> DatasetVersion
 
 def changes_part(context: PageContext, found: DatasetVersion, other: DatasetVersion, patience_s: float = 0.5) -> Part:
     """The diff from `other` to this version, and drift from it."""
-    from graft.data.quality import tables
+    from graft.data.quality import sections
 
     diff = context.reports.diff(other, found, patience_s)
     usual = before(found, versions(context.lake, found.dataset))
     same = usual is not None and usual.ref == other.ref
     report = context.reports.of(found, patience_s, against=None if same else other)
-    drift = {one.name: one for one in tables(report)}["drift"] if report else None
+    drift = {one.name: one for one in sections(report)}["drift"] if report else None
     return Part(
         tables=_tables(diff) if diff else (),
         values={"diff": diff, "drift": drift},

@@ -18,11 +18,12 @@ from graft.dashboard.figures import datasets as figures
 from graft.dashboard.pages.page import Chart, Page, Spec
 from graft.dashboard.parts import Part
 from graft.dashboard.show import shown
-from graft.dashboard.tables import Column, Table, attachment
+from graft.dashboard.tables import attachment
 from graft.data.tags import tags
 from graft.data.versions import version, versions
 from graft.schemas.datasets import DatasetVersion
 from graft.schemas.errors import GraftError
+from graft.schemas.sections import Column, Table
 
 QUICK = 20_000
 """Rows of a version whose quality report is there in a second."""
@@ -68,7 +69,7 @@ def dataset(request: Request) -> Response:
 
 def overview(context: PageContext, found: DatasetVersion, patience_s: float | None = None) -> Part:
     """What the version holds and how it came about. Only for a small version it is waited for its quality report."""
-    from graft.data.quality import tables
+    from graft.data.quality import sections
 
     counted = _counts(context, found)
     of_runs = context.reports.kept(("runs", found.ref), lambda: figures.runs(context.lake, found))
@@ -76,7 +77,7 @@ def overview(context: PageContext, found: DatasetVersion, patience_s: float | No
     _lengths(context, found, "text")  # what is quick comes before what takes every core
     patience_s = (0.8 if found.rows <= QUICK else 0.0) if patience_s is None else patience_s
     report = context.reports.of(found, patience_s)
-    sections = {section.name: section for section in tables(report)} if report else {}
+    by_name = {section.name: section for section in sections(report)} if report else {}
     balance = figures.balance(found, counted)
     return Part(
         tables=(
@@ -97,8 +98,8 @@ def overview(context: PageContext, found: DatasetVersion, patience_s: float | No
             "few": len(figures.shown_labels(balance)) < len(balance),
             "run": context.lake.run(found.run_id),
             "report": report,
-            "sections": sections,
-            "variety": [fact for name in VARIETY if name in sections for fact in sections[name].tables[0].rows],
+            "sections": by_name,
+            "variety": [fact for name in VARIETY if name in by_name for fact in by_name[name].facts],
             "candidates": sum(row["rows"] for row in ends.rows),
         },
         ready=report is not None,
@@ -110,8 +111,7 @@ def quality(request: Request) -> Response:
 
     Embeddings are left to the command line: no page waits for a model.
     """
-    from graft.data.quality import tables
-    from graft.data.quality.html import page
+    from graft.data.quality import page, sections
 
     context = context_of(request)
     found = version(context.lake, request.path_params["ref"])
@@ -122,10 +122,10 @@ def quality(request: Request) -> Response:
     if report is not None and form in ("html", "json"):
         body, kind = (page(report), "text/html") if form == "html" else (report.model_dump_json(), "application/json")
         return as_file(body, kind, f"quality-{found.dataset}-{found.version}.{form}")
-    sections = tables(report) if report is not None else ()
+    groups = sections(report) if report is not None else ()
     return context.page(
-        request, "quality.html.jinja", f"Quality of {found.ref}", ref=found.ref, version=found, sections=sections,
-        report=report,
+        request, "quality.html.jinja", f"Quality of {found.ref}", ref=found.ref, version=found, groups=groups,
+        report=report, tables=tuple(table for group in groups for table in group.tables),
     )  # fmt: skip
 
 

@@ -55,7 +55,7 @@ def _dataset(context: PageContext, row: dict[str, Any], *, glanced: bool) -> dic
 
 def _glance(context: PageContext, row: dict[str, Any]) -> Any:
     """What the quality report says in a line, and how its figures moved; "computing" while it is being made."""
-    from graft.data.quality import tables
+    from graft.data.quality import sections
 
     found = version(context.lake, f"{row['dataset']}@{row['version']}")
     if row["rows"] > SMALL and not context.reports.known(found):
@@ -63,7 +63,7 @@ def _glance(context: PageContext, row: dict[str, Any]) -> Any:
     report = context.reports.of(found, patience_s=0.0)
     if report is None:
         return "computing"
-    odd = [section.title for section in tables(report) if section.unusual]
+    odd = [section.title for section in sections(report) if section.unusual]
     return {"odd": odd, "figures": _figures(report)}
 
 

@@ -17,10 +17,10 @@ from graft.dashboard.pages.datasets import rows_link
 from graft.dashboard.pages.page import Chart, Page, Spec
 from graft.dashboard.parts import Part
 from graft.dashboard.show import shown
-from graft.dashboard.tables import Column, Table
 from graft.data.mixing import GuardReport, MixReport, told
 from graft.data.versions import version
 from graft.schemas.datasets import DatasetVersion
+from graft.schemas.sections import Column, Table
 
 if TYPE_CHECKING:
     from graft.data.mixing import Mixed
@@ -46,11 +46,11 @@ def reviews(request: Request) -> Response:
 
 def judged_part(context: PageContext, found: DatasetVersion, patience_s: float = 0.5) -> Part:
     """Agreement and severity from the quality report; adjudications, relabelled rows and the methods' own figures."""
-    from graft.data.quality import tables
+    from graft.data.quality import sections
 
     counted = _judged(context, found, patience_s)
     report = context.reports.of(found, patience_s)
-    section = {one.name: one for one in tables(report)}["reviews"] if report else None
+    section = {one.name: one for one in sections(report)}["reviews"] if report else None
     held = report.reviews if report else None
     mixes, guards = _reports(counted, MixReport), _reports(counted, GuardReport)
     return Part(

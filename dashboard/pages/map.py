@@ -17,9 +17,9 @@ from graft.dashboard.figures import map as figures
 from graft.dashboard.meaning import COSINE, Alike, meaning_of
 from graft.dashboard.pages.page import Chart, Page, Spec
 from graft.dashboard.pages.row import address
-from graft.dashboard.tables import Column, Table
 from graft.data.versions import version
 from graft.schemas.errors import GraftError
+from graft.schemas.sections import Column, Table
 
 if TYPE_CHECKING:
     from graft.data.vectors import Placed, Vectors

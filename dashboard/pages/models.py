@@ -13,9 +13,9 @@ from starlette.responses import Response
 from graft.dashboard.charts.shapes import bars, intervals, stacked_days
 from graft.dashboard.context import PageContext, context_of
 from graft.dashboard.pages.page import Chart, Page, Spec
-from graft.dashboard.tables import Column, Table
 from graft.schemas.base import utc_now
 from graft.schemas.errors import GraftError
+from graft.schemas.sections import Column, Table
 
 if TYPE_CHECKING:
     from graft.data.lake import Lake

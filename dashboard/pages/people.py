@@ -13,9 +13,9 @@ from graft.dashboard.charts.shapes import intervals
 from graft.dashboard.context import PageContext, context_of
 from graft.dashboard.pages.page import Chart, Page, Spec
 from graft.dashboard.posting import Form, posted
-from graft.dashboard.tables import Column, Table
 from graft.data.versions import version
 from graft.schemas.errors import GraftError
+from graft.schemas.sections import Column, Table
 
 if TYPE_CHECKING:
     from graft.data.review import AgainstPeople, Agreement, Progress, Standing

@@ -14,10 +14,10 @@ from graft.dashboard.context import PageContext, context_of
 from graft.dashboard.figures import Rows
 from graft.dashboard.figures import runs as figures
 from graft.dashboard.pages.page import Chart, Page, Spec
-from graft.dashboard.tables import Column, Table
 from graft.schemas.datasets import Run
 from graft.schemas.errors import GraftError, NotFound
 from graft.schemas.live import read_live
+from graft.schemas.sections import Column, Table
 
 if TYPE_CHECKING:
     from graft.data.spending import Stretch
@@ -62,7 +62,7 @@ def compare(request: Request) -> Response:
 
 def _said(name: str, kind: str = "text", digits: int = 0) -> Any:
     column = Column(name, name, kind, digits)  # type: ignore[arg-type]
-    return column.said
+    return column.text
 
 
 COMPARED: dict[str, Any] = {

@@ -11,7 +11,7 @@ from starlette.responses import RedirectResponse, Response
 from graft.dashboard.context import context_of
 from graft.dashboard.pages.page import Page
 from graft.dashboard.posting import Form, posted
-from graft.dashboard.tables import Column, Table
+from graft.schemas.sections import Column, Table
 
 if TYPE_CHECKING:
     from graft.flows.schedules import RunInfo

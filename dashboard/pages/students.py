@@ -11,8 +11,8 @@ from starlette.responses import Response
 from graft.dashboard.charts.shapes import heat, intervals, lines, reliability
 from graft.dashboard.context import PageContext, context_of
 from graft.dashboard.pages.page import Chart, Page, Spec
-from graft.dashboard.tables import Column, Table
 from graft.schemas.errors import GraftError, NotFound
+from graft.schemas.sections import Column, Table
 
 if TYPE_CHECKING:
     from graft.data.scores import Answers, Paired, SliceScore, Standing

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from graft.data.export.chat import turn
 from graft.data.export.registry import Columns, Format, Params, Source
+from graft.schemas.decisions import negative_codes
 from graft.schemas.errors import GraftError
 
-NEGATIVE_CODES = ("rejected.low_mean", "rejected.adjudicated")
 CORRECTNESS = """list_avg(list_transform(list_filter({}.reviews, lambda r: r.stage = 'content'),
     lambda r: TRY_CAST(json_extract_string(r.scores, '$.correctness') AS DOUBLE)))"""
 STEPS = """TRY_CAST(CASE WHEN json_valid(response) THEN json_extract(response, '$.steps') END
@@ -21,7 +21,7 @@ HAS_STEPS = f"len({STEPS}) > 0 AND len(list_filter({STEPS}, lambda s: s.text IS 
 def _wrong(source: Source, params: Params, chosen: str) -> str:
     """A row for each wrong answer beside a chosen one, with `wrong`, each text once, in the order of their ids."""
     hidden = "" if source.restricted else "AND NOT bad.restricted"
-    codes = params.add(list(NEGATIVE_CODES))
+    codes = params.add(list(negative_codes()))
     return f"""
         SELECT chosen.*, bad.response AS wrong, min(bad.candidate_id) AS part FROM {chosen}
         JOIN lake.candidates AS good ON good.run_id = chosen.run_id AND good.candidate_id = chosen.candidate_id

@@ -2,6 +2,6 @@
 
 from graft.data.quality.model import Quality
 from graft.data.quality.report import quality
-from graft.data.quality.view import Section, tables
+from graft.data.quality.view import page, sections
 
-__all__ = ["Quality", "Section", "quality", "tables"]
+__all__ = ["Quality", "page", "quality", "sections"]

@@ -1,4 +1,4 @@
-"""The report as tables with a verdict a group: what the terminal, the card, HTML and the dashboard show.
+"""The quality report as sections, each with a verdict, for the terminal, the pages and the HTML file.
 
 The thresholds of the verdicts stand here, and in docs/quality.md.
 """
@@ -6,9 +6,11 @@ The thresholds of the verdicts stand here, and in docs/quality.md.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
-from graft.data.quality.model import Balance, Quality, Spread
-from graft.schemas.base import Value
+from graft.data.quality.model import Balance, LabelYield, ModelYield, Quality, Spread
+from graft.data.sections_html import render
+from graft.schemas.sections import Column, Fact, Section, Table, one_line, share
 
 UNDER_SHARE = 0.5
 """A label is thin under this part of its expected share."""
@@ -34,76 +36,41 @@ MOST_DRIFT = 0.1
 MOST_PSI = 0.2
 
 
-class Table(Value):
-    """Cells are ready to show; None is a figure that is not known. `bars`: a share 0 to 1 a row, or none."""
-
-    title: str
-    columns: tuple[str, ...]
-    right: tuple[str, ...] = ()
-    rows: tuple[tuple[str | None, ...], ...]
-    bars: tuple[float, ...] = ()
-
-
-class Section(Value):
-    """A group of figures. `verdict` is one line; `unusual` where it names something to look at."""
-
-    name: str
-    title: str
-    verdict: str
-    unusual: bool
-    tables: tuple[Table, ...]
-    notes: tuple[str, ...] = ()
-
-
-def tables(report: Quality) -> tuple[Section, ...]:
-    """The report's groups, always the same nine, in order. Cells and notes are plain text, never markup."""
+def sections(report: Quality) -> tuple[Section, ...]:
+    """The report's groups, always the same nine, in order."""
     groups = (_balance, _lengths, _wording, _duplicates, _meaning, _reviews, _calibration, _yields, _drift)
-    return tuple(_printable(group(report)) for group in groups)
+    return tuple(group(report) for group in groups)
 
 
-def _printable(section: Section) -> Section:
-    """The section with its control characters as spaces: a label may hold an escape sequence of a terminal."""
-    shown = tuple(
-        table.model_copy(update={"rows": tuple(tuple(cell and _one_line(cell) for cell in row) for row in table.rows)})
-        for table in section.tables
-    )
-    return section.model_copy(update={"verdict": _one_line(section.verdict), "tables": shown})
-
-
-def number(value: float | int | None, digits: int = 3) -> str | None:
-    """A figure for people: 1,234 or 0.123; None stays None."""
-    if value is None:
-        return None
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.{digits}f}"
-
-
-def percent(value: float | None) -> str | None:
-    """A share as a percentage."""
-    return None if value is None else f"{100 * value:.1f}%"
-
-
-def dollars(value: float | None) -> str | None:
-    """A price in US dollars."""
-    return None if value is None else f"${value:,.4f}" if value == 0 or value >= 0.001 else f"${value:,.6f}"
+def page(report: Quality) -> str:
+    """The report as the text of one HTML file."""
+    sampled = [Section("sampled", "Sampled", notes=report.sampled)] if report.sampled else []
+    return render(f"{report.ref}: quality", f"{report.rows:,} rows; quality report by Graft",
+                  [*sections(report), *sampled])  # fmt: skip
 
 
 def _section(
-    report: Quality, name: str, title: str, findings: Iterable[str], usual: str, shown: tuple[Table, ...]
+    report: Quality,
+    name: str,
+    title: str,
+    findings: Iterable[str] = (),
+    usual: str = "",
+    facts: tuple[Fact, ...] = (),
+    tables: tuple[Table, ...] = (),
 ) -> Section:
     found = [finding for finding in findings if finding]
     if name in report.missing:
-        return Section(name=name, title=title, verdict=f"not known: {report.missing[name]}", unusual=False, tables=())
+        return Section(name, title, f"not known: {report.missing[name]}")
     notes = tuple(
         f"– {figure.removeprefix(name + '.').replace('_', ' ')}: {why}"
         for figure, why in report.missing.items()
         if figure.startswith(f"{name}.")
     )
-    verdict = "; ".join(found) or usual
-    return Section(name=name, title=title, verdict=verdict, unusual=bool(found), tables=shown, notes=notes)
+    return Section(name, title, "; ".join(found) or usual, facts, tables, notes, unusual=bool(found))
 
 
-def _facts(title: str, *facts: tuple[str, str | None]) -> Table:
-    return Table(title=title, columns=("figure", "value"), right=("value",), rows=facts)
+def _numbers(*columns: tuple[str, str], digits: int = 0) -> tuple[Column, ...]:
+    return tuple(Column(key, title, "number", digits) for key, title in columns)
 
 
 def _names(names: list[str], limit: int = 5) -> str:
@@ -112,24 +79,20 @@ def _names(names: list[str], limit: int = 5) -> str:
 
 def _balance(report: Quality) -> Section:
     balance = report.balance
-    split = ", ".join(f"{name} {count:,}" for name, count in balance.splits.items())
-    facts = _facts(
-        "",
-        ("rows", number(report.rows)),
-        ("restricted rows", number(report.restricted_rows)),
-        ("splits", split),
-        ("entropy (bits)", number(balance.entropy)),
-        ("evenness", number(balance.evenness)),
+    facts = (
+        Fact("rows", report.rows, "number"),
+        Fact("restricted rows", report.restricted_rows, "number"),
+        Fact("splits", ", ".join(f"{name} {count:,}" for name, count in balance.splits.items())),
+        Fact("entropy (bits)", balance.entropy, "number", 3),
+        Fact("evenness", balance.evenness, "number", 3),
     )
-    labels = Table(
-        title="labels",
-        columns=("label", "rows", "share", "expected"),
-        right=("rows", "share", "expected"),
-        rows=tuple((one.label, number(one.rows), percent(one.share), percent(one.expected)) for one in balance.labels),
-        bars=tuple(one.share for one in balance.labels),
-    )
+    columns = (
+        Column("label", "label"), Column("rows", "rows", "number"),
+        Column("share", "share", "share", bar=True, mark="expected"), Column("expected", "expected", "share"),
+    )  # fmt: skip
+    labels = Table("quality-labels", "labels", columns, [one.model_dump() for one in balance.labels])
     usual = "every label has its share, within half and double"
-    return _section(report, "balance", "Balance", _unbalanced(balance), usual, (facts, labels))
+    return _section(report, "balance", "Balance", _unbalanced(balance), usual, facts, (labels,))
 
 
 def _unbalanced(balance: Balance) -> Iterable[str]:
@@ -141,35 +104,32 @@ def _unbalanced(balance: Balance) -> Iterable[str]:
         yield f"over double their share: {_names(thick)}"
 
 
-def _quartet(name: str, spread: Spread | None, digits: int = 1) -> tuple[tuple[str | None, ...], ...]:
-    if spread is None:
-        return ()
-    return ((name, *(number(float(part), digits) for part in (spread.mean, spread.p5, spread.p50, spread.p95))),)
+def _spreads(name: str, first: str, spreads: dict[str, Spread | None], digits: int) -> Table:
+    """A table of distributions, a row each."""
+    columns = (Column("name", first), *_numbers(*((key, key) for key in ("mean", "p5", "p50", "p95")), digits=digits))
+    rows = [{"name": title, **spread.model_dump()} for title, spread in spreads.items() if spread]
+    return Table(name, "", columns, rows)
 
 
 def _lengths(report: Quality) -> Section:
     lengths = report.lengths
-    rows = (
-        *_quartet("characters", lengths.chars),
-        *_quartet("words", lengths.words),
-        *_quartet("characters of the response", lengths.response_chars),
-    )
-    columns = ("mean", "p5", "p50", "p95")
-    table = Table(title="", columns=("length", *columns), right=columns, rows=rows)
+    spreads = {
+        "characters": lengths.chars, "words": lengths.words, "characters of the response": lengths.response_chars
+    }  # fmt: skip
+    table = _spreads("quality-lengths", "length", spreads, 1)
     short = [f"the median text has {lengths.words.p50:g} words"] if lengths.words.p50 < SHORT_WORDS else []
-    return _section(report, "lengths", "Lengths", short, "texts have a usual length", (table,))
+    return _section(report, "lengths", "Lengths", short, "texts have a usual length", tables=(table,))
 
 
 def _wording(report: Quality) -> Section:
     wording, drift = report.wording, report.drift
-    facts = _facts(
-        "",
-        ("words", number(wording.tokens)),
-        ("different words", number(wording.vocabulary)),
-        ("distinct-1 (type/token)", number(wording.distinct_1)),
-        ("distinct-2", number(wording.distinct_2)),
-        ("distinct-3", number(wording.distinct_3)),
-        ("self-BLEU", number(wording.self_bleu)),
+    facts = (
+        Fact("words", wording.tokens, "number"),
+        Fact("different words", wording.vocabulary, "number"),
+        Fact("distinct-1 (type/token)", wording.distinct_1, "number", 3),
+        Fact("distinct-2", wording.distinct_2, "number", 3),
+        Fact("distinct-3", wording.distinct_3, "number", 3),
+        Fact("self-BLEU", wording.self_bleu, "number", 3),
     )
     found = []
     if wording.self_bleu is not None and wording.self_bleu > REPETITIVE_BLEU:
@@ -178,89 +138,77 @@ def _wording(report: Quality) -> Section:
     if drift and now is not None and before is not None and now < FALL * before:
         rows = f"on {drift.equal_rows:,} rows of each"
         found.append(f"distinct-2 fell from {before:.3f} to {now:.3f} since {drift.against}, {rows}")
-    return _section(report, "wording", "Wording", found, "no sign of loss of variety", (facts,))
+    return _section(report, "wording", "Wording", found, "no sign of loss of variety", facts)
 
 
 def _duplicates(report: Quality) -> Section:
     repeats = report.duplicates
-    facts = _facts(
-        "",
-        ("rows that repeat another's text", number(repeats.exact_rows)),
-        ("exact duplicates", percent(repeats.exact)),
-        (f"rows with a near duplicate (Jaccard {repeats.threshold:g})", percent(repeats.near)),
+    facts = (
+        Fact("rows that repeat another's text", repeats.exact_rows, "number"),
+        Fact("exact duplicates", repeats.exact, "share"),
+        Fact(f"rows with a near duplicate (Jaccard {repeats.threshold:g})", repeats.near, "share"),
     )
-    shown: tuple[Table, ...] = (facts,)
-    if repeats.repeated:
-        rows = tuple((number(one.rows), _short(one.text)) for one in repeats.repeated)
-        shown += (Table(title="most repeated", columns=("rows", "text"), right=("rows",), rows=rows),)
+    rows = [{"rows": one.rows, "text": _short(one.text)} for one in repeats.repeated]
+    shown = (Table("quality-repeated", "most repeated", (*_numbers(("rows", "rows")), Column("text", "text")), rows),)
     found = []
     if repeats.exact > EXACT:
-        found.append(f"{percent(repeats.exact)} of rows repeat another's text")
+        found.append(f"{share(repeats.exact)} of rows repeat another's text")
     if repeats.near is not None and repeats.near > NEAR:
-        found.append(f"{percent(repeats.near)} of rows have a near duplicate")
-    return _section(report, "duplicates", "Duplicates", found, "few rows repeat another", shown)
-
-
-def _one_line(text: str) -> str:
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+        found.append(f"{share(repeats.near)} of rows have a near duplicate")
+    return _section(report, "duplicates", "Duplicates", found, "few rows repeat another", facts, shown if rows else ())
 
 
 def _short(text: str, limit: int = 120) -> str:
-    line = _one_line(text)
+    line = one_line(text)
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
 def _meaning(report: Quality) -> Section:
     meaning = report.meaning
     if meaning is None:
-        return _section(report, "meaning", "Meaning", (), "", ())
-    facts = _facts(
-        "",
-        ("rows embedded", number(meaning.rows)),
-        ("seeds embedded", number(meaning.seeds)),
-        ("spread (mean distance)", number(meaning.spread)),
-        ("clusters", number(meaning.clusters)),
-        ("clusters of seeds that hold rows", percent(meaning.seed_clusters_covered)),
-        ("clusters of rows that hold seeds", percent(meaning.row_clusters_seeded)),
-        ("rows nearly copied from a seed", percent(meaning.copied)),
+        return _section(report, "meaning", "Meaning")
+    facts = (
+        Fact("rows embedded", meaning.rows, "number"),
+        Fact("seeds embedded", meaning.seeds, "number"),
+        Fact("spread (mean distance)", meaning.spread, "number", 3),
+        Fact("clusters", meaning.clusters, "number"),
+        Fact("clusters of seeds that hold rows", meaning.seed_clusters_covered, "share"),
+        Fact("clusters of rows that hold seeds", meaning.row_clusters_seeded, "share"),
+        Fact("rows nearly copied from a seed", meaning.copied, "share"),
     )
-    shown: tuple[Table, ...] = (facts,)
-    if meaning.nearest_seed:
-        columns = ("mean", "p5", "p50", "p95")
-        rows = _quartet("to the nearest seed", meaning.nearest_seed, 3)
-        shown += (Table(title="", columns=("distance", *columns), right=columns, rows=rows),)
+    shown = _spreads("quality-nearest", "distance", {"to the nearest seed": meaning.nearest_seed}, 3)
     found = []
     if meaning.spread is not None and meaning.spread < LEAST_SPREAD:
         found.append(f"texts lie close together: spread {meaning.spread:.2f}")
     if meaning.seed_clusters_covered is not None and meaning.seed_clusters_covered < LEAST_COVERED:
-        found.append(f"only {percent(meaning.seed_clusters_covered)} of the seeds' clusters hold rows")
+        found.append(f"only {share(meaning.seed_clusters_covered)} of the seeds' clusters hold rows")
     if meaning.copied is not None and meaning.copied > MOST_COPIED:
-        found.append(f"{percent(meaning.copied)} of rows are nearly a seed")
-    return _section(report, "meaning", "Meaning", found, "rows spread over the seeds' meanings", shown)
+        found.append(f"{share(meaning.copied)} of rows are nearly a seed")
+    return _section(report, "meaning", "Meaning", found, "rows spread over the seeds' meanings", facts, (shown,))
 
 
 def _reviews(report: Quality) -> Section:
     reviews = report.reviews
     if reviews is None:
-        return _section(report, "reviews", "Reviewers", (), "", ())
-    facts = _facts(
-        "",
-        ("candidates", number(reviews.candidates)),
-        ("accepted", percent(reviews.accepted)),
-        ("adjudicated", percent(reviews.adjudicated)),
-        ("overturned by the adjudicator", percent(reviews.overturned)),
-        ("relabelled", percent(reviews.relabelled)),
-        ("alpha of scores", number(reviews.alpha)),
-        ("alpha of flags", number(reviews.alpha_flags)),
+        return _section(report, "reviews", "Reviewers")
+    facts = (
+        Fact("candidates", reviews.candidates, "number"),
+        Fact("accepted", reviews.accepted, "share"),
+        Fact("adjudicated", reviews.adjudicated, "share"),
+        Fact("overturned by the adjudicator", reviews.overturned, "share"),
+        Fact("relabelled", reviews.relabelled, "share"),
+        Fact("alpha of scores", reviews.alpha, "number", 3),
+        Fact("alpha of flags", reviews.alpha_flags, "number", 3),
     )
     rows = []
     for one in reviews.reviewers:
         label = max(one.bias, key=lambda name: (abs(one.bias[name]), name), default="")
-        biased = f"{label} {one.bias[label]:+.2f}" if label else None
-        severity = None if one.severity is None else f"{one.severity:+.2f}"
-        rows.append((one.model, number(one.reviews), number(one.mean, 2), severity, biased))
-    columns = ("model", "reviews", "mean score", "offset from the panel", "largest offset of a label")
-    shown = (facts, Table(title="models that judged", columns=columns, right=columns[1:4], rows=tuple(rows)))
+        rows.append({**one.model_dump(exclude={"bias"}), "bias": f"{label} {one.bias[label]:+.2f}" if label else None})
+    columns = (
+        Column("model", "model"), Column("reviews", "reviews", "number"), Column("mean", "mean score", "number", 2),
+        Column("severity", "offset from the panel", "change", 2), Column("bias", "largest offset of a label"),
+    )  # fmt: skip
+    shown = Table("quality-reviewers", "models that judged", columns, rows)
     found = []
     if reviews.alpha is not None and reviews.alpha < LEAST_ALPHA:
         found.append(f"reviewers disagree: alpha {reviews.alpha:.2f}")
@@ -270,101 +218,93 @@ def _reviews(report: Quality) -> Section:
     if off:
         found.append(f"over a point off their panels: {_names(off)}")
     if reviews.adjudicated > MOST_ADJUDICATED:
-        found.append(f"{percent(reviews.adjudicated)} went to the adjudicator")
-    return _section(report, "reviews", "Reviewers", found, "reviewers agree", shown)
+        found.append(f"{share(reviews.adjudicated)} went to the adjudicator")
+    return _section(report, "reviews", "Reviewers", found, "reviewers agree", facts, (shown,))
 
 
 def _calibration(report: Quality) -> Section:
     against = report.calibration
     if against is None:
-        return _section(report, "calibration", "Against gold", (), "", ())
-    facts = _facts(
-        "",
-        ("entries of the gold file", number(against.gold)),
-        ("rows that it names", number(against.matched)),
-        ("label accuracy", percent(against.accuracy)),
-        ("confidence", against.by or None),
-        ("calibration error (ECE)", number(against.ece)),
-        ("Brier score", number(against.brier)),
+        return _section(report, "calibration", "Against gold")
+    facts = (
+        Fact("entries of the gold file", against.gold, "number"),
+        Fact("rows that it names", against.matched, "number"),
+        Fact("label accuracy", against.accuracy, "share"),
+        Fact("confidence", against.by or None),
+        Fact("calibration error (ECE)", against.ece, "number", 3),
+        Fact("Brier score", against.brier, "number", 3),
     )
-    columns = ("confidence from", "rows", "mean confidence", "accuracy")
-    rows = tuple(
-        (number(one.low, 1), number(one.rows), percent(one.confidence), percent(one.accuracy)) for one in against.bins
-    )
-    shown = (facts, Table(title="by confidence", columns=columns, right=columns, rows=rows)) if rows else (facts,)
+    columns = (
+        Column("low", "confidence from", "number", 1), Column("rows", "rows", "number"),
+        Column("confidence", "mean confidence", "share"),
+        Column("accuracy", "accuracy", "share", bar=True, mark="confidence"),
+    )  # fmt: skip
+    bins = Table("quality-bins", "by confidence", columns, [one.model_dump() for one in against.bins])
     found = []
     if against.accuracy is not None and against.accuracy < LEAST_GOLD:
-        found.append(f"{percent(1 - against.accuracy)} of labels are not the gold ones")
+        found.append(f"{share(1 - against.accuracy)} of labels are not the gold ones")
     if against.ece is not None and against.ece > MOST_ECE:
         found.append(f"confidence is off by {against.ece:.2f}")
     usual = "labels agree with the gold file" if against.matched else "the gold file names no row"
-    return _section(report, "calibration", "Against gold", found, usual, shown)
+    return _section(report, "calibration", "Against gold", found, usual, facts, (bins,) if bins.rows else ())
 
 
 def _yields(report: Quality) -> Section:
     yields = report.yields
     if yields is None:
-        return _section(report, "yields", "Yield and price", (), "", ())
-    share = yields.accepted / yields.candidates
-    facts = _facts(
-        "",
-        ("candidates", number(yields.candidates)),
-        ("accepted", number(yields.accepted)),
-        ("yield", percent(share)),
-        ("price of the calls", dollars(yields.price_usd)),
-        ("price of an accepted row", dollars(yields.row_price_usd)),
+        return _section(report, "yields", "Yield and price")
+    taken_share = yields.accepted / yields.candidates
+    facts = (
+        Fact("candidates", yields.candidates, "number"),
+        Fact("accepted", yields.accepted, "number"),
+        Fact("yield", taken_share, "share"),
+        Fact("price of the calls", yields.price_usd, "money"),
+        Fact("price of an accepted row", yields.row_price_usd, "money"),
     )
-    labels = Table(
-        title="by label",
-        columns=("label", "candidates", "accepted", "yield", "price", "a row"),
-        right=("candidates", "accepted", "yield", "price", "a row"),
-        rows=tuple(
-            (one.label, number(one.candidates), number(one.accepted), percent(one.accepted / one.candidates),
-             dollars(one.price_usd), dollars(one.row_price_usd))
-            for one in yields.labels
-        ),
+    counts = (Column("candidates", "candidates", "number"), Column("accepted", "accepted", "number"))
+    taken = (*counts, Column("yield", "yield", "share", bar=True))
+    price = (Column("price_usd", "price", "money"), Column("row_price_usd", "a row", "money"))
+    spending = (
+        Column("role", "role"), Column("model", "model"),
+        *_numbers(("calls", "calls"), ("failed", "failed"), ("tokens", "tokens")), price[0],
     )  # fmt: skip
-    models = Table(
-        title="by the model that wrote",
-        columns=("model", "candidates", "accepted", "yield"),
-        right=("candidates", "accepted", "yield"),
-        rows=tuple(
-            (one.model or None, number(one.candidates), number(one.accepted), percent(one.accepted / one.candidates))
-            for one in yields.models
-        ),
-    )
-    columns = ("role", "model", "calls", "failed", "tokens", "price")
-    rows = tuple(
-        (one.role, one.model, number(one.calls), number(one.failed), number(one.tokens), dollars(one.price_usd))
-        for one in yields.spending
-    )
-    spent = Table(title="by role and model", columns=columns, right=columns[2:], rows=rows)
+    tables = (
+        Table("quality-yields", "by label", (Column("label", "label"), *taken, *price), _yielded(yields.labels)),
+        Table("quality-writers", "by the model that wrote", (Column("model", "model"), *taken),
+              _yielded(yields.models)),
+        Table("quality-spending", "by role and model", spending, [one.model_dump() for one in yields.spending]),
+    )  # fmt: skip
     thin = [one.label for one in yields.labels if one.accepted < LEAST_YIELD * one.candidates]
     found = [f"under a fifth of candidates accepted: {_names(thin)}"] if thin else []
-    usual = f"{percent(share)} of candidates were accepted"
-    return _section(report, "yields", "Yield and price", found, usual, (facts, labels, models, spent))
+    usual = f"{share(taken_share)} of candidates were accepted"
+    return _section(report, "yields", "Yield and price", found, usual, facts, tables)
+
+
+def _yielded(found: Iterable[LabelYield | ModelYield]) -> list[dict[str, Any]]:
+    return [{**one.model_dump(), "yield": one.accepted / one.candidates} for one in found]
 
 
 def _drift(report: Quality) -> Section:
     drift = report.drift
     if drift is None:
-        return _section(report, "drift", "Drift", (), "", ())
-    facts = _facts(
-        f"against {drift.against}",
-        ("divergence of labels (bits)", number(drift.labels)),
-        ("divergence of words (bits)", number(drift.tokens)),
-        ("stability of lengths in characters (PSI)", number(drift.chars_psi)),
-        ("stability of lengths in words (PSI)", number(drift.words_psi)),
-        (f"distinct-2 of {drift.equal_rows:,} rows before", number(drift.distinct_2_before)),
-        (f"distinct-2 of {drift.equal_rows:,} rows now", number(drift.distinct_2)),
+        return _section(report, "drift", "Drift")
+    facts = (
+        Fact("divergence of labels (bits)", drift.labels, "number", 3),
+        Fact("divergence of words (bits)", drift.tokens, "number", 3),
+        Fact("stability of lengths in characters (PSI)", drift.chars_psi, "number", 3),
+        Fact("stability of lengths in words (PSI)", drift.words_psi, "number", 3),
+        Fact(f"distinct-2 of {drift.equal_rows:,} rows before", drift.distinct_2_before, "number", 3),
+        Fact(f"distinct-2 of {drift.equal_rows:,} rows now", drift.distinct_2, "number", 3),
     )
-    rows = tuple(
-        (one.figure, number(one.before), number(one.now),
-         None if one.before is None or one.now is None else f"{one.now - one.before:+,.3f}")
+    rows = [
+        {**one.model_dump(), "change": None if one.before is None or one.now is None else one.now - one.before}
         for one in drift.changes
+    ]
+    columns = (
+        Column("figure", "figure"), *_numbers(("before", "before"), ("now", "now"), digits=3),
+        Column("change", "change", "change", 3),
     )  # fmt: skip
-    columns = ("figure", "before", "now", "change")
-    shown = (facts, Table(title="figures", columns=columns, right=columns[1:], rows=rows))
+    shown = Table("quality-drift", f"figures against {drift.against}", columns, rows)
     found = []
     if drift.labels > MOST_DRIFT:
         found.append(f"labels are spread otherwise: {drift.labels:.2f} bits")
@@ -372,4 +312,4 @@ def _drift(report: Quality) -> Section:
         found.append(f"other words: {drift.tokens:.2f} bits")
     if max(drift.chars_psi, drift.words_psi) > MOST_PSI:
         found.append(f"other lengths: PSI {max(drift.chars_psi, drift.words_psi):.2f}")
-    return _section(report, "drift", "Drift", found, f"much like {drift.against}", shown)
+    return _section(report, "drift", "Drift", found, f"much like {drift.against}", facts, (shown,))

@@ -11,13 +11,12 @@ from graft.data.spending.model import ModelUse, Worth
 from graft.data.spending.models import by_model
 from graft.data.spending.scope import Filters, Params, candidates, each, params, rows
 from graft.schemas.binding import LEAST_SCORE, least_scores
+from graft.schemas.decisions import codes_of
 
 if TYPE_CHECKING:
     from graft.data.lake import Lake
 
 WRITERS = ("generator", "responder")
-REFUSALS = ("rejected.refusal", "failed.refusal", "gate.refusal")
-DUPLICATES = ("gate.exact_duplicate", "gate.near_duplicate", "gate.semantic", "gate.across_shards")
 JUDGED = ("low_mean", "agreed", "adjudicated")
 """Routes by which a candidate ends through its scores; a gate or a failure says nothing of the judges."""
 TOLERANCE = 1e-9
@@ -62,7 +61,7 @@ def _writers(lake: Lake, filters: Filters, given: Params, prices: Prices) -> lis
             price_usd=(price := prices.get((row["role"], row["model"]))),
             row_price_usd=each(price, row["accepted"]),
         )
-        for row in rows(lake, query, [*given, list(REFUSALS), list(DUPLICATES)])
+        for row in rows(lake, query, [*given, list(codes_of("refused")), list(codes_of("duplicate"))])
     ]  # fmt: skip
 
 

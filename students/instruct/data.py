@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from graft.schemas.base import stable_hash
+from graft.schemas.decisions import decision_code
 from graft.schemas.rows import Candidate
 
-NEGATIVE_CODES = frozenset({"rejected.low_mean", "rejected.adjudicated"})
 """Decision codes of a response that reviewers judged and found too low. The only ones that can make a negative.
 
 All others say nothing of the answer: `rejected.flag` is about the instruction, `gate.*` about form, duplicates and
@@ -58,12 +58,11 @@ class Encoded:
 def is_negative(rejected: Candidate, accepted: Candidate, tau: float) -> bool:
     """Whether a rejected response is a wrong answer beside an accepted one to the same instruction.
 
-    It is where its decision is one of NEGATIVE_CODES and the content reviewers' mean `correctness` is below `tau` and
-    below the accepted one's. A response that was rejected for its tone, its length or a duplicate is no wrong answer,
-    and teaching a student to avoid it would teach the wrong thing.
+    It is if its decision's code is negative (schemas.decisions) and the content reviewers' mean `correctness` is below
+    `tau` and below the accepted one's.
     """
     group = accepted.slot.group
-    if not group or rejected.slot.group != group or rejected.decision.code not in NEGATIVE_CODES:
+    if not group or rejected.slot.group != group or not decision_code(rejected.decision.code).negative:
         return False
     if not accepted.accepted or not rejected.response or rejected.response == accepted.response:
         return False

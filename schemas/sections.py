@@ -1,0 +1,234 @@
+"""Sections: the contents of any report, apart from the surface that shows them.
+
+The quality report, a method's report, an audit, a diff and a card are made of sections. Values stay bare (numbers,
+shares from 0 to 1, US dollars, seconds, moments) until a renderer formats them. Every text is plain text that the
+renderer escapes.
+
+Renderers, one for each surface:
+
+- terminal: `cli.show.print_section` and `print_table`
+- card (Markdown): `data.card.section_markdown`
+- dashboard page: macros `section` and `table` in `dashboard/templates/macros.html.jinja`
+- HTML file: `data.sections_html.render`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from graft.schemas.base import utc_now
+
+Kind = Literal["text", "code", "number", "change", "share", "money", "seconds", "ago", "ahead", "status"]
+"""How a value is formatted. `change` is a number with its sign; `share` is shown as a percentage; `ago` and `ahead` are
+moments, shown as the time since or until then; `code` and `status` are texts that a page sets apart."""
+RIGHT: tuple[Kind, ...] = ("number", "change", "share", "money", "seconds")
+"""Kinds whose cells are aligned to the right."""
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One figure with its name.
+
+    Args:
+        name: such as "rows" or "self-BLEU"
+        value: bare, in the unit of its kind; None if it is not known
+        digits: decimal places of a number or a percentage (0 for a share: one place)
+    """
+
+    name: str
+    value: Any
+    kind: Kind = "text"
+    digits: int = 0
+
+    @property
+    def text(self) -> str:
+        """The value as it is shown."""
+        return readable(self.value, self.kind, self.digits)
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table.
+
+    Args:
+        key: names the value in each row
+        title: heads the column
+        digits: decimal places of a number or a percentage (0 for a share: one place)
+        link: key of a row's value that holds an address of the dashboard, used by pages only
+        bar: whether a share is drawn as a bar beside its number
+        mark: key of a share that is marked on the bar, such as the one expected
+    """
+
+    key: str
+    title: str
+    kind: Kind = "text"
+    digits: int = 0
+    link: str = ""
+    bar: bool = False
+    mark: str = ""
+
+    @property
+    def right(self) -> bool:
+        """Whether cells are aligned to the right, as numbers are."""
+        return self.kind in RIGHT
+
+    def text(self, row: Mapping[str, Any]) -> str:
+        """The cell as it is shown."""
+        return readable(row[self.key], self.kind, self.digits)
+
+    def rank(self, row: Mapping[str, Any]) -> str:
+        """What a page sorts the column by: the bare number or moment; empty for texts and unknown values."""
+        value = row[self.key]
+        if isinstance(value, datetime):
+            return str(value.timestamp()) if self.kind in ("ago", "ahead") else ""
+        return str(value) if self.right and value is not None else ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under columns.
+
+    Args:
+        name: a slug, unique on its page: the address of its CSV file
+        title: stands above it
+        rows: by the columns' keys, values bare
+        empty: shown if there are no rows
+        note: one line below it
+    """
+
+    name: str
+    title: str
+    columns: tuple[Column, ...]
+    rows: Sequence[Mapping[str, Any]]
+    empty: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Section:
+    """One part of a report.
+
+    Args:
+        name: a slug, unique in its report: its anchor on a page and its key in JSON
+        title: its heading
+        text: a few sentences, or the verdict in one line
+        notes: explanations below it, such as why a figure is not known
+        unusual: whether the text names something that needs attention
+    """
+
+    name: str
+    title: str
+    text: str = ""
+    facts: tuple[Fact, ...] = ()
+    tables: tuple[Table, ...] = ()
+    notes: tuple[str, ...] = ()
+    unusual: bool = False
+
+    @property
+    def known(self) -> bool:
+        """Whether there is anything beside the text."""
+        return bool(self.facts or self.tables)
+
+    def as_data(self) -> dict[str, Any]:
+        """Plain values for JSON: facts by name, tables as lists of rows by name."""
+        return {
+            "title": self.title,
+            "text": self.text,
+            "unusual": self.unusual,
+            "facts": {fact.name: fact.value for fact in self.facts},
+            "tables": {table.name: [dict(row) for row in table.rows] for table in self.tables},
+            "notes": list(self.notes),
+        }
+
+
+def readable(value: Any, kind: Kind = "text", digits: int = 0) -> str:
+    """A bare value as people read it. None is a dash, or "unknown" for money."""
+    if kind == "money":
+        return money(value)
+    if value is None:
+        return "–"
+    match kind:
+        case "number":
+            return number(value, digits)
+        case "change":
+            return f"{value:+,.{digits}f}"
+        case "share":
+            return share(value, digits or 1)
+        case "seconds":
+            return seconds(value)
+        case "ago":
+            return ago(value)
+        case "ahead":
+            return ahead(value)
+        case _:
+            return str(value)
+
+
+def one_line(text: str) -> str:
+    """The text on one line, without control and direction characters."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+TRICKS = {
+    ord(c): f"⟨U+{ord(c):04X}⟩" for c in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f\u061c"
+} | {0: "⟨NUL⟩"}
+"""Characters that change the direction of writing, spelled out where HTML shows a text."""
+
+
+def spelled(text: str) -> str:
+    """The text with direction and NUL characters spelled out, for HTML; escaping is the template's."""
+    return text.translate(TRICKS)
+
+
+def number(value: float | int | None, digits: int = 0) -> str:
+    """A number with thousands apart; a dash if it is not known."""
+    return "–" if value is None else f"{value:,.{digits}f}"
+
+
+def share(value: float | None, digits: int = 1) -> str:
+    """A share (0 to 1) as a percentage; a dash if it is not known."""
+    return "–" if value is None else f"{value:.{digits}%}"
+
+
+def money(value: float | None) -> str:
+    """US dollars, six decimal places for less than a tenth of a cent; "unknown" if the price is not known."""
+    if value is None:
+        return "unknown"
+    return f"${value:,.6f}" if 0 < value < 0.001 else f"${value:,.4f}"
+
+
+def seconds(value: float | None) -> str:
+    """A duration: 0.24 s, 12 s, 3 min 20 s, 2 h 5 min."""
+    if value is None:
+        return "–"
+    if value < 10:
+        return f"{value:.2f} s"
+    if value < 60:
+        return f"{value:.0f} s"
+    minutes, rest = divmod(round(value), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def ago(moment: datetime | None) -> str:
+    """The time since a moment, in the largest unit that fits."""
+    if moment is None:
+        return "–"
+    return "just now" if (span := _span((utc_now() - moment).total_seconds())) is None else f"{span} ago"
+
+
+def ahead(moment: datetime | None) -> str:
+    """The time until a moment, in the largest unit that fits."""
+    if moment is None:
+        return "–"
+    return "now" if (span := _span((moment - utc_now()).total_seconds())) is None else f"in {span}"
+
+
+def _span(span_s: float) -> str | None:
+    for unit, size in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
+        if span_s >= size:
+            count = int(span_s // size)
+            return f"{count} {unit}{'s' if count > 1 else ''}"
+    return None
