@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import get_args
 
-from graft.data.mixing import GuardReport, MixReport, tables, told
 from graft.schemas.datasets import Row, Run, SplitName
 from graft.schemas.models import ModelSpec
 from graft.schemas.recipe import Recipe
@@ -34,7 +33,7 @@ def render_card(
     seeds: int,
     reasons: Sequence[tuple[str, str, int]],
     generators: Collection[str],
-    method: MixReport | GuardReport | None = None,
+    method: Section | None = None,
     roles: Sequence[str],
 ) -> str:
     """The card in Markdown. `reasons` are (status, code, rows); `generators` the models whose words are in the rows,
@@ -47,7 +46,7 @@ def render_card(
         _made(run, recipe, rows, seeds),
         _counts(rows),
         _funnel(reasons),
-        *_method(method),
+        *([section_markdown(method)] if method else []),
         _cost(run),
         _models(recipe, writers, roles),
         _use(run, recipe, rows),
@@ -90,17 +89,6 @@ def _funnel(reasons: Sequence[tuple[str, str, int]]) -> str:
     body = [[status, inert(code), f"{count:,}", f"{count / total:.1%}"] for status, code, count in reasons]
     head = ["end", "reason", "rows", "share"]
     return f"## Accepted and rejected\n\nOf {total:,} candidates:\n\n" + _table(head, body)
-
-
-def _method(report: MixReport | GuardReport | None) -> list[str]:
-    if report is None:
-        return []
-    mixed = isinstance(report, MixReport)
-    title = "How the texts were mixed and relabelled" if mixed else "How the messages were made and labelled"
-    parts = [f"## {title}\n\n{told(report)}"]
-    for name, head, body in tables(report):
-        parts.append(f"{name}:\n\n" + _table(head, [[inert(cell) for cell in row] for row in body]))
-    return parts
 
 
 def _cost(run: Run) -> str:

@@ -122,14 +122,14 @@ def _of_candidate(lake: Lake, found: Candidate, restricted: bool) -> dict[str, A
 
 
 def _meant(lake: Lake, found: Candidate) -> list[tuple[str, str]]:
-    """What was wanted of the row and noted of it, as its method describes it; by their names if that is gone."""
+    """What was wanted of the row and noted of it, as its method describes it; numbers alone if the method is gone."""
     slot, notes = found.slot, found.notes
     run = lake.run(slot.run_id) if slot.payload or notes else None
     kind = (run.recipe.get("method") or {}).get("kind") if run else None
     if kind in METHODS.names:
         described: list[tuple[str, str]] = METHODS.get(kind).describe(slot, notes)
         return described
-    return [(name, str(value)) for name, value in {**slot.payload, **notes}.items()]
+    return [(name, str(value)) for name, value in {**slot.payload, **notes}.items() if not isinstance(value, str)]
 
 
 def _is_restricted_task(lake: Lake, run_id: str) -> bool:

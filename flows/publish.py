@@ -9,7 +9,6 @@ from typing import Any
 
 from graft.agents.local import encoder
 from graft.data.card import render_card
-from graft.data.mixing import GuardReport, MixReport, method_report, told
 from graft.data.splits import assign_splits
 from graft.data.versions import NothingLeft, publish
 from graft.data.versions import version as find_version
@@ -23,6 +22,7 @@ from graft.schemas.datasets import DatasetVersion, Row, Run
 from graft.schemas.errors import YieldTooLow
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Candidate, Status
+from graft.schemas.sections import Section
 
 End = Callable[[Sequence[Candidate | Row]], Run]
 """The run's record at its end, with these rows published."""
@@ -39,7 +39,7 @@ async def finish(context: RunContext, run: Run, kept: list[Candidate], surplus: 
     if stopped_by != "target":
         logs.stopped_early(stopped_by, ended.counts["opened"], len(kept), sum(context.recipe.wanted().values()))
     funnel = rounds.funnel(context.lake, run.id)
-    report = method_report(context.lake, run.id, ended.counts)
+    report = context.method.report(context.lake.query, run.id, ended.counts)
     if kept:
         say("publishing")
         try:
@@ -62,7 +62,7 @@ async def finish(context: RunContext, run: Run, kept: list[Candidate], surplus: 
         "run": run.model_dump(mode="json"),
         "version": published.model_dump(mode="json") if published else None,
         "funnel": funnel,
-        "method": told(report) if report else "",
+        "method": report.text if report else "",
         "repeated": False,
         "notes": list(context.gateway.stats.notes),
     }
@@ -100,7 +100,7 @@ async def _publish(
     kept: list[Candidate],
     end: End,
     funnel: list[dict[str, Any]],
-    report: MixReport | GuardReport | None,
+    report: Section | None,
 ) -> tuple[Run, DatasetVersion]:
     """The version, and the run's record with the rows that it holds: a recall may take some until the last moment."""
     embed, _ = await asyncio.to_thread(encoder.find_embed)

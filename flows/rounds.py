@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from graft.agents.methods import report_of
 from graft.data.lake import Lake
-from graft.data.mixing import method_report, told
 from graft.data.versions import version as find_version
 from graft.flows.plan import ShardSpec, plan_shards
 from graft.flows.run_context import CallRecorder, RunContext
@@ -35,7 +35,7 @@ def already_done(lake: Lake, run_id: str, recipe: Recipe) -> dict[str, Any] | No
         "run": run.model_dump(mode="json"),
         "version": published.model_dump(mode="json"),
         "funnel": funnel(lake, run_id),
-        "method": told(report) if (report := method_report(lake, run_id)) else "",
+        "method": report.text if (report := report_of(run, lake.query)) else "",
         "repeated": True,
     }
 

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from graft.agents.methods.base import Calls, Context, Drawn, Method, Place, Prepared, Screen, Traits
+from graft.agents.methods.base import Calls, Context, Drawn, Method, Place, Prepared, Query, Screen, Traits
 from graft.agents.roles.asking import Ask
+from graft.schemas.datasets import Run
 from graft.schemas.kinds import METHODS
 from graft.schemas.recipe import Recipe
+from graft.schemas.sections import Section
 
-__all__ = ["Ask", "Calls", "Context", "Drawn", "Method", "Place", "Prepared", "Screen", "Traits", "method_of"]
+__all__ = [
+    "Ask", "Calls", "Context", "Drawn", "Method", "Place", "Prepared", "Query", "Screen", "Traits", "method_of",
+    "report_of",
+]  # fmt: skip
 
 
 def method_of(recipe: Recipe) -> Method[Any]:
     """The method that the recipe names. Raises NotFound where it belongs to a plugin that is not there."""
     found: Method[Any] = METHODS.get(recipe.method.kind)
+    return found
+
+
+def report_of(run: Run, query: Query) -> Section | None:
+    """The figures of its own that a run's method has of it; None also where the method is not there any more."""
+    method = run.recipe.get("method")
+    kind = method.get("kind") if isinstance(method, Mapping) else None
+    if kind not in METHODS.names:
+        return None
+    found: Section | None = METHODS.get(kind).report(query, run.id, run.counts)
     return found

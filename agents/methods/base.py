@@ -21,6 +21,7 @@ from graft.schemas.errors import GraftError
 from graft.schemas.problems import Finding
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Candidate, GateResult, Seed, Slot
+from graft.schemas.sections import Section
 
 S = TypeVar("S", bound=MethodSettings)
 
@@ -187,6 +188,16 @@ class Method(Generic[S]):
         """The calls that so many candidates take, in the order in which they are made."""
         raise NotImplementedError
 
+    def report(self, query: Query, run_id: str, counts: Mapping[str, int]) -> Section | None:
+        """The method's own figures of a run, for card, terminal and pages: counts and shares, never a text.
+
+        Args:
+            query: asks the lake; `payload` of lake.candidates holds the slots' payloads as JSON, `notes` the notes
+            run_id: the run
+            counts: its counts so far, with the figures that `prepare` gave
+        """
+        return None
+
     def text_id(self, candidate: Candidate) -> str:
         """The id under which a row's text is compared for duplicates: rows of one text share it."""
         group = candidate.slot.group if self.group_shares_text else ""
@@ -197,8 +208,11 @@ class Method(Generic[S]):
         return slot.group if self.keeps_one_of_group else ""
 
     def describe(self, slot: Slot, notes: Mapping[str, JsonValue]) -> list[tuple[str, str]]:
-        """What was wanted of a slot beyond its label, and what was noted as it was made, as (name, text) for people."""
-        return [(name, str(value)) for name, value in {**slot.payload, **notes}.items()]
+        """What was wanted of a slot beyond its label, and what was noted as it was made, as (name, text) for people.
+
+        It is shown for restricted rows too, so it quotes no text that a model wrote.
+        """
+        return [(name, str(value)) for name, value in {**slot.payload, **notes}.items() if not isinstance(value, str)]
 
 
 def unseeded(recipe: Recipe, seeds: Sequence[Seed]) -> list[Finding]:

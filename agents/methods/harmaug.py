@@ -18,10 +18,11 @@ from typing import Literal
 
 from pydantic import Field, JsonValue
 
-from graft.agents.methods.base import Calls, Context, Drawn, Method, Place, Prepared, Traits
+from graft.agents.methods.base import Calls, Context, Drawn, Method, Place, Prepared, Query, Traits
 from graft.agents.methods.steps.calibrate import Judging, calibrated
 from graft.agents.methods.steps.draft import Draft, decided, decision, failure, screened, soft_label
 from graft.agents.methods.steps.draw import draw_model, make_slot, pool_of
+from graft.agents.methods.steps.scoring import scoring_report
 from graft.agents.methods.steps.sizes import PROMPT_OVERHEAD, calibration_calls, sizes
 from graft.agents.roles.guard import dialogue, score_message
 from graft.agents.roles.labeler import is_vote
@@ -35,6 +36,7 @@ from graft.schemas.problems import Finding
 from graft.schemas.recipe import Recipe
 from graft.schemas.refusals import refusal_of
 from graft.schemas.rows import Candidate, Decision, Labelling, Seed, Slot
+from graft.schemas.sections import Section
 from graft.schemas.tasks import GuardTask
 
 Side = Literal["harmful", "borderline", "benign"]
@@ -170,6 +172,10 @@ class HarmAug(Method[HarmAugSettings]):
             for purpose, role, calls, prompt, completion in rows if calls
         )  # fmt: skip
         return (*made, *calibration_calls(recipe, self.judging(recipe), settings.calibration_texts, judged))
+
+    def report(self, query: Query, run_id: str, counts: Mapping[str, int]) -> Section | None:
+        """What the guards said of each kind of row, and refusals with and without a begun turn."""
+        return scoring_report(query, run_id, counts)
 
     def describe(self, slot: Slot, notes: Mapping[str, JsonValue]) -> list[tuple[str, str]]:
         """The message and the response that were meant, and whether the turn was begun."""

@@ -18,7 +18,7 @@ from typing import Literal
 
 from pydantic import Field, JsonValue, field_validator
 
-from graft.agents.methods.base import Calls, Context, Drawn, Method, Place, Prepared, Traits
+from graft.agents.methods.base import Calls, Context, Drawn, Method, Place, Prepared, Query, Traits
 from graft.agents.methods.gra import GraSettings
 from graft.agents.methods.steps.calibrate import Judging, calibrated
 from graft.agents.methods.steps.draft import Draft, decided, decision, failure, screened
@@ -32,6 +32,7 @@ from graft.agents.methods.steps.draw import (
     slot_id,
     steered,
 )
+from graft.agents.methods.steps.mixing import mixing_report
 from graft.agents.methods.steps.panel import review_label
 from graft.agents.methods.steps.relabel import Relabelling, choices, relabel
 from graft.agents.methods.steps.sizes import ASSUMED_DISPUTES, PROMPT_OVERHEAD, calibration_calls, panel_calls, sizes
@@ -42,6 +43,7 @@ from graft.schemas.models import LabelerSpec, ModelSpec
 from graft.schemas.problems import Finding, field_error
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Candidate, Decision, Seed, Slot
+from graft.schemas.sections import Section
 from graft.schemas.tasks import ClassificationTask, Label
 
 STEP = 0.05
@@ -225,6 +227,10 @@ class PromptMix(Method[PromptMixSettings]):
             steps += panel_calls(recipe, size, candidates, judged, panels)
         tried = calibration_calls(recipe, self.judging(recipe), settings.calibration_texts, judged)
         return (*steps, *tried)
+
+    def report(self, query: Query, run_id: str, counts: Mapping[str, int]) -> Section | None:
+        """Agreement and relabelling, over all, by alpha and by pair of classes."""
+        return mixing_report(query, run_id)
 
     def describe(self, slot: Slot, notes: Mapping[str, JsonValue]) -> list[tuple[str, str]]:
         """The mix that was meant."""
