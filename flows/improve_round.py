@@ -255,7 +255,8 @@ class Naming:
         if self._recorder is None:
             self._opened = open_gateway(self._loop.recipe, self._loop.home, say, run_id=self._run_id)
             self._recorder = CallRecorder((await self._opened.__aenter__()).call, self._run_id, "")
-        model: ModelSpec = pool_of(self._loop.recipe, "generator")[0]
+        recipe = self._loop.recipe
+        model: ModelSpec = pool_of(recipe, next(role for role in recipe.roles if recipe.writes(role)))[0]
         try:
             return await name_concepts(self._recorder.ask, self._loop.recipe, model, label, texts, seed=self._seed)
         except (CallFailed, BudgetExhausted) as failure:

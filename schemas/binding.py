@@ -56,6 +56,12 @@ def roles_of(kind: str | None) -> dict[str, Role]:
     return {**EVERY_RECIPES, **{name: role for method in methods for name, role in method.roles.items()}}
 
 
+def writing_roles() -> tuple[str, ...]:
+    """The roles of all methods whose words come into rows, in alphabetical order."""
+    roles = (item for method in METHODS.all().values() for item in method.roles.items())
+    return tuple(sorted({name for name, role in roles if role.writes}))
+
+
 def least_scores() -> str:
     """SQL for the least mean score that a run accepts, by `recipe`, its JSON: its method's own, or LEAST_SCORE."""
     fields = ((name, method.least_score) for name, method in METHODS.all().items())

@@ -34,11 +34,16 @@ RECIPE: dict[str, Any] = {
     "name": "poems",
     "task": {"kind": "classification", "labels": [{"name": "basho"}, {"name": "issa"}]},
     "method": {"kind": "haiku", "seasons": ["autumn", "winter"]},
-    "models": [{"name": "m", "provider": "openai", "model": "fake", "base_url": "http://127.0.0.1:9/v1"}],
+    "models": [
+        {
+            "name": "m", "provider": "openai", "model": "fake", "base_url": "http://127.0.0.1:9/v1",
+            "price": {"input": 0.1, "output": 0.2},
+        }
+    ],
     "roles": {"poet": {"temperature": 1.5, "money_usd": 2.0, "max_tokens": 64}},
     "target": {"rows_per_label": 4},
     "limits": {"concurrency": 8},
-}
+}  # fmt: skip
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from graft.schemas.datasets import SplitName
 from graft.schemas.versions import Edit
 
 QueueRule = Literal["disagreement", "margin", "random", "gate", "query"]
-JudgeKind = Literal["reviewer", "labeler", "adjudicator", "guard", "gate", "decision"]
 
 REJECTED = "reject"
 """What agreement calls a decision to leave a row out."""
@@ -107,7 +106,7 @@ class Judge(Value):
     that does not stand, a false reject one that it refused and that stands.
     """
 
-    kind: JudgeKind
+    kind: str = Field(description="a role, gate or decision")
     name: str = Field(description="model or gate; for the final decision the route that it took")
     rows: int
     accepted: int

@@ -10,13 +10,12 @@ from graft.data.quality.words import ratio, rounded
 from graft.data.spending.model import ModelUse, Worth
 from graft.data.spending.models import by_model
 from graft.data.spending.scope import Filters, Params, candidates, each, params, rows
-from graft.schemas.binding import LEAST_SCORE, least_scores
+from graft.schemas.binding import LEAST_SCORE, least_scores, writing_roles
 from graft.schemas.decisions import codes_of
 
 if TYPE_CHECKING:
     from graft.data.lake import Lake
 
-WRITERS = ("generator", "responder")
 JUDGED = ("low_mean", "agreed", "adjudicated")
 """Routes by which a candidate ends through its scores; a gate or a failure says nothing of the judges."""
 TOLERANCE = 1e-9
@@ -24,7 +23,7 @@ TOLERANCE = 1e-9
 
 
 def worth(lake: Lake, uses: Sequence[ModelUse] | None = None, **filters: Unpack[Filters]) -> list[Worth]:
-    """Writers (generator, responder) by yield, then judges (reviewer, adjudicator, labeler, guard) by role and model.
+    """Writers (such as the generator) by yield, then judges (such as a reviewer) by role and model.
 
     A judgement is a score on its side of the run's tau, or a label; a decision follows it where the row was accepted
     or rejected by its scores, or labelled, accordingly. `uses`: what `by_model` gave for the same filters, if at hand.
@@ -45,7 +44,7 @@ def _writers(lake: Lake, filters: Filters, given: Params, prices: Prices) -> lis
 
     parts = " UNION ALL ".join(
         f"SELECT '{role}' AS role, json_extract_string(models, '$.{role}') AS model, status, code FROM made"
-        for role in WRITERS
+        for role in writing_roles()
     )
     query = f"""
         WITH made AS MATERIALIZED ({candidates(filters, "models, status, code")})
