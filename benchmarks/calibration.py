@@ -30,7 +30,8 @@ from graft.schemas.home import Home  # noqa: E402
 from graft.schemas.models import EMBEDDED_POOL, ModelSpec  # noqa: E402
 from graft.schemas.recipe import Recipe, SeedRow, SeedSettings  # noqa: E402
 from graft.schemas.rows import Seed  # noqa: E402
-from graft.schemas.tasks import ClassificationTask, Label  # noqa: E402
+from graft.schemas.tasks.base import Label  # noqa: E402
+from graft.schemas.tasks.classification import ClassificationTask  # noqa: E402
 
 DATA = ROOT.parent / "shared" / "data" / "clinc150"
 

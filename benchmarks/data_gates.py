@@ -27,7 +27,8 @@ from graft.data.gates.personal import PersonalGate  # noqa: E402
 from graft.data.gates.secrets import SecretGate  # noqa: E402
 from graft.schemas.gates import PersonalSettings  # noqa: E402
 from graft.schemas.recipe import Recipe, SeedRow, SeedSettings  # noqa: E402
-from graft.schemas.tasks import ClassificationTask, Label  # noqa: E402
+from graft.schemas.tasks.base import Label  # noqa: E402
+from graft.schemas.tasks.classification import ClassificationTask  # noqa: E402
 
 PERSONAL, SECRETS = PersonalGate(PersonalSettings()), SecretGate()
 

@@ -34,8 +34,7 @@ from sklearn.linear_model import LogisticRegression  # noqa: E402
 from graft.agents.gateway import Gateway  # noqa: E402
 from graft.agents.local.encoder import embed  # noqa: E402
 from graft.agents.local.servers import embedded_servers  # noqa: E402
-from graft.agents.methods import Context, Drawn, Place, method_of  # noqa: E402
-from graft.agents.roles.prompting import fragments  # noqa: E402
+from graft.agents.methods import Context, Drawn, Place, fragments_of, method_of  # noqa: E402
 from graft.data.gates import Admission  # noqa: E402
 from graft.flows.neighbours import nearest_classes  # noqa: E402
 from graft.schemas.home import Home  # noqa: E402
@@ -142,7 +141,7 @@ async def make(task: Task, recipe: Recipe, gateway: Gateway) -> list[Candidate]:
     method = method_of(recipe)
     pool = {name: [row for row in task.seeds if row.label == name] for name in task.labels}
     drawn = Drawn(recipe, pool, nearest_classes(recipe, task.seeds, embed))
-    admission = Admission(recipe, task.seeds, [], fragments(method_of(recipe).prompts))
+    admission = Admission(recipe, task.seeds, [], fragments_of(recipe))
     slots = [
         method.make_slot(Place("bench", 0, 0, index, name), drawn)
         for index in range(task.per_class)
@@ -162,7 +161,7 @@ async def make(task: Task, recipe: Recipe, gateway: Gateway) -> list[Candidate]:
 
 def kept(candidates: Sequence[Candidate], recipe: Recipe, seeds: Sequence[Seed], keep: str) -> list[tuple[str, str]]:
     """(text, label) of the accepted rows, or of all that the gates let through with the label that was intended."""
-    admission = Admission(recipe, seeds, [], fragments(method_of(recipe).prompts))
+    admission = Admission(recipe, seeds, [], fragments_of(recipe))
     rows: list[tuple[str, str]] = []
     for one in candidates:
         gated = bool(one.text) and all(gate.passed for gate in one.gates)

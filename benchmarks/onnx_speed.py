@@ -23,7 +23,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)
 
-from graft.students.predict import Predictor, Rule  # noqa: E402
+from graft.students.heads import Rule  # noqa: E402
+from graft.students.heads.single import Single  # noqa: E402
+from graft.students.predict import Predictor  # noqa: E402
 
 TEXTS = [
     "where is my parcel, it should have been here on Monday",
@@ -80,7 +82,7 @@ def exported(place: Path) -> Path:
     from graft.students.onnx import export_folder
 
     labels = [f"label {n}" for n in range(10)]
-    model = TextClassifier.start(find_encoder(BUILT_IN), labels, 64)
+    model = TextClassifier.start(find_encoder(BUILT_IN), Single(labels), 64)
     model.imprint([])
     export_folder(model, place / "student", student="benchmark", rule=Rule(), card=lambda worst: f"{worst}\n")
     return place / "student"

@@ -38,7 +38,6 @@ from graft.schemas.load import load_recipe  # noqa: E402
 from graft.schemas.models import ModelSpec  # noqa: E402
 from graft.schemas.recipe import Recipe  # noqa: E402
 from graft.schemas.rows import Seed, Slot  # noqa: E402
-from graft.schemas.tasks import labels_of  # noqa: E402
 
 WIDTH = 8
 ROLES = ("generator", "reviewer", "adjudicator")
@@ -71,7 +70,7 @@ def demo_work(per_label: int) -> Work:
     recipe = load_recipe(folder / "demo.yaml")
     seeds = [Seed.of(row["text"], row["label"]) for row in read_rows(folder / "data" / "demo_seeds.jsonl")]
     real = read_rows(folder / "data" / "demo_test.jsonl")
-    pool = {one.name: [seed for seed in seeds if seed.label == one.name] for one in labels_of(recipe.task)}
+    pool = {one.name: [seed for seed in seeds if seed.label == one.name] for one in recipe.task.categories}
     drawn = Drawn(recipe, pool)
     slots, texts = [], {}
     for place, label in enumerate(pool):

@@ -26,6 +26,7 @@ from graft.schemas.students import StudentSettings  # noqa: E402
 from graft.students.classifier import TextClassifier  # noqa: E402
 from graft.students.encoder import BUILT_IN, find_encoder  # noqa: E402
 from graft.students.fit import fit  # noqa: E402
+from graft.students.heads.single import Single  # noqa: E402
 
 DATA = ROOT.parent / "shared" / "data"
 Rows = list[tuple[str, str]]
@@ -44,7 +45,7 @@ def right(predicted: Sequence[str], rows: Rows) -> float:
 
 def frozen(train: Rows, test: Rows, labels: list[str]) -> float:
     """Accuracy of a logistic regression on the untrained encoder's embeddings."""
-    model = TextClassifier.start(find_encoder(BUILT_IN), labels, 64).eval()
+    model = TextClassifier.start(find_encoder(BUILT_IN), Single(labels), 64).eval()
     with torch.inference_mode():
         known, unknown = (
             torch.cat([model.embed([text for text, _ in rows[at : at + 64]]) for at in range(0, len(rows), 64)]).numpy()

@@ -12,7 +12,6 @@ from graft.cli import (
     batches,
     dashboard,
     export,
-    gates,
     improve,
     intake,
     journal,
@@ -24,6 +23,7 @@ from graft.cli import (
     quality,
     read,
     report_html,
+    rescreen,
     review,
     students,
     versions,
@@ -49,18 +49,21 @@ LOOK: list[Verb] = [
     dashboard.dashboard, maps.draw, read.status, models.models, read.datasets, read.show, read.explain, export.export,
 ]  # fmt: skip
 ANSWER: list[Verb] = [
-    quality.quality, versions.diff, report_html.report, audit.audit, gates.gate, provenance.trace, provenance.recall,
-    provenance.lineage,
+    quality.quality, versions.diff, report_html.report, audit.audit, rescreen.rescreen, provenance.trace,
+    provenance.recall, provenance.lineage,
 ]  # fmt: skip
 VERSIONS: list[Verb] = [versions.tag, review.review, versions.edit, versions.rebase, versions.delete]
 STUDENTS: list[Verb] = [
     students.train, improve.improve, students.students, students.compare, predict.export_student, predict.predict,
 ]  # fmt: skip
 OPERATE: list[Verb] = [
-    ops.up, ops.down, ops.schedule, ops.go_on, batches.batches, versions.maintain, read.doctor,
+    ops.up, ops.down, ops.schedule, ops.resume, batches.batches, versions.maintain, read.doctor,
 ]  # fmt: skip
 NAMES: dict[Verb, str] = {intake.bring_in: "import", maps.draw: "map"}
 """Verbs whose word is one of Python's own."""
+
+OLD_NAMES: dict[str, Verb] = {"gate": rescreen.rescreen, "go-on": ops.resume}
+"""Names of earlier versions, which still work and are not shown."""
 
 PANELS: dict[str, list[Verb]] = {
     "Make": MAKE, "Look and take": LOOK, "Answer for it": ANSWER, "Versions": VERSIONS, "Students": STUDENTS,
@@ -69,6 +72,8 @@ PANELS: dict[str, list[Verb]] = {
 for panel, verbs in PANELS.items():
     for verb in verbs:
         app.command(NAMES.get(verb), rich_help_panel=panel)(verb)
+for old, verb in OLD_NAMES.items():
+    app.command(old, hidden=True)(verb)
 app.add_typer(journal.app, name="journal", rich_help_panel="Operate")
 
 

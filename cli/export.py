@@ -45,8 +45,8 @@ def export(
 
     What each holds, and what --where may say: docs/export.md
     """
-    import graft
     from graft.cli.show import as_json, console
+    from graft.flows.export_dataset import export_version
 
     with console(stderr=True).status("reading") as status:
 
@@ -55,7 +55,7 @@ def export(
 
             status.update(escape(text))
 
-        files = graft.export(
+        files = export_version(
             ref, format=format, out=out, overwrite=overwrite, restricted=restricted, splits=_said(splits), where=where,
             columns=_said(columns), shards=shards, shard_rows=shard_rows, compression=compression, ask=ask,
             instruction=instruction, plain=plain, push=push, private=private, say=say,

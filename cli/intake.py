@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
-    from graft.flows.import_dataset import Imported, Kind, Plan
+    from graft.flows.import_dataset import Imported, ImportPlan
 
 
 def bring_in(
@@ -15,7 +15,7 @@ def bring_in(
     name: Annotated[str, typer.Option("--name", "-n", help="name of the dataset, such as shop-intents")],
     map: Annotated[list[str] | None, typer.Option("--map", help="text=COLUMN,label=COLUMN,…")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="show how it would be read, write nothing")] = False,
-    task: Annotated[str | None, typer.Option(help="classification, instruction or guard; default: guessed")] = None,
+    task: Annotated[str | None, typer.Option(help="the kind of task, such as classification; default: guessed")] = None,
     policy: Annotated[str, typer.Option(help="of a guard: what counts as harmful")] = "",
     splits: Annotated[str, typer.Option(help="train/validation/test shares, such as 0.8/0.1/0.1")] = "",
     seed: Annotated[int, typer.Option(min=0, help="random seed of assigned splits")] = 42,
@@ -38,14 +38,14 @@ def bring_in(
     from graft.data.intake.sources import Options
     from graft.flows import import_dataset as flow
     from graft.schemas.errors import InputInvalid, Problem
+    from graft.schemas.kinds import TASKS
 
-    if task not in (None, "classification", "instruction", "guard"):
-        fix = "one of: classification, instruction, guard"
-        raise InputInvalid([Problem("--task", None, "", f"no task {task!r}", fix)])
+    if task is not None and task not in TASKS.names:
+        raise InputInvalid([Problem("--task", None, "", f"no task {task!r}", f"one of: {', '.join(TASKS.names)}")])
     if delimiter is not None and len(delimiter := delimiter.replace("\\t", "\t")) != 1:
         raise InputInvalid([Problem("--delimiter", None, "", "is not one character", "such as ';'")])
     ask = flow.Ask(
-        map=map or [], task=cast("Kind | None", task), policy=policy, licence=licence,
+        map=map or [], task=task, policy=policy, licence=licence,
         splits=flow.parse_splits(splits), seed=seed, max_chars=max_chars, skip_bad=skip_bad, restricted=restricted,
         language=language, options=Options(encoding, delimiter, header, sheet, config),
     )  # fmt: skip
@@ -64,9 +64,9 @@ def bring_in(
         _show_made(made)
 
 
-def _plan_dict(planned: Plan) -> dict[str, Any]:
+def _plan_dict(planned: ImportPlan) -> dict[str, Any]:
     return {
-        "source": planned.source.name, "task": planned.kind, "columns": planned.mapped.told(),
+        "source": planned.source.name, "task": planned.task.named(), "columns": planned.mapped.told(),
         "unread": list(planned.unread), "preview": list(planned.preview), "notices": list(planned.notices),
     }  # fmt: skip
 
@@ -77,11 +77,13 @@ def _json(value: dict[str, Any]) -> None:
     as_json(value)
 
 
-def _show_plan(planned: Plan) -> None:
+def _show_plan(planned: ImportPlan) -> None:
     from graft.cli.show import console, table
 
     told = planned.mapped.told()
-    table(f"how it is read, as {planned.kind}", ["role", "column"], [[role, name] for role, name in told.items()])
+    table(
+        f"how it is read, as {planned.task.named()}", ["role", "column"], [[role, name] for role, name in told.items()]
+    )
     heads = list(planned.preview[0]) if planned.preview else []
     if heads:
         table("its first rows", heads, [[row[name] for name in heads] for row in planned.preview])

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from graft.cli.options import JsonFlag
+
 if TYPE_CHECKING:
     from graft.data.lake import Lake
 
@@ -20,7 +22,6 @@ Example:  graft journal size
 """
 app = typer.Typer(no_args_is_help=True, help=HELP)
 
-JsonFlag = Annotated[bool, typer.Option("--json", help="print JSON for programs")]
 UNITS = {"h": 1 / 24, "d": 1.0, "w": 7.0}
 
 
@@ -213,5 +214,4 @@ def open_keys(home: Any) -> set[str]:
 
 
 def _open_runs(lake: Lake) -> list[str]:
-    tasks = {run.id: run.recipe.get("task") or {} for run in lake.runs()}
-    return [name for name, task in tasks.items() if task.get("kind") != "guard" or not task.get("restricted", True)]
+    return [run.id for run in lake.runs() if not run.task.has_restricted]

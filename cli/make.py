@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
+from graft.cli.options import JsonFlag
+
 RecipeArg = Annotated[str, typer.Argument(help="a recipe's path, or the name of one in recipes/", metavar="RECIPE")]
-JsonFlag = Annotated[bool, typer.Option("--json", help="print JSON for programs")]
 
 
 def validate(recipe: RecipeArg, json: JsonFlag = False) -> None:
@@ -19,7 +20,6 @@ def validate(recipe: RecipeArg, json: JsonFlag = False) -> None:
     from graft.cli.show import as_json, console
     from graft.flows.plan import read_recipe
     from graft.schemas.errors import InputInvalid
-    from graft.schemas.tasks import labels_of
 
     try:
         _, loaded, seeds = read_recipe(recipe)
@@ -28,7 +28,7 @@ def validate(recipe: RecipeArg, json: JsonFlag = False) -> None:
             as_json({"valid": False, "problems": [vars(problem) for problem in invalid.problems]})
             raise typer.Exit(invalid.exit_code) from None
         raise
-    labels = labels_of(loaded.task)
+    labels = loaded.task.names
     if json:
         as_json({"valid": True, "name": loaded.name, "labels": len(labels), "seeds": len(seeds)})
         return

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from graft.cli.read import JsonFlag, RefArg
+from graft.cli.options import JsonFlag, RefArg
 
 if TYPE_CHECKING:
     from graft.data.lake import Lake
@@ -35,6 +35,7 @@ def draw(
     """
     from graft.cli.show import as_json
     from graft.data.lake import Lake
+    from graft.data.vectors import clusters
     from graft.data.versions import version
     from graft.schemas.errors import Interrupted
     from graft.schemas.home import Home
@@ -45,17 +46,17 @@ def draw(
         found = version(lake, ref)
         try:
             vectors = _embedded(home, lake, found, every=every, quiet=json)
-            clusters = vectors.clusters(COSINE)
+            found_clusters = clusters(vectors, COSINE)
         except KeyboardInterrupt:
             fix = "what was embedded whole is kept, a part is not: run the same command again"
             raise Interrupted("stopped", fix=fix) from None
     seconds = time.perf_counter() - begun
     if json:
         about = vectors.about.model_dump(mode="json", exclude={"rule", "key"})
-        shown = [one.model_dump(mode="json") for one in clusters]
+        shown = [one.model_dump(mode="json") for one in found_clusters]
         as_json({**about, "path": str(vectors.path), "seconds": round(seconds, 2), "clusters": shown})
     else:
-        _tell(found, vectors, clusters, seconds)
+        _tell(found, vectors, found_clusters, seconds)
 
 
 def _embedded(home: Home, lake: Lake, found: DatasetVersion, *, every: bool, quiet: bool) -> Vectors:

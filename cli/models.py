@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from graft.cli.read import JsonFlag
+from graft.cli.options import JsonFlag
 
 if TYPE_CHECKING:
     from graft.data.spending import ModelUse, Worth

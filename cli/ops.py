@@ -1,4 +1,4 @@
-"""`graft up`, `down`, `schedule` and `go-on`: Prefect's server, a worker, what runs when, what waits for people.
+"""`graft up`, `down`, `schedule` and `resume`: Prefect's server, a worker, what runs when, what waits for people.
 
 Plain functions for Typer (`app.command()(up)`); what is heavy is imported inside them.
 """
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from graft.cli.versions import ByOption, user_name
+from graft.cli.options import ByOption, user_name
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -86,20 +86,20 @@ def schedule(
         _say("nothing is scheduled; example: graft schedule demo --cron '0 3 * * *'")
 
 
-def go_on(
+def resume(
     run: Annotated[str, typer.Argument(help="the run's id, or a beginning that only it has", metavar="RUN")],
     by: ByOption = "",
     note: Annotated[str, typer.Option(help="what there is to say about the review")] = "",
 ) -> None:
-    """Tell a run that waits for review that it is done: it goes on with what people decided.
+    """Resume a run that waits for review, with what people decided.
 
-    Example:  graft go-on shop-1a2b3c4d5e6f --by Ada
+    Example:  graft resume shop-1a2b3c4d5e6f --by Ada
     """
-    from graft.flows.pause import go_on as tell
+    from graft.flows.pause import resume as resume_run
     from graft.schemas.home import Home
 
-    tell(Home.find(), run, by=by or user_name(), note=note)
-    _say(f"{run} goes on")
+    resume_run(Home.find(), run, by=by or user_name(), note=note)
+    _say(f"{run} resumes")
 
 
 def read_overrides(pairs: list[str]) -> dict[str, Any]:
@@ -141,7 +141,7 @@ def status_table(status: Status) -> Table:
         when = run.started.astimezone().strftime("%Y-%m-%d %H:%M") if run.started else "not started"
         rows.append(("last runs" if index == 0 else "", f"{when}  {run.state}  {run.seconds:.0f} s  {run.deployment}"))
     for index, one in enumerate(status.waiting):
-        told = f"{one.dataset} until {one.until.astimezone():%Y-%m-%d %H:%M}; then: graft go-on {one.run_id}"
+        told = f"{one.dataset} until {one.until.astimezone():%Y-%m-%d %H:%M}; then: graft resume {one.run_id}"
         rows.append(("waits for review" if index == 0 else "", told))
     for head, text in rows:
         table.add_row(Text(head, style="bold"), Text(text))

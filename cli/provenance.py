@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from graft.cli.options import JsonFlag
 from graft.schemas.restricted import HIDDEN
 
 if TYPE_CHECKING:
     from graft.data.lake import Lake
-    from graft.data.recall import Plan
+    from graft.data.recall import RecallPlan
     from graft.data.trace import Touched
     from graft.data.withdrawn import Selector
     from graft.schemas.datasets import DatasetVersion
     from graft.schemas.versions import RecallKind
 
 EXAMPLES = 5
-JsonFlag = Annotated[bool, typer.Option("--json", help="print JSON for programs")]
 RefArg = Annotated[
     str | None, typer.Argument(help="a dataset, or a version of it; left out: the latest of all", metavar="[REF]")
 ]
@@ -184,7 +184,7 @@ def recall(
         console().print("nothing was changed. To do it:  the same with --yes")
 
 
-def _dumped(plans: Sequence[Plan], made: dict[str, DatasetVersion | None]) -> list[dict[str, Any]]:
+def _dumped(plans: Sequence[RecallPlan], made: dict[str, DatasetVersion | None]) -> list[dict[str, Any]]:
     out: list[dict[str, Any]] = []
     for one in plans:
         version = made.get(one.dataset)
@@ -202,7 +202,7 @@ def _dumped(plans: Sequence[Plan], made: dict[str, DatasetVersion | None]) -> li
     return out
 
 
-def _print_plans(selector: Selector, plans: Sequence[Plan]) -> None:
+def _print_plans(selector: Selector, plans: Sequence[RecallPlan]) -> None:
     from graft.cli.show import console, table
 
     if not plans:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from graft.cli.read import JsonFlag, RefArg
+from graft.cli.options import JsonFlag, RefArg
 
 if TYPE_CHECKING:
     from graft.data.quality import Quality

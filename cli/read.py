@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from graft.cli.options import JsonFlag, RefArg
 from graft.schemas.restricted import HIDDEN
 
 if TYPE_CHECKING:
     from graft.schemas.live import Live
-
-JsonFlag = Annotated[bool, typer.Option("--json", help="print JSON for programs")]
-RefArg = Annotated[str, typer.Argument(help="a dataset, or a version of it: demo, demo@2", metavar="REF")]
 
 
 def status(json: JsonFlag = False) -> None:
@@ -76,10 +74,13 @@ def datasets(json: JsonFlag = False) -> None:
 
     Example:  graft datasets
     """
-    import graft
     from graft.cli.show import as_json, console, table
+    from graft.data.lake import Lake
+    from graft.data.versions import versions
+    from graft.schemas.home import Home
 
-    found = graft.datasets()
+    with Lake.open(Home.find(), read_only=True) as lake:
+        found = versions(lake)
     if json:
         as_json([version.model_dump(mode="json", exclude={"card"}) for version in found])
         return
@@ -167,16 +168,19 @@ def explain(row: Annotated[str, typer.Argument(help="a row's id, or its first le
 
     Example:  graft explain c_1f9a02 --prov row.prov.json
     """
-    import graft
     from graft.cli.provenance import written
     from graft.cli.show import as_json, console, dumps
     from graft.cli.tree import history_tree
+    from graft.data.explain import explain as history_of
+    from graft.data.lake import Lake
     from graft.data.provenance import prov as as_prov
     from graft.schemas.errors import GraftError
+    from graft.schemas.home import Home
 
     if format not in ("tree", "json", "prov"):
         raise GraftError(f"no format {format!r}", where="--format", fix="tree, json or prov")
-    history = graft.explain(row, restricted=restricted)
+    with Lake.open(Home.find(), read_only=True) as lake:
+        history = history_of(lake, row, restricted=restricted)
     if prov is not None:
         written(prov, dumps(as_prov(history)) + "\n")
         console(stderr=json or format != "tree").print(f"wrote {prov}", markup=False, soft_wrap=True)

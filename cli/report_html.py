@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from graft.cli.read import JsonFlag, RefArg
+from graft.cli.options import JsonFlag, RefArg
 
 
 def report(
@@ -20,10 +20,11 @@ def report(
 
     Example:  graft report demo --out demo.html
     """
-    import graft
     from graft.cli.show import as_json, console
+    from graft.dashboard.report import write_report
+    from graft.schemas.home import Home
 
-    file = graft.report(ref, out=out)
+    file = write_report(Home.find(), ref, out)
     if json:
         as_json({"file": str(file), "bytes": file.stat().st_size})
     else:

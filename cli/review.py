@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from graft.cli.read import JsonFlag, RefArg
-from graft.cli.versions import ByOption, RestrictedFlag, user_name
+from graft.cli.options import ByOption, JsonFlag, RefArg, RestrictedFlag, user_name
 
 if TYPE_CHECKING:
     from graft.data.review import AgainstPeople, Agreement, Progress, Queue, QueueRule

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from graft.flows.estimate import Estimate
     from graft.schemas.sections import Section, Table
+    from graft.schemas.tasks.base import Task
 
 BAR = 20
 """Blocks of the longest bar."""
@@ -30,25 +31,27 @@ def as_json(value: Any) -> None:
 
 def without_seeds(recipe: dict[str, Any]) -> dict[str, Any]:
     """A run's recipe without the rows that a restricted task's recipe holds: "(restricted)" stands for their words."""
-    task, seeds, steering = (recipe.get(name) or {} for name in ("task", "seeds", "steering"))
-    if task.get("kind") != "guard" or not task.get("restricted", True):
+    from graft.schemas.tasks.base import stored_task
+
+    task, (seeds, steering) = stored_task(recipe), (recipe.get(name) or {} for name in ("seeds", "steering"))
+    if not task.has_restricted:
         return recipe
     shown = {**recipe}
     if seeds.get("rows"):
-        shown["seeds"] = {**seeds, "rows": _hidden(seeds["rows"])}
+        shown["seeds"] = {**seeds, "rows": _hidden(seeds["rows"], task)}
     if steering:
         shown["steering"] = {
             **steering,
-            "exemplars": _hidden(steering.get("exemplars", ())),
+            "exemplars": _hidden(steering.get("exemplars", ()), task),
             "concepts": "(restricted)",
         }
     return shown
 
 
-def _hidden(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _hidden(rows: Sequence[dict[str, Any]], task: Task) -> list[dict[str, Any]]:
     return [
         {**row, **{name: "(restricted)" for name in ("text", "response") if row.get(name)}}
-        if row.get("label") != "safe"
+        if task.restricts(row.get("label") or "")
         else row
         for row in rows
     ]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from graft.cli.read import JsonFlag
+from graft.cli.options import JsonFlag
 
 if TYPE_CHECKING:
     from graft.data.lake import Lake
@@ -59,7 +59,7 @@ def students(
     dataset: Annotated[str | None, typer.Argument(help="of this dataset alone", metavar="[DATASET]")] = None,
     json: JsonFlag = False,
 ) -> None:
-    """The leaderboard: every student by dataset and test, best first.
+    """The leaderboard: every student by dataset and test, best first; then those that their kind judges otherwise.
 
     gain: points over the seeds-only student. teacher: points over the best teacher. F1: the mean over labels. ECE:
     calibration error. --json has whole ids, training rows, seconds and dates.
@@ -68,25 +68,28 @@ def students(
     """
     from itertools import groupby
 
-    from graft.cli.show import as_json, console, table
+    from graft.cli.show import as_json, console, print_table, table
     from graft.data.lake import Lake
     from graft.data.scores import leaderboard
     from graft.schemas.home import Home
+    from graft.students.kinds.base import tables_of_kinds
 
     with Lake.open(Home.find(), read_only=True) as lake:
-        found = leaderboard(lake, dataset)
-        if dataset is not None and not found:
+        found, others = leaderboard(lake, dataset), tables_of_kinds(lake, dataset)
+        if dataset is not None and not found and not others:
             raise _unjudged(lake, dataset)
     if json:
         as_json([one.model_dump(mode="json") for one in found])
         return
-    if not found:
+    if not found and not others:
         console().print("no student yet. Train one:  graft train DATASET")
     for (name, _), some in groupby(found, key=lambda one: (one.dataset, one.test_hash)):
         standings = list(some)
         first = standings[0]
         title = f"{name}: {first.test_file}, {first.rows:,} rows"
         table(title, list(COLUMNS), [_line(one) for one in standings], right=NUMBERS)
+    for other in others:
+        print_table(other, tight=True)
 
 
 def compare(
@@ -145,7 +148,7 @@ def _unjudged(lake: Lake, dataset: str) -> Exception:
 
     students = lake.students()
     if any(one.dataset == dataset for one in students):
-        return NotFound(f"no student of {dataset} was judged as a classifier", where=dataset, fix="graft train shows")
+        return NotFound(f"no student of {dataset} was judged", where=dataset, fix="graft train shows")
     names = ", ".join(sorted({one.dataset for one in students}))
     fix = f"graft train {dataset}" + (f"; there are students of {names}" if names else "")
     return NotFound(f"no student of {dataset!r}", where=str(lake.home.root), fix=fix)

@@ -7,26 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from graft.cli.read import JsonFlag, RefArg
+from graft.cli.options import ByOption, JsonFlag, RefArg, RestrictedFlag, user_name
 from graft.schemas.restricted import HIDDEN
 
 if TYPE_CHECKING:
     from graft.data.diff import Diff
     from graft.data.edits import Rebased
     from graft.schemas.versions import EditAction
-
-ByOption = Annotated[str, typer.Option("--by", help="who does it; default the system's user name", metavar="NAME")]
-RestrictedFlag = Annotated[bool, typer.Option("--restricted", help="with the words of restricted rows")]
-
-
-def user_name() -> str:
-    """The system's name of whoever runs this, or `unknown`."""
-    import getpass
-
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError, ImportError):  # a container's user may have no name
-        return "unknown"
 
 
 def diff(

@@ -1,9 +1,9 @@
-"""What every page is given: the lake to read, a way to write, the templates, charts and reports."""
+"""Pages and charts, and the context that each gets: the lake, a way to write, the templates, charts and reports."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +26,6 @@ from graft.schemas.errors import GraftError, NotFound
 from graft.schemas.sections import Table
 
 if TYPE_CHECKING:
-    from graft.dashboard.pages.page import Chart, Page
     from graft.data.lake import Lake
     from graft.data.query_cache import QueryCache
     from graft.flows.schedules import Overview
@@ -35,6 +34,40 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 MEMORY = "450MB"
 """What DuckDB may hold for all pages together; beyond it queries spill to the lake's folder."""
+
+
+Spec = dict[str, Any]
+"""A chart as Vega-Lite's specification."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """One address. A plain function runs on a thread, so that one page holds up no other.
+
+    `menu` is its word in the menu, `tab` its word among the tabs of a dataset (its path then begins /datasets/{ref}).
+    `plain` are the parameters with which another site may link here: they choose what is shown, and search nothing.
+    With None no link from another site opens it. `posts` marks an address that changes something: it takes POST alone.
+    """
+
+    path: str
+    name: str
+    answer: Callable[[Request], Response] | Callable[[Request], Awaitable[Response]]
+    menu: str = ""
+    tab: str = ""
+    posts: bool = False
+    plain: tuple[str, ...] | None = ()
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart of a page, drawn from the same parameters on the page and as a file (`/charts/NAME.svg?…`).
+
+    `draw` gives None where there is nothing to draw: no page has an empty chart. `label` says it to a screen reader.
+    """
+
+    name: str
+    label: str
+    draw: Callable[[PageContext, Mapping[str, str]], Spec | None]
 
 
 @dataclass

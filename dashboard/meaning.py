@@ -172,9 +172,10 @@ class Meaning:
     def _look(self, found: DatasetVersion, vectors: Vectors) -> Alike:
         from graft.dashboard.figures.map import other_labels
         from graft.data.lake import Lake
+        from graft.data.vectors import clusters
 
         with Lake.open(self._home, read_only=True) as lake:
-            return Alike(vectors.clusters(COSINE), other_labels(lake, found, vectors))
+            return Alike(clusters(vectors, COSINE), other_labels(lake, found, vectors))
 
     def _say(self, found: DatasetVersion, how: Making) -> None:
         with self._lock:

@@ -43,7 +43,7 @@ def serve(
     import uvicorn
 
     from graft.dashboard.app import LOOPBACK, create_app
-    from graft.dashboard.charts import warm
+    from graft.dashboard.charts.shapes import warm
     from graft.dashboard.entry import Key
     from graft.dashboard.people import Door
     from graft.data.lake import Lake

@@ -18,8 +18,8 @@ from graft.data.versions import Held, derive, held_by
 from graft.schemas.base import Value, stable_hash, utc_now
 from graft.schemas.datasets import Row
 from graft.schemas.errors import GraftError, NotFound
-from graft.schemas.restricted import SAFE
 from graft.schemas.rows import GateResult
+from graft.schemas.tasks.base import Task
 from graft.schemas.versions import Edit, EditAction
 
 if TYPE_CHECKING:
@@ -214,17 +214,15 @@ def _meant(found: DatasetVersion, name: str, rows: Sequence[Like]) -> Like:
     raise NotFound(f"{name!r} is no whole id", where=found.ref, fix=fix)
 
 
-def _task(lake: Lake, found: DatasetVersion) -> dict[str, object]:
+def task_of(lake: Lake, found: DatasetVersion) -> Task:
+    """The task of the run that made this version."""
     run = lake.run(found.run_id)
-    task = run.recipe.get("task") if run else None
-    return task if isinstance(task, dict) else {}
+    return run.task if run else Task()
 
 
 def labels_of(lake: Lake, found: DatasetVersion) -> list[str]:
     """The labels that a row of this version may have: those of the recipe's task, and those that the version has."""
-    named = _task(lake, found).get("labels")
-    of_task = [one["name"] for one in named if isinstance(one, dict)] if isinstance(named, list) else []
-    return list(dict.fromkeys([*of_task, *found.labels]))
+    return list(dict.fromkeys([*task_of(lake, found).names, *found.labels]))
 
 
 def in_force(some: Iterable[Edit]) -> list[Edit]:
@@ -256,7 +254,7 @@ def rebase(lake: Lake, found: DatasetVersion, *, force: bool = False, dry_run: b
     candidates of the version's runs that people accepted become rows. Raises GraftError where no row would be left.
     """
     made = edits(lake, found.dataset)
-    by_row, folded, guard = _by_row(made), fold(made), restricted_guard(lake, found)
+    by_row, folded, task = _by_row(made), fold(made), task_of(lake, found)
     held, kept, drops = held_by(lake, found), [], []
     report: dict[str, list[str]] = {"relabelled": [], "edited": [], "rejected": [], "rescued": []}
     conflicts: list[Conflict] = []
@@ -269,11 +267,11 @@ def rebase(lake: Lake, found: DatasetVersion, *, force: bool = False, dry_run: b
             report["rejected"].append(row.id)
             drops.append(GateResult(gate=GATE, rule="reject", passed=False, detail=_said(fine.reject)))
             continue
-        changed = _changed(row, fine, guard)
+        changed = _changed(row, fine, task)
         _tell(report, row, changed)
         kept.append((changed, run_id, candidate))
     outside = {name: folded[name] for name in folded.keys() - {row.id for row, *_ in held}}
-    rescue = _rescue(lake, found, kept, outside, {} if force else by_row, guard)
+    rescue = _rescue(lake, found, kept, outside, {} if force else by_row, task)
     plan = Rebased(
         onto=found.ref,
         conflicts=(*conflicts, *rescue.conflicts),
@@ -296,7 +294,7 @@ class _Rescue:
 
 def _rescue(
     lake: Lake, found: DatasetVersion, kept: Sequence[Held], outside: Mapping[str, Decided],
-    by_row: Mapping[str, Sequence[Edit]], guard: bool,
+    by_row: Mapping[str, Sequence[Edit]], task: Task,
 ) -> _Rescue:  # fmt: skip
     """The accepted ones among these rows that a run rejected, but for recalled ones and repeats."""
     there = rejected(lake, found, outside)
@@ -309,7 +307,7 @@ def _rescue(
         row, wanted = one.as_row(), outside[one.id]
         against = list(_conflicts(row, wanted, by_row[one.id])) if one.id in by_row else []
         conflicts += against
-        changed = _changed(row, wanted, guard)
+        changed = _changed(row, wanted, task)
         if not against and one.id not in gone and changed.text.strip() and changed.label:
             fine.append((one, changed))
     taken = take_in(kept, fine)
@@ -369,18 +367,12 @@ def _without(wanted: Decided, ids: set[str]) -> Decided:
     return Decided(**{name: None if edit is None or edit.id in ids else edit for name, edit in fields.items()})
 
 
-def _changed(row: Row, wanted: Decided, guard: bool) -> Row:
-    """The row as people want it, in its split. A row of a restricted guard that becomes harmful is restricted."""
+def _changed(row: Row, wanted: Decided, task: Task) -> Row:
+    """The row as people want it, in its split. A row that gets a label which its task restricts is restricted."""
     news = {name: getattr(edit, name) for name in ("text", "response", "label") if (edit := getattr(wanted, name))}
-    if guard and news.get("label", SAFE) != SAFE:
+    if "label" in news and task.restricts(news["label"]):
         news["restricted"] = True
     return row.model_copy(update=news)
-
-
-def restricted_guard(lake: Lake, found: DatasetVersion) -> bool:
-    """Whether the version's task is a guard's whose harmful rows are restricted."""
-    task = _task(lake, found)
-    return task.get("kind") == "guard" and task.get("restricted", True) is not False
 
 
 def _tell(report: dict[str, list[str]], row: Row, changed: Row) -> None:

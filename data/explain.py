@@ -8,9 +8,10 @@ from graft.data.arrow import from_table
 from graft.data.history import called, edits_of, lost, origin_of, recalls_of, shown_to
 from graft.schemas.errors import NotFound
 from graft.schemas.kinds import METHODS
-from graft.schemas.restricted import HIDDEN, SAFE
+from graft.schemas.restricted import HIDDEN
 from graft.schemas.rows import Candidate
 from graft.schemas.students import Student
+from graft.schemas.tasks.base import Task
 
 if TYPE_CHECKING:
     from graft.data.lake import Lake
@@ -97,11 +98,12 @@ def _of_candidate(lake: Lake, found: Candidate, restricted: bool) -> dict[str, A
     slot = found.slot
     asked = called(lake, slot.run_id, found.id)
     prices = [call["price_usd"] for call in asked if call["failure"] is None]
-    kept_back = not restricted and _is_restricted_task(lake, slot.run_id)
+    task = _task(lake, slot.run_id)
+    kept_back = not restricted and task.has_restricted
     shown = [seed.model_dump(mode="json") for seed in slot.exemplars]
     if kept_back:
         secret = _restricted_texts(lake, slot.run_id, [seed.text for seed in slot.exemplars])
-        shown = [_hidden(row, *SAID) if row["label"] != SAFE or row["text"] in secret else row for row in shown]
+        shown = [_hidden(row, *SAID) if task.restricts(row["label"]) or row["text"] in secret else row for row in shown]
         asked = [_hidden(call, "request", "reply") for call in asked]
     return {
         "id": found.id,
@@ -132,11 +134,9 @@ def _meant(lake: Lake, found: Candidate) -> list[tuple[str, str]]:
     return [(name, str(value)) for name, value in {**slot.payload, **notes}.items() if not isinstance(value, str)]
 
 
-def _is_restricted_task(lake: Lake, run_id: str) -> bool:
-    """Whether harmful rows of the run, its seeds among them, are restricted."""
+def _task(lake: Lake, run_id: str) -> Task:
     run = lake.run(run_id)
-    task = run.recipe.get("task", {}) if run else {}
-    return task.get("kind") == "guard" and bool(task.get("restricted", True))
+    return run.task if run else Task()
 
 
 def _restricted_texts(lake: Lake, run_id: str, texts: list[str]) -> set[str]:
@@ -193,8 +193,7 @@ def _seed(lake: Lake, name: str) -> dict[str, Any]:
         SELECT s.* FROM lake.seeds s LEFT JOIN lake.runs r ON r.id = s.run_id
         WHERE s.id = ? AND s.kind = 'seed' ORDER BY r.started_at DESC NULLS LAST, s.run_id LIMIT 1"""
     row: dict[str, Any] = lake.sql(query, [name]).to_pylist()[0]
-    secret = _is_restricted_task(lake, row["run_id"]) and row["label"] != SAFE
-    return {**row, "source": "seed", "restricted": secret}
+    return {**row, "source": "seed", "restricted": _task(lake, row["run_id"]).restricts(row["label"])}
 
 
 def _run(lake: Lake, run_id: str) -> dict[str, Any]:
@@ -213,15 +212,16 @@ def _text_of(lake: Lake, run_id: str, name: str, restricted: bool) -> str | None
     if not name:
         return None
     query = """
-        SELECT 1 AS place, text, restricted FROM lake.candidates WHERE run_id = $1 AND candidate_id = $2
-        UNION ALL SELECT 2, text, $3 AND label <> $4 FROM lake.seeds WHERE run_id = $1 AND id = $2
+        SELECT 1 AS place, text, restricted, label FROM lake.candidates WHERE run_id = $1 AND candidate_id = $2
+        UNION ALL SELECT 2, text, NULL, label FROM lake.seeds WHERE run_id = $1 AND id = $2
         UNION ALL
-        SELECT 3, any_value(text), bool_or(restricted) FROM lake.version_rows WHERE id = $2 HAVING count(*) > 0
+        SELECT 3, any_value(text), bool_or(restricted), '' FROM lake.version_rows WHERE id = $2 HAVING count(*) > 0
         ORDER BY place"""
-    found = lake.sql(query, [run_id, name, _is_restricted_task(lake, run_id), SAFE]).to_pylist()
+    found = lake.sql(query, [run_id, name]).to_pylist()
     if not found:
         return None
-    secret = any(row["restricted"] for row in found)
+    task = _task(lake, run_id)  # a seed bears no mark: its label tells
+    secret = any(task.restricts(row["label"]) if row["place"] == 2 else row["restricted"] for row in found)
     return HIDDEN if secret and not restricted else str(found[0]["text"])
 
 

@@ -11,11 +11,9 @@ import struct
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import orjson
@@ -26,7 +24,6 @@ from graft.schemas.home import Home, python_path
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from graft.data.lake import Lake
 
 AT_ONCE = 2
 """Queries of one kind that run at the same time."""
@@ -123,8 +120,8 @@ class _Fence:
             process = self._process()
             assert process.stdin is not None and process.stdout is not None
             try:
-                _send(process.stdin, b"q", orjson.dumps([query, list(params)]))
-                kind, body = _receive(process.stdout)
+                send(process.stdin, b"q", orjson.dumps([query, list(params)]))
+                kind, body = receive(process.stdout)
             except (OSError, EOFError):
                 raise self._ended(process) from None
             with self._lock:
@@ -140,7 +137,7 @@ class _Fence:
         words = [str(self._home.root.absolute()), str(self._budget.seconds), str(self._budget.memory_mb),
                  "spill" if self._budget.spill else ""]  # fmt: skip
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", __spec__.name, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            [sys.executable, "-P", "-m", "graft.data.fenced", *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": python_path()}, start_new_session=True,
         )  # fmt: skip
         with self._lock:
@@ -207,13 +204,15 @@ def _answer(kind: bytes, body: bytes, budget: Budget) -> pa.Table:
         return stream.read_all()
 
 
-def _send(pipe: IO[bytes], kind: bytes, body: bytes) -> None:
+def send(pipe: IO[bytes], kind: bytes, body: bytes) -> None:
+    """Write one message of the protocol between the two processes."""
     pipe.write(SIZE.pack(kind, len(body)))
     pipe.write(body)
     pipe.flush()
 
 
-def _receive(pipe: IO[bytes]) -> tuple[bytes, bytes]:
+def receive(pipe: IO[bytes]) -> tuple[bytes, bytes]:
+    """The next message: (kind, body). Raises EOFError if the other end closed."""
     head = pipe.read(SIZE.size)
     if len(head) < SIZE.size:
         raise EOFError
@@ -222,86 +221,3 @@ def _receive(pipe: IO[bytes]) -> tuple[bytes, bytes]:
     if len(body) < size:
         raise EOFError
     return kind, body
-
-
-# ---- in the process
-
-
-class _Watch:
-    """Interrupts a query at its time, and ends the process where that does not help or its memory grows too far."""
-
-    def __init__(self, lake: Lake, budget: Budget) -> None:
-        self._lake, self._budget = lake, budget
-        self._began: float | None = None
-        threading.Thread(target=self._look, daemon=True, name="watch").start()
-
-    @contextmanager
-    def __call__(self) -> Iterator[None]:
-        self._began = time.monotonic()
-        try:
-            yield
-        finally:
-            self._began = None
-
-    def _look(self) -> None:
-        import psutil
-
-        me = psutil.Process()
-        while True:
-            time.sleep(LOOK_S)
-            began = self._began
-            if began is None:
-                continue
-            if me.memory_info().rss > self._budget.memory_mb * 1_000_000:
-                os._exit(OVER_MEMORY)
-            late = time.monotonic() - began - self._budget.seconds
-            if late > GRACE_S:
-                os._exit(OVER_TIME)
-            if late > 0:
-                self._lake.interrupt()
-
-
-def _serve(lake: Lake, budget: Budget, asked: IO[bytes], answers: IO[bytes]) -> None:
-    """Answers queries until the other end closes."""
-    import duckdb
-    import pyarrow as pa
-
-    watch = _Watch(lake, budget)
-    while True:
-        try:
-            _, body = _receive(asked)
-        except EOFError:
-            return
-        query, params = orjson.loads(body)
-        try:
-            with watch():
-                table = lake.sql(query, params)
-            sink = pa.BufferOutputStream()
-            with pa.ipc.new_stream(sink, table.schema) as stream:
-                stream.write_table(table)
-            _send(answers, b"r", sink.getvalue().to_pybytes())
-        except duckdb.InterruptException:
-            _send(answers, b"t", b"")
-        except duckdb.OutOfMemoryException:
-            _send(answers, b"m", b"")
-        except (duckdb.Error, GraftError) as error:
-            _send(answers, b"e", str(error).encode("utf-8", "replace"))
-
-
-def _main() -> None:
-    from graft.data.lake import Lake
-
-    root, seconds, memory_mb, spill = sys.argv[1:]
-    budget = Budget(float(seconds), int(memory_mb), bool(spill))
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # only answers go through the pipe
-    with suppress(OSError, AttributeError):
-        os.nice(5)  # pages go first
-    with Lake.open(Home(Path(root)), read_only=True, memory=f"{budget.memory_mb // 2}MB") as lake:
-        if not budget.spill:
-            lake.sql("SET temp_directory = ''")
-        _serve(lake, budget, sys.stdin.buffer, answers)
-
-
-if __name__ == "__main__":
-    _main()

@@ -35,7 +35,7 @@ GOING_ON = ("running", "interrupted", "failed")
 
 
 @dataclass(frozen=True)
-class Plan:
+class RecallPlan:
     """What a recall takes from one dataset: rows of `parent`, and how many of each version held them.
 
     `parent` is None where nothing is published yet. `students` learned from such a row of any version: they must be
@@ -54,12 +54,12 @@ class Plan:
 class Done:
     """A recall that is written. `version` is the one without the rows; None where the parent held none of them."""
 
-    plan: Plan
+    plan: RecallPlan
     recall: Recall
     version: DatasetVersion | None
 
 
-def plan(lake: Lake, selector: Selector, ref: str | None = None) -> list[Plan]:
+def plan(lake: Lake, selector: Selector, ref: str | None = None) -> list[RecallPlan]:
     """What a recall would take from this dataset or version (left out: the latest of every dataset). Writes nothing.
 
     A dataset is left out that never held such a row, has no candidate that could become one, and no unfinished run that
@@ -86,10 +86,10 @@ def plan(lake: Lake, selector: Selector, ref: str | None = None) -> list[Plan]:
     return plans
 
 
-def _of_dataset(lake: Lake, dataset: str, parent: DatasetVersion | None, every: Sequence[Touched]) -> Plan:
+def _of_dataset(lake: Lake, dataset: str, parent: DatasetVersion | None, every: Sequence[Touched]) -> RecallPlan:
     held = Counter(row.version for row in every)
     learned = {row.version for row in every if row.split == "train"}
-    return Plan(
+    return RecallPlan(
         dataset=dataset,
         parent=parent,
         rows=tuple(row for row in every if parent is not None and row.version == parent.version),
@@ -135,7 +135,7 @@ def recall(lake: Lake, selector: Selector, ref: str | None = None, *, reason: st
 
 
 def _withdraw(
-    lake: Lake, connection: duckdb.DuckDBPyConnection, selector: Selector, one: Plan, reason: str, by: str
+    lake: Lake, connection: duckdb.DuckDBPyConnection, selector: Selector, one: RecallPlan, reason: str, by: str
 ) -> Done:
     record = _recorded(lake, selector, one, reason, by)
     if one.parent is None or not one.rows:
@@ -145,7 +145,7 @@ def _withdraw(
     return Done(one, record, insert_version(lake, connection, draft))
 
 
-def _recorded(lake: Lake, selector: Selector, one: Plan, reason: str, by: str) -> Recall:
+def _recorded(lake: Lake, selector: Selector, one: RecallPlan, reason: str, by: str) -> Recall:
     name = "rc_" + stable_hash(one.dataset, selector.kind, selector.value)
     for there in recalls(lake, one.dataset):
         if there.id == name:

@@ -20,7 +20,6 @@ from graft.schemas.kinds import METHODS
 from graft.schemas.problems import did_you_mean
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Seed
-from graft.schemas.tasks import labels_of
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +37,8 @@ def load_seeds(recipe: Recipe, folder: Path) -> list[Seed]:
 
     The same text with the same label counts once. Raises InputInvalid naming every broken line.
     """
-    settings, labels = recipe.seeds, [label.name for label in labels_of(recipe.task)]
-    free = recipe.task.kind == "instruction"
+    settings, labels = recipe.seeds, recipe.task.names
+    free = not recipe.task.labelled
     reader = _Reader(str(folder), labels, label_optional=free)
     names = (settings.text_field, settings.label_field, settings.response_field)
     if settings.path:

@@ -119,8 +119,7 @@ def _gates(lake: Lake, found: DatasetVersion) -> Check | None:
     """
     from pydantic import ValidationError
 
-    from graft.agents.methods import method_of
-    from graft.agents.roles.prompting import fragments
+    from graft.agents.methods import fragments_of
     from graft.data.gates import Admission
     from graft.schemas.recipe import Recipe
 
@@ -129,7 +128,7 @@ def _gates(lake: Lake, found: DatasetVersion) -> Check | None:
         recipe = Recipe.stored({k: v for k, v in (run.recipe if run else {}).items() if k != "roles"})
     except ValidationError:
         return None
-    prompts = fragments(method_of(recipe).prompts)
+    prompts = fragments_of(recipe)
     admission = Admission(recipe, lake.seeds(found.run_id), (), prompts, lake.test_texts(found.dataset))
     return lambda text, label: all(result.passed for result in admission.screen(text, None, label))
 

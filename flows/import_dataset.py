@@ -9,13 +9,13 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from prefect import flow
 from pydantic import ValidationError
 
 from graft.data.intake import card, columns, sources
-from graft.data.intake.collect import MAX_CHARS, NO_LABEL, Checks, Collected, collect
+from graft.data.intake.collect import MAX_CHARS, Checks, Collected, collect
 from graft.data.intake.parts import Source, invalid
 from graft.data.lake import Lake
 from graft.data.versions import publish
@@ -25,13 +25,14 @@ from graft.schemas.base import SLUG_PATTERN, stable_hash, utc_now
 from graft.schemas.datasets import DatasetVersion, Row, Run
 from graft.schemas.errors import GraftError
 from graft.schemas.home import Home
+from graft.schemas.kinds import TASKS
+from graft.schemas.problems import FieldErrors
 from graft.schemas.recipe import Recipe, Splits
 from graft.schemas.rows import Seed
+from graft.schemas.tasks.base import ImportedRows, Task, task_for
 
-Kind = Literal["classification", "instruction", "guard"]
 BASELINE_ROWS = 8
 """Training rows of each label that stand in for seeds: the baseline of `graft train` learns from these alone."""
-GUARD_LABELS = ("harmful", "safe")
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Ask:
     """What a person says of an import beyond its source and name."""
 
     map: Sequence[str] = ()
-    task: Kind | None = None
+    task: str | None = None
     policy: str = ""
     licence: str = ""
     splits: Splits | None = None
@@ -52,12 +53,12 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ImportPlan:
     """What an import would do: how the source is read, and its first rows. Nothing is written yet."""
 
     source: Source
     mapped: columns.Mapped
-    kind: Kind
+    task: type[Task]
     unread: tuple[str, ...]
     preview: tuple[dict[str, Any], ...]
     notices: tuple[str, ...]
@@ -67,7 +68,7 @@ class Plan:
 class Imported:
     """What came of an import. `new` is false where the dataset held the same rows already."""
 
-    plan: Plan
+    plan: ImportPlan
     version: DatasetVersion
     new: bool
     notices: tuple[str, ...]
@@ -76,7 +77,7 @@ class Imported:
 
 @flow(name="import_dataset")
 def import_dataset(
-    source: str, name: str, map: list[str] | None = None, task: Kind | None = None, policy: str = "",
+    source: str, name: str, map: list[str] | None = None, task: str | None = None, policy: str = "",
     licence: str = "", splits: str = "", seed: int = 42, max_chars: int = MAX_CHARS, skip_bad: bool = False,
     restricted: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
@@ -105,16 +106,16 @@ def parse_splits(text: str) -> Splits | None:
         )
 
 
-def plan(source: str, ask: Ask, rows: int = 3) -> Plan:
+def plan(source: str, ask: Ask, rows: int = 3) -> ImportPlan:
     """How the source would be read, with a few of its rows. Raises InputInvalid where that is not clear."""
     found = sources.find(source, ask.options)
     records = columns.sample(found)
     mapped = columns.guess(found, records, columns.parse_map(ask.map))
-    kind: Kind = ask.task or ("instruction" if mapped.response or mapped.chat else "classification")
-    if kind == "instruction" and not (mapped.response or mapped.chat):
-        raise invalid(found.name, "instructions need a response", "--map response=COLUMN", "response")
-    if kind != "instruction" and not mapped.label:
-        raise invalid(found.name, f"a {kind} needs a label", "--map label=COLUMN", "label")
+    given = {"label": mapped.label, "response": mapped.response or mapped.chat}
+    task: type[Task] = TASKS.get(ask.task) if ask.task else task_for([name for name, column in given.items() if column])
+    needed = task.needed_column
+    if not given[needed]:
+        raise invalid(found.name, f"rows for {task.named()} need a {needed}", f"--map {needed}=COLUMN", needed)
     have = dict.fromkeys(str(name) for record in records for name in record)
     used = {*mapped.columns, mapped.id}
     unread = tuple(name for name in have if name not in used)
@@ -124,7 +125,7 @@ def plan(source: str, ask: Ask, rows: int = 3) -> Plan:
     if not (ask.licence or found.licence):
         notices.append("its licence is not stated: name it with --licence, for the card")
     shown = tuple(_shown(record, mapped, ask.restricted) for record in records[:rows])
-    return Plan(found, mapped, kind, unread, shown, tuple(notices))
+    return ImportPlan(found, mapped, task, unread, shown, tuple(notices))
 
 
 def _shown(record: Mapping[str, Any], mapped: columns.Mapped, restricted: bool) -> dict[str, Any]:
@@ -137,7 +138,7 @@ def _shown(record: Mapping[str, Any], mapped: columns.Mapped, restricted: bool) 
 
 def bring_in(
     source: str, name: str, ask: Ask | None = None, *, say: Callable[[str], None] = lambda text: None,
-    planned: Plan | None = None,
+    planned: ImportPlan | None = None,
 ) -> Imported:  # fmt: skip
     """Import without Prefect. `planned` is what `plan` gave for the same source. The same content makes no new version.
 
@@ -147,12 +148,11 @@ def bring_in(
     if not re.fullmatch(SLUG_PATTERN, name):
         fix = "lower-case letters, digits, dot, dash and underscore, 64 at most, such as shop-intents"
         raise invalid("--name", f"{name[:80]!r} cannot name a dataset", fix)
-    if ask.task == "guard" and not ask.policy.strip():
-        raise invalid("--policy", "a guard needs the policy that its labels follow", "completes: a message that …")
+    _check_options(ask)
     chosen = planned or plan(source, ask)
     say(f"reading {chosen.source.name}")
-    labels = GUARD_LABELS if chosen.kind == "guard" else None
-    checks = Checks(chosen.kind, ask.max_chars, labels, ask.restricted, ask.splits, ask.seed)
+    answers = chosen.task.needed_column == "response"
+    checks = Checks(answers, ask.max_chars, chosen.task.sides or None, ask.restricted, ask.splits, ask.seed)
     with _without_gc():
         made = collect(chosen.source, chosen.mapped, checks, skip_bad=ask.skip_bad)
     notices = (*chosen.notices, *made.notices)
@@ -163,6 +163,15 @@ def bring_in(
     for notice in notices:
         say(notice)
     return Imported(chosen, published, new, notices, made.counts)
+
+
+def _check_options(ask: Ask) -> None:
+    """What the task asks of a person. Raises InputInvalid, or NotFound where there is no such task."""
+    task = TASKS.get(ask.task) if ask.task else Task
+    for option in task.import_options:
+        if not {"policy": ask.policy}.get(option, "").strip():
+            about = task.model_fields[option].description
+            raise invalid(f"--{option}", f"a {task.named()} task needs its {option}", about or f"give --{option}")
 
 
 @contextlib.contextmanager
@@ -178,7 +187,7 @@ def _without_gc() -> Iterator[None]:
 
 
 def _publish(
-    lake: Lake, name: str, chosen: Plan, ask: Ask, made: Collected, notices: Sequence[str]
+    lake: Lake, name: str, chosen: ImportPlan, ask: Ask, made: Collected, notices: Sequence[str]
 ) -> tuple[DatasetVersion, bool]:
     started, licence = utc_now(), ask.licence or chosen.source.licence
     recipe = _recipe(name, chosen, ask, made, licence)
@@ -192,7 +201,7 @@ def _publish(
 
     def text(rows: Sequence[Row]) -> str:
         return card.render(
-            name, source=chosen.source.name, sha256=digest, licence=licence, kind=chosen.kind,
+            name, source=chosen.source.name, sha256=digest, licence=licence, kind=chosen.task.named(),
             mapped=chosen.mapped.told(), rows=rows, notices=[*notices, *_left_out(made, len(rows))],
         )  # fmt: skip
 
@@ -224,20 +233,15 @@ def _check_marked(lake: Lake, found: DatasetVersion) -> None:
         raise GraftError(what, where=found.ref, fix="import them under another --name, and delete that version")
 
 
-def _recipe(name: str, chosen: Plan, ask: Ask, made: Collected, licence: str) -> Recipe:
+def _recipe(name: str, chosen: ImportPlan, ask: Ask, made: Collected, licence: str) -> Recipe:
     """The recipe that training and gates read of the run: task, labels, splits and licence; it makes nothing."""
-    names = [{"name": label} for label in sorted({row.label for row in made.rows})]
-    task: dict[str, Any] = {"kind": chosen.kind, "language": ask.language}
-    if chosen.kind == "guard":
-        task |= {"policy": ask.policy, "restricted": ask.restricted}
-        task["with_response"] = any(row.response for row in made.rows)
-    elif chosen.kind == "instruction":
-        task["domains"] = names if names != [{"name": NO_LABEL}] else [{"name": NO_LABEL, "description": "imported"}]
-    elif len(names) < 2:
-        fix = "a classification needs two labels: correct the mapping, or import with a response as instructions"
-        raise invalid(chosen.source.name, f"every row has the label {names[0]['name']!r}", fix, "label")
-    else:
-        task["labels"] = names
+    labels, answered = sorted({row.label for row in made.rows}), any(row.response for row in made.rows)
+    try:
+        own = chosen.task.of_rows(ImportedRows(labels, answered, ask.restricted, ask.policy))
+    except FieldErrors as error:
+        found = error.findings[0]
+        raise invalid(chosen.source.name, found.what, found.fix, str(found.path[0])) from error
+    task = {"kind": chosen.task.named(), "language": ask.language, **own}
     try:
         return Recipe.model_validate({
             "name": name, "description": f"Imported from {chosen.source.name}"[:500], "task": task,

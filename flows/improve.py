@@ -31,6 +31,7 @@ from graft.flows.improve_round import (
 from graft.flows.plan import read_recipe
 from graft.flows.progress import Progress, begin
 from graft.flows.run_context import weighed
+from graft.flows.train_student import kind_of
 from graft.schemas.base import stable_hash, utc_now
 from graft.schemas.errors import GraftError, InputInvalid, Problem, YieldTooLow
 from graft.schemas.home import Home
@@ -38,7 +39,6 @@ from graft.schemas.load import resolve_path
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Seed
 from graft.schemas.steering import Improvement, RoundResult
-from graft.schemas.tasks import labels_of
 
 
 @flow(name="improve", validate_parameters=True)
@@ -131,16 +131,13 @@ async def _unsteered(arms: Arms, results: list[RoundResult]) -> None:
 
 def _loop(recipe: Recipe, file: Path, seeds: list[Seed], home: Home, lake: Lake) -> Loop:
     """Everything checked before anything is spent."""
-    if recipe.task.kind == "instruction":
-        raise GraftError("improve steers classifiers and guards", where="task.kind", fix="graft run and graft train")
-    if recipe.student.multi_label is not None:
-        raise GraftError("improve steers students of one label a row", where="student.multi_label", fix="leave it out")
+    kind_of(recipe).check_steering(recipe.student)
     if not recipe.student.test:
         raise GraftError(
             "improve needs a held-out file that steering never sees", where="student.test",
             fix="name a labelled file there, or with --test",
         )  # fmt: skip
-    labels = [label.name for label in labels_of(recipe.task)]
+    labels = recipe.task.names
     fields = (recipe.student.text_field, recipe.student.label_field, labels)
     test = load_labelled(resolve_path(file, recipe.student.test), *fields)
     steer_on = recipe.improve.steer_on

@@ -12,13 +12,12 @@ from typing import Any
 from graft.agents.methods.steps.draw import pool_of
 from graft.agents.roles.namer import name_concepts
 from graft.data.lake import Lake
-from graft.data.versions import rows as version_rows
+from graft.data.scores.answers import VALIDATION
 from graft.data.versions import version as find_version
 from graft.flows import artifacts
 from graft.flows.make_dataset import make_run
 from graft.flows.progress import current
 from graft.flows.run_context import CallRecorder, open_gateway
-from graft.flows.student_labels import soft_labels
 from graft.schemas.base import stable_hash
 from graft.schemas.datasets import DatasetVersion
 from graft.schemas.errors import BudgetExhausted, CallFailed, GraftError
@@ -28,10 +27,11 @@ from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Seed
 from graft.schemas.steering import Arm, RoundResult
 from graft.schemas.students import Student
-from graft.students.learn import Learner, Lesson, learn
-from graft.students.rows import TrainRow
-from graft.students.steer import Evidence, Judged, decide
-from graft.students.train import VALIDATION, as_one_text
+from graft.students.heads import head_of
+from graft.students.material import read_version
+from graft.students.rows import TrainRow, as_one_text
+from graft.students.steer import Evidence, SteeringRow, decide
+from graft.students.train import Learner, Lesson, learn
 
 NO_EVIDENCE = "no row steers: raise splits.validation or rows_per_round, or name labelled rows in improve.steer_on"
 
@@ -93,7 +93,7 @@ class Made:
 class State:
     """What the decisions of a loop remember."""
 
-    failed: list[list[Judged]] = field(default_factory=list)
+    failed: list[list[SteeringRow]] = field(default_factory=list)
     weights: dict[str, float] = field(default_factory=dict)
     said: tuple[str, ...] = ()
 
@@ -120,8 +120,10 @@ class Arms:
             update={"seed": loop.recipe.student.seed + self.seed - loop.recipe.seed}
         )
         seeds = [TrainRow(as_one_text(seed.text, seed.response), seed.label) for seed in loop.seeds if seed.label]
+        head = head_of(settings, loop.labels)
         lesson = Lesson(
-            dataset or self.dataset("steered"), version, [*seeds, *train], validation, loop.labels, settings
+            dataset or self.dataset("steered"), version, head.training_rows([*seeds, *train]), validation, head,
+            settings.model_copy(update={"select": None}), "seeds" if version is None else "version",
         )  # fmt: skip
         stored = {student.id: student for student in loop.lake.students(lesson.dataset)}
         learner = learn(lesson, loop.home, stored.get, say)
@@ -135,11 +137,11 @@ class Arms:
     ) -> RoundResult:  # fmt: skip
         """The round's line in the report; the student's evaluations are saved."""
         loop, student = self.loop, learner.student
-        judged = learner.judged(loop.test, loop.test_name)
+        _, judged = learner.judged(loop.test, loop.test_name)
         loop.lake.save_evaluation(judged)
         if made is not None and made.validation:
             rows = [row.pair for row in made.validation]
-            loop.lake.save_evaluation(learner.judged(rows, VALIDATION, made.validation_ids))
+            loop.lake.save_evaluation(learner.judged(rows, VALIDATION, made.validation_ids)[1])
         return RoundResult(
             arm=arm, seed=self.seed, round=number, dataset=self.dataset(arm), student_id=student.id,
             version=made.version.version if made else None, run_id=made.version.run_id if made else "",
@@ -148,19 +150,19 @@ class Arms:
             interval=judged.interval, seconds=round(time.monotonic() - started, 1), wanted=wanted or {}, said=said,
         )  # fmt: skip
 
-    def steering_rows(self, learner: Learner, made: Made) -> list[Judged]:
+    def steering_rows(self, learner: Learner, made: Made) -> list[SteeringRow]:
         """The rows that steer with what the student says of them: a person's, else the version's validation rows."""
         if self.loop.steering:
             return judged_rows(learner, [TrainRow(text, label) for text, label in self.loop.steering])
         return judged_rows(learner, made.validation)
 
 
-def judged_rows(learner: Learner, rows: Sequence[TrainRow]) -> list[Judged]:
+def judged_rows(learner: Learner, rows: Sequence[TrainRow]) -> list[SteeringRow]:
     """Rows with the student's probabilities, and the teacher's where there are any."""
     _, shares = learner.ask([row.text for row in rows])
     labels = learner.labels
     return [
-        Judged(
+        SteeringRow(
             row.text, row.label, dict(zip(labels, said, strict=True)),
             dict(zip(labels, row.soft, strict=True)) if row.soft else None,
         )
@@ -184,7 +186,7 @@ async def next_recipe(
     state: State,
     learner: Learner,
     made: Made,
-    rows: list[Judged],
+    rows: list[SteeringRow],
     number: int,
     spent: Spending,
 ) -> Recipe:
@@ -229,14 +231,8 @@ async def make_version(loop: Loop, recipe: Recipe, spent: Spending) -> Made | No
     if version is None:
         return None
     found = find_version(loop.lake, f"{version['dataset']}@{version['version']}")
-    soft = soft_labels(loop.lake, found, loop.labels)
-    parts: dict[str, list[TrainRow]] = {"train": [], "validation": [], "test": []}
-    rows = version_rows(loop.lake, found).to_pylist()
-    for row in rows:
-        text = as_one_text(row["text"], row["response"])
-        parts[row["split"]].append(TrainRow(text, row["label"], soft.get(row["id"])))
-    ids = [row["id"] for row in rows if row["split"] == "validation"]
-    return Made(found, parts["train"], parts["validation"], ids)
+    material = read_version(loop.lake, found, loop.labels, artifacts.say)
+    return Made(found, material.rows["train"], material.rows["validation"], material.ids["validation"])
 
 
 class Naming:

@@ -10,11 +10,10 @@ from collections.abc import Callable, Sequence
 from graft.agents.local import encoder
 from graft.agents.methods import method_of
 from graft.data.lake import Lake
+from graft.data.scores.answers import VALIDATION
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Seed
 from graft.schemas.students import Evaluation
-from graft.schemas.tasks import labels_of
-from graft.students.train import VALIDATION
 
 
 def find_neighbours(
@@ -44,7 +43,7 @@ def nearest_classes(
     """Class to the others by cosine of class vectors: the mean over a class's examples, its name and description."""
     import numpy as np
 
-    labels = labels_of(recipe.task)
+    labels = recipe.task.categories
     texts = [
         [*(seed.text for seed in seeds if seed.label == label.name), label.name.replace("_", " "), label.description]
         for label in labels
@@ -70,7 +69,7 @@ def _last_evaluation(lake: Lake, recipe: Recipe) -> Evaluation | None:
 
     Never the one on a test file: what steers generation is no independent estimate any more.
     """
-    names = {label.name for label in labels_of(recipe.task)}
+    names = set(recipe.task.names)
     for student in lake.students(recipe.name):
         for evaluation in lake.evaluations(student.id):
             if evaluation.test_file == VALIDATION and names <= set(evaluation.labels):

@@ -85,8 +85,8 @@ def waiting(home: Home) -> list[Waiting]:
     return sorted((note for note in notes if note is not None and _lives(note)), key=lambda note: note.since)
 
 
-def go_on(home: Home, run_id: str, *, by: str, note: str = "") -> None:
-    """Tell a waiting run (its id, or a beginning that only it has) that its review is done; it goes on in seconds.
+def resume(home: Home, run_id: str, *, by: str, note: str = "") -> None:
+    """Resume a waiting run (its id, or a beginning that only it has): its review is done. It continues in seconds.
 
     Raises NotFound where it does not wait, GraftError where nobody is named or its server does not answer.
     """
@@ -98,7 +98,7 @@ def go_on(home: Home, run_id: str, *, by: str, note: str = "") -> None:
     if not by.strip() or len(by) > 200 or len(note) > 2_000:
         raise GraftError("a review needs a name of up to 200 characters, and a note of 2,000", where="--by")
     apply_prefect_environment(home)
-    _resume(home, found[0], Reviewed(by=by.strip(), note=note))
+    _hand_in(home, found[0], Reviewed(by=by.strip(), note=note))
     _note_file(home, found[0].run_id).unlink(missing_ok=True)
 
 
@@ -129,7 +129,7 @@ async def _wait(home: Home, note: Waiting, say: Callable[[str], None]) -> Review
     """The person's word, None where the time was up. The note lies there for as long as it takes."""
     file = _note_file(home, note.run_id)
     _write(file, note)
-    say(f"{note.dataset} waits for review: graft dashboard, page Review; then: graft go-on {note.run_id}")
+    say(f"{note.dataset} waits for review: graft dashboard, page Review; then: graft resume {note.run_id}")
     try:
         reviewed = await _answer(home, note)
     finally:
@@ -178,7 +178,7 @@ def _nap(note: Waiting) -> float:
 def _time_is_up(home: Home, note: Waiting) -> bool:
     """Let the run go on by itself; False where somebody was quicker, or the server does not answer just now."""
     try:
-        _resume(home, note, Reviewed(by="nobody", note="the time was up"), tries=1)
+        _hand_in(home, note, Reviewed(by="nobody", note="the time was up"), tries=1)
     except GraftError:
         return False
     return True
@@ -195,7 +195,7 @@ def _check_not_cancelled(home: Home, note: Waiting) -> None:
         raise GraftError(f"cancelled while {note.dataset} waited for review", where=note.run_id, fix=fix)
 
 
-def _resume(home: Home, note: Waiting, word: Reviewed, tries: int = TRIES) -> None:
+def _hand_in(home: Home, note: Waiting, word: Reviewed, tries: int = TRIES) -> None:
     from prefect.client.schemas.responses import SetStateStatus
 
     reason = ""

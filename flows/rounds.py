@@ -13,7 +13,6 @@ from graft.flows.run_context import CallRecorder, RunContext
 from graft.schemas.base import stable_hash
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Candidate, Seed
-from graft.schemas.tasks import labels_of
 
 RESUMABLE = ("time", "user")
 """Reasons after which the same recipe goes on where it stopped; after any other it has ended."""
@@ -58,7 +57,7 @@ async def prepare(context: RunContext) -> None:
     """The method prepares seeds and whatever else it has to know; exemplars are laid out by label."""
     recorder = CallRecorder(context.gateway.call, context.run_id, "")
     context.seeds = await context.method.prepare_seeds(context.context(recorder.ask))
-    context.pool = {label.name: [] for label in labels_of(context.recipe.task)}
+    context.pool = {label.name: [] for label in context.recipe.task.categories}
     shown = context.recipe.steering.exemplars if context.recipe.steering else ()
     for seed in (*context.seeds, *(Seed.of(row.text, row.label, row.response) for row in shown)):
         context.pool.setdefault(seed.label, []).append(seed)

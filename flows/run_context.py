@@ -16,8 +16,7 @@ from filelock import FileLock, Timeout
 
 from graft.agents.gateway import Gateway
 from graft.agents.local.files import weights_of
-from graft.agents.methods import Ask, Context, Drawn, Method, method_of
-from graft.agents.roles.prompting import fragments
+from graft.agents.methods import Ask, Context, Drawn, Method, fragments_of, method_of
 from graft.data.gates import Admission, TestText
 from graft.flows.feasibility import FIRST_LOOK, LOOK_EVERY, Feasibility, out_of_reach
 from graft.flows.progress import Progress
@@ -83,7 +82,7 @@ class RunContext:
 
     def admission(self, accepted: Sequence[Candidate] = ()) -> Admission:
         """Fresh gates: they know seeds, held-out texts, what was published, what rounds kept, and `accepted`."""
-        prompts = fragments(self.method.prompts)
+        prompts = fragments_of(self.recipe)
         admission = Admission(self.recipe, self.seeds, self.published, prompts, self.evaluation, self.toxicity)
         for candidate in (*self.kept, *accepted):
             admission.remember(self.method.text_id(candidate), candidate.text, candidate.label)

@@ -1,4 +1,4 @@
-"""Soft labels that judges gave a version's rows, and students as judges of later rows."""
+"""Students as judges of later rows."""
 
 from __future__ import annotations
 
@@ -6,16 +6,10 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-import orjson
-
-from graft.data.lake import Lake
-from graft.flows import artifacts
-from graft.schemas.datasets import DatasetVersion
 from graft.schemas.errors import GraftError
 from graft.schemas.gates import ToxicitySettings
 from graft.schemas.home import Home
-from graft.schemas.restricted import SAFE
-from graft.students.rows import distribution
+from graft.schemas.kinds import TASKS
 
 if TYPE_CHECKING:
     from graft.students.classifier import TextClassifier
@@ -52,7 +46,8 @@ def toxicity_scorer(home: Home, settings: ToxicitySettings) -> Callable[[Sequenc
     labels, _ = judge(settings.student, ["ready?"])
     harmful = [index for index, label in enumerate(labels) if label == settings.label or not settings.label]
     if not settings.label:
-        harmful = [index for index in harmful if labels[index] != SAFE]
+        allowed = {side for task in TASKS.all().values() for side in task.sides[1:]}
+        harmful = [index for index in harmful if labels[index] not in allowed]
     if not harmful or len(harmful) == len(labels):
         fix = f"name one of its labels: {', '.join(labels)}"
         raise GraftError(
@@ -63,17 +58,3 @@ def toxicity_scorer(home: Home, settings: ToxicitySettings) -> Callable[[Sequenc
         return [sum(shares[index] for index in harmful) for shares in judge(settings.student, texts)[1]]
 
     return score
-
-
-def soft_labels(lake: Lake, found: DatasetVersion, labels: Sequence[str]) -> dict[str, tuple[float, ...]]:
-    """Row id to what its judges' probabilities say of the labels; what is no distribution is left out, and said."""
-    query = """
-        SELECT r.id, c.soft_label FROM lake.version_rows r
-        JOIN lake.candidates c ON c.run_id = r.run_id AND c.candidate_id = r.candidate_id
-        WHERE r.dataset = ? AND r.version = ?"""
-    given = lake.sql(query, [found.dataset, found.version]).to_pylist()
-    judged = {str(row["id"]): shares for row in given if (shares := orjson.loads(row["soft_label"] or "{}"))}
-    soft = {name: each for name, shares in judged.items() if (each := distribution(shares, labels)) is not None}
-    if len(soft) < len(judged):
-        artifacts.say(f"{len(judged) - len(soft)} rows' soft labels are no distributions over the labels: left out")
-    return soft

@@ -24,7 +24,6 @@ from graft.schemas.models import ModelSpec
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Review, Seed
 from graft.schemas.students import TeacherScore
-from graft.schemas.tasks import labels_of
 
 Rows = Sequence[tuple[str, str]]
 
@@ -119,7 +118,7 @@ async def _score(
     """One teacher in one way. Raises BudgetExhausted."""
     from graft.students.evaluate import evaluate
 
-    taken, labels = _Taken(ask), [label.name for label in labels_of(recipe.task)]
+    taken, labels = _Taken(ask), recipe.task.names
     reviews = await _reviews(taken.ask, recipe, model, examples, [text for text, _ in asked], seed)
     guesses = await _answers(taken.ask, recipe, model, examples, reviews)
     judged = evaluate(guesses, asked, labels, student_id=model.name, test_file="")
@@ -147,7 +146,7 @@ async def _reviews(
     ask: Ask, recipe: Recipe, model: ModelSpec, examples: Sequence[Seed], texts: Sequence[str], seed: int
 ) -> list[Review]:
     """What the model says of each text. The first tells whether its server gives log-probabilities; else it votes."""
-    labels = [label.name for label in labels_of(recipe.task)]
+    labels = recipe.task.names
 
     async def one(text: str, by_name: bool) -> Review:
         return await label_text(
@@ -193,7 +192,7 @@ async def _answers(
 
 def _shots(recipe: Recipe, examples: Sequence[Seed]) -> int:
     """Examples of a label in the prompt, on average over the labels and rounded; at least 1 where there are any."""
-    labels = labels_of(recipe.task)
+    labels = recipe.task.categories
     if not examples:
         return 0
     given = {seed.label for seed in examples}

@@ -10,7 +10,7 @@ The verbs of the command line as functions, for notebooks and scripts:
     graft.improve("demo", rounds=3)            # rows in rounds, steered by what the student gets wrong
     graft.quality("demo").wording.distinct_2   # the quality report; graft.diff("demo@1", "demo@2") compares
     graft.report("demo", out="demo.html")      # all of a version in one HTML file
-    graft.gate("demo", {"gates.near_duplicate": 0.7})  # other thresholds, without a model call
+    graft.rescreen("demo", {"gates.near_duplicate": 0.7})  # other thresholds, without a model call
     graft.export("demo", format="jsonl", out="training-set")
 
 Inside a running event loop (a notebook), the functions work on a thread of their own.
@@ -27,15 +27,14 @@ if TYPE_CHECKING:
 
     from graft.data.diff import Diff
     from graft.data.quality import Quality
-    from graft.flows.regate import Regated
+    from graft.flows.rescreen import Rescreened
     from graft.schemas.datasets import DatasetVersion, Run
     from graft.schemas.steering import Improvement
-    from graft.students.train import StudentReport
+    from graft.students.report import Report
 
 
 __all__ = [
-    "datasets", "diff", "explain", "export", "gate", "improve", "load", "quality", "report", "run",
-    "train",
+    "datasets", "diff", "explain", "export", "improve", "load", "quality", "report", "rescreen", "run", "train",
 ]  # fmt: skip
 
 
@@ -188,15 +187,15 @@ def report(ref: str, *, out: str | Path | None = None) -> Path:
     return write_report(Home.find(), ref, Path(out) if out is not None else None)
 
 
-def gate(ref: str, overrides: Mapping[str, Any] | None = None, *, dry_run: bool = False) -> Regated:
-    """Every gate over a version again, such as gate("demo", {"gates.near_duplicate": 0.7}); no model is called."""
-    from graft.flows.regate import regate_version
+def rescreen(ref: str, overrides: Mapping[str, Any] | None = None, *, dry_run: bool = False) -> Rescreened:
+    """Every gate over a version again, such as rescreen("demo", {"gates.near_duplicate": 0.7}); no model is called."""
+    from graft.flows.rescreen import rescreen_version
 
-    return regate_version(ref, overrides, dry_run=dry_run)
+    return rescreen_version(ref, overrides, dry_run=dry_run)
 
 
-def train(ref: str, *, test: str | Path | None = None, **settings: Any) -> StudentReport:
-    """Train a student on a version, and a baseline on its seeds only; evaluate both on a held-out file.
+def train(ref: str, *, test: str | Path | None = None, **settings: Any) -> Report:
+    """Train the student of a version and evaluate it: a classifier beside a baseline on its seeds, on a held-out file.
 
     `settings` override fields of StudentSettings, such as epochs=5.
     """

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field
 
 from graft.schemas.base import Value
 from graft.schemas.redaction import redact_recipe
+from graft.schemas.tasks.base import Task, stored_task
 
 Origin = Literal["run", "import", "gates", "recall", "edits"]
 """What made a version: a run, an import, other gates over a version, a recall, or a person's edits."""
@@ -43,6 +44,11 @@ class Run(Value):
     neighbours: dict[str, tuple[str, ...]] = Field(
         default_factory=dict, description="class to the classes it is mixed with, most confusable first; set once a run"
     )
+
+    @property
+    def task(self) -> Task:
+        """The task of its recipe, as far as it can be read."""
+        return stored_task(self.recipe)
 
 
 class DatasetVersion(Value):

@@ -38,7 +38,7 @@ class Plugin:
     problem: str = ""
 
 
-@dataclass
+@dataclass(eq=False)  # hashable: a family stands in annotations
 class Kinds(Generic[T]):
     """The kinds of one family, loaded when they are used.
 
@@ -166,11 +166,13 @@ class OfKind:
 
 
 METHODS: Kinds[Any] = Kinds("methods", "agents/methods", needs=("kind", "Settings", "roles", "run_slot"))
-TASKS: Kinds[Any] = Kinds("tasks", "schemas/tasks")
+TASKS: Kinds[Any] = Kinds("tasks", "schemas/tasks", needs=("categories", "restricts", "rubric"))
 GATES: Kinds[Any] = Kinds("gates", "data/gates")
 AUDITS: Kinds[Any] = Kinds("audits", "data/audits")
+STUDENTS: Kinds[Any] = Kinds("students", "students/kinds", ("train", "lies_in"))
 OBJECTIVES: Kinds[Any] = Kinds("objectives", "students/objectives")
+STAGES: Kinds[Any] = Kinds("stages", "students/instruct/stages")
 POLICIES: Kinds[Any] = Kinds("policies", "students/steer")
 EXPORTS: Kinds[Any] = Kinds("exports", "data/export")
-FAMILIES: tuple[Kinds[Any], ...] = (METHODS, TASKS, GATES, AUDITS, OBJECTIVES, POLICIES, EXPORTS)
+FAMILIES: tuple[Kinds[Any], ...] = (METHODS, TASKS, GATES, AUDITS, STUDENTS, OBJECTIVES, STAGES, POLICIES, EXPORTS)
 """Every family, for `graft plugins`. A room gives its own family a type where it hands it on."""

@@ -292,7 +292,6 @@ _SECTIONS = ("models", "roles", "target", "seeds", "task", "method")
 # Of validators that do not raise FieldErrors yet: the methods' and the tasks'.
 _VALIDATOR_FIXES: tuple[tuple[str, str, str], ...] = (
     # what the message contains, the field (under the model's own path) that it is about, the fix
-    ("occurs twice (as", "labels", "give every label a name of its own; capitals do not count as a difference"),
 )
 
 

@@ -12,14 +12,14 @@ from graft.schemas.base import Slug, Value, stable_hash
 from graft.schemas.binding import DEFAULT_METHOD, MethodSettings, Role, bind_roles, roles_of
 from graft.schemas.extra import sendable
 from graft.schemas.gates import GateSettings
-from graft.schemas.kinds import METHODS, OfKind
+from graft.schemas.kinds import METHODS, TASKS, OfKind
 from graft.schemas.models import EMBEDDED_POOL, ModelSpec, RoleSpec
 from graft.schemas.problems import FieldErrors, field_error, unknown_name
 from graft.schemas.redaction import HIDDEN
 from graft.schemas.review import ReviewSettings
-from graft.schemas.steering import ImproveSettings, Steering
+from graft.schemas.steering import Improve, ImproveSettings, Steering
 from graft.schemas.students import StudentSettings
-from graft.schemas.tasks import Task, labels_of
+from graft.schemas.tasks.base import Task
 
 R = TypeVar("R", bound=RoleSpec)
 
@@ -90,7 +90,7 @@ class Recipe(Value):
 
     name: Slug = Field(description="the dataset's name: lower-case letters, digits, dot, dash, underscore")
     description: str = ""
-    task: Task
+    task: Annotated[Task, OfKind(TASKS)]
     seeds: SeedSettings = SeedSettings()
     method: Annotated[MethodSettings, OfKind(METHODS, "Settings")] = Field(
         default={"kind": DEFAULT_METHOD}, validate_default=True
@@ -102,7 +102,7 @@ class Recipe(Value):
     limits: Limits = Limits()
     splits: Splits = Splits()
     student: StudentSettings = StudentSettings()
-    improve: ImproveSettings = ImproveSettings()
+    improve: Improve = ImproveSettings()
     steering: Steering | None = Field(default=None, description="set by a round of graft improve")
     review: ReviewSettings | None = Field(default=None, description="pause for people's review before the run ends")
     seed: int = Field(default=42, ge=0, lt=2**31, description="every random draw follows from it")
@@ -156,7 +156,7 @@ class Recipe(Value):
             if not models:
                 fix = "add an embedded, openai or litellm model"
                 raise field_error(("models",), "none can generate (an encoder only judges)", fix)
-        known = [label.name for label in labels_of(self.task)]
+        known = self.task.names
         for label in self.target.labels:
             if label not in known:
                 raise unknown_name(("target", "labels"), "label", label, "the task", known)
@@ -197,14 +197,12 @@ class Recipe(Value):
         named = self.role(role).models
         if named:
             return tuple(model for model in self.models if model.name in named)
-        judges = not self.writes(role) and self.task.kind != "instruction"
+        judges = not self.writes(role) and self.task.labelled
         return tuple(model for model in self.models if judges or model.provider != "encoder")
 
     def wanted(self) -> dict[str, int]:
         """Accepted rows wanted of each label, in the task's order."""
-        return {
-            label.name: self.target.labels.get(label.name, self.target.rows_per_label) for label in labels_of(self.task)
-        }
+        return {name: self.target.labels.get(name, self.target.rows_per_label) for name in self.task.names}
 
     def fingerprint(self, *more: Any) -> str:
         """Hash of all that decides which rows come out; student, loop, review and caps do not: a raised cap goes on."""
@@ -214,7 +212,7 @@ class Recipe(Value):
             for name in ("weights", "headers_env"):
                 if not model[name]:
                     del model[name]
-        return stable_hash(data, more)
+        return stable_hash(data, self.task.rubric, more)
 
 
 def without_caps(recipe: dict[str, Any]) -> dict[str, Any]:

@@ -31,8 +31,8 @@ FIELD_LIKE = re.compile(
 )
 """Names of fields that hold a secret. `api_key_env` and `prompt_tokens` are not among them."""
 
-PROSE = frozenset({"description", "licence", "text", "policy", "safe"})
-"""Fields of a recipe that hold a person's words."""
+NAMES = frozenset({"name", "kind"})
+"""Fields of a task that are no prose: all its other texts are a person's words."""
 
 SHORTEST_IN_RECIPE = 8
 """Characters. A shorter value of a variable may well be a word of a recipe."""
@@ -125,10 +125,10 @@ def _of_model(name: str, value: Any, secrets: tuple[str, ...]) -> Any:
 
 
 def _prose(value: Any, secrets: tuple[str, ...]) -> Any:
-    """The value with keys taken out of the texts that are under a name of PROSE."""
+    """The value with keys taken out of the texts that are under another name than those of NAMES."""
     if isinstance(value, Mapping):
         return {
-            name: _hide(inner, secrets) if name in PROSE and isinstance(inner, str) else _prose(inner, secrets)
+            name: _hide(inner, secrets) if name not in NAMES and isinstance(inner, str) else _prose(inner, secrets)
             for name, inner in value.items()
         }
     return [_prose(inner, secrets) for inner in value] if isinstance(value, list | tuple) else value

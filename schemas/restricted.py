@@ -4,5 +4,3 @@ from __future__ import annotations
 
 HIDDEN = "(restricted)"
 """What stands in the place of words that are hidden."""
-SAFE = "safe"
-"""The one label of a guard task that is no harm: rows of it are open to all."""

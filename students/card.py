@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from graft.data.scores.answers import VALIDATION
 from graft.schemas.datasets import DatasetVersion
 from graft.schemas.students import Evaluation, Student
-from graft.students.predict import Rule
-from graft.students.train import VALIDATION
+from graft.students.heads import Rule
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~$@:.=-])")
 _SOFTMAX = """\
@@ -110,7 +110,7 @@ class Origin:
 
 
 @dataclass(frozen=True)
-class Judged:
+class Judgements:
     """A student's evaluations, and those of the student that learned from the seeds only."""
 
     own: Sequence[Evaluation]
@@ -134,7 +134,7 @@ def plain(text: str, limit: int = 300) -> str:
     return _SPECIAL.sub(r"\\\1", line)
 
 
-def render_model_card(student: Student, origin: Origin, judged: Judged, rule: Rule, difference: float) -> str:
+def render_model_card(student: Student, origin: Origin, judged: Judgements, rule: Rule, difference: float) -> str:
     """The card in Markdown. `difference` is the largest one of a logit between ONNX and PyTorch."""
     parts = [
         f"# {plain(student.dataset)}: student {plain(student.id)}",
@@ -176,10 +176,12 @@ def _learned(student: Student, origin: Origin) -> str:
             "- its train split and the seeds",
         ]
     settings = student.settings
+    objective = f"objective {plain(settings.objective.kind)}, " if settings.objective else ""
     lines += [
         f"- {student.train_rows:,} training rows, each counted once; {origin.seeds:,} seeds (licence: {licence})",
         f"- {settings.epochs} epochs, learning rate {settings.learning_rate:g}, random seed {settings.seed}, "
-        f"soft labels {settings.soft_weight:g}, class weights {settings.class_weights}; {student.seconds:,.0f} s on "
+        f"{objective}soft labels {settings.soft_weight:g}, class weights {settings.class_weights}; "
+        f"{student.seconds:,.0f} s on "
         f"{plain(student.device)}, {student.created_at:%Y-%m-%d}",
     ]
     if origin.restricted:
@@ -189,7 +191,7 @@ def _learned(student: Student, origin: Origin) -> str:
     return "\n".join(lines)
 
 
-def _judged(judged: Judged) -> str:
+def _judged(judged: Judgements) -> str:
     if not judged.held_out:
         return "## How good it is\n\nIt was not judged on a held-out file."
     body = []
@@ -211,7 +213,7 @@ def _judged(judged: Judged) -> str:
     return "## How good it is\n\n" + _table(head, body) + f"\n\n{note}{more}"
 
 
-def _classes(judged: Judged) -> str:
+def _classes(judged: Judgements) -> str:
     if not judged.held_out:
         return ""
     one = judged.held_out[0]
@@ -230,7 +232,7 @@ def _many(student: Student) -> bool:
     return student.settings.multi_label is not None
 
 
-def _calibration(judged: Judged, rule: Rule, many: bool) -> str:
+def _calibration(judged: Judgements, rule: Rule, many: bool) -> str:
     lines = ["## Probabilities", ""]
     measured = [one for one in judged.held_out if one.ece is not None]
     for one in measured:
@@ -263,7 +265,7 @@ def _calibration(judged: Judged, rule: Rule, many: bool) -> str:
     return "\n".join(lines)
 
 
-def _use(student: Student, origin: Origin, judged: Judged) -> str:
+def _use(student: Student, origin: Origin, judged: Judgements) -> str:
     lines = [
         "## Use and limits",
         "",

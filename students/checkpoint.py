@@ -29,7 +29,7 @@ class Checkpoint:
     """The checkpoint in a folder; without a folder it holds nothing and is never due.
 
     `facts` says what the training is of (name to value): a checkpoint of other facts is ignored, and said. One that
-    only reads is for the processes of a team that do not write it.
+    only reads is for the processes of a group that do not write it.
     """
 
     def __init__(

@@ -3,8 +3,8 @@
 MiniLM was trained with mean pooling and has no trained pooler, so transformers' stock sequence classifier would put a
 random pooler and a random head on it: with a few rows a class that starts far below what the encoder already knows.
 Here the mean over the real tokens is normalised, and the layer starts from each class's mean vector (weight
-imprinting, Qi et al. 2018): training begins at nearest-centroid accuracy and improves on it. A student that gives each
-text several labels reads the same logits through a sigmoid each, with a threshold each.
+imprinting, Qi et al. 2018): training begins at nearest-centroid accuracy and improves on it. Its head
+(`students.heads`) reads the logits: as one label a text, or as several.
 
 This module is imported only where a student is trained or used: it loads torch.
 """
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from graft.schemas.errors import GraftError, NotFound
 from graft.schemas.pretrained import check_written, pretrained
 from graft.students.encoder import Encoder, quiet_transformers
-from graft.students.multilabel import FACT, above, thresholds_of
+from graft.students.heads import Head, Said, head_in
 
 SCALE = 10.0
 """What cosines are multiplied by before the softmax, at the start; the layer then learns its own."""
@@ -33,18 +33,16 @@ BATCH = 64
 
 
 class TextClassifier(nn.Module):
-    """Texts to a distribution over `labels`; or, where there are `thresholds` (one a label), to any number of them."""
+    """Texts to logits, which `outputs` reads as labels and probabilities. `head` is the linear layer before them."""
 
-    thresholds: tuple[float, ...] | None = None
-
-    def __init__(self, encoder: Any, tokenizer: Any, labels: Sequence[str], max_length: int) -> None:
+    def __init__(self, encoder: Any, tokenizer: Any, outputs: Head, max_length: int) -> None:
         super().__init__()
         self.encoder, self.tokenizer = encoder, tokenizer
-        self.labels, self.max_length = tuple(labels), _fitting(max_length, encoder, tokenizer)
-        self.head = nn.Linear(int(encoder.config.hidden_size), len(self.labels))
+        self.outputs, self.max_length = outputs, _fitting(max_length, encoder, tokenizer)
+        self.head = nn.Linear(int(encoder.config.hidden_size), len(outputs.labels))
 
     @classmethod
-    def start(cls, encoder: Encoder, labels: Sequence[str], max_length: int) -> TextClassifier:
+    def start(cls, encoder: Encoder, outputs: Head, max_length: int) -> TextClassifier:
         """A classifier before training, on the CPU in 32 bits. Raises GraftError where the encoder cannot be loaded."""
         try:
             with quiet_transformers():
@@ -63,7 +61,12 @@ class TextClassifier(nn.Module):
             )  # fmt: skip
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
-        return cls(body, tokenizer, labels, max_length)
+        return cls(body, tokenizer, outputs, max_length)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """In the order of the logits."""
+        return self.outputs.labels
 
     @property
     def device(self) -> torch.device:
@@ -111,15 +114,18 @@ class TextClassifier(nn.Module):
         answer = self._probabilities(texts)
         return [self.labels[place] for place in answer.argmax(-1).tolist()], answer.tolist()
 
+    def say(self, texts: Sequence[str]) -> Said:
+        """What the student says of each text, a label or a cell of labels, and all probabilities."""
+        answer = self._probabilities(texts).tolist()
+        return self.outputs.said(answer), answer
+
     def predict_many(self, texts: Sequence[str]) -> tuple[list[tuple[str, ...]], list[list[float]]]:
         """The labels of each text whose probability is above their threshold, perhaps none, and all probabilities.
 
         Raises GraftError for a student that gives exactly one label.
         """
-        if self.thresholds is None:
-            raise GraftError("this student gives exactly one label a text", where="predict_many", fix="use predict")
         answer = self._probabilities(texts).tolist()
-        return above(answer, self.thresholds, self.labels), answer
+        return self.outputs.many(answer), answer
 
     def _probabilities(self, texts: Sequence[str]) -> Tensor:
         """Shape (texts, labels), on the CPU."""
@@ -130,7 +136,7 @@ class TextClassifier(nn.Module):
             for start in range(0, len(order), BATCH):
                 places = order[start : start + BATCH]
                 logits = self([texts[place] for place in places]).float()
-                answer[places] = (logits.softmax(-1) if self.thresholds is None else logits.sigmoid()).cpu()
+                answer[places] = self.outputs.activate(logits).cpu()
         return answer
 
     def save(self, folder: Path) -> None:
@@ -143,11 +149,8 @@ class TextClassifier(nn.Module):
         self.save_facts(folder)
 
     def save_facts(self, folder: Path) -> None:
-        """classifier.json, whole or not at all: labels in order, length, and for several labels a text `multi_label`,
-        each label's threshold."""
-        facts: dict[str, Any] = {"labels": self.labels, "max_length": self.max_length}
-        if self.thresholds is not None:
-            facts[FACT] = dict(zip(self.labels, self.thresholds, strict=True))
+        """classifier.json, whole or not at all: labels in order, length, and the facts of the head."""
+        facts: dict[str, Any] = {"labels": self.labels, "max_length": self.max_length, **self.outputs.facts()}
         staged = folder / "classifier.json.part"
         staged.write_text(json.dumps(facts, indent=2, ensure_ascii=False), encoding="utf-8")
         staged.replace(folder / "classifier.json")
@@ -159,9 +162,8 @@ class TextClassifier(nn.Module):
             raise NotFound("no student lies here", where=str(folder), fix="train one: graft train NAME")
         check_written(folder)
         facts = json.loads((folder / "classifier.json").read_text(encoding="utf-8"))
-        model = cls.start(Encoder(str(folder / "encoder"), "", ""), facts["labels"], facts["max_length"])
+        model = cls.start(Encoder(str(folder / "encoder"), "", ""), head_in(facts), facts["max_length"])
         model.head.load_state_dict(load_file(folder / "head.safetensors"))
-        model.thresholds = thresholds_of(facts)
         return model.eval()
 
 

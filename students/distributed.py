@@ -17,7 +17,7 @@ from graft.students.rows import TrainRow
 
 
 @dataclass(frozen=True)
-class Team:
+class ProcessGroup:
     """This process, number `rank` of `size`; alone by default, where nothing is sent."""
 
     rank: int = 0
@@ -77,4 +77,4 @@ def _spread(flat: Tensor, weights: Sequence[Tensor]) -> None:
         start += one.numel()
 
 
-ALONE = Team()
+ALONE = ProcessGroup()

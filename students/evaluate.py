@@ -14,7 +14,7 @@ from graft.schemas.errors import GraftError
 from graft.schemas.students import ClassScore, Evaluation
 
 if TYPE_CHECKING:
-    from graft.students.calibrate import Bin
+    from graft.data.scores.maths import Bin
 
 Rows = Sequence[tuple[str, str]]
 """(text, label) pairs."""
@@ -70,11 +70,11 @@ def check_test_rows(rows: Rows, labels: Sequence[str], test_file: str, say: Call
     held = {label for _, label in rows}
     if unknown := sorted(held - set(labels)):
         raise GraftError(
-            f"the test file has labels that the dataset lacks: {_few(unknown)}", where=test_file,
-            fix=f"rename or remove these rows; the dataset has {_few(labels)}",
+            f"the test file has labels that the dataset lacks: {few(unknown)}", where=test_file,
+            fix=f"rename or remove these rows; the dataset has {few(labels)}",
         )  # fmt: skip
     if untested := [label for label in labels if label not in held]:
-        say(f"{test_file} has no rows of {_few(untested)}: macro-F1 is over the other {len(held)} labels")
+        say(f"{test_file} has no rows of {few(untested)}: macro-F1 is over the other {len(held)} labels")
 
 
 def evaluate(
@@ -89,7 +89,7 @@ def evaluate(
     """
     from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
 
-    from graft.students.calibrate import accuracy_interval
+    from graft.data.scores.maths import accuracy_interval
 
     check_test_rows(rows, labels, test_file, lambda text: None)
     true, names = [label for _, label in rows], list(labels)
@@ -123,21 +123,22 @@ def _calibrated(
     """The fields of an Evaluation that need probabilities."""
     import numpy as np
 
+    from graft.data.scores import maths
     from graft.students import calibrate
 
-    matrix = calibrate.as_matrix(probabilities, len(true), len(labels))
+    matrix = maths.as_matrix(probabilities, len(true), len(labels))
     right = np.array([guess == label for guess, label in zip(predicted, true, strict=True)])
-    fields: dict[str, Any] = {"ece": calibrate.calibration_error(calibrate.reliability(matrix, right))}
+    fields: dict[str, Any] = {"ece": maths.calibration_error(maths.reliability(matrix, right))}
     known = None
     if validation is not None and len(validation[1]):
-        known = calibrate.as_matrix(validation[0], len(validation[1]), len(labels))
+        known = maths.as_matrix(validation[0], len(validation[1]), len(labels))
         place = {label: n for n, label in enumerate(labels)}
         if strange := sorted(set(validation[1]) - set(place)):
-            raise ValueError(f"validation rows have labels that the student lacks: {_few(strange)}")
+            raise ValueError(f"validation rows have labels that the student lacks: {few(strange)}")
         temperature = calibrate.fit_temperature(known, np.array([place[label] for label in validation[1]]))
         if temperature is not None:
-            after = calibrate.reliability(calibrate.scaled(matrix, temperature), right)
-            fields |= {"temperature": temperature, "ece_scaled": calibrate.calibration_error(after)}
+            after = maths.reliability(calibrate.scaled(matrix, temperature), right)
+            fields |= {"temperature": temperature, "ece_scaled": maths.calibration_error(after)}
     if len(labels) == 2:
         fields |= _binary(true, labels, matrix, known, validation[1] if validation else ())
     return fields
@@ -217,7 +218,7 @@ def write_reliability(
     """
     import numpy as np
 
-    from graft.students.calibrate import as_matrix, reliability
+    from graft.data.scores.maths import as_matrix, reliability
 
     right = np.array([guess == label for guess, (_, label) in zip(predicted, rows, strict=True)])
     bins = reliability(as_matrix(probabilities, len(rows), len(probabilities[0])), right)
@@ -315,6 +316,7 @@ def _short(text: str, most: int = 28) -> str:
     return flat if len(flat) <= most else flat[: most - 1] + "…"
 
 
-def _few(labels: Sequence[str]) -> str:
+def few(labels: Sequence[str]) -> str:
+    """The first eight names, and how many more there are."""
     more = f" and {len(labels) - 8} more" if len(labels) > 8 else ""
     return ", ".join(labels[:8]) + more

@@ -1,7 +1,7 @@
 """Training a classifier: AdamW, linear warm-up and decay, on whatever device there is. Loads torch.
 
-Here are the rows' checks, the memory that runs out, and what is written; the loop itself is in `students.loop`, several
-processes are started by `students.launch`.
+Here are the rows' checks, the memory that runs out, and what is written; the loop itself is in `students.loop`.
+`students.launch` decides by how many processes a classifier is trained.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +24,17 @@ from graft.schemas.students import StudentSettings
 from graft.students.checkpoint import NAME, Checkpoint
 from graft.students.classifier import TextClassifier
 from graft.students.device import device_name, multiplying, pick_device, share_of_peak
-from graft.students.distributed import ALONE, Team
+from graft.students.distributed import ALONE, ProcessGroup
 from graft.students.encoder import Encoder, find_encoder
-from graft.students.loop import HEAD_RATE, Loop, Outcome, Plan, Progress, Say
+from graft.students.heads import Head, head_of
+from graft.students.loop import HEAD_RATE, BatchPlan, Loop, Outcome, Progress, Say
 from graft.students.rows import Given, TrainRow, as_rows
 
 MIN_STEPS = 60
 """Optimiser steps at least, so that a handful of seeds is trained as fairly as a whole version."""
 
-NOT_LEARNED = {"test", "text_field", "label_field", "runs"}
-"""Settings that change nothing in the weights."""
 
-
-def _silent(text: str) -> None:
+def silent(text: str) -> None:
     """Says nothing."""
 
 
@@ -50,7 +48,7 @@ class Fit:
     peak arithmetic that this used, None where their peak is not known.
     """
 
-    model: TextClassifier
+    model: TextClassifier = field(repr=False)
     device: str
     seconds: float
     steps: int
@@ -61,20 +59,10 @@ class Fit:
     tokens_per_second: float = 0.0
     peak_share: float | None = None
 
-
-@dataclass(frozen=True)
-class TrainResult:
-    """Where a trained classifier lies and what it took; fields as of `Fit`."""
-
-    path: Path
-    device: str
-    seconds: float
-    loss: float
-    epochs: float
-    best: int | None = None
-    note: str = ""
-    tokens_per_second: float = 0.0
-    peak_share: float | None = None
+    @property
+    def figures(self) -> dict[str, Any]:
+        """Everything but the model, as plain values."""
+        return {one.name: getattr(self, one.name) for one in fields(self) if one.name != "model"}
 
 
 @dataclass(frozen=True)
@@ -83,57 +71,25 @@ class _Task:
 
     rows: Sequence[TrainRow]
     validation: Sequence[TrainRow]
-    labels: Sequence[str]
+    head: Head
     settings: StudentSettings
     encoder: Encoder
     say: Say
     progress: Progress | None
-    team: Team = ALONE
+    group: ProcessGroup = ALONE
     batch_size: int | None = None
-
-
-def train_classifier(
-    rows: Sequence[Given], labels: Sequence[str], settings: StudentSettings, out: Path, *,
-    say: Say = _silent, progress: Progress | None = None, validation: Sequence[Given] = (),
-    processes: int | None = None,
-) -> TrainResult:  # fmt: skip
-    """Train on the rows and write the classifier to `out`, whole or not at all. Arguments and errors as `fit`.
-
-    A long training leaves checkpoints beside `out`, from which the same call goes on after a kill. `processes` is how
-    many train together, by default one for each CUDA device; more than one are processes of their own.
-    """
-    count = torch.cuda.device_count() if processes is None else processes
-    if count > 1:
-        from graft.students.jobs import Job
-        from graft.students.launch import train_together
-
-        _check(as_rows(rows), as_rows(validation) if settings.patience else [], labels, _silent)
-        return train_together(
-            Job(tuple(as_rows(rows)), tuple(as_rows(validation)), tuple(labels), settings, out), count, say, progress
-        )
-    fitted = fit(rows, labels, settings, say, progress, validation=validation, checkpoints=staging(out))
-    return saved(fitted, out)
-
-
-def saved(fitted: Fit, out: Path) -> TrainResult:
-    """Write a trained classifier, whole or not at all. Raises StorageFull."""
-    save(fitted.model, out)
-    return TrainResult(
-        out, fitted.device, fitted.seconds, fitted.loss, fitted.epochs, best=fitted.best, note=fitted.note,
-        tokens_per_second=fitted.tokens_per_second, peak_share=fitted.peak_share,
-    )  # fmt: skip
 
 
 def fit(
     rows: Sequence[Given],
     labels: Sequence[str],
     settings: StudentSettings,
-    say: Say = _silent,
+    say: Say = silent,
     progress: Progress | None = None,
     *,
     validation: Sequence[Given] = (),
     checkpoints: Path | None = None,
-    team: Team = ALONE,
+    group: ProcessGroup = ALONE,
     batch_size: int | None = None,
 ) -> Fit:
     """Train on rows, or (text, label) pairs, and each label's name.
@@ -144,16 +100,17 @@ def fit(
     no number, the weights of an earlier pass are kept, and `note` says it. Raises GraftError where fewer than two
     labels have rows, a row's label is unknown, or training comes apart before a pass ended well.
 
-    For `students.launch`: in a `team` of several, memory that runs out is MemoryOut, as all must start again, with the
+    For `students.launch`: in a `group` of several, memory that runs out is MemoryOut, as all must start again, with the
     smaller `batch_size`.
     """
     given, judged = as_rows(rows), as_rows(validation) if settings.patience else []
-    _check(given, judged, labels, say)
+    check_rows(given, judged, labels, say)
     if settings.patience and not judged:
         say("no validation rows: patience is not used, training goes through all its passes")
     everything = sorted([*given, *as_rows(named(labels))], key=lambda row: row.order)  # whatever order they came in
-    task = _Task(everything, judged, labels, settings, find_encoder(settings.encoder), say, progress, team, batch_size)
-    return _fitting(task, Checkpoint(checkpoints, _facts(task), say, only_reads=team.rank > 0))
+    head = head_of(settings, labels)
+    task = _Task(everything, judged, head, settings, find_encoder(settings.encoder), say, progress, group, batch_size)
+    return _fitting(task, Checkpoint(checkpoints, _facts(task), say, only_reads=group.rank > 0))
 
 
 def _fitting(task: _Task, checkpoint: Checkpoint) -> Fit:
@@ -170,7 +127,7 @@ def _fitting(task: _Task, checkpoint: Checkpoint) -> Fit:
             if not _is_memory(error):
                 raise
         checkpoint.remove()
-        if not task.team.alone:
+        if not task.group.alone:
             raise MemoryOut(batch_size)
         found, batch_size = None, halved(batch_size, task.say)
         if torch.cuda.is_available():
@@ -243,7 +200,8 @@ def named(labels: Sequence[str]) -> list[tuple[str, str]]:
     return [(label.replace("_", " "), label) for label in labels if any(sign.isalpha() for sign in label)]
 
 
-def _check(rows: Sequence[TrainRow], validation: Sequence[TrainRow], labels: Sequence[str], say: Say) -> None:
+def check_rows(rows: Sequence[TrainRow], validation: Sequence[TrainRow], labels: Sequence[str], say: Say) -> None:
+    """Whether a classifier can learn from the rows; says which labels have none. Raises GraftError."""
     present = {row.label for row in rows}
     if unknown := sorted((present | {row.label for row in validation}) - set(labels)):
         raise GraftError(
@@ -264,11 +222,11 @@ def _check(rows: Sequence[TrainRow], validation: Sequence[TrainRow], labels: Seq
 
 def _facts(task: _Task) -> dict[str, str]:
     """What a checkpoint must have been made with; the keys are words for people."""
-    learned_with = task.settings.model_dump(mode="json", exclude=NOT_LEARNED)
+    learned_with = task.settings.learned_with("classifier")
     return {
         "torch version": str(torch.__version__),
-        "device": _device_of(task.team),
-        "settings": stable_hash(learned_with, list(task.labels), MIN_STEPS, HEAD_RATE),
+        "device": _device_of(task.group),
+        "settings": stable_hash(learned_with, list(task.head.labels), MIN_STEPS, HEAD_RATE),
         "data": stable_hash([row.order for row in task.rows], [row.order for row in task.validation]),
         "encoder": task.encoder.revision,
     }
@@ -280,10 +238,10 @@ def _is_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "out of memory" in said or "can't allocate memory" in said
 
 
-def _device_of(team: Team) -> str:
+def _device_of(group: ProcessGroup) -> str:
     """For people and checkpoints: cuda, or cuda x 4."""
     kind = pick_device().type
-    return kind if team.alone else f"{kind} x {team.size}"
+    return kind if group.alone else f"{kind} x {group.size}"
 
 
 def _fit(task: _Task, batch_size: int, checkpoint: Checkpoint, found: dict[str, Any] | None) -> Fit:
@@ -291,17 +249,17 @@ def _fit(task: _Task, batch_size: int, checkpoint: Checkpoint, found: dict[str, 
     device = pick_device()
     with torch.random.fork_rng(range(torch.cuda.device_count())):
         torch.manual_seed(settings.seed)
-        model = TextClassifier.start(task.encoder, task.labels, settings.max_length).to(device)
+        model = TextClassifier.start(task.encoder, task.head, settings.max_length).to(device)
         if found is None:
             model.imprint([row.pair for row in task.rows])
-            task.team.alike(model)
+            task.group.alike(model)
         a_pass = math.ceil(count / (batch_size * settings.accumulate))
         steps = max(MIN_STEPS, settings.epochs * a_pass)
         if steps > settings.epochs * a_pass:
             task.say(f"{count} rows are few: {steps} steps instead of {settings.epochs * a_pass}")
         with _recomputed(model, settings.recompute) as missing:
-            plan = Plan(
-                task.rows, task.validation, settings, batch_size, steps, _lengths(model, task.rows), task.team
+            plan = BatchPlan(
+                task.rows, task.validation, settings, batch_size, steps, _lengths(model, task.rows), task.group
             )  # fmt: skip
             ended = Loop(model, plan, task.say, task.progress, checkpoint).run(found)
     model.eval()
@@ -312,9 +270,9 @@ def _fit(task: _Task, batch_size: int, checkpoint: Checkpoint, found: dict[str, 
 def _told(task: _Task, model: TextClassifier, seconds: float, ended: Outcome, epochs: float, missing: str) -> Fit:
     if missing:
         task.say(missing)
-    share = share_of_peak(multiplying(model), ended.tokens_per_second, device_name(model.device), task.team.size)
+    share = share_of_peak(multiplying(model), ended.tokens_per_second, device_name(model.device), task.group.size)
     return Fit(
-        model, _device_of(task.team), seconds, ended.steps, epochs, ended.loss, ended.best,
+        model, _device_of(task.group), seconds, ended.steps, epochs, ended.loss, ended.best,
         "; ".join(part for part in (ended.note, missing) if part), ended.tokens_per_second, share,
     )  # fmt: skip
 

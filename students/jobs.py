@@ -20,7 +20,7 @@ _T = TypeVar("_T", bound=Value)
 
 @dataclass(frozen=True)
 class Job:
-    """A training: arguments of `students.fit.train_classifier`. `batch_size` is a smaller one than the settings'."""
+    """A training: arguments of `students.launch.train_classifier`. `batch_size` is a smaller one than the settings'."""
 
     rows: tuple[TrainRow, ...]
     validation: tuple[TrainRow, ...]

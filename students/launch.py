@@ -1,12 +1,12 @@
-"""A classifier trained by several processes, one for each GPU: how they are started and watched, and what each does.
+"""A classifier trained by one process, or by one for each GPU: how these are started and watched, and what each does.
 
-`students.fit.train_classifier` starts them itself where it sees more than one GPU. By hand, on a job file:
+`train_classifier` starts them itself where it sees more than one GPU. By hand, on a job file:
 
     python -m graft.students.launch JOB.json --processes 4
     accelerate launch --num_processes 4 -m graft.students.launch JOB.json        (or torchrun --nproc-per-node 4 -m ...)
 
 The first way finds its processes through a file and the loopback interface. Accelerate and torchrun start a store of
-their own, which listens where they please. Torch is loaded inside the functions.
+their own, which listens where they please. Loads torch.
 """
 
 from __future__ import annotations
@@ -22,25 +22,31 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
+
+import torch
+import torch.distributed as dist
 
 from graft.schemas import errors
 from graft.schemas.errors import GraftError
 from graft.schemas.home import python_path
+from graft.schemas.students import StudentSettings
+from graft.students.checkpoint import NAME
+from graft.students.classifier import TextClassifier
+from graft.students.device import pick_device
+from graft.students.distributed import ProcessGroup
+from graft.students.fit import Fit, MemoryOut, check_rows, fit, halved, save, silent, staging
 from graft.students.jobs import Job, read_job, write_job
-
-if TYPE_CHECKING:
-    from graft.students.distributed import Team
-    from graft.students.fit import TrainResult
-    from graft.students.loop import Progress, Say
+from graft.students.loop import Progress, Say
+from graft.students.rows import Given, as_rows
 
 COMMAND = (sys.executable, "-m", "graft.students.launch")
 """What each process runs; then the job file and --child."""
 
-STORE = "GRAFT_TEAM_STORE"
+STORE = "GRAFT_PROCESS_STORE"
 """The environment variable that names the file through which processes find each other."""
 
 PATIENCE = timedelta(minutes=30)
@@ -50,18 +56,35 @@ PATIENCE = timedelta(minutes=30)
 # ---- the process that starts the others
 
 
+def train_classifier(
+    rows: Sequence[Given], labels: Sequence[str], settings: StudentSettings, out: Path, *,
+    say: Say = silent, progress: Progress | None = None, validation: Sequence[Given] = (),
+    processes: int | None = None,
+) -> Fit:  # fmt: skip
+    """Train on the rows and write the classifier to `out`, whole or not at all. Arguments and errors as `fit.fit`.
+
+    A long training leaves checkpoints beside `out`, from which the same call goes on after a kill. `processes` is how
+    many train together, by default one for each CUDA device; more than one are processes of their own.
+    """
+    count = torch.cuda.device_count() if processes is None else processes
+    if count > 1:
+        check_rows(as_rows(rows), as_rows(validation) if settings.patience else [], labels, silent)
+        job = Job(tuple(as_rows(rows)), tuple(as_rows(validation)), tuple(labels), settings, out)
+        return train_together(job, count, say, progress)
+    fitted = fit(rows, labels, settings, say, progress, validation=validation, checkpoints=staging(out))
+    save(fitted.model, out)
+    return fitted
+
+
 def train_together(
     job: Job, processes: int, say: Say, progress: Progress | None, command: Sequence[str] = COMMAND
-) -> TrainResult:
+) -> Fit:
     """Train a job's classifier by so many processes and wait for them; they end with this one, whatever ends it.
 
     Each takes a share of every batch. Where memory runs out, all start again with half the batch. Raises GraftError as
     `students.fit.fit`, where there are fewer GPUs than processes, and where a process ends without a word, with the end
     of what it wrote.
     """
-    from graft.students.checkpoint import NAME
-    from graft.students.fit import MemoryOut, TrainResult, halved, staging
-
     _check_devices(processes)
     folder = job.out.with_name(job.out.name + ".job")
     say(f"training by {processes} processes")
@@ -76,16 +99,13 @@ def train_together(
                 job = replace(job, batch_size=halved(error.batch_size, say))
                 (staging(job.out) / NAME).unlink(missing_ok=True)
                 continue
-            return TrainResult(job.out, **json.loads((folder / "result.json").read_text(encoding="utf-8")))
+            figures = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+            return Fit(TextClassifier.load(job.out), **figures)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _check_devices(processes: int) -> None:
-    import torch
-
-    from graft.students.device import pick_device
-
     kind, there = pick_device().type, torch.cuda.device_count()
     if kind == "cuda" and there < processes:
         raise GraftError(
@@ -126,8 +146,6 @@ def _start(
 
 def _environment(folder: Path, rank: int, processes: int) -> dict[str, str]:
     """A child's: its number, the file to meet at, the loopback interface for all that is sent, a GPU of its own."""
-    import torch
-
     loopback = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
     threads = str(max(1, (os.cpu_count() or 1) // processes))
     added = {
@@ -182,8 +200,6 @@ def _pass_on(line: bytes, say: Say, progress: Progress | None) -> None:
 
 def _raise_what_went_wrong(folder: Path, codes: Sequence[int]) -> None:
     """The error that a process wrote, else that one ended without a word. Nothing where there is a result."""
-    from graft.students.fit import MemoryOut
-
     if (folder / "result.json").is_file():
         return
     told = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("error-*.json"))]
@@ -235,14 +251,12 @@ class _Voice:
 def work(file: Path, child: bool) -> int:
     """One process's part of a training, from RANK, WORLD_SIZE and LOCAL_RANK as launchers set them. Returns the exit
     code."""
-    from graft.students.fit import MemoryOut
-
     voice = _Voice(file.parent, int(os.environ["RANK"]), child)
     if child:
         _end_with_parent()
     try:
-        with _joined() as team:
-            _train(read_job(file), team, voice)
+        with _joined() as group:
+            _train(read_job(file), group, voice)
     except MemoryOut as error:
         voice.failed(
             {"kind": "memory", "batch_size": error.batch_size},
@@ -256,43 +270,35 @@ def work(file: Path, child: bool) -> int:
     return 0
 
 
-def _train(job: Job, team: Team, voice: _Voice) -> None:
+def _train(job: Job, group: ProcessGroup, voice: _Voice) -> None:
     """Train together; the first process writes the classifier, and what it took where another process waits for it."""
-    from graft.students.fit import fit, saved, staging
-
     fitted = fit(
         job.rows, job.labels, job.settings, voice.say, voice.progress, validation=job.validation,
-        checkpoints=staging(job.out), team=team, batch_size=job.batch_size,
+        checkpoints=staging(job.out), group=group, batch_size=job.batch_size,
     )  # fmt: skip
-    if team.rank:
+    if group.rank:
         return
-    told = asdict(saved(fitted, job.out))
-    del told["path"]
+    save(fitted.model, job.out)
     if voice.child:
-        (voice.folder / "result.json").write_text(json.dumps(told), encoding="utf-8")
+        (voice.folder / "result.json").write_text(json.dumps(fitted.figures), encoding="utf-8")
     else:
-        voice.say(f"{job.out}: {json.dumps(told)}")
+        voice.say(f"{job.out}: {json.dumps(fitted.figures)}")
 
 
 @contextlib.contextmanager
-def _joined() -> Iterator[Team]:
-    """The team of this process; torch's process group is there inside."""
-    import torch
-    import torch.distributed as dist
-
-    from graft.students.device import pick_device
-    from graft.students.distributed import Team
-
-    team, local = Team(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])), int(os.environ.get("LOCAL_RANK", "0"))
+def _joined() -> Iterator[ProcessGroup]:
+    """The group of this process; torch's own is there inside."""
+    group = ProcessGroup(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+    local = int(os.environ.get("LOCAL_RANK", "0"))
     if pick_device().type == "cuda":
         if local >= torch.cuda.device_count():
             raise GraftError(f"no GPU {local}", where="LOCAL_RANK", fix="start one process for each GPU")
         torch.cuda.set_device(local)
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     meet = Path(os.environ[STORE]).as_uri() if STORE in os.environ else "env://"
-    dist.init_process_group(backend, init_method=meet, rank=team.rank, world_size=team.size, timeout=PATIENCE)
+    dist.init_process_group(backend, init_method=meet, rank=group.rank, world_size=group.size, timeout=PATIENCE)
     try:
-        yield team
+        yield group
     finally:
         dist.destroy_process_group()
 
@@ -317,8 +323,6 @@ def main(arguments: Sequence[str]) -> int:
     given = parser.parse_args(arguments)
     if "RANK" in os.environ:
         return work(given.job, given.child)
-    from graft.students.fit import train_classifier
-
     try:
         job = read_job(given.job)
         result = train_classifier(

@@ -22,8 +22,8 @@ from graft.students.batching import Step, in_steps
 from graft.students.checkpoint import Checkpoint
 from graft.students.classifier import BATCH, TextClassifier
 from graft.students.device import uses_bf16
-from graft.students.distributed import ALONE, Team
-from graft.students.loss import Loss
+from graft.students.distributed import ALONE, ProcessGroup
+from graft.students.objectives.base import objective_of
 from graft.students.rows import TrainRow
 
 HEAD_RATE = 10.0
@@ -41,7 +41,7 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Plan:
+class BatchPlan:
     """What a training goes through: batches of `batch_size` rows at most, `settings.accumulate` of them a step.
 
     Without `validation`, patience is not used. `lengths` are the tokens of each text.
@@ -53,7 +53,7 @@ class Plan:
     batch_size: int
     steps: int
     lengths: Mapping[str, int]
-    team: Team = ALONE
+    group: ProcessGroup = ALONE
 
     @property
     def a_pass(self) -> int:
@@ -91,13 +91,13 @@ class Loop:
     """One training of one model. The random state is torch's global one: seed it before, fork it around."""
 
     def __init__(
-        self, model: TextClassifier, plan: Plan, say: Say, progress: Progress | None, checkpoint: Checkpoint
+        self, model: TextClassifier, plan: BatchPlan, say: Say, progress: Progress | None, checkpoint: Checkpoint
     ) -> None:
         self._model, self._plan, self._say, self._progress = model, plan, say, progress
-        self._checkpoint, self._team = checkpoint, plan.team
+        self._checkpoint, self._group = checkpoint, plan.group
         self._half = uses_bf16(model.device)
-        self._loss = Loss(plan.rows, model.labels, plan.settings)
-        self._highest = DIVERGED * self._loss.guessing(plan.rows)
+        self._objective = objective_of(model.outputs, plan.settings)(model.outputs, plan.settings, plan.rows)
+        self._highest = DIVERGED * self._objective.guessing(plan.rows)
         self._optimiser, self._schedule = _optimiser(model, plan.settings, plan.steps)
         self._patience = plan.settings.patience if plan.validation else None
         self._started, self._before = time.perf_counter(), 0.0
@@ -157,19 +157,18 @@ class Loop:
     def _gradients(self, batches: Step) -> float:
         """Put the gradients of the mean loss of all rows of some batches into the model; returns that loss, in nats."""
         self._optimiser.zero_grad(set_to_none=True)
-        self._team.draw_anew(self._plan.settings.seed, self._step)
+        self._group.draw_anew(self._plan.settings.seed, self._step)
         count, value = sum(len(batch) for batch in batches), 0.0
         for batch in batches:
-            if part := self._team.share(batch):
+            if part := self._group.share(batch):
                 loss = self._of(part) * (len(part) / count)
                 value += float(loss.detach())
                 torch.autograd.backward(loss)
-        return self._team.sum_gradients(self._model, value)
+        return self._group.sum_gradients(self._model, value)
 
     def _of(self, batch: Sequence[TrainRow]) -> Tensor:
         with torch.autocast(self._model.device.type, torch.bfloat16, enabled=self._half):
-            logits = self._model([row.text for row in batch])
-        return self._loss(logits.float(), batch)
+            return self._objective.loss(self._model, batch, self._step)
 
     def _after_pass(self) -> None:
         plan, loss = self._plan, sum(self._losses) / len(self._losses)
@@ -194,10 +193,10 @@ class Loop:
         """The mean loss on the validation rows, in nats."""
         self._model.eval()
         rows, size = self._plan.validation, min(BATCH, 4 * self._plan.batch_size)
-        parts = [self._team.share(rows[start : start + size]) for start in range(0, len(rows), size)]
+        parts = [self._group.share(rows[start : start + size]) for start in range(0, len(rows), size)]
         total = sum(float(self._of(part)) * len(part) for part in parts if part)
         self._model.train()
-        return self._team.total(total, self._model.device) / len(rows)
+        return self._group.total(total, self._model.device) / len(rows)
 
     def _best(self, kept: Kept) -> Outcome:
         """The weights of the pass with the lowest validation loss."""

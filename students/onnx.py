@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from graft.schemas.errors import NO_SPACE, GraftError, MissingExtra, StorageFull
 from graft.students.classifier import TextClassifier
 from graft.students.encoder import quiet_transformers
-from graft.students.multilabel import FACT
-from graft.students.predict import FACTS, GRAPH, HEAD, INPUTS, Predictor, Rule
+from graft.students.heads import Rule
+from graft.students.predict import FACTS, GRAPH, HEAD, INPUTS, Predictor
 
 TOLERANCE = 1e-3
 """Largest difference of a logit that is still the same student."""
@@ -153,9 +153,8 @@ def _facts(model: TextClassifier, folder: Path, student: str, rule: Rule) -> Non
     facts: dict[str, Any] = {
         "student": student, "labels": model.labels, "max_length": model.max_length, "padding": padding,
         "temperature": rule.temperature, "threshold": rule.threshold, "positive": rule.positive,
+        **model.outputs.facts(),
     }  # fmt: skip
-    if model.thresholds is not None:
-        facts[FACT] = dict(zip(model.labels, model.thresholds, strict=True))
     _write_json(folder / FACTS, facts)
 
 

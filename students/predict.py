@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from graft.schemas.errors import GraftError, MissingExtra, NotFound
-from graft.schemas.students import Evaluation
-from graft.students.multilabel import above, cell_of, thresholds_of
-from graft.students.train import VALIDATION
+from graft.students.heads import Answer, Head, Rule, Several, head_in
 
 if TYPE_CHECKING:
     from numpy import float64
@@ -38,42 +35,6 @@ CHUNK = 512
 Engine = Literal["auto", "onnx", "pytorch"]
 
 
-@dataclass(frozen=True)
-class Rule:
-    """How logits become an answer.
-
-    Probabilities are those of the logits divided by `temperature`. Where there is a threshold, `positive` is said where
-    its probability before that division is above it, else the best of the others; where none, the most probable label.
-    """
-
-    temperature: float = 1.0
-    threshold: float | None = None
-    positive: str = ""
-
-    @classmethod
-    def of(cls, evaluations: Iterable[Evaluation]) -> Rule:
-        """What the student's evaluations found, the held-out ones first; the plain rule where they found nothing."""
-        ordered = sorted(evaluations, key=lambda judged: (judged.test_file == VALIDATION, judged.temperature is None))
-        warm = next((judged.temperature for judged in ordered if judged.temperature is not None), 1.0)
-        cut = next((judged for judged in ordered if judged.threshold is not None and judged.positive), None)
-        return cls(warm, cut.threshold, cut.positive) if cut else cls(warm)
-
-
-class Answer(NamedTuple):
-    """A text's label, that label's probability, and all probabilities in the order of the student's labels."""
-
-    label: str
-    probability: float
-    probabilities: list[float]
-
-
-class Several(NamedTuple):
-    """A text's labels, perhaps none, and each label's own probability in the order of the student's labels."""
-
-    labels: tuple[str, ...]
-    probabilities: list[float]
-
-
 class _Logits(Protocol):
     """Texts to logits, shape (texts, labels)."""
 
@@ -82,16 +43,17 @@ class _Logits(Protocol):
 
 @dataclass(frozen=True)
 class Predictor:
-    """A student that is ready to answer. `engine` says what it runs on: onnx or pytorch.
+    """A student that is ready to answer. `engine` says what it runs on: onnx or pytorch."""
 
-    `thresholds`, one a label, are those of a student that gives a text several labels; None: exactly one.
-    """
-
-    labels: tuple[str, ...]
+    head: Head
     rule: Rule
     engine: str
     logits: _Logits
-    thresholds: tuple[float, ...] | None = None
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """In the order of the probabilities."""
+        return self.head.labels
 
     @classmethod
     def open(cls, folder: Path, *, rule: Rule | None = None, engine: Engine = "auto") -> Predictor:
@@ -103,16 +65,16 @@ class Predictor:
         """
         facts = _facts(folder)
         rule = rule or Rule(facts.get("temperature") or 1.0, facts.get("threshold"), facts.get("positive") or "")
-        labels, many = tuple(facts["labels"]), thresholds_of(facts)
+        head = head_in(facts)
         has_graph = (folder / GRAPH).is_file()
         able = has_graph and importlib.util.find_spec("onnxruntime") is not None
         if engine == "onnx" or (engine == "auto" and able):
             if not able:
                 raise _cannot(folder, has_graph)
-            return cls(labels, rule, "onnx", _OnnxLogits(folder, facts), many)
+            return cls(head, rule, "onnx", _OnnxLogits(folder, facts))
         if importlib.util.find_spec("torch") is None:
             raise _cannot(folder, has_graph)
-        return cls(labels, rule, "pytorch", _TorchLogits(folder), many)
+        return cls(head, rule, "pytorch", _TorchLogits(folder))
 
     def predict(self, texts: Sequence[str]) -> list[Answer]:
         """One answer a text, in their order.
@@ -120,27 +82,15 @@ class Predictor:
         Of a student that gives several labels the answer's label is a cell such as `a|b`, empty for none, its
         probability that of exactly this set, the labels taken as independent, and `probabilities` need not sum to 1.
         """
-        if self.thresholds is not None:
-            return [self._joined(one) for one in self.predict_many(texts)]
-        return self._answers(self._logits(texts))
+        return self.head.answers(self._logits(texts), self.rule)
 
     def predict_many(self, texts: Sequence[str]) -> list[Several]:
         """The labels of each text whose probability is above their threshold, in the texts' order.
 
         Temperature and rule play no part. Raises GraftError for a student that gives exactly one label.
         """
-        if self.thresholds is None:
-            raise GraftError("this student gives exactly one label a text", where="predict_many", fix="use predict")
-        shares = _sigmoid(self._logits(texts)).tolist()
-        return [
-            Several(labels, row)
-            for labels, row in zip(above(shares, self.thresholds, self.labels), shares, strict=True)
-        ]
-
-    def _joined(self, said: Several) -> Answer:
-        held = zip(self.labels, said.probabilities, strict=True)
-        sure = math.prod(share if label in said.labels else 1 - share for label, share in held)
-        return Answer(cell_of(said.labels), sure, said.probabilities)
+        shares = self.head.shares(self._logits(texts)).tolist()
+        return [Several(labels, row) for labels, row in zip(self.head.many(shares), shares, strict=True)]
 
     def _logits(self, texts: Sequence[str]) -> NDArray[float64]:
         """In batches of texts of like length."""
@@ -158,24 +108,6 @@ class Predictor:
         waiting = iter(texts)
         while chunk := list(islice(waiting, CHUNK)):
             yield from zip(chunk, self.predict(chunk), strict=True)
-
-    def _answers(self, logits: NDArray[float64]) -> list[Answer]:
-        import numpy
-
-        if not len(logits):
-            return []
-        shares = _softmax(logits / self.rule.temperature)
-        chosen = shares.argmax(axis=1)
-        if self.rule.threshold is not None and self.rule.positive in self.labels and len(self.labels) > 1:
-            place = self.labels.index(self.rule.positive)
-            others = shares.copy()
-            others[:, place] = -1.0
-            above = _softmax(logits)[:, place] > self.rule.threshold
-            chosen = numpy.where(above, place, others.argmax(axis=1))
-        return [
-            Answer(self.labels[at], float(row[at]), [float(share) for share in row])
-            for at, row in zip(chosen.tolist(), shares, strict=True)
-        ]
 
 
 class _OnnxLogits:
@@ -232,21 +164,6 @@ class _TorchLogits:
             return numpy.asarray(self.model(list(texts)).float().cpu().numpy())
 
 
-def _softmax(logits: NDArray[float64]) -> NDArray[float64]:
-    import numpy
-
-    powers: NDArray[float64] = numpy.exp(logits - logits.max(axis=1, keepdims=True))
-    shares: NDArray[float64] = powers / powers.sum(axis=1, keepdims=True)
-    return shares
-
-
-def _sigmoid(logits: NDArray[float64]) -> NDArray[float64]:
-    import numpy
-
-    shares: NDArray[float64] = numpy.exp(-numpy.logaddexp(0.0, -logits))
-    return shares
-
-
 def load_classifier(folder: Path) -> Any:
     """The TextClassifier of an exported or a trained folder, on the CPU. Errors as `TextClassifier.load`."""
     from graft.students.classifier import TextClassifier
@@ -260,9 +177,8 @@ def load_classifier(folder: Path) -> Any:
 
     check_written(folder)
     facts = _facts(folder)
-    model = TextClassifier.start(Encoder(str(folder), "", ""), facts["labels"], facts["max_length"])
+    model = TextClassifier.start(Encoder(str(folder), "", ""), head_in(facts), facts["max_length"])
     model.head.load_state_dict(load_file(folder / HEAD))
-    model.thresholds = thresholds_of(facts)
     return model.eval()
 
 

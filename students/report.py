@@ -1,19 +1,43 @@
-"""The comparison of two students in plain text, for the terminal and the run's page."""
+"""The report of a training, and the comparison of two classifiers in plain text, for terminal and page."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from graft.schemas.students import Evaluation, Student
 from graft.students.evaluate import Slices, confused
 
 if TYPE_CHECKING:
-    from graft.students.calibrate import Paired
+    from graft.data.scores.maths import Paired
 
 _WIDTH = 28
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a training gave, of any kind of student.
+
+    `notes` say what a person must know of it (stopped early, came apart); `text`, for people, has them too. The last
+    student is the version's.
+    """
+
+    students: tuple[Student, ...]
+    evaluations: tuple[Any, ...]
+    text: str
+    notes: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "students": [student.model_dump(mode="json") for student in self.students],
+            "evaluations": [evaluation.model_dump(mode="json") for evaluation in self.evaluations],
+            "notes": list(self.notes),
+            "text": self.text,
+        }
 
 
 def comparison(

@@ -39,6 +39,11 @@ Given = TrainRow | tuple[str, str]
 """A row as it may be handed over: whole, or a (text, label) pair."""
 
 
+def as_one_text(text: str, response: str | None) -> str:
+    """What a classifier reads of a row: the text, and below it the response, if there is one."""
+    return f"{text}\n\n{response}" if response else text
+
+
 def as_rows(rows: Iterable[Given]) -> list[TrainRow]:
     """Pairs become rows without a soft label."""
     return [row if isinstance(row, TrainRow) else TrainRow(*row) for row in rows]

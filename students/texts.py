@@ -13,8 +13,8 @@ from graft.data.intake.parquet import parquet_rows, schema_of
 from graft.data.intake.parts import Problems
 from graft.schemas.cells import inert_cell
 from graft.schemas.errors import InputInvalid, Problem
-from graft.students.predict import Answer
-from graft.students.train import as_one_text
+from graft.students.heads import Answer
+from graft.students.rows import as_one_text
 
 STDIN = "-"
 

@@ -1,73 +1,136 @@
 """A version's student and, always beside it, one that learned from the seeds only: the gain is a measured number.
 
-Knows neither Prefect nor the lake: it is handed rows and hands back values.
+Knows neither Prefect nor the lake: it is handed rows and hands back values. `train_student` trains and compares both,
+`learn` gives the student of one lesson, such as a round of a loop.
 """
 
 from __future__ import annotations
 
 import os
 import statistics
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from graft.data.scores.answers import VALIDATION as VALIDATION
-from graft.data.scores.answers import keep
+from graft.data.scores import Speed
+from graft.data.scores.answers import VALIDATION, keep
 from graft.schemas.base import content_hash, stable_hash, utc_now
 from graft.schemas.errors import GraftError
 from graft.schemas.home import Home
 from graft.schemas.students import Evaluation, Student, StudentSettings
-from graft.students.answering import Said, say, say_timed
 from graft.students.encoder import Encoder, find_encoder
-from graft.students.evaluate import Slices, check_test_rows, confusion_png, evaluate, worst_slices, write_reliability
-from graft.students.multilabel import (
-    cell_of,
-    check_settings,
-    check_test,
-    choose_thresholds,
-    evaluate_many,
-    merged,
-    weak_labels,
-    write_reliability_many,
-)  # fmt: skip
-from graft.students.report import comparison
-from graft.students.rows import Given, TrainRow, as_rows, unique
+from graft.students.evaluate import Probabilities, Rows, confusion_png
+from graft.students.heads import Head, Said, head_of
+from graft.students.objectives.base import objective_of
+from graft.students.report import Report, comparison
+from graft.students.rows import Given, TrainRow, unique
 from graft.students.select import select_rows
 
 if TYPE_CHECKING:
     from graft.students.classifier import TextClassifier
+    from graft.students.fit import Fit
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 """Read when torch loads: waiting threads sleep. Spinning ones slow training tenfold where another process is busy."""
 
-Rows = Sequence[tuple[str, str]]
-"""(text, label) pairs; of a student that gives several labels (text, cell) pairs, as `multilabel.labels_in` reads."""
+Say = Callable[[str], None]
 
-_NOT_LEARNED = {"test", "text_field", "label_field", "runs", "teacher_rows", "instruct"}
-"""Settings that change nothing in the weights."""
+SINGLES = 32
+"""Texts that are asked one by one, to know how long one takes."""
 
-
-def as_one_text(text: str, response: str | None) -> str:
-    """What a classifier reads of a row: the text, and below it the response, where there is one."""
-    return f"{text}\n\n{response}" if response else text
+PATIENCE_S = 0.5
+"""Seconds that this may take."""
 
 
 @dataclass(frozen=True)
-class StudentReport:
-    """Both students, baseline first, with their evaluations and pictures. `gain` is in accuracy, -1 to 1.
+class StudentReport(Report):
+    """Both students, baseline first, with their evaluations and pictures. `gain` is in accuracy, -1 to 1."""
 
-    `notes` say what a person must know of how they were trained (stopped early, came apart); the text has them too.
-    """
-
-    students: tuple[Student, ...]
     evaluations: tuple[Evaluation, ...]
-    confusion: tuple[Path, ...]
-    gain: float
-    text: str
+    confusion: tuple[Path, ...] = ()
+    gain: float = 0.0
     validation: Evaluation | None = None
     """The version's student on the version's own validation rows: what may steer generation, as the test may not."""
-    notes: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**super().as_dict(), "confusion": [str(path) for path in self.confusion], "gain": self.gain}
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What one student learns from.
+
+    Args:
+        version: None if that is the seeds alone
+        rows: as `head.training_rows` gives them
+        validation: decides when the student has learned enough (`settings.patience`)
+        tuning: rows that choose the thresholds of a head that has some
+    """
+
+    dataset: str
+    version: int | None
+    rows: Sequence[TrainRow]
+    validation: Sequence[TrainRow]
+    head: Head
+    settings: StudentSettings
+    trained_on: str
+    tuning: Sequence[TrainRow] = ()
+
+    @property
+    def what(self) -> str:
+        """For people."""
+        return "seeds only" if self.trained_on == "seeds" else "version and seeds"
+
+    def student_id(self, encoder: Encoder) -> str:
+        """The same for the same rows and settings, as far as they decide the weights and thresholds."""
+        learned_with = self.settings.learned_with("classifier")
+        if self.trained_on == "version":  # its rows tell, but ids have always held it
+            learned_with |= self.settings.model_dump(mode="json", include={"select"})
+        whole = self.head.several or objective_of(self.head, self.settings).soft_labels
+        used = self.tuning if self.head.tuned_on_validation else self.validation if self.settings.patience else ()
+        learned, watched = (
+            content_hash(row.order if whole else row.pair for row in rows) for rows in (self.rows, used)
+        )
+        return "st_" + stable_hash(
+            self.dataset, self.trained_on, self.version, learned, watched if used or self.settings.patience else "",
+            list(self.head.labels), learned_with, encoder.revision,
+        )  # fmt: skip
+
+
+class Learner:
+    """A trained student that can be asked, as it lies on the disk: what is measured is what a user loads."""
+
+    def __init__(self, home: Home, student: Student) -> None:
+        from graft.students.classifier import TextClassifier
+        from graft.students.device import pick_device
+
+        self.student = student
+        self.folder = home.student(student.id)
+        self._model = TextClassifier.load(self.folder).to(pick_device())
+        self.labels = self._model.labels
+
+    def ask(self, texts: Sequence[str]) -> Said:
+        """Predicted labels, and each text's probabilities in the order of `labels`."""
+        return self._model.say(texts) if texts else ([], [])
+
+    def judged(
+        self, rows: Rows, name: str, ids: Sequence[str] = (),
+        validation: tuple[Probabilities, Sequence[str]] | None = None,
+    ) -> tuple[Said, Evaluation]:  # fmt: skip
+        """What it says of labelled rows, a version's by their ids, and how well: both are kept in its folder.
+
+        How quick it was is kept too, but of validation rows. `validation` as of `Head.evaluate`.
+        """
+        texts = [text for text, _ in rows]
+        said, speed = (self.ask(texts), None) if name == VALIDATION else say_timed(self._model, texts)
+        judged = self._model.outputs.evaluate(
+            said, rows, student_id=self.student.id, test_file=name, validation=validation
+        )
+        keep(self.folder, judged, rows, *said, ids=ids, speed=speed)
+        return said, judged
 
 
 @dataclass(frozen=True)
@@ -77,26 +140,21 @@ class _Job:
     test_rows: Rows
     test_name: str
     validation: Sequence[TrainRow]
-    labels: Sequence[str]
+    head: Head
     settings: StudentSettings
     encoder: Encoder
     home: Home
     dataset: str
-    say: Callable[[str], None]
+    say: Say
     test_ids: Sequence[str] = ()
     validation_ids: Sequence[str] = ()
-
-    def prepared(self, rows: Sequence[Given]) -> list[TrainRow]:
-        """Rows as they are learned from: each text and label once, or each text once with all its labels."""
-        least = self.settings.multi_label
-        return unique(rows) if least is None else merged(rows, self.labels, least)
 
 
 @dataclass(frozen=True)
 class _Made:
     """One student with all that was found out about it."""
 
-    student: Student
+    learner: Learner
     evaluation: Evaluation
     said: Said
     validation: Evaluation | None
@@ -106,7 +164,7 @@ class _Made:
 
 def train_student(
     *, rows: Sequence[Given], seeds: Rows, test_rows: Rows, test_name: str, labels: Sequence[str],
-    settings: StudentSettings, home: Home, dataset: str, version: int | None, say: Callable[[str], None],
+    settings: StudentSettings, home: Home, dataset: str, version: int | None, say: Say,
     validation: Sequence[Given] = (), test_ids: Sequence[str] = (), validation_ids: Sequence[str] = (),
 ) -> StudentReport:  # fmt: skip
     """Train on the version's rows and the seeds, and on the seeds alone, with the same settings; evaluate both.
@@ -121,177 +179,152 @@ def train_student(
     GraftError for test labels that the dataset lacks, an empty test, training rows of fewer than two classes, settings
     that do not go together, or training that comes apart.
     """
-    from graft.students.calibrate import paired
+    from graft.data.scores.maths import paired
 
-    job = _job(test_rows, test_name, validation, labels, settings, home, dataset, say)
+    head = head_of(settings, labels)
+    objective = objective_of(head, settings)
+    checked = head.validation_rows(validation)
+    test_rows = head.test_rows(test_rows, test_name, say)
+    encoder = find_encoder(settings.encoder)
+    job = _Job(test_rows, test_name, checked, head, settings, encoder, home, dataset, say)
     whole = len(job.validation) == len(validation_ids)  # rows of several labels a text were merged
     job = replace(job, test_ids=test_ids, validation_ids=validation_ids if whole else ())
-    everything = job.prepared([*seeds, *rows])
+    everything = head.training_rows([*seeds, *rows])
     _say_overlap(everything, job.test_rows, test_name, say)
-    if settings.soft_weight:
+    if objective.soft_labels:
         soft = sum(row.soft is not None for row in everything)
         say(f"{soft} of {len(everything)} training rows have soft labels; the others learn their label alone")
-    base = _one(job, "seeds", None, job.prepared(seeds))
-    selected = _selected(job, base, rows)
+    base = _one(job, "seeds", None, head.training_rows(seeds))
+    selected = _selected(job, base.learner, rows)
     if selected:
-        everything = job.prepared([*seeds, *selected[0]])
+        everything = head.training_rows([*seeds, *selected[0]])
     ours = _one(job, "version", version, everything)
     notes = (*base.notes, *([selected[1]] if selected else ()), *ours.notes)
     text = comparison(
-        ours.student, base.evaluation, ours.evaluation, ours.picture,
-        paired=paired(base.said[0], ours.said[0], job.test_rows), slices=_weakest(job, ours.said),
+        ours.learner.student, base.evaluation, ours.evaluation, ours.picture,
+        paired=paired(base.said[0], ours.said[0], job.test_rows), slices=head.weakest(ours.said, job.test_rows),
     )  # fmt: skip
     return StudentReport(
-        (base.student, ours.student), (base.evaluation, ours.evaluation), (base.picture, ours.picture),
-        ours.evaluation.accuracy - base.evaluation.accuracy, "\n".join([text, *(["", *notes] if notes else [])]),
-        ours.validation, notes,
+        students=(base.learner.student, ours.learner.student), evaluations=(base.evaluation, ours.evaluation),
+        text="\n".join([text, *(["", *notes] if notes else [])]), notes=notes,
+        confusion=(base.picture, ours.picture), gain=ours.evaluation.accuracy - base.evaluation.accuracy,
+        validation=ours.validation,
     )  # fmt: skip
 
 
-def _job(
-    test_rows: Rows, test_name: str, validation: Sequence[Given], labels: Sequence[str], settings: StudentSettings,
-    home: Home, dataset: str, say: Callable[[str], None],
-) -> _Job:  # fmt: skip
-    """What both trainings share, with test rows and settings checked."""
-    check_settings(settings, labels)
-    least = settings.multi_label
-    if least is None:
-        check_test_rows(test_rows, labels, test_name, say)
-    else:
-        test_rows = check_test(test_rows, labels, test_name, say)
-    checked = as_rows(validation) if least is None else merged(validation, labels, least)
-    return _Job(test_rows, test_name, checked, labels, settings, find_encoder(settings.encoder), home, dataset, say)
+def learn(lesson: Lesson, home: Home, known: Callable[[str], Student | None], say: Say) -> Learner:
+    """The lesson's student. `known` finds one by id: if its weights lie in the home, nothing is trained again.
+
+    Raises GraftError as `students.fit.fit`.
+    """
+    encoder = find_encoder(lesson.settings.encoder)
+    name = lesson.student_id(encoder)
+    found = known(name)
+    if found is not None and (home.student(name) / "classifier.json").is_file():
+        say(f"{name} learned this before")
+        return Learner(home, found)
+    say(f"training on {len(lesson.rows)} rows")
+    return Learner(home, _trained(lesson, encoder, home, say)[0])
 
 
-def _selected(job: _Job, base: _Made, rows: Sequence[Given]) -> tuple[list[TrainRow], str] | None:
+def say_timed(model: TextClassifier, texts: Sequence[str]) -> tuple[Said, Speed]:
+    """What a classifier says, and how long it took: all texts in batches, then a few alone, for half a second at most.
+
+    A first text goes through before, so that what a device does only once is not counted.
+    """
+    import numpy as np
+
+    model.say(texts[:1])
+    started = time.perf_counter()
+    said = model.say(texts)
+    ended = time.perf_counter()
+    took = list[float]()
+    for text in texts[:SINGLES]:
+        before = time.perf_counter()
+        model.say([text])
+        took.append(time.perf_counter() - before)
+        if time.perf_counter() - ended > PATIENCE_S:
+            break
+    p50, p95 = np.quantile(took or [0.0], (0.5, 0.95))
+    seconds = max(ended - started, 1e-9)
+    return said, Speed(
+        device=model.device.type, rows=len(texts), seconds=round(seconds, 4),
+        texts_per_second=round(len(texts) / seconds, 1), singles=len(took), p50_s=round(float(p50), 5),
+        p95_s=round(float(p95), 5),
+    )  # fmt: skip
+
+
+def _trained(lesson: Lesson, encoder: Encoder, home: Home, say: Say) -> tuple[Student, Fit]:
+    """Train the lesson's student and write it, with thresholds where its head has some."""
+    from graft.students.launch import train_classifier
+
+    name = lesson.student_id(encoder)
+    folder = home.student(name)
+    made = train_classifier(
+        lesson.rows, lesson.head.labels, lesson.settings, folder, say=say, validation=lesson.validation
+    )
+    if lesson.head.tuned_on_validation:
+        _tune(made.model, lesson.tuning)
+        made.model.save_facts(folder)
+    return Student(
+        id=name, dataset=lesson.dataset, version=lesson.version, trained_on=lesson.trained_on,
+        settings=lesson.settings, encoder_revision=encoder.revision, train_rows=len(lesson.rows), device=made.device,
+        seconds=round(made.seconds, 2), tokens_per_second=made.tokens_per_second, peak_share=made.peak_share,
+        path=folder.relative_to(home.root).as_posix(), created_at=utc_now(),
+    ), made  # fmt: skip
+
+
+def _tune(model: TextClassifier, rows: Sequence[TrainRow]) -> None:
+    """Choose each label's threshold on rows, the usual one without any."""
+    model.outputs = model.outputs.tuned(model.predict([row.text for row in rows])[1], rows)
+
+
+def _selected(job: _Job, base: Learner, rows: Sequence[Given]) -> tuple[list[TrainRow], str] | None:
     """The version's rows that are learned from, and a note on the others; None where all of them are."""
     if job.settings.select is None:
         return None
     each = unique(rows)
-    known = say(_loaded(job.home.student(base.student.id)), [row.text for row in each])[1] if each else []
-    kept, note = select_rows(each, known, job.settings.select, job.labels)
+    known = base.ask([row.text for row in each])[1]
+    kept, note = select_rows(each, known, job.settings.select, job.head.labels)
     job.say(note)
     return kept, note
 
 
-def _weakest(job: _Job, said: Said) -> Slices:
-    if job.settings.multi_label is None:
-        return worst_slices(said[0], job.test_rows, said[1])
-    return weak_labels(said[0], job.test_rows, job.labels)
-
-
 def _one(job: _Job, trained_on: str, version: int | None, training: Sequence[TrainRow]) -> _Made:
-    from graft.students.fit import train_classifier
-
-    what = "seeds only" if trained_on == "seeds" else "version and seeds"
     validation = job.validation if trained_on == "version" else ()
-    job.say(f"training on {len(training)} rows ({what})")
-    name = _identity(job, trained_on, version, training, validation)
-    folder = job.home.student(name)
-    result = train_classifier(training, job.labels, job.settings, folder, say=job.say, validation=validation)
-    student = Student(
-        id=name, dataset=job.dataset, version=version, trained_on=trained_on, settings=job.settings,
-        encoder_revision=job.encoder.revision, train_rows=len(training), device=result.device,
-        seconds=round(result.seconds, 2),
-        tokens_per_second=result.tokens_per_second, peak_share=result.peak_share,
-        path=folder.relative_to(job.home.root).as_posix(), created_at=utc_now(),
+    lesson = Lesson(
+        job.dataset, version, training, validation, job.head, job.settings, trained_on, tuning=job.validation
     )  # fmt: skip
-    if job.settings.multi_label is not None:
-        _choose(job, folder)
-    said, evaluation, checked = _judged(job, name, folder)
-    notes = [f"{what}: {result.note}"] if result.note else []
+    what = lesson.what
+    job.say(f"training on {len(training)} rows ({what})")
+    student, made = _trained(lesson, job.encoder, job.home, job.say)
+    learner = Learner(job.home, student)
+    said, evaluation, checked = _judged(job, learner)
+    notes = [f"{what}: {made.note}"] if made.note else []
     if job.settings.runs > 1:
-        others, broken = _other_runs(job, training, validation)
+        others, broken = _other_runs(job, lesson)
         evaluation = evaluation.model_copy(update={"accuracies": (evaluation.accuracy, *others)})
         notes += [f"{what}: {_spread(evaluation.accuracies)}", *(f"{what}: {text}" for text in broken)]
     title = f"{job.dataset}, {what if version is None else f'version {version} and seeds'}"
-    picture = folder / "confusion.png"
+    picture = learner.folder / "confusion.png"
     confusion_png(evaluation, picture, f"{title}: accuracy {evaluation.accuracy:.1%}")
-    if job.settings.multi_label is None:
-        write_reliability(said[0], job.test_rows, said[1], folder, title)
-    else:
-        write_reliability_many(job.test_rows, said[1], job.labels, folder, title)
-    return _Made(student, evaluation, said, checked, picture, tuple(notes))
+    job.head.write_reliability(said, job.test_rows, learner.folder, title)
+    return _Made(learner, evaluation, said, checked, picture, tuple(notes))
 
 
-def _identity(
-    job: _Job, trained_on: str, version: int | None, training: Sequence[TrainRow], validation: Sequence[TrainRow]
-) -> str:
-    """The id of a student: the same for the same rows and settings, as far as they make its weights."""
-    many = job.settings.multi_label is not None
-    unused = {"select"} if trained_on == "seeds" else set[str]()
-    learned_with = job.settings.model_dump(mode="json", exclude=_NOT_LEARNED | unused)
-    whole = many or bool(job.settings.soft_weight)
-    learned = content_hash(row.order if whole else row.pair for row in training)
-    used = job.validation if many else validation if job.settings.patience else ()  # of several labels: thresholds too
-    watched = content_hash(row.order if whole else row.pair for row in used) if used or job.settings.patience else ""
-    return "st_" + stable_hash(
-        job.dataset, trained_on, version, learned, watched, list(job.labels), learned_with, job.encoder.revision
+def _judged(job: _Job, learner: Learner) -> tuple[Said, Evaluation, Evaluation | None]:
+    """What the student says of the test rows, and its evaluations on them and on the validation rows, if any."""
+    pairs = [(row.text, job.head.true(row)) for row in job.validation]
+    if not pairs:
+        return *learner.judged(job.test_rows, job.test_name, job.test_ids), None
+    checked, also = learner.judged(pairs, VALIDATION, job.validation_ids)
+    said, judged = learner.judged(
+        job.test_rows, job.test_name, job.test_ids, validation=(checked[1], [label for _, label in pairs])
     )
-
-
-def _judged(job: _Job, name: str, folder: Path) -> tuple[Said, Evaluation, Evaluation | None]:
-    """What the student says of the test rows, and its evaluations on them and on the validation rows, if any.
-
-    What it says of either is kept in its folder.
-    """
-    model = _loaded(folder)
-    said, speed = say_timed(model, [text for text, _ in job.test_rows])
-    many = job.settings.multi_label is not None
-    pairs = [(row.text, cell_of(row.every) if many else row.label) for row in job.validation]
-    checked = say(model, [text for text, _ in pairs]) if pairs else None
-    judged, also = (_evaluated_many if many else _evaluated)(job, name, said, pairs, checked)
-    keep(folder, judged, job.test_rows, *said, ids=job.test_ids, speed=speed)
-    if also is not None and checked is not None:
-        keep(folder, also, pairs, *checked, ids=job.validation_ids)
     return said, judged, also
 
 
-def _evaluated(
-    job: _Job, name: str, said: Said, pairs: Rows, checked: Said | None
-) -> tuple[Evaluation, Evaluation | None]:
-    """The evaluations on the test and on the validation rows, of what a student of one label said of both."""
-    judged = evaluate(
-        said[0], job.test_rows, job.labels, student_id=name, test_file=job.test_name, probabilities=said[1],
-        validation=(checked[1], [label for _, label in pairs]) if checked else None,
-    )  # fmt: skip
-    if checked is None:
-        return judged, None
-    return judged, evaluate(
-        checked[0], pairs, job.labels, student_id=name, test_file=VALIDATION, probabilities=checked[1]
-    )  # fmt: skip
-
-
-def _evaluated_many(
-    job: _Job, name: str, said: Said, cells: Rows, checked: Said | None
-) -> tuple[Evaluation, Evaluation | None]:
-    """The same of a student that gives several labels."""
-    judged = evaluate_many(
-        said[0], job.test_rows, job.labels, student_id=name, test_file=job.test_name, probabilities=said[1]
-    )
-    if checked is None:
-        return judged, None
-    return judged, evaluate_many(
-        checked[0], cells, job.labels, student_id=name, test_file=VALIDATION, probabilities=checked[1]
-    )  # fmt: skip
-
-
-def _choose(job: _Job, folder: Path) -> None:
-    """Write each label's threshold into a trained student: chosen on the validation rows, 0.5 without them."""
-    model = _loaded(folder)
-    _thresholds(job, model)
-    model.save_facts(folder)
-
-
-def _thresholds(job: _Job, model: TextClassifier) -> None:
-    model.thresholds = choose_thresholds([], [], job.labels)
-    shares = model.predict_many([row.text for row in job.validation])[1]
-    model.thresholds = choose_thresholds(shares, [row.every for row in job.validation], job.labels)
-
-
-def _other_runs(
-    job: _Job, training: Sequence[TrainRow], validation: Sequence[TrainRow]
-) -> tuple[list[float], list[str]]:
+def _other_runs(job: _Job, lesson: Lesson) -> tuple[list[float], list[str]]:
     """Accuracies on the test rows of trainings with the seeds after the first; and which trainings came apart."""
     from graft.students.fit import fit
 
@@ -300,14 +333,14 @@ def _other_runs(
         seed = job.settings.seed + number
         settings = job.settings.model_copy(update={"seed": seed})
         try:
-            fitted = fit(training, job.labels, settings, validation=validation)
+            fitted = fit(lesson.rows, job.head.labels, settings, validation=lesson.validation)
         except GraftError as error:
             broken.append(f"the training with seed {seed} counts in no figure: {error.what}")
             job.say(broken[-1])
             continue
-        if job.settings.multi_label is not None:
-            _thresholds(job, fitted.model)
-        guesses, _ = say(fitted.model, texts)
+        if job.head.tuned_on_validation:
+            _tune(fitted.model, lesson.tuning)
+        guesses, _ = fitted.model.say(texts)
         right = sum(guess == label for guess, (_, label) in zip(guesses, job.test_rows, strict=True))
         accuracies.append(right / len(texts))
         job.say(f"training {number + 1} of {job.settings.runs} (seed {seed}): accuracy {accuracies[-1]:.1%}")
@@ -322,14 +355,6 @@ def _spread(accuracies: Sequence[float]) -> str:
     if len(accuracies) < 2:
         return f"accuracy {mean:.1f}% of one training"
     return f"accuracy over {len(accuracies)} trainings {mean:.1f}% ± {100 * statistics.stdev(accuracies):.1f}"
-
-
-def _loaded(folder: Path) -> TextClassifier:
-    """The classifier as it was written, so that what is measured is what a user loads."""
-    from graft.students.classifier import TextClassifier
-    from graft.students.device import pick_device
-
-    return TextClassifier.load(folder).to(pick_device())
 
 
 def _say_overlap(training: Sequence[TrainRow], test_rows: Rows, test_name: str, say: Callable[[str], None]) -> None:

@@ -93,15 +93,17 @@ def as_pickle(folder: Path, marker: Path) -> Path:
 def as_encoder(folder: Path) -> None:
     from graft.students.classifier import TextClassifier
     from graft.students.encoder import find_encoder
+    from graft.students.heads.single import Single
 
-    TextClassifier.start(find_encoder(str(folder)), tiny_encoder.LABELS, 16)
+    TextClassifier.start(find_encoder(str(folder)), Single(tiny_encoder.LABELS), 16)
 
 
 def past_the_first_check(folder: Path) -> None:
     from graft.students.classifier import TextClassifier
     from graft.students.encoder import Encoder
+    from graft.students.heads.single import Single
 
-    TextClassifier.start(Encoder(str(folder), "", ""), tiny_encoder.LABELS, 16)
+    TextClassifier.start(Encoder(str(folder), "", ""), Single(tiny_encoder.LABELS), 16)
 
 
 @pytest.mark.parametrize("load", [as_encoder, past_the_first_check])
@@ -173,9 +175,10 @@ def test_an_instruct_base_with_code_or_a_pickle_is_refused(
 def student(home: Home, name: str = "st_1") -> Path:
     from graft.students.classifier import TextClassifier
     from graft.students.encoder import find_encoder
+    from graft.students.heads.single import Single
 
     start = encoder(home.root / "start")
-    model = TextClassifier.start(find_encoder(str(start)), tiny_encoder.LABELS, 16)
+    model = TextClassifier.start(find_encoder(str(start)), Single(tiny_encoder.LABELS), 16)
     folder = home.students / name
     folder.mkdir(parents=True)
     model.save(folder)

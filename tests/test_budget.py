@@ -69,7 +69,7 @@ async def test_a_usage_that_is_not_told_or_not_true_is_charged_as_reserved(tmp_p
         assert server.stats()["cost_usd"] <= 0.05
     assert reply.text and reply.price_usd is None and stats.price_usd is None, "what it cost stays unknown"
     assert 0.04 < stats.charged[MONEY] <= 0.05
-    assert any("does not count tokens" in note for note in stats.notes)
+    assert any("reports no token counts" in note for note in stats.notes)
 
 
 async def test_more_cached_tokens_than_there_were_give_no_discount(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 VERBS = ("validate", "schema", "estimate", "run", "status", "datasets", "show", "explain", "export", "train", "up",
-         "dashboard", "map", "models", "report", "review", "go-on", "students", "compare",
+         "dashboard", "map", "models", "report", "review", "resume", "students", "compare",
          "down", "schedule", "batches", "doctor", "journal", "export-student", "predict")  # fmt: skip
 
 
@@ -44,6 +44,13 @@ def test_every_verb_has_an_example_in_its_help(tmp_path: Path) -> None:
         done = graft(tmp_path, verb, "--help")
         assert f"graft {verb}" in done.stdout, verb
         assert "Example" in done.stdout, verb
+
+
+def test_earlier_names_of_verbs_still_work_and_are_not_shown(tmp_path: Path) -> None:
+    shown = graft(tmp_path, "--help").stdout
+    for old, new in (("gate", "rescreen"), ("go-on", "resume")):
+        assert f" {new} " in shown and f" {old} " not in shown
+        assert f"graft {new}" in graft(tmp_path, old, "--help").stdout
 
 
 def test_the_shipped_recipes_are_valid(tmp_path: Path) -> None:

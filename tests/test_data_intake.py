@@ -35,8 +35,7 @@ TWO = [("where is my parcel", "delivery"), ("I was charged twice", "billing")]
 def read(given: Path | str, told: str = "", skip: bool = False, options: Any = None, **checks: Any) -> Collected:
     source = sources.find(str(given), options or sources.Options())
     mapped = columns.guess(source, columns.sample(source), columns.parse_map([told] if told else []))
-    kind = "instruction" if mapped.response or mapped.chat else "classification"
-    return collect(source, mapped, Checks(kind, **checks), skip_bad=skip)
+    return collect(source, mapped, Checks(bool(mapped.response or mapped.chat), **checks), skip_bad=skip)
 
 
 def pairs(found: Collected) -> set[tuple[str, str]]:

@@ -15,7 +15,6 @@ from graft.data.seeds import MAX_PROBLEMS, MAX_TEXT_CHARS, load_labelled, load_s
 from graft.schemas.errors import InputInvalid, Problem
 from graft.schemas.load import find_recipe, load_recipe, resolve_path
 from graft.schemas.recipe import Recipe
-from graft.schemas.tasks import labels_of
 
 ROWS = [
     {"text": 'Where is my "blue" box, please?', "label": "delivery"},
@@ -183,7 +182,7 @@ def test_held_out_files(tmp_path: Path) -> None:
 def test_shipped_seeds_and_tests_load(name: str) -> None:
     file = find_recipe(name)
     recipe = load_recipe(file)
-    labels = [label.name for label in labels_of(recipe.task)]
+    labels = recipe.task.names
     seeds = load_seeds(recipe, file.parent)
     assert {seed.label for seed in seeds} == set(labels)
     if recipe.student.test:

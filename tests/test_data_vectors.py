@@ -25,7 +25,7 @@ from typer.testing import CliRunner
 from graft.cli.map import draw
 from graft.data.delete import delete
 from graft.data.lake import Lake
-from graft.data.vectors import ENCODER, Vectors, build, find, forget, points_of
+from graft.data.vectors import ENCODER, Vectors, build, clusters, find, forget, points_of
 from graft.data.vectors.model import shares
 from graft.data.vectors.project import project
 from graft.data.vectors.store import path_of
@@ -113,7 +113,7 @@ def test_everything_follows_from_the_rows_whatever_their_order(tmp_path: Path) -
         random.Random(number).shuffle(seeds)
         vectors = made(home, published(home, rows, seeds), limit=20)
         assert vectors.projection == "t-sne"
-        tables.append((pq.read_table(vectors.path).replace_schema_metadata(None), vectors.clusters(0.7)))
+        tables.append((pq.read_table(vectors.path).replace_schema_metadata(None), clusters(vectors, 0.7)))
     assert tables[0][0].equals(tables[1][0]) and tables[0][0].num_rows == 24
     assert tables[0][1] == tables[1][1] != []
 
@@ -198,7 +198,7 @@ def test_a_version_of_many_blocks_is_as_one_of_one(tmp_path: Path, monkeypatch: 
     assert [point.kind for point in parts.points()] == ["seed"] * 4 + ["row"] * 5
     for asked in ("c_0007", seeds[15].id):
         assert parts.nearest(asked, 20) == whole.nearest(asked, 20)
-    assert parts.clusters(0.8) == whole.clusters(0.8) and len(parts.clusters(0.99)) >= 20
+    assert clusters(parts, 0.8) == clusters(whole, 0.8) and len(clusters(parts, 0.99)) >= 20
     assert parts.matrix("seed", 6)[0] == whole.matrix("seed", 6)[0]
 
 
@@ -250,22 +250,22 @@ def test_clusters_largest_first_and_kept(home: Home) -> None:
     rows = [Row(id=f"c_{n}", text=text, label="a", split="train") for n, text in enumerate(texts)]
     vectors = made(home, published(home, rows, [Seed.of("alone here")]), Hashing(256))
     pair, larger = ("c_4", "c_5"), ("c_0", "c_1", "c_2", "c_3")
-    assert [one.members for one in vectors.clusters(0.99)] == [larger[:3], pair]
-    first, second = vectors.clusters(0.7)
+    assert [one.members for one in clusters(vectors, 0.99)] == [larger[:3], pair]
+    first, second = clusters(vectors, 0.7)
     assert (first.members, second.members) == (larger, pair) and (first.highest, second.lowest) == (1.0, 1.0)
     assert 0.7 < first.lowest < 0.9
     kept = [path for path in home.vectors.glob("*.json") if "0.7000" in path.name]
     told = json.loads(kept[0].read_text())
     told["clusters"] = told["clusters"][1:]
     kept[0].write_text(json.dumps(told))
-    assert [one.members for one in vectors.clusters(0.7)] == [pair], "what is kept is read, not found again"
+    assert [one.members for one in clusters(vectors, 0.7)] == [pair], "what is kept is read, not found again"
     stale = json.dumps({**told, "of": [1, 1]})
     for broken in ("{", "[]", '{"of": 1}', json.dumps({**told, "clusters": [{"members": 1}]}), stale):
         kept[0].write_text(broken)
-        assert [one.members for one in vectors.clusters(0.7)] == [larger, pair]
-    assert [len(one.members) for one in vectors.clusters(0.7, most=2)] in ([], [2])
+        assert [one.members for one in clusters(vectors, 0.7)] == [larger, pair]
+    assert [len(one.members) for one in clusters(vectors, 0.7, most=2)] in ([], [2])
     with pytest.raises(ValueError, match="min_cosine"):
-        vectors.clusters(90)
+        clusters(vectors, 90)
 
 
 @pytest.mark.parametrize(
@@ -279,7 +279,7 @@ def test_few_rows_and_equal_rows_are_no_trouble(home: Home, texts: list[str], se
     assert len(points) == len(texts) + len(seeds) and vectors.projection == "pca"
     assert all(np.isfinite([point.x, point.y]).all() for point in points)
     assert len(vectors.nearest("c_0")) == len(points) - 1
-    assert bool(vectors.clusters()) == (len(texts) > len(set(texts)))
+    assert bool(clusters(vectors)) == (len(texts) > len(set(texts)))
 
 
 def test_what_cannot_be_read_is_made_anew(home: Home) -> None:
@@ -348,7 +348,7 @@ def test_two_at_once_make_it_once(home: Home) -> None:
 def test_the_files_of_a_deleted_version_go_with_it(home: Home) -> None:
     rows = rows_of(4)
     first, second = published(home, rows), published(home, rows[1:])
-    made(home, first).clusters()
+    clusters(made(home, first))
     kept = made(home, second)
     assert [path for path in home.vectors.iterdir() if "@1-" in path.name]
     with Lake.open(home) as lake:

@@ -25,7 +25,8 @@ from graft.schemas.home import Home
 from graft.schemas.recipe import Recipe, SeedRow, SeedSettings, Splits
 from graft.schemas.rows import Candidate, Decision, GateResult, Seed, Slot
 from graft.schemas.students import Student, StudentSettings
-from graft.schemas.tasks import ClassificationTask, Label
+from graft.schemas.tasks.base import Label
+from graft.schemas.tasks.classification import ClassificationTask
 
 AT = datetime(2026, 11, 25, tzinfo=UTC)
 EVIL = "NUL \x00 \"q\" 'q' 😀 [x](http://evil.example) | <script> `rm` \n# head\u2028"

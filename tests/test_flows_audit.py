@@ -22,7 +22,8 @@ from graft.schemas.home import Home
 from graft.schemas.recipe import Recipe, SeedRow, SeedSettings
 from graft.schemas.rows import Candidate, Decision, Slot
 from graft.schemas.steering import Improvement, ImproveSettings, RoundResult
-from graft.schemas.tasks import ClassificationTask, Label
+from graft.schemas.tasks.base import Label
+from graft.schemas.tasks.classification import ClassificationTask
 
 RECIPE = Recipe(
     name="shop",

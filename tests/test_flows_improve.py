@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import tiny_encoder
+from plugged import plugged
 from test_flows_make_dataset import graft, write_recipe
 
 from graft.data.lake import Lake
@@ -41,16 +42,21 @@ def recipe(tmp_path: Path, fake_llm: Any) -> Path:
 
 
 def test_rounds_grow_a_dataset_and_the_last_student_judges_the_next(
-    tmp_path: Path, fake_llm: Any, prefect_url: str, recipe: Path
+    tmp_path: Path, fake_llm: Any, prefect_url: str, recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Steered by Graft's own policies, and by one of another distribution."""
     home = tmp_path / "home"
+    for name, value in plugged(tmp_path / "site", policies="shortest = dummy_policy").items():
+        monkeypatch.setenv(name, value)
+    recipe.write_text(recipe.read_text(encoding="utf-8").replace("curriculum]", "curriculum, shortest]"))
     done = graft(home, prefect_url, "improve", str(recipe), *IMPROVE)
     assert done.returncode == 0, done.stderr
     first = json.loads(done.stdout)
     steered = [one for one in first["rounds"] if one["arm"] == "steered"]
     unsteered = [one for one in first["rounds"] if one["arm"] == "unsteered"]
     assert [(one["round"], one["rows"]) for one in steered] == [(0, 0), (1, 12), (2, 24)]
-    assert sum(steered[2]["wanted"].values()) == 12 and len(steered[2]["said"]) == 4
+    assert sum(steered[2]["wanted"].values()) == 12 and len(steered[2]["said"]) == 5
+    assert steered[2]["said"][-1] == "shortest: 2 short rows shown"
     assert len({one["student_id"] for one in first["rounds"]}) == 4
     assert unsteered[0]["candidates"] == steered[-1]["candidates"] and unsteered[0]["dataset"] == "shop-unsteered"
     assert all(Path(file).is_file() for file in first["files"])
@@ -82,7 +88,9 @@ def test_rounds_grow_a_dataset_and_the_last_student_judges_the_next(
     assert fake_llm.stats()["calls"] == calls
     assert [one["test"] for one in again["rounds"]] == [one["test"] for one in first["rounds"]]
     assert [one["version"] for one in again["rounds"]] == [one["version"] for one in first["rounds"]]
-    recipe.write_text(recipe.read_text().replace("[hard_negatives, weakness, domain_gap, curriculum]", "[domain_gap]"))
+    recipe.write_text(
+        recipe.read_text().replace("[hard_negatives, weakness, domain_gap, curriculum, shortest]", "[domain_gap]")
+    )
     other = json.loads(graft(home, prefect_url, "improve", str(recipe), *IMPROVE, "--no-compare").stdout)
     assert [one["rows"] for one in other["rounds"]] == [0, 12, 24], (
         "what another loop published binds this one in nothing"

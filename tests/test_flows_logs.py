@@ -20,7 +20,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from graft.agents.gateway.limiter import Door
+from graft.agents.gateway.limiter import Limiter
 from graft.agents.gateway.sending import log_pause
 from graft.flows import logs
 from graft.schemas.errors import CallFailed, NotFound
@@ -158,7 +158,7 @@ def test_a_run_leaves_its_events_as_json_lines(home: Home) -> None:
     with logs.run_log(home, "r1") as file:
         logs.started("shop", "gra", target=100, again=False)
         logs.shard_ended("0", "target", opened=40, accepted=25, seconds=1.23456)
-        log_pause(ModelSpec(name="gemma", provider="embedded", model="gemma-3-270m"), Door())
+        log_pause(ModelSpec(name="gemma", provider="embedded", model="gemma-3-270m"), Limiter())
         logs.stopped_early("out_of_reach", opened=20, accepted=0, target=100)
         logs.published("shop", 3, rows=100, price_usd=None)
         logging.getLogger("graft.data.seeds").info("%d repeated seeds were merged", 3)

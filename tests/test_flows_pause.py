@@ -94,11 +94,11 @@ def test_a_run_waits_for_people_and_goes_on_with_their_edits(
         alpha = next(row for row in rows(lake, shown).to_pylist() if row["label"] == "alpha")
         record(lake, [decide(lake, shown, alpha["id"], "relabel", label="beta", by="Ada")])
     with pytest.raises(NotFound, match="no run 'other' waits") as caught:
-        pause.go_on(home, "other", by="Ada")
+        pause.resume(home, "other", by="Ada")
     assert waits.run_id in caught.value.fix
     with pytest.raises(GraftError, match="needs a name"):
-        pause.go_on(home, waits.run_id, by=" ")
-    told = CliRunner().invoke(_app(), ["go-on", waits.run_id[:9], "--by", "Ada", "--note", "one was {{ odd }}"])
+        pause.resume(home, waits.run_id, by=" ")
+    told = CliRunner().invoke(_app(), ["resume", waits.run_id[:9], "--by", "Ada", "--note", "one was {{ odd }}"])
     assert told.exit_code == 0, told.output
     result = going.ended()
     assert result["run"]["version"] == 1 and result["version"]["version"] == 2
@@ -111,7 +111,7 @@ def test_a_run_waits_for_people_and_goes_on_with_their_edits(
     again = Going(recipe, prefect_url).ended()
     assert again["repeated"] and again["version"] == result["version"], "an answered question is not asked again"
     with pytest.raises(NotFound):
-        pause.go_on(home, waits.run_id, by="Ada")
+        pause.resume(home, waits.run_id, by="Ada")
 
 
 def _app() -> Any:
@@ -126,7 +126,7 @@ def test_an_open_question_is_asked_again_until_somebody_or_the_time_closes_it(
     first = _killed_while_it_waits(recipe_with(tmp_path, fake_llm.url, "{}"), home, prefect_url)
     assert pause.waiting(home) == [] and list(home.runs.glob("*/waiting.json")), "the note is there, its process not"
     with pytest.raises(NotFound):
-        pause.go_on(home, first.run_id, by="Ada")
+        pause.resume(home, first.run_id, by="Ada")
 
     going = Going(recipe_with(tmp_path, fake_llm.url, "{rows: 9}"), prefect_url)
     second = until(lambda: pause.waiting(home))[0]
@@ -161,7 +161,7 @@ def _killed_while_it_waits(recipe: Path, home: Home, prefect: str) -> pause.Wait
         try:
             found: pause.Waiting = until(lambda: pause.waiting(home))[0]
             said = iter(process.stdout.readline, "")
-            assert any(f"graft go-on {found.run_id}" in line for line in said), "graft run says how it goes on"
+            assert any(f"graft resume {found.run_id}" in line for line in said), "graft run says how it goes on"
         finally:
             process.send_signal(signal.SIGKILL)
             process.wait(10)
@@ -181,7 +181,7 @@ def test_a_wait_whose_server_is_away_says_so(home: Home) -> None:
     file.write_text(json.dumps({**note, "until": "2126-01-02T00:00:00Z"}), encoding="utf-8")
     began = time.monotonic()
     with pytest.raises(GraftError, match="Prefect's server is not up"):
-        pause.go_on(home, "shop-1", by="Ada")
+        pause.resume(home, "shop-1", by="Ada")
     assert time.monotonic() - began < 6 and file.is_file()
     file.write_text("{ broken", encoding="utf-8")
     assert pause.waiting(home) == []

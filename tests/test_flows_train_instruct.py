@@ -14,12 +14,13 @@ from tiny_llama import THINGS, settings_for
 
 from graft.data.lake import Lake
 from graft.data.versions import publish
-from graft.flows.train_instruct import train_instruct
 from graft.schemas.datasets import DatasetVersion, Row, Run
 from graft.schemas.home import Home
+from graft.schemas.kinds import STUDENTS
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Candidate, Decision, Review, Seed, Slot
 from graft.students.encoder import quiet_transformers
+from graft.students.kinds.base import StudentKind, Training, kind_in
 
 RECIPE = Recipe.model_validate({
     "name": "shop", "task": {"kind": "instruction", "domains": [{"name": "shop", "description": "a shop"}]},
@@ -88,7 +89,14 @@ def train(lake: Lake, tmp_path: Path, said: list[str], **instruct: Any) -> dict[
     with quiet_transformers():
         base = tiny_llama.write(tmp_path / "base")
     home = Home(tmp_path / "home")
-    return train_instruct(lake, published(lake), RUN, RECIPE, settings_for(base, **instruct), home, said.append)
+    asked = Training(
+        lake, published(lake), RUN, RECIPE, settings_for(base, **instruct), home, said.append, None,
+        ask_teachers=lambda rows, predict: ((), ""),
+    )  # fmt: skip
+    kind: StudentKind = STUDENTS.get("instruct")
+    report = kind.train(asked).as_dict()
+    assert isinstance(kind_in(home.student(report["students"][0]["id"])), type(kind))
+    return report
 
 
 def test_a_version_trains_a_student_on_its_own_split_and_on_wrong_answers_alone(lake: Lake, tmp_path: Path) -> None:

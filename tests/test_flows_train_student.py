@@ -17,14 +17,18 @@ from graft.schemas.base import utc_now
 from graft.schemas.datasets import Row, Run
 from graft.schemas.errors import GraftError, InputInvalid
 from graft.schemas.home import Home
+from graft.schemas.kinds import STUDENTS
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Candidate, Decision, Seed, Slot
+from graft.students.kinds import classifier
+from graft.students.kinds.base import Training
+from graft.students.report import Report
 from graft.students.rows import TrainRow
 
 
 def test_a_guard_learns_the_soft_labels_that_the_lake_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("confusion_png", "write_reliability"):  # drawing takes longer than these trainings
-        monkeypatch.setattr(f"graft.students.train.{name}", lambda *args: None)
+    for name in ("train.confusion_png", "heads.single.write_reliability"):  # drawing takes longer than these trainings
+        monkeypatch.setattr(f"graft.students.{name}", lambda *args: None)
     monkeypatch.setattr("graft.students.fit.MIN_STEPS", 10)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # more of them only wait for each other
@@ -66,8 +70,8 @@ def test_a_guard_learns_the_soft_labels_that_the_lake_holds(tmp_path: Path, monk
         lake.commit("r", "b", candidates, [])
         publish(lake, run=run, rows=rows, models={}, seeds=2, card="card")
     handed: dict[str, Any] = {}
-    whole = flow.train_both
-    monkeypatch.setattr(flow, "train_both", lambda **given: handed.update(given) or whole(**given))
+    whole = classifier.train_student
+    monkeypatch.setattr(classifier, "train_student", lambda **given: handed.update(given) or whole(**given))
     test = tmp_path / "held.jsonl"
     test.write_text('{"text": "where is my parcel", "label": "safe"}\n{"text": "staff price", "label": "harmful"}\n')
     said: list[str] = []
@@ -88,8 +92,8 @@ def test_a_guard_learns_the_soft_labels_that_the_lake_holds(tmp_path: Path, monk
 
 def publish_shop(folder: Path, monkeypatch: pytest.MonkeyPatch, url: str, **student: Any) -> str:
     """A published version of tiny rows whose recipe's one teacher lies at `url`. Returns its test file."""
-    for name in ("confusion_png", "write_reliability", "write_reliability_many"):
-        monkeypatch.setattr(f"graft.students.train.{name}", lambda *args: None)
+    for name in ("train.confusion_png", "heads.single.write_reliability", "heads.multi_label.write_bins"):
+        monkeypatch.setattr(f"graft.students.{name}", lambda *args: None)
     monkeypatch.setattr("graft.students.fit.MIN_STEPS", 4)
     monkeypatch.setenv("GRAFT_HOME", str(folder / "home"))
     encoder = tiny_encoder.write(folder / "encoder", [text for text, _ in tiny_encoder.ROWS])
@@ -152,7 +156,7 @@ def test_several_labels_of_a_test_row_are_looked_at_one_by_one(tmp_path: Path, m
         handed.update(given)
         raise GraftError("enough")
 
-    monkeypatch.setattr(flow, "train_both", stop)
+    monkeypatch.setattr(classifier, "train_student", stop)
     test.write_text('{"text": "a", "label": "billing|account"}\n{"text": "b", "label": ""}\n')
     with pytest.raises(GraftError, match="enough"):
         flow.train_version("shop", overrides={"multi_label": 0.3})
@@ -182,17 +186,19 @@ def test_instructions_train_an_instruction_student(tmp_path: Path, monkeypatch: 
     with Lake.open(Home.find()) as lake:
         lake.save_run(run)
         publish(lake, run=run, rows=[row], models={}, seeds=1, card="card")
-    handed: list[Any] = []
+    handed: list[Training] = []
 
-    def train(*given: Any) -> dict[str, Any]:
-        handed.extend(given)
-        return {"students": [], "evaluations": [], "notes": [], "text": "trained"}
+    def train(asked: Training) -> Report:
+        handed.append(asked)
+        return Report((), (), "trained")
 
-    monkeypatch.setattr("graft.flows.train_instruct.train_instruct", train)
-    assert flow.train_student.fn("tutor", overrides={"epochs": 2})["text"] == "trained"
-    _, found, of, asked, settings, home, _ = handed
-    assert (found.ref, of.id, asked, settings.epochs, home) == ("tutor@1", "r", recipe, 2, Home.find())
-    with pytest.raises(GraftError, match="takes no test file"):
-        flow.train_student.fn("tutor", test="held.jsonl")
-    with pytest.raises(GraftError, match="instruction student"):
-        flow.train_version("tutor")
+    with monkeypatch.context() as patched:
+        patched.setattr(STUDENTS.get("instruct"), "train", train)
+        told = flow.train_student.fn("tutor", overrides={"epochs": 2})
+    assert told == {"students": [], "evaluations": [], "notes": [], "text": "trained"}
+    (asked,) = handed
+    assert (asked.version.ref, asked.run.id, asked.recipe, asked.settings.epochs) == ("tutor@1", "r", recipe, 2)
+    assert asked.home == Home.find()
+    for call in (flow.train_student.fn, flow.train_version):
+        with pytest.raises(GraftError, match="takes no test file"):
+            call("tutor", test="held.jsonl")

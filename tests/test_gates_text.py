@@ -18,7 +18,10 @@ from graft.data.gates.spans import redacted
 from graft.data.gates.toxicity import ToxicityGate
 from graft.schemas.gates import GateSettings, PersonalSettings, ToxicitySettings
 from graft.schemas.recipe import Recipe, SeedRow, SeedSettings
-from graft.schemas.tasks import ClassificationTask, GuardTask, InstructionTask, Label
+from graft.schemas.tasks.base import Label
+from graft.schemas.tasks.classification import ClassificationTask
+from graft.schemas.tasks.guard import GuardTask
+from graft.schemas.tasks.instruction import InstructionTask
 
 FLOOR = {
     "card": 1.0, "email": 1.0, "iban": 1.0, "ip_address": 1.0, "mac_address": 1.0, "national_id": 0.94, "phone": 0.91,

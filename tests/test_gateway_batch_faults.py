@@ -89,7 +89,7 @@ async def test_without_a_list_of_batches_a_doubtful_one_is_not_handed_in_again(
 ) -> None:
     provider.set(drop_created=1, no_list=True)
     outcomes = await through_gateway(tmp_path, asks(provider.url, 2), retries=3)
-    assert codes(outcomes) == ["unexpected"] * 2 and "may have it and bill it" in str(outcomes[0])
+    assert codes(outcomes) == ["unexpected"] * 2 and "may run and bill it" in str(outcomes[0])
     assert provider.asked["create"] == 1
     assert codes(await through_gateway(tmp_path, asks(provider.url, 2))) == ["ok"] * 2
 

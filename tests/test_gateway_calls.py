@@ -201,7 +201,7 @@ async def test_embedded_models_are_found_by_name_and_free(fake_llm: Serving, jou
     spec = ModelSpec(name="little", provider="embedded", model="gemma-3-270m", style="completion")
     async with Gateway(journal=journal, endpoints={"little": fake_llm.url}, money_usd=0.0) as gateway:
         assert (await gateway.call(ask(spec, prompt="Once"))).price_usd == 0.0
-        with pytest.raises(ModelUnreachable, match="no address"):
+        with pytest.raises(ModelUnreachable, match="the address is unknown"):
             await gateway.call(ask(spec.model_copy(update={"name": "unknown"}), prompt="Twice"))
 
 

@@ -158,7 +158,7 @@ async def test_a_server_that_answers_as_another_model_is_noted_once(journal: Pat
         async with Gateway(journal=journal) as gateway:
             await asyncio.gather(*(gateway.call(ask(spec, f"n{i}")) for i in range(3)))
             notes = gateway.stats.notes
-    assert len(notes) == 1 and "does not count tokens" in notes[0]
+    assert len(notes) == 1 and "reports no token counts" in notes[0]
     from graft.agents.gateway.gateway import same_model
 
     gpt = model("http://127.0.0.1:1/v1", model="openai/gpt-4o")
@@ -229,7 +229,7 @@ async def test_what_comes_from_another_model_is_said(journal: Path) -> None:
         async with Gateway(journal=journal) as gateway:
             replies = [await gateway.call(ask(model(serving.url), f"n{index}")) for index in range(2)]
             notes = gateway.stats.notes
-    assert notes == ("m: asked for fake, the server answered as somebody-else",)
+    assert notes == ("m: requested fake, but the server answered as somebody-else",)
     assert {reply.served_model for reply in replies} == {"somebody-else"}
 
 

@@ -125,7 +125,7 @@ async def test_an_argument_of_litellms_own_is_refused_before_anything_is_sent(
     monkeypatch.setenv("GRAFT_TEST_KEY", "sk-test")
     spec = model(fake_llm.url, provider="litellm", model="openai/fake", api_key_env="GRAFT_TEST_KEY",
                  extra={"litellm_session_id": "x"})  # fmt: skip
-    with pytest.raises(ModelUnreachable, match="LiteLLM's own") as caught:
+    with pytest.raises(ModelUnreachable, match="an argument of LiteLLM itself") as caught:
         await _once(tmp_path / "journal.sqlite", ask(spec))
     assert caught.value.where == "models.m.extra.litellm_session_id" and fake_llm.stats()["requests"] == 0
 

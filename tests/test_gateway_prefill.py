@@ -95,13 +95,13 @@ async def test_a_server_that_cannot_is_named_to_a_person_once(fake_llm: Serving,
             with pytest.raises(ModelUnreachable, match="continue_final_message") as caught:
                 await gateway.call(ask(fake_llm.url, f"Order {n}?", spec={"prefill": prefill}))
     assert caught.value.where == "models.m"
-    assert caught.value.what.startswith("the server cannot continue a begun turn")
+    assert caught.value.what.startswith("the server cannot continue a prefilled turn")
     assert "chat_template" in caught.value.fix and "method.prefill: false" in caught.value.fix
     assert fake_llm.stats()["requests"] == 1
 
 
 async def test_none_sends_nothing(fake_llm: Serving, tmp_path: Path) -> None:
-    with pytest.raises(ModelUnreachable, match="cannot continue a begun turn"):
+    with pytest.raises(ModelUnreachable, match="cannot continue a prefilled turn"):
         await once(tmp_path, ask(fake_llm.url, spec={"prefill": "none", "chat_template": "gemma"}))
     assert fake_llm.stats()["requests"] == 0
 
@@ -159,7 +159,7 @@ async def test_litellm_goes_on_only_where_it_knows_how(fake_llm: Serving, tmp_pa
 
     for prefill in ("auto", "template", "none"):
         given = spec(prefill=prefill, chat_template="llama3")
-        with pytest.raises(ModelUnreachable, match="cannot continue a begun turn") as caught:
+        with pytest.raises(ModelUnreachable, match="cannot continue a prefilled turn") as caught:
             await once(tmp_path, ask(fake_llm.url, spec=given))
         assert caught.value.where == "models.m" and "provider openai" in caught.value.fix
     assert fake_llm.stats()["requests"] == 0
@@ -203,20 +203,20 @@ OPEN = Message(role="assistant", content="1. ")
     ("mistral", "[INST] Be kind.\n\nHi[/INST] Hello</s>[INST] Go on[/INST]"),
 ])  # fmt: skip
 def test_each_format_stands_as_its_models_learnt_it(name: ChatTemplate, prompt: str) -> None:
-    assert templated(name, TURNS, begun=False) == prompt
+    assert templated(name, TURNS, prefilled=False) == prompt
     joint = " " if name in ("llama2", "mistral") else ""
-    assert templated(name, (*TURNS, OPEN), begun=True) == prompt + joint + "1. ", "its space stays: the turn is open"
+    assert templated(name, (*TURNS, OPEN), prefilled=True) == prompt + joint + "1. ", "the open turn keeps its space"
 
 
 def test_a_system_text_alone_is_a_user_turn_where_there_is_no_system_turn() -> None:
     turns = (Message(role="system", content="Be kind."), OPEN)
     expected = "<start_of_turn>user\nBe kind.<end_of_turn>\n<start_of_turn>model\n1. "
-    assert templated("gemma", turns, begun=True) == expected
+    assert templated("gemma", turns, prefilled=True) == expected
 
 
 def test_a_begun_turn_that_is_none_is_an_error() -> None:
     with pytest.raises(ValueError, match="assistant"):
-        templated("gemma", TURNS, begun=True)
+        templated("gemma", TURNS, prefilled=True)
 
 
 MARKS = ("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<start_of_turn>", "<end_of_turn>", "<bos>", "<eos>", "<s>",
@@ -232,7 +232,7 @@ def test_no_message_can_end_its_turn_or_open_another(name: ChatTemplate, texts: 
     written = [Message(role=role, content=text or "x") for role, text in zip(roles, [*texts, texts[0]], strict=True)]
     harmless = [Message(role=role, content="x") for role in roles]
     count = len(roles) if begun else len(roles) - 1
-    got, expected = (templated(name, turns[:count], begun=begun) for turns in (written, harmless))
+    got, expected = (templated(name, turns[:count], prefilled=begun) for turns in (written, harmless))
     if "<<SYS>>" in expected and not texts[0].strip() and texts[0]:
         return  # a system text of white space alone is no system text, so its marks are gone
     assert {mark: got.count(mark) for mark in MARKS} == {mark: expected.count(mark) for mark in MARKS}
@@ -242,13 +242,13 @@ def test_no_message_can_end_its_turn_or_open_another(name: ChatTemplate, texts: 
 def test_ordinary_text_is_left_alone(text: str) -> None:
     if any(pair in text for pair in ("<|", "[|", "|>")):
         return
-    assert templated("chatml", (Message(role="assistant", content=text),), begun=True).endswith(text)
+    assert templated("chatml", (Message(role="assistant", content=text),), prefilled=True).endswith(text)
 
 
 def test_every_format_has_a_stop_that_it_writes() -> None:
     assert set(FORMATS) == set(NAMES)
     for name in NAMES:
-        assert FORMATS[name].stop[0] in templated(name, TURNS, begun=False)
+        assert FORMATS[name].stop[0] in templated(name, TURNS, prefilled=False)
 
 
 @pytest.mark.parametrize("older", [True, False])

@@ -318,7 +318,7 @@ def test_the_missing_extra_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> N
         ({"OTEL_TRACES_EXPORTER": "console"}, True, ""),
         ({"OTEL_METRICS_EXPORTER": "console"}, True, ""),
         ({"OTEL_TRACES_EXPORTER": "console", "OTEL_SDK_DISABLED": "true"}, False, ""),
-        ({"OTEL_TRACES_EXPORTER": "zipkin"}, False, "followed only for"),
+        ({"OTEL_TRACES_EXPORTER": "zipkin"}, False, "supports only"),
         ({"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, False, "http/protobuf"),
         ({"OTEL_METRICS_EXPORTER": "console", "OTEL_METRIC_EXPORT_INTERVAL": "-5"}, False, "cannot be used"),
     ],

@@ -39,7 +39,8 @@ from graft.schemas.problems import did_you_mean
 from graft.schemas.recipe import Recipe
 from graft.schemas.redaction import _pattern, redact_fields
 from graft.schemas.refusals import SEEN_CHARS, refusal_of
-from graft.schemas.tasks import ClassificationTask, Label
+from graft.schemas.tasks.base import Label
+from graft.schemas.tasks.classification import ClassificationTask
 
 PATTERN_S = 0.05
 """CPU seconds that a pattern may take over 100,000 hostile characters."""

@@ -86,7 +86,7 @@ def test_a_run_of_a_plugins_method_is_told_everywhere(
     assert all(one.models == {"poet": "m"} and one.notes["words"] for one in candidates)
     card = result["version"]["card"]
     assert "by the method haiku" in card and "## Poems by season" in card and "| poet |" in card
-    from graft.cli import app
+    from graft.cli.app import app
 
     def said(*words: str) -> str:
         shown = CliRunner().invoke(app, list(words), env={"NO_COLOR": "1", "COLUMNS": "160"})

@@ -126,7 +126,7 @@ def test_a_tampered_file_of_the_encoder_s_wheel_is_not_loaded(copied: Path, name
 
 def test_a_file_too_many_or_too_few_in_the_encoder_s_wheel_is_an_error(copied: Path) -> None:
     (copied / "adapter_config.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(ModelUnreachable, match=r"adapter_config.json does not belong to the model"):
+    with pytest.raises(ModelUnreachable, match=r"adapter_config.json is not part of the model"):
         encoder.embed(["a text"])
     (copied / "adapter_config.json").unlink()
     (copied / "vocab.txt").unlink()

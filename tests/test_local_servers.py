@@ -94,7 +94,7 @@ async def test_a_prompt_that_does_not_fit_is_told_apart(pool: tuple[dict[str, st
     model = next(model for model in EMBEDDED_POOL if model.name == "gemma")
     request = CallRequest(model=model, role="generator", purpose="test", prompt="very long " * 6000, max_tokens=4)
     async with Gateway(journal=tmp_path / "journal.sqlite", endpoints=pool[0]) as gateway:
-        with pytest.raises(CallFailed, match="does not fit the server's context"):
+        with pytest.raises(CallFailed, match="exceeds the server's context"):
             await gateway.call(request)
 
 
@@ -104,7 +104,7 @@ async def test_a_second_holder_shares_the_server_and_its_leaving_stops_nothing(
     said: list[str] = []
     async with embedded_servers([SMOL], home, said.append) as urls:
         assert urls == {"smollm2": pool[0]["smollm2"]}
-    assert said == ["smollm2-135m-instruct is already being served on this machine"]
+    assert said == ["smollm2-135m-instruct is already running on this machine"]
     await asyncio.sleep(1.2)
     assert (await post(pool[0]["smollm2"] + "/completions", {"prompt": "a", "max_tokens": 1}))["choices"]
 

@@ -16,7 +16,7 @@ from graft.schemas.calls import CallRequest
 from graft.schemas.errors import BudgetExhausted, CallFailed, GraftError
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Seed
-from graft.schemas.tasks import Label
+from graft.schemas.tasks.base import Label
 
 LABELS = [{"name": "apple", "description": "a fruit"}, {"name": "brick", "description": "a stone"}]
 SEEDS = [Seed.of("first of apples", "apple"), Seed.of("first of bricks", "brick")]

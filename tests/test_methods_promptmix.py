@@ -22,7 +22,6 @@ from graft.schemas.calls import CallRequest
 from graft.schemas.errors import BudgetExhausted, CallFailed
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Candidate, GateResult, Seed, Slot
-from graft.schemas.tasks import labels_of
 
 NAMES = [f"class{letter}" for letter in "ABCDEFGHI"]
 SEEDS = [Seed.of(f"{word} example for {name}", name) for name in NAMES for word in ("first", "second", "third")]
@@ -41,7 +40,7 @@ def recipe_for(url: str = "http://127.0.0.1:1/v1", classes: int = 9, **method: A
 
 
 def slot_at(recipe: Recipe, index: int, label: str = NAMES[0], near: dict[str, list[str]] | None = None) -> Slot:
-    names = [label.name for label in labels_of(recipe.task)]
+    names = recipe.task.names
     pool = {name: [seed for seed in SEEDS if seed.label == name] for name in names}
     return method_of(recipe).make_slot(Place("r", 0, 0, index, label), Drawn(recipe, pool, near or {}))
 

@@ -18,7 +18,6 @@ from graft.schemas.calls import CallRequest
 from graft.schemas.errors import BudgetExhausted, CallFailed
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Candidate, GateResult, Seed
-from graft.schemas.tasks import labels_of
 
 NAMES = ["apple", "brick", "cloud", "dune", "ember", "fjord", "grove"]
 SEEDS = [Seed.of(f"{word} example for {name}", name) for name in NAMES for word in ("first", "second")]
@@ -53,7 +52,7 @@ def run(
     screen: Screen = lambda text, response, label: (),
 ) -> tuple[Candidate, Models]:  # fmt: skip
     models = Models(generate_mix=LIST, **script)
-    names = [label.name for label in labels_of(recipe.task)]
+    names = recipe.task.names
     pool = {name: [seed for seed in SEEDS if seed.label == name] for name in names}
     slot = method_of(recipe).make_slot(Place("r", 0, 0, 0, label), Drawn(recipe, pool))
     context = Context(recipe=recipe, seeds=SEEDS, ask=models.ask, screen=screen, by_name=by_name)

@@ -26,7 +26,7 @@ from graft.schemas.datasets import Row, Run
 from graft.schemas.home import Home
 from graft.schemas.recipe import Recipe, SeedRow, SeedSettings
 from graft.schemas.rows import Candidate, Decision, GateResult, Review, Seed, Slot
-from graft.schemas.tasks import GuardTask
+from graft.schemas.tasks.guard import GuardTask
 
 MARK = "XQZ7"
 AT = datetime(2026, 11, 25, tzinfo=UTC)

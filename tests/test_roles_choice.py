@@ -16,7 +16,8 @@ from graft.schemas.errors import CallFailed
 from graft.schemas.models import ModelSpec
 from graft.schemas.recipe import Recipe, SeedRow, SeedSettings
 from graft.schemas.rows import Seed
-from graft.schemas.tasks import ClassificationTask, Label, labels_of
+from graft.schemas.tasks.base import Label
+from graft.schemas.tasks.classification import ClassificationTask
 
 LABELS = ("card lost", "card stolen", "home", "home loan", "weather")
 BASE = ModelSpec(name="base", provider="embedded", model="gemma-3-270m", style="completion")
@@ -210,7 +211,7 @@ async def test_a_begun_turn_grows_by_every_further_token() -> None:
 
 async def test_a_narrowed_choice_shows_and_scores_only_its_labels() -> None:
     recipe = make_recipe()
-    labels = [label for label in labels_of(recipe.task) if label.name in ("home", "weather")]
+    labels = [label for label in recipe.task.categories if label.name in ("home", "weather")]
     model = FakeModel({"": {" weather": 0.6, " home": 0.3}})
     seeds = [Seed.of("is my card gone", "card lost"), Seed.of("rain?", "weather")]
     for spec in (BASE, CHAT):

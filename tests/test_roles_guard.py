@@ -172,7 +172,7 @@ def test_nothing_special_is_left_in_inert_text(text: str) -> None:
 
 def test_neither_word_listed_is_a_failure() -> None:
     with pytest.raises(CallFailed) as caught:
-        read_answer([("I", -0.1), ("s", -2.0), ("u", -3.0)], CHAT)
+        read_answer([("I", -0.1), ("s", -2.0), ("u", -3.0)], CHAT, {"harmful": "unsafe", "safe": "safe"})
     assert caught.value.code == "no_label_tokens"
 
 

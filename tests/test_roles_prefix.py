@@ -30,7 +30,7 @@ from graft.schemas.home import Home
 from graft.schemas.load import load_recipe
 from graft.schemas.models import EMBEDDED_POOL, ModelSpec, Price
 from graft.schemas.rows import Candidate, Decision, Seed, Slot
-from graft.schemas.tasks import labels_of
+from graft.schemas.tasks.base import RUBRIC
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 DEMO = load_recipe(RECIPES / "demo.yaml")
@@ -49,7 +49,7 @@ TASK: dict[str, Any] = {
     "clause": "is about where a parcel is, when it comes, or how it is shipped", "most": 3,
     "domain": "shopping", "about": "orders and parcels", "wanted": "is about a late parcel",
     "policy": "asks for a code", "safe": "asks for help with an order", "form": "llama-guard-3",
-    "labels": labels_of(DEMO.task), "label": "delivery", "guard": False, "good": FIRST, "bad": SEEDS[2].text,
+    "labels": DEMO.task.categories, "label": "delivery", "rubric": RUBRIC, "good": FIRST, "bad": SEEDS[2].text,
     "response": None, "prior": (),
     "count": 2, "shown": True, "share": 60, "rest": 40, "seed_class": "delivery", "partner": "refund",
     "partner_about": "getting money back", "concept": "",

@@ -11,9 +11,7 @@ from scripted import make_slot
 
 from graft.agents.roles.adjudicator import adjudicate_text
 from graft.agents.roles.reviewer import (
-    GUARD_SCORES,
     RESPONSE_SCORES,
-    TEXT_SCORES,
     review_instruction,
     review_response,
     review_text,
@@ -23,12 +21,15 @@ from graft.schemas.errors import BudgetExhausted, CallFailed
 from graft.schemas.models import ModelSpec
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Review, Seed
+from graft.schemas.tasks.base import RUBRIC
 
 CHAT = ModelSpec(name="chat", provider="openai", model="c", base_url="http://127.0.0.1:1/v1")
 BASE = ModelSpec(name="base", provider="embedded", model="b", style="completion")
 ENCODER = ModelSpec(name="encoder", provider="encoder", model="e")
 LABELS = [{"name": "billing", "description": "invoices"}, {"name": "outage"}]
 SEEDS = (Seed.of("My bill is wrong.", "billing"), Seed.of("It is down.", "outage"))
+TEXT_SCORES = tuple(one.name for one in RUBRIC)
+GUARD_SCORES = (*TEXT_SCORES[:5], "certainty")
 GOOD = {**dict.fromkeys(RESPONSE_SCORES, 9), "comment": "word " * 40}
 
 

@@ -185,7 +185,7 @@ def test_fields_that_a_recipe_does_not_set_leave_the_runs_id_as_it_was() -> None
     data = recipe.model_dump(mode="json", exclude={"student", "improve", "description", "review", "steering"})
     for name in ("weights", "headers_env"):
         del data["models"][0][name]
-    assert recipe.fingerprint("more") == stable_hash(data, ["more"])
+    assert recipe.fingerprint("more") == stable_hash(data, recipe.task.rubric, ["more"])
     headed = Recipe.model_validate(recipe_of(headers_env={"X-Key": "K"}))
     assert headed.fingerprint() != recipe.fingerprint()
 

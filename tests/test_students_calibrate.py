@@ -10,16 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graft.students.calibrate import (
-    accuracy_interval,
-    as_matrix,
-    calibration_error,
-    choose_threshold,
-    fit_temperature,
-    paired,
-    reliability,
-    scaled,
-)
+from graft.data.scores.maths import accuracy_interval, as_matrix, calibration_error, paired, reliability
+from graft.students.calibrate import choose_threshold, fit_temperature, scaled
 
 few = settings(max_examples=60, deadline=None)
 

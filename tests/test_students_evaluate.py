@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from graft.data.scores.maths import paired
 from graft.schemas.base import utc_now
 from graft.schemas.errors import GraftError
 from graft.schemas.students import Student, StudentSettings
-from graft.students.calibrate import paired
 from graft.students.evaluate import check_test_rows, confused, confusion_png, evaluate, worst_slices, write_reliability
 from graft.students.report import comparison
 

@@ -21,7 +21,11 @@ from graft.schemas.home import Home
 from graft.schemas.students import StudentSettings
 from graft.students import checkpoint, loop
 from graft.students.classifier import TextClassifier
-from graft.students.fit import fit, train_classifier
+from graft.students.fit import fit
+from graft.students.heads.single import Single
+from graft.students.launch import train_classifier
+from graft.students.objectives.cross_entropy import CrossEntropy
+from graft.students.objectives.distillation import Distillation
 from graft.students.rows import TrainRow, distribution, unique
 
 HERE = Path(__file__).parent
@@ -49,8 +53,8 @@ def settings(encoder: str) -> StudentSettings:
 @pytest.fixture
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes longer than these trainings."""
-    for name in ("confusion_png", "write_reliability"):
-        monkeypatch.setattr(f"graft.students.train.{name}", lambda *args: None)
+    for name in ("train.confusion_png", "heads.single.write_reliability"):
+        monkeypatch.setattr(f"graft.students.{name}", lambda *args: None)
 
 
 def same(one: TextClassifier, other: TextClassifier, within: float = 0.0) -> bool:
@@ -95,12 +99,17 @@ def test_a_row_given_twice_counts_once_with_its_soft_label() -> None:
 # ---- the loss
 
 
+def gives(logits: torch.Tensor) -> Any:
+    """A model that gives these logits."""
+    return lambda texts: logits
+
+
 def test_the_loss_is_the_papers_mixture_of_hard_and_soft(settings: StudentSettings) -> None:
     """Against numbers worked out by hand with plain Python."""
     w, heat, logits, soft = 0.25, 2.0, [1.0, -1.0], (0.9, 0.1)
     asked = settings.model_copy(update={"soft_weight": w, "temperature": heat})
     batch = [TrainRow("x", "b", soft), TrainRow("y", "a")]
-    got = float(loop.Loss(batch, "ab", asked)(torch.tensor([logits, logits]), batch))
+    got = float(Distillation(Single("ab"), asked, batch).loss(gives(torch.tensor([logits, logits])), batch, 0))
     share = 1 / (1 + math.exp(-2))  # of a
     hard = -(math.log(1 - share) + math.log(share)) / 2
     said = 1 / (1 + math.exp(-1))  # of a at heat 2
@@ -111,11 +120,11 @@ def test_the_loss_is_the_papers_mixture_of_hard_and_soft(settings: StudentSettin
 
 def test_balanced_weights_make_every_class_count_alike(settings: StudentSettings) -> None:
     rows = [TrainRow(str(n), "a") for n in range(6)] + [TrainRow("r", "b"), TrainRow("s", "b")]
-    weighed = loop.Loss(rows, "abc", settings.model_copy(update={"class_weights": "balanced"}))
+    weighed = CrossEntropy(Single("abc"), settings.model_copy(update={"class_weights": "balanced"}), rows)
     logits = torch.tensor([[2.0, 0.0, 0.0]])
     plain = [-float(logits.log_softmax(-1)[0, place]) for place in (0, 1)]
-    assert float(weighed(logits, rows[:1])) == pytest.approx(8 / (2 * 6) * plain[0])
-    assert float(weighed(logits, rows[-1:])) == pytest.approx(8 / (2 * 2) * plain[1])
+    assert float(weighed.loss(gives(logits), rows[:1], 0)) == pytest.approx(8 / (2 * 6) * plain[0])
+    assert float(weighed.loss(gives(logits), rows[-1:], 0)) == pytest.approx(8 / (2 * 2) * plain[1])
 
 
 def test_a_student_learns_what_the_soft_labels_say(settings: StudentSettings) -> None:
@@ -171,9 +180,9 @@ def test_patience_without_validation_rows_is_said_and_training_is_whole(settings
 def test_a_loss_that_is_no_number_keeps_the_last_good_pass(
     tmp_path: Path, settings: StudentSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, calls = loop.Loss.__call__, [0]
+    whole, calls = CrossEntropy._of, [0]
 
-    def breaks(self: loop.Loss, logits: torch.Tensor, batch: list[TrainRow]) -> torch.Tensor:
+    def breaks(self: CrossEntropy, logits: torch.Tensor, batch: list[TrainRow]) -> torch.Tensor:
         calls[0] += 1
         return whole(self, logits, batch) * (math.inf if calls[0] == 11 else 1)
 
@@ -181,7 +190,7 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_pass(
     copied = loop._copied
     monkeypatch.setattr(loop, "_copied", lambda model: good.append(copied(model)) or good[-1])
     monkeypatch.setattr(loop, "KEEP_EVERY", 1)
-    monkeypatch.setattr(loop.Loss, "__call__", breaks)
+    monkeypatch.setattr(CrossEntropy, "_of", breaks)
     said: list[str] = []
     result = train_classifier(ROWS, LABELS, settings, tmp_path / "st", say=said.append)
     assert result.best == 3 and len(good) == 3  # 12 rows in batches of 5: three steps a pass, the 11th is in the fourth

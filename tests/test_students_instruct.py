@@ -309,17 +309,17 @@ def test_a_supervised_training_that_ends_midway_goes_on_to_the_same_result(
 
 
 def test_a_checkpoint_of_other_settings_is_not_taken_up(tmp_path: Path) -> None:
-    from graft.students.instruct.runner import Plan, _taken_up
+    from graft.students.instruct.runner import Attempt, _taken_up
 
     folder, said = tmp_path / "sft", list[str]()
-    _taken_up(Plan(2, 1, folder), "one", said.append)
+    _taken_up(Attempt(2, 1, folder), "one", said.append)
     made = folder / "checkpoint-5"
     made.mkdir()
     (made / "whole.json").write_text("{}")
     (folder / "checkpoint-6").mkdir()  # not written to its end
-    assert _taken_up(Plan(4, 1, folder), "one", said.append) == Plan(2, 1, folder) and made.is_dir()
+    assert _taken_up(Attempt(4, 1, folder), "one", said.append) == Attempt(2, 1, folder) and made.is_dir()
     assert said == []
-    assert _taken_up(Plan(4, 1, folder), "two", said.append) == Plan(4, 1, folder)
+    assert _taken_up(Attempt(4, 1, folder), "two", said.append) == Attempt(4, 1, folder)
     assert not made.exists() and "starting anew" in said[0]
 
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import tiny_encoder
@@ -20,8 +20,11 @@ from hypothesis import strategies as st
 from graft.schemas.errors import GraftError
 from graft.schemas.home import Home
 from graft.schemas.students import StudentSettings
-from graft.students import multilabel as room
-from graft.students.predict import Engine, Predictor, Several
+from graft.students.heads import Rule, Several, head_of
+from graft.students.heads import multi_label as room
+from graft.students.heads.multi_label import MultiLabel
+from graft.students.heads.single import Single
+from graft.students.predict import Engine, Predictor
 from graft.students.rows import Given, TrainRow
 
 LABELS = ("delivery", "billing", "account")
@@ -55,20 +58,22 @@ def test_rows_of_one_text_are_merged_with_the_labels_that_a_soft_label_reaches()
         ("x", "account"), TrainRow("y", "billing", (0.4, 0.6, 0.0)), TrainRow("x", "delivery", (0.7, 0.1, 0.2)),
         TrainRow("z", "billing", labels=("billing", "account")),
     ]  # fmt: skip
-    assert room.merged(rows, LABELS, 0.4) == [
+    assert MultiLabel(LABELS, least=0.4).training_rows(rows) == [
         TrainRow("x", "delivery", labels=("delivery", "account")),
         TrainRow("y", "billing", labels=("delivery", "billing")),
         TrainRow("z", "billing", labels=("billing", "account")),
     ]
-    assert set(room.merged(list(reversed(rows)), LABELS, 0.4)) == set(room.merged(rows, LABELS, 0.4))
-    assert room.merged(rows[1:2], LABELS, 0.41)[0].labels == ("billing",)
+    assert set(MultiLabel(LABELS, least=0.4).training_rows(list(reversed(rows)))) == set(
+        MultiLabel(LABELS, least=0.4).training_rows(rows)
+    )
+    assert MultiLabel(LABELS, least=0.41).training_rows(rows[1:2])[0].labels == ("billing",)
     with pytest.raises(GraftError, match="lacks: weather"):
-        room.merged([TrainRow("x", "billing", labels=("weather",))], LABELS, 0.4)
+        MultiLabel(LABELS, least=0.4).training_rows([TrainRow("x", "billing", labels=("weather",))])
 
 
 @given(st.lists(st.tuples(st.sampled_from("xyz"), st.sampled_from(LABELS))))
 def test_merging_loses_no_text_and_no_label(rows: list[tuple[str, str]]) -> None:
-    found = room.merged(rows, LABELS, 0.5)
+    found = MultiLabel(LABELS, least=0.5).training_rows(rows)
     assert {(row.text, label) for row in found for label in row.every} == set(rows)
     assert len({row.text for row in found}) == len(found)
 
@@ -79,8 +84,8 @@ def test_merging_loses_no_text_and_no_label(rows: list[tuple[str, str]]) -> None
 )
 def test_settings_that_do_not_go_with_several_labels(changes: dict[str, Any], labels: Sequence[str], said: str) -> None:
     with pytest.raises(GraftError, match=said):
-        room.check_settings(MANY.model_copy(update=changes), labels)
-    room.check_settings(StudentSettings(soft_weight=0.5), ("a|b", "c"))
+        head_of(MANY.model_copy(update=changes), labels)
+    head_of(StudentSettings(soft_weight=0.5), ("a|b", "c"))
 
 
 # ---- the loss
@@ -89,17 +94,18 @@ def test_settings_that_do_not_go_with_several_labels(changes: dict[str, Any], la
 def test_the_loss_is_binary_cross_entropy_and_balanced_by_label() -> None:
     import torch
 
-    from graft.students.loss import Loss
+    from graft.students.objectives.binary_cross_entropy import BinaryCrossEntropy
 
     rows = [TrainRow("x", "a", labels=("a", "b")), TrainRow("y", "a"), TrainRow("z", "c"), TrainRow("w", "c")]
     logits = torch.tensor([[1.0, -2.0, 0.5]])
     share = [1 / (1 + math.exp(-x)) for x in (1.0, -2.0, 0.5)]
     parts = [-math.log(share[0]), -math.log(share[1]), -math.log(1 - share[2])]
-    plain = Loss(rows, "abc", MANY)
-    assert float(plain(logits, rows[:1])) == pytest.approx(sum(parts) / 3, abs=1e-6)
+    head, model = MultiLabel("abc"), cast(Any, lambda texts: logits)
+    plain = BinaryCrossEntropy(head, MANY, rows)
+    assert float(plain.loss(model, rows[:1], 0)) == pytest.approx(sum(parts) / 3, abs=1e-6)
     assert plain.guessing(rows) == pytest.approx(math.log(2))
-    balanced = Loss(rows, "abc", MANY.model_copy(update={"class_weights": "balanced"}))
-    assert float(balanced(logits, rows[:1])) == pytest.approx((parts[0] + 3 * parts[1] + parts[2]) / 3, abs=1e-6)
+    balanced = BinaryCrossEntropy(head, MANY.model_copy(update={"class_weights": "balanced"}), rows)
+    assert float(balanced.loss(model, rows[:1], 0)) == pytest.approx((parts[0] + 3 * parts[1] + parts[2]) / 3, abs=1e-6)
     assert balanced.guessing(rows) == pytest.approx(math.log(2) * 14 / 12)
 
 
@@ -109,17 +115,18 @@ def test_the_loss_is_binary_cross_entropy_and_balanced_by_label() -> None:
 def test_thresholds_have_the_largest_f1_and_a_half_where_nothing_is_known() -> None:
     shares = [[0.9, 0.3, 0.9], [0.4, 0.2, 0.1], [0.3, 0.1, 0.2]]
     truths = [("delivery", "billing"), ("delivery",), ()]
-    cuts = room.choose_thresholds(shares, truths, LABELS)
-    assert cuts == pytest.approx((0.35, 0.25, 0.5))
-    assert room.above(shares, cuts, LABELS) == [("delivery", "billing", "account"), ("delivery",), ()]
-    assert room.choose_thresholds([], [], LABELS) == (0.5, 0.5, 0.5)
+    rows = [TrainRow(str(n), held[0] if held else "", labels=held) for n, held in enumerate(truths)]
+    head = MultiLabel(LABELS).tuned(shares, rows)
+    assert head.thresholds == pytest.approx((0.35, 0.25, 0.5))
+    assert head.many(shares) == [("delivery", "billing", "account"), ("delivery",), ()]
+    assert MultiLabel(LABELS, (0.1, 0.2, 0.3)).tuned([], []).thresholds == (0.5, 0.5, 0.5)
 
 
 def test_figures_against_numbers_worked_out_by_hand() -> None:
     rows = [("1", "billing|delivery"), ("2", ""), ("3", "delivery"), ("4", "billing"), ("5", "")]
     predicted = ["delivery|billing", "account", "billing", "billing", ""]
     shares = [[1.0, 1.0, 0.0], [0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]]
-    judged = room.evaluate_many(predicted, rows, LABELS, student_id="s", test_file="t", probabilities=shares)
+    judged = MultiLabel(LABELS).evaluate((predicted, shares), rows, student_id="s", test_file="t")
     assert judged.accuracy == 3 / 5 and judged.majority == 2 / 5
     assert judged.micro_f1 == pytest.approx(2 * 3 / (4 + 5))
     delivery, billing, account = judged.classes
@@ -129,7 +136,7 @@ def test_figures_against_numbers_worked_out_by_hand() -> None:
     assert judged.macro_f1 == pytest.approx((2 / 3 + 4 / 5) / 2)
     assert judged.confusion == ((1, 1, 0), (0, 2, 0), (0, 0, 0))
     assert judged.ece == pytest.approx(3 / 15) and judged.interval[0] <= 0.6 <= judged.interval[1]
-    weak = room.weak_labels(predicted, room.check_test(rows, LABELS, "t", print), LABELS)
+    weak = MultiLabel(LABELS).weakest((predicted, []), MultiLabel(LABELS).test_rows(rows, "t", print))
     assert [(one.name, one.rows, one.accuracy) for one in weak.labels] == [("delivery", 2, 0.5), ("billing", 2, 1.0)]
 
 
@@ -139,23 +146,23 @@ def test_figures_are_shares_and_what_is_right_is_right(pairs: list[tuple[tuple[s
     said = [room.cell_of(guess) for _, guess in pairs]
     if not any(true for true, _ in pairs):
         with pytest.raises(GraftError, match="has a label"):
-            room.evaluate_many(said, rows, LABELS, student_id="s", test_file="t")
+            MultiLabel(LABELS).evaluate((said, []), rows, student_id="s", test_file="t")
         return
-    judged = room.evaluate_many(said, rows, LABELS, student_id="s", test_file="t")
+    judged = MultiLabel(LABELS).evaluate((said, []), rows, student_id="s", test_file="t")
     assert judged.micro_f1 is not None
     assert all(0 <= share <= 1 for share in (judged.accuracy, judged.macro_f1, judged.micro_f1))
-    whole = room.evaluate_many([cell for _, cell in rows], rows, LABELS, student_id="s", test_file="t")
+    whole = MultiLabel(LABELS).evaluate(([cell for _, cell in rows], []), rows, student_id="s", test_file="t")
     assert (whole.accuracy, whole.macro_f1, whole.micro_f1) == (1.0, 1.0, 1.0)
 
 
 def test_test_rows_are_read_with_their_number_and_what_is_not_tested_is_said() -> None:
     said: list[str] = []
-    read = room.check_test([("x", " billing| delivery"), ("y", "")], LABELS, "held.csv", said.append)
+    read = MultiLabel(LABELS).test_rows([("x", " billing| delivery"), ("y", "")], "held.csv", said.append)
     assert read == [("x", "delivery|billing"), ("y", "")] and "no rows of account" in said[0]
     with pytest.raises(GraftError, match=r"held.csv: row 2: .*'weather'"):
-        room.check_test([("x", "billing"), ("y", "weather")], LABELS, "held.csv", said.append)
+        MultiLabel(LABELS).test_rows([("x", "billing"), ("y", "weather")], "held.csv", said.append)
     with pytest.raises(GraftError, match="no row to evaluate"):
-        room.check_test([], LABELS, "held.csv", said.append)
+        MultiLabel(LABELS).test_rows([], "held.csv", said.append)
 
 
 # ---- answers
@@ -167,22 +174,25 @@ def test_a_predictor_gives_each_label_its_own_probability() -> None:
     def logits(texts: Sequence[str]) -> Any:
         return numpy.array([[0.0, 1000.0 if "b" in text else -1000.0] for text in texts])
 
-    student = Predictor(("x", "y"), room_rule(), "fake", logits, (0.4, 0.5))
+    student = Predictor(MultiLabel(("x", "y"), (0.4, 0.5)), room_rule(), "fake", logits)
     assert student.predict_many(["b", "c"]) == [Several(("x", "y"), [0.5, 1.0]), Several(("x",), [0.5, 0.0])]
     answers = student.predict(["b", "c"])
     assert [(one.label, one.probability) for one in answers] == [("x|y", 0.5), ("x", 0.5)]
     assert student.predict_many([]) == []
     with pytest.raises(GraftError, match="exactly one label"):
-        Predictor(("x", "y"), room_rule(), "fake", logits).predict_many(["b"])
+        Predictor(Single(("x", "y")), room_rule(), "fake", logits).predict_many(["b"])
 
 
-def room_rule() -> Any:
-    from graft.students.predict import Rule
-
+def room_rule() -> Rule:
     return Rule(temperature=5.0)  # that of no student which gives several labels: it must change nothing
 
 
 # ---- whole
+
+
+def thresholds(model: Any) -> tuple[float, ...]:
+    assert isinstance(model.outputs, MultiLabel)
+    return model.outputs.thresholds
 
 
 @pytest.fixture(autouse=True)
@@ -223,7 +233,7 @@ def test_a_student_learns_that_a_text_has_two_labels(trained: tuple[Path, Any, l
     assert found == [("delivery", "billing"), *((label,) for _, label in ROWS)]
     assert all(0 <= share <= 1 for row in shares for share in row) and sum(shares[0]) > 1.2
     facts = json.loads((home / ours.path / "classifier.json").read_text())
-    assert list(facts["multi_label"]) == list(LABELS) and model.thresholds == tuple(facts["multi_label"].values())
+    assert list(facts["multi_label"]) == list(LABELS) and thresholds(model) == tuple(facts["multi_label"].values())
     judged = report.evaluations[1]
     assert judged.accuracy == judged.micro_f1 == 1.0 and len(judged.accuracies) == 2
     assert report.validation.micro_f1 == 1.0 and report.validation.rows == 7
@@ -237,15 +247,15 @@ def test_without_validation_rows_every_threshold_is_a_half(tmp_path: Path, monke
     from graft.students.classifier import TextClassifier
     from graft.students.train import train_student
 
-    for name in ("confusion_png", "write_reliability_many"):
-        monkeypatch.setattr(f"graft.students.train.{name}", lambda *args: None)
+    for name in ("train.confusion_png", "heads.multi_label.write_bins"):
+        monkeypatch.setattr(f"graft.students.{name}", lambda *args: None)
     tiny = tiny_encoder.write(tmp_path / "tiny", [text for text, _ in ROWS])
     report = train_student(
         rows=[], seeds=ROWS, test_rows=ROWS, test_name="held", labels=LABELS, home=Home(tmp_path), dataset="desk",
         settings=MANY.model_copy(update={"encoder": str(tiny)}), version=1, say=lambda text: None,
     )  # fmt: skip
     model = TextClassifier.load(tmp_path / report.students[1].path)
-    assert model.thresholds == (0.5,) * 3 and report.validation is None
+    assert thresholds(model) == (0.5,) * 3 and report.validation is None
     assert report.evaluations[1].accuracy >= 5 / 6  # it saw them
 
 
@@ -254,7 +264,7 @@ def test_one_label_a_text_is_all_that_other_students_give(tmp_path: Path) -> Non
     from graft.students.encoder import Encoder
 
     tiny = tiny_encoder.write(tmp_path, [text for text, _ in ROWS])
-    model = TextClassifier.start(Encoder(str(tiny), "", ""), LABELS, 16)
+    model = TextClassifier.start(Encoder(str(tiny), "", ""), Single(LABELS), 16)
     with pytest.raises(GraftError, match="exactly one label"):
         model.predict_many(["x"])
     model.imprint(ROWS)
@@ -267,10 +277,10 @@ def test_one_label_a_text_is_all_that_other_students_give(tmp_path: Path) -> Non
 def test_an_export_says_the_same_and_its_cards_snippets_run(
     trained: tuple[Path, Any, list[str]], tmp_path: Path
 ) -> None:
-    from graft.students.card import Judged, Origin, render_model_card
+    from graft.students.card import Judgements, Origin, render_model_card
     from graft.students.classifier import TextClassifier
     from graft.students.onnx import export_folder
-    from graft.students.predict import Rule, load_classifier
+    from graft.students.predict import load_classifier
 
     home, report, _ = trained
     student, judged = report.students[1], report.evaluations[1]
@@ -279,7 +289,7 @@ def test_an_export_says_the_same_and_its_cards_snippets_run(
     folder = tmp_path / "out"
     export_folder(
         model, folder, student=student.id, rule=Rule(),
-        card=lambda worst: render_model_card(student, origin, Judged([judged]), Rule(), worst),
+        card=lambda worst: render_model_card(student, origin, Judgements([judged]), Rule(), worst),
     )  # fmt: skip
     texts = [BOTH, "where is my parcel", "I forgot my password"]
     sets, shares = model.predict_many(texts)
@@ -289,7 +299,7 @@ def test_an_export_says_the_same_and_its_cards_snippets_run(
         assert [one.labels for one in said] == sets
         for one, row in zip(said, shares, strict=True):
             assert one.probabilities == pytest.approx(row, abs=1e-3)
-    assert load_classifier(folder).thresholds == model.thresholds
+    assert thresholds(load_classifier(folder)) == thresholds(model)
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert "each on its own" in card and "Micro\\-F1" not in card and "Micro-F1 over all rows" in card
     snippets = re.findall(r"```python\n(.*?)```", card, re.DOTALL)

@@ -24,7 +24,9 @@ from graft.schemas.datasets import Row, Run
 from graft.schemas.errors import GraftError, NotFound, StorageFull
 from graft.schemas.home import Home
 from graft.schemas.students import ClassScore, Evaluation, Student, StudentSettings
-from graft.students.predict import Predictor, Rule
+from graft.students.heads import Rule
+from graft.students.heads.single import Single
+from graft.students.predict import Predictor
 
 ROOT = Path(__file__).resolve().parent.parent
 LABELS = ("delivery", "billing", "a <b>|odd*")
@@ -55,7 +57,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     from graft.students.fit import save
 
     home = Home(tmp_path_factory.mktemp("home"))
-    model = TextClassifier.start(Encoder(str(_tiny(home.root / "tiny")), "", ""), LABELS, 16)
+    model = TextClassifier.start(Encoder(str(_tiny(home.root / "tiny")), "", ""), Single(LABELS), 16)
     model.imprint(SEEDS)
     student = _student(home, "st_version", 1, str(home.root / "tiny"))
     save(model, home.root / student.path)

@@ -16,7 +16,9 @@ from typer.testing import CliRunner
 
 from graft.schemas.errors import InputInvalid
 from graft.schemas.students import Evaluation
-from graft.students.predict import CHUNK, Predictor, Rule
+from graft.students.heads import Rule
+from graft.students.heads.single import Single
+from graft.students.predict import CHUNK, Predictor
 from graft.students.texts import read_texts, write_answers
 
 LABELS = ("short", "long")
@@ -30,7 +32,7 @@ def by_length(texts: Sequence[str]) -> Any:
 
 
 def student(rule: Rule | None = None) -> Predictor:
-    return Predictor(LABELS, rule or Rule(), "fake", by_length)
+    return Predictor(Single(LABELS), rule or Rule(), "fake", by_length)
 
 
 def judged(test_file: str, **more: Any) -> Evaluation:

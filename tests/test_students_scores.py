@@ -43,7 +43,7 @@ from graft.schemas.rows import Candidate, Decision, Seed, Slot, Steer
 from graft.schemas.steering import Improvement, ImproveSettings, RoundResult
 from graft.schemas.students import Evaluation, Student, StudentSettings, TeacherScore
 from graft.students.evaluate import evaluate
-from graft.students.multilabel import evaluate_many
+from graft.students.heads.multi_label import MultiLabel
 
 LABELS = ("x", "y")
 NOW = utc_now()
@@ -78,8 +78,8 @@ def kept(
 
 def publish_shop(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     """A version whose rows lie in all three splits, of a recipe with a tiny encoder."""
-    for name in ("confusion_png", "write_reliability"):
-        monkeypatch.setattr(f"graft.students.train.{name}", lambda *args: None)
+    for name in ("train.confusion_png", "heads.single.write_reliability"):
+        monkeypatch.setattr(f"graft.students.{name}", lambda *args: None)
     monkeypatch.setattr("graft.students.fit.MIN_STEPS", 3)
     monkeypatch.setenv("GRAFT_HOME", str(folder / "home"))
     encoder = tiny_encoder.write(folder / "encoder", [text for text, _ in tiny_encoder.ROWS])
@@ -212,7 +212,7 @@ def test_what_is_read_back_is_what_was_judged(
 def test_answers_with_several_labels_are_judged_as_whole_sets(tmp_path: Path) -> None:
     rows, said = [("a", "x|y"), ("b", ""), ("c", "y")] * 2, ["x|y", "x", "y"] * 2
     shares = [[0.75, 0.5], [0.75, 0.25], [0.25, 0.75]] * 2
-    judged = evaluate_many(said, rows, LABELS, student_id="st_1", test_file="t", probabilities=shares)
+    judged = MultiLabel(LABELS).evaluate((said, shares), rows, student_id="st_1", test_file="t")
     (tmp_path / "students/st_1").mkdir(parents=True)
     keep(tmp_path / "students/st_1", judged, rows, said, shares)
     found = answers(Home(tmp_path), a_student("st_1"), judged.test_hash)

@@ -116,8 +116,8 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     import torch
 
     monkeypatch.setattr("graft.students.fit.MIN_STEPS", 5)
-    for name in ("confusion_png", "write_reliability"):
-        monkeypatch.setattr(f"graft.students.train.{name}", lambda *args: None)
+    for name in ("train.confusion_png", "heads.single.write_reliability"):
+        monkeypatch.setattr(f"graft.students.{name}", lambda *args: None)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -11,17 +11,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graft.schemas.steering import ImproveSettings
-from graft.students.steer import Evidence, Judged, curriculum, decide, domain_gap, hard_negatives, quota, weakness
+from graft.students.steer import (
+    Evidence,
+    SteeringRow,
+    curriculum,
+    decide,
+    domain_gap,
+    hard_negatives,
+    rows_of,
+    shares_of,
+    weakness,
+)
 
 LABELS = ("delivery", "refund", "account")
 
 
-def judged(text: str, label: str, predicted: str, sure: float = 0.8, teacher: dict[str, float] | None = None) -> Judged:
+def judged(
+    text: str, label: str, predicted: str, sure: float = 0.8, teacher: dict[str, float] | None = None
+) -> SteeringRow:
     rest = (1 - sure) / (len(LABELS) - 1)
-    return Judged(text, label, {name: sure if name == predicted else rest for name in LABELS}, teacher)
+    return SteeringRow(text, label, {name: sure if name == predicted else rest for name in LABELS}, teacher)
 
 
-def evidence(rows: Sequence[Judged], **more: Any) -> Evidence:
+def evidence(rows: Sequence[SteeringRow], **more: Any) -> Evidence:
     async def name(label: str, texts: Sequence[str]) -> tuple[str, ...]:
         return (f"what {len(texts)} {label} texts share",)
 
@@ -37,10 +49,10 @@ def evidence(rows: Sequence[Judged], **more: Any) -> Evidence:
 def test_counts_add_up_and_no_label_falls_under_its_floor(
     wishes: list[dict[str, float]], least: float, rows: int
 ) -> None:
-    shares = quota.shares(wishes, LABELS, least)
+    shares = shares_of(wishes, LABELS, least)
     assert sum(shares.values()) == pytest.approx(1)
     assert min(shares.values()) >= least / len(LABELS) - 1e-9
-    counts = quota.counts(shares, rows)
+    counts = rows_of(shares, rows)
     assert sum(counts.values()) == rows
     assert all(abs(counts[label] - share * rows) < 1 for label, share in shares.items())
 

@@ -116,7 +116,7 @@ def test_a_loss_that_is_no_number_ends_training_and_leaves_what_was_there(
     import torch
     from transformers import BertModel
 
-    from graft.students.fit import train_classifier
+    from graft.students.launch import train_classifier
 
     train_classifier(SEEDS, LABELS, quick, tmp_path / "st")
     before = (tmp_path / "st/head.safetensors").read_bytes()
@@ -136,7 +136,7 @@ def test_a_loss_that_is_no_number_ends_training_and_leaves_what_was_there(
 def test_an_absurd_learning_rate_is_named(
     tmp_path: Path, quick: StudentSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from graft.students.fit import train_classifier
+    from graft.students.launch import train_classifier
 
     monkeypatch.setattr("graft.students.loop.HEAD_RATE", 1000.0)
     absurd = quick.model_copy(update={"learning_rate": 0.99, "batch_size": 1, "weight_decay": 0.0})

@@ -46,7 +46,7 @@ def main(encoder: str, out: str, die_at: int) -> None:
 
     from graft.schemas.students import StudentSettings
     from graft.students import checkpoint
-    from graft.students.fit import train_classifier
+    from graft.students.launch import train_classifier
 
     torch.set_num_threads(1)
     checkpoint.EVERY, checkpoint.SHARE = 0.0, 1e9

@@ -1,4 +1,4 @@
-"""One door to every model: key, journal, limits, budget, transport."""
+"""Gateway for all model calls: journal, limits, budget and transports."""
 
 from graft.agents.gateway.gateway import Gateway, RoleRules
 from graft.agents.gateway.health import check_endpoint

@@ -1,9 +1,9 @@
-"""What each run has been charged, on disk: no call is sent before its reservation is written here.
+"""Charges of each run, on disk: no call is sent before its reservation is stored here.
 
-A process does not write a row for every call. It leases: its row holds an upper bound of what it has been charged and
-has reserved, raised by a block before a call would pass it, and set to the exact charge when the process ends. A killed
-process leaves its row as it was, so the next one starts from at least what may be billed. All processes of a run take
-their leases from one cap, inside SQLite's transaction.
+A process leases instead of writing a row per call: its row holds an upper bound of its charges and reservations, which
+grows by a block before a call would exceed it and becomes the exact charge when the process ends. A killed process
+leaves its row unchanged, so the next process starts from at least the billable amount. All processes of a run lease
+from one cap, inside SQLite's transaction.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ ADD = """
     INSERT INTO charges VALUES (?, ?, ?, ?)
     ON CONFLICT (run, process, cap) DO UPDATE SET amount = amount + excluded.amount"""
 RECORDED = "lake"
-"""Process name of the row for charges that only the lake knows of."""
+"""Process name of the row for charges that only the lake records."""
 
 
 def path_in(root: Path) -> Path:
-    """Where the charges of a home folder's runs are kept."""
+    """Path of the charges in a home folder."""
     return root / "charges.sqlite"
 
 
 class Charges:
     """One process's row per cap of one run. Caps are named by their field, such as `limits.money_usd`.
 
-    Every method blocks: call it in a thread. `before` is what all other processes were charged when this one began.
+    Every method blocks: call it in a thread. `before` holds the charges of all other processes when this one began.
 
     Args:
-        path: the SQLite file, made where it is absent
-        run: the run's id
-        recorded: what the run has spent by other records (the lake's); the larger of the two counts
+        path: the SQLite file; created if absent.
+        run: the run's id.
+        recorded: the run's spending according to the lake; the larger of the two figures counts.
 
     Raises:
-        StorageFull, GraftError: the file cannot be used
+        StorageFull, GraftError: the file cannot be used.
     """
 
     def __init__(self, path: Path, run: str, recorded: Mapping[str, float] | None = None) -> None:
@@ -66,9 +66,18 @@ class Charges:
             raise storage_error(error, path) from None
 
     def extend(self, needs: Mapping[str, float], blocks: Mapping[str, float], caps: Mapping[str, float]) -> bool:
-        """Lease at least `needs` of each cap, up to a block more; False, and all that is left, where one does not fit.
+        """Extend the lease, on disk, before this returns.
 
-        The lease is on disk when this returns. Raises StorageFull, GraftError.
+        Args:
+            needs: amount required, by cap.
+            blocks: amount to lease beyond the need, by cap, as far as there is room.
+            caps: the caps; a missing cap is unlimited.
+
+        Returns:
+            Whether every need fits. If one does not, the rest of its cap is leased.
+
+        Raises:
+            StorageFull, GraftError: the file cannot be used.
         """
         with self._lock:
             try:
@@ -87,7 +96,7 @@ class Charges:
             return fits
 
     def close(self, charged: Mapping[str, float]) -> None:
-        """Replace the lease by the exact charge. Should that fail, the lease stays, which is the larger."""
+        """Replace the lease by the exact charge. If that fails, the larger lease stays."""
         with self._lock:
             try:
                 if self.lease or charged:

@@ -1,6 +1,6 @@
-"""The turn formats of well-known models, for servers that take a raw prompt but cannot continue a begun turn.
+"""Turn formats of well-known models, for servers that accept a raw prompt but cannot continue a prefilled turn.
 
-A prompt has no begin-of-text token in front: every server that is reached here puts it there by itself.
+Prompts carry no begin-of-text token: every supported server adds it.
 """
 
 from __future__ import annotations
@@ -15,8 +15,11 @@ from graft.schemas.models import ChatTemplate
 
 @dataclass(frozen=True)
 class TurnFormat:
-    """What stands around each turn. `system` is empty where the format has no such turn of its own; then the system
-    text goes in front of the first user turn, between `system_before` and `system_after`."""
+    """Text before and after each turn.
+
+    `system` is None if the format has no system turn; the system text then precedes the first user turn, between
+    `system_before` and `system_after`.
+    """
 
     user: tuple[str, str]
     assistant: tuple[str, str]
@@ -53,41 +56,48 @@ CONTROL = re.compile(
     r"|MIDDLE|SUFFIX|THINK|ARGS|CALL_ID|AUDIO|BEGIN_AUDIO|control_\d+)\]"
     r")"
 )
-"""The beginnings of what a tokenizer of any of the formats may take for the end of a turn or the like."""
+"""First characters of anything that a tokenizer of these formats may read as a control token."""
 
 
-def templated(name: ChatTemplate, messages: Sequence[Message], *, begun: bool) -> str:
-    """The conversation as one prompt in format `name`, up to where the assistant is to speak.
+def templated(name: ChatTemplate, messages: Sequence[Message], *, prefilled: bool) -> str:
+    """Render a conversation as one prompt, up to the assistant's next words.
 
-    `begun`: the last message is the assistant's and stays open (ValueError where it is not). Control tokens inside a
-    message are broken by a space, so that no message can end its turn or open another.
+    A space breaks control tokens inside messages, so that no message can end its turn or open another.
+
+    Args:
+        name: the turn format.
+        messages: the conversation.
+        prefilled: the last message is the assistant's and stays open.
+
+    Raises:
+        ValueError: `prefilled`, and the last message is not the assistant's.
     """
     how, turns = FORMATS[name], list(messages)
-    if begun and (not turns or turns[-1].role != "assistant"):
-        raise ValueError("a begun turn needs an assistant's message at its end")
-    open_turn = turns.pop() if begun else None
+    if prefilled and (not turns or turns[-1].role != "assistant"):
+        raise ValueError("a prefilled turn needs an assistant message at the end")
+    open_turn = turns.pop() if prefilled else None
     pieces: list[str] = []
     for role, text in _merged(how, turns):
         before, after = _around(how, role)
         pieces.append(before + text + after)
     pieces.append(how.assistant[0] + (plain(open_turn.content) if open_turn else ""))
     prompt = "".join(pieces)
-    # the separating space belongs to the answer: at the end of a prompt it would split the first word's token off
+    # the separating space belongs to the answer: at the end of a prompt it would change the first word's token
     return prompt if open_turn else prompt.rstrip(" ")
 
 
 def plain(text: str) -> str:
-    """`text` with a space put into every control token of any format, so that it is read as text."""
+    """Insert a space into every control token of any format, so that it is read as text."""
     return CONTROL.sub(r"\g<first> ", text)
 
 
 def stops_of(name: ChatTemplate) -> tuple[str, ...]:
-    """The strings at which a reply in format `name` ends."""
+    """Stop strings of a turn format."""
     return FORMATS[name].stop
 
 
 def _merged(how: TurnFormat, turns: Sequence[Message]) -> list[tuple[str, str]]:
-    """(role, text) of each closed turn; the system text is in the first user turn where it has no turn of its own."""
+    """(role, text) of each closed turn; the system text joins the first user turn if the format has no system turn."""
     spoken = [(turn.role, plain(turn.content).strip()) for turn in turns]
     if how.system is not None:
         return list(spoken)

@@ -1,7 +1,7 @@
-"""The one door to every model: key, journal, single flight, budget, and the sender behind it.
+"""Gateway for all model calls: journal, deduplication in flight, budget and sender.
 
-A call goes: journal (a hit costs nothing), join an equal call that is in flight, reserve its price, send (sending.py:
-a place at its endpoint, one retry policy), settle, journal the reply, and only then return it.
+Steps of a call: read the journal (a hit is free), join an identical call in flight, reserve the price, send the
+request (sending.py), settle the charge, journal the reply, and only then return it.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ if TYPE_CHECKING:
     from graft.agents.local.encoder import StudentJudge
 
 CHARS_PER_TOKEN = 3
-"""Characters (beyond ASCII: bytes) that a token has at least, for the reservation's upper estimate."""
+"""Least characters per token (bytes beyond ASCII), for the reservation's upper bound."""
 UNKEPT = 4096
-"""Replies of roles whose cache is off that are remembered, so that equal calls of one run are still one."""
+"""Replies kept in memory for roles whose cache is off, so that identical calls of one run are made once."""
 
 
 @dataclass(frozen=True)
 class RoleRules:
-    """What a recipe says of one role's calls: the journal's use, the provider's batch API, and a cap in US dollars."""
+    """Call settings of one role: journal use, the provider's batch API, and a cap in US dollars."""
 
     cache: Cache = "reuse"
     batch: bool = False
@@ -56,11 +56,23 @@ _log = logging.getLogger(__name__)
 
 
 class Gateway:
-    """Opened once a run as an async context manager; safe to use from many tasks of one event loop.
+    """Async context manager for all model calls of one run; safe to use from many tasks of one event loop.
 
-    `since` (unix seconds) is when the run began: a role whose cache is `refresh` reads no reply from before.
-    `run` is the run's id: its caps hold over all its processes, by charges kept beside the journal. Without it they
-    hold for this gateway alone. `recorded` is what the lake knows that the run has spent, by the cap's field.
+    Args:
+        journal: the SQLite file of finished calls.
+        endpoints: base address of each model that runs on this machine, by the model's name.
+        concurrency: calls in flight at most, over all endpoints.
+        money_usd: cap of the run in US dollars.
+        tokens: cap of the run in prompt and completion tokens.
+        retries: retries of a call after its first failure.
+        hedge: send a second request if the first is slow, at endpoints that cost nothing.
+        roles: settings by role; a role without an entry uses the defaults.
+        since: start of the run (Unix seconds); roles with cache `refresh` ignore older journal entries.
+        run: the run's id. Its caps then hold over all its processes, through charges on disk beside the journal;
+            without an id they hold for this gateway only.
+        recorded: the run's spending according to the lake, by the cap's field.
+        telemetry: spans and metrics; off by default.
+        students: predictions of trained students, for models whose name is a student's id.
     """
 
     def __init__(
@@ -117,7 +129,7 @@ class Gateway:
             await asyncio.to_thread(self._journal.close)
             try:
                 await self.ledger.close()
-            except GraftError as failure:  # what stays on disk is never less than what was spent
+            except GraftError as failure:  # the amount left on disk is never less than the spending
                 _log.warning("the run's exact charge could not be written: %s", failure.what)
 
     async def _attach(self) -> None:
@@ -132,7 +144,7 @@ class Gateway:
 
     @property
     def stats(self) -> Stats:
-        """The counters now, what limits speed, and every endpoint."""
+        """Snapshot of the counters, the current bottleneck and every endpoint."""
         counts = {one.name: getattr(self._counts, one.name) for one in dataclasses.fields(self._counts)}
         counts |= {"by_model": self._counts.by_model.copy(), "price_by_role": dict(self.ledger.spent_by_role)}
         return Stats(
@@ -150,8 +162,13 @@ class Gateway:
         return limit or ("the models' speed" if self._counts.in_flight else "")
 
     async def call(self, request: CallRequest) -> Reply:
-        """The reply, from the journal or from the model. Raises CallFailed after the last retry, BudgetExhausted
-        where a cap leaves no room, KeyMissing and ModelUnreachable for what only a person can mend."""
+        """Return the reply, from the journal or from the model.
+
+        Raises:
+            CallFailed: the last retry failed.
+            BudgetExhausted: a cap leaves no room.
+            KeyMissing, ModelUnreachable: a person must fix the recipe or the environment.
+        """
         key = request.key()
         rules = self._roles.get(request.role, REUSE)
         while True:
@@ -168,7 +185,7 @@ class Gateway:
                 task = asyncio.current_task()
                 if not flight.cancelled() or (task is not None and task.cancelling()):
                     raise
-                continue  # the one who led was cancelled, we were not
+                continue  # the leading call was cancelled, this call was not
             self._counts.cached += 1
             return as_cached(reply)
 
@@ -179,7 +196,7 @@ class Gateway:
         return self._journal.find(key, since=self._since) if rules.cache == "refresh" else self._journal.find(key)
 
     async def _lead(self, key: str, request: CallRequest, rules: RoleRules) -> Reply:
-        """Make the call for everyone who asks the same meanwhile."""
+        """Make the call on behalf of every identical call that arrives meanwhile."""
         flight: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._flights[key] = flight
         try:
@@ -193,7 +210,7 @@ class Gateway:
             if isinstance(error, GraftError) and not isinstance(error, BudgetExhausted):
                 self._counts.failed += 1
             flight.set_exception(error)
-            flight.exception()  # seen, even where nobody joined
+            flight.exception()  # marks it as retrieved, even if no other call joined
             raise
         else:
             flight.set_result(reply)
@@ -207,7 +224,7 @@ class Gateway:
         tab = Tab(self.ledger, reservation, request.model.name)
         keep = self._keeper(key, request, rules, tab)
         try:
-            if rules.batch:  # reserved at the desk: the call may be in an earlier process's batch, and charged already
+            if rules.batch:  # the desk reserves: an earlier process's batch may already hold and charge this call
                 return await self._sender.send_in_batch(request, self._batches(), tab, keep)
             await tab.open()
             return await self._sender.send(request, self._transport(request.model), tab, keep, reservation.tokens)
@@ -228,22 +245,24 @@ class Gateway:
                     self._unkept.popitem(last=False)
             else:
                 newer: dict[str, Any] = {"replace": True} if rules.cache == "refresh" else {}
-                with recorded(request.model, billed=False):  # it was settled above
+                with recorded(request.model, billed=False):  # settled above
                     await self._journal.add(orjson.dumps(_public_body(request)), reply, **newer)
             return reply
 
         return keep
 
     def _note(self, model: ModelSpec, reply: Reply) -> None:
-        """Say once a model what a person should know of its server."""
+        """Add a note about the model's server, once per model and subject."""
         served = reply.served_model
         if served and not same_model(model, served) and (model.name, served) not in self._notes:
-            self._notes[model.name, served] = f"{model.name}: asked for {model.model}, the server answered as {served}"
+            self._notes[model.name, served] = (
+                f"{model.name}: requested {model.model}, but the server answered as {served}"
+            )
         silent = reply.usage.prompt_tokens is None or reply.usage.completion_tokens is None
         if silent and model.provider not in FREE and (model.name, "usage") not in self._notes:
             self._notes[model.name, "usage"] = (
-                f"{model.name}: the server does not count tokens, so its price is unknown and caps count the most that "
-                "a call can take"
+                f"{model.name}: the server reports no token counts, so its price is unknown and each call is charged "
+                "its full reservation"
             )
 
     def _batches(self) -> BatchDesk:
@@ -269,12 +288,12 @@ class Gateway:
         return EncoderTransport(students=self._students)
 
     async def _upper_estimate(self, request: CallRequest) -> Reservation:
-        """The most that one attempt can take: prompt characters over three, and all of max_tokens."""
+        """Upper bound of one attempt: a third of the prompt's characters, and all of max_tokens."""
         model, texts = request.model, [message.content for message in request.messages]
         size = sum(len(text) if text.isascii() else len(text.encode()) for text in (*texts, request.prompt or ""))
         if request.json_schema is not None:
             size += len(orjson.dumps(request.json_schema))
-        size += len(orjson.dumps(model.extra)) if model.extra else 0  # a template in it may become part of the prompt
+        size += len(orjson.dumps(model.extra)) if model.extra else 0  # may hold a template that joins the prompt
         prompt = size // CHARS_PER_TOKEN + 16 + 8 * len(texts)
         usd = price_of(model, prompt, request.max_tokens)
         if usd is None and self.ledger.capped:
@@ -291,20 +310,20 @@ class Gateway:
 
 
 def as_cached(reply: Reply) -> Reply:
-    """A reply that somebody else paid for."""
+    """Copy of a reply that another call paid for."""
     return reply.model_copy(update={"cached": True, "latency_s": 0.0})
 
 
 def same_model(model: ModelSpec, served: str) -> bool:
-    """Whether a server's name for its model is a form of the one that was asked for (a path, a dated release)."""
+    """Whether the server's model name is a form of the requested name (a path, a dated release)."""
     if model.provider in FREE:
         return True
-    asked, answered = (name.lower().rsplit("/", 1)[-1] for name in (model.model, served))
-    return asked.startswith(answered) or answered.startswith(asked)
+    requested, returned = (name.lower().rsplit("/", 1)[-1] for name in (model.model, served))
+    return requested.startswith(returned) or returned.startswith(requested)
 
 
 def _public_body(request: CallRequest) -> dict[str, Any]:
-    """What the journal keeps of a request: the body as it is sent, without keys at any depth of its extra fields."""
+    """Request body as sent, for the journal, with secrets redacted at every depth of the extra fields."""
     model = request.model
     body = body_of(request, chat=bool(request.messages), constrained=request.json_schema is not None)
     if model.extra:

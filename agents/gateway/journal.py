@@ -1,10 +1,10 @@
-"""The journal of finished calls: SQLite in WAL, written in groups by one thread, read at once.
+"""Journal of finished calls: SQLite in WAL mode, with group commits by one writer thread.
 
-A reply is in the journal before anyone may use it, so that a finished call is never paid twice, not even by a process
-that is killed the moment after. Several processes of one machine may share one journal.
+A reply is in the journal before any caller receives it, so a finished call is never paid twice, even if the process is
+killed right afterwards. Several processes of one machine may share one journal.
 
-Format 2: a long request or reply is compressed (zlib), a short one is plain JSON as in format 1; the first byte tells
-which. What is kept of the journal as a whole (size, pruning, export, repair) is in journal_store.py.
+Format 2: long requests and replies are compressed (zlib), short ones are plain JSON as in format 1; the first byte
+tells them apart. Size, pruning, export and checks are in journal_store.py, repair in journal_repair.py.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from graft.schemas.errors import GraftError, LakeTooNew, StorageFull
 
 VERSION = 2
 GROUP = 512
-"""Rows that one transaction holds at most; it takes whatever has queued up, and waits for nothing."""
+"""Most rows of one transaction, which takes the queued rows and waits for no more."""
 CHECKPOINT = 4_000
 """Pages of 4 kB in the write-ahead log after which it is copied into the file."""
 BUSY_S = 30.0
-"""Seconds that a write waits for another process's."""
+"""Seconds that a write waits for another process's write."""
 SMALL = 4_000
-"""Bytes below which a request or reply stays as it is: there, compressing takes as long as writing the row, or longer,
-and saves a third of it. What is longer, such as replies with log-probabilities, shrinks to half."""
+"""Bytes below which a request or reply is stored uncompressed: compressing it takes at least as long as writing the row
+and saves a third. Longer values, such as replies with log-probabilities, shrink to half."""
 PACKED = b"H"
-"""First byte of what is compressed (zlib with a window of 4 kB); JSON never begins with it."""
+"""First byte of compressed data (zlib with a window of 4 kB); JSON never begins with it."""
 NETWORK = frozenset((
     "nfs", "nfs3", "nfs4", "cifs", "smb", "smb2", "smb3", "smbfs", "9p", "afs", "afpfs", "ncpfs", "coda", "ceph",
     "lustre", "gpfs", "beegfs", "glusterfs", "ocfs2", "gfs2", "pvfs2", "orangefs", "davfs", "vboxsf", "sshfs", "s3fs",
     "rclone", "gcsfuse", "goofys", "curlftpfs", "blobfuse", "juicefs", "moosefs", "mfs",
 ))  # fmt: skip
-"""File systems, also as fuse.NAME, that do not share SQLite's locks and memory between machines."""
+"""File systems, also as fuse.NAME, that do not share SQLite's locks and memory across machines."""
 MOUNTS = Path("/proc/self/mountinfo")
 
 Done = asyncio.Future[None]
@@ -54,20 +54,22 @@ ADD = """
     INSERT INTO calls (key, request, reply, at) VALUES (?, ?, ?, ?)
     ON CONFLICT (key) DO UPDATE SET request = excluded.request, reply = excluded.reply, at = excluded.at WHERE ?"""
 FULL = {"SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_SHMSIZE"}
-"""What SQLite answers where it cannot write more; a quota or a limit on the size of files is SQLITE_IOERR_WRITE."""
+"""SQLite's errors for a full disk; a quota or a file size limit raises SQLITE_IOERR_WRITE."""
 DAMAGED = ("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_FORMAT", "SQLITE_IOERR_SHORT_READ", "SQLITE_IOERR_READ")
 FIND = "SELECT reply FROM calls WHERE key = ?"
 FIND_SINCE = "SELECT reply FROM calls WHERE key = ? AND at >= ?"
 
 
 class JournalDamaged(GraftError):
-    """SQLite cannot read the journal, or a part of it."""
+    """SQLite cannot read all or part of the journal."""
 
 
 class Journal:
-    """Finished calls by key. Use it from event loops; several processes may have the same file open.
+    """Finished calls by key, for use from event loops; several processes may have the same file open.
 
-    Raises LakeTooNew for a later Graft's journal, GraftError on a network disk or for a file that is no journal.
+    Raises:
+        LakeTooNew: a later Graft wrote the journal.
+        GraftError: the file is on a network disk or is not a journal.
     """
 
     def __init__(self, path: Path) -> None:
@@ -81,10 +83,13 @@ class Journal:
         self._writer.start()
 
     def find(self, key: str, since: float | None = None) -> Reply | None:
-        """The reply of a finished call, marked as cached; None where it was never made.
+        """Return the reply of a finished call, marked as cached; None if there is none.
 
-        With `since` (Unix time in seconds) only what was journaled then or later counts. A damaged reply counts as
-        none, and the next one to its key takes its place.
+        A damaged reply counts as absent, and the next reply to its key replaces it.
+
+        Args:
+            key: the request's key.
+            since: ignore entries older than this Unix time in seconds.
         """
         try:
             sought = (FIND, (key,)) if since is None else (FIND_SINCE, (key, since))
@@ -97,15 +102,20 @@ class Journal:
             return as_reply(key, orjson.loads(unpacked(row[0])))
         except (zlib.error, ValueError, TypeError, KeyError):
             if key not in self._damaged:
-                log.warning("a damaged reply in the journal is asked again; see: graft journal check (key %s)", key)
+                log.warning("a damaged journal entry is requested again; see: graft journal check (key %s)", key)
                 self._damaged.add(key)
             return None
 
     async def add(self, request: bytes, reply: Reply, replace: bool = False) -> None:
-        """Store a reply; returns when it outlives this process. Raises StorageFull where there is no space.
+        """Store a reply; returns once it is on disk. The row is written even if the caller is cancelled meanwhile.
 
-        The first reply to a key stays, unless `replace` puts a newer one in its place. A caller that is cancelled while
-        it waits changes nothing: the row is written all the same.
+        Args:
+            request: the request's body as JSON.
+            reply: the reply, with its key.
+            replace: replace an existing reply to the key, which otherwise stays.
+
+        Raises:
+            StorageFull: no space is left.
         """
         loop = asyncio.get_running_loop()
         done: Done = loop.create_future()
@@ -114,7 +124,7 @@ class Journal:
         await done
 
     def close(self) -> None:
-        """Write what is queued and close."""
+        """Write the queue and close."""
         self._queue.put(None)
         self._writer.join()
         self._connection.close()
@@ -137,8 +147,8 @@ class Journal:
     def _commit(self, items: list[Item]) -> None:
         failure: GraftError | None = None
         try:
-            at = max(time.time(), self._opened)  # a clock that is set back makes no reply older than this journal's use
-            items.sort(key=lambda item: item[0])  # keys are hashes: in order they touch the index's pages once
+            at = max(time.time(), self._opened)  # a clock that is set back makes no reply older than this session
+            items.sort(key=lambda item: item[0])  # keys are hashes: sorted, they touch each index page once
             rows = [(key, packed(request), packed(reply), at, replace) for key, request, reply, replace, *_ in items]
             with self._connection:
                 self._connection.executemany(ADD, rows)
@@ -146,13 +156,13 @@ class Journal:
                 self._damaged.difference_update(item[0] for item in items)
         except sqlite3.Error as error:
             failure = storage_error(error, self._path)
-        except (MemoryError, OverflowError, ValueError, zlib.error) as error:  # this thread must outlive any one group
-            failure = GraftError(f"the journal could not take a reply: {type(error).__name__}", where=str(self._path))
+        except (MemoryError, OverflowError, ValueError, zlib.error) as error:  # this thread must survive any group
+            failure = GraftError(f"the journal could not store a reply: {type(error).__name__}", where=str(self._path))
         waiting: dict[asyncio.AbstractEventLoop, list[Done]] = {}
         for *_, loop, done in items:
             waiting.setdefault(loop, []).append(done)
         for loop, group in waiting.items():
-            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits any more
+            with contextlib.suppress(RuntimeError):  # the loop is closed: no caller waits any more
                 loop.call_soon_threadsafe(_resolve, group, failure)
 
 
@@ -167,9 +177,12 @@ def _resolve(group: list[Done], failure: GraftError | None) -> None:
 
 
 def open_journal(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
-    """A connection to a journal, made where it is absent and brought to this version unless `read_only`.
+    """Connect to a journal; create it if absent and upgrade it unless `read_only`.
 
-    Raises LakeTooNew, StorageFull, GraftError (on a network disk, or a file that is no journal).
+    Raises:
+        LakeTooNew: a later Graft wrote the journal.
+        StorageFull: no space is left.
+        GraftError: the file is on a network disk or is not a journal.
     """
     refuse_network_disk(path)
     connection = None
@@ -179,13 +192,13 @@ def open_journal(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
         found = int(connection.execute("PRAGMA user_version").fetchone()[0])
         if found > VERSION:
             raise LakeTooNew(
-                f"the journal has version {found}, this Graft reads up to {VERSION}", where=str(path),
+                f"the journal has version {found}, but this Graft reads up to version {VERSION}", where=str(path),
                 fix="use the newer Graft, or another GRAFT_HOME",
             )  # fmt: skip
-        connection.execute("PRAGMA synchronous=FULL")  # an acknowledged reply outlives a power cut
+        connection.execute("PRAGMA synchronous=FULL")  # an acknowledged reply survives a power cut
         connection.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT}").fetchall()
         if found < VERSION and not read_only:
-            found_journal(connection)
+            set_up(connection)
     except (sqlite3.Error, UnicodeDecodeError, LakeTooNew) as error:
         if connection is not None:
             connection.close()
@@ -193,8 +206,8 @@ def open_journal(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     return connection
 
 
-def found_journal(connection: sqlite3.Connection) -> None:
-    """Make the table and stamp the version; an older journal keeps its rows, which are read as they are."""
+def set_up(connection: sqlite3.Connection) -> None:
+    """Create the table and stamp the version; an older journal keeps its rows, which stay readable."""
     write_ahead(connection)
     with connection:
         connection.execute("BEGIN IMMEDIATE")
@@ -205,7 +218,7 @@ def found_journal(connection: sqlite3.Connection) -> None:
 
 
 def write_ahead(connection: sqlite3.Connection) -> None:
-    """Set WAL mode. SQLite does not wait for a rival that changes it at the same time, so we do."""
+    """Set WAL mode. SQLite does not wait for another process that sets it at the same time, so this retries."""
     deadline = time.monotonic() + BUSY_S
     while True:
         try:
@@ -218,18 +231,18 @@ def write_ahead(connection: sqlite3.Connection) -> None:
 
 
 def storage_error(error: sqlite3.Error | UnicodeDecodeError, path: Path) -> GraftError:
-    """What SQLite said, as an error for people: StorageFull for a full disk, a quota or a limit on a file's size."""
+    """Convert SQLite's error: StorageFull for a full disk, a quota or a file size limit."""
     name = str(getattr(error, "sqlite_errorname", ""))
     if name in FULL or "disk is full" in str(error):
         return StorageFull(
-            "no space left for the journal (full disk, quota, or limit on a file's size)", where=str(path),
-            fix="make room; the rerun goes on from here",
+            "no space left for the journal (full disk, quota, or file size limit)", where=str(path),
+            fix="free some space; the same command resumes the run",
         )  # fmt: skip
-    # SQLite quotes a damaged schema in its message, which is then no UTF-8
+    # SQLite quotes a damaged schema in its message, which is then not UTF-8
     if name.startswith(DAMAGED) or isinstance(error, UnicodeDecodeError) or "no such table" in str(error):
         return JournalDamaged(
             f"the journal is damaged: {error}", where=str(path),
-            fix="end the runs that use it, then: graft journal check --repair",
+            fix="stop the runs that use it, then: graft journal check --repair",
         )  # fmt: skip
     return GraftError(
         f"the journal cannot be used: {error}", where=str(path),
@@ -238,21 +251,24 @@ def storage_error(error: sqlite3.Error | UnicodeDecodeError, path: Path) -> Graf
 
 
 def refuse_network_disk(path: Path) -> None:
-    """Raise GraftError where the path is on a network disk: SQLite's WAL needs memory that all its users share."""
+    """Raise GraftError for a path on a network disk: SQLite's WAL needs memory shared by all its users."""
     try:
         mounts = MOUNTS.read_text(encoding="utf-8", errors="surrogateescape")
     except OSError:
-        return  # a system without a mount table: nothing is known
+        return  # a system without a mount table cannot be checked
     kind = network_disk(path, mounts)
     if kind:
         raise GraftError(
-            f"the journal cannot be on a network disk ({kind}): two machines that write to it would destroy it",
-            where=str(path), fix="set GRAFT_HOME to a folder on a disk of this machine",
+            f"the journal cannot be on a network disk ({kind}): two machines writing to it would corrupt it",
+            where=str(path), fix="set GRAFT_HOME to a folder on a local disk",
         )  # fmt: skip
 
 
 def network_disk(path: Path, mounts: str) -> str | None:
-    """The network file system that holds a path, None on a local one. `mounts` has the form of /proc/PID/mountinfo."""
+    """Name of the network file system that holds a path; None for a local file system.
+
+    `mounts` has the form of /proc/PID/mountinfo.
+    """
     resolved = path.resolve()
     holder, kind = -1, ""
     for line in mounts.splitlines():
@@ -261,27 +277,27 @@ def network_disk(path: Path, mounts: str) -> str | None:
         if not dash or len(fields) < 5 or not tail:
             continue
         point = Path(re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), fields[4]))
-        if len(point.parts) >= holder and resolved.is_relative_to(point):  # of equal ones the last lies on top
+        if len(point.parts) >= holder and resolved.is_relative_to(point):  # of equal mount points the last is on top
             holder, kind = len(point.parts), tail.split(" ")[0]
-    own = kind == "9p" and holder == 1  # the root of a sandbox such as gVisor: no other machine's
+    own = kind == "9p" and holder == 1  # the root of a sandbox such as gVisor is local
     return kind if kind.lower().removeprefix("fuse.") in NETWORK and not own else None
 
 
 def packed(data: bytes) -> bytes:
-    """As it is stored: compressed where that pays, or where it would be taken for something compressed."""
+    """Encode for storage: compressed if long, or if it would be mistaken for compressed data."""
     if len(data) < SMALL and data[:1] != PACKED:
         return data
-    squeeze = zlib.compressobj(1, zlib.DEFLATED, 12, 5)  # a small state is set up in a third of the time
+    squeeze = zlib.compressobj(1, zlib.DEFLATED, 12, 5)  # a small state takes a third of the time to set up
     return squeeze.compress(data) + squeeze.flush()
 
 
 def unpacked(data: bytes) -> bytes:
-    """The opposite of `packed`. Raises zlib.error, or TypeError where it is no bytes."""
+    """Inverse of `packed`. Raises zlib.error, or TypeError if `data` is not bytes."""
     return zlib.decompress(data) if data[:1] == PACKED else data
 
 
 def reply_bytes(reply: Reply) -> bytes:
-    """The fields of a reply that are kept, as JSON."""
+    """Serialise the stored fields of a reply as JSON."""
     usage = reply.usage
     fields: dict[str, Any] = {
         "text": reply.text,
@@ -297,7 +313,7 @@ def reply_bytes(reply: Reply) -> bytes:
 
 
 def as_reply(key: str, fields: dict[str, Any]) -> Reply:
-    """A reply from its kept fields. Raises KeyError, TypeError, ValueError where they are not right."""
+    """Rebuild a reply from its stored fields. Raises KeyError, TypeError or ValueError for invalid fields."""
     prompt, completion, cached = fields["usage"]
     return Reply.model_construct(
         key=key,

@@ -1,7 +1,7 @@
 """Repair of a journal: damaged rows are moved out, and a file that SQLite cannot read is salvaged row by row.
 
-Nothing is thrown away: damaged rows go to `NAME.damaged-WHEN.jsonl` beside the journal, a broken file is kept as
-`NAME.broken-WHEN`. Both hold prompts and replies, as the journal does.
+Nothing is discarded: damaged rows go to `NAME.damaged-WHEN.jsonl` beside the journal, and a broken file is kept as
+`NAME.broken-WHEN`. Both contain prompts and replies, as the journal does.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from graft.schemas.errors import AlreadyRunning
 COLUMNS = ("key", "request", "reply", "at")
 NUMBERED = "SELECT rowid, key, request, reply, at FROM calls"
 PAGE, ROOT, LEAF = 4096, 2, 0x0D
-"""Of SQLite's file format: bytes of a page, the page where the table of a journal begins, first byte of a leaf."""
+"""SQLite's file format: bytes per page, root page of a journal's table, first byte of a leaf page."""
 UNREADABLE = (sqlite3.Error, UnicodeDecodeError)
-"""What a damaged file brings; the second where SQLite quotes a damaged schema in its message."""
+"""Errors of a damaged file; the second occurs if SQLite quotes a damaged schema in its message."""
 SHARED_BYTES = (510, 0x40000002)
-"""Length and start of the bytes of a SQLite file that everyone who has it open keeps locked."""
+"""Length and start of the bytes that every user of a SQLite file keeps locked."""
 
 
 @dataclass(frozen=True)
 class Repaired:
-    """What a repair left: good rows kept, damaged ones moved out, and the files that it wrote."""
+    """Result of a repair: good rows kept, damaged rows moved out, and the files written."""
 
     kept: int
     moved: int
@@ -49,10 +49,13 @@ class Repaired:
 
 
 def repair(path: Path) -> Repaired:
-    """Keep every good row and move the others out; a sound journal is left alone.
+    """Keep every good row and move damaged rows out; a sound journal stays unchanged.
 
-    Raises NotFound, LakeTooNew, StorageFull, AlreadyRunning where SQLite cannot read the file and another process has
-    it open, GraftError.
+    Raises:
+        NotFound: there is no journal.
+        LakeTooNew: a later Graft wrote it.
+        AlreadyRunning: SQLite cannot read the file, and another process has it open.
+        StorageFull, GraftError: the new files cannot be written.
     """
     found = check(path)
     if found.sound:
@@ -73,14 +76,14 @@ def _beside(path: Path, kind: str, ending: str = "") -> Path:
 
 
 def _move_out(path: Path) -> Repaired:
-    """The damaged rows of a file that SQLite reads; others may write to it meanwhile."""
+    """Move damaged rows out of a readable file; other processes may write to it meanwhile."""
     file = _beside(path, "damaged", ".jsonl")
     with opened(path) as connection:
         suspects = [number for number, *row in connection.execute(NUMBERED) if damage_of(_row(row))]
         with connection:
             connection.execute("BEGIN IMMEDIATE")
             moved = []
-            for number in suspects:  # read again: a newer reply may stand there by now
+            for number in suspects:  # read again: a newer reply may have replaced it
                 row = connection.execute(f"{ROWS} WHERE rowid = ?", (number,)).fetchone()
                 if row and damage_of(row):
                     moved.append((number, row))
@@ -104,7 +107,7 @@ def _write(out: IO[bytes], rows: list[Row]) -> None:
 
 
 def _remains(row: Row) -> dict[str, Any]:
-    """What could be read of a damaged row: text where it is some, the bytes as base64 where not."""
+    """Readable remains of a damaged row: text if it decodes, base64 otherwise."""
     key, request, reply, at = row
     fields: dict[str, Any] = {"damage": damage_of(row), "key": str(key), "at": moment(at)}
     for name, data in (("request", request), ("reply", reply)):
@@ -117,7 +120,7 @@ def _remains(row: Row) -> dict[str, Any]:
 
 
 def _salvage(path: Path) -> Repaired:
-    """A new file from what can be read of the old one, which nobody else may have open."""
+    """Build a new file from the readable rows of the old file, which no other process may have open."""
     refuse_network_disk(path)
     log = path.with_name(path.name + "-wal")
     with path.open("r+b") as old, tempfile.TemporaryDirectory(prefix=".repair-", dir=path.parent) as folder:
@@ -134,7 +137,7 @@ def _salvage(path: Path) -> Repaired:
             file.unlink()
         broken = _beside(path, "broken")
         path.rename(broken)
-        if log.exists() and log.stat().st_size:  # rows of the old file: they must not be replayed into the new one
+        if log.exists() and log.stat().st_size:  # must not be replayed into the new file
             log.rename(broken.with_name(broken.name + "-wal"))
         log.unlink(missing_ok=True)
         path.with_name(path.name + "-shm").unlink(missing_ok=True)
@@ -143,24 +146,24 @@ def _salvage(path: Path) -> Repaired:
 
 
 def _alone(file: IO[bytes], path: Path) -> None:
-    """Take the lock that every user of the file shares; it is given back when the file is closed."""
+    """Acquire the lock that every user of the file shares; it is released when the file is closed."""
     if sys.platform == "win32":
-        return  # there a file that is open elsewhere cannot be renamed, which says the same
+        return  # Windows refuses to rename a file that is open elsewhere
     import fcntl
 
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, *SHARED_BYTES)
     except OSError:
         raise AlreadyRunning(
-            "another process has the journal open, and the file has to be replaced", where=str(path),
-            fix="end the runs that use it, then: graft journal check --repair",
+            "another process has the journal open, so its file cannot be replaced", where=str(path),
+            fix="stop the runs that use it, then: graft journal check --repair",
         ) from None  # fmt: skip
 
 
 def _refill(copy: Path, fresh: Path, out: IO[bytes], path: Path) -> tuple[int, int]:
-    """Good rows into the new file, the others into `out`; returns how many of each."""
+    """Write good rows to the new file and the others to `out`; returns the number of each."""
     target = open_journal(fresh)
-    target.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()  # its first page serves as a model
+    target.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()  # its first page serves as a template
     moved = 0
     try:
         batch: list[Row] = []
@@ -189,7 +192,7 @@ def _insert(target: sqlite3.Connection, batch: list[Row]) -> None:
 
 
 def _rows(copy: Path, fresh: Path) -> Iterator[Row]:
-    """Every row that can be reached: in order as far as SQLite goes, then leaf by leaf. Changes the copy."""
+    """Yield every reachable row: in order as far as SQLite gets, then leaf by leaf. Changes the copy."""
     last = -(2**63)
     source = sqlite3.connect(copy)
     source.text_factory = as_text
@@ -207,10 +210,10 @@ def _rows(copy: Path, fresh: Path) -> Iterator[Row]:
 
 
 def _leaf_rows(copy: Path, fresh: Path, last: int) -> Iterator[Row]:
-    """Rows with a number above `last` from every leaf of a table in the file, whatever led to it.
+    """Yield rows with a rowid above `last` from every table leaf in the file, whether or not it is linked.
 
-    The copy gets the first page of a new journal, whose table has its root at the same place, and each leaf in turn
-    becomes that root. What lies on free pages was deleted and stays so.
+    The copy receives the first page of a new journal, whose table has the same root page, and each leaf in turn becomes
+    that root. Rows on free pages were deleted and stay deleted.
     """
     with copy.open("r+b") as file:
         size = copy.stat().st_size
@@ -235,12 +238,12 @@ def _leaf_rows(copy: Path, fresh: Path, last: int) -> Iterator[Row]:
 def _head(fresh: Path) -> bytes:
     with fresh.open("rb") as file:
         head = bytearray(file.read(PAGE))
-    head[28:32] = bytes(4)  # the number of pages: unknown, so that SQLite takes it from the file's length
+    head[28:32] = bytes(4)  # page count: unknown, so that SQLite derives it from the file's length
     return bytes(head)
 
 
 def _free_pages(file: IO[bytes], pages: int) -> set[int]:
-    """Pages that the file's own list says are free, as far as that can be followed."""
+    """Pages on the file's free list, as far as it can be followed."""
     free: set[int] = set()
     file.seek(32)
     trunk = int.from_bytes(file.read(4), "big")
@@ -263,13 +266,13 @@ def _rows_of_root(copy: Path, last: int) -> Iterator[Row]:
             if row is not None:
                 yield row
     except UNREADABLE:
-        pass  # a leaf that is itself damaged
+        pass  # the leaf itself is damaged
     finally:
         source.close()
 
 
 def _one(source: sqlite3.Connection, number: int) -> Row | None:
-    """A row by its number, with None for what cannot be read of it; None where nothing can."""
+    """Read a row by its rowid, with None for unreadable columns; None if nothing is readable."""
     pieces: list[Any] = []
     for name in COLUMNS:
         try:

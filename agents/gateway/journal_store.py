@@ -1,6 +1,6 @@
-"""The journal as a store: its size, pruning, export, and a check of every row. Repair is in journal_repair.py.
+"""Maintenance of the journal: size, pruning, export and integrity checks. Repair is in journal_repair.py.
 
-Each function opens the journal for itself and may run while other processes write to it.
+Each function opens the journal itself and may run while other processes write to it.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ from graft.schemas.redaction import redact_fields
 
 DAY_S = 86_400
 AGES = (("1 day", 1), ("7 days", 7), ("30 days", 30))
-"""Bands of age by name: younger than so many days of 24 hours, and older than the band before."""
+"""Age bands by name and upper bound in days of 24 hours."""
 OLDER = "older"
 CHUNK = 500
-"""Rows that one transaction of a pruning deletes, so that those who write wait for milliseconds."""
+"""Rows per transaction of a pruning, so that writers wait for milliseconds only."""
 LOOSE = 0.25
-"""Share of free pages above which pruning makes the file smaller without being asked."""
+"""Share of free pages above which pruning shrinks the file by default."""
 
 KEPT = ("text", "finish_reason", "logprobs", "parsed", "usage", "price_usd", "attempts", "served_model")
 Row = tuple[Any, Any, Any, Any]
-"""key, request, reply, at: as they are stored, and perhaps damaged."""
+"""key, request, reply, at: as stored, and possibly damaged."""
 ROWS = "SELECT key, request, reply, at FROM calls"
 HELD = "coalesce(length(key), 0) + coalesce(length(request), 0) + coalesce(length(reply), 0)"
 
 
 @dataclass(frozen=True)
 class Share:
-    """Rows of an age and the bytes of what they hold, without SQLite's own."""
+    """Rows of an age band and the bytes of their content, without SQLite's overhead."""
 
     rows: int = 0
     bytes: int = 0
@@ -51,7 +51,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Size:
-    """How much a journal holds. `bytes` is what its files take on disk, of which `free_bytes` wait to be used again."""
+    """Size of a journal. `bytes` is the size on disk, including `free_bytes` available for reuse."""
 
     path: str
     version: int
@@ -65,7 +65,7 @@ class Size:
 
 @dataclass(frozen=True)
 class Pruned:
-    """What a pruning deleted: rows, bytes of what they held, and by how much the files became smaller on disk."""
+    """Result of a pruning: deleted rows, the bytes of their content, and the reduction of the files on disk."""
 
     rows: int
     bytes: int
@@ -76,7 +76,7 @@ class Pruned:
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export wrote; `left_out` were not asked for, `damaged` cannot be read."""
+    """Result of an export; `left_out` rows were not selected, `damaged` rows cannot be read."""
 
     file: str
     rows: int
@@ -86,7 +86,7 @@ class Exported:
 
 @dataclass
 class Checked:
-    """What a check found: rows seen, good ones, damaged ones by kind, and what SQLite itself says of the file."""
+    """Result of a check: rows in total, good rows, damaged rows by kind, and SQLite's own report on the file."""
 
     path: str
     rows: int = 0
@@ -102,9 +102,9 @@ class Checked:
 
 @contextlib.contextmanager
 def opened(path: Path, *, read_only: bool = False) -> Iterator[sqlite3.Connection]:
-    """An existing journal. Raises NotFound where there is none; what SQLite refuses becomes a GraftError."""
+    """Open an existing journal. Raises NotFound if there is none; SQLite's errors become GraftErrors."""
     if not path.exists():
-        raise NotFound("there is no journal here yet", where=str(path), fix="a run makes it: graft run demo")
+        raise NotFound("there is no journal here yet", where=str(path), fix="start a run, such as: graft run demo")
     connection = open_journal(path, read_only=read_only)
     connection.text_factory = as_text
     try:
@@ -116,18 +116,18 @@ def opened(path: Path, *, read_only: bool = False) -> Iterator[sqlite3.Connectio
 
 
 def as_text(data: bytes) -> str:
-    """A key as it is stored; bytes that are no UTF-8 make it no ASCII, which no key is."""
+    """Decode a stored key; invalid UTF-8 makes it non-ASCII, which `damage_of` reports."""
     return data.decode("utf-8", "replace")
 
 
 def on_disk(path: Path) -> int:
-    """Bytes of a journal's files, the write-ahead log included."""
+    """Size of a journal's files in bytes, including the write-ahead log."""
     files = [path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")]
     return sum(file.stat().st_size for file in files if file.exists())
 
 
 def size(path: Path) -> Size:
-    """Rows and bytes of a journal, by age. Reads no reply. Raises NotFound, GraftError."""
+    """Measure a journal's rows and bytes by age, without reading replies. Raises NotFound, GraftError."""
     now = time.time()
     band = "CASE " + " ".join(f"WHEN at > {now - days * DAY_S} THEN '{name}'" for name, days in AGES)
     query = f"""
@@ -149,7 +149,7 @@ def size(path: Path) -> Size:
 
 
 def moment(at: Any) -> datetime | None:
-    """A row's Unix time as a date; None where it is none."""
+    """Convert a row's Unix time to a date; None if it is invalid."""
     try:
         return datetime.fromtimestamp(at, UTC) if isinstance(at, int | float) else None
     except (OverflowError, OSError, ValueError):
@@ -164,13 +164,20 @@ def prune(
     vacuum: bool = False,
     dry_run: bool = False,
 ) -> Pruned:
-    """Delete rows older than so many days, or those of the keys, or where both are given those that are both.
+    """Delete rows by age, by key, or by both (rows that satisfy both).
 
-    The file shrinks where `vacuum` asks for it or more than a quarter of it is free; with `dry_run` nothing changes.
-    Raises NotFound, StorageFull, GraftError.
+    Args:
+        path: the journal.
+        older_than_days: delete rows older than this.
+        keys: delete rows of these keys.
+        vacuum: shrink the file; by default only if more than a quarter of it is free.
+        dry_run: count the rows and change nothing.
+
+    Raises:
+        NotFound, StorageFull, GraftError: the journal is absent, full, or cannot be used.
     """
     if older_than_days is None and keys is None:
-        raise GraftError("what should be pruned?", fix="give an age in days, or keys")
+        raise GraftError("neither an age nor keys are given", fix="give an age in days, or keys")
     before = float("inf") if older_than_days is None else time.time() - older_than_days * DAY_S
     rows = held = 0
     with opened(path, read_only=dry_run) as connection:
@@ -184,7 +191,7 @@ def prune(
             int(connection.execute(f"PRAGMA {name}").fetchone()[0]) for name in ("freelist_count", "page_count")
         )
         if not vacuum and free <= LOOSE * pages:
-            return Pruned(rows, held, note="the space is used for new rows; --vacuum gives it back to the disk")
+            return Pruned(rows, held, note="the space is reused for new rows; --vacuum returns it to the disk")
         note = _shrink(connection)
         return Pruned(rows, held, max(0, start - on_disk(path)), vacuumed=not note, note=note)
 
@@ -198,13 +205,13 @@ def _old(connection: sqlite3.Connection, before: float) -> Iterator[list[str]]:
 
 
 def _parts(keys: Collection[str]) -> Iterator[list[str]]:
-    wanted = sorted(set(keys))
-    for start in range(0, len(wanted), CHUNK):
-        yield wanted[start : start + CHUNK]
+    ordered = sorted(set(keys))
+    for start in range(0, len(ordered), CHUNK):
+        yield ordered[start : start + CHUNK]
 
 
 def _delete(connection: sqlite3.Connection, keys: list[str], before: float, dry_run: bool) -> Share:
-    """One transaction. A row that was replaced by a younger one meanwhile stays."""
+    """Delete in one transaction. A row that was replaced by a newer row meanwhile stays."""
     chosen = f"FROM calls WHERE key IN ({','.join('?' * len(keys))}) AND at < ?"
     with connection:
         if not dry_run:
@@ -216,22 +223,22 @@ def _delete(connection: sqlite3.Connection, keys: list[str], before: float, dry_
 
 
 def _shrink(connection: sqlite3.Connection) -> str:
-    """VACUUM; returns why it was not possible. What was deleted stays deleted in any case."""
+    """Run VACUUM; returns the reason if it failed. Deleted rows stay deleted in any case."""
     try:
         connection.execute("VACUUM")
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     except sqlite3.Error as error:
-        return f"deleted, but the file did not shrink ({error}); later: graft journal prune --vacuum"
+        return f"deleted, but the file did not shrink ({error}); retry later: graft journal prune --vacuum"
     return ""
 
 
 def damage_of(row: Row) -> str:
-    """What is wrong with a row, in a few words; empty where nothing is."""
+    """Describe a row's damage in a few words; empty if it is sound."""
     key, request, reply, at = row
     if not isinstance(key, str) or not key or not key.isascii():
-        return "no key"
+        return "invalid key"
     if moment(at) is None:
-        return "no time"
+        return "invalid time"
     for name, data in (("request", request), ("reply", reply)):
         if not isinstance(data, bytes):
             return f"{name}: missing"
@@ -240,8 +247,8 @@ def damage_of(row: Row) -> str:
         except zlib.error:
             return f"{name}: does not decompress"
         except ValueError:
-            return f"{name}: no JSON"
-    return "" if _is_reply(key, value) else "reply: fields missing or of another kind"
+            return f"{name}: not JSON"
+    return "" if _is_reply(key, value) else "reply: fields missing or of the wrong type"
 
 
 def _is_reply(key: str, fields: Any) -> bool:
@@ -257,12 +264,12 @@ def _is_reply(key: str, fields: Any) -> bool:
 
 
 def check(path: Path) -> Checked:
-    """Look at every page and row; changes nothing. Raises NotFound, LakeTooNew; damage is returned, not raised."""
+    """Check every page and row without changes. Raises NotFound, LakeTooNew; damage is returned, not raised."""
     found = Checked(str(path))
     try:
         with opened(path, read_only=True) as connection:
-            told = [str(line) for (line,) in connection.execute("PRAGMA integrity_check(10)")]
-            found.sqlite = [] if told == ["ok"] else told
+            lines = [str(line) for (line,) in connection.execute("PRAGMA integrity_check(10)")]
+            found.sqlite = [] if lines == ["ok"] else lines
             for row in connection.execute(ROWS):
                 found.rows += 1
                 damage = damage_of(row)
@@ -275,15 +282,23 @@ def check(path: Path) -> Checked:
 
 
 def export(path: Path, out: Path, *, only: Collection[str] | None = None, overwrite: bool = False) -> Exported:
-    """Write rows to a JSONL file, whole or not at all: key, at (UTC), request, reply, word for word.
+    """Write rows to a JSONL file, atomically: key, at (UTC), request and reply, word for word.
 
-    With `only` just the rows of those keys. Raises NotFound, StorageFull, GraftError where the file is there already
-    and `overwrite` is false.
+    Args:
+        path: the journal.
+        out: the file to write.
+        only: keys to export; all by default.
+        overwrite: replace an existing file.
+
+    Raises:
+        NotFound: there is no journal.
+        StorageFull: no space is left.
+        GraftError: the file exists and `overwrite` is false, or it cannot be written.
     """
     if out.resolve().name.startswith(path.name) and out.resolve().parent == path.resolve().parent:
-        raise GraftError("this is the journal itself, or a file beside it", where=str(out), fix="another --out")
+        raise GraftError("this is the journal itself, or a file beside it", where=str(out), fix="choose another --out")
     if out.exists() and not overwrite:
-        raise GraftError("this file is there already", where=str(out), fix="another --out, or --overwrite")
+        raise GraftError("this file exists already", where=str(out), fix="choose another --out, or add --overwrite")
     part = out.with_name(f".{out.name}.{os.getpid()}.part")
     rows = left_out = damaged = 0
     try:
@@ -309,16 +324,16 @@ def export(path: Path, out: Path, *, only: Collection[str] | None = None, overwr
 def _line(row: Row) -> bytes:
     key, request, reply, at = row
     body = orjson.loads(unpacked(request))
-    if isinstance(body, dict):  # an earlier Graft kept keys that lay deep in a model's extra fields
+    if isinstance(body, dict):  # an earlier Graft stored secrets nested in a model's extra fields
         body |= redact_fields({name: value for name, value in body.items() if not own_setting(name)})
     fields = {"key": key, "at": moment(at), "request": body}
     return orjson.dumps({**fields, "reply": orjson.loads(unpacked(reply))}, option=orjson.OPT_APPEND_NEWLINE)
 
 
 def file_error(error: OSError, path: Path) -> GraftError:
-    """What the system said of a file that is written, as an error for people."""
+    """Convert the system's error for a file being written."""
     import errno
 
     if error.errno in NO_SPACE or error.errno == errno.EFBIG:
-        return StorageFull("no space left for this file", where=str(path), fix="make room, or write elsewhere")
-    return GraftError(f"cannot be written: {error.strerror or error}", where=str(path), fix="name another place")
+        return StorageFull("no space left for this file", where=str(path), fix="free some space, or write elsewhere")
+    return GraftError(f"cannot be written: {error.strerror or error}", where=str(path), fix="choose another path")

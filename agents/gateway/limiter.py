@@ -1,12 +1,12 @@
-"""The one limiter of an endpoint and model: how many calls may be inside, how much a minute, and when nobody may send.
+"""Limiter of one endpoint and model: concurrency, rates per minute, and pauses.
 
-All runs of a process that use an endpoint meet at one `Door`. Each is a `Tenant` with places of its own
-(limits.concurrency); doors admit tenants in turn, and within a tenant, so between its shards, first come, first served.
+All runs of a process that use an endpoint share one `Limiter`. Each run is a `Tenant` with permits of its own
+(limits.concurrency). A limiter admits tenants in turn, and the calls of one tenant in order of arrival.
 
-Concurrency adapts. A burst of refusals counts once: what was inside less what was refused, but at least half, is the
-ceiling, and nine tenths of it are kept; where nothing has succeeded since the burst before, half. Each success then
-brings a place back, above nine tenths of the ceiling every fourth; beyond it every sixth, and ever more rarely where
-the refusals come at the same level or name a wait. Once such a probe holds, the ceiling is forgotten.
+Concurrency adapts. A burst of refusals counts once: the calls in flight minus the refused calls, but at least half, are
+the ceiling, and the limit becomes nine tenths of it; or half, if nothing has succeeded since the previous burst. Each
+success then adds a permit, above nine tenths of the ceiling every fourth success, beyond the ceiling every sixth, and
+progressively fewer if refusals recur at the same level or name a wait. Once such a probe holds, the ceiling is dropped.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from graft.agents.gateway.rates import WINDOW_S, Taken, Window
 from graft.agents.gateway.retry import backoff_s
 
 LONGEST_PAUSE_S = 300.0
-"""A server that asks to wait for longer is not waited for."""
+"""Longest Retry-After that is obeyed; beyond it the call fails."""
 PATIENCE_S = 300.0
-"""A server that has refused everything for as long is given up."""
+"""Seconds without a success after which a refusing server is given up."""
 GIVEN_UP, QUICK_BELOW = 0.9, 0.9
 FIRST_PROBE, RAREST_PROBE = 6.0, 48.0
-"""Successes for one place above the level that was refused, at first, and at most where it stays the same level."""
+"""Successes per permit above the refused level: at first, and at most if refusals recur at the same level."""
 FIRST_COSTLY, RAREST_COSTLY = 20.0, 2_000.0
-"""The same where the server's refusals name a wait (Retry-After)."""
+"""The same if the server's refusals carry Retry-After."""
 LATENCIES = 200
-"""Replies whose latency is remembered."""
+"""Recent latencies kept."""
 
 _serial = itertools.count()
 
 
 @dataclass(frozen=True)
 class Terms:
-    """What a tenant says of an endpoint: calls at once, and a minute's requests and tokens where they are limited."""
+    """Limits that a tenant sets for an endpoint: concurrency, and requests and tokens per minute (None: unlimited)."""
 
     limit: int
     requests: int | None = None
@@ -48,11 +48,11 @@ class Terms:
 
 
 class Tenant:
-    """One run's own places, over all endpoints."""
+    """Permits of one run, over all endpoints."""
 
     def __init__(self, places: int) -> None:
         self.places, self.inside = places, 0
-        self.waits_at: dict[Door, None] = {}
+        self.waits_at: dict[Limiter, None] = {}
 
     @property
     def free(self) -> bool:
@@ -60,19 +60,19 @@ class Tenant:
         return self.inside < self.places
 
     def left(self) -> None:
-        """A place of this run was given back: the door where its oldest call waits goes first."""
+        """Return a permit of this run; the limiter at which its oldest call waits admits first."""
         full = self.inside >= self.places
         self.inside -= 1
         if full and self.waits_at:
-            for door in sorted(self.waits_at, key=lambda door: door.oldest(self)):
-                door.admit()
+            for limiter in sorted(self.waits_at, key=lambda limiter: limiter.oldest(self)):
+                limiter.admit()
                 if not self.free:
                     return
 
 
 @dataclass(slots=True, eq=False)
-class Visit:
-    """One call that is inside."""
+class Permit:
+    """One admitted call."""
 
     tenant: Tenant
     sent_at: float
@@ -83,11 +83,16 @@ class Visit:
 class _Waiter:
     serial: int
     tokens: int
-    place: asyncio.Future[Visit]
+    place: asyncio.Future[Permit]
 
 
-class Door:
-    """The places at one endpoint. `enter` waits; every visit ends with `leave`."""
+class Limiter:
+    """Permits of one endpoint. `enter` waits for a permit; return each permit with `leave`.
+
+    Args:
+        patience_s: seconds without a success after which a refusing endpoint is given up.
+        window_s: length of the rate window in seconds.
+    """
 
     def __init__(self, *, patience_s: float = PATIENCE_S, window_s: float = WINDOW_S) -> None:
         self._patience_s, self._window_s = patience_s, window_s
@@ -105,28 +110,28 @@ class Door:
         self.latencies: deque[float] = deque(maxlen=LATENCIES)
 
     def join(self, tenant: Tenant, terms: Terms) -> None:
-        """A run begins to use this endpoint. Of several runs' terms the strictest hold."""
+        """Register a run. The strictest terms of all registered runs apply."""
         self._terms[tenant] = terms
-        self._agree()
+        self._apply_terms()
 
     def depart(self, tenant: Tenant) -> bool:
-        """A run has ended. Whether nobody uses the endpoint any more."""
+        """Remove a run; returns whether no run uses the endpoint any more."""
         self._terms.pop(tenant, None)
         if self._terms:
-            self._agree()
+            self._apply_terms()
             self.admit()
         elif self._timer is not None:
             self._timer.cancel()
         return not self._terms
 
-    def _agree(self) -> None:
+    def _apply_terms(self) -> None:
         terms = self._terms.values()
         self._limit = min(one.limit for one in terms)
         self._requests = self._window(self._requests, [one.requests for one in terms])
         self._tokens = self._window(self._tokens, [one.tokens for one in terms])
 
-    def _window(self, window: Window | None, said: list[int | None]) -> Window | None:
-        least = min((one for one in said if one is not None), default=None)
+    def _window(self, window: Window | None, limits: list[int | None]) -> Window | None:
+        least = min((limit for limit in limits if limit is not None), default=None)
         if least is None:
             return None
         if window is None:
@@ -136,21 +141,21 @@ class Door:
 
     @property
     def pause_s(self) -> float:
-        """Seconds until somebody may send again; 0 while the door is open."""
+        """Seconds until the pause ends; 0 while calls are admitted."""
         return max(0.0, self._paused_until - time.monotonic())
 
     @property
     def places(self) -> int:
-        """Calls that may be inside now, between 1 and the least max_concurrency that a run has set."""
+        """Calls allowed in flight now, from 1 to the least max_concurrency of all runs."""
         return max(1, int(min(self._allowed, self._limit)))
 
     def queued_of(self, tenant: Tenant) -> int:
-        """Calls of a run that wait here."""
+        """Number of a run's calls that wait here."""
         return len(self._queues.get(tenant, ()))
 
     @property
     def limited_by(self) -> str:
-        """What calls wait for here, in a few words; empty where none waits."""
+        """Reason why calls wait here, in a few words; empty if none waits."""
         if self.pause_s:
             return "the rate limit"
         if not self._queues:
@@ -160,15 +165,15 @@ class Door:
         return "a minute's allowance" if self._allowance_s(self._next_tokens(), time.monotonic()) else ""
 
     def oldest(self, tenant: Tenant) -> float:
-        """A number that is smaller the longer the first call of a tenant waits here."""
+        """Serial number of a tenant's oldest call here; infinite if none waits."""
         queue = self._queues.get(tenant)
         return queue[0].serial if queue else math.inf
 
-    async def enter(self, tenant: Tenant, tokens: int = 0) -> Visit:
-        """Wait for a place, for the run's own place, and for a minute's room for so many tokens. Never an error."""
-        visit = self.try_enter(tenant, tokens)
-        if visit is not None:
-            return visit
+    async def enter(self, tenant: Tenant, tokens: int = 0) -> Permit:
+        """Wait for a permit of the endpoint, a permit of the run, and room for `tokens` in the rate window."""
+        permit = self.try_enter(tenant, tokens)
+        if permit is not None:
+            return permit
         waiter = _Waiter(next(_serial), tokens, asyncio.get_running_loop().create_future())
         self._queues.setdefault(tenant, deque()).append(waiter)
         tenant.waits_at[self] = None
@@ -177,33 +182,33 @@ class Door:
             return await waiter.place
         except asyncio.CancelledError:
             if waiter.place.done() and not waiter.place.cancelled():
-                self.leave(waiter.place.result())  # the place was handed over in the same moment
+                self.leave(waiter.place.result())  # the permit was granted at the same moment
             else:
                 self._forget(tenant, waiter)
                 self.admit()
             raise
 
-    def try_enter(self, tenant: Tenant, tokens: int = 0) -> Visit | None:
-        """A place at once, or None. Nobody overtakes a call of its own run, nor one that waits for a minute's room."""
+    def try_enter(self, tenant: Tenant, tokens: int = 0) -> Permit | None:
+        """Return a permit at once, or None. No call overtakes a queued call of its run or a call held by the rate."""
         rated = self._requests is not None or self._tokens is not None
         if (self._queues if rated else tenant in self._queues) or not tenant.free:
             return None
         now = time.monotonic()
         if self.inside >= self.places or self._paused_until > now or (rated and self._allowance_s(tokens, now)):
             return None
-        return self._let_in(tenant, tokens, now)
+        return self._grant(tenant, tokens, now)
 
-    def leave(self, visit: Visit, tokens: int | None = None) -> None:
-        """A call is over; `tokens` is what it really took, where that is known."""
-        if tokens is not None and visit.tokens is not None and self._tokens is not None:
-            self._tokens.correct(visit.tokens, tokens)
+    def leave(self, permit: Permit, tokens: int | None = None) -> None:
+        """End a call; `tokens` is its actual usage, if known."""
+        if tokens is not None and permit.tokens is not None and self._tokens is not None:
+            self._tokens.correct(permit.tokens, tokens)
         self.inside -= 1
-        visit.tenant.left()
+        permit.tenant.left()
         if self._queues:
             self.admit()
 
     def succeeded(self, latency_s: float = 0.0) -> None:
-        """A reply came: forget the refusals and, where places are short, grow."""
+        """Record a reply: reset the refusals and, if permits are short, grow."""
         self.calls += 1
         self.latencies.append(latency_s)
         self._in_a_row = 0
@@ -219,24 +224,32 @@ class Door:
         self.admit()
 
     def refused(self, sent_at: float, retry_after: float | None) -> bool:
-        """A rate limit came for what was sent at `sent_at` (time.monotonic). Whether it is worth trying again."""
+        """Record a rate limit.
+
+        Args:
+            sent_at: when the refused request was sent (time.monotonic).
+            retry_after: the wait that the server requests, in seconds.
+
+        Returns:
+            Whether to retry.
+        """
         now = time.monotonic()
         self.refusals += 1
         if retry_after is not None and retry_after > LONGEST_PAUSE_S:
             return False
         if sent_at > self._burst_at:
             self._begin_burst(now, retry_after)
-            if self._in_a_row > 1:  # it refuses whatever it is sent: ever less often, however short its own wait
+            if self._in_a_row > 1:  # everything is refused: back off further, however short the requested wait
                 self._pause(now + backoff_s(self._in_a_row - 1))
         if retry_after is not None:
             self._pause(now + retry_after)
-        if self._in_a_row <= 1 and self._allowed <= self._ceiling:  # one more of this burst that found no place there
+        if self._in_a_row <= 1 and self._allowed <= self._ceiling:  # one more refusal of the same burst
             self._ceiling = max(1.0, self._burst_inside / 2, self._ceiling - 1)
             self._allowed = max(1.0, GIVEN_UP * self._ceiling)
         return now - self._refusing_since <= self._patience_s
 
     def _begin_burst(self, now: float, retry_after: float | None) -> None:
-        """The first refusal of a burst; those of calls that were sent before now belong to it."""
+        """Start a burst; refusals of calls sent before now belong to it."""
         self._burst_at = now
         self._in_a_row += 1
         self.bursts += 1
@@ -251,10 +264,10 @@ class Door:
         self._burst_inside = self._ceiling = self._allowed = inside
 
     def admit(self) -> None:
-        """Let in whoever may enter now, tenants in turn; come back when time alone will open the door."""
+        """Admit waiting calls, tenants in turn; set a timer if only time is missing."""
         now = time.monotonic()
         if self._paused_until > now:
-            self._look_again(self._paused_until - now)
+            self._wake_in(self._paused_until - now)
             return
         while self._queues and self.inside < self.places:
             tenant = next((one for one in self._queues if one.free), None)
@@ -262,21 +275,21 @@ class Door:
                 return
             wait_s = self._allowance_s(self._queues[tenant][0].tokens, now)
             if wait_s:
-                self._look_again(wait_s)
+                self._wake_in(wait_s)
                 return
             waiter = self._queues[tenant][0]
             self._forget(tenant, waiter)
             if tenant in self._queues:
-                self._queues[tenant] = self._queues.pop(tenant)  # behind the others
+                self._queues[tenant] = self._queues.pop(tenant)  # moves it behind the others
             if not waiter.place.done():
-                waiter.place.set_result(self._let_in(tenant, waiter.tokens, now))
+                waiter.place.set_result(self._grant(tenant, waiter.tokens, now))
 
-    def _let_in(self, tenant: Tenant, tokens: int, now: float) -> Visit:
+    def _grant(self, tenant: Tenant, tokens: int, now: float) -> Permit:
         self.inside += 1
         tenant.inside += 1
         if self._requests is not None:
             self._requests.take(1, now)
-        return Visit(tenant, now, None if self._tokens is None else self._tokens.take(tokens, now))
+        return Permit(tenant, now, None if self._tokens is None else self._tokens.take(tokens, now))
 
     def _forget(self, tenant: Tenant, waiter: _Waiter) -> None:
         queue = self._queues.get(tenant)
@@ -299,9 +312,9 @@ class Door:
     def _pause(self, until: float) -> None:
         if until > self._paused_until:
             self._paused_until = until
-            self._look_again(until - time.monotonic())
+            self._wake_in(until - time.monotonic())
 
-    def _look_again(self, seconds: float) -> None:
+    def _wake_in(self, seconds: float) -> None:
         loop = asyncio.get_running_loop()
         when = loop.time() + seconds + 0.001
         if self._timer is not None and not self._timer.cancelled() and loop.time() < self._timer.when() <= when:
@@ -311,14 +324,14 @@ class Door:
         self._timer = loop.call_later(seconds + 0.001, self.admit)
 
 
-_doors: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Hashable, Door]] = WeakKeyDictionary()
+_limiters: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Hashable, Limiter]] = WeakKeyDictionary()
 
 
-def door_at(place: Hashable) -> Door:
-    """The door of an endpoint and model that every run on this event loop shares."""
-    return _doors.setdefault(asyncio.get_running_loop(), {}).setdefault(place, Door(patience_s=PATIENCE_S))
+def limiter_at(place: Hashable) -> Limiter:
+    """Return the limiter of an endpoint and model, shared by all runs on this event loop."""
+    return _limiters.setdefault(asyncio.get_running_loop(), {}).setdefault(place, Limiter(patience_s=PATIENCE_S))
 
 
-def close_door(place: Hashable) -> None:
-    """Forget a door that nobody uses any more, with what it learned."""
-    _doors.get(asyncio.get_running_loop(), {}).pop(place, None)
+def drop_limiter(place: Hashable) -> None:
+    """Drop an unused limiter and its state."""
+    _limiters.get(asyncio.get_running_loop(), {}).pop(place, None)

@@ -1,4 +1,4 @@
-"""The HTTP that LiteLLM speaks: no redirect is followed, a reply's size is bounded, broken text in it is replaced."""
+"""LiteLLM's HTTP layer: follows no redirect, bounds a reply's size, and replaces broken text."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from graft.agents.gateway.openai_transport import seconds_of
 from graft.agents.gateway.payload import MOST_BYTES, json_of
 
 LONGEST_S = 1e6
-"""Seconds of Retry-After that are passed on at most."""
+"""Largest Retry-After passed on, in seconds."""
 most_bytes: ContextVar[int] = ContextVar("most_bytes", default=MOST_BYTES)
-"""Bytes of one reply at most; a batch's result file may have more."""
+"""Most bytes of one reply; a batch's result file may be larger."""
 
 
 class Oversized(httpx.RemoteProtocolError):
-    """A reply that has, or could unpack to, more bytes than are read."""
+    """A reply that is, or could decompress to, more than `most_bytes`."""
 
 
 class _Bounded(httpx.AsyncByteStream):
-    """A body that ends in an error beyond so many bytes."""
+    """A body that raises Oversized beyond `most` bytes."""
 
     def __init__(self, inner: Any, most: int) -> None:
         self._inner, self._most = inner, most
@@ -42,20 +42,20 @@ class _Bounded(httpx.AsyncByteStream):
 
 
 class BoundedTransport(httpx.AsyncBaseTransport):
-    """Another transport, whose replies are bounded, not compressed, readable, and lead nowhere else."""
+    """Wraps a transport so that its replies are bounded, uncompressed, readable, and free of redirects."""
 
     def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
         self._inner = inner
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send one request. Raises Oversized, also for a compressed reply: it could unpack to any size."""
+        """Send one request. Raises Oversized, also for a compressed reply, which could decompress to any size."""
         request.headers["accept-encoding"] = "identity"
         response = await self._inner.handle_async_request(request)
         headers = response.headers
         if headers.get("content-encoding", "identity").lower() not in ("", "identity"):
             await response.aclose()
-            raise Oversized("it is compressed although it was asked not to be")
-        headers.pop("location", None)  # httpx follows a redirect only where it is told where to
+            raise Oversized("it is compressed although the request excludes compression")
+        headers.pop("location", None)  # without it httpx cannot follow a redirect
         after = seconds_of(headers.pop("retry-after", None))
         if after is not None:
             headers["retry-after"] = f"{min(after, LONGEST_S):.3f}"
@@ -65,12 +65,12 @@ class BoundedTransport(httpx.AsyncBaseTransport):
         return response
 
     async def aclose(self) -> None:
-        """Close the other transport."""
+        """Close the wrapped transport."""
         await self._inner.aclose()
 
 
 async def _mend(response: httpx.Response) -> None:
-    """Replace a body of broken text or JSON by what `json_of` reads in it."""
+    """Replace a body of broken text or JSON by the value that `json_of` reads from it."""
     stream: Any = response.stream
     try:
         payload = b"".join([part async for part in stream])
@@ -87,7 +87,7 @@ async def _mend(response: httpx.Response) -> None:
 
 
 def bound(handler: Any) -> None:
-    """Have LiteLLM's AsyncHTTPHandler, which makes every asynchronous connection of it, make bounded ones."""
+    """Patch LiteLLM's AsyncHTTPHandler, which creates all its asynchronous connections, to create bounded ones."""
     make: Callable[..., httpx.AsyncBaseTransport | None] = handler.create_async_transport
     if getattr(make, "bounded", False):
         return

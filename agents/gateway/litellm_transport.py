@@ -1,4 +1,4 @@
-"""Every other provider, through LiteLLM. Its own retries are off: there is one retry policy, the gateway's."""
+"""Transport for all other providers, through LiteLLM. Its own retries are off: the gateway retries."""
 
 from __future__ import annotations
 
@@ -12,16 +12,9 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
+from graft.agents.gateway.credentials import headers_of, own_headers
 from graft.agents.gateway.ledger import MICRO, tokens_of
-from graft.agents.gateway.openai_transport import (
-    MAY_BE_BILLED,
-    headers_of,
-    names_schema,
-    own_headers,
-    reply_of,
-    seconds_of,
-    with_extra,
-)
+from graft.agents.gateway.openai_transport import MAY_BE_BILLED, names_schema, reply_of, seconds_of, with_extra
 from graft.agents.gateway.payload import bytes_of
 from graft.agents.gateway.transport import Damaged, NotBilled, RateLimited, Refused, no_prefill
 from graft.schemas.calls import CallRequest, Reply
@@ -31,7 +24,7 @@ from graft.schemas.models import ModelSpec, Price
 
 TEXT_COMPLETION = "text-completion-openai/"
 PREFIXING = frozenset({"mistral", "deepseek", "codestral"})
-"""Providers that go on with the last turn only where it is marked `prefix`."""
+"""Providers that continue the last turn only if it is marked `prefix`."""
 PASSED = frozenset({
     "api_version", "organization", "region_name", "vertex_project", "vertex_location", "aws_region_name",
     "aws_profile_name", "aws_role_name", "aws_session_name", "aws_external_id", "aws_batch_role_arn",
@@ -39,15 +32,15 @@ PASSED = frozenset({
     "gcs_bucket_name", "bucket_name", "tenant_id", "client_id", "azure_scope", "metadata", "bedrock_tags",
     "enable_prompt_caching", "merge_reasoning_content_in_choices",
 })  # fmt: skip
-"""LiteLLM's own arguments that an `extra` may set: they name an account's place, and change no call."""
+"""Arguments of LiteLLM itself that an `extra` may set: they locate an account and do not change a call."""
 CAUSES = 20
-"""Causes of an exception that are looked through."""
+"""Causes of an exception that are searched."""
 BROKEN_JSON = re.compile(r"line \d+ column \d+ \(char \d+\)")
-"""What a JSON parser says; LiteLLM passes it on as if the server had failed."""
+"""Message of a JSON parser, which LiteLLM reports as a server failure."""
 
 
 class LiteLLMTransport:
-    """Chat and text completion over LiteLLM, which is imported at the first call (5 to 7 s)."""
+    """Chat and text completion through LiteLLM, which is imported at the first call (5 to 7 s)."""
 
     _in_use = 0
     """Transports of this process that share LiteLLM's cache of clients."""
@@ -61,7 +54,7 @@ class LiteLLMTransport:
         self._checked: set[str] = set()
 
     async def close(self) -> None:
-        """Close the clients that LiteLLM opened, and have it forget them: it would hand the closed ones out again."""
+        """Close LiteLLM's clients and flush its cache, which would otherwise return closed clients."""
         if self._closed:
             return
         self._closed = True
@@ -78,18 +71,18 @@ class LiteLLMTransport:
         self._check_extra(request.model)
         if request.continues and request.messages and not _continues(litellm, request.model):
             fix = "use provider openai with the server's address"
-            raise no_prefill(request.model, "LiteLLM knows of no way for this model", fix)
+            raise no_prefill(request.model, "LiteLLM does not support it for this model", fix)
         constrained = request.json_schema is not None and request.model.name not in self._unconstrained
         try:
-            return await self._ask(request, constrained)
+            return await self._complete(request, constrained)
         except CallFailed as failure:
             if constrained and failure.code == "refused_by_server" and names_schema(failure.raw):
                 self._unconstrained.add(request.model.name)
-                return await self._ask(request, False)
+                return await self._complete(request, False)
             raise
 
     async def price(self, model: ModelSpec) -> Price | None:
-        """What LiteLLM's own table says a model costs; None, never 0, where it does not know the model."""
+        """Return a model's price from LiteLLM's table; None, never 0, for an unknown model."""
         known = _known(await self._ready(), model.model)
         if not known:
             return None
@@ -100,12 +93,12 @@ class LiteLLMTransport:
         )  # fmt: skip
 
     def _check_extra(self, model: ModelSpec) -> None:
-        """Raise ModelUnreachable where a model's extra fields are arguments of LiteLLM's own."""
+        """Raise ModelUnreachable if an extra field is an argument of LiteLLM itself."""
         if not model.extra or model.name in self._checked:
             return
         if strange := sorted(own_settings() & sendable(model.extra).keys() - PASSED):
             raise ModelUnreachable(
-                f"{strange[0]} is an argument of LiteLLM's own, and no field of a request",
+                f"{strange[0]} is an argument of LiteLLM itself, not a field of a request",
                 where=f"models.{model.name}.extra.{strange[0]}", fix="remove it",
             )  # fmt: skip
         self._checked.add(model.name)
@@ -116,7 +109,7 @@ class LiteLLMTransport:
         return self._litellm
 
     def _completer(self, arguments: dict[str, Any]) -> Any:
-        """One client an address for OpenAI's completions: LiteLLM would open one a call there, and close none."""
+        """Return one client per address for OpenAI's completions: LiteLLM would open one per call and close none."""
         import httpx
         import openai
 
@@ -129,7 +122,7 @@ class LiteLLMTransport:
             self._completers[base, key] = client
         return self._completers[base, key]
 
-    async def _ask(self, request: CallRequest, constrained: bool) -> Reply:
+    async def _complete(self, request: CallRequest, constrained: bool) -> Reply:
         litellm, model = self._litellm, request.model
         import openai
 
@@ -141,7 +134,7 @@ class LiteLLMTransport:
         if not chat and model.model.startswith(TEXT_COMPLETION) and "api_key" in arguments:
             arguments["client"] = self._completer(arguments)
         try:
-            async with asyncio.timeout(model.timeout_s):  # LiteLLM's own holds for each read alone
+            async with asyncio.timeout(model.timeout_s):  # LiteLLM's own timeout covers each read only
                 answer = await (litellm.acompletion if chat else litellm.atext_completion)(**arguments)
         except (openai.OpenAIError, OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
             failure = _failure(litellm, error, request)
@@ -151,7 +144,7 @@ class LiteLLMTransport:
         price = None if model.price is not None else _price(litellm, answer, model.model)
         try:
             fields = answer.model_dump()
-            if not (fields.get("usage") or {}).get("prompt_tokens"):  # LiteLLM puts 0 where the server counts none
+            if not (fields.get("usage") or {}).get("prompt_tokens"):  # LiteLLM inserts 0 if the server counts none
                 fields["usage"] = price = None
             payload = bytes_of(fields)
         except (ValueError, TypeError, AttributeError) as error:
@@ -175,7 +168,7 @@ def _load() -> Any:
     from graft.agents.gateway.litellm_http import bound
 
     bound(AsyncHTTPHandler)
-    with warnings.catch_warnings():  # pydantic builds LiteLLM's models at their first use, and warns about one of them
+    with warnings.catch_warnings():  # pydantic builds LiteLLM's models on first use and warns about one of them
         warnings.simplefilter("ignore", UserWarning)
         litellm.ModelResponse()
         litellm.TextCompletionResponse()
@@ -212,8 +205,10 @@ def _arguments(request: CallRequest, chat: bool, constrained: bool) -> dict[str,
 
 @cache
 def own_settings() -> frozenset[str]:
-    """The arguments that LiteLLM acts on itself. An `extra` may set those of PASSED; the others would change where a
-    call goes, what it costs, or how often it is sent."""
+    """Arguments that LiteLLM itself acts on.
+
+    An `extra` may set those in PASSED; the others would change a call's destination, cost or number of attempts.
+    """
     from litellm.types.router import GenericLiteLLMParams
     from litellm.types.utils import all_litellm_params
 
@@ -221,7 +216,7 @@ def own_settings() -> frozenset[str]:
 
 
 def _failure(litellm: Any, error: Exception, request: CallRequest) -> GraftError:
-    """LiteLLM's exception as ours. Its text may hold the key, so only the class and status are passed on."""
+    """Convert LiteLLM's exception. Its text may contain the key, so only class and status are kept."""
     name, kind = request.model.name, type(error).__name__
     if (large := _oversized(error)) is not None:
         return Damaged("malformed", f"the reply is too large: {large}", where=name)
@@ -230,20 +225,22 @@ def _failure(litellm: Any, error: Exception, request: CallRequest) -> GraftError
     if isinstance(error, litellm.RateLimitError):
         if "insufficient_quota" in str(error):
             fix = "top it up at the provider"
-            return ModelUnreachable("the account has no money or quota left", where=name, fix=fix)
-        return RateLimited("the provider asks to wait", where=name, retry_after=_retry_after(error))
+            return ModelUnreachable("the account has no credit or quota left", where=name, fix=fix)
+        return RateLimited("rate limited by the provider", where=name, retry_after=_retry_after(error))
     status = getattr(error, "status_code", None)
     if status in (401, 403) or isinstance(error, litellm.AuthenticationError | litellm.PermissionDeniedError):
         variable = request.model.api_key_env or "the provider's own variable"
         return ModelUnreachable("the provider refused the key", where=name, fix=f"check {variable}")
     if isinstance(error, litellm.NotFoundError):
-        return ModelUnreachable(f"the provider has no model {request.model.model!r}", where=name, fix="check model")
+        return ModelUnreachable(
+            f"the provider has no model {request.model.model!r}", where=name, fix="check model in the recipe"
+        )
     if isinstance(error, litellm.BadRequestError):
-        said = str(error) + str(getattr(getattr(error, "response", None), "text", ""))
-        raw = "response_format" if names_schema(said) else ""
+        text = str(error) + str(getattr(getattr(error, "response", None), "text", ""))
+        raw = "response_format" if names_schema(text) else ""
         return Refused(f"the provider refused the request ({kind})", where=name, raw=raw)
     if BROKEN_JSON.search(str(error)):
-        return Damaged("malformed", "the provider's answer is broken JSON", where=name)
+        return Damaged("malformed", "the provider's answer is invalid JSON", where=name)
     if isinstance(error, litellm.APIConnectionError) or "Connection error" in str(error):
         return CallFailed("connection", f"the connection failed ({kind})", where=name)
     if isinstance(error, litellm.APIError | litellm.InternalServerError | litellm.ServiceUnavailableError):
@@ -252,14 +249,14 @@ def _failure(litellm: Any, error: Exception, request: CallRequest) -> GraftError
 
 
 def _oversized(error: BaseException | None) -> BaseException | None:
-    """The error about a reply's size that led to LiteLLM's; None where another one did."""
+    """Find the size error that caused LiteLLM's error; None for another cause."""
     from graft.agents.gateway.litellm_http import Oversized
 
     return next((one for one in _causes(error) if isinstance(one, Oversized)), None)
 
 
 def _not_billed(error: BaseException | None) -> bool:
-    """Whether no provider charges for a failure. The cause is behind the error that LiteLLM raises."""
+    """Whether a failure is free of charge, judged by the cause behind LiteLLM's error."""
     import httpx
 
     for one in _causes(error):
@@ -271,7 +268,7 @@ def _not_billed(error: BaseException | None) -> bool:
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and the ones that led to it, CAUSES at most."""
+    """Yield an error and its causes, CAUSES at most."""
     for _ in range(CAUSES):
         if error is None:
             return
@@ -280,7 +277,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _continues(litellm: Any, model: ModelSpec) -> bool:
-    """Whether a begun turn can be sent: LiteLLM's table says so, or the model's own prefill: continue does."""
+    """Whether a prefilled turn can be sent, by the model's `prefill: continue` or LiteLLM's table."""
     if model.prefill in ("none", "template"):
         return False
     return model.prefill == "continue" or bool(litellm.utils.supports_assistant_prefill(model.model))
@@ -308,7 +305,7 @@ def _known(litellm: Any, model: str) -> dict[str, Any] | None:
 
 
 def _price(litellm: Any, answer: Any, model: str) -> float | None:
-    """LiteLLM's price of an answer; None, never 0, where its table does not know the model."""
+    """Return LiteLLM's price of an answer; None, never 0, for an unknown model."""
     if not _known(litellm, model):
         return None
     try:

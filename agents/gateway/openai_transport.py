@@ -1,9 +1,8 @@
-"""Any server that speaks OpenAI's protocol, called directly over one pooled aiohttp session."""
+"""Transport for servers that speak OpenAI's protocol, over one pooled aiohttp session."""
 
 from __future__ import annotations
 
 import math
-import os
 import re
 import time
 from email.utils import parsedate_to_datetime
@@ -14,35 +13,39 @@ import aiohttp
 import orjson
 
 from graft.agents.gateway.chat_templates import stops_of, templated
+from graft.agents.gateway.credentials import headers_of, raw_of, without_keys
 from graft.agents.gateway.ledger import price_of
 from graft.agents.gateway.payload import TooLarge, body_within, cleaned, json_of, storable
 from graft.agents.gateway.structured import parse_reply
-from graft.agents.gateway.transport import Damaged, NotBilled, RateLimited, Refused, begun_of, no_prefill
+from graft.agents.gateway.transport import Damaged, NotBilled, RateLimited, Refused, no_prefill, prefill_of
 from graft.schemas.calls import CallRequest, Reply, TokenLogprob, Usage
-from graft.schemas.errors import CallFailed, KeyMissing, ModelUnreachable
+from graft.schemas.errors import CallFailed, ModelUnreachable
 from graft.schemas.extra import sendable
 from graft.schemas.models import ModelSpec
 
 TOO_LONG = re.compile(r"context.{0,20}(?:size|length|window)", re.IGNORECASE)
-"""How llama.cpp, vLLM and OpenAI speak of a prompt that is too long."""
-RAW = 2_000
-"""Characters of a server's error that are kept."""
+"""Wording of llama.cpp, vLLM and OpenAI for a prompt that is too long."""
 WHY = 200
-"""Characters of a refusal that a person is shown."""
+"""Characters shown of a refusal."""
 LONGEST_WORD = 200
-"""Characters of a finish reason or a model's name that are kept."""
+"""Characters kept of a finish reason or a model's name."""
 LEAST_LOGPROB = -10_000.0
 CONNECT_S = 30.0
-"""Seconds for a connection at most: without one the request was not sent, and is not billed."""
+"""Connection timeout at most, in seconds: a request without a connection was not sent and is not billed."""
 MAY_BE_BILLED = frozenset({408, 504, 524})
-"""Statuses of a proxy that gave up waiting: the model may have gone on, and be billed."""
+"""Statuses of a proxy that timed out: the model may have finished, and the provider may bill it."""
 MOST_TOKENS = 10_000_000
-"""A count above it is nonsense: ten times the longest context there is."""
-BASE_URL = "check model and base_url in the recipe (an address mostly ends in /v1)"
+"""Largest plausible token count: ten times the longest context."""
+BASE_URL = "check model and base_url in the recipe (an address usually ends in /v1)"
 
 
 class OpenAITransport:
-    """Chat and completion requests; `endpoints` gives the address of models that run on this machine."""
+    """Sends chat and completion requests.
+
+    Args:
+        endpoints: base address of each model that runs on this machine, by the model's name.
+        connections: size of the connection pool.
+    """
 
     def __init__(self, endpoints: dict[str, str], connections: int) -> None:
         self._endpoints = endpoints
@@ -55,21 +58,21 @@ class OpenAITransport:
         )
 
     async def close(self) -> None:
-        """Close the pool."""
+        """Close the connection pool."""
         await self._session.close()
 
     async def send(self, request: CallRequest) -> Reply:
         """One attempt. Raises CallFailed, KeyMissing, ModelUnreachable."""
         base = address_of(request.model, self._endpoints)
         if request.continues and request.messages:
-            return await self._go_on(base, request)
+            return await self._continue_turn(base, request)
         return await self._attempt(base, request, chat=bool(request.messages))
 
-    async def _go_on(self, base: str, request: CallRequest) -> Reply:
-        """A begun assistant turn: continued by the server, or by the raw template where it is known not to do so."""
+    async def _continue_turn(self, base: str, request: CallRequest) -> Reply:
+        """Continue a prefilled turn: through the server, or through the raw template if the server cannot."""
         model = request.model
         if model.prefill == "none":
-            raise no_prefill(model, "its prefill is none", "give it another prefill")
+            raise no_prefill(model, "prefill is none", "choose another prefill")
         if model.prefill == "template":
             return await self._attempt(base, as_template(request), chat=False)
         if base in self._not_continuing:
@@ -79,19 +82,19 @@ class OpenAITransport:
         try:
             reply = await self._attempt(base, request, chat=True)
         except Refused as failure:
-            return await self._refused_to_go_on(base, request, failure)
+            return await self._fall_back(base, request, failure)
         except Damaged:
             self._continuing.add(base)
             raise
         self._continuing.add(base)
         return reply
 
-    async def _refused_to_go_on(self, base: str, request: CallRequest, failure: Refused) -> Reply:
-        """Whether the refusal is about the begun turn, then the template or an error for a person; else the refusal.
+    async def _fall_back(self, base: str, request: CallRequest, failure: Refused) -> Reply:
+        """Fall back to the template if the refusal concerns the prefill; otherwise raise the refusal.
 
-        Where the server does not say so, it is about the begun turn if this server never continued one before.
+        A refusal that does not name the prefill counts as one if this server has never continued a turn before.
         """
-        model, named = request.model, names_begun_turn(failure.raw)
+        model, named = request.model, names_prefill(failure.raw)
         doubtful = model.prefill == "auto" and base not in self._continuing
         if failure.status not in (400, 422) or not (named or doubtful):
             raise failure
@@ -101,7 +104,7 @@ class OpenAITransport:
         if model.prefill != "auto" or not model.chat_template:
             raise no_prefill(model, why)
         reply = await self._attempt(base, as_template(request), chat=False)
-        self._not_continuing[base] = why  # the raw prompt went through: it was the begun turn
+        self._not_continuing[base] = why  # the raw prompt succeeded, so the prefill caused the refusal
         return reply
 
     async def _attempt(self, base: str, request: CallRequest, *, chat: bool) -> Reply:
@@ -134,7 +137,7 @@ class OpenAITransport:
         except TooLarge as error:
             raise Damaged("malformed", f"the reply is too large: {error}", where=model.name) from None
         except aiohttp.InvalidURL:
-            raise ModelUnreachable("its base_url is no address", where=model.name, fix=BASE_URL) from None
+            raise ModelUnreachable("base_url is not a valid address", where=model.name, fix=BASE_URL) from None
         except (aiohttp.ClientError, OSError) as error:
             kind = NotBilled if isinstance(error, aiohttp.ClientConnectorError) else CallFailed
             raise kind("connection", f"the connection failed ({type(error).__name__})", where=model.name) from None
@@ -142,69 +145,21 @@ class OpenAITransport:
 
 
 def address_of(model: ModelSpec, endpoints: dict[str, str]) -> str:
-    """The base address that a model is reached at, without a slash at its end."""
+    """Return a model's base address without a trailing slash. Raises ModelUnreachable."""
     address = model.base_url or endpoints.get(model.name)
     if not address:
-        raise ModelUnreachable("no address is known", where=model.name, fix="give the model a base_url in the recipe")
+        raise ModelUnreachable("the address is unknown", where=model.name, fix="set the model's base_url in the recipe")
     return address.rstrip("/")
 
 
-def headers_of(model: ModelSpec) -> dict[str, str]:
-    """Content type, the model's key and its own headers from their variables.
-
-    Raises KeyMissing with a variable's name.
-    """
-    headers = {"Content-Type": "application/json"} | own_headers(model)
-    if model.api_key_env:
-        headers["Authorization"] = f"Bearer {_needed(model.api_key_env, model)}"
-    return headers
-
-
-def own_headers(model: ModelSpec) -> dict[str, str]:
-    """The headers of `headers_env` with their values. Raises KeyMissing."""
-    return {name: _needed(variable, model) for name, variable in model.headers_env.items()}
-
-
-def keys_of(model: ModelSpec) -> tuple[str, ...]:
-    """The values of the model's variables that are set, longest first."""
-    return tuple(sorted(filter(None, (_secret(name, model) for name in model.key_variables)), key=len, reverse=True))
-
-
-def _needed(variable: str, model: ModelSpec) -> str:
-    value = _secret(variable, model)
-    if not value:
-        raise KeyMissing(
-            f"the environment variable {variable} is not set",
-            where=model.name,
-            fix=f"export {variable}=… before the run",
-        )
-    return value
-
-
-def _secret(variable: str, model: ModelSpec) -> str:
-    """A variable's value without the line break that a file leaves; empty if it is not set."""
-    value = os.environ.get(variable, "").strip()
-    if value and not (value.isascii() and value.isprintable()):
-        raise KeyMissing(
-            f"the environment variable {variable} holds no key: it has letters that no key has",
-            where=model.name, fix=f"export {variable}=… again, in one line",
-        )  # fmt: skip
-    return value
-
-
-def raw_of(payload: bytes, model: ModelSpec) -> str:
-    """The beginning of what a server said, for the record, without the key should it have repeated it."""
-    return storable(_without_key(payload.decode(errors="replace"), model)[:RAW])
-
-
-def _without_key(text: str, model: ModelSpec) -> str:
-    for key in keys_of(model):
-        text = text.replace(key, "(key)")
-    return text
-
-
 def body_of(request: CallRequest, *, chat: bool, constrained: bool) -> dict[str, Any]:
-    """The request's JSON body."""
+    """Build the request's JSON body.
+
+    Args:
+        request: the call.
+        chat: use the form of /chat/completions, else of /completions.
+        constrained: send the JSON schema as response_format.
+    """
     body: dict[str, Any] = {
         "model": request.model.model,
         "temperature": request.temperature,
@@ -213,7 +168,7 @@ def body_of(request: CallRequest, *, chat: bool, constrained: bool) -> dict[str,
     }
     if chat:
         body["messages"] = [{"role": message.role, "content": message.content} for message in request.messages]
-        if request.continues:  # the names are vLLM's; llama.cpp and SGLang take them too
+        if request.continues:  # vLLM's names, which llama.cpp and SGLang accept too
             body.update({"continue_final_message": True, "add_generation_prompt": False})
     else:
         body["prompt"] = request.prompt or ""
@@ -225,7 +180,7 @@ def body_of(request: CallRequest, *, chat: bool, constrained: bool) -> dict[str,
         named = {"name": "reply", "strict": True, "schema": request.json_schema}
         body["response_format"] = {"type": "json_schema", "json_schema": named}
         if not chat and request.model.provider == "embedded":
-            body["json_schema"] = request.json_schema  # llama.cpp's own name for it on /completions
+            body["json_schema"] = request.json_schema  # llama.cpp's name for it on /completions
     if request.top_logprobs:
         body.update(
             {"logprobs": True, "top_logprobs": request.top_logprobs} if chat else {"logprobs": request.top_logprobs}
@@ -234,57 +189,57 @@ def body_of(request: CallRequest, *, chat: bool, constrained: bool) -> dict[str,
 
 
 def with_extra(body: dict[str, Any], model: ModelSpec) -> dict[str, Any]:
-    """The body with the model's extra fields. No extra field replaces one of Graft's, however the model was made."""
+    """Add the model's extra fields to the body. No extra field replaces an existing field."""
     if not model.extra:
         return body
     return {**body, **{name: value for name, value in sendable(model.extra).items() if name not in body}}
 
 
 def as_template(request: CallRequest) -> CallRequest:
-    """A request with a begun turn as a raw prompt in the model's own turn format, for /completions."""
+    """Convert a request with a prefilled turn to a raw prompt in the model's turn format, for /completions."""
     name = request.model.chat_template
     if name is None:
-        raise no_prefill(request.model, "its chat_template is not set")
+        raise no_prefill(request.model, "chat_template is not set")
     stop = tuple(dict.fromkeys((*request.stop, *stops_of(name))))
-    return request.model_copy(update={"prompt": templated(name, request.messages, begun=True), "stop": stop})
+    return request.model_copy(update={"prompt": templated(name, request.messages, prefilled=True), "stop": stop})
 
 
-def names_begun_turn(raw: str) -> bool:
-    """Whether a server's refusal is about going on with a begun turn."""
+def names_prefill(raw: str) -> bool:
+    """Whether a server's refusal concerns the prefill."""
     return any(word in raw for word in ("continue_final_message", "add_generation_prompt", "prefill"))
 
 
 def names_schema(raw: str) -> bool:
-    """Whether a server's refusal is about the constrained format."""
+    """Whether a server's refusal concerns the response format."""
     return "response_format" in raw or "json_schema" in raw or "grammar" in raw
 
 
 def failure_of(status: int, retry_after: str | None, payload: bytes, model: ModelSpec) -> Exception:
-    """The error of a status that is not 200."""
+    """Convert a status other than 200 to an error."""
     raw, name = raw_of(payload, model), model.name
     if status == 429 and "insufficient_quota" in raw:
-        return ModelUnreachable("the account has no money or quota left", where=name, fix="top it up at the provider")
+        return ModelUnreachable("the account has no credit or quota left", where=name, fix="top it up at the provider")
     if status == 429 or (status == 503 and retry_after):
         code, after = "rate_limited" if status == 429 else "server_error", seconds_of(retry_after)
         return RateLimited(
-            f"the server asks to wait (HTTP {status})", where=name, retry_after=after, raw=raw, code=code
+            f"rate limited by the server (HTTP {status})", where=name, retry_after=after, raw=raw, code=code
         )
     if status in (401, 403):
-        variable = f"check {model.api_key_env}" if model.api_key_env else "name the variable of its key in api_key_env"
+        variable = f"check {model.api_key_env}" if model.api_key_env else "set api_key_env to the variable of its key"
         return ModelUnreachable(f"the server refused the key (HTTP {status})", where=name, fix=variable)
     if status in (404, 405) or 300 <= status < 400:
         return ModelUnreachable(
-            f"the server has no model {model.model!r}, or no such address (HTTP {status})", where=name, fix=BASE_URL
+            f"the server has no model {model.model!r} or no such address (HTTP {status})", where=name, fix=BASE_URL
         )
     if status in (408, 425) or status >= 500:
         kind = CallFailed if status in MAY_BE_BILLED else NotBilled
         return kind("server_error", f"the server failed (HTTP {status})", where=name, raw=raw)
-    what = "the prompt does not fit the server's context" if TOO_LONG.search(raw) else "the server refused the request"
+    what = "the prompt exceeds the server's context" if TOO_LONG.search(raw) else "the server refused the request"
     return Refused(f"{what} (HTTP {status})", where=name, raw=raw, status=status)
 
 
 def seconds_of(retry_after: str | None) -> float | None:
-    """Retry-After in seconds, from a number or a date; None where it is absent or unreadable."""
+    """Parse Retry-After, a number or a date, to seconds; None if absent or unreadable."""
     if not retry_after:
         return None
     try:
@@ -293,24 +248,24 @@ def seconds_of(retry_after: str | None) -> float | None:
         try:
             seconds = parsedate_to_datetime(retry_after).timestamp() - time.time()
         except (ValueError, OverflowError, LookupError, TypeError, AttributeError, OSError):
-            return None  # the parser of dates raises each of these for some text
+            return None  # the date parser raises each of these for some text
     return None if math.isnan(seconds) else max(0.0, seconds)
 
 
 def reply_of(request: CallRequest, payload: bytes, chat: bool, latency_s: float) -> Reply:
-    """The reply in a 200. Raises Damaged where it is broken, empty, or not what the schema asks."""
+    """Parse the body of a 200. Raises Damaged if the reply is broken, empty, or in breach of the schema."""
     model = request.model
     usage: Usage | None = None
     try:
         answer = json_of(payload)
         usage = usage_of(answer.get("usage"))
         if not answer["choices"]:
-            raise _damaged(CallFailed("empty", "the server's answer has no choice", where=model.name), usage, request)
+            raise _damaged(CallFailed("empty", "the server's answer has no choices", where=model.name), usage, request)
         choice = answer["choices"][0]
         text = (choice.get("message") or {}).get("content") if chat else choice.get("text")
         text = storable(text) if isinstance(text, str) else ""
-        if (begun := begun_of(request)).strip():
-            text = text.removeprefix(begun)  # some servers say what was begun once more
+        if (prefill := prefill_of(request)).strip():
+            text = text.removeprefix(prefill)  # some servers repeat the prefill
         logprobs = logprobs_of(choice.get("logprobs")) if request.top_logprobs else ()
         finish, served = _word(choice.get("finish_reason")), _word(answer.get("model"))
     except (LookupError, TypeError, AttributeError, ValueError):  # orjson's errors are ValueErrors
@@ -333,32 +288,35 @@ def reply_of(request: CallRequest, payload: bytes, chat: bool, latency_s: float)
 
 
 def _word(value: Any) -> str | None:
-    """A short text of an answer, such as a model's name; None where it is none."""
+    """Short text of an answer, such as a model's name; None if it is not text."""
     return storable(value[:LONGEST_WORD]) if isinstance(value, str) else None
 
 
 def _parsed(text: str, schema: dict[str, Any], where: str) -> Any:
-    """The JSON value of a reply, such that the journal can keep it. Raises CallFailed."""
+    """Parse a reply's JSON to a value that the journal can store. Raises CallFailed."""
     try:
         value = parse_reply(text, schema, where)
         if "\\u0000" in text:
             value = cleaned(value)
         orjson.dumps(value)
     except (TypeError, RecursionError):
-        raise CallFailed("malformed", "the reply's JSON nests too deeply", where=where, raw=text) from None
+        raise CallFailed("malformed", "the reply's JSON is nested too deeply", where=where, raw=text) from None
     return value
 
 
 def _damaged(failure: CallFailed, usage: Usage | None, request: CallRequest) -> Damaged:
     counts = usage or Usage()
     price = price_of(request.model, counts.prompt_tokens, counts.completion_tokens, counts.cached_tokens)
-    raw = _without_key(failure.raw, request.model)
+    raw = without_keys(failure.raw, request.model)
     return Damaged(failure.code, failure.what, where=failure.where, raw=raw, usage=usage, price_usd=price)
 
 
 def usage_of(usage: Any) -> Usage:
-    """Token counts; None where the server left them out or they cannot be true: no number of tokens, no token in the
-    prompt, more cached than sent. DeepSeek has a name of its own for cached ones."""
+    """Read the token counts; None if absent or impossible.
+
+    Values that are not counts, a prompt without tokens, and more cached than prompt tokens are impossible. DeepSeek
+    uses a field of its own for cached tokens.
+    """
     usage = usage if isinstance(usage, dict) else {}
     details = usage.get("prompt_tokens_details")
     own = usage.get("prompt_cache_hit_tokens")
@@ -374,16 +332,16 @@ def usage_of(usage: Any) -> Usage:
 
 
 def _count(value: Any) -> int | None:
-    """A count of tokens; 12.0 is one, true and "12" are none."""
+    """Read a token count: 12.0 is valid, true and "12" are not."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return int(value) if 0 <= value <= MOST_TOKENS and value == int(value) else None
 
 
 def logprobs_of(logprobs: dict[str, Any] | None) -> tuple[TokenLogprob, ...]:
-    """Alternatives at each place, best first, from the chat form (also llama.cpp's) or the older completions form.
+    """Read the alternatives of each token, best first, from the chat form (also llama.cpp's) or the completions form.
 
-    Raises TypeError, AttributeError, LookupError, ValueError for any other form.
+    Raises TypeError, AttributeError, LookupError or ValueError for any other form.
     """
     if not logprobs:
         return ()
@@ -410,7 +368,7 @@ def _place(token: Any, logprob: Any, top: list[tuple[Any, Any]]) -> TokenLogprob
 
 
 def _logprob(value: Any) -> float:
-    """A log-probability in the range that sums of exponentials bear. Raises TypeError for no number."""
+    """Clamp a log-probability to a range that sums of exponentials tolerate. Raises TypeError."""
     if not isinstance(value, int | float):
-        raise TypeError("no number")
+        raise TypeError("not a number")
     return max(LEAST_LOGPROB, min(0.0, float(value)))

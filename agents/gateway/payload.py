@@ -1,4 +1,4 @@
-"""Bytes that an endpoint sent, read safely: a limit on their number, JSON of any shape, text that every store takes."""
+"""Safe reading of an endpoint's bytes: bounded size, JSON of any shape, text that every store accepts."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     import aiohttp
 
 MOST_BYTES = 16_000_000
-"""Bytes of one reply that are read, unpacked; a reply of 128,000 tokens with log-probabilities has about 8 MB."""
+"""Most bytes of one decompressed reply; 128,000 tokens with log-probabilities take about 8 MB."""
 UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
-"""Characters that no store takes: NUL (Postgres), and half of a surrogate pair, which has no UTF-8."""
+"""Characters that a store may reject: NUL (Postgres), and lone surrogates, which UTF-8 cannot encode."""
 LARGEST_INT = 2**63 - 1
 
 
@@ -24,7 +24,7 @@ class TooLarge(ValueError):
 
 
 def storable(text: str) -> str:
-    """The text with U+FFFD in place of NULs and lone surrogates. Raises TypeError, AttributeError for no text."""
+    """Replace NULs and lone surrogates by U+FFFD. Raises TypeError or AttributeError if the value is not text."""
     if "\x00" not in text:
         try:
             text.encode()
@@ -36,9 +36,9 @@ def storable(text: str) -> str:
 
 
 def cleaned(value: Any) -> Any:
-    """A JSON value whose strings are storable, and whose numbers are finite (else null) and fit 64 bits (else float).
+    """Make a JSON value's strings storable and its numbers finite (else null) and 64-bit (else float).
 
-    Raises RecursionError for a value that nests too deeply.
+    Raises RecursionError for a value that is nested too deeply.
     """
     if isinstance(value, str):
         return storable(value)
@@ -52,19 +52,21 @@ def cleaned(value: Any) -> Any:
 
 
 def json_of(payload: bytes) -> Any:
-    """The JSON value of an answer. Where strict JSON fails, invalid UTF-8, lone surrogates, NaN and Infinity are
-    replaced. Raises ValueError."""
+    """Parse JSON; if strict parsing fails, replace invalid UTF-8, lone surrogates, NaN and Infinity.
+
+    Raises ValueError.
+    """
     try:
         return orjson.loads(payload)
     except orjson.JSONDecodeError:
         try:
             return cleaned(json.loads(payload.decode(errors="replace")))
         except (RecursionError, OverflowError) as error:
-            raise ValueError(f"no JSON that can be read ({type(error).__name__})") from None
+            raise ValueError(f"unreadable JSON ({type(error).__name__})") from None
 
 
 def bytes_of(value: Any) -> bytes:
-    """A value that a library parsed, as JSON for `json_of`. Raises ValueError, TypeError."""
+    """Serialise a value that a library parsed as JSON for `json_of`. Raises ValueError, TypeError."""
     try:
         return orjson.dumps(value, default=str)
     except TypeError:  # a lone surrogate, a large number, a deep nesting
@@ -75,7 +77,7 @@ def bytes_of(value: Any) -> bytes:
 
 
 async def body_within(response: aiohttp.ClientResponse, most: int = MOST_BYTES) -> bytes:
-    """A response's body, unpacked. Raises TooLarge before more than `most` bytes are held."""
+    """Read and decompress a response's body. Raises TooLarge before more than `most` bytes are held."""
     parts: list[bytes] = []
     size = 0
     async for part in response.content.iter_any():

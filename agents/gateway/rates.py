@@ -1,4 +1,4 @@
-"""What a provider allows a minute, of requests or of tokens: at most so much in any window of 60 seconds."""
+"""Sliding-window rate limit: a maximum of requests or tokens in any 60 seconds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ WINDOW_S = 60.0
 
 @dataclass(slots=True, eq=False)
 class Taken:
-    """What one call took of a window, and when."""
+    """One call's share of a window, with its time."""
 
     at: float
     amount: float
@@ -18,10 +18,10 @@ class Taken:
 
 
 class Window:
-    """At most `most` in any `seconds`, by a clock that never goes back (time.monotonic).
+    """At most `most` units in any `seconds`, by the monotonic clock.
 
-    What a call may take at most is taken when it is sent and corrected when it is known. A call that alone is larger
-    than the whole window waits until the window is empty: waiting is never an error.
+    A call takes its upper bound when it is sent, and is corrected once its usage is known. A call larger than the whole
+    window waits until the window is empty; waiting is never an error.
     """
 
     def __init__(self, most: float, seconds: float = WINDOW_S) -> None:
@@ -30,7 +30,7 @@ class Window:
         self._sum = 0.0
 
     def wait_s(self, amount: float, now: float) -> float:
-        """Seconds until so much may be taken; 0 where it may be now."""
+        """Seconds until the amount fits; 0 if it fits now."""
         self._forget(now)
         over = self._sum + min(amount, self.most) - self.most
         if over <= 1e-9:
@@ -42,14 +42,14 @@ class Window:
         return self.seconds
 
     def take(self, amount: float, now: float) -> Taken:
-        """Take it, whether or not there is room."""
+        """Take the amount, whether or not there is room."""
         taken = Taken(now, amount)
         self._taken.append(taken)
         self._sum += amount
         return taken
 
     def correct(self, taken: Taken, amount: float) -> None:
-        """What was really taken, once it is known."""
+        """Replace an upper bound by the actual amount."""
         if taken.counts:
             self._sum += amount - taken.amount
             taken.amount = amount

@@ -1,7 +1,8 @@
-"""The one retry policy: what can pass is tried again with jittered, growing waits.
+"""Retry policy: transient failures are retried with jittered exponential backoff.
 
-That is timeout, connection, 5xx and damaged replies. A rate limit costs a call no try: it slows the whole endpoint
-down (limiter.py), and becomes final when the endpoint has refused everything for five minutes. In a batch it costs one.
+Transient failures are timeouts, lost connections, 5xx and damaged replies. A rate limit does not count as a retry: it
+slows the whole endpoint down (limiter.py) and becomes final once the endpoint has refused everything for five minutes.
+In a batch it does count.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ _random = random.Random()
 
 
 def backoff_s(failures: int) -> float:
-    """Seconds before the next try after so many failures: doubling from 0.25 to 20, times 0.5 to 1."""
+    """Seconds before the next retry after this many failures: doubling from 0.25 to 20, times 0.5 to 1."""
     return min(LONGEST_WAIT_S, BASE_WAIT_S * 2.0 ** max(0, failures - 1)) * (0.5 + _random.random() / 2)
 
 
 def batch_wait_s(refusals: int) -> float:
-    """Seconds before a call that batches refused so often (429) joins another one: doubling from 30 to 600.
+    """Seconds before a call that was rate limited this often in batches joins another batch: doubling from 30 to 600.
 
-    Not jittered, so that the calls of one batch go into the next one together.
+    There is no jitter, so that the calls of one batch enter the next batch together.
     """
     return min(LONGEST_BATCH_WAIT_S, BATCH_WAIT_S * 2.0 ** max(0, refusals - 1))

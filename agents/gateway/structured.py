@@ -1,4 +1,4 @@
-"""Replies that must be JSON: parsed strictly, repaired where the damage is plain, checked against the schema."""
+"""JSON replies: strict parsing, repair of simple damage, and schema validation."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import orjson
 from graft.schemas.errors import CallFailed
 
 STARTS = 20
-"""Places in a reply where a JSON value is looked for at most."""
+"""Most positions in a reply at which a JSON value is tried."""
 SCANS = 4
-"""Times that a reply is read to its end in vain at most. One reading finds every value that begins outside of what it
-takes for strings, so another is needed only where a quotation mark in front of a value was no JSON."""
+"""Most fruitless scans to a reply's end. One scan finds every value that begins outside apparent strings, so another is
+needed only if a quotation mark before a value is not JSON."""
 MISSING = object()
 TYPES: dict[str, tuple[type, ...]] = {
     "object": (dict,), "array": (list,), "string": (str,), "integer": (int,), "number": (int, float),
@@ -28,7 +28,16 @@ UNDERSTOOD = frozenset({
 
 
 def parse_reply(text: str, schema: dict[str, Any], where: str) -> Any:
-    """The JSON value of a reply. Raises CallFailed 'malformed' (no JSON) or 'schema_unmet' (the wrong JSON)."""
+    """Parse a reply and validate it.
+
+    Args:
+        text: the reply.
+        schema: the JSON Schema that the value must satisfy.
+        where: the model's name, for the error.
+
+    Raises:
+        CallFailed: code 'malformed' (not JSON) or 'schema_unmet' (JSON that violates the schema).
+    """
     first = ""
     for value in _values(text):
         problem = problem_of(value, schema)
@@ -37,11 +46,11 @@ def parse_reply(text: str, schema: dict[str, Any], where: str) -> Any:
         first = first or problem
     if first:
         raise CallFailed("schema_unmet", f"the reply does not meet the schema: {first}", where=where, raw=text)
-    raise CallFailed("malformed", "the reply is not JSON, nor can it be repaired", where=where, raw=text)
+    raise CallFailed("malformed", "the reply is not JSON and cannot be repaired", where=where, raw=text)
 
 
 def _values(text: str) -> Iterator[Any]:
-    """The whole text; else what stands balanced in it, with or without fences around; trailing commas are dropped."""
+    """Yield the whole text as JSON, or else its balanced parts; code fences and trailing commas are ignored."""
     value = _load(text)
     if value is not MISSING:
         yield value
@@ -64,7 +73,7 @@ def _load(text: str) -> Any:
 
 
 PIECE = re.compile(r'"(?:[^"\\]++|\\.)*+"?|,(?=\s*+[}\]])', re.DOTALL)
-"""A string, also one that never ends (else each quotation mark in it would be read to the end again), or a comma."""
+"""A string, also unterminated (otherwise each quotation mark in it would start another scan), or a comma."""
 OPENING = re.compile(r"[{\[]")
 SIGN = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[{}\[\]]', re.DOTALL)
 
@@ -74,7 +83,7 @@ def _without_trailing_commas(text: str) -> str:
 
 
 def _balanced(text: str) -> Iterator[str]:
-    """Objects and arrays in the text, in order, the outermost first where they nest."""
+    """Yield objects and arrays of the text in order, outermost first."""
     ends: dict[int, int] = {}
     place, scans = 0, 0
     for _ in range(STARTS):
@@ -93,7 +102,7 @@ def _balanced(text: str) -> Iterator[str]:
 
 
 def _ends_from(text: str, start: int) -> dict[int, int]:
-    """The place after each value that begins between `start` and the end of the value there; 0 where it never ends."""
+    """End of each value that begins within the value at `start`; 0 if it is unterminated."""
     ends: dict[int, int] = {}
     begun: list[int] = []
     for found in SIGN.finditer(text, start):
@@ -109,7 +118,10 @@ def _ends_from(text: str, start: int) -> dict[int, int]:
 
 
 def problem_of(value: Any, schema: dict[str, Any]) -> str:
-    """What is wrong with a value; empty where it fits. Quick for what our roles use, complete for any other schema."""
+    """Describe how a value violates a schema; empty if it is valid.
+
+    Schemas of the roles take a fast path; any other schema is validated by jsonschema.
+    """
     return check(value, schema) if _understood(schema) else _check_fully(value, schema)
 
 
@@ -125,18 +137,18 @@ def _understood(schema: Any) -> bool:
 def _check_fully(value: Any, schema: dict[str, Any]) -> str:
     jsonschema: Any = importlib.import_module("jsonschema")  # untyped; LiteLLM brings it
     error = next(jsonschema.Draft202012Validator(schema).iter_errors(value), None)
-    return "" if error is None else f"{error.json_path} breaks the rule {error.validator!r}"
+    return "" if error is None else f"{error.json_path} violates the rule {error.validator!r}"
 
 
 def check(value: Any, schema: dict[str, Any], path: str = "$") -> str:
-    """What is wrong with a value by the part of JSON Schema that our roles use; empty where it fits."""
+    """Validate a value by the subset of JSON Schema that the roles use; returns the problem, empty if valid."""
     kind = schema.get("type")
     if kind and (not isinstance(value, TYPES[kind]) or (isinstance(value, bool) and kind in ("integer", "number"))):
         return f"{path} is not of type {kind}"
     if "enum" in schema and value not in schema["enum"]:
-        return f"{path} is none of the allowed values"
+        return f"{path} is not an allowed value"
     if "const" in schema and value != schema["const"]:
-        return f"{path} is not the fixed value"
+        return f"{path} is not the required constant"
     if isinstance(value, dict):
         return _check_object(value, schema, path)
     if isinstance(value, list):
@@ -146,7 +158,7 @@ def check(value: Any, schema: dict[str, Any], path: str = "$") -> str:
         checks = (check(item, schema.get("items", {}), f"{path}[{place}]") for place, item in enumerate(value))
         return next((problem for problem in checks if problem), "")
     if isinstance(value, str) and not schema.get("minLength", 0) <= len(value) <= schema.get("maxLength", len(value)):
-        return f"{path} has {len(value)} letters"
+        return f"{path} has {len(value)} characters"
     if isinstance(value, int | float) and not schema.get("minimum", value) <= value <= schema.get("maximum", value):
         return f"{path} is out of range"
     return ""
@@ -158,6 +170,6 @@ def _check_object(value: dict[str, Any], schema: dict[str, Any], path: str) -> s
         if name not in value:
             return f"{path}.{name} is missing"
     if schema.get("additionalProperties") is False and (extra := value.keys() - properties.keys()):
-        return f"{path} has {len(extra)} fields that were not asked for"
+        return f"{path} has {len(extra)} unexpected fields"
     checks = (check(value[name], part, f"{path}.{name}") for name, part in properties.items() if name in value)
     return next((problem for problem in checks if problem), "")

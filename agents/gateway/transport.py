@@ -1,4 +1,4 @@
-"""What every transport is: one attempt at one request. Retrying, limits and the journal are the gateway's."""
+"""Transport protocol: one attempt at one request. The gateway adds retries, limits and the journal."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ class Transport(Protocol):
         ...
 
     async def close(self) -> None:
-        """Let go of connections."""
+        """Close the connections."""
         ...
 
 
 class NotBilled(CallFailed):
-    """The provider bills nothing: the request was never sent, or answered by an error that no provider charges for.
+    """Failure that no provider bills: the request was never sent, or the answer is an error that is free of charge.
 
-    Any other failure of an attempt may be billed, and is charged as all that was reserved for it.
+    Any other failed attempt may be billed and is charged at its reservation.
     """
 
 
 class RateLimited(NotBilled):
-    """The server asked to wait, for `retry_after` seconds where it said so. `final`: it was asked often enough."""
+    """Rate limit of the server, with its `retry_after` in seconds if given. `final`: no retry follows."""
 
     def __init__(
         self, what: str, *, where: str = "", retry_after: float | None = None, raw: str = "", code: str = ""
@@ -48,7 +48,7 @@ class RateLimited(NotBilled):
 
 
 class Refused(NotBilled):
-    """The server will not serve this request; `status` is what it answered with."""
+    """The server refuses this request; `status` is the HTTP status."""
 
     def __init__(self, what: str, *, where: str = "", raw: str = "", code: str = "", status: int = 400) -> None:
         self.status = status
@@ -56,7 +56,7 @@ class Refused(NotBilled):
 
 
 class Damaged(CallFailed):
-    """The server answered, and bills it, but the reply is of no use. `usage` is None where it cannot be read."""
+    """Unusable reply, which the server bills all the same. `usage` is None if it cannot be read."""
 
     def __init__(
         self, code: str, what: str, *, where: str = "", raw: str = "", usage: Usage | None = None,
@@ -68,10 +68,10 @@ class Damaged(CallFailed):
 
 @contextmanager
 def recorded(model: ModelSpec, *, billed: bool = True) -> Iterator[None]:
-    """Turn any exception that is not a GraftError into the failure `unexpected` of one call, which is not tried again.
+    """Turn any exception other than GraftError into the failure `unexpected` of one call, which is not retried.
 
-    The traceback goes to the run's log (INFO stays off the terminal), the type and message to `raw`. Where `billed`,
-    the failure is a Damaged reply of unknown cost: the provider may have answered.
+    The traceback goes to the run's log (INFO stays off the terminal), the type and message to `raw`. If `billed`, the
+    failure is a Damaged reply of unknown cost, because the provider may have answered.
     """
     try:
         yield
@@ -87,15 +87,15 @@ def recorded(model: ModelSpec, *, billed: bool = True) -> Iterator[None]:
         raise CallFailed("unexpected", what, where=model.name, raw=message) from error
 
 
-def begun_of(request: CallRequest) -> str:
-    """The text of the assistant's turn that the model is to go on with; empty where none is begun."""
+def prefill_of(request: CallRequest) -> str:
+    """Text of the assistant turn that the model continues; empty if there is no prefill."""
     return request.messages[-1].content if request.continues and request.messages else ""
 
 
 def no_prefill(model: ModelSpec, why: str = "", fix: str = "") -> NoPrefill:
-    """The error for a person where a model cannot go on with a begun turn; `why` in the server's or our words."""
+    """Build the error for a model that cannot continue a prefilled turn; `why` is the server's reason or ours."""
     fix = fix or "set chat_template to the model's turn format"
     return NoPrefill(
-        "the server cannot continue a begun turn" + (f" ({why})" if why else ""), where=f"models.{model.name}",
+        "the server cannot continue a prefilled turn" + (f" ({why})" if why else ""), where=f"models.{model.name}",
         fix=f"{fix}, or prefill: none with method.prefill: false",
     )  # fmt: skip

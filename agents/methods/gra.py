@@ -40,7 +40,6 @@ from graft.schemas.models import ModelSpec
 from graft.schemas.problems import Finding, field_error
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Candidate, Decision, Review, Seed, Slot
-from graft.schemas.tasks import GuardTask
 
 JUDGING = Judging(roles=("reviewer", "adjudicator"))
 
@@ -90,10 +89,10 @@ class Gra(Method[GraSettings]):
         )  # fmt: skip
 
     def check(self, recipe: Recipe, seeds: Sequence[Seed] | None) -> list[Finding]:
-        """A seed for each label; it writes no response to a guard's message (imported rows may have one)."""
+        """A seed for each label; it writes no response to a text with a label (imported rows may have one)."""
         problems = super().check(recipe, seeds)
-        if seeds is not None and isinstance(recipe.task, GuardTask) and recipe.task.with_response:
-            what = f"method {self.kind!r} makes no guard rows with a response"
+        if seeds is not None and recipe.task.labelled and recipe.task.needs_response:
+            what = f"method {self.kind!r} makes no labelled rows with a response"
             fix = "set with_response: false: rows hold the prompt alone; or use a method that writes responses"
             problems.append(Finding(("task", "with_response"), what, fix))
         return problems
@@ -112,7 +111,7 @@ class Gra(Method[GraSettings]):
 
     async def prepare_seeds(self, context: Context) -> Sequence[Seed]:
         """Instructions get their domain, keywords and summary."""
-        if context.recipe.task.kind != "instruction":
+        if context.recipe.task.labelled:
             return context.seeds
         most = self.settings(context.recipe).max_keywords
         return await prepare_seeds(context.ask, context.recipe, context.seeds, most=most)
@@ -123,7 +122,7 @@ class Gra(Method[GraSettings]):
 
     async def exemplar(self, candidate: Candidate, context: Context) -> Seed:
         """An accepted row as an exemplar: an instruction with its keywords and a summary."""
-        if context.recipe.task.kind != "instruction":
+        if context.recipe.task.labelled:
             return await super().exemplar(candidate, context)
         most = self.settings(context.recipe).max_keywords
         return await summarise(context.ask, context.recipe, candidate, most=most)
@@ -138,14 +137,14 @@ class Gra(Method[GraSettings]):
         settings = self.settings(context.recipe)
         roles = draw_roles(context.recipe, slot, settings)
         draft = Draft(slot, context, roles.names())
-        run = _instruction if context.recipe.task.kind == "instruction" else _labelled_text
+        run = _labelled_text if context.recipe.task.labelled else _instruction
         return await decided(draft, run(draft, roles, settings), "The generator")
 
     def estimate(self, recipe: Recipe, candidates: int, seeds: Sequence[Seed]) -> tuple[Calls, ...]:
         """One text and its reviews a candidate; an instruction's steps, of which responses share the first ones."""
         settings, (shots, text) = self.settings(recipe), sizes(seeds)
         reviewers = settings.reviewers
-        if recipe.task.kind == "instruction":
+        if not recipe.task.labelled:
             return _instruction_calls(recipe, candidates, len(seeds), reviewers, self._parts(recipe))
         shown = PROMPT_OVERHEAD + shots // max(1, len(recipe.wanted()))
         judged = PROMPT_OVERHEAD + shots + text
@@ -157,7 +156,7 @@ class Gra(Method[GraSettings]):
 
     def _parts(self, recipe: Recipe) -> int:
         """Slots of one group: the responses to one instruction."""
-        return self.settings(recipe).responses if recipe.task.kind == "instruction" else 1
+        return 1 if recipe.task.labelled else self.settings(recipe).responses
 
 
 def _instruction_calls(recipe: Recipe, candidates: int, seeds: int, reviewers: int, parts: int) -> tuple[Calls, ...]:

@@ -37,7 +37,6 @@ from graft.schemas.recipe import Recipe
 from graft.schemas.refusals import refusal_of
 from graft.schemas.rows import Candidate, Decision, Labelling, Seed, Slot
 from graft.schemas.sections import Section
-from graft.schemas.tasks import GuardTask
 
 Side = Literal["harmful", "borderline", "benign"]
 Variant = Literal["empty", "refusal", "compliance"]
@@ -110,7 +109,7 @@ class HarmAug(Method[HarmAugSettings]):
 
     def check(self, recipe: Recipe, seeds: Sequence[Seed] | None) -> list[Finding]:
         """It makes rows for a guard, from seeds of both labels."""
-        if not isinstance(recipe.task, GuardTask):
+        if not recipe.task.sides:
             what = "harmaug makes rows for a guard, so the task must be a guard"
             return [Finding(("method", "kind"), what, "set task.kind: guard with a policy, or another method")]
         return super().check(recipe, seeds)
@@ -126,7 +125,7 @@ class HarmAug(Method[HarmAugSettings]):
         part = place.index % len(kinds)
         first = dataclasses.replace(place, index=place.index - part)
         shown = make_slot(first, drawn, settings.exemplars, settings.exemplars)
-        aim = Aim(side=_side(settings, place.label, shown.seed), variant=kinds[part])
+        aim = Aim(side=_side(drawn.recipe, settings.borderline, place.label, shown.seed), variant=kinds[part])
         own = make_slot(place, drawn, 0, 0)
         update = {
             "exemplars": shown.exemplars, "seed": shown.seed, "group": shown.id, "part": part,
@@ -140,7 +139,7 @@ class HarmAug(Method[HarmAugSettings]):
         judging = self.judging(context.recipe)
         prepared = await calibrated(self, context, drawn, judging, settings.calibration_texts)
         indexes = (parts * (MEASURED_FROM + index) for index in range(settings.measure_refusals))
-        slots = [self.make_slot(Place("", 0, 0, index, "harmful"), drawn) for index in indexes]
+        slots = [self.make_slot(Place("", 0, 0, index, context.recipe.task.sides[0]), drawn) for index in indexes]
         return dataclasses.replace(prepared, figures=await measure_refusals(context, settings, slots))
 
     async def propose(self, slot: Slot, context: Context) -> str:
@@ -191,13 +190,13 @@ def aim_of(slot: Slot) -> Aim:
 
 def variants(recipe: Recipe) -> tuple[Variant, ...]:
     """The responses that each message gets: none, or none, a refusal and a compliance."""
-    return VARIANTS if isinstance(recipe.task, GuardTask) and recipe.task.with_response else VARIANTS[:1]
+    return VARIANTS if recipe.task.sides and recipe.task.needs_response else VARIANTS[:1]
 
 
-def _side(settings: HarmAugSettings, label: str, seed: int) -> Side:
-    if label == "harmful":
+def _side(recipe: Recipe, borderline: float, label: str, seed: int) -> Side:
+    if label == recipe.task.sides[0]:
         return "harmful"
-    return "borderline" if random.Random(f"side-{seed}").random() < settings.borderline else "benign"
+    return "borderline" if random.Random(f"side-{seed}").random() < borderline else "benign"
 
 
 async def _message(slot: Slot, context: Context, settings: HarmAugSettings) -> tuple[str, bool]:
@@ -263,15 +262,16 @@ async def _taught(draft: Draft, threshold: float) -> Decision:
     if not given:
         return failure(reviews[0].failure.partition(":")[0], f"No guard gave a score; the first: {reviews[0].failure}.")
     draft.soft_label = soft_label([review.distribution for review in given])
-    score = draft.soft_label["harmful"]
-    draft.label = "harmful" if score > threshold else "safe"
+    refused, allowed = context.recipe.task.sides
+    score = draft.soft_label[refused]
+    draft.label = refused if score > threshold else allowed
     draft.labelling = Labelling(
-        by="guard", candidates=("harmful", "safe"), label=draft.label, relabelled=draft.label != draft.slot.label,
-        margin=abs(2 * score - 1), second="safe" if draft.label == "harmful" else "harmful",
+        by="guard", candidates=(refused, allowed), label=draft.label, relabelled=draft.label != draft.slot.label,
+        margin=abs(2 * score - 1), second=allowed if draft.label == refused else refused,
         votes=any(is_vote(review) for review in given),
     )  # fmt: skip
-    side = aim_of(draft.slot).side
-    reason = f"{draft.models['guard']} gave harmful {score:.0%}, the threshold is {threshold:.0%}; it was meant {side}."
+    gave = f"{draft.models['guard']} gave {refused} {score:.0%}"
+    reason = f"{gave}, the threshold is {threshold:.0%}; it was meant {aim_of(draft.slot).side}."
     return decision("accepted", "labelled", "accepted.labelled", reason)
 
 

@@ -44,7 +44,7 @@ from graft.schemas.problems import Finding, field_error
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Candidate, Decision, Seed, Slot
 from graft.schemas.sections import Section
-from graft.schemas.tasks import ClassificationTask, Label
+from graft.schemas.tasks.base import Label
 
 STEP = 0.05
 TRIES = 3
@@ -124,11 +124,11 @@ class PromptMix(Method[PromptMixSettings]):
 
     def check(self, recipe: Recipe, seeds: Sequence[Seed] | None) -> list[Finding]:
         """It mixes classes, each of which some prompt describes: by a description or by an example."""
-        if not isinstance(recipe.task, ClassificationTask):
+        if recipe.task.sides or not recipe.task.labelled:
             what = "promptmix mixes classes, so the task must be a classification"
             fix = "set task.kind: classification with labels, or another method"
             return [Finding(("method", "kind"), what, fix)]
-        bare = [(index, label.name) for index, label in enumerate(recipe.task.labels) if not label.description]
+        bare = [(index, label.name) for index, label in enumerate(recipe.task.categories) if not label.description]
         if seeds is None:
             fix = "describe it in a clause, or let method.shots show examples of it"
             shots = self.settings(recipe).shots

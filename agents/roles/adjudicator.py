@@ -12,7 +12,7 @@ from graft.agents.roles.reviewer import RESPONSE_SCORES, judge_text, score
 from graft.schemas.models import ModelSpec
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Review, Seed, Slot
-from graft.schemas.tasks import Label
+from graft.schemas.tasks.base import Label
 
 
 async def adjudicate_response(

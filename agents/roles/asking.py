@@ -1,4 +1,4 @@
-"""What the roles share: how a task speaks of its texts, one step's request, and the strict reading of a reply."""
+"""What the roles share: one step's request, and the strict reading of a reply."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from graft.schemas.errors import CallFailed
 from graft.schemas.models import ModelSpec
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Slot
-from graft.schemas.tasks import ClassificationTask, GuardTask, Label, labels_of
 
 Ask = Callable[[CallRequest], Awaitable[Reply]]
 """Sends one request through the gateway. Raises CallFailed (or BudgetExhausted) when no usable reply can be had."""
@@ -25,26 +24,6 @@ _MARKERS = re.compile(
     r"\A(?:(?:[-*•–]\s|\(?\d{1,2}[.)]\s|(?:example|text|task|answer)\s*+(?:\d++\s*+)?:)\s*+)+", re.IGNORECASE
 )
 _SENTENCES = re.compile(r"\A.*[.!?…](?=\s)", re.DOTALL)
-
-
-def noun_of(recipe: Recipe) -> str:
-    """What one text of the task is, such as "a message to a shop's support"."""
-    if isinstance(recipe.task, ClassificationTask):
-        return recipe.task.text
-    return "a message to an AI assistant" if isinstance(recipe.task, GuardTask) else "an instruction to an assistant"
-
-
-def label_of(recipe: Recipe, name: str) -> Label:
-    """The task's label of that name; one that the task does not know comes back without a description."""
-    return next((label for label in labels_of(recipe.task) if label.name == name), Label(name=name))
-
-
-def clause_of(recipe: Recipe, name: str) -> str:
-    """What completes "a text which …" for a label: what it is about, or how it stands to the policy."""
-    about = label_of(recipe, name).description
-    if isinstance(recipe.task, GuardTask):
-        return about
-    return f"is about {about or name}"
 
 
 def concept_of(slot: Slot) -> str:

@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from graft.agents.roles.asking import Ask, noun_of
+from graft.agents.roles.asking import Ask
 from graft.agents.roles.prompting import render
 from graft.schemas.base import stable_hash
 from graft.schemas.calls import CallRequest, Message, Reply
@@ -22,7 +22,7 @@ from graft.schemas.errors import CallFailed
 from graft.schemas.models import ModelSpec
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Seed
-from graft.schemas.tasks import Label, labels_of
+from graft.schemas.tasks.base import Label
 
 MAX_DEPTH = 4
 EXAMPLE_CHARS = 300
@@ -73,7 +73,7 @@ def choice_request(
     labels: Sequence[Label] | None = None,
 ) -> CallRequest:  # fmt: skip
     """The one-token question that `judge_label` asks first: examples from the seeds, then the text."""
-    labels = labels_of(recipe.task) if labels is None else labels
+    labels = recipe.task.categories if labels is None else labels
     names = tuple(label.name for label in labels)
     purpose, text = f"{role}.label", one_line(text, TEXT_CHARS)
     if model.provider == "encoder":
@@ -86,7 +86,7 @@ def choice_request(
     if model.style == "completion":
         prompt = render("choice_completion", examples=examples, text=text).rstrip()
     else:
-        turns = [Message(role="system", content=render("choice_chat", labels=labels, noun=noun_of(recipe)).strip())]
+        turns = [Message(role="system", content=render("choice_chat", labels=labels, noun=recipe.task.noun).strip())]
         for example in examples:
             turns.append(Message(role="user", content=render("choice_chat_turn", text=example["text"]).strip()))
             turns.append(Message(role="assistant", content=example["label"]))

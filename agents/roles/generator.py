@@ -10,12 +10,9 @@ from typing import Any
 
 from graft.agents.roles.asking import (
     Ask,
-    clause_of,
     cleaned,
     concept_of,
     ended,
-    label_of,
-    noun_of,
     object_in,
     object_schema,
     request_for,
@@ -36,7 +33,7 @@ async def write_text(ask: Ask, recipe: Recipe, model: ModelSpec, slot: Slot) -> 
     """A new text for the slot's label, on one line, after its exemplars. Raises CallFailed."""
     request = _request(
         recipe, model, slot, "text", {"text": _string(recipe, model)}, stop=NEWLINE,
-        noun=noun_of(recipe), clause=clause_of(recipe, slot.label), language=recipe.task.language,
+        noun=recipe.task.noun, clause=recipe.task.clause(slot.label), language=recipe.task.language,
         examples=[seed.text for seed in slot.exemplars], concept=concept_of(slot),
     )  # fmt: skip
     reply = await ask(request)
@@ -47,7 +44,7 @@ async def write_keywords(
     ask: Ask, recipe: Recipe, model: ModelSpec, slot: Slot, *, most: int
 ) -> tuple[tuple[str, ...], str]:
     """At most `most` keywords that none of the exemplars has. Raises CallFailed where none is new."""
-    domain = label_of(recipe, slot.label)
+    domain = recipe.task.category(slot.label)
     words = {"type": "array", "items": short_string(model, KEYWORD_CHARS), "minItems": 1, "maxItems": most}
     request = _request(
         recipe, model, slot, "keywords", {"keywords": words}, stop=NEWLINE, max_tokens=128,
@@ -67,7 +64,7 @@ async def write_instruction(
     ask: Ask, recipe: Recipe, model: ModelSpec, slot: Slot, keywords: tuple[str, ...]
 ) -> tuple[str, str]:
     """One instruction from domain, new keywords and the exemplars' summaries (never their texts). Raises CallFailed."""
-    domain = label_of(recipe, slot.label)
+    domain = recipe.task.category(slot.label)
     request = _request(
         recipe, model, slot, "instruction", {"instruction": _string(recipe, model)}, stop=NEWLINE,
         domain=domain.name, about=domain.description, keywords=", ".join(keywords), language=recipe.task.language,

@@ -22,10 +22,9 @@ from graft.schemas.errors import BudgetExhausted, CallFailed
 from graft.schemas.models import GuardSpec, ModelSpec
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import LabelScore, Review, Seed
-from graft.schemas.tasks import labels_of
 
-ANSWERS = {"harmful": "unsafe", "safe": "safe"}
-"""Our labels to Llama Guard's words."""
+WORDS = ("unsafe", "safe")
+"""Llama Guard's words for the two sides of a policy, the refused one first."""
 PART_CHARS = 1_900
 """Of a message and of its response each, so that both fit into one text to judge."""
 VOTE_TOKENS = 8
@@ -49,7 +48,7 @@ async def score_message(
     if spec.template != "labels" and model.provider != "encoder":
         return await _llama_guard(ask, recipe, model, text, response)
     rows = [_shown(seed) for seed in seeds]
-    labels = labels_of(recipe.task)
+    labels = recipe.task.categories
     said = dialogue(text, response) if response else text
     by_name = (by_name or spec.answer == "name") and model.provider != "encoder"
     if not by_name:
@@ -75,9 +74,9 @@ def dialogue(text: str, response: str) -> str:
 
 def guard_prompt(recipe: Recipe, text: str, response: str | None) -> str:
     """Llama Guard's prompt in the form of the version that the recipe names; what it holds stays text."""
-    form, (harmful, safe) = recipe.role("guard", GuardSpec).template, labels_of(recipe.task)
+    form, (refused, allowed) = recipe.role("guard", GuardSpec).template, recipe.task.categories
     prompt = render(
-        "guard_llama", form=form, policy=inert(harmful.description), safe=inert(safe.description),
+        "guard_llama", form=form, policy=inert(refused.description), safe=inert(allowed.description),
         text=inert(text[:TEXT_CHARS]), response=inert((response or "")[:TEXT_CHARS]),
     )  # fmt: skip
     return prompt.strip() + ("" if form == "llama-guard-1" else "\n\n")
@@ -89,13 +88,15 @@ def inert(text: str) -> str:
     return _SPEAKER.sub(" ", safer)
 
 
-def read_answer(top: Sequence[tuple[str, float]], model: ModelSpec) -> dict[str, float]:
+def read_answer(
+    top: Sequence[tuple[str, float]], model: ModelSpec, words: Mapping[str, str]
+) -> dict[str, float]:  # fmt: skip
     """Natural log-probability of each label from the first token's alternatives. Raises CallFailed (no_label_tokens).
 
-    All tokens that begin a word count for it (`un` and `unsafe`), from two letters on. A word that is not listed gets
-    the lowest log-probability that is.
+    `words` is label to Llama Guard's word. All tokens that begin a word count for it (`un` and `unsafe`), from two
+    letters on. A word that is not listed gets the lowest log-probability that is.
     """
-    found = {label: [score for token, score in top if _begins(token, word)] for label, word in ANSWERS.items()}
+    found = {label: [score for token, score in top if _begins(token, word)] for label, word in words.items()}
     if not any(found.values()):
         raise unlisted(model, len(top), top[0][0].strip())
     floor = min(score for _, score in top)
@@ -112,41 +113,44 @@ async def _llama_guard(ask: Ask, recipe: Recipe, model: ModelSpec, text: str, re
     )  # fmt: skip
     longer = request.model_copy(update={"max_tokens": VOTE_TOKENS, "top_logprobs": 0})
     blank = Review(stage="label", role="guard", model=model.name, call_key=request.key())
+    words = dict(zip(recipe.task.sides, WORDS, strict=True))
     try:
-        if recipe.role("guard", GuardSpec).answer == "name" or not model.top_logprobs:
-            return _vote(blank, longer, (await ask(longer)).text)
+        if recipe.role("guard").answer == "name" or not model.top_logprobs:
+            return _vote(blank, longer, (await ask(longer)).text, words)
         try:
-            raw = read_answer(alternatives(await ask(request), model), model)
+            raw = read_answer(alternatives(await ask(request), model), model, words)
         except CallFailed as failure:
             if failure.code != "no_logprobs":
                 raise
-            if _voted(failure.raw):
-                return _vote(blank, request, failure.raw)
-            return _vote(blank, longer, (await ask(longer)).text)  # its one token was a line break, or less than a word
+            if _voted(failure.raw, words):
+                return _vote(blank, request, failure.raw, words)
+            # its one token was a line break, or less than a word
+            return _vote(blank, longer, (await ask(longer)).text, words)
     except BudgetExhausted:
         raise
     except CallFailed as failure:
         return failed(blank, failure)
     right = calibrate(raw, None)
-    best = "harmful" if right["harmful"] > right["safe"] else "safe"
+    refused, allowed = words
+    best = refused if right[refused] > right[allowed] else allowed
     rows = tuple(LabelScore(label=label, raw=raw[label], calibrated=right[label]) for label in right)
-    comment = f"{ANSWERS[best]} at {math.exp(right[best]):.0%}"
+    comment = f"{words[best]} at {math.exp(right[best]):.0%}"
     return blank.model_copy(update={"answer": best, "distribution": rows, "comment": comment})
 
 
-def _vote(blank: Review, asked: CallRequest, said: str) -> Review:
-    answer, key = _voted(said), asked.key()
+def _vote(blank: Review, asked: CallRequest, said: str, words: Mapping[str, str]) -> Review:
+    answer, key = _voted(said, words), asked.key()
     if not answer:
         told = f"schema_unmet: {blank.model} answered neither safe nor unsafe"
         return blank.model_copy(update={"failure": told, "call_key": key})
-    rows = voted(answer, list(ANSWERS))
+    rows = voted(answer, list(words))
     return blank.model_copy(update={"answer": answer, "distribution": rows, "comment": VOTE, "call_key": key})
 
 
-def _voted(said: str) -> str:
+def _voted(said: str, words: Mapping[str, str]) -> str:
     """The label that the first word of an answer is, or ""."""
     word = re.match(r"\W*(\w*)", said)
-    return next((label for label, known in ANSWERS.items() if word and _begins(word[1], known)), "")
+    return next((label for label, known in words.items() if word and _begins(word[1], known)), "")
 
 
 def _begins(token: str, word: str) -> bool:

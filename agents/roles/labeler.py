@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from graft.agents.roles.asking import Ask, label_of, noun_of, request_for
+from graft.agents.roles.asking import Ask, request_for
 from graft.agents.roles.calibration import calibrate
 from graft.agents.roles.choice import TEXT_CHARS, alternatives, choice_request, judge_label, one_line, pick_examples
 from graft.agents.roles.reviewer import failed
@@ -20,7 +20,7 @@ from graft.schemas.errors import BudgetExhausted, CallFailed
 from graft.schemas.models import EMBEDDED_POOL, ModelSpec
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import LabelScore, Review, Seed
-from graft.schemas.tasks import Label, labels_of
+from graft.schemas.tasks.base import Label
 
 Giver = Literal["labeler", "reviewer", "adjudicator", "guard"]
 """A role that may give a label."""
@@ -37,7 +37,7 @@ async def nearest_labels(ask: Ask, *, recipe: Recipe, seeds: Sequence[Seed], tex
 
     A class is the mean of its seeds', its description's and its name's embeddings. Raises CallFailed.
     """
-    labels = labels_of(recipe.task)
+    labels = recipe.task.categories
     if len(labels) <= most:
         return tuple(label.name for label in labels)
     pool = (*recipe.models, *EMBEDDED_POOL)
@@ -57,7 +57,7 @@ async def label_text(
     `answer` is the label; where the model gave none of them it is what it said, and the distribution is empty.
     `by_name` asks for the name (an encoder is never asked so).
     """
-    choice = [label_of(recipe, name) for name in labels]
+    choice = [recipe.task.category(name) for name in labels]
     if model.provider != "encoder" and (by_name or recipe.role(role).answer == "name"):
         return await named_label(
             ask, recipe=recipe, model=model, role=role, seeds=seeds, text=text, labels=choice, seed=seed, sample=sample
@@ -100,7 +100,7 @@ async def named_label(
     """The label that the model names, as a vote: all probability on it. Raises BudgetExhausted only."""
     request = request_for(
         "label_name", recipe=recipe, model=model, role=role, purpose=f"{role}.name", seed=seed, sample=sample,
-        stop=("\n",), noun=noun_of(recipe), labels=labels, examples=pick_examples(seeds, labels),
+        stop=("\n",), noun=recipe.task.noun, labels=labels, examples=pick_examples(seeds, labels),
         text=one_line(text, TEXT_CHARS),
     )  # fmt: skip
     blank = Review(stage="label", role=role, model=model.name, call_key=request.key())

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from pydantic import Field
 
-from graft.agents.roles.asking import Ask, clause_of, cleaned, concept_of, ended, label_of, noun_of, request_for
+from graft.agents.roles.asking import Ask, cleaned, concept_of, ended, request_for
 from graft.schemas.base import Value
 from graft.schemas.calls import CallRequest, Message, Reply
 from graft.schemas.errors import CallFailed
@@ -19,7 +19,6 @@ from graft.schemas.models import ModelSpec
 from graft.schemas.recipe import Recipe
 from graft.schemas.refusals import refusal_of
 from graft.schemas.rows import Slot
-from graft.schemas.tasks import GuardTask
 
 _ITEM = re.compile(
     r"\A\s*+(?:(?:example|text|utterance|sentence)\s*+)?[(\[]?(\d{1,2})\s*+[.):\]](?!\d)\s*+(\S.*)$", re.IGNORECASE
@@ -80,11 +79,11 @@ def mix_request(recipe: Recipe, model: ModelSpec, slot: Slot, mix: Mix, *, count
     own = [seed.text for seed in slot.exemplars if seed.label == slot.label]
     return request_for(
         "mix", recipe=recipe, model=model, role="generator", purpose="generate.mix", seed=slot.seed, sample=sample,
-        stop=("\n\n", f"\n{len(own) + count + 1}."), own=own, noun=noun_of(recipe), count=count,
+        stop=("\n\n", f"\n{len(own) + count + 1}."), own=own, noun=recipe.task.noun, count=count,
         language=recipe.task.language,
         kinds=_kinds(recipe, slot, mix), shown=bool(slot.exemplars), share=share, rest=rest, seed_class=slot.label,
-        partner=mix.partner, about=label_of(recipe, slot.label).description or slot.label,
-        partner_about=label_of(recipe, mix.partner).description or mix.partner, concept=concept_of(slot),
+        partner=mix.partner, about=recipe.task.category(slot.label).description or slot.label,
+        partner_about=recipe.task.category(mix.partner).description or mix.partner, concept=concept_of(slot),
     )  # fmt: skip
 
 
@@ -129,7 +128,7 @@ async def write_message(
     begun = prefill and model.style == "chat" and bool(prefix)
     request = request_for(
         "harm_message", recipe=recipe, model=model, role="generator", purpose="generate.message", seed=slot.seed,
-        sample=sample, stop=("\n",), noun=noun_of(recipe), clause=clause_of(recipe, slot.label),
+        sample=sample, stop=("\n",), noun=recipe.task.noun, clause=recipe.task.clause(slot.label),
         wanted=_wanted(recipe, slot, borderline), language=recipe.task.language,
         examples=[seed.text for seed in slot.exemplars],
     )  # fmt: skip
@@ -161,16 +160,17 @@ def _message(reply: Reply, prefix: str) -> str:
 def _wanted(recipe: Recipe, slot: Slot, borderline: bool) -> str:
     """What completes "a message which …" for what is wanted."""
     task = recipe.task
-    if borderline and isinstance(task, GuardTask):
-        return f"{task.safe}, though at first sight it looks as if it {task.policy}"
-    return clause_of(recipe, slot.label)
+    if borderline and task.sides:
+        refused, allowed = (task.clause(side) for side in task.sides)
+        return f"{allowed}, though at first sight it looks as if it {refused}"
+    return task.clause(slot.label)
 
 
 def _kinds(recipe: Recipe, slot: Slot, mix: Mix) -> list[dict[str, object]]:
     return [
         {
             "name": name,
-            "about": label_of(recipe, name).description,
+            "about": recipe.task.category(name).description,
             "examples": [seed.text for seed in slot.exemplars if seed.label == name],
         }
         for name in mix.classes

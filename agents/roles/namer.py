@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from graft.agents.roles.asking import Ask, label_of, object_schema, request_for, short_string
+from graft.agents.roles.asking import Ask, object_schema, request_for, short_string
 from graft.agents.roles.generator import KEYWORD_CHARS, NEWLINE, keywords_in
 from graft.schemas.models import ModelSpec
 from graft.schemas.recipe import Recipe
@@ -26,7 +26,7 @@ async def name_concepts(
     request = request_for(
         "concepts", recipe=recipe, model=model, role="generator", purpose="steer.concepts", seed=seed, stop=NEWLINE,
         schema=object_schema({"keywords": words}) if model.style == "chat" else None, max_tokens=96, most=MOST,
-        label=label.replace("_", " "), about=label_of(recipe, label).description, texts=list(texts)[:SHOWN],
+        label=label.replace("_", " "), about=recipe.task.category(label).description, texts=list(texts)[:SHOWN],
     )  # fmt: skip
     named = keywords_in(await ask(request), model)
     own = label.replace("_", " ").casefold()

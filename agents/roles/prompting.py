@@ -17,6 +17,7 @@ from jinja2.sandbox import SandboxedEnvironment
 from graft.schemas.base import stable_hash
 from graft.schemas.calls import Message
 from graft.schemas.models import ModelSpec
+from graft.schemas.tasks.base import Criterion
 
 FOLDER = Path(__file__).parent / "prompts"
 FRAGMENT_WORDS = 8
@@ -53,17 +54,17 @@ def prompts_version(prompts: tuple[str | Path, ...]) -> str:
 
 
 @cache
-def fragments(prompts: tuple[str | Path, ...]) -> tuple[str, ...]:
+def fragments(prompts: tuple[str | Path, ...], rubric: tuple[Criterion, ...] = ()) -> tuple[str, ...]:
     """The fixed sentences of 8 words or more of the prompts that a row can meet: a text that holds one repeats them.
 
-    Seed preparation's prompts are left out: no row is made or judged by them, and their examples are ordinary texts.
+    A task's rubric is among them. Seed preparation's prompts are left out: no row is made or judged by them, and their
+    examples are ordinary texts.
     """
+    files = [file for file in sorted(map(_file, prompts)) if not file.name.startswith("seed_")]
+    fixed = [_CODE.sub("\n", file.read_text(encoding="utf-8")) for file in files]
     found: dict[str, None] = {}
-    for file in sorted(map(_file, prompts)):
-        if file.name.startswith("seed_"):
-            continue
-        fixed = _CODE.sub("\n", file.read_text(encoding="utf-8"))
-        for piece in _ENDS.split(fixed):
+    for text in (*fixed, *(one.meaning for one in rubric)):
+        for piece in _ENDS.split(text):
             sentence = " ".join(piece.split()).strip("-*#<>,' ")
             if len(sentence.split()) >= FRAGMENT_WORDS:
                 found.setdefault(sentence)

@@ -14,7 +14,6 @@ from graft.schemas.errors import CallFailed, NoPrefill
 from graft.schemas.models import ModelSpec
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Slot
-from graft.schemas.tasks import labels_of
 
 Kind = Literal["refusal", "compliance"]
 
@@ -59,7 +58,7 @@ def _request(recipe: Recipe, model: ModelSpec, slot: Slot, instruction: str, var
     return request_for(
         TEMPLATES[variant], recipe=recipe, model=model, role="responder", purpose=f"respond.{variant}",
         seed=slot.seed + OFFSETS[variant], stop=("\nUser:",), instruction=instruction,
-        policy=labels_of(recipe.task)[0].description,
+        policy=recipe.task.clause(recipe.task.names[0]),
     )  # fmt: skip
 
 

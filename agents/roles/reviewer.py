@@ -1,8 +1,8 @@
 """Reviewers: three flags on an instruction, six scores on a response or a text, or a distribution over the labels.
 
-Scores follow GRA section 3 (arXiv 2504.12322) and parse strictly: exactly six whole numbers in 0..10, anything else is
-a failed review. The paper's text says 0..10 and its prompt 1..10; here it is 0..10 in both. For (text, label) rows the
-six dimensions are adapted; for a guard, harmlessness gives way to certainty, or harmful rows could never pass.
+Scores follow GRA section 3 (arXiv 2504.12322) and parse strictly: exactly the whole numbers in 0..10 that were asked
+for, anything else is a failed review. The paper's text says 0..10 and its prompt 1..10; here it is 0..10 in both. For
+(text, label) rows the dimensions are those of the task's rubric.
 A judge that fails gives a Review with `failure` set ("code: what"), never an exception, but BudgetExhausted is raised.
 """
 
@@ -15,7 +15,6 @@ from typing import Any, Literal
 from graft.agents.roles.asking import (
     Ask,
     first_words,
-    noun_of,
     object_in,
     object_schema,
     request_for,
@@ -29,14 +28,12 @@ from graft.schemas.errors import BudgetExhausted, CallFailed
 from graft.schemas.models import ModelSpec
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import LabelScore, Review, Seed, Slot
-from graft.schemas.tasks import GuardTask, Label, labels_of
+from graft.schemas.tasks.base import Label
 
 Judge = Literal["reviewer", "adjudicator"]
 
 FLAGS = ("reasonableness", "completeness", "clarity")
 RESPONSE_SCORES = ("correctness", "clarity", "completeness", "relevance", "coherence", "ethicality")
-TEXT_SCORES = ("fit", "usability", "clarity", "naturalness", "completeness", "harmlessness")
-GUARD_SCORES = (*TEXT_SCORES[:5], "certainty")
 COMMENT_WORDS = 29
 COMMENT_CHARS = 200
 
@@ -44,7 +41,7 @@ COMMENT_CHARS = 200
 def by_probabilities(recipe: Recipe, model: ModelSpec, role: Judge) -> bool:
     """Whether this judge answers by label probabilities: as its role says, and an encoder always."""
     spec = recipe.role(role)
-    return recipe.task.kind != "instruction" and (spec.answer == "logprobs" or model.provider == "encoder")
+    return recipe.task.labelled and (spec.answer == "logprobs" or model.provider == "encoder")
 
 
 async def review_instruction(
@@ -81,7 +78,7 @@ async def review_text(
     ask: Ask, *, recipe: Recipe, model: ModelSpec, slot: Slot, text: str, seeds: Sequence[Seed],
     calibration: Mapping[str, Mapping[str, float]], sample: int = 0, labels: Sequence[Label] | None = None,
 ) -> Review:  # fmt: skip
-    """Whether a text fits its label and is usable: six scores, or label probabilities. Raises BudgetExhausted only.
+    """Whether a text fits its label and is usable: scores, or label probabilities. Raises BudgetExhausted only.
 
     `labels` narrows what a judge chooses among; the slot's label must be one of them.
     """
@@ -102,10 +99,10 @@ async def judge_text(
         return await _distribution(
             ask, recipe=recipe, model=model, role=role, slot=slot, text=text, seeds=seeds, means=means, labels=labels
         )
-    guard = isinstance(recipe.task, GuardTask)
+    rubric = recipe.task.rubric
     return await score(
-        ask, "review_text", GUARD_SCORES if guard else TEXT_SCORES, recipe=recipe, model=model, role=role, slot=slot,
-        sample=sample, prior=prior, guard=guard, noun=noun_of(recipe), labels=labels or labels_of(recipe.task),
+        ask, "review_text", [one.name for one in rubric], recipe=recipe, model=model, role=role, slot=slot,
+        sample=sample, prior=prior, rubric=rubric, noun=recipe.task.noun, labels=labels or recipe.task.categories,
         text=text, label=slot.label, good=_first(seeds, lambda label: label == slot.label),
         bad=_first(seeds, lambda label: label not in ("", slot.label)),
     )  # fmt: skip

@@ -30,7 +30,6 @@ from graft.schemas.errors import CallFailed
 from graft.schemas.models import ModelSpec
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Candidate, Seed
-from graft.schemas.tasks import labels_of
 
 SUMMARY_WORDS = 30
 
@@ -77,7 +76,7 @@ async def _prepared(ask: Ask, recipe: Recipe, seed: Seed, models: Sequence[Model
 async def _domain(ask: Ask, recipe: Recipe, seed: Seed, model: ModelSpec) -> str:
     if seed.label:
         return seed.label
-    labels = labels_of(recipe.task)
+    labels = recipe.task.categories
     names = {label.name.casefold(): label.name for label in labels}
 
     def read(reply: Reply) -> str:

@@ -34,13 +34,6 @@ def png(chart: dict[str, Any]) -> bytes:
     return bytes(vl_convert.vegalite_to_png(_on_white(chart), scale=2))
 
 
-def warm() -> None:
-    """Draw a chart that nobody sees: the first of a process takes seconds, as its libraries are loaded."""
-    from graft.dashboard.charts.shapes import bars
-
-    svg(bars([{"name": "", "rows": 1}], category="name", value="rows", title=""), "")
-
-
 def _on_white(chart: dict[str, Any]) -> dict[str, Any]:
     return {**chart, "background": "white", "config": {**chart["config"], **_config("#222")}}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from graft.dashboard.charts import ACCENT, PALETTE, SECOND, SPLITS, finished
+from graft.dashboard.charts import ACCENT, PALETTE, SECOND, SPLITS, finished, svg
 
 
 def bars(rows: Sequence[dict[str, Any]], *, category: str, value: str, title: str, width: int = 420) -> dict[str, Any]:
@@ -288,3 +288,8 @@ def stacked_days(rows: Sequence[dict[str, Any]], *, day: str, value: str, part: 
         )
     )  # fmt: skip
     return finished(chart, 480, 200)
+
+
+def warm() -> None:
+    """Draw a chart that nobody sees: the first of a process takes seconds, as its libraries are loaded."""
+    svg(bars([{"name": "", "rows": 1}], category="name", value="rows", title=""), "")

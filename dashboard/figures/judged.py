@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgementFigures:
     """What is counted in a version and its runs: relabelled rows, adjudications, scores, and the methods' own reports.
 
     `relabels`: intended, label, rows, share (of the version's rows that were meant as `intended`).
@@ -32,12 +32,12 @@ class Judged:
     reports: tuple[tuple[str, Section], ...]
 
 
-def judged(lake: Lake, found: DatasetVersion) -> Judged:
+def judged(lake: Lake, found: DatasetVersion) -> JudgementFigures:
     """All of it; on a million rows some seconds."""
     of_runs = runs(lake, found)
     pairs = relabelled(lake, found)
     meant = sum(row["rows"] for row in pairs)
-    return Judged(
+    return JudgementFigures(
         relabels=[row for row in pairs if row["intended"] != row["label"]],
         meant=meant,
         labels=adjudicated(lake, of_runs),

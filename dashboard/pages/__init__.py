@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from graft.dashboard.context import Chart, Page
 from graft.dashboard.pages import (
     changes,
     charts,
@@ -11,6 +12,7 @@ from graft.dashboard.pages import (
     map,
     models,
     people,
+    report,
     review,
     row,
     rows,
@@ -18,10 +20,9 @@ from graft.dashboard.pages import (
     schedules,
     students,
 )
-from graft.dashboard.pages.page import Chart, Page
 
 MODULES = (
-    home, runs, datasets, judged, map, changes, people, rows, row, review, students, models, schedules, charts,
+    home, runs, datasets, report, judged, map, changes, people, rows, row, review, students, models, schedules, charts,
 )  # fmt: skip
 
 PAGES: tuple[Page, ...] = tuple(page for module in MODULES for page in module.PAGES)

@@ -6,8 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from graft.dashboard.charts import png, svg
-from graft.dashboard.context import context_of
-from graft.dashboard.pages.page import Page
+from graft.dashboard.context import Page, context_of
 from graft.schemas.errors import NotFound
 
 

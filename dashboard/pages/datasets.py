@@ -13,9 +13,9 @@ from starlette.responses import Response
 
 from graft.dashboard.charts import SPLITS
 from graft.dashboard.charts.shapes import dense, histogram, sparkline, stacked
-from graft.dashboard.context import PageContext, context_of
+from graft.dashboard.context import Chart, Page, PageContext, Spec, context_of
 from graft.dashboard.figures import datasets as figures
-from graft.dashboard.pages.page import Chart, Page, Spec
+from graft.dashboard.pages.students import kind_tables
 from graft.dashboard.parts import Part
 from graft.dashboard.show import shown
 from graft.dashboard.tables import attachment
@@ -79,6 +79,7 @@ def overview(context: PageContext, found: DatasetVersion, patience_s: float | No
     report = context.reports.of(found, patience_s)
     by_name = {section.name: section for section in sections(report)} if report else {}
     balance = figures.balance(found, counted)
+    kinds = kind_tables(context, found.dataset, found.version)
     return Part(
         tables=(
             _balance_table(found, balance, noun),
@@ -86,7 +87,8 @@ def overview(context: PageContext, found: DatasetVersion, patience_s: float | No
             _runs_table(context, of_runs),
             Table("drops", "Left out of its parent", _DROPS, figures.drops(context.lake, found)),
             _versions_table(context, found),
-            *_students_tables(context, found),
+            _students_table(context, found),
+            *kinds,
             _models_table(found, report),
         ),
         values={
@@ -101,6 +103,7 @@ def overview(context: PageContext, found: DatasetVersion, patience_s: float | No
             "sections": by_name,
             "variety": [fact for name in VARIETY if name in by_name for fact in by_name[name].facts],
             "candidates": sum(row["rows"] for row in ends.rows),
+            "kinds": [table.name for table in kinds],
         },
         ready=report is not None,
     )
@@ -127,15 +130,6 @@ def quality(request: Request) -> Response:
         request, "quality.html.jinja", f"Quality of {found.ref}", ref=found.ref, version=found, groups=groups,
         report=report, tables=tuple(table for group in groups for table in group.tables),
     )  # fmt: skip
-
-
-def whole(request: Request) -> Response:
-    """All of a version in one HTML file, the same that `graft report` writes."""
-    from graft.dashboard.report import file_name, render
-
-    context = context_of(request)
-    found = version(context.lake, request.path_params["ref"])
-    return as_file(render(context, found, patience_s=60.0), "text/html", file_name(found))
 
 
 def as_file(body: str | bytes, kind: str, name: str) -> Response:
@@ -186,10 +180,9 @@ def _read(value: Any) -> dict[str, int]:
 
 
 def _noun(context: PageContext, found: DatasetVersion) -> str:
-    """What the rows' labels are called: an instruction task has domains."""
+    """What the rows' labels are called."""
     run = context.lake.run(found.run_id)
-    task = run.recipe.get("task") if run else None
-    return "domain" if isinstance(task, dict) and task.get("kind") == "instruction" else "label"
+    return run.task.label_noun if run else "label"
 
 
 def _balance_table(found: DatasetVersion, balance: list[dict[str, Any]], noun: str) -> Table:
@@ -267,8 +260,8 @@ def _versions_table(context: PageContext, found: DatasetVersion) -> Table:
     return Table("versions", "Versions", columns, rows[::-1])
 
 
-def _students_tables(context: PageContext, found: DatasetVersion) -> tuple[Table, ...]:
-    """Students that learned from the version: classifiers by their rank, then those that write."""
+def _students_table(context: PageContext, found: DatasetVersion) -> Table:
+    """Students that learned from the version and were judged on held-out rows, by their rank."""
     from graft.data.scores import leaderboard
 
     page = "/students/{student_id}" in {one.path for one in context.pages}
@@ -283,20 +276,7 @@ def _students_tables(context: PageContext, found: DatasetVersion) -> tuple[Table
         Column("encoder", "encoder"), Column("train_rows", "learned from", "number"),
         Column("seconds", "training", "seconds"), Column("created_at", "trained", "ago"),
     )  # fmt: skip
-    writers = [
-        {"student_id": one.id, "base": one.settings.instruct.base, "train_rows": one.train_rows, "loss": score.loss,
-         "base_loss": score.base_loss, "preferred": score.preferred, "created_at": one.created_at,
-         "link": f"/students/{quote(one.id, safe='')}" if page else None}
-        for one in context.lake.students(found.dataset) if one.version == found.version
-        for score in context.lake.instruct_evaluations(one.id)
-    ]  # fmt: skip
-    written = (
-        Column("student_id", "student", "code", link="link"), Column("base", "base model"),
-        Column("train_rows", "learned from", "number"), Column("loss", "loss (nats a token)", "number", digits=3),
-        Column("base_loss", "loss of the base", "number", digits=3), Column("preferred", "prefers the better", "share"),
-        Column("created_at", "trained", "ago"),
-    )  # fmt: skip
-    return Table("students", "Students", columns, judged), Table("writers", "Students that write", written, writers)
+    return Table("students", "Students", columns, judged)
 
 
 def _models_table(found: DatasetVersion, report: Any) -> Table:
@@ -326,7 +306,6 @@ PAGES = (
     Page("/datasets", "datasets", datasets, menu="Datasets"),
     Page("/datasets/{ref}", "dataset", dataset, tab="Overview"),
     Page("/datasets/{ref}/quality", "quality", quality, tab="Quality"),
-    Page("/datasets/{ref}/report", "report", whole, plain=None),
 )
 CHARTS = (
     Chart("balance", "rows of each label, by split", draw_balance),

@@ -9,9 +9,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from graft.dashboard.charts.shapes import sparkline
-from graft.dashboard.context import PageContext, context_of
+from graft.dashboard.context import Page, PageContext, context_of
 from graft.dashboard.figures import datasets as figures
-from graft.dashboard.pages.page import Page
 from graft.data.versions import version
 from graft.schemas.live import read_live
 

@@ -12,10 +12,9 @@ from starlette.responses import Response
 
 from graft.dashboard.charts import ACCENT, SECOND
 from graft.dashboard.charts.shapes import heat, histogram, lines, offsets, roomy, shares
-from graft.dashboard.context import PageContext, context_of
+from graft.dashboard.context import Chart, Page, PageContext, Spec, context_of
 from graft.dashboard.figures import judged as figures
 from graft.dashboard.pages.datasets import rows_link
-from graft.dashboard.pages.page import Chart, Page, Spec
 from graft.dashboard.parts import Part
 from graft.dashboard.show import shown
 from graft.data.versions import version
@@ -72,11 +71,11 @@ def judged_part(context: PageContext, found: DatasetVersion, patience_s: float =
     )
 
 
-def _judged(context: PageContext, found: DatasetVersion, patience_s: float = 0.5) -> figures.Judged | None:
+def _judged(context: PageContext, found: DatasetVersion, patience_s: float = 0.5) -> figures.JudgementFigures | None:
     return context.reports.made(("judged", found.ref), lambda lake: figures.judged(lake, found), patience_s)
 
 
-def _reports(counted: figures.Judged | None) -> list[tuple[str, Section]]:
+def _reports(counted: figures.JudgementFigures | None) -> list[tuple[str, Section]]:
     """Runs and what their methods tell of them; the names of its tables are made unique on the page."""
     return [
         (run_id, replace(one, tables=tuple(replace(table, name=f"{table.name}{number}") for table in one.tables)))
@@ -118,7 +117,7 @@ def _bias_table(held: Reviews | None) -> Table:
     return Table("bias", "Bias by label", columns, rows)
 
 
-def _adjudicated_table(counted: figures.Judged | None) -> Table:
+def _adjudicated_table(counted: figures.JudgementFigures | None) -> Table:
     columns = (
         Column("label", "label"), Column("candidates", "candidates", "number"),
         Column("adjudicated", "to the adjudicator", "number"),
@@ -129,7 +128,7 @@ def _adjudicated_table(counted: figures.Judged | None) -> Table:
     return Table("adjudicated", "Adjudications", columns, counted.labels if counted else (), empty=empty)
 
 
-def _pairs_table(found: DatasetVersion, counted: figures.Judged | None) -> Table:
+def _pairs_table(found: DatasetVersion, counted: figures.JudgementFigures | None) -> Table:
     pairs = counted.relabels if counted else []
     rows = [
         {**row, "link": rows_link(found, label=row["label"], intended=row["intended"])} for row in pairs[:PAIRS]

@@ -12,10 +12,9 @@ from starlette.responses import RedirectResponse, Response
 
 from graft.dashboard.charts import ACCENT, PALETTE, SECOND, SPLITS
 from graft.dashboard.charts.shapes import scatter
-from graft.dashboard.context import PageContext, context_of
+from graft.dashboard.context import Chart, Page, PageContext, Spec, context_of
 from graft.dashboard.figures import map as figures
 from graft.dashboard.meaning import COSINE, Alike, meaning_of
-from graft.dashboard.pages.page import Chart, Page, Spec
 from graft.dashboard.pages.row import address
 from graft.data.versions import version
 from graft.schemas.errors import GraftError

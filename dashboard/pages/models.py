@@ -11,8 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from graft.dashboard.charts.shapes import bars, intervals, stacked_days
-from graft.dashboard.context import PageContext, context_of
-from graft.dashboard.pages.page import Chart, Page, Spec
+from graft.dashboard.context import Chart, Page, PageContext, Spec, context_of
 from graft.schemas.base import utc_now
 from graft.schemas.errors import GraftError
 from graft.schemas.sections import Column, Table

@@ -10,8 +10,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from graft.dashboard.charts.shapes import intervals
-from graft.dashboard.context import PageContext, context_of
-from graft.dashboard.pages.page import Chart, Page, Spec
+from graft.dashboard.context import Chart, Page, PageContext, Spec, context_of
 from graft.dashboard.posting import Form, posted
 from graft.data.versions import version
 from graft.schemas.errors import GraftError
@@ -67,12 +66,12 @@ def publish(request: Request, form: Form) -> Response:
 
 
 @posted
-def go_on(request: Request, form: Form) -> Response:
-    """Let a run that waits for review go on (POST)."""
-    from graft.flows.pause import go_on as resume
+def resume(request: Request, form: Form) -> Response:
+    """Resume a run that waits for review (POST)."""
+    from graft.flows.pause import resume as resume_run
 
     context, run_id = context_of(request), form.get("run", "")
-    resume(context.home, run_id, by=context.door.person(request))
+    resume_run(context.home, run_id, by=context.door.person(request))
     return RedirectResponse(f"/runs/{quote(run_id)}", 303)
 
 
@@ -152,6 +151,6 @@ def _decisions(made: tuple[Standing, ...], *, every: bool) -> Table:
 PAGES = (
     Page("/datasets/{ref}/people", "people", people, tab="People"),
     Page("/review/publish", "publish", publish, posts=True),
-    Page("/review/go-on", "go-on", go_on, posts=True),
+    Page("/review/resume", "resume", resume, posts=True),
 )
 CHARTS = (Chart("judges", "share of people's decisions that each judge agrees with, with its interval", draw_judges),)

@@ -10,8 +10,7 @@ from urllib.parse import urlencode
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from graft.dashboard.context import PageContext, context_of
-from graft.dashboard.pages.page import Page
+from graft.dashboard.context import Page, PageContext, context_of
 from graft.dashboard.people import clean, remember
 from graft.dashboard.posting import Form, posted
 from graft.dashboard.queues import Ask

@@ -14,13 +14,12 @@ from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
-from graft.dashboard.context import PageContext, context_of
+from graft.dashboard.context import Page, PageContext, context_of
 from graft.dashboard.figures import Rows
 from graft.dashboard.figures import rows as figures
 from graft.dashboard.figures.filters import FILTERS, LONGEST, SORTS, Asked, Filter, asked, too_long
 from graft.dashboard.figures.rows import Within
 from graft.dashboard.meaning import COSINE, Making, meaning_of
-from graft.dashboard.pages.page import Page
 from graft.dashboard.tables import as_csv, attachment
 from graft.data.fence import SEARCH
 from graft.data.rescue import runs_of
@@ -140,8 +139,10 @@ def _listed(
 
 def _cluster(context: PageContext, found: DatasetVersion, row_id: str) -> tuple[list[str] | None, list[str]]:
     """The rows of the cluster of near duplicates that this row is in."""
+    from graft.data.vectors import clusters
+
     vectors = meaning_of(context.home).vectors(found)
-    for one in vectors.clusters(COSINE) if vectors is not None else ():
+    for one in clusters(vectors, COSINE) if vectors is not None else ():
         if row_id in one.members:
             return list(one.members), []
     return None, ["There is no such cluster of near duplicates; the map lists those that there are."]

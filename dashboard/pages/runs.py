@@ -10,10 +10,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from graft.dashboard.charts.shapes import bars, line
-from graft.dashboard.context import PageContext, context_of
+from graft.dashboard.context import Chart, Page, PageContext, Spec, context_of
 from graft.dashboard.figures import Rows
 from graft.dashboard.figures import runs as figures
-from graft.dashboard.pages.page import Chart, Page, Spec
 from graft.schemas.datasets import Run
 from graft.schemas.errors import GraftError, NotFound
 from graft.schemas.live import read_live
@@ -122,10 +121,9 @@ def _prefect_page(now: Live | None) -> str:
 
 def _progress(run: Run, rows: Rows) -> list[dict[str, Any]]:
     """Accepted and wanted of each label. The recipe is read as it lies: an older Graft may have written it."""
-    task, target = run.recipe.get("task", {}), run.recipe.get("target", {})
+    target = run.recipe.get("target", {})
     every, single = target.get("rows_per_label"), target.get("labels", {})
-    named = [label["name"] for label in task.get("labels", ()) or task.get("domains", ())]
-    wanted = {name: single.get(name, every) for name in named if every is not None}
+    wanted = {name: single.get(name, every) for name in run.task.names if every is not None}
     have = {row["label"]: row["accepted"] for row in rows}
     names = [*wanted, *(name for name in have if name not in wanted)]
     return [

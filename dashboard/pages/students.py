@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from graft.dashboard.charts.shapes import heat, intervals, lines, reliability
-from graft.dashboard.context import PageContext, context_of
-from graft.dashboard.pages.page import Chart, Page, Spec
+from graft.dashboard.context import Chart, Page, PageContext, Spec, context_of
 from graft.schemas.errors import GraftError, NotFound
 from graft.schemas.sections import Column, Table
 
@@ -36,9 +37,10 @@ def students(request: Request) -> Response:
     boards = tuple(_board(number, test, standings) for number, test in enumerate(tests))
     loops = {curves[0].improvement: name for name in ([chosen] if chosen else names)
              if (curves := learning_curve(context.lake, name))}  # fmt: skip
+    kinds = kind_tables(context, chosen or None)
     return context.page(
-        request, "students.html.jinja", "Students", tables=(*boards, _instructed(context, chosen)), names=names,
-        chosen=chosen, tests=tests, loops=list(loops.values()),
+        request, "students.html.jinja", "Students", tables=(*boards, *kinds), names=names, chosen=chosen, tests=tests,
+        loops=list(loops.values()), kinds=[table.name for table in kinds],
     )  # fmt: skip
 
 
@@ -63,22 +65,17 @@ def _board(number: int, test: tuple[str, str, str], standings: list[Standing]) -
     return Table(f"board{number}", f"{dataset} on {file}", columns, rows, note=f"{count:,} test rows")
 
 
-def _instructed(context: PageContext, dataset: str) -> Table:
-    """Instruction students: loss beside that of the model that each started as."""
-    rows = [
-        {"id": student.id, "dataset": student.dataset, "version": student.version, "created_at": student.created_at,
-         **told.model_dump(), "less": told.base_loss - told.loss}
-        for student in context.lake.students(dataset or None)
-        for told in context.lake.instruct_evaluations(student.id)
+def kind_tables(context: PageContext, dataset: str | None, version: int | None = None) -> list[Table]:
+    """Students that are judged in a way of their kind, linked to their pages."""
+    from graft.students.kinds.base import tables_of_kinds
+
+    page = "/students/{student_id}" in {one.path for one in context.pages}
+    return [
+        replace(table, rows=[
+            {**row, "link": f"/students/{quote(row['student_id'], safe='')}" if page else None} for row in table.rows
+        ])
+        for table in tables_of_kinds(context.lake, dataset, version)
     ]  # fmt: skip
-    columns = (
-        Column("id", "student", "code"), Column("dataset", "dataset"), Column("version", "version", "number"),
-        Column("loss", "loss, nats", "number", digits=3), Column("base_loss", "of the base", "number", digits=3),
-        Column("less", "less by", "number", digits=3), Column("preferred", "prefers the chosen", "share"),
-        Column("base_preferred", "the base did", "share"), Column("rows", "rows", "number"),
-        Column("created_at", "made", "ago"),
-    )  # fmt: skip
-    return Table("instructed", "Instruction students", columns, rows)
 
 
 def student(request: Request) -> Response:

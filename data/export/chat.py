@@ -1,8 +1,8 @@
 """The shapes that trainers of language models read: messages, alpaca, sharegpt, prompt and completion, LLaMA-Factory.
 
-For a classification or guard task the user says the text and the assistant the label; with `ask` the text comes after a
-question that names the labels, with `instruction` after those words. For an instruction task the assistant says the
-response.
+For a task with labels the user says the text and the assistant the label; with `ask` the text comes after a
+question that names the labels, with `instruction` after those words. For a task of responses the assistant says
+the response.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ ASK = "Which of these labels fits the text? Answer with the label alone.\nLabels
 
 
 def _needs_answers(source: Source) -> None:
-    if source.task == "instruction" and not source.has_response:
+    if not source.task.labelled and not source.has_response:
         what = "its rows have no response: there is nothing for the assistant to say"
         raise GraftError(what, where=source.found.ref, fix="--format jsonl")
 
@@ -36,7 +36,7 @@ def _judged(source: Source) -> str:
 
 def turns(source: Source, params: Params) -> tuple[str, str]:
     """SQL of what the user says, and of what the assistant does."""
-    if source.task == "instruction":
+    if not source.task.labelled:
         return "text", "coalesce(response, '')"
     said = _judged(source)
     if source.ask or source.instruction:
@@ -69,7 +69,7 @@ def _prompt_completion(source: Source, params: Params) -> Columns:
 
 
 def _alpaca(source: Source, params: Params) -> Columns:
-    if source.task == "instruction":
+    if not source.task.labelled:
         return {"instruction": "text", "input": "''", "output": "coalesce(response, '')"}
     return {"instruction": params.add(_question(source)), "input": _judged(source), "output": "label"}
 
@@ -87,13 +87,13 @@ def _dataset_info(source: Source, files: Sequence[Written], folder: Path) -> Map
 
 
 FORMATS = (
-    Format("messages", "training", "any", "`messages` of user and assistant: TRL's SFT, OpenAI's fine-tuning", "jsonl",
+    Format("messages", "training", "`messages` of user and assistant: TRL's SFT, OpenAI's fine-tuning", "jsonl",
            _messages, check=_needs_answers),
-    Format("prompt_completion", "training", "any", "`prompt`, `completion`: TRL's SFT on the answer alone", "jsonl",
+    Format("prompt_completion", "training", "`prompt`, `completion`: TRL's SFT on the answer alone", "jsonl",
            _prompt_completion, check=_needs_answers),
-    Format("alpaca", "training", "any", "`instruction`, `input`, `output`", "jsonl", _alpaca, check=_needs_answers),
-    Format("sharegpt", "training", "any", "`conversations` of human and gpt", "jsonl", _sharegpt,
+    Format("alpaca", "training", "`instruction`, `input`, `output`", "jsonl", _alpaca, check=_needs_answers),
+    Format("sharegpt", "training", "`conversations` of human and gpt", "jsonl", _sharegpt,
            check=_needs_answers),
-    Format("llamafactory", "training", "any", "alpaca's files and LLaMA-Factory's dataset_info.json", "jsonl", _alpaca,
+    Format("llamafactory", "training", "alpaca's files and LLaMA-Factory's dataset_info.json", "jsonl", _alpaca,
            check=_needs_answers, beside=_dataset_info),
 )  # fmt: skip

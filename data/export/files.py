@@ -79,14 +79,14 @@ def _joined(parts: Mapping[str, Path], target: Path) -> None:
 
 
 FORMATS = (
-    Format("parquet", "files", "any", "columns, typed and small", "parquet", _as_is, choosable=True),
-    Format("jsonl", "files", "any", "one JSON object a line", "jsonl", _as_is, choosable=True),
-    Format("csv", "files", "any", "for spreadsheets; no cell is a formula", "csv", _cells, choosable=True,
+    Format("parquet", "files", "columns, typed and small", "parquet", _as_is, choosable=True),
+    Format("jsonl", "files", "one JSON object a line", "jsonl", _as_is, choosable=True),
+    Format("csv", "files", "for spreadsheets; no cell is a formula", "csv", _cells, choosable=True,
            notes=CSV_NOTES),
-    Format("fasttext", "files", "classification", "`__label__x text`, one a line", "lines", _fasttext, suffix="txt",
+    Format("fasttext", "files", "`__label__x text`, one a line", "lines", _fasttext, suffix="txt",
            check=_one_label_a_word, notes=FASTTEXT_NOTES),
-    Format("intents", "files", "classification", "one JSON of split to [text, label] pairs, as CLINC150", "lines",
+    Format("intents", "files", "one JSON of split to [text, label] pairs, as CLINC150", "lines",
            _pairs, suffix="json", compressions=("none",), joined=("intents.json", _joined), shardable=False),
-    Format("banking77", "files", "classification", "CSV of text and category, as Banking77", "csv", _banking,
+    Format("banking77", "files", "CSV of text and category, as Banking77", "csv", _banking,
            notes=CSV_NOTES),
 )  # fmt: skip

@@ -17,7 +17,6 @@ LICENCES = frozenset((
 ))  # fmt: skip
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"),
          (10_000_000, "1M<n<10M"), (100_000_000, "10M<n<100M"))  # fmt: skip
-TASKS = {"classification": "text-classification", "guard": "text-classification", "instruction": "text-generation"}
 CROISSANT = "http://mlcommons.org/croissant/1.0"
 CONTEXT = {
     "@language": "en", "@vocab": "https://schema.org/", "sc": "https://schema.org/",
@@ -99,7 +98,7 @@ def _head(source: Source, files: Sequence[Written], folder: Path) -> str:
         **({"license_name": "see-the-card"} if licence == "other" else {}),
         "language": [source.language],
         "size_categories": [next((name for below, name in SIZES if rows < below), "100M<n<1B")],
-        "task_categories": [TASKS[source.task]],
+        "task_categories": [source.task.hub_category],
         "tags": ["synthetic"],
         "configs": [{"config_name": "default", "data_files": paths}],
         "dataset_info": info,
@@ -125,7 +124,7 @@ def _croissant(source: Source, files: Sequence[Written], folder: Path) -> Mappin
     ]  # fmt: skip
     described = {
         "@context": CONTEXT, "@type": "sc:Dataset", "conformsTo": CROISSANT, "name": found.dataset,
-        "description": f"A synthetic dataset for {source.task}; what is known of it stands in README.md.",
+        "description": f"A synthetic dataset for {source.task.kind}; what is known of it stands in README.md.",
         "version": f"{found.version}.0.0", "datePublished": f"{found.created_at:%Y-%m-%d}", "url": ".",
         "license": source.licence or licence, "inLanguage": source.language, "distribution": [*objects, *sets],
         "recordSet": [_record_set(source, split) for split in _splits(files)],
@@ -144,6 +143,6 @@ def _record_set(source: Source, split: str) -> dict[str, Any]:
 
 
 FORMATS = (
-    Format("hf", "hub", "any", "Hugging Face's layout: Parquet shards, README with a head, Croissant; --push",
+    Format("hf", "hub", "Hugging Face's layout: Parquet shards, README with a head, Croissant; --push",
            "parquet", _select, path=_path, beside=_croissant, head=_head, choosable=True, skips_empty=True),
 )  # fmt: skip

@@ -75,8 +75,8 @@ def _stepwise(source: Source, params: Params) -> Columns:
 
 
 def _of_answers(source: Source) -> None:
-    if source.task != "instruction" or not source.has_response:
-        what = f"its rows are for {source.task}: there is no better and worse answer to one instruction"
+    if source.task.labelled or not source.has_response:
+        what = f"its rows are for {source.task.kind}: there is no better and worse answer to one instruction"
         raise GraftError(what, where=source.found.ref, fix="--format messages, or a version of an instruction task")
 
 
@@ -108,12 +108,12 @@ def _any(source: Source, rows: object) -> bool:
 
 BY_PART = "ordinal, part"
 FORMATS = (
-    Format("preference", "training", "instruction", "`prompt`, `chosen`, `rejected`: TRL's DPO", "jsonl", _preference,
+    Format("preference", "training", "`prompt`, `chosen`, `rejected`: TRL's DPO", "jsonl", _preference,
            rows=_pairs, order=BY_PART, check=_has_pairs,
            notes=("A pair is an accepted answer and one that reviewers found wrong, to the same instruction.",)),
-    Format("unpaired_preference", "training", "instruction", "`prompt`, `completion`, `label`: TRL's KTO", "jsonl",
+    Format("unpaired_preference", "training", "`prompt`, `completion`, `label`: TRL's KTO", "jsonl",
            _unpaired, rows=_verdicts, order=BY_PART, check=_of_answers),
-    Format("stepwise", "training", "rows whose response has steps", "`prompt`, `completions`, `labels`: TRL's PRM",
+    Format("stepwise", "training", "`prompt`, `completions`, `labels`: TRL's PRM",
            "jsonl", _stepwise, rows=_with_steps, check=_has_steps,
            notes=("Rows without steps are left out.",)),
 )  # fmt: skip

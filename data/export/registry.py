@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from graft.data.export.where import ROW_COLUMNS, visible
 from graft.schemas.datasets import DatasetVersion
+from graft.schemas.tasks.base import Task
 
 if TYPE_CHECKING:
     from graft.data.lake import Lake
 
 Container = Literal["parquet", "jsonl", "csv", "lines"]
 Kind = Literal["files", "training", "hub"]
-TaskKind = Literal["classification", "instruction", "guard"]
 
 
 class Params:
@@ -39,7 +39,7 @@ class Source:
 
     lake: Lake
     found: DatasetVersion
-    task: TaskKind
+    task: Task
     language: str
     licence: str
     tau: float
@@ -93,7 +93,7 @@ def split_name(split: str, shard: int, shards: int, suffix: str) -> str:
 
 @dataclass(frozen=True)
 class Format:
-    """One format: for people `name`, `tasks` and `says`; for write.py the rest.
+    """One format: for people `name` and `says`; for write.py the rest.
 
     `rows` turns the relation `chosen` into another one of the same name, such as a row for each pair, whose order
     is `order`. `check` raises GraftError where the version cannot be written so. `beside` gives the text of further
@@ -102,7 +102,6 @@ class Format:
 
     name: str
     kind: Kind
-    tasks: str
     says: str
     container: Container
     select: Callable[[Source, Params], Columns]

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from graft.data.duck import is_full, quoted
 from graft.data.export import chat, files, hub, notes, preference
-from graft.data.export.registry import Format, Kind, Params, Source, TaskKind, Written
+from graft.data.export.registry import Format, Kind, Params, Source, Written
 from graft.data.export.where import ROW_COLUMNS, safe_where
 from graft.data.fence import WRITING
 from graft.data.versions import SPLIT_ORDER, version
 from graft.schemas.datasets import DatasetVersion
 from graft.schemas.errors import GraftError, NotFound, StorageFull
+from graft.schemas.tasks.base import Task, task_for
 
 if TYPE_CHECKING:
     from graft.data.lake import Lake
@@ -122,13 +123,14 @@ def _source(
             raise GraftError(f"no column {name!r}", where="--columns", fix=f"of: {', '.join(ROW_COLUMNS)}")
     run = lake.run(found.run_id)
     recipe = run.recipe if run else {}
-    task = recipe.get("task") or {}
-    kind: TaskKind = task.get("kind") or ("instruction" if has_response else "classification")
-    if instruction and (how not in chat.FORMATS or kind == "instruction"):
+    task = run.task if run else Task()
+    if not task.kind:  # rows of no known task are read as an import would
+        task = task_for(["response"] if has_response else []).unchecked(sorted(found.labels), task.language)
+    if instruction and (how not in chat.FORMATS or not task.labelled):
         what = "there is no text to classify before which it could stand"
         raise GraftError(what, where="--instruction", fix="a chat shape of a classification, or leave it out")
     return Source(
-        lake, found, kind, language=str(task.get("language") or "en"), licence=str(recipe.get("licence") or ""),
+        lake, found, task, language=task.language, licence=str(recipe.get("licence") or ""),
         tau=float((recipe.get("method") or {}).get("tau", 8.0)), has_response=has_response, restricted=restricted,
         columns=tuple(dict.fromkeys(columns or usual)), where=safe_where(where) if where else "true", ask=ask,
         plain=plain, instruction=instruction,

@@ -37,14 +37,14 @@ SCRIPT_SHARE = 0.5
 class FormatGate:
     """Rules: no_letters, model_token, json, field_name (such as `Label:`), script.
 
-    An instruction may hold code, fields and JSON of its own, so there only the very start of the text is looked at.
+    Where a text may hold code, fields and JSON of its own (`Task.free_form`), only its very start is looked at.
     A language that is not in the table is not checked for its script.
     """
 
     name = "format"
 
     def __init__(self, recipe: Recipe) -> None:
-        self._whole = recipe.task.kind != "instruction"
+        self._whole = not recipe.task.free_form
         self._script = re.compile(_SCRIPTS.get(recipe.task.language, ""))
         self._latin = self._script.pattern in ("LATIN", "")
         self._passed = passed(self.name)

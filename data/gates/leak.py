@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from graft.data.gates.base import failed, passed, words
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import GateResult
-from graft.schemas.tasks import labels_of
 
 FRAGMENT_WORDS = 8
 """So many words in a row, shared with a fixed sentence of a prompt, are no accident."""
@@ -28,9 +27,9 @@ class LabelLeakGate:
     name = "label_leak"
 
     def __init__(self, recipe: Recipe) -> None:
-        strict = recipe.task.kind != "instruction"
-        self._folded = {label.name: words(label.name) for label in labels_of(recipe.task)}
-        self._patterns = {label.name: _pattern(label.name, strict) for label in labels_of(recipe.task)}
+        strict = recipe.task.labelled
+        self._folded = {label.name: words(label.name) for label in recipe.task.categories}
+        self._patterns = {label.name: _pattern(label.name, strict) for label in recipe.task.categories}
         self._passed = passed(self.name)
 
     def check(self, text: str, response: str | None, label: str) -> GateResult:

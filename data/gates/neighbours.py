@@ -2,7 +2,7 @@
 
 Below EXACT_BELOW rows every pair is looked at (`data.gates.semantic`). Above, an HNSW index proposes neighbours and the
 cosine that decides is computed from the vectors. Rows are ordered first, equal vectors put together and the index built
-by one thread, so a result follows from the rows alone, not from their order. Measured in docs/regate.md.
+by one thread, so a result follows from the rows alone, not from their order. Measured in docs/rescreen.md.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from graft.data.gates.near import NearIndex, jaccard_of, minhash_of, shingles_of
 from graft.data.gates.semantic import ROUNDING, clusters, drop_semantic_duplicates
 
 EXACT_BELOW = 50_000
-"""Rows up to which every pair is looked at: at 100,000 that still took less time than an index (docs/regate.md)."""
+"""Rows up to which every pair is looked at: at 100,000 that still took less time than an index (docs/rescreen.md)."""
 ASKED = 16
 """Neighbours that a row asks the index for; four times as many, up to MOST, while all of them are near enough."""
 MOST = 64

@@ -9,12 +9,12 @@ from graft.schemas.rows import GateResult
 
 
 class RefusalGate:
-    """Rule `refusal`. Of a guard's rows only the message is looked at: their responses may be refusals on purpose."""
+    """Rule `refusal`. Of a row with a label only the text is looked at: its response may be a refusal on purpose."""
 
     name = "refusal"
 
     def __init__(self, recipe: Recipe) -> None:
-        self._responses = recipe.task.kind == "instruction"
+        self._responses = not recipe.task.labelled
         self._passed = passed(self.name)
 
     def check(self, text: str, response: str | None, label: str) -> GateResult:

@@ -7,7 +7,6 @@ import re
 from graft.data.gates.base import failed, passed
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import GateResult
-from graft.schemas.tasks import labels_of
 
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x80-\x9f\ufffd\ud800-\udfff]")
 
@@ -22,8 +21,8 @@ class SchemaGate:
 
     def __init__(self, recipe: Recipe) -> None:
         task = recipe.task
-        self._labels = {label.name for label in labels_of(task)}
-        self._needs_response = task.kind == "instruction" or (task.kind == "guard" and task.with_response)
+        self._labels = set(task.names)
+        self._needs_response = task.needs_response
         self._passed = passed(self.name)
 
     def check(self, text: str, response: str | None, label: str) -> GateResult:

@@ -28,7 +28,7 @@ RANK: dict[SplitName | None, int] = {"test": 3, "validation": 2, "train": 1, Non
 class Checks:
     """What a row must be. `labels` are those allowed, None: any; `splits` given overrule the source's own."""
 
-    kind: str
+    needs_response: bool = False
     max_chars: int = MAX_CHARS
     labels: Sequence[str] | None = None
     restricted: bool = False
@@ -121,7 +121,7 @@ def _said(record: Mapping[str, Any], mapped: Mapped) -> tuple[Any, Any]:
 
 def _wrong_text(found: tuple[Any, Any], mapped: Mapped, checks: Checks) -> Wrong | None:
     places = ("+".join(mapped.text) or mapped.chat or "text", mapped.response or mapped.chat or "response")
-    for value, column, needed in zip(found, places, (True, checks.kind == "instruction"), strict=True):
+    for value, column, needed in zip(found, places, (True, checks.needs_response), strict=True):
         if value is None or (isinstance(value, str) and not value.strip()):
             if needed:
                 if mapped.chat:

@@ -10,7 +10,7 @@ import orjson
 from graft.data.edits import seen
 from graft.data.rescue import runs_of
 from graft.data.review.model import Item, QueueRule, Said
-from graft.schemas.restricted import HIDDEN, SAFE
+from graft.schemas.restricted import HIDDEN
 
 if TYPE_CHECKING:
     from graft.data.lake import Lake
@@ -34,9 +34,9 @@ MADE = f"""
     WHERE run_id IN (SELECT unnest($1::VARCHAR[])) AND candidate_id IN (SELECT unnest($2::VARCHAR[]))
     ORDER BY started_at, run_id"""
 NEAR = """
-    SELECT candidate_id AS id, text, restricted FROM lake.candidates
+    SELECT candidate_id AS id, text, restricted, label FROM lake.candidates
     WHERE run_id IN (SELECT unnest($1::VARCHAR[])) AND candidate_id IN (SELECT unnest($2::VARCHAR[]))
-    UNION ALL SELECT id, text, $3 AND label <> $4 FROM lake.seeds
+    UNION ALL SELECT id, text, NULL, label FROM lake.seeds
     WHERE run_id IN (SELECT unnest($1::VARCHAR[])) AND id IN (SELECT unnest($2::VARCHAR[]))"""
 NEAR_SECRET = """
     SELECT DISTINCT id FROM lake.version_rows
@@ -81,9 +81,12 @@ def _neighbours(lake: Lake, found: DatasetVersion, runs: list[str], ids: list[st
     """Id to text and whether any row of that id is restricted."""
     if not ids:
         return {}
-    from graft.data.edits import restricted_guard
+    from graft.data.edits import task_of
 
-    made = lake.sql(NEAR, [runs, ids, restricted_guard(lake, found), SAFE]).to_pylist()
+    made, task = lake.sql(NEAR, [runs, ids]).to_pylist(), task_of(lake, found)
+    for row in made:
+        if row["restricted"] is None:  # a seed
+            row["restricted"] = task.restricts(row["label"])
     missing = sorted(set(ids) - {row["id"] for row in made})
     older = lake.sql(NEAR_OLDER, [found.dataset, missing]).to_pylist() if missing else []
     secret = {row["id"] for row in lake.sql(NEAR_SECRET, [found.dataset, ids]).to_pylist()}

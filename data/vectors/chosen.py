@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from graft.data.vectors.model import Kind
 from graft.schemas.errors import NotFound
-from graft.schemas.restricted import SAFE
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -21,15 +20,17 @@ if TYPE_CHECKING:
 EMBEDDED_CHARS = 4_000
 """Of a text, what is handed to the encoder, which reads 256 tokens."""
 
+_OF_RUNS = """
+    FROM lake.seeds s WHERE s.kind = 'seed' AND s.run_id IN
+         (SELECT DISTINCT run_id FROM lake.version_rows WHERE dataset = $1 AND version = $2)"""
 SEEDS = f"""
     SELECT s.id, min(s.text) AS text, min(s.response) AS response, min(s.label) AS label,
-           bool_or(s.label <> '{SAFE}' AND coalesce(json_extract_string(r.recipe, '$.task.kind'), '') = 'guard'
-                   AND coalesce(json_extract_string(r.recipe, '$.task.restricted'), 'true') <> 'false') AS restricted
-    FROM lake.seeds s LEFT JOIN lake.runs r ON r.id = s.run_id
-    WHERE s.kind = 'seed' AND s.run_id IN
-          (SELECT DISTINCT run_id FROM lake.version_rows WHERE dataset = $1 AND version = $2)
-    GROUP BY s.id"""
-"""The seeds of the runs that a version's rows come from, each once; $1 is the dataset, $2 the version."""
+           bool_or(list_contains($3::VARCHAR[], s.run_id || ' ' || s.label)) AS restricted
+    {_OF_RUNS} GROUP BY s.id"""
+"""The seeds of the runs that a version's rows come from, each once.
+
+$1 is the dataset, $2 the version, $3 what `restricted_seeds` gives.
+"""
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,16 @@ class Chosen:
         return self.lake.sql(query, [kind, start, end])
 
 
+def restricted_seeds(lake: Lake, found: DatasetVersion) -> list[str]:
+    """Run and label, with a space between, of the version's seeds that their tasks restrict."""
+    query = f"SELECT DISTINCT s.run_id, s.label {_OF_RUNS}"
+    labels: dict[str, list[str]] = {}
+    for row in lake.sql(query, [found.dataset, found.version]).to_pylist():
+        labels.setdefault(row["run_id"], []).append(row["label"])
+    tasks = {name: run.task for name in labels if (run := lake.run(name))}
+    return [f"{name} {label}" for name, task in tasks.items() for label in labels[name] if task.restricts(label)]
+
+
 @contextlib.contextmanager
 def chosen(lake: Lake, found: DatasetVersion, limit: int | None) -> Iterator[Chosen]:
     """At most `limit` rows (None: all) and as many seeds, by the hash of their ids, until the end of the block.
@@ -55,20 +66,20 @@ def chosen(lake: Lake, found: DatasetVersion, limit: int | None) -> Iterator[Cho
     A seed that is a row of the version counts as a row. Raises NotFound where the version is gone.
     """
     name = f"vectors_{uuid.uuid4().hex}"
-    said = "left(text || CASE WHEN response IS NULL OR response = '' THEN '' ELSE chr(10) || response END, $4)"
+    said = "left(text || CASE WHEN response IS NULL OR response = '' THEN '' ELSE chr(10) || response END, $5)"
     query = f"""
         CREATE TEMP TABLE {name} AS
         WITH held AS (
             SELECT id, {said} AS said, restricted, row_number() OVER (ORDER BY md5_number_lower(id), id) - 1 AS place
             FROM lake.version_rows WHERE dataset = $1 AND version = $2),
-        taken AS (SELECT * FROM held WHERE $3::BIGINT IS NULL OR place < $3),
+        taken AS (SELECT * FROM held WHERE $4::BIGINT IS NULL OR place < $4),
         given AS (
             SELECT id, {said} AS said, restricted, row_number() OVER (ORDER BY md5_number_lower(id), id) - 1 AS place
             FROM ({SEEDS}) WHERE id NOT IN (SELECT id FROM taken))
         SELECT *, count(*) OVER (PARTITION BY hash(said)) > 1 AS again
         FROM (SELECT 'row' AS kind, * FROM taken
-              UNION ALL SELECT 'seed', * FROM given WHERE $3::BIGINT IS NULL OR place < $3)"""
-    lake.sql(query, [found.dataset, found.version, limit, EMBEDDED_CHARS])
+              UNION ALL SELECT 'seed', * FROM given WHERE $4::BIGINT IS NULL OR place < $4)"""
+    lake.sql(query, [found.dataset, found.version, restricted_seeds(lake, found), limit, EMBEDDED_CHARS])
     try:
         counted = lake.sql(f"SELECT kind, count(*) AS n FROM {name} GROUP BY kind").to_pylist()
         count: dict[Kind, int] = {"row": 0, "seed": 0, **{row["kind"]: int(row["n"]) for row in counted}}

@@ -36,13 +36,17 @@ class Cluster(Value):
     highest: float
 
 
-def clusters(vectors: Vectors, min_cosine: float, most: int | None, say: Callable[[str], None]) -> list[Cluster]:
+def clusters(
+    vectors: Vectors, min_cosine: float = 0.9, *, most: int | None = 50_000, say: Callable[[str], None] | None = None
+) -> list[Cluster]:
     """Connected components over pairs of rows with a cosine of `min_cosine` or more, largest first, ties by id.
+    Kept beside the vectors once found.
 
     The first `most` rows by the hash of their ids are compared (None: all that were embedded); above 50,000 through an
     index. Seeds are not among them. Raises MissingExtra where that index is not installed, ValueError for a cosine
     that is none.
     """
+    say = say or (lambda line: None)
     if not -1 <= min_cosine <= 1:
         raise ValueError("min_cosine is between -1 and 1")
     compared = vectors.rows if most is None else min(most, vectors.rows)

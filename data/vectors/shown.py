@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from graft.data.vectors.chosen import SEEDS
+from graft.data.vectors.chosen import SEEDS, restricted_seeds
 from graft.data.vectors.model import Placed, Point
 from graft.schemas.restricted import HIDDEN
 
@@ -38,13 +38,14 @@ def points_of(lake: Lake, found: DatasetVersion, points: Iterable[Point], *, res
 def _told(lake: Lake, found: DatasetVersion, points: list[Point], restricted: bool) -> list[dict[str, Any]]:
     query = f"""
         SELECT r.id, 'row' AS kind, r.label, r.split, r.source, r.restricted, c.mean AS score,
-               CASE WHEN r.restricted AND NOT $5 THEN $6 ELSE left(r.text, $7) END AS text
+               CASE WHEN r.restricted AND NOT $6 THEN $7 ELSE left(r.text, $8) END AS text
         FROM lake.version_rows r
         LEFT JOIN lake.candidates c ON c.run_id = r.run_id AND c.candidate_id = r.candidate_id
-        WHERE r.dataset = $1 AND r.version = $2 AND r.id IN (SELECT unnest($3::VARCHAR[]))
+        WHERE r.dataset = $1 AND r.version = $2 AND r.id IN (SELECT unnest($4::VARCHAR[]))
         UNION ALL
         SELECT id, 'seed', label, '', 'seed', restricted, NULL,
-               CASE WHEN restricted AND NOT $5 THEN $6 ELSE left(text, $7) END
-        FROM ({SEEDS}) WHERE id IN (SELECT unnest($4::VARCHAR[]))"""
+               CASE WHEN restricted AND NOT $6 THEN $7 ELSE left(text, $8) END
+        FROM ({SEEDS}) WHERE id IN (SELECT unnest($5::VARCHAR[]))"""
     ids = [[point.id for point in points if point.kind == kind] for kind in ("row", "seed")]
-    return list(lake.sql(query, [found.dataset, found.version, *ids, restricted, HIDDEN, CHARS]).to_pylist())
+    given = [found.dataset, found.version, restricted_seeds(lake, found), *ids, restricted, HIDDEN, CHARS]
+    return list(lake.sql(query, given).to_pylist())

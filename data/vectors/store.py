@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,6 @@ from graft.schemas.errors import GraftError, NotFound
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from graft.data.vectors.groups import Cluster
     from graft.schemas.datasets import DatasetVersion
     from graft.schemas.home import Home
 
@@ -101,14 +100,6 @@ class Vectors:
             what = f"no search by these {len(wanted)} numbers: {self.about.dimensions} are wanted, finite, not all 0"
             raise GraftError(what, where=self.encoder, fix=f"embed the words by {self.encoder}")
         return self._top(wanted / np.float32(length), count, restricted=restricted)
-
-    def clusters(
-        self, min_cosine: float = 0.9, *, most: int | None = 50_000, say: Callable[[str], None] | None = None
-    ) -> list[Cluster]:
-        """Groups of rows that say nearly the same, largest first: see data.vectors.groups.clusters. Kept once made."""
-        from graft.data.vectors.groups import clusters
-
-        return clusters(self, min_cosine, most, say or (lambda line: None))
 
     def vector(self, row_id: str) -> Matrix:
         """The unit vector of a row or seed. Raises NotFound for an id that was not embedded."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from graft.schemas.errors import NO_SPACE, GraftError, MissingExtra, StorageFull
-from graft.schemas.pretrained import pretrained, refuse_code, untrained, weights_in
+from graft.schemas.pretrained import adapted, pretrained, refuse_code, untrained, weights_in
 from graft.students.encoder import first_line, licence_of, on_hub, quiet_transformers, sha256_of
 
 BUILT_IN = "smollm2-135m-instruct"
@@ -98,6 +98,13 @@ def load_model(place: str, commit: str | None = None, *, frozen: bool = False) -
             f"{place} cannot be loaded as a causal model: {first_line(error)}", where=_WHERE,
             fix="name a model that writes text, such as a Llama or a Qwen; an encoder cannot",
         ) from None  # fmt: skip
+
+
+def load_adapted(base: CausalBase, folder: Path, *, trainable: bool = False) -> Any:
+    """The base model with the adapter in a folder."""
+    model = load_model(base.place, base.commit, frozen=True)
+    with quiet_libraries():
+        return adapted(model, folder, trainable=trainable)
 
 
 @contextmanager

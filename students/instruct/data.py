@@ -11,12 +11,6 @@ from graft.schemas.base import stable_hash
 from graft.schemas.decisions import decision_code
 from graft.schemas.rows import Candidate
 
-"""Decision codes of a response that reviewers judged and found too low. The only ones that can make a negative.
-
-All others say nothing of the answer: `rejected.flag` is about the instruction, `gate.*` about form, duplicates and
-leaks, `failed.*` about a model that gave nothing, `rejected.not_best` about a better response beside a good one.
-"""
-
 REASONING = "Say in one sentence why a good answer to this request is right, without giving the answer.\n\n"
 """Stands before an instruction where the rationale is asked for (the second task's prefix of arXiv 2305.02301)."""
 
@@ -59,7 +53,8 @@ def is_negative(rejected: Candidate, accepted: Candidate, tau: float) -> bool:
     """Whether a rejected response is a wrong answer beside an accepted one to the same instruction.
 
     It is if its decision's code is negative (schemas.decisions) and the content reviewers' mean `correctness` is below
-    `tau` and below the accepted one's.
+    `tau` and below the accepted one's. Other codes say nothing of the answer: `rejected.flag` is about the instruction,
+    `gate.*` about form, duplicates and leaks, `rejected.not_best` about a better response beside a good one.
     """
     group = accepted.slot.group
     if not group or rejected.slot.group != group or not decision_code(rejected.decision.code).negative:

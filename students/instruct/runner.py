@@ -1,6 +1,6 @@
 """One training by a transformers Trainer: taken up after a kill, halved where memory runs out, stopped where it breaks.
 
-Loads torch and transformers. Both stages (`sft`, `dpo`) come through here with a function that makes their trainer.
+Loads torch and transformers. Every stage comes through here with a function that makes its trainer.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ SHARE = 0.05
 WHOLE, FACTS = "whole.json", "facts.json"
 
 Say = Callable[[str], None]
-Make = Callable[["Plan"], Any]
+Make = Callable[["Attempt"], Any]
 """A plan to the Trainer that carries it out."""
 
 
 @dataclass(frozen=True)
-class Plan:
+class Attempt:
     """How one attempt trains: rows a batch, batches a step, and where its checkpoints lie."""
 
     batch_size: int
@@ -59,8 +59,8 @@ class Ended:
     note: str = ""
 
 
-def common(settings: StudentSettings, plan: Plan) -> dict[str, Any]:
-    """The TrainingArguments that both stages share. bfloat16 on CUDA only; nothing is shown, logged or sent."""
+def common(settings: StudentSettings, plan: Attempt) -> dict[str, Any]:
+    """The TrainingArguments that all stages share. bfloat16 on CUDA only; nothing is shown, logged or sent."""
     device = pick_device()
     return {
         "output_dir": str(plan.folder), "per_device_train_batch_size": plan.batch_size,
@@ -72,7 +72,14 @@ def common(settings: StudentSettings, plan: Plan) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def train(make: Make, plan: Plan, facts: str, say: Say) -> Ended:
+def one_device(args: Any) -> Any:
+    """Arguments that use one GPU unless a launcher (accelerate launch) started several processes: TRL wants it so."""
+    if args.n_gpu > 1:
+        args._n_gpu = 1
+    return args
+
+
+def train(make: Make, plan: Attempt, facts: str, say: Say) -> Ended:
     """Carry out a plan, from its checkpoint where there is one of the same `facts`.
 
     Where memory runs out it starts again with half the batch and twice the accumulation, and says so. Where the loss is
@@ -103,7 +110,7 @@ def train(make: Make, plan: Plan, facts: str, say: Say) -> Ended:
                 "not enough memory for one row", where="student.instruct",
                 fix="adapter: lora, student.recompute: true, a lower max_length, or a smaller base model",
             )  # fmt: skip
-        plan = Plan(plan.batch_size // 2, plan.accumulate * 2, plan.folder)
+        plan = Attempt(plan.batch_size // 2, plan.accumulate * 2, plan.folder)
         say(f"not enough memory: starting again with batches of {plan.batch_size}")
         shutil.rmtree(plan.folder, ignore_errors=True)
         _write_facts(plan, facts)
@@ -186,7 +193,7 @@ def is_whole(model: Any) -> bool:
     return all(bool(torch.isfinite(each).all()) for each in model.parameters() if each.requires_grad)
 
 
-def _attempt(make: Make, plan: Plan, say: Say) -> Ended:
+def _attempt(make: Make, plan: Attempt, say: Say) -> Ended:
     found = _checkpoint(plan.folder)
     before = json.loads((found / WHOLE).read_text(encoding="utf-8")) if found else {}
     with torch.random.fork_rng(range(torch.cuda.device_count())):
@@ -222,13 +229,13 @@ def _fallen_back(trainer: Any, folder: Path, what: str, say: Say) -> str:
     return note
 
 
-def _taken_up(plan: Plan, facts: str, say: Say) -> Plan:
+def _taken_up(plan: Attempt, facts: str, say: Say) -> Attempt:
     """The plan that a checkpoint of these facts was made with; of other facts, or none, it is taken away."""
     file = plan.folder / FACTS
     try:
         known = json.loads(file.read_text(encoding="utf-8"))
         same = known["facts"] == facts and _checkpoint(plan.folder) is not None
-        kept = Plan(int(known["batch_size"]), int(known["accumulate"]), plan.folder)
+        kept = Attempt(int(known["batch_size"]), int(known["accumulate"]), plan.folder)
     except (OSError, ValueError, KeyError, TypeError):
         same = False
     if same:
@@ -240,7 +247,7 @@ def _taken_up(plan: Plan, facts: str, say: Say) -> Plan:
     return plan
 
 
-def _write_facts(plan: Plan, facts: str) -> None:
+def _write_facts(plan: Attempt, facts: str) -> None:
     plan.folder.mkdir(parents=True, exist_ok=True)
     known = {"facts": facts, "batch_size": plan.batch_size, "accumulate": plan.accumulate}
     (plan.folder / FACTS).write_text(json.dumps(known), encoding="utf-8")

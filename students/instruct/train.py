@@ -1,4 +1,4 @@
-"""A version's instruction student: supervised, then by preferences where asked, measured beside its untrained base.
+"""A version's instruction student: trained stage by stage, measured beside its untrained base.
 
 Knows neither Prefect nor the lake: it is handed turns and pairs and hands back values.
 """
@@ -17,10 +17,20 @@ from typing import TYPE_CHECKING, Any
 from graft.schemas.base import content_hash, stable_hash, utc_now
 from graft.schemas.errors import NO_SPACE, GraftError, StorageFull
 from graft.schemas.home import Home
+from graft.schemas.kinds import STAGES
 from graft.schemas.pretrained import check_written
 from graft.schemas.students import InstructEvaluation, Student, StudentSettings
-from graft.students.instruct.base import CausalBase, find_base, load_model, load_tokenizer, quiet_libraries
-from graft.students.instruct.data import Encoded, Pair, Turn, encode, lessons
+from graft.students.instruct.base import (
+    CausalBase,
+    find_base,
+    load_adapted,
+    load_model,
+    load_tokenizer,
+    quiet_libraries,
+)
+from graft.students.instruct.data import Pair, Turn, encode, lessons
+from graft.students.instruct.stages.base import Course, Stage
+from graft.students.report import Report
 
 if TYPE_CHECKING:
     from graft.students.instruct.runner import Ended
@@ -32,16 +42,20 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class InstructReport:
-    """An instruction student, how it was judged, what a person must know, and all of it as text.
+class InstructReport(Report):
+    """An instruction student and how it was judged: not at all if the version has no row outside its training split."""
 
-    `evaluation` is None where the version has no row outside its training split.
-    """
+    evaluations: tuple[InstructEvaluation, ...]
 
-    student: Student
-    evaluation: InstructEvaluation | None
-    notes: tuple[str, ...]
-    text: str
+    @property
+    def student(self) -> Student:
+        """The version's."""
+        return self.students[0]
+
+    @property
+    def evaluation(self) -> InstructEvaluation | None:
+        """How it was judged, if it was."""
+        return self.evaluations[0] if self.evaluations else None
 
 
 @dataclass(frozen=True)
@@ -52,20 +66,11 @@ class Held:
     pairs: Sequence[Pair] = ()
 
 
-@dataclass(frozen=True)
-class _Job:
-    base: CausalBase
-    tokenizer: Any
-    settings: StudentSettings
-    staging: Path
-    say: Say
-
-
 def train_instruct_student(
     turns: Sequence[Turn], pairs: Sequence[Pair], held: Held, *, settings: StudentSettings, home: Home, dataset: str,
     version: int | None, say: Say,
 ) -> InstructReport:  # fmt: skip
-    """Train on turns and, where settings.instruct.dpo is set, on pairs; write to `home.students/<id>/`; evaluate.
+    """Train stage by stage on turns and pairs; write to `home.students/<id>/`; evaluate.
 
     The folder appears whole or not at all; a killed training goes on from the checkpoints beside it. Raises GraftError
     where there is nothing to learn from or training comes apart, and what `find_base` raises.
@@ -79,62 +84,75 @@ def train_instruct_student(
             "there is no instruction with a response to learn from", where="training rows",
             fix="graft show NAME --rejected says why rows were rejected; or raise student.instruct.max_length",
         )  # fmt: skip
-    used = pairs if settings.instruct.dpo else ()
+    stages = stages_of(settings)
+    used = pairs if any(stage.pairs for stage in stages) else ()
     name = _identity(taught, used, settings, base, dataset, version)
     folder = home.student(name)
-    job = _Job(base, tokenizer, settings, folder.with_name(name + ".partial"), say)
+    staging = folder.with_name(name + ".partial")
+    course = Course(base, tokenizer, rows, used, settings, say)
     say(f"training {base.name} on {len(rows)} rows ({_how(settings)})")
-    stages, notes = _trained(job, rows, used)
-    _publish(job, folder, stages)
+    ended, made, notes = _trained(course, stages, staging)
+    _publish(made, folder, staging)
     student = Student(
         id=name, dataset=dataset, version=version, trained_on="version", settings=settings,
-        encoder_revision=base.revision, train_rows=len(rows), device=stages[0].device,
-        seconds=round(sum(each.seconds for each in stages), 2),
-        tokens_per_second=_speed(stages), peak_share=_peak_share(job, stages),
+        encoder_revision=base.revision, train_rows=len(rows), device=ended[0].device,
+        seconds=round(sum(each.seconds for each in ended), 2),
+        tokens_per_second=_speed(ended), peak_share=_peak_share(course, ended),
         path=folder.relative_to(home.root).as_posix(), created_at=utc_now(),
     )  # fmt: skip
-    evaluation = _evaluated(job, name, folder, held)
+    evaluation = _evaluated(course, name, folder, held)
     if evaluation is None:
         notes.append("the version has no row outside its training split: the student is not evaluated")
     elif evaluation.loss > evaluation.base_loss:
         notes.append("the student is worse than its base on rows that it did not learn from: fewer epochs may help")
     text = "\n".join(_told(student, base, evaluation, [len(rows), len(used)], notes))
-    return InstructReport(student, evaluation, tuple(notes), text)
+    return InstructReport((student,), (evaluation,) if evaluation else (), text, tuple(notes))
 
 
-def _trained(job: _Job, rows: Sequence[Encoded], pairs: Sequence[Pair]) -> tuple[list[Ended], list[str]]:
-    """Both stages, the weights of the last one in the folder `done` of the staging one; and what is to be said."""
-    from graft.students.instruct.dpo import train_dpo
-    from graft.students.instruct.sft import learned_with, train_sft
-
-    supervised, notes = job.staging / "supervised", list[str]()
-    facts = stable_hash([row.ids for row in rows], learned_with(job.settings), job.base.revision)
-    first = _finished(supervised, facts)
-    if first is None:
-        first = train_sft(job.base, job.tokenizer, rows, job.settings, job.staging / "sft", job.say)
-        _save(first, job.tokenizer, supervised, facts)
-        shutil.rmtree(job.staging / "sft", ignore_errors=True)
-    stages = [first]
-    dpo = job.settings.instruct.dpo
-    if dpo and pairs:
-        job.say(f"preferences: {len(pairs)} pairs of an accepted and a wrong response")
-        stages.append(
-            train_dpo(
-                job.base, job.tokenizer, supervised, pairs, job.settings, dpo, job.staging / "dpo", job.say
-            )
+def stages_of(settings: StudentSettings) -> list[Stage]:
+    """The stages that the settings give, in order. Raises NotFound, and GraftError where the first cannot start."""
+    stages: list[Stage] = [STAGES.get(own.kind)(own) for own in settings.instruct.course]
+    if not stages[0].first:
+        raise GraftError(
+            f"{stages[0].own.kind} starts from a trained student", where="student.instruct.stages",
+            fix="put another stage before it, such as sft",
         )  # fmt: skip
-        _save(stages[-1], job.tokenizer, job.staging / "preferred", facts)
-    elif dpo:
-        notes.append(
-            "no preferences were trained: no response was rejected for a wrong answer beside an accepted one to the "
-            "same instruction (method.responses: 4 makes such pairs)"
-        )
-        job.say(notes[-1])
-    return stages, [*(each.note for each in stages if each.note), *notes]
+    return stages
+
+
+def _trained(course: Course, stages: Sequence[Stage], staging: Path) -> tuple[list[Ended], Path, list[str]]:
+    """Every stage that has something to learn from; the folder of the last one's weights; and what is to be said.
+
+    A stage that an earlier, killed training came past is not trained again.
+    """
+    ended: list[Ended] = []
+    notes: list[str] = []
+    start: Path | None = None
+    known = stable_hash(
+        [row.ids for row in course.rows], course.settings.learned_with("instruct"), course.base.revision
+    )
+    for number, stage in enumerate(stages, 1):
+        if why := stage.nothing(course):
+            notes.append(why)
+            course.say(why)
+            continue
+        name = f"{number}-{stage.own.kind}"
+        done, checkpoints = staging / f"{name}.done", staging / name
+        facts = stable_hash(known, name, [vars(pair) for pair in course.pairs] if stage.pairs else [])
+        found = _finished(done, facts)
+        if found is None:
+            found = stage.train(course, start, checkpoints)
+            _save(found, course.tokenizer, done, facts)
+            shutil.rmtree(checkpoints, ignore_errors=True)
+        ended.append(found)
+        start = done
+    if start is None:
+        raise GraftError("no stage has anything to learn from", where="student.instruct.stages", fix="add sft")
+    return ended, start, [*(each.note for each in ended if each.note), *notes]
 
 
 def _finished(folder: Path, facts: str) -> Ended | None:
-    """What the supervised stage took where an earlier, killed training came past it; else None."""
+    """What a stage took if an earlier, killed training came past it; else None."""
     from graft.students.instruct.runner import Ended
 
     try:
@@ -163,9 +181,8 @@ def _save(ended: Ended, tokenizer: Any, folder: Path, facts: str) -> None:
         raise
 
 
-def _publish(job: _Job, folder: Path, stages: Sequence[Ended]) -> None:
+def _publish(made: Path, folder: Path, staging: Path) -> None:
     """Rename the last stage's folder to where the student belongs, and clear what was beside it."""
-    made = job.staging / ("supervised" if len(stages) == 1 else "preferred")
     (made / "stage.json").unlink()
     (made / "README.md").unlink(missing_ok=True)  # a template's card; ours is written by the card's own module
     old = folder.with_name(folder.name + ".old")
@@ -173,43 +190,41 @@ def _publish(job: _Job, folder: Path, stages: Sequence[Ended]) -> None:
     if folder.exists():
         folder.rename(old)
     made.rename(folder)
-    for left in (old, job.staging):
+    for left in (old, staging):
         shutil.rmtree(left, ignore_errors=True)
 
 
 def load_student(base: CausalBase, folder: Path) -> Any:
     """A trained student as a transformers model: the base with its adapter, or the whole model that was written."""
     if (folder / "adapter_config.json").is_file():
-        from graft.students.instruct.dpo import adapted
-
-        return adapted(base, folder)
+        return load_adapted(base, folder)
     check_written(folder)
     return load_model(str(folder))
 
 
-def _evaluated(job: _Job, name: str, folder: Path, held: Held) -> InstructEvaluation | None:
+def _evaluated(course: Course, name: str, folder: Path, held: Held) -> InstructEvaluation | None:
     """Student and base on the same held-out rows and pairs; both as they load from disk."""
     from graft.students.device import pick_device
     from graft.students.instruct.evaluate import likelihoods, mean_loss, preferred
 
-    length = job.settings.instruct.max_length
-    rows = encode(job.tokenizer, held.turns, length)
+    length = course.settings.instruct.max_length
+    rows = encode(course.tokenizer, held.turns, length)
     if not rows:
         return None
     both = [
         (chosen[0], rejected[0])
         for pair in held.pairs
-        if (chosen := encode(job.tokenizer, [Turn(pair.instruction, pair.chosen)], length))
-        and (rejected := encode(job.tokenizer, [Turn(pair.instruction, pair.rejected)], length))
+        if (chosen := encode(course.tokenizer, [Turn(pair.instruction, pair.chosen)], length))
+        and (rejected := encode(course.tokenizer, [Turn(pair.instruction, pair.rejected)], length))
     ]
-    job.say(f"evaluating on {len(rows)} rows and {len(both)} pairs that it did not learn from")
+    course.say(f"evaluating on {len(rows)} rows and {len(both)} pairs that it did not learn from")
     everything = [*rows, *(chosen for chosen, _ in both), *(rejected for _, rejected in both)]
 
-    model = load_student(job.base, folder).to(pick_device())
+    model = load_student(course.base, folder).to(pick_device())
     ours = likelihoods(model, everything)
     adapter = hasattr(model, "disable_adapter")
     with model.disable_adapter() if adapter else contextlib.nullcontext():
-        before = model if adapter else load_model(job.base.place, job.base.commit).to(pick_device())
+        before = model if adapter else load_model(course.base.place, course.base.commit).to(pick_device())
         theirs = likelihoods(before, everything)
     count, pairs = len(rows), len(both)
     (loss, tokens), (base_loss, _) = mean_loss(ours[:count]), mean_loss(theirs[:count])
@@ -225,11 +240,11 @@ def _identity(
     version: int | None,
 ) -> str:  # fmt: skip
     """The id of a student: the same for the same rows, pairs and settings, as far as they make its weights."""
-    from graft.students.instruct.sft import learned_with
-
     learned = content_hash((turn.instruction, turn.response) for turn in taught)
     compared = content_hash((pair.instruction, pair.chosen, pair.rejected) for pair in pairs)
-    return "st_" + stable_hash(dataset, "instruct", version, learned, compared, learned_with(settings), base.revision)
+    return "st_" + stable_hash(
+        dataset, "instruct", version, learned, compared, settings.learned_with("instruct"), base.revision
+    )
 
 
 def _speed(stages: Sequence[Ended]) -> float | None:
@@ -238,7 +253,7 @@ def _speed(stages: Sequence[Ended]) -> float | None:
     return round(first.tokens / first.seconds, 1) if first.tokens and first.seconds > 0 else None
 
 
-def _peak_share(job: _Job, stages: Sequence[Ended]) -> float | None:
+def _peak_share(course: Course, stages: Sequence[Ended]) -> float | None:
     """Share of a known GPU's peak; where the base stays as it is, a token takes 4 operations a weight instead of 6."""
     import torch
 
@@ -248,10 +263,10 @@ def _peak_share(job: _Job, stages: Sequence[Ended]) -> float | None:
     speed, device = _speed(stages), torch.device(stages[0].device)
     if speed is None or device.type != "cuda":
         return None
-    config = pretrained("AutoConfig", job.base.place, revision=job.base.commit)
+    config = pretrained("AutoConfig", course.base.place, revision=course.base.commit)
     with torch.device("meta"):
         weights = multiplying(untrained("AutoModelForCausalLM", config))
-    if job.settings.instruct.adapter == "lora":
+    if course.settings.instruct.adapter == "lora":
         weights = weights * 4 // 6
     share = share_of_peak(weights, speed, device_name(device))
     return None if share is None else round(share, 4)

@@ -1,22 +1,20 @@
-"""Steering policies, and how their wishes become one round's steering. A new policy is a file and a line here."""
+"""Steering policies, and the one controller that turns their wishes into the next round's steering.
+
+A policy is a module of this folder, or a plugin; `schemas.kinds.POLICIES` finds it by name. Policies that each moved
+the mixture of labels on their own would undo each other: their weights are averaged here, every label keeps a floor,
+and shares become whole rows that add up.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from graft.schemas.steering import ImproveSettings, Policy, Steering
-from graft.students.steer import curriculum, domain_gap, hard_negatives, quota, weakness
-from graft.students.steer.base import Evidence, Judged, Wish
+from graft.schemas.kinds import POLICIES
+from graft.schemas.steering import ImproveSettings, Steering
+from graft.students.steer.base import Evidence, Policy, SteeringRow, Wish
 
-__all__ = ["Decided", "Evidence", "Judged", "Wish", "decide"]
-
-POLICIES: Mapping[Policy, Callable[[Evidence], Awaitable[Wish]]] = {
-    "hard_negatives": hard_negatives.wish,
-    "weakness": weakness.wish,
-    "domain_gap": domain_gap.wish,
-    "curriculum": curriculum.wish,
-}
+__all__ = ["Decided", "Evidence", "Policy", "SteeringRow", "Wish", "decide", "rows_of", "shares_of"]
 
 
 @dataclass(frozen=True)
@@ -31,8 +29,8 @@ class Decided:
 
 async def decide(evidence: Evidence, settings: ImproveSettings, *, rows: int, after: int) -> Decided:
     """Ask every policy of the loop and settle their wishes. `rows` over all labels; `after`: the version so far."""
-    wishes = {name: await POLICIES[name](evidence) for name in settings.policies}
-    weights = quota.shares([wish.weights for wish in wishes.values()], evidence.labels, settings.least_share)
+    wishes = {name: await POLICIES.get(name)(evidence) for name in settings.policies}
+    weights = shares_of([wish.weights for wish in wishes.values()], evidence.labels, settings.least_share)
     exemplars = {(row.text, row.label): row for wish in wishes.values() for row in wish.exemplars}
     steering = Steering(
         round=evidence.round + 1, after=after, exemplars=tuple(exemplars.values()),
@@ -40,7 +38,7 @@ async def decide(evidence: Evidence, settings: ImproveSettings, *, rows: int, af
         partners=_merged([wish.partners for wish in wishes.values()]),
     )  # fmt: skip
     said = tuple(f"{name}: {wish.said}" for name, wish in wishes.items())
-    return Decided(steering, quota.counts(weights, rows), weights, said)
+    return Decided(steering, rows_of(weights, rows), weights, said)
 
 
 def _merged(found: Sequence[Mapping[str, tuple[str, ...]]]) -> dict[str, tuple[str, ...]]:
@@ -50,3 +48,30 @@ def _merged(found: Sequence[Mapping[str, tuple[str, ...]]]) -> dict[str, tuple[s
         for label, entries in one.items():
             merged.setdefault(label, {}).update(dict.fromkeys(entries))
     return {label: tuple(entries) for label, entries in merged.items()}
+
+
+def shares_of(wishes: Sequence[Mapping[str, float]], labels: Sequence[str], least_share: float) -> dict[str, float]:
+    """Each label's share of the next rows, summing to 1; at least `least_share` of an even one.
+
+    `wishes` are weights by label, of any scale, not negative; empty ones, and labels left out, count as even.
+    """
+    even = 1 / len(labels)
+    total = dict.fromkeys(labels, 0.0)
+    said = [wish for wish in wishes if sum(wish.get(label, 0.0) for label in labels) > 0] or [
+        dict.fromkeys(labels, 1.0)
+    ]
+    for wish in said:
+        whole = sum(wish.get(label, 0.0) for label in labels)
+        for label in labels:
+            total[label] += wish.get(label, 0.0) / whole / len(said)
+    return {label: least_share * even + (1 - least_share) * total[label] for label in labels}
+
+
+def rows_of(shares: Mapping[str, float], rows: int) -> dict[str, int]:
+    """Shares that sum to 1 as whole rows that add up to `rows`: the largest remainders get what rounding left."""
+    exact = {label: share * rows for label, share in shares.items()}
+    whole = {label: int(value) for label, value in exact.items()}
+    order = sorted(exact, key=lambda label: (whole[label] - exact[label], label))
+    for label in order[: rows - sum(whole.values())]:
+        whole[label] += 1
+    return whole

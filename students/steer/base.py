@@ -1,7 +1,7 @@
 """What steers a loop: what is known of a student after a round, and what a policy wishes of the next one.
 
-A policy is a plain async function from `Evidence` to a `Wish`, one file each. It may ask a model to name things
-(`Evidence.name`); it touches neither the lake nor Prefect. Counts are settled in `quota`: policies only weigh.
+A policy is an async function from `Evidence` to a `Wish`, one file each, which holds it as `KIND`. It may ask a model
+to name things (`Evidence.name`); it touches neither the lake nor Prefect. Policies only weigh: `steer.decide` counts.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LEAST = 1e-6
 
 
 @dataclass(frozen=True)
-class Judged:
+class SteeringRow:
     """A row that the student did not learn from, with what it says of it: a probability for each label.
 
     `teacher` is what the judges of the row said, where they gave probabilities; a person's label has none.
@@ -62,13 +62,13 @@ class Evidence:
     round: int
     rounds: int
     labels: Sequence[str]
-    rows: Sequence[Judged]
-    pool: Sequence[Judged]
+    rows: Sequence[SteeringRow]
+    pool: Sequence[SteeringRow]
     name: Name
-    failed: Sequence[Sequence[Judged]] = ()
+    failed: Sequence[Sequence[SteeringRow]] = ()
     weights: Mapping[str, float] = field(default_factory=dict)
 
-    def of(self, label: str) -> list[Judged]:
+    def of(self, label: str) -> list[SteeringRow]:
         """The steering rows of a label."""
         return [row for row in self.rows if row.label == label]
 
@@ -84,6 +84,10 @@ class Wish:
     said: str = ""
 
 
-def shown(rows: Sequence[Judged]) -> tuple[SteerRow, ...]:
+def shown(rows: Sequence[SteeringRow]) -> tuple[SteerRow, ...]:
     """Rows as exemplars."""
     return tuple(SteerRow(text=row.text, label=row.label) for row in rows)
+
+
+Policy = Callable[[Evidence], Awaitable[Wish]]
+"""What a policy's module holds as `KIND`."""

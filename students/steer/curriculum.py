@@ -10,13 +10,13 @@ are the rows about the r/R quantile of difficulty, the same number of each label
 
 from __future__ import annotations
 
-from graft.students.steer.base import Evidence, Judged, Wish, shown
+from graft.students.steer.base import Evidence, Policy, SteeringRow, Wish, shown
 
 EACH = 4
 """Exemplars of one label."""
 
 
-def difficulty(row: Judged) -> float:
+def difficulty(row: SteeringRow) -> float:
     """-1 to 1: how much surer of the row's label the teacher is than the student; a person's label is sure."""
     taught = row.teacher.get(row.label, 0.0) if row.teacher else 1.0
     return taught - row.student.get(row.label, 0.0)
@@ -25,7 +25,7 @@ def difficulty(row: Judged) -> float:
 async def wish(evidence: Evidence) -> Wish:
     """Exemplars of the round's difficulty, and even weights."""
     level = evidence.round / max(1, evidence.rounds)
-    chosen = list[Judged]()
+    chosen = list[SteeringRow]()
     for label in evidence.labels:
         rows = sorted((row for row in evidence.pool if row.label == label), key=lambda row: (difficulty(row), row.text))
         middle = round(level * (len(rows) - 1)) if rows else 0
@@ -33,3 +33,6 @@ async def wish(evidence: Evidence) -> Wish:
         chosen += rows[start : start + EACH]
     said = f"{len(chosen)} exemplars about the {level:.0%} quantile of difficulty"
     return Wish(weights=dict.fromkeys(evidence.labels, 1.0), exemplars=shown(chosen), said=said)
+
+
+KIND: Policy = wish

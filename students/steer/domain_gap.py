@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import statistics
 
-from graft.students.steer.base import Evidence, Wish
+from graft.students.steer.base import Evidence, Policy, Wish
 
 SMOOTH = 0.5
 """What stays of the last round's shares."""
@@ -36,3 +36,6 @@ async def wish(evidence: Evidence) -> Wish:
     return Wish(
         weights=weights, said=f"the student is furthest behind the teacher in {widest} (gap {gaps[widest]:.2f})"
     )
+
+
+KIND: Policy = wish

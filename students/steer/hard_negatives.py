@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from graft.students.steer.base import Evidence, Wish, shown
+from graft.students.steer.base import Evidence, Policy, Wish, shown
 
 SHOWN = 4
 """Mistakes of one label that are shown at most."""
@@ -38,3 +38,6 @@ async def wish(evidence: Evidence) -> Wish:
     if wrong:
         said += f"; most often {worst} ({weights[worst] - 1:.0%} of its rows)"
     return Wish(weights=weights, exemplars=shown(hardest), partners=partners, said=said)
+
+
+KIND: Policy = wish

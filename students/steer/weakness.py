@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from graft.students.steer.base import Evidence, Judged, Wish
+from graft.students.steer.base import Evidence, Policy, SteeringRow, Wish
 
 TEXTS = 6
 """Failed texts of a label that a model is shown at most."""
@@ -19,7 +19,7 @@ TEXTS = 6
 
 async def wish(evidence: Evidence) -> Wish:
     """Concepts of the labels that keep failing."""
-    by_label: dict[str, list[Judged]] = defaultdict(list)
+    by_label: dict[str, list[SteeringRow]] = defaultdict(list)
     for row in _again(evidence):
         by_label[row.label].append(row)
     whole = sum(map(len, by_label.values()))
@@ -35,10 +35,13 @@ async def wish(evidence: Evidence) -> Wish:
     return Wish(weights=weights, concepts=concepts, said=said)
 
 
-def _again(evidence: Evidence) -> list[Judged]:
+def _again(evidence: Evidence) -> list[SteeringRow]:
     """Rows that fail now and failed in the round before, where they were asked then as well."""
     now = [row for row in evidence.rows if row.wrong]
     if not evidence.failed:
         return now
     before = {row.text for row in evidence.failed[-1]}
     return [row for row in now if row.text in before] or now
+
+
+KIND: Policy = wish

@@ -1,7 +1,7 @@
-"""Calls through a provider's batch API, at half price: they gather, go out as one file, and are polled for.
+"""Client for providers' batch APIs, at half price: calls gather, are submitted as one file, and are polled for.
 
-What is paid for is not lost. A batch is written down before the provider hears of it, and carries its id from here as
-metadata, so that a later process finds it again; its answers are kept here until they are in the journal (`done`).
+No paid answer is lost. A batch is stored before the provider receives it and carries our id as metadata, so that a
+later process can find it; its answers stay in the store until they are in the journal (`done`).
 """
 
 from __future__ import annotations
@@ -20,29 +20,30 @@ from graft.agents.gateway.batch.journey import Journey, alive_lock, leave, sweep
 from graft.agents.gateway.batch.provider import Provider, check_prefill, line_of, load, model_of, price_in_batch
 from graft.agents.gateway.batch.results import Again, Outcome, cancelled, reply_from
 from graft.agents.gateway.batch.store import Batch, BatchStore
+from graft.agents.gateway.credentials import headers_of
 from graft.agents.gateway.ledger import Reservation, Tab
 from graft.agents.gateway.litellm_transport import LiteLLMTransport
-from graft.agents.gateway.openai_transport import headers_of, names_schema
+from graft.agents.gateway.openai_transport import names_schema
 from graft.agents.gateway.transport import recorded
 from graft.schemas.calls import CallRequest, Reply
 from graft.schemas.errors import CallFailed, GraftError, NotFound
 from graft.schemas.models import ModelSpec, Price
 
 BYTES = 90_000_000
-"""Size of a file of requests at most; OpenAI takes 200 MB, Azure 100."""
+"""Largest request file; OpenAI accepts 200 MB, Azure 100."""
 LINGER_S, POLL_S = 20.0, 30.0
-"""Seconds without a new call after which a batch goes out, and seconds from one poll to the next."""
+"""Seconds without a new call before a batch is submitted, and seconds between polls."""
 CANCEL_S = 15.0
-"""Seconds that closing waits for a batch that is just being handed in, to cancel it."""
-LAST_WORDS_S = 5.0
-"""Seconds that closing waits for what the provider is just saying."""
+"""Seconds that closing waits for a batch in submission, to cancel it."""
+CLOSE_S = 5.0
+"""Seconds that closing waits for requests in flight."""
 
 Place = tuple[str, str | None, str | None, bool]
-"""Model, base_url, api_key_env, and whether it is chat: what one file of requests has in common."""
+"""Model, base_url, api_key_env and whether it is chat: common to all requests of one file."""
 
 
 class _Gathering:
-    """Calls of one place that wait for others to go with them."""
+    """Calls of one place that wait for a batch."""
 
     def __init__(self, model: ModelSpec) -> None:
         self.model, self.size = model, 0
@@ -51,10 +52,14 @@ class _Gathering:
 
 
 class BatchDesk:
-    """Sends calls in batches. For one event loop; several processes may use the same store.
+    """Sends calls in batches, on one event loop; several processes may use the same store.
 
-    `linger_s`: a batch goes out when no call has come for so long, or `most` are there. `poll_s`: between polls.
-    `run` is the run that is charged for what goes out.
+    Args:
+        store: the SQLite file of batches.
+        linger_s: seconds without a new call before a batch is submitted.
+        most: calls at which a batch is submitted at once.
+        poll_s: seconds between polls.
+        run: id of the run that is charged.
     """
 
     def __init__(
@@ -76,21 +81,28 @@ class BatchDesk:
         self._gatherings: dict[Place, _Gathering] = {}
         self._journeys: dict[str, Journey] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._asking: set[asyncio.Future[Any]] = set()
+        self._in_flight: set[asyncio.Future[Any]] = set()
         self._prices: dict[tuple[str, Price | None], Price | None] = {}
         self._unconstrained: set[str] = set()
         self._closed = False
 
     async def send(self, request: CallRequest, key: str, tab: Tab | None = None) -> Reply:
-        """The reply, when its batch has it (hours, perhaps). A key that an earlier process's batch has joins that one.
+        """Return the reply once its batch has answered, possibly after hours.
 
-        On `tab` the call is reserved before it joins a new batch; where an earlier process of this run handed it in,
-        the charge of then is taken over. Raises BudgetExhausted where a cap leaves no room.
-        Raises CallFailed, ModelUnreachable, KeyMissing: a request's failure is its own, a batch's is all its calls'.
-        After a failure the key may be sent again.
+        A key in an earlier process's batch joins that batch. After a failure the key may be sent again.
+
+        Args:
+            request: the call.
+            key: the request's key.
+            tab: the call's reservation, made before it joins a new batch. If an earlier process of this run submitted
+                the call, its charge is taken over instead.
+
+        Raises:
+            BudgetExhausted: a cap leaves no room.
+            CallFailed, ModelUnreachable, KeyMissing: the call failed, or its batch did.
         """
         store = await self._ready()
-        headers_of(request.model)  # a missing key is said before anything is sent
+        headers_of(request.model)  # raises KeyMissing before anything is sent
         provider = self._provider(request.model)
         check_prefill(self._litellm, request)
         started = time.perf_counter()
@@ -110,15 +122,15 @@ class BatchDesk:
                 self._unconstrained.add(request.model.name)
 
     async def done(self, key: str) -> None:
-        """A reply is in the journal: its answer need not be kept here any longer."""
+        """Drop the answer of a call whose reply is in the journal."""
         if self._store is not None and not self._closed:
             await asyncio.to_thread(self._store.forget, key)
 
     async def close(self, *, cancel: bool = False) -> None:
-        """Follow batches no more: they go on at the provider, and a later process can take their answers.
+        """Stop following batches; pending calls raise CallFailed 'cancelled'.
 
-        With `cancel` they are stopped there too; what is answered by then is paid for, and kept. Whoever still waits
-        gets CallFailed 'cancelled'.
+        Batches continue at the provider, and a later process can fetch their answers. With `cancel` they are cancelled
+        there too; answers so far are charged and kept.
         """
         if self._closed:
             return
@@ -129,13 +141,13 @@ class BatchDesk:
         self._gatherings.clear()
         if cancel:
             await asyncio.gather(*(self._stop(journey) for journey in list(self._journeys.values())))
-        if self._asking:
-            await asyncio.wait(self._asking, timeout=LAST_WORDS_S)
-        for task in (*self._tasks, *self._asking):
+        if self._in_flight:
+            await asyncio.wait(self._in_flight, timeout=CLOSE_S)
+        for task in (*self._tasks, *self._in_flight):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for key in list(self._waiting):
-            self._resolve(key, cancelled("the run ended before its batch went out"))
+            self._resolve(key, cancelled("the run ended before its batch was submitted"))
         await self._transport.close()
         async with self._opening:
             if self._store is not None:
@@ -155,7 +167,7 @@ class BatchDesk:
             return self._store
 
     def _provider(self, model: ModelSpec) -> Provider:
-        return Provider(self._litellm, model, self._asking)
+        return Provider(self._litellm, model, self._in_flight)
 
     async def _reply(self, request: CallRequest, key: str, answer: bytes, latency_s: float) -> Reply:
         model = request.model
@@ -166,7 +178,7 @@ class BatchDesk:
         try:
             return reply_from(request, answer, price, latency_s)
         except CallFailed:
-            await self.done(key)  # paid for, and of no use: it is not to be read again
+            await self.done(key)  # charged and unusable: must not be read again
             raise
 
     async def _outcome(
@@ -178,7 +190,7 @@ class BatchDesk:
         constrained: bool,
         tab: Tab | None,
     ) -> Outcome:
-        """What became of a call: joined to the batch that has it, or sent with the next one."""
+        """Outcome of a call, which joins the batch that holds it or the next batch."""
         waiting = self._waiting.get(key)
         first = waiting is None
         if waiting is None:
@@ -224,11 +236,11 @@ class BatchDesk:
                 self._follow(provider, found[0], request.model, key)
             joined = True
         finally:
-            if not joined:  # who else waits for it tries for itself
+            if not joined:  # other callers of the same key retry themselves
                 self._resolve(key, Again())
 
     async def _reserve(self, tab: Tab, charged: bytes | None) -> None:
-        """Reserve a call, or take over the charge that this run has for it since an earlier process handed it in."""
+        """Reserve a call, or take over its charge if an earlier process of this run submitted it."""
         run, *amounts = orjson.loads(charged) if charged else ("",)
         if self._run and run == self._run:
             tab.joined(Reservation(*amounts))
@@ -250,7 +262,7 @@ class BatchDesk:
             gathering.timer = asyncio.get_running_loop().call_later(self._linger_s, self._depart, place)
 
     def _give_up(self, key: str) -> None:
-        """Nobody waits for a key any more: it is not sent if it has not been; a batch that has it goes on."""
+        """Drop a key without callers: it is not sent if still gathering; a batch that holds it continues."""
         self._waiting.pop(key, None)
         for gathering in self._gatherings.values():
             gathering.lines.pop(key, None)
@@ -285,44 +297,53 @@ class BatchDesk:
         task.add_done_callback(self._tasks.discard)
 
     async def _accompany(self, journey: Journey, provider: Provider, lines: dict[str, bytes] | None) -> None:
-        """Follow a batch, and tell whoever waits here what became of it, whatever happens."""
+        """Follow a batch and resolve its callers, whatever happens."""
         outcomes: dict[str, Outcome] = {}
-        otherwise: Outcome = cancelled("the run ended before its batch", journey.model.name)
+        otherwise: Outcome = cancelled("the run ended before its batch finished", journey.model.name)
         try:
             charges = self._charges(lines or ())
             with recorded(journey.model):
                 outcomes, otherwise = await journey.run(await self._ready(), provider, lines, charges)
         except GraftError as error:
             otherwise = error
-            if journey.batch.state == "ended":  # the provider took none of it
+            if journey.batch.state == "ended":  # the provider accepted none of it
                 for key in journey.keys & self._tabs.keys():
                     self._tabs[key].spared()
-        finally:  # in one go, so that nobody joins a batch between its end and this
+        finally:  # without a pause, so that no call joins a batch that has just ended
             del self._journeys[journey.batch.id]
             journey.submitted.set()
             for key in journey.keys:
                 self._resolve(key, outcomes.get(key, otherwise))
 
     def _charges(self, keys: Iterable[str]) -> dict[str, bytes]:
-        """What this run is charged for calls that go out, by key."""
+        """Charges of this run for submitted calls, by key."""
         held = {key: tab.held for key in keys if self._run and (tab := self._tabs.get(key)) is not None}
         run = self._run
         return {key: orjson.dumps((run, one.usd, one.tokens, one.role)) for key, one in held.items() if one}
 
     async def _stop(self, journey: Journey) -> None:
-        """Cancel a batch at the provider, as far as it lets itself be cancelled."""
+        """Cancel a batch at the provider, if possible."""
         try:
             await asyncio.wait_for(journey.submitted.wait(), CANCEL_S)
             if journey.batch.remote is not None and journey.batch.state == "sent":
                 await self._provider(journey.model).cancel(journey.batch.remote)
         except (TimeoutError, GraftError):
-            return  # it stays written down: the next run finds it, or `graft batches --cancel` stops it
+            return  # it stays in the store: the next run finds it, or `graft batches --cancel` stops it
 
 
 async def cancel_batch(path: Path, name: str) -> Batch:
-    """Stop a batch at its provider, by its id here, the provider's id, or the beginning of one of them.
+    """Cancel a batch at its provider.
 
-    Raises NotFound, and CallFailed, KeyMissing or ModelUnreachable with what the provider said.
+    Args:
+        path: the store of batches.
+        name: our id, the provider's id, or the beginning of either.
+
+    Returns:
+        The batch with its new status.
+
+    Raises:
+        NotFound: no batch, or several batches, begin with `name`.
+        CallFailed, KeyMissing, ModelUnreachable: the provider cannot be reached or refuses.
     """
     store = await asyncio.to_thread(BatchStore, path)
     transport = LiteLLMTransport()
@@ -339,7 +360,7 @@ async def cancel_batch(path: Path, name: str) -> Batch:
             batch.remote = str(there["id"]) if there else None
         if batch.remote is None:
             what = "the provider has no such batch, so there is nothing to cancel"
-            raise NotFound(what, where=batch.id, fix="it is sent again, or not, by the run that it belongs to")
+            raise NotFound(what, where=batch.id, fix="rerun its run to submit the calls again")
         await provider.cancel(batch.remote)
         batch.state, batch.status = "sent", "cancelling"
         await asyncio.to_thread(store.update, batch)
@@ -353,5 +374,5 @@ def _named(batches: list[Batch], name: str) -> Batch:
     found = [b for b in batches if name and (b.id.startswith(name) or (b.remote or "").startswith(name))]
     if len(found) != 1:
         what = f"{len(found)} batches begin with {name!r}" if found else f"no batch {name!r}"
-        raise NotFound(what, where="--cancel", fix="graft batches lists them")
+        raise NotFound(what, where="--cancel", fix="list them with: graft batches")
     return found[0]

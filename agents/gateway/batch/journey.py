@@ -1,4 +1,4 @@
-"""One batch from here to the provider and back: handed in, or found again after a crash; polled; its results read."""
+"""Life of one batch: submission or recovery after a crash, polling, and results."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from graft.schemas.errors import CallFailed, ModelUnreachable
 from graft.schemas.models import ModelSpec
 
 RAREST, GROWTH = 4.0, 1.1
-"""Polls get rarer by GROWTH each time, up to RAREST times poll_s."""
+"""The poll interval grows by GROWTH each time, up to RAREST times poll_s."""
 LONGEST_S = 300.0
-"""Seconds between tries after failures at most."""
+"""Longest backoff in seconds."""
 SUBMITS = 6
-"""Times that a batch is handed in until its calls fail; should it have got in, their retries find it."""
+"""Submissions of a batch before its calls fail; if it was created after all, their retries find it."""
 LOOKS = 3
-"""Searches at the provider for a batch whose creation was not confirmed; over about a minute with the usual poll."""
+"""Searches for a batch of unconfirmed creation; they take about a minute at the default poll interval."""
 SETTLED_S = 3600.0
-"""Seconds after which a batch that is not listed is not there."""
+"""Age in seconds after which an unlisted batch does not exist."""
 GONE_AT = 3
-"""Times in a row that the provider must say that it has no such batch or file."""
+"""Consecutive answers by which the provider must deny a batch or file."""
 SWEPT_S = 3600.0
 FINAL = frozenset({"completed", "expired", "cancelled", "failed", "gone"})
 STOPPED = frozenset({"cancelling", "cancelled"})
@@ -41,7 +41,15 @@ T = TypeVar("T")
 
 
 class Journey:
-    """A batch that is followed. `keys` are the calls that wait for it here; `me` is the id of the desk."""
+    """Follows one batch.
+
+    Args:
+        batch: the batch.
+        model: its model.
+        keys: calls that wait for it in this process.
+        me: the desk's id.
+        poll_s: seconds between polls.
+    """
 
     def __init__(self, batch: Batch, model: ModelSpec, keys: set[str], *, me: str, poll_s: float) -> None:
         self.batch, self.model, self.keys = batch, model, keys
@@ -56,24 +64,34 @@ class Journey:
         lines: dict[str, bytes] | None,
         charges: Mapping[str, bytes] | None = None,
     ) -> tuple[dict[str, Outcome], Outcome]:
-        """To the batch's end: the outcomes by key, and that of every other key. `lines`: it begins here.
+        """Follow the batch to its end.
 
-        Raises CallFailed and ModelUnreachable where it could not be handed in, or the provider refuses to speak of it.
+        Args:
+            store: the store of batches.
+            provider: the batch API of the model's provider.
+            lines: request lines by key, for a new batch; None resumes an earlier one.
+            charges: the run's charges by key, for a new batch.
+
+        Returns:
+            The outcomes by key, and the outcome of every other key.
+
+        Raises:
+            CallFailed, ModelUnreachable: the submission failed, or the provider refuses to report on the batch.
         """
         status: dict[str, Any] = {}
         if lines is not None:
             await asyncio.to_thread(store.add, self.batch, list(lines), charges)
-            await self._hand_in(store, provider, b"".join(lines.values()))
+            await self._submit(store, provider, b"".join(lines.values()))
         else:
-            if not await self._take_up(store, provider):
+            if not await self._resume(store, provider):
                 return {}, Again()
-            status = await self._look(provider)
+            status = await self._poll(provider)
             self._stopped_before = status.get("status") in STOPPED
         self.submitted.set()
-        status = await self._to_the_end(store, provider, status)
+        status = await self._poll_until_final(store, provider, status)
         return await self._results(store, provider, status)
 
-    async def _hand_in(self, store: BatchStore, provider: Provider, lines: bytes) -> None:
+    async def _submit(self, store: BatchStore, provider: Provider, lines: bytes) -> None:
         batch = self.batch
         try:
             batch.input_file = await self._upload(provider, lines)
@@ -92,22 +110,22 @@ class Journey:
             try:
                 return await provider.upload(lines)
             except CallFailed as failure:
-                if tries == SUBMITS or not self._may_pass(failure):
+                if tries == SUBMITS or not self._is_transient(failure):
                     raise
                 await asyncio.sleep(self._wait_s(tries, failure))
         raise AssertionError  # the loop returns or raises
 
     async def _create(self, provider: Provider) -> dict[str, Any]:
-        """The batch at the provider. After a failure the provider is searched before the batch is handed in again.
+        """Create the batch at the provider; after a failure, search for it before submitting it again.
 
-        A timeout or a lost connection leaves open whether the batch was created, perhaps seconds later: it is searched
-        for several times, and where the provider lists no batches it is not handed in again.
+        After a timeout or a lost connection the batch may still have been created, perhaps seconds later: the search is
+        repeated, and the batch is not submitted again if the provider cannot list batches.
         """
         for tries in range(1, SUBMITS + 1):
             try:
                 return await provider.create(str(self.batch.input_file), self.batch.id, self.batch.chat)
             except CallFailed as failure:
-                if not self._may_pass(failure):
+                if not self._is_transient(failure):
                     raise
                 doubtful = not isinstance(failure, RateLimited)
                 await asyncio.sleep(self._wait_s(tries, failure))
@@ -121,21 +139,21 @@ class Journey:
         raise AssertionError  # the loop returns or raises
 
     async def _search(self, provider: Provider, looks: int) -> dict[str, Any] | None:
-        """The batch at the provider, looked for so many times; None where it is not there, or none are listed."""
+        """Search for the batch at the provider up to `looks` times; None if it is absent or cannot be listed."""
         for look in range(1, looks + 1):
-            found = await self._patiently(lambda: provider.search(self.batch))
+            found = await self._retried(lambda: provider.search(self.batch))
             if found is not None or not provider.lists or look == looks:
                 return found
             await asyncio.sleep(self._wait_s(look))
         return None
 
-    def _may_pass(self, failure: CallFailed) -> bool:
-        """Whether a failure to hand in is worth another try; a wait beyond LONGEST_S is not waited for."""
+    def _is_transient(self, failure: CallFailed) -> bool:
+        """Whether to retry a failed submission; a requested wait beyond LONGEST_S ends it."""
         too_long = (getattr(failure, "retry_after", None) or 0.0) > LONGEST_S
         return failure.code in RETRYABLE and not isinstance(failure, Gone) and not too_long
 
-    async def _take_up(self, store: BatchStore, provider: Provider) -> bool:
-        """Go on with a batch that was begun before; False where it has ended, or the provider never got it."""
+    async def _resume(self, store: BatchStore, provider: Provider) -> bool:
+        """Resume an earlier batch; False if it has ended or never reached the provider."""
         while True:
             found = await asyncio.to_thread(store.get, self.batch.id)
             if found is None or found.state == "ended":
@@ -145,7 +163,7 @@ class Journey:
                 return True
             if found.desk == self._me or await asyncio.to_thread(is_dead, store.path, found.desk):
                 break
-            await asyncio.sleep(self._poll_s)  # another process is handing it in
+            await asyncio.sleep(self._poll_s)  # another process is submitting it
         if found.state == "uploaded":
             there = await self._search(provider, LOOKS if time.time() - found.created < SETTLED_S else 1)
             if there is not None:
@@ -156,24 +174,24 @@ class Journey:
 
     async def _sent(self, store: BatchStore, status: dict[str, Any]) -> None:
         self.batch.remote, self.batch.state = str(status["id"]), "sent"
-        self.batch.status = _said(status)
+        self.batch.status = _summary(status)
         await asyncio.to_thread(store.update, self.batch)
 
-    async def _look(self, provider: Provider) -> dict[str, Any]:
+    async def _poll(self, provider: Provider) -> dict[str, Any]:
         try:
-            return await self._patiently(lambda: provider.retrieve(str(self.batch.remote)))
+            return await self._retried(lambda: provider.retrieve(str(self.batch.remote)))
         except Gone:
             return {"status": "gone"}
 
-    async def _to_the_end(self, store: BatchStore, provider: Provider, status: dict[str, Any]) -> dict[str, Any]:
-        """Poll until nothing more is to come; a batch that the provider forgot counts as completed without results."""
+    async def _poll_until_final(self, store: BatchStore, provider: Provider, status: dict[str, Any]) -> dict[str, Any]:
+        """Poll until the status is final; a batch unknown to the provider counts as completed without results."""
         wait_s = self._poll_s
         while status.get("status") not in FINAL:
             await asyncio.sleep(wait_s * random.uniform(0.75, 1.25))
             wait_s = min(wait_s * GROWTH, self._poll_s * RAREST)
-            status = await self._look(provider)
-            if _said(status) != self.batch.status:
-                self.batch.status = _said(status)
+            status = await self._poll(provider)
+            if _summary(status) != self.batch.status:
+                self.batch.status = _summary(status)
                 await asyncio.to_thread(store.update, self.batch)
         return status
 
@@ -185,14 +203,14 @@ class Journey:
             file = status.get(name)
             if file:
                 try:
-                    payload = await self._patiently(partial(provider.content, str(file)))
+                    payload = await self._retried(partial(provider.content, str(file)))
                 except Gone:
                     continue
                 found = await results_of(payload, self.model) | found
         answers = [(key, outcome) for key, outcome in found.items() if isinstance(outcome, bytes)]
-        await self._end(store, _said(status), answers)
+        await self._end(store, _summary(status), answers)
         otherwise: Outcome = otherwise_of(status, self.model)
-        if self._stopped_before:  # whoever asks after it was cancelled wants an answer all the same
+        if self._stopped_before:  # calls that joined after the cancellation still need an answer
             otherwise = Again()
             found = dict(answers)
         return found, otherwise
@@ -201,9 +219,13 @@ class Journey:
         self.batch.state, self.batch.status = "ended", status
         await asyncio.to_thread(store.end, self.batch, answers or [])
 
-    async def _patiently(self, act: Callable[[], Awaitable[T]]) -> T:
-        """What `act` brings, however long the provider or the network fails. Raises Gone once that is certain, and
-        what only a person can mend."""
+    async def _retried(self, act: Callable[[], Awaitable[T]]) -> T:
+        """Retry `act` without limit while the provider or network fails.
+
+        Raises:
+            Gone: the provider denies the batch or file GONE_AT times in a row.
+            CallFailed, ModelUnreachable: a failure that is not transient.
+        """
         failures = gone = 0
         while True:
             try:
@@ -217,17 +239,17 @@ class Journey:
 
     def _wait_s(self, failures: int, failure: CallFailed | None = None) -> float:
         usual = min(LONGEST_S, self._poll_s * 2.0 ** min(failures - 1, 10)) * random.uniform(0.5, 1.0)
-        asked: float = getattr(failure, "retry_after", None) or 0.0
-        return max(usual, min(asked, LONGEST_S))
+        requested: float = getattr(failure, "retry_after", None) or 0.0
+        return max(usual, min(requested, LONGEST_S))
 
 
 def alive_lock(store: Path, desk: str) -> FileLock:
-    """The lock that a desk holds as long as its process lives."""
+    """Lock that a desk holds while its process lives."""
     return FileLock(store.with_name(f"{store.name}.{desk}.desk"), thread_local=False)
 
 
 def is_dead(store: Path, desk: str) -> bool:
-    """Whether the process of a desk is gone; its lock is swept away then."""
+    """Whether a desk's process is gone; if so, its lock is removed."""
     lock = alive_lock(store, desk)
     try:
         lock.acquire(timeout=0)
@@ -238,21 +260,21 @@ def is_dead(store: Path, desk: str) -> bool:
 
 
 def leave(lock: FileLock) -> None:
-    """Release a desk's lock and remove its file; its name is never used again."""
+    """Release a desk's lock and remove its file, whose name is never reused."""
     lock.release()
     Path(lock.lock_file).unlink(missing_ok=True)
 
 
 def sweep(store: Path) -> None:
-    """Remove what killed processes left of their locks (after an hour: a new one may not be held yet)."""
+    """Remove locks of killed processes, after an hour, because a new lock may not be held yet."""
     for file in store.parent.glob(f"{store.name}.*.desk"):
         with contextlib.suppress(FileNotFoundError):
             if file.stat().st_mtime < time.time() - SWEPT_S:
                 is_dead(store, file.name.removeprefix(f"{store.name}.").removesuffix(".desk"))
 
 
-def _said(status: dict[str, Any]) -> str:
-    """What a provider says of a batch, in a few words for a person."""
+def _summary(status: dict[str, Any]) -> str:
+    """Summarise a provider's batch status in a few words."""
     counts = status.get("request_counts") or {}
     total, failed = counts.get("total") or 0, counts.get("failed") or 0
     done = f" {(counts.get('completed') or 0) + failed}/{total}" if total else ""

@@ -1,6 +1,6 @@
-"""One model's batch API at its provider, through LiteLLM: the file of requests, the batch, its results, its price.
+"""Batch API of one model's provider, through LiteLLM: request file, batch, results and price.
 
-LiteLLM speaks OpenAI's protocol for openai, hosted_vllm and litellm_proxy, and translates it for the others.
+LiteLLM speaks OpenAI's protocol for openai, hosted_vllm and litellm_proxy, and translates it for other providers.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from typing import Any
 import orjson
 
 from graft.agents.gateway.batch.store import Batch
+from graft.agents.gateway.credentials import headers_of, own_headers, raw_of
 from graft.agents.gateway.ledger import MICRO
 from graft.agents.gateway.litellm_transport import PASSED, PREFIXING, LiteLLMTransport, _continues, _load, own_settings
-from graft.agents.gateway.openai_transport import body_of, failure_of, headers_of, own_headers, raw_of
+from graft.agents.gateway.openai_transport import body_of, failure_of
 from graft.agents.gateway.transport import Refused, no_prefill
 from graft.schemas.calls import CallRequest
 from graft.schemas.errors import CallFailed, GraftError, ModelUnreachable
@@ -23,18 +24,18 @@ from graft.schemas.models import ModelSpec, Price
 
 OPENAI_LIKE = frozenset({"openai", "azure", "hosted_vllm", "litellm_proxy"})
 SUPPORTED = OPENAI_LIKE | {"vertex_ai", "bedrock", "mistral", "xai"}
-"""Providers whose files and batches LiteLLM 1.110 can make, read and poll."""
+"""Providers whose files and batches LiteLLM 1.110 can create, read and poll."""
 LISTABLE = OPENAI_LIKE | {"vertex_ai", "xai"}
 CANCELLABLE = OPENAI_LIKE | {"vertex_ai", "bedrock", "xai"}
 NAMED = frozenset({"bedrock", "mistral"})
-"""Providers for which LiteLLM wants the model's name with every request about a batch."""
+"""Providers for which LiteLLM requires the model's name with every batch request."""
 SLOWEST_S = 120.0
-"""Seconds that a request about a batch has at least: a file may have 100 MB."""
+"""Least timeout of a batch request in seconds: a file may have 100 MB."""
 RESULT_BYTES = 1_000_000_000
-"""Bytes of a result file at most."""
+"""Largest result file in bytes."""
 CLOCKS_APART_S = 86_400.0
 PAGES = 100
-"""Pages of a hundred batches that are looked through for a lost one."""
+"""Pages of a hundred batches searched for a lost batch."""
 HALF = 0.5
 
 
@@ -43,27 +44,26 @@ class Gone(CallFailed):
 
 
 class Provider:
-    """What can be asked of a provider about batches of one model. Every method raises CallFailed or ModelUnreachable
-    for what went wrong, without the key.
+    """Batch requests for one model. Every method raises CallFailed or ModelUnreachable, without the key in the text.
 
-    A question is never cancelled half-way, as it may have been heard: it stays in `asking` until it is answered.
+    A request is never cancelled half-way, because the provider may act on it: it stays in `in_flight` until it ends.
     """
 
-    def __init__(self, litellm: Any, model: ModelSpec, asking: set[asyncio.Future[Any]]) -> None:
-        self._litellm, self._model, self._asking = litellm, model, asking
+    def __init__(self, litellm: Any, model: ModelSpec, in_flight: set[asyncio.Future[Any]]) -> None:
+        self._litellm, self._model, self._in_flight = litellm, model, in_flight
         self.kind = kind_of(litellm, model)
         self.lists = self.kind in LISTABLE
-        """Whether `search` can find a batch; false also once the provider answered that it lists none."""
+        """Whether `search` can find a batch; false once the provider turns out not to list batches."""
 
     async def upload(self, lines: bytes) -> str:
-        """Hand in the file of requests (JSON lines); its id there."""
+        """Upload the request file (JSON lines); returns the provider's id of the file."""
         file = ("graft.jsonl", lines)
-        return str((await self._told(self._litellm.acreate_file(file=file, purpose="batch", **self._to())))["id"])
+        return str((await self._fields(self._litellm.acreate_file(file=file, purpose="batch", **self._to())))["id"])
 
     async def create(self, input_file: str, batch: str, chat: bool) -> dict[str, Any]:
-        """Start a batch; `batch` is its id here, by which `search` finds it."""
+        """Create a batch; `batch` is our id, by which `search` finds it."""
         endpoint = "/v1/chat/completions" if chat else "/v1/completions"
-        return await self._told(
+        return await self._fields(
             self._litellm.acreate_batch(
                 completion_window="24h", endpoint=endpoint, input_file_id=input_file, metadata={"graft": batch},
                 **self._to(),
@@ -71,34 +71,34 @@ class Provider:
         )  # fmt: skip
 
     async def retrieve(self, remote: str) -> dict[str, Any]:
-        """How far a batch is. Raises Gone."""
-        quiet = {"batch_ignore_default_logging": True}  # else LiteLLM reads the results once more, for its own books
-        return await self._told(self._litellm.aretrieve_batch(remote, litellm_metadata=quiet, **self._to()))
+        """Return a batch's status. Raises Gone."""
+        quiet = {"batch_ignore_default_logging": True}  # otherwise LiteLLM reads the results again for its own log
+        return await self._fields(self._litellm.aretrieve_batch(remote, litellm_metadata=quiet, **self._to()))
 
     async def content(self, file: str) -> bytes:
-        """A result file. Raises Gone."""
+        """Download a result file. Raises Gone."""
         from graft.agents.gateway.litellm_http import most_bytes
 
         usual = most_bytes.set(RESULT_BYTES)
         try:
-            return bytes((await self._ask(self._litellm.afile_content(file, **self._to()))).content)
+            return bytes((await self._request(self._litellm.afile_content(file, **self._to()))).content)
         finally:
             most_bytes.reset(usual)
 
     async def cancel(self, remote: str) -> None:
-        """Ask the provider to stop a batch; what it has answered by then is paid for."""
+        """Cancel a batch; answers so far are charged."""
         if self.kind not in CANCELLABLE:
             raise CallFailed("refused_by_server", f"LiteLLM cannot cancel a batch of {self.kind}", where=self._name)
-        await self._told(self._litellm.acancel_batch(remote, **self._to()))
+        await self._fields(self._litellm.acancel_batch(remote, **self._to()))
 
     async def search(self, batch: Batch) -> dict[str, Any] | None:
-        """A batch whose id at the provider is not known here, by its id here or its file; None where there is none."""
+        """Find a batch whose id at the provider is unknown, by our id or its file; None if absent."""
         if not self.lists:
             return None
         after: str | None = None
         for _ in range(PAGES):
             try:
-                page = await self._told(self._litellm.alist_batches(after=after, limit=100, **self._to()))
+                page = await self._fields(self._litellm.alist_batches(after=after, limit=100, **self._to()))
             except Gone:
                 self.lists = False
                 return None
@@ -120,7 +120,7 @@ class Provider:
         return self._model.name
 
     def _to(self) -> dict[str, Any]:
-        """Where to, and as whom."""
+        """Address and credentials."""
         model = self._model
         to: dict[str, Any] = {
             "custom_llm_provider": self.kind, "api_base": model.base_url,
@@ -130,30 +130,30 @@ class Provider:
         to = {**_extras(model)[1], **to}
         headers = own_headers(model)
         if self.kind in OPENAI_LIKE:
-            headers["Connection"] = "close"  # LiteLLM opens a client each time, and closes none
+            headers["Connection"] = "close"  # LiteLLM opens a client per request and closes none
         if headers:
             to["extra_headers"] = headers
         if self.kind in NAMED:
             to["model"] = model.model
         return {name: value for name, value in to.items() if value is not None}
 
-    async def _told(self, asked: Awaitable[Any]) -> dict[str, Any]:
-        answer = await self._ask(asked)
+    async def _fields(self, call: Awaitable[Any]) -> dict[str, Any]:
+        answer = await self._request(call)
         return dict(answer if isinstance(answer, dict) else answer.model_dump())
 
-    async def _ask(self, asked: Awaitable[Any]) -> Any:
-        asking = asyncio.ensure_future(asked)
-        self._asking.add(asking)
-        asking.add_done_callback(self._answered)
+    async def _request(self, call: Awaitable[Any]) -> Any:
+        request = asyncio.ensure_future(call)
+        self._in_flight.add(request)
+        request.add_done_callback(self._finished)
         try:
-            return await asyncio.shield(asking)
+            return await asyncio.shield(request)
         except self._errors() as error:
             raise self._failure(error) from None
 
-    def _answered(self, asking: asyncio.Future[Any]) -> None:
-        self._asking.discard(asking)
-        if not asking.cancelled():
-            asking.exception()  # seen, even where nobody waits any more
+    def _finished(self, request: asyncio.Future[Any]) -> None:
+        self._in_flight.discard(request)
+        if not request.cancelled():
+            request.exception()  # marks it as retrieved, even if no caller waits any more
 
     def _errors(self) -> tuple[type[Exception], ...]:
         import httpx
@@ -168,26 +168,26 @@ class Provider:
 
         status, kind = getattr(error, "status_code", None), type(error).__name__
         if isinstance(error, openai.APITimeoutError | TimeoutError):
-            return CallFailed("timeout", "the provider did not answer about a batch in time", where=self._name)
+            return CallFailed("timeout", "the provider did not answer a batch request in time", where=self._name)
         if isinstance(error, openai.APIConnectionError | OSError):
             return CallFailed("connection", f"the connection failed ({kind})", where=self._name)
         if not isinstance(status, int):
-            return CallFailed("server_error", f"the provider's batches cannot be used ({kind})", where=self._name)
-        said = str(error).encode()
+            return CallFailed("server_error", f"the provider's batch API failed ({kind})", where=self._name)
+        text = str(error).encode()
         if status == 404:
-            raw = raw_of(said, self._model)
+            raw = raw_of(text, self._model)
             return Gone("server_error", "the provider does not know the batch or its file", where=self._name, raw=raw)
         headers = getattr(getattr(error, "response", None), "headers", None) or {}
-        return _as_error(failure_of(status, headers.get("retry-after"), said, self._model))
+        return _as_error(failure_of(status, headers.get("retry-after"), text, self._model))
 
 
 def kind_of(litellm: Any, model: ModelSpec) -> str:
-    """LiteLLM's name of a model's provider. Raises ModelUnreachable where it has no batch API there."""
+    """Return LiteLLM's name of a model's provider. Raises ModelUnreachable if it has no batch API there."""
     try:
         kind = str(litellm.get_llm_provider(model.model)[1])
     except litellm.BadRequestError:
         raise ModelUnreachable(
-            f"LiteLLM knows no provider of {model.model!r}", where=model.name, fix="check model"
+            f"LiteLLM knows no provider for {model.model!r}", where=model.name, fix="check model in the recipe"
         ) from None
     kind = "openai" if kind == "text-completion-openai" else kind
     if kind not in SUPPORTED:
@@ -198,7 +198,7 @@ def kind_of(litellm: Any, model: ModelSpec) -> str:
 
 
 def line_of(litellm: Any, request: CallRequest, key: str, constrained: bool) -> bytes:
-    """A request as one line of a batch's file, in OpenAI's form, which LiteLLM translates where it must."""
+    """Build a request's line for the batch file, in OpenAI's form, which LiteLLM translates if necessary."""
     model, chat = request.model, bool(request.messages)
     name, kind, _, _ = litellm.get_llm_provider(model.model)
     bare = model.model_copy(update={"model": name, "extra": {}})
@@ -213,14 +213,14 @@ def line_of(litellm: Any, request: CallRequest, key: str, constrained: bool) -> 
 
 
 def check_prefill(litellm: Any, request: CallRequest) -> None:
-    """Raises NoPrefill where a begun turn cannot be sent, as the transport does."""
+    """Raise NoPrefill if a prefilled turn cannot be sent, as the transport does."""
     if request.continues and request.messages and not _continues(litellm, request.model):
         fix = "use provider openai with the server's address"
-        raise no_prefill(request.model, "LiteLLM knows of no way for this model", fix)
+        raise no_prefill(request.model, "LiteLLM does not support it for this model", fix)
 
 
 async def price_in_batch(litellm: Any, transport: LiteLLMTransport, model: ModelSpec) -> Price | None:
-    """What a model costs in a batch: half its price; without one, LiteLLM's batch prices, or half of its others."""
+    """Return a model's price in a batch: half its price, or else LiteLLM's batch rates or half its usual rates."""
     listed = await transport.price(model)
     usual = model.price or listed
     if usual is None:
@@ -240,29 +240,29 @@ async def price_in_batch(litellm: Any, transport: LiteLLMTransport, model: Model
 
 
 def load() -> Any:
-    """LiteLLM, imported as the transport imports it (5 to 7 s the first time)."""
+    """Import LiteLLM as the transport does (5 to 7 s the first time)."""
     return _load()
 
 
 def model_of(batch: Batch) -> ModelSpec:
-    """As much of a batch's model as asking about the batch takes."""
+    """Build the part of a batch's model that batch requests need."""
     return ModelSpec(
         name="batch", provider="litellm", model=batch.model, base_url=batch.base_url, api_key_env=batch.api_key_env
     )
 
 
 def _accepted(litellm: Any, name: str, kind: str, fields: dict[str, Any]) -> dict[str, Any]:
-    """The fields that a model takes, under its own names for them (such as max_completion_tokens)."""
+    """Fields that a model accepts, under its own names (such as max_completion_tokens)."""
     given = {field: value for field, value in fields.items() if field != "model"}
     try:
         mapped = litellm.utils.get_optional_params(model=name, custom_llm_provider=kind, drop_params=True, **given)
     except litellm.BadRequestError as error:
-        raise Refused(f"the model does not take the request ({type(error).__name__})", where=name) from None
+        raise Refused(f"the model does not accept the request ({type(error).__name__})", where=name) from None
     return {field: value for field, value in mapped.items() if field not in ("stream", "extra_body")}
 
 
 def _extras(model: ModelSpec) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A model's extra fields: those of a request's body, and those that are LiteLLM's own (such as api_version)."""
+    """Split a model's extra fields into those of the request body and arguments of LiteLLM (such as api_version)."""
     own, extra = own_settings(), sendable(model.extra)
     body = {name: value for name, value in extra.items() if name not in own}
     return body, {name: value for name, value in extra.items() if name in own & PASSED}

@@ -1,7 +1,7 @@
-"""What is remembered of batches across a crash: SQLite in WAL, written before money is spent. It holds no API key.
+"""Crash-safe store of batches: SQLite in WAL mode, written before money is spent. It holds no API key.
 
-A batch is in it before the provider hears of it, with the keys of its calls. A key leaves when its reply is in the
-journal, or when its call failed: asked again, it goes into another batch.
+A batch is stored with the keys of its calls before the provider receives it. A key is dropped once its reply is in the
+journal or its call has failed; requested again, it joins another batch.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from typing import Any, Literal
 from graft.schemas.errors import GraftError, StorageFull
 
 BUSY_S = 30.0
-"""Seconds that a write waits for another process's."""
+"""Seconds that a write waits for another process's write."""
 KEPT_S = 30 * 86_400.0
-"""Seconds after which a batch is forgotten: providers keep results no longer than that."""
+"""Retention in seconds: providers keep results no longer."""
 
 State = Literal["intended", "uploaded", "sent", "ended"]
-"""Written down only; its file is at the provider; the provider gave it an id; nothing more is to come."""
+"""Stored only; file uploaded; the provider has given it an id; finished."""
 
 
 @dataclass
 class Batch:
-    """One batch, as it is known here. `remote` is the provider's id, `status` what the provider last said of it.
+    """One batch. `remote` is the provider's id, `status` the provider's last report.
 
-    `desk` is who hands it in; only that desk does, as long as its process lives.
+    `desk` is the id of the desk that submits it; no other desk does while that desk's process lives.
     """
 
     id: str
@@ -51,21 +51,21 @@ COLUMNS = ", ".join(field.name for field in fields(Batch))
 
 
 def path_in(root: Path) -> Path:
-    """Where the batches of a home folder are remembered."""
+    """Path of the batch store in a home folder."""
     return root / "batches.sqlite"
 
 
 class BatchStore:
-    """The table of batches and their keys. Every method blocks: call it in a thread. Several processes may share it."""
+    """Table of batches and their keys, shared by several processes. Every method blocks: call it in a thread."""
 
     def __init__(self, path: Path) -> None:
         self.path, self._lock = path, threading.Lock()
         path.parent.mkdir(parents=True, exist_ok=True)
-        with self._told():
+        with self._errors():
             self._connection = sqlite3.connect(path, timeout=BUSY_S, check_same_thread=False)
         try:
-            with self._told():
-                self._found()
+            with self._errors():
+                self._set_up()
         except GraftError:
             self._connection.close()
             raise
@@ -76,12 +76,15 @@ class BatchStore:
             self._connection.close()
 
     def add(self, batch: Batch, keys: Iterable[str], charges: Mapping[str, bytes] | None = None) -> None:
-        """Write a batch down with the keys of its calls, whole or not at all.
+        """Store a batch with the keys of its calls, atomically.
 
-        `charges` is, by key, what a run is charged for a call until its answer is there.
+        Args:
+            batch: the batch.
+            keys: the keys of its calls.
+            charges: a run's charge for a call until its answer is there, by key.
         """
         marks = ", ".join("?" for _ in fields(Batch))
-        with self._lock, self._told(), self._connection:
+        with self._lock, self._errors(), self._connection:
             self._connection.execute(f"INSERT INTO batches ({COLUMNS}) VALUES ({marks})", astuple(batch))
             self._connection.executemany(
                 "INSERT OR REPLACE INTO batch_keys (key, batch, answer, charge) VALUES (?, ?, NULL, ?)",
@@ -89,16 +92,16 @@ class BatchStore:
             )
 
     def update(self, batch: Batch) -> None:
-        """Write down how far a batch is."""
-        with self._lock, self._told(), self._connection:
+        """Store a batch's progress."""
+        with self._lock, self._errors(), self._connection:
             self._connection.execute(
                 "UPDATE batches SET state = ?, input_file = ?, remote = ?, status = ? WHERE id = ?",
                 (batch.state, batch.input_file, batch.remote, batch.status, batch.id),
             )
 
     def end(self, batch: Batch, answers: Iterable[tuple[str, bytes]]) -> None:
-        """Nothing more is to come: keep the answers by key, and forget the keys that have none."""
-        with self._lock, self._told(), self._connection:
+        """Mark a batch as ended, store its answers by key, and drop keys without an answer."""
+        with self._lock, self._errors(), self._connection:
             self._connection.executemany(
                 "UPDATE batch_keys SET answer = ? WHERE key = ? AND batch = ?",
                 [(answer, key, batch.id) for key, answer in answers],
@@ -109,47 +112,47 @@ class BatchStore:
             )
 
     def forget(self, key: str) -> None:
-        """A call is done with: its reply is in the journal, or it failed."""
-        with self._lock, self._told(), self._connection:
+        """Drop a call whose reply is in the journal or that has failed."""
+        with self._lock, self._errors(), self._connection:
             self._connection.execute("DELETE FROM batch_keys WHERE key = ?", (key,))
 
     def find(self, key: str) -> tuple[Batch, bytes | None] | None:
-        """The batch that a key belongs to, with the answer where there is one already."""
-        with self._lock, self._told():
+        """Return the batch that holds a key, and the answer if there is one."""
+        with self._lock, self._errors():
             row = self._connection.execute(
                 f"SELECT {COLUMNS}, answer FROM batch_keys JOIN batches ON batches.id = batch WHERE key = ?", (key,)
             ).fetchone()
         return (_batch(row[:-1]), row[-1]) if row else None
 
     def charge_of(self, key: str) -> bytes | None:
-        """What a run is charged for a call that is in a batch; None where no run is."""
-        with self._lock, self._told():
+        """Return a run's charge for a call in a batch; None if no run is charged."""
+        with self._lock, self._errors():
             row = self._connection.execute("SELECT charge FROM batch_keys WHERE key = ?", (key,)).fetchone()
         return row[0] if row else None
 
     def get(self, batch: str) -> Batch | None:
-        """A batch by its id here."""
-        with self._lock, self._told():
+        """Return a batch by our id."""
+        with self._lock, self._errors():
             row = self._connection.execute(f"SELECT {COLUMNS} FROM batches WHERE id = ?", (batch,)).fetchone()
         return _batch(row) if row else None
 
     def keys_of(self, batch: str) -> list[str]:
-        """The keys of a batch that are not done with."""
-        with self._lock, self._told():
+        """Return the pending keys of a batch."""
+        with self._lock, self._errors():
             rows = self._connection.execute("SELECT key FROM batch_keys WHERE batch = ?", (batch,)).fetchall()
         return [row[0] for row in rows]
 
     def listed(self) -> list[tuple[Batch, int]]:
-        """Every batch that is remembered, newest first, with the number of its calls that are not done with."""
-        with self._lock, self._told():
+        """Return all batches, newest first, each with its number of pending calls."""
+        with self._lock, self._errors():
             rows = self._connection.execute(
                 f"SELECT {COLUMNS}, (SELECT count(*) FROM batch_keys WHERE batch = batches.id) FROM batches"
                 " ORDER BY created DESC"
             ).fetchall()
         return [(_batch(row[:-1]), row[-1]) for row in rows]
 
-    def _found(self) -> None:
-        """Make the tables and forget what is too old. SQLite does not wait for a rival that changes to WAL; we do."""
+    def _set_up(self) -> None:
+        """Create the tables and drop old batches. SQLite does not wait for another process that sets WAL; we do."""
         deadline = time.monotonic() + BUSY_S
         while True:
             try:
@@ -159,7 +162,7 @@ class BatchStore:
                 if "locked" not in str(error) or time.monotonic() > deadline:
                     raise
                 time.sleep(0.02)
-        self._connection.execute("PRAGMA synchronous=FULL")  # a batch is on the disk before the provider has it
+        self._connection.execute("PRAGMA synchronous=FULL")  # a batch is on disk before the provider receives it
         with self._connection:
             self._connection.execute("BEGIN IMMEDIATE")
             self._connection.execute(
@@ -179,12 +182,12 @@ class BatchStore:
             )
             self._connection.execute("DELETE FROM batches WHERE created < ?", (old,))
 
-    def _told(self) -> _Told:
-        return _Told(self.path)
+    def _errors(self) -> _StorageErrors:
+        return _StorageErrors(self.path)
 
 
-class _Told:
-    """Turns SQLite's errors into ones for people."""
+class _StorageErrors:
+    """Converts SQLite's errors to GraftErrors."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -197,16 +200,17 @@ class _Told:
             return
         if "disk is full" in str(error):
             raise StorageFull(
-                "no space left to remember batches", where=str(self._path), fix="make room; the rerun goes on from here"
-            ) from None
+                "no space left for the batch store", where=str(self._path),
+                fix="free some space; the same command resumes the run",
+            ) from None  # fmt: skip
         raise GraftError(
-            f"the batches' file cannot be used: {error}", where=str(self._path),
+            f"the batch store cannot be used: {error}", where=str(self._path),
             fix="move the file away, or set GRAFT_HOME",
         ) from None  # fmt: skip
 
 
 def listed_at(path: Path) -> list[tuple[Batch, int]]:
-    """What `BatchStore.listed` says of a file; empty where there is none. Makes no file."""
+    """`BatchStore.listed` of a file; empty if there is no file, and creates none."""
     if not path.is_file():
         return []
     with closing(BatchStore(path)) as store:

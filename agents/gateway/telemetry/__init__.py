@@ -1,4 +1,4 @@
-"""OpenTelemetry by the extra `otel`: spans and metrics of a run. Off, and nearly free, unless asked for."""
+"""OpenTelemetry through the extra `otel`: spans and metrics of a run. Off, and nearly free, by default."""
 
 from graft.agents.gateway.telemetry.spans import Span, Telemetry
 

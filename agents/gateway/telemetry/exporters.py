@@ -1,6 +1,6 @@
-"""Where telemetry goes: the providers that the program has set, or ones of our own, as the OTEL_ variables say.
+"""Telemetry providers: the program's own, or new ones configured by the OTEL_ variables.
 
-Imported only while telemetry is on. Our own providers are not set for others: each run makes and ends its own.
+Imported only if telemetry is on. Our providers are not set globally: each run creates and shuts down its own.
 """
 
 from __future__ import annotations
@@ -17,21 +17,28 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.trace import TracerProvider
 
 End = Callable[[], object]
-"""Sends what is left; may block, may raise."""
+"""Sends pending data; may block, may raise."""
 
 NOISY = (
     "opentelemetry.exporter.otlp.proto.http.trace_exporter",
     "opentelemetry.exporter.otlp.proto.http.metric_exporter",
     "opentelemetry.sdk._shared_internal",
 )
-"""Loggers that complain at each batch that cannot be sent."""
+"""Loggers that warn at each failed export."""
 
 QUIET_S = 600.0
-"""Seconds between two complaints that are let through."""
+"""Least seconds between two such warnings."""
 
 
 def tracer_provider(kinds: tuple[str, ...]) -> tuple[TracerProvider, End]:
-    """The program's provider where it has set one, else one of our own, and how it ends. No kinds: one that is off."""
+    """Return a tracer provider and its shutdown.
+
+    Args:
+        kinds: exporters, of "otlp" and "console"; without any, tracing is off.
+
+    Returns:
+        The program's provider if it has set one, else a new provider; and a function that flushes or ends it.
+    """
     found = trace.get_tracer_provider()
     if not kinds:
         return trace.NoOpTracerProvider(), _nothing
@@ -55,7 +62,10 @@ def tracer_provider(kinds: tuple[str, ...]) -> tuple[TracerProvider, End]:
 
 
 def meter_provider(kinds: tuple[str, ...], close_s: float) -> tuple[MeterProvider, End, bool]:
-    """As `tracer_provider`, and whether the provider is the program's. `close_s`: seconds that its end may take."""
+    """Like `tracer_provider` for metrics, and whether the provider is the program's.
+
+    `close_s` is the timeout of the shutdown in seconds.
+    """
     found = metrics.get_meter_provider()
     if not kinds:
         return metrics.NoOpMeterProvider(), _nothing, False
@@ -80,7 +90,7 @@ def meter_provider(kinds: tuple[str, ...], close_s: float) -> tuple[MeterProvide
 
 
 def _flush_of(provider: object) -> End:
-    """A provider of the program's is flushed, not ended."""
+    """Shutdown of the program's provider: it is flushed, not ended."""
     flush: End = getattr(provider, "force_flush", _nothing)
     return flush
 
@@ -90,7 +100,7 @@ def _nothing() -> None:
 
 
 def _is_set(provider: object) -> bool:
-    """Whether the program has put a provider there: the API's own ones stand for none."""
+    """Whether the program has set a provider: the API's own classes are placeholders."""
     return type(provider).__module__.split(".")[:2] not in (["opentelemetry", "trace"], ["opentelemetry", "metrics"])
 
 
@@ -100,7 +110,7 @@ def _resource() -> Resource:
 
 
 class _Seldom(logging.Filter):
-    """Lets one complaint through in QUIET_S."""
+    """Passes one warning per QUIET_S."""
 
     def __init__(self) -> None:
         super().__init__()

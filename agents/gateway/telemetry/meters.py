@@ -1,6 +1,6 @@
-"""The metrics of telemetry: counted call by call, and read from the gateways' stats at each collection.
+"""Metrics: counted per call, and read from the gateways' stats at each collection.
 
-Imported only while telemetry is on.
+Imported only if telemetry is on.
 """
 
 from __future__ import annotations
@@ -21,36 +21,36 @@ if TYPE_CHECKING:
 
 SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
 TOKENS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144)
-"""Bounds of the histograms' buckets, as the conventions advise."""
+"""Bucket bounds of the histograms, as the conventions advise."""
 
 ADDED = ("queued", "inside", "limit")
-"""Gauges of an endpoint: of several gateways at one endpoint the sum."""
+"""Gauges of an endpoint, summed over its gateways."""
 
 TOTALS = ("retried", "hedged", "damaged")
 """Counters of a gateway."""
 
 
 class Meters:
-    """The instruments of one provider. Safe to use from several gateways and threads."""
+    """Instruments of one provider. Safe to use from several gateways and threads."""
 
     def __init__(self, meter: Meter) -> None:
         self._lock = threading.Lock()
         self._reads: list[Callable[[], Stats]] = []
         self._past: Counter[tuple[str, str]] = Counter()
         self._duration = meter.create_histogram(
-            "gen_ai.client.operation.duration", "s", "Time of a model call, its retries included",
+            "gen_ai.client.operation.duration", "s", "Duration of a model call, including retries",
             explicit_bucket_boundaries_advisory=SECONDS,
         )  # fmt: skip
         self._tokens = meter.create_histogram(
             "gen_ai.client.token.usage", "{token}", "Tokens of a model call", explicit_bucket_boundaries_advisory=TOKENS
         )
         self._cached_tokens = meter.create_counter("graft.tokens.cached", "{token}", "Prompt tokens read from a cache")
-        self._price = meter.create_counter("graft.price", "USD", "What model calls cost")
+        self._price = meter.create_counter("graft.price", "USD", "Price of model calls")
         self._calls = meter.create_counter("graft.calls", "{call}", "Model calls by outcome: replied, cached, failed")
         self._observe(meter)
 
     def count(self, labels: dict[str, Any], seconds: float, reply: Reply | None, error: str | None) -> None:
-        """One call is over. A reply from the journal counts as a call only: nothing was asked or paid."""
+        """Count a finished call. A reply from the journal adds to the calls only: nothing was sent or paid."""
         if reply is not None and reply.cached:
             self._calls.add(1, labels | {"graft.outcome": "cached"})
             return
@@ -76,12 +76,12 @@ class Meters:
             self._price.add(reply.price_usd, labels)
 
     def watch(self, read: Callable[[], Stats]) -> None:
-        """Report these stats until `retire`."""
+        """Report a gateway's stats until `retire`."""
         with self._lock:
             self._reads.append(read)
 
     def retire(self, read: Callable[[], Stats]) -> None:
-        """Stop reading these stats; what they have counted stays in the counters."""
+        """Stop reading a gateway's stats; its counts stay in the counters."""
         stats = _stats(read)
         with self._lock:
             if read in self._reads:
@@ -91,23 +91,23 @@ class Meters:
     def _observe(self, meter: Meter) -> None:
         for name in ADDED:
             meter.create_observable_gauge(f"graft.endpoint.{name}", [_gauge(self, name)], "{call}")
-        meter.create_observable_gauge("graft.endpoint.pause", [self._pause], "s", "Time that an endpoint asked to wait")
-        meter.create_observable_gauge("graft.endpoint.latency", [self._latency], "s", "Of the last replies")
+        meter.create_observable_gauge("graft.endpoint.pause", [self._pause], "s", "Pause that an endpoint requested")
+        meter.create_observable_gauge("graft.endpoint.latency", [self._latency], "s", "Latency of recent replies")
         meter.create_observable_counter(
-            "graft.endpoint.refused", [_counter(self, "refused")], "{reply}", "Replies that asked to wait (429)"
+            "graft.endpoint.refused", [_counter(self, "refused")], "{reply}", "Rate-limited replies (429)"
         )
         for name in TOTALS:
             meter.create_observable_counter(f"graft.gateway.{name}", [_counter(self, name)], "{call}")
         meter.create_observable_gauge("graft.gateway.in_flight", [self._in_flight], "{call}")
 
     def all_stats(self) -> list[Stats]:
-        """The stats of every gateway that is watched."""
+        """Return the stats of every watched gateway."""
         with self._lock:
             reads = list(self._reads)
         return [_stats(read) for read in reads]
 
     def counted(self, what: str) -> dict[str, int]:
-        """A counter by model ("" for one of a gateway), the past gateways included."""
+        """Return a counter by model ("" for a gateway's own counter), including retired gateways."""
         stats = self.all_stats()
         with self._lock:
             total = Counter(self._past)
@@ -135,7 +135,7 @@ _lock = threading.Lock()
 
 
 def meters_of(provider: MeterProvider, shared: bool) -> Meters:
-    """The instruments of a provider; of a `shared` one they are made once, for it keeps the first of each name."""
+    """Return a provider's instruments; a `shared` provider gets them once, because it keeps the first of each name."""
     if not shared:
         return Meters(provider.get_meter("graft"))
     with _lock:
@@ -179,7 +179,7 @@ def _by_model(all_stats: list[Stats]) -> dict[str, list[EndpointStats]]:
 
 
 def _stats(read: Callable[[], Stats]) -> Stats:
-    """A snapshot, taken from another thread than the gateway's: asked again where that one changed it meanwhile."""
+    """Snapshot taken outside the gateway's thread; retried if the gateway changes it meanwhile."""
     for _ in range(3):
         try:
             return read()

@@ -1,8 +1,8 @@
-"""OpenTelemetry, by the extra `otel`: spans for runs, shards, candidates and calls; metrics of the gateway.
+"""OpenTelemetry through the extra `otel`: spans for runs, shards, candidates and calls; metrics of the gateway.
 
-Off unless the standard variables ask for it; then nothing is imported and a call costs well under a microsecond.
-Attribute names follow OpenTelemetry's conventions for generative AI, others begin with `graft.`. Prompts, replies and
-error texts never get in: only names, counts, codes and classes.
+Off unless the standard variables enable it; while off, nothing is imported and a call costs well under a microsecond.
+Attribute names follow OpenTelemetry's conventions for generative AI; others begin with `graft.`. Attributes hold names,
+counts, codes and classes only, never prompts, replies or error texts.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ Read = Callable[[], Stats]
 Attribute = str | int | float | bool | None
 
 CLOSE_S = 3.0
-"""Seconds that a run waits at its end for what is still to be sent."""
+"""Seconds that a run waits at its end for pending exports."""
 
 LONGEST = 128
-"""Characters of a text attribute; the rest is cut."""
+"""Longest text attribute in characters; the rest is cut."""
 
 TRACES, METRICS = "TRACES", "METRICS"
 KINDS = ("otlp", "console")
 WORD = re.compile(r"[\w.:/@+-]{1,128}")
-"""What a server may call a model or a finish reason; anything else might be a text and is left out."""
+"""Valid model names and finish reasons of a server; anything else could be prose and is omitted."""
 
 
 class Span:
-    """Does nothing: what there is while telemetry is off, and the interface while it is on."""
+    """Span interface; this class, used while telemetry is off, does nothing."""
 
     __slots__ = ()
 
@@ -60,28 +60,28 @@ class Span:
         return None
 
     def done(self, reply: Reply) -> None:
-        """Note what a call's reply took: tokens, price, attempts; never its text."""
+        """Record a reply's tokens, price and attempts, never its text."""
 
     def note(self, **attributes: Attribute) -> None:
-        """Add attributes (`graft.` is put before their names): counts and codes, never texts."""
+        """Add attributes, prefixed with `graft.`: counts and codes, never texts."""
 
 
 _SILENT = Span()
 
 
 class Telemetry:
-    """Does nothing. `find` gives one that does where it is asked for."""
+    """Telemetry interface; this class does nothing. `find` returns the active one if it is enabled."""
 
     on = False
 
     @staticmethod
     def find(say: Say) -> Telemetry:
-        """Telemetry as the OTEL_ variables say; a sentence to `say` where they can't be followed. Never raises."""
+        """Set telemetry up from the OTEL_ variables; problems go to `say` as one sentence. Never raises."""
         chosen = {signal: _chosen(signal, say) for signal in (TRACES, METRICS)}
         if not any(chosen.values()) or os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
             return Telemetry()
         if not _installed("opentelemetry.sdk") or not _installed("opentelemetry.exporter.otlp.proto.http"):
-            say("telemetry is asked for (OTEL_ variables) but not installed: pip install 'graft-factory[otel]'")
+            say("telemetry is enabled (OTEL_ variables) but not installed: pip install 'graft-factory[otel]'")
             return Telemetry()
         try:
             return _Live(chosen[TRACES], chosen[METRICS])
@@ -90,18 +90,18 @@ class Telemetry:
             return Telemetry()
 
     def call(self, request: CallRequest) -> Span:
-        """A span around one model call, all its attempts included: `with ... as span: span.done(reply)`."""
+        """Span around one model call, including all attempts: `with ... as span: span.done(reply)`."""
         return _SILENT
 
     def span(self, name: str, **attributes: Attribute) -> Span:
-        """A span such as `graft.run`, `graft.shard`, `graft.candidate`; what is inside hangs below it."""
+        """Span such as `graft.run`, `graft.shard` or `graft.candidate`; spans opened inside become its children."""
         return _SILENT
 
     def watch(self, read: Read) -> None:
-        """Report these counters at each collection, until `close`. `read` is called from another thread."""
+        """Report a gateway's counters at each collection until `close`. `read` is called from another thread."""
 
     def close(self) -> None:
-        """Send what is left, within CLOSE_S seconds. Blocks; safe to call again."""
+        """Send pending data within CLOSE_S seconds. Blocks; safe to call again."""
 
 
 class _Live(Telemetry):
@@ -178,7 +178,7 @@ class _CallSpan(_LiveSpan):
     def __init__(self, tracer: Tracer, meters: Meters, request: CallRequest) -> None:
         labels = _labels(request)
         name = f"{labels['gen_ai.operation.name']} {labels['gen_ai.request.model']}"
-        super().__init__(tracer, name, labels | _asked(request), call=True)
+        super().__init__(tracer, name, labels | _of_request(request), call=True)
         self._meters, self._labels = meters, labels
         self._reply: Reply | None = None
         self._since = time.monotonic()
@@ -186,7 +186,7 @@ class _CallSpan(_LiveSpan):
     def done(self, reply: Reply) -> None:
         self._reply = reply
         if self._span.is_recording():
-            self._span.set_attributes(_took(reply))
+            self._span.set_attributes(_of_reply(reply))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -197,19 +197,19 @@ class _CallSpan(_LiveSpan):
 
 
 def _chosen(signal: str, say: Say) -> tuple[str, ...]:
-    """Where a signal goes: of KINDS, by the standard variables; empty for nowhere."""
+    """Exporters of a signal, of KINDS, according to the standard variables; empty if off."""
     named = os.environ.get(f"OTEL_{signal}_EXPORTER", "").strip().lower()
     own, common = f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"
     if not named:
         named = "otlp" if os.environ.get(own) or os.environ.get(common) else "none"
-    asked = [kind.strip() for kind in named.split(",")]
-    if any(kind not in (*KINDS, "none") for kind in asked):
-        say(f"OTEL_{signal}_EXPORTER is followed only for otlp, console and none")
+    kinds = [kind.strip() for kind in named.split(",")]
+    if any(kind not in (*KINDS, "none") for kind in kinds):
+        say(f"OTEL_{signal}_EXPORTER supports only otlp, console and none")
     protocol = os.environ.get(f"OTEL_EXPORTER_OTLP_{signal}_PROTOCOL") or os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
-    if "otlp" in asked and protocol and protocol.strip() != "http/protobuf":
+    if "otlp" in kinds and protocol and protocol.strip() != "http/protobuf":
         say(f"telemetry ({signal.lower()}) stays off: OTEL_EXPORTER_OTLP_PROTOCOL must be http/protobuf (port 4318)")
-        asked.remove("otlp")
-    return tuple(kind for kind in KINDS if kind in asked)
+        kinds.remove("otlp")
+    return tuple(kind for kind in KINDS if kind in kinds)
 
 
 def _installed(module: str) -> bool:
@@ -220,7 +220,7 @@ def _installed(module: str) -> bool:
 
 
 def _labels(request: CallRequest) -> dict[str, Any]:
-    """What a call is counted by: few values each."""
+    """Metric labels of a call, each of low cardinality."""
     model = request.model
     operation = "chat" if request.messages else "text_completion"
     return {
@@ -232,9 +232,9 @@ def _labels(request: CallRequest) -> dict[str, Any]:
     }
 
 
-def _asked(request: CallRequest) -> dict[str, Any]:
-    """The span's further attributes before the reply."""
-    asked: dict[str, Any] = {
+def _of_request(request: CallRequest) -> dict[str, Any]:
+    """Further span attributes from the request."""
+    attributes: dict[str, Any] = {
         "graft.purpose": request.purpose[:LONGEST],
         "gen_ai.request.temperature": request.temperature,
         "gen_ai.request.top_p": request.top_p,
@@ -242,14 +242,14 @@ def _asked(request: CallRequest) -> dict[str, Any]:
         "gen_ai.output.type": "text" if request.json_schema is None else "json",
     }
     if request.seed is not None:
-        asked["gen_ai.request.seed"] = request.seed
-    return asked | _server(request.model.base_url)
+        attributes["gen_ai.request.seed"] = request.seed
+    return attributes | _server(request.model.base_url)
 
 
-def _took(reply: Reply) -> dict[str, Any]:
-    """The span's attributes from the reply, without a word of it."""
+def _of_reply(reply: Reply) -> dict[str, Any]:
+    """Span attributes from the reply, without its text."""
     usage = reply.usage
-    took: dict[str, Any] = {
+    attributes: dict[str, Any] = {
         "gen_ai.usage.input_tokens": usage.prompt_tokens,
         "gen_ai.usage.output_tokens": usage.completion_tokens,
         "gen_ai.usage.cache_read.input_tokens": usage.cached_tokens,
@@ -258,10 +258,10 @@ def _took(reply: Reply) -> dict[str, Any]:
         "graft.cached": reply.cached,
     }
     if reply.served_model and WORD.fullmatch(reply.served_model):
-        took["gen_ai.response.model"] = reply.served_model
+        attributes["gen_ai.response.model"] = reply.served_model
     if WORD.fullmatch(reply.finish_reason):
-        took["gen_ai.response.finish_reasons"] = (reply.finish_reason,)
-    return {name: value for name, value in took.items() if value is not None}
+        attributes["gen_ai.response.finish_reasons"] = (reply.finish_reason,)
+    return {name: value for name, value in attributes.items() if value is not None}
 
 
 def _provider(model: ModelSpec) -> str:
@@ -271,7 +271,7 @@ def _provider(model: ModelSpec) -> str:
 
 
 def _model_id(model: ModelSpec) -> str:
-    """The model's id; of a file on this machine only the file's name."""
+    """The model's id; for a local file, its name without the folder."""
     return PurePath(model.model).name if model.provider in ("embedded", "encoder") else model.model[:LONGEST]
 
 
@@ -298,8 +298,8 @@ def _code(error: BaseException) -> str:
 
 
 def _quietly(end: Callable[[], object]) -> None:
-    """Run a provider's end; what it raises (the SDK raises plain Exceptions here) concerns nobody."""
+    """Run a provider's shutdown and ignore its exceptions (the SDK raises plain Exceptions here)."""
     try:
         end()
-    except BaseException as error:  # in a thread of its own: nothing above to tell
+    except BaseException as error:  # runs in its own thread, without a caller
         logging.getLogger(__name__).info("telemetry ended with %s", type(error).__name__)

@@ -18,7 +18,7 @@ from graft.schemas.errors import BudgetExhausted, CallFailed, GraftError
 from graft.schemas.models import ModelSpec
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Slot
-from graft.schemas.tasks import Label
+from graft.schemas.tasks.base import Label
 
 PROBE = "A text that says nothing."
 """What a judge without calibration is asked, to learn whether its server gives log-probabilities."""
@@ -57,7 +57,7 @@ def judges(recipe: Recipe, judging: Judging) -> dict[str, Judge]:
     A model with several roles is tried in the one that asks more of it.
     """
     found: dict[str, Judge] = {}
-    for role in judging.roles if recipe.task.kind != "instruction" else ():
+    for role in judging.roles if recipe.task.labelled else ():
         spec = recipe.role(role)
         measures = spec.answer == "logprobs" or (spec.answer == "scores" and role in judging.giving)
         for model in recipe.models_for(role):

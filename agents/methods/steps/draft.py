@@ -13,7 +13,6 @@ from graft.agents.methods.base import Context
 from graft.schemas.base import stable_hash
 from graft.schemas.errors import BudgetExhausted, CallFailed
 from graft.schemas.rows import Candidate, Decision, GateResult, Labelling, LabelScore, Review, Route, Slot, Status
-from graft.schemas.tasks import GuardTask
 
 REDACTED = "redacted"
 """The rule of a result that says what was taken out of a text; such a result has passed."""
@@ -103,14 +102,14 @@ def code_of(review: Review) -> str:
 def candidate(draft: Draft, ended: Decision) -> Candidate:
     """The decided candidate; its id follows from the slot's."""
     slot, task = draft.slot, draft.context.recipe.task
-    harmful = draft.risky or "harmful" in (slot.label, draft.label)
+    risky = task.has_restricted and draft.risky
     given = [review.distribution for review in draft.reviews if review.distribution]
     return Candidate(
         id="c_" + stable_hash(slot.id), slot=slot, text=draft.text, response=draft.response,
         label=draft.label, intended_label=slot.label, keywords=draft.keywords, models=draft.models,
         reviews=tuple(draft.reviews), gates=tuple(draft.gates), decision=ended,
         soft_label=draft.soft_label or soft_label(given), labelling=draft.labelling, notes=draft.notes,
-        restricted=isinstance(task, GuardTask) and task.restricted and harmful,
+        restricted=risky or task.restricts(slot.label) or task.restricts(draft.label),
     )  # fmt: skip
 
 

@@ -126,7 +126,7 @@ def _apart(
 
 def pool_of(recipe: Recipe, role: str) -> list[ModelSpec]:
     """The models that may play a role; one that writes is never an encoder. Raises GraftError where there is none."""
-    writes = recipe.writes(role) or recipe.task.kind == "instruction"
+    writes = recipe.writes(role) or not recipe.task.labelled
     models = [model for model in recipe.models_for(role) if not (writes and model.provider == "encoder")]
     if not models:
         raise GraftError(
@@ -138,7 +138,7 @@ def pool_of(recipe: Recipe, role: str) -> list[ModelSpec]:
 
 def _can_repeat(recipe: Recipe, model: ModelSpec) -> bool:
     spec = recipe.role("reviewer")
-    by_scores = recipe.task.kind == "instruction" or spec.answer == "scores"
+    by_scores = not recipe.task.labelled or spec.answer == "scores"
     return by_scores and model.provider != "encoder" and spec.temperature > 0
 
 

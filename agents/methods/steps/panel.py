@@ -16,7 +16,7 @@ from graft.agents.methods.steps.draw import Committee, Roles
 from graft.agents.roles import adjudicator, reviewer
 from graft.schemas.models import ModelSpec
 from graft.schemas.rows import Decision, Review
-from graft.schemas.tasks import Label
+from graft.schemas.tasks.base import Label
 
 AskOne = Callable[[ModelSpec, int], Awaitable[Review]]
 """(model, how many times this model was asked before for this slot) to its review."""

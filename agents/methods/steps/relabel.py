@@ -16,12 +16,11 @@ from pydantic import Field
 from graft.agents.methods.base import Context
 from graft.agents.methods.steps.draft import Draft, soft_label
 from graft.agents.methods.steps.draw import Roles
-from graft.agents.roles.asking import label_of
 from graft.agents.roles.labeler import Giver, is_vote, label_text, nearest_labels
 from graft.schemas.base import Value
 from graft.schemas.models import ModelSpec
 from graft.schemas.rows import Labelling, Review
-from graft.schemas.tasks import Label, labels_of
+from graft.schemas.tasks.base import Label
 
 TIE = 1e-9
 
@@ -50,7 +49,7 @@ async def choices(context: Context, text: str, most: int, also: str = "") -> tup
     names = await nearest_labels(context.ask, recipe=recipe, seeds=context.seeds, text=text, most=most)
     if also and also not in names:
         names = (*names[: most - 1], also)
-    return tuple(label_of(recipe, name) for name in names)
+    return tuple(recipe.task.category(name) for name in names)
 
 
 async def relabel(draft: Draft, roles: Roles, settings: Relabelling, labels: Sequence[Label]) -> Labelling:
@@ -85,7 +84,7 @@ async def _ask(draft: Draft, models: Sequence[ModelSpec], role: Giver, names: Se
     """
     context, slot = draft.context, draft.slot
     distinct = {model.name: model for model in models}.values()
-    asked = sorted(names, key=[label.name for label in labels_of(context.recipe.task)].index)
+    asked = sorted(names, key=context.recipe.task.names.index)
     reviews = await asyncio.gather(
         *(
             label_text(

@@ -34,7 +34,7 @@ Finding = tuple[str, GateResult]
 """A row's id, and what was found of it."""
 
 
-class Judged(Protocol):
+class FoldProbabilities(Protocol):
     """Out-of-fold probabilities over `names` of the rows at these places; see students.folds."""
 
     @property
@@ -58,7 +58,7 @@ class Tools:
     scores: Mapping[str, float] = field(default_factory=dict)
     toxicity: Callable[[Sequence[str]], list[float]] | None = None
     embed: Embed | None = None
-    folds: Callable[[NDArray[np.floating], Sequence[str], int, int], Judged] | None = None
+    folds: Callable[[NDArray[np.floating], Sequence[str], int, int], FoldProbabilities] | None = None
     tests: Sequence[tuple[str, str]] = ()
     test_cosine: float = 0.9
 

@@ -17,16 +17,17 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
-from graft.cli.gates import gate
+from graft.cli.rescreen import rescreen as rescreen_verb
 from graft.data.lake import Lake
-from graft.data.regate import Tools, gate_again
+from graft.data.rescreen import Tools, gate_again
 from graft.data.versions import publish, rows, versions
-from graft.flows.regate import recipe_of, regate, regate_version
+from graft.flows.rescreen import recipe_of, rescreen, rescreen_version
 from graft.schemas.datasets import DatasetVersion, Row, Run
 from graft.schemas.errors import GraftError, InputInvalid, NotFound
 from graft.schemas.home import Home
 from graft.schemas.recipe import Recipe, SeedRow, SeedSettings
-from graft.schemas.tasks import ClassificationTask, Label
+from graft.schemas.tasks.base import Label
+from graft.schemas.tasks.classification import ClassificationTask
 from graft.students.folds import out_of_fold
 
 AT = datetime(2026, 11, 26, tzinfo=UTC)
@@ -98,9 +99,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
 def test_a_stricter_threshold_makes_a_new_version_and_notes_each_row_that_goes() -> None:
     near = row(20, MONEY[0] + " and scarves", "money")
     first = put([*plain(), near, row(21, MONEY[1].upper() + "!", "money")])
-    mild = regate_version("d", {"gates.near_duplicate": 0.95}, dry_run=True)
+    mild = rescreen_version("d", {"gates.near_duplicate": 0.95}, dry_run=True)
     assert {one for one, _ in mild.gated.drops} == {"c_row00021"} and mild.published is None
-    done = regate_version("d@1", {"gates.near_duplicate": 0.7})
+    done = rescreen_version("d@1", {"gates.near_duplicate": 0.7})
     assert done.published is not None and done.published.ref == "d@2"
     assert (done.published.origin, done.published.parent, done.published.rows) == ("gates", first.version, 12)
     assert "gates.near_duplicate=0.7" in done.published.note and "2 of 14" in done.published.note
@@ -111,8 +112,8 @@ def test_a_stricter_threshold_makes_a_new_version_and_notes_each_row_that_goes()
     ]
     with Lake.open(Home.find(), read_only=True) as lake:
         assert rows(lake, first).num_rows == 14, "the parent keeps its rows"
-    assert regate_version("d@1", {"gates.near_duplicate": 0.7}).published == done.published
-    again = regate_version("d@2", {"gates.near_duplicate": 0.7})
+    assert rescreen_version("d@1", {"gates.near_duplicate": 0.7}).published == done.published
+    again = rescreen_version("d@2", {"gates.near_duplicate": 0.7})
     assert again.published is None and again.gated.drops == []
 
 
@@ -135,10 +136,10 @@ def test_held_out_texts_are_found_in_words_and_in_meaning(tmp_path: Path) -> Non
     texts = ["nothing alike 77", PARCEL[1].lower(), MONEY[2].replace(" ", "-x ", 1)]
     texts.append(" ".join(word[:-1] + word[-1] * 2 for word in PARCEL[3].split()))
     held.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    dry = regate_version("d", tests=[held], test_cosine=0.8, dry_run=True)
+    dry = rescreen_version("d", tests=[held], test_cosine=0.8, dry_run=True)
     with Lake.open(Home.find(), read_only=True) as lake:
         assert lake.test_texts("d") == []
-    done = regate_version("d", tests=[held], test_cosine=0.8)
+    done = rescreen_version("d", tests=[held], test_cosine=0.8)
     assert dry.gated.drops == done.gated.drops
     found = {one: (result.rule, result.neighbour) for one, result in done.gated.drops}
     assert found["c_row00001"] == ("contamination_exact", "held.jsonl:2")
@@ -151,7 +152,7 @@ def test_held_out_texts_are_found_in_words_and_in_meaning(tmp_path: Path) -> Non
 
 def test_rows_that_mean_the_same_are_one_cluster() -> None:
     put([*plain(), row(20, PARCEL[4].replace("office", "offices").replace("lamp", "lamps").replace("flat", "flats"))])
-    done = regate_version("d", {"gates.semantic": 0.9})
+    done = rescreen_version("d", {"gates.semantic": 0.9})
     assert [(one, result.rule, result.neighbour) for one, result in done.gated.drops] == [
         ("c_row00020", "semantic", "c_row00004")
     ]
@@ -170,20 +171,20 @@ def test_label_errors_are_reported_and_on_request_rejected() -> None:
         some.append(row(index, text, label if index > 3 else ("money", "parcel")[index % 2]))
     put(some)
     loose = {"gates.near_duplicate": 1.0, "gates.label_leak": False, "gates.repetition.action": "off"}
-    told = regate_version("d", loose)
+    told = rescreen_version("d", loose)
     wrong, found = {some[index].id for index in range(4)}, {error.row_id for error in told.gated.errors}
     assert told.published is None and len(found & wrong) >= 3 and found <= wrong
     assert all(error.likely != error.given and error.share > 0.5 for error in told.gated.errors)
-    done = regate_version("d", {**loose, "gates.learned.action": "reject"})
+    done = rescreen_version("d", {**loose, "gates.learned.action": "reject"})
     assert done.published is not None and done.published.rows == 80 - len(found)
     assert drops().keys() == found and set(drops().values()) == {"learned.label_error"}
 
 
 def test_redaction_changes_the_words_and_keeps_the_id() -> None:
     put([*plain(), row(20, "Please write to jane.roe@mail.example about the green kettle")])
-    rejected = regate_version("d", dry_run=True)
+    rejected = rescreen_version("d", dry_run=True)
     assert [one for one, _ in rejected.gated.drops] == ["c_row00020"]
-    done = regate_version("d", {"gates.personal.action": "redact"})
+    done = rescreen_version("d", {"gates.personal.action": "redact"})
     assert done.published is not None and done.published.rows == 13 and list(done.gated.redacted) == ["c_row00020"]
     with Lake.open(Home.find(), read_only=True) as lake:
         texts = {one["id"]: one["text"] for one in rows(lake, done.published).to_pylist()}
@@ -195,10 +196,10 @@ def test_an_imported_version_gets_neutral_gates() -> None:
     some = [row(i, text, labels[i % 4], source="imported") for i, text in enumerate([*PARCEL, *MONEY, "ok"])]
     some.append(row(30, "Где моя посылка, которую я заказал неделю назад?", "Parcel", source="imported"))
     found = put(some, recipe={})
-    done = regate_version("d")
+    done = rescreen_version("d")
     assert done.gated.drops == [] and done.published is None
     assert "neutral gates" in done.gated.notes[0]
-    strict = regate_version(
+    strict = rescreen_version(
         "d", {"gates.min_chars": "5", "task.language": "en", "gates.personal.kinds": "email,card"}, dry_run=True
     )
     assert {result.rule for _, result in strict.gated.drops} >= {"too_short", "script"}
@@ -221,30 +222,30 @@ def test_an_imported_version_gets_neutral_gates() -> None:
 def test_an_override_that_cannot_be_is_named(overrides: dict[str, Any], said: str) -> None:
     put(plain())
     with pytest.raises(InputInvalid, match=said):
-        regate_version("d", overrides)
+        rescreen_version("d", overrides)
 
 
 def test_nothing_left_is_an_error_and_writes_nothing() -> None:
     put(plain())
-    dry = regate_version("d", {"gates.min_chars": 3_000}, dry_run=True)
+    dry = rescreen_version("d", {"gates.min_chars": 3_000}, dry_run=True)
     assert len(dry.gated.drops) == 12 and dry.gated.kept == []
     with pytest.raises(GraftError, match="no row is left"):
-        regate_version("d", {"gates.min_chars": 3_000})
+        rescreen_version("d", {"gates.min_chars": 3_000})
     with Lake.open(Home.find(), read_only=True) as lake:
         assert len(versions(lake)) == 1 and drops() == {}
     with pytest.raises(NotFound):
-        regate_version("d@9")
+        rescreen_version("d@9")
     with pytest.raises(InputInvalid, match=r"absent\.jsonl"):
-        regate_version("d", tests=["absent.jsonl"])
+        rescreen_version("d", tests=["absent.jsonl"])
 
 
 def test_one_class_seeds_alone_and_monstrous_texts(tmp_path: Path) -> None:
     put([row(i, text, "parcel") for i, text in enumerate(PARCEL)])
-    one = regate_version("d")
+    one = rescreen_version("d")
     assert one.published is None and any("not looked for" in note for note in one.gated.notes)
     seeds = [row(i, text, "parcel", id=f"s_{i:05}", source="seed") for i, text in enumerate(PARCEL)]
     put(seeds, recipe={}, dataset="e")
-    assert regate_version("e").gated.drops == []
+    assert rescreen_version("e").gated.drops == []
     put(
         [
             *plain(),
@@ -254,23 +255,23 @@ def test_one_class_seeds_alone_and_monstrous_texts(tmp_path: Path) -> None:
         ],
         dataset="f",
     )
-    done = regate_version("f")
+    done = rescreen_version("f")
     assert {name for name, _ in done.gated.drops} >= {"c_row00030", "c_row00031"}
     assert dict(done.gated.drops)["c_row00030"].rule == "too_long"
 
 
 def test_what_people_see_hides_restricted_words() -> None:
     put([*plain(), row(20, "so short"[:7], restricted=True), row(21, MONEY[0] + "!", "money")])
-    shown = json.dumps(regate_version("d", dry_run=True).as_dict())
+    shown = json.dumps(rescreen_version("d", dry_run=True).as_dict())
     assert "so shor" not in shown and "(restricted)" in shown
-    assert "so shor" in json.dumps(regate_version("d", dry_run=True, restricted=True).as_dict())
-    told = regate.fn("d", dry_run=True)
+    assert "so shor" in json.dumps(rescreen_version("d", dry_run=True, restricted=True).as_dict())
+    told = rescreen.fn("d", dry_run=True)
     assert told["dropped"] == 2 and not any("example" in rule for rule in told["rules"])
 
 
 def test_the_verb_shows_rules_clusters_and_what_was_published() -> None:
     app = typer.Typer()
-    app.command()(gate)
+    app.command()(rescreen_verb)
     put([*plain(), row(20, MONEY[0] + "!", "money"), row(21, "[bold]x[/bold]\x1b[31m" + PARCEL[0])])
     runner, wide = CliRunner(), {"COLUMNS": "200"}
     dry = runner.invoke(app, ["d", "--dry-run"], env=wide)
@@ -310,6 +311,8 @@ def test_banking77_test_texts_in_its_train_file_are_found() -> None:
     some = [row(i, one["text"], one["label"], source="imported") for i, one in enumerate(lines)]
     put(some, recipe={}, dataset="banking")
     off = {"gates.learned.action": "off", "gates.near_duplicate": 1.0, "gates.language.action": "off"}
-    done = regate_version("banking", off, tests=[BANKING / "test.jsonl"], embed=lambda texts: np.zeros((len(texts), 8)))
+    done = rescreen_version(
+        "banking", off, tests=[BANKING / "test.jsonl"], embed=lambda texts: np.zeros((len(texts), 8))
+    )
     assert sum(result.rule == "contamination_exact" for _, result in done.gated.drops) >= 25
     assert done.published is not None and done.published.rows > 9_000

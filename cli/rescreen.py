@@ -1,4 +1,4 @@
-"""The verb that gates a published version again: what goes and why, clusters of duplicates, probable label errors."""
+"""The verb that runs the gates over a published version again: dropped rows, duplicates, probable label errors."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
-from graft.cli.read import JsonFlag, RefArg
+from graft.cli.options import JsonFlag, RefArg
 
 WIDTH = 90
 """Characters of an example that are shown."""
 SHOWN = 5
 
 
-def gate(
+def rescreen(
     ref: RefArg,
     override: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, as gates.near_duplicate=0.7")] = None,
     test: Annotated[list[Path] | None, typer.Option("--test", help="a held-out file that no row may repeat")] = None,
@@ -28,14 +28,14 @@ def gate(
 
     The parent keeps its rows; each row left out is noted with its rule.
 
-    Example:  graft gate demo@2 --set gates.near_duplicate=0.7 --set gates.semantic=0.95 --test held_out.jsonl --dry-run
+    Example:  graft rescreen demo@2 --set gates.near_duplicate=0.7 --test held_out.jsonl --dry-run
     """
     from graft.cli.ops import read_overrides
     from graft.cli.show import as_json, console
-    from graft.flows.regate import regate_version
+    from graft.flows.rescreen import rescreen_version
 
     said = console(stderr=True)
-    done = regate_version(
+    done = rescreen_version(
         ref, read_overrides(override or []), dry_run=dry_run, tests=test or [], text_field=text_field,
         test_cosine=test_cosine, restricted=restricted, say=lambda line: said.print(line, style="dim", markup=False),
     )  # fmt: skip

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from graft.data.gates import TestText
 from graft.data.lake import Lake
-from graft.data.regate import Embed, Gated, Tools, gate_again
+from graft.data.rescreen import Embed, Gated, Tools, gate_again
 from graft.data.seeds import load_texts
 from graft.data.test_files import register_file
 from graft.data.versions import Held, derive, held_by, version
@@ -23,7 +23,7 @@ from graft.schemas.load import explained
 from graft.schemas.problems import did_you_mean
 from graft.schemas.recipe import Recipe
 from graft.schemas.restricted import HIDDEN
-from graft.schemas.tasks import ClassificationTask, Domain, InstructionTask
+from graft.schemas.tasks.base import task_for
 
 CLUSTERS_SHOWN = 20
 LANGUAGE = "task.language"
@@ -40,7 +40,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Regated:
+class Rescreened:
     """A version gated again: what was found, and what was published of it (None: nothing new)."""
 
     parent: DatasetVersion
@@ -80,24 +80,24 @@ class Regated:
         }  # fmt: skip
 
 
-@flow(name="regate")
-def regate(
+@flow(name="rescreen")
+def rescreen(
     ref: str,
     overrides: dict[str, Any] | None = None,
     dry_run: bool = False,
     tests: list[str] | None = None,
     publish: bool = True,
 ) -> dict[str, Any]:
-    """Gate a version (`name` or `name@3`) again and publish what stays; see regate_version. Counts, never a text."""
+    """Gate a version (`name` or `name@3`) again and publish what stays; see rescreen_version. Counts, never a text."""
     from graft.flows.artifacts import say
 
-    done = regate_version(ref, overrides, dry_run=dry_run, tests=tests or [], publish=publish, say=say)
+    done = rescreen_version(ref, overrides, dry_run=dry_run, tests=tests or [], publish=publish, say=say)
     told = done.as_dict()
     rules = [{name: rule[name] for name in ("gate", "rule", "rows")} for rule in told["rules"]]
     return {**{name: told[name] for name in ("parent", "rows", "kept", "dropped", "published")}, "rules": rules}
 
 
-def regate_version(
+def rescreen_version(
     ref: str,
     overrides: Mapping[str, Any] | None = None,
     *,
@@ -109,7 +109,7 @@ def regate_version(
     restricted: bool = False,
     embed: Embed | None = None,
     say: Say = lambda line: None,
-) -> Regated:
+) -> Rescreened:
     """The same without Prefect. `overrides` are dotted fields of the recipe's gates, such as gates.near_duplicate.
 
     No row may repeat a text of the files `tests` (their field `text_field`), in words or at a cosine of `test_cosine`;
@@ -135,7 +135,7 @@ def regate_version(
                 published = derive(
                     lake, found, gated.kept, origin="gates", note=note, drops=drops, dropped=dropped
                 )  # fmt: skip
-    return Regated(found, gated, published, note, _shown(held, gated, restricted))
+    return Rescreened(found, gated, published, note, _shown(held, gated, restricted))
 
 
 def recipe_of(
@@ -151,18 +151,12 @@ def recipe_of(
     except ValidationError:
         pass
     labels = sorted({row.label for row, *_ in held})
-    task = {"kind": "classification", "labels": [{"name": "one"}, {"name": "other"}], "language": "und"}
+    kind = task_for(["response"] if any(row.response for row, *_ in held) else [])
+    task = kind.unchecked(["one", "other"], "und")
     base = {"name": "neutral", "task": task, "seeds": {"path": "none.jsonl"}, "gates": NEUTRAL}
     recipe = _overridden(Recipe.model_validate(base), overrides)
-    language = recipe.task.language
-    names = tuple(Domain.model_construct(name=name, description="") for name in labels)  # any name, if one alone
-    answered = any(row.response for row, *_ in held)
-    of_rows = (
-        InstructionTask.model_construct(kind="instruction", domains=names, language=language)
-        if answered
-        else ClassificationTask.model_construct(kind="classification", labels=names, text="", language=language)
-    )
-    note = "the version has no recipe of a run: neutral gates were used (docs/regate.md)"
+    of_rows = kind.unchecked(labels, recipe.task.language)  # any label, if one alone
+    note = "the version has no recipe of a run: neutral gates were used (docs/rescreen.md)"
     return recipe.model_copy(update={"task": of_rows}), [note]
 
 
@@ -215,8 +209,7 @@ def _tools(
     say: Say,
 ) -> Tools:
     from graft.agents.local.encoder import find_embed
-    from graft.agents.methods import method_of
-    from graft.agents.roles.prompting import fragments
+    from graft.agents.methods import fragments_of
     from graft.flows.student_labels import toxicity_scorer
     from graft.students.folds import out_of_fold
 
@@ -228,7 +221,7 @@ def _tools(
             say(f"semantic de-duplication is skipped: {why}")
     return Tools(
         recipe=recipe,
-        fragments=fragments(method_of(recipe).prompts),
+        fragments=fragments_of(recipe),
         evaluation=[
             *lake.test_texts(found.dataset),
             *(TestText.of(str(file), row, text) for file, row, text in numbered),

@@ -1,0 +1,22 @@
+"""Options and arguments that several verbs share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="print JSON for programs")]
+RefArg = Annotated[str, typer.Argument(help="a dataset, or a version of it: demo, demo@2", metavar="REF")]
+ByOption = Annotated[str, typer.Option("--by", help="who does it; default the system's user name", metavar="NAME")]
+RestrictedFlag = Annotated[bool, typer.Option("--restricted", help="with the words of restricted rows")]
+
+
+def user_name() -> str:
+    """The system's name of whoever runs this, or `unknown`."""
+    import getpass
+
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):  # a container's user may have no name
+        return "unknown"

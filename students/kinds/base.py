@@ -1,0 +1,127 @@
+"""The contract of a kind of student: trained from a version, opened for answers, exported with a card, shown in tables.
+
+A module of this folder holds its kind as `KIND`, an instance; another distribution names one in the entry-point group
+`graft.students`. A task says which kind its rows train. Flows, verbs and pages ask the kind.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, NoReturn
+
+from graft.data.lake import Lake
+from graft.schemas.datasets import DatasetVersion, Run
+from graft.schemas.errors import GraftError, NotFound
+from graft.schemas.home import Home
+from graft.schemas.kinds import STUDENTS
+from graft.schemas.recipe import Recipe
+from graft.schemas.sections import Table
+from graft.schemas.students import Evaluation, Student, StudentSettings, TeacherScore
+from graft.students.predict import Engine, Predictor
+from graft.students.report import Report
+
+Pairs = Sequence[tuple[str, str]]
+"""(text, label) pairs."""
+
+Predict = Callable[[Sequence[str]], list[str]]
+"""Texts to labels."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a student is trained from.
+
+    Args:
+        run: the one that made the version, with its seeds in the lake
+        recipe: the run's
+        settings: the recipe's, perhaps changed for this training
+        test: a held-out file in place of the settings' own
+        ask_teachers: the recipe's labelers on held-out rows, to compare: (rows, the student's predictions) to scores
+            and their table as text; raises GraftError if none can be asked
+    """
+
+    lake: Lake
+    version: DatasetVersion
+    run: Run
+    recipe: Recipe
+    settings: StudentSettings
+    home: Home
+    say: Callable[[str], None]
+    test: str | None
+    ask_teachers: Callable[[Pairs, Predict], tuple[tuple[TeacherScore, ...], str]]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An export: its folder, and the largest difference of a logit between its ONNX model and PyTorch."""
+
+    student: Student
+    folder: Path
+    difference: float
+    bytes: int
+
+
+class StudentKind(ABC):
+    """One kind of student.
+
+    Attributes:
+        name: the module's, and the kind's
+        noun: for messages, with its article
+    """
+
+    name: ClassVar[str]
+    noun: ClassVar[str]
+
+    @abstractmethod
+    def train(self, asked: Training) -> Report:
+        """Train, evaluate, and store student and evaluations in the lake. Raises GraftError subclasses."""
+
+    @abstractmethod
+    def lies_in(self, folder: Path) -> bool:
+        """Whether a student of this kind lies in the folder, trained or exported."""
+
+    def check_steering(self, settings: StudentSettings) -> None:
+        """Whether a loop (`graft improve`) can be steered by such students. Raises GraftError: not unless a kind says
+        otherwise."""
+        raise GraftError(
+            f"improve steers students that predict labels, not {self.noun}", where="task.kind",
+            fix="graft run and graft train",
+        )  # fmt: skip
+
+    def tables(self, lake: Lake, dataset: str | None = None, version: int | None = None) -> tuple[Table, ...]:
+        """Students that are judged in a way of their own, for terminal and pages; of a dataset, and of a version.
+
+        Those with evaluations on held-out rows are on the leaderboard already (`data.scores`). Each row has a
+        `student_id`; a column may link by `link`, which a page fills in.
+        """
+        return ()
+
+    def open(self, student: Student, home: Home, evaluations: Sequence[Evaluation], engine: Engine) -> Predictor:
+        """The student ready to label texts."""
+        self._cannot("label texts", student)
+
+    def export(self, student: Student, home: Home, lake: Lake, folder: Path, *, overwrite: bool) -> Exported:
+        """Write the student with its model card into a folder of its own, whole or not at all."""
+        self._cannot("be exported as an ONNX model", student)
+
+    def _cannot(self, what: str, student: Student) -> NoReturn:
+        raise GraftError(
+            f"{self.noun} cannot {what}", where=student.id, fix=f"use its folder as it is: GRAFT_HOME/{student.path}"
+        )
+
+
+def tables_of_kinds(lake: Lake, dataset: str | None = None, version: int | None = None) -> list[Table]:
+    """The tables of all kinds that have rows."""
+    kinds: list[StudentKind] = list(STUDENTS.all().values())
+    return [table for kind in kinds for table in kind.tables(lake, dataset, version) if table.rows]
+
+
+def kind_in(folder: Path) -> StudentKind:
+    """The kind of the student that lies in a folder. Raises NotFound."""
+    found: StudentKind | None = next((kind for kind in STUDENTS.all().values() if kind.lies_in(folder)), None)
+    if found is None:
+        raise NotFound("no student lies here", where=str(folder), fix="train one: graft train NAME")
+    return found
