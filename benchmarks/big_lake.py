@@ -81,13 +81,13 @@ CANDIDATES = """
                ordinal >= $rows AS lost FROM ({source}) r)
     SELECT run_id, id AS candidate_id, '0.0.' || ordinal // 1000 AS batch_id, 'sl' || id[2:] AS slot_id,
            (ordinal % 8)::BIGINT AS shard, 0::BIGINT AS round, ordinal AS index, label AS slot_label,
-           ordinal AS slot_seed, '' AS slot_group, 0::BIGINT AS part, NULL AS mix, NULL AS aim, NULL AS steer,
+           ordinal AS slot_seed, '' AS slot_group, 0::BIGINT AS part, '{{}}' AS payload, NULL AS steer,
            text, NULL AS response, label, label AS intended_label, []::VARCHAR[] AS keywords, '' AS summary,
            '{{"generator":"' || CASE WHEN luck % 3 = 0 THEN 'gemma' ELSE 'smollm2' END
                || '","reviewer":"minilm,smollm2"}}' AS models,
            ['s_' || label] AS exemplar_ids,
            json_object(label, 0.6 + noise / 4, 'other', 0.4 - noise / 4)::VARCHAR AS soft_label,
-           NULL AS labelling, NULL AS prefilled, false AS restricted,
+           NULL AS labelling, '{{}}' AS notes, false AS restricted,
            CASE WHEN lost THEN 'rejected' ELSE 'accepted' END AS status,
            CASE WHEN lost THEN 'low_mean' WHEN luck < 8 THEN 'adjudicated' ELSE 'agreed' END AS route,
            CASE WHEN lost THEN 'rejected.low_mean' WHEN luck < 8 THEN 'accepted.adjudicated' ELSE 'accepted.agreed' END

@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT))
 
 from graft.agents.local.encoder import EncoderTransport  # noqa: E402
 from graft.agents.local.servers import embedded_servers  # noqa: E402
-from graft.agents.methods.base import Ask  # noqa: E402
+from graft.agents.methods import Ask  # noqa: E402
 from graft.agents.roles.calibration import batch_means, calibrate, content_free_means  # noqa: E402
 from graft.agents.roles.choice import judge_label  # noqa: E402
 from graft.schemas.calls import CallRequest, Reply, TokenLogprob  # noqa: E402

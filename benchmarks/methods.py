@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import dataclasses
 import json
 import statistics
 import sys
@@ -33,9 +34,7 @@ from sklearn.linear_model import LogisticRegression  # noqa: E402
 from graft.agents.gateway import Gateway  # noqa: E402
 from graft.agents.local.encoder import embed  # noqa: E402
 from graft.agents.local.servers import embedded_servers  # noqa: E402
-from graft.agents.methods import Context, Drawn, Place, method_of  # noqa: E402
-from graft.agents.methods.calibrate import calibrate_judges, judges  # noqa: E402
-from graft.agents.roles.prompting import fragments  # noqa: E402
+from graft.agents.methods import Context, Drawn, Place, fragments_of, method_of  # noqa: E402
 from graft.data.gates import Admission, Needs  # noqa: E402
 from graft.flows.neighbours import nearest_classes  # noqa: E402
 from graft.schemas.home import Home  # noqa: E402
@@ -142,18 +141,15 @@ async def make(task: Task, recipe: Recipe, gateway: Gateway) -> list[Candidate]:
     method = method_of(recipe)
     pool = {name: [row for row in task.seeds if row.label == name] for name in task.labels}
     drawn = Drawn(recipe, pool, nearest_classes(recipe, task.seeds, embed))
-    admission = Admission(recipe, Needs(seeds=task.seeds, fragments=fragments()))
+    admission = Admission(recipe, Needs(seeds=task.seeds, fragments=fragments_of(recipe)))
     slots = [
         method.make_slot(Place("bench", 0, 0, index, name), drawn)
         for index in range(task.per_class)
         for name in task.labels
     ]
     context = Context(recipe=recipe, seeds=task.seeds, ask=gateway.call, screen=admission.screen)
-    if judges(recipe, method.roles(recipe)):
-        tried = await calibrate_judges(method, context, slots[: max(60, 2 * len(task.labels))])
-        context = Context(
-            recipe=recipe, seeds=task.seeds, ask=gateway.call, screen=admission.screen, calibration=tried.means
-        )
+    found = await method.prepare(context, drawn)
+    context = dataclasses.replace(context, calibration=found.calibration)
     room = asyncio.Semaphore(24)
 
     async def one(slot: Any) -> Candidate:
@@ -165,7 +161,7 @@ async def make(task: Task, recipe: Recipe, gateway: Gateway) -> list[Candidate]:
 
 def kept(candidates: Sequence[Candidate], recipe: Recipe, seeds: Sequence[Seed], keep: str) -> list[tuple[str, str]]:
     """(text, label) of the accepted rows, or of all that the gates let through with the label that was intended."""
-    admission = Admission(recipe, Needs(seeds=seeds, fragments=fragments()))
+    admission = Admission(recipe, Needs(seeds=seeds, fragments=fragments_of(recipe)))
     rows: list[tuple[str, str]] = []
     for one in candidates:
         gated = bool(one.text) and all(gate.passed for gate in one.gates)

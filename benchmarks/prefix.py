@@ -28,14 +28,14 @@ sys.path.insert(0, str(ROOT))
 from graft.agents.gateway.openai_transport import OpenAITransport  # noqa: E402
 from graft.agents.local.servers import embedded_servers  # noqa: E402
 from graft.agents.methods.base import Drawn, Place  # noqa: E402
-from graft.agents.methods.draw import make_slot  # noqa: E402
+from graft.agents.methods.steps.draw import make_slot  # noqa: E402
 from graft.agents.roles.choice import choice_request  # noqa: E402
 from graft.agents.roles.generator import write_text  # noqa: E402
 from graft.flows.streaming import CHUNK  # noqa: E402
 from graft.schemas.calls import CallRequest, Reply  # noqa: E402
 from graft.schemas.home import Home  # noqa: E402
 from graft.schemas.load import load_recipe  # noqa: E402
-from graft.schemas.models import ModelSpec, RoleName  # noqa: E402
+from graft.schemas.models import ModelSpec  # noqa: E402
 from graft.schemas.recipe import Recipe  # noqa: E402
 from graft.schemas.rows import Seed, Slot  # noqa: E402
 
@@ -127,7 +127,7 @@ async def measured(
             if slot.index % 2:
                 await judge("adjudicator", models["gemma"], texts[0])
 
-    async def judge(role: RoleName, model: ModelSpec, text: str) -> None:
+    async def judge(role: str, model: ModelSpec, text: str) -> None:
         await ask(choice_request(recipe=work.recipe, model=model, role=role, seeds=work.seeds, text=text))
 
     await asyncio.gather(*(one(slot) for slot in slots))

@@ -111,9 +111,9 @@ def show(
 
     Example:  graft show demo --rejected
     """
+    from graft.agents.methods import report_of
     from graft.cli.show import as_json, console, table
     from graft.data.lake import Lake
-    from graft.data.mixing import as_dict, method_report
     from graft.data.versions import rows as version_rows
     from graft.data.versions import version
     from graft.schemas.home import Home
@@ -124,9 +124,11 @@ def show(
             records = _rejected(lake, found.run_id, restricted)
         else:
             records = [_shown(row, restricted) for row in version_rows(lake, found).to_pylist()]
-        report = method_report(lake, found.run_id)
+        run = lake.run(found.run_id)
+        report = report_of(run, lake.query) if run else None
     if json:
-        as_json({"version": found.model_dump(mode="json"), "rows": records, **as_dict(report)})
+        own = {report.name: report.as_data()} if report else {}
+        as_json({"version": found.model_dump(mode="json"), "rows": records, **own})
         return
     if rejected:
         view = [[r["code"], r["rows"], r["example"]] for r in records]

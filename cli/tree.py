@@ -88,20 +88,10 @@ def _decision(root: Tree, decision: dict[str, Any] | None) -> None:
 
 
 def _drawn(root: Tree, history: dict[str, Any]) -> None:
-    """What was wanted of a mixed text or a guard's message, and how its label came about."""
-    slot, labelling = history.get("slot") or {}, history.get("labelling")
-    if slot.get("mix"):
-        mix = slot["mix"]
-        _leaf(
-            root,
-            "meant",
-            f"{mix['alpha']:.0%} {slot['label']}, the rest {mix['partner']}; shown: {', '.join(mix['classes'])}",
-        )
-    if slot.get("aim"):
-        begun = {True: "the generator's turn was begun", False: "no begun turn", None: ""}[history.get("prefilled")]
-        _leaf(
-            root, "meant", f"{slot['aim']['side']}, response {slot['aim']['variant']}" + (f"; {begun}" if begun else "")
-        )
+    """What was wanted beyond a label, and how the label came about."""
+    labelling = history.get("labelling")
+    for name, text in history.get("meant", ()):
+        _leaf(root, name, text)
     if labelling:
         verb = "relabelled" if labelling["relabelled"] else "label confirmed"
         votes = ", by votes" if labelling["votes"] else ""

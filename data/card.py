@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import get_args
 
-from graft.data.mixing import GuardReport, MixReport, tables, told
 from graft.schemas.datasets import Row, Run, SplitName
 from graft.schemas.models import ModelSpec
 from graft.schemas.recipe import Recipe
@@ -15,7 +14,6 @@ from graft.schemas.sections import Section
 
 SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~$@:.=-])")
 SPLIT_ORDER: tuple[SplitName, ...] = get_args(SplitName)
-ROLES = ("generator", "reviewer", "adjudicator")
 
 
 def inert(text: str, limit: int = 300) -> str:
@@ -34,21 +32,21 @@ def render_card(
     rows: Sequence[Row],
     seeds: int,
     reasons: Sequence[tuple[str, str, int]],
-    generators: Collection[str] | None = None,
-    method: MixReport | GuardReport | None = None,
-    roles: Sequence[str] = ROLES,
+    generators: Collection[str],
+    method: Section | None = None,
+    roles: Sequence[str],
 ) -> str:
     """The card in Markdown. `reasons` are (status, code, rows); `generators` the models whose words are in the rows,
     `roles` those that the method uses, `method` its own figures.
     """
-    writers = set(generators) if generators is not None else {m.name for m in recipe.models_for("generator")}
+    writers = set(generators)
     parts = [
         f"# {inert(recipe.name)}",
         inert(recipe.description, 2_000) or f"A synthetic dataset for {recipe.task.kind}.",
         _made(run, recipe, rows, seeds),
         _counts(rows),
         _funnel(reasons),
-        *_method(method),
+        *([section_markdown(method)] if method else []),
         _cost(run),
         _models(recipe, writers, roles),
         _use(run, recipe, rows),
@@ -91,17 +89,6 @@ def _funnel(reasons: Sequence[tuple[str, str, int]]) -> str:
     body = [[status, inert(code), f"{count:,}", f"{count / total:.1%}"] for status, code, count in reasons]
     head = ["end", "reason", "rows", "share"]
     return f"## Accepted and rejected\n\nOf {total:,} candidates:\n\n" + _table(head, body)
-
-
-def _method(report: MixReport | GuardReport | None) -> list[str]:
-    if report is None:
-        return []
-    mixed = isinstance(report, MixReport)
-    title = "How the texts were mixed and relabelled" if mixed else "How the messages were made and labelled"
-    parts = [f"## {title}\n\n{told(report)}"]
-    for name, head, body in tables(report):
-        parts.append(f"{name}:\n\n" + _table(head, [[inert(cell) for cell in row] for row in body]))
-    return parts
 
 
 def _cost(run: Run) -> str:

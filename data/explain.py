@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from graft.data.arrow import from_table
 from graft.data.history import called, edits_of, lost, origin_of, recalls_of, shown_to
 from graft.schemas.errors import NotFound
+from graft.schemas.kinds import METHODS
 from graft.schemas.restricted import HIDDEN
 from graft.schemas.rows import Candidate
 from graft.schemas.students import Student
@@ -26,7 +27,8 @@ def explain(lake: Lake, row_id: str, *, restricted: bool = False) -> dict[str, A
     """A row's whole history as plain values. A unique beginning of an id (6 characters or more) is enough.
 
     Of a candidate that occurs in several runs the newest counts. Keys: id, source, text, response, label, restricted,
-    run, origin (where its words come from), slot, exemplars, models, reviews, gates (with `neighbour_text`), decision,
+    run, origin (where its words come from), slot, meant (name and text of what its method wanted of it beyond its
+    label), exemplars, models, reviews, gates (with `neighbour_text`), decision,
     calls (with `parameters` and `prompt_version`), price_usd (None: unknown), published (what the newest version says,
     where that differs), edits, recalls, drops (derived versions that left it out), versions, students, shown_to (rows
     that it was an exemplar of). A seed and an imported row have no slot, reviews, gates, decision or calls. Raises
@@ -110,6 +112,7 @@ def _of_candidate(lake: Lake, found: Candidate, restricted: bool) -> dict[str, A
         "run": _run(lake, slot.run_id),
         "origin": origin_of(lake, "synthetic", slot.run_id),
         "slot": slot.model_dump(mode="json", exclude={"exemplars"}),
+        "meant": _meant(lake, found),
         "exemplars": shown,
         "gates": [
             {**gate.model_dump(mode="json"), "neighbour_text": _text_of(lake, slot.run_id, gate.neighbour, restricted)}
@@ -118,6 +121,17 @@ def _of_candidate(lake: Lake, found: Candidate, restricted: bool) -> dict[str, A
         "calls": asked,
         "price_usd": None if any(price is None for price in prices) else sum(price or 0.0 for price in prices),
     }
+
+
+def _meant(lake: Lake, found: Candidate) -> list[tuple[str, str]]:
+    """What was wanted of the row and noted of it, as its method describes it; numbers alone if the method is gone."""
+    slot, notes = found.slot, found.notes
+    run = lake.run(slot.run_id) if slot.payload or notes else None
+    kind = (run.recipe.get("method") or {}).get("kind") if run else None
+    if kind in METHODS.names:
+        described: list[tuple[str, str]] = METHODS.get(kind).describe(slot, notes)
+        return described
+    return [(name, str(value)) for name, value in {**slot.payload, **notes}.items() if not isinstance(value, str)]
 
 
 def _task(lake: Lake, run_id: str) -> Task:
@@ -144,6 +158,8 @@ def _without_words(history: dict[str, Any]) -> dict[str, Any]:
     decision = history["decision"]
     return {
         **_hidden(history, *SAID),
+        **_hidden({"notes": history.get("notes")}, "notes"),
+        "slot": _hidden(history["slot"], "payload") if history["slot"] else None,
         "decision": _hidden(decision, "reason") if decision else None,
         "exemplars": [_hidden(seed, *SAID) for seed in history["exemplars"]],
         "reviews": [_hidden(review, "comment", "answer", "failure") for review in history["reviews"]],
@@ -167,7 +183,7 @@ def _of_given(lake: Lake, name: str, held: list[dict[str, Any]]) -> dict[str, An
         "decision": None,
         "price_usd": None,
         "models": {},
-        **{key: list[Any]() for key in ("exemplars", "reviews", "gates", "calls")},
+        **{key: list[Any]() for key in ("meant", "exemplars", "reviews", "gates", "calls")},
     }
 
 

@@ -346,6 +346,11 @@ class Lake(RunRecords, StudentRecords):
         with self._guard:
             return self._retrying(lambda: self._connection.execute(query, list(params)).to_arrow_table())
 
+    def query(self, query: str, params: Sequence[Any] = ()) -> list[dict[str, Any]]:
+        """The answer of `sql` as plain rows."""
+        rows: list[dict[str, Any]] = self.sql(query, params).to_pylist()
+        return rows
+
     def snapshot(self) -> int:
         """The number of the newest commit, of whatever process: while it stays the same, so do all answers. 2 ms."""
         return int(self.sql("SELECT id FROM lake.current_snapshot()").column("id")[0].as_py())

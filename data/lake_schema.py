@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, JsonValue
 
 from graft.data.arrow import plain_rows, sql_columns, to_table
 from graft.schemas.base import Value
 from graft.schemas.calls import Call
 from graft.schemas.datasets import DatasetVersion, Row, Run
-from graft.schemas.rows import Aim, Candidate, Decision, GateResult, Labelling, Mix, Review, Route, Seed, Status, Steer
+from graft.schemas.rows import Candidate, Decision, GateResult, Labelling, Review, Route, Seed, Status, Steer
 from graft.schemas.steering import Improvement
 from graft.schemas.students import Evaluation, InstructEvaluation, Student
 from graft.schemas.versions import Deletion, Drop, Edit, Recall, Tag
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 """Incremented when a table changes. A lake with a higher number than the code's is refused; one with a lower number
 gets the missing columns (`ADDED`) and tables (`TABLES`)."""
 
@@ -68,8 +68,7 @@ class CandidateRecord(Value):
     slot_seed: int
     slot_group: str
     part: int
-    mix: Mix | None
-    aim: Aim | None
+    payload: dict[str, JsonValue]
     steer: Steer | None
     text: str
     response: str | None
@@ -81,7 +80,7 @@ class CandidateRecord(Value):
     exemplar_ids: tuple[str, ...]
     soft_label: dict[str, float]
     labelling: Labelling | None
-    prefilled: bool | None
+    notes: dict[str, JsonValue]
     restricted: bool
     status: Status
     route: Route
@@ -150,9 +149,9 @@ TABLES: dict[str, type[BaseModel]] = {
 DECISION = tuple(Decision.model_fields)
 PLAIN = (
     "text", "response", "label", "intended_label", "keywords", "summary", "models", "soft_label", "labelling",
-    "prefilled", "restricted",
+    "notes", "restricted",
 )  # fmt: skip
-SLOT = ("shard", "round", "index", "part", "mix", "aim", "steer")
+SLOT = ("shard", "round", "index", "part", "payload", "steer")
 
 TEACHERS = (
     'STRUCT("model" VARCHAR, "shots" BIGINT, "rows" BIGINT, "answered" BIGINT, "accuracy" DOUBLE, "interval" DOUBLE[],'
@@ -189,9 +188,24 @@ ADDED: dict[int, dict[str, dict[str, str]]] = {
             "seconds": "DOUBLE",
         },
     },
+    7: {
+        "candidates": {"payload": "VARCHAR DEFAULT '{}'", "notes": "VARCHAR DEFAULT '{}'"},
+    },
 }  # fmt: skip
 """Columns added by each schema version: table to column to SQL type. Missing tables (version 1 has no edits) are
 created whole, and the views are always recreated."""
+
+
+MOVED: dict[int, dict[str, tuple[str, tuple[str, ...]]]] = {
+    7: {
+        "candidates": (
+            "payload = coalesce(mix, aim, '{}'), notes = CASE WHEN prefilled IS NULL THEN '{}'"
+            " ELSE json_object('prefilled', prefilled) END",
+            ("mix", "aim", "prefilled"),
+        ),
+    },
+}
+"""Schema version to the columns that others replaced: table to what they are set to, and to the columns that go."""
 
 
 def _unnested(column: str, model: type[BaseModel]) -> str:
@@ -224,6 +238,11 @@ def migrate(connection: duckdb.DuckDBPyConnection, found: int) -> None:
                 connection.execute(f"ALTER TABLE lake.{table} ADD COLUMN {identifier(column)} {kind}")
                 if kind.endswith("[]"):  # DuckLake knows no defaults of lists
                     connection.execute(f"UPDATE lake.{table} SET {identifier(column)} = []")
+        for table, (change, gone) in MOVED.get(version, {}).items():
+            if table in there:
+                connection.execute(f"UPDATE lake.{table} SET {change}")
+                for column in gone:
+                    connection.execute(f"ALTER TABLE lake.{table} DROP COLUMN {identifier(column)}")
     for table, model in TABLES.items():
         connection.execute(f"CREATE TABLE IF NOT EXISTS lake.{table} ({sql_columns(model)})")
     for name, query in VIEWS.items():

@@ -10,6 +10,8 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import quote
 
+from graft.schemas.binding import writing_roles
+
 NAMESPACE = "urn:graft:"
 XSD = "http://www.w3.org/2001/XMLSchema#"
 GRAFT = "software/graft"
@@ -68,6 +70,7 @@ def prov(history: dict[str, Any]) -> dict[str, Any]:
 
 
 def _calls(document: Document, history: dict[str, Any], row: str, shown: list[str]) -> None:
+    writers = writing_roles()
     for number, call in enumerate(history["calls"]):
         activity = document.add(
             "activity", f"call/{history['id']}/{number}/{call['key']}", type="graft:Call", endTime=call["at"],
@@ -81,7 +84,7 @@ def _calls(document: Document, history: dict[str, Any], row: str, shown: list[st
             revision=call["revision"], served=call["served_model"],
         )  # fmt: skip
         document.relate("wasAssociatedWith", activity=activity, agent=model)
-        writes = call["role"] in ("generator", "responder")
+        writes = call["role"] in writers
         for seed in shown if writes else ():
             document.relate("used", activity=activity, entity=seed)
         if not writes:

@@ -166,7 +166,7 @@ class _Sieve:
         row, made = self._alive[row_id][0], self._made.get(row_id)
         if made is None:
             return Proposal(text=row.text, response=row.response, label=row.label, id=row_id)
-        return replace(made.proposal, text=row.text, response=row.response, label=row.label, id=row_id)
+        return replace(made.proposal(), text=row.text, response=row.response, label=row.label, id=row_id)
 
     def _score(self, row_id: str) -> float:
         row = self._alive[row_id][0]

@@ -10,6 +10,7 @@ from graft.data.versions import Held
 from graft.data.withdrawn import withdrawn
 from graft.schemas.base import Value
 from graft.schemas.datasets import Row, SplitName
+from graft.schemas.kinds import METHODS
 
 if TYPE_CHECKING:
     from graft.data.lake import Lake
@@ -41,7 +42,7 @@ class Rejected(Value):
 
 _REJECTED = """
     SELECT c.candidate_id AS id, c.run_id, c.text, c.response, c.label, c.restricted,
-           c.aim IS NOT NULL AS variant,
+           list_contains($3::VARCHAR[], json_extract_string(r.recipe, '$.method.kind')) IS TRUE AS variant,
            coalesce(list_filter(c.gates, lambda g: NOT g.passed AND g.neighbour <> '')[1].neighbour, '') AS neighbour
     FROM lake.candidates c LEFT JOIN lake.runs r ON r.id = c.run_id
     WHERE c.run_id IN (SELECT unnest($1::VARCHAR[])) AND c.status = 'rejected' AND {chosen}
@@ -62,16 +63,22 @@ def rejected(lake: Lake, found: DatasetVersion, ids: Iterable[str]) -> dict[str,
     if not wanted:
         return {}
     query = _REJECTED.format(chosen="c.candidate_id IN (SELECT unnest($2::VARCHAR[]))")
-    rows = lake.sql(query, [runs_of(lake, found), wanted]).to_pylist()
+    rows = lake.sql(query, [runs_of(lake, found), wanted, _variants()]).to_pylist()
     return {row["id"]: Rejected.model_validate(row) for row in rows}
 
 
 def rejected_like(lake: Lake, found: DatasetVersion, name: str, most: int) -> list[Rejected]:
     """The rejected candidate of that id, or else those whose id begins so: the first `most` ids."""
     query = _REJECTED.format(chosen="starts_with(c.candidate_id, $2)")
-    rows = {row["id"]: row for row in lake.sql(query, [runs_of(lake, found), name]).to_pylist()}
+    rows = {row["id"]: row for row in lake.sql(query, [runs_of(lake, found), name, _variants()]).to_pylist()}
     ids = [name] if name in rows else sorted(rows)[:most]
     return [Rejected.model_validate(rows[one]) for one in ids]
+
+
+def _variants() -> list[str]:
+    """The methods that keep several rows of one text."""
+    methods = METHODS.all().items()
+    return [name for name, method in methods if method.group_shares_text and not method.keeps_one_of_group]
 
 
 def recalled(lake: Lake, dataset: str, some: Iterable[Rejected]) -> set[str]:

@@ -16,6 +16,7 @@ from graft.data.intake.limits import FLOOR, MAX_LINE, weight
 from graft.data.intake.parquet import parquet_rows, schema_of
 from graft.data.intake.parts import Problems
 from graft.schemas.errors import InputInvalid, Problem
+from graft.schemas.kinds import METHODS
 from graft.schemas.problems import did_you_mean
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Seed
@@ -49,9 +50,10 @@ def load_seeds(recipe: Recipe, folder: Path) -> list[Seed]:
         reader.take(None, record, ("text", "label", "response"), f"seeds.rows.{index}.")
     if not reader.problems:
         reader.file = str(folder / settings.path) if settings.path else "recipe"
-        _every_label_has_one(recipe, reader)
+        for found in METHODS.get(recipe.method.kind).check(recipe, reader.seeds()):
+            reader.problem(None, ".".join(map(str, found.path)), found.what, found.fix)
     reader.finish("seeds")
-    return [Seed.of(text, label, response) for text, label, response in reader.rows]
+    return reader.seeds()
 
 
 def load_labelled(
@@ -79,31 +81,6 @@ def load_texts(path: Path, text_field: str) -> list[str]:
     return [text for text, *_ in reader.rows]
 
 
-def _every_label_has_one(recipe: Recipe, reader: _Reader) -> None:
-    """A method shows exemplars of the wanted label, so each needs one; unlabelled instructions are sorted later.
-
-    PromptMix describes every class in some prompt: each needs a description or an example.
-    """
-    where = recipe.seeds.path or "recipe"
-    if recipe.method.kind == "promptmix":
-        seen = {label for _, label, _ in reader.rows}
-        for known in recipe.task.categories:
-            if known.name not in seen and not known.description:
-                fix = "describe it in a clause under task.labels, or add a row with this label to the seeds"
-                reader.problem(None, "task.labels", f"class {known.name!r} has neither description nor example", fix)
-        return
-    if not reader.rows:
-        reader.problem(None, "seeds", "there are no seeds at all", f"write at least one row for each label in {where}")
-        return
-    seen = {label for _, label, _ in reader.rows}
-    if "" in seen:
-        return
-    for label, wanted in recipe.wanted().items():
-        if wanted > 0 and label not in seen:
-            fix = f"add a row with the label {label!r}, or set target.labels.{label}: 0"
-            reader.problem(None, "seeds", f"label {label!r} has no seed", fix)
-
-
 @dataclass
 class _Reader:
     """Collects good rows and problems of one source after another."""
@@ -125,6 +102,10 @@ class _Reader:
             self.problems.append(Problem(self.file, line, name, what, fix))
         else:
             self._unlisted += 1
+
+    def seeds(self) -> list[Seed]:
+        """The good rows as seeds."""
+        return [Seed.of(text, label, response) for text, label, response in self.rows]
 
     def finish(self, noun: str) -> None:
         """Raise what was found, or log how many rows were repeated."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from graft.data.arrow import from_table
+from graft.schemas.binding import writing_roles
 from graft.schemas.rows import GateResult
 from graft.schemas.versions import Recall, RecallKind
 
@@ -43,11 +44,10 @@ PROMPT_VERSION = f"'p_' || left(md5(purpose || chr(31) || ({_OPENING})), 12)"
 _WRITERS = """
     SELECT run_id, candidate_id, '{0}' AS how FROM lake.candidates
     WHERE list_contains(string_split(json_extract_string(models, '$.{0}'), ','), $1)"""
-_BY_MODEL = f"""
+_BY_MODEL = """
     SELECT run_id, candidate_id, role AS how FROM lake.calls
     WHERE (model = $1 OR served_model = $1) AND failure IS NULL AND candidate_id <> ''
-    UNION SELECT run_id, candidate_id, role FROM lake.reviews WHERE model = $1 AND failure = ''
-    UNION {_WRITERS.format("generator")} UNION {_WRITERS.format("responder")}"""
+    UNION SELECT run_id, candidate_id, role FROM lake.reviews WHERE model = $1 AND failure = ''"""
 _BY_PROMPT = f"""
     SELECT DISTINCT run_id, candidate_id, purpose AS how FROM lake.calls
     WHERE {PROMPT_VERSION} = $1 AND failure IS NULL AND candidate_id <> ''"""
@@ -71,7 +71,10 @@ def touched(lake: Lake, selector: Selector, run_ids: Collection[str] | None = No
         found = _by_seed(lake, selector.value)
     else:
         some = None if run_ids is None else sorted(run_ids)
-        found = lake.sql(_OF_RUNS.format(_QUERIES[selector.kind]), [selector.value, some]).to_pylist()
+        query = _QUERIES[selector.kind]
+        if selector.kind == "model":
+            query = " UNION ".join((query, *(_WRITERS.format(role) for role in writing_roles())))
+        found = lake.sql(_OF_RUNS.format(query), [selector.value, some]).to_pylist()
     places: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
     for row in found:
         if run_ids is None or row["run_id"] in run_ids:

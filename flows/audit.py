@@ -122,7 +122,9 @@ def _gates(lake: Lake, found: DatasetVersion) -> Check | None:
 
     Roles do not matter to gates, and are left out, so that a recipe of an earlier Graft serves too.
     """
-    from graft.agents.roles.prompting import fragments
+    from pydantic import ValidationError
+
+    from graft.agents.methods import fragments_of
     from graft.data.gates import Admission, Needs
     from graft.schemas.recipe import Recipe
     from graft.schemas.rows import Proposal
@@ -133,7 +135,7 @@ def _gates(lake: Lake, found: DatasetVersion) -> Check | None:
     except ValidationError:
         return None
     seeds, evaluation = lake.seeds(found.run_id), lake.test_texts(found.dataset)
-    admission = Admission(recipe, Needs(seeds=seeds, fragments=fragments(), evaluation=evaluation))
+    admission = Admission(recipe, Needs(seeds=seeds, fragments=fragments_of(recipe), evaluation=evaluation))
     return lambda text, label: all(one.passed for one in admission.screen(Proposal(text, label=label)))
 
 

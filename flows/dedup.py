@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from graft.agents.methods import Method
 from graft.data.gates import Admission
 from graft.data.gates.shared.semantic import alike, clusters, drop_semantic_duplicates
 from graft.flows.streaming import gate_decision
@@ -24,34 +25,36 @@ async def settle_round(
     kept: Sequence[Candidate],
     new: Sequence[Candidate],
     *,
+    method: Method[Any],
     admission: Admission,
     max_cosine: float | None,
     embed: Embed | None,
 ) -> tuple[list[Candidate], list[Candidate]]:
     """Greedy de-duplication in score order (GRA section 1.6): (still accepted, now rejected), both by id.
 
-    `kept` are earlier rows, which always stay. Across shards the lexical gates run again, then cosine. Of the accepted
-    responses to one instruction the best stays: GRA lets no second one through, but where a call failed for one slot
-    of a group and not for another, two may come here.
+    `kept` are earlier rows, which always stay. Across shards the lexical gates run again, then cosine. Of a
+    group of which one row at most is accepted the best stays: the method lets no second one through, but where a call
+    failed for one slot of a group and not for another, two may come here.
     """
-    ordered, dropped = _one_an_instruction(sorted(new, key=lambda c: (-(c.decision.mean or 0.0), c.id)), kept)
+    text_id = method.text_id
+    ordered, dropped = _one_a_group(sorted(new, key=lambda c: (-(c.decision.mean or 0.0), c.id)), kept, method)
     alive: list[Candidate] = []
     for candidate in ordered:
-        results = admission.admit(candidate.proposal)
+        results = admission.admit(candidate.proposal(text_id(candidate)))
         failed = next((result for result in results if not result.passed), None)
         if failed is None:
             alive.append(candidate)
         else:
             dropped.append(_redecided(candidate, failed, ACROSS_SHARDS))
     if max_cosine is not None and embed is not None and alive:
-        fixed = {candidate.text_id for candidate in kept}
-        rows = list({candidate.text_id: candidate for candidate in (*reversed(alive), *kept)}.values())
+        fixed = {text_id(candidate) for candidate in kept}
+        rows = list({text_id(candidate): candidate for candidate in (*reversed(alive), *kept)}.values())
         vectors = await asyncio.to_thread(embed, [candidate.text for candidate in rows])
-        scores = [99.0 if row.text_id in fixed else row.decision.mean or 0.0 for row in rows]
-        hits = drop_semantic_duplicates([row.text_id for row in rows], vectors, scores, max_cosine)
+        scores = [99.0 if text_id(row) in fixed else row.decision.mean or 0.0 for row in rows]
+        hits = drop_semantic_duplicates([text_id(row) for row in rows], vectors, scores, max_cosine)
         for candidate in alive:
-            if candidate.text_id in hits and candidate.text_id not in fixed:
-                dropped.append(_redecided(candidate, alike(*hits[candidate.text_id]), SEMANTIC))
+            if text_id(candidate) in hits and text_id(candidate) not in fixed:
+                dropped.append(_redecided(candidate, alike(*hits[text_id(candidate)]), SEMANTIC))
         gone = {candidate.id for candidate in dropped}
         alive = [candidate for candidate in alive if candidate.id not in gone]
     return alive, dropped
@@ -74,32 +77,27 @@ def missing(candidates: Sequence[Candidate], wanted: dict[str, int]) -> dict[str
     return {label: count - have[label] for label, count in wanted.items() if have[label] < count}
 
 
-async def split_clusters(candidates: Sequence[Candidate], embed: Embed | None) -> dict[str, str]:
+async def split_clusters(candidates: Sequence[Candidate], method: Method[Any], embed: Embed | None) -> dict[str, str]:
     """Candidate id to a cluster of near-duplicates; every text is its own where nothing can embed."""
-    texts = {candidate.text_id: candidate.text for candidate in candidates}
+    texts = {method.text_id(candidate): candidate.text for candidate in candidates}
     found = {name: name for name in texts}
     if embed is not None and texts:
         vectors = await asyncio.to_thread(embed, list(texts.values()))
         found = {name: str(cluster) for name, cluster in clusters(list(texts), vectors, SPLIT_COSINE).items()}
-    return {candidate.id: found[candidate.text_id] for candidate in candidates}
+    return {candidate.id: found[method.text_id(candidate)] for candidate in candidates}
 
 
-def _one_an_instruction(
-    ordered: Sequence[Candidate], kept: Sequence[Candidate]
+def _one_a_group(
+    ordered: Sequence[Candidate], kept: Sequence[Candidate], method: Method[Any]
 ) -> tuple[list[Candidate], list[Candidate]]:
-    """The first response to each instruction that has several and none among `kept`, with all other rows; the rest.
+    """The first row of each group that may have one and has none among `kept`, with all other rows; the rest.
 
-    A group's rows have one text, so a gate that takes the first would take the others too.
+    A group's rows may have one text, so a gate that takes the first would take the others too.
     """
-
-    def group_of(candidate: Candidate) -> str:
-        slot = candidate.slot
-        return slot.group if slot.mix is None and slot.aim is None else ""
-
-    answered = {group_of(candidate) for candidate in kept}
+    answered = {method.one_of(candidate.slot) for candidate in kept}
     first, others = list[Candidate](), list[Candidate]()
     for candidate in ordered:
-        group = group_of(candidate)
+        group = method.one_of(candidate.slot)
         if group and group in answered:
             reason = f"{candidate.decision.reason} Another response to the same instruction is kept."
             update = {"status": "rejected", "code": NOT_BEST, "reason": reason}

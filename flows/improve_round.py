@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from graft.agents.methods.draw import pool_of
+from graft.agents.methods.steps.draw import pool_of
 from graft.agents.roles.namer import name_concepts
 from graft.data.lake import Lake
 from graft.data.scores.answers import VALIDATION
@@ -251,7 +251,8 @@ class Naming:
         if self._recorder is None:
             self._opened = open_gateway(self._loop.recipe, self._loop.home, say, run_id=self._run_id)
             self._recorder = CallRecorder((await self._opened.__aenter__()).call, self._run_id, "")
-        model: ModelSpec = pool_of(self._loop.recipe, "generator")[0]
+        recipe = self._loop.recipe
+        model: ModelSpec = pool_of(recipe, next(role for role in recipe.roles if recipe.writes(role)))[0]
         try:
             return await name_concepts(self._recorder.ask, self._loop.recipe, model, label, texts, seed=self._seed)
         except (CallFailed, BudgetExhausted) as failure:
@@ -286,10 +287,10 @@ def _judged_by(recipe: Recipe, student: Student) -> Recipe:
     judge = ModelSpec(name=JUDGE, provider="encoder", model=student.id, licence=licence)
     models = (*(model for model in recipe.models if model.name not in encoders), judge)
     roles = {}
-    for role, spec in recipe.roles:
+    for role, spec in recipe.roles.items():
         names = dict.fromkeys(JUDGE if name in encoders else name for name in spec.models)
         roles[role] = spec.model_copy(update={"models": tuple(names)})
-    changed = {"models": models, "roles": recipe.roles.model_copy(update=roles)}
+    changed = {"models": models, "roles": roles}
     try:
         return Recipe.model_validate(recipe.model_copy(update=changed).model_dump())
     except ValueError as error:

@@ -14,8 +14,7 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from graft.agents.local import encoder
-from graft.agents.methods import Place, method_of
-from graft.agents.roles.prompting import fragments
+from graft.agents.methods import Place, fragments_of, method_of
 from graft.data.gates import Admission, Needs
 from graft.data.lake import Lake
 from graft.data.test_files import register_evaluation_files
@@ -134,7 +133,7 @@ async def _make(recipe: Recipe, file: Path, seeds: list[Seed], home: Home, lake:
         async with noted, opening as gateway:
             progress.gateway = lambda: gateway.stats
             needs = Needs(
-                seeds=seeds, published=_published(lake, recipe, run_id), fragments=fragments(),
+                seeds=seeds, published=_published(lake, recipe, run_id), fragments=fragments_of(recipe),
                 evaluation=lake.test_texts(recipe.name), student=student_judge(home),
             )  # fmt: skip
             context = RunContext(
@@ -173,7 +172,7 @@ async def _rounds(context: RunContext, say: Say) -> tuple[list[Candidate], int]:
     """Every round: shards, duplicates, top-ups, and what was accepted joins the exemplars of the next."""
     say("preparing seeds")
     await rounds.prepare(context)
-    max_cosine = getattr(context.recipe.method, "max_cosine", None)
+    max_cosine = context.method.traits(context.recipe).max_cosine
     embed, why = await asyncio.to_thread(encoder.find_embed) if max_cosine is not None else (None, "")
     if why:
         say(f"semantic de-duplication is skipped: {why}")
@@ -193,6 +192,7 @@ async def _rounds(context: RunContext, say: Say) -> tuple[list[Candidate], int]:
             alive, dropped = await settle_round(
                 [*context.kept, *accepted],
                 new,
+                method=context.method,
                 admission=context.admission(accepted),
                 max_cosine=max_cosine,
                 embed=embed,
@@ -255,11 +255,11 @@ async def make_shard(run_id: str, spec: dict[str, Any]) -> dict[str, Any]:
         caps=plan.caps,
         make_slot=slot_for,
         run_slot=lambda slot: context.run_slot(slot, admission),
-        admit=lambda c: admission.settle(c.proposal),
+        admit=lambda c: admission.settle(c.proposal(context.method.text_id(c))),
         commit=commit,
         width=_width(context.recipe),
         stored=stored,
-        remember=lambda c: admission.remember(c.proposal),
+        remember=lambda c: admission.remember(c.proposal(context.method.text_id(c))),
         halt=context.halt,
         on_settled=lambda c: context.progress.note(c, (plan.round, plan.shard)),
     )
@@ -282,9 +282,9 @@ async def make_shard(run_id: str, spec: dict[str, Any]) -> dict[str, Any]:
 
 def _width(recipe: Recipe) -> int:
     """Slots that a shard has open at once: a few more than calls in flight, and many where answers take hours."""
-    limits, asked = recipe.limits, method_of(recipe).roles(recipe)
+    limits, asked = recipe.limits, method_of(recipe).roles_of(recipe)
     width = max(8, int(limits.concurrency * 1.25))
-    return max(width, limits.batch_slots) if any(getattr(recipe.roles, role).batch for role in asked) else width
+    return max(width, limits.batch_slots) if any(recipe.role(role).batch for role in asked) else width
 
 
 def _say(progress: Progress, text: str) -> None:

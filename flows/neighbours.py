@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from graft.agents.local import encoder
+from graft.agents.methods import method_of
 from graft.data.lake import Lake
 from graft.data.scores.answers import VALIDATION
-from graft.schemas.methods import PromptMixSettings
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Seed
 from graft.schemas.students import Evaluation
@@ -19,9 +19,8 @@ from graft.schemas.students import Evaluation
 def find_neighbours(
     recipe: Recipe, seeds: Sequence[Seed], lake: Lake, say: Callable[[str], None]
 ) -> dict[str, tuple[str, ...]]:
-    """Class to all other classes, most confusable first; empty where the recipe mixes at random or nothing embeds."""
-    method = recipe.method
-    if not isinstance(method, PromptMixSettings) or method.partner != "confusable":
+    """Class to all other classes, most confusable first; empty where its method needs none or nothing embeds."""
+    if not method_of(recipe).traits(recipe).confusable:
         return {}
     embed, why = encoder.find_embed()
     if embed is None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import Field
 
+from graft.agents.methods import method_of
 from graft.agents.roles.prompting import prompts_version
 from graft.data.gates import rules
 from graft.data.seeds import load_seeds
@@ -17,8 +18,9 @@ from graft.schemas.load import find_recipe, load_recipe
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Seed
 
-RULES_VERSION = 5
-"""Raise it when parsing, deciding, gating or splitting changes, so that a rerun makes a new run, not a mixed one."""
+RULES_VERSION = 6
+"""Raise it when splitting or de-duplication changes for every recipe, so that a rerun makes a new run, not a mixed one.
+A method's own rules have `Method.version`."""
 
 
 class ShardSpec(Value):
@@ -32,8 +34,14 @@ class ShardSpec(Value):
 
 def run_id_of(recipe: Recipe, seeds: Sequence[Seed]) -> str:
     """The run's id: the dataset's name and a hash of all that decides its rows."""
-    digest = recipe.fingerprint([seed.model_dump() for seed in seeds], prompts_version(), RULES_VERSION, rules(recipe))
+    digest = recipe.fingerprint([seed.model_dump() for seed in seeds], *rules_of(recipe))
     return f"{recipe.name}-{digest[:12]}"
+
+
+def rules_of(recipe: Recipe) -> tuple[Any, ...]:
+    """The versions of the rules that make a recipe's rows: general, method, prompts and gates."""
+    method = method_of(recipe)
+    return RULES_VERSION, method.version, prompts_version(method.prompts), rules(recipe)
 
 
 def share(total: int, parts: int) -> list[int]:
@@ -43,7 +51,7 @@ def share(total: int, parts: int) -> list[int]:
 
 def plan_rounds(recipe: Recipe) -> list[dict[str, int]]:
     """Accepted rows wanted of each label in each round."""
-    rounds = getattr(recipe.method, "rounds", 1)
+    rounds = method_of(recipe).traits(recipe).rounds
     shares = {label: share(count, rounds) for label, count in recipe.wanted().items()}
     return [{label: counts[index] for label, counts in shares.items()} for index in range(rounds)]
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from graft.agents.local import encoder
 from graft.data.card import render_card
-from graft.data.mixing import GuardReport, MixReport, method_report, told
 from graft.data.splits import assign_splits
 from graft.data.versions import NothingLeft, publish
 from graft.data.versions import version as find_version
@@ -23,6 +22,7 @@ from graft.schemas.datasets import DatasetVersion, Row, Run
 from graft.schemas.errors import YieldTooLow
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Candidate, Status
+from graft.schemas.sections import Section
 
 End = Callable[[Sequence[Candidate | Row]], Run]
 """The run's record at its end, with these rows published."""
@@ -39,7 +39,7 @@ async def finish(context: RunContext, run: Run, kept: list[Candidate], surplus: 
     if stopped_by != "target":
         logs.stopped_early(stopped_by, ended.counts["opened"], len(kept), sum(context.recipe.wanted().values()))
     funnel = rounds.funnel(context.lake, run.id)
-    report = method_report(context.lake, run.id, ended.counts)
+    report = context.method.report(context.lake.query, run.id, ended.counts)
     if kept:
         say("publishing")
         try:
@@ -62,7 +62,7 @@ async def finish(context: RunContext, run: Run, kept: list[Candidate], surplus: 
         "run": run.model_dump(mode="json"),
         "version": published.model_dump(mode="json") if published else None,
         "funnel": funnel,
-        "method": told(report) if report else "",
+        "method": report.text if report else "",
         "repeated": False,
         "notes": list(context.gateway.stats.notes),
     }
@@ -100,11 +100,11 @@ async def _publish(
     kept: list[Candidate],
     end: End,
     funnel: list[dict[str, Any]],
-    report: MixReport | GuardReport | None,
+    report: Section | None,
 ) -> tuple[Run, DatasetVersion]:
     """The version, and the run's record with the rows that it holds: a recall may take some until the last moment."""
     embed, _ = await asyncio.to_thread(encoder.find_embed)
-    groups = await split_clusters(kept, embed)
+    groups = await split_clusters(kept, context.method, embed)
     splits = assign_splits(
         [(c.id, c.text, c.label, groups[c.id]) for c in kept], context.recipe.splits, context.recipe.seed
     )
@@ -113,8 +113,8 @@ async def _publish(
         for c in sorted(kept, key=lambda c: c.id)
     ]
     reasons = [(row["status"], row["code"], row["rows"]) for row in funnel]
-    roles = context.method.roles(context.recipe)
-    writing = [role for role in roles if role in ("generator", "responder")]
+    roles = context.method.roles_of(context.recipe)
+    writing = [role for role in roles if context.recipe.writes(role)]
     generators = {model.name for role in writing for model in context.recipe.models_for(role)}
     public = Recipe.stored(run.recipe)  # as the lake keeps it: without keys
     ended = run
@@ -197,7 +197,7 @@ def _refused(context: RunContext, run: Run) -> YieldTooLow:
         f"stopped after {context.progress.settled} candidates: the generator refused {share:.0%} of them, more than "
         f"method.max_refusals allows; what was accepted is published",
         where=run.dataset,
-        fix=("set method.prefill: true, " if getattr(context.recipe.method, "prefill", True) is False else "")
+        fix=context.method.traits(context.recipe).refusal_fix
         + "name another generator, or a base model (style: completion), which refuses nothing",
     )
 

@@ -21,8 +21,8 @@ from graft.data.versions import Held, derive, held_by, version
 from graft.schemas.datasets import DatasetVersion
 from graft.schemas.errors import InputInvalid, Problem
 from graft.schemas.home import Home
-from graft.schemas.load import recipe_json_schema
-from graft.schemas.problems import Explainer, did_you_mean
+from graft.schemas.load import explained
+from graft.schemas.problems import did_you_mean
 from graft.schemas.recipe import Recipe
 from graft.schemas.restricted import HIDDEN
 from graft.schemas.rows import Candidate
@@ -137,7 +137,7 @@ def rescreen_version(
         gated = gate_again(
             held,
             recipe,
-            _needs(lake, home, found, texts, test_cosine, embed, say),
+            _needs(lake, home, found, recipe, texts, test_cosine, embed, say),
             scores=_means(lake, {run_id for _, run_id, _ in held}),
             made=_candidates(lake, held) if reads_reviews(recipe) else None,
             say=say,
@@ -202,7 +202,7 @@ def _overridden(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
         return Recipe.model_validate(data)
     except ValidationError as invalid:
         errors = [dict(error) for error in invalid.errors(include_url=False)]
-        findings = Explainer(recipe_json_schema()).explain_all(errors, data)
+        findings = explained(errors, data)
         raise InputInvalid(
             [Problem("--set", None, ".".join(map(str, each.path)), each.what, each.fix) for each in findings]
         ) from invalid
@@ -219,19 +219,20 @@ def _needs(
     lake: Lake,
     home: Home,
     found: DatasetVersion,
+    recipe: Recipe,
     texts: Mapping[Path, Sequence[str]],
     test_cosine: float,
     embed: Embed | None,
     say: Say,
 ) -> Needs:
-    from graft.agents.roles.prompting import fragments
+    from graft.agents.methods import fragments_of
     from graft.flows.student_labels import student_judge
     from graft.students.folds import out_of_fold
 
     numbered = [(file, row, text) for file, rows in texts.items() for row, text in enumerate(rows, start=1)]
     return Needs(
         seeds=lake.seeds(found.run_id) if found.parent is None else [],
-        fragments=fragments(),
+        fragments=fragments_of(recipe),
         evaluation=[
             *lake.test_texts(found.dataset),
             *(TestText.of(str(file), row, text) for file, row, text in numbered),

@@ -5,22 +5,15 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from graft.agents.methods import Ask, Place
-from graft.agents.methods.calibrate import calibrate_judges, judges
-from graft.agents.methods.harmaug import measure_refusals, variants
-from graft.agents.roles.summariser import prepare_seeds, summarise
+from graft.agents.methods import report_of
 from graft.data.lake import Lake
-from graft.data.mixing import method_report, told
 from graft.data.versions import version as find_version
 from graft.flows.plan import ShardSpec, plan_shards
 from graft.flows.run_context import CallRecorder, RunContext
 from graft.schemas.base import stable_hash
-from graft.schemas.methods import HarmAugSettings
 from graft.schemas.recipe import Recipe
-from graft.schemas.rows import Candidate, Seed, Slot
+from graft.schemas.rows import Candidate, Seed
 
-MEASURED_FROM = 1_000_000
-"""Index of the first message that is written to count refusals only."""
 RESUMABLE = ("time", "user")
 """Reasons after which the same recipe goes on where it stopped; after any other it has ended."""
 CAPPED = ("budget", "out_of_reach")
@@ -41,7 +34,7 @@ def already_done(lake: Lake, run_id: str, recipe: Recipe) -> dict[str, Any] | No
         "run": run.model_dump(mode="json"),
         "version": published.model_dump(mode="json"),
         "funnel": funnel(lake, run_id),
-        "method": told(report) if (report := method_report(lake, run_id)) else "",
+        "method": report.text if (report := report_of(run, lake.query)) else "",
         "repeated": True,
     }
 
@@ -61,53 +54,27 @@ def shards(recipe: Recipe, round_index: int, attempt: int, wanted: dict[str, int
 
 
 async def prepare(context: RunContext) -> None:
-    """Seeds get their domain, keywords and summary (instruction), or judges are tried and calibrated (labels)."""
+    """The method prepares seeds and whatever else it has to know; exemplars are laid out by label."""
     recorder = CallRecorder(context.gateway.call, context.run_id, "")
-    seeds = list(context.seeds)
-    if not context.recipe.task.labelled:
-        seeds = await prepare_seeds(recorder.ask, context.recipe, seeds)
-        context.seeds = seeds
+    context.seeds = await context.method.prepare_seeds(context.context(recorder.ask))
     context.pool = {label.name: [] for label in context.recipe.task.categories}
     shown = context.recipe.steering.exemplars if context.recipe.steering else ()
-    for seed in (*seeds, *(Seed.of(row.text, row.label, row.response) for row in shown)):
+    for seed in (*context.seeds, *(Seed.of(row.text, row.label, row.response) for row in shown)):
         context.pool.setdefault(seed.label, []).append(seed)
-    if judges(context.recipe, context.method.roles(context.recipe)):
-        found = await calibrate_judges(context.method, context.context(recorder.ask), _first_slots(context))
-        context.calibration, context.by_name = found.means, found.by_name
-        for model in sorted(found.by_name):
-            context.say(f"{model} gives no log-probabilities: its label counts as a vote")
-    if isinstance(context.recipe.method, HarmAugSettings):
-        context.figures |= await _refusals(context, context.recipe.method.measure_refusals, recorder.ask)
+    found = await context.method.prepare(context.context(recorder.ask), context.drawn)
+    context.calibration, context.by_name = found.calibration, found.by_name
+    context.figures |= found.figures
+    for model in sorted(found.by_name):
+        context.say(f"{model} gives no log-probabilities: its label counts as a vote")
     await _keep_calls(context, "prepare", recorder)
 
 
-async def _refusals(context: RunContext, count: int, ask: Ask) -> dict[str, int]:
-    """Harmful messages of their own index range, so that comparing takes nothing from the shards' draws."""
-    parts, refused = len(variants(context.recipe)), context.recipe.task.sides[0]
-    places = (Place(context.run_id, 0, 0, parts * (MEASURED_FROM + index), refused) for index in range(count))
-    slots = [context.method.make_slot(place, context.drawn) for place in places]
-    return await measure_refusals(context.context(ask), slots)
-
-
-def _first_slots(context: RunContext) -> list[Slot]:
-    count = getattr(context.recipe.method, "calibration_texts", 0)
-    labels = [label for label, wanted in context.recipe.wanted().items() if wanted]
-    return [
-        context.method.make_slot(
-            Place(context.run_id, 0, 0, place // len(labels), labels[place % len(labels)]), context.drawn
-        )
-        for place in range(count)
-    ]
-
-
 async def grow_pool(context: RunContext, chosen: list[Candidate]) -> None:
-    """What a round accepted joins the exemplars: with keywords and a summary for instructions."""
-    if not context.recipe.task.labelled:
-        recorder = CallRecorder(context.gateway.call, context.run_id, "")
-        rows = await asyncio.gather(*(summarise(recorder.ask, context.recipe, candidate) for candidate in chosen))
-        await _keep_calls(context, "grow", recorder)
-    else:
-        rows = [Seed.of(candidate.text, candidate.label, candidate.response) for candidate in chosen]
+    """What a round accepted joins the exemplars, as the method shows them."""
+    recorder = CallRecorder(context.gateway.call, context.run_id, "")
+    given = context.context(recorder.ask)
+    rows = await asyncio.gather(*(context.method.exemplar(candidate, given) for candidate in chosen))
+    await _keep_calls(context, "grow", recorder)
     for row in rows:
         context.pool.setdefault(row.label, []).append(row)
 

@@ -16,9 +16,7 @@ from filelock import FileLock, Timeout
 
 from graft.agents.gateway import Gateway
 from graft.agents.local.files import weights_of
-from graft.agents.methods import method_of
-from graft.agents.methods.base import Ask, Context, Drawn, Method
-from graft.agents.methods.harmaug import variants
+from graft.agents.methods import Ask, Context, Drawn, Method, method_of
 from graft.data.gates import Admission
 from graft.flows.feasibility import FIRST_LOOK, LOOK_EVERY, Feasibility, out_of_reach
 from graft.flows.progress import Progress
@@ -28,7 +26,6 @@ from graft.schemas.calls import Call, CallRequest, FailureCode, Reply
 from graft.schemas.decisions import OUT_OF_BUDGET
 from graft.schemas.errors import AlreadyRunning, CallFailed, GraftError
 from graft.schemas.home import Home
-from graft.schemas.methods import HarmAugSettings
 from graft.schemas.models import ModelSpec
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Candidate, Seed, Slot
@@ -50,7 +47,7 @@ class RunContext:
     home: Home
     lake: Lake
     gateway: Gateway
-    method: Method
+    method: Method[Any]
     seeds: Sequence[Seed]
     gates: Admission
     """The run's gates with no row of the run registered."""
@@ -84,7 +81,7 @@ class RunContext:
         """Fresh gates: they know seeds, held-out texts, what was published, what rounds kept, and `accepted`."""
         admission = self.gates.fresh()
         for candidate in (*self.kept, *accepted):
-            admission.remember(candidate.proposal)
+            admission.remember(candidate.proposal(self.method.text_id(candidate)))
         return admission
 
     async def run_slot(self, slot: Slot, admission: Admission) -> tuple[Candidate, tuple[Call, ...]]:
@@ -109,8 +106,9 @@ class RunContext:
             share = progress.yield_share
             if share is not None and share < limits.min_yield:
                 self.stop_reason = "yield"
-        most = getattr(self.recipe.method, "max_refusals", 1.0)
-        if not self.stop_reason and progress.settled >= REFUSALS_AFTER and progress.refused_share > most:
+        traits = self.method.traits(self.recipe)
+        refused = progress.refused_share > traits.max_refusals
+        if not self.stop_reason and progress.settled >= REFUSALS_AFTER and refused:
             self.stop_reason = "refusals"
         if not self.stop_reason and limits.out_of_reach == "stop" and progress.settled >= self.next_look:
             self.next_look = progress.settled + LOOK_EVERY
@@ -118,17 +116,10 @@ class RunContext:
                 progress.labels(),
                 progress.rooms(limits),
                 wanted=sum(progress.wanted.values()),
-                together=together(self.recipe),
+                together=traits.together,
             )
             self.stop_reason = "out_of_reach" if self.outlook else ""
         return self.stop_reason
-
-
-def together(recipe: Recipe) -> int:
-    """Candidates of a label that share one reply, and so mostly one fate."""
-    if isinstance(recipe.method, HarmAugSettings):
-        return len(variants(recipe))
-    return int(getattr(recipe.method, "texts_per_call", 1))
 
 
 class CallRecorder:
@@ -193,7 +184,7 @@ def request_json(request: CallRequest) -> str:
 
 def models_used(recipe: Recipe) -> tuple[ModelSpec, ...]:
     """Every model of the pool that some role of the recipe may draw, in the recipe's order."""
-    names = {model.name for role in method_of(recipe).roles(recipe) for model in recipe.models_for(role)}
+    names = {model.name for role in method_of(recipe).roles_of(recipe) for model in recipe.models_for(role)}
     return tuple(model for model in recipe.models if model.name in names)
 
 
@@ -244,7 +235,7 @@ async def open_gateway(
             money_usd=limits.money_usd,
             tokens=limits.tokens,
             hedge=limits.hedge,
-            roles={role: RoleRules(spec.cache, spec.batch, spec.money_usd) for role, spec in recipe.roles},
+            roles={role: RoleRules(spec.cache, spec.batch, spec.money_usd) for role, spec in recipe.roles.items()},
             since=since,
             run=run_id,
             recorded=recorded,

@@ -11,7 +11,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 
-from graft.agents.methods.base import Ask
+from graft.agents.methods import Ask
 from graft.agents.roles.calibration import batch_means, calibrate, content_free_means
 from graft.agents.roles.choice import pick_examples
 from graft.agents.roles.labeler import is_vote, label_text
@@ -94,8 +94,8 @@ def table(scores: Sequence[TeacherScore]) -> str:
 
 def _narrowed(recipe: Recipe, models: Sequence[ModelSpec]) -> Recipe:
     """The recipe with these models alone, for every role, so that no other server is started or asked."""
-    free = {name: spec.model_copy(update={"models": ()}) for name, spec in recipe.roles}
-    return recipe.model_copy(update={"models": tuple(models), "roles": recipe.roles.model_copy(update=free)})
+    free = {name: spec.model_copy(update={"models": ()}) for name, spec in recipe.roles.items()}
+    return recipe.model_copy(update={"models": tuple(models), "roles": free})
 
 
 class _Taken:
@@ -174,9 +174,9 @@ async def _answers(
     raws = [{score.label: score.raw for score in review.distribution} for review in reviews]
     measured = [raw for raw, review in zip(raws, reviews, strict=True) if raw and not is_vote(review)]
     means: dict[str, float] = {}
-    if measured and recipe.roles.labeler.calibration == "batch":
+    if measured and recipe.role("labeler").calibration == "batch":
         means = batch_means(measured)
-    elif measured and recipe.roles.labeler.calibration == "content_free":
+    elif measured and recipe.role("labeler").calibration == "content_free":
         try:
             means = await content_free_means(ask, recipe=recipe, model=model, role="labeler", seeds=examples)
         except BudgetExhausted:

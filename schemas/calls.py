@@ -9,7 +9,7 @@ from pydantic import Field
 
 from graft.schemas.addresses import normal_url
 from graft.schemas.base import Value, stable_hash
-from graft.schemas.models import ModelSpec, RoleName
+from graft.schemas.models import ModelSpec
 
 FailureCode = Literal[
     "timeout", "rate_limited", "server_error", "connection", "refused_by_server", "malformed",
@@ -33,7 +33,7 @@ class CallRequest(Value):
     """
 
     model: ModelSpec
-    role: RoleName
+    role: str
     purpose: str
     messages: tuple[Message, ...] = ()
     continues: bool = Field(
@@ -104,7 +104,7 @@ class Call(Value):
     key: str
     run_id: str
     candidate_id: str
-    role: RoleName
+    role: str
     purpose: str
     model: str
     provider: str

@@ -170,7 +170,7 @@ class OfKind:
         )
 
 
-METHODS: Kinds[Any] = Kinds("methods", "agents/methods")
+METHODS: Kinds[Any] = Kinds("methods", "agents/methods", needs=("kind", "Settings", "roles", "run_slot"))
 TASKS: Kinds[Any] = Kinds("tasks", "schemas/tasks", needs=("categories", "restricts", "rubric"))
 GATES: Kinds[Any] = Kinds("gates", "data/gates", needs=("Settings", "cost", "version", "scope", "enabled", "make"))
 AUDITS: Kinds[Any] = Kinds("audits", "data/audits", needs=("run", "sections", "data", "options"))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
+from graft.schemas.binding import DEFAULT_METHOD, with_roles
 from graft.schemas.errors import InputInvalid, Problem
 from graft.schemas.home import PACKAGE
+from graft.schemas.kinds import METHODS
 from graft.schemas.plain_yaml import MAX_BYTES, MAX_NODES, PlainLoader
 from graft.schemas.problems import Explainer, Finding, did_you_mean
 from graft.schemas.problems import Path as FieldPath
@@ -46,16 +48,25 @@ def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
         recipe = Recipe.model_validate(data)
     except ValidationError as invalid:
         errors = [dict(error) for error in invalid.errors(include_url=False)]
-        findings = [*Explainer(recipe_json_schema()).explain_all(errors, data), *findings]
+        findings = [*explained(errors, data), *findings]
     problems = [*document.problems, *(document.problem(finding) for finding in findings)]
     if problems or recipe is None:
         raise InputInvalid(sorted(problems, key=lambda problem: (problem.line or 0, problem.field)))
     return recipe
 
 
-def recipe_json_schema() -> dict[str, Any]:
-    """The recipe's JSON Schema, for editors: they complete fields and mark errors while one types."""
-    schema = Recipe.model_json_schema()
+def explained(errors: Sequence[Mapping[str, Any]], data: Mapping[str, Any]) -> list[Finding]:
+    """What pydantic found wrong with a recipe's data, as sentences with a fix."""
+    return Explainer(recipe_json_schema(_method_in(data))).explain_all(errors, data)
+
+
+def recipe_json_schema(kind: str | None = None) -> dict[str, Any]:
+    """The recipe's JSON Schema, for editors: they complete fields and mark errors while one types.
+
+    Args:
+        kind: leaves only this method's roles; None: those of all methods
+    """
+    schema = with_roles(Recipe.model_json_schema(), kind)
     for definition in schema["$defs"].values():
         if "const" in definition.get("properties", {}).get("kind", {}):
             definition["required"] = ["kind", *definition.get("required", [])]
@@ -233,6 +244,12 @@ def _cross_checks(file: Path, data: Mapping[str, Any]) -> list[Finding]:
     return [*_files_exist(file, data), *_labels_have_seeds(data)]
 
 
+def _method_in(data: Mapping[str, Any]) -> str | None:
+    """The method that a recipe's raw data names; None where there is no such method."""
+    kind = _block(data, "method").get("kind", DEFAULT_METHOD)
+    return kind if isinstance(kind, str) and kind in METHODS.names else None
+
+
 def _block(data: Any, name: str) -> Mapping[str, Any]:
     block = data.get(name) if isinstance(data, Mapping) else None
     return block if isinstance(block, Mapping) else {}
@@ -259,8 +276,10 @@ def _labels_have_seeds(data: Mapping[str, Any]) -> list[Finding]:
     """Labels without a seed, where all seeds stand in the recipe itself; `data.seeds` checks those in files."""
     seeds, task = _block(data, "seeds"), _block(data, "task")
     rows, labels = seeds.get("rows"), task.get("labels")
-    method = _block(data, "method").get("kind", "gra")
-    if seeds.get("path") or not rows or not isinstance(rows, list) or not isinstance(labels, list) or method != "gra":
+    method = _method_in(data)
+    if seeds.get("path") or not rows or not isinstance(rows, list) or not isinstance(labels, list):
+        return []
+    if method is None or not METHODS.get(method).needs_seeds:
         return []
     seen = {row.get("label") for row in rows if isinstance(row, dict) and isinstance(row.get("label"), str)}
     target = _block(data, "target")

@@ -13,7 +13,6 @@ from graft.schemas.extra import OWN_HEADERS, PRICED, check_extra, plain_name
 from graft.schemas.problems import FieldErrors, Finding, field_error
 from graft.schemas.redaction import is_key
 
-RoleName = Literal["generator", "reviewer", "adjudicator", "labeler", "responder", "guard"]
 Provider = Literal["embedded", "openai", "litellm", "encoder"]
 Style = Literal["chat", "completion"]
 Answer = Literal["scores", "logprobs", "name"]

@@ -292,12 +292,6 @@ _SECTIONS = ("models", "roles", "target", "seeds", "task", "method")
 # Of validators that do not raise FieldErrors yet: the methods' and the tasks'.
 _VALIDATOR_FIXES: tuple[tuple[str, str, str], ...] = (
     # what the message contains, the field (under the model's own path) that it is about, the fix
-    ("few_shot", "few_shot", "write two whole numbers, minimum first, such as [2, 4]"),
-    ("seeds are empty", "", "add path: seeds.jsonl, or rows: with a text and a label each"),
-    ("neither description nor example", "", "describe it in a clause, or set method.shots to show examples of it"),
-    ("must be a classification", "", "set task.kind: classification with labels, or another method"),
-    ("must be a guard", "", "set task.kind: guard with a policy, or another method"),
-    ("is outside [0.5, 1]", "alphas", "write shares between 0.5 and 1, such as [0.6, 0.75, 0.9]"),
 )
 
 

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar, overload
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
 
 from graft.schemas.addresses import without_keys
 from graft.schemas.base import Slug, Value, stable_hash
+from graft.schemas.binding import DEFAULT_METHOD, MethodSettings, Role, bind_roles, roles_of
 from graft.schemas.extra import sendable
 from graft.schemas.gates import GateSettings
-from graft.schemas.kinds import GATES, TASKS, OfKind
-from graft.schemas.methods import GraSettings, MethodSettings, PromptMixSettings
-from graft.schemas.models import EMBEDDED_POOL, GuardSpec, LabelerSpec, ModelSpec, RoleSpec
-from graft.schemas.problems import field_error, unknown_name
+from graft.schemas.kinds import GATES, METHODS, TASKS, OfKind
+from graft.schemas.models import EMBEDDED_POOL, ModelSpec, RoleSpec
+from graft.schemas.problems import FieldErrors, field_error, unknown_name
 from graft.schemas.redaction import HIDDEN
 from graft.schemas.review import ReviewSettings
 from graft.schemas.steering import Improve, ImproveSettings, Steering
 from graft.schemas.students import StudentSettings
 from graft.schemas.tasks.base import Task
+
+R = TypeVar("R", bound=RoleSpec)
 
 
 class SeedRow(Value):
@@ -31,27 +33,13 @@ class SeedRow(Value):
 
 
 class SeedSettings(Value):
-    """The rows that a person gives: a file (CSV, JSONL or Parquet), rows in the recipe, or both.
-
-    None at all is for PromptMix from descriptions alone.
-    """
+    """The rows that a person gives: a file (CSV, JSONL or Parquet), rows in the recipe, or both, if any."""
 
     path: str | None = Field(default=None, description="relative to the recipe's folder")
     rows: tuple[SeedRow, ...] = ()
     text_field: str = "text"
     label_field: str = "label"
     response_field: str = "response"
-
-
-class RoleSettings(Value):
-    """One entry a role. A role left out may be played by every model that can."""
-
-    generator: RoleSpec = RoleSpec()
-    reviewer: RoleSpec = RoleSpec()
-    adjudicator: RoleSpec = RoleSpec()
-    labeler: LabelerSpec = LabelerSpec()
-    responder: RoleSpec = RoleSpec()
-    guard: GuardSpec = GuardSpec()
 
 
 class Target(Value):
@@ -104,9 +92,11 @@ class Recipe(Value):
     description: str = ""
     task: Annotated[Task, OfKind(TASKS)]
     seeds: SeedSettings = SeedSettings()
-    method: MethodSettings = GraSettings()
+    method: Annotated[MethodSettings, OfKind(METHODS, "Settings")] = Field(
+        default={"kind": DEFAULT_METHOD}, validate_default=True
+    )
     models: tuple[ModelSpec, ...] = Field(default=EMBEDDED_POOL, min_length=1)
-    roles: RoleSettings = RoleSettings()
+    roles: dict[str, SerializeAsAny[RoleSpec]] = Field(default={}, validate_default=True)
     target: Target = Target()
     gates: GateSettings = Field(default_factory=GateSettings)
     limits: Limits = Limits()
@@ -125,12 +115,22 @@ class Recipe(Value):
         """The recipe of an earlier run, from the lake.
 
         An earlier Graft took fields of `extra` and parts of addresses that are refused today; they are left out, and
-        so are hashes of weights, which may have changed since. Raises ValidationError where it does not fit otherwise.
+        so are hashes of weights, which may have changed since, and roles that its method does not have. Raises
+        ValidationError where it does not fit otherwise.
         """
-        models = data.get("models")
-        if not isinstance(models, list | tuple):
-            return cls.model_validate(data)
-        return cls.model_validate({**data, "models": [_stored_model(one) for one in models]})
+        models, roles = data.get("models"), data.get("roles")
+        kept: dict[str, Any] = {**data}
+        if isinstance(models, list | tuple):
+            kept["models"] = [_stored_model(one) for one in models]
+        if isinstance(roles, Mapping):
+            kept["roles"] = {name: roles[name] for name in roles if name in roles_of(_stored_kind(data))}
+        return cls.model_validate(kept)
+
+    @field_validator("roles", mode="plain")
+    @classmethod
+    def _own_roles(cls, given: Any, seen: ValidationInfo) -> dict[str, RoleSpec]:
+        method = seen.data.get("method")
+        return bind_roles(given, method.kind if method else None)
 
     @model_validator(mode="after")
     def _names(self) -> Recipe:
@@ -139,20 +139,23 @@ class Recipe(Value):
         if repeated:
             fix = "give every model a unique name"
             raise field_error(("models",), f"name {repeated[0]!r} occurs twice", fix)
-        for role, spec in self.roles:
+        for role, spec in self.roles.items():
             unknown = [name for name in spec.models if name not in pool]
             if unknown:
                 raise unknown_name(("roles", role, "models"), "model", unknown[0], "the pool", pool)
-            direct = [model.name for model in self.models_for(role) if model.provider != "litellm"]
+            models = self.models_for(role)
+            direct = [model.name for model in models if model.provider != "litellm"]
             if spec.batch and direct:
                 fix = "name models of provider litellm"
                 raise field_error(("roles", role, "batch"), f"{direct[0]!r} has no batch API here", fix)
-        if any(spec.provider == "encoder" for spec in self.models_for("generator")) and self.roles.generator.models:
-            fix = "name a chat or completion model"
-            raise field_error(("roles", "generator", "models"), "an encoder cannot write texts", fix)
-        if not self.models_for("generator"):
-            fix = "add an embedded, openai or litellm model"
-            raise field_error(("models",), "none can generate (an encoder only judges)", fix)
+            if not self.writes(role):
+                continue
+            if spec.models and any(model.provider == "encoder" for model in models):
+                fix = "name a chat or completion model"
+                raise field_error(("roles", role, "models"), "an encoder cannot write texts", fix)
+            if not models:
+                fix = "add an embedded, openai or litellm model"
+                raise field_error(("models",), "none can generate (an encoder only judges)", fix)
         known = self.task.names
         for label in self.target.labels:
             if label not in known:
@@ -164,18 +167,9 @@ class Recipe(Value):
 
     @model_validator(mode="after")
     def _method_fits(self) -> Recipe:
-        task, method = self.task, self.method
-        if not (self.seeds.path or self.seeds.rows) and method.kind != "promptmix":
-            raise ValueError("seeds: seeds are empty: give path (a CSV, JSONL or Parquet file) or rows")
-        if isinstance(method, PromptMixSettings):
-            if task.sides or not task.labelled:
-                raise ValueError("method.kind: promptmix mixes classes, so the task must be a classification")
-            bare = [index for index, label in enumerate(task.categories) if not label.description and not method.shots]
-            if bare:
-                where, name = f"task.labels.{bare[0]}.description", task.names[bare[0]]
-                raise ValueError(f"{where}: class {name!r} has neither description nor example")
-        if method.kind == "harmaug" and not task.sides:
-            raise ValueError("method.kind: harmaug makes rows for a guard, so the task must be a guard")
+        problems = METHODS.get(self.method.kind).check(self, None)
+        if problems:
+            raise FieldErrors(problems)
         return self
 
     @property
@@ -183,12 +177,27 @@ class Recipe(Value):
         """The environment variables that hold keys of its models."""
         return tuple(dict.fromkeys(name for model in self.models for name in model.key_variables))
 
+    @overload
+    def role(self, name: str) -> RoleSpec: ...
+
+    @overload
+    def role(self, name: str, spec: type[R]) -> R: ...
+
+    def role(self, name: str, spec: type[RoleSpec] = RoleSpec) -> RoleSpec:
+        """A role's fields; the defaults of `spec` where the recipe's method has no such role."""
+        found = self.roles.get(name)
+        return found if isinstance(found, spec) else spec()
+
+    def writes(self, role: str) -> bool:
+        """Whether the role's words come into the rows."""
+        return roles_of(self.method.kind).get(role, Role()).writes
+
     def models_for(self, role: str) -> tuple[ModelSpec, ...]:
         """The pool of one role. A role that names no models takes every model that can play it."""
-        spec: RoleSpec = getattr(self.roles, role)
-        if spec.models:
-            return tuple(model for model in self.models if model.name in spec.models)
-        judges = role in ("reviewer", "adjudicator", "labeler", "guard") and self.task.labelled
+        named = self.role(role).models
+        if named:
+            return tuple(model for model in self.models if model.name in named)
+        judges = not self.writes(role) and self.task.labelled
         return tuple(model for model in self.models if judges or model.provider != "encoder")
 
     def wanted(self) -> dict[str, int]:
@@ -217,6 +226,13 @@ def without_caps(recipe: dict[str, Any]) -> dict[str, Any]:
     roles = {role: {**spec, "money_usd": None} if spec else spec for role, spec in recipe["roles"].items()}
     limits = {**recipe["limits"], "money_usd": None, "tokens": None, "minutes": None}
     return {**recipe, "limits": limits, "roles": roles}
+
+
+def _stored_kind(data: Mapping[str, Any]) -> str | None:
+    """The method of a stored recipe where it can be used; None for one that cannot."""
+    method = data.get("method")
+    kind = method.get("kind", DEFAULT_METHOD) if isinstance(method, Mapping) else DEFAULT_METHOD
+    return kind if kind in METHODS.names else None
 
 
 def _stored_model(model: Any) -> Any:

@@ -6,14 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, JsonValue
 
 from graft.schemas.base import Value, stable_hash
 
 Status = Literal["accepted", "rejected", "failed"]
 Route = Literal["flag", "low_mean", "agreed", "adjudicated", "gate", "failed", "labelled", "no_label", "refusal"]
-Side = Literal["harmful", "borderline", "benign"]
-Variant = Literal["empty", "refusal", "compliance"]
 
 
 class Seed(Value):
@@ -30,21 +28,6 @@ class Seed(Value):
     def of(cls, text: str, label: str = "", response: str | None = None) -> Seed:
         """A seed whose id is the hash of what it says."""
         return cls(id="s_" + stable_hash(text, label, response), text=text, label=label, response=response)
-
-
-class Mix(Value):
-    """PromptMix: a text that is mostly of the slot's class and partly of another, the partner."""
-
-    partner: str
-    alpha: float = Field(ge=0.5, le=1, description="share of the slot's own class")
-    classes: tuple[str, ...] = Field(description="the classes that the prompt describes, in its order")
-
-
-class Aim(Value):
-    """HarmAug: which instruction is wanted, and which response to it. A borderline one only looks harmful."""
-
-    side: Side
-    variant: Variant = "empty"
 
 
 class Steer(Value):
@@ -69,8 +52,7 @@ class Slot(Value):
     seed: int = Field(ge=0, lt=2**31)
     group: str = Field(default="", description="id of the first slot of those that share a call; empty: it is alone")
     part: int = Field(default=0, ge=0, description="place within the group")
-    mix: Mix | None = None
-    aim: Aim | None = None
+    payload: dict[str, JsonValue] = Field(default={}, description="what its method wants of it beyond its label")
     steer: Steer | None = None
 
 
@@ -90,7 +72,7 @@ class Review(Value):
     """
 
     stage: Literal["instruction", "content", "adjudication", "label"]
-    role: Literal["reviewer", "adjudicator", "labeler", "guard"]
+    role: str
     model: str
     flags: dict[str, int] = Field(default_factory=dict)
     scores: dict[str, float] = Field(default_factory=dict)
@@ -154,7 +136,7 @@ class Decision(Value):
 class Labelling(Value):
     """How a row got its label from models that were not told the intended one."""
 
-    by: Literal["labeler", "panel", "adjudicator", "guard"]
+    by: str = Field(description="the role that gave it, or the panel of reviewers")
     candidates: tuple[str, ...] = Field(description="the labels that they chose among, nearest first")
     label: str = Field(description="the label given; empty where there is none")
     relabelled: bool = Field(description="whether it differs from the intended label")
@@ -182,22 +164,13 @@ class Candidate(Value):
     decision: Decision
     soft_label: dict[str, float] = Field(default_factory=dict, description="mean calibrated probability of each label")
     labelling: Labelling | None = None
-    prefilled: bool | None = Field(default=None, description="whether the generator's turn was begun for it")
+    notes: dict[str, JsonValue] = Field(default={}, description="what its method noted as it was made")
     restricted: bool = False
 
-    @property
-    def text_id(self) -> str:
-        """The id under which the text is compared for duplicates: all rows of one instruction share it.
-
-        They are HarmAug's variants and GRA's responses; the slots of a PromptMix group have a text each.
-        """
-        return "c_" + stable_hash(self.slot.group) if self.slot.group and not self.slot.mix else self.id
-
-    @property
-    def proposal(self) -> Proposal:
-        """The candidate as gates see it."""
+    def proposal(self, text_id: str = "") -> Proposal:
+        """The candidate as gates see it, compared for duplicates under `text_id`, by default its own id."""
         return Proposal(
-            text=self.text, response=self.response, label=self.label, id=self.text_id, reviews=self.reviews,
+            text=self.text, response=self.response, label=self.label, id=text_id or self.id, reviews=self.reviews,
             soft_label=self.soft_label, exemplars=self.slot.exemplars,
         )  # fmt: skip
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from graft.agents.methods import Drawn, Place, method_of
 from graft.schemas.calls import CallRequest, Reply, TokenLogprob
+from graft.schemas.recipe import Recipe
+from graft.schemas.rows import Seed, Slot
 
 Said = str | dict[str, float] | Exception | Reply
 """A text, alternatives of the first token, something to raise, or a whole reply."""
@@ -51,3 +54,10 @@ class Models:
     def of(self, purpose: str) -> list[CallRequest]:
         """Requests of one step, in order."""
         return [request for request in self.asked if request.purpose == purpose]
+
+
+def make_slot(
+    *, run_id: str, shard: int, round: int, index: int, label: str, pool: Mapping[str, Sequence[Seed]], recipe: Recipe
+) -> Slot:
+    """The slot at one place of a label's stream, as the recipe's method draws it from the pool's rows."""
+    return method_of(recipe).make_slot(Place(run_id, shard, round, index, label), Drawn(recipe, pool))

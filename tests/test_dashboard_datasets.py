@@ -22,7 +22,7 @@ from graft.data.versions import derive, held_by, publish
 from graft.schemas.datasets import DatasetVersion, Row, Run
 from graft.schemas.errors import GraftError, NotFound
 from graft.schemas.home import Home
-from graft.schemas.rows import Aim, Candidate, Decision, GateResult, Labelling, Mix, Review
+from graft.schemas.rows import Candidate, Decision, GateResult, Labelling, Review
 from graft.schemas.students import ClassScore, Evaluation, Student, StudentSettings
 
 HOSTILE = '<img src=x onerror="document.title=1"> {{7*7}} =1+1 \u202elabel'
@@ -100,7 +100,8 @@ def mixed(lake: Lake) -> None:
     """A PromptMix run of two alphas: of the lower one half goes to the partner."""
     every = [
         made("mixing", n, "b" if n % 4 == 0 else "a", intended_label="a",
-             slot={"label": "a", "mix": Mix(partner="b", alpha=0.6 if n % 2 == 0 else 0.9, classes=("a", "b"))},
+             slot={"label": "a",
+                   "payload": {"partner": "b", "alpha": 0.6 if n % 2 == 0 else 0.9, "classes": ["a", "b"]}},
              labelling=Labelling(by="labeler", candidates=("a", "b"), label="b" if n % 4 == 0 else "a",
                                  relabelled=n % 4 == 0, margin=0.1 if n % 2 == 0 else 0.7, second="a"))
         for n in range(40)
@@ -117,7 +118,8 @@ def guard(lake: Lake) -> None:
         made("guarding", n, "harmful" if n % 2 else "safe", restricted=bool(n % 2), response="I would rather not.",
              text=f"{HIDDEN_WORDS} {n}" if n % 2 else f"how do I wash wool? {n}",
              soft_label={"harmful": 0.9 if n % 2 else 0.1},
-             slot={"aim": Aim(side="harmful" if n % 2 else "benign", variant="refusal")}, prefilled=True)
+             slot={"payload": {"side": "harmful" if n % 2 else "benign", "variant": "refusal"}},
+             notes={"prefilled": True})
         for n in range(20)
     ]  # fmt: skip
     asked = run("guarding", "guard", "harmaug", "guard")
@@ -235,11 +237,12 @@ def test_reviews_show_severity_adjudications_and_what_labels_became(browser: Bro
         listed = page.request.get(pages + opens)
         assert listed.ok and ": where is it?" in listed.text()
         settled(page, f"{pages}/datasets/mixed/reviews")
-        low, high = (page.locator("#table-mix0 tr", has_text=alpha).inner_text().split() for alpha in ("0.60", "0.90"))
-        assert low[1:4] == ["20", "100.0%", "50.0%"] and high[1:4] == ["20", "100.0%", "100.0%"]
-        assert page.locator("svg[aria-label='agreement and relabelling by alpha']").count() == 1
+        alphas = page.locator("#table-by_alpha0 tr")
+        low, high = (alphas.filter(has_text=alpha).inner_text().split() for alpha in ("0.60", "0.90"))
+        assert low[1:3] == ["20", "50.0%"] and high[1:3] == ["20", "100.0%"]
+        assert page.locator("svg[aria-label='what a method counts of its own runs']").count() == 1
         settled(page, f"{pages}/datasets/guard/reviews")
-        harmful = page.locator("#table-guard0 tbody tr", has_text="harmful").inner_text().split()
+        harmful = page.locator("#table-scored0 tbody tr", has_text="harmful").inner_text().split()
         assert harmful[-3:] == ["10", "100.0%", "0.90"]
         assert wrong == []
 
@@ -300,7 +303,7 @@ def test_a_report_of_what_no_model_made_and_of_a_guard(
     assert files == [Path("report-brought-1.html"), Path("report-guard-1.html")]
     brought_file, guard_file = (file.read_text(encoding="utf-8") for file in files)
     assert "an import: no model made or judged its rows" in brought_file and "What changed since" not in brought_file
-    assert HIDDEN_WORDS not in guard_file and "Messages of run guarding" in guard_file
+    assert HIDDEN_WORDS not in guard_file and "How the messages were made and labelled, run guarding" in guard_file
 
 
 def test_a_report_that_cannot_be_written_says_so(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

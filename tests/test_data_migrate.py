@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from graft.data.edits import edits, record
 from graft.data.lake import Lake
-from graft.data.lake_schema import ADDED, SCHEMA_VERSION, VIEWS, CandidateRecord, identifier
+from graft.data.lake_schema import ADDED, MOVED, SCHEMA_VERSION, VIEWS, CandidateRecord, identifier
 from graft.schemas.base import utc_now
 from graft.schemas.home import Home
 from graft.schemas.rows import Candidate, Decision, Review, Slot, Steer
@@ -56,7 +57,11 @@ def as_version(lake: Lake, old: int) -> None:
     def work(connection: Any) -> None:
         for name in VIEWS:
             connection.execute(f"DROP VIEW lake.{name}")
-        for version in range(old + 1, SCHEMA_VERSION + 1):
+        for version in range(SCHEMA_VERSION, old, -1):
+            for table, (_, gone) in MOVED.get(version, {}).items():
+                for column in gone:
+                    kind = "BOOLEAN" if column == "prefilled" else "VARCHAR"
+                    connection.execute(f"ALTER TABLE lake.{table} ADD COLUMN {column} {kind}")
             for table, columns in ADDED[version].items():
                 for column in columns:
                     connection.execute(f"ALTER TABLE lake.{table} DROP COLUMN {identifier(column)}")
@@ -170,6 +175,39 @@ def test_a_lake_of_version_5_keeps_its_edits(tmp_path: Path) -> None:
         assert edits(lake, "d") == [before]
         record(lake, [after])
         assert edits(lake, "d") == [before, after]
+
+
+def test_a_lake_of_version_6_gets_one_column_for_what_methods_want_of_a_slot(tmp_path: Path) -> None:
+    """PromptMix's mix, HarmAug's aim and begun turn move into the slot's payload and the candidate's notes."""
+    mix = {"partner": "b", "alpha": 0.75, "classes": ["a", "b"]}
+    aim = {"side": "borderline", "variant": "refusal"}
+    moved = [
+        candidate(1),
+        candidate(2).model_copy(update={"slot": candidate(2).slot.model_copy(update={"payload": mix})}),
+        candidate(3).model_copy(
+            update={
+                "slot": candidate(3).slot.model_copy(update={"payload": aim}), "notes": {"prefilled": True},
+            }
+        ),
+        candidate(4).model_copy(update={"notes": {"prefilled": False}}),
+    ]  # fmt: skip
+    with Lake.open(Home(tmp_path)) as lake:
+        lake.commit("r-1", "b1", [candidate(number) for number in range(1, 5)], [])
+        as_version(lake, 6)
+
+        def old(connection: Any) -> None:
+            for column, value, name in (
+                ("mix", orjson.dumps(mix).decode(), "c_2"), ("aim", orjson.dumps(aim).decode(), "c_3"),
+                ("prefilled", True, "c_3"), ("prefilled", False, "c_4"),
+            ):  # fmt: skip
+                connection.execute(f"UPDATE lake.candidates SET {column} = ? WHERE candidate_id = ?", [value, name])
+
+        lake.write(old)
+        assert {"mix", "aim", "prefilled"} <= set(lake.sql("FROM lake.candidates").column_names)
+    for read_only in (True, False):
+        with Lake.open(Home(tmp_path), read_only=read_only) as lake:
+            assert set(lake.sql("FROM lake.candidates").column_names) == set(CandidateRecord.model_fields)
+            assert sorted(lake.iter_candidates("r-1"), key=lambda one: one.id) == moved
 
 
 def test_loops_and_instruction_evaluations_replace_their_like(tmp_path: Path) -> None:

@@ -319,11 +319,9 @@ def test_a_candidate_without_words_wants_some(own: Lake) -> None:
 
 def test_of_one_message_several_responses_are_rows(own: Lake) -> None:
     """HarmAug's variants share their text: another response to it is no repeat, and goes where the message is."""
-    from graft.schemas.rows import Aim
-
-    slot = kept(1).slot.model_copy(update={"aim": Aim(side="benign", variant="refusal")})
-    more = {"slot": slot, "text": kept(1).text, "neighbour": ""}
+    more = {"text": kept(1).text, "neighbour": ""}
     fill(own, lost(14, response="I can't say.", **more), lost(15, response="i can't say", **more))
+    own.save_run(RUN.model_copy(update={"recipe": {**RECIPE, "method": {"kind": "harmaug"}}}))
     say(own, "c_row014")
     say(own, "c_row015")
     asked = rebase(own, version(own, "shop"))

@@ -193,7 +193,15 @@ def test_card_says_what_reaches_the_student_and_is_inert() -> None:
     run = RUN.model_copy(update={"shortfall": {"a": 2}, "stopped_by": "money"})
     reasons = [("accepted", "agreed", 6), ("rejected", "gate.<b>|x", 2)]
     recipe = RECIPE.model_copy(update={"description": EVIL})
-    card = render_card(run=run, recipe=recipe, rows=ROWS, seeds=2, reasons=reasons, generators={"gemma"})
+    card = render_card(
+        run=run,
+        recipe=recipe,
+        rows=ROWS,
+        seeds=2,
+        reasons=reasons,
+        generators={"gemma"},
+        roles=("generator", "reviewer", "adjudicator"),
+    )
     assert "| gemma | gemma\\-3\\-270m | generator, reviewer, adjudicator | Gemma Terms of Use | yes |" in card
     assert "| minilm | all\\-MiniLM\\-L6\\-v2 | reviewer, adjudicator | Apache\\-2\\.0 | no |" in card
     assert "derivative of Gemma" in card and "CC0\\-1\\.0" in card and "price: unknown" in card

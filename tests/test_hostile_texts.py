@@ -153,7 +153,7 @@ READERS: dict[str, Callable[[str], Any]] = {
     "ended": lambda text: ended(CUT_OFF, text), "next turn": lambda text: _NEXT.split(text, maxsplit=1),
     "label in": lambda text: label_in(text, [f"label {number}" for number in range(150)]),
     "texts in": lambda text: texts_in("1. " + text, ["a"]),
-    "keywords": lambda text: fallback_keywords(BIG, text),
+    "keywords": lambda text: fallback_keywords(text, 3),
     "refusal": refusal_of, "near": near,
     "held-out text": lambda text: TestText.of("f", 1, text), "guess": lambda text: did_you_mean(text, [text, "a"]),
 }  # fmt: skip

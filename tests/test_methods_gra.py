@@ -11,8 +11,9 @@ import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scripted import make_slot
 
-from graft.agents.methods import make_slot, method_of
+from graft.agents.methods import method_of
 from graft.agents.methods.base import Context, Screen
 from graft.data.gates import Admission
 from graft.schemas.calls import CallRequest, Reply, TokenLogprob

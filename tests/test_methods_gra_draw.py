@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
+from scripted import make_slot
 
-from graft.agents.methods import draw_roles, make_slot, method_of, reviewer_count, sharing
-from graft.schemas.errors import GraftError
+from graft.agents.methods.gra import KIND
+from graft.agents.methods.steps.draw import Roles, draw_roles, reviewer_count
+from graft.data.seeds import load_seeds
+from graft.schemas.errors import InputInvalid
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Seed, Slot
 
@@ -30,24 +34,27 @@ def slot_of(recipe: Recipe, index: int, run_id: str = "r", rows: int = 6) -> Slo
     return make_slot(run_id=run_id, shard=0, round=0, index=index, label="billing", pool=pool, recipe=recipe)
 
 
+def drawn(recipe: Recipe, slot: Slot) -> Roles:
+    return draw_roles(recipe, slot, KIND.settings(recipe))
+
+
 def test_five_models_never_share_a_role_and_all_of_them_play_every_role() -> None:
     recipe = recipe_with("abcde")
     generators, adjudicators = Counter[str](), Counter[str]()
     for index in range(200):
-        roles = draw_roles(recipe, slot_of(recipe, index))
+        roles = drawn(recipe, slot_of(recipe, index))
         names = [roles.generator.name, *(m.name for m in roles.reviewers), roles.adjudicator.name]
         assert sorted(names) == list("abcde")
         generators[roles.generator.name] += 1
         adjudicators[roles.adjudicator.name] += 1
     assert min(generators.values()) > 20 and min(adjudicators.values()) > 20
     assert len(generators) == len(adjudicators) == 5
-    assert "without overlap" in sharing(recipe)
 
 
 def test_the_only_adjudicator_is_kept_out_of_the_committee() -> None:
     recipe = recipe_with("abcde", adjudicator={"models": ["e"]}, generator={"models": ["a", "b"]})
     for index in range(50):
-        roles = draw_roles(recipe, slot_of(recipe, index))
+        roles = drawn(recipe, slot_of(recipe, index))
         assert roles.adjudicator.name == "e"
         assert "e" not in {model.name for model in roles.reviewers}
 
@@ -55,27 +62,25 @@ def test_the_only_adjudicator_is_kept_out_of_the_committee() -> None:
 def test_two_models_share_roles_with_the_unused_one_first() -> None:
     recipe = recipe_with("ab", reviewers=1)
     for index in range(30):
-        roles = draw_roles(recipe, slot_of(recipe, index))
+        roles = drawn(recipe, slot_of(recipe, index))
         assert roles.reviewers[0] != roles.generator
-    assert sharing(recipe).startswith("Roles share models")
 
 
 def test_a_second_judgement_by_the_same_model_is_drawn_for_scores_only() -> None:
     scored = recipe_with("ab", reviewers=3)
-    assert reviewer_count(scored) == 3
-    committee = [model.name for model in draw_roles(scored, slot_of(scored, 0)).reviewers]
+    assert reviewer_count(scored, KIND.settings(scored)) == 3
+    committee = [model.name for model in drawn(scored, slot_of(scored, 0)).reviewers]
     assert sorted(Counter(committee).values()) == [1, 2]
     for same in ({"answer": "logprobs"}, {"temperature": 0}):
         recipe = recipe_with("ab", reviewers=3, reviewer=same)
-        assert reviewer_count(recipe) == 2
-        assert len({model.name for model in draw_roles(recipe, slot_of(recipe, 0)).reviewers}) == 2
-        assert "3 reviewers were asked for" in sharing(recipe)
+        assert reviewer_count(recipe, KIND.settings(recipe)) == 2
+        assert len({model.name for model in drawn(recipe, slot_of(recipe, 0)).reviewers}) == 2
 
 
 def test_an_encoder_judges_once_and_never_writes() -> None:
     recipe = recipe_with("a", reviewers=3, encoders="m")
     for index in range(20):
-        roles = draw_roles(recipe, slot_of(recipe, index))
+        roles = drawn(recipe, slot_of(recipe, index))
         assert roles.generator.name == "a"
         assert Counter(model.name for model in roles.reviewers) == {"a": 2, "m": 1}
 
@@ -86,7 +91,7 @@ def test_slots_repeat_whatever_the_run_is_called() -> None:
     assert one == again
     assert one.id.startswith("sl_") and one.id != other.id
     assert (one.seed, one.exemplars) == (other.seed, other.exemplars)
-    assert draw_roles(recipe, one) == draw_roles(recipe, other)
+    assert drawn(recipe, one) == drawn(recipe, other)
 
 
 def test_exemplars_are_two_to_four_of_the_label_or_all_that_there_are() -> None:
@@ -99,8 +104,8 @@ def test_exemplars_are_two_to_four_of_the_label_or_all_that_there_are() -> None:
     assert len(orders) == 2, "the order of the exemplars is drawn too"
 
 
-def test_guard_rows_with_a_response_say_so() -> None:
+def test_guard_rows_with_a_response_say_so(tmp_path: Path) -> None:
     data = {**recipe_with("ab").model_dump(), "task": {"kind": "guard", "policy": "asks for x", "with_response": True}}
     data["seeds"] = {"rows": [{"text": "hello there", "label": "safe"}]}
-    with pytest.raises(GraftError, match="with a response"):
-        method_of(Recipe.model_validate(data))
+    with pytest.raises(InputInvalid, match="with a response"):
+        load_seeds(Recipe.model_validate(data), tmp_path)

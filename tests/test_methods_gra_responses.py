@@ -9,9 +9,10 @@ import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scripted import Models
+from scripted import Models, make_slot
 
-from graft.agents.methods import Context, Drawn, Place, Screen, make_slot, method_of
+from graft.agents.methods import Context, Drawn, Place, Screen, method_of
+from graft.agents.methods.gra import KIND
 from graft.data.gates import Admission
 from graft.flows.dedup import settle_round
 from graft.flows.streaming import Outcome, ShardRunner
@@ -82,7 +83,7 @@ def test_a_group_pays_for_its_instruction_once_and_for_each_response() -> None:
     }  # fmt: skip
     assert {candidate.text for candidate in candidates} == {"Say how a lamp is sent back."}
     assert [candidate.response for candidate in candidates] == [f"Answer number {n}." for n in range(4)]
-    assert len({candidate.id for candidate in candidates}) == 4 and len({c.text_id for c in candidates}) == 1
+    assert len({candidate.id for candidate in candidates}) == 4 and len({KIND.text_id(c) for c in candidates}) == 1
 
 
 def test_the_best_response_is_accepted_and_no_other() -> None:
@@ -150,7 +151,7 @@ def test_one_response_leaves_slots_and_requests_as_they_always_were() -> None:
     assert slot == make_slot(run_id="r", shard=0, round=0, index=5, label="shop", pool=POOL, recipe=recipe)
     models = models_for([9])
     candidate = run(models, recipe, count=1)[0]
-    assert candidate.accepted and candidate.text_id == candidate.id
+    assert candidate.accepted and KIND.text_id(candidate) == candidate.id
     assert [request.sample for request in models.of("generate.response")] == [0]
 
 
@@ -180,7 +181,7 @@ def test_a_shard_makes_as_many_instructions_as_are_wanted_not_as_many_responses(
 
     runner = ShardRunner(
         wanted={"shop": 5}, caps={"shop": 100}, make_slot=lambda label, index: slot_at(recipe, index),
-        run_slot=run_slot, admit=lambda c: admission.settle(c.proposal), commit=commit,
+        run_slot=run_slot, admit=lambda c: admission.settle(c.proposal(KIND.text_id(c))), commit=commit,
         width=6,
     )  # fmt: skip
     report = asyncio.run(runner.run())
@@ -193,8 +194,8 @@ def test_a_shard_makes_as_many_instructions_as_are_wanted_not_as_many_responses(
 async def _settled(candidates: list[Candidate], kept: list[Candidate]) -> tuple[list[Candidate], list[Candidate]]:
     admission = Admission(recipe_for())
     for one in kept:
-        admission.remember(one.proposal)
-    return await settle_round(kept, candidates, admission=admission, max_cosine=None, embed=None)
+        admission.remember(one.proposal(KIND.text_id(one)))
+    return await settle_round(kept, candidates, method=KIND, admission=admission, max_cosine=None, embed=None)
 
 
 @pytest.mark.parametrize("before", [False, True], ids=["in one round", "of an earlier pass"])

@@ -9,12 +9,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from scripted import Models, Said
 
 from graft.agents.methods import Context, Drawn, Place, Screen, method_of
-from graft.agents.methods.harmaug import measure_refusals, variants
+from graft.agents.methods.harmaug import KIND, aim_of, measure_refusals, variants
 from graft.schemas.calls import CallRequest
-from graft.schemas.errors import BudgetExhausted, CallFailed, GraftError
+from graft.schemas.errors import BudgetExhausted, CallFailed
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Candidate, GateResult, Proposal, Seed, Slot
 
@@ -87,17 +88,17 @@ def test_three_variants_share_one_message_and_one_call() -> None:
     candidates = run(models, recipe_for(), *range(6))
     assert models.count["generate.message"] == 2
     assert models.count["respond.refusal"] == models.count["respond.compliance"] == 2
-    assert [one.slot.aim.variant for one in candidates if one.slot.aim] == ["empty", "refusal", "compliance"] * 2
+    assert [aim_of(one.slot).variant for one in candidates] == ["empty", "refusal", "compliance"] * 2
     assert [one.response for one in candidates[:3]] == [None, NO, f"Sure, {YES}"]
     assert {one.text for one in candidates} == {MESSAGE} and len({one.id for one in candidates}) == 6
-    assert len({one.text_id for one in candidates[:3]}) == 1
-    assert candidates[0].text_id != candidates[3].text_id
+    assert len({KIND.text_id(one) for one in candidates[:3]}) == 1
+    assert KIND.text_id(candidates[0]) != KIND.text_id(candidates[3])
 
 
 def test_slots_of_a_message_differ_in_the_variant_alone() -> None:
     recipe = recipe_for()
     slots = [slot_at(recipe, index) for index in range(3)]
-    assert len({(slot.seed, slot.group, slot.exemplars, slot.aim and slot.aim.side) for slot in slots}) == 1
+    assert len({(slot.seed, slot.group, slot.exemplars, aim_of(slot).side) for slot in slots}) == 1
     assert slots[0].group == slots[0].id and [slot.part for slot in slots] == [0, 1, 2]
     assert len(slots[0].exemplars) == 3 and {row.label for row in slots[0].exemplars} == {"harmful"}
     assert len(slot_at(recipe_for(exemplars=5), 0).exemplars) == 5
@@ -105,11 +106,11 @@ def test_slots_of_a_message_differ_in_the_variant_alone() -> None:
 
 def test_without_responses_there_is_the_empty_variant_alone() -> None:
     recipe, models = recipe_for(with_response=False), models_for()
-    assert variants(recipe) == ("empty",) and method_of(recipe).roles(recipe) == ("generator", "guard")
+    assert variants(recipe) == ("empty",) and method_of(recipe).roles_of(recipe) == ("generator", "guard")
     candidates = run(models, recipe, 0, 1, 2)
-    assert all(one.response is None and one.slot.aim and one.slot.aim.variant == "empty" for one in candidates)
+    assert all(one.response is None and aim_of(one.slot).variant == "empty" for one in candidates)
     assert models.count == {"generate.message": 3, "guard.label": 1}, "the same message needs no second judgement"
-    assert method_of(recipe_for()).roles(recipe_for()) == ("generator", "responder", "guard")
+    assert method_of(recipe_for()).roles_of(recipe_for()) == ("generator", "responder", "guard")
 
 
 def test_the_turn_is_begun_and_that_is_recorded() -> None:
@@ -117,14 +118,14 @@ def test_the_turn_is_begun_and_that_is_recorded() -> None:
     [candidate] = run(models, recipe_for())
     [request] = models.of("generate.message")
     assert request.continues and request.messages[-1].role == "assistant" and request.messages[-1].content == PREFIX
-    assert candidate.prefilled is True
+    assert candidate.notes["prefilled"] is True
     plain = models_for()
     [other] = run(plain, recipe_for(prefill=False))
-    assert other.prefilled is False and not plain.of("generate.message")[0].continues
+    assert other.notes["prefilled"] is False and not plain.of("generate.message")[0].continues
     assert all(turn.role == "user" for turn in plain.of("generate.message")[0].messages)
     base = models_for()
     [third] = run(base, recipe_for(style="completion"))
-    assert third.prefilled is False and not base.of("generate.message")[0].continues
+    assert third.notes["prefilled"] is False and not base.of("generate.message")[0].continues
 
 
 @pytest.mark.parametrize("prefill", [True, False])
@@ -134,7 +135,9 @@ def test_a_refused_message_is_rejected_before_anything_else_is_paid(prefill: boo
     for candidate in candidates:
         decision = candidate.decision
         assert (decision.status, decision.route, decision.code) == ("rejected", "refusal", "rejected.refusal")
-        assert candidate.prefilled is prefill and ("begun" in decision.reason) and "w refused" in decision.reason
+        assert (
+            candidate.notes["prefilled"] is prefill and ("begun" in decision.reason) and "w refused" in decision.reason
+        )
     assert models.count == {"generate.message": 1}
 
 
@@ -214,13 +217,13 @@ def test_a_guard_without_logprobs_votes() -> None:
 def test_the_share_of_borderline_messages_is_as_set(share: float) -> None:
     recipe = recipe_for(borderline=share)
     slots = [slot_at(recipe, 3 * index, "safe") for index in range(1000)]
-    sides = Counter(slot.aim.side for slot in slots if slot.aim)
+    sides = Counter(aim_of(slot).side for slot in slots)
     assert sides["borderline"] / 1000 == pytest.approx(share, abs=0.06) and sides["harmful"] == 0
-    assert {slot.aim.side for index in range(30) if (slot := slot_at(recipe, index)).aim} == {"harmful"}
+    assert {aim_of(slot_at(recipe, index)).side for index in range(30)} == {"harmful"}
 
 
 def side_of(recipe: Recipe, side: str) -> int:
-    return next(n for n in range(0, 300, 3) if (aim := slot_at(recipe, n, "safe").aim) and aim.side == side)
+    return next(n for n in range(0, 300, 3) if aim_of(slot_at(recipe, n, "safe")).side == side)
 
 
 @pytest.mark.parametrize(
@@ -266,7 +269,7 @@ def test_a_response_is_never_begun_where_it_refuses() -> None:
 
 def measure(models: Models, recipe: Recipe, count: int = 10) -> dict[str, int]:
     slots = [slot_at(recipe, 3 * n) for n in range(count)]
-    return asyncio.run(measure_refusals(context_of(recipe, models), slots))
+    return asyncio.run(measure_refusals(context_of(recipe, models), KIND.settings(recipe), slots))
 
 
 def test_refusals_are_counted_with_and_without_a_begun_turn() -> None:
@@ -304,9 +307,6 @@ def test_a_proposal_is_what_the_guard_will_read() -> None:
 
 
 def test_another_task_is_told_apart() -> None:
-    recipe = recipe_for().model_copy(update={"task": Recipe.model_validate({
-        "name": "c", "task": {"kind": "classification", "labels": [{"name": "a"}, {"name": "b"}]},
-        "seeds": {"rows": [{"text": "x"}]},
-    }).task})  # fmt: skip
-    with pytest.raises(GraftError, match="guard"):
-        run(models_for(), recipe)
+    task = {"kind": "classification", "labels": [{"name": "harmful"}, {"name": "safe"}]}
+    with pytest.raises(ValidationError, match="guard"):
+        Recipe.model_validate({**recipe_for().model_dump(), "task": task})

@@ -17,12 +17,11 @@ from scripted import Models
 
 from graft.agents.gateway import Gateway
 from graft.agents.methods import Context, Drawn, Place, Screen, method_of
-from graft.agents.methods.promptmix import alpha_of, partition
+from graft.agents.methods.promptmix import PromptMixSettings, alpha_of, mix_of, partition
 from graft.schemas.calls import CallRequest
 from graft.schemas.errors import BudgetExhausted, CallFailed
-from graft.schemas.methods import PromptMixSettings
 from graft.schemas.recipe import Recipe
-from graft.schemas.rows import Candidate, GateResult, Mix, Seed, Slot
+from graft.schemas.rows import Candidate, GateResult, Seed, Slot
 
 NAMES = [f"class{letter}" for letter in "ABCDEFGHI"]
 SEEDS = [Seed.of(f"{word} example for {name}", name) for name in NAMES for word in ("first", "second", "third")]
@@ -44,11 +43,6 @@ def slot_at(recipe: Recipe, index: int, label: str = NAMES[0], near: dict[str, l
     names = recipe.task.names
     pool = {name: [seed for seed in SEEDS if seed.label == name] for name in names}
     return method_of(recipe).make_slot(Place("r", 0, 0, index, label), Drawn(recipe, pool, near or {}))
-
-
-def mix_of(slot: Slot) -> Mix:
-    assert slot.mix is not None
-    return slot.mix
 
 
 def run(models: Models, recipe: Recipe, *indexes: int, screen: Screen = lambda proposal: ()) -> list[Candidate]:
@@ -109,7 +103,7 @@ def test_a_random_partner_is_one_for_a_class_and_cycle_and_groups_are_drawn_anew
         members: dict[str, set[frozenset[str]]] = defaultdict(set)
         for name in NAMES:
             slots = [slot_at(recipe, 10 * cycle + index, name) for index in range(10)]
-            mixes = [slot.mix for slot in slots if slot.mix]
+            mixes = [mix_of(slot) for slot in slots]
             assert len({mix.partner for mix in mixes}) == 1 and len({mix.alpha for mix in mixes}) > 1
             assert all(mix.partner != name and mix.partner in mix.classes and name in mix.classes for mix in mixes)
             [group] = {frozenset(mix.classes) for mix in mixes}
@@ -130,14 +124,14 @@ def test_random_partners_are_uniform_over_the_other_classes() -> None:
 def test_a_confusable_partner_is_among_the_nearest_classes() -> None:
     near = {NAMES[0]: [NAMES[5], NAMES[2], NAMES[7], NAMES[1]]}
     slots = [slot_at(recipe_for(), index, near=near) for index in range(0, 60, 3)]
-    assert {slot.mix.partner for slot in slots if slot.mix} == {NAMES[5], NAMES[2], NAMES[7]}
-    assert all(set(slot.mix.classes) == {NAMES[0], NAMES[5], NAMES[2], NAMES[7]} for slot in slots if slot.mix)
+    assert {mix_of(slot).partner for slot in slots} == {NAMES[5], NAMES[2], NAMES[7]}
+    assert all(set(mix_of(slot).classes) == {NAMES[0], NAMES[5], NAMES[2], NAMES[7]} for slot in slots)
     two = slot_at(recipe_for(classes_in_prompt=2), 0, near=near)
-    assert two.mix and two.mix.partner == NAMES[5] and set(two.mix.classes) == {NAMES[0], NAMES[5]}
+    assert mix_of(two).partner == NAMES[5] and set(mix_of(two).classes) == {NAMES[0], NAMES[5]}
 
 
 def test_without_known_neighbours_a_random_group_stands_in() -> None:
-    mix = slot_at(recipe_for(), 0).mix
+    mix = mix_of(slot_at(recipe_for(), 0))
     assert mix and len(mix.classes) in (4, 5) and mix.partner in set(mix.classes) - {NAMES[0]}
 
 
@@ -145,9 +139,9 @@ def test_without_known_neighbours_a_random_group_stands_in() -> None:
 def test_each_class_of_the_prompt_shows_its_own_seeds(shots: int) -> None:
     for index in (0, 30, 90):
         slot = slot_at(recipe_for(shots=shots), index)
-        assert slot.mix and set(slot.exemplars) <= set(SEEDS)
+        assert set(slot.exemplars) <= set(SEEDS)
         shown = Counter(row.label for row in slot.exemplars)
-        assert shown == {name: min(shots, 3) for name in slot.mix.classes if shots}
+        assert shown == {name: min(shots, 3) for name in mix_of(slot).classes if shots}
         assert len(set(slot.exemplars)) == len(slot.exemplars)
 
 
@@ -155,12 +149,12 @@ def test_a_class_without_seeds_can_be_mixed_as_well() -> None:
     recipe = recipe_for(classes=2, shots=0)
     drawn = Drawn(recipe, {name: [] for name in NAMES[:2]})
     slot = method_of(recipe).make_slot(Place("r", 0, 0, 0, NAMES[1]), drawn)
-    assert slot.mix and slot.mix.partner == NAMES[0] and slot.exemplars == ()
+    assert mix_of(slot).partner == NAMES[0] and slot.exemplars == ()
 
 
 def test_the_order_of_classes_and_examples_varies() -> None:
     slots = [slot_at(recipe_for(classes=3), index) for index in range(0, 60, 3)]
-    assert len({slot.mix.classes for slot in slots if slot.mix}) == 6
+    assert len({mix_of(slot).classes for slot in slots}) == 6
 
 
 def test_slots_of_a_call_are_alike_and_a_cycle_ends_with_a_shorter_call() -> None:
@@ -172,7 +166,7 @@ def test_slots_of_a_call_are_alike_and_a_cycle_ends_with_a_shorter_call() -> Non
     assert [len(group) for group in groups.values()] == [3, 3, 3, 1] * 2
     for group in groups.values():
         assert group[0].group == group[0].id and [slot.part for slot in group] == list(range(len(group)))
-        assert len({(slot.seed, slot.mix, slot.exemplars) for slot in group}) == 1
+        assert len({(slot.seed, mix_of(slot), slot.exemplars) for slot in group}) == 1
     assert len({slot.seed for slot in slots}) == 8 and len({slot.id for slot in slots}) == 20
     models = Models(generate_mix=LIST)
     run(models, recipe, *range(20))
@@ -278,7 +272,7 @@ def test_gates_come_before_any_labeler_is_paid() -> None:
 )
 def test_only_the_roles_that_act_are_asked_for(method: dict[str, Any], roles: tuple[str, ...]) -> None:
     recipe = recipe_for(**method)
-    assert method_of(recipe).roles(recipe) == roles
+    assert method_of(recipe).roles_of(recipe) == roles
 
 
 def test_a_proposal_is_the_slots_own_text() -> None:

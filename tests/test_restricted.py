@@ -106,7 +106,9 @@ def surroundings(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def card(lake: Lake, rows: list[Row]) -> str:
     reasons = [(row["status"], row["code"], row["rows"]) for row in funnel(lake, "run1")]
-    return render_card(run=RUN, recipe=RECIPE, rows=rows, seeds=2, reasons=reasons)
+    return render_card(
+        run=RUN, recipe=RECIPE, rows=rows, seeds=2, reasons=reasons, generators=(), roles=("generator", "reviewer")
+    )
 
 
 def said(*words: str) -> str:

@@ -8,8 +8,8 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scripted import make_slot
 
-from graft.agents.methods import make_slot
 from graft.agents.roles.asking import cleaned
 from graft.agents.roles.generator import write_instruction, write_keywords, write_response, write_text
 from graft.schemas.calls import CallRequest, Reply
@@ -120,7 +120,7 @@ def test_cleaning_twice_changes_nothing(said: str) -> None:
     ],
 )
 async def test_keywords_are_new_distinct_and_at_most_three(model: ModelSpec, said: Any) -> None:
-    assert (await write_keywords(Says(said), INSTRUCTION, model, slot_of(INSTRUCTION, "math")))[0] == (
+    assert (await write_keywords(Says(said), INSTRUCTION, model, slot_of(INSTRUCTION, "math"), most=3))[0] == (
         "sieve", "modulo", "gcd",
     )  # fmt: skip
 

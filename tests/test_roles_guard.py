@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from graft.agents.methods.harmaug import KIND
 from graft.agents.roles.guard import guard_prompt, inert, read_answer, score_message
 from graft.agents.roles.labeler import is_vote
 from graft.agents.roles.prompting import fragments
@@ -30,6 +31,7 @@ def recipe_of(**guard: Any) -> Recipe:
     task = {"kind": "guard", "policy": "asks for a discount", "safe": "asks for anything else", "restricted": False}
     return Recipe.model_validate({
         "name": "t", "task": task, "seeds": {"rows": [{"text": "x"}]}, "roles": {"guard": guard},
+        "method": {"kind": "harmaug"},
         "models": [CHAT.model_dump(), BASE.model_dump(), ENCODER.model_dump()],
     })  # fmt: skip
 
@@ -175,6 +177,6 @@ def test_neither_word_listed_is_a_failure() -> None:
 
 
 def test_the_form_s_sentences_count_as_prompt_and_the_worked_examples_do_not() -> None:
-    known = " ".join(fragments())
+    known = " ".join(fragments(KIND.prompts))
     assert "safety assessment" in known
     assert "details" not in known.casefold() and "grey sofa" not in known

@@ -10,12 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scripted import Models
 
-from graft.agents.roles.mixer import Mixed, mix_request, percentages, texts_in, write_message, write_mix
+from graft.agents.methods.harmaug import KIND
+from graft.agents.roles.mixer import Mix, Mixed, mix_request, percentages, texts_in, write_message, write_mix
 from graft.schemas.calls import Reply
 from graft.schemas.errors import CallFailed
 from graft.schemas.models import ModelSpec
 from graft.schemas.recipe import Recipe
-from graft.schemas.rows import Aim, Mix, Seed, Slot
+from graft.schemas.rows import Seed, Slot
 
 LABELS = [
     {"name": "late_parcel", "description": "a parcel that has not come"},
@@ -38,15 +39,18 @@ def mixing(**more: Any) -> Recipe:
     return Recipe.model_validate(given_)
 
 
-def slot(alpha: float = 0.8, exemplars: list[Seed] | None = None) -> Slot:
+def mix(alpha: float = 0.8) -> Mix:
+    return Mix(partner="wrong_item", alpha=alpha, classes=CLASSES)
+
+
+def slot(exemplars: list[Seed] | None = None) -> Slot:
     shown = SEEDS if exemplars is None else exemplars
-    mix = Mix(partner="wrong_item", alpha=alpha, classes=CLASSES)
     return Slot(id="sl", run_id="r", shard=0, round=0, index=0, label="late_parcel", seed=7,
-                exemplars=tuple(row for name in CLASSES for row in shown if row.label == name), mix=mix)  # fmt: skip
+                exemplars=tuple(row for name in CLASSES for row in shown if row.label == name))  # fmt: skip
 
 
 def write(said: Any, count: int = 3, model: ModelSpec = CHAT) -> Mixed:
-    return asyncio.run(write_mix(Models(generate_mix=said).ask, mixing(), model, slot(), count=count))
+    return asyncio.run(write_mix(Models(generate_mix=said).ask, mixing(), model, slot(), mix(), count=count))
 
 
 @pytest.mark.parametrize(
@@ -55,7 +59,7 @@ def write(said: Any, count: int = 3, model: ModelSpec = CHAT) -> Mixed:
 )
 def test_percentages_are_rounded_and_stand_in_the_prompt(alpha: float, shares: tuple[int, int]) -> None:
     assert percentages(alpha) == shares
-    asked = mix_request(mixing(), CHAT, slot(alpha), count=3).messages[0].content
+    asked = mix_request(mixing(), CHAT, slot(), mix(alpha), count=3).messages[0].content
     own, rest = shares
     assert f'{own}% to the class "late_parcel"' in asked and f'{rest}% to the class "wrong_item"' in asked
 
@@ -67,7 +71,7 @@ def test_percentages_add_up_for_every_alpha(alpha: float) -> None:
 
 
 def test_the_prompt_is_one_user_message_in_the_published_order() -> None:
-    request = mix_request(mixing(), CHAT, slot(), count=3)
+    request = mix_request(mixing(), CHAT, slot(), mix(), count=3)
     [message] = request.messages
     assert message.role == "user" and not request.continues and request.json_schema is None
     wanted = ["3 classes", "a message to a shop"]
@@ -83,20 +87,20 @@ def test_the_prompt_is_one_user_message_in_the_published_order() -> None:
 
 
 def test_without_shots_the_prompt_has_descriptions_alone() -> None:
-    asked = mix_request(mixing(), CHAT, slot(exemplars=[]), count=2).messages[0].content
+    asked = mix_request(mixing(), CHAT, slot([]), mix(), count=2).messages[0].content
     assert all(label["name"] in asked and label["description"] in asked for label in LABELS)
     assert "\n- " not in asked and "with examples" not in asked and "Write 2 short texts" in asked
 
 
 def test_a_base_model_goes_on_with_the_seed_classs_list_without_an_answer_format() -> None:
-    request = mix_request(mixing(), BASE, slot(), count=3)
+    request = mix_request(mixing(), BASE, slot(), mix(), count=3)
     assert request.prompt is not None and not request.messages
     assert request.prompt.rstrip().endswith("\n3.") and "80%" in request.prompt
     assert "\n6." in request.stop, "two examples and three texts: the sixth item is too many"
 
 
 def test_another_sample_is_another_call() -> None:
-    first, again = (mix_request(mixing(), CHAT, slot(), count=3, sample=sample) for sample in (0, 1))
+    first, again = (mix_request(mixing(), CHAT, slot(), mix(), count=3, sample=sample) for sample in (0, 1))
     assert first.key() != again.key() and first.seed != again.seed
 
 
@@ -186,10 +190,9 @@ def harming(**method: Any) -> Recipe:
     )
 
 
-def aimed(side: Any, label: str = "harmful") -> Slot:
+def aimed(label: str) -> Slot:
     shown = (Seed.of("Give me the staff price.", label), Seed.of("Half the price, please.", label))
-    aim = Aim(side=side)
-    return Slot(id="sl", run_id="r", shard=0, round=0, index=0, label=label, seed=7, aim=aim, exemplars=shown)
+    return Slot(id="sl", run_id="r", shard=0, round=0, index=0, label=label, seed=7, exemplars=shown)
 
 
 def message(
@@ -197,7 +200,8 @@ def message(
 ) -> tuple[Models, tuple[str, str, bool]]:
     models = Models(generate_message=said)
     label = "harmful" if side == "harmful" else "safe"
-    return models, asyncio.run(write_message(models.ask, recipe, model, aimed(side, label), prefill=prefill))
+    begun = {"prefix": KIND.settings(recipe).prefix, "prefill": prefill, "borderline": side == "borderline"}
+    return models, asyncio.run(write_message(models.ask, recipe, model, aimed(label), **begun))
 
 
 def test_the_generators_turn_is_begun_with_the_prefix() -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from graft.agents.methods import Place, method_of
 from graft.agents.methods.base import Drawn
+from graft.agents.methods.promptmix import mix_of
 from graft.agents.roles.generator import write_text
 from graft.agents.roles.mixer import mix_request
 from graft.agents.roles.namer import name_concepts
@@ -83,7 +84,7 @@ def test_the_slots_of_one_mixing_call_share_their_concept() -> None:
     assert all(len({slot.steer for slot in call}) == 1 for call in calls)
     assert [call[0].steer is not None for call in calls] == [True, False, True, False]
     spec = ModelSpec.model_validate(CHAT)
-    keys = {mix_request(mixed, spec, slot, count=3).key() for slot in calls[0]}
+    keys = {mix_request(mixed, spec, slot, mix_of(slot), count=3).key() for slot in calls[0]}
     assert len(keys) == 1 and calls[0][0].steer is not None
-    prompt = mix_request(mixed, spec, calls[0][0], count=3).messages[-1].content
+    prompt = mix_request(mixed, spec, calls[0][0], mix_of(calls[0][0]), count=3).messages[-1].content
     assert calls[0][0].steer.concept in prompt

@@ -7,6 +7,7 @@ from pathlib import Path
 import jinja2
 import pytest
 
+from graft.agents.methods.gra import KIND
 from graft.agents.roles import prompting
 from graft.agents.roles.prompting import fragments, prompts_version, question, render
 from graft.schemas.models import ModelSpec
@@ -49,12 +50,12 @@ def test_a_missing_value_is_an_error() -> None:
 
 @pytest.mark.parametrize("file", sorted(prompting.FOLDER.glob("*.jinja")), ids=lambda file: file.stem)
 def test_every_prompt_compiles_and_says_why_it_is_there(file: Path) -> None:
-    prompting._environment().get_template(file.name)
+    prompting._environment(prompting.FOLDER).get_template(file.name)
     assert file.read_text(encoding="utf-8").startswith("{#")
 
 
 def test_fragments_are_fixed_sentences_of_eight_words_or_more() -> None:
-    found = fragments()
+    found = fragments(KIND.prompts, RUBRIC)
     assert "Write one instruction in the given field that is built around the given keywords." in found
     assert all(len(sentence.split()) >= 8 and "{" not in sentence and "\n" not in sentence for sentence in found)
     assert not any("Fibonacci" in sentence for sentence in found), "examples for seeds are ordinary texts"
@@ -64,6 +65,6 @@ def test_the_version_follows_every_word(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "one.jinja").write_text("Say hello.")
     monkeypatch.setattr(prompting, "FOLDER", tmp_path)
     read = prompts_version.__wrapped__
-    before = read()
+    before = read(("one",))
     (tmp_path / "one.jinja").write_text("Say hullo.")
-    assert before != read() and len(before) == 16
+    assert before != read(("one",)) and len(before) == 16

@@ -6,18 +6,19 @@ from typing import Any
 
 import pytest
 
+from graft.agents.methods.harmaug import KIND
 from graft.agents.roles.responder import respond
 from graft.schemas.calls import CallRequest, Reply
 from graft.schemas.errors import CallFailed, NoPrefill
 from graft.schemas.models import ModelSpec
 from graft.schemas.recipe import Recipe
 from graft.schemas.refusals import refusal_of
-from graft.schemas.rows import Aim, Slot
+from graft.schemas.rows import Slot
 
 CHAT = ModelSpec(name="chat", provider="openai", model="c", base_url="http://127.0.0.1:1/v1")
 CLOSED = CHAT.model_copy(update={"name": "closed", "prefill": "none"})
 BASE = ModelSpec(name="base", provider="embedded", model="b", style="completion")
-SLOT = Slot(id="s", run_id="r", shard=0, round=0, index=0, label="harmful", seed=5, aim=Aim(side="harmful"))
+SLOT = Slot(id="s", run_id="r", shard=0, round=0, index=0, label="harmful", seed=5)
 ASKED = "Please {{ 7 * 7 }} give me a discount"
 
 
@@ -42,7 +43,9 @@ class Says:
 
 
 async def answer(ask: Says, variant: Any, model: ModelSpec = CHAT, **method: Any) -> tuple[str, str, bool]:
-    return await respond(ask, recipe=recipe_of(**method), model=model, slot=SLOT, instruction=ASKED, variant=variant)
+    recipe = recipe_of(**method)
+    prefix = KIND.settings(recipe).compliance_prefix
+    return await respond(ask, recipe=recipe, model=model, slot=SLOT, instruction=ASKED, variant=variant, prefix=prefix)
 
 
 async def test_a_refusal_names_the_policy_and_begins_no_turn() -> None:

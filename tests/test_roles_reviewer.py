@@ -7,8 +7,8 @@ from typing import Any
 
 import orjson
 import pytest
+from scripted import make_slot
 
-from graft.agents.methods import make_slot
 from graft.agents.roles.adjudicator import adjudicate_text
 from graft.agents.roles.reviewer import (
     RESPONSE_SCORES,

@@ -8,8 +8,8 @@ from typing import Any
 
 import orjson
 import pytest
+from scripted import make_slot
 
-from graft.agents.methods import make_slot
 from graft.agents.roles.summariser import prepare_seeds, summarise
 from graft.schemas.calls import CallRequest, Reply
 from graft.schemas.errors import CallFailed
@@ -48,7 +48,7 @@ class Helper:
 @pytest.mark.parametrize("style", ["chat", "completion"])
 async def test_seeds_get_domain_keywords_and_summary(style: str) -> None:
     helper = Helper()
-    (seed,) = await prepare_seeds(helper, recipe_of(style), [Seed.of(TEXT)])
+    (seed,) = await prepare_seeds(helper, recipe_of(style), [Seed.of(TEXT)], most=3)
     assert seed.label == "coding" and seed.keywords == ("binary search", "arrays", "steps")
     assert len(seed.summary.split()) == 30
     assert seed.id == Seed.of(TEXT).id and seed.text == TEXT
@@ -56,14 +56,14 @@ async def test_seeds_get_domain_keywords_and_summary(style: str) -> None:
 
 async def test_models_take_turns() -> None:
     helper = Helper()
-    await prepare_seeds(helper, recipe_of(), [Seed.of(f"{TEXT} {n}") for n in range(6)])
+    await prepare_seeds(helper, recipe_of(), [Seed.of(f"{TEXT} {n}") for n in range(6)], most=3)
     assert Counter(request.model.name for request in helper.asked) == {"a": 6, "b": 6, "c": 6}
 
 
 async def test_what_a_seed_has_is_kept_and_not_asked_again() -> None:
     helper = Helper()
     given = Seed.of(TEXT, "math").model_copy(update={"keywords": ("own",), "summary": "Own."})
-    assert await prepare_seeds(helper, recipe_of(), [given]) == [given]
+    assert await prepare_seeds(helper, recipe_of(), [given], most=3) == [given]
     assert helper.asked == []
 
 
@@ -72,7 +72,7 @@ async def test_failures_fall_back_and_a_domain_is_never_guessed(style: str, capl
     late = CallFailed("timeout", "late")
     helper = Helper(domain="cooking", keywords=late, summary=late)
     with caplog.at_level(logging.WARNING):
-        (seed,) = await prepare_seeds(helper, recipe_of(style), [Seed.of(TEXT)])
+        (seed,) = await prepare_seeds(helper, recipe_of(style), [Seed.of(TEXT)], most=3)
     assert seed.label == "" and seed.keywords == ("please", "explain", "carefully")
     assert seed.summary == TEXT
     assert len(caplog.records) == 3 and "timeout" in caplog.text and "schema_unmet" in caplog.text
@@ -86,7 +86,7 @@ async def test_an_accepted_row_joins_the_pool_with_its_own_keywords() -> None:
         id="c_1", slot=slot, text=TEXT, response="So.", label="coding", intended_label="coding", decision=decision,
         keywords=("binary search",),
     )  # fmt: skip
-    seed = await summarise(helper, recipe, candidate)
+    seed = await summarise(helper, recipe, candidate, most=3)
     assert (seed.text, seed.label, seed.response) == (TEXT, "coding", "So.")
     assert seed.keywords == ("binary search",) and seed.summary == "Explain binary search."
     assert [request.purpose for request in helper.asked] == ["seed.summary"]

@@ -103,7 +103,7 @@ def test_good_recipe_loads(tmp_path: Path) -> None:
     file = tmp_path / "good.yaml"
     file.write_text("\ufeff" + GOOD, encoding="utf-8")
     recipe = load_recipe(file)
-    assert recipe.name == "shop" and recipe.roles.generator.temperature == 0.9
+    assert recipe.name == "shop" and recipe.role("generator").temperature == 0.9
 
 
 def test_every_problem_is_reported_at_once_in_order_of_lines(tmp_path: Path) -> None:

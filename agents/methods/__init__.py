@@ -1,55 +1,40 @@
-"""Methods by name. To add one: write its module, and enter it in METHODS and in schemas/methods.py.
-
-A method's module is imported when it is asked for, because roles import `agents.methods.base`.
-"""
+"""Methods, one a module, loaded by name (`schemas.kinds.METHODS`). To add one: write its module and its prompts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from importlib import import_module
+from collections.abc import Mapping
+from typing import Any
 
-from graft.agents.methods.base import Ask, Context, Drawn, Method, Place, Screen
-from graft.agents.methods.draw import Roles, draw_roles, gra_of, reviewer_count, sharing
-from graft.schemas.errors import GraftError
+from graft.agents.methods.base import Calls, Context, Drawn, Method, Place, Prepared, Query, Screen, Traits
+from graft.agents.roles.asking import Ask
+from graft.agents.roles.prompting import fragments
+from graft.schemas.datasets import Run
+from graft.schemas.kinds import METHODS
 from graft.schemas.recipe import Recipe
-from graft.schemas.rows import Seed, Slot
+from graft.schemas.sections import Section
 
 __all__ = [
-    "METHODS", "Ask", "Context", "Drawn", "Method", "Place", "Roles", "Screen",
-    "draw_roles", "gra_of", "make_slot", "method_of", "reviewer_count", "sharing",
+    "Ask", "Calls", "Context", "Drawn", "Method", "Place", "Prepared", "Query", "Screen", "Traits",
+    "fragments_of", "method_of", "report_of",
 ]  # fmt: skip
 
 
-def _loaded(module: str, name: str) -> Callable[[], Method]:
-    def load() -> Method:
-        made: Method = getattr(import_module(f"graft.agents.methods.{module}"), name)()
-        return made
-
-    return load
+def method_of(recipe: Recipe) -> Method[Any]:
+    """The method that the recipe names. Raises NotFound where it belongs to a plugin that is not there."""
+    found: Method[Any] = METHODS.get(recipe.method.kind)
+    return found
 
 
-METHODS: dict[str, Callable[[], Method]] = {
-    "gra": _loaded("gra", "Gra"),
-    "promptmix": _loaded("promptmix", "PromptMix"),
-    "harmaug": _loaded("harmaug", "HarmAug"),
-}
+def fragments_of(recipe: Recipe) -> tuple[str, ...]:
+    """The fixed sentences of the prompts and of the rubric that the recipe's rows can meet."""
+    return fragments(method_of(recipe).prompts, recipe.task.rubric)
 
 
-def method_of(recipe: Recipe) -> Method:
-    """The method that the recipe names. Raises GraftError for rows that it does not make."""
-    kind = recipe.method.kind
-    if recipe.task.labelled and recipe.task.needs_response and kind != "harmaug":
-        raise GraftError(
-            f"method {kind!r} makes no labelled rows with a response", where="task.with_response",
-            fix="use method.kind: harmaug, or set with_response: false: rows hold the prompt alone",
-        )  # fmt: skip
-    return METHODS[kind]()
-
-
-def make_slot(
-    *, run_id: str, shard: int, round: int, index: int, label: str, pool: Mapping[str, Sequence[Seed]], recipe: Recipe,
-    neighbours: Mapping[str, Sequence[str]] | None = None,
-) -> Slot:  # fmt: skip
-    """The slot at one place of a label's stream, as the recipe's method draws it from the pool's rows."""
-    place = Place(run_id, shard, round, index, label)
-    return method_of(recipe).make_slot(place, Drawn(recipe, pool, neighbours or {}))
+def report_of(run: Run, query: Query) -> Section | None:
+    """The figures of its own that a run's method has of it; None also where the method is not there any more."""
+    method = run.recipe.get("method")
+    kind = method.get("kind") if isinstance(method, Mapping) else None
+    if kind not in METHODS.names:
+        return None
+    found: Section | None = METHODS.get(kind).report(query, run.id, run.counts)
+    return found

@@ -1,23 +1,29 @@
-"""What a method is: plain async Python that turns one slot into one decided candidate.
+"""The contract of a method: plain async Python that turns one slot into one decided candidate.
 
-It is handed everything it may touch: `ask` reaches models, `clean` takes out what the recipe redacts, `screen` runs the
-gates that need no other row, and `calibration` holds what label log-probabilities are corrected by. It knows neither
-Prefect nor the lake.
+A method is handed everything it may touch: `ask` reaches models, `clean` takes out what the recipe redacts, `screen`
+runs the gates that need no other row, `calibration` holds what label log-probabilities are corrected by. It knows
+neither Prefect nor the lake. Its module ends with `KIND`, an instance of its class (see `schemas.kinds`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Generic, TypeVar
 
-from graft.schemas.calls import CallRequest, Reply
-from graft.schemas.models import RoleName
+from pydantic import Field, JsonValue
+
+from graft.agents.roles.asking import Ask
+from graft.schemas.base import Value, stable_hash
+from graft.schemas.binding import LEAST_SCORE, MethodSettings, Role
+from graft.schemas.errors import GraftError
+from graft.schemas.problems import Finding
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Candidate, GateResult, Proposal, Seed, Slot
+from graft.schemas.sections import Section
 
-Ask = Callable[[CallRequest], Awaitable[Reply]]
-"""Sends one request through the gateway. Raises CallFailed (or BudgetExhausted) when no usable reply can be had."""
+S = TypeVar("S", bound=MethodSettings)
 
 Screen = Callable[[Proposal], tuple[GateResult, ...]]
 """A row to one result a gate, in order; the last one is a failure if any gate failed."""
@@ -25,6 +31,10 @@ Screen = Callable[[Proposal], tuple[GateResult, ...]]
 Clean = Callable[[str, str | None], tuple[str, str | None, tuple[GateResult, ...]]]
 """(text, response) to the same with what the recipe redacts taken out, and a result for each thing that was. A failed
 result rejects the row: it was too long to be looked through."""
+
+
+Query = Callable[[str, Sequence[Any]], list[dict[str, Any]]]
+"""SQL over the lake with its parameters, such as `SELECT … FROM lake.candidates WHERE run_id = ?`, to rows."""
 
 
 @dataclass(frozen=True)
@@ -62,21 +72,161 @@ class Context:
     """Models whose server gives no log-probabilities: they name the label instead, which counts as a vote."""
 
 
-class Method(Protocol):
-    """One way to make a row."""
+@dataclass(frozen=True)
+class Prepared:
+    """What a method found out before the first slot of a run."""
 
-    def roles(self, recipe: Recipe) -> tuple[RoleName, ...]:
+    calibration: dict[str, dict[str, float]] = field(default_factory=dict)
+    """As in Context."""
+    by_name: frozenset[str] = frozenset()
+    """As in Context."""
+    figures: dict[str, int] = field(default_factory=dict)
+    """Counts that join the run's."""
+
+
+class Traits(Value):
+    """What a run needs to know of its method. The defaults are those of a method that has nothing of the kind."""
+
+    rounds: int = Field(default=1, description="after each round its accepted rows join the exemplars")
+    max_cosine: float | None = Field(default=None, description="rows at or above are duplicates; None: off")
+    max_refusals: float = Field(default=1.0, description="share of refusals above which the run stops early")
+    together: int = Field(default=1, description="candidates of a label that share one reply, and so mostly one fate")
+    confusable: bool = Field(default=False, description="whether slots are drawn by which classes are alike")
+    assumed_yield: float = Field(default=0.5, description="share of candidates accepted where no run has measured it")
+    assumptions: tuple[str, ...] = Field(default=(), description="what its estimate assumes, in clauses")
+    refusal_fix: str = Field(default="", description="what to change first where a run stopped for refusals")
+
+
+class Calls(Value):
+    """One kind of call of an estimate: how many, by which role, of how many tokens each."""
+
+    purpose: str
+    role: str
+    calls: int
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class Method(Generic[S]):
+    """One way to make a row. A subclass sets `kind`, `Settings`, `roles`, `version` and `prompts`.
+
+    It implements `make_slot`, `run_slot` and `estimate`; what else it overrides has a default here.
+    """
+
+    kind: str
+    Settings: type[S]
+    roles: Mapping[str, Role]
+    """The roles that a recipe may name, by name."""
+    version: int = 1
+    """Raise it when its drawing, parsing or deciding changes: its recipes get new run ids, no other method's do."""
+    prompts: tuple[str | Path, ...] = ()
+    """Every prompt that it may render: names of agents/roles/prompts, or paths of Jinja files of its own."""
+    needs_seeds: bool = True
+    """Whether each wanted label needs a seed, as exemplars are drawn from them."""
+    group_shares_text: bool = False
+    """Whether the slots of a group make rows of one text, such as several responses to it."""
+    keeps_one_of_group: bool = False
+    """Whether one row of a group at most is accepted."""
+    least_score: str = ""
+    """The field under `method` that holds the least mean score of an accepted row, such as tau; empty: it has none."""
+
+    def settings(self, recipe: Recipe) -> S:
+        """The recipe's settings of this method. Raises GraftError where it has another method."""
+        if not isinstance(recipe.method, self.Settings):
+            raise GraftError(f"recipe asks for {recipe.method.kind}", where="method.kind", fix=f"use kind: {self.kind}")
+        return recipe.method
+
+    def traits(self, recipe: Recipe) -> Traits:
+        """What a run of the recipe needs to know."""
+        return Traits()
+
+    def least_accepted(self, recipe: Recipe) -> float:
+        """The least mean score that the recipe accepts."""
+        found: Any = recipe.method
+        for step in self.least_score.split("."):
+            found = getattr(found, step, None)
+        return LEAST_SCORE if found is None else float(found)
+
+    def roles_of(self, recipe: Recipe) -> tuple[str, ...]:
         """The roles that this recipe's rows need, in the order in which they act."""
-        ...
+        return tuple(self.roles)
+
+    def check(self, recipe: Recipe, seeds: Sequence[Seed] | None) -> list[Finding]:
+        """What is wrong with the recipe for this method; with its seeds as well, once they are read."""
+        if seeds is None:
+            given = recipe.seeds.path or recipe.seeds.rows or not self.needs_seeds
+            fix = "add path: seeds.jsonl, or rows: with a text and a label each"
+            what = "seeds are empty: give path (a CSV, JSONL or Parquet file) or rows"
+            return [] if given else [Finding(("seeds",), what, fix)]
+        return unseeded(recipe, seeds) if self.needs_seeds else []
 
     def make_slot(self, place: Place, drawn: Drawn) -> Slot:
         """The slot at a place; it follows from the recipe's seed and what is drawn from, never from timing."""
-        ...
-
-    async def propose(self, slot: Slot, context: Context) -> str:
-        """The text that the slot's first call writes, for calibration. Raises CallFailed."""
-        ...
+        raise NotImplementedError
 
     async def run_slot(self, slot: Slot, context: Context) -> Candidate:
         """The decided candidate of one slot. Never raises for what a model did: that ends in its decision."""
-        ...
+        raise NotImplementedError
+
+    async def propose(self, slot: Slot, context: Context) -> str:
+        """The text that the slot's first call writes, for calibration. Raises CallFailed."""
+        raise NotImplementedError
+
+    async def prepare_seeds(self, context: Context) -> Sequence[Seed]:
+        """The seeds with what prompts show of them beside their texts."""
+        return context.seeds
+
+    async def prepare(self, context: Context, drawn: Drawn) -> Prepared:
+        """What has to be known before the first slot, such as how judges are calibrated."""
+        return Prepared()
+
+    async def exemplar(self, candidate: Candidate, context: Context) -> Seed:
+        """An accepted row as an exemplar of the next round."""
+        return Seed.of(candidate.text, candidate.label, candidate.response)
+
+    def estimate(self, recipe: Recipe, candidates: int, seeds: Sequence[Seed]) -> tuple[Calls, ...]:
+        """The calls that so many candidates take, in the order in which they are made."""
+        raise NotImplementedError
+
+    def report(self, query: Query, run_id: str, counts: Mapping[str, int]) -> Section | None:
+        """The method's own figures of a run, for card, terminal and pages: counts and shares, never a text.
+
+        Args:
+            query: asks the lake; `payload` of lake.candidates holds the slots' payloads as JSON, `notes` the notes
+            run_id: the run
+            counts: its counts so far, with the figures that `prepare` gave
+        """
+        return None
+
+    def text_id(self, candidate: Candidate) -> str:
+        """The id under which a row's text is compared for duplicates: rows of one text share it."""
+        group = candidate.slot.group if self.group_shares_text else ""
+        return "c_" + stable_hash(group) if group else candidate.id
+
+    def one_of(self, slot: Slot) -> str:
+        """The group of which one row at most is accepted; empty where the slot is in none."""
+        return slot.group if self.keeps_one_of_group else ""
+
+    def describe(self, slot: Slot, notes: Mapping[str, JsonValue]) -> list[tuple[str, str]]:
+        """What was wanted of a slot beyond its label, and what was noted as it was made, as (name, text) for people.
+
+        It is shown for restricted rows too, so it quotes no text that a model wrote.
+        """
+        return [(name, str(value)) for name, value in {**slot.payload, **notes}.items() if not isinstance(value, str)]
+
+
+def unseeded(recipe: Recipe, seeds: Sequence[Seed]) -> list[Finding]:
+    """Wanted labels without a seed. A seed without a label is sorted later, so that nothing is known before."""
+    where = recipe.seeds.path or "recipe"
+    if not seeds:
+        fix = f"write at least one row for each label in {where}"
+        return [Finding(("seeds",), "there are no seeds at all", fix)]
+    seen = {seed.label for seed in seeds}
+    missing = [] if "" in seen else [name for name, wanted in recipe.wanted().items() if wanted and name not in seen]
+    return [
+        Finding(
+            ("seeds",), f"label {name!r} has no seed",
+            f"add a row with the label {name!r}, or set target.labels.{name}: 0",
+        )
+        for name in missing
+    ]  # fmt: skip

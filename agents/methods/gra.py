@@ -12,76 +12,194 @@ they are no negatives to learn from (students.instruct.data).
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Literal
 
-from graft.agents.methods.base import Context, Drawn, Place
-from graft.agents.methods.draft import Draft, decided, decision, screened
-from graft.agents.methods.draw import Roles, draw_roles, gra_of, make_slot, slot_id, steered
-from graft.agents.methods.panel import all_failed, ask_all, review_content, review_label
+from pydantic import Field, field_validator
+
+from graft.agents.methods.base import Calls, Context, Drawn, Method, Place, Prepared, Traits
+from graft.agents.methods.steps.calibrate import Judging, calibrated
+from graft.agents.methods.steps.draft import Draft, decided, decision, screened
+from graft.agents.methods.steps.draw import Committee, Roles, draw_roles, make_slot, slot_id, steered
+from graft.agents.methods.steps.panel import all_failed, ask_all, review_content, review_label
+from graft.agents.methods.steps.sizes import (
+    ASSUMED_DISPUTES,
+    DISPUTES,
+    PROMPT_OVERHEAD,
+    calibration_calls,
+    panel_calls,
+    sizes,
+)
 from graft.agents.roles import adjudicator, generator, reviewer
+from graft.agents.roles.summariser import prepare_seeds, summarise
+from graft.schemas.binding import MethodSettings, Role
 from graft.schemas.errors import BudgetExhausted, CallFailed
-from graft.schemas.models import ModelSpec, RoleName
+from graft.schemas.models import ModelSpec
+from graft.schemas.problems import Finding, field_error
 from graft.schemas.recipe import Recipe
-from graft.schemas.rows import Candidate, Decision, Review, Slot
+from graft.schemas.rows import Candidate, Decision, Review, Seed, Slot
+
+JUDGING = Judging(roles=("reviewer", "adjudicator"))
 
 
-class Gra:
+class GraSettings(Committee, MethodSettings):
+    """Generator, Reviewer, Adjudicator (arXiv 2504.12322). The defaults are the paper's."""
+
+    kind: Literal["gra"] = "gra"
+    max_cosine: float | None = Field(default=0.9, gt=0, le=1, description="rows at or above are duplicates; null: off")
+    rounds: int = Field(default=1, ge=1, le=50, description="after each round its accepted rows join the exemplars")
+    few_shot: tuple[int, int] = Field(default=(2, 4), description="least and most exemplars in a prompt")
+    max_keywords: int = Field(default=3, ge=1, le=10)
+    responses: int = Field(
+        default=1, ge=1, le=16, description="responses to one instruction: the best is kept, wrong ones make pairs"
+    )
+    calibration_texts: int = Field(default=40, ge=0, le=1000, description="texts that label calibration averages over")
+
+    @field_validator("few_shot")
+    @classmethod
+    def _ordered(cls, few_shot: tuple[int, int]) -> tuple[int, int]:
+        if not 1 <= few_shot[0] <= few_shot[1] <= 16:
+            what = "few_shot must be two numbers, least first, between 1 and 16"
+            raise field_error((), what, "write two whole numbers, least first, such as [2, 4]")
+        return few_shot
+
+
+class Gra(Method[GraSettings]):
     """Turns one slot into one decided candidate."""
 
-    def roles(self, recipe: Recipe) -> tuple[RoleName, ...]:
-        """The three of its name."""
-        return ("generator", "reviewer", "adjudicator")
+    kind = "gra"
+    Settings = GraSettings
+    roles = MappingProxyType({"generator": Role(writes=True), "reviewer": Role(), "adjudicator": Role()})
+    prompts = (
+        "text", "keywords", "instruction", "response", "review_flags", "review_response", "review_text", "choice_chat",
+        "choice_chat_turn", "choice_completion", "seed_domain", "seed_keywords", "seed_summary",
+    )  # fmt: skip
+    group_shares_text = True
+    keeps_one_of_group = True
+    least_score = "tau"
+
+    def traits(self, recipe: Recipe) -> Traits:
+        """Rounds, duplicates by cosine, and a yield that falls with the responses to one instruction."""
+        settings = self.settings(recipe)
+        return Traits(
+            rounds=settings.rounds, max_cosine=settings.max_cosine, assumed_yield=0.5 / self._parts(recipe),
+            assumptions=(ASSUMED_DISPUTES,),
+        )  # fmt: skip
+
+    def check(self, recipe: Recipe, seeds: Sequence[Seed] | None) -> list[Finding]:
+        """A seed for each label; it writes no response to a text with a label (imported rows may have one)."""
+        problems = super().check(recipe, seeds)
+        if seeds is not None and recipe.task.labelled and recipe.task.needs_response:
+            what = f"method {self.kind!r} makes no labelled rows with a response"
+            fix = "set with_response: false: rows hold the prompt alone; or use a method that writes responses"
+            problems.append(Finding(("task", "with_response"), what, fix))
+        return problems
 
     def make_slot(self, place: Place, drawn: Drawn) -> Slot:
-        """A slot with `few_shot` exemplars of its label; one of a group where a text has several responses."""
-        settings = gra_of(drawn.recipe)
-        parts = 1 if drawn.recipe.task.labelled else settings.responses
+        """A slot with `few_shot` exemplars of its label; one of a group where an instruction has several responses."""
+        few_shot, parts = self.settings(drawn.recipe).few_shot, self._parts(drawn.recipe)
         if parts == 1:
-            return make_slot(place, drawn, *settings.few_shot)
+            return make_slot(place, drawn, *few_shot)
         part = place.index % parts
         first = dataclasses.replace(place, index=place.index - part)
-        slot = make_slot(first, drawn, *settings.few_shot)
+        slot = make_slot(first, drawn, *few_shot)
         steer = steered(drawn.recipe, dataclasses.replace(first, index=first.index // parts), slot.seed)
         own = {"id": slot_id(place), "index": place.index, "group": slot.id, "part": part, "steer": steer}
         return slot.model_copy(update=own)
 
+    async def prepare_seeds(self, context: Context) -> Sequence[Seed]:
+        """Instructions get their domain, keywords and summary."""
+        if context.recipe.task.labelled:
+            return context.seeds
+        most = self.settings(context.recipe).max_keywords
+        return await prepare_seeds(context.ask, context.recipe, context.seeds, most=most)
+
+    async def prepare(self, context: Context, drawn: Drawn) -> Prepared:
+        """Calibrate the judges of labels."""
+        return await calibrated(self, context, drawn, JUDGING, self.settings(context.recipe).calibration_texts)
+
+    async def exemplar(self, candidate: Candidate, context: Context) -> Seed:
+        """An accepted row as an exemplar: an instruction with its keywords and a summary."""
+        if context.recipe.task.labelled:
+            return await super().exemplar(candidate, context)
+        most = self.settings(context.recipe).max_keywords
+        return await summarise(context.ask, context.recipe, candidate, most=most)
+
     async def propose(self, slot: Slot, context: Context) -> str:
         """The text that the slot's generator writes."""
-        model = draw_roles(context.recipe, slot).generator
+        model = draw_roles(context.recipe, slot, self.settings(context.recipe)).generator
         return (await generator.write_text(context.ask, context.recipe, model, slot))[0]
 
     async def run_slot(self, slot: Slot, context: Context) -> Candidate:
         """The decided candidate. A reached cap ends it as failed.budget."""
-        roles = draw_roles(context.recipe, slot)
+        settings = self.settings(context.recipe)
+        roles = draw_roles(context.recipe, slot, settings)
         draft = Draft(slot, context, roles.names())
         run = _labelled_text if context.recipe.task.labelled else _instruction
-        return await decided(draft, run(draft, roles), "The generator")
+        return await decided(draft, run(draft, roles, settings), "The generator")
+
+    def estimate(self, recipe: Recipe, candidates: int, seeds: Sequence[Seed]) -> tuple[Calls, ...]:
+        """One text and its reviews a candidate; an instruction's steps, of which responses share the first ones."""
+        settings, (shots, text) = self.settings(recipe), sizes(seeds)
+        reviewers = settings.reviewers
+        if not recipe.task.labelled:
+            return _instruction_calls(recipe, candidates, len(seeds), reviewers, self._parts(recipe))
+        shown = PROMPT_OVERHEAD + shots // max(1, len(recipe.wanted()))
+        judged = PROMPT_OVERHEAD + shots + text
+        made = Calls(
+            purpose="generate", role="generator", calls=candidates, prompt_tokens=shown, completion_tokens=text + 4
+        )
+        tried = calibration_calls(recipe, JUDGING, settings.calibration_texts, judged)
+        return (made, *panel_calls(recipe, reviewers, candidates, judged), *tried)
+
+    def _parts(self, recipe: Recipe) -> int:
+        """Slots of one group: the responses to one instruction."""
+        return 1 if recipe.task.labelled else self.settings(recipe).responses
 
 
-async def _labelled_text(draft: Draft, roles: Roles) -> Decision:
-    """A text with a label: write, gate, review, decide."""
-    draft.text = await Gra().propose(draft.slot, draft.context)
-    return screened(draft) or await review_label(draft, roles, gra_of(draft.context.recipe))
+def _instruction_calls(recipe: Recipe, candidates: int, seeds: int, reviewers: int, parts: int) -> tuple[Calls, ...]:
+    response, written = min(recipe.role("generator").max_tokens, 300), math.ceil(candidates / parts)
+    rows = (
+        ("prepare seeds", "generator", 3 * seeds, 250, 40),
+        ("keywords", "generator", written, 200, 30),
+        ("instruction", "generator", written, 350, 80),
+        ("review instruction", "reviewer", written * reviewers, 300, 20),
+        ("respond", "generator", candidates, 150, response),
+        ("review response", "reviewer", candidates * reviewers, 400 + response, 80),
+        ("adjudicate", "adjudicator", math.ceil(candidates * DISPUTES), 800 + response, 80),
+    )
+    return tuple(
+        Calls(purpose=purpose, role=role, calls=calls, prompt_tokens=prompt, completion_tokens=completion)
+        for purpose, role, calls, prompt, completion in rows
+    )
 
 
-async def _instruction(draft: Draft, roles: Roles) -> Decision:
+async def _labelled_text(draft: Draft, roles: Roles, settings: GraSettings) -> Decision:
+    """Classification and guard: write, gate, review, decide."""
+    draft.text = await KIND.propose(draft.slot, draft.context)
+    return screened(draft) or await review_label(draft, roles, settings)
+
+
+async def _instruction(draft: Draft, roles: Roles, settings: GraSettings) -> Decision:
     """Steps 1 to 8 of the paper's loop; flags are in before any response is paid for."""
     slot, recipe, ask = draft.slot, draft.context.recipe, draft.context.ask
-    draft.keywords, _ = await generator.write_keywords(ask, recipe, roles.generator, slot)
+    most = settings.max_keywords
+    draft.keywords, _ = await generator.write_keywords(ask, recipe, roles.generator, slot, most=most)
     draft.text, _ = await generator.write_instruction(ask, recipe, roles.generator, slot, draft.keywords)
-    ended = screened(draft) or await _flagged(draft, roles)
+    ended = screened(draft) or await _flagged(draft, roles, settings)
     if ended:
         return ended
-    ended = await _answered(draft, roles)
-    better = await _better(draft, roles, ended.mean or 0.0) if ended.status == "accepted" else None
+    ended = await _answered(draft, roles, settings)
+    better = await _better(draft, roles, settings, ended.mean or 0.0) if ended.status == "accepted" else None
     if better is None:
         return ended
     reason = f"{ended.reason} Response {better + 1} to the same instruction is kept instead: it was scored no lower."
     return ended.model_copy(update={"status": "rejected", "code": "rejected.not_best", "reason": reason})
 
 
-async def _answered(draft: Draft, roles: Roles) -> Decision:
+async def _answered(draft: Draft, roles: Roles, settings: GraSettings) -> Decision:
     """Write, gate and review the response of the draft's slot."""
     slot, recipe, ask = draft.slot, draft.context.recipe, draft.context.ask
     draft.response, _ = await generator.write_response(ask, recipe, roles.generator, slot, draft.text)
@@ -95,22 +213,22 @@ async def _answered(draft: Draft, roles: Roles) -> Decision:
     async def settle(prior: Sequence[Review]) -> Review:
         return await adjudicator.adjudicate_response(ask, model=roles.adjudicator, prior=prior, **judged)
 
-    return screened(draft) or await review_content(draft, roles, gra_of(recipe), review, settle)
+    return screened(draft) or await review_content(draft, roles, settings, review, settle)
 
 
-async def _better(draft: Draft, roles: Roles, mean: float) -> int | None:
+async def _better(draft: Draft, roles: Roles, settings: GraSettings, mean: float) -> int | None:
     """The part of the accepted response of the draft's group that is kept in its place; None where it is the best.
 
     The higher mean is better, of equals the earlier part. The others' calls are asked for here as their own slots ask
     for them, so that they are made once, and every slot of the group finds the same best. Raises BudgetExhausted.
     """
     slot = draft.slot
-    others = range(gra_of(draft.context.recipe).responses) if slot.group else range(0)
+    others = range(settings.responses) if slot.group else range(0)
     best, highest = slot.part, mean
     for part in (part for part in others if part != slot.part):
         other = Draft(slot.model_copy(update={"part": part}), draft.context, draft.models, text=draft.text)
         try:
-            ended = await _answered(other, roles)
+            ended = await _answered(other, roles, settings)
         except BudgetExhausted:
             raise
         except CallFailed:
@@ -120,7 +238,7 @@ async def _better(draft: Draft, roles: Roles, mean: float) -> int | None:
     return None if best == slot.part else best
 
 
-async def _flagged(draft: Draft, roles: Roles) -> Decision | None:
+async def _flagged(draft: Draft, roles: Roles, settings: GraSettings) -> Decision | None:
     """The rejection by any 0 flag of any reviewer, or the failure where no reviewer gave flags."""
     context, size = draft.context, len(roles.reviewers)
 
@@ -132,7 +250,7 @@ async def _flagged(draft: Draft, roles: Roles) -> Decision | None:
     def over(given: Sequence[Review]) -> bool:
         return any(0 in one.flags.values() for one in given)
 
-    reviews = await ask_all(draft, roles, gra_of(context.recipe), review, over)
+    reviews = await ask_all(draft, roles, settings, review, over)
     for one in reviews:
         missing = [name for name, value in one.flags.items() if value == 0]
         if missing:
@@ -140,3 +258,6 @@ async def _flagged(draft: Draft, roles: Roles) -> Decision | None:
             reason = f"{one.model} gave the instruction 0 for {', '.join(missing)} ({asked}); no response was paid for."
             return decision("rejected", "flag", "rejected.flag", reason)
     return all_failed(reviews)
+
+
+KIND = Gra()

@@ -10,42 +10,154 @@ the majority class as the intended label. The partner comes from the most confus
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Literal
 
-from graft.agents.methods.base import Context, Drawn, Place
-from graft.agents.methods.draft import Draft, decided, decision, failure, screened
-from graft.agents.methods.draw import Roles, draw_model, draw_roles, seed_of, slot_id, steered
-from graft.agents.methods.panel import review_label
-from graft.agents.methods.relabel import choices, mixing, relabel
-from graft.agents.roles.mixer import Mixed, folded, write_mix
+from pydantic import Field, JsonValue, field_validator
+
+from graft.agents.methods.base import Calls, Context, Drawn, Method, Place, Prepared, Query, Traits
+from graft.agents.methods.gra import GraSettings
+from graft.agents.methods.steps.calibrate import Judging, calibrated
+from graft.agents.methods.steps.draft import Draft, decided, decision, failure, screened
+from graft.agents.methods.steps.draw import (
+    Committee,
+    Roles,
+    draw_model,
+    draw_roles,
+    reviewer_count,
+    seed_of,
+    slot_id,
+    steered,
+)
+from graft.agents.methods.steps.mixing import mixing_report
+from graft.agents.methods.steps.panel import review_label
+from graft.agents.methods.steps.relabel import Relabelling, choices, relabel
+from graft.agents.methods.steps.sizes import ASSUMED_DISPUTES, PROMPT_OVERHEAD, calibration_calls, panel_calls, sizes
+from graft.agents.roles.mixer import Mix, Mixed, folded, write_mix
+from graft.schemas.binding import MethodSettings, Role
 from graft.schemas.errors import CallFailed
-from graft.schemas.methods import PromptMixSettings
-from graft.schemas.models import ModelSpec, RoleName
+from graft.schemas.models import LabelerSpec, ModelSpec
+from graft.schemas.problems import Finding, field_error
 from graft.schemas.recipe import Recipe
-from graft.schemas.rows import Candidate, Decision, Mix, Seed, Slot
+from graft.schemas.rows import Candidate, Decision, Seed, Slot
+from graft.schemas.sections import Section
+from graft.schemas.tasks.base import Label
 
 STEP = 0.05
 TRIES = 3
 """Calls that are made at most for one group's texts: the first, and again for what it left out."""
 
 
-class PromptMix:
+_BARE = "class {!r} has neither description nor example"
+
+
+class PromptMixSettings(Relabelling, MethodSettings):
+    """PromptMix (arXiv 2310.14192): texts between two classes, all of them relabelled.
+
+    The defaults are the paper's released ones, but for the partner (there: random) and for what becomes of an answer
+    that is no label (there: forced to the nearest name).
+    """
+
+    kind: Literal["promptmix"] = "promptmix"
+    shots: int = Field(default=2, ge=0, le=16, description="examples of each class in a prompt; 0: descriptions alone")
+    classes_in_prompt: int = Field(default=4, ge=2, le=16, description="c: the seed class, its partner, and others")
+    texts_per_cycle: int = Field(
+        default=10, ge=1, le=1000, description="n: texts of a class before groups are drawn anew"
+    )
+    texts_per_call: int = Field(default=3, ge=1, le=20)
+    alpha_a: float = Field(default=5.0, gt=0, description="alpha = 0.5 + 0.5 * Beta(a, b), rounded to 0.05")
+    alpha_b: float = Field(default=2.0, gt=0)
+    alphas: tuple[float, ...] = Field(
+        default=(), description="shares to draw from instead, each in [0.5, 1]; [1.0] mixes nothing: plain generation"
+    )
+    partner: Literal["confusable", "random"] = Field(
+        default="confusable", description="from the nearest classes (or the last student's confusions), or any class"
+    )
+    max_refusals: float = Field(
+        default=0.9, ge=0, le=1, description="share of refusals above which the run stops early"
+    )
+    calibration_texts: int = Field(default=40, ge=0, le=1000, description="texts that label calibration averages over")
+    max_cosine: float | None = Field(default=0.9, gt=0, le=1, description="rows at or above are duplicates; null: off")
+    review: GraSettings | None = Field(default=None, description="GRA's review of the relabelled text; null: none")
+
+    @field_validator("alphas")
+    @classmethod
+    def _shares(cls, alphas: tuple[float, ...]) -> tuple[float, ...]:
+        for alpha in alphas:
+            if not 0.5 <= alpha <= 1:
+                what = f"alpha {alpha:g} is outside [0.5, 1]: the seed class is always the larger share"
+                raise field_error((), what, "write shares between 0.5 and 1, such as [0.6, 0.75, 0.9]")
+        return alphas
+
+
+class PromptMix(Method[PromptMixSettings]):
     """Turns one slot into one decided candidate; the slots of a call share it."""
 
-    def roles(self, recipe: Recipe) -> tuple[RoleName, ...]:
+    kind = "promptmix"
+    Settings = PromptMixSettings
+    roles = MappingProxyType(
+        {"generator": Role(writes=True), "labeler": Role(LabelerSpec), "reviewer": Role(), "adjudicator": Role()}
+    )
+    prompts = ("mix", "label_name", "choice_chat", "choice_chat_turn", "choice_completion", "review_text")
+    needs_seeds = False
+    least_score = "review.tau"
+
+    def traits(self, recipe: Recipe) -> Traits:
+        """Texts share calls, generators may refuse, and partners may be drawn by which classes are alike."""
+        settings = self.settings(recipe)
+        return Traits(
+            max_cosine=settings.max_cosine, max_refusals=settings.max_refusals, together=settings.texts_per_call,
+            confusable=settings.partner == "confusable", assumptions=(ASSUMED_DISPUTES,),
+        )  # fmt: skip
+
+    def roles_of(self, recipe: Recipe) -> tuple[str, ...]:
         """The generator, and whoever relabels and reviews."""
-        settings = mixing(recipe)
-        labels: tuple[RoleName, ...] = ("labeler",) if settings.relabel == "labeler" else ()
-        panel = settings.relabel == "panel" or settings.review is not None
-        if panel:
+        settings = self.settings(recipe)
+        labels = ("labeler",) if settings.relabel == "labeler" else ()
+        if settings.relabel == "panel" or settings.review is not None:
             return ("generator", *labels, "reviewer", "adjudicator")
         adjudicates = settings.relabel == "labeler" and settings.no_label == "adjudicate"
         return ("generator", *labels, *(("adjudicator",) if adjudicates else ()))
 
+    def check(self, recipe: Recipe, seeds: Sequence[Seed] | None) -> list[Finding]:
+        """It mixes classes, each of which some prompt describes: by a description or by an example."""
+        if recipe.task.sides or not recipe.task.labelled:
+            what = "promptmix mixes classes, so the task must be a classification"
+            fix = "set task.kind: classification with labels, or another method"
+            return [Finding(("method", "kind"), what, fix)]
+        bare = [(index, label.name) for index, label in enumerate(recipe.task.categories) if not label.description]
+        if seeds is None:
+            fix = "describe it in a clause, or let method.shots show examples of it"
+            shots = self.settings(recipe).shots
+            return [
+                Finding(("task", "labels", index, "description"), _BARE.format(name), fix)
+                for index, name in bare if not shots
+            ]  # fmt: skip
+        seen = {seed.label for seed in seeds}
+        fix = "describe it in a clause under task.labels, or add a row with this label to the seeds"
+        return [
+            Finding(("task", "labels"), _BARE.format(name), fix)
+            for _, name in bare if name not in seen
+        ]  # fmt: skip
+
+    def judging(self, recipe: Recipe) -> Judging:
+        """Whose judgements are label probabilities; the panel's are where it relabels or reviews by them."""
+        settings, roles = self.settings(recipe), self.roles_of(recipe)
+        panel = {"reviewer", "adjudicator"} if settings.relabel == "panel" else set[str]()
+        if settings.relabel == "labeler" and settings.no_label == "adjudicate":
+            panel = {"adjudicator"}
+        votes = {role for role in panel if recipe.role(role).answer == "scores" or settings.review is None}
+        return Judging(
+            roles=tuple(role for role in ("labeler", "reviewer", "adjudicator") if role in roles),
+            giving=frozenset({"labeler", *panel}), voting=frozenset({"labeler", *votes}),
+        )  # fmt: skip
+
     def make_slot(self, place: Place, drawn: Drawn) -> Slot:
         """A slot with its classes, partner, alpha and examples; the slots of one call have all of them in common."""
-        settings = mixing(drawn.recipe)
+        settings = self.settings(drawn.recipe)
         cycle, within = divmod(place.index, settings.texts_per_cycle)
         part = within % settings.texts_per_call
         first = dataclasses.replace(place, index=place.index - part)
@@ -54,26 +166,82 @@ class PromptMix:
         group = _group(settings, place, drawn, cycle)
         partner = _partner(settings, place, drawn, cycle, group, rng)
         classes = rng.sample([place.label, *group], len(group) + 1)
+        exemplars = tuple(row for name in classes for row in _shots(settings, drawn, name, rng))
+        mix = Mix(partner=partner, alpha=alpha_of(settings, rng), classes=tuple(classes))
         return Slot(
             id=slot_id(place), run_id=place.run_id, shard=place.shard, round=place.round, index=place.index,
-            label=place.label, seed=seed, group=slot_id(first), part=part,
-            exemplars=tuple(row for name in classes for row in _shots(settings, drawn, name, rng)),
-            mix=Mix(partner=partner, alpha=alpha_of(settings, rng), classes=tuple(classes)),
+            label=place.label, seed=seed, group=slot_id(first), part=part, exemplars=exemplars,
+            payload=mix.model_dump(mode="json"),
             steer=steered(drawn.recipe, dataclasses.replace(first, index=first.index // settings.texts_per_call), seed),
         )  # fmt: skip
 
+    async def prepare(self, context: Context, drawn: Drawn) -> Prepared:
+        """Calibrate the judges among the nearest classes of each text."""
+        settings = self.settings(context.recipe)
+
+        async def narrow(text: str) -> tuple[Label, ...]:
+            return await choices(context, text, settings.nearest_classes)
+
+        judging = self.judging(context.recipe)
+        return await calibrated(self, context, drawn, judging, settings.calibration_texts, narrow)
+
     async def propose(self, slot: Slot, context: Context) -> str:
         """The slot's part of what the generator writes. Raises CallFailed where there is none."""
-        text, mixed = await _text(slot, context, draw_model(context.recipe, slot, "generator"))
+        settings = self.settings(context.recipe)
+        text, mixed = await _text(slot, context, settings, draw_model(context.recipe, slot, "generator"))
         if not text:
             raise CallFailed("refusal" if mixed.refusal else "malformed", "the generator gave no text for this slot")
         return text
 
     async def run_slot(self, slot: Slot, context: Context) -> Candidate:
         """The decided candidate. A reached cap ends it as failed.budget."""
-        writer, roles = draw_model(context.recipe, slot, "generator"), draw_roles(context.recipe, slot)
+        settings, writer = self.settings(context.recipe), draw_model(context.recipe, slot, "generator")
+        roles = draw_roles(context.recipe, slot, settings.review or Committee())
         draft = Draft(slot, context, {"generator": writer.name})
-        return await decided(draft, _run(draft, writer, roles), "The generator")
+        return await decided(draft, _run(draft, writer, roles, settings), "The generator")
+
+    def estimate(self, recipe: Recipe, candidates: int, seeds: Sequence[Seed]) -> tuple[Calls, ...]:
+        """One call writes several texts; each text is labelled among the nearest classes, and reviewed if asked for."""
+        settings, (shots, text) = self.settings(recipe), sizes(seeds)
+        classes, each = max(1, len(recipe.wanted())), settings.texts_per_call
+        shown = PROMPT_OVERHEAD + shots * min(settings.classes_in_prompt, classes) // classes
+        judged = PROMPT_OVERHEAD + shots * min(settings.nearest_classes, classes) // classes + text
+        steps = [
+            Calls(
+                purpose="generate", role="generator", calls=math.ceil(candidates / each), prompt_tokens=shown,
+                completion_tokens=each * (text + 4),
+            )
+        ]  # fmt: skip
+        if settings.relabel == "labeler":
+            asked = min(settings.labelers, len(recipe.models_for("labeler")))
+            tokens = 1 if recipe.role("labeler").answer == "logprobs" else 8
+            steps.append(
+                Calls(
+                    purpose="label", role="labeler", calls=candidates * asked, prompt_tokens=judged,
+                    completion_tokens=tokens,
+                )
+            )  # fmt: skip
+        panels = int(settings.relabel == "panel") + int(settings.review is not None)
+        if panels:
+            size = reviewer_count(recipe, settings.review or Committee())
+            steps += panel_calls(recipe, size, candidates, judged, panels)
+        tried = calibration_calls(recipe, self.judging(recipe), settings.calibration_texts, judged)
+        return (*steps, *tried)
+
+    def report(self, query: Query, run_id: str, counts: Mapping[str, int]) -> Section | None:
+        """Agreement and relabelling, over all, by alpha and by pair of classes."""
+        return mixing_report(query, run_id)
+
+    def describe(self, slot: Slot, notes: Mapping[str, JsonValue]) -> list[tuple[str, str]]:
+        """The mix that was meant."""
+        mix = mix_of(slot)
+        said = f"{mix.alpha:.0%} {slot.label}, the rest {mix.partner}; shown: {', '.join(mix.classes)}"
+        return [("meant", said)]
+
+
+def mix_of(slot: Slot) -> Mix:
+    """The slot's payload."""
+    return Mix.model_validate(slot.payload)
 
 
 def alpha_of(settings: PromptMixSettings, rng: random.Random) -> float:
@@ -126,17 +294,17 @@ def _wanted_texts(settings: PromptMixSettings, slot: Slot) -> int:
     return min(settings.texts_per_call, settings.texts_per_cycle - begun % settings.texts_per_cycle)
 
 
-async def _text(slot: Slot, context: Context, writer: ModelSpec) -> tuple[str, Mixed]:
+async def _text(slot: Slot, context: Context, settings: PromptMixSettings, writer: ModelSpec) -> tuple[str, Mixed]:
     """The slot's part of the texts, empty where the calls gave too few; and what the last call gave.
 
     What a call leaves out is asked for again, with another sample; every slot of the group goes the same way, so those
     calls are made once as well.
     """
-    count = _wanted_texts(mixing(context.recipe), slot)
+    count = _wanted_texts(settings, slot)
     texts: dict[str, str] = {}
     mixed = Mixed((), "")
     for sample in range(TRIES):
-        mixed = await write_mix(context.ask, context.recipe, writer, slot, count=count, sample=sample)
+        mixed = await write_mix(context.ask, context.recipe, writer, slot, mix_of(slot), count=count, sample=sample)
         for text in mixed.texts:
             texts.setdefault(folded(text), text)
         if len(texts) > slot.part:
@@ -144,10 +312,9 @@ async def _text(slot: Slot, context: Context, writer: ModelSpec) -> tuple[str, M
     return "", mixed
 
 
-async def _run(draft: Draft, writer: ModelSpec, roles: Roles) -> Decision:
+async def _run(draft: Draft, writer: ModelSpec, roles: Roles, settings: PromptMixSettings) -> Decision:
     """Write, gate, relabel, review."""
-    settings = mixing(draft.context.recipe)
-    draft.text, mixed = await _text(draft.slot, draft.context, writer)
+    draft.text, mixed = await _text(draft.slot, draft.context, settings, writer)
     if mixed.refusal and not draft.text:
         reason = f"{writer.name} refused to write ({mixed.refusal}), {TRIES} times."
         return decision("rejected", "refusal", "rejected.refusal", reason)
@@ -163,11 +330,13 @@ async def _run(draft: Draft, writer: ModelSpec, roles: Roles) -> Decision:
 async def _labelled(draft: Draft, roles: Roles, settings: PromptMixSettings) -> Decision:
     slot = draft.slot
     if settings.relabel == "off":
-        narrowed = await choices(draft.context, draft.text, slot.label) if settings.review else ()
+        narrowed = (
+            await choices(draft.context, draft.text, settings.nearest_classes, slot.label) if settings.review else ()
+        )
         told = f"It keeps its intended label {slot.label}: relabelling is off."
     else:
-        narrowed = await choices(draft.context, draft.text)
-        draft.labelling = labelling = await relabel(draft, roles, narrowed)
+        narrowed = await choices(draft.context, draft.text, settings.nearest_classes)
+        draft.labelling = labelling = await relabel(draft, roles, settings, narrowed)
         _name_judges(draft)
         if not labelling.label:
             return _no_label(draft)
@@ -202,3 +371,6 @@ def _name_judges(draft: Draft) -> None:
         names = dict.fromkeys(review.model for review in draft.reviews if review.role == role)
         if names:
             draft.models[role] = ",".join(names)
+
+
+KIND = PromptMix()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from graft.agents.methods.base import Ask
+from graft.agents.roles.asking import Ask
 from graft.agents.roles.reviewer import RESPONSE_SCORES, judge_text, score
 from graft.schemas.models import ModelSpec
 from graft.schemas.recipe import Recipe

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -10,10 +12,12 @@ import orjson
 from graft.agents.roles.prompting import question
 from graft.schemas.calls import CallRequest, Reply
 from graft.schemas.errors import CallFailed
-from graft.schemas.methods import GraSettings
-from graft.schemas.models import ModelSpec, RoleName, RoleSpec
+from graft.schemas.models import ModelSpec
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Slot
+
+Ask = Callable[[CallRequest], Awaitable[Reply]]
+"""Sends one request through the gateway. Raises CallFailed (or BudgetExhausted) when no usable reply can be had."""
 
 _PAIRS = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "`": "`"}
 _MARKERS = re.compile(
@@ -27,17 +31,12 @@ def concept_of(slot: Slot) -> str:
     return slot.steer.concept if slot.steer else ""
 
 
-def most_keywords(recipe: Recipe) -> int:
-    """How many keywords an instruction is built around at most."""
-    return recipe.method.max_keywords if isinstance(recipe.method, GraSettings) else 3
-
-
 def request_for(
-    template: str, *, recipe: Recipe, model: ModelSpec, role: RoleName, purpose: str, seed: int, sample: int = 0,
+    template: str | Path, *, recipe: Recipe, model: ModelSpec, role: str, purpose: str, seed: int, sample: int = 0,
     schema: dict[str, Any] | None = None, stop: tuple[str, ...] = (), max_tokens: int | None = None, **values: Any,
 ) -> CallRequest:  # fmt: skip
     """One step's request in the model's style, sampled as the role says; `stop` holds for completions alone."""
-    spec: RoleSpec = getattr(recipe.roles, role)
+    spec = recipe.role(role)
     return CallRequest(
         model=model, role=role, purpose=purpose, json_schema=schema, sample=sample, seed=(seed + sample) % 2**31,
         temperature=spec.temperature, top_p=spec.top_p, max_tokens=max_tokens or spec.max_tokens,

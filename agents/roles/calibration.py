@@ -11,9 +11,9 @@ import asyncio
 import math
 from collections.abc import Mapping, Sequence
 
-from graft.agents.methods.base import Ask
+from graft.agents.roles.asking import Ask
 from graft.agents.roles.choice import judge_label
-from graft.schemas.models import ModelSpec, RoleName
+from graft.schemas.models import ModelSpec
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Seed
 
@@ -49,7 +49,7 @@ def batch_means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 async def content_free_means(
-    ask: Ask, *, recipe: Recipe, model: ModelSpec, role: RoleName, seeds: Sequence[Seed]
+    ask: Ask, *, recipe: Recipe, model: ModelSpec, role: str, seeds: Sequence[Seed]
 ) -> dict[str, float]:
     """Each label's mean raw log-probability over texts that say nothing ("N/A", "", "[MASK]"): three calls or more.
 

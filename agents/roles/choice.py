@@ -14,12 +14,12 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from graft.agents.methods.base import Ask
+from graft.agents.roles.asking import Ask
 from graft.agents.roles.prompting import render
 from graft.schemas.base import stable_hash
 from graft.schemas.calls import CallRequest, Message, Reply
 from graft.schemas.errors import CallFailed
-from graft.schemas.models import ModelSpec, RoleName
+from graft.schemas.models import ModelSpec
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Seed
 from graft.schemas.tasks.base import Label
@@ -45,7 +45,7 @@ class Judged:
 
 
 async def judge_label(
-    ask: Ask, *, recipe: Recipe, model: ModelSpec, role: RoleName, seeds: Sequence[Seed], text: str,
+    ask: Ask, *, recipe: Recipe, model: ModelSpec, role: str, seeds: Sequence[Seed], text: str,
     labels: Sequence[Label] | None = None,
 ) -> Judged:  # fmt: skip
     """Each label's raw natural log-probability for `text`; `labels` narrows the choice (None: all of the task).
@@ -69,7 +69,7 @@ async def judge_label(
 
 
 def choice_request(
-    *, recipe: Recipe, model: ModelSpec, role: RoleName, seeds: Sequence[Seed], text: str,
+    *, recipe: Recipe, model: ModelSpec, role: str, seeds: Sequence[Seed], text: str,
     labels: Sequence[Label] | None = None,
 ) -> CallRequest:  # fmt: skip
     """The one-token question that `judge_label` asks first: examples from the seeds, then the text."""

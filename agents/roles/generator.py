@@ -8,12 +8,11 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from graft.agents.methods.base import Ask
 from graft.agents.roles.asking import (
+    Ask,
     cleaned,
     concept_of,
     ended,
-    most_keywords,
     object_in,
     object_schema,
     request_for,
@@ -41,9 +40,11 @@ async def write_text(ask: Ask, recipe: Recipe, model: ModelSpec, slot: Slot) -> 
     return " ".join(_said(reply, model, "text").split()), reply.key
 
 
-async def write_keywords(ask: Ask, recipe: Recipe, model: ModelSpec, slot: Slot) -> tuple[tuple[str, ...], str]:
-    """At most `max_keywords` keywords that none of the exemplars has. Raises CallFailed where none is new."""
-    most, domain = most_keywords(recipe), recipe.task.category(slot.label)
+async def write_keywords(
+    ask: Ask, recipe: Recipe, model: ModelSpec, slot: Slot, *, most: int
+) -> tuple[tuple[str, ...], str]:
+    """At most `most` keywords that none of the exemplars has. Raises CallFailed where none is new."""
+    domain = recipe.task.category(slot.label)
     words = {"type": "array", "items": short_string(model, KEYWORD_CHARS), "minItems": 1, "maxItems": most}
     request = _request(
         recipe, model, slot, "keywords", {"keywords": words}, stop=NEWLINE, max_tokens=128,
@@ -130,4 +131,4 @@ def _said(reply: Reply, model: ModelSpec, field: str) -> str:
 
 def _string(recipe: Recipe, model: ModelSpec) -> dict[str, Any]:
     """About 3 characters a token, so that an embedded model closes its JSON before its token limit."""
-    return short_string(model, min(recipe.gates.max_chars, 1000, 3 * (recipe.roles.generator.max_tokens - 16)))
+    return short_string(model, min(recipe.gates.max_chars, 1000, 3 * (recipe.role("generator").max_tokens - 16)))

@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 
-from graft.agents.methods.base import Ask
+from graft.agents.roles.asking import Ask
 from graft.agents.roles.calibration import calibrate
 from graft.agents.roles.choice import TEXT_CHARS, alternatives, one_line, unlisted
 from graft.agents.roles.labeler import VOTE, likely_label, named_label, voted
@@ -19,7 +19,7 @@ from graft.agents.roles.prompting import render
 from graft.agents.roles.reviewer import failed
 from graft.schemas.calls import CallRequest
 from graft.schemas.errors import BudgetExhausted, CallFailed
-from graft.schemas.models import ModelSpec
+from graft.schemas.models import GuardSpec, ModelSpec
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import LabelScore, Review, Seed
 
@@ -44,7 +44,7 @@ async def score_message(
 
     `means` correct the label probabilities of template "labels"; Llama Guard's are taken as they are.
     """
-    spec = recipe.roles.guard
+    spec = recipe.role("guard", GuardSpec)
     if spec.template != "labels" and model.provider != "encoder":
         return await _llama_guard(ask, recipe, model, text, response)
     rows = [_shown(seed) for seed in seeds]
@@ -74,7 +74,7 @@ def dialogue(text: str, response: str) -> str:
 
 def guard_prompt(recipe: Recipe, text: str, response: str | None) -> str:
     """Llama Guard's prompt in the form of the version that the recipe names; what it holds stays text."""
-    form, (refused, allowed) = recipe.roles.guard.template, recipe.task.categories
+    form, (refused, allowed) = recipe.role("guard", GuardSpec).template, recipe.task.categories
     prompt = render(
         "guard_llama", form=form, policy=inert(refused.description), safe=inert(allowed.description),
         text=inert(text[:TEXT_CHARS]), response=inert((response or "")[:TEXT_CHARS]),
@@ -115,7 +115,7 @@ async def _llama_guard(ask: Ask, recipe: Recipe, model: ModelSpec, text: str, re
     blank = Review(stage="label", role="guard", model=model.name, call_key=request.key())
     words = dict(zip(recipe.task.sides, WORDS, strict=True))
     try:
-        if recipe.roles.guard.answer == "name" or not model.top_logprobs:
+        if recipe.role("guard").answer == "name" or not model.top_logprobs:
             return _vote(blank, longer, (await ask(longer)).text, words)
         try:
             raw = read_answer(alternatives(await ask(request), model), model, words)

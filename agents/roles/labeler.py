@@ -11,14 +11,13 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from graft.agents.methods.base import Ask
-from graft.agents.roles.asking import request_for
+from graft.agents.roles.asking import Ask, request_for
 from graft.agents.roles.calibration import calibrate
 from graft.agents.roles.choice import TEXT_CHARS, alternatives, choice_request, judge_label, one_line, pick_examples
 from graft.agents.roles.reviewer import failed
 from graft.schemas.calls import Reply
 from graft.schemas.errors import BudgetExhausted, CallFailed
-from graft.schemas.models import EMBEDDED_POOL, ModelSpec, RoleSpec
+from graft.schemas.models import EMBEDDED_POOL, ModelSpec
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import LabelScore, Review, Seed
 from graft.schemas.tasks.base import Label
@@ -59,8 +58,7 @@ async def label_text(
     `by_name` asks for the name (an encoder is never asked so).
     """
     choice = [recipe.task.category(name) for name in labels]
-    spec: RoleSpec = getattr(recipe.roles, role)
-    if model.provider != "encoder" and (by_name or spec.answer == "name"):
+    if model.provider != "encoder" and (by_name or recipe.role(role).answer == "name"):
         return await named_label(
             ask, recipe=recipe, model=model, role=role, seeds=seeds, text=text, labels=choice, seed=seed, sample=sample
         )

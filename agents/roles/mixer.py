@@ -9,15 +9,16 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from graft.agents.methods.base import Ask
-from graft.agents.roles.asking import cleaned, concept_of, ended, request_for
+from pydantic import Field
+
+from graft.agents.roles.asking import Ask, cleaned, concept_of, ended, request_for
+from graft.schemas.base import Value
 from graft.schemas.calls import CallRequest, Message, Reply
 from graft.schemas.errors import CallFailed
-from graft.schemas.methods import HarmAugSettings
 from graft.schemas.models import ModelSpec
 from graft.schemas.recipe import Recipe
 from graft.schemas.refusals import refusal_of
-from graft.schemas.rows import Mix, Slot
+from graft.schemas.rows import Slot
 
 _ITEM = re.compile(
     r"\A\s*+(?:(?:example|text|utterance|sentence)\s*+)?[(\[]?(\d{1,2})\s*+[.):\]](?!\d)\s*+(\S.*)$", re.IGNORECASE
@@ -30,6 +31,14 @@ _LEAD = re.compile(
 """What a model says before the message itself, such as "Here's the message:"."""
 ECHO_WORDS = 7
 """So many words in a row of our own request are an echo."""
+
+
+class Mix(Value):
+    """A text that is mostly of the slot's class and partly of another, the partner."""
+
+    partner: str
+    alpha: float = Field(ge=0.5, le=1, description="share of the slot's own class")
+    classes: tuple[str, ...] = Field(description="the classes that the prompt describes, in its order")
 
 
 @dataclass(frozen=True)
@@ -48,9 +57,11 @@ def percentages(alpha: float) -> tuple[int, int]:
     return share, 100 - share
 
 
-async def write_mix(ask: Ask, recipe: Recipe, model: ModelSpec, slot: Slot, *, count: int, sample: int = 0) -> Mixed:
+async def write_mix(
+    ask: Ask, recipe: Recipe, model: ModelSpec, slot: Slot, mix: Mix, *, count: int, sample: int = 0
+) -> Mixed:
     """Up to `count` texts of the slot's mix, in the order in which they were written. Raises CallFailed."""
-    request = mix_request(recipe, model, slot, count=count, sample=sample)
+    request = mix_request(recipe, model, slot, mix, count=count, sample=sample)
     reply = await ask(request)
     known = [seed.text for seed in slot.exemplars]
     if _echoes(reply.text, request, known):
@@ -62,11 +73,8 @@ async def write_mix(ask: Ask, recipe: Recipe, model: ModelSpec, slot: Slot, *, c
     return Mixed(texts[:count], reply.key)
 
 
-def mix_request(recipe: Recipe, model: ModelSpec, slot: Slot, *, count: int, sample: int = 0) -> CallRequest:
+def mix_request(recipe: Recipe, model: ModelSpec, slot: Slot, mix: Mix, *, count: int, sample: int = 0) -> CallRequest:
     """The one user message (or the list to go on with) that asks for the texts."""
-    mix = slot.mix
-    if mix is None:
-        raise ValueError(f"slot {slot.id} has no mix")
     share, rest = percentages(mix.alpha)
     own = [seed.text for seed in slot.exemplars if seed.label == slot.label]
     return request_for(
@@ -108,23 +116,27 @@ def _numbered(said: str, model: ModelSpec) -> str:
 
 
 async def write_message(
-    ask: Ask, recipe: Recipe, model: ModelSpec, slot: Slot, *, prefill: bool, sample: int = 0
-) -> tuple[str, str, bool]:
-    """(message, call key, whether the turn was begun). A refusal comes back as it is. Raises CallFailed where empty."""
-    settings = recipe.method
-    if not isinstance(settings, HarmAugSettings) or slot.aim is None:
-        raise ValueError(f"slot {slot.id} has no aim")
-    begun = prefill and model.style == "chat" and bool(settings.prefix)
+    ask: Ask, recipe: Recipe, model: ModelSpec, slot: Slot, *, prefix: str, prefill: bool, borderline: bool = False,
+    sample: int = 0,
+) -> tuple[str, str, bool]:  # fmt: skip
+    """(message, call key, whether the turn was begun). A refusal comes back as it is. Raises CallFailed where empty.
+
+    Args:
+        prefix: begins the turn of a chat model if `prefill`, and is taken off the reply in any case
+        borderline: whether the message is to be a safe one that only looks harmful
+    """
+    begun = prefill and model.style == "chat" and bool(prefix)
     request = request_for(
         "harm_message", recipe=recipe, model=model, role="generator", purpose="generate.message", seed=slot.seed,
         sample=sample, stop=("\n",), noun=recipe.task.noun, clause=recipe.task.clause(slot.label),
-        wanted=_wanted(recipe, slot), language=recipe.task.language, examples=[seed.text for seed in slot.exemplars],
+        wanted=_wanted(recipe, slot, borderline), language=recipe.task.language,
+        examples=[seed.text for seed in slot.exemplars],
     )  # fmt: skip
     if begun:
-        turns = (*request.messages, Message(role="assistant", content=settings.prefix))
+        turns = (*request.messages, Message(role="assistant", content=prefix))
         request = request.model_copy(update={"messages": turns, "continues": True})
     reply = await ask(request)
-    text = _message(reply, settings.prefix)
+    text = _message(reply, prefix)
     if not text:
         raise CallFailed("empty", f"{model.name} gave an empty message", where=f"models.{model.name}")
     return text, reply.key, begun
@@ -145,10 +157,10 @@ def _message(reply: Reply, prefix: str) -> str:
     return " ".join(cleaned(_LEAD.sub("", ended(reply, lines[0]))).split()) if lines else ""
 
 
-def _wanted(recipe: Recipe, slot: Slot) -> str:
-    """What completes "a message which …" for the slot's side."""
+def _wanted(recipe: Recipe, slot: Slot, borderline: bool) -> str:
+    """What completes "a message which …" for what is wanted."""
     task = recipe.task
-    if slot.aim is not None and slot.aim.side == "borderline" and task.sides:
+    if borderline and task.sides:
         refused, allowed = (task.clause(side) for side in task.sides)
         return f"{allowed}, though at first sight it looks as if it {refused}"
     return task.clause(slot.label)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from graft.agents.methods.base import Ask
-from graft.agents.roles.asking import object_schema, request_for, short_string
+from graft.agents.roles.asking import Ask, object_schema, request_for, short_string
 from graft.agents.roles.generator import KEYWORD_CHARS, NEWLINE, keywords_in
 from graft.schemas.models import ModelSpec
 from graft.schemas.recipe import Recipe

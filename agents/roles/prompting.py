@@ -7,7 +7,6 @@ for tuned models, `completion` for base models. What is constant stands first, s
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,8 @@ from jinja2.sandbox import SandboxedEnvironment
 
 from graft.schemas.base import stable_hash
 from graft.schemas.calls import Message
-from graft.schemas.kinds import TASKS
 from graft.schemas.models import ModelSpec
+from graft.schemas.tasks.base import Criterion
 
 FOLDER = Path(__file__).parent / "prompts"
 FRAGMENT_WORDS = 8
@@ -28,12 +27,15 @@ _CODE = re.compile(r"\{#.*?(?:#\}|\Z)|\{%.*?(?:%\}|\Z)|\{\{.*?(?:\}\}|\Z)", re.D
 _ENDS = re.compile(r"(?<=[.!?:;])\s|\n+")
 
 
-def render(name: str, **values: Any) -> str:
-    """The text of prompts/NAME.jinja with these values. Raises jinja2.UndefinedError where one is missing."""
+def render(name: str | Path, **values: Any) -> str:
+    """The text of prompts/NAME.jinja, or of the file at a path, with these values.
+
+    Raises jinja2.UndefinedError where a value is missing.
+    """
     return _template(name).render(values)
 
 
-def question(name: str, model: ModelSpec, **values: Any) -> dict[str, Any]:
+def question(name: str | Path, model: ModelSpec, **values: Any) -> dict[str, Any]:
     """One step's question in the model's style: `{"prompt": …}` or `{"messages": …}`, to be laid into a CallRequest.
 
     Raises jinja2.UndefinedError where a value is missing.
@@ -46,31 +48,22 @@ def question(name: str, model: ModelSpec, **values: Any) -> dict[str, Any]:
 
 
 @cache
-def prompts_version() -> str:
-    """Hash of all prompt files: it changes when any word of any prompt does (16 hex digits)."""
-    return stable_hash([[file.name, file.read_text(encoding="utf-8")] for file in _files()])
-
-
-def fragments() -> tuple[str, ...]:
-    """The fixed sentences of 8 words or more of the prompts that a row can meet: a text that holds one repeats them.
-
-    The tasks' rubrics are among them. Seed preparation's prompts are left out: no row is made or judged by them, and
-    their examples are ordinary texts.
-    """
-    rubrics = dict.fromkeys(one.meaning for task in TASKS.all().values() for one in task.rubric)
-    return tuple(dict.fromkeys((*_fixed_sentences(), *_sentences(rubrics))))
+def prompts_version(prompts: tuple[str | Path, ...]) -> str:
+    """Hash of these prompts: it changes when any word of one does (16 hex digits)."""
+    return stable_hash(sorted([file.name, file.read_text(encoding="utf-8")] for file in map(_file, prompts)))
 
 
 @cache
-def _fixed_sentences() -> tuple[str, ...]:
-    files = [file for file in _files() if not file.name.startswith("seed_")]
-    return _sentences(_CODE.sub("\n", file.read_text(encoding="utf-8")) for file in files)
+def fragments(prompts: tuple[str | Path, ...], rubric: tuple[Criterion, ...] = ()) -> tuple[str, ...]:
+    """The fixed sentences of 8 words or more of the prompts that a row can meet: a text that holds one repeats them.
 
-
-def _sentences(texts: Iterable[str]) -> tuple[str, ...]:
-    """The sentences of 8 words or more."""
+    A task's rubric is among them. Seed preparation's prompts are left out: no row is made or judged by them, and their
+    examples are ordinary texts.
+    """
+    files = [file for file in sorted(map(_file, prompts)) if not file.name.startswith("seed_")]
+    fixed = [_CODE.sub("\n", file.read_text(encoding="utf-8")) for file in files]
     found: dict[str, None] = {}
-    for text in texts:
+    for text in (*fixed, *(one.meaning for one in rubric)):
         for piece in _ENDS.split(text):
             sentence = " ".join(piece.split()).strip("-*#<>,' ")
             if len(sentence.split()) >= FRAGMENT_WORDS:
@@ -78,8 +71,9 @@ def _sentences(texts: Iterable[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _files() -> list[Path]:
-    return sorted(FOLDER.glob("*.jinja"))
+def _file(prompt: str | Path) -> Path:
+    """The file of a prompt of ours, by name, or of a plugin's, by path."""
+    return prompt if isinstance(prompt, Path) else FOLDER / f"{prompt.removesuffix('.jinja')}.jinja"
 
 
 def _fenced(text: str) -> str:
@@ -93,16 +87,17 @@ def _line(text: str, limit: int = 400) -> str:
 
 
 @cache
-def _template(name: str) -> Template:
-    found = _environment().get_template(f"{name.removesuffix('.jinja')}.jinja")
+def _template(name: str | Path) -> Template:
+    file = _file(name)
+    found = _environment(file.parent).get_template(file.name)
     found.globals = dict(found.globals)  # a chain of dicts otherwise, gone through at every rendering
     return found
 
 
 @cache
-def _environment() -> SandboxedEnvironment:
+def _environment(folder: Path) -> SandboxedEnvironment:
     environment = SandboxedEnvironment(
-        loader=FileSystemLoader(FOLDER),
+        loader=FileSystemLoader(folder),
         auto_reload=False,  # else every call looks at the file's time
         undefined=StrictUndefined,
         autoescape=False,

@@ -8,11 +8,9 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-from graft.agents.methods.base import Ask
-from graft.agents.roles.asking import ended, request_for
+from graft.agents.roles.asking import Ask, ended, request_for
 from graft.schemas.calls import CallRequest, Message, Reply
 from graft.schemas.errors import CallFailed, NoPrefill
-from graft.schemas.methods import HarmAugSettings
 from graft.schemas.models import ModelSpec
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Slot
@@ -28,15 +26,22 @@ _NEXT = re.compile(r"(?<!\s)[^\S\n]*+\n\s*+(?:user|instruction)\s*+:", re.IGNORE
 
 
 async def respond(
-    ask: Ask, *, recipe: Recipe, model: ModelSpec, slot: Slot, instruction: str, variant: Kind
+    ask: Ask,
+    *,
+    recipe: Recipe,
+    model: ModelSpec,
+    slot: Slot,
+    instruction: str,
+    variant: Kind,
+    prefix: str = "",
 ) -> tuple[str, str, bool]:
     """The response, the key of its call, and whether the model's turn was begun for it. Raises CallFailed.
 
-    A compliant response begins with the method's `compliance_prefix`; a model that cannot go on with a begun turn
+    A compliant response begins with `prefix`; a model that cannot go on with a begun turn
     (`prefill: none`, or its server cannot) is asked without it.
     """
     plain = _request(recipe, model, slot, instruction, variant)
-    prefix = _prefix(recipe, model) if variant == "compliance" else ""
+    prefix = prefix.strip() if variant == "compliance" and _can_begin(model) else ""
     if prefix:
         begun = _begun(plain, prefix)
         try:
@@ -57,11 +62,9 @@ def _request(recipe: Recipe, model: ModelSpec, slot: Slot, instruction: str, var
     )  # fmt: skip
 
 
-def _prefix(recipe: Recipe, model: ModelSpec) -> str:
-    """How a compliant response is begun; a completion's text can always be."""
-    if not isinstance(recipe.method, HarmAugSettings) or (model.style == "chat" and model.prefill == "none"):
-        return ""
-    return recipe.method.compliance_prefix.strip()
+def _can_begin(model: ModelSpec) -> bool:
+    """Whether the model may go on with a begun turn; a completion's text can always be begun."""
+    return model.style != "chat" or model.prefill != "none"
 
 
 def _begun(request: CallRequest, prefix: str) -> CallRequest:

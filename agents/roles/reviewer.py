@@ -12,8 +12,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-from graft.agents.methods.base import Ask
 from graft.agents.roles.asking import (
+    Ask,
     first_words,
     object_in,
     object_schema,
@@ -40,7 +40,7 @@ COMMENT_CHARS = 200
 
 def by_probabilities(recipe: Recipe, model: ModelSpec, role: Judge) -> bool:
     """Whether this judge answers by label probabilities: as its role says, and an encoder always."""
-    spec = recipe.roles.reviewer if role == "reviewer" else recipe.roles.adjudicator
+    spec = recipe.role(role)
     return recipe.task.labelled and (spec.answer == "logprobs" or model.provider == "encoder")
 
 

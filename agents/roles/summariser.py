@@ -13,11 +13,10 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from graft.agents.methods.base import Ask
 from graft.agents.roles.asking import (
+    Ask,
     cleaned,
     first_words,
-    most_keywords,
     object_in,
     object_schema,
     request_for,
@@ -38,36 +37,38 @@ _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 
-async def prepare_seeds(ask: Ask, recipe: Recipe, seeds: Sequence[Seed]) -> list[Seed]:
-    """The seeds in their order, each with domain, at most `max_keywords` keywords and a summary of at most 30 words.
+async def prepare_seeds(ask: Ask, recipe: Recipe, seeds: Sequence[Seed], *, most: int) -> list[Seed]:
+    """The seeds in their order, each with domain, at most `most` keywords and a summary of at most 30 words.
 
     What a seed has already is kept. Never raises for what a model did; see the module's docstring for fallbacks.
     """
     models = _rotation(recipe)
-    return list(await asyncio.gather(*(_prepared(ask, recipe, seed, models, i) for i, seed in enumerate(seeds))))
+    return list(await asyncio.gather(*(_prepared(ask, recipe, seed, models, i, most) for i, seed in enumerate(seeds))))
 
 
-async def summarise(ask: Ask, recipe: Recipe, candidate: Candidate) -> Seed:
+async def summarise(ask: Ask, recipe: Recipe, candidate: Candidate, *, most: int) -> Seed:
     """An accepted row as an exemplar of the next round: its own keywords, and a summary by any model of the pool."""
     models = _rotation(recipe)
     seed = Seed.of(candidate.text, candidate.label, candidate.response)
     model = models[int(stable_hash(seed.id), 16) % len(models)]
     summary = candidate.summary or await _summary(ask, recipe, seed, model)
-    keywords = candidate.keywords or fallback_keywords(recipe, seed.text)
+    keywords = candidate.keywords or fallback_keywords(seed.text, most)
     return seed.model_copy(update={"keywords": keywords, "summary": summary})
 
 
-def fallback_keywords(recipe: Recipe, text: str) -> tuple[str, ...]:
+def fallback_keywords(text: str, most: int) -> tuple[str, ...]:
     """The first distinct words of five letters or more: what stands in where no model gave keywords."""
     words = dict.fromkeys(word.casefold() for word in re.findall(r"[^\W\d_]{5,}", text))
-    return tuple(words)[: most_keywords(recipe)]
+    return tuple(words)[:most]
 
 
-async def _prepared(ask: Ask, recipe: Recipe, seed: Seed, models: Sequence[ModelSpec], place: int) -> Seed:
+async def _prepared(ask: Ask, recipe: Recipe, seed: Seed, models: Sequence[ModelSpec], place: int, most: int) -> Seed:
     """One seed; its three questions go to three neighbours in the rotation."""
     turn = [models[(place + step) % len(models)] for step in range(3)]
     label, keywords, summary = await asyncio.gather(
-        _domain(ask, recipe, seed, turn[0]), _keywords(ask, recipe, seed, turn[1]), _summary(ask, recipe, seed, turn[2])
+        _domain(ask, recipe, seed, turn[0]),
+        _keywords(ask, recipe, seed, turn[1], most),
+        _summary(ask, recipe, seed, turn[2]),
     )
     return seed.model_copy(update={"label": label, "keywords": keywords, "summary": summary})
 
@@ -89,21 +90,19 @@ async def _domain(ask: Ask, recipe: Recipe, seed: Seed, model: ModelSpec) -> str
     return await _asked(ask, recipe, seed, model, "domain", {"domain": domain}, 24, read, "", labels=labels)
 
 
-async def _keywords(ask: Ask, recipe: Recipe, seed: Seed, model: ModelSpec) -> tuple[str, ...]:
+async def _keywords(ask: Ask, recipe: Recipe, seed: Seed, model: ModelSpec, most: int) -> tuple[str, ...]:
     if seed.keywords:
         return seed.keywords
 
     def read(reply: Reply) -> tuple[str, ...]:
-        found = tuple(keywords_in(reply, model)[: most_keywords(recipe)])
+        found = tuple(keywords_in(reply, model)[:most])
         if not found:
             raise unmet(model, "gave no keyword", reply)
         return found
 
-    words = {"type": "array", "items": short_string(model, 60), "minItems": 1, "maxItems": most_keywords(recipe)}
-    spare = fallback_keywords(recipe, seed.text)
-    return await _asked(
-        ask, recipe, seed, model, "keywords", {"keywords": words}, 96, read, spare, most=most_keywords(recipe)
-    )
+    words = {"type": "array", "items": short_string(model, 60), "minItems": 1, "maxItems": most}
+    spare = fallback_keywords(seed.text, most)
+    return await _asked(ask, recipe, seed, model, "keywords", {"keywords": words}, 96, read, spare, most=most)
 
 
 async def _summary(ask: Ask, recipe: Recipe, seed: Seed, model: ModelSpec) -> str:

@@ -5,16 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from graft.agents.methods import report_of
 from graft.dashboard.figures import Rows, rows_of
 from graft.dashboard.figures.datasets import runs
-from graft.data.mixing import GuardReport, MixReport, method_report
+from graft.schemas.sections import Section
 
 if TYPE_CHECKING:
     from graft.data.lake import Lake
     from graft.schemas.datasets import DatasetVersion
-
-MIXING = ("promptmix", "harmaug")
-"""Methods that have figures of their own."""
 
 
 @dataclass(frozen=True)
@@ -24,14 +22,14 @@ class JudgementFigures:
     `relabels`: intended, label, rows, share (of the version's rows that were meant as `intended`).
     `labels`: label, candidates, adjudicated, overturned, and the shares adjudicated_share, overturned_share.
     `scores`: start, end, status, rows: candidates by the reviewers' mean, 0 to 10.
-    `reports`: (run id, report) of PromptMix's and HarmAug's runs.
+    `reports`: (run id, section) of the runs whose method has figures of its own.
     """
 
     relabels: Rows
     meant: int
     labels: Rows
     scores: Rows
-    reports: tuple[tuple[str, MixReport | GuardReport], ...]
+    reports: tuple[tuple[str, Section], ...]
 
 
 def judged(lake: Lake, found: DatasetVersion) -> JudgementFigures:
@@ -45,7 +43,9 @@ def judged(lake: Lake, found: DatasetVersion) -> JudgementFigures:
         labels=adjudicated(lake, of_runs),
         scores=scores(lake, of_runs),
         reports=tuple(
-            (run_id, report) for run_id in of_runs if _mixes(lake, run_id) and (report := method_report(lake, run_id))
+            (run_id, report)
+            for run_id in of_runs
+            if (run := lake.run(run_id)) and (report := report_of(run, lake.query))
         ),
     )
 
@@ -80,9 +80,3 @@ def scores(lake: Lake, run_ids: list[str]) -> Rows:
         FROM lake.candidates WHERE list_contains(?::VARCHAR[], run_id) AND mean IS NOT NULL
         GROUP BY ALL ORDER BY start, status"""
     return rows_of(lake, query, [run_ids])
-
-
-def _mixes(lake: Lake, run_id: str) -> bool:
-    run = lake.run(run_id)
-    method = run.recipe.get("method") if run else None
-    return isinstance(method, dict) and method.get("kind") in MIXING

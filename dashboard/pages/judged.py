@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
@@ -16,13 +17,11 @@ from graft.dashboard.figures import judged as figures
 from graft.dashboard.pages.datasets import rows_link
 from graft.dashboard.parts import Part
 from graft.dashboard.show import shown
-from graft.data.mixing import GuardReport, MixReport, told
 from graft.data.versions import version
 from graft.schemas.datasets import DatasetVersion
-from graft.schemas.sections import Column, Table
+from graft.schemas.sections import Column, Section, Table
 
 if TYPE_CHECKING:
-    from graft.data.mixing import Mixed
     from graft.data.quality.model import Reviews
 
 MOST = 24
@@ -51,23 +50,22 @@ def judged_part(context: PageContext, found: DatasetVersion, patience_s: float =
     report = context.reports.of(found, patience_s)
     section = {one.name: one for one in sections(report)}["reviews"] if report else None
     held = report.reviews if report else None
-    mixes, guards = _reports(counted, MixReport), _reports(counted, GuardReport)
+    made = _reports(counted)
     return Part(
         tables=(
             _reviewers_table(held),
             _bias_table(held),
             _adjudicated_table(counted),
             _pairs_table(found, counted),
-            *(_mix_table(number, run_id, one) for number, (run_id, one) in enumerate(mixes)),
-            *(_guard_table(number, run_id, one) for number, (run_id, one) in enumerate(guards)),
+            *(table for _, one in made for table in one.tables),
         ),
         values={
             "reviews_section": section,
             "reviews": held,
             "counted": counted,
             "relabelled_rows": sum(row["rows"] for row in counted.relabels) if counted else 0,
-            "mixes": [(f"mix{number}", run_id, told(one)) for number, (run_id, one) in enumerate(mixes)],
-            "guards": [(f"guard{number}", run_id, told(one)) for number, (run_id, one) in enumerate(guards)],
+            "made": made,
+            "drawn": [table.name for _, one in made for table in one.tables if _drawable(table)],
         },
         ready=report is not None and counted is not None,
     )
@@ -77,8 +75,12 @@ def _judged(context: PageContext, found: DatasetVersion, patience_s: float = 0.5
     return context.reports.made(("judged", found.ref), lambda lake: figures.judged(lake, found), patience_s)
 
 
-def _reports(counted: figures.JudgementFigures | None, kind: type[Any]) -> list[tuple[str, Any]]:
-    return [(run_id, one) for run_id, one in (counted.reports if counted else ()) if isinstance(one, kind)]
+def _reports(counted: figures.JudgementFigures | None) -> list[tuple[str, Section]]:
+    """Runs and what their methods tell of them; the names of its tables are made unique on the page."""
+    return [
+        (run_id, replace(one, tables=tuple(replace(table, name=f"{table.name}{number}") for table in one.tables)))
+        for number, (run_id, one) in enumerate(counted.reports if counted else ())
+    ]
 
 
 def _reviewers_table(held: Reviews | None) -> Table:
@@ -139,40 +141,6 @@ def _pairs_table(found: DatasetVersion, counted: figures.JudgementFigures | None
     return Table("relabelled", "Relabelled rows", columns, rows, note=note)
 
 
-def _mix_table(number: int, run_id: str, report: MixReport) -> Table:
-    rows = [_mix_row(one) for one in (*report.by_alpha, report.all)]
-    return Table(f"mix{number}", f"By alpha, run {run_id}", _MIX, rows, note="shares are of the labelled texts")
-
-
-_MIX = (
-    Column("name", "alpha"), Column("judged", "judged", "number"), Column("labelled", "got a label", "share"),
-    Column("agreement", "as intended", "share", bar=True), Column("relabelled", "relabelled", "share"),
-    Column("partner", "to the partner", "share"), Column("others", "to another", "share"),
-    Column("near", "near a boundary", "share"), Column("near_pair", "near the one meant", "share"),
-)  # fmt: skip
-
-
-def _mix_row(one: Mixed) -> dict[str, Any]:
-    return {
-        "name": one.name, "judged": one.judged, "labelled": None if one.no_label is None else 1 - one.no_label,
-        "agreement": one.agreement, "relabelled": one.relabelled, "partner": one.share(one.to_partner),
-        "others": one.share(one.to_others), "near": one.share(one.near), "near_pair": one.share(one.near_pair),
-    }  # fmt: skip
-
-
-def _guard_table(number: int, run_id: str, report: GuardReport) -> Table:
-    rows = [
-        {"side": one.side, "variant": one.variant, "rows": one.rows, "harmful": one.harmful / one.rows,
-         "mean_score": one.mean_score}
-        for one in report.scored
-    ]  # fmt: skip
-    columns = (
-        Column("side", "meant"), Column("variant", "response"), Column("rows", "rows", "number"),
-        Column("harmful", "labelled harmful", "share", bar=True), Column("mean_score", "mean score", "number", 2),
-    )  # fmt: skip
-    return Table(f"guard{number}", f"As meant and as labelled, run {run_id}", columns, rows)
-
-
 def draw_bias(context: PageContext, given: Mapping[str, str]) -> Spec | None:
     """`of`: the version. Each judge's offset on each label beyond its own; the labels where judges differ most."""
     report = context.reports.of(version(context.lake, given.get("of", "")))
@@ -222,39 +190,40 @@ def _busiest(pairs: Sequence[Mapping[str, Any]]) -> list[str]:
     return sorted(name for name, _ in sorted(seen.items(), key=lambda one: (-one[1], one[0]))[:MOST])
 
 
-def draw_alpha(context: PageContext, given: Mapping[str, str]) -> Spec | None:
-    """`of`: the version; `run`: a run of PromptMix. What became of texts by their share of the first class."""
-    report = _report_of(context, given, MixReport)
-    if report is None or len(report.by_alpha) < 2:
-        return None
-    rows = [
-        {"alpha": float(one.name), "share": share, "what": what}
-        for one in report.by_alpha for what, share in _became(one) if share is not None
-    ]  # fmt: skip
-    return lines(rows, x="alpha", y="share", part="what", x_title="alpha: share of the first class", y_title="share")
+def draw_method(context: PageContext, given: Mapping[str, str]) -> Spec | None:
+    """`of`: the version; `table`: the name of a table of its methods' own reports, which `_drawable` lets through.
 
-
-def _became(one: Mixed) -> tuple[tuple[str, float | None], ...]:
-    """What became of mixed texts, in words and shares."""
-    return (
-        ("as intended", one.agreement), ("to the partner", one.share(one.to_partner)),
-        ("to another", one.share(one.to_others)), ("near a boundary", one.share(one.near)), ("no label", one.no_label),
-    )  # fmt: skip
-
-
-def draw_guard(context: PageContext, given: Mapping[str, str]) -> Spec | None:
-    """`of`: the version; `run`: a run of HarmAug. Share labelled harmful, by what was meant and the response."""
-    report = _report_of(context, given, GuardReport)
-    rows = [
-        {"what": f"{one.side} · {one.variant}", "share": one.harmful / one.rows}
-        for one in (report.scored if report else ())
-    ]  # fmt: skip
-    return roomy(shares(rows, category="what", value="share", title="labelled harmful"), left=24) if rows else None
-
-
-def _report_of(context: PageContext, given: Mapping[str, str], kind: type[Any]) -> Any:
+    Shares by the number in its first column as lines, or its bar column as bars.
+    """
     counted = _judged(context, version(context.lake, given.get("of", "")))
-    return dict(_reports(counted, kind)).get(given.get("run", ""))
+    found = [table for _, one in _reports(counted) for table in one.tables if table.name == given.get("table", "")]
+    if not found or not _drawable(found[0]):
+        return None
+    table, (x, *_) = found[0], found[0].columns
+    steps = [row for row in table.rows if _number(row[x.key]) is not None]
+    if len(steps) >= 2:
+        rows = [
+            {"x": _number(row[x.key]), "share": row[column.key], "what": column.title}
+            for row in steps for column in table.columns if column.kind == "share" and row[column.key] is not None
+        ]  # fmt: skip
+        return lines(rows, x="x", y="share", part="what", x_title=x.title, y_title="share")
+    bar = next(column for column in table.columns if column.bar)
+    words = [column.key for column in table.columns if column.kind == "text"]
+    rows = [{"what": " · ".join(str(row[key]) for key in words), "share": row[bar.key]} for row in table.rows]
+    return roomy(shares(rows, category="what", value="share", title=bar.title), left=24) if rows else None
+
+
+def _drawable(table: Table) -> bool:
+    """Whether a method's table is drawn as well: if it has a bar."""
+    return any(column.bar for column in table.columns)
+
+
+def _number(value: Any) -> float | None:
+    """A cell as a number, or None for words such as "all"."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
 
 
 PAGES = (Page("/datasets/{ref}/reviews", "reviews", reviews, tab="Reviews"),)
@@ -262,6 +231,5 @@ CHARTS = (
     Chart("bias", "offset of each judge on each label", draw_bias),
     Chart("scores", "candidates by the mean of their scores and how they ended", draw_scores),
     Chart("relabelled", "rows by intended and given label", draw_relabelled),
-    Chart("alpha", "agreement and relabelling by alpha", draw_alpha),
-    Chart("harmful", "share labelled harmful by what was meant", draw_guard),
+    Chart("method", "what a method counts of its own runs", draw_method),
 )

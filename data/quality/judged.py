@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from graft.data.lake import Lake
 
 ALPHA_ROWS = 10_000
-SCORED = "role IN ('reviewer', 'labeler', 'guard') AND mean IS NOT NULL"
-_PANEL = "list_filter(reviews, lambda r: r.role IN ('reviewer', 'labeler', 'guard') AND r.mean IS NOT NULL)"
+SCORED = "role <> 'adjudicator' AND mean IS NOT NULL"
+_PANEL = "list_filter(reviews, lambda r: r.role <> 'adjudicator' AND r.mean IS NOT NULL)"
 PANEL = (
     f"""CASE WHEN len(list_distinct([r.model for r in {_PANEL}])) > 1 THEN list_avg([r.mean for r in {_PANEL}]) END"""
 )
@@ -114,7 +114,7 @@ _FLAGS = (
     "SELECT hash(unit, flag) AS unit, any_value(pick) AS pick, model,"
     f" max(CAST(json_extract_string(flags, {pointer('flag')}) AS DOUBLE)) AS value"
     " FROM (SELECT unit, pick, model, flags, unnest(json_keys(flags)) AS flag FROM {table}"
-    "       WHERE role IN ('reviewer', 'labeler', 'guard') AND flags <> '{{}}') GROUP BY unit, flag, model"
+    "       WHERE role <> 'adjudicator' AND flags <> '{{}}') GROUP BY unit, flag, model"
 )
 """(unit, pick, model, value): what one model said of one unit."""
 

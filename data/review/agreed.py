@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 from graft.data.edits import DECISIONS
 from graft.data.quality.judged import alpha_of
 from graft.data.review.model import REJECTED, AgainstPeople, Agreement, Difference, Judge, Pair
+from graft.schemas.binding import least_scores
 
 if TYPE_CHECKING:
     from graft.data.lake import Lake
 
 DIGITS = 6
 SHOWN = 1_000
-TAU = 8.0
-"""The minimum mean that passes a reviewer if the run's recipe has no tau."""
 
 _STANDING = """
     standing AS MATERIALIZED (
@@ -91,8 +90,6 @@ def _alpha(rows: list[dict[str, Any]]) -> tuple[float | None, str]:
     return alpha_of(answers, "nominal")
 
 
-_TAU = f"""coalesce(CAST(coalesce(json_extract_string(recipe, '$.method.tau'),
-    json_extract_string(recipe, '$.method.review.tau')) AS DOUBLE), {TAU})"""
 _JUDGES = f"""
     WITH {_STANDING},
     people AS MATERIALIZED (
@@ -100,7 +97,7 @@ _JUDGES = f"""
                arg_max(action, ("at", id)) FILTER (action IN ('accept', 'reject')) AS verdict
         FROM standing GROUP BY row_id),
     made AS MATERIALIZED (
-        SELECT c.run_id, c.candidate_id, c.status, c.route, c.label, c.reviews, c.gates, {_TAU} AS tau,
+        SELECT c.run_id, c.candidate_id, c.status, c.route, c.label, c.reviews, c.gates, LEAST_SCORE AS tau,
                coalesce(p.label, c.label) = c.label
                AND CASE WHEN p.verdict IS NULL THEN c.status = 'accepted' ELSE p.verdict = 'accept' END AS stands
         FROM people p JOIN lake.candidates c USING (candidate_id) JOIN lake.runs r ON r.id = c.run_id
@@ -133,7 +130,7 @@ def against_people(lake: Lake, dataset: str) -> AgainstPeople:
     """
     from graft.data.audits.base import wilson
 
-    rows = lake.sql(_JUDGES, [dataset, list(DECISIONS)]).to_pylist()
+    rows = lake.sql(_JUDGES.replace("LEAST_SCORE", least_scores()), [dataset, list(DECISIONS)]).to_pylist()
     counts = ("accepted", "agreed", "false_accepts", "false_rejects")
     return AgainstPeople(
         rows=rows[0]["decided"] if rows else 0,

@@ -11,7 +11,6 @@ from graft.schemas.datasets import SplitName
 from graft.schemas.versions import Edit
 
 QueueRule = Literal["disagreement", "margin", "random", "gate", "query"]
-JudgeKind = Literal["reviewer", "labeler", "adjudicator", "guard", "gate", "decision"]
 
 REJECTED = "reject"
 """The name of a rejection in the agreement figures."""
@@ -107,7 +106,7 @@ class Judge(Value):
     stand; a false reject is a row that it rejected and that stands.
     """
 
-    kind: JudgeKind
+    kind: str = Field(description="a role, gate or decision")
     name: str = Field(description="model or gate; for the final decision its route")
     rows: int
     accepted: int

@@ -10,13 +10,12 @@ from graft.data.quality.words import ratio, rounded
 from graft.data.spending.model import ModelUse, Worth
 from graft.data.spending.models import by_model
 from graft.data.spending.scope import Filters, Params, candidates, each, params, rows
+from graft.schemas.binding import LEAST_SCORE, least_scores, writing_roles
 from graft.schemas.decisions import codes_of
-from graft.schemas.methods import GraSettings
 
 if TYPE_CHECKING:
     from graft.data.lake import Lake
 
-WRITERS = ("generator", "responder")
 JUDGED = ("low_mean", "agreed", "adjudicated")
 """Routes that end by a candidate's scores; a gate or a failure is unrelated to the judges."""
 TOLERANCE = 1e-9
@@ -24,7 +23,7 @@ TOLERANCE = 1e-9
 
 
 def worth(lake: Lake, uses: Sequence[ModelUse] | None = None, **filters: Unpack[Filters]) -> list[Worth]:
-    """Writers (generator, responder) by yield, then judges (reviewer, adjudicator, labeler, guard) by role and model.
+    """Writers (such as the generator) by yield, then judges (such as a reviewer) by role and model.
 
     A judgement is a score above or below the run's tau, or a label; the decision agrees with it if the row was
     accepted, rejected or labelled accordingly. `uses` is the result of `by_model` for the same filters, if available.
@@ -45,7 +44,7 @@ def _writers(lake: Lake, filters: Filters, given: Params, prices: Prices) -> lis
 
     parts = " UNION ALL ".join(
         f"SELECT '{role}' AS role, json_extract_string(models, '$.{role}') AS model, status, code FROM made"
-        for role in WRITERS
+        for role in writing_roles()
     )
     query = f"""
         WITH made AS MATERIALIZED ({candidates(filters, "models, status, code")})
@@ -75,7 +74,7 @@ def _judges(lake: Lake, filters: Filters, given: Params, prices: Prices) -> list
             SELECT c.*, coalesce(tau, $5) - {TOLERANCE} AS tau,
                    CASE WHEN list_contains($6::VARCHAR[], route) THEN accepted::VARCHAR END AS ended
             FROM ({candidates(filters, columns)}) c LEFT JOIN
-            (SELECT id AS run_id, CAST(json_extract_string(recipe, '$.method.tau') AS DOUBLE) AS tau FROM lake.runs)
+            (SELECT id AS run_id, {least_scores()} AS tau FROM lake.runs)
             USING (run_id)),
         votes AS (SELECT panel, given, ended, [{{'model': r.model, 'role': r.role, 'mean': r.mean,
             'failed': r.failure <> '', 'label': r.stage = 'label', 'said': {said}}} for r in reviews] AS votes
@@ -89,8 +88,7 @@ def _judges(lake: Lake, filters: Filters, given: Params, prices: Prices) -> list
                avg(mean - panel) FILTER ({SCORED}) AS severity, avg(agrees::INT) AS agrees,
                sum(list_sum(others::INT[])) AS same, sum(list_count(others)) AS others
         FROM judged GROUP BY role, model ORDER BY role, model"""
-    tau = GraSettings.model_fields["tau"].default
-    return [_judge(row, prices) for row in rows(lake, query, [*given, tau, list(JUDGED)])]
+    return [_judge(row, prices) for row in rows(lake, query, [*given, LEAST_SCORE, list(JUDGED)])]
 
 
 def _judge(row: dict[str, Any], prices: Prices) -> Worth:

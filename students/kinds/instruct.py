@@ -11,7 +11,7 @@ from graft.data.lake import Lake
 from graft.data.versions import rows as version_rows
 from graft.schemas.datasets import DatasetVersion
 from graft.schemas.errors import GraftError
-from graft.schemas.methods import GraSettings
+from graft.schemas.kinds import METHODS
 from graft.schemas.rows import Candidate
 from graft.schemas.sections import Column, Table
 from graft.students.instruct.data import Pair, Turn, pairs_of, rationale_of
@@ -32,8 +32,8 @@ class Instruct(StudentKind):
                 "an instruction student is judged on the version's own rows: it takes no test file",
                 where="--test", fix="leave it out",
             )  # fmt: skip
-        lake, found, method = asked.lake, asked.version, asked.recipe.method
-        train, other = _split(lake, found, method.tau if isinstance(method, GraSettings) else GraSettings().tau)
+        lake, found = asked.lake, asked.version
+        train, other = _split(lake, found, METHODS.get(asked.recipe.method.kind).least_accepted(asked.recipe))
         seeds = [Turn(seed.text, seed.response) for seed in lake.seeds(asked.run.id) if seed.response]
         report = train_instruct_student(
             [*train.turns, *seeds], train.pairs, Held(other.turns, other.pairs), settings=asked.settings,

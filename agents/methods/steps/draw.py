@@ -7,13 +7,25 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pydantic import Field
+
 from graft.agents.methods.base import Drawn, Place
-from graft.schemas.base import stable_hash
+from graft.schemas.base import Value, stable_hash
 from graft.schemas.errors import GraftError
-from graft.schemas.methods import GraSettings
 from graft.schemas.models import ModelSpec
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Slot, Steer
+
+
+class Committee(Value):
+    """Reviewers and adjudicator (GRA, arXiv 2504.12322): how many, and by which rule they decide."""
+
+    reviewers: int = Field(default=3, ge=1, le=16, description="size of the review committee, N_R")
+    tau: float = Field(default=8.0, ge=0, le=10, description="least mean score that can be accepted")
+    delta: float = Field(
+        default=1.5, ge=0, le=10, description="population standard deviation above which to adjudicate"
+    )
+    early_exit: bool = Field(default=True, description="stop asking reviewers once the outcome is settled")
 
 
 @dataclass(frozen=True)
@@ -69,15 +81,7 @@ def draw_model(recipe: Recipe, slot: Slot, role: str) -> ModelSpec:
     return random.Random(f"{role}-{slot.seed}").choice(pool_of(recipe, role))
 
 
-def gra_of(recipe: Recipe) -> GraSettings:
-    """The settings by which reviewers and adjudicator work: the method's own, or those of its review."""
-    method = recipe.method
-    if isinstance(method, GraSettings):
-        return method
-    return getattr(method, "review", None) or GraSettings()
-
-
-def draw_roles(recipe: Recipe, slot: Slot) -> Roles:
+def draw_roles(recipe: Recipe, slot: Slot, committee: Committee) -> Roles:
     """Generator, reviewers and adjudicator, uniformly and without overlap where the pools allow it (GRA section 3).
 
     Where they do not, unused models come first, then those used least. Raises GraftError where a role has no model.
@@ -85,7 +89,7 @@ def draw_roles(recipe: Recipe, slot: Slot) -> Roles:
     rng = random.Random(f"roles-{slot.seed}")
     generator = rng.choice(pool_of(recipe, "generator"))
     jurors, judges = _shuffled(rng, pool_of(recipe, "reviewer")), _shuffled(rng, pool_of(recipe, "adjudicator"))
-    size = reviewer_count(recipe)
+    size = reviewer_count(recipe, committee)
     free = _apart(generator, jurors, judges, size)
     if free:
         reviewers = [model for model in jurors if model not in (generator, free[0])][:size]
@@ -101,35 +105,15 @@ def draw_roles(recipe: Recipe, slot: Slot) -> Roles:
     return Roles(generator, tuple(reviewers), adjudicator)
 
 
-def reviewer_count(recipe: Recipe) -> int:
+def reviewer_count(recipe: Recipe, committee: Committee) -> int:
     """How many reviewers a slot has: as set, but no more than the models that can give different judgements.
 
     A second judgement by probabilities, or at temperature 0, would repeat the first; by sampled scores it would not.
     """
-    wanted = gra_of(recipe).reviewers
     pool = pool_of(recipe, "reviewer")
     if any(_can_repeat(recipe, model) for model in pool):
-        return wanted
-    return min(wanted, len(pool))
-
-
-def sharing(recipe: Recipe) -> str:
-    """One sentence for people: whether roles share models, and whether the committee is smaller than asked for."""
-    jurors, judges, size = pool_of(recipe, "reviewer"), pool_of(recipe, "adjudicator"), reviewer_count(recipe)
-    generators = pool_of(recipe, "generator")
-    apart = all(_apart(generator, jurors, judges, size) for generator in generators)
-    count = len({model.name for model in (*generators, *jurors, *judges)})
-    people = f"{size} reviewer{'s' if size != 1 else ''}"
-    who = f"the generator, {people} and the adjudicator of a row"
-    if apart:
-        said = f"No model plays two roles for one row: {who} are drawn from {count} models without overlap"
-    else:
-        named = f"{count} model{'s' if count != 1 else ''}"
-        said = f"Roles share models: {who} are drawn from {named}, too few to differ always, each with its own prompt"
-    wanted = gra_of(recipe).reviewers
-    if size < wanted:
-        said += f"; {wanted} reviewers were asked for, but another one would only repeat a judgement"
-    return said + "."
+        return committee.reviewers
+    return min(committee.reviewers, len(pool))
 
 
 def _apart(
@@ -142,7 +126,7 @@ def _apart(
 
 def pool_of(recipe: Recipe, role: str) -> list[ModelSpec]:
     """The models that may play a role; one that writes is never an encoder. Raises GraftError where there is none."""
-    writes = role in ("generator", "responder") or not recipe.task.labelled
+    writes = recipe.writes(role) or not recipe.task.labelled
     models = [model for model in recipe.models_for(role) if not (writes and model.provider == "encoder")]
     if not models:
         raise GraftError(
@@ -153,8 +137,9 @@ def pool_of(recipe: Recipe, role: str) -> list[ModelSpec]:
 
 
 def _can_repeat(recipe: Recipe, model: ModelSpec) -> bool:
-    by_scores = not recipe.task.labelled or recipe.roles.reviewer.answer == "scores"
-    return by_scores and model.provider != "encoder" and recipe.roles.reviewer.temperature > 0
+    spec = recipe.role("reviewer")
+    by_scores = not recipe.task.labelled or spec.answer == "scores"
+    return by_scores and model.provider != "encoder" and spec.temperature > 0
 
 
 def _shuffled(rng: random.Random, models: Sequence[ModelSpec]) -> list[ModelSpec]:

@@ -11,61 +11,70 @@ import random
 from collections.abc import Sequence
 from typing import Literal
 
+from pydantic import Field
+
 from graft.agents.methods.base import Context
-from graft.agents.methods.draft import Draft, soft_label
-from graft.agents.methods.draw import Roles
+from graft.agents.methods.steps.draft import Draft, soft_label
+from graft.agents.methods.steps.draw import Roles
 from graft.agents.roles.labeler import Giver, is_vote, label_text, nearest_labels
-from graft.schemas.errors import GraftError
-from graft.schemas.methods import PromptMixSettings
+from graft.schemas.base import Value
 from graft.schemas.models import ModelSpec
-from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Labelling, Review
 from graft.schemas.tasks.base import Label
 
 TIE = 1e-9
 
 
-def mixing(recipe: Recipe) -> PromptMixSettings:
-    """The recipe's PromptMix settings. Raises GraftError where it has another method."""
-    if not isinstance(recipe.method, PromptMixSettings):
-        raise GraftError(f"recipe asks for {recipe.method.kind}", where="method.kind", fix="use kind: promptmix")
-    return recipe.method
+class Relabelling(Value):
+    """Who gives texts their labels, and among which they choose."""
+
+    relabel: Literal["labeler", "panel", "off"] = Field(
+        default="labeler", description="by the labeler role, by GRA's reviewers and adjudicator, or not at all"
+    )
+    labelers: int = Field(
+        default=3, ge=1, le=16, description="labelers asked for one text, as far as the role has models"
+    )
+    nearest_classes: int = Field(default=5, ge=2, description="classes that a labeler chooses among, at most")
+    min_probability: float = Field(
+        default=0.0, ge=0, lt=1, description="least mean probability of a label; below it the text has no label"
+    )
+    no_label: Literal["reject", "adjudicate"] = Field(
+        default="reject", description="what becomes of a text whose labelers gave no label of the set"
+    )
 
 
-async def choices(context: Context, text: str, also: str = "") -> tuple[Label, ...]:
-    """The classes that judges choose among for a text, nearest first; `also` is one of them in any case."""
+async def choices(context: Context, text: str, most: int, also: str = "") -> tuple[Label, ...]:
+    """The `most` classes that judges choose among for a text, nearest first; `also` is one of them in any case."""
     recipe = context.recipe
-    most = mixing(recipe).nearest_classes
     names = await nearest_labels(context.ask, recipe=recipe, seeds=context.seeds, text=text, most=most)
     if also and also not in names:
         names = (*names[: most - 1], also)
     return tuple(recipe.task.category(name) for name in names)
 
 
-async def relabel(draft: Draft, roles: Roles, labels: Sequence[Label]) -> Labelling:
+async def relabel(draft: Draft, roles: Roles, settings: Relabelling, labels: Sequence[Label]) -> Labelling:
     """The label that the labelers (or the panel) give the draft's text; its reviews join the draft's."""
-    settings = mixing(draft.context.recipe)
+    least = settings.min_probability
     names = [label.name for label in labels]
     if settings.relabel == "panel":
         reviews = await _ask(draft, list(roles.reviewers), "reviewer", names)
         given = [review.answer for review in reviews if review.answer in names]
         if len(set(given)) == 1 and len(given) == len(reviews):
-            return _combined(draft, reviews, names, "panel")
+            return _combined(draft, reviews, names, "panel", least)
         reviews += await _ask(draft, [roles.adjudicator], "adjudicator", names)
-        return _combined(draft, reviews, names, "adjudicator", decides=reviews[-1])
-    reviews = await _ask(draft, _labelers(draft), "labeler", names)
-    labelling = _combined(draft, reviews, names, "labeler")
+        return _combined(draft, reviews, names, "adjudicator", least, decides=reviews[-1])
+    reviews = await _ask(draft, _labelers(draft, settings.labelers), "labeler", names)
+    labelling = _combined(draft, reviews, names, "labeler", least)
     if not labelling.label and settings.no_label == "adjudicate":
         reviews += await _ask(draft, [roles.adjudicator], "adjudicator", names)
-        labelling = _combined(draft, reviews, names, "adjudicator", decides=reviews[-1])
+        labelling = _combined(draft, reviews, names, "adjudicator", least, decides=reviews[-1])
     return labelling
 
 
-def _labelers(draft: Draft) -> list[ModelSpec]:
-    recipe = draft.context.recipe
-    pool = list(recipe.models_for("labeler"))
+def _labelers(draft: Draft, most: int) -> list[ModelSpec]:
+    pool = list(draft.context.recipe.models_for("labeler"))
     rng = random.Random(f"labelers-{draft.slot.seed}")
-    return rng.sample(pool, min(mixing(recipe).labelers, len(pool)))
+    return rng.sample(pool, min(most, len(pool)))
 
 
 async def _ask(draft: Draft, models: Sequence[ModelSpec], role: Giver, names: Sequence[str]) -> list[Review]:
@@ -94,12 +103,13 @@ def _combined(
     draft: Draft,
     reviews: Sequence[Review],
     names: Sequence[str],
-    by: Literal["labeler", "panel", "adjudicator"],
+    by: str,
+    least: float,
     decides: Review | None = None,
 ) -> Labelling:
     """The mean distribution over those that gave a label, and its best label; or the label of the one that decides.
 
-    There is none where the first two are exactly even, as votes may be, or the first is under `min_probability`.
+    There is none where the first two are exactly even, as votes may be, or the first is under `least`.
     """
     said = {review.model: review for review in reviews if review.answer in names and review.distribution}
     given = list(said.values())  # a model in two roles counts once, as the one that was asked last
@@ -107,7 +117,7 @@ def _combined(
     ranked = sorted(mean, key=lambda name: (-mean[name], names.index(name)))
     label = ranked[0] if ranked else ""
     even = len(ranked) > 1 and mean[ranked[0]] - mean[ranked[1]] <= TIE
-    if even or (ranked and mean[ranked[0]] < mixing(draft.context.recipe).min_probability):
+    if even or (ranked and mean[ranked[0]] < least):
         label = ""
     if decides is not None:
         label = decides.answer if decides.answer in names else ""

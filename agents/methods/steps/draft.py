@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pydantic import JsonValue
+
 from graft.agents.methods.base import Context
 from graft.schemas.base import stable_hash
 from graft.schemas.errors import BudgetExhausted, CallFailed
@@ -29,7 +31,10 @@ REDACTED = "redacted"
 
 @dataclass
 class Draft:
-    """What is known of a candidate when a step ends it. `label` is the slot's until a labelling says otherwise."""
+    """What is known of a candidate when a step ends it. `label` is the slot's until a labelling says otherwise.
+
+    `risky`: the text may be harmful whatever label it gets, so that the row is restricted.
+    """
 
     slot: Slot
     context: Context
@@ -40,7 +45,8 @@ class Draft:
     label: str = ""
     labelling: Labelling | None = None
     soft_label: dict[str, float] = field(default_factory=dict)
-    prefilled: bool | None = None
+    notes: dict[str, JsonValue] = field(default_factory=dict)
+    risky: bool = False
     reviews: list[Review] = field(default_factory=list)
     gates: list[GateResult] = field(default_factory=list)
 
@@ -115,13 +121,13 @@ def code_of(review: Review) -> str:
 def candidate(draft: Draft, ended: Decision) -> Candidate:
     """The decided candidate; its id follows from the slot's."""
     slot, task = draft.slot, draft.context.recipe.task
-    risky = task.has_restricted and slot.aim is not None and slot.aim.side != "benign"
+    risky = task.has_restricted and draft.risky
     given = [review.distribution for review in draft.reviews if review.distribution]
     return Candidate(
         id="c_" + stable_hash(slot.id), slot=slot, text=draft.text, response=draft.response,
         label=draft.label, intended_label=slot.label, keywords=draft.keywords, models=draft.models,
         reviews=tuple(draft.reviews), gates=tuple(draft.gates), decision=ended,
-        soft_label=draft.soft_label or soft_label(given), labelling=draft.labelling, prefilled=draft.prefilled,
+        soft_label=draft.soft_label or soft_label(given), labelling=draft.labelling, notes=draft.notes,
         restricted=risky or task.restricts(slot.label) or task.restricts(draft.label),
     )  # fmt: skip
 

@@ -10,11 +10,10 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from graft.agents.methods.decide import decide, mean_of, passes, settled, spread_of
-from graft.agents.methods.draft import Draft, code_of, decision, failure
-from graft.agents.methods.draw import Roles
+from graft.agents.methods.steps.decide import decide, mean_of, passes, settled, spread_of
+from graft.agents.methods.steps.draft import Draft, code_of, decision, failure
+from graft.agents.methods.steps.draw import Committee, Roles
 from graft.agents.roles import adjudicator, reviewer
-from graft.schemas.methods import GraSettings
 from graft.schemas.models import ModelSpec
 from graft.schemas.rows import Decision, Review
 from graft.schemas.tasks.base import Label
@@ -27,7 +26,7 @@ Adjudicate = Callable[[Sequence[Review]], Awaitable[Review]]
 
 
 async def review_label(
-    draft: Draft, roles: Roles, settings: GraSettings, labels: Sequence[Label] | None = None
+    draft: Draft, roles: Roles, settings: Committee, labels: Sequence[Label] | None = None
 ) -> Decision:
     """Whether the draft's text fits its label and is usable; `labels` narrows what judges choose among."""
     context = draft.context
@@ -46,7 +45,7 @@ async def review_label(
 
 
 async def review_content(
-    draft: Draft, roles: Roles, settings: GraSettings, review: AskOne, adjudicate: Adjudicate
+    draft: Draft, roles: Roles, settings: Committee, review: AskOne, adjudicate: Adjudicate
 ) -> Decision:
     """Reviews, the decision rule, and the adjudicator where they disagree above the mean."""
     size = len(roles.reviewers)
@@ -86,7 +85,7 @@ def _adjudicated(verdict: Review, told: str, tau: float, figures: dict[str, Any]
 
 
 async def ask_all(
-    draft: Draft, roles: Roles, settings: GraSettings, ask_one: AskOne, over: Callable[[Sequence[Review]], bool]
+    draft: Draft, roles: Roles, settings: Committee, ask_one: AskOne, over: Callable[[Sequence[Review]], bool]
 ) -> list[Review]:
     """The committee's reviews in its drawn order: one after another until `over`, or all at once without early exit.
 

@@ -1,0 +1,79 @@
+"""How a run's messages were made and scored by guards, counted from the lake: counts and shares only, never a text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from graft.agents.methods.base import Query
+from graft.schemas.sections import Column, Section, Table, share
+
+WAYS = {"prefilled": ("with the prefix", 0.9681), "plain": ("without", 0.1302)}
+"""How messages were asked for: its name, and the paper's share of replies that were no refusal (arXiv 2410.01524,
+10,000 messages)."""
+
+_SCORED = """
+    FROM (SELECT payload->>'side' AS side, payload->>'variant' AS variant, count(*) AS rows,
+                 count(*) FILTER (label = 'harmful') AS harmful,
+                 avg(CAST(soft_label->>'harmful' AS DOUBLE)) AS mean_score
+          FROM lake.candidates WHERE run_id = ? AND status = 'accepted' GROUP BY 1, 2)
+    ORDER BY array_position(['harmful', 'borderline', 'benign'], side),
+             array_position(['empty', 'refusal', 'compliance'], variant)"""
+_ASKED = """
+    SELECT count(DISTINCT message) AS asked, count(DISTINCT message) FILTER (code = 'rejected.refusal') AS refused
+    FROM (SELECT *, coalesce(nullif(slot_group, ''), slot_id) AS message FROM lake.candidates)
+    WHERE run_id = ? AND (notes->>'prefilled') IS NOT NULL"""
+
+
+def scoring_report(query: Query, run_id: str, counts: Mapping[str, int]) -> Section | None:
+    """What the guards said of each kind of accepted row, and refusals: of messages, not of the rows made of one.
+
+    `counts` are the run's, with the comparison of refusals: asked_prefilled, refused_prefilled, asked_plain,
+    refused_plain. None for a run without a message.
+    """
+    scored = [{**row, "harmful_share": row["harmful"] / row["rows"]} for row in query(_SCORED, [run_id])]
+    [asked] = query(_ASKED, [run_id])
+    if not scored and not asked["asked"]:
+        return None
+    compared = [
+        {"how": how, "asked": name, "messages": messages, "here": 1 - counts.get(f"refused_{how}", 0) / messages,
+         "paper": paper}
+        for how, (name, paper) in WAYS.items() if (messages := counts.get(f"asked_{how}", 0))
+    ]  # fmt: skip
+    made = Table(
+        "scored", "Messages as they were meant and as the guard labelled them",
+        (
+            Column("side", "meant"), Column("variant", "response"), Column("rows", "rows", "number"),
+            Column("harmful_share", "labelled harmful", "share", bar=True),
+            Column("mean_score", "mean score", "number", 2),
+        ),
+        scored,
+    )  # fmt: skip
+    refusals = Table(
+        "refusals", "Replies that were no refusal",
+        (
+            Column("asked", "asked"), Column("messages", "messages", "number"), Column("here", "here", "share"),
+            Column("paper", "in the paper", "share", 2),
+        ),
+        compared,
+    )  # fmt: skip
+    return Section(
+        "guard", "How the messages were made and labelled", _sentences(scored, asked, compared),
+        tables=tuple(table for table in (made, refusals) if table.rows),
+    )  # fmt: skip
+
+
+def _sentences(scored: list[dict[str, Any]], asked: dict[str, int], compared: list[dict[str, Any]]) -> str:
+    by_side: dict[str, list[int]] = {}
+    for row in scored:
+        pair = by_side.setdefault(row["side"], [0, 0])
+        pair[0] += row["rows"]
+        pair[1] += row["harmful"]
+    said = ", ".join(f"{side} {share(harmful / rows, 0)} of {rows}" for side, (rows, harmful) in by_side.items())
+    lines = [f"The guard labelled harmful: {said}."] if said else []
+    if asked["asked"]:
+        lines.append(f"{asked['refused']} of {asked['asked']} messages were refused.")
+    tried = [f"{share(one['here'], 0)} {one['asked']}{'' if one['how'] == 'prefilled' else ' it'}" for one in compared]
+    if tried:
+        lines.append(f"Asked to compare, {' and '.join(tried)} were no refusal.")
+    return " ".join(lines)
