@@ -18,8 +18,8 @@ from graft.schemas.calls import CallRequest
 from graft.schemas.datasets import Run
 from graft.schemas.errors import InputInvalid
 from graft.schemas.extra import _SETTINGS, sendable
-from graft.schemas.load import load_recipe
 from graft.schemas.kinds import GATES
+from graft.schemas.load import load_recipe
 from graft.schemas.models import ModelSpec
 from graft.schemas.recipe import Recipe
 
