@@ -17,7 +17,7 @@ def export(
     format: Annotated[str, typer.Option("--format", "-f", help="a format listed above")] = "jsonl",
     out: Annotated[Path | None, typer.Option(help="folder; default GRAFT_HOME/exports/…")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace existing files")] = False,
-    restricted: Annotated[bool, typer.Option("--restricted", help="include restricted rows")] = False,
+    restricted: Annotated[bool, typer.Option("--restricted", help="include restricted rows; noted in card")] = False,
     splits: Annotated[str | None, typer.Option(help="splits to export, such as train,test")] = None,
     where: Annotated[str, typer.Option(help="SQL condition that rows must meet: \"length(text) > 20\"")] = "",
     columns: Annotated[str | None, typer.Option(help="columns to export, such as text,label")] = None,

@@ -1,5 +1,4 @@
-"""A part of what is told of a version: tables and values that a page shows, and that its one file to take along shows
-too."""
+"""A part of a version's report: tables and values shown on a page and in the HTML file."""
 
 from __future__ import annotations
 
