@@ -142,7 +142,6 @@ def bring_in(
 ) -> Imported:  # fmt: skip
     """Import without Prefect. `planned` is the result of `plan` for the source. Equal content makes no new version.
 
-
     Raises:
         InputInvalid: lists every bad row
         GraftError: an address cannot be reached, or the lake cannot be written

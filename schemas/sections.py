@@ -1,4 +1,4 @@
-"""Sections: the contents of any report, apart from the surface that shows them.
+"""Sections: the contents of any report, independent of where it is shown.
 
 The quality report, a method's report, an audit, a diff and a card are made of sections. Values stay bare (numbers,
 shares from 0 to 1, US dollars, seconds, moments) until a renderer formats them. Every text is plain text that the
