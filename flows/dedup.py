@@ -32,9 +32,9 @@ async def settle_round(
 ) -> tuple[list[Candidate], list[Candidate]]:
     """Greedy de-duplication in score order (GRA section 1.6): (accepted, rejected), both by id.
 
-    `kept` are earlier rows, which always stay. Across shards the lexical gates run again, then cosine. Of a
-    group of which one row at most is accepted the best stays: the method lets no second one through, but where a call
-    failed for one slot of a group and not for another, two may come here.
+    `kept` are earlier rows, which always stay. Across shards the lexical gates run again, then cosine. Of
+    an exclusive group the best row stays: the method accepts one row of it, but two may arrive here if a call failed
+    for one slot of the group and not for another.
     """
     text_id = method.text_id
     ordered, dropped = _one_a_group(sorted(new, key=lambda c: (-(c.decision.mean or 0.0), c.id)), kept, method)

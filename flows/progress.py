@@ -106,7 +106,7 @@ class Progress:
         self.reasons[candidate.decision.code] = self.reasons.get(candidate.decision.code, 0) + 1
 
     def note_shard(self, shard: tuple[int, int], report: dict[str, Any]) -> None:
-        """Count a finished shard; candidates only where an earlier attempt finished it and none settled here."""
+        """Count a finished shard; candidates only if an earlier attempt finished it and none settled here."""
         self.overshoot += report.get("overshoot", 0)
         if shard in self.shards:
             return

@@ -126,7 +126,7 @@ def rescreen_version(
     No row may repeat a text of the files `tests` (field `text_field`), in words or at a cosine of `test_cosine`;
     they are registered as held-out files of the dataset. A dry run, or `publish` false, writes nothing. `embed` is the
     built-in encoder unless given. Raises InputInvalid for an unknown override or an unreadable file, NotFound for an
-    unknown version, GraftError where no row is left to publish.
+    unknown version, GraftError if no row is left to publish.
     """
     home = Home.find()
     with Lake.open(home, read_only=dry_run or not publish) as lake:

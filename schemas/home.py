@@ -41,7 +41,7 @@ class Home:
             root = Path(named).expanduser().resolve()
             root.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
-            raise GraftError("GRAFT_HOME is a file, or lies under one", where=named, fix=fix) from error
+            raise GraftError("GRAFT_HOME is a file, or is under a file", where=named, fix=fix) from error
         except (OSError, RuntimeError) as error:
             kind = StorageFull if isinstance(error, OSError) and error.errno in NO_SPACE else GraftError
             raise kind(f"GRAFT_HOME cannot be created: {error}", where=named, fix=fix) from error
