@@ -68,9 +68,13 @@ PANELS: dict[str, list[Verb]] = {
 }  # fmt: skip
 SETTINGS: dict[Verb, dict[str, bool]] = {audit.audit: audit.UNKNOWN}
 """Verbs that read some of their options themselves."""
+COMMANDS = {export.export: export.ExportCommand}
+"""Verbs whose help is made when it is shown."""
 for panel, verbs in PANELS.items():
     for verb in verbs:
-        app.command(NAMES.get(verb), rich_help_panel=panel, context_settings=SETTINGS.get(verb))(verb)
+        app.command(
+            NAMES.get(verb), cls=COMMANDS.get(verb), rich_help_panel=panel, context_settings=SETTINGS.get(verb)
+        )(verb)
 for old, verb in OLD_NAMES.items():
     app.command(old, hidden=True)(verb)
 app.add_typer(journal.app, name="journal", rich_help_panel="Operate")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
@@ -46,19 +47,20 @@ class Kinds(Generic[T]):
         family: plural, such as "methods": the entry points' group is `graft.<family>`
         folder: where the family's own kinds lie, under the package, such as "agents/methods"
         needs: attributes that a plugin's kind must have
+        several: a module holds several kinds, each with a `name`, as `KINDS`
     """
 
     family: str
     folder: str
     needs: tuple[str, ...] = ()
+    several: bool = False
     _loaded: dict[str, T] = field(default_factory=dict, repr=False)
     _plugins: dict[str, Plugin] | None = field(default=None, repr=False)
 
     @property
     def own(self) -> tuple[str, ...]:
         """The names of Graft's own kinds, in alphabetical order."""
-        found = pkgutil.iter_modules([str(PACKAGE / self.folder)])
-        return tuple(sorted(one.name for one in found if not one.ispkg and one.name != "base"))
+        return tuple(sorted(self._shared if self.several else self._modules))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -78,8 +80,7 @@ class Kinds(Generic[T]):
         """The kind of that name. Raises NotFound with the names that there are."""
         if name not in self._loaded:
             if name in self.own:
-                module = import_module(f"graft.{self.folder.replace('/', '.')}.{name}")
-                self._loaded[name] = module.KIND
+                self._loaded[name] = self._shared[name] if self.several else self._module(name).KIND
             elif name not in self.plugins or self.plugins[name].problem:
                 problem = self.plugins[name].problem if name in self.plugins else ""
                 fix = f"{did_you_mean(name, self.names)}use one of {', '.join(self.names)}"
@@ -94,6 +95,19 @@ class Kinds(Generic[T]):
         """Take a plugin out of use: its family found that it cannot work beside the others."""
         self._plugins = {**self.plugins, name: replace(self.plugins[name], problem=problem)}
         self._loaded.pop(name, None)
+
+    @property
+    def _modules(self) -> list[str]:
+        found = pkgutil.iter_modules([str(PACKAGE / self.folder)])
+        return [one.name for one in found if not one.ispkg and one.name != "base"]
+
+    def _module(self, name: str) -> ModuleType:
+        return import_module(f"graft.{self.folder.replace('/', '.')}.{name}")
+
+    @cached_property
+    def _shared(self) -> dict[str, T]:
+        """Own kinds whose modules hold several, by name."""
+        return {kind.name: kind for module in self._modules for kind in self._module(module).KINDS}
 
     def _plugin(self, point: EntryPoint) -> Plugin:
         """Load a plugin. Any exception of its code becomes its problem: one bad plugin stops no run."""
@@ -178,6 +192,6 @@ STUDENTS: Kinds[Any] = Kinds("students", "students/kinds", ("train", "lies_in"))
 OBJECTIVES: Kinds[Any] = Kinds("objectives", "students/objectives")
 STAGES: Kinds[Any] = Kinds("stages", "students/instruct/stages")
 POLICIES: Kinds[Any] = Kinds("policies", "students/steer")
-EXPORTS: Kinds[Any] = Kinds("exports", "data/export")
+EXPORTS: Kinds[Any] = Kinds("exports", "data/export/formats", needs=("name", "select", "container"), several=True)
 FAMILIES: tuple[Kinds[Any], ...] = (METHODS, TASKS, GATES, AUDITS, STUDENTS, OBJECTIVES, STAGES, POLICIES, EXPORTS)
 """Every family, for `graft plugins`. A room gives its own family a type where it hands it on."""

@@ -1,6 +1,7 @@
 """Definition of an export format: the columns of each row, the file type, and the files beside it.
 
-To add a format, create a `Format` and add it to the FORMATS of its family's file; write.py needs no change.
+To add a format, create a `Format` and add it to the KINDS of its family's file, or give it to an entry point of another
+distribution in the group `graft.exports`; write.py needs no change.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from graft.data.lake import Lake
 
 Container = Literal["parquet", "jsonl", "csv", "lines"]
-Kind = Literal["files", "training", "hub"]
 
 
 class Params:
@@ -97,11 +97,11 @@ class Format:
 
     `rows` transforms the relation `chosen` into another of the same name, such as one row per pair, sorted by `order`.
     `check` raises GraftError if the version cannot be written in this format. `beside` returns the text of further
-    files by name. `joined` merges the splits' files into one file of the given name.
+    files by name. `joined` merges the splits' files into one file of the given name. `instructed`: --instruction can
+    put words before a text to classify. `pushable`: a hub accepts the folder.
     """
 
     name: str
-    kind: Kind
     says: str
     container: Container
     select: Callable[[Source, Params], Columns]
@@ -118,6 +118,8 @@ class Format:
     choosable: bool = False
     shardable: bool = True
     skips_empty: bool = False
+    instructed: bool = False
+    pushable: bool = False
 
     @property
     def ending(self) -> str:
