@@ -54,7 +54,7 @@ STUDENTS: list[Verb] = [
     students.train, students.improve, students.students, students.compare, predict.export_student, predict.predict,
 ]  # fmt: skip
 OPERATE: list[Verb] = [
-    ops.up, ops.down, ops.schedule, ops.resume, batches.batches, versions.maintain, read.doctor,
+    ops.up, ops.down, ops.schedule, ops.resume, batches.batches, versions.maintain, read.doctor, read.plugins,
 ]  # fmt: skip
 NAMES: dict[Verb, str] = {intake.bring_in: "import", maps.draw: "map"}
 """Verbs whose word is one of Python's own."""

@@ -9,11 +9,12 @@ module that holds it.
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
@@ -68,6 +69,11 @@ class Kinds(Generic[T]):
         return (*self.own, *(name for name, plugin in self.plugins.items() if not plugin.problem))
 
     @property
+    def noun(self) -> str:
+        """One kind of the family in words, such as "method"."""
+        return re.sub("ies$", "ys", self.family)[:-1]
+
+    @property
     def plugins(self) -> Mapping[str, Plugin]:
         """Every plugin of the family by its name, also those that cannot be used."""
         if self._plugins is None:
@@ -84,7 +90,7 @@ class Kinds(Generic[T]):
             elif name not in self.plugins or self.plugins[name].problem:
                 problem = self.plugins[name].problem if name in self.plugins else ""
                 fix = f"{did_you_mean(name, self.names)}use one of {', '.join(self.names)}"
-                raise NotFound(f"no {self.family} kind {name!r}" + (f": {problem}" if problem else ""), fix=fix)
+                raise NotFound(f"no {self.noun} {name!r}" + (f": {problem}" if problem else ""), fix=fix)
         return self._loaded[name]
 
     def all(self) -> dict[str, T]:
@@ -195,3 +201,20 @@ POLICIES: Kinds[Any] = Kinds("policies", "students/steer")
 EXPORTS: Kinds[Any] = Kinds("exports", "data/export/formats", needs=("name", "select", "container"), several=True)
 FAMILIES: tuple[Kinds[Any], ...] = (METHODS, TASKS, GATES, AUDITS, STUDENTS, OBJECTIVES, STAGES, POLICIES, EXPORTS)
 """Every family, for `graft plugins`. A room gives its own family a type where it hands it on."""
+
+
+def code_version(used: Iterable[tuple[Kinds[Any], str]] = ()) -> str:
+    """The versions of the code that does a piece of work, such as `0.1.0 + graft-haiku 1.0`.
+
+    Args:
+        used: the kinds that do it, each with its family: plugins among them are named
+
+    Returns:
+        Graft's version, or "source" where it is not installed; then each plugin's distribution and version
+    """
+    try:
+        own = version("graft-factory")
+    except PackageNotFoundError:
+        own = "source"
+    plugins = [family.plugins[name] for family, name in used if name in family.plugins and name not in family.own]
+    return " + ".join((own, *sorted({f"{one.distribution} {one.version}" for one in plugins})))

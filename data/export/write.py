@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import os
 import shutil
@@ -22,7 +21,7 @@ from graft.data.fence import WRITING
 from graft.data.versions import SPLIT_ORDER, version
 from graft.schemas.datasets import DatasetVersion
 from graft.schemas.errors import GraftError, NotFound, StorageFull
-from graft.schemas.kinds import EXPORTS
+from graft.schemas.kinds import EXPORTS, code_version
 from graft.schemas.tasks.base import Task, task_for
 
 if TYPE_CHECKING:
@@ -95,7 +94,8 @@ def export(
             made = _rows(source, how, chosen, cut, stage, say)
             told = notes.told(source, how, chosen, made)
             made += _beside(source, how, made, stage, told)
-            _text(stage / MANIFEST, notes.manifest(found, format, asked, chosen, made, _graft()))
+            code = code_version([(EXPORTS, format)])
+            _text(stage / MANIFEST, notes.manifest(found, format, asked, chosen, made, code))
             return _into_place(stage, out, made)
         except OSError as error:
             raise _explained(error, out) from error
@@ -332,13 +332,6 @@ def _named_by(manifest: Path) -> set[str]:
         return set()
     inside = manifest.parent.resolve()
     return {name for name in names if (inside / name).resolve().is_relative_to(inside) and (inside / name).is_file()}
-
-
-def _graft() -> str:
-    try:
-        return importlib.metadata.version("graft-factory")
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
 
 
 def _explained(error: Exception, folder: Path) -> GraftError:
