@@ -13,15 +13,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from graft.data.duck import is_full, quoted
 from graft.data.export import notes
 from graft.data.export.formats.base import Format, Params, Source, Written
 from graft.data.export.where import ROW_COLUMNS, safe_where
 from graft.data.fence import WRITING
 from graft.data.versions import SPLIT_ORDER, version
+from graft.schemas.binding import LEAST_SCORE
 from graft.schemas.datasets import DatasetVersion
 from graft.schemas.errors import GraftError, NotFound, StorageFull
-from graft.schemas.kinds import EXPORTS, code_version
+from graft.schemas.kinds import EXPORTS, METHODS, code_version
+from graft.schemas.recipe import Recipe
 from graft.schemas.tasks.base import Task, task_for
 
 if TYPE_CHECKING:
@@ -152,10 +156,19 @@ def _source(
         raise GraftError(what, where="--instruction", fix="use a chat format of a classification, or omit it")
     return Source(
         lake, found, task, language=task.language, licence=str(recipe.get("licence") or ""),
-        tau=float((recipe.get("method") or {}).get("tau", 8.0)), has_response=has_response, restricted=restricted,
+        tau=_least_accepted(recipe), has_response=has_response, restricted=restricted,
         columns=tuple(dict.fromkeys(columns or usual)), where=safe_where(where) if where else "true", ask=ask,
         plain=plain, instruction=instruction,
     )  # fmt: skip
+
+
+def _least_accepted(recipe: Mapping[str, Any]) -> float:
+    """The score below which an answer counts as wrong: that of the run's method, where its recipe can be read."""
+    try:
+        read = Recipe.stored(recipe)
+    except ValidationError:
+        return LEAST_SCORE
+    return float(METHODS.get(read.method.kind).least_accepted(read))
 
 
 def _refuse_earlier(how: Format, found: DatasetVersion, chosen: Sequence[str], out: Path, overwrite: bool) -> None:

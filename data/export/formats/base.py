@@ -18,6 +18,9 @@ from graft.schemas.tasks.base import Task
 if TYPE_CHECKING:
     from graft.data.lake import Lake
 
+FORMULA = "^[\\s\\x00-\\x1f\\x{a0}\\x{200b}\\x{3000}\\x{feff}]*[=+\\-@＝＋－＠]|^[\\t\\r\\n]"
+"""Cells that a spreadsheet would read as a formula, as a regular expression of DuckDB."""
+
 Container = Literal["parquet", "jsonl", "csv", "lines"]
 
 
@@ -89,6 +92,11 @@ Columns = Mapping[str, str]
 def split_name(split: str, shard: int, shards: int, suffix: str) -> str:
     """Return `train.jsonl`, or `train-00000-of-00004.jsonl` if there are several shards."""
     return f"{split}.{suffix}" if shards == 1 else f"{split}-{shard:05}-of-{shards:05}.{suffix}"
+
+
+def turn(role: str, said: str) -> str:
+    """Return the SQL of a conversation with one message."""
+    return f"[{{'role': '{role}', 'content': {said}}}]"
 
 
 @dataclass(frozen=True)

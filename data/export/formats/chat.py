@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from graft.data.export.formats.base import Columns, Format, Params, Source, Written
+from graft.data.export.formats.base import Columns, Format, Params, Source, Written, turn
 from graft.schemas.errors import GraftError
 
 ASK = "Which of these labels fits the text? Answer with the label alone.\nLabels: "
@@ -42,11 +42,6 @@ def turns(source: Source, params: Params) -> tuple[str, str]:
     if source.ask or source.instruction:
         said = f"{params.add(_question(source) + chr(10) * 2 + 'Text: ')} || {said}"
     return said, "label"
-
-
-def turn(role: str, said: str) -> str:
-    """Return the SQL of a conversation with one message."""
-    return f"[{{'role': '{role}', 'content': {said}}}]"
 
 
 def _messages(source: Source, params: Params) -> Columns:

@@ -6,11 +6,10 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from graft.data.export.formats.base import Columns, Format, Params, Source
+from graft.data.export.formats.base import FORMULA, Columns, Format, Params, Source
 from graft.schemas.errors import GraftError
 
 BLANK = "[\\s\\x00-\\x1f\\x7f\\x{85}\\x{a0}\\x{2028}\\x{2029}]+"
-FORMULA = "^[\\s\\x00-\\x1f\\x{a0}\\x{200b}\\x{3000}\\x{feff}]*[=+\\-@＝＋－＠]|^[\\t\\r\\n]"
 CSV_NOTES = (
     "A cell that a spreadsheet would read as a formula is prefixed with an apostrophe. Such a cell begins with "
     "= + - @, also in full width or after blanks, or with a tab or a line break.",

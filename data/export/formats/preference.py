@@ -6,8 +6,7 @@ A wrong answer is an answer to the same instruction that the reviewers of the ru
 
 from __future__ import annotations
 
-from graft.data.export.formats.base import Columns, Format, Params, Source
-from graft.data.export.formats.chat import turn
+from graft.data.export.formats.base import Columns, Format, Params, Source, turn
 from graft.schemas.decisions import negative_codes
 from graft.schemas.errors import GraftError
 
