@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
+
+
+class ExportCommand(TyperCommand):
+    """The verb's help ends with the formats that there are, a plugin's too."""
+
+    def get_help(self, ctx: Any) -> str:
+        """Called by typer for --help."""
+        from rich.markup import escape
+
+        from graft.schemas.kinds import EXPORTS
+
+        formats = "\n\n".join(f"{name}: {escape(one.says)}" for name, one in EXPORTS.all().items())
+        self.help = f"{inspect.cleandoc(export.__doc__ or '')}\n\nFormats:\n\n{formats}"
+        return super().get_help(ctx)
 
 
 def _said(text: str | None) -> list[str] | None:
@@ -14,7 +30,7 @@ def _said(text: str | None) -> list[str] | None:
 
 def export(
     ref: Annotated[str, typer.Argument(help="a dataset, or a version of it: demo, demo@2", metavar="REF")],
-    format: Annotated[str, typer.Option("--format", "-f", help="one of the formats above")] = "jsonl",
+    format: Annotated[str, typer.Option("--format", "-f", help="one of the formats listed above")] = "jsonl",
     out: Annotated[Path | None, typer.Option(help="folder; default GRAFT_HOME/exports/…")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace files that are there")] = False,
     restricted: Annotated[bool, typer.Option("--restricted", help="with restricted rows; noted in the card")] = False,
@@ -35,15 +51,7 @@ def export(
 
     Example:  graft export demo --format messages --where "label <> 'other'" --out training-set
 
-    As files: parquet, jsonl, csv, fasttext, intents (CLINC150's JSON), banking77 (CSV of text and category).
-
-    For trainers: messages, prompt_completion, alpaca, sharegpt, llamafactory.
-
-    Of judged answers: preference, unpaired_preference, stepwise.
-
-    For a hub: hf, and with it --push.
-
-    What each holds, and what --where may say: docs/export.md
+    What the formats hold, and what --where may say: docs/export.md
     """
     from graft.cli.show import as_json, console
     from graft.flows.export_dataset import export_version

@@ -85,7 +85,7 @@ def test_a_version_without_a_recipe_says_so(lake: Lake) -> None:
         audit(lake, "nothing")
     with pytest.raises(GraftError, match="--target"):
         audit(lake, "shop", ["poison"], {"poison.target": "x"}, embed=embed)
-    with pytest.raises(NotFound, match="no audits kind 'poisson'"):
+    with pytest.raises(NotFound, match="no audit 'poisson'"):
         audit(lake, "shop", ["poisson"])
 
 
