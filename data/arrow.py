@@ -52,7 +52,7 @@ def arrow_schema(model: type[BaseModel]) -> pa.Schema:
 def to_table(model: type[BaseModel], values: Sequence[Any], **given: Sequence[Any]) -> pa.Table:
     """One row a value. A column is read from the values' attribute of that name, or taken from `given`.
 
-    Lone surrogates, which are no text, become question marks. Raises AttributeError where a column has no source.
+    Lone surrogates, which are no text, become question marks. Raises AttributeError if a column has no source.
     """
     import pyarrow as pa
 

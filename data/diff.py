@@ -61,7 +61,7 @@ class Flow(Value):
 
 
 class Dropped(Value):
-    """Rows that a rule left out; both names are empty where none is noted."""
+    """Rows that a rule left out; both names are empty if none is noted."""
 
     gate: str
     rule: str

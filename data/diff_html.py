@@ -122,7 +122,7 @@ def _length(rows: int, most: int) -> str:
 
 
 def figure(value: float | None, *, signed: bool = False) -> str:
-    """A measure for people: four digits behind the point at most; a dash where there is none."""
+    """A measure for people: four digits behind the point at most; a dash if there is none."""
     if value is None:
         return "–"
     text = f"{value:+,.4f}" if signed else f"{value:,.4f}"

@@ -204,9 +204,9 @@ def _run(lake: Lake, run_id: str) -> dict[str, Any]:
 
 
 def _text_of(lake: Lake, run_id: str, name: str, restricted: bool) -> str | None:
-    """The text of the row that a gate hit: a seed or candidate of the run, or a published row; None where unknown.
+    """The text of the row that a gate hit: a seed or candidate of the run, or a published row; None if unknown.
 
-    HIDDEN where any of these is restricted and `restricted` is false. (A window over this union now and then fails with
+    HIDDEN if any of these is restricted and `restricted` is false. (A window over this union now and then fails with
     an internal error in DuckDB 1.5.5, so Python looks through its few rows.)
     """
     if not name:

@@ -39,7 +39,7 @@ def called(lake: Lake, run_id: str, candidate_id: str) -> list[dict[str, Any]]:
 
 
 def parameters(request: str) -> dict[str, Any]:
-    """The sampling parameters of a request's JSON; none where it cannot be read."""
+    """The sampling parameters of a request's JSON; none if it cannot be read."""
     try:
         asked = json.loads(request)
     except ValueError:

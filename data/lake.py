@@ -177,7 +177,7 @@ class Lake(RunRecords, StudentRecords):
     def write(self, work: Callable[[duckdb.DuckDBPyConnection], T]) -> T:
         """Runs `work` in one transaction under the commit lock; tried again where another writer was first.
 
-        `work` may therefore run more than once. Raises StorageFull on a full disk, AlreadyRunning where the lock stays
+        `work` may therefore run more than once. Raises StorageFull on a full disk, AlreadyRunning if the lock stays
         taken for two minutes, GraftError on a lake that was opened for reading.
         """
         if self.read_only:

@@ -98,7 +98,7 @@ class QueryCache:
         patience_s: float = 1.0,
         start: Callable[[Callable[[], None]], object] = _on_a_thread,
     ) -> T | None:
-        """As `get`, but made elsewhere: None where that takes longer than `patience_s`. Ask again then.
+        """As `get`, but made elsewhere: None if that takes longer than `patience_s`. Ask again then.
 
         `start` is given the work: a thread of its own does it, unless an executor's `submit` or the like is named.
         """

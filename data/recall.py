@@ -38,7 +38,7 @@ GOING_ON = ("running", "interrupted", "failed")
 class RecallPlan:
     """What a recall takes from one dataset: rows of `parent`, and how many of each version held them.
 
-    `parent` is None where nothing is published yet. `students` learned from such a row of any version: they must be
+    `parent` is None if nothing is published yet. `students` learned from such a row of any version: they must be
     trained again. `tags` name a version that holds such rows and go on naming it.
     """
 
@@ -52,7 +52,7 @@ class RecallPlan:
 
 @dataclass(frozen=True)
 class Done:
-    """A recall that is written. `version` is the one without the rows; None where the parent held none of them."""
+    """A recall that is written. `version` is the one without the rows; None if the parent held none of them."""
 
     plan: RecallPlan
     recall: Recall
@@ -63,7 +63,7 @@ def plan(lake: Lake, selector: Selector, ref: str | None = None) -> list[RecallP
     """What a recall would take from this dataset or version (left out: the latest of every dataset). Writes nothing.
 
     A dataset is left out that never held such a row, has no candidate that could become one, and no unfinished run that
-    could make one. Raises NotFound where the lake knows no such thing.
+    could make one. Raises NotFound if the lake knows no such thing.
     """
     every, places = versions(lake), touched(lake, selector)
     parents: dict[str, DatasetVersion | None] = {one.dataset: one for one in every}
@@ -119,7 +119,7 @@ def recall(lake: Lake, selector: Selector, ref: str | None = None, *, reason: st
     """Writes a recall and, of each dataset that holds such rows, a version without them, in one transaction.
 
     The plan is made anew inside it: versions that were published since it was shown are taken into account. Repeating
-    a recall changes nothing. Raises GraftError where a dataset would be left without a row, NotFound as `plan`.
+    a recall changes nothing. Raises GraftError if a dataset would be left without a row, NotFound as `plan`.
     """
 
     def work(connection: duckdb.DuckDBPyConnection) -> list[Done]:

@@ -134,7 +134,7 @@ class _Sieve:
         self._drop(lost)
 
     def by_version(self) -> None:
-        """The gates that see all rows at once, with vectors where one needs them."""
+        """The gates that see all rows at once, with vectors if one needs them."""
         gates = [gate for gate in self._admission.gates if gate.scope == "version"]
         embeds = bool(self._alive) and any(gate.embeds for gate in gates)
         embed, why = self._needs.embed() if embeds else (None, "")

@@ -32,7 +32,7 @@ class Rejected(Value):
     variant: bool
     """Whether it is one of several rows of one text, each with another response."""
     neighbour: str
-    """The row that a gate says it is like; empty where none does."""
+    """The row that a gate says it is like; empty if none does."""
 
     def as_row(self, split: SplitName = OUTSIDE) -> Row:
         """The row that a version would hold."""

@@ -17,7 +17,7 @@ def assign_splits(rows: Iterable[tuple[str, str, str, str]], splits: Splits, see
     """Row id to split, for rows of (id, text, label, cluster_id); an empty cluster id means a row on its own.
 
     All rows of a cluster go to one split. Where clusters are single rows, each label's counts are within one row of
-    the exact shares. The order of `rows` does not matter. Raises ValueError where an id occurs twice.
+    the exact shares. The order of `rows` does not matter. Raises ValueError if an id occurs twice.
     """
     clusters: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
     seen: set[str] = set()

@@ -40,7 +40,7 @@ class Touched:
 def trace(lake: Lake, selector: Selector, among: Sequence[DatasetVersion] | None = None) -> list[Touched]:
     """Rows of these versions (left out: the latest of every dataset) that were touched, by version and id.
 
-    Raises NotFound where the lake knows no such model, prompt, seed, run or row.
+    Raises NotFound if the lake knows no such model, prompt, seed, run or row.
     """
     places = touched(lake, selector)
     found = rows_at(lake, selector, places, latest(lake) if among is None else among)
@@ -85,7 +85,7 @@ def known(lake: Lake, kind: RecallKind) -> list[dict[str, Any]]:
 
 
 def check_known(lake: Lake, selector: Selector) -> None:
-    """Raises NotFound where the lake knows no such model, prompt, seed, run or row."""
+    """Raises NotFound if the lake knows no such model, prompt, seed, run or row."""
     names = [str(row["value"]) for row in known(lake, selector.kind)]
     if selector.value not in names:
         there = ", ".join(names[:12]) + (" …" if len(names) > 12 else "")

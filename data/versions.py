@@ -115,7 +115,7 @@ def derive(
     `held` are its rows with the run and candidate that each came from (`held_by(lake, parent)` gives the parent's);
     `dropped` are the ids of the parent's rows that it leaves out, `drops` the rule of each, in the same order. Run,
     models, seeds and whether it is partial are the parent's; its card says what was done unless `card` is given. A
-    version of the dataset with the same content is returned as it is. Raises NothingLeft where no row is left.
+    version of the dataset with the same content is returned as it is. Raises NothingLeft if no row is left.
 
     Rows that a recall withdraws stay out, whichever version they are taken from: they are left out, and entered as
     drops, inside the transaction that publishes.
@@ -154,7 +154,7 @@ class Draft:
 
 
 def insert_version(lake: Lake, connection: duckdb.DuckDBPyConnection, draft: Draft) -> DatasetVersion:
-    """Rows, version and drops of a draft, inside a `write`; nothing where there is such a version already.
+    """Rows, version and drops of a draft, inside a `write`; nothing if there is such a version already.
 
     The recalls that are committed by now are applied here: the commit lock lets no other in before this one's end.
     """
@@ -281,7 +281,7 @@ def version(lake: Lake, ref: str) -> DatasetVersion:
 
 
 def _deleted(lake: Lake, name: str, which: str) -> str:
-    """Who deleted the version of that number, and when; empty where it never was."""
+    """Who deleted the version of that number, and when; empty if it never was."""
     query = 'SELECT "by", "at" FROM lake.deletions WHERE dataset = ? AND version = ?'
     found = lake.sql(query, [name, int(which)]).to_pylist() if which.isdecimal() and len(which) < 10 else []
     return f"{name}@{which} was deleted by {found[0]['by']} on {found[0]['at']:%Y-%m-%d}" if found else ""
@@ -300,7 +300,7 @@ def _meant(lake: Lake, of_dataset: Sequence[DatasetVersion], which: str) -> Data
 
 
 def _end_of(moment: str) -> datetime | None:
-    """The first moment after a day, minute or second in UTC; None where the calendar has no such one."""
+    """The first moment after a day, minute or second in UTC; None if the calendar has no such one."""
     text = moment.removesuffix("Z")
     unit = {10: timedelta(days=1), 16: timedelta(minutes=1)}.get(len(text), timedelta(seconds=1))
     try:

@@ -39,7 +39,7 @@ _OPENING = f"""
          THEN CAST(json_extract({_JSON}, '$.choices') AS VARCHAR)
          ELSE split_part(json_extract_string({_JSON}, '$.prompt'), chr(10) || chr(10), 1) END"""
 PROMPT_VERSION = f"'p_' || left(md5(purpose || chr(31) || ({_OPENING})), 12)"
-"""SQL over the table `calls`: the version of a call's prompt, NULL where its request is not known."""
+"""SQL over the table `calls`: the version of a call's prompt, NULL if its request is not known."""
 
 _WRITERS = """
     SELECT run_id, candidate_id, '{0}' AS how FROM lake.candidates
@@ -66,7 +66,7 @@ class Selector:
 
 
 def touched(lake: Lake, selector: Selector, run_ids: Collection[str] | None = None) -> Places:
-    """Candidates that were touched, of these runs or of all; empty where there are none."""
+    """Candidates that were touched, of these runs or of all; empty if there are none."""
     if selector.kind == "seed":
         found = _by_seed(lake, selector.value)
     else:
@@ -98,7 +98,7 @@ def recalls(lake: Lake, dataset: str | None = None) -> list[Recall]:
 def withdrawn(lake: Lake, dataset: str, rows: Sequence[Origin]) -> dict[tuple[str, str], GateResult]:
     """(row id, run id) to why a recall of the dataset withdraws the row, of these rows.
 
-    Every version is filtered by this inside the transaction that publishes it. Cheap where the dataset has no recall.
+    Every version is filtered by this inside the transaction that publishes it. Cheap if the dataset has no recall.
     """
     found: dict[tuple[str, str], GateResult] = {}
     run_ids = {run_id for _, run_id, _ in rows}

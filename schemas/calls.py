@@ -75,7 +75,7 @@ class TokenLogprob(Value):
 
 
 class Usage(Value):
-    """Tokens of one call, as the server counted them; None where it did not say."""
+    """Tokens of one call, as the server counted them; None if it did not say."""
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None

@@ -38,7 +38,7 @@ class Run(Value):
     calls_cached: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    price_usd: float | None = Field(default=None, description="None where any model's price is unknown")
+    price_usd: float | None = Field(default=None, description="None if any model's price is unknown")
     seconds: float = 0.0
     version: int | None = Field(default=None, description="the version that the run published")
     neighbours: dict[str, tuple[str, ...]] = Field(

@@ -88,7 +88,7 @@ _SPECIAL_TOKEN = re.compile(r"^(?:bos|eos|pad|unk|sep|cls|mask|stop|image|specia
 
 
 def own_setting(name: object) -> str | None:
-    """Which setting does what this field would do; None where the field is free."""
+    """Which setting does what this field would do; None if the field is free."""
     plain = plain_name(name)
     return _OWN.get(plain) or next((fix for pattern, fix in _PATTERNS if pattern.search(plain)), None)
 

@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Plugin:
-    """A kind of another distribution. `problem` says why it cannot be used; empty where it can."""
+    """A kind of another distribution. `problem` says why it cannot be used; empty if it can."""
 
     family: str
     name: str

@@ -37,7 +37,7 @@ class PlainLoader(yaml.SafeLoader):
     merged = 0
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Lay the mappings of `<<` under a node's own entries. Raises ConstructorError where they grow without end."""
+        """Lay the mappings of `<<` under a node's own entries. Raises ConstructorError if they grow without end."""
         under: list[tuple[yaml.Node, yaml.Node]] = []
         own: list[tuple[yaml.Node, yaml.Node]] = []
         for key, value in node.value:
@@ -93,7 +93,7 @@ def plain(text: str) -> Any:
 
 
 def _count(top: yaml.Node) -> None:
-    """Raises YAMLError where the text says more than MAX_NODES values, each alias counted as what it repeats."""
+    """Raises YAMLError if the text says more than MAX_NODES values, each alias counted as what it repeats."""
     waiting, seen = [top], 0
     while waiting:
         node = waiting.pop()

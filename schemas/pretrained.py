@@ -27,7 +27,7 @@ _LARGEST = 20_000_000
 def pretrained(kind: str, place: str, *, revision: str | None = None, **options: Any) -> Any:
     """An object of transformers' class `kind` (such as AutoModel), from a folder or an id of the Hugging Face hub.
 
-    Raises GraftError where the model needs code of its own or has no safetensors weights, and the OSError, ValueError
+    Raises GraftError if the model needs code of its own or has no safetensors weights, and the OSError, ValueError
     or ImportError that transformers raises.
     """
     import transformers
@@ -75,7 +75,7 @@ def tagger(place: str) -> Any:
 
 
 def check_written(folder: Path) -> None:
-    """Raises GraftError where a folder that Graft wrote (a student, an export) holds code, pickles or links to code."""
+    """Raises GraftError if a folder that Graft wrote (a student, an export) holds code, pickles or links to code."""
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() in (*PICKLES, *CODE):
             raise GraftError(
@@ -88,16 +88,16 @@ def check_written(folder: Path) -> None:
 
 
 def weights_in(folder: Path) -> list[Path]:
-    """The safetensors weights of a model's folder, sorted; none where it holds no model.
+    """The safetensors weights of a model's folder, sorted; none if it holds no model.
 
-    Raises GraftError where the weights are there as pickles only.
+    Raises GraftError if the weights are there as pickles only.
     """
     refuse_pickles(str(folder))
     return sorted(folder.glob("*.safetensors")) if (folder / "config.json").is_file() else []
 
 
 def refuse_pickles(place: str) -> None:
-    """Raises GraftError where a folder has weights, but none of them as safetensors."""
+    """Raises GraftError if a folder has weights, but none of them as safetensors."""
     folder = Path(place)
     if not folder.is_dir() or any(folder.glob("*.safetensors")):
         return
@@ -109,7 +109,7 @@ def refuse_pickles(place: str) -> None:
 
 
 def refuse_code(place: str, revision: str | None = None) -> None:
-    """Raises GraftError where a config of the model names code: an `auto_map`, or a kernel from the hub."""
+    """Raises GraftError if a config of the model names code: an `auto_map`, or a kernel from the hub."""
     for file in _configs(place, revision):
         if named := _names_code(_read(file)):
             raise GraftError(

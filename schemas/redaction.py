@@ -139,7 +139,7 @@ def _values(mapping: object) -> Iterable[object]:
 
 
 def redact_fields(fields: Mapping[str, object], names: Iterable[str] = ()) -> dict[str, Any]:
-    """The fields with secrets taken out: whole where a name looks like a key's, inside texts elsewhere.
+    """The fields with secrets taken out: whole if a name looks like a key's, inside texts elsewhere.
 
     Nested mappings and sequences are looked through; what is no number, text, None or boolean becomes its text.
     """

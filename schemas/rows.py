@@ -15,7 +15,7 @@ Route = Literal["flag", "low_mean", "agreed", "adjudicated", "gate", "failed", "
 
 
 class Seed(Value):
-    """A row that a person gave. `label` is a label or a domain of the task; empty where it is to be found out."""
+    """A row that a person gave. `label` is a label or a domain of the task; empty if it is to be found out."""
 
     id: str
     text: str
@@ -81,7 +81,7 @@ class Review(Value):
     distribution: tuple[LabelScore, ...] = ()
     answer: str = Field(default="", description="the label that this judge chose, or the raw answer that is no label")
     call_key: str = ""
-    failure: str = Field(default="", description="why there is no judgement; empty where there is one")
+    failure: str = Field(default="", description="why there is no judgement; empty if there is one")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,10 +138,10 @@ class Labelling(Value):
 
     by: str = Field(description="the role that gave it, or the panel of reviewers")
     candidates: tuple[str, ...] = Field(description="the labels that they chose among, nearest first")
-    label: str = Field(description="the label given; empty where there is none")
+    label: str = Field(description="the label given; empty if there is none")
     relabelled: bool = Field(description="whether it differs from the intended label")
     margin: float | None = Field(
-        default=None, description="the label's probability minus that of `second`; negative where a judge overruled"
+        default=None, description="the label's probability minus that of `second`; negative if a judge overruled"
     )
     second: str = Field(default="", description="the likeliest other label")
     votes: bool = Field(default=False, description="counted from answers, as a judge gave no log-probabilities")

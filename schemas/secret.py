@@ -43,7 +43,7 @@ def secret_in(file: Path, prefix: str = "") -> str:
 
 
 def _read(file: Path, prefix: str) -> str | None:
-    """The file's secret; None where it is absent, another user's, open to others, or no secret."""
+    """The file's secret; None if it is absent, another user's, open to others, or no secret."""
     try:
         opened = os.open(file, os.O_RDONLY | os.O_NOFOLLOW)
     except OSError:

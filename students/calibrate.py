@@ -48,7 +48,7 @@ def scaled(probabilities: Matrix, temperature: float) -> Matrix:
 def choose_threshold(scores: Matrix, positive: Truths) -> float | None:
     """The score above which calling a row positive gives the largest F1; of equal ones the nearest to 0.5.
 
-    It lies midway between two scores. None where the rows are of one class only.
+    It lies midway between two scores. None if the rows are of one class only.
     """
     if bool(positive.all()) or not bool(positive.any()):
         return None

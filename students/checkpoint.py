@@ -45,7 +45,7 @@ class Checkpoint:
         return self._file is not None and not self._only_reads and time.monotonic() >= self._next
 
     def load(self) -> dict[str, Any] | None:
-        """What was saved last by a training of the same facts, its tensors on the CPU; None where there is none."""
+        """What was saved last by a training of the same facts, its tensors on the CPU; None if there is none."""
         if self._file is None or not self._file.is_file():
             return None
         try:

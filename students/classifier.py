@@ -29,7 +29,7 @@ SCALE = 10.0
 """What cosines are multiplied by before the softmax, at the start; the layer then learns its own."""
 
 BATCH = 64
-"""Texts at once where nothing is learned."""
+"""Texts at once if nothing is learned."""
 
 
 class TextClassifier(nn.Module):
@@ -43,7 +43,7 @@ class TextClassifier(nn.Module):
 
     @classmethod
     def start(cls, encoder: Encoder, outputs: Head, max_length: int) -> TextClassifier:
-        """A classifier before training, on the CPU in 32 bits. Raises GraftError where the encoder cannot be loaded."""
+        """A classifier before training, on the CPU in 32 bits. Raises GraftError if the encoder cannot be loaded."""
         try:
             with quiet_transformers():
                 commit = encoder.commit or "main"
@@ -157,7 +157,7 @@ class TextClassifier(nn.Module):
 
     @classmethod
     def load(cls, folder: Path) -> TextClassifier:
-        """A saved classifier, on the CPU. Raises NotFound where there is none, GraftError where it holds code."""
+        """A saved classifier, on the CPU. Raises NotFound if there is none, GraftError if it holds code."""
         if not (folder / "classifier.json").is_file():
             raise NotFound("no student lies here", where=str(folder), fix="train one: graft train NAME")
         check_written(folder)

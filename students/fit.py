@@ -43,9 +43,9 @@ class Fit:
     """A trained classifier and what it took.
 
     `loss` is the mean over the pass whose weights it has: pass `best`, or the last one (None). `epochs` are the passes
-    made, `note` says what a person should know of how it ended (stopped early, came apart); empty where all went well.
+    made, `note` says what a person should know of how it ended (stopped early, came apart); empty if all went well.
     `tokens_per_second` counts no padding and only the time of making steps; `peak_share` is the share of the devices'
-    peak arithmetic that this used, None where their peak is not known.
+    peak arithmetic that this used, None if their peak is not known.
     """
 
     model: TextClassifier = field(repr=False)
@@ -97,7 +97,7 @@ def fit(
     The same rows, settings and seed give the same weights on one machine's CPU, whatever order the rows come in, and
     also where a killed training goes on from a checkpoint in the folder `checkpoints`. `validation` is only for
     `settings.patience`. Where memory runs out, training starts again with half the batch and says so. Where the loss is
-    no number, the weights of an earlier pass are kept, and `note` says it. Raises GraftError where fewer than two
+    no number, the weights of an earlier pass are kept, and `note` says it. Raises GraftError if fewer than two
     labels have rows, a row's label is unknown, or training comes apart before a pass ended well.
 
     For `students.launch`: in a `group` of several, memory that runs out is MemoryOut, as all must start again, with the
@@ -114,7 +114,7 @@ def fit(
 
 
 def _fitting(task: _Task, checkpoint: Checkpoint) -> Fit:
-    """Trains, from the checkpoint where there is one, with batches that fit into memory."""
+    """Trains, from the checkpoint if there is one, with batches that fit into memory."""
     found = checkpoint.load()
     batch_size = found["batch_size"] if found else min(task.batch_size or task.settings.batch_size, len(task.rows))
     while True:
@@ -143,7 +143,7 @@ class MemoryOut(Exception):
 
 
 def halved(batch_size: int, say: Say) -> int:
-    """The batch to start again with where memory ran out. Raises GraftError where it was one row."""
+    """The batch to start again with where memory ran out. Raises GraftError if it was one row."""
     if batch_size == 1:
         fix = "a smaller encoder or max_length, or student.recompute"
         raise GraftError("not enough memory for one row", where="training", fix=fix)

@@ -38,7 +38,7 @@ def out_of_fold(
     """Probabilities of each row's labels from a classifier that learned from the other folds, stratified by label.
 
     A label with one row cannot be judged: its rows are left out and a note says so. With fewer than two labels left
-    nothing is judged. The same rows in the same order give the same answer. Raises ValueError where the shapes differ.
+    nothing is judged. The same rows in the same order give the same answer. Raises ValueError if the shapes differ.
     """
     if vectors.ndim != 2 or len(vectors) != len(labels) or folds < 2:
         raise ValueError(f"{len(labels)} labels and {folds} folds over vectors of shape {vectors.shape}")

@@ -199,7 +199,7 @@ def _pass_on(line: bytes, say: Say, progress: Progress | None) -> None:
 
 
 def _raise_what_went_wrong(folder: Path, codes: Sequence[int]) -> None:
-    """The error that a process wrote, else that one ended without a word. Nothing where there is a result."""
+    """The error that a process wrote, else that one ended without a word. Nothing if there is a result."""
     if (folder / "result.json").is_file():
         return
     told = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("error-*.json"))]
@@ -226,7 +226,7 @@ _RAISED = frozenset({"StorageFull", "MissingExtra", "NotFound"})
 
 @dataclass(frozen=True)
 class _Voice:
-    """How a process tells what happens: the first in JSON lines where another process reads them; others not at all."""
+    """How a process tells what happens: the first in JSON lines if another process reads them; others not at all."""
 
     folder: Path
     rank: int

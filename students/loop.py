@@ -109,7 +109,7 @@ class Loop:
     def run(self, found: dict[str, Any] | None = None) -> Outcome:
         """Trains; `found` is a checkpoint's state to go on from. The model has the weights to keep afterwards.
 
-        Raises GraftError where training came apart before a pass ended well.
+        Raises GraftError if training came apart before a pass ended well.
         """
         if found is not None:
             self._take_up(found)

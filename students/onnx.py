@@ -65,7 +65,7 @@ def export_folder(
 ) -> float:
     """Write `folder`, whole or not at all: ONNX model, weights, tokenizer, labels.json, README.md.
 
-    Returns the largest difference of a logit from PyTorch over 32 texts. Raises GraftError where it is above 1e-3,
+    Returns the largest difference of a logit from PyTorch over 32 texts. Raises GraftError if it is above 1e-3,
     where the graph cannot be made, or where the folder is there and `overwrite` is false (or it holds files that no
     export wrote); MissingExtra without onnx, onnxscript and onnxruntime; StorageFull.
     """
@@ -112,7 +112,7 @@ def check(model: TextClassifier, folder: Path) -> float:
     """The largest difference of a logit between the folder's ONNX model and PyTorch, each with its own tokenizer.
 
     32 texts of different lengths, up to beyond the longest that is read, together and some of them alone. Raises
-    GraftError where it is above 1e-3.
+    GraftError if it is above 1e-3.
     """
     texts = sample_texts(model.max_length)
     found = Predictor.open(folder, engine="onnx")

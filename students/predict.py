@@ -60,7 +60,7 @@ class Predictor:
         """The student of an exported folder, or of a trained one (GRAFT_HOME/students/<id>).
 
         `rule` stands in for what the folder says. "auto" takes ONNX where the folder holds it and onnxruntime is
-        there. Raises NotFound where no student lies, MissingExtra where nothing can run it, GraftError where it is
+        there. Raises NotFound if no student lies, MissingExtra if nothing can run it, GraftError if it is
         broken.
         """
         facts = _facts(folder)

@@ -99,7 +99,7 @@ def _micro(seeds: Evaluation, version: Evaluation) -> list[str]:
 
 
 def _calibration(seeds: Evaluation, version: Evaluation) -> list[str]:
-    """Lines about probabilities; none where the evaluations have none."""
+    """Lines about probabilities; none if the evaluations have none."""
     if version.ece is None:
         return []
     lines = [_pair("calibration error", _share(seeds.ece), _share(version.ece))]

@@ -62,10 +62,10 @@ def unique(rows: Iterable[Given]) -> list[TrainRow]:
 
 
 def distribution(shares: Mapping[str, object], labels: Sequence[str]) -> tuple[float, ...] | None:
-    """Shares of labels as probabilities in the labels' order, summing to 1; None where they are no distribution.
+    """Shares of labels as probabilities in the labels' order, summing to 1; None if they are no distribution.
 
     A label without a share has 0; of two labels, one share that is a probability tells the other (a guard's score).
-    None where there is no share, one is of an unknown label, negative or no number, or all are 0.
+    None if there is no share, one is of an unknown label, negative or no number, or all are 0.
     """
     values = {name: float(share) for name, share in shares.items() if isinstance(share, int | float)}
     if len(values) < len(shares) or not set(values) <= set(labels):

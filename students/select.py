@@ -51,7 +51,7 @@ def select_rows(
     is never cut for its teacher. `least_share` of a label's rows, rounded up, stays in any case: of those that were to
     go, the ones that only the student knew come back first (least known first), then those of the surest teacher.
     Which rows stay does not depend on their order. Raises GraftError for a label that is not among `labels`,
-    ValueError where `known` is not one list a row.
+    ValueError if `known` is not one list a row.
     """
     places = {label: place for place, label in enumerate(labels)}
     if unknown := sorted({row.label for row in rows} - set(places)):

@@ -280,7 +280,7 @@ def _tune(model: TextClassifier, rows: Sequence[TrainRow]) -> None:
 
 
 def _selected(job: _Job, base: Learner, rows: Sequence[Given]) -> tuple[list[TrainRow], str] | None:
-    """The version's rows that are learned from, and a note on the others; None where all of them are."""
+    """The version's rows that are learned from, and a note on the others; None if all of them are."""
     if job.settings.select is None:
         return None
     each = unique(rows)

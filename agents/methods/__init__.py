@@ -20,7 +20,7 @@ __all__ = [
 
 
 def method_of(recipe: Recipe) -> Method[Any]:
-    """The method that the recipe names. Raises NotFound where it belongs to a plugin that is not there."""
+    """The method that the recipe names. Raises NotFound if it belongs to a plugin that is not there."""
     found: Method[Any] = METHODS.get(recipe.method.kind)
     return found
 

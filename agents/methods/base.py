@@ -92,7 +92,7 @@ class Traits(Value):
     max_refusals: float = Field(default=1.0, description="share of refusals above which the run stops early")
     together: int = Field(default=1, description="candidates of a label that share one reply, and so mostly one fate")
     confusable: bool = Field(default=False, description="whether slots are drawn by which classes are alike")
-    assumed_yield: float = Field(default=0.5, description="share of candidates accepted where no run has measured it")
+    assumed_yield: float = Field(default=0.5, description="share of candidates accepted if no run has measured it")
     assumptions: tuple[str, ...] = Field(default=(), description="what its estimate assumes, in clauses")
     refusal_fix: str = Field(default="", description="what to change first where a run stopped for refusals")
 
@@ -131,7 +131,7 @@ class Method(Generic[S]):
     """The field under `method` that holds the least mean score of an accepted row, such as tau; empty: it has none."""
 
     def settings(self, recipe: Recipe) -> S:
-        """The recipe's settings of this method. Raises GraftError where it has another method."""
+        """The recipe's settings of this method. Raises GraftError if it has another method."""
         if not isinstance(recipe.method, self.Settings):
             raise GraftError(f"recipe asks for {recipe.method.kind}", where="method.kind", fix=f"use kind: {self.kind}")
         return recipe.method
@@ -204,7 +204,7 @@ class Method(Generic[S]):
         return "c_" + stable_hash(group) if group else candidate.id
 
     def one_of(self, slot: Slot) -> str:
-        """The group of which one row at most is accepted; empty where the slot is in none."""
+        """The group of which one row at most is accepted; empty if the slot is in none."""
         return slot.group if self.keeps_one_of_group else ""
 
     def describe(self, slot: Slot, notes: Mapping[str, JsonValue]) -> list[tuple[str, str]]:

@@ -217,7 +217,7 @@ async def _answered(draft: Draft, roles: Roles, settings: GraSettings) -> Decisi
 
 
 async def _better(draft: Draft, roles: Roles, settings: GraSettings, mean: float) -> int | None:
-    """The part of the accepted response of the draft's group that is kept in its place; None where it is the best.
+    """The part of the accepted response of the draft's group that is kept in its place; None if it is the best.
 
     The higher mean is better, of equals the earlier part. The others' calls are asked for here as their own slots ask
     for them, so that they are made once, and every slot of the group finds the same best. Raises BudgetExhausted.
@@ -239,7 +239,7 @@ async def _better(draft: Draft, roles: Roles, settings: GraSettings, mean: float
 
 
 async def _flagged(draft: Draft, roles: Roles, settings: GraSettings) -> Decision | None:
-    """The rejection by any 0 flag of any reviewer, or the failure where no reviewer gave flags."""
+    """The rejection by any 0 flag of any reviewer, or the failure if no reviewer gave flags."""
     context, size = draft.context, len(roles.reviewers)
 
     async def review(model: ModelSpec, sample: int) -> Review:

@@ -104,7 +104,7 @@ class HarmAug(Method[HarmAugSettings]):
         )  # fmt: skip
 
     def roles_of(self, recipe: Recipe) -> tuple[str, ...]:
-        """Generator, responder where rows have a response, and guard."""
+        """Generator, responder if rows have a response, and guard."""
         return ("generator", "responder", "guard") if len(variants(recipe)) > 1 else ("generator", "guard")
 
     def check(self, recipe: Recipe, seeds: Sequence[Seed] | None) -> list[Finding]:

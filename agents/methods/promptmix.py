@@ -186,7 +186,7 @@ class PromptMix(Method[PromptMixSettings]):
         return await calibrated(self, context, drawn, judging, settings.calibration_texts, narrow)
 
     async def propose(self, slot: Slot, context: Context) -> str:
-        """The slot's part of what the generator writes. Raises CallFailed where there is none."""
+        """The slot's part of what the generator writes. Raises CallFailed if there is none."""
         settings = self.settings(context.recipe)
         text, mixed = await _text(slot, context, settings, draw_model(context.recipe, slot, "generator"))
         if not text:
@@ -295,7 +295,7 @@ def _wanted_texts(settings: PromptMixSettings, slot: Slot) -> int:
 
 
 async def _text(slot: Slot, context: Context, settings: PromptMixSettings, writer: ModelSpec) -> tuple[str, Mixed]:
-    """The slot's part of the texts, empty where the calls gave too few; and what the last call gave.
+    """The slot's part of the texts, empty if the calls gave too few; and what the last call gave.
 
     What a call leaves out is asked for again, with another sample; every slot of the group goes the same way, so those
     calls are made once as well.

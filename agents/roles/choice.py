@@ -51,7 +51,7 @@ async def judge_label(
     """Each label's raw natural log-probability for `text`; `labels` narrows the choice (None: all of the task).
 
     A label that the server does not list gets the lowest log-probability that it did list. Raises CallFailed, with
-    the code no_logprobs where the reply holds no log-probabilities, and no_label_tokens where it lists no label at
+    the code no_logprobs if the reply holds no log-probabilities, and no_label_tokens if it lists no label at
     all (`raw` is then the likeliest alternative).
     """
     request = choice_request(recipe=recipe, model=model, role=role, seeds=seeds, text=text, labels=labels)
@@ -145,7 +145,7 @@ def match_tokens(rests: Mapping[str, str], top: Sequence[tuple[str, float]]) -> 
 def alternatives(reply: Reply, model: ModelSpec) -> tuple[tuple[str, float], ...]:
     """What the model could have said first, with log-probabilities; places of white space before it are passed over.
 
-    Raises CallFailed (no_logprobs) where the reply holds none.
+    Raises CallFailed (no_logprobs) if the reply holds none.
     """
     places = reply.logprobs
     top = next((place.top for place in places if place.token.strip()), places[0].top) if places else ()

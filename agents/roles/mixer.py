@@ -119,7 +119,7 @@ async def write_message(
     ask: Ask, recipe: Recipe, model: ModelSpec, slot: Slot, *, prefix: str, prefill: bool, borderline: bool = False,
     sample: int = 0,
 ) -> tuple[str, str, bool]:  # fmt: skip
-    """(message, call key, whether the turn was begun). A refusal comes back as it is. Raises CallFailed where empty.
+    """(message, call key, whether the turn was begun). A refusal comes back as it is. Raises CallFailed if empty.
 
     Args:
         prefix: begins the turn of a chat model if `prefill`, and is taken off the reply in any case

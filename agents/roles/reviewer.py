@@ -168,7 +168,7 @@ async def _distribution(
 
 
 def _first(seeds: Sequence[Seed], fits: Callable[[str], bool]) -> str:
-    """The first seed's text whose label fits: a worked example for base models; empty where there is none."""
+    """The first seed's text whose label fits: a worked example for base models; empty if there is none."""
     return next((seed.text for seed in seeds if fits(seed.label)), "")
 
 

@@ -54,7 +54,7 @@ class Material:
         rows: its rows, restricted ones only if they were asked for
         restricted: whether they were
         embed: gives the sentence encoder, or None and the reason
-        check: gives the gates of the version's run, or None where it has no recipe
+        check: gives the gates of the version's run, or None if it has no recipe
         learn: fine-tunes a classifier (minutes)
         notes: an audit adds why something is not known
     """
@@ -75,11 +75,11 @@ class Audit:
 
     Args:
         summary: one line for the command line
-        run: (material, options) to what was found; None where it cannot be done, with the reason in the notes
+        run: (material, options) to what was found; None if it cannot be done, with the reason in the notes
         sections: what was found as report sections
         data: the same as plain values for JSON
         options: the class of its options, each with a default and a description
-        figure: the same as a picture; None where there is nothing to draw. matplotlib is imported inside
+        figure: the same as a picture; None if there is nothing to draw. matplotlib is imported inside
     """
 
     summary: str
@@ -117,7 +117,7 @@ def wilson(hits: int, of: int) -> tuple[float, float]:
 
 
 def distinct(texts: Iterable[str], n: int = 2) -> float | None:
-    """Distinct word n-grams over all of them, 0 to 1; None where there is none. Falls as texts are added."""
+    """Distinct word n-grams over all of them, 0 to 1; None if there is none. Falls as texts are added."""
     seen: set[tuple[str, ...]] = set()
     total = 0
     for text in texts:

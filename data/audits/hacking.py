@@ -30,7 +30,7 @@ NOT_HELD_OUT = "validation split (synthetic)"
 
 @dataclass(frozen=True)
 class Point:
-    """One round. `score` 0 to 10; the others are shares. None where there is no such figure."""
+    """One round. `score` 0 to 10; the others are shares. None if there is no such figure."""
 
     round: int
     version: int | None
@@ -94,7 +94,7 @@ def curves(lake: Lake, dataset: str, *, restricted: bool = False) -> list[Curve]
 
 
 def judged(points: Sequence[Point], texts: Sequence[Sequence[str]]) -> tuple[Point, ...]:
-    """The points with diversity measured alike, and flagged where the proxy rises and the golden figure falls."""
+    """The points with diversity measured alike, and flagged if the proxy rises and the golden figure falls."""
     size = min((len(some) for some in texts if some), default=0)
     done: list[Point] = []
     for point, some in zip(points, texts, strict=True):

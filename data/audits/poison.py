@@ -126,7 +126,7 @@ def poison(
     """Plants `share` of the train rows (one at least) in each form, `repeats` times, and measures.
 
     `learn` left out: the student is a logistic regression on embeddings (quick). `check` left out: gates are not asked.
-    Raises GraftError where the rows have fewer than two labels or too few of them.
+    Raises GraftError if the rows have fewer than two labels or too few of them.
     """
     lab = _lab(rows, embed, check, learn, target, share)
     clean = _student(lab, lab.texts, lab.labels, lab.vectors)

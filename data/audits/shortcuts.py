@@ -71,7 +71,7 @@ class Opening:
 @dataclass(frozen=True)
 class ShortcutReport:
     """What `shortcuts` found. `shares` is label to writer to rows; `p_value` and `cramers_v` (0 to 1) say whether
-    writers made different labels; None where one writer or one label made everything."""
+    writers made different labels; None if one writer or one label made everything."""
 
     rows: int
     labels: list[Shortcut] = field(default_factory=list)
@@ -104,7 +104,7 @@ def shortcuts(rows: Sequence[AuditRow], *, top: int = 20) -> ShortcutReport:
 
 
 def telling(tokens: Sequence[set[str]], groups: Sequence[str], *, top: int) -> list[Shortcut]:
-    """Tokens likelier in one group than in the rest, flagged ones first, then by z. None where there is one group."""
+    """Tokens likelier in one group than in the rest, flagged ones first, then by z. None if there is one group."""
     sizes = Counter(groups)
     if len(sizes) < 2:
         return []

@@ -107,7 +107,7 @@ class Admission:
         return _until_failure(self._first, proposal)
 
     def judge(self, proposal: Proposal) -> tuple[GateResult, ...]:
-        """The same by the gates that read reviews; empty where the recipe has none."""
+        """The same by the gates that read reviews; empty if the recipe has none."""
         return _until_failure(self._reviewed, proposal)
 
     def admit(self, proposal: Proposal) -> tuple[GateResult, ...]:

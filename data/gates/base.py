@@ -107,7 +107,7 @@ class Gate:
 
     @classmethod
     def make(cls, recipe: Recipe, needs: Needs) -> Sequence[Gate]:
-        """The gates to run where the recipe has this kind on: mostly itself, none where something is missing."""
+        """The gates to run where the recipe has this kind on: mostly itself, none if something is missing."""
         return (cls(recipe, needs),)
 
     def check(self, proposal: Proposal) -> GateResult:
@@ -126,7 +126,7 @@ class Gate:
         """Registers a row of the run that has passed, once for each id."""
 
     def clusters(self, ids: Sequence[str], texts: Sequence[str]) -> Mapping[str, str]:
-        """Each id to its cluster of rows that this gate calls alike; empty where it knows no likeness."""
+        """Each id to its cluster of rows that this gate calls alike; empty if it knows no likeness."""
         return {}
 
     def sift(self, rows: Rows) -> Sifted:

@@ -60,7 +60,7 @@ class LearnedGate(Gate):
 
     @classmethod
     def make(cls, recipe: Recipe, needs: Needs) -> Sequence[Gate]:
-        """None where nothing can be learned."""
+        """None if nothing can be learned."""
         return (cls(recipe, needs),) if needs.folds is not None else ()
 
     def sift(self, rows: Rows) -> Sifted:
@@ -113,7 +113,7 @@ def label_errors(
     """Rows whose label cleanlab finds wrong, the surest first, ties by id.
 
     `probabilities` are out-of-fold, a row each over `names`. A row whose given label is still the likeliest is none.
-    Raises ValueError where the shapes do not fit or a label is not among `names`.
+    Raises ValueError if the shapes do not fit or a label is not among `names`.
     """
     given = _places(ids, labels, names, probabilities)
     if len(set(given.tolist())) < 2:
@@ -137,7 +137,7 @@ def low_margin(
     probabilities: NDArray[np.floating],
     min_margin: float,
 ) -> list[tuple[str, GateResult]]:
-    """Rows whose label is less than `min_margin` likelier than the next one (0 to 1), by id; none where it is 0."""
+    """Rows whose label is less than `min_margin` likelier than the next one (0 to 1), by id; none if it is 0."""
     given = _places(ids, labels, names, probabilities)
     if not min_margin or len(names) < 2:
         return []
@@ -157,7 +157,7 @@ def outliers(
 ) -> list[tuple[str, GateResult]]:
     """The `share` of rows (rounded down) that lie farthest from their nearest ones, farthest first, ties by id.
 
-    The score is the mean cosine to the `neighbours` nearest rows. Raises ValueError where ids and vectors differ.
+    The score is the mean cosine to the `neighbours` nearest rows. Raises ValueError if ids and vectors differ.
     """
     if len(ids) != len(vectors):
         raise ValueError(f"{len(ids)} ids but {len(vectors)} vectors")

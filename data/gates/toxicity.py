@@ -34,8 +34,8 @@ class Settings(Value):
 class ToxicityGate(Gate):
     """Rule `toxic`; the score is the probability of harm. Text and response are read one after the other.
 
-    A score that is no number counts as harmful: what could not be judged is not let in. Raises NotFound where the
-    student is not in this home, GraftError where its labels do not tell harm from safety.
+    A score that is no number counts as harmful: what could not be judged is not let in. Raises NotFound if the
+    student is not in this home, GraftError if its labels do not tell harm from safety.
     """
 
     Settings, cost, name = Settings, 10_000, "toxicity"
@@ -60,7 +60,7 @@ class ToxicityGate(Gate):
 
     @classmethod
     def make(cls, recipe: Recipe, needs: Needs) -> Sequence[Gate]:
-        """None where no student can be asked."""
+        """None if no student can be asked."""
         return (cls(recipe, needs),) if needs.student is not None else ()
 
     def check(self, proposal: Proposal) -> GateResult:

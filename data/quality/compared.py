@@ -68,7 +68,7 @@ def _figures(
 
 
 def _divergence(lake: Lake, now: str, before: str) -> float | None:
-    """Jensen-Shannon divergence in bits of two multisets; None where one is empty."""
+    """Jensen-Shannon divergence in bits of two multisets; None if one is empty."""
     query = f"""
         WITH a AS MATERIALIZED (SELECT what, count(*) AS n FROM ({now}) GROUP BY 1),
         b AS MATERIALIZED (SELECT what, count(*) AS n FROM ({before}) GROUP BY 1),

@@ -29,7 +29,7 @@ _PANEL = "list_filter(reviews, lambda r: r.role <> 'adjudicator' AND r.mean IS N
 PANEL = (
     f"""CASE WHEN len(list_distinct([r.model for r in {_PANEL}])) > 1 THEN list_avg([r.mean for r in {_PANEL}]) END"""
 )
-"""The mean of a candidate's panel: all reviews of it that are SCORED. NULL where one model alone gave them. A model's
+"""The mean of a candidate's panel: all reviews of it that are SCORED. NULL if one model alone gave them. A model's
 severity is the mean offset of its SCORED reviews from it."""
 
 Level = Literal["interval", "nominal"]
@@ -47,7 +47,7 @@ def runs_of(lake: Lake, rows: Held) -> list[str]:
 
 
 def reviews(lake: Lake, rows: Held, runs: list[str], missing: dict[str, str]) -> Reviews | None:
-    """Agreement and routes over all candidates of the runs. None where no model scored one."""
+    """Agreement and routes over all candidates of the runs. None if no model scored one."""
     table = f"{rows.name}_reviews"
     try:
         lake.sql(
@@ -151,7 +151,7 @@ def _some(lake: Lake, table: str) -> str:
 
 
 def alpha_of(answers: NDArray[np.float64], level: Level) -> tuple[float | None, str]:
-    """(alpha, "") of answers, models by units with NaN for none; (None, reason) where it cannot be computed."""
+    """(alpha, "") of answers, models by units with NaN for none; (None, reason) if it cannot be computed."""
     import numpy as np
 
     if len(np.unique(answers[~np.isnan(answers)])) < 2:
@@ -251,16 +251,16 @@ def _bins(lake: Lake, name: str, column: str) -> tuple[Bin, ...]:
 
 
 PRICED = """CASE WHEN count(*) FILTER (price IS NULL AND answered) = 0 THEN coalesce(sum(price), 0) END"""
-"""The price of answered calls; NULL (unknown) where one of theirs is."""
+"""The price of answered calls; NULL (unknown) if one of theirs is."""
 
 TOKENS = """CASE WHEN count(*) FILTER (tokens IS NULL AND answered) = 0 THEN coalesce(sum(tokens), 0)::BIGINT END"""
-"""The tokens of answered calls; NULL where a server did not say how many."""
+"""The tokens of answered calls; NULL if a server did not say how many."""
 
 
 def calls_once(where: str, unit: str = "run_id, key", more: str = "max(candidate_id) AS candidate_id") -> str:
     """SQL: the calls that `where` leaves, each once a unit, at what it cost when it was made; with `more` columns.
 
-    Columns: the unit's, role, model, price, answered, tokens (NULL where a server did not say), more.
+    Columns: the unit's, role, model, price, answered, tokens (NULL if a server did not say), more.
     """
     return f"""
         SELECT {unit}, min(role) AS role, min(model) AS model, max(price_usd) AS price,

@@ -79,7 +79,7 @@ class Meaning(Value):
     rows: int = Field(description="rows sampled")
     seeds: int = Field(description="seeds embedded")
     spread: float | None = Field(description="mean distance of two sampled rows")
-    clusters: int = Field(description="k of the k-means on seeds and rows; 0 where there are no seeds")
+    clusters: int = Field(description="k of the k-means on seeds and rows; 0 if there are no seeds")
     seed_clusters_covered: float | None = Field(description="share of the clusters with seeds that hold rows")
     row_clusters_seeded: float | None = Field(description="share of the clusters with rows that hold seeds")
     nearest_seed: Spread | None = Field(description="a row's distance to its nearest seed")
@@ -158,7 +158,7 @@ class Spending(Value):
     model: str
     calls: int
     failed: int
-    tokens: int | None = Field(description="prompt and completion tokens; None where a server did not say")
+    tokens: int | None = Field(description="prompt and completion tokens; None if a server did not say")
     price_usd: float | None
 
 
@@ -167,7 +167,7 @@ class Yields(Value):
 
     candidates: int
     accepted: int
-    price_usd: float | None = Field(description="of all calls; None where the price of an answered call is unknown")
+    price_usd: float | None = Field(description="of all calls; None if the price of an answered call is unknown")
     row_price_usd: float | None = Field(description="price over accepted candidates")
     labels: tuple[LabelYield, ...]
     models: tuple[ModelYield, ...]
@@ -187,7 +187,7 @@ class Drift(Value):
 
     against: str = Field(description="the other version, name@number")
     labels: float
-    tokens: float | None = Field(description="of the word distributions; None where a version has no word")
+    tokens: float | None = Field(description="of the word distributions; None if a version has no word")
     chars_psi: float = Field(description="population stability index of text lengths over the other's deciles")
     words_psi: float = Field(description="the same of lengths in words")
     equal_rows: int = Field(description="rows taken of each version for the two figures below")

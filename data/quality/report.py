@@ -34,7 +34,7 @@ def quality(
 
     `against` is the version that drift is told from, else the dataset's last one before it; `gold` are (row id or text,
     label) pairs; `embed` gives a vector a text. Texts of restricted rows are shown only where `restricted` is set. The
-    same lake gives the same report, whatever the order of its rows. Raises ValueError where the version has no row.
+    same lake gives the same report, whatever the order of its rows. Raises ValueError if the version has no row.
     """
     missing: dict[str, str] = {}
     before = against or _before(lake, version)
@@ -94,7 +94,7 @@ def _counted(lake: Lake, rows: Held, missing: dict[str, str], *, restricted: boo
 
 
 def _wanted(lake: Lake, version: DatasetVersion) -> dict[str, int]:
-    """Rows a label that the run's recipe asks for; empty where there is no run, or a recipe of an older Graft."""
+    """Rows a label that the run's recipe asks for; empty if there is no run, or a recipe of an older Graft."""
     run = lake.run(version.run_id)
     try:
         return dict(Recipe.stored(run.recipe).wanted()) if run and run.recipe else {}

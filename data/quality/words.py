@@ -86,12 +86,12 @@ def rounded(value: Any) -> float | None:
 
 
 def ratio(part: Any, whole: Any) -> float | None:
-    """part / whole, None where there is no whole."""
+    """part / whole, None if there is no whole."""
     return round(float(part) / float(whole), DIGITS) if whole else None
 
 
 def spread(lake: Lake, table: str, column: str) -> Spread | None:
-    """Mean and quantiles of a numeric column (exact, interpolated); None where it is NULL throughout."""
+    """Mean and quantiles of a numeric column (exact, interpolated); None if it is NULL throughout."""
     row = one(
         lake,
         f"""SELECT sum({column}) / count({column}) AS mean,

@@ -254,7 +254,7 @@ class MultiLabel(Head):
         return reliability(matrix.reshape(-1, 1), np.array([label in held for held in true for label in self.labels]))
 
     def _scores(self, true: Sequence[set[str]], said: Sequence[set[str]]) -> tuple[ClassScore, ...]:
-        """Each label alone; 0 where nothing can be divided."""
+        """Each label alone; 0 if nothing can be divided."""
         held = Counter(label for some in true for label in some)
         claimed = Counter(label for some in said for label in some)
         hits = Counter(label for a, b in zip(true, said, strict=True) for label in a & b)

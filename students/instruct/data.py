@@ -20,7 +20,7 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Turn:
-    """One instruction with the response that is learned. `rationale`: why that one is right, empty where unknown."""
+    """One instruction with the response that is learned. `rationale`: why that one is right, empty if unknown."""
 
     instruction: str
     response: str
@@ -66,7 +66,7 @@ def is_negative(rejected: Candidate, accepted: Candidate, tau: float) -> bool:
 
 
 def correctness(candidate: Candidate) -> float | None:
-    """The content reviewers' mean score for `correctness` (0 to 10); None where none gave one."""
+    """The content reviewers' mean score for `correctness` (0 to 10); None if none gave one."""
     given = [r.scores["correctness"] for r in candidate.reviews if r.stage == "content" and "correctness" in r.scores]
     return math.fsum(given) / len(given) if given else None
 
@@ -82,7 +82,7 @@ def rationale_of(accepted: Candidate, tau: float) -> str:
     """Why an accepted response is right, in a judge's words: the comment of the content reviewer who scored it highest.
 
     Only a reviewer who would have accepted it alone counts. It judges the response and is no derivation of it: that is
-    all that GRA's models write down. Empty where nobody commented.
+    all that GRA's models write down. Empty if nobody commented.
     """
     given = [r for r in accepted.reviews if r.stage == "content" and r.comment and (r.mean or 0.0) >= tau]
     return max(given, key=lambda review: review.mean or 0.0).comment if given else ""

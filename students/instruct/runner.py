@@ -80,10 +80,10 @@ def one_device(args: Any) -> Any:
 
 
 def train(make: Make, plan: Attempt, facts: str, say: Say) -> Ended:
-    """Carry out a plan, from its checkpoint where there is one of the same `facts`.
+    """Carry out a plan, from its checkpoint if there is one of the same `facts`.
 
     Where memory runs out it starts again with half the batch and twice the accumulation, and says so. Where the loss is
-    no number it stops with the last good weights, and `note` says it. Raises GraftError where there are none, or where
+    no number it stops with the last good weights, and `note` says it. Raises GraftError if there are none, or where
     not even one row fits, and StorageFull.
     """
     plan = _taken_up(plan, facts, say)
@@ -215,7 +215,7 @@ def _attempt(make: Make, plan: Attempt, say: Say) -> Ended:
 
 
 def _fallen_back(trainer: Any, folder: Path, what: str, say: Say) -> str:
-    """Put the last good weights into the trainer's model; what is said of it. GraftError where there are none."""
+    """Put the last good weights into the trainer's model; what is said of it. GraftError if there are none."""
     found = _checkpoint(folder)
     if found is None:
         raise GraftError(

@@ -73,7 +73,7 @@ def train_instruct_student(
     """Train stage by stage on turns and pairs; write to `home.students/<id>/`; evaluate.
 
     The folder appears whole or not at all; a killed training goes on from the checkpoints beside it. Raises GraftError
-    where there is nothing to learn from or training comes apart, and what `find_base` raises.
+    if there is nothing to learn from or training comes apart, and what `find_base` raises.
     """
     base = find_base(settings.instruct.base, home.models, say)
     tokenizer = load_tokenizer(base)
@@ -110,7 +110,7 @@ def train_instruct_student(
 
 
 def stages_of(settings: StudentSettings) -> list[Stage]:
-    """The stages that the settings give, in order. Raises NotFound, and GraftError where the first cannot start."""
+    """The stages that the settings give, in order. Raises NotFound, and GraftError if the first cannot start."""
     stages: list[Stage] = [STAGES.get(own.kind)(own) for own in settings.instruct.course]
     if not stages[0].first:
         raise GraftError(

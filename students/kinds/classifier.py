@@ -82,7 +82,7 @@ class Classifier(StudentKind):
     def export(self, student: Student, home: Home, lake: Lake, folder: Path, *, overwrite: bool) -> Exported:
         """As ONNX, weights, tokenizer, labels.json and model card.
 
-        Raises MissingExtra, StorageFull, and GraftError where the folder is there or the ONNX model is not equal to
+        Raises MissingExtra, StorageFull, and GraftError if the folder is there or the ONNX model is not equal to
         PyTorch within 1e-3.
         """
         from graft.students.card import Judgements, Origin, render_model_card

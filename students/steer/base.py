@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from graft.schemas.steering import SteerRow
 
 Name = Callable[[str, Sequence[str]], Awaitable[tuple[str, ...]]]
-"""(label, texts) to what the texts are about, in a few words each; empty where no model could say."""
+"""(label, texts) to what the texts are about, in a few words each; empty if no model could say."""
 
 LEAST = 1e-6
 """Least probability that a logarithm is taken of."""

@@ -126,7 +126,7 @@ async def _narrowed(texts: Sequence[str], narrow: Narrow | None) -> list[tuple[s
 async def _rows(
     context: Context, judge: Judge, texts: Sequence[tuple[str, Sequence[Label] | None]], judging: Judging
 ) -> list[dict[str, float]] | None:
-    """Each text's raw log-probabilities; None where the server gives none and a vote may stand in for them."""
+    """Each text's raw log-probabilities; None if the server gives none and a vote may stand in for them."""
 
     async def one(text: str, labels: Sequence[Label] | None) -> dict[str, float] | CallFailed:
         try:

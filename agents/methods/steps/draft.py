@@ -133,7 +133,7 @@ def candidate(draft: Draft, ended: Decision) -> Candidate:
 
 
 def soft_label(distributions: Sequence[Sequence[LabelScore]]) -> dict[str, float]:
-    """Mean calibrated probability of each label over the judgements by probabilities; empty where there is none.
+    """Mean calibrated probability of each label over the judgements by probabilities; empty if there is none.
 
     Of judgements over different labels a label that one of them lacks counts there as 0.
     """

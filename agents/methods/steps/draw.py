@@ -77,14 +77,14 @@ def steered(recipe: Recipe, place: Place, seed: int) -> Steer | None:
 
 
 def draw_model(recipe: Recipe, slot: Slot, role: str) -> ModelSpec:
-    """One model of a role for a slot, uniformly; the slots of a group draw the same. GraftError where there is none."""
+    """One model of a role for a slot, uniformly; the slots of a group draw the same. GraftError if there is none."""
     return random.Random(f"{role}-{slot.seed}").choice(pool_of(recipe, role))
 
 
 def draw_roles(recipe: Recipe, slot: Slot, committee: Committee) -> Roles:
     """Generator, reviewers and adjudicator, uniformly and without overlap where the pools allow it (GRA section 3).
 
-    Where they do not, unused models come first, then those used least. Raises GraftError where a role has no model.
+    Where they do not, unused models come first, then those used least. Raises GraftError if a role has no model.
     """
     rng = random.Random(f"roles-{slot.seed}")
     generator = rng.choice(pool_of(recipe, "generator"))
@@ -125,7 +125,7 @@ def _apart(
 
 
 def pool_of(recipe: Recipe, role: str) -> list[ModelSpec]:
-    """The models that may play a role; one that writes is never an encoder. Raises GraftError where there is none."""
+    """The models that may play a role; one that writes is never an encoder. Raises GraftError if there is none."""
     writes = recipe.writes(role) or not recipe.task.labelled
     models = [model for model in recipe.models_for(role) if not (writes and model.provider == "encoder")]
     if not models:

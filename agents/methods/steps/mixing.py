@@ -69,7 +69,7 @@ def _mixed(query: Query, run_id: str, name: str, order: str, also: str = "") -> 
 
 
 def _rates(row: dict[str, Any]) -> dict[str, float | None]:
-    """Shares of the labelled texts (no label: of the judged ones); None where there are none."""
+    """Shares of the labelled texts (no label: of the judged ones); None if there are none."""
     labelled, judged = row["labelled"], row["judged"]
 
     def of(count: int) -> float | None:

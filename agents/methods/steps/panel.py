@@ -1,4 +1,4 @@
-"""The panel: reviewers are asked until the outcome is settled, and the adjudicator where they disagree (GRA section 3).
+"""The panel: reviewers are asked until the outcome is settled, and the adjudicator if they disagree (GRA section 3).
 
 Reviewers are asked one after another unless `early_exit` is off: then all at once.
 """
@@ -47,7 +47,7 @@ async def review_label(
 async def review_content(
     draft: Draft, roles: Roles, settings: Committee, review: AskOne, adjudicate: Adjudicate
 ) -> Decision:
-    """Reviews, the decision rule, and the adjudicator where they disagree above the mean."""
+    """Reviews, the decision rule, and the adjudicator if they disagree above the mean."""
     size = len(roles.reviewers)
 
     def over(given: Sequence[Review]) -> bool:

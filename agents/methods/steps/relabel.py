@@ -109,7 +109,7 @@ def _combined(
 ) -> Labelling:
     """The mean distribution over those that gave a label, and its best label; or the label of the one that decides.
 
-    There is none where the first two are exactly even, as votes may be, or the first is under `least`.
+    There is none if the first two are exactly even, as votes may be, or the first is under `least`.
     """
     said = {review.model: review for review in reviews if review.answer in names and review.distribution}
     given = list(said.values())  # a model in two roles counts once, as the one that was asked last

@@ -100,7 +100,7 @@ def sketch_from(shingles: list[str]) -> Sketch:
 def jaccard_of(one: Sketch, other: Sketch) -> float:
     """Jaccard similarity of two sketched texts, 0 to 1.
 
-    Exact where both sketches hold all their shingles, else the bottom-k estimate over their union.
+    Exact if both sketches hold all their shingles, else the bottom-k estimate over their union.
     """
     union = np.union1d(one, other)
     if len(one) == SKETCH or len(other) == SKETCH:

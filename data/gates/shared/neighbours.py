@@ -143,7 +143,7 @@ def drop(
 def nearest(
     vectors: Vectors, count: int, *, exact_below: int = EXACT_BELOW, storage: Storage = "f16", threads: int = 0
 ) -> NDArray[np.float32]:
-    """Each row's cosines to its `count` nearest other rows, highest first (n x count, fewer where there are fewer)."""
+    """Each row's cosines to its `count` nearest other rows, highest first (n x count, fewer if there are fewer)."""
     count, rows = min(count, len(vectors) - 1), np.arange(len(vectors), dtype=np.int64)
     if count < 1:
         return np.empty((len(vectors), 0), dtype=np.float32)
@@ -345,7 +345,7 @@ def _tell(say: Say, block: int, done: int, total: int, what: str) -> None:
 
 
 def _search(index: Any, block: NDArray[np.float32], count: int, threads: int) -> tuple[Places, NDArray[np.float32]]:
-    """Keys (-1 where there are fewer) and cosines of the `count` nearest of each row of the block."""
+    """Keys (-1 if there are fewer) and cosines of the `count` nearest of each row of the block."""
     found = index.search(block, count, threads=threads)
     keys = np.asarray(found.keys).reshape(len(block), -1).astype(np.int64)
     close = 1.0 - np.asarray(found.distances, dtype=np.float32).reshape(len(block), -1)
