@@ -80,7 +80,7 @@ def _further_accuracy(seeds: Evaluation, version: Evaluation, paired: Paired | N
         most = max(len(seeds.accuracies), len(version.accuracies))
         lines.append(_pair(f"  of {most} trainings", _range(seeds.accuracies), _range(version.accuracies)))
     if version.majority is not None:
-        name = "largest class" if version.micro_f1 is None else "most frequent labels"
+        name = "largest class" if version.micro_f1 is None else "commonest labels"
         lines.append(f"{_name(f'  {name} guessed')}{version.majority:>12.1%}{version.majority:>14.1%}")
     if paired is not None:
         chance = "p < 0.0001" if paired.p_value < 0.0001 else f"p = {paired.p_value:.4f}"

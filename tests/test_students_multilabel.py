@@ -237,7 +237,7 @@ def test_a_student_learns_that_a_text_has_two_labels(trained: tuple[Path, Any, l
     judged = report.evaluations[1]
     assert judged.accuracy == judged.micro_f1 == 1.0 and len(judged.accuracies) == 2
     assert report.validation.micro_f1 == 1.0 and report.validation.rows == 7
-    for word in ("all labels of a text right", "micro-F1", "most frequent labels guessed"):
+    for word in ("all labels of a text right", "micro-F1", "commonest labels guessed"):
         assert word in report.text
     assert "no temperature" not in report.text
     assert all(path.is_file() and (path.parent / "reliability.json").is_file() for path in report.confusion)
