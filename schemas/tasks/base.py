@@ -161,7 +161,7 @@ class Unread(Task):
     @property
     def has_restricted(self) -> bool:
         """See Task."""
-        return self.like is None or self.like.has_restricted
+        return any(self.restricts(name) for name in ("", *self.names))
 
     def restricts(self, label: str) -> bool:
         """See Task."""
