@@ -54,7 +54,7 @@ STUDENTS: list[Verb] = [
     students.train, students.improve, students.students, students.compare, predict.export_student, predict.predict,
 ]  # fmt: skip
 OPERATE: list[Verb] = [
-    ops.up, ops.down, ops.schedule, ops.resume, batches.batches, versions.maintain, read.doctor,
+    ops.up, ops.down, ops.schedule, ops.resume, batches.batches, versions.maintain, read.doctor, read.plugins,
 ]  # fmt: skip
 NAMES: dict[Verb, str] = {intake.bring_in: "import", maps.draw: "map"}
 """Verbs whose name is a word of Python's."""
@@ -68,9 +68,13 @@ PANELS: dict[str, list[Verb]] = {
 }  # fmt: skip
 SETTINGS: dict[Verb, dict[str, bool]] = {audit.audit: audit.UNKNOWN}
 """Verbs that parse some of their options themselves."""
+COMMANDS = {export.export: export.ExportCommand}
+"""Verbs whose help is made when it is shown."""
 for panel, verbs in PANELS.items():
     for verb in verbs:
-        app.command(NAMES.get(verb), rich_help_panel=panel, context_settings=SETTINGS.get(verb))(verb)
+        app.command(
+            NAMES.get(verb), cls=COMMANDS.get(verb), rich_help_panel=panel, context_settings=SETTINGS.get(verb)
+        )(verb)
 for old, verb in OLD_NAMES.items():
     app.command(old, hidden=True)(verb)
 app.add_typer(journal.app, name="journal", rich_help_panel="Operate")

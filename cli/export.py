@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
+
+
+class ExportCommand(TyperCommand):
+    """The verb's help ends with the formats that there are, a plugin's too."""
+
+    def get_help(self, ctx: Any) -> str:
+        """Called by typer for --help."""
+        from rich.markup import escape
+
+        from graft.schemas.kinds import EXPORTS
+
+        formats = "\n\n".join(f"{name}: {escape(one.says)}" for name, one in EXPORTS.all().items())
+        self.help = f"{inspect.cleandoc(export.__doc__ or '')}\n\nFormats:\n\n{formats}"
+        return super().get_help(ctx)
 
 
 def _said(text: str | None) -> list[str] | None:
@@ -34,14 +50,6 @@ def export(
     """Write a version as files for a trainer, with its card and a manifest of hashes, or push it to a hub.
 
     Example:  graft export demo --format messages --where "label <> 'other'" --out training-set
-
-    As files: parquet, jsonl, csv, fasttext, intents (CLINC150's JSON), banking77 (CSV of text and category).
-
-    For trainers: messages, prompt_completion, alpaca, sharegpt, llamafactory.
-
-    Of judged answers: preference, unpaired_preference, stepwise.
-
-    For a hub: hf, with --push.
 
     docs/export.md describes each format and the conditions that --where accepts.
     """

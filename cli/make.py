@@ -79,7 +79,7 @@ def run(
     minutes: Annotated[float | None, typer.Option(min=0.01, help="overrides limits.minutes")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="draw a new random seed, as a schedule does")] = False,
     train: Annotated[bool, typer.Option("--train", help="train the student on the result")] = False,
-    export: Annotated[str | None, typer.Option(help="export the result: parquet or jsonl")] = None,
+    export: Annotated[str | None, typer.Option(help="export the result in a format of: graft export --help")] = None,
     json: JsonFlag = False,
 ) -> None:
     """Make the dataset of a recipe and publish it as a version. Running it again repeats no finished work.

@@ -1,4 +1,4 @@
-"""Verbs that only read: status, datasets, show, explain, doctor."""
+"""Verbs that only read: status, datasets, show, explain, doctor, plugins."""
 
 from __future__ import annotations
 
@@ -212,3 +212,26 @@ def doctor(
         table("doctor", ["what", "state", "detail"], [[f["what"], f["state"], f["detail"]] for f in found])
     if any(f["state"] == "problem" for f in found):
         raise typer.Exit(1)
+
+
+def plugins(json: JsonFlag = False) -> None:
+    """Methods, gates, export formats and other kinds that installed distributions add, and what is wrong with any.
+
+    Example:  graft plugins --json
+    """
+    from dataclasses import asdict
+
+    from graft.cli.show import as_json, console, table
+    from graft.schemas.gates import GateSettings
+    from graft.schemas.kinds import FAMILIES
+
+    GateSettings()  # gates are compared with each other: two cannot share a field
+    found = [plugin for family in FAMILIES for plugin in family.plugins.values()]
+    if json:
+        as_json([{**asdict(one), "status": "problem" if one.problem else "ok"} for one in found])
+        return
+    if not found:
+        console().print("no plugin is installed. How to write one: docs/extend.md")
+        return
+    rows = [[one.family, one.name, one.distribution, one.version, one.problem or "ok"] for one in found]
+    table("plugins", ["family", "name", "distribution", "version", "status"], rows)

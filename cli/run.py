@@ -14,11 +14,14 @@ from graft.cli.show import as_json, console, without_seeds
 from graft.flows.run_server import start_prefect
 from graft.schemas.errors import Interrupted
 from graft.schemas.home import Home
+from graft.schemas.kinds import EXPORTS
 
 
 def run_recipe(recipe: str, overrides: dict[str, Any], *, train: bool, export: str | None, json: bool) -> int:
     """Run, and if asked train and export. Returns the process's exit code."""
     home = Home.find()
+    if export:
+        EXPORTS.get(export)  # a format that does not exist is reported before the run
     quiet_console()
     out = console(stderr=json)
     if not json:

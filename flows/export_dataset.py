@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated
 
 from prefect import flow
+from pydantic import WithJsonSchema
 
 from graft.data.export import export as export_files
 from graft.data.export.push import check_push, push_folder
 from graft.data.lake import Lake
 from graft.data.versions import version
 from graft.schemas.home import Home
+from graft.schemas.kinds import EXPORTS
 
-FormatName = Literal[
-    "parquet", "jsonl", "csv", "fasttext", "intents", "banking77", "messages", "prompt_completion", "alpaca",
-    "sharegpt", "llamafactory", "preference", "unpaired_preference", "stepwise", "hf",
-]  # fmt: skip
+FormatName = Annotated[str, WithJsonSchema({"type": "string", "description": f"one of {', '.join(EXPORTS.names)}"})]
+"""A format's name; Prefect's form lists the formats that are installed where the deployment was made."""
 
 
 @flow(name="export_dataset")
@@ -39,7 +39,7 @@ def export_version(
     """Export without Prefect. `out` is a folder, by default GRAFT_HOME/exports/<name>-<version>-<format>.
 
     With restricted rows the default folder's name ends in `-restricted`, so that neither export replaces the other.
-    `push` is a repository at a hub, NAMESPACE/NAME: with format hf the complete files are pushed there.
+    `push` is a repository at a hub, NAMESPACE/NAME: the complete files are pushed there.
     The other arguments, and the errors, are those of data.export.export and data.export.push.push_folder.
     """
     if push:

@@ -20,12 +20,11 @@ from graft.data.intake.parts import Source, invalid
 from graft.data.lake import Lake
 from graft.data.versions import publish
 from graft.flows import artifacts
-from graft.flows.run_context import code_version
 from graft.schemas.base import SLUG_PATTERN, stable_hash, utc_now
 from graft.schemas.datasets import DatasetVersion, Row, Run
 from graft.schemas.errors import GraftError
 from graft.schemas.home import Home
-from graft.schemas.kinds import TASKS
+from graft.schemas.kinds import TASKS, code_version
 from graft.schemas.problems import FieldErrors
 from graft.schemas.recipe import Recipe, Splits
 from graft.schemas.rows import Seed
@@ -197,8 +196,8 @@ def _publish(
     content = stable_hash([(row.id, row.split, row.restricted) for row in made.rows])
     run = Run(
         id=f"{name}-{content}", dataset=name, recipe=recipe.model_dump(mode="json"), status="finished",
-        started_at=started, ended_at=utc_now(), code_version=code_version(), stopped_by="target", counts=made.counts,
-        price_usd=0.0,
+        started_at=started, ended_at=utc_now(), code_version=code_version(recipe.kinds), stopped_by="target",
+        counts=made.counts, price_usd=0.0,
     )  # fmt: skip
 
     def text(rows: Sequence[Row]) -> str:

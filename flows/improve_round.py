@@ -11,6 +11,7 @@ from typing import Any
 
 from graft.agents.methods.steps.draw import pool_of
 from graft.agents.roles.namer import name_concepts
+from graft.data.gates import without
 from graft.data.lake import Lake
 from graft.data.scores.answers import VALIDATION
 from graft.data.versions import version as find_version
@@ -21,6 +22,7 @@ from graft.flows.run_context import CallRecorder, open_gateway
 from graft.schemas.base import stable_hash
 from graft.schemas.datasets import DatasetVersion
 from graft.schemas.errors import BudgetExhausted, CallFailed, GraftError
+from graft.schemas.gates import GateSettings
 from graft.schemas.home import Home
 from graft.schemas.models import ModelSpec
 from graft.schemas.recipe import Recipe
@@ -276,7 +278,8 @@ class Naming:
 def _with(recipe: Recipe, arms: Arms, arm: Arm, wanted: dict[str, int]) -> Recipe:
     """The recipe with an arm's name, seed and counts; versions of other loops do not constrain it."""
     target = recipe.target.model_copy(update={"labels": wanted})
-    gates = recipe.gates.model_copy(update={"against_published": False})
+    free = without(lambda kind: kind.published)
+    gates = GateSettings.model_validate({**recipe.gates.model_dump(), **free})
     return recipe.model_copy(update={"name": arms.dataset(arm), "seed": arms.seed, "target": target, "gates": gates})
 
 

@@ -31,7 +31,6 @@ from graft.flows.publish import finish
 from graft.flows.run_context import (
     RunContext,
     Say,
-    code_version,
     enter,
     leave,
     open_gateway,
@@ -48,6 +47,7 @@ from graft.schemas.calls import Call
 from graft.schemas.datasets import Run
 from graft.schemas.errors import GraftError
 from graft.schemas.home import Home
+from graft.schemas.kinds import code_version
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Candidate, Seed, Slot
 
@@ -117,7 +117,7 @@ async def _make(recipe: Recipe, file: Path, seeds: list[Seed], home: Home, lake:
         recipe_file=str(file),
         status="running",
         started_at=before.started_at if before else utc_now(),
-        code_version=code_version(),
+        code_version=code_version(recipe.kinds),
         neighbours=before.neighbours if before else {},
     )
     say: Say = lambda text: _say(progress, text)  # noqa: E731

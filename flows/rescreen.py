@@ -11,7 +11,7 @@ from prefect import flow
 from pydantic import ValidationError
 
 from graft.agents.local import encoder
-from graft.data.gates import Needs, TestText, reads_reviews
+from graft.data.gates import Needs, TestText, reads_reviews, without
 from graft.data.gates.base import Embed
 from graft.data.lake import Lake
 from graft.data.rescreen import Gated, gate_again
@@ -31,15 +31,6 @@ from graft.schemas.tasks.base import task_for
 
 CLUSTERS_SHOWN = 20
 LANGUAGE = "task.language"
-NEUTRAL: dict[str, Any] = {
-    "min_chars": 1,
-    "max_chars": 100_000,
-    "label_leak": False,
-    "prompt_leak": False,
-    "language": {"action": "off"},
-}
-"""Gates for rows that no run made: people may write short or long texts, a label's name, and any language."""
-
 Say = Callable[[str], None]
 
 
@@ -171,7 +162,8 @@ def recipe_of(
     labels = sorted({row.label for row, *_ in held})
     kind = task_for(["response"] if any(row.response for row, *_ in held) else [])
     task = kind.unchecked(["one", "other"], "und")
-    base = {"name": "neutral", "task": task, "seeds": {"path": "none.jsonl"}, "gates": NEUTRAL}
+    gates = without(lambda kind: not kind.people)
+    base = {"name": "neutral", "task": task, "seeds": {"path": "none.jsonl"}, "gates": gates}
     recipe = _overridden(Recipe.model_validate(base), overrides)
     of_rows = kind.unchecked(labels, recipe.task.language)  # any label, if there is only one
     note = "the version has no run's recipe: neutral gates were used (docs/rescreen.md)"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.metadata
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -288,14 +287,6 @@ def run_lock(home: Home, run_id: str) -> Any:
     finally:
         holder.unlink(missing_ok=True)
         lock.release()
-
-
-def code_version() -> str:
-    """The installed version of Graft."""
-    try:
-        return importlib.metadata.version("graft-factory")
-    except importlib.metadata.PackageNotFoundError:
-        return "source"
 
 
 _open: dict[str, RunContext] = {}

@@ -1,18 +1,20 @@
-"""Kinds: the several ways to do one thing, found by name without naming them.
+"""Kinds: exchangeable implementations, found by name.
 
 A family's own kinds are the modules of one folder, and a module's name is its kind's name: `agents/methods/gra.py` is
-the method `gra`. A module holds its kind as `KIND`; whatever the modules share lies in `base.py` or in a package beside
-them. Other distributions add kinds by entry points in the family's group (`graft.methods`): the kind itself, or a
-module that holds it.
+the method `gra`. A module holds its kind as `KIND`; shared code is in `base.py` or in a package beside them. Other
+distributions add kinds by entry points in the family's group (`graft.methods`): the kind itself, or a module that holds
+it.
 """
 
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
@@ -29,7 +31,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Plugin:
-    """A kind of another distribution. `problem` says why it cannot be used; empty where it can."""
+    """A kind of another distribution. `problem` is the reason for which it cannot be used; empty if it can."""
 
     family: str
     name: str
@@ -44,30 +46,36 @@ class Kinds(Generic[T]):
 
     Args:
         family: plural, such as "methods": the entry points' group is `graft.<family>`
-        folder: where the family's own kinds lie, under the package, such as "agents/methods"
+        folder: the folder of the family's own kinds, under the package, such as "agents/methods"
         needs: attributes that a plugin's kind must have
+        several: a module holds several kinds, each with a `name`, as `KINDS`
     """
 
     family: str
     folder: str
     needs: tuple[str, ...] = ()
+    several: bool = False
     _loaded: dict[str, T] = field(default_factory=dict, repr=False)
     _plugins: dict[str, Plugin] | None = field(default=None, repr=False)
 
     @property
     def own(self) -> tuple[str, ...]:
         """The names of Graft's own kinds, in alphabetical order."""
-        found = pkgutil.iter_modules([str(PACKAGE / self.folder)])
-        return tuple(sorted(one.name for one in found if not one.ispkg and one.name != "base"))
+        return tuple(sorted(self._shared if self.several else self._modules))
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of all kinds that can be used: Graft's own, then plugins'."""
+        """The names of all usable kinds: Graft's own, then plugins'."""
         return (*self.own, *(name for name, plugin in self.plugins.items() if not plugin.problem))
 
     @property
+    def noun(self) -> str:
+        """One kind of the family in words, such as "method"."""
+        return re.sub("ies$", "ys", self.family)[:-1]
+
+    @property
     def plugins(self) -> Mapping[str, Plugin]:
-        """Every plugin of the family by its name, also those that cannot be used."""
+        """Every plugin of the family by its name, also unusable ones."""
         if self._plugins is None:
             self._plugins = {}
             for point in sorted(entry_points(group=f"graft.{self.family}"), key=lambda point: point.name):
@@ -75,25 +83,37 @@ class Kinds(Generic[T]):
         return self._plugins
 
     def get(self, name: str) -> T:
-        """The kind of that name. Raises NotFound with the names that there are."""
+        """The kind of that name. Raises NotFound with the available names."""
         if name not in self._loaded:
             if name in self.own:
-                module = import_module(f"graft.{self.folder.replace('/', '.')}.{name}")
-                self._loaded[name] = module.KIND
+                self._loaded[name] = self._shared[name] if self.several else self._module(name).KIND
             elif name not in self.plugins or self.plugins[name].problem:
                 problem = self.plugins[name].problem if name in self.plugins else ""
                 fix = f"{did_you_mean(name, self.names)}use one of {', '.join(self.names)}"
-                raise NotFound(f"no {self.family} kind {name!r}" + (f": {problem}" if problem else ""), fix=fix)
+                raise NotFound(f"no {self.noun} {name!r}" + (f": {problem}" if problem else ""), fix=fix)
         return self._loaded[name]
 
     def all(self) -> dict[str, T]:
-        """Every kind that can be used, by its name."""
+        """Every usable kind, by its name."""
         return {name: self.get(name) for name in self.names}
 
     def refuse(self, name: str, problem: str) -> None:
-        """Take a plugin out of use: its family found that it cannot work beside the others."""
+        """Mark a plugin as unusable: its family found a conflict with others."""
         self._plugins = {**self.plugins, name: replace(self.plugins[name], problem=problem)}
         self._loaded.pop(name, None)
+
+    @property
+    def _modules(self) -> list[str]:
+        found = pkgutil.iter_modules([str(PACKAGE / self.folder)])
+        return [one.name for one in found if not one.ispkg and one.name != "base"]
+
+    def _module(self, name: str) -> ModuleType:
+        return import_module(f"graft.{self.folder.replace('/', '.')}.{name}")
+
+    @cached_property
+    def _shared(self) -> dict[str, T]:
+        """Own kinds whose modules hold several, by name."""
+        return {kind.name: kind for module in self._modules for kind in self._module(module).KINDS}
 
     def _plugin(self, point: EntryPoint) -> Plugin:
         """Load a plugin. Any exception of its code becomes its problem: one bad plugin stops no run."""
@@ -143,7 +163,7 @@ class OfKind:
         return core_schema.no_info_plain_validator_function(bind, serialization=written)
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        """Called by pydantic: the kinds are looked up anew each time."""
+        """Called by pydantic: the kinds are looked up each time."""
         every = {name: self._settings_of(name).__pydantic_core_schema__ for name in sorted(self.kinds.names)}
         return handler(core_schema.tagged_union_schema(every, "kind"))
 
@@ -152,7 +172,7 @@ class OfKind:
         return getattr(kind, self.settings) if self.settings else kind
 
     def _class(self, value: Any) -> Any:
-        """The class for a raw value. Raises what a discriminated union would, or FieldErrors for a broken plugin."""
+        """The class for a raw value. Raises the errors of a discriminated union, or FieldErrors for a broken plugin."""
         if not isinstance(value, Mapping):
             raise PydanticKnownError("model_attributes_type")
         if "kind" not in value:
@@ -163,7 +183,7 @@ class OfKind:
         plugin = self.kinds.plugins.get(name) if isinstance(name, str) else None
         if plugin:
             what = f"kind {name!r} of {plugin.distribution or 'a plugin'} cannot be used: {plugin.problem}"
-            raise FieldErrors([Finding(("kind",), what, "mend or remove the plugin; graft plugins lists all")])
+            raise FieldErrors([Finding(("kind",), what, "repair or remove the plugin; graft plugins lists all")])
         expected = ", ".join(repr(one) for one in sorted(names))
         raise PydanticKnownError(
             "union_tag_invalid", {"discriminator": "'kind'", "tag": str(name), "expected_tags": expected}
@@ -178,6 +198,23 @@ STUDENTS: Kinds[Any] = Kinds("students", "students/kinds", ("train", "lies_in"))
 OBJECTIVES: Kinds[Any] = Kinds("objectives", "students/objectives")
 STAGES: Kinds[Any] = Kinds("stages", "students/instruct/stages")
 POLICIES: Kinds[Any] = Kinds("policies", "students/steer")
-EXPORTS: Kinds[Any] = Kinds("exports", "data/export")
+EXPORTS: Kinds[Any] = Kinds("exports", "data/export/formats", needs=("name", "select", "container"), several=True)
 FAMILIES: tuple[Kinds[Any], ...] = (METHODS, TASKS, GATES, AUDITS, STUDENTS, OBJECTIVES, STAGES, POLICIES, EXPORTS)
 """Every family, for `graft plugins`. A room gives its own family a type where it hands it on."""
+
+
+def code_version(used: Iterable[tuple[Kinds[Any], str]] = ()) -> str:
+    """The versions of the code that does a piece of work, such as `0.1.0 + graft-haiku 1.0`.
+
+    Args:
+        used: the kinds that do it, each with its family: plugins among them are named
+
+    Returns:
+        Graft's version, or "source" where it is not installed; then each plugin's distribution and version
+    """
+    try:
+        own = version("graft-factory")
+    except PackageNotFoundError:
+        own = "source"
+    plugins = [family.plugins[name] for family, name in used if name in family.plugins and name not in family.own]
+    return " + ".join((own, *sorted({f"{one.distribution} {one.version}" for one in plugins})))

@@ -12,7 +12,7 @@ from graft.schemas.base import Slug, Value, stable_hash
 from graft.schemas.binding import DEFAULT_METHOD, MethodSettings, Role, bind_roles, roles_of
 from graft.schemas.extra import sendable
 from graft.schemas.gates import GateSettings
-from graft.schemas.kinds import GATES, METHODS, TASKS, OfKind
+from graft.schemas.kinds import GATES, METHODS, OBJECTIVES, POLICIES, STAGES, STUDENTS, TASKS, Kinds, OfKind
 from graft.schemas.models import EMBEDDED_POOL, ModelSpec, RoleSpec
 from graft.schemas.problems import FieldErrors, field_error, unknown_name
 from graft.schemas.redaction import HIDDEN
@@ -203,6 +203,20 @@ class Recipe(Value):
     def wanted(self) -> dict[str, int]:
         """Target rows of each label, in the task's order."""
         return {name: self.target.labels.get(name, self.target.rows_per_label) for name in self.task.names}
+
+    @property
+    def kinds(self) -> list[tuple[Kinds[Any], str]]:
+        """The family and name of every kind that a run of the recipe, its student or its loop uses."""
+        objective = self.student.objective
+        return [
+            (METHODS, self.method.kind),
+            (TASKS, self.task.kind),
+            (STUDENTS, self.task.student),
+            *((GATES, name) for name, kind in GATES.all().items() if kind.enabled(self)),
+            *([(OBJECTIVES, objective.kind)] if objective else []),
+            *((STAGES, stage.kind) for stage in self.student.instruct.stages),
+            *((POLICIES, name) for name in self.improve.policies),
+        ]
 
     def fingerprint(self, *more: Any) -> str:
         """Hash of everything that decides the rows, so not student, loop, review and caps: a raised cap continues."""

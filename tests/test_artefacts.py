@@ -234,7 +234,7 @@ def test_a_checkpoint_that_is_a_pickle_is_not_taken_up(tmp_path: Path, marker: P
     (tmp_path / NAME).write_bytes(pickle.dumps(Marking(marker), protocol=2))
     said: list[str] = []
     assert Checkpoint(tmp_path, {}, said.append).load() is None
-    assert "starting anew" in said[0]
+    assert "starting again" in said[0]
 
 
 OUTSIDE = ["st_x/../../outside", "../outside", "st_", "st_a/b", "/etc", "st_x\n", "..", "st_x\0", "outside"]

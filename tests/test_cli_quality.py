@@ -75,7 +75,7 @@ def test_gold_and_html(home: Path) -> None:
     gold, page = home / "gold.csv", home / "report.html"
     gold.write_text("id,text,label\nc_1,,a\nc_2,,b\n", encoding="utf-8")
     told = ask("shop", "--no-embed", "--gold", str(gold), "--html", str(page))
-    assert "50.0% of labels are not the gold ones" in told and "wrote" in told
+    assert "50.0% of labels differ from the gold labels" in told and "wrote" in told
     text = page.read_text(encoding="utf-8")
     assert text.startswith("<!doctype html>") and "Against gold" in text and "<b>" not in text
     with pytest.raises(GraftError, match="cannot be written"):

@@ -303,7 +303,7 @@ def test_a_report_of_what_no_model_made_and_of_a_guard(
     assert files == [Path("report-brought-1.html"), Path("report-guard-1.html")]
     brought_file, guard_file = (file.read_text(encoding="utf-8") for file in files)
     assert "an import: no model made or judged its rows" in brought_file and "Changes since" not in brought_file
-    assert HIDDEN_WORDS not in guard_file and "How the messages were made and labelled, run guarding" in guard_file
+    assert HIDDEN_WORDS not in guard_file and "Generation and labelling of the messages, run guarding" in guard_file
 
 
 def test_a_report_that_cannot_be_written_says_so(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from graft.dashboard.figures import Rows, rows_of
 from graft.dashboard.figures.filters import SORTS, Asked
 from graft.data.duck import quoted
-from graft.data.export.files import FORMULA
+from graft.data.export.formats.base import FORMULA
 from graft.data.fence import Budget
 from graft.schemas.restricted import HIDDEN
 

@@ -1,8 +1,9 @@
-"""The gate against earlier versions: a row must not repeat one that the dataset has published."""
+"""The gate against earlier versions: rejects a row that repeats a published row of the dataset."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import MappingProxyType
 
 from graft.data.gates.base import Gate, Needs
 from graft.data.gates.shared.repeats import repeats
@@ -19,11 +20,11 @@ class Settings(Value):
 class AgainstPublished(Gate):
     """Exact and near duplicates of published rows, as the gates `exact_published` and `near_published`."""
 
-    Settings, cost = Settings, 51
+    Settings, cost, published, off = Settings, 51, True, MappingProxyType({"against_published": False})
 
     @classmethod
     def enabled(cls, recipe: Recipe) -> bool:
-        """As the recipe says."""
+        """As the recipe sets."""
         return recipe.gates.of(Settings).against_published
 
     @classmethod

@@ -1,9 +1,11 @@
-"""The length gate: not too short, not too long (recipe: gates.min_chars, gates.max_chars).
+"""The length gate: bounds the length of texts (recipe: gates.min_chars, gates.max_chars).
 
-It runs before all others, so that what any of them costs is bounded by `max_chars`.
+It runs before all others, so that `max_chars` bounds the cost of the others.
 """
 
 from __future__ import annotations
+
+from types import MappingProxyType
 
 from pydantic import Field, model_validator
 
@@ -37,6 +39,7 @@ class LengthGate(Gate):
     """
 
     Settings, cost, name = Settings, 0, "length"
+    people, off = False, MappingProxyType({"min_chars": 1, "max_chars": 100_000})
 
     def __init__(self, recipe: Recipe, needs: Needs) -> None:
         super().__init__(recipe, needs)
@@ -49,10 +52,10 @@ class LengthGate(Gate):
         lengths = (("too_long", len(proposal.text)), ("response_too_long", len(proposal.response or "")))
         for rule, length in lengths:
             if length > self._most:
-                return self.failed(rule, f"{length} characters, at most {self._most} wanted", length)
+                return self.failed(rule, f"{length} characters, at most {self._most} allowed", length)
         length = len(proposal.text.strip())
         if 0 < length < self._least:
-            return self.failed("too_short", f"{length} characters, at least {self._least} wanted", length)
+            return self.failed("too_short", f"{length} characters, at least {self._least} required", length)
         return self.passed
 
 
