@@ -247,7 +247,7 @@ def test_an_id_that_is_no_students_leads_nowhere(tmp_path: Path, name: str) -> N
     home = Home(tmp_path / "home")
     (home.students / "st_x").mkdir(parents=True)
     student(Home(tmp_path / "other"), "outside").rename(tmp_path / "outside")
-    with pytest.raises(NotFound, match="cannot be an id"):
+    with pytest.raises(NotFound, match="not a valid id"):
         student_judge(home)(name, ["where is my parcel"])
 
 
@@ -255,7 +255,7 @@ def test_an_id_that_is_no_students_leads_nowhere(tmp_path: Path, name: str) -> N
 def test_no_other_id_leads_out_of_the_home(tmp_path: Path, name: str) -> None:
     home = Home(tmp_path)
     for place in (home.run, home.export, home.improvement):
-        with pytest.raises(NotFound, match="cannot be an id"):
+        with pytest.raises(NotFound, match="not a valid id"):
             place(name)
     assert home.run("shop-04c1@2").parent == home.runs
 

@@ -169,15 +169,15 @@ def test_prune_says_what_it_needs(home: Home) -> None:
 def test_export_keeps_restricted_words_back(home: Home, tmp_path: Path) -> None:
     out = tmp_path / "calls.jsonl"
     done = graft("export", "--out", str(out))
-    assert "word for word" in done.output and f"{len(SECRET)} left out" in done.output
+    assert "verbatim" in done.output and f"{len(SECRET)} left out" in done.output
     assert MARK not in out.read_text() and MARK not in done.output
     assert {json.loads(line)["key"] for line in out.read_text().splitlines()} == set(KEYS) - SECRET
     assert "--overwrite" in error("export", "--out", str(out)).fix
     found = read("export", "--restricted")
     assert (found["rows"], found["left_out"], found["restricted"]) == (len(KEYS), 0, True)
     assert Path(found["file"]).name == "journal-restricted.jsonl" and MARK in Path(found["file"]).read_text()
-    assert "protect the file" in graft("export", "--restricted", "--overwrite").output
-    assert "word for word" in graft("export", "--help").output
+    assert "protect it" in graft("export", "--restricted", "--overwrite").output
+    assert "verbatim" in graft("export", "--help").output
 
 
 def test_check_finds_and_mends(home: Home) -> None:

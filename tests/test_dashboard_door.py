@@ -132,7 +132,7 @@ def test_another_sites_link_opens_a_page_and_searches_nothing(browser: Browser, 
             page.goto(elsewhere)
             with page.expect_navigation() as opened:
                 page.get_by_text(link).click()
-            assert opened.value.status == 403 and "Nothing was searched" in page.content()
+            assert opened.value.status == 403 and "No search was run" in page.content()
             page.get_by_role("link", name="Open the page").click()
             page.locator(shown).wait_for()
 

@@ -206,6 +206,6 @@ def test_the_flow_and_the_command_line(lake: Lake) -> None:
     assert told["expired"] > 5 and told["dry_run"] is False
     assert flow.fn(older_than=0)["merged"] == 0
     for wrong in (-1, float("nan"), float("inf"), 1e9):
-        with pytest.raises(GraftError, match="no age"):
+        with pytest.raises(GraftError, match="not an age"):
             maintain_now(older_than=wrong)
     check(lake)
