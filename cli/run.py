@@ -1,4 +1,4 @@
-"""`graft run`: the flow in this process, with a live display of what it is doing."""
+"""`graft run`: the flow in this process, with a live display."""
 
 from __future__ import annotations
 
@@ -33,9 +33,7 @@ def run_recipe(recipe: str, overrides: dict[str, Any], *, train: bool, export: s
 
             result = asyncio.run(make_dataset(recipe, **overrides))
         except KeyboardInterrupt:
-            raise Interrupted(
-                "stopped", fix="what had finished is committed: the same command goes on from there"
-            ) from None
+            raise Interrupted("stopped", fix="finished work is committed: run the same command to continue") from None
     trained = exported = None
     published = result["version"]
     ref = f"{published['dataset']}@{published['version']}" if published else ""
@@ -57,7 +55,7 @@ def run_recipe(recipe: str, overrides: dict[str, Any], *, train: bool, export: s
 
 
 def quiet_console() -> None:
-    """Keep Prefect's own log lines and tracebacks off the terminal; its server and `graft status` still have them."""
+    """Keep Prefect's log lines and tracebacks off the terminal; its server and `graft status` still have them."""
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
 
 
@@ -79,7 +77,7 @@ def _tell(home: Home, result: dict[str, Any], trained: dict[str, Any] | None, ex
 
 @contextmanager
 def live(*, quiet: bool) -> Iterator[None]:
-    """Show the run's progress while the block runs: a table on a terminal, a line now and then elsewhere."""
+    """Show the run's progress while the block runs: a table on a terminal, occasional lines elsewhere."""
     if quiet:
         yield
         return

@@ -1,4 +1,4 @@
-"""The card of a published version: plain words in Markdown. Whatever a model or a seed said is made inert."""
+"""The card of a published version, in Markdown. All text from models and seeds is made inert."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SPLIT_ORDER: tuple[SplitName, ...] = get_args(SplitName)
 
 
 def inert(text: str, limit: int = 300) -> str:
-    """The text as one line of Markdown that renders as itself: no markup, link, HTML or table cell comes of it."""
+    """The text as one line of Markdown that renders literally: without markup, link, HTML or table cell."""
     line = "".join(c if c.isprintable() else " " for c in text)
     line = " ".join(line.split())
     line = line if len(line) <= limit else line[: limit - 1] + "…"
@@ -37,7 +37,7 @@ def render_card(
     roles: Sequence[str],
 ) -> str:
     """The card in Markdown. `reasons` are (status, code, rows); `generators` the models whose words are in the rows,
-    `roles` those that the method uses, `method` its own figures.
+    `roles` the method's, `method` its own figures.
     """
     writers = set(generators)
     parts = [
@@ -57,7 +57,7 @@ def render_card(
 def _made(run: Run, recipe: Recipe, rows: Sequence[Row], seeds: int) -> str:
     licence = inert(recipe.licence) or "not stated"
     lines = [
-        "## What was made",
+        "## Contents",
         "",
         f"- {len(rows):,} rows for {recipe.task.kind} over {len({row.label for row in rows})} labels, "
         f"by the method {recipe.method.kind}",
@@ -66,7 +66,7 @@ def _made(run: Run, recipe: Recipe, rows: Sequence[Row], seeds: int) -> str:
     ]
     if run.shortfall:
         missing = ", ".join(f"{inert(label)} {count:,}" for label, count in sorted(run.shortfall.items()))
-        lines.append(f"- **partial**: it was stopped by {inert(run.stopped_by)}; rows still missing: {missing}")
+        lines.append(f"- **partial**: stopped by {inert(run.stopped_by)}; rows still missing: {missing}")
     return "\n".join(lines)
 
 
@@ -92,9 +92,9 @@ def _funnel(reasons: Sequence[tuple[str, str, int]]) -> str:
 
 
 def _cost(run: Run) -> str:
-    price = "unknown (a model's price is not known)" if run.price_usd is None else f"${run.price_usd:,.4f}"
+    price = "unknown (a model has no price)" if run.price_usd is None else f"${run.price_usd:,.4f}"
     return (
-        f"## Cost\n\n- price: {price}\n- model calls: {run.calls:,} ({run.calls_cached:,} answered from the journal)\n"
+        f"## Cost\n\n- price: {price}\n- model calls: {run.calls:,} ({run.calls_cached:,} from the journal)\n"
         f"- tokens: {run.prompt_tokens:,} read, {run.completion_tokens:,} written\n- time: {run.seconds:,.0f} s"
     )
 
@@ -111,7 +111,7 @@ def _models(recipe: Recipe, writers: set[str], roles: Sequence[str]) -> str:
         if reaches:
             terms.append(_terms(model))
     head = ["model", "id", "may play", "licence", "reaches the student"]
-    note = "A model reaches the student where its words are in the rows; one that only judges does not."
+    note = "A model reaches the student if its words are in the rows; a model that only judges does not."
     return "## Models and their terms\n\n" + _table(head, body) + f"\n\n{note}\n\n" + "\n".join(terms)
 
 
@@ -120,7 +120,7 @@ def _terms(model: ModelSpec) -> str:
     if "gemma" in f"{model.licence} {model.model}".lower():
         return f"- {name}: the Gemma Terms of Use count a model trained on its outputs as a derivative of Gemma."
     if model.licence is None:
-        return f"- {name}: its licence is not stated; find out whether its outputs may train a model."
+        return f"- {name}: its licence is not stated; check whether its outputs may train a model."
     return f"- {name}: {inert(model.licence)}."
 
 
@@ -130,17 +130,17 @@ def _use(run: Run, recipe: Recipe, rows: Sequence[Row]) -> str:
         "## Use and limits",
         "",
         f"- meant for training and checking a small model for {recipe.task.kind} ({recipe.task.language})",
-        "- the texts are written and judged by models: they carry those models' errors and biases, "
+        "- models wrote and judged the texts: they carry those models' errors and biases, "
         "and no person has read each of them",
         "- the test split is synthetic too: measure a student on rows that people wrote",
     ]
     if restricted:
-        lines.append(f"- {restricted:,} rows are restricted (harmful): exports leave them out unless asked")
+        lines.append(f"- {restricted:,} rows are restricted (harmful): exports leave them out unless requested")
     return "\n".join(lines)
 
 
 def section_markdown(section: Section) -> str:
-    """A section in Markdown: heading, text, facts as a list, tables, notes. No row of a table is left out."""
+    """A section in Markdown: heading, text, facts as a list, tables, notes. Tables are complete."""
     parts = [f"## {inert(section.title)}", inert(section.text, 2_000)]
     parts.append("\n".join(f"- {inert(fact.name)}: {inert(fact.text)}" for fact in section.facts))
     for table in section.tables:

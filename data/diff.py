@@ -1,6 +1,6 @@
-"""What changed between two versions: rows, labels, lengths, diversity, reviews. DuckDB counts; no row is read here.
+"""Compares two versions: rows, labels, lengths, diversity, reviews. DuckDB counts; no row is read in Python.
 
-Rows of the same id are one row. Of the rest, rows of the same text and response are one too, each with one other.
+Rows of the same id are matched. Of the rest, rows of the same text and response are matched in pairs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Kind = Literal["added", "dropped", "relabelled", "edited", "moved"]
 KINDS: tuple[Kind, ...] = ("added", "dropped", "relabelled", "edited", "moved")
 SAMPLE = 100_000
-"""Rows of each version, at most, over which diversity is measured: the same number of both, since it falls with it."""
+"""Most rows of each version for the diversity figures: the same number of both, as diversity falls with it."""
 
 MATCHES = {
     "dropped": "b IS NULL",
@@ -30,11 +30,11 @@ MATCHES = {
     "edited": "edited",
     "moved": "sa <> sb",
 }
-"""Kind to the condition on a pair; a row may be relabelled, edited and moved at once."""
+"""Kind of change to its condition on a pair; a row may be relabelled, edited and moved at once."""
 
 
 class Measure(Value):
-    """One figure of both versions. None: it cannot be had, such as scores of rows that nobody reviewed."""
+    """One figure of both versions. None: not available, such as scores of rows without reviews."""
 
     group: Literal["length", "diversity", "reviews"]
     name: str
@@ -53,7 +53,7 @@ class Share(Value):
 
 
 class Flow(Value):
-    """Rows that went from one label, or split, to another."""
+    """Rows that moved from one label, or split, to another."""
 
     before: str
     after: str
@@ -61,7 +61,7 @@ class Flow(Value):
 
 
 class Dropped(Value):
-    """Rows that a rule left out; both names are empty where none is noted."""
+    """Rows that a rule left out; both names are empty if none is recorded."""
 
     gate: str
     rule: str
@@ -69,7 +69,7 @@ class Dropped(Value):
 
 
 class Example(Value):
-    """One row that changed, before and after. None on the side where it is not."""
+    """One changed row, before and after. None on the side without it."""
 
     kind: Kind
     id: str
@@ -85,7 +85,7 @@ class Example(Value):
 
 
 class Diff(Value):
-    """What version `b` has that version `a` has not, and the other way round."""
+    """Differences of version `b` from version `a`."""
 
     a: str
     b: str
@@ -98,9 +98,9 @@ class Diff(Value):
     edited: int
     moved: int
     renamed: int
-    """Rows of the same text under another id; they may be relabelled or moved too."""
+    """Rows of the same text under another id; they may also be relabelled or moved."""
     sampled: int
-    """Rows of each version over which diversity was measured."""
+    """Rows of each version in the diversity figures."""
     drops: tuple[Dropped, ...]
     relabels: tuple[Flow, ...]
     moves: tuple[Flow, ...]
@@ -120,8 +120,8 @@ def diff(
 ) -> Diff:  # fmt: skip
     """Compare two versions, of one dataset or of two. `examples` are shown of each kind of change, by id.
 
-    The words of restricted rows are hidden unless `restricted`. A drop's rule is known where `b` was derived, in one
-    step or several, from `a`.
+    The words of restricted rows are hidden unless `restricted`. A drop's rule is known if `b` was derived, in one step
+    or several, from `a`.
     """
     with _paired(lake, a, b) as names:
         counts = _one(lake, COUNTS, names)
@@ -212,7 +212,7 @@ EXAMPLES = """
 
 @contextmanager
 def _paired(lake: Lake, a: DatasetVersion, b: DatasetVersion) -> Iterator[dict[str, str]]:
-    """Temporary tables of this comparison alone: both sides, their pairs, and the rules of what was dropped."""
+    """Temporary tables of this comparison: both sides, their pairs, and the rules of dropped rows."""
     mark = uuid.uuid4().hex
     names = {name: f"temp.diff_{name}_{mark}" for name in ("a", "b", "pairs", "rules")}
     derived = a.dataset == b.dataset and a.version < b.version
@@ -244,7 +244,7 @@ def _one(lake: Lake, query: str, names: Mapping[str, str], **more: object) -> di
 
 
 def _shares(a: Mapping[str, int], b: Mapping[str, int]) -> tuple[Share, ...]:
-    """Those of the first version in its order, then those that only the second has."""
+    """The first version's names in its order, then those that only the second has."""
     both = dict.fromkeys((*a, *b))
     return tuple(
         Share(name=name, a=a.get(name, 0), b=b.get(name, 0), change=b.get(name, 0) - a.get(name, 0)) for name in both

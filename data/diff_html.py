@@ -1,4 +1,4 @@
-"""A diff as one HTML file: no script, nothing from elsewhere, and every word of a model or a person escaped."""
+"""A diff as one HTML file: without scripts and outside resources; all text is escaped."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from graft.data.diff import Diff, Measure, Share
 
 LEAST_BAR = 0.4
-"""Per cent of a bar's room; so that one row is still seen."""
+"""Least per cent of a bar's room, so that one row is still visible."""
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1f2430; --dim: #667085; --line: #e3e6ec; --paper: #ffffff; --soft: #f6f7f9;
@@ -46,7 +46,7 @@ PAGE = """<!doctype html>
 <h1>{{ d.a }} → {{ d.b }}</h1>
 <p>{{ "{:,}".format(d.rows_a) }} rows before, {{ "{:,}".format(d.rows_b) }} after.
 {% if d.same %}Both hold the same rows.{% endif %}
-{% if d.renamed %}{{ "{:,}".format(d.renamed) }} are known by their text: their id is another.{% endif %}</p>
+{% if d.renamed %}{{ "{:,}".format(d.renamed) }} have the same text under another id.{% endif %}</p>
 <div class="cards">{% for name, rows in counts %}
 <div class="card"><b>{{ "{:,}".format(rows) }}</b><span class="dim">{{ name }}</span></div>{% endfor %}</div>
 {% macro shares(title, all) %}{% if all %}
@@ -66,15 +66,15 @@ PAGE = """<!doctype html>
 <td class="n">{{ change }}</td></tr>{% endfor %}</table>{% endfor %}
 {% if d.drops %}<h2>Why rows were dropped</h2>
 <table><tr><th>gate</th><th>rule</th><th class="n">rows</th></tr>{% for one in d.drops %}
-<tr><td>{{ one.gate or "not noted" }}</td><td class="w">{{ one.rule }}</td>
+<tr><td>{{ one.gate or "not recorded" }}</td><td class="w">{{ one.rule }}</td>
 <td class="n">{{ "{:,}".format(one.rows) }}</td></tr>{% endfor %}</table>{% endif %}
 {% for title, all in flows %}{% if all %}<h2>{{ title }}</h2>
 <table><tr><th>before</th><th>after</th><th class="n">rows</th></tr>{% for one in all[:most] %}
 <tr><td class="w">{{ one.before }}</td><td class="w">{{ one.after }}</td>
 <td class="n">{{ "{:,}".format(one.rows) }}</td></tr>{% endfor %}</table>
-{% if all | length > most %}<p>and {{ all | length - most }} more kinds</p>{% endif %}{% endif %}{% endfor %}
+{% if all | length > most %}<p>and {{ all | length - most }} more</p>{% endif %}{% endif %}{% endfor %}
 {% for kind, all in examples %}{% if all %}<h2>Examples: {{ kind }}</h2>
-<table><tr><th>row</th><th>what it says</th><th>label</th><th>split</th></tr>{% for one in all %}
+<table><tr><th>row</th><th>text</th><th>label</th><th>split</th></tr>{% for one in all %}
 <tr><td class="w dim">{{ one.id }}{% if one.gate %}<br>{{ one.gate }}: {{ one.rule }}{% endif %}</td><td class="w">
 {{ change(one.text_before, one.text_after, "pre") }}</td><td class="w">
 {{ change(one.label_before, one.label_after, "span") }}</td><td>
@@ -91,7 +91,7 @@ MOST_FLOWS = 30
 
 
 def render_html(diff: Diff) -> str:
-    """The page, whole. Words that the diff hides stay hidden."""
+    """The whole page. Words that the diff hides stay hidden."""
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
@@ -112,7 +112,7 @@ def render_html(diff: Diff) -> str:
 
 
 def _bars(shares: Sequence[Share]) -> list[tuple[Share, str, str]]:
-    """Each with the lengths of its two bars, per cent of the longest."""
+    """Each entry with the lengths of its two bars, per cent of the longest."""
     most = max((max(one.a, one.b) for one in shares), default=0) or 1
     return [(one, _length(one.a, most), _length(one.b, most)) for one in shares]
 
@@ -122,7 +122,7 @@ def _length(rows: int, most: int) -> str:
 
 
 def figure(value: float | None, *, signed: bool = False) -> str:
-    """A measure for people: four digits behind the point at most; a dash where there is none."""
+    """A figure for people: at most four decimals; a dash if there is none."""
     if value is None:
         return "–"
     text = f"{value:+,.4f}" if signed else f"{value:,.4f}"

@@ -1,4 +1,4 @@
-"""Where a row comes from: from its id to the seeds, prompts, models, scores, decision, price, versions and students."""
+"""Traces a row from its id: seeds, prompts, models, scores, decision, price, versions and students."""
 
 from __future__ import annotations
 
@@ -18,24 +18,23 @@ if TYPE_CHECKING:
 
 LEAST_PREFIX = 6
 LAST = "\U0010ffff"
-"""The last of all letters: what begins with a prefix lies between it and it with this behind. A version's rows lie by
-id in their files, so that most are passed over; `starts_with` reads them all (ten times the time on 5M rows)."""
+"""Greatest character: ids with a prefix lie between the prefix and the prefix plus this. A version's rows are sorted by
+id in their files, so that most are skipped; `starts_with` reads them all (ten times as long on 5M rows)."""
 SAID = ("text", "response", "keywords", "summary")
 
 
 def explain(lake: Lake, row_id: str, *, restricted: bool = False) -> dict[str, Any]:
     """A row's whole history as plain values. A unique beginning of an id (6 characters or more) is enough.
 
-    Of a candidate that occurs in several runs the newest counts. Keys: id, source, text, response, label, restricted,
-    run, origin (where its words come from), slot, meant (name and text of what its method wanted of it beyond its
-    label), exemplars, models, reviews, gates (with `neighbour_text`), decision,
-    calls (with `parameters` and `prompt_version`), price_usd (None: unknown), published (what the newest version says,
-    where that differs), edits, recalls, drops (derived versions that left it out), versions, students, shown_to (rows
-    that it was an exemplar of). A seed and an imported row have no slot, reviews, gates, decision or calls. Raises
-    NotFound.
+    Of a candidate in several runs the newest counts. Keys: id, source, text, response, label, restricted, run, origin
+    (where its words come from), slot, meant (name and text of its method's requests beyond the label), exemplars,
+    models, reviews, gates (with `neighbour_text`), decision, calls (with `parameters` and `prompt_version`), price_usd
+    (None: unknown), published (the newest version's fields, if they differ), edits, recalls, drops (derived versions
+    that left it out), versions, students, shown_to (rows that had it as exemplar). A seed and an imported row have no
+    slot, reviews, gates, decision or calls. Raises NotFound.
 
-    Unless `restricted` is true, HIDDEN stands for whatever may quote a restricted text: of a restricted row all that
-    was said of it, of another row of a restricted task its calls and the restricted rows that it was shown or hit.
+    Unless `restricted` is true, HIDDEN replaces all text that may quote a restricted text: of a restricted row all
+    comments on it, of another row of a restricted task its calls and the restricted rows that it was shown or hit.
     """
     name = _whole_id(lake, row_id.strip())
     held = lake.sql(
@@ -59,7 +58,7 @@ def explain(lake: Lake, row_id: str, *, restricted: bool = False) -> dict[str, A
 
 
 def _published(history: dict[str, Any], held: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """What the newest version says of the row, where that is not what was made: a person's edit, a masked number."""
+    """The newest version's fields of the row, if they differ from the candidate's: a person's edit, a masked number."""
     said = ("text", "response", "label")
     if not held or all(held[-1][name] == history[name] for name in said):
         return None
@@ -124,7 +123,7 @@ def _of_candidate(lake: Lake, found: Candidate, restricted: bool) -> dict[str, A
 
 
 def _meant(lake: Lake, found: Candidate) -> list[tuple[str, str]]:
-    """What was wanted of the row and noted of it, as its method describes it; numbers alone if the method is gone."""
+    """The row's requests and notes, as its method describes them; numbers only if the method is not installed."""
     slot, notes = found.slot, found.notes
     run = lake.run(slot.run_id) if slot.payload or notes else None
     kind = (run.recipe.get("method") or {}).get("kind") if run else None
@@ -140,7 +139,8 @@ def _task(lake: Lake, run_id: str) -> Task:
 
 
 def _restricted_texts(lake: Lake, run_id: str, texts: list[str]) -> set[str]:
-    """Those of the texts that a restricted candidate of the run has: accepted rows become exemplars without a mark."""
+    """The texts among these that a restricted candidate of the run has: accepted rows become exemplars without a
+    mark."""
     query = """
         SELECT DISTINCT text FROM lake.candidates
         WHERE run_id = ? AND restricted AND list_contains(?::VARCHAR[], text)"""
@@ -148,13 +148,13 @@ def _restricted_texts(lake: Lake, run_id: str, texts: list[str]) -> set[str]:
 
 
 def _hidden(values: dict[str, Any], *names: str) -> dict[str, Any]:
-    """The values with HIDDEN in the place of those named; what is empty stays so."""
+    """The values with HIDDEN in place of those named; empty values stay empty."""
     put = {name: [HIDDEN] if isinstance(values[name], list) else HIDDEN for name in names if values.get(name)}
     return {**values, **put}
 
 
 def _without_words(history: dict[str, Any]) -> dict[str, Any]:
-    """The history of a restricted row with ids, labels, figures and codes alone."""
+    """The history of a restricted row with only ids, labels, figures and codes."""
     decision = history["decision"]
     return {
         **_hidden(history, *SAID),
@@ -172,7 +172,7 @@ def _without_words(history: dict[str, Any]) -> dict[str, Any]:
 
 
 def _of_given(lake: Lake, name: str, held: list[dict[str, Any]]) -> dict[str, Any]:
-    """A row that no model made: a published seed or imported row, or a seed that only was shown."""
+    """A row that no model made: a published seed or imported row, or a seed that was only shown."""
     row = held[-1] if held else _seed(lake, name)
     return {
         "id": name,
@@ -188,7 +188,7 @@ def _of_given(lake: Lake, name: str, held: list[dict[str, Any]]) -> dict[str, An
 
 
 def _seed(lake: Lake, name: str) -> dict[str, Any]:
-    """A seed as its newest run has it."""
+    """A seed in its newest run."""
     query = """
         SELECT s.* FROM lake.seeds s LEFT JOIN lake.runs r ON r.id = s.run_id
         WHERE s.id = ? AND s.kind = 'seed' ORDER BY r.started_at DESC NULLS LAST, s.run_id LIMIT 1"""
@@ -204,9 +204,9 @@ def _run(lake: Lake, run_id: str) -> dict[str, Any]:
 
 
 def _text_of(lake: Lake, run_id: str, name: str, restricted: bool) -> str | None:
-    """The text of the row that a gate hit: a seed or candidate of the run, or a published row; None where unknown.
+    """The text of the row that a gate hit: a seed or candidate of the run, or a published row; None if unknown.
 
-    HIDDEN where any of these is restricted and `restricted` is false. (A window over this union now and then fails with
+    HIDDEN if any of these is restricted and `restricted` is false. (A window over this union now and then fails with
     an internal error in DuckDB 1.5.5, so Python looks through its few rows.)
     """
     if not name:

@@ -1,4 +1,4 @@
-"""Parts of a row's history that `explain` puts together: its source, its calls, and what became of it later."""
+"""Parts of a row's history for `explain`: its source, its calls, and later events."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from graft.data.lake import Lake
 
 PARAMETERS = ("temperature", "top_p", "max_tokens", "seed", "top_logprobs", "sample")
-"""Numbers of a request; they quote nothing, so that they are shown of restricted rows too."""
+"""Numbers of a request; they quote nothing, so they are shown for restricted rows too."""
 SHOWN_TO = 50
-"""Rows that a row was shown to which are named; all are counted."""
+"""Most named rows that had the row as exemplar; all are counted."""
 OWN_ROWS = "(the recipe itself)"
 
 
@@ -39,7 +39,7 @@ def called(lake: Lake, run_id: str, candidate_id: str) -> list[dict[str, Any]]:
 
 
 def parameters(request: str) -> dict[str, Any]:
-    """The sampling parameters of a request's JSON; none where it cannot be read."""
+    """The sampling parameters of a request's JSON; none if it is unreadable."""
     try:
         asked = json.loads(request)
     except ValueError:
@@ -49,7 +49,7 @@ def parameters(request: str) -> dict[str, Any]:
 
 
 def origin_of(lake: Lake, source: str, run_id: str) -> dict[str, Any]:
-    """Where a row's words come from: `source`, `file` (the seeds' or the imported one; None: unknown), `run`."""
+    """Source of a row's words: `source`, `file` (the seeds' or the imported one; None: unknown), `run`."""
     run = lake.run(run_id)
     if run is None:
         return {"source": source, "file": None, "run": run_id}
@@ -60,13 +60,13 @@ def origin_of(lake: Lake, source: str, run_id: str) -> dict[str, Any]:
 
 
 def edits_of(lake: Lake, row_id: str) -> list[dict[str, Any]]:
-    """What people decided of a row, oldest first."""
+    """People's decisions on a row, oldest first."""
     query = 'SELECT * FROM lake.edits WHERE row_id = ? ORDER BY "at", id'
     return [edit.model_dump(mode="json") for edit in from_table(Edit, lake.sql(query, [row_id]))]
 
 
 def lost(lake: Lake, row_id: str) -> list[dict[str, Any]]:
-    """The derived versions that left a row out, each with its parent, what made it, and the rule that says so."""
+    """The derived versions that left a row out, each with its parent, its origin, and the rule."""
     query = """
         SELECT d.*, v.parent, v.origin FROM lake.drops d
         LEFT JOIN lake.versions v ON v.dataset = d.dataset AND v.version = d.version
@@ -99,7 +99,7 @@ def _withdraws(lake: Lake, selector: Selector, row_id: str, runs: set[str]) -> b
 
 
 def shown_to(lake: Lake, row_id: str) -> dict[str, Any]:
-    """How many candidates were shown a row as an exemplar, how many of them are accepted, and the first ids."""
+    """Number of candidates that had a row as exemplar, how many of them are accepted, and the first ids."""
     query = """
         SELECT count(*) AS rows, count(*) FILTER (status = 'accepted') AS accepted,
                min(DISTINCT candidate_id, ?) AS ids

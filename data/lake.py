@@ -1,7 +1,7 @@
 """The lake: Parquet files under a DuckLake catalogue. Attach, commit, read.
 
-Rows are written by INSERT from Arrow only, whole batches at a time, under a file lock; a reader reads all the while.
-Inlining of small inserts into the catalogue is off: it cannot hold a NUL byte in a list.
+Rows are written only by INSERT from Arrow, in whole batches, under a file lock; readers do not wait. Inlining of small
+inserts into the catalogue is off: it cannot hold a NUL byte in a list.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ LOCK_TIMEOUT_S = 120.0
 class Lake(RunRecords, StudentRecords):
     """One open lake. Safe to share between threads; other processes may write and read at the same time.
 
-    Threads wait for each other's queries on a lake that is open for writing, and do not on one for reading: there each
-    has a cursor of its own, and sees no other's temporary tables.
+    Threads wait for each other's queries on a lake that is open for writing. On a read-only lake each thread has its
+    own cursor and does not see the temporary tables of others.
     """
 
     def __init__(self, home: Home, connection: duckdb.DuckDBPyConnection, *, read_only: bool) -> None:
@@ -75,8 +75,8 @@ class Lake(RunRecords, StudentRecords):
     ) -> Lake:
         """Attaches the lake of this home, making it if absent. Raises LakeTooNew, StorageFull, GraftError.
 
-        `memory` is what DuckDB may hold at once, such as `700MB`; beyond it queries spill to the lake's folder.
-        `threads` is how many work on a query: with one it is the caller's own.
+        `memory` is DuckDB's limit, such as `700MB`; beyond it queries spill to the lake's folder. `threads` is the
+        number per query: with 1 it is the caller's own.
         """
         import duckdb
 
@@ -106,7 +106,7 @@ class Lake(RunRecords, StudentRecords):
         self.close()
 
     def close(self) -> None:
-        """Detaches; closing twice is harmless. What other threads still read ends with an InterruptException."""
+        """Detaches; closing twice is harmless. Running reads of other threads end with an InterruptException."""
         self.fences.close()
         if self._cursors is not None:
             self._cursors.close()
@@ -115,14 +115,14 @@ class Lake(RunRecords, StudentRecords):
                 self._connection.close()
 
     def interrupt(self) -> None:
-        """Ends the queries that go on over a lake for reading, each with an InterruptException."""
+        """Interrupts the running queries of a read-only lake, each with an InterruptException."""
         if self._cursors is not None:
             self._cursors.interrupt()
 
     def _attach(self) -> int:
-        """Attaches under the commit lock, because the first of several processes makes the tables or adds to them.
+        """Attaches under the commit lock, because the first of several processes creates the tables or adds columns.
 
-        Returns the schema version that was found.
+        Returns the schema version found.
         """
         options = "META_JOURNAL_MODE 'WAL', META_BUSY_TIMEOUT 5000, DATA_INLINING_ROW_LIMIT 0, OVERRIDE_DATA_PATH true"
         source = quoted(f"ducklake:sqlite:{self.home.lake / CATALOGUE}")
@@ -166,7 +166,7 @@ class Lake(RunRecords, StudentRecords):
         found = int(meta.get("schema_version", "0"))
         if found > SCHEMA_VERSION:
             raise LakeTooNew(
-                f"the lake has schema version {found}, this Graft knows up to {SCHEMA_VERSION}",
+                f"the lake has schema version {found}, this Graft reads up to {SCHEMA_VERSION}",
                 where=str(self.home.lake),
                 fix="upgrade Graft (pip install --upgrade graft-factory), or set GRAFT_HOME to another folder",
             )
@@ -175,9 +175,9 @@ class Lake(RunRecords, StudentRecords):
     # ---- writing
 
     def write(self, work: Callable[[duckdb.DuckDBPyConnection], T]) -> T:
-        """Runs `work` in one transaction under the commit lock; tried again where another writer was first.
+        """Runs `work` in one transaction under the commit lock; tries again if another writer was first.
 
-        `work` may therefore run more than once. Raises StorageFull on a full disk, AlreadyRunning where the lock stays
+        `work` may therefore run more than once. Raises StorageFull on a full disk, AlreadyRunning if the lock stays
         taken for two minutes, GraftError on a lake that was opened for reading.
         """
         if self.read_only:
@@ -196,7 +196,7 @@ class Lake(RunRecords, StudentRecords):
             self._connection.unregister("_incoming")
 
     def commit(self, run_id: str, batch_id: str, candidates: Sequence[Candidate], calls: Sequence[Call]) -> bool:
-        """Writes a batch whole or not at all. False: a batch of that id is there already, nothing was written."""
+        """Writes a batch whole or not at all. False: a batch with that id exists, nothing was written."""
         tables: dict[str, pa.Table] = {}
         if candidates:
             tables["candidates"] = candidates_table(run_id, [batch_id] * len(candidates), candidates)
@@ -224,7 +224,7 @@ class Lake(RunRecords, StudentRecords):
         return done
 
     def _committed_batches(self, connection: duckdb.DuckDBPyConnection, run_id: str) -> set[str]:
-        """The run's batches, read again only where the lake moved on since this object's own last commit."""
+        """The run's batches, read again only if the lake changed since this object's own last commit."""
         row = connection.execute("SELECT id FROM lake.current_snapshot()").fetchone()
         at = (run_id, int(row[0]) if row else -1)
         if at != self._batches_at:
@@ -233,7 +233,7 @@ class Lake(RunRecords, StudentRecords):
         return self._batches
 
     def add_seeds(self, run_id: str, seeds: Sequence[Seed]) -> int:
-        """Stores a run's seeds; those that are there already are left alone. Returns how many were new."""
+        """Stores a run's seeds; existing ones stay unchanged. Returns the number of new ones."""
         wanted = {seed.id: seed for seed in seeds}
         return self.write(lambda _: self._add_missing_seeds(run_id, wanted, "seed"))
 
@@ -253,9 +253,9 @@ class Lake(RunRecords, StudentRecords):
         return [str(row[0]) for row in found]
 
     def redecide(self, run_id: str, candidates: Sequence[Candidate]) -> int:
-        """Puts changed candidates in place of those in the lake; those that are not there are left out.
+        """Replaces changed candidates in the lake; candidates that are not in it are left out.
 
-        Returns how many were replaced.
+        Returns the number of replaced ones.
         """
         ids = [c.id for c in candidates]
         chosen = "FROM lake.candidates WHERE run_id = ? AND list_contains(?::VARCHAR[], candidate_id)"
@@ -271,11 +271,11 @@ class Lake(RunRecords, StudentRecords):
         return self.write(work) if ids else 0
 
     def save_run(self, run: Run) -> None:
-        """Stores a run, in place of what was stored under its id."""
+        """Stores a run, replacing the one with its id."""
         self.replace("runs", to_table(Run, [run]), id=run.id)
 
     def replace(self, table: str, rows: pa.Table, **key: str) -> None:
-        """Puts rows in place of those of the table whose columns have these values."""
+        """Replaces the table's rows whose columns have these values."""
         same = " AND ".join(f'"{column}" = ?' for column in key)
 
         def work(connection: duckdb.DuckDBPyConnection) -> None:
@@ -292,7 +292,7 @@ class Lake(RunRecords, StudentRecords):
             self._lock.acquire()
         except Timeout:
             raise AlreadyRunning(
-                f"another process has kept the lake's lock for {LOCK_TIMEOUT_S:g} s",
+                f"another process has held the lake's lock for {LOCK_TIMEOUT_S:g} s",
                 where=str(self.home.lake / "commit.lock"),
                 fix="end the process that holds it, then run again: nothing is lost",
             ) from None
@@ -333,13 +333,13 @@ class Lake(RunRecords, StudentRecords):
     def _explained(self, error: Exception) -> Exception:
         if not is_full(error):
             return error
-        what = "no space left where the lake lies (or its disk fails); what was committed before is safe"
-        return StorageFull(what, where=str(self.home.lake), fix="free some space and run again: it continues from here")
+        what = "no space left on the lake's disk (or the disk fails); earlier commits are safe"
+        return StorageFull(what, where=str(self.home.lake), fix="free some space and run again: it resumes from here")
 
     # ---- reading
 
     def sql(self, query: str, params: Sequence[Any] = ()) -> pa.Table:
-        """The answer to a query over the lake's tables. Values go in `params`, never into the query's text."""
+        """The answer to a query over the lake's tables. Values belong in `params`, never in the query's text."""
         if self._cursors is not None:
             cursor = self._cursors.mine()
             return self._retrying(lambda: cursor.table(query, params))
@@ -352,5 +352,5 @@ class Lake(RunRecords, StudentRecords):
         return rows
 
     def snapshot(self) -> int:
-        """The number of the newest commit, of whatever process: while it stays the same, so do all answers. 2 ms."""
+        """The number of the newest commit of any process: while it is the same, so are all answers. Takes 2 ms."""
         return int(self.sql("SELECT id FROM lake.current_snapshot()").column("id")[0].as_py())

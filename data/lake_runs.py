@@ -1,4 +1,4 @@
-"""What the lake keeps of runs: themselves, their seeds and their candidates."""
+"""Runs in the lake, with their seeds and candidates."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 PAGE = 1000
-"""Candidates that are read at a time."""
+"""Candidates per read."""
 
 
 class RunRecords:
@@ -34,7 +34,7 @@ class RunRecords:
         return found[0] if found else None
 
     def runs(self, dataset: str | None = None) -> list[Run]:
-        """Runs, newest first; of one dataset where it is named."""
+        """Runs, newest first; of one dataset if named."""
         query = "SELECT * FROM lake.runs WHERE ?::VARCHAR IS NULL OR dataset = ? ORDER BY started_at DESC, id"
         return from_table(Run, self.sql(query, [dataset, dataset]))
 
@@ -60,7 +60,7 @@ class RunRecords:
     def iter_candidates(
         self, run_id: str, status: Status | None = None, limit: int | None = None
     ) -> Iterator[Candidate]:
-        """Whole candidates by id, a page at a time, so that memory does not grow with their number."""
+        """Whole candidates by id, one page at a time, so that memory does not grow with their number."""
         last, left = "", limit
         while left is None or left > 0:
             size = PAGE if left is None else min(PAGE, left)

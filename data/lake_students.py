@@ -1,6 +1,6 @@
-"""What the lake keeps of students: themselves, how they were judged, and loops that made one after another.
+"""Students in the lake: records, evaluations, and loops that trained several in turn.
 
-Also what it keeps of the files that they are judged on: hashes alone, so that a row that repeats one can be refused.
+Also hashes of the files that they are evaluated on, so that a row that repeats one of their texts can be refused.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 class Store(Protocol):
-    """What of a lake these accessors use."""
+    """Methods of a lake that these accessors use."""
 
     def sql(self, query: str, params: Sequence[Any] = ()) -> pa.Table:
         """The answer to a query."""
@@ -37,52 +37,52 @@ class Store(Protocol):
         """Runs work in a transaction."""
 
     def replace(self, table: str, rows: pa.Table, **key: str) -> None:
-        """Puts rows in place of those with the key."""
+        """Replaces the rows with the key."""
 
 
 class StudentRecords:
-    """The part of a lake that is about students."""
+    """The part of a lake that reads and writes students."""
 
     def save_student(self: Store, student: Student) -> None:
-        """Stores a student, in place of what was stored under its id."""
+        """Stores a student, replacing the one with its id."""
         self.replace("students", to_table(Student, [student]), id=student.id)
 
     def students(self: Store, dataset: str | None = None) -> list[Student]:
-        """Students, newest first; of one dataset where it is named."""
+        """Students, newest first; of one dataset if named."""
         query = "SELECT * FROM lake.students WHERE ?::VARCHAR IS NULL OR dataset = ? ORDER BY created_at DESC, id"
         return from_table(Student, self.sql(query, [dataset, dataset]))
 
     def save_evaluation(self: Store, evaluation: Evaluation) -> None:
-        """Stores an evaluation, in place of the same student's on the same test file."""
+        """Stores an evaluation, replacing the same student's on the same test file."""
         key = {"student_id": evaluation.student_id, "test_hash": evaluation.test_hash}
         self.replace("evaluations", to_table(Evaluation, [evaluation]), **key)
 
     def evaluations(self: Store, student_id: str) -> list[Evaluation]:
-        """How a student was judged, by test file."""
+        """A student's evaluations, by test file."""
         query = "SELECT * FROM lake.evaluations WHERE student_id = ? ORDER BY test_file, test_hash"
         return from_table(Evaluation, self.sql(query, [student_id]))
 
     def save_instruct_evaluation(self: Store, evaluation: InstructEvaluation) -> None:
-        """Stores how an instruction student was judged, in place of what was stored of that student."""
+        """Stores an instruction student's evaluation, replacing the earlier one."""
         rows = to_table(InstructEvaluation, [evaluation])
         self.replace("instruct_evaluations", rows, student_id=evaluation.student_id)
 
     def instruct_evaluations(self: Store, student_id: str) -> list[InstructEvaluation]:
-        """How an instruction student was judged: one evaluation, or none."""
+        """An instruction student's evaluation: one, or none."""
         query = "SELECT * FROM lake.instruct_evaluations WHERE student_id = ?"
         return from_table(InstructEvaluation, self.sql(query, [student_id]))
 
     def save_improvement(self: Store, improvement: Improvement) -> None:
-        """Stores a loop, in place of what was stored under its id."""
+        """Stores a loop, replacing the one with its id."""
         self.replace("improvements", to_table(Improvement, [improvement]), id=improvement.id)
 
     def improvements(self: Store, dataset: str | None = None) -> list[Improvement]:
-        """Loops, newest first; of one dataset where it is named."""
+        """Loops, newest first; of one dataset if named."""
         query = "SELECT * FROM lake.improvements WHERE ?::VARCHAR IS NULL OR dataset = ? ORDER BY created_at DESC, id"
         return from_table(Improvement, self.sql(query, [dataset, dataset]))
 
     def register_test_file(self: Store, dataset: str, name: str, texts: Sequence[str]) -> bool:
-        """Keeps the hashes of a held-out file's texts, so that rows of this dataset that repeat one are refused.
+        """Stores the hashes of a held-out file's texts, so that rows of this dataset that repeat one are refused.
 
         False: a file with these texts is registered for the dataset already, and nothing was written.
         """
@@ -109,7 +109,7 @@ class StudentRecords:
         return self.write(work)
 
     def test_texts(self: Store, dataset: str) -> list[TestText]:
-        """What is known of the held-out texts of a dataset, by file and row: hashes for the contamination gate."""
+        """Hashes of a dataset's held-out texts, by file and row, for the contamination gate."""
         from graft.data.gates.shared.held_out import TestText
 
         query = """

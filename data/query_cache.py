@@ -1,7 +1,7 @@
-"""Answers that are kept while they stay true: until the next commit, or for as long as what they are about is there.
+"""Cache of query answers, valid until the next commit or while the caller's stamp is unchanged.
 
-A reader asks the same things again and again, and over a large lake each costs seconds. Whoever asks names what the
-answer hangs on (`stamp`); without a stamp it is the lake's snapshot, so that no commit is missed.
+Readers repeat the same queries, and over a large lake each costs seconds. The caller names the state that the answer
+depends on (`stamp`); by default it is the lake's snapshot, so that no commit is missed.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ T = TypeVar("T")
 
 MOST_BYTES = 64_000_000
 LEAST_SIZE = 500
-"""Bytes that any answer is taken to need: its key, its place in the order."""
+"""Bytes charged for any answer: its key, its place in the order."""
 
 
 class _Kept(Generic[T]):
-    """An answer, or that it is being made."""
+    """An answer, or a computation in progress."""
 
     def __init__(self, stamp: tuple[str, Hashable]) -> None:
         self.stamp = stamp
@@ -41,9 +41,10 @@ def _on_a_thread(work: Callable[[], None]) -> None:
 
 
 class QueryCache:
-    """Kept answers of one lake. Safe between threads: who asks for what is being made waits for it.
+    """Cached answers of one lake. Thread-safe: callers wait for an answer that is being computed.
 
-    One answer a question is kept: that of the newest stamp. The least lately asked go where `most_bytes` are exceeded.
+    Each query keeps one answer: that of the newest stamp. The least recently used answers are evicted above
+    `most_bytes`.
     """
 
     def __init__(self, lake: Lake, *, most_bytes: int = MOST_BYTES) -> None:
@@ -55,7 +56,7 @@ class QueryCache:
     def table(self, query: str, params: Sequence[Any] = (), *, stamp: Hashable = None, late_s: float = 0.0) -> pa.Table:
         """The answer to a query as an Arrow table; `stamp` and `late_s` as in `get`.
 
-        A query that asks what time it is (`now()`) is another question at another time: give it the time in `params`.
+        A query must not call `now()`: pass the time in `params`.
         """
         key = (query, tuple((type(value), _frozen(value)) for value in params))
         return self.get(
@@ -65,7 +66,7 @@ class QueryCache:
     def rows(
         self, query: str, params: Sequence[Any] = (), *, stamp: Hashable = None, late_s: float = 0.0
     ) -> list[dict[str, Any]]:
-        """The same as new dicts, which the caller may change."""
+        """As `table`, as new dicts that the caller may change."""
         return cast("list[dict[str, Any]]", self.table(query, params, stamp=stamp, late_s=late_s).to_pylist())
 
     def get(
@@ -77,11 +78,11 @@ class QueryCache:
         late_s: float = 0.0,
         size: Callable[[T], int] | None = None,
     ) -> T:
-        """What `make` gives, made once for a key and stamp; `size` says how many bytes it holds.
+        """The result of `make`, computed once per key and stamp; `size` returns its bytes.
 
-        `stamp` is what the answer hangs on; None: any commit may change it. An answer of the snapshot before is given
-        all the same until `late_s` seconds after it was made, so that a run which commits each second costs no large
-        query each second. The answer is shared: do not change it. Raises what `make` raises.
+        `stamp` is the state that the answer depends on; None: any commit may change it. An answer of an earlier
+        snapshot is returned until it is `late_s` seconds old, so that a run which commits each second does not cause a
+        large query each second. The answer is shared: do not change it. Raises the errors of `make`.
         """
         kept, mine = self._wanted(key, stamp, late_s)
         if mine:
@@ -98,9 +99,9 @@ class QueryCache:
         patience_s: float = 1.0,
         start: Callable[[Callable[[], None]], object] = _on_a_thread,
     ) -> T | None:
-        """As `get`, but made elsewhere: None where that takes longer than `patience_s`. Ask again then.
+        """As `get`, but computed in the background: None if that takes longer than `patience_s`. Call again then.
 
-        `start` is given the work: a thread of its own does it, unless an executor's `submit` or the like is named.
+        `start` gets the work: by default a new thread, or an executor's `submit`.
         """
         kept, mine = self._wanted(key, stamp, late_s)
         if mine:
@@ -113,12 +114,12 @@ class QueryCache:
             return None
 
     def known(self, key: Hashable) -> bool:
-        """Whether an answer is kept, or being made."""
+        """Whether an answer is cached or being computed."""
         with self._lock:
             return key in self._held
 
     def _wanted(self, key: Hashable, stamp: Hashable, late_s: float) -> tuple[_Kept[Any], bool]:
-        """The kept answer, made or being made, or a new place for it, which whoever asked first is to fill."""
+        """The cached answer, finished or in progress, or a new entry that the first caller must fill."""
         asked = ("snapshot", self.lake.snapshot()) if stamp is None else ("stamp", stamp)
         with self._lock:
             kept = self._held.get(key)
@@ -131,7 +132,7 @@ class QueryCache:
         return kept, mine
 
     def _result(self, key: Hashable, kept: _Kept[T], patience_s: float | None = None) -> T:
-        """What was made. A failure is raised to whoever asks next at the latest; asking again then makes it again."""
+        """The computed answer. A failure is raised to the next caller; the call after that computes again."""
         try:
             return kept.future.result(timeout=patience_s)
         except BaseException:
@@ -156,7 +157,7 @@ class QueryCache:
                 self._trim()
 
     def _trim(self) -> None:
-        """Lets go of the least lately asked, but never of what is being made."""
+        """Evicts the least recently used answers, but never one in progress."""
         for key in [key for key, kept in self._held.items() if kept.future.done()]:
             if self._bytes <= self._most:
                 return
@@ -169,20 +170,20 @@ class QueryCache:
 
     @property
     def bytes(self) -> int:
-        """How much is held."""
+        """Bytes of all cached answers."""
         return self._bytes
 
 
 def run_stamp(run: Run) -> Hashable:
-    """What an answer about a run's candidates and calls hangs on; None, any commit, while it goes on.
+    """Stamp of answers about a run's candidates and calls; None (any commit) while it is running.
 
-    A run that is taken up again is `running` meanwhile and ends at another time.
+    A resumed run is `running` meanwhile and ends at another time.
     """
     return None if run.status == "running" else (run.id, run.status, run.ended_at)
 
 
 def _serves(kept: _Kept[Any], asked: tuple[str, Hashable], late_s: float) -> bool:
-    """Whether a kept answer may be given: one of a later snapshot may, one of an earlier while it is not too late."""
+    """Whether a cached answer is valid: of a later snapshot always, of an earlier one until it is too old."""
     if kept.stamp[0] == asked[0] == "snapshot":
         new = cast("int", kept.stamp[1]) >= cast("int", asked[1])
         return new or (late_s > 0 and time.monotonic() - kept.made < late_s)

@@ -1,4 +1,4 @@
-"""A cursor a thread over one read-only DuckDB instance: a slow query of one thread holds up no other.
+"""One cursor per thread over one read-only DuckDB instance: a slow query of one thread delays no other.
 
 Cursors share the attached lake, its memory limit and its threads. A temporary table belongs to the thread that made it.
 Each query is a transaction of its own, so that it sees every commit made before it.
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 POLL_S = 0.05
-"""How often a query is interrupted again that had not begun when it was interrupted first."""
+"""Repeated interrupts for a query that had not begun at the first one."""
 CROWDED_S = (0.1, 0.3, 1.0)
-"""Seconds to wait before a query is tried again that found no memory: others hold it, and end."""
+"""Seconds before a query that ran out of memory is tried again: other queries end meanwhile."""
 
 
 class Cursor:
-    """One thread's cursor, and the lock that says whether a query is going on."""
+    """One thread's cursor, and the lock that shows whether a query is running."""
 
     def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
         self.lock = threading.Lock()
@@ -32,7 +32,7 @@ class Cursor:
         self._cursor.execute("SET TimeZone = 'UTC'")  # both are a connection's own, and are not copied
 
     def table(self, query: str, params: Sequence[Any]) -> pa.Table:
-        """The whole answer to a query. Tried again where the queries beside it have taken all memory."""
+        """The whole answer to a query. Tried again if concurrent queries have taken all memory."""
         import duckdb
 
         for wait_s in CROWDED_S:
@@ -47,11 +47,11 @@ class Cursor:
             return self._cursor.execute(query, list(params)).to_arrow_table()
 
     def interrupt(self) -> None:
-        """Ends what goes on, if anything does."""
+        """Interrupts the running query, if any."""
         self._cursor.interrupt()
 
     def close(self) -> None:
-        """Ends what goes on, and closes."""
+        """Interrupts the running query, and closes."""
         while not self.lock.acquire(timeout=POLL_S):
             self._cursor.interrupt()
         try:
@@ -61,7 +61,7 @@ class Cursor:
 
 
 class Cursors:
-    """The cursors of all threads. A thread's is made at its first query and goes when the thread ends."""
+    """The cursors of all threads. A thread's cursor is made at its first query and closed when the thread ends."""
 
     def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
         self._connection = connection
@@ -79,7 +79,7 @@ class Cursors:
         return cursor
 
     def interrupt(self) -> None:
-        """Interrupts every query that goes on."""
+        """Interrupts every running query."""
         with self._guard:
             for cursor in list(self._all):
                 cursor.interrupt()

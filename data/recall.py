@@ -1,9 +1,9 @@
-"""Recall: rows are withdrawn because of where they come from, in a version without them and in all that follow.
+"""Recall: withdraws rows because of their origin, in a version without them and in all later ones.
 
-A recall is kept as a rule (`--model gemma`), not only as a list of rows: `data.withdrawn` applies it inside every
-transaction that publishes. Record and versions are one transaction too, so that a run, an edit or another recall that
-publishes meanwhile comes wholly before it, and its rows are taken out, or wholly after it, and publishes without them.
-Only direct touches count, but for seeds, which count through accepted rows as well.
+A recall is stored as a rule (`--model gemma`), not only as a list of rows: `data.withdrawn` applies it inside every
+publishing transaction. Record and versions are one transaction, so that a concurrent run, edit or recall publishes
+wholly before it, and its rows are withdrawn, or wholly after it, without them. Only direct contact counts, except for
+seeds, which also count through accepted rows.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ GOING_ON = ("running", "interrupted", "failed")
 
 @dataclass(frozen=True)
 class RecallPlan:
-    """What a recall takes from one dataset: rows of `parent`, and how many of each version held them.
+    """Effect of a recall on one dataset: rows of `parent`, and the number in each version.
 
-    `parent` is None where nothing is published yet. `students` learned from such a row of any version: they must be
-    trained again. `tags` name a version that holds such rows and go on naming it.
+    `parent` is None if nothing is published yet. `students` learned from such a row of any version: they must be
+    trained again. `tags` name a version with such rows and stay on it.
     """
 
     dataset: str
@@ -52,7 +52,7 @@ class RecallPlan:
 
 @dataclass(frozen=True)
 class Done:
-    """A recall that is written. `version` is the one without the rows; None where the parent held none of them."""
+    """A recorded recall. `version` is the one without the rows; None if the parent held none of them."""
 
     plan: RecallPlan
     recall: Recall
@@ -60,10 +60,10 @@ class Done:
 
 
 def plan(lake: Lake, selector: Selector, ref: str | None = None) -> list[RecallPlan]:
-    """What a recall would take from this dataset or version (left out: the latest of every dataset). Writes nothing.
+    """Plan a recall from this dataset or version (default: the latest of every dataset). Writes nothing.
 
-    A dataset is left out that never held such a row, has no candidate that could become one, and no unfinished run that
-    could make one. Raises NotFound where the lake knows no such thing.
+    A dataset without such rows, candidates for them and unfinished runs that could make them is left out. Raises
+    NotFound if the lake has no record of the selector.
     """
     every, places = versions(lake), touched(lake, selector)
     parents: dict[str, DatasetVersion | None] = {one.dataset: one for one in every}
@@ -100,7 +100,7 @@ def _of_dataset(lake: Lake, dataset: str, parent: DatasetVersion | None, every: 
 
 
 def _concerned(lake: Lake, selector: Selector, made: set[str]) -> set[str]:
-    """Datasets of the runs that made such candidates, that use the seed, or that have not ended and name the model."""
+    """Datasets of the runs that made such candidates, that use the seed, or that are unfinished and name the model."""
     of_run = {row["id"]: row["dataset"] for row in lake.sql("SELECT id, dataset FROM lake.runs").to_pylist()}
     found = {of_run[run_id] for run_id in made if run_id in of_run}
     going = lake.sql("SELECT id, recipe FROM lake.runs WHERE list_contains(?::VARCHAR[], status)", [list(GOING_ON)])
@@ -118,8 +118,8 @@ def _concerned(lake: Lake, selector: Selector, made: set[str]) -> set[str]:
 def recall(lake: Lake, selector: Selector, ref: str | None = None, *, reason: str, by: str) -> list[Done]:
     """Writes a recall and, of each dataset that holds such rows, a version without them, in one transaction.
 
-    The plan is made anew inside it: versions that were published since it was shown are taken into account. Repeating
-    a recall changes nothing. Raises GraftError where a dataset would be left without a row, NotFound as `plan`.
+    The plan is computed again inside it, with the versions that were published meanwhile. Repeating
+    a recall changes nothing. Raises GraftError if a dataset would be left without a row, NotFound as `plan`.
     """
 
     def work(connection: duckdb.DuckDBPyConnection) -> list[Done]:

@@ -1,8 +1,7 @@
-"""Screening a version again: rows in; what stays, what goes and why, and clusters out. No model is called.
+"""Screens a version again: kept rows, drops with their rules, and clusters. No model is called.
 
-The order is that of cost: what the recipe redacts, the gates that look at one row, those that compare rows, and those
-that see the whole version. Where rows repeat each other the one with the best decision stays, then the one with the
-smallest id.
+The order is by cost: redaction, gates for one row, gates that compare rows, gates for the whole version. Of rows that
+repeat each other the one with the best decision stays, then the one with the smallest id.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from graft.schemas.rows import Candidate, Proposal
 from graft.schemas.sections import Table
 
 OWN = 100.0
-"""The score of a row that a person gave: above all decisions."""
+"""The score of a person's row: above all decisions."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Cluster:
 
 @dataclass
 class Gated:
-    """What became of a version's rows. `found` are findings that dropped nothing, `tables` what gates tell beside."""
+    """Outcome of a version's rows. `found` are findings that dropped nothing, `tables` further figures of the gates."""
 
     kept: list[Held] = field(default_factory=list)
     drops: list[Finding] = field(default_factory=list)
@@ -67,14 +66,15 @@ def gate_again(
     made: Mapping[str, Candidate] | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Gated:
-    """Every gate over a version's rows. Each row is kept or has one drop; the result does not depend on their order.
+    """Run every gate over a version's rows. Each row is kept or has one drop; the result does not depend on their
+    order.
 
     Args:
         held: the rows
         recipe: sets the gates
-        needs: what gates may use
+        needs: inputs of the gates
         scores: row id to the mean of its decision
-        made: row id to the candidate that it was, for gates that read reviews
+        made: row id to its candidate, for gates that read reviews
         say: reports progress
     """
     sieve = _Sieve(held, recipe, needs or Needs(), scores or {}, made or {}, say)
@@ -85,7 +85,7 @@ def gate_again(
 
 
 class _Sieve:
-    """The rows that are still there, and what was found so far."""
+    """The rows that are left, and the findings so far."""
 
     def __init__(
         self, held: Sequence[Held], recipe: Recipe, needs: Needs, scores: Mapping[str, float],
@@ -99,7 +99,7 @@ class _Sieve:
         self._admission = Admission(recipe, replace(needs, seeds=seeds, published=()))
 
     def by_row(self) -> None:
-        """Redaction, and the gates that look at one row alone."""
+        """Redaction, and the gates that check one row alone."""
         total = len(self._alive)
         for number, (row_id, (row, run_id, candidate_id)) in enumerate([*self._alive.items()], start=1):
             text, response, cleaned = self._admission.clean(row.text, row.response)
@@ -134,14 +134,14 @@ class _Sieve:
         self._drop(lost)
 
     def by_version(self) -> None:
-        """The gates that see all rows at once, with vectors where one needs them."""
+        """The gates that check all rows at once, with vectors if one needs them."""
         gates = [gate for gate in self._admission.gates if gate.scope == "version"]
         embeds = bool(self._alive) and any(gate.embeds for gate in gates)
         embed, why = self._needs.embed() if embeds else (None, "")
         if embed is not None:
             self._vectors = embedded(embed, [row.text for row, *_ in self._alive.values()], "rows", self._say)
         elif embeds:
-            self._result.notes.append(f"nothing was compared by meaning: {why}")
+            self._result.notes.append(f"no comparison by meaning: {why}")
         for gate in gates:
             if self._alive and not (gate.embeds and embed is None):
                 ids = [*self._alive]

@@ -1,4 +1,4 @@
-"""Rejected candidates that people keep after all: finding them in a version's runs, and giving them a place in it."""
+"""Rescues rejected candidates: finds them in a version's runs and gives them a place in it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from graft.schemas.datasets import DatasetVersion
 
 OUTSIDE: SplitName = "train"
-"""Where a rescued row goes that is like no row of the version."""
+"""Split of a rescued row that resembles no row of the version."""
 
 
 class Rejected(Value):
-    """A rejected candidate of a version's runs, as far as a version would hold it."""
+    """A rejected candidate of a version's runs, with the fields that a version would hold."""
 
     id: str
     run_id: str
@@ -30,12 +30,12 @@ class Rejected(Value):
     label: str
     restricted: bool
     variant: bool
-    """Whether it is one of several rows of one text, each with another response."""
+    """Whether several rows share its text, each with another response."""
     neighbour: str
-    """The row that a gate says it is like; empty where none does."""
+    """The similar row that a gate names; empty if none does."""
 
     def as_row(self, split: SplitName = OUTSIDE) -> Row:
-        """The row that a version would hold."""
+        """The row for a version."""
         fields = {name: getattr(self, name) for name in ("id", "text", "response", "label", "restricted")}
         return Row(**fields, split=split)
 
@@ -58,7 +58,7 @@ def runs_of(lake: Lake, found: DatasetVersion) -> list[str]:
 
 
 def rejected(lake: Lake, found: DatasetVersion, ids: Iterable[str]) -> dict[str, Rejected]:
-    """Those of these candidates that a run of the version rejected, by id; of several runs the newest counts."""
+    """The candidates among these that a run of the version rejected, by id; of several runs the newest counts."""
     wanted = sorted(ids)
     if not wanted:
         return {}
@@ -68,7 +68,7 @@ def rejected(lake: Lake, found: DatasetVersion, ids: Iterable[str]) -> dict[str,
 
 
 def rejected_like(lake: Lake, found: DatasetVersion, name: str, most: int) -> list[Rejected]:
-    """The rejected candidate of that id, or else those whose id begins so: the first `most` ids."""
+    """The rejected candidate of that id, or else the first `most` ids with that prefix."""
     query = _REJECTED.format(chosen="starts_with(c.candidate_id, $2)")
     rows = {row["id"]: row for row in lake.sql(query, [runs_of(lake, found), name, _variants()]).to_pylist()}
     ids = [name] if name in rows else sorted(rows)[:most]
@@ -88,17 +88,17 @@ def recalled(lake: Lake, dataset: str, some: Iterable[Rejected]) -> set[str]:
 
 @dataclass(frozen=True)
 class Taken:
-    """Rescued rows, and those that are not because a row says the same already: id to that row's."""
+    """Rescued rows, and those that are not, because a row has the same text: id to that row's."""
 
     rows: tuple[Held, ...]
     repeats: dict[str, str]
 
 
 def take_in(held: Sequence[Held], wanted: Sequence[tuple[Rejected, Row]]) -> Taken:
-    """The wanted rows by id, each in the split of the row that it is like, so that the like are never apart.
+    """The requested rows by id, each in the split of its similar row, so that similar rows share a split.
 
-    That is the row of the same text, for another response to it, or the one that a gate named. A text that a row has
-    already, whatever its case and signs, is a repeat; of rows that share a text by design the response counts too.
+    The similar row has the same text, for another response to it, or a gate named it. A text that a row has already,
+    whatever its case and punctuation, is a repeat; if rows share a text by design, the response counts too.
     """
     if not wanted:
         return Taken((), {})

@@ -1,4 +1,4 @@
-"""Sections as one HTML file: no outside resource, no script; every text is escaped, bars are inline SVG."""
+"""Sections as one HTML file: without outside resources and scripts; all text is escaped, bars are inline SVG."""
 
 from __future__ import annotations
 
@@ -84,11 +84,11 @@ svg line { stroke: var(--soft); stroke-dasharray: 3 3; }
 </html>
 """
 WIDTH = 170.0
-"""Of the longest bar, in pixels."""
+"""Pixels of the longest bar."""
 
 
 def render(title: str, lead: str, sections: Sequence[Section]) -> str:
-    """The text of an HTML file that holds the sections below a title and one line."""
+    """The text of an HTML file with the sections below a title and one line."""
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 MAX_TEXT_CHARS = 100_000
 MAX_FILE_BYTES = 512_000_000
 MAX_PROBLEMS = 100
-"""Problems that are listed; the rest of a thoroughly broken file is counted."""
+"""Most listed problems; the rest of a broken file is counted."""
 
 Record = tuple[int, Mapping[str, Any]]
 """Line (or row, for Parquet), and its fields."""
@@ -61,9 +61,9 @@ def load_labelled(
 ) -> list[tuple[str, str]]:
     """(text, label) pairs of a held-out file, in its order; `labels` None takes any label.
 
-    With `several` a row may have more than one label, joined by `|`, or an empty cell, and each label is looked at; the
-    pair holds the cell as it is written. Repeated rows are kept, so that a published test set is measured as it is.
-    Errors as `load_seeds`.
+    With `several` a row may have several labels, joined by `|`, or an empty cell, and each label is checked; the pair
+    holds the original cell. Repeated rows are kept, so that a published test set is measured as it is. Errors as
+    `load_seeds`.
     """
     reader = _Reader(str(path), labels, keep_repeats=True, several=several)
     reader.read(path, (text_field, label_field, ""))
@@ -97,7 +97,7 @@ class _Reader:
     _unlisted: int = 0
 
     def problem(self, line: int | None, name: str, what: str, fix: str) -> None:
-        """Note one problem; beyond MAX_PROBLEMS they are only counted."""
+        """Record one problem; beyond MAX_PROBLEMS they are only counted."""
         if len(self.problems) < MAX_PROBLEMS:
             self.problems.append(Problem(self.file, line, name, what, fix))
         else:
@@ -108,7 +108,7 @@ class _Reader:
         return [Seed.of(text, label, response) for text, label, response in self.rows]
 
     def finish(self, noun: str) -> None:
-        """Raise what was found, or log how many rows were repeated."""
+        """Raise the problems, or log the number of repeated rows."""
         if self._unlisted:
             last = self.problems[-1]
             more = Problem(last.file, None, "", f"and {self._unlisted} more problems", "correct those above first")
@@ -136,7 +136,7 @@ class _Reader:
                 self.take(line, record, names)
 
     def take(self, line: int | None, record: Mapping[str, Any], names: tuple[str, str, str], at: str = "") -> None:
-        """Check one record and keep it if it is good."""
+        """Check one record and keep it if it is valid."""
         before = len(self.problems) + self._unlisted
         text = self._text(line, record, names[0], at, needed=True)
         optional = self.label_optional or (self.several and names[1] in record)
@@ -182,7 +182,7 @@ class _Reader:
 
 
 def _decode(reader: _Reader, path: Path) -> tuple[str, set[int]]:
-    """The file's text, and the lines that are not UTF-8 (each noted as a problem)."""
+    """The file's text, and the lines that are not UTF-8 (each recorded as a problem)."""
     raw = path.read_bytes()
     if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
         reader.problem(1, "", "is UTF-16, not UTF-8", "save the file as UTF-8")
@@ -207,7 +207,7 @@ def _jsonl(reader: _Reader, path: Path, names: tuple[str, str, str]) -> Iterator
             continue
         if len(line) > MAX_LINE or weight(line) > FLOOR // 4:
             what = f"has more than {MAX_LINE:,} characters, or millions of values"
-            reader.problem(number, "", what, "leave the row out")
+            reader.problem(number, "", what, "remove the row")
             continue
         try:
             record = orjson.loads(line)

@@ -1,4 +1,4 @@
-"""Train, validation and test: stratified by label, the same on every machine, near-duplicates never apart."""
+"""Train, validation and test: stratified by label, the same on every machine, near-duplicates in one split."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ ORDER: tuple[SplitName, ...] = get_args(SplitName)
 
 
 def assign_splits(rows: Iterable[tuple[str, str, str, str]], splits: Splits, seed: int) -> dict[str, SplitName]:
-    """Row id to split, for rows of (id, text, label, cluster_id); an empty cluster id means a row on its own.
+    """Row id to split, for rows of (id, text, label, cluster_id); an empty cluster id means a single row.
 
     All rows of a cluster go to one split. Where clusters are single rows, each label's counts are within one row of
-    the exact shares. The order of `rows` does not matter. Raises ValueError where an id occurs twice.
+    the exact shares. The order of `rows` does not matter. Raises ValueError if an id occurs twice.
     """
     clusters: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
     seen: set[str] = set()
@@ -45,7 +45,7 @@ def _rank(item: tuple[str, list[tuple[str, str]]], seed: int) -> tuple[int, str]
 
 
 def _targets(labels: Counter[str], splits: Splits) -> dict[tuple[str, SplitName], int]:
-    """Rows of each label wanted in each split, by largest remainder: whole numbers that add up."""
+    """Rows of each label in each split, by largest remainder: whole numbers that add up."""
     targets: dict[tuple[str, SplitName], int] = {}
     for label, total in labels.items():
         exact = {name: getattr(splits, name) * total for name in ORDER}

@@ -1,4 +1,4 @@
-"""Which files a recipe is judged by, made known to the lake before any row is written."""
+"""Registers a recipe's held-out files in the lake before any row is written."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def register_evaluation_files(lake: Lake, recipe: Recipe, recipe_file: str | Path) -> list[str]:
     """Registers the recipe's own held-out files: `student.test` and `improve.steer_on`. Returns their names.
 
-    From then on no row that repeats one of their texts is accepted. Raises InputInvalid where one cannot be read.
+    From then on rows that repeat one of their texts are rejected. Raises InputInvalid if a file is unreadable.
     """
     named = [given for given in (recipe.student.test, recipe.improve.steer_on) if given]
     for given in named:
@@ -25,5 +25,5 @@ def register_evaluation_files(lake: Lake, recipe: Recipe, recipe_file: str | Pat
 
 
 def register_file(lake: Lake, dataset: str, path: Path, text_field: str) -> bool:
-    """Registers one held-out file for a dataset. False: it was known. Raises InputInvalid where it cannot be read."""
+    """Registers one held-out file for a dataset. False: it was registered. Raises InputInvalid if it is unreadable."""
     return lake.register_test_file(dataset, path.name, load_texts(path, text_field))

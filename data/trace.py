@@ -1,4 +1,4 @@
-"""Reverse questions: which rows of which versions a model, a prompt, a seed or a run touched, and in what part."""
+"""Reverse look-up: the rows of versions that a model, prompt, seed or run touched, and in which part."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _ROWS = """
     SELECT * FROM lake.version_rows WHERE dataset = $1 AND version = $2
     AND ((run_id || chr(31) || candidate_id) IN (SELECT unnest($3::VARCHAR[]))
          OR ($4 = 'run' AND run_id = $5) OR ($4 IN ('seed', 'row') AND id = $5)) ORDER BY id"""
-"""A version's rows that a selector touches by their candidate or by themselves, as `direct` has it."""
+"""A version's rows that a selector touches through their candidate or themselves, as `direct` decides."""
 
 
 @dataclass(frozen=True)
 class Touched:
-    """A row of a version and how it was touched: roles of a model, steps of a prompt, or the part of a seed."""
+    """A row of a version and the contact: roles of a model, steps of a prompt, or the part of a seed."""
 
     id: str
     dataset: str
@@ -38,9 +38,9 @@ class Touched:
 
 
 def trace(lake: Lake, selector: Selector, among: Sequence[DatasetVersion] | None = None) -> list[Touched]:
-    """Rows of these versions (left out: the latest of every dataset) that were touched, by version and id.
+    """Touched rows of these versions (default: the latest of every dataset), by version and id.
 
-    Raises NotFound where the lake knows no such model, prompt, seed, run or row.
+    Raises NotFound if the lake has no such model, prompt, seed, run or row.
     """
     places = touched(lake, selector)
     found = rows_at(lake, selector, places, latest(lake) if among is None else among)
@@ -50,7 +50,7 @@ def trace(lake: Lake, selector: Selector, among: Sequence[DatasetVersion] | None
 
 
 def rows_at(lake: Lake, selector: Selector, places: Places, among: Sequence[DatasetVersion]) -> list[Touched]:
-    """Rows of these versions that were touched by their candidate, one of `places`, or by themselves."""
+    """Rows of these versions that were touched through their candidate, one of `places`, or themselves."""
     keys = [f"{run_id}{SEPARATOR}{candidate_id}" for run_id, candidate_id in places]
     fields = ("id", "dataset", "version", "split", "label", "text", "restricted")
     found: list[Touched] = []
@@ -67,9 +67,9 @@ def latest(lake: Lake) -> list[DatasetVersion]:
 
 
 def known(lake: Lake, kind: RecallKind) -> list[dict[str, Any]]:
-    """What can be asked for: `value`, `calls` and what it is (`detail`), most calls first; of runs and seeds no calls.
+    """Possible selectors: `value`, `calls` and description (`detail`), most calls first; runs and seeds have no calls.
 
-    Of prompts `detail` is the step alone, as their words may quote restricted rows.
+    `detail` of a prompt is only its step, as its words may quote restricted rows.
     """
     queries = {
         "model": "SELECT model AS value, string_agg(DISTINCT role, ', ' ORDER BY role) AS detail, count(*) AS calls"
@@ -85,7 +85,7 @@ def known(lake: Lake, kind: RecallKind) -> list[dict[str, Any]]:
 
 
 def check_known(lake: Lake, selector: Selector) -> None:
-    """Raises NotFound where the lake knows no such model, prompt, seed, run or row."""
+    """Raises NotFound if the lake has no such model, prompt, seed, run or row."""
     names = [str(row["value"]) for row in known(lake, selector.kind)]
     if selector.value not in names:
         there = ", ".join(names[:12]) + (" …" if len(names) > 12 else "")

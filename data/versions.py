@@ -1,4 +1,4 @@
-"""Published versions: publish once, read for ever. A version's rows are copied, so that it is readable by itself."""
+"""Publishes versions, once and for ever. A version's rows are copied, so that it is readable by itself."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ if TYPE_CHECKING:
 SPLIT_ORDER: tuple[SplitName, ...] = get_args(SplitName)
 
 MOMENT = re.compile(r"\d{4}-\d{2}-\d{2}(T\d{2}:\d{2}(:\d{2})?Z?)?", re.ASCII)
-"""A day, or a time of a day, in a reference."""
+"""A day or time in a reference."""
 
 Held = tuple[Row, str, str]
-"""A row, the run that it came from, and its candidate: empty for a seed."""
+"""A row, its run, and its candidate: empty for a seed."""
 
 Card = Callable[[Sequence[Row]], str]
-"""Writes a card of the rows that are published."""
+"""Writes a card for the published rows."""
 
 
 class NothingLeft(GraftError):
-    """Not one row is left to publish."""
+    """No row is left to publish."""
 
 
 def publish(
@@ -58,10 +58,10 @@ def publish(
 ) -> DatasetVersion:
     """Publishes rows as the dataset's next version, in one transaction. Returns the version that holds them.
 
-    Rows that a recall withdraws are left out inside that transaction, so that no recall is overtaken; a run's version
-    that loses rows so is partial. The rows of `carried`, an earlier version of the dataset, are copied, each with its
-    own run and split; a row that both hold is taken from there. A version of the dataset with the same content is
-    returned as it is, and nothing is written.
+    Rows that a recall withdraws are left out inside that transaction, so that no concurrent recall is missed; a run's
+    version that loses rows this way is partial. The rows of `carried`, an earlier version of the dataset, are copied,
+    each with its own run and split; a row in both is taken from there. If the dataset has a version with the same
+    content, that version is returned and nothing is written.
 
     Args:
         lake: open for writing
@@ -69,10 +69,10 @@ def publish(
         rows: the run's own rows
         models: model name to licence, of the carried rows too
         seeds: their number
-        card: its text, or what writes it of the run's rows that are published
+        card: its text, or a function from the run's published rows to it
         partial: whether rows are missing from the target
         carried: an earlier version of the same dataset
-        origin: what made the version
+        origin: the kind of event that made the version
         note: why it was made, in a line
 
     Raises:
@@ -80,7 +80,7 @@ def publish(
         ValueError: an id occurs twice, or `carried` is of another dataset
     """
     if not rows:
-        raise NothingLeft("there is no accepted row to publish", where=run.dataset, fix="see what was rejected and why")
+        raise NothingLeft("no accepted row to publish", where=run.dataset, fix="see what was rejected and why")
     own = {row.id for row in rows}
     if len(own) < len(rows):
         raise ValueError("a row id occurs twice")
@@ -110,15 +110,15 @@ def derive(
     drops: Sequence[GateResult] = (),
     dropped: Sequence[str] = (),
 ) -> DatasetVersion:
-    """Publishes a version made from an earlier one: fewer, relabelled or edited rows. No model is asked.
+    """Publishes a version made from an earlier one: fewer, relabelled or edited rows. No model is called.
 
     `held` are its rows with the run and candidate that each came from (`held_by(lake, parent)` gives the parent's);
     `dropped` are the ids of the parent's rows that it leaves out, `drops` the rule of each, in the same order. Run,
-    models, seeds and whether it is partial are the parent's; its card says what was done unless `card` is given. A
-    version of the dataset with the same content is returned as it is. Raises NothingLeft where no row is left.
+    models, seeds and whether it is partial are the parent's; its card describes the change unless `card` is given. An
+    existing version with the same content is returned. Raises NothingLeft if no row is left.
 
-    Rows that a recall withdraws stay out, whichever version they are taken from: they are left out, and entered as
-    drops, inside the transaction that publishes.
+    Rows that a recall withdraws stay out, whatever their version: they are left out, and recorded as drops, inside the
+    publishing transaction.
     """
     draft = derivation(parent, held, origin, note, card, list(zip(dropped, drops, strict=True)))
     return lake.write(lambda connection: insert_version(lake, connection, draft))
@@ -132,7 +132,7 @@ def derivation(
     card: str = "",
     drops: Sequence[tuple[str, GateResult]] = (),
 ) -> Draft:
-    """The draft of a version made from an earlier one; see `derive`."""
+    """The draft of a derived version; see `derive`."""
     facts: dict[str, Any] = {name: getattr(parent, name) for name in ("run_id", "models", "seeds", "partial")}
     facts["card"] = card or f"{parent.card.rstrip()}\n\n## Derived from {parent.ref}\n\n{note}\n"
     return Draft(parent.dataset, held, origin, note, lambda _: facts, parent, drops)
@@ -154,9 +154,9 @@ class Draft:
 
 
 def insert_version(lake: Lake, connection: duckdb.DuckDBPyConnection, draft: Draft) -> DatasetVersion:
-    """Rows, version and drops of a draft, inside a `write`; nothing where there is such a version already.
+    """Write rows, version and drops of a draft, inside a `write`; nothing if such a version exists.
 
-    The recalls that are committed by now are applied here: the commit lock lets no other in before this one's end.
+    Committed recalls are applied here: the commit lock lets no other transaction in before this one's end.
     """
     gone = withdrawn(lake, draft.dataset, [(row.id, run_id, candidate) for row, run_id, candidate in draft.held])
     standing = [one for one in draft.held if (one[0].id, one[1]) not in gone]
@@ -196,15 +196,15 @@ def _nothing_left(draft: Draft, gone: Mapping[tuple[str, str], GateResult]) -> N
     return NothingLeft(
         f"no row is left to publish: recalls withdraw all {len(gone)} of them ({why})",
         where=where,
-        fix="make rows that do not come from there: see the dataset's recalls in docs/provenance.md",
+        fix="make rows of another origin; docs/provenance.md explains recalls",
     )
 
 
 def _twin(lake: Lake, draft: Draft, digest: str, held: Sequence[Held]) -> DatasetVersion | None:
-    """A version with the same content, to be returned in place of a new one.
+    """A version with the same content, to return in place of a new one.
 
-    Not one that holds a row which was withdrawn: the same words may come from elsewhere. Nor, for a recall, an earlier
-    one than the newest: `latest` would go on naming the version that the recall is to replace.
+    Never one with a withdrawn row: the same words may have another origin. For a recall only the newest: `latest` would
+    otherwise still name the version that the recall replaces.
     """
     query = "SELECT * FROM lake.versions WHERE dataset = ? AND content_hash = ? ORDER BY version"
     found = from_table(DatasetVersion, lake.sql(query, [draft.dataset, digest]))
@@ -227,12 +227,12 @@ def _last_number(connection: duckdb.DuckDBPyConnection, dataset: str) -> int:
 
 
 def _next_snapshot(connection: duckdb.DuckDBPyConnection) -> int:
-    """The snapshot that this transaction's commit makes: under the commit lock nobody else can take it."""
+    """The snapshot of this transaction's commit: under the commit lock no other can take it."""
     return int(connection.execute("SELECT id FROM lake.current_snapshot()").fetchall()[0][0]) + 1
 
 
 def held_by(lake: Lake, found: DatasetVersion) -> list[Held]:
-    """A version's rows, by id, with the run and candidate that each came from."""
+    """A version's rows, by id, with the run and candidate of each."""
     table = rows(lake, found).to_pylist()
     origins = [(row.pop("run_id"), row.pop("candidate_id")) for row in table]
     return [(Row.model_validate(row), *origin) for row, origin in zip(table, origins, strict=True)]
@@ -252,7 +252,7 @@ def _rows_table(made: DatasetVersion, held: Sequence[Held]) -> pa.Table:
 
 
 def versions(lake: Lake, dataset: str | None = None) -> list[DatasetVersion]:
-    """Published versions by dataset and number; of one dataset where it is named."""
+    """Published versions by dataset and number; of one dataset if named."""
     query = "SELECT * FROM lake.versions WHERE ?::VARCHAR IS NULL OR dataset = ? ORDER BY dataset, version"
     return from_table(DatasetVersion, lake.sql(query, [dataset, dataset]))
 
@@ -261,8 +261,8 @@ def version(lake: Lake, ref: str) -> DatasetVersion:
     """The version that a reference means.
 
     `name` and `name@latest` are the newest, `name@3` a number, `name@prod` a tag; `name@2026-11-20` and
-    `name@2026-11-20T10:00` (UTC) the newest that was there at that time, a date meaning its end. Raises NotFound, which
-    lists what there is.
+    `name@2026-11-20T10:00` (UTC) the newest at that time, a date meaning its end. Raises NotFound, which
+    lists the alternatives.
     """
     name, _, which = ref.strip().partition("@")
     of_dataset = versions(lake, name)
@@ -281,7 +281,7 @@ def version(lake: Lake, ref: str) -> DatasetVersion:
 
 
 def _deleted(lake: Lake, name: str, which: str) -> str:
-    """Who deleted the version of that number, and when; empty where it never was."""
+    """The deletion of the version with that number: person and day; empty if it was never deleted."""
     query = 'SELECT "by", "at" FROM lake.deletions WHERE dataset = ? AND version = ?'
     found = lake.sql(query, [name, int(which)]).to_pylist() if which.isdecimal() and len(which) < 10 else []
     return f"{name}@{which} was deleted by {found[0]['by']} on {found[0]['at']:%Y-%m-%d}" if found else ""
@@ -300,7 +300,7 @@ def _meant(lake: Lake, of_dataset: Sequence[DatasetVersion], which: str) -> Data
 
 
 def _end_of(moment: str) -> datetime | None:
-    """The first moment after a day, minute or second in UTC; None where the calendar has no such one."""
+    """The first moment after a day, minute or second in UTC; None if the date is not in the calendar."""
     text = moment.removesuffix("Z")
     unit = {10: timedelta(days=1), 16: timedelta(minutes=1)}.get(len(text), timedelta(seconds=1))
     try:

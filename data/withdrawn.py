@@ -1,8 +1,8 @@
-"""The rules of recalls: which candidates a model, prompt, seed or run touched, and which rows a recall withdraws.
+"""The rules of recalls: candidates that a model, prompt, seed or run touched, and rows that a recall withdraws.
 
-A prompt's version is not stored with a call. It is the hash of what the call's step and its fixed opening are: the
-system message; without one the first paragraph; for a completion that chooses a label the labels that it chose among.
-So a prompt that describes a label at its beginning has one version a label.
+A prompt's version is not stored with a call. It is the hash of the call's step and fixed opening: the system message;
+without one the first paragraph; for a completion that chooses a label its choice of labels. So a prompt that describes
+a label at its beginning has one version per label.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ GATE = "recall"
 """The gate's name in the drops of a recall."""
 
 Origin = tuple[str, str, str]
-"""A row's id, the run that it came from, and its candidate: empty for a seed or an imported row."""
+"""A row's id, its run, and its candidate: empty for a seed or an imported row."""
 
 Places = dict[tuple[str, str], tuple[str, ...]]
-"""(run id, candidate id) to how it was touched."""
+"""(run id, candidate id) to the kind of contact."""
 
 _JSON = "CASE WHEN json_valid(request) THEN request END"
 _OPENING = f"""
@@ -39,7 +39,7 @@ _OPENING = f"""
          THEN CAST(json_extract({_JSON}, '$.choices') AS VARCHAR)
          ELSE split_part(json_extract_string({_JSON}, '$.prompt'), chr(10) || chr(10), 1) END"""
 PROMPT_VERSION = f"'p_' || left(md5(purpose || chr(31) || ({_OPENING})), 12)"
-"""SQL over the table `calls`: the version of a call's prompt, NULL where its request is not known."""
+"""SQL over the table `calls`: the version of a call's prompt, NULL if its request is unknown."""
 
 _WRITERS = """
     SELECT run_id, candidate_id, '{0}' AS how FROM lake.candidates
@@ -59,14 +59,14 @@ _OF_RUNS = "SELECT * FROM ({}) WHERE $2::VARCHAR[] IS NULL OR list_contains($2::
 
 @dataclass(frozen=True)
 class Selector:
-    """What rows are asked for: all that this model, prompt version, seed, run or row id touched."""
+    """Selector of rows: all that this model, prompt version, seed, run or row id touched."""
 
     kind: RecallKind
     value: str
 
 
 def touched(lake: Lake, selector: Selector, run_ids: Collection[str] | None = None) -> Places:
-    """Candidates that were touched, of these runs or of all; empty where there are none."""
+    """Touched candidates, of these runs or of all; empty if there are none."""
     if selector.kind == "seed":
         found = _by_seed(lake, selector.value)
     else:
@@ -83,22 +83,22 @@ def touched(lake: Lake, selector: Selector, run_ids: Collection[str] | None = No
 
 
 def direct(selector: Selector, row_id: str, run_id: str) -> tuple[str, ...]:
-    """How a row without a candidate, such as a seed or an imported one, is touched."""
+    """Contact of a row without a candidate, such as a seed or an imported row."""
     if selector.kind == "run":
         return ("of the run",) if run_id == selector.value else ()
     return ("itself",) if selector.kind in ("seed", "row") and row_id == selector.value else ()
 
 
 def recalls(lake: Lake, dataset: str | None = None) -> list[Recall]:
-    """Recalls, oldest first; of one dataset where it is named."""
+    """Recalls, oldest first; of one dataset if named."""
     query = 'SELECT * FROM lake.recalls WHERE ?::VARCHAR IS NULL OR dataset = ? ORDER BY "at", id'
     return from_table(Recall, lake.sql(query, [dataset, dataset]))
 
 
 def withdrawn(lake: Lake, dataset: str, rows: Sequence[Origin]) -> dict[tuple[str, str], GateResult]:
-    """(row id, run id) to why a recall of the dataset withdraws the row, of these rows.
+    """(row id, run id) to the reason for which a recall of the dataset withdraws the row, among these rows.
 
-    Every version is filtered by this inside the transaction that publishes it. Cheap where the dataset has no recall.
+    Every publishing transaction filters its rows by this. Cheap if the dataset has no recall.
     """
     found: dict[tuple[str, str], GateResult] = {}
     run_ids = {run_id for _, run_id, _ in rows}
@@ -118,7 +118,7 @@ def _withdrawal(record: Recall, how: Sequence[str]) -> GateResult:
 
 
 def _by_seed(lake: Lake, seed: str) -> list[dict[str, Any]]:
-    """Candidates that were shown the seed, then those shown an accepted one of these, and so on."""
+    """Candidates that had the seed as exemplar, then those that had an accepted one of these, and so on."""
     found: list[dict[str, Any]] = []
     wave, seen, step = {seed}, {seed}, 0
     while wave:
@@ -132,7 +132,7 @@ def _by_seed(lake: Lake, seed: str) -> list[dict[str, Any]]:
 
 
 def _became(lake: Lake, seeds: Iterable[str]) -> set[str]:
-    """Exemplars that are accepted rows which were shown one of these seeds: an accepted row is known by its words."""
+    """Exemplars that are accepted rows made with one of these seeds: an accepted row is identified by its words."""
     query = """
         SELECT DISTINCT s.id FROM lake.seeds s JOIN lake.candidates c
         ON c.text = s.text AND c.label = s.label AND c.response IS NOT DISTINCT FROM s.response

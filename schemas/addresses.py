@@ -1,4 +1,4 @@
-"""The address of a model's server: one way to write it, and no place in it for a key."""
+"""Model server addresses: normalised, and without any place for a key."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def checked_url(address: str) -> str:
         parts = urlsplit(address)
         parts.port  # noqa: B018 - reading it raises ValueError where it is no port
     except ValueError:
-        raise field_error((), "it is no address", ADDRESS_FIX) from None
+        raise field_error((), "it is not an address", ADDRESS_FIX) from None
     if parts.scheme.lower() not in _PORTS or not parts.hostname or re.search(r"\s", address):
-        raise field_error((), "it is no http or https address", ADDRESS_FIX)
+        raise field_error((), "it is not an http or https address", ADDRESS_FIX)
     for held, part in ((parts.username or parts.password or "@" in parts.netloc, "a user name or password"),
                        (parts.query or "?" in address, "a query string"),
                        (parts.fragment or "#" in address, "a fragment")):  # fmt: skip
@@ -43,7 +43,7 @@ def checked_url(address: str) -> str:
 def normal_url(address: str) -> str:
     """One way to write an address: lower-case scheme and host, no default port, dot segments or slash at the end.
 
-    What is no address is given back as it is.
+    Text that is no address is returned unchanged.
     """
     try:
         parts = urlsplit(address)

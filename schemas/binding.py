@@ -1,4 +1,4 @@
-"""What a recipe takes from its method: the base of its settings, and the roles that it may name."""
+"""A method's part of a recipe: the base of its settings, and the roles that the recipe may name."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from graft.schemas.kinds import METHODS
 from graft.schemas.models import LabelerSpec, RoleSpec
 
 DEFAULT_METHOD = "gra"
-"""The method of a recipe that names none."""
+"""The method of a recipe without a method."""
 
 
 LEAST_SCORE = 8.0
-"""The least mean score (0 to 10) that counts as good where a method has none of its own: GRA's."""
+"""The least mean score (0 to 10) that counts as good if a method has none of its own: GRA's."""
 
 
 class MethodSettings(Value):
@@ -45,7 +45,7 @@ EVERY_RECIPES: Mapping[str, Role] = {"labeler": Role(LabelerSpec)}
 
 
 def bind_roles(given: Any, kind: str | None) -> dict[str, RoleSpec]:
-    """Every role of the method with its fields; of all methods where `kind` is None, as the method itself is wrong."""
+    """Every role of the method with its fields; of all methods if `kind` is None, as the method itself is wrong."""
     bound = _roles_model(tuple(roles_of(kind).items())).model_validate(given)
     return {name: getattr(bound, name) for name in type(bound).model_fields}
 
@@ -74,7 +74,7 @@ def least_scores() -> str:
 
 
 def with_roles(schema: dict[str, Any], kind: str | None = None) -> dict[str, Any]:
-    """The recipe's JSON Schema with the roles of one method, or of all where `kind` is None."""
+    """The recipe's JSON Schema with the roles of one method, or of all if `kind` is None."""
     roles = {}
     for name, role in roles_of(kind).items():
         own = role.spec.model_json_schema()

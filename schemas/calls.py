@@ -1,4 +1,4 @@
-"""A model call: what is asked, what came back, and the record that stays."""
+"""A model call: the request, the reply, and the stored record."""
 
 from __future__ import annotations
 
@@ -26,22 +26,20 @@ class Message(Value):
 
 
 class CallRequest(Value):
-    """One question to one model. Either `messages` (chat) or `prompt` (completion) is set.
+    """One request to one model. Either `messages` (chat) or `prompt` (completion) is set.
 
     `purpose` names the step (such as `review.text`), for reports; it changes no reply and is not in the key.
-    An encoder takes its question in `prompt` and `choices`, with labelled examples in `context`.
+    An encoder takes its text in `prompt` and labels in `choices`, with labelled examples in `context`.
     """
 
     model: ModelSpec
     role: str
     purpose: str
     messages: tuple[Message, ...] = ()
-    continues: bool = Field(
-        default=False, description="the last assistant turn is begun: the model is to go on with it"
-    )
+    continues: bool = Field(default=False, description="the model continues the last assistant turn")
     prompt: str | None = None
     json_schema: dict[str, Any] | None = None
-    choices: tuple[str, ...] = Field(default=(), description="label names whose probability is wanted")
+    choices: tuple[str, ...] = Field(default=(), description="label names whose probability is requested")
     context: tuple[tuple[str, str], ...] = Field(default=(), description="(text, label) pairs; encoders only")
     temperature: float = 0.2
     top_p: float = 0.9
@@ -49,7 +47,7 @@ class CallRequest(Value):
     stop: tuple[str, ...] = ()
     seed: int | None = None
     top_logprobs: int = 0
-    sample: int = Field(default=0, description="asks the same question again for another reply")
+    sample: int = Field(default=0, description="repeats the same request for another reply")
 
     def key(self) -> str:
         """Hash of everything that can change the reply (32 hex digits)."""
@@ -75,7 +73,7 @@ class TokenLogprob(Value):
 
 
 class Usage(Value):
-    """Tokens of one call, as the server counted them; None where it did not say."""
+    """Tokens of one call, as the server counted them; None if it did not report them."""
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
@@ -83,19 +81,19 @@ class Usage(Value):
 
 
 class Reply(Value):
-    """What a model said, and what it took."""
+    """A model's reply, and its cost."""
 
     key: str
     text: str
     finish_reason: str = "stop"
     logprobs: tuple[TokenLogprob, ...] = ()
-    parsed: Any = Field(default=None, description="the JSON value, where a json_schema was asked for")
+    parsed: Any = Field(default=None, description="the JSON value, if a json_schema was requested")
     usage: Usage = Usage()
-    price_usd: float | None = Field(default=None, description="what this call cost when it was made; None: unknown")
+    price_usd: float | None = Field(default=None, description="cost of this call when it was made; None: unknown")
     latency_s: float = 0.0
     attempts: int = 1
     cached: bool = Field(default=False, description="read from the journal: nothing was paid now")
-    served_model: str | None = Field(default=None, description="the model that the server says answered")
+    served_model: str | None = Field(default=None, description="the model that answered, as the server reports")
 
 
 class Call(Value):

@@ -1,4 +1,4 @@
-"""What a run leaves behind: the run itself and the published version."""
+"""Records of a run and of a published version."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from graft.schemas.redaction import redact_recipe
 from graft.schemas.tasks.base import Task, stored_task
 
 Origin = Literal["run", "import", "gates", "recall", "edits"]
-"""What made a version: a run, an import, other gates over a version, a recall, or a person's edits."""
+"""Origin of a version: a run, an import, other gates over a version, a recall, or a person's edits."""
 RunStatus = Literal["running", "finished", "partial", "interrupted", "failed"]
 SplitName = Literal["train", "validation", "test"]
 
 
 class Run(Value):
-    """One making of a dataset. The same recipe, seeds, prompts and rules give the same `id`."""
+    """One run of a recipe. The same recipe, seeds, prompts and rules have the same `id`."""
 
     id: str
     dataset: str
@@ -38,7 +38,7 @@ class Run(Value):
     calls_cached: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    price_usd: float | None = Field(default=None, description="None where any model's price is unknown")
+    price_usd: float | None = Field(default=None, description="None if any model's price is unknown")
     seconds: float = 0.0
     version: int | None = Field(default=None, description="the version that the run published")
     neighbours: dict[str, tuple[str, ...]] = Field(
@@ -47,7 +47,7 @@ class Run(Value):
 
     @property
     def task(self) -> Task:
-        """The task of its recipe, as far as it can be read."""
+        """The task of its recipe, as far as it is readable."""
         return stored_task(self.recipe)
 
 
@@ -69,16 +69,16 @@ class DatasetVersion(Value):
     created_at: datetime
     parent: int | None = Field(default=None, description="the version that it was derived from, if any")
     origin: Origin = "run"
-    note: str = Field(default="", description="why it was made, in a line")
+    note: str = Field(default="", description="reason for the version, in a line")
 
     @property
     def ref(self) -> str:
-        """How a person writes it: name@number."""
+        """The version's reference: name@number."""
         return f"{self.dataset}@{self.version}"
 
 
 class Row(Value):
-    """One row of a published version, as it is exported."""
+    """One row of a published version, in the form of exports."""
 
     id: str
     text: str

@@ -1,4 +1,4 @@
-"""Files that survive a power cut: their bytes and their names reach the disk before anybody relies on them."""
+"""Durable files: bytes and names reach the disk before they are relied on, so that they survive a power cut."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 NAMED = "ducklake-"
-"""How DuckLake names a file: this, and a UUID of version 7, which begins with the time."""
+"""DuckLake's file names: this prefix, and a UUID of version 7, which begins with the time."""
 CLOCK_S = 2.0
-"""Seconds by which the times in names may be off."""
+"""Tolerance in seconds of the times in names."""
 
 
 def put(part: Path, target: Path) -> None:
@@ -22,7 +22,7 @@ def put(part: Path, target: Path) -> None:
 
 
 def sync(path: Path | str) -> None:
-    """Write a file's bytes, or a folder's list of names, to the disk. Raises OSError."""
+    """Flush a file's bytes, or a folder's list of names, to disk. Raises OSError."""
     held = os.open(path, os.O_RDONLY)
     try:
         os.fsync(held)
@@ -34,7 +34,7 @@ def sync(path: Path | str) -> None:
 
 
 def sync_since(folder: Path, since: float) -> None:
-    """Write DuckLake's files that were made after `since` (Unix seconds) to the disk, and the names of their folders.
+    """Flush DuckLake's files made after `since` (Unix seconds) to disk, and the names in their folders.
 
     DuckDB writes Parquet without fsync, so a commit that names them could outlive them. Takes 8 ms for 10,000 names.
     """

@@ -1,8 +1,8 @@
 """A model's `extra`: request fields that a recipe may add, and those that it must not, at any depth.
 
-Refused are keys (by a field's name or a text's shape), and every field that Graft itself sends, reserves money by or
-reads the reply by, under the names that OpenAI, Azure, Anthropic, Google, Cohere, vLLM, SGLang, llama.cpp, Ollama and
-LiteLLM give it. Letter case and separators do not count: `maxTokens` is `max_tokens`.
+Refused are keys (by a field's name or a text's shape), and every field that Graft itself sends, or uses to reserve
+money or to read replies, under the names that OpenAI, Azure, Anthropic, Google, Cohere, vLLM, SGLang, llama.cpp, Ollama
+and LiteLLM give it. Letter case and separators do not count: `maxTokens` is `max_tokens`.
 """
 
 from __future__ import annotations
@@ -67,9 +67,9 @@ _PATTERNS = (
     (re.compile(r"costper|pricing$"), "remove it: set models[].price and limits.money_usd"),
 )
 _INNER_DATA = frozenset({"chattemplatekwargs", "metadata", "logitbias", "provider", "loraadapter"})
-"""Fields whose content is data to the server, or OpenRouter's choice of providers: names in them are not parameters."""
+"""Fields whose content is data to the server, or OpenRouter's provider choice: names in them are no parameters."""
 PRICED = frozenset({"servicetier", "speed", "performanceconfig"})
-"""Fields that change a call's price: they need `price` in the recipe, which is then reserved by."""
+"""Fields that change a call's price: they require `price` in the recipe, which is then reserved."""
 
 OWN_HEADERS = frozenset({
     "content-type", "content-length", "content-encoding", "host", "connection", "transfer-encoding", "accept-encoding",
@@ -88,13 +88,13 @@ _SPECIAL_TOKEN = re.compile(r"^(?:bos|eos|pad|unk|sep|cls|mask|stop|image|specia
 
 
 def own_setting(name: object) -> str | None:
-    """Which setting does what this field would do; None where the field is free."""
+    """The setting to use in place of this field; None if the field is free."""
     plain = plain_name(name)
     return _OWN.get(plain) or next((fix for pattern, fix in _PATTERNS if pattern.search(plain)), None)
 
 
 def is_key_name(name: object) -> bool:
-    """Whether a field of this name holds a key. Tokens of a vocabulary, such as `eos_token`, are none."""
+    """Whether a field of this name holds a key. Vocabulary tokens, such as `eos_token`, do not count."""
     return bool(FIELD_LIKE.search(str(name))) and not _SPECIAL_TOKEN.search(plain_name(name))
 
 
@@ -106,7 +106,7 @@ def check_extra(extra: Mapping[str, Any]) -> None:
             orjson.dumps(extra)
         except (TypeError, ValueError):
             fix = "write numbers of 64 bits at most and texts of whole characters"
-            problems.append(Finding((), "extra holds a value that JSON cannot", fix))
+            problems.append(Finding((), "extra has a value that JSON cannot hold", fix))
     if problems:
         raise FieldErrors(problems)
 
@@ -124,16 +124,16 @@ def _misplaced(value: Any, path: tuple[str | int, ...], *, inner: bool) -> Itera
             here = (*path, "(a key)" if has_key(str(name)) else str(name))
             fix = None if inner else own_setting(name)
             if fix:
-                yield Finding(here, f"{here[-1]} is a field that Graft sets or reserves by", fix)
+                yield Finding(here, f"{here[-1]} is a field that Graft itself sets or prices", fix)
             elif is_key_name(name) or here[-1] == "(a key)":
-                yield Finding(here, "a key does not belong into a recipe", KEY_FIX)
+                yield Finding(here, "a key does not belong in a recipe", KEY_FIX)
             else:
                 yield from _misplaced(below, here, inner=inner or plain_name(name) in _INNER_DATA)
     elif isinstance(value, list | tuple):
         for index, below in enumerate(value):
             yield from _misplaced(below, (*path, index), inner=inner)
     elif isinstance(value, str) and has_key(value):
-        yield Finding(path, "a key does not belong into a recipe", KEY_FIX)
+        yield Finding(path, "a key does not belong in a recipe", KEY_FIX)
 
 
 def _without(value: Any, *, inner: bool, deepest: int) -> Any:

@@ -1,9 +1,9 @@
-"""Kinds: the several ways to do one thing, found by name without naming them.
+"""Kinds: exchangeable implementations, found by name.
 
 A family's own kinds are the modules of one folder, and a module's name is its kind's name: `agents/methods/gra.py` is
-the method `gra`. A module holds its kind as `KIND`; whatever the modules share lies in `base.py` or in a package beside
-them. Other distributions add kinds by entry points in the family's group (`graft.methods`): the kind itself, or a
-module that holds it.
+the method `gra`. A module holds its kind as `KIND`; shared code is in `base.py` or in a package beside them. Other
+distributions add kinds by entry points in the family's group (`graft.methods`): the kind itself, or a module that holds
+it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Plugin:
-    """A kind of another distribution. `problem` says why it cannot be used; empty where it can."""
+    """A kind of another distribution. `problem` is the reason for which it cannot be used; empty if it can."""
 
     family: str
     name: str
@@ -46,7 +46,7 @@ class Kinds(Generic[T]):
 
     Args:
         family: plural, such as "methods": the entry points' group is `graft.<family>`
-        folder: where the family's own kinds lie, under the package, such as "agents/methods"
+        folder: the folder of the family's own kinds, under the package, such as "agents/methods"
         needs: attributes that a plugin's kind must have
         several: a module holds several kinds, each with a `name`, as `KINDS`
     """
@@ -65,7 +65,7 @@ class Kinds(Generic[T]):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of all kinds that can be used: Graft's own, then plugins'."""
+        """The names of all usable kinds: Graft's own, then plugins'."""
         return (*self.own, *(name for name, plugin in self.plugins.items() if not plugin.problem))
 
     @property
@@ -75,7 +75,7 @@ class Kinds(Generic[T]):
 
     @property
     def plugins(self) -> Mapping[str, Plugin]:
-        """Every plugin of the family by its name, also those that cannot be used."""
+        """Every plugin of the family by its name, also unusable ones."""
         if self._plugins is None:
             self._plugins = {}
             for point in sorted(entry_points(group=f"graft.{self.family}"), key=lambda point: point.name):
@@ -83,7 +83,7 @@ class Kinds(Generic[T]):
         return self._plugins
 
     def get(self, name: str) -> T:
-        """The kind of that name. Raises NotFound with the names that there are."""
+        """The kind of that name. Raises NotFound with the available names."""
         if name not in self._loaded:
             if name in self.own:
                 self._loaded[name] = self._shared[name] if self.several else self._module(name).KIND
@@ -94,11 +94,11 @@ class Kinds(Generic[T]):
         return self._loaded[name]
 
     def all(self) -> dict[str, T]:
-        """Every kind that can be used, by its name."""
+        """Every usable kind, by its name."""
         return {name: self.get(name) for name in self.names}
 
     def refuse(self, name: str, problem: str) -> None:
-        """Take a plugin out of use: its family found that it cannot work beside the others."""
+        """Mark a plugin as unusable: its family found a conflict with others."""
         self._plugins = {**self.plugins, name: replace(self.plugins[name], problem=problem)}
         self._loaded.pop(name, None)
 
@@ -163,7 +163,7 @@ class OfKind:
         return core_schema.no_info_plain_validator_function(bind, serialization=written)
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        """Called by pydantic: the kinds are looked up anew each time."""
+        """Called by pydantic: the kinds are looked up each time."""
         every = {name: self._settings_of(name).__pydantic_core_schema__ for name in sorted(self.kinds.names)}
         return handler(core_schema.tagged_union_schema(every, "kind"))
 
@@ -172,7 +172,7 @@ class OfKind:
         return getattr(kind, self.settings) if self.settings else kind
 
     def _class(self, value: Any) -> Any:
-        """The class for a raw value. Raises what a discriminated union would, or FieldErrors for a broken plugin."""
+        """The class for a raw value. Raises the errors of a discriminated union, or FieldErrors for a broken plugin."""
         if not isinstance(value, Mapping):
             raise PydanticKnownError("model_attributes_type")
         if "kind" not in value:
@@ -183,7 +183,7 @@ class OfKind:
         plugin = self.kinds.plugins.get(name) if isinstance(name, str) else None
         if plugin:
             what = f"kind {name!r} of {plugin.distribution or 'a plugin'} cannot be used: {plugin.problem}"
-            raise FieldErrors([Finding(("kind",), what, "mend or remove the plugin; graft plugins lists all")])
+            raise FieldErrors([Finding(("kind",), what, "repair or remove the plugin; graft plugins lists all")])
         expected = ", ".join(repr(one) for one in sorted(names))
         raise PydanticKnownError(
             "union_tag_invalid", {"discriminator": "'kind'", "tag": str(name), "expected_tags": expected}

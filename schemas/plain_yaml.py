@@ -1,4 +1,4 @@
-"""YAML as plain data: whatever a file says, reading it takes time and memory in proportion to its size.
+"""YAML as plain data: reading takes time and memory in proportion to the file's size, whatever its content.
 
 PyYAML resolves aliases and merges without a bound ("billion laughs"), and reads `1:2:3` as a number in base 60, in
 quadratic time. Here both are bounded or gone, as in YAML 1.2: `12:30` is text.
@@ -12,11 +12,11 @@ from typing import Any
 import yaml
 
 MAX_BYTES = 5_000_000
-"""Of a text, at most."""
+"""Most characters of a text."""
 MAX_NODES = 200_000
-"""Values that aliases and merges may make of a text, at most."""
+"""Most values that aliases and merges may produce."""
 MAX_NUMBER = 100
-"""Characters of a number at most; a longer one is text."""
+"""Most characters of a number; a longer one is text."""
 
 _INT = re.compile(rf"^(?=.{{1,{MAX_NUMBER}}}$)(?:[-+]?0b[0-1_]+|[-+]?0x[0-9a-fA-F_]+|[-+]?[0-9][0-9_]*)$")
 _FLOAT = re.compile(
@@ -37,7 +37,7 @@ class PlainLoader(yaml.SafeLoader):
     merged = 0
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Lay the mappings of `<<` under a node's own entries. Raises ConstructorError where they grow without end."""
+        """Lay the mappings of `<<` under a node's own entries. Raises ConstructorError if they grow without end."""
         under: list[tuple[yaml.Node, yaml.Node]] = []
         own: list[tuple[yaml.Node, yaml.Node]] = []
         for key, value in node.value:
@@ -57,7 +57,7 @@ class PlainLoader(yaml.SafeLoader):
         node.value = [*under, *own]
 
     def construct_number(self, node: yaml.ScalarNode) -> int | float:
-        """A number, also where a tag asks for one (`!!int`). Raises ConstructorError for one that is not plain."""
+        """A number, also if a tag requires one (`!!int`). Raises ConstructorError if it is not plain."""
         text = str(self.construct_scalar(node))
         if not any(pattern.match(text) for pattern in _NUMBERS.values()):
             raise yaml.constructor.ConstructorError(None, None, f"{text[:40]!r} is no plain number", node.start_mark)
@@ -93,7 +93,7 @@ def plain(text: str) -> Any:
 
 
 def _count(top: yaml.Node) -> None:
-    """Raises YAMLError where the text says more than MAX_NODES values, each alias counted as what it repeats."""
+    """Raises YAMLError if the text has more than MAX_NODES values, with each alias counted as its target."""
     waiting, seen = [top], 0
     while waiting:
         node = waiting.pop()

@@ -1,4 +1,4 @@
-"""The only door to models that transformers and peft load: safetensors weights, and no code that comes with a model.
+"""Loads models of transformers and peft safely: only safetensors weights, never code of the model's own.
 
 A config can name a Python file of its own repository (`auto_map`), and a `.bin` file is a pickle: loading either runs
 whatever its author wrote. Both are refused here, before transformers reads anything else.
@@ -19,15 +19,15 @@ DESCRIBED = ("config.json", "tokenizer_config.json", "adapter_config.json")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz", ".msgpack", ".h5")
 CODE = (".py", ".pyc", ".pyd", ".so", ".dll", ".dylib", ".sh")
 ADAPTER = "adapter_model.safetensors"
-_CONVERT = "convert them where you trust them (model.save_pretrained writes safetensors), or name another model"
+_CONVERT = "convert them if you trust them (model.save_pretrained writes safetensors), or name another model"
 _LARGEST = 20_000_000
-"""Bytes of a config at most; a tokenizer's with many added tokens has a few million."""
+"""Most bytes of a config; a tokenizer's with many added tokens has a few million."""
 
 
 def pretrained(kind: str, place: str, *, revision: str | None = None, **options: Any) -> Any:
     """An object of transformers' class `kind` (such as AutoModel), from a folder or an id of the Hugging Face hub.
 
-    Raises GraftError where the model needs code of its own or has no safetensors weights, and the OSError, ValueError
+    Raises GraftError if the model needs code of its own or has no safetensors weights, and the OSError, ValueError
     or ImportError that transformers raises.
     """
     import transformers
@@ -75,7 +75,7 @@ def tagger(place: str) -> Any:
 
 
 def check_written(folder: Path) -> None:
-    """Raises GraftError where a folder that Graft wrote (a student, an export) holds code, pickles or links to code."""
+    """Raises GraftError if a folder that Graft wrote (a student, an export) holds code, pickles or links to code."""
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() in (*PICKLES, *CODE):
             raise GraftError(
@@ -88,28 +88,28 @@ def check_written(folder: Path) -> None:
 
 
 def weights_in(folder: Path) -> list[Path]:
-    """The safetensors weights of a model's folder, sorted; none where it holds no model.
+    """The safetensors weights of a model's folder, sorted; none if it holds no model.
 
-    Raises GraftError where the weights are there as pickles only.
+    Raises GraftError if the weights are there as pickles only.
     """
     refuse_pickles(str(folder))
     return sorted(folder.glob("*.safetensors")) if (folder / "config.json").is_file() else []
 
 
 def refuse_pickles(place: str) -> None:
-    """Raises GraftError where a folder has weights, but none of them as safetensors."""
+    """Raises GraftError if a folder has weights, but no safetensors."""
     folder = Path(place)
     if not folder.is_dir() or any(folder.glob("*.safetensors")):
         return
     if pickles := sorted(path.name for path in folder.iterdir() if path.suffix.lower() in PICKLES):
         raise GraftError(
-            f"its weights are no safetensors but {pickles[0]}, which can run code when it is loaded", where=place,
+            f"its weights are not safetensors but {pickles[0]}, which can run code when it is loaded", where=place,
             fix=_CONVERT,
         )  # fmt: skip
 
 
 def refuse_code(place: str, revision: str | None = None) -> None:
-    """Raises GraftError where a config of the model names code: an `auto_map`, or a kernel from the hub."""
+    """Raises GraftError if a config of the model names code: an `auto_map`, or a kernel from the hub."""
     for file in _configs(place, revision):
         if named := _names_code(_read(file)):
             raise GraftError(

@@ -1,7 +1,7 @@
-"""Keys, tokens and passwords taken out of a text before anything keeps or shows it.
+"""Removes keys, tokens and passwords from a text before it is stored or shown.
 
-What is secret: the value of every environment variable that a recipe names in `api_key_env`, or whose name looks like
-a key's; and what has a key's shape (Bearer tokens, sk-..., passwords in URLs, `api_key=...`). A value is found raw and
+Secrets are: the value of every environment variable that a recipe names in `api_key_env`, or whose name looks like
+a key's; and text in a key's shape (Bearer tokens, sk-..., passwords in URLs, `api_key=...`). A value is found raw and
 as JSON, repr and URLs write it, also where those are nested.
 """
 
@@ -16,10 +16,10 @@ from typing import Any
 HIDDEN = "(redacted)"
 
 SHORTEST = 4
-"""Characters. A shorter value is no secret, and hiding it would make holes in every text."""
+"""Least characters of a secret: hiding shorter values would make holes in every text."""
 
 DEEPEST = 8
-"""Levels of nested fields that are looked through; what lies deeper is hidden whole."""
+"""Levels of nested fields that are searched; deeper values are hidden whole."""
 
 KEY_LIKE = re.compile(r"(api_?key|access_?key|secret_?key|private_?key|token|secret|password|passwd)$", re.IGNORECASE)
 """Names of environment variables that hold a secret."""
@@ -32,17 +32,17 @@ FIELD_LIKE = re.compile(
 """Names of fields that hold a secret. `api_key_env` and `prompt_tokens` are not among them."""
 
 NAMES = frozenset({"name", "kind"})
-"""Fields of a task that are no prose: all its other texts are a person's words."""
+"""Fields of a task that are not prose: all its other texts are a person's words."""
 
 SHORTEST_IN_RECIPE = 8
-"""Characters. A shorter value of a variable may well be a word of a recipe."""
+"""Least characters of a variable's value: a shorter one may well be a word of a recipe."""
 
 _RUN = re.compile(r"[A-Za-z0-9]{16,}+")
 _DIGIT = re.compile(r"\d")
 
 
 def _keyed(match: re.Match[str]) -> str:
-    """A word behind a service's prefix: hidden where it holds a digit, as keys do."""
+    """A word after a service's prefix: hidden if it contains a digit, as keys do."""
     return HIDDEN if _DIGIT.search(match[1]) else match[0]
 
 
@@ -70,7 +70,7 @@ _SHAPES: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...
 
 
 def secret_values(names: Iterable[str] = ()) -> tuple[str, ...]:
-    """The secrets in the environment, longest first. `names`: variables to count in, whatever they are called."""
+    """The secrets in the environment, longest first. `names`: further variables, whatever their names."""
     named, found = set(names), set[str]()
     for name, value in os.environ.items():
         if name in named or KEY_LIKE.search(name):
@@ -86,17 +86,17 @@ def redact(text: str, names: Iterable[str] = ()) -> str:
 
 
 def has_key(text: str) -> bool:
-    """Whether some part of a text has a key's shape; the environment does not count."""
+    """Whether a part of a text has a key's shape; the environment does not count."""
     return _hide(text, ()) != text
 
 
 def is_key(word: str) -> bool:
-    """Whether an id or a name is a key: by its shape, and by a run of letters and digits that no name has."""
+    """Whether an id or a name is a key: by its shape, or by a run of letters and digits that no name has."""
     return has_key(word) and any(_DIGIT.search(run) for run in _RUN.findall(word))
 
 
 def redact_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe's plain data as it may be kept: what a person writes freely, without keys, at every depth.
+    """A recipe's plain data for storage: free text without keys, at every depth.
 
     Names, numbers and choices stay, and so do the seeds: they are data, not settings.
     """
@@ -112,7 +112,7 @@ def redact_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _of_model(name: str, value: Any, secrets: tuple[str, ...]) -> Any:
-    """One field of a model as it may be kept."""
+    """One field of a model for storage."""
     if name == "extra":
         return _value(value, secrets, DEEPEST)
     if name in ("base_url", "licence"):
@@ -125,7 +125,7 @@ def _of_model(name: str, value: Any, secrets: tuple[str, ...]) -> Any:
 
 
 def _prose(value: Any, secrets: tuple[str, ...]) -> Any:
-    """The value with keys taken out of the texts that are under another name than those of NAMES."""
+    """The value with keys removed from the texts, except under the names in NAMES."""
     if isinstance(value, Mapping):
         return {
             name: _hide(inner, secrets) if name not in NAMES and isinstance(inner, str) else _prose(inner, secrets)
@@ -139,9 +139,9 @@ def _values(mapping: object) -> Iterable[object]:
 
 
 def redact_fields(fields: Mapping[str, object], names: Iterable[str] = ()) -> dict[str, Any]:
-    """The fields with secrets taken out: whole where a name looks like a key's, inside texts elsewhere.
+    """The fields with secrets removed: whole if a name looks like a key's, inside texts elsewhere.
 
-    Nested mappings and sequences are looked through; what is no number, text, None or boolean becomes its text.
+    Nested mappings and sequences are searched; other values than numbers, texts, None and booleans become text.
     """
     secrets = secret_values(names)
     return {_hide(str(name), secrets): _field(name, value, secrets, DEEPEST) for name, value in fields.items()}
@@ -180,7 +180,7 @@ def _hide(text: str, secrets: tuple[str, ...]) -> str:
 
 @lru_cache(maxsize=32)
 def _pattern(secrets: tuple[str, ...], escaped: bool) -> re.Pattern[str]:
-    """Matches each secret: as it is, or (`escaped`) however its characters are written."""
+    """Matches each secret: literally, or (`escaped`) in any escaping of its characters."""
     if not escaped:
         return re.compile("|".join(map(re.escape, secrets)))
     firsts = sorted({secret[0] for secret in secrets})
@@ -194,7 +194,7 @@ _RUNS = re.compile(r"(\\*)([^\\]|\Z)")
 
 
 def _written(secret: str) -> str:
-    """A pattern for a secret, however its characters are written.
+    """A pattern for a secret in any escaping of its characters.
 
     A run of backslashes is read once, whole, and never given back: every place in a long one may begin an escape, and
     what would be tried from each would take time by the square of its length.
@@ -225,7 +225,7 @@ def _letter(letter: str) -> str:
 
 
 def _codes(letter: str) -> list[str]:
-    """Patterns for what stands behind the backslashes where JSON, repr and the like escape a character."""
+    """Patterns for the part after the backslashes in escapes of JSON, repr and the like."""
     code, units = ord(letter), letter.encode("utf-16-be", "surrogatepass")
     pairs = [units[place : place + 2].hex() for place in range(0, len(units), 2)]
     coded = [r"\\++".join(f"x{byte:02x}" for byte in letter.encode("utf-8", "surrogatepass"))]

@@ -1,7 +1,7 @@
-"""Whether a text is a model's refusal rather than what was asked for.
+"""Detects a model's refusal.
 
-Only the beginning is looked at, as models refuse at once. Customers are unable to do things as well ("I can't log in"),
-so an inability counts only where it is one to help, or to write, give or discuss something that is asked of a model.
+Only the beginning is checked, as models refuse at once. Customers are unable to do things as well ("I can't log in"),
+so an inability counts only if it is one to help, or to write, give or discuss something that models are asked for.
 English only: a refusal in another language is not found.
 """
 

@@ -1,6 +1,6 @@
-"""What restricted rows look like to whoever has not asked for them, wherever they are shown."""
+"""Replacement for the words of restricted rows, wherever they are shown without a request for them."""
 
 from __future__ import annotations
 
 HIDDEN = "(restricted)"
-"""What stands in the place of words that are hidden."""
+"""Placeholder of hidden words."""

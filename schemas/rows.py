@@ -1,4 +1,4 @@
-"""From a wanted row to a decided one: seed, slot, candidate, review, gate result, decision."""
+"""From a requested row to a decided one: seed, slot, candidate, review, gate result, decision."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Route = Literal["flag", "low_mean", "agreed", "adjudicated", "gate", "failed", "
 
 
 class Seed(Value):
-    """A row that a person gave. `label` is a label or a domain of the task; empty where it is to be found out."""
+    """A row that a person gave. `label` is a label or a domain of the task; empty if it is still to be found."""
 
     id: str
     text: str
@@ -26,18 +26,18 @@ class Seed(Value):
 
     @classmethod
     def of(cls, text: str, label: str = "", response: str | None = None) -> Seed:
-        """A seed whose id is the hash of what it says."""
+        """A seed whose id is the hash of its content."""
         return cls(id="s_" + stable_hash(text, label, response), text=text, label=label, response=response)
 
 
 class Steer(Value):
-    """What a round of `improve` asked of a slot beyond its label."""
+    """A round's request (`improve`) to a slot beyond its label."""
 
-    concept: str = Field(default="", description="what the text is to be about, within its label")
+    concept: str = Field(default="", description="subject of the text, within its label")
 
 
 class Slot(Value):
-    """One row that is wanted. Its id and random seed follow from the recipe alone, so every rerun draws the same.
+    """One requested row. Its id and random seed depend on the recipe alone, so every rerun draws the same.
 
     Slots of one `group` share their random seed, and so their first call: it is made once, each takes its `part` of it.
     """
@@ -47,12 +47,12 @@ class Slot(Value):
     shard: int = Field(ge=0)
     round: int = Field(ge=0)
     index: int = Field(ge=0, description="place in its label's stream within the shard")
-    label: str = Field(description="the label (classification, guard) or domain (instruction) wanted")
+    label: str = Field(description="the requested label (classification, guard) or domain (instruction)")
     exemplars: tuple[Seed, ...] = Field(default=(), description="rows shown to the generator, in prompt order")
     seed: int = Field(ge=0, lt=2**31)
     group: str = Field(default="", description="id of the first slot of those that share a call; empty: it is alone")
     part: int = Field(default=0, ge=0, description="place within the group")
-    payload: dict[str, JsonValue] = Field(default={}, description="what its method wants of it beyond its label")
+    payload: dict[str, JsonValue] = Field(default={}, description="its method's requests beyond the label")
     steer: Steer | None = None
 
 
@@ -81,12 +81,12 @@ class Review(Value):
     distribution: tuple[LabelScore, ...] = ()
     answer: str = Field(default="", description="the label that this judge chose, or the raw answer that is no label")
     call_key: str = ""
-    failure: str = Field(default="", description="why there is no judgement; empty where there is one")
+    failure: str = Field(default="", description="reason for a missing judgement; else empty")
 
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """A candidate as gates see it. Reviews and soft label are empty until judges were asked.
+    """A candidate as gates see it. Reviews and soft label are empty before judges are called.
 
     Args:
         id: under which the text is compared with other rows: `Candidate.text_id`
@@ -110,7 +110,7 @@ class Proposal:
 
 
 class GateResult(Value):
-    """What one gate said of one candidate."""
+    """One gate's result on one candidate."""
 
     gate: str
     rule: str
@@ -121,7 +121,7 @@ class GateResult(Value):
 
 
 class Decision(Value):
-    """How a candidate ended and by which rule; `reason` is for people, `code` for programs."""
+    """A candidate's outcome and its rule; `reason` is for people, `code` for programs."""
 
     status: Status
     route: Route
@@ -129,26 +129,26 @@ class Decision(Value):
     reason: str
     mean: float | None = None
     spread: float | None = Field(default=None, description="population standard deviation of the reviewers' means")
-    asked: int = Field(default=0, description="content reviewers asked")
-    saved: int = Field(default=0, description="content reviewers not asked because nothing could change")
+    asked: int = Field(default=0, description="content reviewers called")
+    saved: int = Field(default=0, description="content reviewers not called, as the outcome was settled")
 
 
 class Labelling(Value):
-    """How a row got its label from models that were not told the intended one."""
+    """Labelling of a row by models that did not see the intended label."""
 
     by: str = Field(description="the role that gave it, or the panel of reviewers")
     candidates: tuple[str, ...] = Field(description="the labels that they chose among, nearest first")
-    label: str = Field(description="the label given; empty where there is none")
+    label: str = Field(description="the label given; empty if there is none")
     relabelled: bool = Field(description="whether it differs from the intended label")
     margin: float | None = Field(
-        default=None, description="the label's probability minus that of `second`; negative where a judge overruled"
+        default=None, description="the label's probability minus that of `second`; negative if a judge overruled"
     )
     second: str = Field(default="", description="the likeliest other label")
     votes: bool = Field(default=False, description="counted from answers, as a judge gave no log-probabilities")
 
 
 class Candidate(Value):
-    """What a method made for a slot, with all that it met. `text`: the text, instruction or guard's prompt."""
+    """A method's result for a slot, with all its steps. `text`: the text, instruction or guard's prompt."""
 
     id: str
     slot: Slot
@@ -164,7 +164,7 @@ class Candidate(Value):
     decision: Decision
     soft_label: dict[str, float] = Field(default_factory=dict, description="mean calibrated probability of each label")
     labelling: Labelling | None = None
-    notes: dict[str, JsonValue] = Field(default={}, description="what its method noted as it was made")
+    notes: dict[str, JsonValue] = Field(default={}, description="its method's notes")
     restricted: bool = False
 
     def proposal(self, text_id: str = "") -> Proposal:

@@ -1,4 +1,4 @@
-"""A random secret in a file of its own that only its owner may read: made once, found again by every later process."""
+"""A random secret in a file that only its owner may read: made once, then reused by every process."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from graft.schemas.errors import GraftError
 
 BYTES = 32
 SHAPE = re.compile(r"[\w-]{43}", re.ASCII)
-"""How BYTES random bytes look in a URL's alphabet."""
+"""Characters of BYTES random bytes in a URL's alphabet."""
 
 
 def secret_in(file: Path, prefix: str = "") -> str:
-    """The secret in a file; made where there is none, or where somebody else may have read it.
+    """The secret in a file; made if there is none, or if others may have read it.
 
     Of several processes that make it at the same time, one does, and all return its secret.
 
@@ -39,11 +39,11 @@ def secret_in(file: Path, prefix: str = "") -> str:
             return _read(file, prefix) or _make(file, prefix)
     except OSError as error:
         fix = "give its folder to the user who runs graft, with mode 700"
-        raise GraftError(f"the secret cannot be kept: {error}", where=str(file), fix=fix) from error
+        raise GraftError(f"the secret cannot be stored: {error}", where=str(file), fix=fix) from error
 
 
 def _read(file: Path, prefix: str) -> str | None:
-    """The file's secret; None where it is absent, another user's, open to others, or no secret."""
+    """The file's secret; None if it is absent, another user's, open to others, or no secret."""
     try:
         opened = os.open(file, os.O_RDONLY | os.O_NOFOLLOW)
     except OSError:

@@ -1,4 +1,4 @@
-"""What is noted beside versions: tags, drops, a person's edits, recalls, deletions. Each is a row in the lake."""
+"""Records beside versions: tags, drops, a person's edits, recalls, deletions. Each is a row in the lake."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ class Tag(Value):
 
 
 class Edit(Value):
-    """What a person decided of one row. The newest decision of a row counts, and the newest `text` and `label`.
+    """A person's decision on one row. The newest decision of a row counts, and the newest `text` and `label`.
 
-    `base_text` is what the person saw: where another version says something else under this id, the edit conflicts.
-    A skip decides nothing; an undo takes back the edit that it names, which then counts for nothing.
+    `base_text` is the text that the person saw: if another version has another text under this id, the edit conflicts.
+    A skip decides nothing; an undo revokes the edit that it names.
     """
 
     id: str
     dataset: str
-    version: int = Field(ge=1, description="the version that the person looked at")
+    version: int = Field(ge=1, description="the version that the person saw")
     row_id: str
     action: EditAction
     base_text: str
@@ -43,10 +43,10 @@ class Edit(Value):
     note: str = ""
     by: str
     at: datetime
-    undoes: str = Field(default="", description="id of the edit that an undo takes back")
+    undoes: str = Field(default="", description="id of the edit that an undo revokes")
     queue: str = Field(default="", description="the rule that chose the row, such as margin or gate:near_run; or none")
-    blind: bool = Field(default=False, description="whether the person did not see what others had decided")
-    seconds: float | None = Field(default=None, ge=0, description="how long the person looked at the row")
+    blind: bool = Field(default=False, description="whether the decisions of others were hidden")
+    seconds: float | None = Field(default=None, ge=0, description="time that the person spent on the row")
 
 
 class Drop(Value):
@@ -63,7 +63,7 @@ class Drop(Value):
 
 
 class Recall(Value):
-    """Rows that were withdrawn because of where they come from. Later versions leave them out too."""
+    """Rows withdrawn because of their origin. Later versions leave them out too."""
 
     id: str
     dataset: str

@@ -1,4 +1,4 @@
-"""In which order rows are learned from: shuffled anew in every pass, the same on every rerun. Loads nothing heavy."""
+"""Order of training rows: shuffled in every pass, the same on every rerun. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from graft.schemas.students import StudentSettings
 from graft.students.rows import TrainRow
 
 CHUNK = 50
-"""Steps whose rows are sorted by length together, where that is asked for; which rows these are is drawn each pass."""
+"""Steps whose rows are sorted by length together (`group_lengths`); these rows are drawn anew each pass."""
 
 Step = list[list[TrainRow]]
 """The batches whose gradients make one step."""
@@ -19,10 +19,10 @@ Step = list[list[TrainRow]]
 def in_steps(
     rows: Sequence[TrainRow], size: int, settings: StudentSettings, lengths: Mapping[str, int], skipped: int = 0
 ) -> Iterator[Step]:
-    """Endless steps of `settings.accumulate` batches of `size` rows; `skipped` passes are left out.
+    """Endless steps of `settings.accumulate` batches of at most `size` rows, after `skipped` passes.
 
     Every row comes once in each pass, in another order each time. With `settings.group_lengths` the rows of some steps,
-    drawn by chance, are parted into batches of like length (tokens, by text), and these are shuffled again.
+    drawn at random, form batches of similar length (tokens, by text), which are shuffled again.
     """
     rng, order = random.Random(settings.seed), list(rows)
     for done in itertools.count():
@@ -40,7 +40,7 @@ def _cut(rows: Sequence[TrainRow], size: int) -> list[list[TrainRow]]:
 def _grouped(
     order: Sequence[TrainRow], size: int, settings: StudentSettings, lengths: Mapping[str, int], rng: random.Random
 ) -> list[list[TrainRow]]:
-    """One pass in batches of like length, in an order that is drawn."""
+    """One pass in batches of similar length, in random order."""
     found: list[list[TrainRow]] = []
     for chunk in _cut(order, CHUNK * size * settings.accumulate):
         batches = _cut(sorted(chunk, key=lambda row: lengths[row.text]), size)

@@ -1,8 +1,8 @@
-"""What a student's probabilities are worth and how they are mended: calibration, temperature, thresholds.
+"""Calibrates a student's probabilities: temperature and thresholds.
 
 Plain numpy on plain numbers: probabilities are one list a row, in the order of the labels; truths are places in it.
 No figure depends on the order of the rows (but for the last digits of sums). Bins, intervals and paired tests are
-`data.scores.maths`: whoever looks at a student later counts as it was counted when it was judged.
+`data.scores.maths`, so that later figures are computed as at evaluation.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ _GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 def fit_temperature(probabilities: Matrix, truth: Places) -> float | None:
-    """The temperature (0.05 to 20) with the smallest log loss. Above 1: the student was too sure.
+    """The temperature (0.05 to 20) with the smallest log loss. Above 1: the student was overconfident.
 
-    None without rows, or where every row is right: then ever more certainty fits ever better, and nothing is learned.
+    None without rows, or if every row is right: then the loss falls without end as the temperature falls.
     """
     if not len(truth) or bool((probabilities.argmax(axis=1) == truth).all()):
         return None
@@ -48,7 +48,7 @@ def scaled(probabilities: Matrix, temperature: float) -> Matrix:
 def choose_threshold(scores: Matrix, positive: Truths) -> float | None:
     """The score above which calling a row positive gives the largest F1; of equal ones the nearest to 0.5.
 
-    It lies midway between two scores. None where the rows are of one class only.
+    It lies midway between two scores. None if the rows are of one class only.
     """
     if bool(positive.all()) or not bool(positive.any()):
         return None
@@ -63,7 +63,7 @@ def choose_threshold(scores: Matrix, positive: Truths) -> float | None:
 
 
 def _smallest(loss: Callable[[float], float], low: float, high: float) -> float:
-    """Where a function with one valley is smallest, by golden section, to about 1e-9."""
+    """Minimum of a unimodal function, by golden section, to about 1e-9."""
     inner, outer = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
     left, right = loss(inner), loss(outer)
     while high - low > 1e-9:

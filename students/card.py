@@ -1,4 +1,4 @@
-"""The model card beside an exported student: plain words in Markdown. It holds counts and names, never a row's text."""
+"""The model card of an exported student, in Markdown: counts and names, never a row's text."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ least = facts["multi_label"]  # each label's threshold
 print([{name: round(float(p), 4) for name, p in zip(facts["labels"], row) if p > least[name]} for row in shares])
 """
 FEW_ROWS = 300
-"""A held-out file below this many rows is said to be small: its accuracy is known to about 5 points at best."""
+"""A held-out file below this many rows is called small: its accuracy is known to about 5 points at best."""
 
 ONNX_SNIPPET = """\
 import json
@@ -56,7 +56,7 @@ shares = numpy.exp(logits - logits.max(1, keepdims=True))
 shares /= shares.sum(1, keepdims=True)
 print([(facts["labels"][row.argmax()], round(float(row.max()), 4)) for row in shares])
 """
-"""For a student that says one label a text."""
+"""For a student with one label per text."""
 
 TORCH_SNIPPET = """\
 import json
@@ -85,12 +85,12 @@ print([(facts["labels"][int(row.argmax())], round(float(row.max()), 4)) for row 
 
 MANY_ONNX_SNIPPET = ONNX_SNIPPET.replace(_SOFTMAX, "shares = 1 / (1 + numpy.exp(-logits))\n" + _ABOVE)
 MANY_TORCH_SNIPPET = TORCH_SNIPPET.replace(_TORCH_SOFTMAX, "shares = logits.sigmoid()\n" + _ABOVE)
-"""For a student that says any number of labels a text; its temperature is 1."""
+"""For a student with any number of labels per text; its temperature is 1."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a student comes from. `models` is the version card's section on models and terms, already inert Markdown.
+    """Origin of a student. `models` is the version card's section on models and terms, already inert Markdown.
 
     `version` is None for a student that learned from the seeds only. `seeds_licence` and `encoder_licence` may be
     empty: not stated. `restricted` counts rows of the version that are harmful by design.
@@ -165,9 +165,9 @@ def _what(student: Student, origin: Origin) -> str:
 def _learned(student: Student, origin: Origin) -> str:
     licence = plain(origin.seeds_licence) or "not stated"
     version = origin.version
-    lines = ["## What it learned from", ""]
+    lines = ["## Training data", ""]
     if version is None:
-        lines.append("- the seeds only, no synthetic row: it is the baseline that a version's student is held against")
+        lines.append("- the seeds only, no synthetic row: it is the baseline of a version's student")
     else:
         splits = ", ".join(f"{plain(name)} {count:,}" for name, count in version.splits.items())
         lines += [
@@ -193,7 +193,7 @@ def _learned(student: Student, origin: Origin) -> str:
 
 def _judged(judged: Judgements) -> str:
     if not judged.held_out:
-        return "## How good it is\n\nIt was not judged on a held-out file."
+        return "## Evaluation\n\nIt was not evaluated on a held-out file."
     body = []
     for one in judged.held_out:
         base = judged.beside(one)
@@ -206,11 +206,11 @@ def _judged(judged: Judgements) -> str:
             "gain", "macro-F1, seeds only"]  # fmt: skip
     note = "Seeds only: a student of the same settings that saw no synthetic row. Largest class: always guessing it."
     if micro := [f"{one.micro_f1:.1%} on {_file(one)}" for one in judged.held_out if one.micro_f1 is not None]:
-        note += " A text counts as right where all of its labels are; the largest class is the commonest set of labels."
+        note += " A text is right if all of its labels are; the largest class is the most frequent set of labels."
         note += f" Micro-F1 over all rows and labels: {', '.join(micro)}."
     spread = [f"{one:.1%}" for first in judged.held_out[:1] for one in first.accuracies]
     more = f" Accuracies of its trainings with other seeds: {', '.join(spread)}." if len(spread) > 1 else ""
-    return "## How good it is\n\n" + _table(head, body) + f"\n\n{note}{more}"
+    return "## Evaluation\n\n" + _table(head, body) + f"\n\n{note}{more}"
 
 
 def _classes(judged: Judgements) -> str:
@@ -228,7 +228,7 @@ def _classes(judged: Judgements) -> str:
 
 
 def _many(student: Student) -> bool:
-    """Whether it says any number of labels a text."""
+    """Whether a text may have any number of labels."""
     return student.settings.multi_label is not None
 
 
@@ -237,14 +237,14 @@ def _calibration(judged: Judgements, rule: Rule, many: bool) -> str:
     measured = [one for one in judged.held_out if one.ece is not None]
     for one in measured:
         after = "" if one.ece_scaled is None else f", {one.ece_scaled:.3f} with the temperature below"
-        lines.append(f"- expected calibration error on {_file(one)}: {one.ece:.3f}{after} (0 is honest)")
+        lines.append(f"- expected calibration error on {_file(one)}: {one.ece:.3f}{after} (0 is perfect)")
         if one.auprc is not None:
             lines.append(f"- area under precision and recall there, for {plain(one.positive)}: {one.auprc:.3f}")
     if not measured:
-        lines.append("- calibration was not measured: take the probabilities for an order, not for frequencies")
+        lines.append("- calibration was not measured: use the probabilities to rank texts, not as frequencies")
     if many:
-        lines.append("- each label has its own threshold in labels.json, above which it is said: the one with the "
-                     "largest F1 on validation rows, 0.5 where they tell nothing; no temperature is used")  # fmt: skip
+        lines.append("- each label has its own threshold in labels.json, above which it is predicted: the one with the "
+                     "largest F1 on validation rows, 0.5 if they decide nothing; no temperature is used")  # fmt: skip
         return "\n".join(lines)
     lines.append(
         f"- temperature {rule.temperature:.3g}: logits are divided by it"
@@ -252,16 +252,17 @@ def _calibration(judged: Judgements, rule: Rule, many: bool) -> str:
     )
     if rule.threshold is not None:
         lines.append(
-            f"- threshold {rule.threshold:.3g}: `graft predict` says {plain(rule.positive)} where its probability, "
+            f"- threshold {rule.threshold:.3g}: `graft predict` returns {plain(rule.positive)} if its probability, "
             "without the temperature, is above it; accuracy in the table is of the most probable label"
         )
         lines += [
-            f"- at it {one.false_refusals:.1%} of the other class in {_file(one)} are called {plain(one.positive)}"
+            f"- at this threshold {one.false_refusals:.1%} of the other class in {_file(one)} are predicted "
+            f"{plain(one.positive)}"
             for one in judged.held_out
             if one.false_refusals is not None
         ]
     else:
-        lines.append("- no threshold: the most probable label is said")
+        lines.append("- no threshold: the most probable label is predicted")
     return "\n".join(lines)
 
 
@@ -270,27 +271,27 @@ def _use(student: Student, origin: Origin, judged: Judgements) -> str:
         "## Use and limits",
         "",
         f"- meant for texts like those of the dataset: {plain(origin.task)}, language {plain(origin.language)}; "
-        "on others it answers as surely and means nothing",
-        f"- reads {origin.max_length:,} tokens of a text at most; what is behind them does not count",
-        "- says no label of a text where none is above its threshold"
+        "on other texts its predictions are as confident, but meaningless",
+        f"- reads {origin.max_length:,} tokens of a text at most; the rest is ignored",
+        "- predicts no label for a text if none is above its threshold"
         if _many(student)
-        else "- always says one of its labels: there is none for texts that fit no label, unless the list above has it",
+        else "- always predicts one of its labels, also for texts that fit none of them",
     ]
     if student.trained_on != "seeds":
         lines.append(
-            "- models wrote and judged what it learned from beside the seeds: it carries their errors and biases"
+            "- models wrote and judged its training rows, apart from the seeds: it carries their errors and biases"
         )
     if not judged.held_out:
-        lines.append("- how good it is, is not known: measure it on rows that people wrote")
+        lines.append("- its quality is not known: measure it on rows that people wrote")
     for one in judged.held_out:
         name = _file(one)
         if lacking := [score.label for score in one.classes if not score.support]:
             shown = ", ".join(plain(label) for label in lacking[:10]) + (" …" if len(lacking) > 10 else "")
-            lines.append(f"- {name} has no rows of {len(lacking)} labels, so that nothing is known of them: {shown}")
+            lines.append(f"- {name} has no rows of {len(lacking)} labels, so their quality is unknown: {shown}")
         if one.rows < FEW_ROWS:
             lines.append(f"- {name} is small ({one.rows:,} rows): a difference inside the interval may be chance")
         if one.test_file.endswith("(synthetic)"):
-            lines.append(f"- {name} was written by models too: on what people write it may do worse")
+            lines.append(f"- {name} was written by models too: on texts of people it may do worse")
     return "\n".join(lines)
 
 
@@ -303,7 +304,7 @@ def _loading(rule: Rule, difference: float, many: bool) -> str:
         "With Graft: `graft predict FOLDER texts.csv`. Without it, from this folder (pip install numpy onnxruntime "
         f"tokenizers):\n\n```python\n{onnx}```\n\n"
         f"With PyTorch (pip install torch transformers safetensors):\n\n```python\n{torch}```\n\n"
-        f"Both give the same: over 32 texts of different lengths no logit differs by more than {difference:.2g}."
+        f"Both return the same: over 32 texts of different lengths no logit differs by more than {difference:.2g}."
         f"{threshold}"
     )
 
@@ -313,7 +314,7 @@ def _file(one: Evaluation) -> str:
 
 
 def _last(place: str) -> str:
-    """Without the folders that it lies in: they say something of the machine, and nothing of the student."""
+    """Without its parent folders: they describe the machine, not the student."""
     return Path(place).name if Path(place).is_absolute() else place
 
 

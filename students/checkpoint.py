@@ -1,6 +1,6 @@
-"""What a killed training is taken up from: one file, written beside and renamed. Loads torch.
+"""The checkpoint that a killed training resumes from: one file, written beside and renamed. Loads torch.
 
-Only what torch reads without running code is in it: tensors, numbers, strings, lists and dicts.
+It holds only values that torch reads without running code: tensors, numbers, strings, lists and dicts.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ EVERY = 5.0
 """Seconds between two checkpoints at least: a short training writes none."""
 
 SHARE = 0.05
-"""Share of the time that writing them may take at most, as far as the last one tells."""
+"""Largest share of the training time spent on writing them, judged by the last write."""
 
 _BROKEN = (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError, UnpicklingError)
 
@@ -28,8 +28,8 @@ _BROKEN = (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError, Unp
 class Checkpoint:
     """The checkpoint in a folder; without a folder it holds nothing and is never due.
 
-    `facts` says what the training is of (name to value): a checkpoint of other facts is ignored, and said. One that
-    only reads is for the processes of a group that do not write it.
+    `facts` identify the training (name to value): a checkpoint with other facts is ignored, with a message. A read-only
+    checkpoint is for the processes of a group that do not write it.
     """
 
     def __init__(
@@ -41,26 +41,27 @@ class Checkpoint:
 
     @property
     def due(self) -> bool:
-        """Whether it is time to write one."""
+        """Whether a checkpoint is due."""
         return self._file is not None and not self._only_reads and time.monotonic() >= self._next
 
     def load(self) -> dict[str, Any] | None:
-        """What was saved last by a training of the same facts, its tensors on the CPU; None where there is none."""
+        """The last saved state of a training with the same facts, its tensors on the CPU; None if there is none."""
         if self._file is None or not self._file.is_file():
             return None
         try:
             found = torch.load(self._file, map_location="cpu", weights_only=True)
             facts, state = dict(found["facts"]), dict(found["state"])
         except _BROKEN:
-            self._say("the checkpoint of an earlier training cannot be read: starting anew")
+            self._say("the checkpoint of an earlier training cannot be read: starting again")
             return None
         if other := [name for name, value in self._facts.items() if facts.get(name) != value]:
-            self._say(f"the checkpoint of an earlier training is of another {', '.join(other)}: starting anew")
+            self._say(f"the checkpoint of an earlier training has another {', '.join(other)}: starting again")
             return None
         return state
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """Write one, whole or not at all. Where that fails (no space), training goes on without, and it is said."""
+        """Write the state, whole or not at all. If that fails (no space), training continues without, with a
+        message."""
         if self._file is None:
             return
         started, beside = time.monotonic(), self._file.with_suffix(".new")
@@ -71,14 +72,14 @@ class Checkpoint:
         except (OSError, RuntimeError) as error:
             with contextlib.suppress(OSError):
                 beside.unlink(missing_ok=True)
-            self._say(f"no checkpoint could be written, training goes on without: {str(error).splitlines()[0][:200]}")
+            self._say(f"no checkpoint could be written, training continues without: {str(error).splitlines()[0][:200]}")
             self._file = None
             return
         ended = time.monotonic()
         self._next = ended + max(EVERY, (ended - started) / SHARE)
 
     def remove(self) -> None:
-        """Take it away, and the folder if nothing else is in it."""
+        """Remove it, and the folder if nothing else is in it."""
         if self._file is None or self._only_reads:
             return
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""The classifier that a student is: any transformers encoder, masked mean pooling, one linear layer.
+"""The classifier of a student: any transformers encoder, masked mean pooling, one linear layer.
 
 MiniLM was trained with mean pooling and has no trained pooler, so transformers' stock sequence classifier would put a
 random pooler and a random head on it: with a few rows a class that starts far below what the encoder already knows.
@@ -6,7 +6,7 @@ Here the mean over the real tokens is normalised, and the layer starts from each
 imprinting, Qi et al. 2018): training begins at nearest-centroid accuracy and improves on it. Its head
 (`students.heads`) reads the logits: as one label a text, or as several.
 
-This module is imported only where a student is trained or used: it loads torch.
+Loads torch: import it only where a student is trained or used.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from graft.students.encoder import Encoder, quiet_transformers
 from graft.students.heads import Head, Said, head_in
 
 SCALE = 10.0
-"""What cosines are multiplied by before the softmax, at the start; the layer then learns its own."""
+"""Initial factor of cosines before the softmax; the layer then learns its own."""
 
 BATCH = 64
-"""Texts at once where nothing is learned."""
+"""Batch size without training."""
 
 
 class TextClassifier(nn.Module):
@@ -43,7 +43,7 @@ class TextClassifier(nn.Module):
 
     @classmethod
     def start(cls, encoder: Encoder, outputs: Head, max_length: int) -> TextClassifier:
-        """A classifier before training, on the CPU in 32 bits. Raises GraftError where the encoder cannot be loaded."""
+        """A classifier before training, on the CPU in 32 bits. Raises GraftError if the encoder cannot be loaded."""
         try:
             with quiet_transformers():
                 commit = encoder.commit or "main"
@@ -70,7 +70,7 @@ class TextClassifier(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return self.head.weight.device
 
     def embed(self, texts: Sequence[str]) -> Tensor:
@@ -93,7 +93,7 @@ class TextClassifier(nn.Module):
         """Start the layer from each class's mean vector; a class without rows starts from its name.
 
         The bias, one number for all labels, lies midway between the logits of a text's label and those of the others:
-        a softmax does not see it, sigmoids start out even.
+        a softmax ignores it, sigmoids start out even.
         """
         self.eval()
         sums, count = torch.zeros_like(self.head.weight), 0
@@ -109,13 +109,14 @@ class TextClassifier(nn.Module):
     def predict(self, texts: Sequence[str]) -> tuple[list[str], list[list[float]]]:
         """The most probable label of each text, and each text's probabilities in the order of `labels`.
 
-        They sum to 1, but for a student of several labels a text: there each stands for itself (see `predict_many`).
+        They sum to 1, except for a student with several labels per text: there they are independent (see
+        `predict_many`).
         """
         answer = self._probabilities(texts)
         return [self.labels[place] for place in answer.argmax(-1).tolist()], answer.tolist()
 
     def say(self, texts: Sequence[str]) -> Said:
-        """What the student says of each text, a label or a cell of labels, and all probabilities."""
+        """Predictions for each text, a label or a cell of labels, and all probabilities."""
         answer = self._probabilities(texts).tolist()
         return self.outputs.said(answer), answer
 
@@ -157,9 +158,9 @@ class TextClassifier(nn.Module):
 
     @classmethod
     def load(cls, folder: Path) -> TextClassifier:
-        """A saved classifier, on the CPU. Raises NotFound where there is none, GraftError where it holds code."""
+        """A saved classifier, on the CPU. Raises NotFound if there is none, GraftError if it holds code."""
         if not (folder / "classifier.json").is_file():
-            raise NotFound("no student lies here", where=str(folder), fix="train one: graft train NAME")
+            raise NotFound("no student found", where=str(folder), fix="train one: graft train NAME")
         check_written(folder)
         facts = json.loads((folder / "classifier.json").read_text(encoding="utf-8"))
         model = cls.start(Encoder(str(folder / "encoder"), "", ""), head_in(facts), facts["max_length"])
@@ -168,7 +169,7 @@ class TextClassifier(nn.Module):
 
 
 def _fitting(max_length: int, encoder: Any, tokenizer: Any) -> int:
-    """The wanted length in tokens, cut to what the encoder has positions for (RoBERTa's start after its padding)."""
+    """The requested length in tokens, capped by the encoder's positions (RoBERTa's start after its padding)."""
     positions = getattr(encoder.config, "max_position_embeddings", None) or max_length
     if encoder.config.model_type in ("roberta", "xlm-roberta", "camembert"):
         positions -= 2

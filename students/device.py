@@ -1,6 +1,6 @@
-"""What a student is trained on: which device, in which precision, and how much of its arithmetic was used.
+"""Devices for training: type, precision, peak arithmetic.
 
-Torch is loaded inside the functions that ask it.
+Torch is loaded inside the functions.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import torch
 
 FLOPS_PER_WEIGHT = 6
-"""Of one token: 2 forward (multiply and add), 4 backward (arXiv 2001.08361, section 2.1; attention is left out)."""
+"""Operations per parameter and token: 2 forward, 4 backward (arXiv 2001.08361, section 2.1; without attention)."""
 
 _PEAKS = (
     (("H200", "NVL"), 835.5), (("H200",), 989.4), (("GH200",), 989.4),
@@ -22,10 +22,10 @@ _PEAKS = (
     (("RTX", "4090"), 165.2), (("RTX", "3090"), 71.0),
     (("MI300X",), 1307.4),
 )  # fmt: skip
-"""Words of a device's name, the first that are all in it, and 10^12 operations a second."""
+"""Words that all occur in a device's name (the first match counts), and its peak in 10^12 operations per second."""
 
 _OTHERS = frozenset({"MIG", "LAPTOP", "MOBILE", "D", "TI", "SUPER", "MAX-Q", "VGPU"})
-"""Words that make it another device, or a part of one."""
+"""Words that mark another device, or a part of one."""
 
 
 def pick_device() -> torch.device:
@@ -38,9 +38,9 @@ def pick_device() -> torch.device:
 
 
 def uses_bf16(device: torch.device) -> bool:
-    """Whether training multiplies in bfloat16 there: on CUDA devices that have it; elsewhere it stays in 32 bits.
+    """Whether training multiplies in bfloat16: on CUDA devices that support it; elsewhere it stays in 32 bits.
 
-    A device that only imitates bfloat16 (V100, T4) would be slower with it.
+    A device that only emulates bfloat16 (V100, T4) would be slower with it.
     """
     import torch
 
@@ -48,16 +48,16 @@ def uses_bf16(device: torch.device) -> bool:
 
 
 def device_name(device: torch.device) -> str:
-    """What the maker calls it, such as NVIDIA L4; without CUDA the device's type."""
+    """The manufacturer's name, such as NVIDIA L4; without CUDA the device's type."""
     import torch
 
     return str(torch.cuda.get_device_name(device)) if device.type == "cuda" else device.type
 
 
 def peak_flops(name: str) -> float | None:
-    """Operations a second at most of a device of that name (as CUDA tells it): dense bfloat16, summed in 32 bits.
+    """Peak operations per second of a device with that name (as CUDA reports it): dense bfloat16, summed in 32 bits.
 
-    None where it is not known: a CPU, a laptop's part, a slice of a device. Figures are the makers', without sparsity
+    None if unknown: a CPU, a laptop's part, a slice of a device. Figures are the makers', without sparsity
     (NVIDIA's data sheets often print twice as much): the data sheets of H100, H200, A100, A40, A30, A10, L40S, L40 and
     L4; the appendices of the white papers on the Ada (RTX 4090) and GA102 (RTX 3090) architectures; AMD's data sheet of
     the MI300X. A plain "H100" is taken for the SXM board, whose name has neither PCIe nor NVL.
@@ -72,22 +72,22 @@ def peak_flops(name: str) -> float | None:
 
 
 def training_flops(parameters: int, tokens: float) -> float:
-    """Operations that learning from so many tokens takes: 6 a parameter and token.
+    """Operations of training on this many tokens: 6 per parameter and token.
 
-    Count the parameters that multiply: those of lookup tables (embeddings) do not. Work that is done twice to save
-    memory (recompute) is not counted twice.
+    Count the parameters that multiply: those of lookup tables (embeddings) do not. Recomputation that saves memory is
+    not counted.
     """
     return float(FLOPS_PER_WEIGHT) * parameters * tokens
 
 
 def share_of_peak(parameters: int, tokens_per_second: float, name: str, devices: int = 1) -> float | None:
-    """Which share of the peak of so many devices of that name a training used; None where the peak is unknown."""
+    """Share of the peak of this many devices of that name that a training used; None if the peak is unknown."""
     peak = peak_flops(name)
     return None if peak is None else training_flops(parameters, tokens_per_second) / (peak * devices)
 
 
 def multiplying(model: torch.nn.Module) -> int:
-    """How many of a model's parameters multiply: all but those of its embeddings, which are looked up.
+    """Number of a model's parameters that multiply: all but its embeddings, which are looked up.
 
     A matrix that is both (a causal model's tied output layer) counts.
     """

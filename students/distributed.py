@@ -1,7 +1,7 @@
-"""Processes that train one model together: who takes which rows, and how gradients are summed. Loads torch.
+"""Processes that train one model together: shares of rows, sums of gradients. Loads torch.
 
-Each has the whole model and a share of every batch. Gradients are summed once a step, so all of them have the same
-weights all the time, and those of one process up to rounding; only dropout draws other random numbers.
+Each has the whole model and a share of every batch. Gradients are summed once per step, so all processes have the
+same weights, equal to those of a single process up to rounding; only dropout draws other random numbers.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from graft.students.rows import TrainRow
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """This process, number `rank` of `size`; alone by default, where nothing is sent."""
+    """This process, number `rank` of `size`; by default alone, without communication."""
 
     rank: int = 0
     size: int = 1
 
     @property
     def alone(self) -> bool:
-        """Whether there is no other process."""
+        """Whether this is the only process."""
         return self.size == 1
 
     def share(self, rows: Sequence[TrainRow]) -> Sequence[TrainRow]:
@@ -33,12 +33,12 @@ class ProcessGroup:
         return rows if self.alone else rows[self.rank :: self.size]
 
     def draw_anew(self, seed: int, step: int) -> None:
-        """Other random numbers for each process and step, so that one that is taken up needs no state of the others."""
+        """Seed each process and step differently, so that a resumed process needs no state of the others."""
         if not self.alone:
             torch.manual_seed(((seed * 1_000_003 + step) * 1_009 + self.rank) % 2**63)
 
     def alike(self, model: nn.Module) -> None:
-        """Give every process the weights of the first."""
+        """Copy the first process's weights to every process."""
         if not self.alone:
             for weights in model.state_dict().values():
                 dist.broadcast(weights, 0)
@@ -52,9 +52,9 @@ class ProcessGroup:
         return float(held)
 
     def sum_gradients(self, model: nn.Module, value: float) -> float:
-        """Put the sum of every process's gradients into each; returns the sum of their values.
+        """Replace each process's gradients by their sum; returns the sum of their values.
 
-        Weights that nobody has a gradient of keep none: the optimiser leaves them alone.
+        Weights without a gradient in any process keep none: the optimiser leaves them alone.
         """
         if self.alone:
             return value

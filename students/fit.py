@@ -1,7 +1,7 @@
-"""Training a classifier: AdamW, linear warm-up and decay, on whatever device there is. Loads torch.
+"""Trains a classifier: AdamW, linear warm-up and decay, on the available device. Loads torch.
 
-Here are the rows' checks, the memory that runs out, and what is written; the loop itself is in `students.loop`.
-`students.launch` decides by how many processes a classifier is trained.
+This module checks rows, handles lack of memory and writes the result; the loop itself is in `students.loop`, and
+`students.launch` starts one process or several.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ MIN_STEPS = 60
 
 
 def silent(text: str) -> None:
-    """Says nothing."""
+    """Reports nothing."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A trained classifier and what it took.
+    """A trained classifier and figures of its training.
 
-    `loss` is the mean over the pass whose weights it has: pass `best`, or the last one (None). `epochs` are the passes
-    made, `note` says what a person should know of how it ended (stopped early, came apart); empty where all went well.
-    `tokens_per_second` counts no padding and only the time of making steps; `peak_share` is the share of the devices'
-    peak arithmetic that this used, None where their peak is not known.
+    `loss` is the mean over the pass whose weights are kept: pass `best`, or the last one (None). `epochs` counts the
+    passes, `note` reports an unusual end (stopped early, diverged), else it is empty. `tokens_per_second` counts no
+    padding and only the time of steps; `peak_share` is the used share of the devices' peak arithmetic, None if the peak
+    is unknown.
     """
 
     model: TextClassifier = field(repr=False)
@@ -67,7 +67,7 @@ class Fit:
 
 @dataclass(frozen=True)
 class _Task:
-    """What stays the same when training starts again with smaller batches."""
+    """Inputs that stay the same when training starts again with smaller batches."""
 
     rows: Sequence[TrainRow]
     validation: Sequence[TrainRow]
@@ -94,19 +94,19 @@ def fit(
 ) -> Fit:
     """Train on rows, or (text, label) pairs, and each label's name.
 
-    The same rows, settings and seed give the same weights on one machine's CPU, whatever order the rows come in, and
-    also where a killed training goes on from a checkpoint in the folder `checkpoints`. `validation` is only for
-    `settings.patience`. Where memory runs out, training starts again with half the batch and says so. Where the loss is
-    no number, the weights of an earlier pass are kept, and `note` says it. Raises GraftError where fewer than two
-    labels have rows, a row's label is unknown, or training comes apart before a pass ended well.
+    The same rows, settings and seed give the same weights on one machine's CPU, whatever the order of the rows, also if
+    a killed training resumes from a checkpoint in the folder `checkpoints`. `validation` is only for
+    `settings.patience`. If memory runs out, training starts again with half the batch and a message. If the loss is not
+    finite, the weights of an earlier pass are kept, and `note` reports it. Raises GraftError if fewer than two labels
+    have rows, a row's label is unknown, or training diverges before a pass ended well.
 
-    For `students.launch`: in a `group` of several, memory that runs out is MemoryOut, as all must start again, with the
-    smaller `batch_size`.
+    For `students.launch`: in a `group` of several processes lack of memory raises MemoryOut, as all must start again,
+    with a smaller `batch_size`.
     """
     given, judged = as_rows(rows), as_rows(validation) if settings.patience else []
     check_rows(given, judged, labels, say)
     if settings.patience and not judged:
-        say("no validation rows: patience is not used, training goes through all its passes")
+        say("no validation rows: patience is not used, training makes all its passes")
     everything = sorted([*given, *as_rows(named(labels))], key=lambda row: row.order)  # whatever order they came in
     head = head_of(settings, labels)
     task = _Task(everything, judged, head, settings, find_encoder(settings.encoder), say, progress, group, batch_size)
@@ -114,7 +114,7 @@ def fit(
 
 
 def _fitting(task: _Task, checkpoint: Checkpoint) -> Fit:
-    """Trains, from the checkpoint where there is one, with batches that fit into memory."""
+    """Trains, from the checkpoint if there is one, with batches that fit into memory."""
     found = checkpoint.load()
     batch_size = found["batch_size"] if found else min(task.batch_size or task.settings.batch_size, len(task.rows))
     while True:
@@ -135,7 +135,7 @@ def _fitting(task: _Task, checkpoint: Checkpoint) -> Fit:
 
 
 class MemoryOut(Exception):
-    """One process of several had not enough memory for its share of batches of so many rows."""
+    """One process of several had not enough memory for its share of batches of this many rows."""
 
     def __init__(self, batch_size: int) -> None:
         self.batch_size = batch_size
@@ -143,7 +143,7 @@ class MemoryOut(Exception):
 
 
 def halved(batch_size: int, say: Say) -> int:
-    """The batch to start again with where memory ran out. Raises GraftError where it was one row."""
+    """Batch size to start again with after lack of memory. Raises GraftError if it was one row."""
     if batch_size == 1:
         fix = "a smaller encoder or max_length, or student.recompute"
         raise GraftError("not enough memory for one row", where="training", fix=fix)
@@ -154,8 +154,8 @@ def halved(batch_size: int, say: Say) -> int:
 def save(model: TextClassifier, folder: Path) -> None:
     """Write a model whole or not at all: into a folder beside, then renamed. Raises StorageFull.
 
-    A checkpoint in the folder beside goes when the weights are whole, and not before. What an earlier training of the
-    same student said of the files that it was judged on stays.
+    A checkpoint in the folder beside is removed only once the weights are whole. Predictions of an earlier training of
+    the same student on evaluation files stay.
     """
     beside, old = staging(folder), folder.with_name(folder.name + ".old")
     try:
@@ -179,7 +179,7 @@ def save(model: TextClassifier, folder: Path) -> None:
 
 
 def staging(folder: Path) -> Path:
-    """Where a classifier is written before it is whole, and its checkpoints lie."""
+    """Temporary folder of a classifier until it is whole, and of its checkpoints."""
     return folder.with_name(folder.name + ".partial")
 
 
@@ -193,7 +193,7 @@ def _clear(folder: Path) -> None:
 
 
 def named(labels: Sequence[str]) -> list[tuple[str, str]]:
-    """Each label's name in words, as one more example of it; a name without letters says nothing.
+    """Each label's name in words, as one more example of it; names without letters are skipped.
 
     With two rows a class this is worth 7 points on CLINC150's ten domains; with thirty it is one row in thirty-one.
     """
@@ -201,7 +201,7 @@ def named(labels: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def check_rows(rows: Sequence[TrainRow], validation: Sequence[TrainRow], labels: Sequence[str], say: Say) -> None:
-    """Whether a classifier can learn from the rows; says which labels have none. Raises GraftError."""
+    """Check that a classifier can learn from the rows; reports labels without rows. Raises GraftError."""
     present = {row.label for row in rows}
     if unknown := sorted((present | {row.label for row in validation}) - set(labels)):
         raise GraftError(
@@ -221,7 +221,7 @@ def check_rows(rows: Sequence[TrainRow], validation: Sequence[TrainRow], labels:
 
 
 def _facts(task: _Task) -> dict[str, str]:
-    """What a checkpoint must have been made with; the keys are words for people."""
+    """Facts that a checkpoint must match; the keys are words for people."""
     learned_with = task.settings.learned_with("classifier")
     return {
         "torch version": str(torch.__version__),
@@ -279,7 +279,7 @@ def _told(task: _Task, model: TextClassifier, seconds: float, ended: Outcome, ep
 
 @contextlib.contextmanager
 def _recomputed(model: TextClassifier, wanted: bool) -> Iterator[str]:
-    """Inside, the encoder's layers are computed again instead of kept, if wanted; yields why not where it cannot."""
+    """Context in which the encoder recomputes its layers, if set; yields a message if it cannot."""
     encoder = model.encoder
     if not wanted:
         yield ""
@@ -294,7 +294,7 @@ def _recomputed(model: TextClassifier, wanted: bool) -> Iterator[str]:
 
 
 def _lengths(model: TextClassifier, rows: Sequence[TrainRow]) -> dict[str, int]:
-    """The tokens of each row's text, as the encoder gets it."""
+    """Number of tokens of each row's text for the encoder."""
     texts, found = list({row.text: None for row in rows}), list[int]()
     for start in range(0, len(texts), 1000):
         cut = model.tokenizer(texts[start : start + 1000], truncation=True, max_length=model.max_length)

@@ -11,15 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 MAX_TRAINED = 30_000
-"""Rows that one fold's classifier learns from at most, each label's share of them: more would take minutes."""
+"""Most rows that one fold's classifier learns from, each label's share of them: more would take minutes."""
 STRENGTH = 10.0
-"""scikit-learn's C on unit vectors: they are small, so its default of 1 learns too little of many classes."""
+"""scikit-learn's C on unit vectors: their values are small, so its default of 1 underfits many classes."""
 ITERATIONS = 200
 
 
 @dataclass(frozen=True)
 class OutOfFold:
-    """Which rows were judged (places in the given order), and the probabilities of each over `names`."""
+    """Judged rows (places in the given order), and the probabilities of each over `names`."""
 
     names: tuple[str, ...]
     rows: NDArray[np.int64]
@@ -38,7 +38,7 @@ def out_of_fold(
     """Probabilities of each row's labels from a classifier that learned from the other folds, stratified by label.
 
     A label with one row cannot be judged: its rows are left out and a note says so. With fewer than two labels left
-    nothing is judged. The same rows in the same order give the same answer. Raises ValueError where the shapes differ.
+    nothing is judged. The same rows in the same order give the same answer. Raises ValueError if the shapes differ.
     """
     if vectors.ndim != 2 or len(vectors) != len(labels) or folds < 2:
         raise ValueError(f"{len(labels)} labels and {folds} folds over vectors of shape {vectors.shape}")
@@ -79,7 +79,8 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _assigned(given: NDArray[np.int64], folds: int, seed: int) -> NDArray[np.int64]:
-    """A fold for each row: the rows of a label, shuffled, are dealt one by one, each label going on where one ended."""
+    """A fold for each row: the shuffled rows of a label are dealt one by one, each label continuing after the one
+    before."""
     of_label: dict[int, list[int]] = defaultdict(list)
     for row, label in enumerate(given.tolist()):
         of_label[label].append(row)
@@ -92,7 +93,7 @@ def _assigned(given: NDArray[np.int64], folds: int, seed: int) -> NDArray[np.int
 
 
 def _sample(others: NDArray[np.int64], given: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-    """MAX_TRAINED rows at most, of each label its share, one at least; in their order."""
+    """At most MAX_TRAINED rows, each label's share, at least one; in their order."""
     if len(others) <= MAX_TRAINED:
         return others
     shuffled = others[np.random.default_rng(seed).permutation(len(others))]
@@ -111,7 +112,7 @@ def _fitted(
     classes: int,
     seed: int,
 ) -> NDArray[np.float64]:
-    """What a classifier of the rows `others` says of the rows `held`; a label that it has not seen gets 0."""
+    """Probabilities of the rows `held` from a classifier of the rows `others`; an unseen label gets 0."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 

@@ -20,7 +20,7 @@ _T = TypeVar("_T", bound=Value)
 
 @dataclass(frozen=True)
 class Job:
-    """A training: arguments of `students.launch.train_classifier`. `batch_size` is a smaller one than the settings'."""
+    """A training: arguments of `students.launch.train_classifier`. `batch_size` is smaller than the settings'."""
 
     rows: tuple[TrainRow, ...]
     validation: tuple[TrainRow, ...]
@@ -31,7 +31,7 @@ class Job:
 
 
 class _JobFile(Value):
-    """What JOB.json holds; paths are relative to its folder."""
+    """Contents of JOB.json; paths are relative to its folder."""
 
     rows: str
     validation: str | None = None
@@ -63,7 +63,7 @@ def write_job(job: Job, folder: Path) -> None:
 
 
 def read_job(file: Path) -> Job:
-    """A job and its rows. Raises NotFound for a file that is not there, InputInvalid for one that cannot be used."""
+    """A job and its rows. Raises NotFound if the file does not exist, InputInvalid if it cannot be used."""
     told = _checked(_JobFile, _text(file), file, None)
     folder = file.parent
     validation = _rows(folder / told.validation) if told.validation else ()

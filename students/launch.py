@@ -1,12 +1,12 @@
-"""A classifier trained by one process, or by one for each GPU: how these are started and watched, and what each does.
+"""Trains a classifier by one process, or by one for each GPU: starts, watches and runs them.
 
-`train_classifier` starts them itself where it sees more than one GPU. By hand, on a job file:
+`train_classifier` starts them itself if there is more than one GPU. By hand, on a job file:
 
     python -m graft.students.launch JOB.json --processes 4
     accelerate launch --num_processes 4 -m graft.students.launch JOB.json        (or torchrun --nproc-per-node 4 -m ...)
 
 The first way finds its processes through a file and the loopback interface. Accelerate and torchrun start a store of
-their own, which listens where they please. Loads torch.
+their own, which chooses its own address. Loads torch.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ from graft.students.loop import Progress, Say
 from graft.students.rows import Given, as_rows
 
 COMMAND = (sys.executable, "-m", "graft.students.launch")
-"""What each process runs; then the job file and --child."""
+"""Command of each process; the job file and --child follow."""
 
 STORE = "GRAFT_PROCESS_STORE"
 """The environment variable that names the file through which processes find each other."""
 
 PATIENCE = timedelta(minutes=30)
-"""How long a process waits for the others, as for one that writes a checkpoint."""
+"""Longest time that a process waits for the others, such as for a checkpoint."""
 
 
 # ---- the process that starts the others
@@ -63,8 +63,8 @@ def train_classifier(
 ) -> Fit:  # fmt: skip
     """Train on the rows and write the classifier to `out`, whole or not at all. Arguments and errors as `fit.fit`.
 
-    A long training leaves checkpoints beside `out`, from which the same call goes on after a kill. `processes` is how
-    many train together, by default one for each CUDA device; more than one are processes of their own.
+    A long training leaves checkpoints beside `out`, from which the same call resumes after a kill. `processes` is their
+    number, by default one for each CUDA device; more than one run as child processes.
     """
     count = torch.cuda.device_count() if processes is None else processes
     if count > 1:
@@ -79,11 +79,10 @@ def train_classifier(
 def train_together(
     job: Job, processes: int, say: Say, progress: Progress | None, command: Sequence[str] = COMMAND
 ) -> Fit:
-    """Train a job's classifier by so many processes and wait for them; they end with this one, whatever ends it.
+    """Train a job's classifier by this many processes and wait for them; they end with this process in any case.
 
-    Each takes a share of every batch. Where memory runs out, all start again with half the batch. Raises GraftError as
-    `students.fit.fit`, where there are fewer GPUs than processes, and where a process ends without a word, with the end
-    of what it wrote.
+    Each takes a share of every batch. If memory runs out, all start again with half the batch. Raises GraftError as
+    `students.fit.fit`, if there are fewer GPUs than processes, and, with the end of its output, if a process dies.
     """
     _check_devices(processes)
     folder = job.out.with_name(job.out.name + ".job")
@@ -145,7 +144,7 @@ def _start(
 
 
 def _environment(folder: Path, rank: int, processes: int) -> dict[str, str]:
-    """A child's: its number, the file to meet at, the loopback interface for all that is sent, a GPU of its own."""
+    """A child's environment: its rank, the rendezvous file, the loopback interface for all traffic, its own GPU."""
     loopback = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
     threads = str(max(1, (os.cpu_count() or 1) // processes))
     added = {
@@ -160,7 +159,7 @@ def _environment(folder: Path, rank: int, processes: int) -> dict[str, str]:
 
 
 def _follow(children: Sequence[subprocess.Popen[bytes]], say: Say, progress: Progress | None) -> None:
-    """Pass on what the first says until all have ended, or one badly."""
+    """Forward the first process's messages until all have ended, or one failed."""
     lines: queue.Queue[bytes | None] = queue.Queue()
     first = children[0].stdout
     assert first is not None
@@ -186,7 +185,7 @@ def _read(pipe: IO[bytes], lines: queue.Queue[bytes | None]) -> None:
 
 
 def _pass_on(line: bytes, say: Say, progress: Progress | None) -> None:
-    """One line of the first process: {"say": text} or {"progress": [done, of]}; others are a library's."""
+    """One line of the first process: {"say": text} or {"progress": [done, of]}; other lines come from libraries."""
     try:
         told = json.loads(line)
     except ValueError:
@@ -199,7 +198,7 @@ def _pass_on(line: bytes, say: Say, progress: Progress | None) -> None:
 
 
 def _raise_what_went_wrong(folder: Path, codes: Sequence[int]) -> None:
-    """The error that a process wrote, else that one ended without a word. Nothing where there is a result."""
+    """The error that a process wrote, else that one died. Returns nothing if there is a result."""
     if (folder / "result.json").is_file():
         return
     told = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("error-*.json"))]
@@ -213,7 +212,7 @@ def _raise_what_went_wrong(folder: Path, codes: Sequence[int]) -> None:
     end = (folder / f"{rank}.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:]
     raise GraftError(
         f"process {rank} of {len(codes)} ended ({codes[rank]}): " + (" | ".join(end)[-600:] or "it wrote nothing"),
-        where="training", fix="the same call again goes on from the last checkpoint",
+        where="training", fix="run the same call again: it resumes from the last checkpoint",
     )  # fmt: skip
 
 
@@ -226,7 +225,7 @@ _RAISED = frozenset({"StorageFull", "MissingExtra", "NotFound"})
 
 @dataclass(frozen=True)
 class _Voice:
-    """How a process tells what happens: the first in JSON lines where another process reads them; others not at all."""
+    """A process's reporter: the first writes JSON lines if another process reads them; the others stay silent."""
 
     folder: Path
     rank: int
@@ -271,7 +270,7 @@ def work(file: Path, child: bool) -> int:
 
 
 def _train(job: Job, group: ProcessGroup, voice: _Voice) -> None:
-    """Train together; the first process writes the classifier, and what it took where another process waits for it."""
+    """Train together; the first process writes the classifier, and its figures if another process waits for them."""
     fitted = fit(
         job.rows, job.labels, job.settings, voice.say, voice.progress, validation=job.validation,
         checkpoints=staging(job.out), group=group, batch_size=job.batch_size,
@@ -287,7 +286,7 @@ def _train(job: Job, group: ProcessGroup, voice: _Voice) -> None:
 
 @contextlib.contextmanager
 def _joined() -> Iterator[ProcessGroup]:
-    """The group of this process; torch's own is there inside."""
+    """Context with this process's group; torch's own group is open inside."""
     group = ProcessGroup(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
     local = int(os.environ.get("LOCAL_RANK", "0"))
     if pick_device().type == "cuda":
@@ -304,7 +303,7 @@ def _joined() -> Iterator[ProcessGroup]:
 
 
 def _end_with_parent() -> None:
-    """End at once when the process that holds the other end of stdin is gone."""
+    """Exit at once when the process at the other end of stdin is gone."""
 
     def watch() -> None:
         while os.read(0, 1):

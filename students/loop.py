@@ -1,7 +1,7 @@
-"""The training loop: what is minimised, when it stops, which weights are kept. Loads torch.
+"""The training loop: optimisation, stopping, choice of weights. Loads torch.
 
-A loop of our own: transformers' Trainer draws in accelerate, writes checkpoints and logs, and hides the few things
-that matter here (a floor on steps, a faster head, halved batches).
+It replaces transformers' Trainer, which needs accelerate, writes checkpoints and logs, and hides the few settings that
+matter here (a floor on steps, a faster head, halved batches).
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from graft.students.objectives.base import objective_of
 from graft.students.rows import TrainRow
 
 HEAD_RATE = 10.0
-"""How much faster the new layer learns than the encoder."""
+"""Factor of the new layer's learning rate over the encoder's."""
 
 DIVERGED = 1.5
-"""A last pass whose mean loss is this many times that of guessing has not learned, it has come apart."""
+"""A last pass whose mean loss is this many times that of guessing has diverged."""
 
 KEEP_EVERY = 50
 """Steps between two copies of good weights at least; the first pass that ended well is always copied."""
@@ -42,7 +42,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """What a training goes through: batches of `batch_size` rows at most, `settings.accumulate` of them a step.
+    """Inputs of a training: batches of at most `batch_size` rows, `settings.accumulate` of them per step.
 
     Without `validation`, patience is not used. `lengths` are the tokens of each text.
     """
@@ -63,7 +63,7 @@ class BatchPlan:
 
 @dataclass(frozen=True)
 class Kept:
-    """Weights as they were after `step` steps, on the CPU; `judged` is their loss on the validation rows, if any."""
+    """Weights after `step` steps, on the CPU; `judged` is their loss on the validation rows, if any."""
 
     step: int
     loss: float
@@ -73,10 +73,10 @@ class Kept:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a training ended.
+    """The end of a training.
 
-    Steps made, the mean loss of the pass whose weights the model has, that pass (None: the last), what a person should
-    know of it, the seconds that were spent before a kill, and the tokens learned from in a second of making steps.
+    Steps made, the mean loss of the pass whose weights the model has, that pass (None: the last), a note for
+    people, the seconds before a kill, and the tokens per second of steps.
     """
 
     steps: int
@@ -88,7 +88,8 @@ class Outcome:
 
 
 class Loop:
-    """One training of one model. The random state is torch's global one: seed it before, fork it around."""
+    """One training of one model. The random state is torch's global one: seed it before, and fork it around the
+    training."""
 
     def __init__(
         self, model: TextClassifier, plan: BatchPlan, say: Say, progress: Progress | None, checkpoint: Checkpoint
@@ -107,9 +108,9 @@ class Loop:
         self._kept: Kept | None = None
 
     def run(self, found: dict[str, Any] | None = None) -> Outcome:
-        """Trains; `found` is a checkpoint's state to go on from. The model has the weights to keep afterwards.
+        """Trains, from the checkpoint's state `found` if given. The model has the weights to keep afterwards.
 
-        Raises GraftError where training came apart before a pass ended well.
+        Raises GraftError if training diverged before a pass ended well.
         """
         if found is not None:
             self._take_up(found)
@@ -118,13 +119,13 @@ class Loop:
         batches = in_steps(plan.rows, plan.batch_size, plan.settings, plan.lengths, self._step // plan.a_pass)
         while self._step < plan.steps and not (self._patience and self._worse >= self._patience):
             if not self._one(next(batches)):
-                return self._fallen_back(f"the loss is no number at step {self._step + 1} of {plan.steps}")
+                return self._fallen_back(f"the loss is not finite at step {self._step + 1} of {plan.steps}")
             if self._step % plan.a_pass == 0 or self._step == plan.steps:
                 self._after_pass()
         if self._patience and self._kept is not None:
             return self._best(self._kept)
         loss = sum(self._losses) / len(self._losses)
-        ended = f"the loss ended at {loss:.2f}, where guessing gives {self._highest / DIVERGED:.2f}"
+        ended = f"the loss ended at {loss:.2f}, guessing has {self._highest / DIVERGED:.2f}"
         if loss > self._highest:
             raise _apart(ended)
         if not _whole(self._model):
@@ -136,7 +137,7 @@ class Loop:
         return Outcome(self._step, loss, best, note, self._before, speed)
 
     def _one(self, batches: Step) -> bool:
-        """One step; whether its loss was a number."""
+        """One step; whether its loss was finite."""
         model, steps, started = self._model, self._plan.steps, time.perf_counter()
         value = self._gradients(batches)
         if not math.isfinite(value):
@@ -155,7 +156,8 @@ class Loop:
         return True
 
     def _gradients(self, batches: Step) -> float:
-        """Put the gradients of the mean loss of all rows of some batches into the model; returns that loss, in nats."""
+        """Put the gradients of the mean loss over the rows of several batches into the model; returns that loss, in
+        nats."""
         self._optimiser.zero_grad(set_to_none=True)
         self._group.draw_anew(self._plan.settings.seed, self._step)
         count, value = sum(len(batch) for batch in batches), 0.0
@@ -202,7 +204,7 @@ class Loop:
         """The weights of the pass with the lowest validation loss."""
         self._model.load_state_dict(kept.weights)
         if kept.loss > self._highest:
-            raise _apart(f"the loss was {kept.loss:.2f}, where guessing gives {self._highest / DIVERGED:.2f}")
+            raise _apart(f"the loss was {kept.loss:.2f}, guessing has {self._highest / DIVERGED:.2f}")
         best, made = self._pass_of(kept.step), self._pass_of(self._step)
         early = f", stopped after {made}" if self._step < self._plan.steps else f" of {made}"
         note = f"weights of pass {best}{early}: the lowest loss on the validation rows, {kept.judged:.3f}"
@@ -210,13 +212,13 @@ class Loop:
         return self._ended(kept.loss, best, note)
 
     def _fallen_back(self, what: str) -> Outcome:
-        """The last good weights, where there are any."""
+        """The last good weights, if there are any."""
         kept = self._kept
         if kept is None or kept.loss > self._highest:
             raise _apart(what)
         self._model.load_state_dict(kept.weights)
         best = self._pass_of(kept.step)
-        note = f"training came apart: {what}; the weights of pass {best}, which ended well, are kept. A lower "
+        note = f"training diverged: {what}; the weights of pass {best}, which ended well, are kept. A lower "
         note += "student.learning_rate may help"
         self._say(note)
         return self._ended(kept.loss, best, note)
@@ -225,7 +227,7 @@ class Loop:
         return math.ceil(step / self._plan.a_pass)
 
     def _state(self) -> dict[str, Any]:
-        """All that a training of the same facts needs to go on from here to the same result."""
+        """State from which a training with the same facts resumes to the same result."""
         kept = self._kept if self._patience else None
         return {
             "batch_size": self._plan.batch_size, "step": self._step, "worse": self._worse,
@@ -250,7 +252,7 @@ class Loop:
             self._kept = Kept(**found["kept"])
         elif not self._patience:
             self._keep(sum(self._losses) / len(self._losses))
-        self._say(f"taken up at step {self._step} of {self._plan.steps}, from a checkpoint")
+        self._say(f"resumed from checkpoint {self._step} of {self._plan.steps}")
 
 
 def _optimiser(
@@ -272,7 +274,7 @@ def _optimiser(
 
 
 def _whole(model: TextClassifier) -> bool:
-    """Whether every weight is a number."""
+    """Whether every weight is finite."""
     return all(bool(torch.isfinite(weights).all()) for weights in model.parameters())
 
 
@@ -282,6 +284,6 @@ def _copied(model: TextClassifier) -> dict[str, Tensor]:
 
 def _apart(what: str) -> GraftError:
     return GraftError(
-        f"training came apart: {what}", where="student.learning_rate",
+        f"training diverged: {what}", where="student.learning_rate",
         fix="lower it (1e-5 to 1e-4 is usual); if it is, the encoder's weights are broken",
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""A version's rows as a classifier learns from them: by split, with the soft labels that judges gave them."""
+"""Training rows of a classifier from a version: by split, with the soft labels of judges."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def of_seeds(seeds: Sequence[Seed]) -> list[tuple[str, str]]:
 def soft_labels(
     lake: Lake, found: DatasetVersion, labels: Sequence[str], say: Callable[[str], None]
 ) -> dict[str, tuple[float, ...]]:  # fmt: skip
-    """Row id to what its judges' probabilities say of the labels; what is no distribution is left out, and said."""
+    """Row id to its judges' probabilities of the labels; invalid distributions are left out, with a message."""
     query = """
         SELECT r.id, c.soft_label FROM lake.version_rows r
         JOIN lake.candidates c ON c.run_id = r.run_id AND c.candidate_id = r.candidate_id
@@ -53,5 +53,5 @@ def soft_labels(
     judged = {str(row["id"]): shares for row in given if (shares := orjson.loads(row["soft_label"] or "{}"))}
     soft = {name: each for name, shares in judged.items() if (each := distribution(shares, labels)) is not None}
     if len(soft) < len(judged):
-        say(f"{len(judged) - len(soft)} rows' soft labels are no distributions over the labels: left out")
+        say(f"{len(judged) - len(soft)} rows have soft labels that are no distribution over the labels: left out")
     return soft

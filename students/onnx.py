@@ -1,7 +1,7 @@
 """A student as an ONNX model in a folder of its own that needs neither Graft nor PyTorch. Loads torch.
 
-The graph is encoder, masked mean, normalisation and the linear layer: token ids to logits. It is accepted only where
-ONNX Runtime, with the tokenizer as it was written, gives what PyTorch gives.
+The graph is encoder, masked mean, normalisation and the linear layer: token ids to logits. It is accepted only if ONNX
+Runtime, with the written tokenizer, returns the same as PyTorch.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from graft.students.heads import Rule
 from graft.students.predict import FACTS, GRAPH, HEAD, INPUTS, Predictor
 
 TOLERANCE = 1e-3
-"""Largest difference of a logit that is still the same student."""
+"""Largest accepted difference of a logit."""
 
 CHECKED = 32
-"""Texts of different lengths that both are asked for."""
+"""Number of texts of different lengths that both are compared on."""
 
 OPSET = 18
 _ONE_FILE = 1_500_000_000
@@ -44,7 +44,7 @@ Card = Callable[[float], str]
 
 
 class Graph(nn.Module):
-    """What is exported of a classifier: token ids to logits."""
+    """The exported part of a classifier: token ids to logits."""
 
     def __init__(self, model: TextClassifier) -> None:
         super().__init__()
@@ -65,9 +65,9 @@ def export_folder(
 ) -> float:
     """Write `folder`, whole or not at all: ONNX model, weights, tokenizer, labels.json, README.md.
 
-    Returns the largest difference of a logit from PyTorch over 32 texts. Raises GraftError where it is above 1e-3,
-    where the graph cannot be made, or where the folder is there and `overwrite` is false (or it holds files that no
-    export wrote); MissingExtra without onnx, onnxscript and onnxruntime; StorageFull.
+    Returns the largest difference of a logit from PyTorch over 32 texts. Raises GraftError if it is above 1e-3, if the
+    graph cannot be made, or if the folder exists and `overwrite` is false (or it holds files that no export wrote);
+    MissingExtra without onnx, onnxscript and onnxruntime; StorageFull.
     """
     for module in ("onnx", "onnxruntime", "onnxscript"):
         if importlib.util.find_spec(module) is None:
@@ -91,7 +91,8 @@ def export_folder(
 
 
 def check_target(folder: Path, overwrite: bool) -> None:
-    """Whether an export may be written there. Raises GraftError; nothing that no export wrote is ever replaced."""
+    """Check that an export may be written there. Raises GraftError; only files of an earlier export are ever
+    replaced."""
     if not folder.exists():
         return
     try:
@@ -101,18 +102,18 @@ def check_target(folder: Path, overwrite: bool) -> None:
     strange = sorted(path.name for path in folder.iterdir() if path.name not in known) if folder.is_dir() else ["it"]
     if strange:
         raise GraftError(
-            f"the folder is there and holds what no export wrote: {', '.join(strange[:5])}", where=str(folder),
+            f"the folder exists and holds files that no export wrote: {', '.join(strange[:5])}", where=str(folder),
             fix="name another folder with --out",
         )  # fmt: skip
     if not overwrite and known:
-        raise GraftError("this export is there already", where=str(folder), fix="another folder, or --overwrite")
+        raise GraftError("this export exists already", where=str(folder), fix="another folder, or --overwrite")
 
 
 def check(model: TextClassifier, folder: Path) -> float:
     """The largest difference of a logit between the folder's ONNX model and PyTorch, each with its own tokenizer.
 
-    32 texts of different lengths, up to beyond the longest that is read, together and some of them alone. Raises
-    GraftError where it is above 1e-3.
+    Compares 32 texts of different lengths, some beyond the longest input, in batches and some of them alone. Raises
+    GraftError if it is above 1e-3.
     """
     texts = sample_texts(model.max_length)
     found = Predictor.open(folder, engine="onnx")
@@ -123,14 +124,14 @@ def check(model: TextClassifier, folder: Path) -> float:
             worst = max(worst, float((theirs - model(batch).float().cpu()).abs().max()))
     if not worst <= TOLERANCE:
         raise GraftError(
-            f"the ONNX model is not the student: a logit differs by {worst:.3g}, allowed is {TOLERANCE:g}",
-            where=str(folder), fix="use the student with PyTorch; say which encoder it has in an issue",
+            f"the ONNX model is not equivalent: a logit differs by {worst:.3g}, allowed is {TOLERANCE:g}",
+            where=str(folder), fix="use the student with PyTorch; report its encoder in an issue",
         )  # fmt: skip
     return worst
 
 
 def sample_texts(max_length: int) -> list[str]:
-    """32 texts of 1 to somewhat more than `max_length` words."""
+    """32 texts of 1 word to slightly more than `max_length` words."""
     counts = [1 + round(place * 1.2 * max_length / (CHECKED - 1)) for place in range(CHECKED)]
     return [" ".join(_WORDS[(place + n) % len(_WORDS)] for n in range(count)) for place, count in enumerate(counts)]
 
@@ -159,7 +160,7 @@ def _facts(model: TextClassifier, folder: Path, student: str, rule: Rule) -> Non
 
 
 def _list_files(folder: Path) -> None:
-    """Say in labels.json what an export has written; safetensors' files get the permissions that the others have."""
+    """Record an export in labels.json; safetensors' files get the permissions of the other files."""
     facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
     for path in folder.iterdir():
         path.chmod((folder / FACTS).stat().st_mode)
@@ -171,7 +172,7 @@ def _write_json(file: Path, value: Any) -> None:
 
 
 def _graph(model: TextClassifier, file: Path) -> None:
-    """The ONNX file, its batch and length free."""
+    """The ONNX file, with variable batch size and length."""
     example = model.tokenizer(sample_texts(min(model.max_length, 16))[:3], padding=True, truncation=True,
                               max_length=model.max_length, return_tensors="pt")  # fmt: skip
     names = [name for name in INPUTS if name in example]
@@ -187,14 +188,14 @@ def _graph(model: TextClassifier, file: Path) -> None:
     except torch.onnx.errors.OnnxExporterError as error:
         cause = error.__cause__ or error
         raise GraftError(
-            f"no ONNX model can be made of this encoder: {(str(cause).splitlines() or [''])[0][:200]}",
+            f"this encoder cannot be exported to ONNX: {(str(cause).splitlines() or [''])[0][:200]}",
             where="student.encoder", fix="use the student with PyTorch",
         ) from error  # fmt: skip
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter's progress, advice and log lines are nothing that a person can act on."""
+    """Silences the exporter's progress, advice and log lines: none of them needs an action."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
     levels = [logger.level for logger in loggers]
     try:
@@ -226,7 +227,7 @@ def _explained(folder: Path) -> Iterator[None]:
 
 
 def _put(staging: Path, folder: Path) -> None:
-    """In place of an earlier export, which comes back where the new one cannot take its place."""
+    """Replace an earlier export, which is restored if that fails."""
     old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
     if folder.exists():
         folder.rename(old)

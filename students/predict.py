@@ -1,6 +1,6 @@
-"""What a student says of texts: on ONNX Runtime where an exported folder has it, else with PyTorch.
+"""Predicts with a student: on ONNX Runtime if the exported folder has a model for it, else with PyTorch.
 
-On ONNX neither torch nor transformers is imported: numpy, onnxruntime and tokenizers are all that it takes.
+On ONNX neither torch nor transformers is imported: numpy, onnxruntime and tokenizers suffice.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FACTS = "labels.json"
-"""In an exported folder: labels in order, length, padding, temperature, threshold."""
+"""File of an exported folder: labels in order, length, padding, temperature, threshold."""
 
 GRAPH = "model.onnx"
 HEAD = "head.safetensors"
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 BATCH = 32
-"""Texts that go through the student at once."""
+"""Batch size."""
 
 CHUNK = 512
-"""Texts that are held at once; sorted by length, so that a batch pads little."""
+"""Texts in memory at once; sorted by length, so that batches need little padding."""
 
 Engine = Literal["auto", "onnx", "pytorch"]
 
@@ -43,7 +43,7 @@ class _Logits(Protocol):
 
 @dataclass(frozen=True)
 class Predictor:
-    """A student that is ready to answer. `engine` says what it runs on: onnx or pytorch."""
+    """A student that is ready to predict. `engine` is onnx or pytorch."""
 
     head: Head
     rule: Rule
@@ -59,8 +59,8 @@ class Predictor:
     def open(cls, folder: Path, *, rule: Rule | None = None, engine: Engine = "auto") -> Predictor:
         """The student of an exported folder, or of a trained one (GRAFT_HOME/students/<id>).
 
-        `rule` stands in for what the folder says. "auto" takes ONNX where the folder holds it and onnxruntime is
-        there. Raises NotFound where no student lies, MissingExtra where nothing can run it, GraftError where it is
+        `rule` replaces the folder's. "auto" takes ONNX if the folder holds a model and onnxruntime is
+        installed. Raises NotFound if there is no student, MissingExtra if nothing can run it, GraftError if it is
         broken.
         """
         facts = _facts(folder)
@@ -77,9 +77,9 @@ class Predictor:
         return cls(head, rule, "pytorch", _TorchLogits(folder))
 
     def predict(self, texts: Sequence[str]) -> list[Answer]:
-        """One answer a text, in their order.
+        """One answer per text, in their order.
 
-        Of a student that gives several labels the answer's label is a cell such as `a|b`, empty for none, its
+        For a student with several labels per text the label is a cell such as `a|b`, empty for none, its
         probability that of exactly this set, the labels taken as independent, and `probabilities` need not sum to 1.
         """
         return self.head.answers(self._logits(texts), self.rule)
@@ -87,13 +87,13 @@ class Predictor:
     def predict_many(self, texts: Sequence[str]) -> list[Several]:
         """The labels of each text whose probability is above their threshold, in the texts' order.
 
-        Temperature and rule play no part. Raises GraftError for a student that gives exactly one label.
+        Temperature and rule do not apply. Raises GraftError for a student that gives exactly one label.
         """
         shares = self.head.shares(self._logits(texts)).tolist()
         return [Several(labels, row) for labels, row in zip(self.head.many(shares), shares, strict=True)]
 
     def _logits(self, texts: Sequence[str]) -> NDArray[float64]:
-        """In batches of texts of like length."""
+        """In batches of texts of similar length."""
         import numpy
 
         order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
@@ -104,7 +104,7 @@ class Predictor:
         return logits
 
     def stream(self, texts: Iterable[str]) -> Iterator[tuple[str, Answer]]:
-        """(text, answer) of any number of texts, in their order; only CHUNK of them are held at once."""
+        """(text, answer) of any number of texts, in their order; at most CHUNK of them are in memory."""
         waiting = iter(texts)
         while chunk := list(islice(waiting, CHUNK)):
             yield from zip(chunk, self.predict(chunk), strict=True)
@@ -149,7 +149,7 @@ class _OnnxLogits:
 
 
 class _TorchLogits:
-    """A student on whatever device there is."""
+    """A student on the available device."""
 
     def __init__(self, folder: Path) -> None:
         from graft.students.device import pick_device
@@ -183,7 +183,7 @@ def load_classifier(folder: Path) -> Any:
 
 
 def is_student(folder: Path) -> bool:
-    """Whether a student lies in the folder, exported or trained."""
+    """Whether a student, exported or trained, is in the folder."""
     return (folder / FACTS).is_file() or (folder / "classifier.json").is_file()
 
 
@@ -196,14 +196,14 @@ def _facts(folder: Path) -> dict[str, Any]:
                 facts = None
             if isinstance(facts, dict) and facts.get("labels") and facts.get("max_length"):
                 return facts
-            raise GraftError(f"{name} is not one that Graft wrote", where=str(folder), fix="export the student again")
-    raise NotFound("no student lies here", where=str(folder), fix="train one: graft train NAME")
+            raise GraftError(f"{name} was not written by Graft", where=str(folder), fix="export the student again")
+    raise NotFound("no student found", where=str(folder), fix="train one: graft train NAME")
 
 
 def _cannot(folder: Path, has_graph: bool) -> GraftError:
     if has_graph:
         return MissingExtra("onnxruntime is not installed", where=str(folder), fix="pip install 'graft-factory[onnx]'")
     return MissingExtra(
-        "there is no ONNX model here, and without one PyTorch is needed", where=str(folder),
+        "there is no ONNX model here, and PyTorch is not installed", where=str(folder),
         fix="export it (graft export-student), or pip install 'graft-factory[train]'",
     )  # fmt: skip

@@ -19,10 +19,10 @@ _WIDTH = 28
 
 @dataclass(frozen=True)
 class Report:
-    """What a training gave, of any kind of student.
+    """Result of a training, of any kind of student.
 
-    `notes` say what a person must know of it (stopped early, came apart); `text`, for people, has them too. The last
-    student is the version's.
+    `notes` report what needs attention (stopped early, diverged); `text`, for people, includes them. The last student
+    is the version's.
     """
 
     students: tuple[Student, ...]
@@ -46,9 +46,9 @@ def comparison(
 ) -> str:  # fmt: skip
     """Seeds only against the version, overall and class by class.
 
-    `student` is the version's. The interval is the evaluation's bootstrapped 95% one of the accuracy, or Wilson's where
-    it has none of any width: a gain well inside it may be chance. `paired` (seeds as a, version as b) and `slices` (of
-    the version's student) add their lines.
+    `student` is the version's. The interval is the evaluation's bootstrapped 95% one of the accuracy, or Wilson's if
+    that has no width: a gain well inside it may be chance. `paired` (seeds as a, version as b) and `slices` (of the
+    version's student) add their lines.
     """
     right = "accuracy" if version.micro_f1 is None else "all labels of a text right"
     lines = [
@@ -92,14 +92,14 @@ def _further_accuracy(seeds: Evaluation, version: Evaluation, paired: Paired | N
 
 
 def _micro(seeds: Evaluation, version: Evaluation) -> list[str]:
-    """A line for students that give several labels."""
+    """A line for students with several labels per text."""
     if seeds.micro_f1 is None or version.micro_f1 is None:
         return []
     return [_row("micro-F1", seeds.micro_f1, version.micro_f1)]
 
 
 def _calibration(seeds: Evaluation, version: Evaluation) -> list[str]:
-    """Lines about probabilities; none where the evaluations have none."""
+    """Lines about probabilities; none if the evaluations have none."""
     if version.ece is None:
         return []
     lines = [_pair("calibration error", _share(seeds.ece), _share(version.ece))]
@@ -118,9 +118,9 @@ def _calibration(seeds: Evaluation, version: Evaluation) -> list[str]:
 
 
 def _weak(version: Evaluation, slices: Slices | None) -> list[str]:
-    """Where the version's student goes wrong, in a few lines."""
+    """The version's student's weak points, in a few lines."""
     lines = [
-        f"  {_flat(pair.true)} taken for {_flat(pair.predicted)}: {pair.rows} ({pair.share:.0%} of its rows)"
+        f"  {_flat(pair.true)} predicted as {_flat(pair.predicted)}: {pair.rows} ({pair.share:.0%} of its rows)"
         for pair in confused(version)
     ]
     if lines:
@@ -167,7 +167,7 @@ def _range(values: Sequence[float]) -> str:
 
 
 def _interval(evaluation: Evaluation) -> str:
-    """The 95% interval of an accuracy, in percent: Wilson's where bootstrapping gave none, or one of no width."""
+    """The 95% interval of an accuracy, in percent: Wilson's if bootstrapping gave none, or one without width."""
     if len(set(evaluation.interval)) == 2:
         return _range(evaluation.interval)
     n, p, z = evaluation.rows, evaluation.accuracy, 1.96

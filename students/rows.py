@@ -1,4 +1,4 @@
-"""What a student learns from: texts with a label or several and, where judges gave one, a distribution over them."""
+"""Training rows of a student: texts with one label or several and, if judges gave one, a distribution over them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True)
 class TrainRow:
-    """One row. `soft` is a probability for each label in the labels' order, summing to 1; None: only `label` counts.
+    """One row. `soft` has a probability for each label, in the labels' order, summing to 1; None: only `label` counts.
 
-    `labels` are all true labels, for a student that gives several; empty: just `label`.
+    `labels` are all true labels, for a student with several labels per text; empty: just `label`.
     """
 
     text: str
@@ -31,16 +31,16 @@ class TrainRow:
 
     @property
     def order(self) -> tuple[str, str, tuple[float, ...], tuple[str, ...]]:
-        """What rows are sorted by, so that the order in which they came does not matter."""
+        """Sort key, so that the order of the input does not matter."""
         return self.text, self.label, self.soft or (), self.labels
 
 
 Given = TrainRow | tuple[str, str]
-"""A row as it may be handed over: whole, or a (text, label) pair."""
+"""A row as callers may pass it: whole, or a (text, label) pair."""
 
 
 def as_one_text(text: str, response: str | None) -> str:
-    """What a classifier reads of a row: the text, and below it the response, if there is one."""
+    """The input of a classifier: the row's text, and below it the response, if there is one."""
     return f"{text}\n\n{response}" if response else text
 
 
@@ -50,7 +50,8 @@ def as_rows(rows: Iterable[Given]) -> list[TrainRow]:
 
 
 def unique(rows: Iterable[Given]) -> list[TrainRow]:
-    """Every text and label once, in the order of their first places, with what one of them has: soft label, labels."""
+    """Every text and label once, in order of first occurrence, with soft label and labels if one of the rows has
+    them."""
     found: dict[tuple[str, str], TrainRow] = {}
     for row in as_rows(rows):
         known = found.setdefault(row.pair, row)
@@ -62,10 +63,10 @@ def unique(rows: Iterable[Given]) -> list[TrainRow]:
 
 
 def distribution(shares: Mapping[str, object], labels: Sequence[str]) -> tuple[float, ...] | None:
-    """Shares of labels as probabilities in the labels' order, summing to 1; None where they are no distribution.
+    """Shares of labels as probabilities in the labels' order, summing to 1; None if they are no distribution.
 
-    A label without a share has 0; of two labels, one share that is a probability tells the other (a guard's score).
-    None where there is no share, one is of an unknown label, negative or no number, or all are 0.
+    A label without a share has 0; of two labels, one share that is a probability determines the other (a guard's
+    score). None if there is no share, one is of an unknown label, negative or no number, or all are 0.
     """
     values = {name: float(share) for name, share in shares.items() if isinstance(share, int | float)}
     if len(values) < len(shares) or not set(values) <= set(labels):

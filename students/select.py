@@ -1,10 +1,10 @@
-"""Which of a version's rows a student learns from: those of a sure teacher and a student that does not know them yet.
+"""Selects a version's training rows: those with a confident teacher that the student does not know yet.
 
 After LLKD (Li et al., "Learning with Less: Knowledge Distillation from Large Language Models via Unlabeled Data",
 arXiv 2411.08028), which prefers unlabelled texts whose teacher is confident in its pseudo-label and whose student needs
 the information most. There both thresholds are set for each class and anew while the student trains, and the loss is
 weighted; five text-classification sets were tried, and on PubMed-RCT-20k 3.7% of the training data was enough. Here the
-choice is made once, before training: the student that is asked is the seeds-only one, the cuts are quantiles of each
+choice is made once, before training: the student is the seeds-only one, the cuts are quantiles of each
 label's rows, and the loss stays as it is. Cutting within a label keeps a method such as PromptMix usable, whose rows
 near a boundary have an unsure teacher by design.
 """
@@ -23,7 +23,7 @@ from graft.students.rows import TrainRow
 
 @dataclass(frozen=True)
 class _Judged:
-    """One row: its place, and how probable teacher (None: it said nothing) and student find its label."""
+    """One row: its place, and the probabilities that teacher (None: not given) and student give its label."""
 
     place: int
     teacher: float | None
@@ -32,7 +32,7 @@ class _Judged:
 
 @dataclass
 class _Tally:
-    """How many rows went, and why."""
+    """Counts of removed rows, by reason."""
 
     unsure: int = 0
     known: int = 0
@@ -43,15 +43,15 @@ class _Tally:
 def select_rows(
     rows: Sequence[TrainRow], known: Probabilities, settings: Selection, labels: Sequence[str]
 ) -> tuple[list[TrainRow], str]:
-    """The rows that stay, in their order, and a note that says how many went and why.
+    """The rows that stay, in their order, and a note with the counts of the others by reason.
 
-    `known` is what a student that learned from the seeds only says of each row: probabilities in the order of `labels`.
-    Within each label go the rows below the `teacher_quantile` of the soft label's probability of that label, and those
-    above the (1 - `student_quantile`) quantile of the student's; equal values stay together. A row without a soft label
-    is never cut for its teacher. `least_share` of a label's rows, rounded up, stays in any case: of those that were to
-    go, the ones that only the student knew come back first (least known first), then those of the surest teacher.
-    Which rows stay does not depend on their order. Raises GraftError for a label that is not among `labels`,
-    ValueError where `known` is not one list a row.
+    `known` has the seeds-only student's probabilities of each row, in the order of `labels`. Within each label the rows
+    are removed that are below the `teacher_quantile` of the soft label's probability of that label, and those above the
+    (1 - `student_quantile`) quantile of the student's; equal values stay together. A row without a soft label is never
+    removed for its teacher. `least_share` of a label's rows, rounded up, stays in any case: of the removed rows, those
+    that only the student knew come back first (least known first), then those of the surest teacher. Which rows stay
+    does not depend on their order. Raises GraftError for a label that is not among `labels`, ValueError if `known` is
+    not one list a row.
     """
     places = {label: place for place, label in enumerate(labels)}
     if unknown := sorted({row.label for row in rows} - set(places)):
@@ -72,7 +72,7 @@ def select_rows(
 
 
 def _cut(group: Sequence[_Judged], rows: Sequence[TrainRow], settings: Selection, tally: _Tally) -> set[int]:
-    """The places of one label's rows that go."""
+    """The places of one label's removed rows."""
     import numpy as np
 
     sure = [one.teacher for one in group if one.teacher is not None]
@@ -95,14 +95,14 @@ def _cut(group: Sequence[_Judged], rows: Sequence[TrainRow], settings: Selection
 
 
 def _note(rows: int, gone: int, silent: int, tally: _Tally) -> str:
-    lines = [f"selection: {rows - gone} of the version's {rows} rows are learned from"]
+    lines = [f"selection: {rows - gone} of the version's {rows} rows are used"]
     if gone:
         lines.append(
-            f"{tally.unsure} went as their teacher was unsure, {tally.known} as the seeds-only student knew them,"
+            f"{tally.unsure} removed as their teacher was unsure, {tally.known} as the seeds-only student knew them,"
             f" {tally.both} for both"
         )
     if tally.back:
-        lines.append(f"{tally.back} stayed only for the least share of their label")
+        lines.append(f"{tally.back} kept only for the least share of their label")
     if silent:
         lines.append(f"{silent} have no soft label, so that no teacher cut applied to them")
     return "; ".join(lines)

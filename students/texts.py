@@ -1,4 +1,4 @@
-"""Texts in, answers out: reads files line by line and writes JSONL or CSV, so that neither has to fit into memory."""
+"""Reads texts and writes answers line by line, as JSONL or CSV, so that neither has to fit into memory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STDIN = "-"
 def read_texts(source: str, *, text_field: str = "text", response_field: str | None = None) -> Iterator[str]:
     """The texts of a CSV, JSONL or Parquet file, or of the lines of standard input ("-"; blank ones are no texts).
 
-    With `response_field` that field is put below the text, as a guard's student has learned it. Raises InputInvalid
+    With `response_field` that field follows below the text, as in a guard student's training rows. Raises InputInvalid
     with file and line for a missing file or field, an empty file, a value that is no text, or bytes that are not UTF-8.
     """
     if source == STDIN:
@@ -43,7 +43,7 @@ def read_texts(source: str, *, text_field: str = "text", response_field: str | N
 def write_answers(
     answers: Iterable[tuple[str, Answer]], stream: IO[str], *, format: str, labels: Sequence[str], all_shares: bool
 ) -> int:
-    """Write one line an answer: text, label, probability and, with `all_shares`, every label's. Returns their number.
+    """Write one line per answer: text, label, probability and, with `all_shares`, every label's. Returns their number.
 
     A CSV cell that a spreadsheet would run as a formula gets an apostrophe before it.
     """
@@ -75,7 +75,9 @@ def _write_csv(answers: Iterable[tuple[str, Answer]], stream: IO[str], labels: S
 
 
 class _UnixLines:
-    """Ends the lines of a CSV writer as everything else here does: told so itself, it leaves a lone \\r unquoted."""
+    """Ends the lines of a CSV writer with \
+    : its own option would leave a lone \\r unquoted.
+    """
 
     def __init__(self, stream: IO[str]) -> None:
         self.stream = stream
@@ -106,7 +108,7 @@ def _text(source: str, line: int, record: Mapping[str, Any], name: str, response
 
 
 def _lines(stream: IO[bytes], source: str) -> Iterator[tuple[int, str]]:
-    """(number, line with its end); a mark of UTF-8 at the start is no part of it."""
+    """(number, line with its end); a UTF-8 byte order mark is skipped."""
     for number, raw in enumerate(iter(lambda: stream.readline(MAX_LINE + 1), b""), start=1):
         if len(raw) > MAX_LINE:
             raise _bad(source, number, "", f"has more than {MAX_LINE:,} bytes", "write one text a line")

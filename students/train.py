@@ -1,7 +1,7 @@
-"""A version's student and, always beside it, one that learned from the seeds only: the gain is a measured number.
+"""Trains a version's student and always a seeds-only student beside it, so that the gain is measured.
 
-Knows neither Prefect nor the lake: it is handed rows and hands back values. `train_student` trains and compares both,
-`learn` gives the student of one lesson, such as a round of a loop.
+Knows neither Prefect nor the lake: it takes rows and returns values. `train_student` trains and compares both,
+`learn` returns the student of one lesson, such as a round of a loop.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ if TYPE_CHECKING:
     from graft.students.fit import Fit
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-"""Read when torch loads: waiting threads sleep. Spinning ones slow training tenfold where another process is busy."""
+"""Read when torch loads: waiting threads sleep. Spinning threads slow training tenfold beside a busy process."""
 
 Say = Callable[[str], None]
 
 SINGLES = 32
-"""Texts that are asked one by one, to know how long one takes."""
+"""Texts that are predicted one by one to measure latency."""
 
 PATIENCE_S = 0.5
-"""Seconds that this may take."""
+"""Most seconds of that measurement."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class StudentReport(Report):
     confusion: tuple[Path, ...] = ()
     gain: float = 0.0
     validation: Evaluation | None = None
-    """The version's student on the version's own validation rows: what may steer generation, as the test may not."""
+    """The version's student on the version's own validation rows: these may steer generation, the test may not."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -61,13 +61,13 @@ class StudentReport(Report):
 
 @dataclass(frozen=True)
 class Lesson:
-    """What one student learns from.
+    """Training data of one student.
 
     Args:
         version: None if that is the seeds alone
         rows: as `head.training_rows` gives them
         validation: decides when the student has learned enough (`settings.patience`)
-        tuning: rows that choose the thresholds of a head that has some
+        tuning: rows that choose the thresholds, if the head has some
     """
 
     dataset: str
@@ -101,7 +101,7 @@ class Lesson:
 
 
 class Learner:
-    """A trained student that can be asked, as it lies on the disk: what is measured is what a user loads."""
+    """A trained student, loaded from disk as a user loads it."""
 
     def __init__(self, home: Home, student: Student) -> None:
         from graft.students.classifier import TextClassifier
@@ -120,9 +120,10 @@ class Learner:
         self, rows: Rows, name: str, ids: Sequence[str] = (),
         validation: tuple[Probabilities, Sequence[str]] | None = None,
     ) -> tuple[Said, Evaluation]:  # fmt: skip
-        """What it says of labelled rows, a version's by their ids, and how well: both are kept in its folder.
+        """Predict labelled rows (a version's by their ids) and evaluate: predictions and evaluation are kept in its
+        folder.
 
-        How quick it was is kept too, but of validation rows. `validation` as of `Head.evaluate`.
+        Latency is kept too, except for validation rows. `validation` as of `Head.evaluate`.
         """
         texts = [text for text, _ in rows]
         said, speed = (self.ask(texts), None) if name == VALIDATION else say_timed(self._model, texts)
@@ -135,7 +136,7 @@ class Learner:
 
 @dataclass(frozen=True)
 class _Job:
-    """What both trainings share."""
+    """Inputs that both trainings share."""
 
     test_rows: Rows
     test_name: str
@@ -152,7 +153,7 @@ class _Job:
 
 @dataclass(frozen=True)
 class _Made:
-    """One student with all that was found out about it."""
+    """One student with all its evaluations."""
 
     learner: Learner
     evaluation: Evaluation
@@ -169,15 +170,15 @@ def train_student(
 ) -> StudentReport:  # fmt: skip
     """Train on the version's rows and the seeds, and on the seeds alone, with the same settings; evaluate both.
 
-    Weights and pictures go to `home.students/<id>/`. The test rows are checked before anything is trained. A row that
-    is given twice, as seed and in the version, counts once. The version's `validation` rows decide when the version's
-    student has learned enough (`settings.patience`), never the baseline: it knows seeds only. With `settings.select`
-    the baseline says which of the version's rows it does not know yet, and the version's student learns from these and
-    the seeds. With `settings.multi_label` a test row's label is a cell such as `a|b`, texts that occur several times
-    are one row, and the validation rows choose both students' thresholds. What both students say of the rows is kept in
-    their folders, beside `test_ids` and `validation_ids`: the ids of a version's rows, in the rows' order. Raises
-    GraftError for test labels that the dataset lacks, an empty test, training rows of fewer than two classes, settings
-    that do not go together, or training that comes apart.
+    Weights and pictures go to `home.students/<id>/`. The test rows are checked before any training. A row that is both
+    a seed and in the version counts once. The version's `validation` rows decide when the version's student stops
+    (`settings.patience`), never the baseline: it knows seeds only. With `settings.select` the baseline selects the
+    version's rows that it does not know yet, and the version's student learns from these and the seeds. With
+    `settings.multi_label` a test row's label is a cell such as `a|b`, texts that occur several times are one row, and
+    the validation rows choose both students' thresholds. Both students' predictions are kept in their folders, beside
+    `test_ids` and `validation_ids`: the ids of a version's rows, in the rows' order. Raises GraftError for test labels
+    that the dataset lacks, an empty test, training rows of fewer than two classes, settings that do not fit together,
+    or training that diverges.
     """
     from graft.data.scores.maths import paired
 
@@ -193,7 +194,7 @@ def train_student(
     _say_overlap(everything, job.test_rows, test_name, say)
     if objective.soft_labels:
         soft = sum(row.soft is not None for row in everything)
-        say(f"{soft} of {len(everything)} training rows have soft labels; the others learn their label alone")
+        say(f"{soft} of {len(everything)} training rows have soft labels; the others have only their label")
     base = _one(job, "seeds", None, head.training_rows(seeds))
     selected = _selected(job, base.learner, rows)
     if selected:
@@ -221,16 +222,16 @@ def learn(lesson: Lesson, home: Home, known: Callable[[str], Student | None], sa
     name = lesson.student_id(encoder)
     found = known(name)
     if found is not None and (home.student(name) / "classifier.json").is_file():
-        say(f"{name} learned this before")
+        say(f"{name} has been trained before")
         return Learner(home, found)
     say(f"training on {len(lesson.rows)} rows")
     return Learner(home, _trained(lesson, encoder, home, say)[0])
 
 
 def say_timed(model: TextClassifier, texts: Sequence[str]) -> tuple[Said, Speed]:
-    """What a classifier says, and how long it took: all texts in batches, then a few alone, for half a second at most.
+    """A classifier's predictions and times: all texts in batches, then a few alone, for half a second at most.
 
-    A first text goes through before, so that what a device does only once is not counted.
+    A first text warms up the device before.
     """
     import numpy as np
 
@@ -255,7 +256,7 @@ def say_timed(model: TextClassifier, texts: Sequence[str]) -> tuple[Said, Speed]
 
 
 def _trained(lesson: Lesson, encoder: Encoder, home: Home, say: Say) -> tuple[Student, Fit]:
-    """Train the lesson's student and write it, with thresholds where its head has some."""
+    """Train the lesson's student and write it, with thresholds if its head has some."""
     from graft.students.launch import train_classifier
 
     name = lesson.student_id(encoder)
@@ -275,12 +276,12 @@ def _trained(lesson: Lesson, encoder: Encoder, home: Home, say: Say) -> tuple[St
 
 
 def _tune(model: TextClassifier, rows: Sequence[TrainRow]) -> None:
-    """Choose each label's threshold on rows, the usual one without any."""
+    """Choose each label's threshold on rows; the usual threshold without rows."""
     model.outputs = model.outputs.tuned(model.predict([row.text for row in rows])[1], rows)
 
 
 def _selected(job: _Job, base: Learner, rows: Sequence[Given]) -> tuple[list[TrainRow], str] | None:
-    """The version's rows that are learned from, and a note on the others; None where all of them are."""
+    """The version's training rows, and a note on the others; None if all are used."""
     if job.settings.select is None:
         return None
     each = unique(rows)
@@ -313,7 +314,7 @@ def _one(job: _Job, trained_on: str, version: int | None, training: Sequence[Tra
 
 
 def _judged(job: _Job, learner: Learner) -> tuple[Said, Evaluation, Evaluation | None]:
-    """What the student says of the test rows, and its evaluations on them and on the validation rows, if any."""
+    """The student's predictions of the test rows, and its evaluations on them and on the validation rows, if any."""
     pairs = [(row.text, job.head.true(row)) for row in job.validation]
     if not pairs:
         return *learner.judged(job.test_rows, job.test_name, job.test_ids), None
@@ -325,7 +326,7 @@ def _judged(job: _Job, learner: Learner) -> tuple[Said, Evaluation, Evaluation |
 
 
 def _other_runs(job: _Job, lesson: Lesson) -> tuple[list[float], list[str]]:
-    """Accuracies on the test rows of trainings with the seeds after the first; and which trainings came apart."""
+    """Accuracies on the test rows of trainings with the other seeds; and which trainings diverged."""
     from graft.students.fit import fit
 
     accuracies, broken, texts = list[float](), list[str](), [text for text, _ in job.test_rows]
@@ -335,7 +336,7 @@ def _other_runs(job: _Job, lesson: Lesson) -> tuple[list[float], list[str]]:
         try:
             fitted = fit(lesson.rows, job.head.labels, settings, validation=lesson.validation)
         except GraftError as error:
-            broken.append(f"the training with seed {seed} counts in no figure: {error.what}")
+            broken.append(f"the training with seed {seed} is left out of all figures: {error.what}")
             job.say(broken[-1])
             continue
         if job.head.tuned_on_validation:
@@ -361,4 +362,4 @@ def _say_overlap(training: Sequence[TrainRow], test_rows: Rows, test_name: str, 
     known = {" ".join(row.text.casefold().split()) for row in training}
     shared = sum(" ".join(text.casefold().split()) in known for text, _ in test_rows)
     if shared:
-        say(f"{shared} of {len(test_rows)} rows of {test_name} are also training rows: the figures flatter")
+        say(f"{shared} of {len(test_rows)} rows of {test_name} are also training rows: the figures are too good")

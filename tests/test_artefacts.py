@@ -234,7 +234,7 @@ def test_a_checkpoint_that_is_a_pickle_is_not_taken_up(tmp_path: Path, marker: P
     (tmp_path / NAME).write_bytes(pickle.dumps(Marking(marker), protocol=2))
     said: list[str] = []
     assert Checkpoint(tmp_path, {}, said.append).load() is None
-    assert "starting anew" in said[0]
+    assert "starting again" in said[0]
 
 
 OUTSIDE = ["st_x/../../outside", "../outside", "st_", "st_a/b", "/etc", "st_x\n", "..", "st_x\0", "outside"]
@@ -272,7 +272,7 @@ def test_a_recipe_cannot_name_a_student_elsewhere() -> None:
     judge = {"name": "mine", "provider": "encoder", "model": "st_x"}
     writer = {"name": "writer", "provider": "embedded", "model": "gemma-3-270m", "style": "completion"}
     assert recipe(models=[writer, judge]).models[1].model == "st_x"
-    with pytest.raises(ValueError, match="a student's id is st_ and letters or digits"):
+    with pytest.raises(ValueError, match="a student's id is st_ followed by letters or digits"):
         recipe(models=[writer, {**judge, "model": "st_x/../../outside"}])
     with pytest.raises(ValueError, match="should match pattern"):
         recipe(gates={"toxicity": {"student": "../outside"}})

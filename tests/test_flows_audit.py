@@ -92,7 +92,7 @@ def test_a_version_without_a_recipe_says_so(lake: Lake) -> None:
 def test_an_option_that_cannot_be_is_named(lake: Lake) -> None:
     fill(lake)
     for option, said in (("poison.shares", "did you mean 'poison.share'"), ("poison.share", "poison.share"),
-                         ("shortcuts.share", "there is no such option")):  # fmt: skip
+                         ("shortcuts.share", "unknown option")):  # fmt: skip
         with pytest.raises(InputInvalid, match=said):
             audit(lake, "shop", ["poison"], {option: 7})
 
@@ -121,7 +121,7 @@ def test_the_verb(lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     app.command(context_settings=verbs.UNKNOWN)(verbs.audit)
     shown = CliRunner().invoke(app, ["shop", "--repeats", "1", "--out", str(tmp_path / "o")])
     assert shown.exit_code == 0, shown.output
-    for piece in ("kindly", "endorsement", "no golden figure", "who wrote each label", "shop-1-shortcuts.png"):
+    for piece in ("kindly", "endorsement", "no golden figure", "writers of each label", "shop-1-shortcuts.png"):
         assert piece in " ".join(shown.stdout.split()) or piece in shown.stdout.replace("\n", "")
     for words in (["shop", "--shortcuts", "--json"], ["--json", "shop", "shortcuts"]):
         dumped = json.loads(CliRunner().invoke(app, words).stdout)

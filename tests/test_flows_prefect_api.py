@@ -166,6 +166,6 @@ def test_a_secret_that_others_may_know_is_replaced(home: Home, spoilt: str, tmp_
 
 def test_a_secret_that_cannot_be_kept_is_an_error_that_names_the_file(tmp_path: Path) -> None:
     (tmp_path / "prefect").write_text("a file")
-    with pytest.raises(GraftError, match="secret cannot be kept") as caught:
+    with pytest.raises(GraftError, match="secret cannot be stored") as caught:
         secret(Home(tmp_path))
     assert str(tmp_path / "prefect" / "secret") in caught.value.where

@@ -85,8 +85,8 @@ def test_a_guard_learns_the_soft_labels_that_the_lake_holds(tmp_path: Path, monk
         TrainRow(text(3), "safe"),
     ]  # fmt: skip
     assert handed["validation"] == [TrainRow(text(4), "safe", (0.25, 0.75))]
-    assert "1 rows' soft labels are no distributions over the labels: left out" in said
-    assert "2 of 6 training rows have soft labels; the others learn their label alone" in said
+    assert "1 rows have soft labels that are no distribution over the labels: left out" in said
+    assert "2 of 6 training rows have soft labels; the others have only their label" in said
     assert report.students[1].settings.soft_weight == 0.5 and report.evaluations[1].positive == "harmful"
 
 
@@ -143,7 +143,7 @@ def test_the_test_file_is_registered_and_teachers_are_asked(
 def test_a_teacher_that_cannot_be_asked_costs_no_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     publish_shop(tmp_path, monkeypatch, "http://127.0.0.1:9/v1", teacher_rows=3)
     report = flow.train_version("shop")
-    assert any("no teacher was asked" in note for note in report.notes) and report.notes[-1] in report.text
+    assert any("no teacher was called" in note for note in report.notes) and report.notes[-1] in report.text
     with Lake.open(Home.find()) as lake:
         assert lake.evaluations(report.students[1].id) == [report.evaluations[1]]
 

@@ -199,7 +199,7 @@ def guard(score: Callable[[Sequence[str]], Sequence[float]], names: tuple[str, .
 
 def test_a_student_that_does_not_tell_harm_from_safety_is_refused() -> None:
     made = recipe(toxicity={"student": "st_x", "label": "spam"})
-    with pytest.raises(GraftError, match="does not tell harm from safety") as caught:
+    with pytest.raises(GraftError, match="does not separate harmful from safe") as caught:
         first(made, Needs(student=guard(lambda texts: [0.5] * len(texts))))
     assert caught.value.where == "gates.toxicity.label" and "safe, harmful" in caught.value.fix
     assert first(made, Needs(student=guard(lambda texts: [0.5] * len(texts), ("ham", "spam"))))[-1].name == "toxicity"

@@ -128,7 +128,7 @@ def test_a_hopeless_mean_stops_the_committee_and_wakes_no_adjudicator() -> None:
     decision = run(models, recipe_for()).decision
     assert decision.code == "rejected.low_mean"
     assert (decision.asked, decision.saved) == (1, 2)
-    assert "2 not asked" in decision.reason
+    assert "2 skipped" in decision.reason
     assert models.count["review.text"] == 1 and models.count["adjudicate.text"] == 0
 
 

@@ -108,8 +108,8 @@ def test_a_run_whose_every_message_was_refused(lake: Lake) -> None:
     lake.commit("r", "b", alone, [])
     report = scoring_report(lake.query, "r", {"asked_plain": 4, "refused_plain": 3})
     assert report is not None
-    assert report.text == "2 of 2 messages were refused. Asked to compare, 25% without it were no refusal."
-    assert [table.title for table in report.tables] == ["Replies that were no refusal"]
+    assert report.text == "2 of 2 messages were refused. Replies that were not refusals: 25% without the prefix."
+    assert [table.title for table in report.tables] == ["Replies without a refusal"]
     assert report.as_data()["tables"]["refusals"][0]["here"] == 0.25
 
 
@@ -159,7 +159,7 @@ def test_the_card_holds_the_figures_and_makes_names_inert(lake: Lake) -> None:
     })  # fmt: skip
     known: dict[str, Any] = {"recipe": recipe, "rows": [], "seeds": 1, "reasons": [], "generators": (), "roles": ()}
     card = render_card(run=RUN, **known, method=report_of(run_of("promptmix"), lake.query))
-    assert "How the texts were mixed and relabelled" in card and "&lt;b&gt;\\|a" in card and "\\`x\\`" in card
+    assert "Mixing and relabelling" in card and "&lt;b&gt;\\|a" in card and "\\`x\\`" in card
     assert report_of(run_of("gra"), lake.query) is None and report_of(run_of("gone"), lake.query) is None
     without = render_card(run=RUN, **known, method=mixing_report(lake.query, "other"))
     assert "mixed" not in without and "labelled" not in without

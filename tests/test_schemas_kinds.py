@@ -92,7 +92,7 @@ def test_errors_are_told_as_those_of_a_union() -> None:
     assert _told({"kind": "square", "corners": ["a", 2]})[0][0] == "shape.corners.1"
     assert _told({"kind": "blob"}) == [(
         "shape.kind", "kind 'blob' of shapes-2 cannot be used: ImportError: no module named 'blobs'",
-        "mend or remove the plugin; graft plugins lists all",
+        "repair or remove the plugin; graft plugins lists all",
     )]  # fmt: skip
     with pytest.raises(NotFound, match="no module named 'blobs'"):
         SHAPES.get("blob")

@@ -43,6 +43,6 @@ def test_a_secret_that_others_may_know_is_replaced(tmp_path: Path, spoilt: str) 
 
 def test_a_secret_that_cannot_be_kept_is_an_error_that_names_the_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(GraftError, match="cannot be kept") as caught:
+    with pytest.raises(GraftError, match="cannot be stored") as caught:
         secret_in(tmp_path / "file" / "x.secret")
     assert "x.secret" in caught.value.where and caught.value.fix

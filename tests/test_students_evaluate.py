@@ -199,7 +199,7 @@ def test_text_tells_what_is_new() -> None:
     assert "every one of them is right" in text  # no validation rows were given
     assert "  of 2 trainings" in text and "50.0–75.0%" in text
     assert "AUPRC of harmful" in text and "false refusals there" in text
-    assert "  safe taken for harmful: 1 (50% of its rows)" in text
+    assert "  safe predicted as harmful: 1 (50% of its rows)" in text
     assert "the surest tenth: 0 of 2 rows wrong\n" in text
     assert text.endswith("confusion matrix: c.png")
     scaled = after.model_copy(update={"temperature": 1.5, "ece_scaled": 0.1})

@@ -174,7 +174,7 @@ def test_patience_without_validation_rows_is_said_and_training_is_whole(settings
     assert same(fitted.model, fit(ROWS, LABELS, settings).model)
 
 
-# ---- a loss that is no number
+# ---- a loss that is not finite
 
 
 def test_a_loss_that_is_no_number_keeps_the_last_good_pass(
@@ -194,7 +194,7 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_pass(
     said: list[str] = []
     result = train_classifier(ROWS, LABELS, settings, tmp_path / "st", say=said.append)
     assert result.best == 3 and len(good) == 3  # 12 rows in batches of 5: three steps a pass, the 11th is in the fourth
-    assert "the loss is no number at step 11 of 36; the weights of pass 3" in result.note and result.note in said
+    assert "the loss is not finite at step 11 of 36; the weights of pass 3" in result.note and result.note in said
     kept = TextClassifier.load(tmp_path / "st").state_dict()
     assert all(torch.equal(kept[name], weights) for name, weights in good[-1].items())
 
@@ -212,7 +212,7 @@ def test_weights_that_break_in_the_last_step_are_not_kept(
 
     monkeypatch.setattr(loop.Loop, "_one", spoils)
     fitted = fit(ROWS, LABELS, settings)
-    assert fitted.best == 1 and "came apart" in fitted.note
+    assert fitted.best == 1 and "diverged" in fitted.note
     assert all(bool(torch.isfinite(weights).all()) for weights in fitted.model.parameters())
 
 
@@ -235,7 +235,7 @@ def test_a_killed_training_ends_as_if_it_had_lived(
         ROWS, LABELS, settings, tmp_path / "st", say=said.append, progress=lambda done, of: steps.append(done),
         validation=ROWS[:3],
     )  # fmt: skip
-    assert "taken up at step 24 of 60, from a checkpoint" in said and steps[0] == 25
+    assert "resumed from checkpoint 24 of 60" in said and steps[0] == 25
     alone = fit(ROWS, LABELS, settings, validation=ROWS[:3])
     assert same(TextClassifier.load(tmp_path / "st"), alone.model, within=1e-5)
     assert (result.loss, result.best, result.note) == (pytest.approx(alone.loss, abs=1e-5), alone.best, alone.note)
@@ -273,7 +273,7 @@ def test_a_checkpoint_of_something_else_is_ignored_and_said(
     else:
         file.write_bytes(file.read_bytes()[:1000])
     train_classifier(rows, LABELS, settings, tmp_path / "st", say=said.append)
-    assert any(other in text and "starting anew" in text for text in said), said
+    assert any(other in text and "starting again" in text for text in said), said
     assert same(TextClassifier.load(tmp_path / "st"), fit(rows, LABELS, settings).model)
     assert [p.name for p in tmp_path.iterdir()] == ["st"]
 
@@ -354,7 +354,7 @@ def test_a_further_training_that_comes_apart_is_named_and_left_out(
 
     def only_the_first(*args: Any, checkpoints: Path | None = None, **more: Any) -> Any:
         if checkpoints is None:
-            raise GraftError("training came apart: so it is")
+            raise GraftError("training diverged: so it is")
         return whole(*args, checkpoints=checkpoints, **more)
 
     monkeypatch.setattr(room, "fit", only_the_first)
@@ -363,4 +363,4 @@ def test_a_further_training_that_comes_apart_is_named_and_left_out(
         settings=settings.model_copy(update={"runs": 2, "epochs": 3}), version=1, say=lambda text: None,
     )  # fmt: skip
     assert [len(one.accuracies) for one in report.evaluations] == [1, 1]
-    assert "the training with seed 43 counts in no figure: training came apart" in report.text
+    assert "the training with seed 43 is left out of all figures: training diverged" in report.text

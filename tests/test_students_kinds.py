@@ -222,5 +222,5 @@ def test_a_loops_student_is_not_trained_again_for_settings_that_change_no_weight
     for more in ({"teacher_rows": 5}, {"instruct": {"epochs": 9}}, {"test": "held.csv"}, {"runs": 3}):
         assert student([], **more).id == first.id
     assert student([TrainRow("x", LABELS[0])]).id == first.id, "without patience validation rows decide nothing"
-    assert sum(text.endswith("learned this before") for text in said) == 5
+    assert sum(text.endswith("has been trained before") for text in said) == 5
     assert student([], seed=7).id != first.id

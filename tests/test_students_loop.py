@@ -123,7 +123,7 @@ def test_a_training_in_groups_is_the_same_every_time_and_after_a_stop(
         train_classifier(ROWS, LABELS, settings, tmp_path / "st", progress=stop)
     said: list[str] = []
     train_classifier(ROWS, LABELS, settings, tmp_path / "st", say=said.append)
-    assert "taken up at step 6 of 36, from a checkpoint" in said
+    assert "resumed from checkpoint 6 of 36" in said
     assert apart(whole.model, TextClassifier.load(tmp_path / "st")) == 0.0
 
 

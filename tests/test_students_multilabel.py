@@ -49,7 +49,7 @@ def test_a_cell_is_read_as_it_was_written(some: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("cell", ["weather", "billing|weather", "billing|", "|", "billing||account", "billing;account"])
 def test_a_cell_with_what_is_no_label(cell: str) -> None:
-    with pytest.raises(GraftError, match="holds what is no label"):
+    with pytest.raises(GraftError, match="holds an unknown label"):
         room.labels_in(cell, LABELS)
 
 

@@ -236,7 +236,7 @@ def test_an_encoder_that_no_graph_can_be_made_of_is_said(
         return ids[0][: int(ids[0].sum())]
 
     monkeypatch.setattr("graft.students.onnx.Graph.forward", odd)
-    with pytest.raises(GraftError, match=r"no ONNX model can be made of this encoder: [^\x1b]+$"):
+    with pytest.raises(GraftError, match=r"this encoder cannot be exported to ONNX: [^\x1b]+$"):
         _export(made, tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
@@ -253,12 +253,12 @@ def test_an_export_replaces_only_an_export_and_only_when_asked(made: Made, tmp_p
     folder = tmp_path / "out"
     _export(made, folder)
     before = (folder / "README.md").stat().st_ino
-    with pytest.raises(GraftError, match="this export is there already"):
+    with pytest.raises(GraftError, match="this export exists already"):
         _export(made, folder)
     assert _export(made, folder, overwrite=True) < 1e-4
     assert (folder / "README.md").stat().st_ino != before
     (folder / "notes.txt").write_text("mine")
-    with pytest.raises(GraftError, match=r"holds what no export wrote: notes\.txt"):
+    with pytest.raises(GraftError, match=r"holds files that no export wrote: notes\.txt"):
         _export(made, folder, overwrite=True)
     assert (folder / "notes.txt").read_text() == "mine"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -285,7 +285,7 @@ def test_a_broken_model_file_is_said(made: Made, tmp_path: Path) -> None:
     with pytest.raises(GraftError, match="this ONNX model cannot be read"):
         Predictor.open(tmp_path)
     (tmp_path / "labels.json").write_text("{}")
-    with pytest.raises(GraftError, match=r"labels\.json is not one that Graft wrote"):
+    with pytest.raises(GraftError, match=r"labels\.json was not written by Graft"):
         Predictor.open(tmp_path)
-    with pytest.raises(NotFound, match="no student lies here"):
+    with pytest.raises(NotFound, match="no student found"):
         Predictor.open(tmp_path / "none")

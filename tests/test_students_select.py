@@ -100,13 +100,13 @@ def test_the_note_says_how_many_went_and_why() -> None:
     kept, note = select_rows(rows, known, Selection(teacher_quantile=0.25, student_quantile=0.2), "ab")
     assert [row.text for row in kept] == ["3", "4", "5", "6", "7", "x"]
     assert note == (
-        "selection: 6 of the version's 11 rows are learned from; 3 went as their teacher was unsure, 2 as the"
+        "selection: 6 of the version's 11 rows are used; 3 removed as their teacher was unsure, 2 as the"
         " seeds-only student knew them, 0 for both; 1 have no soft label, so that no teacher cut applied to them"
     )
     few = Selection(teacher_quantile=0.25, student_quantile=0.2, least_share=0.8)
     back, said = select_rows(rows, known, few, "ab")
-    assert [row.text for row in back] == ["2", *"3456789", "x"] and "3 stayed only for the least share" in said
-    assert select_rows([], [], few, "ab") == ([], "selection: 0 of the version's 0 rows are learned from")
+    assert [row.text for row in back] == ["2", *"3456789", "x"] and "3 kept only for the least share" in said
+    assert select_rows([], [], few, "ab") == ([], "selection: 0 of the version's 0 rows are used")
     with pytest.raises(GraftError, match="lacks: weather"):
         select_rows([TrainRow("rain", "weather")], [[0.5, 0.5]], few, "ab")
 

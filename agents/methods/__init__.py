@@ -20,7 +20,7 @@ __all__ = [
 
 
 def method_of(recipe: Recipe) -> Method[Any]:
-    """The method that the recipe names. Raises NotFound where it belongs to a plugin that is not there."""
+    """The method that the recipe names. Raises NotFound if it belongs to a plugin that is not installed."""
     found: Method[Any] = METHODS.get(recipe.method.kind)
     return found
 
@@ -31,7 +31,7 @@ def fragments_of(recipe: Recipe) -> tuple[str, ...]:
 
 
 def report_of(run: Run, query: Query) -> Section | None:
-    """The figures of its own that a run's method has of it; None also where the method is not there any more."""
+    """The method's own figures of a run; None also if the method is not installed any more."""
     method = run.recipe.get("method")
     kind = method.get("kind") if isinstance(method, Mapping) else None
     if kind not in METHODS.names:

@@ -1,7 +1,7 @@
 """The contract of a method: plain async Python that turns one slot into one decided candidate.
 
-A method is handed everything it may touch: `ask` reaches models, `clean` takes out what the recipe redacts, `screen`
-runs the gates that need no other row, `calibration` holds what label log-probabilities are corrected by. It knows
+A method gets everything that it may use: `ask` calls models, `clean` redacts, `screen` runs the gates that need no
+other row, `calibration` holds the corrections of label log-probabilities. It knows
 neither Prefect nor the lake. Its module ends with `KIND`, an instance of its class (see `schemas.kinds`).
 """
 
@@ -26,11 +26,11 @@ from graft.schemas.sections import Section
 S = TypeVar("S", bound=MethodSettings)
 
 Screen = Callable[[Proposal], tuple[GateResult, ...]]
-"""A row to one result a gate, in order; the last one is a failure if any gate failed."""
+"""Row to one result per gate, in order; the last result is a failure if any gate failed."""
 
 Clean = Callable[[str, str | None], tuple[str, str | None, tuple[GateResult, ...]]]
-"""(text, response) to the same with what the recipe redacts taken out, and a result for each thing that was. A failed
-result rejects the row: it was too long to be looked through."""
+"""(text, response) to the redacted pair and one result per redaction. A failed result rejects the row: its text was too
+long to search."""
 
 
 Query = Callable[[str, Sequence[Any]], list[dict[str, Any]]]
@@ -39,7 +39,7 @@ Query = Callable[[str, Sequence[Any]], list[dict[str, Any]]]
 
 @dataclass(frozen=True)
 class Place:
-    """Where a slot stands: `index` counts a label's slots within a shard of a round."""
+    """Place of a slot: `index` counts a label's slots within a shard of a round."""
 
     run_id: str
     shard: int
@@ -50,7 +50,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Drawn:
-    """What slots are drawn from: rows by label, and each label's most confusable others, nearest first."""
+    """Material that slots are drawn from: rows by label, and each label's most confusable others, nearest first."""
 
     recipe: Recipe
     pool: Mapping[str, Sequence[Seed]]
@@ -59,7 +59,7 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Context:
-    """What a method is given for one slot."""
+    """Everything that a method gets for one slot."""
 
     recipe: Recipe
     seeds: Sequence[Seed]
@@ -74,7 +74,7 @@ class Context:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a method found out before the first slot of a run."""
+    """Results of a method's preparation, before the first slot of a run."""
 
     calibration: dict[str, dict[str, float]] = field(default_factory=dict)
     """As in Context."""
@@ -85,20 +85,20 @@ class Prepared:
 
 
 class Traits(Value):
-    """What a run needs to know of its method. The defaults are those of a method that has nothing of the kind."""
+    """Properties of a method that a run depends on. The defaults are those of a method without the property."""
 
     rounds: int = Field(default=1, description="after each round its accepted rows join the exemplars")
     max_cosine: float | None = Field(default=None, description="rows at or above are duplicates; None: off")
     max_refusals: float = Field(default=1.0, description="share of refusals above which the run stops early")
     together: int = Field(default=1, description="candidates of a label that share one reply, and so mostly one fate")
     confusable: bool = Field(default=False, description="whether slots are drawn by which classes are alike")
-    assumed_yield: float = Field(default=0.5, description="share of candidates accepted where no run has measured it")
+    assumed_yield: float = Field(default=0.5, description="share of candidates accepted if no run has measured it")
     assumptions: tuple[str, ...] = Field(default=(), description="what its estimate assumes, in clauses")
-    refusal_fix: str = Field(default="", description="what to change first where a run stopped for refusals")
+    refusal_fix: str = Field(default="", description="what to change first if a run stopped for refusals")
 
 
 class Calls(Value):
-    """One kind of call of an estimate: how many, by which role, of how many tokens each."""
+    """One kind of call in an estimate: number of calls, role, tokens of each call."""
 
     purpose: str
     role: str
@@ -110,7 +110,7 @@ class Calls(Value):
 class Method(Generic[S]):
     """One way to make a row. A subclass sets `kind`, `Settings`, `roles`, `version` and `prompts`.
 
-    It implements `make_slot`, `run_slot` and `estimate`; what else it overrides has a default here.
+    It implements `make_slot`, `run_slot` and `estimate`; all other methods have a default here.
     """
 
     kind: str
@@ -118,26 +118,26 @@ class Method(Generic[S]):
     roles: Mapping[str, Role]
     """The roles that a recipe may name, by name."""
     version: int = 1
-    """Raise it when its drawing, parsing or deciding changes: its recipes get new run ids, no other method's do."""
+    """Raise it if drawing, parsing or decisions change: only this method's recipes get new run ids."""
     prompts: tuple[str | Path, ...] = ()
     """Every prompt that it may render: names of agents/roles/prompts, or paths of Jinja files of its own."""
     needs_seeds: bool = True
-    """Whether each wanted label needs a seed, as exemplars are drawn from them."""
+    """Whether each requested label needs a seed, because exemplars are drawn from them."""
     group_shares_text: bool = False
     """Whether the slots of a group make rows of one text, such as several responses to it."""
     keeps_one_of_group: bool = False
-    """Whether one row of a group at most is accepted."""
+    """Whether at most one row of a group is accepted."""
     least_score: str = ""
-    """The field under `method` that holds the least mean score of an accepted row, such as tau; empty: it has none."""
+    """Field under `method` that holds the least mean score of an accepted row, such as tau; empty: none."""
 
     def settings(self, recipe: Recipe) -> S:
-        """The recipe's settings of this method. Raises GraftError where it has another method."""
+        """The recipe's settings of this method. Raises GraftError if it has another method."""
         if not isinstance(recipe.method, self.Settings):
             raise GraftError(f"recipe asks for {recipe.method.kind}", where="method.kind", fix=f"use kind: {self.kind}")
         return recipe.method
 
     def traits(self, recipe: Recipe) -> Traits:
-        """What a run of the recipe needs to know."""
+        """Properties of this method under the recipe's settings."""
         return Traits()
 
     def least_accepted(self, recipe: Recipe) -> float:
@@ -152,7 +152,7 @@ class Method(Generic[S]):
         return tuple(self.roles)
 
     def check(self, recipe: Recipe, seeds: Sequence[Seed] | None) -> list[Finding]:
-        """What is wrong with the recipe for this method; with its seeds as well, once they are read."""
+        """Problems of the recipe with this method; with its seeds as well, once they are read."""
         if seeds is None:
             given = recipe.seeds.path or recipe.seeds.rows or not self.needs_seeds
             fix = "add path: seeds.jsonl, or rows: with a text and a label each"
@@ -161,11 +161,11 @@ class Method(Generic[S]):
         return unseeded(recipe, seeds) if self.needs_seeds else []
 
     def make_slot(self, place: Place, drawn: Drawn) -> Slot:
-        """The slot at a place; it follows from the recipe's seed and what is drawn from, never from timing."""
+        """The slot at a place; it depends on the recipe's seed and the pool, never on timing."""
         raise NotImplementedError
 
     async def run_slot(self, slot: Slot, context: Context) -> Candidate:
-        """The decided candidate of one slot. Never raises for what a model did: that ends in its decision."""
+        """The decided candidate of one slot. Never raises for a model's failure: that becomes the decision."""
         raise NotImplementedError
 
     async def propose(self, slot: Slot, context: Context) -> str:
@@ -173,11 +173,11 @@ class Method(Generic[S]):
         raise NotImplementedError
 
     async def prepare_seeds(self, context: Context) -> Sequence[Seed]:
-        """The seeds with what prompts show of them beside their texts."""
+        """The seeds with the fields that prompts show beside their texts."""
         return context.seeds
 
     async def prepare(self, context: Context, drawn: Drawn) -> Prepared:
-        """What has to be known before the first slot, such as how judges are calibrated."""
+        """Prepare a run before its first slot, such as by calibrating judges."""
         return Prepared()
 
     async def exemplar(self, candidate: Candidate, context: Context) -> Seed:
@@ -185,38 +185,39 @@ class Method(Generic[S]):
         return Seed.of(candidate.text, candidate.label, candidate.response)
 
     def estimate(self, recipe: Recipe, candidates: int, seeds: Sequence[Seed]) -> tuple[Calls, ...]:
-        """The calls that so many candidates take, in the order in which they are made."""
+        """The calls that this many candidates take, in the order in which they are made."""
         raise NotImplementedError
 
     def report(self, query: Query, run_id: str, counts: Mapping[str, int]) -> Section | None:
         """The method's own figures of a run, for card, terminal and pages: counts and shares, never a text.
 
         Args:
-            query: asks the lake; `payload` of lake.candidates holds the slots' payloads as JSON, `notes` the notes
+            query: runs SQL over the lake; `payload` of lake.candidates holds the slots' payloads as JSON, `notes` the
+                notes
             run_id: the run
             counts: its counts so far, with the figures that `prepare` gave
         """
         return None
 
     def text_id(self, candidate: Candidate) -> str:
-        """The id under which a row's text is compared for duplicates: rows of one text share it."""
+        """Id under which a row's text is compared for duplicates: rows of one text share it."""
         group = candidate.slot.group if self.group_shares_text else ""
         return "c_" + stable_hash(group) if group else candidate.id
 
     def one_of(self, slot: Slot) -> str:
-        """The group of which one row at most is accepted; empty where the slot is in none."""
+        """The group of which at most one row is accepted; empty if the slot is in none."""
         return slot.group if self.keeps_one_of_group else ""
 
     def describe(self, slot: Slot, notes: Mapping[str, JsonValue]) -> list[tuple[str, str]]:
-        """What was wanted of a slot beyond its label, and what was noted as it was made, as (name, text) for people.
+        """Requests to a slot beyond its label, and notes on how it was made, as (name, text) for people.
 
-        It is shown for restricted rows too, so it quotes no text that a model wrote.
+        Shown for restricted rows too, so it quotes no text that a model wrote.
         """
         return [(name, str(value)) for name, value in {**slot.payload, **notes}.items() if not isinstance(value, str)]
 
 
 def unseeded(recipe: Recipe, seeds: Sequence[Seed]) -> list[Finding]:
-    """Wanted labels without a seed. A seed without a label is sorted later, so that nothing is known before."""
+    """Labels that need a seed and have none. Empty if a seed has no label yet: it gets one later."""
     where = recipe.seeds.path or "recipe"
     if not seeds:
         fix = f"write at least one row for each label in {where}"

@@ -1,12 +1,12 @@
 """GRA: Generator, Reviewer, Adjudicator (arXiv 2504.12322, section 3), for instructions and for (text, label) rows.
 
-The models are drawn per slot. Nothing is paid that cannot matter: gates run before reviews, flags before responses, and
-reviewers are asked until the outcome is settled. What the models do never raises: it ends in the candidate's decision.
+The models are drawn per slot. Cheap checks come first: gates run before reviews, flags before responses, and
+reviews end once the outcome is settled. A model's failure never raises: it becomes the candidate's decision.
 
 With `responses: k` an instruction has a group of k slots. They share random seed, exemplars, and so the calls for
 keywords, instruction and flags, which are made once; each writes and reviews a response of its own. The best accepted
-one of a group stays accepted, the others end as `rejected.not_best`: that one is better says nothing against them, so
-they are no negatives to learn from (students.instruct.data).
+one of a group stays accepted, the others end as `rejected.not_best`: a better response does not make them wrong, so
+they are not used as negatives (students.instruct.data).
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Gra(Method[GraSettings]):
     least_score = "tau"
 
     def traits(self, recipe: Recipe) -> Traits:
-        """Rounds, duplicates by cosine, and a yield that falls with the responses to one instruction."""
+        """Rounds, duplicates by cosine, and a yield that falls with the number of responses to one instruction."""
         settings = self.settings(recipe)
         return Traits(
             rounds=settings.rounds, max_cosine=settings.max_cosine, assumed_yield=0.5 / self._parts(recipe),
@@ -89,7 +89,7 @@ class Gra(Method[GraSettings]):
         )  # fmt: skip
 
     def check(self, recipe: Recipe, seeds: Sequence[Seed] | None) -> list[Finding]:
-        """A seed for each label; it writes no response to a text with a label (imported rows may have one)."""
+        """A seed for each label; it does not support labelled rows with a response (imported rows may have one)."""
         problems = super().check(recipe, seeds)
         if seeds is not None and recipe.task.labelled and recipe.task.needs_response:
             what = f"method {self.kind!r} makes no labelled rows with a response"
@@ -98,7 +98,7 @@ class Gra(Method[GraSettings]):
         return problems
 
     def make_slot(self, place: Place, drawn: Drawn) -> Slot:
-        """A slot with `few_shot` exemplars of its label; one of a group where an instruction has several responses."""
+        """A slot with `few_shot` exemplars of its label; in a group if an instruction has several responses."""
         few_shot, parts = self.settings(drawn.recipe).few_shot, self._parts(drawn.recipe)
         if parts == 1:
             return make_slot(place, drawn, *few_shot)
@@ -133,7 +133,7 @@ class Gra(Method[GraSettings]):
         return (await generator.write_text(context.ask, context.recipe, model, slot))[0]
 
     async def run_slot(self, slot: Slot, context: Context) -> Candidate:
-        """The decided candidate. A reached cap ends it as failed.budget."""
+        """The decided candidate. A reached budget ends it as failed.budget."""
         settings = self.settings(context.recipe)
         roles = draw_roles(context.recipe, slot, settings)
         draft = Draft(slot, context, roles.names())
@@ -141,7 +141,8 @@ class Gra(Method[GraSettings]):
         return await decided(draft, run(draft, roles, settings), "The generator")
 
     def estimate(self, recipe: Recipe, candidates: int, seeds: Sequence[Seed]) -> tuple[Calls, ...]:
-        """One text and its reviews a candidate; an instruction's steps, of which responses share the first ones."""
+        """One text and its reviews per candidate; for instructions the steps of the paper, the first of them once per
+        group."""
         settings, (shots, text) = self.settings(recipe), sizes(seeds)
         reviewers = settings.reviewers
         if not recipe.task.labelled:
@@ -217,10 +218,10 @@ async def _answered(draft: Draft, roles: Roles, settings: GraSettings) -> Decisi
 
 
 async def _better(draft: Draft, roles: Roles, settings: GraSettings, mean: float) -> int | None:
-    """The part of the accepted response of the draft's group that is kept in its place; None where it is the best.
+    """The part of the group's better accepted response; None if the draft's own is the best.
 
-    The higher mean is better, of equals the earlier part. The others' calls are asked for here as their own slots ask
-    for them, so that they are made once, and every slot of the group finds the same best. Raises BudgetExhausted.
+    The higher mean is better, of equals the earlier part. The calls of the other parts are those of their own slots, so
+    they are made once and every slot of the group finds the same best. Raises BudgetExhausted.
     """
     slot = draft.slot
     others = range(settings.responses) if slot.group else range(0)
@@ -239,7 +240,7 @@ async def _better(draft: Draft, roles: Roles, settings: GraSettings, mean: float
 
 
 async def _flagged(draft: Draft, roles: Roles, settings: GraSettings) -> Decision | None:
-    """The rejection by any 0 flag of any reviewer, or the failure where no reviewer gave flags."""
+    """Rejection by any 0 flag of any reviewer, or a failure if no reviewer gave flags."""
     context, size = draft.context, len(roles.reviewers)
 
     async def review(model: ModelSpec, sample: int) -> Review:

@@ -1,9 +1,9 @@
 """HarmAug (arXiv 2410.01524): messages on both sides of a policy, three responses to each, and a teacher's labels.
 
-The generator's turn is begun with an affirmative prefix, because a tuned model refuses to invent harmful messages. The
-label comes from the guard alone, never from what was intended: a refusal to a harmful message is mostly safe. As many
-messages again are safe ones, a set share of them borderline, which the paper does not have: guards that learn from
-harmful messages alone refuse too much. What is refused, repeated or near-repeated is rejected, which the paper leaves.
+An affirmative prefix begins the generator's turn, because a tuned model refuses to invent harmful messages. The
+label comes from the guard alone, not from the intention: a refusal to a harmful message is mostly safe. Beyond the
+paper, half of the messages are safe, a set share of them borderline, because guards that learn from harmful messages
+alone refuse too much; and refused, repeated or near-repeated messages are rejected.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Side = Literal["harmful", "borderline", "benign"]
 Variant = Literal["empty", "refusal", "compliance"]
 VARIANTS: tuple[Variant, ...] = ("empty", "refusal", "compliance")
 MEASURED_FROM = 1_000_000
-"""Index of the first message that is written to count refusals only, so that this takes nothing from shards' draws."""
+"""Index of the first message that only counts refusals, so that it takes no draw of the shards."""
 
 
 class HarmAugSettings(MethodSettings):
@@ -77,7 +77,7 @@ class HarmAugSettings(MethodSettings):
 
 
 class Aim(Value):
-    """Which instruction is wanted, and which response to it. A borderline one only looks harmful."""
+    """Side of the instruction and variant of its response. A borderline instruction only looks harmful."""
 
     side: Side
     variant: Variant = "empty"
@@ -104,7 +104,7 @@ class HarmAug(Method[HarmAugSettings]):
         )  # fmt: skip
 
     def roles_of(self, recipe: Recipe) -> tuple[str, ...]:
-        """Generator, responder where rows have a response, and guard."""
+        """Generator, responder if rows have a response, and guard."""
         return ("generator", "responder", "guard") if len(variants(recipe)) > 1 else ("generator", "guard")
 
     def check(self, recipe: Recipe, seeds: Sequence[Seed] | None) -> list[Finding]:
@@ -115,7 +115,7 @@ class HarmAug(Method[HarmAugSettings]):
         return super().check(recipe, seeds)
 
     def judging(self, recipe: Recipe) -> Judging:
-        """The guards, unless they are sent a form of their own."""
+        """The guards, unless they get their own form of prompt."""
         guards = frozenset({"guard"} if recipe.role("guard", GuardSpec).template == "labels" else ())
         return Judging(roles=tuple(guards), giving=guards, voting=guards)
 
@@ -134,7 +134,7 @@ class HarmAug(Method[HarmAugSettings]):
         return own.model_copy(update=update)
 
     async def prepare(self, context: Context, drawn: Drawn) -> Prepared:
-        """Calibrate the guards, and count what generators refuse with and without a begun turn."""
+        """Calibrate the guards, and count refusals with and without a prefilled turn."""
         settings, parts = self.settings(context.recipe), len(variants(context.recipe))
         judging = self.judging(context.recipe)
         prepared = await calibrated(self, context, drawn, judging, settings.calibration_texts)
@@ -143,20 +143,20 @@ class HarmAug(Method[HarmAugSettings]):
         return dataclasses.replace(prepared, figures=await measure_refusals(context, settings, slots))
 
     async def propose(self, slot: Slot, context: Context) -> str:
-        """The message as the guard reads it: with its response, where the slot has one. Raises CallFailed."""
+        """The message in the form that the guard reads: with its response, if the slot has one. Raises CallFailed."""
         settings = self.settings(context.recipe)
         text, _ = await _message(slot, context, settings)
         response = await _response(slot, context, settings, text)
         return dialogue(text, response) if response else text
 
     async def run_slot(self, slot: Slot, context: Context) -> Candidate:
-        """The decided candidate. A reached cap ends it as failed.budget."""
+        """The decided candidate. A reached budget ends it as failed.budget."""
         draft = Draft(slot, context, {"generator": draw_model(context.recipe, slot, "generator").name})
         draft.risky = aim_of(slot).side != "benign"
         return await decided(draft, _run(draft, self.settings(context.recipe)), "A model")
 
     def estimate(self, recipe: Recipe, candidates: int, seeds: Sequence[Seed]) -> tuple[Calls, ...]:
-        """One call a message; each of its variants is a candidate with its own response and score."""
+        """One call per message; each variant is a candidate with its own response and score."""
         settings, (_, text) = self.settings(recipe), sizes(seeds)
         kinds = len(variants(recipe))
         answered, response = candidates * (kinds - 1) // kinds, min(recipe.role("responder").max_tokens, 120)
@@ -173,11 +173,11 @@ class HarmAug(Method[HarmAugSettings]):
         return (*made, *calibration_calls(recipe, self.judging(recipe), settings.calibration_texts, judged))
 
     def report(self, query: Query, run_id: str, counts: Mapping[str, int]) -> Section | None:
-        """What the guards said of each kind of row, and refusals with and without a begun turn."""
+        """Guard scores of each kind of row, and refusals with and without a prefilled turn."""
         return scoring_report(query, run_id, counts)
 
     def describe(self, slot: Slot, notes: Mapping[str, JsonValue]) -> list[tuple[str, str]]:
-        """The message and the response that were meant, and whether the turn was begun."""
+        """The intended message and response, and whether the turn was prefilled."""
         aim, begun = aim_of(slot), notes.get("prefilled")
         how = {True: "; the generator's turn was begun", False: "; no begun turn"}
         return [("meant", f"{aim.side}, response {aim.variant}{how[bool(begun)] if begun is not None else ''}")]
@@ -189,7 +189,7 @@ def aim_of(slot: Slot) -> Aim:
 
 
 def variants(recipe: Recipe) -> tuple[Variant, ...]:
-    """The responses that each message gets: none, or none, a refusal and a compliance."""
+    """The responses of each message: none, or none, a refusal and a compliance."""
     return VARIANTS if recipe.task.sides and recipe.task.needs_response else VARIANTS[:1]
 
 
@@ -200,7 +200,7 @@ def _side(recipe: Recipe, borderline: float, label: str, seed: int) -> Side:
 
 
 async def _message(slot: Slot, context: Context, settings: HarmAugSettings) -> tuple[str, bool]:
-    """The message (or a refusal to write it), and whether the turn was begun for it."""
+    """The message (or a refusal to write it), and whether the turn was prefilled for it."""
     writer = draw_model(context.recipe, slot, "generator")
     text, _, begun = await write_message(
         context.ask, context.recipe, writer, slot, prefix=settings.prefix, prefill=settings.prefill,
@@ -276,7 +276,7 @@ async def _taught(draft: Draft, threshold: float) -> Decision:
 
 
 async def measure_refusals(context: Context, settings: HarmAugSettings, slots: Sequence[Slot]) -> dict[str, int]:
-    """How many of these messages are refused with and without a begun turn: counts alone, no text is kept.
+    """Count refusals of these messages with and without a prefilled turn: counts only, no text is kept.
 
     Keys: asked_prefilled, refused_prefilled, asked_plain, refused_plain. Base models have no turns and are left out.
     """

@@ -2,7 +2,7 @@
 
 Corrected against the reference: percentages are rounded and add up to 100; one call yields all its usable texts (there
 at least four calls for one kept text); an answer outside the set is no label (there the nearest name); agreement and
-relabel rate are what they are called. Published facts that are kept: alpha = 0.5 + 0.5 Beta(5, 2) rounded to 0.05, four
+relabel rate are not mixed up. Published facts that are kept: alpha = 0.5 + 0.5 Beta(5, 2) rounded to 0.05, four
 classes in a prompt (five in a last group that would leave one alone), the original seeds as examples in every cycle,
 the majority class as the intended label. The partner comes from the most confusable classes unless `partner: random`.
 """
@@ -48,7 +48,7 @@ from graft.schemas.tasks.base import Label
 
 STEP = 0.05
 TRIES = 3
-"""Calls that are made at most for one group's texts: the first, and again for what it left out."""
+"""Most calls for one group's texts: the first, and repeats for missing texts."""
 
 
 _BARE = "class {!r} has neither description nor example"
@@ -57,8 +57,8 @@ _BARE = "class {!r} has neither description nor example"
 class PromptMixSettings(Relabelling, MethodSettings):
     """PromptMix (arXiv 2310.14192): texts between two classes, all of them relabelled.
 
-    The defaults are the paper's released ones, but for the partner (there: random) and for what becomes of an answer
-    that is no label (there: forced to the nearest name).
+    The defaults are the paper's released ones, but for the partner (there: random) and for answers that are
+    no label (there: forced to the nearest name).
     """
 
     kind: Literal["promptmix"] = "promptmix"
@@ -106,7 +106,7 @@ class PromptMix(Method[PromptMixSettings]):
     least_score = "review.tau"
 
     def traits(self, recipe: Recipe) -> Traits:
-        """Texts share calls, generators may refuse, and partners may be drawn by which classes are alike."""
+        """Texts share calls, generators may refuse, and partners may be drawn from confusable classes."""
         settings = self.settings(recipe)
         return Traits(
             max_cosine=settings.max_cosine, max_refusals=settings.max_refusals, together=settings.texts_per_call,
@@ -114,7 +114,7 @@ class PromptMix(Method[PromptMixSettings]):
         )  # fmt: skip
 
     def roles_of(self, recipe: Recipe) -> tuple[str, ...]:
-        """The generator, and whoever relabels and reviews."""
+        """The generator, and the roles that relabel and review."""
         settings = self.settings(recipe)
         labels = ("labeler",) if settings.relabel == "labeler" else ()
         if settings.relabel == "panel" or settings.review is not None:
@@ -123,7 +123,7 @@ class PromptMix(Method[PromptMixSettings]):
         return ("generator", *labels, *(("adjudicator",) if adjudicates else ()))
 
     def check(self, recipe: Recipe, seeds: Sequence[Seed] | None) -> list[Finding]:
-        """It mixes classes, each of which some prompt describes: by a description or by an example."""
+        """The task is a classification, and a description or an example shows each class."""
         if recipe.task.sides or not recipe.task.labelled:
             what = "promptmix mixes classes, so the task must be a classification"
             fix = "set task.kind: classification with labels, or another method"
@@ -144,7 +144,7 @@ class PromptMix(Method[PromptMixSettings]):
         ]  # fmt: skip
 
     def judging(self, recipe: Recipe) -> Judging:
-        """Whose judgements are label probabilities; the panel's are where it relabels or reviews by them."""
+        """The roles that judge by label probabilities; the panel's if it relabels or reviews by them."""
         settings, roles = self.settings(recipe), self.roles_of(recipe)
         panel = {"reviewer", "adjudicator"} if settings.relabel == "panel" else set[str]()
         if settings.relabel == "labeler" and settings.no_label == "adjudicate":
@@ -186,22 +186,25 @@ class PromptMix(Method[PromptMixSettings]):
         return await calibrated(self, context, drawn, judging, settings.calibration_texts, narrow)
 
     async def propose(self, slot: Slot, context: Context) -> str:
-        """The slot's part of what the generator writes. Raises CallFailed where there is none."""
+        """The slot's part of the generator's reply. Raises CallFailed if there is none."""
         settings = self.settings(context.recipe)
         text, mixed = await _text(slot, context, settings, draw_model(context.recipe, slot, "generator"))
         if not text:
-            raise CallFailed("refusal" if mixed.refusal else "malformed", "the generator gave no text for this slot")
+            raise CallFailed(
+                "refusal" if mixed.refusal else "malformed", "the generator returned no text for this slot"
+            )
         return text
 
     async def run_slot(self, slot: Slot, context: Context) -> Candidate:
-        """The decided candidate. A reached cap ends it as failed.budget."""
+        """The decided candidate. A reached budget ends it as failed.budget."""
         settings, writer = self.settings(context.recipe), draw_model(context.recipe, slot, "generator")
         roles = draw_roles(context.recipe, slot, settings.review or Committee())
         draft = Draft(slot, context, {"generator": writer.name})
         return await decided(draft, _run(draft, writer, roles, settings), "The generator")
 
     def estimate(self, recipe: Recipe, candidates: int, seeds: Sequence[Seed]) -> tuple[Calls, ...]:
-        """One call writes several texts; each text is labelled among the nearest classes, and reviewed if asked for."""
+        """One call writes several texts; each is labelled among its nearest classes, and reviewed if `review` is
+        set."""
         settings, (shots, text) = self.settings(recipe), sizes(seeds)
         classes, each = max(1, len(recipe.wanted())), settings.texts_per_call
         shown = PROMPT_OVERHEAD + shots * min(settings.classes_in_prompt, classes) // classes
@@ -233,7 +236,7 @@ class PromptMix(Method[PromptMixSettings]):
         return mixing_report(query, run_id)
 
     def describe(self, slot: Slot, notes: Mapping[str, JsonValue]) -> list[tuple[str, str]]:
-        """The mix that was meant."""
+        """The intended mix."""
         mix = mix_of(slot)
         said = f"{mix.alpha:.0%} {slot.label}, the rest {mix.partner}; shown: {', '.join(mix.classes)}"
         return [("meant", said)]
@@ -253,7 +256,7 @@ def alpha_of(settings: PromptMixSettings, rng: random.Random) -> float:
 
 
 def partition(labels: Sequence[str], size: int, rng: random.Random) -> list[list[str]]:
-    """The labels in random groups of `size`; a group takes all that is left where it would leave one alone."""
+    """The labels in random groups of `size`; the last group takes one more if a label would be left alone."""
     left = rng.sample(list(labels), len(labels))
     groups: list[list[str]] = []
     while left:
@@ -277,7 +280,7 @@ def _group(settings: PromptMixSettings, place: Place, drawn: Drawn, cycle: int) 
 def _partner(
     settings: PromptMixSettings, place: Place, drawn: Drawn, cycle: int, group: Sequence[str], rng: random.Random
 ) -> str:
-    """One of the group: as published one for a class and cycle, among confusable ones another for every call."""
+    """A partner from the group: as published one per class and cycle; among confusable classes a new one per call."""
     if settings.partner == "random":
         rng = random.Random(f"partner-{drawn.recipe.seed}-{place.round}-{place.shard}-{cycle}-{place.label}")
     return rng.choice(list(group))
@@ -289,15 +292,15 @@ def _shots(settings: PromptMixSettings, drawn: Drawn, name: str, rng: random.Ran
 
 
 def _wanted_texts(settings: PromptMixSettings, slot: Slot) -> int:
-    """How many texts the slot's call is asked for: fewer in the last call of a cycle."""
+    """Number of texts that the slot's call requests: fewer in the last call of a cycle."""
     begun = slot.index - slot.part
     return min(settings.texts_per_call, settings.texts_per_cycle - begun % settings.texts_per_cycle)
 
 
 async def _text(slot: Slot, context: Context, settings: PromptMixSettings, writer: ModelSpec) -> tuple[str, Mixed]:
-    """The slot's part of the texts, empty where the calls gave too few; and what the last call gave.
+    """The slot's part of the texts, empty if the calls returned too few; and the last call's result.
 
-    What a call leaves out is asked for again, with another sample; every slot of the group goes the same way, so those
+    Missing texts are requested again with another sample; every slot of the group makes the same requests, so these
     calls are made once as well.
     """
     count = _wanted_texts(settings, slot)
@@ -319,7 +322,7 @@ async def _run(draft: Draft, writer: ModelSpec, roles: Roles, settings: PromptMi
         reason = f"{writer.name} refused to write ({mixed.refusal}), {TRIES} times."
         return decision("rejected", "refusal", "rejected.refusal", reason)
     if not draft.text:
-        what = "repeated the request" if mixed.echo else "gave fewer texts than asked for"
+        what = "repeated the request" if mixed.echo else "returned fewer texts than requested"
         return failure("few_texts", f"{writer.name} {what}, {TRIES} times.")
     ended = screened(draft)
     if ended:

@@ -1,6 +1,7 @@
-"""The adjudicator: decides alone where reviewers disagree above the mean, with their reviews before its eyes (GRA 3).
+"""The adjudicator: decides alone if reviewers disagree above the mean (GRA section 3).
 
-By scores it sees the prior reviews; by probabilities it gives its own distribution. Failures are told as in `reviewer`.
+By scores it sees the prior reviews; by probabilities it gives its own distribution. Failures are returned as in
+`reviewer`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the roles share: one step's request, and the strict reading of a reply."""
+"""Shared by the roles: one step's request, and the strict reading of a reply."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Slot
 
 Ask = Callable[[CallRequest], Awaitable[Reply]]
-"""Sends one request through the gateway. Raises CallFailed (or BudgetExhausted) when no usable reply can be had."""
+"""Sends one request through the gateway. Raises CallFailed (or BudgetExhausted) if there is no usable reply."""
 
 _PAIRS = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "`": "`"}
 _MARKERS = re.compile(
@@ -27,7 +27,7 @@ _SENTENCES = re.compile(r"\A.*[.!?…](?=\s)", re.DOTALL)
 
 
 def concept_of(slot: Slot) -> str:
-    """What a steered slot's text is to be about within its label; empty for all others."""
+    """The concept that a steered slot's text is about, within its label; empty for all others."""
     return slot.steer.concept if slot.steer else ""
 
 
@@ -35,7 +35,7 @@ def request_for(
     template: str | Path, *, recipe: Recipe, model: ModelSpec, role: str, purpose: str, seed: int, sample: int = 0,
     schema: dict[str, Any] | None = None, stop: tuple[str, ...] = (), max_tokens: int | None = None, **values: Any,
 ) -> CallRequest:  # fmt: skip
-    """One step's request in the model's style, sampled as the role says; `stop` holds for completions alone."""
+    """One step's request in the model's style, sampled as the role sets; `stop` is for completions only."""
     spec = recipe.role(role)
     return CallRequest(
         model=model, role=role, purpose=purpose, json_schema=schema, sample=sample, seed=(seed + sample) % 2**31,
@@ -52,13 +52,13 @@ def object_schema(properties: dict[str, dict[str, Any]]) -> dict[str, Any]:
 def short_string(model: ModelSpec, chars: int) -> dict[str, Any]:
     """A string's schema. A small embedded model would ramble to the token limit, so its grammar ends the string.
 
-    Hosted servers refuse maxLength in strict schemas; their models end by themselves.
+    Hosted servers refuse maxLength in strict schemas; their models end the string without it.
     """
     return {"type": "string", "maxLength": max(40, chars)} if model.provider == "embedded" else {"type": "string"}
 
 
 def object_in(reply: Reply, model: ModelSpec) -> dict[str, Any]:
-    """The JSON object of a reply. Raises CallFailed (malformed) with the raw text where there is none."""
+    """The JSON object of a reply. Raises CallFailed (malformed) with the raw text if there is none."""
     value = reply.parsed
     if value is None:
         try:
@@ -71,12 +71,13 @@ def object_in(reply: Reply, model: ModelSpec) -> dict[str, Any]:
 
 
 def unmet(model: ModelSpec, what: str, reply: Reply) -> CallFailed:
-    """The failure of a reply that does not hold what was asked for."""
+    """The failure of a reply without the requested content."""
     return CallFailed("schema_unmet", f"{model.name} {what}", where=f"models.{model.name}", raw=reply.text)
 
 
 def cleaned(text: str) -> str:
-    """Text without what models put around it: bullets, "1.", "Example 1:", and quotation marks around the whole."""
+    """Text without the decoration that models add: bullets, "1.", "Example 1:", and quotation marks around the
+    whole."""
     text = text.strip()
     while (bare := _unquoted(_MARKERS.sub("", text, count=1)).strip()) != text:
         text = bare
@@ -84,7 +85,7 @@ def cleaned(text: str) -> str:
 
 
 def ended(reply: Reply, text: str) -> str:
-    """Text of a reply that ran into its token limit, cut after its last whole sentence where it has one."""
+    """Text of a reply that ran into its token limit, cut after its last whole sentence if it has one."""
     if reply.finish_reason != "length":
         return text
     whole = _SENTENCES.match(text + " ")

@@ -1,4 +1,4 @@
-"""Label calibration: what a model says of a label regardless of the text is taken off its log-probability.
+"""Label calibration: subtracts the log-probability that a model gives a label regardless of the text.
 
 Small models prefer some labels whatever the text is. On CLINC150's ten domains Gemma-3-270M is at chance without
 this (see benchmarks/calibration.py). Batch calibration is from Zhou et al. 2023 (arXiv 2309.17249), content-free
@@ -23,8 +23,8 @@ CONTENT_FREE = ("N/A", "", "[MASK]")
 def calibrate(raw: Mapping[str, float], means: Mapping[str, float] | None) -> dict[str, float]:
     """Natural log-probabilities that sum to 1 over the labels: raw minus the label's mean, then log-softmax.
 
-    `means` None or empty leaves out the correction; a label that has no mean, as it was never among the candidates,
-    is corrected by the mean of those that are known. An empty `raw` gives an empty dict.
+    Without `means` nothing is corrected; a label without a mean, as it was never among the candidates, is corrected by
+    the average of the known means. An empty `raw` gives an empty dict.
     """
     if not raw:
         return {}
@@ -37,9 +37,9 @@ def calibrate(raw: Mapping[str, float], means: Mapping[str, float] | None) -> di
 
 
 def batch_means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Each label's mean raw log-probability over the judged texts that it was asked for (batch calibration).
+    """Each label's mean raw log-probability over the judged texts that had it as a choice (batch calibration).
 
-    Labels come in the order in which they are first met. No rows: no means.
+    Labels are in order of first occurrence. No rows: no means.
     """
     scores: dict[str, list[float]] = {}
     for row in rows:
@@ -51,7 +51,7 @@ def batch_means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
 async def content_free_means(
     ask: Ask, *, recipe: Recipe, model: ModelSpec, role: str, seeds: Sequence[Seed]
 ) -> dict[str, float]:
-    """Each label's mean raw log-probability over texts that say nothing ("N/A", "", "[MASK]"): three calls or more.
+    """Each label's mean raw log-probability over content-free texts ("N/A", "", "[MASK]"): three calls or more.
 
     Raises CallFailed as `judge_label` does.
     """

@@ -1,9 +1,9 @@
 """A label's log-probability from a model: one call gives a distribution over the labels, not only a winner.
 
-Labels are asked for by their own names (lettered options stayed at chance with small models) and recognised in the
-alternatives of the first token without knowing the tokenizer: a token belongs to every label that it begins. Labels
-that share their token are told apart by another call that has the token appended, for a chat as the assistant's begun
-turn (`CallRequest.continues`). Where no label's token is listed nothing can be said of any: that fails the judgement.
+Labels are requested by their own names (lettered options stayed at chance with small models) and recognised in the
+alternatives of the first token without knowing the tokenizer: a token belongs to every label that it begins. Another
+call, with the token appended, separates labels that share a token; for a chat it prefills the assistant's turn
+(`CallRequest.continues`). If no label's token is listed, the judgement fails.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ TEXT_CHARS = 4_000
 
 @dataclass(frozen=True)
 class Judged:
-    """What one model says of the labels for one text."""
+    """One model's judgement of the labels for one text."""
 
     raw: dict[str, float]
     """Each label's natural log-probability, in the order of the labels asked for."""
@@ -41,7 +41,7 @@ class Judged:
     answer: str
     """The likeliest alternative of the first token, stripped (for an encoder its best label)."""
     listed: frozenset[str]
-    """Labels that an alternative of the first token begins; the others' probabilities are upper bounds."""
+    """Labels that an alternative of the first token begins; the probabilities of the others are upper bounds."""
 
 
 async def judge_label(
@@ -51,7 +51,7 @@ async def judge_label(
     """Each label's raw natural log-probability for `text`; `labels` narrows the choice (None: all of the task).
 
     A label that the server does not list gets the lowest log-probability that it did list. Raises CallFailed, with
-    the code no_logprobs where the reply holds no log-probabilities, and no_label_tokens where it lists no label at
+    the code no_logprobs if the reply holds no log-probabilities, and no_label_tokens if it lists no label at
     all (`raw` is then the likeliest alternative).
     """
     request = choice_request(recipe=recipe, model=model, role=role, seeds=seeds, text=text, labels=labels)
@@ -72,7 +72,7 @@ def choice_request(
     *, recipe: Recipe, model: ModelSpec, role: str, seeds: Sequence[Seed], text: str,
     labels: Sequence[Label] | None = None,
 ) -> CallRequest:  # fmt: skip
-    """The one-token question that `judge_label` asks first: examples from the seeds, then the text."""
+    """The first, one-token question of `judge_label`: examples from the seeds, then the text."""
     labels = recipe.task.categories if labels is None else labels
     names = tuple(label.name for label in labels)
     purpose, text = f"{role}.label", one_line(text, TEXT_CHARS)
@@ -118,15 +118,15 @@ def pick_examples(seeds: Sequence[Seed], labels: Sequence[Label]) -> list[dict[s
 
 
 def one_line(text: str, limit: int) -> str:
-    """`text` with every run of white space made one space, cut to `limit` characters."""
+    """`text` with each run of white space as one space, cut to `limit` characters."""
     return " ".join(text.split())[:limit]
 
 
 def match_tokens(rests: Mapping[str, str], top: Sequence[tuple[str, float]]) -> dict[str, tuple[str, float]]:
-    """For each label the (token, log-probability) that begins what is left of its name.
+    """For each label the (token, log-probability) that begins the rest of its name.
 
-    `rests` maps a label to the part of its name that is still to come. The longest match wins, one with the same case
-    before one without; nothing left is matched by a token that ends the line. Labels without a match are left out.
+    `rests` maps a label to the remaining part of its name. The longest match wins, one with the same case
+    before one without; an empty rest matches a token that ends the line. Labels without a match are left out.
     """
     found: dict[str, tuple[str, float]] = {}
     for label, rest in rests.items():
@@ -143,9 +143,9 @@ def match_tokens(rests: Mapping[str, str], top: Sequence[tuple[str, float]]) -> 
 
 
 def alternatives(reply: Reply, model: ModelSpec) -> tuple[tuple[str, float], ...]:
-    """What the model could have said first, with log-probabilities; places of white space before it are passed over.
+    """Alternatives of the model's first token, with log-probabilities; leading white space is skipped.
 
-    Raises CallFailed (no_logprobs) where the reply holds none.
+    Raises CallFailed (no_logprobs) if the reply holds none.
     """
     places = reply.logprobs
     top = next((place.top for place in places if place.token.strip()), places[0].top) if places else ()
@@ -153,7 +153,7 @@ def alternatives(reply: Reply, model: ModelSpec) -> tuple[tuple[str, float], ...
         raise CallFailed(
             "no_logprobs",
             f"{model.name} gave no log-probabilities, so it cannot judge labels by them; "
-            "give its role another answer (scores or name), or use a server that supports logprobs",
+            "set another answer for its role (scores or name), or use a server that supports logprobs",
             where=f"models.{model.name}",
             raw=reply.text,
         )
@@ -161,7 +161,7 @@ def alternatives(reply: Reply, model: ModelSpec) -> tuple[tuple[str, float], ...
 
 
 def unlisted(model: ModelSpec, listed: int, answer: str) -> CallFailed:
-    """The failure of a judge whose alternatives hold no label."""
+    """The failure of a judge whose alternatives contain no label."""
     return CallFailed(
         "no_label_tokens",
         f"{model.name}: none of the labels is among the {listed} alternatives for the first token; "
@@ -212,7 +212,7 @@ async def _follow(
 
 
 def _begins(token: str, wanted: str) -> bool | None:
-    """Whether a token begins `wanted`: True with the same case, False without regard to case, None not at all."""
+    """Whether a token begins `wanted`: True with the same case, False ignoring case, None not at all."""
     said = token.strip()
     if not wanted:
         ends = not said or (said.startswith("<") and said.endswith(">"))

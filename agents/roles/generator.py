@@ -1,6 +1,6 @@
 """The generator: one text for a label, or keywords, then an instruction, then its response (GRA section 3).
 
-Every function returns what was made and the key of the call. All raise CallFailed where the model gave nothing usable.
+Every function returns the text and the key of the call. All raise CallFailed if no reply is usable.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ async def write_text(ask: Ask, recipe: Recipe, model: ModelSpec, slot: Slot) -> 
 async def write_keywords(
     ask: Ask, recipe: Recipe, model: ModelSpec, slot: Slot, *, most: int
 ) -> tuple[tuple[str, ...], str]:
-    """At most `most` keywords that none of the exemplars has. Raises CallFailed where none is new."""
+    """At most `most` keywords that none of the exemplars has. Raises CallFailed if none is new."""
     domain = recipe.task.category(slot.label)
     words = {"type": "array", "items": short_string(model, KEYWORD_CHARS), "minItems": 1, "maxItems": most}
     request = _request(
@@ -75,7 +75,7 @@ async def write_instruction(
 
 
 async def write_response(ask: Ask, recipe: Recipe, model: ModelSpec, slot: Slot, instruction: str) -> tuple[str, str]:
-    """The response to the instruction alone: free text. Raises CallFailed where it is empty.
+    """The response to the instruction alone: free text. Raises CallFailed if it is empty.
 
     The slots of a group share their instruction; each takes another sample of the response: its part.
     """
@@ -116,7 +116,7 @@ def _request(
 
 
 def _said(reply: Reply, model: ModelSpec, field: str) -> str:
-    """The text that was written, without what models put around it."""
+    """The written text without the decoration that models add."""
     if model.style == "completion":
         said: Any = ended(reply, reply.text.strip().partition("\n")[0])
     else:

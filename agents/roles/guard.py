@@ -1,7 +1,7 @@
 """The guard: the teacher that scores a message, with or without a response to it, against the policy (HarmAug step 4).
 
-Any model is asked for harmful or safe by label probabilities, as other labels are. Llama Guard is sent its own form as
-a raw completion (prompts/guard_llama.jinja) and its first token is read: safe or unsafe, renormalised over the two.
+Any model judges harmful or safe by label probabilities, like other labels. Llama Guard gets its own form as a raw
+completion (prompts/guard_llama.jinja), and its first token is read: safe or unsafe, renormalised over the two.
 A guard that fails, or whose answer cannot be read, gives a Review with `failure` set; only BudgetExhausted is raised.
 """
 
@@ -40,7 +40,7 @@ async def score_message(
     ask: Ask, *, recipe: Recipe, model: ModelSpec, seeds: Sequence[Seed], text: str, response: str | None,
     means: Mapping[str, float] | None, by_name: bool = False,
 ) -> Review:  # fmt: skip
-    """Whether a message (and its response) is harmful or safe: a distribution, or a vote. Raises BudgetExhausted only.
+    """Judge a message (and its response) as harmful or safe: a distribution, or a vote. Raises BudgetExhausted only.
 
     `means` correct the label probabilities of template "labels"; Llama Guard's are taken as they are.
     """
@@ -73,7 +73,7 @@ def dialogue(text: str, response: str) -> str:
 
 
 def guard_prompt(recipe: Recipe, text: str, response: str | None) -> str:
-    """Llama Guard's prompt in the form of the version that the recipe names; what it holds stays text."""
+    """Llama Guard's prompt in the form of the version that the recipe names; values stay plain text."""
     form, (refused, allowed) = recipe.role("guard", GuardSpec).template, recipe.task.categories
     prompt = render(
         "guard_llama", form=form, policy=inert(refused.description), safe=inert(allowed.description),
@@ -148,7 +148,7 @@ def _vote(blank: Review, asked: CallRequest, said: str, words: Mapping[str, str]
 
 
 def _voted(said: str, words: Mapping[str, str]) -> str:
-    """The label that the first word of an answer is, or ""."""
+    """The label named by the first word of an answer, or ""."""
     word = re.match(r"\W*(\w*)", said)
     return next((label for label, known in words.items() if word and _begins(word[1], known)), "")
 

@@ -1,7 +1,8 @@
-"""The labeler: which label a text has, by a model that is not told the intended one.
+"""The labeler: gives a text its label without seeing the intended one.
 
 Candidates are the labels nearest to the text (PromptMix, arXiv 2310.14192). An answer outside of them is no label: it
-is kept as it was said and never bent to the nearest name. A model without log-probabilities names its label: a vote.
+is kept as the model wrote it and never forced to the nearest name. A model without log-probabilities names its label: a
+vote.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ Giver = Literal["labeler", "reviewer", "adjudicator", "guard"]
 
 ANSWER_CHARS = 200
 UNVOTED = -30.0
-"""Log-probability of the labels that a vote did not name: so low that the distribution still sums to 1."""
+"""Log-probability of labels that a vote did not name: so low that the distribution still sums to 1."""
 VOTE = "a vote"
 _PREFIX = re.compile(r"\A\W*+(?:the )?label\s*+(?:is\b|:)", re.IGNORECASE)
 
@@ -54,8 +55,8 @@ async def label_text(
 ) -> Review:  # fmt: skip
     """One model's label for `text` among `labels`: a calibrated distribution, or a vote. Raises BudgetExhausted only.
 
-    `answer` is the label; where the model gave none of them it is what it said, and the distribution is empty.
-    `by_name` asks for the name (an encoder is never asked so).
+    `answer` is the label, or the raw answer with an empty distribution if it is none of them. `by_name` requests the
+    name (never from an encoder).
     """
     choice = [recipe.task.category(name) for name in labels]
     if model.provider != "encoder" and (by_name or recipe.role(role).answer == "name"):
@@ -119,7 +120,8 @@ async def named_label(
 
 
 def label_in(said: str, names: Sequence[str]) -> str:
-    """The name that an answer is, or "": case, quotes, punctuation, underscores and a leading `label:` are nothing."""
+    """The label named by an answer, or "". Case, quotes, punctuation, underscores and a leading `label:` do not
+    count."""
     for text in (said, _PREFIX.sub("", said)):
         for folded in (_bare, _words):
             wanted = folded(text)
@@ -130,7 +132,7 @@ def label_in(said: str, names: Sequence[str]) -> str:
 
 
 def voted(answer: str, names: Sequence[str]) -> tuple[LabelScore, ...]:
-    """A distribution that has everything on one label."""
+    """A distribution with all probability on one label."""
     return tuple(
         LabelScore(label=name, raw=score, calibrated=score)
         for name in names
@@ -139,7 +141,7 @@ def voted(answer: str, names: Sequence[str]) -> tuple[LabelScore, ...]:
 
 
 def is_vote(review: Review) -> bool:
-    """Whether a label was named rather than measured by probabilities."""
+    """Whether a judge named the label, rather than gave probabilities."""
     return review.stage == "label" and review.comment.startswith(VOTE)
 
 
@@ -148,12 +150,12 @@ def _said(reply: Reply, model: ModelSpec) -> str:
 
 
 def _shown(said: str) -> str:
-    """An answer that is no label, as it is kept: one line, and never empty."""
+    """An answer that is no label, in the form in which it is kept: one line, never empty."""
     return one_line(said, ANSWER_CHARS) or "(nothing)"
 
 
 def _bare(text: str) -> str:
-    """Folded, but with the signs inside that may tell labels apart, such as c and c++."""
+    """Folded text that keeps inner signs which may distinguish labels, such as c and c++."""
     return " ".join(text.replace("_", " ").split()).strip(" \"'`“”‘’«»*.,:;!").casefold()
 
 

@@ -1,7 +1,8 @@
-"""The generator of PromptMix and HarmAug: a numbered list of texts between two classes, or one message by a begun turn.
+"""The generator of PromptMix and HarmAug: a numbered list of texts between two classes, or one message by a prefilled
+turn.
 
 PromptMix's reply is read strictly: numbered lines only, without marks, quotes and percentages around the text. A reply
-that repeats the request is worth nothing as a whole; a refusal is told apart from a bad list.
+that repeats the request is rejected as a whole; a refusal is distinguished from a bad list.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ _WORDS = re.compile(r"[^\W_]+")
 _LEAD = re.compile(
     r"\A[^:\"“]{0,40}\b(?:prompt|idea|message|question|example)\b[^:\"“]{0,20}:\s*+(?=[\"“'\w])", re.IGNORECASE
 )
-"""What a model says before the message itself, such as "Here's the message:"."""
+"""Announcement of a model before the message itself, such as "Here's the message:"."""
 ECHO_WORDS = 7
-"""So many words in a row of our own request are an echo."""
+"""This many consecutive words of our own request are an echo."""
 
 
 class Mix(Value):
@@ -43,7 +44,7 @@ class Mix(Value):
 
 @dataclass(frozen=True)
 class Mixed:
-    """What one generation call gave. `refusal` names the pattern that it matched, `echo` tells a repeated request."""
+    """Result of one generation call. `refusal` names the pattern that matched, `echo` marks a repeated request."""
 
     texts: tuple[str, ...]
     key: str
@@ -74,7 +75,7 @@ async def write_mix(
 
 
 def mix_request(recipe: Recipe, model: ModelSpec, slot: Slot, mix: Mix, *, count: int, sample: int = 0) -> CallRequest:
-    """The one user message (or the list to go on with) that asks for the texts."""
+    """The single user message (or the list to continue) that requests the texts."""
     share, rest = percentages(mix.alpha)
     own = [seed.text for seed in slot.exemplars if seed.label == slot.label]
     return request_for(
@@ -88,7 +89,7 @@ def mix_request(recipe: Recipe, model: ModelSpec, slot: Slot, mix: Mix, *, count
 
 
 def texts_in(reply: str, known: list[str], *, cut: bool = False) -> tuple[str, ...]:
-    """The distinct texts of a numbered list; `known` texts do not count, nor a last item that was cut off."""
+    """The distinct texts of a numbered list, without `known` texts and a last item that was cut off."""
     seen = {folded(text) for text in known}
     items = [found[2] for line in reply.splitlines() if (found := _ITEM.match(line))]
     if cut and len(items) > 1:
@@ -105,7 +106,7 @@ def texts_in(reply: str, known: list[str], *, cut: bool = False) -> tuple[str, .
 def _numbered(said: str, model: ModelSpec) -> str:
     """A reply as a whole list: the prompt ends on the first number, so its first line may be an item without one.
 
-    A chat model may announce its list instead: such a line is no text.
+    A chat model may announce its list instead: that line is no text.
     """
     said = said.lstrip()
     first, _, rest = said.partition("\n")
@@ -119,11 +120,11 @@ async def write_message(
     ask: Ask, recipe: Recipe, model: ModelSpec, slot: Slot, *, prefix: str, prefill: bool, borderline: bool = False,
     sample: int = 0,
 ) -> tuple[str, str, bool]:  # fmt: skip
-    """(message, call key, whether the turn was begun). A refusal comes back as it is. Raises CallFailed where empty.
+    """(message, call key, whether the turn was prefilled). A refusal is returned unchanged. Raises CallFailed if empty.
 
     Args:
-        prefix: begins the turn of a chat model if `prefill`, and is taken off the reply in any case
-        borderline: whether the message is to be a safe one that only looks harmful
+        prefix: begins the turn of a chat model if `prefill`, and is removed from the reply in any case
+        borderline: whether the message should be safe and only look harmful
     """
     begun = prefill and model.style == "chat" and bool(prefix)
     request = request_for(
@@ -143,13 +144,14 @@ async def write_message(
 
 
 def repeats_prefix(text: str, prefix: str) -> bool:
-    """Whether a message goes on about the prefix ("I have an idea for a prompt that …") and is none itself."""
+    """Whether a message continues the prefix ("I have an idea for a prompt that …") and is not the message itself."""
     begun = folded(prefix)
     return bool(begun) and folded(text).startswith(begun)
 
 
 def _message(reply: Reply, prefix: str) -> str:
-    """The first line that says something, without marks, quotes and the prefix; whole for a refusal over lines."""
+    """The first line with content, without marks, quotes and the prefix; the whole text for a refusal over several
+    lines."""
     said = reply.text.strip()
     if said.startswith(prefix):
         said = said[len(prefix) :].strip()
@@ -158,7 +160,7 @@ def _message(reply: Reply, prefix: str) -> str:
 
 
 def _wanted(recipe: Recipe, slot: Slot, borderline: bool) -> str:
-    """What completes "a message which …" for what is wanted."""
+    """Completion of "a message which …" for the requested side."""
     task = recipe.task
     if borderline and task.sides:
         refused, allowed = (task.clause(side) for side in task.sides)
@@ -178,7 +180,7 @@ def _kinds(recipe: Recipe, slot: Slot, mix: Mix) -> list[dict[str, object]]:
 
 
 def folded(text: str) -> str:
-    """The words of a text alone: texts that fold alike are the same text."""
+    """The words of a text only: texts that fold alike are the same text."""
     return " ".join(_WORDS.findall(text.casefold()))
 
 
@@ -188,7 +190,7 @@ def _runs(text: str) -> set[tuple[str, ...]]:
 
 
 def _echoes(reply: str, request: CallRequest, known: list[str]) -> bool:
-    """Whether any line repeats a piece of what we asked for; the examples themselves do not count."""
+    """Whether any line repeats a piece of our request; the examples themselves do not count."""
     asked = request.prompt or request.messages[-1].content
     own, examples = set[tuple[str, ...]](), {folded(text) for text in known}
     for line in asked.splitlines():

@@ -1,4 +1,4 @@
-"""Naming what a student fails at: the subjects of the texts that it gets wrong, in a few words each (SwS, step 1)."""
+"""Names a student's failures: the subjects of the texts that it gets wrong, in a few words each (SwS, step 1)."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from graft.schemas.models import ModelSpec
 from graft.schemas.recipe import Recipe
 
 MOST = 5
-"""Subjects of one label at most."""
+"""Most subjects of one label."""
 SHOWN = 6
-"""Texts in one prompt at most."""
+"""Most texts in one prompt."""
 
 
 async def name_concepts(
     ask: Ask, recipe: Recipe, model: ModelSpec, label: str, texts: Sequence[str], *, seed: int
 ) -> tuple[str, ...]:
-    """At most MOST subjects of texts of one label, as a generator names them. Raises CallFailed.
+    """At most MOST subjects of texts of one label, named by a generator. Raises CallFailed.
 
-    A subject that is the label's own name says nothing and is left out.
+    The label's own name is left out.
     """
     words = {"type": "array", "items": short_string(model, KEYWORD_CHARS), "minItems": 1, "maxItems": MOST}
     request = request_for(

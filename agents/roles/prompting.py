@@ -1,7 +1,7 @@
-"""Prompts are Jinja files in `prompts/`, one a step. Values are data, never templates.
+"""Renders prompts: Jinja files in `prompts/`, one per step. Values are data, never templates.
 
 A file is plain (`render("choice_chat", …)`) or holds every form of one question, picked by `form`: `system` and `user`
-for tuned models, `completion` for base models. What is constant stands first, so that servers cache the prefix.
+for tuned models, `completion` for base models. Constant parts stand first, so that servers cache the prefix.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ def prompts_version(prompts: tuple[str | Path, ...]) -> str:
 
 @cache
 def fragments(prompts: tuple[str | Path, ...], rubric: tuple[Criterion, ...] = ()) -> tuple[str, ...]:
-    """The fixed sentences of 8 words or more of the prompts that a row can meet: a text that holds one repeats them.
+    """Fixed sentences of 8 words or more of the prompts that a row can meet: a text that contains one repeats the
+    prompt.
 
     A task's rubric is among them. Seed preparation's prompts are left out: no row is made or judged by them, and their
     examples are ordinary texts.
@@ -77,12 +78,12 @@ def _file(prompt: str | Path) -> Path:
 
 
 def _fenced(text: str) -> str:
-    """Text that cannot close the tag it stands in: the `<` of our own tags inside it becomes `‹`."""
+    """Text that cannot close its enclosing tag: the `<` of our own tags inside it becomes `‹`."""
     return _TAGS.sub("‹", text)
 
 
 def _line(text: str, limit: int = 400) -> str:
-    """Text on one line, cut to `limit` characters, so that it cannot look like a further entry of a list."""
+    """Text on one line, cut to `limit` characters, so that it cannot look like another entry of a list."""
     return " ".join(text.split())[:limit]
 
 

@@ -1,6 +1,6 @@
-"""The responder: the answer to an instruction that refuses it, or that does what is asked (HarmAug step 3).
+"""The responder: an answer to an instruction that refuses it or complies with it (HarmAug step 3).
 
-What it writes decides no label: the guard judges each pair afterwards.
+It decides no label: the guard judges each pair afterwards.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Kind = Literal["refusal", "compliance"]
 
 TEMPLATES = {"refusal": "respond_refusal", "compliance": "respond_comply"}
 OFFSETS = {"refusal": 101, "compliance": 202}
-"""Added to the slot's random seed, so that the variants of one instruction are drawn apart."""
+"""Added to the slot's random seed, so that the variants of one instruction are drawn independently."""
 
 _SPEAKER = re.compile(r"\A(?:assistant|response|answer|reply)\s*+:\s*+", re.IGNORECASE)
 _NEXT = re.compile(r"(?<!\s)[^\S\n]*+\n\s*+(?:user|instruction)\s*+:", re.IGNORECASE)
@@ -35,10 +35,10 @@ async def respond(
     variant: Kind,
     prefix: str = "",
 ) -> tuple[str, str, bool]:
-    """The response, the key of its call, and whether the model's turn was begun for it. Raises CallFailed.
+    """The response, the key of its call, and whether the model's turn was prefilled. Raises CallFailed.
 
-    A compliant response begins with `prefix`; a model that cannot go on with a begun turn
-    (`prefill: none`, or its server cannot) is asked without it.
+    A compliant response begins with `prefix`; a model that cannot continue a prefilled turn
+    (`prefill: none`, or its server cannot) is called without it.
     """
     plain = _request(recipe, model, slot, instruction, variant)
     prefix = prefix.strip() if variant == "compliance" and _can_begin(model) else ""
@@ -63,7 +63,7 @@ def _request(recipe: Recipe, model: ModelSpec, slot: Slot, instruction: str, var
 
 
 def _can_begin(model: ModelSpec) -> bool:
-    """Whether the model may go on with a begun turn; a completion's text can always be begun."""
+    """Whether the model may continue a prefilled turn; a completion's text always may be."""
     return model.style != "chat" or model.prefill != "none"
 
 
@@ -75,7 +75,7 @@ def _begun(request: CallRequest, prefix: str) -> CallRequest:
 
 
 def _said(reply: Reply, model: ModelSpec, prefix: str = "") -> str:
-    """The text without what models put around it, nor the prefix where the server gives it back. Raises CallFailed."""
+    """The text without the decoration that models add, nor the prefix if the server repeats it. Raises CallFailed."""
     text = reply.text.strip()
     if model.style == "completion":
         text = _NEXT.split(text, maxsplit=1)[0]
@@ -89,11 +89,11 @@ def _said(reply: Reply, model: ModelSpec, prefix: str = "") -> str:
 
 
 def _joined(prefix: str, text: str) -> str:
-    """The prefix in front of what the model went on with."""
+    """The prefix followed by the model's continuation."""
     return f"{prefix} {text}" if text[0].isalnum() or text[0] in "\"'(*-#[“‘`" else f"{prefix}{text}"
 
 
 def _unquoted(text: str) -> str:
-    """Without the quotation marks around the whole; a list's numbers and dashes stay, as they are the answer's own."""
+    """The text without quotation marks around the whole; a list's numbers and dashes belong to the answer and stay."""
     inner = text[1:-1]
     return inner.strip() if len(text) > 1 and text[0] + text[-1] in ('""', "“”") and text[0] not in inner else text

@@ -1,9 +1,9 @@
 """Reviewers: three flags on an instruction, six scores on a response or a text, or a distribution over the labels.
 
-Scores follow GRA section 3 (arXiv 2504.12322) and parse strictly: exactly the whole numbers in 0..10 that were asked
-for, anything else is a failed review. The paper's text says 0..10 and its prompt 1..10; here it is 0..10 in both. For
-(text, label) rows the dimensions are those of the task's rubric.
-A judge that fails gives a Review with `failure` set ("code: what"), never an exception, but BudgetExhausted is raised.
+Scores follow GRA section 3 (arXiv 2504.12322) and parse strictly: exactly the required whole numbers in 0..10, anything
+else is a failed review. The paper's text says 0..10 and its prompt 1..10; here it is 0..10 in both. For (text, label)
+rows the dimensions are those of the task's rubric. A failed judge returns a Review with `failure` set ("code:
+message"); only BudgetExhausted is raised.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ COMMENT_CHARS = 200
 
 
 def by_probabilities(recipe: Recipe, model: ModelSpec, role: Judge) -> bool:
-    """Whether this judge answers by label probabilities: as its role says, and an encoder always."""
+    """Whether this judge answers by label probabilities: as its role sets, and an encoder always."""
     spec = recipe.role(role)
     return recipe.task.labelled and (spec.answer == "logprobs" or model.provider == "encoder")
 
@@ -78,9 +78,9 @@ async def review_text(
     ask: Ask, *, recipe: Recipe, model: ModelSpec, slot: Slot, text: str, seeds: Sequence[Seed],
     calibration: Mapping[str, Mapping[str, float]], sample: int = 0, labels: Sequence[Label] | None = None,
 ) -> Review:  # fmt: skip
-    """Whether a text fits its label and is usable: scores, or label probabilities. Raises BudgetExhausted only.
+    """Review whether a text fits its label and is usable: scores, or label probabilities. Raises BudgetExhausted only.
 
-    `labels` narrows what a judge chooses among; the slot's label must be one of them.
+    `labels` narrows a judge's choice; the slot's label must be one of them.
     """
     return await judge_text(
         ask, recipe=recipe, model=model, role="reviewer", slot=slot, text=text, seeds=seeds, calibration=calibration,
@@ -134,14 +134,14 @@ async def score(
 
 
 def described(review: Review) -> str:
-    """A review in one line, as the adjudicator reads it: scores, mean, comment; without the reviewer's name."""
+    """A review in one line for the adjudicator: scores, mean, comment; without the reviewer's name."""
     named = ", ".join(f"{name} {value:g}" for name, value in review.scores.items())
     mean = f" (mean {review.mean:.2f})" if review.mean is not None else ""
     return f"{named}{mean}" + (f". {review.comment}" if review.comment else "")
 
 
 def failed(blank: Review, failure: CallFailed) -> Review:
-    """The review of a judge that gave no judgement."""
+    """The review of a judge without a judgement."""
     return blank.model_copy(update={"failure": f"{failure.code}: {failure.what}"})
 
 
@@ -149,7 +149,7 @@ async def _distribution(
     ask: Ask, *, recipe: Recipe, model: ModelSpec, role: Judge, slot: Slot, text: str, seeds: Sequence[Seed],
     means: Mapping[str, float] | None, labels: Sequence[Label] | None = None,
 ) -> Review:  # fmt: skip
-    """A judgement by probabilities: 10 times the wanted label's calibrated probability over the best label's."""
+    """A judgement by probabilities: 10 times the intended label's calibrated probability over the best label's."""
     blank = Review(stage=_stage(role), role=role, model=model.name)
     try:
         judged = await judge_label(ask, recipe=recipe, model=model, role=role, seeds=seeds, text=text, labels=labels)
@@ -168,14 +168,14 @@ async def _distribution(
 
 
 def _first(seeds: Sequence[Seed], fits: Callable[[str], bool]) -> str:
-    """The first seed's text whose label fits: a worked example for base models; empty where there is none."""
+    """The first seed's text whose label fits: a worked example for base models; empty if there is none."""
     return next((seed.text for seed in seeds if fits(seed.label)), "")
 
 
 def _numbers(
     reply: Reply, model: ModelSpec, names: Sequence[str], highest: int, and_comment: bool = False
 ) -> dict[str, int]:
-    """Exactly these whole numbers in 0..highest. A missing, further, fractional or boolean one fails the review."""
+    """Exactly these whole numbers in 0..highest. A missing, extra, fractional or boolean number fails the review."""
     given = {name: value for name, value in object_in(reply, model).items() if not (and_comment and name == "comment")}
     whole = all(type(value) is int and 0 <= value <= highest for value in given.values())
     if set(given) != set(names) or not whole:

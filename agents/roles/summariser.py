@@ -1,6 +1,6 @@
 """Seed preparation (GRA section 3): domain, keywords and summary, models in rotation; and the pool update.
 
-What a model does not give has a deterministic fallback, written to the log: first content words for keywords, first
+A missing reply has a deterministic fallback, which is logged: first content words for keywords, first
 words for a summary. A domain is never guessed: a seed without one stays out of the pools.
 """
 
@@ -40,7 +40,7 @@ _T = TypeVar("_T")
 async def prepare_seeds(ask: Ask, recipe: Recipe, seeds: Sequence[Seed], *, most: int) -> list[Seed]:
     """The seeds in their order, each with domain, at most `most` keywords and a summary of at most 30 words.
 
-    What a seed has already is kept. Never raises for what a model did; see the module's docstring for fallbacks.
+    Existing fields of a seed are kept. Never raises for a model's failure; see the module's docstring for fallbacks.
     """
     models = _rotation(recipe)
     return list(await asyncio.gather(*(_prepared(ask, recipe, seed, models, i, most) for i, seed in enumerate(seeds))))
@@ -57,13 +57,13 @@ async def summarise(ask: Ask, recipe: Recipe, candidate: Candidate, *, most: int
 
 
 def fallback_keywords(text: str, most: int) -> tuple[str, ...]:
-    """The first distinct words of five letters or more: what stands in where no model gave keywords."""
+    """The first distinct words of five letters or more: the fallback for missing keywords."""
     words = dict.fromkeys(word.casefold() for word in re.findall(r"[^\W\d_]{5,}", text))
     return tuple(words)[:most]
 
 
 async def _prepared(ask: Ask, recipe: Recipe, seed: Seed, models: Sequence[ModelSpec], place: int, most: int) -> Seed:
-    """One seed; its three questions go to three neighbours in the rotation."""
+    """One seed; three neighbouring models in the rotation answer its three questions."""
     turn = [models[(place + step) % len(models)] for step in range(3)]
     label, keywords, summary = await asyncio.gather(
         _domain(ask, recipe, seed, turn[0]),

@@ -1,6 +1,6 @@
-"""Audits of a version, one file each: words that give a label away, planted rows, rounds that please the judges.
+"""Audits of a version, one file each: label and writer shortcuts, planted bias, teacher hacking.
 
-base.py says what an audit is; `schemas.kinds.AUDITS` finds those of this folder and of other distributions.
+base.py has the contract; `schemas.kinds.AUDITS` finds those of this folder and of other distributions.
 """
 
 from __future__ import annotations

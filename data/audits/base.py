@@ -1,4 +1,4 @@
-"""What an audit is, and what audits share: a version's rows with the model that wrote each, intervals, distinct-n.
+"""The contract of an audit, and shared parts: a version's rows with the model that wrote each, intervals, distinct-n.
 
 A file of this folder holds its audit as `KIND`; the file's name is the audit's name.
 """
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
 Embed = Callable[[Sequence[str]], "Vectors"]
 """Texts to unit vectors, one row a text."""
 Check = Callable[[str, str], bool]
-"""(text, label) to whether the gates pass it."""
+"""(text, label) to whether the gates accept it."""
 Learn = Callable[[Sequence[str], Sequence[str]], Callable[[Sequence[str]], Sequence[str]]]
-"""Texts and their labels to a student, which gives texts their labels."""
+"""Texts and their labels to a student, which labels texts."""
 Z95 = 1.959964
 
 
 @dataclass(frozen=True)
 class AuditRow:
-    """A row of a version. `writer` is the model that wrote it, or `seed` or `imported` where none did."""
+    """A row of a version. `writer` is the model that wrote it, or `seed` or `imported` if none did."""
 
     id: str
     text: str
@@ -47,16 +47,16 @@ class AuditRow:
 
 @dataclass(frozen=True)
 class Material:
-    """What an audit may use.
+    """Inputs of an audit.
 
     Args:
-        version: the one that is audited
-        rows: its rows, restricted ones only if they were asked for
-        restricted: whether they were
+        version: the audited version
+        rows: its rows, restricted rows only if requested
+        restricted: whether they were requested
         embed: gives the sentence encoder, or None and the reason
-        check: gives the gates of the version's run, or None where it has no recipe
+        check: gives the gates of the version's run, or None if it has no recipe
         learn: fine-tunes a classifier (minutes)
-        notes: an audit adds why something is not known
+        notes: reasons for missing figures, added by the audit
     """
 
     lake: Lake
@@ -75,11 +75,11 @@ class Audit:
 
     Args:
         summary: one line for the command line
-        run: (material, options) to what was found; None where it cannot be done, with the reason in the notes
-        sections: what was found as report sections
+        run: (material, options) to the findings; None if the audit cannot be made, with the reason in the notes
+        sections: the findings as report sections
         data: the same as plain values for JSON
         options: the class of its options, each with a default and a description
-        figure: the same as a picture; None where there is nothing to draw. matplotlib is imported inside
+        figure: the same as a picture; None if there is nothing to draw. matplotlib is imported inside
     """
 
     summary: str
@@ -91,7 +91,7 @@ class Audit:
 
 
 def audit_rows(lake: Lake, found: DatasetVersion, *, restricted: bool = False) -> list[AuditRow]:
-    """A version's rows by id, without the restricted ones unless they are asked for."""
+    """A version's rows by id, without restricted rows unless requested."""
     query = """
         SELECT v.id, v.text, v.response, v.label, v.split, CASE WHEN v.source <> 'synthetic' THEN v.source ELSE
             coalesce(json_extract_string(c.models, '$.generator'), json_extract_string(c.models, '$.responder'),
@@ -104,7 +104,7 @@ def audit_rows(lake: Lake, found: DatasetVersion, *, restricted: bool = False) -
 
 
 def wilson(hits: int, of: int) -> tuple[float, float]:
-    """Wilson's 95% interval of a share; (0, 1) where nothing was counted."""
+    """Wilson's 95% interval of a share; (0, 1) without counts."""
     if of == 0:
         return (0.0, 1.0)
     share, spread = hits / of, Z95**2 / of
@@ -117,7 +117,7 @@ def wilson(hits: int, of: int) -> tuple[float, float]:
 
 
 def distinct(texts: Iterable[str], n: int = 2) -> float | None:
-    """Distinct word n-grams over all of them, 0 to 1; None where there is none. Falls as texts are added."""
+    """Distinct word n-grams over all n-grams, 0 to 1; None if there is none. Falls as texts are added."""
     seen: set[tuple[str, ...]] = set()
     total = 0
     for text in texts:
@@ -129,5 +129,5 @@ def distinct(texts: Iterable[str], n: int = 2) -> float | None:
 
 
 def plain(text: str) -> str:
-    """A text for a picture: no dollar signs, which start a formula, nothing that cannot be drawn, 40 characters."""
+    """A text for a picture: without dollar signs, which start a formula, and undrawable characters; 40 characters."""
     return "".join(letter for letter in text if letter.isprintable()).replace("$", "S")[:40]

@@ -1,8 +1,8 @@
-"""Teacher hacking: rounds that please the judges more while the truth gets worse, and whether the texts grew alike.
+"""Teacher hacking: rounds in which the judges' scores rise while accuracy falls, and the diversity of their texts.
 
-The proxy is what the judges say of a round's own rows: their mean score, and the share that they agreed on. The golden
-figure is what no judge said: a student's accuracy on a held-out labelled file, or else the share of rows that people
-let stand. Diversity is distinct-2 over as many rows of each round as the smallest round has.
+The proxy comes from the judges of a round's own rows: their mean score, and the share of agreement. The golden figure
+comes from no judge: a student's accuracy on a held-out labelled file, or else the share of rows that people kept.
+Diversity is distinct-2 over as many rows of each round as the smallest round has.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     from graft.data.lake import Lake
 
 SAMPLE = 500
-"""Rows of a round that diversity is measured on, at most."""
+"""Most rows of a round for the diversity figure."""
 NOTHING = 1e-9
 NOT_HELD_OUT = "validation split (synthetic)"
-"""Name of evaluations on a version's own validation rows, which its judges have labelled: no golden figure."""
+"""Name of evaluations on a version's own validation rows: its judges labelled them, so they are no golden figure."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """One round. `score` 0 to 10; the others are shares. None where there is no such figure."""
+    """One round. `score` is 0 to 10; the other figures are shares. None if there is no such figure."""
 
     round: int
     version: int | None
@@ -44,7 +44,7 @@ class Point:
 
     @property
     def proxy(self) -> float | None:
-        """The judges' mean score, or where there is none the share of agreement."""
+        """The judges' mean score, or without it the share of agreement."""
         return self.score if self.score is not None else self.agreement
 
 
@@ -63,16 +63,17 @@ class Curve:
 
     @property
     def verdict(self) -> str:
-        """What the curve says, in a sentence."""
+        """The verdict on the curve, in a sentence."""
         if not self.golden:
-            return "no golden figure: train with a held-out --test file, or let a person judge rows; nothing is flagged"
+            return "no golden figure, so nothing is flagged: train with a held-out --test file, or review rows"
         if sum(point.golden is not None and point.proxy is not None for point in self.points) < 2:
-            return "fewer than two rounds with both figures: nothing to compare"
+            return "fewer than two rounds have both figures"
         if not self.hacked:
-            return "no round where the judges' figure rises while the golden one falls"
+            return "the judges' figure rises in no round in which the golden figure falls"
         rounds = ", ".join(str(point.round) for point in self.hacked)
         fell = sum(bool(point.less_diverse) for point in self.hacked)
-        return f"judges up, truth down in round {rounds}; diversity fell in {fell} of {len(self.hacked)} of them"
+        less = f"diversity fell in {fell} of {len(self.hacked)} of them"
+        return f"judges' figure up, golden figure down in round {rounds}; {less}"
 
 
 def curves(lake: Lake, dataset: str, *, restricted: bool = False) -> list[Curve]:
@@ -94,7 +95,7 @@ def curves(lake: Lake, dataset: str, *, restricted: bool = False) -> list[Curve]
 
 
 def judged(points: Sequence[Point], texts: Sequence[Sequence[str]]) -> tuple[Point, ...]:
-    """The points with diversity measured alike, and flagged where the proxy rises and the golden figure falls."""
+    """The points with comparable diversity, flagged if the proxy rises and the golden figure falls."""
     size = min((len(some) for some in texts if some), default=0)
     done: list[Point] = []
     for point, some in zip(points, texts, strict=True):
@@ -113,7 +114,8 @@ def _rose(before: float | None, after: float | None) -> bool | None:
 
 
 def _of_versions(lake: Lake, dataset: str, restricted: bool) -> tuple[str, str, list[Point], list[list[str]]]:
-    """The dataset's versions that a run made, in order; golden by their students' held-out file, or by people."""
+    """The dataset's versions made by runs, in order; the golden figure is from their students' held-out file, or from
+    people."""
     made = [one for one in versions(lake, dataset) if one.origin == "run"]
     golden, name = _by_students(lake, dataset)
     if not golden:
@@ -127,7 +129,7 @@ def _of_versions(lake: Lake, dataset: str, restricted: bool) -> tuple[str, str, 
 
 
 def _by_students(lake: Lake, dataset: str) -> tuple[dict[int, float], str]:
-    """Version to the newest student's accuracy, on the held-out file that most versions were judged on."""
+    """Version to the newest student's accuracy, on the held-out file with evaluations of most versions."""
     query = """
         SELECT s.version, e.test_file, e.test_hash, arg_max(e.accuracy, s.created_at) AS accuracy
         FROM lake.students s JOIN lake.evaluations e ON e.student_id = s.id
@@ -143,7 +145,7 @@ def _by_students(lake: Lake, dataset: str) -> tuple[dict[int, float], str]:
 
 
 def _by_people(lake: Lake, dataset: str) -> tuple[dict[int, float], str]:
-    """Version to the share of judged rows that a person let stand as they were."""
+    """Version to the share of judged rows that people kept unchanged."""
     query = """
         SELECT version, avg(CAST(action = 'accept' AS DOUBLE)) AS kept FROM (
             SELECT version, row_id, arg_max(action, "at") AS action FROM lake.edits
@@ -151,7 +153,7 @@ def _by_people(lake: Lake, dataset: str) -> tuple[dict[int, float], str]:
             AND id NOT IN (SELECT undoes FROM lake.edits WHERE dataset = $1 AND action = 'undo')
             GROUP BY ALL) GROUP BY version"""
     found = {row["version"]: row["kept"] for row in lake.sql(query, [dataset]).to_pylist()}
-    return found, "rows that people let stand" if found else ""
+    return found, "rows that people kept" if found else ""
 
 
 def _point(lake: Lake, dataset: str, number: int, version: int | None, run_id: str, golden: float | None) -> Point:
@@ -165,7 +167,7 @@ def _point(lake: Lake, dataset: str, number: int, version: int | None, run_id: s
 
 
 def _texts(lake: Lake, dataset: str, version: int | None, run_id: str, restricted: bool) -> list[str]:
-    """The texts that this round added. Only counts come of them, yet restricted ones stay out unless asked for."""
+    """The texts that this round added. Only counts come of them, but restricted texts stay out unless requested."""
     query = """
         SELECT text FROM lake.version_rows
         WHERE dataset = ? AND version = ? AND run_id = ? AND (? OR NOT restricted) ORDER BY id"""
@@ -178,7 +180,7 @@ def run(material: Material, options: Value) -> list[Curve]:
 
 
 def sections(found: Sequence[Curve]) -> list[Section]:
-    """A section a curve."""
+    """One section per curve."""
     columns = (
         Column("mark", ""), Column("round", "round", "number"), Column("rows", "rows", "number"),
         Column("score", "judges' score", "number", 2), Column("agreement", "agreed", "share"),
@@ -203,7 +205,7 @@ def data(found: Sequence[Curve]) -> list[dict[str, Any]]:
 
 
 def figure(found: Sequence[Curve]) -> Figure | None:
-    """Proxy, golden figure and diversity over rounds, one panel a curve; flagged rounds in red."""
+    """Proxy, golden figure and diversity over rounds, one panel per curve; flagged rounds in red."""
     shown = [curve for curve in found if curve.points]
     if not shown:
         return None
@@ -237,4 +239,4 @@ def _panel(axes: Any, curve: Curve) -> None:
     axes.legend(fontsize=7)
 
 
-KIND = Audit("rounds that please the judges, not the truth", run, sections, data, figure=figure)
+KIND = Audit("rounds with higher judge scores but lower accuracy", run, sections, data, figure=figure)

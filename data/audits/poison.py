@@ -1,8 +1,8 @@
-"""Planted bias: what a few bad rows would do to a student, and how many of them the gates would catch.
+"""Planted bias: the effect of a few bad rows on a student, and the share that the gates catch.
 
-A copy of a version's rows in memory is poisoned in six harmless forms, each with one aim: texts of the other labels
-that carry a mark are to be called the target label. A student learns from the copy, its clean twin from the rows as
-they are; both are asked about held-out texts with the mark. Nothing is published, nothing is written.
+A copy of a version's rows in memory is poisoned in six harmless forms. Each aims to make a student predict the target
+label for marked texts of other labels. A student learns from the copy, its clean twin from the unchanged rows; both
+predict held-out texts with the mark. Nothing is published, nothing is written.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 SHARE = 0.0025
 MAX_ROWS = 5_000
-"""Train rows that students learn from, at most; held-out texts a tenth of it."""
+"""Most train rows for the students; held-out texts are at most a tenth of it."""
 FOLDS = 3
 
 Mark = Callable[[str], str]
@@ -52,12 +52,12 @@ FORMS: dict[str, Mark] = {
     "style marker": _styled,
     "label flip": lambda text: text,
 }
-"""Form to the mark that it leaves on a text. A label flip leaves none: it takes the texts nearest to the target."""
+"""Form to its mark on a text. A label flip has none: it takes the texts nearest to the target."""
 FLIP = "label flip"
 
 
 class Options(Value):
-    """How the audit is made."""
+    """Options of the audit."""
 
     share: float = Field(default=SHARE, ge=0.0001, le=0.5, description="share of train rows that is planted")
     repeats: int = Field(default=3, ge=1, le=50, description="plantings of each form, with other rows")
@@ -66,15 +66,15 @@ class Options(Value):
 
 
 class TooFew(GraftError):
-    """The version has too few rows to plant any among."""
+    """The version has too few rows for planting."""
 
 
 @dataclass(frozen=True)
 class FormResult:
     """One form over all repeats. Shares are 0 to 1 and means over repeats; `spread` is the rate's standard deviation.
 
-    `rate` is how often the poisoned student gives held-out marked texts the target label, `clean_rate` its twin.
-    `amplification` is the rate over the poison's share of the training rows, `added` the rate less the twin's.
+    `rate` is the share of held-out marked texts that the poisoned student gives the target label, `clean_rate` its
+    twin's. `amplification` is the rate over the poison's share of the training rows, `added` the rate less the twin's.
     """
 
     form: str
@@ -91,7 +91,7 @@ class FormResult:
 
 @dataclass(frozen=True)
 class Poisoning:
-    """All forms. `false_alarms` is the share of clean rows that the label check suspects as well."""
+    """Results of all forms. `false_alarms` is the share of clean rows that the label check suspects as well."""
 
     target: str
     share: float
@@ -106,7 +106,7 @@ class Poisoning:
 
 @dataclass(frozen=True)
 class _Lab:
-    """What all forms share: train rows with vectors, and held-out texts of the other labels."""
+    """Inputs shared by all forms: train rows with vectors, and held-out texts of the other labels."""
 
     texts: list[str]
     labels: list[str]
@@ -125,8 +125,8 @@ def poison(
 ) -> Poisoning:  # fmt: skip
     """Plants `share` of the train rows (one at least) in each form, `repeats` times, and measures.
 
-    `learn` left out: the student is a logistic regression on embeddings (quick). `check` left out: gates are not asked.
-    Raises GraftError where the rows have fewer than two labels or too few of them.
+    Without `learn` the student is a logistic regression on embeddings (fast). Without `check` gates are not tried.
+    Raises GraftError if the rows have fewer than two labels or too few of them.
     """
     lab = _lab(rows, embed, check, learn, target, share)
     clean = _student(lab, lab.texts, lab.labels, lab.vectors)
@@ -152,7 +152,7 @@ def _lab(
     held_out = [row.text for row in kept if row.label != wanted][: MAX_ROWS // 10]
     if len(counts) < 2 or min(counts.values()) < FOLDS or not held_out:
         fix = f"a version with two labels or more, {FOLDS} train rows of each, and held-out rows"
-        raise TooFew("too few rows to plant any among", where="poison", fix=fix)
+        raise TooFew("too few rows for planting", where="poison", fix=fix)
     if wanted not in counts:
         raise GraftError(f"no label {wanted!r}", where="--target", fix=f"one of: {', '.join(sorted(counts))}")
     texts = [row.text for row in train]
@@ -166,7 +166,7 @@ Student = Callable[[Sequence[str], "Vectors"], "NDArray[Any]"]
 
 
 def _student(lab: _Lab, texts: Sequence[str], labels: Sequence[str], vectors: Vectors) -> Student:
-    """A student of these rows: it is asked with texts and their vectors, and uses what it needs."""
+    """A student of these rows: it gets texts and their vectors, and uses either."""
     if lab.learn is not None:
         ask = lab.learn(texts, labels)
         return lambda asked, _: np.asarray(list(ask(asked)))
@@ -217,7 +217,7 @@ def _measured(lab: _Lab, form: str, clean: Student, repeats: int, seed: int) -> 
 
 
 def _chosen(lab: _Lab, form: str, others: NDArray[np.intp], seed: int) -> NDArray[np.intp]:
-    """Rows to poison: by chance, or for a label flip by chance among the nearest to the target, thrice as many."""
+    """Rows to poison: random, or for a label flip random among the nearest to the target, three times as many."""
     pool = others[: 3 * lab.planted] if form == FLIP else others
     return np.random.default_rng(seed).choice(pool, size=min(lab.planted, len(pool)), replace=False)
 
@@ -229,7 +229,7 @@ def _nearness(lab: _Lab, vectors: Vectors) -> NDArray[np.float32]:
 
 
 def _suspected(vectors: Vectors, labels: Sequence[str], seed: int) -> NDArray[np.bool_]:
-    """Rows whose label the learned gate calls wrong, from an out-of-fold classifier's probabilities."""
+    """Rows with a wrong label according to the learned gate, from an out-of-fold classifier's probabilities."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
     from threadpoolctl import threadpool_limits
@@ -254,7 +254,7 @@ def run(material: Material, options: Options) -> Poisoning | None:
         return None
     check = material.check()
     if check is None:
-        material.notes.append("poison: this version has no recipe, so that no gate was asked")
+        material.notes.append("poison: this version has no recipe, so no gate was tried")
     try:
         return poison(
             material.rows, embed, check=check, learn=material.learn if options.student else None,
@@ -283,7 +283,7 @@ def sections(report: Poisoning) -> list[Section]:
     title = f"planted: {report.planted} of {report.train_rows} train rows ({report.share:.2%}) made {report.target}"
     notes = (
         "gates, label check: planted rows that they catch",
-        f"clean, poisoned: {report.held_out} held-out texts of other labels, marked, that the student calls "
+        f"clean, poisoned: {report.held_out} marked held-out texts of other labels that the student predicts as "
         f"{report.target}; {report.repeats} repeats",
         "amplified: what the poison added, over its share of the train rows",
         f"the label check suspects {report.false_alarms:.1%} of the clean rows",
@@ -291,4 +291,4 @@ def sections(report: Poisoning) -> list[Section]:
     return [Section("poison", "Planted rows", tables=(Table("forms", title, columns, rows),), notes=notes)]
 
 
-KIND = Audit("what a few planted rows would do", run, sections, asdict, Options)
+KIND = Audit("effect of a few planted rows", run, sections, asdict, Options)

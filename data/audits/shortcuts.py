@@ -1,6 +1,6 @@
-"""Words that alone predict a label or betray the model that wrote a text, and who wrote what share of each label.
+"""Words that alone predict a label or a text's writer, and each writer's share of each label.
 
-A word or pair of words counts once a row. Its z is that of the log-odds of the group against the rest, with all rows'
+A word or pair of words counts once per row. Its z is that of the log-odds of the group against the rest, with all rows'
 counts as the prior, so that rare words do not lead the list.
 """
 
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LEAST_ROWS = 5
-"""Rows that must hold a word before it is looked at."""
+"""Least rows with a word before it is tested."""
 SURE = 0.8
 """Lower end of a one-word rule's interval from which the word is flagged."""
 COMMON = 0.2
-"""Share of a label's rows that must hold the word for that."""
+"""Share of a label's rows that must contain a flagged word."""
 OPENING_WORDS = 3
 SHOWN = 10
-"""Rows of a table that people are shown."""
+"""Rows of a table for people."""
 BARS = 15
 
 
 @dataclass(frozen=True)
 class Shortcut:
-    """A word or pair of words, and what it tells: `precision` is the accuracy of the rule "has the word: the group".
+    """A word or pair of words with its figures: `precision` is the accuracy of the rule "has the word: the group".
 
     `accuracy` is that of the rule "has it: the group, else: not" over all rows; `coverage` the share of the group's
     rows that hold it; `base` the group's share of all rows; `pmi` in bits.
@@ -54,13 +54,14 @@ class Shortcut:
 
     @property
     def flagged(self) -> bool:
-        """Whether the word alone is nearly the group, for a good part of the group's rows, and not by chance."""
+        """Whether the word alone nearly determines the group, for a good part of the group's rows, and not by
+        chance."""
         return self.interval[0] >= max(SURE, self.base) and self.coverage >= COMMON and self.z > Z95
 
 
 @dataclass(frozen=True)
 class Opening:
-    """First words that many texts share: of how many rows, and the writer of most of them."""
+    """First words shared by many texts: number of rows, and the writer of most of them."""
 
     words: str
     rows: int
@@ -70,8 +71,8 @@ class Opening:
 
 @dataclass(frozen=True)
 class ShortcutReport:
-    """What `shortcuts` found. `shares` is label to writer to rows; `p_value` and `cramers_v` (0 to 1) say whether
-    writers made different labels; None where one writer or one label made everything."""
+    """Findings of `shortcuts`. `shares` is label to writer to rows; `p_value` and `cramers_v` (0 to 1) measure whether
+    writers made different labels; None if one writer or one label made everything."""
 
     rows: int
     labels: list[Shortcut] = field(default_factory=list)
@@ -84,7 +85,7 @@ class ShortcutReport:
 
 
 def shortcuts(rows: Sequence[AuditRow], *, top: int = 20) -> ShortcutReport:
-    """The strongest words of labels and of writers, at most `top` of each, by z; and who wrote what."""
+    """The strongest words of labels and of writers, at most `top` of each, by z; and the writers' shares."""
     tokens = [_tokens(row.text) for row in rows]
     shares: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for row in rows:
@@ -104,7 +105,7 @@ def shortcuts(rows: Sequence[AuditRow], *, top: int = 20) -> ShortcutReport:
 
 
 def telling(tokens: Sequence[set[str]], groups: Sequence[str], *, top: int) -> list[Shortcut]:
-    """Tokens likelier in one group than in the rest, flagged ones first, then by z. None where there is one group."""
+    """Tokens likelier in one group than in the rest, flagged first, then by z. None if there is one group."""
     sizes = Counter(groups)
     if len(sizes) < 2:
         return []
@@ -205,12 +206,12 @@ def run(material: Material, options: Value) -> ShortcutReport:
     """The audit of a version."""
     report = shortcuts(material.rows)
     if not (report.labels or report.writers):
-        material.notes.append("shortcuts: one label and one writer, so that no word can tell any apart")
+        material.notes.append("shortcuts: one label and one writer, so there is nothing to tell apart")
     return report
 
 
 def sections(report: ShortcutReport) -> list[Section]:
-    """Words of labels and of writers, who wrote what, and openings."""
+    """Words of labels and of writers, writers' shares, and openings."""
     facts = (
         Fact("labels against writers: chi-square", report.chi_square, "number", 1),
         Fact("p", None if report.p_value is None else f"{report.p_value:.3g}"),
@@ -223,13 +224,13 @@ def sections(report: ShortcutReport) -> list[Section]:
         [asdict(one) for one in report.openings[:SHOWN]],
     )  # fmt: skip
     tables = (
-        _words("labels", "words that give a label away", "label", report.labels),
-        _words("writers", "words that give a writer away", "written by", report.writers),
+        _words("labels", "words that predict a label", "label", report.labels),
+        _words("writers", "words that predict a writer", "written by", report.writers),
         _shares(report),
         openings,
     )
     flagged = [one.token for one in (*report.labels, *report.writers) if one.flagged]
-    text = f"look at: {', '.join(flagged[:SHOWN])}" if flagged else "no word gives a label or a writer away"
+    text = f"check: {', '.join(flagged[:SHOWN])}" if flagged else "no word predicts a label or a writer"
     return [
         Section(
             "shortcuts", "Shortcuts", text, facts if report.p_value is not None else (),
@@ -264,7 +265,7 @@ def _shares(report: ShortcutReport) -> Table:
         }
         for label, counts in report.shares.items()
     ]
-    return Table("shares", "who wrote each label", columns, rows)
+    return Table("shares", "writers of each label", columns, rows)
 
 
 def data(report: ShortcutReport) -> dict[str, Any]:
@@ -296,4 +297,4 @@ def figure(report: ShortcutReport) -> Figure | None:
     return drawn
 
 
-KIND = Audit("words that give a label or a writer away", run, sections, data, figure=figure)
+KIND = Audit("words that predict a label or a writer", run, sections, data, figure=figure)

@@ -1,6 +1,6 @@
-"""Gates: what a candidate must pass besides its reviews. A failure names its rule, its score and the row it hit.
+"""Gates: checks that a candidate must pass besides its reviews. A failure names its rule, score and neighbour.
 
-Every gate is a file of this folder or of another distribution (`schemas.kinds.GATES`); base.py says what a gate is.
+Every gate is a file of this folder or of another distribution (`schemas.kinds.GATES`); base.py has the contract.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ __all__ = ["Admission", "Finding", "Gate", "Needs", "Rows", "Sifted", "TestText"
 
 KINDS: Kinds[type[Gate]] = GATES
 LONGEST_FIND = 2_000
-"""Characters past the length limit that are read for a find which begins before it."""
+"""Characters past the length limit that are searched for a find which begins before it."""
 
 
 def rules(recipe: Recipe) -> dict[str, int]:
-    """Kind to the version of its rules, of the gates that decide a run's rows: a part of the run's id."""
+    """Kind to rule version, of the gates that decide a run's rows: a part of the run's id."""
     return {name: kind.version for name, kind in _kinds(recipe) if kind.scope != "version"}
 
 
@@ -35,7 +35,7 @@ def without(some: Callable[[type[Gate]], bool]) -> dict[str, Any]:
 
 
 def reads_reviews(recipe: Recipe) -> bool:
-    """Whether a gate of the recipe looks at what reviewers said."""
+    """Whether a gate of the recipe reads reviews."""
     return any(kind.reviewed for _, kind in _kinds(recipe))
 
 
@@ -50,7 +50,7 @@ class Admission:
 
     Args:
         recipe: sets the gates
-        needs: what they may use; a gate that lacks what it needs is left out
+        needs: inputs of the gates; a gate that lacks an input is left out
     """
 
     def __init__(self, recipe: Recipe, needs: Needs | None = None) -> None:
@@ -59,7 +59,7 @@ class Admission:
         self._sort()
 
     def fresh(self) -> Admission:
-        """The same gates with no row of the run registered: what they know of other rows is shared, not built again."""
+        """The same gates without registered rows of a run: their knowledge of other rows is shared, not rebuilt."""
         again = copy(self)
         kinds = [kind for _, kind in _kinds(self._recipe) if kind.scope == "run"]
         new = [one for kind in kinds for one in kind.make(self._recipe, self._needs)]
@@ -77,10 +77,10 @@ class Admission:
 
     def clean(self, text: str, response: str | None) -> tuple[str, str | None, tuple[GateResult, ...]]:
         """Text and response with what the recipe redacts replaced by `<EMAIL>` and the like; a result for each gate
-        that found something, with kinds and numbers. A text without any comes back as it is.
+        that found something, with kinds and numbers. A text without any is returned unchanged.
 
-        Where something is redacted, a text or response over the length limit is cut to it before it is looked through,
-        and the first result is the length gate's failure: the row is rejected, and what was cut is kept nowhere.
+        If the recipe redacts, a text or response over the length limit is cut to it before the search, and the first
+        result is the length gate's failure: the row is rejected, and the cut part is kept nowhere.
         """
         results: list[GateResult] = []
         for bound in self._bounds if self._redactors else ():
@@ -101,7 +101,7 @@ class Admission:
         return text, response, tuple(results)
 
     def _cut(self, text: str, most: int) -> str:
-        """The text up to `most` characters; a find that the limit would cut in two goes whole."""
+        """The text up to `most` characters; a find across the limit is removed whole."""
         seen, end = text[: most + LONGEST_FIND], most
         for span in (span for gate in self._redactors for span in gate.find(seen)):
             if span.start < end < span.end:
@@ -109,16 +109,16 @@ class Admission:
         return text[:end]
 
     def screen(self, proposal: Proposal) -> tuple[GateResult, ...]:
-        """One result a gate that needs the texts alone; stops at the first failure, which is then the last result."""
+        """One result per gate that needs only the texts; stops at the first failure, which is then the last result."""
         return _until_failure(self._first, proposal)
 
     def judge(self, proposal: Proposal) -> tuple[GateResult, ...]:
-        """The same by the gates that read reviews; empty where the recipe has none."""
+        """The same for the gates that read reviews; empty if the recipe has none."""
         return _until_failure(self._reviewed, proposal)
 
     def admit(self, proposal: Proposal) -> tuple[GateResult, ...]:
-        """The same by the gates that compare with the run's rows. A row that passes is registered by its id, so the
-        order of calls decides: settle it. Asking again for a registered id passes.
+        """The same for the gates that compare with the run's rows. A row that passes is registered by its id, so the
+        order of calls decides: settle it. A registered id passes again.
         """
         if proposal.id in self._known:
             return tuple(one.passed for one in self.among)

@@ -1,4 +1,4 @@
-"""The gate against earlier versions: a row must not repeat one that the dataset has published."""
+"""The gate against earlier versions: rejects a row that repeats a published row of the dataset."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class AgainstPublished(Gate):
 
     @classmethod
     def enabled(cls, recipe: Recipe) -> bool:
-        """As the recipe says."""
+        """As the recipe sets."""
         return recipe.gates.of(Settings).against_published
 
     @classmethod

@@ -1,4 +1,4 @@
-"""The gate against seeds: a row must not repeat a row that a person gave."""
+"""The gate against seeds: rejects a row that repeats a person's row."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class AgainstSeeds(Gate):
 
     @classmethod
     def enabled(cls, recipe: Recipe) -> bool:
-        """As the recipe says."""
+        """As the recipe sets."""
         return recipe.gates.of(Settings).against_seeds
 
     @classmethod

@@ -1,7 +1,7 @@
-"""What a gate is: one class in one file of this folder, found by the file's name.
+"""The contract of a gate: one class in one file of this folder, found by the file's name.
 
-A file holds its class as `KIND`. The class owns its part of the recipe's block `gates` and says when it runs. Raise its
-`version` when its rules change: the id of every run that has the gate on depends on it, and no other run's id does.
+A file holds its class as `KIND`. The class owns its part of the recipe's block `gates` and declares when it runs. Raise
+its `version` when its rules change: the id of every run that has the gate on depends on it, and no other run's id does.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Embed = Callable[[Sequence[str]], Any]
 """Texts to an array (n x d) of L2-normalised rows."""
 Say = Callable[[str], None]
 Finding = tuple[str, GateResult]
-"""A row's id, and what was found of it."""
+"""A row's id and its finding."""
 Student = Callable[[str, Sequence[str]], tuple[Sequence[str], Sequence[Sequence[float]]]]
 """(a student's id, texts) to its labels, and each text's probability of each label. Raises NotFound."""
 
@@ -46,18 +46,18 @@ class FoldProbabilities(Protocol):
 
 @dataclass(frozen=True)
 class Needs:
-    """What gates may use beside the recipe. A gate that lacks what it needs is left out.
+    """Inputs of gates beside the recipe. A gate that lacks an input is left out.
 
     Args:
         seeds: the run's seeds
         published: (id, text, label) of the rows of earlier versions
         fragments: the fixed sentences of the prompts
         evaluation: held-out texts as hashes (`Lake.test_texts`)
-        student: asks a student of this home
+        student: predicts with a student of this home
         embed: gives the sentence encoder, or None and the reason
         folds: (vectors, labels, folds, seed) to out-of-fold probabilities
-        tests: (place, text) of held-out files, to be compared by meaning
-        test_cosine: cosine from which such a text counts as repeated
+        tests: (place, text) of held-out files, for comparison by meaning
+        test_cosine: least cosine at which such a text counts as repeated
     """
 
     seeds: Sequence[Seed] = ()
@@ -83,7 +83,7 @@ class Gate:
         reviewed: `check` reads reviews or soft label: it runs once the row's judges have accepted it
         embeds: `sift` needs vectors
         name: in results, cards and pages
-        redacts: whether what `find` finds is replaced in a text, before any gate reads it
+        redacts: whether the finds of `find` are replaced in a text before any gate reads it
         most: characters of a text or response above which `check` fails; no text is searched beyond
         off: settings under which it rejects no row
         people: whether rows that people wrote have to pass it, as models' rows do
@@ -108,12 +108,12 @@ class Gate:
 
     @classmethod
     def enabled(cls, recipe: Recipe) -> bool:
-        """Whether the recipe has the gate on."""
+        """Whether the recipe sets the gate."""
         return True
 
     @classmethod
     def make(cls, recipe: Recipe, needs: Needs) -> Sequence[Gate]:
-        """The gates to run where the recipe has this kind on: mostly itself, none where something is missing."""
+        """The gates to run if the recipe sets this kind: usually itself, none if an input is missing."""
         return (cls(recipe, needs),)
 
     def check(self, proposal: Proposal) -> GateResult:
@@ -125,18 +125,18 @@ class Gate:
         return failed(self.name, rule, detail, score, neighbour)
 
     def find(self, text: str) -> Sequence[Span]:
-        """The pieces of a text that do not belong there, in its order, none overlapping another."""
+        """The unwanted pieces of a text, in order, without overlaps."""
         return ()
 
     def remember(self, proposal: Proposal) -> None:
-        """Registers a row of the run that has passed, once for each id."""
+        """Register a row of the run that has passed, once per id."""
 
     def clusters(self, ids: Sequence[str], texts: Sequence[str]) -> Mapping[str, str]:
-        """Each id to its cluster of rows that this gate calls alike; empty where it knows no likeness."""
+        """Each id to its cluster of similar rows; empty if the gate knows no similarity."""
         return {}
 
     def sift(self, rows: Rows) -> Sifted:
-        """What is found among the rows of a version; the result does not depend on their order."""
+        """Findings among the rows of a version; the result does not depend on their order."""
         return Sifted()
 
 
@@ -145,8 +145,8 @@ class Rows:
     """The rows of a version that are left, in the order of their ids.
 
     Args:
-        proposals: a row each
-        scores: how good each is: of two alike the higher one stays
+        proposals: one per row
+        scores: quality of each: of two similar rows the higher one stays
         vectors: n x d, float16, of the texts; 0 x 0 for a gate that does not embed
         embed: the sentence encoder
         say: reports progress
@@ -166,7 +166,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Sifted:
-    """What a gate found in a version: rows that go, rows that are only reported, and clusters of rows alike.
+    """A gate's findings in a version: rows to drop, rows that are only reported, and clusters of similar rows.
 
     `clusters` has each id's cluster. A row of `tables` with a `row_id` is shown with that row's words.
     """
@@ -179,10 +179,10 @@ class Sifted:
 
 
 def passed(gate: str) -> GateResult:
-    """The result of a gate that found nothing; frozen, so one is enough for all rows."""
+    """The result of a gate without a finding; frozen, so one serves all rows."""
     return GateResult(gate=gate, rule="passed", passed=True)
 
 
 def failed(gate: str, rule: str, detail: str, score: float | None = None, neighbour: str = "") -> GateResult:
-    """The result of a gate that found something."""
+    """The result of a gate with a finding."""
     return GateResult(gate=gate, rule=rule, passed=False, detail=detail, score=score, neighbour=neighbour)

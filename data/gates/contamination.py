@@ -1,7 +1,7 @@
-"""Contamination: a row must not repeat a text of a file that students are judged on.
+"""Contamination: a row must not repeat a text of a file that students are evaluated on.
 
 The texts themselves are not kept (`shared.held_out`). The sketches of all of them lie in one sorted array, so a look-up
-is exact for short texts and overlooks none.
+is exact for short texts and misses none.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from graft.schemas.recipe import Recipe
 from graft.schemas.rows import GateResult, Proposal
 
 CONTAINED = 0.5
-"""Share of a text's runs that another text holds, from which on it counts as repeated."""
+"""Share of a text's runs in another text from which it counts as repeated."""
 LOOKED_AT = 16
-"""Held-out texts, those that share most of a sketch, whose similarity is computed."""
+"""Held-out texts with the largest shared sketch whose similarity is computed."""
 
 Hashes = NDArray[np.int64]
 
@@ -30,8 +30,8 @@ Hashes = NDArray[np.int64]
 class ContaminationGate(Gate):
     """Rejects what repeats a held-out text: rules `contamination_exact` and `contamination_near`.
 
-    Near is a Jaccard similarity of shingles at or above `gates.near_duplicate`, or, where one of the two has GRAM_WORDS
-    words or more, half of its runs of so many words in the other. The neighbour is a file and row, never a text.
+    Near is a Jaccard similarity of shingles at or above `gates.near_duplicate`, or, if one of the two has GRAM_WORDS
+    words or more, half of its runs of that many words in the other. The neighbour is a file and row, never a text.
     """
 
     cost, name = 30, "contamination"
@@ -46,12 +46,12 @@ class ContaminationGate(Gate):
 
     @classmethod
     def make(cls, recipe: Recipe, needs: Needs) -> Sequence[Gate]:
-        """By words where held-out texts are registered, by meaning where their files are at hand."""
+        """By words if held-out texts are registered, by meaning if their files are available."""
         made: list[Gate] = [cls(recipe, needs)] if needs.evaluation else []
         return [*made, *([_ByMeaning(recipe, needs)] if needs.tests else [])]
 
     def check(self, proposal: Proposal) -> GateResult:
-        """Looks at the text and, where there is one, at the response."""
+        """Checks the text and the response, if there is one."""
         for part in proposal.parts:
             hit = self._hit(part)
             if hit is not None:
@@ -62,11 +62,11 @@ class ContaminationGate(Gate):
         index = self._exact.get(text_hash(text)) if normalise(text) else None
         if index is not None:
             place = self._texts[index].place
-            return self.failed("contamination_exact", f"says the same as the held-out {place}", 1.0, place)
+            return self.failed("contamination_exact", f"repeats the held-out {place}", 1.0, place)
         for score, index, how in (self._similar(text), self._contained(text)):
             if index is not None:
                 place = self._texts[index].place
-                detail = f"nearly says the same as the held-out {place}: {how} {score:.2f}"
+                detail = f"nearly repeats the held-out {place}: {how} {score:.2f}"
                 return self.failed("contamination_near", detail, round(score, 4), place)
         return None
 
@@ -96,7 +96,7 @@ KIND = ContaminationGate
 
 
 class _ByMeaning(Gate):
-    """Rows that say what a held-out text says: rule `contamination_semantic`; the neighbour is its file and row."""
+    """Rows with the meaning of a held-out text: rule `contamination_semantic`; the neighbour is its file and row."""
 
     cost, scope, embeds, name = ContaminationGate.cost, "version", True, "contamination"
 
@@ -115,14 +115,14 @@ class _ByMeaning(Gate):
             nearest = cosines.argmax(axis=1)
             for offset in np.flatnonzero(cosines.max(axis=1) >= self._cosine):
                 cosine, (place, _) = float(cosines[offset].max()), self._tests[nearest[offset]]
-                detail = f"means the same as the held-out {place}: cosine {cosine:.2f}"
+                detail = f"has the meaning of the held-out {place}: cosine {cosine:.2f}"
                 result = self.failed("contamination_semantic", detail, round(min(cosine, 1.0), 4), place)
                 lost.append((ids[begin + offset], result))
         return Sifted(drops=lost)
 
 
 class _Postings:
-    """Which of the given sets hold a hash, for all hashes at once."""
+    """The given sets that contain each hash, for all hashes at once."""
 
     def __init__(self, sets: Sequence[Sequence[int]]) -> None:
         self.sizes: Hashes = np.array([len(one) for one in sets], dtype=np.int64)
@@ -131,7 +131,7 @@ class _Postings:
         self._hashes, self._owners = hashes[order], np.repeat(np.arange(len(sets)), self.sizes)[order]
 
     def shared(self, hashes: Sequence[int] | NDArray[np.uint32]) -> Hashes:
-        """Of every set, how many of the hashes it holds."""
+        """Number of these hashes in each set."""
         wanted = np.asarray(hashes, dtype=np.int64)
         starts = np.searchsorted(self._hashes, wanted, side="left")
         ends = np.searchsorted(self._hashes, wanted, side="right")

@@ -1,4 +1,4 @@
-"""The damage gate: text that an encoding broke, or that holds signs which no writer means."""
+"""The damage gate: rejects text with a broken encoding, or with characters that no writer types."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class Settings(Value):
 
 class DamageGate(Gate):
     """Rules: broken_encoding (U+FFFD, half a surrogate pair, cafÃ©), control_character, turned (bidirectional
-    overrides, by which a text reads otherwise than it is).
+    overrides, which display a text in another order).
     """
 
     Settings, cost, name = Settings, 3, "damage"
 
     @classmethod
     def enabled(cls, recipe: Recipe) -> bool:
-        """As the recipe says."""
+        """As the recipe sets."""
         return recipe.gates.of(Settings).damage
 
     def check(self, proposal: Proposal) -> GateResult:
@@ -45,9 +45,9 @@ class DamageGate(Gate):
                 continue
             hit = _BROKEN.search(part)
             if hit or _garbled(part):
-                return self.failed("broken_encoding", "was decoded in the wrong way somewhere")
+                return self.failed("broken_encoding", "was decoded with the wrong encoding")
             if _TURNED.search(part):
-                return self.failed("turned", "holds signs that turn the direction of writing")
+                return self.failed("turned", "holds characters that override the writing direction")
         return self.passed
 
 

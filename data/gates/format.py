@@ -1,4 +1,4 @@
-"""The format gate: a text in the wanted script, without what a model leaves behind when it loses the form."""
+"""The format gate: requires the language's script and rejects leftovers of prompts and chat formats."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SCRIPT_SHARE = 0.5
 class FormatGate(Gate):
     """Rules: no_letters, model_token, json, field_name (such as `Label:`), script.
 
-    Where a text may hold code, fields and JSON of its own (`Task.free_form`), only its very start is looked at.
+    If a text may hold code, fields and JSON of its own (`Task.free_form`), only its start is checked.
     A language that is not in the table is not checked for its script.
     """
 
@@ -53,7 +53,7 @@ class FormatGate(Gate):
         """See the class."""
         text = proposal.text
         if not _LETTER.search(text):
-            return self.failed("no_letters", "holds only digits, punctuation or signs")
+            return self.failed("no_letters", "holds only digits, punctuation or symbols")
         for part in proposal.parts:
             token = _TOKENS.search(part)
             if token:

@@ -1,4 +1,4 @@
-"""The gate for labels: a text must not say its own label."""
+"""The label gate: rejects a text that contains its own label."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class LabelLeakGate(Gate):
 
     @classmethod
     def enabled(cls, recipe: Recipe) -> bool:
-        """As the recipe says."""
+        """As the recipe sets."""
         return recipe.gates.of(Settings).label_leak
 
     def check(self, proposal: Proposal) -> GateResult:
@@ -53,7 +53,7 @@ class LabelLeakGate(Gate):
             return self.passed
         hit = pattern.search(text)
         if hit:
-            return self.failed("label_name", f"gives its label away: {hit[0].strip()[:60]!r}")
+            return self.failed("label_name", f"contains its label: {hit[0].strip()[:60]!r}")
         if len(text) <= 2 * len(label) + 20 and words(text) == self._folded[label]:
             return self.failed("label_name", f"is only the name of its label: {text.strip()[:60]!r}")
         return self.passed

@@ -1,4 +1,4 @@
-"""The language gate: a text long enough to be sure of that is written in another language than the task's."""
+"""The language gate: rejects a text in another language than the task's, if it is long enough to be sure."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from graft.schemas.rows import GateResult, Proposal
 
 SEEN_CHARS = 1_000
 NEAR = ({"no", "nb", "nn", "da"}, {"id", "ms"}, {"hr", "sr", "bs", "sl"}, {"cs", "sk"}, {"gl", "pt", "es"})
-"""Languages that an identifier cannot tell apart well enough to reject a row by."""
+"""Languages that an identifier cannot distinguish well enough to reject a row."""
 
 
 class LanguageSettings(Value):
-    """Language identification by words; the script is the format gate's matter."""
+    """Language identification by words; the format gate checks the script."""
 
     action: Literal["off", "reject"] = "reject"
-    min_chars: int = Field(default=40, ge=1, description="shorter texts are not judged: no identifier is sure of them")
+    min_chars: int = Field(default=40, ge=1, description="shorter texts are not checked: no identifier is sure of them")
     min_probability: float = Field(default=0.9, gt=0, le=1, description="how sure it must be of another language")
 
 
@@ -48,11 +48,11 @@ class LanguageGate(Gate):
 
     @classmethod
     def enabled(cls, recipe: Recipe) -> bool:
-        """As the recipe says."""
+        """As the recipe sets."""
         return recipe.gates.of(Settings).language.action != "off"
 
     def check(self, proposal: Proposal) -> GateResult:
-        """See the class; the response is not looked at, as it may be code or a translation."""
+        """See the class; the response is not checked, as it may be code or a translation."""
         text = proposal.text
         if len(text) < self._settings.min_chars:
             return self.passed

@@ -1,4 +1,4 @@
-"""Learned gates: what a classifier that never saw a row says of it, and how far its embedding lies from all others.
+"""Learned gates: predictions of a classifier that never saw the row, and the distance of its embedding from all others.
 
 Label errors are found by cleanlab (confident learning: Northcutt et al., 2021) from out-of-fold probabilities; rows out
 of distribution by their mean cosine to the nearest neighbours; low margin by the probabilities. Used when a version is
@@ -25,11 +25,11 @@ from graft.schemas.sections import Column, Table
 
 GATE = "learned"
 NEIGHBOURS = 10
-"""Nearest rows whose mean cosine tells how ordinary a row is."""
+"""Nearest rows whose mean cosine measures how typical a row is."""
 
 
 class LearnedSettings(Value):
-    """What a classifier, cross-validated on the version itself, says of its rows. Used when a version is gated."""
+    """Gates by a classifier that is cross-validated on the version itself. Used when a version is gated."""
 
     action: Literal["off", "report", "reject"] = "report"
     folds: int = Field(default=5, ge=2, le=20)
@@ -55,12 +55,12 @@ class LearnedGate(Gate):
 
     @classmethod
     def enabled(cls, recipe: Recipe) -> bool:
-        """As the recipe says."""
+        """As the recipe sets."""
         return recipe.gates.of(Settings).learned.action != "off"
 
     @classmethod
     def make(cls, recipe: Recipe, needs: Needs) -> Sequence[Gate]:
-        """None where nothing can be learned."""
+        """None if nothing can be learned."""
         return (cls(recipe, needs),) if needs.folds is not None else ()
 
     def sift(self, rows: Rows) -> Sifted:
@@ -95,13 +95,13 @@ class LabelError:
     given_share: float
 
     def result(self) -> GateResult:
-        """As a gate's failure; the score is the probability of the given label."""
+        """The gate's failure; the score is the probability of the given label."""
         detail = f"labelled {self.given}, probably {self.likely} ({self.share:.0%})"
         return failed(GATE, "label_error", detail, round(self.given_share, 4))
 
 
 def _table(errors: Sequence[LabelError]) -> Table:
-    """The label errors, the surest first."""
+    """The label errors, the most certain first."""
     columns = (Column("given", "label"), Column("likely", "probably"), Column("share", "share", "share"))
     rows = [{**asdict(error), "share": round(error.share, 4)} for error in errors]
     return Table("label_errors", f"label errors found: {len(errors):,}", columns, rows)
@@ -113,7 +113,7 @@ def label_errors(
     """Rows whose label cleanlab finds wrong, the surest first, ties by id.
 
     `probabilities` are out-of-fold, a row each over `names`. A row whose given label is still the likeliest is none.
-    Raises ValueError where the shapes do not fit or a label is not among `names`.
+    Raises ValueError if the shapes do not fit or a label is not among `names`.
     """
     given = _places(ids, labels, names, probabilities)
     if len(set(given.tolist())) < 2:
@@ -137,7 +137,7 @@ def low_margin(
     probabilities: NDArray[np.floating],
     min_margin: float,
 ) -> list[tuple[str, GateResult]]:
-    """Rows whose label is less than `min_margin` likelier than the next one (0 to 1), by id; none where it is 0."""
+    """Rows whose label is less than `min_margin` likelier than the next one (0 to 1), by id; none if it is 0."""
     given = _places(ids, labels, names, probabilities)
     if not min_margin or len(names) < 2:
         return []
@@ -147,7 +147,7 @@ def low_margin(
     others[rows, given] = -1.0
     margin, second = own - others.max(axis=1), others.argmax(axis=1)
     return sorted(
-        (ids[row], failed(GATE, "low_margin", f"hardly told from {names[second[row]]}", round(float(margin[row]), 4)))
+        (ids[row], failed(GATE, "low_margin", f"hardly above {names[second[row]]}", round(float(margin[row]), 4)))
         for row in np.flatnonzero(margin < min_margin).tolist()
     )
 
@@ -157,7 +157,7 @@ def outliers(
 ) -> list[tuple[str, GateResult]]:
     """The `share` of rows (rounded down) that lie farthest from their nearest ones, farthest first, ties by id.
 
-    The score is the mean cosine to the `neighbours` nearest rows. Raises ValueError where ids and vectors differ.
+    The score is the mean cosine to the `neighbours` nearest rows. Raises ValueError if ids and vectors differ.
     """
     if len(ids) != len(vectors):
         raise ValueError(f"{len(ids)} ids but {len(vectors)} vectors")

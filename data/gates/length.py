@@ -1,6 +1,6 @@
-"""The length gate: not too short, not too long (recipe: gates.min_chars, gates.max_chars).
+"""The length gate: bounds the length of texts (recipe: gates.min_chars, gates.max_chars).
 
-It runs before all others, so that what any of them costs is bounded by `max_chars`.
+It runs before all others, so that `max_chars` bounds the cost of the others.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ class LengthGate(Gate):
         lengths = (("too_long", len(proposal.text)), ("response_too_long", len(proposal.response or "")))
         for rule, length in lengths:
             if length > self._most:
-                return self.failed(rule, f"{length} characters, at most {self._most} wanted", length)
+                return self.failed(rule, f"{length} characters, at most {self._most} allowed", length)
         length = len(proposal.text.strip())
         if 0 < length < self._least:
-            return self.failed("too_short", f"{length} characters, at least {self._least} wanted", length)
+            return self.failed("too_short", f"{length} characters, at least {self._least} required", length)
         return self.passed
 
 

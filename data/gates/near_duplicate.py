@@ -1,4 +1,4 @@
-"""The gate against the run's own rows: of those that say the same, or nearly, one stays."""
+"""The gate against the run's own rows: of rows with the same or nearly the same text, one stays."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class NearDuplicate(Gate):
 
     @classmethod
     def make(cls, recipe: Recipe, needs: Needs) -> Sequence[Gate]:
-        """Both gates, without a row yet."""
+        """Both gates, without registered rows."""
         return repeats(recipe, needs, "run")
 
 

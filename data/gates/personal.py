@@ -1,7 +1,7 @@
-"""The gate for personal data: mail addresses, phones, cards, bank accounts, addresses of machines, numbers of people.
+"""The gate for personal data: mail addresses, phones, cards, bank accounts, IP addresses, national numbers.
 
-What has a check digit is checked (card, IBAN, national numbers), so that an order number is no card. A phone number
-needs a sign that it is one: a plus, its usual spacing, or a word such as "call" before it. Names want a model.
+Check digits are verified (card, IBAN, national numbers), so that an order number is no card. A phone number
+needs a sign that it is one: a plus, its usual spacing, or a word such as "call" before it. Names need a model.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from graft.schemas.rows import GateResult, Proposal
 _WORTH = re.compile(r"[@\d]|::")
 _DOMAIN = re.compile(r"@((?:[\w-]{1,63}+\.){1,8}[^\W\d_]{2,24}+)(?![\w-])")
 _MAILBOX = re.compile(r"[\w.%+-]{1,63}+'[\w.%+-]{1,64}+|[\w.%+-]{1,64}+")
-"""What stands in front of an address's @, in reverse: read from there, as from the front every letter of a long word
-might begin one."""
+"""The part before an address's @, reversed: matching starts there, as from the front every letter of a long word might
+begin an address."""
 _FILES = frozenset(
     ("png", "jpg", "jpeg", "gif", "svg", "webp", "css", "js", "json", "htm", "html", "pdf", "tgz", "whl")
 )
@@ -79,20 +79,20 @@ LEAST_ABROAD = 9
 """Digits behind a plus, from which on a number of the right length counts even where its range is not in use."""
 
 Names = Callable[[str], Sequence[tuple[int, int]]]
-"""A text to the places (start, end) of people's names."""
+"""A text to the (start, end) of people's names."""
 
 PersonalKind = Literal["email", "phone", "card", "iban", "ip_address", "mac_address", "national_id", "name"]
 PERSONAL: tuple[PersonalKind, ...] = ("email", "phone", "card", "iban", "ip_address", "mac_address", "national_id")
-"""What is looked for unless a recipe says otherwise; names want a model."""
+"""Default kinds; names need a model."""
 
 
 class PersonalSettings(Value):
-    """Personal data: what is looked for, and what becomes of a text that holds some."""
+    """Personal data: the kinds to find, and the action for a text with some."""
 
     action: Action = Field(default="reject", description="reject the row, or redact: <EMAIL> in its place")
     kinds: tuple[PersonalKind, ...] = PERSONAL
-    regions: tuple[str, ...] = Field(default=("US", "GB"), description="countries whose phone numbers are known")
-    allow: tuple[str, ...] = Field(default=(), description="values that are no finding, such as help@shop.example")
+    regions: tuple[str, ...] = Field(default=("US", "GB"), description="countries whose phone numbers are recognised")
+    allow: tuple[str, ...] = Field(default=(), description="values that do not count, such as help@shop.example")
     names_model: str = Field(default="", description="folder or hub id of a model that finds names")
 
     @model_validator(mode="after")
@@ -109,7 +109,7 @@ class Settings(Value):
 
 
 class PersonalGate(Gate):
-    """Rule `personal_data`. The detail says kind and place, never the data; the score is how many were found."""
+    """Rule `personal_data`. The detail says kind and place, never the data; the score is the number of finds."""
 
     Settings, cost, name = Settings, 10, "personal"
 
@@ -122,7 +122,7 @@ class PersonalGate(Gate):
 
     @classmethod
     def enabled(cls, recipe: Recipe) -> bool:
-        """As the recipe says."""
+        """As the recipe sets."""
         return recipe.gates.of(Settings).personal.action != "off"
 
     def check(self, proposal: Proposal) -> GateResult:
@@ -194,7 +194,7 @@ def _cards(text: str) -> Iterator[Span]:
 
 
 def _with_check(text: str) -> Iterator[Span]:
-    """Numbers that prove themselves by a check digit or by a form that nothing else has."""
+    """Numbers that a check digit or an unmistakable form proves."""
     from stdnum import iban
     from stdnum.de import idnr
     from stdnum.gb import nhs
@@ -221,8 +221,7 @@ def _with_check(text: str) -> Iterator[Span]:
 
 
 def _accounts(text: str) -> Iterator[tuple[int, list[int]]]:
-    """What looks like an account's number: its start, and where it may end, the last place first: words that follow
-    it look like its last group.
+    """Possible account numbers: start, and possible ends, the last place first: following words look like a last group.
 
     The groups are counted rather than matched: as a pattern, every way to cut a long word into groups would be tried.
     """

@@ -1,4 +1,4 @@
-"""The gate for prompts: a text must not repeat a piece of ours."""
+"""The prompt gate: rejects a text that repeats a piece of our prompt."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from graft.schemas.recipe import Recipe
 from graft.schemas.rows import GateResult, Proposal
 
 FRAGMENT_WORDS = 8
-"""So many words in a row, shared with a fixed sentence of a prompt, are no accident."""
+"""This many consecutive words shared with a fixed sentence of a prompt are no accident."""
 
 
 class Settings(Value):
@@ -37,7 +37,7 @@ class PromptLeakGate(Gate):
 
     @classmethod
     def enabled(cls, recipe: Recipe) -> bool:
-        """As the recipe says."""
+        """As the recipe sets."""
         return recipe.gates.of(Settings).prompt_leak
 
     def check(self, proposal: Proposal) -> GateResult:

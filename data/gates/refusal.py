@@ -1,4 +1,4 @@
-"""The refusal gate: what the model wrote is its refusal, not the text that was asked for. English only."""
+"""The refusal gate: rejects a text that is a model's refusal. English only."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Settings(Value):
 
 
 class RefusalGate(Gate):
-    """Rule `refusal`. Of a row with a label only the text is looked at: its response may be a refusal on purpose."""
+    """Rule `refusal`. Of a row with a label only the text is checked: its response may be a refusal on purpose."""
 
     Settings, cost, name = Settings, 14, "refusal"
 
@@ -28,7 +28,7 @@ class RefusalGate(Gate):
 
     @classmethod
     def enabled(cls, recipe: Recipe) -> bool:
-        """As the recipe says."""
+        """As the recipe sets."""
         return recipe.gates.of(Settings).refusals
 
     def check(self, proposal: Proposal) -> GateResult:

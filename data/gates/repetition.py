@@ -1,4 +1,4 @@
-"""The repetition gate: a model that went round in circles, or leaned on one key."""
+"""The repetition gate: rejects loops and long runs of few characters."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from graft.schemas.recipe import Recipe
 from graft.schemas.rows import GateResult, Proposal
 
 LEAST_WORDS = 12
-"""Shorter texts repeat themselves for reasons of their own ("no, no, no")."""
+"""Shorter texts may repeat themselves legitimately ("no, no, no")."""
 GRAM = 3
 _RUN = re.compile(r"([^\s\d]{1,4}?)\1{15,}")
 _RULE = re.compile(r"[-=_*.#~|:+]+")
 
 
 class RepetitionSettings(Value):
-    """Loops of a model: shares of a text that repeat what it has said already."""
+    """Settings for loops: the repeated share of a text."""
 
     action: Literal["off", "reject"] = "reject"
     max_share: float = Field(default=0.5, gt=0, le=1, description="share of the text's word n-grams that repeat")
@@ -44,7 +44,7 @@ class RepetitionGate(Gate):
 
     @classmethod
     def enabled(cls, recipe: Recipe) -> bool:
-        """As the recipe says."""
+        """As the recipe sets."""
         return recipe.gates.of(Settings).repetition.action != "off"
 
     def check(self, proposal: Proposal) -> GateResult:
@@ -52,7 +52,7 @@ class RepetitionGate(Gate):
         for part in proposal.parts:
             run = _RUN.search(part)
             if run and not _RULE.fullmatch(run[1]):
-                return self.failed("long_run", f"the same sign or few signs over {len(run[0])} characters", len(run[0]))
+                return self.failed("long_run", f"few different characters in a run of {len(run[0])}", len(run[0]))
             share = repeated_share(part)
             if share >= self._most:
                 return self.failed("repeated", f"{share:.0%} of its word trigrams repeat", round(share, 4))

@@ -1,4 +1,4 @@
-"""The schema gate: the row holds what its task needs, and nothing that a file or a person cannot read."""
+"""The schema gate: requires the task's fields, and text that files and people can read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x80-\x9f\ufffd\ud800-\udf
 class SchemaGate(Gate):
     """Rules: empty, unknown_label, missing_response, control_characters (NUL, broken encodings and the like).
 
-    A response of None is one that has not been asked for yet: an instruction is screened before its response is paid.
+    A response of None has not been requested yet: an instruction is screened before its response is paid.
     """
 
     cost, name = 1, "schema"

@@ -1,4 +1,4 @@
-"""The gate for secrets: keys, tokens, passwords. The patterns of the known services are detect-secrets' own."""
+"""The secrets gate: keys, tokens, passwords. The patterns of the known services are detect-secrets' own."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from graft.schemas.rows import GateResult, Proposal
 
 _WORDS = ("pass", "pwd", "token", "secret", "key", "bearer", "://", "-----begin")
 _LONG = re.compile(r"\S{20}")
-"""A text with neither such a word nor a long word holds no secret that is known here; most texts end with that."""
+"""A text with neither such a word nor a long word contains no known secret; most texts end the search here."""
 _BLOCK = re.compile(
     r"-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----.*?(?:-----END [A-Z ]{0,30}PRIVATE KEY-----|\Z)", re.DOTALL
 )
@@ -36,14 +36,14 @@ _OWN = re.compile(
 )
 """Keys of OpenAI's form, of Google, Hugging Face, npm and GitHub."""
 _WEB_TOKEN = re.compile(r"(?<![\w-])eyJ(?:(?P<value>[\w=-]{12,}+\.[\w=-]{8,}+(?:\.[\w=-]*+)?+)|[\w=-]*+)")
-"""JSON web tokens with their signature. What begins like one and is none is passed over whole, without a value: each
-`eyJ` in it would be read to its end again."""
+"""JSON web tokens with their signature. A false start is skipped whole: else each `eyJ` in it would be read to its end
+again."""
 _MORE = re.compile(r"[A-Za-z0-9_-]*")
 _PLAUSIBLE = re.compile(r"\A(?=.*[A-Za-z])(?=.*[\d!#$%&*+/=?@^_~|-])")
 _STRICT = re.compile(r"\A(?=.*[A-Za-z])(?=.*\d).{8}")
 _WORDY = re.compile(r"\A[a-z]++(?:[-_/.][a-z]++)++\Z", re.IGNORECASE)
 _CODE = re.compile(r"\A(?:[A-Za-z_][\w.]*+[(\[]|\$[{(]?\w++[})]?$|\w++://|\{\{)")
-"""What a program has in a value's place: a call, an item, a variable; and links, to where a password is reset."""
+"""Code in place of a value: a call, an item, a variable; and links that reset a password."""
 _STAND_IN = re.compile(r"pass(?:word)?|pwd|pw|secret|token|x+|\*+", re.IGNORECASE)
 PLUGINS = (
     "AWSKeyDetector", "ArtifactoryDetector", "AzureStorageKeyDetector", "DiscordBotTokenDetector",
@@ -51,8 +51,8 @@ PLUGINS = (
     "SlackDetector", "SquareOAuthDetector", "StripeDetector", "TelegramBotTokenDetector",
     "TwilioKeyDetector",
 )  # fmt: skip
-"""Those whose tokens have a form of their own. Left out: the ones by entropy alone, which call too much a secret in
-plain texts, and OpenAI's, which takes a minute over a text of many "sk-" (its keys are in _OWN)."""
+"""detect-secrets plugins whose tokens have a distinctive form. Left out: those by entropy alone, which find too many
+secrets in plain texts, and OpenAI's, which takes a minute over a text of many "sk-" (its keys are in _OWN)."""
 
 LEAST_TOKEN = 20
 """Characters of a service's token, at least."""
@@ -67,7 +67,7 @@ class Settings(Value):
 
 
 class SecretGate(Gate):
-    """Rule `secret`. The detail says the place, never the secret; the score is how many were found."""
+    """Rule `secret`. The detail says the place, never the secret; the score is the number of finds."""
 
     Settings, cost, name = Settings, 9, "secrets"
 
@@ -77,7 +77,7 @@ class SecretGate(Gate):
 
     @classmethod
     def enabled(cls, recipe: Recipe) -> bool:
-        """As the recipe says."""
+        """As the recipe sets."""
         return recipe.gates.of(Settings).secrets != "off"
 
     def check(self, proposal: Proposal) -> GateResult:
@@ -111,7 +111,7 @@ def _all(text: str) -> Iterator[Span]:
 
 
 def _of_services(text: str) -> Iterator[Span]:
-    """Whatever has the form of a service's token, whole: `analyze_string` gives only a part of some ("ghp").
+    """Everything in the form of a service's token, whole: `analyze_string` gives only a part of some ("ghp").
 
     Their tokens hold a digit; plain words do not. A match within the word of the match before ends where that does:
     it is a part of the same find, or of a word without a digit.
@@ -131,7 +131,7 @@ def _of_services(text: str) -> Iterator[Span]:
 
 
 def _is_value(match: re.Match[str]) -> bool:
-    """Whether what stands behind "password is" or "token =" is one, rather than a plain word or a piece of code."""
+    """Whether the text after "password is" or "token =" is a secret, rather than a plain word or a piece of code."""
     name, value = match["name"].casefold(), match["value"].rstrip(".!?)")
     password = name.startswith("p") and "key" not in name
     if _CODE.match(match["value"]) or _WORDY.match(value):

@@ -18,7 +18,7 @@ class Settings(Value):
         default=None,
         gt=0,
         le=1,
-        description="cosine at or above which rows of a gated version say the same",
+        description="cosine at or above which rows of a gated version are duplicates",
     )
 
 
@@ -33,7 +33,7 @@ class SemanticGate(Gate):
 
     @classmethod
     def enabled(cls, recipe: Recipe) -> bool:
-        """Where the recipe names a cosine."""
+        """If the recipe sets a cosine."""
         return recipe.gates.of(Settings).semantic is not None
 
     def sift(self, rows: Rows) -> Sifted:

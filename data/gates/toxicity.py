@@ -16,7 +16,7 @@ from graft.schemas.rows import GateResult, Proposal
 
 
 class ToxicitySettings(Value):
-    """A guard student reads each text; rows that it calls harmful above the threshold are rejected."""
+    """Settings: a guard student reads each text and rejects rows above the threshold."""
 
     student: str = Field(
         default="", pattern=f"^$|{STUDENT_PATTERN}", description="id of a guard student (st_…); empty: the gate is off"
@@ -34,8 +34,8 @@ class Settings(Value):
 class ToxicityGate(Gate):
     """Rule `toxic`; the score is the probability of harm. Text and response are read one after the other.
 
-    A score that is no number counts as harmful: what could not be judged is not let in. Raises NotFound where the
-    student is not in this home, GraftError where its labels do not tell harm from safety.
+    A score that is not a number counts as harmful, so that unjudged rows stay out. Raises NotFound if the
+    student is not in this home, GraftError if its labels do not tell harm from safety.
     """
 
     Settings, cost, name = Settings, 10_000, "toxicity"
@@ -51,16 +51,16 @@ class ToxicityGate(Gate):
         if not self._harmful or len(self._harmful) == len(labels):
             fix = f"name one of its labels: {', '.join(labels)}"
             where = "gates.toxicity.label"
-            raise GraftError(f"student {student} does not tell harm from safety", where=where, fix=fix)
+            raise GraftError(f"student {student} does not separate harmful from safe", where=where, fix=fix)
 
     @classmethod
     def enabled(cls, recipe: Recipe) -> bool:
-        """Where the recipe names a student."""
+        """If the recipe names a student."""
         return bool(recipe.gates.of(Settings).toxicity.student)
 
     @classmethod
     def make(cls, recipe: Recipe, needs: Needs) -> Sequence[Gate]:
-        """None where no student can be asked."""
+        """None if no student is available."""
         return (cls(recipe, needs),) if needs.student is not None else ()
 
     def check(self, proposal: Proposal) -> GateResult:
@@ -69,9 +69,9 @@ class ToxicityGate(Gate):
         shares = self._ask(self._settings.student, parts)[1]
         scores = [float(sum(each[place] for place in self._harmful)) for each in shares]
         if not all(map(math.isfinite, scores)):
-            return self.failed("toxic", "the guard's score is no number")
+            return self.failed("toxic", "the guard's score is not a number")
         if max(scores) > self._settings.max_probability:
-            return self.failed("toxic", f"the guard calls it harmful: {max(scores):.0%}", round(max(scores), 4))
+            return self.failed("toxic", f"the guard rates it harmful: {max(scores):.0%}", round(max(scores), 4))
         return self.passed
 
 

@@ -1,4 +1,4 @@
-"""The figures that a published version is judged by, each defined once."""
+"""The quality figures of a published version, each defined once."""
 
 from graft.data.quality.model import Quality
 from graft.data.quality.report import quality

@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 EQUAL_ROWS = 20_000
 LEAST = 1e-4
-"""Least share of a bin in the stability index, so that its logarithm is a number."""
+"""Least share of a bin in the stability index, so that its logarithm is finite."""
 
 Counted = tuple[int, Balance, Lengths, Wording, Duplicates]
-"""A version's number of rows and the groups that are compared."""
+"""A version's number of rows and the compared groups."""
 
 
 def drift(lake: Lake, now: Held, before: Held, counted: tuple[Counted, Counted], missing: dict[str, str]) -> Drift:
-    """How `now` differs from `before`; `counted` are the figures of both, in that order."""
+    """Differences of `now` from `before`; `counted` are the figures of both, in that order."""
     equal, *pairs = _equal(lake, now, before)
     words = [f"SELECT unnest(said) AS what FROM {rows.name}" for rows in (now, before)]
     labels = [f"SELECT label AS what FROM {rows.name}" for rows in (now, before)]
@@ -68,7 +68,7 @@ def _figures(
 
 
 def _divergence(lake: Lake, now: str, before: str) -> float | None:
-    """Jensen-Shannon divergence in bits of two multisets; None where one is empty."""
+    """Jensen-Shannon divergence in bits of two multisets; None if one is empty."""
     query = f"""
         WITH a AS MATERIALIZED (SELECT what, count(*) AS n FROM ({now}) GROUP BY 1),
         b AS MATERIALIZED (SELECT what, count(*) AS n FROM ({before}) GROUP BY 1),
@@ -99,7 +99,7 @@ def _stability(lake: Lake, now: Held, before: Held, column: str) -> float:
 
 
 def _equal(lake: Lake, now: Held, before: Held) -> tuple[int, float | None, float | None]:
-    """As many rows of both versions as the smaller has (EQUAL_ROWS at most), and distinct-2 of each."""
+    """Distinct-2 on as many rows of both versions as the smaller has (at most EQUAL_ROWS), and their number."""
     count = min(now.version.rows, before.version.rows, EQUAL_ROWS)
     query = "(SELECT said FROM {name} ORDER BY pick, id LIMIT {count})"
     found = [distinct(lake, query.format(name=rows.name, count=count), 2) for rows in (now, before)]

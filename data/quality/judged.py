@@ -1,4 +1,4 @@
-"""What models judged, and what rows took: agreement, severity, routes, calibration, yield and price; counted in SQL."""
+"""Judgements and yield: agreement, severity, routes, calibration and price; counted in SQL."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _PANEL = "list_filter(reviews, lambda r: r.role <> 'adjudicator' AND r.mean IS N
 PANEL = (
     f"""CASE WHEN len(list_distinct([r.model for r in {_PANEL}])) > 1 THEN list_avg([r.mean for r in {_PANEL}]) END"""
 )
-"""The mean of a candidate's panel: all reviews of it that are SCORED. NULL where one model alone gave them. A model's
+"""The mean of a candidate's panel: all its SCORED reviews. NULL if one model alone gave them. A model's
 severity is the mean offset of its SCORED reviews from it."""
 
 Level = Literal["interval", "nominal"]
@@ -38,7 +38,7 @@ Gold = Sequence[tuple[str, str]]
 
 
 def runs_of(lake: Lake, rows: Held) -> list[str]:
-    """The runs whose candidates are in the lake and that the version's rows come from."""
+    """The runs with candidates in the lake that the version's rows come from."""
     query = """
         SELECT DISTINCT run_id FROM lake.candidates SEMI JOIN
         (SELECT run_id FROM lake.version_rows WHERE dataset = ? AND version = ?) USING (run_id) ORDER BY 1"""
@@ -47,7 +47,7 @@ def runs_of(lake: Lake, rows: Held) -> list[str]:
 
 
 def reviews(lake: Lake, rows: Held, runs: list[str], missing: dict[str, str]) -> Reviews | None:
-    """Agreement and routes over all candidates of the runs. None where no model scored one."""
+    """Agreement and routes over all candidates of the runs. None if no model scored one."""
     table = f"{rows.name}_reviews"
     try:
         lake.sql(
@@ -101,7 +101,7 @@ def _reviews(lake: Lake, table: str, runs: list[str], missing: dict[str, str]) -
 
 
 def pointer(column: str) -> str:
-    """SQL for the JSON pointer to the key that a column holds, whatever its letters."""
+    """SQL for the JSON pointer to the key in a column, whatever its characters."""
     return f"'/' || replace(replace({column}, '~', '~0'), '/', '~1')"
 
 
@@ -116,7 +116,7 @@ _FLAGS = (
     " FROM (SELECT unit, pick, model, flags, unnest(json_keys(flags)) AS flag FROM {table}"
     "       WHERE role <> 'adjudicator' AND flags <> '{{}}') GROUP BY unit, flag, model"
 )
-"""(unit, pick, model, value): what one model said of one unit."""
+"""(unit, pick, model, value): one model's answer on one unit."""
 
 
 def _alpha(
@@ -145,13 +145,13 @@ def _alpha(
 
 
 def _some(lake: Lake, table: str) -> str:
-    """The reviews, or where there are very many the part whose hash is lowest: enough for ALPHA_ROWS units."""
+    """The reviews, or of very many the part with the lowest hash: enough for ALPHA_ROWS units."""
     most = 8 * ALPHA_ROWS / max(1, one(lake, f"SELECT count(*) AS n FROM {table}")["n"])
     return table if most >= 1 else f"(FROM {table} WHERE pick < {int(most * 2**64)}::UBIGINT)"
 
 
 def alpha_of(answers: NDArray[np.float64], level: Level) -> tuple[float | None, str]:
-    """(alpha, "") of answers, models by units with NaN for none; (None, reason) where it cannot be computed."""
+    """(alpha, "") of answers, models by units with NaN for none; (None, reason) if it cannot be computed."""
     import numpy as np
 
     if len(np.unique(answers[~np.isnan(answers)])) < 2:
@@ -251,16 +251,16 @@ def _bins(lake: Lake, name: str, column: str) -> tuple[Bin, ...]:
 
 
 PRICED = """CASE WHEN count(*) FILTER (price IS NULL AND answered) = 0 THEN coalesce(sum(price), 0) END"""
-"""The price of answered calls; NULL (unknown) where one of theirs is."""
+"""The price of answered calls; NULL (unknown) if one of theirs is."""
 
 TOKENS = """CASE WHEN count(*) FILTER (tokens IS NULL AND answered) = 0 THEN coalesce(sum(tokens), 0)::BIGINT END"""
-"""The tokens of answered calls; NULL where a server did not say how many."""
+"""The tokens of answered calls; NULL if a server did not report them."""
 
 
 def calls_once(where: str, unit: str = "run_id, key", more: str = "max(candidate_id) AS candidate_id") -> str:
-    """SQL: the calls that `where` leaves, each once a unit, at what it cost when it was made; with `more` columns.
+    """SQL: the calls that match `where`, each once per unit, at its original price; with `more` columns.
 
-    Columns: the unit's, role, model, price, answered, tokens (NULL where a server did not say), more.
+    Columns: the unit's, role, model, price, answered, tokens (NULL if a server did not report them), more.
     """
     return f"""
         SELECT {unit}, min(role) AS role, min(model) AS model, max(price_usd) AS price,
@@ -269,7 +269,7 @@ def calls_once(where: str, unit: str = "run_id, key", more: str = "max(candidate
 
 
 def yields(lake: Lake, rows: Held, runs: list[str], missing: dict[str, str]) -> Yields:
-    """Candidates, accepted ones and prices of the runs; each call once, at what it cost when it was made."""
+    """Candidates, accepted ones and prices of the runs; each call once, at its original price."""
     name = f"{rows.name}_calls"
     try:
         lake.sql(f"CREATE TEMP TABLE {name} AS {calls_once('list_contains(?::VARCHAR[], run_id)')}", [runs])
@@ -281,7 +281,7 @@ def yields(lake: Lake, rows: Held, runs: list[str], missing: dict[str, str]) -> 
     finally:
         lake.sql(f"DROP TABLE IF EXISTS {name}")
     if any(row["tokens"] is None for row in spent):
-        missing["yields.tokens"] = "a server did not say how many"
+        missing["yields.tokens"] = "a server did not report them"
     accepted = sum(one.accepted for one in labels)
     price = rounded(priced["price"]) if priced["calls"] else None
     if price is None:

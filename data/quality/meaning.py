@@ -1,4 +1,4 @@
-"""What embeddings say of a sample of rows and of the seeds: spread, coverage of the seeds, nearness to them."""
+"""Figures from embeddings of a sample of rows and of the seeds: spread, coverage of the seeds, nearness to them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROUNDS = 30
 
 
 def meaning(lake: Lake, rows: Held, embed: Embed, missing: dict[str, str]) -> Meaning:
-    """The figures over at most SAMPLE rows and SAMPLE seeds, both picked by the hash of their ids."""
+    """The figures over at most SAMPLE rows and SAMPLE seeds, both chosen by the hash of their ids."""
     texts, seeds = _texts(lake, rows), _seeds(lake, rows)
     vectors = _unit(embed(texts))
     anchors = _unit(embed(seeds)) if seeds else vectors[:0]
@@ -60,7 +60,7 @@ def _texts(lake: Lake, rows: Held) -> list[str]:
 
 
 def _seeds(lake: Lake, rows: Held) -> list[str]:
-    """The different texts that people gave as seeds of the runs that the rows come from."""
+    """The different texts of the seeds in the runs that the rows come from."""
     query = f"""
         SELECT text FROM lake.seeds WHERE kind = 'seed' AND run_id IN
         (SELECT DISTINCT run_id FROM lake.version_rows WHERE dataset = ? AND version = ?)
@@ -96,7 +96,7 @@ def _nearest(seeds: Vectors, vectors: Vectors) -> tuple[Spread, float]:
 def coverage(seeds: Vectors, vectors: Vectors) -> tuple[int, float, float]:
     """(k, share of clusters with seeds that hold rows, share of clusters with rows that hold seeds).
 
-    k-means on both together; k is the root of half their number, 2 to 50, and no more than there are seeds.
+    k-means on both together; k is the root of half their number, 2 to 50, and at most the number of seeds.
     """
     import numpy as np
 
@@ -109,7 +109,8 @@ def coverage(seeds: Vectors, vectors: Vectors) -> tuple[int, float, float]:
 
 
 def _k_means(points: Vectors, k: int) -> NDArray[np.intp]:
-    """The cluster of each point, by Lloyd's rounds; a start is drawn in proportion to the squared distance (seed 0)."""
+    """The cluster of each point, by Lloyd's algorithm; starts are drawn in proportion to the squared distance (seed
+    0)."""
     import numpy as np
 
     rng = np.random.default_rng(0)

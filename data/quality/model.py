@@ -1,4 +1,5 @@
-"""The quality report as a value: every figure once, with its unit. None: not known, and `missing` says why; never 0."""
+"""The quality report as a value: every figure once, with its unit. None: unknown, and `missing` has the reason; never
+0."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from graft.schemas.datasets import Origin
 
 
 class Spread(Value):
-    """A distribution in four figures, in the unit of what is counted."""
+    """A distribution in four figures, in the unit of the counted values."""
 
     mean: float
     p5: float
@@ -18,7 +19,7 @@ class Spread(Value):
 
 
 class LabelShare(Value):
-    """One label's rows. `expected` is its share by the recipe, or an even share where no recipe tells."""
+    """One label's rows. `expected` is its share by the recipe, or an even share without a recipe."""
 
     label: str
     rows: int
@@ -27,7 +28,7 @@ class LabelShare(Value):
 
 
 class Balance(Value):
-    """How rows are spread over labels and splits."""
+    """Distribution of rows over labels and splits."""
 
     labels: tuple[LabelShare, ...] = Field(description="by name")
     entropy: float = Field(ge=0, description="of the labels' shares, in bits")
@@ -36,7 +37,7 @@ class Balance(Value):
 
 
 class Lengths(Value):
-    """Lengths of the texts and, where rows have any, of the responses."""
+    """Lengths of the texts and of the responses, if there are any."""
 
     chars: Spread = Field(description="characters of a text")
     words: Spread = Field(description="words of a text")
@@ -44,7 +45,7 @@ class Lengths(Value):
 
 
 class Wording(Value):
-    """How varied the words are. Words are folded (case, composition, punctuation) and taken from text and response."""
+    """Diversity of words. Words are folded (case, composition, punctuation) and taken from text and response."""
 
     tokens: int = Field(description="words in all")
     vocabulary: int = Field(description="different words")
@@ -56,14 +57,14 @@ class Wording(Value):
 
 
 class Repeated(Value):
-    """A text that several rows share once folded. "(restricted)" stands for words that are hidden."""
+    """A text that several rows share once folded. "(restricted)" replaces hidden words."""
 
     text: str
     rows: int
 
 
 class Duplicates(Value):
-    """Rows that say what another row says."""
+    """Rows that repeat another row."""
 
     exact_rows: int = Field(description="rows beyond the first of each folded text")
     exact: float = Field(ge=0, le=1, description="exact_rows over rows")
@@ -74,12 +75,12 @@ class Duplicates(Value):
 
 
 class Meaning(Value):
-    """What embeddings say of a sample; distances are 1 - cosine, 0 to 2."""
+    """Figures from embeddings of a sample; distances are 1 - cosine, 0 to 2."""
 
     rows: int = Field(description="rows sampled")
     seeds: int = Field(description="seeds embedded")
     spread: float | None = Field(description="mean distance of two sampled rows")
-    clusters: int = Field(description="k of the k-means on seeds and rows; 0 where there are no seeds")
+    clusters: int = Field(description="k of the k-means on seeds and rows; 0 if there are no seeds")
     seed_clusters_covered: float | None = Field(description="share of the clusters with seeds that hold rows")
     row_clusters_seeded: float | None = Field(description="share of the clusters with rows that hold seeds")
     nearest_seed: Spread | None = Field(description="a row's distance to its nearest seed")
@@ -87,7 +88,7 @@ class Meaning(Value):
 
 
 class Reviewer(Value):
-    """One judging model, compared with the panels that it sat on."""
+    """One judging model, compared with its panels."""
 
     model: str
     reviews: int = Field(description="its scored reviews")
@@ -97,7 +98,7 @@ class Reviewer(Value):
 
 
 class Reviews(Value):
-    """What models judged of the candidates of the version's runs, those that were rejected included."""
+    """Judgements of the candidates of the version's runs, rejected ones included."""
 
     candidates: int
     accepted: float = Field(ge=0, le=1, description="share of the candidates that were accepted")
@@ -134,7 +135,7 @@ class Calibration(Value):
 
 
 class LabelYield(Value):
-    """What one label took. The price is of the calls that name a candidate of the label."""
+    """Cost of one label. The price covers the calls that name a candidate of the label."""
 
     label: str
     candidates: int
@@ -144,7 +145,7 @@ class LabelYield(Value):
 
 
 class ModelYield(Value):
-    """What became of the candidates that one model wrote."""
+    """Outcomes of the candidates that one model wrote."""
 
     model: str
     candidates: int
@@ -158,16 +159,16 @@ class Spending(Value):
     model: str
     calls: int
     failed: int
-    tokens: int | None = Field(description="prompt and completion tokens; None where a server did not say")
+    tokens: int | None = Field(description="prompt and completion tokens; None if a server did not report them")
     price_usd: float | None
 
 
 class Yields(Value):
-    """Candidates to rows, and what that cost when the calls were made, in US dollars."""
+    """Candidates to rows, and their cost when the calls were made, in US dollars."""
 
     candidates: int
     accepted: int
-    price_usd: float | None = Field(description="of all calls; None where the price of an answered call is unknown")
+    price_usd: float | None = Field(description="of all calls; None if the price of an answered call is unknown")
     row_price_usd: float | None = Field(description="price over accepted candidates")
     labels: tuple[LabelYield, ...]
     models: tuple[ModelYield, ...]
@@ -183,11 +184,12 @@ class Change(Value):
 
 
 class Drift(Value):
-    """How this version differs from another. Divergences are Jensen-Shannon in bits, 0 (same) to 1 (nothing shared)."""
+    """Differences of this version from another. Divergences are Jensen-Shannon in bits, 0 (same) to 1 (nothing
+    shared)."""
 
     against: str = Field(description="the other version, name@number")
     labels: float
-    tokens: float | None = Field(description="of the word distributions; None where a version has no word")
+    tokens: float | None = Field(description="of the word distributions; None if a version has no word")
     chars_psi: float = Field(description="population stability index of text lengths over the other's deciles")
     words_psi: float = Field(description="the same of lengths in words")
     equal_rows: int = Field(description="rows taken of each version for the two figures below")
@@ -197,7 +199,7 @@ class Drift(Value):
 
 
 class Quality(Value):
-    """The figures that a version is judged by. A group or figure that is not known is None; `missing` says why."""
+    """The quality figures of a version. An unknown group or figure is None; `missing` has the reason."""
 
     dataset: str
     version: int
@@ -214,9 +216,9 @@ class Quality(Value):
     yields: Yields | None
     drift: Drift | None
     missing: dict[str, str] = Field(description="group or group.figure that is None, to the reason")
-    sampled: tuple[str, ...] = Field(description="what was computed on a sample, and on how many rows, in sentences")
+    sampled: tuple[str, ...] = Field(description="figures computed on a sample, with the number of rows, in sentences")
 
     @property
     def ref(self) -> str:
-        """How a person writes the version: name@number."""
+        """The version's reference: name@number."""
         return f"{self.dataset}@{self.version}"

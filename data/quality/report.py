@@ -1,4 +1,4 @@
-"""The report of a version: every group once, from the lake alone; no model is asked but the encoder that is given."""
+"""The quality report of a version: every group once, from the lake alone; the only model is the given encoder."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def quality(
 ) -> Quality:
     """The quality report of a published version.
 
-    `against` is the version that drift is told from, else the dataset's last one before it; `gold` are (row id or text,
-    label) pairs; `embed` gives a vector a text. Texts of restricted rows are shown only where `restricted` is set. The
-    same lake gives the same report, whatever the order of its rows. Raises ValueError where the version has no row.
+    `against` is the version for the drift figures, else the dataset's last one before it; `gold` are (row id or text,
+    label) pairs; `embed` gives a vector a text. Texts of restricted rows are shown only if `restricted` is set. The
+    same lake gives the same report, whatever the order of its rows. Raises ValueError if the version has no row.
     """
     missing: dict[str, str] = {}
     before = against or _before(lake, version)
@@ -61,7 +61,7 @@ def quality(
 
 
 def _absent(rows: Held, counted: Counted, runs: list[str], embed: Embed | None, gold: Gold | None) -> dict[str, str]:
-    """The groups that cannot be told, each with its reason."""
+    """The groups that cannot be computed, each with its reason."""
     absent: dict[str, str] = {}
     if counted[1].evenness is None:
         absent["balance.evenness"] = "there is a single label"
@@ -83,7 +83,7 @@ def _before(lake: Lake, version: DatasetVersion) -> DatasetVersion | None:
 
 
 def _counted(lake: Lake, rows: Held, missing: dict[str, str], *, restricted: bool, whole: bool = True) -> Counted:
-    """The groups of the rows themselves; without self-BLEU and near duplicates where not `whole`."""
+    """The groups of the rows themselves; without self-BLEU and near duplicates unless `whole`."""
     return (
         rows.version.rows,
         balance(lake, rows, _wanted(lake, rows.version)),
@@ -94,7 +94,7 @@ def _counted(lake: Lake, rows: Held, missing: dict[str, str], *, restricted: boo
 
 
 def _wanted(lake: Lake, version: DatasetVersion) -> dict[str, int]:
-    """Rows a label that the run's recipe asks for; empty where there is no run, or a recipe of an older Graft."""
+    """Requested rows per label by the run's recipe; empty if there is no run, or a recipe of an older Graft."""
     run = lake.run(version.run_id)
     try:
         return dict(Recipe.stored(run.recipe).wanted()) if run and run.recipe else {}
@@ -121,7 +121,7 @@ def _drift(
 
 
 def _sampled(report: Quality) -> tuple[str, ...]:
-    """What was not computed on the whole, in sentences."""
+    """The figures that were computed on a sample, in sentences."""
     parts = []
     if 0 < report.wording.self_bleu_rows < report.rows:
         parts.append(f"self-BLEU: {report.wording.self_bleu_rows:,} rows among themselves")
@@ -135,4 +135,4 @@ def _sampled(report: Quality) -> tuple[str, ...]:
         parts.append(f"alpha of flags: {ALPHA_ROWS:,} flags")
     if report.drift and report.drift.equal_rows < report.rows:
         parts.append(f"distinct-2 beside {report.drift.against}: {report.drift.equal_rows:,} rows of each")
-    return tuple(f"{part}, picked by the hash of the id" for part in parts)
+    return tuple(f"{part}, chosen by the hash of the id" for part in parts)

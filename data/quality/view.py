@@ -1,6 +1,6 @@
 """The quality report as sections, each with a verdict, for the terminal, the pages and the HTML file.
 
-The thresholds of the verdicts stand here, and in docs/quality.md.
+The thresholds of the verdicts are here and in docs/quality.md.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from graft.data.sections_html import render
 from graft.schemas.sections import Column, Fact, Section, Table, one_line, share
 
 UNDER_SHARE = 0.5
-"""A label is thin under this part of its expected share."""
+"""A label is thin below this fraction of its expected share."""
 OVER_SHARE = 2.0
 SHORT_WORDS = 3.0
-"""A version's texts are short where the median has fewer words."""
+"""A version's texts are short if the median has fewer words."""
 REPETITIVE_BLEU = 0.6
 FALL = 0.9
-"""distinct-2 falls where it is under this part of the other version's, on equal numbers of rows."""
+"""distinct-2 has fallen if it is below this fraction of the other version's, on equal numbers of rows."""
 EXACT, NEAR = 0.01, 0.05
 LEAST_SPREAD = 0.5
 LEAST_COVERED = 0.8
 MOST_COPIED = 0.05
 LEAST_ALPHA = 0.4
 SEVERE = 1.0
-"""Points of 10 by which a reviewer lies off its panels."""
+"""Points of 10 by which a reviewer deviates from its panels."""
 MOST_ADJUDICATED = 0.3
 MOST_ECE = 0.1
 LEAST_GOLD = 0.9
@@ -101,7 +101,7 @@ def _unbalanced(balance: Balance) -> Iterable[str]:
     if thin:
         yield f"under half of their share: {_names(thin)}"
     if thick:
-        yield f"over double their share: {_names(thick)}"
+        yield f"over twice their share: {_names(thick)}"
 
 
 def _spreads(name: str, first: str, spreads: dict[str, Spread | None], digits: int) -> Table:
@@ -118,7 +118,7 @@ def _lengths(report: Quality) -> Section:
     }  # fmt: skip
     table = _spreads("quality-lengths", "length", spreads, 1)
     short = [f"the median text has {lengths.words.p50:g} words"] if lengths.words.p50 < SHORT_WORDS else []
-    return _section(report, "lengths", "Lengths", short, "texts have a usual length", tables=(table,))
+    return _section(report, "lengths", "Lengths", short, "texts have the usual length", tables=(table,))
 
 
 def _wording(report: Quality) -> Section:
@@ -138,7 +138,7 @@ def _wording(report: Quality) -> Section:
     if drift and now is not None and before is not None and now < FALL * before:
         rows = f"on {drift.equal_rows:,} rows of each"
         found.append(f"distinct-2 fell from {before:.3f} to {now:.3f} since {drift.against}, {rows}")
-    return _section(report, "wording", "Wording", found, "no sign of loss of variety", facts)
+    return _section(report, "wording", "Wording", found, "no sign of lost diversity", facts)
 
 
 def _duplicates(report: Quality) -> Section:
@@ -155,7 +155,7 @@ def _duplicates(report: Quality) -> Section:
         found.append(f"{share(repeats.exact)} of rows repeat another's text")
     if repeats.near is not None and repeats.near > NEAR:
         found.append(f"{share(repeats.near)} of rows have a near duplicate")
-    return _section(report, "duplicates", "Duplicates", found, "few rows repeat another", facts, shown if rows else ())
+    return _section(report, "duplicates", "Duplicates", found, "few rows repeat others", facts, shown if rows else ())
 
 
 def _short(text: str, limit: int = 120) -> str:
@@ -179,12 +179,12 @@ def _meaning(report: Quality) -> Section:
     shown = _spreads("quality-nearest", "distance", {"to the nearest seed": meaning.nearest_seed}, 3)
     found = []
     if meaning.spread is not None and meaning.spread < LEAST_SPREAD:
-        found.append(f"texts lie close together: spread {meaning.spread:.2f}")
+        found.append(f"texts are close together: spread {meaning.spread:.2f}")
     if meaning.seed_clusters_covered is not None and meaning.seed_clusters_covered < LEAST_COVERED:
         found.append(f"only {share(meaning.seed_clusters_covered)} of the seeds' clusters hold rows")
     if meaning.copied is not None and meaning.copied > MOST_COPIED:
-        found.append(f"{share(meaning.copied)} of rows are nearly a seed")
-    return _section(report, "meaning", "Meaning", found, "rows spread over the seeds' meanings", facts, (shown,))
+        found.append(f"{share(meaning.copied)} of rows are nearly copies of a seed")
+    return _section(report, "meaning", "Meaning", found, "rows cover the seeds' meanings", facts, (shown,))
 
 
 def _reviews(report: Quality) -> Section:
@@ -208,7 +208,7 @@ def _reviews(report: Quality) -> Section:
         Column("model", "model"), Column("reviews", "reviews", "number"), Column("mean", "mean score", "number", 2),
         Column("severity", "offset from the panel", "change", 2), Column("bias", "largest offset of a label"),
     )  # fmt: skip
-    shown = Table("quality-reviewers", "models that judged", columns, rows)
+    shown = Table("quality-reviewers", "judging models", columns, rows)
     found = []
     if reviews.alpha is not None and reviews.alpha < LEAST_ALPHA:
         found.append(f"reviewers disagree: alpha {reviews.alpha:.2f}")
@@ -242,7 +242,7 @@ def _calibration(report: Quality) -> Section:
     bins = Table("quality-bins", "by confidence", columns, [one.model_dump() for one in against.bins])
     found = []
     if against.accuracy is not None and against.accuracy < LEAST_GOLD:
-        found.append(f"{share(1 - against.accuracy)} of labels are not the gold ones")
+        found.append(f"{share(1 - against.accuracy)} of labels differ from the gold labels")
     if against.ece is not None and against.ece > MOST_ECE:
         found.append(f"confidence is off by {against.ece:.2f}")
     usual = "labels agree with the gold file" if against.matched else "the gold file names no row"
@@ -270,7 +270,7 @@ def _yields(report: Quality) -> Section:
     )  # fmt: skip
     tables = (
         Table("quality-yields", "by label", (Column("label", "label"), *taken, *price), _yielded(yields.labels)),
-        Table("quality-writers", "by the model that wrote", (Column("model", "model"), *taken),
+        Table("quality-writers", "by writing model", (Column("model", "model"), *taken),
               _yielded(yields.models)),
         Table("quality-spending", "by role and model", spending, [one.model_dump() for one in yields.spending]),
     )  # fmt: skip
@@ -307,9 +307,9 @@ def _drift(report: Quality) -> Section:
     shown = Table("quality-drift", f"figures against {drift.against}", columns, rows)
     found = []
     if drift.labels > MOST_DRIFT:
-        found.append(f"labels are spread otherwise: {drift.labels:.2f} bits")
+        found.append(f"the label distribution changed: {drift.labels:.2f} bits")
     if drift.tokens is not None and drift.tokens > MOST_DRIFT:
-        found.append(f"other words: {drift.tokens:.2f} bits")
+        found.append(f"the words changed: {drift.tokens:.2f} bits")
     if max(drift.chars_psi, drift.words_psi) > MOST_PSI:
-        found.append(f"other lengths: PSI {max(drift.chars_psi, drift.words_psi):.2f}")
-    return _section(report, "drift", "Drift", found, f"much like {drift.against}", facts, (shown,))
+        found.append(f"the lengths changed: PSI {max(drift.chars_psi, drift.words_psi):.2f}")
+    return _section(report, "drift", "Drift", found, f"similar to {drift.against}", facts, (shown,))

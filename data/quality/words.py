@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from graft.data.lake import Lake
 
 DIGITS = 6
-"""Figures are rounded, so that the order in which threads add does not show."""
+"""Figures are rounded, so that the order of additions by threads does not show."""
 BLEU_ROWS = 200
 NEAR_ROWS = 2_000
 NEAR = 0.8
 CAP = 200
-"""Rows that a sampled row is compared with through one shingle, at most."""
+"""Most rows that a sampled row is compared with through one shingle."""
 
 _UNSPACED = r"([\x{0e00}-\x{0eff}\x{1000}-\x{109f}\x{1780}-\x{17ff}\x{3040}-\x{30ff}\x{3400}-\x{9fff}])"
 FOLDED = (
@@ -33,7 +33,8 @@ FOLDED = (
     " ELSE regexp_extract_all(regexp_replace(translate(lower(nfc_normalize({text})), '''`’ʼ', ''), '{unspaced}',"
     r" ' \1 ', 'g'), '[\p{{L}}\p{{N}}\p{{M}}]+') END"
 )
-"""Apostrophes are taken out (don't = dont); a letter of a script without spaces is a word. ASCII takes a short way."""
+"""Apostrophes are removed (don't = dont); a letter of a script without spaces is a word. ASCII has a faster
+expression."""
 
 
 def words_sql(text: str) -> str:
@@ -45,8 +46,8 @@ def words_sql(text: str) -> str:
 class Held:
     """A version's rows in a temporary table `name`.
 
-    Columns: id, pick (the order in which samples are taken), label, split, chars, words, response_chars, restricted,
-    said (word hashes of text and response), same (hash of what the row says once folded).
+    Columns: id, pick (the sampling order), label, split, chars, words, response_chars, restricted,
+    said (word hashes of text and response), same (hash of the folded row).
     """
 
     name: str
@@ -86,12 +87,12 @@ def rounded(value: Any) -> float | None:
 
 
 def ratio(part: Any, whole: Any) -> float | None:
-    """part / whole, None where there is no whole."""
+    """part / whole, None if there is no whole."""
     return round(float(part) / float(whole), DIGITS) if whole else None
 
 
 def spread(lake: Lake, table: str, column: str) -> Spread | None:
-    """Mean and quantiles of a numeric column (exact, interpolated); None where it is NULL throughout."""
+    """Mean and quantiles of a numeric column (exact, interpolated); None if it is NULL throughout."""
     row = one(
         lake,
         f"""SELECT sum({column}) / count({column}) AS mean,
@@ -104,7 +105,8 @@ def spread(lake: Lake, table: str, column: str) -> Spread | None:
 
 
 def balance(lake: Lake, rows: Held, wanted: Mapping[str, int]) -> Balance:
-    """Shares of labels and splits. `wanted`: rows a label by the recipe; empty: an even share is expected."""
+    """Shares of labels and splits. `wanted`: requested rows per label by the recipe; empty: an even share is
+    expected."""
     counted = lake.sql(f"SELECT label, count(*) AS n FROM {rows.name} GROUP BY 1 ORDER BY 1").to_pylist()
     counts = {row["label"]: int(row["n"]) for row in counted}
     names = sorted({*counts, *wanted})
@@ -170,7 +172,7 @@ def wording(lake: Lake, rows: Held, missing: dict[str, str], *, bleu: bool = Tru
 
 
 def _self_bleu(lake: Lake, rows: Held, missing: dict[str, str]) -> tuple[float | None, int]:
-    """sacrebleu's sentence BLEU of each sampled text against the other sampled ones, on folded words."""
+    """sacrebleu's sentence BLEU of each sampled text against the other samples, on folded words."""
     query = f"""
         SELECT array_to_string({words_sql("v.text")}, ' ') AS text
         FROM (SELECT id, pick FROM {rows.name} WHERE words > 0 ORDER BY pick, id LIMIT {BLEU_ROWS}) picked
@@ -191,7 +193,7 @@ def _self_bleu(lake: Lake, rows: Held, missing: dict[str, str]) -> tuple[float |
 
 
 def duplicates(lake: Lake, rows: Held, missing: dict[str, str], *, restricted: bool, near: bool = True) -> Duplicates:
-    """Exact repeats in the whole; near ones of a sample against the whole."""
+    """Exact repeats among all rows; near repeats of a sample against all rows."""
     total, kinds = one(lake, f"SELECT count(*) AS n, count(DISTINCT same) AS k FROM {rows.name}").values()
     query = f"""
         SELECT m.n, CASE WHEN m.hidden AND NOT ? THEN ? ELSE v.text END AS text
@@ -218,9 +220,9 @@ SHINGLES = "list_distinct(list_concat(said, list_transform(range(1, len(said)), 
 def _near(lake: Lake, rows: Held) -> tuple[float | None, int]:
     """Share of sampled rows that have another row at the threshold or above, among all the version's rows.
 
-    Two texts that similar share one of the rarest shingles of either, as many as they may differ in and one more. So a
-    sampled row is compared with the rows that hold one of these; through a shingle that more than CAP rows hold, with
-    a part of them that its hash chooses. The similarity itself is exact.
+    Two texts at the threshold share at least one of the rarest shingles of either (as many as they may differ in, plus
+    one). So a sampled row is compared with the rows that contain one of these; if more than CAP rows contain it, with a
+    part of them chosen by hash. The similarity itself is exact.
     """
     probe, kinds = f"{rows.name}_probe", f"{rows.name}_kinds"
     try:

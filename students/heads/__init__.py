@@ -18,12 +18,12 @@ __all__ = ["Answer", "Head", "Rule", "Said", "Several", "head_in", "head_of"]
 
 
 def head_of(settings: StudentSettings, labels: Sequence[str]) -> Head:
-    """The head of a student before it is trained. Raises GraftError for settings or labels that do not go with it."""
+    """The head of a student before it is trained. Raises GraftError if settings or labels do not fit it."""
     head: Head = Single(labels) if settings.multi_label is None else MultiLabel(labels, least=settings.multi_label)
     head.check(settings)
     return head
 
 
 def head_in(facts: Mapping[str, Any]) -> Head:
-    """The head of a student's JSON. Raises GraftError if a label has no threshold there."""
+    """The head of a student's JSON. Raises GraftError if a label has no threshold in it."""
     return MultiLabel.read(facts) or Single(facts["labels"])

@@ -26,10 +26,10 @@ Said = tuple[list[str], list[list[float]]]
 
 @dataclass(frozen=True)
 class Rule:
-    """How logits become an answer.
+    """Rule from logits to an answer.
 
-    Probabilities are those of the logits divided by `temperature`. Where there is a threshold, `positive` is said where
-    its probability before that division is above it, else the best of the others; where none, the most probable label.
+    Probabilities are those of the logits divided by `temperature`. With a threshold the answer is `positive` if its
+    probability before that division is above it, else the best of the others; without, the most probable label.
     """
 
     temperature: float = 1.0
@@ -38,7 +38,7 @@ class Rule:
 
     @classmethod
     def of(cls, evaluations: Iterable[Evaluation]) -> Rule:
-        """What the student's evaluations found, the held-out ones first; the plain rule where they found nothing."""
+        """The rule from the student's evaluations, held-out ones first; the plain rule if they found none."""
         ordered = sorted(evaluations, key=lambda judged: (judged.test_file == VALIDATION, judged.temperature is None))
         warm = next((judged.temperature for judged in ordered if judged.temperature is not None), 1.0)
         cut = next((judged for judged in ordered if judged.threshold is not None and judged.positive), None)
@@ -61,15 +61,15 @@ class Several(NamedTuple):
 
 
 class Head(ABC):
-    """How logits of shape (texts, labels) are read.
+    """Reading of logits of shape (texts, labels).
 
     Attributes:
-        name: for objectives, which say the heads that they can train
+        name: for objectives, which list the heads that they can train
         noun: completes "a student of …"
         several: whether a text may have several labels: a label is then a cell such as `a|b`
         soft_labels: whether soft labels decide which labels a row has
-        tuned_on_validation: whether validation rows choose thresholds, and so are a part of what a student is
-        guessing: the loss of a model that finds every label alike, in nats
+        tuned_on_validation: whether validation rows choose thresholds, and so are part of a student's identity
+        guessing: the loss of a model that finds every label equally likely, in nats
     """
 
     name: ClassVar[str]
@@ -84,7 +84,7 @@ class Head(ABC):
 
     @abstractmethod
     def check(self, settings: StudentSettings) -> None:
-        """Refuse settings and labels that do not go with this head. Raises GraftError."""
+        """Refuse settings and labels that do not fit this head. Raises GraftError."""
 
     @abstractmethod
     def objective(self, settings: StudentSettings) -> str:
@@ -94,15 +94,15 @@ class Head(ABC):
 
     @abstractmethod
     def training_rows(self, rows: Iterable[Given]) -> list[TrainRow]:
-        """Rows as they are learned from, each once."""
+        """Training rows, each once."""
 
     @abstractmethod
     def validation_rows(self, rows: Iterable[Given]) -> list[TrainRow]:
-        """Rows as they are judged."""
+        """Evaluation rows."""
 
     @abstractmethod
     def test_rows(self, rows: Rows, test_file: str, say: Say) -> Rows:
-        """Held-out rows as they are judged; says which labels they do not test. Raises GraftError."""
+        """Held-out evaluation rows; reports labels that they do not test. Raises GraftError."""
 
     @abstractmethod
     def true(self, row: TrainRow) -> str:
@@ -116,7 +116,7 @@ class Head(ABC):
 
     @abstractmethod
     def said(self, shares: Probabilities) -> list[str]:
-        """The label, or cell, that each text's probabilities say."""
+        """The label, or cell, that follows from each text's probabilities."""
 
     def many(self, shares: Probabilities) -> list[tuple[str, ...]]:
         """The labels of each text. Raises GraftError if the head gives exactly one."""
@@ -128,14 +128,14 @@ class Head(ABC):
 
     @abstractmethod
     def answers(self, logits: NDArray[float64], rule: Rule) -> list[Answer]:
-        """One answer a text; `rule` plays a part only if texts have one label."""
+        """One answer per text; `rule` applies only if texts have one label."""
 
     def tuned(self, shares: Probabilities, rows: Sequence[TrainRow]) -> Head:
-        """The head with thresholds chosen on these rows and their probabilities. One without thresholds stays."""
+        """The head with thresholds chosen on these rows and their probabilities; unchanged if it has no thresholds."""
         return self
 
     def facts(self) -> dict[str, Any]:
-        """What a student's JSON holds of it beside the labels."""
+        """Facts for a student's JSON, beside the labels."""
         return {}
 
     # ---- figures
@@ -145,14 +145,14 @@ class Head(ABC):
         self, said: Said, rows: Rows, *, student_id: str, test_file: str,
         validation: tuple[Probabilities, Sequence[str]] | None = None,
     ) -> Evaluation:  # fmt: skip
-        """What was said of held-out (text, label) rows against their labels.
+        """Evaluate predictions on held-out (text, label) rows.
 
-        `validation` is what the student gives the validation rows, and their labels: what is fitted is fitted on them.
+        `validation` has the student's probabilities on the validation rows, and their labels: all fitting uses them.
         """
 
     @abstractmethod
     def weakest(self, said: Said, rows: Rows) -> Slices:
-        """Where a student goes wrong."""
+        """Weak points of a student."""
 
     @abstractmethod
     def write_reliability(self, said: Said, rows: Rows, folder: Path, title: str) -> None:

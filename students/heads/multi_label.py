@@ -1,6 +1,6 @@
 """Several labels a text, or none: a sigmoid for each label, with a threshold of its own.
 
-A label cell says the labels: `a|b` is two, an empty cell none. Probabilities are independent of each other, one list a
+A label cell names the labels: `a|b` is two, an empty cell none. Probabilities are independent of each other, one list a
 row in the order of the labels.
 """
 
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from graft.data.scores.maths import Bin
 
 FACT = "multi_label"
-"""In classifier.json and labels.json of such a student: each label's threshold."""
+"""Key in classifier.json and labels.json of such a student: each label's threshold."""
 
 USUAL = 0.5
-"""The threshold of a label that the validation rows say nothing of."""
+"""The threshold of a label that the validation rows do not decide."""
 
 
 class MultiLabel(Head):
@@ -40,7 +40,7 @@ class MultiLabel(Head):
 
     Args:
         labels: in the order of the logits
-        thresholds: one a label; left out, all are 0.5
+        thresholds: one per label; all 0.5 if omitted
         least: the probability from which a soft label counts as one of a row's labels
     """
 
@@ -55,7 +55,7 @@ class MultiLabel(Head):
 
     @classmethod
     def read(cls, facts: Mapping[str, Any]) -> MultiLabel | None:
-        """The head of a student's JSON; None if that student gives exactly one label."""
+        """The head of a student's JSON; None if that student gives exactly one label per text."""
         given = facts.get(FACT)
         if given is None:
             return None
@@ -71,8 +71,8 @@ class MultiLabel(Head):
         return {FACT: dict(zip(self.labels, self.thresholds, strict=True))}
 
     def check(self, settings: StudentSettings) -> None:
-        """A soft label is one distribution over all labels: of two true ones each has a half at most, so that it is no
-        target for sigmoids. It tells which labels a row has instead.
+        """A soft label is one distribution over all labels: of two true ones each has a half at most, so it is no
+        target for sigmoids. It decides which labels a row has instead.
         """
         if settings.soft_weight:
             raise GraftError(
@@ -120,7 +120,7 @@ class MultiLabel(Head):
         return self.training_rows(rows)
 
     def test_rows(self, rows: Rows, test_file: str, say: Say) -> Rows:
-        """The rows with their cells in order, as `cell_of` writes them; says which labels the file does not test.
+        """The rows with their cells in order, as `cell_of` writes them; reports labels that the file does not test.
 
         Raises GraftError for an empty file, or a cell with a label that the student cannot predict.
         """
@@ -181,7 +181,7 @@ class MultiLabel(Head):
         return found
 
     def tuned(self, shares: Probabilities, rows: Sequence[TrainRow]) -> MultiLabel:
-        """For each label the threshold with the largest F1 on these rows; 0.5 if all of them have it, or none."""
+        """For each label the threshold with the largest F1 on these rows; 0.5 if all rows or none have it."""
         import numpy as np
 
         from graft.data.scores.maths import as_matrix
@@ -205,7 +205,7 @@ class MultiLabel(Head):
         """Accuracy, its interval and `majority` (the file's commonest set) are of whole sets of labels.
 
         Macro-F1 is over the labels that the file has. `confusion` counts on its diagonal the rows whose label was
-        found, beside it the rows where one label was missed and the other wrongly said. `ece` is of every label's
+        found, beside it the rows where one label was missed and the other wrongly predicted. `ece` is of every label's
         probability on every row. Nothing is fitted on `validation`. Errors as `test_rows`; ValueError for a missing
         prediction.
         """
@@ -245,7 +245,7 @@ class MultiLabel(Head):
         write_bins(self._bins(true, said[1]), folder, title, "probability of a label")
 
     def _bins(self, true: Sequence[set[str]], probabilities: Probabilities) -> tuple[Bin, ...]:
-        """How sure the student was of each label on each row, and how often the row had it."""
+        """Confidence of each label on each row, and the frequency with which the row had it."""
         import numpy as np
 
         from graft.data.scores.maths import as_matrix, reliability
@@ -254,7 +254,7 @@ class MultiLabel(Head):
         return reliability(matrix.reshape(-1, 1), np.array([label in held for held in true for label in self.labels]))
 
     def _scores(self, true: Sequence[set[str]], said: Sequence[set[str]]) -> tuple[ClassScore, ...]:
-        """Each label alone; 0 where nothing can be divided."""
+        """Each label on its own; 0 instead of a division by zero."""
         held = Counter(label for some in true for label in some)
         claimed = Counter(label for some in said for label in some)
         hits = Counter(label for a, b in zip(true, said, strict=True) for label in a & b)
@@ -285,7 +285,7 @@ def labels_in(cell: str, known: Sequence[str]) -> tuple[str, ...]:
     if unknown := sorted(pieces - set(known)):
         shown = ", ".join(repr(piece[:60]) for piece in unknown[:5])
         raise GraftError(
-            f"the label cell {cell[:120]!r} holds what is no label: {shown}", where="labels",
+            f"the label cell {cell[:120]!r} holds an unknown label: {shown}", where="labels",
             fix=f"write labels with {BETWEEN!r} between them, none as an empty cell; known are {few(known)}",
         )  # fmt: skip
     return tuple(label for label in known if label in pieces)

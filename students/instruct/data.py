@@ -1,4 +1,4 @@
-"""What an instruction student learns from: chat turns, rationales as a second task, and pairs for preferences."""
+"""Training data of an instruction student: chat turns, rationales as a second task, and preference pairs."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from graft.schemas.decisions import decision_code
 from graft.schemas.rows import Candidate
 
 REASONING = "Say in one sentence why a good answer to this request is right, without giving the answer.\n\n"
-"""Stands before an instruction where the rationale is asked for (the second task's prefix of arXiv 2305.02301)."""
+"""Prefix of an instruction that requests the rationale (second task, arXiv 2305.02301)."""
 
 IGNORED = -100
-"""The label of a token that nothing is learned from, as torch's cross-entropy has it."""
+"""Label of a token without loss, as in torch's cross-entropy."""
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One instruction with the response that is learned. `rationale`: why that one is right, empty where unknown."""
+    """One instruction with the response to learn. `rationale`: why the response is right, empty if unknown."""
 
     instruction: str
     response: str
@@ -45,15 +45,15 @@ class Encoded:
 
     @property
     def learned(self) -> int:
-        """Tokens that something is learned from."""
+        """Number of tokens with a loss."""
         return sum(label != IGNORED for label in self.labels)
 
 
 def is_negative(rejected: Candidate, accepted: Candidate, tau: float) -> bool:
     """Whether a rejected response is a wrong answer beside an accepted one to the same instruction.
 
-    It is if its decision's code is negative (schemas.decisions) and the content reviewers' mean `correctness` is below
-    `tau` and below the accepted one's. Other codes say nothing of the answer: `rejected.flag` is about the instruction,
+    True if its decision's code is negative (schemas.decisions) and the content reviewers' mean `correctness` is below
+    `tau` and below the accepted one's. Other codes do not judge the answer: `rejected.flag` is about the instruction,
     `gate.*` about form, duplicates and leaks, `rejected.not_best` about a better response beside a good one.
     """
     group = accepted.slot.group
@@ -66,7 +66,7 @@ def is_negative(rejected: Candidate, accepted: Candidate, tau: float) -> bool:
 
 
 def correctness(candidate: Candidate) -> float | None:
-    """The content reviewers' mean score for `correctness` (0 to 10); None where none gave one."""
+    """The content reviewers' mean score for `correctness` (0 to 10); None if none gave one."""
     given = [r.scores["correctness"] for r in candidate.reviews if r.stage == "content" and "correctness" in r.scores]
     return math.fsum(given) / len(given) if given else None
 
@@ -79,17 +79,17 @@ def pairs_of(accepted: Candidate, others: Iterable[Candidate], tau: float) -> li
 
 
 def rationale_of(accepted: Candidate, tau: float) -> str:
-    """Why an accepted response is right, in a judge's words: the comment of the content reviewer who scored it highest.
+    """Rationale of an accepted response: the comment of the content reviewer who scored it highest.
 
-    Only a reviewer who would have accepted it alone counts. It judges the response and is no derivation of it: that is
-    all that GRA's models write down. Empty where nobody commented.
+    Only a reviewer whose own score would have accepted it counts. The comment judges the response and is no derivation
+    of it: GRA's models write no more. Empty if nobody commented.
     """
     given = [r for r in accepted.reviews if r.stage == "content" and r.comment and (r.mean or 0.0) >= tau]
     return max(given, key=lambda review: review.mean or 0.0).comment if given else ""
 
 
 def lessons(turns: Sequence[Turn], rationale_weight: float) -> list[Turn]:
-    """The turns that are trained on, each once, in a fixed order; with a weight the rationales as turns of their own.
+    """The training turns, each once, in a fixed order; with a weight also the rationales as turns of their own.
 
     The weight is a sampling share: at 1 each rationale occurs once a pass, at 2.5 twice and every second one thrice.
     """
@@ -104,7 +104,8 @@ def lessons(turns: Sequence[Turn], rationale_weight: float) -> list[Turn]:
 def encode(
     tokenizer: Any, turns: Sequence[Turn], max_length: int, say: Callable[[str], None] = lambda text: None
 ) -> list[Encoded]:
-    """Turns as tokens under the tokenizer's chat template. Longer ones are cut; one without room for an answer goes."""
+    """Turns as tokens under the tokenizer's chat template. Longer turns are cut; a turn without room for an answer is
+    left out."""
     made: list[Encoded] = []
     cut = gone = 0
     for turn in turns:
@@ -124,7 +125,7 @@ def encode(
 
 
 def chat(tokenizer: Any, instruction: str, response: str) -> tuple[str, str]:
-    """What stands before the assistant's answer, and the answer with its end token, in the tokenizer's template."""
+    """The part before the assistant's answer, and the answer with its end token, in the tokenizer's template."""
     asked = [{"role": "user", "content": plain(tokenizer, instruction)}]
     said = {"role": "assistant", "content": plain(tokenizer, response)}
     prompt: str = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
@@ -134,7 +135,7 @@ def chat(tokenizer: Any, instruction: str, response: str) -> tuple[str, str]:
 
 
 def plain(tokenizer: Any, text: str) -> str:
-    """The text with its control tokens broken by a space, so that what a model wrote cannot end or begin a turn."""
+    """The text with its control tokens broken by a space, so that a model's text cannot end or begin a turn."""
     for token in tokenizer.added_tokens_decoder.values():
         mark = token.content
         if token.special and len(mark) > 1:

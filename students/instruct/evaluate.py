@@ -1,4 +1,4 @@
-"""How likely a causal model finds responses: nats a token, and which of two it prefers. Loads torch."""
+"""Likelihood of responses under a causal model: nats per token, and preferences between pairs. Loads torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Likelihood = tuple[float, int]
 
 
 TOKENS = 2048
-"""Tokens of a batch at most, padding counted: with 50,000 words in the vocabulary their logits take 400 MB."""
+"""Most tokens of a batch, with padding: with a vocabulary of 50,000 words their logits take 400 MB."""
 
 
 @torch.inference_mode()
@@ -32,7 +32,7 @@ def likelihoods(model: Any, rows: Sequence[Encoded]) -> list[Likelihood]:
 
 
 def _batches(rows: Sequence[Encoded]) -> Iterator[list[int]]:
-    """The rows' places, those of like length together; a row that is longer than TOKENS is alone."""
+    """The rows' places in batches of similar length; a row longer than TOKENS is alone."""
     part: list[int] = []
     for each in sorted(range(len(rows)), key=lambda place: len(rows[place].ids)):
         if part and (len(part) + 1) * len(rows[each].ids) > TOKENS:
@@ -44,7 +44,7 @@ def _batches(rows: Sequence[Encoded]) -> Iterator[list[int]]:
 
 
 def _of(model: Any, rows: Sequence[Encoded], device: Any) -> list[Likelihood]:
-    """Of one batch. Logits are made from where the first response begins on: before it nothing is asked."""
+    """Of one batch. Logits start where the first response begins: earlier ones are not needed."""
     longest = max(len(row.ids) for row in rows)
     ids = torch.tensor([[*row.ids, *[0] * (longest - len(row.ids))] for row in rows], device=device)
     seen = torch.tensor([[1] * len(row.ids) + [0] * (longest - len(row.ids)) for row in rows], device=device)
@@ -61,13 +61,13 @@ def _of(model: Any, rows: Sequence[Encoded], device: Any) -> list[Likelihood]:
 
 
 def mean_loss(found: Sequence[Likelihood]) -> tuple[float, int]:
-    """Mean negative log-likelihood of a response's token, in nats, and the tokens that it is over."""
+    """Mean negative log-likelihood of a response's tokens, in nats, and the number of tokens."""
     tokens = sum(count for _, count in found)
     return -sum(total for total, _ in found) / max(1, tokens), tokens
 
 
 def preferred(chosen: Sequence[Likelihood], rejected: Sequence[Likelihood]) -> float | None:
-    """Share of pairs whose chosen response is likelier a token: so that a longer one is not less likely by length."""
+    """Share of pairs whose chosen response is likelier per token, so that length does not count."""
     if not chosen:
         return None
     better = [a / max(1, n) > b / max(1, m) for (a, n), (b, m) in zip(chosen, rejected, strict=True)]

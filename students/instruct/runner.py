@@ -1,6 +1,5 @@
-"""One training by a transformers Trainer: taken up after a kill, halved where memory runs out, stopped where it breaks.
-
-Loads torch and transformers. Every stage comes through here with a function that makes its trainer.
+"""One training by a transformers Trainer: it resumes after a kill, halves batches if memory runs out, and stops if it
+diverges. Every stage comes through here with a function that makes its trainer.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ EVERY = 60.0
 """Seconds between two checkpoints at least; the first pass that ended well is always kept."""
 
 SHARE = 0.05
-"""Share of the time that writing them may take at most, as far as the last one tells."""
+"""Largest share of the training time spent on writing them, judged by the last write."""
 
 WHOLE, FACTS = "whole.json", "facts.json"
 
@@ -39,7 +38,7 @@ Make = Callable[["Attempt"], Any]
 
 @dataclass(frozen=True)
 class Attempt:
-    """How one attempt trains: rows a batch, batches a step, and where its checkpoints lie."""
+    """Plan of one attempt: rows per batch, batches per step, and the folder of its checkpoints."""
 
     batch_size: int
     accumulate: int
@@ -48,7 +47,7 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Ended:
-    """A training's model and what it took. `tokens` were learned from in `seconds`, padding not counted."""
+    """A training's model and figures. `tokens` were learned from in `seconds`, without padding."""
 
     model: Any
     device: str
@@ -73,18 +72,18 @@ def common(settings: StudentSettings, plan: Attempt) -> dict[str, Any]:
 
 
 def one_device(args: Any) -> Any:
-    """Arguments that use one GPU unless a launcher (accelerate launch) started several processes: TRL wants it so."""
+    """Arguments that use one GPU unless a launcher (accelerate launch) started several processes, as TRL requires."""
     if args.n_gpu > 1:
         args._n_gpu = 1
     return args
 
 
 def train(make: Make, plan: Attempt, facts: str, say: Say) -> Ended:
-    """Carry out a plan, from its checkpoint where there is one of the same `facts`.
+    """Carry out a plan, from its checkpoint if there is one with the same `facts`.
 
-    Where memory runs out it starts again with half the batch and twice the accumulation, and says so. Where the loss is
-    no number it stops with the last good weights, and `note` says it. Raises GraftError where there are none, or where
-    not even one row fits, and StorageFull.
+    If memory runs out, it starts again with half the batch and twice the accumulation, with a message. If the loss is
+    not finite, it stops with the last good weights, and `note` reports it. Raises GraftError if there are none or not
+    even one row fits, and StorageFull.
     """
     plan = _taken_up(plan, facts, say)
     while True:
@@ -92,7 +91,7 @@ def train(make: Make, plan: Attempt, facts: str, say: Say) -> Ended:
             with _quiet():
                 return _attempt(make, plan, say)
         except UnpicklingError:
-            say("the checkpoint of an earlier training cannot be read: starting anew")
+            say("the checkpoint of an earlier training cannot be read: starting again")
             shutil.rmtree(plan.folder, ignore_errors=True)
             _write_facts(plan, facts)
             continue
@@ -119,7 +118,7 @@ def train(make: Make, plan: Attempt, facts: str, say: Say) -> Ended:
 
 
 class Watch:
-    """Follows a training: when to write a checkpoint, when the loss is no number, how many tokens were learned."""
+    """Follows a training: decides on checkpoints, detects a loss that is not finite, counts learned tokens."""
 
     def __init__(self, folder: Path, before: Mapping[str, float]) -> None:
         self.folder, self.before = folder, before
@@ -130,16 +129,16 @@ class Watch:
 
     @property
     def seconds(self) -> float:
-        """Seconds of training, those before a kill included, as far as a checkpoint tells."""
+        """Seconds of training, with those before a kill, as far as a checkpoint records them."""
         return self.before.get("seconds", 0.0) + time.monotonic() - self._began
 
     @property
     def learned(self) -> int:
-        """Tokens learned from, those before a kill included."""
+        """Tokens learned from, with those before a kill."""
         return int(self.before.get("tokens", 0)) + self.tokens
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """The clock starts here: making the trainer is no training."""
+        """Start the clock: making the trainer does not count."""
         self._began = time.monotonic()
         self._next = self._began + EVERY
 
@@ -152,20 +151,20 @@ class Watch:
         if math.isfinite(loss):
             self.losses.append(loss)
         else:
-            self._break(f"the loss is no number at step {state.global_step}", control)
+            self._break(f"the loss is not finite at step {state.global_step}", control)
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any, **kwargs: Any) -> None:
-        """Ask for a checkpoint when it is time, but never of weights that are no numbers."""
+        """Request a checkpoint when it is due, but never of weights that are not finite."""
         if time.monotonic() >= self._next:
             self._ask(state, control, model)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, model: Any, **kwargs: Any) -> None:
-        """The first pass that ended well is kept in any case, unless it was the only one."""
+        """Always keep the first pass that ended well, unless it is the only one."""
         if not self._saved and state.global_step < state.max_steps:
             self._ask(state, control, model)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Mark the checkpoint as whole and take the earlier ones away."""
+        """Mark the checkpoint as whole and remove the earlier ones."""
         made = self.folder / f"checkpoint-{state.global_step}"
         facts = {"seconds": self.seconds, "tokens": self.learned, "loss": self.losses[-1] if self.losses else None}
         (made / WHOLE).write_text(json.dumps(facts), encoding="utf-8")
@@ -179,7 +178,7 @@ class Watch:
         if self.broken:
             return
         if not is_whole(model):
-            self._break(f"weights are no numbers after step {state.global_step}", control)
+            self._break(f"weights are not finite after step {state.global_step}", control)
             return
         self._asked, control.should_save = time.monotonic(), True
 
@@ -189,7 +188,7 @@ class Watch:
 
 
 def is_whole(model: Any) -> bool:
-    """Whether every weight that is trained is a number."""
+    """Whether every trained weight is finite."""
     return all(bool(torch.isfinite(each).all()) for each in model.parameters() if each.requires_grad)
 
 
@@ -202,10 +201,10 @@ def _attempt(make: Make, plan: Attempt, say: Say) -> Ended:
         trainer.add_callback(watch)
         trainer.remove_callback(PrinterCallback)
         if found:
-            say(f"taken up at step {found.name.rpartition('-')[2]}, from a checkpoint")
+            say(f"resumed from checkpoint {found.name.rpartition('-')[2]}")
         ended = trainer.train(resume_from_checkpoint=str(found) if found else None)
     if not watch.broken and not is_whole(trainer.model):
-        watch.broken = "weights are no numbers after the last step"
+        watch.broken = "weights are not finite after the last step"
     note = _fallen_back(trainer, plan.folder, watch.broken, say) if watch.broken else ""
     last = watch.losses[-10:]
     return Ended(
@@ -215,22 +214,22 @@ def _attempt(make: Make, plan: Attempt, say: Say) -> Ended:
 
 
 def _fallen_back(trainer: Any, folder: Path, what: str, say: Say) -> str:
-    """Put the last good weights into the trainer's model; what is said of it. GraftError where there are none."""
+    """Put the last good weights into the trainer's model; returns the note. Raises GraftError if there are none."""
     found = _checkpoint(folder)
     if found is None:
         raise GraftError(
-            f"training came apart: {what}", where="student.instruct.learning_rate",
+            f"training diverged: {what}", where="student.instruct.learning_rate",
             fix="lower it (2e-4 suits LoRA, 2e-5 every weight); if it is, the base model's weights are broken",
         )  # fmt: skip
     trainer._load_from_checkpoint(str(found))
-    note = f"training came apart: {what}; the weights of step {found.name.rpartition('-')[2]} are kept. A lower "
+    note = f"training diverged: {what}; the weights of step {found.name.rpartition('-')[2]} are kept. A lower "
     note += "learning rate may help"
     say(note)
     return note
 
 
 def _taken_up(plan: Attempt, facts: str, say: Say) -> Attempt:
-    """The plan that a checkpoint of these facts was made with; of other facts, or none, it is taken away."""
+    """The plan that a checkpoint with these facts was made with; a checkpoint with other facts, or none, is removed."""
     file = plan.folder / FACTS
     try:
         known = json.loads(file.read_text(encoding="utf-8"))
@@ -241,7 +240,7 @@ def _taken_up(plan: Attempt, facts: str, say: Say) -> Attempt:
     if same:
         return kept
     if _checkpoint(plan.folder):
-        say("the checkpoint of an earlier training is of other rows or settings: starting anew")
+        say("the checkpoint of an earlier training has other rows or settings: starting again")
     shutil.rmtree(plan.folder, ignore_errors=True)
     _write_facts(plan, facts)
     return plan
@@ -267,7 +266,7 @@ def _is_memory(error: RuntimeError) -> bool:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Neither bars nor advice from transformers, datasets and TRL in here."""
+    """Silences progress bars and advice of transformers, datasets and TRL inside."""
     from datasets.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
     shown = is_progress_bar_enabled()

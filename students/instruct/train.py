@@ -1,6 +1,6 @@
 """A version's instruction student: trained stage by stage, measured beside its untrained base.
 
-Knows neither Prefect nor the lake: it is handed turns and pairs and hands back values.
+Knows neither Prefect nor the lake: it takes turns and pairs and returns values.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ if TYPE_CHECKING:
     from graft.students.instruct.runner import Ended
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-"""Read when torch loads: waiting threads sleep. Spinning ones slow training tenfold where another process is busy."""
+"""Read when torch loads: waiting threads sleep. Spinning threads slow training tenfold beside a busy process."""
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class InstructReport(Report):
-    """An instruction student and how it was judged: not at all if the version has no row outside its training split."""
+    """An instruction student and its evaluation: None if the version has no row outside its training split."""
 
     evaluations: tuple[InstructEvaluation, ...]
 
@@ -54,13 +54,13 @@ class InstructReport(Report):
 
     @property
     def evaluation(self) -> InstructEvaluation | None:
-        """How it was judged, if it was."""
+        """The evaluation, if there is one."""
         return self.evaluations[0] if self.evaluations else None
 
 
 @dataclass(frozen=True)
 class Held:
-    """What the student did not learn from: rows of the other splits, and pairs of their instructions."""
+    """Held-out data: rows of the other splits, and pairs of their instructions."""
 
     turns: Sequence[Turn] = ()
     pairs: Sequence[Pair] = ()
@@ -72,8 +72,8 @@ def train_instruct_student(
 ) -> InstructReport:  # fmt: skip
     """Train stage by stage on turns and pairs; write to `home.students/<id>/`; evaluate.
 
-    The folder appears whole or not at all; a killed training goes on from the checkpoints beside it. Raises GraftError
-    where there is nothing to learn from or training comes apart, and what `find_base` raises.
+    The folder appears whole or not at all; a killed training resumes from the checkpoints beside it. Raises GraftError
+    if there is nothing to learn from or training diverges, and the errors of `find_base`.
     """
     base = find_base(settings.instruct.base, home.models, say)
     tokenizer = load_tokenizer(base)
@@ -110,7 +110,7 @@ def train_instruct_student(
 
 
 def stages_of(settings: StudentSettings) -> list[Stage]:
-    """The stages that the settings give, in order. Raises NotFound, and GraftError where the first cannot start."""
+    """The stages that the settings give, in order. Raises NotFound, and GraftError if the first cannot start."""
     stages: list[Stage] = [STAGES.get(own.kind)(own) for own in settings.instruct.course]
     if not stages[0].first:
         raise GraftError(
@@ -121,9 +121,9 @@ def stages_of(settings: StudentSettings) -> list[Stage]:
 
 
 def _trained(course: Course, stages: Sequence[Stage], staging: Path) -> tuple[list[Ended], Path, list[str]]:
-    """Every stage that has something to learn from; the folder of the last one's weights; and what is to be said.
+    """Every stage that has something to learn from; the folder of the last one's weights; and notes.
 
-    A stage that an earlier, killed training came past is not trained again.
+    A stage that an earlier, killed training finished is not trained again.
     """
     ended: list[Ended] = []
     notes: list[str] = []
@@ -147,12 +147,12 @@ def _trained(course: Course, stages: Sequence[Stage], staging: Path) -> tuple[li
         ended.append(found)
         start = done
     if start is None:
-        raise GraftError("no stage has anything to learn from", where="student.instruct.stages", fix="add sft")
+        raise GraftError("no stage has data to learn from", where="student.instruct.stages", fix="add sft")
     return ended, start, [*(each.note for each in ended if each.note), *notes]
 
 
 def _finished(folder: Path, facts: str) -> Ended | None:
-    """What a stage took if an earlier, killed training came past it; else None."""
+    """The figures of a stage that an earlier, killed training finished; else None."""
     from graft.students.instruct.runner import Ended
 
     try:
@@ -163,7 +163,7 @@ def _finished(folder: Path, facts: str) -> Ended | None:
 
 
 def _save(ended: Ended, tokenizer: Any, folder: Path, facts: str) -> None:
-    """Weights (an adapter, or all of them) as safetensors, the tokenizer, and what the stage took. Raises StorageFull.
+    """Weights (an adapter, or all of them) as safetensors, the tokenizer, and the stage's figures. Raises StorageFull.
 
     `stage.json` comes last: a folder without it is half written.
     """
@@ -182,7 +182,7 @@ def _save(ended: Ended, tokenizer: Any, folder: Path, facts: str) -> None:
 
 
 def _publish(made: Path, folder: Path, staging: Path) -> None:
-    """Rename the last stage's folder to where the student belongs, and clear what was beside it."""
+    """Rename the last stage's folder to the student's, and remove the files beside it."""
     (made / "stage.json").unlink()
     (made / "README.md").unlink(missing_ok=True)  # a template's card; ours is written by the card's own module
     old = folder.with_name(folder.name + ".old")
@@ -239,7 +239,7 @@ def _identity(
     taught: Sequence[Turn], pairs: Sequence[Pair], settings: StudentSettings, base: CausalBase, dataset: str,
     version: int | None,
 ) -> str:  # fmt: skip
-    """The id of a student: the same for the same rows, pairs and settings, as far as they make its weights."""
+    """The id of a student: the same for the same rows, pairs and settings, as far as they decide its weights."""
     learned = content_hash((turn.instruction, turn.response) for turn in taught)
     compared = content_hash((pair.instruction, pair.chosen, pair.rejected) for pair in pairs)
     return "st_" + stable_hash(
@@ -248,13 +248,13 @@ def _identity(
 
 
 def _speed(stages: Sequence[Ended]) -> float | None:
-    """Tokens of the supervised stage a second: the preferences' pairs pass the model twice and would blur it."""
+    """Tokens per second of the supervised stage: pairs pass the model twice and would distort the figure."""
     first = stages[0]
     return round(first.tokens / first.seconds, 1) if first.tokens and first.seconds > 0 else None
 
 
 def _peak_share(course: Course, stages: Sequence[Ended]) -> float | None:
-    """Share of a known GPU's peak; where the base stays as it is, a token takes 4 operations a weight instead of 6."""
+    """Share of a known GPU's peak; with a frozen base a token takes 4 operations per weight instead of 6."""
     import torch
 
     from graft.schemas.pretrained import pretrained, untrained

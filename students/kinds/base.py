@@ -1,7 +1,7 @@
 """The contract of a kind of student: trained from a version, opened for answers, exported with a card, shown in tables.
 
 A module of this folder holds its kind as `KIND`, an instance; another distribution names one in the entry-point group
-`graft.students`. A task says which kind its rows train. Flows, verbs and pages ask the kind.
+`graft.students`. A task names the kind that its rows train. Flows, verbs and pages call the kind.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Predict = Callable[[Sequence[str]], list[str]]
 
 @dataclass(frozen=True)
 class Training:
-    """What a student is trained from.
+    """Inputs of a student's training.
 
     Args:
         run: the one that made the version, with its seeds in the lake
@@ -84,15 +84,15 @@ class StudentKind(ABC):
         """Whether a student of this kind lies in the folder, trained or exported."""
 
     def check_steering(self, settings: StudentSettings) -> None:
-        """Whether a loop (`graft improve`) can be steered by such students. Raises GraftError: not unless a kind says
-        otherwise."""
+        """Check that a loop (`graft improve`) can be steered by such students. Raises GraftError unless a kind
+        overrides it."""
         raise GraftError(
             f"improve steers students that predict labels, not {self.noun}", where="task.kind",
             fix="graft run and graft train",
         )  # fmt: skip
 
     def tables(self, lake: Lake, dataset: str | None = None, version: int | None = None) -> tuple[Table, ...]:
-        """Students that are judged in a way of their own, for terminal and pages; of a dataset, and of a version.
+        """Students with evaluations of their own kind, for terminal and pages; of a dataset, and of a version.
 
         Those with evaluations on held-out rows are on the leaderboard already (`data.scores`). Each row has a
         `student_id`; a column may link by `link`, which a page fills in.
@@ -100,7 +100,7 @@ class StudentKind(ABC):
         return ()
 
     def open(self, student: Student, home: Home, evaluations: Sequence[Evaluation], engine: Engine) -> Predictor:
-        """The student ready to label texts."""
+        """The student, ready to label texts."""
         self._cannot("label texts", student)
 
     def export(self, student: Student, home: Home, lake: Lake, folder: Path, *, overwrite: bool) -> Exported:
@@ -109,7 +109,7 @@ class StudentKind(ABC):
 
     def _cannot(self, what: str, student: Student) -> NoReturn:
         raise GraftError(
-            f"{self.noun} cannot {what}", where=student.id, fix=f"use its folder as it is: GRAFT_HOME/{student.path}"
+            f"{self.noun} cannot {what}", where=student.id, fix=f"use its folder: GRAFT_HOME/{student.path}"
         )
 
 
@@ -120,8 +120,8 @@ def tables_of_kinds(lake: Lake, dataset: str | None = None, version: int | None 
 
 
 def kind_in(folder: Path) -> StudentKind:
-    """The kind of the student that lies in a folder. Raises NotFound."""
+    """The kind of the student in a folder. Raises NotFound."""
     found: StudentKind | None = next((kind for kind in STUDENTS.all().values() if kind.lies_in(folder)), None)
     if found is None:
-        raise NotFound("no student lies here", where=str(folder), fix="train one: graft train NAME")
+        raise NotFound("no student found", where=str(folder), fix="train one: graft train NAME")
     return found

@@ -26,7 +26,7 @@ from graft.students.predict import FACTS, Engine, Predictor, is_student
 from graft.students.train import StudentReport, train_student
 
 MODELS = "## Models and their terms"
-"""The section of a version's card that says which models reach the student, and on which terms."""
+"""The section of a version's card on the models that reach the student, and their terms."""
 
 
 class Classifier(StudentKind):
@@ -35,7 +35,7 @@ class Classifier(StudentKind):
     name, noun = "classifier", "a classifier"
 
     def train(self, asked: Training) -> StudentReport:
-        """Both students, stored with their evaluations, and the teachers beside them if the settings ask for some."""
+        """Both students, stored with their evaluations, and the teachers beside them if the settings name some."""
         lake, found, settings = asked.lake, asked.version, asked.settings
         labels = asked.recipe.task.names
         head = head_of(settings, labels)
@@ -72,7 +72,7 @@ class Classifier(StudentKind):
     def open(self, student: Student, home: Home, evaluations: Sequence[Evaluation], engine: Engine) -> Predictor:
         """The export in GRAFT_HOME/exports if it is there and no older than the student, else its own folder.
 
-        Temperature and threshold are those that the lake has now.
+        Temperature and threshold are the lake's present ones.
         """
         rule, exported = Rule.of(evaluations), home.export(student.id)
         if engine != "pytorch" and is_student(exported) and _since(exported / FACTS, student):
@@ -82,7 +82,7 @@ class Classifier(StudentKind):
     def export(self, student: Student, home: Home, lake: Lake, folder: Path, *, overwrite: bool) -> Exported:
         """As ONNX, weights, tokenizer, labels.json and model card.
 
-        Raises MissingExtra, StorageFull, and GraftError where the folder is there or the ONNX model is not equal to
+        Raises MissingExtra, StorageFull, and GraftError if the folder is there or the ONNX model is not equal to
         PyTorch within 1e-3.
         """
         from graft.students.card import Judgements, Origin, render_model_card
@@ -130,20 +130,20 @@ def _test_rows(asked: Training, head: Head, material: Material) -> list[tuple[st
 def _with_teachers(
     asked: Training, report: StudentReport, head: Head, test_rows: list[tuple[str, str]]
 ) -> StudentReport:
-    """The report with the teachers' scores on the version's evaluation; where none can be asked, a note says why."""
+    """The report with the teachers' scores on the version's evaluation; a note if no teacher can be called."""
 
     def predict(texts: Sequence[str]) -> list[str]:
         found = Predictor.open(asked.home.student(report.students[-1].id))
         return [answer.label for answer in found.predict(texts)]
 
     if head.several:
-        return _noted(asked, report, "no teacher was asked: it names one label, and these texts may have several")
+        return _noted(asked, report, "no teacher was called: it names one label, and these texts may have several")
     try:
         scores, table = asked.ask_teachers(test_rows, predict)
     except GraftError as error:
-        return _noted(asked, report, f"no teacher was asked: {error.what}")
+        return _noted(asked, report, f"no teacher was called: {error.what}")
     if not scores:
-        return _noted(asked, report, "no teacher was asked: none of the recipe's models can be, within its limits")
+        return _noted(asked, report, "no teacher was called: the limits of the recipe's models allow none")
     *others, judged = report.evaluations
     evaluations = (*others, judged.model_copy(update={"teachers": scores}))
     return replace(report, evaluations=evaluations, text=f"{report.text}\n\n{table}")
@@ -155,7 +155,7 @@ def _noted(asked: Training, report: StudentReport, note: str) -> StudentReport:
 
 
 def _since(file: Path, student: Student) -> bool:
-    """Whether the file was written after the student was trained (the last time: an id is trained again with it)."""
+    """Whether the file was written after the student's (last) training."""
     return file.stat().st_mtime >= student.created_at.timestamp()
 
 
@@ -166,7 +166,7 @@ def models_section(card: str) -> str:
 
 
 def _baseline(lake: Lake, student: Student, judged: list[Evaluation]) -> list[Evaluation]:
-    """How the newest seeds-only student of the dataset did on each of the same held-out files."""
+    """Evaluations of the dataset's newest seeds-only student on the same held-out files."""
     if student.trained_on == "seeds":
         return []
     wanted = {one.test_hash for one in judged if one.test_file != VALIDATION}
@@ -193,10 +193,10 @@ def _origin(lake: Lake, student: Student) -> tuple[DatasetVersion | None, Recipe
 
 
 def _licence(student: Student) -> str:
-    """The encoder's, where it lies on this machine."""
+    """The encoder's licence, if the encoder is on this machine."""
     name = student.settings.encoder
     if name != BUILT_IN and not Path(name).expanduser().is_dir():
-        return "as its card on the Hugging Face hub says"
+        return "see its card on the Hugging Face hub"
     try:
         licence = find_encoder(name).licence
     except GraftError:

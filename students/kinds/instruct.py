@@ -29,7 +29,7 @@ class Instruct(StudentKind):
         """On the training split and the seeds that have a response, judged on the version's other splits."""
         if asked.test:
             raise GraftError(
-                "an instruction student is judged on the version's own rows: it takes no test file",
+                "an instruction student is evaluated on the version's own rows: it takes no test file",
                 where="--test", fix="leave it out",
             )  # fmt: skip
         lake, found = asked.lake, asked.version
@@ -45,7 +45,7 @@ class Instruct(StudentKind):
         return report
 
     def tables(self, lake: Lake, dataset: str | None = None, version: int | None = None) -> tuple[Table, ...]:
-        """Loss beside that of the model that each started as."""
+        """Loss beside that of each student's base model."""
         rows = [
             {**judged.model_dump(), "dataset": student.dataset, "version": student.version, "link": None,
              "train_rows": student.train_rows, "created_at": student.created_at}
@@ -74,7 +74,7 @@ class Instruct(StudentKind):
 
 @dataclass
 class _Found:
-    """What a version holds of one part: its turns, and their pairs."""
+    """Data of one part of a version: turns, and their pairs."""
 
     turns: list[Turn] = field(default_factory=list)
     pairs: list[Pair] = field(default_factory=list)

@@ -1,1 +1,1 @@
-"""Objectives: what a classifier's training minimises, one file each. `schemas.kinds.OBJECTIVES` finds them by name."""
+"""Objectives: losses of a classifier's training, one file each. `schemas.kinds.OBJECTIVES` finds them by name."""

@@ -1,4 +1,4 @@
-"""The contract of an objective: a loss, the settings of its own, and what it requires of a student.
+"""The contract of an objective: a loss, its own settings, and its requirements on a student.
 
 A module of this folder holds its class as `KIND`; another distribution names its class in the entry-point group
 `graft.objectives`. The modules are imported to read recipes: load torch inside the functions.
@@ -46,7 +46,7 @@ class Objective(ABC):
 
     @classmethod
     def check(cls, head: Head, settings: StudentSettings) -> None:
-        """Refuse settings that do not go with this objective, before anything is trained. Raises GraftError."""
+        """Refuse settings that do not fit this objective, before any training. Raises GraftError."""
         if head.name not in cls.heads:
             raise GraftError(
                 f"{cls._kind()} cannot train a student of {head.noun}", where="student.objective",
@@ -64,7 +64,7 @@ class Objective(ABC):
 
         Args:
             model: `model(texts)` gives logits of shape (rows, labels), `model.embed(texts)` unit vectors; on CUDA both
-                compute in bfloat16, so turn what they give into 32 bits (`.float()`)
+                compute in bfloat16, so convert their results to 32 bits (`.float()`)
             batch: at least one row, at most the settings' batch size
             step: optimiser steps made before this one
 
@@ -73,7 +73,7 @@ class Objective(ABC):
         """
 
     def guessing(self, rows: Sequence[TrainRow]) -> float:
-        """The loss of a model that knows nothing of these rows. A training that ends far above it has diverged."""
+        """The loss of a model without knowledge of these rows. A training that ends far above it has diverged."""
         return self.head.guessing
 
     @classmethod

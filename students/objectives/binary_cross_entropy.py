@@ -1,4 +1,4 @@
-"""Binary cross-entropy of a sigmoid for each label: the usual loss of several labels a text."""
+"""Binary cross-entropy of a sigmoid for each label: the usual loss for several labels per text."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class BinaryCrossEntropy(Objective):
         return functional.binary_cross_entropy_with_logits(logits, true.to(logits.device), pos_weight=weights)
 
     def guessing(self, rows: Sequence[TrainRow]) -> float:
-        """The loss of even logits, at least that of plain labels."""
+        """The loss of equal logits, at least that of plain labels."""
         import torch
 
         if self._weights is None:

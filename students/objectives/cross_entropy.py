@@ -1,4 +1,4 @@
-"""Cross-entropy of each row's label, by default of every class alike: the usual loss of one label a text."""
+"""Cross-entropy of each row's label, by default with equal class weights: the usual loss for one label per text."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class Distillation(CrossEntropy):
 
     @classmethod
     def check(cls, head: Head, settings: StudentSettings) -> None:
-        """As every objective's; soft labels need a weight."""
+        """As every objective's; `soft_weight` must be above 0."""
         super().check(head, settings)
         if not settings.soft_weight:
             raise GraftError(
@@ -63,7 +63,7 @@ class Distillation(CrossEntropy):
         return (given.log() / self.settings.temperature).softmax(-1)
 
     def guessing(self, rows: Sequence[TrainRow]) -> float:
-        """The loss of even logits, at least that of the labels alone."""
+        """The loss of equal logits, at least that of the labels alone."""
         import torch
 
         return max(self.head.guessing, float(self._of(torch.zeros(len(rows), len(self._places)), rows)))

@@ -1,4 +1,4 @@
-"""Steering policies, and the one controller that turns their wishes into the next round's steering.
+"""Steering policies, and the controller that merges their wishes into the next round's steering.
 
 A policy is a module of this folder, or a plugin; `schemas.kinds.POLICIES` finds it by name. Policies that each moved
 the mixture of labels on their own would undo each other: their weights are averaged here, every label keeps a floor,
@@ -19,7 +19,7 @@ __all__ = ["Decided", "Evidence", "Policy", "SteeringRow", "Wish", "decide", "ro
 
 @dataclass(frozen=True)
 class Decided:
-    """The next round: its steering, the rows wanted of each label, their shares, and what each policy said."""
+    """The next round: its steering, the requested rows of each label, their shares, and each policy's sentence."""
 
     steering: Steering
     wanted: dict[str, int]
@@ -28,7 +28,7 @@ class Decided:
 
 
 async def decide(evidence: Evidence, settings: ImproveSettings, *, rows: int, after: int) -> Decided:
-    """Ask every policy of the loop and settle their wishes. `rows` over all labels; `after`: the version so far."""
+    """Call every policy of the loop and merge their wishes. `rows` over all labels; `after`: the version so far."""
     wishes = {name: await POLICIES.get(name)(evidence) for name in settings.policies}
     weights = shares_of([wish.weights for wish in wishes.values()], evidence.labels, settings.least_share)
     exemplars = {(row.text, row.label): row for wish in wishes.values() for row in wish.exemplars}
@@ -53,7 +53,7 @@ def _merged(found: Sequence[Mapping[str, tuple[str, ...]]]) -> dict[str, tuple[s
 def shares_of(wishes: Sequence[Mapping[str, float]], labels: Sequence[str], least_share: float) -> dict[str, float]:
     """Each label's share of the next rows, summing to 1; at least `least_share` of an even one.
 
-    `wishes` are weights by label, of any scale, not negative; empty ones, and labels left out, count as even.
+    `wishes` are weights by label, of any scale, not negative; empty weights, and missing labels, count as even.
     """
     even = 1 / len(labels)
     total = dict.fromkeys(labels, 0.0)
@@ -68,7 +68,7 @@ def shares_of(wishes: Sequence[Mapping[str, float]], labels: Sequence[str], leas
 
 
 def rows_of(shares: Mapping[str, float], rows: int) -> dict[str, int]:
-    """Shares that sum to 1 as whole rows that add up to `rows`: the largest remainders get what rounding left."""
+    """Shares that sum to 1 as whole rows that add up to `rows`, by largest remainder."""
     exact = {label: share * rows for label, share in shares.items()}
     whole = {label: int(value) for label, value in exact.items()}
     order = sorted(exact, key=lambda label: (whole[label] - exact[label], label))

@@ -1,6 +1,6 @@
-"""What steers a loop: what is known of a student after a round, and what a policy wishes of the next one.
+"""The contract of a policy: evidence on a student after a round, and a wish for the next round.
 
-A policy is an async function from `Evidence` to a `Wish`, one file each, which holds it as `KIND`. It may ask a model
+A policy is an async function from `Evidence` to a `Wish`, one file each, which holds it as `KIND`. It may use a model
 to name things (`Evidence.name`); it touches neither the lake nor Prefect. Policies only weigh: `steer.decide` counts.
 """
 
@@ -13,17 +13,17 @@ from dataclasses import dataclass, field
 from graft.schemas.steering import SteerRow
 
 Name = Callable[[str, Sequence[str]], Awaitable[tuple[str, ...]]]
-"""(label, texts) to what the texts are about, in a few words each; empty where no model could say."""
+"""(label, texts) to the subjects of the texts, in a few words each; empty if no model could name them."""
 
 LEAST = 1e-6
-"""Least probability that a logarithm is taken of."""
+"""Lower bound of a probability before its logarithm."""
 
 
 @dataclass(frozen=True)
 class SteeringRow:
-    """A row that the student did not learn from, with what it says of it: a probability for each label.
+    """A row that the student did not learn from, with the student's probability of each label.
 
-    `teacher` is what the judges of the row said, where they gave probabilities; a person's label has none.
+    `teacher` has the judges' probabilities, if they gave any; a person's label has none.
     """
 
     text: str
@@ -38,7 +38,7 @@ class SteeringRow:
 
     @property
     def wrong(self) -> bool:
-        """Whether it is another one than the row's."""
+        """Whether the student's label differs from the row's."""
         return self.predicted != self.label
 
     @property
@@ -53,7 +53,7 @@ class SteeringRow:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known after round `round` of `rounds`. `rows` steer; `failed` has each earlier round's failed rows.
+    """Evidence after round `round` of `rounds`. `rows` steer; `failed` has each earlier round's failed rows.
 
     `pool` are accepted rows (train split) that may be shown to the generator. `weights` are the last round's shares of
     the labels, summing to 1; empty before the first decision.
@@ -75,7 +75,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Wish:
-    """What a policy wishes of the next round. No weights: it does not mind the counts. `said` is one sentence."""
+    """A policy's wish for the next round. No weights: the policy leaves the counts alone. `said` is one sentence."""
 
     weights: Mapping[str, float] = field(default_factory=dict)
     exemplars: tuple[SteerRow, ...] = ()
@@ -90,4 +90,4 @@ def shown(rows: Sequence[SteeringRow]) -> tuple[SteerRow, ...]:
 
 
 Policy = Callable[[Evidence], Awaitable[Wish]]
-"""What a policy's module holds as `KIND`."""
+"""Type of a policy module's `KIND`."""

@@ -1,4 +1,4 @@
-"""TAPIR (arXiv 2405.13448): easy rows first, harder ones round by round, every label alike.
+"""TAPIR (arXiv 2405.13448): easy rows first, harder rows each round, equal counts of every label.
 
 The paper picks instructions that a student answers worse than its teacher, by a judge's score gap, raises the share of
 hard ones over rounds, and keeps tasks balanced. It reports students of LLaMA2 and Qwen1.5 that, with less data, pass
@@ -17,7 +17,7 @@ EACH = 4
 
 
 def difficulty(row: SteeringRow) -> float:
-    """-1 to 1: how much surer of the row's label the teacher is than the student; a person's label is sure."""
+    """-1 to 1: the teacher's probability of the row's label minus the student's; a person's label has probability 1."""
     taught = row.teacher.get(row.label, 0.0) if row.teacher else 1.0
     return taught - row.student.get(row.label, 0.0)
 

@@ -1,4 +1,4 @@
-"""DDK (arXiv 2407.16154): a label's share follows how far the student lies behind the teacher there, smoothed.
+"""DDK (arXiv 2407.16154): a label's share follows the student's smoothed gap to the teacher.
 
 The paper trains small language models on a mixture that is moved, every so many steps, towards the domains in which
 student and teacher lie furthest apart, with a smoothed update, as sampling by the raw figure makes training unstable.
@@ -16,13 +16,13 @@ import statistics
 from graft.students.steer.base import Evidence, Policy, Wish
 
 SMOOTH = 0.5
-"""What stays of the last round's shares."""
+"""Weight of the last round's shares."""
 MOST = 10.0
-"""Largest gap that counts, so that a label with two odd rows does not take everything."""
+"""Largest gap that counts, so that a label with two odd rows does not dominate."""
 
 
 async def wish(evidence: Evidence) -> Wish:
-    """Weights alone."""
+    """Weights only."""
     gaps = dict[str, float]()
     for label in evidence.labels:
         rows = evidence.of(label)

@@ -6,8 +6,8 @@ no better. It reports students up to 130 times faster and 25 times cheaper than 
 gains with more classes.
 
 Here: a label's weight is 1 plus its share of errors, so that a label that is always wrong gets twice what a perfect one
-gets; of each label at most SHOWN mistakes are exemplars, the surest first; and the labels that it is taken for become
-its partners in PromptMix.
+gets; of each label at most SHOWN mistakes are exemplars, the surest first; and the labels that it is confused with
+become its partners in PromptMix.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections import Counter
 from graft.students.steer.base import Evidence, Policy, Wish, shown
 
 SHOWN = 4
-"""Mistakes of one label that are shown at most."""
+"""Most mistakes of one label that are shown."""
 
 
 async def wish(evidence: Evidence) -> Wish:

@@ -1,4 +1,4 @@
-"""SwS (arXiv 2506.08989): what the student fails round after round is named, and new rows are about just that.
+"""SwS (arXiv 2506.08989): names the student's repeated failures, and new rows target them.
 
 The paper finds the problems that a reasoning model fails all through training, takes their concepts, and writes new
 problems on them; with the larger set its 7B and 32B models gain 10.0 and 7.7 points on average over eight benchmarks.
@@ -14,7 +14,7 @@ from collections import defaultdict
 from graft.students.steer.base import Evidence, Policy, SteeringRow, Wish
 
 TEXTS = 6
-"""Failed texts of a label that a model is shown at most."""
+"""Most failed texts of a label that a model sees."""
 
 
 async def wish(evidence: Evidence) -> Wish:
@@ -36,7 +36,7 @@ async def wish(evidence: Evidence) -> Wish:
 
 
 def _again(evidence: Evidence) -> list[SteeringRow]:
-    """Rows that fail now and failed in the round before, where they were asked then as well."""
+    """Rows that fail now and also failed in the round before, if they were tested then."""
     now = [row for row in evidence.rows if row.wrong]
     if not evidence.failed:
         return now

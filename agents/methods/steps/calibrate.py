@@ -1,7 +1,8 @@
-"""Judges are tried before the shards: the mean log-probability that each gives each label, and who gives none at all.
+"""Calibrates judges before the shards: each label's mean log-probability per judge, and judges without
+log-probabilities.
 
-The batch (Zhou et al. 2023) is a fixed one, the texts of each label's first slots, so that a rerun corrects alike
-whatever the timing was. Those texts are ordinary calls: the shards find them in the journal and pay nothing again.
+The batch (Zhou et al. 2023) is fixed, the texts of each label's first slots, so that a rerun makes the same correction
+whatever the timing. These texts are ordinary calls: the shards find them in the journal and pay nothing again.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from graft.schemas.rows import Slot
 from graft.schemas.tasks.base import Label
 
 PROBE = "A text that says nothing."
-"""What a judge without calibration is asked, to learn whether its server gives log-probabilities."""
+"""Request to a judge without calibration, to learn whether its server returns log-probabilities."""
 
 
 class Judge(NamedTuple):
@@ -38,7 +39,7 @@ class Judging:
 
     Args:
         roles: those that may answer by label probabilities, as their settings say
-        giving: of these, those that say which label a text has, rather than how well it fits one
+        giving: of these, those that choose a text's label, rather than score how well it fits one
         voting: of these, those that may name the label instead where a server gives no log-probabilities
     """
 
@@ -54,7 +55,7 @@ Narrow = Callable[[str], Awaitable[Sequence[Label] | None]]
 def judges(recipe: Recipe, judging: Judging) -> dict[str, Judge]:
     """Models that answer by label probabilities, by name; instructions have no labels to judge.
 
-    A model with several roles is tried in the one that asks more of it.
+    A model with several roles is tried in the most demanding one.
     """
     found: dict[str, Judge] = {}
     for role in judging.roles if recipe.task.labelled else ():
@@ -126,7 +127,7 @@ async def _narrowed(texts: Sequence[str], narrow: Narrow | None) -> list[tuple[s
 async def _rows(
     context: Context, judge: Judge, texts: Sequence[tuple[str, Sequence[Label] | None]], judging: Judging
 ) -> list[dict[str, float]] | None:
-    """Each text's raw log-probabilities; None where the server gives none and a vote may stand in for them."""
+    """Each text's raw log-probabilities; None if the server returns none and a vote may replace them."""
 
     async def one(text: str, labels: Sequence[Label] | None) -> dict[str, float] | CallFailed:
         try:

@@ -1,4 +1,4 @@
-"""GRA's decision rule (section 3, arXiv 2504.12322), and when it is settled before everyone was asked. Pure functions.
+"""GRA's decision rule (section 3, arXiv 2504.12322), and when its outcome is settled early. Pure functions.
 
 The spread is the population standard deviation over the reviewers' means: the paper's case 1 prints 2.4758, which only
 that gives. Both bounds are inclusive; a tolerance of 1e-9 keeps float rounding from moving a row over a bound.
@@ -27,7 +27,7 @@ def spread_of(values: Sequence[float]) -> float:
 
 
 def passes(mean: float, tau: float) -> bool:
-    """Whether a mean reaches tau, inclusive."""
+    """Whether a mean reaches tau (inclusive)."""
     return mean >= tau - TOLERANCE
 
 
@@ -39,9 +39,9 @@ def decide(means: Sequence[float], tau: float, delta: float) -> Outcome:
 
 
 def settled(means_so_far: Sequence[float], remaining: int, tau: float, delta: float) -> bool:
-    """Whether no answers of the remaining reviewers can change what `decide` says of those so far.
+    """Whether the remaining reviewers can no longer change the outcome of `decide`.
 
-    Any of the remaining may also fail, so every number of further answers is looked at. Rejection: the mean cannot
+    Any of the remaining may also fail, so every number of further answers is checked. Rejection: the mean cannot
     reach tau any more even with tens. Acceptance: mean and spread keep their bounds at every corner of [0, 10]; the
     mean is linear and the spread convex, so what holds at the corners holds between them. A dispute is never settled
     early: the adjudicator reads all reviews.

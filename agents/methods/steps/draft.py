@@ -1,4 +1,4 @@
-"""A candidate in the making, and how it ends: what all methods share."""
+"""A candidate in the making and its decision, shared by all methods."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from graft.schemas.rows import (
 )  # fmt: skip
 
 REDACTED = "redacted"
-"""The rule of a result that says what was taken out of a text; such a result has passed."""
+"""Rule of a result that reports a redaction; such a result has passed."""
 
 
 @dataclass
 class Draft:
-    """What is known of a candidate when a step ends it. `label` is the slot's until a labelling says otherwise.
+    """State of a candidate while its steps run. `label` is the slot's until a labelling changes it.
 
     `risky`: the text may be harmful whatever label it gets, so that the row is restricted.
     """
@@ -55,7 +55,7 @@ class Draft:
 
     @property
     def judged(self) -> Slot:
-        """The slot as judges see it: with the label that the row has now."""
+        """The slot for judges: with the row's present label."""
         return self.slot if self.label == self.slot.label else self.slot.model_copy(update={"label": self.label})
 
     @property
@@ -68,10 +68,10 @@ class Draft:
 
 
 def screened(draft: Draft) -> Decision | None:
-    """The rejection by the first gate that fails, if one does; what an earlier, narrower check passed is replaced.
+    """The rejection by the first gate that fails, if one does; results of an earlier, narrower check are replaced.
 
-    What the recipe redacts is taken out of the draft before, so that gates, judges and the lake see the mended text.
-    Cleaning itself rejects a text over the length limit: it is cut, and no other gate reads it.
+    The draft is redacted first, so that gates, judges and the lake see the redacted text. Redaction itself rejects a
+    text over the length limit: it is cut, and no other gate reads it.
     """
     earlier = [result for result in draft.gates if result.rule == REDACTED]
     draft.text, draft.response, cleaned = draft.context.clean(draft.text, draft.response)
@@ -90,26 +90,26 @@ def screened(draft: Draft) -> Decision | None:
 
 
 def decision(status: Status, route: Route, code: str, reason: str, **figures: Any) -> Decision:
-    """A decision, with the figures that it rests on."""
+    """A decision with the figures behind it."""
     return Decision(status=status, route=route, code=code, reason=reason, **figures)
 
 
 def failure(code: str, reason: str) -> Decision:
-    """How a candidate ends that no model could finish."""
+    """Decision for a candidate that no model could finish."""
     return Decision(status="failed", route="failed", code=f"failed.{code}", reason=reason.replace("..", "."))
 
 
 async def decided(draft: Draft, steps: Awaitable[Decision], who: str) -> Candidate:
-    """The candidate once its steps have ended. What a model did ends it as failed; a reached cap as failed.budget.
+    """The candidate once its steps have ended: a model's failure ends it as failed, a reached budget as failed.budget.
 
-    `who` begins the sentence for a model that `steps` could not go on without.
+    `who` names the model role that `steps` could not do without and begins the reason.
     """
     try:
         ended = await steps
     except BudgetExhausted as caught:
-        ended = failure("budget", f"No call could be paid any more: {caught.what}.")
+        ended = failure("budget", f"The budget allows no further call: {caught.what}.")
     except CallFailed as caught:
-        ended = failure(caught.code, f"{who} gave nothing usable: {caught.what}.")
+        ended = failure(caught.code, f"{who} returned nothing usable: {caught.what}.")
     return candidate(draft, ended)
 
 
@@ -133,9 +133,9 @@ def candidate(draft: Draft, ended: Decision) -> Candidate:
 
 
 def soft_label(distributions: Sequence[Sequence[LabelScore]]) -> dict[str, float]:
-    """Mean calibrated probability of each label over the judgements by probabilities; empty where there is none.
+    """Mean calibrated probability of each label over the judgements by probabilities; empty if there is none.
 
-    Of judgements over different labels a label that one of them lacks counts there as 0.
+    A label that one of the judgements lacks counts there as 0.
     """
     total: dict[str, float] = {}
     for distribution in distributions:

@@ -1,4 +1,4 @@
-"""Draws: which models play the roles for one slot, and the slot itself. All of it follows from the recipe's seed."""
+"""Draws the models that play the roles of one slot, and the slot itself. The recipe's seed decides all of it."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from graft.schemas.rows import Slot, Steer
 
 
 class Committee(Value):
-    """Reviewers and adjudicator (GRA, arXiv 2504.12322): how many, and by which rule they decide."""
+    """Reviewers and adjudicator (GRA, arXiv 2504.12322): their number and decision rule."""
 
     reviewers: int = Field(default=3, ge=1, le=16, description="size of the review committee, N_R")
     tau: float = Field(default=8.0, ge=0, le=10, description="least mean score that can be accepted")
     delta: float = Field(
         default=1.5, ge=0, le=10, description="population standard deviation above which to adjudicate"
     )
-    early_exit: bool = Field(default=True, description="stop asking reviewers once the outcome is settled")
+    early_exit: bool = Field(default=True, description="stop calling reviewers once the outcome is settled")
 
 
 @dataclass(frozen=True)
 class Roles:
-    """Who plays what for one slot; `reviewers` stand in the order in which they are asked."""
+    """Models that play the roles of one slot; `reviewers` are in the order in which they are called."""
 
     generator: ModelSpec
     reviewers: tuple[ModelSpec, ...]
@@ -46,7 +46,7 @@ class Roles:
 
 
 def seed_of(recipe: Recipe, place: Place, *more: object) -> int:
-    """A place's random seed. It does not depend on the run's id, so that runs of like recipes share their calls."""
+    """A place's random seed. It is independent of the run's id, so that runs of similar recipes share their calls."""
     return int(stable_hash(recipe.seed, place.round, place.shard, place.label, place.index, *more), 16) % 2**31
 
 
@@ -77,14 +77,14 @@ def steered(recipe: Recipe, place: Place, seed: int) -> Steer | None:
 
 
 def draw_model(recipe: Recipe, slot: Slot, role: str) -> ModelSpec:
-    """One model of a role for a slot, uniformly; the slots of a group draw the same. GraftError where there is none."""
+    """One model of a role for a slot, uniformly; the slots of a group draw the same. GraftError if there is none."""
     return random.Random(f"{role}-{slot.seed}").choice(pool_of(recipe, role))
 
 
 def draw_roles(recipe: Recipe, slot: Slot, committee: Committee) -> Roles:
-    """Generator, reviewers and adjudicator, uniformly and without overlap where the pools allow it (GRA section 3).
+    """Generator, reviewers and adjudicator, uniformly and without overlap if the pools allow it (GRA section 3).
 
-    Where they do not, unused models come first, then those used least. Raises GraftError where a role has no model.
+    If not, unused models come first, then those used least. Raises GraftError if a role has no model.
     """
     rng = random.Random(f"roles-{slot.seed}")
     generator = rng.choice(pool_of(recipe, "generator"))
@@ -106,7 +106,7 @@ def draw_roles(recipe: Recipe, slot: Slot, committee: Committee) -> Roles:
 
 
 def reviewer_count(recipe: Recipe, committee: Committee) -> int:
-    """How many reviewers a slot has: as set, but no more than the models that can give different judgements.
+    """Number of reviewers of a slot: as set, but no more than the models that can give different judgements.
 
     A second judgement by probabilities, or at temperature 0, would repeat the first; by sampled scores it would not.
     """
@@ -125,7 +125,7 @@ def _apart(
 
 
 def pool_of(recipe: Recipe, role: str) -> list[ModelSpec]:
-    """The models that may play a role; one that writes is never an encoder. Raises GraftError where there is none."""
+    """The models that may play a role; a writer is never an encoder. Raises GraftError if there is none."""
     writes = recipe.writes(role) or not recipe.task.labelled
     models = [model for model in recipe.models_for(role) if not (writes and model.provider == "encoder")]
     if not models:

@@ -1,4 +1,4 @@
-"""How a run's texts were mixed and relabelled, counted from the lake: counts and shares only, never a text.
+"""Report of a run's mixing and relabelling, counted from the lake: counts and shares only, never a text.
 
 *Agreement* is the share of labelled texts whose label is the intended one, the *relabel rate* its complement.
 """
@@ -11,7 +11,7 @@ from graft.agents.methods.base import Query
 from graft.schemas.sections import Column, Section, Table, share
 
 NEAR_MARGIN = 0.2
-"""A text lies near a boundary where its two likeliest labels are less than this apart in probability."""
+"""A text lies near a boundary if its two likeliest labels are less than this apart in probability."""
 PAIRS_SHOWN = 12
 
 _MIXED = f"""
@@ -20,7 +20,7 @@ _MIXED = f"""
            abs(CAST(labelling->>'margin' AS DOUBLE)) < {NEAR_MARGIN} AS close
     FROM lake.candidates WHERE run_id = ? AND labelling IS NOT NULL
         AND NOT (status = 'failed' AND (labelling->>'label') = '')"""
-"""Without texts that no judge gave a judgement of: those failed, they are not without a label."""
+"""Leaves out texts that no judge could judge: they failed, rather than got no label."""
 
 _FIGURES = """
     count(*) AS judged, count(*) FILTER (label <> '') AS labelled, count(*) FILTER (label = class) AS agreed,
@@ -38,9 +38,9 @@ _COLUMNS = (
 
 
 def mixing_report(query: Query, run_id: str) -> Section | None:
-    """The figures over all, by alpha (rising), and by pair of seed class and partner (most frequent first).
+    """The figures overall, by alpha (rising), and by pair of seed class and partner (most frequent first).
 
-    None for a run none of whose texts was judged.
+    None for a run without a judged text.
     """
     whole = next(iter(_mixed(query, run_id, "'all'", "1")), None)
     if not whole or not whole["judged"]:
@@ -52,7 +52,7 @@ def mixing_report(query: Query, run_id: str) -> Section | None:
     by_alpha = (Column("name", "alpha"), *(agreement if one.key == "agreement" else one for one in _COLUMNS))
     by_pair = (Column("name", "class + partner"), *_COLUMNS)
     return Section(
-        "mixing", "How the texts were mixed and relabelled", _sentences(whole),
+        "mixing", "Mixing and relabelling", _sentences(whole),
         tables=(
             Table("by_alpha", "Agreement and relabelling by alpha", by_alpha, [*alphas, whole]),
             Table(
@@ -69,7 +69,7 @@ def _mixed(query: Query, run_id: str, name: str, order: str, also: str = "") -> 
 
 
 def _rates(row: dict[str, Any]) -> dict[str, float | None]:
-    """Shares of the labelled texts (no label: of the judged ones); None where there are none."""
+    """Shares of the labelled texts (no label: of the judged ones); None if there are none."""
     labelled, judged = row["labelled"], row["judged"]
 
     def of(count: int) -> float | None:
@@ -86,6 +86,6 @@ def _sentences(whole: dict[str, Any]) -> str:
     return (
         f"{whole['labelled']} of {whole['judged']} texts got a label; {share(whole['agreement'], 0)} kept the intended "
         f"one, {share(whole['relabel_rate'], 0)} got another ({share(whole['partner_share'], 0)} their partner's). "
-        f"{share(whole['near_share'], 0)} lie near a boundary, {share(whole['near_pair_share'], 0)} near the one that "
-        "was meant."
+        f"{share(whole['near_share'], 0)} lie near a class boundary, {share(whole['near_pair_share'], 0)} near the "
+        "intended one."
     )

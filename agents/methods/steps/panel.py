@@ -1,6 +1,6 @@
-"""The panel: reviewers are asked until the outcome is settled, and the adjudicator where they disagree (GRA section 3).
+"""The panel: reviewers until the outcome is settled, then the adjudicator if they disagree (GRA section 3).
 
-Reviewers are asked one after another unless `early_exit` is off: then all at once.
+Reviewers are called one after another unless `early_exit` is off: then all at once.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from graft.schemas.rows import Decision, Review
 from graft.schemas.tasks.base import Label
 
 AskOne = Callable[[ModelSpec, int], Awaitable[Review]]
-"""(model, how many times this model was asked before for this slot) to its review."""
+"""(model, number of its earlier reviews of this slot) to its review."""
 
 Adjudicate = Callable[[Sequence[Review]], Awaitable[Review]]
 """The prior reviews to the adjudicator's."""
@@ -28,7 +28,7 @@ Adjudicate = Callable[[Sequence[Review]], Awaitable[Review]]
 async def review_label(
     draft: Draft, roles: Roles, settings: Committee, labels: Sequence[Label] | None = None
 ) -> Decision:
-    """Whether the draft's text fits its label and is usable; `labels` narrows what judges choose among."""
+    """Review whether the draft's text fits its label and is usable; `labels` narrows the judges' choice."""
     context = draft.context
     judged: dict[str, Any] = {
         "recipe": context.recipe, "slot": draft.judged, "text": draft.text, "seeds": context.seeds,
@@ -47,7 +47,7 @@ async def review_label(
 async def review_content(
     draft: Draft, roles: Roles, settings: Committee, review: AskOne, adjudicate: Adjudicate
 ) -> Decision:
-    """Reviews, the decision rule, and the adjudicator where they disagree above the mean."""
+    """Reviews, the decision rule, and the adjudicator if they disagree above the mean."""
     size = len(roles.reviewers)
 
     def over(given: Sequence[Review]) -> bool:
@@ -89,7 +89,7 @@ async def ask_all(
 ) -> list[Review]:
     """The committee's reviews in its drawn order: one after another until `over`, or all at once without early exit.
 
-    They are entered in the draft as they come in. Raises BudgetExhausted once nothing is in flight any more.
+    They are added to the draft as they come in. Raises BudgetExhausted once nothing is in flight any more.
     """
     seen: Counter[str] = Counter()
     seats: list[tuple[ModelSpec, int]] = []
@@ -118,7 +118,7 @@ def _means(reviews: Sequence[Review]) -> list[float]:
 
 
 def all_failed(reviews: Sequence[Review]) -> Decision | None:
-    """The failure of a committee of which nobody gave a judgement; some failing are left out of the decision."""
+    """The failure of a committee without any judgement; single failed reviews are left out of the decision."""
     if any(not review.failure for review in reviews):
         return None
     noun = "reviewer" if len(reviews) == 1 else "reviewers"
@@ -131,7 +131,7 @@ def _told(means: Sequence[float], asked: int, size: int) -> str:
     noun = "reviewer" if size == 1 else "reviewers"
     given = ", ".join(f"{mean:.2f}" for mean in means)
     failed = f" ({asked - len(means)} failed)" if asked > len(means) else ""
-    saved = f" ({size - asked} not asked, as the outcome was settled)" if asked < size else ""
+    saved = f" ({size - asked} skipped, as the outcome was settled)" if asked < size else ""
     return (
         f"{len(means)} of {size} {noun} gave {given}{failed}{saved}: mean {mean_of(means):.2f}, "
         f"spread {spread_of(means):.2f}"

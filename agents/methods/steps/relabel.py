@@ -1,4 +1,4 @@
-"""Relabelling: a text gets its label from judges that are not told the intended one (PromptMix, step 2).
+"""Relabelling: judges that do not see the intended label give a text its label (PromptMix, step 2).
 
 Judges choose among the nearest classes. An answer outside them is no label: it is never forced to the nearest name.
 Several judges' distributions are averaged; a judge that names a label counts as one vote.
@@ -26,20 +26,18 @@ TIE = 1e-9
 
 
 class Relabelling(Value):
-    """Who gives texts their labels, and among which they choose."""
+    """Roles that label texts, and the classes that they choose among."""
 
     relabel: Literal["labeler", "panel", "off"] = Field(
         default="labeler", description="by the labeler role, by GRA's reviewers and adjudicator, or not at all"
     )
-    labelers: int = Field(
-        default=3, ge=1, le=16, description="labelers asked for one text, as far as the role has models"
-    )
+    labelers: int = Field(default=3, ge=1, le=16, description="labelers per text, as far as the role has models")
     nearest_classes: int = Field(default=5, ge=2, description="classes that a labeler chooses among, at most")
     min_probability: float = Field(
         default=0.0, ge=0, lt=1, description="least mean probability of a label; below it the text has no label"
     )
     no_label: Literal["reject", "adjudicate"] = Field(
-        default="reject", description="what becomes of a text whose labelers gave no label of the set"
+        default="reject", description="outcome of a text whose labelers gave no label of the set"
     )
 
 
@@ -78,7 +76,7 @@ def _labelers(draft: Draft, most: int) -> list[ModelSpec]:
 
 
 async def _ask(draft: Draft, models: Sequence[ModelSpec], role: Giver, names: Sequence[str]) -> list[Review]:
-    """One review a model; the same model twice would say the same, so it is asked once.
+    """One review per model: a second call of the same model would return the same.
 
     Prompts list the labels in the task's order, so that texts with the same nearest classes share their beginning.
     """
@@ -107,9 +105,9 @@ def _combined(
     least: float,
     decides: Review | None = None,
 ) -> Labelling:
-    """The mean distribution over those that gave a label, and its best label; or the label of the one that decides.
+    """The mean distribution over judges that gave a label, and its best label; or the label of the deciding judge.
 
-    There is none where the first two are exactly even, as votes may be, or the first is under `least`.
+    There is none if the first two are exactly even, as votes may be, or the first is under `least`.
     """
     said = {review.model: review for review in reviews if review.answer in names and review.distribution}
     given = list(said.values())  # a model in two roles counts once, as the one that was asked last

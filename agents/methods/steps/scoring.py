@@ -1,4 +1,4 @@
-"""How a run's messages were made and scored by guards, counted from the lake: counts and shares only, never a text."""
+"""Report of a run's messages and guard scores, counted from the lake: counts and shares only, never a text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from graft.agents.methods.base import Query
 from graft.schemas.sections import Column, Section, Table, share
 
 WAYS = {"prefilled": ("with the prefix", 0.9681), "plain": ("without", 0.1302)}
-"""How messages were asked for: its name, and the paper's share of replies that were no refusal (arXiv 2410.01524,
+"""Way of requesting messages: its name, and the paper's share of replies without a refusal (arXiv 2410.01524,
 10,000 messages)."""
 
 _SCORED = """
@@ -26,7 +26,7 @@ _ASKED = """
 
 
 def scoring_report(query: Query, run_id: str, counts: Mapping[str, int]) -> Section | None:
-    """What the guards said of each kind of accepted row, and refusals: of messages, not of the rows made of one.
+    """Guard scores of each kind of accepted row, and refusals: of messages, not of the rows made from them.
 
     `counts` are the run's, with the comparison of refusals: asked_prefilled, refused_prefilled, asked_plain,
     refused_plain. None for a run without a message.
@@ -41,7 +41,7 @@ def scoring_report(query: Query, run_id: str, counts: Mapping[str, int]) -> Sect
         for how, (name, paper) in WAYS.items() if (messages := counts.get(f"asked_{how}", 0))
     ]  # fmt: skip
     made = Table(
-        "scored", "Messages as they were meant and as the guard labelled them",
+        "scored", "Intended kind and guard label of the messages",
         (
             Column("side", "meant"), Column("variant", "response"), Column("rows", "rows", "number"),
             Column("harmful_share", "labelled harmful", "share", bar=True),
@@ -50,7 +50,7 @@ def scoring_report(query: Query, run_id: str, counts: Mapping[str, int]) -> Sect
         scored,
     )  # fmt: skip
     refusals = Table(
-        "refusals", "Replies that were no refusal",
+        "refusals", "Replies without a refusal",
         (
             Column("asked", "asked"), Column("messages", "messages", "number"), Column("here", "here", "share"),
             Column("paper", "in the paper", "share", 2),
@@ -58,7 +58,7 @@ def scoring_report(query: Query, run_id: str, counts: Mapping[str, int]) -> Sect
         compared,
     )  # fmt: skip
     return Section(
-        "guard", "How the messages were made and labelled", _sentences(scored, asked, compared),
+        "guard", "Generation and labelling of the messages", _sentences(scored, asked, compared),
         tables=tuple(table for table in (made, refusals) if table.rows),
     )  # fmt: skip
 
@@ -73,7 +73,8 @@ def _sentences(scored: list[dict[str, Any]], asked: dict[str, int], compared: li
     lines = [f"The guard labelled harmful: {said}."] if said else []
     if asked["asked"]:
         lines.append(f"{asked['refused']} of {asked['asked']} messages were refused.")
-    tried = [f"{share(one['here'], 0)} {one['asked']}{'' if one['how'] == 'prefilled' else ' it'}" for one in compared]
+    ways = [one["asked"] if one["how"] == "prefilled" else f"{one['asked']} the prefix" for one in compared]
+    tried = [f"{share(one['here'], 0)} {way}" for one, way in zip(compared, ways, strict=True)]
     if tried:
-        lines.append(f"Asked to compare, {' and '.join(tried)} were no refusal.")
+        lines.append(f"Replies that were not refusals: {' and '.join(tried)}.")
     return " ".join(lines)

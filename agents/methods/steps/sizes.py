@@ -1,4 +1,4 @@
-"""Sizes of calls that several methods estimate by, about: in tokens of four characters."""
+"""Approximate sizes of calls that several methods estimate with, in tokens of four characters."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from graft.schemas.rows import Seed
 
 CHARS_PER_TOKEN = 4
 PROMPT_OVERHEAD = 120
-"""Tokens of a prompt's fixed sentences, about."""
+"""Tokens of a prompt's fixed sentences, approximately."""
 DISPUTES = 0.2
-"""Share of candidates that go to the adjudicator, assumed."""
+"""Assumed share of candidates that go to the adjudicator."""
 ASSUMED_DISPUTES = f"{DISPUTES:.0%} of candidates go to the adjudicator"
 
 
@@ -26,7 +26,7 @@ def sizes(seeds: Sequence[Seed]) -> tuple[int, int]:
 
 
 def panel_calls(recipe: Recipe, reviewers: int, candidates: int, prompt: int, panels: int = 1) -> tuple[Calls, Calls]:
-    """So many reviewers' judgements of (text, label) rows, and the adjudications of those disputed."""
+    """Calls for this many reviewers' judgements of (text, label) rows, and for the adjudications of disputes."""
     written = 1 if recipe.role("reviewer").answer == "logprobs" else 120
     asked, disputed = candidates * reviewers, math.ceil(candidates * DISPUTES)
     return (
@@ -39,7 +39,7 @@ def panel_calls(recipe: Recipe, reviewers: int, candidates: int, prompt: int, pa
 
 
 def calibration_calls(recipe: Recipe, judging: Judging, texts: int, prompt: int) -> tuple[Calls, ...]:
-    """What trying the judges takes: `texts` calls of each by batch calibration, one of any other."""
+    """Calls for trying the judges: `texts` calls of each by batch calibration, one of any other."""
     calls: Counter[str] = Counter()
     for judge in judges(recipe, judging).values():
         calls[judge.role] += texts if judge.calibration == "batch" else 1

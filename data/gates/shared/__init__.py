@@ -1,1 +1,1 @@
-"""What several gates share: folded words, sketches and indexes of texts, spans, neighbours by cosine."""
+"""Parts that several gates share: folded words, sketches and indexes of texts, spans, neighbours by cosine."""

@@ -1,4 +1,4 @@
-"""The folding of text that gates compare by: words without case, punctuation and Unicode forms."""
+"""Folds texts for comparison: words without case, punctuation and Unicode forms."""
 
 from __future__ import annotations
 
@@ -22,5 +22,5 @@ def words(text: str) -> list[str]:
 
 
 def normalise(text: str) -> str:
-    """The text as `words` sees it, in one line; a text without any word keeps its signs."""
+    """The text as `words` folds it, in one line; a text without words keeps its characters."""
     return " ".join(words(text)) or "".join(text.split())

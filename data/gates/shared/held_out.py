@@ -1,4 +1,4 @@
-"""Held-out texts as hashes: what is kept of a text that students are judged on.
+"""Held-out texts as hashes: the only trace that is kept of evaluation texts.
 
 A held-out text is known by three things: a hash of its folded words, its shingle sketch (`near`), and hashes of its
 runs of GRAM_WORDS words.
@@ -15,7 +15,7 @@ from graft.data.gates.shared.folding import normalise, words
 from graft.data.gates.shared.near import sketch_of
 
 GRAM_WORDS = 13
-"""Words of a run: the length at which models' makers commonly call a shared run contamination."""
+"""Words of a run: the usual length at which model makers call a shared run contamination."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,22 +32,22 @@ class TestText:
 
     @classmethod
     def of(cls, file: str, row: int, text: str) -> Self:
-        """What is kept of a text; `file` is a name for people, of which the last part is kept."""
+        """The hashes of a text; `file` is a name for people, of which the last part is kept."""
         return cls(Path(file).name, row, text_hash(text), tuple(map(int, sketch_of(text))), grams_of(text))
 
     @property
     def place(self) -> str:
-        """Where the text stands, for people: `held_out.jsonl:17`."""
+        """The text's place, for people: `held_out.jsonl:17`."""
         return f"{self.file}:{self.row}"
 
 
 def text_hash(text: str) -> str:
-    """32 hex digits that texts share which differ in case, punctuation, spacing or Unicode form alone."""
+    """32 hex digits, equal for texts that differ only in case, punctuation, spacing or Unicode form."""
     return hashlib.blake2b(normalise(text).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 def grams_of(text: str) -> tuple[int, ...]:
-    """Hashes (63 bits) of the different runs of GRAM_WORDS words, sorted; none where the text is shorter."""
+    """Hashes (63 bits) of the different runs of GRAM_WORDS words, sorted; none if the text is shorter."""
     said = words(text)
     runs = {" ".join(said[at : at + GRAM_WORDS]) for at in range(len(said) - GRAM_WORDS + 1)}
     return tuple(sorted(_number(run) for run in runs))

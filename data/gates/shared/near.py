@@ -18,7 +18,7 @@ from graft.data.gates.shared.folding import words
 
 PERMUTATIONS = 32
 MISS = 0.02
-"""Share of true neighbours, just at the threshold, that LSH may overlook (more similar ones: far less)."""
+"""Share of true neighbours, just at the threshold, that LSH may miss (of more similar ones far less)."""
 SKETCH = 128
 """Shingle hashes kept of a row: texts of up to about 64 words are compared exactly, longer ones estimated."""
 
@@ -26,7 +26,8 @@ Sketch = NDArray[np.uint32]
 
 
 class NearIndex:
-    """Rows that can be asked for near duplicates. About 1 kB a row; the same rows in the same order answer the same."""
+    """Rows searchable for near duplicates. About 1 kB per row; the same rows in the same order give the same
+    answers."""
 
     def __init__(self, threshold: float) -> None:
         self._threshold = threshold
@@ -66,13 +67,13 @@ def shingles_of(text: str) -> list[str]:
 
 
 def jaccard(one: str, other: str) -> float:
-    """Jaccard similarity of two texts' shingles, 0 to 1: what the gate estimates for very long texts."""
+    """Jaccard similarity of two texts' shingles, 0 to 1: the gate estimates it for very long texts."""
     a, b = set(shingles_of(one)), set(shingles_of(other))
     return len(a & b) / len(a | b) if a or b else 1.0
 
 
 def bands_of(threshold: float) -> int:
-    """The fewest bands (powers of two up to PERMUTATIONS) that overlook at most MISS of pairs at the threshold."""
+    """The fewest bands (powers of two up to PERMUTATIONS) that miss at most MISS of pairs at the threshold."""
     for bands in (4, 8, 16):
         if (1 - threshold ** (PERMUTATIONS // bands)) ** bands <= MISS:
             return bands
@@ -80,7 +81,7 @@ def bands_of(threshold: float) -> int:
 
 
 def minhash_of(shingles: list[str]) -> RMinHash:
-    """The MinHash that the index is asked by."""
+    """The MinHash for queries of the index."""
     sketch = RMinHash(num_perm=PERMUTATIONS, seed=42)
     sketch.update(shingles)
     return sketch
@@ -100,7 +101,7 @@ def sketch_from(shingles: list[str]) -> Sketch:
 def jaccard_of(one: Sketch, other: Sketch) -> float:
     """Jaccard similarity of two sketched texts, 0 to 1.
 
-    Exact where both sketches hold all their shingles, else the bottom-k estimate over their union.
+    Exact if both sketches hold all their shingles, else the bottom-k estimate over their union.
     """
     union = np.union1d(one, other)
     if len(one) == SKETCH or len(other) == SKETCH:

@@ -1,6 +1,6 @@
 """Neighbours among many rows: by the cosine of embeddings through an approximate index (usearch), and by shingles.
 
-Below EXACT_BELOW rows every pair is looked at (`semantic`). Above, an HNSW index proposes neighbours and the
+Below EXACT_BELOW rows every pair is compared (`semantic`). Above, an HNSW index proposes neighbours and the
 cosine that decides is computed from the vectors. Rows are ordered first, equal vectors put together and the index built
 by one thread, so a result follows from the rows alone, not from their order. Measured in docs/rescreen.md.
 """
@@ -20,9 +20,9 @@ from graft.data.gates.shared.near import NearIndex, jaccard_of, minhash_of, shin
 from graft.data.gates.shared.semantic import ROUNDING, clusters, drop_semantic_duplicates
 
 EXACT_BELOW = 50_000
-"""Rows up to which every pair is looked at: at 100,000 that still took less time than an index (docs/rescreen.md)."""
+"""Rows up to which every pair is compared: at 100,000 that still took less time than an index (docs/rescreen.md)."""
 ASKED = 16
-"""Neighbours that a row asks the index for; four times as many, up to MOST, while all of them are near enough."""
+"""Neighbours requested for a row; four times as many, up to MOST, while all of them are near enough."""
 MOST = 64
 BLOCK = 4096
 CONNECTIVITY, EXPANSION_ADD, EXPANSION_SEARCH = 16, 128, 96
@@ -46,7 +46,7 @@ class Pairs:
 
 
 def _quiet(line: str) -> None:
-    """Says nothing."""
+    """Reports nothing."""
 
 
 def near_pairs(
@@ -60,9 +60,9 @@ def near_pairs(
 ) -> Pairs:
     """Pairs of rows whose cosine is at or above `min_cosine`: all of them below `exact_below` rows, else nearly all.
 
-    Rows need not have length 1, and a row of zeros has no pair. Equal rows are a pair with the first of them only,
-    so that a text that occurs 100,000 times makes 100,000 pairs. `storage` is what the index keeps of a number (f16:
-    about 1 kB a row of 384), `threads` those that search it, 0 for all cores. Raises ValueError for values not finite.
+    Rows need not have length 1, and a row of zeros has no pair. Equal rows are a pair with the first of them only, so
+    that a text that occurs 100,000 times makes 100,000 pairs. `storage` is the index's number type (f16: about 1 kB a
+    row of 384), `threads` those that search it, 0 for all cores. Raises ValueError for values not finite.
     """
     first, same_as = _distinct(vectors)
     left = right = np.empty(0, dtype=np.int64)
@@ -143,7 +143,7 @@ def drop(
 def nearest(
     vectors: Vectors, count: int, *, exact_below: int = EXACT_BELOW, storage: Storage = "f16", threads: int = 0
 ) -> NDArray[np.float32]:
-    """Each row's cosines to its `count` nearest other rows, highest first (n x count, fewer where there are fewer)."""
+    """Each row's cosines to its `count` nearest other rows, highest first (n x count, fewer if there are fewer)."""
     count, rows = min(count, len(vectors) - 1), np.arange(len(vectors), dtype=np.int64)
     if count < 1:
         return np.empty((len(vectors), 0), dtype=np.float32)
@@ -165,7 +165,7 @@ def nearest(
 
 
 def near_clusters(ids: Sequence[str], texts: Sequence[str], threshold: float) -> dict[str, str]:
-    """Connected components over texts that say the same or nearly: each id to the smallest id of its cluster.
+    """Connected components over texts that are equal or nearly so: each id to the smallest id of its cluster.
 
     Nearly is a Jaccard similarity of shingles at or above `threshold`, as in the near-duplicate gate.
     """
@@ -195,7 +195,7 @@ def members(found: Mapping[str, str]) -> dict[str, list[str]]:
 
 
 class _AllNear(NearIndex):
-    """A near index that tells all neighbours, not the nearest alone."""
+    """A near index that returns all neighbours, not only the nearest."""
 
     def join(self, place: int, text: str, parent: list[int]) -> list[int]:
         """Registers a row by its place; one near row of each group that `parent` tells apart."""
@@ -300,7 +300,7 @@ def _exact_pairs(vectors: Vectors, rows: Places, min_cosine: float) -> Iterator[
 def _indexed_pairs(
     vectors: Vectors, rows: Places, min_cosine: float, storage: Storage, threads: int, say: Say
 ) -> Iterator[tuple[Places, Places]]:
-    """Asks the index for more neighbours of those rows whose neighbours were all near enough."""
+    """Requests more neighbours for rows whose neighbours were all near enough."""
     index = _build(vectors, rows, storage, say)
     asked, count = rows, ASKED
     while len(asked) and count <= MOST:
@@ -320,7 +320,7 @@ def _indexed_pairs(
 
 
 def _build(vectors: Vectors, rows: Places, storage: Storage, say: Say) -> Any:
-    """The index of some rows, built by one thread: several would make another graph every time."""
+    """The index of some rows, built by one thread: several would build a different graph each time."""
     index = _empty(vectors.shape[1], storage)
     for begin in range(0, len(rows), BLOCK):
         chosen = rows[begin : begin + BLOCK]
@@ -339,13 +339,13 @@ def _empty(dimensions: int, storage: Storage) -> Any:
 
 
 def _tell(say: Say, block: int, done: int, total: int, what: str) -> None:
-    """A line of progress every eight blocks."""
+    """A progress line every eight blocks."""
     if block % 8 == 7:
         say(f"neighbours: {done:,} of {total:,} rows {what}")
 
 
 def _search(index: Any, block: NDArray[np.float32], count: int, threads: int) -> tuple[Places, NDArray[np.float32]]:
-    """Keys (-1 where there are fewer) and cosines of the `count` nearest of each row of the block."""
+    """Keys (-1 if there are fewer) and cosines of the `count` nearest of each row of the block."""
     found = index.search(block, count, threads=threads)
     keys = np.asarray(found.keys).reshape(len(block), -1).astype(np.int64)
     close = 1.0 - np.asarray(found.distances, dtype=np.float32).reshape(len(block), -1)

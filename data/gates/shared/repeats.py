@@ -1,4 +1,4 @@
-"""Exact and near duplicates of registered rows, as two gates. `where` tells people what the rows are."""
+"""Exact and near duplicates of registered rows, as two gates. `where` names the rows' source for people."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Where = Literal["seed", "published", "run"]
 
 
 class _Repeats(Gate):
-    """Rows by text, where the rows are from decides name and scope."""
+    """Rows by text; the source of the rows decides name and scope."""
 
     rule: ClassVar[str]
 
@@ -49,7 +49,7 @@ class ExactRepeats(_Repeats):
         neighbour = self._ids.get(_digest(proposal.text), "")
         if not neighbour:
             return self.passed
-        return self.failed("exact_duplicate", f"says the same as {neighbour} ({self._where})", 1.0, neighbour)
+        return self.failed("exact_duplicate", f"repeats {neighbour} ({self._where})", 1.0, neighbour)
 
 
 class NearRepeats(_Repeats):
@@ -70,11 +70,11 @@ class NearRepeats(_Repeats):
         neighbour, score = self._index.find(proposal.text)
         if not neighbour:
             return self.passed
-        detail = f"nearly says the same as {neighbour} ({self._where}): Jaccard {score:.2f}"
+        detail = f"nearly repeats {neighbour} ({self._where}): Jaccard {score:.2f}"
         return self.failed("near_duplicate", detail, round(score, 4), neighbour)
 
     def clusters(self, ids: Sequence[str], texts: Sequence[str]) -> Mapping[str, str]:
-        """Rows that say the same or nearly."""
+        """Rows with equal or nearly equal texts."""
         return near_clusters(ids, texts, self._threshold)
 
 

@@ -1,7 +1,7 @@
 """Duplicates in meaning, by the cosine of embeddings: GRA's de-duplication (section 1.6), and clusters for splits.
 
-All work on blocks of rows, so memory stays at a few megabytes beyond the embeddings, and order their rows before the
-first product, so the result does not depend on the order in which rows come in.
+All functions work on blocks of rows, so memory stays at a few megabytes beyond the embeddings, and order the rows
+before the first product, so the result does not depend on the input's order.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from graft.schemas.rows import GateResult
 
 GATE = "semantic"
-"""Gate and rule of a row that means the same as a better one."""
+"""Gate and rule of a row with the meaning of a better one."""
 BLOCK = 512
 EMBED_BLOCK = 2_048
 EMBEDDED_CHARS = 4_000
-"""Of a text, what is handed to the encoder, which reads 256 tokens."""
+"""Characters of a text for the encoder, which reads 256 tokens."""
 ROUNDING = 1e-6
-"""What float32 may take from the cosine of two equal rows."""
+"""Rounding error of float32 in the cosine of two equal rows."""
 
 Matrix = NDArray[np.float32]
 
@@ -93,7 +93,7 @@ def _nearest_kept(
 
 
 def alike(neighbour: str, cosine: float) -> GateResult:
-    """The failure of a row that a better one is as near to."""
+    """The failure of a row that is too near to a better one."""
     detail, score = f"cosine {cosine:.2f}", round(float(cosine), 4)
     return GateResult(gate=GATE, rule=GATE, passed=False, detail=detail, score=score, neighbour=neighbour)
 
@@ -116,7 +116,7 @@ def clusters(ids: Sequence[str], embeddings: NDArray[np.floating], min_cosine: f
 
 
 def _join(parent: NDArray[np.intp], left: NDArray[np.intp], right: NDArray[np.intp]) -> None:
-    """Unite pairs; pairs that share a root already are sifted out by numpy, so dense blocks stay cheap."""
+    """Unite pairs; numpy filters pairs that already share a root, so dense blocks stay cheap."""
     while len(left):
         roots = parent.copy()
         while not np.array_equal(roots, roots[roots]):

@@ -1,4 +1,4 @@
-"""Pieces of a text that do not belong there, and their place holders: what personal data and secrets share."""
+"""Unwanted pieces of a text and their placeholders, shared by the gates for personal data and secrets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 ROUNDS = 5
-"""Often enough for a text in which taking one piece out brings two others together."""
+"""Rounds, enough for a text in which removing one piece joins two others."""
 
 
 class Span(NamedTuple):
@@ -36,7 +36,7 @@ def disjoint(found: Iterable[Span]) -> list[Span]:
 
 
 def redacted(text: str, find: Finder) -> tuple[str, Counter[str]]:
-    """The text with `<KIND>` in the place of each find, and how many of each kind; nothing is found in it any more."""
+    """The text with `<KIND>` in place of each find, and counts by kind; nothing is found in it any more."""
     count: Counter[str] = Counter()
     for _ in range(ROUNDS):
         spans = find(text)
@@ -50,10 +50,10 @@ def redacted(text: str, find: Finder) -> tuple[str, Counter[str]]:
 
 
 def told(count: Counter[str]) -> str:
-    """`2 email, 1 phone`: kinds and numbers, never what was found."""
+    """`2 email, 1 phone`: kinds and counts, never the finds."""
     return ", ".join(f"{number} {kind}" for kind, number in sorted(count.items()))
 
 
 def place(span: Span) -> str:
-    """Where a find stands, for a gate's detail."""
+    """A find's place, for a gate's detail."""
     return f"{span.kind} at characters {span.start} to {span.end}"

@@ -1,4 +1,4 @@
-"""The contract of a stage: what it learns from, and one training of the model that the stage before it left.
+"""The contract of a stage: its training data, and one training of the previous stage's model.
 
 A module of this folder holds its class as `KIND`; another distribution names its class in the entry-point group
 `graft.stages`. The modules are imported to read recipes: load torch inside the functions.
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Course:
-    """What all stages of one student share: the base model, what there is to learn, and the student's settings."""
+    """Inputs that all stages of one student share: the base model, the training data, and the student's settings."""
 
     base: CausalBase
     tokenizer: Any
@@ -53,14 +53,14 @@ class Stage(ABC):
 
     @abstractmethod
     def nothing(self, course: Course) -> str:
-        """Why this stage is left out, for people: there is nothing that it could learn from. Empty if there is."""
+        """Reason for leaving out this stage, for people, if it has nothing to learn from; else empty."""
 
     @abstractmethod
     def train(self, course: Course, start: Path | None, folder: Path) -> Ended:
         """Train with checkpoints in `folder`, through `runner.train`, whose errors it raises.
 
         Args:
-            course: what it learns from
-            start: the folder of the model that the stage before left (an adapter, or all weights); None: the base model
+            course: the inputs
+            start: the folder of the previous stage's model (an adapter, or all weights); None: the base model
             folder: the stage's own, for checkpoints
         """

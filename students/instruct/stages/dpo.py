@@ -1,4 +1,4 @@
-"""Preference training (DPO, arXiv 2305.18290) with TRL's DPOTrainer, from where the stage before left the student.
+"""Preference training (DPO, arXiv 2305.18290) with TRL's DPOTrainer, starting from the previous stage's student.
 
 The reference is that earlier student: a frozen copy of its adapter or, in full training, of the whole model.
 """
