@@ -288,8 +288,8 @@ def test_overrides_are_plain_values_and_a_bad_one_is_refused() -> None:
 
 def test_the_schedule_command_asks_for_what_is_missing(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRAFT_HOME", str(home.root))
-    assert "when should demo run?" in str(graft("schedule", "demo").exception)
-    assert "which recipe" in str(graft("schedule", "--cron", "0 3 * * *").exception)
+    assert "no time is given for demo" in str(graft("schedule", "demo").exception)
+    assert "no recipe is named" in str(graft("schedule", "--cron", "0 3 * * *").exception)
     assert "graft up" in str(graft("schedule", "--json").exception)
     assert graft("down").output == "nothing was running\n"
 
