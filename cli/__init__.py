@@ -1,1 +1,1 @@
-"""See the module docstrings in this folder."""
+"""The `graft` command, one file for each group of verbs."""

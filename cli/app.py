@@ -1,4 +1,4 @@
-"""The `graft` command: its verbs, and how errors reach a person. Everything heavy is imported inside a verb."""
+"""The `graft` command: its verbs, and how errors are printed. Heavy libraries are imported inside a verb."""
 
 from __future__ import annotations
 
@@ -54,23 +54,27 @@ STUDENTS: list[Verb] = [
     students.train, students.improve, students.students, students.compare, predict.export_student, predict.predict,
 ]  # fmt: skip
 OPERATE: list[Verb] = [
-    ops.up, ops.down, ops.schedule, ops.resume, batches.batches, versions.maintain, read.doctor,
+    ops.up, ops.down, ops.schedule, ops.resume, batches.batches, versions.maintain, read.doctor, read.plugins,
 ]  # fmt: skip
 NAMES: dict[Verb, str] = {intake.bring_in: "import", maps.draw: "map"}
-"""Verbs whose word is one of Python's own."""
+"""Verbs whose name is a word of Python's."""
 
 OLD_NAMES: dict[str, Verb] = {"gate": rescreen.rescreen, "go-on": ops.resume}
-"""Names of earlier versions, which still work and are not shown."""
+"""Names from earlier versions: they still work, but help does not list them."""
 
 PANELS: dict[str, list[Verb]] = {
-    "Make": MAKE, "Look and take": LOOK, "Answer for it": ANSWER, "Versions": VERSIONS, "Students": STUDENTS,
-    "Operate": OPERATE,
+    "Make": MAKE, "Inspect and export": LOOK, "Quality and provenance": ANSWER, "Versions": VERSIONS,
+    "Students": STUDENTS, "Operate": OPERATE,
 }  # fmt: skip
 SETTINGS: dict[Verb, dict[str, bool]] = {audit.audit: audit.UNKNOWN}
-"""Verbs that read some of their options themselves."""
+"""Verbs that parse some of their options themselves."""
+COMMANDS = {export.export: export.ExportCommand}
+"""Verbs whose help is made when it is shown."""
 for panel, verbs in PANELS.items():
     for verb in verbs:
-        app.command(NAMES.get(verb), rich_help_panel=panel, context_settings=SETTINGS.get(verb))(verb)
+        app.command(
+            NAMES.get(verb), cls=COMMANDS.get(verb), rich_help_panel=panel, context_settings=SETTINGS.get(verb)
+        )(verb)
 for old, verb in OLD_NAMES.items():
     app.command(old, hidden=True)(verb)
 app.add_typer(journal.app, name="journal", rich_help_panel="Operate")

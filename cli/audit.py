@@ -1,4 +1,4 @@
-"""The verb that audits a version."""
+"""`graft audit`: audit a version."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 UNKNOWN = {"allow_extra_args": True, "ignore_unknown_options": True}
-"""For typer: what it does not know comes with the names, and is read by `chosen`."""
+"""Typer passes unknown options on with the names; `chosen` parses them."""
 
 
 def audit(
@@ -18,13 +18,13 @@ def audit(
     override: Annotated[
         list[str] | None, typer.Option("--set", help="AUDIT.OPTION=VALUE, as poison.share=0.05")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="folder of the pictures; default GRAFT_HOME/reports")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder for charts; default GRAFT_HOME/reports")] = None,
     restricted: Annotated[bool, typer.Option("--restricted", help="with restricted rows")] = False,
     json: Annotated[bool, typer.Option("--json", help="print JSON for programs")] = False,
 ) -> None:
-    """Audit a version: shortcut words, planted bias, teacher hacking, and what plugins add.
+    """Audit a version: shortcut words, planted bias, teacher hacking, and any audit of a plugin.
 
-    An audit's own options may be given as --OPTION VALUE. A wrong name is answered with those there are.
+    An audit's own options may be given as --OPTION VALUE. An unknown name is an error that lists the known ones.
 
     Example:  graft audit demo poison --share 0.05
     """
@@ -53,9 +53,12 @@ def audit(
 
 
 def chosen(words: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
-    """The version and the audits' names, and the options as `audit.option`. `--NAME` names an audit too.
+    """Split the arguments into names (the version first, then audits) and options (`audit.option` to value).
 
-    Raises BadParameter for an option that no audit has, or that lacks its value.
+    `--NAME` selects an audit too.
+
+    Raises:
+        BadParameter: an option that no audit has, an option without a value, or no version
     """
     from graft.schemas.kinds import AUDITS
     from graft.schemas.problems import did_you_mean

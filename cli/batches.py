@@ -1,6 +1,6 @@
-"""`graft batches`: what waits at providers' batch APIs, and stopping one.
+"""`graft batches`: list the batches at providers' batch APIs, or cancel one.
 
-Plain functions for Typer (`app.command()(batches)`); what is heavy is imported inside them.
+Heavy libraries are imported inside the functions.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 def batches(
     cancel: Annotated[
-        str | None, typer.Option(help="stop a batch, by its id, the provider's, or the beginning of one")
+        str | None, typer.Option(help="cancel the batch with this id, Graft's or the provider's; a prefix is enough")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON for programs")] = False,
 ) -> None:
-    """List the batches of calls that went to a provider's batch API, as they were last seen, or stop one.
+    """List the batches at providers' batch APIs with their last known state, or cancel one.
 
     Example:  graft batches --cancel 3f2a
     """
@@ -43,7 +43,7 @@ def batches(
 
         Console().print(batch_table(found))
     else:
-        typer.echo("no batches; a role with batch: true in its recipe sends its calls in some")
+        typer.echo("no batches; a role with batch: true in its recipe sends its calls in batches")
 
 
 def _cancel(name: str) -> None:
@@ -56,16 +56,16 @@ def _cancel(name: str) -> None:
 
     path = path_in(Home.find().root)
     if not path.is_file():
-        raise NotFound(f"no batch {name!r}", where="--cancel", fix="there are none yet")
+        raise NotFound(f"no batch {name!r}", where="--cancel", fix="no batch was sent yet")
     batch = asyncio.run(cancel_batch(path, name))
     if batch.state == "ended":
         typer.echo(f"{batch.id[:8]} has ended already ({batch.status})")
     else:
-        typer.echo(f"{batch.id[:8]} is being cancelled; what it has answered by now is paid for, and kept")
+        typer.echo(f"{batch.id[:8]} is being cancelled; replies that it has finished are charged and kept")
 
 
 def batch_table(found: list[tuple[Batch, int]]) -> Table:
-    """One line a batch: its id, the provider's, model, calls, those still awaited, how far it is, its age."""
+    """One row for each batch: its id, the provider's id, model, calls, calls still awaited, state, age."""
     from rich.table import Table
     from rich.text import Text
 
@@ -82,8 +82,8 @@ def batch_table(found: list[tuple[Batch, int]]) -> Table:
 
 
 def state_of(batch: Batch) -> str:
-    """How far a batch is, for a person."""
-    known = {"intended": "being written", "uploaded": "being handed in"}
+    """The state of a batch in words."""
+    known = {"intended": "being written", "uploaded": "being submitted"}
     return known.get(batch.state) or batch.status or "unknown"
 
 

@@ -1,4 +1,4 @@
-"""The live display of a run: accepted / target for each label, yield, calls, tokens, price, ETA, what limits speed."""
+"""The live display of a run: accepted / target for each label, yield, calls, tokens, price, ETA, bottleneck."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from graft.flows.progress import Progress
 
 
 def one_line(progress: Progress) -> str:
-    """The run's state in one plain line, for logs and pipes; below it the gateway's notes, each of them once."""
+    """The run's state in one plain line, for logs and pipes; the gateway's notes follow, each shown once."""
     wanted = sum(progress.wanted.values())
     parts = [
         progress.stage,
@@ -28,12 +28,12 @@ def one_line(progress: Progress) -> str:
 
 
 def early(progress: Progress) -> str:
-    """What the candidates so far say: yield, unreadable replies, refusals, price of an accepted row."""
+    """Figures from the candidates so far: yield, unreadable replies, refusals, price of an accepted row."""
     return early_line(progress.settled, progress.total_accepted, progress.reasons, progress.price)
 
 
 def render(progress: Progress) -> RenderableType:
-    """The display as rich draws it."""
+    """The display as a rich renderable."""
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column("label", style="bold")
     table.add_column("bar", width=30)

@@ -1,4 +1,4 @@
-"""`graft doctor`: what this machine has, and what a recipe would miss."""
+"""`graft doctor`: check this machine's packages, disk and device, and the endpoints of a recipe."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Finding = dict[str, str]
 
 
 def findings(recipe: str | None) -> list[Finding]:
-    """One finding a thing: what, state (ok, missing, problem, note) and a detail."""
+    """One finding for each check: `what` was checked, its `state` (ok, missing, problem, note) and a `detail`."""
     found = [_finding("python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}")]
     found += [_package(name, use) for name, use in PACKAGES.items()]
     home = Home.find()
@@ -55,7 +55,7 @@ def _package(name: str, use: str) -> Finding:
 
 def _device() -> Finding:
     if importlib.util.find_spec("torch") is None:
-        return _finding("device", "note", "torch is not installed: no student can be trained here")
+        return _finding("device", "note", "torch is not installed: students cannot be trained here")
     import torch
 
     if torch.cuda.is_available():
@@ -65,7 +65,7 @@ def _device() -> Finding:
 
 def _lake(home: Home) -> Finding:
     if not (home.lake / "catalogue.sqlite").exists():
-        return _finding("lake", "note", f"none yet at {home.lake}; the first run makes it")
+        return _finding("lake", "note", f"none yet at {home.lake}; the first run creates it")
     from graft.data.lake import Lake
 
     try:
@@ -86,7 +86,7 @@ def _endpoints(name: str) -> list[Finding]:
         found = []
         for model in models_used(recipe):
             if model.provider == "embedded":
-                found.append(_finding(f"model {model.name}", "ok", f"{model.model}: started when a run needs it"))
+                found.append(_finding(f"model {model.name}", "ok", f"{model.model}: starts when a run needs it"))
                 continue
             problem = await check_endpoint(model, {})
             found.append(_finding(f"model {model.name}", "problem" if problem else "ok", problem or "answers"))

@@ -1,4 +1,4 @@
-"""`graft import`: an existing dataset becomes a version of the lake. Register `bring_in` as `import`."""
+"""`graft import`: import an existing dataset as a version of the lake."""
 
 from __future__ import annotations
 
@@ -11,27 +11,29 @@ if TYPE_CHECKING:
 
 
 def bring_in(
-    source: Annotated[str, typer.Argument(help="file, pattern in quotes, folder, or address", metavar="SOURCE")],
-    name: Annotated[str, typer.Option("--name", "-n", help="name of the dataset, such as shop-intents")],
+    source: Annotated[str, typer.Argument(help="file, quoted pattern, folder or URL", metavar="SOURCE")],
+    name: Annotated[str, typer.Option("--name", "-n", help="dataset name, such as shop-intents")],
     map: Annotated[list[str] | None, typer.Option("--map", help="text=COLUMN,label=COLUMN,…")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="show how it would be read, write nothing")] = False,
-    task: Annotated[str | None, typer.Option(help="the kind of task, such as classification; default: guessed")] = None,
-    policy: Annotated[str, typer.Option(help="of a guard: what counts as harmful")] = "",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="show how the source would be read; write nothing")
+    ] = False,
+    task: Annotated[str | None, typer.Option(help="task kind, such as classification; default: detected")] = None,
+    policy: Annotated[str, typer.Option(help="guard tasks: the policy that defines harmful")] = "",
     splits: Annotated[str, typer.Option(help="train/validation/test shares, such as 0.8/0.1/0.1")] = "",
     seed: Annotated[int, typer.Option(min=0, help="random seed of assigned splits")] = 42,
     licence: Annotated[str, typer.Option(help="licence of the data, such as CC-BY-4.0")] = "",
     language: Annotated[str, typer.Option(help="ISO 639 code of the texts")] = "en",
     sheet: Annotated[str | None, typer.Option(help="sheet of an Excel file")] = None,
     config: Annotated[str | None, typer.Option(help="configuration of a Hugging Face folder")] = None,
-    encoding: Annotated[str | None, typer.Option(help="encoding of text files; default: found")] = None,
-    delimiter: Annotated[str | None, typer.Option(help="of a CSV file; default: found")] = None,
-    header: Annotated[bool, typer.Option(help="whether a CSV file's first line names its columns")] = True,
-    max_chars: Annotated[int, typer.Option(min=1, help="longest text, in characters")] = 100_000,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="leave bad rows out and count them")] = False,
+    encoding: Annotated[str | None, typer.Option(help="encoding of text files; default: detected")] = None,
+    delimiter: Annotated[str | None, typer.Option(help="CSV delimiter; default: detected")] = None,
+    header: Annotated[bool, typer.Option(help="whether the first line of a CSV file holds column names")] = True,
+    max_chars: Annotated[int, typer.Option(min=1, help="maximum text length, in characters")] = 100_000,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="skip and count bad rows")] = False,
     restricted: Annotated[bool, typer.Option("--restricted", help="mark every row as restricted")] = False,
     json: Annotated[bool, typer.Option("--json", help="print JSON for programs")] = False,
 ) -> None:
-    """Bring an existing dataset in as a version: CSV, JSONL, JSON, Parquet, Excel, a Hugging Face folder.
+    """Import an existing dataset as a version: CSV, JSONL, JSON, Parquet, Excel or a Hugging Face folder.
 
     Example:  graft import intents.csv --name shop-intents --map text=utterance,label=intent --licence CC-BY-4.0
     """
@@ -82,14 +84,14 @@ def _show_plan(planned: ImportPlan) -> None:
 
     told = planned.mapped.told()
     table(
-        f"how it is read, as {planned.task.named()}", ["role", "column"], [[role, name] for role, name in told.items()]
+        f"column mapping, as {planned.task.named()}", ["role", "column"], [[role, name] for role, name in told.items()]
     )
     heads = list(planned.preview[0]) if planned.preview else []
     if heads:
-        table("its first rows", heads, [[row[name] for name in heads] for row in planned.preview])
+        table("first rows", heads, [[row[name] for name in heads] for row in planned.preview])
     for notice in planned.notices:
         console().print(f"note: {notice}", markup=False)
-    console().print("another column:  --map text=COLUMN,label=COLUMN", markup=False)
+    console().print("to change the mapping:  --map text=COLUMN,label=COLUMN", markup=False)
 
 
 def _show_made(made: Imported) -> None:
@@ -99,5 +101,5 @@ def _show_made(made: Imported) -> None:
         console().print(f"note: {notice}", markup=False)
     found = made.version
     splits = ", ".join(f"{name} {count:,}" for name, count in found.splits.items())
-    state = "published" if made.new else "nothing new; the same rows are"
+    state = "published" if made.new else "nothing new: the same rows are"
     console().print(f"{state} {found.ref}: {found.rows:,} rows ({splits}), {len(found.labels)} labels", markup=False)

@@ -1,6 +1,6 @@
-"""`graft journal`: how much the store of finished calls holds, pruning, export, check and repair.
+"""`graft journal`: size, pruning, export, check and repair of the journal of finished calls.
 
-What may be written out word for word, and which calls a run made, is read from the lake.
+The lake tells which calls a run made and which of them may be exported verbatim.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ UNITS = {"h": 1 / 24, "d": 1.0, "w": 7.0}
 
 @app.command()
 def size(json: JsonFlag = False) -> None:
-    """Rows and bytes, by age.
+    """Print rows and bytes by age.
 
     Example:  graft journal size
     """
@@ -44,7 +44,7 @@ def size(json: JsonFlag = False) -> None:
     rows = [[name, f"{share.rows:,}", amount(share.bytes)] for name, share in found.by_age.items()]
     rows.append(["all", f"{found.rows:,}", amount(sum(share.bytes for share in found.by_age.values()))])
     table("journal", ["age up to", "calls", "held"], rows, right=("calls", "held"))
-    span = f"{found.oldest:%Y-%m-%d %H:%M} to {found.newest:%Y-%m-%d %H:%M} UTC" if found.oldest else "no call yet"
+    span = f"{found.oldest:%Y-%m-%d %H:%M} to {found.newest:%Y-%m-%d %H:%M} UTC" if found.oldest else "no calls yet"
     free = f", {amount(found.free_bytes)} of it free" if found.free_bytes else ""
     console().print(f"{amount(found.bytes)} on disk{free}; {span}\n{found.path}", markup=False, soft_wrap=True)
 
@@ -52,14 +52,16 @@ def size(json: JsonFlag = False) -> None:
 @app.command()
 def prune(
     older_than: Annotated[str | None, typer.Option(help="age, such as 30d, 12h or 4w", metavar="AGE")] = None,
-    run: Annotated[str | None, typer.Option(help="only calls of this run (graft status lists runs)")] = None,
-    shared: Annotated[bool, typer.Option("--shared", help="also calls that another run used as well")] = False,
-    vacuum: Annotated[bool, typer.Option("--vacuum", help="make the file smaller in any case")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be deleted, delete nothing")] = False,
+    run: Annotated[str | None, typer.Option(help="delete only calls of this run (graft status lists runs)")] = None,
+    shared: Annotated[bool, typer.Option("--shared", help="also delete calls that another run used")] = False,
+    vacuum: Annotated[bool, typer.Option("--vacuum", help="always compact the file")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="show the calls that would be deleted; delete nothing")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="delete")] = False,
     json: JsonFlag = False,
 ) -> None:
-    """Delete finished calls by age, or those of a run. A later run that asks the same pays for them again.
+    """Delete finished calls by age or by run. A later run that makes the same calls pays for them again.
 
     Example:  graft journal prune --older-than 30d --dry-run
     """
@@ -77,7 +79,7 @@ def prune(
     keys = None if run is None else keys_of_run(home, run, shared)
     found = journal_store.prune(home.journal, days, keys, vacuum=vacuum, dry_run=dry_run or not yes)
     if not (yes or dry_run):
-        what = f"{found.rows:,} calls ({amount(found.bytes)}) would be deleted; nothing was"
+        what = f"{found.rows:,} calls ({amount(found.bytes)}) would be deleted; nothing was deleted"
         raise GraftError(what, where=str(home.journal), fix="the same command with --yes")
     if json:
         as_json({**asdict(found), "dry_run": dry_run})
@@ -91,17 +93,17 @@ def prune(
 @app.command()
 def export(
     out: Annotated[Path | None, typer.Option(help="file; default GRAFT_HOME/exports/journal.jsonl")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace a file that is there")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an existing file")] = False,
     restricted: Annotated[
         bool,
-        typer.Option("--restricted", help="with calls of restricted tasks, and those that no run in the lake made"),
+        typer.Option("--restricted", help="include calls of restricted tasks and calls that no run in the lake made"),
     ] = False,
     json: JsonFlag = False,
 ) -> None:
-    """Write finished calls to a JSONL file: key, at, request, reply. Prompts and replies are in it word for word.
+    """Write finished calls to a JSONL file: key, at, request, reply. Prompts and replies are verbatim.
 
-    Left out are all calls of a task with restricted rows, because a prompt may quote them, and calls that the lake does
-    not know (a run that was killed): --restricted writes them too.
+    Calls of a task with restricted rows are left out, because a prompt may quote such rows. So are calls that the lake
+    does not know (from a killed run). --restricted includes both.
 
     Example:  graft journal export --out calls.jsonl
     """
@@ -118,11 +120,11 @@ def export(
     if json:
         as_json({**asdict(found), "restricted": restricted})
         return
-    lines = [f"wrote {found.file}: {found.rows:,} calls, prompts and replies word for word"]
+    lines = [f"wrote {found.file}: {found.rows:,} calls, prompts and replies verbatim"]
     if restricted:
-        lines.append("calls of restricted tasks are included, because --restricted asked for them: protect the file")
+        lines.append("the file includes calls of restricted tasks (--restricted): protect it")
     if found.left_out:
-        lines.append(f"{found.left_out:,} left out (restricted, or not known to the lake); --restricted writes them")
+        lines.append(f"{found.left_out:,} left out (restricted, or unknown to the lake); --restricted includes them")
     if found.damaged:
         lines.append(f"{found.damaged:,} are damaged and left out; see: graft journal check")
     console().print("\n".join(lines), markup=False, soft_wrap=True)
@@ -130,13 +132,15 @@ def export(
 
 @app.command()
 def check(
-    repair: Annotated[bool, typer.Option("--repair", help="move damaged calls out, keep the good ones")] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="move damaged calls to another file and keep the good ones")
+    ] = False,
     json: JsonFlag = False,
 ) -> None:
-    """Look at every page and every call; with --repair, mend. Exits 1 where damage is left.
+    """Check every page and every call of the journal; --repair repairs it. Exits with 1 if damage is left.
 
-    A repair throws nothing away: damaged calls go to a .damaged-….jsonl file beside the journal, a file that SQLite
-    cannot read is kept as .broken-…; both hold prompts and replies.
+    A repair deletes nothing: damaged calls go to a .damaged-….jsonl file beside the journal, and a file that SQLite
+    cannot read is kept as .broken-…. Both hold prompts and replies.
 
     Example:  graft journal check --repair
     """
@@ -159,14 +163,14 @@ def check(
             lines.append(f"repaired: {mended.kept:,} calls kept, {mended.moved:,} moved out")
             lines += [f"  {name}" for name in (mended.damaged_file, mended.broken_file) if name]
         elif not found.sound:
-            lines.append("mend it:  graft journal check --repair")
+            lines.append("repair it:  graft journal check --repair")
         console().print("\n".join(lines), markup=False, soft_wrap=True)
     if not found.sound and mended is None:
         raise typer.Exit(1)
 
 
 def amount(count: int) -> str:
-    """Bytes in words, in powers of 1000."""
+    """Bytes with a unit, in powers of 1000."""
     value, unit = float(count), "B"
     for larger in ("kB", "MB", "GB", "TB"):
         if value < 1_000:
@@ -176,7 +180,7 @@ def amount(count: int) -> str:
 
 
 def read_age(text: str) -> float:
-    """An age such as 30d, 12h or 4w in days; a bare number counts days. Raises GraftError."""
+    """An age such as 30d, 12h or 4w in days; a bare number counts days. Raises GraftError if the text is no age."""
     from graft.schemas.errors import GraftError
 
     found = re.fullmatch(r"(\d{1,6}(?:\.\d{1,6})?)([hdw]?)", text.strip(), re.ASCII)
@@ -186,7 +190,7 @@ def read_age(text: str) -> float:
 
 
 def keys_of_run(home: Any, run_id: str, shared: bool) -> set[str]:
-    """Keys of a run's calls; those that another run used too only where `shared`. Raises NotFound."""
+    """Keys of a run's calls; `shared` includes calls that another run used too. Raises NotFound."""
     from graft.data.lake import Lake
     from graft.schemas.errors import NotFound
 
@@ -201,7 +205,7 @@ def keys_of_run(home: Any, run_id: str, shared: bool) -> set[str]:
 
 
 def open_keys(home: Any) -> set[str]:
-    """Keys of the calls that may be written out: every run that used one is in the lake, and its task is open."""
+    """Keys of calls that may be exported: the lake holds every run that used them, and no task is restricted."""
     from graft.data.lake import Lake
 
     query = """

@@ -1,4 +1,4 @@
-"""Verbs that make: validate, schema, estimate, run."""
+"""Verbs that make a dataset: validate, schema, estimate, run."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ import typer
 
 from graft.cli.options import JsonFlag
 
-RecipeArg = Annotated[str, typer.Argument(help="a recipe's path, or the name of one in recipes/", metavar="RECIPE")]
+RecipeArg = Annotated[
+    str, typer.Argument(help="path of a recipe, or the name of a recipe in recipes/", metavar="RECIPE")
+]
 
 
 def validate(recipe: RecipeArg, json: JsonFlag = False) -> None:
-    """Check a recipe and its seeds; every problem at once, with file, line, field and fix.
+    """Check a recipe and its seeds. Every problem is listed with file, line, field and fix.
 
     Example:  graft validate recipes/demo.yaml
     """
@@ -35,12 +37,12 @@ def validate(recipe: RecipeArg, json: JsonFlag = False) -> None:
     rows = sum(loaded.wanted().values())
     console().print(
         f"[green]valid[/green]  {loaded.name}: {loaded.method.kind} over {len(labels)} labels, {len(seeds)} seeds, "
-        f"{rows} rows wanted, {len(loaded.models)} models"
+        f"{rows} rows requested, {len(loaded.models)} models"
     )
 
 
-def schema(out: Annotated[Path | None, typer.Option(help="file to write; standard output if left out")] = None) -> None:
-    """Write the recipe's JSON Schema, so that an editor completes and checks recipes.
+def schema(out: Annotated[Path | None, typer.Option(help="file to write; default: standard output")] = None) -> None:
+    """Write the JSON Schema of recipes, for completion and checks in editors.
 
     Example:  graft schema --out recipes/recipe.schema.json
     """
@@ -51,11 +53,11 @@ def schema(out: Annotated[Path | None, typer.Option(help="file to write; standar
         as_json(recipe_json_schema())
         return
     out.write_text(dumps(recipe_json_schema()) + "\n", encoding="utf-8")
-    console().print(f"wrote {out}; point your editor at it with a first line:  # yaml-language-server: $schema={out}")
+    console().print(f"wrote {out}; to use it, begin a recipe with this line:  # yaml-language-server: $schema={out}")
 
 
 def estimate(recipe: RecipeArg, json: JsonFlag = False) -> None:
-    """Calls, tokens and price of a recipe before anything is spent.
+    """Estimate a recipe's calls, tokens and price before anything is spent.
 
     Example:  graft estimate demo
     """
@@ -72,15 +74,15 @@ def estimate(recipe: RecipeArg, json: JsonFlag = False) -> None:
 def run(
     recipe: RecipeArg,
     rows_per_label: Annotated[int | None, typer.Option(min=1, help="overrides target.rows_per_label")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="overrides the recipe's seed: other rows")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="overrides the recipe's seed: makes other rows")] = None,
     money_usd: Annotated[float | None, typer.Option(min=0, help="overrides limits.money_usd")] = None,
     minutes: Annotated[float | None, typer.Option(min=0.01, help="overrides limits.minutes")] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="draw a new seed, as a schedule does")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="draw a new random seed, as a schedule does")] = False,
     train: Annotated[bool, typer.Option("--train", help="train the student on the result")] = False,
-    export: Annotated[str | None, typer.Option(help="export the result: parquet or jsonl")] = None,
+    export: Annotated[str | None, typer.Option(help="export the result in a format of: graft export --help")] = None,
     json: JsonFlag = False,
 ) -> None:
-    """Make the dataset of a recipe and publish it as a version. Running it again repeats nothing that is done.
+    """Make the dataset of a recipe and publish it as a version. Running it again repeats no finished work.
 
     Example:  graft run demo --train --export jsonl
     """

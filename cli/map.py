@@ -1,4 +1,4 @@
-"""The verb that embeds a version, once, for the map, neighbours, search by meaning and duplicate clusters."""
+"""`graft map`: embed a version for the map, neighbours, semantic search and duplicate clusters."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from graft.schemas.home import Home
 
 SHOWN = 10
-"""Clusters that are printed, and rows of each that are named."""
+"""Number of clusters printed, and of row ids in each."""
 COSINE = 0.9
 LINE_S = 3.0
-"""Between two lines of progress where there is no terminal."""
+"""Seconds between two progress lines if there is no terminal."""
 
 
 def draw(
     ref: RefArg,
-    every: Annotated[bool, typer.Option("--all", help="embed every row, not a sample of 20,000")] = False,
+    every: Annotated[bool, typer.Option("--all", help="embed every row instead of a sample of 20,000")] = False,
     json: JsonFlag = False,
 ) -> None:
-    """Embed a version, once: its map, neighbours, search by meaning and duplicate clusters come from that.
+    """Embed a version once, for its map, neighbours, semantic search and duplicate clusters.
 
     Example:  graft map demo
     """
@@ -48,7 +48,7 @@ def draw(
             vectors = _embedded(home, lake, found, every=every, quiet=json)
             found_clusters = clusters(vectors, COSINE)
         except KeyboardInterrupt:
-            fix = "what was embedded whole is kept, a part is not: run the same command again"
+            fix = "finished embeddings are kept, partial ones are not: run the same command again"
             raise Interrupted("stopped", fix=fix) from None
     seconds = time.perf_counter() - begun
     if json:
@@ -60,21 +60,21 @@ def draw(
 
 
 def _embedded(home: Home, lake: Lake, found: DatasetVersion, *, every: bool, quiet: bool) -> Vectors:
-    """What is on disk, where it is enough: then the encoder need not even be installed."""
+    """The embeddings on disk if they suffice; the encoder need not be installed then."""
     from graft.agents.local.encoder import embed
     from graft.data.vectors import ENCODER, LIMIT, build, find
 
     there = find(home, found, ENCODER)
     if there is not None and (there.whole or (not every and there.rows >= LIMIT)):
         return there
-    embed(["ready?"])  # MissingExtra comes before anything is begun
+    embed(["ready?"])  # raises MissingExtra before any work begins
     with progress(quiet=quiet) as say:
         return build(home, lake, found, embed, encoder=ENCODER, limit=None if every else LIMIT, say=say)
 
 
 @contextmanager
 def progress(*, quiet: bool) -> Iterator[Callable[[int, int], None]]:
-    """A function that hears (done, total): a bar on a terminal, a line now and then elsewhere, nothing beside JSON."""
+    """A callback for (done, total): a bar on a terminal, occasional lines elsewhere, nothing with JSON output."""
     from graft.cli.show import console
 
     out = console()
@@ -107,7 +107,7 @@ def _tell(found: DatasetVersion, vectors: Vectors, clusters: list[Cluster], seco
     sample = "" if vectors.whole else f" of {vectors.about.of_rows:,}, a sample (--all embeds every row)"
     say(f"{found.ref}: {vectors.rows:,} rows{sample} and {vectors.seeds:,} seeds embedded by {vectors.encoder}")
     say(f"{vectors.about.placed:,} points on the map by {vectors.projection}, {seconds:.1f} s")
-    say(f"to see it: graft dashboard, page Map of {found.ref}")
+    say(f"view it: graft dashboard, page Map of {found.ref}")
     if not clusters:
         say(f"no two rows have a cosine of {COSINE:g} or more")
         return
@@ -121,5 +121,5 @@ def _tell(found: DatasetVersion, vectors: Vectors, clusters: list[Cluster], seco
 
 
 def _printable(row_id: str) -> str:
-    """An id without control characters: an imported one may hold an escape sequence of a terminal."""
+    """An id without control characters: an imported id may hold a terminal escape sequence."""
     return "".join(c if c.isprintable() else " " for c in row_id)

@@ -1,4 +1,4 @@
-"""`graft models`: what each model took in each role, and whether it was worth it."""
+"""`graft models`: cost, failures, yield and agreement of each model in each role."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from graft.cli.options import JsonFlag
 if TYPE_CHECKING:
     from graft.data.spending import ModelUse, Worth
 
-DAY = "a day, as 2026-11-01 (UTC)"
+DAY = "a date such as 2026-11-01 (UTC)"
 
 
 def models(
     dataset: Annotated[str | None, typer.Option(help="only the runs of this dataset")] = None,
     run: Annotated[str | None, typer.Option(help="only this run")] = None,
-    since: Annotated[str | None, typer.Option(help=f"from this day on: {DAY}", metavar="DAY")] = None,
-    until: Annotated[str | None, typer.Option(help=f"to this day: {DAY}", metavar="DAY")] = None,
+    since: Annotated[str | None, typer.Option(help=f"first day: {DAY}", metavar="DAY")] = None,
+    until: Annotated[str | None, typer.Option(help=f"last day: {DAY}", metavar="DAY")] = None,
     json: JsonFlag = False,
 ) -> None:
-    """Each model in each role: calls, tokens, price, failures, yield, agreement: which one is worth its price.
+    """Compare models by role: calls, tokens, price, failures, yield, agreement.
 
     Example:  graft models --dataset demo --since 2026-11-01
     """
@@ -44,7 +44,7 @@ def models(
                  "worth": [one.model_dump(mode="json") for one in judged]})  # fmt: skip
         return
     if not uses and not judged:
-        console().print("no call that these options leave. Make something:  graft run demo")
+        console().print("no calls match these options. Make some:  graft run demo")
         return
     _use_table(uses)
     _writer_table([one for one in judged if one.candidates is not None])
@@ -59,11 +59,11 @@ def _day(text: str | None, where: str) -> date | None:
     try:
         return date.fromisoformat(text)
     except ValueError:
-        raise GraftError(f"{text!r} is no day", where=where, fix="write it as 2026-11-01") from None
+        raise GraftError(f"{text!r} is not a date", where=where, fix="write it as 2026-11-01") from None
 
 
 def _known(lake: Any, dataset: str | None, run: str | None) -> None:
-    """Raise NotFound where the lake has no such dataset's run, or run."""
+    """Raise NotFound if the lake has no run of that dataset, or no such run."""
     from graft.schemas.errors import NotFound
 
     if dataset is not None and not lake.runs(dataset):
@@ -82,14 +82,14 @@ def _use_table(uses: list[ModelUse]) -> None:
          _count(use.completion_tokens), money(use.price_usd), _thousand(use.price_1000_usd, use.price_usd, 1)]
         for use in uses
     ]  # fmt: skip
-    table("models: what they took", ["role", "model", *numbers], rows, right=numbers, tight=True)
+    table("models: cost", ["role", "model", *numbers], rows, right=numbers, tight=True)
     numbers = ("failed", "unreadable", "refused", "retried", "p50 s", "p95 s")
     rows = [
         [use.role, use.model, _count(use.failed), _percent(use.unreadable), _percent(use.refused), _count(use.retried),
          _seconds(use.p50_s), _seconds(use.p95_s)]
         for use in uses
     ]  # fmt: skip
-    table("models: how they answered", ["role", "model", *numbers], rows, right=numbers, tight=True)
+    table("models: replies", ["role", "model", *numbers], rows, right=numbers, tight=True)
 
 
 def _writer_table(writers: list[Worth]) -> None:
@@ -103,7 +103,7 @@ def _writer_table(writers: list[Worth]) -> None:
          _thousand(one.row_price_usd, one.price_usd), _percent(one.refused), _percent(one.duplicates)]
         for one in writers
     ]  # fmt: skip
-    title = "writers: what came of it; the price of 1,000 accepted rows"
+    title = "writers: yield, and the price of 1,000 accepted rows"
     table(title, ["role", "model", *numbers], rows, right=numbers, tight=True)
 
 
@@ -118,7 +118,7 @@ def _judge_table(judges: list[Worth]) -> None:
          _percent(one.agrees_decision), _percent(one.agrees_others), _thousand(one.review_price_usd, one.price_usd)]
         for one in judges
     ]  # fmt: skip
-    title = "judges: how they judged; agreement with the decision, with others"
+    title = "judges: scores, and agreement with the decision and with other judges"
     table(title, ["role", "model", *numbers], rows, right=numbers, tight=True)
 
 
@@ -143,7 +143,7 @@ def _seconds(value: float | None) -> str | None:
 
 
 def _thousand(each: float | None, price: float | None, times: int = 1000) -> str | None:
-    """The price of a thousand: unknown where the price is, none where there was no piece."""
+    """The price of a thousand: unknown if the price is unknown, None if there is nothing to divide by."""
     if each is None:
         return "unknown" if price is None else None
     return f"${each * times:,.4f}"

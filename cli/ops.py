@@ -1,6 +1,6 @@
-"""The verbs that keep Graft running: `up`, `down`, `schedule`, `resume` and `dashboard`.
+"""Verbs of operation: `up`, `down`, `schedule`, `resume` and `dashboard`.
 
-Plain functions for Typer (`app.command()(up)`); what is heavy is imported inside them.
+Heavy libraries are imported inside the functions.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ if TYPE_CHECKING:
 
 
 def up(
-    port: Annotated[int | None, typer.Option(help="port on 127.0.0.1; a busy one gives way to the next")] = None,
+    port: Annotated[
+        int | None, typer.Option(help="port on 127.0.0.1; if it is busy, the next free port is used")
+    ] = None,
 ) -> None:
-    """Start Prefect's server and a worker on this machine, and deploy what prefect.yaml names.
+    """Start Prefect's server and a worker on this machine, and create the deployments of prefect.yaml.
 
     Example:  graft up --port 4300
     """
@@ -32,7 +34,7 @@ def up(
 
 
 def down() -> None:
-    """Stop the server and the worker that `graft up` started here, and nothing else.
+    """Stop the server and the worker that `graft up` started for this GRAFT_HOME.
 
     Example:  graft down
     """
@@ -43,17 +45,17 @@ def down() -> None:
 
 
 def schedule(
-    recipe: Annotated[
-        str | None, typer.Argument(help="a recipe's name or file; left out: list what is scheduled")
+    recipe: Annotated[str | None, typer.Argument(help="name or file of a recipe; left out: list the schedules")] = None,
+    cron: Annotated[
+        str | None, typer.Option(help="cron expression: minute hour day month weekday, such as '0 3 * * *'")
     ] = None,
-    cron: Annotated[str | None, typer.Option(help="minute hour day month weekday, such as '0 3 * * *'")] = None,
-    timezone: Annotated[str, typer.Option(help="IANA name of the zone that the cron is read in")] = "UTC",
-    name: Annotated[str | None, typer.Option(help="name of the schedule; by default the recipe's")] = None,
+    timezone: Annotated[str, typer.Option(help="IANA time zone of the cron expression")] = "UTC",
+    name: Annotated[str | None, typer.Option(help="name of the schedule; default: the recipe's name")] = None,
     override: Annotated[list[str] | None, typer.Option("--set", help="PARAMETER=VALUE of make_dataset")] = None,
-    remove: Annotated[str | None, typer.Option(help="delete a schedule by its full name, as listed")] = None,
+    remove: Annotated[str | None, typer.Option(help="delete the schedule with this full name, as listed")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON for programs")] = False,
 ) -> None:
-    """Make a recipe run at fixed times, list what is scheduled, or remove a schedule.
+    """Schedule a recipe, list the schedules, or remove a schedule.
 
     Example:  graft schedule demo --cron '0 3 * * *' --timezone Europe/Berlin --set rows_per_label=50
     """
@@ -69,9 +71,9 @@ def schedule(
     if recipe and not cron:
         from graft.flows.deploy import CRON_EXAMPLE
 
-        raise GraftError(f"when should {recipe} run?", where="--cron", fix=f"give --cron: {CRON_EXAMPLE}")
+        raise GraftError(f"no time is given for {recipe}", where="--cron", fix=f"give --cron: {CRON_EXAMPLE}")
     if cron and not recipe:
-        raise GraftError("which recipe should run then?", where="RECIPE", fix=f"graft schedule demo --cron '{cron}'")
+        raise GraftError("no recipe is named", where="RECIPE", fix=f"graft schedule demo --cron '{cron}'")
     if recipe and cron:
         found = [schedules.schedule(home, recipe, cron, name, read_overrides(override or []), timezone)]
     else:
@@ -83,15 +85,15 @@ def schedule(
     elif found:
         _print(schedule_table(found))
     else:
-        _say("nothing is scheduled; example: graft schedule demo --cron '0 3 * * *'")
+        _say("no schedules; example: graft schedule demo --cron '0 3 * * *'")
 
 
 def resume(
-    run: Annotated[str, typer.Argument(help="the run's id, or a beginning that only it has", metavar="RUN")],
+    run: Annotated[str, typer.Argument(help="run id, or a unique prefix of it", metavar="RUN")],
     by: ByOption = "",
-    note: Annotated[str, typer.Option(help="what there is to say about the review")] = "",
+    note: Annotated[str, typer.Option(help="note about the review")] = "",
 ) -> None:
-    """Resume a run that waits for review, with what people decided.
+    """Resume a run that waits for review; the decisions are applied.
 
     Example:  graft resume shop-1a2b3c4d5e6f --by Ada
     """
@@ -103,7 +105,7 @@ def resume(
 
 
 def read_overrides(pairs: list[str]) -> dict[str, Any]:
-    """`NAME=VALUE` pairs as plain values (YAML scalars: 50 is a number, true a truth). Raises GraftError."""
+    """`NAME=VALUE` pairs as plain values (YAML scalars: 50 is a number, true a boolean). Raises GraftError."""
     import yaml
 
     from graft.schemas.errors import GraftError
@@ -123,12 +125,12 @@ def read_overrides(pairs: list[str]) -> dict[str, Any]:
 
 
 def print_services(status: Status) -> None:
-    """Print what is up, deployed and lately run; `graft status` ends with it."""
+    """Print the server, deployments and last flow runs; `graft status` ends with it."""
     _print(status_table(status))
 
 
 def status_table(status: Status) -> Table:
-    """What is up, what is deployed and the last flow runs, for `graft up` and `graft status`."""
+    """The server, its deployments and the last flow runs, for `graft up` and `graft status`."""
     from rich.table import Table
     from rich.text import Text
 
@@ -149,7 +151,7 @@ def status_table(status: Status) -> Table:
 
 
 def schedule_table(found: list[ScheduleInfo]) -> Table:
-    """One line a schedule: name, cron, zone, parameters, next firing in that zone."""
+    """One row for each schedule: name, cron, zone, parameters, next run in that zone."""
     from zoneinfo import ZoneInfo
 
     from rich.table import Table
@@ -177,19 +179,19 @@ def _print(table: Table) -> None:
 
 
 def dashboard(
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one")] = 4390,
-    host: Annotated[str, typer.Option(help="address; beyond this machine a password is wanted")] = "127.0.0.1",
-    name: Annotated[
-        list[str] | None, typer.Option(help="another host name that a proxy asks under; may be repeated")
-    ] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="port; 0: any free port")] = 4390,
+    host: Annotated[
+        str, typer.Option(help="address to listen on; a password is required beyond this machine")
+    ] = "127.0.0.1",
+    name: Annotated[list[str] | None, typer.Option(help="another host name that a proxy uses; may be repeated")] = None,
     open_browser: Annotated[bool, typer.Option("--open/--no-open", help="open the page in a browser")] = True,
 ) -> None:
-    """Pages over the lake: runs as they go on, datasets, rows, people's reviews, students, models, schedules.
+    """Serve the dashboard: live runs, datasets, rows, reviews, students, models, schedules.
 
-    The printed address has a token that lets one browser in, once; the key in GRAFT_HOME/dashboard.secret does as well.
+    The printed address holds a token that admits one browser once. The key in GRAFT_HOME/dashboard.secret works too.
 
-    Beyond 127.0.0.1 set GRAFT_DASHBOARD_PASSWORD (the user name is whose name decisions carry), or
-    GRAFT_DASHBOARD_USER_HEADER behind a proxy that says who asks.
+    Beyond 127.0.0.1 set GRAFT_DASHBOARD_PASSWORD (decisions are recorded under the user name), or
+    GRAFT_DASHBOARD_USER_HEADER behind a proxy that authenticates users.
 
     Example:  graft dashboard --port 4390
     """

@@ -8,15 +8,15 @@ import typer
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="print JSON for programs")]
 RefArg = Annotated[str, typer.Argument(help="a dataset, or a version of it: demo, demo@2", metavar="REF")]
-ByOption = Annotated[str, typer.Option("--by", help="who does it; default the system's user name", metavar="NAME")]
-RestrictedFlag = Annotated[bool, typer.Option("--restricted", help="with the words of restricted rows")]
+ByOption = Annotated[str, typer.Option("--by", help="user to record; default: the system's user name", metavar="NAME")]
+RestrictedFlag = Annotated[bool, typer.Option("--restricted", help="show the text of restricted rows")]
 
 
 def user_name() -> str:
-    """The system's name of whoever runs this, or `unknown`."""
+    """The system's user name, or `unknown`."""
     import getpass
 
     try:
         return getpass.getuser()
-    except (OSError, KeyError, ImportError):  # a container's user may have no name
+    except (OSError, KeyError, ImportError):  # a user of a container may have no name
         return "unknown"

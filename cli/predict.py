@@ -1,4 +1,4 @@
-"""Verbs that take a student to where it works: export-student, predict."""
+"""Verbs that use a student: export-student, predict."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import typer
 def export_student(
     student: Annotated[str, typer.Argument(help="a student's id, or a dataset: demo, demo@2", metavar="STUDENT")],
     out: Annotated[Path | None, typer.Option(help="folder; default GRAFT_HOME/exports/<id>")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an export that is there")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an existing export")] = False,
     json: Annotated[bool, typer.Option("--json", help="print JSON for programs")] = False,
 ) -> None:
     """Write a student as an ONNX model, checked against PyTorch, with tokenizer, labels and a model card.
@@ -38,13 +38,17 @@ def export_student(
 def predict(
     student: Annotated[str, typer.Argument(help="an exported folder, a student's id, or a dataset", metavar="STUDENT")],
     file: Annotated[str, typer.Argument(help="CSV, JSONL or Parquet; - for lines of standard input", metavar="FILE")],
-    text_field: Annotated[str, typer.Option(help="the column that is read")] = "text",
-    response_field: Annotated[str | None, typer.Option(help="for guards: the column of the response")] = None,
-    out: Annotated[Path | None, typer.Option(help="write here, not to standard output")] = None,
-    format: Annotated[str, typer.Option("--format", "-f", help="jsonl or csv; else as --out ends, else jsonl")] = "",
-    probabilities: Annotated[bool, typer.Option("--probabilities", help="every label's probability")] = False,
+    text_field: Annotated[str, typer.Option(help="column with the text")] = "text",
+    response_field: Annotated[str | None, typer.Option(help="guards: column with the response")] = None,
+    out: Annotated[Path | None, typer.Option(help="file to write instead of standard output")] = None,
+    format: Annotated[
+        str, typer.Option("--format", "-f", help="jsonl or csv; default: the ending of --out, else jsonl")
+    ] = "",
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="print the probability of every label")
+    ] = False,
 ) -> None:
-    """Label texts with a student: one line each with text, label and probability.
+    """Label texts with a student. Each output line has text, label and probability.
 
     Example:  graft predict demo messages.csv --text-field message --out labels.csv
     """
@@ -55,7 +59,7 @@ def predict(
     if kind not in ("jsonl", "csv"):
         raise typer.BadParameter("jsonl or csv", param_hint="--format")
     if out is not None and out.resolve() == Path(file).resolve():
-        raise typer.BadParameter("that is the file that is read", param_hint="--out")
+        raise typer.BadParameter("it is also the input file", param_hint="--out")
     texts = read_texts(file, text_field=text_field, response_field=response_field)
     found = open_student(student)
     with _target(out) as stream:
@@ -66,7 +70,7 @@ def predict(
 
 @contextmanager
 def _target(out: Path | None) -> Iterator[IO[str]]:
-    """Standard output, or a file that takes its name only when it is whole. Raises StorageFull."""
+    """Standard output, or a file that gets its name once it is complete. Raises StorageFull."""
     import os
     import sys
 

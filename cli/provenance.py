@@ -1,4 +1,4 @@
-"""The verbs about where rows come from: lineage, trace, recall."""
+"""Verbs of provenance: lineage, trace, recall."""
 
 from __future__ import annotations
 
@@ -22,21 +22,22 @@ if TYPE_CHECKING:
 
 EXAMPLES = 5
 RefArg = Annotated[
-    str | None, typer.Argument(help="a dataset, or a version of it; left out: the latest of all", metavar="[REF]")
+    str | None,
+    typer.Argument(help="a dataset or version; left out: the latest version of every dataset", metavar="[REF]"),
 ]
 Model = Annotated[str | None, typer.Option(help="rows that this model wrote or judged")]
-Prompt = Annotated[str | None, typer.Option(help="rows that this prompt version (p_…) asked for or judged")]
-Seed = Annotated[str | None, typer.Option(help="rows that were shown this seed, or a row that was")]
+Prompt = Annotated[str | None, typer.Option(help="rows that this prompt version (p_…) requested or judged")]
+Seed = Annotated[str | None, typer.Option(help="rows derived from this seed, directly or through other rows")]
 RunId = Annotated[str | None, typer.Option("--run", help="rows of this run")]
 Restricted = Annotated[bool, typer.Option("--restricted", help="with the words of restricted rows")]
 
 
 def lineage(
     ref: Annotated[str, typer.Argument(help="a dataset, or a version of it: demo, demo@2", metavar="REF")],
-    out: Annotated[Path | None, typer.Option(help="write there instead of the terminal")] = None,
-    json: Annotated[bool, typer.Option("--json", help="one JSON list instead of a line an event")] = False,
+    out: Annotated[Path | None, typer.Option(help="file to write instead of the terminal")] = None,
+    json: Annotated[bool, typer.Option("--json", help="one JSON list instead of one line for each event")] = False,
 ) -> None:
-    """A version's OpenLineage events, one JSON object a line.
+    """Print a version's OpenLineage events, one JSON object on each line.
 
     Example:  graft lineage demo --out lineage.jsonl
     """
@@ -60,7 +61,7 @@ def lineage(
 
 
 def written(out: Path, text: str) -> None:
-    """Writes a text file. Raises GraftError where that cannot be."""
+    """Write a text file. Raises GraftError if that fails."""
     from graft.schemas.errors import GraftError
 
     try:
@@ -74,7 +75,7 @@ def trace(
     ref: RefArg = None, model: Model = None, prompt: Prompt = None, seed: Seed = None, run: RunId = None,
     restricted: Restricted = False, json: JsonFlag = False,
 ) -> None:  # fmt: skip
-    """Rows that a model, a prompt, a seed or a run touched; without any of these, what can be asked for.
+    """List the rows that a model, prompt, seed or run touched; without a selector, list what can be traced.
 
     Example:  graft trace demo --model gemma
     """
@@ -102,14 +103,14 @@ def trace(
 
 
 def _selector(**given: str | None) -> Selector | None:
-    """The one selector that is given, or None. Raises GraftError where there are several."""
+    """The selector that is given, or None. Raises GraftError if several are given."""
     from graft.data.withdrawn import Selector
     from graft.schemas.errors import GraftError
 
     chosen = {kind: value for kind, value in given.items() if value is not None}
     if len(chosen) > 1:
         names = ", ".join(f"--{kind}" for kind in chosen)
-        raise GraftError(f"{names} at once", where="selector", fix="give one of them")
+        raise GraftError(f"{names} cannot be combined", where="selector", fix="give only one of them")
     for kind, value in chosen.items():
         return Selector(cast("RecallKind", kind), value)
     return None
@@ -141,17 +142,17 @@ def _print_touched(selector: Selector, touched: Sequence[Touched], restricted: b
         right=("rows",),
     )
     view = [[row.id, row.label, ", ".join(row.how), _shown(row, restricted)["text"]] for row in touched[:EXAMPLES]]
-    table("examples (--json has all)", ["row", "label", "touched as", "text"], view)
+    table("examples (--json lists all)", ["row", "label", "touched as", "text"], view)
 
 
 def recall(
-    reason: Annotated[str, typer.Option(help="why; kept with the recall")],
+    reason: Annotated[str, typer.Option(help="reason, kept with the recall")],
     ref: RefArg = None, model: Model = None, prompt: Prompt = None, seed: Seed = None, run: RunId = None,
-    row: Annotated[str | None, typer.Option(help="this row alone")] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="do it; without, it is only shown")] = False,
+    row: Annotated[str | None, typer.Option(help="only this row")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="apply the recall; otherwise it is only shown")] = False,
     json: JsonFlag = False,
 ) -> None:  # fmt: skip
-    """Withdraw rows because of where they come from: shows what would go; --yes publishes versions without them.
+    """Withdraw rows by origin. Shows the rows that would go; --yes publishes versions without them.
 
     Example:  graft recall demo --model gemma --reason "its licence changed" --yes
     """
@@ -167,7 +168,7 @@ def recall(
     selector = _selector(model=model, prompt=prompt, seed=seed, run=run, row=row)
     if selector is None:
         raise GraftError(
-            "what is recalled?", where="graft recall", fix="give --model, --prompt, --seed, --run or --row"
+            "no selector is given", where="graft recall", fix="give --model, --prompt, --seed, --run or --row"
         )
     with Lake.open(Home.find(), read_only=not yes) as lake:
         done = withdraw(lake, selector, ref, reason=reason, by=getpass.getuser()) if yes else []
@@ -178,10 +179,10 @@ def recall(
         return
     _print_plans(selector, plans)
     for dataset, version in made.items():
-        told = f"published {version.ref} ({version.rows} rows)" if version else f"{dataset}: nothing to take out now"
-        console().print(f"{told}; what is published from now on leaves such rows out", markup=False)
+        told = f"published {version.ref} ({version.rows} rows)" if version else f"{dataset}: no rows to remove now"
+        console().print(f"{told}; later versions leave such rows out", markup=False)
     if plans and not yes:
-        console().print("nothing was changed. To do it:  the same with --yes")
+        console().print("nothing was changed. To apply it, repeat the command with --yes")
 
 
 def _dumped(plans: Sequence[RecallPlan], made: dict[str, DatasetVersion | None]) -> list[dict[str, Any]]:
@@ -206,7 +207,7 @@ def _print_plans(selector: Selector, plans: Sequence[RecallPlan]) -> None:
     from graft.cli.show import console, table
 
     if not plans:
-        console().print(f"no dataset holds or makes a row of {selector.kind} {selector.value}", markup=False)
+        console().print(f"no dataset holds or would make a row of {selector.kind} {selector.value}", markup=False)
         return
     rows = [
         [one.parent.ref if one.parent else f"{one.dataset} (nothing published yet)",
@@ -217,6 +218,6 @@ def _print_plans(selector: Selector, plans: Sequence[RecallPlan]) -> None:
     ]  # fmt: skip
     table(
         f"recall of {selector.kind} {selector.value}",
-        ["version", "rows that go", "versions that held them", "students to train again", "tags to set again"],
+        ["version", "rows removed", "versions that held them", "students to retrain", "tags to move"],
         rows,
     )

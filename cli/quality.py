@@ -1,4 +1,4 @@
-"""The verbs that show how good a version is: `quality` in the terminal, `report` as one HTML file."""
+"""Verbs of quality: `quality` prints a version's figures, `report` writes them as one HTML file."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 def quality(
     ref: RefArg,
-    against: Annotated[str | None, typer.Option(help="the version that drift is told from", metavar="REF")] = None,
+    against: Annotated[str | None, typer.Option(help="version to measure drift against", metavar="REF")] = None,
     gold: Annotated[Path | None, typer.Option(help="CSV or JSON Lines: text (or id) and label of each row")] = None,
-    embed: Annotated[bool, typer.Option("--embed/--no-embed", help="with figures of a sample's embeddings")] = True,
+    embed: Annotated[bool, typer.Option("--embed/--no-embed", help="embed a sample for semantic figures")] = True,
     html: Annotated[Path | None, typer.Option(help="also write the report as one HTML file")] = None,
-    restricted: Annotated[bool, typer.Option("--restricted", help="show the words of restricted rows")] = False,
+    restricted: Annotated[bool, typer.Option("--restricted", help="show the text of restricted rows")] = False,
     json: JsonFlag = False,
 ) -> None:
-    """Balance, lengths, wording, duplicates, meaning, reviewers, yield, price and drift of a version.
+    """Report a version's balance, lengths, wording, duplicates, meaning, reviewers, yield, price and drift.
 
     Example:  graft quality demo --html demo.html
     """
@@ -35,7 +35,7 @@ def quality(
     from graft.schemas.home import Home
 
     entries = read_gold(gold) if gold else None
-    encoder, skipped = find_embed() if embed else (None, "left out: --no-embed")
+    encoder, skipped = find_embed() if embed else (None, "turned off by --no-embed")
     with Lake.open(Home.find(), read_only=True) as lake:
         found = version(lake, ref)
         other = version(lake, against) if against else None
@@ -97,7 +97,7 @@ def report(
     open_browser: Annotated[bool, typer.Option("--open", help="open it in a browser")] = False,
     json: JsonFlag = False,
 ) -> None:
-    """One HTML file of a version: card, quality, reviews, changes, students, models. No script, nothing from elsewhere.
+    """Write a version's report as one HTML file without scripts: card, quality, reviews, changes, students, models.
 
     Example:  graft report demo --out demo.html
     """

@@ -1,4 +1,4 @@
-"""Verbs that read: status, datasets, show, explain, doctor. Each has --json for programs."""
+"""Verbs that only read: status, datasets, show, explain, doctor, plugins."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def status(json: JsonFlag = False) -> None:
-    """Runs, newest first, and whether Prefect's server, worker and schedules are up.
+    """List runs, newest first, and the state of Prefect's server, worker and schedules.
 
     Example:  graft status --json
     """
@@ -36,7 +36,7 @@ def status(json: JsonFlag = False) -> None:
         as_json({"runs": dumped, "live": [one.model_dump(mode="json") for one in noted], "services": service})
         return
     if not runs:
-        console().print("no run yet. Start one:  graft run demo --train")
+        console().print("no runs yet. Start one:  graft run demo --train")
     else:
         rows = [
             [run.id, run.status, run.stopped_by, run.counts.get("accepted", 0), run.counts.get("opened", 0), run.calls,
@@ -53,12 +53,10 @@ def status(json: JsonFlag = False) -> None:
 
 
 def _live_line(one: Live) -> str:
-    """What a run does now, in a line; of one that is silent, since when."""
+    """The current activity of a run in one line; for a silent run, the time of its last sign."""
     done = f"{one.total_accepted}/{sum(one.wanted.values())} accepted"
     if one.state == "silent":
-        return (
-            f"{one.run_id}: silent since {one.at:%Y-%m-%d %H:%M:%S} (UTC), {done}; the same command goes on from there"
-        )
+        return f"{one.run_id}: silent since {one.at:%Y-%m-%d %H:%M:%S} (UTC), {done}; run the same command to continue"
     parts = [one.stage, done, f"{one.settled} candidates"]
     if one.per_minute is not None:
         parts.append(f"{one.per_minute:.0f} rows a minute")
@@ -70,7 +68,7 @@ def _live_line(one: Live) -> str:
 
 
 def datasets(json: JsonFlag = False) -> None:
-    """Every published version.
+    """List every published version.
 
     Example:  graft datasets
     """
@@ -85,7 +83,7 @@ def datasets(json: JsonFlag = False) -> None:
         as_json([version.model_dump(mode="json", exclude={"card"}) for version in found])
         return
     if not found:
-        console().print("nothing published yet. Make something:  graft run demo")
+        console().print("no versions yet. Make one:  graft run demo")
         return
     rows = [
         [v.ref, v.rows, " ".join(f"{name} {count}" for name, count in v.splits.items()), len(v.labels),
@@ -102,12 +100,14 @@ def datasets(json: JsonFlag = False) -> None:
 
 def show(
     ref: RefArg,
-    rows: Annotated[int, typer.Option(min=0, help="how many rows to show of each label")] = 3,
-    rejected: Annotated[bool, typer.Option("--rejected", help="show what was rejected instead, and why")] = False,
-    restricted: Annotated[bool, typer.Option("--restricted", help="show the words of restricted rows")] = False,
+    rows: Annotated[int, typer.Option(min=0, help="rows to show of each label")] = 3,
+    rejected: Annotated[
+        bool, typer.Option("--rejected", help="show rejected candidates and the reasons instead")
+    ] = False,
+    restricted: Annotated[bool, typer.Option("--restricted", help="show the text of restricted rows")] = False,
     json: JsonFlag = False,
 ) -> None:
-    """A version's card, some of its rows, or what was rejected on the way to it.
+    """Show a version's card and some of its rows, or its rejected candidates.
 
     Example:  graft show demo --rejected
     """
@@ -139,7 +139,7 @@ def show(
     console().print(Markdown(found.card))
     picked = [row for label in found.labels for row in [r for r in records if r["label"] == label][:rows]]
     view = [[row["id"], row["label"], row["split"], row["text"]] for row in picked]
-    table(f"{found.ref}: {rows} rows a label", ["row", "label", "split", "text"], view)
+    table(f"{found.ref}: {rows} rows of each label", ["row", "label", "split", "text"], view)
     console().print("a row's history:  graft explain ROW")
 
 
@@ -150,7 +150,7 @@ def _shown(row: dict[str, Any], restricted: bool) -> dict[str, Any]:
 
 
 def _rejected(lake: Any, run_id: str, restricted: bool) -> list[dict[str, Any]]:
-    """The funnel without what was accepted; each example is one that may be shown, where there is one."""
+    """The funnel without accepted candidates, with an example of each reason if one may be shown."""
     query = """
         SELECT status, route, code, count(*) AS rows, min_by(text, candidate_id) FILTER (? OR NOT restricted) AS example
         FROM lake.candidates WHERE run_id = ? AND status <> 'accepted'
@@ -160,11 +160,11 @@ def _rejected(lake: Any, run_id: str, restricted: bool) -> list[dict[str, Any]]:
 
 
 def explain(row: Annotated[str, typer.Argument(help="a row's id, or its first letters", metavar="ROW")],
-            restricted: Annotated[bool, typer.Option("--restricted", help="with the words of restricted rows")] = False,
+            restricted: Annotated[bool, typer.Option("--restricted", help="show the text of restricted rows")] = False,
             format: Annotated[str, typer.Option("--format", help="tree, json or prov (W3C PROV-JSON)")] = "tree",
             prov: Annotated[Path | None, typer.Option(help="write PROV-JSON to this file")] = None,
             json: JsonFlag = False) -> None:  # fmt: skip
-    """A row's whole history: seeds, prompts, models, scores, gates, decision, price, people, versions, students.
+    """Print a row's history: seeds, prompts, models, scores, gates, decision, price, people, versions, students.
 
     Example:  graft explain c_1f9a02 --prov row.prov.json
     """
@@ -178,7 +178,7 @@ def explain(row: Annotated[str, typer.Argument(help="a row's id, or its first le
     from graft.schemas.home import Home
 
     if format not in ("tree", "json", "prov"):
-        raise GraftError(f"no format {format!r}", where="--format", fix="tree, json or prov")
+        raise GraftError(f"unknown format {format!r}", where="--format", fix="tree, json or prov")
     with Lake.open(Home.find(), read_only=True) as lake:
         history = history_of(lake, row, restricted=restricted)
     if prov is not None:
@@ -189,14 +189,16 @@ def explain(row: Annotated[str, typer.Argument(help="a row's id, or its first le
         return
     console().print(history_tree(history))
     if history["restricted"] and not restricted:
-        console().print("a restricted row: what was said is hidden; --restricted shows it")
+        console().print("a restricted row: its text is hidden; --restricted shows it")
 
 
 def doctor(
-    recipe: Annotated[str | None, typer.Argument(help="also ask this recipe's endpoints", metavar="[RECIPE]")] = None,
+    recipe: Annotated[
+        str | None, typer.Argument(help="also check the endpoints of this recipe", metavar="[RECIPE]")
+    ] = None,
     json: JsonFlag = False,
 ) -> None:
-    """What is installed, which endpoints answer, device, disk, versions.
+    """Check installed packages, versions, device, disk and endpoints.
 
     Example:  graft doctor demo
     """
@@ -210,3 +212,26 @@ def doctor(
         table("doctor", ["what", "state", "detail"], [[f["what"], f["state"], f["detail"]] for f in found])
     if any(f["state"] == "problem" for f in found):
         raise typer.Exit(1)
+
+
+def plugins(json: JsonFlag = False) -> None:
+    """Methods, gates, export formats and other kinds that installed distributions add, and what is wrong with any.
+
+    Example:  graft plugins --json
+    """
+    from dataclasses import asdict
+
+    from graft.cli.show import as_json, console, table
+    from graft.schemas.gates import GateSettings
+    from graft.schemas.kinds import FAMILIES
+
+    GateSettings()  # gates are compared with each other: two cannot share a field
+    found = [plugin for family in FAMILIES for plugin in family.plugins.values()]
+    if json:
+        as_json([{**asdict(one), "status": "problem" if one.problem else "ok"} for one in found])
+        return
+    if not found:
+        console().print("no plugin is installed. How to write one: docs/extend.md")
+        return
+    rows = [[one.family, one.name, one.distribution, one.version, one.problem or "ok"] for one in found]
+    table("plugins", ["family", "name", "distribution", "version", "status"], rows)

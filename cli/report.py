@@ -1,4 +1,4 @@
-"""The page of plain words at the end of a run: what was made, what was rejected and why, the cost, where to look."""
+"""The report at the end of a run: rows made, rejections with reasons, cost, next steps."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ def run_page(
     run, version = result["run"], result["version"]
     parts = [f"# {run['dataset']}", _made(run, version, bool(result.get("repeated")))]
     if result.get("funnel"):
-        parts += ["## What became of the candidates", _early(run, result["funnel"]), _funnel(result["funnel"])]
+        parts += ["## Candidates by outcome", _early(run, result["funnel"]), _funnel(result["funnel"])]
     if result.get("method"):
-        parts += ["## What the labels turned out to be", result["method"]]
-    parts += ["## What it took", _cost(run), _beyond(run)]
+        parts += ["## Labels", result["method"]]
+    parts += ["## Cost", _cost(run), _beyond(run)]
     if result.get("notes"):
         parts += ["\n".join(f"- {inert(note)}" for note in result["notes"])]
     if trained:
         parts += ["## The student", "```\n" + trained["text"] + "\n```"]
         parts += [f"Confusion matrix: {path}" for path in trained["confusion"]]
-    parts += ["## Where to look next", _next(home, run, version, exported)]
+    parts += ["## Next steps", _next(home, run, version, exported)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -38,7 +38,7 @@ def _made(run: dict[str, Any], version: dict[str, Any] | None, repeated: bool) -
     lines = [f"**{ref}**: {version['rows']} rows ({splits}), content `{version['content_hash'][:12]}`."]
     lines.append(", ".join(f"{label} {count}" for label, count in version["labels"].items()) + ".")
     if repeated:
-        lines.append("Nothing had changed since the run that made it: no call was made.")
+        lines.append("Nothing has changed since the run that made it: no call was made.")
     if run["shortfall"]:
         short = ", ".join(f"{label} {count}" for label, count in run["shortfall"].items())
         lines.append(f"**Short of the target** (stopped by {run['stopped_by']}): {short}.")
@@ -61,7 +61,7 @@ def _cost(run: dict[str, Any]) -> str:
 
 
 def _early(run: dict[str, Any], funnel: list[dict[str, Any]]) -> str:
-    """The signs that the terminal showed while the run went on, as they stand at its end."""
+    """The warnings that the terminal showed during the run, with their final figures."""
     reasons = {row["code"]: row["rows"] for row in funnel if row["status"] != "accepted"}
     settled, rows = run["counts"].get("opened", 0), run["counts"].get("published", 0)
     price = row_price(run["price_usd"] / rows if rows and run["price_usd"] is not None else None,
@@ -71,21 +71,22 @@ def _early(run: dict[str, Any], funnel: list[dict[str, Any]]) -> str:
 
 
 def _beyond(run: dict[str, Any]) -> str:
-    """Rows and candidates beyond what was wanted; the latter's share is of all that were opened."""
+    """Rows and candidates beyond the target; the share of the latter is of all opened candidates."""
     counts = run["counts"]
     surplus, over, opened = counts.get("surplus", 0), counts.get("overshoot", 0), counts.get("opened", 0)
     share = f" ({over / opened:.1%} of all)" if opened else ""
-    return f"Surplus: {surplus} accepted rows. Overshoot: {over} candidates{share} opened after their label had enough."
+    late = f"{over} candidates{share} opened after their label had reached its target"
+    return f"Surplus: {surplus} accepted rows. Overshoot: {late}."
 
 
 def _next(home: Home, run: dict[str, Any], version: dict[str, Any] | None, exported: list[str] | None) -> str:
-    lines = [f"- this page: {home.run(run['id']) / 'report.md'}"]
+    lines = [f"- this report: {home.run(run['id']) / 'report.md'}"]
     if version:
         ref = f"{version['dataset']}@{version['version']}"
         lines += [
             f"- the card and some rows: `graft show {ref}`",
-            f"- what was rejected, and why: `graft show {ref} --rejected`",
-            "- one row's whole history: `graft explain ROW`",
+            f"- rejected candidates, with reasons: `graft show {ref} --rejected`",
+            "- the history of a row: `graft explain ROW`",
             f"- a training set: `graft export {ref} --format parquet`",
             f"- a student: `graft train {ref}`",
         ]

@@ -1,4 +1,4 @@
-"""The verb that runs the gates over a published version again: dropped rows, duplicates, probable label errors."""
+"""`graft rescreen`: run the gates over a published version again."""
 
 from __future__ import annotations
 
@@ -16,23 +16,27 @@ if TYPE_CHECKING:
     from graft.schemas.sections import Table
 
 WIDTH = 90
-"""Characters of an example that are shown."""
+"""Characters shown of an example."""
 SHOWN = 5
 
 
 def rescreen(
     ref: RefArg,
     override: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, as gates.near_duplicate=0.7")] = None,
-    test: Annotated[list[Path] | None, typer.Option("--test", help="a held-out file that no row may repeat")] = None,
-    text_field: Annotated[str, typer.Option(help="the field of --test files that holds the text")] = "text",
-    test_cosine: Annotated[float, typer.Option(min=0, max=1, help="cosine from which a held-out text is met")] = 0.95,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="show what would go, write nothing")] = False,
-    restricted: Annotated[bool, typer.Option("--restricted", help="show the words of restricted rows")] = False,
+    test: Annotated[list[Path] | None, typer.Option("--test", help="held-out file that no row may repeat")] = None,
+    text_field: Annotated[str, typer.Option(help="field of the --test files that holds the text")] = "text",
+    test_cosine: Annotated[
+        float, typer.Option(min=0, max=1, help="cosine from which a row repeats a held-out text")
+    ] = 0.95,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="show the rows that would be dropped; write nothing")
+    ] = False,
+    restricted: Annotated[bool, typer.Option("--restricted", help="show the text of restricted rows")] = False,
     json: JsonFlag = False,
 ) -> None:
-    """Run every gate over a version again, with other thresholds, and publish what stays. No model is called.
+    """Run every gate over a version again with other thresholds and publish the rows that pass. No model is called.
 
-    The parent keeps its rows; each row left out is noted with its rule.
+    The parent version keeps its rows; each dropped row is recorded with its rule.
 
     Example:  graft rescreen demo@2 --set gates.near_duplicate=0.7 --test held_out.jsonl --dry-run
     """
@@ -77,14 +81,14 @@ def _print(told: dict[str, Any], tables: Sequence[Table]) -> None:
         out.print(f"note: {line}", markup=False)
     kept = f"{told['kept']:,} of {told['rows']:,} rows"
     if told["dry_run"]:
-        out.print(f"dry run: {kept} would stay, nothing was written", markup=False)
+        out.print(f"dry run: {kept} would stay; nothing was written", markup=False)
     elif told["published"]:
         out.print(f"published {told['published']}: {kept}", markup=False)
     else:
-        out.print(f"{told['parent']} stands: every row passes, nothing new was published", markup=False)
+        out.print(f"every row of {told['parent']} passes: no new version was published", markup=False)
 
 
 def _cut(text: str) -> str:
-    """The text in one line, WIDTH characters at most, without control characters."""
+    """The text on one line, at most WIDTH characters, without control characters."""
     line = " ".join("".join(sign if sign.isprintable() else " " for sign in text[: 4 * WIDTH]).split())
     return line if len(line) <= WIDTH else line[: WIDTH - 1] + "…"

@@ -1,4 +1,4 @@
-"""The verb for human review: the queue of rows that want a person's word, and how far people and judges agree."""
+"""`graft review`: the queue of rows that need review, and the agreement of people and judges."""
 
 from __future__ import annotations
 
@@ -16,18 +16,20 @@ RULES = "disagreement, margin, random, gate or query"
 
 def review(
     ref: RefArg,
-    rule: Annotated[str, typer.Option(help=f"which rows: {RULES}", metavar="RULE")] = "disagreement",
+    rule: Annotated[str, typer.Option(help=f"how rows are chosen: {RULES}", metavar="RULE")] = "disagreement",
     size: Annotated[int, typer.Option(min=1, max=1_000, help="rows to show")] = 20,
-    gate: Annotated[str, typer.Option(help="with --rule gate: of this gate or judge alone")] = "",
+    gate: Annotated[str, typer.Option(help="with --rule gate: only rejections of this gate or judge")] = "",
     where: Annotated[str, typer.Option(help="with --rule query: a condition such as length(text) > 200")] = "",
-    seed: Annotated[int, typer.Option(help="of the order that is drawn; the same for everybody")] = 0,
-    blind: Annotated[bool, typer.Option("--blind", help="rows that others decided and you did not")] = False,
-    agreement: Annotated[bool, typer.Option("--agreement", help="how far people agree, and judges with them")] = False,
+    seed: Annotated[int, typer.Option(help="seed of the random order, the same for everybody")] = 0,
+    blind: Annotated[bool, typer.Option("--blind", help="rows that others have decided and you have not")] = False,
+    agreement: Annotated[
+        bool, typer.Option("--agreement", help="agreement among people, and of judges with people")
+    ] = False,
     by: ByOption = "",
     restricted: RestrictedFlag = False,
     json: JsonFlag = False,
 ) -> None:
-    """Rows of a version that want a person's word, and why; with --agreement, how far people and judges agree.
+    """List the rows of a version that need review, and why; --agreement measures people and judges.
 
     Decide in the browser:  graft dashboard, page Review.
 
@@ -45,7 +47,7 @@ def review(
     with Lake.open(Home.find(), read_only=True) as lake:
         found = version(lake, ref)
         made = queue(
-            lake, found, cast("QueueRule", rule),  # the queue refuses what is none
+            lake, found, cast("QueueRule", rule),  # the queue rejects an unknown rule
             by=by or user_name(), blind=blind, gate=gate, where=where, size=size, seed=seed, restricted=restricted,
         )  # fmt: skip
         far, refused = progress(lake, found), gates(lake, found) if rule == "gate" else []
@@ -63,9 +65,9 @@ def _print_queue(ref: str, made: Queue, refused: list[tuple[str, int]]) -> None:
 
     if refused:
         rows: list[list[Any]] = [[name, f"{count:,}"] for name, count in refused]
-        table("what its runs rejected rows by", ["gate or judge", "rows"], rows, right=("rows",))
+        table("gates and judges that rejected candidates", ["gate or judge", "rows"], rows, right=("rows",))
     if not made.items:
-        console().print(f"{ref}: nothing waits in the queue {made.rule}", markup=False)
+        console().print(f"{ref}: the queue {made.rule} is empty", markup=False)
         return
     rows = [[one.row_id, one.label, one.split or one.status, one.why, one.text] for one in made.items]
     table(f"{ref}: {made.rule}, {len(rows)} of {made.total:,}", ["row", "label", "where", "why", "text"], rows)
@@ -105,7 +107,7 @@ def _print_people(dataset: str, people: Agreement) -> None:
     from graft.cli.show import console, table
 
     if people.equal is None:
-        console().print(f"{dataset}: {people.missing}; a second person decides blind:  graft review {dataset} --blind")
+        console().print(f"{dataset}: {people.missing}; for a second, blind opinion:  graft review {dataset} --blind")
         return
     alpha = people.missing if people.alpha is None else f"{people.alpha:.3f}"
     console().print(
@@ -128,7 +130,7 @@ def _print_judges(judges: AgainstPeople) -> None:
     from graft.cli.show import console, table
 
     if not judges.judges:
-        console().print("nobody has decided a row that a model made: no judge can be measured")
+        console().print("no decisions on rows that a model made: judges cannot be measured")
         return
     rows: list[list[Any]] = [
         [one.kind, one.name, f"{one.rows:,}", f"{one.share:.1%}", f"{one.interval[0]:.1%} to {one.interval[1]:.1%}",

@@ -1,4 +1,4 @@
-"""`graft run`: the flow in this process, with a live display of what it is doing."""
+"""`graft run`: the flow in this process, with a live display."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ from graft.cli.show import as_json, console, without_seeds
 from graft.flows.run_server import start_prefect
 from graft.schemas.errors import Interrupted
 from graft.schemas.home import Home
+from graft.schemas.kinds import EXPORTS
 
 
 def run_recipe(recipe: str, overrides: dict[str, Any], *, train: bool, export: str | None, json: bool) -> int:
     """Run, and if asked train and export. Returns the process's exit code."""
     home = Home.find()
+    if export:
+        EXPORTS.get(export)  # a format that does not exist is reported before the run
     quiet_console()
     out = console(stderr=json)
     if not json:
@@ -30,9 +33,7 @@ def run_recipe(recipe: str, overrides: dict[str, Any], *, train: bool, export: s
 
             result = asyncio.run(make_dataset(recipe, **overrides))
         except KeyboardInterrupt:
-            raise Interrupted(
-                "stopped", fix="what had finished is committed: the same command goes on from there"
-            ) from None
+            raise Interrupted("stopped", fix="finished work is committed: run the same command to continue") from None
     trained = exported = None
     published = result["version"]
     ref = f"{published['dataset']}@{published['version']}" if published else ""
@@ -54,7 +55,7 @@ def run_recipe(recipe: str, overrides: dict[str, Any], *, train: bool, export: s
 
 
 def quiet_console() -> None:
-    """Keep Prefect's own log lines and tracebacks off the terminal; its server and `graft status` still have them."""
+    """Keep Prefect's log lines and tracebacks off the terminal; its server and `graft status` still have them."""
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
 
 
@@ -76,7 +77,7 @@ def _tell(home: Home, result: dict[str, Any], trained: dict[str, Any] | None, ex
 
 @contextmanager
 def live(*, quiet: bool) -> Iterator[None]:
-    """Show the run's progress while the block runs: a table on a terminal, a line now and then elsewhere."""
+    """Show the run's progress while the block runs: a table on a terminal, occasional lines elsewhere."""
     if quiet:
         yield
         return

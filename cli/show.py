@@ -1,4 +1,4 @@
-"""How results are shown: JSON for programs, rich tables for people. Text that a model wrote is never read as markup."""
+"""Output of results: JSON for programs, rich tables for people. Text from models is never parsed as markup."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from graft.schemas.tasks.base import Task
 
 BAR = 20
-"""Blocks of the longest bar."""
+"""Length of the longest bar, in blocks."""
 
 
 def dumps(value: Any) -> str:
@@ -30,7 +30,7 @@ def as_json(value: Any) -> None:
 
 
 def without_seeds(recipe: dict[str, Any]) -> dict[str, Any]:
-    """A run's recipe without the rows that a restricted task's recipe holds: "(restricted)" stands for their words."""
+    """A run's recipe as a dict; in a restricted task's recipe "(restricted)" replaces the text of its rows."""
     from graft.schemas.tasks.base import stored_task
 
     task, (seeds, steering) = stored_task(recipe), (recipe.get(name) or {} for name in ("seeds", "steering"))
@@ -58,7 +58,7 @@ def _hidden(rows: Sequence[dict[str, Any]], task: Task) -> list[dict[str, Any]]:
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A rich console on standard output (or standard error, beside JSON)."""
+    """A rich console on standard output (or standard error, if JSON goes to standard output)."""
     from rich.console import Console
 
     return Console(stderr=stderr, highlight=False)
@@ -67,7 +67,7 @@ def console(*, stderr: bool = False) -> Console:
 def table(
     title: str, columns: list[str], rows: list[list[Any]], *, right: tuple[str, ...] = (), tight: bool = False
 ) -> None:
-    """Print a table. Cells are plain text. `tight`: without lines between columns, so that many fit 80 characters."""
+    """Print a table. Cells are plain text. `tight` leaves out lines between columns, to fit 80 characters."""
     from rich.box import HEAVY_HEAD, SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
@@ -103,7 +103,7 @@ def print_section(section: Section) -> None:
 
 
 def print_table(one: Table, *, tight: bool = False) -> None:
-    """Print a table with its note; a bar column gets its bars, drawn to the longest. `tight` as for `table`."""
+    """Print a table with its note; bars are scaled to the longest. `tight` as in `table`."""
     from graft.schemas.sections import one_line
 
     heads: list[str] = []
@@ -125,7 +125,7 @@ def print_table(one: Table, *, tight: bool = False) -> None:
 
 
 def estimate_table(figures: Estimate) -> None:
-    """The estimate of a recipe, its assumptions below."""
+    """Print the estimate of a recipe, followed by its assumptions."""
     from graft.schemas.sections import money
 
     rows = [
@@ -138,6 +138,6 @@ def estimate_table(figures: Estimate) -> None:
          money(figures.price_usd)]
     )  # fmt: skip
     numbers = ("calls", "prompt tokens", "completion tokens", "price")
-    table(f"{figures.dataset}: {figures.rows:,} rows wanted", ["step", "models", *numbers], rows, right=numbers)
+    table(f"{figures.dataset}: {figures.rows:,} rows requested", ["step", "models", *numbers], rows, right=numbers)
     for line in figures.assumptions:
         console().print(f"  [dim]·[/dim] {line}")

@@ -1,4 +1,4 @@
-"""The verbs that train students, improve them in rounds, and compare them."""
+"""Verbs of students: train, improve, students, compare."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 COLUMNS = ("#", "student", "from", "accuracy", "95%", "gain", "F1", "ECE", "teacher")
 NUMBERS = tuple(name for name in COLUMNS if name not in ("student", "from"))
 SHORT = 10
-"""Signs of an id that are shown: enough to name it."""
+"""Characters shown of an id: enough to select it."""
 
 
 def train(
@@ -26,13 +26,13 @@ def train(
     epochs: Annotated[int | None, typer.Option(min=1)] = None,
     seed: Annotated[int | None, typer.Option(min=0)] = None,
     teacher: Annotated[
-        int | None, typer.Option(min=0, metavar="ROWS", help="test rows that the recipe's labelers answer too; 0: none")
+        int | None, typer.Option(min=0, metavar="ROWS", help="test rows that the recipe's labelers label too; 0: none")
     ] = None,
     json: JsonFlag = False,
 ) -> None:
-    """Train a student on a version, and a baseline on its seeds only, and evaluate both.
+    """Train a student on a version and a baseline on its seeds only, and evaluate both.
 
-    A version of instructions trains an instruction student, judged beside the model that it started as.
+    A version of instructions trains an instruction student, compared with its base model.
 
     Example:  graft train demo --test recipes/data/demo_test.jsonl
     """
@@ -53,16 +53,16 @@ def train(
     if json:
         as_json(report)
     else:
-        console().print(report["text"], markup=False, soft_wrap=True)  # a table: its lines stay whole
+        console().print(report["text"], markup=False, soft_wrap=True)  # a table: its lines are not wrapped
 
 
 def students(
-    dataset: Annotated[str | None, typer.Argument(help="of this dataset alone", metavar="[DATASET]")] = None,
+    dataset: Annotated[str | None, typer.Argument(help="only students of this dataset", metavar="[DATASET]")] = None,
     json: JsonFlag = False,
 ) -> None:
-    """The leaderboard: every student by dataset and test, best first; then those that their kind judges otherwise.
+    """Show the leaderboard by dataset and test, best student first, then students with other kinds of evaluation.
 
-    gain: points over the seeds-only student. teacher: points over the best teacher. F1: the mean over labels. ECE:
+    gain: points over the seeds-only student. teacher: points over the best teacher. F1: macro-F1. ECE:
     calibration error. --json has whole ids, training rows, seconds and dates.
 
     Example:  graft students demo
@@ -83,7 +83,7 @@ def students(
         as_json([one.model_dump(mode="json") for one in found])
         return
     if not found and not others:
-        console().print("no student yet. Train one:  graft train DATASET")
+        console().print("no students yet. Train one:  graft train DATASET")
     for (name, _), some in groupby(found, key=lambda one: (one.dataset, one.test_hash)):
         standings = list(some)
         first = standings[0]
@@ -95,13 +95,13 @@ def students(
 
 def compare(
     a: Annotated[str, typer.Argument(help="a student's id, or its first letters", metavar="A")],
-    b: Annotated[str, typer.Argument(help="the other one", metavar="B")],
+    b: Annotated[str, typer.Argument(help="id or prefix of the other student", metavar="B")],
     test: Annotated[
-        str | None, typer.Option(help="a held-out file that both were judged on, or its hash; else the largest")
+        str | None, typer.Option(help="held-out file (or its hash) that both were evaluated on; default: the largest")
     ] = None,
     json: JsonFlag = False,
 ) -> None:
-    """Whether B is better than A on the same rows, or by chance only: McNemar's test and a paired bootstrap.
+    """Test whether student B is better than A on the same rows: McNemar's test and a paired bootstrap.
 
     Example:  graft compare st_04c1 st_9be2
     """
@@ -125,7 +125,7 @@ def compare(
     for name, student, accuracy in zip("AB", (found.a, found.b), found.accuracies, strict=True):
         console().print(f"{name}: {student}, {accuracy:.1%}", markup=False)
     low, high = (f"{100 * end:+.1f}" for end in found.interval)
-    told = f"B less A: {100 * found.difference:+.1f} points, 95% interval {low} to {high}; p = {found.p_value:.4f}"
+    told = f"B minus A: {100 * found.difference:+.1f} points, 95% interval {low} to {high}; p = {found.p_value:.4f}"
     console().print(told, markup=False)
     console().print(found.verdict, markup=False, soft_wrap=True)
 
@@ -144,30 +144,38 @@ def _points(share: float | None) -> str | None:
 
 
 def _unjudged(lake: Lake, dataset: str) -> Exception:
-    """What to say of a dataset that has no judged classifier."""
+    """The error for a dataset without an evaluated classifier."""
     from graft.schemas.errors import NotFound
 
     students = lake.students()
     if any(one.dataset == dataset for one in students):
-        return NotFound(f"no student of {dataset} was judged", where=dataset, fix="graft train shows")
+        return NotFound(f"no student of {dataset} was evaluated", where=dataset, fix="graft train shows")
     names = ", ".join(sorted({one.dataset for one in students}))
     fix = f"graft train {dataset}" + (f"; there are students of {names}" if names else "")
     return NotFound(f"no student of {dataset!r}", where=str(lake.home.root), fix=fix)
 
 
 def improve(
-    recipe: Annotated[str, typer.Argument(help="a recipe's file or bare name")],
-    rounds: Annotated[int | None, typer.Option(min=1, help="rounds at most; overrides improve.rounds")] = None,
-    rows_per_round: Annotated[int | None, typer.Option(min=1, help="accepted rows of a round, all labels")] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="loops with other random seeds, for the spread")] = None,
-    test: Annotated[str | None, typer.Option(help="held-out file that steering never sees")] = None,
-    steer_on: Annotated[str | None, typer.Option(help="labelled file that steers; else validation rows")] = None,
+    recipe: Annotated[str, typer.Argument(help="file or name of a recipe")],
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="maximum number of rounds; overrides improve.rounds")
+    ] = None,
+    rows_per_round: Annotated[
+        int | None, typer.Option(min=1, help="accepted rows of each round, over all labels")
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="number of loops with different random seeds, to measure the spread")
+    ] = None,
+    test: Annotated[str | None, typer.Option(help="held-out file, never used for steering")] = None,
+    steer_on: Annotated[
+        str | None, typer.Option(help="labelled file used for steering; default: validation rows")
+    ] = None,
     compare: Annotated[
-        bool | None, typer.Option("--compare/--no-compare", help="spend the same candidates at once too")
+        bool | None, typer.Option("--compare/--no-compare", help="also spend the same candidates at once, unsteered")
     ] = None,
     json: JsonFlag = False,
 ) -> None:
-    """Make rows in rounds: each asks for what the last student still gets wrong, until that stops helping.
+    """Make rows in rounds, each steered by the errors of the last student, until that stops helping.
 
     Example:  graft improve demo --rounds 3 --rows-per-round 60
     """
@@ -191,7 +199,7 @@ def improve(
 
             report = asyncio.run(flow(recipe, **given))
         except KeyboardInterrupt:
-            fix = "finished rounds are kept: the same command goes on from there"
+            fix = "finished rounds are kept: run the same command to continue"
             raise Interrupted("stopped", fix=fix) from None
     if json:
         as_json(report)

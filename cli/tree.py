@@ -1,6 +1,6 @@
-"""A row's history as a tree for the terminal. What a model or a person wrote is shown as plain text.
+"""A row's history as a tree for the terminal. Text from models and people is shown as plain text.
 
-The history comes with restricted words hidden already.
+Restricted text is hidden in the history already.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from rich.tree import Tree
 from graft.schemas.sections import money
 
 SHOWN = 300
-"""Characters of a text that are shown; --json has the whole."""
+"""Characters shown of a text; --json has all of it."""
 
 
 def history_tree(history: dict[str, Any]) -> Tree:
-    """The chain from seeds to students."""
+    """The row's history from seeds to students."""
     root = Tree(_line(f"row {history['id']}", history["label"]))
     _leaf(root, "text", history["text"])
     if history.get("response"):
@@ -44,7 +44,7 @@ def history_tree(history: dict[str, Any]) -> Tree:
 
 
 def _later(root: Tree, history: dict[str, Any]) -> None:
-    """Where the words come from, and what people and later versions did with the row; what is empty is left out."""
+    """The origin of the text, people's edits and later versions; empty parts are left out."""
     origin, shown = history.get("origin"), history.get("shown_to") or {}
     if origin:
         _leaf(root, f"{origin['source']} row", f"of {origin['file'] or 'an unknown file'}, run {origin['run']}")
@@ -83,12 +83,12 @@ def _decision(root: Tree, decision: dict[str, Any] | None) -> None:
         if decision.get("spread") is not None:
             facts.append(f"spread {decision['spread']:.2f}")
         if decision.get("saved"):
-            facts.append(f"{decision['saved']} reviews not needed")
+            facts.append(f"{decision['saved']} reviews saved")
         _leaf(root, f"{decision['status']} ({decision['code']})", ", ".join(facts))
 
 
 def _drawn(root: Tree, history: dict[str, Any]) -> None:
-    """What was wanted beyond a label, and how the label came about."""
+    """The request beyond the label, and how the label was decided."""
     labelling = history.get("labelling")
     for name, text in history.get("meant", ()):
         _leaf(root, name, text)
@@ -120,7 +120,7 @@ def _review(review: dict[str, Any]) -> tuple[str, str]:
     if review["mean"] is not None:
         parts.insert(0, f"mean {review['mean']:.2f}:")
     if review.get("answer") and not review["distribution"]:
-        parts.append(f"answered {review['answer']!r}, no label of the set")
+        parts.append(f"answered {review['answer']!r}, which is not a label of the set")
     if review["comment"]:
         parts.append(f"– {review['comment']}")
     return head, " ".join(parts)

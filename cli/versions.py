@@ -1,4 +1,4 @@
-"""Verbs for versions: diff, tag, edit, rebase, delete; and the lake's upkeep, maintain. Each has --json."""
+"""Verbs for versions: diff, tag, edit, rebase, delete; and the lake's maintenance, maintain."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def diff(
     a: Annotated[str, typer.Argument(help="the version before: demo@1, demo@prod", metavar="A")],
     b: Annotated[str, typer.Argument(help="the version after: demo@2, demo", metavar="B")],
     html: Annotated[Path | None, typer.Option(help="also write the diff as one HTML file", metavar="FILE")] = None,
-    examples: Annotated[int, typer.Option(min=0, max=100, help="rows to show of each kind of change")] = 3,
+    examples: Annotated[int, typer.Option(min=0, max=100, help="example rows of each kind of change")] = 3,
     restricted: RestrictedFlag = False,
     json: JsonFlag = False,
 ) -> None:
-    """What changed between two versions: rows, labels, splits, lengths, diversity, reviews.
+    """Compare two versions: rows, labels, splits, lengths, diversity, reviews.
 
     Example:  graft diff demo@1 demo --html diff.html
     """
@@ -64,11 +64,11 @@ def _print_diff(found: Diff) -> None:
 
     counts: list[list[Any]] = [[name, f"{getattr(found, name):,}"] for name in ("unchanged", *KINDS)]
     if found.renamed:
-        counts.append(["(known by text, under another id)", f"{found.renamed:,}"])
+        counts.append(["(same text, another id)", f"{found.renamed:,}"])
     title = f"{found.a} ({found.rows_a:,} rows) → {found.b} ({found.rows_b:,} rows)"
     table(title, ["rows", "number"], counts, right=("number",))
     if found.drops:
-        rows: list[list[Any]] = [[one.gate or "not noted", one.rule, f"{one.rows:,}"] for one in found.drops]
+        rows: list[list[Any]] = [[one.gate or "not recorded", one.rule, f"{one.rows:,}"] for one in found.drops]
         table("why rows were dropped", ["gate", "rule", "rows"], rows, right=("rows",))
     numbers = (found.a, found.b, "change")
     for title, shares in (("labels", found.labels), ("splits", found.splits)):
@@ -97,12 +97,12 @@ def _arrow(before: str | None, after: str | None) -> str:
 
 def tag(
     ref: RefArg,
-    name: Annotated[str | None, typer.Argument(help="the tag to set; none: list them", metavar="TAG")] = None,
-    remove: Annotated[bool, typer.Option("--remove", help="take the tag away")] = False,
+    name: Annotated[str | None, typer.Argument(help="tag to set; left out: list the tags", metavar="TAG")] = None,
+    remove: Annotated[bool, typer.Option("--remove", help="remove the tag")] = False,
     by: ByOption = "",
     json: JsonFlag = False,
 ) -> None:
-    """Give a version a name (demo@3 prod, then demo@prod means it), or list a dataset's tags.
+    """Tag a version (`graft tag demo@3 prod` makes demo@prod mean demo@3), or list a dataset's tags.
 
     Example:  graft tag demo@3 prod
     """
@@ -114,7 +114,7 @@ def tag(
     from graft.schemas.home import Home
 
     if remove and name is None:
-        raise GraftError("which tag?", where="--remove", fix="graft tag demo prod --remove")
+        raise GraftError("no tag is named", where="--remove", fix="graft tag demo prod --remove")
     with Lake.open(Home.find(), read_only=name is None) as lake:
         found = version(lake, ref)
         if name is not None:
@@ -124,7 +124,7 @@ def tag(
     if json:
         as_json([one.model_dump(mode="json") for one in all_of])
     elif name is not None:
-        said = f"{name} is no tag of {made.dataset} any more" if remove else f"{made.dataset}@{name} is {found.ref}"
+        said = f"{name} is no longer a tag of {made.dataset}" if remove else f"{made.dataset}@{name} is {found.ref}"
         console().print(said, markup=False)
     elif all_of:
         rows = [[one.tag, f"{one.dataset}@{one.version}", one.by, f"{one.at:%Y-%m-%d %H:%M}"] for one in all_of]
@@ -135,19 +135,21 @@ def tag(
 
 def edit(
     row: Annotated[str, typer.Argument(help="a row's id, or its first letters", metavar="ROW")],
-    dataset: Annotated[str, typer.Option("--dataset", "-d", help="the version you look at: demo@3", metavar="REF")],
-    label: Annotated[str | None, typer.Option(help="its label is another")] = None,
-    text: Annotated[str | None, typer.Option(help="its text is another")] = None,
-    reject: Annotated[bool, typer.Option("--reject", help="leave it out")] = False,
+    dataset: Annotated[
+        str, typer.Option("--dataset", "-d", help="version that you are looking at: demo@3", metavar="REF")
+    ],
+    label: Annotated[str | None, typer.Option(help="correct label")] = None,
+    text: Annotated[str | None, typer.Option(help="correct text")] = None,
+    reject: Annotated[bool, typer.Option("--reject", help="exclude the row")] = False,
     accept: Annotated[
-        bool, typer.Option("--accept", help="it is fine; ends a --reject, rescues what a run rejected")
+        bool, typer.Option("--accept", help="include the row: undoes --reject, rescues a rejected candidate")
     ] = False,
-    note: Annotated[str, typer.Option(help="why, or a remark alone")] = "",
+    note: Annotated[str, typer.Option(help="reason, or a note on its own")] = "",
     by: ByOption = "",
     restricted: RestrictedFlag = False,
     json: JsonFlag = False,
 ) -> None:
-    """Record what a person decides of one row; `graft rebase` makes a version of it.
+    """Record a decision about a row; `graft rebase` publishes a version with all decisions.
 
     Example:  graft edit c_1f9a02 --dataset demo@3 --label billing --note "asks for an invoice"
     """
@@ -159,7 +161,9 @@ def edit(
     from graft.schemas.home import Home
 
     if reject and (accept or label is not None or text is not None):
-        raise GraftError("a rejected row gets no label and no text", where=row, fix="--reject alone, or without it")
+        raise GraftError(
+            "a rejected row gets no label and no text", where=row, fix="use --reject alone, or leave it out"
+        )
     with Lake.open(Home.find()) as lake:
         found = version(lake, dataset)
         action = _action(reject, accept, text, label)
@@ -170,8 +174,8 @@ def edit(
         words = {name: HIDDEN for name in ("base_text", "text", "response", "note") if hide and getattr(made, name)}
         as_json({**made.model_dump(mode="json"), **words})
     else:
-        console().print(f"noted: {made.action} {made.row_id} of {found.ref}, by {made.by}", markup=False)
-        console().print(f"make a version of it:  graft rebase {found.dataset}", markup=False)
+        console().print(f"recorded: {made.action} {made.row_id} of {found.ref}, by {made.by}", markup=False)
+        console().print(f"publish it:  graft rebase {found.dataset}", markup=False)
 
 
 def _action(reject: bool, accept: bool, text: str | None, label: str | None) -> EditAction:
@@ -184,12 +188,12 @@ def _action(reject: bool, accept: bool, text: str | None, label: str | None) -> 
 
 def rebase(
     ref: RefArg,
-    force: Annotated[bool, typer.Option("--force", help="apply edits that conflict too")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="show what would change, publish nothing")] = False,
+    force: Annotated[bool, typer.Option("--force", help="also apply conflicting edits")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="show the changes; publish nothing")] = False,
     restricted: RestrictedFlag = False,
     json: JsonFlag = False,
 ) -> None:
-    """Apply people's edits, whichever version they were made on, to this version and publish the result.
+    """Apply people's edits, made on any version, to this version and publish the result.
 
     Example:  graft rebase demo --dry-run
     """
@@ -208,7 +212,7 @@ def rebase(
 
 
 def _rebased(made: Rebased, restricted: bool) -> dict[str, Any]:
-    """As JSON, the words of restricted rows hidden."""
+    """As JSON, with the text of restricted rows hidden."""
     dumped = made.model_dump(mode="json")
     for conflict in dumped["conflicts"]:
         if conflict["restricted"] and not restricted:
@@ -223,7 +227,7 @@ def _print_rebased(made: Rebased, dry_run: bool, restricted: bool) -> None:
     counted = ("relabelled", "edited", "rejected", "rescued")
     rows: list[list[Any]] = [[name, len(getattr(made, name))] for name in counted]
     rows.append(["conflicts, not applied", len(made.conflicts)])
-    rows.append(["rows that are not in it", len(made.absent)])
+    rows.append(["rows not in this version", len(made.absent)])
     table(f"edits onto {made.onto}", ["what", "rows"], rows, right=("rows",))
     if made.conflicts:
         view = [
@@ -233,24 +237,25 @@ def _print_rebased(made: Rebased, dry_run: bool, restricted: bool) -> None:
             for c in made.conflicts
         ]  # fmt: skip
         table("conflicts", ["row", "action", "differs", "made on", "by", "note"], view)
-        console().print("look at each row and edit it on this version, or apply all:  --force (but repeats stay out)")
+        console().print("edit each row on this version, or apply all with --force (repeats stay out)")
     if made.version:
         console().print(f"published {made.version}", markup=False)
     else:
-        console().print("nothing is published" if dry_run else "the edits change nothing: no version was made")
+        console().print("nothing was published" if dry_run else "the edits change nothing: no version was made")
 
 
 def delete(
     ref: RefArg,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="skip the confirmation")] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="also where a tag means it, or latest would hold recalled rows")
+        bool,
+        typer.Option("--force", help="delete even if a tag points to it or the new latest version holds recalled rows"),
     ] = False,
-    reason: Annotated[str, typer.Option(help="why, kept beside its number")] = "",
+    reason: Annotated[str, typer.Option(help="reason, kept with the version's number")] = "",
     by: ByOption = "",
     json: JsonFlag = False,
 ) -> None:
-    """Take a version out of the lake, after showing what depends on it. Its number is not used again.
+    """Delete a version after showing what depends on it. Its number is not used again.
 
     Example:  graft delete demo@2 --reason "mislabelled"
     """
@@ -271,7 +276,7 @@ def delete(
             fix = f"graft tag {found.dataset}@OTHER {named.tags[0]}, or --force"
             raise GraftError(f"{found.ref} has the tag {', '.join(named.tags)}", where=found.ref, fix=fix)
         if json and not yes:
-            raise GraftError("nobody can be asked with --json", where=found.ref, fix="--yes")
+            raise GraftError("--json cannot ask for confirmation", where=found.ref, fix="--yes")
         if not yes and not typer.confirm(f"delete {found.ref} and its {found.rows:,} rows?"):
             console().print("nothing was deleted")
             raise typer.Exit(1)
@@ -279,7 +284,7 @@ def delete(
     if json:
         as_json({"deletion": made.model_dump(mode="json"), "dependents": named.model_dump(mode="json")})
     else:
-        console().print(f"deleted {found.ref}. Its bytes go with old snapshots:  graft maintain", markup=False)
+        console().print(f"deleted {found.ref}. Its files are removed with old snapshots:  graft maintain", markup=False)
 
 
 def _print_dependents(ref: str, rows: int, named: dict[str, Any]) -> None:
@@ -287,18 +292,18 @@ def _print_dependents(ref: str, rows: int, named: dict[str, Any]) -> None:
 
     view = [[name, value if isinstance(value, int) else "\n".join(value)] for name, value in named.items() if value]
     if view:
-        table(f"{ref}: what names it", ["what", "which"], view)
+        table(f"{ref}: dependents", ["kind", "names"], view)
         console().print("students, evaluations, derived versions and exported files stay")
     else:
         console().print(f"nothing depends on {ref} ({rows:,} rows)", markup=False)
 
 
 def maintain(
-    older_than: Annotated[float, typer.Option(min=0, help="days that a snapshot stays", metavar="DAYS")] = 30.0,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="show what would be done")] = False,
+    older_than: Annotated[float, typer.Option(min=0, help="days that a snapshot is kept", metavar="DAYS")] = 30.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="show the changes; make none")] = False,
     json: JsonFlag = False,
 ) -> None:
-    """Merge the lake's small files, expire old snapshots, delete unused files. Runs may go on meanwhile.
+    """Merge the lake's small files, expire old snapshots, delete unused files. Runs may continue meanwhile.
 
     Example:  graft maintain --older-than 7
     """

@@ -1,1 +1,1 @@
-"""The pages that people look at. Each page is a file in `pages`; the arithmetic is DuckDB's and data/quality's."""
+"""The dashboard. Each page is a file in `pages`; its figures come from DuckDB and data/quality."""

@@ -1,4 +1,4 @@
-"""The web application: its routes, what every answer carries, and who may ask.
+"""The web application: routes, response headers and access.
 
 Server-rendered pages over one read-only lake. A reader opened once sees each commit as soon as it is made.
 """
@@ -38,15 +38,15 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
     "connect-src 'self'; font-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
-"""What a browser may load: our own files alone, so that a text which slips through as markup still loads nothing."""
+"""Content security policy: a browser loads our own files only, even if a text slips through as markup."""
 
 
 def create_app(home: Home, *, door: Door, hosts: tuple[str, ...] = LOOPBACK) -> Starlette:
     """The application over this home's lake, opened when the server starts and closed when it ends.
 
     Requests for another host name than `hosts` are refused (a page elsewhere cannot rebind a name to this machine), and
-    so is every request that another site's page makes a browser send, but for a link to a page that searches nothing.
-    `door` says who may come in.
+    so is every cross-site request, except a link to a page that runs no search.
+    `door` decides who is admitted.
     """
 
     @asynccontextmanager
@@ -78,12 +78,12 @@ def create_app(home: Home, *, door: Door, hosts: tuple[str, ...] = LOOPBACK) -> 
 
 @posted
 def enter(request: Request, form: Form) -> Response:
-    """Lets in whoever pastes the key (POST)."""
+    """Admit whoever pastes the key (POST)."""
     key, back = context_of(request).door.key, local(form.get("back", ""))
     if key is None:
         return RedirectResponse(back, 303)
     if not key.opens(form.get("secret", "")):
-        return _door_page(request, 401, "Not the key", wrong="That is not what the file holds.", back=back)
+        return _door_page(request, 401, "Not the key", wrong="That is not the key in the file.", back=back)
     return key.let_in(RedirectResponse(back, 303))
 
 
@@ -92,7 +92,7 @@ Next = Callable[[Request], Awaitable[Response]]
 
 @dataclass(frozen=True)
 class _Guard:
-    """Refuses, before any page is made, whatever may not come in."""
+    """Rejects a request that is not allowed before any page is made."""
 
     door: Door
     hosts: tuple[str, ...]
@@ -100,20 +100,20 @@ class _Guard:
     plain: Mapping[str, tuple[str, ...] | None]
 
     def answer(self, request: Request) -> Response | None:
-        """The answer to a request that goes no further; None where it may."""
+        """The response to a rejected request; None if it is allowed."""
         if not host_known(request, self.hosts):
             return PlainTextResponse("Invalid host header", 400)
         if why := malformed(request):
             return PlainTextResponse(why, 400)
         elsewhere = from_elsewhere(request)
         if elsewhere and not opens_page(request):
-            return PlainTextResponse("this was sent by another site's page", 403)
+            return PlainTextResponse("another site's page sent this request", 403)
         key = self.door.key
         if key and request.method == "GET" and TOKEN in request.query_params:
             if entered := key.redeemed(request, elsewhere=elsewhere):
                 return entered
         elif elsewhere and not is_plain(request, self._plain(request)):
-            note = "Another site linked to this page with a search or a file to make. Nothing was searched."
+            note = "Another site linked to this page with a search or a download. No search was run."
             return _door_page(request, 403, "Open this page?", elsewhere=note)
         return self._refused(request, elsewhere=elsewhere)
 
@@ -122,12 +122,12 @@ class _Guard:
         if not why:
             return None
         if self.door.key:
-            note = "You came by a link on another site, so that your browser kept its cookie back." if elsewhere else ""
+            note = "You followed a link on another site, so your browser did not send its cookie." if elsewhere else ""
             return _door_page(request, 401, "This dashboard is locked", elsewhere=note)
         return PlainTextResponse(why, 401, {"WWW-Authenticate": 'Basic realm="graft"'} if self.door.password else {})
 
     def _plain(self, request: Request) -> tuple[str, ...] | None:
-        """The parameters with which another site may link to the page of this address."""
+        """The parameters that a link on another site may use for this address."""
         found = next((one.name for one in self.routes if one.matches(request.scope)[0] == Match.FULL), "")
         return self.plain.get(found, ())
 
@@ -135,7 +135,7 @@ class _Guard:
 def _door_page(
     request: Request, status: int, title: str, *, wrong: str = "", elsewhere: str = "", back: str = ""
 ) -> Response:
-    """A page for who is not let in, or not without a click: it loads nothing, and says how to get in."""
+    """The page for a visitor who is not admitted (or only after a click): it loads nothing and explains access."""
     asked = [(name, value) for name, value in request.query_params.multi_items() if name != TOKEN]
     key = context_of(request).door.key if status == 401 else None
     body = context_of(request).templates.get_template("door.html.jinja").render(

@@ -1,4 +1,4 @@
-"""Pages and charts, and the context that each gets: the lake, a way to write, the templates, charts and reports."""
+"""Pages and charts, and the context that they share: lake, writer, templates, charts and reports."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 MEMORY = "450MB"
-"""What DuckDB may hold for all pages together; beyond it queries spill to the lake's folder."""
+"""DuckDB's memory limit for all pages together; beyond it queries spill to the lake's folder."""
 
 
 Spec = dict[str, Any]
-"""A chart as Vega-Lite's specification."""
+"""A Vega-Lite specification."""
 
 
 @dataclass(frozen=True)
 class Page:
-    """One address. A plain function runs on a thread, so that one page holds up no other.
+    """One address. A plain function runs on a thread, so that no page blocks another.
 
-    `menu` is its word in the menu, `tab` its word among the tabs of a dataset (its path then begins /datasets/{ref}).
-    `plain` are the parameters with which another site may link here: they choose what is shown, and search nothing.
-    With None no link from another site opens it. `posts` marks an address that changes something: it takes POST alone.
+    `menu` is its title in the menu, `tab` its title among a dataset's tabs (its path then begins /datasets/{ref}).
+    `plain` are the parameters that a link on another site may use: they select a view and run no search.
+    None: no link on another site opens it. `posts` marks an address that changes something: it accepts only POST.
     """
 
     path: str
@@ -62,7 +62,7 @@ class Page:
 class Chart:
     """A chart of a page, drawn from the same parameters on the page and as a file (`/charts/NAME.svg?…`).
 
-    `draw` gives None where there is nothing to draw: no page has an empty chart. `label` says it to a screen reader.
+    `draw` returns None if there is nothing to draw: no page has an empty chart. `label` is for screen readers.
     """
 
     name: str
@@ -72,14 +72,14 @@ class Chart:
 
 @dataclass
 class Pen:
-    """The way to write: a lake of its own, opened when the first decision is made. One writes at a time."""
+    """The writer: a lake connection of its own, opened for the first decision. One thread writes at a time."""
 
     home: Home
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _lake: Lake | None = None
 
     def write(self, work: Callable[[Lake], T]) -> T:
-        """What `work` returns, given a lake that it may write to."""
+        """Call `work` with a writable lake and return its result."""
         from graft.data.lake import Lake
 
         with self._lock:
@@ -88,7 +88,7 @@ class Pen:
             return work(self._lake)
 
     def close(self) -> None:
-        """Detach, where anything was written."""
+        """Detach the lake if it was opened."""
         with self._lock:
             if self._lake is not None:
                 self._lake.close()
@@ -97,7 +97,7 @@ class Pen:
 
 @dataclass(frozen=True)
 class PageContext:
-    """What pages work with. The lake is read-only and shared between the server's threads."""
+    """The context of all pages. The lake is read-only and shared between the server's threads."""
 
     home: Home
     lake: Lake
@@ -136,9 +136,9 @@ class PageContext:
         self, request: Request, template: str, title: str, *, tables: tuple[Table, ...] = (), ref: str = "",
         **values: Any,
     ) -> Response:  # fmt: skip
-        """A page of the house: `template` inside the frame, its tables by their names as `tables`.
+        """Render `template` inside the frame, with its tables by name as `tables`.
 
-        `?csv=NAME` gives that table as a file instead. `ref` (demo@2) puts the dataset's tabs above the page.
+        `?csv=NAME` returns that table as a file instead. `ref` (demo@2) shows the dataset's tabs above the page.
         """
         by_name = {table.name: table for table in tables}
         if (wanted := request.query_params.get("csv")) is not None:
@@ -151,7 +151,7 @@ class PageContext:
     def html(
         self, request: Request, template: str, title: str, *, tables: Mapping[str, Table], ref: str = "", **values: Any
     ) -> Response:  # fmt: skip
-        """The page itself, whatever the address asks for besides."""
+        """Render the page, whatever parameters the address has."""
         body = self.templates.get_template(template).render(
             title=title, path=request.url.path, home=str(self.home.root), tables=tables, ref=ref,
             menu=[(page.menu, page.path) for page in self.pages if page.menu],
@@ -161,7 +161,7 @@ class PageContext:
         return HTMLResponse(body)
 
     def figure(self, chart: str, **given: object) -> Markup:
-        """A chart with its files to take along; empty where there is nothing to draw."""
+        """A chart with links to its files; empty if there is nothing to draw."""
         known, asked = self.charts[chart], {name: str(value) for name, value in given.items()}
         spec = known.draw(self, asked)
         if spec is None:
@@ -182,23 +182,23 @@ def _overview(home: Home) -> Overview:
 
 
 def context_of(request: Request) -> PageContext:
-    """The context of the application that was asked."""
+    """The context of the request's application."""
     return cast("PageContext", request.app.state.context)
 
 
 def _csv_of(request: Request) -> Callable[[str], str]:
-    """The address of one of the page's tables as CSV, the page's own filters kept."""
+    """The address of a table of the page as CSV; the page's filters are kept."""
     asked = [(name, value) for name, value in request.query_params.multi_items() if name != "csv"]
     return lambda name: f"{request.url.path}?{urlencode([*asked, ('csv', name)])}"
 
 
 async def failure_page(request: Request, error: Exception) -> Response:
-    """A page that says what went wrong and what to do, without a traceback."""
+    """A page with the error and its fix, without a traceback."""
     known = error if isinstance(error, GraftError) else None
     status = getattr(error, "status_code", 500)
     code = 404 if isinstance(error, NotFound) or status == 404 else 400 if known else status
     what = known.what if known else ("there is no such page" if code == 404 else "this page could not be made")
-    fix = known.fix if known else ("go by the menu above" if code == 404 else "the server's log says why")
+    fix = known.fix if known else ("use the menu above" if code == 404 else "see the server's log")
     where = known.where if known else ""
     title = "Not found" if code == 404 else "Failed"
     answer = context_of(request).html(request, "failure.html.jinja", title, tables={}, what=what, fix=fix, where=where)

@@ -1,6 +1,6 @@
-"""The key of a home's dashboard: a token in the printed address, good for one use, becomes a browser's cookie.
+"""The key of a home's dashboard: a one-time token in the printed address is exchanged for a cookie.
 
-The secret lies in a file that only its owner may read, so other users of this machine stay out.
+The secret is in a file that only its owner may read, which keeps out other users of this machine.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from graft.schemas.secret import secret_in
 FILE = "dashboard.secret"
 TOKEN = "token"
 ENTER = "/enter"
-"""The address that takes the secret itself, pasted into the page of who is not let in."""
+"""The address that accepts the secret itself, pasted into a form."""
 
 
 class Key:
-    """What opens one home's dashboard. Raises GraftError as `secret_in` does."""
+    """The key of one home's dashboard. Raises GraftError as `secret_in` does."""
 
     def __init__(self, root: Path) -> None:
         self.file = root / FILE
@@ -49,7 +49,7 @@ class Key:
         return f"graft_key_{self._derived('name')[:8]}", self._derived("cookie")
 
     def holds(self, request: Request) -> bool:
-        """Whether the request carries the cookie."""
+        """Whether the request has the cookie."""
         name, value = self.cookie
         return hmac.compare_digest(request.cookies.get(name, "").encode(), value.encode())
 
@@ -58,13 +58,13 @@ class Key:
         return hmac.compare_digest(secret.strip().encode(), self._secret.encode())
 
     def redeemed(self, request: Request, *, elsewhere: bool) -> Response | None:
-        """The way to the same address without its token, with the cookie; None where the token is not good any more.
+        """A redirect to the same address without its token, with the cookie; None if the token is invalid or used.
 
-        A browser keeps the cookie back from a redirect that began `elsewhere`, so that a page of ours leads on then.
+        A browser withholds the cookie from a redirect that began `elsewhere`, so a page of ours redirects then.
         """
         token = request.query_params.get(TOKEN, "")
         with self._lock:
-            good = token in self._tokens  # 192 random bits: how long a look-up takes tells nothing
+            good = token in self._tokens  # 192 random bits: the time of a lookup reveals nothing
             self._tokens.discard(token)
         if not good and not self.holds(request):
             return None
@@ -78,12 +78,12 @@ class Key:
         return self.let_in(answer)
 
     def let_in(self, answer: Response) -> Response:
-        """The answer with the cookie, which lasts until the browser is closed."""
+        """The response with the cookie, which lasts until the browser is closed."""
         answer.set_cookie(*self.cookie, httponly=True, samesite="strict", path="/")
         return answer
 
     def page_that_opens(self, address: str, port: int) -> Path:
-        """A file that leads a browser to the address: other users read a program's arguments, but not this file.
+        """A file that redirects a browser to the address: other users can read arguments, but not this file.
 
         It is deleted when a token is used, or by `forget`.
         """
@@ -97,7 +97,7 @@ class Key:
         return file
 
     def forget(self) -> None:
-        """Deletes the file that leads a browser here."""
+        """Delete the file that redirects a browser here."""
         if self._leads_here is not None:
             with suppress(OSError):
                 self._leads_here.unlink()
@@ -107,5 +107,5 @@ class Key:
 
 
 def local(address: str) -> str:
-    """The address as one of ours: it names no other host."""
+    """The address as a local address, without another host."""
     return "/" + address.lstrip("/\\")

@@ -1,6 +1,6 @@
-"""Embeddings for the pages: made in the background for a version that has none, and the words of a search embedded.
+"""Embeddings for the pages: a version is embedded in the background, and search queries on demand.
 
-The encoder is loaded once for as long as we serve, on a thread of its own; no page waits for it longer than a moment.
+The encoder is loaded once, on a thread of its own; pages hardly wait for it.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from graft.schemas.home import Home
 
 COSINE = 0.9
-"""Rows at or above it are near duplicates, as `graft map` has it."""
+"""Cosine from which rows are near duplicates, as in `graft map`."""
 MOST_KEPT = 8
-"""Versions whose clusters and pairs are remembered."""
+"""Number of versions whose clusters and pairs are cached."""
 
 
 @dataclass(frozen=True)
 class Making:
-    """How far the embedding of a version is. `total` is 0 while the encoder is loaded; `failed` says why it ended."""
+    """Progress of a version's embedding. `total` is 0 while the encoder loads; `failed` is the reason of a failure."""
 
     done: int = 0
     total: int = 0
@@ -41,14 +41,14 @@ class Making:
 
 @dataclass(frozen=True)
 class Alike:
-    """What a version's embeddings say of its rows: near duplicates, and pairs near to each other of other labels."""
+    """Findings from a version's embeddings: near duplicates, and close pairs with different labels."""
 
     clusters: list[Cluster]
     pairs: list[tuple[str, str, float]]
 
 
 class Meaning:
-    """One a home. One job is done at a time; what waits is forgotten when the server ends."""
+    """One instance for each home. Jobs run one at a time; waiting jobs are dropped when the server ends."""
 
     def __init__(self, home: Home) -> None:
         self._home = home
@@ -62,18 +62,18 @@ class Meaning:
         atexit.register(self.close)
 
     def vectors(self, found: DatasetVersion, *, searched: bool = False) -> Vectors | None:
-        """What is on disk of a version; None where nothing is. What is `searched` has to come from our own encoder."""
+        """A version's embeddings on disk, or None. If `searched`, they must come from our own encoder."""
         from graft.data.vectors import ENCODER, find
 
         return find(self._home, found, ENCODER if searched else None)
 
     def making(self, found: DatasetVersion) -> Making | None:
-        """How far a version is that is being embedded here, or that could not be; None where nobody asked for it."""
+        """Progress (or failure) of a version that this process embeds; None if no embedding was requested."""
         with self._lock:
             return self._making.get(found.ref)
 
     def make(self, found: DatasetVersion) -> None:
-        """Begin to embed a version, unless that goes on already. A large one by a sample, as `graft map` does it."""
+        """Begin to embed a version, unless it is under way. Large versions are sampled, as by `graft map`."""
         with self._lock:
             if (going := self._making.get(found.ref)) is not None and not going.failed:
                 return
@@ -81,7 +81,7 @@ class Meaning:
         self._do(lambda: self._make(found))
 
     def embed(self, words: str, patience_s: float = 1.0) -> Any | None:
-        """The vector of a search, or None while the encoder is being loaded. Raises MissingExtra."""
+        """The vector of a search query, or None while the encoder loads. Raises MissingExtra."""
         with self._lock:
             if self._encoder is None:
                 self._encoder = Future()
@@ -93,12 +93,12 @@ class Meaning:
             return None
         except Exception:
             with self._lock:
-                self._encoder = None  # it may be installed meanwhile
+                self._encoder = None  # the extra may be installed meanwhile
             raise
         return embed([words])[0]
 
     def alike(self, found: DatasetVersion, vectors: Vectors, patience_s: float = 0.5) -> Alike | None:
-        """Clusters and suspicious pairs, or None while they are looked for. Raises what looking for them raised."""
+        """Clusters and suspicious pairs, or None while they are computed. Raises the error of that computation."""
         key = (str(vectors.path), vectors.path.stat().st_mtime_ns if vectors.path.exists() else 0)
         with self._lock:
             future = self._alike.get(key)
@@ -119,13 +119,13 @@ class Meaning:
             raise
 
     def close(self) -> None:
-        """End what goes on at its next step. A half-made file is left out of use, and deleted the next time."""
+        """Stop the current job at its next step. A partial file is never used, and is deleted the next time."""
         self._ending.set()
         if self._worker is not None:
             self._worker.join(timeout=2.0)
 
     def _do(self, job: Callable[[], None]) -> None:
-        """Put a job into the line. The worker is a daemon: a server that is to end does not wait minutes for it."""
+        """Queue a job. The worker is a daemon, so that a server need not wait minutes for it to end."""
         with self._lock:
             self._jobs.put(job)
             if self._worker is None:
@@ -146,14 +146,14 @@ class Meaning:
                 self._go_on()
             self._build(found)
         except Exception as error:
-            what, fix = (error.what, error.fix) if isinstance(error, GraftError) else (str(error), "the log says why")
+            what, fix = (error.what, error.fix) if isinstance(error, GraftError) else (str(error), "see the log")
             self._say(found, Making(failed=what or type(error).__name__, fix=fix))
         else:
             with self._lock:
                 self._making.pop(found.ref, None)
 
     def _build(self, found: DatasetVersion) -> None:
-        """With a lake of its own, so that no page waits; clusters too, for they come from the same file."""
+        """Embed with a lake connection of its own, so that no page waits, and find clusters."""
         from graft.data.lake import Lake
         from graft.data.vectors import ENCODER, build
 
@@ -191,7 +191,7 @@ _open: dict[Path, Meaning] = {}
 
 
 def meaning_of(home: Home) -> Meaning:
-    """The embeddings of this home, for as long as we serve."""
+    """The embeddings of this home while the server runs."""
     with _lock:
         if home.root not in _open:
             _open[home.root] = Meaning(home)
@@ -204,7 +204,7 @@ def _load(into: Future[Embed]) -> None:
 
         embed, why = find_embed()
         if embed is None:
-            raise MissingExtra(why, where="search by meaning", fix="pip install 'graft-factory[local]'")
+            raise MissingExtra(why, where="semantic search", fix="pip install 'graft-factory[local]'")
         return embed
 
     _settle(into, loaded)

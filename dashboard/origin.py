@@ -1,4 +1,4 @@
-"""Where a request comes from: the host that it names, and whether another site's page made the browser send it."""
+"""The origin of a request: the host that it names, and whether another site's page caused it."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from urllib.parse import urlsplit
 from starlette.requests import Request
 
 OURS = ("same-origin", "none")
-"""Sec-Fetch-Site of our own pages, and of an address that a person typed or opened from outside the browser.
+"""Values of Sec-Fetch-Site for our own pages, and for an address typed or opened from outside the browser.
 
 `same-site` is not among them: another port of this machine is the same site, and may be another user's server.
 """
 SAFE_METHODS = ("GET", "HEAD")
 LONGEST_QUERY = 100_000
-"""Bytes of an address's query."""
+"""Maximum bytes of an address's query."""
 HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[^:\[\]/?#@\s]+)(?::\d{1,5})?")
 
 
 def host_known(request: Request, hosts: Collection[str]) -> bool:
-    """Whether the request names one of these hosts, at any port (a tunnel has its own); `*` stands for all.
+    """Whether the request names one of these hosts, at any port (a tunnel uses its own); `*` means any host.
 
-    A page elsewhere may bind its own name to this machine's address, and would read all answers: the name tells.
+    A foreign page may bind its own name to this machine's address (DNS rebinding); the host name reveals it.
     """
     if "*" in hosts:
         return True
@@ -31,7 +31,7 @@ def host_known(request: Request, hosts: Collection[str]) -> bool:
 
 
 def malformed(request: Request) -> str:
-    """Why an address cannot be used; empty where it can."""
+    """Why an address cannot be used; empty if it can."""
     query = request.scope["query_string"]
     if len(query) > LONGEST_QUERY:
         return f"this address has more than {LONGEST_QUERY:,} characters"
@@ -42,9 +42,9 @@ def malformed(request: Request) -> str:
 
 
 def from_elsewhere(request: Request) -> bool:
-    """Whether a page of another origin made the browser send this request.
+    """Whether a page of another origin caused this request.
 
-    A browser says so in Sec-Fetch-Site, or at least in Origin or Referer. A request that changes something has to prove
+    Browsers declare it in Sec-Fetch-Site, or at least in Origin or Referer. A request that changes something must prove
     that it comes from our own page.
     """
     site, origin, referer = (request.headers.get(name) for name in ("sec-fetch-site", "origin", "referer"))
@@ -58,7 +58,7 @@ def from_elsewhere(request: Request) -> bool:
 
 
 def opens_page(request: Request) -> bool:
-    """Whether the answer becomes a page of its own: no image, script, fetch or frame."""
+    """Whether the response becomes a page of its own: no image, script, fetch or frame."""
     if request.method not in SAFE_METHODS:
         return False
     mode, target = (request.headers.get(f"sec-fetch-{name}") for name in ("mode", "dest"))
@@ -68,7 +68,7 @@ def opens_page(request: Request) -> bool:
 
 
 def is_plain(request: Request, plain: Collection[str] | None) -> bool:
-    """Whether the address asks for no more than a page's parameters `plain`; None: a page that is never plain."""
+    """Whether the address uses only a page's parameters `plain`; for None it is always false."""
     return plain is not None and all(not value or name in plain for name, value in request.query_params.multi_items())
 
 

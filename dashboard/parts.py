@@ -1,5 +1,4 @@
-"""A part of what is told of a version: tables and values that a page shows, and that its one file to take along shows
-too."""
+"""A part of a version's report: tables and values shown on a page and in the HTML file."""
 
 from __future__ import annotations
 
@@ -21,7 +20,7 @@ class Part:
 
 
 def for_file(table: Table) -> Table:
-    """The table as it stands in a file: no address of the dashboard's, and moments as dates, which do not age."""
+    """The table for a file: without links to the dashboard, and with moments as dates."""
     columns = tuple(
         replace(column, link="", kind="text" if column.kind in ("ago", "ahead") else column.kind)
         for column in table.columns
@@ -32,7 +31,7 @@ def for_file(table: Table) -> Table:
 
 
 def moment(at: datetime) -> str:
-    """A moment for a file: its day and minute, UTC."""
+    """A moment as day and minute, UTC."""
     return f"{at:%Y-%m-%d %H:%M} UTC"
 
 

@@ -1,4 +1,4 @@
-"""Who is let in (by the home's key, a password or a proxy's header), and the name under which decisions are kept."""
+"""Access by the home's key, a password or a proxy's header, and the name under which decisions are recorded."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ A_YEAR_S = 365 * 24 * 3600
 
 @dataclass(frozen=True)
 class Door:
-    """What lets a person in: the home's key, or a password, or the `header` in which a proxy in front names the person.
+    """How a person is admitted: by the home's key, a password, or the `header` in which a proxy names the person.
 
-    With `header` nobody but the proxy may reach us. Without any of them the door is open.
+    With `header` only the proxy may reach the server. Without any of them everybody is admitted.
     """
 
     password: str = ""
@@ -30,35 +30,35 @@ class Door:
     key: Key | None = None
 
     def refused(self, request: Request) -> str:
-        """Why this request may not come in; empty where it may."""
+        """Why this request is rejected; empty if it is allowed."""
         if self.header and not request.headers.get(self.header, "").strip():
-            return f"the proxy did not say who asks ({self.header})"
+            return f"the proxy's header {self.header} names nobody"
         if self.password and not hmac.compare_digest(_given(request)[1].encode(), self.password.encode()):
-            return "a password is wanted"
+            return "a password is required"
         if self.key and not self.key.holds(request):
             return "this dashboard is locked"
         return ""
 
     def person(self, request: Request) -> str:
-        """The name that decisions are kept under: the proxy's word, what the person chose, or the login's name."""
+        """The name that decisions are recorded under: from the proxy, the person's choice, or the login."""
         said = request.headers.get(self.header, "") if self.header else ""
         named = said or unquote(request.cookies.get(COOKIE, "")) or _given(request)[0] or _login()
         return clean(named) or "unknown"
 
 
 def clean(name: str) -> str:
-    """A name as it is kept: one line, no control character, at most LONGEST_NAME characters."""
+    """The name on one line, without control characters, at most LONGEST_NAME characters."""
     return " ".join("".join(c if c.isprintable() else " " for c in name).split())[:LONGEST_NAME]
 
 
 def remember(answer: Response, name: str) -> Response:
-    """The answer, with the name that the person chose in a cookie of a year."""
+    """The response, with the chosen name in a cookie that lasts a year."""
     answer.set_cookie(COOKIE, quote(clean(name)), max_age=A_YEAR_S, httponly=True, samesite="strict", path="/")
     return answer
 
 
 def _given(request: Request) -> tuple[str, str]:
-    """User name and password of HTTP's basic authentication; empty where there is none."""
+    """User name and password of HTTP basic authentication; empty if absent."""
     kind, _, said = request.headers.get("authorization", "").partition(" ")
     if kind.lower() != "basic":
         return "", ""
@@ -72,5 +72,5 @@ def _given(request: Request) -> tuple[str, str]:
 def _login() -> str:
     try:
         return getpass.getuser()
-    except (OSError, KeyError, ImportError):  # a container's user may have no name
+    except (OSError, KeyError, ImportError):  # a user of a container may have no name
         return ""

@@ -1,4 +1,4 @@
-"""Pages that change something: the form is read, and the work done on a thread."""
+"""Addresses that change something: they parse a form and work on a thread."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from starlette.responses import Response
 from graft.schemas.errors import GraftError
 
 LARGEST = 2_000_000
-"""Bytes of a form, at most: a long response of a row fits many times."""
+"""Maximum bytes of a form; far more than a long response takes."""
 
 Form = Mapping[str, str]
 
 
 def posted(work: Callable[[Request, Form], Response]) -> Callable[[Request], Awaitable[Response]]:
-    """An address that takes a form (urlencoded, as HTML sends it) and answers on a thread.
+    """An address that accepts a form (urlencoded, as HTML sends it) and responds on a thread.
 
-    Of a field that is sent several times the last counts. Raises GraftError for a form that is too large or no form.
+    If a field is sent several times the last value counts. Raises GraftError if the form is too large or invalid.
     """
 
     @wraps(work)
@@ -34,9 +34,9 @@ def posted(work: Callable[[Request, Form], Response]) -> Callable[[Request], Awa
         try:
             form = dict(parse_qsl(body.decode("utf-8"), keep_blank_values=True, max_num_fields=1000))
         except ValueError as error:
-            raise GraftError("this is no form", where="form", fix="send it from the page") from error
+            raise GraftError("this is not a form", where="form", fix="submit it from the page") from error
         if any("\x00" in value for pair in form.items() for value in pair):
-            raise GraftError("this form holds a NUL character", where="form", fix="send it from the page")
+            raise GraftError("this form holds a NUL character", where="form", fix="submit it from the page")
         return await run_in_threadpool(work, request, form)
 
     return answer

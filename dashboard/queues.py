@@ -1,7 +1,7 @@
-"""Queues of review as people work on them: asked of the lake once in a while, and handed out a row at a time.
+"""Review queues: read from the lake from time to time and handed out row by row.
 
-A row that somebody has before them is not handed to another for some minutes, so that two people meet on a row only
-where they mean to.
+A row that somebody is looking at is not handed to another person for some minutes, so that two people decide the same
+row only on purpose.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from graft.schemas.datasets import DatasetVersion
 
 BATCH = 200
-"""Ids that are asked for at once: choosing takes a scan, handing out a lookup."""
+"""Ids fetched at once: choosing rows takes a scan, handing one out a lookup."""
 IN_HAND_S = 180.0
 KEPT = 64
-"""Queues that are remembered; the oldest goes."""
+"""Number of queues kept; the oldest is dropped."""
 
 
 @dataclass(frozen=True)
 class Ask:
-    """Which queue, of which version, for whom."""
+    """Identifies a queue: version, rule and person."""
 
     ref: str
     by: str
@@ -43,14 +43,14 @@ class _Line:
 
 @dataclass
 class Queues:
-    """Safe to use from several threads."""
+    """The queues of all people. Thread-safe."""
 
     _lines: dict[Ask, _Line] = field(default_factory=dict)
     _hands: dict[tuple[str, str], tuple[str, float]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def next(self, lake: Lake, found: DatasetVersion, ask: Ask) -> tuple[str | None, int]:
-        """The id of the row that this person is to look at now (None: there is none), and how many are left."""
+        """The id of the person's next row (None if the queue is empty) and the number of rows left."""
         for fresh in (False, True):
             line = self._line(lake, found, ask, fresh=fresh)
             self._strike(lake, found, ask, line)
@@ -62,7 +62,7 @@ class Queues:
         return None, 0
 
     def done(self, ask: Ask, row_id: str) -> None:
-        """The person has done with a row, whatever was decided: every line of theirs goes on without it."""
+        """Remove a decided row from all queues of this person."""
         with self._lock:
             for other, line in self._lines.items():
                 if other.ref == ask.ref and other.by == ask.by and row_id in line.ids:
@@ -71,7 +71,7 @@ class Queues:
             self._hands = {at: held for at, held in self._hands.items() if at[1] != row_id or held[0] != ask.by}
 
     def forget(self, by: str) -> None:
-        """Ask the lake again for everything of this person: after an undo a row is open again."""
+        """Reload all queues of this person: after an undo a row is open again."""
         with self._lock:
             self._lines = {ask: line for ask, line in self._lines.items() if ask.by != by}
 
@@ -93,7 +93,7 @@ class Queues:
         return line
 
     def _strike(self, lake: Lake, found: DatasetVersion, ask: Ask, line: _Line) -> None:
-        """Take out of the line what was decided since it was asked for, by anybody (blind: by this person)."""
+        """Drop rows that were decided since the queue was loaded, by anybody (blind: by this person)."""
         from graft.data.edits import DECISIONS
 
         query = """

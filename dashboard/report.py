@@ -1,4 +1,4 @@
-"""Writes the report of a version to a file, for `graft report`; the dashboard's page gives the same bytes."""
+"""Write a version's report to a file, for `graft report`; the dashboard serves the same bytes."""
 
 from __future__ import annotations
 
@@ -15,10 +15,14 @@ if TYPE_CHECKING:
 
 
 def write_report(home: Home, ref: str, out: Path | None = None) -> Path:
-    """Write the file of a version (`demo`, `demo@2`); returns where it lies, by default in the working folder.
+    """Write the report of a version (`demo`, `demo@2`), by default to the working folder, and return its path.
 
-    It is there whole or not at all. Raises NotFound, MissingExtra where the charts' library is not installed, and
-    GraftError where it cannot be written.
+    The file is written completely or not at all.
+
+    Raises:
+        NotFound: an unknown version
+        MissingExtra: the chart library is not installed
+        GraftError: the file cannot be written
     """
     try:
         import altair  # noqa: F401
@@ -41,7 +45,7 @@ def write_report(home: Home, ref: str, out: Path | None = None) -> Path:
 
 
 def _check(file: Path) -> None:
-    """That the file may be written, before a minute is spent on it."""
+    """Check that the file can be written, before a minute of work."""
     if file.is_dir():
         raise GraftError("this is a folder", where=str(file), fix=f"--out {file / 'report.html'}")
     try:
@@ -53,7 +57,7 @@ def _check(file: Path) -> None:
 
 
 def _replace(file: Path, content: bytes) -> None:
-    """Put the content in place of what the file was, in one step."""
+    """Replace the file's content atomically."""
     made = file.with_name(f".{file.name[:200]}.{os.getpid()}")
     try:
         made.write_bytes(content)

@@ -1,6 +1,6 @@
-"""What takes a version long to tell, for the pages: each made once, on a thread of its own, and kept.
+"""Background cache of slow version reports, for the pages.
 
-The thread has a reader of its own, whose queries it works on alone, behind the pages: they stay quick meanwhile.
+A thread with its own reader computes them at low priority, so that the pages stay fast.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 FOR_GOOD = "a version does not change"
-"""The stamp of what is told of versions."""
+"""The stamp of version reports."""
 MEMORY = "350MB"
-"""What DuckDB may hold while a report is made."""
+"""DuckDB's memory limit while a report is computed."""
 KEPT = 200
-"""Reports and comparisons that are kept; the one that nobody asked for the longest goes first."""
+"""Number of reports and comparisons kept; the least recently used is dropped."""
 
 
 class Reports:
-    """A version never changes, so what is told of it is made once. One is made at a time: a large one takes a minute.
+    """Cached reports; a version never changes. One report is computed at a time: a large version takes a minute.
 
-    Every question waits up to `patience_s` seconds and gives None while its answer is being made. It raises what making
-    it raised; asking again then tries again.
+    Each request waits up to `patience_s` seconds and returns None while the report is being computed. It raises the
+    error of a failed computation; the next request tries again.
     """
 
     def __init__(self, lake: Lake) -> None:
@@ -45,34 +45,34 @@ class Reports:
     def of(
         self, version: DatasetVersion, patience_s: float = 1.0, *, against: DatasetVersion | None = None
     ) -> Quality | None:
-        """The quality report. Drift is told from `against`, else from the dataset's last version before it."""
+        """The quality report. Drift is measured against `against`, by default the dataset's previous version."""
         from graft.data.quality import quality
 
         key = ("quality", version.ref, against.ref if against else "")
         return self.made(key, lambda lake: quality(lake, version, against=against), patience_s)
 
     def diff(self, before: DatasetVersion, now: DatasetVersion, patience_s: float = 1.0) -> Diff | None:
-        """What changed between two versions; words of restricted rows are hidden."""
+        """The diff of two versions; text of restricted rows is hidden."""
         from graft.data.diff import diff
 
         return self.made(("diff", before.ref, now.ref), lambda lake: diff(lake, before, now), patience_s)
 
     def known(self, version: DatasetVersion) -> bool:
-        """Whether the version's quality report was made already, or is being made."""
+        """Whether the version's quality report is cached or being computed."""
         return self._memo.known(("quality", version.ref, ""))
 
     def made(self, key: tuple[str, ...], make: Callable[[Lake], T], patience_s: float = 1.0) -> T | None:
-        """What `make` tells of versions, which `key` names together with the question."""
+        """The result of `make`, cached under `key`."""
         return self._memo.soon(
             key, lambda: make(self._lake()), stamp=FOR_GOOD, patience_s=patience_s, start=self._maker.submit
         )
 
     def kept(self, key: tuple[str, ...], count: Callable[[], T]) -> T:
-        """What `count` gives at once, kept: figures of a version that are quick to have and are asked for again."""
+        """The result of `count`, computed at once and cached: for fast figures that are requested repeatedly."""
         return self._memo.get(key, count, stamp=FOR_GOOD)
 
     def close(self) -> None:
-        """Forget what waits; what is being made ends with its query."""
+        """Drop waiting jobs; the running job ends with its query."""
         self._maker.shutdown(wait=False, cancel_futures=True)
         if self._own is not None:
             self._own.close()
@@ -86,6 +86,6 @@ class Reports:
 
 
 def _behind() -> None:
-    """Whoever looks at a page goes first. Where the system knows no priority of a thread, all are equal."""
+    """Lower this thread's priority below the pages', if the system supports it."""
     with contextlib.suppress(OSError, AttributeError):
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)

@@ -1,4 +1,4 @@
-"""Serve the pages until Ctrl-C, on loopback unless told otherwise."""
+"""Serve the dashboard until Ctrl-C, by default on loopback."""
 
 from __future__ import annotations
 
@@ -17,21 +17,25 @@ if TYPE_CHECKING:
 
 PASSWORD = "GRAFT_DASHBOARD_PASSWORD"
 USER_HEADER = "GRAFT_DASHBOARD_USER_HEADER"
-"""Environment variable: the header in which a proxy in front of us says who asks, such as X-Forwarded-User."""
+"""Environment variable: the header in which a proxy names the user, such as X-Forwarded-User."""
 LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
 def serve(
     home: Home, *, host: str = "127.0.0.1", port: int = 4390, names: Sequence[str] = (), open_browser: bool = False
 ) -> None:
-    """Serve the pages of this home; prints the address once they answer.
+    """Serve the pages of this home and print the address once they respond.
 
-    Without a password or a proxy's header the address has a token that lets one browser in. It is printed to a terminal
-    alone, so that no log holds it; a browser is opened through a file that only its owner may read.
+    Without a password or a proxy's header the address has a token that admits one browser. It is printed to a terminal
+    only, so that no log holds it; a browser is opened through a file that only its owner may read.
 
-    `names` are further host names under which a proxy asks. Raises GraftError where the port is taken, where `host` or
-    `names` reach beyond this machine and there is neither password nor a proxy's header; LakeTooNew where a newer Graft
-    wrote the lake; MissingExtra where the charts' library is not installed.
+    `names` are further host names that a proxy uses.
+
+    Raises:
+        GraftError: the port is taken, or `host` or `names` reach beyond this machine without a password or a
+            proxy's header
+        LakeTooNew: a newer Graft wrote the lake
+        MissingExtra: the chart library is not installed
     """
     try:
         import altair  # noqa: F401
@@ -51,12 +55,12 @@ def serve(
     password, header = os.environ.get(PASSWORD, ""), os.environ.get(USER_HEADER, "")
     door = Door(password, header, None if password or header else Key(home.root))
     if (host not in LOCAL or names) and not (door.password or door.header):
-        fix = f"set {PASSWORD}, or {USER_HEADER} behind a proxy that says who asks, or leave it out"
+        fix = f"set {PASSWORD}, or {USER_HEADER} behind a proxy that authenticates users, or leave the option out"
         raise GraftError(
-            f"{host if host not in LOCAL else names[0]} is not this machine alone", where="--host", fix=fix
+            f"{host if host not in LOCAL else names[0]} is reachable from other machines", where="--host", fix=fix
         )
     with Lake.open(home, read_only=True):
-        pass  # made where there is none; one that cannot be read says so here, in two lines
+        pass  # created if absent; a lake that cannot be read is a two-line error here
     hosts = (*LOOPBACK, *names) if host in LOCAL else ("*",)
     bound = _bind(host, port)
     port = bound.getsockname()[1]
@@ -72,7 +76,7 @@ def serve(
 
 def _print_address(address: str, key: Key | None) -> None:
     secret = key is not None and sys.stdout.isatty()
-    sys.stdout.write(f"the dashboard is at {key.address(address) if key and secret else address} (Ctrl-C ends it)\n")
+    sys.stdout.write(f"dashboard: {key.address(address) if key and secret else address} (stop with Ctrl-C)\n")
     if key is not None and not secret:
         sys.stdout.write(f"its key is in {key.file}\n")
     sys.stdout.flush()
@@ -90,10 +94,10 @@ def _bind(host: str, port: int) -> socket.socket:
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind((host, port))
-        bound.listen(128)  # who follows the printed address at once waits for the server, and is not refused
+        bound.listen(128)  # a browser that follows the printed address at once waits instead of being refused
     except OSError as error:
         bound.close()
         raise GraftError(
-            f"port {port} cannot be had: {error.strerror}", where="--port", fix="another --port, or 0"
+            f"port {port} is not available: {error.strerror}", where="--port", fix="choose another --port, or 0"
         ) from error
     return bound

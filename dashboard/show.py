@@ -1,4 +1,4 @@
-"""Filters of the templates: how pages show numbers, prices, moments, and texts from models and strangers."""
+"""Template filters: numbers, prices, moments, and untrusted texts."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from graft.schemas.sections import ago, ahead, money, number, seconds, share, sp
 
 
 def shown(text: str | None) -> str:
-    """A text as it may stand on a page: signs that reverse the writing are spelled out. Escaping is the template's."""
+    """A text for a page, with direction characters spelled out. Templates escape it."""
     return "–" if text is None else spelled(text)
 
 
 def card(markdown: str) -> Markup:
-    """A card as HTML. No HTML of its own, no link and no image comes through."""
+    """A card as HTML. HTML in its text, links and images are removed."""
     from markdown_it import MarkdownIt
 
     reader = MarkdownIt("commonmark", {"html": False}).enable("table").disable(["link", "image", "autolink"])
@@ -26,4 +26,4 @@ FILTERS: dict[str, Any] = {
     "shown": shown, "card": card, "number": number, "share": share, "money": money, "ago": ago, "ahead": ahead,
     "seconds": seconds,
 }  # fmt: skip
-"""What templates call them."""
+"""Filters by their names in templates."""

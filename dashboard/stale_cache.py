@@ -1,4 +1,4 @@
-"""An answer from elsewhere that may be some seconds old: asked for on a thread, so that no page waits long for it."""
+"""Stale-while-revalidate cache: a value is refreshed on a thread, so that no page waits long for it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class StaleCache(Generic[T]):
-    """What `ask` gave last; asked again where that is more than `every_s` seconds old. One asks at a time."""
+    """The last result of `ask`, refreshed if it is older than `every_s` seconds, by one thread at a time."""
 
     def __init__(self, ask: Callable[[], T], every_s: float = 10.0) -> None:
         self._ask, self._every_s = ask, every_s
@@ -21,7 +21,7 @@ class StaleCache(Generic[T]):
         self._lock = threading.Lock()
 
     def get(self, patience_s: float = 0.3) -> T | None:
-        """The answer, after waiting up to `patience_s` where it is old; None while there is none yet."""
+        """The value, after waiting up to `patience_s` seconds if it is old; None before the first."""
         with self._lock:
             old = time.monotonic() - self._at > self._every_s
             if old and (self._asking is None or not self._asking.is_alive()):
@@ -35,6 +35,6 @@ class StaleCache(Generic[T]):
     def _run(self) -> None:
         try:
             self._value = self._ask()
-        except Exception:  # whoever asks next tries again; a page says that it does not know
+        except Exception:  # the next request tries again; a page shows the value as unknown
             self._value = None
         self._at = time.monotonic()

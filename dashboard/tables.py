@@ -1,4 +1,4 @@
-"""Files that a page offers: a table as CSV under `?csv=NAME`, and the header that names a download."""
+"""Downloads of a page: a table as CSV under `?csv=NAME`, and the header that names a file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from graft.schemas.sections import Table
 
 
 def as_csv(columns: Sequence[str], rows: Sequence[Mapping[str, Any]], name: str) -> Response:
-    """Rows as a file; a cell that a spreadsheet would take for a formula gets an apostrophe before it."""
+    """Rows as CSV; a cell that a spreadsheet would run as a formula is prefixed with an apostrophe."""
     out = io.StringIO()
     writer = csv.writer(out)
     writer.writerow(columns)
@@ -25,14 +25,14 @@ def as_csv(columns: Sequence[str], rows: Sequence[Mapping[str, Any]], name: str)
 
 
 def attachment(name: str) -> dict[str, str]:
-    """The header under which a browser keeps an answer as a file of this name (RFC 6266): any name, any script."""
+    """The header that makes a browser save a response under this name (RFC 6266), in any script."""
     plain = re.sub(r"[^\w.@+-]", "_", name, flags=re.ASCII)
     full = "" if plain == name else f"; filename*=UTF-8''{quote(name, safe='')}"
     return {"Content-Disposition": f'attachment; filename="{plain}"{full}'}
 
 
 def table_csv(table: Table) -> Response:
-    """A page's table as a file, its values bare."""
+    """A page's table as CSV, with unformatted values."""
     return as_csv([column.key for column in table.columns], table.rows, table.name)
 
 

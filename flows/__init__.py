@@ -1,1 +1,1 @@
-"""See the module docstrings in this folder."""
+"""Flows: what Prefect runs, and the control of its server. See AGENTS.md in this folder."""

@@ -1,4 +1,4 @@
-"""What a run leaves in Prefect: a Markdown summary and the funnel as a table. Counts only, never a row's text."""
+"""A run's artifacts in Prefect: a Markdown summary and the funnel as a table. Counts only, never a row's text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ LOG = logging.getLogger("graft")
 
 
 def say(text: str) -> None:
-    """One line of progress: to the `graft` logger, and inside a run to Prefect's too."""
+    """Log one line of progress to the `graft` logger and, inside a flow run, to Prefect's."""
     from prefect.context import FlowRunContext
 
     LOG.info("%s", text)
@@ -20,14 +20,14 @@ def say(text: str) -> None:
 
 
 async def leave(dataset: str, summary: str, funnel: list[dict[str, Any]]) -> None:
-    """Store the summary and the funnel under keys that follow the dataset's name."""
+    """Store the summary and the funnel under keys derived from the dataset's name."""
     from prefect.artifacts import acreate_markdown_artifact, acreate_progress_artifact, acreate_table_artifact
 
     key = "".join(letter if letter.isalnum() else "-" for letter in dataset.lower()).strip("-")
     await acreate_markdown_artifact(
-        markdown=summary, key=f"{key}-summary", description=f"What the run of {dataset} made"
+        markdown=summary, key=f"{key}-summary", description=f"Result of the run of {dataset}"
     )
-    await acreate_table_artifact(table=funnel, key=f"{key}-funnel", description="Candidates by how they ended and why")
+    await acreate_table_artifact(table=funnel, key=f"{key}-funnel", description="Candidates by outcome and reason")
     wanted = sum(row["rows"] for row in funnel) or 1
     done = sum(row["rows"] for row in funnel if row["status"] == "accepted")
     await acreate_progress_artifact(progress=100.0 * done / wanted, key=f"{key}-yield", description="Accepted share")

@@ -1,4 +1,4 @@
-"""Audits of a published version, with the encoder, the recipe's gates and, where wanted, real students."""
+"""Audits of a published version, with the encoder, the recipe's gates and, if requested, real students."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AuditReport:
-    """What was found, by audit; None for an audit that could not be made, with the reason in `notes`."""
+    """Findings by audit; None for an audit that was not possible, with the reason in `notes`."""
 
     version: DatasetVersion
     rows: int
@@ -38,7 +38,7 @@ class AuditReport:
     notes: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON; None for every audit that was not made."""
+        """Plain values for JSON; None for an audit that did not run."""
         made = {name: KINDS.get(name).data(one) for name, one in self.found.items() if one is not None}
         return {
             "version": self.version.ref,
@@ -63,24 +63,24 @@ def audit(
 
     Args:
         ref: `name` or `name@3`
-        names: the audits; all that there are if none is named
+        names: the audits; empty: all
         options: dotted audit and option to value, such as {"poison.share": 0.05}
-        restricted: whether restricted rows are looked at too
-        out: folder of the pictures, by default GRAFT_HOME/reports
+        restricted: whether to include restricted rows
+        out: folder for charts, by default GRAFT_HOME/reports
         embed: the sentence encoder, by default the built-in one
 
     Raises:
         NotFound: an unknown version or audit
-        InputInvalid: an option that cannot be
-        GraftError: what an option names is not in the version
-        StorageFull: no room for a picture
+        InputInvalid: an unknown or invalid option
+        GraftError: an option names a label or row that the version lacks
+        StorageFull: no space for a chart
     """
     chosen = {name: KINDS.get(name) for name in dict.fromkeys(names or KINDS.names)}
     given = _options(chosen, options or {})
     found = find_version(lake, ref)
     rows = audit_rows(lake, found, restricted=restricted)
     left_out = found.rows - len(rows)
-    notes = [f"{left_out} restricted rows were left out (--restricted takes them in)"] if left_out else []
+    notes = [f"{left_out} restricted rows were left out (--restricted includes them)"] if left_out else []
     material = Material(
         lake=lake, version=found, rows=rows, restricted=restricted,
         embed=lambda: (embed, "") if embed else encoder.find_embed(),
@@ -94,7 +94,7 @@ def audit(
 
 
 def _options(chosen: Mapping[str, Audit], options: Mapping[str, Any]) -> dict[str, Value]:
-    """Each audit's own options. Raises InputInvalid that names every option which cannot be."""
+    """Each audit's own options. Raises InputInvalid that lists every invalid option."""
     problems, parts = list[Problem](), {name: dict[str, Any]() for name in chosen}
     for key, value in options.items():
         name, _, option = key.partition(".")
@@ -103,7 +103,7 @@ def _options(chosen: Mapping[str, Audit], options: Mapping[str, Any]) -> dict[st
             parts[name][option] = value
         else:
             fix = f"{did_you_mean(key, known)}one of: {', '.join(known)}" if known else "leave it out"
-            problems.append(Problem("--set", None, key, "there is no such option", fix))
+            problems.append(Problem("--set", None, key, "unknown option", fix))
     made: dict[str, Value] = {}
     for name, kind in chosen.items():
         try:
@@ -118,9 +118,9 @@ def _options(chosen: Mapping[str, Audit], options: Mapping[str, Any]) -> dict[st
 
 
 def _gates(lake: Lake, found: DatasetVersion) -> Check | None:
-    """The run's gates but that against rows of its own, one of which a planted row was made of; None without a recipe.
+    """The run's gates except the comparison with its own rows, from which rows are planted; None without a recipe.
 
-    Roles do not matter to gates, and are left out, so that a recipe of an earlier Graft serves too.
+    Roles are left out, because gates do not use them, so that a recipe of an earlier Graft works too.
     """
     from pydantic import ValidationError
 
@@ -140,7 +140,7 @@ def _gates(lake: Lake, found: DatasetVersion) -> Check | None:
 
 
 def _real_student(texts: Sequence[str], labels: Sequence[str]) -> Callable[[Sequence[str]], Sequence[str]]:
-    """A fine-tuned classifier of the default settings."""
+    """Train a classifier with the default settings."""
     from graft.schemas.students import StudentSettings
     from graft.students.fit import fit
 
@@ -150,13 +150,13 @@ def _real_student(texts: Sequence[str], labels: Sequence[str]) -> Callable[[Sequ
 
 
 def _pictures(folder: Path, found: DatasetVersion, made: Mapping[str, Any], notes: list[str]) -> tuple[Path, ...]:
-    """PNG files beside the tables; none, with a note, where matplotlib is not installed."""
+    """Write PNG files; without matplotlib none, with a note."""
     name, done = re.sub(r"[^A-Za-z0-9_-]+", "-", found.ref), list[Path]()
     for kind, one in made.items():
         try:
             figure = KINDS.get(kind).figure(one)
         except ImportError:
-            notes.append("no pictures: matplotlib is not installed")
+            notes.append("no charts: matplotlib is not installed")
             break
         if figure is not None:
             done.append(_saved(figure, folder / f"{name}-{kind}.png"))
@@ -171,6 +171,8 @@ def _saved(figure: Figure, path: Path) -> Path:
         figure.savefig(path, format="png", metadata={"Software": None})
     except OSError as error:
         if is_full(error):
-            raise StorageFull("no space left for a picture", where=str(path), fix="free some space") from error
-        raise GraftError(error.strerror or "it cannot be written", where=str(path), fix="another --out") from error
+            raise StorageFull("no space left for a chart", where=str(path), fix="free some space") from error
+        raise GraftError(
+            error.strerror or "the file cannot be written", where=str(path), fix="another --out"
+        ) from error
     return path

@@ -1,4 +1,4 @@
-"""The end of a round: duplicates over all shards are settled in score order, and what is missing is named."""
+"""The end of a round: resolve duplicates over all shards in score order and count missing rows."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from graft.schemas.decisions import ACROSS_SHARDS, NOT_BEST, SEMANTIC
 from graft.schemas.rows import Candidate, GateResult
 
 Embed = Callable[[Sequence[str]], Any]
-"""Texts to a float32 array (n x d) of L2-normalised rows."""
+"""Maps texts to a float32 array (n x d) of L2-normalised rows."""
 
 SPLIT_COSINE = 0.85
-"""Rows at or above this cosine go to the same split, so that no paraphrase of a test row is trained on."""
+"""Cosine from which rows go to the same split, so that no paraphrase of a test row is trained on."""
 
 
 async def settle_round(
@@ -30,11 +30,11 @@ async def settle_round(
     max_cosine: float | None,
     embed: Embed | None,
 ) -> tuple[list[Candidate], list[Candidate]]:
-    """Greedy de-duplication in score order (GRA section 1.6): (still accepted, now rejected), both by id.
+    """Greedy de-duplication in score order (GRA section 1.6): (accepted, rejected), both by id.
 
-    `kept` are earlier rows, which always stay. Across shards the lexical gates run again, then cosine. Of a
-    group of which one row at most is accepted the best stays: the method lets no second one through, but where a call
-    failed for one slot of a group and not for another, two may come here.
+    `kept` are earlier rows, which always stay. Across shards the lexical gates run again, then cosine. Of
+    an exclusive group the best row stays: the method accepts one row of it, but two may arrive here if a call failed
+    for one slot of the group and not for another.
     """
     text_id = method.text_id
     ordered, dropped = _one_a_group(sorted(new, key=lambda c: (-(c.decision.mean or 0.0), c.id)), kept, method)
@@ -61,7 +61,7 @@ async def settle_round(
 
 
 def choose(candidates: Sequence[Candidate], wanted: dict[str, int]) -> tuple[list[Candidate], int]:
-    """The rows to publish: of each label the best scored ones up to the target; (chosen, surplus)."""
+    """The rows to publish, best scores of each label up to the target: (chosen, surplus)."""
     by_label: dict[str, list[Candidate]] = defaultdict(list)
     for candidate in sorted(candidates, key=lambda c: (-(c.decision.mean or 0.0), c.id)):
         by_label[candidate.label].append(candidate)
@@ -70,7 +70,7 @@ def choose(candidates: Sequence[Candidate], wanted: dict[str, int]) -> tuple[lis
 
 
 def missing(candidates: Sequence[Candidate], wanted: dict[str, int]) -> dict[str, int]:
-    """Label to rows still missing; labels that have enough are left out."""
+    """Label to number of missing rows; complete labels are left out."""
     have: dict[str, int] = defaultdict(int)
     for candidate in candidates:
         have[candidate.label] += 1
@@ -78,7 +78,7 @@ def missing(candidates: Sequence[Candidate], wanted: dict[str, int]) -> dict[str
 
 
 async def split_clusters(candidates: Sequence[Candidate], method: Method[Any], embed: Embed | None) -> dict[str, str]:
-    """Candidate id to a cluster of near-duplicates; every text is its own where nothing can embed."""
+    """Candidate id to a cluster of near-duplicates; without embeddings every text is its own cluster."""
     texts = {method.text_id(candidate): candidate.text for candidate in candidates}
     found = {name: name for name in texts}
     if embed is not None and texts:
@@ -90,9 +90,9 @@ async def split_clusters(candidates: Sequence[Candidate], method: Method[Any], e
 def _one_a_group(
     ordered: Sequence[Candidate], kept: Sequence[Candidate], method: Method[Any]
 ) -> tuple[list[Candidate], list[Candidate]]:
-    """The first row of each group that may have one and has none among `kept`, with all other rows; the rest.
+    """Split rows into the first of each exclusive group (without a row in `kept`) with all other rows, and the rest.
 
-    A group's rows may have one text, so a gate that takes the first would take the others too.
+    Rows of a group may share a text, so a gate that accepts the first would accept the others too.
     """
     answered = {method.one_of(candidate.slot) for candidate in kept}
     first, others = list[Candidate](), list[Candidate]()

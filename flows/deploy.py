@@ -1,6 +1,6 @@
-"""Deployments: what prefect.yaml names, and schedules that people add, told to a running Prefect server.
+"""Create deployments (from prefect.yaml, and added schedules) on a running Prefect server.
 
-It goes through Prefect's own Python API, so it works offline and without git.
+It uses Prefect's Python API, so it works offline and without git.
 Prefect is imported inside the functions.
 """
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 POOL = "graft"
 
 GPU_POOL = "graft-gpu"
-"""The work pool of machines with GPUs: deployments tagged GPU_TAG go there where the server has it."""
+"""The work pool of machines with GPUs: deployments tagged GPU_TAG go there if the server has it."""
 
 GPU_TAG = "gpu"
 
 GPU_POOL_ASKED = "GRAFT_GPU_POOL"
-"""The environment variable that names such a pool; it is made where the server lacks it."""
+"""The environment variable that names such a pool; the pool is created if the server lacks it."""
 
 CRON_EXAMPLE = "'0 3 * * *' is every night at 03:00, '*/30 * * * *' every half hour, '0 9 * * 1' Mondays at 09:00"
 
@@ -50,13 +50,13 @@ class DeploymentSpec:
 
 
 def read_deployments(file: Path = PACKAGE / "prefect.yaml") -> list[DeploymentSpec]:
-    """The deployments of a prefect.yaml. Raises InputInvalid naming the entry where one lacks a name or entrypoint."""
+    """The deployments of a prefect.yaml. Raises InputInvalid naming the entry that lacks a name or entrypoint."""
     import yaml
 
     from graft.schemas.plain_yaml import plain
 
     if not file.is_file():
-        raise NotFound("no prefect.yaml", where=str(file), fix="install Graft again")
+        raise NotFound("no prefect.yaml", where=str(file), fix="reinstall Graft")
     try:
         entries = (plain(file.read_text(encoding="utf-8")) or {}).get("deployments") or []
     except (yaml.YAMLError, AttributeError) as error:
@@ -88,7 +88,7 @@ def read_deployments(file: Path = PACKAGE / "prefect.yaml") -> list[DeploymentSp
 
 
 def check_cron(cron: str, timezone: str = "UTC") -> None:
-    """Raise GraftError with examples where Prefect cannot read the expression or the time zone."""
+    """Raise GraftError with examples if Prefect cannot parse the expression or the time zone."""
     from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
     from prefect.client.schemas.schedules import CronSchedule
@@ -98,7 +98,7 @@ def check_cron(cron: str, timezone: str = "UTC") -> None:
         ZoneInfo(timezone)
     except (ZoneInfoNotFoundError, ValueError) as error:
         fix = "use an IANA name, such as UTC or Europe/Berlin"
-        raise GraftError(f"no time zone {timezone!r}", where="--timezone", fix=fix) from error
+        raise GraftError(f"unknown time zone {timezone!r}", where="--timezone", fix=fix) from error
     try:
         CronSchedule(cron=cron, timezone=timezone)
     except ValidationError as error:
@@ -111,9 +111,9 @@ def deploy(
 ) -> list[str]:
     """Create or update each deployment on the server; returns their full names (`flow/name`).
 
-    One tagged "gpu" goes to the pool that GRAFT_GPU_POOL names, else to `graft-gpu` where the server has that, else to
-    `pool` like the others. What a person has paused stays paused unless `activate`. Raises GraftError where
-    a flow cannot be loaded, a parameter is not one of the flow's, or a cron is bad.
+    A deployment tagged "gpu" goes to the pool that GRAFT_GPU_POOL names, else to `graft-gpu` if the server has it, else
+    to `pool` like the others. A paused deployment stays paused unless `activate`. Raises GraftError if a flow cannot be
+    loaded, a parameter is not one of the flow's, or a cron is bad.
     """
     for spec in specs:
         if spec.cron:
@@ -124,7 +124,7 @@ def deploy(
 
 
 def _gpu_pool(otherwise: str) -> str:
-    """The work pool for what wants a GPU; one that was asked for is made."""
+    """The work pool for GPU deployments; a pool named by GRAFT_GPU_POOL is created."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import WorkPoolCreate
     from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
@@ -149,7 +149,7 @@ def _deploy_one(spec: DeploymentSpec, pool: str, activate: bool) -> str:
     resting, silent = (False, False) if activate else _paused(f"{flow.name}/{spec.name}")
     active = not silent
     schedules = [Cron(spec.cron, timezone=spec.timezone, slug="graft", active=active)] if spec.cron else None
-    in_file = ":" in spec.entrypoint  # a file is run under another name: a second copy of any module of ours
+    in_file = ":" in spec.entrypoint  # a file runs under another name: a second copy of a module of ours
     deployment = flow.to_deployment(
         name=spec.name,
         parameters=dict(spec.parameters),
@@ -167,9 +167,9 @@ def _deploy_one(spec: DeploymentSpec, pool: str, activate: bool) -> str:
 
 
 def load_checked(spec: DeploymentSpec) -> Flow[..., Any]:
-    """The deployment's flow. Raises GraftError where it cannot be loaded or would refuse the parameters.
+    """The deployment's flow. Raises GraftError if it cannot be loaded or would reject the parameters.
 
-    A deployment without a schedule may leave out parameters that must be given: the person who starts it gives them.
+    A deployment without a schedule may lack required parameters: the person who starts it provides them.
     """
     from prefect.exceptions import ParameterTypeError
 
@@ -178,7 +178,7 @@ def load_checked(spec: DeploymentSpec) -> Flow[..., Any]:
     unknown = sorted(set(spec.parameters) - set(known))
     if unknown:
         what = f"no parameter {unknown[0]!r}; {flow.name} takes {', '.join(known) or 'none'}"
-        raise GraftError(what, where=where, fix="leave it out, or take one of those")
+        raise GraftError(what, where=where, fix="leave it out, or use one of those")
     if spec.cron:
         try:
             flow.validate_parameters(dict(spec.parameters))
@@ -188,7 +188,7 @@ def load_checked(spec: DeploymentSpec) -> Flow[..., Any]:
 
 
 def _paused(full_name: str) -> tuple[bool, bool]:
-    """Whether a person has paused the deployment, and whether one of its schedules."""
+    """Whether the deployment is paused, and whether any of its schedules is paused."""
     from prefect.client.orchestration import get_client
     from prefect.exceptions import ObjectNotFound
 

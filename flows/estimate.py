@@ -1,4 +1,4 @@
-"""Calls, tokens and price of a recipe before anything is spent. Nothing is sent; the assumptions are said."""
+"""Calls, tokens and price of a recipe before anything is spent. Nothing is sent; the assumptions are listed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from graft.schemas.rows import Seed
 
 
 class Step(Value):
-    """One kind of call: how many, of which size, at which price (None where a model's price is unknown)."""
+    """One kind of call: number, size and price (None if a model's price is unknown)."""
 
     purpose: str
     model: str
@@ -29,7 +29,7 @@ class Step(Value):
 
 
 class Estimate(Value):
-    """What a run should take."""
+    """The estimate of a run."""
 
     dataset: str
     rows: int
@@ -43,7 +43,7 @@ class Estimate(Value):
 
 
 def estimate_recipe(name: str) -> Estimate:
-    """Estimate the recipe of that path or name, by an earlier run's yield where there is one."""
+    """Estimate the recipe with that path or name, from an earlier run's yield if there is one."""
     _, recipe, seeds = read_recipe(name)
     method = method_of(recipe)
     traits = method.traits(recipe)
@@ -64,10 +64,8 @@ def estimate_recipe(name: str) -> Estimate:
         assumptions=(
             f"yield {share:.0%} ({source})",
             *traits.assumptions,
-            f"{CHARS_PER_TOKEN} characters a token; early exit and the journal can only lower the figures",
-            "unknown price: give the model a price in the recipe"
-            if None in prices
-            else "prices as the recipe gives them",
+            f"{CHARS_PER_TOKEN} characters per token; early exit and the journal can only lower the figures",
+            "unknown price: give the model a price in the recipe" if None in prices else "prices from the recipe",
         ),
     )
 
@@ -82,7 +80,7 @@ def _yield(recipe: Recipe, seeds: list[Seed], assumed: float) -> tuple[float, st
         runs = [run for run in lake.runs(recipe.name) if run.counts.get("opened", 0) >= 20]
     if not runs:
         return assumed, "assumed: no run of this dataset yet"
-    with suppress(GraftError):  # an absent model is told when a run is started
+    with suppress(GraftError):  # an absent model is reported when a run starts
         recipe = weighed(recipe, home)
     same = [run for run in runs if run.id == run_id_of(recipe, seeds)]
     run = (same or runs)[-1]

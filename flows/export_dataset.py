@@ -4,27 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated
 
 from prefect import flow
+from pydantic import WithJsonSchema
 
 from graft.data.export import export as export_files
 from graft.data.export.push import check_push, push_folder
 from graft.data.lake import Lake
 from graft.data.versions import version
 from graft.schemas.home import Home
+from graft.schemas.kinds import EXPORTS
 
-FormatName = Literal[
-    "parquet", "jsonl", "csv", "fasttext", "intents", "banking77", "messages", "prompt_completion", "alpaca",
-    "sharegpt", "llamafactory", "preference", "unpaired_preference", "stepwise", "hf",
-]  # fmt: skip
+FormatName = Annotated[str, WithJsonSchema({"type": "string", "description": f"one of {', '.join(EXPORTS.names)}"})]
+"""A format's name; Prefect's form lists the formats that are installed where the deployment was made."""
 
 
 @flow(name="export_dataset")
 def export_dataset(ref: str, format: FormatName = "parquet", out: str | None = None) -> list[str]:
-    """Export a version (`name` or `name@3`), one file a split, over what an earlier export left there.
+    """Export a version (`name` or `name@3`), one file for each split, replacing an earlier export.
 
-    Restricted rows stay out: for those a person asks by hand, `graft export REF --restricted`.
+    Restricted rows are left out; only `graft export REF --restricted` includes them.
     """
     return [str(path) for path in export_version(ref, format=format, out=out, overwrite=True)]
 
@@ -36,10 +36,10 @@ def export_version(
     plain: bool = False, instruction: str = "", push: str | None = None, private: bool = False,
     say: Callable[[str], None] = lambda text: None,
 ) -> list[Path]:  # fmt: skip
-    """The same without Prefect. `out` is a folder, by default GRAFT_HOME/exports/<name>-<version>-<format>.
+    """Export without Prefect. `out` is a folder, by default GRAFT_HOME/exports/<name>-<version>-<format>.
 
     With restricted rows the default folder's name ends in `-restricted`, so that neither export replaces the other.
-    `push` is a repository at a hub, NAMESPACE/NAME: with format hf the files are sent there once they are whole.
+    `push` is a repository at a hub, NAMESPACE/NAME: the complete files are pushed there.
     The other arguments, and the errors, are those of data.export.export and data.export.push.push_folder.
     """
     if push:

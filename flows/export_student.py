@@ -1,4 +1,4 @@
-"""Finds a student in the lake, exports it with its card, and opens it for answers."""
+"""Find a student in the lake, export it with its card, and open it for predictions."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from graft.students.predict import Engine, Predictor, is_student
 
 
 def find_student(lake: Lake, name: str) -> Student:
-    """The student of an id, or the newest that learned from a dataset's newest version (`name`) or `name@3`.
+    """The student with an id, or the newest student of a dataset's newest version (`name`) or of `name@3`.
 
-    Raises NotFound, which lists what there is.
+    Raises NotFound, which lists the students.
     """
     students = lake.students()
     if found := [one for one in students if one.id == name]:
@@ -35,10 +35,10 @@ def find_student(lake: Lake, name: str) -> Student:
 
 
 def open_student(name: str, *, engine: Engine = "auto") -> Predictor:
-    """A student that answers: of an exported folder (no lake is opened), an id or a dataset.
+    """Open a student for predictions: an exported folder (no lake is opened), an id or a dataset.
 
-    Of the last two the export in GRAFT_HOME/exports is taken where it is there and no older than the student, with the
-    temperature and threshold that the lake has now. Errors as `find_student`, `StudentKind.open` and `Predictor.open`.
+    For an id or dataset, the export in GRAFT_HOME/exports is used if it is no older than the student, with the
+    temperature and threshold of the lake. Errors as `find_student`, `StudentKind.open` and `Predictor.open`.
     """
     folder = Path(name).expanduser()
     if is_student(folder):
@@ -51,9 +51,9 @@ def open_student(name: str, *, engine: Engine = "auto") -> Predictor:
 
 
 def export_student(name: str, *, out: str | Path | None = None, overwrite: bool = False) -> Exported:
-    """Export a student (id or dataset) with its model card; whole or not at all.
+    """Export a student (id or dataset) with its model card, atomically.
 
-    `out` is a folder, by default GRAFT_HOME/exports/<student>. Raises NotFound, and what its kind's `export` raises.
+    `out` is a folder, by default GRAFT_HOME/exports/<student>. Raises NotFound, and the errors of its kind's `export`.
     """
     home = Home.find()
     with Lake.open(home, read_only=True) as lake:

@@ -1,7 +1,7 @@
-"""Early warning: what the first candidates say about a run, and whether its target is within reach of its caps.
+"""Early warning: figures from the first candidates, and whether a run's caps allow its target.
 
-Pure functions over counts. A false alarm is worse than a late one, so every figure that can stop a run is taken at the
-end that favours going on: the yield at the upper end of its interval, the cost of a candidate at the lower end.
+Pure functions over counts. A false alarm is worse than a late alarm, so figures that can stop a run are taken at the
+optimistic end: the yield at the upper end of its interval, the cost of a candidate at the lower end.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from dataclasses import dataclass, field
 from graft.schemas.decisions import Cause, codes_of, decision_code
 
 FIRST_LOOK = 20
-"""Settled candidates before which nothing is said about the target."""
+"""Settled candidates before the first check of the target."""
 LOOK_EVERY = 10
-"""Settled candidates from one look to the next."""
+"""Settled candidates from one check to the next."""
 OVER = 1.1
-"""How far even the hopeful figure must be over a cap."""
+"""Factor by which even the optimistic figure must exceed a cap."""
 YIELD_Z = 2.0
-"""Standard errors to the upper end of the yield's interval; more than 95% need, because a run is looked at often."""
+"""Standard errors to the upper end of the yield's interval; more than 95% need, because a run is checked often."""
 LUCK_Z = 1.0
-"""Standard deviations of luck that are granted to the candidates still to come."""
+"""Standard deviations of luck granted to future candidates."""
 COST_SAMPLE = 50
-"""Paid candidates after which their cost is believed; earlier only where a tenth of the cap is used."""
+"""Paid candidates after which their cost is trusted; earlier only if a tenth of the cap is used."""
 USED_SHARE = 0.1
 
 STANDS_OUT, STANDS_OUT_REASON, ADVISED_FROM = 0.25, 0.6, 10
@@ -31,7 +31,7 @@ STANDS_OUT, STANDS_OUT_REASON, ADVISED_FROM = 0.25, 0.6, 10
 
 @dataclass(frozen=True)
 class LabelCounts:
-    """One label: rows still missing, candidates settled that were written for it, rows accepted with it."""
+    """One label: missing rows, settled candidates that were written for it, rows accepted with it."""
 
     label: str
     missing: int
@@ -41,7 +41,7 @@ class LabelCounts:
 
 @dataclass
 class Sample:
-    """Mean and spread of what candidates took, one value at a time. A value of None makes all of it unknown."""
+    """Running mean and variance of candidates' costs. A value of None makes both unknown."""
 
     count: int = 0
     mean: float = 0.0
@@ -62,7 +62,7 @@ class Sample:
 
     @property
     def low(self) -> float:
-        """The lower end of the mean's interval; 0 while nothing can be told."""
+        """The lower end of the mean's interval; 0 while it is not known."""
         if self.unknown or self.count < 2:
             return 0.0
         return max(0.0, self.mean - YIELD_Z * math.sqrt(self._squares / (self.count - 1) / self.count))
@@ -70,7 +70,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Room:
-    """One cap: what there is and what was used, and what a further candidate takes (at the least, and by the mean)."""
+    """One cap: its limit and use, and the cost of a further candidate (lower bound and mean)."""
 
     cap: str
     has: float
@@ -78,33 +78,33 @@ class Room:
     least: float
     mean: float
     ahead: int = 0
-    """Candidates not settled yet whose cost is in `used` already."""
+    """Unsettled candidates whose cost is in `used` already."""
     sampled: int = 0
 
     def takes(self, candidates: float, each: float) -> float:
-        """All that the cap would have to allow for so many candidates more."""
+        """The cap needed for that many further candidates."""
         return self.used + each * max(0.0, candidates - self.ahead)
 
     @property
     def believed(self) -> bool:
-        """Whether enough was measured to compare with the cap."""
+        """Whether there are enough measurements to compare with the cap."""
         return self.sampled >= COST_SAMPLE or self.used >= USED_SHARE * self.has
 
 
 @dataclass(frozen=True)
 class Feasibility:
-    """A target out of reach: the cap in the way, what it has, and what the target would take of it."""
+    """A target out of reach: the binding cap, its limit, and the amount that the target would need."""
 
     cap: str
     has: float
     takes: float
     at_least: float
     reachable: float = field(default=0.0)
-    """Share of the whole target that the cap should allow, 0 to 1; 0 too where no row was accepted yet."""
+    """Share of the target that the cap should allow, 0 to 1; 0 if no row was accepted yet."""
 
 
 def upper_yield(accepted: float, settled: float) -> float:
-    """The largest yield that the counts still speak for (Wilson's upper bound); 1 before anything settled."""
+    """The largest plausible yield (Wilson's upper bound); 1 before the first candidate settled."""
     if settled <= 0:
         return 1.0
     share, z2 = min(1.0, accepted / settled), YIELD_Z**2
@@ -113,12 +113,12 @@ def upper_yield(accepted: float, settled: float) -> float:
 
 
 def likely_yield(accepted: float, settled: float) -> float:
-    """The yield as it most likely is: never 0, never over 1."""
+    """The most likely yield: never 0, never over 1."""
     return min(1.0, (accepted + 1) / (settled + 2))
 
 
 def tries(missing: float, share: float, luck: float) -> float:
-    """Candidates for `missing` rows at a yield, where luck may go `luck` standard deviations their way."""
+    """Candidates for `missing` rows at a yield, with `luck` standard deviations of good luck."""
     if missing <= 0:
         return 0.0
     spread = luck * math.sqrt(share * (1 - share))
@@ -128,11 +128,11 @@ def tries(missing: float, share: float, luck: float) -> float:
 def candidates_needed(
     labels: Sequence[LabelCounts], share: Callable[[float, float], float], luck: float = 0.0, together: int = 1
 ) -> float:
-    """Candidates still needed by the labels that lack rows.
+    """Candidates still needed for the missing rows of all labels.
 
-    The larger of two figures: label by label, and all of them at their common yield. The latter is the least that any
-    division of that yield over the labels would take; it tells where many labels have few candidates each.
-    `together` candidates share one fate (such as the responses to one message), so that they count as one.
+    The larger of two figures: label by label, and all of them at their common yield. The latter is the minimum that any
+    division of that yield over the labels needs; it matters if many labels have few candidates each.
+    `together` candidates share one fate (such as the responses to one message) and count as one.
     """
     lacking = [counts for counts in labels if counts.missing > 0]
     alone = sum(tries(c.missing, share(c.accepted / together, c.settled / together), luck) for c in lacking)
@@ -146,9 +146,9 @@ def candidates_needed(
 def out_of_reach(
     labels: Sequence[LabelCounts], rooms: Sequence[Room], *, wanted: int, together: int = 1
 ) -> Feasibility | None:
-    """The cap that the target passes furthest even where all goes well; None while it may be reached.
+    """The cap that the target exceeds most even in the best case; None while the target may be reached.
 
-    `wanted` is the rows of the whole target.
+    `wanted` is the number of rows of the whole target.
     """
     hopeful = candidates_needed(labels, upper_yield, LUCK_Z, together)
     expected = max(hopeful, candidates_needed(labels, likely_yield))
@@ -167,7 +167,7 @@ def out_of_reach(
 
 
 def figure(cap: str, value: float) -> str:
-    """A cap's value or a need of it for people: dollars, or a count to two digits."""
+    """A cap's value, or the amount needed, as text: dollars, or a count to two digits."""
     if cap == "limits.money_usd":
         return f"${value:.2f}" if value >= 1 else f"${value:.2g}"
     unit = "tokens" if cap == "limits.tokens" else "candidates"
@@ -175,7 +175,7 @@ def figure(cap: str, value: float) -> str:
 
 
 def rounded(value: float) -> int:
-    """A count to two digits, upwards, so that it does not look more exact than it is."""
+    """A count rounded up to two digits, to avoid false precision."""
     if value < 100:
         return math.ceil(value)
     step = int(10 ** (len(str(int(value))) - 2))
@@ -183,11 +183,11 @@ def rounded(value: float) -> int:
 
 
 def advice_for(outlook: Feasibility, rows_per_label: int) -> str:
-    """What to do about it, with figures. `rows_per_label` is the recipe's, 0 where it names single labels only."""
+    """The fix, with figures. `rows_per_label` is the recipe's, 0 if it names only single labels."""
     raise_it = f"raise {outlook.cap} to about {figure(outlook.cap, outlook.takes)}"
     rows = math.floor(rows_per_label * outlook.reachable)
     lower = f", or lower target.rows_per_label to about {rows}" if 0 < rows < rows_per_label else ""
-    return f"{raise_it}{lower}, or look at the reasons above; limits.out_of_reach: go_on uses the caps up instead"
+    return f"{raise_it}{lower}, or look at the reasons above; set limits.out_of_reach: go_on to use up the caps"
 
 
 def early_line(settled: int, accepted: int, reasons: Mapping[str, int], price: str) -> str:
@@ -207,7 +207,7 @@ def early_line(settled: int, accepted: int, reasons: Mapping[str, int], price: s
 
 
 def row_price(per_row: float | None, *, unknown: bool) -> str:
-    """The price of an accepted row in words. An unknown one is said to be unknown, never shown as nothing."""
+    """The price of an accepted row in words. An unknown price is shown as unknown, never as 0."""
     if unknown:
         return "price unknown"
     if per_row is None:
@@ -216,7 +216,7 @@ def row_price(per_row: float | None, *, unknown: bool) -> str:
 
 
 def standing_out(settled: int, reasons: Mapping[str, int]) -> str:
-    """One sentence of advice where one reason takes many of the candidates; empty where none does."""
+    """One sentence of advice if one reason ends many of the candidates, else empty."""
     if settled < ADVISED_FROM:
         return ""
     causes: tuple[Cause, ...] = ("unreadable", "refused", "unanswered")
@@ -228,5 +228,5 @@ def standing_out(settled: int, reasons: Mapping[str, int]) -> str:
             return f"{count} of {settled} candidates {advice}"
     code, count = max(reasons.items(), key=lambda item: item[1], default=("", 0))
     if count >= STANDS_OUT_REASON * settled:
-        return f"{count} of {settled} ended as {code}: read some with graft show NAME --rejected"
+        return f"{count} of {settled} ended as {code}: read examples with graft show NAME --rejected"
     return ""

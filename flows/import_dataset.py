@@ -1,4 +1,4 @@
-"""The flow that brings an existing dataset into the lake as a version, so that all else serves it too."""
+"""The flow that imports an existing dataset into the lake as a version."""
 
 from __future__ import annotations
 
@@ -20,24 +20,23 @@ from graft.data.intake.parts import Source, invalid
 from graft.data.lake import Lake
 from graft.data.versions import publish
 from graft.flows import artifacts
-from graft.flows.run_context import code_version
 from graft.schemas.base import SLUG_PATTERN, stable_hash, utc_now
 from graft.schemas.datasets import DatasetVersion, Row, Run
 from graft.schemas.errors import GraftError
 from graft.schemas.home import Home
-from graft.schemas.kinds import TASKS
+from graft.schemas.kinds import TASKS, code_version
 from graft.schemas.problems import FieldErrors
 from graft.schemas.recipe import Recipe, Splits
 from graft.schemas.rows import Seed
 from graft.schemas.tasks.base import ImportedRows, Task, task_for
 
 BASELINE_ROWS = 8
-"""Training rows of each label that stand in for seeds: the baseline of `graft train` learns from these alone."""
+"""Training rows of each label that replace seeds: the baseline of `graft train` is trained on these only."""
 
 
 @dataclass(frozen=True)
 class Ask:
-    """What a person says of an import beyond its source and name."""
+    """Options of an import beyond its source and name."""
 
     map: Sequence[str] = ()
     task: str | None = None
@@ -54,7 +53,7 @@ class Ask:
 
 @dataclass(frozen=True)
 class ImportPlan:
-    """What an import would do: how the source is read, and its first rows. Nothing is written yet."""
+    """A planned import: how the source is read, and its first rows. Nothing is written yet."""
 
     source: Source
     mapped: columns.Mapped
@@ -66,7 +65,7 @@ class ImportPlan:
 
 @dataclass(frozen=True)
 class Imported:
-    """What came of an import. `new` is false where the dataset held the same rows already."""
+    """The result of an import. `new` is false if the dataset held the same rows already."""
 
     plan: ImportPlan
     version: DatasetVersion
@@ -107,7 +106,7 @@ def parse_splits(text: str) -> Splits | None:
 
 
 def plan(source: str, ask: Ask, rows: int = 3) -> ImportPlan:
-    """How the source would be read, with a few of its rows. Raises InputInvalid where that is not clear."""
+    """Detect how to read the source, with a few of its rows. Raises InputInvalid if that is ambiguous."""
     found = sources.find(source, ask.options)
     records = columns.sample(found)
     mapped = columns.guess(found, records, columns.parse_map(ask.map))
@@ -121,15 +120,15 @@ def plan(source: str, ask: Ask, rows: int = 3) -> ImportPlan:
     unread = tuple(name for name in have if name not in used)
     notices = list(found.notices)
     if unread:
-        notices.append(f"columns that are not read: {', '.join(unread)}")
+        notices.append(f"columns not imported: {', '.join(unread)}")
     if not (ask.licence or found.licence):
-        notices.append("its licence is not stated: name it with --licence, for the card")
+        notices.append("no licence is stated: give it with --licence, for the card")
     shown = tuple(_shown(record, mapped, ask.restricted) for record in records[:rows])
     return ImportPlan(found, mapped, task, unread, shown, tuple(notices))
 
 
 def _shown(record: Mapping[str, Any], mapped: columns.Mapped, restricted: bool) -> dict[str, Any]:
-    """A row of the preview; the words of restricted ones stay hidden."""
+    """A row of the preview; restricted text is hidden."""
     hidden = {*mapped.text, mapped.response, mapped.chat} if restricted else set()
     return {
         name: "(restricted)" if name in hidden else str(record.get(name, ""))[:200] for name in mapped.columns
@@ -140,9 +139,11 @@ def bring_in(
     source: str, name: str, ask: Ask | None = None, *, say: Callable[[str], None] = lambda text: None,
     planned: ImportPlan | None = None,
 ) -> Imported:  # fmt: skip
-    """Import without Prefect. `planned` is what `plan` gave for the same source. The same content makes no new version.
+    """Import without Prefect. `planned` is the result of `plan` for the source. Equal content makes no new version.
 
-    Raises InputInvalid naming every bad row, GraftError where an address cannot be reached or the lake not written.
+    Raises:
+        InputInvalid: lists every bad row
+        GraftError: an address cannot be reached, or the lake cannot be written
     """
     ask = ask or Ask()
     if not re.fullmatch(SLUG_PATTERN, name):
@@ -166,7 +167,7 @@ def bring_in(
 
 
 def _check_options(ask: Ask) -> None:
-    """What the task asks of a person. Raises InputInvalid, or NotFound where there is no such task."""
+    """The task with its required options. Raises InputInvalid, or NotFound for an unknown task."""
     task = TASKS.get(ask.task) if ask.task else Task
     for option in task.import_options:
         if not {"policy": ask.policy}.get(option, "").strip():
@@ -176,7 +177,7 @@ def _check_options(ask: Ask) -> None:
 
 @contextlib.contextmanager
 def _without_gc() -> Iterator[None]:
-    """No search for cycles while millions of small values are made: it would look through all of them, many times."""
+    """Pause the search for reference cycles while millions of small values are created, because it scans them all."""
     was = gc.isenabled()
     gc.disable()
     try:
@@ -195,8 +196,8 @@ def _publish(
     content = stable_hash([(row.id, row.split, row.restricted) for row in made.rows])
     run = Run(
         id=f"{name}-{content}", dataset=name, recipe=recipe.model_dump(mode="json"), status="finished",
-        started_at=started, ended_at=utc_now(), code_version=code_version(), stopped_by="target", counts=made.counts,
-        price_usd=0.0,
+        started_at=started, ended_at=utc_now(), code_version=code_version(recipe.kinds), stopped_by="target",
+        counts=made.counts, price_usd=0.0,
     )  # fmt: skip
 
     def text(rows: Sequence[Row]) -> str:
@@ -220,13 +221,13 @@ def _publish(
 
 
 def _left_out(made: Collected, published: int) -> list[str]:
-    """A notice where recalls of the dataset withdraw rows of the source."""
+    """A notice if recalls of the dataset withdraw rows of the source."""
     gone = len(made.rows) - published
     return [f"rows left out because recalls of this dataset withdraw them: {gone:,}"] if gone else []
 
 
 def _check_marked(lake: Lake, found: DatasetVersion) -> None:
-    """A version's content has no mark in it: the same rows, once open, would stay open without a word."""
+    """Reject rows that are published unrestricted already: equal content makes no new version, so they stay open."""
     query = "SELECT count(*) AS n FROM lake.version_rows WHERE dataset = ? AND version = ? AND NOT restricted"
     if lake.sql(query, [found.dataset, found.version]).to_pylist()[0]["n"]:
         what = "these rows are published already, and not as restricted: nothing was changed"
@@ -234,7 +235,7 @@ def _check_marked(lake: Lake, found: DatasetVersion) -> None:
 
 
 def _recipe(name: str, chosen: ImportPlan, ask: Ask, made: Collected, licence: str) -> Recipe:
-    """The recipe that training and gates read of the run: task, labels, splits and licence; it makes nothing."""
+    """The recipe of the run, for training and gates: task, labels, splits and licence; it generates nothing."""
     labels, answered = sorted({row.label for row in made.rows}), any(row.response for row in made.rows)
     try:
         own = chosen.task.of_rows(ImportedRows(labels, answered, ask.restricted, ask.policy))
@@ -255,7 +256,7 @@ def _recipe(name: str, chosen: ImportPlan, ask: Ask, made: Collected, licence: s
 
 
 def _baseline(rows: Sequence[Row]) -> list[Seed]:
-    """A few training rows of each label, under their own ids."""
+    """A few training rows of each label, with their own ids."""
     found: defaultdict[str, list[Seed]] = defaultdict(list)
     for row in rows:
         if row.split == "train" and len(found[row.label]) < BASELINE_ROWS:

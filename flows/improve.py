@@ -1,7 +1,7 @@
-"""The flow that makes rows in rounds: make, train, evaluate, decide what the student still needs, and make that.
+"""The flow that makes rows in rounds: make, train, evaluate, and steer the next round by the student's errors.
 
-Each round is a dataset version (which holds the earlier rounds' rows too) and a student. Beside the loop the same
-number of candidates is spent at once, without steering: the comparison that says whether steering was worth it.
+Each round is a dataset version (which holds the earlier rounds' rows too) and a student. For comparison the
+same number of candidates is spent at once, without steering.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ async def improve(
     recipe: str, rounds: int | None = None, rows_per_round: int | None = None, seeds: int | None = None,
     test: str | None = None, steer_on: str | None = None, compare: bool | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Make rows in rounds, each steered by what the last student got wrong, until that stops helping.
+    """Make rows in rounds, each steered by the last student's errors, until that stops helping.
 
     `recipe` is a path or a bare name; the other parameters override its `improve:` block and `student.test`. Returns
-    the loop as a plain dict with `text` for people and `files` (report, curve, figures). Running it again repeats
-    nothing that is done. Raises GraftError subclasses for what a person can mend.
+    the loop as a plain dict with `text` for people and `files` (report, curve, figures). Running it again repeats no
+    finished work. Raises GraftError subclasses.
     """
     given = {
         "improve.rounds": rounds, "improve.rows_per_round": rows_per_round, "improve.seeds": seeds,
@@ -85,7 +85,7 @@ async def improve(
 
 
 async def _steered(arms: Arms, results: list[RoundResult], keep: Any) -> str:
-    """Every round of one seed's loop; how it ended."""
+    """Run every round of one seed's loop and return the reason of its end."""
     loop, settings = arms.loop, arms.loop.recipe.improve
     spent, started = Spending(), time.monotonic()
     learner = arms.learn(None, [], [])
@@ -97,7 +97,7 @@ async def _steered(arms: Arms, results: list[RoundResult], keep: Any) -> str:
         try:
             made = await make_version(loop, recipe, spent)
         except YieldTooLow as error:
-            return f"round {number} could not be made: {error.what.splitlines()[0]}"
+            return f"round {number} failed: {error.what.splitlines()[0]}"
         if made is None:
             return f"round {number} made no row"
         learner = arms.learn(made.version.version, made.train, made.validation)
@@ -117,7 +117,7 @@ async def _steered(arms: Arms, results: list[RoundResult], keep: Any) -> str:
 
 
 async def _unsteered(arms: Arms, results: list[RoundResult]) -> None:
-    """As many candidates as the loop opened, at once; nothing is known of the student."""
+    """Spend as many candidates as the loop opened, at once and without steering."""
     candidates = max(one.candidates for one in results if one.arm == "steered" and one.seed == arms.seed)
     if not candidates:
         return
@@ -130,12 +130,12 @@ async def _unsteered(arms: Arms, results: list[RoundResult]) -> None:
 
 
 def _loop(recipe: Recipe, file: Path, seeds: list[Seed], home: Home, lake: Lake) -> Loop:
-    """Everything checked before anything is spent."""
+    """Check everything before anything is spent."""
     kind_of(recipe).check_steering(recipe.student)
     if not recipe.student.test:
         raise GraftError(
             "improve needs a held-out file that steering never sees", where="student.test",
-            fix="name a labelled file there, or with --test",
+            fix="name a labelled file there, or pass --test",
         )  # fmt: skip
     labels = recipe.task.names
     fields = (recipe.student.text_field, recipe.student.label_field, labels)
@@ -146,7 +146,7 @@ def _loop(recipe: Recipe, file: Path, seeds: list[Seed], home: Home, lake: Lake)
     if shared := sum(" ".join(text.casefold().split()) in held for text, _ in steering):
         raise InputInvalid([Problem(
             str(file), None, "improve.steer_on", f"{shared} of its {len(steering)} texts are in the held-out file too",
-            "take them out of one of the two: what steers is shown to the generator",
+            "remove them from one of the two: the generator is shown rows that steer",
         )])  # fmt: skip
     return Loop(recipe, file, seeds, home, lake, labels, test, recipe.student.test, steering)
 
@@ -156,5 +156,5 @@ def _id(loop: Loop) -> str:
 
 
 def _absolute(path: str | None) -> str | None:
-    """A path of the command line is relative to where the person stands, not to the recipe."""
+    """A path of the command line is relative to the working folder, not to the recipe."""
     return None if path is None else str(Path(path).absolute())

@@ -1,4 +1,4 @@
-"""What a loop brought, for people: accuracy against rows, calls and money, and what each round asked for."""
+"""The report of a loop: accuracy against rows, calls and money, and the request of each round."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from graft.schemas.home import Home
 from graft.schemas.steering import Improvement, RoundResult
 
 DRIFT = 0.02
-"""Accuracy that steering gained and the held-out file lost, from which on the loop is said to overfit what steers."""
+"""Accuracy gained on the steering rows and lost on the held-out file from which overfitting is reported."""
 
 
 def write_report(improvement: Improvement, home: Home) -> tuple[str, list[Path]]:
@@ -30,7 +30,7 @@ def write_report(improvement: Improvement, home: Home) -> tuple[str, list[Path]]
 
 
 def told(improvement: Improvement) -> str:
-    """Every round's line, the comparison, and what a person should do with it."""
+    """A line for each round, the comparison, and a recommendation."""
     lines = [
         f"{improvement.dataset}, tested on {improvement.test_file}, which no round saw",
         f"ended by {improvement.stopped_by}",
@@ -44,7 +44,7 @@ def told(improvement: Improvement) -> str:
 
 
 def best_round(rounds: Sequence[RoundResult]) -> RoundResult | None:
-    """The steered round whose student is best on the rows that steer, the later of equals; never by the test."""
+    """The steered round whose student is best on the rows that steer (the later if equal); the test is not used."""
     steered = [one for one in rounds if one.arm == "steered" and one.round]
     return max(steered, key=lambda one: (one.steering or 0.0, one.round), default=None)
 
@@ -80,9 +80,7 @@ def _verdict(rounds: Sequence[RoundResult]) -> list[str]:
     if finals and base:
         lines.append(f"over the seeds alone: {_points(finals, base)}")
         if statistics.mean(finals) < statistics.mean(base):
-            lines.append(
-                "  these rows do not help: the student of the seeds alone is the better one on the held-out file"
-            )
+            lines.append("  these rows do not help: the student of the seeds alone is better on the held-out file")
     if finals and len(once) == len(finals):
         lines.append(f"over the same candidates at once, unsteered: {_points(finals, once)}")
         if len(finals) < 3:
@@ -98,7 +96,7 @@ def _points(ours: Sequence[float], theirs: Sequence[float]) -> str:
 
 
 def _overfit(steered: Sequence[RoundResult]) -> list[str]:
-    """A warning where steering's accuracy rose while the held-out one fell."""
+    """A warning if accuracy rose on the steering rows but fell on the held-out file."""
     judged = [one for one in steered if one.steering is not None]
     if len(judged) < 2 or judged[0].steering is None or judged[-1].steering is None:
         return []
@@ -121,7 +119,7 @@ def _asked(rounds: Sequence[RoundResult]) -> list[str]:
 
 
 def curve(improvement: Improvement, path: Path) -> None:
-    """Accuracy on the held-out file against rows, a line a seed; the unsteered arm as crosses."""
+    """Plot accuracy on the held-out file against rows: a line for each seed, crosses for the unsteered arm."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

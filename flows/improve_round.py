@@ -11,6 +11,7 @@ from typing import Any
 
 from graft.agents.methods.steps.draw import pool_of
 from graft.agents.roles.namer import name_concepts
+from graft.data.gates import without
 from graft.data.lake import Lake
 from graft.data.scores.answers import VALIDATION
 from graft.data.versions import version as find_version
@@ -21,6 +22,7 @@ from graft.flows.run_context import CallRecorder, open_gateway
 from graft.schemas.base import stable_hash
 from graft.schemas.datasets import DatasetVersion
 from graft.schemas.errors import BudgetExhausted, CallFailed, GraftError
+from graft.schemas.gates import GateSettings
 from graft.schemas.home import Home
 from graft.schemas.models import ModelSpec
 from graft.schemas.recipe import Recipe
@@ -36,11 +38,11 @@ from graft.students.train import Learner, Lesson, learn
 NO_EVIDENCE = "no row steers: raise splits.validation or rows_per_round, or name labelled rows in improve.steer_on"
 
 JUDGE = "student"
-"""Name of the last student among a round's models."""
+"""The name of the last student in a round's model pool."""
 
 
 def say(text: str) -> None:
-    """One line of progress: what the live display shows between two runs, and in the log."""
+    """Show one line of progress in the live display and the log."""
     now = current()
     if now is not None:
         now.stage = text
@@ -49,7 +51,7 @@ def say(text: str) -> None:
 
 @dataclass(frozen=True)
 class Loop:
-    """What all rounds share. `test` is never seen by what steers; `steering` are a person's rows that do steer."""
+    """State shared by all rounds. `test` never steers; `steering` are rows from a file that steer."""
 
     recipe: Recipe
     file: Path
@@ -64,7 +66,7 @@ class Loop:
 
 @dataclass
 class Spending:
-    """What an arm has spent so far. `price_usd` is None once any price is unknown."""
+    """An arm's spending so far. `price_usd` is None once any price is unknown."""
 
     candidates: int = 0
     calls: int = 0
@@ -72,7 +74,7 @@ class Spending:
     price_usd: float | None = 0.0
 
     def add(self, candidates: int, calls: int, tokens: int, price: float | None) -> None:
-        """One more run, or the calls between two."""
+        """Add a run, or calls between two runs."""
         self.candidates += candidates
         self.calls += calls
         self.tokens += tokens
@@ -81,7 +83,7 @@ class Spending:
 
 @dataclass(frozen=True)
 class Made:
-    """A round's version, and its rows by split; no student learns from `validation`, whose ids are kept too."""
+    """A round's version, and its rows by split; no student is trained on `validation`, whose ids are kept too."""
 
     version: DatasetVersion
     train: list[TrainRow]
@@ -91,7 +93,7 @@ class Made:
 
 @dataclass
 class State:
-    """What the decisions of a loop remember."""
+    """The memory of a loop's policies."""
 
     failed: list[list[SteeringRow]] = field(default_factory=list)
     weights: dict[str, float] = field(default_factory=dict)
@@ -100,7 +102,7 @@ class State:
 
 @dataclass(frozen=True)
 class Arms:
-    """One random seed of a loop: its datasets and its students. The first seed is the recipe's own."""
+    """One random seed of a loop, with its datasets and students. The first seed is the recipe's own."""
 
     loop: Loop
     seed: int
@@ -114,7 +116,7 @@ class Arms:
     def learn(
         self, version: int | None, train: Sequence[TrainRow], validation: Sequence[TrainRow], dataset: str = ""
     ) -> Learner:
-        """The student of the seeds and these rows, saved in the lake."""
+        """Train a student on the seeds and these rows and save it in the lake."""
         loop = self.loop
         settings = loop.recipe.student.model_copy(
             update={"seed": loop.recipe.student.seed + self.seed - loop.recipe.seed}
@@ -151,14 +153,14 @@ class Arms:
         )  # fmt: skip
 
     def steering_rows(self, learner: Learner, made: Made) -> list[SteeringRow]:
-        """The rows that steer with what the student says of them: a person's, else the version's validation rows."""
+        """The student's predictions on the rows that steer: from a file, else the version's validation rows."""
         if self.loop.steering:
             return judged_rows(learner, [TrainRow(text, label) for text, label in self.loop.steering])
         return judged_rows(learner, made.validation)
 
 
 def judged_rows(learner: Learner, rows: Sequence[TrainRow]) -> list[SteeringRow]:
-    """Rows with the student's probabilities, and the teacher's where there are any."""
+    """Rows with the student's probabilities and, if known, the teacher's."""
     _, shares = learner.ask([row.text for row in rows])
     labels = learner.labels
     return [
@@ -190,7 +192,7 @@ async def next_recipe(
     number: int,
     spent: Spending,
 ) -> Recipe:
-    """The next round's recipe, decided by the policies; what they said is remembered in `state`."""
+    """The next round's recipe, decided by the policies, whose notes are kept in `state`."""
     loop, settings = arms.loop, arms.loop.recipe.improve
     naming = Naming(loop, made.version.run_id, arms.seed + number, spent)
     async with naming:
@@ -211,7 +213,7 @@ async def next_recipe(
 
 
 def unsteered_recipe(arms: Arms, candidates: int) -> Recipe:
-    """As many candidates at once: a target that only they can end."""
+    """A recipe for that many candidates at once: only they can end the run."""
     recipe = arms.loop.recipe
     each = math.ceil(candidates / len(recipe.wanted()))
     limits = recipe.limits.model_copy(update={"candidates": candidates, "out_of_reach": "go_on", "min_yield": 0.0})
@@ -220,9 +222,9 @@ def unsteered_recipe(arms: Arms, candidates: int) -> Recipe:
 
 
 async def make_version(loop: Loop, recipe: Recipe, spent: Spending) -> Made | None:
-    """Run a round's recipe and read what came of it; None where it published nothing. YieldTooLow as make_dataset.
+    """Run a round's recipe and read its version; None if it published nothing. Raises YieldTooLow as make_dataset.
 
-    A run that ended early with some rows published counts as made.
+    A run that ended early with some rows published counts as a success.
     """
     result = await make_run(recipe, loop.file, loop.seeds)
     run, version = result["run"], result["version"]
@@ -236,7 +238,7 @@ async def make_version(loop: Loop, recipe: Recipe, spent: Spending) -> Made | No
 
 
 class Naming:
-    """A generator that names what texts are about, its gateway opened when it is first asked; its calls are kept."""
+    """A generator that names the subjects of texts; its gateway is opened on first use, its calls are recorded."""
 
     def __init__(self, loop: Loop, run_id: str, seed: int, spent: Spending) -> None:
         self._loop, self._run_id, self._seed, self._ledger = loop, run_id, seed, spent
@@ -247,7 +249,7 @@ class Naming:
         return self
 
     async def name(self, label: str, texts: Sequence[str]) -> tuple[str, ...]:
-        """The subjects of the texts; empty where the model gave nothing usable or no call can be paid."""
+        """The subjects of the texts; empty if no reply is usable or a limit is reached."""
         if self._recorder is None:
             self._opened = open_gateway(self._loop.recipe, self._loop.home, say, run_id=self._run_id)
             self._recorder = CallRecorder((await self._opened.__aenter__()).call, self._run_id, "")
@@ -274,14 +276,15 @@ class Naming:
 
 
 def _with(recipe: Recipe, arms: Arms, arm: Arm, wanted: dict[str, int]) -> Recipe:
-    """The recipe with an arm's name, seed and counts; what other loops published in its dataset binds it in nothing."""
+    """The recipe with an arm's name, seed and counts; versions of other loops do not constrain it."""
     target = recipe.target.model_copy(update={"labels": wanted})
-    gates = recipe.gates.model_copy(update={"against_published": False})
+    free = without(lambda kind: kind.published)
+    gates = GateSettings.model_validate({**recipe.gates.model_dump(), **free})
     return recipe.model_copy(update={"name": arms.dataset(arm), "seed": arms.seed, "target": target, "gates": gates})
 
 
 def _judged_by(recipe: Recipe, student: Student) -> Recipe:
-    """The recipe with the student in place of every encoder, in the pool and in the roles that name one."""
+    """The recipe with the student replacing every encoder, in the pool and in roles."""
     encoders = {model.name for model in recipe.models if model.provider == "encoder"}
     licence = next((model.licence for model in recipe.models if model.provider == "encoder"), None)
     judge = ModelSpec(name=JUDGE, provider="encoder", model=student.id, licence=licence)

@@ -1,7 +1,7 @@
-"""Notes what a run does now in its live.json, about once a second, for other processes to read (schemas/live.py).
+"""Write a run's state to its live.json about once a second, for other processes (schemas/live.py).
 
-A thread of its own writes. Nothing that goes wrong here reaches the run: a disk that is full, or a count that changed
-while it was read, costs a note.
+A separate thread writes. Errors never reach the run: a full disk, or a count that changes while it is read, costs a
+note.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from graft.schemas.redaction import redact
 
 EVERY_S = 1.0
 RATE_S = 60.0
-"""Seconds that the rate looks back."""
+"""Window of the rate, in seconds."""
 RATE_FROM_S = 5.0
-"""Seconds before which a rate is not told."""
+"""Seconds before the first rate is given."""
 JOIN_S = 2.0
 _COUNTS = (
     "calls", "cached", "retried", "hedged", "damaged", "in_flight", "prompt_tokens", "completion_tokens", "price_usd",
@@ -41,9 +41,9 @@ _COUNTS = (
 
 @asynccontextmanager
 async def noted(home: Home, progress: Progress, keys: Iterable[str] = ()) -> AsyncIterator[None]:
-    """Note what the run does while the block goes on; at its end, however it comes, that it has ended.
+    """Write notes while the block runs, and a last note at its end, also after an error.
 
-    `keys` are the environment variables of the recipe's keys, whose values no note holds.
+    `keys` are the environment variables of the recipe's keys, whose values are redacted.
     """
     notes = None
     with contextlib.suppress(Exception):
@@ -73,18 +73,18 @@ class Notes:
         }  # fmt: skip
 
     def start(self) -> None:
-        """The first note now, the others from a thread."""
+        """Write the first note now, the others from a thread."""
         self.write()
         self._thread.start()
 
     def end(self) -> None:
-        """The last note: that the run has ended."""
+        """Write the last note: the run has ended."""
         self._stop.set()
         self._thread.join(JOIN_S)
         self.write(ended=True)
 
     def write(self, *, ended: bool = False) -> bool:
-        """Put a note in place of the one before, whole or not at all; False where that failed."""
+        """Replace the note atomically; False if that failed."""
         with self._writing:
             if self._stop.is_set() and not ended:
                 return False
@@ -92,7 +92,7 @@ class Notes:
                 staged = self._file.with_suffix(".json.tmp")
                 staged.write_bytes(orjson.dumps({**self._state(), "ended": ended}, option=orjson.OPT_NON_STR_KEYS))
                 staged.replace(self._file)
-            except Exception:  # whatever it was, the run goes on
+            except Exception:  # the run goes on after any error
                 return False
             return True
 
@@ -145,9 +145,9 @@ def _born() -> float | None:
 
 
 def _prefect() -> dict[str, str | None]:
-    """The flow run that this is part of, and its server's address without a password.
+    """The current flow run, and its server's address without a password.
 
-    None outside of one; the address too where the run started the server for itself, since that has no pages.
+    None outside a flow run. The address is None too if the run started its own server, which has no pages.
     """
     from prefect.runtime import flow_run
     from prefect.settings import PREFECT_API_URL

@@ -1,8 +1,7 @@
-"""The log of one run: a JSON object a line in `<home>/runs/<run>/log.jsonl`, with secrets taken out on the way.
+"""The log of one run: JSON lines in `<home>/runs/<run>/log.jsonl`, with secrets redacted.
 
-Counts and codes are logged, never a row's, a prompt's or a reply's text. An exception leaves its class, its code and
-where it was raised; its text only where it was written for a person (GraftError, but for a failed call) or by the
-system (OSError).
+Counts and codes are logged, never the text of a row, prompt or reply. An exception is logged with its class, code and
+place; its text only if it was written for people (GraftError, except a failed call) or by the system (OSError).
 """
 
 from __future__ import annotations
@@ -25,19 +24,19 @@ from graft.schemas.home import Home
 from graft.schemas.redaction import redact, redact_fields
 
 SHARED = ("", "prefect", "prefect.extra", "prefect.flow_runs", "prefect.task_runs", "prefect.workers")
-"""Loggers of others whose handlers show what Graft says; the first is the root."""
+"""Loggers of others whose handlers show Graft's records; the first is the root."""
 
 LARGEST = 16 * 2**20
-"""Bytes of a log file; the one before it is kept as log.jsonl.1."""
+"""Maximum bytes of a log file; the previous file is kept as log.jsonl.1."""
 
 FRAMES = 12
-"""How many of the innermost frames an exception leaves."""
+"""Number of innermost frames logged for an exception."""
 
 BROKEN = (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
-"""What formatting an argument may raise; a log line never ends a run."""
+"""Errors of formatting an argument; a log line never ends a run."""
 
 LOG = logging.getLogger("graft")
-"""Above every logger of Graft's, which are named by module."""
+"""The parent of all loggers of Graft, which are named by module."""
 _RUN: ContextVar[str | None] = ContextVar("graft_run", default=None)
 _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _lock = threading.Lock()
@@ -46,7 +45,7 @@ _open = 0
 
 
 class Redacting(logging.Filter):
-    """Takes secrets out of a record before its handler sees it: message with arguments, exception, extra fields.
+    """Redacts secrets in a record before its handler runs: message with arguments, exception, extra fields.
 
     `keys` are the names of environment variables that hold keys, whatever they are called.
     """
@@ -56,7 +55,7 @@ class Redacting(logging.Filter):
         self._keys = tuple(keys)
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Changes the record in place; always lets it pass."""
+        """Change the record in place; always returns true."""
         text = _message(record)
         clean = redact(text, self._keys)
         if clean != text or _broken(record):
@@ -77,7 +76,7 @@ class Redacting(logging.Filter):
 
 
 class _Lines(RotatingFileHandler):
-    """Writes the records of one run. A disk that is full costs log lines, never the run."""
+    """Writes the records of one run. A full disk costs log lines, never the run."""
 
     def __init__(self, file: Path, run_id: str, keys: tuple[str, ...]) -> None:
         super().__init__(file, maxBytes=LARGEST, backupCount=1, encoding="utf-8", errors="backslashreplace")
@@ -85,11 +84,11 @@ class _Lines(RotatingFileHandler):
         self.setLevel(logging.INFO)
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Only this run's records, and those of threads that belong to no run."""
+        """Accept this run's records and those of threads outside any run."""
         return _RUN.get() in (None, self._run_id)
 
     def format(self, record: logging.LogRecord) -> str:
-        """One JSON object, without secrets."""
+        """Format a record as one JSON object without secrets."""
         line: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -105,7 +104,7 @@ class _Lines(RotatingFileHandler):
         return json.dumps(line, default=str)
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Say once that a line was lost, without the line."""
+        """Report once that a line was lost, without the line."""
         if not self._told:
             self._told = True
             error = sys.exc_info()[0]
@@ -113,7 +112,7 @@ class _Lines(RotatingFileHandler):
 
 
 class _Onward(logging.Handler):
-    """Hands records to the root's handlers, as they would have come there without a run's log."""
+    """Forwards records to the root's handlers, as without a run's log."""
 
     def emit(self, record: logging.LogRecord) -> None:
         logging.getLogger().callHandlers(record)
@@ -121,10 +120,10 @@ class _Onward(logging.Handler):
 
 @contextmanager
 def run_log(home: Home, run_id: str, keys: Iterable[str | None] = ()) -> Iterator[Path]:
-    """Everything that Graft's loggers say meanwhile, from INFO on, goes to the run's log.jsonl (the path is given).
+    """Write all records of Graft's loggers, from INFO on, to the run's log.jsonl while the block runs; yields the path.
 
     `keys` are the recipe's `api_key_env` names. Handlers of other loggers (Prefect's, the root's) redact meanwhile.
-    Several runs may be open at once. A file that can't be opened is a warning, and the run goes on.
+    Several runs may be open at once. If the file can't be opened, a warning is logged and the run goes on.
     """
     names, file = tuple(name for name in keys if name), home.run(run_id) / "log.jsonl"
     handler: _Lines | None = None
@@ -165,30 +164,30 @@ def redact_handlers(keys: Iterable[str] = ()) -> list[tuple[logging.Handler, log
 
 
 def started(dataset: str, method: str, target: int, again: bool) -> None:
-    """A run begins, or goes on (`again`). `target` in rows."""
+    """Log that a run begins or resumes (`again`). `target` in rows."""
     _event("run.started", "the run begins", dataset=dataset, method=method, target=target, again=again)
 
 
 def shard_ended(shard: str, why: str, opened: int, accepted: int, seconds: float) -> None:
-    """A shard is over; `why` is its end's code, such as `target`."""
+    """Log the end of a shard; `why` is its code, such as `target`."""
     text, seconds = f"a shard ended: {why}", round(seconds, 3)
     _event("shard.ended", text, shard=shard, why=why, opened=opened, accepted=accepted, seconds=seconds)
 
 
 def stopped_early(why: str, opened: int, accepted: int, target: int) -> None:
-    """The run can't reach its target, or a cap is met; `why` is a code."""
+    """Log that the run can't reach its target or met a cap; `why` is a code."""
     text, level = f"the run stops early: {why}", logging.WARNING
     _event("run.stopped_early", text, at=level, why=why, opened=opened, accepted=accepted, target=target)
 
 
 def published(dataset: str, version: int | str, rows: int, price_usd: float | None) -> None:
-    """A version of the dataset is there. `price_usd` None: not known."""
+    """Log a published version. `price_usd` None: unknown."""
     text = "a version is published"
     _event("run.published", text, dataset=dataset, version=version, rows=rows, price_usd=price_usd)
 
 
 def failed(error: BaseException) -> None:
-    """The run ended with an error: its class, code and place; the traceback by frames."""
+    """Log the error that ended the run: class, code, place, and traceback frames."""
     fields = {"error": type(error).__name__, "code": getattr(error, "code", None)}
     LOG.error("the run failed: %s", fields["error"], extra={"event": "run.failed", **fields}, exc_info=error)
 
@@ -234,7 +233,7 @@ def _broken(record: logging.LogRecord) -> bool:
 
 
 def _message(record: logging.LogRecord) -> str:
-    """The record's text; where its arguments do not fit it, the text alone."""
+    """The record's text; without arguments if they do not fit it."""
     try:
         return record.getMessage()
     except BROKEN:
@@ -242,7 +241,7 @@ def _message(record: logging.LogRecord) -> str:
 
 
 def _fields(extra: dict[str, Any], keys: tuple[str, ...], keep: bool = False) -> dict[str, Any]:
-    """The extra fields without secrets; with `keep` only those that changed, so that others stay what they were."""
+    """The extra fields without secrets; with `keep` only changed fields, so that others keep their type."""
     clean: dict[str, Any] = {}
     for name, value in extra.items():
         try:
@@ -257,12 +256,12 @@ def _fields(extra: dict[str, Any], keys: tuple[str, ...], keep: bool = False) ->
 
 
 def _differs(value: object, clean: object) -> bool:
-    """Whether redaction took something out, and did not only change the value's type."""
+    """Whether redaction removed something, beyond changing the value's type."""
     return "(redacted)" in json.dumps(clean, default=str) or isinstance(value, str)
 
 
 def _exception(error: BaseException) -> dict[str, Any]:
-    """An exception and its causes, as the module's head says."""
+    """An exception and its causes, as described in the module docstring."""
     found: dict[str, Any] = {"class": type(error).__name__}
     if isinstance(error, CallFailed):
         found["code"] = error.code

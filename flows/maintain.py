@@ -1,4 +1,4 @@
-"""The flow that keeps the lake in order: small files merged, old snapshots expired, unused files deleted."""
+"""The flow that maintains the lake: merges small files, expires old snapshots, deletes unused files."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from graft.schemas.errors import GraftError
 from graft.schemas.home import Home
 
 DAYS = 30.0
-"""How old a snapshot is, at least, when it expires."""
+"""Minimum age of an expiring snapshot, in days."""
 
 
 @flow(name="maintain")
 def maintain(older_than: float = DAYS, dry_run: bool = False) -> dict[str, Any]:
-    """Keep the lake in order. `older_than` is in days; a snapshot that a published version names never expires."""
+    """Maintain the lake. `older_than` is in days; a snapshot that a published version names never expires."""
     return maintain_now(older_than=older_than, dry_run=dry_run).model_dump(mode="json")
 
 
 def maintain_now(*, older_than: float = DAYS, dry_run: bool = False) -> Maintenance:
-    """The same without Prefect. Raises GraftError where `older_than` (days) is negative or too large."""
+    """Maintain the lake without Prefect. Raises GraftError if `older_than` (days) is negative or too large."""
     try:
         age = timedelta(days=older_than)
     except (OverflowError, ValueError):
         age = timedelta(days=-1)
     if not timedelta() <= age <= timedelta(days=36_500):
-        raise GraftError(f"{older_than:g} is no age in days", where="--older-than", fix="a number from 0 to 36500")
+        raise GraftError(f"{older_than:g} is not an age in days", where="--older-than", fix="a number from 0 to 36500")
     with Lake.open(Home.find()) as lake:
         return maintain_lake(lake, older_than=age, dry_run=dry_run)

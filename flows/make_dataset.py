@@ -1,4 +1,4 @@
-"""The flow that makes a dataset: plan, shards as tasks, rounds settled, a version published.
+"""The flow that makes a dataset: plan, shards as tasks, rounds of de-duplication, a published version.
 
 Parameters are a recipe's name and a few plain overrides, so that Prefect's form and a schedule can give them.
 """
@@ -31,7 +31,6 @@ from graft.flows.publish import finish
 from graft.flows.run_context import (
     RunContext,
     Say,
-    code_version,
     enter,
     leave,
     open_gateway,
@@ -48,17 +47,18 @@ from graft.schemas.calls import Call
 from graft.schemas.datasets import Run
 from graft.schemas.errors import GraftError
 from graft.schemas.home import Home
+from graft.schemas.kinds import code_version
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Candidate, Seed, Slot
 
 SHARDS_AT_ONCE = 2
-"""So that the next shard's first slots fill the gap that a shard's last ones leave."""
+"""Shards that run at once, so that the next shard's first slots fill the gap left by a shard's last slots."""
 
 ENDED = ("target", "candidates")
-"""How a shard ends by itself; anything else is a halt, after which it goes on when the run does."""
+"""Reasons for which a shard ends by itself; any other is a halt, and the shard resumes with the run."""
 
 TOP_UPS = 3
-"""How often a round is topped up for what its de-duplication took."""
+"""Maximum top-ups of a round for rows lost to de-duplication."""
 
 
 @flow(name="make_dataset", validate_parameters=True)
@@ -70,19 +70,19 @@ async def make_dataset(
     minutes: float | None = None,
     fresh: bool = False,
 ) -> dict[str, Any]:
-    """Make (or go on making) the dataset of a recipe and publish it as a version.
+    """Make (or continue) the dataset of a recipe and publish it as a version.
 
-    Returns the run and the version as plain dicts; `version` is None where nothing was accepted. A recipe with `review`
-    waits for people once its version is published, and gives the version with their edits. Raises GraftError
-    subclasses for what a person can mend.
+    Returns the run and the version as plain dicts; `version` is None if nothing was accepted. A recipe with `review`
+    waits for people once its version is published, and returns the version with their edits. Raises GraftError
+    subclasses.
 
     Args:
         recipe: path of a recipe, or the bare name of one
-        rows_per_label: accepted rows wanted of each label, instead of the recipe's
-        seed: random seed instead of the recipe's; another one makes other rows
+        rows_per_label: target of accepted rows for each label, instead of the recipe's
+        seed: random seed instead of the recipe's; another seed makes other rows
         money_usd: US dollars at most, instead of the recipe's
         minutes: minutes at most, instead of the recipe's
-        fresh: draw another seed for this firing of a schedule, so that it makes new rows
+        fresh: draw a new seed for this scheduled run, so that it makes new rows
     """
     if fresh:
         seed = fresh_seed(_scheduled_moment())
@@ -94,7 +94,7 @@ async def make_dataset(
 
 
 async def make_run(loaded: Recipe, file: Path, seeds: list[Seed]) -> dict[str, Any]:
-    """The run of a loaded recipe, inside any flow; errors and result as `make_dataset`."""
+    """Run a loaded recipe inside any flow; errors and result as in `make_dataset`."""
     home = Home.find()
     loaded = await asyncio.to_thread(weighed, loaded, home)
     run_id = run_id_of(loaded, seeds)
@@ -117,7 +117,7 @@ async def _make(recipe: Recipe, file: Path, seeds: list[Seed], home: Home, lake:
         recipe_file=str(file),
         status="running",
         started_at=before.started_at if before else utc_now(),
-        code_version=code_version(),
+        code_version=code_version(recipe.kinds),
         neighbours=before.neighbours if before else {},
     )
     say: Say = lambda text: _say(progress, text)  # noqa: E731
@@ -155,13 +155,13 @@ async def _make(recipe: Recipe, file: Path, seeds: list[Seed], home: Home, lake:
         logs.failed(error)
         ended = lake.run(run_id)
         if ended is not None and ended.version is not None:
-            raise  # it ended early with what was accepted published: its record stays
+            raise  # it ended early with its accepted rows published: its record stays
         lake.save_run(run.model_copy(update={"status": "failed", "stopped_by": error.what, "ended_at": utc_now()}))
         raise
 
 
 def _published(lake: Lake, recipe: Recipe, run_id: str) -> list[tuple[str, str, str]]:
-    """The texts that no row may repeat: of a loop's round those of the version that it goes on from, else of all."""
+    """The texts that no row may repeat: all published texts, or for a loop's round those of the version it extends."""
     if recipe.steering is None:
         return published_texts(lake, recipe.name, exclude_run=run_id)
     before = version_rows(lake, find_version(lake, f"{recipe.name}@{recipe.steering.after}"))
@@ -169,7 +169,7 @@ def _published(lake: Lake, recipe: Recipe, run_id: str) -> list[tuple[str, str, 
 
 
 async def _rounds(context: RunContext, say: Say) -> tuple[list[Candidate], int]:
-    """Every round: shards, duplicates, top-ups, and what was accepted joins the exemplars of the next."""
+    """Run every round: shards, duplicates, top-ups; accepted rows join the exemplars of the next round."""
     say("preparing seeds")
     await rounds.prepare(context)
     max_cosine = context.method.traits(context.recipe).max_cosine
@@ -208,7 +208,7 @@ async def _rounds(context: RunContext, say: Say) -> tuple[list[Candidate], int]:
 
 
 async def _run_shards(context: RunContext, specs: list[ShardSpec]) -> int:
-    """All shards of a pass, a few at once. Returns how many candidates they settled."""
+    """Run all shards of a pass, a few at once. Returns the number of settled candidates."""
     room = asyncio.Semaphore(SHARDS_AT_ONCE)
 
     async def one(spec: ShardSpec) -> int:
@@ -225,7 +225,7 @@ async def _run_shards(context: RunContext, specs: list[ShardSpec]) -> int:
 
 
 async def _one_shard(context: RunContext, spec: ShardSpec) -> int:
-    """Make the shard, unless an earlier process made all of it. Returns how many candidates it settled."""
+    """Make the shard, unless an earlier process finished it. Returns the number of settled candidates."""
     file = report_file(context.home, context.run_id, context.lake.id, spec)
     report = read_report(file)
     if report is None:
@@ -238,7 +238,7 @@ async def _one_shard(context: RunContext, spec: ShardSpec) -> int:
 
 @task(name="make_shard", cache_policy=NO_CACHE, persist_result=False, task_run_name="shard {spec[round]}.{spec[shard]}")
 async def make_shard(run_id: str, spec: dict[str, Any]) -> dict[str, Any]:
-    """One shard's share of accepted rows. What the lake already holds of it is replayed, not repeated."""
+    """Make one shard's share of accepted rows. Candidates in the lake are replayed, not repeated."""
     context, plan = run_context_of(run_id), ShardSpec.model_validate(spec)
     admission, drawn = context.admission(), context.drawn
     stored = {c.slot.id: c for c in context.lake.settled(run_id, plan.round, plan.shard)}
@@ -281,7 +281,7 @@ async def make_shard(run_id: str, spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def _width(recipe: Recipe) -> int:
-    """Slots that a shard has open at once: a few more than calls in flight, and many where answers take hours."""
+    """Slots that a shard has open at once: a few more than calls in flight, and many if replies take hours."""
     limits, asked = recipe.limits, method_of(recipe).roles_of(recipe)
     width = max(8, int(limits.concurrency * 1.25))
     return max(width, limits.batch_slots) if any(recipe.role(role).batch for role in asked) else width

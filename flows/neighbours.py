@@ -1,6 +1,6 @@
-"""Which classes are mixed with which: the last student's confusions first, then the nearest by embeddings.
+"""Pairing of classes for mixing: the last student's confusions first, then the nearest by embeddings.
 
-Found once a run and kept in its record, so that a rerun mixes alike though a student was trained meanwhile.
+Computed once for each run and kept in its record, so that a rerun mixes alike even if a student was trained meanwhile.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from graft.schemas.students import Evaluation
 def find_neighbours(
     recipe: Recipe, seeds: Sequence[Seed], lake: Lake, say: Callable[[str], None]
 ) -> dict[str, tuple[str, ...]]:
-    """Class to all other classes, most confusable first; empty where its method needs none or nothing embeds."""
+    """Class to all other classes, most confusable first; empty if the method needs none or nothing embeds."""
     if not method_of(recipe).traits(recipe).confusable:
         return {}
     embed, why = encoder.find_embed()
@@ -65,9 +65,9 @@ def nearest_classes(
 
 
 def _last_evaluation(lake: Lake, recipe: Recipe) -> Evaluation | None:
-    """The newest student's evaluation on its validation rows, where it knows the same classes.
+    """The newest student's evaluation on its validation rows, if it has the same classes.
 
-    Never the one on a test file: what steers generation is no independent estimate any more.
+    Test files are not used: a test that steers generation is no independent estimate.
     """
     names = set(recipe.task.names)
     for student in lake.students(recipe.name):

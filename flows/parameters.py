@@ -1,4 +1,4 @@
-"""A deployment's parameters: what a form asks for, what it sent, and whether the flow would take it."""
+"""A deployment's parameters: form fields, submitted values, and their validation."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ Kind = Literal["text", "whole", "number", "truth", "choice", "json"]
 KINDS: dict[str, Kind] = {"string": "text", "integer": "whole", "number": "number", "boolean": "truth"}
 WORDS: dict[Kind, str] = {
     "text": "a text", "whole": "a whole number, such as 50", "number": "a number, such as 1.5",
-    "truth": "true or false", "choice": "one of those offered", "json": "JSON",
+    "truth": "true or false", "choice": "one of the choices", "json": "JSON",
 }  # fmt: skip
 
 
 class ParameterInfo(Value):
-    """One parameter of a flow. `default` is what it is when it is left out: the deployment's value, else the flow's."""
+    """One parameter of a flow. `default` applies if it is left out: the deployment's value, else the flow's."""
 
     name: str
     kind: Kind
@@ -31,7 +31,7 @@ class ParameterInfo(Value):
 
 
 def parameters_of(schema: Mapping[str, Any] | None, values: Mapping[str, Any]) -> tuple[ParameterInfo, ...]:
-    """What a deployment takes, in the flow's order, from its JSON Schema and the values that it has."""
+    """A deployment's parameters, in the flow's order, from its JSON Schema and values."""
     found: Mapping[str, Mapping[str, Any]] = (schema or {}).get("properties") or {}
     required = set((schema or {}).get("required") or ())
     ordered = sorted(found.items(), key=lambda item: item[1].get("position", len(found)))
@@ -63,7 +63,7 @@ def _kind(form: Mapping[str, Any]) -> tuple[Kind, tuple[Any, ...]]:
 
 
 def from_form(accepts: Sequence[ParameterInfo], texts: Mapping[str, str]) -> dict[str, Any]:
-    """What a web form sent, as values: an empty field is left out. Raises GraftError that names the field."""
+    """Values of a submitted web form, without empty fields. Raises GraftError that names the field."""
     known = {info.name: info for info in accepts}
     values: dict[str, Any] = {}
     for name, text in texts.items():
@@ -93,9 +93,9 @@ def _read(info: ParameterInfo, text: str) -> Any:
 def checked(
     deployment: str, schema: Mapping[str, Any] | None, values: Mapping[str, Any], given: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """`given`, where the deployment's flow would take it over the `values` that the deployment has.
+    """`given`, if the deployment's flow accepts it on top of the deployment's `values`.
 
-    Raises GraftError that names the parameter (`where`) where one is unknown, missing or of another type.
+    Raises GraftError that names the parameter (`where`) that is unknown, missing or of another type.
     """
     from prefect.utilities.schema_tools.validation import validate
 
@@ -108,23 +108,23 @@ def checked(
             fix = f"give {info.name} {WORDS[info.kind]}"
             raise GraftError(f"{deployment} needs {info.name}", where=info.name, fix=fix)
     for name, value in given.items():
-        if has_key(json.dumps(value, default=str)):  # Prefect keeps parameters, and shows them
+        if has_key(json.dumps(value, default=str)):  # Prefect stores parameters and shows them
             fix = "name an environment variable in the recipe instead: api_key_env"
-            raise GraftError("a key does not belong into a parameter", where=name, fix=fix)
+            raise GraftError("a key must not be a parameter", where=name, fix=fix)
     for problem in validate({**values, **given}, dict(schema or {})):
         name = str(next(iter(problem.absolute_path), ""))
         if name not in accepts:
-            raise GraftError(f"{deployment} does not take this: {problem.message[:200]}", where=deployment)
+            raise GraftError(f"{deployment} rejects this: {problem.message[:200]}", where=deployment)
         raise _mistyped(accepts[name], {**values, **given}[name])
     return dict(given)
 
 
 def _unknown(name: str, known: Sequence[str], deployment: str = "it") -> GraftError:
     what = f"no parameter {name!r}; {deployment} takes {', '.join(known) or 'none'}"
-    return GraftError(what, where=name, fix="leave it out, or take one of those")
+    return GraftError(what, where=name, fix="leave it out, or use one of those")
 
 
 def _mistyped(info: ParameterInfo, value: Any) -> GraftError:
     wanted = f"one of: {', '.join(map(str, info.choices))}" if info.choices else WORDS[info.kind]
     empty = ", or leave it out" if info.nullable or not info.required else ""
-    return GraftError(f"{str(value)[:100]!r} does not do", where=info.name, fix=f"give {info.name} {wanted}{empty}")
+    return GraftError(f"{str(value)[:100]!r} is not valid", where=info.name, fix=f"give {info.name} {wanted}{empty}")

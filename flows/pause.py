@@ -1,13 +1,13 @@
-"""A run that pauses until people have looked at its rows, and goes on with what they decided.
+"""A run that pauses until people have reviewed its rows, and then applies their decisions.
 
-The version is published before the wait, so nothing is lost if nobody comes. What waits is noted in
+The version is published before the wait, so nothing is lost if nobody comes. A waiting run is noted in
 GRAFT_HOME/runs/<run id>/waiting.json; the wait itself is Prefect's pause of the flow run, which any process can end
 through the server's API: that of `graft up`, or the one that a run started for itself on 127.0.0.1. Prefect is imported
 inside the functions.
 
-A question is closed by a person's word, or by the end of the wait where the recipe says `unanswered: go_on`; that is
-noted in reviewed.json, and the same command then gives the same version without another wait. A run that was killed,
-cancelled, or stopped by `unanswered: stop` leaves it open: the same command waits again.
+A review ends when a person resumes the run, or at the end of the wait with `unanswered: go_on`; the end is
+noted in reviewed.json, and the same command then returns the same version without another wait. A run that was killed,
+cancelled, or stopped by `unanswered: stop` leaves the review open: the same command waits again.
 """
 
 from __future__ import annotations
@@ -39,22 +39,22 @@ T = TypeVar("T", bound=Value)
 
 NOTE, CLOSED = "waiting.json", "reviewed.json"
 POLL_SECONDS = 2
-"""How often a paused run asks whether it may go on."""
+"""Seconds between two checks of a paused run."""
 SERVER_PATIENCE = 30 * 24 * 3600
-"""Seconds beyond the recipe's wait after which Prefect would fail a paused run by itself: the run's own clock counts,
-which a machine that slept does not stop."""
+"""Seconds beyond the recipe's wait after which Prefect fails a paused run. The run ends its wait by its own wall clock,
+which a machine's sleep does not stop."""
 TRIES = 10
-"""Between the note and Prefect's pause lie a few requests: somebody quick is not sent away."""
+"""Attempts to resume: Prefect's pause begins a few requests after the note is written."""
 NOT_REVIEWED = ("refusals", "out_of_reach")
-"""Runs that these stopped end with an error: there is nothing to go on to."""
+"""Reasons of stops that end a run with an error: there is nothing to review."""
 
 
 class Waiting(Value):
-    """A run that waits: for the review of which version, how many rows chosen how, where it can be told to go on."""
+    """A waiting run: the version under review, the number and choice of rows, and the server that resumes it."""
 
     run_id: str
     dataset: str
-    """The version that is to be reviewed: "name@number"."""
+    """The version under review: "name@number"."""
     rows: int
     by: ReviewBy
     unanswered: str
@@ -65,11 +65,11 @@ class Waiting(Value):
     host: str
     pid: int
     born: float
-    """When the process started, in Unix seconds: with the number it names the process."""
+    """Start time of the process in Unix seconds, which identifies it with its id."""
 
 
 class Closed(Value):
-    """How a wait ended. `by` is empty where nobody came; `version` is what the run's result is."""
+    """The end of a wait. `by` is empty if nobody came; `version` is the run's result."""
 
     onto: str
     version: str
@@ -80,20 +80,20 @@ class Closed(Value):
 
 
 def waiting(home: Home) -> list[Waiting]:
-    """The runs that wait for a review now, longest first; those whose process is gone are left out."""
+    """The runs that wait for a review, longest first; runs without a live process are left out."""
     notes = (_read(file, Waiting) for file in home.runs.glob(f"*/{NOTE}"))
     return sorted((note for note in notes if note is not None and _lives(note)), key=lambda note: note.since)
 
 
 def resume(home: Home, run_id: str, *, by: str, note: str = "") -> None:
-    """Resume a waiting run (its id, or a beginning that only it has): its review is done. It continues in seconds.
+    """Resume a waiting run (by id or unique prefix) after its review. It continues within seconds.
 
-    Raises NotFound where it does not wait, GraftError where nobody is named or its server does not answer.
+    Raises NotFound if it does not wait, GraftError if no reviewer is named or its server does not respond.
     """
     here = waiting(home)
     found = [one for one in here if one.run_id == run_id] or [one for one in here if one.run_id.startswith(run_id)]
     if not run_id or len(found) != 1:
-        fix = f"these wait: {', '.join(one.run_id for one in here)}" if here else "no run waits; see: graft status"
+        fix = f"these wait: {', '.join(one.run_id for one in here)}" if here else "no run is waiting; see: graft status"
         raise NotFound(f"no run {run_id!r} waits for a review", where=str(home.runs), fix=fix)
     if not by.strip() or len(by) > 200 or len(note) > 2_000:
         raise GraftError("a review needs a name of up to 200 characters, and a note of 2,000", where="--by")
@@ -105,10 +105,10 @@ def resume(home: Home, run_id: str, *, by: str, note: str = "") -> None:
 async def review(
     home: Home, settings: ReviewSettings, result: dict[str, Any], say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Wait for people's review of what a run published, inside its flow; the result with their edits applied.
+    """Wait inside a flow for people's review of the published version; returns the result with their edits.
 
-    Where the question was closed before, the result is what was made of it then. Raises GraftError where nobody came
-    and the recipe says `unanswered: stop`, and where Prefect's run was cancelled.
+    If the review ended before, its result is returned. Raises GraftError if nobody came
+    and the recipe has `unanswered: stop`, or if Prefect's run was cancelled.
     """
     from graft.flows.run_context import run_lock
 
@@ -126,7 +126,7 @@ async def review(
 
 
 async def _wait(home: Home, note: Waiting, say: Callable[[str], None]) -> Reviewed | None:
-    """The person's word, None where the time was up. The note lies there for as long as it takes."""
+    """Wait with a note on disk; returns the review, or None if time ran out."""
     file = _note_file(home, note.run_id)
     _write(file, note)
     say(f"{note.dataset} waits for review: graft dashboard, page Review; then: graft resume {note.run_id}")
@@ -135,14 +135,14 @@ async def _wait(home: Home, note: Waiting, say: Callable[[str], None]) -> Review
     finally:
         file.unlink(missing_ok=True)
     if reviewed is None and note.unanswered == "stop":
-        what = f"nobody said that {note.dataset} is reviewed within {_span(note)}; it stays published as it is"
-        fix = "review it, then run the same command: it waits again. Or set review.unanswered: go_on"
+        what = f"no review of {note.dataset} within {_span(note)}; it stays published unchanged"
+        fix = "review it and run the same command, which waits again, or set review.unanswered: go_on"
         raise GraftError(what, where=note.run_id, fix=fix)
     return reviewed
 
 
 async def _answer(home: Home, note: Waiting) -> Reviewed | None:
-    """Prefect's pause, ended by whoever resumes the flow run; when the time is up that is the run itself."""
+    """Pause in Prefect until someone resumes the flow run; the run resumes itself when time runs out."""
     from prefect.flow_runs import apause_flow_run
 
     seconds = int((note.until - note.since).total_seconds()) + SERVER_PATIENCE
@@ -167,7 +167,7 @@ def _word(note: Waiting, pausing: asyncio.Future[Reviewed]) -> Reviewed:
     try:
         return pausing.result()
     except httpx.TransportError as error:
-        what = "Prefect's server went away while the run waited for review"
+        what = "Prefect's server stopped while the run waited for review"
         raise GraftError(what, where=note.api_url, fix="run the same command: it waits again") from error
 
 
@@ -176,9 +176,9 @@ def _nap(note: Waiting) -> float:
 
 
 def _time_is_up(home: Home, note: Waiting) -> bool:
-    """Let the run go on by itself; False where somebody was quicker, or the server does not answer just now."""
+    """Resume the run without a review; False if somebody was faster or the server does not respond."""
     try:
-        _hand_in(home, note, Reviewed(by="nobody", note="the time was up"), tries=1)
+        _hand_in(home, note, Reviewed(by="nobody", note="time ran out"), tries=1)
     except GraftError:
         return False
     return True
@@ -226,14 +226,14 @@ def _note(run_id: str, ref: str, settings: ReviewSettings) -> Waiting:
 
 
 def _close(home: Home, note: Waiting, reviewed: Reviewed | None) -> Closed:
-    """Apply what people decided to the version, and note it: the run does not ask again."""
+    """Apply people's decisions to the version and note the end of the review."""
     from graft.data.edits import rebase
     from graft.data.lake import Lake
     from graft.data.versions import version
 
     with Lake.open(home) as lake:
         made = rebase(lake, version(lake, note.dataset))
-    who = f"reviewed by {reviewed.by}" if reviewed else f"nobody said within {_span(note)} that it is reviewed"
+    who = f"reviewed by {reviewed.by}" if reviewed else f"not reviewed within {_span(note)}"
     said = f": {reviewed.note}" if reviewed and reviewed.note else ""
     closed = Closed(
         onto=note.dataset,
@@ -250,12 +250,12 @@ def _close(home: Home, note: Waiting, reviewed: Reviewed | None) -> Closed:
 def _changes(ref: str, made: Rebased) -> str:
     counts = [
         (len(made.relabelled), "relabelled"), (len(made.edited), "edited"), (len(made.rejected), "rejected"),
-        (len(made.conflicts), "in conflict, left as they are"),
+        (len(made.conflicts), "in conflict, not applied"),
     ]  # fmt: skip
     told = ", ".join(f"{count} {word}" for count, word in counts if count)
     if made.version is None:
-        return f"{ref} stays as it is{f' ({told})' if told else ''}."
-    return f"{made.version} holds what people decided: {told}."
+        return f"{ref} stays unchanged{f' ({told})' if told else ''}."
+    return f"{made.version} holds the decisions: {told}."
 
 
 def _result(home: Home, result: dict[str, Any], closed: Closed) -> dict[str, Any]:
@@ -267,7 +267,7 @@ def _result(home: Home, result: dict[str, Any], closed: Closed) -> dict[str, Any
         with Lake.open(home, read_only=True) as lake:
             found = version(lake, closed.version).model_dump(mode="json")
     except NotFound:
-        notes.append(f"{closed.version} was deleted since: this is {closed.onto}")
+        notes.append(f"{closed.version} was deleted since; the result is {closed.onto}")
     return {**result, "version": found, "notes": notes, "review": closed.model_dump(mode="json")}
 
 
@@ -281,7 +281,7 @@ def _note_file(home: Home, run_id: str) -> Path:
 
 
 def _write(file: Path, value: Value) -> None:
-    """Whole or not at all: written beside its place, then renamed."""
+    """Write a file atomically, by renaming."""
     file.parent.mkdir(parents=True, exist_ok=True)
     beside = file.with_name(f"{file.name}.{os.getpid()}.tmp")
     beside.write_text(value.model_dump_json(indent=1), encoding="utf-8")
@@ -296,7 +296,7 @@ def _read(file: Path, kind: type[T]) -> T | None:
 
 
 def _lives(note: Waiting) -> bool:
-    """Whether the process that waits is there; of another machine's it is believed until the time is up."""
+    """Whether the waiting process is alive; on another machine it is assumed alive until its time is up."""
     import psutil
 
     if note.host != socket.gethostname():

@@ -1,4 +1,4 @@
-"""From a recipe to work: the run's id, its rounds, and shards of wanted rows. All follows from the recipe alone."""
+"""The work of a recipe: run id, rounds, and shards of target rows. All of it follows from the recipe."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Seed
 
 RULES_VERSION = 6
-"""Raise it when splitting or de-duplication changes for every recipe, so that a rerun makes a new run, not a mixed one.
+"""Raise it when splitting or de-duplication changes for every recipe, so that a rerun makes a new run, not a mixture.
 A method's own rules have `Method.version`."""
 
 
 class ShardSpec(Value):
-    """The share of accepted rows that one Prefect task is to make, and how many slots it may open for each label."""
+    """The accepted rows that one Prefect task makes, and the slots that it may open for each label."""
 
     round: int = Field(ge=0)
     shard: int = Field(ge=0)
@@ -33,7 +33,7 @@ class ShardSpec(Value):
 
 
 def run_id_of(recipe: Recipe, seeds: Sequence[Seed]) -> str:
-    """The run's id: the dataset's name and a hash of all that decides its rows."""
+    """The run's id: the dataset's name and a hash of everything that decides its rows."""
     digest = recipe.fingerprint([seed.model_dump() for seed in seeds], *rules_of(recipe))
     return f"{recipe.name}-{digest[:12]}"
 
@@ -45,19 +45,19 @@ def rules_of(recipe: Recipe) -> tuple[Any, ...]:
 
 
 def share(total: int, parts: int) -> list[int]:
-    """`total` in `parts` whole shares that differ by one at most."""
+    """Split `total` into `parts` whole shares that differ by at most one."""
     return [total // parts + (1 if part < total % parts else 0) for part in range(parts)]
 
 
 def plan_rounds(recipe: Recipe) -> list[dict[str, int]]:
-    """Accepted rows wanted of each label in each round."""
+    """Target rows of each label in each round."""
     rounds = method_of(recipe).traits(recipe).rounds
     shares = {label: share(count, rounds) for label, count in recipe.wanted().items()}
     return [{label: counts[index] for label, counts in shares.items()} for index in range(rounds)]
 
 
 def plan_shards(recipe: Recipe, round_index: int, wanted: dict[str, int], candidates: int) -> list[ShardSpec]:
-    """Spread a round's wanted rows, and the candidates left for it, over shards of about `limits.shard_rows` rows."""
+    """Spread a round's target rows and remaining candidates over shards of about `limits.shard_rows` rows."""
     total = sum(wanted.values())
     if total == 0:
         return []
@@ -89,12 +89,12 @@ def apply_overrides(
 
 
 def fresh_seed(moment: str) -> int:
-    """A random seed for a scheduled run: another one for every firing, the same when that firing is retried."""
+    """A random seed for a scheduled run: new for every run, equal when the run is retried."""
     return int(stable_hash("fresh", moment, length=7), 16)
 
 
 def read_recipe(name: str, overrides: Mapping[str, Any] | None = None) -> tuple[Path, Recipe, list[Seed]]:
-    """The file, the recipe and its seeds, by path or bare name. Raises InputInvalid with every problem found."""
+    """Load the file, recipe and seeds by path or bare name. Raises InputInvalid with every problem found."""
     file = find_recipe(name)
     recipe = load_recipe(file, overrides)
     return file, recipe, load_seeds(recipe, file.resolve().parent)

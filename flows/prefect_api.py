@@ -1,4 +1,4 @@
-"""One door to a Prefect server: a client that gives up soon, the addresses of its pages, errors that people can mend.
+"""Access to a Prefect server: a client with short timeouts, addresses of its pages, readable errors.
 
 Prefect is imported inside the functions.
 """
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
 ANSWER_SECONDS = 2.5
-"""How long one request may take: a server that hangs is told to a person, not waited for."""
+"""Timeout of a request in seconds: a hanging server is reported, not waited for."""
 PATIENT_SECONDS = 60.0
-"""The same while a server starts."""
+"""Timeout of a request while a server starts."""
 
 
 def require_server(home: Home) -> Access:
-    """This home's server. Raises GraftError within 2 s where it does not answer."""
+    """This home's server. Raises GraftError within 2 s if it does not respond."""
     found = server_of(home)
     if found is None:
         raise away(str(home.root))
@@ -36,13 +36,13 @@ def require_server(home: Home) -> Access:
 
 
 def away(where: str) -> GraftError:
-    """The error of a server that does not answer."""
+    """The error for a server that does not respond."""
     return GraftError("Prefect's server is not up", where=where, fix="start it: graft up")
 
 
 @contextmanager
 def client_of(home: Home, seconds: float = ANSWER_SECONDS) -> Iterator[SyncPrefectClient]:
-    """A client of this home's server; errors as `require_server` and `client_at`."""
+    """A client of this home's server; errors as in `require_server` and `client_at`."""
     found = require_server(home)
     apply_prefect_environment(home)
     with client_at(found, seconds) as client:
@@ -50,7 +50,7 @@ def client_of(home: Home, seconds: float = ANSWER_SECONDS) -> Iterator[SyncPrefe
 
 
 def access_to(home: Home, api_url: str) -> Access:
-    """The server that a run of this home noted: the one that this process is set to, or one of ours on this machine."""
+    """The server noted by a run of this home: the server of this process's settings, or ours on this machine."""
     if os.environ.get("PREFECT_API_URL") == api_url:
         return Access(api_url, os.environ.get("PREFECT_API_AUTH_STRING"))
     return Access(api_url, secret(home) if api_url.startswith(f"http://{LOOPBACK}:") else None)
@@ -58,9 +58,9 @@ def access_to(home: Home, api_url: str) -> Access:
 
 @contextmanager
 def connected(server: Access | str) -> Iterator[None]:
-    """Inside, Prefect's clients of this process talk to this server, whatever its settings said before.
+    """While the block runs, Prefect's clients of this process use this server.
 
-    Keys and secrets that are set for another server are not sent to it.
+    Keys and secrets set for another server are not sent to it.
     """
     from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_KEY, PREFECT_API_URL, temporary_settings
 
@@ -74,10 +74,10 @@ def connected(server: Access | str) -> Iterator[None]:
 
 @contextmanager
 def client_at(server: Access | str, seconds: float = ANSWER_SECONDS) -> Iterator[SyncPrefectClient]:
-    """A client of the server at an address: `seconds` for a request, and no second try after an error.
+    """A client of the server at an address, with a timeout of `seconds` and no retries after errors.
 
-    Where the server answers 503 (its database was locked for a moment) it is asked again within `seconds`.
-    Raises GraftError where the server does not answer or refuses what it is asked.
+    After a 503 (the database was locked for a moment) the request is repeated within `seconds`.
+    Raises GraftError if the server does not respond or rejects the request.
     """
     import httpx
     from prefect.client.orchestration import get_client
@@ -100,13 +100,13 @@ def client_at(server: Access | str, seconds: float = ANSWER_SECONDS) -> Iterator
             yield client
         except httpx.HTTPStatusError as error:
             what = f"Prefect's server refused: {error.response.text[:300]}"
-            raise GraftError(what, where=url, fix="look at its page, and at GRAFT_HOME/prefect/logs") from error
+            raise GraftError(what, where=url, fix="see its page and GRAFT_HOME/prefect/logs") from error
         except httpx.TransportError as error:
             raise away(url) from error
 
 
 def _asking_again(seconds: float) -> httpx.HTTPTransport:
-    """A transport that repeats a request that was answered with 503, until `seconds` have passed."""
+    """A transport that repeats a request after a 503, until `seconds` have passed."""
     import httpx
 
     class AskingAgain(httpx.HTTPTransport):
@@ -129,7 +129,7 @@ def page_of(api_url: str) -> str:
 
 
 def flow_run_url(api_url: str, flow_run_id: str) -> str:
-    """The page of a flow run. A server that a run started for itself has no pages; one of `graft up` has."""
+    """The page of a flow run. A server that a run started for itself has no pages."""
     return f"{page_of(api_url)}/runs/flow-run/{flow_run_id}"
 
 

@@ -1,4 +1,4 @@
-"""Prefect's detached processes: started, noted in GRAFT_HOME/prefect/up.json, and stopped (found again: state.py)."""
+"""Start and stop Prefect's detached processes, noted in GRAFT_HOME/prefect/up.json (state.py finds them again)."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 PORTS_TRIED = 100
 STARTUP_SECONDS = 120
-"""How long a server may take to start (it takes 11 to 21 s on two cores)."""
+"""Timeout of a server's start in seconds (it takes 11 to 21 s on two cores)."""
 STOP_SECONDS = 20.0
-"""How long a process may take to end after SIGTERM before it is killed."""
+"""Seconds from SIGTERM to SIGKILL."""
 
 _SPAWNED: list[subprocess.Popen[bytes]] = []
-"""Children of this very process, so that a notebook that calls up() and down() leaves no zombie."""
+"""Children of this process, so that a notebook that calls up() and down() leaves no zombie."""
 
 
 def spawn(
@@ -61,7 +61,7 @@ def launch(
 
 
 def wait_until(ready: Callable[[], bool], process: psutil.Process, home: Home, role: str) -> None:
-    """Wait for `ready`; GraftError with the end of the log where the process ends or takes over STARTUP_SECONDS."""
+    """Wait for `ready`. Raises GraftError with the end of the log if the process ends or takes over STARTUP_SECONDS."""
     deadline = time.monotonic() + STARTUP_SECONDS
     while not ready():
         gone = not lives(process)
@@ -77,9 +77,9 @@ def _tail(log: Path, lines: int = 8) -> str:
 
 
 def stop(home: Home) -> list[str]:
-    """Stop worker, then server, with all that they started; forget both. Returns what was stopped.
+    """Stop worker, then server, with their children, and remove the note. Returns the stopped roles.
 
-    Flow runs get what Ctrl-C sends, so that they can note that they were interrupted; then SIGTERM, then SIGKILL.
+    Flow runs get SIGINT, so that they can note the interruption; then SIGTERM, then SIGKILL.
     """
     import psutil
 
@@ -121,7 +121,7 @@ def _signal(process: psutil.Process, sign: int) -> None:
 def listen(wanted: int) -> socket.socket:
     """A listening socket on the first free loopback port from `wanted` on (0: any), for a server to inherit.
 
-    From here on the port is ours: no program can take it, and with it our secret, while the server starts.
+    It reserves the port: no program can take it, and with it our secret, while the server starts.
     Raises GraftError after PORTS_TRIED busy ones.
     """
     for port in range(wanted, wanted + PORTS_TRIED) if wanted else [0]:
@@ -134,4 +134,4 @@ def listen(wanted: int) -> socket.socket:
             bound.close()
             continue
         return bound
-    raise GraftError(f"no free port from {wanted} on", where="--port", fix="name another with --port")
+    raise GraftError(f"no free port from {wanted} upwards", where="--port", fix="choose another with --port")

@@ -1,4 +1,4 @@
-"""What a run is doing right now: read by the terminal's display while the flow works in the same process."""
+"""Live counts of a run, read by the terminal's display in the same process."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from graft.schemas.recipe import Limits
 from graft.schemas.rows import Candidate
 
 KEYS_KEPT = 4_000
-"""Keys of calls made in this process that are remembered: equal calls follow each other closely."""
+"""Number of recent call keys kept: equal calls follow each other closely."""
 
 
 @dataclass
 class Spent:
-    """What candidates took in this process. One that the journal answered, if only in part, is no measure of cost:
-    it is left out of the samples, and what it did pay is counted beside them."""
+    """Costs of candidates in this process. A candidate served by the journal, even in part, is no measure of cost:
+    it is left out of the samples, and its payment is counted separately."""
 
     usd: Sample = field(default_factory=Sample)
     tokens: Sample = field(default_factory=Sample)
     finished: set[str] = field(default_factory=set)
-    """Ids of candidates that ran here and have not settled yet."""
+    """Ids of candidates that ran here and are not settled."""
     other_usd: float = 0.0
     other_tokens: int = 0
     _keys: dict[str, None] = field(default_factory=dict)
 
     def end(self, candidate_id: str, calls: Sequence[Call]) -> None:
-        """A candidate has ended, with its calls."""
+        """Count a finished candidate with its calls."""
         self.finished.add(candidate_id)
         paid = [call for call in calls if not call.cached]
         self._keys.update(dict.fromkeys(call.key for call in paid))
@@ -47,7 +47,7 @@ class Spent:
             self.tokens.add(tokens)
 
     def others(self, cap: str) -> float:
-        """What was paid beside the samples, of the money or the tokens."""
+        """Money or tokens paid outside the samples."""
         return self.other_usd if cap == "limits.money_usd" else self.other_tokens
 
 
@@ -63,7 +63,7 @@ def _tokens(call: Call) -> int | None:
 
 @dataclass
 class Progress:
-    """Counts that grow while a run goes on. Reading it from another thread is safe: it holds only plain numbers."""
+    """Counts of a run. Reading them from another thread is safe: they are plain numbers."""
 
     dataset: str
     run_id: str
@@ -78,11 +78,11 @@ class Progress:
     gateway: Callable[[], Any] | None = None
     shards: set[tuple[int, int]] = field(default_factory=set)
     tried: dict[str, int] = field(default_factory=dict)
-    """Settled candidates by the label that they were written for, without those of `unpaid`."""
+    """Settled candidates by intended label, without those of `unpaid`."""
     unpaid: int = 0
-    """Candidates that a cap ended: they say nothing about the yield of a run that goes on under a higher one."""
+    """Candidates ended by a cap: they say nothing about the yield under a higher cap."""
     overshoot: int = 0
-    """Candidates that were opened although their label had enough in their shard."""
+    """Candidates opened after their label had reached its target in their shard."""
     told: set[str] = field(default_factory=set)
     """Notes that were shown already."""
     spent: Spent = field(default_factory=Spent)
@@ -106,7 +106,7 @@ class Progress:
         self.reasons[candidate.decision.code] = self.reasons.get(candidate.decision.code, 0) + 1
 
     def note_shard(self, shard: tuple[int, int], report: dict[str, Any]) -> None:
-        """Count a finished shard; candidates only where an earlier attempt finished it and none settled here."""
+        """Count a finished shard; candidates only if an earlier attempt finished it and none settled here."""
         self.overshoot += report.get("overshoot", 0)
         if shard in self.shards:
             return
@@ -119,18 +119,18 @@ class Progress:
 
     @property
     def total_accepted(self) -> int:
-        """Accepted rows over all labels, no label counted beyond what was wanted of it."""
+        """Accepted rows over all labels, each counted up to its target."""
         return sum(min(count, self.wanted.get(label, 0)) for label, count in self.accepted.items())
 
     @property
     def yield_share(self) -> float | None:
-        """Share of the settled and paid candidates that were accepted and are wanted; None before the first."""
+        """Share of settled, paid candidates that were accepted within the target; None before the first."""
         paid = self.settled - self.unpaid
         return self.total_accepted / paid if paid else None
 
     @property
     def refused_share(self) -> float:
-        """Share of the settled candidates that a generator refused to write."""
+        """Share of settled candidates that a generator refused to write."""
         return self.reasons.get("rejected.refusal", 0) / self.settled if self.settled else 0.0
 
     @property
@@ -140,7 +140,7 @@ class Progress:
 
     @property
     def price(self) -> str:
-        """The price of an accepted row so far in words, by the candidates that were paid in this process."""
+        """The price of an accepted row so far in words, from candidates paid in this process."""
         usd, share = self.spent.usd, self.yield_share
         return row_price(usd.mean / share if usd.count and share else None, unknown=usd.unknown)
 
@@ -152,9 +152,9 @@ class Progress:
         ]
 
     def rooms(self, limits: Limits) -> list[Room]:
-        """The caps that the recipe sets, with what was used of each. Where a cost is unknown its cap is left out.
+        """The recipe's caps with their use. A cap with an unknown cost is left out.
 
-        limits.minutes is none of them: the same command goes on after it, so a target is not out of its reach.
+        limits.minutes is not included: the same command continues after it, so it puts no target out of reach.
         """
         spent, settled = self.spent, self.settled
         found = [Room("limits.candidates", limits.candidates, settled, 1.0, 1.0, sampled=settled + COST_SAMPLE)]
@@ -171,7 +171,7 @@ class Progress:
 
     @property
     def eta_seconds(self) -> float | None:
-        """Seconds until the target at the speed so far; None while it cannot be told."""
+        """Seconds until the target at the speed so far; None if unknown."""
         done = self.total_accepted
         missing = sum(self.wanted.values()) - done
         return self.seconds / done * missing if done else None
@@ -181,12 +181,12 @@ _current: Progress | None = None
 
 
 def current() -> Progress | None:
-    """The progress of the run that goes on in this process, if any."""
+    """The progress of this process's current run, if any."""
     return _current
 
 
 def begin(progress: Progress) -> Progress:
-    """Make `progress` the one that `current` returns."""
+    """Set the progress that `current` returns."""
     global _current
     _current = progress
     return progress

@@ -29,7 +29,7 @@ End = Callable[[Sequence[Candidate | Row]], Run]
 
 
 async def finish(context: RunContext, run: Run, kept: list[Candidate], surplus: int, say: Say) -> dict[str, Any]:
-    """Publish what was kept and say what is missing. Returns run and version as plain dicts."""
+    """Publish the kept rows and report missing rows. Returns run and version as plain dicts."""
     chosen, origins = len(kept), [(candidate.id, run.id, candidate.id) for candidate in kept]
     gone = await asyncio.to_thread(withdrawn, context.lake, run.dataset, origins)
     kept = [candidate for candidate in kept if (candidate.id, run.id) not in gone]
@@ -116,7 +116,7 @@ async def _publish(
     roles = context.method.roles_of(context.recipe)
     writing = [role for role in roles if context.recipe.writes(role)]
     generators = {model.name for role in writing for model in context.recipe.models_for(role)}
-    public = Recipe.stored(run.recipe)  # as the lake keeps it: without keys
+    public = Recipe.stored(run.recipe)  # as stored in the lake: without keys
     ended = run
 
     def card(standing: Sequence[Row]) -> str:
@@ -160,7 +160,7 @@ def _too_low(context: RunContext, run: Run) -> YieldTooLow:
         f"stopped after {run.counts['opened']} candidates: {run.counts['accepted']} accepted, under limits.min_yield "
         f"{limits.min_yield:g}. Three of them:\n" + "\n".join(_examples(context, run)),
         where=run.dataset,
-        fix="look at the reasons above: another generator, a lower method.tau, or longer max_tokens",
+        fix="see the reasons above: try another generator, a lower method.tau, or a higher max_tokens",
     )
 
 
@@ -179,7 +179,7 @@ def _examples(context: RunContext, run: Run) -> list[str]:
 def _out_of_reach(context: RunContext, run: Run, outlook: Feasibility) -> YieldTooLow:
     progress, has = context.progress, figure(outlook.cap, outlook.has)
     short = ", ".join(f"{label} {count}" for label, count in run.shortfall.items())
-    published = "what was accepted is published" if run.version else "nothing was accepted"
+    published = "accepted rows are published" if run.version else "nothing was accepted"
     examples = _examples(context, run)
     return YieldTooLow(
         f"stopped after {progress.settled} candidates: the target needs about {figure(outlook.cap, outlook.takes)} "
@@ -195,7 +195,7 @@ def _refused(context: RunContext, run: Run) -> YieldTooLow:
     share = context.progress.refused_share
     return YieldTooLow(
         f"stopped after {context.progress.settled} candidates: the generator refused {share:.0%} of them, more than "
-        f"method.max_refusals allows; what was accepted is published",
+        f"method.max_refusals allows; accepted rows are published",
         where=run.dataset,
         fix=context.method.traits(context.recipe).refusal_fix
         + "name another generator, or a base model (style: completion), which refuses nothing",

@@ -1,4 +1,4 @@
-"""The flow that gates a version again, with other thresholds, and publishes what stays; no model is called."""
+"""The flow that runs the gates over a version again with other thresholds and publishes the rows that pass."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from prefect import flow
 from pydantic import ValidationError
 
 from graft.agents.local import encoder
-from graft.data.gates import Needs, TestText, reads_reviews
+from graft.data.gates import Needs, TestText, reads_reviews, without
 from graft.data.gates.base import Embed
 from graft.data.lake import Lake
 from graft.data.rescreen import Gated, gate_again
@@ -31,32 +31,23 @@ from graft.schemas.tasks.base import task_for
 
 CLUSTERS_SHOWN = 20
 LANGUAGE = "task.language"
-NEUTRAL: dict[str, Any] = {
-    "min_chars": 1,
-    "max_chars": 100_000,
-    "label_leak": False,
-    "prompt_leak": False,
-    "language": {"action": "off"},
-}
-"""Gates of rows that no run of ours made: people may write short, long, a label's name, and any language."""
-
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Rescreened:
-    """A version gated again: what was found, and what was published of it (None: nothing new)."""
+    """A rescreened version: findings, and the published version (None: nothing new)."""
 
     parent: DatasetVersion
     gated: Gated
     published: DatasetVersion | None
     note: str
     texts: Mapping[str, str]
-    """The words of the rows that `as_dict` shows, by id; HIDDEN for those that are restricted."""
+    """Texts of the rows that `as_dict` shows, by id; HIDDEN for restricted rows."""
 
     @property
     def tables(self) -> list[Table]:
-        """What gates tell of single rows, with those rows' words."""
+        """Gates' findings on single rows, with the rows' texts."""
         return [
             replace(
                 one, columns=(*one.columns, Column("text", "text")),
@@ -66,7 +57,7 @@ class Rescreened:
         ]  # fmt: skip
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything for programs and people; restricted rows are in it without their words."""
+        """All findings as plain values; the text of restricted rows is hidden."""
         gated, published = self.gated, self.published
         return {
             "parent": self.parent.ref,
@@ -99,7 +90,7 @@ def rescreen(
     tests: list[str] | None = None,
     publish: bool = True,
 ) -> dict[str, Any]:
-    """Gate a version (`name` or `name@3`) again and publish what stays; see rescreen_version. Counts, never a text."""
+    """Rescreen a version (`name` or `name@3`) as rescreen_version does. Returns counts, never a text."""
     from graft.flows.artifacts import say
 
     done = rescreen_version(ref, overrides, dry_run=dry_run, tests=tests or [], publish=publish, say=say)
@@ -121,12 +112,12 @@ def rescreen_version(
     embed: Embed | None = None,
     say: Say = lambda line: None,
 ) -> Rescreened:
-    """The same without Prefect. `overrides` are dotted fields of the recipe's gates, such as gates.near_duplicate.
+    """Rescreen without Prefect. `overrides` are dotted fields of the recipe's gates, such as gates.near_duplicate.
 
-    No row may repeat a text of the files `tests` (their field `text_field`), in words or at a cosine of `test_cosine`;
+    No row may repeat a text of the files `tests` (field `text_field`), in words or at a cosine of `test_cosine`;
     they are registered as held-out files of the dataset. A dry run, or `publish` false, writes nothing. `embed` is the
     built-in encoder unless given. Raises InputInvalid for an unknown override or an unreadable file, NotFound for an
-    unknown version, GraftError where no row is left to publish.
+    unknown version, GraftError if no row is left to publish.
     """
     home = Home.find()
     with Lake.open(home, read_only=dry_run or not publish) as lake:
@@ -159,9 +150,9 @@ def rescreen_version(
 def recipe_of(
     lake: Lake, found: DatasetVersion, held: Sequence[Held], overrides: Mapping[str, Any]
 ) -> tuple[Recipe, list[str]]:
-    """The recipe of the version's run with overrides laid over it; a neutral one where there is none that fits today.
+    """The recipe of the version's run with overrides, or a neutral recipe if none is usable.
 
-    Raises InputInvalid that names each override which cannot be.
+    Raises InputInvalid that lists each invalid override.
     """
     run = lake.run(found.run_id)
     try:
@@ -171,15 +162,16 @@ def recipe_of(
     labels = sorted({row.label for row, *_ in held})
     kind = task_for(["response"] if any(row.response for row, *_ in held) else [])
     task = kind.unchecked(["one", "other"], "und")
-    base = {"name": "neutral", "task": task, "seeds": {"path": "none.jsonl"}, "gates": NEUTRAL}
+    gates = without(lambda kind: not kind.people)
+    base = {"name": "neutral", "task": task, "seeds": {"path": "none.jsonl"}, "gates": gates}
     recipe = _overridden(Recipe.model_validate(base), overrides)
-    of_rows = kind.unchecked(labels, recipe.task.language)  # any label, if one alone
-    note = "the version has no recipe of a run: neutral gates were used (docs/rescreen.md)"
+    of_rows = kind.unchecked(labels, recipe.task.language)  # any label, if there is only one
+    note = "the version has no run's recipe: neutral gates were used (docs/rescreen.md)"
     return recipe.model_copy(update={"task": of_rows}), [note]
 
 
 def _overridden(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
-    """The recipe with dotted fields of its gates set. A list may be given as words between commas."""
+    """The recipe with dotted fields of its gates set. A list may be given separated by commas."""
     data, problems = recipe.model_dump(mode="json"), list[Problem]()
     for key, value in overrides.items():
         *steps, last = key.split(".")
@@ -189,10 +181,10 @@ def _overridden(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
         if not isinstance(node, dict) or last not in node:
             known = [*_dotted("gates", data["gates"]), LANGUAGE]
             fix = f"{did_you_mean(key, known)}one of: {', '.join(known)}"
-            problems.append(Problem("--set", None, key, "there is no such threshold", fix))
+            problems.append(Problem("--set", None, key, "unknown threshold", fix))
         elif steps[:1] != ["gates"] and key != LANGUAGE:
             fix = f"name a field under gates, or {LANGUAGE}"
-            problems.append(Problem("--set", None, key, "does not bear on gates", fix))
+            problems.append(Problem("--set", None, key, "is not a setting of gates", fix))
         else:
             listed = isinstance(node[last], list) and isinstance(value, str)
             node[last] = [part.strip() for part in value.split(",") if part.strip()] if listed else value
@@ -246,7 +238,7 @@ def _needs(
 
 
 def _candidates(lake: Lake, held: Sequence[Held]) -> dict[str, Candidate]:
-    """Row id to the candidate that it was."""
+    """Row id to its candidate."""
     runs = sorted({run_id for _, run_id, candidate_id in held if candidate_id})
     made = {(run_id, one.id): one for run_id in runs for one in lake.accepted(run_id)}
     pairs = ((row.id, made.get((run_id, candidate_id))) for row, run_id, candidate_id in held)
@@ -277,7 +269,7 @@ def _largest(gated: Gated) -> list[Any]:
 
 
 def _shown(held: Sequence[Held], gated: Gated, restricted: bool) -> dict[str, str]:
-    """The words of rows that stand for a rule or a cluster, or that a gate tells of."""
+    """The texts of rows that represent a rule or a cluster, or that a gate reports."""
     wanted = {row_id for *_, row_id in gated.tally()}
     wanted |= {str(row["row_id"]) for table in gated.tables for row in table.rows if "row_id" in row}
     wanted |= {one.rows[0] for one in _largest(gated)}

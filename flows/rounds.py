@@ -1,4 +1,4 @@
-"""What happens around the shards of a round: seeds prepared, judges calibrated, exemplars grown."""
+"""Work around the shards of a round: prepare seeds, calibrate judges, extend exemplars."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Candidate, Seed
 
 RESUMABLE = ("time", "user")
-"""Reasons after which the same recipe goes on where it stopped; after any other it has ended."""
+"""Reasons after which the same recipe continues; after any other the run has ended."""
 CAPPED = ("budget", "out_of_reach")
-"""Reasons after which it goes on where a cap was changed."""
+"""Reasons after which it continues if a cap was changed."""
 
 
 def already_done(lake: Lake, run_id: str, recipe: Recipe) -> dict[str, Any] | None:
-    """The result of this run where it ended before and a rerun would change nothing."""
+    """The result of this run if it has ended and a rerun would change nothing."""
     run = lake.run(run_id)
     if run is None or run.version is None or run.status not in ("finished", "partial"):
         return None
@@ -40,7 +40,7 @@ def already_done(lake: Lake, run_id: str, recipe: Recipe) -> dict[str, Any] | No
 
 
 def funnel(lake: Lake, run_id: str) -> list[dict[str, Any]]:
-    """Candidates by how they ended and why, most frequent first. Counts only, never a text."""
+    """Candidates by outcome and reason, most frequent first. Counts only, never a text."""
     return [
         {"status": status, "route": route, "code": code, "rows": rows}
         for status, route, code, rows, _ in lake.reasons(run_id)
@@ -54,7 +54,7 @@ def shards(recipe: Recipe, round_index: int, attempt: int, wanted: dict[str, int
 
 
 async def prepare(context: RunContext) -> None:
-    """The method prepares seeds and whatever else it has to know; exemplars are laid out by label."""
+    """Let the method prepare seeds and its own state; group exemplars by label."""
     recorder = CallRecorder(context.gateway.call, context.run_id, "")
     context.seeds = await context.method.prepare_seeds(context.context(recorder.ask))
     context.pool = {label.name: [] for label in context.recipe.task.categories}
@@ -65,12 +65,12 @@ async def prepare(context: RunContext) -> None:
     context.calibration, context.by_name = found.calibration, found.by_name
     context.figures |= found.figures
     for model in sorted(found.by_name):
-        context.say(f"{model} gives no log-probabilities: its label counts as a vote")
+        context.say(f"{model} returns no log-probabilities: its label counts as a vote")
     await _keep_calls(context, "prepare", recorder)
 
 
 async def grow_pool(context: RunContext, chosen: list[Candidate]) -> None:
-    """What a round accepted joins the exemplars, as the method shows them."""
+    """Add a round's accepted rows to the exemplars, as the method shows them."""
     recorder = CallRecorder(context.gateway.call, context.run_id, "")
     given = context.context(recorder.ask)
     rows = await asyncio.gather(*(context.method.exemplar(candidate, given) for candidate in chosen))

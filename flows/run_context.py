@@ -1,9 +1,8 @@
-"""What a run works with: lake, gateway, model servers, lock. Opened once a run; its tasks find it by run id."""
+"""The resources of a run: lake, gateway, model servers, lock. Opened once for each run; tasks find it by run id."""
 
 from __future__ import annotations
 
 import asyncio
-import importlib.metadata
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
 
 Say = Callable[[str], None]
 REFUSALS_AFTER = 20
-"""Candidates after which the share of refusals is looked at."""
+"""Candidates before the share of refusals is checked."""
 
 
 @dataclass
@@ -50,7 +49,7 @@ class RunContext:
     method: Method[Any]
     seeds: Sequence[Seed]
     gates: Admission
-    """The run's gates with no row of the run registered."""
+    """The run's gates without any row of the run."""
     progress: Progress
     say: Say = lambda text: None
     calibration: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -59,33 +58,33 @@ class RunContext:
     pool: dict[str, list[Seed]] = field(default_factory=dict)
     kept: list[Candidate] = field(default_factory=list)
     figures: dict[str, int] = field(default_factory=dict)
-    """Counts that the method took beside its rows; they join the run's."""
+    """Further counts of the method; they are added to the run's."""
     stop_reason: str = ""
     outlook: Feasibility | None = None
-    """Why the target is out of reach, where that ended the run."""
+    """Why the target is out of reach, if that ended the run."""
     next_look: int = FIRST_LOOK
 
     @property
     def drawn(self) -> Drawn:
-        """What slots are drawn from as the run stands."""
+        """The current pool that slots are drawn from."""
         return Drawn(self.recipe, self.pool, self.neighbours)
 
     def context(self, ask: Ask, admission: Admission | None = None) -> Context:
-        """What a method is given for one slot, whose calls go through `ask` and whose texts through the gates."""
+        """The context of a method for one slot; calls go through `ask`, texts through the gates."""
         context = Context(
             recipe=self.recipe, seeds=self.seeds, ask=ask, calibration=self.calibration, by_name=self.by_name
         )  # fmt: skip
         return replace(context, screen=admission.screen, clean=admission.clean) if admission else context
 
     def admission(self, accepted: Sequence[Candidate] = ()) -> Admission:
-        """Fresh gates: they know seeds, held-out texts, what was published, what rounds kept, and `accepted`."""
+        """Fresh gates that know seeds, held-out texts, published rows, rows of earlier rounds, and `accepted`."""
         admission = self.gates.fresh()
         for candidate in (*self.kept, *accepted):
             admission.remember(candidate.proposal(self.method.text_id(candidate)))
         return admission
 
     async def run_slot(self, slot: Slot, admission: Admission) -> tuple[Candidate, tuple[Call, ...]]:
-        """One slot through the method, with the record of every call that it made."""
+        """Run one slot through the method and record every call."""
         candidate_id = "c_" + stable_hash(slot.id)
         recorder = CallRecorder(self.gateway.call, self.run_id, candidate_id)
         with self.gateway.telemetry.span("graft.candidate", index=slot.index) as span:
@@ -97,7 +96,7 @@ class RunContext:
         return candidate, tuple(recorder.calls)
 
     def halt(self) -> str:
-        """Why no further slot may be opened; empty while work may go on."""
+        """Why no further slot may be opened; empty while the run may continue."""
         minutes = self.recipe.limits.minutes
         if not self.stop_reason and minutes is not None and self.progress.seconds > minutes * 60:
             self.stop_reason = "time"
@@ -123,14 +122,14 @@ class RunContext:
 
 
 class CallRecorder:
-    """Sends calls on and keeps a record of each for the lake."""
+    """Forwards calls and records each for the lake."""
 
     def __init__(self, call: Ask, run_id: str, candidate_id: str) -> None:
         self._call, self._run_id, self._candidate_id = call, run_id, candidate_id
         self.calls: list[Call] = []
 
     async def ask(self, request: CallRequest) -> Reply:
-        """The gateway's reply; raises what it raises, after noting it."""
+        """The gateway's reply; its errors are recorded and re-raised."""
         try:
             reply = await self._call(request)
         except CallFailed as failure:
@@ -166,7 +165,7 @@ class CallRecorder:
 
 
 def request_json(request: CallRequest) -> str:
-    """What was asked, as JSON: the words and the sampling, no address and no key."""
+    """The request as JSON: messages and sampling, without address and key."""
     asked: dict[str, Any] = {
         "messages": [{"role": message.role, "content": message.content} for message in request.messages],
         "prompt": request.prompt,
@@ -183,7 +182,7 @@ def request_json(request: CallRequest) -> str:
 
 
 def models_used(recipe: Recipe) -> tuple[ModelSpec, ...]:
-    """Every model of the pool that some role of the recipe may draw, in the recipe's order."""
+    """Every model of the pool that a role of the recipe may draw, in the recipe's order."""
     names = {model.name for role in method_of(recipe).roles_of(recipe) for model in recipe.models_for(role)}
     return tuple(model for model in recipe.models if model.name in names)
 
@@ -191,8 +190,8 @@ def models_used(recipe: Recipe) -> tuple[ModelSpec, ...]:
 def weighed(recipe: Recipe, home: Home) -> Recipe:
     """The recipe with the hash of its local models' weights, which is part of every call's key and of the run's id.
 
-    Takes seconds where a large file is new. Raises ModelUnreachable where a model's file is absent or not the one that
-    the recipe pins.
+    Takes seconds if a large file is new. Raises ModelUnreachable if a model's file is absent or differs from the hash
+    in the recipe.
     """
     used = models_used(recipe)
     models = tuple(
@@ -211,10 +210,10 @@ async def open_gateway(
     run_id: str = "",
     recorded: Mapping[str, float] | None = None,
 ) -> AsyncIterator[Gateway]:
-    """The gateway with its embedded servers started, every endpoint asked whether it answers. Stopped at the end.
+    """The gateway, with embedded servers started and every endpoint checked. Stopped at the end.
 
     `since` (unix seconds) is when the run began. With `run_id` the recipe's caps hold over all processes of the run;
-    `recorded` is what the lake knows that it has spent (`spent_in`).
+    `recorded` is the spending in the lake (`spent_in`).
     """
     from graft.agents.gateway import RoleRules, check_endpoint
     from graft.agents.gateway.telemetry import Telemetry
@@ -227,7 +226,7 @@ async def open_gateway(
         if problems:
             from graft.schemas.errors import ModelUnreachable
 
-            raise ModelUnreachable("; ".join(problems), fix="start the server or correct models in the recipe")
+            raise ModelUnreachable("; ".join(problems), fix="start the server, or correct `models` in the recipe")
         async with Gateway(
             journal=home.journal,
             endpoints=endpoints,
@@ -252,9 +251,9 @@ async def open_gateway(
 
 
 def spent_in(lake: Lake, run_id: str) -> dict[str, float]:
-    """Money, tokens and each role's money that a run has spent by the lake's records, by the cap's field.
+    """Money, tokens and each role's money spent by a run, from the lake's records, by the cap's field.
 
-    Each call counts once, if the run made it itself; calls that it read from the journal are free.
+    Each call that the run made itself counts once; calls from the journal are free.
     """
     from graft.agents.gateway.ledger import MONEY, TOKENS, role_cap
 
@@ -271,7 +270,7 @@ def spent_in(lake: Lake, run_id: str) -> dict[str, float]:
 
 @contextmanager
 def run_lock(home: Home, run_id: str) -> Any:
-    """One process a run: a second one is told who holds it."""
+    """Lock the run: only one process may work on it; the error names the holder."""
     folder = home.run(run_id)
     folder.mkdir(parents=True, exist_ok=True)
     lock, holder = FileLock(folder / "lock"), folder / "holder"
@@ -280,7 +279,7 @@ def run_lock(home: Home, run_id: str) -> Any:
     except Timeout:
         who = holder.read_text() if holder.exists() else "another process"
         raise AlreadyRunning(
-            f"run {run_id} is going on already ({who})", fix="wait for it, or watch it with: graft status"
+            f"run {run_id} is already running ({who})", fix="wait for it, or watch it with: graft status"
         ) from None
     try:
         holder.write_text(f"pid {os.getpid()} since {time.strftime('%H:%M:%S')}")
@@ -290,19 +289,11 @@ def run_lock(home: Home, run_id: str) -> Any:
         lock.release()
 
 
-def code_version() -> str:
-    """The installed version of Graft."""
-    try:
-        return importlib.metadata.version("graft-factory")
-    except importlib.metadata.PackageNotFoundError:
-        return "source"
-
-
 _open: dict[str, RunContext] = {}
 
 
 def enter(context: RunContext) -> None:
-    """Make the context findable by its run's tasks."""
+    """Register the context for its run's tasks."""
     _open[context.run_id] = context
 
 
@@ -312,14 +303,14 @@ def leave(context: RunContext) -> None:
 
 
 def run_context_of(run_id: str) -> RunContext:
-    """The context of a run that goes on in this process."""
+    """The context of a run in this process."""
     if run_id not in _open:
         raise GraftError(
-            f"run {run_id} is not open in this process", fix="run the whole flow again: finished work is not repeated"
+            f"run {run_id} is not open in this process", fix="run the whole flow again; finished work is not repeated"
         )
     return _open[run_id]
 
 
 def models_with_licences(recipe: Recipe) -> Mapping[str, str]:
-    """Model name to licence, for the card; an unknown licence is said."""
+    """Model name to licence, for the card; an unknown licence is stated."""
     return {f"{model.name} ({model.model})": model.licence or "unknown" for model in models_used(recipe)}

@@ -1,4 +1,4 @@
-"""Prefect's server for the flow runs of this process alone, where neither `graft up` nor the user has one.
+"""A Prefect server for this process's flow runs, if neither `graft up` nor the user runs a server.
 
 It is protected like that of `graft up`, and ends with this process.
 """
@@ -26,9 +26,9 @@ _STARTING = threading.Lock()
 
 
 def start_prefect(home: Home) -> None:
-    """Let flows of this process run: Prefect's settings, and a server where PREFECT_API_URL names none (10 to 20 s).
+    """Prepare this process for flows: Prefect's settings, and a server if PREFECT_API_URL names none (10 to 20 s).
 
-    Raises GraftError with the end of the log where the server does not come up.
+    Raises GraftError with the end of the log if the server does not start.
     """
     apply_prefect_environment(home)
     with _STARTING:

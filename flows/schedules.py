@@ -1,7 +1,7 @@
-"""What runs when: deployments, their schedules and runs, through the API of this home's Prefect server.
+"""Deployments, their schedules and runs, through the API of this home's Prefect server.
 
-For the command line and for a page that polls. Each function raises GraftError within about 3 s where the server is
-away or hangs; `overview` says so in its value instead. Prefect is imported inside the functions.
+For the command line and a polling page. Each function raises GraftError within about 3 s if the server is down or
+hangs; `overview` returns that as a value instead. Prefect is imported inside the functions.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
     from prefect.client.schemas.responses import DeploymentResponse
 
 PLANNING_SECONDS = 20.0
-"""How long Prefect's scheduler is given to plan a new schedule's first runs (it looks every 5 s)."""
+"""Seconds to wait for Prefect's scheduler to plan a new schedule's first runs (it works every 5 s)."""
 RECIPE_FLOWS = ("make_dataset", "improve")
-"""Flows whose `recipe` is a recipe's name or file; a worker's folder is another one, so it gets the whole path."""
+"""Flows whose `recipe` is a recipe's name or file; workers have another folder, so they get the full path."""
 NEXT_RUNS = 3
 PAGE = 200
-"""Runs that the server tells in one reply."""
+"""Runs in one reply of the server."""
 PAGES = 5
-"""Replies that are read of planned runs: the scheduler plans an hour, or 3 runs, of each schedule ahead."""
+"""Maximum replies read for planned runs: the scheduler plans an hour, or 3 runs, of each schedule ahead."""
 
 
 class ScheduleInfo(Value):
-    """One schedule: what fires, when, and whether it is paused. Times carry their zone."""
+    """One schedule: its deployment, its times, and whether it is paused. Times have a zone."""
 
     deployment: str
     schedule: str
@@ -59,7 +59,7 @@ class RunInfo(Value):
 
 
 class StartedRun(Value):
-    """A flow run that was asked for; a worker takes it on within about 15 s."""
+    """A requested flow run; a worker starts it within about 15 s."""
 
     id: str
     name: str
@@ -67,7 +67,7 @@ class StartedRun(Value):
 
 
 class Timer(Value):
-    """One schedule of a deployment; one that is not `active` does not fire."""
+    """One schedule of a deployment; an inactive schedule does not fire."""
 
     id: str
     cron: str
@@ -76,9 +76,9 @@ class Timer(Value):
 
 
 class DeploymentInfo(Value):
-    """A deployment (`name` is "flow/name"): its parameters as they stand, what they may be, when it runs and last ran.
+    """A deployment (`name` is "flow/name"): parameters with their types, next runs and last run.
 
-    `paused` stops all its schedules; it can be started by hand all the same.
+    `paused` stops all its schedules; it can still be started by hand.
     """
 
     name: str
@@ -95,7 +95,7 @@ class DeploymentInfo(Value):
 
 
 class Overview(Value):
-    """All that a page of schedules shows; `up` is False, and the rest empty, where no server answers."""
+    """The contents of the schedules page; `up` is False, and the rest empty, if no server responds."""
 
     up: bool = False
     url: str | None = None
@@ -114,7 +114,7 @@ def schedule(
 ) -> ScheduleInfo:
     """Make `recipe` (a shipped name or a path) run at the times of `cron`; the same `name` again replaces it.
 
-    `overrides` are parameters of make_dataset; `fresh` is true unless it says otherwise, so that each firing makes
+    `overrides` are parameters of make_dataset; `fresh` is true by default, so that each scheduled run makes
     new rows. Raises NotFound (no such recipe) and GraftError (bad cron, unknown override, server not up).
     """
     from graft.schemas.load import find_recipe
@@ -133,7 +133,7 @@ def schedule(
 
 
 def add_schedule(home: Home, spec: DeploymentSpec) -> ScheduleInfo:
-    """Deploy one scheduled deployment on the running server and tell when it fires next (planned within seconds)."""
+    """Create one scheduled deployment on the running server and return its next firing (planned within seconds)."""
     server = require_server(home)
     apply_prefect_environment(home)
     full_name = deploy(server, [spec], activate=True)[0]
@@ -152,7 +152,7 @@ def unschedule(home: Home, deployment: str) -> None:
 
 
 def schedules(home: Home) -> list[ScheduleInfo]:
-    """Every schedule on the server with the next firings that it has planned."""
+    """Every schedule on the server with its planned firings."""
     return [
         ScheduleInfo(
             deployment=info.name,
@@ -168,22 +168,22 @@ def schedules(home: Home) -> list[ScheduleInfo]:
 
 
 def deployments(home: Home) -> list[DeploymentInfo]:
-    """Every deployment on the server, by name, with what a page needs to show it and to draw a form for it."""
+    """Every deployment on the server, by name, with the data for its panel and form."""
     with client_of(home) as client:
         return list(_look(client, 0).deployments)
 
 
 def recent(home: Home, count: int = 20) -> list[RunInfo]:
-    """The last runs, newest first: those that wait for a worker before all others."""
+    """The last runs, newest first; runs that wait for a worker come before all others."""
     with client_of(home) as client:
         names = _names(client, client.read_deployments())
         return _shown(client, names, _scheduled(client, pages=1), _begun(client, count))[:count]
 
 
 def overview(home: Home, runs: int = 20, seconds: float = ANSWER_SECONDS) -> Overview:
-    """What is deployed, planned and lately run, in five requests. Never raises for a server that is away.
+    """Deployments, planned runs and last runs, in five requests. Does not raise if the server is down.
 
-    `seconds` is how long one request may take.
+    `seconds` is the timeout of a request.
     """
     try:
         with client_of(home, seconds) as client:
@@ -193,9 +193,9 @@ def overview(home: Home, runs: int = 20, seconds: float = ANSWER_SECONDS) -> Ove
 
 
 def set_paused(home: Home, deployment: str, paused: bool, schedule: str | None = None) -> None:
-    """Pause a deployment's schedules or let them fire again; with the id of a schedule, that one alone.
+    """Pause or resume a deployment's schedules, or only the schedule with the given id.
 
-    It stays so over `graft up`. Raises NotFound where there is no such deployment or schedule.
+    `graft up` keeps the state. Raises NotFound for an unknown deployment or schedule.
     """
     with client_of(home) as client:
         found = _find(client, deployment)
@@ -210,10 +210,12 @@ def set_paused(home: Home, deployment: str, paused: bool, schedule: str | None =
 
 
 def start(home: Home, deployment: str, parameters: Mapping[str, Any] | None = None) -> StartedRun:
-    """Ask for a run of a deployment now; `parameters` go over those that it has.
+    """Request a run of a deployment now; `parameters` override the deployment's.
 
-    Raises GraftError that names the parameter where one is unknown, missing or of another type, NotFound where there
-    is no such deployment, InputInvalid where there is no such recipe.
+    Raises:
+        GraftError: names a parameter that is unknown, missing or of another type
+        NotFound: an unknown deployment
+        InputInvalid: an unknown recipe
     """
     from graft.schemas.load import find_recipe
 
@@ -227,9 +229,9 @@ def start(home: Home, deployment: str, parameters: Mapping[str, Any] | None = No
 
 
 def cancel(home: Home, flow_run_id: str) -> None:
-    """End a flow run: its worker stops it within about 20 s; one that has not begun never does.
+    """Cancel a flow run: its worker stops it within about 20 s; a run that has not begun never begins.
 
-    Raises NotFound, and GraftError where it has ended already or goes on in somebody's terminal.
+    Raises NotFound, and GraftError if it has already ended or runs in a terminal.
     """
     from uuid import UUID
 
@@ -241,15 +243,15 @@ def cancel(home: Home, flow_run_id: str) -> None:
         try:
             run = client.read_flow_run(UUID(flow_run_id))
         except (ObjectNotFound, ValueError) as error:
-            raise NotFound(f"no flow run {flow_run_id!r}", fix="the last ones: graft status") from error
+            raise NotFound(f"no flow run {flow_run_id!r}", fix="the last runs: graft status") from error
         state = run.state
         if state is None or state.is_final():
             raise GraftError(f"{run.name} has ended already ({run.state_name})", where=flow_run_id)
         if run.deployment_id is None and not state.is_paused():
-            raise GraftError(f"{run.name} goes on in a terminal", where=flow_run_id, fix="press Ctrl-C there")
+            raise GraftError(f"{run.name} runs in a terminal", where=flow_run_id, fix="press Ctrl-C there")
         told = client.set_flow_run_state(run.id, State(type=StateType.CANCELLING))
         if told.status == SetStateStatus.ABORT:
-            reason = getattr(told.details, "reason", None) or "Prefect does not say why"
+            reason = getattr(told.details, "reason", None) or "Prefect gives no reason"
             raise GraftError(f"{run.name} cannot be cancelled: {reason}", where=flow_run_id)
 
 
@@ -260,7 +262,7 @@ def _find(client: SyncPrefectClient, name: str) -> DeploymentResponse:
         return client.read_deployment_by_name(name)
     except (ObjectNotFound, ValueError) as error:
         known = ", ".join(sorted(_names(client, client.read_deployments()).values())) or "none"
-        raise NotFound(f"no deployment {name!r}", fix=f"there are: {known}") from error
+        raise NotFound(f"no deployment {name!r}", fix=f"deployments: {known}") from error
 
 
 def _look(client: SyncPrefectClient, runs: int) -> Overview:
@@ -286,7 +288,7 @@ def _look(client: SyncPrefectClient, runs: int) -> Overview:
 
 
 def worker_online(client: SyncPrefectClient) -> bool:
-    """Whether a worker of the pool `graft` has reported lately."""
+    """Whether a worker of the pool `graft` has reported recently."""
     from prefect.exceptions import ObjectNotFound
 
     try:
@@ -330,7 +332,7 @@ def _deployment(
 
 
 def _scheduled(client: SyncPrefectClient, pages: int) -> list[FlowRun]:
-    """Runs that have not begun, soonest first; a further reply is read where the one before was full."""
+    """Runs that have not begun, soonest first; further replies are read while they are full."""
     from prefect.client.schemas.filters import FlowRunFilter
     from prefect.client.schemas.sorting import FlowRunSort
 
@@ -345,7 +347,7 @@ def _scheduled(client: SyncPrefectClient, pages: int) -> list[FlowRun]:
 
 
 def _begun(client: SyncPrefectClient, count: int, deployments: Sequence[Any] = ()) -> list[FlowRun]:
-    """Runs that have begun, newest first; of these deployments where some are named."""
+    """Runs that have begun, newest first; only of these deployments if some are named."""
     from prefect.client.schemas.filters import DeploymentFilter, FlowRunFilter
     from prefect.client.schemas.sorting import FlowRunSort
 
@@ -358,7 +360,7 @@ def _begun(client: SyncPrefectClient, count: int, deployments: Sequence[Any] = (
 def _last_of_each(
     client: SyncPrefectClient, found: Sequence[DeploymentResponse], begun: Sequence[FlowRun]
 ) -> dict[Any, FlowRun]:
-    """Deployment's id to its newest run; where the first reply was full, others' are asked for once more."""
+    """Deployment's id to its newest run; if the first reply was full, missing deployments are requested again."""
     last = {run.deployment_id: run for run in reversed(begun)}
     silent = [item.id for item in found if item.id not in last]
     if silent and len(begun) == PAGE:
@@ -367,7 +369,7 @@ def _last_of_each(
 
 
 def _planned(run: FlowRun) -> bool:
-    """Whether a schedule will begin it in time; what a person asked for, and what is late, waits for a worker."""
+    """Whether a schedule will begin it in time; requested and late runs wait for a worker."""
     return bool(run.auto_scheduled) and run.state_name != "Late"
 
 

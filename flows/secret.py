@@ -12,7 +12,7 @@ from graft.schemas.secret import secret_in
 
 
 def secret_file(home: Home) -> Path:
-    """Where the secret lies: one line, "user:password", which Prefect's page asks for as its password."""
+    """The file of the secret: one line, "user:password", the password of Prefect's page."""
     return home.prefect / "secret"
 
 
@@ -22,6 +22,6 @@ def secret(home: Home) -> str:
 
 
 def prefect_folder(home: Home) -> Path:
-    """GRAFT_HOME/prefect; made for its owner alone where it is absent."""
+    """GRAFT_HOME/prefect; created for its owner only if it is absent."""
     home.prefect.mkdir(parents=True, exist_ok=True, mode=0o700)
     return home.prefect

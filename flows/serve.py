@@ -27,12 +27,12 @@ from graft.schemas.home import Home
 
 DEFAULT_PORT = 4200
 RUNS_AT_ONCE = 2
-"""Flow runs that the worker takes on together; each has its own concurrency inside."""
+"""Flow runs that the worker runs at once; each has its own concurrency."""
 Say = Callable[[str], None]
 
 
 class Status(Value):
-    """What is up for a home: `url` is None where no server answers."""
+    """The state of a home's server and worker: `url` is None if no server responds."""
 
     url: str | None = None
     server_pid: int | None = None
@@ -41,7 +41,7 @@ class Status(Value):
     deployments: tuple[str, ...] = ()
     runs: tuple[RunInfo, ...] = ()
     waiting: tuple[Waiting, ...] = ()
-    """Runs that wait for people's review, whether or not this home's server is theirs."""
+    """Runs that wait for review, also on other servers."""
 
 
 def up(
@@ -51,10 +51,10 @@ def up(
     deployments: Sequence[DeploymentSpec] | None = None,
     env: Mapping[str, str] | None = None,
 ) -> Status:
-    """Start the server and a worker where they do not run yet, and deploy (by default what prefect.yaml names).
+    """Start the server and a worker unless they run, and create the deployments (by default those of prefect.yaml).
 
-    A busy port gives way to the next free one, and that is said. `env` adds to the children's environment. Raises
-    GraftError with the end of the log where a process does not come up; nothing that it started stays then.
+    If the port is busy the next free port is used and reported. `env` adds to the children's environment. Raises
+    GraftError with the end of the log if a process does not start; nothing is left running then.
     """
     apply_prefect_environment(home)
     specs = read_deployments() if deployments is None else deployments
@@ -65,7 +65,7 @@ def up(
             say(f"Prefect's server is up already: {page_of(url)}")
         else:
             if before:
-                say("a server or worker that was left over is stopped first")
+                say("stopping a leftover server or worker first")
                 stop(home)
             url = _start(home, port, say, env or {})
         for name in deploy(Access(url, secret(home)), specs):
@@ -74,25 +74,25 @@ def up(
 
 
 def down(home: Home, say: Say = print) -> bool:
-    """Stop the server and worker that `up` started, and what they started; False where nothing ran.
+    """Stop the server and worker that `up` started, with their children; False if nothing ran.
 
-    A process whose start time is not the noted one is another program that got the same number: it is left alone.
+    A process with another start time than noted is another program with the same id: it is left alone.
     """
     with _lock(home):
         for role in read_state(home).keys() & {"server", "worker"}:
             if role not in running(home):
-                say(f"the {role} was gone already")
+                say(f"the {role} had already ended")
         url, stopped = read_state(home).get("api_url"), stop(home)
     if url:
         forget_server(url)
-    say(f"stopped {' and '.join(stopped)}" if stopped else "nothing was up")
+    say(f"stopped {' and '.join(stopped)}" if stopped else "nothing was running")
     return bool(stopped)
 
 
 def status(home: Home, runs: int = 10, seconds: float = ANSWER_SECONDS) -> Status:
-    """Whether server and worker are up, what is deployed, the last runs, what waits. Never raises for 'down'.
+    """The state of server, worker, deployments, last runs and waiting runs. Does not raise if they are down.
 
-    A server that takes longer than `seconds` for an answer counts as down.
+    A server that takes longer than `seconds` to respond counts as down.
     """
     alive, seen = running(home), overview(home, runs, seconds)
     return Status(
@@ -106,7 +106,7 @@ def status(home: Home, runs: int = 10, seconds: float = ANSWER_SECONDS) -> Statu
 
 
 def _child_environment(home: Home, url: str) -> dict[str, str]:
-    """The children write to the same home, and to log files: there, INFO is wanted."""
+    """The children's environment: the same home, and INFO for their log files."""
     own = {"GRAFT_HOME": str(home.root), "PREFECT_LOGGING_LEVEL": "INFO"}
     return {**prefect_environment(home), **own, "PREFECT_API_URL": url, "PREFECT_API_AUTH_STRING": secret(home)}
 
@@ -116,7 +116,7 @@ def _start(home: Home, port: int | None, say: Say, env: Mapping[str, str]) -> st
     bound = listen(wanted)
     free = bound.getsockname()[1]
     if wanted and free != wanted:
-        say(f"port {wanted} is busy; taking {free}")
+        say(f"port {wanted} is busy; using {free}")
     url = f"http://{LOOPBACK}:{free}/api"
     both = {**os.environ, **_child_environment(home, url)}
     try:
@@ -135,7 +135,7 @@ def _start(home: Home, port: int | None, say: Say, env: Mapping[str, str]) -> st
         stop(home)
         raise
     say(f"up: {page_of(url)}  (logs in {home.prefect / 'logs'})")
-    say(f"that page asks for a password: the line in {secret_file(home)}")
+    say(f"password of that page: the line in {secret_file(home)}")
     return url
 
 
@@ -153,7 +153,7 @@ def _lock(home: Home) -> Iterator[None]:
         with FileLock(prefect_folder(home) / "up.lock", timeout=5):
             yield
     except Timeout as error:
-        what = "another `graft up` or `graft down` is at work"
+        what = "another `graft up` or `graft down` is running"
         raise AlreadyRunning(what, where=str(home.prefect), fix="wait for it") from error
 
 

@@ -1,6 +1,6 @@
 """Prefect's server as Graft starts it: `python -m graft.flows.server SOCKET`, on a loopback socket that it inherits.
 
-In front of Prefect's own application, which checks neither, stands a check of each request's Host (a page elsewhere can
+Prefect's own application checks neither Host nor Origin, so each request is checked first: its Host (a foreign page can
 rebind its name to this machine) and Origin (a web page may send requests without being able to read the replies; CORS
 does not cover websockets at all). Prefect's authentication checks the home's secret behind it.
 """
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 HOSTS = frozenset({"127.0.0.1", "localhost"})
 _CORS = {"PREFECT_SERVER_CORS_ALLOWED_ORIGINS", "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS"}
 CLOSING_SECONDS = 3
-"""How long requests under way may take when the server stops."""
+"""Seconds for open requests when the server stops."""
 
 
 class Guard:
-    """Refuses a request, or websocket, under another host name or from a page of another origin."""
+    """Rejects a request or websocket with another host name or from a page of another origin."""
 
     def __init__(self, app: ASGIApp, origins: frozenset[str]) -> None:
         self._app, self._origins = app, origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hand the request on, or answer with status 400 (host) or 403 (origin)."""
+        """Forward the request, or respond with status 400 (host) or 403 (origin)."""
         from starlette.responses import PlainTextResponse
 
         if scope["type"] in ("http", "websocket"):
@@ -51,7 +51,7 @@ class Guard:
 
 
 def server_environment(home: Home, port: int, *, of_run: bool) -> dict[str, str]:
-    """Environment variables for the server alone; where it keeps its data, or who may ask, a user's choice stays.
+    """Environment variables for the server only; a user's choice of database or authentication stays.
 
     `of_run` makes it the server of one run: without pages and schedules.
     """

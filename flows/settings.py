@@ -16,8 +16,8 @@ _OF_SERVER = ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING")
 def prefect_environment(home: Home) -> dict[str, str]:
     """Environment variables for Prefect 3.9: all state under `home`, loopback only, nothing sent anywhere.
 
-    Where `graft up` has a server running for this home, runs report to it (PREFECT_API_URL, with its secret); else
-    `flows.run_server` starts one. Prefect's own way of starting one is off: that server is open to everybody.
+    If `graft up` runs a server for this home, runs report to it (PREFECT_API_URL, with its secret); else
+    `flows.run_server` starts one. Prefect's own temporary server is off, because it is open to everybody.
     A home may be somebody else's, so nothing of it is run: results are JSON, and Prefect's profiles and logging
     configuration, which can name any callable, are those of its package.
     """
@@ -44,7 +44,7 @@ def prefect_environment(home: Home) -> dict[str, str]:
 
 
 def _shipped_files() -> dict[str, str]:
-    """Prefect's own files in place of those that it would read in the home; a user's choice stays."""
+    """Prefect's packaged files instead of those in the home; a user's choice stays."""
     found = importlib.util.find_spec("prefect")
     root = Path(found.origin if found and found.origin else "").parent
     ours = {
@@ -70,14 +70,14 @@ def apply_prefect_environment(home: Home) -> None:
 
 
 def connect_environment(url: str, secret: str | None) -> None:
-    """Let Prefect's clients of this process, and its children, talk to a server of ours."""
+    """Point Prefect's clients of this process and its children to a server of ours."""
     os.environ["PREFECT_API_URL"] = url
     if secret is not None:
         os.environ["PREFECT_API_AUTH_STRING"] = secret
 
 
 def forget_server(url: str) -> None:
-    """Take a server of ours that is stopped out of this process's environment."""
+    """Remove a stopped server of ours from this process's environment."""
     if os.environ.get("PREFECT_API_URL") == url:
         for name in _OF_SERVER:
             os.environ.pop(name, None)

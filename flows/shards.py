@@ -1,6 +1,6 @@
 """Reports of finished shards, so that a rerun skips them: JSON in GRAFT_HOME/runs/RUN/shards.
 
-They are not Prefect's persisted results: such a file names the serializer that reads it, pickle if it likes, so that
+Prefect's persisted results are not used: such a file names its own serializer, possibly pickle, so that
 somebody else's home could run code here. A report that is missing or unreadable costs a replay from the lake.
 """
 
@@ -16,7 +16,7 @@ from graft.schemas.home import Home
 
 
 class Finished(Value):
-    """What a finished shard did; the fields of flows.streaming.ShardReport."""
+    """The result of a finished shard; the fields of flows.streaming.ShardReport."""
 
     settled: int
     accepted: dict[str, int]
@@ -26,12 +26,12 @@ class Finished(Value):
 
 
 def report_file(home: Home, run_id: str, lake_id: str, spec: ShardSpec) -> Path:
-    """Where the report of this share of a run lies; another lake's does not count."""
+    """The path of a shard's report; it depends on the lake."""
     return home.run(run_id) / "shards" / f"{stable_hash(lake_id, spec.model_dump())}.json"
 
 
 def read_report(file: Path) -> dict[str, Any] | None:
-    """The shard's report, None where there is none that can be read."""
+    """The shard's report, or None if none can be read."""
     try:
         return Finished.model_validate_json(file.read_bytes()).model_dump()
     except (OSError, ValueError):
@@ -39,7 +39,7 @@ def read_report(file: Path) -> dict[str, Any] | None:
 
 
 def keep_report(file: Path, report: dict[str, Any]) -> None:
-    """Write it whole or not at all; on a full disk not at all."""
+    """Write the report atomically; on a full disk it is not written."""
     with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
         beside = file.with_suffix(".tmp")

@@ -1,6 +1,6 @@
-"""Which Prefect server and worker are a home's, as `graft up` noted them in GRAFT_HOME/prefect/up.json.
+"""A home's Prefect server and worker, as noted by `graft up` in GRAFT_HOME/prefect/up.json.
 
-A process is known by its id and its start time, so that a number that the system gave to another program is left alone.
+A process is identified by id and start time, so that a reused id of another program is left alone.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 
 LOOPBACK = "127.0.0.1"
 ROLES = ("worker", "server")
-"""In the order in which they are stopped."""
+"""Roles, in the order in which they are stopped."""
 
 
 class Access(NamedTuple):
-    """The address of a server's API, and the secret that it asks for (None: it asks for none of ours)."""
+    """The address of a server's API, and its secret (None: it needs none of ours)."""
 
     url: str
     secret: str | None
 
 
 def server_of(home: Home) -> Access | None:
-    """This home's server where it answers within 2 s, else None.
+    """This home's server if it responds within 2 s, else None.
 
-    The secret goes to the very process that was noted: where that is gone, another user's program may have its port.
+    The secret is sent only to the noted process: if it has ended, another user's program may have its port.
     """
     state = read_state(home)
     url, noted = state.get("api_url"), "server" in state
@@ -41,7 +41,7 @@ def server_of(home: Home) -> Access | None:
 
 
 def read_state(home: Home) -> dict[str, Any]:
-    """What `graft up` noted of its server and worker; empty where nothing is noted or the note cannot be read."""
+    """The note of `graft up`; empty if it is absent or unreadable."""
     try:
         state = json.loads((home.prefect / "up.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -50,7 +50,7 @@ def read_state(home: Home) -> dict[str, Any]:
 
 
 def running(home: Home) -> dict[str, psutil.Process]:
-    """Role to process, for those noted that still run and are the same program (start times agree to 0.01 s)."""
+    """Role to noted process, if it still runs with the same start time (to 0.01 s)."""
     import psutil
 
     found = {}
@@ -68,7 +68,7 @@ def running(home: Home) -> dict[str, psutil.Process]:
 
 
 def lives(process: psutil.Process) -> bool:
-    """Whether the process runs still; one that has ended and was not waited for does not."""
+    """Whether the process still runs; a zombie does not."""
     import psutil
 
     try:
@@ -78,12 +78,12 @@ def lives(process: psutil.Process) -> bool:
 
 
 def healthy(api_url: str, timeout_s: float = 2.0) -> bool:
-    """Whether a Prefect server answers at this loopback address; never goes through a proxy."""
+    """Whether a Prefect server responds at this loopback address; no proxy is used."""
     return _status(f"{api_url}/health", timeout_s) == 200
 
 
 def protected(api_url: str) -> bool:
-    """Whether the server refuses a client without a secret; one that an earlier Graft started does not."""
+    """Whether the server rejects a client without a secret; a server started by an earlier Graft does not."""
     return _status(f"{api_url}/version") == 401
 
 

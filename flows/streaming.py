@@ -1,6 +1,6 @@
-"""A shard: slots are opened, run and settled continuously until its share of accepted rows is there.
+"""A shard: open, run and settle slots continuously until its share of accepted rows is reached.
 
-Two orders are kept apart, and that is what makes a rerun identical whatever the timing was:
+Two orders are kept apart, which makes a rerun identical whatever the timing:
 
 - slots *run* in any order, as many at once as `width` allows, with no barrier between stages;
 - they *settle* in one fixed order (by index, then label), and only settling changes state: it decides duplicates
@@ -22,13 +22,13 @@ from graft.schemas.decisions import ACROSS_SHARDS, SEMANTIC
 from graft.schemas.rows import Candidate, Decision, GateResult, Slot
 
 AFTER_SHARD = frozenset({SEMANTIC, ACROSS_SHARDS})
-"""Decision codes of rows that de-duplication took after their shard had ended; to the shard they were accepted."""
+"""Codes of rows that de-duplication rejected after their shard had ended; the shard counts them as accepted."""
 
 CHUNK = 8
-"""Slots of one label that are opened next to each other, so that the server's prefix cache serves them."""
+"""Slots of one label opened in sequence, to use the server's prefix cache."""
 
 WINDOW = 4
-"""How many times `width` slots may be ahead of the settled ones: enough that one slow slot holds nothing up."""
+"""Slots ahead of the settled prefix, in multiples of `width`: enough that one slow slot blocks nothing."""
 
 Outcome = tuple[Candidate, tuple[Call, ...]]
 MakeSlot = Callable[[str, int], Slot]
@@ -41,8 +41,8 @@ Commit = Callable[[list[Candidate], list[Call]], Awaitable[None]]
 class Stream:
     """One label's progress within a shard.
 
-    A row counts for the label that it has in the end: `accepted` holds rows of other streams that were relabelled to
-    this one, `own` those of this stream that kept its label, by which its yield is measured.
+    A row counts for its final label: `accepted` includes rows of other streams that were relabelled to this label;
+    `own` are rows of this stream that kept its label, which measure its yield.
     """
 
     label: str
@@ -56,9 +56,9 @@ class Stream:
     own: int = 0
 
     def look_ahead(self) -> None:
-        """Move the horizon to where the rows still missing should be found, by the yield so far.
+        """Move the horizon to where the missing rows are expected, by the yield so far.
 
-        Never further than the window, so that a poor guess from the first few candidates opens no slots too many.
+        It stays within the window, so that a poor estimate from the first candidates opens no excess slots.
         """
         missing = self.wanted - self.accepted
         if missing <= 0:
@@ -69,26 +69,26 @@ class Stream:
 
     @property
     def drained(self) -> bool:
-        """Every slot that was or may be opened has settled."""
+        """Whether every slot that was or may be opened has settled."""
         return self.settled >= self.horizon
 
 
 @dataclass
 class ShardReport:
-    """What a shard did. `stopped_by` is target, candidates, or the reason that `halt` gave."""
+    """The result of a shard. `stopped_by` is target, candidates, or the reason from `halt`."""
 
     accepted: dict[str, int] = field(default_factory=dict)
     settled: int = 0
     failed: int = 0
     stopped_by: str = "target"
     overshoot: int = 0
-    """Slots that were opened although, in the settled order, their label had enough already."""
+    """Slots opened after their label, in the settled order, had reached its target."""
     tried: dict[str, int] = field(default_factory=dict)
     """Settled slots of each label."""
 
 
 class ShardRunner:
-    """Runs one shard. See the module's docstring for the two orders."""
+    """Runs one shard. The module docstring describes the two orders."""
 
     def __init__(
         self,
@@ -121,7 +121,7 @@ class ShardRunner:
         self._report = ShardReport()
 
     async def run(self) -> ShardReport:
-        """Work until the target, a cap or `halt`. What has settled is committed, also when cancelled."""
+        """Work until the target, a cap or `halt`. Settled candidates are committed, also on cancellation."""
         for stream in self.streams:
             stream.look_ahead()
         stopped = ""
@@ -181,7 +181,7 @@ class ShardRunner:
                 self._done[self._running.pop(task)] = task.result()
 
     def _settle_ready(self) -> int:
-        """Settle, in the fixed order, every slot whose turn has come. Returns how many."""
+        """Settle, in the fixed order, every slot that is due. Returns their number."""
         count = 0
         while active := [stream for stream in self.streams if not stream.drained]:
             stream = min(active, key=lambda s: s.settled)
@@ -225,7 +225,7 @@ class ShardRunner:
         return candidate.model_copy(update={"gates": gates, "decision": gate_decision(candidate, failed)})
 
     def _settle_leftovers(self) -> None:
-        """After a halt: slots that finished behind one that was never opened still end with their outcome."""
+        """After a halt, settle finished slots that follow an unopened slot."""
         for label, index in sorted(self._done, key=lambda place: (place[1], place[0])):
             stream = next(s for s in self.streams if s.label == label)
             self._settle(stream, self._done[label, index])

@@ -15,9 +15,9 @@ Said = tuple[Sequence[str], Sequence[Sequence[float]]]
 
 
 def student_judge(home: Home) -> Callable[[str, Sequence[str]], Said]:
-    """What answers for the students of this home: (id, texts) to its labels and each text's probabilities.
+    """A function from (student id, texts) to its labels and each text's probabilities.
 
-    It raises NotFound where no student of that id lies in the home. Thread-safe; a student stays loaded.
+    It raises NotFound if the home has no such student. Thread-safe; a student stays loaded.
     """
     lock, loaded = threading.Lock(), dict[str, "TextClassifier"]()
 

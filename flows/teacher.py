@@ -1,6 +1,6 @@
-"""The teacher as a baseline: the recipe's own labelers asked for the labels of a sample of the test rows.
+"""The teacher as a baseline: the recipe's labelers label a sample of the test rows.
 
-Test texts go to judges alone, in the role `labeler`; nothing that a generator is shown is made of them.
+Test texts go only to judges, in the role `labeler`, never into a generator's prompt.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ async def teacher_scores(
     recipe: Recipe, seeds: Sequence[Seed], test_rows: Rows, *, rows: int, home: Home, seed: int,
     predict: Callable[[Sequence[str]], Sequence[str]], say: Say = lambda text: None,
 ) -> tuple[TeacherScore, ...]:  # fmt: skip
-    """Each teacher on the same at most `rows` test rows, drawn by `seed`: zero-shot, then with seeds as examples.
+    """Evaluate each teacher on up to `rows` test rows, drawn by `seed`: zero-shot, then with seeds as examples.
 
-    A teacher is a labeler of the recipe that is no encoder, or, where there is none, any model of the pool that writes.
+    A teacher is a labeler of the recipe that is not an encoder, else any generating model of the pool.
     `predict` gives the student's labels for texts. Calls go through the journal and under the recipe's limits; a
-    teacher whose calls would pass them is left out, and said. Raises ModelUnreachable, and what opening servers raises.
+    teacher whose calls would exceed them is left out with a note. Raises ModelUnreachable, and errors of server starts.
     """
     asked = sample(test_rows, rows, seed)
     models = teachers(recipe)
@@ -57,24 +57,24 @@ async def teacher_scores(
                 try:
                     scores.append(await _score(gateway.call, recipe, model, examples, asked, right, seed))
                 except BudgetExhausted as error:
-                    say(f"{what}: left out, as the calls would pass a limit: {error.what}")
+                    say(f"{what}: left out, because its calls would exceed a limit: {error.what}")
     return tuple(scores)
 
 
 def teachers(recipe: Recipe) -> tuple[ModelSpec, ...]:
-    """The recipe's labelers that are no encoders; where there is none, all models of the pool that are none."""
+    """The recipe's labelers that are not encoders; else all such models of the pool."""
     named = tuple(model for model in recipe.models_for("labeler") if model.provider != "encoder")
     return named or tuple(model for model in recipe.models if model.provider != "encoder")
 
 
 def sample(rows: Rows, most: int, seed: int) -> list[tuple[str, str]]:
-    """At most so many of the rows, in their order; the same seed draws the same."""
+    """A sample of at most that many rows, in their order, fixed by the seed."""
     places = random.Random(seed).sample(range(len(rows)), min(most, len(rows)))
     return [rows[place] for place in sorted(places)]
 
 
 def table(scores: Sequence[TeacherScore]) -> str:
-    """Teachers beside the student, as lines for people."""
+    """Teachers compared with the student, as lines of text."""
     if not scores:
         return ""
     rows = scores[0].rows
@@ -93,20 +93,20 @@ def table(scores: Sequence[TeacherScore]) -> str:
 
 
 def _narrowed(recipe: Recipe, models: Sequence[ModelSpec]) -> Recipe:
-    """The recipe with these models alone, for every role, so that no other server is started or asked."""
+    """The recipe with only these models, for every role, so that no other server is started."""
     free = {name: spec.model_copy(update={"models": ()}) for name, spec in recipe.roles.items()}
     return recipe.model_copy(update={"models": tuple(models), "roles": free})
 
 
 class _Taken:
-    """Passes calls on and keeps the replies."""
+    """Forwards calls and keeps the replies."""
 
     def __init__(self, ask: Ask) -> None:
         self._ask = ask
         self.replies: list[Reply] = []
 
     async def ask(self, request: CallRequest) -> Reply:
-        """The reply; raises what the gateway raises."""
+        """The gateway's reply, or its error."""
         reply = await self._ask(request)
         self.replies.append(reply)
         return reply
@@ -115,7 +115,7 @@ class _Taken:
 async def _score(
     ask: Ask, recipe: Recipe, model: ModelSpec, examples: Sequence[Seed], asked: Rows, student: float, seed: int
 ) -> TeacherScore:
-    """One teacher in one way. Raises BudgetExhausted."""
+    """Evaluate one teacher, zero-shot or with examples. Raises BudgetExhausted."""
     from graft.students.evaluate import evaluate
 
     taken, labels = _Taken(ask), recipe.task.names
@@ -145,7 +145,7 @@ async def _score(
 async def _reviews(
     ask: Ask, recipe: Recipe, model: ModelSpec, examples: Sequence[Seed], texts: Sequence[str], seed: int
 ) -> list[Review]:
-    """What the model says of each text. The first tells whether its server gives log-probabilities; else it votes."""
+    """The model's reviews of the texts: log-probabilities if the first reply has them, else votes."""
     labels = recipe.task.names
 
     async def one(text: str, by_name: bool) -> Review:
@@ -170,7 +170,7 @@ async def _reviews(
 async def _answers(
     ask: Ask, recipe: Recipe, model: ModelSpec, examples: Sequence[Seed], reviews: Sequence[Review]
 ) -> list[str]:
-    """A label for each review, empty where it gave none. Probabilities are corrected as the recipe's labeler's are."""
+    """A label for each review, empty if it has none. Probabilities are calibrated as for the recipe's labeler."""
     raws = [{score.label: score.raw for score in review.distribution} for review in reviews]
     measured = [raw for raw, review in zip(raws, reviews, strict=True) if raw and not is_vote(review)]
     means: dict[str, float] = {}
@@ -182,7 +182,7 @@ async def _answers(
         except BudgetExhausted:
             raise
         except CallFailed:
-            means = {}  # as it is where nothing is known of the model's bias
+            means = {}  # uncorrected if the model's bias is unknown
     answers = []
     for review, raw in zip(reviews, raws, strict=True):
         right = {} if is_vote(review) else calibrate(raw, means)
@@ -191,7 +191,7 @@ async def _answers(
 
 
 def _shots(recipe: Recipe, examples: Sequence[Seed]) -> int:
-    """Examples of a label in the prompt, on average over the labels and rounded; at least 1 where there are any."""
+    """Mean number of examples of a label in the prompt, rounded; at least 1 if there are any."""
     labels = recipe.task.categories
     if not examples:
         return 0
@@ -201,7 +201,7 @@ def _shots(recipe: Recipe, examples: Sequence[Seed]) -> int:
 
 
 def _latencies(replies: Sequence[Reply]) -> tuple[float, float]:
-    """Median and 95th percentile of the seconds of the calls that were sent; zeros where all came from the journal."""
+    """Median and 95th percentile of seconds of sent calls; zeros if all came from the journal."""
     import numpy as np
 
     took = [reply.latency_s for reply in replies if not reply.cached]

@@ -1,4 +1,4 @@
-"""The flow that trains a student on a version: of the kind that the version's task names, judged beside a baseline."""
+"""The flow that trains a student on a version, of the kind that its task names, and evaluates it with a baseline."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def train_student(ref: str, test: str | None = None, overrides: dict[str, Any] |
 
 
 def train_version(ref: str, *, test: str | None = None, overrides: dict[str, Any] | None = None) -> Report:
-    """The same without Prefect, for notebooks: the kind's own report."""
+    """Train without Prefect, for notebooks; returns the kind's own report."""
     home = Home.find()
     with Lake.open(home) as lake:
         found = version(lake, ref)

@@ -1,4 +1,4 @@
-"""Waiting for a coroutine where nothing is asynchronous."""
+"""Wait for a coroutine in synchronous code."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def finished(work: Coroutine[Any, Any, T]) -> T:
-    """The result of a coroutine, for callers that are not asynchronous, in a notebook's running loop too."""
+    """The result of a coroutine, for synchronous callers, also in a notebook's running loop."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:

@@ -7,10 +7,10 @@ The verbs of the command line as functions, for notebooks and scripts:
     frame = graft.load("demo")         # the latest version as a pandas frame with Arrow types
     graft.explain(frame.id[0])                 # a row's whole history
     graft.train("demo", test="recipes/data/demo_test.jsonl")
-    graft.improve("demo", rounds=3)            # rows in rounds, steered by what the student gets wrong
+    graft.improve("demo", rounds=3)            # rows in rounds, steered by the student's errors
     graft.quality("demo").wording.distinct_2   # the quality report; graft.diff("demo@1", "demo@2") compares
-    graft.report("demo", out="demo.html")      # all of a version in one HTML file
-    graft.rescreen("demo", {"gates.near_duplicate": 0.7})  # other thresholds, without a model call
+    graft.report("demo", out="demo.html")      # a version's report in one HTML file
+    graft.rescreen("demo", {"gates.near_duplicate": 0.7})  # new thresholds, no model calls
     graft.export("demo", format="jsonl", out="training-set")
 
 Inside a running event loop (a notebook), the functions work on a thread of their own.
@@ -46,9 +46,9 @@ def run(
     money_usd: float | None = None,
     minutes: float | None = None,
 ) -> tuple[Run, DatasetVersion | None]:
-    """Make the dataset of a recipe (a path or the name of one that ships): (the run, the version or None).
+    """Make the dataset of a recipe (a path, or the name of a bundled recipe); returns (run, version or None).
 
-    Raises the same GraftErrors that the command line prints. Repeating it with nothing changed makes no call.
+    Raises the GraftErrors that the command line prints. A repetition with nothing changed makes no call.
     """
     from graft.flows.run_server import start_prefect
     from graft.schemas.datasets import DatasetVersion, Run
@@ -69,9 +69,9 @@ def improve(
     recipe: str | Path, *, rounds: int | None = None, rows_per_round: int | None = None, seeds: int | None = None,
     test: str | Path | None = None, steer_on: str | Path | None = None, compare: bool | None = None,
 ) -> Improvement:  # fmt: skip
-    """Rows in rounds, each steered by what the last student got wrong; arguments override the recipe's `improve:`.
+    """Make rows in rounds, each steered by the last student's errors; arguments override the recipe's `improve:`.
 
-    Raises the same GraftErrors that the command line prints. Repeating it goes on, or repeats nothing.
+    Raises the GraftErrors that the command line prints. A repetition continues, and repeats no finished work.
     """
     from graft.flows.run_server import start_prefect
     from graft.schemas.home import Home
@@ -91,9 +91,9 @@ def improve(
 
 
 def load(ref: str, *, split: str | None = None, restricted: bool = False) -> pd.DataFrame:
-    """A version's rows (`name`, `name@3`) as a pandas frame with Arrow types; restricted rows only when asked for.
+    """A version's rows (`name`, `name@3`) as a pandas frame with Arrow types; `restricted` includes restricted rows.
 
-    Where such rows are left out a warning is logged that says how many.
+    If restricted rows are left out, a warning with their number is logged.
     """
     import logging
 
@@ -114,7 +114,7 @@ def load(ref: str, *, split: str | None = None, restricted: bool = False) -> pd.
 def explain(row_id: str, *, restricted: bool = False) -> dict[str, Any]:
     """A row's history: seeds, prompts, models, scores, gates, decision, price, versions, students.
 
-    Unless `restricted` is true, "(restricted)" stands for whatever may quote a restricted row.
+    Unless `restricted` is true, "(restricted)" replaces every text that may quote a restricted row.
     """
     from graft.data.explain import explain as explain_row
     from graft.data.lake import Lake
@@ -138,11 +138,11 @@ def export(
     ref: str, *, format: str = "jsonl", out: str | Path | None = None, overwrite: bool = False,
     restricted: bool = False, **options: Any,
 ) -> list[Path]:  # fmt: skip
-    """Write a version in a format of data.export.FORMATS, one file a split; returns the files.
+    """Write a version in an export format, one file for each split; returns the files.
 
     `options` are splits, where, columns, shards, shard_rows, compression, ask, instruction, plain, push, private and
-    say, as in flows.export_dataset.export_version. Restricted rows only when asked for; the README beside the files
-    says how many are in or were left out.
+    say, as in flows.export_dataset.export_version. `restricted` includes restricted rows; the README beside the
+    files states how many are included or left out.
     """
     from graft.flows.export_dataset import export_version
 
@@ -150,9 +150,9 @@ def export(
 
 
 def quality(ref: str, *, against: str | None = None) -> Quality:
-    """A version's quality report, with embeddings where the built-in encoder is installed; figures not known are None.
+    """A version's quality report, with embeddings if the built-in encoder is installed; unknown figures are None.
 
-    Drift is told from `against`, by default the dataset's version before.
+    Drift is measured against `against`, by default the dataset's previous version.
     """
     from graft.agents.local.encoder import find_embed
     from graft.data.lake import Lake
@@ -166,7 +166,7 @@ def quality(ref: str, *, against: str | None = None) -> Quality:
 
 
 def diff(before: str, after: str, *, restricted: bool = False) -> Diff:
-    """What changed between two versions: rows, labels, splits, lengths, diversity, reviews, with examples."""
+    """Compare two versions: rows, labels, splits, lengths, diversity, reviews, with examples."""
     from graft.data.diff import diff as compare
     from graft.data.lake import Lake
     from graft.data.versions import version
@@ -177,9 +177,9 @@ def diff(before: str, after: str, *, restricted: bool = False) -> Diff:
 
 
 def report(ref: str, *, out: str | Path | None = None) -> Path:
-    """Write all of a version into one HTML file, by default report-NAME-NUMBER.html here; returns where it lies.
+    """Write a version's report as one HTML file, by default report-NAME-NUMBER.html here; returns its path.
 
-    It runs no script and loads nothing; words of restricted rows are hidden.
+    It runs no script and loads nothing; the text of restricted rows is hidden.
     """
     from graft.dashboard.report import write_report
     from graft.schemas.home import Home
@@ -188,14 +188,14 @@ def report(ref: str, *, out: str | Path | None = None) -> Path:
 
 
 def rescreen(ref: str, overrides: Mapping[str, Any] | None = None, *, dry_run: bool = False) -> Rescreened:
-    """Every gate over a version again, such as rescreen("demo", {"gates.near_duplicate": 0.7}); no model is called."""
+    """Run every gate over a version again, such as rescreen("demo", {"gates.near_duplicate": 0.7}), without models."""
     from graft.flows.rescreen import rescreen_version
 
     return rescreen_version(ref, overrides, dry_run=dry_run)
 
 
 def train(ref: str, *, test: str | Path | None = None, **settings: Any) -> Report:
-    """Train the student of a version and evaluate it: a classifier beside a baseline on its seeds, on a held-out file.
+    """Train and evaluate the student of a version: a classifier and a baseline on its seeds, on a held-out file.
 
     `settings` override fields of StudentSettings, such as epochs=5.
     """

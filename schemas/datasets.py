@@ -27,7 +27,7 @@ class Run(Value):
     status: RunStatus
     started_at: datetime
     ended_at: datetime | None = None
-    code_version: str
+    code_version: str = Field(description="of Graft, then of the plugins that the run uses")
     stopped_by: str = Field(
         default="",
         description="target, candidates, budget, time, yield, refusals, out_of_reach, recall, user or an error",

@@ -13,10 +13,10 @@ Stage = Literal["writing", "labelling", "review", "gate", "choice", "call"]
 """The step that decided: writing a text, labelling it, reviewing it, a gate, the choice among several accepted rows, or
 a model call that gave no usable reply."""
 Cause = Literal["", "unreadable", "refused", "unanswered", "duplicate"]
-"""What several codes have in common: unusable replies, refusals by a model, no answer from a server, repeated texts."""
+"""The common cause of several codes: unusable replies, refusals by a model, no answer from a server, repeated texts."""
 
 OUT_OF_BUDGET = "failed.budget"
-"""Of a candidate whose next call would have passed a cap."""
+"""The code of a candidate whose next call would have exceeded a cap."""
 NOT_BEST = "rejected.not_best"
 SEMANTIC = "gate.semantic"
 ACROSS_SHARDS = "gate.across_shards"
@@ -29,7 +29,7 @@ class DecisionCode:
     Args:
         code: `accepted.x`, `rejected.x`, `failed.x`, or `gate.RULE` for a gate's rule
         sentence: the reason in a clause, such as "the reviewers agreed that it fits"
-        cause: what it has in common with other codes
+        cause: the cause that it shares with other codes
         advice: follows "N of M candidates": what happened, a colon, what to do; shown if many candidates ended so
         negative: whether a response that ended so is a wrong answer, for preference pairs
     """

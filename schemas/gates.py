@@ -18,10 +18,10 @@ Action = Literal["off", "redact", "reject"]
 
 
 class GateSettings(Value):
-    """Checks after generation. A shipped default fits short texts; every threshold is a field.
+    """Checks after generation. Defaults fit short texts; every threshold is a field.
 
     The fields are those of every registered gate's `Settings`. They are bound when a recipe is read, not on import, so
-    that gates of other distributions have theirs too.
+    that fields of plugins are included.
     """
 
     if TYPE_CHECKING:
@@ -33,13 +33,13 @@ class GateSettings(Value):
         return super().__new__(_bound(GATES.names) if cls.__base__ is Value else cls)
 
     def of(self, settings: type[S]) -> S:
-        """One gate's own part, as `recipe.gates.of(Settings)` in the gate's file."""
+        """One gate's own settings, as in `recipe.gates.of(Settings)`."""
         made: Any = settings.model_construct(**{name: getattr(self, name) for name in settings.model_fields})
         return cast("S", made)
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
-        """What a gate's own class demands of several fields at once."""
+        """Run the gates' own validators over several fields."""
         for name in GATES.names:
             own: type[Value] = GATES.get(name).Settings
             own.model_validate({field: getattr(self, field) for field in own.model_fields})
@@ -47,7 +47,7 @@ class GateSettings(Value):
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Called by pydantic: the base is read and written by the class that is bound to the gates there are."""
+        """Called by pydantic: the base class validates and serialises as the class bound to the registered gates."""
         if cls.__base__ is not Value:
             return handler(source)
         return core_schema.no_info_plain_validator_function(
@@ -65,8 +65,8 @@ class GateSettings(Value):
 
 @lru_cache(maxsize=4)
 def _bound(names: tuple[str, ...]) -> type[GateSettings]:
-    """The class with the fields of these gates, in the order in which they run. Own kinds come first in `names`: a
-    plugin whose field another gate has is refused.
+    """The class with the fields of these gates, in the order in which they run. Built-in gates come first in `names`: a
+    plugin's field that another gate already has is an error.
     """
     owners: dict[str, str] = {}
     for name in names:

@@ -1,4 +1,4 @@
-"""Where a run writes: GRAFT_HOME (default `.graft` in the working folder) and what lies in it."""
+"""GRAFT_HOME (default `.graft` in the working folder), where runs write, and its contents."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from graft.schemas.base import STUDENT_PATTERN
 from graft.schemas.errors import NO_SPACE, GraftError, NotFound, StorageFull
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,199}")
-"""One step of a path: it holds no separator and is neither `.` nor `..`."""
+"""One step of a path: no separator, not `.` and not `..`."""
 
 PACKAGE = Path(__file__).absolute().parents[1]
 """The folder of the package `graft`, which also holds recipes/ and prefect.yaml."""
@@ -25,26 +25,26 @@ def python_path(environment: Mapping[str, str] = os.environ) -> str:
 
 @dataclass(frozen=True)
 class Home:
-    """The folder that holds everything that Graft writes."""
+    """The folder of everything that Graft writes."""
 
     root: Path
 
     @classmethod
     def find(cls) -> Home:
-        """GRAFT_HOME if it is set, else `.graft` under the working folder. Made if absent.
+        """GRAFT_HOME if it is set, else `.graft` under the working folder. Created if absent.
 
-        Raises GraftError where it is not a folder and cannot be made, StorageFull where the disk is full.
+        Raises GraftError if it is not a folder and cannot be created, StorageFull if the disk is full.
         """
         named = os.environ.get("GRAFT_HOME") or ".graft"
-        fix = "set GRAFT_HOME to a folder that you may write to"
+        fix = "set GRAFT_HOME to a writable folder"
         try:
             root = Path(named).expanduser().resolve()
             root.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
-            raise GraftError("GRAFT_HOME is a file, or lies under one", where=named, fix=fix) from error
+            raise GraftError("GRAFT_HOME is a file, or is under a file", where=named, fix=fix) from error
         except (OSError, RuntimeError) as error:
             kind = StorageFull if isinstance(error, OSError) and error.errno in NO_SPACE else GraftError
-            raise kind(f"GRAFT_HOME cannot be made: {error}", where=named, fix=fix) from error
+            raise kind(f"GRAFT_HOME cannot be created: {error}", where=named, fix=fix) from error
         return cls(root)
 
     @property
@@ -59,50 +59,50 @@ class Home:
 
     @property
     def runs(self) -> Path:
-        """One folder a run: lock, log, report."""
+        """One folder for each run: lock, log, report."""
         return self.root / "runs"
 
     @property
     def students(self) -> Path:
-        """One folder a student: weights, confusion matrix, card."""
+        """One folder for each student: weights, confusion matrix, card."""
         return self.root / "students"
 
     @property
     def exports(self) -> Path:
-        """Where `graft export` writes by default."""
+        """The default folder of `graft export`."""
         return self.root / "exports"
 
     def run(self, run_id: str) -> Path:
-        """A run's folder. Raises NotFound where the id is no run's: a name from a command, page or lake is no path."""
+        """A run's folder. Raises NotFound if the id is not valid: a name from a command, page or lake is no path."""
         return self._named(self.runs, run_id, "run", _NAME)
 
     def student(self, student_id: str) -> Path:
-        """A student's folder. Raises NotFound where the id is no student's, such as `st_x/../../elsewhere`."""
+        """A student's folder. Raises NotFound if the id is not valid, such as `st_x/../../elsewhere`."""
         return self._named(self.students, student_id, "student", re.compile(STUDENT_PATTERN))
 
     def export(self, name: str) -> Path:
-        """The folder of an export, or its file. Raises NotFound where that is no name of one."""
+        """The folder or file of an export. Raises NotFound if the name is not valid."""
         return self._named(self.exports, name, "export", _NAME)
 
     def improvement(self, name: str) -> Path:
-        """The folder of a loop's report. Raises NotFound where the id is no loop's."""
+        """The folder of a loop's report. Raises NotFound if the id is not valid."""
         return self._named(self.root / "improve", name, "improvement", _NAME)
 
     def _named(self, folder: Path, name: str, noun: str, pattern: re.Pattern[str]) -> Path:
         if not pattern.fullmatch(name):
             raise NotFound(
-                f"no {noun} {name[:80]!r}: that cannot be an id", where=str(folder), fix=f"name it by its {noun} id"
+                f"no {noun} {name[:80]!r}: this is not a valid id", where=str(folder), fix=f"use a {noun} id"
             )
         return folder / name
 
     @property
     def models(self) -> Path:
-        """Assembled model files and the servers' lock and state."""
+        """Assembled model files, and the servers' lock and state."""
         return self.root / "models"
 
     @property
     def vectors(self) -> Path:
-        """Embeddings of versions, made once; may be deleted."""
+        """Cached embeddings of versions; may be deleted."""
         return self.root / "vectors"
 
     @property

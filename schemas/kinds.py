@@ -9,10 +9,12 @@ it.
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
@@ -46,24 +48,30 @@ class Kinds(Generic[T]):
         family: plural, such as "methods": the entry points' group is `graft.<family>`
         folder: the folder of the family's own kinds, under the package, such as "agents/methods"
         needs: attributes that a plugin's kind must have
+        several: a module holds several kinds, each with a `name`, as `KINDS`
     """
 
     family: str
     folder: str
     needs: tuple[str, ...] = ()
+    several: bool = False
     _loaded: dict[str, T] = field(default_factory=dict, repr=False)
     _plugins: dict[str, Plugin] | None = field(default=None, repr=False)
 
     @property
     def own(self) -> tuple[str, ...]:
         """The names of Graft's own kinds, in alphabetical order."""
-        found = pkgutil.iter_modules([str(PACKAGE / self.folder)])
-        return tuple(sorted(one.name for one in found if not one.ispkg and one.name != "base"))
+        return tuple(sorted(self._shared if self.several else self._modules))
 
     @property
     def names(self) -> tuple[str, ...]:
         """The names of all usable kinds: Graft's own, then plugins'."""
         return (*self.own, *(name for name, plugin in self.plugins.items() if not plugin.problem))
+
+    @property
+    def noun(self) -> str:
+        """One kind of the family in words, such as "method"."""
+        return re.sub("ies$", "ys", self.family)[:-1]
 
     @property
     def plugins(self) -> Mapping[str, Plugin]:
@@ -78,12 +86,11 @@ class Kinds(Generic[T]):
         """The kind of that name. Raises NotFound with the available names."""
         if name not in self._loaded:
             if name in self.own:
-                module = import_module(f"graft.{self.folder.replace('/', '.')}.{name}")
-                self._loaded[name] = module.KIND
+                self._loaded[name] = self._shared[name] if self.several else self._module(name).KIND
             elif name not in self.plugins or self.plugins[name].problem:
                 problem = self.plugins[name].problem if name in self.plugins else ""
                 fix = f"{did_you_mean(name, self.names)}use one of {', '.join(self.names)}"
-                raise NotFound(f"no {self.family} kind {name!r}" + (f": {problem}" if problem else ""), fix=fix)
+                raise NotFound(f"no {self.noun} {name!r}" + (f": {problem}" if problem else ""), fix=fix)
         return self._loaded[name]
 
     def all(self) -> dict[str, T]:
@@ -94,6 +101,19 @@ class Kinds(Generic[T]):
         """Mark a plugin as unusable: its family found a conflict with others."""
         self._plugins = {**self.plugins, name: replace(self.plugins[name], problem=problem)}
         self._loaded.pop(name, None)
+
+    @property
+    def _modules(self) -> list[str]:
+        found = pkgutil.iter_modules([str(PACKAGE / self.folder)])
+        return [one.name for one in found if not one.ispkg and one.name != "base"]
+
+    def _module(self, name: str) -> ModuleType:
+        return import_module(f"graft.{self.folder.replace('/', '.')}.{name}")
+
+    @cached_property
+    def _shared(self) -> dict[str, T]:
+        """Own kinds whose modules hold several, by name."""
+        return {kind.name: kind for module in self._modules for kind in self._module(module).KINDS}
 
     def _plugin(self, point: EntryPoint) -> Plugin:
         """Load a plugin. Any exception of its code becomes its problem: one bad plugin stops no run."""
@@ -178,6 +198,23 @@ STUDENTS: Kinds[Any] = Kinds("students", "students/kinds", ("train", "lies_in"))
 OBJECTIVES: Kinds[Any] = Kinds("objectives", "students/objectives")
 STAGES: Kinds[Any] = Kinds("stages", "students/instruct/stages")
 POLICIES: Kinds[Any] = Kinds("policies", "students/steer")
-EXPORTS: Kinds[Any] = Kinds("exports", "data/export")
+EXPORTS: Kinds[Any] = Kinds("exports", "data/export/formats", needs=("name", "select", "container"), several=True)
 FAMILIES: tuple[Kinds[Any], ...] = (METHODS, TASKS, GATES, AUDITS, STUDENTS, OBJECTIVES, STAGES, POLICIES, EXPORTS)
 """Every family, for `graft plugins`. A room gives its own family a type where it hands it on."""
+
+
+def code_version(used: Iterable[tuple[Kinds[Any], str]] = ()) -> str:
+    """The versions of the code that does a piece of work, such as `0.1.0 + graft-haiku 1.0`.
+
+    Args:
+        used: the kinds that do it, each with its family: plugins among them are named
+
+    Returns:
+        Graft's version, or "source" where it is not installed; then each plugin's distribution and version
+    """
+    try:
+        own = version("graft-factory")
+    except PackageNotFoundError:
+        own = "source"
+    plugins = [family.plugins[name] for family, name in used if name in family.plugins and name not in family.own]
+    return " + ".join((own, *sorted({f"{one.distribution} {one.version}" for one in plugins})))

@@ -1,6 +1,6 @@
-"""What a run does now, as its process notes it every second in GRAFT_HOME/runs/RUN/live.json; and its reader.
+"""The live state of a run, written every second to GRAFT_HOME/runs/RUN/live.json, and its reader.
 
-Any process may read it: it needs no lake, no Prefect and no word with the run. It holds counts, codes and the recipe's
+Any process may read it without a lake, Prefect or the run's process. It holds counts, codes and the recipe's
 label names, never a row's, a prompt's or a reply's text.
 """
 
@@ -21,47 +21,47 @@ from graft.schemas.home import Home
 FILE = "live.json"
 STALE_S = 15.0
 LARGEST = 4 * 2**20
-"""Bytes beyond which the file is none of ours."""
+"""Maximum bytes of the file; a larger file is not ours."""
 State = Literal["live", "silent", "ended"]
 
 
 class LiveEndpoint(Value):
-    """One endpoint and model. Latencies are of the last replies, in seconds; None before the first."""
+    """One endpoint and model. Latencies are of recent replies, in seconds; None before the first."""
 
     model: str
-    limit: int = Field(description="calls that may be inside now")
+    limit: int = Field(description="calls allowed in flight now")
     inside: int
     queued: int
     calls: int
-    refused: int = Field(description="replies that asked to wait")
+    refused: int = Field(description="replies with a rate limit")
     pause_s: float
     p50_s: float | None
     p95_s: float | None
 
 
 class Live(Value):
-    """A run at `at`. What gateways count is of this process; candidates are of the whole run.
+    """A run at `at`. Calls are counted in this process, candidates over the whole run.
 
-    `state`: live; silent where the file is old or its process is gone (it was killed, or hangs); ended.
+    `state`: live; silent if the file is old or the process has ended (it was killed, or hangs); ended.
     """
 
     run_id: str
     dataset: str
     at: datetime
-    seconds: float = Field(description="since this process began the run")
+    seconds: float = Field(description="seconds since this process began the run")
     pid: int
-    born: float | None = Field(default=None, description="when the process was started, in unix seconds")
+    born: float | None = Field(default=None, description="start time of the process, in unix seconds")
     host: str = ""
     stage: str = ""
-    wanted: dict[str, int] = Field(default_factory=dict, description="label to accepted rows wanted")
+    wanted: dict[str, int] = Field(default_factory=dict, description="label to target rows")
     accepted: dict[str, int] = Field(default_factory=dict)
     settled: int = 0
     rejected: int = 0
     failed: int = 0
-    reasons: dict[str, int] = Field(default_factory=dict, description="code to candidates that were not accepted")
-    per_minute: float | None = Field(default=None, description="rows accepted over the last minute, a minute")
-    eta_s: float | None = Field(default=None, description="until the target at that rate; None: it cannot be told")
-    price_usd: float | None = Field(default=None, description="paid by this process; None: some price is unknown")
+    reasons: dict[str, int] = Field(default_factory=dict, description="code to number of rejected candidates")
+    per_minute: float | None = Field(default=None, description="accepted rows per minute, over the last minute")
+    eta_s: float | None = Field(default=None, description="seconds until the target at that rate; None: unknown")
+    price_usd: float | None = Field(default=None, description="paid by this process; None: a price is unknown")
     calls: int = 0
     cached: int = 0
     calls_failed: int = 0
@@ -71,29 +71,29 @@ class Live(Value):
     in_flight: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    waiting: str = Field(default="", description="what limits speed now; empty while nothing is under way")
+    waiting: str = Field(default="", description="current bottleneck; empty while no call is under way")
     endpoints: tuple[LiveEndpoint, ...] = ()
     notes: tuple[str, ...] = ()
-    flow_run_id: str | None = Field(default=None, description="of Prefect")
-    api_url: str | None = Field(default=None, description="of Prefect's server, without a password")
+    flow_run_id: str | None = Field(default=None, description="Prefect's id of the flow run")
+    api_url: str | None = Field(default=None, description="address of Prefect's server, without a password")
     ended: bool = False
     state: State = "live"
 
     @property
     def total_accepted(self) -> int:
-        """Accepted rows, no label counted beyond what was wanted of it."""
+        """Accepted rows, each label counted up to its target."""
         return sum(min(count, self.wanted.get(label, 0)) for label, count in self.accepted.items())
 
 
 def live_file(home: Home, run_id: str) -> Path:
-    """Where a run notes what it does."""
+    """The path of a run's live state."""
     return home.run(run_id) / FILE
 
 
 def read_live(home: Home, run_id: str, stale_s: float = STALE_S) -> Live | None:
-    """What the run noted last, with its state as of now. None where there is no file that can be read as one.
+    """The last note of a run, with its current state. None if there is no readable file.
 
-    A file is old after `stale_s` seconds. On another machine than the run's, the process is not looked for.
+    A file is old after `stale_s` seconds. The process is checked only on the run's machine.
     """
     try:
         with live_file(home, run_id).open("rb") as file:
@@ -111,7 +111,7 @@ def _state(found: Live, stale_s: float) -> State:
 
 
 def _gone(found: Live) -> bool:
-    """Whether the process has ended: none of its id is there, or one that was started at another time."""
+    """Whether the process has ended: its id is free or belongs to a process with another start time."""
     if found.host != socket.gethostname():
         return False
     if found.pid == os.getpid():

@@ -1,4 +1,4 @@
-"""Reads a recipe from YAML, and says everything that is wrong with it at once: file, line, field, what, fix."""
+"""Read a recipe from YAML and report all problems at once: file, line, field, problem, fix."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SUFFIXES = (".yaml", ".yml")
 PACKAGE_RECIPES = PACKAGE / "recipes"
 
 _SYNTAX_FIXES = {
-    "mapping values are not allowed": "put a text that holds a colon in quotes; check the indentation",
+    "mapping values are not allowed": "put texts with a colon in quotes; check the indentation",
     "found character '\\t'": "indent with spaces, not with tabs",
     "found character": "put the text in quotes",
     "expected a single document": "keep one recipe in a file: remove the line ---",
@@ -33,9 +33,9 @@ _SYNTAX_FIXES = {
 
 
 def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
-    """The recipe in a file, with `overrides` (dotted field to value) laid over it.
+    """Load the recipe in a file, with `overrides` (dotted field to value).
 
-    Raises InputInvalid with every problem that could be found, in the order of the file's lines.
+    Raises InputInvalid with every problem, in the order of the file's lines.
     """
     file = Path(path)
     text = _read(file)
@@ -56,15 +56,15 @@ def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
 
 
 def explained(errors: Sequence[Mapping[str, Any]], data: Mapping[str, Any]) -> list[Finding]:
-    """What pydantic found wrong with a recipe's data, as sentences with a fix."""
+    """Pydantic's errors of a recipe's data, as sentences with fixes."""
     return Explainer(recipe_json_schema(_method_in(data))).explain_all(errors, data)
 
 
 def recipe_json_schema(kind: str | None = None) -> dict[str, Any]:
-    """The recipe's JSON Schema, for editors: they complete fields and mark errors while one types.
+    """The JSON Schema of recipes, for completion and checks in editors.
 
     Args:
-        kind: leaves only this method's roles; None: those of all methods
+        kind: includes only this method's roles; None: the roles of all methods
     """
     schema = with_roles(Recipe.model_json_schema(), kind)
     for definition in schema["$defs"].values():
@@ -79,9 +79,9 @@ def resolve_path(recipe_file: str | Path, path: str) -> Path:
 
 
 def find_recipe(name: str) -> Path:
-    """The file of a recipe: a path, or the bare name of one in ./recipes or among those that ship.
+    """The file of a recipe: a path, or the name of a recipe in ./recipes or among the bundled recipes.
 
-    Raises InputInvalid, listing the recipes that there are.
+    Raises InputInvalid that lists the existing recipes.
     """
     given = Path(name)
     if given.is_file():
@@ -103,7 +103,7 @@ def _no_file(file: Path) -> Problem:
     folders = [file if file.is_dir() else file.parent, *_shelves()]
     found = {entry.stem: entry for folder in folders if folder.is_dir() for entry in sorted(folder.iterdir())
              if entry.suffix in SUFFIXES}  # fmt: skip
-    listing = f"recipes that exist: {', '.join(sorted(found))}" if found else "no recipe lies nearby: write one"
+    listing = f"recipes that exist: {', '.join(sorted(found))}" if found else "no recipe was found: write one"
     return Problem(str(file), None, "", what, did_you_mean(file.stem, found) + listing)
 
 
@@ -117,7 +117,7 @@ def _read(file: Path) -> str:
         raise InputInvalid([Problem(str(file), None, "", f"cannot be read: {error.strerror}", fix)]) from error
     if len(raw) > MAX_BYTES:
         fix = "move the seeds to a file of their own and name it in seeds.path"
-        raise InputInvalid([Problem(str(file), None, "", f"has {len(raw):,} bytes, too many for a recipe", fix)])
+        raise InputInvalid([Problem(str(file), None, "", f"has {len(raw):,} bytes, too large for a recipe", fix)])
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -129,7 +129,7 @@ def _read(file: Path) -> str:
 
 
 class _Document:
-    """A YAML file as plain data, with the line of every field, and the problems that are YAML's own."""
+    """A YAML file as plain data, with the line of every field, and YAML problems."""
 
     def __init__(self, file: str) -> None:
         self.file, self.problems = file, list[Problem]()
@@ -139,7 +139,7 @@ class _Document:
         self._nodes = 0
 
     def parse(self, text: str) -> dict[str, Any]:
-        """The data. Raises InputInvalid where the syntax is broken or the top is not a block of fields."""
+        """The data. Raises InputInvalid if the syntax is broken or the top is not a block of fields."""
         loader: Any = None
         try:
             loader = PlainLoader(text)
@@ -159,7 +159,7 @@ class _Document:
         return data
 
     def override(self, data: dict[str, Any], field: str, value: Any) -> None:
-        """Set one dotted field; a path through something that is no block is a problem."""
+        """Set one dotted field; a path through a value that is not a block is a problem."""
         steps: FieldPath = tuple(int(step) if step.isdigit() else step for step in field.split("."))
         node: Any = data
         for step in steps[:-1]:
@@ -180,7 +180,7 @@ class _Document:
             self.problems.append(Problem(self.file, None, field, "cannot be overridden", "name a field of the recipe"))
 
     def problem(self, finding: Finding) -> Problem:
-        """The finding with its file and the line of its field, or of the nearest field around it."""
+        """The finding with its file and the line of its field, or of the nearest enclosing field."""
         path, line = finding.path, None
         given = any(path[: len(steps)] == steps for steps in self._overridden)
         for length in range(len(path), -1, -1):
@@ -240,12 +240,12 @@ def _syntax(file: str, error: yaml.YAMLError) -> Problem:
 
 
 def _cross_checks(file: Path, data: Mapping[str, Any]) -> list[Finding]:
-    """What only the whole recipe and its folder can tell; looks at the raw data, so it runs on broken recipes too."""
+    """Checks of the whole recipe and its folder, on raw data, so that they work on broken recipes too."""
     return [*_files_exist(file, data), *_labels_have_seeds(data)]
 
 
 def _method_in(data: Mapping[str, Any]) -> str | None:
-    """The method that a recipe's raw data names; None where there is no such method."""
+    """The method that a recipe's raw data names; None if it is unknown."""
     kind = _block(data, "method").get("kind", DEFAULT_METHOD)
     return kind if isinstance(kind, str) and kind in METHODS.names else None
 
@@ -266,14 +266,14 @@ def _files_exist(file: Path, data: Mapping[str, Any]) -> list[Finding]:
             continue
         folder = path.parent
         near = sorted(entry.name for entry in folder.iterdir() if entry.is_file()) if folder.is_dir() else []
-        listing = f"that folder has: {', '.join(near[:8])}" if near else f"there is no such file in {folder}"
+        listing = f"that folder has: {', '.join(near[:8])}" if near else f"{folder} has no such file"
         what = f"no file {given!r} beside the recipe"
         findings.append(Finding((section, field), what, did_you_mean(path.name, near) + listing))
     return findings
 
 
 def _labels_have_seeds(data: Mapping[str, Any]) -> list[Finding]:
-    """Labels without a seed, where all seeds stand in the recipe itself; `data.seeds` checks those in files."""
+    """Labels without a seed, if all seeds are in the recipe itself; `data.seeds` checks seeds in files."""
     seeds, task = _block(data, "seeds"), _block(data, "task")
     rows, labels = seeds.get("rows"), task.get("labels")
     method = _method_in(data)

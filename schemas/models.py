@@ -1,4 +1,4 @@
-"""Models and the roles they may play, as a recipe names them."""
+"""Models and roles of a recipe."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}$"
 
 
 class Price(Value):
-    """US dollars for a million tokens. Leave the whole price out where it is unknown: unknown is not free."""
+    """US dollars for a million tokens. Leave out the whole price if it is unknown: unknown is not free."""
 
     input: float = Field(ge=0)
     output: float = Field(ge=0)
@@ -36,12 +36,12 @@ class Price(Value):
 
 
 class ModelSpec(Value):
-    """One model of the pool and how it is reached.
+    """One model of the pool and how to reach it.
 
-    embedded: a small model that comes as a wheel (`gemma-3-270m`, `smollm2-135m-instruct`) or a path to a GGUF file,
+    embedded: a small model installed as a wheel (`gemma-3-270m`, `smollm2-135m-instruct`) or a path to a GGUF file,
     served on this machine. openai: any server that speaks OpenAI's protocol (vLLM, llama.cpp, SGLang, Ollama).
-    litellm: every other provider. encoder: judges only: a sentence encoder by a text's nearness to the seeds, or a
-    student of this home (its id, `st_…`) by what it learned.
+    litellm: every other provider. encoder: judges only: a sentence encoder by a text's similarity to the seeds, or a
+    student of this home (its id, `st_…`) by its predictions.
 
     No field holds a key: `api_key_env` and `headers_env` name environment variables.
     """
@@ -51,36 +51,38 @@ class ModelSpec(Value):
     name: Slug = Field(description="how roles refer to this model")
     provider: Provider
     model: str = Field(min_length=1, description="the model's id at its endpoint, a built-in name, or a GGUF path")
-    style: Style = Field(default="chat", description="completion for base models, chat for tuned ones")
+    style: Style = Field(default="chat", description="completion for base models, chat for tuned models")
     base_url: str | None = Field(default=None, description="such as http://127.0.0.1:8000/v1 (openai, litellm)")
-    api_key_env: EnvName | None = Field(default=None, description="environment variable of the key")
+    api_key_env: EnvName | None = Field(default=None, description="environment variable that holds the key")
     headers_env: dict[HeaderName, EnvName] = Field(
         default_factory=dict, description="further HTTP headers: each name with the environment variable of its value"
     )
     weights: str | None = Field(
         default=None,
         pattern=r"^[0-9a-f]{64}$",
-        description="SHA-256 of the weights of a model on this machine: filled in by a run; given, they must have it",
+        description="SHA-256 of the weights of a model on this machine: filled in by a run; if given, it must match",
     )
     revision: str | None = Field(default=None, description="part of a call's key: change it when the weights change")
     licence: str | None = Field(default=None, description="SPDX id or name; listed on every card")
     price: Price | None = None
-    max_concurrency: int = Field(default=16, ge=1, le=4096, description="calls in flight at this endpoint")
+    max_concurrency: int = Field(default=16, ge=1, le=4096, description="maximum calls in flight at this endpoint")
     requests_per_minute: int | None = Field(default=None, ge=1, description="the provider's limit for this model")
     tokens_per_minute: int | None = Field(default=None, ge=1, description="prompt and completion tokens together")
     hedge: bool | None = Field(
-        default=None, description="send a slow call a second time; left out: as limits.hedge says, where calls are free"
+        default=None, description="send a slow call a second time; left out: as limits.hedge, if calls are free"
     )
     timeout_s: float = Field(default=120.0, gt=0, le=3600)
-    top_logprobs: int = Field(default=20, ge=0, le=2000, description="how many alternatives the server can return")
+    top_logprobs: int = Field(
+        default=20, ge=0, le=2000, description="number of alternatives that the server can return"
+    )
     prefill: Prefill = Field(
         default="auto",
-        description="how a begun assistant turn is sent: continued by the server, as a raw template, or not",
+        description="how to send a begun assistant turn: continued by the server, as a raw template, or never",
     )
     chat_template: ChatTemplate | None = Field(
-        default=None, description="the model's turn format, for servers that cannot continue a begun turn"
+        default=None, description="the model's turn format, for servers that cannot continue a turn"
     )
-    extra: dict[str, JsonValue] = Field(default_factory=dict, description="further request fields, sent as they are")
+    extra: dict[str, JsonValue] = Field(default_factory=dict, description="further request fields, sent unchanged")
 
     @field_validator("base_url")
     @classmethod
@@ -97,7 +99,7 @@ class ModelSpec(Value):
     @classmethod
     def _no_key(cls, word: str | None) -> str | None:
         if word and is_key(word):
-            raise FieldErrors([Finding((), "a key does not belong into a recipe", KEY_FIX)])
+            raise FieldErrors([Finding((), "a key must not be in a recipe", KEY_FIX)])
         return word
 
     @field_validator("headers_env")
@@ -107,7 +109,7 @@ class ModelSpec(Value):
             Finding((name,), f"{name} is set by Graft", "remove it") for name in headers if name.lower() in OWN_HEADERS
         ]
         wrong += [
-            Finding((name,), "a key does not belong into a recipe", KEY_FIX)
+            Finding((name,), "a key must not be in a recipe", KEY_FIX)
             for name, variable in headers.items() if is_key(variable)
         ]  # fmt: skip
         if wrong:
@@ -117,26 +119,28 @@ class ModelSpec(Value):
     @model_validator(mode="after")
     def _endpoint(self) -> ModelSpec:
         if self.provider == "openai" and not self.base_url:
-            fix = "add base_url: with the server's address, such as http://127.0.0.1:8000/v1"
+            fix = "add base_url: the server's address, such as http://127.0.0.1:8000/v1"
             raise field_error(("base_url",), "provider openai needs base_url", fix)
         if self.provider in ("embedded", "encoder") and self.base_url:
             fix = "remove base_url, or use provider openai"
             raise field_error(("base_url",), f"provider {self.provider} runs on this machine", fix)
         student = self.provider == "encoder" and self.model.startswith("st_")
         if student and not re.fullmatch(STUDENT_PATTERN, self.model):
-            raise field_error(("model",), "a student's id is st_ and letters or digits", "graft students lists them")
+            raise field_error(
+                ("model",), "a student's id is st_ followed by letters or digits", "graft students lists them"
+            )
         if self.prefill == "template" and not self.chat_template:
             fix = "add chat_template: llama3, chatml, gemma, mistral or llama2"
             raise field_error(("chat_template",), "prefill: template needs chat_template, the model's turn format", fix)
         wrong = [
-            Finding(("extra", name), f"{name} changes the price of a call", "give the model its price as well")
+            Finding(("extra", name), f"{name} changes the price of a call", "also give the model a price")
             for name in self.extra if self.price is None and plain_name(name) in PRICED
         ]  # fmt: skip
         local = self.provider in ("embedded", "encoder")
         if local and self.headers_env:
             wrong.append(Finding(("headers_env",), f"provider {self.provider} takes no headers", "remove it"))
         if not local and self.weights:
-            wrong.append(Finding(("weights",), "these weights are not on this machine", "set revision instead"))
+            wrong.append(Finding(("weights",), "this model's weights are not on this machine", "set revision instead"))
         if self.api_key_env and any(name.lower() == "authorization" for name in self.headers_env):
             fix = "keep one of the two"
             wrong.append(Finding(("headers_env",), "api_key_env sets the header Authorization already", fix))
@@ -151,24 +155,28 @@ class ModelSpec(Value):
 
 
 class RoleSpec(Value):
-    """Who may play a role and how they are sampled. Defaults are GRA's (temperature 0.2, top_p 0.9)."""
+    """The models of a role and their sampling. Defaults are GRA's (temperature 0.2, top_p 0.9)."""
 
-    models: tuple[Slug, ...] = Field(default=(), description="names from models; empty means the whole pool")
+    models: tuple[Slug, ...] = Field(default=(), description="names of models; empty: the whole pool")
     temperature: float = Field(default=0.2, ge=0, le=2)
     top_p: float = Field(default=0.9, gt=0, le=1)
     max_tokens: int = Field(default=512, ge=1, le=32_768)
-    answer: Answer = Field(default="scores", description="how a judge answers; an encoder always by probabilities")
-    calibration: Calibration = Field(default="batch", description="how label log-probabilities are corrected")
+    answer: Answer = Field(
+        default="scores", description="answer format of a judge; an encoder always returns probabilities"
+    )
+    calibration: Calibration = Field(default="batch", description="correction of label log-probabilities")
     cache: Cache = Field(
         default="reuse",
         description="journaled replies: reuse all, refresh (only those of this run), or off (neither read nor kept)",
     )
-    batch: bool = Field(default=False, description="ask through the provider's batch API: half price, hours of wait")
+    batch: bool = Field(
+        default=False, description="send calls through the provider's batch API: half the price, hours of waiting"
+    )
     money_usd: float | None = Field(default=None, ge=0, description="cap of this role, within limits.money_usd")
 
 
 class LabelerSpec(RoleSpec):
-    """Who gives labels without being told the intended one: by log-probabilities, or by the label's name (a vote)."""
+    """Labels texts without the intended label: by log-probabilities, or by the label's name (a vote)."""
 
     temperature: float = Field(default=0.0, ge=0, le=2)
     top_p: float = Field(default=1.0, gt=0, le=1)
@@ -183,13 +191,13 @@ class LabelerSpec(RoleSpec):
 
 
 class GuardSpec(LabelerSpec):
-    """The teacher that scores a message (and a response) against the policy."""
+    """The teacher, which scores a message (and a response) against the policy."""
 
     template: GuardTemplate = Field(
         default="labels",
-        description="labels: any model, asked for harmful or safe; llama-guard-N: that model's own form",
+        description="labels: any model answers harmful or safe; llama-guard-N: that model's own format",
     )
-    calibration: Calibration = Field(default="none", description="how label log-probabilities are corrected")
+    calibration: Calibration = Field(default="none", description="correction of label log-probabilities")
 
 
 EMBEDDED_POOL: tuple[ModelSpec, ...] = (

@@ -1,4 +1,4 @@
-"""The recipe: one YAML file that says what to make, from what, by whom, how much, and how to check it."""
+"""The recipe: one YAML file with task, seeds, method, models, target, limits and checks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from graft.schemas.base import Slug, Value, stable_hash
 from graft.schemas.binding import DEFAULT_METHOD, MethodSettings, Role, bind_roles, roles_of
 from graft.schemas.extra import sendable
 from graft.schemas.gates import GateSettings
-from graft.schemas.kinds import GATES, METHODS, TASKS, OfKind
+from graft.schemas.kinds import GATES, METHODS, OBJECTIVES, POLICIES, STAGES, STUDENTS, TASKS, Kinds, OfKind
 from graft.schemas.models import EMBEDDED_POOL, ModelSpec, RoleSpec
 from graft.schemas.problems import FieldErrors, field_error, unknown_name
 from graft.schemas.redaction import HIDDEN
@@ -33,9 +33,9 @@ class SeedRow(Value):
 
 
 class SeedSettings(Value):
-    """The rows that a person gives: a file (CSV, JSONL or Parquet), rows in the recipe, or both, if any."""
+    """Rows provided by a person: a file (CSV, JSONL or Parquet), rows in the recipe, both, or none."""
 
-    path: str | None = Field(default=None, description="relative to the recipe's folder")
+    path: str | None = Field(default=None, description="seeds file, relative to the recipe's folder")
     rows: tuple[SeedRow, ...] = ()
     text_field: str = "text"
     label_field: str = "label"
@@ -43,29 +43,29 @@ class SeedSettings(Value):
 
 
 class Target(Value):
-    """How many accepted rows are wanted: a number for each label (or domain), or single counts by name."""
+    """The target of accepted rows: a number for each label (or domain), and single counts by name."""
 
     rows_per_label: int = Field(default=50, ge=0, le=10_000_000)
-    labels: dict[str, int] = Field(default_factory=dict, description="label to rows, where it differs")
+    labels: dict[str, int] = Field(default_factory=dict, description="label to rows, if different")
 
 
 class Limits(Value):
-    """What a run may use at most. The first limit that is reached ends it cleanly, with what was accepted published."""
+    """Limits of a run. The first limit reached ends it cleanly, and accepted rows are published."""
 
-    candidates: int = Field(default=10_000, ge=1, description="slots opened at most")
+    candidates: int = Field(default=10_000, ge=1, description="maximum candidates opened")
     money_usd: float | None = Field(default=None, ge=0)
     tokens: int | None = Field(default=None, ge=1)
     minutes: float | None = Field(default=None, gt=0)
-    concurrency: int = Field(default=64, ge=1, le=4096, description="calls in flight over all endpoints")
-    shard_rows: int = Field(default=500, ge=1, description="accepted rows that one shard (a Prefect task) is to make")
-    min_yield: float = Field(default=0.02, ge=0, le=1, description="accepted share under which the run stops early")
-    min_yield_after: int = Field(default=100, ge=1, description="candidates after which the yield is looked at")
+    concurrency: int = Field(default=64, ge=1, le=4096, description="maximum calls in flight over all endpoints")
+    shard_rows: int = Field(default=500, ge=1, description="accepted rows made by one shard (a Prefect task)")
+    min_yield: float = Field(default=0.02, ge=0, le=1, description="the run stops early below this accepted share")
+    min_yield_after: int = Field(default=100, ge=1, description="candidates before the yield is checked")
     out_of_reach: Literal["stop", "go_on"] = Field(
-        default="stop", description="when the target cannot be reached inside the caps: stop early, or use them up"
+        default="stop", description="if the caps do not allow the target: stop early, or use the caps up"
     )
-    hedge: bool = Field(default=False, description="send the slowest calls a second time where calls cost nothing")
+    hedge: bool = Field(default=False, description="send the slowest calls a second time if calls are free")
     batch_slots: int = Field(
-        default=1_000, ge=1, le=50_000, description="slots open at once where a role asks through a batch API"
+        default=1_000, ge=1, le=50_000, description="candidates open at once if a role uses a batch API"
     )
 
 
@@ -103,9 +103,9 @@ class Recipe(Value):
     splits: Splits = Splits()
     student: StudentSettings = StudentSettings()
     improve: Improve = ImproveSettings()
-    steering: Steering | None = Field(default=None, description="set by a round of graft improve")
+    steering: Steering | None = Field(default=None, description="set by rounds of graft improve")
     review: ReviewSettings | None = Field(default=None, description="pause for people's review before the run ends")
-    seed: int = Field(default=42, ge=0, lt=2**31, description="every random draw follows from it")
+    seed: int = Field(default=42, ge=0, lt=2**31, description="random seed of every draw")
     licence: str = Field(default="", description="licence of the seeds, for the card")
 
     model_config = ConfigDict(hide_input_in_errors=True)
@@ -114,9 +114,9 @@ class Recipe(Value):
     def stored(cls, data: Mapping[str, Any]) -> Recipe:
         """The recipe of an earlier run, from the lake.
 
-        An earlier Graft took fields of `extra` and parts of addresses that are refused today; they are left out, and
-        so are hashes of weights, which may have changed since, and roles that its method does not have. Raises
-        ValidationError where it does not fit otherwise.
+        Fields of `extra` and parts of addresses that only an earlier Graft accepted are left out, and so are hashes of
+        weights, which may have changed since, and roles that its method does not have. Raises ValidationError if
+        anything else is invalid.
         """
         models, roles = data.get("models"), data.get("roles")
         kept: dict[str, Any] = {**data}
@@ -155,7 +155,7 @@ class Recipe(Value):
                 raise field_error(("roles", role, "models"), "an encoder cannot write texts", fix)
             if not models:
                 fix = "add an embedded, openai or litellm model"
-                raise field_error(("models",), "none can generate (an encoder only judges)", fix)
+                raise field_error(("models",), "no model can generate (an encoder only judges)", fix)
         known = self.task.names
         for label in self.target.labels:
             if label not in known:
@@ -174,7 +174,7 @@ class Recipe(Value):
 
     @property
     def key_variables(self) -> tuple[str, ...]:
-        """The environment variables that hold keys of its models."""
+        """The environment variables that hold its models' keys."""
         return tuple(dict.fromkeys(name for model in self.models for name in model.key_variables))
 
     @overload
@@ -184,12 +184,12 @@ class Recipe(Value):
     def role(self, name: str, spec: type[R]) -> R: ...
 
     def role(self, name: str, spec: type[RoleSpec] = RoleSpec) -> RoleSpec:
-        """A role's fields; the defaults of `spec` where the recipe's method has no such role."""
+        """A role's settings; the defaults of `spec` if the recipe's method has no such role."""
         found = self.roles.get(name)
         return found if isinstance(found, spec) else spec()
 
     def writes(self, role: str) -> bool:
-        """Whether the role's words come into the rows."""
+        """Whether the role's replies become part of the rows."""
         return roles_of(self.method.kind).get(role, Role()).writes
 
     def models_for(self, role: str) -> tuple[ModelSpec, ...]:
@@ -201,14 +201,28 @@ class Recipe(Value):
         return tuple(model for model in self.models if judges or model.provider != "encoder")
 
     def wanted(self) -> dict[str, int]:
-        """Accepted rows wanted of each label, in the task's order."""
+        """Target rows of each label, in the task's order."""
         return {name: self.target.labels.get(name, self.target.rows_per_label) for name in self.task.names}
 
+    @property
+    def kinds(self) -> list[tuple[Kinds[Any], str]]:
+        """The family and name of every kind that a run of the recipe, its student or its loop uses."""
+        objective = self.student.objective
+        return [
+            (METHODS, self.method.kind),
+            (TASKS, self.task.kind),
+            (STUDENTS, self.task.student),
+            *((GATES, name) for name, kind in GATES.all().items() if kind.enabled(self)),
+            *([(OBJECTIVES, objective.kind)] if objective else []),
+            *((STAGES, stage.kind) for stage in self.student.instruct.stages),
+            *((POLICIES, name) for name in self.improve.policies),
+        ]
+
     def fingerprint(self, *more: Any) -> str:
-        """Hash of all that decides which rows come out; student, loop, review and caps do not: a raised cap goes on."""
+        """Hash of everything that decides the rows, so not student, loop, review and caps: a raised cap continues."""
         left_out = {"student", "improve", "description", "review"} | ({"steering"} if self.steering is None else set())
         data = without_caps(self.model_dump(mode="json", exclude=left_out))
-        for model in data["models"]:  # fields that came later count where they are set: other runs keep their ids
+        for model in data["models"]:  # later fields count only if they are set, so that other runs keep their ids
             for name in ("weights", "headers_env"):
                 if not model[name]:
                     del model[name]
@@ -216,20 +230,20 @@ class Recipe(Value):
         return stable_hash(data, self.task.rubric, more)
 
     def _gate_fields(self) -> list[str]:
-        """Fields under `gates` that decide a run's rows: those of the gates that this recipe has on."""
+        """Fields under `gates` that decide a run's rows: those of active gates."""
         on = (kind for kind in GATES.all().values() if kind.scope != "version" and kind.enabled(self))
         return [name for kind in on for name in kind.Settings.model_fields]
 
 
 def without_caps(recipe: dict[str, Any]) -> dict[str, Any]:
-    """A dumped recipe without the caps on money, tokens and minutes: they say how far a run may go, not where to."""
+    """A dumped recipe without the caps on money, tokens and minutes, which do not decide rows."""
     roles = {role: {**spec, "money_usd": None} if spec else spec for role, spec in recipe["roles"].items()}
     limits = {**recipe["limits"], "money_usd": None, "tokens": None, "minutes": None}
     return {**recipe, "limits": limits, "roles": roles}
 
 
 def _stored_kind(data: Mapping[str, Any]) -> str | None:
-    """The method of a stored recipe where it can be used; None for one that cannot."""
+    """The method of a stored recipe, or None if it cannot be used."""
     method = data.get("method")
     kind = method.get("kind", DEFAULT_METHOD) if isinstance(method, Mapping) else DEFAULT_METHOD
     return kind if kind in METHODS.names else None

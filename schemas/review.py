@@ -1,4 +1,4 @@
-"""What a recipe says of people's review: how many rows, which, and for how long a run waits for it."""
+"""A recipe's block `review`: number and choice of rows, and how long a run waits for people."""
 
 from __future__ import annotations
 
@@ -12,20 +12,22 @@ ReviewBy = Literal["disagreement", "margin", "random"]
 
 
 class ReviewSettings(Value):
-    """A run with these pauses when its version is published, and goes on with what people made of the rows."""
+    """Settings of people's review: the run pauses after publishing its version, then applies the decisions."""
 
-    rows: int = Field(default=50, ge=1, description="rows that people are asked for")
+    rows: int = Field(default=50, ge=1, description="number of rows to review")
     by: ReviewBy = Field(
-        default="disagreement", description="which rows: the judges' most disputed, the closest decisions, or any"
+        default="disagreement",
+        description="choice of rows: the judges' largest disagreements, the closest decisions, or random",
     )
-    wait_minutes: float = Field(default=1440, gt=0, le=525_600, description="how long the run waits for a person")
+    wait_minutes: float = Field(default=1440, gt=0, le=525_600, description="how long the run waits for review")
     unanswered: Literal["go_on", "stop"] = Field(
-        default="go_on", description="when nobody came: go on with what was decided, or end with an error"
+        default="go_on",
+        description="if nobody finishes the review: continue with the decisions so far, or end with an error",
     )
 
 
 class Reviewed(Value):
-    """A person's word that a review is done; Prefect's page asks for it with a form."""
+    """A person's confirmation that a review is done; Prefect's page shows it as a form."""
 
     by: str = Field(min_length=1, max_length=200, description="who reviewed")
-    note: str = Field(default="", max_length=2_000, description="what there is to say about it")
+    note: str = Field(default="", max_length=2_000, description="a note about the review")

@@ -1,4 +1,4 @@
-"""Sections: the contents of any report, apart from the surface that shows them.
+"""Sections: the contents of any report, independent of where it is shown.
 
 The quality report, a method's report, an audit, a diff and a card are made of sections. Values stay bare (numbers,
 shares from 0 to 1, US dollars, seconds, moments) until a renderer formats them. Every text is plain text that the
@@ -80,7 +80,7 @@ class Column:
         return readable(row[self.key], self.kind, self.digits)
 
     def rank(self, row: Mapping[str, Any]) -> str:
-        """What a page sorts the column by: the bare number or moment; empty for texts and unknown values."""
+        """The sort key of a page: the bare number or moment; empty for texts and unknown values."""
         value = row[self.key]
         if isinstance(value, datetime):
             return str(value.timestamp()) if self.kind in ("ago", "ahead") else ""
@@ -93,7 +93,7 @@ class Table:
 
     Args:
         name: a slug, unique on its page: the address of its CSV file
-        title: stands above it
+        title: the heading above it
         rows: by the columns' keys, values bare
         empty: shown if there are no rows
         note: one line below it

@@ -1,4 +1,4 @@
-"""How `improve` steers a run by what the student still gets wrong, and what a loop of rounds left behind."""
+"""Settings of `improve`, which steers runs by the student's errors, and the record of a loop of rounds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Arm = Literal["steered", "unsteered"]
 
 
 class SteerRow(Value):
-    """An accepted row of an earlier round, or a row of the steering file, that the generator is shown."""
+    """An accepted row of an earlier round, or a row of the steering file, shown to the generator."""
 
     text: str = Field(min_length=1)
     label: str
@@ -24,41 +24,48 @@ class SteerRow(Value):
 
 
 class Steering(Value):
-    """What one round of a loop asks for beyond its recipe. It is part of the recipe, so a rerun draws the same."""
+    """The requests of one round of a loop. They are part of its recipe, so that a rerun draws the same."""
 
     round: int = Field(ge=2, description="the first round is not steered")
-    after: int = Field(ge=1, description="the version of this dataset whose rows the round's version holds as well")
+    after: int = Field(ge=1, description="version of this dataset whose rows the round's version includes")
     exemplars: tuple[SteerRow, ...] = Field(default=(), description="shown to the generator beside the seeds")
-    concepts: dict[str, tuple[str, ...]] = Field(default_factory=dict, description="label to what its texts are about")
+    concepts: dict[str, tuple[str, ...]] = Field(default_factory=dict, description="label to subjects of its texts")
     partners: dict[str, tuple[str, ...]] = Field(
-        default_factory=dict, description="label to the labels that the student takes it for, most often first"
+        default_factory=dict, description="label to the labels that the student confuses it with, most frequent first"
     )
 
 
 class ImproveSettings(Value):
-    """A loop of rounds: make rows, train, evaluate, decide what the next rows are to be."""
+    """A loop of rounds: make rows, train, evaluate, decide on the next rows."""
 
-    rounds: int = Field(default=5, ge=1, le=100, description="rounds at most; the first is not steered")
+    rounds: int = Field(default=5, ge=1, le=100, description="maximum number of rounds; the first is not steered")
     policies: tuple[str, ...] = Field(
-        default=("hard_negatives", "domain_gap"), description="what steers; their wishes for counts are averaged"
+        default=("hard_negatives", "domain_gap"),
+        description="policies that steer; the counts that they request are averaged",
     )
     rows_per_round: int | None = Field(
-        default=None, ge=1, description="accepted rows of one round over all labels; null: the target, shared out"
+        default=None,
+        ge=1,
+        description="accepted rows of one round over all labels; null: as many as the recipe's target",
     )
     patience: int = Field(default=2, ge=1, description="rounds without a better student before the loop stops")
     steer_on: str | None = Field(
         default=None,
-        description="labelled file that steers, relative to the recipe; null: the versions' validation rows. It is "
-        "shown to the generator: never the test file",
+        description="labelled file that steers, relative to the recipe; null: the versions' validation rows. The "
+        "generator is shown its rows: never name the test file",
     )
     least_share: float = Field(
-        default=0.5, ge=0, le=1, description="share of an even count that every label gets in any round"
+        default=0.5, ge=0, le=1, description="minimum rows of every label in a round, as a share of an even count"
     )
     judge: bool = Field(
-        default=True, description="from the second round on the last student judges in place of the recipe's encoder"
+        default=True, description="from the second round on, the last student replaces the recipe's encoder as judge"
     )
-    seeds: int = Field(default=1, ge=1, le=20, description="loops with other random seeds, for the spread")
-    compare: bool = Field(default=True, description="spend the same candidates at once without steering, to compare")
+    seeds: int = Field(
+        default=1, ge=1, le=20, description="number of loops with different random seeds, to measure the spread"
+    )
+    compare: bool = Field(
+        default=True, description="also spend the same candidates at once without steering, for comparison"
+    )
 
     @field_validator("policies")
     @classmethod
@@ -69,10 +76,10 @@ class ImproveSettings(Value):
 
 
 def _known(settings: ImproveSettings) -> ImproveSettings:
-    """Only a recipe is refused for a policy that is not there: a loop of the past stays readable without it."""
+    """Only a recipe must have known policies: the record of a past loop stays readable without them."""
     names = POLICIES.names
     unknown = [
-        Finding(("policies", place), f"there is no policy {name!r}", f"{did_you_mean(name, names)}use {_or(names)}")
+        Finding(("policies", place), f"unknown policy {name!r}", f"{did_you_mean(name, names)}use {_or(names)}")
         for place, name in enumerate(settings.policies)
         if name not in names
     ]
@@ -86,11 +93,11 @@ def _or(names: Sequence[str]) -> str:
 
 
 Improve = Annotated[ImproveSettings, AfterValidator(_known)]
-"""A recipe's settings of a loop: its policies are there."""
+"""A recipe's settings of a loop, whose policies must be registered."""
 
 
 class RoundResult(Value):
-    """One student of a loop and what its rows had cost up to there. `round` 0 is the student of the seeds alone."""
+    """One student of a loop and the cumulative cost of its rows. `round` 0 is the student of the seeds alone."""
 
     arm: Arm
     seed: int
@@ -100,7 +107,7 @@ class RoundResult(Value):
     run_id: str = ""
     student_id: str = ""
     rows: int = Field(default=0, description="synthetic rows in the version, earlier rounds' included")
-    candidates: int = Field(default=0, description="opened so far in this arm")
+    candidates: int = Field(default=0, description="candidates opened so far in this arm")
     calls: int = 0
     tokens: int = 0
     price_usd: float | None = None
@@ -108,8 +115,8 @@ class RoundResult(Value):
     test: float = Field(description="accuracy on the held-out file that steering never sees")
     interval: tuple[float, ...] = ()
     seconds: float = 0.0
-    wanted: dict[str, int] = Field(default_factory=dict, description="label to rows that this round asked for")
-    said: tuple[str, ...] = Field(default=(), description="what each policy saw and wished, in a sentence")
+    wanted: dict[str, int] = Field(default_factory=dict, description="label to rows requested by this round")
+    said: tuple[str, ...] = Field(default=(), description="finding and request of each policy, in a sentence")
 
 
 class Improvement(Value):
@@ -121,5 +128,5 @@ class Improvement(Value):
     settings: ImproveSettings
     test_file: str
     rounds: tuple[RoundResult, ...] = ()
-    stopped_by: str = Field(default="", description="rounds, patience, or why a round could not be made; by seed")
+    stopped_by: str = Field(default="", description="rounds, patience, or the failure of a round; by seed")
     created_at: datetime

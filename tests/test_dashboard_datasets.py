@@ -231,7 +231,7 @@ def test_reviews_show_severity_adjudications_and_what_labels_became(browser: Bro
         assert f"{told['reviewers'][0]['severity']:+.2f}" in gemma and "240" in gemma
         assert page.locator(".facts", has_text=f"{told['alpha']:.3f}").count() == 1
         pair = page.locator("#table-relabelled tr", has_text="label 01")
-        assert "5 of 200 rows have another label" in page.content()
+        assert "5 of 200 rows have a label other than" in page.content()
         opens = pair.first.get_by_role("link").get_attribute("href") or ""
         assert opens.startswith("/rows?ref=many%402&label=") and "&intended=" in opens
         listed = page.request.get(pages + opens)
@@ -240,7 +240,7 @@ def test_reviews_show_severity_adjudications_and_what_labels_became(browser: Bro
         alphas = page.locator("#table-by_alpha0 tr")
         low, high = (alphas.filter(has_text=alpha).inner_text().split() for alpha in ("0.60", "0.90"))
         assert low[1:3] == ["20", "50.0%"] and high[1:3] == ["20", "100.0%"]
-        assert page.locator("svg[aria-label='what a method counts of its own runs']").count() == 1
+        assert page.locator("svg[aria-label='figures that the method reports']").count() == 1
         settled(page, f"{pages}/datasets/guard/reviews")
         harmful = page.locator("#table-scored0 tbody tr", has_text="harmful").inner_text().split()
         assert harmful[-3:] == ["10", "100.0%", "0.90"]
@@ -286,8 +286,8 @@ def test_one_file_holds_all_of_a_version(browser: Browser, pages: str, home: Pat
         assert found.violations_count == 0, found.generate_report()
         assert page.evaluate("document.documentElement.scrollWidth") <= 390 and page.title() == "many@2: report"
         for part in (
-            "Balance", "Wording", "Agreement and severity", "Intended and final labels", "How candidates ended",
-            "What changed since many@1", "Students that learned from it", "Models and licences", "Card",
+            "Balance", "Wording", "Agreement and severity", "Intended and final labels", "Candidates by outcome",
+            "Changes since many@1", "Students trained on it", "Models and licences", "Card",
         ):  # fmt: skip
             assert page.get_by_role("heading", name=part).count() >= 1, part
         assert "Apache-2.0" in page.locator("#models").inner_text()
@@ -302,7 +302,7 @@ def test_a_report_of_what_no_model_made_and_of_a_guard(
     files = [graft.report(ref) for ref in ("brought", "guard@1")]
     assert files == [Path("report-brought-1.html"), Path("report-guard-1.html")]
     brought_file, guard_file = (file.read_text(encoding="utf-8") for file in files)
-    assert "an import: no model made or judged its rows" in brought_file and "What changed since" not in brought_file
+    assert "an import: no model made or judged its rows" in brought_file and "Changes since" not in brought_file
     assert HIDDEN_WORDS not in guard_file and "Generation and labelling of the messages, run guarding" in guard_file
 
 

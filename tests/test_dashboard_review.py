@@ -92,7 +92,7 @@ def test_the_queue_is_worked_by_keys_and_the_next_version_holds_it(browser: Brow
         assert made[skipped].note == "asks two things" and made[accepted].queue == "random"
         assert all(edit.seconds is not None and edit.seconds < 60 for edit in made.values())
         page.get_by_role("link", name="would change the next version").click()
-        page.get_by_role("button", name="make it from shop@2").click()
+        page.get_by_role("button", name="publish it from shop@2").click()
         page.wait_for_url("**/datasets/shop@3")
         assert wrong == []
     with Lake.open(home, read_only=True) as lake:
@@ -121,7 +121,7 @@ def test_a_rejected_candidate_is_rescued_from_its_gate(browser: Browser, desk: t
         row = press(page, "a")
         assert [(edit.row_id, edit.queue) for edit in kept(home)] == [(row, "gate:near_run")]
         page.goto(f"{address}/datasets/shop@2/people")
-        page.get_by_role("button", name="make it").click()
+        page.get_by_role("button", name="publish it").click()
         page.wait_for_url("**/datasets/shop@3")
         page.goto(f"{address}/rows/{row}")
         assert "shop@3" in page.content() and wrong == []
@@ -162,7 +162,7 @@ def test_two_people_on_one_row_lose_nothing_and_are_told(browser: Browser, desk:
         bob.keyboard.press("a")
         bob.get_by_role("alert").wait_for()
         assert "Ada: reject" in bob.content() and [edit.by for edit in kept(home)] == ["Ada"]
-        bob.get_by_role("button", name="keep mine too").click()
+        bob.get_by_role("button", name="record mine too").click()
         bob.locator("#undo code", has_text=row[:12]).wait_for()
         assert [(edit.by, edit.action) for edit in kept(home)] == [("Ada", "reject"), ("Bob", "accept")]
         assert wrong == [] == wrong_too
@@ -173,7 +173,7 @@ def test_restricted_words_are_hidden_in_the_queue_until_asked_for(browser: Brows
     with visiting(browser) as (page, wrong):
         page.goto(f"{address}/review?ref=shop@2&row=c_row00007")
         assert SECRET not in page.content()
-        page.get_by_role("link", name="show it this once").click()
+        page.get_by_role("link", name="show it once").click()
         assert SECRET in page.locator("blockquote").first.inner_text()
         page.keyboard.press("r")
         page.locator("#undo").wait_for()

@@ -76,7 +76,7 @@ def test_filters_become_chips_and_go_one_at_a_time(browser: Browser, shop: str) 
         page.get_by_text("more filters").click()
         page.get_by_label("reviewers' mean from").fill("9")
         page.get_by_role("button", name="show").click()
-        page.get_by_text("No row fits").wait_for()
+        page.get_by_text("No row matches").wait_for()
         assert page.get_by_label("reviewers' mean from").is_visible()  # what is in force is not folded away
         page.get_by_role("link", name="reviewers' mean from").click()
         page.get_by_role("link", name="words:").click()
@@ -89,7 +89,7 @@ def test_filters_become_chips_and_go_one_at_a_time(browser: Browser, shop: str) 
         page.wait_for_url("**page=1**")
         assert len(ids(page)) == 10 and "c_row00000" in ids(page)  # the longest one
         page.goto(f"{shop}/rows?ref=shop@2&page=900")
-        page.get_by_role("link", name="to the last one").click()
+        page.get_by_role("link", name="go to the last page").click()
         assert len(ids(page)) == 20 and wrong == []
 
 
@@ -98,7 +98,7 @@ def test_what_cannot_be_asked_is_said_and_left_out(browser: Browser, shop: str) 
         answer = page.goto(f"{shop}/rows?ref=shop@2&words={'parcel+' * 1500}&mean_from=high&sort=best&restricted=maybe")
         assert answer is not None and answer.status == 200
         said = " ".join(page.locator(".notice.warn").all_inner_texts())
-        for part in ("10,499 characters; at most 1,000", "wants a number", "'best'", "yes or no"):
+        for part in ("10,499 characters; at most 1,000", "needs a number", "'best'", "yes or no"):
             assert part in said
         assert page.locator(".counted").inner_text().startswith("120 rows") and page.locator(".chip").count() == 0
         page.goto(f"{shop}/rows?ref=shop@2&meaning={'x' * 5000}")

@@ -67,7 +67,7 @@ def test_a_live_run_tells_its_speed_its_limits_and_that_it_fell_silent(browser: 
         old = now.model_copy(update={"at": AT})
         live_file(home, "run1").write_text(old.model_dump_json())
         page.goto(f"{address}/runs/run1")
-        page.get_by_text("Nothing was heard of this run").wait_for()
+        page.get_by_text("No sign of life from this run").wait_for()
         assert wrong == []
 
 
@@ -84,12 +84,12 @@ def test_runs_are_set_side_by_side(browser: Browser, full: str, tmp_path: Path) 
         page.goto(f"{address}/runs")
         page.get_by_label("compare one").check()
         page.get_by_label("compare two").check()
-        page.get_by_role("button", name="compare those ticked").click()
+        page.get_by_role("button", name="compare ticked runs").click()
         page.wait_for_url("**/compare**")
         cells = page.locator("tr", has_text="accepted rows a minute").locator("td").all_inner_texts()
         assert [cell.strip() for cell in cells][1:] == ["15.0", "30.0"] and wrong == []
         answer = page.goto(f"{address}/runs/compare?run=one")
-        assert answer is not None and answer.status == 400 and "tick some" in page.content()
+        assert answer is not None and answer.status == 400 and "tick runs" in page.content()
 
 
 def test_students_are_ranked_and_tested_against_each_other(browser: Browser, full: str) -> None:
@@ -123,7 +123,7 @@ def test_models_say_what_they_took_and_whether_it_was_worth_it(browser: Browser,
         page.wait_for_url("**days=7**")
         assert wrong == []
         answer = page.goto(f"{full}/models?days=x")
-        assert answer is not None and answer.status == 400 and "no such stretch" in page.content()
+        assert answer is not None and answer.status == 400 and "unknown period" in page.content()
 
 
 @pytest.fixture
@@ -154,12 +154,12 @@ def test_a_schedule_is_paused_and_started_with_other_parameters(browser: Browser
         page.locator("section.deployment", has_text=name).get_by_text("paused", exact=True).wait_for()
         assert mine().paused
         card.locator("summary").click()
-        card.get_by_role("button", name="let it fire again").click()
+        card.get_by_role("button", name="resume its schedule").click()
         card.locator("summary").click()
         assert not mine().paused
         card.get_by_label("count").fill("7")
         card.get_by_role("button", name="start now").click()
-        page.get_by_text("was asked for").wait_for()
+        page.get_by_text("was requested").wait_for()
         last = mine().last_run or next(run for run in schedules.recent(home, 50) if run.deployment == name)
         page.get_by_role("button", name=f"end {last.name}").click()
         page.locator("#table-runs tr", has_text=last.name).get_by_text("Cancelled").wait_for()
@@ -171,6 +171,6 @@ def test_a_schedule_is_paused_and_started_with_other_parameters(browser: Browser
     (home.prefect / "up.json").write_text(json.dumps({"api_url": "http://127.0.0.1:1/api"}), encoding="utf-8")
     with serving(home.root) as address, visiting(browser) as (page, wrong):
         page.goto(f"{address}/schedules")
-        assert "Prefect's server does not run" in page.content()
+        assert "Prefect's server is not running" in page.content()
         page.goto(address)
-        assert "Nothing is here yet" in page.content() and wrong == []
+        assert "The lake is empty" in page.content() and wrong == []

@@ -187,7 +187,7 @@ def test_edit_and_rebase_on_the_command_line(lake: Lake) -> None:
     noted = call(verbs.edit, "c_row000", "--dataset", "d", "--label", "b", "--note", "private words", "--json")
     told = json.loads(noted.stdout)
     assert told["action"] == "relabel" and told["base_text"] == told["note"] == "(restricted)" and told["by"]
-    assert "noted: reject c_row200 of d@1, by bob" in call(
+    assert "recorded: reject c_row200 of d@1, by bob" in call(
         verbs.edit, "c_row200", "-d", "d@1", "--reject", "--by", "bob"
     ).output  # fmt: skip
     assert "text 1" in call(verbs.edit, "c_row100", "-d", "d", "--text", "new", "--restricted", "--json").stdout
@@ -200,4 +200,4 @@ def test_edit_and_rebase_on_the_command_line(lake: Lake) -> None:
     shown = call(verbs.rebase, "d@2")
     assert "conflicts" in shown.output and "no version was made" in shown.output and "private" not in shown.output
     assert "published d@3" in call(verbs.rebase, "d@1").output
-    assert "nothing is published" in call(verbs.rebase, "d@1", "--dry-run").output
+    assert "nothing was published" in call(verbs.rebase, "d@1", "--dry-run").output

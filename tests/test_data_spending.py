@@ -324,10 +324,10 @@ def test_the_command_shows_tables_and_json(home: Home, monkeypatch: pytest.Monke
     monkeypatch.setenv("COLUMNS", "80")
     shown = CliRunner().invoke(app, ["models", "--dataset", "shop"])
     assert shown.exit_code == 0, shown.output
-    told = ("what they took", "how they answered", "writers", "judges", "unknown", "66.7%", "adjudicator")
+    told = ("models: cost", "models: replies", "writers", "judges", "unknown", "66.7%", "adjudicator")
     assert all(words in shown.output for words in told)
     printed = json.loads(CliRunner().invoke(app, ["models", "--run", "r2", "--json"]).stdout)
     assert [(one["model"], one["price_usd"]) for one in printed["models"]] == [("small", 0.51)]
-    for words, told in ((["--since", "soon"], "is no day"), (["--dataset", "none"], "no run of a dataset")):
+    for words, told in ((["--since", "soon"], "is not a date"), (["--dataset", "none"], "no run of a dataset")):
         refused = CliRunner().invoke(app, ["models", *words])
         assert told in str(refused.exception)

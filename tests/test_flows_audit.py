@@ -85,14 +85,14 @@ def test_a_version_without_a_recipe_says_so(lake: Lake) -> None:
         audit(lake, "nothing")
     with pytest.raises(GraftError, match="--target"):
         audit(lake, "shop", ["poison"], {"poison.target": "x"}, embed=embed)
-    with pytest.raises(NotFound, match="no audits kind 'poisson'"):
+    with pytest.raises(NotFound, match="no audit 'poisson'"):
         audit(lake, "shop", ["poisson"])
 
 
 def test_an_option_that_cannot_be_is_named(lake: Lake) -> None:
     fill(lake)
     for option, said in (("poison.shares", "did you mean 'poison.share'"), ("poison.share", "poison.share"),
-                         ("shortcuts.share", "there is no such option")):  # fmt: skip
+                         ("shortcuts.share", "unknown option")):  # fmt: skip
         with pytest.raises(InputInvalid, match=said):
             audit(lake, "shop", ["poison"], {option: 7})
 

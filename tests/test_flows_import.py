@@ -172,7 +172,7 @@ def test_the_verb_shows_writes_and_speaks_json(tmp_path: Path, lake: Lake) -> No
     runner = CliRunner()
     shown = runner.invoke(APP, ["import", file, "--name", "desk", "--dry-run"])
     assert shown.exit_code == 0 and "utterance" in shown.stdout and "text 0" in shown.stdout
-    assert "licence is not stated" in shown.stdout and lake.runs() == []
+    assert "no licence is stated" in shown.stdout and lake.runs() == []
     done = runner.invoke(APP, ["import", file, "-n", "desk", "--json", "--map", "text=utterance,label=intent"])
     told = json.loads(done.stdout)
     assert told["version"]["rows"] == 20 and told["new"] and told["columns"] == {"text": "utterance", "label": "intent"}

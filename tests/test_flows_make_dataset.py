@@ -196,7 +196,7 @@ def test_a_second_run_at_the_same_time_is_refused(tmp_path: Path, fake_llm: Any,
         assert second.returncode == 5
         assert f"pid {first.pid}" in second.stderr
         first.send_signal(signal.SIGINT)
-        assert first.wait(60) == 130
+        assert first.wait(120) == 130
         assert "goes on from there" in (first.stderr.read() if first.stderr else "")
     finally:
         first.kill()

@@ -216,8 +216,8 @@ def test_an_imported_version_gets_neutral_gates() -> None:
     [
         ({"gates.near_duplicat": 0.7}, "did you mean 'gates.near_duplicate'"),
         ({"gates.near_duplicate.x": 1}, "gates.near_duplicate.x"),
-        ({"nothing": 1}, "nothing: there is no such threshold"),
-        ({"target.rows_per_label": 3}, "target.rows_per_label: does not bear on gates"),
+        ({"nothing": 1}, "nothing: unknown threshold"),
+        ({"target.rows_per_label": 3}, "target.rows_per_label: is not a setting of gates"),
         ({"gates.near_duplicate": 7}, "gates.near_duplicate"),
         ({"gates.personal.action": "burn"}, "gates.personal.action"),
     ],

@@ -1,4 +1,4 @@
-"""The shapes that charts are made of, each a function from rows to a specification."""
+"""Chart shapes, each a function from rows to a specification."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from graft.dashboard.charts import ACCENT, PALETTE, SECOND, SPLITS, finished, sv
 
 
 def bars(rows: Sequence[dict[str, Any]], *, category: str, value: str, title: str, width: int = 420) -> dict[str, Any]:
-    """A horizontal bar for each row, in the rows' order, its number at the end."""
+    """Horizontal bars in the rows' order, each with its number."""
     import altair as alt
 
     base = alt.Chart(alt.InlineData(values=list(rows))).encode(
@@ -22,7 +22,7 @@ def bars(rows: Sequence[dict[str, Any]], *, category: str, value: str, title: st
 
 
 def stacked(rows: Sequence[dict[str, Any]], *, category: str, value: str, part: str, title: str) -> dict[str, Any]:
-    """A horizontal bar for each category, in parts (splits)."""
+    """A stacked horizontal bar for each category (parts are splits)."""
     import altair as alt
 
     chart = (
@@ -45,7 +45,7 @@ def stacked(rows: Sequence[dict[str, Any]], *, category: str, value: str, part: 
 def line(
     rows: Sequence[dict[str, Any]], *, x: str, y: str, x_title: str, y_title: str, width: int = 520
 ) -> dict[str, Any]:
-    """A line with its area."""
+    """A line with a filled area."""
     import altair as alt
 
     chart = (
@@ -60,7 +60,7 @@ def lines(
     rows: Sequence[dict[str, Any]], *, x: str, y: str, part: str, x_title: str, y_title: str, width: int = 520,
     height: int = 220, low: str = "", high: str = "", zero: bool = True,
 ) -> dict[str, Any]:  # fmt: skip
-    """A line with its points for each value of `part`. `low` and `high` name an interval's ends, drawn as a band."""
+    """A line with points for each value of `part`. `low` and `high` name the ends of an interval, drawn as a band."""
     import altair as alt
 
     colour = alt.Color(f"{part}:N", title=None, scale=alt.Scale(range=list(PALETTE)), legend=alt.Legend(orient="top"))
@@ -77,7 +77,7 @@ def lines(
 
 
 def heat(rows: Sequence[dict[str, Any]], *, x: str, y: str, value: str, x_title: str, y_title: str) -> dict[str, Any]:
-    """A matrix whose cells are the darker the larger their `value`, with the number in each. Up to about 30 x 30."""
+    """A heat map with the number in each cell, for up to about 30 x 30."""
     import altair as alt
 
     names = list(dict.fromkeys(str(row[y]) for row in rows))
@@ -100,7 +100,7 @@ def heat(rows: Sequence[dict[str, Any]], *, x: str, y: str, value: str, x_title:
 
 
 def reliability(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Confidence against accuracy, both 0 to 1, with the line of a perfectly calibrated one. Rows: confidence,
+    """A reliability diagram: confidence against accuracy, both 0 to 1, with the diagonal. Rows: confidence,
     accuracy, rows (the size of a point)."""
     import altair as alt
 
@@ -120,7 +120,7 @@ def reliability(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def intervals(rows: Sequence[dict[str, Any]], *, category: str, value: str, low: str, high: str, title: str,
               width: int = 420) -> dict[str, Any]:  # fmt: skip
-    """A point with its interval for each row, in the rows' order: shares (0 to 1) that are to be compared."""
+    """A point with its interval for each row, in the rows' order, to compare shares (0 to 1)."""
     import altair as alt
 
     base = alt.Chart(alt.InlineData(values=list(rows))).encode(y=alt.Y(f"{category}:N", sort=None, title=None))
@@ -133,7 +133,7 @@ def intervals(rows: Sequence[dict[str, Any]], *, category: str, value: str, low:
 
 
 def sparkline(values: Sequence[float]) -> str:
-    """A small line as SVG, without axes: the history of one number. Empty where there is but one value."""
+    """A sparkline as SVG: the history of one number. Empty for a single value."""
     if len(values) < 2:
         return ""
     low, high = min(values), max(values)
@@ -149,13 +149,13 @@ def sparkline(values: Sequence[float]) -> str:
 
 
 def dense(spec: dict[str, Any], rows: int) -> dict[str, Any]:
-    """A chart of horizontal bars as high as its categories need: the more there are, the closer they stand."""
+    """A chart of horizontal bars whose height grows with its categories, ever more slowly."""
     step = 20 if rows <= 20 else 16 if rows <= 50 else 12
     return roomy({**spec, "height": {"step": step}}, left=24)
 
 
 def roomy(spec: dict[str, Any], *, left: int = 5, right: int = 5) -> dict[str, Any]:
-    """A chart with room beside it (pixels) for long names: a browser's letters may be wider than those measured."""
+    """A chart with a margin (pixels) for long names: a browser's font may be wider than the measured font."""
     return {**spec, "padding": {"left": left, "right": right, "top": 5, "bottom": 5}}
 
 
@@ -164,8 +164,8 @@ def histogram(
     colours: dict[str, str] | None = None, ends: tuple[float, float] | None = None, width: int = 520,
     height: int = 200,
 ) -> dict[str, Any]:  # fmt: skip
-    """Bars from `start` to `end` as high as their `rows`, in parts that stand on each other. The axis goes from one of
-    `ends` to the other, else as far as there are bars."""
+    """A stacked histogram: bars from `start` to `end` with `rows` as height. The axis goes from one of
+    `ends` to the other; by default it covers the bars."""
     import altair as alt
 
     low, high = ends or (min(row["start"] for row in rows), max(row["end"] for row in rows))
@@ -189,7 +189,7 @@ def histogram(
 def shares(
     rows: Sequence[dict[str, Any]], *, category: str, value: str, title: str, width: int = 360
 ) -> dict[str, Any]:
-    """A horizontal bar for each row of a share (0 to 1), in the rows' order, its percentage at the end."""
+    """Horizontal bars of shares (0 to 1) in the rows' order, each with its percentage."""
     import altair as alt
 
     base = alt.Chart(alt.InlineData(values=list(rows))).encode(
@@ -201,7 +201,7 @@ def shares(
 
 
 def gains(rows: Sequence[dict[str, Any]], *, category: str, value: str, title: str, width: int = 420) -> dict[str, Any]:
-    """A horizontal bar for each row to the right of zero or, in the second colour, to the left; its number beside."""
+    """Horizontal bars to the right of zero or, in the second colour, to the left, each with its number."""
     import altair as alt
 
     signed = {"condition": {"test": f"datum['{value}'] < 0", "value": SECOND}, "value": ACCENT}
@@ -218,8 +218,8 @@ def gains(rows: Sequence[dict[str, Any]], *, category: str, value: str, title: s
 def offsets(
     rows: Sequence[dict[str, Any]], *, x: str, y: str, value: str, x_title: str, y_title: str
 ) -> dict[str, Any]:
-    """A matrix of values above and below zero: the first colour where above, the second where below, the darker the
-    further away, with the number in each cell."""
+    """A heat map of signed values: the first colour above zero, the second below, darker with the
+    distance, with the number in each cell."""
     import altair as alt
 
     names = list(dict.fromkeys(str(row[y]) for row in rows))
@@ -246,7 +246,7 @@ def offsets(
 def scatter(
     rows: Sequence[dict[str, Any]], *, x: str, y: str, value: str, part: str, colours: dict[str, str], title: str
 ) -> dict[str, Any]:
-    """Points without axes: `value` by colour, `part` (row, seed) by shape. Only nearness means something on it."""
+    """A scatter plot without axes: `value` by colour, `part` (row, seed) by shape. Only distances carry meaning."""
     import altair as alt
 
     chart = (
@@ -271,7 +271,7 @@ def scatter(
 
 
 def stacked_days(rows: Sequence[dict[str, Any]], *, day: str, value: str, part: str, title: str) -> dict[str, Any]:
-    """A column for each day (ISO dates), in parts."""
+    """A stacked column for each day (ISO dates)."""
     import altair as alt
 
     names, days = list(dict.fromkeys(str(row[part]) for row in rows)), len({row[day] for row in rows})
@@ -291,5 +291,5 @@ def stacked_days(rows: Sequence[dict[str, Any]], *, day: str, value: str, part: 
 
 
 def warm() -> None:
-    """Draw a chart that nobody sees: the first of a process takes seconds, as its libraries are loaded."""
+    """Draw a chart in advance, to load the libraries: the first chart of a process takes seconds."""
     svg(bars([{"name": "", "rows": 1}], category="name", value="rows", title=""), "")

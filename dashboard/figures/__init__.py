@@ -1,4 +1,4 @@
-"""What the pages ask of the lake, one query a question, a file a page. What data/ computes is not computed here."""
+"""The pages' queries on the lake, one file for each page. Figures that data/ computes are not repeated here."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ Rows = list[dict[str, Any]]
 
 
 def rows_of(lake: Lake, query: str, given: Sequence[Any] = ()) -> Rows:
-    """The answer to a query as plain rows. Values go in `given`, never into the query's text."""
+    """The result of a query as plain rows. Pass values in `given`, never in the query's text."""
     return list(lake.sql(query, given).to_pylist())

@@ -1,4 +1,4 @@
-"""Figures of datasets: all of them at a glance; a version's rows, their lengths, and how its candidates ended."""
+"""Figures of datasets: overview, a version's rows and lengths, and how its candidates ended."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from graft.schemas.datasets import DatasetVersion
 
 BARS = 32
-"""Bars of a histogram, about."""
+"""Approximate number of bars of a histogram."""
 Said = Literal["text", "response"]
 
 
 def datasets(lake: Lake) -> Rows:
-    """Each dataset once: its latest version whole but for the card, its versions' number and row counts, its tags.
+    """One row for each dataset: its latest version without the card, the row counts of all versions, its tags.
 
-    `tags` are (tag, version) as they are set now, by name.
+    `tags` are the current (tag, version) pairs, by name.
     """
     query = """
         WITH last AS (SELECT dataset, max(version) AS version, count(*) AS versions,
@@ -39,7 +39,7 @@ def datasets(lake: Lake) -> Rows:
 
 
 def counts(lake: Lake, found: DatasetVersion) -> Rows:
-    """Rows of a version by label, split, source and whether they are restricted."""
+    """Row counts of a version by label, split, source and restricted."""
     query = """
         SELECT label, split, source, restricted, count(*) AS rows FROM lake.version_rows
         WHERE dataset = ? AND version = ? GROUP BY ALL ORDER BY ALL"""
@@ -47,7 +47,7 @@ def counts(lake: Lake, found: DatasetVersion) -> Rows:
 
 
 def balance(found: DatasetVersion, counted: Rows) -> Rows:
-    """Each label once, most rows first: its rows, their share, and rows in each of the version's splits."""
+    """One row for each label, most rows first: rows, their share, and rows in each split."""
     parts: defaultdict[tuple[str, str], int] = defaultdict(int)
     for row in counted:
         parts[row["label"], row["split"]] += row["rows"]
@@ -64,9 +64,9 @@ def balance(found: DatasetVersion, counted: Rows) -> Rows:
 
 
 def lengths(lake: Lake, found: DatasetVersion, said: Said = "text") -> Rows:
-    """Rows by length in characters and split: `start` and `end` of a bar, split, rows. Empty where none has any.
+    """Rows by length in characters and split: `start` and `end` of a bar, split, rows. Empty if no row has this text.
 
-    The longest half percent is in the last bar, so that one long text does not press all others into the first.
+    The longest half percent is in the last bar, so that a long outlier does not squeeze all others into the first.
     """
     query = f"""
         WITH r AS MATERIALIZED (SELECT split, length({said}) AS n FROM lake.version_rows
@@ -82,12 +82,12 @@ def lengths(lake: Lake, found: DatasetVersion, said: Said = "text") -> Rows:
 
 
 def runs(lake: Lake, found: DatasetVersion) -> list[str]:
-    """The runs whose candidates the version's rows come from; none of an import."""
+    """The runs whose candidates became the version's rows; none for an import."""
     return runs_of(lake, Held("", found))
 
 
 def ends(lake: Lake, run_ids: Sequence[str]) -> Rows:
-    """How the candidates of these runs ended: status, route, code, rows; most first."""
+    """Candidates of these runs by outcome: status, route, code, rows; most first."""
     query = """
         SELECT status, route, code, count(*) AS rows FROM lake.candidates
         WHERE list_contains(?::VARCHAR[], run_id) GROUP BY ALL ORDER BY rows DESC, status, route, code"""
@@ -95,7 +95,7 @@ def ends(lake: Lake, run_ids: Sequence[str]) -> Rows:
 
 
 def by_run(lake: Lake, run_ids: Sequence[str]) -> Rows:
-    """Each of these runs: its candidates, the accepted ones, its price (None: unknown), in the order they began."""
+    """Candidates, accepted rows and price (None: unknown) of each run, in order of start."""
     query = """
         WITH made AS (SELECT run_id, count(*) AS candidates, count(*) FILTER (status = 'accepted') AS accepted
                       FROM lake.candidates WHERE list_contains($1::VARCHAR[], run_id) GROUP BY run_id)
@@ -113,5 +113,5 @@ def drops(lake: Lake, found: DatasetVersion) -> Rows:
 
 
 def shown_labels(rows: Sequence[dict[str, Any]], most: int = 100) -> list[dict[str, Any]]:
-    """All labels of a chart or, of very many, as many of those with the most rows as of those with the fewest."""
+    """All labels of a chart or, if there are too many, an equal number with the most and with the fewest rows."""
     return [*rows] if len(rows) <= most else [*rows[: most // 2], *rows[-(most // 2) :]]

@@ -1,4 +1,4 @@
-"""What rows can be filtered and sorted by: each filter once, for the form, for the chips above a list, and in SQL."""
+"""Filters and orders of rows: each defines its form field, its chip above a list and its SQL."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from graft.data.review.queues import MARGIN
 from graft.schemas.rows import Route
 
 LONGEST = 1_000
-"""Characters that a search may have."""
+"""Maximum length of a search query, in characters."""
 MOST_TERMS = 20
 MOST_IDS = 500
-"""Rows that an address may name one by one."""
+"""Maximum number of row ids in an address."""
 
 Kind = Literal["words", "text", "number", "choice", "yes"]
 Where = Literal["both", "rows", "rejected"]
@@ -26,7 +26,7 @@ Where = Literal["both", "rows", "rejected"]
 class Filter:
     """One filter. `condition` is SQL over `v` (a version's row) and `c` (its candidate), with one `?` for the value.
 
-    `{r}` in it is `v` among rows and `c` among rejected candidates. `judged` marks one that asks for the candidate.
+    `{r}` in it is `v` among rows and `c` among rejected candidates. `judged` marks a filter that needs the candidate.
     """
 
     name: str
@@ -68,7 +68,7 @@ BY_NAME = {one.name: one for one in FILTERS}
 
 @dataclass(frozen=True)
 class Sort:
-    """An order of rows: by `key`, where there is none by id. Rows without a value come last."""
+    """An order of rows: by `key`, or by id without a key. Rows without a value come last."""
 
     title: str
     key: str = ""
@@ -89,7 +89,7 @@ SORTS: dict[str, Sort] = {
 
 @dataclass(frozen=True)
 class Asked:
-    """What a person asks for. `values` are the filters in force, as written; `problems` what could not be used."""
+    """A request for rows. `values` are the active filters as written; `problems` lists the parts that were ignored."""
 
     rejected: bool
     sort: str
@@ -99,11 +99,11 @@ class Asked:
 
     @property
     def judged(self) -> bool:
-        """Whether a candidate's figures are asked for, so that rows have to be joined to them."""
+        """Whether rows must be joined to their candidates."""
         return SORTS[self.sort].judged or any(BY_NAME[name].judged for name in self.given)
 
     def where(self, only: list[str] | None = None) -> tuple[str, list[Any]]:
-        """The condition in SQL and the values that it takes. `only` are the ids of the rows that may come up."""
+        """The SQL condition and its values. `only` are the ids of the rows that may match."""
         parts, params = ["true"], list[Any]()
         row = "c" if self.rejected else "v"
         for name, value in self.given.items():
@@ -127,7 +127,7 @@ class Asked:
 
 
 def asked(query: Mapping[str, str]) -> Asked:
-    """What the address asks for. What cannot be used is left out, and `problems` says so."""
+    """Parse the address. Invalid parts are ignored and listed in `problems`."""
     rejected, problems = query.get("rejected") == "1", list[str]()
     values, given = dict[str, str](), dict[str, Any]()
     for one in FILTERS:
@@ -147,16 +147,16 @@ def asked(query: Mapping[str, str]) -> Asked:
 
 
 def _read(one: Filter, said: str) -> tuple[Any, str]:
-    """(the value, "") of a filter, or (None, why it is left out)."""
+    """(value, "") of a filter, or (None, the reason why it is ignored)."""
     if one.kind == "number":
         try:
             value = float(said)
         except ValueError:
             value = math.nan
-        return (value, "") if math.isfinite(value) else (None, f"“{one.title}” wants a number, not {said[:40]!r}.")
+        return (value, "") if math.isfinite(value) else (None, f"“{one.title}” needs a number, not {said[:40]!r}.")
     if one.kind == "yes":
         known = {"yes": True, "no": False}
-        return (known[said], "") if said in known else (None, f"“{one.title}” is yes or no, not {said[:40]!r}.")
+        return (known[said], "") if said in known else (None, f"“{one.title}” needs yes or no, not {said[:40]!r}.")
     if one.name == "ids":
         ids = [part for part in (piece.strip() for piece in said.split(",")) if part]
         return (ids, "") if len(ids) <= MOST_IDS else (None, f"At most {MOST_IDS} rows can be chosen one by one.")
@@ -167,21 +167,21 @@ def _read(one: Filter, said: str) -> tuple[Any, str]:
         if len(terms) > MOST_TERMS:
             return (
                 None,
-                f"The search has {len(terms)} words; at most {MOST_TERMS} are looked for. Put a phrase in quotes.",
+                f"The search has {len(terms)} words; at most {MOST_TERMS} are allowed. Put a phrase in quotes.",
             )
-        return (terms, "") if terms else (None, "The search holds no word.")
+        return (terms, "") if terms else (None, "The search has no word.")
     return said, ""
 
 
 def too_long(said: str) -> str:
-    """Why a search is not made; empty where it can be."""
+    """Why a search is not run; empty if it can be."""
     if len(said) <= LONGEST:
         return ""
-    return f"The search has {len(said):,} characters; at most {LONGEST:,} are looked for. It was left out."
+    return f"The search has {len(said):,} characters; at most {LONGEST:,} are allowed. It was ignored."
 
 
 def words(said: str) -> list[tuple[str, bool]]:
-    """The terms of a search, and whether each is unwanted: words, "phrases in quotes", -excluded, -"excluded too"."""
+    """The terms of a search with whether each is excluded: words, "phrases in quotes", -excluded, -"excluded too"."""
     found = re.findall(r'(-?)"([^"]+)"|(-?)([^\s"]+)', said)
     terms = [(phrase or word, bool(not_phrase or not_word)) for not_phrase, phrase, not_word, word in found]
     return [(" ".join(text.split()), unwanted) for text, unwanted in terms if text.strip()]

@@ -1,4 +1,4 @@
-"""What became of labels between the wish and the version, and how judges' scores lie."""
+"""Intended and final labels, adjudications, and the distribution of judges' scores."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class JudgementFigures:
-    """What is counted in a version and its runs: relabelled rows, adjudications, scores, and the methods' own reports.
+    """Counts over a version and its runs: relabelled rows, adjudications, scores, and the methods' own reports.
 
-    `relabels`: intended, label, rows, share (of the version's rows that were meant as `intended`).
+    `relabels`: intended, label, rows, share (of the version's rows with that intended label).
     `labels`: label, candidates, adjudicated, overturned, and the shares adjudicated_share, overturned_share.
     `scores`: start, end, status, rows: candidates by the reviewers' mean, 0 to 10.
     `reports`: (run id, section) of the runs whose method has figures of its own.
@@ -33,7 +33,7 @@ class JudgementFigures:
 
 
 def judged(lake: Lake, found: DatasetVersion) -> JudgementFigures:
-    """All of it; on a million rows some seconds."""
+    """Compute all counts; some seconds on a million rows."""
     of_runs = runs(lake, found)
     pairs = relabelled(lake, found)
     meant = sum(row["rows"] for row in pairs)
@@ -51,7 +51,7 @@ def judged(lake: Lake, found: DatasetVersion) -> JudgementFigures:
 
 
 def relabelled(lake: Lake, found: DatasetVersion) -> Rows:
-    """Rows of a version by the label that was intended and the one that they have; most first."""
+    """Row counts of a version by intended and final label; most first."""
     query = """
         WITH pairs AS (SELECT c.intended_label AS intended, v.label AS label, count(*) AS rows
             FROM lake.version_rows v JOIN lake.candidates c ON c.run_id = v.run_id AND c.candidate_id = v.candidate_id
@@ -62,7 +62,7 @@ def relabelled(lake: Lake, found: DatasetVersion) -> Rows:
 
 
 def adjudicated(lake: Lake, run_ids: list[str]) -> Rows:
-    """The runs' intended labels whose candidates went to an adjudicator, and how often it said no; most first."""
+    """Intended labels whose candidates went to an adjudicator, with the share it rejected; most first."""
     query = """
         WITH meant AS (SELECT intended_label, count(*) AS n, count(*) FILTER (route = 'adjudicated') AS asked,
                               count(*) FILTER (route = 'adjudicated' AND status <> 'accepted') AS refused
@@ -74,7 +74,7 @@ def adjudicated(lake: Lake, run_ids: list[str]) -> Rows:
 
 
 def scores(lake: Lake, run_ids: list[str]) -> Rows:
-    """Candidates by the mean of their reviewers' scores in steps of 0.5 (10 lies in the last), by how they ended."""
+    """Candidates by mean review score, in steps of 0.5 (10 is in the last), and outcome."""
     query = """
         SELECT least(floor(mean * 2), 19) / 2 AS start, start + 0.5 AS "end", status, count(*) AS rows
         FROM lake.candidates WHERE list_contains(?::VARCHAR[], run_id) AND mean IS NOT NULL

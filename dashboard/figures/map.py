@@ -1,4 +1,4 @@
-"""Figures of the map: its points with what colours them, clusters of near duplicates, and pairs of other labels."""
+"""Figures of the map: points with their colours, clusters of near duplicates, close pairs with different labels."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ if TYPE_CHECKING:
     from graft.schemas.datasets import DatasetVersion
 
 COMPARED = 20_000
-"""Rows that are compared with all others in search of pairs of other labels."""
+"""Maximum number of rows compared in search of close pairs with different labels."""
 SEEDS = 4_000
-"""Seeds that rows are compared with."""
+"""Maximum number of seeds that rows are compared with."""
 BLOCK = 512
 PAIRS = 20
 CLUSTERS = 30
-"""Clusters that the page lists."""
+"""Maximum number of clusters on the page."""
 EXAMPLE = 160
-"""Characters of an example."""
+"""Characters shown of an example."""
 
 
 def points(lake: Lake, found: DatasetVersion, vectors: Vectors) -> list[Placed]:
-    """The map's points, seeds first; words of restricted ones are hidden."""
+    """The map's points, seeds first; text of restricted rows is hidden."""
     return points_of(lake, found, vectors.points())
 
 
 def placed(lake: Lake, found: DatasetVersion, ids: Sequence[str], seeds: Sequence[str] = ()) -> dict[str, Placed]:
-    """What is shown of these rows, and of these seeds, by id; words of restricted ones are hidden."""
+    """Texts and labels of these rows and seeds, by id; text of restricted rows is hidden."""
     wanted = [Point(id=one, kind="row", x=0, y=0) for one in ids]
     wanted += [Point(id=one, kind="seed", x=0, y=0) for one in seeds]
     return {one.id: one for one in points_of(lake, found, wanted)}
 
 
 def other_labels(lake: Lake, found: DatasetVersion, vectors: Vectors) -> list[tuple[str, str, float]]:
-    """The nearest pairs of a row with a row or seed of another label, nearest first: (row, the other, cosine).
+    """The closest pairs of a row with a row or seed of another label, closest first: (row, other, cosine).
 
     The first 20,000 rows by the hash of their ids are compared with each other and with the seeds. Each row or seed is
-    in one pair at most, so that one strange row does not fill the list.
+    in one pair at most, so that an outlier does not fill the list.
     """
     import numpy as np
 
@@ -82,7 +82,7 @@ def _labels(lake: Lake, found: DatasetVersion, ids: Sequence[str]) -> dict[str, 
 
 
 def cluster_rows(lake: Lake, found: DatasetVersion, clusters: Sequence[Cluster]) -> Rows:
-    """Each of these clusters: first (the id of its first row), size, lowest, highest, labels, example, restricted."""
+    """For each cluster: first (the id of its first row), size, lowest, highest, labels, example, restricted."""
     places = [place for place, one in enumerate(clusters) for _ in one.members]
     members = [member for one in clusters for member in one.members]
     query = """
@@ -109,7 +109,7 @@ def cluster_rows(lake: Lake, found: DatasetVersion, clusters: Sequence[Cluster])
 
 
 def pair_rows(lake: Lake, found: DatasetVersion, pairs: Sequence[tuple[str, str, float]]) -> Rows:
-    """Each pair with both labels and texts, those of restricted rows hidden."""
+    """Pairs with both labels and texts; text of restricted rows is hidden."""
     ids = [one for pair in pairs for one in pair[:2]]
     known = placed(lake, found, (), ids) | placed(lake, found, ids)
     made = Rows()
@@ -127,14 +127,14 @@ SCORES = ("under 5", "5 to 6", "6 to 7", "7 to 8", "8 to 9", "9 and more", "not 
 
 
 def score_of(point: Placed) -> str:
-    """The band that a point's score lies in."""
+    """The band of a point's score."""
     if point.score is None:
         return SCORES[-1]
     return SCORES[min(5, max(0, int(point.score) - 4))]
 
 
 def value_of(point: Placed, colour: str) -> str:
-    """What a point is coloured by."""
+    """The value that colours a point."""
     if colour == "score":
         return score_of(point)
     if colour == "split":
@@ -143,9 +143,9 @@ def value_of(point: Placed, colour: str) -> str:
 
 
 def groups(found: Sequence[Placed], colour: str, colours: Sequence[str], other: str) -> dict[str, tuple[str, int]]:
-    """Each value to its colour and how many points have it: most frequent first, bands of scores in order.
+    """Each value with its colour and number of points: most frequent first, score bands in order.
 
-    There are as many colours as `colours`; rarer values share `other`.
+    The first `colours` values have a colour of their own; rarer values share `other`.
     """
     counted = Counter(value_of(point, colour) for point in found)
     names = [name for name in SCORES if name in counted] if colour == "score" else sorted(
@@ -157,7 +157,7 @@ def groups(found: Sequence[Placed], colour: str, colours: Sequence[str], other: 
 
 
 def chart_rows(found: Sequence[Placed], colour: str, shown: Mapping[str, Any], rest: str) -> list[dict[str, Any]]:
-    """The points as a chart takes them: x, y, value, kind. Values that are not `shown` become `rest`."""
+    """The points as rows for a chart: x, y, value, kind. Values not in `shown` become `rest`."""
     values = [value_of(point, colour) for point in found]
     return [
         {"x": point.x, "y": point.y, "value": value if value in shown else rest, "kind": point.kind}

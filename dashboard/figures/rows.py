@@ -1,4 +1,4 @@
-"""Rows of a version and candidates that a run did not accept, found in the database; what became of one row."""
+"""Queries for rows of a version, rejected candidates of a run, and the history of one row."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from graft.dashboard.figures import Rows, rows_of
 from graft.dashboard.figures.filters import SORTS, Asked
 from graft.data.duck import quoted
-from graft.data.export.files import FORMULA
+from graft.data.export.formats.base import FORMULA
 from graft.data.fence import Budget
 from graft.schemas.restricted import HIDDEN
 
@@ -19,35 +19,35 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Within:
-    """What is looked through: the rows of a version, or, of a run, the candidates that it did not accept."""
+    """The scope of a search: the rows of a version, or the rejected candidates of a run."""
 
     rejected: bool
     dataset: str = ""
     version: int = 0
     run_id: str = ""
     rows: int | None = None
-    """How many there are where nothing is asked for, if that is known."""
+    """The number of rows without filters, if known."""
 
 
 JOINED = "LEFT JOIN lake.candidates c ON c.run_id = v.run_id AND c.candidate_id = v.candidate_id"
 HELD = ("id", "text", "response", "label", "split", "source", "restricted")
-"""What a list of a version's rows shows, and its CSV holds."""
+"""Columns of a list of rows and of its CSV."""
 JUDGED = ("intended_label", "mean", "spread", "code")
-"""What comes along where rows are joined to their candidates."""
+"""Columns added if rows are joined to their candidates."""
 MADE = ("id", "text", "response", "label", "intended_label", "status", "code", "reason", "mean", "spread", "restricted")
-"""What a list of rejected candidates shows."""
+"""Columns of a list of rejected candidates."""
 FILE = Budget(seconds=60.0, memory_mb=1_500, spill=True)
-"""For a file of all rows that fit."""
+"""Further columns of the file with all matching rows."""
 WORDS = ("text", "response", "reason")
-"""Columns that are hidden where a row is restricted."""
+"""Columns hidden for restricted rows."""
 
 
 def find(lake: Lake, within: Within, asked: Asked, *, page: int, size: int, only: list[str] | None = None) -> tuple[
     int, Rows
 ]:  # fmt: skip
-    """How many fit, and one page of them (from 0). `only` are the ids that may come up: then they keep that order.
+    """The number of matching rows, and one page of them (from 0). `only` are the ids that may match, in that order.
 
-    A search has a budget (data/fence.py). By words it passes restricted rows over: a hit would tell what they say.
+    A search has a budget (data/fence.py). A text search skips restricted rows: a hit would reveal their text.
     """
     if within.rows is not None and not asked.given and asked.sort == "id" and only is None:
         places: list[Any] = list(range(page * size, min((page + 1) * size, within.rows)))
@@ -68,7 +68,7 @@ def find(lake: Lake, within: Within, asked: Asked, *, page: int, size: int, only
 
 
 def columns(within: Within, asked: Asked) -> dict[str, str]:
-    """The columns of a list, and where each comes from."""
+    """The columns of a list with their SQL sources."""
     if within.rejected:
         return {name: "c.candidate_id" if name == "id" else f"c.{name}" for name in MADE}
     judged = {name: f"c.{name}" for name in JUDGED} if asked.judged else {}
@@ -76,7 +76,7 @@ def columns(within: Within, asked: Asked) -> dict[str, str]:
 
 
 def _fetch(lake: Lake, within: Within, asked: Asked, places: list[Any]) -> Rows:
-    """The rows at these places, in that order, restricted words hidden."""
+    """The rows with these keys, in that order; restricted text is hidden."""
     if not places:
         return []
     said = ", ".join(f"{held} AS {name}" for name, held in columns(within, asked).items())
@@ -102,7 +102,7 @@ def _hidden(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_csv(lake: Lake, within: Within, asked: Asked, path: Path) -> None:
-    """All that fit, as a CSV file that DuckDB writes: restricted words hidden, no cell that a spreadsheet would run."""
+    """Write all matching rows to CSV with DuckDB; restricted text is hidden and formulas are defused."""
     source, where, params = _source(within, asked, None)
     row, sort, cells = _row(within), SORTS[asked.sort], []
     for name, held in columns(within, asked).items():
@@ -119,7 +119,7 @@ def write_csv(lake: Lake, within: Within, asked: Asked, path: Path) -> None:
 
 
 def _source(within: Within, asked: Asked, only: list[str] | None) -> tuple[str, str, list[Any]]:
-    """What is read, the condition on it, and the values that the condition takes."""
+    """The SQL source, the condition, and the condition's values."""
     where, params = asked.where(only)
     if within.rejected:
         return "lake.candidates c", f"c.run_id = ? AND c.status <> 'accepted' AND {where}", [within.run_id, *params]
@@ -140,7 +140,7 @@ def _id(within: Within) -> str:
 
 
 def codes(lake: Lake, run_id: str, *, rejected: bool) -> list[str]:
-    """The decisions of a run's candidates, most frequent first."""
+    """Decision codes of a run's candidates, most frequent first."""
     query = """
         SELECT code, count(*) AS rows FROM lake.candidates WHERE run_id = ? AND (status <> 'accepted') = ?
         GROUP BY code ORDER BY rows DESC, code LIMIT 50"""
@@ -148,7 +148,7 @@ def codes(lake: Lake, run_id: str, *, rejected: bool) -> list[str]:
 
 
 def stops(lake: Lake, run_id: str) -> list[str]:
-    """The gates, or else the judges, that a run's candidates were stopped by, most frequent first."""
+    """The gates or judges that rejected a run's candidates, most frequent first."""
     from graft.data.review.items import REFUSED_BY
 
     query = f"""
@@ -158,7 +158,7 @@ def stops(lake: Lake, run_id: str) -> list[str]:
 
 
 def brief(lake: Lake, dataset: str, version: int, row_id: str) -> dict[str, Any] | None:
-    """A row of a version in a few lines, restricted words hidden; None where the version does not hold it."""
+    """A summary of a version's row, with restricted text hidden; None if the version does not hold it."""
     query = f"""
         SELECT v.id, v.text, v.response, v.label, v.split, v.source, v.restricted, c.intended_label, c.mean, c.spread,
                c.reason FROM lake.version_rows v {JOINED} WHERE v.dataset = ? AND v.version = ? AND v.id = ?"""
@@ -167,7 +167,7 @@ def brief(lake: Lake, dataset: str, version: int, row_id: str) -> dict[str, Any]
 
 
 def holder(lake: Lake, ids: list[str]) -> str:
-    """The version that holds most of these rows, the newest of several; empty where none holds any."""
+    """The version that holds most of these rows, the newest if several do; empty if none holds any."""
     query = """
         SELECT r.dataset || '@' || r.version AS ref FROM lake.version_rows r
         JOIN lake.versions v ON v.dataset = r.dataset AND v.version = r.version
@@ -178,10 +178,9 @@ def holder(lake: Lake, ids: list[str]) -> str:
 
 
 def fate(lake: Lake, datasets: list[str], row_id: str) -> Rows:
-    """Every version of these datasets, oldest first, with what became of a row in it.
+    """Every version of these datasets, oldest first, with the fate of a row in it.
 
-    `split` and `label` where the version holds it, `gate`, `rule` and `detail` where it was dropped; neither where it
-    is not there.
+    `split` and `label` if the version holds it; `gate`, `rule` and `detail` if it was dropped; otherwise neither.
     """
     query = """
         SELECT v.dataset, v.version, v.created_at, v.origin, r.split, r.label, d.gate, d.rule, d.detail

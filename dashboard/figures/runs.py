@@ -1,4 +1,4 @@
-"""Figures of runs: how candidates ended, and how many there are of each label."""
+"""Figures of runs: candidates by outcome and by label."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from graft.schemas.datasets import Run
 
 LATE_S = 2.0
-"""Seconds for which the figures of a run may be behind while it commits."""
+"""Seconds by which the figures of a live run may lag."""
 
 
 def funnel(cache: QueryCache, run: Run) -> Rows:
-    """A run's candidates by how they ended: status, route, code, rows, how many were reviewed, one's id."""
+    """A run's candidates by outcome: status, route, code, rows, number reviewed, an example's id."""
     query = """
         SELECT status, route, code, count(*) AS rows, min(candidate_id) AS example,
                count(*) FILTER (asked > 0 OR labelling IS NOT NULL) AS reviewed
@@ -24,7 +24,7 @@ def funnel(cache: QueryCache, run: Run) -> Rows:
 
 
 def by_label(cache: QueryCache, run: Run) -> Rows:
-    """A run's labels: rows accepted as it, candidates that were meant as it."""
+    """A run's labels: accepted rows and candidates of each."""
     query = """
         SELECT label, count(*) FILTER (status = 'accepted') AS accepted, count(*) AS candidates
         FROM lake.candidates WHERE run_id = ? GROUP BY label ORDER BY label"""

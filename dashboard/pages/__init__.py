@@ -1,4 +1,4 @@
-"""The pages. A page is a file here with its `PAGES` and `CHARTS`; enter the file in MODULES, in the menu's order."""
+"""The pages. Each file here defines `PAGES` and `CHARTS`; list it in MODULES, in the menu's order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Changes: what a version has that another has not, and how far it drifted from it."""
+"""Changes: the diff and drift between two versions."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 FLOWS = 200
 WORDS = 400
-"""Letters of an example that are shown; the row's page has it whole."""
+"""Characters shown of an example; the row's page has all of it."""
 MOST = 60
-"""Labels of the chart."""
+"""Maximum number of labels in the chart."""
 
 
 def changes(request: Request) -> Response:
-    """A version beside `?against=demo@1`, by default the one before it; `?format=html` gives the diff as a file."""
+    """Compare a version with `?against=demo@1`, by default the previous version; `?format=html` returns a file."""
     context = context_of(request)
     found = version(context.lake, request.path_params["ref"])
     every = versions(context.lake)
@@ -47,7 +47,7 @@ def changes(request: Request) -> Response:
 
 
 def before(found: DatasetVersion, every: list[DatasetVersion]) -> DatasetVersion | None:
-    """The dataset's last version before this one, which drift is told from by default."""
+    """The dataset's previous version, the default for drift."""
     earlier = [one for one in every if one.dataset == found.dataset and one.version < found.version]
     return earlier[-1] if earlier else None
 
@@ -73,13 +73,13 @@ def _file(context: PageContext, other: DatasetVersion, found: DatasetVersion) ->
 
     diff = context.reports.diff(other, found, patience_s=60.0)
     if diff is None:
-        raise GraftError("the versions are still being compared", where=found.ref, fix="ask again in a minute")
+        raise GraftError("the versions are still being compared", where=found.ref, fix="reload in a minute")
     name = f"diff-{other.dataset}-{other.version}-{found.dataset}-{found.version}.html"
     return as_file(render_html(diff), "text/html", name)
 
 
 def _choices(found: DatasetVersion, every: list[DatasetVersion]) -> list[tuple[str, list[str]]]:
-    """What a version can be compared with: its dataset's others, newest first, and the latest of other datasets."""
+    """Versions to compare with: the dataset's others, newest first, and the latest version of other datasets."""
     own = [one.ref for one in reversed(every) if one.dataset == found.dataset and one.version != found.version]
     latest = {one.dataset: one.ref for one in every if one.dataset != found.dataset}
     return [(name, refs) for name, refs in ((found.dataset, own), ("other datasets", [*latest.values()])) if refs]
@@ -87,7 +87,7 @@ def _choices(found: DatasetVersion, every: list[DatasetVersion]) -> list[tuple[s
 
 def _tables(diff: Diff) -> tuple[Table, ...]:
     numbers = (Column("a", diff.a, "number"), Column("b", diff.b, "number"), Column("change", "change"))
-    drops = [{"gate": one.gate or "not noted", "rule": one.rule or "–", "rows": one.rows} for one in diff.drops]
+    drops = [{"gate": one.gate or "not recorded", "rule": one.rule or "–", "rows": one.rows} for one in diff.drops]
     why = (Column("gate", "gate"), Column("rule", "rule"), Column("rows", "rows", "number"))
     measures = (
         Column("group", "of"), Column("name", "figure"), Column("a", diff.a), Column("b", diff.b),
@@ -163,7 +163,7 @@ def draw_changes(context: PageContext, given: Mapping[str, str]) -> Spec | None:
     rows = shown_labels([{"label": shown(one.name), "change": one.change} for one in ranked], MOST)
     if not rows:
         return None
-    return dense(gains(rows, category="label", value="change", title="rows more or fewer"), len(rows))
+    return dense(gains(rows, category="label", value="change", title="change in rows"), len(rows))
 
 
 PAGES = (Page("/datasets/{ref}/changes", "changes", changes, tab="Changes"),)

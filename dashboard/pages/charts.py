@@ -1,4 +1,4 @@
-"""Charts as files: the same specification that a page shows, as SVG or PNG."""
+"""Charts as files: the specification of a page's chart as SVG or PNG."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def chart(request: Request) -> Response:
         raise NotFound("no such chart", where="charts", fix=fix)
     spec = known.draw(context, dict(request.query_params))
     if spec is None:
-        raise NotFound("there is nothing to draw", where=f"chart {name}", fix="look at the page that it belongs to")
+        raise NotFound("there is nothing to draw", where=f"chart {name}", fix="see the page that it belongs to")
     if kind == "png":
         return Response(png(spec), media_type="image/png")
     return Response(svg(spec, known.label, standalone=True), media_type="image/svg+xml")

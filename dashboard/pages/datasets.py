@@ -1,4 +1,4 @@
-"""Datasets: all of them; one version's rows, lengths and variety at a glance; its quality; and one file of it all."""
+"""Datasets: the list, a version's overview, its quality, and downloads."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from graft.schemas.errors import GraftError
 from graft.schemas.sections import Column, Table
 
 QUICK = 20_000
-"""Rows of a version whose quality report is there in a second."""
+"""Rows up to which a quality report takes about a second."""
 VARIETY = ("wording", "duplicates")
-"""Groups of the quality report whose figures the overview shows."""
+"""Sections of the quality report whose figures the overview shows."""
 
 
 def datasets(request: Request) -> Response:
-    """Every dataset with its latest version."""
+    """List every dataset with its latest version."""
     context = context_of(request)
     rows = [
         {
@@ -58,7 +58,7 @@ def datasets(request: Request) -> Response:
 
 
 def dataset(request: Request) -> Response:
-    """One version (`demo`, `demo@2`)."""
+    """Show one version (`demo`, `demo@2`)."""
     context = context_of(request)
     found = version(context.lake, request.path_params["ref"])
     part = overview(context, found)
@@ -68,13 +68,13 @@ def dataset(request: Request) -> Response:
 
 
 def overview(context: PageContext, found: DatasetVersion, patience_s: float | None = None) -> Part:
-    """What the version holds and how it came about. Only for a small version it is waited for its quality report."""
+    """A version's contents and origin. The page waits for the quality report of a small version only."""
     from graft.data.quality import sections
 
     counted = _counts(context, found)
     of_runs = context.reports.kept(("runs", found.ref), lambda: figures.runs(context.lake, found))
     noun, ends = _noun(context, found), _ends(context, found, of_runs)
-    _lengths(context, found, "text")  # what is quick comes before what takes every core
+    _lengths(context, found, "text")  # fast queries run before the report uses every core
     patience_s = (0.8 if found.rows <= QUICK else 0.0) if patience_s is None else patience_s
     report = context.reports.of(found, patience_s)
     by_name = {section.name: section for section in sections(report)} if report else {}
@@ -110,9 +110,9 @@ def overview(context: PageContext, found: DatasetVersion, patience_s: float | No
 
 
 def quality(request: Request) -> Response:
-    """A version's quality report, the same that `graft quality` prints; `?format=html` and `json` give it as a file.
+    """A version's quality report, as printed by `graft quality`; `?format=html` and `json` return a file.
 
-    Embeddings are left to the command line: no page waits for a model.
+    Only the command line computes embeddings: no page waits for a model.
     """
     from graft.data.quality import page, sections
 
@@ -121,7 +121,7 @@ def quality(request: Request) -> Response:
     form = request.query_params.get("format", "")
     report = context.reports.of(found, patience_s=120.0 if form else 1.0)
     if form and report is None:
-        raise GraftError("the figures are still being computed", where=found.ref, fix="ask again in a minute")
+        raise GraftError("the figures are still being computed", where=found.ref, fix="reload in a minute")
     if report is not None and form in ("html", "json"):
         body, kind = (page(report), "text/html") if form == "html" else (report.model_dump_json(), "application/json")
         return as_file(body, kind, f"quality-{found.dataset}-{found.version}.{form}")
@@ -133,12 +133,12 @@ def quality(request: Request) -> Response:
 
 
 def as_file(body: str | bytes, kind: str, name: str) -> Response:
-    """An answer that the browser keeps as a file."""
+    """A response that the browser saves as a file."""
     return Response(body, media_type=kind, headers=attachment(name))
 
 
 def draw_balance(context: PageContext, given: Mapping[str, str]) -> Spec | None:
-    """`of`: the version. Rows of each label, in parts by split; of over 100 labels the largest and the smallest."""
+    """`of`: the version. Rows of each label, by split; of more than 100 labels the largest and the smallest."""
     found = version(context.lake, given.get("of", ""))
     chosen = figures.shown_labels(figures.balance(found, _counts(context, found)))
     rows = [
@@ -151,7 +151,7 @@ def draw_balance(context: PageContext, given: Mapping[str, str]) -> Spec | None:
 
 
 def draw_lengths(context: PageContext, given: Mapping[str, str]) -> Spec | None:
-    """`of`: the version; `said`: text or response. Rows by their length in characters, in parts by split."""
+    """`of`: the version; `said`: text or response. Rows by length in characters, by split."""
     found = version(context.lake, given.get("of", ""))
     said: figures.Said = "response" if given.get("said") == "response" else "text"
     rows = _lengths(context, found, said)
@@ -169,18 +169,18 @@ def _lengths(context: PageContext, found: DatasetVersion, said: figures.Said) ->
 
 
 def _by_source(counted: list[dict[str, Any]]) -> dict[str, int]:
-    """Rows by where they come from: synthetic, seed, imported."""
+    """Rows by source: synthetic, seed, imported."""
     names = dict.fromkeys(row["source"] for row in counted)
     return {name: sum(row["rows"] for row in counted if row["source"] == name) for name in names}
 
 
 def _read(value: Any) -> dict[str, int]:
-    """Counts by name as the lake holds them: JSON."""
+    """Counts by name, from the lake's JSON."""
     return json.loads(value) if isinstance(value, str) else dict(value)
 
 
 def _noun(context: PageContext, found: DatasetVersion) -> str:
-    """What the rows' labels are called."""
+    """The noun for the rows' labels."""
     run = context.lake.run(found.run_id)
     return run.task.label_noun if run else "label"
 
@@ -196,12 +196,12 @@ def _balance_table(found: DatasetVersion, balance: list[dict[str, Any]], noun: s
 
 
 def rows_link(found: DatasetVersion, **given: str) -> str:
-    """The address of a version's rows under these filters."""
+    """The address of a version's rows with these filters."""
     return "/rows?" + urlencode({"ref": found.ref, **given})
 
 
 def _ends(context: PageContext, found: DatasetVersion, of_runs: list[str]) -> Table:
-    """How candidates of its runs ended; a reason opens the rows that ended so."""
+    """Candidates of its runs by outcome; a reason links to its rows."""
     rows = figures.ends(context.lake, of_runs)
     total = sum(row["rows"] for row in rows)
     for row in rows:
@@ -212,13 +212,9 @@ def _ends(context: PageContext, found: DatasetVersion, of_runs: list[str]) -> Ta
         Column("status", "end", "status"), Column("route", "by"), Column("code", "reason", "code", link="link"),
         Column("rows", "candidates", "number"), Column("share", "share", "share", bar=True),
     )  # fmt: skip
-    more = (
-        f"of the {len(of_runs)} runs that its rows come from; a link opens those of the last"
-        if len(of_runs) > 1
-        else ""
-    )
-    empty = "No candidate of it is in the lake: its rows were imported, or its run's candidates are kept elsewhere."
-    return Table("ends", "How candidates ended", columns, rows, empty=empty, note=more)
+    more = f"of the {len(of_runs)} runs that made its rows; links open rows of the last run" if len(of_runs) > 1 else ""
+    empty = "The lake has no candidates of it: its rows were imported, or the candidates are in another lake."
+    return Table("ends", "Candidates by outcome", columns, rows, empty=empty, note=more)
 
 
 def _runs_table(context: PageContext, of_runs: list[str]) -> Table:
@@ -230,7 +226,7 @@ def _runs_table(context: PageContext, of_runs: list[str]) -> Table:
         Column("accepted", "accepted", "number"), Column("share", "yield", "share"),
         Column("price_usd", "price", "money"), Column("started_at", "started", "ago"),
     )  # fmt: skip
-    return Table("runs", "Runs that its rows come from", columns, rows)
+    return Table("runs", "Runs that made its rows", columns, rows)
 
 
 _DROPS = (Column("gate", "gate"), Column("rule", "rule"), Column("rows", "rows", "number"))
@@ -261,7 +257,7 @@ def _versions_table(context: PageContext, found: DatasetVersion) -> Table:
 
 
 def _students_table(context: PageContext, found: DatasetVersion) -> Table:
-    """Students that learned from the version and were judged on held-out rows, by their rank."""
+    """Students trained on the version and evaluated on held-out rows, best first."""
     from graft.data.scores import leaderboard
 
     page = "/students/{student_id}" in {one.path for one in context.pages}
@@ -270,17 +266,17 @@ def _students_table(context: PageContext, found: DatasetVersion) -> Table:
         row["between"] = "–".join(f"{end:.1%}" for end in row["interval"])
         row["link"] = f"/students/{quote(row['student_id'], safe='')}" if page else None
     columns = (
-        Column("student_id", "student", "code", link="link"), Column("test_file", "judged on"),
+        Column("student_id", "student", "code", link="link"), Column("test_file", "evaluated on"),
         Column("rows", "rows", "number"), Column("accuracy", "accuracy", "share"), Column("between", "95% interval"),
-        Column("macro_f1", "macro F1", "share"), Column("gain", "over seeds alone", "share"),
-        Column("encoder", "encoder"), Column("train_rows", "learned from", "number"),
+        Column("macro_f1", "macro F1", "share"), Column("gain", "over seeds only", "share"),
+        Column("encoder", "encoder"), Column("train_rows", "training rows", "number"),
         Column("seconds", "training", "seconds"), Column("created_at", "trained", "ago"),
     )  # fmt: skip
     return Table("students", "Students", columns, judged)
 
 
 def _models_table(found: DatasetVersion, report: Any) -> Table:
-    """The models that made or judged its rows, with their licences and, where calls are known, what they took."""
+    """The models that wrote or judged its rows, with licences and, if calls are known, their usage."""
     spent = report.yields.spending if report is not None and report.yields else ()
     rows = [
         {"model": one.model, "licence": found.models.get(one.model) or "not stated", "role": one.role,
@@ -299,7 +295,7 @@ def _models_table(found: DatasetVersion, report: Any) -> Table:
             Column("role", "role"), Column("calls", "calls", "number"), Column("failed", "failed", "number"),
             Column("tokens", "tokens", "number"), Column("price_usd", "price", "money"),
         )  # fmt: skip
-    return Table("models", "Models and licences", columns, rows, empty="No model made or judged its rows.")
+    return Table("models", "Models and licences", columns, rows, empty="No model wrote or judged its rows.")
 
 
 PAGES = (

@@ -1,4 +1,4 @@
-"""Home: every dataset at a glance, what runs now and next, what waits for a person, and what this month has cost."""
+"""Home: datasets at a glance, current and next runs, pending reviews, and this month's cost."""
 
 from __future__ import annotations
 
@@ -18,15 +18,14 @@ if TYPE_CHECKING:
     from graft.data.quality import Quality
 
 GLANCED = 6
-"""Datasets whose quality stands on the page: the newest."""
+"""Number of datasets (the newest) whose quality the page shows."""
 SMALL = 50_000
-"""Rows up to which a version's quality is computed because somebody looks at the page; a larger one's where it is
-known already."""
+"""Rows up to which the page computes a version's quality; a larger version's quality is shown if it is cached."""
 LATE_S = 30.0
 
 
 def home(request: Request) -> Response:
-    """The first page. On an empty lake it says how to begin."""
+    """Show the first page. On an empty lake it explains how to begin."""
     from graft.data.spending import month
     from graft.flows.pause import waiting
 
@@ -53,7 +52,7 @@ def _dataset(context: PageContext, row: dict[str, Any], *, glanced: bool) -> dic
 
 
 def _glance(context: PageContext, row: dict[str, Any]) -> Any:
-    """What the quality report says in a line, and how its figures moved; "computing" while it is being made."""
+    """The quality report in a line, with changes of its figures; "computing" while it is computed."""
     from graft.data.quality import sections
 
     found = version(context.lake, f"{row['dataset']}@{row['version']}")
@@ -67,7 +66,7 @@ def _glance(context: PageContext, row: dict[str, Any]) -> Any:
 
 
 def _figures(report: Quality) -> list[tuple[str, float | None, float | None]]:
-    """Name, now, and the change since the version before (None: there is none)."""
+    """Name, value, and change since the previous version (None: no previous version)."""
     drift = report.drift
     now = report.wording.distinct_2 if drift is None else drift.distinct_2
     before = drift.distinct_2_before if drift else None

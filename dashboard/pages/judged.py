@@ -1,4 +1,4 @@
-"""Reviews: how judges agree and how severe each is, what adjudicators did, and labels other than the intended ones."""
+"""Reviews: agreement and severity of judges, adjudications, and changed labels."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from graft.data.quality.model import Reviews
 
 MOST = 24
-"""Labels of a heat map; of more those are drawn that most rows came from or went to."""
+"""Maximum number of labels in a heat map; labels with the most changes are drawn."""
 PAIRS = 200
-"""Pairs of an intended and a given label in the table."""
+"""Maximum number of pairs of an intended and a final label in the table."""
 ENDS = {"accepted": ACCENT, "rejected": SECOND, "failed": "#8a8f96"}
 
 
 def reviews(request: Request) -> Response:
-    """How models judged the candidates of a version's runs, and what that made of the labels."""
+    """Judgements of the candidates of a version's runs, and their effect on labels."""
     context = context_of(request)
     found = version(context.lake, request.path_params["ref"])
     part = judged_part(context, found)
@@ -76,7 +76,7 @@ def _judged(context: PageContext, found: DatasetVersion, patience_s: float = 0.5
 
 
 def _reports(counted: figures.JudgementFigures | None) -> list[tuple[str, Section]]:
-    """Runs and what their methods tell of them; the names of its tables are made unique on the page."""
+    """Runs with their methods' reports; table names are made unique on the page."""
     return [
         (run_id, replace(one, tables=tuple(replace(table, name=f"{table.name}{number}") for table in one.tables)))
         for number, (run_id, one) in enumerate(counted.reports if counted else ())
@@ -94,7 +94,7 @@ def _reviewers_table(held: Reviews | None) -> Table:
         Column("severity", "offset from its panels"), Column("strictest", "strictest on"),
         Column("mildest", "mildest on"),
     )  # fmt: skip
-    note = "points of 10; an offset below 0 is severe, and what is said of a label is beyond the model's own offset"
+    note = "points of 10; an offset below 0 is severe, and a label's offset is in addition to the model's own"
     return Table("reviewers", "Models that judged", columns, rows, note=note)
 
 
@@ -121,10 +121,10 @@ def _adjudicated_table(counted: figures.JudgementFigures | None) -> Table:
     columns = (
         Column("label", "label"), Column("candidates", "candidates", "number"),
         Column("adjudicated", "to the adjudicator", "number"),
-        Column("adjudicated_share", "share", "share", bar=True), Column("overturned", "refused by it", "number"),
+        Column("adjudicated_share", "share", "share", bar=True), Column("overturned", "rejected by it", "number"),
         Column("overturned_share", "share of those", "share", bar=True),
     )  # fmt: skip
-    empty = "No candidate went to an adjudicator: reviewers agreed, or the method has none."
+    empty = "No candidate went to an adjudicator: reviewers agreed, or the method has no adjudicator."
     return Table("adjudicated", "Adjudications", columns, counted.labels if counted else (), empty=empty)
 
 
@@ -134,15 +134,15 @@ def _pairs_table(found: DatasetVersion, counted: figures.JudgementFigures | None
         {**row, "link": rows_link(found, label=row["label"], intended=row["intended"])} for row in pairs[:PAIRS]
     ]  # fmt: skip
     columns = (
-        Column("intended", "meant as"), Column("label", "became"), Column("rows", "rows", "number", link="link"),
-        Column("share", "of those meant so", "share", bar=True),
+        Column("intended", "intended"), Column("label", "became"), Column("rows", "rows", "number", link="link"),
+        Column("share", "of those intended so", "share", bar=True),
     )  # fmt: skip
     note = f"the {PAIRS} most frequent of {len(pairs):,} pairs" if len(pairs) > PAIRS else ""
     return Table("relabelled", "Relabelled rows", columns, rows, note=note)
 
 
 def draw_bias(context: PageContext, given: Mapping[str, str]) -> Spec | None:
-    """`of`: the version. Each judge's offset on each label beyond its own; the labels where judges differ most."""
+    """`of`: the version. Each judge's additional offset on each label; the labels on which judges differ most."""
     report = context.reports.of(version(context.lake, given.get("of", "")))
     judges = [one for one in report.reviews.reviewers if one.bias] if report and report.reviews else []
     far = {label: max(abs(one.bias.get(label, 0.0)) for one in judges) for one in judges for label in one.bias}
@@ -157,7 +157,7 @@ def draw_bias(context: PageContext, given: Mapping[str, str]) -> Spec | None:
 
 
 def draw_scores(context: PageContext, given: Mapping[str, str]) -> Spec | None:
-    """`of`: the version. Candidates by the mean of their scores, in parts by how they ended."""
+    """`of`: the version. Candidates by mean score and outcome."""
     counted = _judged(context, version(context.lake, given.get("of", "")))
     if counted is None or not counted.scores:
         return None
@@ -167,22 +167,22 @@ def draw_scores(context: PageContext, given: Mapping[str, str]) -> Spec | None:
 
 
 def draw_relabelled(context: PageContext, given: Mapping[str, str]) -> Spec | None:
-    """`of`: the version. Rows by intended and given label where these differ; of many labels the most frequent."""
+    """`of`: the version. Rows by intended and final label if they differ; of many labels the most frequent."""
     counted = _judged(context, version(context.lake, given.get("of", "")))
     if counted is None or not counted.relabels:
         return None
     names = _busiest(counted.relabels)
     rows = {(row["intended"], row["label"]): row["rows"] for row in counted.relabels}
     cells = [
-        {"meant as": shown(a), "became": shown(b), "rows": rows.get((a, b), 0)} for a in names for b in names
+        {"intended": shown(a), "became": shown(b), "rows": rows.get((a, b), 0)} for a in names for b in names
     ]  # fmt: skip
     return roomy(
-        heat(cells, x="became", y="meant as", value="rows", x_title="became", y_title="meant as"), left=24, right=110
+        heat(cells, x="became", y="intended", value="rows", x_title="became", y_title="intended"), left=24, right=110
     )
 
 
 def _busiest(pairs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The labels that most rows came from or went to, by name."""
+    """The labels with the most changed rows, by name."""
     seen: Counter[str] = Counter()
     for row in pairs:
         seen[row["intended"]] += row["rows"]
@@ -214,7 +214,7 @@ def draw_method(context: PageContext, given: Mapping[str, str]) -> Spec | None:
 
 
 def _drawable(table: Table) -> bool:
-    """Whether a method's table is drawn as well: if it has a bar."""
+    """Whether a method's table gets a chart: if it has a bar column."""
     return any(column.bar for column in table.columns)
 
 
@@ -229,7 +229,7 @@ def _number(value: Any) -> float | None:
 PAGES = (Page("/datasets/{ref}/reviews", "reviews", reviews, tab="Reviews"),)
 CHARTS = (
     Chart("bias", "offset of each judge on each label", draw_bias),
-    Chart("scores", "candidates by the mean of their scores and how they ended", draw_scores),
-    Chart("relabelled", "rows by intended and given label", draw_relabelled),
-    Chart("method", "what a method counts of its own runs", draw_method),
+    Chart("scores", "candidates by mean score and outcome", draw_scores),
+    Chart("relabelled", "rows by intended and final label", draw_relabelled),
+    Chart("method", "figures that the method reports", draw_method),
 )

@@ -1,4 +1,4 @@
-"""Map: a version's rows and seeds by meaning, near duplicates, and pairs that lie near under different labels."""
+"""Map: a version's rows and seeds by meaning, near duplicates, and close pairs with different labels."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
 COLOURS = {"label": "label", "source": "source", "split": "split", "score": "reviewers' mean", "kind": "seed or row"}
 REST, REST_COLOUR = "all others", "#8a8f96"
 SCORED = ("#b0413e", "#c2792b", "#a99a2f", "#5a9e6f", "#3b9bb0", "#3b6fc4", REST_COLOUR)
-"""Of the bands of scores, lowest first; the last is of what has none."""
+"""Colours of the score bands, lowest first; the last is for points without a score."""
 WIDTH, MARGIN = 1000, 14
 LOWEST, HIGHEST = 420, 900
-"""Of the drawing's height, in the units of its width."""
+"""Height of the drawing, in units of its width."""
 
 
 @dataclass(frozen=True)
 class Dot:
-    """A point as it is drawn."""
+    """A drawn point."""
 
     id: str
     seed: bool
@@ -47,14 +47,14 @@ class Dot:
 
 @dataclass(frozen=True)
 class Panel:
-    """One drawing: dots by colour, those of rare values first, seeds last."""
+    """One panel: dots by colour, rare values first, seeds last."""
 
     title: str
     groups: list[tuple[str, list[Dot]]]
 
 
 def draw_map(request: Request) -> Response:
-    """A version's map. `colour` says what colours it, `only` one value that is to stand out, `beside` parts seeds."""
+    """A version's map. `colour` selects the colouring, `only` highlights a value, `beside` separates seeds."""
     context, query = context_of(request), request.query_params
     found = version(context.lake, request.path_params["ref"])
     helper = meaning_of(context.home)
@@ -84,7 +84,7 @@ def draw_map(request: Request) -> Response:
 
 
 def make(request: Request) -> Response:
-    """Begin to embed the version. Back to its map, or to the search by meaning that wanted it."""
+    """Begin to embed the version; redirects to its map, or to the semantic search that needs it."""
     context, query = context_of(request), request.query_params
     found = version(context.lake, request.path_params["ref"])
     meaning_of(context.home).make(found)
@@ -94,7 +94,7 @@ def make(request: Request) -> Response:
 
 
 def draw_scatter(context: PageContext, given: Mapping[str, str]) -> Spec | None:
-    """`of`: the version; `colour`: what colours it."""
+    """`of`: the version; `colour`: the colouring."""
     found = version(context.lake, given.get("of", ""))
     vectors = meaning_of(context.home).vectors(found)
     if vectors is None:
@@ -126,7 +126,7 @@ def _shades(colour: str, points: Sequence[Placed]) -> Sequence[str]:
 def _panels(
     points: Sequence[Placed], shades: Mapping[str, tuple[str, int]], colour: str, only: str, *, beside: bool
 ) -> list[Panel]:
-    """What is drawn: all points in one panel, or seeds and rows beside each other on the same axes."""
+    """The panels: all points in one, or seeds and rows side by side on the same axes."""
     placed = _placer(points)
     dots: dict[str, dict[str, list[Dot]]] = {"seed": {}, "row": {}}
     for point in points:
@@ -156,7 +156,7 @@ def _radius(count: int) -> float:
 
 
 def _placer(points: Sequence[Placed]) -> Callable[[Placed], tuple[float, float]]:
-    """From a point to its place in the drawing: both axes at one scale, in the middle."""
+    """A function from a point to its place in the drawing: both axes at one scale, centred."""
     left, right, low, high = _extent(points)
     height = _height(points)
     wide, tall = WIDTH - 2 * MARGIN, height - 2 * MARGIN
@@ -166,7 +166,7 @@ def _placer(points: Sequence[Placed]) -> Callable[[Placed], tuple[float, float]]
 
 
 def _linker(found: DatasetVersion, colour: str, only: str, *, beside: bool) -> Callable[..., str]:
-    """Addresses of this map, with one thing changed."""
+    """Addresses of this map with one parameter changed."""
     kept = {"colour": colour, **({"only": only} if only else {}), **({"beside": "1"} if beside else {})}
 
     def link(**more: str) -> str:
@@ -177,7 +177,7 @@ def _linker(found: DatasetVersion, colour: str, only: str, *, beside: bool) -> C
 
 
 def _alike(context: PageContext, found: DatasetVersion, vectors: Vectors) -> tuple[Alike | None, str]:
-    """What lies near, or why that cannot be said."""
+    """Near duplicates and close pairs, or why they are not known."""
     try:
         return meaning_of(context.home).alike(found, vectors), ""
     except GraftError as error:
@@ -197,18 +197,18 @@ def _tables(context: PageContext, found: DatasetVersion, alike: Alike) -> tuple[
         Table(
             "clusters", "Near duplicates",
             (Column("size", "rows", "number"), Column("range", "cosine"), Column("labels", "labels"),
-             Column("example", "one of them", link="at")),
+             Column("example", "example", link="at")),
             clusters, empty=f"No two rows have a cosine of {COSINE:g} or more.",
             note=f"{len(alike.clusters):,} clusters hold {inside:,} rows"
             + (f"; the {figures.CLUSTERS} largest are shown" if len(alike.clusters) > figures.CLUSTERS else ""),
         ),
         Table(
-            "pairs", "Near, under another label",
+            "pairs", "Close pairs with different labels",
             (Column("cosine", "cosine", "number", 3), Column("label", "label"), Column("text", "row", link="at"),
              Column("other_label", "other label"), Column("other_text", "row or seed", link="other_at"),
              Column("kind", "kind")),
-            pairs, empty="There is one label only, so that no row can lie near one of another label.",
-            note="likely label errors stand first; each row is named once",
+            pairs, empty="There is only one label, so there are no pairs with different labels.",
+            note="the most likely label errors come first; each row is listed once",
         ),
     )  # fmt: skip
 

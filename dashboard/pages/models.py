@@ -1,4 +1,4 @@
-"""Models and money: what each model took in each role, by day and dataset, and whether it was worth its price."""
+"""Models and money: usage, price, yield and agreement of each model in each role, by day and dataset."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 N = TypeVar("N", int, float)
 SPANS = {"7": "7 days", "30": "30 days", "90": "90 days", "": "all time"}
 LATE_S = 20.0
-"""Seconds for which figures may be behind while a run commits."""
+"""Seconds by which figures may lag while a run commits."""
 PATIENCE_S = 1.0
-"""Seconds that the page waits for its figures before it comes without them."""
+"""Seconds that the page waits for its figures before it is shown without them."""
 
 
 def models(request: Request) -> Response:
-    """Every model in every role; `?dataset=` and `?days=` narrow it."""
+    """Show every model in every role; `?dataset=` and `?days=` narrow it."""
     context, asked = context_of(request), dict(request.query_params)
     filters, part = _filters(asked), _part(asked)
     patience = None if "csv" in asked else PATIENCE_S
@@ -48,7 +48,7 @@ def models(request: Request) -> Response:
 
 @dataclass(frozen=True)
 class Spent:
-    """All that the page tells of its scope."""
+    """All figures of the page's scope."""
 
     uses: list[ModelUse]
     worths: list[Worth]
@@ -57,22 +57,22 @@ class Spent:
 
     @property
     def calls(self) -> int:
-        """Of all models; each call is one model's."""
+        """Calls of all models; each call belongs to one model."""
         return sum(one.calls for one in self.uses)
 
     @property
     def price_usd(self) -> float | None:
-        """Of all models; None where one's is unknown."""
+        """Price of all models; None if one is unknown."""
         return _sum(*(one.price_usd for one in self.uses))
 
     @property
     def tokens(self) -> int:
-        """Of the calls whose server counts them."""
+        """Tokens of the calls whose server counts them."""
         return sum(_sum(one.prompt_tokens, one.completion_tokens) or 0 for one in self.uses)
 
     @property
     def silent(self) -> str:
-        """The models whose server does not count tokens."""
+        """Models whose server does not count tokens."""
         return ", ".join(dict.fromkeys(one.model for one in self.uses if one.prompt_tokens is None))
 
     @property
@@ -87,7 +87,7 @@ class Spent:
 
 
 def _spent(context: PageContext, filters: Filters, part: Part, patience_s: float | None = None) -> Spent | None:
-    """The scope's figures, kept. A large lake's take seconds: None where they take longer than `patience_s`."""
+    """The scope's figures, cached. A large lake takes seconds: None if they take longer than `patience_s`."""
     key = ("spent", part, filters.get("dataset"), filters.get("since"))
     if patience_s is None:
         return context.cache.get(key, lambda: _count(context.lake, filters, part), late_s=LATE_S)
@@ -104,12 +104,10 @@ def _count(lake: Lake, filters: Filters, part: Part) -> Spent:
 
 
 def _filters(asked: Mapping[str, str]) -> Filters:
-    """Which calls: of a dataset, of the last days (30 unless said otherwise)."""
+    """The scope of calls: a dataset, and the last days (default 30)."""
     days = asked.get("days", "30")
     if days not in SPANS:
-        raise GraftError(
-            f"no such stretch: {days[:20]!r}", where="days", fix=f"one of: {', '.join(filter(None, SPANS))}"
-        )
+        raise GraftError(f"unknown period {days[:20]!r}", where="days", fix=f"one of: {', '.join(filter(None, SPANS))}")
     since: date | None = utc_now().date() - timedelta(days=int(days) - 1) if days else None
     return {"dataset": asked.get("dataset") or None, "since": since}
 
@@ -117,7 +115,7 @@ def _filters(asked: Mapping[str, str]) -> Filters:
 def _part(asked: Mapping[str, str]) -> Part:
     part = asked.get("part") or "model"
     if part not in ("model", "role", "dataset"):
-        raise GraftError(f"no part {part[:20]!r}", where="part", fix="model, role or dataset")
+        raise GraftError(f"unknown part {part[:20]!r}", where="part", fix="model, role or dataset")
     return cast("Part", part)
 
 
@@ -129,14 +127,14 @@ def _uses(uses: list[ModelUse]) -> Table:
     ]  # fmt: skip
     columns = (
         Column("model", "model"), Column("role", "role"), Column("calls", "calls", "number"),
-        Column("cached", "read again", "number"), Column("tokens", "tokens", "number"),
-        Column("cached_tokens", "from server's cache", "number"), Column("price_usd", "price", "money"),
+        Column("cached", "from journal", "number"), Column("tokens", "tokens", "number"),
+        Column("cached_tokens", "from the server's cache", "number"), Column("price_usd", "price", "money"),
         Column("price_1000_usd", "of 1,000 rows", "money"), Column("unreadable", "unreadable", "share"),
         Column("refused", "refused", "share"), Column("retried", "retried", "number"),
         Column("p50_s", "median", "seconds"), Column("p95_s", "95%", "seconds"), Column("codes", "failures"),
     )  # fmt: skip
-    note = "unreadable: malformed, empty or off its schema; read again: answered from the journal, not paid twice"
-    return Table("uses", "What each took", columns, rows, note=note)
+    note = "unreadable: malformed, empty or invalid by its schema; from journal: read from the journal, not paid twice"
+    return Table("uses", "Usage and price", columns, rows, note=note)
 
 
 def _writers(worths: list[Worth]) -> Table:
@@ -159,7 +157,13 @@ def _judges(worths: list[Worth]) -> Table:
         Column("severity", "severity", "number", digits=2), Column("agrees_decision", "with the decision", "share"),
         Column("agrees_others", "with the others", "share"), Column("review_price_usd", "a review", "money"),
     )  # fmt: skip
-    return Table("worth", "Judges", columns, rows, note="severity: points off its panels' mean; below 0 is severe")
+    return Table(
+        "worth",
+        "Judges",
+        columns,
+        rows,
+        note="severity: points from the mean of its panels, below 0 is severe; shares: agreement",
+    )
 
 
 def _datasets(sets: list[Any]) -> Table:
@@ -185,12 +189,12 @@ def _sum(*values: N | None) -> N | None:
 
 def _told(context: PageContext, given: Mapping[str, str]) -> Spent:
     spent = _spent(context, _filters(given), _part(given))
-    assert spent is not None, "whoever waits gets an answer"
+    assert spent is not None, "waiting readers get a result"
     return spent
 
 
 def draw_days(context: PageContext, given: Mapping[str, str]) -> Spec | None:
-    """`part`, `dataset`, `days`: tokens of each day; `of=price` shows dollars where all are known."""
+    """`part`, `dataset`, `days`: tokens of each day; `of=price` shows dollars if all prices are known."""
     priced = given.get("of") == "price"
     rows = [
         {"day": one.day.isoformat(), "part": one.part or "–", "value": one.price_usd if priced else one.tokens or 0}
@@ -207,19 +211,19 @@ def draw_yields(context: PageContext, given: Mapping[str, str]) -> Spec | None:
     rows = [{**_spread(one), "name": f"{one.model} ({one.role})"} for one in some]
     if not rows:
         return None
-    return intervals(rows, category="name", value="share", low="low", high="high", title="accepted of what it wrote")
+    return intervals(rows, category="name", value="share", low="low", high="high", title="share of its texts accepted")
 
 
 def draw_prices(context: PageContext, given: Mapping[str, str]) -> Spec | None:
-    """`part`, `dataset`, `days`: what each model puts on the price of 1,000 accepted rows, where prices are known."""
+    """`part`, `dataset`, `days`: each model's share of the price of 1,000 accepted rows, if prices are known."""
     some = [one for one in _told(context, given).uses if one.price_1000_usd]
     rows = [{"name": f"{one.model} ({one.role})", "usd": round(one.price_1000_usd or 0, 4)} for one in some]
-    return bars(rows, category="name", value="usd", title="US dollars on 1,000 accepted rows") if rows else None
+    return bars(rows, category="name", value="usd", title="US dollars for 1,000 accepted rows") if rows else None
 
 
 PAGES = (Page("/models", "models", models, menu="Models", plain=("dataset", "days", "part")),)
 CHARTS = (
     Chart("spending", "tokens or dollars of each day, by model, role or dataset", draw_days),
     Chart("yields", "each writer's yield with its interval", draw_yields),
-    Chart("prices", "what each model puts on the price of 1,000 accepted rows", draw_prices),
+    Chart("prices", "each model's share of the price of 1,000 accepted rows", draw_prices),
 )

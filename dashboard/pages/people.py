@@ -1,4 +1,4 @@
-"""People: decisions on a version's rows, how far people agree, judges measured against them, the next version."""
+"""People: decisions on a version's rows, agreement, judges measured against people, the next version."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from graft.schemas.datasets import DatasetVersion
 
 SHOWN = 200
-"""Decisions on the page; all are in its CSV."""
+"""Maximum number of decisions on the page; the CSV has all."""
 
 
 def people(request: Request) -> Response:
-    """A version's review so far. `?csv=decisions` gives every decision as a file, restricted words hidden."""
+    """A version's review so far. `?csv=decisions` returns every decision as a file, with restricted text hidden."""
     from graft.data.review import agreement, decisions, progress
 
     context = context_of(request)
@@ -52,16 +52,16 @@ def _measured(context: PageContext, dataset: str) -> AgainstPeople:
 
 @posted
 def publish(request: Request, form: Form) -> Response:
-    """Make the next version of what people decided (POST) and show it."""
+    """Publish the next version with people's decisions (POST) and show it."""
     from graft.data.edits import rebase
     from graft.data.lake import Lake
 
     context = context_of(request)
-    with Lake.open(context.home) as lake:  # its own: decisions go on while a large version is written
+    with Lake.open(context.home) as lake:  # a connection of its own: people can decide while a large version is written
         found = version(lake, form.get("ref", ""))
         made = rebase(lake, found)
     if made.version is None:
-        raise GraftError(f"{found.ref} is as people decided", where=found.ref, fix="decide on some rows first")
+        raise GraftError(f"{found.ref} has all decisions already", where=found.ref, fix="review some rows first")
     return RedirectResponse(f"/datasets/{made.version}", 303)
 
 
@@ -78,14 +78,14 @@ def resume(request: Request, form: Form) -> Response:
 def _persons(so_far: Progress) -> Table:
     columns = (
         Column("by", "person"), Column("decided", "decided", "number"), Column("skipped", "skipped", "number"),
-        Column("seconds", "median look", "seconds"),
+        Column("seconds", "median time", "seconds"),
     )  # fmt: skip
-    return Table("persons", "Who decided", columns, [one.model_dump() for one in so_far.people])
+    return Table("persons", "Reviewers", columns, [one.model_dump() for one in so_far.people])
 
 
 def _pairs(told: Agreement) -> Table:
     columns = (
-        Column("a", "person"), Column("b", "and"), Column("rows", "rows of both", "number"),
+        Column("a", "person"), Column("b", "and"), Column("rows", "shared rows", "number"),
         Column("equal", "equal", "number"), Column("kappa", "Cohen's kappa", "number", digits=2),
     )  # fmt: skip
     return Table("pairs", "Pairs of people", columns, [one.model_dump() for one in told.pairs])
@@ -99,12 +99,12 @@ def _differ(told: Agreement, found: DatasetVersion) -> Table:
         }
         for one in told.differ
     ]  # fmt: skip
-    columns = (Column("row", "row", "code", link="href"), Column("said", "what they said"))
+    columns = (Column("row", "row", "code", link="href"), Column("said", "decisions"))
     return Table("differ", "Rows on which people differ", columns, rows)
 
 
 def judge_rows(judges: AgainstPeople) -> list[dict[str, Any]]:
-    """Judges with the ends of their intervals and a name that tells their kind."""
+    """Judges with the ends of their intervals and a name that includes their kind."""
     return [
         {**one.model_dump(), "judge": f"{one.name} ({one.kind})", "low": one.interval[0], "high": one.interval[1]}
         for one in judges.judges
@@ -115,14 +115,14 @@ def _judges(judges: AgainstPeople) -> Table:
     columns = (
         Column("kind", "judge"), Column("name", "which"), Column("rows", "rows", "number"),
         Column("share", "with people", "share"), Column("low", "95% from", "share"), Column("high", "to", "share"),
-        Column("false_accepts", "let pass, people did not", "number"),
-        Column("false_rejects", "refused, people kept", "number"),
+        Column("false_accepts", "accepted, people rejected", "number"),
+        Column("false_rejects", "rejected, people accepted", "number"),
     )  # fmt: skip
     return Table("judges", "Judges, gates and decisions against people", columns, judge_rows(judges))
 
 
 def draw_judges(context: PageContext, given: Mapping[str, str]) -> Spec | None:
-    """`of`: the dataset. What share of people's decisions each judge agrees with; no gate that refused none."""
+    """`of`: the dataset. Agreement of each judge with people's decisions; gates without rejections are left out."""
     every = judge_rows(_measured(context, given.get("of", "")))
     rows = [one for one in every if one["kind"] != "gate" or one["accepted"] < one["rows"]]
     if not rows:

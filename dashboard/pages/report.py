@@ -1,7 +1,7 @@
 """The report of a version as one HTML file: the parts of its pages, no script, nothing loaded from elsewhere.
 
-The tables, charts and sentences are those of the pages; the same version gives the same bytes to the page and to the
-command line. Each table is in the file as CSV too.
+It has the tables, charts and sentences of the pages. The same version gives the same bytes on the page and from the
+command line. The file includes each table as CSV too.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ if TYPE_CHECKING:
 
 STYLES = Path(__file__).parents[1] / "static" / "graft.css"
 PATIENCE_S = 3600.0
-"""How long the command line waits for the figures: two versions of a million rows take a minute or two."""
+"""Seconds that the command line waits for figures: two versions of a million rows take a minute or two."""
 
 
 def whole(request: Request) -> Response:
-    """All of a version in one HTML file, the same that `graft report` writes."""
+    """A version's report as one HTML file, as written by `graft report`."""
     context = context_of(request)
     found = version(context.lake, request.path_params["ref"])
     return as_file(render(context, found, patience_s=60.0), "text/html", file_name(found))
 
 
 def file_name(found: DatasetVersion) -> str:
-    """What the file is called unless a person says otherwise."""
+    """The default name of the file."""
     return f"report-{found.dataset}-{found.version}.html"
 
 
 def render(context: PageContext, found: DatasetVersion, *, patience_s: float = PATIENCE_S) -> bytes:
-    """The file's content, UTF-8. Words of restricted rows are hidden.
+    """The file's content, UTF-8. Text of restricted rows is hidden.
 
-    Raises GraftError where the figures are not there after `patience_s` seconds.
+    Raises GraftError if the figures take longer than `patience_s` seconds.
     """
     from graft.data.quality import sections
 
@@ -60,7 +60,7 @@ def render(context: PageContext, found: DatasetVersion, *, patience_s: float = P
         overview(context, found, patience_s),
     ]
     if not all(part.ready for part in parts):
-        raise GraftError("the figures are still being computed", where=found.ref, fix="ask again in a minute")
+        raise GraftError("the figures are still being computed", where=found.ref, fix="try again in a minute")
     held = {table.name: for_file(table) for part in parts for table in part.tables}
     values = {name: value for part in parts for name, value in part.values.items()}
     page = context.templates.get_template("report.html.jinja").render(
@@ -82,7 +82,7 @@ def _figure(context: PageContext) -> Callable[..., Markup]:
 
 
 def _csv_of(held: dict[str, Table]) -> Callable[[str], str]:
-    """A table of the file as CSV, in its link."""
+    """A table of the file as CSV, as a data link."""
     return lambda name: "data:text/csv;base64," + base64.b64encode(bytes(table_csv(held[name]).body)).decode()
 
 

@@ -1,4 +1,4 @@
-"""Review: a queue of rows that want a person's word, one at a time, by keyboard or by buttons."""
+"""Review: a queue of rows that need review, one at a time, by keyboard or buttons."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ if TYPE_CHECKING:
     from graft.schemas.versions import Edit, EditAction
 
 RULES = {
-    "disagreement": "where the reviewers disagreed most",
-    "margin": "where another label was nearly as likely",
-    "random": "drawn at random",
-    "gate": "what a gate or the judges rejected",
-    "query": "what fits a condition",
+    "disagreement": "reviewers disagreed most",
+    "margin": "another label was nearly as likely",
+    "random": "random sample",
+    "gate": "rejected by a gate or by judges",
+    "query": "rows that match a condition",
 }
 LONGEST_S = 3600.0
 
 
 def review(request: Request) -> Response:
-    """The row to look at now; `?row=` one in particular. Without a version, the newest one's queue."""
+    """Show the next row, or the row of `?row=`. Without a version, the queue of the newest version."""
     return _page(request, dict(request.query_params))
 
 
 def _page(request: Request, asked: Mapping[str, str], clash: Mapping[str, str] | None = None) -> Response:
-    """The queue's page. `clash` is a decision that is not kept yet, as somebody else was quicker."""
+    """The queue's page. `clash` is a decision not recorded yet, because another person decided first."""
     from graft.data.review import gates, item, progress, standing
     from graft.flows.pause import waiting
 
     context = context_of(request)
     refs = [found.ref for found in reversed(versions(context.lake))]
     if not refs:
-        return context.page(request, "empty.html.jinja", "Review", what="There is no row to review yet.")
+        return context.page(request, "empty.html.jinja", "Review", what="There are no rows to review yet.")
     found = version(context.lake, asked.get("ref") or refs[0])
     ask = _ask(asked, found, context.door.person(request))
     row_id, left = (asked["row"], 0) if asked.get("row") else context.queues.next(context.lake, found, ask)
@@ -65,7 +65,7 @@ def _page(request: Request, asked: Mapping[str, str], clash: Mapping[str, str] |
 
 @posted
 def decide(request: Request, form: Form) -> Response:
-    """Keep a decision (POST) and go on to the next row. Sent twice it is kept once."""
+    """Record a decision (POST) and show the next row. A repeated submission is recorded once."""
     from graft.data.edits import decide as made_of
     from graft.data.edits import record
     from graft.data.review import standing
@@ -94,7 +94,7 @@ def decide(request: Request, form: Form) -> Response:
 
 @posted
 def undo(request: Request, form: Form) -> Response:
-    """Take one's own decision back (POST) and show its row again."""
+    """Undo one's own decision (POST) and show its row again."""
     from graft.data.edits import undo as take_back
 
     context = context_of(request)
@@ -107,10 +107,10 @@ def undo(request: Request, form: Form) -> Response:
 
 @posted
 def name(request: Request, form: Form) -> Response:
-    """The name under which a person decides (POST), remembered in a cookie."""
+    """Set the name under which a person decides (POST), stored in a cookie."""
     said = clean(form.get("person", ""))
     if not said:
-        raise GraftError("a name is wanted", where="your name", fix="type the name that your decisions are to carry")
+        raise GraftError("a name is required", where="your name", fix="enter the name to record with your decisions")
     back = form.get("back", "")
     return remember(RedirectResponse(back if back.startswith("/review?") else "/review", 303), said)
 
@@ -127,7 +127,7 @@ def _ask(given: Mapping[str, str], found: DatasetVersion, by: str) -> Ask:
 
 
 def _query(ask: Ask) -> dict[str, str]:
-    """The queue as an address says it."""
+    """The queue selected by the address."""
     named = {"ref": ask.ref, "rule": ask.rule, "blind": "1" if ask.blind else "", "gate": ask.gate, "where": ask.where}
     return {name: value for name, value in named.items() if value}
 
@@ -144,12 +144,12 @@ def _action(said: str) -> EditAction:
     from graft.schemas.versions import EditAction as Actions
 
     if said not in get_args(Actions) or said == "undo":
-        raise GraftError(f"no such decision: {said[:40]!r}", where="action", fix="accept, reject, relabel, edit, skip")
+        raise GraftError(f"unknown decision {said[:40]!r}", where="action", fix="accept, reject, relabel, edit, skip")
     return said  # type: ignore[return-value]
 
 
 def _changes(action: EditAction, form: Mapping[str, str]) -> dict[str, str | None]:
-    """What the decision changes: a label where one was chosen, words where they were written."""
+    """The changes of the decision: a chosen label, an edited text."""
     changes: dict[str, str | None] = {}
     if action in ("relabel", "edit") and form.get("label"):
         changes["label"] = form["label"]
@@ -176,7 +176,7 @@ def _labels(context: PageContext, found: DatasetVersion) -> list[str]:
 
 
 def _done(context: PageContext, edit_id: str) -> dict[str, Any] | None:
-    """The decision that was just made, to say it and to take it back."""
+    """The last decision, to show and undo it."""
     query = 'SELECT id, row_id, action, label, "by" FROM lake.edits WHERE id = ?'
     rows = context.lake.sql(query, [edit_id]).to_pylist() if edit_id else []
     return rows[0] if rows else None

@@ -1,4 +1,4 @@
-"""A row: its whole history, its neighbours in meaning, its fate in each version; in a few lines beside the map."""
+"""A row: its history, its nearest rows, its fate in each version; and a summary beside the map."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 NEIGHBOURS = 10
 FEW = 4
-"""Neighbours that are shown beside the map."""
+"""Number of neighbours shown beside the map."""
 
 
 def row(request: Request) -> Response:
-    """A row's whole history. `?show=1` shows a restricted one, this once."""
+    """A row's history. `?show=1` shows a restricted row, once."""
     context = context_of(request)
     history = explain(context.lake, request.path_params["row_id"], restricted=request.query_params.get("show") == "1")
     datasets = sorted({place["dataset"] for place in history["versions"]} | {history["run"].get("dataset", "")})
@@ -51,14 +51,14 @@ def row(request: Request) -> Response:
 
 
 def brief(request: Request) -> Response:
-    """A row or seed of the version `ref` in a few lines, as a fragment of HTML: what the map shows beside itself."""
+    """A summary of a row or seed of the version `ref`, as an HTML fragment for the map."""
     context, row_id = context_of(request), request.path_params["row_id"]
     found = version(context.lake, request.query_params.get("ref", ""))
     held = figures.brief(context.lake, found.dataset, found.version, row_id)
     if held is None:
         seed = placed(context.lake, found, (), [row_id]).get(row_id)
         if seed is None:
-            raise NotFound(f"{found.ref} holds no row {row_id!r}", where="row id", fix="load the map anew")
+            raise NotFound(f"{found.ref} holds no row {row_id!r}", where="row id", fix="reload the map")
         nothing = dict.fromkeys(("response", "intended_label", "mean", "spread", "reason"))
         held = {**seed.model_dump(), **nothing}
     near, _ = _near(context, found, row_id, FEW)
@@ -67,7 +67,7 @@ def brief(request: Request) -> Response:
 
 
 def provenance(request: Request) -> Response:
-    """The row's history as W3C PROV-JSON. A restricted one's words only with `?show=1`."""
+    """The row's history as W3C PROV-JSON. Restricted text is shown only with `?show=1`."""
     history = explain(
         context_of(request).lake, request.path_params["row_id"], restricted=request.query_params.get("show") == "1"
     )
@@ -78,21 +78,21 @@ def provenance(request: Request) -> Response:
 
 
 def address(row_id: str, more: str = "") -> str:
-    """A row's page. An imported id may hold any sign."""
+    """The address of a row's page. An imported id may hold any character."""
     return f"/rows/{quote(row_id, safe='')}{more}"
 
 
 def _rejected_for(context: PageContext, history: dict[str, Any]) -> str:
-    """The version that a rejected candidate was made for: there people may keep it after all."""
+    """The version that a rejected candidate was made for; people may rescue it there."""
     run = context.lake.run(history["run"]["id"])
     rejected = history["decision"] is not None and history["decision"]["status"] == "rejected"
     return f"{run.dataset}@{run.version}" if rejected and run is not None and run.version else ""
 
 
 def _neighbours(context: PageContext, history: dict[str, Any], refs: list[str]) -> tuple[Rows, str]:
-    """The nearest rows and seeds in the newest version that holds the row and is embedded; else why there are none."""
+    """The nearest rows and seeds in the newest embedded version that holds the row, or why there are none."""
     if not refs:
-        return [], "Only rows of a version are compared by meaning, and no version holds this one."
+        return [], "Only rows of a version are compared by meaning, and no version holds this row."
     for ref in refs:
         try:
             found = version(context.lake, ref)
@@ -100,7 +100,7 @@ def _neighbours(context: PageContext, history: dict[str, Any], refs: list[str]) 
             continue  # deleted meanwhile
         if meaning_of(context.home).vectors(found) is not None:
             return _near(context, found, history["id"], NEIGHBOURS)
-    return [], f"Rows are compared by meaning once a version is embedded: graft map {refs[0]}, or its page Map."
+    return [], f"Rows are compared by meaning after embedding: run graft map {refs[0]}, or open its page Map."
 
 
 def _near(context: PageContext, found: DatasetVersion, row_id: str, count: int) -> tuple[Rows, str]:
@@ -121,7 +121,7 @@ def _near(context: PageContext, found: DatasetVersion, row_id: str, count: int) 
 
 
 def _told(fate: Rows, history: dict[str, Any]) -> Rows:
-    """What became of the row in each version, as a sentence."""
+    """The row's fate in each version, as a clause."""
     begun = history["run"].get("started_at") or ""
     for place in fate:
         label = place["label"]
@@ -130,7 +130,7 @@ def _told(fate: Rows, history: dict[str, Any]) -> Rows:
         elif place["gate"]:
             told = f"dropped by {place['gate']}: {place['rule']}"
         elif place["created_at"].isoformat() < str(begun):
-            told = "not made yet"
+            told = "not created yet"
         elif (decision := history["decision"]) and decision["status"] != "accepted":
             told = f"not in it: {decision['status']} ({decision['code']})"
         else:

@@ -1,4 +1,4 @@
-"""Rows: a version's, or what its run did not accept, searched, filtered and sorted page by page in the database."""
+"""Rows of a version, or rejected candidates of its run, searched, filtered and sorted in the database."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 
 SIZE = 50
 NEAREST = 200
-"""Rows that a search by meaning looks at, nearest first; other filters choose among them."""
+"""Number of nearest rows that a semantic search returns; other filters apply to these."""
 
 
 @dataclass
 class Listed:
-    """What a list came to: how many fit, one page of them, and what a search by meaning still waits for."""
+    """A list: the number of matching rows, one page of them, and the state of a semantic search."""
 
     total: int = 0
     rows: Rows = field(default_factory=list)
@@ -47,12 +47,12 @@ class Listed:
 
 
 def rows(request: Request) -> Response:
-    """A version's rows; with `?rejected=1` what its run did not accept. Restricted words are hidden."""
+    """A version's rows; `?rejected=1` shows its run's rejected candidates. Restricted text is hidden."""
     context, query = context_of(request), request.query_params
     refs = [found.ref for found in reversed(versions(context.lake))]
     wanted, page = asked(query), _page(query.get("page", "0"))
     if not refs and not (wanted.rejected and wanted.values.get("run")):
-        return context.page(request, "empty.html.jinja", "Rows", what="There is no row yet.")
+        return context.page(request, "empty.html.jinja", "Rows", what="There are no rows yet.")
     found, within = _within(context, wanted, query.get("ref", ""), refs)
     meaning, cluster = query.get("meaning", "").strip(), query.get("cluster", "")
     problems = [*wanted.problems, *_meaning_problem(meaning, wanted)]
@@ -64,7 +64,7 @@ def rows(request: Request) -> Response:
         problems += problem
     form = query.get("format", "")
     if form and problems:
-        raise GraftError(problems[0], where="filter", fix="correct it on the page, then take the file")
+        raise GraftError(problems[0], where="filter", fix="correct it on the page, then download the file")
     if form == "csv" and query.get("all") == "1" and not (meaning or cluster):
         return _all_as_csv(context, within, wanted)
     listed = _listed(context, found, within, wanted, page, meaning, only)
@@ -81,7 +81,7 @@ def rows(request: Request) -> Response:
 
 
 def _kept(found: DatasetVersion | None, wanted: Asked, meaning: str, cluster: str) -> dict[str, str]:
-    """What the addresses of this list keep."""
+    """The parameters that links of this list keep."""
     said = {
         "ref": found.ref if found else "", "rejected": "1" if wanted.rejected else "", **wanted.values,
         "meaning": meaning, "cluster": cluster, "sort": wanted.sort if wanted.sort != "id" else "",
@@ -90,7 +90,7 @@ def _kept(found: DatasetVersion | None, wanted: Asked, meaning: str, cluster: st
 
 
 def _within(context: PageContext, wanted: Asked, ref: str, refs: list[str]) -> tuple[DatasetVersion | None, Within]:
-    """The version that is meant, and what is looked through. A run that published nothing has no version."""
+    """The version and the scope of the search. A run that published nothing has no version."""
     run_id = wanted.values.get("run", "")
     if wanted.rejected and run_id and not ref:
         run = context.lake.run(run_id)
@@ -111,7 +111,7 @@ def _listed(
     context: PageContext, found: DatasetVersion | None, within: Within, wanted: Asked, page: int, meaning: str,
     only: list[str] | None,
 ) -> Listed:  # fmt: skip
-    """The page of rows; by meaning, where that is asked for and can be had."""
+    """The page of rows, by semantic search if requested and possible."""
     listed = Listed()
     if meaning and found is not None and not wanted.rejected:
         helper = meaning_of(context.home)
@@ -138,14 +138,14 @@ def _listed(
 
 
 def _cluster(context: PageContext, found: DatasetVersion, row_id: str) -> tuple[list[str] | None, list[str]]:
-    """The rows of the cluster of near duplicates that this row is in."""
+    """The rows of this row's cluster of near duplicates."""
     from graft.data.vectors import clusters
 
     vectors = meaning_of(context.home).vectors(found)
     for one in clusters(vectors, COSINE) if vectors is not None else ():
         if row_id in one.members:
             return list(one.members), []
-    return None, ["There is no such cluster of near duplicates; the map lists those that there are."]
+    return None, ["There is no such cluster of near duplicates; the map lists the clusters."]
 
 
 def _page_as_csv(within: Within, wanted: Asked, listed: Listed) -> Response:
@@ -159,7 +159,7 @@ def _named(within: Within) -> str:
 
 
 def _all_as_csv(context: PageContext, within: Within, wanted: Asked) -> Response:
-    """All that fit: written by DuckDB in a process of its own, so that no page waits, and sent as it is read."""
+    """All matching rows as CSV, written by DuckDB in a separate process, so that no page waits."""
     handle, name = tempfile.mkstemp(prefix="graft-rows-", suffix=".csv")
     os.close(handle)
     path = Path(name)
@@ -175,12 +175,12 @@ def _all_as_csv(context: PageContext, within: Within, wanted: Asked) -> Response
 
 
 def _offered(one: Filter, wanted: Asked) -> bool:
-    """Whether the form offers this filter here. Rows are chosen one by one by links alone."""
+    """Whether the form offers this filter here. Only links choose single rows."""
     return one.name != "ids" and one.on != ("rows" if wanted.rejected else "rejected")
 
 
 def _choices(context: PageContext, found: DatasetVersion | None, within: Within, one: Filter) -> list[str]:
-    """What a filter can be set to, as far as there is a list of it."""
+    """The choices of a filter, if it has a list."""
     if one.kind == "yes":
         return ["yes", "no"]
     if one.name in ("label", "intended"):
@@ -200,7 +200,7 @@ def _choices(context: PageContext, found: DatasetVersion | None, within: Within,
 
 
 def _chips(kept: dict[str, str]) -> list[tuple[str, str, str]]:
-    """What is asked for now: (title, value, the address without it)."""
+    """Active filters: (title, value, the address without it)."""
     titles = {one.name: one.title for one in FILTERS} | {"meaning": "meaning", "cluster": "near duplicates of"}
     return [
         (title, kept[name], _linker({key: value for key, value in kept.items() if key != name})())
@@ -210,13 +210,13 @@ def _chips(kept: dict[str, str]) -> list[tuple[str, str, str]]:
 
 
 def _linker(kept: dict[str, str]) -> Callable[..., str]:
-    """Addresses of this list: what is asked for now, and more."""
+    """Addresses of this list: the current parameters and changes to them."""
     return lambda **more: "/rows?" + urlencode({**kept, **more})
 
 
 def _meaning_problem(meaning: str, wanted: Asked) -> list[str]:
     if meaning and wanted.rejected:
-        return ["Candidates that were not accepted are not embedded; search them by words."]
+        return ["Rejected candidates are not embedded; search them by words."]
     return [problem] if (problem := too_long(meaning)) else []
 
 

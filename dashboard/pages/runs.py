@@ -1,4 +1,4 @@
-"""Runs: all of them, some side by side, and one as it goes on. The page renews itself while a run does."""
+"""Runs: the list, a comparison, and one run, whose page reloads itself while the run is live."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MOST_COMPARED = 12
 
 
 def runs(request: Request) -> Response:
-    """Every run, newest first; those that are ticked go side by side."""
+    """List every run, newest first; ticked runs can be compared."""
     context, dataset = context_of(request), request.query_params.get("dataset", "")
     every = context.lake.runs()
     found = [run for run in every if not dataset or run.dataset == dataset]
@@ -48,7 +48,7 @@ def compare(request: Request) -> Response:
 
     context, ids = context_of(request), list(dict.fromkeys(request.query_params.getlist("run")))[:MOST_COMPARED]
     if len(ids) < 2:
-        raise GraftError("two runs or more are compared", where="runs", fix="tick some in the list of runs")
+        raise GraftError("a comparison needs two runs or more", where="runs", fix="tick runs in the list")
     found = [one.model_dump() for one in compare_runs(context.lake, ids)]
     names = [Column(f"r{place}", one["run_id"]) for place, one in enumerate(found)]
     rows = [
@@ -73,11 +73,11 @@ COMPARED: dict[str, Any] = {
     "models": lambda one: "; ".join(f"{role}: {', '.join(names)}" for role, names in one["models"].items()),
     "not accepted by": lambda one: ", ".join(f"{code} {count:,}" for code, count in list(one["codes"].items())[:4]),
 }  # fmt: skip
-"""The rows of a comparison, each with how a run says it."""
+"""The rows of a comparison, with a function from a run to its value."""
 
 
 def run(request: Request) -> Response:
-    """One run. While it goes on the page asks for itself again every few seconds."""
+    """Show one run. The page reloads itself every few seconds while the run is live."""
     from graft.data.spending import by_model, errors
 
     context = context_of(request)
@@ -111,7 +111,7 @@ def _method(found: Run) -> str:
 
 
 def _prefect_page(now: Live | None) -> str:
-    """The flow run's page in Prefect, while its server is the one that the run reported to."""
+    """The flow run's page in Prefect, if the current server is the server of the run."""
     if now is None or not now.api_url or not now.flow_run_id:
         return ""
     from graft.flows.prefect_api import flow_run_url
@@ -120,7 +120,7 @@ def _prefect_page(now: Live | None) -> str:
 
 
 def _progress(run: Run, rows: Rows) -> list[dict[str, Any]]:
-    """Accepted and wanted of each label. The recipe is read as it lies: an older Graft may have written it."""
+    """Accepted and target rows of each label. The recipe is read raw: an older Graft may have written it."""
     target = run.recipe.get("target", {})
     every, single = target.get("rows_per_label"), target.get("labels", {})
     wanted = {name: single.get(name, every) for name in run.task.names if every is not None}
@@ -134,9 +134,9 @@ def _progress(run: Run, rows: Rows) -> list[dict[str, Any]]:
 
 
 def _steps(found: Run, funnel: Rows) -> list[dict[str, Any]]:
-    """How many candidates came through each step, and the share of those that were opened.
+    """Candidates that passed each step, and their share of all opened candidates.
 
-    Gates look before the reviews (what is cheap to see) and after (likeness to other rows): so what they refused is a
+    Gates run before the reviews (cheap checks) and after (similarity to other rows), so their rejections are a
     step of its own, beside reviewed and adjudicated.
     """
 
@@ -148,13 +148,13 @@ def _steps(found: Run, funnel: Rows) -> list[dict[str, Any]]:
     accepted = sum(row["rows"] for row in funnel if row["status"] == "accepted")
     steps = [
         ("opened", total), ("generated", written), ("reviewed", sum(row["reviewed"] for row in funnel)),
-        ("adjudicated", count("adjudicated")), ("refused by gates", count("gate")), ("accepted", accepted),
+        ("adjudicated", count("adjudicated")), ("rejected by gates", count("gate")), ("accepted", accepted),
         ("published", found.counts.get("published")),
     ]  # fmt: skip
     return [
         {"step": name, "rows": rows, "share": rows / total if total else None}
         for name, rows in steps
-        if rows is not None and (rows or name not in ("adjudicated", "refused by gates"))
+        if rows is not None and (rows or name not in ("adjudicated", "rejected by gates"))
     ]
 
 
@@ -167,11 +167,11 @@ def _ends(found: Run, funnel: Rows) -> Table:
         Column("status", "end", "status"), Column("route", "by"), Column("code", "reason", link="href"),
         Column("rows", "candidates", "number"), Column("share", "share", "share", bar=True),
     )  # fmt: skip
-    return Table("funnel", "How candidates ended", columns, rows, empty="No candidate has ended yet.")
+    return Table("funnel", "Candidates by outcome", columns, rows, empty="No candidate has ended yet.")
 
 
 def _rows_of(found: Run, row: Mapping[str, Any]) -> str:
-    """The rows behind a line of the funnel."""
+    """The address of the rows of a line of the funnel."""
     if row["status"] == "accepted":
         return f"/rows?ref={found.dataset}@{found.version}" if found.version else f"/rows/{quote(row['example'])}"
     return "/rows?" + urlencode({"run": found.id, "rejected": "1", "code": row["code"]})
@@ -200,7 +200,7 @@ def _endpoints(now: Live | None) -> Table:
     columns = (
         Column("model", "model"), Column("inside", "in flight", "number"), Column("limit", "limit", "number"),
         Column("queued", "queued", "number"), Column("calls", "calls", "number"), Column("p50_s", "median", "seconds"),
-        Column("p95_s", "95%", "seconds"), Column("refused", "told to wait", "number"),
+        Column("p95_s", "95%", "seconds"), Column("refused", "rate limited", "number"),
         Column("pause_s", "pause", "seconds"),
     )  # fmt: skip
     return Table("endpoints", "Endpoints now", columns, rows)
@@ -217,7 +217,7 @@ def _stretches(context: PageContext, given: Mapping[str, str]) -> list[Stretch]:
 
 
 def draw_calls(context: PageContext, given: Mapping[str, str]) -> Spec | None:
-    """`of`: the run. Calls answered over its time."""
+    """`of`: the run. Calls answered over time."""
     rows = [{"seconds": one.seconds, "calls": one.calls} for one in _stretches(context, given)]
     if len(rows) < 2:
         return None
@@ -225,7 +225,7 @@ def draw_calls(context: PageContext, given: Mapping[str, str]) -> Spec | None:
 
 
 def draw_yield(context: PageContext, given: Mapping[str, str]) -> Spec | None:
-    """`of`: the run. Share of candidates accepted so far, over its time."""
+    """`of`: the run. Share of candidates accepted so far, over time."""
     known = [one for one in _stretches(context, given) if one.yield_so_far is not None]
     rows = [{"seconds": one.seconds, "share": one.yield_so_far} for one in known]
     if len(rows) < 2:
@@ -234,16 +234,18 @@ def draw_yield(context: PageContext, given: Mapping[str, str]) -> Spec | None:
 
 
 def draw_price(context: PageContext, given: Mapping[str, str]) -> Spec | None:
-    """`of`: the run. Price of an accepted row so far, where prices are known and not all zero."""
+    """`of`: the run. Price of an accepted row so far, if prices are known and not all zero."""
     known = [one for one in _stretches(context, given) if one.row_price_so_far]
     rows = [{"seconds": one.seconds, "usd": one.row_price_so_far} for one in known]
     if len(rows) < 2:
         return None
-    return line(rows, x="seconds", y="usd", x_title="seconds since the first call", y_title="US dollars a row so far")
+    return line(
+        rows, x="seconds", y="usd", x_title="seconds since the first call", y_title="US dollars for a row so far"
+    )
 
 
 def draw_funnel(context: PageContext, given: Mapping[str, str]) -> Spec | None:
-    """`of`: the run. Candidates that came through each step."""
+    """`of`: the run. Candidates that passed each step."""
     found = context.lake.run(given.get("of", ""))
     steps = _steps(found, figures.funnel(context.cache, found)) if found else []
     return bars(steps, category="step", value="rows", title="candidates") if steps and steps[0]["rows"] else None
@@ -258,5 +260,5 @@ CHARTS = (
     Chart("calls", "calls answered over the run's time", draw_calls),
     Chart("yield", "yield so far over the run's time", draw_yield),
     Chart("price", "price of an accepted row so far over the run's time", draw_price),
-    Chart("funnel", "candidates that came through each step", draw_funnel),
+    Chart("funnel", "candidates that passed each step", draw_funnel),
 )

@@ -1,4 +1,4 @@
-"""Schedules: what Prefect is to run and when; pause it, start one now with other parameters, end one that goes on."""
+"""Schedules of Prefect: list and pause deployments, start a run with other parameters, cancel a run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def schedules(request: Request) -> Response:
-    """Deployments, their next runs, the last flow runs, and runs that wait for a review."""
+    """Show deployments, their next runs, the last flow runs, and runs that wait for a review."""
     from graft.flows.pause import waiting
     from graft.flows.schedules import overview
 
@@ -35,12 +35,12 @@ def _runs(runs: tuple[RunInfo, ...]) -> Table:
         Column("name", "flow run", link="url"), Column("deployment", "deployment"), Column("state", "state"),
         Column("started", "started", "ago"), Column("seconds", "took", "seconds"),
     )  # fmt: skip
-    return Table("runs", "Flow runs", columns, [run.model_dump() for run in runs], empty="Nothing has run yet.")
+    return Table("runs", "Flow runs", columns, [run.model_dump() for run in runs], empty="There are no flow runs yet.")
 
 
 @posted
 def pause(request: Request, form: Form) -> Response:
-    """Pause a deployment, or let it fire again (POST)."""
+    """Pause or resume a deployment (POST)."""
     from graft.flows.schedules import set_paused
 
     set_paused(context_of(request).home, form.get("deployment", ""), form.get("paused") == "1")
@@ -49,7 +49,7 @@ def pause(request: Request, form: Form) -> Response:
 
 @posted
 def start(request: Request, form: Form) -> Response:
-    """Ask for a run now (POST); fields named `p.NAME` go over the deployment's parameters."""
+    """Request a run now (POST); fields named `p.NAME` override the deployment's parameters."""
     from graft.flows.parameters import from_form
     from graft.flows.schedules import deployments
     from graft.flows.schedules import start as ask
@@ -58,7 +58,7 @@ def start(request: Request, form: Form) -> Response:
     context, name = context_of(request), form.get("deployment", "")
     known = {one.name: one for one in deployments(context.home)}
     if name not in known:
-        raise NotFound(f"no deployment {name[:80]!r}", where="schedules", fix="it was taken away: look at the list")
+        raise NotFound(f"no deployment {name[:80]!r}", where="schedules", fix="it was removed: see the list")
     texts = {field[2:]: text for field, text in form.items() if field.startswith("p.")}
     given: dict[str, Any] = from_form(known[name].accepts, texts)
     run = ask(context.home, name, given)
@@ -67,7 +67,7 @@ def start(request: Request, form: Form) -> Response:
 
 @posted
 def cancel(request: Request, form: Form) -> Response:
-    """End a flow run that goes on (POST)."""
+    """Cancel a flow run (POST)."""
     from graft.flows.schedules import cancel as end
 
     end(context_of(request).home, form.get("run", ""))

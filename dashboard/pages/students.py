@@ -1,4 +1,4 @@
-"""Students: who is best on which test, how they learned, and one student looked at closely, beside another."""
+"""Students: leaderboards by test, learning curves, and one student in detail, compared with another."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from graft.schemas.students import Evaluation, Student
 
 MOST_LABELS = 30
-"""Labels up to which a confusion matrix can be read."""
+"""Maximum number of labels in a confusion matrix."""
 SLICES = 12
 WRONG = 8
-"""Wrong rows that a slice names on the page."""
+"""Wrong rows listed for each slice."""
 
 
 def students(request: Request) -> Response:
-    """The leaderboard, by dataset and test file, and learning curves. `?dataset=` narrows both."""
+    """Show leaderboards by dataset and test file, and learning curves. `?dataset=` narrows both."""
     from graft.data.scores import leaderboard, learning_curve
 
     context, chosen = context_of(request), request.query_params.get("dataset", "")
@@ -54,11 +54,11 @@ def _board(number: int, test: tuple[str, str, str], standings: list[Standing]) -
     ]  # fmt: skip
     columns = (
         Column("rank", "#", "number"), Column("student_id", "student", "code", link="href"),
-        Column("from", "learned from"), Column("accuracy", "accuracy", "share"),
+        Column("from", "training rows"), Column("accuracy", "accuracy", "share"),
         Column("low", "95% from", "share"), Column("high", "to", "share"), Column("gain", "over seeds", "share"),
         Column("macro_f1", "macro-F1", "number", digits=3), Column("ece", "ECE", "number", digits=3),
         Column("auprc", "AUPRC", "number", digits=3), Column("teacher_gap", "over teacher", "share"),
-        Column("train_rows", "rows", "number"), Column("seconds", "trained in", "seconds"),
+        Column("train_rows", "rows", "number"), Column("seconds", "training time", "seconds"),
         Column("created_at", "made", "ago"),
     )  # fmt: skip
     count = rows[0]["rows"]
@@ -66,7 +66,7 @@ def _board(number: int, test: tuple[str, str, str], standings: list[Standing]) -
 
 
 def kind_tables(context: PageContext, dataset: str | None, version: int | None = None) -> list[Table]:
-    """Students that are judged in a way of their kind, linked to their pages."""
+    """Students with other kinds of evaluation, linked to their pages."""
     from graft.students.kinds.base import tables_of_kinds
 
     page = "/students/{student_id}" in {one.path for one in context.pages}
@@ -79,7 +79,7 @@ def kind_tables(context: PageContext, dataset: str | None, version: int | None =
 
 
 def student(request: Request) -> Response:
-    """One student on one test (`?test=HASH`); `?with=` sets another beside it by the paired test."""
+    """Show one student on one test (`?test=HASH`); `?with=` compares it with another by a paired test."""
     from graft.data.scores import against_teacher, answers, find_student, row_facts, speed, worst_slices
 
     context, asked = context_of(request), request.query_params
@@ -107,11 +107,13 @@ def student(request: Request) -> Response:
 
 
 def _chosen(judged: list[Evaluation], digest: str) -> Evaluation:
-    """The evaluation on that test; without one, on the held-out file, else the largest."""
+    """The evaluation on that test; by default on the held-out file, else on the largest test."""
     if digest:
         wanted = [one for one in judged if one.test_hash == digest]
         if not wanted:
-            raise NotFound("this student was not judged on that test", where="test", fix="choose one of the list")
+            raise NotFound(
+                "this student was not evaluated on that test", where="test", fix="choose a test from the list"
+            )
         return wanted[0]
     return max(
         judged, key=lambda one: (one.test_file != "validation", not one.test_file.endswith("(synthetic)"), one.rows)
@@ -127,7 +129,7 @@ def _others(context: PageContext, found: Student, chosen: Evaluation) -> list[di
 
 
 def _pair(context: PageContext, found: Student, other: str, chosen: Evaluation) -> tuple[Paired | None, str]:
-    """The paired test of this student (b) against another (a), or why there is none."""
+    """The paired test of this student (b) against another (a), or why it is not possible."""
     from graft.data.scores import compare, find_student
 
     if not other:
@@ -157,26 +159,28 @@ def _slices(slices: list[SliceScore], said: Answers | None) -> Table:
         Column("kind", "by"), Column("name", "slice", link="href"), Column("rows", "rows", "number"),
         Column("accuracy", "right", "share", bar=True), Column("low", "95% from", "share"),
         Column("high", "to", "share"), Column("missed", "wrong", "number"),
-        Column("which", "wrong rows of the file, surest first"),
+        Column("which", "wrong rows of the file, most confident first"),
     )  # fmt: skip
-    note = "slices of five rows or more, the surely worst first; a file's texts are not kept, so its rows are numbers"
-    return Table("slices", "Where it is weak", columns, rows, note=note)
+    note = (
+        "slices of five rows or more, the most certainly weak first; texts of a file are not kept, so rows are numbers"
+    )
+    return Table("slices", "Weak slices", columns, rows, note=note)
 
 
 def _teachers(rows: list[dict[str, Any]]) -> Table:
     columns = (
-        Column("model", "teacher"), Column("shots", "shots", "number"), Column("rows", "rows asked", "number"),
+        Column("model", "teacher"), Column("shots", "shots", "number"), Column("rows", "test rows", "number"),
         Column("teacher_accuracy", "teacher", "share"), Column("student_accuracy", "student", "share"),
-        Column("gap", "student over it", "share"), Column("teacher_p50_s", "teacher, median", "seconds"),
+        Column("gap", "student minus teacher", "share"), Column("teacher_p50_s", "teacher, median", "seconds"),
         Column("student_p50_s", "student, median", "seconds"),
         Column("teacher_usd_per_1000", "teacher, 1,000 texts", "money"), Column("student_price", "student"),
     )  # fmt: skip
     return Table(
         "teachers",
-        "Beside the teacher",
+        "Compared with the teacher",
         columns,
         rows,
-        empty="No teacher was asked: graft train DATASET --set teacher_rows=200",
+        empty="No teacher was evaluated: graft train DATASET --set teacher_rows=200",
     )
 
 
@@ -234,7 +238,7 @@ def draw_curve(context: PageContext, given: Mapping[str, str]) -> Spec | None:
 
 
 def draw_reliability(context: PageContext, given: Mapping[str, str]) -> Spec | None:
-    """`of`: the student, `test`: the test's hash. Confidence against how often it was right."""
+    """`of`: the student, `test`: the test's hash. Confidence against accuracy."""
     from graft.data.scores import answers, find_student
     from graft.data.scores import reliability as bins_of
 
@@ -250,7 +254,7 @@ def draw_reliability(context: PageContext, given: Mapping[str, str]) -> Spec | N
 
 
 def draw_confusion(context: PageContext, given: Mapping[str, str]) -> Spec | None:
-    """`of`: the student, `test`: the test's hash. Rows of each true label by what was predicted."""
+    """`of`: the student, `test`: the test's hash. Rows by true and predicted label."""
     from graft.data.scores import find_student
 
     judged = context.lake.evaluations(find_student(context.lake, given.get("of", "")).id)
@@ -268,7 +272,7 @@ def draw_confusion(context: PageContext, given: Mapping[str, str]) -> Spec | Non
 
 
 def _off(chosen: Evaluation, at: int) -> int:
-    """Rows of a label, or said to be of it, that are wrong."""
+    """Wrong rows with this true or predicted label."""
     return sum(chosen.confusion[at]) + sum(row[at] for row in chosen.confusion) - 2 * chosen.confusion[at][at]
 
 
@@ -279,6 +283,6 @@ PAGES = (
 CHARTS = (
     Chart("board", "accuracy of each student, with its interval", draw_board),
     Chart("curve", "accuracy over the rounds of a loop", draw_curve),
-    Chart("reliability", "confidence against how often it was right", draw_reliability),
-    Chart("confusion", "true labels by what was predicted", draw_confusion),
+    Chart("reliability", "confidence against accuracy", draw_reliability),
+    Chart("confusion", "true labels by predicted label", draw_confusion),
 )

@@ -1,9 +1,10 @@
 """Exports a version as training-set files in many formats.
 
-registry.py defines `Format`; files.py, chat.py, preference.py and hub.py hold the formats; write.py writes the files.
+formats/ holds the formats, a family of them per file (`schemas.kinds.EXPORTS` finds them and those of other
+distributions); write.py writes the files.
 """
 
-from graft.data.export.registry import Format
-from graft.data.export.write import FORMATS, KINDS, export
+from graft.data.export.formats.base import Format
+from graft.data.export.write import export, format_of
 
-__all__ = ["FORMATS", "KINDS", "Format", "export"]
+__all__ = ["Format", "export", "format_of"]

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from graft.data.export.registry import Format, Source, Written
+from graft.data.export.formats.base import Format, Source, Written
 from graft.schemas.datasets import DatasetVersion
 
 log = logging.getLogger(__name__)

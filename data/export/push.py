@@ -1,4 +1,4 @@
-"""Pushes an `hf` export to a hub with Hugging Face's protocol. The token is read from HF_TOKEN."""
+"""Pushes an export to a hub with Hugging Face's protocol. The token is read from HF_TOKEN."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from graft.data.export.write import format_of
 from graft.schemas.errors import GraftError, KeyMissing, MissingExtra, ModelUnreachable
+from graft.schemas.kinds import EXPORTS
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -24,10 +26,10 @@ def check_push(repo: str, format: str, *, restricted: bool, private: bool) -> No
     namespace, slash, name = repo.partition("/")
     if not (namespace and slash and name) or "/" in name:
         raise GraftError(f"{repo!r} is not a repository name", where="--push", fix="--push NAMESPACE/NAME")
-    if format != "hf":
-        raise GraftError(
-            f"the format {format} cannot be pushed to a hub", where="--push", fix="--format hf --push NAMESPACE/NAME"
-        )
+    if not format_of(format).pushable:
+        fits = " or ".join(name for name, one in EXPORTS.all().items() if one.pushable)
+        fix = f"--format {fits} --push NAMESPACE/NAME"
+        raise GraftError(f"the format {format} cannot be pushed to a hub", where="--push", fix=fix)
     if restricted and not private:
         what = "restricted rows are not pushed to a public repository"
         raise GraftError(what, where="--push", fix="add --private, or omit --restricted")
@@ -44,7 +46,7 @@ def push_folder(
     Data files of an earlier push that are not in the folder are deleted.
 
     Args:
-        folder: A complete export in the format `hf`.
+        folder: A complete export in a format that can be pushed.
         repo: NAMESPACE/NAME.
         private: Create the repository as private, and refuse a public one.
         restricted: The export contains restricted rows; they require `private`.

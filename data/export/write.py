@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import os
 import shutil
@@ -12,27 +11,26 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
 
 from graft.data.duck import is_full, quoted
-from graft.data.export import chat, files, hub, notes, preference
-from graft.data.export.registry import Format, Kind, Params, Source, Written
+from graft.data.export import notes
+from graft.data.export.formats.base import Format, Params, Source, Written
 from graft.data.export.where import ROW_COLUMNS, safe_where
 from graft.data.fence import WRITING
 from graft.data.versions import SPLIT_ORDER, version
+from graft.schemas.binding import LEAST_SCORE
 from graft.schemas.datasets import DatasetVersion
 from graft.schemas.errors import GraftError, NotFound, StorageFull
+from graft.schemas.kinds import EXPORTS, METHODS, code_version
+from graft.schemas.recipe import Recipe
 from graft.schemas.tasks.base import Task, task_for
 
 if TYPE_CHECKING:
     from graft.data.lake import Lake
 
-FORMATS: dict[str, Format] = {
-    one.name: one for family in (files, chat, preference, hub) for one in family.FORMATS
-}  # fmt: skip
-KINDS: dict[Kind, list[Format]] = {
-    kind: [one for one in FORMATS.values() if one.kind == kind] for kind in get_args(Kind)
-}
 MANIFEST, README = "manifest.json", "README.md"
 COMPRESSIONS = {"none": "uncompressed", "gzip": "gzip", "zstd": "zstd"}
 ENDINGS = {"none": "", "gzip": ".gz", "zstd": ".zst"}
@@ -54,7 +52,7 @@ def export(
     shards: int | None = None, shard_rows: int | None = None, compression: str | None = None, ask: bool = False,
     plain: bool = False, instruction: str = "", say: Callable[[str], None] = lambda text: None,
 ) -> list[Path]:  # fmt: skip
-    """Write a version into a folder in one of FORMATS.
+    """Write a version into a folder in one of the formats of `schemas.kinds.EXPORTS`.
 
     The same version and options give the same bytes. Files are moved into place only when all are complete,
     manifest.json last.
@@ -62,7 +60,7 @@ def export(
     Args:
         lake: The lake.
         ref: The version, such as demo@2.
-        format: A name in FORMATS.
+        format: The format's name.
         out: The folder to write to.
         splits: The splits to write; None writes all.
         include_restricted: Include restricted rows; README.md and a log line state their number either way.
@@ -81,13 +79,11 @@ def export(
         The written paths, with manifest.json and README.md last.
 
     Raises:
-        NotFound: There is no such version or split.
+        NotFound: There is no such version, split or format.
         StorageFull: The disk is full.
         GraftError: The options do not fit the format or the version, or the folder holds an export already.
     """
-    if format not in FORMATS:
-        raise GraftError(f"no export format {format!r}", where="--format", fix=f"one of: {', '.join(FORMATS)}")
-    how, found = FORMATS[format], version(lake, ref)
+    how, found = format_of(format), version(lake, ref)
     chosen = _splits(found, splits)
     cut = _cut(how, shards, shard_rows, compression)
     source = _source(lake, found, how, columns, where, include_restricted, ask, plain,
@@ -102,10 +98,17 @@ def export(
             made = _rows(source, how, chosen, cut, stage, say)
             told = notes.told(source, how, chosen, made)
             made += _beside(source, how, made, stage, told)
-            _text(stage / MANIFEST, notes.manifest(found, how.name, asked, chosen, made, _graft()))
+            code = code_version([(EXPORTS, format)])
+            _text(stage / MANIFEST, notes.manifest(found, format, asked, chosen, made, code))
             return _into_place(stage, out, made)
         except OSError as error:
             raise _explained(error, out) from error
+
+
+def format_of(name: str) -> Format:
+    """The format of that name. Raises NotFound with the names that there are."""
+    found: Format = EXPORTS.get(name)
+    return found
 
 
 def _splits(found: DatasetVersion, splits: Sequence[str] | None) -> list[str]:
@@ -148,15 +151,24 @@ def _source(
     task = run.task if run else Task()
     if not task.kind:  # rows of no known task are read as an import would
         task = task_for(["response"] if has_response else []).unchecked(sorted(found.labels), task.language)
-    if instruction and (how not in chat.FORMATS or not task.labelled):
+    if instruction and (not how.instructed or not task.labelled):
         what = "it has no effect: there is no text to classify"
         raise GraftError(what, where="--instruction", fix="use a chat format of a classification, or omit it")
     return Source(
         lake, found, task, language=task.language, licence=str(recipe.get("licence") or ""),
-        tau=float((recipe.get("method") or {}).get("tau", 8.0)), has_response=has_response, restricted=restricted,
+        tau=_least_accepted(recipe), has_response=has_response, restricted=restricted,
         columns=tuple(dict.fromkeys(columns or usual)), where=safe_where(where) if where else "true", ask=ask,
         plain=plain, instruction=instruction,
     )  # fmt: skip
+
+
+def _least_accepted(recipe: Mapping[str, Any]) -> float:
+    """The score below which an answer counts as wrong: that of the run's method, where its recipe can be read."""
+    try:
+        read = Recipe.stored(recipe)
+    except ValidationError:
+        return LEAST_SCORE
+    return float(METHODS.get(read.method.kind).least_accepted(read))
 
 
 def _refuse_earlier(how: Format, found: DatasetVersion, chosen: Sequence[str], out: Path, overwrite: bool) -> None:
@@ -333,13 +345,6 @@ def _named_by(manifest: Path) -> set[str]:
         return set()
     inside = manifest.parent.resolve()
     return {name for name in names if (inside / name).resolve().is_relative_to(inside) and (inside / name).is_file()}
-
-
-def _graft() -> str:
-    try:
-        return importlib.metadata.version("graft-factory")
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
 
 
 def _explained(error: Exception, folder: Path) -> GraftError:

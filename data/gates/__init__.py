@@ -5,8 +5,9 @@ Every gate is a file of this folder or of another distribution (`schemas.kinds.G
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from copy import copy
+from typing import Any
 
 from graft.data.gates.base import Finding, Gate, Needs, Rows, Sifted, failed, passed
 from graft.data.gates.shared.held_out import TestText
@@ -16,7 +17,7 @@ from graft.schemas.recipe import Recipe
 from graft.schemas.rows import GateResult, Proposal
 
 __all__ = ["Admission", "Finding", "Gate", "Needs", "Rows", "Sifted", "TestText", "failed", "passed", "reads_reviews",
-           "rules"]  # fmt: skip
+           "rules", "without"]  # fmt: skip
 
 KINDS: Kinds[type[Gate]] = GATES
 LONGEST_FIND = 2_000
@@ -26,6 +27,11 @@ LONGEST_FIND = 2_000
 def rules(recipe: Recipe) -> dict[str, int]:
     """Kind to rule version, of the gates that decide a run's rows: a part of the run's id."""
     return {name: kind.version for name, kind in _kinds(recipe) if kind.scope != "version"}
+
+
+def without(some: Callable[[type[Gate]], bool]) -> dict[str, Any]:
+    """Settings of a recipe's block `gates` under which the kinds that `some` is true of reject no row."""
+    return {field: value for kind in KINDS.all().values() if some(kind) for field, value in kind.off.items()}
 
 
 def reads_reviews(recipe: Recipe) -> bool:

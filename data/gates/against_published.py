@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import MappingProxyType
 
 from graft.data.gates.base import Gate, Needs
 from graft.data.gates.shared.repeats import repeats
@@ -19,7 +20,7 @@ class Settings(Value):
 class AgainstPublished(Gate):
     """Exact and near duplicates of published rows, as the gates `exact_published` and `near_published`."""
 
-    Settings, cost = Settings, 51
+    Settings, cost, published, off = Settings, 51, True, MappingProxyType({"against_published": False})
 
     @classmethod
     def enabled(cls, recipe: Recipe) -> bool:

@@ -85,6 +85,9 @@ class Gate:
         name: in results, cards and pages
         redacts: whether the finds of `find` are replaced in a text before any gate reads it
         most: characters of a text or response above which `check` fails; no text is searched beyond
+        off: settings under which it rejects no row
+        people: whether rows that people wrote have to pass it, as models' rows do
+        published: whether it compares with earlier versions of the dataset
     """
 
     Settings: ClassVar[type[Value]] = Value
@@ -92,6 +95,9 @@ class Gate:
     version: ClassVar[int] = 1
     reviewed: ClassVar[bool] = False
     embeds: ClassVar[bool] = False
+    off: ClassVar[Mapping[str, Any]] = {}
+    people: ClassVar[bool] = True
+    published: ClassVar[bool] = False
     scope: Literal["row", "run", "version"] = "row"
     name: str
     redacts: bool = False

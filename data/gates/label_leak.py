@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from types import MappingProxyType
 
 from pydantic import Field
 
@@ -31,6 +32,7 @@ class LabelLeakGate(Gate):
     """
 
     Settings, cost, name = Settings, 5, "label_leak"
+    people, off = False, MappingProxyType({"label_leak": False})
 
     def __init__(self, recipe: Recipe, needs: Needs) -> None:
         super().__init__(recipe, needs)

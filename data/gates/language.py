@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, Literal
 
 from pydantic import Field
@@ -37,6 +38,7 @@ class LanguageGate(Gate):
     """
 
     Settings, cost, name = Settings, 40, "language"
+    people, off = False, MappingProxyType({"language": {"action": "off"}})
 
     def __init__(self, recipe: Recipe, needs: Needs) -> None:
         super().__init__(recipe, needs)

@@ -5,6 +5,8 @@ It runs before all others, so that `max_chars` bounds the cost of the others.
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 from pydantic import Field, model_validator
 
 from graft.data.gates.base import Gate, Needs
@@ -37,6 +39,7 @@ class LengthGate(Gate):
     """
 
     Settings, cost, name = Settings, 0, "length"
+    people, off = False, MappingProxyType({"min_chars": 1, "max_chars": 100_000})
 
     def __init__(self, recipe: Recipe, needs: Needs) -> None:
         super().__init__(recipe, needs)

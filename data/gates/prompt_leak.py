@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 from pydantic import Field
 
 from graft.data.gates.base import Gate, Needs
@@ -27,6 +29,7 @@ class PromptLeakGate(Gate):
     """
 
     Settings, cost, name = Settings, 6, "prompt_leak"
+    people, off = False, MappingProxyType({"prompt_leak": False})
 
     def __init__(self, recipe: Recipe, needs: Needs) -> None:
         super().__init__(recipe, needs)

@@ -79,7 +79,7 @@ class Task(Value):
     free_form: ClassVar[bool] = False
     """Whether a text may hold code, JSON and fields of its own."""
     student: ClassVar[str] = "classifier"
-    """The kind of student that learns it (TRAINERS in flows/train_student.py)."""
+    """The kind of student that learns it, in `schemas.kinds.STUDENTS`."""
     rubric: ClassVar[tuple[Criterion, ...]] = RUBRIC
     """What reviewers score a text with a label by."""
     hub_category: ClassVar[str] = "text-classification"

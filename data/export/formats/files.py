@@ -6,11 +6,10 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from graft.data.export.registry import Columns, Format, Params, Source
+from graft.data.export.formats.base import FORMULA, Columns, Format, Params, Source
 from graft.schemas.errors import GraftError
 
 BLANK = "[\\s\\x00-\\x1f\\x7f\\x{85}\\x{a0}\\x{2028}\\x{2029}]+"
-FORMULA = "^[\\s\\x00-\\x1f\\x{a0}\\x{200b}\\x{3000}\\x{feff}]*[=+\\-@＝＋－＠]|^[\\t\\r\\n]"
 CSV_NOTES = (
     "A cell that a spreadsheet would read as a formula is prefixed with an apostrophe. Such a cell begins with "
     "= + - @, also in full width or after blanks, or with a tab or a line break.",
@@ -78,15 +77,15 @@ def _joined(parts: Mapping[str, Path], target: Path) -> None:
         out.write("}\n")
 
 
-FORMATS = (
-    Format("parquet", "files", "typed, compressed columns", "parquet", _as_is, choosable=True),
-    Format("jsonl", "files", "one JSON object per line", "jsonl", _as_is, choosable=True),
-    Format("csv", "files", "for spreadsheets; no cell is a formula", "csv", _cells, choosable=True,
+KINDS = (
+    Format("parquet", "typed, compressed columns", "parquet", _as_is, choosable=True),
+    Format("jsonl", "one JSON object per line", "jsonl", _as_is, choosable=True),
+    Format("csv", "for spreadsheets; no cell is a formula", "csv", _cells, choosable=True,
            notes=CSV_NOTES),
-    Format("fasttext", "files", "`__label__x text`, one per line", "lines", _fasttext, suffix="txt",
+    Format("fasttext", "`__label__x text`, one per line", "lines", _fasttext, suffix="txt",
            check=_one_label_a_word, notes=FASTTEXT_NOTES),
-    Format("intents", "files", "one JSON of splits to [text, label] pairs, as in CLINC150", "lines",
+    Format("intents", "one JSON of splits to [text, label] pairs, as in CLINC150", "lines",
            _pairs, suffix="json", compressions=("none",), joined=("intents.json", _joined), shardable=False),
-    Format("banking77", "files", "CSV with text and category, as in Banking77", "csv", _banking,
+    Format("banking77", "CSV with text and category, as in Banking77", "csv", _banking,
            notes=CSV_NOTES),
 )  # fmt: skip

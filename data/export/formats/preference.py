@@ -6,8 +6,7 @@ A wrong answer is an answer to the same instruction that the reviewers of the ru
 
 from __future__ import annotations
 
-from graft.data.export.chat import turn
-from graft.data.export.registry import Columns, Format, Params, Source
+from graft.data.export.formats.base import Columns, Format, Params, Source, turn
 from graft.schemas.decisions import negative_codes
 from graft.schemas.errors import GraftError
 
@@ -107,13 +106,13 @@ def _any(source: Source, rows: object) -> bool:
 
 
 BY_PART = "ordinal, part"
-FORMATS = (
-    Format("preference", "training", "`prompt`, `chosen`, `rejected`: TRL's DPO", "jsonl", _preference,
+KINDS = (
+    Format("preference", "`prompt`, `chosen`, `rejected`: TRL's DPO", "jsonl", _preference,
            rows=_pairs, order=BY_PART, check=_has_pairs,
            notes=("A pair is an accepted answer and an answer that reviewers found wrong, to one instruction.",)),
-    Format("unpaired_preference", "training", "`prompt`, `completion`, `label`: TRL's KTO", "jsonl",
+    Format("unpaired_preference", "`prompt`, `completion`, `label`: TRL's KTO", "jsonl",
            _unpaired, rows=_verdicts, order=BY_PART, check=_of_answers),
-    Format("stepwise", "training", "`prompt`, `completions`, `labels`: TRL's PRM",
+    Format("stepwise", "`prompt`, `completions`, `labels`: TRL's PRM",
            "jsonl", _stepwise, rows=_with_steps, check=_has_steps,
            notes=("Rows without steps are left out.",)),
 )  # fmt: skip

@@ -9,7 +9,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from graft.data.export.registry import Columns, Format, Params, Source, Written
+from graft.data.export.formats.base import Columns, Format, Params, Source, Written
 
 LICENCES = frozenset((
     "apache-2.0", "mit", "cc0-1.0", "cc-by-4.0", "cc-by-3.0", "cc-by-sa-4.0", "cc-by-sa-3.0", "cc-by-nc-4.0",
@@ -142,7 +142,8 @@ def _record_set(source: Source, split: str) -> dict[str, Any]:
     return {"@type": "cr:RecordSet", "@id": split, "name": split, "field": fields}
 
 
-FORMATS = (
-    Format("hf", "hub", "Hugging Face's layout: Parquet shards, README with a YAML header, Croissant; --push",
-           "parquet", _select, path=_path, beside=_croissant, head=_head, choosable=True, skips_empty=True),
+KINDS = (
+    Format("hf", "Hugging Face's layout: Parquet shards, README with a YAML header, Croissant; --push",
+           "parquet", _select, path=_path, beside=_croissant, head=_head, choosable=True, skips_empty=True,
+           pushable=True),
 )  # fmt: skip

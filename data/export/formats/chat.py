@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from graft.data.export.registry import Columns, Format, Params, Source, Written
+from graft.data.export.formats.base import Columns, Format, Params, Source, Written, turn
 from graft.schemas.errors import GraftError
 
 ASK = "Which of these labels fits the text? Answer with the label alone.\nLabels: "
@@ -42,11 +42,6 @@ def turns(source: Source, params: Params) -> tuple[str, str]:
     if source.ask or source.instruction:
         said = f"{params.add(_question(source) + chr(10) * 2 + 'Text: ')} || {said}"
     return said, "label"
-
-
-def turn(role: str, said: str) -> str:
-    """Return the SQL of a conversation with one message."""
-    return f"[{{'role': '{role}', 'content': {said}}}]"
 
 
 def _messages(source: Source, params: Params) -> Columns:
@@ -86,14 +81,14 @@ def _dataset_info(source: Source, files: Sequence[Written], folder: Path) -> Map
     return {"dataset_info.json": json.dumps(index, indent=2, ensure_ascii=False) + "\n"}
 
 
-FORMATS = (
-    Format("messages", "training", "`messages` of user and assistant: TRL's SFT, OpenAI's fine-tuning", "jsonl",
-           _messages, check=_needs_answers),
-    Format("prompt_completion", "training", "`prompt`, `completion`: TRL's SFT on the answer alone", "jsonl",
-           _prompt_completion, check=_needs_answers),
-    Format("alpaca", "training", "`instruction`, `input`, `output`", "jsonl", _alpaca, check=_needs_answers),
-    Format("sharegpt", "training", "`conversations` of human and gpt", "jsonl", _sharegpt,
-           check=_needs_answers),
-    Format("llamafactory", "training", "alpaca's files and LLaMA-Factory's dataset_info.json", "jsonl", _alpaca,
-           check=_needs_answers, beside=_dataset_info),
+KINDS = (
+    Format("messages", "`messages` of user and assistant: TRL's SFT, OpenAI's fine-tuning", "jsonl",
+           _messages, check=_needs_answers, instructed=True),
+    Format("prompt_completion", "`prompt`, `completion`: TRL's SFT on the answer alone", "jsonl",
+           _prompt_completion, check=_needs_answers, instructed=True),
+    Format("alpaca", "`instruction`, `input`, `output`", "jsonl", _alpaca, check=_needs_answers, instructed=True),
+    Format("sharegpt", "`conversations` of human and gpt", "jsonl", _sharegpt,
+           check=_needs_answers, instructed=True),
+    Format("llamafactory", "alpaca's files and LLaMA-Factory's dataset_info.json", "jsonl", _alpaca,
+           check=_needs_answers, instructed=True, beside=_dataset_info),
 )  # fmt: skip

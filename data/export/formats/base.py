@@ -1,6 +1,7 @@
 """Definition of an export format: the columns of each row, the file type, and the files beside it.
 
-To add a format, create a `Format` and add it to the FORMATS of its family's file; write.py needs no change.
+To add a format, create a `Format` and add it to the KINDS of its family's file, or give it to an entry point of another
+distribution in the group `graft.exports`; write.py needs no change.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from graft.schemas.tasks.base import Task
 if TYPE_CHECKING:
     from graft.data.lake import Lake
 
+FORMULA = "^[\\s\\x00-\\x1f\\x{a0}\\x{200b}\\x{3000}\\x{feff}]*[=+\\-@＝＋－＠]|^[\\t\\r\\n]"
+"""Cells that a spreadsheet would read as a formula, as a regular expression of DuckDB."""
+
 Container = Literal["parquet", "jsonl", "csv", "lines"]
-Kind = Literal["files", "training", "hub"]
 
 
 class Params:
@@ -91,17 +94,22 @@ def split_name(split: str, shard: int, shards: int, suffix: str) -> str:
     return f"{split}.{suffix}" if shards == 1 else f"{split}-{shard:05}-of-{shards:05}.{suffix}"
 
 
+def turn(role: str, said: str) -> str:
+    """Return the SQL of a conversation with one message."""
+    return f"[{{'role': '{role}', 'content': {said}}}]"
+
+
 @dataclass(frozen=True)
 class Format:
     """An export format. `name` and `says` are for people, the rest is for write.py.
 
     `rows` transforms the relation `chosen` into another of the same name, such as one row per pair, sorted by `order`.
     `check` raises GraftError if the version cannot be written in this format. `beside` returns the text of further
-    files by name. `joined` merges the splits' files into one file of the given name.
+    files by name. `joined` merges the splits' files into one file of the given name. `instructed`: --instruction can
+    put words before a text to classify. `pushable`: a hub accepts the folder.
     """
 
     name: str
-    kind: Kind
     says: str
     container: Container
     select: Callable[[Source, Params], Columns]
@@ -118,6 +126,8 @@ class Format:
     choosable: bool = False
     shardable: bool = True
     skips_empty: bool = False
+    instructed: bool = False
+    pushable: bool = False
 
     @property
     def ending(self) -> str:

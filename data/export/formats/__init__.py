@@ -1,0 +1,1 @@
+"""Export formats: a module holds those of one family as `KINDS`; base.py defines `Format`."""

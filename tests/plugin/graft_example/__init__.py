@@ -1,0 +1,1 @@
+"""Kinds for Graft from another distribution: docs/extend.md shows these files."""
