@@ -220,7 +220,7 @@ def _text_of(lake: Lake, run_id: str, name: str, restricted: bool) -> str | None
     found = lake.sql(query, [run_id, name]).to_pylist()
     if not found:
         return None
-    task = _task(lake, run_id)  # a seed bears no mark: its label tells
+    task = _task(lake, run_id)  # a seed bears no mark: its label decides
     secret = any(task.restricts(row["label"]) if row["place"] == 2 else row["restricted"] for row in found)
     return HIDDEN if secret and not restricted else str(found[0]["text"])
 

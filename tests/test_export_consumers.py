@@ -255,7 +255,7 @@ def test_a_push_that_may_not_be_says_why(lake: Lake, tmp_path: Path, hub: Hub) -
     assert "not pushed to a public repository" in refused.stderr and not hub.made
     hub.private = False
     public = pushed(hub, folder, "private")
-    assert "public already: nothing was sent" in public.stderr and not hub.files
+    assert "already public: nothing was sent" in public.stderr and not hub.files
     hub.private = True
     token = pushed(hub, folder, "private", token="hf_bad")
     assert "has no write permission there" in token.stderr and "fix: set a token in HF_TOKEN" in token.stderr

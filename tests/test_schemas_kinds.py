@@ -82,7 +82,7 @@ def test_errors_are_told_as_those_of_a_union() -> None:
         ("shape", "shape has no kind 'cirkle'", f"did you mean 'circle'? choose kind from: {known}")
     ]
     assert _told({"kind": ["circle"]})[0][:2] == ("shape", "shape has no kind \"['circle']\"")
-    assert _told({"radius": 2}) == [("shape", "shape does not say its kind", f"add kind: one of {known}")]
+    assert _told({"radius": 2}) == [("shape", "shape has no kind", f"add kind: one of {known}")]
     assert _told("round")[0][:2] == ("shape", "shape must be a block of fields, but is text ('round')")
     assert _told({"kind": "circle", "radius": 0, "width": 1}) == [
         ("shape.radius", "radius is out of range (0)", "give a number of above 0 (in metres)"),

@@ -65,7 +65,7 @@ class HarmAugSettings(MethodSettings):
         default=20,
         ge=0,
         le=10_000,
-        description="harmful instructions asked for with and without the prefix, to compare",
+        description="harmful instructions requested with and without the prefix, for comparison",
     )
     max_refusals: float = Field(
         default=0.9, ge=0, le=1, description="share of refusals above which the run stops early"

@@ -35,7 +35,7 @@ class Judged:
     """One model's judgement of the labels for one text."""
 
     raw: dict[str, float]
-    """Each label's natural log-probability, in the order of the labels asked for."""
+    """Each label's natural log-probability, in the order of the requested labels."""
     key: str
     """The key of the (first) call."""
     answer: str
@@ -183,7 +183,7 @@ async def _spread(
     for label, (token, _) in matches.items():
         sharing[token].append(label)
     groups = {token: labels for token, labels in sharing.items() if len(labels) > 1}
-    if depth >= MAX_DEPTH:  # what is still told apart by nothing shares its probability evenly
+    if depth >= MAX_DEPTH:  # labels that are still indistinguishable share their probability evenly
         for label in (label for labels in groups.values() for label in labels):
             scores[label] -= math.log(len(groups[matches[label][0]]))
         return scores

@@ -1,1 +1,1 @@
-"""Instruction students: a causal model, supervised on accepted responses and then, if asked, by preferences."""
+"""Instruction students: a causal model, supervised on accepted responses and then, if set, by preferences."""

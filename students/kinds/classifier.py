@@ -42,7 +42,7 @@ class Classifier(StudentKind):
         soft = objective_of(head, settings).soft_labels or head.soft_labels or settings.select is not None
         material = read_version(lake, found, labels, asked.say, soft=soft)
         test_rows = _test_rows(asked, head, material)
-        own = not (asked.test or settings.test)  # the version's own test split is what both are judged on
+        own = not (asked.test or settings.test)  # the version's own test split evaluates both
         report = train_student(
             rows=material.rows["train"], seeds=of_seeds(lake.seeds(asked.run.id)), test_rows=test_rows,
             test_name=asked.test or settings.test or f"{found.ref} test split (synthetic)", labels=labels,
