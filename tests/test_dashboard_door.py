@@ -241,9 +241,11 @@ def test_no_log_holds_a_token(tmp_path: Path) -> None:
     with subprocess.Popen(command, env={**os.environ, "GRAFT_HOME": str(tmp_path)}, stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT, text=True) as server:  # fmt: skip
         assert server.stdout is not None
-        said = server.stdout.readline()
-        ask(said.split()[4], "/?token=something")
-        server.terminate()
+        try:
+            said = server.stdout.readline()
+            ask(next(word for word in said.split() if word.startswith("http://")), "/?token=something")
+        finally:
+            server.terminate()
         said += server.stdout.read()
     assert "?token" not in said and (tmp_path / FILE).read_text() not in said and str(tmp_path / FILE) in said
 
