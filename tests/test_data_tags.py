@@ -156,7 +156,7 @@ def test_tags_and_deletion_on_the_command_line(lake: Lake) -> None:
     assert "prod" in call(verbs.tag, "d").output
     refused = call(verbs.delete, "d@1", "--yes")
     assert isinstance(refused.exception, GraftError) and "d@OTHER" in str(refused.exception)
-    assert "no tag of d any more" in call(verbs.tag, "d", "prod", "--remove").output
+    assert "prod is no longer a tag of d" in call(verbs.tag, "d", "prod", "--remove").output
     assert isinstance(call(verbs.tag, "d", "--remove").exception, GraftError)
     assert isinstance(call(verbs.delete, "d@1", "--json").exception, GraftError)
     asked = call(verbs.delete, "d@1", input="n\n")
