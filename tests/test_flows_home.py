@@ -17,7 +17,7 @@ from graft.cli.app import app
 from graft.schemas.errors import GraftError
 
 ODD = "50%20 %s a b?c#d é ü 文 \"q\" 'p' $HOME ; &"
-WITHOUT_HOME = {"schema", "validate"}
+WITHOUT_HOME = {"plugins", "schema", "validate"}
 """Verbs that write nothing and read no lake."""
 MORE = {
     "recall": ["--model", "m", "--reason", "r"], "journal prune": ["--older-than", "30d"],

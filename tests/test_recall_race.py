@@ -19,6 +19,7 @@ import pytest
 from graft.agents.methods import method_of
 from graft.data.arrow import to_table
 from graft.data.edits import decide, rebase, record
+from graft.data.gates import Admission
 from graft.data.lake import Lake
 from graft.data.lake_schema import VersionRowRecord, candidates_table
 from graft.data.recall import recall
@@ -226,7 +227,7 @@ def test_the_end_of_a_run_counts_the_rows_that_its_version_holds(
         gateway: Any = SimpleNamespace(stats=SimpleNamespace(cached=0, notes=[]))
         shop = RunContext(
             recipe=asked, run_id=run.id, home=lake.home, lake=lake, gateway=gateway, method=method_of(asked), seeds=[],
-            published=[], progress=Progress(name, run.id, asked.wanted()),
+            gates=Admission(asked), progress=Progress(name, run.id, asked.wanted()),
         )  # fmt: skip
         told = asyncio.run(publishing.finish(shop, run, [candidate(name, n) for n in NEW], 0, lambda text: None))
         made = version(lake, f"{name}@{told['version']['version']}")
