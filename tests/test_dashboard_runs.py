@@ -161,7 +161,7 @@ def test_a_schedule_is_paused_and_started_with_other_parameters(browser: Browser
         card.get_by_role("button", name="start now").click()
         page.get_by_text("was requested").wait_for()
         last = mine().last_run or next(run for run in schedules.recent(home, 50) if run.deployment == name)
-        page.get_by_role("button", name=f"end {last.name}").click()
+        page.get_by_role("button", name=f"cancel {last.name}").click()
         page.locator("#table-runs tr", has_text=last.name).get_by_text("Cancelled").wait_for()
         assert wrong == []
         card.locator("summary").click()
