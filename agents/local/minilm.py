@@ -99,9 +99,8 @@ def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
 def _model(weights: Path) -> bytes:
     """The ONNX model: inputs ids, mask and kinds, each (texts, tokens); output vectors, (texts, 384)."""
     graph = _Graph(weights)
-    norm = lambda name: (f"{name}.LayerNorm.weight", f"{name}.LayerNorm.bias")  # noqa: E731
     tables = [f"embeddings.{name}_embeddings.weight" for name in ("word", "position", "token_type")]
-    x = graph.own("EmbedLayerNormalization", "ids", "kinds", *tables, *norm("embeddings"), outputs=2, epsilon=EPSILON)
+    x = graph.own("EmbedLayerNormalization", "ids", "kinds", *tables, *_norm("embeddings"), outputs=2, epsilon=EPSILON)
     for layer in range(LAYERS):
         at = f"encoder.layer.{layer}"
         parts = [f"{at}.attention.self.{name}" for name in ("query", "key", "value")]
@@ -112,7 +111,7 @@ def _model(weights: Path) -> bytes:
             if make:
                 seen = graph.own("BiasGelu", graph.times(x, f"{make}.weight"), f"{make}.bias")
             out = graph.times(seen, f"{at}.{name}.dense.weight")
-            norms, after = norm(f"{at}.{name}"), f"{at}.{name}.dense.bias"
+            norms, after = _norm(f"{at}.{name}"), f"{at}.{name}.dense.bias"
             x = graph.own("SkipLayerNormalization", out, x, *norms, after, epsilon=EPSILON)
     axis = graph.constant("axis", [1])
     mask = graph.node("Unsqueeze", graph.node("Cast", "mask", to=_FLOAT), axis)
@@ -120,8 +119,12 @@ def _model(weights: Path) -> bytes:
     return graph.model(graph.node("LpNormalization", total, axis=-1, p=2))
 
 
+def _norm(name: str) -> tuple[str, str]:
+    return f"{name}.LayerNorm.weight", f"{name}.LayerNorm.bias"
+
+
 class _Graph:
-    """Writes an ONNX model as protobuf (numbers of fields: onnx.proto3). A safetensors tensor is a value by its name."""
+    """Writes an ONNX model as protobuf (field numbers of onnx.proto3). A safetensors tensor is a value by its name."""
 
     def __init__(self, weights: Path) -> None:
         with weights.open("rb") as file:
@@ -152,7 +155,8 @@ class _Graph:
 
     def constant(self, name: str, values: Sequence[int]) -> str:
         """Add a list of 64-bit integers."""
-        self._values[name] = _message((1, len(values)), (2, 7), (8, name), (9, struct.pack(f"<{len(values)}q", *values)))
+        content = struct.pack(f"<{len(values)}q", *values)
+        self._values[name] = _message((1, len(values)), (2, 7), (8, name), (9, content))
         return name
 
     def model(self, output: str) -> bytes:
