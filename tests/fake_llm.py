@@ -14,6 +14,7 @@ import asyncio
 import hashlib
 import json
 import random
+import time
 from collections import Counter, deque
 from dataclasses import asdict
 from typing import Any
@@ -54,7 +55,7 @@ class FakeLLM:
         self.tokens: Counter[str] = Counter()
         self.seen: deque[tuple[str, dict[str, Any]]] = deque(maxlen=100)
         self.windows = Windows()
-        self.latency_s = 0.0
+        self.latency_s = self.first_at = self.last_at = 0.0
 
     def stats(self) -> dict[str, Any]:
         """The counters. `duplicates`: sound answers to a body that had one before; `cost_usd`: what is on the bill.
@@ -66,7 +67,8 @@ class FakeLLM:
             "calls": self.statuses[200], "requests": self.calls, "in_flight": self.in_flight,
             "duplicates": sum(n - 1 for n in self.bodies.values()), "distinct": len(self.bodies),
             "statuses": {str(status): n for status, n in self.statuses.items()}, "faults": dict(self.faults),
-            "latency_s": self.latency_s, "most_in_flight": self.most_in_flight,
+            "latency_s": self.latency_s, "first_at": self.first_at, "last_at": self.last_at,
+            "most_in_flight": self.most_in_flight,
             "prompt_tokens": tokens["prompt"], "completion_tokens": tokens["completion"],
             "cost_usd": (tokens["prompt"] * how.input_usd + tokens["completion"] * how.output_usd) / 1e6,
         }  # fmt: skip
@@ -108,6 +110,7 @@ class FakeLLM:
         raw = await request.read()
         digest = hashlib.blake2b(raw + str(self.behaviour.seed).encode(), digest_size=16).digest()
         self.calls += 1
+        self.first_at = self.first_at or time.time()
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
@@ -116,6 +119,7 @@ class FakeLLM:
             response, act = await self._serve(request, body, digest, chat)
         finally:
             self.in_flight -= 1
+            self.last_at = time.time()
         self.statuses[0 if act in ("reset", "half") else response.status] += 1
         if act in ("", "trickle"):
             self.bodies[digest] += 1
