@@ -180,7 +180,7 @@ def improve(
     Example:  graft improve demo --rounds 3 --rows-per-round 60
     """
     from graft.cli.run import live, quiet_console
-    from graft.cli.show import as_json, console
+    from graft.cli.show import as_json, console, print_section
     from graft.flows.run_server import start_prefect
     from graft.schemas.errors import Interrupted
     from graft.schemas.home import Home
@@ -196,6 +196,8 @@ def improve(
         try:
             start_prefect(Home.find())
             from graft.flows.improve import improve as flow
+            from graft.flows.improve_report import summary
+            from graft.schemas.steering import Improvement
 
             report = asyncio.run(flow(recipe, **given))
         except KeyboardInterrupt:
@@ -203,5 +205,7 @@ def improve(
             raise Interrupted("stopped", fix=fix) from None
     if json:
         as_json(report)
-    else:
-        console().print(report["text"], markup=False, soft_wrap=True)
+        return
+    print_section(summary(Improvement.model_validate({name: report[name] for name in Improvement.model_fields})))
+    for file in report["files"]:
+        console().print(file, markup=False, soft_wrap=True)
