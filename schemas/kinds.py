@@ -106,7 +106,7 @@ class Kinds(Generic[T]):
         self._plugins = {**self.plugins, name: replace(self.plugins[name], problem=problem)}
         self._loaded.pop(name, None)
 
-    @property
+    @cached_property
     def _modules(self) -> list[str]:
         found = pkgutil.iter_modules([str(PACKAGE / self.folder)])
         return [one.name for one in found if not one.ispkg and one.name != "base"]
@@ -200,7 +200,7 @@ class OfKind:
 
 METHODS: Kinds[Any] = Kinds("methods", "agents/methods", needs=("kind", "Settings", "roles", "run_slot"))
 TASKS: Kinds[Any] = Kinds("tasks", "schemas/tasks", needs=("categories", "restricts", "rubric"))
-GATES: Kinds[Any] = Kinds("gates", "data/gates", needs=("Settings", "cost", "version", "scope", "enabled", "make"))
+GATES: Kinds[Any] = Kinds("gates", "data/gates", ("Settings", "cost", "version", "scope", "enabled", "make", "longest"))
 AUDITS: Kinds[Any] = Kinds("audits", "data/audits", needs=("run", "sections", "data", "options"))
 STUDENTS: Kinds[Any] = Kinds("students", "students/kinds", ("train", "lies_in"))
 OBJECTIVES: Kinds[Any] = Kinds("objectives", "students/objectives")
