@@ -202,7 +202,7 @@ METHODS: Kinds[Any] = Kinds("methods", "agents/methods", needs=("kind", "Setting
 TASKS: Kinds[Any] = Kinds("tasks", "schemas/tasks", needs=("categories", "restricts", "rubric"))
 GATES: Kinds[Any] = Kinds("gates", "data/gates", ("Settings", "cost", "version", "scope", "enabled", "make", "longest"))
 AUDITS: Kinds[Any] = Kinds("audits", "data/audits", needs=("run", "sections", "data", "options"))
-STUDENTS: Kinds[Any] = Kinds("students", "students/kinds", ("train", "lies_in"))
+STUDENTS: Kinds[Any] = Kinds("students", "students/kinds", ("train", "lies_in", "Settings"))
 OBJECTIVES: Kinds[Any] = Kinds("objectives", "students/objectives")
 STAGES: Kinds[Any] = Kinds("stages", "students/instruct/stages")
 POLICIES: Kinds[Any] = Kinds("policies", "students/steer")

@@ -19,7 +19,7 @@ from graft.schemas.problems import FieldErrors, field_error, unknown_name
 from graft.schemas.redaction import HIDDEN
 from graft.schemas.review import ReviewSettings
 from graft.schemas.steering import Improve, ImproveSettings, Steering
-from graft.schemas.students import StudentSettings
+from graft.schemas.students import OwnBlocks, StudentSettings
 from graft.schemas.tasks.base import Task
 
 R = TypeVar("R", bound=RoleSpec)
@@ -102,7 +102,7 @@ class Recipe(Value):
     gates: GateSettings = Field(default_factory=GateSettings)
     limits: Limits = Limits()
     splits: Splits = Splits()
-    student: StudentSettings = StudentSettings()
+    student: Annotated[StudentSettings, OwnBlocks()] = StudentSettings()
     improve: Improve = ImproveSettings()
     steering: Steering | None = Field(default=None, description="set by rounds of graft improve")
     review: ReviewSettings | None = Field(default=None, description="pause for people's review before the run ends")
