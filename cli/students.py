@@ -174,7 +174,7 @@ def improve(
     Example:  graft improve demo --rounds 3 --rows-per-round 60
     """
     from graft.cli.run import at_work, live
-    from graft.cli.show import as_json, console
+    from graft.cli.show import as_json, console, print_section
 
     given: dict[str, Any] = {
         "rounds": rounds, "rows_per_round": rows_per_round, "seeds": seeds, "test": test, "steer_on": steer_on,
@@ -183,9 +183,13 @@ def improve(
     with at_work("finished rounds are kept: run the same command to continue"), live(quiet=json):
         from graft.flows import stopping
         from graft.flows.improve import improve as flow
+        from graft.flows.improve_report import summary
+        from graft.schemas.steering import Improvement
 
         report = stopping.run(flow(recipe, **given))
     if json:
         as_json(report)
-    else:
-        console().print(report["text"], markup=False, soft_wrap=True)
+        return
+    print_section(summary(Improvement.model_validate({name: report[name] for name in Improvement.model_fields})))
+    for file in report["files"]:
+        console().print(file, markup=False, soft_wrap=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from graft.schemas.sections import Table
+from graft.schemas.sections import Section, Table
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,11 @@ def for_file(table: Table) -> Table:
     return replace(
         table, columns=columns, rows=[{key: _dated(value) for key, value in row.items()} for row in table.rows]
     )
+
+
+def section_for_file(section: Section) -> Section:
+    """The section with its tables as in a file."""
+    return replace(section, tables=tuple(for_file(table) for table in section.tables))
 
 
 def moment(at: datetime) -> str:

@@ -39,7 +39,7 @@ from graft.flows.run_context import (
 )
 from graft.flows.shards import keep_report, read_report, report_file
 from graft.flows.streaming import ShardRunner
-from graft.flows.student_labels import student_judge
+from graft.flows.student_judge import student_judge
 from graft.schemas.base import stable_hash, utc_now
 from graft.schemas.calls import Call
 from graft.schemas.datasets import Run

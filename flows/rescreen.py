@@ -218,7 +218,7 @@ def _needs(
     say: Say,
 ) -> Needs:
     from graft.agents.methods import fragments_of
-    from graft.flows.student_labels import student_judge
+    from graft.flows.student_judge import student_judge
     from graft.students.folds import out_of_fold
 
     numbered = [(file, row, text) for file, rows in texts.items() for row, text in enumerate(rows, start=1)]

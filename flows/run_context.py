@@ -20,7 +20,7 @@ from graft.data.gates import Admission
 from graft.flows import stopping
 from graft.flows.feasibility import FIRST_LOOK, LOOK_EVERY, Feasibility, out_of_reach
 from graft.flows.progress import Progress
-from graft.flows.student_labels import student_judge
+from graft.flows.student_judge import student_judge
 from graft.schemas.base import stable_hash, utc_now
 from graft.schemas.calls import Call, CallRequest, FailureCode, Reply
 from graft.schemas.decisions import OUT_OF_BUDGET

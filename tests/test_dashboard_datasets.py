@@ -251,7 +251,7 @@ def test_changes_are_told_against_any_version(browser: Browser, pages: str) -> N
     with visiting(browser) as (page, wrong):
         settled(page, f"{pages}/datasets/many@2/changes")
         assert page.get_by_role("combobox").input_value() == "many@1"
-        facts = page.locator(".facts:not(.inside)").inner_text().split("\n")
+        facts = page.locator("#changed-rows .facts").inner_text().split("\n")
         assert facts[facts.index("dropped") + 1] == "31" and facts[facts.index("relabelled") + 1] == "1"
         assert "too_short" in page.locator("#table-dropped").inner_text()
         assert page.locator("section#drift", has_text="against many@1").count() == 1

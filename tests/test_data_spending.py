@@ -324,7 +324,7 @@ def test_the_command_shows_tables_and_json(home: Home, monkeypatch: pytest.Monke
     monkeypatch.setenv("COLUMNS", "80")
     shown = CliRunner().invoke(app, ["models", "--dataset", "shop"])
     assert shown.exit_code == 0, shown.output
-    told = ("models: cost", "models: replies", "writers", "judges", "unknown", "66.7%", "adjudicator")
+    told = ("Usage and price", "Replies", "Writers", "Judges", "unknown", "66.7%", "adjudicator")
     assert all(words in shown.output for words in told)
     printed = json.loads(CliRunner().invoke(app, ["models", "--run", "r2", "--json"]).stdout)
     assert [(one["model"], one["price_usd"]) for one in printed["models"]] == [("small", 0.51)]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from plugged import plug
 from test_data_audit import TOPICS, embed
 from test_data_audit import rows as audit_rows
 from test_data_provenance import AT, RUN
@@ -32,7 +33,9 @@ RECIPE = Recipe(
 )
 
 
-def fill(lake: Lake, number: int = 1, mean: float = 8.0, *, recipe: bool = True) -> DatasetVersion:
+def fill(
+    lake: Lake, number: int = 1, mean: float = 8.0, *, recipe: bool = True, role: str = "generator"
+) -> DatasetVersion:
     run = RUN.model_copy(
         update={"id": f"shop-{number}", "recipe": RECIPE.model_dump(mode="json") if recipe else {}, "recipe_file": ""}
     )
@@ -41,7 +44,7 @@ def fill(lake: Lake, number: int = 1, mean: float = 8.0, *, recipe: bool = True)
     made = [
         Candidate(
             id=row.id, slot=Slot(id=row.id, run_id=run.id, shard=0, round=0, index=0, label=row.label, seed=1),
-            text=row.text, label=row.label, intended_label=row.label, models={"generator": row.writer},
+            text=row.text, label=row.label, intended_label=row.label, models={role: row.writer},
             decision=Decision(status="accepted", route="agreed", code="agreed", reason="fine", mean=mean),
         )
         for row in given
@@ -58,6 +61,15 @@ def fill(lake: Lake, number: int = 1, mean: float = 8.0, *, recipe: bool = True)
 def lake(tmp_path: Path):
     with Lake.open(Home(tmp_path / "home")) as opened:
         yield opened
+
+
+def test_the_writer_is_the_model_of_a_role_that_its_method_says_writes(
+    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(lake, role="poet")
+    assert audit(lake, "shop", ["shortcuts"], embed=embed).found["shortcuts"].shares["account"] == {"unknown": 41}
+    plug(monkeypatch, tmp_path / "plugins", methods="haiku = dummy_method")
+    assert audit(lake, "shop", ["shortcuts"], embed=embed).found["shortcuts"].shares["account"] == {"gemma": 41}
 
 
 def test_an_audit_is_whole_and_publishes_nothing(lake: Lake, tmp_path: Path) -> None:

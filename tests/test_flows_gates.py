@@ -14,6 +14,7 @@ from test_flows_make_dataset import run_json, write_recipe
 from typer.testing import CliRunner
 
 from graft.cli import audit as audit_verb
+from graft.cli.app import app
 from graft.cli.quality import quality as quality_verb
 from graft.cli.rescreen import rescreen as gate_verb
 from graft.dashboard.app import create_app
@@ -99,6 +100,23 @@ def test_a_plugin_whose_field_another_gate_has_is_reported_and_left_out(
     assert GateSettings(harsh_below=1).harsh_below == 1
     assert GATES.plugins["second"].problem == "its field gates.harsh_below belongs to the gate first"
     assert "second" not in GATES.names and "first" in GATES.names
+
+
+def test_the_second_plugin_of_a_name_is_reported_and_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plug(monkeypatch, tmp_path / "first", gates="harsh = dummy_gate\nlength = dummy_gate")
+    plug(monkeypatch, tmp_path / "second", name="graft-other", gates="harsh = no_such_module")
+    listed = CliRunner().invoke(app, ["plugins", "--json"])
+    assert listed.exit_code == 0, listed.output
+    found = {(one["name"], one["distribution"]): (one["status"], one["problem"]) for one in json.loads(listed.stdout)}
+    assert found == {
+        ("harsh", "graft-dummies"): ("ok", ""),
+        ("harsh", "graft-other"): (
+            "problem", "the name belongs to the plugin of graft-dummies: remove one of the two"
+        ),
+        ("length", "graft-dummies"): ("problem", "the name belongs to one of Graft's own kinds"),
+    }  # fmt: skip
+    assert GATES.get("harsh").__module__ == "dummy_gate" and GATES.get("length").__module__ == "graft.data.gates.length"
+    assert GATES.names.count("harsh") == 1
 
 
 def test_settings_of_gates_are_read_and_written_as_one_block() -> None:

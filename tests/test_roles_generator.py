@@ -64,6 +64,15 @@ async def test_a_base_model_continues_the_list_of_exemplars() -> None:
     assert asked.seed == slot.seed and asked.role == "generator"
 
 
+async def test_no_text_is_requested_that_is_longer_than_a_gate_allows() -> None:
+    tight = Recipe.model_validate({**SUPPORT.model_dump(mode="json"), "gates": {"max_chars": 90}})
+    for recipe, most in ((SUPPORT, 1000), (tight, 90)):
+        model = Says({"text": "Where is my refund?"})
+        await write_text(model, recipe, CHAT, slot_of(recipe, "billing"))
+        assert model.request is not None and model.request.json_schema is not None
+        assert model.request.json_schema["properties"]["text"]["maxLength"] <= most
+
+
 async def test_a_chat_model_is_held_to_a_json_schema() -> None:
     model = Says({"text": '"Where is  my refund?"'})
     text, _ = await write_text(model, SUPPORT, CHAT, slot_of(SUPPORT, "billing"))

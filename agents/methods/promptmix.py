@@ -19,11 +19,11 @@ from typing import Literal
 from pydantic import Field, JsonValue, field_validator
 
 from graft.agents.methods.base import Calls, Context, Drawn, Method, Place, Prepared, Query, Traits
-from graft.agents.methods.gra import GraSettings
 from graft.agents.methods.steps.calibrate import Judging, calibrated
 from graft.agents.methods.steps.draft import Draft, decided, decision, failure, screened
 from graft.agents.methods.steps.draw import (
     Committee,
+    GraSettings,
     Roles,
     draw_model,
     draw_roles,

@@ -131,4 +131,4 @@ def _said(reply: Reply, model: ModelSpec, field: str) -> str:
 
 def _string(recipe: Recipe, model: ModelSpec) -> dict[str, Any]:
     """About 3 characters a token, so that an embedded model closes its JSON before its token limit."""
-    return short_string(model, min(recipe.gates.max_chars, 1000, 3 * (recipe.role("generator").max_tokens - 16)))
+    return short_string(model, int(min(recipe.longest_text(), 1000, 3 * (recipe.role("generator").max_tokens - 16))))

@@ -32,6 +32,8 @@ PATIENCE_S = 1.0
 
 def models(request: Request) -> Response:
     """Show every model in every role; `?dataset=` and `?days=` narrow it."""
+    from graft.data.spending.view import use_tables, worth_tables
+
     context, asked = context_of(request), dict(request.query_params)
     filters, part = _filters(asked), _part(asked)
     patience = None if "csv" in asked else PATIENCE_S
@@ -39,7 +41,7 @@ def models(request: Request) -> Response:
     names = [
         str(row["dataset"]) for row in context.cache.rows("SELECT DISTINCT dataset FROM lake.runs ORDER BY dataset")
     ]
-    tables = (_uses(spent.uses), _writers(spent.worths), _judges(spent.worths), _datasets(spent.sets)) if spent else ()
+    tables = (*use_tables(spent.uses), *worth_tables(spent.worths), _datasets(spent.sets)) if spent else ()
     return context.page(
         request, "models.html.jinja", "Models and money", tables=tables, spent=spent, names=names, spans=SPANS,
         chosen={"dataset": asked.get("dataset", ""), "days": asked.get("days", "30")}, part=part,
@@ -119,53 +121,6 @@ def _part(asked: Mapping[str, str]) -> Part:
     return cast("Part", part)
 
 
-def _uses(uses: list[ModelUse]) -> Table:
-    rows = [
-        {**one.model_dump(), "tokens": _sum(one.prompt_tokens, one.completion_tokens),
-         "codes": ", ".join(f"{code} {count:,}" for code, count in one.failures.items())}
-        for one in uses
-    ]  # fmt: skip
-    columns = (
-        Column("model", "model"), Column("role", "role"), Column("calls", "calls", "number"),
-        Column("cached", "from journal", "number"), Column("tokens", "tokens", "number"),
-        Column("cached_tokens", "from the server's cache", "number"), Column("price_usd", "price", "money"),
-        Column("price_1000_usd", "of 1,000 rows", "money"), Column("unreadable", "unreadable", "share"),
-        Column("refused", "refused", "share"), Column("retried", "retried", "number"),
-        Column("p50_s", "median", "seconds"), Column("p95_s", "95%", "seconds"), Column("codes", "failures"),
-    )  # fmt: skip
-    note = "unreadable: malformed, empty or invalid by its schema; from journal: read from the journal, not paid twice"
-    return Table("uses", "Usage and price", columns, rows, note=note)
-
-
-def _writers(worths: list[Worth]) -> Table:
-    rows = [_spread(one) for one in worths if one.candidates is not None]
-    columns = (
-        Column("model", "model"), Column("role", "role"), Column("candidates", "candidates", "number"),
-        Column("accepted", "accepted", "number"), Column("share", "yield", "share", bar=True),
-        Column("low", "95% from", "share"), Column("high", "to", "share"),
-        Column("row_price_usd", "an accepted row", "money"), Column("refused", "refused", "share"),
-        Column("duplicates", "duplicates", "share"),
-    )  # fmt: skip
-    return Table("writers", "Writers", columns, rows)
-
-
-def _judges(worths: list[Worth]) -> Table:
-    rows = [_spread(one) for one in worths if one.reviews is not None]
-    columns = (
-        Column("model", "model"), Column("role", "role"), Column("reviews", "reviews", "number"),
-        Column("failed", "no judgement", "number"), Column("mean", "mean score", "number", digits=2),
-        Column("severity", "severity", "number", digits=2), Column("agrees_decision", "with the decision", "share"),
-        Column("agrees_others", "with the others", "share"), Column("review_price_usd", "a review", "money"),
-    )  # fmt: skip
-    return Table(
-        "worth",
-        "Judges",
-        columns,
-        rows,
-        note="severity: points from the mean of its panels, below 0 is severe; shares: agreement",
-    )
-
-
 def _datasets(sets: list[Any]) -> Table:
     rows = [{**one.model_dump(), "href": f"/models?dataset={one.dataset}"} for one in sets]
     columns = (
@@ -175,11 +130,6 @@ def _datasets(sets: list[Any]) -> Table:
         Column("row_price_usd", "an accepted row", "money"),
     )  # fmt: skip
     return Table("datasets", "Datasets", columns, rows)
-
-
-def _spread(one: Worth) -> dict[str, Any]:
-    low, high = one.interval or (None, None)
-    return {**one.model_dump(), "low": low, "high": high}
 
 
 def _sum(*values: N | None) -> N | None:
@@ -207,8 +157,9 @@ def draw_days(context: PageContext, given: Mapping[str, str]) -> Spec | None:
 
 def draw_yields(context: PageContext, given: Mapping[str, str]) -> Spec | None:
     """`part`, `dataset`, `days`: each writer's yield with its interval."""
-    some = [one for one in _told(context, given).worths if one.interval is not None]
-    rows = [{**_spread(one), "name": f"{one.model} ({one.role})"} for one in some]
+    some = _told(context, given).worths
+    rows = [{**one.model_dump(), "low": low, "high": high, "name": f"{one.model} ({one.role})"}
+            for one in some if one.interval for low, high in [one.interval]]  # fmt: skip
     if not rows:
         return None
     return intervals(rows, category="name", value="share", low="low", high="high", title="share of its texts accepted")

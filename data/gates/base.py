@@ -84,7 +84,6 @@ class Gate:
         embeds: `sift` needs vectors
         name: in results, cards and pages
         redacts: whether the finds of `find` are replaced in a text before any gate reads it
-        most: characters of a text or response above which `check` fails; no text is searched beyond
         off: settings under which it rejects no row
         people: whether rows that people wrote have to pass it, as models' rows do
         published: whether it compares with earlier versions of the dataset
@@ -104,7 +103,12 @@ class Gate:
     most: int | None = None
 
     def __init__(self, recipe: Recipe, needs: Needs) -> None:
-        self.passed = passed(self.name)
+        self.passed, self.most = passed(self.name), self.longest(recipe)
+
+    @classmethod
+    def longest(cls, recipe: Recipe) -> int | None:
+        """Characters of a text or response above which `check` fails: no longer text is searched or requested."""
+        return None
 
     @classmethod
     def enabled(cls, recipe: Recipe) -> bool:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from graft.data.gates.base import Gate, Needs
 from graft.data.gates.shared.folding import words
-from graft.schemas.base import Value
+from graft.schemas.base import OFF, Value
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import GateResult, Proposal
 
@@ -23,7 +23,7 @@ _RULE = re.compile(r"[-=_*.#~|:+]+")
 class RepetitionSettings(Value):
     """Settings for loops: the repeated share of a text."""
 
-    action: Literal["off", "reject"] = "reject"
+    action: Annotated[Literal["off", "reject"], OFF] = "reject"
     max_share: float = Field(default=0.5, gt=0, le=1, description="share of the text's word n-grams that repeat")
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import ClassVar, NoReturn
 
 from graft.data.lake import Lake
+from graft.schemas.base import Value
 from graft.schemas.datasets import DatasetVersion, Run
 from graft.schemas.errors import GraftError, NotFound
 from graft.schemas.home import Home
@@ -70,10 +71,13 @@ class StudentKind(ABC):
     Attributes:
         name: the module's, and the kind's
         noun: for messages, with its article
+        Settings: its own block under the recipe's `student`, named as the kind, each field with a default;
+            `asked.settings.of(Settings)` reads it. None: it has no block and learns with the fields of all students
     """
 
     name: ClassVar[str]
     noun: ClassVar[str]
+    Settings: ClassVar[type[Value] | None] = None
 
     @abstractmethod
     def train(self, asked: Training) -> Report:

@@ -14,6 +14,7 @@ from graft.schemas.errors import GraftError
 from graft.schemas.kinds import METHODS
 from graft.schemas.rows import Candidate
 from graft.schemas.sections import Column, Table
+from graft.schemas.students import InstructSettings
 from graft.students.instruct.data import Pair, Turn, pairs_of, rationale_of
 from graft.students.instruct.train import Held, InstructReport, train_instruct_student
 from graft.students.kinds.base import StudentKind, Training
@@ -23,7 +24,7 @@ from graft.students.predict import is_student
 class Instruct(StudentKind):
     """Instructions to responses."""
 
-    name, noun = "instruct", "an instruction student"
+    name, noun, Settings = "instruct", "an instruction student", InstructSettings
 
     def train(self, asked: Training) -> InstructReport:
         """On the training split and the seeds that have a response, judged on the version's other splits."""

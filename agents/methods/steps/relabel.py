@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -17,7 +17,7 @@ from graft.agents.methods.base import Context
 from graft.agents.methods.steps.draft import Draft, soft_label
 from graft.agents.methods.steps.draw import Roles
 from graft.agents.roles.labeler import Giver, is_vote, label_text, nearest_labels
-from graft.schemas.base import Value
+from graft.schemas.base import OFF, Value
 from graft.schemas.models import ModelSpec
 from graft.schemas.rows import Labelling, Review
 from graft.schemas.tasks.base import Label
@@ -28,7 +28,7 @@ TIE = 1e-9
 class Relabelling(Value):
     """Roles that label texts, and the classes that they choose among."""
 
-    relabel: Literal["labeler", "panel", "off"] = Field(
+    relabel: Annotated[Literal["labeler", "panel", "off"], OFF] = Field(
         default="labeler", description="by the labeler role, by GRA's reviewers and adjudicator, or not at all"
     )
     labelers: int = Field(default=3, ge=1, le=16, description="labelers per text, as far as the role has models")
