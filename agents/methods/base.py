@@ -122,11 +122,11 @@ class Method(Generic[S]):
     prompts: tuple[str | Path, ...] = ()
     """Every prompt that it may render: names of agents/roles/prompts, or paths of Jinja files of its own."""
     needs_seeds: bool = True
-    """Whether each requested label needs a seed, because exemplars are drawn from them."""
+    """True if each requested label needs a seed, because exemplars are drawn from them."""
     group_shares_text: bool = False
-    """Whether the slots of a group make rows of one text, such as several responses to it."""
+    """True if the slots of a group share one text, such as several responses to one instruction."""
     keeps_one_of_group: bool = False
-    """Whether at most one row of a group is accepted."""
+    """True if at most one row of a group is accepted."""
     least_score: str = ""
     """Field under `method` that holds the least mean score of an accepted row, such as tau; empty: none."""
 

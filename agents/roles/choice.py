@@ -212,7 +212,7 @@ async def _follow(
 
 
 def _begins(token: str, wanted: str) -> bool | None:
-    """Whether a token begins `wanted`: True with the same case, False ignoring case, None not at all."""
+    """Return True if a token begins `wanted` in the same case, False if only in another case, None if it does not."""
     said = token.strip()
     if not wanted:
         ends = not said or (said.startswith("<") and said.endswith(">"))

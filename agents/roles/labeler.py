@@ -141,7 +141,7 @@ def voted(answer: str, names: Sequence[str]) -> tuple[LabelScore, ...]:
 
 
 def is_vote(review: Review) -> bool:
-    """Whether a judge named the label, rather than gave probabilities."""
+    """Return True if a judge named the label instead of giving probabilities."""
     return review.stage == "label" and review.comment.startswith(VOTE)
 
 

@@ -144,7 +144,7 @@ async def write_message(
 
 
 def repeats_prefix(text: str, prefix: str) -> bool:
-    """Whether a message continues the prefix ("I have an idea for a prompt that …") and is not the message itself."""
+    """Return True if a reply continues the prefix ("I have an idea for a prompt that …") but gives no message."""
     begun = folded(prefix)
     return bool(begun) and folded(text).startswith(begun)
 
@@ -190,7 +190,7 @@ def _runs(text: str) -> set[tuple[str, ...]]:
 
 
 def _echoes(reply: str, request: CallRequest, known: list[str]) -> bool:
-    """Whether any line repeats a piece of our request; the examples themselves do not count."""
+    """Return True if any line repeats a piece of our request; the examples themselves do not count."""
     asked = request.prompt or request.messages[-1].content
     own, examples = set[tuple[str, ...]](), {folded(text) for text in known}
     for line in asked.splitlines():

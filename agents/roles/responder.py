@@ -63,7 +63,7 @@ def _request(recipe: Recipe, model: ModelSpec, slot: Slot, instruction: str, var
 
 
 def _can_begin(model: ModelSpec) -> bool:
-    """Whether the model may continue a prefilled turn; a completion's text always may be."""
+    """Return True if the model may continue a prefilled turn; a completion's text always may be."""
     return model.style != "chat" or model.prefill != "none"
 
 

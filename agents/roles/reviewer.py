@@ -39,7 +39,7 @@ COMMENT_CHARS = 200
 
 
 def by_probabilities(recipe: Recipe, model: ModelSpec, role: Judge) -> bool:
-    """Whether this judge answers by label probabilities: as its role sets, and an encoder always."""
+    """Return True if this judge answers with label probabilities: if its role sets so; an encoder always does."""
     spec = recipe.role(role)
     return recipe.task.labelled and (spec.answer == "logprobs" or model.provider == "encoder")
 

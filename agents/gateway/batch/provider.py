@@ -40,7 +40,7 @@ HALF = 0.5
 
 
 class Gone(CallFailed):
-    """The provider no longer knows a batch or a file."""
+    """The provider no longer has a batch or a file."""
 
 
 class Provider:
@@ -53,7 +53,7 @@ class Provider:
         self._litellm, self._model, self._in_flight = litellm, model, in_flight
         self.kind = kind_of(litellm, model)
         self.lists = self.kind in LISTABLE
-        """Whether `search` can find a batch; false once the provider turns out not to list batches."""
+        """True if `search` can find a batch; false once the provider turns out not to list batches."""
 
     async def upload(self, lines: bytes) -> str:
         """Upload the request file (JSON lines); returns the provider's id of the file."""
