@@ -66,7 +66,7 @@ class Rebased(Value):
 
     @property
     def changes(self) -> bool:
-        """Whether the version would change."""
+        """True if the version would change."""
         return bool(self.relabelled or self.edited or self.rejected or self.rescued)
 
 

@@ -114,7 +114,7 @@ class QueryCache:
             return None
 
     def known(self, key: Hashable) -> bool:
-        """Whether an answer is cached or being computed."""
+        """Return True if an answer is cached or being computed."""
         with self._lock:
             return key in self._held
 
@@ -183,7 +183,7 @@ def run_stamp(run: Run) -> Hashable:
 
 
 def _serves(kept: _Kept[Any], asked: tuple[str, Hashable], late_s: float) -> bool:
-    """Whether a cached answer is valid: of a later snapshot always, of an earlier one until it is too old."""
+    """Return True if a cached answer is valid: of a later snapshot always, of an earlier one until it is too old."""
     if kept.stamp[0] == asked[0] == "snapshot":
         new = cast("int", kept.stamp[1]) >= cast("int", asked[1])
         return new or (late_s > 0 and time.monotonic() - kept.made < late_s)

@@ -35,7 +35,7 @@ def without(some: Callable[[type[Gate]], bool]) -> dict[str, Any]:
 
 
 def reads_reviews(recipe: Recipe) -> bool:
-    """Whether a gate of the recipe reads reviews."""
+    """Return True if a gate of the recipe reads reviews."""
     return any(kind.reviewed for _, kind in _kinds(recipe))
 
 

@@ -108,7 +108,7 @@ class Gate:
 
     @classmethod
     def enabled(cls, recipe: Recipe) -> bool:
-        """Whether the recipe sets the gate."""
+        """Return True if the recipe sets the gate."""
         return True
 
     @classmethod
@@ -117,7 +117,7 @@ class Gate:
         return (cls(recipe, needs),)
 
     def check(self, proposal: Proposal) -> GateResult:
-        """Whether the row passes. Never raises; a failure names its rule, and score and neighbour if any."""
+        """Return True if the row passes. Never raises; a failure names its rule, and score and neighbour if any."""
         return self.passed
 
     def failed(self, rule: str, detail: str, score: float | None = None, neighbour: str = "") -> GateResult:

@@ -81,7 +81,7 @@ class Answers:
 
     @property
     def right(self) -> maths.Truths:
-        """Whether each prediction is right, of shape (rows,); with several labels, whether all of them are."""
+        """True if each prediction is right, of shape (rows,); with several labels, if all of them are."""
         return np.array([a == b for a, b in zip(self.column("label"), self.column("predicted"), strict=True)], bool)
 
     @property
