@@ -233,7 +233,7 @@ def _facts(task: _Task) -> dict[str, str]:
 
 
 def _is_memory(error: RuntimeError) -> bool:
-    """Whether torch ran out of memory: CUDA has a class for it, Apple's and the CPU's allocators only a message."""
+    """Return True if torch ran out of memory: CUDA has a class for it, other allocators only a message."""
     said = str(error).casefold()
     return isinstance(error, torch.OutOfMemoryError) or "out of memory" in said or "can't allocate memory" in said
 

@@ -50,7 +50,7 @@ class Encoded:
 
 
 def is_negative(rejected: Candidate, accepted: Candidate, tau: float) -> bool:
-    """Whether a rejected response is a wrong answer beside an accepted one to the same instruction.
+    """Return True if a rejected response is a wrong answer beside an accepted one to the same instruction.
 
     True if its decision's code is negative (schemas.decisions) and the content reviewers' mean `correctness` is below
     `tau` and below the accepted one's. Other codes do not judge the answer: `rejected.flag` is about the instruction,

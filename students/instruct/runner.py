@@ -188,7 +188,7 @@ class Watch:
 
 
 def is_whole(model: Any) -> bool:
-    """Whether every trained weight is finite."""
+    """Return True if every trained weight is finite."""
     return all(bool(torch.isfinite(each).all()) for each in model.parameters() if each.requires_grad)
 
 
@@ -259,7 +259,7 @@ def _checkpoint(folder: Path) -> Path | None:
 
 
 def _is_memory(error: RuntimeError) -> bool:
-    """Whether torch ran out of memory: CUDA has a class for it, Apple's and the CPU's allocators only a message."""
+    """Return True if torch ran out of memory: CUDA has a class for it, other allocators only a message."""
     said = str(error).casefold()
     return isinstance(error, torch.OutOfMemoryError) or "out of memory" in said or "can't allocate memory" in said
 

@@ -81,7 +81,7 @@ class StudentKind(ABC):
 
     @abstractmethod
     def lies_in(self, folder: Path) -> bool:
-        """Whether a student of this kind lies in the folder, trained or exported."""
+        """Return True if a student of this kind lies in the folder, trained or exported."""
 
     def check_steering(self, settings: StudentSettings) -> None:
         """Check that a loop (`graft improve`) can be steered by such students. Raises GraftError unless a kind

@@ -155,7 +155,7 @@ def _noted(asked: Training, report: StudentReport, note: str) -> StudentReport:
 
 
 def _since(file: Path, student: Student) -> bool:
-    """Whether the file was written after the student's (last) training."""
+    """Return True if the file was written after the student's (last) training."""
     return file.stat().st_mtime >= student.created_at.timestamp()
 
 

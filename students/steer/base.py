@@ -38,7 +38,7 @@ class SteeringRow:
 
     @property
     def wrong(self) -> bool:
-        """Whether the student's label differs from the row's."""
+        """True if the student's label differs from the row's."""
         return self.predicted != self.label
 
     @property
