@@ -188,7 +188,7 @@ def load_checked(spec: DeploymentSpec) -> Flow[..., Any]:
 
 
 def _paused(full_name: str) -> tuple[bool, bool]:
-    """Whether the deployment is paused, and whether any of its schedules is paused."""
+    """Return two flags: the deployment is paused; at least one of its schedules is paused."""
     from prefect.client.orchestration import get_client
     from prefect.exceptions import ObjectNotFound
 

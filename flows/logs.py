@@ -256,7 +256,7 @@ def _fields(extra: dict[str, Any], keys: tuple[str, ...], keep: bool = False) ->
 
 
 def _differs(value: object, clean: object) -> bool:
-    """Whether redaction removed something, beyond changing the value's type."""
+    """Return True if redaction removed something, beyond changing the value's type."""
     return "(redacted)" in json.dumps(clean, default=str) or isinstance(value, str)
 
 

@@ -296,7 +296,7 @@ def _read(file: Path, kind: type[T]) -> T | None:
 
 
 def _lives(note: Waiting) -> bool:
-    """Whether the waiting process is alive; on another machine it is assumed alive until its time is up."""
+    """Return True if the waiting process is alive; on another machine it is assumed alive until its time is up."""
     import psutil
 
     if note.host != socket.gethostname():

@@ -288,7 +288,7 @@ def _look(client: SyncPrefectClient, runs: int) -> Overview:
 
 
 def worker_online(client: SyncPrefectClient) -> bool:
-    """Whether a worker of the pool `graft` has reported recently."""
+    """Return True if a worker of the pool `graft` has reported recently."""
     from prefect.exceptions import ObjectNotFound
 
     try:
@@ -369,7 +369,7 @@ def _last_of_each(
 
 
 def _planned(run: FlowRun) -> bool:
-    """Whether a schedule will begin it in time; requested and late runs wait for a worker."""
+    """Return True if a schedule will begin it in time; requested and late runs wait for a worker."""
     return bool(run.auto_scheduled) and run.state_name != "Late"
 
 
