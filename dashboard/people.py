@@ -20,7 +20,7 @@ A_YEAR_S = 365 * 24 * 3600
 
 @dataclass(frozen=True)
 class Door:
-    """How a person is admitted: by the home's key, a password, or the `header` in which a proxy names the person.
+    """Admission of people: by the home's key, a password, or the `header` in which a proxy names the person.
 
     With `header` only the proxy may reach the server. Without any of them everybody is admitted.
     """
@@ -30,7 +30,7 @@ class Door:
     key: Key | None = None
 
     def refused(self, request: Request) -> str:
-        """Why this request is rejected; empty if it is allowed."""
+        """The reason for rejecting this request; empty if it is allowed."""
         if self.header and not request.headers.get(self.header, "").strip():
             return f"the proxy's header {self.header} names nobody"
         if self.password and not hmac.compare_digest(_given(request)[1].encode(), self.password.encode()):

@@ -99,7 +99,7 @@ class Asked:
 
     @property
     def judged(self) -> bool:
-        """Whether rows must be joined to their candidates."""
+        """True if rows must be joined to their candidates."""
         return SORTS[self.sort].judged or any(BY_NAME[name].judged for name in self.given)
 
     def where(self, only: list[str] | None = None) -> tuple[str, list[Any]]:
@@ -174,7 +174,7 @@ def _read(one: Filter, said: str) -> tuple[Any, str]:
 
 
 def too_long(said: str) -> str:
-    """Why a search is not run; empty if it can be."""
+    """The reason for not running a search; empty if it can run."""
     if len(said) <= LONGEST:
         return ""
     return f"The search has {len(said):,} characters; at most {LONGEST:,} are allowed. It was ignored."

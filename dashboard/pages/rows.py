@@ -175,7 +175,7 @@ def _all_as_csv(context: PageContext, within: Within, wanted: Asked) -> Response
 
 
 def _offered(one: Filter, wanted: Asked) -> bool:
-    """Whether the form offers this filter here. Only links choose single rows."""
+    """Return True if the form offers this filter here. Only links choose single rows."""
     return one.name != "ids" and one.on != ("rows" if wanted.rejected else "rejected")
 
 
