@@ -1,6 +1,6 @@
 """Supply-chain audit: packages as pinned and published, models as pinned, licences, and an SBOM.
 
-    make audit                      # all of it; asks the package index
+    make audit                      # all of it; queries the package index
     make audit ARGS=--offline       # without the index
     make audit ARGS=--write         # renew .ci/hashes.txt from the index, after constraints.txt has changed
 
@@ -53,7 +53,7 @@ class Bundled:
 
 @dataclass
 class Result:
-    """What a check found. Without problems it has passed; `skipped` says why it was not made."""
+    """Result of one check. It has passed if there are no problems; `skipped` gives the reason if it was not run."""
 
     name: str
     problems: list[str]
@@ -201,13 +201,13 @@ def licence_of(one: Distribution, known: Mapping[str, str]) -> str:
 
 
 def needs_reason(licence: str) -> bool:
-    """Whether a licence asks for a decision: copyleft without an alternative, terms of use, or unknown."""
+    """Return True if a licence needs a decision: copyleft without an alternative, terms of use, or unknown."""
     choices = [part for part in re.split(r"\bOR\b", licence) if "GPL" not in part and "General Public" not in part]
     return not any(OPEN.search(part) for part in choices)
 
 
 def check_licences(licences: Mapping[str, str], accepted: Mapping[str, str]) -> Result:
-    """Each licence that asks for a decision has one."""
+    """Check that each licence that needs a decision has one."""
     problems = [
         f"{name}: {licence}" for name, licence in licences.items() if needs_reason(licence) and name not in accepted
     ]
@@ -300,7 +300,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def ask_index(pinned: Mapping[str, str], *, renew: bool) -> tuple[list[Result], dict[str, str]]:
-    """What the index gives for the pins, and whether it answered. Commits it to the file of hashes to `renew` them."""
+    """Fetch the pins' hashes from the index and note if it answered; with `renew`, write them to the file of hashes."""
     began, found = time.monotonic(), dict[str, str]()
     result = Result("the index", [], "make audit ARGS=--offline leaves it out", "answered")
     try:

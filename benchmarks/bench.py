@@ -27,7 +27,7 @@ PARTS: dict[str, Part] = {
     "committee": thrift.committee, "journal": thrift.journal, "kills": kill_figures,
 }  # fmt: skip
 ONCE = ("memory", "committee", "kills")
-"""Parts that chance hardly moves, or that are long: measured once, whatever `--repeat` says."""
+"""Parts that hardly vary, or take long: measured once, whatever `--repeat` is."""
 
 
 def main() -> None:

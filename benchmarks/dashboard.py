@@ -1,4 +1,4 @@
-"""How quickly the dashboard answers on a whole lake, in how much memory, and what it costs a run beside it.
+"""Response times and memory of the dashboard on a whole lake, and the slowdown of a run beside it.
 
     python benchmarks/dashboard.py --keep /tmp/whole              # each page over HTTP; memory of the server
     python benchmarks/dashboard.py --keep /tmp/whole --browser    # and the first paint in Chromium
@@ -35,7 +35,7 @@ sys.path.insert(0, str(ROOT))
 from graft.schemas.home import Home
 
 PAGE_S, FILTER_S, MEMORY_MB, SLOWER = 2.0, 1.0, 1_500, 1.05
-"""What is to be reached: seconds to a page and to a filter, MB of the server, and how much slower a run may be."""
+"""Targets: seconds to a page and to a filter, MB of the server, and the slowdown of a run."""
 MORE = 5
 """Requests of a page after its first."""
 
@@ -84,7 +84,7 @@ PAGES = (
 )
 """Every page, on the largest version and run. Add yours."""
 BESIDE = ("/runs/{live}", "/", "/runs/{live}", "/rows?ref={ref}", "/runs/{live}", "/runs")
-"""What a person looks at while a run goes on, a page a second: mostly the run."""
+"""Pages read during a run, one a second: mostly those of the run."""
 
 
 @contextmanager
@@ -112,7 +112,7 @@ def _cookie(home: Home) -> str:
 
 
 def ask(url: str, seconds: float = 120) -> tuple[float, int]:
-    """Asks for a page: seconds until all of it was there, HTTP status."""
+    """Fetch a page. Return the seconds until it was complete and its HTTP status."""
     begun = time.perf_counter()
     try:
         with OPENER.open(url, timeout=seconds) as answer:
@@ -125,7 +125,7 @@ def ask(url: str, seconds: float = 120) -> tuple[float, int]:
 
 
 def until_whole(url: str, begun: float, seconds: float = 300) -> float:
-    """Asks until the page does not renew itself any more: seconds since `begun`."""
+    """Poll until the page no longer refreshes itself. Return the seconds since `begun`."""
     while time.perf_counter() - begun < seconds:
         with OPENER.open(url, timeout=120) as answer:
             if b"data-renew" not in answer.read():
@@ -135,7 +135,7 @@ def until_whole(url: str, begun: float, seconds: float = 300) -> float:
 
 
 def places(home: Home) -> dict[str, str]:
-    """What stands for the {places} of a path: the largest version and run, one of its rows, its last page."""
+    """Values for the {places} of a path: the largest version and run, one of its rows, its last page."""
     from graft.data.lake import Lake
 
     query = """
@@ -172,7 +172,7 @@ def pages(home: Home, asked: Sequence[Asked]) -> list[str]:
             memory = peak_mb(pid)
         first, later = got[0][0], [seconds for seconds, _ in got[1:]]
         reach = FILTER_S if one.filters else PAGE_S
-        # a filter is asked of a page that is open: what the server does once is not its
+        # a filter is used on an open page: work that the server does once does not count
         fine = all(status == 200 for _, status in got) and max(later) <= reach and (one.filters or first <= reach)
         median, worst = statistics.median(later), max(later)
         figures = f"{first:.2f} | {whole:.2f} | {median:.2f} | {worst:.2f} | {memory:.0f} | {reach:g}"
@@ -227,7 +227,7 @@ def painted(home: Home, asked: Sequence[Asked]) -> list[str]:
 
 
 class Reader:
-    """A client that asks one page a second until it is stopped; it keeps what failed and how long pages took."""
+    """A client that requests one page a second until it is stopped; it records failures and durations."""
 
     def __init__(self, address: str, known: dict[str, str]) -> None:
         self.wrong: list[str] = []
@@ -286,7 +286,7 @@ def beside_run(home: Home, repeat: int, candidates: int) -> list[str]:
     told = f"{statistics.median(alone):.2f} s alone, {statistics.median(beside):.2f} s beside"
     return [
         f"| a run of {candidates:,} candidates: {told} | {ratio:.3f} | at most {SLOWER:g} | {verdict} |",
-        f"| pages asked meanwhile: {len(took)}, median {statistics.median(took):.2f} s, worst {max(took):.2f} s |"
+        f"| pages requested meanwhile: {len(took)}, median {statistics.median(took):.2f} s, worst {max(took):.2f} s |"
         f" {len(wrong)} errors {wrong[:3]} | none | {'PASS' if not wrong else '**FAIL**'} |",
     ]
 

@@ -1,4 +1,4 @@
-"""kill -9 at random moments: what was finished is not asked again, what was acknowledged is there, nothing is twice."""
+"""kill -9 at random moments: finished calls are not repeated, acknowledged data is kept, nothing is doubled."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class Kills:
     slots_without_outcome: int = 0
     unlike_the_clean_run: int = 0
     asked_again: int = 0
-    """Answers that were under way or not yet kept at a kill, so that they were asked for once more: no fault."""
+    """Answers that were under way or not yet kept at a kill, and so were requested once more: no fault."""
     rows_kept: int = 0
 
     @property
     def sound(self) -> bool:
-        """Whether nothing went wrong that must not."""
+        """True if nothing went wrong that must not."""
         return not any((
             self.finished_repeated, self.replies_lost, self.rows_lost, self.rows_doubled, self.slots_without_outcome,
             self.unlike_the_clean_run,
@@ -51,7 +51,7 @@ def kill_often(
 ) -> Kills:
     """Runs, killed at random moments of their whole life until `kills` are done or the clock passes `until`.
 
-    The first run is left alone: it says how long a life is and what the killed ones of its recipe must end with.
+    The first run is not killed: it gives the length of a life and the result that the killed runs must reach.
     """
     rng, found = random.Random(seed), Kills()
     clean = _run(context, folder, base, "clean", seed, candidates)

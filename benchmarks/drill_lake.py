@@ -42,7 +42,7 @@ GOOD, BAD = "steady", "withdrawn"
 
 @dataclass
 class Finding(Verdict):
-    """How one drill of the lake ended. `done` counts the races, kills or commits; `problems` must be empty."""
+    """Outcome of one drill of the lake. `done` counts the races, kills or commits; `problems` must be empty."""
 
     name: str
     done: int = 0
@@ -296,7 +296,7 @@ PAGES = ("/", "/runs", "/datasets", "/rows?ref=writer0", "/datasets/writer0@1", 
 
 @contextmanager
 def _dashboard(home: Path) -> Iterator[tuple[Callable[[], None], list[tuple[str, int]]]]:
-    """`graft dashboard` on a free port: a function that asks for the next of PAGES, and the statuses so far."""
+    """`graft dashboard` on a free port: a function that fetches the next of PAGES, and the statuses so far."""
     from graft.dashboard.entry import Key
 
     words = [sys.executable, "-m", "graft", "dashboard", "--port", "0", "--no-open"]

@@ -43,7 +43,7 @@ class Cuts:
 
     @property
     def sound(self) -> bool:
-        """Whether nothing acknowledged is missing."""
+        """True if nothing acknowledged is missing."""
         return not (self.calls_lost or self.batches_lost or self.unreadable)
 
 

@@ -1,6 +1,7 @@
-"""What the measurements share: the fake server in a process of its own, a Prefect server, recipes, runs as children.
+"""Shared parts of the measurements: the fake server in its own process, a Prefect server, recipes, child runs.
 
-A run is measured in a process of its own (child.py), so that its memory and CPU are its own. All listens on 127.0.0.1.
+Each run is measured in its own process (child.py), so that its memory and CPU are its own. Servers listen on
+127.0.0.1.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ def behave(base: str, **behaviour: Any) -> None:
 
 @contextmanager
 def prefect_server(folder: Path) -> Iterator[None]:
-    """One Prefect server for all runs of a measurement, as `graft up` gives; PREFECT_API_URL says where meanwhile.
+    """One Prefect server for all runs of a measurement, as `graft up` starts; PREFECT_API_URL is its address.
 
     A server that PREFECT_API_URL names already is used as it is.
     """

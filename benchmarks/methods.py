@@ -1,4 +1,4 @@
-"""What each method's rows do for a student: `python benchmarks/methods.py [--data clinc150 banking77] [--seeds 3]`.
+"""Effect of each method's rows on a student: `python benchmarks/methods.py [--data clinc150 banking77] [--seeds 3]`.
 
 CLINC150's ten domains and Banking77's classes, from the 2-shot draws in ../shared/data, with the embedded models. Each
 arm gets the same number of candidates a class; its accepted rows and the seeds train a logistic regression on MiniLM's

@@ -1,6 +1,6 @@
-"""What the prefix cache saves on the embedded servers: `python benchmarks/prefix.py [--repeat 3] [--per-label 10]`.
+"""Savings of the prefix cache on the embedded servers: `python benchmarks/prefix.py [--repeat 3] [--per-label 10]`.
 
-The demo recipe's own prompts, models and seeds. A slot asks for one text (Gemma), two judgements (SmolLM2) and, every
+The demo recipe's own prompts, models and seeds. A slot needs one text (Gemma), two judgements (SmolLM2) and, every
 second one, an adjudication (Gemma); the judged texts are the hand-written test messages, so that no reply changes a
 prompt. Three ways, each on servers that were just started, 8 slots at once: in the order in which a shard opens its
 slots, in a random order, and in the shard's order with `cache_prompt: false`. A token was evaluated where the usage

@@ -1,4 +1,4 @@
-"""What the committee costs and what the journal takes: rows of `make bench` (see bench.py)."""
+"""Cost of the committee and size of the journal: rows of `make bench` (see bench.py)."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def committee(number: int, folder: Path, candidates: int = 1_000) -> list[Figure
 
 
 def _outcomes(home: Path, run_id: str) -> tuple[Outcomes, int]:
-    """(label, index) to (status, code, text), and how many reviewers were asked."""
+    """(label, index) to (status, code, text), and the number of reviewers called."""
     from graft.data.lake import Lake
     from graft.schemas.home import Home
 

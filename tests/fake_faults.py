@@ -94,7 +94,7 @@ USAGES: dict[str, Callable[[dict[str, Any]], Any]] = {
 
 
 def billed(how: Behaviour, act: str) -> bool:
-    """Whether a request that met this fault is on the bill."""
+    """Return True if a request that met this fault is on the bill."""
     free = ("error",) if how.error_status in (500, 502, 503) else ()
     return act not in (free if how.bill_lost else ("error", "reset"))
 
