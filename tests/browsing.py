@@ -1,4 +1,4 @@
-"""What tests of pages share: a filled lake, `graft dashboard` as a person starts it, and a real browser."""
+"""Shared parts of page tests: a filled lake, `graft dashboard` started as from a terminal, and a real browser."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from in_thread import InThread
 
 @dataclass
 class Habits:
-    """How the provider behaves. Shares are of a batch's calls."""
+    """Behaviour of the provider. Shares are of a batch's calls."""
 
     seconds: float = 0.0
     failing: float = 0.0
@@ -234,7 +234,7 @@ class ServingBatches(InThread):
 
     @property
     def asked(self) -> Counter[str]:
-        """How often each handler was asked, by its name."""
+        """Requests by name of the handler."""
         return self.fake.asked
 
     def sent(self) -> list[list[dict[str, Any]]]:

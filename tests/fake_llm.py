@@ -139,7 +139,7 @@ class FakeLLM:
         return (await go_wrong(how, act, request, payload) if act else self._json(payload)), act
 
     def _refusal(self, request: web.Request, body: dict[str, Any]) -> web.Response | None:
-        """What the server says at once, before it works on anything."""
+        """An immediate error, before any work; None if there is none."""
         how = self.behaviour
         if how.key and request.headers.get("Authorization") != f"Bearer {how.key}":
             return web.Response(status=401, text="bad key")
@@ -171,7 +171,7 @@ class FakeLLM:
 
     @staticmethod
     def _spent(body: dict[str, Any], payload: dict[str, Any]) -> dict[str, int]:
-        """Tokens of a reply that was worked on, whether or not the usage is told."""
+        """Tokens of a reply that was computed, even if the usage is not reported."""
         said = "".join(message["content"] for message in body.get("messages", ())) or body.get("prompt") or ""
         choice = payload["choices"][0]
         text = choice["message"]["content"] if "message" in choice else choice["text"]

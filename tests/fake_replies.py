@@ -1,4 +1,4 @@
-"""What the fake server says where a request has a form of its own: a numbered list, a label by name, a refusal."""
+"""Replies of the fake server to requests of a special form: a numbered list, a label by name, a refusal."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BEGUN = re.compile(
     r".*(?:<\|im_start\|>assistant\n|<start_of_turn>model\n|assistant<\|end_header_id\|>\n\n|\[/INST\] )(.+)\Z",
     re.DOTALL,
 )
-"""What follows the last assistant's opening in a raw prompt."""
+"""The text after the last assistant's opening in a raw prompt."""
 OPENED = re.compile(r"(?:\A|\n|\s)(Example )?1[.:]\s*\Z")
 NAME_LINE = re.compile(r"^(?:- |Label: )(.+?)(?:: .*)?$", re.MULTILINE)
 
@@ -38,13 +38,13 @@ def asked_in(body: dict[str, Any]) -> str:
 
 
 def judged_in(body: dict[str, Any]) -> str:
-    """The text that a judge is shown between tags, or all that is asked."""
+    """The text shown to a judge between tags, or else the whole prompt."""
     asked = asked_in(body)
     return asked.partition("<text>")[2].partition("</text>")[0].strip() or asked
 
 
 def list_reply(body: dict[str, Any], rng: random.Random, sentence: Callable[[random.Random], str]) -> str | None:
-    """A numbered list of three; it goes on behind the `1.` or `Example 1:` where that was begun. None: not asked."""
+    """A numbered list of three; it continues an opened `1.` or `Example 1:`. None: no list requested."""
     asked, begun = asked_in(body), begun_in(body)
     opened = OPENED.search(begun or asked)
     if not opened and "short texts" not in asked:
@@ -55,7 +55,7 @@ def list_reply(body: dict[str, Any], rng: random.Random, sentence: Callable[[ran
 
 
 def name_reply(body: dict[str, Any], rng: random.Random, off_label_rate: float, words: list[str]) -> str | None:
-    """One of the labels that the conversation lists, or another word; None where no label is asked for."""
+    """One of the labels that the conversation lists, or another word; None if no label is requested."""
     asked, prompt = asked_in(body), str(body.get("prompt") or "")
     if "Which label?" not in asked and not prompt.rstrip().endswith("Label:"):
         return None

@@ -1,4 +1,4 @@
-"""Scripted models for methods: what is said follows from the step; a question asked before is not asked again."""
+"""Scripted models for methods: replies depend on the step; a repeated request is answered from memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Said = str | dict[str, float] | Exception | Reply
 
 
 class Models:
-    """Plays every model. `script` maps a step (dots as underscores) to what is said, a list by turn, or a function.
+    """Plays every model. `script` maps a step (dots as underscores) to a reply, a list by turn, or a function.
 
     Like the gateway with its journal it answers a known key from memory, so `count` is what would have been paid.
     """

@@ -61,7 +61,7 @@ def marker(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def yes_to_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever asks whether to run a model's code is told yes."""
+    """Answer yes to every prompt about running a model's code."""
     monkeypatch.setattr("builtins.input", lambda *asked: "y")
 
 
@@ -300,7 +300,7 @@ def sources() -> Iterator[tuple[str, ast.AST]]:
 
 
 def unsafe(node: ast.AST, file: str) -> str:
-    """Why this piece of source may not stand in that file; "" where it may."""
+    """The reason why this piece of source is forbidden in that file; empty if it is allowed."""
     if isinstance(node, ast.Import | ast.ImportFrom):
         names = [alias.name for alias in node.names]
         roots = {(getattr(node, "module", None) or "").split(".")[0], *(name.split(".")[0] for name in names)}

@@ -1,4 +1,4 @@
-"""Who is let in: the key of a home, and what another site's page can make a browser do (nothing but follow a link)."""
+"""Admission: the key of a home, and the powers of another site's page in a browser (only to follow a link)."""
 
 from __future__ import annotations
 

@@ -135,7 +135,7 @@ def test_a_blind_second_reviewer_sees_no_decision_and_agreement_is_told(
         first = [press(page, key) for key in "aar"]
         assert wrong == []
     with reviewer(browser, address, "Bob", "ref=shop@2&rule=random") as (page, wrong):
-        assert row_of(page) not in first, "a row that somebody decided is not asked about again"
+        assert row_of(page) not in first, "a decided row leaves the queue"
         page.goto(f"{address}/review?ref=shop@2&rule=random&blind=1")
         page.locator(".who strong", has_text="Bob").wait_for()
         asked = []

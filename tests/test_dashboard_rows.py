@@ -270,7 +270,7 @@ def test_a_filter_finds_what_a_person_would(lake: Lake, query: dict[str, str], s
 
 
 def fits(number: int, query: dict[str, Any]) -> bool:
-    """Return True if a row of the filled lake fits, said once more in Python."""
+    """Return True if a row of the filled lake fits: the filters restated in Python."""
     made = candidate(number)
     text, split = made.text.lower(), ("train", "train", "validation", "test")[number % 4]
     checks = {

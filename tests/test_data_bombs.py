@@ -59,7 +59,7 @@ PEAK = 450_000_000
 
 
 def read_apart(path: Path | str, *readers: str, **environment: str) -> list[str]:
-    """What each reader says of the file, in a process of its own whose memory stays bounded."""
+    """Messages of each reader for the file, in a process of its own whose memory stays bounded."""
     done = subprocess.run(
         [sys.executable, "-c", READ, str(path), *readers], env={**os.environ, **environment}, capture_output=True,
         text=True, check=True, timeout=300,

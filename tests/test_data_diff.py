@@ -1,4 +1,4 @@
-"""What changed between two versions: counted in the lake, shown in the terminal, as JSON and as one HTML file."""
+"""Differences between two versions: counted in the lake, shown in the terminal, as JSON and as one HTML file."""
 
 from __future__ import annotations
 

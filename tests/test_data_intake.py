@@ -368,7 +368,7 @@ def test_addresses_are_read_where_the_extension_is(tmp_path: Path) -> None:
 
 
 class RangeHandler(BaseHTTPRequestHandler):
-    """Serves a folder's files, or the bytes of them that are asked for."""
+    """Serves a folder's files, or the requested bytes of them."""
 
     folder = Path()
 

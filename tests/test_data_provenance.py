@@ -1,4 +1,4 @@
-"""What a row and a version tell of themselves: explain, PROV-JSON, OpenLineage, and the reverse questions."""
+"""Provenance of rows and versions: explain, PROV-JSON, OpenLineage, and reverse look-ups."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ NAME = re.compile(r"^[a-z]+:[A-Za-z0-9_.%/-]+$")
 
 
 def check_prov(document: dict[str, Any]) -> dict[str, int]:
-    """The structure that the PROV-JSON note asks for; returns records by kind."""
+    """Check the structure that the PROV-JSON note requires; return records by kind."""
     assert json.loads(json.dumps(document)) == document
     assert set(document) <= {"prefix", "entity", "activity", "agent", *RELATIONS}
     for kind in ("entity", "activity", "agent"):

@@ -50,7 +50,7 @@ def writer(home: Home) -> Iterator[Lake]:
 
 
 class Counted:
-    """A maker that counts how often it was asked."""
+    """A maker that counts its calls."""
 
     def __init__(self, value: Any = "made", wait_s: float = 0.0) -> None:
         self.value, self.wait_s, self.times = value, wait_s, 0

@@ -1,4 +1,4 @@
-"""Human review: which rows are asked about and why, what people decided, and how far judges agree with them."""
+"""Human review: the rows in each queue and why, decisions of people, and their agreement with judges."""
 
 from __future__ import annotations
 
@@ -314,7 +314,7 @@ def test_a_candidate_without_words_wants_some(own: Lake) -> None:
             say(own, name)
     say(own, "c_row014", text="where is my desk?")
     assert rebase(own, version(own, "shop"), dry_run=True).rescued == ids(14)
-    assert queue(own, version(own, "shop"), "gate", by="bob").total == 5  # nobody can judge what says nothing
+    assert queue(own, version(own, "shop"), "gate", by="bob").total == 5  # nobody can judge an empty text
 
 
 def test_of_one_message_several_responses_are_rows(own: Lake) -> None:

@@ -162,7 +162,7 @@ def test_judges_by_hand_with_the_severity_of_the_quality_report(lake: Lake) -> N
     reported = quality(lake, lake_version(lake)).reviews
     assert reported is not None
     assert {one.model: one.severity for one in reported.reviewers} == {"strict": -1.25, "mild": 1.25}
-    # c1, c2 and c3 ended by their scores; c4's gate says nothing of its judges
+    # c1, c2 and c3 ended by their scores; c4 was ended by a gate, so its judges do not count
     assert (strict.agrees_decision, mild.agrees_decision, strong.agrees_decision) == (0.666667, 0.666667, 1.0)
     # strict against mild: c1 and c4 alike, c2 and c3 not; in c3 the adjudicator sides with mild
     assert (strict.agrees_others, mild.agrees_others, strong.agrees_others) == (0.4, 0.6, 0.5)
@@ -209,7 +209,7 @@ def test_a_call_that_datasets_share_is_paid_once_by_the_one_that_made_it(lake: L
     assert (found["other"].calls, found["other"].price_usd, found["other"].row_price_usd) == (1, 0.5, None)
     assert (found["shop"].candidates, found["shop"].accepted, found["shop"].price_usd) == (6, 2, None)
     assert total(lake).calls == sum(one.calls for one in found.values()) == 11
-    assert total(lake, dataset="other").calls == 2  # what its rows took, whoever had asked before
+    assert total(lake, dataset="other").calls == 2  # the cost of its rows, even if an earlier run made the calls
     assert total(lake, since=date(2026, 11, 6)).calls == 1  # g1 is read again on that day, not made
     assert total(lake, since=date(2026, 11, 6)).price_usd == 0.5
 

@@ -48,7 +48,7 @@ TOPICS = (
 
 
 class Hashing:
-    """A vector a text, from its words alone; counts what it was asked."""
+    """A vector a text, from its words alone; counts its requests."""
 
     def __init__(self, wide: int = 32) -> None:
         self.asked: list[str] = []

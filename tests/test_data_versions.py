@@ -103,7 +103,7 @@ def test_a_version_carries_the_rows_of_an_earlier_one(lake: Lake) -> None:
     assert second.splits == {"train": 3, "validation": 1, "test": 1} and second.labels == {"a": 3, "b|<i>": 2}
     assert second.models == given["models"]
     assert publish(lake, run=later, carried=first, **given) == second
-    assert put(lake, [*ROWS[:3], row(7, split="validation"), seed]) == second  # content alone tells versions apart
+    assert put(lake, [*ROWS[:3], row(7, split="validation"), seed]) == second  # content alone distinguishes versions
     assert {name for name, *_ in published_texts(lake, "d", exclude_run="run2")} == {*held} - {"c_row00007"}
     third = publish(lake, run=RUN.model_copy(update={"id": "run3"}), carried=second, **{**given, "rows": [row(9)]})
     whose = rows(lake, third).to_pydict()

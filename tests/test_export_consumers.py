@@ -26,7 +26,7 @@ from graft.schemas.errors import GraftError, KeyMissing
 
 
 def opened(folder: Path, cache: Path, **more: Any) -> Any:
-    """What `datasets` makes of it."""
+    """The folder as loaded by `datasets`."""
     from datasets import load_dataset
     from datasets.utils.logging import disable_progress_bar
 
@@ -212,7 +212,7 @@ def hub() -> Iterator[Hub]:
 
 
 def pushed(hub: Hub, folder: Path, *words: str, token: str = "hf_good") -> subprocess.CompletedProcess[str]:
-    """The push in a process of its own, where the hub's client is not told to be offline."""
+    """The push in a process of its own, where the hub's client is not set to offline."""
     program = """
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Which work pool a deployment goes to: that of the machines with GPUs, where it wants one and there is one."""
+"""Work pool of a deployment: the GPU pool if the deployment requests a GPU and the pool exists."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def server(prefect_url: str) -> Iterator[str]:
 
 
 def pools(server: str, root: Path) -> dict[str, str | None]:
-    """Deploys one flow that wants a GPU and one that does not: name to work pool."""
+    """Deploys one flow that requests a GPU and one that does not: name to work pool."""
     specs = [DeploymentSpec("tiny_flow.py:tiny", name, tags=tags, root=root) for name, tags in TAGS.items()]
     deploy(server, specs)
     with get_client(sync_client=True) as client:

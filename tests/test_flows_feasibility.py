@@ -165,7 +165,7 @@ def test_the_first_twenty_candidates_show_the_signs_on_terminal_and_in_lines() -
         assert part in line.splitlines()[0]
     assert "12 of 20 candidates ended because replies broke their schema" in line
     assert "$0" not in line
-    assert line.count("answered as m2") == 1 and "answered as m2" not in one_line(progress), "a note is said once"
+    assert line.count("answered as m2") == 1 and "answered as m2" not in one_line(progress), "a note is printed once"
     console = Console(width=150, record=True, file=io.StringIO())
     console.print(render(progress))
     drawn = console.export_text()

@@ -164,7 +164,7 @@ async ([api, sockets]) => {
 
 
 def attack(browser: Browser, page_at: str, api: str) -> dict[str, Any]:
-    """What a script of a page at this address gets from the API."""
+    """The API's answers to a script of a page at this address."""
     context = browser.new_context()
     page = context.new_page()
     page.route(
@@ -177,7 +177,7 @@ def attack(browser: Browser, page_at: str, api: str) -> dict[str, Any]:
 
 
 class Open(BaseHTTPRequestHandler):
-    """A server as Prefect's was: it answers whoever asks, and says that everybody may read it."""
+    """A server as Prefect's was: it answers any client and lets every origin read the answer."""
 
     asked: ClassVar[list[str]] = []
 

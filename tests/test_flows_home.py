@@ -46,7 +46,7 @@ def test_a_run_works_in_a_home_of_any_name_and_takes_its_server_along(tmp_path: 
 
 
 def words_of(name: str, command: typer.core.TyperCommand) -> list[str]:
-    """The verb with a value for each argument that it wants."""
+    """The verb with a value for each required argument."""
     wanted = [one for one in command.params if one.param_type_name == "argument" and one.required]
     return [*name.split(), *("demo.csv" if name == "import" else "demo" for _ in wanted), *MORE.get(name, ())]
 

@@ -1,4 +1,4 @@
-"""What a loop's report tells a person to do, from figures made by hand."""
+"""Advice of a loop's report, from figures made by hand."""
 
 from __future__ import annotations
 

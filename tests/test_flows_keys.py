@@ -56,7 +56,7 @@ def write(folder: Path, recipe: dict[str, Any]) -> Path:
 
 
 def person(home: Path, prefect: str, *words: str) -> str:
-    """What this file, run as a program, writes on its two streams."""
+    """Run this file as a program and return the output of both streams."""
     told = {**os.environ, "GRAFT_HOME": str(home), "PREFECT_API_URL": prefect, "NO_COLOR": "1", "SHOP_WORD": BEARER,
             "SHOP_HEADER": HEADER, "PYTHONPATH": str(ROOT)}  # fmt: skip
     done = subprocess.run(

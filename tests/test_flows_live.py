@@ -1,4 +1,4 @@
-"""What a run does now, as another process reads it: while it goes on, after its end, and once it was killed."""
+"""Live state of a run, read by another process: while it runs, after its end, and after a kill."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ keys = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=8, max_s
 
 
 def bare(key: str, how: str) -> str:
-    """What of a form would show the key: the form without its quotes."""
+    """The part of a form that would reveal the key: the form without its quotes."""
     return FORMS[how](key).strip("\"'")
 
 

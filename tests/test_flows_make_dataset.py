@@ -124,7 +124,7 @@ def test_a_killed_run_repeats_no_finished_call_and_loses_no_row(
     result = run_json(home, prefect_url, recipe)
     served = fake_llm.stats()
     assert result["version"]["labels"] == {"alpha": 60, "beta": 60}
-    # What was in flight at the kill was never finished here: at most the concurrency of it is asked again.
+    # Calls in flight at the kill were never finished: at most as many as the concurrency are repeated.
     assert served["duplicates"] <= 16
     shown = graft(home, prefect_url, "show", "shop", "--json")
     rows = json.loads(shown.stdout)["rows"]

@@ -88,7 +88,7 @@ def test_a_run_waits_for_people_and_goes_on_with_their_edits(
     going = Going(recipe, prefect_url)
     waits = until(lambda: pause.waiting(home))[0]
     assert (waits.dataset, waits.rows, waits.by, waits.api_url) == ("shop@1", 5, "margin", prefect_url)
-    assert serve.status(home).waiting == (waits,), "graft status tells it although no server of this home is up"
+    assert serve.status(home).waiting == (waits,), "graft status shows it although no server of this home is up"
     with Lake.open(home) as lake:
         shown = version(lake, "shop@1")
         alpha = next(row for row in rows(lake, shown).to_pylist() if row["label"] == "alpha")
@@ -109,7 +109,7 @@ def test_a_run_waits_for_people_and_goes_on_with_their_edits(
     assert pause.waiting(home) == [] and not list(home.runs.glob("*/waiting.json"))
 
     again = Going(recipe, prefect_url).ended()
-    assert again["repeated"] and again["version"] == result["version"], "an answered question is not asked again"
+    assert again["repeated"] and again["version"] == result["version"], "an answered question is not repeated"
     with pytest.raises(NotFound):
         pause.resume(home, waits.run_id, by="Ada")
 
@@ -148,7 +148,7 @@ def test_an_open_question_is_asked_again_until_somebody_or_the_time_closes_it(
     assert "not reviewed within 0.02 minutes" in result["notes"][-1] and "stays unchanged" in result["notes"][-1]
     assert _state(prefect_url) == "Completed" and not list(home.runs.glob("*/waiting.json"))
     asked = recipe_with(tmp_path, fake_llm.url, "{}")
-    assert Going(asked, prefect_url).ended()["version"] == result["version"], "a closed question is not asked again"
+    assert Going(asked, prefect_url).ended()["version"] == result["version"], "a closed question is not repeated"
 
 
 def _killed_while_it_waits(recipe: Path, home: Home, prefect: str) -> pause.Waiting:
@@ -161,7 +161,7 @@ def _killed_while_it_waits(recipe: Path, home: Home, prefect: str) -> pause.Wait
         try:
             found: pause.Waiting = until(lambda: pause.waiting(home))[0]
             said = iter(process.stdout.readline, "")
-            assert any(f"graft resume {found.run_id}" in line for line in said), "graft run says how it goes on"
+            assert any(f"graft resume {found.run_id}" in line for line in said), "graft run prints how to continue"
         finally:
             process.send_signal(signal.SIGKILL)
             process.wait(10)

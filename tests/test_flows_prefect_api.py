@@ -1,4 +1,4 @@
-"""Clients of Prefect's server: who gets the secret, and a server that is busy for a moment is asked again."""
+"""Clients of Prefect's server: only its own server gets the secret, and a briefly busy server is retried."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from graft.schemas.home import Home
 
 
 class Answering(BaseHTTPRequestHandler):
-    """Healthy; has no flows; answers 503 to as many requests as `busy` says. Notes who asked with what."""
+    """Healthy; has no flows; answers 503 to the first `busy` requests. Records the Authorization headers."""
 
     busy = 0
     authorised: list[str | None]

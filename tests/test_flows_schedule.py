@@ -181,7 +181,7 @@ def test_a_recipe_that_is_not_there_starts_no_run(home: Home, prefect_url: str) 
 
 
 class Stuck(BaseHTTPRequestHandler):
-    """A server that says that it is well, and nothing else."""
+    """A server that reports to be healthy and serves nothing else."""
 
     def do_GET(self) -> None:
         if not self.path.endswith("/health"):
@@ -198,7 +198,7 @@ class Stuck(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def stuck() -> Iterator[int]:
-    """The port of a server that hangs in whatever it is asked."""
+    """The port of a server that hangs on every request."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Stuck)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
@@ -211,7 +211,7 @@ def stuck() -> Iterator[int]:
 
 @pytest.fixture
 def silent() -> Iterator[int]:
-    """The port of a server that takes connections and says nothing."""
+    """The port of a server that accepts connections and never answers."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen()

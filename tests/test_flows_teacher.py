@@ -43,7 +43,7 @@ def recipe_of(url: str, labeler: dict[str, Any] | None = None, **more: Any) -> R
 
 
 def asked_of(fake: Serving) -> list[str]:
-    """All that each request said."""
+    """The whole text of each request."""
     return [
         "\n".join(str(turn["content"]) for turn in body.get("messages", ())) + str(body.get("prompt") or "")
         for _, body in fake.fake.seen

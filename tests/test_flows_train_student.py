@@ -1,4 +1,4 @@
-"""The flow hands over what the lake knows of a version's rows, knows the test file again, and asks teachers."""
+"""The flow passes on the lake's facts about rows, recognises a known test file, and calls teachers."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[ServingBatches]:
 
 @pytest.fixture(autouse=True, scope="module")
 def swept() -> Iterator[None]:
-    """What LiteLLM leaves behind is found here, not by another file's test."""
+    """Collect the objects that LiteLLM leaves behind, so that their warnings appear in this file."""
     yield
     gc.collect()
 

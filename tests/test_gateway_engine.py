@@ -124,7 +124,7 @@ async def test_paid_endpoints_are_not_hedged_unless_asked(journal: Path) -> None
             assert gateway.stats.hedged == 1 and serving.stats()["requests"] == 4
             spent = gateway.ledger.charged[MONEY] - before
     used = ((reply.usage.prompt_tokens or 0) + (reply.usage.completion_tokens or 0)) / 1_000_000
-    assert reply.price_usd is None, "nobody knows whether the request that was given up is billed"
+    assert reply.price_usd is None, "it is unknown if the abandoned request is billed"
     assert spent > used, "the one that was given up is charged too, at the most that it can have cost"
     assert gateway.ledger.reserved[MONEY] == 0
 

@@ -1,4 +1,4 @@
-"""What a server is sent is what was reserved, keyed and recorded, whatever a model's extra fields are."""
+"""The request sent to a server equals the reserved, keyed and recorded one, with any extra fields of a model."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ async def test_many_wait_for_few_commits(tmp_path: Path) -> None:
     rival.execute("BEGIN IMMEDIATE")
     adding = asyncio.gather(*(journal.add(b"{}", reply(f"k{i}")) for i in range(400)))
     await asyncio.sleep(0.05)
-    assert not adding.done(), "nobody is told before the commit"
+    assert not adding.done(), "no caller gets a result before the commit"
     rival.execute("COMMIT")
     before = rival.execute("PRAGMA data_version").fetchone()[0]
     await adding

@@ -139,7 +139,7 @@ async def simulate(bears: int, limit: int, rounds: int, retry_after: float | Non
 async def test_it_settles_near_what_the_server_bears(bears: int, limit: int) -> None:
     share, refusals = await simulate(bears, limit, 6_000)
     assert share > 0.9, "at least nine tenths of what the server bears are in use"
-    assert refusals < 6_000 * 0.04 + limit, "and it is hardly ever asked for more"
+    assert refusals < 6_000 * 0.04 + limit, "and its limit is hardly ever exceeded"
 
 
 async def test_a_ceiling_that_went_up_is_found_again() -> None:
@@ -228,7 +228,7 @@ def test_never_more_in_any_minute_than_allowed(calls: list[tuple[float, int, flo
         now += gap
         wait = window.wait_s(amount, now)
         now += wait
-        assert window.wait_s(amount, now + 1e-6) == 0, "whoever waited as long as was said may go"
+        assert window.wait_s(amount, now + 1e-6) == 0, "a call that waited the announced time may go"
         now += 1e-6
         taken = window.take(amount, now)
         window.correct(taken, amount * share)

@@ -253,7 +253,7 @@ def test_every_format_has_a_stop_that_it_writes() -> None:
 
 @pytest.mark.parametrize("older", [True, False])
 def test_every_place_of_a_reply_keeps_its_log_probabilities(older: bool) -> None:
-    """Llama Guard 3 says two line breaks before its word."""
+    """Llama Guard 3 emits two line breaks before its word."""
     tops = [{"\n\n": -0.01, " ": -5.0}, {"unsafe": -1.0, "safe": -0.4}]
     new = [{"token": "", "logprob": -0.1, "top_logprobs": [{"token": t, "logprob": p} for t, p in top.items()]}
            for top in tops]  # fmt: skip

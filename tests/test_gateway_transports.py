@@ -113,7 +113,7 @@ async def test_always_429_is_given_up_in_the_end(
     with pytest.raises(CallFailed) as caught:
         await once(tmp_path, ask(provider, fake_llm.url), retries=2)
     assert caught.value.code == "rate_limited"
-    assert 3 <= fake_llm.stats()["requests"] <= 16, "it is asked ever less often"
+    assert 3 <= fake_llm.stats()["requests"] <= 16, "it is polled less and less often"
 
 
 async def test_retry_after_is_obeyed_by_the_whole_endpoint(provider: str, fake_llm: Serving, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""GRA from slot to decided candidate, with scripted models: every route, and what is never asked."""
+"""GRA from slot to decided candidate, with scripted models: every route, and the calls that are skipped."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ TEXT = ("fit", "usability", "clarity", "naturalness", "completeness", "harmlessn
 CASE_1 = [[9, 10, 10, 10, 10, 10], [9, 9, 10, 10, 10, 10], [6, 4, 5, 4, 5, 3]]
 
 Script = dict[str, Any]
-"""Purpose to what is said: a value, or a list by turn; an exception is raised."""
+"""Purpose to reply: a value, or a list by turn; an exception is raised."""
 
 
 class Models:
-    """Plays every model: answers by purpose, and remembers what was asked."""
+    """Plays every model: answers by purpose, and records requests."""
 
     def __init__(self, **script: Any) -> None:
         self.script: Script = {

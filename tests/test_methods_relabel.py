@@ -1,4 +1,4 @@
-"""Relabelling: judges that are not told the intended label, what they choose among, and what becomes of no label."""
+"""Relabelling: judges do not see the intended label; their choices; and candidates that get no label."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def run(
 
 
 def each(**said: Said) -> Callable[[CallRequest], Said]:
-    """What each model says, by its name."""
+    """Replies by model name."""
     return lambda request: said[request.model.name]
 
 

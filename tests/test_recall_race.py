@@ -111,7 +111,7 @@ def fill(lake: Lake, names: Sequence[str]) -> None:
 class Steps:
     """The publisher's connection: after its statement number `at` (0: before the first) it calls `then`.
 
-    `held` tells of each statement whether the publisher held the commit lock after it.
+    `held` is, for each statement, True if the publisher held the commit lock after it.
     """
 
     def __init__(self, lake: Lake, at: int, then: Callable[[], None]) -> None:

@@ -1,4 +1,4 @@
-"""Restricted rows: no output holds their words unless they are asked for. The policy is a benign one of a shop."""
+"""Restricted rows: no output holds their words unless they are requested. The policy is a benign one of a shop."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ RUN = Run(id="run1", dataset="shop", recipe=RECIPE.model_dump(mode="json"), stat
 HARMFUL = Seed(id="s_harmful1", text=f"seed {MARK}", label="harmful", response=MARK, keywords=(MARK,), summary=MARK)
 PLAIN = Seed.of("open hours?", "safe")
 GROWN = Seed.of(f"row c_secret01 {MARK}", "safe")
-"""An accepted row on its way to be an exemplar: nothing in it says that it is restricted."""
+"""An accepted row on its way to be an exemplar: it carries no mark of being restricted."""
 
 
 def candidate(name: str, *, restricted: bool, status: str = "accepted", code: str = "accepted.agreed") -> Candidate:

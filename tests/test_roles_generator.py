@@ -41,7 +41,7 @@ def slot_of(recipe: Recipe, label: str) -> Slot:
 
 
 class Says:
-    """A model that says one thing and remembers what it was asked."""
+    """A model with one fixed reply that records its requests."""
 
     def __init__(self, said: Any, finish: str = "stop") -> None:
         self.said, self.finish = said, finish

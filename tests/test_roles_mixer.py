@@ -150,7 +150,7 @@ def test_texts_are_never_empty_repeated_or_known(reply: str, known: list[str], c
     [
         "One text.\n2. Another text.\n3. A third.",  # goes on behind the marker
         "1. One text.\n2. Another text.\n3. A third.",
-        "Here are the texts:\n\n1. One text.\n2. Another text.\n3. A third.",  # says something first
+        "Here are the texts:\n\n1. One text.\n2. Another text.\n3. A third.",  # begins with a remark
         "1. One text.\n2. Another text.\n3. A third.\n4. One too many.",
     ],
 )

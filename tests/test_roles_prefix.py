@@ -1,6 +1,6 @@
-"""Prompt prefixes: what is constant stands first, calls of one label go out together, cached tokens are told and paid.
+"""Prompt prefixes: constant parts come first, calls of one label go together, cached tokens are counted and priced.
 
-Two slots of one label are rendered for every step that a model is asked. `SHARED` is the least share of the shorter
+Two slots of one label are rendered for every step that calls a model. `SHARED` is the least share of the shorter
 prompt that both begin with, a little under what was measured with the demo's messages; `BEHIND` the most characters of
 lines that stand in both behind the first difference, where no cache serves them.
 """
@@ -57,7 +57,7 @@ TASK: dict[str, Any] = {
 
 
 def slot(number: int) -> dict[str, Any]:
-    """What differs from one slot of a label to the next."""
+    """The parts that differ between two slots of a label."""
     text, own = (A, B)[number], [(FIRST, SECOND), ("Has my box left yet?", "My parcel is lost.")][number]
     kinds = [
         {"name": name, "about": about, "examples": own if name == "delivery" else [SEEDS[2].text, SEEDS[3].text]}
@@ -91,7 +91,7 @@ def rendered(template: str, style: str, number: int, **more: Any) -> str:
 
 
 def shared_prefix(one: str, other: str) -> str:
-    """What both texts begin with."""
+    """The common beginning of both texts."""
     same = takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))
     return "".join(letter for letter, _ in same)
 

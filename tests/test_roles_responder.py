@@ -72,7 +72,7 @@ async def test_a_compliant_response_begins_with_the_prefix_once(said: str, text:
     assert await answer(ask, "compliance") == (text, ask.asked[0].key(), True)
     last = ask.asked[0].messages[-1]
     assert (last.role, last.content, ask.asked[0].continues) == ("assistant", "Sure,", True)
-    assert "discount" not in ask.asked[0].messages[0].content, "who complies is not told the policy"
+    assert "discount" not in ask.asked[0].messages[0].content, "a complying responder does not see the policy"
 
 
 async def test_where_a_turn_cannot_be_begun_the_question_is_asked_without_it() -> None:

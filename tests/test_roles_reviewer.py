@@ -1,4 +1,4 @@
-"""Reviewers and the adjudicator: strict scores, adapted dimensions, probabilities, failures that are told."""
+"""Reviewers and the adjudicator: strict scores, adapted dimensions, probabilities, reported failures."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ SHAPES: Kinds[Any] = Kinds("shapes", "no/such/folder")
 
 
 class Shape(Value):
-    """What the field is annotated with."""
+    """The annotation of the field."""
 
     kind: str
 
@@ -76,7 +76,7 @@ def test_a_value_is_read_and_written_by_its_own_class() -> None:
 
 
 def test_errors_are_told_as_those_of_a_union() -> None:
-    """Each names the field as it stands in the file; kinds that there are, and a plugin's problem, are said."""
+    """Each error names the field as in the file; it lists the available kinds and a plugin's problem."""
     known = "circle, square"
     assert _told({"kind": "cirkle"}) == [
         ("shape", "shape has no kind 'cirkle'", f"did you mean 'circle'? choose kind from: {known}")

@@ -1,4 +1,4 @@
-"""What probabilities and comparisons are worth: invariants, and figures worked out by hand."""
+"""Calibration of probabilities and comparisons of students: invariants, and figures worked out by hand."""
 
 from __future__ import annotations
 

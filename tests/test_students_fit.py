@@ -1,4 +1,4 @@
-"""What training minimises, when it stops, which weights stay, and that a killed one ends as if it had lived."""
+"""Training: its loss, early stopping, the kept weights, and resuming after a kill with the same result."""
 
 from __future__ import annotations
 

@@ -148,7 +148,7 @@ def test_only_the_answer_and_its_end_are_learned(base: Path, tmp_path: Path) -> 
     assert tokenizer.decode(learned) == f"{TURNS[0].response} <end>" and row.learned == len(learned)
     asked = [{"role": "user", "content": TURNS[0].instruction}]
     prompt = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_dict=True)["input_ids"]
-    assert list(row.ids[: len(prompt)]) == prompt, "what is learned is what the student is asked with later"
+    assert list(row.ids[: len(prompt)]) == prompt, "the student learns the template that it is prompted with later"
 
 
 def test_a_text_cannot_end_its_turn_or_begin_another(base: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Several processes train what one trains; they end with the one that started them; what goes wrong is told."""
+"""Several processes train what one trains; they end with the process that started them; errors are reported."""
 
 from __future__ import annotations
 

@@ -207,7 +207,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, list[str]]:
-    """Home, report and what was said of a student that learned of two labels in one text."""
+    """Home, report and messages of a student trained on texts with two labels."""
     from graft.students.train import train_student
 
     home, said = tmp_path_factory.mktemp("home"), list[str]()

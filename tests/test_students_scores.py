@@ -62,7 +62,7 @@ def kept(
     home: Home, name: str, rows: Sequence[tuple[str, str]], said: Sequence[str],
     shares: Sequence[Sequence[float]] | None = None, ids: Sequence[str] = (), quick: Speed | None = None,
 ) -> tuple[Evaluation, Answers]:  # fmt: skip
-    """An evaluation of what a student `said` of labels x and y, and its answers as they are read back."""
+    """An evaluation of a student's predictions of labels x and y, and its answers as read back."""
     shares = shares or [[0.75, 0.25] if guess == "x" else [0.25, 0.75] for guess in said]
     judged = evaluate(said, rows, LABELS, student_id=name, test_file="held.jsonl", probabilities=shares)
     folder = home.students / name
@@ -125,7 +125,7 @@ def test_what_trained_students_said_is_kept_without_a_text_and_can_be_compared(
     of_file = answers(home, ours, on_file.test_hash)
     assert first.validation is not None
     of_validation = answers(home, ours, first.validation.test_hash)
-    assert of_split and of_file and of_validation, "a second training keeps what was said of the first one's test"
+    assert of_split and of_file and of_validation, "a second training keeps the answers to the first one's test"
     assert sorted(of_split.column("row_id")) == [f"c_test_{n}" for n in range(8)]
     assert sorted(of_validation.column("row_id")) == [f"c_validation_{n}" for n in range(8)]
     assert of_file.column("row_id") == [""] * 8 and of_file.column("row") == list(range(1, 9))
@@ -171,7 +171,7 @@ def through_the_command_line(
     shutil.rmtree(home.root / base.path)
     code, _, said = graft("compare", base.id, ours.id)
     assert code == 8 and f"the folder of student {base.id} is gone" in said and "graft train shop" in said
-    assert base.id[:10] in graft("students")[1], "the lake still knows how it was judged"
+    assert base.id[:10] in graft("students")[1], "the lake still holds its evaluation"
     for verb in ("students", "compare"):
         told = graft(verb, "--help")[1]
         assert "Example" in told and f"graft {verb} " in told
@@ -202,7 +202,7 @@ def test_what_is_read_back_is_what_was_judged(
     tmp_path_factory: pytest.TempPathFactory, given: list[tuple[str, float]]
 ) -> None:
     rows = [(f"text {n}", label) for n, (label, _) in enumerate(given)]
-    shares = [[share, float(np.float32(1 - share))] for _, share in given]  # as a student says them
+    shares = [[share, float(np.float32(1 - share))] for _, share in given]  # as a student gives them
     said = ["x" if share >= 0.5 else "y" for _, share in given]
     judged, found = kept(Home(tmp_path_factory.mktemp("home")), "st_1", rows, said, shares)
     assert found.column("predicted") == said and found.right.sum() == round(judged.accuracy * len(rows))
@@ -275,7 +275,7 @@ def test_the_lake_knows_source_and_concept_of_rows_but_no_concept_of_restricted_
 
 
 def truths(right: str) -> tuple[list[tuple[str, str]], list[str]]:
-    """Rows of label x, and what a student that has those marked + right says of them."""
+    """Rows of label x, and the predictions of a student that gets those marked + right."""
     return [(f"text {n}", "x") for n in range(len(right))], ["x" if mark == "+" else "y" for mark in right]
 
 

@@ -1,4 +1,4 @@
-"""What steers a loop: policies weigh, one controller counts, and every round's steering follows from its evidence."""
+"""Steering of a loop: policies weigh, one controller counts, and each round's steering follows from its evidence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tasks: what each answers, what a stored one tells, and a task of a plugin from recipe to student."""
+"""Tasks: their attributes, stored tasks, and a task of a plugin from recipe to student."""
 
 from __future__ import annotations
 
