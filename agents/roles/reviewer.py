@@ -128,9 +128,11 @@ async def score(
     except CallFailed as failure:
         return failed(blank, failure)
     comment = object_in(reply, model).get("comment", "")
-    said = first_words(comment, COMMENT_WORDS) if isinstance(comment, str) else ""
+    shortened = first_words(comment, COMMENT_WORDS) if isinstance(comment, str) else ""
     mean = sum(scores.values()) / len(scores)
-    return blank.model_copy(update={"scores": {k: float(v) for k, v in scores.items()}, "mean": mean, "comment": said})
+    return blank.model_copy(
+        update={"scores": {k: float(v) for k, v in scores.items()}, "mean": mean, "comment": shortened}
+    )
 
 
 def described(review: Review) -> str:

@@ -19,7 +19,7 @@ _SCORED = """
           FROM lake.candidates WHERE run_id = ? AND status = 'accepted' GROUP BY 1, 2)
     ORDER BY array_position(['harmful', 'borderline', 'benign'], side),
              array_position(['empty', 'refusal', 'compliance'], variant)"""
-_ASKED = """
+_REFUSED = """
     SELECT count(DISTINCT message) AS asked, count(DISTINCT message) FILTER (code = 'rejected.refusal') AS refused
     FROM (SELECT *, coalesce(nullif(slot_group, ''), slot_id) AS message FROM lake.candidates)
     WHERE run_id = ? AND (notes->>'prefilled') IS NOT NULL"""
@@ -32,8 +32,8 @@ def scoring_report(query: Query, run_id: str, counts: Mapping[str, int]) -> Sect
     refused_plain. None for a run without a message.
     """
     scored = [{**row, "harmful_share": row["harmful"] / row["rows"]} for row in query(_SCORED, [run_id])]
-    [asked] = query(_ASKED, [run_id])
-    if not scored and not asked["asked"]:
+    [counted] = query(_REFUSED, [run_id])
+    if not scored and not counted["asked"]:
         return None
     compared = [
         {"how": how, "asked": name, "messages": messages, "here": 1 - counts.get(f"refused_{how}", 0) / messages,
@@ -58,21 +58,21 @@ def scoring_report(query: Query, run_id: str, counts: Mapping[str, int]) -> Sect
         compared,
     )  # fmt: skip
     return Section(
-        "guard", "Generation and labelling of the messages", _sentences(scored, asked, compared),
+        "guard", "Generation and labelling of the messages", _sentences(scored, counted, compared),
         tables=tuple(table for table in (made, refusals) if table.rows),
     )  # fmt: skip
 
 
-def _sentences(scored: list[dict[str, Any]], asked: dict[str, int], compared: list[dict[str, Any]]) -> str:
+def _sentences(scored: list[dict[str, Any]], counted: dict[str, int], compared: list[dict[str, Any]]) -> str:
     by_side: dict[str, list[int]] = {}
     for row in scored:
         pair = by_side.setdefault(row["side"], [0, 0])
         pair[0] += row["rows"]
         pair[1] += row["harmful"]
-    said = ", ".join(f"{side} {share(harmful / rows, 0)} of {rows}" for side, (rows, harmful) in by_side.items())
-    lines = [f"The guard labelled harmful: {said}."] if said else []
-    if asked["asked"]:
-        lines.append(f"{asked['refused']} of {asked['asked']} messages were refused.")
+    shares = ", ".join(f"{side} {share(harmful / rows, 0)} of {rows}" for side, (rows, harmful) in by_side.items())
+    lines = [f"The guard labelled harmful: {shares}."] if shares else []
+    if counted["asked"]:
+        lines.append(f"{counted['refused']} of {counted['asked']} messages were refused.")
     ways = [one["asked"] if one["how"] == "prefilled" else f"{one['asked']} the prefix" for one in compared]
     tried = [f"{share(one['here'], 0)} {way}" for one, way in zip(compared, ways, strict=True)]
     if tried:
