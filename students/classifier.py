@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from graft.schemas.errors import GraftError, NotFound
 from graft.schemas.pretrained import check_written, pretrained
 from graft.students.encoder import Encoder, quiet_transformers
-from graft.students.heads import Head, Said, head_in
+from graft.students.heads import Head, Predicted, head_in
 
 SCALE = 10.0
 """Initial factor of cosines before the softmax; the layer then learns its own."""
@@ -115,10 +115,10 @@ class TextClassifier(nn.Module):
         answer = self._probabilities(texts)
         return [self.labels[place] for place in answer.argmax(-1).tolist()], answer.tolist()
 
-    def say(self, texts: Sequence[str]) -> Said:
+    def say(self, texts: Sequence[str]) -> Predicted:
         """Predictions for each text, a label or a cell of labels, and all probabilities."""
         answer = self._probabilities(texts).tolist()
-        return self.outputs.said(answer), answer
+        return self.outputs.predicted(answer), answer
 
     def predict_many(self, texts: Sequence[str]) -> tuple[list[tuple[str, ...]], list[list[float]]]:
         """The labels of each text whose probability is above their threshold, perhaps none, and all probabilities.

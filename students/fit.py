@@ -234,8 +234,8 @@ def _facts(task: _Task) -> dict[str, str]:
 
 def _is_memory(error: RuntimeError) -> bool:
     """Return True if torch ran out of memory: CUDA has a class for it, other allocators only a message."""
-    said = str(error).casefold()
-    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in said or "can't allocate memory" in said
+    message = str(error).casefold()
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in message or "can't allocate memory" in message
 
 
 def _device_of(group: ProcessGroup) -> str:
@@ -264,10 +264,10 @@ def _fit(task: _Task, batch_size: int, checkpoint: Checkpoint, found: dict[str, 
             ended = Loop(model, plan, task.say, task.progress, checkpoint).run(found)
     model.eval()
     seconds = time.perf_counter() - started + ended.seconds_before
-    return _told(task, model, seconds, ended, ended.steps / a_pass, missing)
+    return _fit_of(task, model, seconds, ended, ended.steps / a_pass, missing)
 
 
-def _told(task: _Task, model: TextClassifier, seconds: float, ended: Outcome, epochs: float, missing: str) -> Fit:
+def _fit_of(task: _Task, model: TextClassifier, seconds: float, ended: Outcome, epochs: float, missing: str) -> Fit:
     if missing:
         task.say(missing)
     share = share_of_peak(multiplying(model), ended.tokens_per_second, device_name(model.device), task.group.size)

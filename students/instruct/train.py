@@ -105,7 +105,7 @@ def train_instruct_student(
         notes.append("the version has no row outside its training split: the student is not evaluated")
     elif evaluation.loss > evaluation.base_loss:
         notes.append("the student is worse than its base on rows that it did not learn from: fewer epochs may help")
-    text = "\n".join(_told(student, base, evaluation, [len(rows), len(used)], notes))
+    text = "\n".join(_card_of(student, base, evaluation, [len(rows), len(used)], notes))
     return InstructReport((student,), (evaluation,) if evaluation else (), text, tuple(notes))
 
 
@@ -277,7 +277,7 @@ def _how(settings: StudentSettings) -> str:
     return f"LoRA of rank {chosen.lora_rank}" if chosen.adapter == "lora" else "every weight"
 
 
-def _told(
+def _card_of(
     student: Student, base: CausalBase, evaluation: InstructEvaluation | None, learned: Sequence[int],
     notes: Sequence[str],
 ) -> list[str]:  # fmt: skip

@@ -76,7 +76,7 @@ class StudentKind(ABC):
     noun: ClassVar[str]
 
     @abstractmethod
-    def train(self, asked: Training) -> Report:
+    def train(self, request: Training) -> Report:
         """Train, evaluate, and store student and evaluations in the lake. Raises GraftError subclasses."""
 
     @abstractmethod

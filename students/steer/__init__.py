@@ -57,13 +57,13 @@ def shares_of(wishes: Sequence[Mapping[str, float]], labels: Sequence[str], leas
     """
     even = 1 / len(labels)
     total = dict.fromkeys(labels, 0.0)
-    said = [wish for wish in wishes if sum(wish.get(label, 0.0) for label in labels) > 0] or [
+    weighing = [wish for wish in wishes if sum(wish.get(label, 0.0) for label in labels) > 0] or [
         dict.fromkeys(labels, 1.0)
     ]
-    for wish in said:
+    for wish in weighing:
         whole = sum(wish.get(label, 0.0) for label in labels)
         for label in labels:
-            total[label] += wish.get(label, 0.0) / whole / len(said)
+            total[label] += wish.get(label, 0.0) / whole / len(weighing)
     return {label: least_share * even + (1 - least_share) * total[label] for label in labels}
 
 
