@@ -220,10 +220,10 @@ def index_hosts() -> set[str]:
     """Host names of the package index as pip is set up here; they may stand in no file of ours."""
     from pip._internal.models.index import PyPI
 
-    told = subprocess.run(
+    output = subprocess.run(
         [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=False
     ).stdout
-    found = {urlsplit(address).hostname or "" for address in re.findall(r"https?://[^\s'\"]+", told)}
+    found = {urlsplit(address).hostname or "" for address in re.findall(r"https?://[^\s'\"]+", output)}
     return {PyPI.netloc, PyPI.file_storage_domain} | found - {""}
 
 
@@ -273,8 +273,8 @@ def show(results: Sequence[Result], licences: Mapping[str, str]) -> None:
     print(f"\n{'check':16} {'result':8} {'seconds':>8}  found")
     for one in results:
         state = "skipped" if one.skipped else "FAILED" if one.problems else "passed"
-        told = one.skipped or (f"{len(one.problems)} problems" if one.problems else one.detail)
-        print(f"{one.name:16} {state:8} {one.seconds:8.1f}  {told}")
+        summary = one.skipped or (f"{len(one.problems)} problems" if one.problems else one.detail)
+        print(f"{one.name:16} {state:8} {one.seconds:8.1f}  {summary}")
     for one in results:
         for problem in one.problems[:SHOWN]:
             print(f"\n{one.name}: {problem}", end="")

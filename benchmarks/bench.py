@@ -47,8 +47,8 @@ def main() -> None:
                 place.mkdir()
                 started = time.monotonic()
                 repeats.append(PARTS[name](number, place))
-                told = "; ".join(f"{figure.name}: {figure.value:.2f}" for figure in repeats[-1])
-                print(f"# {name} {number + 1}, {time.monotonic() - started:.0f} s: {told}", flush=True)
+                line = "; ".join(f"{figure.name}: {figure.value:.2f}" for figure in repeats[-1])
+                print(f"# {name} {number + 1}, {time.monotonic() - started:.0f} s: {line}", flush=True)
     print(f"\n{machine()}\n\n{table(repeats)}")
 
 

@@ -77,7 +77,7 @@ def kills_table(found: Kills) -> str:
         "rows or slots doubled": found.rows_doubled,
         "opened slots without an outcome in the end": found.slots_without_outcome,
         "runs that ended otherwise than the one never killed": found.unlike_the_clean_run,
-        "answers under way at a kill, requested again (no fault)": found.asked_again,
+        "answers under way at a kill, requested again (no fault)": found.repeated,
     }
     return "| kill -9 | |\n|---|---:|\n" + "\n".join(f"| {name} | {value} |" for name, value in rows.items())
 

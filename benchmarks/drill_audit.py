@@ -61,8 +61,8 @@ class Notes:
     @property
     def ended(self) -> dict[str, Any]:
         """The end of the newest life; empty if it was killed."""
-        told = self.last("end")
-        return dict(json.loads(told[-1])) if told else {}
+        ends = self.last("end")
+        return dict(json.loads(ends[-1])) if ends else {}
 
 
 @dataclass

@@ -81,7 +81,7 @@ def suffer(context: ForkServerContext, folder: Path, base: str, name: str) -> Ou
         outcome.ended, outcome.seconds = "not in time", time.monotonic() - started
         outcome.problems.append(str(error))
         return outcome
-    outcome.ended, outcome.seconds = _told(notes.ended), time.monotonic() - started
+    outcome.ended, outcome.seconds = _ending(notes.ended), time.monotonic() - started
     kept = run.kept()
     _judge(fault, notes, kept, outcome)
     if notes.ended.get("error"):
@@ -115,7 +115,7 @@ def _go_on(run: Run, before: Kept, outcome: Outcome) -> Kept:
     behave(run.base, **HEALTHY)
     run.space = 0
     notes = run.to_the_end()
-    outcome.check(bool(notes.ended.get("stopped_by")), f"the rerun ended with {_told(notes.ended)}")
+    outcome.check(bool(notes.ended.get("stopped_by")), f"the rerun ended with {_ending(notes.ended)}")
     kept, again = run.kept(), len(before.keys & notes.since(lives, "sent"))
     outcome.check(not again, f"{again} finished calls sent again")
     _committed(notes, kept, outcome)
@@ -123,7 +123,7 @@ def _go_on(run: Run, before: Kept, outcome: Outcome) -> Kept:
     return kept
 
 
-def _told(ended: dict[str, Any]) -> str:
+def _ending(ended: dict[str, Any]) -> str:
     if "stopped_by" in ended:
         return str(ended["stopped_by"])
     return str(ended.get("error") or ended.get("escaped") or "killed")

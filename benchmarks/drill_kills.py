@@ -27,7 +27,7 @@ class Kills:
     rows_doubled: int = 0
     slots_without_outcome: int = 0
     unlike_the_clean_run: int = 0
-    asked_again: int = 0
+    repeated: int = 0
     """Answers that were under way or not yet kept at a kill, and so were requested once more: no fault."""
     rows_kept: int = 0
 
@@ -57,7 +57,7 @@ def kill_often(
     clean = _run(context, folder, base, "clean", seed, candidates)
     started = time.monotonic()
     behave(base, seed=seed, median_ms=MEDIAN_MS)
-    told = clean.to_the_end().ended
+    first_end = clean.to_the_end().ended
     span = time.monotonic() - started
     while found.kills < kills and time.monotonic() < until:
         behave(base, seed=seed, median_ms=MEDIAN_MS)
@@ -70,10 +70,10 @@ def kill_often(
             if kept is None:  # it had ended: lives are shorter than was thought
                 span = (span + time.monotonic() - began) / 2
         ended = run.notes().ended or _ends(run, found)
-        found.unlike_the_clean_run += ended.get("hash") != told.get("hash")
+        found.unlike_the_clean_run += ended.get("hash") != first_end.get("hash")
         _count(run, run.kept(), found, over=True)
         served = settle_down(base)
-        found.calls, found.asked_again = found.calls + served["distinct"], found.asked_again + served["duplicates"]
+        found.calls, found.repeated = found.calls + served["distinct"], found.repeated + served["duplicates"]
     return found
 
 

@@ -175,10 +175,10 @@ def run_flow(home: Path, *recipes: Path, memory: bool = False, seconds: float = 
     results = []
     try:
         for child in children:
-            told, complaint = child.communicate(timeout=seconds)
+            output, complaint = child.communicate(timeout=seconds)
             if child.returncode:
                 raise RuntimeError(f"a run ended with {child.returncode}: {complaint[-2000:]}")
-            results.append(dict(json.loads(told.splitlines()[-1])))
+            results.append(dict(json.loads(output.splitlines()[-1])))
     finally:
         for child in children:
             if child.poll() is None:

@@ -167,8 +167,8 @@ async def main(repeat: int, per_label: int) -> None:
             for order in ORDERS:
                 one = await run_pass(work, order, draw, Home(Path(folder)))
                 passes[order].append(one)
-                told = f"{order}: {dict(one.calls)}, {one.evaluated.total():,} of {one.sent.total():,} tokens evaluated"
-                print(f"{told} {dict(one.evaluated)}, {one.seconds:.1f} s", file=sys.stderr, flush=True)
+                line = f"{order}: {dict(one.calls)}, {one.evaluated.total():,} of {one.sent.total():,} tokens evaluated"
+                print(f"{line} {dict(one.evaluated)}, {one.seconds:.1f} s", file=sys.stderr, flush=True)
     print(table(passes))
 
 
