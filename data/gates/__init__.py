@@ -11,7 +11,7 @@ from typing import Any
 
 from graft.data.gates.base import Finding, Gate, Needs, Rows, Sifted, failed, passed
 from graft.data.gates.shared.held_out import TestText
-from graft.data.gates.shared.spans import redacted, told
+from graft.data.gates.shared.spans import counted, redacted
 from graft.schemas.kinds import GATES, Kinds
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import GateResult, Proposal
@@ -95,7 +95,7 @@ class Admission:
                 count += more
             if count:
                 result = GateResult(
-                    gate=gate.name, rule="redacted", passed=True, score=count.total(), detail=told(count)
+                    gate=gate.name, rule="redacted", passed=True, score=count.total(), detail=counted(count)
                 )
                 results.append(result)
         return text, response, tuple(results)

@@ -58,13 +58,13 @@ class Held:
 def held(lake: Lake, version: DatasetVersion) -> Iterator[Held]:
     """The version's rows in a temporary table, dropped at the end."""
     name = f"quality_{uuid.uuid4().hex}"
-    said = words_sql("CASE WHEN response IS NULL THEN text ELSE text || chr(10) || response END")
+    terms = words_sql("CASE WHEN response IS NULL THEN text ELSE text || chr(10) || response END")
     query = f"""
         CREATE TEMP TABLE {name} AS
         SELECT id, pick, label, split, chars, response_chars, restricted, said, words,
                CASE WHEN len(said) > 0 THEN hash(said) ELSE hash(regexp_replace(whole, '\\s', '', 'g')) END AS same
         FROM (SELECT id, md5_number_lower(id) AS pick, label, split, length(text) AS chars,
-                     length(response) AS response_chars, restricted, list_transform({said}, lambda w: hash(w)) AS said,
+                     length(response) AS response_chars, restricted, list_transform({terms}, lambda w: hash(w)) AS said,
                      CASE WHEN response IS NULL THEN NULL ELSE len({words_sql("text")}) END AS own,
                      coalesce(own, len(said)) AS words, text || coalesce(response, '') AS whole
               FROM lake.version_rows WHERE dataset = ? AND version = ?)"""

@@ -239,8 +239,10 @@ def _table(
 
 def _of_sets(predicted: Sequence[str], matrix: maths.Matrix, labels: Sequence[str]) -> maths.Matrix:
     """The probability of exactly the predicted labels, of shape (rows,)."""
-    said = np.array([[label in some for label in labels] for some in (set(cell.split(BETWEEN)) for cell in predicted)])
-    sure: maths.Matrix = np.where(said, matrix, 1 - matrix).prod(axis=1)
+    predicted_sets = np.array(
+        [[label in some for label in labels] for some in (set(cell.split(BETWEEN)) for cell in predicted)]
+    )
+    sure: maths.Matrix = np.where(predicted_sets, matrix, 1 - matrix).prod(axis=1)
     return sure
 
 

@@ -94,9 +94,9 @@ def split_name(split: str, shard: int, shards: int, suffix: str) -> str:
     return f"{split}.{suffix}" if shards == 1 else f"{split}-{shard:05}-of-{shards:05}.{suffix}"
 
 
-def turn(role: str, said: str) -> str:
+def turn(role: str, content: str) -> str:
     """Return the SQL of a conversation with one message."""
-    return f"[{{'role': '{role}', 'content': {said}}}]"
+    return f"[{{'role': '{role}', 'content': {content}}}]"
 
 
 @dataclass(frozen=True)
