@@ -165,10 +165,10 @@ def judged_rows(learner: Learner, rows: Sequence[TrainRow]) -> list[SteeringRow]
     labels = learner.labels
     return [
         SteeringRow(
-            row.text, row.label, dict(zip(labels, said, strict=True)),
+            row.text, row.label, dict(zip(labels, probabilities, strict=True)),
             dict(zip(labels, row.soft, strict=True)) if row.soft else None,
         )
-        for row, said in zip(rows, shares, strict=True)
+        for row, probabilities in zip(rows, shares, strict=True)
     ]  # fmt: skip
 
 

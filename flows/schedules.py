@@ -249,9 +249,9 @@ def cancel(home: Home, flow_run_id: str) -> None:
             raise GraftError(f"{run.name} has ended already ({run.state_name})", where=flow_run_id)
         if run.deployment_id is None and not state.is_paused():
             raise GraftError(f"{run.name} runs in a terminal", where=flow_run_id, fix="press Ctrl-C there")
-        told = client.set_flow_run_state(run.id, State(type=StateType.CANCELLING))
-        if told.status == SetStateStatus.ABORT:
-            reason = getattr(told.details, "reason", None) or "Prefect gives no reason"
+        response = client.set_flow_run_state(run.id, State(type=StateType.CANCELLING))
+        if response.status == SetStateStatus.ABORT:
+            reason = getattr(response.details, "reason", None) or "Prefect gives no reason"
             raise GraftError(f"{run.name} cannot be cancelled: {reason}", where=flow_run_id)
 
 
