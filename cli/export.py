@@ -24,7 +24,7 @@ class ExportCommand(TyperCommand):
         return super().get_help(ctx)
 
 
-def _said(text: str | None) -> list[str] | None:
+def _names(text: str | None) -> list[str] | None:
     return [name.strip() for name in text.split(",") if name.strip()] if text else None
 
 
@@ -64,8 +64,8 @@ def export(
             status.update(escape(text))
 
         files = export_version(
-            ref, format=format, out=out, overwrite=overwrite, restricted=restricted, splits=_said(splits), where=where,
-            columns=_said(columns), shards=shards, shard_rows=shard_rows, compression=compression, ask=ask,
+            ref, format=format, out=out, overwrite=overwrite, restricted=restricted, splits=_names(splits), where=where,
+            columns=_names(columns), shards=shards, shard_rows=shard_rows, compression=compression, ask=ask,
             instruction=instruction, plain=plain, push=push, private=private, say=say,
         )  # fmt: skip
     if json:
