@@ -41,8 +41,8 @@ class Door:
 
     def person(self, request: Request) -> str:
         """The name that decisions are recorded under: from the proxy, the person's choice, or the login."""
-        said = request.headers.get(self.header, "") if self.header else ""
-        named = said or unquote(request.cookies.get(COOKIE, "")) or _given(request)[0] or _login()
+        proxied = request.headers.get(self.header, "") if self.header else ""
+        named = proxied or unquote(request.cookies.get(COOKIE, "")) or _given(request)[0] or _login()
         return clean(named) or "unknown"
 
 
@@ -59,11 +59,11 @@ def remember(answer: Response, name: str) -> Response:
 
 def _given(request: Request) -> tuple[str, str]:
     """User name and password of HTTP basic authentication; empty if absent."""
-    kind, _, said = request.headers.get("authorization", "").partition(" ")
+    kind, _, credentials = request.headers.get("authorization", "").partition(" ")
     if kind.lower() != "basic":
         return "", ""
     try:
-        user, _, password = base64.b64decode(said, validate=True).decode().partition(":")
+        user, _, password = base64.b64decode(credentials, validate=True).decode().partition(":")
     except ValueError:
         return "", ""
     return user, password
