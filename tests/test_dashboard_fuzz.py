@@ -35,7 +35,7 @@ VALUES = {
 NAMES = sorted({
     *(one.name for one in FILTERS), "ref", "row", "rule", "where", "gate", "blind", "show", "done", "page", "sort",
     "meaning", "cluster", "rejected", "format", "all", "csv", "against", "colour", "only", "beside", "dataset", "days",
-    "part", "test", "with", "of", "said", "run", "started", "token",
+    "part", "test", "with", "of", "field", "run", "started", "token",
 })  # fmt: skip
 ODD = [
     "%00", "evil%00", "%ED%A0%80", "%FF%FE", "%C3%28", "-1", "0", "1e308", "nan", "-99999999999999999999999999",
