@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from playwright.sync_api import Browser, Page
 
-from graft.dashboard.figures.filters import asked, words
+from graft.dashboard.figures.filters import row_query, words
 from graft.dashboard.figures.rows import Within, find
 from graft.data.delete import delete
 from graft.data.lake import Lake
@@ -262,10 +262,10 @@ ASKED = st.fixed_dictionaries(
 @given(query=ASKED, sort=st.sampled_from(["id", "label", "longest", "shortest", "mean", "spread", "margin"]))
 def test_a_filter_finds_what_a_person_would(lake: Lake, query: dict[str, str], sort: str) -> None:
     within = Within(False, "shop", 2, rows=120)
-    total, page = find(lake, within, asked({**query, "sort": sort}), page=0, size=1000)
+    total, page = find(lake, within, row_query({**query, "sort": sort}), page=0, size=1000)
     expected = {f"c_row{n:05}" for n in range(120) if fits(n, query)}
     assert {row["id"] for row in page} == expected and total == len(expected) == len(page)
-    parts = [find(lake, within, asked({**query, "sort": sort}), page=at, size=37)[1] for at in range(4)]
+    parts = [find(lake, within, row_query({**query, "sort": sort}), page=at, size=37)[1] for at in range(4)]
     assert [row["id"] for part in parts for row in part] == [row["id"] for row in page]  # pages join without a seam
 
 
