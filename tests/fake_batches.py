@@ -205,10 +205,10 @@ class FakeBatches:
         draw -= how.missing
         if draw < how.failing or (how.refuse_schema and "response_format" in body):
             code = how.fail_status if draw < how.failing else 400
-            said = "response_format is not supported" if draw >= how.failing else "it failed"
+            message = "response_format is not supported" if draw >= how.failing else "it failed"
             if how.echo_key:
-                said += f" for {how.key}"
-            result["response"] = {"status_code": code, "body": {"error": {"message": said}}}
+                message += f" for {how.key}"
+            result["response"] = {"status_code": code, "body": {"error": {"message": message}}}
             return result
         draw -= how.failing
         result["response"] = {"status_code": 200, "request_id": "q", "body": self._answer(line, draw < how.broken)}

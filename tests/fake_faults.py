@@ -146,8 +146,8 @@ class Windows:
 
 def tokens_asked(body: dict[str, Any]) -> int:
     """Tokens that a provider reserves on arrival: the prompt by the fake's own count, and all of max_tokens."""
-    said = sum(len(message["content"]) for message in body.get("messages", ())) or len(body.get("prompt") or "")
-    return said // 4 + int(body.get("max_tokens") or 16)
+    given = sum(len(message["content"]) for message in body.get("messages", ())) or len(body.get("prompt") or "")
+    return given // 4 + int(body.get("max_tokens") or 16)
 
 
 def to_wait(how: Behaviour, status: int, text: str) -> web.Response:

@@ -35,21 +35,21 @@ class Models:
         if key not in self._known:
             self._known[key] = self._said(request)
             self.count[request.purpose] += 1
-        said = self._known[key]
-        if isinstance(said, Exception):
-            raise said
-        if isinstance(said, Reply):
-            return said.model_copy(update={"key": key})
-        if isinstance(said, str):
-            return Reply(key=key, text=said)
-        return Reply(key=key, text="", logprobs=(TokenLogprob(token="", logprob=0.0, top=tuple(said.items())),))
+        given = self._known[key]
+        if isinstance(given, Exception):
+            raise given
+        if isinstance(given, Reply):
+            return given.model_copy(update={"key": key})
+        if isinstance(given, str):
+            return Reply(key=key, text=given)
+        return Reply(key=key, text="", logprobs=(TokenLogprob(token="", logprob=0.0, top=tuple(given.items())),))
 
     def _said(self, request: CallRequest) -> Said:
         value: Any = self.script[request.purpose]
         if isinstance(value, list):
             value = value[self.count[request.purpose] % len(value)]
-        said: Said = value(request) if callable(value) else value
-        return said
+        given: Said = value(request) if callable(value) else value
+        return given
 
     def of(self, purpose: str) -> list[CallRequest]:
         """Requests of one step, in order."""

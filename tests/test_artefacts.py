@@ -62,7 +62,7 @@ def marker(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture(autouse=True)
 def yes_to_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """Answer yes to every prompt about running a model's code."""
-    monkeypatch.setattr("builtins.input", lambda *asked: "y")
+    monkeypatch.setattr("builtins.input", lambda *request: "y")
 
 
 def encoder(folder: Path) -> Path:
@@ -232,9 +232,9 @@ def test_a_checkpoint_that_is_a_pickle_is_not_taken_up(tmp_path: Path, marker: P
     from graft.students.checkpoint import NAME, Checkpoint
 
     (tmp_path / NAME).write_bytes(pickle.dumps(Marking(marker), protocol=2))
-    said: list[str] = []
-    assert Checkpoint(tmp_path, {}, said.append).load() is None
-    assert "starting again" in said[0]
+    messages: list[str] = []
+    assert Checkpoint(tmp_path, {}, messages.append).load() is None
+    assert "starting again" in messages[0]
 
 
 OUTSIDE = ["st_x/../../outside", "../outside", "st_", "st_a/b", "/etc", "st_x\n", "..", "st_x\0", "outside"]

@@ -103,8 +103,8 @@ async def test_a_batch_that_outlives_its_process_is_charged_once(
             name="m", provider="litellm", model="openai/fake", base_url=provider.url, api_key_env="GRAFT_TEST_KEY",
             price=Price(input=10, output=40),
         )  # fmt: skip
-        said = (Message(role="user", content=f"question {number}"),)
-        return CallRequest(model=spec, role="reviewer", purpose="t", messages=said, max_tokens=32)
+        given = (Message(role="user", content=f"question {number}"),)
+        return CallRequest(model=spec, role="reviewer", purpose="t", messages=given, max_tokens=32)
 
     with ServingBatches(key="key", seconds=3600) as provider:
         async with gateway() as first:

@@ -142,8 +142,8 @@ def test_prune_by_age_asks_first(home: Home) -> None:
         "rows": 2, "bytes": read("prune", "--older-than", "4w", "--dry-run")["bytes"], "freed_bytes": 0,
         "vacuumed": False, "note": "", "dry_run": True,
     }  # fmt: skip
-    told = error("prune", "--older-than", "30d")
-    assert "2 calls" in told.what and "--yes" in told.fix and keys(home) == set(KEYS)
+    output = error("prune", "--older-than", "30d")
+    assert "2 calls" in output.what and "--yes" in output.fix and keys(home) == set(KEYS)
     assert read("prune", "--older-than", "30d", "--yes")["rows"] == 2
     assert keys(home) == set(KEYS) - {"k_open", "k_both"}
 

@@ -115,10 +115,10 @@ def test_the_quality_page_says_what_the_command_line_says(browser: Browser, full
     with visiting(browser) as (page, wrong):
         page.goto(f"{full}/datasets/shop@2/quality")
         page.get_by_role("heading", name="Drift").wait_for(timeout=30_000)
-        told = page.request.get(f"{full}/datasets/shop@2/quality?format=json").json()
-        assert told["rows"] == 120 and told["restricted_rows"] == 1
+        report = page.request.get(f"{full}/datasets/shop@2/quality?format=json").json()
+        assert report["rows"] == 120 and report["restricted_rows"] == 1
         words = page.locator(".facts div", has_text=re.compile(r"^different words")).locator("dd").inner_text()
-        assert words == f"{told['wording']['vocabulary']:,}"
+        assert words == f"{report['wording']['vocabulary']:,}"
         taken = page.request.get(f"{full}/datasets/shop@2/quality?format=html")
         assert (
             taken.ok and "<script" not in taken.text() and SECRET not in taken.text() + page.content() and wrong == []
@@ -152,9 +152,9 @@ def test_a_running_run_renews_itself(browser: Browser, tmp_path: Path) -> None:
 def dashboard(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """`graft dashboard` where it is to end by itself."""
     command = [sys.executable, "-m", "graft", "dashboard", "--no-open", "--port", "0", *words]
-    told = {key: value for key, value in os.environ.items() if not key.startswith("GRAFT_DASHBOARD")}
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("GRAFT_DASHBOARD")}
     return subprocess.run(
-        command, env={**told, "GRAFT_HOME": str(home)}, capture_output=True, text=True, timeout=60, check=False
+        command, env={**environment, "GRAFT_HOME": str(home)}, capture_output=True, text=True, timeout=60, check=False
     )
 
 

@@ -97,9 +97,9 @@ def test_what_cannot_be_asked_is_said_and_left_out(browser: Browser, shop: str) 
     with visiting(browser) as (page, wrong):
         answer = page.goto(f"{shop}/rows?ref=shop@2&words={'parcel+' * 1500}&mean_from=high&sort=best&restricted=maybe")
         assert answer is not None and answer.status == 200
-        said = " ".join(page.locator(".notice.warn").all_inner_texts())
+        output = " ".join(page.locator(".notice.warn").all_inner_texts())
         for part in ("10,499 characters; at most 1,000", "needs a number", "'best'", "yes or no"):
-            assert part in said
+            assert part in output
         assert page.locator(".counted").inner_text().startswith("120 rows") and page.locator(".chip").count() == 0
         page.goto(f"{shop}/rows?ref=shop@2&meaning={'x' * 5000}")
         assert "at most 1,000" in page.locator(".notice.warn").inner_text()
@@ -141,8 +141,10 @@ def test_a_row_tells_its_fate_and_leaves_as_prov(browser: Browser, shop: str) ->
     with visiting(browser) as (page, wrong):
         page.goto(f"{shop}/rows/c_row00040")
         fate = [row.inner_text() for row in page.get_by_role("region", name="its fate").locator("tbody tr").all()]
-        for said, told in zip(("held, in train", "held, in train", "dropped by length: too_short"), fate, strict=False):
-            assert said in told
+        for value, facts in zip(
+            ("held, in train", "held, in train", "dropped by length: too_short"), fate, strict=False
+        ):
+            assert value in facts
         document = json.loads(page.request.get(f"{shop}/rows/c_row00040/prov.json").text())
         assert any("c_row00040" in name for name in document["entity"])
         assert SECRET not in page.request.get(f"{shop}/rows/c_row00007/prov.json").text()
@@ -274,21 +276,21 @@ def fits(number: int, query: dict[str, Any]) -> bool:
     made = candidate(number)
     text, split = made.text.lower(), ("train", "train", "validation", "test")[number % 4]
     checks = {
-        "words": lambda said: (
-            not made.restricted and all((term.lower() in text) != unwanted for term, unwanted in words(said))
+        "words": lambda value: (
+            not made.restricted and all((term.lower() in text) != unwanted for term, unwanted in words(value))
         ),
-        "label": lambda said: made.label == said,
-        "split": lambda said: split == said,
-        "restricted": lambda said: made.restricted == (said == "yes"),
-        "length_from": lambda said: len(made.text) >= float(said),
-        "length_to": lambda said: len(made.text) <= float(said),
-        "mean_from": lambda said: float(said) <= 8.5,
-        "relabelled": lambda said: said == "no",
-        "model": lambda said: said == "gemma",
-        "code": lambda said: True,
-        "ids": lambda said: made.id in said.split(","),
+        "label": lambda value: made.label == value,
+        "split": lambda value: split == value,
+        "restricted": lambda value: made.restricted == (value == "yes"),
+        "length_from": lambda value: len(made.text) >= float(value),
+        "length_to": lambda value: len(made.text) <= float(value),
+        "mean_from": lambda value: float(value) <= 8.5,
+        "relabelled": lambda value: value == "no",
+        "model": lambda value: value == "gemma",
+        "code": lambda value: True,
+        "ids": lambda value: made.id in value.split(","),
     }
-    return all(checks[name](said) for name, said in query.items())
+    return all(checks[name](value) for name, value in query.items())
 
 
 def test_a_search_is_read_as_it_is_written() -> None:

@@ -176,9 +176,9 @@ def lake_version(lake: Lake) -> Any:
 
 
 def test_tau_is_the_runs_own_and_labels_are_compared_as_labels(tmp_path: Path) -> None:
-    said = [("one", "price"), ("two", "price"), ("three", "delivery")]
+    answers = [("one", "price"), ("two", "price"), ("three", "delivery")]
     labelling = Labelling(by="labeler", candidates=("price", "delivery"), label="price", relabelled=False)
-    reviews = [review(model, None, "labeler", answer=answer) for model, answer in said]
+    reviews = [review(model, None, "labeler", answer=answer) for model, answer in answers]
     with Lake.open(Home(tmp_path)) as lake:
         lake.save_run(run("r1", tau=5.0))
         made = [candidate("c1", "accepted.labelled", *reviews, labelling=labelling),
@@ -324,10 +324,10 @@ def test_the_command_shows_tables_and_json(home: Home, monkeypatch: pytest.Monke
     monkeypatch.setenv("COLUMNS", "80")
     shown = CliRunner().invoke(app, ["models", "--dataset", "shop"])
     assert shown.exit_code == 0, shown.output
-    told = ("models: cost", "models: replies", "writers", "judges", "unknown", "66.7%", "adjudicator")
-    assert all(words in shown.output for words in told)
+    result = ("models: cost", "models: replies", "writers", "judges", "unknown", "66.7%", "adjudicator")
+    assert all(words in shown.output for words in result)
     printed = json.loads(CliRunner().invoke(app, ["models", "--run", "r2", "--json"]).stdout)
     assert [(one["model"], one["price_usd"]) for one in printed["models"]] == [("small", 0.51)]
-    for words, told in ((["--since", "soon"], "is not a date"), (["--dataset", "none"], "no run of a dataset")):
+    for words, result in ((["--since", "soon"], "is not a date"), (["--dataset", "none"], "no run of a dataset")):
         refused = CliRunner().invoke(app, ["models", *words])
-        assert told in str(refused.exception)
+        assert result in str(refused.exception)

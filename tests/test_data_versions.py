@@ -122,8 +122,8 @@ def test_a_carried_row_is_explained_by_its_own_run(lake: Lake) -> None:
     given: dict[str, Any] = {"models": {}, "seeds": 1, "card": "#"}
     publish(lake, run=RUN.model_copy(update={"id": "run2"}), rows=[row(7)], carried=first, **given)
     for name in ("c_row00001", "s_12345"):
-        told = explain(lake, name)
-        assert told["run"]["id"] == "run1" and [v["version"] for v in told["versions"]] == [1, 2]
+        history = explain(lake, name)
+        assert history["run"]["id"] == "run1" and [v["version"] for v in history["versions"]] == [1, 2]
 
 
 def test_refs(lake: Lake) -> None:

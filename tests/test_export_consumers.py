@@ -112,8 +112,8 @@ def test_trl_takes_pairs_and_verdicts(lake: Lake, tmp_path: Path, tokenizer: Any
     wrong = [one["completion"] for one in verdicts if not one["label"]]
     assert wrong == [one["completion"] for one in single if not one["label"]]
     if not plain:
-        said = apply_chat_template(pairs[0], tokenizer)
-        assert said["prompt"].endswith("<bot> ") and said["rejected"] == "reply 0 1 <end>\n"
+        given = apply_chat_template(pairs[0], tokenizer)
+        assert given["prompt"].endswith("<bot> ") and given["rejected"] == "reply 0 1 <end>\n"
 
 
 class Hub(ThreadingHTTPServer):
@@ -140,12 +140,12 @@ class Routes(BaseHTTPRequestHandler):
         return self.rfile.read(int(self.headers.get("Content-Length") or 0))
 
     def _say(self, value: Any, status: int = 200) -> None:
-        said = json.dumps(value).encode()
+        given = json.dumps(value).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(said)))
+        self.send_header("Content-Length", str(len(given)))
         self.end_headers()
-        self.wfile.write(said)
+        self.wfile.write(given)
 
     def do_GET(self) -> None:
         path, hub = self.path.partition("?")[0], self.server

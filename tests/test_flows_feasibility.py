@@ -173,7 +173,7 @@ def test_the_first_twenty_candidates_show_the_signs_on_terminal_and_in_lines() -
 
 
 @pytest.mark.parametrize(
-    ("reasons", "said"),
+    ("reasons", "expected"),
     [
         ({"rejected.refusal": 6}, "refused"),
         ({"failed.timeout": 9}, "no answer"),
@@ -181,9 +181,9 @@ def test_the_first_twenty_candidates_show_the_signs_on_terminal_and_in_lines() -
         ({"rejected.low_mean": 5, "failed.empty": 2}, ""),
     ],
 )
-def test_advice_is_given_only_where_something_stands_out(reasons: dict[str, int], said: str) -> None:
-    told = feasibility.standing_out(20, reasons)
-    assert said in told if said else told == ""
+def test_advice_is_given_only_where_something_stands_out(reasons: dict[str, int], expected: str) -> None:
+    result = feasibility.standing_out(20, reasons)
+    assert expected in result if expected else result == ""
     assert feasibility.standing_out(5, reasons) == ""
 
 

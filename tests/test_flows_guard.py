@@ -350,7 +350,7 @@ def test_a_waiting_run_is_told_to_go_on_and_its_server_ends_with_it(of_run: Serv
     live = json.loads(next(of_run.home.glob("runs/*/live.json")).read_text())
     assert live["flow_run_id"] and live["api_url"] is None, "this server has no page that a link could lead to"
     run = next(of_run.home.glob("runs/*/waiting.json")).parent.name
-    told = graft(of_run.home, "resume", run, "--by", "Ada")
-    assert told.returncode == 0, told.stderr
+    output = graft(of_run.home, "resume", run, "--by", "Ada")
+    assert output.returncode == 0, output.stderr
     until(lambda: not of_run.first.is_running() or of_run.first.status() == psutil.STATUS_ZOMBIE)
     until(lambda: not servers[0].is_running() or servers[0].status() == psutil.STATUS_ZOMBIE)

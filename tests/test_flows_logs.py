@@ -287,10 +287,10 @@ def test_no_key_reaches_the_file_or_another_handler(tmp_path: Path, key: str, fo
         log_it(how, FORMS[form](key))
         other = shown.getvalue()
     text = (home.runs / "r1" / "log.jsonl").read_text()
-    told = json.dumps([{k: v for k, v in line.items() if k not in ("time",)} for line in lines(home)],
+    result = json.dumps([{k: v for k, v in line.items() if k not in ("time",)} for line in lines(home)],
                       ensure_ascii=False)  # fmt: skip
     assert len(lines(home)) == 1
-    for place in (text, told, other):
+    for place in (text, result, other):
         assert key not in place
         assert bare(key, form) not in place
         assert json.dumps(key)[1:-1] not in place

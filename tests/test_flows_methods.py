@@ -234,6 +234,6 @@ def test_what_a_recipe_lacks_is_said_with_its_field_and_a_fix(
     edit(recipe)
     file.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
     done = graft(tmp_path / "home", NOBODY, "validate", str(file))
-    told = done.stdout + done.stderr
-    assert done.returncode == 2, told
-    assert field in told and "fix:" in told and "Traceback" not in told
+    output = done.stdout + done.stderr
+    assert done.returncode == 2, output
+    assert field in output and "fix:" in output and "Traceback" not in output

@@ -118,18 +118,18 @@ def test_a_deployment_is_seen_paused_started_and_cancelled(home: Home, name: str
     with pytest.raises(NotFound, match="no schedule 'other'"):
         schedules.set_paused(home, name, True, "other")
 
-    asked = schedules.start(home, name, {"count": 5})
+    requested = schedules.start(home, name, {"count": 5})
     whole = schedules.overview(home)
     assert whole.up and not whole.worker_online
-    mine = next(run for run in whole.runs if run.id == asked.id)
-    assert (mine.deployment, mine.state, mine.url) == (name, "Scheduled", asked.url), "it waits for a worker"
-    assert asked.url.endswith(f"/runs/flow-run/{asked.id}")
-    schedules.cancel(home, asked.id)
-    assert next(run for run in schedules.recent(home, 50) if run.id == asked.id).state == "Cancelled"
+    mine = next(run for run in whole.runs if run.id == requested.id)
+    assert (mine.deployment, mine.state, mine.url) == (name, "Scheduled", requested.url), "it waits for a worker"
+    assert requested.url.endswith(f"/runs/flow-run/{requested.id}")
+    schedules.cancel(home, requested.id)
+    assert next(run for run in schedules.recent(home, 50) if run.id == requested.id).state == "Cancelled"
     last = one(home, name).last_run
-    assert last is not None and last.id == asked.id
+    assert last is not None and last.id == requested.id
     with pytest.raises(GraftError, match="has ended already"):
-        schedules.cancel(home, asked.id)
+        schedules.cancel(home, requested.id)
     with pytest.raises(NotFound, match="no flow run 'x'"):
         schedules.cancel(home, "x")
 

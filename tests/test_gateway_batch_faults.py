@@ -51,8 +51,8 @@ async def test_calls_that_batches_always_refuse_end_as_rate_limited_after_few_ba
 ) -> None:
     monkeypatch.setattr("graft.agents.gateway.retry.BATCH_WAIT_S", 0.05, raising=False)
     provider.set(failing=1.0, fail_status=429)
-    asked = asyncio.ensure_future(through_gateway(tmp_path, asks(provider.url, 5), retries=2, money_usd=1.0))
-    outcomes = await asyncio.wait_for(asked, 60)
+    pending = asyncio.ensure_future(through_gateway(tmp_path, asks(provider.url, 5), retries=2, money_usd=1.0))
+    outcomes = await asyncio.wait_for(pending, 60)
     assert codes(outcomes) == ["rate_limited"] * 5
     assert [len(lines) for lines in provider.sent()] == [5, 5, 5], "one batch, and two tries, of all five together"
 
@@ -62,10 +62,10 @@ async def test_a_refused_line_waits_and_joins_a_later_batch(
 ) -> None:
     monkeypatch.setattr("graft.agents.gateway.retry.BATCH_WAIT_S", 0.5, raising=False)
     provider.set(failing=0.4, fail_status=429)
-    asked = asyncio.ensure_future(through_gateway(tmp_path, asks(provider.url, 20), retries=2))
+    pending = asyncio.ensure_future(through_gateway(tmp_path, asks(provider.url, 20), retries=2))
     await until(lambda: provider.asked["content"] > 0, 60)
     provider.set(failing=0.0)
-    outcomes = await asyncio.wait_for(asked, 60)
+    outcomes = await asyncio.wait_for(pending, 60)
     assert codes(outcomes) == ["ok"] * 20
     first, second = provider.sent()
     assert len(first) == 20 and 0 < len(second) < 20

@@ -52,8 +52,8 @@ def ask(url: str, text: str = "how late is it open", **more: Any) -> CallRequest
         "name": "m", "provider": "litellm", "model": "openai/fake", "base_url": url, "api_key_env": "GRAFT_TEST_KEY",
         "price": Price(input=1, output=2, cached_input=0.5), **more.pop("spec", {}),
     }  # fmt: skip
-    said = more.pop("said", {"messages": (Message(role="user", content=text),)})
-    return CallRequest(model=ModelSpec(**spec), role="reviewer", purpose="test", max_tokens=32, **said, **more)
+    given = more.pop("said", {"messages": (Message(role="user", content=text),)})
+    return CallRequest(model=ModelSpec(**spec), role="reviewer", purpose="test", max_tokens=32, **given, **more)
 
 
 def asks(url: str, count: int, **more: Any) -> list[CallRequest]:
@@ -470,10 +470,10 @@ async def test_a_role_asks_in_batches_through_the_gateway(
     requests, rules = asks(provider.url, 40), {"reviewer": RoleRules(batch=True)}
     provider.set(failing=0.2)
     async with Gateway(journal=tmp_path / "journal.sqlite", concurrency=2, roles=rules, retries=8) as gateway:
-        asked = asyncio.gather(*(gateway.call(one) for one in requests))
+        pending = asyncio.gather(*(gateway.call(one) for one in requests))
         await until(lambda: gateway.stats.retried > 0)
         provider.set(failing=0.0)
-        replies = await asked
+        replies = await pending
         stats, sent = gateway.stats, len(provider.sent())
     assert all(reply.text and reply.price_usd is not None for reply in replies)
     assert stats.calls == 40 and stats.retried > 0 and stats.in_flight == 0

@@ -293,8 +293,8 @@ BEGUN_TURN = {"continues", "prefill", "chat_template"}
 
 def test_no_field_of_a_call_is_forgotten_in_the_key() -> None:
     """A new field must be listed either as changing replies (and then its change is tested above) or as not."""
-    said = {"messages", "prompt", "json_schema", *CHANGES} - {"role of a message", "schema"}
-    assert set(CallRequest.model_fields) - {"model"} == (said | CHANGE_NO_REPLY | BEGUN_TURN) & set(
+    given = {"messages", "prompt", "json_schema", *CHANGES} - {"role of a message", "schema"}
+    assert set(CallRequest.model_fields) - {"model"} == (given | CHANGE_NO_REPLY | BEGUN_TURN) & set(
         CallRequest.model_fields
     )
     known = {*MODEL_CHANGES, *CHANGE_NO_REPLY, *BEGUN_TURN, "top_logprobs"}

@@ -118,9 +118,9 @@ async def test_paid_endpoints_are_not_hedged_unless_asked(journal: Path) -> None
             serving.set(median_ms=500)
             await asyncio.gather(*(gateway.call(ask(spec, f"n{i}")) for i in range(2)))
             assert gateway.stats.hedged == 0 and serving.stats()["requests"] == 2
-            asked = spec.model_copy(update={"hedge": True})
+            changed = spec.model_copy(update={"hedge": True})
             before = gateway.ledger.charged[MONEY]
-            reply = await gateway.call(ask(asked, "hedged"))
+            reply = await gateway.call(ask(changed, "hedged"))
             assert gateway.stats.hedged == 1 and serving.stats()["requests"] == 4
             spent = gateway.ledger.charged[MONEY] - before
     used = ((reply.usage.prompt_tokens or 0) + (reply.usage.completion_tokens or 0)) / 1_000_000

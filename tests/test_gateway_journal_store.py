@@ -103,8 +103,8 @@ def test_the_file_shrinks_where_much_is_free_or_where_asked(path: Path) -> None:
     fill(path, 600, os.urandom(3_000).hex())
     few = store.prune(path, keys=[f"k{number:05}" for number in range(60)])
     assert not few.vacuumed and few.freed_bytes == 0 and "--vacuum" in few.note
-    asked = store.prune(path, keys=[], vacuum=True)
-    assert asked.vacuumed and asked.rows == 0 and asked.freed_bytes > 100_000
+    requested = store.prune(path, keys=[], vacuum=True)
+    assert requested.vacuumed and requested.rows == 0 and requested.freed_bytes > 100_000
     many = store.prune(path, keys=[f"k{number:05}" for number in range(500)])
     assert many.vacuumed and many.rows == 440 and many.freed_bytes > 1_000_000
     assert store.size(path).free_bytes == 0 and store.check(path).good == 100

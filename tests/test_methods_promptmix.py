@@ -171,10 +171,10 @@ def test_slots_of_a_call_are_alike_and_a_cycle_ends_with_a_shorter_call() -> Non
     models = Models(generate_mix=LIST)
     run(models, recipe, *range(20))
     assert models.count["generate.mix"] == 8
-    asked = Counter(
+    requested = Counter(
         next(n for n in (1, 3) if f"Write {n} short" in r.messages[0].content) for r in models.of("generate.mix")
     )
-    assert asked == {3: 18, 1: 2}
+    assert requested == {3: 18, 1: 2}
 
 
 def test_each_slot_takes_its_own_part_of_one_call() -> None:
@@ -244,11 +244,11 @@ def test_repeats_of_seeds_are_no_texts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "code"),
+    ("reply", "code"),
     [(CallFailed("timeout", "no answer"), "failed.timeout"), (BudgetExhausted("no money"), "failed.budget")],
 )
-def test_a_failed_call_ends_the_slot_by_its_code(said: Exception, code: str) -> None:
-    [candidate] = run(Models(generate_mix=said), recipe_for(**OFF))
+def test_a_failed_call_ends_the_slot_by_its_code(reply: Exception, code: str) -> None:
+    [candidate] = run(Models(generate_mix=reply), recipe_for(**OFF))
     assert candidate.decision.code == code and candidate.decision.status == "failed"
 
 

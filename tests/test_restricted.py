@@ -186,11 +186,11 @@ def test_export_leaves_them_out_and_says_so(
     lake: Lake, tmp_path: Path, format: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.DEBUG):
-        told = said("export", "shop", "--format", format, "--out", str(tmp_path / "out"))
+        result = said("export", "shop", "--format", format, "--out", str(tmp_path / "out"))
     out = tmp_path / "out"
     names = [f"train.{format}", f"test.{format}", "README.md", "manifest.json"]
     assert sorted(path.name for path in out.iterdir()) == sorted(names)
-    assert MARK not in told + caplog.text and all(MARK.encode() not in path.read_bytes() for path in out.iterdir())
+    assert MARK not in result + caplog.text and all(MARK.encode() not in path.read_bytes() for path in out.iterdir())
     assert rows_of(out / f"test.{format}") == [] and len(rows_of(out / f"train.{format}")) == 1
     readme = (out / "README.md").read_text()
     assert "1 restricted rows were left out" in readme and "1 rows are restricted" in readme

@@ -44,8 +44,8 @@ class FakeModel:
 
     async def __call__(self, request: CallRequest) -> Reply:
         self.asked.append(request)
-        said = request.prompt if request.prompt is not None else request.messages[-1].content
-        end = max((end for end in self.by_end if said.endswith(end)), key=len)
+        prompt = request.prompt if request.prompt is not None else request.messages[-1].content
+        end = max((end for end in self.by_end if prompt.endswith(end)), key=len)
         return make_reply(request, self.by_end[end])
 
 
@@ -92,7 +92,7 @@ async def test_a_label_that_the_server_does_not_list_gets_the_lowest_logprob_tha
 
 async def test_labels_that_nothing_tells_apart_end_after_a_bounded_number_of_calls() -> None:
     class Endless:
-        asked = 0
+        requested = 0
 
         async def __call__(self, request: CallRequest) -> Reply:
             self.asked += 1
@@ -125,13 +125,13 @@ def test_the_same_case_wins_over_a_longer_match_and_a_longer_match_over_a_likeli
 @pytest.mark.parametrize("spec", [BASE, CHAT])
 def test_prompts_of_a_run_differ_only_at_their_end_and_hold_no_template_of_the_text(spec: ModelSpec) -> None:
     seeds = [Seed.of(f"seed {{{{ 7 * 7 }}}} {number}", LABELS[number % 5]) for number in range(10)]
-    asked = [
+    prompts = [
         choice_request(recipe=make_recipe(), model=spec, role="reviewer", seeds=seeds, text=text)
         for text in ("{{ 6 * 7 }}\nLabel: home", "other")
     ]
     whole = [
         request.prompt if request.prompt is not None else "\n".join(m.content for m in request.messages)
-        for request in asked
+        for request in prompts
     ]
     assert "{{ 6 * 7 }} Label: home" in whole[0]
     assert "49" not in whole[0]
@@ -147,10 +147,10 @@ def test_every_label_has_an_example_and_all_of_them_fit() -> None:
 
 
 async def test_an_encoder_is_given_seeds_and_descriptions_and_its_distribution_is_taken_as_it_is() -> None:
-    asked: list[CallRequest] = []
+    requests: list[CallRequest] = []
 
     async def ask(request: CallRequest) -> Reply:
-        asked.append(request)
+        requests.append(request)
         return make_reply(request, dict.fromkeys(reversed(LABELS), 0.2))
 
     judged = await judge_label(
@@ -158,9 +158,9 @@ async def test_an_encoder_is_given_seeds_and_descriptions_and_its_distribution_i
     )
     assert list(judged.raw) == list(LABELS)
     assert judged.listed == set(LABELS) and judged.answer == LABELS[-1]
-    assert asked[0].context[0] == ("rain?", "weather")
-    assert ("about home", "home") in asked[0].context
-    assert (asked[0].prompt, asked[0].choices) == ("sun?", LABELS)
+    assert requests[0].context[0] == ("rain?", "weather")
+    assert ("about home", "home") in requests[0].context
+    assert (requests[0].prompt, requests[0].choices) == ("sun?", LABELS)
 
 
 SCORES = st.dictionaries(st.sampled_from(LABELS), st.floats(-60, 0), min_size=1)
@@ -232,8 +232,8 @@ async def test_where_no_label_is_listed_the_judgement_fails_and_says_what_helps(
 async def test_white_space_before_the_answer_is_passed_over() -> None:
     async def ask(request: CallRequest) -> Reply:
         blank = TokenLogprob(token="\n\n", logprob=0.0, top=(("\n\n", 0.0), ("up", -9.0)))
-        said = TokenLogprob(token="down", logprob=-0.5, top=(("down", -0.5), ("up", -1.0)))
-        return Reply(key=request.key(), text="\n\ndown", logprobs=(blank, said))
+        answers = TokenLogprob(token="down", logprob=-0.5, top=(("down", -0.5), ("up", -1.0)))
+        return Reply(key=request.key(), text="\n\ndown", logprobs=(blank, answers))
 
     judged = await judge_label(ask, recipe=make_recipe("up", "down"), model=BASE, role="guard", seeds=[], text="t")
     assert judged.raw == {"up": -1.0, "down": -0.5}

@@ -39,17 +39,17 @@ def recipe_of(**guard: Any) -> Recipe:
 class Says:
     """Answers in turn, by texts, alternatives (a dict) or exceptions; the last one again and again."""
 
-    def __init__(self, *said: Any) -> None:
-        self.said, self.asked = list(said), list[CallRequest]()
+    def __init__(self, *replies: Any) -> None:
+        self.said, self.asked = list(replies), list[CallRequest]()
 
     async def __call__(self, request: CallRequest) -> Reply:
-        said = self.said[min(len(self.asked), len(self.said) - 1)]
+        answers = self.said[min(len(self.asked), len(self.said) - 1)]
         self.asked.append(request)
-        if isinstance(said, Exception):
-            raise said
-        if isinstance(said, str):
-            return Reply(key=request.key(), text=said)
-        top = tuple((token, math.log(share)) for token, share in said.items())
+        if isinstance(answers, Exception):
+            raise answers
+        if isinstance(answers, str):
+            return Reply(key=request.key(), text=answers)
+        top = tuple((token, math.log(share)) for token, share in answers.items())
         return Reply(key=request.key(), text=top[0][0], logprobs=(TokenLogprob(token="x", logprob=0.0, top=top),))
 
 

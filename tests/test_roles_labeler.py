@@ -38,8 +38,8 @@ def recipe_of(models: tuple[ModelSpec, ...] = (CHAT, BASE, ENCODER), **roles: An
 class Says:
     """Answers with a text, with alternatives (a dict), or by raising."""
 
-    def __init__(self, said: Any) -> None:
-        self.said, self.asked = said, list[CallRequest]()
+    def __init__(self, reply: Any) -> None:
+        self.said, self.asked = reply, list[CallRequest]()
 
     async def __call__(self, request: CallRequest) -> Reply:
         self.asked.append(request)
@@ -108,16 +108,16 @@ async def test_missing_probabilities_and_other_failures_are_told_and_an_empty_bu
             await given_label(Says(BudgetExhausted("spent")), by_name=by_name)
 
 
-@pytest.mark.parametrize("said", ["card_lost", "Card lost.", '"CARD LOST"', "Label: card-lost", "**card_lost**\n"])
-async def test_a_named_label_is_a_vote_with_everything_on_it(said: str) -> None:
-    review = await given_label(Says(said), labels=LABELS, by_name=True)
+@pytest.mark.parametrize("reply", ["card_lost", "Card lost.", '"CARD LOST"', "Label: card-lost", "**card_lost**\n"])
+async def test_a_named_label_is_a_vote_with_everything_on_it(reply: str) -> None:
+    review = await given_label(Says(reply), labels=LABELS, by_name=True)
     assert (review.answer, review.failure) == ("card_lost", "") and is_vote(review)
     assert chances(review)["card_lost"] == 1.0
 
 
-@pytest.mark.parametrize("said", ["lost card", "It is card_lost.", "weather", "I can't say.\nSorry " + "x" * 400, " "])
-async def test_any_other_answer_is_no_label_and_is_kept(said: str) -> None:
-    review = await given_label(Says(said), labels=LABELS[:3], by_name=True)
+@pytest.mark.parametrize("reply", ["lost card", "It is card_lost.", "weather", "I can't say.\nSorry " + "x" * 400, " "])
+async def test_any_other_answer_is_no_label_and_is_kept(reply: str) -> None:
+    review = await given_label(Says(reply), labels=LABELS[:3], by_name=True)
     assert (review.distribution, review.failure) == ((), "")
     assert review.answer not in ("", *LABELS[:3]) and "\n" not in review.answer and len(review.answer) <= 200
 
@@ -151,8 +151,8 @@ def test_signs_tell_labels_apart_where_words_do_not() -> None:
 
 
 @given(st.text(), st.lists(st.text(min_size=1, max_size=8), min_size=1, max_size=5, unique=True))
-def test_an_answer_matches_one_of_the_names_or_none(said: str, names: list[str]) -> None:
-    assert label_in(said, names) in ("", *names)
+def test_an_answer_matches_one_of_the_names_or_none(text: str, names: list[str]) -> None:
+    assert label_in(text, names) in ("", *names)
 
 
 @given(st.integers(1, 5000))

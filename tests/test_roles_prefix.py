@@ -83,8 +83,8 @@ def rendered(template: str, style: str, number: int, **more: Any) -> str:
         return render(template, **values)
     if template == "choice":
         model = CHAT if style == "chat" else BASE
-        asked = choice_request(recipe=DEMO, model=model, role="reviewer", seeds=SEEDS, text=values["text"])
-        return asked.prompt or "\n".join(turn.content for turn in asked.messages)
+        prompt = choice_request(recipe=DEMO, model=model, role="reviewer", seeds=SEEDS, text=values["text"])
+        return prompt.prompt or "\n".join(turn.content for turn in prompt.messages)
     values.pop("form")
     asked_for = question(template, CHAT if style == "chat" else BASE, **values)
     return asked_for.get("prompt") or "\n".join(turn.content for turn in asked_for["messages"])
@@ -176,8 +176,8 @@ def test_a_judge_reads_the_same_up_to_the_text_in_whatever_order_seeds_come(
     prompts = []
     for text in (one, other):
         seeds = dice.sample(SEEDS, len(SEEDS))
-        asked = choice_request(recipe=DEMO, model=model, role="reviewer", seeds=seeds, text=text)
-        prompts.append(asked.prompt or "\n".join(turn.content for turn in asked.messages))
+        shown = choice_request(recipe=DEMO, model=model, role="reviewer", seeds=seeds, text=text)
+        prompts.append(shown.prompt or "\n".join(turn.content for turn in shown.messages))
     constant = shared_prefix(*prompts)
     assert len(constant) >= 900
     assert all(len(prompt) - len(constant) <= 240 for prompt in prompts), "the text and a line around it"
@@ -251,6 +251,6 @@ async def told(session: aiohttp.ClientSession, address: str, model: ModelSpec, t
     """Prompt tokens, those of them that the usage calls cached, and those that the timings call evaluated."""
     request = choice_request(recipe=DEMO, model=model, role="reviewer", seeds=SEEDS, text=text)
     async with session.post(address, json=body_of(request, chat=True, constrained=False)) as answer:
-        said = await answer.json()
-    usage = said["usage"]
-    return usage["prompt_tokens"], usage["prompt_tokens_details"]["cached_tokens"], said["timings"]["prompt_n"]
+        report = await answer.json()
+    usage = report["usage"]
+    return usage["prompt_tokens"], usage["prompt_tokens_details"]["cached_tokens"], report["timings"]["prompt_n"]

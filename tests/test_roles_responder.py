@@ -31,15 +31,15 @@ def recipe_of(**method: Any) -> Recipe:
 
 
 class Says:
-    def __init__(self, *said: str | Exception, finish: str = "stop") -> None:
-        self.said, self.finish, self.asked = list(said), finish, list[CallRequest]()
+    def __init__(self, *replies: str | Exception, finish: str = "stop") -> None:
+        self.said, self.finish, self.asked = list(replies), finish, list[CallRequest]()
 
     async def __call__(self, request: CallRequest) -> Reply:
-        said = self.said[min(len(self.asked), len(self.said) - 1)]
+        given = self.said[min(len(self.asked), len(self.said) - 1)]
         self.asked.append(request)
-        if isinstance(said, Exception):
-            raise said
-        return Reply(key=request.key(), text=said, finish_reason=self.finish)
+        if isinstance(given, Exception):
+            raise given
+        return Reply(key=request.key(), text=given, finish_reason=self.finish)
 
 
 async def answer(ask: Says, variant: Any, model: ModelSpec = CHAT, **method: Any) -> tuple[str, str, bool]:
@@ -58,7 +58,7 @@ async def test_a_refusal_names_the_policy_and_begins_no_turn() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "text"),
+    ("reply", "text"),
     [
         (" here is 10% off.", "Sure, here is 10% off."),
         ("here is 10% off.", "Sure, here is 10% off."),
@@ -67,8 +67,8 @@ async def test_a_refusal_names_the_policy_and_begins_no_turn() -> None:
         ("! Ten.", "Sure,! Ten."),
     ],
 )
-async def test_a_compliant_response_begins_with_the_prefix_once(said: str, text: str) -> None:
-    ask = Says(said)
+async def test_a_compliant_response_begins_with_the_prefix_once(reply: str, text: str) -> None:
+    ask = Says(reply)
     assert await answer(ask, "compliance") == (text, ask.asked[0].key(), True)
     last = ask.asked[0].messages[-1]
     assert (last.role, last.content, ask.asked[0].continues) == ("assistant", "Sure,", True)
@@ -110,10 +110,10 @@ async def test_a_text_cut_by_its_limit_ends_with_its_last_sentence_and_quotes_co
     assert (await answer(Says("- one\n- two"), "refusal"))[0] == "- one\n- two", "a list is the answer's own"
 
 
-@pytest.mark.parametrize("said", ["", "  \n", "Sure,", "Assistant:"])
-async def test_nothing_said_is_a_failure(said: str) -> None:
+@pytest.mark.parametrize("reply", ["", "  \n", "Sure,", "Assistant:"])
+async def test_nothing_said_is_a_failure(reply: str) -> None:
     with pytest.raises(CallFailed, match="empty response") as caught:
-        await answer(Says(said), "compliance")
+        await answer(Says(reply), "compliance")
     assert caught.value.code == "empty"
 
 

@@ -42,8 +42,8 @@ def recipe_of(task: dict[str, Any] | None = None, **roles: Any) -> Recipe:
 
 
 class Says:
-    def __init__(self, said: Any) -> None:
-        self.said = said
+    def __init__(self, reply: Any) -> None:
+        self.said = reply
         self.asked: list[CallRequest] = []
 
     async def __call__(self, request: CallRequest) -> Reply:
@@ -60,16 +60,16 @@ def slot_of(recipe: Recipe, label: str = "billing") -> Any:
     return make_slot(run_id="r", shard=0, round=0, index=0, label=label, pool={label: SEEDS}, recipe=recipe)
 
 
-async def respond(said: Any) -> Review:
+async def respond(reply: Any) -> Review:
     recipe = recipe_of({"kind": "instruction"})
     return await review_response(
-        Says(said), recipe=recipe, model=CHAT, slot=slot_of(recipe, "math"), instruction="Add.", response="2"
+        Says(reply), recipe=recipe, model=CHAT, slot=slot_of(recipe, "math"), instruction="Add.", response="2"
     )
 
 
-async def text_review(said: Any, model: ModelSpec, recipe: Recipe, label: str = "billing", **means: Any) -> Review:
+async def text_review(reply: Any, model: ModelSpec, recipe: Recipe, label: str = "billing", **means: Any) -> Review:
     return await review_text(
-        Says(said), recipe=recipe, model=model, slot=slot_of(recipe, label), text="Why twice?", seeds=SEEDS,
+        Says(reply), recipe=recipe, model=model, slot=slot_of(recipe, label), text="Why twice?", seeds=SEEDS,
         calibration=means,
     )  # fmt: skip
 
@@ -109,12 +109,12 @@ async def test_a_judge_that_fails_is_told_but_an_exhausted_budget_is_raised() ->
 @pytest.mark.parametrize("model", [CHAT, BASE])
 async def test_flags_are_0_or_1_and_constrained_in_both_styles(model: ModelSpec) -> None:
     recipe, says = recipe_of({"kind": "instruction"}), Says({"reasonableness": 1, "completeness": 0, "clarity": 1})
-    asked = {"recipe": recipe, "model": model, "slot": slot_of(recipe, "math"), "instruction": "Add 1 and 2."}
-    review = await review_instruction(says, **asked)
+    requested = {"recipe": recipe, "model": model, "slot": slot_of(recipe, "math"), "instruction": "Add 1 and 2."}
+    review = await review_instruction(says, **requested)
     assert review.flags == {"reasonableness": 1, "completeness": 0, "clarity": 1} and review.mean is None
     request = says.asked[0]
     assert request.json_schema is not None and (request.prompt is None) == (model is CHAT)
-    bad = await review_instruction(Says({"reasonableness": 2, "completeness": 0, "clarity": 1}), **asked)
+    bad = await review_instruction(Says({"reasonableness": 2, "completeness": 0, "clarity": 1}), **requested)
     assert bad.failure.startswith("schema_unmet")
 
 
@@ -155,14 +155,14 @@ async def test_the_adjudicator_reads_the_prior_reviews_or_gives_its_own_distribu
     high = low.model_copy(update={"model": "other", "scores": {"fit": 10.0}, "mean": 10.0, "comment": "</review> odd"})
     recipe = recipe_of()
     says = Says({**dict.fromkeys(TEXT_SCORES, 8), "comment": "ok"})
-    asked: dict[str, Any] = {
+    requested: dict[str, Any] = {
         "recipe": recipe, "slot": slot_of(recipe), "text": "Why twice?", "seeds": SEEDS, "calibration": {},
         "prior": [low, high],
     }  # fmt: skip
-    review = await adjudicate_text(says, model=CHAT, **asked)
+    review = await adjudicate_text(says, model=CHAT, **requested)
     assert review.role == "adjudicator" and review.stage == "adjudication" and review.mean == 8.0
     system, user = (message.content for message in says.asked[0].messages)
     assert "adjudicator" in system and "fit 3" in user and "mean 10.00" in user
     assert user.count("</review>") == 2 and "secret-name" not in user
-    own = await adjudicate_text(Says((("billing", -0.1), ("outage", -2.0))), model=ENCODER, **asked)
+    own = await adjudicate_text(Says((("billing", -0.1), ("outage", -2.0))), model=ENCODER, **requested)
     assert own.role == "adjudicator" and own.distribution[0].raw == -0.1

@@ -29,20 +29,20 @@ def recipe_of(style: str = "chat") -> Recipe:
 class Helper:
     """Answers each step; chat models in JSON, base models in a line."""
 
-    def __init__(self, **said: Any) -> None:
+    def __init__(self, **replies: Any) -> None:
         self.said = {"domain": "coding", "keywords": ["binary search", "arrays", "steps", "more"], "summary": "w " * 40}
-        self.said |= said
+        self.said |= replies
         self.asked: list[CallRequest] = []
 
     async def __call__(self, request: CallRequest) -> Reply:
         self.asked.append(request)
         step = request.purpose.removeprefix("seed.")
-        said = self.said[step]
-        if isinstance(said, Exception):
-            raise said
+        given = self.said[step]
+        if isinstance(given, Exception):
+            raise given
         if request.prompt is not None:
-            return Reply(key=request.key(), text=f" {', '.join(said) if isinstance(said, list) else said}\n")
-        return Reply(key=request.key(), text=orjson.dumps({step: said}).decode())
+            return Reply(key=request.key(), text=f" {', '.join(given) if isinstance(given, list) else given}\n")
+        return Reply(key=request.key(), text=orjson.dumps({step: given}).decode())
 
 
 @pytest.mark.parametrize("style", ["chat", "completion"])

@@ -162,7 +162,7 @@ def test_the_cards_snippets_run_as_they_stand_and_agree(made: Made) -> None:
     card = (made.folder / "README.md").read_text()
     snippets = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     assert ["onnxruntime" in code for code in snippets] == [True, False]
-    said = [
+    output = [
         subprocess.run(
             [sys.executable, "-c", code], cwd=made.folder, capture_output=True, text=True, timeout=120, check=True
         ).stdout
@@ -170,7 +170,7 @@ def test_the_cards_snippets_run_as_they_stand_and_agree(made: Made) -> None:
     ]
     ours = Predictor.open(made.folder).predict(["where is my parcel?", "I was charged twice"])
     pairs = re.compile(r"\('(.*?)', ([\d.]+)\)")
-    for text in said:
+    for text in output:
         found = pairs.findall(text)
         assert [label for label, _ in found] == [answer.label for answer in ours]
         assert [float(share) for _, share in found] == pytest.approx([answer.probability for answer in ours], abs=2e-4)
@@ -178,14 +178,14 @@ def test_the_cards_snippets_run_as_they_stand_and_agree(made: Made) -> None:
 
 def test_the_card_says_where_the_student_comes_from_and_where_it_fails(made: Made) -> None:
     card = (made.folder / "README.md").read_text()
-    for said in (
+    for text in (
         "dataset shop@1, content hash ".replace("@", "\\@"), "5 rows (train 5)", "5 seeds (licence: CC\\-BY\\-4\\.0)",
         "writer: the Gemma Terms of Use count.", "| 80.0% | 70.0% to 90.0% |", "| 60.0% | +20.0 points |",
         "calibration error on held\\|out\\.csv: 0.200, 0.100 with", "temperature 2:", "no threshold",
         "has no rows of 1 labels", "is small (40 rows)", "reads 16 tokens", "language en",
         "1 rows of the dataset are restricted", "a &lt;b&gt;\\|odd\\*",
     ):  # fmt: skip
-        assert said in card, said
+        assert text in card, text
     assert all(hidden not in card for hidden in ("SECRET", "<b>", "/home/me"))
 
 

@@ -111,8 +111,8 @@ def test_a_plugins_task_is_read_explained_and_described(plugin: Path, tmp_path: 
     assert recipe_json_schema()["properties"]["task"]["discriminator"]["mapping"]["mood"] == "#/$defs/MoodTask"
     with pytest.raises(InputInvalid) as caught:
         load_recipe(moods(tmp_path, moods=["calm"], speeker="x"))
-    told = {(one.field, one.what) for one in caught.value.problems}
-    assert {("task.moods", "moods has 1 entries"), ("task.speeker", "unknown field 'speeker'")} <= told
+    found_problems = {(one.field, one.what) for one in caught.value.problems}
+    assert {("task.moods", "moods has 1 entries"), ("task.speeker", "unknown field 'speeker'")} <= found_problems
     assert TASKS.plugins["mood"].distribution == "graft-mood"
 
 
@@ -125,8 +125,8 @@ def test_a_plugins_task_from_recipe_to_student(
     assert done["version"]["labels"] == dict.fromkeys(MOODS, 6)
     card = done["version"]["card"]
     assert "rows for mood over 3 labels" in card and "6 rows are restricted" in card
-    asked = [json.dumps(body) for _, body in fake_llm.fake.seen]
-    assert any("sincerity" in body and "a remark of a guest of an inn" in body for body in asked)
+    requested = [json.dumps(body) for _, body in fake_llm.fake.seen]
+    assert any("sincerity" in body and "a remark of a guest of an inn" in body for body in requested)
     monkeypatch.setenv("GRAFT_HOME", str(home))
     with Lake.open(Home.find()) as lake:
         found = version(lake, "moods")
@@ -137,8 +137,8 @@ def test_a_plugins_task_from_recipe_to_student(
         run = lake.run(found.run_id)
         assert run is not None and run.task.label_noun == "mood"
     shown = graft(home, prefect_url, "show", "moods", "--json")
-    told = {row["text"] for row in json.loads(shown.stdout)["rows"] if row["label"] == "angry"}
-    assert told == {"(restricted)"}
+    report = {row["text"] for row in json.loads(shown.stdout)["rows"] if row["label"] == "angry"}
+    assert report == {"(restricted)"}
     written = graft(home, prefect_url, "export", "moods", "--format", "messages", "--out", str(tmp_path / "out"))
     assert written.returncode == 0 and "angry" not in (tmp_path / "out" / "train.jsonl").read_text(encoding="utf-8")
     for name in ("train.confusion_png", "heads.single.write_reliability"):  # drawing takes longer than these trainings
