@@ -19,7 +19,7 @@ class ExportCommand(TyperCommand):
 
         from graft.schemas.kinds import EXPORTS
 
-        formats = "\n\n".join(f"{name}: {escape(one.says)}" for name, one in EXPORTS.all().items())
+        formats = "\n\n".join(f"{name}: {escape(one.summary)}" for name, one in EXPORTS.all().items())
         self.help = f"{inspect.cleandoc(export.__doc__ or '')}\n\nFormats:\n\n{formats}"
         return super().get_help(ctx)
 

@@ -177,7 +177,7 @@ async def test_the_policy_wants_rows_where_the_student_errs(example: None) -> No
 
     rows = [SteeringRow("x", "a", {"a": 0.1, "b": 0.9}), SteeringRow("y", "b", {"a": 0.1, "b": 0.9})]
     wish = await POLICIES.get("errors")(Evidence(1, 2, ("a", "b"), rows, (), name))
-    assert wish.weights == {"a": 2, "b": 1} and wish.said == "1 errors"
+    assert wish.weights == {"a": 2, "b": 1} and wish.summary == "1 errors"
 
 
 def test_a_broken_plugin_is_reported_and_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -156,7 +156,7 @@ def test_a_plugins_policy_steers_beside_the_others(dummies: None) -> None:
     settings = ImproveSettings(policies=("domain_gap", "shortest"))
     decided = asyncio.run(decide(evidence, settings, rows=10, after=1))
     assert [row.text for row in decided.steering.exemplars] == ["short"]
-    assert decided.said[1] == "shortest: 1 short rows shown" and sum(decided.wanted.values()) == 10
+    assert decided.summaries[1] == "shortest: 1 short rows shown" and sum(decided.wanted.values()) == 10
 
 
 # ---- kinds and stages

@@ -110,4 +110,4 @@ def test_policies_compose_into_one_steering() -> None:
     assert decided.steering.round == 2 and decided.steering.after == 3
     assert len({(row.text, row.label) for row in decided.steering.exemplars}) == len(decided.steering.exemplars)
     assert decided.steering.concepts and decided.steering.partners
-    assert [sentence.split(":")[0] for sentence in decided.said] == list(settings.policies)
+    assert [sentence.split(":")[0] for sentence in decided.summaries] == list(settings.policies)

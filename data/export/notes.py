@@ -54,13 +54,13 @@ def readme(found: DatasetVersion, lines: Sequence[str]) -> str:
 
 
 def manifest(
-    found: DatasetVersion, format: str, included: Mapping[str, Any], splits: Sequence[str], made: Sequence[Written],
+    found: DatasetVersion, format: str, options: Mapping[str, Any], splits: Sequence[str], made: Sequence[Written],
     graft: str,
 ) -> str:  # fmt: skip
     """Return manifest.json: the version, the options, and each file's hash, bytes and rows."""
     facts = {
         "dataset": found.dataset, "version": found.version, "content_hash": found.content_hash, "graft": graft,
-        "format": format, "splits": list(splits), "options": dict(included), "rows": sum(one.rows or 0 for one in made),
+        "format": format, "splits": list(splits), "options": dict(options), "rows": sum(one.rows or 0 for one in made),
         "files": [asdict(one) for one in made],
     }  # fmt: skip
     return json.dumps(facts, indent=2, ensure_ascii=False) + "\n"

@@ -200,7 +200,7 @@ def _with_check(text: str) -> Iterator[Span]:
     from stdnum.gb import nhs
     from stdnum.us import ssn
 
-    def of_span(span: Span) -> str:
+    def without_gaps(span: Span) -> str:
         return _GAP.sub("", text[span.start : span.end])
 
     for start, ends in _accounts(text):
@@ -217,7 +217,7 @@ def _with_check(text: str) -> Iterator[Span]:
         (_NINO, bool),
     )
     for pattern, valid in numbers:
-        yield from (span for span in _spans("national_id", pattern, text) if valid(of_span(span)))
+        yield from (span for span in _spans("national_id", pattern, text) if valid(without_gaps(span)))
 
 
 def _accounts(text: str) -> Iterator[tuple[int, list[int]]]:

@@ -24,7 +24,7 @@ class Decided:
     steering: Steering
     wanted: dict[str, int]
     weights: dict[str, float]
-    said: tuple[str, ...]
+    summaries: tuple[str, ...]
 
 
 async def decide(evidence: Evidence, settings: ImproveSettings, *, rows: int, after: int) -> Decided:
@@ -37,8 +37,8 @@ async def decide(evidence: Evidence, settings: ImproveSettings, *, rows: int, af
         concepts=_merged([wish.concepts for wish in wishes.values()]),
         partners=_merged([wish.partners for wish in wishes.values()]),
     )  # fmt: skip
-    said = tuple(f"{name}: {wish.said}" for name, wish in wishes.items())
-    return Decided(steering, rows_of(weights, rows), weights, said)
+    summaries = tuple(f"{name}: {wish.summary}" for name, wish in wishes.items())
+    return Decided(steering, rows_of(weights, rows), weights, summaries)
 
 
 def _merged(found: Sequence[Mapping[str, tuple[str, ...]]]) -> dict[str, tuple[str, ...]]:

@@ -32,7 +32,7 @@ async def wish(evidence: Evidence) -> Wish:
         start = min(max(0, middle - EACH // 2), max(0, len(rows) - EACH))
         chosen += rows[start : start + EACH]
     summary = f"{len(chosen)} exemplars about the {level:.0%} quantile of difficulty"
-    return Wish(weights=dict.fromkeys(evidence.labels, 1.0), exemplars=shown(chosen), said=summary)
+    return Wish(weights=dict.fromkeys(evidence.labels, 1.0), exemplars=shown(chosen), summary=summary)
 
 
 KIND: Policy = wish

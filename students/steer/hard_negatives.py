@@ -37,7 +37,7 @@ async def wish(evidence: Evidence) -> Wish:
     summary = f"{len(wrong)} of {len(evidence.rows)} steering rows wrong, {len(hardest)} of them shown"
     if wrong:
         summary += f"; most often {worst} ({weights[worst] - 1:.0%} of its rows)"
-    return Wish(weights=weights, exemplars=shown(hardest), partners=partners, said=summary)
+    return Wish(weights=weights, exemplars=shown(hardest), partners=partners, summary=summary)
 
 
 KIND: Policy = wish

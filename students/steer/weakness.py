@@ -32,7 +32,7 @@ async def wish(evidence: Evidence) -> Wish:
     weights = {label: 1 + (len(by_label[label]) / whole if whole else 0.0) for label in evidence.labels}
     named_all = sum(map(len, concepts.values()))
     summary = f"{whole} rows failed again; {named_all} concepts named for {len(concepts)} labels"
-    return Wish(weights=weights, concepts=concepts, said=summary)
+    return Wish(weights=weights, concepts=concepts, summary=summary)
 
 
 def _again(evidence: Evidence) -> list[SteeringRow]:

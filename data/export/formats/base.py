@@ -101,7 +101,7 @@ def turn(role: str, content: str) -> str:
 
 @dataclass(frozen=True)
 class Format:
-    """An export format. `name` and `says` are for people, the rest is for write.py.
+    """An export format. `name` and `summary` are for people, the rest is for write.py.
 
     `rows` transforms the relation `chosen` into another of the same name, such as one row per pair, sorted by `order`.
     `check` raises GraftError if the version cannot be written in this format. `beside` returns the text of further
@@ -110,7 +110,7 @@ class Format:
     """
 
     name: str
-    says: str
+    summary: str
     container: Container
     select: Callable[[Source, Params], Columns]
     suffix: str = ""
