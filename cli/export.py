@@ -11,7 +11,7 @@ from typer.core import TyperCommand
 
 
 class ExportCommand(TyperCommand):
-    """The verb's help ends with the formats that there are, a plugin's too."""
+    """The verb's help ends with all formats, plugins' included."""
 
     def get_help(self, ctx: Any) -> str:
         """Called by typer for --help."""

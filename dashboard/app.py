@@ -78,7 +78,7 @@ def create_app(home: Home, *, door: Door, hosts: tuple[str, ...] = LOOPBACK) -> 
 
 @posted
 def enter(request: Request, form: Form) -> Response:
-    """Admit whoever pastes the key (POST)."""
+    """Admit a browser that sends the key (POST)."""
     key, back = context_of(request).door.key, local(form.get("back", ""))
     if key is None:
         return RedirectResponse(back, 303)

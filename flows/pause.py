@@ -176,7 +176,7 @@ def _nap(note: Waiting) -> float:
 
 
 def _time_is_up(home: Home, note: Waiting) -> bool:
-    """Resume the run without a review; False if somebody was faster or the server does not respond."""
+    """Resume the run without a review; False if another resumed it first or the server does not respond."""
     try:
         _hand_in(home, note, Reviewed(by="nobody", note="time ran out"), tries=1)
     except GraftError:

@@ -47,7 +47,7 @@ class ScheduleInfo(Value):
 
 
 class RunInfo(Value):
-    """One flow run as Prefect knows it; `seconds` is its time in the running state, `url` its page."""
+    """One flow run in Prefect; `seconds` is its time in the running state, `url` its page."""
 
     id: str
     name: str

@@ -112,7 +112,7 @@ def check_extra(extra: Mapping[str, Any]) -> None:
 
 
 def sendable(extra: Mapping[str, Any]) -> dict[str, Any]:
-    """`extra` without what `check_extra` refuses: the same for every model that was validated."""
+    """`extra` without the fields that `check_extra` refuses: the same for every model that was validated."""
     return dict(_without(extra, inner=False, deepest=DEEPEST))
 
 

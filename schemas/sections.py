@@ -58,7 +58,7 @@ class Column:
         title: heads the column
         digits: decimal places of a number or a percentage (0 for a share: one place)
         link: key of a row's value that holds an address of the dashboard, used by pages only
-        bar: whether a share is drawn as a bar beside its number
+        bar: True to draw a share as a bar beside its number
         mark: key of a share that is marked on the bar, such as the one expected
     """
 

@@ -1,7 +1,7 @@
 """The classifier of a student: any transformers encoder, masked mean pooling, one linear layer.
 
 MiniLM was trained with mean pooling and has no trained pooler, so transformers' stock sequence classifier would put a
-random pooler and a random head on it: with a few rows a class that starts far below what the encoder already knows.
+random pooler and a random head on it: with a few rows a class that starts far below the encoder's own accuracy.
 Here the mean over the real tokens is normalised, and the layer starts from each class's mean vector (weight
 imprinting, Qi et al. 2018): training begins at nearest-centroid accuracy and improves on it. Its head
 (`students.heads`) reads the logits: as one label a text, or as several.

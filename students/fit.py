@@ -214,7 +214,7 @@ def check_rows(rows: Sequence[TrainRow], validation: Sequence[TrainRow], labels:
         what = f"every training row has the label {present.pop()!r}" if present else "there is no training row"
         raise GraftError(
             f"{what}: a classifier needs rows of two classes or more", where="training rows",
-            fix="add seeds of the other labels; graft show NAME --rejected says why rows were rejected",
+            fix="add seeds of the other labels; graft show NAME --rejected lists the reasons of rejections",
         )  # fmt: skip
     if absent := [label for label in labels if label not in present]:
         say(f"no training rows for {len(absent)} labels, known by their names only: {', '.join(absent[:5])}")

@@ -1,6 +1,6 @@
 """Trains a version's student and always a seeds-only student beside it, so that the gain is measured.
 
-Knows neither Prefect nor the lake: it takes rows and returns values. `train_student` trains and compares both,
+Independent of Prefect and the lake: it takes rows and returns values. `train_student` trains and compares both,
 `learn` returns the student of one lesson, such as a round of a loop.
 """
 
@@ -172,8 +172,8 @@ def train_student(
 
     Weights and pictures go to `home.students/<id>/`. The test rows are checked before any training. A row that is both
     a seed and in the version counts once. The version's `validation` rows decide when the version's student stops
-    (`settings.patience`), never the baseline: it knows seeds only. With `settings.select` the baseline selects the
-    version's rows that it does not know yet, and the version's student learns from these and the seeds. With
+    (`settings.patience`), never the baseline: it has seeds only. With `settings.select` the baseline selects the
+    version's rows that it is not sure of yet, and the version's student learns from these and the seeds. With
     `settings.multi_label` a test row's label is a cell such as `a|b`, texts that occur several times are one row, and
     the validation rows choose both students' thresholds. Both students' predictions are kept in their folders, beside
     `test_ids` and `validation_ids`: the ids of a version's rows, in the rows' order. Raises GraftError for test labels

@@ -1,8 +1,8 @@
 """The contract of a method: plain async Python that turns one slot into one decided candidate.
 
 A method gets everything that it may use: `ask` calls models, `clean` redacts, `screen` runs the gates that need no
-other row, `calibration` holds the corrections of label log-probabilities. It knows
-neither Prefect nor the lake. Its module ends with `KIND`, an instance of its class (see `schemas.kinds`).
+other row, `calibration` holds the corrections of label log-probabilities. It
+depends on neither Prefect nor the lake. Its module ends with `KIND`, an instance of its class (see `schemas.kinds`).
 """
 
 from __future__ import annotations
@@ -133,7 +133,8 @@ class Method(Generic[S]):
     def settings(self, recipe: Recipe) -> S:
         """The recipe's settings of this method. Raises GraftError if it has another method."""
         if not isinstance(recipe.method, self.Settings):
-            raise GraftError(f"recipe asks for {recipe.method.kind}", where="method.kind", fix=f"use kind: {self.kind}")
+            what = f"the recipe's method is {recipe.method.kind}"
+            raise GraftError(what, where="method.kind", fix=f"use kind: {self.kind}")
         return recipe.method
 
     def traits(self, recipe: Recipe) -> Traits:

@@ -1,7 +1,7 @@
 """Reviewers: three flags on an instruction, six scores on a response or a text, or a distribution over the labels.
 
 Scores follow GRA section 3 (arXiv 2504.12322) and parse strictly: exactly the required whole numbers in 0..10, anything
-else is a failed review. The paper's text says 0..10 and its prompt 1..10; here it is 0..10 in both. For (text, label)
+else is a failed review. The paper's text has 0..10 and its prompt 1..10; here both have 0..10. For (text, label)
 rows the dimensions are those of the task's rubric. A failed judge returns a Review with `failure` set ("code:
 message"); only BudgetExhausted is raised.
 """

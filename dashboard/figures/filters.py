@@ -181,7 +181,7 @@ def too_long(text: str) -> str:
 
 
 def words(text: str) -> list[tuple[str, bool]]:
-    """The terms of a search with whether each is excluded: words, "phrases in quotes", -excluded, -"excluded too"."""
+    """Return the terms of a search, each with True if excluded: words, "phrases", -excluded, -"excluded phrases"."""
     found = re.findall(r'(-?)"([^"]+)"|(-?)([^\s"]+)', text)
     terms = [(phrase or word, bool(not_phrase or not_word)) for not_phrase, phrase, not_word, word in found]
     return [(" ".join(text.split()), unwanted) for text, unwanted in terms if text.strip()]

@@ -106,7 +106,7 @@ def export(
 
 
 def format_of(name: str) -> Format:
-    """The format of that name. Raises NotFound with the names that there are."""
+    """The format of that name. Raises NotFound with the available names."""
     found: Format = EXPORTS.get(name)
     return found
 

@@ -132,7 +132,7 @@ class Gate:
         """Register a row of the run that has passed, once per id."""
 
     def clusters(self, ids: Sequence[str], texts: Sequence[str]) -> Mapping[str, str]:
-        """Each id to its cluster of similar rows; empty if the gate knows no similarity."""
+        """Each id to its cluster of similar rows; empty if the gate does not compare rows."""
         return {}
 
     def sift(self, rows: Rows) -> Sifted:

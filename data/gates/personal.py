@@ -109,7 +109,7 @@ class Settings(Value):
 
 
 class PersonalGate(Gate):
-    """Rule `personal_data`. The detail says kind and place, never the data; the score is the number of finds."""
+    """Rule `personal_data`. The detail gives kind and place, never the data; the score is the number of finds."""
 
     Settings, cost, name = Settings, 10, "personal"
 

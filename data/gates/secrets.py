@@ -67,7 +67,7 @@ class Settings(Value):
 
 
 class SecretGate(Gate):
-    """Rule `secret`. The detail says the place, never the secret; the score is the number of finds."""
+    """Rule `secret`. The detail gives the place, never the secret; the score is the number of finds."""
 
     Settings, cost, name = Settings, 9, "secrets"
 

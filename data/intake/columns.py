@@ -89,7 +89,7 @@ def guess(source: Source, records: Sequence[Mapping[str, Any]], given: Mapping[s
     Args:
         source: The source, for error messages.
         records: A sample of its records.
-        told: Columns by role as given with --map; an empty column drops the role.
+        given: Columns by role as given with --map; an empty column drops the role.
 
     Raises:
         InputInvalid: There are no rows, a given column does not exist, or the detection is ambiguous.

@@ -104,7 +104,7 @@ class _Encoder:
 
     def of(self, block: pa.Table) -> Halves:
         """Return a block's unit vectors, of shape (n, d)."""
-        texts, again = block.column("said").to_pylist(), block.column("again").to_pylist()
+        texts, again = block.column("content").to_pylist(), block.column("again").to_pylist()
         count = Counter(texts)
         fresh = sorted((text for text in count if text not in self._known), key=lambda text: (len(text), text))
         made = {text: self._known[text] for text in count if text in self._known}

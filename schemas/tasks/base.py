@@ -21,7 +21,7 @@ LabelName = Annotated[str, Field(min_length=1, max_length=100)]
 
 
 class Label(Value):
-    """One class: its name as the student will predict it, and what it means in a clause."""
+    """One class: its name as the student will predict it, and its meaning as a clause."""
 
     name: LabelName
     description: str = Field(default="", max_length=1_000, description="completes: a text which is about …")

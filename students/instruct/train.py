@@ -1,6 +1,6 @@
 """A version's instruction student: trained stage by stage, measured beside its untrained base.
 
-Knows neither Prefect nor the lake: it takes turns and pairs and returns values.
+Independent of Prefect and the lake: it takes turns and pairs and returns values.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def train_instruct_student(
     if not rows:
         raise GraftError(
             "there is no instruction with a response to learn from", where="training rows",
-            fix="graft show NAME --rejected says why rows were rejected; or raise student.instruct.max_length",
+            fix="graft show NAME --rejected lists the reasons of rejections; or raise student.instruct.max_length",
         )  # fmt: skip
     stages = stages_of(settings)
     used = pairs if any(stage.pairs for stage in stages) else ()

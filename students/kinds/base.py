@@ -40,7 +40,7 @@ class Training:
         settings: the recipe's, perhaps changed for this training
         test: a held-out file in place of the settings' own
         ask_teachers: the recipe's labelers on held-out rows, to compare: (rows, the student's predictions) to scores
-            and their table as text; raises GraftError if none can be asked
+            and their table as text; raises GraftError if none can be called
     """
 
     lake: Lake

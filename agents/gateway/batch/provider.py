@@ -187,7 +187,7 @@ def kind_of(litellm: Any, model: ModelSpec) -> str:
         kind = str(litellm.get_llm_provider(model.model)[1])
     except litellm.BadRequestError:
         raise ModelUnreachable(
-            f"LiteLLM knows no provider for {model.model!r}", where=model.name, fix="check model in the recipe"
+            f"LiteLLM has no provider for {model.model!r}", where=model.name, fix="check model in the recipe"
         ) from None
     kind = "openai" if kind == "text-completion-openai" else kind
     if kind not in SUPPORTED:

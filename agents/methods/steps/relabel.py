@@ -110,7 +110,7 @@ def _combined(
     There is none if the first two are exactly even, as votes may be, or the first is under `least`.
     """
     by_model = {review.model: review for review in reviews if review.answer in names and review.distribution}
-    given = list(by_model.values())  # a model in two roles counts once, as the one that was asked last
+    given = list(by_model.values())  # a model in two roles counts once, by its last review
     mean = soft_label([review.distribution for review in given])
     ranked = sorted(mean, key=lambda name: (-mean[name], names.index(name)))
     label = ranked[0] if ranked else ""

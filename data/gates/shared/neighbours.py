@@ -198,7 +198,7 @@ class _AllNear(NearIndex):
     """A near index that returns all neighbours, not only the nearest."""
 
     def join(self, place: int, text: str, parent: list[int]) -> list[int]:
-        """Registers a row by its place; one near row of each group that `parent` tells apart."""
+        """Register a row by its place. Return one near row of each group in `parent`."""
         shingles = shingles_of(text)
         if not shingles:
             return []
