@@ -115,7 +115,7 @@ class FakeBatches:
             self.habits.drop_created -= 1
             assert request.transport is not None
             request.transport.abort()
-        return self._told(name)
+        return self._status_of(name)
 
     async def retrieve(self, request: web.Request) -> web.StreamResponse:
         if self.habits.fail_polls:
@@ -127,7 +127,7 @@ class FakeBatches:
             request.transport.abort()
             return web.Response(status=500)
         name = request.match_info["id"]
-        return self._told(name) if name in self.batches else _problem(404, "no such batch")
+        return self._status_of(name) if name in self.batches else _problem(404, "no such batch")
 
     async def list(self, request: web.Request) -> web.Response:
         if self.habits.no_list:
@@ -146,7 +146,7 @@ class FakeBatches:
         batch = self.batches[request.match_info["id"]]
         if batch["status"] in ("validating", "in_progress"):
             batch["status"] = "cancelling"
-        return self._told(batch["id"])
+        return self._status_of(batch["id"])
 
     async def content(self, request: web.Request) -> web.Response:
         name = request.match_info["id"]
@@ -154,7 +154,7 @@ class FakeBatches:
             return _problem(404, "no such file")
         return web.Response(body=self.files[name])
 
-    def _told(self, name: str) -> web.Response:
+    def _status_of(self, name: str) -> web.Response:
         return web.json_response(self._public(name))
 
     def _public(self, name: str) -> dict[str, Any]:

@@ -144,7 +144,7 @@ class Windows:
         return requests_fit and (not how.tokens_per_minute or held + tokens <= how.tokens_per_minute)
 
 
-def tokens_asked(body: dict[str, Any]) -> int:
+def tokens_reserved(body: dict[str, Any]) -> int:
     """Tokens that a provider reserves on arrival: the prompt by the fake's own count, and all of max_tokens."""
     given = sum(len(message["content"]) for message in body.get("messages", ())) or len(body.get("prompt") or "")
     return given // 4 + int(body.get("max_tokens") or 16)

@@ -20,7 +20,17 @@ from typing import Any
 
 import orjson
 from aiohttp import web
-from fake_faults import USAGES, Behaviour, Windows, billed, go_wrong, out_of_credit, reply_time, to_wait, tokens_asked
+from fake_faults import (
+    USAGES,
+    Behaviour,
+    Windows,
+    billed,
+    go_wrong,
+    out_of_credit,
+    reply_time,
+    to_wait,
+    tokens_reserved,
+)
 from fake_replies import REFUSALS, begun_in, judged_in, list_reply, name_reply
 from in_thread import InThread
 
@@ -147,7 +157,7 @@ class FakeLLM:
             return out_of_credit()
         if how.rate_limit_above and self.in_flight > how.rate_limit_above:
             return to_wait(how, how.limit_status, "slow down")
-        if self.windows.wait_s(how, tokens_asked(body)):
+        if self.windows.wait_s(how, tokens_reserved(body)):
             return to_wait(how, how.limit_status, "too many in this minute")
         if how.echo_key:
             return web.Response(status=400, text=f"cannot serve {request.headers.get('Authorization')}")

@@ -31,7 +31,7 @@ def begun_in(body: dict[str, Any]) -> str:
     return found[1] if found else ""
 
 
-def asked_in(body: dict[str, Any]) -> str:
+def prompt_in(body: dict[str, Any]) -> str:
     """The last user's message, or the prompt."""
     answers = [message["content"] for message in body.get("messages") or () if message["role"] == "user"]
     return str(answers[-1]) if answers else str(body.get("prompt") or "")
@@ -39,13 +39,13 @@ def asked_in(body: dict[str, Any]) -> str:
 
 def judged_in(body: dict[str, Any]) -> str:
     """The text shown to a judge between tags, or else the whole prompt."""
-    prompt = asked_in(body)
+    prompt = prompt_in(body)
     return prompt.partition("<text>")[2].partition("</text>")[0].strip() or prompt
 
 
 def list_reply(body: dict[str, Any], rng: random.Random, sentence: Callable[[random.Random], str]) -> str | None:
     """A numbered list of three; it continues an opened `1.` or `Example 1:`. None: no list requested."""
-    prompt, begun = asked_in(body), begun_in(body)
+    prompt, begun = prompt_in(body), begun_in(body)
     opened = OPENED.search(begun or prompt)
     if not opened and "short texts" not in prompt:
         return None
@@ -56,7 +56,7 @@ def list_reply(body: dict[str, Any], rng: random.Random, sentence: Callable[[ran
 
 def name_reply(body: dict[str, Any], rng: random.Random, off_label_rate: float, words: list[str]) -> str | None:
     """One of the labels that the conversation lists, or another word; None if no label is requested."""
-    shown, prompt = asked_in(body), str(body.get("prompt") or "")
+    shown, prompt = prompt_in(body), str(body.get("prompt") or "")
     if "Which label?" not in shown and not prompt.rstrip().endswith("Label:"):
         return None
     text = "\n".join([*(message["content"] for message in body.get("messages") or ()), prompt])

@@ -12,7 +12,7 @@ from graft.schemas.calls import CallRequest, Reply, TokenLogprob
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Seed, Slot
 
-Said = str | dict[str, float] | Exception | Reply
+Scripted = str | dict[str, float] | Exception | Reply
 """A text, alternatives of the first token, something to raise, or a whole reply."""
 
 
@@ -22,18 +22,18 @@ class Models:
     Like the gateway with its journal it answers a known key from memory, so `count` is what would have been paid.
     """
 
-    def __init__(self, **script: Said | list[Any] | Callable[[CallRequest], Said]) -> None:
+    def __init__(self, **script: Scripted | list[Any] | Callable[[CallRequest], Scripted]) -> None:
         self.script = {name.replace("_", "."): value for name, value in script.items()}
         self.asked: list[CallRequest] = []
         self.count: Counter[str] = Counter()
-        self._known: dict[str, Said] = {}
+        self._known: dict[str, Scripted] = {}
 
     async def ask(self, request: CallRequest) -> Reply:
         self.asked.append(request)
         await asyncio.sleep(0)
         key = request.key()
         if key not in self._known:
-            self._known[key] = self._said(request)
+            self._known[key] = self._scripted(request)
             self.count[request.purpose] += 1
         given = self._known[key]
         if isinstance(given, Exception):
@@ -44,11 +44,11 @@ class Models:
             return Reply(key=key, text=given)
         return Reply(key=key, text="", logprobs=(TokenLogprob(token="", logprob=0.0, top=tuple(given.items())),))
 
-    def _said(self, request: CallRequest) -> Said:
+    def _scripted(self, request: CallRequest) -> Scripted:
         value: Any = self.script[request.purpose]
         if isinstance(value, list):
             value = value[self.count[request.purpose] % len(value)]
-        given: Said = value(request) if callable(value) else value
+        given: Scripted = value(request) if callable(value) else value
         return given
 
     def of(self, purpose: str) -> list[CallRequest]:

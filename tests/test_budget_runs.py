@@ -55,7 +55,7 @@ def test_caps_decide_no_row_and_so_make_no_other_run(tmp_path: Path) -> None:
     assert ids[0] == ids[1] != ids[2]
 
 
-def test_the_lake_knows_what_a_run_has_spent_itself_each_call_once(tmp_path: Path) -> None:
+def test_the_lake_counts_each_call_of_a_run_once(tmp_path: Path) -> None:
     def call(key: str, **more: Any) -> Call:
         given = {
             "key": key, "run_id": "r", "candidate_id": "c", "role": "generator", "purpose": "p", "model": "m",

@@ -63,7 +63,7 @@ def test_json_is_the_report(home: Path) -> None:
     assert report.missing["meaning"] == "turned off by --no-embed"
 
 
-def test_an_encoder_that_is_not_installed_is_told(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_encoder_is_reported(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(texts: object) -> None:
         raise MissingExtra("no encoder", fix="pip install it")
 

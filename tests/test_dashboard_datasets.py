@@ -247,7 +247,7 @@ def test_reviews_show_severity_adjudications_and_what_labels_became(browser: Bro
         assert wrong == []
 
 
-def test_changes_are_told_against_any_version(browser: Browser, pages: str) -> None:
+def test_changes_are_shown_against_any_version(browser: Browser, pages: str) -> None:
     with visiting(browser) as (page, wrong):
         settled(page, f"{pages}/datasets/many@2/changes")
         assert page.get_by_role("combobox").input_value() == "many@1"
@@ -308,7 +308,9 @@ def test_a_report_of_what_no_model_made_and_of_a_guard(
     assert HIDDEN_WORDS not in guard_file and "Generation and labelling of the messages, run guarding" in guard_file
 
 
-def test_a_report_that_cannot_be_written_says_so(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_report_that_cannot_be_written_is_an_error(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("GRAFT_HOME", str(home))
     (tmp_path / "file").write_text("in the way")
     for where in (tmp_path, tmp_path / "file" / "r.html"):

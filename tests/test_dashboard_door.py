@@ -147,7 +147,7 @@ ELSEWHERE: list[dict[str, str]] = [
 
 
 @pytest.mark.parametrize("headers", ELSEWHERE)
-def test_requests_from_elsewhere_are_refused_whatever_tells_it(home: Home, shop: str, headers: dict[str, str]) -> None:
+def test_requests_from_another_origin_are_refused_by_any_header(home: Home, shop: str, headers: dict[str, str]) -> None:
     cookie = "=".join(Key(home.root).cookie)
     for path in ("/", QUERY, "/static/graft.css", "/charts/balance.svg?of=shop@2", "/nothing"):
         for method in ("GET", "HEAD"):

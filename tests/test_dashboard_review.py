@@ -127,7 +127,7 @@ def test_a_rejected_candidate_is_rescued_from_its_gate(browser: Browser, desk: t
         assert "shop@3" in page.content() and wrong == []
 
 
-def test_a_blind_second_reviewer_sees_no_decision_and_agreement_is_told(
+def test_a_blind_second_reviewer_sees_no_decision_and_agreement_is_shown(
     browser: Browser, desk: tuple[Home, str]
 ) -> None:
     home, address = desk
@@ -151,7 +151,7 @@ def test_a_blind_second_reviewer_sees_no_decision_and_agreement_is_told(
     assert [edit.blind for edit in kept(home)] == [False] * 3 + [True] * 3
 
 
-def test_two_people_on_one_row_lose_nothing_and_are_told(browser: Browser, desk: tuple[Home, str]) -> None:
+def test_two_people_on_one_row_lose_nothing_and_see_the_clash(browser: Browser, desk: tuple[Home, str]) -> None:
     home, address = desk
     with reviewer(browser, address, "Ada") as (ada, wrong), reviewer(browser, address, "Bob") as (bob, wrong_too):
         ada.goto(f"{address}/review?ref=shop@2&rule=random")
@@ -168,7 +168,7 @@ def test_two_people_on_one_row_lose_nothing_and_are_told(browser: Browser, desk:
         assert wrong == [] == wrong_too
 
 
-def test_restricted_words_are_hidden_in_the_queue_until_asked_for(browser: Browser, desk: tuple[Home, str]) -> None:
+def test_restricted_words_are_hidden_in_the_queue_until_requested(browser: Browser, desk: tuple[Home, str]) -> None:
     _, address = desk
     with visiting(browser) as (page, wrong):
         page.goto(f"{address}/review?ref=shop@2&row=c_row00007")

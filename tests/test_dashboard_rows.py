@@ -93,7 +93,7 @@ def test_filters_become_chips_and_go_one_at_a_time(browser: Browser, shop: str) 
         assert len(ids(page)) == 20 and wrong == []
 
 
-def test_what_cannot_be_asked_is_said_and_left_out(browser: Browser, shop: str) -> None:
+def test_an_invalid_filter_is_reported_and_ignored(browser: Browser, shop: str) -> None:
     with visiting(browser) as (page, wrong):
         answer = page.goto(f"{shop}/rows?ref=shop@2&words={'parcel+' * 1500}&mean_from=high&sort=best&restricted=maybe")
         assert answer is not None and answer.status == 200
@@ -137,7 +137,7 @@ def test_what_was_rejected_is_found_by_its_rule(browser: Browser, shop: str) -> 
         assert "not in it: rejected (gate.near_duplicate)" in page.content() and wrong == []
 
 
-def test_a_row_tells_its_fate_and_leaves_as_prov(browser: Browser, shop: str) -> None:
+def test_a_row_shows_its_fate_and_exports_as_prov(browser: Browser, shop: str) -> None:
     with visiting(browser) as (page, wrong):
         page.goto(f"{shop}/rows/c_row00040")
         fate = [row.inner_text() for row in page.get_by_role("region", name="its fate").locator("tbody tr").all()]

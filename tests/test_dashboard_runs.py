@@ -34,7 +34,7 @@ def told(recipe_word: str, count: int = 3) -> None:
 """
 
 
-def test_a_live_run_tells_its_speed_its_limits_and_that_it_fell_silent(browser: Browser, tmp_path: Path) -> None:
+def test_a_live_run_shows_its_speed_its_limits_and_silence(browser: Browser, tmp_path: Path) -> None:
     home = Home(tmp_path)
     run = Run(id="run1", dataset="shop", recipe=RECIPE, status="running", started_at=AT, code_version="1")
     now = Live(

@@ -105,7 +105,7 @@ def test_repeated_values_inside_lists_are_counted_too(tmp_path: Path) -> None:
     assert f"{file}:1: this row has more than 64 MB" in message
 
 
-def test_pages_are_added_up_by_their_own_headers_whatever_the_footer_says(tmp_path: Path) -> None:
+def test_pages_are_added_up_by_their_own_headers_not_the_footer(tmp_path: Path) -> None:
     file = tmp_path / "pages.parquet"
     table = pa.table({"text": ["x" * 20_000_000], "label": ["a"]})
     with pq.ParquetWriter(file, table.schema, use_dictionary=False, compression="zstd") as writer:

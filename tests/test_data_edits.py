@@ -120,7 +120,7 @@ def test_a_later_word_wins_and_an_accept_ends_a_reject(lake: Lake) -> None:
         apply(lake, third)
 
 
-def test_an_edit_wants_a_row_a_label_and_something_to_say(lake: Lake) -> None:
+def test_an_edit_needs_a_row_a_label_and_a_change(lake: Lake) -> None:
     first = put(lake, rows())
     for row, action, more, match in (
         ("c_nope", "reject", {}, "no row"), ("c_row", "reject", {}, "not a complete id"),

@@ -398,7 +398,7 @@ def test_the_verb(lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         assert isinstance(failed.exception, GraftError) and text in str(failed.exception)
 
 
-def test_the_flow_knows_every_format() -> None:
+def test_the_flow_offers_every_format() -> None:
     from graft.flows.export_dataset import export_dataset
 
     answers = export_dataset.parameters.properties["format"]

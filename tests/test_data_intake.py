@@ -66,7 +66,7 @@ def test_delimiter_and_encoding_are_found(tmp_path: Path, mark: str, encoding: s
     assert bool(found.notices) == (encoding in ("cp1252", "utf-16-le"))
 
 
-def test_latin_1_and_asked_encodings(tmp_path: Path) -> None:
+def test_latin_1_and_requested_encodings(tmp_path: Path) -> None:
     file = tmp_path / "a.csv"
     file.write_bytes(b"text,label\nna\x81ve \xe9,a\nplain words,b\n")
     assert ("na\x81ve é", "a") in pairs(read(file))
@@ -114,7 +114,7 @@ def test_an_open_quote_is_never_skipped(tmp_path: Path) -> None:
         read(file, skip=True)
 
 
-def test_repeats_count_once_and_texts_in_two_splits_are_told(tmp_path: Path) -> None:
+def test_repeats_count_once_and_texts_in_two_splits_are_reported(tmp_path: Path) -> None:
     file = tmp_path / "d.jsonl"
     lines = [
         ("where is it", "a", "train"), ("where is it", "a", "train"), ("how much", "b", "train"),
@@ -129,7 +129,7 @@ def test_repeats_count_once_and_texts_in_two_splits_are_told(tmp_path: Path) -> 
     assert [row.id for row in found.rows] == sorted(row.id for row in found.rows)
 
 
-def test_splits_are_assigned_where_there_are_none_or_asked(tmp_path: Path) -> None:
+def test_splits_are_assigned_if_missing_or_requested(tmp_path: Path) -> None:
     file = tmp_path / "d.jsonl"
     rows = [{"text": f"text number {n}", "label": "ab"[n % 2], "split": "train"} for n in range(40)]
     file.write_text("\n".join(map(json.dumps, rows)))

@@ -262,7 +262,7 @@ def test_reviewers_routes_yield_and_price(lake: Lake, reviewed: DatasetVersion) 
     assert "reviewers disagree" in section.text and "over a point off their panels: hard, mild" in section.text
 
 
-def test_gold_tells_accuracy_and_calibration(lake: Lake, reviewed: DatasetVersion) -> None:
+def test_gold_labels_give_accuracy_and_calibration(lake: Lake, reviewed: DatasetVersion) -> None:
     gold = [("c_00000", "a"), ("text number 1 of a", "a"), ("c_00002", "a"), ("no such row", "a")]
     found = quality(lake, reviewed, gold=gold).calibration
     assert found is not None and (found.gold, found.matched, found.scored) == (4, 3, 3)

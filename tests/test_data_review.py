@@ -136,7 +136,7 @@ def ids(*numbers: int) -> tuple[str, ...]:
     return tuple(f"c_row{number:03}" for number in numbers)
 
 
-def test_each_rule_has_its_order_and_says_why(shop: Lake) -> None:
+def test_each_rule_has_its_order_and_reason(shop: Lake) -> None:
     found = version(shop, "shop")
     spread = queue(shop, found, "disagreement", by="ann")
     assert spread.ids == ids(1, 4, 2, 3) and spread.total == 4
@@ -165,7 +165,7 @@ def test_a_random_queue_is_the_same_for_everybody(shop: Lake) -> None:
     assert chosen(shop, found, "random", by="ann", size=3) == (first.ids[:3], 8)
 
 
-def test_an_item_shows_what_judges_said_and_hides_what_is_restricted(shop: Lake) -> None:
+def test_an_item_shows_verdicts_and_hides_restricted_words(shop: Lake) -> None:
     found = version(shop, "shop")
     shown = item(shop, found, "c_row010")
     assert shown.why == "rejected by gate near_run (near_duplicate), 0.93 to c_row001" and shown.split is None
@@ -225,7 +225,9 @@ def test_an_undo_is_the_persons_own_and_final(shop: Lake) -> None:
         ("severity", {}, "no queue 'severity'"),
     ],
 )
-def test_a_queue_that_cannot_be_made_says_why(shop: Lake, rule: Any, more: dict[str, str], match: str) -> None:
+def test_an_impossible_queue_is_an_error_with_its_reason(
+    shop: Lake, rule: Any, more: dict[str, str], match: str
+) -> None:
     with pytest.raises(GraftError, match=match) as caught:
         queue(shop, version(shop, "shop"), rule, by="ann", **more)
     assert kept(6).text not in str(caught.value)
@@ -254,7 +256,7 @@ STEPS = st.lists(
 
 @given(steps=STEPS, blind=st.booleans())
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_no_queue_asks_again_what_the_person_decided(shop: Lake, steps: list[Any], blind: bool) -> None:
+def test_no_queue_returns_a_row_that_the_person_decided(shop: Lake, steps: list[Any], blind: bool) -> None:
     shop.sql("DELETE FROM lake.edits")
     found, some = version(shop, "shop"), list[Edit]()
     for place, (action, by, number) in enumerate(steps):
@@ -307,7 +309,7 @@ def test_an_accepted_candidate_that_a_run_rejected_becomes_a_row(own: Lake) -> N
     assert rebase(own, first, dry_run=True).rescued == ids(13, 14)
 
 
-def test_a_candidate_without_words_wants_some(own: Lake) -> None:
+def test_a_candidate_without_words_needs_some(own: Lake) -> None:
     fill(own, lost(14, text=""), lost(15, label=""))
     for name, missing in (("c_row014", "a text"), ("c_row015", "a label")):
         with pytest.raises(GraftError, match=missing):

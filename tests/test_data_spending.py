@@ -243,7 +243,7 @@ def test_a_run_over_its_time_ends_in_the_whole_runs_figures(lake: Lake) -> None:
     assert over_run(lake, "none") == []
 
 
-def test_how_calls_failed_without_a_word_of_what_was_said(lake: Lake) -> None:
+def test_failed_calls_are_counted_without_their_words(lake: Lake) -> None:
     found = errors(lake, "r1")
     assert [(one.code, one.model, one.role, one.calls, one.answered) for one in found] == [
         ("malformed", "tiny", "generator", 1, 0), ("timeout", "tiny", "generator", 1, 1),

@@ -110,7 +110,7 @@ def test_every_moment_is_one(moment: datetime) -> None:
         assert MOMENT.fullmatch(text)
 
 
-def test_deleting_tells_what_depends_and_keeps_it(lake: Lake) -> None:
+def test_deleting_lists_dependants_and_keeps_them(lake: Lake) -> None:
     lake.save_run(RUN.model_copy(update={"version": 1}))
     first = put(lake, 4)
     drop = GateResult(gate="near", rule="jaccard", passed=False)

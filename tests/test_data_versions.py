@@ -189,7 +189,7 @@ def test_splits_depend_on_the_seed_and_refuse_repeats() -> None:
         assign_splits([given[0], given[0]], Splits(), 1)
 
 
-def test_card_says_what_reaches_the_student_and_is_inert() -> None:
+def test_the_card_lists_what_reaches_the_student_and_is_inert() -> None:
     run = RUN.model_copy(update={"shortfall": {"a": 2}, "stopped_by": "money"})
     reasons = [("accepted", "agreed", 6), ("rejected", "gate.<b>|x", 2)]
     recipe = RECIPE.model_copy(update={"description": EVIL})

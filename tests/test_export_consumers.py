@@ -248,7 +248,7 @@ def test_a_push_commits_the_whole_folder(lake: Lake, tmp_path: Path, hub: Hub, l
     assert "mine.txt" not in hub.files and bool(hub.stored) is lfs
 
 
-def test_a_push_that_may_not_be_says_why(lake: Lake, tmp_path: Path, hub: Hub) -> None:
+def test_a_refused_push_is_explained(lake: Lake, tmp_path: Path, hub: Hub) -> None:
     folder = tmp_path / "o"
     export(lake, "d", format="hf", out=folder, include_restricted=True)
     refused = pushed(hub, folder)

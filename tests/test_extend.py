@@ -169,7 +169,7 @@ def test_the_objective_is_cross_entropy_with_smoothed_labels(example: None) -> N
     assert float(loss) == pytest.approx(wanted)
 
 
-async def test_the_policy_wants_rows_where_the_student_errs(example: None) -> None:
+async def test_the_policy_requests_rows_where_the_student_errs(example: None) -> None:
     from graft.students.steer import Evidence, SteeringRow
 
     async def name(label: str, texts: Any) -> tuple[str, ...]:

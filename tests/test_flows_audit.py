@@ -76,7 +76,7 @@ def test_an_audit_is_whole_and_publishes_nothing(lake: Lake, tmp_path: Path) -> 
     assert audit(lake, "shop", ["shortcuts"], restricted=True).rows == found.rows
 
 
-def test_a_version_without_a_recipe_says_so(lake: Lake) -> None:
+def test_a_version_without_a_recipe_is_noted(lake: Lake) -> None:
     fill(lake, recipe=False)
     result = audit(lake, "shop", ["poison"], {"poison.repeats": 1}, embed=embed)
     assert not result.found["poison"].gates_checked and "no recipe" in " ".join(result.notes)

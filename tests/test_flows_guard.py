@@ -344,7 +344,7 @@ def test_a_home_of_somebody_else_runs_no_code(of_up: Served, tmp_path: Path) -> 
     assert "make_dataset" in of_up.flows(), "the run reported to the server of `graft up`"
 
 
-def test_a_waiting_run_is_told_to_go_on_and_its_server_ends_with_it(of_run: Served) -> None:
+def test_a_waiting_run_can_be_resumed_and_its_server_ends_with_it(of_run: Served) -> None:
     servers = [one for one in of_run.first.children(recursive=True) if "graft.flows.server" in " ".join(one.cmdline())]
     assert len(servers) == 1
     live = json.loads(next(of_run.home.glob("runs/*/live.json")).read_text())

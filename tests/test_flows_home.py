@@ -62,9 +62,7 @@ def commands() -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize("kind", ["a file", "under a file", "cannot be made", "no such user"])
-def test_every_verb_says_what_is_wrong_with_graft_home(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_verb_reports_an_unusable_graft_home(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "demo.csv").write_text("text,label\none,a\n")
     named = {

@@ -105,7 +105,7 @@ def test_rounds_grow_a_dataset_and_the_last_student_judges_the_next(
         ("improve: {", "improve: {steer_on: held.jsonl, ", "in the held-out file too"),
     ],
 )
-def test_what_cannot_be_improved_is_said_before_anything_is_spent(
+def test_an_impossible_loop_is_refused_before_anything_is_spent(
     tmp_path: Path, fake_llm: Any, prefect_url: str, recipe: Path, changed: str, by: str, expected: str
 ) -> None:
     recipe.write_text(recipe.read_text().replace(changed, by))

@@ -172,7 +172,7 @@ def test_a_run_leaves_its_events_as_json_lines(home: Home) -> None:
     assert [line["level"] for line in found[:4]] == ["info", "info", "warning", "warning"]
 
 
-def test_an_exception_leaves_class_code_and_frames_but_not_what_a_server_said(home: Home) -> None:
+def test_an_exception_leaves_class_code_and_frames_but_no_server_text(home: Home) -> None:
     with logs.run_log(home, "r1"):
         for error in (CallFailed("malformed", "the server said: unusual words"), NotFound("no such dataset"),
                       ValueError("input_value='unusual words'")):  # fmt: skip

@@ -159,7 +159,7 @@ def test_a_money_cap_is_never_overshot(tmp_path: Path, fake_llm: Any, prefect_ur
 
 
 @pytest.mark.parametrize("broken", ["model", "seeds"])
-def test_what_cannot_run_says_what_to_do(tmp_path: Path, fake_llm: Any, prefect_url: str, broken: str) -> None:
+def test_a_run_that_cannot_start_names_the_fix(tmp_path: Path, fake_llm: Any, prefect_url: str, broken: str) -> None:
     recipe = write_recipe(tmp_path, "http://127.0.0.1:9/v1" if broken == "model" else fake_llm.url)
     if broken == "seeds":
         recipe.write_text(

@@ -120,7 +120,7 @@ def _app() -> Any:
     return app
 
 
-def test_an_open_question_is_asked_again_until_somebody_or_the_time_closes_it(
+def test_an_open_review_is_repeated_until_somebody_or_the_time_closes_it(
     tmp_path: Path, home: Home, fake_llm: Any, prefect_url: str
 ) -> None:
     first = _killed_while_it_waits(recipe_with(tmp_path, fake_llm.url, "{}"), home, prefect_url)
@@ -168,7 +168,7 @@ def _killed_while_it_waits(recipe: Path, home: Home, prefect: str) -> pause.Wait
     return found
 
 
-def test_a_wait_whose_server_is_away_says_so(home: Home) -> None:
+def test_a_wait_whose_server_is_gone_is_reported(home: Home) -> None:
     note = {
         "run_id": "shop-1", "dataset": "shop@1", "rows": 5, "by": "random", "unanswered": "go_on",
         "api_url": "http://127.0.0.1:9/api", "flow_run_id": "0" * 32, "since": "2026-01-01T00:00:00Z",

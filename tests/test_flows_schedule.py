@@ -151,7 +151,7 @@ def test_what_a_flow_would_not_take_is_refused_before_it_starts(home: Home, name
     assert one(home, name).last_run is None
 
 
-def test_a_form_is_read_as_the_types_that_the_flow_wants() -> None:
+def test_a_form_is_parsed_to_the_types_of_the_flow() -> None:
     from graft.flows.make_dataset import make_dataset
 
     schema = make_dataset.parameters.model_dump()

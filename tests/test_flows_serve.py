@@ -165,7 +165,7 @@ def test_a_schedule_fires_and_down_leaves_nothing_running(home: Home, tiny: Depl
     assert not serve.down(home, say=messages.append) and messages[-1] == "nothing was running"
 
 
-def test_without_a_server_the_error_says_how_to_start_one(home: Home, tiny: DeploymentSpec) -> None:
+def test_without_a_server_the_error_names_the_command_that_starts_one(home: Home, tiny: DeploymentSpec) -> None:
     for verb in (lambda: schedules.schedules(home), lambda: schedules.add_schedule(home, tiny)):
         with pytest.raises(GraftError, match="not up") as caught:
             verb()
@@ -254,7 +254,7 @@ def test_every_broken_deployment_is_named_at_once(tmp_path: Path) -> None:
     assert [problem.field for problem in caught.value.problems] == ["deployments.0", "deployments.1"]
 
 
-def test_prefect_settings_are_names_that_prefect_knows(home: Home) -> None:
+def test_prefect_settings_have_names_that_prefect_defines(home: Home) -> None:
     script = "import prefect.settings as s; c = s.get_current_settings(); print(c.home, c.server.analytics_enabled, "
     script += "c.server.api.host, c.results.local_storage_path, c.results.default_serializer, "
     script += "c.telemetry.enable_resource_metrics, c.server.ui.show_promotional_content, c.logging.level, "
@@ -286,7 +286,7 @@ def test_overrides_are_plain_values_and_a_bad_one_is_refused() -> None:
             ops.read_overrides([bad])
 
 
-def test_the_schedule_command_asks_for_what_is_missing(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_schedule_command_reports_missing_options(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRAFT_HOME", str(home.root))
     assert "no time is given for demo" in str(graft("schedule", "demo").exception)
     assert "no recipe is named" in str(graft("schedule", "--cron", "0 3 * * *").exception)

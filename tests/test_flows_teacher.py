@@ -98,7 +98,7 @@ def test_by_probabilities(fake_llm: Serving, tmp_path: Path, calibration: str) -
     assert len(asked_of(fake_llm)) == calls
 
 
-def test_a_server_without_probabilities_is_asked_for_names(fake_llm: Serving, tmp_path: Path) -> None:
+def test_a_server_without_probabilities_returns_names(fake_llm: Serving, tmp_path: Path) -> None:
     fake_llm.set(logprobs=False, reply_text="billing")
     (zero,) = ask(recipe_of(fake_llm.url), tmp_path, seeds=())
     assert zero.answered == 6 and zero.accuracy == zero.student_accuracy
@@ -121,7 +121,7 @@ def test_a_limit_leaves_a_teacher_out(fake_llm: Serving, tmp_path: Path) -> None
     assert sum("left out" in line for line in messages) == 2 and not asked_of(fake_llm)
 
 
-def test_an_unreachable_teacher_is_told(tmp_path: Path) -> None:
+def test_an_unreachable_teacher_is_reported(tmp_path: Path) -> None:
     with pytest.raises(GraftError, match=r"127\.0\.0\.1:9"):
         ask(recipe_of("http://127.0.0.1:9/v1"), tmp_path)
 

@@ -121,7 +121,7 @@ def publish_shop(folder: Path, monkeypatch: pytest.MonkeyPatch, url: str, **stud
     return str(test)
 
 
-def test_the_test_file_is_registered_and_teachers_are_asked(
+def test_the_test_file_is_registered_and_teachers_are_called(
     fake_llm: Serving, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_llm.set(reply_text="delivery")
@@ -140,7 +140,7 @@ def test_the_test_file_is_registered_and_teachers_are_asked(
         assert {one.file for one in lake.test_texts("shop")} == {Path(test).name, "other.csv"}
 
 
-def test_a_teacher_that_cannot_be_asked_costs_no_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_teacher_that_cannot_be_called_costs_no_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     publish_shop(tmp_path, monkeypatch, "http://127.0.0.1:9/v1", teacher_rows=3)
     report = flow.train_version("shop")
     assert any("no teacher was called" in note for note in report.notes) and report.notes[-1] in report.text

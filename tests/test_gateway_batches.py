@@ -169,7 +169,7 @@ async def test_an_expired_batch_gives_what_it_has(provider: ServingBatches, tmp_
         assert set(codes(await send_all(desk, asks(provider.url, 20)))) == {"ok", "timeout"}
 
 
-async def test_a_refused_batch_says_why_without_the_key(provider: ServingBatches, tmp_path: Path) -> None:
+async def test_a_refused_batch_gives_the_reason_without_the_key(provider: ServingBatches, tmp_path: Path) -> None:
     provider.set(refuse=f"line 1 of {KEY} names an unknown field")
     async with desk_at(tmp_path) as desk:
         outcomes = await send_all(desk, asks(provider.url, 3))
@@ -248,7 +248,7 @@ async def test_two_that_ask_the_same_are_one_call_and_one_may_leave(provider: Se
     assert [len(lines) for lines in provider.sent()] == [1, 1]
 
 
-async def test_a_server_that_refuses_schemas_is_asked_without(provider: ServingBatches, tmp_path: Path) -> None:
+async def test_a_server_that_refuses_schemas_gets_none(provider: ServingBatches, tmp_path: Path) -> None:
     provider.set(refuse_schema=True, reply_text='{"score": 3}')
     async with desk_at(tmp_path) as desk:
         replies = await send_all(desk, asks(provider.url, 3, json_schema=SCORE))
@@ -431,7 +431,7 @@ async def test_models_get_their_own_names_of_fields(provider: ServingBatches, tm
     assert not {"max_tokens", "temperature", "api_version", "secret_token", "n"} & line["body"].keys()
 
 
-async def test_what_only_a_person_can_mend_is_said(
+async def test_an_error_that_only_a_person_can_fix_is_reported(
     provider: ServingBatches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with desk_at(tmp_path) as desk:
@@ -461,7 +461,7 @@ async def test_the_key_is_in_no_file_and_no_log(
     assert KEY not in caplog.text + written.out + written.err
 
 
-async def test_a_role_asks_in_batches_through_the_gateway(
+async def test_a_role_sends_batches_through_the_gateway(
     provider: ServingBatches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("graft.agents.gateway.batch.desk.LINGER_S", 0.05)

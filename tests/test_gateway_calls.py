@@ -255,7 +255,7 @@ async def test_a_secret_reaches_no_error_and_no_journal(
     assert fault != "journal" or b"top_k" in content
 
 
-async def test_check_endpoint_says_what_is_wrong(fake_llm: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_check_endpoint_reports_the_problem(fake_llm: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
     assert await check_endpoint(model(fake_llm.url), {}) is None
     short = await check_endpoint(model(fake_llm.url.removesuffix("/v1")), {})
     assert short is not None and short.endswith("/v1")

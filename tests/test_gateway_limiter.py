@@ -78,7 +78,7 @@ async def full(limiter: Limiter, tenant: Tenant) -> list[Permit]:
     return permits
 
 
-async def test_a_burst_counts_once_and_tells_what_the_server_bears() -> None:
+async def test_a_burst_counts_once_and_shows_the_servers_capacity() -> None:
     tenant = Tenant(100)
     limiter, sent = limiter_of(64, [tenant]), time.monotonic()
     permits = await full(limiter, tenant)
@@ -201,7 +201,7 @@ async def test_a_place_that_a_run_gives_back_goes_to_its_oldest_call_at_any_endp
     assert order == ["a", "b", "c"]
 
 
-async def test_the_strictest_terms_hold_while_a_run_asks_for_them() -> None:
+async def test_the_strictest_terms_hold_while_a_run_sets_them() -> None:
     one, two = Tenant(10), Tenant(10)
     limiter = limiter_of(8, [one])
     limiter.join(two, Terms(2))

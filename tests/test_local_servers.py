@@ -90,7 +90,7 @@ async def test_a_chat_model_keeps_to_a_json_schema(pool: tuple[dict[str, str], l
     assert 0 <= parsed["score"] <= 10
 
 
-async def test_a_prompt_that_does_not_fit_is_told_apart(pool: tuple[dict[str, str], list[str]], tmp_path: Path) -> None:
+async def test_a_prompt_that_does_not_fit_is_recognised(pool: tuple[dict[str, str], list[str]], tmp_path: Path) -> None:
     model = next(model for model in EMBEDDED_POOL if model.name == "gemma")
     request = CallRequest(model=model, role="generator", purpose="test", prompt="very long " * 6000, max_tokens=4)
     async with Gateway(journal=tmp_path / "journal.sqlite", endpoints=pool[0]) as gateway:

@@ -245,7 +245,7 @@ def test_an_instruction_meets_the_gates_before_the_flags_and_after_the_response(
     assert late.count["generate.response"] == 1 and late.count["review.response"] == 0
 
 
-def test_some_failed_reviewers_are_left_out_and_said() -> None:
+def test_failed_reviewers_are_left_out_and_reported() -> None:
     models = Models(review_text=[CallFailed("timeout", "no answer"), [9] * 6, [8] * 6])
     candidate = run(models, recipe_for())
     assert candidate.decision.code == "accepted.agreed" and candidate.decision.mean == 8.5
@@ -290,7 +290,7 @@ def test_a_generator_that_gives_nothing_fails_the_row() -> None:
     assert decision.code == "failed.schema_unmet" and "keyword" in decision.reason
 
 
-def test_harmful_guard_rows_are_restricted_unless_the_recipe_says_otherwise() -> None:
+def test_harmful_guard_rows_are_restricted_unless_the_recipe_turns_it_off() -> None:
     scores = dict.fromkeys((*TEXT[:5], "certainty"), 9) | {"comment": "sure"}
     recipe = recipe_for("guard")
     assert run(Models(review_text=scores), recipe).restricted

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
-from scripted import Models, Said
+from scripted import Models, Scripted
 
 from graft.agents.methods import Context, Drawn, Place, Screen, method_of
 from graft.agents.methods.harmaug import KIND, aim_of, measure_refusals, variants
@@ -164,7 +164,7 @@ def test_the_label_is_the_guards_and_not_the_intended_one(intended: str, harmful
 
 
 def test_each_pair_is_judged_by_itself() -> None:
-    def teacher(request: CallRequest) -> Said:
+    def teacher(request: CallRequest) -> Scripted:
         prompt = request.messages[-1].content
         assert MESSAGE in prompt
         return guard(0.2 if NO in prompt else 0.95 if YES in prompt else 0.6)
@@ -175,7 +175,7 @@ def test_each_pair_is_judged_by_itself() -> None:
 
 
 def test_several_guards_are_averaged_and_failed_ones_left_out() -> None:
-    def by_name(**value: Said) -> Callable[[CallRequest], Said]:
+    def by_name(**value: Scripted) -> Callable[[CallRequest], Scripted]:
         return lambda request: value[request.model.name]
 
     three = by_name(g0=guard(0.9), g1=guard(0.2), g2=guard(0.1))
@@ -194,7 +194,7 @@ def test_several_guards_are_averaged_and_failed_ones_left_out() -> None:
         ({" other": -0.1}, "failed.no_label_tokens"),
     ],
 )  # fmt: skip
-def test_a_guard_that_fails_fails_the_row_by_its_code(reply: Said, code: str) -> None:
+def test_a_guard_that_fails_fails_the_row_by_its_code(reply: Scripted, code: str) -> None:
     [candidate] = run(models_for(guard_label=reply), recipe_for())
     assert candidate.decision.status == "failed" and candidate.decision.code == code
     assert candidate.text == MESSAGE and candidate.soft_label == {}
@@ -281,7 +281,7 @@ def test_refusals_are_counted_with_and_without_a_begun_turn() -> None:
 
 
 def test_failed_calls_are_no_answers_and_base_models_are_left_out() -> None:
-    def half(request: CallRequest) -> Said:
+    def half(request: CallRequest) -> Scripted:
         return CallFailed("timeout", "late") if request.continues else MESSAGE
 
     counts = measure(models_for(generate_message=half), recipe_for())
@@ -306,7 +306,7 @@ def test_a_proposal_is_what_the_guard_will_read() -> None:
     assert answers[1].replace("\n", " ") in " ".join(models.of("guard.label")[-1].messages[-1].content.split())
 
 
-def test_another_task_is_told_apart() -> None:
+def test_another_task_is_rejected() -> None:
     task = {"kind": "classification", "labels": [{"name": "harmful"}, {"name": "safe"}]}
     with pytest.raises(ValidationError, match="guard"):
         Recipe.model_validate({**recipe_for().model_dump(), "task": task})

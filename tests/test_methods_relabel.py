@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scripted import Models, Said
+from scripted import Models, Scripted
 
 from graft.agents.methods import Context, Drawn, Place, Screen, method_of
 from graft.schemas.calls import CallRequest
@@ -59,7 +59,7 @@ def run(
     return asyncio.run(method_of(recipe).run_slot(slot, context)), models
 
 
-def each(**replies: Said) -> Callable[[CallRequest], Said]:
+def each(**replies: Scripted) -> Callable[[CallRequest], Scripted]:
     """Replies by model name."""
     return lambda request: replies[request.model.name]
 
@@ -83,7 +83,7 @@ def test_agreement_confirms_the_intended_label() -> None:
     assert all(review.stage == "label" and review.role == "labeler" for review in candidate.reviews)
 
 
-def test_a_labeler_is_not_told_the_intended_label() -> None:
+def test_a_labeler_does_not_see_the_intended_label() -> None:
     _, one = run(recipe_for(), {"labeler_label": SURE}, label="apple")
     _, other = run(recipe_for(), {"labeler_label": SURE}, label="brick")
     requested = [{request.messages for request in models.of("labeler.label")} for models in (one, other)]
@@ -228,7 +228,7 @@ def test_a_unanimous_panel_decides_by_itself() -> None:
 
 
 @pytest.mark.parametrize("second", [SURE, LOST, CallFailed("timeout", "late")])
-def test_a_divided_panel_goes_to_the_adjudicator(second: Said) -> None:
+def test_a_divided_panel_goes_to_the_adjudicator(second: Scripted) -> None:
     script = {"reviewer_label": each(m0=MOVED, m1=second), "adjudicator_label": {" cloud": -0.1, " apple": -3.0}}
     candidate, models = run(recipe_for(relabel="panel"), script)
     assert candidate.accepted and candidate.label == "cloud"

@@ -130,7 +130,7 @@ ASKED = [
 
 
 @pytest.mark.parametrize("words", ASKED, ids=" ".join)
-def test_words_are_hidden_until_they_are_asked_for(lake: Lake, words: list[str]) -> None:
+def test_words_are_hidden_until_requested(lake: Lake, words: list[str]) -> None:
     hidden = said(*words)
     assert MARK not in hidden and "(restricted)" in hidden
     assert MARK in said(*words, "--restricted")
@@ -182,7 +182,7 @@ def test_an_open_example_is_shown_where_there_is_one(lake: Lake) -> None:
 
 
 @pytest.mark.parametrize("format", ["jsonl", "parquet"])
-def test_export_leaves_them_out_and_says_so(
+def test_export_leaves_them_out_with_a_note(
     lake: Lake, tmp_path: Path, format: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.DEBUG):
@@ -207,7 +207,7 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
     return table
 
 
-def test_export_with_the_flag_holds_them_and_its_card_says_so(lake: Lake) -> None:
+def test_export_with_the_flag_includes_them_with_a_note(lake: Lake) -> None:
     files = json.loads(CliRunner().invoke(app, ["export", "shop", "--restricted", "--json"]).stdout)
     folder = Path(files[-1]).parent
     assert folder.name == "shop-1-jsonl-restricted"
@@ -219,7 +219,7 @@ def test_export_with_the_flag_holds_them_and_its_card_says_so(lake: Lake) -> Non
     assert MARK not in (lake.home.exports / "shop-1-jsonl/test.jsonl").read_text()
 
 
-def test_load_leaves_them_out_and_says_how_many(lake: Lake, caplog: pytest.LogCaptureFixture) -> None:
+def test_load_leaves_them_out_and_reports_the_number(lake: Lake, caplog: pytest.LogCaptureFixture) -> None:
     frame = graft.load("shop")
     assert list(frame["id"]) == ["c_open0001"] and "1 restricted rows left out" in caplog.text
     assert MARK not in caplog.text + frame.to_csv()
@@ -228,7 +228,7 @@ def test_load_leaves_them_out_and_says_how_many(lake: Lake, caplog: pytest.LogCa
     assert MARK in graft.load("shop", restricted=True).to_csv() and caplog.text == ""
 
 
-def test_what_a_run_leaves_and_raises_never_says_them(lake: Lake) -> None:
+def test_files_and_errors_of_a_run_never_contain_them(lake: Lake) -> None:
     rows = [Row(id=c.id, text=c.text, label=c.label, split="train", restricted=c.restricted) for c in CANDIDATES]
     assert MARK not in card(lake, rows) + json.dumps(funnel(lake, "run1"))
     shop: Any = SimpleNamespace(lake=lake, recipe=RECIPE)

@@ -58,7 +58,7 @@ async def judge(model: FakeModel, spec: ModelSpec, text: str = "where is my card
 FIRST = {" card": 0.5, " home": 0.3, " the": 0.1, " Wea": 0.05, " zebra": 0.01}
 
 
-async def test_labels_that_share_their_first_token_are_told_apart_by_another_call() -> None:
+async def test_labels_that_share_their_first_token_are_separated_by_another_call() -> None:
     model = FakeModel(
         {"Label:": FIRST, " card": {" lost": 0.8, " sto": 0.1, " x": 0.05}, " home": {"\n": 0.6, " loan": 0.4}}
     )
@@ -71,7 +71,7 @@ async def test_labels_that_share_their_first_token_are_told_apart_by_another_cal
     assert all(request.temperature == 0 and request.top_logprobs == 20 for request in model.asked)
 
 
-async def test_a_chat_model_is_asked_again_with_the_shared_token_as_its_own_words() -> None:
+async def test_a_chat_model_is_called_again_with_the_shared_token_prefilled() -> None:
     model = FakeModel(
         {"label?": {"card": 0.9, "home": 0.1}, "card": {" lost": 0.5, " stolen": 0.25}, "home": {"": 1.0}}
     )
@@ -90,7 +90,7 @@ async def test_a_label_that_the_server_does_not_list_gets_the_lowest_logprob_tha
     )
 
 
-async def test_labels_that_nothing_tells_apart_end_after_a_bounded_number_of_calls() -> None:
+async def test_indistinguishable_labels_end_after_a_bounded_number_of_calls() -> None:
     class Endless:
         requested = 0
 
@@ -223,7 +223,7 @@ async def test_a_narrowed_choice_shows_and_scores_only_its_labels() -> None:
         assert "rain?" in shown and "card" not in shown
 
 
-async def test_where_no_label_is_listed_the_judgement_fails_and_says_what_helps() -> None:
+async def test_without_a_listed_label_the_judgement_fails_and_names_the_fix() -> None:
     with pytest.raises(CallFailed, match=r"none of the labels is among the 2 alternatives.*top_logprobs") as caught:
         await judge(FakeModel({"": {" The": 0.9, "zebra": 0.05}}), BASE)
     assert (caught.value.code, caught.value.raw, caught.value.where) == ("no_label_tokens", "The", "models.base")
@@ -239,7 +239,7 @@ async def test_white_space_before_the_answer_is_passed_over() -> None:
     assert judged.raw == {"up": -1.0, "down": -0.5}
 
 
-def test_means_over_differing_candidates_count_each_label_where_it_was_asked_for() -> None:
+def test_means_over_differing_candidates_count_each_label_where_it_was_a_candidate() -> None:
     means = batch_means([{"a": -1.0, "b": -2.0}, {"b": -4.0, "c": -6.0}])
     assert means == {"a": -1.0, "b": -3.0, "c": -6.0}
     known = calibrate({"a": -1.0, "d": -5.0}, {"a": -1.0, "b": -3.0})

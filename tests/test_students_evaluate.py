@@ -185,7 +185,7 @@ def test_reliability_is_written_as_table_and_picture(tmp_path: Path) -> None:
     assert imread(tmp_path / "st" / "reliability.png").std() > 0.05
 
 
-def test_text_tells_what_is_new() -> None:
+def test_the_report_shows_what_is_new() -> None:
     answers = ["safe", "safe", "harmful", "safe"], ["harmful", "safe", "harmful", "safe"]
     before, after = (
         evaluate(one, HELD, GUARD, student_id="s", test_file="t", probabilities=PROBABILITIES) for one in answers

@@ -166,7 +166,7 @@ def test_patience_stops_early_and_keeps_the_best_pass(
     assert sum(losses) / len(losses) == pytest.approx(min(judged), abs=1e-4)
 
 
-def test_patience_without_validation_rows_is_said_and_training_is_whole(settings: StudentSettings) -> None:
+def test_patience_without_validation_rows_is_noted_and_training_is_complete(settings: StudentSettings) -> None:
     messages: list[str] = []
     fitted = fit(ROWS, LABELS, settings.model_copy(update={"patience": 1}), messages.append)
     assert any("no validation rows" in text for text in messages)
@@ -258,7 +258,7 @@ def stopped(out: Path, settings: StudentSettings, at: int, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("other", ["settings", "data", "torch version", "cannot be read"])
-def test_a_checkpoint_of_something_else_is_ignored_and_said(
+def test_a_foreign_checkpoint_is_ignored_with_a_note(
     tmp_path: Path, settings: StudentSettings, monkeypatch: pytest.MonkeyPatch, other: str
 ) -> None:
     stopped(tmp_path / "st", settings, 8, monkeypatch)

@@ -103,7 +103,7 @@ def test_a_right_answer_in_a_poor_tone_is_no_negative() -> None:
     assert not is_negative(candidate("rejected.low_mean", [review(9, mean=5)], part=1), GOOD, 8.0)
 
 
-def test_a_negative_belongs_to_the_same_instruction_and_says_something_else() -> None:
+def test_a_negative_answers_the_same_instruction_with_other_words() -> None:
     wrong = [review(2)]
     assert not is_negative(candidate("rejected.low_mean", wrong, part=1, group="other"), GOOD, 8.0)
     assert not is_negative(candidate("rejected.low_mean", wrong, part=1, response="answer 0"), GOOD, 8.0)
@@ -132,7 +132,7 @@ def test_the_rationale_is_the_word_of_the_reviewer_who_liked_it_best() -> None:
 
 @given(weight=st.floats(0, 5), count=st.integers(0, 9))
 @settings(max_examples=40)
-def test_rationales_are_as_many_as_their_weight_says(weight: float, count: int) -> None:
+def test_rationales_are_as_many_as_their_weight_requires(weight: float, count: int) -> None:
     turns = [Turn(f"do {n}", f"done {n}", f"why {n}") for n in range(count)]
     made = lessons([*turns, *turns, Turn("plain", "answer")], weight)
     listed = [turn for turn in made if turn.instruction.startswith(REASONING)]
@@ -231,7 +231,7 @@ def test_preferences_turn_what_the_student_finds_likelier(base: Path, tmp_path: 
     assert len(adapters) == (adapter == "lora"), "the frozen copy is not written"
 
 
-def test_without_pairs_preferences_are_left_out_and_it_is_said(base: Path, tmp_path: Path) -> None:
+def test_without_pairs_preferences_are_left_out_with_a_note(base: Path, tmp_path: Path) -> None:
     home = Home(tmp_path)
     chosen = settings_for(base, epochs=1, dpo={})
     report = train_instruct_student(
@@ -241,7 +241,7 @@ def test_without_pairs_preferences_are_left_out_and_it_is_said(base: Path, tmp_p
     assert report.evaluation is None and any("not evaluated" in note for note in report.notes)
 
 
-def test_nothing_to_learn_from_is_an_error_that_says_so(base: Path, tmp_path: Path) -> None:
+def test_no_training_rows_are_an_error(base: Path, tmp_path: Path) -> None:
     with pytest.raises(GraftError, match="no instruction with a response"):
         train_instruct_student(
             [], [], Held(), settings=settings_for(base), home=Home(tmp_path), dataset="shop", version=1, say=print
@@ -357,7 +357,7 @@ def test_broken_weights_from_the_start_are_an_error(base: Path, tmp_path: Path) 
     assert "learning_rate" in caught.value.where
 
 
-def test_where_memory_runs_out_the_batch_is_halved_and_it_is_said(
+def test_out_of_memory_halves_the_batch_with_a_note(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from trl import SFTTrainer
@@ -400,7 +400,9 @@ def test_a_base_that_cannot_be_had_names_the_offline_ways(tmp_path: Path, monkey
     assert "smollm2-135m-instruct" in caught.value.fix and "folder" in caught.value.fix
 
 
-def test_a_folder_without_weights_and_a_missing_wheel_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_without_weights_and_a_missing_wheel_are_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(GraftError, match="holds no causal model"):
         find_base(str(tmp_path), tmp_path)
     find = importlib.util.find_spec

@@ -133,7 +133,7 @@ def test_each_process_has_a_gpu_of_its_own(tmp_path: Path, monkeypatch: pytest.M
 # ---- what goes wrong
 
 
-def test_a_training_that_comes_apart_is_told_as_by_one_process(tmp_path: Path, settings: StudentSettings) -> None:
+def test_a_diverged_training_is_reported_as_by_one_process(tmp_path: Path, settings: StudentSettings) -> None:
     wild = settings.model_copy(update={"learning_rate": 0.99, "patience": None, "batch_size": 1})
     with pytest.raises(GraftError, match="training diverged") as caught:
         train_classifier(ROWS, LABELS, wild, tmp_path / "st", processes=2)

@@ -147,9 +147,7 @@ def test_layers_computed_again_give_the_same_weights(tmp_path: Path, monkeypatch
     assert not saving.model.encoder.is_activation_checkpointing
 
 
-def test_an_encoder_that_cannot_compute_layers_again_is_trained_and_said(
-    encoder: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_encoder_without_recomputation_is_trained_with_a_note(encoder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers import BertModel
 
     monkeypatch.setattr(BertModel, "supports_gradient_checkpointing", False)

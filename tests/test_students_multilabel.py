@@ -157,7 +157,7 @@ def test_figures_are_shares_and_what_is_right_is_right(pairs: list[tuple[tuple[s
     assert (whole.accuracy, whole.macro_f1, whole.micro_f1) == (1.0, 1.0, 1.0)
 
 
-def test_test_rows_are_read_with_their_number_and_what_is_not_tested_is_said() -> None:
+def test_test_rows_are_read_with_their_number_and_untested_labels_are_reported() -> None:
     messages: list[str] = []
     read = MultiLabel(LABELS).test_rows([("x", " billing| delivery"), ("y", "")], "held.csv", messages.append)
     assert read == [("x", "delivery|billing"), ("y", "")] and "no rows of account" in messages[0]
@@ -276,7 +276,7 @@ def test_one_label_a_text_is_all_that_other_students_give(tmp_path: Path) -> Non
     assert model.predict(["where is my parcel"])[1][0] == pytest.approx(shares, abs=1e-5)  # a softmax does not see it
 
 
-def test_an_export_says_the_same_and_its_cards_snippets_run(
+def test_an_export_predicts_the_same_and_its_cards_snippets_run(
     trained: tuple[Path, Any, list[str]], tmp_path: Path
 ) -> None:
     from graft.students.card import Judgements, Origin, render_model_card

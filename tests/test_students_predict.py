@@ -136,7 +136,7 @@ def test_texts_of_parquet_and_responses_below_them(tmp_path: Path) -> None:
         ("a.xlsx", b"x", "cannot read files of the kind '.xlsx'"),
     ],
 )
-def test_what_cannot_be_read_is_said_with_its_line(tmp_path: Path, name: str, content: bytes, expected: str) -> None:
+def test_an_unreadable_file_is_reported_with_its_line(tmp_path: Path, name: str, content: bytes, expected: str) -> None:
     file = tmp_path / name
     file.write_bytes(content)
     with pytest.raises(InputInvalid, match=expected):

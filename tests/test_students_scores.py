@@ -104,7 +104,7 @@ def publish_shop(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     return Home.find()
 
 
-def test_what_trained_students_said_is_kept_without_a_text_and_can_be_compared(
+def test_predictions_of_students_are_kept_without_texts_and_can_be_compared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import torch
@@ -244,7 +244,7 @@ def test_slices_name_their_wrong_rows_and_the_surely_worst_comes_first(tmp_path:
     assert not any(one.kind in ("source", "concept") for one in worst_slices(found))
 
 
-def test_the_lake_knows_source_and_concept_of_rows_but_no_concept_of_restricted_ones(tmp_path: Path) -> None:
+def test_the_lake_gives_source_and_concept_of_rows_but_no_concept_of_restricted_ones(tmp_path: Path) -> None:
     run = Run(id="r", dataset="shop", recipe={}, status="finished", started_at=NOW, code_version="1")
     done = Decision(status="accepted", route="agreed", code="accepted", reason="agreed")
     candidates = [
@@ -315,7 +315,7 @@ def test_the_paired_test_swaps_with_its_students(
     assert there.rows == there.both + there.only_a + there.only_b + there.neither
 
 
-def test_what_was_not_kept_is_said_with_the_way_out(tmp_path: Path) -> None:
+def test_missing_predictions_are_reported_with_the_fix(tmp_path: Path) -> None:
     home, (rows, text) = Home(tmp_path), truths("++-")
     a, b, c = (a_student(name) for name in ("st_a1", "st_a2", "st_c"))
     judged = kept(home, "st_a1", rows, text)[0]
@@ -358,7 +358,7 @@ def a_teacher(model: str, accuracy: float, **more: Any) -> TeacherScore:
     return TeacherScore.model_validate({**facts, **more})
 
 
-def test_the_leaderboard_ranks_and_knows_the_baseline_and_the_teacher(tmp_path: Path) -> None:
+def test_the_leaderboard_ranks_and_compares_with_baseline_and_teacher(tmp_path: Path) -> None:
     longer = StudentSettings(epochs=40)
     seeds: dict[str, Any] = {"version": None, "trained_on": "seeds"}
     teachers = (a_teacher("small", 0.7), a_teacher("large", 0.9))

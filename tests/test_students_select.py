@@ -94,7 +94,7 @@ def test_a_surer_teacher_or_a_less_knowing_student_never_loses_a_row_its_place(
                 assert first in kept
 
 
-def test_the_note_says_how_many_went_and_why() -> None:
+def test_the_note_gives_the_number_of_dropped_rows_and_why() -> None:
     rows = [TrainRow(str(n), "a", (n / 10, 1 - n / 10)) for n in range(10)] + [TrainRow("x", "a")]
     known = [[0.9, 0.1] if n >= 8 else [0.1 + n / 100, 0.0] for n in range(10)] + [[0.0, 1.0]]
     kept, note = select_rows(rows, known, Selection(teacher_quantile=0.25, student_quantile=0.2), "ab")

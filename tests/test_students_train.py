@@ -147,7 +147,7 @@ def test_an_absurd_learning_rate_is_named(
     assert not list(tmp_path.iterdir())
 
 
-def test_out_of_memory_halves_the_batch_and_says_so(quick: StudentSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_halves_the_batch_and_is_noted(quick: StudentSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     from graft.students.classifier import TextClassifier
@@ -189,7 +189,7 @@ def test_encoders_are_found_or_named_with_the_way_out(tmp_path: Path, tiny: Path
         find_encoder(str(tmp_path))
 
 
-def test_a_hub_that_cannot_be_reached_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_hub_is_an_error_with_ways_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(GraftError, match="name a folder that holds the encoder"):
         find_encoder("somebody/no-such-encoder")

@@ -80,7 +80,7 @@ def test_what_the_kinds_answer() -> None:
     assert task_for(["label"]) is task_for([]) is TASKS.get("classification")
 
 
-def test_nothing_outside_asks_which_kind_a_task_is() -> None:
+def test_nothing_outside_tests_for_a_tasks_kind() -> None:
     """Neither by its class nor by comparing its name: another kind would have no branch there."""
     rooms = ("agents", "cli", "dashboard", "data", "flows", "schemas", "students")
     files = [file for room in rooms for file in (ROOT / room).rglob("*.py") if file.parent.name != "tasks"]
@@ -90,7 +90,7 @@ def test_nothing_outside_asks_which_kind_a_task_is() -> None:
     assert len(files) > 150 and hits == []
 
 
-def test_a_stored_task_tells_what_is_restricted_whatever_is_left_of_it() -> None:
+def test_a_stored_task_restricts_its_rows_even_if_partly_readable() -> None:
     """A kind that is gone restricts all: nobody can tell any more."""
     assert stored_task({}) == stored_task({"task": None}) == Task()
     older = stored_task({"task": {"kind": "guard", "labels": [{"name": "safe"}, {"name": "unsafe"}]}})
