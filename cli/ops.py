@@ -104,6 +104,20 @@ def resume(
     _say(f"{run} resumes")
 
 
+def stop(
+    run: Annotated[str, typer.Argument(help="run id, or a unique prefix of it", metavar="RUN")],
+) -> None:
+    """Stop a run in another terminal, as Ctrl-C there does. Its finished work is committed.
+
+    Example:  graft stop shop-1a2b3c4d5e6f
+    """
+    from graft.flows.stopping import stop as stop_run
+    from graft.schemas.home import Home
+
+    live = stop_run(Home.find(), run)
+    _say(f"{live.run_id} stops (process {live.pid}); the same command continues it")
+
+
 def read_overrides(pairs: list[str]) -> dict[str, Any]:
     """`NAME=VALUE` pairs as plain values (YAML scalars: 50 is a number, true a boolean). Raises GraftError."""
     import yaml

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from prefect import flow
 from pydantic import ValidationError
 
 from graft.data.intake import card, columns, sources
@@ -20,6 +19,7 @@ from graft.data.intake.parts import Source, invalid
 from graft.data.lake import Lake
 from graft.data.versions import publish
 from graft.flows import artifacts
+from graft.flows.engine import Flow
 from graft.schemas.base import SLUG_PATTERN, stable_hash, utc_now
 from graft.schemas.datasets import DatasetVersion, Row, Run
 from graft.schemas.errors import GraftError
@@ -74,7 +74,7 @@ class Imported:
     counts: dict[str, int]
 
 
-@flow(name="import_dataset")
+@Flow
 def import_dataset(
     source: str, name: str, map: list[str] | None = None, task: str | None = None, policy: str = "",
     licence: str = "", splits: str = "", seed: int = 42, max_chars: int = MAX_CHARS, skip_bad: bool = False,

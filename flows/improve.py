@@ -11,10 +11,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from prefect import flow
-
 from graft.data.lake import Lake
 from graft.data.seeds import load_labelled
+from graft.flows.engine import Flow
 from graft.flows.improve_report import write_report
 from graft.flows.improve_round import (
     Arms,
@@ -41,7 +40,7 @@ from graft.schemas.rows import Seed
 from graft.schemas.steering import Improvement, RoundResult
 
 
-@flow(name="improve", validate_parameters=True)
+@Flow
 async def improve(
     recipe: str, rounds: int | None = None, rows_per_round: int | None = None, seeds: int | None = None,
     test: str | None = None, steer_on: str | None = None, compare: bool | None = None,

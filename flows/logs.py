@@ -112,10 +112,15 @@ class _Lines(RotatingFileHandler):
 
 
 class _Onward(logging.Handler):
-    """Forwards records to the root's handlers, as without a run's log."""
+    """Forwards records to the root's handlers, as without a run's log.
+
+    Where nobody set up logging, Python prints records on stderr: an error's traceback is not, as the error is raised.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
-        logging.getLogger().callHandlers(record)
+        root = logging.getLogger()
+        if root.handlers or record.exc_info is None:
+            root.callHandlers(record)
 
 
 @contextmanager

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from prefect import flow
 from pydantic import ValidationError
 
 from graft.agents.local import encoder
@@ -18,6 +17,7 @@ from graft.data.rescreen import Gated, gate_again
 from graft.data.seeds import load_texts
 from graft.data.test_files import register_file
 from graft.data.versions import Held, derive, held_by, version
+from graft.flows.engine import Flow
 from graft.schemas.datasets import DatasetVersion
 from graft.schemas.errors import InputInvalid, Problem
 from graft.schemas.home import Home
@@ -82,7 +82,7 @@ class Rescreened:
         }  # fmt: skip
 
 
-@flow(name="rescreen")
+@Flow
 def rescreen(
     ref: str,
     overrides: dict[str, Any] | None = None,

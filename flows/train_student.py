@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from prefect import flow
-
 from graft.data.lake import Lake
 from graft.data.versions import version
 from graft.flows import artifacts, teacher
-from graft.flows.waiting import finished
+from graft.flows.engine import Flow, finished
 from graft.schemas.errors import NotFound
 from graft.schemas.home import Home
 from graft.schemas.kinds import STUDENTS
@@ -20,7 +18,7 @@ from graft.students.kinds.base import Pairs, Predict, StudentKind, Training
 from graft.students.report import Report
 
 
-@flow(name="train_student")
+@Flow
 def train_student(ref: str, test: str | None = None, overrides: dict[str, Any] | None = None) -> dict[str, Any]:
     """Train on a version (`name` or `name@3`), evaluate, store student and evaluation.
 

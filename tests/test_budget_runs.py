@@ -29,15 +29,13 @@ from graft.schemas.recipe import Limits
 PRICE = ", price: {input: 10, output: 40}"
 
 
-def test_a_raised_cap_continues_the_run_and_counts_what_it_has_spent(
-    tmp_path: Path, fake_llm: Any, prefect_url: str
-) -> None:
+def test_a_raised_cap_continues_the_run_and_counts_what_it_has_spent(tmp_path: Path, fake_llm: Any) -> None:
     fake_llm.turn(input_usd=10, output_usd=40)
     recipe = write_recipe(tmp_path, fake_llm.url, rows=200, model=PRICE, limits=", money_usd: 1.2, out_of_reach: go_on")
-    first = run_json(tmp_path / "home", prefect_url, recipe)
+    first = run_json(tmp_path / "home", recipe)
     spent = fake_llm.stats()["cost_usd"]
     assert (first["run"]["stopped_by"], 1.0 < spent <= 1.2) == ("budget", True), spent
-    more = run_json(tmp_path / "home", prefect_url, recipe, "--money-usd", "2.0")
+    more = run_json(tmp_path / "home", recipe, "--money-usd", "2.0")
     assert more["run"]["id"] == first["run"]["id"] and more["run"]["stopped_by"] == "budget"
     assert spent + 0.5 < fake_llm.stats()["cost_usd"] <= 2.0
     assert sum(more["version"]["labels"].values()) > sum(first["version"]["labels"].values())

@@ -91,11 +91,9 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return found
 
 
-def test_a_distribution_is_listed_used_and_removed(
-    python: Path, fake_llm: Any, prefect_url: str, tmp_path: Path
-) -> None:
+def test_a_distribution_is_listed_used_and_removed(python: Path, fake_llm: Any, tmp_path: Path) -> None:
     environment = {
-        **os.environ, "PYTHONPATH": str(ROOT), "GRAFT_HOME": str(tmp_path / "home"), "PREFECT_API_URL": prefect_url,
+        **os.environ, "PYTHONPATH": str(ROOT), "GRAFT_HOME": str(tmp_path / "home"),
         "NO_COLOR": "1", "COLUMNS": "160",
     }  # fmt: skip
 

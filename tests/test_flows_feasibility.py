@@ -200,12 +200,10 @@ def test_the_page_holds_signs_overshoot_and_notes(tmp_path: Path) -> None:
     assert "held no valid JSON" in page and "m1 &lt;b&gt;is" in page
 
 
-def test_a_target_out_of_reach_ends_the_run_early_with_figures_and_examples(
-    tmp_path: Path, fake_llm: Any, prefect_url: str
-) -> None:
+def test_a_target_out_of_reach_ends_the_run_early_with_figures_and_examples(tmp_path: Path, fake_llm: Any) -> None:
     fake_llm.set(low_score_rate=0.3)
     home, recipe = tmp_path / "home", write_recipe(tmp_path, fake_llm.url, rows=500, candidates=300)
-    done = graft(home, prefect_url, "run", str(recipe), "--json")
+    done = graft(home, "run", str(recipe), "--json")
     assert done.returncode == 7, done.stderr
     for part in (
         "limits.candidates is 300 candidates",
@@ -215,7 +213,7 @@ def test_a_target_out_of_reach_ends_the_run_early_with_figures_and_examples(
     ):
         assert part in done.stderr
     assert "raise limits.candidates to about" in done.stderr and "Traceback" not in done.stderr
-    again = graft(home, prefect_url, "run", str(recipe), "--json")
+    again = graft(home, "run", str(recipe), "--json")
     assert again.returncode == 7, again.stderr
     assert '"repeated": true' in again.stdout, again.stderr
     assert '"stopped_by": "out_of_reach"' in again.stdout and '"status": "partial"' in again.stdout

@@ -32,12 +32,12 @@ GATE, AUDIT = "harsh = dummy_gate", "long = dummy_audit"
 
 
 def test_a_gate_and_an_audit_of_a_plugin_work_like_our_own(
-    tmp_path: Path, fake_llm: Any, prefect_url: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, fake_llm: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe, home = write_recipe(tmp_path, fake_llm.url, rows=12), Home(tmp_path / "home")
     recipe.write_text(recipe.read_text() + "gates: {harsh_below: 6.5}\n")
     plug(monkeypatch, tmp_path / "plugins", gates=GATE, audits=AUDIT)
-    done = run_json(home.root, prefect_url, recipe)
+    done = run_json(home.root, recipe)
     assert done["version"]["labels"] == {"alpha": 12, "beta": 12}
     run_id = done["run"]["id"]
     with Lake.open(home, read_only=True) as lake:

@@ -79,7 +79,7 @@ def test_another_process_sees_a_run_go_on_be_killed_and_end(
     assert killed is not None and (killed.state, killed.ended) == ("silent", False)
     assert "silent since" in status()
     fake_llm.set(median_ms=0)
-    assert run_json(home.root, prefect_url, recipe)["run"]["id"] == run_id
+    assert run_json(home.root, recipe)["run"]["id"] == run_id
     ended = read_live(home, run_id)
     assert ended is not None and (ended.state, ended.total_accepted) == ("ended", 60)
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from fake_llm import Serving
 
+from graft.flows.engine import finished
 from graft.flows.teacher import sample, table, teacher_scores, teachers
-from graft.flows.waiting import finished
 from graft.schemas.errors import GraftError
 from graft.schemas.home import Home
 from graft.schemas.recipe import Recipe

@@ -117,11 +117,11 @@ def test_a_plugins_task_is_read_explained_and_described(plugin: Path, tmp_path: 
 
 
 def test_a_plugins_task_from_recipe_to_student(
-    plugin: Path, tmp_path: Path, fake_llm: Any, prefect_url: str, monkeypatch: pytest.MonkeyPatch
+    plugin: Path, tmp_path: Path, fake_llm: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """GRA makes its rows; lake, card, terminal, export and training know its labels and what it restricts."""
     home = tmp_path / "home"
-    done = run_json(home, prefect_url, moods(tmp_path, fake_llm.url))
+    done = run_json(home, moods(tmp_path, fake_llm.url))
     assert done["version"]["labels"] == dict.fromkeys(MOODS, 6)
     card = done["version"]["card"]
     assert "rows for mood over 3 labels" in card and "6 rows are restricted" in card
@@ -136,10 +136,10 @@ def test_a_plugins_task_from_recipe_to_student(
         assert explain(lake, secret["id"])["text"] == "(restricted)"
         run = lake.run(found.run_id)
         assert run is not None and run.task.label_noun == "mood"
-    shown = graft(home, prefect_url, "show", "moods", "--json")
+    shown = graft(home, "show", "moods", "--json")
     report = {row["text"] for row in json.loads(shown.stdout)["rows"] if row["label"] == "angry"}
     assert report == {"(restricted)"}
-    written = graft(home, prefect_url, "export", "moods", "--format", "messages", "--out", str(tmp_path / "out"))
+    written = graft(home, "export", "moods", "--format", "messages", "--out", str(tmp_path / "out"))
     assert written.returncode == 0 and "angry" not in (tmp_path / "out" / "train.jsonl").read_text(encoding="utf-8")
     for name in ("train.confusion_png", "heads.single.write_reliability"):  # drawing takes longer than these trainings
         monkeypatch.setattr(f"graft.students.{name}", lambda *args: None)
