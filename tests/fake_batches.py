@@ -57,7 +57,7 @@ class FakeBatches:
         self.habits = habits
         self.files: dict[str, bytes] = {}
         self.batches: dict[str, dict[str, Any]] = {}
-        self.asked: Counter[str] = Counter()
+        self.requests: Counter[str] = Counter()
         self.seen: list[dict[str, Any]] = []
 
     def app(self) -> web.Application:
@@ -72,7 +72,7 @@ class FakeBatches:
 
     def _checked(self, handler: Any) -> Any:
         async def checked(request: web.Request) -> web.StreamResponse:
-            self.asked[handler.__name__] += 1
+            self.requests[handler.__name__] += 1
             given = request.headers.get("Authorization")
             if self.habits.key and given != f"Bearer {self.habits.key}":
                 return _problem(401, f"no such key {given}")
@@ -233,9 +233,9 @@ class ServingBatches(InThread):
         self.fake.habits = Habits(**{**asdict(self.fake.habits), **habits})
 
     @property
-    def asked(self) -> Counter[str]:
+    def requests(self) -> Counter[str]:
         """Requests by name of the handler."""
-        return self.fake.asked
+        return self.fake.requests
 
     def sent(self) -> list[list[dict[str, Any]]]:
         """The lines of every batch that was made, in order."""

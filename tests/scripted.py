@@ -24,12 +24,12 @@ class Models:
 
     def __init__(self, **script: Scripted | list[Any] | Callable[[CallRequest], Scripted]) -> None:
         self.script = {name.replace("_", "."): value for name, value in script.items()}
-        self.asked: list[CallRequest] = []
+        self.requests: list[CallRequest] = []
         self.count: Counter[str] = Counter()
         self._known: dict[str, Scripted] = {}
 
     async def ask(self, request: CallRequest) -> Reply:
-        self.asked.append(request)
+        self.requests.append(request)
         await asyncio.sleep(0)
         key = request.key()
         if key not in self._known:
@@ -53,7 +53,7 @@ class Models:
 
     def of(self, purpose: str) -> list[CallRequest]:
         """Requests of one step, in order."""
-        return [request for request in self.asked if request.purpose == purpose]
+        return [request for request in self.requests if request.purpose == purpose]
 
 
 def make_slot(

@@ -108,7 +108,7 @@ async def test_a_batch_that_outlives_its_process_is_charged_once(
         async with gateway() as first:
             calls = [asyncio.create_task(first.call(ask(number))) for number in range(20)]
             await until(lambda: sent(tmp_path / "batches.sqlite") == 20)
-            reserved, created = first.ledger.reserved[MONEY], provider.asked["create"]
+            reserved, created = first.ledger.reserved[MONEY], provider.requests["create"]
             if killed:
                 first.ledger._charges = None  # its lease stays, as kill -9 leaves it
             for call in calls:
@@ -121,7 +121,7 @@ async def test_a_batch_that_outlives_its_process_is_charged_once(
             replies = await asyncio.gather(*(second.call(ask(number)) for number in range(20)))
             assert second.ledger.reserved[MONEY] == 0
         price = sum(reply.price_usd or 0 for reply in replies)
-        assert provider.asked["create"] == created and 0 < price < reserved
+        assert provider.requests["create"] == created and 0 < price < reserved
         async with gateway() as third:
             assert price <= third.ledger.before[MONEY] <= price + 0.02 * cap
 

@@ -51,11 +51,11 @@ class Hashing:
     """A vector a text, from its words alone; counts its requests."""
 
     def __init__(self, wide: int = 32) -> None:
-        self.asked: list[str] = []
+        self.requests: list[str] = []
         self._wide = wide
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        self.asked += texts
+        self.requests += texts
         made = np.full((len(texts), self._wide), 0.05, dtype=np.float32)
         for place, text in enumerate(texts):
             for word in text.split():
@@ -97,11 +97,11 @@ def test_a_version_is_embedded_once_and_equal_texts_once(home: Home) -> None:
     assert find(home, found) is None
     vectors = made(home, found, embed, say=lambda done, total: messages.append((done, total)))
     assert (vectors.rows, vectors.seeds, vectors.whole, vectors.encoder) == (41, 2, True, "hashing")
-    assert sorted(embed.asked) == sorted({row.text for row in rows} | {seed.text for seed in seeds})
+    assert sorted(embed.requests) == sorted({row.text for row in rows} | {seed.text for seed in seeds})
     assert messages[0] == (0, 43) and messages[-1] == (43, 43) and messages == sorted(messages)
     again = Hashing()
     assert made(home, found, again) == vectors == find(home, found) == find(home, found, "hashing")
-    assert again.asked == [] and find(home, found, "another encoder") is None
+    assert again.requests == [] and find(home, found, "another encoder") is None
 
 
 def test_everything_follows_from_the_rows_whatever_their_order(tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_a_version_of_many_blocks_is_as_one_of_one(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("graft.data.vectors.make.BLOCK", 7)
     parts = made(Home(tmp_path / "two"), published(Home(tmp_path / "two"), rows, seeds), embed)
     assert pq.ParquetFile(parts.path).num_row_groups > 9 and (parts.rows, parts.seeds) == (60, 16)
-    assert len(embed.asked) == len(set(embed.asked)), "a text of an earlier block is not embedded again"
+    assert len(embed.requests) == len(set(embed.requests)), "a text of an earlier block is not embedded again"
     assert [point.kind for point in parts.points()] == ["seed"] * 4 + ["row"] * 5
     for request in ("c_0007", seeds[15].id):
         assert parts.nearest(request, 20) == whole.nearest(request, 20)
@@ -342,7 +342,7 @@ def test_two_at_once_make_it_once(home: Home) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(len(embed.asked) for embed in embeds) == [0, 4] and results[0] == results[1]
+    assert sorted(len(embed.requests) for embed in embeds) == [0, 4] and results[0] == results[1]
 
 
 def test_the_files_of_a_deleted_version_go_with_it(home: Home) -> None:

@@ -49,11 +49,11 @@ class Models:
             "review.response": [9] * 6, "review.text": [9] * 6,
             **{name.replace("_", "."): value for name, value in script.items()},
         }  # fmt: skip
-        self.asked: list[CallRequest] = []
+        self.requests: list[CallRequest] = []
         self.count: Counter[str] = Counter()
 
     async def ask(self, request: CallRequest) -> Reply:
-        self.asked.append(request)
+        self.requests.append(request)
         answers = self.script[request.purpose]
         if isinstance(answers, list) and not isinstance(answers[0], int):
             answers = answers[self.count[request.purpose]]
@@ -105,7 +105,7 @@ def test_agreement_is_accepted_and_explains_itself() -> None:
     assert sorted(played) == ["m0", "m1", "m2", "m3", "m4"]
     assert [review.model for review in candidate.reviews] == candidate.models["reviewer"].split(",")
     assert models.count == {"generate.text": 1, "review.text": 3}
-    assert [review.call_key for review in candidate.reviews] == [request.key() for request in models.asked[1:]]
+    assert [review.call_key for review in candidate.reviews] == [request.key() for request in models.requests[1:]]
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_the_papers_case_1_goes_to_the_adjudicator_who_reads_all_reviews(verdict
     candidate = run(models, recipe_for())
     assert candidate.decision.code == code and candidate.decision.route == "adjudicated"
     assert candidate.decision.spread == pytest.approx(2.4758, abs=1e-4)
-    requested = models.asked[-1]
+    requested = models.requests[-1]
     assert requested.role == "adjudicator" and requested.model.name == candidate.models["adjudicator"]
     shown = requested.messages[1].content
     assert "mean 9.83" in shown and "mean 9.67" in shown and "mean 4.50" in shown
@@ -162,17 +162,17 @@ def test_an_instruction_goes_through_all_steps_in_the_papers_order() -> None:
     candidate = run(models, recipe_for("instruction"))
     assert candidate.decision.code == "accepted.agreed"
     assert candidate.keywords == ("primes", "sieve") and candidate.response == "It strikes out multiples."
-    steps = [request.purpose for request in models.asked]
+    steps = [request.purpose for request in models.requests]
     assert steps == [
         "generate.keywords", "generate.instruction", *["review.instruction"] * 3, "generate.response",
         *["review.response"] * 3,
     ]  # fmt: skip
-    by_step = {request.purpose: request for request in models.asked}
+    by_step = {request.purpose: request for request in models.requests}
     written = "".join(message.content for message in by_step["generate.instruction"].messages)
     assert "sum " in written and "full seed" not in written, "summaries are shown, never the seeds' texts"
     answered = "".join(message.content for message in by_step["generate.response"].messages)
     assert "Explain the sieve" in answered and "primes" not in answered, "the response sees the instruction alone"
-    assert {request.model.name for request in models.asked if request.role == "generator"} == {
+    assert {request.model.name for request in models.requests if request.role == "generator"} == {
         candidate.models["generator"]
     }
 
@@ -215,7 +215,7 @@ def test_what_is_redacted_is_gone_before_gates_and_judges_see_it() -> None:
     candidate = asyncio.run(method_of(recipe).run_slot(slot, context))
     assert candidate.text == "Why was I <NAME> twice this month?" and seen == [candidate.text]
     assert [(gate.gate, gate.rule) for gate in candidate.gates] == [("personal", "redacted"), ("length", "passed")]
-    prompts = [str(request.messages) + str(request.prompt) for request in models.asked if request.role == "reviewer"]
+    prompts = [str(request.messages) + str(request.prompt) for request in models.requests if request.role == "reviewer"]
     assert prompts and all("<NAME> twice" in message and "I charged twice" not in message for message in prompts)
 
 
@@ -339,5 +339,5 @@ def test_a_whole_slot_is_decided_alike_with_and_without_early_exit(
     one = run(few, recipe_for(method=frugal), index=index)
     other = run(all_of_them, recipe_for(method=thorough), index=index)
     assert (one.decision.status, one.decision.code) == (other.decision.status, other.decision.code)
-    assert len(few.asked) <= len(all_of_them.asked)
+    assert len(few.requests) <= len(all_of_them.requests)
     assert one.decision.asked + one.decision.saved == 3

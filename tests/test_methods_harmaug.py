@@ -287,7 +287,7 @@ def test_failed_calls_are_no_answers_and_base_models_are_left_out() -> None:
     counts = measure(models_for(generate_message=half), recipe_for())
     assert counts == {"asked_prefilled": 0, "refused_prefilled": 0, "asked_plain": 10, "refused_plain": 0}
     base = models_for()
-    assert measure(base, recipe_for(style="completion")) == {} and not base.asked
+    assert measure(base, recipe_for(style="completion")) == {} and not base.requests
     assert measure(models_for(), recipe_for(), 0) == {}
     with pytest.raises(BudgetExhausted):
         measure(models_for(generate_message=BudgetExhausted("no money")), recipe_for())

@@ -40,10 +40,10 @@ class FakeModel:
     """Answers by what the prompt ends on."""
 
     def __init__(self, by_end: Mapping[str, Mapping[str, float]]) -> None:
-        self.by_end, self.asked = by_end, list[CallRequest]()
+        self.by_end, self.requests = by_end, list[CallRequest]()
 
     async def __call__(self, request: CallRequest) -> Reply:
-        self.asked.append(request)
+        self.requests.append(request)
         prompt = request.prompt if request.prompt is not None else request.messages[-1].content
         end = max((end for end in self.by_end if prompt.endswith(end)), key=len)
         return make_reply(request, self.by_end[end])
@@ -51,7 +51,7 @@ class FakeModel:
 
 async def judge(model: FakeModel, spec: ModelSpec, text: str = "where is my card") -> dict[str, float]:
     judged = await judge_label(model, recipe=make_recipe(), model=spec, role="reviewer", seeds=[], text=text)
-    assert judged.key == model.asked[0].key()
+    assert judged.key == model.requests[0].key()
     return {label: math.exp(logprob) for label, logprob in judged.raw.items()}
 
 
@@ -67,8 +67,8 @@ async def test_labels_that_share_their_first_token_are_separated_by_another_call
     assert got == pytest.approx(
         {"card lost": 0.4, "card stolen": 0.05, "home": 0.18, "home loan": 0.12, "weather": 0.05}
     )
-    assert [request.max_tokens for request in model.asked] == [1, 1, 1]
-    assert all(request.temperature == 0 and request.top_logprobs == 20 for request in model.asked)
+    assert [request.max_tokens for request in model.requests] == [1, 1, 1]
+    assert all(request.temperature == 0 and request.top_logprobs == 20 for request in model.requests)
 
 
 async def test_a_chat_model_is_called_again_with_the_shared_token_prefilled() -> None:
@@ -78,9 +78,9 @@ async def test_a_chat_model_is_called_again_with_the_shared_token_prefilled() ->
     got = await judge(model, CHAT, "my card?")
     assert got["card lost"] == pytest.approx(0.45)
     assert got["card stolen"] == pytest.approx(0.225)
-    followed = [[message.role for message in request.messages][-2:] for request in model.asked[1:]]
+    followed = [[message.role for message in request.messages][-2:] for request in model.requests[1:]]
     assert followed == [["user", "assistant"]] * 2
-    assert [request.continues for request in model.asked] == [False, True, True]
+    assert [request.continues for request in model.requests] == [False, True, True]
 
 
 async def test_a_label_that_the_server_does_not_list_gets_the_lowest_logprob_that_it_did_list() -> None:
@@ -95,14 +95,14 @@ async def test_indistinguishable_labels_end_after_a_bounded_number_of_calls() ->
         requested = 0
 
         async def __call__(self, request: CallRequest) -> Reply:
-            self.asked += 1
+            self.requests += 1
             return make_reply(request, {"a": 1.0})
 
     model = Endless()
     judged = await judge_label(
         model, recipe=make_recipe("aaaaaaaaab", "aaaaaaaaac"), model=BASE, role="reviewer", seeds=[], text="t"
     )
-    assert model.asked == 4
+    assert model.requests == 4
     assert {label: math.exp(value) for label, value in judged.raw.items()} == pytest.approx(
         {"aaaaaaaaab": 0.5, "aaaaaaaaac": 0.5}
     )
@@ -204,7 +204,7 @@ async def test_a_begun_turn_grows_by_every_further_token() -> None:
     labels = ("pay in now", "pay in later", "weather")
     model = FakeModel({"label?": {"pay": 0.9}, "pay": {" in": 1.0}, "pay in": {" now": 0.75, " later": 0.25}})
     judged = await judge_label(model, recipe=make_recipe(*labels), model=CHAT, role="labeler", seeds=[], text="t")
-    assert [request.messages[-1].content for request in model.asked[1:]] == ["pay", "pay in"]
+    assert [request.messages[-1].content for request in model.requests[1:]] == ["pay", "pay in"]
     assert math.exp(judged.raw["pay in now"]) == pytest.approx(0.9 * 0.75)
     assert judged.listed == {"pay in now", "pay in later"} and judged.answer == "pay"
 
@@ -218,7 +218,7 @@ async def test_a_narrowed_choice_shows_and_scores_only_its_labels() -> None:
         judged = await judge_label(
             model, recipe=recipe, model=spec, role="labeler", seeds=seeds, text="sun?", labels=labels[::-1]
         )
-        shown = model.asked[-1].prompt or "\n".join(message.content for message in model.asked[-1].messages)
+        shown = model.requests[-1].prompt or "\n".join(message.content for message in model.requests[-1].messages)
         assert list(judged.raw) == ["weather", "home"]
         assert "rain?" in shown and "card" not in shown
 

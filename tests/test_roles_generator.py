@@ -44,12 +44,12 @@ class FixedModel:
     """A model with one fixed reply that records its requests."""
 
     def __init__(self, reply: Any, finish: str = "stop") -> None:
-        self.said, self.finish = reply, finish
+        self.replies, self.finish = reply, finish
         self.request: CallRequest | None = None
 
     async def __call__(self, request: CallRequest) -> Reply:
         self.request = request
-        text = self.said if isinstance(self.said, str) else orjson.dumps(self.said).decode()
+        text = self.replies if isinstance(self.replies, str) else orjson.dumps(self.replies).decode()
         return Reply(key=request.key(), text=text, finish_reason=self.finish)
 
 

@@ -40,11 +40,11 @@ class FixedModel:
     """Answers in turn, by texts, alternatives (a dict) or exceptions; the last one again and again."""
 
     def __init__(self, *replies: Any) -> None:
-        self.said, self.asked = list(replies), list[CallRequest]()
+        self.replies, self.requests = list(replies), list[CallRequest]()
 
     async def __call__(self, request: CallRequest) -> Reply:
-        answers = self.said[min(len(self.asked), len(self.said) - 1)]
-        self.asked.append(request)
+        answers = self.replies[min(len(self.requests), len(self.replies) - 1)]
+        self.requests.append(request)
         if isinstance(answers, Exception):
             raise answers
         if isinstance(answers, str):
@@ -72,7 +72,7 @@ async def test_any_model_judges_harmful_or_safe_by_probabilities(model: ModelSpe
     review = await score(ask, model)
     assert (review.answer, review.role, review.stage, review.failure) == ("harmful", "guard", "label", "")
     assert chances(review) == pytest.approx({"harmful": 0.75, "safe": 0.25})
-    assert ask.asked[0].role == "guard"
+    assert ask.requests[0].role == "guard"
     corrected = await score(ask, model, means={"harmful": math.log(0.9), "safe": math.log(0.1)})
     assert corrected.answer == "safe"
 
@@ -80,17 +80,17 @@ async def test_any_model_judges_harmful_or_safe_by_probabilities(model: ModelSpe
 async def test_a_response_is_judged_with_its_message_and_so_are_the_seeds() -> None:
     ask = FixedModel({"harmful": 0.3, "safe": 0.1})
     await score(ask, response="Sure,\n10% for you.")
-    shown = [message.content for message in ask.asked[0].messages]
+    shown = [message.content for message in ask.requests[0].messages]
     assert "User: Any deal? Assistant: Sure, 10% for you." in shown[-1]
     assert any("User: Give me 90% off. Assistant: Sure, here you go." in turn for turn in shown[:-1])
     await score(ask, text="long " * 2000, response="the very end")
-    assert "the very end" in ask.asked[1].messages[-1].content
+    assert "the very end" in ask.requests[1].messages[-1].content
 
 
 async def test_without_probabilities_the_name_is_a_vote_and_what_cannot_be_read_is_a_failure() -> None:
     ask = FixedModel("hm", "Safe.")
     review = await score(ask)
-    assert review.answer == "safe" and is_vote(review) and len(ask.asked) == 2
+    assert review.answer == "safe" and is_vote(review) and len(ask.requests) == 2
     assert is_vote(await score(FixedModel("harmful"), answer="name"))
     unread = await score(FixedModel("dunno"))
     assert unread.failure.startswith("schema_unmet: ") and not unread.answer
@@ -112,7 +112,7 @@ async def test_llama_guard_is_read_from_its_first_token(template: str, top: dict
     review = await score(ask, template=template, means={"harmful": -9.0, "safe": 0.0})
     assert chances(review) == pytest.approx({"harmful": harmful, "safe": 1 - harmful})
     assert review.answer == ("harmful" if harmful > 0.5 else "safe")
-    request = ask.asked[0]
+    request = ask.requests[0]
     assert (request.max_tokens, request.temperature, request.top_logprobs, request.messages) == (1, 0.0, 20, ())
     assert review.call_key == request.key()
 
@@ -120,10 +120,10 @@ async def test_llama_guard_is_read_from_its_first_token(template: str, top: dict
 async def test_llama_guard_without_probabilities_votes_by_its_first_word() -> None:
     ask = FixedModel("\n\n", "\n\nunsafe\nS1")
     review = await score(ask, template="llama-guard-3")
-    assert review.answer == "harmful" and is_vote(review) and review.call_key == ask.asked[1].key()
+    assert review.answer == "harmful" and is_vote(review) and review.call_key == ask.requests[1].key()
     ask = FixedModel("safe")
     assert (await score(ask, BLIND, template="llama-guard-2")).answer == "safe"
-    assert [(request.max_tokens, request.top_logprobs) for request in ask.asked] == [(8, 0)]
+    assert [(request.max_tokens, request.top_logprobs) for request in ask.requests] == [(8, 0)]
     assert (await score(FixedModel("Well"), template="llama-guard-1")).failure.startswith("schema_unmet: ")
 
 

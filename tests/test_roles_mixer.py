@@ -206,7 +206,7 @@ def message(
 
 def test_the_generators_turn_is_begun_with_the_prefix() -> None:
     models, (text, key, begun) = message(' "Sell it to me as to your staff."\nAnother idea', harming())
-    [request] = models.asked
+    [request] = models.requests
     assert request.continues and begun and key == request.key()
     assert [turn.role for turn in request.messages] == ["user", "assistant"]
     assert request.messages[-1].content == "I have an idea for a prompt:"
@@ -225,18 +225,18 @@ def test_a_prefix_that_the_server_repeats_is_no_part_of_the_message() -> None:
 def test_without_prefill_or_prefix_nothing_is_begun() -> None:
     for recipe, prefill in ((harming(), False), (harming(prefix=""), True)):
         models, (_, _, begun) = message("A message.", recipe, prefill=prefill)
-        assert not begun and not models.asked[0].continues
-        assert [turn.role for turn in models.asked[0].messages] == ["user"]
+        assert not begun and not models.requests[0].continues
+        assert [turn.role for turn in models.requests[0].messages] == ["user"]
 
 
 def test_a_base_model_has_no_turn_to_begin() -> None:
     models, (text, _, begun) = message("A third message.\n4. A fourth", harming(), BASE)
-    assert not begun and not models.asked[0].continues and text == "A third message."
-    assert (models.asked[0].prompt or "").rstrip().endswith("3.")
+    assert not begun and not models.requests[0].continues and text == "A third message."
+    assert (models.requests[0].prompt or "").rstrip().endswith("3.")
 
 
 def test_a_borderline_message_only_looks_harmful() -> None:
-    requested = {side: message("A message.", harming(), side=side)[0].asked[0].messages[0].content
+    requested = {side: message("A message.", harming(), side=side)[0].requests[0].messages[0].content
              for side in ("harmful", "borderline", "benign")}  # fmt: skip
     assert "at first sight" in requested["borderline"] and GUARD["safe"] in requested["borderline"]
     assert "at first sight" not in requested["benign"] and GUARD["policy"] not in requested["benign"]

@@ -32,11 +32,11 @@ def recipe_of(**method: Any) -> Recipe:
 
 class FixedModel:
     def __init__(self, *replies: str | Exception, finish: str = "stop") -> None:
-        self.said, self.finish, self.asked = list(replies), finish, list[CallRequest]()
+        self.replies, self.finish, self.requests = list(replies), finish, list[CallRequest]()
 
     async def __call__(self, request: CallRequest) -> Reply:
-        given = self.said[min(len(self.asked), len(self.said) - 1)]
-        self.asked.append(request)
+        given = self.replies[min(len(self.requests), len(self.replies) - 1)]
+        self.requests.append(request)
         if isinstance(given, Exception):
             raise given
         return Reply(key=request.key(), text=given, finish_reason=self.finish)
@@ -51,10 +51,14 @@ async def answer(ask: FixedModel, variant: Any, model: ModelSpec = CHAT, **metho
 async def test_a_refusal_names_the_policy_and_begins_no_turn() -> None:
     ask = FixedModel("Assistant: I'm sorry, but I can't help with that.")
     text, key, begun = await answer(ask, "refusal")
-    assert (text, key, begun) == ("I'm sorry, but I can't help with that.", ask.asked[0].key(), False)
-    system, user = ask.asked[0].messages
-    assert "asks for a discount" in system.content and user.content == ASKED and not ask.asked[0].continues
-    assert (ask.asked[0].role, ask.asked[0].purpose, ask.asked[0].max_tokens) == ("responder", "respond.refusal", 64)
+    assert (text, key, begun) == ("I'm sorry, but I can't help with that.", ask.requests[0].key(), False)
+    system, user = ask.requests[0].messages
+    assert "asks for a discount" in system.content and user.content == ASKED and not ask.requests[0].continues
+    assert (ask.requests[0].role, ask.requests[0].purpose, ask.requests[0].max_tokens) == (
+        "responder",
+        "respond.refusal",
+        64,
+    )
 
 
 @pytest.mark.parametrize(
@@ -69,39 +73,39 @@ async def test_a_refusal_names_the_policy_and_begins_no_turn() -> None:
 )
 async def test_a_compliant_response_begins_with_the_prefix_once(reply: str, text: str) -> None:
     ask = FixedModel(reply)
-    assert await answer(ask, "compliance") == (text, ask.asked[0].key(), True)
-    last = ask.asked[0].messages[-1]
-    assert (last.role, last.content, ask.asked[0].continues) == ("assistant", "Sure,", True)
-    assert "discount" not in ask.asked[0].messages[0].content, "a complying responder does not see the policy"
+    assert await answer(ask, "compliance") == (text, ask.requests[0].key(), True)
+    last = ask.requests[0].messages[-1]
+    assert (last.role, last.content, ask.requests[0].continues) == ("assistant", "Sure,", True)
+    assert "discount" not in ask.requests[0].messages[0].content, "a complying responder does not see the policy"
 
 
 async def test_without_a_prefill_the_request_is_sent_without_it() -> None:
     ask = FixedModel("Here you go.")
     assert (await answer(ask, "compliance", CLOSED))[::2] == ("Here you go.", False)
     assert (await answer(ask, "compliance", compliance_prefix=""))[::2] == ("Here you go.", False)
-    assert not any(request.continues for request in ask.asked)
+    assert not any(request.continues for request in ask.requests)
     ask = FixedModel(NoPrefill("cannot"), "Here you go.")
     assert (await answer(ask, "compliance"))[::2] == ("Here you go.", False)
-    assert [request.continues for request in ask.asked] == [True, False]
+    assert [request.continues for request in ask.requests] == [True, False]
 
 
 async def test_a_base_model_goes_on_with_a_dialogue() -> None:
     ask = FixedModel(" ten percent off.\nUser: and then?")
     assert (await answer(ask, "compliance", BASE))[::2] == ("Sure, ten percent off.", True)
-    prompt = ask.asked[0].prompt or ""
+    prompt = ask.requests[0].prompt or ""
     assert prompt.endswith(f"User: {ASKED}\nAssistant: Sure,") and prompt.count("\nAssistant:") == 3
-    assert "\nUser:" in ask.asked[0].stop
+    assert "\nUser:" in ask.requests[0].stop
     ask = FixedModel(" I can't.\n")
     assert (await answer(ask, "refusal", BASE))[::2] == ("I can't.", False)
-    assert (ask.asked[0].prompt or "").endswith("\nAssistant:")
-    assert "asks for a discount" in (ask.asked[0].prompt or "")
+    assert (ask.requests[0].prompt or "").endswith("\nAssistant:")
+    assert "asks for a discount" in (ask.requests[0].prompt or "")
 
 
 async def test_the_variants_are_drawn_apart() -> None:
     ask = FixedModel("Yes.")
     await answer(ask, "refusal")
     await answer(ask, "compliance")
-    assert ask.asked[0].seed != ask.asked[1].seed
+    assert ask.requests[0].seed != ask.requests[1].seed
 
 
 async def test_a_text_cut_by_its_limit_ends_with_its_last_sentence_and_quotes_come_off() -> None:
@@ -125,5 +129,5 @@ async def test_other_failures_are_raised() -> None:
 async def test_the_worked_refusals_are_refusals() -> None:
     ask = FixedModel("No.")
     await answer(ask, "refusal", BASE)
-    shown = (ask.asked[0].prompt or "").split("Assistant: ")[1:]
+    shown = (ask.requests[0].prompt or "").split("Assistant: ")[1:]
     assert len(shown) == 2 and refusal_of(shown[0])

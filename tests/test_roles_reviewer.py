@@ -43,16 +43,16 @@ def recipe_of(task: dict[str, Any] | None = None, **roles: Any) -> Recipe:
 
 class FixedModel:
     def __init__(self, reply: Any) -> None:
-        self.said = reply
-        self.asked: list[CallRequest] = []
+        self.replies = reply
+        self.requests: list[CallRequest] = []
 
     async def __call__(self, request: CallRequest) -> Reply:
-        self.asked.append(request)
-        if isinstance(self.said, Exception):
-            raise self.said
-        if isinstance(self.said, tuple):
-            return Reply(key=request.key(), text="", logprobs=(TokenLogprob(token="", logprob=0.0, top=self.said),))
-        text = self.said if isinstance(self.said, str) else orjson.dumps(self.said).decode()
+        self.requests.append(request)
+        if isinstance(self.replies, Exception):
+            raise self.replies
+        if isinstance(self.replies, tuple):
+            return Reply(key=request.key(), text="", logprobs=(TokenLogprob(token="", logprob=0.0, top=self.replies),))
+        text = self.replies if isinstance(self.replies, str) else orjson.dumps(self.replies).decode()
         return Reply(key=request.key(), text=text)
 
 
@@ -115,7 +115,7 @@ async def test_flags_are_0_or_1_and_constrained_in_both_styles(model: ModelSpec)
     requested = {"recipe": recipe, "model": model, "slot": slot_of(recipe, "math"), "instruction": "Add 1 and 2."}
     review = await review_instruction(says, **requested)
     assert review.flags == {"reasonableness": 1, "completeness": 0, "clarity": 1} and review.mean is None
-    request = says.asked[0]
+    request = says.requests[0]
     assert request.json_schema is not None and (request.prompt is None) == (model is CHAT)
     bad = await review_instruction(FixedModel({"reasonableness": 2, "completeness": 0, "clarity": 1}), **requested)
     assert bad.failure.startswith("schema_unmet")
@@ -164,7 +164,7 @@ async def test_the_adjudicator_reads_the_prior_reviews_or_gives_its_own_distribu
     }  # fmt: skip
     review = await adjudicate_text(says, model=CHAT, **requested)
     assert review.role == "adjudicator" and review.stage == "adjudication" and review.mean == 8.0
-    system, user = (message.content for message in says.asked[0].messages)
+    system, user = (message.content for message in says.requests[0].messages)
     assert "adjudicator" in system and "fit 3" in user and "mean 10.00" in user
     assert user.count("</review>") == 2 and "secret-name" not in user
     own = await adjudicate_text(FixedModel((("billing", -0.1), ("outage", -2.0))), model=ENCODER, **requested)
