@@ -29,7 +29,7 @@ PARTS: dict[str, Part] = {
     "whole": whole.whole,
 }  # fmt: skip
 ONCE = ("memory", "committee", "kills")
-"""Parts that chance hardly moves, or that are long: measured once, whatever `--repeat` says."""
+"""Parts that hardly vary, or take long: measured once, whatever `--repeat` is."""
 
 
 def main() -> None:
@@ -49,8 +49,8 @@ def main() -> None:
                 place.mkdir()
                 started = time.monotonic()
                 repeats.append(PARTS[name](number, place))
-                told = "; ".join(f"{figure.name}: {figure.value:.2f}" for figure in repeats[-1])
-                print(f"# {name} {number + 1}, {time.monotonic() - started:.0f} s: {told}", flush=True)
+                line = "; ".join(f"{figure.name}: {figure.value:.2f}" for figure in repeats[-1])
+                print(f"# {name} {number + 1}, {time.monotonic() - started:.0f} s: {line}", flush=True)
     print(f"\n{machine()}\n\n{table(repeats)}")
 
 

@@ -195,7 +195,7 @@ def _nap(note: Waiting) -> float:
 
 
 def _time_is_up(home: Home, note: Waiting) -> bool:
-    """Resume the run without a review; False if somebody was faster or the server does not respond."""
+    """Resume the run without a review; False if another resumed it first or the server does not respond."""
     try:
         _hand_in(home, note, Reviewed(by="nobody", note="time ran out"), tries=1)
     except GraftError:
@@ -221,10 +221,10 @@ def _hand_in(home: Home, note: Waiting, word: Reviewed, tries: int = TRIES) -> N
     for attempt in range(tries):
         time.sleep(0.3 if attempt else 0)
         with client_at(access_to(home, note.api_url)) as client:
-            told = client.resume_flow_run(UUID(note.flow_run_id), run_input=word.model_dump())
-        if told.status == SetStateStatus.ACCEPT:
+            response = client.resume_flow_run(UUID(note.flow_run_id), run_input=word.model_dump())
+        if response.status == SetStateStatus.ACCEPT:
             return
-        reason = str(getattr(told.details, "reason", ""))
+        reason = str(getattr(response.details, "reason", ""))
     raise NotFound(f"the run does not wait: {reason}", where=note.run_id, fix="see: graft status")
 
 
@@ -253,13 +253,13 @@ def _close(home: Home, note: Waiting, reviewed: Reviewed | None) -> Closed:
     with Lake.open(home) as lake:
         made = rebase(lake, version(lake, note.dataset))
     who = f"reviewed by {reviewed.by}" if reviewed else f"not reviewed within {_span(note)}"
-    said = f": {reviewed.note}" if reviewed and reviewed.note else ""
+    comment = f": {reviewed.note}" if reviewed and reviewed.note else ""
     closed = Closed(
         onto=note.dataset,
         version=made.version or note.dataset,
         by=reviewed.by if reviewed else "",
         note=reviewed.note if reviewed else "",
-        said=f"{note.dataset} {who}{said}. {_changes(note.dataset, made)}",
+        said=f"{note.dataset} {who}{comment}. {_changes(note.dataset, made)}",
         at=utc_now(),
     )
     _write(home.run(note.run_id) / CLOSED, closed)
@@ -271,10 +271,10 @@ def _changes(ref: str, made: Rebased) -> str:
         (len(made.relabelled), "relabelled"), (len(made.edited), "edited"), (len(made.rejected), "rejected"),
         (len(made.conflicts), "in conflict, not applied"),
     ]  # fmt: skip
-    told = ", ".join(f"{count} {word}" for count, word in counts if count)
+    changes = ", ".join(f"{count} {word}" for count, word in counts if count)
     if made.version is None:
-        return f"{ref} stays unchanged{f' ({told})' if told else ''}."
-    return f"{made.version} holds the decisions: {told}."
+        return f"{ref} stays unchanged{f' ({changes})' if changes else ''}."
+    return f"{made.version} holds the decisions: {changes}."
 
 
 def _result(home: Home, result: dict[str, Any], closed: Closed) -> dict[str, Any]:
@@ -315,7 +315,7 @@ def _read(file: Path, kind: type[T]) -> T | None:
 
 
 def _lives(note: Waiting) -> bool:
-    """Whether the waiting process is alive; on another machine it is assumed alive until its time is up."""
+    """Return True if the waiting process is alive; on another machine it is assumed alive until its time is up."""
     import psutil
 
     if note.host != socket.gethostname():

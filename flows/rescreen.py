@@ -94,9 +94,9 @@ def rescreen(
     from graft.flows.artifacts import say
 
     done = rescreen_version(ref, overrides, dry_run=dry_run, tests=tests or [], publish=publish, say=say)
-    told = done.as_dict()
-    rules = [{name: rule[name] for name in ("gate", "rule", "rows")} for rule in told["rules"]]
-    return {**{name: told[name] for name in ("parent", "rows", "kept", "dropped", "published")}, "rules": rules}
+    summary = done.as_dict()
+    rules = [{name: rule[name] for name in ("gate", "rule", "rows")} for rule in summary["rules"]]
+    return {**{name: summary[name] for name in ("parent", "rows", "kept", "dropped", "published")}, "rules": rules}
 
 
 def rescreen_version(

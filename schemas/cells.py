@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
-"""What a spreadsheet takes a cell that begins so for: an instruction."""
+"""Beginnings that make a spreadsheet read a cell as a formula."""
 
 
 def inert_cell(text: str) -> str:
-    """The text as a cell that a spreadsheet shows and does not run."""
+    """The text as a cell that a spreadsheet shows instead of running."""
     return f"'{text}" if text.startswith(FORMULA) else text

@@ -190,7 +190,7 @@ class Recipe(Value):
         return found if isinstance(found, spec) else spec()
 
     def writes(self, role: str) -> bool:
-        """Whether the role's replies become part of the rows."""
+        """Return True if the role's replies become part of the rows."""
         return roles_of(self.method.kind).get(role, Role()).writes
 
     def models_for(self, role: str) -> tuple[ModelSpec, ...]:

@@ -61,7 +61,7 @@ class Column:
         title: heads the column
         digits: decimal places of a number or a percentage (0 for a share: one place)
         link: key of a row's value that holds an address of the dashboard, used by pages only
-        bar: whether a share or number is drawn as a bar beside it
+        bar: True to draw a share or number as a bar beside it
         mark: key of a value that is marked on the bar, such as the one expected
     """
 
@@ -75,7 +75,7 @@ class Column:
 
     @property
     def right(self) -> bool:
-        """Whether cells are aligned to the right, as numbers are."""
+        """True if cells are aligned to the right, as numbers are."""
         return self.kind in RIGHT
 
     def text(self, row: Mapping[str, Any]) -> str:
@@ -137,7 +137,7 @@ class Section:
 
     @property
     def known(self) -> bool:
-        """Whether there is anything beside the text."""
+        """True if there is anything besides the text."""
         return bool(self.facts or self.tables)
 
     def as_data(self) -> dict[str, Any]:

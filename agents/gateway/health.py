@@ -10,6 +10,7 @@ import aiohttp
 from yarl import URL
 
 from graft.agents.gateway.credentials import headers_of
+from graft.agents.local.encoder import RUNS_ON
 from graft.schemas.models import ModelSpec
 
 PATIENCE_S = 10

@@ -152,7 +152,9 @@ class _Graph:
 
     def constant(self, name: str, values: Sequence[int]) -> str:
         """Add a list of 64-bit integers."""
-        self._values[name] = _message((1, len(values)), (2, 7), (8, name), (9, struct.pack(f"<{len(values)}q", *values)))
+        self._values[name] = _message(
+            (1, len(values)), (2, 7), (8, name), (9, struct.pack(f"<{len(values)}q", *values))
+        )
         return name
 
     def model(self, output: str) -> bytes:
