@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from graft.data.quality.words import words_sql
 from graft.schemas.base import Value
-from graft.schemas.restricted import HIDDEN
+from graft.schemas.sections import HIDDEN
 
 if TYPE_CHECKING:
     from graft.data.lake import Lake

@@ -8,8 +8,8 @@ from graft.data.arrow import from_table
 from graft.data.history import called, edits_of, lost, origin_of, recalls_of, shown_to
 from graft.schemas.errors import NotFound
 from graft.schemas.kinds import METHODS
-from graft.schemas.restricted import HIDDEN
 from graft.schemas.rows import Candidate
+from graft.schemas.sections import HIDDEN
 from graft.schemas.students import Student
 from graft.schemas.tasks.base import Task
 

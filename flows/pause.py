@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID, uuid4
 
+from pydantic import Field
+
 from graft.flows.engine import flow_run
 from graft.flows.prefect_api import access_to, client_at
 from graft.flows.settings import apply_prefect_environment
@@ -29,7 +31,7 @@ from graft.schemas.base import Value, utc_now
 from graft.schemas.durable import put
 from graft.schemas.errors import GraftError, NotFound
 from graft.schemas.home import Home
-from graft.schemas.review import ReviewBy, Reviewed, ReviewSettings
+from graft.schemas.recipe import ReviewBy, ReviewSettings
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
@@ -68,6 +70,13 @@ class Waiting(Value):
     pid: int
     born: float
     """Start time of the process in Unix seconds, which identifies it with its id."""
+
+
+class Reviewed(Value):
+    """A person's confirmation that a review is done; Prefect's page shows it as a form."""
+
+    by: str = Field(min_length=1, max_length=200, description="who reviewed")
+    note: str = Field(default="", max_length=2_000, description="a note about the review")
 
 
 class Closed(Value):

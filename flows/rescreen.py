@@ -24,9 +24,8 @@ from graft.schemas.home import Home
 from graft.schemas.load import explained
 from graft.schemas.problems import did_you_mean
 from graft.schemas.recipe import Recipe
-from graft.schemas.restricted import HIDDEN
 from graft.schemas.rows import Candidate
-from graft.schemas.sections import Column, Table
+from graft.schemas.sections import HIDDEN, Column, Table
 from graft.schemas.tasks.base import task_for
 
 CLUSTERS_SHOWN = 20

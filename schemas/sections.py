@@ -27,6 +27,10 @@ Kind = Literal[
 """How a value is formatted. `change` is a number with its sign; `figure` has at most four decimals, for columns of
 several units; `share` is shown as a percentage; `ago` and `ahead` are moments, shown as the time since or until then;
 `code` and `status` are texts that a page sets apart."""
+HIDDEN = "(restricted)"
+"""Replaces the words of restricted rows unless they are requested."""
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+"""Beginnings of a cell that a spreadsheet runs as a formula."""
 RIGHT: tuple[Kind, ...] = ("number", "change", "figure", "figure_change", "share", "money", "seconds")
 """Kinds whose cells are aligned to the right."""
 
@@ -244,3 +248,8 @@ def _span(span_s: float) -> str | None:
             count = int(span_s // size)
             return f"{count} {unit}{'s' if count > 1 else ''}"
     return None
+
+
+def inert_cell(text: str) -> str:
+    """The text as a cell that a spreadsheet shows and does not run; exports do the same in SQL."""
+    return f"'{text}" if text.startswith(FORMULA) else text

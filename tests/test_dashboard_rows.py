@@ -21,8 +21,8 @@ from graft.data.delete import delete
 from graft.data.lake import Lake
 from graft.data.versions import derive, held_by, version
 from graft.schemas.home import Home
-from graft.schemas.restricted import HIDDEN
 from graft.schemas.rows import GateResult, Seed
+from graft.schemas.sections import HIDDEN
 
 SEEDS = (Seed.of("my parcel never came, where is it?", "delivery"), Seed.of("how much is the lamp?", "price"))
 

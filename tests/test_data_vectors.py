@@ -33,8 +33,8 @@ from graft.data.versions import publish
 from graft.schemas.datasets import DatasetVersion, Row, Run
 from graft.schemas.errors import GraftError, MissingExtra, NotFound
 from graft.schemas.home import Home
-from graft.schemas.restricted import HIDDEN
 from graft.schemas.rows import Candidate, Decision, Seed, Slot
+from graft.schemas.sections import HIDDEN
 
 AT = datetime(2026, 11, 25, tzinfo=UTC)
 GUARD = {"task": {"kind": "guard"}}

@@ -26,7 +26,7 @@ from graft.flows.prefect_api import connected
 from graft.schemas.errors import GraftError, NotFound
 from graft.schemas.home import Home
 from graft.schemas.load import load_recipe
-from graft.schemas.review import ReviewSettings
+from graft.schemas.recipe import ReviewSettings
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ from graft.dashboard.figures.filters import SORTS, RowQuery
 from graft.data.duck import quoted
 from graft.data.export.formats.base import FORMULA
 from graft.data.fence import Budget
-from graft.schemas.restricted import HIDDEN
+from graft.schemas.sections import HIDDEN
 
 if TYPE_CHECKING:
     from graft.data.lake import Lake

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from graft.data.quality.model import Balance, Duplicates, LabelShare, Lengths, Repeated, Spread, Wording
 from graft.schemas.datasets import DatasetVersion
-from graft.schemas.restricted import HIDDEN
+from graft.schemas.sections import HIDDEN
 
 if TYPE_CHECKING:
     from graft.data.lake import Lake

@@ -10,7 +10,7 @@ import orjson
 from graft.data.edits import seen
 from graft.data.rescue import runs_of
 from graft.data.review.model import Item, QueueRule, Verdict
-from graft.schemas.restricted import HIDDEN
+from graft.schemas.sections import HIDDEN
 
 if TYPE_CHECKING:
     from graft.data.lake import Lake

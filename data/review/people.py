@@ -10,7 +10,7 @@ from graft.data.arrow import from_table
 from graft.data.edits import DECISIONS, WORDS, Decided, edits, fold, in_force, seen
 from graft.data.rescue import Rejected, rejected
 from graft.data.review.model import Person, Progress, Standing
-from graft.schemas.restricted import HIDDEN
+from graft.schemas.sections import HIDDEN
 from graft.schemas.versions import Edit
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from graft.data.vectors.chosen import SEEDS, restricted_seeds
 from graft.data.vectors.model import Placed, Point
-from graft.schemas.restricted import HIDDEN
+from graft.schemas.sections import HIDDEN
 
 if TYPE_CHECKING:
     from graft.data.lake import Lake
