@@ -12,6 +12,9 @@ from graft.cli.options import JsonFlag
 if TYPE_CHECKING:
     from graft.data.lake import Lake
 
+SHORT = 10
+"""Characters shown of an id: enough to select it."""
+
 
 def train(
     ref: Annotated[str, typer.Argument(help="a dataset, or a version of it: demo, demo@2")],
@@ -51,8 +54,8 @@ def students(
 ) -> None:
     """Show the leaderboard by dataset and test, best student first, then students with other kinds of evaluation.
 
-    over seeds, over teacher: accuracy beyond that of the seeds-only student and of the best teacher. ECE:
-    calibration error. --json has training rows, seconds and dates too.
+    over seeds, over teacher: accuracy beyond that of the seeds-only student and of the best teacher. F1:
+    macro-F1. ECE: calibration error. --json has whole ids, training rows, seconds and dates.
 
     Example:  graft students demo
     """
@@ -72,7 +75,9 @@ def students(
     if not found and not others:
         console().print("no students yet. Train one:  graft train DATASET")
     for board in board_tables(found):
-        print_table(replace(board, columns=tuple(one for one in board.columns if one.key in BRIEF)), tight=True)
+        rows = [{**row, "student_id": row["student_id"][:SHORT]} for row in board.rows]
+        columns = tuple(one for one in board.columns if one.key in BRIEF)
+        print_table(replace(board, rows=rows, columns=columns), tight=True)
     for other in others:
         print_table(other, tight=True)
 

@@ -162,9 +162,9 @@ def board_tables(standings: Sequence[Standing]) -> list[Table]:
     """
     columns = (
         Column("rank", "#", "number"), Column("student_id", "student", "code", link="href"),
-        Column("from", "training rows"), Column("accuracy", "accuracy", "share"),
+        Column("from", "from"), Column("accuracy", "accuracy", "share"),
         Column("low", "95% from", "share"), Column("high", "to", "share"), Column("gain", "over seeds", "share"),
-        Column("macro_f1", "macro-F1", "number", digits=3), Column("ece", "ECE", "number", digits=3),
+        Column("macro_f1", "F1", "number", digits=3), Column("ece", "ECE", "number", digits=3),
         Column("auprc", "AUPRC", "number", digits=3), Column("teacher_gap", "over teacher", "share"),
         Column("train_rows", "rows", "number"), Column("seconds", "training time", "seconds"),
         Column("created_at", "made", "ago"),
