@@ -30,13 +30,13 @@ def models(
     from graft.data.spending.view import use_tables, worth_tables
     from graft.schemas.home import Home
 
-    asked: Filters = {
+    filters: Filters = {
         "dataset": dataset, "run_id": run, "since": _day(since, "--since"), "until": _day(until, "--until")
     }  # fmt: skip
     with Lake.open(Home.find(), read_only=True) as lake:
         _known(lake, dataset, run)
-        uses = by_model(lake, **asked)
-        judged = worth(lake, uses, **asked)
+        uses = by_model(lake, **filters)
+        judged = worth(lake, uses, **filters)
     if json:
         as_json({"models": [one.model_dump(mode="json") for one in uses],
                  "worth": [one.model_dump(mode="json") for one in judged]})  # fmt: skip

@@ -114,8 +114,8 @@ def compare(
     for name, student, accuracy in zip("AB", (found.a, found.b), found.accuracies, strict=True):
         console().print(f"{name}: {student}, {accuracy:.1%}", markup=False)
     low, high = (f"{100 * end:+.1f}" for end in found.interval)
-    told = f"B minus A: {100 * found.difference:+.1f} points, 95% interval {low} to {high}; p = {found.p_value:.4f}"
-    console().print(told, markup=False)
+    line = f"B minus A: {100 * found.difference:+.1f} points, 95% interval {low} to {high}; p = {found.p_value:.4f}"
+    console().print(line, markup=False)
     console().print(found.verdict, markup=False, soft_wrap=True)
 
 

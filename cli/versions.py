@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graft.cli.options import ByOption, JsonFlag, RefArg, RestrictedFlag, user_name
-from graft.schemas.restricted import HIDDEN
+from graft.schemas.sections import HIDDEN
 
 if TYPE_CHECKING:
     from graft.data.diff import Diff

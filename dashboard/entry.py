@@ -49,12 +49,12 @@ class Key:
         return f"graft_key_{self._derived('name')[:8]}", self._derived("cookie")
 
     def holds(self, request: Request) -> bool:
-        """Whether the request has the cookie."""
+        """Return True if the request has the cookie."""
         name, value = self.cookie
         return hmac.compare_digest(request.cookies.get(name, "").encode(), value.encode())
 
     def opens(self, secret: str) -> bool:
-        """Whether this is the secret itself."""
+        """Return True if this is the secret itself."""
         return hmac.compare_digest(secret.strip().encode(), self._secret.encode())
 
     def redeemed(self, request: Request, *, elsewhere: bool) -> Response | None:

@@ -20,7 +20,7 @@ HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[^:\[\]/?#@\s]+)(?::\d{1,5})?")
 
 
 def host_known(request: Request, hosts: Collection[str]) -> bool:
-    """Whether the request names one of these hosts, at any port (a tunnel uses its own); `*` means any host.
+    """Return True if the request names one of these hosts, at any port (a tunnel uses its own); `*` means any host.
 
     A foreign page may bind its own name to this machine's address (DNS rebinding); the host name reveals it.
     """
@@ -31,7 +31,7 @@ def host_known(request: Request, hosts: Collection[str]) -> bool:
 
 
 def malformed(request: Request) -> str:
-    """Why an address cannot be used; empty if it can."""
+    """The reason why an address cannot be used; empty if it can."""
     query = request.scope["query_string"]
     if len(query) > LONGEST_QUERY:
         return f"this address has more than {LONGEST_QUERY:,} characters"
@@ -42,7 +42,7 @@ def malformed(request: Request) -> str:
 
 
 def from_elsewhere(request: Request) -> bool:
-    """Whether a page of another origin caused this request.
+    """Return True if a page of another origin caused this request.
 
     Browsers declare it in Sec-Fetch-Site, or at least in Origin or Referer. A request that changes something must prove
     that it comes from our own page.
@@ -58,7 +58,7 @@ def from_elsewhere(request: Request) -> bool:
 
 
 def opens_page(request: Request) -> bool:
-    """Whether the response becomes a page of its own: no image, script, fetch or frame."""
+    """Return True if the response becomes a page of its own: no image, script, fetch or frame."""
     if request.method not in SAFE_METHODS:
         return False
     mode, target = (request.headers.get(f"sec-fetch-{name}") for name in ("mode", "dest"))
@@ -68,7 +68,7 @@ def opens_page(request: Request) -> bool:
 
 
 def is_plain(request: Request, plain: Collection[str] | None) -> bool:
-    """Whether the address uses only a page's parameters `plain`; for None it is always false."""
+    """Return True if the address uses only a page's parameters `plain`; for None it is always false."""
     return plain is not None and all(not value or name in plain for name, value in request.query_params.multi_items())
 
 

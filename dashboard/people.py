@@ -20,7 +20,7 @@ A_YEAR_S = 365 * 24 * 3600
 
 @dataclass(frozen=True)
 class Door:
-    """How a person is admitted: by the home's key, a password, or the `header` in which a proxy names the person.
+    """Admission of people: by the home's key, a password, or the `header` in which a proxy names the person.
 
     With `header` only the proxy may reach the server. Without any of them everybody is admitted.
     """
@@ -30,7 +30,7 @@ class Door:
     key: Key | None = None
 
     def refused(self, request: Request) -> str:
-        """Why this request is rejected; empty if it is allowed."""
+        """The reason for rejecting this request; empty if it is allowed."""
         if self.header and not request.headers.get(self.header, "").strip():
             return f"the proxy's header {self.header} names nobody"
         if self.password and not hmac.compare_digest(_given(request)[1].encode(), self.password.encode()):
@@ -41,8 +41,8 @@ class Door:
 
     def person(self, request: Request) -> str:
         """The name that decisions are recorded under: from the proxy, the person's choice, or the login."""
-        said = request.headers.get(self.header, "") if self.header else ""
-        named = said or unquote(request.cookies.get(COOKIE, "")) or _given(request)[0] or _login()
+        proxied = request.headers.get(self.header, "") if self.header else ""
+        named = proxied or unquote(request.cookies.get(COOKIE, "")) or _given(request)[0] or _login()
         return clean(named) or "unknown"
 
 
@@ -59,11 +59,11 @@ def remember(answer: Response, name: str) -> Response:
 
 def _given(request: Request) -> tuple[str, str]:
     """User name and password of HTTP basic authentication; empty if absent."""
-    kind, _, said = request.headers.get("authorization", "").partition(" ")
+    kind, _, credentials = request.headers.get("authorization", "").partition(" ")
     if kind.lower() != "basic":
         return "", ""
     try:
-        user, _, password = base64.b64decode(said, validate=True).decode().partition(":")
+        user, _, password = base64.b64decode(credentials, validate=True).decode().partition(":")
     except ValueError:
         return "", ""
     return user, password

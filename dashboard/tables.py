@@ -11,8 +11,7 @@ from urllib.parse import quote
 
 from starlette.responses import Response
 
-from graft.schemas.cells import inert_cell
-from graft.schemas.sections import Table
+from graft.schemas.sections import Table, inert_cell
 
 
 def as_csv(columns: Sequence[str], rows: Sequence[Mapping[str, Any]], name: str) -> Response:

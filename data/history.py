@@ -41,10 +41,10 @@ def called(lake: Lake, run_id: str, candidate_id: str) -> list[dict[str, Any]]:
 def parameters(request: str) -> dict[str, Any]:
     """The sampling parameters of a request's JSON; none if it is unreadable."""
     try:
-        asked = json.loads(request)
+        body = json.loads(request)
     except ValueError:
         return {}
-    given = asked if isinstance(asked, dict) else {}
+    given = body if isinstance(body, dict) else {}
     return {name: given[name] for name in PARAMETERS if isinstance(given.get(name), int | float)}
 
 

@@ -88,7 +88,7 @@ def import_dataset(
     made = bring_in(source, name, ask, say=artifacts.say)
     return {
         "version": made.version.model_dump(mode="json"), "new": made.new, "counts": made.counts,
-        "notices": list(made.notices), "columns": made.plan.mapped.told(),
+        "notices": list(made.notices), "columns": made.plan.mapped.by_role(),
     }  # fmt: skip
 
 
@@ -203,7 +203,7 @@ def _publish(
     def text(rows: Sequence[Row]) -> str:
         return card.render(
             name, source=chosen.source.name, sha256=digest, licence=licence, kind=chosen.task.named(),
-            mapped=chosen.mapped.told(), rows=rows, notices=[*notices, *_left_out(made, len(rows))],
+            mapped=chosen.mapped.by_role(), rows=rows, notices=[*notices, *_left_out(made, len(rows))],
         )  # fmt: skip
 
     file = Path(chosen.source.name).name

@@ -103,7 +103,7 @@ async def _steered(arms: Arms, results: list[RoundResult], keep: Any) -> str:
         evidence_rows = arms.steering_rows(learner, made)
         accuracy = sum(not row.wrong for row in evidence_rows) / len(evidence_rows) if evidence_rows else None
         results.append(
-            arms.result("steered", number, learner, made, spent, started, accuracy, recipe.wanted(), state.said)
+            arms.result("steered", number, learner, made, spent, started, accuracy, recipe.wanted(), state.summaries)
         )
         keep()
         worse = 0 if accuracy is not None and accuracy > best else worse + 1

@@ -137,7 +137,7 @@ async def _publish(
 
 
 def _totals(context: RunContext) -> dict[str, Any]:
-    """Calls, tokens and price of the run's rows: each call once, at what it cost when it was made."""
+    """Calls, tokens and price of the run's rows: each call once, at its cost when it was made."""
     row = context.lake.sql(
         """SELECT count(*) AS calls, coalesce(sum(prompt), 0) AS prompt, coalesce(sum(completion), 0) AS completion,
                   sum(price) AS price, count(*) FILTER (price IS NULL AND answered) AS unknown

@@ -24,9 +24,8 @@ from graft.schemas.home import Home
 from graft.schemas.load import explained
 from graft.schemas.problems import did_you_mean
 from graft.schemas.recipe import Recipe
-from graft.schemas.restricted import HIDDEN
 from graft.schemas.rows import Candidate
-from graft.schemas.sections import Column, Table
+from graft.schemas.sections import HIDDEN, Column, Table
 from graft.schemas.tasks.base import task_for
 
 CLUSTERS_SHOWN = 20
@@ -94,9 +93,9 @@ def rescreen(
     from graft.flows.artifacts import say
 
     done = rescreen_version(ref, overrides, dry_run=dry_run, tests=tests or [], publish=publish, say=say)
-    told = done.as_dict()
-    rules = [{name: rule[name] for name in ("gate", "rule", "rows")} for rule in told["rules"]]
-    return {**{name: told[name] for name in ("parent", "rows", "kept", "dropped", "published")}, "rules": rules}
+    summary = done.as_dict()
+    rules = [{name: rule[name] for name in ("gate", "rule", "rows")} for rule in summary["rules"]]
+    return {**{name: summary[name] for name in ("parent", "rows", "kept", "dropped", "published")}, "rules": rules}
 
 
 def rescreen_version(

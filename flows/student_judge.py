@@ -11,17 +11,17 @@ from graft.schemas.home import Home
 if TYPE_CHECKING:
     from graft.students.classifier import TextClassifier
 
-Said = tuple[Sequence[str], Sequence[Sequence[float]]]
+Predicted = tuple[Sequence[str], Sequence[Sequence[float]]]
 
 
-def student_judge(home: Home) -> Callable[[str, Sequence[str]], Said]:
+def student_judge(home: Home) -> Callable[[str, Sequence[str]], Predicted]:
     """A function from (student id, texts) to its labels and each text's probabilities.
 
     It raises NotFound if the home has no such student. Thread-safe; a student stays loaded.
     """
     lock, loaded = threading.Lock(), dict[str, "TextClassifier"]()
 
-    def judge(name: str, texts: Sequence[str]) -> Said:
+    def judge(name: str, texts: Sequence[str]) -> Predicted:
         from graft.students.classifier import TextClassifier
 
         with lock:

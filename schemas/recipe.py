@@ -17,12 +17,12 @@ from graft.schemas.kinds import GATES, METHODS, OBJECTIVES, POLICIES, STAGES, ST
 from graft.schemas.models import EMBEDDED_POOL, ModelSpec, RoleSpec
 from graft.schemas.problems import FieldErrors, field_error, unknown_name
 from graft.schemas.redaction import HIDDEN
-from graft.schemas.review import ReviewSettings
 from graft.schemas.steering import Improve, ImproveSettings, Steering
 from graft.schemas.students import OwnBlocks, StudentSettings
 from graft.schemas.tasks.base import Task
 
 R = TypeVar("R", bound=RoleSpec)
+ReviewBy = Literal["disagreement", "margin", "random"]
 
 
 class SeedRow(Value):
@@ -84,6 +84,21 @@ class Splits(Value):
             fix = "change the three shares so that they add up to 1"
             raise field_error((), f"train + validation + test is {total:g}, not 1", fix)
         return self
+
+
+class ReviewSettings(Value):
+    """Settings of people's review: the run pauses after publishing its version, then applies the decisions."""
+
+    rows: int = Field(default=50, ge=1, description="number of rows to review")
+    by: ReviewBy = Field(
+        default="disagreement",
+        description="choice of rows: the judges' largest disagreements, the closest decisions, or random",
+    )
+    wait_minutes: float = Field(default=1440, gt=0, le=525_600, description="how long the run waits for review")
+    unanswered: Literal["go_on", "stop"] = Field(
+        default="go_on",
+        description="if nobody finishes the review: continue with the decisions so far, or end with an error",
+    )
 
 
 class Recipe(Value):
@@ -190,7 +205,7 @@ class Recipe(Value):
         return found if isinstance(found, spec) else spec()
 
     def writes(self, role: str) -> bool:
-        """Whether the role's replies become part of the rows."""
+        """Return True if the role's replies become part of the rows."""
         return roles_of(self.method.kind).get(role, Role()).writes
 
     def models_for(self, role: str) -> tuple[ModelSpec, ...]:

@@ -27,6 +27,10 @@ Kind = Literal[
 """How a value is formatted. `change` is a number with its sign; `figure` has at most four decimals, for columns of
 several units; `share` is shown as a percentage; `ago` and `ahead` are moments, shown as the time since or until then;
 `code` and `status` are texts that a page sets apart."""
+HIDDEN = "(restricted)"
+"""Replaces the words of restricted rows unless they are requested."""
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+"""Beginnings of a cell that a spreadsheet runs as a formula."""
 RIGHT: tuple[Kind, ...] = ("number", "change", "figure", "figure_change", "share", "money", "seconds")
 """Kinds whose cells are aligned to the right."""
 
@@ -61,7 +65,7 @@ class Column:
         title: heads the column
         digits: decimal places of a number or a percentage (0 for a share: one place)
         link: key of a row's value that holds an address of the dashboard, used by pages only
-        bar: whether a share or number is drawn as a bar beside it
+        bar: True to draw a share or number as a bar beside it
         mark: key of a value that is marked on the bar, such as the one expected
     """
 
@@ -75,7 +79,7 @@ class Column:
 
     @property
     def right(self) -> bool:
-        """Whether cells are aligned to the right, as numbers are."""
+        """True if cells are aligned to the right, as numbers are."""
         return self.kind in RIGHT
 
     def text(self, row: Mapping[str, Any]) -> str:
@@ -137,7 +141,7 @@ class Section:
 
     @property
     def known(self) -> bool:
-        """Whether there is anything beside the text."""
+        """True if there is anything besides the text."""
         return bool(self.facts or self.tables)
 
     def as_data(self) -> dict[str, Any]:
@@ -244,3 +248,8 @@ def _span(span_s: float) -> str | None:
             count = int(span_s // size)
             return f"{count} {unit}{'s' if count > 1 else ''}"
     return None
+
+
+def inert_cell(text: str) -> str:
+    """The text as a cell that a spreadsheet shows and does not run; exports do the same in SQL."""
+    return f"'{text}" if text.startswith(FORMULA) else text

@@ -106,7 +106,7 @@ class StudentSettings(Value):
 
     A kind of student may have a block of its own, named as the kind and described by its `Settings`; `of` reads it.
 
-    A field's `Role` says whether it decides weights, and of which kinds of student; `learned_with` reads it, for ids
+    A field's `Role` states whether it decides weights, and of which kinds of student; `learned_with` reads it, for ids
     and checkpoints alike.
     """
 

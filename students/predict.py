@@ -183,7 +183,7 @@ def load_classifier(folder: Path) -> Any:
 
 
 def is_student(folder: Path) -> bool:
-    """Whether a student, exported or trained, is in the folder."""
+    """Return True if a student, exported or trained, is in the folder."""
     return (folder / FACTS).is_file() or (folder / "classifier.json").is_file()
 
 

@@ -10,7 +10,7 @@ from graft.schemas.sections import Column, Section, Table
 
 
 class Options(Value):
-    """How long is long."""
+    """The length from which a text counts as long."""
 
     over: int = Field(default=20, ge=1, description="characters from which a text is long")
 

@@ -23,7 +23,7 @@ class HarshGate(Gate):
 
     @classmethod
     def enabled(cls, recipe: Recipe) -> bool:
-        """Where the recipe names a threshold."""
+        """Return True if the recipe sets a threshold."""
         return recipe.gates.of(Settings).harsh_below > 0
 
     def __init__(self, recipe: Recipe, needs: Needs) -> None:

@@ -33,14 +33,14 @@ class HaikuSettings(MethodSettings):
 
 
 class PoetSpec(RoleSpec):
-    """How the poet is sampled: wilder than others."""
+    """Sampling of the poet, at a higher temperature than other roles."""
 
     temperature: float = Field(default=1.2, ge=0, le=2)
     rhyme: bool = False
 
 
 class Season(Value):
-    """What is wanted of a slot."""
+    """Payload of a slot."""
 
     season: str
     lines: int

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class FocalSettings(ObjectiveSettings):
-    """How much less."""
+    """Focusing parameter of the loss."""
 
     kind: Literal["focal"] = "focal"
     gamma: float = Field(default=2.0, ge=0, description="0 is cross-entropy")

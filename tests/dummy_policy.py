@@ -12,7 +12,7 @@ async def wish(evidence: Evidence) -> Wish:
         for label in evidence.labels
         if (found := [row for row in evidence.pool if row.label == label])
     ]
-    return Wish(exemplars=shown(rows), said=f"{len(rows)} short rows shown")
+    return Wish(exemplars=shown(rows), summary=f"{len(rows)} short rows shown")
 
 
 KIND: Policy = wish

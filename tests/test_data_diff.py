@@ -1,4 +1,4 @@
-"""What changed between two versions: counted in the lake, shown in the terminal, as JSON and as one HTML file."""
+"""Differences between two versions: counted in the lake, shown in the terminal, as JSON and as one HTML file."""
 
 from __future__ import annotations
 
@@ -138,8 +138,8 @@ sides = st.dictionaries(names, st.tuples(words, st.sampled_from("ab")), min_size
 def test_every_row_is_counted_once(
     lake: Lake, left: dict[str, tuple[str, str]], right: dict[str, tuple[str, str]]
 ) -> None:
-    a = put(lake, [row(n, *said) for n, said in left.items()])
-    b = put(lake, [row(n, *said) for n, said in right.items()])
+    a = put(lake, [row(n, *text) for n, text in left.items()])
+    b = put(lake, [row(n, *text) for n, text in right.items()])
     found = diff(lake, a, b)
     was, now = ({(r.id, r.text, r.label) for r, *_ in held_by(lake, one)} for one in (a, b))
     assert found.rows_a - found.dropped == found.rows_b - found.added
@@ -209,6 +209,6 @@ def test_diff_on_the_command_line(lake: Lake, tmp_path: Path) -> None:
     shown = CliRunner().invoke(app, ["d@1", "d", "--html", str(file)], env={"COLUMNS": "160"})
     assert shown.exit_code == 0, shown.output
     assert "relabelled" in shown.output and "hidden before" not in shown.output and file.read_text().startswith("<!doc")
-    told = json.loads(CliRunner().invoke(app, ["d@1", "d", "--json", "--restricted"]).stdout)
-    assert told["added"] == 2 and any(e["text_before"] == "hidden before" for e in told["examples"])
+    report = json.loads(CliRunner().invoke(app, ["d@1", "d", "--json", "--restricted"]).stdout)
+    assert report["added"] == 2 and any(e["text_before"] == "hidden before" for e in report["examples"])
     assert isinstance(CliRunner().invoke(app, ["d@1", "d@9"]).exception, NotFound)

@@ -131,8 +131,8 @@ def test_a_distribution_is_listed_used_and_removed(python: Path, fake_llm: Any, 
     words = ["--python", str(python), "uninstall", "--quiet", "--yes", "graft-example"]
     subprocess.run([sys.executable, "-m", "pip", "--disable-pip-version-check", *words], check=True, timeout=180)
     assert json.loads(graft("plugins", "--json")) == [] and "no plugin is installed" in graft("plugins")
-    told = graft("validate", str(file), ends=2)
-    assert "no kind 'verse'" in told and "no kind 'tone'" in told and "exclamations" in told
+    output = graft("validate", str(file), ends=2)
+    assert "no kind 'verse'" in output and "no kind 'tone'" in output and "exclamations" in output
     assert "verses@1" in graft("datasets"), "what it made stays"
     assert "no export 'tsv'" in graft("export", "verses", "--format", "tsv", ends=8)
 
@@ -167,7 +167,7 @@ def test_the_objective_is_cross_entropy_with_smoothed_labels(example: None) -> N
     assert float(loss) == pytest.approx(wanted)
 
 
-async def test_the_policy_wants_rows_where_the_student_errs(example: None) -> None:
+async def test_the_policy_requests_rows_where_the_student_errs(example: None) -> None:
     from graft.students.steer import Evidence, SteeringRow
 
     async def name(label: str, texts: Any) -> tuple[str, ...]:
@@ -175,7 +175,7 @@ async def test_the_policy_wants_rows_where_the_student_errs(example: None) -> No
 
     rows = [SteeringRow("x", "a", {"a": 0.1, "b": 0.9}), SteeringRow("y", "b", {"a": 0.1, "b": 0.9})]
     wish = await POLICIES.get("errors")(Evidence(1, 2, ("a", "b"), rows, (), name))
-    assert wish.weights == {"a": 2, "b": 1} and wish.said == "1 errors"
+    assert wish.weights == {"a": 2, "b": 1} and wish.summary == "1 errors"
 
 
 def test_a_broken_plugin_is_reported_and_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,11 +184,11 @@ def test_a_broken_plugin_is_reported_and_stops_nothing(tmp_path: Path, monkeypat
         exports="tsv = graft.data.export:Format\njsonl = dummy_policy",
     )  # fmt: skip
     listed = json.loads(CliRunner().invoke(app, ["plugins", "--json"]).stdout)
-    told = {(one["family"], one["name"]): one["problem"] for one in listed if one["status"] == "problem"}
-    assert told["methods", "lost"] == "ModuleNotFoundError: No module named 'no_such_module'"
-    assert told["methods", "gra"] == told["exports", "jsonl"] == "the name belongs to one of Graft's own kinds"
-    assert told["methods", "bare"].startswith("it has no kind, Settings")
-    assert told["exports", "tsv"].startswith("it has no")
+    result = {(one["family"], one["name"]): one["problem"] for one in listed if one["status"] == "problem"}
+    assert result["methods", "lost"] == "ModuleNotFoundError: No module named 'no_such_module'"
+    assert result["methods", "gra"] == result["exports", "jsonl"] == "the name belongs to one of Graft's own kinds"
+    assert result["methods", "bare"].startswith("it has no kind, Settings")
+    assert result["exports", "tsv"].startswith("it has no")
     assert METHODS.get("gra").kind == "gra" and EXPORTS.get("jsonl").container == "jsonl"
     _, recipe, _ = read_recipe(str(ROOT / "recipes" / "demo.yaml"))
     assert recipe.kinds[0] == (METHODS, recipe.method.kind)

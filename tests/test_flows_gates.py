@@ -63,8 +63,8 @@ def test_a_gate_and_an_audit_of_a_plugin_work_like_our_own(
     stricter = ("--set=gates.harsh_below=7", "--set=gates.learned.action='off'")
     gated = json.loads(said("rescreen", "shop", "--json", *stricter))
     assert {(one["gate"], one["rule"]) for one in gated["rules"]} == {("harsh", "harsh_review")} and gated["published"]
-    told = json.loads(said("audit", "shop@1", "long", "--over", "30", "--json"))
-    assert set(told["long"]) == {"alpha", "beta"} and told["poison"] is None
+    report = json.loads(said("audit", "shop@1", "long", "--over", "30", "--json"))
+    assert set(report["long"]) == {"alpha", "beta"} and report["poison"] is None
     assert "Long rows" in said("audit", "shop@1", "long")
     assert "Balance" in said("quality", gated["published"])
     with TestClient(create_app(home, door=Door()), "http://127.0.0.1") as pages:

@@ -99,31 +99,31 @@ def test_rounds_grow_a_dataset_and_the_last_student_judges_the_next(
 
 
 @pytest.mark.parametrize(
-    ("changed", "by", "said"),
+    ("changed", "by", "expected"),
     [
         ("test: held.jsonl", "seed: 1", "student.test"),
         ("improve: {", "improve: {steer_on: held.jsonl, ", "in the held-out file too"),
     ],
 )
-def test_what_cannot_be_improved_is_said_before_anything_is_spent(
-    tmp_path: Path, fake_llm: Any, recipe: Path, changed: str, by: str, said: str
+def test_an_impossible_loop_is_refused_before_anything_is_spent(
+    tmp_path: Path, fake_llm: Any, recipe: Path, changed: str, by: str, expected: str
 ) -> None:
     recipe.write_text(recipe.read_text().replace(changed, by))
     done = graft(tmp_path / "home", "improve", str(recipe), "--json")
-    assert done.returncode != 0 and said in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode != 0 and expected in done.stderr and "Traceback" not in done.stderr
     assert fake_llm.stats()["calls"] == 0
 
 
 @pytest.mark.parametrize(
-    ("changed", "by", "said"),
+    ("changed", "by", "expected"),
     [
         ("improve: {", "improve: {steer_on: none.jsonl, ", "improve.steer_on"),
         ("policies: [hard_negatives,", "policies: [hard_negatives, hard_negatives,", "named twice"),
         ("policies: [hard_negatives,", "policies: [hard_negativ,", "hard_negatives"),
     ],
 )
-def test_a_recipe_with_a_broken_loop_is_refused(recipe: Path, changed: str, by: str, said: str) -> None:
+def test_a_recipe_with_a_broken_loop_is_refused(recipe: Path, changed: str, by: str, expected: str) -> None:
     recipe.write_text(recipe.read_text().replace(changed, by))
     with pytest.raises(InputInvalid) as caught:
         load_recipe(recipe)
-    assert said in str(caught.value)
+    assert expected in str(caught.value)

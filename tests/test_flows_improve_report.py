@@ -1,4 +1,4 @@
-"""What a loop's report tells a person to do, from figures made by hand."""
+"""Advice of a loop's report, from figures made by hand."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_rows_that_do_not_help_are_called_so() -> None:
     assert "these rows do not help" not in told(loop(made(0, 0.7), made(1, 0.8, 0.9)))
 
 
-def test_several_seeds_are_told_with_their_spread() -> None:
+def test_several_seeds_are_reported_with_their_spread() -> None:
     rounds = [
         one
         for seed, gain in ((1, 0.1), (2, 0.2), (3, 0.3))

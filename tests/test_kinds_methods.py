@@ -65,7 +65,7 @@ def written(folder: Path, **more: Any) -> Path:
     return file
 
 
-def test_a_run_of_a_plugins_method_is_told_everywhere(
+def test_a_run_of_a_plugins_method_is_shown_everywhere(
     tmp_path: Path, plugin: str, fake_llm: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models = [{**RECIPE["models"][0], "base_url": fake_llm.url}]

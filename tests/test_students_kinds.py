@@ -117,9 +117,15 @@ def test_an_objective_is_checked_before_anything_is_trained(dummies: None) -> No
 def test_a_recipe_names_what_is_wrong_with_an_objective_or_a_policy(tmp_path: Path, dummies: None) -> None:
     with pytest.raises(InputInvalid) as caught:
         load_recipe("recipes/demo.yaml", {"student.objective": {"kind": "focel"}, "improve.policies": ["shortist"]})
-    told = {problem.field: (problem.what, problem.fix) for problem in caught.value.problems}
-    assert "focel" in told["student.objective"][0] and "did you mean 'focal'?" in told["student.objective"][1]
-    assert "shortist" in told["improve.policies.0"][0] and "did you mean 'shortest'?" in told["improve.policies.0"][1]
+    found_problems = {problem.field: (problem.what, problem.fix) for problem in caught.value.problems}
+    assert (
+        "focel" in found_problems["student.objective"][0]
+        and "did you mean 'focal'?" in found_problems["student.objective"][1]
+    )
+    assert (
+        "shortist" in found_problems["improve.policies.0"][0]
+        and "did you mean 'shortest'?" in found_problems["improve.policies.0"][1]
+    )
     with pytest.raises(InputInvalid) as caught:
         load_recipe("recipes/demo.yaml", {"student.objective": {"kind": "focal", "gamma": -1}})
     assert caught.value.problems[0].field == "student.objective.gamma"
@@ -152,7 +158,7 @@ def test_a_plugins_policy_steers_beside_the_others(dummies: None) -> None:
     settings = ImproveSettings(policies=("domain_gap", "shortest"))
     decided = asyncio.run(decide(evidence, settings, rows=10, after=1))
     assert [row.text for row in decided.steering.exemplars] == ["short"]
-    assert decided.said[1] == "shortest: 1 short rows shown" and sum(decided.wanted.values()) == 10
+    assert decided.summaries[1] == "shortest: 1 short rows shown" and sum(decided.wanted.values()) == 10
 
 
 # ---- kinds and stages
@@ -242,13 +248,13 @@ def test_a_loops_student_is_not_trained_again_for_settings_that_change_no_weight
 
     monkeypatch.setattr("graft.students.fit.MIN_STEPS", 2)
     encoder = str(tiny_encoder.write(tmp_path / "tiny", [text for text, _ in ROWS]))
-    home, known, said = Home(tmp_path), dict[str, Student](), list[str]()
+    home, known, messages = Home(tmp_path), dict[str, Student](), list[str]()
 
     def student(validation: list[TrainRow], **more: Any) -> Student:
         settings = StudentSettings.model_validate({"encoder": encoder, "epochs": 1, "max_length": 16, **more})
         head = head_of(settings, LABELS)
         lesson = Lesson("shop", 1, head.training_rows(ROWS), validation, head, settings, "version")
-        found = learn(lesson, home, known.get, said.append).student
+        found = learn(lesson, home, known.get, messages.append).student
         known[found.id] = found
         return found
 
@@ -256,5 +262,5 @@ def test_a_loops_student_is_not_trained_again_for_settings_that_change_no_weight
     for more in ({"teacher_rows": 5}, {"instruct": {"epochs": 9}}, {"test": "held.csv"}, {"runs": 3}):
         assert student([], **more).id == first.id
     assert student([TrainRow("x", LABELS[0])]).id == first.id, "without patience validation rows decide nothing"
-    assert sum(text.endswith("has been trained before") for text in said) == 5
+    assert sum(text.endswith("has been trained before") for text in messages) == 5
     assert student([], seed=7).id != first.id

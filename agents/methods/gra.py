@@ -231,8 +231,8 @@ async def _flagged(draft: Draft, roles: Roles, settings: GraSettings) -> Decisio
     for one in reviews:
         missing = [name for name, value in one.flags.items() if value == 0]
         if missing:
-            asked = f"{len(reviews)} of {size} reviewers called"
-            reason = f"{one.model} gave the instruction 0 for {', '.join(missing)} ({asked}); no response was paid for."
+            calls = f"{len(reviews)} of {size} reviewers called"
+            reason = f"{one.model} gave the instruction 0 for {', '.join(missing)} ({calls}); no response was paid for."
             return decision("rejected", "flag", "rejected.flag", reason)
     return all_failed(reviews)
 

@@ -28,8 +28,8 @@ def changes(request: Request) -> Response:
     context = context_of(request)
     found = version(context.lake, request.path_params["ref"])
     every = versions(context.lake)
-    asked = request.query_params.get("against", "")
-    other = version(context.lake, asked) if asked else before(found, every)
+    against = request.query_params.get("against", "")
+    other = version(context.lake, against) if against else before(found, every)
     if other is not None and request.query_params.get("format") == "html":
         return _file(context, other, found)
     part = changes_part(context, found, other) if other else Part()

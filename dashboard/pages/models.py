@@ -34,9 +34,9 @@ def models(request: Request) -> Response:
     """Show every model in every role; `?dataset=` and `?days=` narrow it."""
     from graft.data.spending.view import use_tables, worth_tables
 
-    context, asked = context_of(request), dict(request.query_params)
-    filters, part = _filters(asked), _part(asked)
-    patience = None if "csv" in asked else PATIENCE_S
+    context, query = context_of(request), dict(request.query_params)
+    filters, part = _filters(query), _part(query)
+    patience = None if "csv" in query else PATIENCE_S
     spent = _spent(context, filters, part, patience)
     names = [
         str(row["dataset"]) for row in context.cache.rows("SELECT DISTINCT dataset FROM lake.runs ORDER BY dataset")
@@ -44,7 +44,7 @@ def models(request: Request) -> Response:
     tables = (*use_tables(spent.uses), *worth_tables(spent.worths), _datasets(spent.sets)) if spent else ()
     return context.page(
         request, "models.html.jinja", "Models and money", tables=tables, spent=spent, names=names, spans=SPANS,
-        chosen={"dataset": asked.get("dataset", ""), "days": asked.get("days", "30")}, part=part,
+        chosen={"dataset": query.get("dataset", ""), "days": query.get("days", "30")}, part=part,
     )  # fmt: skip
 
 
@@ -105,17 +105,17 @@ def _count(lake: Lake, filters: Filters, part: Part) -> Spent:
     )  # fmt: skip
 
 
-def _filters(asked: Mapping[str, str]) -> Filters:
+def _filters(query: Mapping[str, str]) -> Filters:
     """The scope of calls: a dataset, and the last days (default 30)."""
-    days = asked.get("days", "30")
+    days = query.get("days", "30")
     if days not in SPANS:
         raise GraftError(f"unknown period {days[:20]!r}", where="days", fix=f"one of: {', '.join(filter(None, SPANS))}")
     since: date | None = utc_now().date() - timedelta(days=int(days) - 1) if days else None
-    return {"dataset": asked.get("dataset") or None, "since": since}
+    return {"dataset": query.get("dataset") or None, "since": since}
 
 
-def _part(asked: Mapping[str, str]) -> Part:
-    part = asked.get("part") or "model"
+def _part(query: Mapping[str, str]) -> Part:
+    part = query.get("part") or "model"
     if part not in ("model", "role", "dataset"):
         raise GraftError(f"unknown part {part[:20]!r}", where="part", fix="model, role or dataset")
     return cast("Part", part)
@@ -137,7 +137,7 @@ def _sum(*values: N | None) -> N | None:
     return sum(known) if len(known) == len(values) else None
 
 
-def _told(context: PageContext, given: Mapping[str, str]) -> Spent:
+def _spent_now(context: PageContext, given: Mapping[str, str]) -> Spent:
     spent = _spent(context, _filters(given), _part(given))
     assert spent is not None, "waiting readers get a result"
     return spent
@@ -148,7 +148,7 @@ def draw_days(context: PageContext, given: Mapping[str, str]) -> Spec | None:
     priced = given.get("of") == "price"
     rows = [
         {"day": one.day.isoformat(), "part": one.part or "–", "value": one.price_usd if priced else one.tokens or 0}
-        for one in _told(context, given).days
+        for one in _spent_now(context, given).days
     ]
     if not any(row["value"] for row in rows) or any(row["value"] is None for row in rows):
         return None
@@ -157,7 +157,7 @@ def draw_days(context: PageContext, given: Mapping[str, str]) -> Spec | None:
 
 def draw_yields(context: PageContext, given: Mapping[str, str]) -> Spec | None:
     """`part`, `dataset`, `days`: each writer's yield with its interval."""
-    some = _told(context, given).worths
+    some = _spent_now(context, given).worths
     rows = [{**one.model_dump(), "low": low, "high": high, "name": f"{one.model} ({one.role})"}
             for one in some if one.interval for low, high in [one.interval]]  # fmt: skip
     if not rows:
@@ -167,7 +167,7 @@ def draw_yields(context: PageContext, given: Mapping[str, str]) -> Spec | None:
 
 def draw_prices(context: PageContext, given: Mapping[str, str]) -> Spec | None:
     """`part`, `dataset`, `days`: each model's share of the price of 1,000 accepted rows, if prices are known."""
-    some = [one for one in _told(context, given).uses if one.price_1000_usd]
+    some = [one for one in _spent_now(context, given).uses if one.price_1000_usd]
     rows = [{"name": f"{one.model} ({one.role})", "usd": round(one.price_1000_usd or 0, 4)} for one in some]
     return bars(rows, category="name", value="usd", title="US dollars for 1,000 accepted rows") if rows else None
 

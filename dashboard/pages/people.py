@@ -32,18 +32,18 @@ def people(request: Request) -> Response:
     context = context_of(request)
     found = version(context.lake, request.path_params["ref"])
     made = context.cache.get(("decisions", found.ref), lambda: decisions(context.lake, found))
-    told = context.cache.get(("agreement", found.dataset), lambda: agreement(context.lake, found.dataset))
+    agreed = context.cache.get(("agreement", found.dataset), lambda: agreement(context.lake, found.dataset))
     so_far = context.cache.get(("progress", found.ref), lambda: progress(context.lake, found))
     judges = _measured(context, found.dataset)
     every = request.query_params.get("csv") == "decisions"
-    pairs, differ = people_tables(told)
+    pairs, differ = people_tables(agreed)
     linked = [{**row, "href": f"/review?ref={found.ref}&row={row['row']}"} for row in differ.rows]
     tables = (
         _persons(so_far), pairs, replace(differ, rows=linked), judges_table(judges), _decisions(made, every=every),
     )  # fmt: skip
     return context.page(
         request, "people.html.jinja", f"People's review of {found.ref}", tables=tables, ref=found.ref, found=found,
-        progress=so_far, agreement=told, decided=len(made), shown_decisions=SHOWN, judged=judges.rows,
+        progress=so_far, agreement=agreed, decided=len(made), shown_decisions=SHOWN, judged=judges.rows,
     )  # fmt: skip
 
 

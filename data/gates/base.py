@@ -112,7 +112,7 @@ class Gate:
 
     @classmethod
     def enabled(cls, recipe: Recipe) -> bool:
-        """Whether the recipe sets the gate."""
+        """Return True if the recipe sets the gate."""
         return True
 
     @classmethod
@@ -121,7 +121,7 @@ class Gate:
         return (cls(recipe, needs),)
 
     def check(self, proposal: Proposal) -> GateResult:
-        """Whether the row passes. Never raises; a failure names its rule, and score and neighbour if any."""
+        """Return True if the row passes. Never raises; a failure names its rule, and score and neighbour if any."""
         return self.passed
 
     def failed(self, rule: str, detail: str, score: float | None = None, neighbour: str = "") -> GateResult:
@@ -136,7 +136,7 @@ class Gate:
         """Register a row of the run that has passed, once per id."""
 
     def clusters(self, ids: Sequence[str], texts: Sequence[str]) -> Mapping[str, str]:
-        """Each id to its cluster of similar rows; empty if the gate knows no similarity."""
+        """Each id to its cluster of similar rows; empty if the gate does not compare rows."""
         return {}
 
     def sift(self, rows: Rows) -> Sifted:

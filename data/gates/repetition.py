@@ -66,8 +66,8 @@ def repeated_share(text: str) -> float:
     """The share of a text's word trigrams that occurred in it before; 0 under LEAST_WORDS words."""
     if len(text) < 2 * LEAST_WORDS - 1 and text.isascii():
         return 0.0
-    said = words(text)
-    if len(said) < LEAST_WORDS:
+    tokens = words(text)
+    if len(tokens) < LEAST_WORDS:
         return 0.0
-    grams = [tuple(said[place : place + GRAM]) for place in range(len(said) - GRAM + 1)]
+    grams = [tuple(tokens[place : place + GRAM]) for place in range(len(tokens) - GRAM + 1)]
     return 1 - len(set(grams)) / len(grams)

@@ -10,7 +10,7 @@ from graft.data.arrow import from_table
 from graft.data.edits import DECISIONS, WORDS, Decided, edits, fold, in_force, seen
 from graft.data.rescue import Rejected, rejected
 from graft.data.review.model import Person, Progress, Standing
-from graft.schemas.restricted import HIDDEN
+from graft.schemas.sections import HIDDEN
 from graft.schemas.versions import Edit
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def _standing(edit: Edit, held: dict[str, dict[str, Any]], outside: dict[str, Re
 
 
 def _changes(wanted: Decided, row: dict[str, Any] | None, rescuable: bool) -> bool:
-    """Whether the decisions on a row would change the version, ignoring conflicts."""
+    """Return True if the decisions on a row would change the version, ignoring conflicts."""
     if row is None:
         return rescuable and wanted.accept is not None
     if wanted.reject is not None:

@@ -42,9 +42,9 @@ class Chosen:
     count: dict[Kind, int]
 
     def block(self, kind: Kind, start: int, end: int) -> pa.Table:
-        """Return positions `start` to `end` (exclusive): id, said, restricted, again (whether the text is repeated)."""
+        """Return positions `start` to `end` (exclusive): id, content, restricted, again (True if it is repeated)."""
         query = f"""
-            SELECT id, said, restricted, again FROM {self.name}
+            SELECT id, content, restricted, again FROM {self.name}
             WHERE kind = ? AND place >= ? AND place < ? ORDER BY place"""
         return self.lake.sql(query, [kind, start, end])
 
@@ -66,17 +66,17 @@ def chosen(lake: Lake, found: DatasetVersion, limit: int | None) -> Iterator[Cho
     A seed that is a row of the version counts as a row. Raises NotFound if the version no longer exists.
     """
     name = f"vectors_{uuid.uuid4().hex}"
-    said = "left(text || CASE WHEN response IS NULL OR response = '' THEN '' ELSE chr(10) || response END, $5)"
+    body = "left(text || CASE WHEN response IS NULL OR response = '' THEN '' ELSE chr(10) || response END, $5)"
     query = f"""
         CREATE TEMP TABLE {name} AS
         WITH held AS (
-            SELECT id, {said} AS said, restricted, row_number() OVER (ORDER BY md5_number_lower(id), id) - 1 AS place
+            SELECT id, {body} AS content, restricted, row_number() OVER (ORDER BY md5_number_lower(id), id) - 1 AS place
             FROM lake.version_rows WHERE dataset = $1 AND version = $2),
         taken AS (SELECT * FROM held WHERE $4::BIGINT IS NULL OR place < $4),
         given AS (
-            SELECT id, {said} AS said, restricted, row_number() OVER (ORDER BY md5_number_lower(id), id) - 1 AS place
+            SELECT id, {body} AS content, restricted, row_number() OVER (ORDER BY md5_number_lower(id), id) - 1 AS place
             FROM ({SEEDS}) WHERE id NOT IN (SELECT id FROM taken))
-        SELECT *, count(*) OVER (PARTITION BY hash(said)) > 1 AS again
+        SELECT *, count(*) OVER (PARTITION BY hash(content)) > 1 AS again
         FROM (SELECT 'row' AS kind, * FROM taken
               UNION ALL SELECT 'seed', * FROM given WHERE $4::BIGINT IS NULL OR place < $4)"""
     lake.sql(query, [found.dataset, found.version, restricted_seeds(lake, found), limit, EMBEDDED_CHARS])

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from graft.data.vectors.chosen import SEEDS, restricted_seeds
 from graft.data.vectors.model import Placed, Point
-from graft.schemas.restricted import HIDDEN
+from graft.schemas.sections import HIDDEN
 
 if TYPE_CHECKING:
     from graft.data.lake import Lake
     from graft.schemas.datasets import DatasetVersion
 
 CHARS = 200
-ASKED = 4_000
+BATCH = 4_000
 """Maximum ids per query: DuckDB takes minutes for lists of more than 12,000."""
 
 
@@ -25,8 +25,8 @@ def points_of(lake: Lake, found: DatasetVersion, points: Iterable[Point], *, res
     """
     wanted = list(points)
     held = {}
-    for start in range(0, len(wanted), ASKED):
-        for row in _told(lake, found, wanted[start : start + ASKED], restricted):
+    for start in range(0, len(wanted), BATCH):
+        for row in _rows(lake, found, wanted[start : start + BATCH], restricted):
             held[row["kind"], row["id"]] = row
     return [
         Placed.model_construct(x=point.x, y=point.y, **held[point.kind, point.id])
@@ -35,7 +35,7 @@ def points_of(lake: Lake, found: DatasetVersion, points: Iterable[Point], *, res
     ]
 
 
-def _told(lake: Lake, found: DatasetVersion, points: list[Point], restricted: bool) -> list[dict[str, Any]]:
+def _rows(lake: Lake, found: DatasetVersion, points: list[Point], restricted: bool) -> list[dict[str, Any]]:
     query = f"""
         SELECT r.id, 'row' AS kind, r.label, r.split, r.source, r.restricted, c.mean AS score,
                CASE WHEN r.restricted AND NOT $6 THEN $7 ELSE left(r.text, $8) END AS text

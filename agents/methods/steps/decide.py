@@ -27,7 +27,7 @@ def spread_of(values: Sequence[float]) -> float:
 
 
 def passes(mean: float, tau: float) -> bool:
-    """Whether a mean reaches tau (inclusive)."""
+    """Return True if a mean reaches tau (inclusive)."""
     return mean >= tau - TOLERANCE
 
 
@@ -39,7 +39,7 @@ def decide(means: Sequence[float], tau: float, delta: float) -> Outcome:
 
 
 def settled(means_so_far: Sequence[float], remaining: int, tau: float, delta: float) -> bool:
-    """Whether the remaining reviewers can no longer change the outcome of `decide`.
+    """Return True if the remaining reviewers can no longer change the outcome of `decide`.
 
     Any of the remaining may also fail, so every number of further answers is checked. Rejection: the mean cannot
     reach tau any more even with tens. Acceptance: mean and spread keep their bounds at every corner of [0, 10]; the

@@ -18,7 +18,7 @@ _SCORED = """
                  avg(CAST(json_extract_string(soft_label, ?) AS DOUBLE)) AS mean_score
           FROM lake.candidates WHERE run_id = ? AND status = 'accepted' GROUP BY 1, 2)
     ORDER BY list_position(CAST(? AS VARCHAR[]), side), list_position(CAST(? AS VARCHAR[]), variant)"""
-_ASKED = """
+_REFUSED = """
     SELECT count(DISTINCT message) AS asked, count(DISTINCT message) FILTER (code = 'rejected.refusal') AS refused
     FROM (SELECT *, coalesce(nullif(slot_group, ''), slot_id) AS message FROM lake.candidates)
     WHERE run_id = ? AND (notes->>'prefilled') IS NOT NULL"""
@@ -35,8 +35,8 @@ def scoring_report(
     """
     given = [refused, f'$."{refused}"', run_id, list(sides), list(variants)]
     scored = [{**row, "harmful_share": row["harmful"] / row["rows"]} for row in query(_SCORED, given)]
-    [asked] = query(_ASKED, [run_id])
-    if not scored and not asked["asked"]:
+    [counted] = query(_REFUSED, [run_id])
+    if not scored and not counted["asked"]:
         return None
     compared = [
         {"how": how, "asked": name, "messages": messages, "here": 1 - counts.get(f"refused_{how}", 0) / messages,
@@ -61,23 +61,23 @@ def scoring_report(
         compared,
     )  # fmt: skip
     return Section(
-        "guard", "Generation and labelling of the messages", _sentences(scored, asked, compared, refused),
+        "guard", "Generation and labelling of the messages", _sentences(scored, counted, compared, refused),
         tables=tuple(table for table in (made, refusals) if table.rows),
     )  # fmt: skip
 
 
 def _sentences(
-    scored: list[dict[str, Any]], asked: dict[str, int], compared: list[dict[str, Any]], refused: str
+    scored: list[dict[str, Any]], counted: dict[str, int], compared: list[dict[str, Any]], refused: str
 ) -> str:
     by_side: dict[str, list[int]] = {}
     for row in scored:
         pair = by_side.setdefault(row["side"], [0, 0])
         pair[0] += row["rows"]
         pair[1] += row["harmful"]
-    said = ", ".join(f"{side} {share(harmful / rows, 0)} of {rows}" for side, (rows, harmful) in by_side.items())
-    lines = [f"The guard labelled {refused}: {said}."] if said else []
-    if asked["asked"]:
-        lines.append(f"{asked['refused']} of {asked['asked']} messages were refused.")
+    shares = ", ".join(f"{side} {share(harmful / rows, 0)} of {rows}" for side, (rows, harmful) in by_side.items())
+    lines = [f"The guard labelled {refused}: {shares}."] if shares else []
+    if counted["asked"]:
+        lines.append(f"{counted['refused']} of {counted['asked']} messages were refused.")
     ways = [one["asked"] if one["how"] == "prefilled" else f"{one['asked']} the prefix" for one in compared]
     tried = [f"{share(one['here'], 0)} {way}" for one, way in zip(compared, ways, strict=True)]
     if tried:

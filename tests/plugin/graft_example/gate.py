@@ -25,7 +25,7 @@ class CalmGate(Gate):
 
     @classmethod
     def enabled(cls, recipe: Recipe) -> bool:
-        """Whether the recipe has it on."""
+        """Return True if the recipe sets a limit."""
         return recipe.gates.of(CalmSettings).exclamations is not None
 
     def check(self, proposal: Proposal) -> GateResult:

@@ -24,7 +24,7 @@ class ToneTask(Task):
         return f"is written in a {name} tone"
 
     def restricts(self, label: str) -> bool:
-        """Whether rows of the label are hidden unless they are asked for."""
+        """Return True if rows with this label are hidden by default."""
         return label == "rude"
 
 
