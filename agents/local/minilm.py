@@ -48,7 +48,7 @@ class MiniLM:
         weights = (folder / WEIGHTS).resolve()  # the runtime refuses weights behind a symbolic link
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        options.intra_op_num_threads = threads or _threads()
+        options.intra_op_num_threads = self.threads = threads or _threads()
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(weights.parent))
         self._session = onnxruntime.InferenceSession(_model(weights), options, providers=["CPUExecutionProvider"])
