@@ -19,7 +19,6 @@ from graft.agents.methods import Ask, Context, Drawn, Method, method_of
 from graft.data.gates import Admission
 from graft.flows.feasibility import FIRST_LOOK, LOOK_EVERY, Feasibility, out_of_reach
 from graft.flows.progress import Progress
-from graft.flows.student_labels import student_judge
 from graft.schemas.base import stable_hash, utc_now
 from graft.schemas.calls import Call, CallRequest, FailureCode, Reply
 from graft.schemas.decisions import OUT_OF_BUDGET
@@ -28,6 +27,7 @@ from graft.schemas.home import Home
 from graft.schemas.models import ModelSpec
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Candidate, Seed, Slot
+from graft.students.predict import student_judge
 
 if TYPE_CHECKING:
     from graft.data.lake import Lake
