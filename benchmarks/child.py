@@ -56,10 +56,6 @@ def at_the_gate(folder: Path, count: int) -> None:
 
 def measure(recipe: str, gate: Path, count: int, memory: bool) -> dict[str, Any]:
     """Run it: seconds, CPU seconds of this process, growth of its peak and of its memory a row, the run's counts."""
-    from graft.flows.run_server import start_prefect
-    from graft.schemas.home import Home
-
-    start_prefect(Home.find())
     from graft.agents.local import encoder
     from graft.flows import make_dataset as module
 

@@ -54,7 +54,7 @@ STUDENTS: list[Verb] = [
     students.train, students.improve, students.students, students.compare, predict.export_student, predict.predict,
 ]  # fmt: skip
 OPERATE: list[Verb] = [
-    ops.up, ops.down, ops.schedule, ops.resume, batches.batches, versions.maintain, read.doctor, read.plugins,
+    ops.up, ops.down, ops.schedule, ops.stop, ops.resume, batches.batches, versions.maintain, read.doctor, read.plugins,
 ]  # fmt: skip
 NAMES: dict[Verb, str] = {intake.bring_in: "import", maps.draw: "map"}
 """Verbs whose name is a word of Python's."""
@@ -80,12 +80,17 @@ for old, verb in OLD_NAMES.items():
 app.add_typer(journal.app, name="journal", rich_help_panel="Operate")
 
 
-def main() -> None:
-    """Run the command line; a GraftError becomes two lines and its exit code, never a traceback."""
+def main(ready: Callable[[], object] = lambda: None) -> None:
+    """Run the command line; a GraftError becomes two lines and its exit code, never a traceback.
+
+    `ready` is called once the verbs are set up, which takes a moment.
+    """
     from graft.schemas.errors import GraftError
 
+    command = typer.main.get_command(app)
+    ready()
     try:
-        app()
+        command()
     except GraftError as error:
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(error.exit_code) from None

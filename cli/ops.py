@@ -104,6 +104,20 @@ def resume(
     _say(f"{run} resumes")
 
 
+def stop(
+    run: Annotated[str, typer.Argument(help="run id, or a unique prefix of it", metavar="RUN")],
+) -> None:
+    """Stop a run in another terminal, as Ctrl-C there does. Its finished work is committed.
+
+    Example:  graft stop shop-1a2b3c4d5e6f
+    """
+    from graft.flows.stopping import stop as stop_run
+    from graft.schemas.home import Home
+
+    live = stop_run(Home.find(), run)
+    _say(f"{live.run_id} stops (process {live.pid}); the same command continues it")
+
+
 def read_overrides(pairs: list[str]) -> dict[str, Any]:
     """`NAME=VALUE` pairs as plain values (YAML scalars: 50 is a number, true a boolean). Raises GraftError."""
     import yaml
@@ -143,8 +157,8 @@ def status_table(status: Status) -> Table:
         when = run.started.astimezone().strftime("%Y-%m-%d %H:%M") if run.started else "not started"
         rows.append(("last runs" if index == 0 else "", f"{when}  {run.state}  {run.seconds:.0f} s  {run.deployment}"))
     for index, one in enumerate(status.waiting):
-        told = f"{one.dataset} until {one.until.astimezone():%Y-%m-%d %H:%M}; then: graft resume {one.run_id}"
-        rows.append(("waits for review" if index == 0 else "", told))
+        line = f"{one.dataset} until {one.until.astimezone():%Y-%m-%d %H:%M}; then: graft resume {one.run_id}"
+        rows.append(("waits for review" if index == 0 else "", line))
     for head, text in rows:
         table.add_row(Text(head, style="bold"), Text(text))
     return table

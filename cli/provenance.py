@@ -178,8 +178,8 @@ def recall(
         return
     _print_plans(selector, plans)
     for dataset, version in made.items():
-        told = f"published {version.ref} ({version.rows} rows)" if version else f"{dataset}: no rows to remove now"
-        console().print(f"{told}; later versions leave such rows out", markup=False)
+        outcome = f"published {version.ref} ({version.rows} rows)" if version else f"{dataset}: no rows to remove now"
+        console().print(f"{outcome}; later versions leave such rows out", markup=False)
     if plans and not yes:
         console().print("nothing was changed. To apply it, repeat the command with --yes")
 

@@ -121,9 +121,12 @@ def _print_people(dataset: str, people: Agreement) -> None:
     ]
     numbers = ("rows", "equal", "kappa")
     table("people with each other", ["one", "other", *numbers], rows, right=numbers)
-    rows = [[one.row_id, ", ".join(f"{who}: {said}" for who, said in one.said.items())] for one in people.differ[:20]]
+    rows = [
+        [one.row_id, ", ".join(f"{who}: {decision}" for who, decision in one.said.items())]
+        for one in people.differ[:20]
+    ]
     if rows:
-        table("rows on which they differ", ["row", "said"], rows)
+        table("rows on which they differ", ["row", "decisions"], rows)
 
 
 def _print_judges(judges: AgainstPeople) -> None:

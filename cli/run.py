@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import logging
 import os
 import sys
 import threading
@@ -11,41 +11,36 @@ from contextlib import contextmanager
 from typing import Any
 
 from graft.cli.show import as_json, console, without_seeds
-from graft.flows.run_server import start_prefect
-from graft.schemas.errors import Interrupted
+from graft.flows import stopping
 from graft.schemas.home import Home
 from graft.schemas.kinds import EXPORTS
 
+FIRST_LINE_S, LINES_S = 2.0, 10.0
+"""Without a terminal: seconds before the first line of progress, and between two lines."""
+
 
 def run_recipe(recipe: str, overrides: dict[str, Any], *, train: bool, export: str | None, json: bool) -> int:
-    """Run, and if asked train and export. Returns the process's exit code."""
+    """Run, then train and export as requested. Returns the process's exit code."""
     home = Home.find()
     if export:
         EXPORTS.get(export)  # a format that does not exist is reported before the run
-    quiet_console()
-    out = console(stderr=json)
-    if not json:
-        out.print("[dim]starting Prefect (the first flow of a process takes 10 to 20 s)[/dim]")
-    with live(quiet=json):
-        try:
-            start_prefect(home)
+    with at_work("finished work is committed: run the same command to continue"):
+        with live(quiet=json):
             from graft.flows.make_dataset import make_dataset
 
-            result = asyncio.run(make_dataset(recipe, **overrides))
-        except KeyboardInterrupt:
-            raise Interrupted("stopped", fix="finished work is committed: run the same command to continue") from None
-    trained = exported = None
-    published = result["version"]
-    ref = f"{published['dataset']}@{published['version']}" if published else ""
-    if ref and train:
-        from graft.flows.train_student import train_student
+            result = stopping.run(make_dataset(recipe, **overrides))
+        trained = exported = None
+        published = result["version"]
+        ref = f"{published['dataset']}@{published['version']}" if published else ""
+        if ref and train:
+            from graft.flows.train_student import train_student
 
-        out.print("[dim]training the student, and a baseline on the seeds only[/dim]")
-        trained = train_student(ref)
-    if ref and export:
-        from graft.flows.export_dataset import export_version
+            console(stderr=json).print("[dim]training the student, and a baseline on the seeds only[/dim]")
+            trained = train_student(ref)
+        if ref and export:
+            from graft.flows.export_dataset import export_version
 
-        exported = [str(path) for path in export_version(ref, format=export, out=None, overwrite=True)]
+            exported = [str(path) for path in export_version(ref, format=export, out=None, overwrite=True)]
     if json:
         run = {**result["run"], "recipe": without_seeds(result["run"]["recipe"])}
         as_json({**result, "run": run, "student": trained, "exported": exported})
@@ -54,8 +49,17 @@ def run_recipe(recipe: str, overrides: dict[str, Any], *, train: bool, export: s
     return 7 if result["run"]["stopped_by"] in ("yield", "refusals", "out_of_reach") else 0
 
 
+@contextmanager
+def at_work(fix: str) -> Iterator[None]:
+    """Run a flow in the block: logs stay off the terminal, and a signal stops it; `fix` says how to continue."""
+    quiet_console()
+    with stopping.stoppable(console(stderr=True).print, fix):
+        yield
+
+
 def quiet_console() -> None:
-    """Keep Prefect's log lines and tracebacks off the terminal; its server and `graft status` still have them."""
+    """Keep log lines and tracebacks off the terminal: the run's log has them, and Prefect's server its own."""
+    logging.getLogger().addHandler(logging.NullHandler())
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
 
 
@@ -108,8 +112,9 @@ def _lines(stop: threading.Event) -> None:
     from graft.cli.display import one_line
     from graft.flows.progress import current
 
-    said = ""
-    while not stop.wait(3.0):
+    said, pause = "", FIRST_LINE_S
+    while not stop.wait(pause):
+        pause = LINES_S
         progress = current()
         if progress is not None:
             line = one_line(progress)

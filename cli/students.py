@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -36,20 +35,15 @@ def train(
 
     Example:  graft train demo --test recipes/data/demo_test.jsonl
     """
-    from graft.cli.run import quiet_console
+    from graft.cli.run import at_work
     from graft.cli.show import as_json, console
-    from graft.flows.run_server import start_prefect
-    from graft.schemas.home import Home
 
-    quiet_console()
     given = {"encoder": encoder, "epochs": epochs, "seed": seed, "teacher_rows": teacher}
     overrides = {name: value for name, value in given.items() if value is not None}
-    if not json:
-        console().print("[dim]starting Prefect, then training[/dim]")
-    start_prefect(Home.find())
-    from graft.flows.train_student import train_student
+    with at_work("run the same command: it trains again"):
+        from graft.flows.train_student import train_student
 
-    report = train_student(ref, test=test, overrides=overrides)
+        report = train_student(ref, test=test, overrides=overrides)
     if json:
         as_json(report)
     else:
@@ -125,8 +119,8 @@ def compare(
     for name, student, accuracy in zip("AB", (found.a, found.b), found.accuracies, strict=True):
         console().print(f"{name}: {student}, {accuracy:.1%}", markup=False)
     low, high = (f"{100 * end:+.1f}" for end in found.interval)
-    told = f"B minus A: {100 * found.difference:+.1f} points, 95% interval {low} to {high}; p = {found.p_value:.4f}"
-    console().print(told, markup=False)
+    line = f"B minus A: {100 * found.difference:+.1f} points, 95% interval {low} to {high}; p = {found.p_value:.4f}"
+    console().print(line, markup=False)
     console().print(found.verdict, markup=False, soft_wrap=True)
 
 
@@ -179,29 +173,23 @@ def improve(
 
     Example:  graft improve demo --rounds 3 --rows-per-round 60
     """
-    from graft.cli.run import live, quiet_console
-    from graft.cli.show import as_json, console
-    from graft.flows.run_server import start_prefect
-    from graft.schemas.errors import Interrupted
-    from graft.schemas.home import Home
+    from graft.cli.run import at_work, live
+    from graft.cli.show import as_json, console, print_section
 
-    quiet_console()
     given: dict[str, Any] = {
         "rounds": rounds, "rows_per_round": rows_per_round, "seeds": seeds, "test": test, "steer_on": steer_on,
         "compare": compare,
     }  # fmt: skip
-    if not json:
-        console().print("[dim]starting Prefect (the first flow of a process takes 10 to 20 s)[/dim]")
-    with live(quiet=json):
-        try:
-            start_prefect(Home.find())
-            from graft.flows.improve import improve as flow
+    with at_work("finished rounds are kept: run the same command to continue"), live(quiet=json):
+        from graft.flows import stopping
+        from graft.flows.improve import improve as flow
+        from graft.flows.improve_report import summary
+        from graft.schemas.steering import Improvement
 
-            report = asyncio.run(flow(recipe, **given))
-        except KeyboardInterrupt:
-            fix = "finished rounds are kept: run the same command to continue"
-            raise Interrupted("stopped", fix=fix) from None
+        report = stopping.run(flow(recipe, **given))
     if json:
         as_json(report)
-    else:
-        console().print(report["text"], markup=False, soft_wrap=True)
+        return
+    print_section(summary(Improvement.model_validate({name: report[name] for name in Improvement.model_fields})))
+    for file in report["files"]:
+        console().print(file, markup=False, soft_wrap=True)

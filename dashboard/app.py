@@ -75,7 +75,7 @@ def create_app(home: Home, *, door: Door, hosts: tuple[str, ...] = LOOPBACK) -> 
 
 @posted
 def enter(request: Request, form: Form) -> Response:
-    """Admit whoever pastes the key (POST)."""
+    """Admit a browser that sends the key (POST)."""
     key, back = context_of(request).door.key, local(form.get("back", ""))
     if key is None:
         return RedirectResponse(back, 303)
@@ -133,11 +133,11 @@ def _door_page(
     request: Request, status: int, title: str, *, wrong: str = "", elsewhere: str = "", back: str = ""
 ) -> Response:
     """The page for a visitor who is not admitted (or only after a click): it loads nothing and explains access."""
-    asked = [(name, value) for name, value in request.query_params.multi_items() if name != TOKEN]
+    query = [(name, value) for name, value in request.query_params.multi_items() if name != TOKEN]
     key = context_of(request).door.key if status == 401 else None
     body = context_of(request).templates.get_template("door.html.jinja").render(
         title=title, wrong=wrong, elsewhere=elsewhere, enter=ENTER, file=str(key.file) if key else "",
-        address=back or local(quote(request.scope["path"]) + (f"?{urlencode(asked)}" if asked else "")),
+        address=back or local(quote(request.scope["path"]) + (f"?{urlencode(query)}" if query else "")),
     )  # fmt: skip
     return HTMLResponse(body, status)
 

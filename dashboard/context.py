@@ -184,11 +184,11 @@ class PageContext:
 
     def figure(self, chart: str, **given: object) -> Markup:
         """A chart with links to its files; empty if there is nothing to draw."""
-        known, asked = self.charts[chart], {name: str(value) for name, value in given.items()}
-        spec = known.draw(self, asked)
+        known, options = self.charts[chart], {name: str(value) for name, value in given.items()}
+        spec = known.draw(self, options)
         if spec is None:
             return Markup("")
-        query = urlencode(asked)
+        query = urlencode(options)
         links = Markup(" ").join(
             Markup('<a href="/charts/{0}.{1}?{2}" download>{3}</a>').format(chart, kind, query, kind.upper())
             for kind in ("svg", "png")
@@ -234,8 +234,8 @@ def posted(work: Callable[[Request, Form], Response]) -> Callable[[Request], Awa
 
 def _csv_of(request: Request) -> Callable[[str], str]:
     """The address of a table of the page as CSV; the page's filters are kept."""
-    asked = [(name, value) for name, value in request.query_params.multi_items() if name != "csv"]
-    return lambda name: f"{request.url.path}?{urlencode([*asked, ('csv', name)])}"
+    parameters = [(name, value) for name, value in request.query_params.multi_items() if name != "csv"]
+    return lambda name: f"{request.url.path}?{urlencode([*parameters, ('csv', name)])}"
 
 
 async def failure_page(request: Request, error: Exception) -> Response:

@@ -36,7 +36,7 @@ A_YEAR_S = 365 * 24 * 3600
 
 
 def host_known(request: Request, hosts: Collection[str]) -> bool:
-    """Whether the request names one of these hosts, at any port (a tunnel uses its own); `*` means any host.
+    """Return True if the request names one of these hosts, at any port (a tunnel uses its own); `*` means any host.
 
     A foreign page may bind its own name to this machine's address (DNS rebinding); the host name reveals it.
     """
@@ -58,7 +58,7 @@ HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[^:\[\]/?#@\s]+)(?::\d{1,5})?")
 
 
 def malformed(request: Request) -> str:
-    """Why an address cannot be used; empty if it can."""
+    """The reason why an address cannot be used; empty if it can."""
     query = request.scope["query_string"]
     if len(query) > LONGEST_QUERY:
         return f"this address has more than {LONGEST_QUERY:,} characters"
@@ -69,7 +69,7 @@ def malformed(request: Request) -> str:
 
 
 def from_elsewhere(request: Request) -> bool:
-    """Whether a page of another origin caused this request.
+    """Return True if a page of another origin caused this request.
 
     Browsers declare it in Sec-Fetch-Site, or at least in Origin or Referer. A request that changes something must prove
     that it comes from our own page.
@@ -85,7 +85,7 @@ def from_elsewhere(request: Request) -> bool:
 
 
 def opens_page(request: Request) -> bool:
-    """Whether the response becomes a page of its own: no image, script, fetch or frame."""
+    """Return True if the response becomes a page of its own: no image, script, fetch or frame."""
     if request.method not in SAFE_METHODS:
         return False
     mode, target = (request.headers.get(f"sec-fetch-{name}") for name in ("mode", "dest"))
@@ -95,7 +95,7 @@ def opens_page(request: Request) -> bool:
 
 
 def is_plain(request: Request, plain: Collection[str] | None) -> bool:
-    """Whether the address uses only a page's parameters `plain`; for None it is always false."""
+    """Return True if the address uses only a page's parameters `plain`; for None it is always false."""
     return plain is not None and all(not value or name in plain for name, value in request.query_params.multi_items())
 
 
@@ -129,12 +129,12 @@ class Key:
         return f"graft_key_{self._derived('name')[:8]}", self._derived("cookie")
 
     def holds(self, request: Request) -> bool:
-        """Whether the request has the cookie."""
+        """Return True if the request has the cookie."""
         name, value = self.cookie
         return hmac.compare_digest(request.cookies.get(name, "").encode(), value.encode())
 
     def opens(self, secret: str) -> bool:
-        """Whether this is the secret itself."""
+        """Return True if this is the secret itself."""
         return hmac.compare_digest(secret.strip().encode(), self._secret.encode())
 
     def redeemed(self, request: Request, *, elsewhere: bool) -> Response | None:
@@ -193,7 +193,7 @@ def local(address: str) -> str:
 
 @dataclass(frozen=True)
 class Door:
-    """How a person is admitted: by the home's key, a password, or the `header` in which a proxy names the person.
+    """Admission of people: by the home's key, a password, or the `header` in which a proxy names the person.
 
     With `header` only the proxy may reach the server. Without any of them everybody is admitted.
     """
@@ -203,7 +203,7 @@ class Door:
     key: Key | None = None
 
     def refused(self, request: Request) -> str:
-        """Why this request is rejected; empty if it is allowed."""
+        """The reason for rejecting this request; empty if it is allowed."""
         if self.header and not request.headers.get(self.header, "").strip():
             return f"the proxy's header {self.header} names nobody"
         if self.password and not hmac.compare_digest(_given(request)[1].encode(), self.password.encode()):
@@ -214,8 +214,8 @@ class Door:
 
     def person(self, request: Request) -> str:
         """The name that decisions are recorded under: from the proxy, the person's choice, or the login."""
-        said = request.headers.get(self.header, "") if self.header else ""
-        named = said or unquote(request.cookies.get(COOKIE, "")) or _given(request)[0] or _login()
+        proxied = request.headers.get(self.header, "") if self.header else ""
+        named = proxied or unquote(request.cookies.get(COOKIE, "")) or _given(request)[0] or _login()
         return clean(named) or "unknown"
 
 
@@ -232,11 +232,11 @@ def remember(answer: Response, name: str) -> Response:
 
 def _given(request: Request) -> tuple[str, str]:
     """User name and password of HTTP basic authentication; empty if absent."""
-    kind, _, said = request.headers.get("authorization", "").partition(" ")
+    kind, _, credentials = request.headers.get("authorization", "").partition(" ")
     if kind.lower() != "basic":
         return "", ""
     try:
-        user, _, password = base64.b64decode(said, validate=True).decode().partition(":")
+        user, _, password = base64.b64decode(credentials, validate=True).decode().partition(":")
     except ValueError:
         return "", ""
     return user, password

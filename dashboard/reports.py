@@ -89,7 +89,7 @@ class Reports:
         return self.made(("diff", before.ref, now.ref), lambda lake: diff(lake, before, now), patience_s)
 
     def known(self, version: DatasetVersion) -> bool:
-        """Whether the version's quality report is cached or being computed."""
+        """Return True if the version's quality report is cached or being computed."""
         return self._memo.known(("quality", version.ref, ""))
 
     def made(self, key: tuple[str, ...], make: Callable[[Lake], T], patience_s: float = 1.0) -> T | None:

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from starlette.responses import Response
 
-from graft.schemas.sections import Table, inert_cell
+from graft.schemas.sections import Section, Table, inert_cell
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,11 @@ def for_file(table: Table) -> Table:
     return replace(
         table, columns=columns, rows=[{key: _dated(value) for key, value in row.items()} for row in table.rows]
     )
+
+
+def section_for_file(section: Section) -> Section:
+    """The section with its tables as in a file."""
+    return replace(section, tables=tuple(for_file(table) for table in section.tables))
 
 
 def moment(at: datetime) -> str:

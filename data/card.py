@@ -10,7 +10,7 @@ from typing import get_args
 from graft.schemas.datasets import Row, Run, SplitName
 from graft.schemas.models import ModelSpec
 from graft.schemas.recipe import Recipe
-from graft.schemas.sections import Section
+from graft.schemas.sections import Column, Section, Table
 
 SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~$@:.=-])")
 SPLIT_ORDER: tuple[SplitName, ...] = get_args(SplitName)
@@ -108,9 +108,18 @@ def _funnel(reasons: Sequence[tuple[str, str, int]]) -> str:
     total = sum(count for _, _, count in reasons)
     if not total:
         return "## Accepted and rejected\n\nNo candidate is recorded."
-    body = [[status, inert(code), f"{count:,}", f"{count / total:.1%}"] for status, code, count in reasons]
-    head = ["end", "reason", "rows", "share"]
-    return f"## Accepted and rejected\n\nOf {total:,} candidates:\n\n" + _table(head, body)
+    return f"## Accepted and rejected\n\nOf {total:,} candidates:\n\n{table_markdown(funnel_table(reasons))}"
+
+
+def funnel_table(reasons: Sequence[tuple[str, str, int]]) -> Table:
+    """Candidates by outcome, from (status, reason, rows)."""
+    total = sum(count for _, _, count in reasons) or 1
+    columns = (
+        Column("status", "end"), Column("reason", "reason"), Column("rows", "rows", "number"),
+        Column("share", "share", "share"),
+    )  # fmt: skip
+    rows = [{"status": one, "reason": why, "rows": count, "share": count / total} for one, why, count in reasons]
+    return Table("funnel", "", columns, rows)
 
 
 def _cost(run: Run) -> str:
@@ -165,13 +174,17 @@ def section_markdown(section: Section) -> str:
     """A section in Markdown: heading, text, facts as a list, tables, notes. Tables are complete."""
     parts = [f"## {inert(section.title)}", inert(section.text, 2_000)]
     parts.append("\n".join(f"- {inert(fact.name)}: {inert(fact.text)}" for fact in section.facts))
-    for table in section.tables:
-        body = [[inert(column.text(row)) for column in table.columns] for row in table.rows]
-        below = inert(table.note if body else table.empty, 2_000)
-        title = f"{inert(table.title)}:" if table.title else ""
-        parts += [title, _table([inert(column.title) for column in table.columns], body) if body else "", below]
+    parts += [table_markdown(table) for table in section.tables]
     parts += [inert(note, 2_000) for note in section.notes]
     return "\n\n".join(part for part in parts if part)
+
+
+def table_markdown(table: Table) -> str:
+    """A table in Markdown, with its title above and its note below."""
+    body = [[inert(column.text(row)) for column in table.columns] for row in table.rows]
+    title = f"{inert(table.title)}:" if table.title else ""
+    view = _table([inert(column.title) for column in table.columns], body) if body else ""
+    return "\n\n".join(part for part in (title, view, inert(table.note if body else table.empty, 2_000)) if part)
 
 
 def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:

@@ -33,7 +33,7 @@ class Dependents(Value):
 
     @property
     def empty(self) -> bool:
-        """Whether nothing refers to the version."""
+        """True if nothing refers to the version."""
         return self == Dependents()
 
 

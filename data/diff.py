@@ -111,7 +111,7 @@ class Diff(Value):
 
     @property
     def same(self) -> bool:
-        """Whether both hold the same rows, labels and splits."""
+        """True if both hold the same rows, labels and splits."""
         return not (self.added or self.dropped or self.relabelled or self.edited or self.moved)
 
 

@@ -117,14 +117,14 @@ def quoted(text: str) -> str:
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether the error means that no space is left."""
+    """Return True if the error means that no space is left."""
     if isinstance(error, OSError) and error.errno in NO_SPACE:
         return True
     return any(sign in str(error).lower() for sign in FULL)
 
 
 def is_made(connection: duckdb.DuckDBPyConnection, catalogue: Path) -> bool:
-    """Whether a catalogue contains our tables; a process may have been killed while it created them.
+    """Return True if a catalogue contains our tables; a process may have been killed while it created them.
 
     The check uses DuckDB's SQLite, never Python's: two copies of SQLite in one process release each other's locks.
     """
@@ -146,7 +146,7 @@ def is_made(connection: duckdb.DuckDBPyConnection, catalogue: Path) -> bool:
 
 
 def is_conflict(error: BaseException) -> bool:
-    """Whether another writer committed first, so that the same transaction may succeed if retried."""
+    """Return True if another writer committed first, so that the same transaction may succeed if retried."""
     return any(sign in str(error).lower() for sign in CONFLICTS)
 
 

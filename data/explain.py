@@ -24,7 +24,7 @@ LEAST_PREFIX = 6
 LAST = "\U0010ffff"
 """Greatest character: ids with a prefix lie between the prefix and the prefix plus this. A version's rows are sorted by
 id in their files, so that most are skipped; `starts_with` reads them all (ten times as long on 5M rows)."""
-SAID = ("text", "response", "keywords", "summary")
+TEXT_FIELDS = ("text", "response", "keywords", "summary")
 PARAMETERS = ("temperature", "top_p", "max_tokens", "seed", "top_logprobs", "sample")
 """Numbers of a request; they quote nothing, so they are shown for restricted rows too."""
 SHOWN_TO = 50
@@ -68,10 +68,10 @@ def explain(lake: Lake, row_id: str, *, restricted: bool = False) -> dict[str, A
 
 def _published(history: dict[str, Any], held: list[dict[str, Any]]) -> dict[str, Any] | None:
     """The newest version's fields of the row, if they differ from the candidate's: a person's edit, a masked number."""
-    said = ("text", "response", "label")
-    if not held or all(held[-1][name] == history[name] for name in said):
+    compared = ("text", "response", "label")
+    if not held or all(held[-1][name] == history[name] for name in compared):
         return None
-    return {name: held[-1][name] for name in ("dataset", "version", *said)}
+    return {name: held[-1][name] for name in ("dataset", "version", *compared)}
 
 
 def _whole_id(lake: Lake, prefix: str) -> str:
@@ -104,15 +104,18 @@ def _newest(lake: Lake, name: str) -> Candidate | None:
 
 def _of_candidate(lake: Lake, found: Candidate, restricted: bool) -> dict[str, Any]:
     slot = found.slot
-    asked = called(lake, slot.run_id, found.id)
-    prices = [call["price_usd"] for call in asked if call["failure"] is None]
+    calls = called(lake, slot.run_id, found.id)
+    prices = [call["price_usd"] for call in calls if call["failure"] is None]
     task = _task(lake, slot.run_id)
     kept_back = not restricted and task.has_restricted
     shown = [seed.model_dump(mode="json") for seed in slot.exemplars]
     if kept_back:
         secret = _restricted_texts(lake, slot.run_id, [seed.text for seed in slot.exemplars])
-        shown = [_hidden(row, *SAID) if task.restricts(row["label"]) or row["text"] in secret else row for row in shown]
-        asked = [_hidden(call, "request", "reply") for call in asked]
+        shown = [
+            _hidden(row, *TEXT_FIELDS) if task.restricts(row["label"]) or row["text"] in secret else row
+            for row in shown
+        ]
+        calls = [_hidden(call, "request", "reply") for call in calls]
     return {
         "id": found.id,
         "source": "synthetic",
@@ -126,7 +129,7 @@ def _of_candidate(lake: Lake, found: Candidate, restricted: bool) -> dict[str, A
             {**gate.model_dump(mode="json"), "neighbour_text": _text_of(lake, slot.run_id, gate.neighbour, restricted)}
             for gate in found.gates
         ],
-        "calls": asked,
+        "calls": calls,
         "price_usd": None if any(price is None for price in prices) else sum(price or 0.0 for price in prices),
     }
 
@@ -166,15 +169,15 @@ def _without_words(history: dict[str, Any]) -> dict[str, Any]:
     """The history of a restricted row with only ids, labels, figures and codes."""
     decision = history["decision"]
     return {
-        **_hidden(history, *SAID),
+        **_hidden(history, *TEXT_FIELDS),
         **_hidden({"notes": history.get("notes")}, "notes"),
         "slot": _hidden(history["slot"], "payload") if history["slot"] else None,
         "decision": _hidden(decision, "reason") if decision else None,
-        "exemplars": [_hidden(seed, *SAID) for seed in history["exemplars"]],
+        "exemplars": [_hidden(seed, *TEXT_FIELDS) for seed in history["exemplars"]],
         "reviews": [_hidden(review, "comment", "answer", "failure") for review in history["reviews"]],
         "gates": [_hidden(gate, "detail", "neighbour_text") for gate in history["gates"]],
         "calls": [_hidden(call, "request", "reply") for call in history["calls"]],
-        "published": _hidden(history["published"], *SAID) if history["published"] else None,
+        "published": _hidden(history["published"], *TEXT_FIELDS) if history["published"] else None,
         "edits": [_hidden(edit, "base_text", "text", "response", "note") for edit in history["edits"]],
         "drops": [_hidden(drop, "detail") for drop in history["drops"]],
     }
@@ -263,10 +266,10 @@ def called(lake: Lake, run_id: str, candidate_id: str) -> list[dict[str, Any]]:
 def parameters(request: str) -> dict[str, Any]:
     """The sampling parameters of a request's JSON; none if it is unreadable."""
     try:
-        asked = json.loads(request)
+        body = json.loads(request)
     except ValueError:
         return {}
-    given = asked if isinstance(asked, dict) else {}
+    given = body if isinstance(body, dict) else {}
     return {name: given[name] for name in PARAMETERS if isinstance(given.get(name), int | float)}
 
 

@@ -235,7 +235,7 @@ def migrate(connection: duckdb.DuckDBPyConnection, found: int) -> None:
         for table, columns in ADDED[version].items():
             for column, kind in columns.items() if table in there else ():
                 connection.execute(f"ALTER TABLE lake.{table} ADD COLUMN {identifier(column)} {kind}")
-                if kind.endswith("[]"):  # DuckLake knows no defaults of lists
+                if kind.endswith("[]"):  # DuckLake has no defaults of lists
                     connection.execute(f"UPDATE lake.{table} SET {identifier(column)} = []")
         for table, (change, gone) in MOVED.get(version, {}).items():
             if table in there:

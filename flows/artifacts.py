@@ -5,22 +5,24 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from graft.flows.engine import flow_run
+
 LOG = logging.getLogger("graft")
 
 
 def say(text: str) -> None:
     """Log one line of progress to the `graft` logger and, inside a flow run, to Prefect's."""
-    from prefect.context import FlowRunContext
-
     LOG.info("%s", text)
-    if FlowRunContext.get() is not None:
+    if flow_run() is not None:
         from prefect import get_run_logger
 
         get_run_logger().info(text)
 
 
 async def leave(dataset: str, summary: str, funnel: list[dict[str, Any]]) -> None:
-    """Store the summary and the funnel under keys derived from the dataset's name."""
+    """In a flow run, store the summary and the funnel under keys derived from the dataset's name."""
+    if flow_run() is None:
+        return
     from prefect.artifacts import acreate_markdown_artifact, acreate_progress_artifact, acreate_table_artifact
 
     key = "".join(letter if letter.isalnum() else "-" for letter in dataset.lower()).strip("-")

@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
-from prefect import flow
 from pydantic import WithJsonSchema
 
 from graft.data.export import export as export_files
 from graft.data.export.push import check_push, push_folder
 from graft.data.lake import Lake
 from graft.data.versions import version
+from graft.flows.engine import Flow
 from graft.schemas.home import Home
 from graft.schemas.kinds import EXPORTS
 
@@ -20,7 +20,7 @@ FormatName = Annotated[str, WithJsonSchema({"type": "string", "description": f"o
 """A format's name; Prefect's form lists the formats that are installed where the deployment was made."""
 
 
-@flow(name="export_dataset")
+@Flow
 def export_dataset(ref: str, format: FormatName = "parquet", out: str | None = None) -> list[str]:
     """Export a version (`name` or `name@3`), one file for each split, replacing an earlier export.
 

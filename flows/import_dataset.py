@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from prefect import flow
 from pydantic import ValidationError
 
 from graft.data.card import render_import
@@ -21,6 +20,7 @@ from graft.data.intake.parts import Source, invalid
 from graft.data.lake import Lake
 from graft.data.versions import publish
 from graft.flows import artifacts
+from graft.flows.engine import Flow
 from graft.schemas.base import SLUG_PATTERN, stable_hash, utc_now
 from graft.schemas.datasets import DatasetVersion, Row, Run
 from graft.schemas.errors import GraftError
@@ -75,7 +75,7 @@ class Imported:
     counts: dict[str, int]
 
 
-@flow(name="import_dataset")
+@Flow
 def import_dataset(
     source: str, name: str, map: list[str] | None = None, task: str | None = None, policy: str = "",
     licence: str = "", splits: str = "", seed: int = 42, max_chars: int = MAX_CHARS, skip_bad: bool = False,
@@ -89,7 +89,7 @@ def import_dataset(
     made = bring_in(source, name, ask, say=artifacts.say)
     return {
         "version": made.version.model_dump(mode="json"), "new": made.new, "counts": made.counts,
-        "notices": list(made.notices), "columns": made.plan.mapped.told(),
+        "notices": list(made.notices), "columns": made.plan.mapped.by_role(),
     }  # fmt: skip
 
 
@@ -204,7 +204,7 @@ def _publish(
     def text(rows: Sequence[Row]) -> str:
         return render_import(
             name, source=chosen.source.name, sha256=digest, licence=licence, kind=chosen.task.named(),
-            mapped=chosen.mapped.told(), rows=rows, notices=[*notices, *_left_out(made, len(rows))],
+            mapped=chosen.mapped.by_role(), rows=rows, notices=[*notices, *_left_out(made, len(rows))],
         )  # fmt: skip
 
     file = Path(chosen.source.name).name

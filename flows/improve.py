@@ -11,10 +11,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from prefect import flow
-
 from graft.data.lake import Lake
 from graft.data.seeds import load_labelled
+from graft.flows.engine import Flow
 from graft.flows.improve_report import write_report
 from graft.flows.improve_round import (
     Arms,
@@ -41,7 +40,7 @@ from graft.schemas.rows import Seed
 from graft.schemas.steering import Improvement, RoundResult
 
 
-@flow(name="improve", validate_parameters=True)
+@Flow
 async def improve(
     recipe: str, rounds: int | None = None, rows_per_round: int | None = None, seeds: int | None = None,
     test: str | None = None, steer_on: str | None = None, compare: bool | None = None,
@@ -49,8 +48,8 @@ async def improve(
     """Make rows in rounds, each steered by the last student's errors, until that stops helping.
 
     `recipe` is a path or a bare name; the other parameters override its `improve:` block and `student.test`. Returns
-    the loop as a plain dict with `text` for people and `files` (report, curve, figures). Running it again repeats no
-    finished work. Raises GraftError subclasses.
+    the loop as a plain dict with `text` (the recommendation) and `files` (report, figures, curve). Running it again
+    repeats no finished work. Raises GraftError subclasses.
     """
     given = {
         "improve.rounds": rounds, "improve.rows_per_round": rows_per_round, "improve.seeds": seeds,
@@ -104,7 +103,7 @@ async def _steered(arms: Arms, results: list[RoundResult], keep: Any) -> str:
         evidence_rows = arms.steering_rows(learner, made)
         accuracy = sum(not row.wrong for row in evidence_rows) / len(evidence_rows) if evidence_rows else None
         results.append(
-            arms.result("steered", number, learner, made, spent, started, accuracy, recipe.wanted(), state.said)
+            arms.result("steered", number, learner, made, spent, started, accuracy, recipe.wanted(), state.summaries)
         )
         keep()
         worse = 0 if accuracy is not None and accuracy > best else worse + 1

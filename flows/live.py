@@ -20,8 +20,8 @@ from typing import Any
 
 import orjson
 
+from graft.flows.engine import flow_run
 from graft.flows.progress import Progress
-from graft.flows.run_server import OWN
 from graft.schemas.base import utc_now
 from graft.schemas.home import Home
 from graft.schemas.live import live_file
@@ -147,11 +147,10 @@ def _born() -> float | None:
 def _prefect() -> dict[str, str | None]:
     """The current flow run, and its server's address without a password.
 
-    None outside a flow run. The address is None too if the run started its own server, which has no pages.
+    None outside a flow run.
     """
-    from prefect.runtime import flow_run
-    from prefect.settings import PREFECT_API_URL
-
-    address = PREFECT_API_URL.value()
-    clean = re.sub(r"(?<=://)[^/@]*@", "", str(address)) if address and address not in OWN else None
-    return {"flow_run_id": flow_run.id, "api_url": clean}
+    context = flow_run()
+    if context is None or context.flow_run is None:
+        return {"flow_run_id": None, "api_url": None}
+    address = str(context.client.api_url).rstrip("/")
+    return {"flow_run_id": str(context.flow_run.id), "api_url": re.sub(r"(?<=://)[^/@]*@", "", address)}

@@ -5,11 +5,10 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from prefect import flow
-
 from graft.data.lake import Lake
 from graft.data.maintain import Maintenance
 from graft.data.maintain import maintain as maintain_lake
+from graft.flows.engine import Flow
 from graft.schemas.errors import GraftError
 from graft.schemas.home import Home
 
@@ -17,7 +16,7 @@ DAYS = 30.0
 """Minimum age of an expiring snapshot, in days."""
 
 
-@flow(name="maintain")
+@Flow
 def maintain(older_than: float = DAYS, dry_run: bool = False) -> dict[str, Any]:
     """Maintain the lake. `older_than` is in days; a snapshot that a published version names never expires."""
     return maintain_now(older_than=older_than, dry_run=dry_run).model_dump(mode="json")

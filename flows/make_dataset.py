@@ -10,9 +10,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, task
-from prefect.cache_policies import NO_CACHE
-
 from graft.agents.local import encoder
 from graft.agents.methods import Place, fragments_of, method_of
 from graft.data.gates import Admission, Needs
@@ -21,9 +18,10 @@ from graft.data.seeds import register_evaluation_files
 from graft.data.versions import published_texts
 from graft.data.versions import rows as version_rows
 from graft.data.versions import version as find_version
-from graft.flows import artifacts, live, logs, pause, rounds
+from graft.flows import artifacts, live, logs, pause, rounds, stopping
 from graft.flows.collector import calm_collector
 from graft.flows.dedup import choose, missing, settle_round
+from graft.flows.engine import Flow, flow_run, task
 from graft.flows.neighbours import find_neighbours
 from graft.flows.plan import (
     ShardSpec,
@@ -70,7 +68,7 @@ TOP_UPS = 3
 """Maximum top-ups of a round for rows lost to de-duplication."""
 
 
-@flow(name="make_dataset", validate_parameters=True)
+@Flow
 async def make_dataset(
     recipe: str,
     rows_per_label: int | None = None,
@@ -158,15 +156,21 @@ async def _make(recipe: Recipe, file: Path, seeds: list[Seed], home: Home, lake:
             finally:
                 leave(context)
     except (KeyboardInterrupt, asyncio.CancelledError):
+        if _published_by(lake, run_id):
+            raise
         lake.save_run(run.model_copy(update={"status": "interrupted", "stopped_by": "user", "ended_at": utc_now()}))
         raise
     except GraftError as error:
         logs.failed(error)
-        ended = lake.run(run_id)
-        if ended is not None and ended.version is not None:
+        if _published_by(lake, run_id):
             raise  # it ended early with its accepted rows published: its record stays
         lake.save_run(run.model_copy(update={"status": "failed", "stopped_by": error.what, "ended_at": utc_now()}))
         raise
+
+
+def _published_by(lake: Lake, run_id: str) -> bool:
+    ended = lake.run(run_id)
+    return ended is not None and ended.version is not None
 
 
 def _published(lake: Lake, recipe: Recipe, run_id: str) -> list[tuple[str, str, str]]:
@@ -226,7 +230,9 @@ async def _run_shards(context: RunContext, specs: list[ShardSpec]) -> int:
 
     tasks = [asyncio.ensure_future(one(spec)) for spec in specs]
     try:
-        return sum(await asyncio.gather(*tasks))
+        settled = sum(await asyncio.gather(*tasks))
+        stopping.call_off()
+        return settled
     finally:
         for pending in tasks:
             pending.cancel()
@@ -245,7 +251,7 @@ async def _one_shard(context: RunContext, spec: ShardSpec) -> int:
     return int(report["settled"])
 
 
-@task(name="make_shard", cache_policy=NO_CACHE, persist_result=False, task_run_name="shard {spec[round]}.{spec[shard]}")
+@task(name="make_shard", run_name="shard {spec[round]}.{spec[shard]}")
 async def make_shard(run_id: str, spec: dict[str, Any]) -> dict[str, Any]:
     """Make one shard's share of accepted rows. Candidates in the lake are replayed, not repeated."""
     context, plan = run_context_of(run_id), ShardSpec.model_validate(spec)
@@ -306,6 +312,6 @@ def _say_now(text: str) -> None:
 
 
 def _scheduled_moment() -> str:
-    from prefect.runtime import flow_run
-
-    return str(flow_run.scheduled_start_time or utc_now())
+    context = flow_run()
+    scheduled = context.flow_run.expected_start_time if context is not None and context.flow_run is not None else None
+    return str(scheduled or utc_now())

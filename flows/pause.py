@@ -1,8 +1,8 @@
 """A run that pauses until people have reviewed its rows, and then applies their decisions.
 
 The version is published before the wait, so nothing is lost if nobody comes. A waiting run is noted in
-GRAFT_HOME/runs/<run id>/waiting.json; the wait itself is Prefect's pause of the flow run, which any process can end
-through the server's API: that of `graft up`, or the one that a run started for itself on 127.0.0.1. Prefect is imported
+GRAFT_HOME/runs/<run id>/waiting.json. In a Prefect flow run, the wait is Prefect's pause, which any process can end
+through the server's API; in any other run, it ends when handed_in.json appears beside the note. Prefect is imported
 inside the functions.
 
 A review ends when a person resumes the run, or at the end of the wait with `unanswered: go_on`; the end is
@@ -24,6 +24,7 @@ from uuid import UUID, uuid4
 
 from pydantic import Field
 
+from graft.flows.engine import flow_run
 from graft.flows.prefect_api import access_to, client_at
 from graft.flows.settings import apply_prefect_environment
 from graft.schemas.base import Value, utc_now
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", bound=Value)
 
-NOTE, CLOSED = "waiting.json", "reviewed.json"
+NOTE, HANDED_IN, CLOSED = "waiting.json", "handed_in.json", "reviewed.json"
 POLL_SECONDS = 2
 """Seconds between two checks of a paused run."""
 SERVER_PATIENCE = 30 * 24 * 3600
@@ -61,6 +62,7 @@ class Waiting(Value):
     by: ReviewBy
     unanswered: str
     api_url: str
+    """Prefect's server; this and `flow_run_id` are empty if the run is none of Prefect's."""
     flow_run_id: str
     since: datetime
     until: datetime
@@ -97,7 +99,7 @@ def waiting(home: Home) -> list[Waiting]:
 def resume(home: Home, run_id: str, *, by: str, note: str = "") -> None:
     """Resume a waiting run (by id or unique prefix) after its review. It continues within seconds.
 
-    Raises NotFound if it does not wait, GraftError if no reviewer is named or its server does not respond.
+    Raises NotFound if it does not wait, GraftError if no reviewer is named or Prefect's server does not respond.
     """
     here = waiting(home)
     found = [one for one in here if one.run_id == run_id] or [one for one in here if one.run_id.startswith(run_id)]
@@ -106,8 +108,12 @@ def resume(home: Home, run_id: str, *, by: str, note: str = "") -> None:
         raise NotFound(f"no run {run_id!r} waits for a review", where=str(home.runs), fix=fix)
     if not by.strip() or len(by) > 200 or len(note) > 2_000:
         raise GraftError("a review needs a name of up to 200 characters, and a note of 2,000", where="--by")
-    apply_prefect_environment(home)
-    _hand_in(home, found[0], Reviewed(by=by.strip(), note=note))
+    reviewed = Reviewed(by=by.strip(), note=note)
+    if found[0].flow_run_id:
+        apply_prefect_environment(home)
+        _hand_in(home, found[0], reviewed)
+    else:
+        _write(home.run(found[0].run_id) / HANDED_IN, reviewed)
     _note_file(home, found[0].run_id).unlink(missing_ok=True)
 
 
@@ -137,10 +143,11 @@ async def review(
 async def _wait(home: Home, note: Waiting, say: Callable[[str], None]) -> Reviewed | None:
     """Wait with a note on disk; returns the review, or None if time ran out."""
     file = _note_file(home, note.run_id)
+    (file.parent / HANDED_IN).unlink(missing_ok=True)
     _write(file, note)
     say(f"{note.dataset} waits for review: graft dashboard, page Review; then: graft resume {note.run_id}")
     try:
-        reviewed = await _answer(home, note)
+        reviewed = await (_answer(home, note) if note.flow_run_id else _handed_in(home, note))
     finally:
         file.unlink(missing_ok=True)
     if reviewed is None and note.unanswered == "stop":
@@ -148,6 +155,18 @@ async def _wait(home: Home, note: Waiting, say: Callable[[str], None]) -> Review
         fix = "review it and run the same command, which waits again, or set review.unanswered: go_on"
         raise GraftError(what, where=note.run_id, fix=fix)
     return reviewed
+
+
+async def _handed_in(home: Home, note: Waiting) -> Reviewed | None:
+    """Wait for the file that `resume` writes; None once time is up."""
+    file = home.run(note.run_id) / HANDED_IN
+    while True:
+        late = utc_now() >= note.until
+        reviewed = _read(file, Reviewed)
+        if reviewed is not None or late:
+            file.unlink(missing_ok=True)
+            return reviewed
+        await asyncio.sleep(_nap(note))
 
 
 async def _answer(home: Home, note: Waiting) -> Reviewed | None:
@@ -185,7 +204,7 @@ def _nap(note: Waiting) -> float:
 
 
 def _time_is_up(home: Home, note: Waiting) -> bool:
-    """Resume the run without a review; False if somebody was faster or the server does not respond."""
+    """Resume the run without a review; False if another resumed it first or the server does not respond."""
     try:
         _hand_in(home, note, Reviewed(by="nobody", note="time ran out"), tries=1)
     except GraftError:
@@ -211,24 +230,24 @@ def _hand_in(home: Home, note: Waiting, word: Reviewed, tries: int = TRIES) -> N
     for attempt in range(tries):
         time.sleep(0.3 if attempt else 0)
         with client_at(access_to(home, note.api_url)) as client:
-            told = client.resume_flow_run(UUID(note.flow_run_id), run_input=word.model_dump())
-        if told.status == SetStateStatus.ACCEPT:
+            response = client.resume_flow_run(UUID(note.flow_run_id), run_input=word.model_dump())
+        if response.status == SetStateStatus.ACCEPT:
             return
-        reason = str(getattr(told.details, "reason", ""))
+        reason = str(getattr(response.details, "reason", ""))
     raise NotFound(f"the run does not wait: {reason}", where=note.run_id, fix="see: graft status")
 
 
 def _note(run_id: str, ref: str, settings: ReviewSettings) -> Waiting:
     import psutil
-    from prefect.context import FlowRunContext
 
-    context = FlowRunContext.get()
-    if context is None or context.flow_run is None:
-        raise RuntimeError("a run waits for review inside its flow")
+    context = flow_run()
+    url, flow_run_id = "", ""
+    if context is not None and context.flow_run is not None:
+        url, flow_run_id = str(context.client.api_url).rstrip("/"), str(context.flow_run.id)
     since = utc_now()
     return Waiting(
         run_id=run_id, dataset=ref, rows=settings.rows, by=settings.by, unanswered=settings.unanswered,
-        api_url=str(context.client.api_url).rstrip("/"), flow_run_id=str(context.flow_run.id), since=since,
+        api_url=url, flow_run_id=flow_run_id, since=since,
         until=since + timedelta(minutes=settings.wait_minutes), host=socket.gethostname(), pid=os.getpid(),
         born=psutil.Process().create_time(),
     )  # fmt: skip
@@ -243,13 +262,13 @@ def _close(home: Home, note: Waiting, reviewed: Reviewed | None) -> Closed:
     with Lake.open(home) as lake:
         made = rebase(lake, version(lake, note.dataset))
     who = f"reviewed by {reviewed.by}" if reviewed else f"not reviewed within {_span(note)}"
-    said = f": {reviewed.note}" if reviewed and reviewed.note else ""
+    comment = f": {reviewed.note}" if reviewed and reviewed.note else ""
     closed = Closed(
         onto=note.dataset,
         version=made.version or note.dataset,
         by=reviewed.by if reviewed else "",
         note=reviewed.note if reviewed else "",
-        said=f"{note.dataset} {who}{said}. {_changes(note.dataset, made)}",
+        said=f"{note.dataset} {who}{comment}. {_changes(note.dataset, made)}",
         at=utc_now(),
     )
     _write(home.run(note.run_id) / CLOSED, closed)
@@ -261,10 +280,10 @@ def _changes(ref: str, made: Rebased) -> str:
         (len(made.relabelled), "relabelled"), (len(made.edited), "edited"), (len(made.rejected), "rejected"),
         (len(made.conflicts), "in conflict, not applied"),
     ]  # fmt: skip
-    told = ", ".join(f"{count} {word}" for count, word in counts if count)
+    changes = ", ".join(f"{count} {word}" for count, word in counts if count)
     if made.version is None:
-        return f"{ref} stays unchanged{f' ({told})' if told else ''}."
-    return f"{made.version} holds the decisions: {told}."
+        return f"{ref} stays unchanged{f' ({changes})' if changes else ''}."
+    return f"{made.version} holds the decisions: {changes}."
 
 
 def _result(home: Home, result: dict[str, Any], closed: Closed) -> dict[str, Any]:
@@ -305,7 +324,7 @@ def _read(file: Path, kind: type[T]) -> T | None:
 
 
 def _lives(note: Waiting) -> bool:
-    """Whether the waiting process is alive; on another machine it is assumed alive until its time is up."""
+    """Return True if the waiting process is alive; on another machine it is assumed alive until its time is up."""
     import psutil
 
     if note.host != socket.gethostname():

@@ -32,10 +32,19 @@ _SPAWNED: list[subprocess.Popen[bytes]] = []
 def spawn(
     home: Home, role: str, command: list[str], env: Mapping[str, str], url: str, inherit: int | None = None
 ) -> psutil.Process:
-    """Start a process of `graft up` and note it at once, so that `down` finds it whatever happens next."""
+    """Start a process of `graft up` in a session of its own, with a socket to `inherit`, and note it at once.
+
+    `down` finds it whatever happens next. Its log is in GRAFT_HOME/prefect/logs.
+    """
     import psutil
 
-    child = launch(home, role, command, env, inherit=inherit)
+    log = prefect_folder(home) / "logs" / f"{role}.log"
+    log.parent.mkdir(exist_ok=True)
+    with log.open("ab") as out:
+        child = subprocess.Popen(
+            command, env={**env, "PYTHONPATH": python_path(env)}, stdin=subprocess.DEVNULL, stdout=out,
+            stderr=subprocess.STDOUT, start_new_session=True, pass_fds=() if inherit is None else (inherit,),
+        )  # fmt: skip
     _SPAWNED.append(child)
     process = psutil.Process(child.pid)
     noted = {"pid": child.pid, "created": process.create_time()}
@@ -44,20 +53,6 @@ def spawn(
     temporary.write_text(json.dumps(state, indent=1), encoding="utf-8")
     temporary.replace(home.prefect / "up.json")
     return process
-
-
-def launch(
-    home: Home, role: str, command: list[str], env: Mapping[str, str],
-    *, stdin: int = subprocess.DEVNULL, inherit: int | None = None,
-) -> subprocess.Popen[bytes]:  # fmt: skip
-    """Start a process in a session of its own, with its log in GRAFT_HOME/prefect/logs and a socket to `inherit`."""
-    log = prefect_folder(home) / "logs" / f"{role}.log"
-    log.parent.mkdir(exist_ok=True)
-    with log.open("ab") as out:
-        return subprocess.Popen(
-            command, env={**env, "PYTHONPATH": python_path(env)}, stdin=stdin, stdout=out, stderr=subprocess.STDOUT,
-            start_new_session=True, pass_fds=() if inherit is None else (inherit,),
-        )  # fmt: skip
 
 
 def wait_until(ready: Callable[[], bool], process: psutil.Process, home: Home, role: str) -> None:

@@ -137,7 +137,7 @@ async def _publish(
 
 
 def _totals(context: RunContext) -> dict[str, Any]:
-    """Calls, tokens and price of the run's rows: each call once, at what it cost when it was made."""
+    """Calls, tokens and price of the run's rows: each call once, at its cost when it was made."""
     row = context.lake.sql(
         """SELECT count(*) AS calls, coalesce(sum(prompt), 0) AS prompt, coalesce(sum(completion), 0) AS completion,
                   sum(price) AS price, count(*) FILTER (price IS NULL AND answered) AS unknown
@@ -155,12 +155,13 @@ def _totals(context: RunContext) -> dict[str, Any]:
 
 
 def _too_low(context: RunContext, run: Run) -> YieldTooLow:
-    limits = context.recipe.limits
+    limits, least = context.recipe.limits, context.method.least_score
+    lower = f"a lower method.{least}, " if least else ""
     return YieldTooLow(
         f"stopped after {run.counts['opened']} candidates: {run.counts['accepted']} accepted, under limits.min_yield "
         f"{limits.min_yield:g}. Three of them:\n" + "\n".join(_examples(context, run)),
         where=run.dataset,
-        fix="see the reasons above: try another generator, a lower method.tau, or a higher max_tokens",
+        fix=f"see the reasons above: try another generator, {lower}or a higher max_tokens",
     )
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from prefect import flow
 from pydantic import ValidationError
 
 from graft.agents.local import encoder
@@ -17,6 +16,7 @@ from graft.data.lake import Lake
 from graft.data.rescreen import Gated, gate_again
 from graft.data.seeds import load_texts, register_file
 from graft.data.versions import Held, derive, held_by, version
+from graft.flows.engine import Flow
 from graft.schemas.datasets import DatasetVersion
 from graft.schemas.errors import InputInvalid, Problem
 from graft.schemas.home import Home
@@ -80,7 +80,7 @@ class Rescreened:
         }  # fmt: skip
 
 
-@flow(name="rescreen")
+@Flow
 def rescreen(
     ref: str,
     overrides: dict[str, Any] | None = None,
@@ -92,9 +92,9 @@ def rescreen(
     from graft.flows.artifacts import say
 
     done = rescreen_version(ref, overrides, dry_run=dry_run, tests=tests or [], publish=publish, say=say)
-    told = done.as_dict()
-    rules = [{name: rule[name] for name in ("gate", "rule", "rows")} for rule in told["rules"]]
-    return {**{name: told[name] for name in ("parent", "rows", "kept", "dropped", "published")}, "rules": rules}
+    summary = done.as_dict()
+    rules = [{name: rule[name] for name in ("gate", "rule", "rows")} for rule in summary["rules"]]
+    return {**{name: summary[name] for name in ("parent", "rows", "kept", "dropped", "published")}, "rules": rules}
 
 
 def rescreen_version(

@@ -17,6 +17,7 @@ from graft.agents.gateway import Gateway
 from graft.agents.local.files import weights_of
 from graft.agents.methods import Ask, Context, Drawn, Method, method_of
 from graft.data.gates import Admission
+from graft.flows import stopping
 from graft.flows.feasibility import FIRST_LOOK, LOOK_EVERY, Feasibility, out_of_reach
 from graft.flows.progress import Progress
 from graft.schemas.base import stable_hash, utc_now
@@ -97,6 +98,8 @@ class RunContext:
 
     def halt(self) -> str:
         """Why no further slot may be opened; empty while the run may continue."""
+        if stopping.requested():
+            return "user"
         minutes = self.recipe.limits.minutes
         if not self.stop_reason and minutes is not None and self.progress.seconds > minutes * 60:
             self.stop_reason = "time"
@@ -129,7 +132,8 @@ class CallRecorder:
         self.calls: list[Call] = []
 
     async def ask(self, request: CallRequest) -> Reply:
-        """The gateway's reply; its errors are recorded and re-raised."""
+        """The gateway's reply; its errors are recorded and re-raised. Cancelled if the process stops."""
+        stopping.call_off()
         try:
             reply = await self._call(request)
         except CallFailed as failure:

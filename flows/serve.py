@@ -122,7 +122,7 @@ def _start(home: Home, port: int | None, say: Say, env: Mapping[str, str]) -> st
     try:
         say("starting Prefect's server (10 to 30 s)")
         with bound:
-            own = {**both, **server_environment(home, free, of_run=False), **env}
+            own = {**both, **server_environment(home, free), **env}
             command = [sys.executable, "-m", "graft.flows.server", str(bound.fileno())]
             server = spawn(home, "server", command, own, url, inherit=bound.fileno())
         wait_until(lambda: healthy(url), server, home, "server")

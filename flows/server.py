@@ -8,11 +8,8 @@ does not cover websockets at all). Prefect's authentication checks the home's se
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import sys
-import threading
-import time
 from typing import TYPE_CHECKING
 
 from graft.flows.secret import secret
@@ -50,11 +47,8 @@ class Guard:
         await self._app(scope, receive, send)
 
 
-def server_environment(home: Home, port: int, *, of_run: bool) -> dict[str, str]:
-    """Environment variables for the server only; a user's choice of database or authentication stays.
-
-    `of_run` makes it the server of one run: without pages and schedules.
-    """
+def server_environment(home: Home, port: int) -> dict[str, str]:
+    """Environment variables for the server only; a user's choice of database or authentication stays."""
     from urllib.parse import quote
 
     own = {"PREFECT_SERVER_API_AUTH_STRING": secret(home), "PREFECT__SERVER_FINAL": "1"}
@@ -64,14 +58,12 @@ def server_environment(home: Home, port: int, *, of_run: bool) -> dict[str, str]
         # Prefect pastes the path into a URL as it is, where %, ? and # mean something else.
         path = quote(str(home.prefect / "prefect.db"))
         own["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = f"sqlite+aiosqlite:///{path}"
-    return own | ({"PREFECT__SERVER_EPHEMERAL": "1"} if of_run else {})
+    return own
 
 
 def main() -> None:
-    """Serve on the inherited socket; with `--of-run`, until the run that started it is gone."""
+    """Serve on the inherited socket."""
     bound = socket.socket(fileno=int(sys.argv[1]))
-    if "--of-run" in sys.argv[2:]:
-        threading.Thread(target=_end_with_the_run, daemon=True).start()
     import uvicorn
     from prefect.server.api.server import create_app
     from prefect.settings import get_current_settings
@@ -86,14 +78,6 @@ def main() -> None:
         timeout_graceful_shutdown=CLOSING_SECONDS,
     )
     uvicorn.Server(config).run(sockets=[bound])
-
-
-def _end_with_the_run() -> None:
-    """Stop once the pipe from the run closes, which the system does however the run ends."""
-    sys.stdin.buffer.read()
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(CLOSING_SECONDS * 3)
-    os._exit(1)
 
 
 if __name__ == "__main__":

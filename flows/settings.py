@@ -16,8 +16,8 @@ _OF_SERVER = ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING")
 def prefect_environment(home: Home) -> dict[str, str]:
     """Environment variables for Prefect 3.9: all state under `home`, loopback only, nothing sent anywhere.
 
-    If `graft up` runs a server for this home, runs report to it (PREFECT_API_URL, with its secret); else
-    `flows.run_server` starts one. Prefect's own temporary server is off, because it is open to everybody.
+    If `graft up` runs a server for this home, flows go through it (PREFECT_API_URL, with its secret); else they run
+    without Prefect. Prefect's own temporary server is off, because it is open to everybody.
     A home may be somebody else's, so nothing of it is run: results are JSON, and Prefect's profiles and logging
     configuration, which can name any callable, are those of its package.
     """

@@ -177,8 +177,9 @@ class ShardRunner:
         self._wake.clear()
         finished, self._finished = self._finished, []
         for task in finished:
+            place = self._running.pop(task)
             if not task.cancelled():
-                self._done[self._running.pop(task)] = task.result()
+                self._done[place] = task.result()
 
     def _settle_ready(self) -> int:
         """Settle, in the fixed order, every slot that is due. Returns their number."""

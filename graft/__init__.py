@@ -50,13 +50,9 @@ def run(
 
     Raises the GraftErrors that the command line prints. A repetition with nothing changed makes no call.
     """
-    from graft.flows.run_server import start_prefect
-    from graft.schemas.datasets import DatasetVersion, Run
-    from graft.schemas.home import Home
-
-    start_prefect(Home.find())
+    from graft.flows.engine import finished
     from graft.flows.make_dataset import make_dataset
-    from graft.flows.waiting import finished
+    from graft.schemas.datasets import DatasetVersion, Run
 
     result = finished(
         make_dataset(str(recipe), rows_per_label=rows_per_label, seed=seed, money_usd=money_usd, minutes=minutes)
@@ -73,13 +69,9 @@ def improve(
 
     Raises the GraftErrors that the command line prints. A repetition continues, and repeats no finished work.
     """
-    from graft.flows.run_server import start_prefect
-    from graft.schemas.home import Home
-    from graft.schemas.steering import Improvement
-
-    start_prefect(Home.find())
+    from graft.flows.engine import finished
     from graft.flows.improve import improve as flow
-    from graft.flows.waiting import finished
+    from graft.schemas.steering import Improvement
 
     result = finished(
         flow(

@@ -131,7 +131,7 @@ class Edit(Value):
 
 
 class Drop(Value):
-    """A row of the parent that a derived version leaves out, and the rule that says so."""
+    """A row of the parent that a derived version leaves out, and the rule that rejected it."""
 
     dataset: str
     version: int

@@ -313,7 +313,7 @@ def _optimiser(
 
 
 def _whole(model: TextClassifier) -> bool:
-    """Whether every weight is finite."""
+    """Return True if every weight is finite."""
     return all(bool(torch.isfinite(weights).all()) for weights in model.parameters())
 
 

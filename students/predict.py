@@ -37,7 +37,7 @@ CHUNK = 512
 """Texts in memory at once; sorted by length, so that batches need little padding."""
 
 Engine = Literal["auto", "onnx", "pytorch"]
-Said = tuple[Sequence[str], Sequence[Sequence[float]]]
+Predicted = tuple[Sequence[str], Sequence[Sequence[float]]]
 """Labels, and the probabilities of each text."""
 
 
@@ -170,14 +170,14 @@ class _TorchLogits:
             return numpy.asarray(self.model(list(texts)).float().cpu().numpy())
 
 
-def student_judge(home: Home) -> Callable[[str, Sequence[str]], Said]:
+def student_judge(home: Home) -> Callable[[str, Sequence[str]], Predicted]:
     """A function for judges of later rows: from (student id, texts) to its labels and each text's probabilities.
 
     It raises NotFound if the home has no such student. Thread-safe; a student stays loaded.
     """
     lock, loaded = threading.Lock(), dict[str, "TextClassifier"]()
 
-    def judge(name: str, texts: Sequence[str]) -> Said:
+    def judge(name: str, texts: Sequence[str]) -> Predicted:
         from graft.students.classifier import TextClassifier
 
         with lock:
@@ -207,7 +207,7 @@ def load_classifier(folder: Path) -> Any:
 
 
 def is_student(folder: Path) -> bool:
-    """Whether a student, exported or trained, is in the folder."""
+    """Return True if a student, exported or trained, is in the folder."""
     return (folder / FACTS).is_file() or (folder / "classifier.json").is_file()
 
 

@@ -102,7 +102,7 @@ class Material:
 def read_version(
     lake: Lake, found: DatasetVersion, labels: Sequence[str], say: Callable[[str], None], *, soft: bool = True
 ) -> Material:
-    """A version's rows; a guard's response belongs to what is classified. `soft`: with soft labels."""
+    """A version's rows; a guard's response is part of the classified text. `soft`: with soft labels."""
     shares = soft_labels(lake, found, labels, say) if soft else {}
     material = Material()
     for row in version_rows(lake, found).to_pylist():

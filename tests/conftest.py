@@ -1,4 +1,4 @@
-"""What many tests need: a fake model server, and one Prefect server for the whole session."""
+"""Shared fixtures: a fake model server, and one Prefect server for the whole session."""
 
 from __future__ import annotations
 

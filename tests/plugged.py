@@ -30,7 +30,9 @@ def plug(patch: pytest.MonkeyPatch, folder: Path, **kinds: str) -> None:
     (meta / "METADATA").write_text("Metadata-Version: 2.1\nName: graft-example\nVersion: 0.3\n")
     (meta / "entry_points.txt").write_text("".join(f"[{group}]\n{lines}\n" for group, lines in groups.items()))
     given = os.environ.get("PYTHONPATH", "")
-    patch.setenv("PYTHONPATH", os.pathsep.join(part for part in (str(folder), str(PLUGIN), given) if part))
+    patch.setenv(
+        "PYTHONPATH", os.pathsep.join(part for part in (str(folder), str(PLUGIN), str(PLUGIN.parent), given) if part)
+    )
     patch.syspath_prepend(str(PLUGIN))
     patch.syspath_prepend(str(folder))
     for family in FAMILIES:

@@ -187,7 +187,7 @@ def test_newer_lake_is_refused(home: Home) -> None:
             Lake.open(home, read_only=read_only)
 
 
-def test_damaged_catalogue_is_said(home: Home) -> None:
+def test_a_damaged_catalogue_is_reported(home: Home) -> None:
     Lake.open(home).close()
     for file in home.lake.glob("catalogue.sqlite*"):
         file.unlink()

@@ -10,10 +10,10 @@ from test_flows_make_dataset import graft
 
 
 @pytest.mark.models
-def test_the_demo_recipe_makes_a_dataset_a_student_and_an_export(tmp_path: Path, prefect_url: str) -> None:
+def test_the_demo_recipe_makes_a_dataset_a_student_and_an_export(tmp_path: Path) -> None:
     home = tmp_path / "home"
     words = ("run", "demo", "--rows-per-label", "2", "--train", "--export", "jsonl", "--json")
-    done = graft(home, prefect_url, *words, seconds=500)
+    done = graft(home, *words, seconds=500)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     version = result["version"]
@@ -33,6 +33,6 @@ def test_the_demo_recipe_makes_a_dataset_a_student_and_an_export(tmp_path: Path,
     assert baseline["rows"] == student["rows"] >= 120
     assert student["accuracy"] > 0.4, "six classes: chance is 0.17"
     assert all(Path(picture).stat().st_size > 10_000 for picture in result["student"]["confusion"])
-    history = json.loads(graft(home, prefect_url, "explain", rows[0]["id"], "--json").stdout)
+    history = json.loads(graft(home, "explain", rows[0]["id"], "--json").stdout)
     assert history["calls"][0]["model"] == "gemma"
     assert all(review["distribution"] for review in history["reviews"])

@@ -85,11 +85,9 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return found
 
 
-def test_a_distribution_is_listed_used_and_removed(
-    python: Path, fake_llm: Any, prefect_url: str, tmp_path: Path
-) -> None:
+def test_a_distribution_is_listed_used_and_removed(python: Path, fake_llm: Any, tmp_path: Path) -> None:
     environment = {
-        **os.environ, "PYTHONPATH": str(ROOT), "GRAFT_HOME": str(tmp_path / "home"), "PREFECT_API_URL": prefect_url,
+        **os.environ, "PYTHONPATH": str(ROOT), "GRAFT_HOME": str(tmp_path / "home"),
         "NO_COLOR": "1", "COLUMNS": "160",
     }  # fmt: skip
 
@@ -143,11 +141,11 @@ def test_a_broken_plugin_is_reported_and_stops_nothing(tmp_path: Path, monkeypat
         exports="tsv = graft.data.export:Format\njsonl = graft_example.policy",
     )  # fmt: skip
     listed = json.loads(CliRunner().invoke(app, ["plugins", "--json"]).stdout)
-    told = {(one["family"], one["name"]): one["problem"] for one in listed if one["status"] == "problem"}
-    assert told["methods", "lost"] == "ModuleNotFoundError: No module named 'no_such_module'"
-    assert told["methods", "gra"] == told["exports", "jsonl"] == "the name belongs to one of Graft's own kinds"
-    assert told["methods", "bare"].startswith("it has no kind, Settings")
-    assert told["exports", "tsv"].startswith("it has no")
+    result = {(one["family"], one["name"]): one["problem"] for one in listed if one["status"] == "problem"}
+    assert result["methods", "lost"] == "ModuleNotFoundError: No module named 'no_such_module'"
+    assert result["methods", "gra"] == result["exports", "jsonl"] == "the name belongs to one of Graft's own kinds"
+    assert result["methods", "bare"].startswith("it has no kind, Settings")
+    assert result["exports", "tsv"].startswith("it has no")
     assert METHODS.get("gra").kind == "gra" and EXPORTS.get("jsonl").container == "jsonl"
     _, recipe, _ = read_recipe(str(ROOT / "recipes" / "demo.yaml"))
     assert recipe.kinds[0] == (METHODS, recipe.method.kind)

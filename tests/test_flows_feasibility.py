@@ -165,7 +165,7 @@ def test_the_first_twenty_candidates_show_the_signs_on_terminal_and_in_lines() -
         assert part in line.splitlines()[0]
     assert "12 of 20 candidates ended because replies broke their schema" in line
     assert "$0" not in line
-    assert line.count("answered as m2") == 1 and "answered as m2" not in one_line(progress), "a note is said once"
+    assert line.count("answered as m2") == 1 and "answered as m2" not in one_line(progress), "a note is printed once"
     console = Console(width=150, record=True, file=io.StringIO())
     console.print(render(progress))
     drawn = console.export_text()
@@ -173,7 +173,7 @@ def test_the_first_twenty_candidates_show_the_signs_on_terminal_and_in_lines() -
 
 
 @pytest.mark.parametrize(
-    ("reasons", "said"),
+    ("reasons", "expected"),
     [
         ({"rejected.refusal": 6}, "refused"),
         ({"failed.timeout": 9}, "no answer"),
@@ -181,9 +181,9 @@ def test_the_first_twenty_candidates_show_the_signs_on_terminal_and_in_lines() -
         ({"rejected.low_mean": 5, "failed.empty": 2}, ""),
     ],
 )
-def test_advice_is_given_only_where_something_stands_out(reasons: dict[str, int], said: str) -> None:
-    told = feasibility.standing_out(20, reasons)
-    assert said in told if said else told == ""
+def test_advice_is_given_only_where_something_stands_out(reasons: dict[str, int], expected: str) -> None:
+    result = feasibility.standing_out(20, reasons)
+    assert expected in result if expected else result == ""
     assert feasibility.standing_out(5, reasons) == ""
 
 
@@ -200,12 +200,10 @@ def test_the_page_holds_signs_overshoot_and_notes(tmp_path: Path) -> None:
     assert "held no valid JSON" in page and "m1 &lt;b&gt;is" in page
 
 
-def test_a_target_out_of_reach_ends_the_run_early_with_figures_and_examples(
-    tmp_path: Path, fake_llm: Any, prefect_url: str
-) -> None:
+def test_a_target_out_of_reach_ends_the_run_early_with_figures_and_examples(tmp_path: Path, fake_llm: Any) -> None:
     fake_llm.set(low_score_rate=0.3)
     home, recipe = tmp_path / "home", write_recipe(tmp_path, fake_llm.url, rows=500, candidates=300)
-    done = graft(home, prefect_url, "run", str(recipe), "--json")
+    done = graft(home, "run", str(recipe), "--json")
     assert done.returncode == 7, done.stderr
     for part in (
         "limits.candidates is 300 candidates",
@@ -215,7 +213,7 @@ def test_a_target_out_of_reach_ends_the_run_early_with_figures_and_examples(
     ):
         assert part in done.stderr
     assert "raise limits.candidates to about" in done.stderr and "Traceback" not in done.stderr
-    again = graft(home, prefect_url, "run", str(recipe), "--json")
+    again = graft(home, "run", str(recipe), "--json")
     assert again.returncode == 7, again.stderr
     assert '"repeated": true' in again.stdout, again.stderr
     assert '"stopped_by": "out_of_reach"' in again.stdout and '"status": "partial"' in again.stdout

@@ -14,6 +14,7 @@ from test_flows_make_dataset import run_json, write_recipe
 from typer.testing import CliRunner
 
 from graft.cli import audit as audit_verb
+from graft.cli.app import app
 from graft.cli.quality import quality as quality_verb
 from graft.cli.rescreen import rescreen as gate_verb
 from graft.dashboard.app import create_app
@@ -30,12 +31,12 @@ from graft.schemas.load import load_recipe, recipe_json_schema
 
 
 def test_a_gate_and_an_audit_of_a_plugin_work_like_our_own(
-    tmp_path: Path, fake_llm: Any, prefect_url: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, fake_llm: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe, home = write_recipe(tmp_path, fake_llm.url, rows=12), Home(tmp_path / "home")
     recipe.write_text(recipe.read_text() + "gates: {harsh_below: 6.5}\n")
     plug(monkeypatch, tmp_path / "plugins")
-    done = run_json(home.root, prefect_url, recipe)
+    done = run_json(home.root, recipe)
     assert done["version"]["labels"] == {"alpha": 12, "beta": 12}
     run_id = done["run"]["id"]
     with Lake.open(home, read_only=True) as lake:
@@ -97,6 +98,23 @@ def test_a_plugin_whose_field_another_gate_has_is_reported_and_left_out(
     assert GateSettings(harsh_below=1).harsh_below == 1
     assert GATES.plugins["second"].problem == "its field gates.harsh_below belongs to the gate first"
     assert "second" not in GATES.names and "first" in GATES.names
+
+
+def test_the_second_plugin_of_a_name_is_reported_and_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plug(monkeypatch, tmp_path / "first", gates="harsh = dummy_gate\nlength = dummy_gate")
+    plug(monkeypatch, tmp_path / "second", name="graft-other", gates="harsh = no_such_module")
+    listed = CliRunner().invoke(app, ["plugins", "--json"])
+    assert listed.exit_code == 0, listed.output
+    found = {(one["name"], one["distribution"]): (one["status"], one["problem"]) for one in json.loads(listed.stdout)}
+    assert found == {
+        ("harsh", "graft-dummies"): ("ok", ""),
+        ("harsh", "graft-other"): (
+            "problem", "the name belongs to the plugin of graft-dummies: remove one of the two"
+        ),
+        ("length", "graft-dummies"): ("problem", "the name belongs to one of Graft's own kinds"),
+    }  # fmt: skip
+    assert GATES.get("harsh").__module__ == "dummy_gate" and GATES.get("length").__module__ == "graft.data.gates.length"
+    assert GATES.names.count("harsh") == 1
 
 
 def test_settings_of_gates_are_read_and_written_as_one_block() -> None:

@@ -1,4 +1,4 @@
-"""Prefect's servers against other users and web pages: that of `graft up`, and that which one `graft run` starts."""
+"""Prefect's server of `graft up` against other users and web pages; a run without one starts no process."""
 
 from __future__ import annotations
 
@@ -106,29 +106,6 @@ def of_up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 
 @pytest.fixture(scope="module")
-def of_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """A run that has published its version and waits for people, on the server that it started for itself."""
-    folder = tmp_path_factory.mktemp("run")
-    home = folder / "home"
-    with Serving() as llm:
-        recipe = write_recipe(folder, llm.url, rows=3)
-        recipe.write_text(recipe.read_text(encoding="utf-8") + "review: {rows: 2}\n", encoding="utf-8")
-        run = start(home, "run", str(recipe))
-        try:
-            note = until(lambda: run.poll() is not None or next(home.glob("runs/*/waiting.json"), None))
-            assert isinstance(note, Path), "the run ended before it waited"
-            yield Served(home, json.loads(note.read_text())["api_url"], psutil.Process(run.pid))
-        finally:
-            run.kill()
-            run.wait(20)
-
-
-@pytest.fixture(params=["of_up", "of_run"])
-def served(request: pytest.FixtureRequest) -> Served:
-    return request.getfixturevalue(request.param)
-
-
-@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Chromium for whom the attacker's name is this machine, as after DNS rebinding."""
     flags = [*FLAGS, f"--host-resolver-rules=MAP {EVIL} 127.0.0.1", f"--disable-features={OLDER}"]
@@ -164,7 +141,7 @@ async ([api, sockets]) => {
 
 
 def attack(browser: Browser, page_at: str, api: str) -> dict[str, Any]:
-    """What a script of a page at this address gets from the API."""
+    """The API's answers to a script of a page at this address."""
     context = browser.new_context()
     page = context.new_page()
     page.route(
@@ -177,12 +154,12 @@ def attack(browser: Browser, page_at: str, api: str) -> dict[str, Any]:
 
 
 class Open(BaseHTTPRequestHandler):
-    """A server as Prefect's was: it answers whoever asks, and says that everybody may read it."""
+    """A server as Prefect's was: it answers any client and lets every origin read the answer."""
 
-    asked: ClassVar[list[str]] = []
+    requests: ClassVar[list[str]] = []
 
     def do_POST(self) -> None:
-        self.asked.append(f"{self.command} {self.path} {self.headers.get('Upgrade', '')}")
+        self.requests.append(f"{self.command} {self.path} {self.headers.get('Upgrade', '')}")
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.send_response(200)
         for what in ("Origin", "Headers"):
@@ -212,14 +189,14 @@ def test_the_attack_works_where_nothing_is_checked(browser: Browser, how: str) -
         thread.join()
         server.server_close()
     assert [found[name] for name in ("version", "read", "write", "write without preflight")] == [200] * 4
-    assert {f"GET /api{path} websocket" for path in SOCKETS} <= set(Open.asked)
+    assert {f"GET /api{path} websocket" for path in SOCKETS} <= set(Open.requests)
 
 
 @pytest.mark.parametrize("how", ["another origin", "rebound host"])
-def test_a_web_page_neither_reads_nor_writes(served: Served, browser: Browser, how: str) -> None:
-    port = httpx.URL(served.api).port
+def test_a_web_page_neither_reads_nor_writes(of_up: Served, browser: Browser, how: str) -> None:
+    port = httpx.URL(of_up.api).port
     if how == "another origin":
-        found = attack(browser, f"http://{EVIL}/page", served.api)
+        found = attack(browser, f"http://{EVIL}/page", of_up.api)
         refused: set[Any] = {"blocked", "opaque"}
     else:
         found = attack(browser, f"http://{EVIL}:{port}/page", f"http://{EVIL}:{port}/api")
@@ -227,42 +204,42 @@ def test_a_web_page_neither_reads_nor_writes(served: Served, browser: Browser, h
     got = {name: outcome for name, outcome in found.items() if outcome not in refused}
     assert got == {}
     assert len(found) == 5 + 2 * len(SOCKETS)
-    assert "evil" not in served.flows()
+    assert "evil" not in of_up.flows()
 
 
-def test_the_secret_does_not_help_a_foreign_page_or_name(served: Served) -> None:
-    host = httpx.URL(served.api).netloc.decode()
+def test_the_secret_does_not_help_a_foreign_page_or_name(of_up: Served) -> None:
+    host = httpx.URL(of_up.api).netloc.decode()
     cases = [
-        ({}, 200), ({"Host": f"localhost:{httpx.URL(served.api).port}"}, 200), ({"Origin": f"http://{host}"}, 200),
+        ({}, 200), ({"Host": f"localhost:{httpx.URL(of_up.api).port}"}, 200), ({"Origin": f"http://{host}"}, 200),
         ({"Host": EVIL}, 400), ({"Host": f"{EVIL}:4200"}, 400), ({"Host": "127.0.0.1.evil.example"}, 400),
         ({"Origin": f"http://{EVIL}"}, 403), ({"Origin": "null"}, 403), ({"Origin": "http://127.0.0.1:1"}, 403),
     ]  # fmt: skip
-    with served.client() as client:
+    with of_up.client() as client:
         for headers, status in cases:
             assert client.post("/flows/filter", json={}, headers=headers).status_code == status, headers
         own = client.options("/flows/", headers={"Origin": f"http://{host}", "Access-Control-Request-Method": "POST"})
         assert own.headers["access-control-allow-origin"] == f"http://{host}"
 
 
-def test_another_local_user_gets_401(served: Served) -> None:
-    base = served.api.removesuffix("/api")
+def test_another_local_user_gets_401(of_up: Served) -> None:
+    base = of_up.api.removesuffix("/api")
     with httpx.Client(trust_env=False, timeout=30) as client:
         paths = client.get(f"{base}/openapi.json").json()["paths"]
         routes = [(verb, path) for path, verbs in paths.items() for verb in verbs]
         assert len(routes) > 150
         answers = {
-            (verb, path): client.request(verb, served.api + path.removeprefix("/api"), json={}).status_code
+            (verb, path): client.request(verb, of_up.api + path.removeprefix("/api"), json={}).status_code
             for verb, path in routes
         }
         for auth in [("graft", "guess"), ("graft", ""), ("", "")]:
-            assert client.post(f"{served.api}/flows/filter", json={}, auth=auth).status_code == 401
+            assert client.post(f"{of_up.api}/flows/filter", json={}, auth=auth).status_code == 401
     let_in = {path.removeprefix("/api") for (_, path), status in answers.items() if status != 401}
     assert let_in == OPEN_TO_ALL
 
 
 @pytest.mark.parametrize("path", SOCKETS)
-def test_a_websocket_without_the_secret_is_closed(served: Served, path: str) -> None:
-    address = served.api.replace("http", "ws", 1) + path
+def test_a_websocket_without_the_secret_is_closed(of_up: Served, path: str) -> None:
+    address = of_up.api.replace("http", "ws", 1) + path
 
     def answer(token: str | None) -> str:
         with connect(address, subprotocols=["prefect"], proxy=None) as socket:  # type: ignore[list-item]
@@ -272,20 +249,20 @@ def test_a_websocket_without_the_secret_is_closed(served: Served, path: str) -> 
     for token in (None, "", "graft:guess"):
         with pytest.raises(ConnectionClosed):
             answer(token)
-    assert json.loads(answer(served.secret)) == {"type": "auth_success"}
+    assert json.loads(answer(of_up.secret)) == {"type": "auth_success"}
 
 
-def test_the_secret_lies_where_its_owner_alone_can_read_it(served: Served) -> None:
-    folder = served.home / "prefect"
+def test_the_secret_lies_where_its_owner_alone_can_read_it(of_up: Served) -> None:
+    folder = of_up.home / "prefect"
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert stat.S_IMODE((folder / "secret").stat().st_mode) == 0o600
-    family = [served.first, *served.first.children(recursive=True)]
+    family = [of_up.first, *of_up.first.children(recursive=True)]
     shown = [" ".join(process.cmdline()) for process in family]
     assert any("graft.flows.server" in line for line in shown)
     logs = [file.read_text(errors="replace") for file in (folder / "logs").iterdir()]
-    notes = [file.read_text() for file in served.home.glob("**/*.json")]
-    password = served.secret.split(":")[1]
-    assert not [text for text in (*shown, *logs, *notes, served.printed) if password in text]
+    notes = [file.read_text() for file in of_up.home.glob("**/*.json")]
+    password = of_up.secret.split(":")[1]
+    assert not [text for text in (*shown, *logs, *notes, of_up.printed) if password in text]
 
 
 def test_people_reach_the_page_with_the_secret(of_up: Served, browser: Browser) -> None:
@@ -344,13 +321,23 @@ def test_a_home_of_somebody_else_runs_no_code(of_up: Served, tmp_path: Path) -> 
     assert "make_dataset" in of_up.flows(), "the run reported to the server of `graft up`"
 
 
-def test_a_waiting_run_is_told_to_go_on_and_its_server_ends_with_it(of_run: Served) -> None:
-    servers = [one for one in of_run.first.children(recursive=True) if "graft.flows.server" in " ".join(one.cmdline())]
-    assert len(servers) == 1
-    live = json.loads(next(of_run.home.glob("runs/*/live.json")).read_text())
-    assert live["flow_run_id"] and live["api_url"] is None, "this server has no page that a link could lead to"
-    run = next(of_run.home.glob("runs/*/waiting.json")).parent.name
-    told = graft(of_run.home, "resume", run, "--by", "Ada")
-    assert told.returncode == 0, told.stderr
-    until(lambda: not of_run.first.is_running() or of_run.first.status() == psutil.STATUS_ZOMBIE)
-    until(lambda: not servers[0].is_running() or servers[0].status() == psutil.STATUS_ZOMBIE)
+def test_a_run_without_a_server_starts_no_process_and_waits_for_people(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    with Serving() as llm:
+        recipe = write_recipe(tmp_path, llm.url, rows=3)
+        recipe.write_text(recipe.read_text(encoding="utf-8") + "review: {rows: 2}\n", encoding="utf-8")
+        run = start(home, "run", str(recipe))
+        try:
+            note = until(lambda: run.poll() is not None or next(home.glob("runs/*/waiting.json"), None))
+            assert isinstance(note, Path), "the run ended before it waited"
+            assert not psutil.Process(run.pid).children(recursive=True)
+            live = json.loads((note.parent / "live.json").read_text())
+            assert live["flow_run_id"] is None and live["api_url"] is None
+            resumed = graft(home, "resume", note.parent.name, "--by", "Ada")
+            assert resumed.returncode == 0, resumed.stderr
+            assert run.wait(60) == 0
+        finally:
+            run.kill()
+            run.wait(20)
+    assert not note.exists() and not (note.parent / "handed_in.json").exists()
+    assert json.loads((note.parent / "reviewed.json").read_text())["by"] == "Ada"

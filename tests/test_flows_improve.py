@@ -42,12 +42,12 @@ def recipe(tmp_path: Path, fake_llm: Any) -> Path:
 
 
 def test_rounds_grow_a_dataset_and_the_last_student_judges_the_next(
-    tmp_path: Path, fake_llm: Any, prefect_url: str, recipe: Path, plugin: Path
+    tmp_path: Path, fake_llm: Any, recipe: Path, plugin: Path
 ) -> None:
     """Steered by Graft's own policies, and by one of another distribution."""
     home = tmp_path / "home"
     recipe.write_text(recipe.read_text(encoding="utf-8").replace("curriculum]", "curriculum, errors]"))
-    done = graft(home, prefect_url, "improve", str(recipe), *IMPROVE)
+    done = graft(home, "improve", str(recipe), *IMPROVE)
     assert done.returncode == 0, done.stderr
     first = json.loads(done.stdout)
     steered = [one for one in first["rounds"] if one["arm"] == "steered"]
@@ -82,14 +82,14 @@ def test_rounds_grow_a_dataset_and_the_last_student_judges_the_next(
     journal = b"".join(file.read_bytes() for file in home.glob("journal.sqlite*"))
     assert not any(text.encode() in journal for text, _ in TEST), "a held-out text was sent to a model"
     calls = fake_llm.stats()["calls"]
-    again = json.loads(graft(home, prefect_url, "improve", str(recipe), *IMPROVE).stdout)
+    again = json.loads(graft(home, "improve", str(recipe), *IMPROVE).stdout)
     assert fake_llm.stats()["calls"] == calls
     assert [one["test"] for one in again["rounds"]] == [one["test"] for one in first["rounds"]]
     assert [one["version"] for one in again["rounds"]] == [one["version"] for one in first["rounds"]]
     recipe.write_text(
         recipe.read_text().replace("[hard_negatives, weakness, domain_gap, curriculum, errors]", "[domain_gap]")
     )
-    other = json.loads(graft(home, prefect_url, "improve", str(recipe), *IMPROVE, "--no-compare").stdout)
+    other = json.loads(graft(home, "improve", str(recipe), *IMPROVE, "--no-compare").stdout)
     assert [one["rows"] for one in other["rounds"]] == [0, 12, 24], (
         "what another loop published binds this one in nothing"
     )
@@ -97,31 +97,31 @@ def test_rounds_grow_a_dataset_and_the_last_student_judges_the_next(
 
 
 @pytest.mark.parametrize(
-    ("changed", "by", "said"),
+    ("changed", "by", "expected"),
     [
         ("test: held.jsonl", "seed: 1", "student.test"),
         ("improve: {", "improve: {steer_on: held.jsonl, ", "in the held-out file too"),
     ],
 )
-def test_what_cannot_be_improved_is_said_before_anything_is_spent(
-    tmp_path: Path, fake_llm: Any, prefect_url: str, recipe: Path, changed: str, by: str, said: str
+def test_an_impossible_loop_is_refused_before_anything_is_spent(
+    tmp_path: Path, fake_llm: Any, recipe: Path, changed: str, by: str, expected: str
 ) -> None:
     recipe.write_text(recipe.read_text().replace(changed, by))
-    done = graft(tmp_path / "home", prefect_url, "improve", str(recipe), "--json")
-    assert done.returncode != 0 and said in done.stderr and "Traceback" not in done.stderr
+    done = graft(tmp_path / "home", "improve", str(recipe), "--json")
+    assert done.returncode != 0 and expected in done.stderr and "Traceback" not in done.stderr
     assert fake_llm.stats()["calls"] == 0
 
 
 @pytest.mark.parametrize(
-    ("changed", "by", "said"),
+    ("changed", "by", "expected"),
     [
         ("improve: {", "improve: {steer_on: none.jsonl, ", "improve.steer_on"),
         ("policies: [hard_negatives,", "policies: [hard_negatives, hard_negatives,", "named twice"),
         ("policies: [hard_negatives,", "policies: [hard_negativ,", "hard_negatives"),
     ],
 )
-def test_a_recipe_with_a_broken_loop_is_refused(recipe: Path, changed: str, by: str, said: str) -> None:
+def test_a_recipe_with_a_broken_loop_is_refused(recipe: Path, changed: str, by: str, expected: str) -> None:
     recipe.write_text(recipe.read_text().replace(changed, by))
     with pytest.raises(InputInvalid) as caught:
         load_recipe(recipe)
-    assert said in str(caught.value)
+    assert expected in str(caught.value)

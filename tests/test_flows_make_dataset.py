@@ -56,26 +56,29 @@ def write_recipe(
     return file
 
 
-def environment(home: Path, prefect: str) -> dict[str, str]:
-    return {**os.environ, "GRAFT_HOME": str(home), "PREFECT_API_URL": prefect, "NO_COLOR": "1", "COLUMNS": "160"}
+def environment(home: Path, prefect: str = "") -> dict[str, str]:
+    """Variables for a process of ours: without Prefect unless there is a server at this address."""
+    kept = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
+    server = {"PREFECT_API_URL": prefect} if prefect else {}
+    return {**kept, **server, "GRAFT_HOME": str(home), "NO_COLOR": "1", "COLUMNS": "160"}
 
 
-def graft(home: Path, prefect: str, *words: str, seconds: float = 180) -> subprocess.CompletedProcess[str]:
+def graft(home: Path, *words: str, seconds: float = 180) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "graft", *words], cwd=ROOT, text=True,
-        capture_output=True, env=environment(home, prefect), timeout=seconds, check=False,
+        capture_output=True, env=environment(home), timeout=seconds, check=False,
     )  # fmt: skip
 
 
-def run_json(home: Path, prefect: str, recipe: Path, *more: str) -> dict[str, Any]:
-    done = graft(home, prefect, "run", str(recipe), "--json", *more)
+def run_json(home: Path, recipe: Path, *more: str) -> dict[str, Any]:
+    done = graft(home, "run", str(recipe), "--json", *more)
     assert done.returncode == 0, done.stderr
     return dict(json.loads(done.stdout))
 
 
-def test_a_run_reaches_its_target_and_a_rerun_makes_no_call(tmp_path: Path, fake_llm: Any, prefect_url: str) -> None:
+def test_a_run_reaches_its_target_and_a_rerun_makes_no_call(tmp_path: Path, fake_llm: Any) -> None:
     recipe = write_recipe(tmp_path, fake_llm.url)
-    first = run_json(tmp_path / "home", prefect_url, recipe)
+    first = run_json(tmp_path / "home", recipe)
     assert first["version"]["labels"] == {"alpha": 20, "beta": 20}
     assert first["run"]["stopped_by"] == "target"
     assert sum(first["version"]["splits"].values()) == 40
@@ -86,33 +89,29 @@ def test_a_run_reaches_its_target_and_a_rerun_makes_no_call(tmp_path: Path, fake
     events = [json.loads(line).get("event") for line in log]
     assert {"run.started", "shard.ended", "run.published"} <= set(events) and "run.failed" not in events
     calls = fake_llm.stats()["calls"]
-    again = run_json(tmp_path / "home", prefect_url, recipe)
+    again = run_json(tmp_path / "home", recipe)
     assert again["repeated"] is True
     assert again["version"] == first["version"]
     assert fake_llm.stats()["calls"] == calls
 
 
-def test_a_warm_journal_alone_gives_the_same_dataset_without_a_call(
-    tmp_path: Path, fake_llm: Any, prefect_url: str
-) -> None:
+def test_a_warm_journal_alone_gives_the_same_dataset_without_a_call(tmp_path: Path, fake_llm: Any) -> None:
     recipe = write_recipe(tmp_path, fake_llm.url)
-    first = run_json(tmp_path / "one", prefect_url, recipe)
+    first = run_json(tmp_path / "one", recipe)
     calls = fake_llm.stats()["calls"]
     (tmp_path / "two").mkdir()
     for file in (tmp_path / "one").glob("journal.sqlite*"):
         (tmp_path / "two" / file.name).write_bytes(file.read_bytes())
-    second = run_json(tmp_path / "two", prefect_url, recipe)
+    second = run_json(tmp_path / "two", recipe)
     assert fake_llm.stats()["calls"] == calls
     assert second["version"]["content_hash"] == first["version"]["content_hash"]
     assert second["run"]["calls_cached"] > 0
 
 
-def test_a_killed_run_repeats_no_finished_call_and_loses_no_row(
-    tmp_path: Path, fake_llm: Any, prefect_url: str
-) -> None:
+def test_a_killed_run_repeats_no_finished_call_and_loses_no_row(tmp_path: Path, fake_llm: Any) -> None:
     recipe, home = write_recipe(tmp_path, fake_llm.url, rows=60), tmp_path / "home"
     process = subprocess.Popen(
-        [sys.executable, "-m", "graft", "run", str(recipe), "--json"], cwd=ROOT, env=environment(home, prefect_url),
+        [sys.executable, "-m", "graft", "run", str(recipe), "--json"], cwd=ROOT, env=environment(home),
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     deadline = time.monotonic() + 90
@@ -121,23 +120,21 @@ def test_a_killed_run_repeats_no_finished_call_and_loses_no_row(
     assert process.poll() is None, "the run ended before it could be killed"
     process.send_signal(signal.SIGKILL)
     process.wait(10)
-    result = run_json(home, prefect_url, recipe)
+    result = run_json(home, recipe)
     served = fake_llm.stats()
     assert result["version"]["labels"] == {"alpha": 60, "beta": 60}
-    # What was in flight at the kill was never finished here: at most the concurrency of it is asked again.
+    # Calls in flight at the kill were never finished: at most as many as the concurrency are repeated.
     assert served["duplicates"] <= 16
-    shown = graft(home, prefect_url, "show", "shop", "--json")
+    shown = graft(home, "show", "shop", "--json")
     rows = json.loads(shown.stdout)["rows"]
     assert len({row["id"] for row in rows}) == len(rows) == 120
-    clean = run_json(tmp_path / "clean", prefect_url, recipe)
+    clean = run_json(tmp_path / "clean", recipe)
     assert clean["version"]["content_hash"] == result["version"]["content_hash"]
 
 
-def test_a_candidate_cap_publishes_what_there_is_and_names_the_shortfall(
-    tmp_path: Path, fake_llm: Any, prefect_url: str
-) -> None:
+def test_a_candidate_cap_publishes_what_there_is_and_names_the_shortfall(tmp_path: Path, fake_llm: Any) -> None:
     recipe = write_recipe(tmp_path, fake_llm.url, rows=100, candidates=30, limits=", out_of_reach: go_on")
-    result = run_json(tmp_path / "home", prefect_url, recipe)
+    result = run_json(tmp_path / "home", recipe)
     assert result["run"]["status"] == "partial"
     assert result["run"]["stopped_by"] == "candidates"
     assert result["run"]["counts"]["opened"] <= 30
@@ -145,7 +142,7 @@ def test_a_candidate_cap_publishes_what_there_is_and_names_the_shortfall(
     assert result["run"]["shortfall"] == {label: 100 - have.get(label, 0) for label in ("alpha", "beta")}
 
 
-def test_a_money_cap_is_never_overshot(tmp_path: Path, fake_llm: Any, prefect_url: str) -> None:
+def test_a_money_cap_is_never_overshot(tmp_path: Path, fake_llm: Any) -> None:
     recipe = write_recipe(
         tmp_path,
         fake_llm.url,
@@ -153,46 +150,46 @@ def test_a_money_cap_is_never_overshot(tmp_path: Path, fake_llm: Any, prefect_ur
         limits=", money_usd: 0.02, out_of_reach: go_on",
         model=", price: {input: 10, output: 40}",
     )
-    result = run_json(tmp_path / "home", prefect_url, recipe)
+    result = run_json(tmp_path / "home", recipe)
     assert result["run"]["stopped_by"] == "budget"
     assert 0 < result["run"]["price_usd"] <= 0.02
 
 
 @pytest.mark.parametrize("broken", ["model", "seeds"])
-def test_what_cannot_run_says_what_to_do(tmp_path: Path, fake_llm: Any, prefect_url: str, broken: str) -> None:
+def test_a_run_that_cannot_start_names_the_fix(tmp_path: Path, fake_llm: Any, broken: str) -> None:
     recipe = write_recipe(tmp_path, "http://127.0.0.1:9/v1" if broken == "model" else fake_llm.url)
     if broken == "seeds":
         recipe.write_text(
             recipe.read_text().replace("label: alpha}\n    - {text: a calm", "label: alfa}\n    - {text: a calm")
         )
-    done = graft(tmp_path / "home", prefect_url, "run", str(recipe))
+    done = graft(tmp_path / "home", "run", str(recipe))
     assert done.returncode == {"model": 3, "seeds": 2}[broken]
     assert "fix:" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_a_row_explains_itself(tmp_path: Path, fake_llm: Any, prefect_url: str) -> None:
+def test_a_row_explains_itself(tmp_path: Path, fake_llm: Any) -> None:
     home = tmp_path / "home"
-    run_json(home, prefect_url, write_recipe(tmp_path, fake_llm.url, rows=5))
-    row = json.loads(graft(home, prefect_url, "show", "shop", "--json").stdout)["rows"][0]["id"]
-    history = json.loads(graft(home, prefect_url, "explain", row, "--json").stdout)
+    run_json(home, write_recipe(tmp_path, fake_llm.url, rows=5))
+    row = json.loads(graft(home, "show", "shop", "--json").stdout)["rows"][0]["id"]
+    history = json.loads(graft(home, "explain", row, "--json").stdout)
     assert {call["purpose"].split(".")[0] for call in history["calls"]} >= {"generate", "review"}
     assert history["decision"]["status"] == "accepted"
     assert len(history["reviews"]) == 3
     assert [(held["dataset"], held["version"]) for held in history["versions"]] == [("shop", 1)]
-    assert row in graft(home, prefect_url, "explain", row[:10]).stdout
+    assert row in graft(home, "explain", row[:10]).stdout
 
 
-def test_a_second_run_at_the_same_time_is_refused(tmp_path: Path, fake_llm: Any, prefect_url: str) -> None:
+def test_a_second_run_at_the_same_time_is_refused(tmp_path: Path, fake_llm: Any) -> None:
     recipe, home = write_recipe(tmp_path, fake_llm.url, rows=4_000, candidates=100_000), tmp_path / "home"
     first = subprocess.Popen(
-        [sys.executable, "-m", "graft", "run", str(recipe), "--json"], cwd=ROOT, env=environment(home, prefect_url),
+        [sys.executable, "-m", "graft", "run", str(recipe), "--json"], cwd=ROOT, env=environment(home),
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
         while fake_llm.stats()["calls"] < 50 and first.poll() is None:
             time.sleep(0.05)
-        second = graft(home, prefect_url, "run", str(recipe))
+        second = graft(home, "run", str(recipe))
         assert second.returncode == 5
         assert f"pid {first.pid}" in second.stderr
         first.send_signal(signal.SIGINT)
@@ -203,5 +200,5 @@ def test_a_second_run_at_the_same_time_is_refused(tmp_path: Path, fake_llm: Any,
         first.wait(10)
         if first.stderr:
             first.stderr.close()
-    runs = json.loads(graft(home, prefect_url, "status", "--json").stdout)["runs"]
+    runs = json.loads(graft(home, "status", "--json").stdout)["runs"]
     assert [run["status"] for run in runs] == ["interrupted"]

@@ -71,18 +71,16 @@ def guarded(folder: Path, url: str = f"{NOBODY}/v1", *, model: str = "", second:
     return file
 
 
-def rows_of(home: Path, prefect: str, name: str) -> list[dict[str, Any]]:
-    shown = graft(home, prefect, "show", name, "--json")
+def rows_of(home: Path, name: str) -> list[dict[str, Any]]:
+    shown = graft(home, "show", name, "--json")
     assert shown.returncode == 0, shown.stderr
     rows: list[dict[str, Any]] = json.loads(shown.stdout)["rows"]
     return rows
 
 
-def test_promptmix_reaches_its_target_by_final_labels_and_a_rerun_calls_nobody(
-    tmp_path: Path, fake_llm: Any, prefect_url: str
-) -> None:
+def test_promptmix_reaches_its_target_by_final_labels_and_a_rerun_calls_nobody(tmp_path: Path, fake_llm: Any) -> None:
     home, recipe = tmp_path / "home", mixed(tmp_path, fake_llm.url)
-    first = run_json(home, prefect_url, recipe)
+    first = run_json(home, recipe)
     assert first["version"]["labels"] == {"alpha": 10, "beta": 10, "gamma": 10}
     assert first["run"]["stopped_by"] == "target"
     counts = first["run"]["counts"]
@@ -92,23 +90,23 @@ def test_promptmix_reaches_its_target_by_final_labels_and_a_rerun_calls_nobody(
     (tmp_path / "two").mkdir()
     for file in home.glob("journal.sqlite*"):
         (tmp_path / "two" / file.name).write_bytes(file.read_bytes())
-    second = run_json(tmp_path / "two", prefect_url, recipe)
+    second = run_json(tmp_path / "two", recipe)
     assert fake_llm.stats()["calls"] == calls
     assert second["version"]["content_hash"] == first["version"]["content_hash"]
 
 
-def test_descriptions_alone_make_a_dataset_without_a_seed(tmp_path: Path, fake_llm: Any, prefect_url: str) -> None:
+def test_descriptions_alone_make_a_dataset_without_a_seed(tmp_path: Path, fake_llm: Any) -> None:
     data = yaml.safe_load(MIX.format(url=fake_llm.url))
     del data["seeds"]
     data["method"] |= {"shots": 0, "partner": "random"}
     recipe = tmp_path / "zero.yaml"
     recipe.write_text(yaml.safe_dump(data), encoding="utf-8")
-    done = run_json(tmp_path / "home", prefect_url, recipe)
+    done = run_json(tmp_path / "home", recipe)
     assert done["version"]["seeds"] == 0 and done["version"]["rows"] == 30
     assert "texts got a label" in done["method"]
 
 
-def test_a_panel_relabels_and_gra_reviews_in_one_flow(tmp_path: Path, fake_llm: Any, prefect_url: str) -> None:
+def test_a_panel_relabels_and_gra_reviews_in_one_flow(tmp_path: Path, fake_llm: Any) -> None:
     data = yaml.safe_load(MIX.format(url=fake_llm.url))
     data["method"] |= {"relabel": "panel", "review": {"kind": "gra", "reviewers": 1, "tau": 5}}
     data["roles"] = {
@@ -118,21 +116,19 @@ def test_a_panel_relabels_and_gra_reviews_in_one_flow(tmp_path: Path, fake_llm: 
     recipe = tmp_path / "compound.yaml"
     recipe.write_text(yaml.safe_dump(data), encoding="utf-8")
     home = tmp_path / "home"
-    done = run_json(home, prefect_url, recipe)
+    done = run_json(home, recipe)
     assert done["version"]["labels"] == {"alpha": 10, "beta": 10, "gamma": 10}
-    row = rows_of(home, prefect_url, "mixed")[0]
-    history = json.loads(graft(home, prefect_url, "explain", row["id"], "--json").stdout)
+    row = rows_of(home, "mixed")[0]
+    history = json.loads(graft(home, "explain", row["id"], "--json").stdout)
     assert {review["stage"] for review in history["reviews"]} >= {"label", "content"}
     assert history["labelling"]["by"] in ("panel", "adjudicator") and history["decision"]["code"] == "accepted.agreed"
     assert history["label"] == history["labelling"]["label"] and history["intended_label"] in ("alpha", "beta", "gamma")
 
 
-def test_harmaug_reaches_its_target_and_keeps_a_messages_rows_together(
-    tmp_path: Path, fake_llm: Any, prefect_url: str
-) -> None:
+def test_harmaug_reaches_its_target_and_keeps_a_messages_rows_together(tmp_path: Path, fake_llm: Any) -> None:
     fake_llm.set(refuse_rate=0.8, prefilled_refuse_rate=0.1)
     home, recipe = tmp_path / "home", guarded(tmp_path, fake_llm.url, measure=20)
-    first = run_json(home, prefect_url, recipe)
+    first = run_json(home, recipe)
     assert first["version"]["labels"] == {"harmful": 12, "safe": 12} and first["run"]["stopped_by"] == "target"
     counts = first["run"]["counts"]
     assert counts["asked_prefilled"] == counts["asked_plain"] == 20
@@ -140,10 +136,10 @@ def test_harmaug_reaches_its_target_and_keeps_a_messages_rows_together(
     refused = sum(entry["rows"] for entry in first["funnel"] if entry["code"] == "rejected.refusal")
     assert refused < counts["opened"] / 2, "rows come from begun turns"
     calls = fake_llm.stats()["calls"]
-    assert run_json(home, prefect_url, recipe)["repeated"] is True and fake_llm.stats()["calls"] == calls
+    assert run_json(home, recipe)["repeated"] is True and fake_llm.stats()["calls"] == calls
     splits: dict[str, set[str]] = defaultdict(set)
     variants: Counter[str] = Counter()
-    for row in rows_of(home, prefect_url, "guarded"):
+    for row in rows_of(home, "guarded"):
         splits[row["text"]].add(row["split"])
         variants[row["text"]] += 1
     assert all(len(held) == 1 for held in splits.values()) and len(set.union(*splits.values())) > 1
@@ -151,26 +147,24 @@ def test_harmaug_reaches_its_target_and_keeps_a_messages_rows_together(
 
 
 @pytest.mark.parametrize("kind", ["promptmix", "harmaug"])
-def test_a_generator_that_refuses_everything_stops_the_run_early(
-    tmp_path: Path, fake_llm: Any, prefect_url: str, kind: str
-) -> None:
+def test_a_generator_that_refuses_everything_stops_the_run_early(tmp_path: Path, fake_llm: Any, kind: str) -> None:
     fake_llm.set(refuse_rate=1.0, prefilled_refuse_rate=1.0)
     make = mixed if kind == "promptmix" else guarded
     recipe = make(tmp_path, fake_llm.url)
-    done = graft(tmp_path / "home", prefect_url, "run", str(recipe))
+    done = graft(tmp_path / "home", "run", str(recipe))
     assert done.returncode == 7, done.stderr
     assert "fix:" in done.stderr and "Traceback" not in done.stderr
     assert "refused 100% of them" in done.stderr
     assert fake_llm.stats()["calls"] < 700
 
 
-def test_a_server_that_cannot_go_on_with_a_begun_turn_is_named(tmp_path: Path, fake_llm: Any, prefect_url: str) -> None:
+def test_a_server_that_cannot_go_on_with_a_begun_turn_is_named(tmp_path: Path, fake_llm: Any) -> None:
     fake_llm.set(reject_continue=True)
-    done = graft(tmp_path / "home", prefect_url, "run", str(guarded(tmp_path, fake_llm.url)))
+    done = graft(tmp_path / "home", "run", str(guarded(tmp_path, fake_llm.url)))
     assert done.returncode == 3, done.stderr
     assert "m1" in done.stderr and "chat_template" in done.stderr and "Traceback" not in done.stderr
     template = guarded(tmp_path, fake_llm.url, model=", chat_template: chatml", second=", prefill: none")
-    mended = graft(tmp_path / "home", prefect_url, "run", str(template), "--json")
+    mended = graft(tmp_path / "home", "run", str(template), "--json")
     assert mended.returncode == 0, mended.stderr
 
 
@@ -226,14 +220,12 @@ def class_task(recipe: dict[str, Any]) -> None:
         ("harm", setting("models", 0, "prefill", "template"), "models.0.chat_template"),
     ],
 )
-def test_what_a_recipe_lacks_is_said_with_its_field_and_a_fix(
-    tmp_path: Path, kind: str, edit: Edit, field: str
-) -> None:
+def test_a_recipes_gaps_are_reported_with_field_and_fix(tmp_path: Path, kind: str, edit: Edit, field: str) -> None:
     file = mixed(tmp_path) if kind == "mix" else guarded(tmp_path)
     recipe = yaml.safe_load(file.read_text(encoding="utf-8"))
     edit(recipe)
     file.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
     done = graft(tmp_path / "home", NOBODY, "validate", str(file))
-    told = done.stdout + done.stderr
-    assert done.returncode == 2, told
-    assert field in told and "fix:" in told and "Traceback" not in told
+    output = done.stdout + done.stderr
+    assert done.returncode == 2, output
+    assert field in output and "fix:" in output and "Traceback" not in output

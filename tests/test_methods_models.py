@@ -21,23 +21,22 @@ def small(tmp_path: Path, name: str) -> Path:
     return file
 
 
-def run(tmp_path: Path, prefect_url: str, name: str, rows: int) -> dict[str, Any]:
+def run(tmp_path: Path, name: str, rows: int) -> dict[str, Any]:
     recipe = small(tmp_path, name)
     words = ("run", str(recipe), "--rows-per-label", str(rows), "--json")
-    done = graft(tmp_path / "home", prefect_url, *words, seconds=500)
+    done = graft(tmp_path / "home", *words, seconds=500)
     assert done.returncode == 0, done.stderr
     result: dict[str, Any] = json.loads(done.stdout)
     return result
 
 
 @pytest.mark.models
-def test_the_promptmix_recipe_mixes_and_relabels(tmp_path: Path, prefect_url: str) -> None:
-    result = run(tmp_path, prefect_url, "promptmix", 2)
+def test_the_promptmix_recipe_mixes_and_relabels(tmp_path: Path) -> None:
+    result = run(tmp_path, "promptmix", 2)
     assert result["version"]["rows"] == 12 and result["version"]["labels"]["refund"] == 2
-    shown = json.loads(graft(tmp_path / "home", prefect_url, "show", "promptmix", "--json").stdout)
+    shown = json.loads(graft(tmp_path / "home", "show", "promptmix", "--json").stdout)
     histories = [
-        json.loads(graft(tmp_path / "home", prefect_url, "explain", row["id"], "--json").stdout)
-        for row in shown["rows"][:2]
+        json.loads(graft(tmp_path / "home", "explain", row["id"], "--json").stdout) for row in shown["rows"][:2]
     ]
     for history in histories:
         reviews = [review for review in history["reviews"] if review["stage"] == "label"]
@@ -47,9 +46,9 @@ def test_the_promptmix_recipe_mixes_and_relabels(tmp_path: Path, prefect_url: st
 
 
 @pytest.mark.models
-def test_the_harmaug_recipe_makes_pairs_that_a_teacher_labels(tmp_path: Path, prefect_url: str) -> None:
-    result = run(tmp_path, prefect_url, "harmaug", 4)
+def test_the_harmaug_recipe_makes_pairs_that_a_teacher_labels(tmp_path: Path) -> None:
+    result = run(tmp_path, "harmaug", 4)
     assert result["version"]["labels"] == {"harmful": 4, "safe": 4}
     assert result["run"]["counts"]["asked_prefilled"] == result["run"]["counts"]["asked_plain"] == 2
-    shown = json.loads(graft(tmp_path / "home", prefect_url, "show", "harmaug", "--json").stdout)
+    shown = json.loads(graft(tmp_path / "home", "show", "harmaug", "--json").stdout)
     assert any(row["response"] for row in shown["rows"]) and any(not row["response"] for row in shown["rows"])

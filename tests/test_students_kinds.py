@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import tiny_encoder
+from plugged import plug
 from test_students_scores import publish_shop
 from tiny_encoder import LABELS, ROWS
 
@@ -17,9 +18,11 @@ from graft.data.lake import Lake
 from graft.schemas.errors import GraftError, InputInvalid
 from graft.schemas.home import Home
 from graft.schemas.kinds import OBJECTIVES, POLICIES, STAGES, STUDENTS
-from graft.schemas.load import load_recipe
+from graft.schemas.load import load_recipe, recipe_json_schema
+from graft.schemas.recipe import Recipe
 from graft.schemas.steering import ImproveSettings
 from graft.schemas.students import InstructSettings, Role, Selection, Student, StudentSettings
+from graft.schemas.tasks.classification import ClassificationTask
 from graft.students.heads import head_of
 from graft.students.heads.single import Single
 from graft.students.rows import TrainRow
@@ -138,7 +141,7 @@ def test_a_plugins_policy_steers_beside_the_others(plugin: Path) -> None:
     evidence = Evidence(round=1, rounds=2, labels=("delivery", "billing"), rows=pool, pool=pool, name=name)
     settings = ImproveSettings(policies=("domain_gap", "errors"))
     decided = asyncio.run(decide(evidence, settings, rows=10, after=1))
-    assert decided.said[1] == "errors: 2 errors" and sum(decided.wanted.values()) == 10
+    assert decided.summaries[1] == "errors: 2 errors" and sum(decided.wanted.values()) == 10
     assert decided.wanted["delivery"] > decided.wanted["billing"]
 
 
@@ -151,6 +154,38 @@ def test_own_kinds_are_the_modules_of_their_folders() -> None:
     assert set(STAGES.own) == {"dpo", "sft"}
     assert set(OBJECTIVES.own) == {"binary_cross_entropy", "cross_entropy", "distillation"}
     assert set(POLICIES.own) == {"curriculum", "domain_gap", "hard_negatives", "weakness"}
+
+
+def test_a_kind_of_student_owns_its_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plugin's, from the recipe to the stored student, which stays readable without the plugin."""
+    from graft.flows.train_student import train_version
+
+    home, demo = publish_shop(tmp_path, monkeypatch), load_recipe("recipes/demo.yaml")
+    with pytest.raises(InputInvalid, match=r"student\.words: unknown field"):
+        load_recipe("recipes/demo.yaml", {"student.words.words": 3})
+    with monkeypatch.context() as patch:
+        plug(patch, tmp_path / "site", students="words = dummy_student")
+        patch.setattr(ClassificationTask, "student", "words")
+        recipe = load_recipe("recipes/demo.yaml", {"student.words.words": 3})
+        assert recipe.fingerprint() == demo.fingerprint() and Recipe.stored(recipe.model_dump(mode="json")) == recipe
+        assert "words" not in demo.student.model_dump() and recipe.student.model_dump()["words"] == {"words": 3}
+        for kind in ("classifier", "instruct"):
+            assert recipe.student.learned_with(kind) == demo.student.learned_with(kind)
+        assert demo.student.learned_with("words")["words"] == {
+            "words": 2
+        } and "epochs" not in demo.student.learned_with("words")
+        assert "words" in recipe_json_schema()["properties"]["student"]["properties"]
+        with pytest.raises(InputInvalid) as caught:
+            load_recipe("recipes/demo.yaml", {"student.words.word": 3, "student.epochs": 0})
+        assert {one.field for one in caught.value.problems} == {"student.words.word", "student.epochs"}
+        usual = train_version("shop").students[0]
+        more = train_version("shop", overrides={"words": {"words": 3}})
+        assert more.students[0].id != usual.id and more.text == "3 words a label"
+        with Lake.open(home, read_only=True) as lake:
+            assert next(one for one in lake.students() if one.id == usual.id).settings == usual.settings
+            assert more.students[0] in lake.students()
+    with Lake.open(home, read_only=True) as lake:
+        assert {one.id for one in lake.students()} == {usual.id, more.students[0].id}
 
 
 def test_stages_are_a_list_and_the_old_block_is_short_for_two() -> None:
@@ -197,13 +232,13 @@ def test_a_loops_student_is_not_trained_again_for_settings_that_change_no_weight
 
     monkeypatch.setattr("graft.students.fit.MIN_STEPS", 2)
     encoder = str(tiny_encoder.write(tmp_path / "tiny", [text for text, _ in ROWS]))
-    home, known, said = Home(tmp_path), dict[str, Student](), list[str]()
+    home, known, messages = Home(tmp_path), dict[str, Student](), list[str]()
 
     def student(validation: list[TrainRow], **more: Any) -> Student:
         settings = StudentSettings.model_validate({"encoder": encoder, "epochs": 1, "max_length": 16, **more})
         head = head_of(settings, LABELS)
         lesson = Lesson("shop", 1, head.training_rows(ROWS), validation, head, settings, "version")
-        found = learn(lesson, home, known.get, said.append).student
+        found = learn(lesson, home, known.get, messages.append).student
         known[found.id] = found
         return found
 
@@ -211,5 +246,5 @@ def test_a_loops_student_is_not_trained_again_for_settings_that_change_no_weight
     for more in ({"teacher_rows": 5}, {"instruct": {"epochs": 9}}, {"test": "held.csv"}, {"runs": 3}):
         assert student([], **more).id == first.id
     assert student([TrainRow("x", LABELS[0])]).id == first.id, "without patience validation rows decide nothing"
-    assert sum(text.endswith("has been trained before") for text in said) == 5
+    assert sum(text.endswith("has been trained before") for text in messages) == 5
     assert student([], seed=7).id != first.id

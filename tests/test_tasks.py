@@ -1,4 +1,4 @@
-"""Tasks: what each answers, what a stored one tells, and a task of a plugin from recipe to student."""
+"""Tasks: their attributes, stored tasks, and a task of a plugin from recipe to student."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_what_the_kinds_answer() -> None:
     assert task_for(["label"]) is task_for([]) is TASKS.get("classification")
 
 
-def test_nothing_outside_asks_which_kind_a_task_is() -> None:
+def test_nothing_outside_tests_for_a_tasks_kind() -> None:
     """Neither by its class nor by comparing its name: another kind would have no branch there."""
     rooms = ("agents", "cli", "dashboard", "data", "flows", "schemas", "students")
     files = [file for room in rooms for file in (ROOT / room).rglob("*.py") if file.parent.name != "tasks"]
@@ -74,7 +74,7 @@ def test_nothing_outside_asks_which_kind_a_task_is() -> None:
     assert len(files) > 150 and hits == []
 
 
-def test_a_stored_task_tells_what_is_restricted_whatever_is_left_of_it() -> None:
+def test_a_stored_task_restricts_its_rows_even_if_partly_readable() -> None:
     """A kind that is gone restricts all: nobody can tell any more."""
     assert stored_task({}) == stored_task({"task": None}) == Task()
     older = stored_task({"task": {"kind": "guard", "labels": [{"name": "safe"}, {"name": "unsafe"}]}})
@@ -101,16 +101,16 @@ def test_a_plugins_task_is_read_explained_and_described(plugin: Path, tmp_path: 
 
 
 def test_a_plugins_task_from_recipe_to_student(
-    plugin: Path, tmp_path: Path, fake_llm: Any, prefect_url: str, monkeypatch: pytest.MonkeyPatch
+    plugin: Path, tmp_path: Path, fake_llm: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """GRA makes its rows; lake, card, terminal, export and training know its labels and what it restricts."""
     home = tmp_path / "home"
-    done = run_json(home, prefect_url, moods(tmp_path, fake_llm.url))
+    done = run_json(home, moods(tmp_path, fake_llm.url))
     assert done["version"]["labels"] == dict.fromkeys(MOODS, 6)
     card = done["version"]["card"]
     assert "rows for mood over 3 labels" in card and "6 rows are restricted" in card
-    asked = [json.dumps(body) for _, body in fake_llm.fake.seen]
-    assert any("sincerity" in body and "a remark of a guest of an inn" in body for body in asked)
+    requested = [json.dumps(body) for _, body in fake_llm.fake.seen]
+    assert any("sincerity" in body and "a remark of a guest of an inn" in body for body in requested)
     monkeypatch.setenv("GRAFT_HOME", str(home))
     with Lake.open(Home.find()) as lake:
         found = version(lake, "moods")
@@ -120,10 +120,10 @@ def test_a_plugins_task_from_recipe_to_student(
         assert explain(lake, secret["id"])["text"] == "(restricted)"
         run = lake.run(found.run_id)
         assert run is not None and run.task.label_noun == "mood"
-    shown = graft(home, prefect_url, "show", "moods", "--json")
-    told = {row["text"] for row in json.loads(shown.stdout)["rows"] if row["label"] == "angry"}
-    assert told == {"(restricted)"}
-    written = graft(home, prefect_url, "export", "moods", "--format", "messages", "--out", str(tmp_path / "out"))
+    shown = graft(home, "show", "moods", "--json")
+    report = {row["text"] for row in json.loads(shown.stdout)["rows"] if row["label"] == "angry"}
+    assert report == {"(restricted)"}
+    written = graft(home, "export", "moods", "--format", "messages", "--out", str(tmp_path / "out"))
     assert written.returncode == 0 and "angry" not in (tmp_path / "out" / "train.jsonl").read_text(encoding="utf-8")
     for name in ("train.confusion_png", "heads.single.write_reliability"):  # drawing takes longer than these trainings
         monkeypatch.setattr(f"graft.students.{name}", lambda *args: None)

@@ -56,12 +56,10 @@ def test_the_wheel_holds_one_package_with_all_that_a_run_needs(wheel: Path) -> N
     assert {"graft/prefect.yaml", "graft/py.typed", "graft/__main__.py"} <= set(names)
 
 
-def test_an_installed_graft_runs_the_demo_outside_the_checkout(
-    installed: Path, fake_llm: Any, prefect_url: str, tmp_path: Path
-) -> None:
+def test_an_installed_graft_runs_the_demo_outside_the_checkout(installed: Path, fake_llm: Any, tmp_path: Path) -> None:
     environment = {
         **{name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
-        "GRAFT_HOME": str(tmp_path / "home"), "PREFECT_API_URL": prefect_url, "NO_COLOR": "1", "COLUMNS": "160",
+        "GRAFT_HOME": str(tmp_path / "home"), "NO_COLOR": "1", "COLUMNS": "160",
     }  # fmt: skip
 
     def run(*words: str) -> str:

@@ -77,7 +77,7 @@ class Tenant:
 
     @property
     def free(self) -> bool:
-        """Whether a further call of this run may be in flight."""
+        """True if a further call of this run may be in flight."""
         return self.inside < self.places
 
     def left(self) -> None:

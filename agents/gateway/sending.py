@@ -287,7 +287,7 @@ async def _cancelled(task: asyncio.Future[Reply]) -> None:
 
 
 def _may_be_billed(task: asyncio.Future[Reply]) -> bool:
-    """Whether the provider may bill a request whose answer was dropped."""
+    """Return True if the provider may bill a request whose answer was dropped."""
     return task.cancelled() or not isinstance(task.exception(), NotBilled)
 
 

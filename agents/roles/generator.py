@@ -40,7 +40,7 @@ async def write_text(ask: Ask, recipe: Recipe, model: ModelSpec, slot: Slot) -> 
         examples=[seed.text for seed in slot.exemplars], concept=concept_of(slot),
     )  # fmt: skip
     reply = await ask(request)
-    return " ".join(_said(reply, model, "text").split()), reply.key
+    return " ".join(_text_of(reply, model, "text").split()), reply.key
 
 
 async def write_keywords(
@@ -74,7 +74,7 @@ async def write_instruction(
         examples=[{"keywords": ", ".join(s.keywords), "summary": s.summary} for s in slot.exemplars if s.summary],
     )  # fmt: skip
     reply = await ask(request)
-    return _said(reply, model, "instruction"), reply.key
+    return _text_of(reply, model, "instruction"), reply.key
 
 
 async def write_response(ask: Ask, recipe: Recipe, model: ModelSpec, slot: Slot, instruction: str) -> tuple[str, str]:
@@ -136,15 +136,15 @@ def _request(
     )  # fmt: skip
 
 
-def _said(reply: Reply, model: ModelSpec, field: str) -> str:
+def _text_of(reply: Reply, model: ModelSpec, field: str) -> str:
     """The written text without the decoration that models add."""
     if model.style == "completion":
-        said: Any = ended(reply, reply.text.strip().partition("\n")[0])
+        value: Any = ended(reply, reply.text.strip().partition("\n")[0])
     else:
-        said = object_in(reply, model).get(field)
-    if not isinstance(said, str):
+        value = object_in(reply, model).get(field)
+    if not isinstance(value, str):
         raise unmet(model, f"gave no {field}", reply)
-    text = cleaned(said)
+    text = cleaned(value)
     if not text:
         raise CallFailed("empty", f"{model.name} gave an empty {field}", where=f"models.{model.name}", raw=reply.text)
     return text
@@ -152,4 +152,4 @@ def _said(reply: Reply, model: ModelSpec, field: str) -> str:
 
 def _string(recipe: Recipe, model: ModelSpec) -> dict[str, Any]:
     """About 3 characters a token, so that an embedded model closes its JSON before its token limit."""
-    return short_string(model, min(recipe.gates.max_chars, 1000, 3 * (recipe.role("generator").max_tokens - 16)))
+    return short_string(model, int(min(recipe.longest_text(), 1000, 3 * (recipe.role("generator").max_tokens - 16))))

@@ -1,7 +1,7 @@
 """Reviewers: three flags on an instruction, six scores on a response or a text, or a distribution over the labels.
 
 Scores follow GRA section 3 (arXiv 2504.12322) and parse strictly: exactly the required whole numbers in 0..10, anything
-else is a failed review. The paper's text says 0..10 and its prompt 1..10; here it is 0..10 in both. For (text, label)
+else is a failed review. The paper's text has 0..10 and its prompt 1..10; here both have 0..10. For (text, label)
 rows the dimensions are those of the task's rubric. A failed judge returns a Review with `failure` set ("code:
 message"); only BudgetExhausted is raised.
 
@@ -42,7 +42,7 @@ COMMENT_CHARS = 200
 
 
 def by_probabilities(recipe: Recipe, model: ModelSpec, role: Judge) -> bool:
-    """Whether this judge answers by label probabilities: as its role sets, and an encoder always."""
+    """Return True if this judge answers with label probabilities: if its role sets so; an encoder always does."""
     spec = recipe.role(role)
     return recipe.task.labelled and (spec.answer == "logprobs" or model.provider == "encoder")
 
@@ -152,9 +152,11 @@ async def score(
     except CallFailed as failure:
         return failed(blank, failure)
     comment = object_in(reply, model).get("comment", "")
-    said = first_words(comment, COMMENT_WORDS) if isinstance(comment, str) else ""
+    shortened = first_words(comment, COMMENT_WORDS) if isinstance(comment, str) else ""
     mean = sum(scores.values()) / len(scores)
-    return blank.model_copy(update={"scores": {k: float(v) for k, v in scores.items()}, "mean": mean, "comment": said})
+    return blank.model_copy(
+        update={"scores": {k: float(v) for k, v in scores.items()}, "mean": mean, "comment": shortened}
+    )
 
 
 def described(review: Review) -> str:

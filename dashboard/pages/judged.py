@@ -213,7 +213,7 @@ def draw_method(context: PageContext, given: Mapping[str, str]) -> Spec | None:
 
 
 def _drawable(table: Table) -> bool:
-    """Whether a method's table gets a chart: if it has a bar column."""
+    """Return True if a method's table gets a chart: if it has a bar column."""
     return any(column.bar for column in table.columns)
 
 

@@ -30,16 +30,16 @@ def people(request: Request) -> Response:
     context = context_of(request)
     found = version(context.lake, request.path_params["ref"])
     made = context.cache.get(("decisions", found.ref), lambda: decisions(context.lake, found))
-    told = context.cache.get(("agreement", found.dataset), lambda: agreement(context.lake, found.dataset))
+    agreed = context.cache.get(("agreement", found.dataset), lambda: agreement(context.lake, found.dataset))
     so_far = context.cache.get(("progress", found.ref), lambda: progress(context.lake, found))
     judges = _measured(context, found.dataset)
     every = request.query_params.get("csv") == "decisions"
     tables = (
-        _persons(so_far), _pairs(told), _differ(told, found), _judges(judges), _decisions(made, every=every),
+        _persons(so_far), _pairs(agreed), _differ(agreed, found), _judges(judges), _decisions(made, every=every),
     )  # fmt: skip
     return context.page(
         request, "people.html.jinja", f"People's review of {found.ref}", tables=tables, ref=found.ref, found=found,
-        progress=so_far, agreement=told, decided=len(made), shown_decisions=SHOWN, judged=judges.rows,
+        progress=so_far, agreement=agreed, decided=len(made), shown_decisions=SHOWN, judged=judges.rows,
     )  # fmt: skip
 
 
@@ -82,21 +82,21 @@ def _persons(so_far: Progress) -> Table:
     return Table("persons", "Reviewers", columns, [one.model_dump() for one in so_far.people])
 
 
-def _pairs(told: Agreement) -> Table:
+def _pairs(agreed: Agreement) -> Table:
     columns = (
         Column("a", "person"), Column("b", "and"), Column("rows", "shared rows", "number"),
         Column("equal", "equal", "number"), Column("kappa", "Cohen's kappa", "number", digits=2),
     )  # fmt: skip
-    return Table("pairs", "Pairs of people", columns, [one.model_dump() for one in told.pairs])
+    return Table("pairs", "Pairs of people", columns, [one.model_dump() for one in agreed.pairs])
 
 
-def _differ(told: Agreement, found: DatasetVersion) -> Table:
+def _differ(agreed: Agreement, found: DatasetVersion) -> Table:
     rows = [
         {
-            "row": one.row_id, "said": "; ".join(f"{who}: {said}" for who, said in sorted(one.said.items())),
+            "row": one.row_id, "said": "; ".join(f"{who}: {decision}" for who, decision in sorted(one.said.items())),
             "href": f"/review?ref={found.ref}&row={one.row_id}",
         }
-        for one in told.differ
+        for one in agreed.differ
     ]  # fmt: skip
     columns = (Column("row", "row", "code", link="href"), Column("said", "decisions"))
     return Table("differ", "Rows on which people differ", columns, rows)

@@ -55,24 +55,24 @@ def compare(request: Request) -> Response:
     found = [one.model_dump() for one in compare_runs(context.lake, ids)]
     names = [Column(f"r{place}", one["run_id"]) for place, one in enumerate(found)]
     rows = [
-        {"figure": title, **{f"r{place}": said(one) for place, one in enumerate(found)}}
-        for title, said in COMPARED.items()
+        {"figure": title, **{f"r{place}": shown(one) for place, one in enumerate(found)}}
+        for title, shown in COMPARED.items()
     ]
     table = Table("compared", "Runs side by side", (Column("figure", "figure"), *names), rows)
     return context.page(request, "compare.html.jinja", "Runs side by side", tables=(table,), runs=found)
 
 
-def _said(name: str, kind: str = "text", digits: int = 0) -> Any:
+def _shown(name: str, kind: str = "text", digits: int = 0) -> Any:
     column = Column(name, name, kind, digits)  # type: ignore[arg-type]
     return column.text
 
 
 COMPARED: dict[str, Any] = {
-    "dataset": _said("dataset"), "method": _said("method"), "status": _said("status"),
-    "stopped by": _said("stopped_by"), "opened": _said("opened", "number"), "accepted": _said("accepted", "number"),
-    "yield": _said("share", "share"), "calls": _said("calls", "number"), "tokens": _said("tokens", "number"),
-    "price": _said("price_usd", "money"), "an accepted row": _said("row_price_usd", "money"),
-    "took": _said("seconds", "seconds"), "accepted rows a minute": _said("rows_per_minute", "number", 1),
+    "dataset": _shown("dataset"), "method": _shown("method"), "status": _shown("status"),
+    "stopped by": _shown("stopped_by"), "opened": _shown("opened", "number"), "accepted": _shown("accepted", "number"),
+    "yield": _shown("share", "share"), "calls": _shown("calls", "number"), "tokens": _shown("tokens", "number"),
+    "price": _shown("price_usd", "money"), "an accepted row": _shown("row_price_usd", "money"),
+    "took": _shown("seconds", "seconds"), "accepted rows a minute": _shown("rows_per_minute", "number", 1),
     "models": lambda one: "; ".join(f"{role}: {', '.join(names)}" for role, names in one["models"].items()),
     "not accepted by": lambda one: ", ".join(f"{code} {count:,}" for code, count in list(one["codes"].items())[:4]),
 }  # fmt: skip

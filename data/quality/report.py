@@ -146,7 +146,7 @@ def _sampled(report: Quality) -> tuple[str, ...]:
 def drift(lake: Lake, now: Held, before: Held, counted: tuple[Counted, Counted], missing: dict[str, str]) -> Drift:
     """Differences of `now` from `before`; `counted` are the figures of both, in that order."""
     equal, *pairs = _equal(lake, now, before)
-    words = [f"SELECT unnest(said) AS what FROM {rows.name}" for rows in (now, before)]
+    words = [f"SELECT unnest(tokens) AS what FROM {rows.name}" for rows in (now, before)]
     labels = [f"SELECT label AS what FROM {rows.name}" for rows in (now, before)]
     tokens = _divergence(lake, *words)
     if tokens is None:
@@ -226,6 +226,6 @@ def _stability(lake: Lake, now: Held, before: Held, column: str) -> float:
 def _equal(lake: Lake, now: Held, before: Held) -> tuple[int, float | None, float | None]:
     """Distinct-2 on as many rows of both versions as the smaller has (at most EQUAL_ROWS), and their number."""
     count = min(now.version.rows, before.version.rows, EQUAL_ROWS)
-    query = "(SELECT said FROM {name} ORDER BY pick, id LIMIT {count})"
+    query = "(SELECT tokens FROM {name} ORDER BY pick, id LIMIT {count})"
     found = [distinct(lake, query.format(name=rows.name, count=count), 2) for rows in (now, before)]
     return count, ratio(*found[0]), ratio(*found[1])

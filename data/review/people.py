@@ -97,7 +97,7 @@ def _standing(edit: Edit, held: dict[str, dict[str, Any]], outside: dict[str, Re
 
 
 def _changes(wanted: Decided, row: dict[str, Any] | None, rescuable: bool) -> bool:
-    """Whether the decisions on a row would change the version, ignoring conflicts."""
+    """Return True if the decisions on a row would change the version, ignoring conflicts."""
     if row is None:
         return rescuable and wanted.accept is not None
     if wanted.reject is not None:
@@ -127,7 +127,7 @@ _STANDING = """
     standing AS MATERIALIZED (
         SELECT * FROM lake.edits WHERE dataset = $1 AND list_contains($2::VARCHAR[], action)
         AND id NOT IN (SELECT undoes FROM lake.edits WHERE dataset = $1 AND action = 'undo'))"""
-_SAID = f"""
+_VALUES = f"""
     WITH {_STANDING},
     first AS (SELECT * FROM standing
               QUALIFY row_number() OVER (PARTITION BY row_id, "by" ORDER BY "at", id) = 1),
@@ -136,14 +136,14 @@ _SAID = f"""
                CASE WHEN action = 'reject' THEN '' ELSE coalesce(label, base_label) END AS value
         FROM first WHERE row_id IN (SELECT row_id FROM first GROUP BY row_id HAVING count(*) > 1))"""
 _ROWS = f"""
-    {_SAID}
+    {_VALUES}
     SELECT row_id, list(who ORDER BY who) AS people,
            list(CASE WHEN refused THEN $3 ELSE value END ORDER BY who) AS said,
            list(refused ORDER BY who) AS refused, count(DISTINCT (refused, value)) = 1 AS equal,
            count(*) FILTER (NOT blind) = arg_min(CAST(NOT blind AS BIGINT), ("at", id)) AS blind
     FROM said GROUP BY row_id ORDER BY row_id"""
 _PAIRS = f"""
-    {_SAID},
+    {_VALUES},
     pairs AS (SELECT a.who AS a, b.who AS b, (a.refused, a.value) AS x, (b.refused, b.value) AS y
               FROM said a JOIN said b ON a.row_id = b.row_id AND a.who < b.who),
     counts AS (SELECT a, b, count(*) AS n, count(*) FILTER (x = y) AS same FROM pairs GROUP BY a, b),
@@ -193,8 +193,8 @@ def _alpha(rows: list[dict[str, Any]]) -> tuple[float | None, str]:
     values: dict[tuple[bool, str], int] = {}
     answers = np.full((len(people), len(rows)), np.nan)
     for column, row in enumerate(rows):
-        for who, *said in zip(row["people"], row["refused"], row["said"], strict=True):
-            answers[people[who], column] = values.setdefault((said[0], said[1]), len(values))
+        for who, *pair in zip(row["people"], row["refused"], row["said"], strict=True):
+            answers[people[who], column] = values.setdefault((pair[0], pair[1]), len(values))
     return alpha_of(answers, "nominal")
 
 

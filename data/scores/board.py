@@ -136,11 +136,11 @@ def leaderboard(lake: Lake, dataset: str | None = None, *, validation: bool = Fa
                    max_by(b.accuracy, {'same': b.settings = o.settings, 'at': b.created_at}) AS accuracy
             FROM judged o JOIN judged b ON b.dataset = o.dataset AND b.test_hash = o.test_hash
             WHERE b.trained_on = 'seeds' AND o.trained_on <> 'seeds' GROUP BY ALL),
-        asked AS (SELECT student_id, test_hash, unnest(teachers) AS one FROM judged),
+        compared AS (SELECT student_id, test_hash, unnest(teachers) AS one FROM judged),
         taught AS (
             SELECT student_id, test_hash, max_by(one.model, {'right': one.accuracy, 'name': one.model}) AS teacher,
                    max_by(one.student_accuracy - one.accuracy, {'right': one.accuracy, 'name': one.model}) AS gap
-            FROM asked GROUP BY ALL)
+            FROM compared GROUP BY ALL)
         SELECT j.* EXCLUDE (settings, teachers), j.accuracy - b.accuracy AS gain, t.teacher, t.gap AS teacher_gap,
                rank() OVER (PARTITION BY j.dataset, j.test_hash ORDER BY j.accuracy DESC, j.macro_f1 DESC) AS rank
         FROM judged j

@@ -115,7 +115,7 @@ def _writers(lake: Lake, filters: Filters, given: Params, prices: Prices) -> lis
 
 
 def _judges(lake: Lake, filters: Filters, given: Params, prices: Prices) -> list[Worth]:
-    said = """CASE WHEN r.failure <> '' THEN NULL WHEN r.stage = 'label' THEN nullif(r.answer, '')
+    verdict_sql = """CASE WHEN r.failure <> '' THEN NULL WHEN r.stage = 'label' THEN nullif(r.answer, '')
                    WHEN r.mean IS NOT NULL THEN (r.mean >= tau)::VARCHAR END"""
     columns = f"""run_id, status = 'accepted' AS accepted, route, reviews, {PANEL} AS panel,
         nullif(json_extract_string(labelling, '$.label'), '') AS given"""
@@ -127,7 +127,7 @@ def _judges(lake: Lake, filters: Filters, given: Params, prices: Prices) -> list
             (SELECT id AS run_id, {least_scores()} AS tau FROM lake.runs)
             USING (run_id)),
         votes AS (SELECT panel, given, ended, [{{'model': r.model, 'role': r.role, 'mean': r.mean,
-            'failed': r.failure <> '', 'label': r.stage = 'label', 'said': {said}}} for r in reviews] AS votes
+            'failed': r.failure <> '', 'label': r.stage = 'label', 'said': {verdict_sql}}} for r in reviews] AS votes
             FROM made),
         judged AS (
             SELECT one.model AS model, one.role AS role, one.mean AS mean, panel, one.failed AS failed,

@@ -126,12 +126,12 @@ def _as_stretch(row: dict[str, Any]) -> Stretch:
 def errors(lake: Lake, run_id: str) -> list[Failure]:
     """Return the failures of a run's calls, most frequent first: counts and times, never content."""
     query = """
-        WITH asked AS (SELECT key, failure, model, role, "at", bool_or(failure IS NULL) OVER (PARTITION BY key) AS ok
+        WITH sent AS (SELECT key, failure, model, role, "at", bool_or(failure IS NULL) OVER (PARTITION BY key) AS ok
                        FROM lake.calls WHERE run_id = $1
                        AND key IN (SELECT key FROM lake.calls WHERE run_id = $1 AND failure IS NOT NULL))
         SELECT failure AS code, model, role, count(DISTINCT key) AS calls,
                count(DISTINCT key) FILTER (ok) AS answered, min("at") AS first, max("at") AS last
-        FROM asked WHERE failure IS NOT NULL GROUP BY ALL ORDER BY calls DESC, code, model, role"""
+        FROM sent WHERE failure IS NOT NULL GROUP BY ALL ORDER BY calls DESC, code, model, role"""
     return [Failure.model_validate(row) for row in rows(lake, query, [run_id])]
 
 

@@ -33,7 +33,7 @@ SEEDS = f"""
 $1 is the dataset, $2 the version, $3 the result of `restricted_seeds`.
 """
 CHARS = 200
-ASKED = 4_000
+BATCH = 4_000
 """Maximum ids per query: DuckDB takes minutes for lists of more than 12,000."""
 
 
@@ -46,9 +46,9 @@ class Chosen:
     count: dict[Kind, int]
 
     def block(self, kind: Kind, start: int, end: int) -> pa.Table:
-        """Return positions `start` to `end` (exclusive): id, said, restricted, again (whether the text is repeated)."""
+        """Return positions `start` to `end` (exclusive): id, content, restricted, again (True if it is repeated)."""
         query = f"""
-            SELECT id, said, restricted, again FROM {self.name}
+            SELECT id, content, restricted, again FROM {self.name}
             WHERE kind = ? AND place >= ? AND place < ? ORDER BY place"""
         return self.lake.sql(query, [kind, start, end])
 
@@ -70,17 +70,17 @@ def chosen(lake: Lake, found: DatasetVersion, limit: int | None) -> Iterator[Cho
     A seed that is a row of the version counts as a row. Raises NotFound if the version no longer exists.
     """
     name = f"vectors_{uuid.uuid4().hex}"
-    said = "left(text || CASE WHEN response IS NULL OR response = '' THEN '' ELSE chr(10) || response END, $5)"
+    body = "left(text || CASE WHEN response IS NULL OR response = '' THEN '' ELSE chr(10) || response END, $5)"
     query = f"""
         CREATE TEMP TABLE {name} AS
         WITH held AS (
-            SELECT id, {said} AS said, restricted, row_number() OVER (ORDER BY md5_number_lower(id), id) - 1 AS place
+            SELECT id, {body} AS content, restricted, row_number() OVER (ORDER BY md5_number_lower(id), id) - 1 AS place
             FROM lake.version_rows WHERE dataset = $1 AND version = $2),
         taken AS (SELECT * FROM held WHERE $4::BIGINT IS NULL OR place < $4),
         given AS (
-            SELECT id, {said} AS said, restricted, row_number() OVER (ORDER BY md5_number_lower(id), id) - 1 AS place
+            SELECT id, {body} AS content, restricted, row_number() OVER (ORDER BY md5_number_lower(id), id) - 1 AS place
             FROM ({SEEDS}) WHERE id NOT IN (SELECT id FROM taken))
-        SELECT *, count(*) OVER (PARTITION BY hash(said)) > 1 AS again
+        SELECT *, count(*) OVER (PARTITION BY hash(content)) > 1 AS again
         FROM (SELECT 'row' AS kind, * FROM taken
               UNION ALL SELECT 'seed', * FROM given WHERE $4::BIGINT IS NULL OR place < $4)"""
     lake.sql(query, [found.dataset, found.version, restricted_seeds(lake, found), limit, EMBEDDED_CHARS])
@@ -101,8 +101,8 @@ def points_of(lake: Lake, found: DatasetVersion, points: Iterable[Point], *, res
     """
     wanted = list(points)
     held = {}
-    for start in range(0, len(wanted), ASKED):
-        for row in _told(lake, found, wanted[start : start + ASKED], restricted):
+    for start in range(0, len(wanted), BATCH):
+        for row in _rows(lake, found, wanted[start : start + BATCH], restricted):
             held[row["kind"], row["id"]] = row
     return [
         Placed.model_construct(x=point.x, y=point.y, **held[point.kind, point.id])
@@ -111,7 +111,7 @@ def points_of(lake: Lake, found: DatasetVersion, points: Iterable[Point], *, res
     ]
 
 
-def _told(lake: Lake, found: DatasetVersion, points: list[Point], restricted: bool) -> list[dict[str, Any]]:
+def _rows(lake: Lake, found: DatasetVersion, points: list[Point], restricted: bool) -> list[dict[str, Any]]:
     query = f"""
         SELECT r.id, 'row' AS kind, r.label, r.split, r.source, r.restricted, c.mean AS score,
                CASE WHEN r.restricted AND NOT $6 THEN $7 ELSE left(r.text, $8) END AS text

@@ -69,16 +69,16 @@ async def review_content(
     means = _means(reviews)
     figures |= {"mean": mean_of(means), "spread": spread_of(means)}
     outcome = decide(means, settings.tau, settings.delta)
-    told = _told(means, len(reviews), size)
+    summary = _summary(means, len(reviews), size)
     if outcome == "reject":
-        reason = f"{told}, below the least mean of {settings.tau:g}."
+        reason = f"{summary}, below the least mean of {settings.tau:g}."
         return decision("rejected", "low_mean", "rejected.low_mean", reason, **figures)
     if outcome == "accept":
-        reason = f"{told}; the mean reaches {settings.tau:g} and the spread does not exceed {settings.delta:g}."
+        reason = f"{summary}; the mean reaches {settings.tau:g} and the spread does not exceed {settings.delta:g}."
         return decision("accepted", "agreed", "accepted.agreed", reason, **figures)
     verdict = await adjudicate([one for one in reviews if one.mean is not None])
     draft.reviews.append(verdict)
-    return _adjudicated(verdict, f"{told}, a spread above {settings.delta:g}", settings.tau, figures)
+    return _adjudicated(verdict, f"{summary}, a spread above {settings.delta:g}", settings.tau, figures)
 
 
 def mean_of(values: Sequence[float]) -> float:
@@ -93,7 +93,7 @@ def spread_of(values: Sequence[float]) -> float:
 
 
 def passes(mean: float, tau: float) -> bool:
-    """Whether a mean reaches tau (inclusive)."""
+    """Return True if a mean reaches tau (inclusive)."""
     return mean >= tau - TOLERANCE
 
 
@@ -105,7 +105,7 @@ def decide(means: Sequence[float], tau: float, delta: float) -> Outcome:
 
 
 def settled(means_so_far: Sequence[float], remaining: int, tau: float, delta: float) -> bool:
-    """Whether the remaining reviewers can no longer change the outcome of `decide`.
+    """Return True if the remaining reviewers can no longer change the outcome of `decide`.
 
     Any of the remaining may also fail, so every number of further answers is checked. Rejection: the mean cannot
     reach tau any more even with tens. Acceptance: mean and spread keep their bounds at every corner of [0, 10]; the
@@ -127,14 +127,14 @@ def settled(means_so_far: Sequence[float], remaining: int, tau: float, delta: fl
     )
 
 
-def _adjudicated(verdict: Review, told: str, tau: float, figures: dict[str, Any]) -> Decision:
+def _adjudicated(verdict: Review, summary: str, tau: float, figures: dict[str, Any]) -> Decision:
     if verdict.mean is None:
-        reason = f"{told}, and the adjudicator {verdict.model} gave no judgement: {verdict.failure}."
+        reason = f"{summary}, and the adjudicator {verdict.model} gave no judgement: {verdict.failure}."
         return failure(code_of(verdict), reason).model_copy(update=figures)
     if passes(verdict.mean, tau):
-        reason = f"{told}; the adjudicator {verdict.model} gave {verdict.mean:.2f}, at least {tau:g}."
+        reason = f"{summary}; the adjudicator {verdict.model} gave {verdict.mean:.2f}, at least {tau:g}."
         return decision("accepted", "adjudicated", "accepted.adjudicated", reason, **figures)
-    reason = f"{told}; the adjudicator {verdict.model} gave {verdict.mean:.2f}, below {tau:g}."
+    reason = f"{summary}; the adjudicator {verdict.model} gave {verdict.mean:.2f}, below {tau:g}."
     return decision("rejected", "adjudicated", "rejected.adjudicated", reason, **figures)
 
 
@@ -180,12 +180,12 @@ def all_failed(reviews: Sequence[Review]) -> Decision | None:
     return failure(code_of(reviews[0]), reason)
 
 
-def _told(means: Sequence[float], asked: int, size: int) -> str:
+def _summary(means: Sequence[float], called: int, size: int) -> str:
     """The figures of a committee as the beginning of a sentence."""
     noun = "reviewer" if size == 1 else "reviewers"
     given = ", ".join(f"{mean:.2f}" for mean in means)
-    failed = f" ({asked - len(means)} failed)" if asked > len(means) else ""
-    saved = f" ({size - asked} skipped, as the outcome was settled)" if asked < size else ""
+    failed = f" ({called - len(means)} failed)" if called > len(means) else ""
+    saved = f" ({size - called} skipped, as the outcome was settled)" if called < size else ""
     return (
         f"{len(means)} of {size} {noun} gave {given}{failed}{saved}: mean {mean_of(means):.2f}, "
         f"spread {spread_of(means):.2f}"

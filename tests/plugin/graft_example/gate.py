@@ -25,7 +25,7 @@ class HarshGate(Gate):
 
     @classmethod
     def enabled(cls, recipe: Recipe) -> bool:
-        """Whether the recipe has it on."""
+        """Return True if the recipe sets a threshold."""
         return recipe.gates.of(HarshSettings).harsh_below > 0
 
     def check(self, proposal: Proposal) -> GateResult:

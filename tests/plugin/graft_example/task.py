@@ -35,7 +35,7 @@ class MoodTask(Task):
         return f"is in the mood {name}"
 
     def restricts(self, label: str) -> bool:
-        """Whether rows of the label are hidden unless they are requested."""
+        """Return True if rows with this label are hidden by default."""
         return label == "angry"
 
     @classmethod

@@ -1,0 +1,147 @@
+"""Stop this process's work on Ctrl-C, SIGTERM or SIGHUP, and another process's run by its id.
+
+After the first signal no call is started: calls in flight have GRACE_SECONDS to end, all finished work is committed,
+and the run is recorded as interrupted. The process ends within END_SECONDS, and at once after a second signal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, NoReturn, TypeVar
+
+from graft.flows.progress import current
+from graft.schemas.errors import GraftError, Interrupted, NotFound
+from graft.schemas.home import Home
+from graft.schemas.live import Live, read_live
+
+T = TypeVar("T")
+
+GRACE_SECONDS = 3.0
+"""Seconds for calls in flight; then they are cancelled."""
+END_SECONDS = 4.7
+"""Seconds until the process ends, whatever it is doing."""
+_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
+class _Work:
+    """The state of this process's work: whether it stops, and the task to cancel."""
+
+    stops = False
+    task: asyncio.Task[Any] | None = None
+
+
+def requested() -> bool:
+    """Return True once a signal stops this process's work."""
+    return _Work.stops
+
+
+def call_off() -> None:
+    """Raise CancelledError if this process stops."""
+    if _Work.stops:
+        raise asyncio.CancelledError
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine as asyncio.run does; inside `stoppable`, a signal lets it end in order."""
+
+    async def main() -> T:
+        _Work.task = asyncio.current_task()
+        try:
+            return await work
+        finally:
+            _Work.task = None
+
+    return asyncio.run(main())
+
+
+@contextmanager
+def stoppable(say: Callable[[str], None], fix: str) -> Iterator[None]:
+    """While the block runs, a signal stops it; `say` prints one line to the user at once.
+
+    Args:
+        say: prints a line, from within a signal handler.
+        fix: how to continue, for the error.
+
+    Raises:
+        Interrupted: the block was stopped.
+    """
+
+    def end() -> NoReturn:
+        if _Work.stops and not left.is_set():
+            sys.stderr.write(f"error: {Interrupted('stopped', fix=fix)}\n")
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(Interrupted.exit_code)
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if _Work.stops:
+            end()
+        _Work.stops = True
+        timer = threading.Timer(END_SECONDS, end)
+        timer.daemon = True
+        timer.start()
+        say(_line())
+        if _Work.task is None:
+            raise KeyboardInterrupt
+        loop, task = _Work.task.get_loop(), _Work.task
+        seconds = GRACE_SECONDS if _in_flight() else 0.0
+        loop.call_soon_threadsafe(lambda: loop.call_later(seconds, task.cancel))
+
+    left = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, stop) for number in _SIGNALS}
+    try:
+        yield
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        left.set()
+        raise Interrupted("stopped", fix=fix) from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_IGN if _Work.stops and number != signal.SIGINT else handler)
+        if not left.is_set():
+            _Work.stops = False
+
+
+def _in_flight() -> int:
+    progress = current()
+    return int(progress.gateway().in_flight) if progress is not None and progress.gateway is not None else 0
+
+
+def _line() -> str:
+    flying = _in_flight()
+    calls = f": finishing {flying} call{'s' * (flying != 1)} in flight" if flying else ""
+    return f"Stopping{calls} (press Ctrl-C again to stop at once)"
+
+
+def stop(home: Home, run_id: str) -> Live:
+    """Stop a running run by id or unique prefix, as Ctrl-C in its terminal does; returns its last state.
+
+    Raises NotFound if no such run is running, GraftError if it runs on another machine.
+    """
+    found = [live for live in running(home) if live.run_id.startswith(run_id)]
+    exact = [live for live in found if live.run_id == run_id]
+    if not run_id or len(exact or found) != 1:
+        ids = [live.run_id for live in running(home)]
+        fix = f"these are running: {', '.join(ids)}" if ids else "see: graft status"
+        raise NotFound(f"no run {run_id!r} is running", where=str(home.runs), fix=fix)
+    (live,) = exact or found
+    if live.host != socket.gethostname():
+        raise GraftError(f"{live.run_id} runs on {live.host}", fix="stop it there: graft stop " + live.run_id)
+    os.kill(live.pid, signal.SIGTERM)
+    return live
+
+
+def running(home: Home) -> list[Live]:
+    """The runs of this home with a live process, by id."""
+    notes = (read_live(home, folder.name) for folder in sorted(home.runs.glob("*")) if folder.is_dir())
+    return [live for live in notes if live is not None and live.state == "live"]

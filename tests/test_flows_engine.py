@@ -1,0 +1,60 @@
+"""Every flow both ways, through a Prefect server and without one: the lake holds the same."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from test_flows_make_dataset import ROOT, environment, write_recipe
+
+SCRIPT = """
+import asyncio, json, sys
+from graft.data.lake import Lake
+from graft.flows.export_dataset import export_dataset
+from graft.flows.import_dataset import import_dataset
+from graft.flows.improve import improve
+from graft.flows.maintain import maintain
+from graft.flows.make_dataset import make_dataset
+from graft.flows.rescreen import rescreen
+from graft.flows.train_student import train_student
+from graft.schemas.home import Home
+
+recipe, more, test, out = sys.argv[1:]
+asyncio.run(make_dataset(recipe))
+rescreen("shop", {"gates.min_chars": 30})
+import_dataset(more, "more")
+files = export_dataset("shop", "jsonl", out)
+maintain()
+train_student("shop", test=test, overrides={"epochs": 1})
+asyncio.run(improve(recipe, rounds=1, rows_per_round=6, test=test, compare=False))
+with Lake.open(Home.find(), read_only=True) as lake:
+    versions = lake.sql("SELECT dataset, version, content_hash FROM lake.versions ORDER BY ALL").to_pylist()
+    rows = lake.sql("SELECT candidate_id, text, label, code FROM lake.candidates ORDER BY ALL").to_pylist()
+    runs = lake.sql("SELECT id, dataset, status FROM lake.runs ORDER BY ALL").to_pylist()
+    students = sorted((one.dataset, one.id) for one in [*lake.students("shop"), *lake.students("shop-improved")])
+print(json.dumps({"lake": [versions, rows, runs, students], "prefect": "prefect" in sys.modules}, default=str))
+"""
+
+
+def held(folder: Path, recipe: Path, prefect: str = "") -> dict[str, Any]:
+    test = folder.parent / "test.jsonl"
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(recipe), str(test), str(test), str(folder / "out")], cwd=ROOT, text=True,
+        capture_output=True, env=environment(folder, prefect), timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_every_flow_leaves_the_same_lake_with_and_without_prefect(
+    tmp_path: Path, fake_llm: Any, prefect_url: str
+) -> None:
+    recipe = write_recipe(tmp_path, fake_llm.url, rows=8)
+    lines = [{"text": f"a held-out text number {n} of this kind", "label": ("alpha", "beta")[n % 2]} for n in range(12)]
+    (tmp_path / "test.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    plain, through = held(tmp_path / "plain", recipe), held(tmp_path / "through", recipe, prefect_url)
+    assert plain["lake"] == through["lake"] and [len(part) for part in plain["lake"][2:]] == [3, 4]
+    assert not plain["prefect"] and through["prefect"]
