@@ -106,7 +106,7 @@ def served(home: Home) -> Iterator[tuple[str, int]]:
 
 
 def _cookie(home: Home) -> str:
-    from graft.dashboard.entry import Key
+    from graft.dashboard.door import Key
 
     return "=".join(Key(home.root).cookie)
 

@@ -297,7 +297,7 @@ PAGES = ("/", "/runs", "/datasets", "/rows?ref=writer0", "/datasets/writer0@1", 
 @contextmanager
 def _dashboard(home: Path) -> Iterator[tuple[Callable[[], None], list[tuple[str, int]]]]:
     """`graft dashboard` on a free port: a function that fetches the next of PAGES, and the statuses so far."""
-    from graft.dashboard.entry import Key
+    from graft.dashboard.door import Key
 
     words = [sys.executable, "-m", "graft", "dashboard", "--port", "0", "--no-open"]
     server = subprocess.Popen(

@@ -25,11 +25,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from big_lake import DATASET, LABELS, _chunks, _texts
 
 from graft.schemas.base import utc_now
-from graft.schemas.datasets import DatasetVersion, Origin, Run
+from graft.schemas.datasets import DatasetVersion, Edit, EditAction, Origin, Run, Tag
 from graft.schemas.home import Home
 from graft.schemas.rows import Seed
 from graft.schemas.students import ClassScore, Evaluation, Student, StudentSettings
-from graft.schemas.versions import Edit, EditAction, Tag
 
 if TYPE_CHECKING:
     import duckdb

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from graft.data.recall import RecallPlan
     from graft.data.trace import Touched
     from graft.data.withdrawn import Selector
-    from graft.schemas.datasets import DatasetVersion
-    from graft.schemas.versions import RecallKind
+    from graft.schemas.datasets import DatasetVersion, RecallKind
 
 EXAMPLES = 5
 RefArg = Annotated[

@@ -13,7 +13,7 @@ from graft.schemas.sections import HIDDEN
 if TYPE_CHECKING:
     from graft.data.diff import Diff
     from graft.data.edits import Rebased
-    from graft.schemas.versions import EditAction
+    from graft.schemas.datasets import EditAction
 
 
 def diff(

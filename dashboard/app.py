@@ -20,12 +20,9 @@ from starlette.responses import HTMLResponse, PlainTextResponse, RedirectRespons
 from starlette.routing import Match, Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from graft.dashboard.context import PageContext, context_of, failure_page
-from graft.dashboard.entry import ENTER, TOKEN, local
-from graft.dashboard.origin import from_elsewhere, host_known, is_plain, malformed, opens_page
+from graft.dashboard.context import Form, PageContext, context_of, failure_page, posted
+from graft.dashboard.door import ENTER, TOKEN, Door, from_elsewhere, host_known, is_plain, local, malformed, opens_page
 from graft.dashboard.pages import CHARTS, PAGES
-from graft.dashboard.people import Door
-from graft.dashboard.posting import Form, posted
 from graft.schemas.errors import GraftError
 
 if TYPE_CHECKING:

@@ -1,10 +1,10 @@
-"""The card of a published version, in Markdown. All text from models and seeds is made inert."""
+"""The card of a published version, in Markdown. All text from models, seeds and imported files is made inert."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import get_args
 
 from graft.schemas.datasets import Row, Run, SplitName
@@ -52,6 +52,28 @@ def render_card(
         _use(run, recipe, rows),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def render_import(
+    name: str, *, source: str, sha256: str, licence: str, kind: str, mapped: Mapping[str, str], rows: Sequence[Row],
+    notices: Sequence[str],
+) -> str:  # fmt: skip
+    """The card of an imported version: its content, source, licence and column mapping."""
+    facts = [
+        f"- {len(rows):,} rows for {kind} over {len({row.label for row in rows}):,} labels; Graft made none of them",
+        f"- from: {inert(source)}",
+        f"- sha256: {sha256 or 'unknown: the source is an address'}",
+        f"- licence: {inert(licence) or 'not stated'}",
+        "- columns: " + ", ".join(f"{role} = {inert(column)}" for role, column in mapped.items()),
+    ]
+    restricted = sum(row.restricted for row in rows)
+    if restricted:
+        facts.append(f"- {restricted:,} rows are restricted: exports leave them out without --restricted")
+    parts = [f"# {inert(name)}", "## Source\n\n" + "\n".join(facts), _counts(rows)]
+    if notices:
+        parts.append("## Notes\n\n" + "\n".join(f"- {inert(notice)}" for notice in notices))
+    limits = "Graft does not know who wrote the texts or how they were labelled: consult their source."
+    return "\n\n".join([*parts, f"## Use and limits\n\n{limits}"]) + "\n"
 
 
 def _made(run: Run, recipe: Recipe, rows: Sequence[Row], seeds: int) -> str:

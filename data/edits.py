@@ -16,11 +16,10 @@ from graft.data.arrow import from_table, to_table
 from graft.data.rescue import Rejected, recalled, rejected, rejected_like, take_in
 from graft.data.versions import Held, derive, held_by
 from graft.schemas.base import Value, stable_hash, utc_now
-from graft.schemas.datasets import Row
+from graft.schemas.datasets import Edit, EditAction, Row
 from graft.schemas.errors import GraftError, NotFound
 from graft.schemas.rows import GateResult
 from graft.schemas.tasks.base import Task
-from graft.schemas.versions import Edit, EditAction
 
 if TYPE_CHECKING:
     import duckdb

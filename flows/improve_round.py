@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from graft.agents.methods.steps.draw import pool_of
-from graft.agents.roles.namer import name_concepts
+from graft.agents.roles.generator import name_concepts
 from graft.data.gates import without
 from graft.data.lake import Lake
 from graft.data.scores.answers import VALIDATION
@@ -30,8 +30,7 @@ from graft.schemas.rows import Seed
 from graft.schemas.steering import Arm, RoundResult
 from graft.schemas.students import Student
 from graft.students.heads import head_of
-from graft.students.material import read_version
-from graft.students.rows import TrainRow, as_one_text
+from graft.students.rows import TrainRow, as_one_text, read_version
 from graft.students.steer import Evidence, SteeringRow, decide
 from graft.students.train import Learner, Lesson, learn
 

@@ -13,7 +13,7 @@ from typing import Any
 from graft.agents.methods import Place, fragments_of, method_of
 from graft.data.gates import Admission, Needs
 from graft.data.lake import Lake
-from graft.data.test_files import register_evaluation_files
+from graft.data.seeds import register_evaluation_files
 from graft.data.versions import published_texts
 from graft.data.versions import rows as version_rows
 from graft.data.versions import version as find_version
@@ -22,7 +22,17 @@ from graft.flows.collector import calm_collector
 from graft.flows.dedup import choose, missing, settle_round
 from graft.flows.engine import Flow, flow_run, task
 from graft.flows.neighbours import find_neighbours
-from graft.flows.plan import ShardSpec, apply_overrides, fresh_seed, plan_rounds, read_recipe, run_id_of
+from graft.flows.plan import (
+    ShardSpec,
+    apply_overrides,
+    fresh_seed,
+    keep_report,
+    plan_rounds,
+    read_recipe,
+    read_report,
+    report_file,
+    run_id_of,
+)
 from graft.flows.progress import Progress, begin, current
 from graft.flows.publish import finish
 from graft.flows.run_context import (
@@ -36,9 +46,7 @@ from graft.flows.run_context import (
     spent_in,
     weighed,
 )
-from graft.flows.shards import keep_report, read_report, report_file
 from graft.flows.streaming import ShardRunner
-from graft.flows.student_judge import student_judge
 from graft.schemas.base import stable_hash, utc_now
 from graft.schemas.calls import Call
 from graft.schemas.datasets import Run
@@ -47,6 +55,7 @@ from graft.schemas.home import Home
 from graft.schemas.kinds import code_version
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Candidate, Seed, Slot
+from graft.students.predict import student_judge
 
 SHARDS_AT_ONCE = 2
 """Shards that run at once, so that the next shard's first slots fill the gap left by a shard's last slots."""

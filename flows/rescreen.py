@@ -14,8 +14,7 @@ from graft.data.gates import Needs, TestText, reads_reviews, without
 from graft.data.gates.base import Embed
 from graft.data.lake import Lake
 from graft.data.rescreen import Gated, gate_again
-from graft.data.seeds import load_texts
-from graft.data.test_files import register_file
+from graft.data.seeds import load_texts, register_file
 from graft.data.versions import Held, derive, held_by, version
 from graft.flows.engine import Flow
 from graft.schemas.datasets import DatasetVersion
@@ -217,8 +216,8 @@ def _needs(
     say: Say,
 ) -> Needs:
     from graft.agents.methods import fragments_of
-    from graft.flows.student_judge import student_judge
     from graft.students.folds import out_of_fold
+    from graft.students.predict import student_judge
 
     numbered = [(file, row, text) for file, rows in texts.items() for row, text in enumerate(rows, start=1)]
     return Needs(

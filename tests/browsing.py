@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from graft.dashboard.entry import Key
+from graft.dashboard.door import Key
 from graft.data.lake import Lake
 from graft.data.scores.answers import keep
 from graft.data.versions import publish

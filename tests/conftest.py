@@ -16,7 +16,7 @@ import pytest
 from fake_llm import Serving
 from hypothesis import settings
 
-pytest_plugins = ["browsing"]
+pytest_plugins = ["browsing", "plugged"]
 
 for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "DO_NOT_TRACK"):
     os.environ.setdefault(name, "1")

@@ -50,7 +50,7 @@ async def until_refused(gateway: Gateway, url: str, name: str = "") -> int:
 def test_the_bill_never_exceeds_the_cap_whatever_the_order_of_events(
     monkeypatch: pytest.MonkeyPatch, events: list[Event], reviewer_usd: float | None
 ) -> None:
-    monkeypatch.setattr("graft.agents.gateway.retry.BASE_WAIT_S", 0.001)
+    monkeypatch.setattr("graft.agents.gateway.limiter.BASE_WAIT_S", 0.001)
 
     async def play(home: Path) -> float:
         return await Run(home, server, **caps(0.1, reviewer_usd)).play(events)

@@ -23,7 +23,7 @@ import pytest
 from browsing import fill, serving, visiting
 from playwright.sync_api import Browser
 
-from graft.dashboard.entry import FILE, Key
+from graft.dashboard.door import FILE, Key
 from graft.data.edits import edits
 from graft.data.lake import Lake
 from graft.schemas.home import Home

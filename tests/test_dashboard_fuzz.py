@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from graft.dashboard.app import create_app
+from graft.dashboard.door import Door
 from graft.dashboard.figures.filters import FILTERS
 from graft.dashboard.pages import CHARTS, PAGES
-from graft.dashboard.people import Door
 from graft.data.edits import edits
 from graft.data.lake import Lake
 from graft.data.versions import publish

@@ -17,8 +17,8 @@ from playwright.sync_api import Browser, Page
 from graft.data.edits import decide, edits, in_force, record
 from graft.data.lake import Lake
 from graft.data.versions import rows, version
+from graft.schemas.datasets import Edit
 from graft.schemas.home import Home
-from graft.schemas.versions import Edit
 
 
 @pytest.fixture(scope="module")

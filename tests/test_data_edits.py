@@ -18,10 +18,9 @@ from graft.data.diff import diff
 from graft.data.edits import apply, decide, edits, fold, rebase, record
 from graft.data.lake import Lake
 from graft.data.versions import held_by, publish, version, versions
-from graft.schemas.datasets import DatasetVersion, Row, Run
+from graft.schemas.datasets import DatasetVersion, Edit, EditAction, Row, Run
 from graft.schemas.errors import GraftError, NotFound
 from graft.schemas.home import Home
-from graft.schemas.versions import Edit, EditAction
 
 AT = datetime(2026, 11, 25, tzinfo=UTC)
 TASK = {"kind": "classification", "labels": [{"name": "a"}, {"name": "b"}, {"name": "never used"}]}

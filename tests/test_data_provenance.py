@@ -24,12 +24,11 @@ from graft.data.trace import known, trace
 from graft.data.versions import derive, held_by, publish
 from graft.data.withdrawn import Selector
 from graft.schemas.calls import Call
-from graft.schemas.datasets import DatasetVersion, Row, Run
+from graft.schemas.datasets import DatasetVersion, Edit, Row, Run
 from graft.schemas.errors import NotFound
 from graft.schemas.home import Home
 from graft.schemas.rows import Candidate, Decision, GateResult, Review, Seed, Slot
 from graft.schemas.students import Student, StudentSettings
-from graft.schemas.versions import Edit
 
 AT = datetime(2026, 11, 25, tzinfo=UTC)
 SEED, OTHER = Seed.of("where is my parcel", "delivery"), Seed.of("i want my money back", "refund")

@@ -32,12 +32,11 @@ from graft.data.review import (
     standing,
 )
 from graft.data.versions import held_by, publish, version
-from graft.schemas.datasets import DatasetVersion, Row, Run
+from graft.schemas.datasets import DatasetVersion, Edit, EditAction, Recall, Row, Run
 from graft.schemas.errors import GraftError, NotFound
 from graft.schemas.home import Home
 from graft.schemas.rows import Candidate, Decision, GateResult, Labelling, Review, Slot
 from graft.schemas.sections import HIDDEN
-from graft.schemas.versions import Edit, EditAction, Recall
 
 AT = datetime(2026, 11, 25, tzinfo=UTC)
 LABELS = ("delivery", "price")

@@ -19,12 +19,11 @@ from graft.data.delete import Dependents, delete, dependents
 from graft.data.lake import Lake
 from graft.data.tags import remove_tag, set_tag, tags
 from graft.data.versions import MOMENT, derive, held_by, publish, rows, version, versions
-from graft.schemas.datasets import DatasetVersion, Row, Run
+from graft.schemas.datasets import DatasetVersion, Deletion, Row, Run, Tag
 from graft.schemas.errors import GraftError, NotFound
 from graft.schemas.home import Home
 from graft.schemas.rows import GateResult
 from graft.schemas.students import Student, StudentSettings
-from graft.schemas.versions import Deletion, Tag
 
 AT = datetime(2026, 11, 25, tzinfo=UTC)
 RUN = Run(id="run1", dataset="d", recipe={}, status="finished", started_at=AT, code_version="1", price_usd=None)

@@ -17,7 +17,7 @@ from graft.data.gates.shared.folding import normalise
 from graft.data.gates.shared.held_out import GRAM_WORDS
 from graft.data.gates.shared.near import jaccard
 from graft.data.lake import Lake
-from graft.data.test_files import register_evaluation_files
+from graft.data.seeds import register_evaluation_files
 from graft.schemas.errors import InputInvalid
 from graft.schemas.home import Home
 from graft.schemas.recipe import Recipe

@@ -85,7 +85,7 @@ def server() -> Iterator[Saying]:
 @pytest.fixture(params=["openai", "litellm"])
 def provider(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("GRAFT_TEST_KEY", "sk-test-4711")
-    monkeypatch.setattr("graft.agents.gateway.retry.BASE_WAIT_S", 0.001)
+    monkeypatch.setattr("graft.agents.gateway.limiter.BASE_WAIT_S", 0.001)
     return str(request.param)
 
 

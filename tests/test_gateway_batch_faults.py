@@ -28,7 +28,7 @@ def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[ServingBatches]:
     monkeypatch.setenv("GRAFT_TEST_KEY", KEY)
     monkeypatch.setattr("graft.agents.gateway.batch.desk.LINGER_S", 0.05)
     monkeypatch.setattr("graft.agents.gateway.batch.desk.POLL_S", 0.05)
-    monkeypatch.setattr("graft.agents.gateway.retry.BASE_WAIT_S", 0.01)
+    monkeypatch.setattr("graft.agents.gateway.limiter.BASE_WAIT_S", 0.01)
     with ServingBatches(key=KEY) as serving:
         yield serving
 
@@ -49,7 +49,7 @@ async def through_gateway(path: Path, requests: list[CallRequest], **more: Any) 
 async def test_calls_that_batches_always_refuse_end_as_rate_limited_after_few_batches(
     provider: ServingBatches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("graft.agents.gateway.retry.BATCH_WAIT_S", 0.05, raising=False)
+    monkeypatch.setattr("graft.agents.gateway.limiter.BATCH_WAIT_S", 0.05, raising=False)
     provider.set(failing=1.0, fail_status=429)
     pending = asyncio.ensure_future(through_gateway(tmp_path, asks(provider.url, 5), retries=2, money_usd=1.0))
     outcomes = await asyncio.wait_for(pending, 60)
@@ -60,7 +60,7 @@ async def test_calls_that_batches_always_refuse_end_as_rate_limited_after_few_ba
 async def test_a_refused_line_waits_and_joins_a_later_batch(
     provider: ServingBatches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("graft.agents.gateway.retry.BATCH_WAIT_S", 0.5, raising=False)
+    monkeypatch.setattr("graft.agents.gateway.limiter.BATCH_WAIT_S", 0.5, raising=False)
     provider.set(failing=0.4, fail_status=429)
     pending = asyncio.ensure_future(through_gateway(tmp_path, asks(provider.url, 20), retries=2))
     await until(lambda: provider.requests["content"] > 0, 60)

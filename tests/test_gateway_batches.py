@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 from graft.agents.gateway import Gateway, RoleRules
 from graft.agents.gateway.batch.desk import BatchDesk
 from graft.agents.gateway.batch.store import Batch, BatchStore, listed_at, path_in
-from graft.agents.gateway.retry import RETRYABLE
+from graft.agents.gateway.limiter import RETRYABLE
 from graft.agents.gateway.transport import Damaged, Refused
 from graft.schemas.calls import CallRequest, Message, Reply
 from graft.schemas.errors import CallFailed, GraftError, KeyMissing, ModelUnreachable
@@ -466,7 +466,7 @@ async def test_a_role_sends_batches_through_the_gateway(
 ) -> None:
     monkeypatch.setattr("graft.agents.gateway.batch.desk.LINGER_S", 0.05)
     monkeypatch.setattr("graft.agents.gateway.batch.desk.POLL_S", 0.05)
-    monkeypatch.setattr("graft.agents.gateway.retry.BASE_WAIT_S", 0.01)
+    monkeypatch.setattr("graft.agents.gateway.limiter.BASE_WAIT_S", 0.01)
     requests, rules = asks(provider.url, 40), {"reviewer": RoleRules(batch=True)}
     provider.set(failing=0.2)
     async with Gateway(journal=tmp_path / "journal.sqlite", concurrency=2, roles=rules, retries=8) as gateway:

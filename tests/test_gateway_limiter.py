@@ -11,9 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graft.agents.gateway.limiter import Limiter, Permit, Tenant, Terms, drop_limiter, limiter_at
+from graft.agents.gateway.limiter import Limiter, Permit, Tenant, Terms, backoff_s, drop_limiter, limiter_at
 from graft.agents.gateway.rates import Window
-from graft.agents.gateway.retry import backoff_s
 
 STEP = st.sampled_from(["enter 0", "enter 1", "leave", "cancel", "success", "refusal", "turn"])
 
@@ -67,7 +66,7 @@ def test_a_limiter_never_admits_too_many_and_loses_no_permit(steps: list[str], l
         assert not any(limiter.queued_of(tenant) or tenant.waits_at for tenant in tenants)
 
     with pytest.MonkeyPatch.context() as patch:  # refusals in a row pause the limiter, by up to 20 s
-        patch.setattr("graft.agents.gateway.retry.BASE_WAIT_S", 1e-6)
+        patch.setattr("graft.agents.gateway.limiter.BASE_WAIT_S", 1e-6)
         asyncio.run(asyncio.wait_for(play(), 60))
 
 
@@ -267,7 +266,7 @@ async def test_what_a_call_did_not_take_is_room_for_the_next() -> None:
 
 
 async def test_a_server_that_refuses_for_ever_is_given_up_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("graft.agents.gateway.retry.BASE_WAIT_S", 0.001)
+    monkeypatch.setattr("graft.agents.gateway.limiter.BASE_WAIT_S", 0.001)
     tenant, limiter = Tenant(1), Limiter(patience_s=0.05)
     limiter.join(tenant, Terms(1))
     tries, started = 0, time.monotonic()

@@ -28,7 +28,7 @@ PRICE = Price(input=1, output=2)
 @pytest.fixture(params=["openai", "litellm"])
 def provider(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("GRAFT_TEST_KEY", "sk-test")
-    monkeypatch.setattr("graft.agents.gateway.retry.BASE_WAIT_S", 0.02)
+    monkeypatch.setattr("graft.agents.gateway.limiter.BASE_WAIT_S", 0.02)
     return str(request.param)
 
 
@@ -215,7 +215,7 @@ async def test_an_answer_of_any_shape_fails_cleanly(tmp_path: Path, answer: str)
 
 
 async def test_nobody_listens_is_a_connection_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("graft.agents.gateway.retry.BASE_WAIT_S", 0.02)
+    monkeypatch.setattr("graft.agents.gateway.limiter.BASE_WAIT_S", 0.02)
     with pytest.raises(CallFailed) as caught:
         await once(tmp_path, ask("openai", "http://127.0.0.1:9/v1", spec={"api_key_env": None}), retries=1)
     assert caught.value.code == "connection"

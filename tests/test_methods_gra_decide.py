@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from graft.agents.methods.steps.decide import decide, mean_of, settled, spread_of
+from graft.agents.methods.steps.panel import decide, mean_of, settled, spread_of
 
 CASE_1 = [[9, 10, 10, 10, 10, 10], [9, 9, 10, 10, 10, 10], [6, 4, 5, 4, 5, 3]]
 

@@ -7,9 +7,8 @@ import pytest
 from graft.agents.methods import Place, method_of
 from graft.agents.methods.base import Drawn
 from graft.agents.methods.promptmix import mix_of
-from graft.agents.roles.generator import write_text
+from graft.agents.roles.generator import name_concepts, write_text
 from graft.agents.roles.mixer import mix_request
-from graft.agents.roles.namer import name_concepts
 from graft.schemas.calls import CallRequest, Reply, Usage
 from graft.schemas.errors import CallFailed
 from graft.schemas.models import ModelSpec

@@ -9,9 +9,9 @@ import orjson
 import pytest
 from scripted import make_slot
 
-from graft.agents.roles.adjudicator import adjudicate_text
 from graft.agents.roles.reviewer import (
     RESPONSE_SCORES,
+    adjudicate_text,
     review_instruction,
     review_response,
     review_text,

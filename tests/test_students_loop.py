@@ -19,10 +19,10 @@ from tiny_encoder import LABELS, ROWS
 
 from graft.schemas.students import StudentSettings
 from graft.students import checkpoint, loop
-from graft.students.batching import in_steps
 from graft.students.classifier import TextClassifier
 from graft.students.fit import Fit, fit
 from graft.students.launch import train_classifier
+from graft.students.loop import in_steps
 from graft.students.rows import TrainRow, as_rows
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
 
-import mood_task
 import pytest
 import tiny_encoder
 import torch
@@ -29,20 +27,6 @@ from graft.schemas.tasks.base import Task, Unread, stored_task, task_for
 
 MOODS = ["calm", "merry", "angry"]
 SAID = {"calm": "the lake was still all day", "merry": "we laughed so much at supper", "angry": "who left that open"}
-
-
-@pytest.fixture
-def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The plugin, installed for this process and for those that it starts."""
-    folder = tmp_path / "site"
-    folder.mkdir()
-    mood_task.install(folder)
-    monkeypatch.syspath_prepend(str(folder))
-    path = os.environ.get("PYTHONPATH")
-    monkeypatch.setenv("PYTHONPATH", f"{folder}{os.pathsep}{path}" if path else str(folder))
-    monkeypatch.setattr(TASKS, "_plugins", None)
-    monkeypatch.setattr(TASKS, "_loaded", {})
-    return folder
 
 
 def moods(folder: Path, url: str = "http://127.0.0.1:9/v1", **task: Any) -> Path:
@@ -111,9 +95,9 @@ def test_a_plugins_task_is_read_explained_and_described(plugin: Path, tmp_path: 
     assert recipe_json_schema()["properties"]["task"]["discriminator"]["mapping"]["mood"] == "#/$defs/MoodTask"
     with pytest.raises(InputInvalid) as caught:
         load_recipe(moods(tmp_path, moods=["calm"], speeker="x"))
-    found_problems = {(one.field, one.what) for one in caught.value.problems}
-    assert {("task.moods", "moods has 1 entries"), ("task.speeker", "unknown field 'speeker'")} <= found_problems
-    assert TASKS.plugins["mood"].distribution == "graft-mood"
+    told = {(one.field, one.what) for one in caught.value.problems}
+    assert {("task.moods", "moods has 1 entries"), ("task.speeker", "unknown field 'speeker'")} <= told
+    assert TASKS.plugins["mood"].distribution == "graft-example"
 
 
 def test_a_plugins_task_from_recipe_to_student(

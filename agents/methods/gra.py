@@ -30,7 +30,7 @@ from graft.agents.methods.steps.sizes import (
     panel_calls,
     sizes,
 )
-from graft.agents.roles import adjudicator, generator, reviewer
+from graft.agents.roles import generator, reviewer
 from graft.agents.roles.summariser import prepare_seeds, summarise
 from graft.schemas.binding import Role
 from graft.schemas.errors import BudgetExhausted, CallFailed
@@ -188,7 +188,7 @@ async def _answered(draft: Draft, roles: Roles, settings: GraSettings) -> Decisi
         return await reviewer.review_response(ask, model=model, sample=sample, **judged)
 
     async def settle(prior: Sequence[Review]) -> Review:
-        return await adjudicator.adjudicate_response(ask, model=roles.adjudicator, prior=prior, **judged)
+        return await reviewer.adjudicate_response(ask, model=roles.adjudicator, prior=prior, **judged)
 
     return screened(draft) or await review_content(draft, roles, settings, review, settle)
 

@@ -6,6 +6,7 @@ Every function returns the text and the key of the call. All raise CallFailed if
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from graft.agents.roles.asking import (
@@ -27,6 +28,8 @@ from graft.schemas.rows import Slot
 
 KEYWORD_CHARS = 60
 NEWLINE = ("\n",)
+MOST_CONCEPTS, SHOWN = 5, 6
+"""Most subjects of one label, and most texts in the prompt that they are named from."""
 
 
 async def write_text(ask: Ask, recipe: Recipe, model: ModelSpec, slot: Slot) -> tuple[str, str]:
@@ -86,6 +89,24 @@ async def write_response(ask: Ask, recipe: Recipe, model: ModelSpec, slot: Slot,
     if not reply.text.strip():
         raise CallFailed("empty", f"{model.name} gave an empty response", where=f"models.{model.name}")
     return reply.text.strip(), reply.key
+
+
+async def name_concepts(
+    ask: Ask, recipe: Recipe, model: ModelSpec, label: str, texts: Sequence[str], *, seed: int
+) -> tuple[str, ...]:
+    """At most MOST_CONCEPTS subjects of texts of one label, named by a generator (SwS, step 1). Raises CallFailed.
+
+    The label's own name is left out.
+    """
+    words = {"type": "array", "items": short_string(model, KEYWORD_CHARS), "minItems": 1, "maxItems": MOST_CONCEPTS}
+    request = request_for(
+        "concepts", recipe=recipe, model=model, role="generator", purpose="steer.concepts", seed=seed, stop=NEWLINE,
+        schema=object_schema({"keywords": words}) if model.style == "chat" else None, max_tokens=96, most=MOST_CONCEPTS,
+        label=label.replace("_", " "), about=recipe.task.category(label).description, texts=list(texts)[:SHOWN],
+    )  # fmt: skip
+    named = keywords_in(await ask(request), model)
+    own = label.replace("_", " ").casefold()
+    return tuple(word for word in named if word.casefold() != own)[:MOST_CONCEPTS]
 
 
 def keywords_in(reply: Reply, model: ModelSpec) -> list[str]:

@@ -4,6 +4,9 @@ Scores follow GRA section 3 (arXiv 2504.12322) and parse strictly: exactly the r
 else is a failed review. The paper's text has 0..10 and its prompt 1..10; here both have 0..10. For (text, label)
 rows the dimensions are those of the task's rubric. A failed judge returns a Review with `failure` set ("code:
 message"); only BudgetExhausted is raised.
+
+The adjudicator decides alone if reviewers disagree above the mean. By scores it sees the prior reviews; by
+probabilities it gives its own distribution.
 """
 
 from __future__ import annotations
@@ -85,6 +88,27 @@ async def review_text(
     return await judge_text(
         ask, recipe=recipe, model=model, role="reviewer", slot=slot, text=text, seeds=seeds, calibration=calibration,
         sample=sample, labels=labels,
+    )  # fmt: skip
+
+
+async def adjudicate_response(
+    ask: Ask, *, recipe: Recipe, model: ModelSpec, slot: Slot, instruction: str, response: str, prior: Sequence[Review]
+) -> Review:
+    """The same six scores as a reviewer's, after reading the prior reviews. Raises BudgetExhausted only."""
+    return await score(
+        ask, "review_response", RESPONSE_SCORES, recipe=recipe, model=model, role="adjudicator", slot=slot,
+        prior=prior, instruction=instruction, response=response,
+    )  # fmt: skip
+
+
+async def adjudicate_text(
+    ask: Ask, *, recipe: Recipe, model: ModelSpec, slot: Slot, text: str, seeds: Sequence[Seed],
+    calibration: Mapping[str, Mapping[str, float]], prior: Sequence[Review], labels: Sequence[Label] | None = None,
+) -> Review:  # fmt: skip
+    """Scores or label probabilities on (text, label), as the role answers. Raises BudgetExhausted only."""
+    return await judge_text(
+        ask, recipe=recipe, model=model, role="adjudicator", slot=slot, text=text, seeds=seeds,
+        calibration=calibration, prior=prior, labels=labels,
     )  # fmt: skip
 
 

@@ -8,11 +8,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from graft.dashboard.charts.shapes import dense, gains
-from graft.dashboard.context import Chart, Page, PageContext, Spec, context_of
+from graft.dashboard.context import Chart, Page, PageContext, Spec, context_of, shown
 from graft.dashboard.figures.datasets import shown_labels
 from graft.dashboard.pages.datasets import as_file
-from graft.dashboard.parts import Part
-from graft.dashboard.show import shown
+from graft.dashboard.tables import Part
 from graft.data.versions import version, versions
 from graft.schemas.datasets import DatasetVersion
 from graft.schemas.errors import GraftError

@@ -13,12 +13,10 @@ from starlette.responses import Response
 
 from graft.dashboard.charts import SPLITS
 from graft.dashboard.charts.shapes import dense, histogram, sparkline, stacked
-from graft.dashboard.context import Chart, Page, PageContext, Spec, context_of
+from graft.dashboard.context import Chart, Page, PageContext, Spec, context_of, shown
 from graft.dashboard.figures import datasets as figures
 from graft.dashboard.pages.students import kind_tables
-from graft.dashboard.parts import Part
-from graft.dashboard.show import shown
-from graft.dashboard.tables import attachment
+from graft.dashboard.tables import Part, attachment
 from graft.data.tags import tags
 from graft.data.versions import version, versions
 from graft.schemas.datasets import DatasetVersion

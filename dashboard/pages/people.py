@@ -11,8 +11,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from graft.dashboard.charts.shapes import intervals
-from graft.dashboard.context import Chart, Page, PageContext, Spec, context_of
-from graft.dashboard.posting import Form, posted
+from graft.dashboard.context import Chart, Form, Page, PageContext, Spec, context_of, posted
 from graft.data.versions import version
 from graft.schemas.errors import GraftError
 from graft.schemas.sections import Column, Table

@@ -20,8 +20,7 @@ from graft.dashboard.context import Page, PageContext, context_of
 from graft.dashboard.pages.changes import before, changes_part
 from graft.dashboard.pages.datasets import as_file, overview
 from graft.dashboard.pages.judged import judged_part
-from graft.dashboard.parts import Part, for_file, moment, section_for_file
-from graft.dashboard.tables import table_csv
+from graft.dashboard.tables import Part, for_file, moment, section_for_file, table_csv
 from graft.data.versions import version, versions
 from graft.schemas.errors import GraftError
 from graft.schemas.sections import Table

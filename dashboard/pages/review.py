@@ -10,17 +10,15 @@ from urllib.parse import urlencode
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from graft.dashboard.context import Page, PageContext, context_of
-from graft.dashboard.people import clean, remember
-from graft.dashboard.posting import Form, posted
+from graft.dashboard.context import Form, Page, PageContext, context_of, posted
+from graft.dashboard.door import clean, remember
 from graft.dashboard.queues import Ask
 from graft.data.versions import version, versions
 from graft.schemas.base import stable_hash
 from graft.schemas.errors import GraftError
 
 if TYPE_CHECKING:
-    from graft.schemas.datasets import DatasetVersion
-    from graft.schemas.versions import Edit, EditAction
+    from graft.schemas.datasets import DatasetVersion, Edit, EditAction
 
 RULES = {
     "disagreement": "reviewers disagreed most",
@@ -141,7 +139,7 @@ def _queue_name(ask: Ask) -> str:
 
 
 def _action(action: str) -> EditAction:
-    from graft.schemas.versions import EditAction as Actions
+    from graft.schemas.datasets import EditAction as Actions
 
     if action not in get_args(Actions) or action == "undo":
         raise GraftError(f"unknown decision {action[:40]!r}", where="action", fix="accept, reject, relabel, edit, skip")

@@ -9,12 +9,11 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
-from graft.dashboard.context import Page, PageContext, context_of
+from graft.dashboard.context import Page, PageContext, context_of, shown
 from graft.dashboard.figures import Rows
 from graft.dashboard.figures import rows as figures
 from graft.dashboard.figures.map import placed
 from graft.dashboard.meaning import meaning_of
-from graft.dashboard.show import shown
 from graft.dashboard.tables import attachment
 from graft.data.explain import explain
 from graft.data.provenance import prov

@@ -5,7 +5,6 @@ Decisions are edits (data/edits.py): `decide` and `record` write them, `undo` re
 
 from __future__ import annotations
 
-from graft.data.review.agreed import against_people, agreement
 from graft.data.review.items import item
 from graft.data.review.model import (
     AgainstPeople,
@@ -21,7 +20,7 @@ from graft.data.review.model import (
     Standing,
     Verdict,
 )
-from graft.data.review.people import decisions, progress, standing
+from graft.data.review.people import against_people, agreement, decisions, progress, standing
 from graft.data.review.queues import chosen, gates, queue
 
 __all__ = [

@@ -7,8 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from graft.schemas.base import Value
-from graft.schemas.datasets import SplitName
-from graft.schemas.versions import Edit
+from graft.schemas.datasets import Edit, SplitName
 
 QueueRule = Literal["disagreement", "margin", "random", "gate", "query"]
 

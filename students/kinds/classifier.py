@@ -8,8 +8,7 @@ from pathlib import Path
 
 from graft.data.lake import Lake
 from graft.data.scores.answers import VALIDATION
-from graft.data.seeds import load_labelled
-from graft.data.test_files import register_file
+from graft.data.seeds import load_labelled, register_file
 from graft.data.versions import version
 from graft.schemas.datasets import DatasetVersion
 from graft.schemas.errors import GraftError, NotFound
@@ -20,9 +19,9 @@ from graft.schemas.students import Evaluation, Student, StudentSettings
 from graft.students.encoder import BUILT_IN, find_encoder
 from graft.students.heads import Head, Rule, head_of
 from graft.students.kinds.base import Exported, StudentKind, Training
-from graft.students.material import Material, of_seeds, read_version
 from graft.students.objectives.base import objective_of
 from graft.students.predict import FACTS, Engine, Predictor, is_student
+from graft.students.rows import Material, of_seeds, read_version
 from graft.students.train import StudentReport, train_student
 
 MODELS = "## Models and their terms"

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from graft.agents.gateway.batch.provider import Gone, Provider
 from graft.agents.gateway.batch.results import Again, Outcome, otherwise_of, results_of, unconfirmed
 from graft.agents.gateway.batch.store import Batch, BatchStore
-from graft.agents.gateway.retry import RETRYABLE
+from graft.agents.gateway.limiter import RETRYABLE
 from graft.agents.gateway.transport import RateLimited, Refused
 from graft.schemas.errors import CallFailed, ModelUnreachable
 from graft.schemas.models import ModelSpec
