@@ -1,6 +1,6 @@
 """Supply-chain audit: packages as pinned and published, models as pinned, licences, and an SBOM.
 
-    make audit                      # all of it; asks the package index
+    make audit                      # all of it; queries the package index
     make audit ARGS=--offline       # without the index
     make audit ARGS=--write         # renew .ci/hashes.txt from the index, after constraints.txt has changed
 
@@ -53,7 +53,7 @@ class Bundled:
 
 @dataclass
 class Result:
-    """What a check found. Without problems it has passed; `skipped` says why it was not made."""
+    """Result of one check. It has passed if there are no problems; `skipped` gives the reason if it was not run."""
 
     name: str
     problems: list[str]
@@ -201,13 +201,13 @@ def licence_of(one: Distribution, known: Mapping[str, str]) -> str:
 
 
 def needs_reason(licence: str) -> bool:
-    """Whether a licence asks for a decision: copyleft without an alternative, terms of use, or unknown."""
+    """Return True if a licence needs a decision: copyleft without an alternative, terms of use, or unknown."""
     choices = [part for part in re.split(r"\bOR\b", licence) if "GPL" not in part and "General Public" not in part]
     return not any(OPEN.search(part) for part in choices)
 
 
 def check_licences(licences: Mapping[str, str], accepted: Mapping[str, str]) -> Result:
-    """Each licence that asks for a decision has one."""
+    """Check that each licence that needs a decision has one."""
     problems = [
         f"{name}: {licence}" for name, licence in licences.items() if needs_reason(licence) and name not in accepted
     ]
@@ -220,10 +220,10 @@ def index_hosts() -> set[str]:
     """Host names of the package index as pip is set up here; they may stand in no file of ours."""
     from pip._internal.models.index import PyPI
 
-    told = subprocess.run(
+    output = subprocess.run(
         [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=False
     ).stdout
-    found = {urlsplit(address).hostname or "" for address in re.findall(r"https?://[^\s'\"]+", told)}
+    found = {urlsplit(address).hostname or "" for address in re.findall(r"https?://[^\s'\"]+", output)}
     return {PyPI.netloc, PyPI.file_storage_domain} | found - {""}
 
 
@@ -273,8 +273,8 @@ def show(results: Sequence[Result], licences: Mapping[str, str]) -> None:
     print(f"\n{'check':16} {'result':8} {'seconds':>8}  found")
     for one in results:
         state = "skipped" if one.skipped else "FAILED" if one.problems else "passed"
-        told = one.skipped or (f"{len(one.problems)} problems" if one.problems else one.detail)
-        print(f"{one.name:16} {state:8} {one.seconds:8.1f}  {told}")
+        summary = one.skipped or (f"{len(one.problems)} problems" if one.problems else one.detail)
+        print(f"{one.name:16} {state:8} {one.seconds:8.1f}  {summary}")
     for one in results:
         for problem in one.problems[:SHOWN]:
             print(f"\n{one.name}: {problem}", end="")
@@ -300,7 +300,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def ask_index(pinned: Mapping[str, str], *, renew: bool) -> tuple[list[Result], dict[str, str]]:
-    """What the index gives for the pins, and whether it answered. Commits it to the file of hashes to `renew` them."""
+    """Fetch the pins' hashes from the index and note if it answered; with `renew`, write them to the file of hashes."""
     began, found = time.monotonic(), dict[str, str]()
     result = Result("the index", [], "make audit ARGS=--offline leaves it out", "answered")
     try:

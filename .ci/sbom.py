@@ -85,8 +85,8 @@ def _component(kind: ComponentType, name: str, version: str, licence: str, sha25
 def _homepage(one: Distribution, hosts: Collection[str]) -> str:
     """The project's own address, unless it lies on a host of the package index or is no web address."""
     links = [text.partition(",") for text in one.metadata.get_all("Project-URL") or ()]
-    told = {label.strip().casefold(): address.strip() for label, _, address in links}
-    address = one.metadata.get("Home-page") or next((told[label] for label in HOMES if label in told), "")
+    addresses = {label.strip().casefold(): address.strip() for label, _, address in links}
+    address = one.metadata.get("Home-page") or next((addresses[label] for label in HOMES if label in addresses), "")
     parts = urlsplit(address)
     return address if parts.scheme in ("http", "https") and parts.hostname not in hosts else ""
 

@@ -4,7 +4,7 @@
     python benchmarks/bench.py ideal faults --repeat 5
 
 Parts, with the time that one repeat takes on two quiet cores: ideal (1 min), fast (45 s), memory (2 min; once), faults
-(1.5 min), committee (45 s; once), journal (5 s), kills (2 min; once). All of it takes about 15 minutes.
+(1.5 min), committee (45 s; once), journal (5 s), kills (2 min; once), whole (6 min). All of it takes about 35 minutes.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 
 import speed
 import thrift
+import whole
 from drill import kill_figures
 from figures import Figure, machine, table
 from harness import prefect_server
@@ -25,9 +26,10 @@ Part = Callable[[int, Path], list[Figure]]
 PARTS: dict[str, Part] = {
     "ideal": speed.ideal, "fast": speed.fast, "memory": speed.memory, "faults": speed.faults,
     "committee": thrift.committee, "journal": thrift.journal, "kills": kill_figures,
+    "whole": whole.whole,
 }  # fmt: skip
 ONCE = ("memory", "committee", "kills")
-"""Parts that chance hardly moves, or that are long: measured once, whatever `--repeat` says."""
+"""Parts that hardly vary, or take long: measured once, whatever `--repeat` is."""
 
 
 def main() -> None:
@@ -47,8 +49,8 @@ def main() -> None:
                 place.mkdir()
                 started = time.monotonic()
                 repeats.append(PARTS[name](number, place))
-                told = "; ".join(f"{figure.name}: {figure.value:.2f}" for figure in repeats[-1])
-                print(f"# {name} {number + 1}, {time.monotonic() - started:.0f} s: {told}", flush=True)
+                line = "; ".join(f"{figure.name}: {figure.value:.2f}" for figure in repeats[-1])
+                print(f"# {name} {number + 1}, {time.monotonic() - started:.0f} s: {line}", flush=True)
     print(f"\n{machine()}\n\n{table(repeats)}")
 
 

@@ -1,4 +1,4 @@
-"""How well the shipped models judge labels, raw and calibrated: `python benchmarks/calibration.py [TEXTS]`.
+"""Label judging by the shipped models, raw and calibrated: `python benchmarks/calibration.py [TEXTS]`.
 
 CLINC150's ten domains, two examples a domain, a fixed random sample of test texts; real servers, the real choice
 prompt. Needs ../shared/data/clinc150; 200 texts take about two minutes on 2 cores.
@@ -37,7 +37,7 @@ DATA = ROOT.parent / "shared" / "data" / "clinc150"
 
 
 def direct_ask(session: aiohttp.ClientSession, urls: Mapping[str, str], encoder: EncoderTransport) -> Ask:
-    """Asks the servers themselves: no journal, no retries, so that only the judging is measured."""
+    """Call the servers directly: no journal, no retries, so that only the judging is measured."""
 
     async def ask(request: CallRequest) -> Reply:
         if request.model.provider == "encoder":

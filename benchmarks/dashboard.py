@@ -1,4 +1,4 @@
-"""How quickly the dashboard answers on a whole lake, in how much memory, and what it costs a run beside it.
+"""Response times and memory of the dashboard on a whole lake, and the slowdown of a run beside it.
 
     python benchmarks/dashboard.py --keep /tmp/whole              # each page over HTTP; memory of the server
     python benchmarks/dashboard.py --keep /tmp/whole --browser    # and the first paint in Chromium
@@ -35,13 +35,13 @@ sys.path.insert(0, str(ROOT))
 from graft.schemas.home import Home
 
 PAGE_S, FILTER_S, MEMORY_MB, SLOWER = 2.0, 1.0, 1_500, 1.05
-"""What is to be reached: seconds to a page and to a filter, MB of the server, and how much slower a run may be."""
+"""Targets: seconds to a page and to a filter, MB of the server, and the slowdown of a run."""
 MORE = 5
 """Requests of a page after its first."""
 
 
 @dataclass(frozen=True)
-class Asked:
+class PageCase:
     """A page that is measured: its name, its address with {places}, whether it is a filter of a page already open.
 
     `grows`: it may come before its figures, and renews itself until they are there.
@@ -54,37 +54,37 @@ class Asked:
 
 
 PAGES = (
-    Asked("home", "/"),
-    Asked("runs", "/runs"),
-    Asked("run, half of all candidates", "/runs/{run}"),
-    Asked("runs side by side", "/runs/compare?run={run}&run={other}"),
-    Asked("datasets", "/datasets"),
-    Asked("dataset", "/datasets/{ref}"),
-    Asked("quality", "/datasets/{ref}/quality", grows=True),
-    Asked("reviews", "/datasets/{ref}/reviews", grows=True),
-    Asked("map", "/datasets/{ref}/map"),
-    Asked("changes", "/datasets/{ref}/changes", grows=True),
-    Asked("people", "/datasets/{ref}/people"),
-    Asked("rows", "/rows?ref={ref}"),
-    Asked("rows of a label", "/rows?ref={ref}&label=refund", filters=True),
-    Asked("rows by words", "/rows?ref={ref}&words=parcel59", filters=True),
-    Asked("rows by words that none has", "/rows?ref={ref}&words=zzzz", filters=True),
-    Asked("rows, longest first", "/rows?ref={ref}&sort=longest", filters=True),
-    Asked("rows, last page", "/rows?ref={ref}&page={last}", filters=True),
-    Asked("rejected", "/rows?ref={published}&rejected=1"),
-    Asked("rejected by a code", "/rows?ref={published}&rejected=1&code=gate.near_duplicate", filters=True),
-    Asked("a row", "/rows/{row}"),
-    Asked("review, by disagreement", "/review?ref={ref}&rule=disagreement"),
-    Asked("review, at random", "/review?ref={ref}&rule=random"),
-    Asked("students", "/students"),
-    Asked("a student", "/students/{student}"),
-    Asked("models, this month", "/models", grows=True),
-    Asked("models, all days", "/models?days=", grows=True),
-    Asked("schedules", "/schedules"),
+    PageCase("home", "/"),
+    PageCase("runs", "/runs"),
+    PageCase("run, half of all candidates", "/runs/{run}"),
+    PageCase("runs side by side", "/runs/compare?run={run}&run={other}"),
+    PageCase("datasets", "/datasets"),
+    PageCase("dataset", "/datasets/{ref}"),
+    PageCase("quality", "/datasets/{ref}/quality", grows=True),
+    PageCase("reviews", "/datasets/{ref}/reviews", grows=True),
+    PageCase("map", "/datasets/{ref}/map"),
+    PageCase("changes", "/datasets/{ref}/changes", grows=True),
+    PageCase("people", "/datasets/{ref}/people"),
+    PageCase("rows", "/rows?ref={ref}"),
+    PageCase("rows of a label", "/rows?ref={ref}&label=refund", filters=True),
+    PageCase("rows by words", "/rows?ref={ref}&words=parcel59", filters=True),
+    PageCase("rows by words that none has", "/rows?ref={ref}&words=zzzz", filters=True),
+    PageCase("rows, longest first", "/rows?ref={ref}&sort=longest", filters=True),
+    PageCase("rows, last page", "/rows?ref={ref}&page={last}", filters=True),
+    PageCase("rejected", "/rows?ref={published}&rejected=1"),
+    PageCase("rejected by a code", "/rows?ref={published}&rejected=1&code=gate.near_duplicate", filters=True),
+    PageCase("a row", "/rows/{row}"),
+    PageCase("review, by disagreement", "/review?ref={ref}&rule=disagreement"),
+    PageCase("review, at random", "/review?ref={ref}&rule=random"),
+    PageCase("students", "/students"),
+    PageCase("a student", "/students/{student}"),
+    PageCase("models, this month", "/models", grows=True),
+    PageCase("models, all days", "/models?days=", grows=True),
+    PageCase("schedules", "/schedules"),
 )
 """Every page, on the largest version and run. Add yours."""
 BESIDE = ("/runs/{live}", "/", "/runs/{live}", "/rows?ref={ref}", "/runs/{live}", "/runs")
-"""What a person looks at while a run goes on, a page a second: mostly the run."""
+"""Pages read during a run, one a second: mostly those of the run."""
 
 
 @contextmanager
@@ -95,24 +95,24 @@ def served(home: Home) -> Iterator[tuple[str, int]]:
     server = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True, cwd=ROOT)
     try:
         assert server.stdout is not None
-        said = next((word for word in server.stdout.readline().split() if word.startswith("http")), "")
-        if not said:
+        url = next((word for word in server.stdout.readline().split() if word.startswith("http")), "")
+        if not url:
             raise RuntimeError("the dashboard did not start")
         OPENER.addheaders = [("Cookie", _cookie(home))]
-        ask(said.rstrip("/") + "/static/graft.css")
-        yield said.rstrip("/"), server.pid
+        ask(url.rstrip("/") + "/static/graft.css")
+        yield url.rstrip("/"), server.pid
     finally:
         stop(server)
 
 
 def _cookie(home: Home) -> str:
-    from graft.dashboard.entry import Key
+    from graft.dashboard.door import Key
 
     return "=".join(Key(home.root).cookie)
 
 
 def ask(url: str, seconds: float = 120) -> tuple[float, int]:
-    """Asks for a page: seconds until all of it was there, HTTP status."""
+    """Fetch a page. Return the seconds until it was complete and its HTTP status."""
     begun = time.perf_counter()
     try:
         with OPENER.open(url, timeout=seconds) as answer:
@@ -125,7 +125,7 @@ def ask(url: str, seconds: float = 120) -> tuple[float, int]:
 
 
 def until_whole(url: str, begun: float, seconds: float = 300) -> float:
-    """Asks until the page does not renew itself any more: seconds since `begun`."""
+    """Poll until the page no longer refreshes itself. Return the seconds since `begun`."""
     while time.perf_counter() - begun < seconds:
         with OPENER.open(url, timeout=120) as answer:
             if b"data-renew" not in answer.read():
@@ -135,7 +135,7 @@ def until_whole(url: str, begun: float, seconds: float = 300) -> float:
 
 
 def places(home: Home) -> dict[str, str]:
-    """What stands for the {places} of a path: the largest version and run, one of its rows, its last page."""
+    """Values for the {places} of a path: the largest version and run, one of its rows, its last page."""
     from graft.data.lake import Lake
 
     query = """
@@ -156,14 +156,14 @@ def peak_mb(pid: int) -> float:
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
 
 
-def pages(home: Home, asked: Sequence[Asked]) -> list[str]:
+def pages(home: Home, cases: Sequence[PageCase]) -> list[str]:
     """Each page's first request to a fresh server and MORE after it, as lines of a table."""
     known = places(home)
     lines = [
         "| page | first s | whole s | median s | worst s | MB | reach s | |",
         "|---|---:|---:|---:|---:|---:|---:|---|",
     ]
-    for one in asked:
+    for one in cases:
         with served(home) as (address, pid):
             url, begun = address + one.path.format(**known), time.perf_counter()
             got = [ask(url)]
@@ -172,7 +172,7 @@ def pages(home: Home, asked: Sequence[Asked]) -> list[str]:
             memory = peak_mb(pid)
         first, later = got[0][0], [seconds for seconds, _ in got[1:]]
         reach = FILTER_S if one.filters else PAGE_S
-        # a filter is asked of a page that is open: what the server does once is not its
+        # a filter is used on an open page: work that the server does once does not count
         fine = all(status == 200 for _, status in got) and max(later) <= reach and (one.filters or first <= reach)
         median, worst = statistics.median(later), max(later)
         figures = f"{first:.2f} | {whole:.2f} | {median:.2f} | {worst:.2f} | {memory:.0f} | {reach:g}"
@@ -181,13 +181,13 @@ def pages(home: Home, asked: Sequence[Asked]) -> list[str]:
     return lines
 
 
-def memory(home: Home, asked: Sequence[Asked]) -> str:
+def memory(home: Home, cases: Sequence[PageCase]) -> str:
     """The server's peak after four clients have gone through every page twice, and what failed."""
     known, wrong = places(home), []
     with served(home) as (address, pid):
 
         def look(number: int) -> None:
-            for one in (*asked[number:], *asked[:number]) * 2:
+            for one in (*cases[number:], *cases[:number]) * 2:
                 seconds, status = ask(address + one.path.format(**known))
                 if status != 200:
                     wrong.append(f"{one.path}: {status} after {seconds:.1f} s")
@@ -199,11 +199,11 @@ def memory(home: Home, asked: Sequence[Asked]) -> str:
             client.join()
         peak = peak_mb(pid)
     verdict = "PASS" if peak <= MEMORY_MB and not wrong else "**FAIL**"
-    told = f"{peak:.0f} | at most {MEMORY_MB} | {len(wrong)} errors {wrong[:3]}"
-    return f"| memory of the server, four clients, MB | {told} | {verdict} |"
+    result = f"{peak:.0f} | at most {MEMORY_MB} | {len(wrong)} errors {wrong[:3]}"
+    return f"| memory of the server, four clients, MB | {result} | {verdict} |"
 
 
-def painted(home: Home, asked: Sequence[Asked]) -> list[str]:
+def painted(home: Home, cases: Sequence[PageCase]) -> list[str]:
     """The first contentful paint of each page in Chromium, in seconds; the server has answered others before, and is
     still busy with what they left it to add up."""
     from playwright.sync_api import sync_playwright
@@ -212,7 +212,7 @@ def painted(home: Home, asked: Sequence[Asked]) -> list[str]:
     lines = ["| page | first paint s | reach s | |", "|---|---:|---:|---|"]
     with served(home) as (address, _), sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        for one in asked:
+        for one in cases:
             page = browser.new_page(
                 bypass_csp=True, extra_http_headers={"Cookie": _cookie(home)}
             )  # a waiting function is evaluated, which pages forbid
@@ -227,7 +227,7 @@ def painted(home: Home, asked: Sequence[Asked]) -> list[str]:
 
 
 class Reader:
-    """A client that asks one page a second until it is stopped; it keeps what failed and how long pages took."""
+    """A client that requests one page a second until it is stopped; it records failures and durations."""
 
     def __init__(self, address: str, known: dict[str, str]) -> None:
         self.wrong: list[str] = []
@@ -283,10 +283,10 @@ def beside_run(home: Home, repeat: int, candidates: int) -> list[str]:
                 print(f"# run {number}: {ours['end'] - ours['start']:.2f} s, CPU {ours['cpu_s']:.2f} s", flush=True)
     ratio = statistics.median(beside) / statistics.median(alone)
     verdict = "PASS" if ratio <= SLOWER and not wrong else "**FAIL**"
-    told = f"{statistics.median(alone):.2f} s alone, {statistics.median(beside):.2f} s beside"
+    result = f"{statistics.median(alone):.2f} s alone, {statistics.median(beside):.2f} s beside"
     return [
-        f"| a run of {candidates:,} candidates: {told} | {ratio:.3f} | at most {SLOWER:g} | {verdict} |",
-        f"| pages asked meanwhile: {len(took)}, median {statistics.median(took):.2f} s, worst {max(took):.2f} s |"
+        f"| a run of {candidates:,} candidates: {result} | {ratio:.3f} | at most {SLOWER:g} | {verdict} |",
+        f"| pages requested meanwhile: {len(took)}, median {statistics.median(took):.2f} s, worst {max(took):.2f} s |"
         f" {len(wrong)} errors {wrong[:3]} | none | {'PASS' if not wrong else '**FAIL**'} |",
     ]
 
@@ -310,7 +310,7 @@ def main() -> None:
     parser.add_argument("--beside-run", action="store_true", help="measure what the pages cost a run, and nothing else")
     parser.add_argument("--repeat", type=int, default=3, help="runs alone, and as many with a reader")
     given = parser.parse_args()
-    asked = [one for one in PAGES if one.name.startswith(given.only)]
+    cases = [one for one in PAGES if one.name.startswith(given.only)]
     with tempfile.TemporaryDirectory() as folder:
         home = Home((given.keep or Path(folder)).resolve())
         if not home.lake.exists():
@@ -320,8 +320,8 @@ def main() -> None:
         if given.beside_run:
             lines = beside_run(home, given.repeat, 2_000)
         else:
-            lines = [*pages(home, asked), "", memory(home, asked)]
-            lines += ["", *painted(home, asked)] if given.browser else []
+            lines = [*pages(home, cases), "", memory(home, cases)]
+            lines += ["", *painted(home, cases)] if given.browser else []
     print("\n".join(["", machine(), "", *lines]))
 
 

@@ -64,8 +64,8 @@ def measured(home: Home, name: str) -> dict[str, dict[str, float]]:
     for _ in range(REPEATS):
         for what in whats:
             with tempfile.TemporaryDirectory(dir=home.root) as out:
-                asked = name if what == "export" else name.split()[0]
-                command = [sys.executable, __file__, "--once", what, asked, out, "--home", str(home.root)]
+                part = name if what == "export" else name.split()[0]
+                command = [sys.executable, __file__, "--once", what, part, out, "--home", str(home.root)]
                 done = subprocess.run(command, capture_output=True, text=True, check=True)
                 found[what].append(json.loads(done.stdout.splitlines()[-1]))
     return {what: {key: statistics.median(one[key] for one in all) for key in all[0]} for what, all in found.items()}

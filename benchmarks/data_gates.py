@@ -61,7 +61,7 @@ def print_scores(name: str, cases: list[tuple[str, str]]) -> None:
 
 
 def public(files: list[str]) -> None:
-    """What the gates that need no label reject of texts that people wrote, and what they cost."""
+    """Rejections by the gates that need no label, on texts written by people, and their cost."""
     texts = [json.loads(line)["text"] for file in files for line in Path(file).read_text("utf-8").splitlines()]
     given = [Proposal(text, None, "label_a") for text in texts]
     admission = Admission(RECIPE)

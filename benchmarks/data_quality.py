@@ -1,4 +1,4 @@
-"""How long the quality report takes and how much memory, on the lake that big_lake.py makes.
+"""Time and memory of the quality report on the lake that big_lake.py makes.
 
     python benchmarks/data_quality.py --rows 1000000 [--versions 2] [--candidates] [--keep FOLDER]
 

@@ -4,7 +4,7 @@
     python benchmarks/drill.py --kills 3 --faults none --others none
     python benchmarks/drill.py --kills 0 --faults none --others caps power
 
-Prints Markdown tables; ends with 1 if anything finished was lost, doubled or asked for again, or if a cap was exceeded.
+Prints Markdown tables; ends with 1 if anything finished was lost, doubled or requested again, or if a cap was exceeded.
 The flow, lake, journal and gateway are the real ones; each life is a process of its own, forked from one that has
 imported them.
 """
@@ -38,7 +38,7 @@ OTHERS = ("caps", "power", "recall", "export", "import", "upkeep")
 
 @contextmanager
 def stage(folder: Path) -> Iterator[tuple[ForkServerContext, str]]:
-    """What lives are started from, and the fake server's address. Everything ends with the block."""
+    """Yield the process context that lives start from and the fake server's address; both end with the block."""
     from graft.flows.settings import prefect_environment
     from graft.schemas.home import Home
 
@@ -71,13 +71,13 @@ def kills_table(found: Kills) -> str:
     rows = {
         f"kills over {found.runs} runs": found.kills,
         "model calls, rows kept": f"{found.calls:,}, {found.rows_kept:,}",
-        "finished calls asked again": found.finished_repeated,
+        "finished calls sent again": found.finished_repeated,
         "replies given out and not in the journal": found.replies_lost,
         "acknowledged rows lost": found.rows_lost,
         "rows or slots doubled": found.rows_doubled,
         "opened slots without an outcome in the end": found.slots_without_outcome,
         "runs that ended otherwise than the one never killed": found.unlike_the_clean_run,
-        "answers under way at a kill, asked for again (no fault)": found.asked_again,
+        "answers under way at a kill, requested again (no fault)": found.repeated,
     }
     return "| kill -9 | |\n|---|---:|\n" + "\n".join(f"| {name} | {value} |" for name, value in rows.items())
 

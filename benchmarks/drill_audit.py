@@ -1,4 +1,4 @@
-"""What the drill looks at after each life: its notes, the journal and the lake, each read from its own file."""
+"""Checks after each life of the drill: its notes, the journal and the lake, each read from its own file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT))
 
 @dataclass(kw_only=True)
 class Verdict:
-    """How a drill ended: sound, or with problems."""
+    """Outcome of a drill: sound, or with problems."""
 
     problems: list[str] = field(default_factory=list)
 
@@ -37,7 +37,7 @@ class Verdict:
 
 @dataclass
 class Notes:
-    """What the lives of one run noted. Each life: kind to the names in their order."""
+    """The notes of one run's lives. Each life: kind to the names in their order."""
 
     lives: list[dict[str, list[str]]] = field(default_factory=list)
 
@@ -60,14 +60,14 @@ class Notes:
 
     @property
     def ended(self) -> dict[str, Any]:
-        """How the newest life ended; empty where it was killed."""
-        told = self.last("end")
-        return dict(json.loads(told[-1])) if told else {}
+        """The end of the newest life; empty if it was killed."""
+        ends = self.last("end")
+        return dict(json.loads(ends[-1])) if ends else {}
 
 
 @dataclass
 class Kept:
-    """What is on disk: keys of the journal, candidate ids, their slots, and how many slots lack an outcome's words."""
+    """The state on disk: keys of the journal, candidate ids, their slots, and the number of slots with no outcome."""
 
     keys: set[str]
     rows: list[str]
@@ -93,7 +93,7 @@ class Run:
 
     @property
     def notes_file(self) -> Path:
-        """Where its lives note what they did."""
+        """The file to which its lives write notes."""
         return self.home.parent / f"{self.home.name}.notes"
 
     def start(self) -> BaseProcess:
@@ -129,7 +129,7 @@ class Run:
         return notes
 
     def kept(self) -> Kept:
-        """What the journal and the lake hold."""
+        """The contents of the journal and the lake."""
         return Kept(self._keys(), *self._rows())
 
     def _keys(self) -> set[str]:

@@ -25,7 +25,7 @@ HEALTHY: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Fault:
-    """How the server behaves meanwhile, what more the models say, and the error that must end it (empty: none)."""
+    """The server's behaviour meanwhile, additions to the models, and the error that must end the run (empty: none)."""
 
     behaviour: dict[str, Any]
     model: str = ""
@@ -53,7 +53,7 @@ FAULTS = {
 
 @dataclass
 class Outcome(Verdict):
-    """How a fault ended. `problems` are what must not be; `settled` counts after the life in health."""
+    """Outcome of a fault. `problems` must be empty; `settled` counts after the healthy life."""
 
     name: str
     opened: int = 0
@@ -81,7 +81,7 @@ def suffer(context: ForkServerContext, folder: Path, base: str, name: str) -> Ou
         outcome.ended, outcome.seconds = "not in time", time.monotonic() - started
         outcome.problems.append(str(error))
         return outcome
-    outcome.ended, outcome.seconds = _told(notes.ended), time.monotonic() - started
+    outcome.ended, outcome.seconds = _ending(notes.ended), time.monotonic() - started
     kept = run.kept()
     _judge(fault, notes, kept, outcome)
     if notes.ended.get("error"):
@@ -95,7 +95,7 @@ def suffer(context: ForkServerContext, folder: Path, base: str, name: str) -> Ou
 
 
 def _judge(fault: Fault, notes: Notes, kept: Kept, outcome: Outcome) -> None:
-    """What must hold right after the life that suffered."""
+    """Check the state right after the life with the fault."""
     ended = notes.ended
     outcome.check("escaped" not in ended, f"{ended.get('escaped')} escaped: {ended.get('what', '')[:120]}")
     outcome.check(ended.get("error", "") == fault.error, f"ended by {ended.get('error') or 'nothing'}")
@@ -110,20 +110,20 @@ def _committed(notes: Notes, kept: Kept, outcome: Outcome) -> None:
 
 
 def _go_on(run: Run, before: Kept, outcome: Outcome) -> Kept:
-    """A second life in health: it finishes, and asks for nothing again that the journal holds. What is kept then."""
+    """Run a second, healthy life: it must finish without repeating a call of the journal. Return the state on disk."""
     lives = len(run.notes().lives)
     behave(run.base, **HEALTHY)
     run.space = 0
     notes = run.to_the_end()
-    outcome.check(bool(notes.ended.get("stopped_by")), f"the rerun ended with {_told(notes.ended)}")
+    outcome.check(bool(notes.ended.get("stopped_by")), f"the rerun ended with {_ending(notes.ended)}")
     kept, again = run.kept(), len(before.keys & notes.since(lives, "sent"))
-    outcome.check(not again, f"{again} finished calls asked again")
+    outcome.check(not again, f"{again} finished calls sent again")
     _committed(notes, kept, outcome)
     settle_down(run.base)
     return kept
 
 
-def _told(ended: dict[str, Any]) -> str:
+def _ending(ended: dict[str, Any]) -> str:
     if "stopped_by" in ended:
         return str(ended["stopped_by"])
     return str(ended.get("error") or ended.get("escaped") or "killed")

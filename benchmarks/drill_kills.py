@@ -1,4 +1,4 @@
-"""kill -9 at random moments: what was finished is not asked again, what was acknowledged is there, nothing is twice."""
+"""kill -9 at random moments: finished calls are not repeated, acknowledged data is kept, nothing is doubled."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class Kills:
     rows_doubled: int = 0
     slots_without_outcome: int = 0
     unlike_the_clean_run: int = 0
-    asked_again: int = 0
-    """Answers that were under way or not yet kept at a kill, so that they were asked for once more: no fault."""
+    repeated: int = 0
+    """Answers that were under way or not yet kept at a kill, and so were requested once more: no fault."""
     rows_kept: int = 0
 
     @property
     def sound(self) -> bool:
-        """Whether nothing went wrong that must not."""
+        """True if nothing went wrong that must not."""
         return not any((
             self.finished_repeated, self.replies_lost, self.rows_lost, self.rows_doubled, self.slots_without_outcome,
             self.unlike_the_clean_run,
@@ -51,13 +51,13 @@ def kill_often(
 ) -> Kills:
     """Runs, killed at random moments of their whole life until `kills` are done or the clock passes `until`.
 
-    The first run is left alone: it says how long a life is and what the killed ones of its recipe must end with.
+    The first run is not killed: it gives the length of a life and the result that the killed runs must reach.
     """
     rng, found = random.Random(seed), Kills()
     clean = _run(context, folder, base, "clean", seed, candidates)
     started = time.monotonic()
     behave(base, seed=seed, median_ms=MEDIAN_MS)
-    told = clean.to_the_end().ended
+    first_end = clean.to_the_end().ended
     span = time.monotonic() - started
     while found.kills < kills and time.monotonic() < until:
         behave(base, seed=seed, median_ms=MEDIAN_MS)
@@ -70,10 +70,10 @@ def kill_often(
             if kept is None:  # it had ended: lives are shorter than was thought
                 span = (span + time.monotonic() - began) / 2
         ended = run.notes().ended or _ends(run, found)
-        found.unlike_the_clean_run += ended.get("hash") != told.get("hash")
+        found.unlike_the_clean_run += ended.get("hash") != first_end.get("hash")
         _count(run, run.kept(), found, over=True)
         served = settle_down(base)
-        found.calls, found.asked_again = found.calls + served["distinct"], found.asked_again + served["duplicates"]
+        found.calls, found.repeated = found.calls + served["distinct"], found.repeated + served["duplicates"]
     return found
 
 

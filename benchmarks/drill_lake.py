@@ -42,7 +42,7 @@ GOOD, BAD = "steady", "withdrawn"
 
 @dataclass
 class Finding(Verdict):
-    """How one drill of the lake ended. `done` counts the races, kills or commits; `problems` must be empty."""
+    """Outcome of one drill of the lake. `done` counts the races, kills or commits; `problems` must be empty."""
 
     name: str
     done: int = 0
@@ -296,8 +296,8 @@ PAGES = ("/", "/runs", "/datasets", "/rows?ref=writer0", "/datasets/writer0@1", 
 
 @contextmanager
 def _dashboard(home: Path) -> Iterator[tuple[Callable[[], None], list[tuple[str, int]]]]:
-    """`graft dashboard` on a free port: a function that asks for the next of PAGES, and the statuses so far."""
-    from graft.dashboard.entry import Key
+    """`graft dashboard` on a free port: a function that fetches the next of PAGES, and the statuses so far."""
+    from graft.dashboard.door import Key
 
     words = [sys.executable, "-m", "graft", "dashboard", "--port", "0", "--no-open"]
     server = subprocess.Popen(
@@ -331,13 +331,13 @@ def _compare(lake: Any, notes: list[Path], found: Finding) -> None:
     """Every noted version reads whole with its hash, every noted candidate is there once."""
     from graft.data.versions import rows, version
 
-    told = [json.loads(line) for file in notes for line in file.read_text(encoding="utf-8").splitlines()]
-    for one in (line for line in told if "ref" in line):
+    noted_lines = [json.loads(line) for file in notes for line in file.read_text(encoding="utf-8").splitlines()]
+    for one in (line for line in noted_lines if "ref" in line):
         read = version(lake, one["ref"])
         whole = read.content_hash == one["hash"] and rows(lake, read).num_rows == one["rows"]
         found.check(whole, f"{one['ref']} is not as it was published")
-    noted = [name for line in told for name in line.get("candidates", ())]
+    noted = [name for line in noted_lines for name in line.get("candidates", ())]
     held = [row["candidate_id"] for row in lake.sql("SELECT candidate_id FROM lake.candidates").to_pylist()]
     found.check(set(noted) <= set(held), f"{len(set(noted) - set(held))} acknowledged rows lost")
     found.check(len(held) == len(set(held)), f"{len(held) - len(set(held))} rows doubled")
-    found.done = len(told) // 2
+    found.done = len(noted_lines) // 2

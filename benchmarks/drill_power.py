@@ -43,7 +43,7 @@ class Cuts:
 
     @property
     def sound(self) -> bool:
-        """Whether nothing acknowledged is missing."""
+        """True if nothing acknowledged is missing."""
         return not (self.calls_lost or self.batches_lost or self.unreadable)
 
 
@@ -72,21 +72,21 @@ def cut_power(folder: Path, cuts: int, seed: int, until: float = float("inf")) -
 
 def _one_cut(place: Path, library: Path, seconds: float) -> tuple[set[str], set[str]]:
     """A process that works for so long and is killed; what it acknowledged. `place/after` is the disk then."""
-    live, kept, said = place / "live", place / "kept", place / "said"
+    live, kept, output = place / "live", place / "kept", place / "said"
     for made in (live, kept):
         made.mkdir(parents=True)
     cut = {"LD_PRELOAD": str(library), "CUT_LIVE": str(live), "CUT_KEPT": str(kept)}
-    with said.open("wb") as out:
+    with output.open("wb") as out:
         command = [sys.executable, __file__, "--work", str(live)]
         process = subprocess.Popen(command, stdout=out, env={**os.environ, **cut, "PYTHONPATH": str(ROOT)})
         deadline = time.monotonic() + 120
-        while said.stat().st_size < 40 and time.monotonic() < deadline and process.poll() is None:
+        while output.stat().st_size < 40 and time.monotonic() < deadline and process.poll() is None:
             time.sleep(0.02)
         time.sleep(seconds)
         process.send_signal(signal.SIGKILL)
         process.wait()
     _leave(live, kept, place / "after")
-    words = [line.split() for line in said.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    words = [line.split() for line in output.read_text().splitlines(keepends=True) if line.endswith("\n")]
     return {name for kind, name in words if kind == "call"}, {name for kind, name in words if kind == "batch"}
 
 

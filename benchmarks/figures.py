@@ -21,7 +21,7 @@ class Figure:
     bare: float | None = None
 
     def reached(self, value: float) -> bool:
-        """Whether a value meets the aim; True where there is none."""
+        """Return True if a value meets the aim; True where there is none."""
         if self.reach is None:
             return True
         return value >= self.reach if self.sign == ">=" else value <= self.reach

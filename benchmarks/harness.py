@@ -1,6 +1,7 @@
-"""What the measurements share: the fake server in a process of its own, a Prefect server, recipes, runs as children.
+"""Shared parts of the measurements: the fake server in its own process, a Prefect server, recipes, child runs.
 
-A run is measured in a process of its own (child.py), so that its memory and CPU are its own. All listens on 127.0.0.1.
+Each run is measured in its own process (child.py), so that its memory and CPU are its own. Servers listen on
+127.0.0.1.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ def behave(base: str, **behaviour: Any) -> None:
 
 @contextmanager
 def prefect_server(folder: Path) -> Iterator[None]:
-    """One Prefect server for all runs of a measurement, as `graft up` gives; PREFECT_API_URL says where meanwhile.
+    """One Prefect server for all runs of a measurement, as `graft up` starts; PREFECT_API_URL is its address.
 
     A server that PREFECT_API_URL names already is used as it is.
     """
@@ -174,10 +175,10 @@ def run_flow(home: Path, *recipes: Path, memory: bool = False, seconds: float = 
     results = []
     try:
         for child in children:
-            told, complaint = child.communicate(timeout=seconds)
+            output, complaint = child.communicate(timeout=seconds)
             if child.returncode:
                 raise RuntimeError(f"a run ended with {child.returncode}: {complaint[-2000:]}")
-            results.append(dict(json.loads(told.splitlines()[-1])))
+            results.append(dict(json.loads(output.splitlines()[-1])))
     finally:
         for child in children:
             if child.poll() is None:

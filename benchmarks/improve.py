@@ -1,4 +1,4 @@
-"""What a loop of rounds is worth: `python benchmarks/improve.py [--rounds 5] [--seeds 3] [--rows 100]`.
+"""Gain from a loop of rounds: `python benchmarks/improve.py [--rounds 5] [--seeds 3] [--rows 100]`.
 
 CLINC150's ten domains from two examples a domain, labels known by their names alone, with the embedded models. Round by
 round, and beside it the same number of candidates at once without steering. Two fifths of the public test rows were

@@ -1,4 +1,4 @@
-"""What each method's rows do for a student: `python benchmarks/methods.py [--data clinc150 banking77] [--seeds 3]`.
+"""Effect of each method's rows on a student: `python benchmarks/methods.py [--data clinc150 banking77] [--seeds 3]`.
 
 CLINC150's ten domains and Banking77's classes, from the 2-shot draws in ../shared/data, with the embedded models. Each
 arm gets the same number of candidates a class; its accepted rows and the seeds train a logistic regression on MiniLM's
@@ -184,8 +184,8 @@ def judge(task: Task, rows: Sequence[tuple[str, str]]) -> Result:
     if rows:
         shares = task.reference.predict_proba(task.embedded([text for text, _ in rows]))
         top = np.sort(shares, axis=1)
-        said = task.reference.classes_[shares.argmax(axis=1)]
-        result.fidelity = 100 * float(np.mean(said == np.array([label for _, label in rows])))
+        predicted = task.reference.classes_[shares.argmax(axis=1)]
+        result.fidelity = 100 * float(np.mean(predicted == np.array([label for _, label in rows])))
         result.near = 100 * float(np.mean(top[:, -1] - top[:, -2] < NEAR))
     return result
 
@@ -222,7 +222,7 @@ async def run(task: Task, seed: int, gateway: Gateway, results: dict[str, list[R
         )
 
 
-def told(values: Sequence[float]) -> str:
+def spread_of(values: Sequence[float]) -> str:
     """Mean and spread."""
     mean = statistics.mean(values)
     return f"{mean:.1f} ({min(values):.1f}-{max(values):.1f})" if max(values) > min(values) else f"{mean:.1f}"
@@ -239,10 +239,10 @@ def table(task: Task, results: dict[str, list[Result]]) -> str:
     for name, runs in results.items():
         agreement = [one.agreement for one in runs if one.agreement is not None]
         cells = [
-            name, told([one.accuracy for one in runs]), f"{statistics.mean(one.rows for one in runs):.0f}",
+            name, spread_of([one.accuracy for one in runs]), f"{statistics.mean(one.rows for one in runs):.0f}",
             f"{statistics.mean(one.calls for one in runs):.0f}" if runs[0].calls else "",
-            told([one.fidelity for one in runs]) if runs[0].rows else "",
-            told([one.near for one in runs]) if runs[0].rows else "", told(agreement) if agreement else "",
+            spread_of([one.fidelity for one in runs]) if runs[0].rows else "",
+            spread_of([one.near for one in runs]) if runs[0].rows else "", spread_of(agreement) if agreement else "",
         ]  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
     best = max(
@@ -252,7 +252,7 @@ def table(task: Task, results: dict[str, list[Result]]) -> str:
     base = statistics.mean(one.accuracy for one in results["seeds only"])
     gain = [one.accuracy - base for one in results[best]]
     verdict = "helps" if min(gain) > 0 else "is not shown to help here"
-    lines.append(f"\nBest: {best}, {told(gain)} points over the seeds alone: it {verdict}.")
+    lines.append(f"\nBest: {best}, {spread_of(gain)} points over the seeds alone: it {verdict}.")
     return "\n".join(lines)
 
 

@@ -1,6 +1,6 @@
-"""What the prefix cache saves on the embedded servers: `python benchmarks/prefix.py [--repeat 3] [--per-label 10]`.
+"""Savings of the prefix cache on the embedded servers: `python benchmarks/prefix.py [--repeat 3] [--per-label 10]`.
 
-The demo recipe's own prompts, models and seeds. A slot asks for one text (Gemma), two judgements (SmolLM2) and, every
+The demo recipe's own prompts, models and seeds. A slot needs one text (Gemma), two judgements (SmolLM2) and, every
 second one, an adjudication (Gemma); the judged texts are the hand-written test messages, so that no reply changes a
 prompt. Three ways, each on servers that were just started, 8 slots at once: in the order in which a shard opens its
 slots, in a random order, and in the shard's order with `cache_prompt: false`. A token was evaluated where the usage
@@ -167,8 +167,8 @@ async def main(repeat: int, per_label: int) -> None:
             for order in ORDERS:
                 one = await run_pass(work, order, draw, Home(Path(folder)))
                 passes[order].append(one)
-                told = f"{order}: {dict(one.calls)}, {one.evaluated.total():,} of {one.sent.total():,} tokens evaluated"
-                print(f"{told} {dict(one.evaluated)}, {one.seconds:.1f} s", file=sys.stderr, flush=True)
+                line = f"{order}: {dict(one.calls)}, {one.evaluated.total():,} of {one.sent.total():,} tokens evaluated"
+                print(f"{line} {dict(one.evaluated)}, {one.seconds:.1f} s", file=sys.stderr, flush=True)
     print(table(passes))
 
 

@@ -2,7 +2,7 @@
 
 One generator call, two reviewers, adjudication on disagreement. Journal, validation, gates and lake commits are on; the
 clock runs from the first slot to the last commit. Ideal time is the sum of the reply times that were needed, over the
-calls allowed at once. The bare loop asks as many questions of the same server right after.
+calls allowed at once. The bare loop sends as many requests to the same server right after.
 """
 
 from __future__ import annotations

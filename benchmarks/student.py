@@ -1,4 +1,4 @@
-"""How good few-shot students are, and how long they train: `python benchmarks/student.py [TEST_ROWS]` (default 1000).
+"""Quality and training time of few-shot students: `python benchmarks/student.py [TEST_ROWS]` (default 1000).
 
 1. CLINC150's ten domains from two examples a domain, three training seeds, on a fixed random sample of test rows;
    beside it a logistic regression on MiniLM's frozen embeddings, which a student must not fall below.

@@ -1,4 +1,4 @@
-"""What the committee costs and what the journal takes: rows of `make bench` (see bench.py)."""
+"""Cost of the committee and size of the journal: rows of `make bench` (see bench.py)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def committee(number: int, folder: Path, candidates: int = 1_000) -> list[Figure
     figures = []
     for what, poor in (("half of the texts poor", POOR), ("scores drawn alone", 0.0)):
         calls: dict[bool, int] = {}
-        asked: dict[bool, int] = {}
+        reviewed: dict[bool, int] = {}
         outcomes: dict[bool, Outcomes] = {}
         with fake_server(median_ms=2, seed=number, poor_rate=poor) as base:
             for early in (False, True):
@@ -34,10 +34,10 @@ def committee(number: int, folder: Path, candidates: int = 1_000) -> list[Figure
                 recipe = write_recipe(folder, base, candidates=candidates, reviewers=3, early_exit=early)
                 run = run_flow(home, recipe)[0]
                 calls[early] = stats(base)["calls"] - before
-                outcomes[early], asked[early] = _outcomes(home, run["run_id"])
+                outcomes[early], reviewed[early] = _outcomes(home, run["run_id"])
         accepted = sum(status == "accepted" for status, *_ in outcomes[True].values()) or 1
         same = sum(outcomes[True][place] == ended for place, ended in outcomes[False].items())
-        ratio, reviews = 100 * calls[True] / calls[False], 100 * asked[True] / asked[False]
+        ratio, reviews = 100 * calls[True] / calls[False], 100 * reviewed[True] / reviewed[False]
         reach = {"sign": "<=", "reach": 75} if poor else {}
         figures += [
             Figure(f"decisions unchanged by early exit, {what}", "%", 100 * same / len(outcomes[False]), ">=", 100),
@@ -50,7 +50,7 @@ def committee(number: int, folder: Path, candidates: int = 1_000) -> list[Figure
 
 
 def _outcomes(home: Path, run_id: str) -> tuple[Outcomes, int]:
-    """(label, index) to (status, code, text), and how many reviewers were asked."""
+    """(label, index) to (status, code, text), and the number of reviewers called."""
     from graft.data.lake import Lake
     from graft.schemas.home import Home
 

@@ -25,11 +25,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from big_lake import DATASET, LABELS, _chunks, _texts
 
 from graft.schemas.base import utc_now
-from graft.schemas.datasets import DatasetVersion, Origin, Run
+from graft.schemas.datasets import DatasetVersion, Edit, EditAction, Origin, Run, Tag
 from graft.schemas.home import Home
 from graft.schemas.rows import Seed
 from graft.schemas.students import ClassScore, Evaluation, Student, StudentSettings
-from graft.schemas.versions import Edit, EditAction, Tag
 
 if TYPE_CHECKING:
     import duckdb
@@ -188,7 +187,7 @@ def fill_whole(home: Home, *, candidates: int = 1_000_000, versions: int = 20, s
 
 
 def _end(candidates: int, run: int, runs: int) -> int:
-    """How many candidates there are once this run has ended."""
+    """The number of candidates at the end of this run."""
     if run == runs:
         return candidates
     return int(candidates * (FIRST + (BEFORE_LAST - FIRST) * (run - 1) / max(1, runs - 2)))
@@ -301,7 +300,7 @@ def _origin(name: str) -> Origin:
 
 
 def _people(lake: Lake, versions: int, seed: int) -> None:
-    """What came after: students and their evaluations, edits by two people, tags."""
+    """Write the later parts: students and their evaluations, edits by two people, tags."""
     from graft.data.arrow import to_table
 
     now = utc_now()

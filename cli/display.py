@@ -9,6 +9,7 @@ from rich.text import Text
 
 from graft.flows.feasibility import early_line, standing_out
 from graft.flows.progress import Progress
+from graft.schemas import sections
 
 
 def one_line(progress: Progress) -> str:
@@ -20,6 +21,7 @@ def one_line(progress: Progress) -> str:
         f"{progress.settled} candidates",
         early(progress),
         *_gateway_parts(progress),
+        _eta(progress),
         standing_out(progress.settled, progress.reasons),
     ]
     new = [note for note in _notes(progress) if note not in progress.told]
@@ -41,12 +43,8 @@ def render(progress: Progress) -> RenderableType:
     for label, wanted in progress.wanted.items():
         done = progress.accepted.get(label, 0)
         table.add_row(Text(label), ProgressBar(total=max(1, wanted), completed=min(done, wanted)), f"{done}/{wanted}")
-    eta = progress.eta_seconds
-    facts = [
-        f"{progress.settled} candidates",
-        *_gateway_parts(progress),
-        "ETA –" if eta is None else f"ETA {int(eta) // 60}:{int(eta) % 60:02d}",
-    ]
+    facts = [f"{progress.settled} candidates", *_gateway_parts(progress), _eta(progress)]
+    recent = [f"{label}: {sections.one_line(text)}" for label, text in progress.recent]
     top = sorted(progress.reasons.items(), key=lambda item: -item[1])[:4]
     why = "rejected: " + ", ".join(f"{code} {count}" for code, count in top) if top else ""
     return Group(
@@ -55,8 +53,14 @@ def render(progress: Progress) -> RenderableType:
         Text("  ".join(facts)),
         Text(early(progress)),
         Text(standing_out(progress.settled, progress.reasons), style="yellow"),
+        *(Text(line, no_wrap=True, overflow="ellipsis") for line in recent),
         Text("\n".join((why, *(f"note: {note}" for note in _notes(progress)))), style="dim"),
     )
+
+
+def _eta(progress: Progress) -> str:
+    eta = progress.eta_seconds
+    return "" if eta is None else f"ETA {int(eta) // 60}:{int(eta) % 60:02d}"
 
 
 def _notes(progress: Progress) -> list[str]:

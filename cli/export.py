@@ -11,7 +11,7 @@ from typer.core import TyperCommand
 
 
 class ExportCommand(TyperCommand):
-    """The verb's help ends with the formats that there are, a plugin's too."""
+    """The verb's help ends with all formats, plugins' included."""
 
     def get_help(self, ctx: Any) -> str:
         """Called by typer for --help."""
@@ -19,12 +19,12 @@ class ExportCommand(TyperCommand):
 
         from graft.schemas.kinds import EXPORTS
 
-        formats = "\n\n".join(f"{name}: {escape(one.says)}" for name, one in EXPORTS.all().items())
+        formats = "\n\n".join(f"{name}: {escape(one.summary)}" for name, one in EXPORTS.all().items())
         self.help = f"{inspect.cleandoc(export.__doc__ or '')}\n\nFormats:\n\n{formats}"
         return super().get_help(ctx)
 
 
-def _said(text: str | None) -> list[str] | None:
+def _names(text: str | None) -> list[str] | None:
     return [name.strip() for name in text.split(",") if name.strip()] if text else None
 
 
@@ -64,8 +64,8 @@ def export(
             status.update(escape(text))
 
         files = export_version(
-            ref, format=format, out=out, overwrite=overwrite, restricted=restricted, splits=_said(splits), where=where,
-            columns=_said(columns), shards=shards, shard_rows=shard_rows, compression=compression, ask=ask,
+            ref, format=format, out=out, overwrite=overwrite, restricted=restricted, splits=_names(splits), where=where,
+            columns=_names(columns), shards=shards, shard_rows=shard_rows, compression=compression, ask=ask,
             instruction=instruction, plain=plain, push=push, private=private, say=say,
         )  # fmt: skip
     if json:

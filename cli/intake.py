@@ -68,7 +68,7 @@ def bring_in(
 
 def _plan_dict(planned: ImportPlan) -> dict[str, Any]:
     return {
-        "source": planned.source.name, "task": planned.task.named(), "columns": planned.mapped.told(),
+        "source": planned.source.name, "task": planned.task.named(), "columns": planned.mapped.by_role(),
         "unread": list(planned.unread), "preview": list(planned.preview), "notices": list(planned.notices),
     }  # fmt: skip
 
@@ -82,9 +82,11 @@ def _json(value: dict[str, Any]) -> None:
 def _show_plan(planned: ImportPlan) -> None:
     from graft.cli.show import console, table
 
-    told = planned.mapped.told()
+    by_role = planned.mapped.by_role()
     table(
-        f"column mapping, as {planned.task.named()}", ["role", "column"], [[role, name] for role, name in told.items()]
+        f"column mapping, as {planned.task.named()}",
+        ["role", "column"],
+        [[role, name] for role, name in by_role.items()],
     )
     heads = list(planned.preview[0]) if planned.preview else []
     if heads:

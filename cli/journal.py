@@ -1,6 +1,6 @@
 """`graft journal`: size, pruning, export, check and repair of the journal of finished calls.
 
-The lake tells which calls a run made and which of them may be exported verbatim.
+The lake lists the calls of a run and those that may be exported verbatim.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ def check(
     else:
         lines = [f"{found.rows:,} calls read, {found.good:,} good: {found.path}"]
         lines += [f"  {count:,} damaged: {kind}" for kind, count in sorted(found.damage.items())]
-        lines += [f"  SQLite says: {line}" for line in found.sqlite]
+        lines += [f"  SQLite reports: {line}" for line in found.sqlite]
         if mended:
             lines.append(f"repaired: {mended.kept:,} calls kept, {mended.moved:,} moved out")
             lines += [f"  {name}" for name in (mended.damaged_file, mended.broken_file) if name]

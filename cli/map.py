@@ -88,11 +88,11 @@ def progress(*, quiet: bool) -> Iterator[Callable[[int, int], None]]:
             task = bar.add_task("embedding", total=None)
             yield lambda done, total: bar.update(task, completed=done, total=total)
     else:
-        said = [time.monotonic()]
+        last_line = [time.monotonic()]
 
         def line(done: int, total: int) -> None:
-            if time.monotonic() - said[0] >= LINE_S:
-                said[0] = time.monotonic()
+            if time.monotonic() - last_line[0] >= LINE_S:
+                last_line[0] = time.monotonic()
                 out.print(f"embedded {done:,} of {total:,} rows and seeds", markup=False)
 
         yield line

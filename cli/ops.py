@@ -157,8 +157,8 @@ def status_table(status: Status) -> Table:
         when = run.started.astimezone().strftime("%Y-%m-%d %H:%M") if run.started else "not started"
         rows.append(("last runs" if index == 0 else "", f"{when}  {run.state}  {run.seconds:.0f} s  {run.deployment}"))
     for index, one in enumerate(status.waiting):
-        told = f"{one.dataset} until {one.until.astimezone():%Y-%m-%d %H:%M}; then: graft resume {one.run_id}"
-        rows.append(("waits for review" if index == 0 else "", told))
+        line = f"{one.dataset} until {one.until.astimezone():%Y-%m-%d %H:%M}; then: graft resume {one.run_id}"
+        rows.append(("waits for review" if index == 0 else "", line))
     for head, text in rows:
         table.add_row(Text(head, style="bold"), Text(text))
     return table

@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from graft.cli.options import JsonFlag
-from graft.schemas.restricted import HIDDEN
+from graft.schemas.sections import HIDDEN
 
 if TYPE_CHECKING:
     from graft.data.lake import Lake
     from graft.data.recall import RecallPlan
     from graft.data.trace import Touched
     from graft.data.withdrawn import Selector
-    from graft.schemas.datasets import DatasetVersion
-    from graft.schemas.versions import RecallKind
+    from graft.schemas.datasets import DatasetVersion, RecallKind
 
 EXAMPLES = 5
 RefArg = Annotated[
@@ -179,8 +178,8 @@ def recall(
         return
     _print_plans(selector, plans)
     for dataset, version in made.items():
-        told = f"published {version.ref} ({version.rows} rows)" if version else f"{dataset}: no rows to remove now"
-        console().print(f"{told}; later versions leave such rows out", markup=False)
+        outcome = f"published {version.ref} ({version.rows} rows)" if version else f"{dataset}: no rows to remove now"
+        console().print(f"{outcome}; later versions leave such rows out", markup=False)
     if plans and not yes:
         console().print("nothing was changed. To apply it, repeat the command with --yes")
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graft.cli.options import JsonFlag, RefArg
-from graft.schemas.restricted import HIDDEN
+from graft.schemas.sections import HIDDEN
 
 if TYPE_CHECKING:
     from graft.schemas.live import Live

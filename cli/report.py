@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from graft.data.card import inert
+from graft.data.card import funnel_table, inert, table_markdown
 from graft.flows.feasibility import early_line, row_price, standing_out
 from graft.schemas.decisions import decision_code
 from graft.schemas.home import Home
@@ -17,7 +17,8 @@ def run_page(
     run, version = result["run"], result["version"]
     parts = [f"# {run['dataset']}", _made(run, version, bool(result.get("repeated")))]
     if result.get("funnel"):
-        parts += ["## Candidates by outcome", _early(run, result["funnel"]), _funnel(result["funnel"])]
+        reasons = [(row["status"], decision_code(row["code"]).sentence, row["rows"]) for row in result["funnel"]]
+        parts += ["## Candidates by outcome", _early(run, result["funnel"]), table_markdown(funnel_table(reasons))]
     if result.get("method"):
         parts += ["## Labels", result["method"]]
     parts += ["## Cost", _cost(run), _beyond(run)]
@@ -42,15 +43,6 @@ def _made(run: dict[str, Any], version: dict[str, Any] | None, repeated: bool) -
     if run["shortfall"]:
         short = ", ".join(f"{label} {count}" for label, count in run["shortfall"].items())
         lines.append(f"**Short of the target** (stopped by {run['stopped_by']}): {short}.")
-    return "\n".join(lines)
-
-
-def _funnel(funnel: list[dict[str, Any]]) -> str:
-    total = sum(row["rows"] for row in funnel) or 1
-    lines = ["| ended | why | rows | share |", "|---|---|---:|---:|"]
-    for row in funnel:
-        why = inert(decision_code(row["code"]).sentence)
-        lines.append(f"| {row['status']} | {why} | {row['rows']} | {row['rows'] / total:.0%} |")
     return "\n".join(lines)
 
 

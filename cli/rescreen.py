@@ -44,48 +44,48 @@ def rescreen(
     from graft.cli.show import as_json, console
     from graft.flows.rescreen import rescreen_version
 
-    said = console(stderr=True)
+    errors = console(stderr=True)
     done = rescreen_version(
         ref, read_overrides(override or []), dry_run=dry_run, tests=test or [], text_field=text_field,
-        test_cosine=test_cosine, restricted=restricted, say=lambda line: said.print(line, style="dim", markup=False),
+        test_cosine=test_cosine, restricted=restricted, say=lambda line: errors.print(line, style="dim", markup=False),
     )  # fmt: skip
-    told = {**done.as_dict(), "dry_run": dry_run}
+    summary = {**done.as_dict(), "dry_run": dry_run}
     if json:
-        as_json(told)
+        as_json(summary)
         return
-    _print(told, done.tables)
+    _print(summary, done.tables)
 
 
-def _print(told: dict[str, Any], tables: Sequence[Table]) -> None:
+def _print(summary: dict[str, Any], tables: Sequence[Table]) -> None:
     from graft.cli.show import console, print_table, table
 
     out = console()
-    if told["rules"]:
-        rows = [[r["gate"], r["rule"], f"{r['rows']:,}", _cut(r["example"])] for r in told["rules"]]
-        table(f"{told['parent']}: {told['dropped']:,} of {told['rows']:,} rows dropped",
+    if summary["rules"]:
+        rows = [[r["gate"], r["rule"], f"{r['rows']:,}", _cut(r["example"])] for r in summary["rules"]]
+        table(f"{summary['parent']}: {summary['dropped']:,} of {summary['rows']:,} rows dropped",
               ["gate", "rule", "rows", "an example"], rows, right=("rows",))  # fmt: skip
-    if told["clusters"]:
-        rows = [[c["kind"], len(c["rows"]), _cut(c["example"])] for c in told["clusters"][:SHOWN]]
-        table(f"clusters of duplicates: {told['clusters_found']:,}", ["alike in", "rows", "one of them"], rows,
+    if summary["clusters"]:
+        rows = [[c["kind"], len(c["rows"]), _cut(c["example"])] for c in summary["clusters"][:SHOWN]]
+        table(f"clusters of duplicates: {summary['clusters_found']:,}", ["alike in", "rows", "one of them"], rows,
               right=("rows",))  # fmt: skip
     for one in tables:
         if one.rows:
             print_table(replace(one, rows=[{**row, "text": _cut(row["text"])} for row in one.rows[:SHOWN]]))
     shown = {row.get("row_id") for one in tables for row in one.rows}
-    others = Counter((one["gate"], one["rule"]) for one in told["reported"] if one["row_id"] not in shown)
+    others = Counter((one["gate"], one["rule"]) for one in summary["reported"] if one["row_id"] not in shown)
     for (name, rule), count in sorted(others.items()):
         out.print(f"{count:,} rows reported by {name}: {rule} (--json lists them)", markup=False)
-    if told["redacted"]:
-        out.print(f"{len(told['redacted']):,} rows redacted")
-    for line in told["notes"]:
+    if summary["redacted"]:
+        out.print(f"{len(summary['redacted']):,} rows redacted")
+    for line in summary["notes"]:
         out.print(f"note: {line}", markup=False)
-    kept = f"{told['kept']:,} of {told['rows']:,} rows"
-    if told["dry_run"]:
+    kept = f"{summary['kept']:,} of {summary['rows']:,} rows"
+    if summary["dry_run"]:
         out.print(f"dry run: {kept} would stay; nothing was written", markup=False)
-    elif told["published"]:
-        out.print(f"published {told['published']}: {kept}", markup=False)
+    elif summary["published"]:
+        out.print(f"published {summary['published']}: {kept}", markup=False)
     else:
-        out.print(f"every row of {told['parent']} passes: no new version was published", markup=False)
+        out.print(f"every row of {summary['parent']} passes: no new version was published", markup=False)
 
 
 def _cut(text: str) -> str:

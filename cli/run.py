@@ -15,6 +15,9 @@ from graft.flows import stopping
 from graft.schemas.home import Home
 from graft.schemas.kinds import EXPORTS
 
+FIRST_LINE_S, LINES_S = 2.0, 10.0
+"""Without a terminal: seconds before the first line of progress, and between two lines."""
+
 
 def run_recipe(recipe: str, overrides: dict[str, Any], *, train: bool, export: str | None, json: bool) -> int:
     """Run, then train and export as requested. Returns the process's exit code."""
@@ -109,8 +112,9 @@ def _lines(stop: threading.Event) -> None:
     from graft.cli.display import one_line
     from graft.flows.progress import current
 
-    said = ""
-    while not stop.wait(3.0):
+    said, pause = "", FIRST_LINE_S
+    while not stop.wait(pause):
+        pause = LINES_S
         progress = current()
         if progress is not None:
             line = one_line(progress)

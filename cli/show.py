@@ -103,20 +103,20 @@ def print_section(section: Section) -> None:
 
 
 def print_table(one: Table, *, tight: bool = False) -> None:
-    """Print a table with its note; bars are scaled to the longest. `tight` as in `table`."""
+    """Print a table with its note; bars are scaled to the longest. `tight` as in `table`, and without bars."""
     from graft.schemas.sections import one_line
 
     heads: list[str] = []
     cells: list[list[Any]] = [[] for _ in one.rows]
     for column in one.columns:
         heads.append(column.title)
-        longest = max((row[column.key] or 0.0 for row in one.rows), default=0.0) or 1.0 if column.bar else 1.0
-        if column.bar:
+        barred = column.bar and not tight
+        if barred:
             heads.append("")
         for row, line in zip(one.rows, cells, strict=True):
             line.append(one_line(column.text(row)))
-            if column.bar:
-                line.append("█" * round(BAR * (row[column.key] or 0.0) / longest))
+            if barred:
+                line.append("█" * round(BAR * (row[column.key] or 0.0) / one.longest(column)))
     if one.rows:
         right = tuple(column.title for column in one.columns if column.right)
         table(one_line(one.title), heads, cells, right=right, tight=tight)

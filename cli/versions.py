@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graft.cli.options import ByOption, JsonFlag, RefArg, RestrictedFlag, user_name
-from graft.schemas.restricted import HIDDEN
+from graft.schemas.sections import HIDDEN
 
 if TYPE_CHECKING:
     from graft.data.diff import Diff
     from graft.data.edits import Rebased
-    from graft.schemas.versions import EditAction
+    from graft.schemas.datasets import EditAction
 
 
 def diff(
@@ -28,8 +28,9 @@ def diff(
 
     Example:  graft diff demo@1 demo --html diff.html
     """
-    from graft.cli.show import as_json, console
+    from graft.cli.show import as_json, console, print_section
     from graft.data.diff import diff as compare
+    from graft.data.diff_view import sections
     from graft.data.lake import Lake
     from graft.data.versions import version
     from graft.schemas.home import Home
@@ -41,13 +42,14 @@ def diff(
     if json:
         as_json(found.model_dump(mode="json"))
         return
-    _print_diff(found)
+    for section in sections(found):
+        print_section(section)
     if html is not None:
         console().print(f"wrote {html}", markup=False, soft_wrap=True)
 
 
 def _write_html(found: Diff, file: Path) -> None:
-    from graft.data.diff_html import render_html
+    from graft.data.diff_view import render_html
     from graft.schemas.errors import GraftError
 
     try:
@@ -55,44 +57,6 @@ def _write_html(found: Diff, file: Path) -> None:
         file.write_text(render_html(found), encoding="utf-8")
     except OSError as error:
         raise GraftError(f"cannot be written: {error.strerror}", where=str(file), fix="another --html FILE") from error
-
-
-def _print_diff(found: Diff) -> None:
-    from graft.cli.show import console, table
-    from graft.data.diff import KINDS
-    from graft.data.diff_html import figure
-
-    counts: list[list[Any]] = [[name, f"{getattr(found, name):,}"] for name in ("unchanged", *KINDS)]
-    if found.renamed:
-        counts.append(["(same text, another id)", f"{found.renamed:,}"])
-    title = f"{found.a} ({found.rows_a:,} rows) → {found.b} ({found.rows_b:,} rows)"
-    table(title, ["rows", "number"], counts, right=("number",))
-    if found.drops:
-        rows: list[list[Any]] = [[one.gate or "not recorded", one.rule, f"{one.rows:,}"] for one in found.drops]
-        table("why rows were dropped", ["gate", "rule", "rows"], rows, right=("rows",))
-    numbers = (found.a, found.b, "change")
-    for title, shares in (("labels", found.labels), ("splits", found.splits)):
-        rows = [[one.name, f"{one.a:,}", f"{one.b:,}", f"{one.change:+,}"] for one in shares]
-        table(title, ["name", *numbers], rows, right=numbers)
-    rows = [[one.name, figure(one.a), figure(one.b), figure(one.change, signed=True)] for one in found.measures]
-    table("measures", ["measure", *numbers], rows, right=numbers)
-    for title, flows in (("relabelled", found.relabels), ("moved between splits", found.moves)):
-        if flows:
-            view: list[list[Any]] = [[one.before, one.after, f"{one.rows:,}"] for one in flows[:20]]
-            table(title, ["before", "after", "rows"], view, right=("rows",))
-    if found.examples:
-        view = [
-            [one.kind, one.id, _arrow(one.label_before, one.label_after), _arrow(one.text_before, one.text_after)]
-            for one in found.examples
-        ]
-        table("examples", ["change", "row", "label", "text"], view)
-    console().print(f"[dim]diversity is measured over {found.sampled:,} rows of each version[/dim]")
-
-
-def _arrow(before: str | None, after: str | None) -> str:
-    if before is None or after is None or before == after:
-        return (before if after is None else after) or ""
-    return f"{before} → {after}"
 
 
 def tag(

@@ -20,12 +20,9 @@ from starlette.responses import HTMLResponse, PlainTextResponse, RedirectRespons
 from starlette.routing import Match, Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from graft.dashboard.context import PageContext, context_of, failure_page
-from graft.dashboard.entry import ENTER, TOKEN, local
-from graft.dashboard.origin import from_elsewhere, host_known, is_plain, malformed, opens_page
+from graft.dashboard.context import Form, PageContext, context_of, failure_page, posted
+from graft.dashboard.door import ENTER, TOKEN, Door, from_elsewhere, host_known, is_plain, local, malformed, opens_page
 from graft.dashboard.pages import CHARTS, PAGES
-from graft.dashboard.people import Door
-from graft.dashboard.posting import Form, posted
 from graft.schemas.errors import GraftError
 
 if TYPE_CHECKING:
@@ -78,7 +75,7 @@ def create_app(home: Home, *, door: Door, hosts: tuple[str, ...] = LOOPBACK) -> 
 
 @posted
 def enter(request: Request, form: Form) -> Response:
-    """Admit whoever pastes the key (POST)."""
+    """Admit a browser that sends the key (POST)."""
     key, back = context_of(request).door.key, local(form.get("back", ""))
     if key is None:
         return RedirectResponse(back, 303)
@@ -136,11 +133,11 @@ def _door_page(
     request: Request, status: int, title: str, *, wrong: str = "", elsewhere: str = "", back: str = ""
 ) -> Response:
     """The page for a visitor who is not admitted (or only after a click): it loads nothing and explains access."""
-    asked = [(name, value) for name, value in request.query_params.multi_items() if name != TOKEN]
+    query = [(name, value) for name, value in request.query_params.multi_items() if name != TOKEN]
     key = context_of(request).door.key if status == 401 else None
     body = context_of(request).templates.get_template("door.html.jinja").render(
         title=title, wrong=wrong, elsewhere=elsewhere, enter=ENTER, file=str(key.file) if key else "",
-        address=back or local(quote(request.scope["path"]) + (f"?{urlencode(asked)}" if asked else "")),
+        address=back or local(quote(request.scope["path"]) + (f"?{urlencode(query)}" if query else "")),
     )  # fmt: skip
     return HTMLResponse(body, status)
 

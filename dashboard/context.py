@@ -1,4 +1,4 @@
-"""Pages and charts, and the context that they share: lake, writer, templates, charts and reports."""
+"""Pages, forms and charts, and the context that they share: lake, writer, templates and their filters, reports."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
-from urllib.parse import urlencode
+from urllib.parse import parse_qsl, urlencode
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from graft.dashboard.charts import svg
-from graft.dashboard.people import Door
+from graft.dashboard.door import Door
 from graft.dashboard.queues import Queues
-from graft.dashboard.reports import Reports
-from graft.dashboard.show import FILTERS
-from graft.dashboard.stale_cache import StaleCache
+from graft.dashboard.reports import Reports, StaleCache
 from graft.dashboard.tables import table_csv
 from graft.schemas.errors import GraftError, NotFound
-from graft.schemas.sections import Table
+from graft.schemas.sections import Table, ago, ahead, money, number, seconds, share, spelled
 
 if TYPE_CHECKING:
     from graft.data.lake import Lake
@@ -31,13 +31,35 @@ if TYPE_CHECKING:
     from graft.flows.schedules import Overview
     from graft.schemas.home import Home
 
+
 T = TypeVar("T")
 MEMORY = "450MB"
 """DuckDB's memory limit for all pages together; beyond it queries spill to the lake's folder."""
-
-
 Spec = dict[str, Any]
 """A Vega-Lite specification."""
+LARGEST = 2_000_000
+"""Maximum bytes of a form; far more than a long response takes."""
+Form = Mapping[str, str]
+
+
+def shown(text: str | None) -> str:
+    """A text for a page, with direction characters spelled out. Templates escape it."""
+    return "–" if text is None else spelled(text)
+
+
+def card(markdown: str) -> Markup:
+    """A card as HTML. HTML in its text, links and images are removed."""
+    from markdown_it import MarkdownIt
+
+    reader = MarkdownIt("commonmark", {"html": False}).enable("table").disable(["link", "image", "autolink"])
+    return Markup(reader.render(shown(markdown)))
+
+
+FILTERS: dict[str, Any] = {
+    "shown": shown, "card": card, "number": number, "share": share, "money": money, "ago": ago, "ahead": ahead,
+    "seconds": seconds,
+}  # fmt: skip
+"""Filters by their names in templates."""
 
 
 @dataclass(frozen=True)
@@ -162,11 +184,11 @@ class PageContext:
 
     def figure(self, chart: str, **given: object) -> Markup:
         """A chart with links to its files; empty if there is nothing to draw."""
-        known, asked = self.charts[chart], {name: str(value) for name, value in given.items()}
-        spec = known.draw(self, asked)
+        known, options = self.charts[chart], {name: str(value) for name, value in given.items()}
+        spec = known.draw(self, options)
         if spec is None:
             return Markup("")
-        query = urlencode(asked)
+        query = urlencode(options)
         links = Markup(" ").join(
             Markup('<a href="/charts/{0}.{1}?{2}" download>{3}</a>').format(chart, kind, query, kind.upper())
             for kind in ("svg", "png")
@@ -186,10 +208,34 @@ def context_of(request: Request) -> PageContext:
     return cast("PageContext", request.app.state.context)
 
 
+def posted(work: Callable[[Request, Form], Response]) -> Callable[[Request], Awaitable[Response]]:
+    """An address that accepts a form (urlencoded, as HTML sends it) and responds on a thread.
+
+    If a field is sent several times the last value counts. Raises GraftError if the form is too large or invalid.
+    """
+
+    @wraps(work)
+    async def answer(request: Request) -> Response:
+        body = bytearray()
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > LARGEST:
+                raise GraftError(f"a form of more than {LARGEST:,} bytes", where="form", fix="shorten the text")
+        try:
+            form = dict(parse_qsl(body.decode("utf-8"), keep_blank_values=True, max_num_fields=1000))
+        except ValueError as error:
+            raise GraftError("this is not a form", where="form", fix="submit it from the page") from error
+        if any("\x00" in value for pair in form.items() for value in pair):
+            raise GraftError("this form holds a NUL character", where="form", fix="submit it from the page")
+        return await run_in_threadpool(work, request, form)
+
+    return answer
+
+
 def _csv_of(request: Request) -> Callable[[str], str]:
     """The address of a table of the page as CSV; the page's filters are kept."""
-    asked = [(name, value) for name, value in request.query_params.multi_items() if name != "csv"]
-    return lambda name: f"{request.url.path}?{urlencode([*asked, ('csv', name)])}"
+    parameters = [(name, value) for name, value in request.query_params.multi_items() if name != "csv"]
+    return lambda name: f"{request.url.path}?{urlencode([*parameters, ('csv', name)])}"
 
 
 async def failure_page(request: Request, error: Exception) -> Response:

@@ -158,12 +158,12 @@ class Meaning:
         from graft.data.vectors import ENCODER, build
 
         assert self._encoder is not None
-        embed, told = self._encoder.result(), [0.0]
+        embed, reported = self._encoder.result(), [0.0]
 
         def say(done: int, total: int) -> None:
             self._go_on()
-            if time.monotonic() - told[0] > 0.2 or done == total:
-                told[0] = time.monotonic()
+            if time.monotonic() - reported[0] > 0.2 or done == total:
+                reported[0] = time.monotonic()
                 self._say(found, Making(done=done, total=total))
 
         with Lake.open(self._home, read_only=True) as lake:

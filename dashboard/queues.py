@@ -1,7 +1,7 @@
 """Review queues: read from the lake from time to time and handed out row by row.
 
-A row that somebody is looking at is not handed to another person for some minutes, so that two people decide the same
-row only on purpose.
+A row that one person has open is not offered to another for some minutes, so that two people
+decide the same row only on purpose.
 """
 
 from __future__ import annotations

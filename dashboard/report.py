@@ -30,9 +30,9 @@ def write_report(home: Home, ref: str, out: Path | None = None) -> Path:
     except ImportError as error:
         raise MissingExtra("the report's charts need altair", fix="pip install 'graft-factory[dashboard]'") from error
     from graft.dashboard.context import PageContext
+    from graft.dashboard.door import Door
     from graft.dashboard.pages import CHARTS, PAGES
     from graft.dashboard.pages.report import file_name, render
-    from graft.dashboard.people import Door
     from graft.data.versions import version
 
     with PageContext.open(home, Door(), PAGES, CHARTS) as context:

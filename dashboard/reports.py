@@ -1,6 +1,6 @@
-"""Background cache of slow version reports, for the pages.
+"""Caches of slow figures: version reports, and values that are shown stale while they are refreshed.
 
-A thread with its own reader computes them at low priority, so that the pages stay fast.
+A thread with its own reader computes reports at low priority, so that the pages stay fast.
 """
 
 from __future__ import annotations
@@ -8,9 +8,10 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
     from graft.data.diff import Diff
@@ -25,6 +26,36 @@ MEMORY = "350MB"
 """DuckDB's memory limit while a report is computed."""
 KEPT = 200
 """Number of reports and comparisons kept; the least recently used is dropped."""
+
+
+class StaleCache(Generic[T]):
+    """The last result of `ask`, refreshed if it is older than `every_s` seconds, by one thread at a time."""
+
+    def __init__(self, ask: Callable[[], T], every_s: float = 10.0) -> None:
+        self._ask, self._every_s = ask, every_s
+        self._value: T | None = None
+        self._at = float("-inf")
+        self._asking: threading.Thread | None = None
+        self._lock = threading.Lock()
+
+    def get(self, patience_s: float = 0.3) -> T | None:
+        """The value, after waiting up to `patience_s` seconds if it is old; None before the first."""
+        with self._lock:
+            old = time.monotonic() - self._at > self._every_s
+            if old and (self._asking is None or not self._asking.is_alive()):
+                self._asking = threading.Thread(target=self._run, daemon=True, name="stale_cache")
+                self._asking.start()
+            asking = self._asking if old else None
+        if asking is not None:
+            asking.join(patience_s)
+        return self._value
+
+    def _run(self) -> None:
+        try:
+            self._value = self._ask()
+        except Exception:  # the next request tries again; a page shows the value as unknown
+            self._value = None
+        self._at = time.monotonic()
 
 
 class Reports:
@@ -58,7 +89,7 @@ class Reports:
         return self.made(("diff", before.ref, now.ref), lambda lake: diff(lake, before, now), patience_s)
 
     def known(self, version: DatasetVersion) -> bool:
-        """Whether the version's quality report is cached or being computed."""
+        """Return True if the version's quality report is cached or being computed."""
         return self._memo.known(("quality", version.ref, ""))
 
     def made(self, key: tuple[str, ...], make: Callable[[Lake], T], patience_s: float = 1.0) -> T | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from graft.schemas.errors import GraftError, MissingExtra
 
 if TYPE_CHECKING:
-    from graft.dashboard.entry import Key
+    from graft.dashboard.door import Key
     from graft.schemas.home import Home
 
 PASSWORD = "GRAFT_DASHBOARD_PASSWORD"
@@ -48,8 +48,7 @@ def serve(
 
     from graft.dashboard.app import LOOPBACK, create_app
     from graft.dashboard.charts.shapes import warm
-    from graft.dashboard.entry import Key
-    from graft.dashboard.people import Door
+    from graft.dashboard.door import Door, Key
     from graft.data.lake import Lake
 
     password, header = os.environ.get(PASSWORD, ""), os.environ.get(USER_HEADER, "")

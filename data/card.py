@@ -1,16 +1,16 @@
-"""The card of a published version, in Markdown. All text from models and seeds is made inert."""
+"""The card of a published version, in Markdown. All text from models, seeds and imported files is made inert."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import get_args
 
 from graft.schemas.datasets import Row, Run, SplitName
 from graft.schemas.models import ModelSpec
 from graft.schemas.recipe import Recipe
-from graft.schemas.sections import Section
+from graft.schemas.sections import Column, Section, Table
 
 SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~$@:.=-])")
 SPLIT_ORDER: tuple[SplitName, ...] = get_args(SplitName)
@@ -54,6 +54,28 @@ def render_card(
     return "\n\n".join(parts) + "\n"
 
 
+def render_import(
+    name: str, *, source: str, sha256: str, licence: str, kind: str, mapped: Mapping[str, str], rows: Sequence[Row],
+    notices: Sequence[str],
+) -> str:  # fmt: skip
+    """The card of an imported version: its content, source, licence and column mapping."""
+    facts = [
+        f"- {len(rows):,} rows for {kind} over {len({row.label for row in rows}):,} labels; Graft made none of them",
+        f"- from: {inert(source)}",
+        f"- sha256: {sha256 or 'unknown: the source is an address'}",
+        f"- licence: {inert(licence) or 'not stated'}",
+        "- columns: " + ", ".join(f"{role} = {inert(column)}" for role, column in mapped.items()),
+    ]
+    restricted = sum(row.restricted for row in rows)
+    if restricted:
+        facts.append(f"- {restricted:,} rows are restricted: exports leave them out without --restricted")
+    parts = [f"# {inert(name)}", "## Source\n\n" + "\n".join(facts), _counts(rows)]
+    if notices:
+        parts.append("## Notes\n\n" + "\n".join(f"- {inert(notice)}" for notice in notices))
+    limits = "Graft does not know who wrote the texts or how they were labelled: consult their source."
+    return "\n\n".join([*parts, f"## Use and limits\n\n{limits}"]) + "\n"
+
+
 def _made(run: Run, recipe: Recipe, rows: Sequence[Row], seeds: int) -> str:
     licence = inert(recipe.licence) or "not stated"
     lines = [
@@ -86,9 +108,18 @@ def _funnel(reasons: Sequence[tuple[str, str, int]]) -> str:
     total = sum(count for _, _, count in reasons)
     if not total:
         return "## Accepted and rejected\n\nNo candidate is recorded."
-    body = [[status, inert(code), f"{count:,}", f"{count / total:.1%}"] for status, code, count in reasons]
-    head = ["end", "reason", "rows", "share"]
-    return f"## Accepted and rejected\n\nOf {total:,} candidates:\n\n" + _table(head, body)
+    return f"## Accepted and rejected\n\nOf {total:,} candidates:\n\n{table_markdown(funnel_table(reasons))}"
+
+
+def funnel_table(reasons: Sequence[tuple[str, str, int]]) -> Table:
+    """Candidates by outcome, from (status, reason, rows)."""
+    total = sum(count for _, _, count in reasons) or 1
+    columns = (
+        Column("status", "end"), Column("reason", "reason"), Column("rows", "rows", "number"),
+        Column("share", "share", "share"),
+    )  # fmt: skip
+    rows = [{"status": one, "reason": why, "rows": count, "share": count / total} for one, why, count in reasons]
+    return Table("funnel", "", columns, rows)
 
 
 def _cost(run: Run) -> str:
@@ -143,13 +174,17 @@ def section_markdown(section: Section) -> str:
     """A section in Markdown: heading, text, facts as a list, tables, notes. Tables are complete."""
     parts = [f"## {inert(section.title)}", inert(section.text, 2_000)]
     parts.append("\n".join(f"- {inert(fact.name)}: {inert(fact.text)}" for fact in section.facts))
-    for table in section.tables:
-        body = [[inert(column.text(row)) for column in table.columns] for row in table.rows]
-        below = inert(table.note if body else table.empty, 2_000)
-        title = f"{inert(table.title)}:" if table.title else ""
-        parts += [title, _table([inert(column.title) for column in table.columns], body) if body else "", below]
+    parts += [table_markdown(table) for table in section.tables]
     parts += [inert(note, 2_000) for note in section.notes]
     return "\n\n".join(part for part in parts if part)
+
+
+def table_markdown(table: Table) -> str:
+    """A table in Markdown, with its title above and its note below."""
+    body = [[inert(column.text(row)) for column in table.columns] for row in table.rows]
+    title = f"{inert(table.title)}:" if table.title else ""
+    view = _table([inert(column.title) for column in table.columns], body) if body else ""
+    return "\n\n".join(part for part in (title, view, inert(table.note if body else table.empty, 2_000)) if part)
 
 
 def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:

@@ -11,8 +11,8 @@ from graft.data.vectors import forget
 from graft.data.versions import rows, versions
 from graft.data.withdrawn import recalls, withdrawn
 from graft.schemas.base import Value, utc_now
+from graft.schemas.datasets import Deletion, Tag
 from graft.schemas.errors import GraftError, NotFound
-from graft.schemas.versions import Deletion, Tag
 
 if TYPE_CHECKING:
     import duckdb
@@ -33,7 +33,7 @@ class Dependents(Value):
 
     @property
     def empty(self) -> bool:
-        """Whether nothing refers to the version."""
+        """True if nothing refers to the version."""
         return self == Dependents()
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from graft.data.quality.words import words_sql
 from graft.schemas.base import Value
-from graft.schemas.restricted import HIDDEN
+from graft.schemas.sections import HIDDEN
 
 if TYPE_CHECKING:
     from graft.data.lake import Lake
@@ -111,7 +111,7 @@ class Diff(Value):
 
     @property
     def same(self) -> bool:
-        """Whether both hold the same rows, labels and splits."""
+        """True if both hold the same rows, labels and splits."""
         return not (self.added or self.dropped or self.relabelled or self.edited or self.moved)
 
 

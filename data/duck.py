@@ -1,15 +1,25 @@
-"""DuckDB connections with DuckLake's extensions, offline, and classification of DuckDB's errors."""
+"""DuckDB connections with DuckLake's extensions, offline, their cursors, and classification of DuckDB's errors.
+
+Each thread has one cursor over a read-only instance: a slow query of one thread delays no other. Cursors share the
+attached lake, its memory limit and its threads. A temporary table belongs to the thread that made it. Each query is a
+transaction of its own, so that it sees every commit made before it.
+"""
 
 from __future__ import annotations
 
 import importlib.util
+import threading
+import time
+import weakref
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from graft.schemas.errors import NO_SPACE, GraftError, MissingExtra
 
 if TYPE_CHECKING:
     import duckdb
+    import pyarrow as pa
 
 MEMORY_LIMIT = "2GB"
 WRITER_THREADS, READER_THREADS = 1, 2
@@ -23,6 +33,10 @@ EXTENSIONS = ("ducklake", "sqlite_scanner")
 Stamp = tuple[str, int, int, int, int]
 _VERIFIED: set[Stamp | None] = set()
 """Extension files that DuckDB has verified in this process; verifying takes 0.3 s of CPU per connection."""
+POLL_S = 0.05
+"""Repeated interrupts for a query that had not begun at the first one."""
+CROWDED_S = (0.1, 0.3, 1.0)
+"""Seconds before a query that ran out of memory is tried again: other queries end meanwhile."""
 
 
 def connect(
@@ -103,14 +117,14 @@ def quoted(text: str) -> str:
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether the error means that no space is left."""
+    """Return True if the error means that no space is left."""
     if isinstance(error, OSError) and error.errno in NO_SPACE:
         return True
     return any(sign in str(error).lower() for sign in FULL)
 
 
 def is_made(connection: duckdb.DuckDBPyConnection, catalogue: Path) -> bool:
-    """Whether a catalogue contains our tables; a process may have been killed while it created them.
+    """Return True if a catalogue contains our tables; a process may have been killed while it created them.
 
     The check uses DuckDB's SQLite, never Python's: two copies of SQLite in one process release each other's locks.
     """
@@ -132,7 +146,7 @@ def is_made(connection: duckdb.DuckDBPyConnection, catalogue: Path) -> bool:
 
 
 def is_conflict(error: BaseException) -> bool:
-    """Whether another writer committed first, so that the same transaction may succeed if retried."""
+    """Return True if another writer committed first, so that the same transaction may succeed if retried."""
     return any(sign in str(error).lower() for sign in CONFLICTS)
 
 
@@ -141,3 +155,73 @@ def unreadable(error: Exception, folder: Path) -> GraftError:
     first = str(error).splitlines()[0]
     fix = "restore catalogue.sqlite from a copy, upgrade Graft, or set GRAFT_HOME to another folder"
     return GraftError(f"the lake cannot be opened: {first}", where=str(folder), fix=fix)
+
+
+class Cursor:
+    """One thread's cursor, and the lock that shows whether a query is running."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+        self.lock = threading.Lock()
+        self._cursor = connection.cursor()
+        self._cursor.execute("USE lake")
+        self._cursor.execute("SET TimeZone = 'UTC'")  # both are a connection's own, and are not copied
+
+    def table(self, query: str, params: Sequence[Any]) -> pa.Table:
+        """The whole answer to a query. Tried again if concurrent queries have taken all memory."""
+        import duckdb
+
+        for wait_s in CROWDED_S:
+            try:
+                return self._table(query, params)
+            except duckdb.OutOfMemoryException:
+                time.sleep(wait_s)
+        return self._table(query, params)
+
+    def _table(self, query: str, params: Sequence[Any]) -> pa.Table:
+        with self.lock:
+            return self._cursor.execute(query, list(params)).to_arrow_table()
+
+    def interrupt(self) -> None:
+        """Interrupts the running query, if any."""
+        self._cursor.interrupt()
+
+    def close(self) -> None:
+        """Interrupts the running query, and closes."""
+        while not self.lock.acquire(timeout=POLL_S):
+            self._cursor.interrupt()
+        try:
+            self._cursor.close()
+        finally:
+            self.lock.release()
+
+
+class Cursors:
+    """The cursors of all threads. A thread's cursor is made at its first query and closed when the thread ends."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+        self._connection = connection
+        self._own = threading.local()
+        self._all: weakref.WeakSet[Cursor] = weakref.WeakSet()
+        self._guard = threading.Lock()
+
+    def mine(self) -> Cursor:
+        """This thread's cursor. Raises duckdb.ConnectionException once all are closed."""
+        cursor: Cursor | None = getattr(self._own, "cursor", None)
+        if cursor is None:
+            with self._guard:
+                cursor = self._own.cursor = Cursor(self._connection)
+                self._all.add(cursor)
+        return cursor
+
+    def interrupt(self) -> None:
+        """Interrupts every running query."""
+        with self._guard:
+            for cursor in list(self._all):
+                cursor.interrupt()
+
+    def close(self) -> None:
+        """Interrupts every query and closes every cursor, then the connection; closing twice is harmless."""
+        with self._guard:
+            for cursor in list(self._all):
+                cursor.close()
+            self._connection.close()

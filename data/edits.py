@@ -16,11 +16,10 @@ from graft.data.arrow import from_table, to_table
 from graft.data.rescue import Rejected, recalled, rejected, rejected_like, take_in
 from graft.data.versions import Held, derive, held_by
 from graft.schemas.base import Value, stable_hash, utc_now
-from graft.schemas.datasets import Row
+from graft.schemas.datasets import Edit, EditAction, Row
 from graft.schemas.errors import GraftError, NotFound
 from graft.schemas.rows import GateResult
 from graft.schemas.tasks.base import Task
-from graft.schemas.versions import Edit, EditAction
 
 if TYPE_CHECKING:
     import duckdb
@@ -66,7 +65,7 @@ class Rebased(Value):
 
     @property
     def changes(self) -> bool:
-        """Whether the version would change."""
+        """True if the version would change."""
         return bool(self.relabelled or self.edited or self.rejected or self.rescued)
 
 
@@ -269,7 +268,7 @@ def rebase(lake: Lake, found: DatasetVersion, *, force: bool = False, dry_run: b
         fine = _without(wanted, {conflict.edit.id for conflict in against}) if against else wanted
         if fine.reject is not None:
             report["rejected"].append(row.id)
-            drops.append(GateResult(gate=GATE, rule="reject", passed=False, detail=_said(fine.reject)))
+            drops.append(GateResult(gate=GATE, rule="reject", passed=False, detail=_reason(fine.reject)))
             continue
         changed = _changed(row, fine, task)
         _tell(report, row, changed)
@@ -335,10 +334,10 @@ def apply(lake: Lake, found: DatasetVersion, *, force: bool = False) -> DatasetV
 def _publish(
     lake: Lake, found: DatasetVersion, kept: Sequence[Held], plan: Rebased, drops: Sequence[GateResult]
 ) -> DatasetVersion:
-    told = f"{len(plan.relabelled)} relabelled, {len(plan.edited)} edited, {len(plan.rejected)} rejected by people"
+    summary = f"{len(plan.relabelled)} relabelled, {len(plan.edited)} edited, {len(plan.rejected)} rejected by people"
     back = f"; {len(plan.rescued)} rescued after a run had rejected them" if plan.rescued else ""
     left = f"; {len(plan.conflicts)} conflicts were not applied" if plan.conflicts else ""
-    return derive(lake, found, kept, origin="edits", note=told + back + left, drops=drops, dropped=plan.rejected)
+    return derive(lake, found, kept, origin="edits", note=summary + back + left, drops=drops, dropped=plan.rejected)
 
 
 def _by_row(made: Iterable[Edit]) -> dict[str, list[Edit]]:
@@ -386,5 +385,5 @@ def _tell(report: dict[str, list[str]], row: Row, changed: Row) -> None:
         report["edited"].append(row.id)
 
 
-def _said(edit: Edit) -> str:
+def _reason(edit: Edit) -> str:
     return f"{edit.by}: {edit.note}" if edit.note else edit.by

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from graft.data.arrow import from_table
-from graft.data.history import called, edits_of, lost, origin_of, recalls_of, shown_to
+from graft.data.withdrawn import PROMPT_VERSION, Selector, direct, recalls, touched
+from graft.schemas.calls import Call
+from graft.schemas.datasets import Edit
 from graft.schemas.errors import NotFound
 from graft.schemas.kinds import METHODS
-from graft.schemas.restricted import HIDDEN
 from graft.schemas.rows import Candidate
+from graft.schemas.sections import HIDDEN
 from graft.schemas.students import Student
 from graft.schemas.tasks.base import Task
 
@@ -20,7 +24,12 @@ LEAST_PREFIX = 6
 LAST = "\U0010ffff"
 """Greatest character: ids with a prefix lie between the prefix and the prefix plus this. A version's rows are sorted by
 id in their files, so that most are skipped; `starts_with` reads them all (ten times as long on 5M rows)."""
-SAID = ("text", "response", "keywords", "summary")
+TEXT_FIELDS = ("text", "response", "keywords", "summary")
+PARAMETERS = ("temperature", "top_p", "max_tokens", "seed", "top_logprobs", "sample")
+"""Numbers of a request; they quote nothing, so they are shown for restricted rows too."""
+SHOWN_TO = 50
+"""Most named rows that had the row as exemplar; all are counted."""
+OWN_ROWS = "(the recipe itself)"
 
 
 def explain(lake: Lake, row_id: str, *, restricted: bool = False) -> dict[str, Any]:
@@ -59,10 +68,10 @@ def explain(lake: Lake, row_id: str, *, restricted: bool = False) -> dict[str, A
 
 def _published(history: dict[str, Any], held: list[dict[str, Any]]) -> dict[str, Any] | None:
     """The newest version's fields of the row, if they differ from the candidate's: a person's edit, a masked number."""
-    said = ("text", "response", "label")
-    if not held or all(held[-1][name] == history[name] for name in said):
+    compared = ("text", "response", "label")
+    if not held or all(held[-1][name] == history[name] for name in compared):
         return None
-    return {name: held[-1][name] for name in ("dataset", "version", *said)}
+    return {name: held[-1][name] for name in ("dataset", "version", *compared)}
 
 
 def _whole_id(lake: Lake, prefix: str) -> str:
@@ -95,15 +104,18 @@ def _newest(lake: Lake, name: str) -> Candidate | None:
 
 def _of_candidate(lake: Lake, found: Candidate, restricted: bool) -> dict[str, Any]:
     slot = found.slot
-    asked = called(lake, slot.run_id, found.id)
-    prices = [call["price_usd"] for call in asked if call["failure"] is None]
+    calls = called(lake, slot.run_id, found.id)
+    prices = [call["price_usd"] for call in calls if call["failure"] is None]
     task = _task(lake, slot.run_id)
     kept_back = not restricted and task.has_restricted
     shown = [seed.model_dump(mode="json") for seed in slot.exemplars]
     if kept_back:
         secret = _restricted_texts(lake, slot.run_id, [seed.text for seed in slot.exemplars])
-        shown = [_hidden(row, *SAID) if task.restricts(row["label"]) or row["text"] in secret else row for row in shown]
-        asked = [_hidden(call, "request", "reply") for call in asked]
+        shown = [
+            _hidden(row, *TEXT_FIELDS) if task.restricts(row["label"]) or row["text"] in secret else row
+            for row in shown
+        ]
+        calls = [_hidden(call, "request", "reply") for call in calls]
     return {
         "id": found.id,
         "source": "synthetic",
@@ -117,7 +129,7 @@ def _of_candidate(lake: Lake, found: Candidate, restricted: bool) -> dict[str, A
             {**gate.model_dump(mode="json"), "neighbour_text": _text_of(lake, slot.run_id, gate.neighbour, restricted)}
             for gate in found.gates
         ],
-        "calls": asked,
+        "calls": calls,
         "price_usd": None if any(price is None for price in prices) else sum(price or 0.0 for price in prices),
     }
 
@@ -157,15 +169,15 @@ def _without_words(history: dict[str, Any]) -> dict[str, Any]:
     """The history of a restricted row with only ids, labels, figures and codes."""
     decision = history["decision"]
     return {
-        **_hidden(history, *SAID),
+        **_hidden(history, *TEXT_FIELDS),
         **_hidden({"notes": history.get("notes")}, "notes"),
         "slot": _hidden(history["slot"], "payload") if history["slot"] else None,
         "decision": _hidden(decision, "reason") if decision else None,
-        "exemplars": [_hidden(seed, *SAID) for seed in history["exemplars"]],
+        "exemplars": [_hidden(seed, *TEXT_FIELDS) for seed in history["exemplars"]],
         "reviews": [_hidden(review, "comment", "answer", "failure") for review in history["reviews"]],
         "gates": [_hidden(gate, "detail", "neighbour_text") for gate in history["gates"]],
         "calls": [_hidden(call, "request", "reply") for call in history["calls"]],
-        "published": _hidden(history["published"], *SAID) if history["published"] else None,
+        "published": _hidden(history["published"], *TEXT_FIELDS) if history["published"] else None,
         "edits": [_hidden(edit, "base_text", "text", "response", "note") for edit in history["edits"]],
         "drops": [_hidden(drop, "detail") for drop in history["drops"]],
     }
@@ -232,3 +244,90 @@ def _students(lake: Lake, places: list[dict[str, Any]]) -> list[dict[str, Any]]:
     trained = [student for student in every if (student.dataset, student.version) in learned]
     fields = {"id", "dataset", "version", "trained_on", "path", "created_at"}
     return [student.model_dump(mode="json", include=fields) for student in trained]
+
+
+def called(lake: Lake, run_id: str, candidate_id: str) -> list[dict[str, Any]]:
+    """A candidate's calls as plain values, oldest first, each with its `parameters` and its `prompt_version`."""
+    query = f"""
+        SELECT *, {PROMPT_VERSION} AS prompt_version FROM lake.calls WHERE run_id = ? AND candidate_id = ?
+        ORDER BY "at", key"""
+    found = lake.sql(query, [run_id, candidate_id])
+    calls = from_table(Call, found, drop=("prompt_version",))
+    return [
+        {
+            **call.model_dump(mode="json", exclude={"run_id", "candidate_id"}),
+            "parameters": parameters(call.request),
+            "prompt_version": prompt,
+        }
+        for call, prompt in zip(calls, found.column("prompt_version").to_pylist(), strict=True)
+    ]
+
+
+def parameters(request: str) -> dict[str, Any]:
+    """The sampling parameters of a request's JSON; none if it is unreadable."""
+    try:
+        body = json.loads(request)
+    except ValueError:
+        return {}
+    given = body if isinstance(body, dict) else {}
+    return {name: given[name] for name in PARAMETERS if isinstance(given.get(name), int | float)}
+
+
+def origin_of(lake: Lake, source: str, run_id: str) -> dict[str, Any]:
+    """Source of a row's words: `source`, `file` (the seeds' or the imported one; None: unknown), `run`."""
+    run = lake.run(run_id)
+    if run is None:
+        return {"source": source, "file": None, "run": run_id}
+    seeds = run.recipe.get("seeds") or {}
+    own = OWN_ROWS if seeds.get("rows") else None
+    file = run.recipe_file or seeds.get("path") if source == "imported" else seeds.get("path") or own
+    return {"source": source, "file": file or None, "run": run_id}
+
+
+def edits_of(lake: Lake, row_id: str) -> list[dict[str, Any]]:
+    """People's decisions on a row, oldest first."""
+    query = 'SELECT * FROM lake.edits WHERE row_id = ? ORDER BY "at", id'
+    return [edit.model_dump(mode="json") for edit in from_table(Edit, lake.sql(query, [row_id]))]
+
+
+def lost(lake: Lake, row_id: str) -> list[dict[str, Any]]:
+    """The derived versions that left a row out, each with its parent, its origin, and the rule."""
+    query = """
+        SELECT d.*, v.parent, v.origin FROM lake.drops d
+        LEFT JOIN lake.versions v ON v.dataset = d.dataset AND v.version = d.version
+        WHERE d.row_id = ? ORDER BY d.dataset, d.version, d.gate"""
+    found: list[dict[str, Any]] = lake.sql(query, [row_id]).to_pylist()
+    return found
+
+
+def recalls_of(lake: Lake, row_id: str, held: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Recalls that withdraw a row from a dataset that holds or held it, or whose run made it."""
+    every = recalls(lake)
+    if not every:
+        return []
+    query = """
+        SELECT r.id, r.dataset FROM lake.candidates c JOIN lake.runs r ON r.id = c.run_id WHERE c.candidate_id = ?"""
+    made = lake.sql(query, [row_id]).to_pylist()
+    datasets = {row["dataset"] for row in (*held, *lost(lake, row_id), *made)}
+    runs = {row["run_id"] for row in held} | {row["id"] for row in made}
+    return [
+        one.model_dump(mode="json")
+        for one in every
+        if one.dataset in datasets and _withdraws(lake, Selector(one.kind, one.value), row_id, runs)
+    ]
+
+
+def _withdraws(lake: Lake, selector: Selector, row_id: str, runs: set[str]) -> bool:
+    if any(direct(selector, row_id, run_id) for run_id in (*runs, "")):
+        return True
+    return any(name == row_id for _, name in touched(lake, selector))
+
+
+def shown_to(lake: Lake, row_id: str) -> dict[str, Any]:
+    """Number of candidates that had a row as exemplar, how many of them are accepted, and the first ids."""
+    query = """
+        SELECT count(*) AS rows, count(*) FILTER (status = 'accepted') AS accepted,
+               min(DISTINCT candidate_id, ?) AS ids
+        FROM lake.candidates WHERE list_contains(exemplar_ids, ?)"""
+    found: dict[str, Any] = lake.sql(query, [SHOWN_TO, row_id]).to_pylist()[0]
+    return {**found, "ids": found["ids"] or []}

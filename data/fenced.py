@@ -55,7 +55,7 @@ class _Watch:
                 self._lake.interrupt()
 
 
-def _serve(lake: Lake, budget: Budget, asked: IO[bytes], answers: IO[bytes]) -> None:
+def _serve(lake: Lake, budget: Budget, requests: IO[bytes], answers: IO[bytes]) -> None:
     """Answer queries until the other end closes."""
     import duckdb
     import pyarrow as pa
@@ -63,7 +63,7 @@ def _serve(lake: Lake, budget: Budget, asked: IO[bytes], answers: IO[bytes]) -> 
     watch = _Watch(lake, budget)
     while True:
         try:
-            _, body = receive(asked)
+            _, body = receive(requests)
         except EOFError:
             return
         query, params = orjson.loads(body)

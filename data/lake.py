@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from graft.data.arrow import sql_columns, to_table
-from graft.data.duck import MEMORY_LIMIT, connect, is_conflict, is_full, is_made, quoted, unreadable
+from graft.data.duck import MEMORY_LIMIT, Cursors, connect, is_conflict, is_full, is_made, quoted, unreadable
 from graft.data.fence import Fences
-from graft.data.lake_runs import RunRecords
+from graft.data.lake_records import RunRecords, StudentRecords
 from graft.data.lake_schema import (
     SCHEMA_VERSION,
     TABLES,
@@ -27,8 +27,6 @@ from graft.data.lake_schema import (
     candidates_table,
     migrate,
 )
-from graft.data.lake_students import StudentRecords
-from graft.data.readers import Cursors
 from graft.schemas.base import utc_now
 from graft.schemas.calls import Call
 from graft.schemas.datasets import Run

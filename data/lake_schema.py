@@ -15,11 +15,10 @@ from pydantic import BaseModel, JsonValue
 from graft.data.arrow import plain_rows, sql_columns, to_table
 from graft.schemas.base import Value
 from graft.schemas.calls import Call
-from graft.schemas.datasets import DatasetVersion, Row, Run
+from graft.schemas.datasets import DatasetVersion, Deletion, Drop, Edit, Recall, Row, Run, Tag
 from graft.schemas.rows import Candidate, Decision, GateResult, Labelling, Review, Route, Seed, Status, Steer
 from graft.schemas.steering import Improvement
 from graft.schemas.students import Evaluation, InstructEvaluation, Student
-from graft.schemas.versions import Deletion, Drop, Edit, Recall, Tag
 
 if TYPE_CHECKING:
     import duckdb
@@ -236,7 +235,7 @@ def migrate(connection: duckdb.DuckDBPyConnection, found: int) -> None:
         for table, columns in ADDED[version].items():
             for column, kind in columns.items() if table in there else ():
                 connection.execute(f"ALTER TABLE lake.{table} ADD COLUMN {identifier(column)} {kind}")
-                if kind.endswith("[]"):  # DuckLake knows no defaults of lists
+                if kind.endswith("[]"):  # DuckLake has no defaults of lists
                     connection.execute(f"UPDATE lake.{table} SET {identifier(column)} = []")
         for table, (change, gone) in MOVED.get(version, {}).items():
             if table in there:

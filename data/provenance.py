@@ -31,10 +31,10 @@ class Document:
         """Add an entity, activity or agent unless it exists; return its qualified name."""
         records: Records = getattr(self, kind)
         qualified = _qualified(name)
-        said = {_key(k): v for k, v in attributes.items() if v not in (None, "", [], {})}
-        if "prov:type" in said:
-            said["prov:type"] = {"$": said["prov:type"], "type": "xsd:QName"}
-        records.setdefault(qualified, said)
+        values = {_key(k): v for k, v in attributes.items() if v not in (None, "", [], {})}
+        if "prov:type" in values:
+            values["prov:type"] = {"$": values["prov:type"], "type": "xsd:QName"}
+        records.setdefault(qualified, values)
         return qualified
 
     def relate(self, relation: str, **parts: str) -> None:

@@ -114,18 +114,18 @@ class QueryCache:
             return None
 
     def known(self, key: Hashable) -> bool:
-        """Whether an answer is cached or being computed."""
+        """Return True if an answer is cached or being computed."""
         with self._lock:
             return key in self._held
 
     def _wanted(self, key: Hashable, stamp: Hashable, late_s: float) -> tuple[_Kept[Any], bool]:
         """The cached answer, finished or in progress, or a new entry that the first caller must fill."""
-        asked = ("snapshot", self.lake.snapshot()) if stamp is None else ("stamp", stamp)
+        current = ("snapshot", self.lake.snapshot()) if stamp is None else ("stamp", stamp)
         with self._lock:
             kept = self._held.get(key)
-            if mine := kept is None or not _serves(kept, asked, late_s):
+            if mine := kept is None or not _serves(kept, current, late_s):
                 self._drop(key)
-                kept = self._held[key] = _Kept(asked)
+                kept = self._held[key] = _Kept(current)
                 self._bytes += kept.size
             self._held.move_to_end(key)
         assert kept is not None
@@ -182,12 +182,12 @@ def run_stamp(run: Run) -> Hashable:
     return None if run.status == "running" else (run.id, run.status, run.ended_at)
 
 
-def _serves(kept: _Kept[Any], asked: tuple[str, Hashable], late_s: float) -> bool:
-    """Whether a cached answer is valid: of a later snapshot always, of an earlier one until it is too old."""
-    if kept.stamp[0] == asked[0] == "snapshot":
-        new = cast("int", kept.stamp[1]) >= cast("int", asked[1])
+def _serves(kept: _Kept[Any], current: tuple[str, Hashable], late_s: float) -> bool:
+    """Return True if a cached answer is valid: of a later snapshot always, of an earlier one until it is too old."""
+    if kept.stamp[0] == current[0] == "snapshot":
+        new = cast("int", kept.stamp[1]) >= cast("int", current[1])
         return new or (late_s > 0 and time.monotonic() - kept.made < late_s)
-    return kept.stamp == asked
+    return kept.stamp == current
 
 
 def _frozen(value: Any) -> Hashable:

@@ -20,10 +20,9 @@ from graft.data.trace import Touched, check_known, rows_at
 from graft.data.versions import derivation, held_by, insert_version, version, versions
 from graft.data.withdrawn import Selector, recalls, touched
 from graft.schemas.base import stable_hash, utc_now
-from graft.schemas.datasets import DatasetVersion
+from graft.schemas.datasets import DatasetVersion, Recall
 from graft.schemas.errors import GraftError
 from graft.schemas.students import Student
-from graft.schemas.versions import Recall
 
 if TYPE_CHECKING:
     import duckdb

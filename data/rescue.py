@@ -30,7 +30,7 @@ class Rejected(Value):
     label: str
     restricted: bool
     variant: bool
-    """Whether several rows share its text, each with another response."""
+    """True if several rows share its text, each with another response."""
     neighbour: str
     """The similar row that a gate names; empty if none does."""
 

@@ -98,6 +98,4 @@ def render(title: str, lead: str, sections: Sequence[Section]) -> str:
 
 def _width(table: Table, column: Column, row: Mapping[str, Any], key: str) -> float:
     """The length of a value's bar, in pixels; the column's longest bar or mark fills the width."""
-    keys = [column.key, *([column.mark] if column.mark else [])]
-    top = max((one[key] or 0.0 for one in table.rows for key in keys), default=0.0) or 1.0
-    return round(WIDTH * (row[key] or 0.0) / top, 1)
+    return round(WIDTH * (row[key] or 0.0) / table.longest(column), 1)

@@ -1,4 +1,7 @@
-"""Reads seeds and held-out files (CSV, JSONL, Parquet, rows in the recipe); names every broken line at once."""
+"""Reads seeds and held-out files (CSV, JSONL, Parquet, rows in the recipe); names every broken line at once.
+
+A recipe's held-out files are registered in the lake before any row is written.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
@@ -17,9 +20,14 @@ from graft.data.intake.parquet import parquet_rows, schema_of
 from graft.data.intake.parts import Problems
 from graft.schemas.errors import InputInvalid, Problem
 from graft.schemas.kinds import METHODS
+from graft.schemas.load import resolve_path
 from graft.schemas.problems import did_you_mean
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Seed
+
+if TYPE_CHECKING:
+    from graft.data.lake import Lake
+
 
 log = logging.getLogger(__name__)
 
@@ -289,3 +297,19 @@ def _intake(reader: _Reader, path: Path, names: tuple[str, str, str]) -> Iterato
     except InputInvalid as error:
         reader.problems += error.problems
     reader.problems += wrong.listed
+
+
+def register_evaluation_files(lake: Lake, recipe: Recipe, recipe_file: str | Path) -> list[str]:
+    """Registers the recipe's own held-out files: `student.test` and `improve.steer_on`. Returns their names.
+
+    From then on rows that repeat one of their texts are rejected. Raises InputInvalid if a file is unreadable.
+    """
+    named = [given for given in (recipe.student.test, recipe.improve.steer_on) if given]
+    for given in named:
+        register_file(lake, recipe.name, resolve_path(recipe_file, given), recipe.student.text_field)
+    return named
+
+
+def register_file(lake: Lake, dataset: str, path: Path, text_field: str) -> bool:
+    """Registers one held-out file for a dataset. False: it was registered. Raises InputInvalid if it is unreadable."""
+    return lake.register_test_file(dataset, path.name, load_texts(path, text_field))

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from graft.data.arrow import from_table, to_table
 from graft.schemas.base import SLUG_PATTERN, utc_now
+from graft.schemas.datasets import Tag
 from graft.schemas.errors import GraftError, NotFound
-from graft.schemas.versions import Tag
 
 if TYPE_CHECKING:
     import duckdb

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from graft.data.versions import versions
 from graft.data.withdrawn import PROMPT_VERSION, Places, Selector, direct, touched
-from graft.schemas.datasets import DatasetVersion
+from graft.schemas.datasets import DatasetVersion, RecallKind
 from graft.schemas.errors import NotFound
-from graft.schemas.versions import RecallKind
 
 if TYPE_CHECKING:
     from graft.data.lake import Lake

@@ -15,10 +15,9 @@ from graft.data.lake_schema import VersionRowRecord
 from graft.data.tags import tags
 from graft.data.withdrawn import recalls, withdrawn
 from graft.schemas.base import content_hash, utc_now
-from graft.schemas.datasets import DatasetVersion, Origin, Row, Run, SplitName
+from graft.schemas.datasets import DatasetVersion, Drop, Origin, Row, Run, SplitName
 from graft.schemas.errors import GraftError, NotFound
 from graft.schemas.rows import GateResult
-from graft.schemas.versions import Drop
 
 if TYPE_CHECKING:
     import duckdb

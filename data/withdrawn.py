@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from graft.data.arrow import from_table
 from graft.schemas.binding import writing_roles
+from graft.schemas.datasets import Recall, RecallKind
 from graft.schemas.rows import GateResult
-from graft.schemas.versions import Recall, RecallKind
 
 if TYPE_CHECKING:
     from graft.data.lake import Lake

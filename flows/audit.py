@@ -146,7 +146,7 @@ def _real_student(texts: Sequence[str], labels: Sequence[str]) -> Callable[[Sequ
 
     pairs = list(zip(texts, labels, strict=True))
     model = fit(pairs, sorted(set(labels)), StudentSettings()).model
-    return lambda asked: model.predict(asked)[0]
+    return lambda texts: model.predict(texts)[0]
 
 
 def _pictures(folder: Path, found: DatasetVersion, made: Mapping[str, Any], notes: list[str]) -> tuple[Path, ...]:

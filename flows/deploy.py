@@ -29,7 +29,7 @@ GPU_POOL = "graft-gpu"
 
 GPU_TAG = "gpu"
 
-GPU_POOL_ASKED = "GRAFT_GPU_POOL"
+GPU_POOL_NAME = "GRAFT_GPU_POOL"
 """The environment variable that names such a pool; the pool is created if the server lacks it."""
 
 CRON_EXAMPLE = "'0 3 * * *' is every night at 03:00, '*/30 * * * *' every half hour, '0 9 * * 1' Mondays at 09:00"
@@ -129,12 +129,12 @@ def _gpu_pool(otherwise: str) -> str:
     from prefect.client.schemas.actions import WorkPoolCreate
     from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
-    asked = os.environ.get(GPU_POOL_ASKED, "").strip()
+    name = os.environ.get(GPU_POOL_NAME, "").strip()
     with get_client(sync_client=True) as client:
-        if asked:
+        if name:
             with suppress(ObjectAlreadyExists):
-                client.create_work_pool(WorkPoolCreate(name=asked, type="process", description="Machines with GPUs"))
-            return asked
+                client.create_work_pool(WorkPoolCreate(name=name, type="process", description="Machines with GPUs"))
+            return name
         try:
             return client.read_work_pool(GPU_POOL).name
         except ObjectNotFound:
@@ -188,7 +188,7 @@ def load_checked(spec: DeploymentSpec) -> Flow[..., Any]:
 
 
 def _paused(full_name: str) -> tuple[bool, bool]:
-    """Whether the deployment is paused, and whether any of its schedules is paused."""
+    """Return two flags: the deployment is paused; at least one of its schedules is paused."""
     from prefect.client.orchestration import get_client
     from prefect.exceptions import ObjectNotFound
 

@@ -87,7 +87,7 @@ class Room:
 
     @property
     def believed(self) -> bool:
-        """Whether there are enough measurements to compare with the cap."""
+        """True if there are enough measurements to compare with the cap."""
         return self.sampled >= COST_SAMPLE or self.used >= USED_SHARE * self.has
 
 

@@ -13,7 +13,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from graft.data.intake import card, columns, sources
+from graft.data.card import render_import
+from graft.data.intake import columns, sources
 from graft.data.intake.collect import MAX_CHARS, Checks, Collected, collect
 from graft.data.intake.parts import Source, invalid
 from graft.data.lake import Lake
@@ -88,7 +89,7 @@ def import_dataset(
     made = bring_in(source, name, ask, say=artifacts.say)
     return {
         "version": made.version.model_dump(mode="json"), "new": made.new, "counts": made.counts,
-        "notices": list(made.notices), "columns": made.plan.mapped.told(),
+        "notices": list(made.notices), "columns": made.plan.mapped.by_role(),
     }  # fmt: skip
 
 
@@ -201,9 +202,9 @@ def _publish(
     )  # fmt: skip
 
     def text(rows: Sequence[Row]) -> str:
-        return card.render(
+        return render_import(
             name, source=chosen.source.name, sha256=digest, licence=licence, kind=chosen.task.named(),
-            mapped=chosen.mapped.told(), rows=rows, notices=[*notices, *_left_out(made, len(rows))],
+            mapped=chosen.mapped.by_role(), rows=rows, notices=[*notices, *_left_out(made, len(rows))],
         )  # fmt: skip
 
     file = Path(chosen.source.name).name

@@ -48,8 +48,8 @@ async def improve(
     """Make rows in rounds, each steered by the last student's errors, until that stops helping.
 
     `recipe` is a path or a bare name; the other parameters override its `improve:` block and `student.test`. Returns
-    the loop as a plain dict with `text` for people and `files` (report, curve, figures). Running it again repeats no
-    finished work. Raises GraftError subclasses.
+    the loop as a plain dict with `text` (the recommendation) and `files` (report, figures, curve). Running it again
+    repeats no finished work. Raises GraftError subclasses.
     """
     given = {
         "improve.rounds": rounds, "improve.rows_per_round": rows_per_round, "improve.seeds": seeds,
@@ -103,7 +103,7 @@ async def _steered(arms: Arms, results: list[RoundResult], keep: Any) -> str:
         evidence_rows = arms.steering_rows(learner, made)
         accuracy = sum(not row.wrong for row in evidence_rows) / len(evidence_rows) if evidence_rows else None
         results.append(
-            arms.result("steered", number, learner, made, spent, started, accuracy, recipe.wanted(), state.said)
+            arms.result("steered", number, learner, made, spent, started, accuracy, recipe.wanted(), state.summaries)
         )
         keep()
         worse = 0 if accuracy is not None and accuracy > best else worse + 1

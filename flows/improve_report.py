@@ -5,10 +5,13 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import orjson
 
+from graft.data.card import section_markdown
 from graft.schemas.home import Home
+from graft.schemas.sections import Column, Section, Table
 from graft.schemas.steering import Improvement, RoundResult
 
 DRIFT = 0.02
@@ -16,31 +19,29 @@ DRIFT = 0.02
 
 
 def write_report(improvement: Improvement, home: Home) -> tuple[str, list[Path]]:
-    """The report as text, and its files under `improve/<id>/`: report.md, figures.json, curve.png."""
+    """The recommendation as text, and the report's files under `improve/<id>/`: report.md, figures.json, curve.png."""
     folder = home.improvement(improvement.id)
     folder.mkdir(parents=True, exist_ok=True)
-    text = told(improvement)
-    (folder / "report.md").write_text(
-        f"# {improvement.dataset}: rows in rounds\n\n```\n{text}\n```\n", encoding="utf-8"
-    )
-    (folder / "figures.json").write_bytes(orjson.dumps(improvement.model_dump(mode="json"), option=orjson.OPT_INDENT_2))
+    report = summary(improvement)
     files = [folder / "report.md", folder / "figures.json", folder / "curve.png"]
-    curve(improvement, files[-1])
-    return "\n".join([text, "", *(f"{file.name}: {file}" for file in files)]), files
+    files[0].write_text(section_markdown(report) + "\n", encoding="utf-8")
+    files[1].write_bytes(orjson.dumps(improvement.model_dump(mode="json"), option=orjson.OPT_INDENT_2))
+    curve(improvement, files[2])
+    return "\n".join(report.notes), files
 
 
-def told(improvement: Improvement) -> str:
-    """A line for each round, the comparison, and a recommendation."""
-    lines = [
-        f"{improvement.dataset}, tested on {improvement.test_file}, which no round saw",
-        f"ended by {improvement.stopped_by}",
-        "",
-        f"{'':<30}{'rows':>6}{'candidates':>12}{'calls':>8}{'tokens':>10}{'USD':>9}{'steering':>10}{'test':>8}"
-        "  95% interval",
-    ]  # fmt: skip
+def summary(improvement: Improvement) -> Section:
+    """A line for each round, then the comparison, a recommendation and the request of each round as notes."""
     several = len({one.seed for one in improvement.rounds}) > 1
-    lines += [_line(one, several) for one in improvement.rounds]
-    return "\n".join([*lines, "", *_verdict(improvement.rounds), "", *_asked(improvement.rounds)]).rstrip()
+    columns = (
+        Column("name", "round"), Column("rows", "rows", "number"), Column("candidates", "candidates", "number"),
+        Column("calls", "calls", "number"), Column("tokens", "tokens", "number"), Column("price_usd", "price", "money"),
+        Column("steering", "steering", "share"), Column("test", "test", "share"), Column("interval", "95% interval"),
+    )  # fmt: skip
+    rounds = Table("rounds", "", columns, [_line(one, several) for one in improvement.rounds])
+    tested = f"tested on {improvement.test_file}, which no round saw; ended by {improvement.stopped_by}"
+    notes = (*_verdict(improvement.rounds), *_asked(improvement.rounds))
+    return Section("rounds", f"{improvement.dataset}: rows in rounds", tested, tables=(rounds,), notes=notes)
 
 
 def best_round(rounds: Sequence[RoundResult]) -> RoundResult | None:
@@ -49,16 +50,10 @@ def best_round(rounds: Sequence[RoundResult]) -> RoundResult | None:
     return max(steered, key=lambda one: (one.steering or 0.0, one.round), default=None)
 
 
-def _line(one: RoundResult, several: bool) -> str:
+def _line(one: RoundResult, several: bool) -> dict[str, Any]:
     name = "seeds alone" if one.round == 0 else f"round {one.round}" if one.arm == "steered" else "at once, unsteered"
-    name += f" (seed {one.seed})" if several else ""
-    price = "unknown" if one.price_usd is None else f"{one.price_usd:.4f}"
-    steering = "–" if one.steering is None else f"{one.steering:.1%}"
-    low_high = f"{100 * one.interval[0]:.1f}–{100 * one.interval[1]:.1f}" if len(one.interval) == 2 else "–"
-    return (
-        f"{name:<30}{one.rows:>6}{one.candidates:>12}{one.calls:>8}{one.tokens:>10}{price:>9}{steering:>10}"
-        f"{one.test:>8.1%}  {low_high}"
-    )
+    low_high = f"{100 * one.interval[0]:.1f}–{100 * one.interval[1]:.1f}" if len(one.interval) == 2 else None
+    return {**one.model_dump(), "name": name + (f" (seed {one.seed})" if several else ""), "interval": low_high}
 
 
 def _verdict(rounds: Sequence[RoundResult]) -> list[str]:
@@ -80,11 +75,11 @@ def _verdict(rounds: Sequence[RoundResult]) -> list[str]:
     if finals and base:
         lines.append(f"over the seeds alone: {_points(finals, base)}")
         if statistics.mean(finals) < statistics.mean(base):
-            lines.append("  these rows do not help: the student of the seeds alone is better on the held-out file")
+            lines.append("these rows do not help: the student of the seeds alone is better on the held-out file")
     if finals and len(once) == len(finals):
         lines.append(f"over the same candidates at once, unsteered: {_points(finals, once)}")
         if len(finals) < 3:
-            lines.append("  with fewer than three seeds the difference may be chance: --seeds 3")
+            lines.append("with fewer than three seeds the difference may be chance: --seeds 3")
     return lines
 
 
@@ -104,7 +99,7 @@ def _overfit(steered: Sequence[RoundResult]) -> list[str]:
     if gained < DRIFT or lost < DRIFT:
         return []
     return [
-        f"  careful: since round {judged[0].round} the rows that steer gained {100 * gained:.1f} points and the test "
+        f"careful: since round {judged[0].round} the rows that steer gained {100 * gained:.1f} points and the test "
         f"lost {100 * lost:.1f}: the loop overfits what steers it"
     ]
 
@@ -114,7 +109,7 @@ def _asked(rounds: Sequence[RoundResult]) -> list[str]:
     for one in rounds:
         if one.arm == "steered" and one.round > 1 and one.seed == rounds[0].seed:
             counts = ", ".join(f"{label} {count}" for label, count in one.wanted.items())
-            lines += [f"round {one.round} asked for {counts}", *(f"  {sentence}" for sentence in one.said)]
+            lines += [f"round {one.round} asked for {counts}", *one.said]
     return lines
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from graft.agents.methods.steps.draw import pool_of
-from graft.agents.roles.namer import name_concepts
+from graft.agents.roles.generator import name_concepts
 from graft.data.gates import without
 from graft.data.lake import Lake
 from graft.data.scores.answers import VALIDATION
@@ -30,8 +30,7 @@ from graft.schemas.rows import Seed
 from graft.schemas.steering import Arm, RoundResult
 from graft.schemas.students import Student
 from graft.students.heads import head_of
-from graft.students.material import read_version
-from graft.students.rows import TrainRow, as_one_text
+from graft.students.rows import TrainRow, as_one_text, read_version
 from graft.students.steer import Evidence, SteeringRow, decide
 from graft.students.train import Learner, Lesson, learn
 
@@ -97,7 +96,7 @@ class State:
 
     failed: list[list[SteeringRow]] = field(default_factory=list)
     weights: dict[str, float] = field(default_factory=dict)
-    said: tuple[str, ...] = ()
+    summaries: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -165,10 +164,10 @@ def judged_rows(learner: Learner, rows: Sequence[TrainRow]) -> list[SteeringRow]
     labels = learner.labels
     return [
         SteeringRow(
-            row.text, row.label, dict(zip(labels, said, strict=True)),
+            row.text, row.label, dict(zip(labels, probabilities, strict=True)),
             dict(zip(labels, row.soft, strict=True)) if row.soft else None,
         )
-        for row, said in zip(rows, shares, strict=True)
+        for row, probabilities in zip(rows, shares, strict=True)
     ]  # fmt: skip
 
 
@@ -204,8 +203,9 @@ async def next_recipe(
             settings, rows=sum(recipe.wanted().values()), after=made.version.version,
         )  # fmt: skip
     state.failed.append([row for row in rows if row.wrong])
-    state.weights, state.said = decided.weights, decided.said if rows else (NO_EVIDENCE, *decided.said)
-    for sentence in state.said:
+    state.weights = decided.weights
+    state.summaries = decided.summaries if rows else (NO_EVIDENCE, *decided.summaries)
+    for sentence in state.summaries:
         say(sentence)
     changed = _with(loop.recipe, arms, "steered", decided.wanted)
     changed = changed.model_copy(update={"steering": decided.steering, "gates": loop.recipe.gates})

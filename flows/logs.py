@@ -80,7 +80,7 @@ class _Lines(RotatingFileHandler):
 
     def __init__(self, file: Path, run_id: str, keys: tuple[str, ...]) -> None:
         super().__init__(file, maxBytes=LARGEST, backupCount=1, encoding="utf-8", errors="backslashreplace")
-        self._run_id, self._keys, self._told = run_id, keys, False
+        self._run_id, self._keys, self._warned = run_id, keys, False
         self.setLevel(logging.INFO)
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -105,8 +105,8 @@ class _Lines(RotatingFileHandler):
 
     def handleError(self, record: logging.LogRecord) -> None:
         """Report once that a line was lost, without the line."""
-        if not self._told:
-            self._told = True
+        if not self._warned:
+            self._warned = True
             error = sys.exc_info()[0]
             print(f"graft: the run's log is incomplete ({error.__name__ if error else 'error'})", file=sys.stderr)
 
@@ -261,7 +261,7 @@ def _fields(extra: dict[str, Any], keys: tuple[str, ...], keep: bool = False) ->
 
 
 def _differs(value: object, clean: object) -> bool:
-    """Whether redaction removed something, beyond changing the value's type."""
+    """Return True if redaction removed something, beyond changing the value's type."""
     return "(redacted)" in json.dumps(clean, default=str) or isinstance(value, str)
 
 

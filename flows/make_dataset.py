@@ -10,11 +10,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from graft.agents.local import encoder
 from graft.agents.methods import Place, fragments_of, method_of
 from graft.data.gates import Admission, Needs
 from graft.data.lake import Lake
-from graft.data.test_files import register_evaluation_files
+from graft.data.seeds import register_evaluation_files
 from graft.data.versions import published_texts
 from graft.data.versions import rows as version_rows
 from graft.data.versions import version as find_version
@@ -23,7 +22,17 @@ from graft.flows.collector import calm_collector
 from graft.flows.dedup import choose, missing, settle_round
 from graft.flows.engine import Flow, flow_run, task
 from graft.flows.neighbours import find_neighbours
-from graft.flows.plan import ShardSpec, apply_overrides, fresh_seed, plan_rounds, read_recipe, run_id_of
+from graft.flows.plan import (
+    ShardSpec,
+    apply_overrides,
+    fresh_seed,
+    keep_report,
+    plan_rounds,
+    read_recipe,
+    read_report,
+    report_file,
+    run_id_of,
+)
 from graft.flows.progress import Progress, begin, current
 from graft.flows.publish import finish
 from graft.flows.run_context import (
@@ -37,9 +46,7 @@ from graft.flows.run_context import (
     spent_in,
     weighed,
 )
-from graft.flows.shards import keep_report, read_report, report_file
 from graft.flows.streaming import ShardRunner
-from graft.flows.student_labels import student_judge
 from graft.schemas.base import stable_hash, utc_now
 from graft.schemas.calls import Call
 from graft.schemas.datasets import Run
@@ -48,6 +55,7 @@ from graft.schemas.home import Home
 from graft.schemas.kinds import code_version
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Candidate, Seed, Slot
+from graft.students.predict import student_judge
 
 SHARDS_AT_ONCE = 2
 """Shards that run at once, so that the next shard's first slots fill the gap left by a shard's last slots."""
@@ -146,6 +154,7 @@ async def _make(recipe: Recipe, file: Path, seeds: list[Seed], home: Home, lake:
                 return await finish(context, run, kept, surplus, say)
             finally:
                 leave(context)
+                context.vectors.abandon()
     except (KeyboardInterrupt, asyncio.CancelledError):
         if _published_by(lake, run_id):
             raise
@@ -177,9 +186,6 @@ async def _rounds(context: RunContext, say: Say) -> tuple[list[Candidate], int]:
     say("preparing seeds")
     await rounds.prepare(context)
     max_cosine = context.method.traits(context.recipe).max_cosine
-    embed, why = await asyncio.to_thread(encoder.find_embed) if max_cosine is not None else (None, "")
-    if why:
-        say(f"semantic de-duplication is skipped: {why}")
     left, surplus = context.recipe.limits.candidates, 0
     plan = plan_rounds(context.recipe)
     for index, wanted in enumerate(plan):
@@ -192,6 +198,9 @@ async def _rounds(context: RunContext, say: Say) -> tuple[list[Candidate], int]:
             specs = rounds.shards(context.recipe, index, attempt, short, left)
             left -= await _run_shards(context, specs)
             say(f"round {index + 1}: settling duplicates")
+            embed, why = await asyncio.to_thread(context.vectors.find) if max_cosine is not None else (None, "")
+            if why:
+                say(f"semantic de-duplication is skipped: {why}")
             new = [c for c in context.lake.accepted(context.run_id, index) if c.slot.shard in {s.shard for s in specs}]
             alive, dropped = await settle_round(
                 [*context.kept, *accepted],
@@ -256,6 +265,11 @@ async def make_shard(run_id: str, spec: dict[str, Any]) -> dict[str, Any]:
         batch_id = f"{plan.round}.{plan.shard}.{stable_hash([c.id for c in batch])}"
         await asyncio.to_thread(context.lake.commit, run_id, batch_id, batch, calls)
 
+    def settled(candidate: Candidate) -> None:
+        context.progress.note(candidate, (plan.round, plan.shard))
+        if candidate.accepted:
+            context.vectors.later(candidate.text)
+
     runner = ShardRunner(
         wanted=plan.wanted,
         caps=plan.caps,
@@ -267,7 +281,7 @@ async def make_shard(run_id: str, spec: dict[str, Any]) -> dict[str, Any]:
         stored=stored,
         remember=lambda c: admission.remember(c.proposal(context.method.text_id(c))),
         halt=context.halt,
-        on_settled=lambda c: context.progress.note(c, (plan.round, plan.shard)),
+        on_settled=settled,
     )
     name, began = f"{plan.round}.{plan.shard}", time.monotonic()
     with context.gateway.telemetry.span("graft.shard", shard=name) as span:

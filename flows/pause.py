@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID, uuid4
 
+from pydantic import Field
+
 from graft.flows.engine import flow_run
 from graft.flows.prefect_api import access_to, client_at
 from graft.flows.settings import apply_prefect_environment
@@ -29,7 +31,7 @@ from graft.schemas.base import Value, utc_now
 from graft.schemas.durable import put
 from graft.schemas.errors import GraftError, NotFound
 from graft.schemas.home import Home
-from graft.schemas.review import ReviewBy, Reviewed, ReviewSettings
+from graft.schemas.recipe import ReviewBy, ReviewSettings
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
@@ -68,6 +70,13 @@ class Waiting(Value):
     pid: int
     born: float
     """Start time of the process in Unix seconds, which identifies it with its id."""
+
+
+class Reviewed(Value):
+    """A person's confirmation that a review is done; Prefect's page shows it as a form."""
+
+    by: str = Field(min_length=1, max_length=200, description="who reviewed")
+    note: str = Field(default="", max_length=2_000, description="a note about the review")
 
 
 class Closed(Value):
@@ -195,7 +204,7 @@ def _nap(note: Waiting) -> float:
 
 
 def _time_is_up(home: Home, note: Waiting) -> bool:
-    """Resume the run without a review; False if somebody was faster or the server does not respond."""
+    """Resume the run without a review; False if another resumed it first or the server does not respond."""
     try:
         _hand_in(home, note, Reviewed(by="nobody", note="time ran out"), tries=1)
     except GraftError:
@@ -221,10 +230,10 @@ def _hand_in(home: Home, note: Waiting, word: Reviewed, tries: int = TRIES) -> N
     for attempt in range(tries):
         time.sleep(0.3 if attempt else 0)
         with client_at(access_to(home, note.api_url)) as client:
-            told = client.resume_flow_run(UUID(note.flow_run_id), run_input=word.model_dump())
-        if told.status == SetStateStatus.ACCEPT:
+            response = client.resume_flow_run(UUID(note.flow_run_id), run_input=word.model_dump())
+        if response.status == SetStateStatus.ACCEPT:
             return
-        reason = str(getattr(told.details, "reason", ""))
+        reason = str(getattr(response.details, "reason", ""))
     raise NotFound(f"the run does not wait: {reason}", where=note.run_id, fix="see: graft status")
 
 
@@ -253,13 +262,13 @@ def _close(home: Home, note: Waiting, reviewed: Reviewed | None) -> Closed:
     with Lake.open(home) as lake:
         made = rebase(lake, version(lake, note.dataset))
     who = f"reviewed by {reviewed.by}" if reviewed else f"not reviewed within {_span(note)}"
-    said = f": {reviewed.note}" if reviewed and reviewed.note else ""
+    comment = f": {reviewed.note}" if reviewed and reviewed.note else ""
     closed = Closed(
         onto=note.dataset,
         version=made.version or note.dataset,
         by=reviewed.by if reviewed else "",
         note=reviewed.note if reviewed else "",
-        said=f"{note.dataset} {who}{said}. {_changes(note.dataset, made)}",
+        said=f"{note.dataset} {who}{comment}. {_changes(note.dataset, made)}",
         at=utc_now(),
     )
     _write(home.run(note.run_id) / CLOSED, closed)
@@ -271,10 +280,10 @@ def _changes(ref: str, made: Rebased) -> str:
         (len(made.relabelled), "relabelled"), (len(made.edited), "edited"), (len(made.rejected), "rejected"),
         (len(made.conflicts), "in conflict, not applied"),
     ]  # fmt: skip
-    told = ", ".join(f"{count} {word}" for count, word in counts if count)
+    changes = ", ".join(f"{count} {word}" for count, word in counts if count)
     if made.version is None:
-        return f"{ref} stays unchanged{f' ({told})' if told else ''}."
-    return f"{made.version} holds the decisions: {told}."
+        return f"{ref} stays unchanged{f' ({changes})' if changes else ''}."
+    return f"{made.version} holds the decisions: {changes}."
 
 
 def _result(home: Home, result: dict[str, Any], closed: Closed) -> dict[str, Any]:
@@ -315,7 +324,7 @@ def _read(file: Path, kind: type[T]) -> T | None:
 
 
 def _lives(note: Waiting) -> bool:
-    """Whether the waiting process is alive; on another machine it is assumed alive until its time is up."""
+    """Return True if the waiting process is alive; on another machine it is assumed alive until its time is up."""
     import psutil
 
     if note.host != socket.gethostname():

@@ -1,7 +1,13 @@
-"""The work of a recipe: run id, rounds, and shards of target rows. All of it follows from the recipe."""
+"""The work of a recipe: run id, rounds, and shards of target rows. All of it follows from the recipe.
+
+Reports of finished shards are JSON in GRAFT_HOME/runs/RUN/shards, so that a rerun skips them. Prefect's persisted
+results are not used: such a file names its own serializer, possibly pickle, so that somebody else's home could run code
+here. A report that is missing or unreadable costs a replay from the lake.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +20,7 @@ from graft.agents.roles.prompting import prompts_version
 from graft.data.gates import rules
 from graft.data.seeds import load_seeds
 from graft.schemas.base import Value, stable_hash
+from graft.schemas.home import Home
 from graft.schemas.load import find_recipe, load_recipe
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Seed
@@ -98,3 +105,35 @@ def read_recipe(name: str, overrides: Mapping[str, Any] | None = None) -> tuple[
     file = find_recipe(name)
     recipe = load_recipe(file, overrides)
     return file, recipe, load_seeds(recipe, file.resolve().parent)
+
+
+class Finished(Value):
+    """The result of a finished shard; the fields of flows.streaming.ShardReport."""
+
+    settled: int
+    accepted: dict[str, int]
+    stopped_by: str
+    overshoot: int
+    tried: dict[str, int]
+
+
+def report_file(home: Home, run_id: str, lake_id: str, spec: ShardSpec) -> Path:
+    """The path of a shard's report; it depends on the lake."""
+    return home.run(run_id) / "shards" / f"{stable_hash(lake_id, spec.model_dump())}.json"
+
+
+def read_report(file: Path) -> dict[str, Any] | None:
+    """The shard's report, or None if none can be read."""
+    try:
+        return Finished.model_validate_json(file.read_bytes()).model_dump()
+    except (OSError, ValueError):
+        return None
+
+
+def keep_report(file: Path, report: dict[str, Any]) -> None:
+    """Write the report atomically; on a full disk it is not written."""
+    with contextlib.suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        beside = file.with_suffix(".tmp")
+        beside.write_text(Finished.model_validate(report).model_dump_json(), encoding="utf-8")
+        beside.replace(file)

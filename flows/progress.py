@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,10 @@ from graft.schemas.decisions import OUT_OF_BUDGET
 from graft.schemas.recipe import Limits
 from graft.schemas.rows import Candidate
 
+RECENT = 3
+"""Accepted texts kept for the display."""
+ETA_FROM = 10
+"""Rows accepted in this process before an end is estimated."""
 KEYS_KEPT = 4_000
 """Number of recent call keys kept: equal calls follow each other closely."""
 
@@ -86,6 +91,10 @@ class Progress:
     told: set[str] = field(default_factory=set)
     """Notes that were shown already."""
     spent: Spent = field(default_factory=Spent)
+    recent: deque[tuple[str, str]] = field(default_factory=lambda: deque(maxlen=RECENT))
+    """Label and text of the last accepted rows, without restricted ones."""
+    _pace: tuple[float, int] | None = None
+    """When the first row of this process was accepted, and the rows accepted by then."""
 
     def note(self, candidate: Candidate, shard: tuple[int, int] = (0, 0)) -> None:
         """Count one settled candidate of a shard (round, number)."""
@@ -98,6 +107,9 @@ class Progress:
             self.tried[candidate.slot.label] = self.tried.get(candidate.slot.label, 0) + 1
         if candidate.accepted:
             self.accepted[candidate.label] = self.accepted.get(candidate.label, 0) + 1
+            self._pace = self._pace or (time.monotonic(), self.total_accepted)
+            if not candidate.restricted:
+                self.recent.append((candidate.label, candidate.text))
             return
         if candidate.decision.status == "failed":
             self.failed += 1
@@ -171,10 +183,12 @@ class Progress:
 
     @property
     def eta_seconds(self) -> float | None:
-        """Seconds until the target at the speed so far; None if unknown."""
+        """Seconds until the target at this process's pace; None before its first ETA_FROM accepted rows."""
         done = self.total_accepted
-        missing = sum(self.wanted.values()) - done
-        return self.seconds / done * missing if done else None
+        since, before = self._pace or (0.0, done)
+        if done - before < ETA_FROM:
+            return None
+        return (time.monotonic() - since) / (done - before) * (sum(self.wanted.values()) - done)
 
 
 _current: Progress | None = None

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from graft.agents.local import encoder
 from graft.data.card import render_card
 from graft.data.splits import assign_splits
 from graft.data.versions import NothingLeft, publish
@@ -103,7 +102,7 @@ async def _publish(
     report: Section | None,
 ) -> tuple[Run, DatasetVersion]:
     """The version, and the run's record with the rows that it holds: a recall may take some until the last moment."""
-    embed, _ = await asyncio.to_thread(encoder.find_embed)
+    embed, _ = await asyncio.to_thread(context.vectors.find)
     groups = await split_clusters(kept, context.method, embed)
     splits = assign_splits(
         [(c.id, c.text, c.label, groups[c.id]) for c in kept], context.recipe.splits, context.recipe.seed
@@ -137,7 +136,7 @@ async def _publish(
 
 
 def _totals(context: RunContext) -> dict[str, Any]:
-    """Calls, tokens and price of the run's rows: each call once, at what it cost when it was made."""
+    """Calls, tokens and price of the run's rows: each call once, at its cost when it was made."""
     row = context.lake.sql(
         """SELECT count(*) AS calls, coalesce(sum(prompt), 0) AS prompt, coalesce(sum(completion), 0) AS completion,
                   sum(price) AS price, count(*) FILTER (price IS NULL AND answered) AS unknown
@@ -155,12 +154,13 @@ def _totals(context: RunContext) -> dict[str, Any]:
 
 
 def _too_low(context: RunContext, run: Run) -> YieldTooLow:
-    limits = context.recipe.limits
+    limits, least = context.recipe.limits, context.method.least_score
+    lower = f"a lower method.{least}, " if least else ""
     return YieldTooLow(
         f"stopped after {run.counts['opened']} candidates: {run.counts['accepted']} accepted, under limits.min_yield "
         f"{limits.min_yield:g}. Three of them:\n" + "\n".join(_examples(context, run)),
         where=run.dataset,
-        fix="see the reasons above: try another generator, a lower method.tau, or a higher max_tokens",
+        fix=f"see the reasons above: try another generator, {lower}or a higher max_tokens",
     )
 
 

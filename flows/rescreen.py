@@ -14,8 +14,7 @@ from graft.data.gates import Needs, TestText, reads_reviews, without
 from graft.data.gates.base import Embed
 from graft.data.lake import Lake
 from graft.data.rescreen import Gated, gate_again
-from graft.data.seeds import load_texts
-from graft.data.test_files import register_file
+from graft.data.seeds import load_texts, register_file
 from graft.data.versions import Held, derive, held_by, version
 from graft.flows.engine import Flow
 from graft.schemas.datasets import DatasetVersion
@@ -24,9 +23,8 @@ from graft.schemas.home import Home
 from graft.schemas.load import explained
 from graft.schemas.problems import did_you_mean
 from graft.schemas.recipe import Recipe
-from graft.schemas.restricted import HIDDEN
 from graft.schemas.rows import Candidate
-from graft.schemas.sections import Column, Table
+from graft.schemas.sections import HIDDEN, Column, Table
 from graft.schemas.tasks.base import task_for
 
 CLUSTERS_SHOWN = 20
@@ -94,9 +92,9 @@ def rescreen(
     from graft.flows.artifacts import say
 
     done = rescreen_version(ref, overrides, dry_run=dry_run, tests=tests or [], publish=publish, say=say)
-    told = done.as_dict()
-    rules = [{name: rule[name] for name in ("gate", "rule", "rows")} for rule in told["rules"]]
-    return {**{name: told[name] for name in ("parent", "rows", "kept", "dropped", "published")}, "rules": rules}
+    summary = done.as_dict()
+    rules = [{name: rule[name] for name in ("gate", "rule", "rows")} for rule in summary["rules"]]
+    return {**{name: summary[name] for name in ("parent", "rows", "kept", "dropped", "published")}, "rules": rules}
 
 
 def rescreen_version(
@@ -218,8 +216,8 @@ def _needs(
     say: Say,
 ) -> Needs:
     from graft.agents.methods import fragments_of
-    from graft.flows.student_labels import student_judge
     from graft.students.folds import out_of_fold
+    from graft.students.predict import student_judge
 
     numbered = [(file, row, text) for file, rows in texts.items() for row, text in enumerate(rows, start=1)]
     return Needs(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from graft.agents.methods import report_of
+from graft.agents.methods import Ask, report_of
 from graft.data.lake import Lake
 from graft.data.versions import version as find_version
 from graft.flows.plan import ShardSpec, plan_shards
 from graft.flows.run_context import CallRecorder, RunContext
 from graft.schemas.base import stable_hash
+from graft.schemas.calls import CallRequest, Reply
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Candidate, Seed
 
@@ -56,17 +57,34 @@ def shards(recipe: Recipe, round_index: int, attempt: int, wanted: dict[str, int
 async def prepare(context: RunContext) -> None:
     """Let the method prepare seeds and its own state; group exemplars by label."""
     recorder = CallRecorder(context.gateway.call, context.run_id, "")
-    context.seeds = await context.method.prepare_seeds(context.context(recorder.ask))
+    context.seeds = await context.method.prepare_seeds(context.context(_counted(context, recorder.ask)))
     context.pool = {label.name: [] for label in context.recipe.task.categories}
     shown = context.recipe.steering.exemplars if context.recipe.steering else ()
     for seed in (*context.seeds, *(Seed.of(row.text, row.label, row.response) for row in shown)):
         context.pool.setdefault(seed.label, []).append(seed)
-    found = await context.method.prepare(context.context(recorder.ask), context.drawn)
+    context.progress.stage = "calibrating judges"
+    found = await context.method.prepare(context.context(_counted(context, recorder.ask)), context.drawn)
     context.calibration, context.by_name = found.calibration, found.by_name
     context.figures |= found.figures
     for model in sorted(found.by_name):
         context.say(f"{model} returns no log-probabilities: its label counts as a vote")
     await _keep_calls(context, "prepare", recorder)
+
+
+def _counted(context: RunContext, ask: Ask) -> Ask:
+    """Forward calls and show in the run's stage how many of those begun have ended."""
+    stage, begun, ended = context.progress.stage, 0, 0
+
+    async def counted(request: CallRequest) -> Reply:
+        nonlocal begun, ended
+        begun += 1
+        try:
+            return await ask(request)
+        finally:
+            ended += 1
+            context.progress.stage = f"{stage} {ended}/{begun}"
+
+    return counted
 
 
 async def grow_pool(context: RunContext, chosen: list[Candidate]) -> None:

@@ -20,7 +20,7 @@ from graft.data.gates import Admission
 from graft.flows import stopping
 from graft.flows.feasibility import FIRST_LOOK, LOOK_EVERY, Feasibility, out_of_reach
 from graft.flows.progress import Progress
-from graft.flows.student_labels import student_judge
+from graft.flows.vectors import AcceptedVectors
 from graft.schemas.base import stable_hash, utc_now
 from graft.schemas.calls import Call, CallRequest, FailureCode, Reply
 from graft.schemas.decisions import OUT_OF_BUDGET
@@ -29,6 +29,7 @@ from graft.schemas.home import Home
 from graft.schemas.models import ModelSpec
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Candidate, Seed, Slot
+from graft.students.predict import student_judge
 
 if TYPE_CHECKING:
     from graft.data.lake import Lake
@@ -52,6 +53,7 @@ class RunContext:
     gates: Admission
     """The run's gates without any row of the run."""
     progress: Progress
+    vectors: AcceptedVectors = field(default_factory=AcceptedVectors)
     say: Say = lambda text: None
     calibration: dict[str, dict[str, float]] = field(default_factory=dict)
     by_name: frozenset[str] = frozenset()

@@ -47,7 +47,7 @@ class ScheduleInfo(Value):
 
 
 class RunInfo(Value):
-    """One flow run as Prefect knows it; `seconds` is its time in the running state, `url` its page."""
+    """One flow run in Prefect; `seconds` is its time in the running state, `url` its page."""
 
     id: str
     name: str
@@ -249,9 +249,9 @@ def cancel(home: Home, flow_run_id: str) -> None:
             raise GraftError(f"{run.name} has ended already ({run.state_name})", where=flow_run_id)
         if run.deployment_id is None and not state.is_paused():
             raise GraftError(f"{run.name} runs in a terminal", where=flow_run_id, fix="press Ctrl-C there")
-        told = client.set_flow_run_state(run.id, State(type=StateType.CANCELLING))
-        if told.status == SetStateStatus.ABORT:
-            reason = getattr(told.details, "reason", None) or "Prefect gives no reason"
+        response = client.set_flow_run_state(run.id, State(type=StateType.CANCELLING))
+        if response.status == SetStateStatus.ABORT:
+            reason = getattr(response.details, "reason", None) or "Prefect gives no reason"
             raise GraftError(f"{run.name} cannot be cancelled: {reason}", where=flow_run_id)
 
 
@@ -288,7 +288,7 @@ def _look(client: SyncPrefectClient, runs: int) -> Overview:
 
 
 def worker_online(client: SyncPrefectClient) -> bool:
-    """Whether a worker of the pool `graft` has reported recently."""
+    """Return True if a worker of the pool `graft` has reported recently."""
     from prefect.exceptions import ObjectNotFound
 
     try:
@@ -369,7 +369,7 @@ def _last_of_each(
 
 
 def _planned(run: FlowRun) -> bool:
-    """Whether a schedule will begin it in time; requested and late runs wait for a worker."""
+    """Return True if a schedule will begin it in time; requested and late runs wait for a worker."""
     return bool(run.auto_scheduled) and run.state_name != "Late"
 
 

@@ -68,7 +68,7 @@ def running(home: Home) -> dict[str, psutil.Process]:
 
 
 def lives(process: psutil.Process) -> bool:
-    """Whether the process still runs; a zombie does not."""
+    """Return True if the process still runs; a zombie does not."""
     import psutil
 
     try:
@@ -78,12 +78,12 @@ def lives(process: psutil.Process) -> bool:
 
 
 def healthy(api_url: str, timeout_s: float = 2.0) -> bool:
-    """Whether a Prefect server responds at this loopback address; no proxy is used."""
+    """Return True if a Prefect server responds at this loopback address; no proxy is used."""
     return _status(f"{api_url}/health", timeout_s) == 200
 
 
 def protected(api_url: str) -> bool:
-    """Whether the server rejects a client without a secret; a server started by an earlier Graft does not."""
+    """Return True if the server rejects a client without a secret; a server started by an earlier Graft does not."""
     return _status(f"{api_url}/version") == 401
 
 

@@ -39,7 +39,7 @@ class _Work:
 
 
 def requested() -> bool:
-    """Return True once this process was told by a signal to stop its work."""
+    """Return True once a signal stops this process's work."""
     return _Work.stops
 
 

@@ -38,12 +38,12 @@ async def teacher_scores(
     `predict` gives the student's labels for texts. Calls go through the journal and under the recipe's limits; a
     teacher whose calls would exceed them is left out with a note. Raises ModelUnreachable, and errors of server starts.
     """
-    asked = sample(test_rows, rows, seed)
+    sampled = sample(test_rows, rows, seed)
     models = teachers(recipe)
-    if not models or not asked:
+    if not models or not sampled:
         return ()
-    said = predict([text for text, _ in asked])
-    right = sum(guess == label for guess, (_, label) in zip(said, asked, strict=True)) / len(asked)
+    predicted = predict([text for text, _ in sampled])
+    right = sum(guess == label for guess, (_, label) in zip(predicted, sampled, strict=True)) / len(sampled)
     held_out = {text_hash(text) for text, _ in test_rows}
     shown = [one for one in seeds if one.label and text_hash(one.text) not in held_out]
     scores: list[TeacherScore] = []
@@ -53,9 +53,9 @@ async def teacher_scores(
         for model in models:
             for examples in ([], shown) if shown else ([],):
                 what = f"teacher {model.name}, {'with examples' if examples else 'zero-shot'}"
-                say(f"{what}: {len(asked)} test rows")
+                say(f"{what}: {len(sampled)} test rows")
                 try:
-                    scores.append(await _score(gateway.call, recipe, model, examples, asked, right, seed))
+                    scores.append(await _score(gateway.call, recipe, model, examples, sampled, right, seed))
                 except BudgetExhausted as error:
                     say(f"{what}: left out, because its calls would exceed a limit: {error.what}")
     return tuple(scores)
@@ -113,22 +113,22 @@ class _Taken:
 
 
 async def _score(
-    ask: Ask, recipe: Recipe, model: ModelSpec, examples: Sequence[Seed], asked: Rows, student: float, seed: int
+    ask: Ask, recipe: Recipe, model: ModelSpec, examples: Sequence[Seed], sampled: Rows, student: float, seed: int
 ) -> TeacherScore:
     """Evaluate one teacher, zero-shot or with examples. Raises BudgetExhausted."""
     from graft.students.evaluate import evaluate
 
     taken, labels = _Taken(ask), recipe.task.names
-    reviews = await _reviews(taken.ask, recipe, model, examples, [text for text, _ in asked], seed)
+    reviews = await _reviews(taken.ask, recipe, model, examples, [text for text, _ in sampled], seed)
     guesses = await _answers(taken.ask, recipe, model, examples, reviews)
-    judged = evaluate(guesses, asked, labels, student_id=model.name, test_file="")
+    judged = evaluate(guesses, sampled, labels, student_id=model.name, test_file="")
     usages = [reply.usage for reply in taken.replies]
     prices = [reply.price_usd for reply in taken.replies]
     p50, p95 = _latencies(taken.replies)
     return TeacherScore(
         model=model.name,
         shots=_shots(recipe, examples),
-        rows=len(asked),
+        rows=len(sampled),
         answered=sum(bool(guess) for guess in guesses),
         accuracy=judged.accuracy,
         interval=judged.interval,

@@ -13,7 +13,7 @@ from graft.schemas.errors import NotFound
 from graft.schemas.home import Home
 from graft.schemas.kinds import STUDENTS
 from graft.schemas.recipe import Recipe
-from graft.schemas.students import TeacherScore
+from graft.schemas.students import StudentSettings, TeacherScore
 from graft.students.kinds.base import Pairs, Predict, StudentKind, Training
 from graft.students.report import Report
 
@@ -38,7 +38,7 @@ def train_version(ref: str, *, test: str | None = None, overrides: dict[str, Any
         if run is None:
             raise NotFound(f"the run of {found.ref} is not in the lake", where=found.run_id)
         recipe = Recipe.stored(run.recipe)
-        settings = recipe.student.model_validate({**recipe.student.model_dump(), **(overrides or {})})
+        settings = StudentSettings.read({**recipe.student.model_dump(), **(overrides or {})})
 
         def ask_teachers(test_rows: Pairs, predict: Predict) -> tuple[tuple[TeacherScore, ...], str]:
             scores: Sequence[TeacherScore] = finished(

@@ -8,11 +8,14 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 SLUG_PATTERN = r"^[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?$"
 
 Slug = Annotated[str, Field(pattern=SLUG_PATTERN, description="lower-case letters, digits, dot, dash, underscore")]
+
+OFF = BeforeValidator(lambda value: "off" if value is False else value)
+"""For a choice that has "off", as in `Annotated[Literal["off", "reject"], OFF]`: YAML reads a bare `off` as false."""
 
 STUDENT_PATTERN = r"^st_[A-Za-z0-9_-]{1,64}$"
 

@@ -1,4 +1,7 @@
-"""Records of a run and of a published version."""
+"""Records of a run, a published version, and what people do with versions: tags, drops, edits, recalls, deletions.
+
+Each is a row in the lake.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from graft.schemas.base import Value
+from graft.schemas.base import Slug, Value
 from graft.schemas.redaction import redact_recipe
 from graft.schemas.tasks.base import Task, stored_task
 
@@ -15,6 +18,8 @@ Origin = Literal["run", "import", "gates", "recall", "edits"]
 """Origin of a version: a run, an import, other gates over a version, a recall, or a person's edits."""
 RunStatus = Literal["running", "finished", "partial", "interrupted", "failed"]
 SplitName = Literal["train", "validation", "test"]
+EditAction = Literal["accept", "reject", "relabel", "edit", "note", "skip", "undo"]
+RecallKind = Literal["model", "prompt", "seed", "run", "row"]
 
 
 class Run(Value):
@@ -87,3 +92,77 @@ class Row(Value):
     split: SplitName
     source: Literal["synthetic", "seed", "imported"] = "synthetic"
     restricted: bool = False
+
+
+class Tag(Value):
+    """A name for one version of a dataset. The newest by `at` counts; `version` 0 takes the tag away."""
+
+    dataset: str
+    tag: Slug
+    version: int = Field(ge=0)
+    by: str
+    at: datetime
+
+
+class Edit(Value):
+    """A person's decision on one row. The newest decision of a row counts, and the newest `text` and `label`.
+
+    `base_text` is the text that the person saw: if another version has another text under this id, the edit conflicts.
+    A skip decides nothing; an undo revokes the edit that it names.
+    """
+
+    id: str
+    dataset: str
+    version: int = Field(ge=1, description="the version that the person saw")
+    row_id: str
+    action: EditAction
+    base_text: str
+    base_label: str
+    text: str | None = Field(default=None, description="the new text; None: unchanged")
+    response: str | None = None
+    label: str | None = Field(default=None, description="the new label; None: unchanged")
+    note: str = ""
+    by: str
+    at: datetime
+    undoes: str = Field(default="", description="id of the edit that an undo revokes")
+    queue: str = Field(default="", description="the rule that chose the row, such as margin or gate:near_run; or none")
+    blind: bool = Field(default=False, description="whether the decisions of others were hidden")
+    seconds: float | None = Field(default=None, ge=0, description="time that the person spent on the row")
+
+
+class Drop(Value):
+    """A row of the parent that a derived version leaves out, and the rule that rejected it."""
+
+    dataset: str
+    version: int
+    row_id: str
+    gate: str
+    rule: str
+    score: float | None = None
+    neighbour: str = ""
+    detail: str = ""
+
+
+class Recall(Value):
+    """Rows withdrawn because of their origin. Later versions leave them out too."""
+
+    id: str
+    dataset: str
+    kind: RecallKind
+    value: str = Field(description="model name, prompt version, or id of the seed, run or row")
+    reason: str
+    rows: int
+    by: str
+    at: datetime
+
+
+class Deletion(Value):
+    """A version that was deleted: its number is not used again."""
+
+    dataset: str
+    version: int
+    content_hash: str
+    rows: int
+    reason: str
+    by: str
+    at: datetime

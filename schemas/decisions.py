@@ -104,7 +104,7 @@ declare(
     DecisionCode("failed.schema_unmet", "call", "the reply broke its schema", "unreadable",
                  f"{_UNREADABLE} broke their schema: {_SCHEMA}"),
     DecisionCode("failed.few_texts", "writing", "the generator's list held no text for it", "unreadable",
-                 f"{_UNREADABLE} held fewer texts than asked for: lower method.texts_per_call, or raise max_tokens"),
+                 f"{_UNREADABLE} held fewer texts than requested: lower method.texts_per_call, or raise max_tokens"),
     DecisionCode("failed.no_label_tokens", "call", "the reply's tokens named no label", "unreadable",
                  f"{_UNREADABLE} named no label among their tokens: set the role's answer to scores (a labeler's: "
                  "name)"),

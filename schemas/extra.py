@@ -23,7 +23,7 @@ _SETTINGS: dict[str, str] = {
     "remove it: set max_tokens of a role, such as roles.generator.max_tokens": """
         max_tokens max_completion_tokens max_output_tokens max_new_tokens max_tokens_to_sample max_token_count
         max_length max_gen_len max_decode_steps n_predict num_predict""",
-    "remove it: every call asks for one reply": """
+    "remove it: every call requests one reply": """
         n n_cmpl best_of num_return_sequences num_completions num_generations num_results candidate_count""",
     "remove it: set models[].model": """
         model models model_name model_id model_list engine deployment deployment_id route fallbacks base_model
@@ -94,7 +94,7 @@ def own_setting(name: object) -> str | None:
 
 
 def is_key_name(name: object) -> bool:
-    """Whether a field of this name holds a key. Vocabulary tokens, such as `eos_token`, do not count."""
+    """Return True if a field of this name holds a key. Vocabulary tokens, such as `eos_token`, do not count."""
     return bool(FIELD_LIKE.search(str(name))) and not _SPECIAL_TOKEN.search(plain_name(name))
 
 
@@ -112,7 +112,7 @@ def check_extra(extra: Mapping[str, Any]) -> None:
 
 
 def sendable(extra: Mapping[str, Any]) -> dict[str, Any]:
-    """`extra` without what `check_extra` refuses: the same for every model that was validated."""
+    """`extra` without the fields that `check_extra` refuses: the same for every model that was validated."""
     return dict(_without(extra, inner=False, deepest=DEEPEST))
 
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar, cast
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, create_model, model_validator
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
-from graft.schemas.base import Value
+from graft.schemas.base import OFF, Value
 from graft.schemas.kinds import GATES
 
 S = TypeVar("S", bound=Value)
 
-Action = Literal["off", "redact", "reject"]
+Action = Annotated[Literal["off", "redact", "reject"], OFF]
 
 
 class GateSettings(Value):

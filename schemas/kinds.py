@@ -75,11 +75,15 @@ class Kinds(Generic[T]):
 
     @property
     def plugins(self) -> Mapping[str, Plugin]:
-        """Every plugin of the family by its name, also unusable ones."""
+        """Every plugin of the family by its name, also unusable ones. Of two with one name the second, in the order of
+        their distributions, is unusable, and its key names its distribution.
+        """
         if self._plugins is None:
             self._plugins = {}
-            for point in sorted(entry_points(group=f"graft.{self.family}"), key=lambda point: point.name):
-                self._plugins.setdefault(point.name, self._plugin(point))
+            for point in sorted(entry_points(group=f"graft.{self.family}"), key=lambda one: (one.name, _maker(one))):
+                first = self._plugins.get(point.name)
+                key = f"{point.name} ({_maker(point)[0]})" if first else point.name
+                self._plugins[key] = self._plugin(point, first)
         return self._plugins
 
     def get(self, name: str) -> T:
@@ -102,7 +106,7 @@ class Kinds(Generic[T]):
         self._plugins = {**self.plugins, name: replace(self.plugins[name], problem=problem)}
         self._loaded.pop(name, None)
 
-    @property
+    @cached_property
     def _modules(self) -> list[str]:
         found = pkgutil.iter_modules([str(PACKAGE / self.folder)])
         return [one.name for one in found if not one.ispkg and one.name != "base"]
@@ -115,11 +119,13 @@ class Kinds(Generic[T]):
         """Own kinds whose modules hold several, by name."""
         return {kind.name: kind for module in self._modules for kind in self._module(module).KINDS}
 
-    def _plugin(self, point: EntryPoint) -> Plugin:
+    def _plugin(self, point: EntryPoint, first: Plugin | None) -> Plugin:
         """Load a plugin. Any exception of its code becomes its problem: one bad plugin stops no run."""
         problem = ""
         if point.name in self.own:
             problem = "the name belongs to one of Graft's own kinds"
+        elif first:
+            problem = f"the name belongs to the plugin of {first.distribution}: remove one of the two"
         else:
             try:
                 found: Any = point.load()
@@ -131,10 +137,12 @@ class Kinds(Generic[T]):
                     self._loaded[point.name] = kind
             except Exception as error:  # whatever a plugin's code raises
                 problem = f"{type(error).__name__}: {error}"
-        made_by = point.dist
-        return Plugin(
-            self.family, point.name, made_by.name if made_by else "", made_by.version if made_by else "", problem
-        )
+        return Plugin(self.family, point.name, *_maker(point), problem)
+
+
+def _maker(point: EntryPoint) -> tuple[str, str]:
+    """The name and version of an entry point's distribution."""
+    return (point.dist.name, point.dist.version) if point.dist else ("", "")
 
 
 @dataclass(frozen=True)
@@ -192,9 +200,9 @@ class OfKind:
 
 METHODS: Kinds[Any] = Kinds("methods", "agents/methods", needs=("kind", "Settings", "roles", "run_slot"))
 TASKS: Kinds[Any] = Kinds("tasks", "schemas/tasks", needs=("categories", "restricts", "rubric"))
-GATES: Kinds[Any] = Kinds("gates", "data/gates", needs=("Settings", "cost", "version", "scope", "enabled", "make"))
+GATES: Kinds[Any] = Kinds("gates", "data/gates", ("Settings", "cost", "version", "scope", "enabled", "make", "longest"))
 AUDITS: Kinds[Any] = Kinds("audits", "data/audits", needs=("run", "sections", "data", "options"))
-STUDENTS: Kinds[Any] = Kinds("students", "students/kinds", ("train", "lies_in"))
+STUDENTS: Kinds[Any] = Kinds("students", "students/kinds", ("train", "lies_in", "Settings"))
 OBJECTIVES: Kinds[Any] = Kinds("objectives", "students/objectives")
 STAGES: Kinds[Any] = Kinds("stages", "students/instruct/stages")
 POLICIES: Kinds[Any] = Kinds("policies", "students/steer")

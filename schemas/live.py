@@ -111,7 +111,7 @@ def _state(found: Live, stale_s: float) -> State:
 
 
 def _gone(found: Live) -> bool:
-    """Whether the process has ended: its id is free or belongs to a process with another start time."""
+    """Return True if the process has ended: its id is free or belongs to a process with another start time."""
     if found.host != socket.gethostname():
         return False
     if found.pid == os.getpid():

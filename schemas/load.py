@@ -233,8 +233,8 @@ class _Document:
 
 def _syntax(file: str, error: yaml.YAMLError) -> Problem:
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
-    said = [str(part) for part in (getattr(error, "context", None), getattr(error, "problem", None)) if part]
-    message = ", ".join(said) or str(error).splitlines()[0]
+    pieces = [str(part) for part in (getattr(error, "context", None), getattr(error, "problem", None)) if part]
+    message = ", ".join(pieces) or str(error).splitlines()[0]
     fix = next((fix for part, fix in _SYNTAX_FIXES.items() if part in message), "check indentation, colons and quotes")
     return Problem(file, mark.line + 1 if mark else None, "", f"is not valid YAML: {message}", fix)
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, JsonValue, field_validator, model_validator
 
 from graft.schemas.addresses import KEY_FIX, checked_url
-from graft.schemas.base import STUDENT_PATTERN, Slug, Value
+from graft.schemas.base import OFF, STUDENT_PATTERN, Slug, Value
 from graft.schemas.extra import OWN_HEADERS, PRICED, check_extra, plain_name
 from graft.schemas.problems import FieldErrors, Finding, field_error
 from graft.schemas.redaction import is_key
@@ -20,7 +20,7 @@ Prefill = Literal["auto", "continue", "template", "none"]
 ChatTemplate = Literal["chatml", "gemma", "llama3", "llama2", "mistral"]
 GuardTemplate = Literal["labels", "llama-guard-1", "llama-guard-2", "llama-guard-3"]
 Calibration = Literal["none", "content_free", "batch"]
-Cache = Literal["reuse", "refresh", "off"]
+Cache = Annotated[Literal["reuse", "refresh", "off"], OFF]
 
 
 EnvName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]

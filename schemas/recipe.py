@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import inf
 from typing import Annotated, Any, Literal, TypeVar, overload
 
 from pydantic import ConfigDict, Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
@@ -16,12 +17,12 @@ from graft.schemas.kinds import GATES, METHODS, OBJECTIVES, POLICIES, STAGES, ST
 from graft.schemas.models import EMBEDDED_POOL, ModelSpec, RoleSpec
 from graft.schemas.problems import FieldErrors, field_error, unknown_name
 from graft.schemas.redaction import HIDDEN
-from graft.schemas.review import ReviewSettings
 from graft.schemas.steering import Improve, ImproveSettings, Steering
-from graft.schemas.students import StudentSettings
+from graft.schemas.students import OwnBlocks, StudentSettings
 from graft.schemas.tasks.base import Task
 
 R = TypeVar("R", bound=RoleSpec)
+ReviewBy = Literal["disagreement", "margin", "random"]
 
 
 class SeedRow(Value):
@@ -85,6 +86,21 @@ class Splits(Value):
         return self
 
 
+class ReviewSettings(Value):
+    """Settings of people's review: the run pauses after publishing its version, then applies the decisions."""
+
+    rows: int = Field(default=50, ge=1, description="number of rows to review")
+    by: ReviewBy = Field(
+        default="disagreement",
+        description="choice of rows: the judges' largest disagreements, the closest decisions, or random",
+    )
+    wait_minutes: float = Field(default=1440, gt=0, le=525_600, description="how long the run waits for review")
+    unanswered: Literal["go_on", "stop"] = Field(
+        default="go_on",
+        description="if nobody finishes the review: continue with the decisions so far, or end with an error",
+    )
+
+
 class Recipe(Value):
     """Everything about one dataset. See recipes/ for commented examples, and `graft schema` for the JSON Schema."""
 
@@ -101,7 +117,7 @@ class Recipe(Value):
     gates: GateSettings = Field(default_factory=GateSettings)
     limits: Limits = Limits()
     splits: Splits = Splits()
-    student: StudentSettings = StudentSettings()
+    student: Annotated[StudentSettings, OwnBlocks()] = StudentSettings()
     improve: Improve = ImproveSettings()
     steering: Steering | None = Field(default=None, description="set by rounds of graft improve")
     review: ReviewSettings | None = Field(default=None, description="pause for people's review before the run ends")
@@ -189,7 +205,7 @@ class Recipe(Value):
         return found if isinstance(found, spec) else spec()
 
     def writes(self, role: str) -> bool:
-        """Whether the role's replies become part of the rows."""
+        """Return True if the role's replies become part of the rows."""
         return roles_of(self.method.kind).get(role, Role()).writes
 
     def models_for(self, role: str) -> tuple[ModelSpec, ...]:
@@ -199,6 +215,11 @@ class Recipe(Value):
             return tuple(model for model in self.models if model.name in named)
         judges = not self.writes(role) and self.task.labelled
         return tuple(model for model in self.models if judges or model.provider != "encoder")
+
+    def longest_text(self) -> float:
+        """Characters above which one of its gates rejects a text; infinite if none does."""
+        limits = (kind.longest(self) for kind in GATES.all().values() if kind.enabled(self))
+        return min((limit for limit in limits if limit is not None), default=inf)
 
     def wanted(self) -> dict[str, int]:
         """Target rows of each label, in the task's order."""

@@ -86,12 +86,12 @@ def redact(text: str, names: Iterable[str] = ()) -> str:
 
 
 def has_key(text: str) -> bool:
-    """Whether a part of a text has a key's shape; the environment does not count."""
+    """Return True if a part of a text has a key's shape; the environment does not count."""
     return _hide(text, ()) != text
 
 
 def is_key(word: str) -> bool:
-    """Whether an id or a name is a key: by its shape, or by a run of letters and digits that no name has."""
+    """Return True if an id or a name is a key: by its shape, or by a run of letters and digits that no name has."""
     return has_key(word) and any(_DIGIT.search(run) for run in _RUN.findall(word))
 
 

@@ -1,7 +1,7 @@
 """Detects a model's refusal.
 
 Only the beginning is checked, as models refuse at once. Customers are unable to do things as well ("I can't log in"),
-so an inability counts only if it is one to help, or to write, give or discuss something that models are asked for.
+so an inability counts only if it is an inability to help, or to write, give or discuss something requested.
 English only: a refusal in another language is not found.
 """
 

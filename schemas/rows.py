@@ -176,5 +176,5 @@ class Candidate(Value):
 
     @property
     def accepted(self) -> bool:
-        """Whether the row passed everything."""
+        """True if the row passed everything."""
         return self.decision.status == "accepted"

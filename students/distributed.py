@@ -25,7 +25,7 @@ class ProcessGroup:
 
     @property
     def alone(self) -> bool:
-        """Whether this is the only process."""
+        """True if this is the only process."""
         return self.size == 1
 
     def share(self, rows: Sequence[TrainRow]) -> Sequence[TrainRow]:

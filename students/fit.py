@@ -214,7 +214,7 @@ def check_rows(rows: Sequence[TrainRow], validation: Sequence[TrainRow], labels:
         what = f"every training row has the label {present.pop()!r}" if present else "there is no training row"
         raise GraftError(
             f"{what}: a classifier needs rows of two classes or more", where="training rows",
-            fix="add seeds of the other labels; graft show NAME --rejected says why rows were rejected",
+            fix="add seeds of the other labels; graft show NAME --rejected lists the reasons of rejections",
         )  # fmt: skip
     if absent := [label for label in labels if label not in present]:
         say(f"no training rows for {len(absent)} labels, known by their names only: {', '.join(absent[:5])}")
@@ -233,9 +233,9 @@ def _facts(task: _Task) -> dict[str, str]:
 
 
 def _is_memory(error: RuntimeError) -> bool:
-    """Whether torch ran out of memory: CUDA has a class for it, Apple's and the CPU's allocators only a message."""
-    said = str(error).casefold()
-    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in said or "can't allocate memory" in said
+    """Return True if torch ran out of memory: CUDA has a class for it, other allocators only a message."""
+    message = str(error).casefold()
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in message or "can't allocate memory" in message
 
 
 def _device_of(group: ProcessGroup) -> str:
@@ -264,10 +264,10 @@ def _fit(task: _Task, batch_size: int, checkpoint: Checkpoint, found: dict[str, 
             ended = Loop(model, plan, task.say, task.progress, checkpoint).run(found)
     model.eval()
     seconds = time.perf_counter() - started + ended.seconds_before
-    return _told(task, model, seconds, ended, ended.steps / a_pass, missing)
+    return _fit_of(task, model, seconds, ended, ended.steps / a_pass, missing)
 
 
-def _told(task: _Task, model: TextClassifier, seconds: float, ended: Outcome, epochs: float, missing: str) -> Fit:
+def _fit_of(task: _Task, model: TextClassifier, seconds: float, ended: Outcome, epochs: float, missing: str) -> Fit:
     if missing:
         task.say(missing)
     share = share_of_peak(multiplying(model), ended.tokens_per_second, device_name(model.device), task.group.size)

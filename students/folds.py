@@ -37,7 +37,7 @@ def out_of_fold(
 ) -> OutOfFold:
     """Probabilities of each row's labels from a classifier that learned from the other folds, stratified by label.
 
-    A label with one row cannot be judged: its rows are left out and a note says so. With fewer than two labels left
+    A label with one row cannot be judged: its rows are left out, with a note. With fewer than two labels left
     nothing is judged. The same rows in the same order give the same answer. Raises ValueError if the shapes differ.
     """
     if vectors.ndim != 2 or len(vectors) != len(labels) or folds < 2:

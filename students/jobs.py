@@ -55,20 +55,20 @@ def write_job(job: Job, folder: Path) -> None:
     for name, rows in (("rows", job.rows), ("validation", job.validation)):
         lines = (json.dumps(asdict(row), ensure_ascii=True) + "\n" for row in rows)
         (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
-    told = _JobFile(
+    kept = _JobFile(
         rows="rows.jsonl", validation="validation.jsonl", labels=job.labels, settings=job.settings,
         out=str(job.out.resolve()), batch_size=job.batch_size,
     )  # fmt: skip
-    (folder / "job.json").write_text(told.model_dump_json(indent=1), encoding="utf-8")
+    (folder / "job.json").write_text(kept.model_dump_json(indent=1), encoding="utf-8")
 
 
 def read_job(file: Path) -> Job:
     """A job and its rows. Raises NotFound if the file does not exist, InputInvalid if it cannot be used."""
-    told = _checked(_JobFile, _text(file), file, None)
+    kept = _checked(_JobFile, _text(file), file, None)
     folder = file.parent
-    validation = _rows(folder / told.validation) if told.validation else ()
+    validation = _rows(folder / kept.validation) if kept.validation else ()
     return Job(
-        _rows(folder / told.rows), validation, told.labels, told.settings, folder / told.out, told.batch_size
+        _rows(folder / kept.rows), validation, kept.labels, kept.settings, folder / kept.out, kept.batch_size
     )  # fmt: skip
 
 

@@ -187,10 +187,10 @@ def _read(pipe: IO[bytes], lines: queue.Queue[bytes | None]) -> None:
 def _pass_on(line: bytes, say: Say, progress: Progress | None) -> None:
     """One line of the first process: {"say": text} or {"progress": [done, of]}; other lines come from libraries."""
     try:
-        told = json.loads(line)
+        event = json.loads(line)
     except ValueError:
         return
-    match told:
+    match event:
         case {"say": str(text)}:
             say(text)
         case {"progress": [int(done), int(steps)]} if progress is not None:
@@ -201,11 +201,11 @@ def _raise_what_went_wrong(folder: Path, codes: Sequence[int]) -> None:
     """The error that a process wrote, else that one died. Returns nothing if there is a result."""
     if (folder / "result.json").is_file():
         return
-    told = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("error-*.json"))]
-    for one in told:
+    failures = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("error-*.json"))]
+    for one in failures:
         if one["kind"] == "memory":
             raise MemoryOut(one["batch_size"])
-    for one in told:
+    for one in failures:
         kind = getattr(errors, one["kind"]) if one["kind"] in _RAISED else GraftError
         raise kind(one["what"], where=one["where"], fix=one["fix"])
     rank = next((rank for rank, code in enumerate(codes) if code not in (0, -9)), 0)
@@ -239,11 +239,11 @@ class _Voice:
         if self.child and self.rank == 0:
             print(json.dumps({"progress": [done, steps]}), flush=True)
 
-    def failed(self, told: Mapping[str, Any], text: str) -> None:
+    def failed(self, failure: Mapping[str, Any], text: str) -> None:
         print(text, file=sys.stderr, flush=True)
         if self.child:
             staged = self.folder / f"error-{self.rank}.part"
-            staged.write_text(json.dumps(told), encoding="utf-8")
+            staged.write_text(json.dumps(failure), encoding="utf-8")
             staged.replace(self.folder / f"error-{self.rank}.json")
 
 
@@ -263,8 +263,8 @@ def work(file: Path, child: bool) -> int:
         )
         return 1
     except GraftError as error:
-        told = {"kind": type(error).__name__, "what": error.what, "where": error.where, "fix": error.fix}
-        voice.failed(told, str(error))
+        failure = {"kind": type(error).__name__, "what": error.what, "where": error.where, "fix": error.fix}
+        voice.failed(failure, str(error))
         return error.exit_code
     return 0
 

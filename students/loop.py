@@ -6,10 +6,12 @@ matter here (a floor on steps, a faster head, halved batches).
 
 from __future__ import annotations
 
+import itertools
 import math
+import random
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +20,6 @@ from torch import Tensor, nn
 
 from graft.schemas.errors import GraftError
 from graft.schemas.students import StudentSettings
-from graft.students.batching import Step, in_steps
 from graft.students.checkpoint import Checkpoint
 from graft.students.classifier import BATCH, TextClassifier
 from graft.students.device import uses_bf16
@@ -38,6 +39,11 @@ KEEP_EVERY = 50
 Say = Callable[[str], None]
 Progress = Callable[[int, int], None]
 """(steps done, steps in all)."""
+CHUNK = 50
+"""Steps whose rows are sorted by length together (`group_lengths`); these rows are drawn anew each pass."""
+
+Step = list[list[TrainRow]]
+"""The batches whose gradients make one step."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,39 @@ class Outcome:
     note: str = ""
     seconds_before: float = 0.0
     tokens_per_second: float = 0.0
+
+
+def in_steps(
+    rows: Sequence[TrainRow], size: int, settings: StudentSettings, lengths: Mapping[str, int], skipped: int = 0
+) -> Iterator[Step]:
+    """Endless steps of `settings.accumulate` batches of at most `size` rows, after `skipped` passes.
+
+    Every row comes once in each pass, in another order each time. With `settings.group_lengths` the rows of some steps,
+    drawn at random, form batches of similar length (tokens, by text), which are shuffled again.
+    """
+    rng, order = random.Random(settings.seed), list(rows)
+    for done in itertools.count():
+        rng.shuffle(order)
+        batches = _grouped(order, size, settings, lengths, rng) if settings.group_lengths else _cut(order, size)
+        if done >= skipped:
+            for start in range(0, len(batches), settings.accumulate):
+                yield batches[start : start + settings.accumulate]
+
+
+def _cut(rows: Sequence[TrainRow], size: int) -> list[list[TrainRow]]:
+    return [list(rows[start : start + size]) for start in range(0, len(rows), size)]
+
+
+def _grouped(
+    order: Sequence[TrainRow], size: int, settings: StudentSettings, lengths: Mapping[str, int], rng: random.Random
+) -> list[list[TrainRow]]:
+    """One pass in batches of similar length, in random order."""
+    found: list[list[TrainRow]] = []
+    for chunk in _cut(order, CHUNK * size * settings.accumulate):
+        batches = _cut(sorted(chunk, key=lambda row: lengths[row.text]), size)
+        rng.shuffle(batches)
+        found += batches
+    return found
 
 
 class Loop:
@@ -274,7 +313,7 @@ def _optimiser(
 
 
 def _whole(model: TextClassifier) -> bool:
-    """Whether every weight is finite."""
+    """Return True if every weight is finite."""
     return all(bool(torch.isfinite(weights).all()) for weights in model.parameters())
 
 

@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Iterable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from graft.schemas.errors import GraftError, MissingExtra, NotFound
+from graft.schemas.home import Home
 from graft.students.heads import Answer, Head, Rule, Several, head_in
 
 if TYPE_CHECKING:
     from numpy import float64
     from numpy.typing import NDArray
+
+    from graft.students.classifier import TextClassifier
 
 FACTS = "labels.json"
 """File of an exported folder: labels in order, length, padding, temperature, threshold."""
@@ -33,6 +37,8 @@ CHUNK = 512
 """Texts in memory at once; sorted by length, so that batches need little padding."""
 
 Engine = Literal["auto", "onnx", "pytorch"]
+Predicted = tuple[Sequence[str], Sequence[Sequence[float]]]
+"""Labels, and the probabilities of each text."""
 
 
 class _Logits(Protocol):
@@ -164,6 +170,24 @@ class _TorchLogits:
             return numpy.asarray(self.model(list(texts)).float().cpu().numpy())
 
 
+def student_judge(home: Home) -> Callable[[str, Sequence[str]], Predicted]:
+    """A function for judges of later rows: from (student id, texts) to its labels and each text's probabilities.
+
+    It raises NotFound if the home has no such student. Thread-safe; a student stays loaded.
+    """
+    lock, loaded = threading.Lock(), dict[str, "TextClassifier"]()
+
+    def judge(name: str, texts: Sequence[str]) -> Predicted:
+        from graft.students.classifier import TextClassifier
+
+        with lock:
+            if name not in loaded:
+                loaded[name] = TextClassifier.load(home.student(name))
+            return loaded[name].labels, loaded[name].predict(texts)[1]
+
+    return judge
+
+
 def load_classifier(folder: Path) -> Any:
     """The TextClassifier of an exported or a trained folder, on the CPU. Errors as `TextClassifier.load`."""
     from graft.students.classifier import TextClassifier
@@ -183,7 +207,7 @@ def load_classifier(folder: Path) -> Any:
 
 
 def is_student(folder: Path) -> bool:
-    """Whether a student, exported or trained, is in the folder."""
+    """Return True if a student, exported or trained, is in the folder."""
     return (folder / FACTS).is_file() or (folder / "classifier.json").is_file()
 
 

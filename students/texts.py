@@ -11,8 +11,8 @@ from typing import IO, Any
 from graft.data.intake.limits import MAX_LINE
 from graft.data.intake.parquet import parquet_rows, schema_of
 from graft.data.intake.parts import Problems
-from graft.schemas.cells import inert_cell
 from graft.schemas.errors import InputInvalid, Problem
+from graft.schemas.sections import inert_cell
 from graft.students.heads import Answer
 from graft.students.rows import as_one_text
 

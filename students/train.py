@@ -1,6 +1,6 @@
 """Trains a version's student and always a seeds-only student beside it, so that the gain is measured.
 
-Knows neither Prefect nor the lake: it takes rows and returns values. `train_student` trains and compares both,
+Independent of Prefect and the lake: it takes rows and returns values. `train_student` trains and compares both,
 `learn` returns the student of one lesson, such as a round of a loop.
 """
 
@@ -22,7 +22,7 @@ from graft.schemas.home import Home
 from graft.schemas.students import Evaluation, Student, StudentSettings
 from graft.students.encoder import Encoder, find_encoder
 from graft.students.evaluate import Probabilities, Rows, confusion_png
-from graft.students.heads import Head, Said, head_of
+from graft.students.heads import Head, Predicted, head_of
 from graft.students.objectives.base import objective_of
 from graft.students.report import Report, comparison
 from graft.students.rows import Given, TrainRow, unique
@@ -112,26 +112,26 @@ class Learner:
         self._model = TextClassifier.load(self.folder).to(pick_device())
         self.labels = self._model.labels
 
-    def ask(self, texts: Sequence[str]) -> Said:
+    def ask(self, texts: Sequence[str]) -> Predicted:
         """Predicted labels, and each text's probabilities in the order of `labels`."""
         return self._model.say(texts) if texts else ([], [])
 
     def judged(
         self, rows: Rows, name: str, ids: Sequence[str] = (),
         validation: tuple[Probabilities, Sequence[str]] | None = None,
-    ) -> tuple[Said, Evaluation]:  # fmt: skip
+    ) -> tuple[Predicted, Evaluation]:  # fmt: skip
         """Predict labelled rows (a version's by their ids) and evaluate: predictions and evaluation are kept in its
         folder.
 
         Latency is kept too, except for validation rows. `validation` as of `Head.evaluate`.
         """
         texts = [text for text, _ in rows]
-        said, speed = (self.ask(texts), None) if name == VALIDATION else say_timed(self._model, texts)
+        predicted, speed = (self.ask(texts), None) if name == VALIDATION else say_timed(self._model, texts)
         judged = self._model.outputs.evaluate(
-            said, rows, student_id=self.student.id, test_file=name, validation=validation
+            predicted, rows, student_id=self.student.id, test_file=name, validation=validation
         )
-        keep(self.folder, judged, rows, *said, ids=ids, speed=speed)
-        return said, judged
+        keep(self.folder, judged, rows, *predicted, ids=ids, speed=speed)
+        return predicted, judged
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ class _Made:
 
     learner: Learner
     evaluation: Evaluation
-    said: Said
+    predicted: Predicted
     validation: Evaluation | None
     picture: Path
     notes: tuple[str, ...]
@@ -172,8 +172,8 @@ def train_student(
 
     Weights and pictures go to `home.students/<id>/`. The test rows are checked before any training. A row that is both
     a seed and in the version counts once. The version's `validation` rows decide when the version's student stops
-    (`settings.patience`), never the baseline: it knows seeds only. With `settings.select` the baseline selects the
-    version's rows that it does not know yet, and the version's student learns from these and the seeds. With
+    (`settings.patience`), never the baseline: it has seeds only. With `settings.select` the baseline selects the
+    version's rows that it is not sure of yet, and the version's student learns from these and the seeds. With
     `settings.multi_label` a test row's label is a cell such as `a|b`, texts that occur several times are one row, and
     the validation rows choose both students' thresholds. Both students' predictions are kept in their folders, beside
     `test_ids` and `validation_ids`: the ids of a version's rows, in the rows' order. Raises GraftError for test labels
@@ -203,7 +203,8 @@ def train_student(
     notes = (*base.notes, *([selected[1]] if selected else ()), *ours.notes)
     text = comparison(
         ours.learner.student, base.evaluation, ours.evaluation, ours.picture,
-        paired=paired(base.said[0], ours.said[0], job.test_rows), slices=head.weakest(ours.said, job.test_rows),
+        paired=paired(base.predicted[0], ours.predicted[0], job.test_rows),
+        slices=head.weakest(ours.predicted, job.test_rows),
     )  # fmt: skip
     return StudentReport(
         students=(base.learner.student, ours.learner.student), evaluations=(base.evaluation, ours.evaluation),
@@ -228,7 +229,7 @@ def learn(lesson: Lesson, home: Home, known: Callable[[str], Student | None], sa
     return Learner(home, _trained(lesson, encoder, home, say)[0])
 
 
-def say_timed(model: TextClassifier, texts: Sequence[str]) -> tuple[Said, Speed]:
+def say_timed(model: TextClassifier, texts: Sequence[str]) -> tuple[Predicted, Speed]:
     """A classifier's predictions and times: all texts in batches, then a few alone, for half a second at most.
 
     A first text warms up the device before.
@@ -237,7 +238,7 @@ def say_timed(model: TextClassifier, texts: Sequence[str]) -> tuple[Said, Speed]
 
     model.say(texts[:1])
     started = time.perf_counter()
-    said = model.say(texts)
+    predicted = model.say(texts)
     ended = time.perf_counter()
     took = list[float]()
     for text in texts[:SINGLES]:
@@ -248,7 +249,7 @@ def say_timed(model: TextClassifier, texts: Sequence[str]) -> tuple[Said, Speed]
             break
     p50, p95 = np.quantile(took or [0.0], (0.5, 0.95))
     seconds = max(ended - started, 1e-9)
-    return said, Speed(
+    return predicted, Speed(
         device=model.device.type, rows=len(texts), seconds=round(seconds, 4),
         texts_per_second=round(len(texts) / seconds, 1), singles=len(took), p50_s=round(float(p50), 5),
         p95_s=round(float(p95), 5),
@@ -300,7 +301,7 @@ def _one(job: _Job, trained_on: str, version: int | None, training: Sequence[Tra
     job.say(f"training on {len(training)} rows ({what})")
     student, made = _trained(lesson, job.encoder, job.home, job.say)
     learner = Learner(job.home, student)
-    said, evaluation, checked = _judged(job, learner)
+    predicted, evaluation, checked = _judged(job, learner)
     notes = [f"{what}: {made.note}"] if made.note else []
     if job.settings.runs > 1:
         others, broken = _other_runs(job, lesson)
@@ -309,20 +310,20 @@ def _one(job: _Job, trained_on: str, version: int | None, training: Sequence[Tra
     title = f"{job.dataset}, {what if version is None else f'version {version} and seeds'}"
     picture = learner.folder / "confusion.png"
     confusion_png(evaluation, picture, f"{title}: accuracy {evaluation.accuracy:.1%}")
-    job.head.write_reliability(said, job.test_rows, learner.folder, title)
-    return _Made(learner, evaluation, said, checked, picture, tuple(notes))
+    job.head.write_reliability(predicted, job.test_rows, learner.folder, title)
+    return _Made(learner, evaluation, predicted, checked, picture, tuple(notes))
 
 
-def _judged(job: _Job, learner: Learner) -> tuple[Said, Evaluation, Evaluation | None]:
+def _judged(job: _Job, learner: Learner) -> tuple[Predicted, Evaluation, Evaluation | None]:
     """The student's predictions of the test rows, and its evaluations on them and on the validation rows, if any."""
     pairs = [(row.text, job.head.true(row)) for row in job.validation]
     if not pairs:
         return *learner.judged(job.test_rows, job.test_name, job.test_ids), None
     checked, also = learner.judged(pairs, VALIDATION, job.validation_ids)
-    said, judged = learner.judged(
+    predicted, judged = learner.judged(
         job.test_rows, job.test_name, job.test_ids, validation=(checked[1], [label for _, label in pairs])
     )
-    return said, judged, also
+    return predicted, judged, also
 
 
 def _other_runs(job: _Job, lesson: Lesson) -> tuple[list[float], list[str]]:

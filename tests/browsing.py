@@ -1,4 +1,4 @@
-"""What tests of pages share: a filled lake, `graft dashboard` as a person starts it, and a real browser."""
+"""Shared parts of page tests: a filled lake, `graft dashboard` started as from a terminal, and a real browser."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from graft.dashboard.entry import Key
+from graft.dashboard.door import Key
 from graft.data.lake import Lake
 from graft.data.scores.answers import keep
 from graft.data.versions import publish
@@ -102,14 +102,14 @@ def judge(home: Home) -> None:
                 settings=StudentSettings(), encoder_revision="1", train_rows=60, device="cpu", seconds=9.0,
                 path=f"students/{name}", created_at=AT,
             )  # fmt: skip
-            said = [LABELS[(n + (n % wrong == 0)) % 2] for n in range(40)]
-            shares = [[0.8, 0.2] if one == "price" else [0.3, 0.7] for one in said]
-            judged = evaluate(said, held_out, LABELS, student_id=name, test_file="test.csv", probabilities=shares)
+            answers = [LABELS[(n + (n % wrong == 0)) % 2] for n in range(40)]
+            shares = [[0.8, 0.2] if one == "price" else [0.3, 0.7] for one in answers]
+            judged = evaluate(answers, held_out, LABELS, student_id=name, test_file="test.csv", probabilities=shares)
             lake.save_student(student)
             lake.save_evaluation(judged)
             folder = home.root / student.path
             folder.mkdir(parents=True)
-            keep(folder, judged, held_out, said, shares)
+            keep(folder, judged, held_out, answers, shares)
 
 
 COOKIES: dict[str, str] = {}
@@ -120,8 +120,10 @@ COOKIES: dict[str, str] = {}
 def serving(home: Path, **environment: str) -> Iterator[str]:
     """`graft dashboard` as a person starts it; the address that it printed. `visiting` is let in."""
     command = [sys.executable, "-m", "graft", "dashboard", "--port", "0", "--no-open"]
-    told = {**os.environ, "GRAFT_HOME": str(home), **environment}
-    with subprocess.Popen(command, env=told, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as server:
+    variables = {**os.environ, "GRAFT_HOME": str(home), **environment}
+    with subprocess.Popen(
+        command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as server:
         try:
             assert server.stdout is not None
             line = server.stdout.readline()
@@ -171,11 +173,15 @@ def visiting(
         for name, value in (COOKIES.items() if let_in else ())
     ])  # fmt: skip
     page = context.new_page()
-    page.on("console", lambda said: wrong.append(said.text) if said.type in ("error", "warning") else None)
+    page.on(
+        "console", lambda one_value: wrong.append(one_value.text) if one_value.type in ("error", "warning") else None
+    )
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.on(
         "request",
-        lambda asked: None if "127.0.0.1" in asked.url or asked.url.startswith("data:") else wrong.append(asked.url),
+        lambda request: (
+            None if "127.0.0.1" in request.url or request.url.startswith("data:") else wrong.append(request.url)
+        ),
     )
     page.on("dialog", lambda shown: (wrong.append(shown.message), shown.dismiss()))
     yield page, wrong

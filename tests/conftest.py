@@ -1,4 +1,4 @@
-"""What many tests need: a fake model server, and one Prefect server for the whole session."""
+"""Shared fixtures: a fake model server, and one Prefect server for the whole session."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from fake_llm import Serving
 from hypothesis import settings
 
-pytest_plugins = ["browsing"]
+pytest_plugins = ["browsing", "plugged"]
 
 for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "DO_NOT_TRACK"):
     os.environ.setdefault(name, "1")

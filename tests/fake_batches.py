@@ -23,7 +23,7 @@ from in_thread import InThread
 
 @dataclass
 class Habits:
-    """How the provider behaves. Shares are of a batch's calls."""
+    """Behaviour of the provider. Shares are of a batch's calls."""
 
     seconds: float = 0.0
     failing: float = 0.0
@@ -57,7 +57,7 @@ class FakeBatches:
         self.habits = habits
         self.files: dict[str, bytes] = {}
         self.batches: dict[str, dict[str, Any]] = {}
-        self.asked: Counter[str] = Counter()
+        self.requests: Counter[str] = Counter()
         self.seen: list[dict[str, Any]] = []
 
     def app(self) -> web.Application:
@@ -72,7 +72,7 @@ class FakeBatches:
 
     def _checked(self, handler: Any) -> Any:
         async def checked(request: web.Request) -> web.StreamResponse:
-            self.asked[handler.__name__] += 1
+            self.requests[handler.__name__] += 1
             given = request.headers.get("Authorization")
             if self.habits.key and given != f"Bearer {self.habits.key}":
                 return _problem(401, f"no such key {given}")
@@ -115,7 +115,7 @@ class FakeBatches:
             self.habits.drop_created -= 1
             assert request.transport is not None
             request.transport.abort()
-        return self._told(name)
+        return self._status_of(name)
 
     async def retrieve(self, request: web.Request) -> web.StreamResponse:
         if self.habits.fail_polls:
@@ -127,7 +127,7 @@ class FakeBatches:
             request.transport.abort()
             return web.Response(status=500)
         name = request.match_info["id"]
-        return self._told(name) if name in self.batches else _problem(404, "no such batch")
+        return self._status_of(name) if name in self.batches else _problem(404, "no such batch")
 
     async def list(self, request: web.Request) -> web.Response:
         if self.habits.no_list:
@@ -146,7 +146,7 @@ class FakeBatches:
         batch = self.batches[request.match_info["id"]]
         if batch["status"] in ("validating", "in_progress"):
             batch["status"] = "cancelling"
-        return self._told(batch["id"])
+        return self._status_of(batch["id"])
 
     async def content(self, request: web.Request) -> web.Response:
         name = request.match_info["id"]
@@ -154,7 +154,7 @@ class FakeBatches:
             return _problem(404, "no such file")
         return web.Response(body=self.files[name])
 
-    def _told(self, name: str) -> web.Response:
+    def _status_of(self, name: str) -> web.Response:
         return web.json_response(self._public(name))
 
     def _public(self, name: str) -> dict[str, Any]:
@@ -205,10 +205,10 @@ class FakeBatches:
         draw -= how.missing
         if draw < how.failing or (how.refuse_schema and "response_format" in body):
             code = how.fail_status if draw < how.failing else 400
-            said = "response_format is not supported" if draw >= how.failing else "it failed"
+            message = "response_format is not supported" if draw >= how.failing else "it failed"
             if how.echo_key:
-                said += f" for {how.key}"
-            result["response"] = {"status_code": code, "body": {"error": {"message": said}}}
+                message += f" for {how.key}"
+            result["response"] = {"status_code": code, "body": {"error": {"message": message}}}
             return result
         draw -= how.failing
         result["response"] = {"status_code": 200, "request_id": "q", "body": self._answer(line, draw < how.broken)}
@@ -233,9 +233,9 @@ class ServingBatches(InThread):
         self.fake.habits = Habits(**{**asdict(self.fake.habits), **habits})
 
     @property
-    def asked(self) -> Counter[str]:
-        """How often each handler was asked, by its name."""
-        return self.fake.asked
+    def requests(self) -> Counter[str]:
+        """Requests by name of the handler."""
+        return self.fake.requests
 
     def sent(self) -> list[list[dict[str, Any]]]:
         """The lines of every batch that was made, in order."""

@@ -1,4 +1,4 @@
-"""How the fake server may behave: reply times, limits of a provider, and the ways in which a reply goes wrong."""
+"""Behaviours of the fake server: reply times, a provider's limits, and faults of replies."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from aiohttp import web
 
 @dataclass
 class Behaviour:
-    """How the server behaves. Rates are shares of requests; a fault is drawn from the body and how often it came.
+    """Behaviour of the server. Rates are shares of requests; a fault is drawn from the body and its number of arrivals.
 
     `latency` names the shape of the reply time around `median_ms`: lognormal (by `sigma`), constant, uniform (from 0 to
     twice the median), or bimodal (`slow_share` of the replies take `slow_times` as long). Refusals are immediate.
@@ -56,10 +56,10 @@ class Behaviour:
     logprobs: bool = True
     openai_logprobs: bool = False
     usage: bool = True
-    usage_as: str = ""  # a name of USAGES: the usage is told, but not as it is
+    usage_as: str = ""  # a name of USAGES: the reported usage is wrong
     bill_lost: bool = False  # resets, and errors other than 500 to 503, are on the bill: the model had done its work
     cached_share: float = 0.0
-    served_model: str = ""  # the name that replies carry in place of the one asked for
+    served_model: str = ""  # the name that replies carry in place of the requested one
     input_usd: float = 0.0
     output_usd: float = 0.0  # prices of a million tokens, for the bill in the counters
     key: str = ""
@@ -94,7 +94,7 @@ USAGES: dict[str, Callable[[dict[str, Any]], Any]] = {
 
 
 def billed(how: Behaviour, act: str) -> bool:
-    """Whether a request that met this fault is on the bill."""
+    """Return True if a request that met this fault is on the bill."""
     free = ("error",) if how.error_status in (500, 502, 503) else ()
     return act not in (free if how.bill_lost else ("error", "reset"))
 
@@ -144,14 +144,14 @@ class Windows:
         return requests_fit and (not how.tokens_per_minute or held + tokens <= how.tokens_per_minute)
 
 
-def tokens_asked(body: dict[str, Any]) -> int:
-    """What a provider books for a request at the door: its prompt by the fake's own count, and all of max_tokens."""
-    said = sum(len(message["content"]) for message in body.get("messages", ())) or len(body.get("prompt") or "")
-    return said // 4 + int(body.get("max_tokens") or 16)
+def tokens_reserved(body: dict[str, Any]) -> int:
+    """Tokens that a provider reserves on arrival: the prompt by the fake's own count, and all of max_tokens."""
+    given = sum(len(message["content"]) for message in body.get("messages", ())) or len(body.get("prompt") or "")
+    return given // 4 + int(body.get("max_tokens") or 16)
 
 
 def to_wait(how: Behaviour, status: int, text: str) -> web.Response:
-    """A refusal, with Retry-After in the form that the behaviour says, where it says one."""
+    """A refusal, with Retry-After in the form that the behaviour sets, if any."""
     headers = {}
     if how.retry_after is not None:
         moment = formatdate(math.ceil(time.time() + how.retry_after), usegmt=True)
@@ -160,7 +160,7 @@ def to_wait(how: Behaviour, status: int, text: str) -> web.Response:
 
 
 def out_of_credit() -> web.Response:
-    """What OpenAI's protocol answers once the account is empty: a 429 that no waiting mends."""
+    """The answer of OpenAI's protocol once the account is empty: a 429 for which waiting does not help."""
     error = {"type": "insufficient_quota", "code": "insufficient_quota", "message": "the account has no credit left"}
     return web.Response(status=429, body=orjson.dumps({"error": error}), content_type="application/json")
 

@@ -14,13 +14,24 @@ import asyncio
 import hashlib
 import json
 import random
+import time
 from collections import Counter, deque
 from dataclasses import asdict
 from typing import Any
 
 import orjson
 from aiohttp import web
-from fake_faults import USAGES, Behaviour, Windows, billed, go_wrong, out_of_credit, reply_time, to_wait, tokens_asked
+from fake_faults import (
+    USAGES,
+    Behaviour,
+    Windows,
+    billed,
+    go_wrong,
+    out_of_credit,
+    reply_time,
+    to_wait,
+    tokens_reserved,
+)
 from fake_replies import REFUSALS, begun_in, judged_in, list_reply, name_reply
 from in_thread import InThread
 
@@ -54,7 +65,7 @@ class FakeLLM:
         self.tokens: Counter[str] = Counter()
         self.seen: deque[tuple[str, dict[str, Any]]] = deque(maxlen=100)
         self.windows = Windows()
-        self.latency_s = 0.0
+        self.latency_s = self.first_at = self.last_at = 0.0
 
     def stats(self) -> dict[str, Any]:
         """The counters. `duplicates`: sound answers to a body that had one before; `cost_usd`: what is on the bill.
@@ -66,7 +77,8 @@ class FakeLLM:
             "calls": self.statuses[200], "requests": self.calls, "in_flight": self.in_flight,
             "duplicates": sum(n - 1 for n in self.bodies.values()), "distinct": len(self.bodies),
             "statuses": {str(status): n for status, n in self.statuses.items()}, "faults": dict(self.faults),
-            "latency_s": self.latency_s, "most_in_flight": self.most_in_flight,
+            "latency_s": self.latency_s, "first_at": self.first_at, "last_at": self.last_at,
+            "most_in_flight": self.most_in_flight,
             "prompt_tokens": tokens["prompt"], "completion_tokens": tokens["completion"],
             "cost_usd": (tokens["prompt"] * how.input_usd + tokens["completion"] * how.output_usd) / 1e6,
         }  # fmt: skip
@@ -108,6 +120,7 @@ class FakeLLM:
         raw = await request.read()
         digest = hashlib.blake2b(raw + str(self.behaviour.seed).encode(), digest_size=16).digest()
         self.calls += 1
+        self.first_at = self.first_at or time.time()
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
@@ -116,6 +129,7 @@ class FakeLLM:
             response, act = await self._serve(request, body, digest, chat)
         finally:
             self.in_flight -= 1
+            self.last_at = time.time()
         self.statuses[0 if act in ("reset", "half") else response.status] += 1
         if act in ("", "trickle"):
             self.bodies[digest] += 1
@@ -139,7 +153,7 @@ class FakeLLM:
         return (await go_wrong(how, act, request, payload) if act else self._json(payload)), act
 
     def _refusal(self, request: web.Request, body: dict[str, Any]) -> web.Response | None:
-        """What the server says at once, before it works on anything."""
+        """An immediate error, before any work; None if there is none."""
         how = self.behaviour
         if how.key and request.headers.get("Authorization") != f"Bearer {how.key}":
             return web.Response(status=401, text="bad key")
@@ -147,7 +161,7 @@ class FakeLLM:
             return out_of_credit()
         if how.rate_limit_above and self.in_flight > how.rate_limit_above:
             return to_wait(how, how.limit_status, "slow down")
-        if self.windows.wait_s(how, tokens_asked(body)):
+        if self.windows.wait_s(how, tokens_reserved(body)):
             return to_wait(how, how.limit_status, "too many in this minute")
         if how.echo_key:
             return web.Response(status=400, text=f"cannot serve {request.headers.get('Authorization')}")
@@ -171,11 +185,11 @@ class FakeLLM:
 
     @staticmethod
     def _spent(body: dict[str, Any], payload: dict[str, Any]) -> dict[str, int]:
-        """Tokens of a reply that was worked on, whether or not the usage is told."""
-        said = "".join(message["content"] for message in body.get("messages", ())) or body.get("prompt") or ""
+        """Tokens of a reply that was computed, even if the usage is not reported."""
+        content = "".join(message["content"] for message in body.get("messages", ())) or body.get("prompt") or ""
         choice = payload["choices"][0]
         text = choice["message"]["content"] if "message" in choice else choice["text"]
-        return {"prompt": max(1, len(said) // 4), "completion": max(1, len(text) // 4)}
+        return {"prompt": max(1, len(content) // 4), "completion": max(1, len(text) // 4)}
 
     def _payload(self, body: dict[str, Any], rng: random.Random, chat: bool) -> dict[str, Any]:
         schema = (body.get("response_format") or {}).get("json_schema", {}).get("schema")
@@ -184,11 +198,11 @@ class FakeLLM:
         )
         if self.behaviour.echo_begun:
             text = begun_in(body) + text
-        said = "".join(message["content"] for message in body.get("messages", ())) or body.get("prompt") or ""
+        content = "".join(message["content"] for message in body.get("messages", ())) or body.get("prompt") or ""
         choice: dict[str, Any] = {"index": 0, "finish_reason": "stop"}
         choice.update({"message": {"role": "assistant", "content": text}} if chat else {"text": text})
         if self._with_logprobs(body, chat):
-            choice["logprobs"] = self._logprobs(said, rng)
+            choice["logprobs"] = self._logprobs(content, rng)
             if self.behaviour.openai_logprobs and not chat:
                 choice["logprobs"] = self._older(choice["logprobs"]["content"])
         name = self.behaviour.served_model or body.get("model")
@@ -205,8 +219,8 @@ class FakeLLM:
         return payload
 
     def _with_logprobs(self, body: dict[str, Any], chat: bool) -> bool:
-        asked = body.get("top_logprobs") or (0 if chat else body.get("logprobs"))
-        return self.behaviour.logprobs and int(asked or 0) > 0
+        requested = body.get("top_logprobs") or (0 if chat else body.get("logprobs"))
+        return self.behaviour.logprobs and int(requested or 0) > 0
 
     def _free(self, body: dict[str, Any], rng: random.Random, chat: bool) -> str:
         """A reply that no schema binds."""
@@ -221,9 +235,9 @@ class FakeLLM:
         listed = list_reply(body, rng, sentence)
         return sentence(rng) if listed is None else listed
 
-    def _logprobs(self, said: str, rng: random.Random) -> dict[str, Any]:
+    def _logprobs(self, text: str, rng: random.Random) -> dict[str, Any]:
         """A preference among the prompt's own words, so that labels named in it are found."""
-        names = sorted({word.strip(".,:;-\"'") for word in said.split()} - {""}, key=lambda w: (len(w), w))[-400:]
+        names = sorted({word.strip(".,:;-\"'") for word in text.split()} - {""}, key=lambda w: (len(w), w))[-400:]
         scored = sorted(((name, -10 * rng.random()) for name in names), key=lambda item: -item[1])
         top = [{"token": " " + name, "logprob": value} for name, value in scored]
         return {"content": [{"token": top[0]["token"], "logprob": top[0]["logprob"], "top_logprobs": top}]}

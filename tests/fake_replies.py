@@ -1,4 +1,4 @@
-"""What the fake server says where a request has a form of its own: a numbered list, a label by name, a refusal."""
+"""Replies of the fake server to requests of a special form: a numbered list, a label by name, a refusal."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BEGUN = re.compile(
     r".*(?:<\|im_start\|>assistant\n|<start_of_turn>model\n|assistant<\|end_header_id\|>\n\n|\[/INST\] )(.+)\Z",
     re.DOTALL,
 )
-"""What follows the last assistant's opening in a raw prompt."""
+"""The text after the last assistant's opening in a raw prompt."""
 OPENED = re.compile(r"(?:\A|\n|\s)(Example )?1[.:]\s*\Z")
 NAME_LINE = re.compile(r"^(?:- |Label: )(.+?)(?:: .*)?$", re.MULTILINE)
 
@@ -31,23 +31,23 @@ def begun_in(body: dict[str, Any]) -> str:
     return found[1] if found else ""
 
 
-def asked_in(body: dict[str, Any]) -> str:
+def prompt_in(body: dict[str, Any]) -> str:
     """The last user's message, or the prompt."""
-    said = [message["content"] for message in body.get("messages") or () if message["role"] == "user"]
-    return str(said[-1]) if said else str(body.get("prompt") or "")
+    answers = [message["content"] for message in body.get("messages") or () if message["role"] == "user"]
+    return str(answers[-1]) if answers else str(body.get("prompt") or "")
 
 
 def judged_in(body: dict[str, Any]) -> str:
-    """The text that a judge is shown between tags, or all that is asked."""
-    asked = asked_in(body)
-    return asked.partition("<text>")[2].partition("</text>")[0].strip() or asked
+    """The text shown to a judge between tags, or else the whole prompt."""
+    prompt = prompt_in(body)
+    return prompt.partition("<text>")[2].partition("</text>")[0].strip() or prompt
 
 
 def list_reply(body: dict[str, Any], rng: random.Random, sentence: Callable[[random.Random], str]) -> str | None:
-    """A numbered list of three; it goes on behind the `1.` or `Example 1:` where that was begun. None: not asked."""
-    asked, begun = asked_in(body), begun_in(body)
-    opened = OPENED.search(begun or asked)
-    if not opened and "short texts" not in asked:
+    """A numbered list of three; it continues an opened `1.` or `Example 1:`. None: no list requested."""
+    prompt, begun = prompt_in(body), begun_in(body)
+    opened = OPENED.search(begun or prompt)
+    if not opened and "short texts" not in prompt:
         return None
     mark = "Example {}:" if opened and opened[1] else "{}."
     text = "\n".join(f"{mark.format(n)} {sentence(rng)}" for n in range(1, LIST_ITEMS + 1))
@@ -55,12 +55,12 @@ def list_reply(body: dict[str, Any], rng: random.Random, sentence: Callable[[ran
 
 
 def name_reply(body: dict[str, Any], rng: random.Random, off_label_rate: float, words: list[str]) -> str | None:
-    """One of the labels that the conversation lists, or another word; None where no label is asked for."""
-    asked, prompt = asked_in(body), str(body.get("prompt") or "")
-    if "Which label?" not in asked and not prompt.rstrip().endswith("Label:"):
+    """One of the labels that the conversation lists, or another word; None if no label is requested."""
+    shown, prompt = prompt_in(body), str(body.get("prompt") or "")
+    if "Which label?" not in shown and not prompt.rstrip().endswith("Label:"):
         return None
-    said = "\n".join([*(message["content"] for message in body.get("messages") or ()), prompt])
-    names = sorted({found[1].strip() for found in NAME_LINE.finditer(said)} - {""})
+    text = "\n".join([*(message["content"] for message in body.get("messages") or ()), prompt])
+    names = sorted({found[1].strip() for found in NAME_LINE.finditer(text)} - {""})
     if not names or rng.random() < off_label_rate:
         return rng.choice([word for word in words if word not in names])
     return rng.choice(names)

@@ -91,8 +91,8 @@ def _evaluated(call: ast.Call, names: dict[str, Any]) -> tuple[str, int]:
 
 
 class Pieces(NamedTuple):
-    """What a pattern is made of: a letter of each class and literal; what stands before each repeat, with a letter that
-    it repeats; and matches.
+    """Pieces of a pattern: a letter of each class and literal; the text before each repeat, with a letter that it
+    repeats; and matches.
     """
 
     letters: list[str]
@@ -177,7 +177,7 @@ def _letters(tree: Iterable[Any]) -> Iterator[str]:
 
 
 def _repeats(tree: Iterable[Any], before: str) -> Iterator[tuple[str, str]]:
-    """What leads up to each repeat (the shortest text that matches all in front of it), and a letter that it takes."""
+    """For each repeat, the shortest text that matches everything in front of it, and a letter that it takes."""
     for kind, value in tree:
         if kind in (op.MAX_REPEAT, op.MIN_REPEAT, op.POSSESSIVE_REPEAT):
             yield from ((before, letter) for letter in _letters(value[2]))

@@ -1,32 +1,47 @@
-"""Another distribution that adds kinds: its metadata in a folder, its modules among the tests."""
+"""Another distribution that adds kinds: `tests/plugin`, which docs/extend.md shows, or any modules under any name."""
 
 from __future__ import annotations
 
 import os
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from graft.schemas.kinds import FAMILIES
 
-TESTS = Path(__file__).resolve().parent
-
-
-def plugged(folder: Path, name: str = "graft-dummies", **kinds: str) -> dict[str, str]:
-    """The environment of a process that has it. `kinds`: family to `name = module`, one a line."""
-    meta = folder / f"{name.replace('-', '_')}-1.0.dist-info"
-    meta.mkdir(parents=True)
-    (meta / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-    (meta / "entry_points.txt").write_text("".join(f"[graft.{family}]\n{some}\n" for family, some in kinds.items()))
-    given = os.environ.get("PYTHONPATH", "")
-    return {"PYTHONPATH": os.pathsep.join(part for part in (str(folder), str(TESTS), given) if part)}
+PLUGIN = Path(__file__).resolve().parent / "plugin"
+ENTRIES: dict[str, dict[str, str]] = tomllib.loads((PLUGIN / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+    "entry-points"
+]
+"""Group to the plugin's kinds: name to module."""
 
 
 def plug(patch: pytest.MonkeyPatch, folder: Path, **kinds: str) -> None:
-    """Install it for this process and those that it starts, until the test ends. `kinds` as for `plugged`."""
-    for variable, value in plugged(folder, **kinds).items():
-        patch.setenv(variable, value)
-    patch.syspath_prepend(folder)
+    """Install a distribution for this process and those that it starts, until the test ends.
+
+    `kinds`: family to `name = module`, one a line; by default those of the plugin.
+    """
+    groups = {f"graft.{family}": lines for family, lines in kinds.items()} or {
+        group: "\n".join(f"{name} = {module}" for name, module in some.items()) for group, some in ENTRIES.items()
+    }
+    meta = folder / "graft_example-0.3.dist-info"
+    meta.mkdir(parents=True)
+    (meta / "METADATA").write_text("Metadata-Version: 2.1\nName: graft-example\nVersion: 0.3\n")
+    (meta / "entry_points.txt").write_text("".join(f"[{group}]\n{lines}\n" for group, lines in groups.items()))
+    given = os.environ.get("PYTHONPATH", "")
+    patch.setenv(
+        "PYTHONPATH", os.pathsep.join(part for part in (str(folder), str(PLUGIN), str(PLUGIN.parent), given) if part)
+    )
+    patch.syspath_prepend(str(PLUGIN))
+    patch.syspath_prepend(str(folder))
     for family in FAMILIES:
         patch.setattr(family, "_plugins", None)
         patch.setattr(family, "_loaded", dict(family._loaded))
+
+
+@pytest.fixture
+def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The plugin's kinds; the folder in which its metadata lies."""
+    plug(monkeypatch, tmp_path / "site")
+    return tmp_path / "site"

@@ -1,4 +1,4 @@
-"""Scripted models for methods: what is said follows from the step; a question asked before is not asked again."""
+"""Scripted models for methods: replies depend on the step; a repeated request is answered from memory."""
 
 from __future__ import annotations
 
@@ -12,48 +12,48 @@ from graft.schemas.calls import CallRequest, Reply, TokenLogprob
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Seed, Slot
 
-Said = str | dict[str, float] | Exception | Reply
+Scripted = str | dict[str, float] | Exception | Reply
 """A text, alternatives of the first token, something to raise, or a whole reply."""
 
 
 class Models:
-    """Plays every model. `script` maps a step (dots as underscores) to what is said, a list by turn, or a function.
+    """Plays every model. `script` maps a step (dots as underscores) to a reply, a list by turn, or a function.
 
     Like the gateway with its journal it answers a known key from memory, so `count` is what would have been paid.
     """
 
-    def __init__(self, **script: Said | list[Any] | Callable[[CallRequest], Said]) -> None:
+    def __init__(self, **script: Scripted | list[Any] | Callable[[CallRequest], Scripted]) -> None:
         self.script = {name.replace("_", "."): value for name, value in script.items()}
-        self.asked: list[CallRequest] = []
+        self.requests: list[CallRequest] = []
         self.count: Counter[str] = Counter()
-        self._known: dict[str, Said] = {}
+        self._known: dict[str, Scripted] = {}
 
     async def ask(self, request: CallRequest) -> Reply:
-        self.asked.append(request)
+        self.requests.append(request)
         await asyncio.sleep(0)
         key = request.key()
         if key not in self._known:
-            self._known[key] = self._said(request)
+            self._known[key] = self._scripted(request)
             self.count[request.purpose] += 1
-        said = self._known[key]
-        if isinstance(said, Exception):
-            raise said
-        if isinstance(said, Reply):
-            return said.model_copy(update={"key": key})
-        if isinstance(said, str):
-            return Reply(key=key, text=said)
-        return Reply(key=key, text="", logprobs=(TokenLogprob(token="", logprob=0.0, top=tuple(said.items())),))
+        given = self._known[key]
+        if isinstance(given, Exception):
+            raise given
+        if isinstance(given, Reply):
+            return given.model_copy(update={"key": key})
+        if isinstance(given, str):
+            return Reply(key=key, text=given)
+        return Reply(key=key, text="", logprobs=(TokenLogprob(token="", logprob=0.0, top=tuple(given.items())),))
 
-    def _said(self, request: CallRequest) -> Said:
+    def _scripted(self, request: CallRequest) -> Scripted:
         value: Any = self.script[request.purpose]
         if isinstance(value, list):
             value = value[self.count[request.purpose] % len(value)]
-        said: Said = value(request) if callable(value) else value
-        return said
+        given: Scripted = value(request) if callable(value) else value
+        return given
 
     def of(self, purpose: str) -> list[CallRequest]:
         """Requests of one step, in order."""
-        return [request for request in self.asked if request.purpose == purpose]
+        return [request for request in self.requests if request.purpose == purpose]
 
 
 def make_slot(

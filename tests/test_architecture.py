@@ -200,8 +200,8 @@ def _named(source: str, folder: Path) -> Iterator[tuple[str, int]]:
 
 
 def _about_kinds(node: ast.Compare | ast.Match, families: set[str]) -> bool:
-    said = ast.unparse(node.subject if isinstance(node, ast.Match) else node)
-    return "kind" in said or any(family in said for family in families)
+    given = ast.unparse(node.subject if isinstance(node, ast.Match) else node)
+    return "kind" in given or any(family in given for family in families)
 
 
 def _patterns(node: ast.Match) -> Iterator[ast.AST]:

@@ -61,8 +61,8 @@ def marker(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def yes_to_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever asks whether to run a model's code is told yes."""
-    monkeypatch.setattr("builtins.input", lambda *asked: "y")
+    """Answer yes to every prompt about running a model's code."""
+    monkeypatch.setattr("builtins.input", lambda *request: "y")
 
 
 def encoder(folder: Path) -> Path:
@@ -190,8 +190,7 @@ def student(home: Home, name: str = "st_1") -> Path:
 
 
 def test_a_student_of_somebody_elses_home_carries_no_code(tmp_path: Path, marker: Path) -> None:
-    from graft.flows.student_labels import student_judge
-    from graft.students.predict import Predictor
+    from graft.students.predict import Predictor, student_judge
 
     home = Home(tmp_path)
     folder = student(home)
@@ -232,9 +231,9 @@ def test_a_checkpoint_that_is_a_pickle_is_not_taken_up(tmp_path: Path, marker: P
     from graft.students.checkpoint import NAME, Checkpoint
 
     (tmp_path / NAME).write_bytes(pickle.dumps(Marking(marker), protocol=2))
-    said: list[str] = []
-    assert Checkpoint(tmp_path, {}, said.append).load() is None
-    assert "starting again" in said[0]
+    messages: list[str] = []
+    assert Checkpoint(tmp_path, {}, messages.append).load() is None
+    assert "starting again" in messages[0]
 
 
 OUTSIDE = ["st_x/../../outside", "../outside", "st_", "st_a/b", "/etc", "st_x\n", "..", "st_x\0", "outside"]
@@ -242,7 +241,7 @@ OUTSIDE = ["st_x/../../outside", "../outside", "st_", "st_a/b", "/etc", "st_x\n"
 
 @pytest.mark.parametrize("name", OUTSIDE)
 def test_an_id_that_is_no_students_leads_nowhere(tmp_path: Path, name: str) -> None:
-    from graft.flows.student_labels import student_judge
+    from graft.students.predict import student_judge
 
     home = Home(tmp_path / "home")
     (home.students / "st_x").mkdir(parents=True)
@@ -300,7 +299,7 @@ def sources() -> Iterator[tuple[str, ast.AST]]:
 
 
 def unsafe(node: ast.AST, file: str) -> str:
-    """Why this piece of source may not stand in that file; "" where it may."""
+    """The reason why this piece of source is forbidden in that file; empty if it is allowed."""
     if isinstance(node, ast.Import | ast.ImportFrom):
         names = [alias.name for alias in node.names]
         roots = {(getattr(node, "module", None) or "").split(".")[0], *(name.split(".")[0] for name in names)}

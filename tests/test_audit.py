@@ -28,8 +28,8 @@ def package(folder: Path, name: str, version: str = "1.0", metadata: str = "") -
     (info / "METADATA").write_text(f"Metadata-Version: 2.4\nName: {name}\nVersion: {version}\n{metadata}\n")
     (folder / f"{name}.py").write_text("harmless = True\n")
     digest = hashlib.sha256((folder / f"{name}.py").read_bytes()).digest()
-    told = base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
-    (info / "RECORD").write_text(f"{name}.py,sha256={told},16\n{info.name}/RECORD,,\n")
+    output = base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+    (info / "RECORD").write_text(f"{name}.py,sha256={output},16\n{info.name}/RECORD,,\n")
     return PathDistribution(info)
 
 
@@ -107,15 +107,15 @@ def test_the_sbom_is_valid_and_holds_every_package_model_and_data_file_with_its_
     licences = {"first": "MIT", "second": "not SPDX at all"}
     result = write_sbom(file, there, {"first": "2" * 64}, licences, models, data, {"index.example.org"})
     assert result.problems == []
-    told = json.loads(file.read_text(encoding="utf-8"))
-    assert (told["bomFormat"], told["specVersion"]) == ("CycloneDX", "1.6")
-    by_name = {one["name"]: one for one in told["components"]}
+    report = json.loads(file.read_text(encoding="utf-8"))
+    assert (report["bomFormat"], report["specVersion"]) == ("CycloneDX", "1.6")
+    by_name = {one["name"]: one for one in report["components"]}
     assert by_name.keys() == {"first", "second", "a-model", *(one.name for one in data)}
     assert by_name["first"]["hashes"] == [{"alg": "SHA-256", "content": "2" * 64}]
     assert by_name["a-model"]["type"] == "machine-learning-model" and by_name["a-model"]["hashes"]
     assert by_name["recipes/data/demo_seeds.jsonl"]["type"] == "data"
     assert "index.example.org" not in file.read_text(encoding="utf-8")
-    needs = {one["ref"]: one.get("dependsOn", []) for one in told["dependencies"]}
+    needs = {one["ref"]: one.get("dependsOn", []) for one in report["dependencies"]}
     assert needs["library:first"] == ["library:second"]
 
 

@@ -50,7 +50,7 @@ async def until_refused(gateway: Gateway, url: str, name: str = "") -> int:
 def test_the_bill_never_exceeds_the_cap_whatever_the_order_of_events(
     monkeypatch: pytest.MonkeyPatch, events: list[Event], reviewer_usd: float | None
 ) -> None:
-    monkeypatch.setattr("graft.agents.gateway.retry.BASE_WAIT_S", 0.001)
+    monkeypatch.setattr("graft.agents.gateway.limiter.BASE_WAIT_S", 0.001)
 
     async def play(home: Path) -> float:
         return await Run(home, server, **caps(0.1, reviewer_usd)).play(events)
@@ -60,7 +60,7 @@ def test_the_bill_never_exceeds_the_cap_whatever_the_order_of_events(
 
 
 @pytest.mark.parametrize("usage_as", ["", *(name for name in USAGES if name != "cached")])
-async def test_a_usage_that_is_not_told_or_not_true_is_charged_as_reserved(tmp_path: Path, usage_as: str) -> None:
+async def test_a_missing_or_false_usage_is_charged_as_reserved(tmp_path: Path, usage_as: str) -> None:
     with on_the_bill(usage=bool(usage_as), usage_as=usage_as) as server:
         async with Gateway(journal=tmp_path / "j", money_usd=0.05, concurrency=4) as gateway:
             reply = await gateway.call(ask(server.url, "the first"))
@@ -210,7 +210,7 @@ async def test_two_processes_of_a_run_share_its_cap(tmp_path: Path) -> None:
         assert 0.15 < server.stats()["cost_usd"] <= 0.2 and all(made)
 
 
-async def test_what_only_the_lake_knows_counts_too_but_once(tmp_path: Path) -> None:
+async def test_charges_found_only_in_the_lake_count_once(tmp_path: Path) -> None:
     for _ in range(2):
         async with Gateway(journal=tmp_path / "j", money_usd=1, run="r-1", recorded={MONEY: 0.9}) as gateway:
             assert gateway.ledger.before[MONEY] == pytest.approx(0.9)

@@ -53,7 +53,7 @@ def test_caps_decide_no_row_and_so_make_no_other_run(tmp_path: Path) -> None:
     assert ids[0] == ids[1] != ids[2]
 
 
-def test_the_lake_knows_what_a_run_has_spent_itself_each_call_once(tmp_path: Path) -> None:
+def test_the_lake_counts_each_call_of_a_run_once(tmp_path: Path) -> None:
     def call(key: str, **more: Any) -> Call:
         given = {
             "key": key, "run_id": "r", "candidate_id": "c", "role": "generator", "purpose": "p", "model": "m",
@@ -101,14 +101,14 @@ async def test_a_batch_that_outlives_its_process_is_charged_once(
             name="m", provider="litellm", model="openai/fake", base_url=provider.url, api_key_env="GRAFT_TEST_KEY",
             price=Price(input=10, output=40),
         )  # fmt: skip
-        said = (Message(role="user", content=f"question {number}"),)
-        return CallRequest(model=spec, role="reviewer", purpose="t", messages=said, max_tokens=32)
+        given = (Message(role="user", content=f"question {number}"),)
+        return CallRequest(model=spec, role="reviewer", purpose="t", messages=given, max_tokens=32)
 
     with ServingBatches(key="key", seconds=3600) as provider:
         async with gateway() as first:
             calls = [asyncio.create_task(first.call(ask(number))) for number in range(20)]
             await until(lambda: sent(tmp_path / "batches.sqlite") == 20)
-            reserved, created = first.ledger.reserved[MONEY], provider.asked["create"]
+            reserved, created = first.ledger.reserved[MONEY], provider.requests["create"]
             if killed:
                 first.ledger._charges = None  # its lease stays, as kill -9 leaves it
             for call in calls:
@@ -121,7 +121,7 @@ async def test_a_batch_that_outlives_its_process_is_charged_once(
             replies = await asyncio.gather(*(second.call(ask(number)) for number in range(20)))
             assert second.ledger.reserved[MONEY] == 0
         price = sum(reply.price_usd or 0 for reply in replies)
-        assert provider.asked["create"] == created and 0 < price < reserved
+        assert provider.requests["create"] == created and 0 < price < reserved
         async with gateway() as third:
             assert price <= third.ledger.before[MONEY] <= price + 0.02 * cap
 

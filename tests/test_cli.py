@@ -85,7 +85,7 @@ def test_a_broken_recipe_shows_every_problem_with_line_field_and_fix(tmp_path: P
     assert {problem["line"] for problem in problems} >= {1, 4}
 
 
-def test_what_is_not_there_is_said_with_what_is(tmp_path: Path) -> None:
+def test_a_missing_name_is_reported_with_the_available_ones(tmp_path: Path) -> None:
     done = graft(tmp_path, "show", "nothing-of-the-kind")
     assert done.returncode == 8
     assert "nothing-of-the-kind" in done.stderr

@@ -133,7 +133,7 @@ def test_size(home: Home) -> None:
     assert str(home.journal) in shown and "older" in shown and f" {len(KEYS)} " in shown
 
 
-def test_prune_by_age_asks_first(home: Home) -> None:
+def test_prune_by_age_needs_confirmation(home: Home) -> None:
     connection = sqlite3.connect(home.journal)
     with connection:
         connection.execute("UPDATE calls SET at = ? WHERE key IN ('k_open', 'k_both')", (time.time() - 40 * 86_400,))
@@ -142,8 +142,8 @@ def test_prune_by_age_asks_first(home: Home) -> None:
         "rows": 2, "bytes": read("prune", "--older-than", "4w", "--dry-run")["bytes"], "freed_bytes": 0,
         "vacuumed": False, "note": "", "dry_run": True,
     }  # fmt: skip
-    told = error("prune", "--older-than", "30d")
-    assert "2 calls" in told.what and "--yes" in told.fix and keys(home) == set(KEYS)
+    output = error("prune", "--older-than", "30d")
+    assert "2 calls" in output.what and "--yes" in output.fix and keys(home) == set(KEYS)
     assert read("prune", "--older-than", "30d", "--yes")["rows"] == 2
     assert keys(home) == set(KEYS) - {"k_open", "k_both"}
 
@@ -158,7 +158,7 @@ def test_prune_of_a_run_spares_what_another_run_used(home: Home, words: list[str
     assert keys(home) == set(KEYS) - gone
 
 
-def test_prune_says_what_it_needs(home: Home) -> None:
+def test_prune_reports_missing_options(home: Home) -> None:
     assert "--older-than 30d" in error("prune", "--yes").fix
     assert "30d" in error("prune", "--older-than", "a month", "--yes").fix
     absent = error("prune", "--run", "absent", "--yes")
@@ -195,7 +195,7 @@ def test_check_finds_and_mends(home: Home) -> None:
     assert read("check")["good"] == len(KEYS) - 1 and keys(home) == set(KEYS) - {"k_harmful"}
 
 
-def test_no_journal_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_journal_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRAFT_HOME", str(tmp_path))
     for words in (["size"], ["check"], ["export", "--restricted"], ["prune", "--older-than", "1d", "--yes"]):
         assert isinstance(error(*words), NotFound)

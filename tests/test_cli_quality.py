@@ -47,12 +47,12 @@ def ask(*words: str) -> str:
 
 
 def test_tables_bars_and_verdicts(home: Path) -> None:
-    told = ask("shop@1", "--no-embed")
-    assert "shop@1: 10 rows" in told and "█" * 20 in told and "█" * 21 not in told
-    assert "under half of their share: [red]|<b>" in told.replace("\n", " ") and "\x1b" not in told
-    assert "50.0% of rows repeat another's text" in told
-    assert "not known: turned off by --no-embed" in told and "an import: no model made" in told
-    assert "(restricted)" in told and "first version" in told
+    output = ask("shop@1", "--no-embed")
+    assert "shop@1: 10 rows" in output and "█" * 20 in output and "█" * 21 not in output
+    assert "under half of their share: [red]|<b>" in output.replace("\n", " ") and "\x1b" not in output
+    assert "50.0% of rows repeat another's text" in output
+    assert "not known: turned off by --no-embed" in output and "an import: no model made" in output
+    assert "(restricted)" in output and "first version" in output
     assert "against shop@1" in ask("shop", "--no-embed")
     assert "against shop@2" in ask("shop@1", "--no-embed", "--against", "shop@2")
 
@@ -63,7 +63,7 @@ def test_json_is_the_report(home: Path) -> None:
     assert report.missing["meaning"] == "turned off by --no-embed"
 
 
-def test_an_encoder_that_is_not_installed_is_told(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_encoder_is_reported(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(texts: object) -> None:
         raise MissingExtra("no encoder", fix="pip install it")
 
@@ -74,8 +74,8 @@ def test_an_encoder_that_is_not_installed_is_told(home: Path, monkeypatch: pytes
 def test_gold_and_html(home: Path) -> None:
     gold, page = home / "gold.csv", home / "report.html"
     gold.write_text("id,text,label\nc_1,,a\nc_2,,b\n", encoding="utf-8")
-    told = ask("shop", "--no-embed", "--gold", str(gold), "--html", str(page))
-    assert "50.0% of labels differ from the gold labels" in told and "wrote" in told
+    output = ask("shop", "--no-embed", "--gold", str(gold), "--html", str(page))
+    assert "50.0% of labels differ from the gold labels" in output and "wrote" in output
     text = page.read_text(encoding="utf-8")
     assert text.startswith("<!doctype html>") and "Against gold" in text and "<b>" not in text
     with pytest.raises(GraftError, match="cannot be written"):

@@ -68,7 +68,7 @@ def test_what_models_say_is_shown_as_text(browser: Browser, full: str) -> None:
         assert wrong == []
 
 
-def test_a_restricted_row_is_hidden_until_asked_for_each_time(browser: Browser, full: str) -> None:
+def test_a_restricted_row_is_hidden_until_requested_each_time(browser: Browser, full: str) -> None:
     with visiting(browser) as (page, wrong):
         page.goto(f"{full}/rows?label=delivery&sort=longest")
         assert SECRET not in page.content()
@@ -111,14 +111,14 @@ def test_tables_and_charts_can_be_taken_along(browser: Browser, full: str) -> No
         assert page.request.get(f"{full}/runs?csv=runs").text().splitlines()[1].startswith("run1,shop,,finished")
 
 
-def test_the_quality_page_says_what_the_command_line_says(browser: Browser, full: str) -> None:
+def test_the_quality_page_shows_the_figures_of_the_command_line(browser: Browser, full: str) -> None:
     with visiting(browser) as (page, wrong):
         page.goto(f"{full}/datasets/shop@2/quality")
         page.get_by_role("heading", name="Drift").wait_for(timeout=30_000)
-        told = page.request.get(f"{full}/datasets/shop@2/quality?format=json").json()
-        assert told["rows"] == 120 and told["restricted_rows"] == 1
+        report = page.request.get(f"{full}/datasets/shop@2/quality?format=json").json()
+        assert report["rows"] == 120 and report["restricted_rows"] == 1
         words = page.locator(".facts div", has_text=re.compile(r"^different words")).locator("dd").inner_text()
-        assert words == f"{told['wording']['vocabulary']:,}"
+        assert words == f"{report['wording']['vocabulary']:,}"
         taken = page.request.get(f"{full}/datasets/shop@2/quality?format=html")
         assert (
             taken.ok and "<script" not in taken.text() and SECRET not in taken.text() + page.content() and wrong == []
@@ -152,9 +152,9 @@ def test_a_running_run_renews_itself(browser: Browser, tmp_path: Path) -> None:
 def dashboard(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """`graft dashboard` where it is to end by itself."""
     command = [sys.executable, "-m", "graft", "dashboard", "--no-open", "--port", "0", *words]
-    told = {key: value for key, value in os.environ.items() if not key.startswith("GRAFT_DASHBOARD")}
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("GRAFT_DASHBOARD")}
     return subprocess.run(
-        command, env={**told, "GRAFT_HOME": str(home)}, capture_output=True, text=True, timeout=60, check=False
+        command, env={**environment, "GRAFT_HOME": str(home)}, capture_output=True, text=True, timeout=60, check=False
     )
 
 
@@ -170,7 +170,7 @@ def test_who_may_ask(browser: Browser, tmp_path: Path) -> None:
     assert refused.returncode == 1 and "GRAFT_DASHBOARD_PASSWORD" in refused.stderr
 
 
-def test_a_proxy_says_who_asks_and_its_word_is_the_name(browser: Browser, tmp_path: Path) -> None:
+def test_a_proxys_header_names_the_person(browser: Browser, tmp_path: Path) -> None:
     with serving(tmp_path, GRAFT_DASHBOARD_USER_HEADER="X-Forwarded-User") as address:
         with visiting(browser) as (page, _):
             answer = page.request.get(address)

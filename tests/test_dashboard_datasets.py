@@ -76,8 +76,8 @@ def many(lake: Lake) -> DatasetVersion:
              reviews=(review("minilm", 8.0 + n % 2), review("gemma", 6.0 + n % 3)))
         for n in range(240)
     ]  # fmt: skip
-    asked = run("wide", "many", "gra")
-    lake.save_run(asked)
+    made_run = run("wide", "many", "gra")
+    lake.save_run(made_run)
     lake.commit("wide", "b", every, [])
     rows = [row(one, n) for n, one in enumerate(every[:231])]
     facts: dict[str, Any] = {
@@ -85,7 +85,7 @@ def many(lake: Lake) -> DatasetVersion:
         "seeds": 4,
         "card": f"# many\n\n{HOSTILE}\n",
     }
-    first = publish(lake, run=asked, rows=rows, **facts)
+    first = publish(lake, run=made_run, rows=rows, **facts)
     held = held_by(lake, first)
     moved = held[3][0].model_copy(update={"label": NAMES[2]})
     kept = [*held[:3], (moved, *held[3][1:]), *held[4:200]]
@@ -106,10 +106,10 @@ def mixed(lake: Lake) -> None:
                                  relabelled=n % 4 == 0, margin=0.1 if n % 2 == 0 else 0.7, second="a"))
         for n in range(40)
     ]  # fmt: skip
-    asked = run("mixing", "mixed", "promptmix")
-    lake.save_run(asked)
+    made_run = run("mixing", "mixed", "promptmix")
+    lake.save_run(made_run)
     lake.commit("mixing", "b", every, [])
-    publish(lake, run=asked, rows=[row(one, n) for n, one in enumerate(every)], models={}, seeds=2, card="# mixed")
+    publish(lake, run=made_run, rows=[row(one, n) for n, one in enumerate(every)], models={}, seeds=2, card="# mixed")
 
 
 def guard(lake: Lake) -> None:
@@ -122,10 +122,10 @@ def guard(lake: Lake) -> None:
              notes={"prefilled": True})
         for n in range(20)
     ]  # fmt: skip
-    asked = run("guarding", "guard", "harmaug", "guard")
-    lake.save_run(asked)
+    made_run = run("guarding", "guard", "harmaug", "guard")
+    lake.save_run(made_run)
     lake.commit("guarding", "b", every, [])
-    publish(lake, run=asked, rows=[row(one, n) for n, one in enumerate(every)], models={}, seeds=2, card="# guard")
+    publish(lake, run=made_run, rows=[row(one, n) for n, one in enumerate(every)], models={}, seeds=2, card="# guard")
 
 
 def brought(lake: Lake) -> None:
@@ -209,8 +209,8 @@ def test_the_list_leads_to_a_version_that_explains_itself(browser: Browser, page
         many.get_by_role("link").click()
         page.get_by_role("heading", name="Variety").wait_for(timeout=60_000)
         facts = page.locator(".facts:not(.inside)").first.inner_text().replace("\n", " ")
-        for said in ("rows 200", "labels 77", "made by gates from many@1", "restricted 1", "tags prod", "seeds 4"):
-            assert said in facts, said
+        for text in ("rows 200", "labels 77", "made by gates from many@1", "restricted 1", "tags prod", "seeds 4"):
+            assert text in facts, text
         assert page.locator("#funnel", has_text="too_short").count() == 1
         ends = page.locator("#table-ends tr", has_text="rejected.low_mean")
         assert ends.locator("td.n").first.inner_text() == "4"
@@ -226,10 +226,10 @@ def test_the_list_leads_to_a_version_that_explains_itself(browser: Browser, page
 def test_reviews_show_severity_adjudications_and_what_labels_became(browser: Browser, pages: str) -> None:
     with visiting(browser) as (page, wrong):
         settled(page, f"{pages}/datasets/many@2/reviews")
-        told = page.request.get(f"{pages}/datasets/many@2/quality?format=json").json()["reviews"]
+        report = page.request.get(f"{pages}/datasets/many@2/quality?format=json").json()["reviews"]
         gemma = page.locator("#table-reviewers tr", has_text="gemma").inner_text()
-        assert f"{told['reviewers'][0]['severity']:+.2f}" in gemma and "240" in gemma
-        assert page.locator(".facts", has_text=f"{told['alpha']:.3f}").count() == 1
+        assert f"{report['reviewers'][0]['severity']:+.2f}" in gemma and "240" in gemma
+        assert page.locator(".facts", has_text=f"{report['alpha']:.3f}").count() == 1
         pair = page.locator("#table-relabelled tr", has_text="label 01")
         assert "5 of 200 rows have a label other than" in page.content()
         opens = pair.first.get_by_role("link").get_attribute("href") or ""
@@ -247,11 +247,11 @@ def test_reviews_show_severity_adjudications_and_what_labels_became(browser: Bro
         assert wrong == []
 
 
-def test_changes_are_told_against_any_version(browser: Browser, pages: str) -> None:
+def test_changes_are_shown_against_any_version(browser: Browser, pages: str) -> None:
     with visiting(browser) as (page, wrong):
         settled(page, f"{pages}/datasets/many@2/changes")
         assert page.get_by_role("combobox").input_value() == "many@1"
-        facts = page.locator(".facts:not(.inside)").inner_text().split("\n")
+        facts = page.locator("#changed-rows .facts").inner_text().split("\n")
         assert facts[facts.index("dropped") + 1] == "31" and facts[facts.index("relabelled") + 1] == "1"
         assert "too_short" in page.locator("#table-dropped").inner_text()
         assert page.locator("section#drift", has_text="against many@1").count() == 1
@@ -270,15 +270,17 @@ def test_changes_are_told_against_any_version(browser: Browser, pages: str) -> N
 def test_one_file_holds_all_of_a_version(browser: Browser, pages: str, home: Path, tmp_path: Path) -> None:
     out = tmp_path / "new" / "many.html"
     command = [sys.executable, "-m", "graft", "report", "many@2", "--out", str(out)]
-    told = {**os.environ, "GRAFT_HOME": str(home), "COLUMNS": "200"}
-    done = subprocess.run(command, env=told, capture_output=True, text=True, timeout=120)
+    environment = {**os.environ, "GRAFT_HOME": str(home), "COLUMNS": "200"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0 and done.stdout.strip() == f"wrote {out}", done.stderr
     assert [one.name for one in out.parent.iterdir()] == ["many.html"]
-    said = out.read_text(encoding="utf-8")
-    assert HIDDEN_WORDS not in said and "<script" not in said and "<img" not in said and "\u202e" not in said
-    assert not re.search(r"""(?:href|src)=["'](?!#|data:)""", said)
+    output = out.read_text(encoding="utf-8")
+    assert HIDDEN_WORDS not in output and "<script" not in output and "<img" not in output and "\u202e" not in output
+    assert not re.search(r"""(?:href|src)=["'](?!#|data:)""", output)
     with visiting(browser, 390, "dark") as (page, wrong):
-        page.on("request", lambda asked: None if asked.url.startswith(("file:", "data:")) else wrong.append(asked.url))
+        page.on(
+            "request", lambda request: None if request.url.startswith(("file:", "data:")) else wrong.append(request.url)
+        )
         taken = page.request.get(f"{pages}/datasets/many@2/report")
         assert taken.body() == out.read_bytes()
         page.goto(out.as_uri())
@@ -306,13 +308,15 @@ def test_a_report_of_what_no_model_made_and_of_a_guard(
     assert HIDDEN_WORDS not in guard_file and "Generation and labelling of the messages, run guarding" in guard_file
 
 
-def test_a_report_that_cannot_be_written_says_so(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_report_that_cannot_be_written_is_an_error(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("GRAFT_HOME", str(home))
     (tmp_path / "file").write_text("in the way")
     for where in (tmp_path, tmp_path / "file" / "r.html"):
-        with pytest.raises(GraftError) as said:
+        with pytest.raises(GraftError) as given:
             graft.report("shop", out=where)
-        assert said.value.where == str(where) and "--out" in said.value.fix
+        assert given.value.where == str(where) and "--out" in given.value.fix
     with pytest.raises(NotFound, match="no dataset 'none'"):
         graft.report("none")
     assert [one.name for one in tmp_path.iterdir()] == ["file"]

@@ -1,4 +1,4 @@
-"""Who is let in: the key of a home, and what another site's page can make a browser do (nothing but follow a link)."""
+"""Admission: the key of a home, and the powers of another site's page in a browser (only to follow a link)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ import pytest
 from browsing import fill, serving, visiting
 from playwright.sync_api import Browser
 
-from graft.dashboard.entry import FILE, Key
+from graft.dashboard.door import FILE, Key
 from graft.data.edits import edits
 from graft.data.lake import Lake
 from graft.schemas.home import Home
@@ -55,7 +55,7 @@ def site(body: str, host: str) -> Iterator[str]:
             self.end_headers()
             self.wfile.write(body.encode())
 
-        def log_message(self, *told: object) -> None:
+        def log_message(self, *facts: object) -> None:
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
@@ -73,9 +73,9 @@ def ask(
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     connection.request(method, path, body or None, named)
     answer = connection.getresponse()
-    told = answer.read().decode("utf-8", "replace")
+    output = answer.read().decode("utf-8", "replace")
     connection.close()
-    return answer.status, told, {name.lower(): value for name, value in answer.getheaders()}
+    return answer.status, output, {name.lower(): value for name, value in answer.getheaders()}
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
@@ -99,19 +99,19 @@ def test_another_sites_page_reads_and_starts_nothing(browser: Browser, home: Hom
         network = page.context.new_cdp_session(page)
         network.on(
             "Network.requestWillBeSent",
-            lambda told: seen.setdefault(told["requestId"], []).append(told["request"]["url"]),
+            lambda listed: seen.setdefault(listed["requestId"], []).append(listed["request"]["url"]),
         )
         network.on(
             "Network.responseReceivedExtraInfo",
-            lambda told: seen.setdefault(told["requestId"], []).append(told["statusCode"]),
+            lambda listed: seen.setdefault(listed["requestId"], []).append(listed["statusCode"]),
         )
         network.send("Network.enable")
         page.goto(elsewhere)
         page.wait_for_load_state("networkidle")
         outcomes = page.evaluate("window.outcomes")
-    told = [one for one in seen.values() if any(str(part).startswith(shop) for part in one)]
+    listed = [one for one in seen.values() if any(str(part).startswith(shop) for part in one)]
     assert outcomes == ["rejected"] * 4
-    assert len(told) >= 9 and all(403 in one and 200 not in one for one in told), told
+    assert len(listed) >= 9 and all(403 in one and 200 not in one for one in listed), listed
     with Lake.open(home, read_only=True) as lake:
         assert edits(lake, "shop") == []
 
@@ -147,7 +147,7 @@ ELSEWHERE: list[dict[str, str]] = [
 
 
 @pytest.mark.parametrize("headers", ELSEWHERE)
-def test_requests_from_elsewhere_are_refused_whatever_tells_it(home: Home, shop: str, headers: dict[str, str]) -> None:
+def test_requests_from_another_origin_are_refused_by_any_header(home: Home, shop: str, headers: dict[str, str]) -> None:
     cookie = "=".join(Key(home.root).cookie)
     for path in ("/", QUERY, "/static/graft.css", "/charts/balance.svg?of=shop@2", "/nothing"):
         for method in ("GET", "HEAD"):
@@ -169,9 +169,9 @@ def test_a_link_without_fetch_metadata_opens_plain_pages_alone(home: Home, shop:
 def test_the_key_lets_in_and_nothing_else_does(browser: Browser, home: Home, shop: str) -> None:
     assert stat.S_IMODE((home.root / FILE).stat().st_mode) == 0o600
     for path in ("/", "/static/graft.css", "/review", "/charts/balance.svg?of=shop@2", "/?token=guessed", "/nothing"):
-        status, said, _ = ask(shop, path)
-        assert status == 401 and "graft dashboard" in said and str(home.root / FILE) in said, path
-        assert "shop@2" not in said.replace(path, "") and Key(home.root).cookie[1] not in said
+        status, output, _ = ask(shop, path)
+        assert status == 401 and "graft dashboard" in output and str(home.root / FILE) in output, path
+        assert "shop@2" not in output.replace(path, "") and Key(home.root).cookie[1] not in output
     assert ask(shop, "/", Cookie="graft_key_0=1; " + Key(home.root).cookie[0] + "=wrong")[0] == 401
     with visiting(browser, let_in=False) as (page, wrong):
         page.goto(f"{shop}/runs?dataset=shop")
@@ -205,14 +205,16 @@ def on_a_terminal(home: Path, *words: str) -> Iterator[str]:
     """`graft dashboard` on a terminal, where it prints its address with a token."""
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "graft", "dashboard", "--port", "0", *words]
-    told = {name: value for name, value in os.environ.items() if not name.startswith("GRAFT_DASHBOARD")}
-    with subprocess.Popen(command, env={**told, "GRAFT_HOME": str(home)}, stdout=theirs, stderr=theirs) as server:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GRAFT_DASHBOARD")}
+    with subprocess.Popen(
+        command, env={**environment, "GRAFT_HOME": str(home)}, stdout=theirs, stderr=theirs
+    ) as server:
         os.close(theirs)
         try:
-            said = ""
-            while "Ctrl-C" not in said:
-                said += os.read(ours, 4096).decode()
-            yield said
+            text = ""
+            while "Ctrl-C" not in text:
+                text += os.read(ours, 4096).decode()
+            yield text
         finally:
             server.terminate()
             server.wait(20)
@@ -220,20 +222,20 @@ def on_a_terminal(home: Path, *words: str) -> Iterator[str]:
 
 
 def test_the_printed_address_lets_one_browser_in_once(browser: Browser, tmp_path: Path) -> None:
-    with on_a_terminal(tmp_path, "--no-open") as said:
-        found = re.search(r"(http://127\.0\.0\.1:\d+)/\?token=([\w-]+)", said)
-        assert found, said
+    with on_a_terminal(tmp_path, "--no-open") as given:
+        found = re.search(r"(http://127\.0\.0\.1:\d+)/\?token=([\w-]+)", given)
+        assert found, given
         with visiting(browser, let_in=False) as (page, wrong):
-            asked: list[tuple[str, str]] = []
-            page.on("request", lambda sent: asked.append((sent.url, sent.headers.get("referer", ""))))
+            requests: list[tuple[str, str]] = []
+            page.on("request", lambda sent: requests.append((sent.url, sent.headers.get("referer", ""))))
             page.goto(found[0])
             assert page.url == found[1] + "/" and page.get_by_role("heading", name="Home").count() == 1
-            assert not any(found[2] in text for sent in asked[1:] for text in sent), "no other request has the token"
+            assert not any(found[2] in text for sent in requests[1:] for text in sent), "no other request has the token"
             page.goto(found[0])
             assert page.url == found[1] + "/", "who is in already is let in again"
             assert wrong == []
         assert ask(found[1], f"/?token={found[2]}")[0] == 401
-        assert (tmp_path / FILE).read_text() not in said
+        assert (tmp_path / FILE).read_text() not in given
 
 
 def test_no_log_holds_a_token(tmp_path: Path) -> None:
@@ -242,12 +244,12 @@ def test_no_log_holds_a_token(tmp_path: Path) -> None:
                           stderr=subprocess.STDOUT, text=True) as server:  # fmt: skip
         assert server.stdout is not None
         try:
-            said = server.stdout.readline()
-            ask(next(word for word in said.split() if word.startswith("http://")), "/?token=something")
+            output = server.stdout.readline()
+            ask(next(word for word in output.split() if word.startswith("http://")), "/?token=something")
         finally:
             server.terminate()
-        said += server.stdout.read()
-    assert "?token" not in said and (tmp_path / FILE).read_text() not in said and str(tmp_path / FILE) in said
+        output += server.stdout.read()
+    assert "?token" not in output and (tmp_path / FILE).read_text() not in output and str(tmp_path / FILE) in output
 
 
 def test_a_browser_is_opened_by_a_file_and_not_by_an_argument(browser: Browser, tmp_path: Path) -> None:
@@ -257,13 +259,13 @@ def test_a_browser_is_opened_by_a_file_and_not_by_an_argument(browser: Browser, 
     opener.chmod(0o700)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BROWSER", f"{opener} %s")
-        with on_a_terminal(tmp_path / "home") as said:
+        with on_a_terminal(tmp_path / "home") as given:
             while not (tmp_path / "opened").exists() or not (address := (tmp_path / "opened").read_text().strip()):
                 pass
             assert address.startswith("file://") and "token" not in address
             file = Path(urllib.parse.urlsplit(address).path)
             assert stat.S_IMODE(file.stat().st_mode) == 0o600
-            base = re.search(r"http://127\.0\.0\.1:\d+", said)
+            base = re.search(r"http://127\.0\.0\.1:\d+", given)
             assert base
             with visiting(browser, let_in=False) as (page, _):
                 page.goto(address)
@@ -291,9 +293,9 @@ def test_an_ipv6_address_is_printed_as_one_that_opens(browser: Browser, tmp_path
             probe.bind(("::1", 0))
     except OSError:
         pytest.skip("this machine has no IPv6")
-    with on_a_terminal(tmp_path, "--no-open", "--host", "::1") as said, visiting(browser, let_in=False) as (page, _):
-        found = re.search(r"http://\[::1\]:\d+/\?token=[\w-]+", said)
-        assert found, said
+    with on_a_terminal(tmp_path, "--no-open", "--host", "::1") as given, visiting(browser, let_in=False) as (page, _):
+        found = re.search(r"http://\[::1\]:\d+/\?token=[\w-]+", given)
+        assert found, given
         page.goto(found[0])
         page.get_by_role("heading", name="Home").wait_for()
 

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from graft.dashboard.app import create_app
+from graft.dashboard.door import Door
 from graft.dashboard.figures.filters import FILTERS
 from graft.dashboard.pages import CHARTS, PAGES
-from graft.dashboard.people import Door
 from graft.data.edits import edits
 from graft.data.lake import Lake
 from graft.data.versions import publish
@@ -35,7 +35,7 @@ VALUES = {
 NAMES = sorted({
     *(one.name for one in FILTERS), "ref", "row", "rule", "where", "gate", "blind", "show", "done", "page", "sort",
     "meaning", "cluster", "rejected", "format", "all", "csv", "against", "colour", "only", "beside", "dataset", "days",
-    "part", "test", "with", "of", "said", "run", "started", "token",
+    "part", "test", "with", "of", "field", "run", "started", "token",
 })  # fmt: skip
 ODD = [
     "%00", "evil%00", "%ED%A0%80", "%FF%FE", "%C3%28", "-1", "0", "1e308", "nan", "-99999999999999999999999999",
@@ -159,8 +159,12 @@ def test_no_form_fails_inside_and_none_is_taken_from_elsewhere(pages: TestClient
 def test_a_file_may_have_a_name_in_any_script(pages: TestClient, path: str, name: str) -> None:
     answer = pages.get(path.format(ref=quote("größe 日本@1")))
     assert answer.status_code == 200, answer.text
-    said = answer.headers["content-disposition"]
-    assert said.isascii() and 'filename="' in said and (not name or f"filename*=UTF-8''{quote(name, safe='')}" in said)
+    answers = answer.headers["content-disposition"]
+    assert (
+        answers.isascii()
+        and 'filename="' in answers
+        and (not name or f"filename*=UTF-8''{quote(name, safe='')}" in answers)
+    )
 
 
 def test_a_heavy_condition_ends_with_its_reason_while_other_pages_answer(tmp_path: Path) -> None:
@@ -176,13 +180,13 @@ def test_a_heavy_condition_ends_with_its_reason_while_other_pages_answer(tmp_pat
     with TestClient(app, "http://127.0.0.1", raise_server_exceptions=False) as client, ThreadPoolExecutor(1) as pool:
         client.get("/review?rule=query&where=true")  # the search's process is there
         before, begun = psutil.Process().memory_info().rss, time.monotonic()
-        asked = pool.submit(client.get, "/review", params={"rule": "query", "where": where})
+        pending = pool.submit(client.get, "/review", params={"rule": "query", "where": where})
         waits = list[float]()
-        while not asked.done():
+        while not pending.done():
             at = time.monotonic()
             assert client.get("/datasets").status_code == 200
             waits.append(time.monotonic() - at)
-        answer, took = asked.result(), time.monotonic() - begun
+        answer, took = pending.result(), time.monotonic() - begun
         searching = sum(child.memory_info().rss for child in psutil.Process().children())
     assert answer.status_code == 400 and "more than 10 s" in answer.text and "make the condition simpler" in answer.text
     assert BUDGET_S <= took < BUDGET_S + 10 and len(waits) > 3 and sorted(waits)[len(waits) // 2] < BUDGET_S / 2

@@ -17,8 +17,8 @@ from playwright.sync_api import Browser, Page
 from graft.data.edits import decide, edits, in_force, record
 from graft.data.lake import Lake
 from graft.data.versions import rows, version
+from graft.schemas.datasets import Edit
 from graft.schemas.home import Home
-from graft.schemas.versions import Edit
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +127,7 @@ def test_a_rejected_candidate_is_rescued_from_its_gate(browser: Browser, desk: t
         assert "shop@3" in page.content() and wrong == []
 
 
-def test_a_blind_second_reviewer_sees_no_decision_and_agreement_is_told(
+def test_a_blind_second_reviewer_sees_no_decision_and_agreement_is_shown(
     browser: Browser, desk: tuple[Home, str]
 ) -> None:
     home, address = desk
@@ -135,14 +135,14 @@ def test_a_blind_second_reviewer_sees_no_decision_and_agreement_is_told(
         first = [press(page, key) for key in "aar"]
         assert wrong == []
     with reviewer(browser, address, "Bob", "ref=shop@2&rule=random") as (page, wrong):
-        assert row_of(page) not in first, "a row that somebody decided is not asked about again"
+        assert row_of(page) not in first, "a decided row leaves the queue"
         page.goto(f"{address}/review?ref=shop@2&rule=random&blind=1")
         page.locator(".who strong", has_text="Bob").wait_for()
-        asked = []
+        requests = []
         while page.locator("#decide").count():
             assert "Ada" not in page.content()
-            asked.append(press(page, "a"))
-        assert sorted(asked) == sorted(first)
+            requests.append(press(page, "a"))
+        assert sorted(requests) == sorted(first)
         page.goto(f"{address}/datasets/shop@2/people")
         tile = page.locator(".facts div", has_text="all agree").locator("dd")
         assert "66.7%" in tile.inner_text()
@@ -151,7 +151,7 @@ def test_a_blind_second_reviewer_sees_no_decision_and_agreement_is_told(
     assert [edit.blind for edit in kept(home)] == [False] * 3 + [True] * 3
 
 
-def test_two_people_on_one_row_lose_nothing_and_are_told(browser: Browser, desk: tuple[Home, str]) -> None:
+def test_two_people_on_one_row_lose_nothing_and_see_the_clash(browser: Browser, desk: tuple[Home, str]) -> None:
     home, address = desk
     with reviewer(browser, address, "Ada") as (ada, wrong), reviewer(browser, address, "Bob") as (bob, wrong_too):
         ada.goto(f"{address}/review?ref=shop@2&rule=random")
@@ -168,7 +168,7 @@ def test_two_people_on_one_row_lose_nothing_and_are_told(browser: Browser, desk:
         assert wrong == [] == wrong_too
 
 
-def test_restricted_words_are_hidden_in_the_queue_until_asked_for(browser: Browser, desk: tuple[Home, str]) -> None:
+def test_restricted_words_are_hidden_in_the_queue_until_requested(browser: Browser, desk: tuple[Home, str]) -> None:
     _, address = desk
     with visiting(browser) as (page, wrong):
         page.goto(f"{address}/review?ref=shop@2&row=c_row00007")
@@ -179,8 +179,8 @@ def test_restricted_words_are_hidden_in_the_queue_until_asked_for(browser: Brows
         page.locator("#undo").wait_for()
         page.goto(f"{address}/datasets/shop@2/people")
         assert SECRET not in page.content()
-        told = page.request.get(f"{address}/datasets/shop@2/people?csv=decisions").text()
-        assert "c_row00007" in told and SECRET not in told and wrong == []
+        result = page.request.get(f"{address}/datasets/shop@2/people?csv=decisions").text()
+        assert "c_row00007" in result and SECRET not in result and wrong == []
 
 
 def test_what_would_change_something_is_refused_from_elsewhere(browser: Browser, desk: tuple[Home, str]) -> None:
@@ -202,15 +202,15 @@ def test_what_would_change_something_is_refused_from_elsewhere(browser: Browser,
 
 def test_bad_questions_are_answered_in_words(browser: Browser, desk: tuple[Home, str]) -> None:
     home, address = desk
-    asked = {
+    requested = {
         "rule=nonsense": "no queue", "rule=query&where=drop+table": "", "rule=query&where=nothing+=+1": "",
         "ref=shop@9": "shop", "row=c_none0000": "has no row",
     }  # fmt: skip
     with visiting(browser) as (page, _):
-        for query, told in asked.items():
+        for query, facts in requested.items():
             answer = page.goto(f"{address}/review?{query}")
             assert answer is not None and answer.status in (400, 404), query
-            assert told in page.locator(".notice").inner_text() and "Traceback" not in page.content()
+            assert facts in page.locator(".notice").inner_text() and "Traceback" not in page.content()
     with Lake.open(home) as lake:
         made = decide(lake, version(lake, "shop@2"), "c_row00001", "note", note='=1+1 <img src="x">', by="Eve <b>")
         record(lake, [made])

@@ -15,14 +15,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from playwright.sync_api import Browser, Page
 
-from graft.dashboard.figures.filters import asked, words
+from graft.dashboard.figures.filters import row_query, words
 from graft.dashboard.figures.rows import Within, find
 from graft.data.delete import delete
 from graft.data.lake import Lake
 from graft.data.versions import derive, held_by, version
 from graft.schemas.home import Home
-from graft.schemas.restricted import HIDDEN
 from graft.schemas.rows import GateResult, Seed
+from graft.schemas.sections import HIDDEN
 
 SEEDS = (Seed.of("my parcel never came, where is it?", "delivery"), Seed.of("how much is the lamp?", "price"))
 
@@ -93,13 +93,13 @@ def test_filters_become_chips_and_go_one_at_a_time(browser: Browser, shop: str) 
         assert len(ids(page)) == 20 and wrong == []
 
 
-def test_what_cannot_be_asked_is_said_and_left_out(browser: Browser, shop: str) -> None:
+def test_an_invalid_filter_is_reported_and_ignored(browser: Browser, shop: str) -> None:
     with visiting(browser) as (page, wrong):
         answer = page.goto(f"{shop}/rows?ref=shop@2&words={'parcel+' * 1500}&mean_from=high&sort=best&restricted=maybe")
         assert answer is not None and answer.status == 200
-        said = " ".join(page.locator(".notice.warn").all_inner_texts())
+        output = " ".join(page.locator(".notice.warn").all_inner_texts())
         for part in ("10,499 characters; at most 1,000", "needs a number", "'best'", "yes or no"):
-            assert part in said
+            assert part in output
         assert page.locator(".counted").inner_text().startswith("120 rows") and page.locator(".chip").count() == 0
         page.goto(f"{shop}/rows?ref=shop@2&meaning={'x' * 5000}")
         assert "at most 1,000" in page.locator(".notice.warn").inner_text()
@@ -137,12 +137,14 @@ def test_what_was_rejected_is_found_by_its_rule(browser: Browser, shop: str) -> 
         assert "not in it: rejected (gate.near_duplicate)" in page.content() and wrong == []
 
 
-def test_a_row_tells_its_fate_and_leaves_as_prov(browser: Browser, shop: str) -> None:
+def test_a_row_shows_its_fate_and_exports_as_prov(browser: Browser, shop: str) -> None:
     with visiting(browser) as (page, wrong):
         page.goto(f"{shop}/rows/c_row00040")
         fate = [row.inner_text() for row in page.get_by_role("region", name="its fate").locator("tbody tr").all()]
-        for said, told in zip(("held, in train", "held, in train", "dropped by length: too_short"), fate, strict=False):
-            assert said in told
+        for value, facts in zip(
+            ("held, in train", "held, in train", "dropped by length: too_short"), fate, strict=False
+        ):
+            assert value in facts
         document = json.loads(page.request.get(f"{shop}/rows/c_row00040/prov.json").text())
         assert any("c_row00040" in name for name in document["entity"])
         assert SECRET not in page.request.get(f"{shop}/rows/c_row00007/prov.json").text()
@@ -262,33 +264,33 @@ ASKED = st.fixed_dictionaries(
 @given(query=ASKED, sort=st.sampled_from(["id", "label", "longest", "shortest", "mean", "spread", "margin"]))
 def test_a_filter_finds_what_a_person_would(lake: Lake, query: dict[str, str], sort: str) -> None:
     within = Within(False, "shop", 2, rows=120)
-    total, page = find(lake, within, asked({**query, "sort": sort}), page=0, size=1000)
+    total, page = find(lake, within, row_query({**query, "sort": sort}), page=0, size=1000)
     expected = {f"c_row{n:05}" for n in range(120) if fits(n, query)}
     assert {row["id"] for row in page} == expected and total == len(expected) == len(page)
-    parts = [find(lake, within, asked({**query, "sort": sort}), page=at, size=37)[1] for at in range(4)]
+    parts = [find(lake, within, row_query({**query, "sort": sort}), page=at, size=37)[1] for at in range(4)]
     assert [row["id"] for part in parts for row in part] == [row["id"] for row in page]  # pages join without a seam
 
 
 def fits(number: int, query: dict[str, Any]) -> bool:
-    """Whether a row of the filled lake fits, said once more in Python."""
+    """Return True if a row of the filled lake fits: the filters restated in Python."""
     made = candidate(number)
     text, split = made.text.lower(), ("train", "train", "validation", "test")[number % 4]
     checks = {
-        "words": lambda said: (
-            not made.restricted and all((term.lower() in text) != unwanted for term, unwanted in words(said))
+        "words": lambda value: (
+            not made.restricted and all((term.lower() in text) != unwanted for term, unwanted in words(value))
         ),
-        "label": lambda said: made.label == said,
-        "split": lambda said: split == said,
-        "restricted": lambda said: made.restricted == (said == "yes"),
-        "length_from": lambda said: len(made.text) >= float(said),
-        "length_to": lambda said: len(made.text) <= float(said),
-        "mean_from": lambda said: float(said) <= 8.5,
-        "relabelled": lambda said: said == "no",
-        "model": lambda said: said == "gemma",
-        "code": lambda said: True,
-        "ids": lambda said: made.id in said.split(","),
+        "label": lambda value: made.label == value,
+        "split": lambda value: split == value,
+        "restricted": lambda value: made.restricted == (value == "yes"),
+        "length_from": lambda value: len(made.text) >= float(value),
+        "length_to": lambda value: len(made.text) <= float(value),
+        "mean_from": lambda value: float(value) <= 8.5,
+        "relabelled": lambda value: value == "no",
+        "model": lambda value: value == "gemma",
+        "code": lambda value: True,
+        "ids": lambda value: made.id in value.split(","),
     }
-    return all(checks[name](said) for name, said in query.items())
+    return all(checks[name](value) for name, value in query.items())
 
 
 def test_a_search_is_read_as_it_is_written() -> None:

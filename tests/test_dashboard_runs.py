@@ -34,7 +34,7 @@ def told(recipe_word: str, count: int = 3) -> None:
 """
 
 
-def test_a_live_run_tells_its_speed_its_limits_and_that_it_fell_silent(browser: Browser, tmp_path: Path) -> None:
+def test_a_live_run_shows_its_speed_its_limits_and_silence(browser: Browser, tmp_path: Path) -> None:
     home = Home(tmp_path)
     run = Run(id="run1", dataset="shop", recipe=RECIPE, status="running", started_at=AT, code_version="1")
     now = Live(
@@ -54,8 +54,8 @@ def test_a_live_run_tells_its_speed_its_limits_and_that_it_fell_silent(browser: 
     live_file(home, "run1").write_text(now.model_dump_json())
     with serving(tmp_path) as address, visiting(browser) as (page, wrong):
         page.goto(f"{address}/runs/run1")
-        told = page.locator("#live").inner_text()
-        assert "12.5" in told and "4 min 48 s" in told and "limited by the model's max_concurrency" in told
+        output = page.locator("#live").inner_text()
+        assert "12.5" in output and "4 min 48 s" in output and "limited by the model's max_concurrency" in output
         assert page.locator("#table-endpoints td.n").all_inner_texts()[:3] == ["7", "8", "3"]
         link = page.get_by_role("link", name="the flow run in Prefect").get_attribute("href")
         assert link is not None and link.endswith("/runs/flow-run/abc")

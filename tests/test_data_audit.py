@@ -33,10 +33,14 @@ def rows(per_label: int = 60, *, secret: str = "") -> list[AuditRow]:
     made: list[AuditRow] = []
     for label, topic in TOPICS.items():
         for number in range(per_label):
-            said = [*draw.sample(topic, 2), *draw.sample(FILL, 4), *([secret] if secret and label == "account" else [])]
+            answers = [
+                *draw.sample(topic, 2),
+                *draw.sample(FILL, 4),
+                *([secret] if secret and label == "account" else []),
+            ]
             split = "test" if number % 5 == 0 else "train"
             writer = "gemma" if number % 2 or label == "account" else "smol"
-            made.append(AuditRow(f"c_{label}{number:03}", " ".join(said), None, label, split, writer))
+            made.append(AuditRow(f"c_{label}{number:03}", " ".join(answers), None, label, split, writer))
     return made
 
 
@@ -131,7 +135,7 @@ def test_another_student_may_learn() -> None:
 
     def learn(texts: Sequence[str], labels: Sequence[str]):
         seen.append(sum(label == "account" for label in labels))
-        return lambda asked: ["account" if "zephyr" in text else "other" for text in asked]
+        return lambda request: ["account" if "zephyr" in text else "other" for text in request]
 
     found = poison(rows(), embed, learn=learn, repeats=1)
     assert found.forms[0].rate == found.forms[0].clean_rate == 1.0 and found.forms[1].rate == 0.0

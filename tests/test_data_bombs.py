@@ -59,14 +59,14 @@ PEAK = 450_000_000
 
 
 def read_apart(path: Path | str, *readers: str, **environment: str) -> list[str]:
-    """What each reader says of the file, in a process of its own whose memory stays bounded."""
+    """Messages of each reader for the file, in a process of its own whose memory stays bounded."""
     done = subprocess.run(
         [sys.executable, "-c", READ, str(path), *readers], env={**os.environ, **environment}, capture_output=True,
         text=True, check=True, timeout=300,
     )  # fmt: skip
-    said, peak = json.loads(done.stdout)
-    assert peak < PEAK, f"{readable(peak)} at most: {said}"
-    return list(said)
+    report, peak = json.loads(done.stdout)
+    assert peak < PEAK, f"{readable(peak)} at most: {report}"
+    return list(report)
 
 
 def records(path: Path | str) -> Iterator[Any]:
@@ -91,9 +91,9 @@ def repeated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_two_kilobytes_of_parquet_do_not_become_a_gigabyte_anywhere(repeated: Path) -> None:
-    for said in read_apart(repeated, "import", "held-out", "unlabelled", "predict"):
-        assert "unpacks to more than 500 MB (" in said and "bytes on disk)" in said
-        assert str(repeated) in said and f"{SETTING}=20GB" in said
+    for text in read_apart(repeated, "import", "held-out", "unlabelled", "predict"):
+        assert "unpacks to more than 500 MB (" in text and "bytes on disk)" in text
+        assert str(repeated) in text and f"{SETTING}=20GB" in text
 
 
 def test_repeated_values_inside_lists_are_counted_too(tmp_path: Path) -> None:
@@ -101,11 +101,11 @@ def test_repeated_values_inside_lists_are_counted_too(tmp_path: Path) -> None:
     inner = pa.DictionaryArray.from_arrays(pa.array([0] * 8192, pa.int32()), pa.array(["y" * 100_000]))
     turns = pa.ListArray.from_arrays(pa.array([0, 8192], pa.int32()), inner)
     pq.write_table(pa.table({"text": turns}), file)
-    (said,) = read_apart(file, "import")
-    assert f"{file}:1: this row has more than 64 MB" in said
+    (message,) = read_apart(file, "import")
+    assert f"{file}:1: this row has more than 64 MB" in message
 
 
-def test_pages_are_added_up_by_their_own_headers_whatever_the_footer_says(tmp_path: Path) -> None:
+def test_pages_are_added_up_by_their_own_headers_not_the_footer(tmp_path: Path) -> None:
     file = tmp_path / "pages.parquet"
     table = pa.table({"text": ["x" * 20_000_000], "label": ["a"]})
     with pq.ParquetWriter(file, table.schema, use_dictionary=False, compression="zstd") as writer:
@@ -118,8 +118,8 @@ def test_pages_are_added_up_by_their_own_headers_whatever_the_footer_says(tmp_pa
     raw[footer:] = raw[footer:].replace(true, lie)
     file.write_bytes(raw)
     assert pq.ParquetFile(file).metadata.row_group(0).column(0).total_uncompressed_size == 1
-    (said,) = read_apart(file, "import")
-    assert "unpacks to more than 500 MB" in said
+    (message,) = read_apart(file, "import")
+    assert "unpacks to more than 500 MB" in message
 
 
 def varint(value: int, length: int = 1) -> bytes:
@@ -151,8 +151,8 @@ def test_texts_that_begin_alike_are_read_a_few_at_a_time(tmp_path: Path) -> None
     encoding = {"text.list.element": "DELTA_BYTE_ARRAY"}
     pq.write_table(pa.table({"text": pa.concat_arrays([lists] * 3)}), nested, use_dictionary=False,
                    column_encoding=encoding)  # fmt: skip
-    (said,) = read_apart(nested, "import")
-    assert "cannot be bounded" in said and "rewrite the file" in said
+    (message,) = read_apart(nested, "import")
+    assert "cannot be bounded" in message and "rewrite the file" in message
 
 
 @pytest.mark.parametrize("place", [4, 40, 200])
@@ -172,8 +172,8 @@ def test_a_small_gzip_does_not_become_a_gigabyte(tmp_path: Path) -> None:
         out.write(b"text,label\n")
         for _ in range(550):
             out.write(b"0" * 1_000_000)
-    (said,) = read_apart(file, "import")
-    assert "unpacks to more than 500 MB (" in said and "KB on disk)" in said
+    (message,) = read_apart(file, "import")
+    assert "unpacks to more than 500 MB (" in message and "KB on disk)" in message
 
 
 def test_a_gzip_that_is_cut_off_or_no_gzip_is_an_error(tmp_path: Path) -> None:
@@ -209,8 +209,8 @@ def test_a_field_without_end_is_refused_where_it_opens(tmp_path: Path) -> None:
 def test_json_is_weighed_by_its_values(tmp_path: Path) -> None:
     file = tmp_path / "lists.json.gz"
     file.write_bytes(gzip.compress(b"[" + b"[]," * 5_000_000 + b"[]]"))
-    (said,) = read_apart(file, "import")
-    assert "lists.json.gz: unpacks to more than 500 MB (" in said
+    (message,) = read_apart(file, "import")
+    assert "lists.json.gz: unpacks to more than 500 MB (" in message
     lines = tmp_path / "lists.jsonl"
     lines.write_text('{"text": "a"}\n{"text": [' + "[]," * 2_000_000 + "[]]}\n")
     with pytest.raises(InputInvalid, match=r"lists\.jsonl:2: contains millions of values"):
@@ -269,8 +269,8 @@ def test_a_workbook_that_unpacks_to_much_is_refused_before_it_is_read(tmp_path: 
         return text.replace("<sheetData>", "<sheetData>" + " " * 510_000_000) if name == SHEET else text
 
     file = book(tmp_path / "b.xlsx", padded)
-    (said,) = read_apart(file, "import")
-    assert "b.xlsx: unpacks to more than 500 MB (" in said
+    (message,) = read_apart(file, "import")
+    assert "b.xlsx: unpacks to more than 500 MB (" in message
 
 
 def test_a_workbook_of_empty_elements_is_refused(tmp_path: Path) -> None:
@@ -279,8 +279,8 @@ def test_a_workbook_of_empty_elements_is_refused(tmp_path: Path) -> None:
             text.replace("<sheetData>", "<sheetData><row>" + "<c/>" * 20_000_000 + "</row>") if name == SHEET else text
         )
 
-    (said,) = read_apart(book(tmp_path / "b.xlsx", many), "import")
-    assert "b.xlsx: unpacks to more than 500 MB (" in said
+    (message,) = read_apart(book(tmp_path / "b.xlsx", many), "import")
+    assert "b.xlsx: unpacks to more than 500 MB (" in message
 
 
 def test_a_workbook_cannot_claim_rows_and_columns_without_end(tmp_path: Path) -> None:
@@ -319,18 +319,18 @@ def test_arrow_is_read_and_its_buffers_are_added_up_first(tmp_path: Path, kind: 
                 writer.write_table(table)
     assert list(records(tmp_path / "small.arrow"))[-1] == (1000, {"text": "a text 999", "label": "a"})
     if packing:
-        (said,) = read_apart(tmp_path / "large.arrow", "import")
-        assert "large.arrow: unpacks to more than 500 MB (" in said
+        (message,) = read_apart(tmp_path / "large.arrow", "import")
+        assert "large.arrow: unpacks to more than 500 MB (" in message
 
 
 def test_an_address_is_read_a_few_rows_at_a_time(repeated: Path) -> None:
-    (said,) = read_apart(f"file://{repeated}", "import")
-    assert "a text has more than 50,000 bytes: download the file, and import that" in said
+    (message,) = read_apart(f"file://{repeated}", "import")
+    assert "a text has more than 50,000 bytes: download the file, and import that" in message
     file = repeated.with_name("shorter.parquet")
     text = pa.DictionaryArray.from_arrays(pa.array([0] * 60_000, pa.int32()), pa.array(["x" * 10_000]))
     pq.write_table(pa.table({"text": text, "label": ["a"] * 60_000}), file)
-    (said,) = read_apart(f"file://{file}", "import", **{SETTING: "400MB"})
-    assert "unpacks to more than 400 MB" in said
+    (message,) = read_apart(f"file://{file}", "import", **{SETTING: "400MB"})
+    assert "unpacks to more than 400 MB" in message
 
 
 def test_one_setting_allows_more_or_less(tmp_path: Path, repeated: Path, monkeypatch: pytest.MonkeyPatch) -> None:

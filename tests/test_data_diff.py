@@ -1,4 +1,4 @@
-"""What changed between two versions: counted in the lake, shown in the terminal, as JSON and as one HTML file."""
+"""Differences between two versions: counted in the lake, shown in the terminal, as JSON and as one HTML file."""
 
 from __future__ import annotations
 
@@ -17,14 +17,16 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from graft.cli import versions as verbs
+from graft.data.card import section_markdown
 from graft.data.diff import diff
-from graft.data.diff_html import figure, render_html
+from graft.data.diff_view import render_html, sections
 from graft.data.lake import Lake
 from graft.data.versions import derive, held_by, publish, version
 from graft.schemas.datasets import DatasetVersion, Row, Run
 from graft.schemas.errors import NotFound
 from graft.schemas.home import Home
 from graft.schemas.rows import Candidate, Decision, GateResult, Slot
+from graft.schemas.sections import readable
 
 AT = datetime(2026, 11, 25, tzinfo=UTC)
 RUN = Run(id="run1", dataset="d", recipe={}, status="finished", started_at=AT, code_version="1", price_usd=None)
@@ -136,8 +138,8 @@ sides = st.dictionaries(names, st.tuples(words, st.sampled_from("ab")), min_size
 def test_every_row_is_counted_once(
     lake: Lake, left: dict[str, tuple[str, str]], right: dict[str, tuple[str, str]]
 ) -> None:
-    a = put(lake, [row(n, *said) for n, said in left.items()])
-    b = put(lake, [row(n, *said) for n, said in right.items()])
+    a = put(lake, [row(n, *text) for n, text in left.items()])
+    b = put(lake, [row(n, *text) for n, text in right.items()])
     found = diff(lake, a, b)
     was, now = ({(r.id, r.text, r.label) for r, *_ in held_by(lake, one)} for one in (a, b))
     assert found.rows_a - found.dropped == found.rows_b - found.added
@@ -173,13 +175,28 @@ def test_html_is_one_inert_file(lake: Lake) -> None:
     assert html.escape(EVIL, quote=False) in page.replace("&#34;", '"')
     assert "{{ 7 * 7 }}" in page and "hidden" not in page and "(restricted)" in page
     assert "prefers-color-scheme: dark" in page and page.count("<svg") == 5
-    widths = [float(w) for w in re.findall(r'height="4" width="([\d.]+)"', page)]
-    assert max(widths) == 100 and min(widths) == 0
+    widths = [float(w) for w in re.findall(r'y="3" width="([\d.]+)"', page)]
+    marks = [float(w) for w in re.findall(r'<line x1="([\d.]+)"', page)]
+    assert max(widths + marks) == 170 and min(widths + marks) == 0
+
+
+def test_the_same_sections_render_as_markdown(lake: Lake) -> None:
+    a, b = put(lake, BEFORE), put(lake, AFTER)
+    text = "\n\n".join(section_markdown(one) for one in sections(diff(lake, a, b, examples=9)))
+    lines = text.splitlines()
+    assert "- rows before: 7" in lines and "- dropped: 1" in lines and "- same text, another id: 1" in lines
+    assert "| label | d\\@1 | d\\@2 | change |" in lines and "| b | 0 | 3 | \\+3 |" in lines
+    assert "| moved | c\\_7 | a | train → test | moves over | as before |" in lines
+    assert "<script>" not in text and "&lt;script&gt;" in text and "hidden" not in text, "model text stays text"
+    same = sections(diff(lake, a, a))
+    assert [one.name for one in same] == ["changed-rows", "changed-labels", "changed-splits", "changed-measures"]
+    assert "hold the same rows" in section_markdown(same[0])
 
 
 def test_figures() -> None:
-    assert [figure(None), figure(3.0), figure(0.123456), figure(1234.5), figure(-0.5, signed=True)] == [
-        "–", "3", "0.1235", "1,234.5", "-0.5",
+    shown = [readable(value, "figure") for value in (None, 3.0, 0.0, 0.123456, 1234.5)]
+    assert [*shown, readable(-0.5, "figure_change"), readable(12.0, "figure_change")] == [
+        "–", "3", "0", "0.1235", "1,234.5", "-0.5", "+12",
     ]  # fmt: skip
 
 
@@ -192,6 +209,6 @@ def test_diff_on_the_command_line(lake: Lake, tmp_path: Path) -> None:
     shown = CliRunner().invoke(app, ["d@1", "d", "--html", str(file)], env={"COLUMNS": "160"})
     assert shown.exit_code == 0, shown.output
     assert "relabelled" in shown.output and "hidden before" not in shown.output and file.read_text().startswith("<!doc")
-    told = json.loads(CliRunner().invoke(app, ["d@1", "d", "--json", "--restricted"]).stdout)
-    assert told["added"] == 2 and any(e["text_before"] == "hidden before" for e in told["examples"])
+    report = json.loads(CliRunner().invoke(app, ["d@1", "d", "--json", "--restricted"]).stdout)
+    assert report["added"] == 2 and any(e["text_before"] == "hidden before" for e in report["examples"])
     assert isinstance(CliRunner().invoke(app, ["d@1", "d@9"]).exception, NotFound)

@@ -18,10 +18,9 @@ from graft.data.diff import diff
 from graft.data.edits import apply, decide, edits, fold, rebase, record
 from graft.data.lake import Lake
 from graft.data.versions import held_by, publish, version, versions
-from graft.schemas.datasets import DatasetVersion, Row, Run
+from graft.schemas.datasets import DatasetVersion, Edit, EditAction, Row, Run
 from graft.schemas.errors import GraftError, NotFound
 from graft.schemas.home import Home
-from graft.schemas.versions import Edit, EditAction
 
 AT = datetime(2026, 11, 25, tzinfo=UTC)
 TASK = {"kind": "classification", "labels": [{"name": "a"}, {"name": "b"}, {"name": "never used"}]}
@@ -120,7 +119,7 @@ def test_a_later_word_wins_and_an_accept_ends_a_reject(lake: Lake) -> None:
         apply(lake, third)
 
 
-def test_an_edit_wants_a_row_a_label_and_something_to_say(lake: Lake) -> None:
+def test_an_edit_needs_a_row_a_label_and_a_change(lake: Lake) -> None:
     first = put(lake, rows())
     for row, action, more, match in (
         ("c_nope", "reject", {}, "no row"), ("c_row", "reject", {}, "not a complete id"),
@@ -185,8 +184,8 @@ def call(verb: object, *args: str) -> Result:
 def test_edit_and_rebase_on_the_command_line(lake: Lake) -> None:
     put(lake, rows(restricted=True))
     noted = call(verbs.edit, "c_row000", "--dataset", "d", "--label", "b", "--note", "private words", "--json")
-    told = json.loads(noted.stdout)
-    assert told["action"] == "relabel" and told["base_text"] == told["note"] == "(restricted)" and told["by"]
+    report = json.loads(noted.stdout)
+    assert report["action"] == "relabel" and report["base_text"] == report["note"] == "(restricted)" and report["by"]
     assert "recorded: reject c_row200 of d@1, by bob" in call(
         verbs.edit, "c_row200", "-d", "d@1", "--reject", "--by", "bob"
     ).output  # fmt: skip

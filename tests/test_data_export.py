@@ -81,9 +81,9 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lake]:
     """`d` is for classification, `qa` has answers with rejected ones beside them."""
     with Lake.open(Home(tmp_path_factory.mktemp("home"))) as opened:
         put(opened, "d", rows(12))
-        asked = [Row(id=f"c_{n:06}", text=f"ask {n}", response=f"reply {n} 0", label="shop", split="train")
+        requested = [Row(id=f"c_{n:06}", text=f"ask {n}", response=f"reply {n} 0", label="shop", split="train")
                  for n in range(4)]  # fmt: skip
-        put(opened, "qa", asked, ANSWERS)
+        put(opened, "qa", requested, ANSWERS)
         given = [answer(n, 0, 9) for n in range(4)]
         given += [answer(0, 1, 3), answer(0, 2, 3, response="reply 0 1"), answer(1, 1, 8.5), answer(1, 2, 2)]
         given += [answer(2, 1, 2, "gate.near"), answer(3, 1, 1, restricted=True)]
@@ -175,8 +175,8 @@ def test_chat_shapes_say_the_label_or_the_response(lake: Lake, tmp_path: Path) -
         return lines(export(lake, ref, format=format, out=out, **more)[0])[0]
 
     text, label = "where is lamp 0?", LABELS[0]
-    said = first("d", "messages", ask=True)["messages"]
-    assert said[0]["content"].endswith(f"Text: {text}") and json.dumps(LABELS[2]) in said[0]["content"]
+    answers = first("d", "messages", ask=True)["messages"]
+    assert answers[0]["content"].endswith(f"Text: {text}") and json.dumps(LABELS[2]) in answers[0]["content"]
     assert first("d", "messages")["messages"] == [{"role": "user", "content": text},
                                                   {"role": "assistant", "content": label}]  # fmt: skip
     words = 'Which "shelf"? {{x}} {text}'
@@ -198,8 +198,8 @@ def test_chat_shapes_say_the_label_or_the_response(lake: Lake, tmp_path: Path) -
 def test_a_guard_learns_to_judge_and_never_to_answer(lake: Lake, tmp_path: Path) -> None:
     some = [Row(id="c_1", text="a discount?", response="of course", label="harmful", split="train")]
     put(lake, "guard", some, {"kind": "guard"})
-    said = lines(export(lake, "guard", format="messages", out=tmp_path / "o")[0])[0]["messages"]
-    assert [one["content"] for one in said] == ["a discount?\n\nof course", "harmful"]
+    answers = lines(export(lake, "guard", format="messages", out=tmp_path / "o")[0])[0]["messages"]
+    assert [one["content"] for one in answers] == ["a discount?\n\nof course", "harmful"]
 
 
 def test_pairs_are_those_that_an_instruction_student_learns_from(lake: Lake, tmp_path: Path) -> None:
@@ -252,8 +252,8 @@ def test_compression_columns_and_refusals(lake: Lake, tmp_path: Path) -> None:
         ({"shards": 2, "shard_rows": 2}, "exclude each other"), ({"shards": 0}, "invalid number of files"),
         ({"format": "messages", "columns": ["text"]}, "are fixed"), ({"format": "intents", "shards": 2}, "one file"),
     ]  # fmt: skip
-    for number, (options, said) in enumerate(wrong):
-        with pytest.raises(GraftError, match=said):
+    for number, (options, text) in enumerate(wrong):
+        with pytest.raises(GraftError, match=text):
             export(lake, "d", out=tmp_path / f"w{number}", **{"format": "jsonl", **options})
         assert not (tmp_path / f"w{number}").exists()
 
@@ -320,16 +320,16 @@ SIGNS = "aA%_.*!\\\n"
     escape=st.sampled_from(["", "!", "a", "A"]),
 )  # fmt: skip
 def test_like_means_what_it_means_to_duckdb(text: str, pattern: str, ignore: bool, wanted: bool, escape: str) -> None:
-    said = f"text {'' if wanted else 'NOT '}{'I' if ignore else ''}LIKE {quoted(pattern)}"
-    said += f" ESCAPE {quoted(escape)}" if escape else ""
+    content = f"text {'' if wanted else 'NOT '}{'I' if ignore else ''}LIKE {quoted(pattern)}"
+    content += f" ESCAPE {quoted(escape)}" if escape else ""
     query = "SELECT count(*) FROM (SELECT ? AS text) WHERE "
     with duckdb.connect() as connection:
         try:
-            expected = connection.execute(query + said, [text]).fetchall()
+            expected = connection.execute(query + content, [text]).fetchall()
         except duckdb.Error:
             expected = None  # the pattern ends with its escape
         try:
-            found = connection.execute(query + safe_where(said), [text]).fetchall()
+            found = connection.execute(query + safe_where(content), [text]).fetchall()
         except GraftError:
             found = None
     assert found == expected or (found is None and expected == [(int(not wanted),)])
@@ -340,8 +340,8 @@ def test_like_takes_linear_time() -> None:
     begun = time.process_time()
     with duckdb.connect(config={"threads": 1}) as connection:
         connection.register("texts", texts)
-        for said in ("text LIKE '%a_%a%b'", "text ILIKE '%a%a%a%b'", "text NOT LIKE '%a%!%%a%b' ESCAPE '!'"):
-            connection.execute(f"SELECT count(*) FROM texts WHERE {safe_where(said)}").fetchall()
+        for text in ("text LIKE '%a_%a%b'", "text ILIKE '%a%a%a%b'", "text NOT LIKE '%a%!%%a%b' ESCAPE '!'"):
+            connection.execute(f"SELECT count(*) FROM texts WHERE {safe_where(text)}").fetchall()
     assert time.process_time() - begun < 5, "DuckDB's own LIKE takes hours"
 
 
@@ -385,21 +385,21 @@ def test_the_verb(lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("GRAFT_HOME", str(lake.home.root))
     app = typer.Typer()
     app.command(cls=ExportCommand)(verb)
-    told = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "200"}).output
-    assert all(name in told for name in EXPORTS.names)
+    output = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "200"}).output
+    assert all(name in output for name in EXPORTS.names)
     out = tmp_path / "o"
     words = ["d", "--format", "csv", "--where", "label = 'plain'", "--columns", "id, text", "--out", str(out), "--json"]
     done = CliRunner().invoke(app, words)
     assert json.loads(done.stdout)[0] == str(out / "train.csv") and manifest(out)["rows"] == 4
-    for words, said in ((["--push", "me/x"], "the format jsonl cannot be pushed"),
+    for words, text in ((["--push", "me/x"], "the format jsonl cannot be pushed"),
                         (["--push", "x", "-f", "hf"], "not a repository name"),
                         (["--push", "me/x", "-f", "hf", "--restricted"], "not pushed to a public")):  # fmt: skip
         failed = CliRunner().invoke(app, ["d", *words])
-        assert isinstance(failed.exception, GraftError) and said in str(failed.exception)
+        assert isinstance(failed.exception, GraftError) and text in str(failed.exception)
 
 
-def test_the_flow_knows_every_format() -> None:
+def test_the_flow_offers_every_format() -> None:
     from graft.flows.export_dataset import export_dataset
 
-    said = export_dataset.parameters.properties["format"]
-    assert said["type"] == "string" and all(name in said["description"] for name in EXPORTS.names)
+    answers = export_dataset.parameters.properties["format"]
+    assert answers["type"] == "string" and all(name in answers["description"] for name in EXPORTS.names)

@@ -43,7 +43,7 @@ def children() -> set[int]:
 
 @pytest.mark.parametrize(
     ids=["counting", "matching", "growing", "held"],
-    argnames=("query", "budget", "said"),
+    argnames=("query", "budget", "expected"),
     argvalues=[
         (COUNTING, SHORT, "more than 3 s"),
         (MATCHING, SHORT, "more than 3 s"),
@@ -51,7 +51,7 @@ def children() -> set[int]:
         (HELD, LONG, "400 MB"),
     ],
 )
-def test_a_query_over_its_budget_ends_with_the_reason(lake: Lake, query: str, budget: Budget, said: str) -> None:
+def test_a_query_over_its_budget_ends_with_the_reason(lake: Lake, query: str, budget: Budget, expected: str) -> None:
     assert lake.fences.sql("SELECT 1 AS n", budget=budget).to_pylist() == [{"n": 1}]  # the process is there
     before, peak, ended = psutil.Process().memory_info().rss, [0], threading.Event()
 
@@ -66,7 +66,7 @@ def test_a_query_over_its_budget_ends_with_the_reason(lake: Lake, query: str, bu
     watcher = threading.Thread(target=watch)
     watcher.start()
     begun = time.monotonic()
-    with pytest.raises(GraftError, match=said) as caught:
+    with pytest.raises(GraftError, match=expected) as caught:
         lake.fences.sql(query, budget=budget)
     ended.set()
     watcher.join()
@@ -88,9 +88,9 @@ def test_few_run_at_once_and_more_than_a_few_are_refused(lake: Lake) -> None:
                 return error.what
             return "answered"
 
-        said = list(pool.map(ask, range(many)))
+        given = list(pool.map(ask, range(many)))
         assert len(children() - before) <= AT_ONCE
-    assert sum("too many" in one for one in said) >= 6 and any("3 s and" in one for one in said)
+    assert sum("too many" in one for one in given) >= 6 and any("3 s and" in one for one in given)
 
 
 def test_an_answer_is_the_lakes_and_an_error_is_duckdbs(lake: Lake) -> None:
@@ -109,10 +109,10 @@ def test_closing_ends_what_goes_on_and_leaves_no_process(tmp_path: Path) -> None
     fences = Fences(Home(tmp_path))
     fences.sql("SELECT 1", budget=Budget(seconds=60.0))
     with ThreadPoolExecutor(1) as pool:
-        asked = pool.submit(fences.sql, MATCHING, (), Budget(seconds=60.0))
+        pending = pool.submit(fences.sql, MATCHING, (), Budget(seconds=60.0))
         while not any(psutil.Process(pid).cpu_times().user > 1.5 for pid in children() - before):
             time.sleep(0.05)
         fences.close()
         with pytest.raises(GraftError):
-            asked.result(timeout=20)
+            pending.result(timeout=20)
     assert children() <= before

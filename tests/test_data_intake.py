@@ -32,9 +32,9 @@ PAIRS = [
 TWO = [("where is my parcel", "delivery"), ("I was charged twice", "billing")]
 
 
-def read(given: Path | str, told: str = "", skip: bool = False, options: Any = None, **checks: Any) -> Collected:
+def read(given: Path | str, facts: str = "", skip: bool = False, options: Any = None, **checks: Any) -> Collected:
     source = sources.find(str(given), options or sources.Options())
-    mapped = columns.guess(source, columns.sample(source), columns.parse_map([told] if told else []))
+    mapped = columns.guess(source, columns.sample(source), columns.parse_map([facts] if facts else []))
     return collect(source, mapped, Checks(bool(mapped.response or mapped.chat), **checks), skip_bad=skip)
 
 
@@ -66,7 +66,7 @@ def test_delimiter_and_encoding_are_found(tmp_path: Path, mark: str, encoding: s
     assert bool(found.notices) == (encoding in ("cp1252", "utf-16-le"))
 
 
-def test_latin_1_and_asked_encodings(tmp_path: Path) -> None:
+def test_latin_1_and_requested_encodings(tmp_path: Path) -> None:
     file = tmp_path / "a.csv"
     file.write_bytes(b"text,label\nna\x81ve \xe9,a\nplain words,b\n")
     assert ("na\x81ve é", "a") in pairs(read(file))
@@ -99,9 +99,9 @@ def test_every_bad_row_is_named_and_skip_bad_counts_them(tmp_path: Path) -> None
     with pytest.raises(InputInvalid) as error:
         read(file, max_chars=50)
     assert [line for line, _ in problems(error)] == [4, 5, 6, 7, 8, 9]
-    said = " ".join(what for _, what in problems(error))
+    found_problems = " ".join(what for _, what in problems(error))
     for what in ("is empty", "3 columns", "51 characters", "NUL byte", "not valid CSV"):
-        assert what in said
+        assert what in found_problems
     found = read(file, skip=True, max_chars=50)
     assert len(found.rows) == 2 and found.counts["read"] == 8
     assert sum(n for kind, n in found.counts.items() if kind.startswith("skipped.")) == 6
@@ -114,7 +114,7 @@ def test_an_open_quote_is_never_skipped(tmp_path: Path) -> None:
         read(file, skip=True)
 
 
-def test_repeats_count_once_and_texts_in_two_splits_are_told(tmp_path: Path) -> None:
+def test_repeats_count_once_and_texts_in_two_splits_are_reported(tmp_path: Path) -> None:
     file = tmp_path / "d.jsonl"
     lines = [
         ("where is it", "a", "train"), ("where is it", "a", "train"), ("how much", "b", "train"),
@@ -129,7 +129,7 @@ def test_repeats_count_once_and_texts_in_two_splits_are_told(tmp_path: Path) -> 
     assert [row.id for row in found.rows] == sorted(row.id for row in found.rows)
 
 
-def test_splits_are_assigned_where_there_are_none_or_asked(tmp_path: Path) -> None:
+def test_splits_are_assigned_if_missing_or_requested(tmp_path: Path) -> None:
     file = tmp_path / "d.jsonl"
     rows = [{"text": f"text number {n}", "label": "ab"[n % 2], "split": "train"} for n in range(40)]
     file.write_text("\n".join(map(json.dumps, rows)))
@@ -368,7 +368,7 @@ def test_addresses_are_read_where_the_extension_is(tmp_path: Path) -> None:
 
 
 class RangeHandler(BaseHTTPRequestHandler):
-    """Serves a folder's files, or the bytes of them that are asked for."""
+    """Serves a folder's files, or the requested bytes of them."""
 
     folder = Path()
 
@@ -384,14 +384,14 @@ class RangeHandler(BaseHTTPRequestHandler):
             self.send_error(404)
             return
         data = file.read_bytes()
-        size, asked = len(data), self.headers.get("Range", "").removeprefix("bytes=")
-        first, _, last = asked.partition("-")
-        if asked:
+        size, requested = len(data), self.headers.get("Range", "").removeprefix("bytes=")
+        first, _, last = requested.partition("-")
+        if requested:
             data = data[int(first) : int(last or size) + 1]
-        self.send_response(206 if asked else 200)
+        self.send_response(206 if requested else 200)
         self.send_header("Accept-Ranges", "bytes")
         self.send_header("Content-Length", str(len(data)))
-        if asked:
+        if requested:
             self.send_header("Content-Range", f"bytes {first}-{int(first) + len(data) - 1}/{size}")
         self.end_headers()
         if body:

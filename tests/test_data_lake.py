@@ -172,7 +172,7 @@ def test_redecide_replaces(home: Home) -> None:
 
 
 def test_iter_candidates_pages(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("graft.data.lake_runs.PAGE", 2)
+    monkeypatch.setattr("graft.data.lake_records.PAGE", 2)
     with Lake.open(home) as lake:
         lake.commit("run1", "b1", [candidate(i, status="accepted" if i % 3 else "failed") for i in range(7)], [])
         assert [c.slot.index for c in lake.iter_candidates("run1")] == list(range(7))
@@ -187,7 +187,7 @@ def test_newer_lake_is_refused(home: Home) -> None:
             Lake.open(home, read_only=read_only)
 
 
-def test_damaged_catalogue_is_said(home: Home) -> None:
+def test_a_damaged_catalogue_is_reported(home: Home) -> None:
     Lake.open(home).close()
     for file in home.lake.glob("catalogue.sqlite*"):
         file.unlink()

@@ -202,8 +202,8 @@ def test_the_flow_and_the_command_line(lake: Lake) -> None:
     app.command()(verbs.maintain)
     shown = CliRunner().invoke(app, ["--dry-run", "--older-than", "0"], env={"COLUMNS": "160"})
     assert shown.exit_code == 0 and "would be merged" in shown.output and "version_rows" in shown.output
-    told = json.loads(CliRunner().invoke(app, ["--older-than", "0", "--json"]).stdout)
-    assert told["expired"] > 5 and told["dry_run"] is False
+    report = json.loads(CliRunner().invoke(app, ["--older-than", "0", "--json"]).stdout)
+    assert report["expired"] > 5 and report["dry_run"] is False
     assert flow.fn(older_than=0)["merged"] == 0
     for wrong in (-1, float("nan"), float("inf"), 1e9):
         with pytest.raises(GraftError, match="not an age"):

@@ -12,6 +12,7 @@ from graft.data.edits import edits, record
 from graft.data.lake import Lake
 from graft.data.lake_schema import ADDED, MOVED, SCHEMA_VERSION, VIEWS, CandidateRecord, identifier
 from graft.schemas.base import utc_now
+from graft.schemas.datasets import Edit
 from graft.schemas.home import Home
 from graft.schemas.rows import Candidate, Decision, Review, Slot, Steer
 from graft.schemas.steering import Improvement, ImproveSettings, RoundResult
@@ -23,7 +24,6 @@ from graft.schemas.students import (
     StudentSettings,
     TeacherScore,
 )
-from graft.schemas.versions import Edit
 
 NEW = ("instruct_evaluations", "improvements", "test_files", "test_texts")
 """Tables that version 4 brought."""

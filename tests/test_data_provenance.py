@@ -1,4 +1,4 @@
-"""What a row and a version tell of themselves: explain, PROV-JSON, OpenLineage, and the reverse questions."""
+"""Provenance of rows and versions: explain, PROV-JSON, OpenLineage, and reverse look-ups."""
 
 from __future__ import annotations
 
@@ -24,12 +24,11 @@ from graft.data.trace import known, trace
 from graft.data.versions import derive, held_by, publish
 from graft.data.withdrawn import Selector
 from graft.schemas.calls import Call
-from graft.schemas.datasets import DatasetVersion, Row, Run
+from graft.schemas.datasets import DatasetVersion, Edit, Row, Run
 from graft.schemas.errors import NotFound
 from graft.schemas.home import Home
 from graft.schemas.rows import Candidate, Decision, GateResult, Review, Seed, Slot
 from graft.schemas.students import Student, StudentSettings
-from graft.schemas.versions import Edit
 
 AT = datetime(2026, 11, 25, tzinfo=UTC)
 SEED, OTHER = Seed.of("where is my parcel", "delivery"), Seed.of("i want my money back", "refund")
@@ -140,14 +139,20 @@ def test_explain_is_whole(lake: Lake) -> None:
             for row, *rest in held_by(lake, found) if row.id != IDS[1]]  # fmt: skip
     drop = GateResult(gate="near", rule="near_duplicate", passed=False, score=0.9, neighbour=IDS[0], detail="alike")
     derive(lake, found, held, origin="gates", note="stricter", drops=[drop], dropped=[IDS[1]])
-    told = explain(lake, IDS[0])
-    assert told["published"] == {"dataset": "shop", "version": 2, "text": TEXTS[0], "response": None, "label": "refund"}
-    assert [(e["by"], e["label"]) for e in told["edits"]] == [("ann", "refund")]
-    generated = next(c for c in told["calls"] if c["purpose"] == "generate.text")
+    history = explain(lake, IDS[0])
+    assert history["published"] == {
+        "dataset": "shop",
+        "version": 2,
+        "text": TEXTS[0],
+        "response": None,
+        "label": "refund",
+    }
+    assert [(e["by"], e["label"]) for e in history["edits"]] == [("ann", "refund")]
+    generated = next(c for c in history["calls"] if c["purpose"] == "generate.text")
     assert generated["parameters"] == {"temperature": 0.7, "max_tokens": 64, "seed": 5}
     assert generated["prompt_version"].startswith("p_")
-    assert next(c for c in told["calls"] if c["key"] == "broken")["parameters"] == {}
-    assert told["origin"] == {"source": "synthetic", "file": "seeds.csv", "run": RUN.id}
+    assert next(c for c in history["calls"] if c["key"] == "broken")["parameters"] == {}
+    assert history["origin"] == {"source": "synthetic", "file": "seeds.csv", "run": RUN.id}
     dropped = explain(lake, IDS[1])
     assert [(d["version"], d["parent"], d["origin"], d["rule"]) for d in dropped["drops"]] == [
         (2, 1, "gates", "near_duplicate")
@@ -163,10 +168,12 @@ def test_imported_rows_explain_themselves(lake: Lake) -> None:
     lake.save_run(run)
     row = Row(id="i_000001", text="a shop text", label="a", split="train", source="imported")
     made = publish(lake, run=run, rows=[row], models={}, seeds=0, card="#", origin="import")
-    told = explain(lake, "i_000001")
-    assert told["origin"] == {"source": "imported", "file": "given.csv", "run": "import-1"} and told["calls"] == []
+    history = explain(lake, "i_000001")
+    assert (
+        history["origin"] == {"source": "imported", "file": "given.csv", "run": "import-1"} and history["calls"] == []
+    )
     assert [one["name"] for one in lineage(lake, made)[0]["inputs"]] == ["given.csv"]
-    assert check_prov(prov(told))["entity"] >= 2
+    assert check_prov(prov(history))["entity"] >= 2
 
 
 RELATIONS = {
@@ -181,21 +188,21 @@ NAME = re.compile(r"^[a-z]+:[A-Za-z0-9_.%/-]+$")
 
 
 def check_prov(document: dict[str, Any]) -> dict[str, int]:
-    """The structure that the PROV-JSON note asks for; returns records by kind."""
+    """Check the structure that the PROV-JSON note requires; return records by kind."""
     assert json.loads(json.dumps(document)) == document
     assert set(document) <= {"prefix", "entity", "activity", "agent", *RELATIONS}
     for kind in ("entity", "activity", "agent"):
-        for name, said in document.get(kind, {}).items():
+        for name, text in document.get(kind, {}).items():
             assert NAME.match(name) and name.split(":")[0] in document["prefix"]
-            assert all(key.split(":")[0] in document["prefix"] for key in said)
-            for value in said.values():
+            assert all(key.split(":")[0] in document["prefix"] for key in text)
+            for value in text.values():
                 assert isinstance(value, str | int | float | bool) or set(value) == {"$", "type"}
     for relation, parts in RELATIONS.items():
-        for name, said in document.get(relation, {}).items():
-            assert name.startswith("_:") and set(said) <= {f"prov:{p}" for p in (*parts, "activity", "time")}
+        for name, text in document.get(relation, {}).items():
+            assert name.startswith("_:") and set(text) <= {f"prov:{p}" for p in (*parts, "activity", "time")}
             for part in parts:
-                assert said[f"prov:{part}"] in document[KIND.get(part, part)]
-            for value in (v for k, v in said.items() if k == "prov:activity"):
+                assert text[f"prov:{part}"] in document[KIND.get(part, part)]
+            for value in (v for k, v in text.items() if k == "prov:activity"):
                 assert value in document["activity"]
     return {name: len(records) for name, records in document.items()}
 

@@ -92,15 +92,17 @@ def test_figures_of_the_rows_by_hand(lake: Lake) -> None:
     assert [(one.label, one.rows) for one in report.balance.labels] == [("a", 5), ("b", 1)]
     assert report.balance.entropy == pytest.approx(-(5 / 6 * math.log2(5 / 6) + 1 / 6 * math.log2(1 / 6)), abs=1e-6)
     assert report.balance.evenness == report.balance.entropy and report.balance.splits == {"train": 6}
-    said = [words(text) for text in TEXTS]
-    counts = np.array([len(one) for one in said])
+    tokens = [words(text) for text in TEXTS]
+    counts = np.array([len(one) for one in tokens])
     assert report.lengths.words.mean == pytest.approx(counts.mean(), abs=1e-6)
     assert report.lengths.words.p95 == pytest.approx(np.quantile(counts, 0.95), abs=1e-6)
     assert report.lengths.chars.p50 == np.median([len(text) for text in TEXTS])
     for n in (1, 2, 3):
-        grams = [tuple(one[k : k + n]) for one in said for k in range(len(one) - n + 1)]
+        grams = [tuple(one[k : k + n]) for one in tokens for k in range(len(one) - n + 1)]
         assert getattr(report.wording, f"distinct_{n}") == pytest.approx(len(set(grams)) / len(grams), abs=1e-6)
-    assert report.wording.tokens == counts.sum() and report.wording.vocabulary == len({w for one in said for w in one})
+    assert report.wording.tokens == counts.sum() and report.wording.vocabulary == len(
+        {w for one in tokens for w in one}
+    )
     assert report.wording.self_bleu is not None and 0 < report.wording.self_bleu < 1
     repeats = report.duplicates
     assert (repeats.exact_rows, repeats.exact) == (1, pytest.approx(1 / 6, abs=1e-6))
@@ -260,7 +262,7 @@ def test_reviewers_routes_yield_and_price(lake: Lake, reviewed: DatasetVersion) 
     assert "reviewers disagree" in section.text and "over a point off their panels: hard, mild" in section.text
 
 
-def test_gold_tells_accuracy_and_calibration(lake: Lake, reviewed: DatasetVersion) -> None:
+def test_gold_labels_give_accuracy_and_calibration(lake: Lake, reviewed: DatasetVersion) -> None:
     gold = [("c_00000", "a"), ("text number 1 of a", "a"), ("c_00002", "a"), ("no such row", "a")]
     found = quality(lake, reviewed, gold=gold).calibration
     assert found is not None and (found.gold, found.matched, found.scored) == (4, 3, 3)
@@ -311,7 +313,7 @@ def test_near_duplicates_of_a_larger_version(tmp_path: Path) -> None:
 def test_the_page_is_whole_and_inert(lake: Lake) -> None:
     evil = '<script>alert("x")</script>'
     rows = [row(0, evil, evil), row(1, evil, evil), row(2, "{{ 7 * 7 }} plain", "b")]
-    told = page(quality(lake, put(lake, "evil", rows), gold=[]))
-    assert "<script" not in told and "&lt;script&gt;" in told and "prefers-color-scheme: dark" in told
-    assert not re.findall(r"(?:src|href)=|url\(|https?://|@import", told)
-    assert "<svg" in told and "not known" in told
+    result = page(quality(lake, put(lake, "evil", rows), gold=[]))
+    assert "<script" not in result and "&lt;script&gt;" in result and "prefers-color-scheme: dark" in result
+    assert not re.findall(r"(?:src|href)=|url\(|https?://|@import", result)
+    assert "<svg" in result and "not known" in result

@@ -50,7 +50,7 @@ def writer(home: Home) -> Iterator[Lake]:
 
 
 class Counted:
-    """A maker that counts how often it was asked."""
+    """A maker that counts its calls."""
 
     def __init__(self, value: Any = "made", wait_s: float = 0.0) -> None:
         self.value, self.wait_s, self.times = value, wait_s, 0
@@ -109,7 +109,7 @@ def test_what_hangs_on_a_stamp_outlives_commits_and_not_another_stamp(reader: La
     assert made.times == 3
 
 
-def test_an_answer_may_be_late_for_as_long_as_is_said(reader: Lake, writer: Lake) -> None:
+def test_an_answer_may_be_as_stale_as_allowed(reader: Lake, writer: Lake) -> None:
     memo, made = QueryCache(reader), Counted()
     memo.get("what", made, late_s=60)
     writer.save_run(run("fourth"))
@@ -124,7 +124,7 @@ def test_a_run_that_goes_on_has_no_stamp() -> None:
     assert run_stamp(run("a", "partial")) != run_stamp(run("a", "finished"))
 
 
-def test_who_asks_for_what_is_being_made_waits_for_it(reader: Lake) -> None:
+def test_a_caller_waits_for_an_answer_in_progress(reader: Lake) -> None:
     memo, made = QueryCache(reader), Counted(wait_s=0.3)
     assert in_threads(8, lambda: memo.get("what", made)) == ["made"] * 8
     assert made.times == 1
@@ -146,7 +146,7 @@ def test_different_questions_do_not_wait_for_each_other(reader: Lake) -> None:
     thread.join()
 
 
-def test_an_error_reaches_who_asked_and_is_not_kept(reader: Lake) -> None:
+def test_an_error_reaches_the_caller_and_is_not_cached(reader: Lake) -> None:
     memo = QueryCache(reader)
     with pytest.raises(duckdb.Error, match="no_such_column"):
         memo.rows("SELECT no_such_column FROM lake.runs")
@@ -154,7 +154,7 @@ def test_an_error_reaches_who_asked_and_is_not_kept(reader: Lake) -> None:
     assert memo.rows("SELECT 1 AS one") == [{"one": 1}]
 
 
-def test_what_takes_long_is_asked_for_again_and_made_once(reader: Lake) -> None:
+def test_a_slow_answer_can_be_polled_and_is_computed_once(reader: Lake) -> None:
     memo, made, go = QueryCache(reader), Counted(), threading.Event()
 
     def slow() -> Any:
@@ -183,7 +183,7 @@ def test_what_may_be_late_is_not_begun_again_by_each_commit(reader: Lake, writer
     assert made.times == 2
 
 
-def test_a_failure_that_nobody_waited_for_is_told_to_the_next(reader: Lake) -> None:
+def test_a_failure_that_nobody_waited_for_reaches_the_next_caller(reader: Lake) -> None:
     memo, go = QueryCache(reader), threading.Event()
 
     def fails() -> Any:
@@ -226,7 +226,7 @@ class NoLake:
     """Stamped answers ask no lake."""
 
 
-def test_what_was_asked_longest_ago_goes_first(reader: Lake) -> None:
+def test_the_least_recently_used_answer_is_dropped_first(reader: Lake) -> None:
     memo, first, second = QueryCache(reader, most_bytes=3 * LEAST_SIZE), Counted(), Counted()
     for _ in range(2):
         memo.get("first", first, stamp=1)

@@ -51,9 +51,9 @@ def test_a_recall_takes_rows_out_once(lake: Lake) -> None:
     again = do(lake, selector, "another reason")[0]
     assert again.version is None and again.recall == done.recall and len(versions(lake)) == 2
     assert [s.id for s in plan(lake, selector)[0].students] == ["st_1"]
-    told = explain(lake, IDS[1])
-    assert [(r["kind"], r["reason"]) for r in told["recalls"]] == [("seed", "its terms changed")]
-    assert [(d["version"], d["gate"], d["rule"]) for d in told["drops"]] == [(2, "recall", "seed")]
+    history = explain(lake, IDS[1])
+    assert [(r["kind"], r["reason"]) for r in history["recalls"]] == [("seed", "its terms changed")]
+    assert [(d["version"], d["gate"], d["rule"]) for d in history["drops"]] == [(2, "recall", "seed")]
     assert explain(lake, IDS[2])["recalls"] == []
 
 
@@ -86,8 +86,8 @@ def test_what_publishes_leaves_recalled_rows_out(lake: Lake) -> None:
 
 
 def test_a_recall_binds_a_run_that_has_published_nothing_yet(lake: Lake) -> None:
-    asked = {"models": [{"name": "fresh", "model": "org/fresh"}]}
-    lake.save_run(RUN.model_copy(update={"id": "new-1", "dataset": "new", "status": "running", "recipe": asked}))
+    requested = {"models": [{"name": "fresh", "model": "org/fresh"}]}
+    lake.save_run(RUN.model_copy(update={"id": "new-1", "dataset": "new", "status": "running", "recipe": requested}))
     done = do(lake, Selector("model", "fresh"))  # not one call of it is in the lake yet
     assert [(one.recall.dataset, one.plan.parent, one.version) for one in done] == [("new", None, None)]
     made = candidate(0, SEED, "judge")
@@ -105,8 +105,8 @@ def test_a_recall_binds_a_run_that_has_published_nothing_yet(lake: Lake) -> None
     assert rows(lake, first)["id"].to_pylist() == ["c_newwriter"] and first.partial
     with pytest.raises(NothingLeft, match="recalls withdraw all 1"):
         publish(lake, run=run, rows=given[:1], models={}, seeds=0, card="#")
-    told = explain(lake, "c_newfresh")  # no version ever held it
-    assert [(one["kind"], one["value"]) for one in told["recalls"]] == [("model", "fresh")]
+    history = explain(lake, "c_newfresh")  # no version ever held it
+    assert [(one["kind"], one["value"]) for one in history["recalls"]] == [("model", "fresh")]
 
 
 def test_rows_without_a_candidate_stay_out_of_versions_made_from_old_ones(lake: Lake) -> None:

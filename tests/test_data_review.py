@@ -1,4 +1,4 @@
-"""Human review: which rows are asked about and why, what people decided, and how far judges agree with them."""
+"""Human review: the rows in each queue and why, decisions of people, and their agreement with judges."""
 
 from __future__ import annotations
 
@@ -32,12 +32,11 @@ from graft.data.review import (
     standing,
 )
 from graft.data.versions import held_by, publish, version
-from graft.schemas.datasets import DatasetVersion, Row, Run
+from graft.schemas.datasets import DatasetVersion, Edit, EditAction, Recall, Row, Run
 from graft.schemas.errors import GraftError, NotFound
 from graft.schemas.home import Home
-from graft.schemas.restricted import HIDDEN
 from graft.schemas.rows import Candidate, Decision, GateResult, Labelling, Review, Slot
-from graft.schemas.versions import Edit, EditAction, Recall
+from graft.schemas.sections import HIDDEN
 
 AT = datetime(2026, 11, 25, tzinfo=UTC)
 LABELS = ("delivery", "price")
@@ -136,7 +135,7 @@ def ids(*numbers: int) -> tuple[str, ...]:
     return tuple(f"c_row{number:03}" for number in numbers)
 
 
-def test_each_rule_has_its_order_and_says_why(shop: Lake) -> None:
+def test_each_rule_has_its_order_and_reason(shop: Lake) -> None:
     found = version(shop, "shop")
     spread = queue(shop, found, "disagreement", by="ann")
     assert spread.ids == ids(1, 4, 2, 3) and spread.total == 4
@@ -152,8 +151,8 @@ def test_each_rule_has_its_order_and_says_why(shop: Lake) -> None:
     assert queue(shop, found, "gate", by="ann").total == 4
     judge = queue(shop, found, "gate", by="ann", gate="adjudicator").items[0]
     assert (judge.row_id, judge.why, judge.status) == ("c_row012", "rejected by the adjudicator, mean 6.2", "rejected")
-    asked = queue(shop, found, "query", by="ann", where="label = 'price' AND length(text) > 10", size=2)
-    assert asked.ids == ids(1, 3) and asked.total == 4 and asked.items[0].split == "test"
+    requested = queue(shop, found, "query", by="ann", where="label = 'price' AND length(text) > 10", size=2)
+    assert requested.ids == ids(1, 3) and requested.total == 4 and requested.items[0].split == "test"
 
 
 def test_a_random_queue_is_the_same_for_everybody(shop: Lake) -> None:
@@ -165,7 +164,7 @@ def test_a_random_queue_is_the_same_for_everybody(shop: Lake) -> None:
     assert chosen(shop, found, "random", by="ann", size=3) == (first.ids[:3], 8)
 
 
-def test_an_item_shows_what_judges_said_and_hides_what_is_restricted(shop: Lake) -> None:
+def test_an_item_shows_verdicts_and_hides_restricted_words(shop: Lake) -> None:
     found = version(shop, "shop")
     shown = item(shop, found, "c_row010")
     assert shown.why == "rejected by gate near_run (near_duplicate), 0.93 to c_row001" and shown.split is None
@@ -174,10 +173,10 @@ def test_an_item_shows_what_judges_said_and_hides_what_is_restricted(shop: Lake)
     assert hidden.text == lost(11).text and hidden.neighbour_text == HIDDEN
     assert item(shop, found, "c_row011", restricted=True).neighbour_text == kept(6).text
     secret = item(shop, found, "c_row006")
-    assert secret.text == HIDDEN and {said.comment for said in secret.reviews} == {HIDDEN}
+    assert secret.text == HIDDEN and {answers.comment for answers in secret.reviews} == {HIDDEN}
     assert item(shop, found, "c_row006", restricted=True).text == kept(6).text
-    said = item(shop, found, "c_row003").reviews
-    assert [(one.role, one.model, one.mean) for one in said][2:] == [("adjudicator", "gemma", 8.0)]
+    answers = item(shop, found, "c_row003").reviews
+    assert [(one.role, one.model, one.mean) for one in answers][2:] == [("adjudicator", "gemma", 8.0)]
     for name in ("c_row", "c_nobody"):
         with pytest.raises(NotFound, match=name):
             item(shop, found, name)
@@ -225,7 +224,9 @@ def test_an_undo_is_the_persons_own_and_final(shop: Lake) -> None:
         ("severity", {}, "no queue 'severity'"),
     ],
 )
-def test_a_queue_that_cannot_be_made_says_why(shop: Lake, rule: Any, more: dict[str, str], match: str) -> None:
+def test_an_impossible_queue_is_an_error_with_its_reason(
+    shop: Lake, rule: Any, more: dict[str, str], match: str
+) -> None:
     with pytest.raises(GraftError, match=match) as caught:
         queue(shop, version(shop, "shop"), rule, by="ann", **more)
     assert kept(6).text not in str(caught.value)
@@ -254,7 +255,7 @@ STEPS = st.lists(
 
 @given(steps=STEPS, blind=st.booleans())
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_no_queue_asks_again_what_the_person_decided(shop: Lake, steps: list[Any], blind: bool) -> None:
+def test_no_queue_returns_a_row_that_the_person_decided(shop: Lake, steps: list[Any], blind: bool) -> None:
     shop.sql("DELETE FROM lake.edits")
     found, some = version(shop, "shop"), list[Edit]()
     for place, (action, by, number) in enumerate(steps):
@@ -273,8 +274,8 @@ def test_no_queue_asks_again_what_the_person_decided(shop: Lake, steps: list[Any
     mine, others = ({one.row_id for one in stand if (one.by == "ann") == own} for own in (True, False))
     for rule in get_args(QueueRule):
         where = "true" if rule == "query" else ""
-        asked = set(queue(shop, found, rule, by="ann", blind=blind, where=where).ids)
-        assert not asked & mine and (asked <= others if blind else not asked & others)
+        requested = set(queue(shop, found, rule, by="ann", blind=blind, where=where).ids)
+        assert not requested & mine and (requested <= others if blind else not requested & others)
 
 
 def test_an_accepted_candidate_that_a_run_rejected_becomes_a_row(own: Lake) -> None:
@@ -289,10 +290,10 @@ def test_an_accepted_candidate_that_a_run_rejected_becomes_a_row(own: Lake) -> N
     say(own, "c_row011")
     gone = Recall(id="rc", dataset="shop", kind="row", value="c_row011", reason="wrong", rows=0, by="ann", at=AT)
     own.write(lambda _: own.insert("recalls", to_table(Recall, [gone])))
-    asked = rebase(own, first, dry_run=True)
-    assert asked.rescued == ids(10, 13, 14) and asked.rejected == () and asked.absent == ids(11, 12)
-    assert [(one.edit.row_id, one.repeats) for one in asked.conflicts] == [("c_row015", "c_row002")]
-    assert rebase(own, first, dry_run=True, force=True).rescued == asked.rescued
+    planned = rebase(own, first, dry_run=True)
+    assert planned.rescued == ids(10, 13, 14) and planned.rejected == () and planned.absent == ids(11, 12)
+    assert [(one.edit.row_id, one.repeats) for one in planned.conflicts] == [("c_row015", "c_row002")]
+    assert rebase(own, first, dry_run=True, force=True).rescued == planned.rescued
     second = apply(own, first)
     rows = {row.id: (row, *rest) for row, *rest in held_by(own, second)}
     assert len(rows) == 11 and "3 rescued" in second.note
@@ -307,14 +308,14 @@ def test_an_accepted_candidate_that_a_run_rejected_becomes_a_row(own: Lake) -> N
     assert rebase(own, first, dry_run=True).rescued == ids(13, 14)
 
 
-def test_a_candidate_without_words_wants_some(own: Lake) -> None:
+def test_a_candidate_without_words_needs_some(own: Lake) -> None:
     fill(own, lost(14, text=""), lost(15, label=""))
     for name, missing in (("c_row014", "a text"), ("c_row015", "a label")):
         with pytest.raises(GraftError, match=missing):
             say(own, name)
     say(own, "c_row014", text="where is my desk?")
     assert rebase(own, version(own, "shop"), dry_run=True).rescued == ids(14)
-    assert queue(own, version(own, "shop"), "gate", by="bob").total == 5  # nobody can judge what says nothing
+    assert queue(own, version(own, "shop"), "gate", by="bob").total == 5  # nobody can judge an empty text
 
 
 def test_of_one_message_several_responses_are_rows(own: Lake) -> None:
@@ -324,8 +325,8 @@ def test_of_one_message_several_responses_are_rows(own: Lake) -> None:
     own.save_run(RUN.model_copy(update={"recipe": {**RECIPE, "method": {"kind": "harmaug"}}}))
     say(own, "c_row014")
     say(own, "c_row015")
-    asked = rebase(own, version(own, "shop"))
-    assert asked.rescued == ids(14) and [one.repeats for one in asked.conflicts] == ["c_row014"]
+    planned = rebase(own, version(own, "shop"))
+    assert planned.rescued == ids(14) and [one.repeats for one in planned.conflicts] == ["c_row014"]
     assert {row.id: row.split for row, *_ in held_by(own, version(own, "shop"))}["c_row014"] == "test"
 
 
@@ -338,18 +339,18 @@ def test_people_agree_as_far_as_the_figures_say(shop: Lake) -> None:
         action: EditAction = "relabel" if label else "accept"
         say(shop, f"c_row{number:03}", action, by="bob", blind=number != 1, **label)
     say(shop, "c_row010", by="bob")
-    told = agreement(shop, "shop")
-    assert (told.rows, told.people, told.blind) == (6, ("ann", "bob"), 5) and told.equal == pytest.approx(
+    result = agreement(shop, "shop")
+    assert (result.rows, result.people, result.blind) == (6, ("ann", "bob"), 5) and result.equal == pytest.approx(
         4 / 6, abs=1e-6
     )
-    assert {one.row_id: one.said for one in told.differ} == {
+    assert {one.row_id: one.said for one in result.differ} == {
         "c_row000": {"ann": "reject", "bob": "delivery"}, "c_row004": {"ann": "delivery", "bob": "price"},
     }  # fmt: skip
-    pair = told.pairs[0]  # ann: reject, 3 price, 2 delivery; bob: 4 price, 2 delivery
+    pair = result.pairs[0]  # ann: reject, 3 price, 2 delivery; bob: 4 price, 2 delivery
     assert (pair.rows, pair.equal) == (6, 4) and pair.kappa == pytest.approx(
         (4 / 6 - 16 / 36) / (1 - 16 / 36), abs=1e-6
     )
-    assert told.alpha is not None and 0.3 < told.alpha < 0.6 and told.missing == ""
+    assert result.alpha is not None and 0.3 < result.alpha < 0.6 and result.missing == ""
     assert agreement(shop, "nothing").equal is None and agreement(shop, "nothing").missing
 
 
@@ -362,8 +363,8 @@ def test_judges_are_measured_against_people(shop: Lake) -> None:
     say(shop, "c_row010", "reject")
     undo(shop, say(shop, "c_row013").id, by="ann")
     say(shop, "c_row007")  # a seed: no judge saw it
-    told = against_people(shop, "shop")
-    by = {(one.kind, one.name): one for one in told.judges}
+    result = against_people(shop, "shop")
+    by = {(one.kind, one.name): one for one in result.judges}
     adjudicator = by["adjudicator", "gemma"]
     assert (adjudicator.rows, adjudicator.agreed, adjudicator.false_rejects) == (2, 1, 1)
     assert adjudicator.share == 0.5 and adjudicator.interval == pytest.approx((0.0945, 0.9055), abs=1e-3)
@@ -372,7 +373,7 @@ def test_judges_are_measured_against_people(shop: Lake) -> None:
     assert (hard.rows, hard.accepted, hard.agreed, hard.false_rejects) == (4, 0, 2, 2)
     assert (by["gate", "near_run"].rows, by["gate", "near_run"].agreed) == (1, 1)
     final = by["decision", "all"]
-    assert (told.rows, final.rows, final.agreed, final.false_accepts, final.false_rejects) == (6, 6, 3, 2, 1)
+    assert (result.rows, final.rows, final.agreed, final.false_accepts, final.false_rejects) == (6, 6, 3, 2, 1)
     assert by["decision", "adjudicated"].rows == 2
     assert against_people(shop, "nothing").judges == ()
 
@@ -471,7 +472,7 @@ def test_review_on_the_command_line(shop: Lake, monkeypatch: pytest.MonkeyPatch)
         call("--rule", "all")
     for by in ("ann", "bob"):
         say(shop, "c_row003", "reject" if by == "ann" else "accept", by=by)
-    told = json.loads(call("--rule", "gate", "--json"))
-    assert told["queue"]["total"] == 4 and told["progress"]["decided"] == 1 and told["gates"]["near_run"] == 2
+    report = json.loads(call("--rule", "gate", "--json"))
+    assert report["queue"]["total"] == 4 and report["progress"]["decided"] == 1 and report["gates"]["near_run"] == 2
     shown = call("--agreement")
     assert "ann: reject, bob: price" in shown and "adjudicator" in shown and "false accepts" in shown

@@ -162,7 +162,7 @@ def test_judges_by_hand_with_the_severity_of_the_quality_report(lake: Lake) -> N
     reported = quality(lake, lake_version(lake)).reviews
     assert reported is not None
     assert {one.model: one.severity for one in reported.reviewers} == {"strict": -1.25, "mild": 1.25}
-    # c1, c2 and c3 ended by their scores; c4's gate says nothing of its judges
+    # c1, c2 and c3 ended by their scores; c4 was ended by a gate, so its judges do not count
     assert (strict.agrees_decision, mild.agrees_decision, strong.agrees_decision) == (0.666667, 0.666667, 1.0)
     # strict against mild: c1 and c4 alike, c2 and c3 not; in c3 the adjudicator sides with mild
     assert (strict.agrees_others, mild.agrees_others, strong.agrees_others) == (0.4, 0.6, 0.5)
@@ -176,9 +176,9 @@ def lake_version(lake: Lake) -> Any:
 
 
 def test_tau_is_the_runs_own_and_labels_are_compared_as_labels(tmp_path: Path) -> None:
-    said = [("one", "price"), ("two", "price"), ("three", "delivery")]
+    answers = [("one", "price"), ("two", "price"), ("three", "delivery")]
     labelling = Labelling(by="labeler", candidates=("price", "delivery"), label="price", relabelled=False)
-    reviews = [review(model, None, "labeler", answer=answer) for model, answer in said]
+    reviews = [review(model, None, "labeler", answer=answer) for model, answer in answers]
     with Lake.open(Home(tmp_path)) as lake:
         lake.save_run(run("r1", tau=5.0))
         made = [candidate("c1", "accepted.labelled", *reviews, labelling=labelling),
@@ -209,7 +209,7 @@ def test_a_call_that_datasets_share_is_paid_once_by_the_one_that_made_it(lake: L
     assert (found["other"].calls, found["other"].price_usd, found["other"].row_price_usd) == (1, 0.5, None)
     assert (found["shop"].candidates, found["shop"].accepted, found["shop"].price_usd) == (6, 2, None)
     assert total(lake).calls == sum(one.calls for one in found.values()) == 11
-    assert total(lake, dataset="other").calls == 2  # what its rows took, whoever had asked before
+    assert total(lake, dataset="other").calls == 2  # the cost of its rows, even if an earlier run made the calls
     assert total(lake, since=date(2026, 11, 6)).calls == 1  # g1 is read again on that day, not made
     assert total(lake, since=date(2026, 11, 6)).price_usd == 0.5
 
@@ -243,7 +243,7 @@ def test_a_run_over_its_time_ends_in_the_whole_runs_figures(lake: Lake) -> None:
     assert over_run(lake, "none") == []
 
 
-def test_how_calls_failed_without_a_word_of_what_was_said(lake: Lake) -> None:
+def test_failed_calls_are_counted_without_their_words(lake: Lake) -> None:
     found = errors(lake, "r1")
     assert [(one.code, one.model, one.role, one.calls, one.answered) for one in found] == [
         ("malformed", "tiny", "generator", 1, 0), ("timeout", "tiny", "generator", 1, 1),
@@ -324,10 +324,10 @@ def test_the_command_shows_tables_and_json(home: Home, monkeypatch: pytest.Monke
     monkeypatch.setenv("COLUMNS", "80")
     shown = CliRunner().invoke(app, ["models", "--dataset", "shop"])
     assert shown.exit_code == 0, shown.output
-    told = ("models: cost", "models: replies", "writers", "judges", "unknown", "66.7%", "adjudicator")
-    assert all(words in shown.output for words in told)
+    result = ("Usage and price", "Replies", "Writers", "Judges", "unknown", "66.7%", "adjudicator")
+    assert all(words in shown.output for words in result)
     printed = json.loads(CliRunner().invoke(app, ["models", "--run", "r2", "--json"]).stdout)
     assert [(one["model"], one["price_usd"]) for one in printed["models"]] == [("small", 0.51)]
-    for words, told in ((["--since", "soon"], "is not a date"), (["--dataset", "none"], "no run of a dataset")):
+    for words, result in ((["--since", "soon"], "is not a date"), (["--dataset", "none"], "no run of a dataset")):
         refused = CliRunner().invoke(app, ["models", *words])
-        assert told in str(refused.exception)
+        assert result in str(refused.exception)

@@ -19,12 +19,11 @@ from graft.data.delete import Dependents, delete, dependents
 from graft.data.lake import Lake
 from graft.data.tags import remove_tag, set_tag, tags
 from graft.data.versions import MOMENT, derive, held_by, publish, rows, version, versions
-from graft.schemas.datasets import DatasetVersion, Row, Run
+from graft.schemas.datasets import DatasetVersion, Deletion, Row, Run, Tag
 from graft.schemas.errors import GraftError, NotFound
 from graft.schemas.home import Home
 from graft.schemas.rows import GateResult
 from graft.schemas.students import Student, StudentSettings
-from graft.schemas.versions import Deletion, Tag
 
 AT = datetime(2026, 11, 25, tzinfo=UTC)
 RUN = Run(id="run1", dataset="d", recipe={}, status="finished", started_at=AT, code_version="1", price_usd=None)
@@ -110,7 +109,7 @@ def test_every_moment_is_one(moment: datetime) -> None:
         assert MOMENT.fullmatch(text)
 
 
-def test_deleting_tells_what_depends_and_keeps_it(lake: Lake) -> None:
+def test_deleting_lists_dependants_and_keeps_them(lake: Lake) -> None:
     lake.save_run(RUN.model_copy(update={"version": 1}))
     first = put(lake, 4)
     drop = GateResult(gate="near", rule="jaccard", passed=False)
@@ -159,8 +158,8 @@ def test_tags_and_deletion_on_the_command_line(lake: Lake) -> None:
     assert "prod is no longer a tag of d" in call(verbs.tag, "d", "prod", "--remove").output
     assert isinstance(call(verbs.tag, "d", "--remove").exception, GraftError)
     assert isinstance(call(verbs.delete, "d@1", "--json").exception, GraftError)
-    asked = call(verbs.delete, "d@1", input="n\n")
-    assert asked.exit_code == 1 and "nothing was deleted" in asked.output and len(versions(lake)) == 2
+    output = call(verbs.delete, "d@1", input="n\n")
+    assert output.exit_code == 1 and "nothing was deleted" in output.output and len(versions(lake)) == 2
     assert "deleted d@1" in call(verbs.delete, "d@1", input="y\n").output
-    told = json.loads(call(verbs.delete, "d", "--yes", "--json", "--by", "ann").stdout)
-    assert told["deletion"]["version"] == 2 and told["deletion"]["by"] == "ann" and versions(lake) == []
+    report = json.loads(call(verbs.delete, "d", "--yes", "--json", "--by", "ann").stdout)
+    assert report["deletion"]["version"] == 2 and report["deletion"]["by"] == "ann" and versions(lake) == []

@@ -33,8 +33,8 @@ from graft.data.versions import publish
 from graft.schemas.datasets import DatasetVersion, Row, Run
 from graft.schemas.errors import GraftError, MissingExtra, NotFound
 from graft.schemas.home import Home
-from graft.schemas.restricted import HIDDEN
 from graft.schemas.rows import Candidate, Decision, Seed, Slot
+from graft.schemas.sections import HIDDEN
 
 AT = datetime(2026, 11, 25, tzinfo=UTC)
 GUARD = {"task": {"kind": "guard"}}
@@ -48,14 +48,14 @@ TOPICS = (
 
 
 class Hashing:
-    """A vector a text, from its words alone; counts what it was asked."""
+    """A vector a text, from its words alone; counts its requests."""
 
     def __init__(self, wide: int = 32) -> None:
-        self.asked: list[str] = []
+        self.requests: list[str] = []
         self._wide = wide
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        self.asked += texts
+        self.requests += texts
         made = np.full((len(texts), self._wide), 0.05, dtype=np.float32)
         for place, text in enumerate(texts):
             for word in text.split():
@@ -93,15 +93,15 @@ def home(tmp_path: Path) -> Home:
 def test_a_version_is_embedded_once_and_equal_texts_once(home: Home) -> None:
     rows = [*rows_of(), Row(id="c_copy", text=rows_of()[3].text, label="a", split="test")]
     seeds = [Seed.of("the parcel is late"), Seed.of(rows_of()[3].text)]
-    found, embed, said = published(home, rows, seeds), Hashing(), list[tuple[int, int]]()
+    found, embed, messages = published(home, rows, seeds), Hashing(), list[tuple[int, int]]()
     assert find(home, found) is None
-    vectors = made(home, found, embed, say=lambda done, total: said.append((done, total)))
+    vectors = made(home, found, embed, say=lambda done, total: messages.append((done, total)))
     assert (vectors.rows, vectors.seeds, vectors.whole, vectors.encoder) == (41, 2, True, "hashing")
-    assert sorted(embed.asked) == sorted({row.text for row in rows} | {seed.text for seed in seeds})
-    assert said[0] == (0, 43) and said[-1] == (43, 43) and said == sorted(said)
+    assert sorted(embed.requests) == sorted({row.text for row in rows} | {seed.text for seed in seeds})
+    assert messages[0] == (0, 43) and messages[-1] == (43, 43) and messages == sorted(messages)
     again = Hashing()
     assert made(home, found, again) == vectors == find(home, found) == find(home, found, "hashing")
-    assert again.asked == [] and find(home, found, "another encoder") is None
+    assert again.requests == [] and find(home, found, "another encoder") is None
 
 
 def test_everything_follows_from_the_rows_whatever_their_order(tmp_path: Path) -> None:
@@ -164,14 +164,14 @@ def test_neighbours_are_those_of_brute_force(home: Home) -> None:
     rows = [row.model_copy(update={"response": f"answer {row.id}"}) for row in rows_of(50)]
     seeds = [Seed.of("the parcel is late"), Seed.of("winter shoes", response="which fit")]
     vectors = made(home, published(home, rows, seeds), embed)
-    said = {row.id: f"{row.text}\n{row.response}" for row in rows}
-    said |= {seeds[0].id: seeds[0].text, seeds[1].id: "winter shoes\nwhich fit"}
-    numbers = embed([*said.values()])
+    answers = {row.id: f"{row.text}\n{row.response}" for row in rows}
+    answers |= {seeds[0].id: seeds[0].text, seeds[1].id: "winter shoes\nwhich fit"}
+    numbers = embed([*answers.values()])
     numbers /= np.linalg.norm(numbers, axis=1, keepdims=True)
-    for asked in ("c_0007", seeds[1].id):
-        cosines = dict(zip(said, numbers @ numbers[[*said].index(asked)], strict=True))
-        del cosines[asked]
-        near = vectors.nearest(asked, 12)
+    for request in ("c_0007", seeds[1].id):
+        cosines = dict(zip(answers, numbers @ numbers[[*answers].index(request)], strict=True))
+        del cosines[request]
+        near = vectors.nearest(request, 12)
         assert [one.cosine for one in near] == sorted((one.cosine for one in near), reverse=True)
         assert [one.cosine for one in near] == pytest.approx(sorted(cosines.values(), reverse=True)[:12], abs=2e-3)
         assert all(one.cosine == pytest.approx(cosines[one.id], abs=2e-3) for one in near)
@@ -194,10 +194,10 @@ def test_a_version_of_many_blocks_is_as_one_of_one(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("graft.data.vectors.make.BLOCK", 7)
     parts = made(Home(tmp_path / "two"), published(Home(tmp_path / "two"), rows, seeds), embed)
     assert pq.ParquetFile(parts.path).num_row_groups > 9 and (parts.rows, parts.seeds) == (60, 16)
-    assert len(embed.asked) == len(set(embed.asked)), "a text of an earlier block is not embedded again"
+    assert len(embed.requests) == len(set(embed.requests)), "a text of an earlier block is not embedded again"
     assert [point.kind for point in parts.points()] == ["seed"] * 4 + ["row"] * 5
-    for asked in ("c_0007", seeds[15].id):
-        assert parts.nearest(asked, 20) == whole.nearest(asked, 20)
+    for request in ("c_0007", seeds[15].id):
+        assert parts.nearest(request, 20) == whole.nearest(request, 20)
     assert clusters(parts, 0.8) == clusters(whole, 0.8) and len(clusters(parts, 0.99)) >= 20
     assert parts.matrix("seed", 6)[0] == whole.matrix("seed", 6)[0]
 
@@ -255,12 +255,12 @@ def test_clusters_largest_first_and_kept(home: Home) -> None:
     assert (first.members, second.members) == (larger, pair) and (first.highest, second.lowest) == (1.0, 1.0)
     assert 0.7 < first.lowest < 0.9
     kept = [path for path in home.vectors.glob("*.json") if "0.7000" in path.name]
-    told = json.loads(kept[0].read_text())
-    told["clusters"] = told["clusters"][1:]
-    kept[0].write_text(json.dumps(told))
+    report = json.loads(kept[0].read_text())
+    report["clusters"] = report["clusters"][1:]
+    kept[0].write_text(json.dumps(report))
     assert [one.members for one in clusters(vectors, 0.7)] == [pair], "what is kept is read, not found again"
-    stale = json.dumps({**told, "of": [1, 1]})
-    for broken in ("{", "[]", '{"of": 1}', json.dumps({**told, "clusters": [{"members": 1}]}), stale):
+    stale = json.dumps({**report, "of": [1, 1]})
+    for broken in ("{", "[]", '{"of": 1}', json.dumps({**report, "clusters": [{"members": 1}]}), stale):
         kept[0].write_text(broken)
         assert [one.members for one in clusters(vectors, 0.7)] == [larger, pair]
     assert [len(one.members) for one in clusters(vectors, 0.7, most=2)] in ([], [2])
@@ -342,7 +342,7 @@ def test_two_at_once_make_it_once(home: Home) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(len(embed.asked) for embed in embeds) == [0, 4] and results[0] == results[1]
+    assert sorted(len(embed.requests) for embed in embeds) == [0, 4] and results[0] == results[1]
 
 
 def test_the_files_of_a_deleted_version_go_with_it(home: Home) -> None:
@@ -392,9 +392,9 @@ def test_graft_map_finds_by_meaning_with_the_real_encoder(home: Home, monkeypatc
         Row(id=f"c_{n}", text=text, label="a", split="train", restricted=n in (4, 5)) for n, text in enumerate(texts)
     ]
     found = published(home, rows, [Seed.of("I want to return my shoes")])
-    told = json.loads(ask("shop", "--json"))
-    assert (told["rows"], told["seeds"], told["encoder"], told["dimensions"]) == (7, 1, ENCODER, 384)
-    assert told["seconds"] > 0 and [one["members"] for one in told["clusters"]] == [["c_4", "c_5"]]
+    report = json.loads(ask("shop", "--json"))
+    assert (report["rows"], report["seeds"], report["encoder"], report["dimensions"]) == (7, 1, ENCODER, 384)
+    assert report["seconds"] > 0 and [one["members"] for one in report["clusters"]] == [["c_4", "c_5"]]
     vectors = find(home, found)
     assert vectors is not None
     assert vectors.search(embed(["where is my parcel"])[0], 1)[0].id == "c_0"

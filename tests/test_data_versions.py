@@ -103,7 +103,7 @@ def test_a_version_carries_the_rows_of_an_earlier_one(lake: Lake) -> None:
     assert second.splits == {"train": 3, "validation": 1, "test": 1} and second.labels == {"a": 3, "b|<i>": 2}
     assert second.models == given["models"]
     assert publish(lake, run=later, carried=first, **given) == second
-    assert put(lake, [*ROWS[:3], row(7, split="validation"), seed]) == second  # content alone tells versions apart
+    assert put(lake, [*ROWS[:3], row(7, split="validation"), seed]) == second  # content alone distinguishes versions
     assert {name for name, *_ in published_texts(lake, "d", exclude_run="run2")} == {*held} - {"c_row00007"}
     third = publish(lake, run=RUN.model_copy(update={"id": "run3"}), carried=second, **{**given, "rows": [row(9)]})
     whose = rows(lake, third).to_pydict()
@@ -122,8 +122,8 @@ def test_a_carried_row_is_explained_by_its_own_run(lake: Lake) -> None:
     given: dict[str, Any] = {"models": {}, "seeds": 1, "card": "#"}
     publish(lake, run=RUN.model_copy(update={"id": "run2"}), rows=[row(7)], carried=first, **given)
     for name in ("c_row00001", "s_12345"):
-        told = explain(lake, name)
-        assert told["run"]["id"] == "run1" and [v["version"] for v in told["versions"]] == [1, 2]
+        history = explain(lake, name)
+        assert history["run"]["id"] == "run1" and [v["version"] for v in history["versions"]] == [1, 2]
 
 
 def test_refs(lake: Lake) -> None:
@@ -189,7 +189,7 @@ def test_splits_depend_on_the_seed_and_refuse_repeats() -> None:
         assign_splits([given[0], given[0]], Splits(), 1)
 
 
-def test_card_says_what_reaches_the_student_and_is_inert() -> None:
+def test_the_card_lists_what_reaches_the_student_and_is_inert() -> None:
     run = RUN.model_copy(update={"shortfall": {"a": 2}, "stopped_by": "money"})
     reasons = [("accepted", "agreed", 6), ("rejected", "gate.<b>|x", 2)]
     recipe = RECIPE.model_copy(update={"description": EVIL})

@@ -21,5 +21,5 @@ def test_the_short_drill_finds_everything_where_it_should_be(prefect_url: str, t
     assert done.returncode == 0, done.stdout + done.stderr
     figures = dict(re.findall(r"^\| (.+?) \| (.+?) \|$", done.stdout, re.MULTILINE))
     assert next(value for name, value in figures.items() if name.startswith("kills over")) == "3"
-    assert figures["finished calls asked again"] == figures["acknowledged rows lost"] == "0"
+    assert figures["finished calls sent again"] == figures["acknowledged rows lost"] == "0"
     assert "| out-of-credit | 150 | 150 | ModelUnreachable |" in done.stdout

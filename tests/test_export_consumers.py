@@ -26,7 +26,7 @@ from graft.schemas.errors import GraftError, KeyMissing
 
 
 def opened(folder: Path, cache: Path, **more: Any) -> Any:
-    """What `datasets` makes of it."""
+    """The folder as loaded by `datasets`."""
     from datasets import load_dataset
     from datasets.utils.logging import disable_progress_bar
 
@@ -112,8 +112,8 @@ def test_trl_takes_pairs_and_verdicts(lake: Lake, tmp_path: Path, tokenizer: Any
     wrong = [one["completion"] for one in verdicts if not one["label"]]
     assert wrong == [one["completion"] for one in single if not one["label"]]
     if not plain:
-        said = apply_chat_template(pairs[0], tokenizer)
-        assert said["prompt"].endswith("<bot> ") and said["rejected"] == "reply 0 1 <end>\n"
+        given = apply_chat_template(pairs[0], tokenizer)
+        assert given["prompt"].endswith("<bot> ") and given["rejected"] == "reply 0 1 <end>\n"
 
 
 class Hub(ThreadingHTTPServer):
@@ -140,12 +140,12 @@ class Routes(BaseHTTPRequestHandler):
         return self.rfile.read(int(self.headers.get("Content-Length") or 0))
 
     def _say(self, value: Any, status: int = 200) -> None:
-        said = json.dumps(value).encode()
+        given = json.dumps(value).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(said)))
+        self.send_header("Content-Length", str(len(given)))
         self.end_headers()
-        self.wfile.write(said)
+        self.wfile.write(given)
 
     def do_GET(self) -> None:
         path, hub = self.path.partition("?")[0], self.server
@@ -212,7 +212,7 @@ def hub() -> Iterator[Hub]:
 
 
 def pushed(hub: Hub, folder: Path, *words: str, token: str = "hf_good") -> subprocess.CompletedProcess[str]:
-    """The push in a process of its own, where the hub's client is not told to be offline."""
+    """The push in a process of its own, where the hub's client is not set to offline."""
     program = """
 import sys
 from pathlib import Path
@@ -248,7 +248,7 @@ def test_a_push_commits_the_whole_folder(lake: Lake, tmp_path: Path, hub: Hub, l
     assert "mine.txt" not in hub.files and bool(hub.stored) is lfs
 
 
-def test_a_push_that_may_not_be_says_why(lake: Lake, tmp_path: Path, hub: Hub) -> None:
+def test_a_refused_push_is_explained(lake: Lake, tmp_path: Path, hub: Hub) -> None:
     folder = tmp_path / "o"
     export(lake, "d", format="hf", out=folder, include_restricted=True)
     refused = pushed(hub, folder)

@@ -3,50 +3,44 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import shutil
 import subprocess
 import sys
 import sysconfig
-import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from plugged import plug
+from plugged import ENTRIES, PLUGIN, plug
 from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
 from graft.cli.app import app
 from graft.dashboard.app import create_app
-from graft.dashboard.people import Door
+from graft.dashboard.door import Door
 from graft.data.lake import Lake
 from graft.flows.make_dataset import read_recipe
 from graft.schemas.home import Home
-from graft.schemas.kinds import EXPORTS, FAMILIES, METHODS, OBJECTIVES, POLICIES
+from graft.schemas.kinds import EXPORTS, FAMILIES, METHODS
 
 ROOT = Path(__file__).resolve().parent.parent
-PLUGIN = ROOT / "tests" / "plugin"
-ENTRIES: dict[str, dict[str, str]] = tomllib.loads((PLUGIN / "pyproject.toml").read_text(encoding="utf-8"))["project"][
-    "entry-points"
-]
 RECIPE: dict[str, Any] = {
-    "name": "verses",
-    "task": {"kind": "tone", "tones": ["polite", "curt"]},
-    "method": {"kind": "verse", "lines": 2},
+    "name": "poems",
+    "task": {"kind": "mood", "moods": ["merry", "calm"]},
+    "method": {"kind": "haiku", "seasons": ["spring"], "lines": 2},
     "models": [{"name": "m", "provider": "openai", "model": "fake", "base_url": "http://127.0.0.1:9/v1"}],
     "target": {"rows_per_label": 4},
-    "gates": {"exclamations": 0},
+    "gates": {"harsh_below": 5},
     "student": {"objective": {"kind": "smoothed"}},
     "improve": {"policies": ["errors"]},
 }
 
 
 def written(folder: Path, **more: Any) -> Path:
-    file = folder / "verses.yaml"
+    file = folder / "poems.yaml"
     file.write_text(yaml.safe_dump({**RECIPE, **more}), encoding="utf-8")
     return file
 
@@ -112,87 +106,50 @@ def test_a_distribution_is_listed_used_and_removed(python: Path, fake_llm: Any, 
 
     file = written(tmp_path, models=[{**RECIPE["models"][0], "base_url": fake_llm.url}])
     result = json.loads(graft("run", str(file), "--export", "tsv", "--json"))
-    assert result["version"]["labels"] == {"curt": 4, "polite": 4}
+    assert result["version"]["labels"] == {"calm": 4, "merry": 4}
     assert result["run"]["code_version"].endswith(" + graft-example 0.3")
     assert "graft\\-example 0\\.3" in result["version"]["card"]
     folder = Path(result["exported"][-1]).parent
     lines = [line.split("\t") for file in folder.glob("*.tsv") for line in file.read_text("utf-8").splitlines()]
-    assert len(lines) == 8 and {label for label, _ in lines} == {"curt", "polite"}
+    assert len(lines) == 8 and {label for label, _ in lines} == {"calm", "merry"}
     assert json.loads((folder / "manifest.json").read_text("utf-8"))["graft"].endswith(" + graft-example 0.3")
 
     with Lake.open(Home(tmp_path / "home"), read_only=True) as lake:
         row = lake.accepted(result["run"]["id"])[0]
     with TestClient(create_app(Home(tmp_path / "home"), door=Door()), "http://127.0.0.1") as pages:
         assert "graft-example 0.3" in pages.get(f"/runs/{result['run']['id']}").text, "also where it is not installed"
-    assert row.slot.payload == {"lines": 2} and "calm" in {one.gate for one in row.gates}
+    assert row.slot.payload == {"season": "spring", "lines": 2} and "harsh" in {one.gate for one in row.gates}
     assert "graft-example 0.3" in graft("explain", row.id)
-    assert json.loads(graft("audit", "verses", "openings", "--words", "2", "--json"))["openings"]["share"] > 0
+    assert json.loads(graft("audit", "poems", "openings", "--words", "2", "--json"))["openings"]["share"] > 0
 
     words = ["--python", str(python), "uninstall", "--quiet", "--yes", "graft-example"]
     subprocess.run([sys.executable, "-m", "pip", "--disable-pip-version-check", *words], check=True, timeout=180)
     assert json.loads(graft("plugins", "--json")) == [] and "no plugin is installed" in graft("plugins")
     told = graft("validate", str(file), ends=2)
-    assert "no kind 'verse'" in told and "no kind 'tone'" in told and "exclamations" in told
-    assert "verses@1" in graft("datasets"), "what it made stays"
-    assert "no export 'tsv'" in graft("export", "verses", "--format", "tsv", ends=8)
+    assert "no kind 'haiku'" in told and "no kind 'mood'" in told and "harsh_below" in told
+    assert "poems@1" in graft("datasets"), "what it made stays"
+    assert "no export 'tsv'" in graft("export", "poems", "--format", "tsv", ends=8)
 
 
-# ---- the kinds that only a training or a loop uses, and plugins that do not work
-
-
-@pytest.fixture
-def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The plugin's kinds in this process."""
-    kinds = {
-        group.removeprefix("graft."): "\n".join(f"{name} = {of}" for name, of in some.items())
-        for group, some in ENTRIES.items()
-    }
-    monkeypatch.syspath_prepend(PLUGIN)
-    plug(monkeypatch, tmp_path / "site", **kinds)
-
-
-def test_the_objective_is_cross_entropy_with_smoothed_labels(example: None) -> None:
-    import torch
-
-    from graft.schemas.students import StudentSettings
-    from graft.students.heads.single import Single
-    from graft.students.rows import TrainRow
-
-    rows = [TrainRow("a text", "a"), TrainRow("another", "b")]
-    settings = StudentSettings.model_validate({"objective": {"kind": "smoothed", "share": 0.2}})
-    model: Any = lambda texts: torch.tensor([[2.0, 0.0]] * len(texts))  # noqa: E731
-    logs = [2 - math.log(math.exp(2) + 1), -math.log(math.exp(2) + 1)]
-    wanted = -sum(0.9 * logs[place] + 0.1 * logs[1 - place] for place in (0, 1)) / 2
-    loss = OBJECTIVES.get("smoothed")(Single(["a", "b"]), settings, rows).loss(model, rows, 0)
-    assert float(loss) == pytest.approx(wanted)
-
-
-async def test_the_policy_wants_rows_where_the_student_errs(example: None) -> None:
-    from graft.students.steer import Evidence, SteeringRow
-
-    async def name(label: str, texts: Any) -> tuple[str, ...]:
-        return ()
-
-    rows = [SteeringRow("x", "a", {"a": 0.1, "b": 0.9}), SteeringRow("y", "b", {"a": 0.1, "b": 0.9})]
-    wish = await POLICIES.get("errors")(Evidence(1, 2, ("a", "b"), rows, (), name))
-    assert wish.weights == {"a": 2, "b": 1} and wish.said == "1 errors"
+# ---- plugins that do not work
 
 
 def test_a_broken_plugin_is_reported_and_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plug(
-        monkeypatch, tmp_path / "site", methods="gra = dummy_method\nlost = no_such_module\nbare = dummy_policy",
-        exports="tsv = graft.data.export:Format\njsonl = dummy_policy",
+        monkeypatch, tmp_path / "site",
+        methods="gra = graft_example.method\nlost = no_such_module\nbare = graft_example.policy",
+        exports="tsv = graft.data.export:Format\njsonl = graft_example.policy",
     )  # fmt: skip
     listed = json.loads(CliRunner().invoke(app, ["plugins", "--json"]).stdout)
-    told = {(one["family"], one["name"]): one["problem"] for one in listed if one["status"] == "problem"}
-    assert told["methods", "lost"] == "ModuleNotFoundError: No module named 'no_such_module'"
-    assert told["methods", "gra"] == told["exports", "jsonl"] == "the name belongs to one of Graft's own kinds"
-    assert told["methods", "bare"].startswith("it has no kind, Settings")
-    assert told["exports", "tsv"].startswith("it has no")
+    result = {(one["family"], one["name"]): one["problem"] for one in listed if one["status"] == "problem"}
+    assert result["methods", "lost"] == "ModuleNotFoundError: No module named 'no_such_module'"
+    assert result["methods", "gra"] == result["exports", "jsonl"] == "the name belongs to one of Graft's own kinds"
+    assert result["methods", "bare"].startswith("it has no kind, Settings")
+    assert result["exports", "tsv"].startswith("it has no")
     assert METHODS.get("gra").kind == "gra" and EXPORTS.get("jsonl").container == "jsonl"
     _, recipe, _ = read_recipe(str(ROOT / "recipes" / "demo.yaml"))
     assert recipe.kinds[0] == (METHODS, recipe.method.kind)
     shown = CliRunner().invoke(app, ["plugins"], env={"COLUMNS": "160"}).stdout
-    assert "no_such_module" in shown and "graft-dummies" in shown
+    assert "no_such_module" in shown and "graft-example" in shown
     failed = CliRunner().invoke(app, ["validate", str(written(tmp_path, method={"kind": "lost"}, task={}))])
-    assert "kind 'lost' of graft-dummies cannot be used" in str(failed.exception) + failed.output
+    assert "kind 'lost' of graft-example cannot be used" in str(failed.exception) + failed.output

@@ -94,8 +94,8 @@ async def test_wrong_replies(session: aiohttp.ClientSession, fake_llm: Serving) 
     fake_llm.set(malformed_rate=0.0, empty_rate=1.0)
     assert (await ask(session, fake_llm.url))[2]["choices"] == []
     fake_llm.set(empty_rate=0.0, wrong_schema_rate=1.0)
-    said = (await ask(session, fake_llm.url))[2]["choices"][0]["message"]["content"]
-    assert json.loads(said) == {"unasked": 1}
+    given = (await ask(session, fake_llm.url))[2]["choices"][0]["message"]["content"]
+    assert json.loads(given) == {"unasked": 1}
     assert fake_llm.stats()["faults"] == {"wrong_schema": 1}
     assert fake_llm.stats()["distinct"] == 0, "a wrong reply is no sound answer"
 
@@ -165,8 +165,8 @@ async def test_all_judges_score_a_poor_text_low(session: aiohttp.ClientSession, 
     for number in range(20):
         scores = []
         for judge in range(3):
-            asked = f"{'a prior review ' * judge}<text>\nnumber {number}\n</text>"
-            reply = (await ask(session, fake_llm.url, asked, model=f"m{judge}", **form))[2]
+            requested = f"{'a prior review ' * judge}<text>\nnumber {number}\n</text>"
+            reply = (await ask(session, fake_llm.url, requested, model=f"m{judge}", **form))[2]
             scores.append(json.loads(reply["choices"][0]["message"]["content"])["fit"])
         assert all(score <= 6 for score in scores) or all(score >= 8 for score in scores)
         poor += scores[0] <= 6

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from plugged import plug
 from test_data_audit import TOPICS, embed
 from test_data_audit import rows as audit_rows
 from test_data_provenance import AT, RUN
@@ -32,7 +33,9 @@ RECIPE = Recipe(
 )
 
 
-def fill(lake: Lake, number: int = 1, mean: float = 8.0, *, recipe: bool = True) -> DatasetVersion:
+def fill(
+    lake: Lake, number: int = 1, mean: float = 8.0, *, recipe: bool = True, role: str = "generator"
+) -> DatasetVersion:
     run = RUN.model_copy(
         update={"id": f"shop-{number}", "recipe": RECIPE.model_dump(mode="json") if recipe else {}, "recipe_file": ""}
     )
@@ -41,7 +44,7 @@ def fill(lake: Lake, number: int = 1, mean: float = 8.0, *, recipe: bool = True)
     made = [
         Candidate(
             id=row.id, slot=Slot(id=row.id, run_id=run.id, shard=0, round=0, index=0, label=row.label, seed=1),
-            text=row.text, label=row.label, intended_label=row.label, models={"generator": row.writer},
+            text=row.text, label=row.label, intended_label=row.label, models={role: row.writer},
             decision=Decision(status="accepted", route="agreed", code="agreed", reason="fine", mean=mean),
         )
         for row in given
@@ -60,27 +63,36 @@ def lake(tmp_path: Path):
         yield opened
 
 
+def test_the_writer_is_the_model_of_a_role_that_its_method_says_writes(
+    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(lake, role="poet")
+    assert audit(lake, "shop", ["shortcuts"], embed=embed).found["shortcuts"].shares["account"] == {"unknown": 41}
+    plug(monkeypatch, tmp_path / "plugins", methods="haiku = dummy_method")
+    assert audit(lake, "shop", ["shortcuts"], embed=embed).found["shortcuts"].shares["account"] == {"gemma": 41}
+
+
 def test_an_audit_is_whole_and_publishes_nothing(lake: Lake, tmp_path: Path) -> None:
     found = fill(lake)
-    told = audit(lake, "shop", options={"poison.repeats": 1}, out=tmp_path / "out", embed=embed)
-    assert told.found["shortcuts"].labels[0].token == "kindly"
-    assert told.found["shortcuts"].shares["account"] == {"gemma": 41}
-    assert told.found["poison"].gates_checked and told.found["poison"].planted == 1
-    assert "no golden figure" in told.found["hacking"][0].verdict
-    assert [one.name for one in told.sections] == ["hacking-1", "poison", "shortcuts"] and told.sections[2].unusual
-    assert told.rows == found.rows - 1 and "1 restricted rows" in told.notes[0]
-    assert [path.name for path in told.pictures] == ["shop-1-hacking.png", "shop-1-shortcuts.png"]
-    assert all(path.read_bytes().startswith(b"\x89PNG") for path in told.pictures)
-    assert json.dumps(told.as_dict()) and told.as_dict()["shortcuts"]["labels"][0]["flagged"]
+    result = audit(lake, "shop", options={"poison.repeats": 1}, out=tmp_path / "out", embed=embed)
+    assert result.found["shortcuts"].labels[0].token == "kindly"
+    assert result.found["shortcuts"].shares["account"] == {"gemma": 41}
+    assert result.found["poison"].gates_checked and result.found["poison"].planted == 1
+    assert "no golden figure" in result.found["hacking"][0].verdict
+    assert [one.name for one in result.sections] == ["hacking-1", "poison", "shortcuts"] and result.sections[2].unusual
+    assert result.rows == found.rows - 1 and "1 restricted rows" in result.notes[0]
+    assert [path.name for path in result.pictures] == ["shop-1-hacking.png", "shop-1-shortcuts.png"]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in result.pictures)
+    assert json.dumps(result.as_dict()) and result.as_dict()["shortcuts"]["labels"][0]["flagged"]
     assert lake.sql("SELECT count(*) AS n FROM lake.versions").to_pylist() == [{"n": 1}]
     assert audit(lake, "shop", ["shortcuts"], restricted=True).rows == found.rows
 
 
-def test_a_version_without_a_recipe_says_so(lake: Lake) -> None:
+def test_a_version_without_a_recipe_is_noted(lake: Lake) -> None:
     fill(lake, recipe=False)
-    told = audit(lake, "shop", ["poison"], {"poison.repeats": 1}, embed=embed)
-    assert not told.found["poison"].gates_checked and "no recipe" in " ".join(told.notes)
-    assert list(told.found) == ["poison"] and told.pictures == ()
+    result = audit(lake, "shop", ["poison"], {"poison.repeats": 1}, embed=embed)
+    assert not result.found["poison"].gates_checked and "no recipe" in " ".join(result.notes)
+    assert list(result.found) == ["poison"] and result.pictures == ()
     with pytest.raises(NotFound):
         audit(lake, "nothing")
     with pytest.raises(GraftError, match="--target"):
@@ -91,9 +103,9 @@ def test_a_version_without_a_recipe_says_so(lake: Lake) -> None:
 
 def test_an_option_that_cannot_be_is_named(lake: Lake) -> None:
     fill(lake)
-    for option, said in (("poison.shares", "did you mean 'poison.share'"), ("poison.share", "poison.share"),
+    for option, text in (("poison.shares", "did you mean 'poison.share'"), ("poison.share", "poison.share"),
                          ("shortcuts.share", "unknown option")):  # fmt: skip
-        with pytest.raises(InputInvalid, match=said):
+        with pytest.raises(InputInvalid, match=text):
             audit(lake, "shop", ["poison"], {option: 7})
 
 

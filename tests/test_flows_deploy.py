@@ -1,4 +1,4 @@
-"""Which work pool a deployment goes to: that of the machines with GPUs, where it wants one and there is one."""
+"""Work pool of a deployment: the GPU pool if the deployment requests a GPU and the pool exists."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def server(prefect_url: str) -> Iterator[str]:
 
 
 def pools(server: str, root: Path) -> dict[str, str | None]:
-    """Deploys one flow that wants a GPU and one that does not: name to work pool."""
+    """Deploys one flow that requests a GPU and one that does not: name to work pool."""
     specs = [DeploymentSpec("tiny_flow.py:tiny", name, tags=tags, root=root) for name, tags in TAGS.items()]
     deploy(server, specs)
     with get_client(sync_client=True) as client:
@@ -45,7 +45,7 @@ def pools(server: str, root: Path) -> dict[str, str | None]:
 TAGS: dict[str, tuple[str, ...]] = {"trains": ("graft", "gpu"), "writes": ("graft",)}
 
 
-def test_a_deployment_that_wants_a_gpu_goes_to_the_gpu_pool_where_there_is_one(
+def test_a_gpu_deployment_goes_to_the_gpu_pool_if_there_is_one(
     tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "tiny_flow.py").write_text(FLOW, encoding="utf-8")
@@ -61,6 +61,6 @@ def test_a_deployment_that_wants_a_gpu_goes_to_the_gpu_pool_where_there_is_one(
         assert client.read_work_pool("cluster").type == "process"
 
 
-def test_of_what_is_shipped_only_what_trains_wants_a_gpu() -> None:
+def test_of_the_shipped_deployments_only_training_requests_a_gpu() -> None:
     wanting = {spec.entrypoint for spec in read_deployments() if "gpu" in spec.tags}
     assert wanting == {"graft.flows.train_student.train_student", "graft.flows.improve.improve"}

@@ -165,7 +165,7 @@ def test_the_first_twenty_candidates_show_the_signs_on_terminal_and_in_lines() -
         assert part in line.splitlines()[0]
     assert "12 of 20 candidates ended because replies broke their schema" in line
     assert "$0" not in line
-    assert line.count("answered as m2") == 1 and "answered as m2" not in one_line(progress), "a note is said once"
+    assert line.count("answered as m2") == 1 and "answered as m2" not in one_line(progress), "a note is printed once"
     console = Console(width=150, record=True, file=io.StringIO())
     console.print(render(progress))
     drawn = console.export_text()
@@ -173,7 +173,7 @@ def test_the_first_twenty_candidates_show_the_signs_on_terminal_and_in_lines() -
 
 
 @pytest.mark.parametrize(
-    ("reasons", "said"),
+    ("reasons", "expected"),
     [
         ({"rejected.refusal": 6}, "refused"),
         ({"failed.timeout": 9}, "no answer"),
@@ -181,9 +181,9 @@ def test_the_first_twenty_candidates_show_the_signs_on_terminal_and_in_lines() -
         ({"rejected.low_mean": 5, "failed.empty": 2}, ""),
     ],
 )
-def test_advice_is_given_only_where_something_stands_out(reasons: dict[str, int], said: str) -> None:
-    told = feasibility.standing_out(20, reasons)
-    assert said in told if said else told == ""
+def test_advice_is_given_only_where_something_stands_out(reasons: dict[str, int], expected: str) -> None:
+    result = feasibility.standing_out(20, reasons)
+    assert expected in result if expected else result == ""
     assert feasibility.standing_out(5, reasons) == ""
 
 

@@ -141,7 +141,7 @@ async ([api, sockets]) => {
 
 
 def attack(browser: Browser, page_at: str, api: str) -> dict[str, Any]:
-    """What a script of a page at this address gets from the API."""
+    """The API's answers to a script of a page at this address."""
     context = browser.new_context()
     page = context.new_page()
     page.route(
@@ -154,12 +154,12 @@ def attack(browser: Browser, page_at: str, api: str) -> dict[str, Any]:
 
 
 class Open(BaseHTTPRequestHandler):
-    """A server as Prefect's was: it answers whoever asks, and says that everybody may read it."""
+    """A server as Prefect's was: it answers any client and lets every origin read the answer."""
 
-    asked: ClassVar[list[str]] = []
+    requests: ClassVar[list[str]] = []
 
     def do_POST(self) -> None:
-        self.asked.append(f"{self.command} {self.path} {self.headers.get('Upgrade', '')}")
+        self.requests.append(f"{self.command} {self.path} {self.headers.get('Upgrade', '')}")
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.send_response(200)
         for what in ("Origin", "Headers"):
@@ -189,7 +189,7 @@ def test_the_attack_works_where_nothing_is_checked(browser: Browser, how: str) -
         thread.join()
         server.server_close()
     assert [found[name] for name in ("version", "read", "write", "write without preflight")] == [200] * 4
-    assert {f"GET /api{path} websocket" for path in SOCKETS} <= set(Open.asked)
+    assert {f"GET /api{path} websocket" for path in SOCKETS} <= set(Open.requests)
 
 
 @pytest.mark.parametrize("how", ["another origin", "rebound host"])

@@ -46,7 +46,7 @@ def test_a_run_works_in_a_home_of_any_name_and_takes_its_server_along(tmp_path: 
 
 
 def words_of(name: str, command: typer.core.TyperCommand) -> list[str]:
-    """The verb with a value for each argument that it wants."""
+    """The verb with a value for each required argument."""
     wanted = [one for one in command.params if one.param_type_name == "argument" and one.required]
     return [*name.split(), *("demo.csv" if name == "import" else "demo" for _ in wanted), *MORE.get(name, ())]
 
@@ -62,9 +62,7 @@ def commands() -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize("kind", ["a file", "under a file", "cannot be made", "no such user"])
-def test_every_verb_says_what_is_wrong_with_graft_home(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_verb_reports_an_unusable_graft_home(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "demo.csv").write_text("text,label\none,a\n")
     named = {

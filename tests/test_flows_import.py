@@ -174,8 +174,12 @@ def test_the_verb_shows_writes_and_speaks_json(tmp_path: Path, lake: Lake) -> No
     assert shown.exit_code == 0 and "utterance" in shown.stdout and "text 0" in shown.stdout
     assert "no licence is stated" in shown.stdout and lake.runs() == []
     done = runner.invoke(APP, ["import", file, "-n", "desk", "--json", "--map", "text=utterance,label=intent"])
-    told = json.loads(done.stdout)
-    assert told["version"]["rows"] == 20 and told["new"] and told["columns"] == {"text": "utterance", "label": "intent"}
+    report = json.loads(done.stdout)
+    assert (
+        report["version"]["rows"] == 20
+        and report["new"]
+        and report["columns"] == {"text": "utterance", "label": "intent"}
+    )
     again = runner.invoke(APP, ["import", file, "-n", "desk"])
     assert "nothing new" in again.stdout and "desk@1" in again.stdout
     bad = runner.invoke(APP, ["import", file, "-n", "desk", "--task", "poem"])

@@ -56,11 +56,17 @@ def write(folder: Path, recipe: dict[str, Any]) -> Path:
 
 
 def person(home: Path, prefect: str, *words: str) -> str:
-    """What this file, run as a program, writes on its two streams."""
-    told = {**os.environ, "GRAFT_HOME": str(home), "PREFECT_API_URL": prefect, "NO_COLOR": "1", "SHOP_WORD": BEARER,
-            "SHOP_HEADER": HEADER, "PYTHONPATH": str(ROOT)}  # fmt: skip
+    """Run this file as a program and return the output of both streams."""
+    environment = {**os.environ, "GRAFT_HOME": str(home), "PREFECT_API_URL": prefect, "NO_COLOR": "1",
+                   "SHOP_WORD": BEARER, "SHOP_HEADER": HEADER, "PYTHONPATH": str(ROOT)}  # fmt: skip
     done = subprocess.run(
-        [sys.executable, __file__, *words], cwd=ROOT, env=told, text=True, capture_output=True, timeout=400, check=False
+        [sys.executable, __file__, *words],
+        cwd=ROOT,
+        env=environment,
+        text=True,
+        capture_output=True,
+        timeout=400,
+        check=False,
     )
     assert done.returncode == 0, done.stderr + done.stdout
     return done.stdout + done.stderr
@@ -147,7 +153,7 @@ def test_no_key_is_kept_anywhere(tmp_path: Path, prefect_url: str, tmp_path_fact
     home = tmp_path / "home"
     encoder = tiny_encoder.write(tmp_path / "encoder", [text for text, _ in tiny_encoder.ROWS])
     with Serving(key=BEARER) as fake:
-        said = person(home, prefect_url, "keys", str(write(tmp_path, recipe_of(fake.url, encoder))), fake.url)
+        given = person(home, prefect_url, "keys", str(write(tmp_path, recipe_of(fake.url, encoder))), fake.url)
     with Lake.open(Home(home)) as lake:
         assert {run.dataset for run in lake.runs() if run.version} == {"shop", "slipped"}
         assert len(list(home.rglob("*.parquet"))) > 5 and lake.students()
@@ -155,7 +161,7 @@ def test_no_key_is_kept_anywhere(tmp_path: Path, prefect_url: str, tmp_path_fact
         texts = {path: page(address + path) for path in ("/", "/runs", "/models")}
         links = dict.fromkeys(re.findall(r'href="(/[^"#]*)"', "".join(texts.values())))
         texts |= {path: page(address + path) for path in list(links)[:40]}
-    assert len(texts) > 6 and not found_in(said.encode())
+    assert len(texts) > 6 and not found_in(given.encode())
     assert not {path: words for path, text in texts.items() if (words := found_in(text.encode()))}
     assert kept_in(home) == {}
     servers = [kept_in(folder) for folder in tmp_path_factory.getbasetemp().glob("prefect*")]

@@ -1,4 +1,4 @@
-"""What a run does now, as another process reads it: while it goes on, after its end, and once it was killed."""
+"""Live state of a run, read by another process: while it runs, after its end, and after a kill."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def status() -> str:
 
 
 @pytest.mark.parametrize("end", [None, GraftError("no"), asyncio.CancelledError(), KeyboardInterrupt()])
-async def test_the_note_says_so_in_every_way_that_a_run_ends(tmp_path: Path, end: BaseException | None) -> None:
+async def test_the_last_state_is_written_however_a_run_ends(tmp_path: Path, end: BaseException | None) -> None:
     home = Home(tmp_path)
     given = progress(home)
 
@@ -125,7 +125,7 @@ def test_a_note_holds_the_counts_and_no_password(tmp_path: Path) -> None:
     assert "hunter22" not in live_file(home, "r1").read_text()
 
 
-def test_the_rate_is_of_the_last_minute_and_tells_the_time_left(tmp_path: Path) -> None:
+def test_the_rate_is_of_the_last_minute_and_gives_the_time_left(tmp_path: Path) -> None:
     home = Home(tmp_path)
     given = progress(home)
     notes = Notes(live_file(home, "r1"), given, {})
@@ -175,7 +175,7 @@ def test_notes_cost_under_half_a_percent_of_a_core(tmp_path: Path) -> None:
     assert (time.thread_time() - begun) / 40 < 0.005
 
 
-def test_a_silent_run_is_told_from_a_live_one(tmp_path: Path) -> None:
+def test_a_silent_run_is_distinguished_from_a_live_one(tmp_path: Path) -> None:
     home = Home(tmp_path)
     assert Notes(live_file(home, "r1"), progress(home), {}).write()
     time.sleep(0.05)

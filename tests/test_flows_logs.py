@@ -83,7 +83,7 @@ keys = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=8, max_s
 
 
 def bare(key: str, how: str) -> str:
-    """What of a form would show the key: the form without its quotes."""
+    """The part of a form that would reveal the key: the form without its quotes."""
     return FORMS[how](key).strip("\"'")
 
 
@@ -172,7 +172,7 @@ def test_a_run_leaves_its_events_as_json_lines(home: Home) -> None:
     assert [line["level"] for line in found[:4]] == ["info", "info", "warning", "warning"]
 
 
-def test_an_exception_leaves_class_code_and_frames_but_not_what_a_server_said(home: Home) -> None:
+def test_an_exception_leaves_class_code_and_frames_but_no_server_text(home: Home) -> None:
     with logs.run_log(home, "r1"):
         for error in (CallFailed("malformed", "the server said: unusual words"), NotFound("no such dataset"),
                       ValueError("input_value='unusual words'")):  # fmt: skip
@@ -287,10 +287,10 @@ def test_no_key_reaches_the_file_or_another_handler(tmp_path: Path, key: str, fo
         log_it(how, FORMS[form](key))
         other = shown.getvalue()
     text = (home.runs / "r1" / "log.jsonl").read_text()
-    told = json.dumps([{k: v for k, v in line.items() if k not in ("time",)} for line in lines(home)],
+    result = json.dumps([{k: v for k, v in line.items() if k not in ("time",)} for line in lines(home)],
                       ensure_ascii=False)  # fmt: skip
     assert len(lines(home)) == 1
-    for place in (text, told, other):
+    for place in (text, result, other):
         assert key not in place
         assert bare(key, form) not in place
         assert json.dumps(key)[1:-1] not in place

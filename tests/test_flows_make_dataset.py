@@ -123,7 +123,7 @@ def test_a_killed_run_repeats_no_finished_call_and_loses_no_row(tmp_path: Path, 
     result = run_json(home, recipe)
     served = fake_llm.stats()
     assert result["version"]["labels"] == {"alpha": 60, "beta": 60}
-    # What was in flight at the kill was never finished here: at most the concurrency of it is asked again.
+    # Calls in flight at the kill were never finished: at most as many as the concurrency are repeated.
     assert served["duplicates"] <= 16
     shown = graft(home, "show", "shop", "--json")
     rows = json.loads(shown.stdout)["rows"]
@@ -156,7 +156,7 @@ def test_a_money_cap_is_never_overshot(tmp_path: Path, fake_llm: Any) -> None:
 
 
 @pytest.mark.parametrize("broken", ["model", "seeds"])
-def test_what_cannot_run_says_what_to_do(tmp_path: Path, fake_llm: Any, broken: str) -> None:
+def test_a_run_that_cannot_start_names_the_fix(tmp_path: Path, fake_llm: Any, broken: str) -> None:
     recipe = write_recipe(tmp_path, "http://127.0.0.1:9/v1" if broken == "model" else fake_llm.url)
     if broken == "seeds":
         recipe.write_text(

@@ -220,14 +220,12 @@ def class_task(recipe: dict[str, Any]) -> None:
         ("harm", setting("models", 0, "prefill", "template"), "models.0.chat_template"),
     ],
 )
-def test_what_a_recipe_lacks_is_said_with_its_field_and_a_fix(
-    tmp_path: Path, kind: str, edit: Edit, field: str
-) -> None:
+def test_a_recipes_gaps_are_reported_with_field_and_fix(tmp_path: Path, kind: str, edit: Edit, field: str) -> None:
     file = mixed(tmp_path) if kind == "mix" else guarded(tmp_path)
     recipe = yaml.safe_load(file.read_text(encoding="utf-8"))
     edit(recipe)
     file.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
     done = graft(tmp_path / "home", NOBODY, "validate", str(file))
-    told = done.stdout + done.stderr
-    assert done.returncode == 2, told
-    assert field in told and "fix:" in told and "Traceback" not in told
+    output = done.stdout + done.stderr
+    assert done.returncode == 2, output
+    assert field in output and "fix:" in output and "Traceback" not in output

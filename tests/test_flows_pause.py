@@ -26,7 +26,7 @@ from graft.flows.prefect_api import connected
 from graft.schemas.errors import GraftError, NotFound
 from graft.schemas.home import Home
 from graft.schemas.load import load_recipe
-from graft.schemas.review import ReviewSettings
+from graft.schemas.recipe import ReviewSettings
 
 
 @pytest.fixture(autouse=True)
@@ -88,7 +88,7 @@ def test_a_run_waits_for_people_and_goes_on_with_their_edits(
     going = Going(recipe, prefect_url)
     waits = until(lambda: pause.waiting(home))[0]
     assert (waits.dataset, waits.rows, waits.by, waits.api_url) == ("shop@1", 5, "margin", prefect_url)
-    assert serve.status(home).waiting == (waits,), "graft status tells it although no server of this home is up"
+    assert serve.status(home).waiting == (waits,), "graft status shows it although no server of this home is up"
     with Lake.open(home) as lake:
         shown = version(lake, "shop@1")
         alpha = next(row for row in rows(lake, shown).to_pylist() if row["label"] == "alpha")
@@ -98,8 +98,8 @@ def test_a_run_waits_for_people_and_goes_on_with_their_edits(
     assert waits.run_id in caught.value.fix
     with pytest.raises(GraftError, match="needs a name"):
         pause.resume(home, waits.run_id, by=" ")
-    told = CliRunner().invoke(_app(), ["resume", waits.run_id[:9], "--by", "Ada", "--note", "one was {{ odd }}"])
-    assert told.exit_code == 0, told.output
+    output = CliRunner().invoke(_app(), ["resume", waits.run_id[:9], "--by", "Ada", "--note", "one was {{ odd }}"])
+    assert output.exit_code == 0, output.output
     result = going.ended()
     assert result["run"]["version"] == 1 and result["version"]["version"] == 2
     assert result["version"]["labels"] == {"alpha": 3, "beta": 5}
@@ -109,7 +109,7 @@ def test_a_run_waits_for_people_and_goes_on_with_their_edits(
     assert pause.waiting(home) == [] and not list(home.runs.glob("*/waiting.json"))
 
     again = Going(recipe, prefect_url).ended()
-    assert again["repeated"] and again["version"] == result["version"], "an answered question is not asked again"
+    assert again["repeated"] and again["version"] == result["version"], "an answered question is not repeated"
     with pytest.raises(NotFound):
         pause.resume(home, waits.run_id, by="Ada")
 
@@ -120,7 +120,7 @@ def _app() -> Any:
     return app
 
 
-def test_an_open_question_is_asked_again_until_somebody_or_the_time_closes_it(
+def test_an_open_review_is_repeated_until_somebody_or_the_time_closes_it(
     tmp_path: Path, home: Home, fake_llm: Any, prefect_url: str
 ) -> None:
     first = _killed_while_it_waits(recipe_with(tmp_path, fake_llm.url, "{}"), home, prefect_url)
@@ -147,8 +147,8 @@ def test_an_open_question_is_asked_again_until_somebody_or_the_time_closes_it(
     assert result["version"]["version"] == 1 and result["run"]["status"] == "finished"
     assert "not reviewed within 0.02 minutes" in result["notes"][-1] and "stays unchanged" in result["notes"][-1]
     assert _state(prefect_url) == "Completed" and not list(home.runs.glob("*/waiting.json"))
-    asked = recipe_with(tmp_path, fake_llm.url, "{}")
-    assert Going(asked, prefect_url).ended()["version"] == result["version"], "a closed question is not asked again"
+    requested = recipe_with(tmp_path, fake_llm.url, "{}")
+    assert Going(requested, prefect_url).ended()["version"] == result["version"], "a closed question is not repeated"
 
 
 def _killed_while_it_waits(recipe: Path, home: Home, prefect: str) -> pause.Waiting:
@@ -160,15 +160,15 @@ def _killed_while_it_waits(recipe: Path, home: Home, prefect: str) -> pause.Wait
     with process.stdout:
         try:
             found: pause.Waiting = until(lambda: pause.waiting(home))[0]
-            said = iter(process.stdout.readline, "")
-            assert any(f"graft resume {found.run_id}" in line for line in said), "graft run says how it goes on"
+            output = iter(process.stdout.readline, "")
+            assert any(f"graft resume {found.run_id}" in line for line in output), "graft run prints how to continue"
         finally:
             process.send_signal(signal.SIGKILL)
             process.wait(10)
     return found
 
 
-def test_a_wait_whose_server_is_away_says_so(home: Home) -> None:
+def test_a_wait_whose_server_is_gone_is_reported(home: Home) -> None:
     note = {
         "run_id": "shop-1", "dataset": "shop@1", "rows": 5, "by": "random", "unanswered": "go_on",
         "api_url": "http://127.0.0.1:9/api", "flow_run_id": "0" * 32, "since": "2026-01-01T00:00:00Z",
@@ -189,8 +189,8 @@ def test_a_wait_whose_server_is_away_says_so(home: Home) -> None:
 
 def test_review_decides_no_row_and_so_makes_no_other_run(tmp_path: Path) -> None:
     bare = load_recipe(write_recipe(tmp_path, "http://127.0.0.1:9/v1"))
-    asked = bare.model_copy(update={"review": ReviewSettings(rows=7)})
-    assert bare.review is None and asked.fingerprint() == bare.fingerprint()
+    changed = bare.model_copy(update={"review": ReviewSettings(rows=7)})
+    assert bare.review is None and changed.fingerprint() == bare.fingerprint()
     with pytest.raises(GraftError, match="review"):
         load_recipe(recipe_with(tmp_path, "http://127.0.0.1:9/v1", "{wait_minutes: 0, unanswered: never}"))
 

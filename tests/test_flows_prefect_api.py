@@ -1,4 +1,4 @@
-"""Clients of Prefect's server: who gets the secret, and a server that is busy for a moment is asked again."""
+"""Clients of Prefect's server: only its own server gets the secret, and a briefly busy server is retried."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from graft.schemas.home import Home
 
 
 class Answering(BaseHTTPRequestHandler):
-    """Healthy; has no flows; answers 503 to as many requests as `busy` says. Notes who asked with what."""
+    """Healthy; has no flows; answers 503 to the first `busy` requests. Records the Authorization headers."""
 
     busy = 0
     authorised: list[str | None]
@@ -83,14 +83,14 @@ def note(home: Home, url: str, process: psutil.Process | None, born: float = 0) 
 
 
 @pytest.mark.parametrize("times", [1, 3])
-def test_a_server_that_is_busy_for_a_moment_is_asked_again(answering: type, times: int) -> None:
+def test_a_briefly_busy_server_is_retried(answering: type, times: int) -> None:
     answering.busy = times
     with client_at(answering.url) as client:
         assert client.read_flows() == []
     assert len(answering.authorised) == times + 1
 
 
-def test_a_server_that_stays_busy_is_told_within_patience(answering: type) -> None:
+def test_a_server_that_stays_busy_is_reported_in_time(answering: type) -> None:
     answering.busy = 1_000
     began = time.monotonic()
     with pytest.raises(GraftError, match="refused"), client_at(answering.url) as client:

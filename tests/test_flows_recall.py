@@ -1,4 +1,4 @@
-"""What was recalled stays out: of the version that the recall makes, and of those that later runs publish."""
+"""Recalled rows stay out of the version that the recall makes and of those that later runs publish."""
 
 from __future__ import annotations
 

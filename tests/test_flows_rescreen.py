@@ -172,12 +172,12 @@ def test_label_errors_are_reported_and_on_request_rejected() -> None:
         some.append(row(index, text, label if index > 3 else ("money", "parcel")[index % 2]))
     put(some)
     loose = {"gates.near_duplicate": 1.0, "gates.label_leak": False, "gates.repetition.action": "off"}
-    told = rescreen_version("d", loose)
-    errors = told.as_dict()["label_errors"]
+    result = rescreen_version("d", loose)
+    errors = result.as_dict()["label_errors"]
     wrong, found = {some[index].id for index in range(4)}, {error["row_id"] for error in errors}
-    assert told.published is None and len(found & wrong) >= 3 and found <= wrong
+    assert result.published is None and len(found & wrong) >= 3 and found <= wrong
     assert all(error["likely"] != error["given"] and error["share"] > 0.5 and error["text"] for error in errors)
-    assert {one["row_id"] for one in told.as_dict()["reported"]} == found
+    assert {one["row_id"] for one in result.as_dict()["reported"]} == found
     done = rescreen_version("d", {**loose, "gates.learned.action": "reject"})
     assert done.published is not None and done.published.rows == 80 - len(found)
     assert drops().keys() == found and set(drops().values()) == {"learned.label_error"}
@@ -212,7 +212,7 @@ def test_an_imported_version_gets_neutral_gates() -> None:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "expected"),
     [
         ({"gates.near_duplicat": 0.7}, "did you mean 'gates.near_duplicate'"),
         ({"gates.near_duplicate.x": 1}, "gates.near_duplicate.x"),
@@ -222,9 +222,9 @@ def test_an_imported_version_gets_neutral_gates() -> None:
         ({"gates.personal.action": "burn"}, "gates.personal.action"),
     ],
 )
-def test_an_override_that_cannot_be_is_named(overrides: dict[str, Any], said: str) -> None:
+def test_an_override_that_cannot_be_is_named(overrides: dict[str, Any], expected: str) -> None:
     put(plain())
-    with pytest.raises(InputInvalid, match=said):
+    with pytest.raises(InputInvalid, match=expected):
         rescreen_version("d", overrides)
 
 
@@ -268,8 +268,8 @@ def test_what_people_see_hides_restricted_words() -> None:
     shown = json.dumps(rescreen_version("d", dry_run=True).as_dict())
     assert "so shor" not in shown and "(restricted)" in shown
     assert "so shor" in json.dumps(rescreen_version("d", dry_run=True, restricted=True).as_dict())
-    told = rescreen.fn("d", dry_run=True)
-    assert told["dropped"] == 2 and not any("example" in rule for rule in told["rules"])
+    result = rescreen.fn("d", dry_run=True)
+    assert result["dropped"] == 2 and not any("example" in rule for rule in result["rules"])
 
 
 def test_the_verb_shows_rules_clusters_and_what_was_published() -> None:
@@ -286,8 +286,8 @@ def test_the_verb_shows_rules_clusters_and_what_was_published() -> None:
     )
     assert "\x1b[31m" not in dry.output and "clusters of duplicates: 1" in dry.output
     done = runner.invoke(app, ["d", "--json", "--set", "gates.near_duplicate=0.9"], env=wide)
-    told = json.loads(done.stdout)
-    assert told["published"] == "d@2" and told["rows"] == 14 and told["kept"] == 12 and not told["dry_run"]
+    report = json.loads(done.stdout)
+    assert report["published"] == "d@2" and report["rows"] == 14 and report["kept"] == 12 and not report["dry_run"]
     assert "Example" in runner.invoke(app, ["--help"]).output
     wrong = runner.invoke(app, ["d", "--set", "gates.x=1"])
     assert isinstance(wrong.exception, InputInvalid) and "gates.x" in str(wrong.exception)

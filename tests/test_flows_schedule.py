@@ -118,18 +118,18 @@ def test_a_deployment_is_seen_paused_started_and_cancelled(home: Home, name: str
     with pytest.raises(NotFound, match="no schedule 'other'"):
         schedules.set_paused(home, name, True, "other")
 
-    asked = schedules.start(home, name, {"count": 5})
+    requested = schedules.start(home, name, {"count": 5})
     whole = schedules.overview(home)
     assert whole.up and not whole.worker_online
-    mine = next(run for run in whole.runs if run.id == asked.id)
-    assert (mine.deployment, mine.state, mine.url) == (name, "Scheduled", asked.url), "it waits for a worker"
-    assert asked.url.endswith(f"/runs/flow-run/{asked.id}")
-    schedules.cancel(home, asked.id)
-    assert next(run for run in schedules.recent(home, 50) if run.id == asked.id).state == "Cancelled"
+    mine = next(run for run in whole.runs if run.id == requested.id)
+    assert (mine.deployment, mine.state, mine.url) == (name, "Scheduled", requested.url), "it waits for a worker"
+    assert requested.url.endswith(f"/runs/flow-run/{requested.id}")
+    schedules.cancel(home, requested.id)
+    assert next(run for run in schedules.recent(home, 50) if run.id == requested.id).state == "Cancelled"
     last = one(home, name).last_run
-    assert last is not None and last.id == asked.id
+    assert last is not None and last.id == requested.id
     with pytest.raises(GraftError, match="has ended already"):
-        schedules.cancel(home, asked.id)
+        schedules.cancel(home, requested.id)
     with pytest.raises(NotFound, match="no flow run 'x'"):
         schedules.cancel(home, "x")
 
@@ -151,7 +151,7 @@ def test_what_a_flow_would_not_take_is_refused_before_it_starts(home: Home, name
     assert one(home, name).last_run is None
 
 
-def test_a_form_is_read_as_the_types_that_the_flow_wants() -> None:
+def test_a_form_is_parsed_to_the_types_of_the_flow() -> None:
     from graft.flows.make_dataset import make_dataset
 
     schema = make_dataset.parameters.model_dump()
@@ -181,7 +181,7 @@ def test_a_recipe_that_is_not_there_starts_no_run(home: Home, prefect_url: str) 
 
 
 class Stuck(BaseHTTPRequestHandler):
-    """A server that says that it is well, and nothing else."""
+    """A server that reports to be healthy and serves nothing else."""
 
     def do_GET(self) -> None:
         if not self.path.endswith("/health"):
@@ -198,7 +198,7 @@ class Stuck(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def stuck() -> Iterator[int]:
-    """The port of a server that hangs in whatever it is asked."""
+    """The port of a server that hangs on every request."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Stuck)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
@@ -211,7 +211,7 @@ def stuck() -> Iterator[int]:
 
 @pytest.fixture
 def silent() -> Iterator[int]:
-    """The port of a server that takes connections and says nothing."""
+    """The port of a server that accepts connections and never answers."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen()

@@ -117,21 +117,21 @@ def start_long_run(home: Home, deployment: str, word: str) -> Path:
 
 @pytest.mark.usefixtures("always_down")
 def test_a_schedule_fires_and_down_leaves_nothing_running(home: Home, tiny: DeploymentSpec) -> None:
-    said: list[str] = []
+    messages: list[str] = []
     with socket.socket() as busy:
         busy.bind(("127.0.0.1", 0))
         busy.listen()
         port = busy.getsockname()[1]
         env = {"PREFECT_WORKER_QUERY_SECONDS": "2"}
-        first = serve.up(home, port=port, say=said.append, deployments=[tiny], env=env)
-    assert any(f"port {port} is busy" in line for line in said)
+        first = serve.up(home, port=port, say=messages.append, deployments=[tiny], env=env)
+    assert any(f"port {port} is busy" in line for line in messages)
     assert first.url and first.url.startswith("http://127.0.0.1:") and str(port) not in first.url
     assert first.worker_online and first.deployments == ("tiny/asked",)
 
     started = family(home)
-    again = serve.up(home, say=said.append, deployments=[tiny])
+    again = serve.up(home, say=messages.append, deployments=[tiny])
     assert (again.server_pid, again.worker_pid) == (first.server_pid, first.worker_pid)
-    assert any("up already" in line for line in said)
+    assert any("up already" in line for line in messages)
 
     with pytest.raises(GraftError, match="no parameter 'wrod'"):
         schedules.add_schedule(home, DeploymentSpec(tiny.entrypoint, "x", {"wrod": "a"}, "* * * * *", root=tiny.root))
@@ -158,14 +158,14 @@ def test_a_schedule_fires_and_down_leaves_nothing_running(home: Home, tiny: Depl
     long = start_long_run(home, "tiny/asked", "long")
     assert len(family(home)) >= 3, "server, worker and a flow run"
     started = [*started, *family(home)]
-    assert serve.down(home, say=said.append)
+    assert serve.down(home, say=messages.append)
     assert not [process for process in started if lives(process)]
     assert long.read_text(encoding="utf-8") == "interrupted", "a flow run gets the chance to note that it was stopped"
     assert serve.status(home) == serve.Status()
-    assert not serve.down(home, say=said.append) and said[-1] == "nothing was running"
+    assert not serve.down(home, say=messages.append) and messages[-1] == "nothing was running"
 
 
-def test_without_a_server_the_error_says_how_to_start_one(home: Home, tiny: DeploymentSpec) -> None:
+def test_without_a_server_the_error_names_the_command_that_starts_one(home: Home, tiny: DeploymentSpec) -> None:
     for verb in (lambda: schedules.schedules(home), lambda: schedules.add_schedule(home, tiny)):
         with pytest.raises(GraftError, match="not up") as caught:
             verb()
@@ -190,9 +190,9 @@ def test_down_leaves_another_program_with_a_noted_number_alone(home: Home) -> No
         home.prefect.mkdir(parents=True)
         noted = {"pid": other.pid, "created": psutil.Process(other.pid).create_time() - 5}
         (home.prefect / "up.json").write_text(json.dumps({"api_url": "http://127.0.0.1:9/api", "worker": noted}))
-        said: list[str] = []
-        assert not serve.down(home, say=said.append)
-        assert other.poll() is None and "the worker had already ended" in said
+        messages: list[str] = []
+        assert not serve.down(home, say=messages.append)
+        assert other.poll() is None and "the worker had already ended" in messages
     finally:
         other.kill()
         other.wait()
@@ -254,7 +254,7 @@ def test_every_broken_deployment_is_named_at_once(tmp_path: Path) -> None:
     assert [problem.field for problem in caught.value.problems] == ["deployments.0", "deployments.1"]
 
 
-def test_prefect_settings_are_names_that_prefect_knows(home: Home) -> None:
+def test_prefect_settings_have_names_that_prefect_defines(home: Home) -> None:
     script = "import prefect.settings as s; c = s.get_current_settings(); print(c.home, c.server.analytics_enabled, "
     script += "c.server.api.host, c.results.local_storage_path, c.results.default_serializer, "
     script += "c.telemetry.enable_resource_metrics, c.server.ui.show_promotional_content, c.logging.level, "
@@ -286,7 +286,7 @@ def test_overrides_are_plain_values_and_a_bad_one_is_refused() -> None:
             ops.read_overrides([bad])
 
 
-def test_the_schedule_command_asks_for_what_is_missing(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_schedule_command_reports_missing_options(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRAFT_HOME", str(home.root))
     assert "no time is given for demo" in str(graft("schedule", "demo").exception)
     assert "no recipe is named" in str(graft("schedule", "--cron", "0 3 * * *").exception)

@@ -143,7 +143,7 @@ def test_overshoot_is_counted_and_small(first: int, rate: float, timing: int) ->
     assert sum(report.tried.values()) == report.settled
 
 
-def test_a_cap_ends_the_shard_and_says_so() -> None:
+def test_a_cap_ends_the_shard_with_its_name() -> None:
     shard = Shard(3, 0.2, {"a": 50, "b": 50}, 20, [])
     report = asyncio.run(shard.runner.run())
     assert (report.stopped_by, report.settled) == ("candidates", 40)

@@ -43,7 +43,7 @@ def recipe_of(url: str, labeler: dict[str, Any] | None = None, **more: Any) -> R
 
 
 def asked_of(fake: Serving) -> list[str]:
-    """All that each request said."""
+    """The whole text of each request."""
     return [
         "\n".join(str(turn["content"]) for turn in body.get("messages", ())) + str(body.get("prompt") or "")
         for _, body in fake.fake.seen
@@ -72,10 +72,10 @@ def test_zero_and_few_shot_by_name(fake_llm: Serving, tmp_path: Path) -> None:
         assert one.prompt_tokens > 100 and one.completion_tokens >= 6
         cost = (one.prompt_tokens + 2 * one.completion_tokens) / 1e6
         assert one.price_usd == pytest.approx(cost) and 0.02 <= one.p50_s <= one.p95_s < 5
-    said = asked_of(fake_llm)
-    assert len(said) == 12 and all(any(text in one for one in said) for text, _ in drawn)
-    assert sum("courier" in one for one in said) == 6, "examples are shown in half of the calls"
-    assert not any("courier" in one for one in said[:6])
+    given = asked_of(fake_llm)
+    assert len(given) == 12 and all(any(text in one for one in given) for text, _ in drawn)
+    assert sum("courier" in one for one in given) == 6, "examples are shown in half of the calls"
+    assert not any("courier" in one for one in given[:6])
     again = ask(recipe_of(fake_llm.url, {"answer": "name"}), tmp_path)
     assert len(asked_of(fake_llm)) == 12, "a second time they come from the journal"
     assert [one.price_usd for one in again] == [one.price_usd for one in scores] and again[0].p50_s == 0.0
@@ -98,7 +98,7 @@ def test_by_probabilities(fake_llm: Serving, tmp_path: Path, calibration: str) -
     assert len(asked_of(fake_llm)) == calls
 
 
-def test_a_server_without_probabilities_is_asked_for_names(fake_llm: Serving, tmp_path: Path) -> None:
+def test_a_server_without_probabilities_returns_names(fake_llm: Serving, tmp_path: Path) -> None:
     fake_llm.set(logprobs=False, reply_text="billing")
     (zero,) = ask(recipe_of(fake_llm.url), tmp_path, seeds=())
     assert zero.answered == 6 and zero.accuracy == zero.student_accuracy
@@ -115,13 +115,13 @@ def test_a_seed_that_is_a_test_text_is_no_example(fake_llm: Serving, tmp_path: P
 
 def test_a_limit_leaves_a_teacher_out(fake_llm: Serving, tmp_path: Path) -> None:
     fake_llm.set(reply_text="billing")
-    said: list[str] = []
+    messages: list[str] = []
     recipe = recipe_of(fake_llm.url, {"answer": "name"}, limits={"money_usd": 0.0})
-    assert ask(recipe, tmp_path, say=said.append) == ()
-    assert sum("left out" in line for line in said) == 2 and not asked_of(fake_llm)
+    assert ask(recipe, tmp_path, say=messages.append) == ()
+    assert sum("left out" in line for line in messages) == 2 and not asked_of(fake_llm)
 
 
-def test_an_unreachable_teacher_is_told(tmp_path: Path) -> None:
+def test_an_unreachable_teacher_is_reported(tmp_path: Path) -> None:
     with pytest.raises(GraftError, match=r"127\.0\.0\.1:9"):
         ask(recipe_of("http://127.0.0.1:9/v1"), tmp_path)
 

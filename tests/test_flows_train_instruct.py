@@ -85,24 +85,24 @@ def published(lake: Lake) -> DatasetVersion:
     return publish(lake, run=RUN, rows=rows, models={}, seeds=2, card="# card")
 
 
-def train(lake: Lake, tmp_path: Path, said: list[str], **instruct: Any) -> dict[str, Any]:
+def train(lake: Lake, tmp_path: Path, messages: list[str], **instruct: Any) -> dict[str, Any]:
     with quiet_transformers():
         base = tiny_llama.write(tmp_path / "base")
     home = Home(tmp_path / "home")
-    asked = Training(
-        lake, published(lake), RUN, RECIPE, settings_for(base, **instruct), home, said.append, None,
+    requested = Training(
+        lake, published(lake), RUN, RECIPE, settings_for(base, **instruct), home, messages.append, None,
         ask_teachers=lambda rows, predict: ((), ""),
     )  # fmt: skip
     kind: StudentKind = STUDENTS.get("instruct")
-    report = kind.train(asked).as_dict()
+    report = kind.train(requested).as_dict()
     assert isinstance(kind_in(home.student(report["students"][0]["id"])), type(kind))
     return report
 
 
 def test_a_version_trains_a_student_on_its_own_split_and_on_wrong_answers_alone(lake: Lake, tmp_path: Path) -> None:
-    said = list[str]()
-    report = train(lake, tmp_path, said, dpo={"learning_rate": 1e-3}, rationale_weight=1.0)
-    assert "preferences: 5 pairs of an accepted and a wrong response" in said, "one a training instruction"
+    messages = list[str]()
+    report = train(lake, tmp_path, messages, dpo={"learning_rate": 1e-3}, rationale_weight=1.0)
+    assert "preferences: 5 pairs of an accepted and a wrong response" in messages, "one a training instruction"
     assert report["students"][0]["train_rows"] == 5 + 1 + 5, "rows, the seed with a response, rationales of the rows"
     judged = report["evaluations"][0]
     assert (judged["rows"], judged["pairs"]) == (3, 3) and judged["loss"] < judged["base_loss"]

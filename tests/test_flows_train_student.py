@@ -1,4 +1,4 @@
-"""The flow hands over what the lake knows of a version's rows, knows the test file again, and asks teachers."""
+"""The flow passes on the lake's facts about rows, recognises a known test file, and calls teachers."""
 
 from __future__ import annotations
 
@@ -74,8 +74,8 @@ def test_a_guard_learns_the_soft_labels_that_the_lake_holds(tmp_path: Path, monk
     monkeypatch.setattr(classifier, "train_student", lambda **given: handed.update(given) or whole(**given))
     test = tmp_path / "held.jsonl"
     test.write_text('{"text": "where is my parcel", "label": "safe"}\n{"text": "staff price", "label": "harmful"}\n')
-    said: list[str] = []
-    monkeypatch.setattr(flow.artifacts, "say", said.append)
+    messages: list[str] = []
+    monkeypatch.setattr(flow.artifacts, "say", messages.append)
     report = flow.train_version("desk", test=str(test))
     torch.set_num_threads(threads)
     assert handed["labels"] == ["harmful", "safe"]
@@ -85,8 +85,8 @@ def test_a_guard_learns_the_soft_labels_that_the_lake_holds(tmp_path: Path, monk
         TrainRow(text(3), "safe"),
     ]  # fmt: skip
     assert handed["validation"] == [TrainRow(text(4), "safe", (0.25, 0.75))]
-    assert "1 rows have soft labels that are no distribution over the labels: left out" in said
-    assert "2 of 6 training rows have soft labels; the others have only their label" in said
+    assert "1 rows have soft labels that are no distribution over the labels: left out" in messages
+    assert "2 of 6 training rows have soft labels; the others have only their label" in messages
     assert report.students[1].settings.soft_weight == 0.5 and report.evaluations[1].positive == "harmful"
 
 
@@ -121,7 +121,7 @@ def publish_shop(folder: Path, monkeypatch: pytest.MonkeyPatch, url: str, **stud
     return str(test)
 
 
-def test_the_test_file_is_registered_and_teachers_are_asked(
+def test_the_test_file_is_registered_and_teachers_are_called(
     fake_llm: Serving, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_llm.set(reply_text="delivery")
@@ -140,7 +140,7 @@ def test_the_test_file_is_registered_and_teachers_are_asked(
         assert {one.file for one in lake.test_texts("shop")} == {Path(test).name, "other.csv"}
 
 
-def test_a_teacher_that_cannot_be_asked_costs_no_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_teacher_that_cannot_be_called_costs_no_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     publish_shop(tmp_path, monkeypatch, "http://127.0.0.1:9/v1", teacher_rows=3)
     report = flow.train_version("shop")
     assert any("no teacher was called" in note for note in report.notes) and report.notes[-1] in report.text
@@ -188,17 +188,22 @@ def test_instructions_train_an_instruction_student(tmp_path: Path, monkeypatch: 
         publish(lake, run=run, rows=[row], models={}, seeds=1, card="card")
     handed: list[Training] = []
 
-    def train(asked: Training) -> Report:
-        handed.append(asked)
+    def train(requested: Training) -> Report:
+        handed.append(requested)
         return Report((), (), "trained")
 
     with monkeypatch.context() as patched:
         patched.setattr(STUDENTS.get("instruct"), "train", train)
-        told = flow.train_student.fn("tutor", overrides={"epochs": 2})
-    assert told == {"students": [], "evaluations": [], "notes": [], "text": "trained"}
-    (asked,) = handed
-    assert (asked.version.ref, asked.run.id, asked.recipe, asked.settings.epochs) == ("tutor@1", "r", recipe, 2)
-    assert asked.home == Home.find()
+        result = flow.train_student.fn("tutor", overrides={"epochs": 2})
+    assert result == {"students": [], "evaluations": [], "notes": [], "text": "trained"}
+    (requested,) = handed
+    assert (requested.version.ref, requested.run.id, requested.recipe, requested.settings.epochs) == (
+        "tutor@1",
+        "r",
+        recipe,
+        2,
+    )
+    assert requested.home == Home.find()
     for call in (flow.train_student.fn, flow.train_version):
         with pytest.raises(GraftError, match="takes no test file"):
             call("tutor", test="held.jsonl")

@@ -17,7 +17,7 @@ from graft.data.gates.shared.folding import normalise
 from graft.data.gates.shared.held_out import GRAM_WORDS
 from graft.data.gates.shared.near import jaccard
 from graft.data.lake import Lake
-from graft.data.test_files import register_evaluation_files
+from graft.data.seeds import register_evaluation_files
 from graft.schemas.errors import InputInvalid
 from graft.schemas.home import Home
 from graft.schemas.recipe import Recipe
@@ -95,11 +95,11 @@ def test_long_texts_are_known_by_their_runs_of_words(text: str, hit: bool) -> No
 )
 def test_no_short_neighbour_is_overlooked(texts: list[str], text: str, threshold: float) -> None:
     result = gate_of(*texts, threshold=threshold).check(Proposal(text, None, "a"))
-    said = [one for one in texts if normalise(one)]
-    near = normalise(text) and any(jaccard(text, one) >= threshold - 1e-9 for one in said)
+    answers = [one for one in texts if normalise(one)]
+    near = normalise(text) and any(jaccard(text, one) >= threshold - 1e-9 for one in answers)
     assert result.passed is not bool(near)
     if near:
-        assert result.score == pytest.approx(max(jaccard(text, one) for one in said), abs=1e-4)
+        assert result.score == pytest.approx(max(jaccard(text, one) for one in answers), abs=1e-4)
 
 
 def recipe_of(**more: object) -> Recipe:

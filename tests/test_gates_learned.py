@@ -16,7 +16,7 @@ NAMES = ("card", "loan", "refund")
 
 
 def planted(rows: int = 240, seed: int = 0) -> tuple[list[str], NDArray[np.float32], list[str], set[str]]:
-    """Three well-told classes; the last five rows of each hold the next class's label."""
+    """Three distinct classes; the last five rows of each hold the next class's label."""
     draw = np.random.default_rng(seed)
     classes = np.arange(rows) % 3
     vectors = np.eye(3, 12)[classes] + 0.15 * draw.standard_normal((rows, 12))

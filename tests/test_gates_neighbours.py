@@ -117,7 +117,7 @@ def test_bad_input_is_refused() -> None:
     assert clusters_of([], np.empty((0, 3), dtype=np.float32), 0.9) == {}
 
 
-def test_nearest_tells_how_close_the_next_rows_are() -> None:
+def test_nearest_gives_the_cosines_of_the_next_rows() -> None:
     unit = VECTORS / np.linalg.norm(VECTORS, axis=1, keepdims=True)
     cosines = unit @ unit.T
     np.fill_diagonal(cosines, -2)

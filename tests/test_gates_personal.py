@@ -1,4 +1,4 @@
-"""What is taken out of a text goes whole, what stands around it stays, and what only looks like it is left alone."""
+"""Redaction removes personal data as a whole, keeps the text around it, and leaves look-alikes alone."""
 
 from __future__ import annotations
 

@@ -164,11 +164,11 @@ def test_what_people_write_passes(text: str) -> None:
 
 def test_guards_may_refuse_in_their_responses_and_instructions_may_not() -> None:
     refusal = "I'm sorry, but I can't help with that request."
-    asked = "What does the other shop ask for this kettle?"
-    assert "refusal" not in rules(asked, refusal, made=recipe("guard"), label="harmful")
+    requested = "What does the other shop ask for this kettle?"
+    assert "refusal" not in rules(requested, refusal, made=recipe("guard"), label="harmful")
     task = recipe("instruction").task
     assert isinstance(task, InstructionTask)
-    assert "refusal" in rules(asked, refusal, made=recipe("instruction"), label=next(iter(task.domains)).name)
+    assert "refusal" in rules(requested, refusal, made=recipe("instruction"), label=next(iter(task.domains)).name)
 
 
 def test_german_task_takes_german_and_an_unknown_language_is_not_judged() -> None:

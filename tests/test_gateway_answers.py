@@ -48,7 +48,7 @@ class Saying(InThread):
     """A server that answers every request with the bytes, status and headers that were set last."""
 
     def __init__(self) -> None:
-        self.status, self.headers, self.body, self.asked = 200, dict[str, str](), b"", list[web.Request]()
+        self.status, self.headers, self.body, self.requests = 200, dict[str, str](), b"", list[web.Request]()
         self.endless, self.drip_s = False, 0.0
         app = web.Application()
         app.router.add_route("*", "/{path:.*}", self._answer)
@@ -59,10 +59,10 @@ class Saying(InThread):
         self.body = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.status, self.headers, self.endless = status, {"Content-Type": "application/json", **headers}, False
         self.drip_s = 0.0
-        self.asked.clear()
+        self.requests.clear()
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
-        self.asked.append(request)
+        self.requests.append(request)
         if not self.endless and not self.drip_s:
             return web.Response(status=self.status, headers=self.headers, body=self.body)
         response = web.StreamResponse(headers=self.headers)
@@ -85,7 +85,7 @@ def server() -> Iterator[Saying]:
 @pytest.fixture(params=["openai", "litellm"])
 def provider(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("GRAFT_TEST_KEY", "sk-test-4711")
-    monkeypatch.setattr("graft.agents.gateway.retry.BASE_WAIT_S", 0.001)
+    monkeypatch.setattr("graft.agents.gateway.limiter.BASE_WAIT_S", 0.001)
     return str(request.param)
 
 
@@ -222,7 +222,7 @@ async def test_no_redirect_is_followed_with_prompt_and_key(
         server.says({}, status, Location=f"{other.url}/{'chat/' if chat else ''}completions")
         with pytest.raises(GraftError):
             raise await outcome(tmp_path, ask(provider, server.url, chat=chat))  # type: ignore[misc]
-        assert server.asked and not other.asked
+        assert server.requests and not other.requests
 
 
 async def test_an_unexpected_exception_is_one_call_s_failure_logged_with_its_traceback(

@@ -28,14 +28,14 @@ def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[ServingBatches]:
     monkeypatch.setenv("GRAFT_TEST_KEY", KEY)
     monkeypatch.setattr("graft.agents.gateway.batch.desk.LINGER_S", 0.05)
     monkeypatch.setattr("graft.agents.gateway.batch.desk.POLL_S", 0.05)
-    monkeypatch.setattr("graft.agents.gateway.retry.BASE_WAIT_S", 0.01)
+    monkeypatch.setattr("graft.agents.gateway.limiter.BASE_WAIT_S", 0.01)
     with ServingBatches(key=KEY) as serving:
         yield serving
 
 
 @pytest.fixture(autouse=True, scope="module")
 def swept() -> Iterator[None]:
-    """What LiteLLM leaves behind is found here, not by another file's test."""
+    """Collect the objects that LiteLLM leaves behind, so that their warnings appear in this file."""
     yield
     gc.collect()
 
@@ -49,10 +49,10 @@ async def through_gateway(path: Path, requests: list[CallRequest], **more: Any) 
 async def test_calls_that_batches_always_refuse_end_as_rate_limited_after_few_batches(
     provider: ServingBatches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("graft.agents.gateway.retry.BATCH_WAIT_S", 0.05, raising=False)
+    monkeypatch.setattr("graft.agents.gateway.limiter.BATCH_WAIT_S", 0.05, raising=False)
     provider.set(failing=1.0, fail_status=429)
-    asked = asyncio.ensure_future(through_gateway(tmp_path, asks(provider.url, 5), retries=2, money_usd=1.0))
-    outcomes = await asyncio.wait_for(asked, 60)
+    pending = asyncio.ensure_future(through_gateway(tmp_path, asks(provider.url, 5), retries=2, money_usd=1.0))
+    outcomes = await asyncio.wait_for(pending, 60)
     assert codes(outcomes) == ["rate_limited"] * 5
     assert [len(lines) for lines in provider.sent()] == [5, 5, 5], "one batch, and two tries, of all five together"
 
@@ -60,12 +60,12 @@ async def test_calls_that_batches_always_refuse_end_as_rate_limited_after_few_ba
 async def test_a_refused_line_waits_and_joins_a_later_batch(
     provider: ServingBatches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("graft.agents.gateway.retry.BATCH_WAIT_S", 0.5, raising=False)
+    monkeypatch.setattr("graft.agents.gateway.limiter.BATCH_WAIT_S", 0.5, raising=False)
     provider.set(failing=0.4, fail_status=429)
-    asked = asyncio.ensure_future(through_gateway(tmp_path, asks(provider.url, 20), retries=2))
-    await until(lambda: provider.asked["content"] > 0, 60)
+    pending = asyncio.ensure_future(through_gateway(tmp_path, asks(provider.url, 20), retries=2))
+    await until(lambda: provider.requests["content"] > 0, 60)
     provider.set(failing=0.0)
-    outcomes = await asyncio.wait_for(asked, 60)
+    outcomes = await asyncio.wait_for(pending, 60)
     assert codes(outcomes) == ["ok"] * 20
     first, second = provider.sent()
     assert len(first) == 20 and 0 < len(second) < 20
@@ -81,7 +81,7 @@ async def test_a_batch_whose_creation_timed_out_is_found_not_made_again(
     slow = {"spec": {"timeout_s": 0.5}}
     async with desk_at(tmp_path, poll_s=1.0) as desk:
         assert codes(await send_all(desk, asks(provider.url, 3, **slow))) == ["ok"] * 3
-    assert provider.asked["create"] == 1 and len(provider.sent()) == 1
+    assert provider.requests["create"] == 1 and len(provider.sent()) == 1
 
 
 async def test_without_a_list_of_batches_a_doubtful_one_is_not_handed_in_again(
@@ -90,7 +90,7 @@ async def test_without_a_list_of_batches_a_doubtful_one_is_not_handed_in_again(
     provider.set(drop_created=1, no_list=True)
     outcomes = await through_gateway(tmp_path, asks(provider.url, 2), retries=3)
     assert codes(outcomes) == ["unexpected"] * 2 and "may run and bill it" in str(outcomes[0])
-    assert provider.asked["create"] == 1
+    assert provider.requests["create"] == 1
     assert codes(await through_gateway(tmp_path, asks(provider.url, 2))) == ["ok"] * 2
 
 
@@ -122,7 +122,7 @@ async def test_a_process_killed_before_it_heard_of_its_batch_leaves_it_to_the_ne
     provider.set(hold_created_s=0.0)
     async with desk_at(tmp_path) as desk:
         assert codes(await send_all(desk, asks(provider.url, 4))) == ["ok"] * 4
-    assert provider.asked["create"] == 1 and len(provider.sent()) == 1
+    assert provider.requests["create"] == 1 and len(provider.sent()) == 1
 
 
 async def test_an_answer_about_a_batch_that_makes_no_sense_fails_its_calls(
@@ -144,4 +144,4 @@ async def test_a_wait_beyond_reason_to_create_a_batch_is_not_waited_for(
 ) -> None:
     provider.set(refuse_created=429, retry_after="86400")
     outcomes = await asyncio.wait_for(through_gateway(tmp_path, [ask(provider.url)], retries=3), 60)
-    assert codes(outcomes) == ["rate_limited"] and provider.asked["create"] == 1
+    assert codes(outcomes) == ["rate_limited"] and provider.requests["create"] == 1

@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 from graft.agents.gateway import Gateway, RoleRules
 from graft.agents.gateway.batch.desk import BatchDesk
 from graft.agents.gateway.batch.store import Batch, BatchStore, listed_at, path_in
-from graft.agents.gateway.retry import RETRYABLE
+from graft.agents.gateway.limiter import RETRYABLE
 from graft.agents.gateway.transport import Damaged, Refused
 from graft.schemas.calls import CallRequest, Message, Reply
 from graft.schemas.errors import CallFailed, GraftError, KeyMissing, ModelUnreachable
@@ -42,7 +42,7 @@ def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[ServingBatches]:
 
 @pytest.fixture(autouse=True, scope="module")
 def swept() -> Iterator[None]:
-    """What LiteLLM leaves behind is found here, not by another file's test."""
+    """Collect the objects that LiteLLM leaves behind, so that their warnings appear in this file."""
     yield
     gc.collect()
 
@@ -52,8 +52,8 @@ def ask(url: str, text: str = "how late is it open", **more: Any) -> CallRequest
         "name": "m", "provider": "litellm", "model": "openai/fake", "base_url": url, "api_key_env": "GRAFT_TEST_KEY",
         "price": Price(input=1, output=2, cached_input=0.5), **more.pop("spec", {}),
     }  # fmt: skip
-    said = more.pop("said", {"messages": (Message(role="user", content=text),)})
-    return CallRequest(model=ModelSpec(**spec), role="reviewer", purpose="test", max_tokens=32, **said, **more)
+    given = more.pop("said", {"messages": (Message(role="user", content=text),)})
+    return CallRequest(model=ModelSpec(**spec), role="reviewer", purpose="test", max_tokens=32, **given, **more)
 
 
 def asks(url: str, count: int, **more: Any) -> list[CallRequest]:
@@ -107,7 +107,7 @@ async def test_calls_gather_into_one_batch_and_each_gets_its_own_reply_at_half_p
     assert {line["custom_id"] for line in lines} == {one.key() for one in requests}
     body = lines[0]["body"]
     assert body["model"] == "fake" and body["max_tokens"] == 32 and not {"api_key", "timeout"} & body.keys()
-    assert provider.asked["create"] == 1 and provider.asked["content"] == 1
+    assert provider.requests["create"] == 1 and provider.requests["content"] == 1
     assert provider.fake.seen[0]["metadata"]["graft"] == listed_at(tmp_path / "batches.sqlite")[0][0].id
 
 
@@ -169,7 +169,7 @@ async def test_an_expired_batch_gives_what_it_has(provider: ServingBatches, tmp_
         assert set(codes(await send_all(desk, asks(provider.url, 20)))) == {"ok", "timeout"}
 
 
-async def test_a_refused_batch_says_why_without_the_key(provider: ServingBatches, tmp_path: Path) -> None:
+async def test_a_refused_batch_gives_the_reason_without_the_key(provider: ServingBatches, tmp_path: Path) -> None:
     provider.set(refuse=f"line 1 of {KEY} names an unknown field")
     async with desk_at(tmp_path) as desk:
         outcomes = await send_all(desk, asks(provider.url, 3))
@@ -195,7 +195,7 @@ async def test_polls_that_fail_lose_nothing(provider: ServingBatches, tmp_path: 
     provider.set(fail_polls=4, reset_polls=3)
     async with desk_at(tmp_path, poll_s=0.01) as desk:
         assert codes(await send_all(desk, asks(provider.url, 3))) == ["ok"] * 3
-    assert provider.asked["create"] == 1 and provider.asked["retrieve"] >= 8
+    assert provider.requests["create"] == 1 and provider.requests["retrieve"] >= 8
 
 
 async def test_a_batch_whose_creation_was_not_heard_of_is_found_not_made_again(
@@ -204,7 +204,7 @@ async def test_a_batch_whose_creation_was_not_heard_of_is_found_not_made_again(
     provider.set(drop_created=1)
     async with desk_at(tmp_path) as desk:
         assert codes(await send_all(desk, asks(provider.url, 3))) == ["ok"] * 3
-    assert provider.asked["create"] == 1 and len(provider.sent()) == 1
+    assert provider.requests["create"] == 1 and len(provider.sent()) == 1
 
 
 async def test_a_batch_that_the_provider_forgot_is_sent_again(provider: ServingBatches, tmp_path: Path) -> None:
@@ -248,7 +248,7 @@ async def test_two_that_ask_the_same_are_one_call_and_one_may_leave(provider: Se
     assert [len(lines) for lines in provider.sent()] == [1, 1]
 
 
-async def test_a_server_that_refuses_schemas_is_asked_without(provider: ServingBatches, tmp_path: Path) -> None:
+async def test_a_server_that_refuses_schemas_gets_none(provider: ServingBatches, tmp_path: Path) -> None:
     provider.set(refuse_schema=True, reply_text='{"score": 3}')
     async with desk_at(tmp_path) as desk:
         replies = await send_all(desk, asks(provider.url, 3, json_schema=SCORE))
@@ -274,14 +274,14 @@ async def test_the_next_process_joins_a_batch_that_is_under_way(provider: Servin
         await until(lambda: any(b.state == "sent" for b, _ in listed_at(tmp_path / "batches.sqlite")))
         await desk.close()
         assert codes(await sending) == ["cancelled"] * 5
-    assert provider.asked["cancel"] == 0
+    assert provider.requests["cancel"] == 0
     provider.set(seconds=0)
     async with desk_at(tmp_path) as desk:
         early = await send_all(desk, requests[:2])
         late = await send_all(desk, requests[2:])  # their batch has ended: read from here
         new = await desk.send(ask(provider.url, "another"), "new")
     assert codes([*early, *late, new]) == ["ok"] * 6
-    assert [len(lines) for lines in provider.sent()] == [5, 1] and provider.asked["content"] == 2
+    assert [len(lines) for lines in provider.sent()] == [5, 1] and provider.requests["content"] == 2
 
 
 @pytest.mark.parametrize("got_in", [True, False])
@@ -307,7 +307,7 @@ async def test_between_submit_and_record_a_batch_is_looked_up_at_the_provider(
     store.close()
     async with desk_at(tmp_path) as desk:
         assert codes(await send_all(desk, requests)) == ["ok"] * 3
-    assert provider.asked["create"] == (1 if got_in else 2) and provider.asked["list"] >= 3
+    assert provider.requests["create"] == (1 if got_in else 2) and provider.requests["list"] >= 3
 
 
 async def test_what_was_never_handed_in_is_sent_again(provider: ServingBatches, tmp_path: Path) -> None:
@@ -317,7 +317,7 @@ async def test_what_was_never_handed_in_is_sent_again(provider: ServingBatches, 
     store.close()
     async with desk_at(tmp_path) as desk:
         assert codes(await send_all(desk, [request])) == ["ok"]
-    assert provider.asked["create"] == 1 and provider.asked["list"] == 0
+    assert provider.requests["create"] == 1 and provider.requests["list"] == 0
 
 
 async def test_what_a_living_process_hands_in_is_not_sent_beside_it(provider: ServingBatches, tmp_path: Path) -> None:
@@ -329,7 +329,7 @@ async def test_what_a_living_process_hands_in_is_not_sent_beside_it(provider: Se
         other._store.add(batch, [request.key()])
         sending = asyncio.create_task(mine.send(request, request.key()))
         await asyncio.sleep(0.4)
-        assert not sending.done() and provider.asked["create"] == 1
+        assert not sending.done() and provider.requests["create"] == 1
         await other.close()
         assert isinstance(await sending, Reply)
 
@@ -358,7 +358,7 @@ async def test_a_killed_process_s_batch_is_taken_up_not_paid_again(provider: Ser
     provider.set(seconds=0)
     async with desk_at(tmp_path) as desk:
         assert codes(await send_all(desk, asks(provider.url, 4))) == ["ok"] * 4
-    assert provider.asked["create"] == 1 and provider.asked["list"] == 0
+    assert provider.requests["create"] == 1 and provider.requests["list"] == 0
 
 
 async def test_closing_with_cancel_stops_batches_and_the_next_run_keeps_what_was_answered(
@@ -371,7 +371,7 @@ async def test_closing_with_cancel_stops_batches_and_the_next_run_keeps_what_was
         await until(lambda: any(b.state == "sent" for b, _ in listed_at(tmp_path / "batches.sqlite")))
         await desk.close(cancel=True)
         assert codes(await sending) == ["cancelled"] * 20
-    assert provider.asked["cancel"] == 1
+    assert provider.requests["cancel"] == 1
     provider.set(seconds=0)
     async with desk_at(tmp_path) as desk:
         assert codes(await send_all(desk, requests)) == ["ok"] * 20
@@ -431,7 +431,7 @@ async def test_models_get_their_own_names_of_fields(provider: ServingBatches, tm
     assert not {"max_tokens", "temperature", "api_version", "secret_token", "n"} & line["body"].keys()
 
 
-async def test_what_only_a_person_can_mend_is_said(
+async def test_an_error_that_only_a_person_can_fix_is_reported(
     provider: ServingBatches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with desk_at(tmp_path) as desk:
@@ -444,7 +444,7 @@ async def test_what_only_a_person_can_mend_is_said(
         monkeypatch.delenv("GRAFT_TEST_KEY")
         with pytest.raises(KeyMissing, match="GRAFT_TEST_KEY"):
             await desk.send(ask(provider.url), "c")
-    assert provider.asked["create"] == 0
+    assert provider.requests["create"] == 0
 
 
 async def test_the_key_is_in_no_file_and_no_log(
@@ -461,19 +461,19 @@ async def test_the_key_is_in_no_file_and_no_log(
     assert KEY not in caplog.text + written.out + written.err
 
 
-async def test_a_role_asks_in_batches_through_the_gateway(
+async def test_a_role_sends_batches_through_the_gateway(
     provider: ServingBatches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("graft.agents.gateway.batch.desk.LINGER_S", 0.05)
     monkeypatch.setattr("graft.agents.gateway.batch.desk.POLL_S", 0.05)
-    monkeypatch.setattr("graft.agents.gateway.retry.BASE_WAIT_S", 0.01)
+    monkeypatch.setattr("graft.agents.gateway.limiter.BASE_WAIT_S", 0.01)
     requests, rules = asks(provider.url, 40), {"reviewer": RoleRules(batch=True)}
     provider.set(failing=0.2)
     async with Gateway(journal=tmp_path / "journal.sqlite", concurrency=2, roles=rules, retries=8) as gateway:
-        asked = asyncio.gather(*(gateway.call(one) for one in requests))
+        pending = asyncio.gather(*(gateway.call(one) for one in requests))
         await until(lambda: gateway.stats.retried > 0)
         provider.set(failing=0.0)
-        replies = await asked
+        replies = await pending
         stats, sent = gateway.stats, len(provider.sent())
     assert all(reply.text and reply.price_usd is not None for reply in replies)
     assert stats.calls == 40 and stats.retried > 0 and stats.in_flight == 0

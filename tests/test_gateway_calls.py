@@ -255,7 +255,7 @@ async def test_a_secret_reaches_no_error_and_no_journal(
     assert fault != "journal" or b"top_k" in content
 
 
-async def test_check_endpoint_says_what_is_wrong(fake_llm: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_check_endpoint_reports_the_problem(fake_llm: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
     assert await check_endpoint(model(fake_llm.url), {}) is None
     short = await check_endpoint(model(fake_llm.url.removesuffix("/v1")), {})
     assert short is not None and short.endswith("/v1")
@@ -286,15 +286,15 @@ CHANGE_NO_REPLY = {
     "purpose", "role", "name", "api_key_env", "licence", "price", "max_concurrency", "timeout_s", "requests_per_minute",
     "tokens_per_minute", "hedge",
 }  # fmt: skip
-"""Who asks and for what, names, and how often and how long: none of it reaches the model."""
+"""Fields that never reach the model: purpose, role and name; key, licence and price; limits and timeouts."""
 BEGUN_TURN = {"continues", "prefill", "chat_template"}
-"""These count where a turn is begun (test_gateway_prefill); `top_logprobs` of a model is asked for by the request."""
+"""These count only with a prefilled turn (test_gateway_prefill); `top_logprobs` is a field of the request."""
 
 
 def test_no_field_of_a_call_is_forgotten_in_the_key() -> None:
-    """A field that is added must be said to change a reply (and then its change is tested above) or not to."""
-    said = {"messages", "prompt", "json_schema", *CHANGES} - {"role of a message", "schema"}
-    assert set(CallRequest.model_fields) - {"model"} == (said | CHANGE_NO_REPLY | BEGUN_TURN) & set(
+    """A new field must be listed either as changing replies (and then its change is tested above) or as not."""
+    given = {"messages", "prompt", "json_schema", *CHANGES} - {"role of a message", "schema"}
+    assert set(CallRequest.model_fields) - {"model"} == (given | CHANGE_NO_REPLY | BEGUN_TURN) & set(
         CallRequest.model_fields
     )
     known = {*MODEL_CHANGES, *CHANGE_NO_REPLY, *BEGUN_TURN, "top_logprobs"}

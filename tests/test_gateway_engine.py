@@ -110,7 +110,7 @@ async def test_a_slow_call_is_sent_a_second_time_where_that_is_free(journal: Pat
     assert stats.endpoints[0].inside == 0 and gateway.ledger.reserved[TOKENS] == 0
 
 
-async def test_paid_endpoints_are_not_hedged_unless_asked(journal: Path) -> None:
+async def test_paid_endpoints_are_not_hedged_unless_requested(journal: Path) -> None:
     with Serving(median_ms=5, sigma=0) as serving:
         spec = model(serving.url, price=Price(input=1, output=1))
         async with Gateway(journal=journal, hedge=True) as gateway:
@@ -118,18 +118,18 @@ async def test_paid_endpoints_are_not_hedged_unless_asked(journal: Path) -> None
             serving.set(median_ms=500)
             await asyncio.gather(*(gateway.call(ask(spec, f"n{i}")) for i in range(2)))
             assert gateway.stats.hedged == 0 and serving.stats()["requests"] == 2
-            asked = spec.model_copy(update={"hedge": True})
+            changed = spec.model_copy(update={"hedge": True})
             before = gateway.ledger.charged[MONEY]
-            reply = await gateway.call(ask(asked, "hedged"))
+            reply = await gateway.call(ask(changed, "hedged"))
             assert gateway.stats.hedged == 1 and serving.stats()["requests"] == 4
             spent = gateway.ledger.charged[MONEY] - before
     used = ((reply.usage.prompt_tokens or 0) + (reply.usage.completion_tokens or 0)) / 1_000_000
-    assert reply.price_usd is None, "nobody knows whether the request that was given up is billed"
+    assert reply.price_usd is None, "it is unknown if the abandoned request is billed"
     assert spent > used, "the one that was given up is charged too, at the most that it can have cost"
     assert gateway.ledger.reserved[MONEY] == 0
 
 
-async def test_a_minutes_requests_are_kept_to_and_said(fake_llm: Serving, journal: Path) -> None:
+async def test_a_minutes_requests_are_limited_and_reported(fake_llm: Serving, journal: Path) -> None:
     spec = model(fake_llm.url, requests_per_minute=5)
     async with Gateway(journal=journal) as gateway:
         tasks = [asyncio.create_task(gateway.call(ask(spec, f"n{i}"))) for i in range(8)]
@@ -173,7 +173,7 @@ async def test_prices_may_change_between_runs_and_old_calls_keep_theirs(fake_llm
     assert paid[0] == paid[1] and fake_llm.stats()["requests"] == 1
 
 
-async def test_an_endpoint_tells_its_latency_and_refusals(journal: Path) -> None:
+async def test_an_endpoint_reports_its_latency_and_refusals(journal: Path) -> None:
     with Serving(median_ms=15, sigma=0, rate_limit_above=4) as serving:
         async with Gateway(journal=journal) as gateway:
             spec = model(serving.url)
@@ -224,7 +224,7 @@ async def test_a_clock_that_jumps_holds_nobody_up(
     assert fake_llm.stats()["calls"] == 30
 
 
-async def test_what_comes_from_another_model_is_said(journal: Path) -> None:
+async def test_a_reply_from_another_model_is_reported(journal: Path) -> None:
     with Serving(served_model="somebody-else") as serving:
         async with Gateway(journal=journal) as gateway:
             replies = [await gateway.call(ask(model(serving.url), f"n{index}")) for index in range(2)]

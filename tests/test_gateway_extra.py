@@ -1,4 +1,4 @@
-"""What a server is sent is what was reserved, keyed and recorded, whatever a model's extra fields are."""
+"""The request sent to a server equals the reserved, keyed and recorded one, with any extra fields of a model."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ async def test_what_slips_past_a_recipe_is_not_sent(
     assert sent.get("extra_body", {"min_p": 0.5}) == {"min_p": 0.5}
 
 
-async def test_a_cap_holds_whatever_extra_asks_for(fake_llm: Serving, tmp_path: Path) -> None:
+async def test_a_cap_holds_with_any_extra_fields(fake_llm: Serving, tmp_path: Path) -> None:
     """Eight replies of 9,000 tokens each came for the price of one of 32."""
     spec = model(fake_llm.url, price=Price(input=0, output=1000))
     slipped = spec.model_copy(update={"extra": {"n": 8, "max_tokens": 9000}})

@@ -53,7 +53,7 @@ async def test_many_wait_for_few_commits(tmp_path: Path) -> None:
     rival.execute("BEGIN IMMEDIATE")
     adding = asyncio.gather(*(journal.add(b"{}", reply(f"k{i}")) for i in range(400)))
     await asyncio.sleep(0.05)
-    assert not adding.done(), "nobody is told before the commit"
+    assert not adding.done(), "no caller gets a result before the commit"
     rival.execute("COMMIT")
     before = rival.execute("PRAGMA data_version").fetchone()[0]
     await adding
@@ -86,7 +86,7 @@ def test_several_processes_share_a_journal_from_its_first_moment(tmp_path: Path)
     journal.close()
 
 
-async def test_a_full_disk_is_said_and_a_rerun_goes_on(tmp_path: Path) -> None:
+async def test_a_full_disk_is_reported_and_a_rerun_continues(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal.sqlite")
     await journal.add(b"{}", reply("kept"))
     pages = journal._connection.execute("PRAGMA page_count").fetchone()[0]
@@ -147,7 +147,7 @@ def test_what_is_acknowledged_before_and_after_a_limit_is_stored_and_nothing_els
     journal.close()
 
 
-async def test_a_newer_reply_takes_the_place_of_an_older_one_where_asked(tmp_path: Path) -> None:
+async def test_a_newer_reply_replaces_an_older_one_on_request(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal.sqlite")
     await journal.add(b"{}", reply("k", "first"))
     await asyncio.sleep(0.01)
@@ -261,7 +261,7 @@ def test_a_journal_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
         Journal(path)
 
 
-def test_what_is_no_journal_is_said(tmp_path: Path) -> None:
+def test_a_file_that_is_no_journal_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "journal.sqlite"
     path.write_text("this is no database, " * 100)
     with pytest.raises(GraftError, match=r"journal\.sqlite"):

@@ -75,7 +75,7 @@ def test_size_counts_by_age(path: Path) -> None:
     assert (found.newest - found.oldest).days in (30, 31)
 
 
-def test_an_empty_journal_has_a_size_and_an_absent_one_is_said(path: Path) -> None:
+def test_an_empty_journal_has_a_size_and_an_absent_one_is_reported(path: Path) -> None:
     for function in (store.size, store.check, lambda p: store.prune(p, 1), repair):
         with pytest.raises(NotFound, match="graft run demo"):
             function(path)
@@ -99,12 +99,12 @@ def test_prune_by_age_and_by_key(path: Path) -> None:
         store.prune(path)
 
 
-def test_the_file_shrinks_where_much_is_free_or_where_asked(path: Path) -> None:
+def test_the_file_shrinks_if_much_is_free_or_on_request(path: Path) -> None:
     fill(path, 600, os.urandom(3_000).hex())
     few = store.prune(path, keys=[f"k{number:05}" for number in range(60)])
     assert not few.vacuumed and few.freed_bytes == 0 and "--vacuum" in few.note
-    asked = store.prune(path, keys=[], vacuum=True)
-    assert asked.vacuumed and asked.rows == 0 and asked.freed_bytes > 100_000
+    requested = store.prune(path, keys=[], vacuum=True)
+    assert requested.vacuumed and requested.rows == 0 and requested.freed_bytes > 100_000
     many = store.prune(path, keys=[f"k{number:05}" for number in range(500)])
     assert many.vacuumed and many.rows == 440 and many.freed_bytes > 1_000_000
     assert store.size(path).free_bytes == 0 and store.check(path).good == 100

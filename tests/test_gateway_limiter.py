@@ -11,9 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graft.agents.gateway.limiter import Limiter, Permit, Tenant, Terms, drop_limiter, limiter_at
+from graft.agents.gateway.limiter import Limiter, Permit, Tenant, Terms, backoff_s, drop_limiter, limiter_at
 from graft.agents.gateway.rates import Window
-from graft.agents.gateway.retry import backoff_s
 
 STEP = st.sampled_from(["enter 0", "enter 1", "leave", "cancel", "success", "refusal", "turn"])
 
@@ -67,7 +66,7 @@ def test_a_limiter_never_admits_too_many_and_loses_no_permit(steps: list[str], l
         assert not any(limiter.queued_of(tenant) or tenant.waits_at for tenant in tenants)
 
     with pytest.MonkeyPatch.context() as patch:  # refusals in a row pause the limiter, by up to 20 s
-        patch.setattr("graft.agents.gateway.retry.BASE_WAIT_S", 1e-6)
+        patch.setattr("graft.agents.gateway.limiter.BASE_WAIT_S", 1e-6)
         asyncio.run(asyncio.wait_for(play(), 60))
 
 
@@ -78,7 +77,7 @@ async def full(limiter: Limiter, tenant: Tenant) -> list[Permit]:
     return permits
 
 
-async def test_a_burst_counts_once_and_tells_what_the_server_bears() -> None:
+async def test_a_burst_counts_once_and_shows_the_servers_capacity() -> None:
     tenant = Tenant(100)
     limiter, sent = limiter_of(64, [tenant]), time.monotonic()
     permits = await full(limiter, tenant)
@@ -139,7 +138,7 @@ async def simulate(bears: int, limit: int, rounds: int, retry_after: float | Non
 async def test_it_settles_near_what_the_server_bears(bears: int, limit: int) -> None:
     share, refusals = await simulate(bears, limit, 6_000)
     assert share > 0.9, "at least nine tenths of what the server bears are in use"
-    assert refusals < 6_000 * 0.04 + limit, "and it is hardly ever asked for more"
+    assert refusals < 6_000 * 0.04 + limit, "and its limit is hardly ever exceeded"
 
 
 async def test_a_ceiling_that_went_up_is_found_again() -> None:
@@ -201,7 +200,7 @@ async def test_a_place_that_a_run_gives_back_goes_to_its_oldest_call_at_any_endp
     assert order == ["a", "b", "c"]
 
 
-async def test_the_strictest_terms_hold_while_a_run_asks_for_them() -> None:
+async def test_the_strictest_terms_hold_while_a_run_sets_them() -> None:
     one, two = Tenant(10), Tenant(10)
     limiter = limiter_of(8, [one])
     limiter.join(two, Terms(2))
@@ -228,7 +227,7 @@ def test_never_more_in_any_minute_than_allowed(calls: list[tuple[float, int, flo
         now += gap
         wait = window.wait_s(amount, now)
         now += wait
-        assert window.wait_s(amount, now + 1e-6) == 0, "whoever waited as long as was said may go"
+        assert window.wait_s(amount, now + 1e-6) == 0, "a call that waited the announced time may go"
         now += 1e-6
         taken = window.take(amount, now)
         window.correct(taken, amount * share)
@@ -267,7 +266,7 @@ async def test_what_a_call_did_not_take_is_room_for_the_next() -> None:
 
 
 async def test_a_server_that_refuses_for_ever_is_given_up_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("graft.agents.gateway.retry.BASE_WAIT_S", 0.001)
+    monkeypatch.setattr("graft.agents.gateway.limiter.BASE_WAIT_S", 0.001)
     tenant, limiter = Tenant(1), Limiter(patience_s=0.05)
     limiter.join(tenant, Terms(1))
     tries, started = 0, time.monotonic()

@@ -43,7 +43,7 @@ async def once(path: Path, *requests: CallRequest) -> list[Reply]:
 
 
 @pytest.mark.parametrize("prefill", ["auto", "continue"])
-async def test_the_server_is_asked_to_continue(fake_llm: Serving, tmp_path: Path, prefill: str) -> None:
+async def test_the_server_is_requested_to_continue(fake_llm: Serving, tmp_path: Path, prefill: str) -> None:
     await once(tmp_path, ask(fake_llm.url, spec={"prefill": prefill, "chat_template": "llama3"}))
     body = fake_llm.last_body()
     assert (body["continue_final_message"], body["add_generation_prompt"]) == (True, False)
@@ -153,7 +153,7 @@ async def test_the_journal_keeps_the_ways_apart(fake_llm: Serving, tmp_path: Pat
     assert fake_llm.stats()["calls"] == 3
 
 
-async def test_litellm_goes_on_only_where_it_knows_how(fake_llm: Serving, tmp_path: Path) -> None:
+async def test_litellm_continues_only_models_that_it_lists(fake_llm: Serving, tmp_path: Path) -> None:
     def spec(**more: Any) -> dict[str, Any]:
         return {"provider": "litellm", "model": "openai/fake", "api_key_env": "GRAFT_TEST_KEY", **more}
 
@@ -170,7 +170,7 @@ async def test_litellm_goes_on_only_where_it_knows_how(fake_llm: Serving, tmp_pa
     [("mistral/mistral-small-latest", "auto", True), ("deepseek/deepseek-chat", "auto", True),
      ("openai/fake", "continue", False)],
 )  # fmt: skip
-async def test_litellm_marks_the_begun_turn_as_the_provider_wants_it(
+async def test_litellm_marks_the_prefilled_turn_as_the_provider_requires(
     fake_llm: Serving, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, prefill: str, marked: bool
 ) -> None:
     monkeypatch.setenv("GRAFT_TEST_KEY", "sk-test")
@@ -253,7 +253,7 @@ def test_every_format_has_a_stop_that_it_writes() -> None:
 
 @pytest.mark.parametrize("older", [True, False])
 def test_every_place_of_a_reply_keeps_its_log_probabilities(older: bool) -> None:
-    """Llama Guard 3 says two line breaks before its word."""
+    """Llama Guard 3 emits two line breaks before its word."""
     tops = [{"\n\n": -0.01, " ": -5.0}, {"unsafe": -1.0, "safe": -0.4}]
     new = [{"token": "", "logprob": -0.1, "top_logprobs": [{"token": t, "logprob": p} for t, p in top.items()]}
            for top in tops]  # fmt: skip

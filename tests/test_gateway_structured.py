@@ -32,7 +32,7 @@ def test_plain_damage_is_repaired(text: str) -> None:
     ('{"score": "7"}', "schema_unmet"), ("{}", "schema_unmet"), ('{"score": 7, "more": 1}', "schema_unmet"),
     ("[7]", "schema_unmet"), ("null", "schema_unmet"),
 ])  # fmt: skip
-def test_what_is_not_the_asked_json_fails_with_the_raw_text(text: str, code: str) -> None:
+def test_a_reply_that_violates_the_schema_fails_with_the_raw_text(text: str, code: str) -> None:
     with pytest.raises(CallFailed) as caught:
         parse_reply(text, SCORE, "m")
     assert (caught.value.code, caught.value.raw, caught.value.where) == (code, text, "m")

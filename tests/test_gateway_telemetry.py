@@ -86,8 +86,8 @@ def kept(monkeypatch: pytest.MonkeyPatch) -> Iterator[Kept]:
     made.meters.shutdown()
 
 
-def found(said: list[str] | None = None) -> Telemetry:
-    telemetry = Telemetry.find((said if said is not None else []).append)
+def found(messages: list[str] | None = None) -> Telemetry:
+    telemetry = Telemetry.find((messages if messages is not None else []).append)
     assert telemetry.on
     return telemetry
 
@@ -306,9 +306,9 @@ def test_off_imports_nothing() -> None:
 def test_the_missing_extra_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_installed", lambda name: False)
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
-    said: list[str] = []
-    assert not Telemetry.find(said.append).on
-    assert len(said) == 1 and "graft-factory[otel]" in said[0]
+    messages: list[str] = []
+    assert not Telemetry.find(messages.append).on
+    assert len(messages) == 1 and "graft-factory[otel]" in messages[0]
 
 
 @pytest.mark.parametrize(
@@ -328,11 +328,11 @@ def test_the_standard_variables_decide(
 ) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    said: list[str] = []
-    telemetry = Telemetry.find(said.append)
+    messages: list[str] = []
+    telemetry = Telemetry.find(messages.append)
     with telemetry.call(REQUEST) as span:
         span.done(REPLY)
     telemetry.close()
-    assert telemetry.on is on and (says in " ".join(said) if says else not said)
+    assert telemetry.on is on and (says in " ".join(messages) if says else not messages)
     shown = capsys.readouterr()
     assert not shown.out and (("org/small-7b" in shown.err) is on)

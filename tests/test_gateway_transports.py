@@ -28,7 +28,7 @@ PRICE = Price(input=1, output=2)
 @pytest.fixture(params=["openai", "litellm"])
 def provider(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("GRAFT_TEST_KEY", "sk-test")
-    monkeypatch.setattr("graft.agents.gateway.retry.BASE_WAIT_S", 0.02)
+    monkeypatch.setattr("graft.agents.gateway.limiter.BASE_WAIT_S", 0.02)
     return str(request.param)
 
 
@@ -113,7 +113,7 @@ async def test_always_429_is_given_up_in_the_end(
     with pytest.raises(CallFailed) as caught:
         await once(tmp_path, ask(provider, fake_llm.url), retries=2)
     assert caught.value.code == "rate_limited"
-    assert 3 <= fake_llm.stats()["requests"] <= 16, "it is asked ever less often"
+    assert 3 <= fake_llm.stats()["requests"] <= 16, "it is polled less and less often"
 
 
 async def test_retry_after_is_obeyed_by_the_whole_endpoint(provider: str, fake_llm: Serving, tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ async def test_what_cannot_pass_is_not_tried_again(
         assert getattr(caught.value, "fix", "")
 
 
-async def test_a_server_without_schemas_is_asked_once(provider: str, fake_llm: Serving, tmp_path: Path) -> None:
+async def test_a_server_without_schemas_is_probed_once(provider: str, fake_llm: Serving, tmp_path: Path) -> None:
     fake_llm.set(refuse_schema=True, reply_text='Sure:\n```json\n{"score": 7,}\n```')
     async with Gateway(journal=tmp_path / "j.sqlite") as gateway:
         replies = [await gateway.call(ask(provider, fake_llm.url, f"n{i}", json_schema=SCHEMA)) for i in range(3)]
@@ -159,7 +159,7 @@ async def test_a_server_without_schemas_is_asked_once(provider: str, fake_llm: S
     assert fake_llm.stats()["statuses"] == {"400": 1, "200": 3}
 
 
-async def test_a_damaged_reply_is_paid_for_and_asked_with_another_seed(
+async def test_a_damaged_reply_is_charged_and_retried_with_another_seed(
     provider: str, fake_llm: Serving, tmp_path: Path
 ) -> None:
     fake_llm.set(reply_text='{"score": 11}')
@@ -172,7 +172,7 @@ async def test_a_damaged_reply_is_paid_for_and_asked_with_another_seed(
     assert stats.failed == 1 and stats.price_usd and stats.completion_tokens == 3 * (len('{"score": 11}') // 4)
 
 
-async def test_litellm_knows_prices_and_says_none_where_it_does_not(
+async def test_litellm_gives_prices_and_none_where_it_has_none(
     fake_llm: Serving, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GRAFT_TEST_KEY", "sk-test")
@@ -215,7 +215,7 @@ async def test_an_answer_of_any_shape_fails_cleanly(tmp_path: Path, answer: str)
 
 
 async def test_nobody_listens_is_a_connection_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("graft.agents.gateway.retry.BASE_WAIT_S", 0.02)
+    monkeypatch.setattr("graft.agents.gateway.limiter.BASE_WAIT_S", 0.02)
     with pytest.raises(CallFailed) as caught:
         await once(tmp_path, ask("openai", "http://127.0.0.1:9/v1", spec={"api_key_env": None}), retries=1)
     assert caught.value.code == "connection"

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,34 +45,21 @@ RECIPE: dict[str, Any] = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The method as an installed distribution brings it; gives the paths on which it lies."""
-    folder = tmp_path / "site" / "graft_haiku-1.0.dist-info"
-    folder.mkdir(parents=True)
-    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: graft-haiku\nVersion: 1.0\n")
-    (folder / "entry_points.txt").write_text("[graft.methods]\nhaiku = dummy_method\n")
-    monkeypatch.syspath_prepend(str(folder.parent))
-    monkeypatch.setattr(METHODS, "_plugins", None)
-    monkeypatch.setattr(METHODS, "_loaded", {})
-    yield os.pathsep.join((str(ROOT), str(folder.parent), str(Path(__file__).parent)))
-
-
 def written(folder: Path, **more: Any) -> Path:
     file = folder / "poems.yaml"
     file.write_text(yaml.safe_dump({**RECIPE, **more}), encoding="utf-8")
     return file
 
 
-def test_a_run_of_a_plugins_method_is_told_everywhere(
-    tmp_path: Path, plugin: str, fake_llm: Any, monkeypatch: pytest.MonkeyPatch
+def test_a_run_of_a_plugins_method_is_shown_everywhere(
+    tmp_path: Path, plugin: Path, fake_llm: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models = [{**RECIPE["models"][0], "base_url": fake_llm.url}]
     file, home = written(tmp_path, models=models), tmp_path / "home"
     done = subprocess.run(
         [sys.executable, "-m", "graft", "run", str(file), "--json"], cwd=ROOT, text=True, capture_output=True,
         timeout=300, check=False,
-        env={**os.environ, "GRAFT_HOME": str(home), "PYTHONPATH": plugin},
+        env={**os.environ, "GRAFT_HOME": str(home)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
@@ -102,7 +88,7 @@ def test_a_run_of_a_plugins_method_is_told_everywhere(
     assert "haiku over 2 labels" in said("validate", str(file))
 
 
-def test_a_recipe_binds_to_the_plugins_settings_and_roles(tmp_path: Path, plugin: str) -> None:
+def test_a_recipe_binds_to_the_plugins_settings_and_roles(tmp_path: Path, plugin: Path) -> None:
     recipe = Recipe.model_validate(RECIPE)
     assert recipe.model_dump(mode="json")["method"] == {"kind": "haiku", "seasons": ["autumn", "winter"], "lines": 3}
     assert recipe.role("poet").temperature == 1.5 and list(recipe.roles) == ["labeler", "poet"]
@@ -125,7 +111,7 @@ def test_a_recipe_binds_to_the_plugins_settings_and_roles(tmp_path: Path, plugin
         assert problem.field == field and what in problem.what and fix in problem.fix, problem
 
 
-def test_a_run_id_follows_its_own_methods_rules_alone(plugin: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_id_follows_its_own_methods_rules_alone(plugin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = Recipe.model_validate(RECIPE)
     labels = [{"name": "a", "description": "one"}, {"name": "b", "description": "two"}]
     task = {"kind": "classification", "labels": labels}
@@ -141,11 +127,11 @@ def test_a_run_id_follows_its_own_methods_rules_alone(plugin: str, monkeypatch: 
     assert prompts_version(own) != prompts_version(own[1:])
 
 
-def test_without_the_plugin_its_recipes_say_so_and_its_runs_have_no_report(plugin: str) -> None:
+def test_without_the_plugin_its_recipes_say_so_and_its_runs_have_no_report(plugin: Path) -> None:
     stored = Recipe.model_validate(RECIPE).model_dump(mode="json")
     run = Run(id="r", dataset="d", recipe=stored, status="finished", started_at=utc_now(), code_version="1")
     assert report_of(run, lambda query, values: [{"season": "autumn", "poems": 1}]) is not None
-    sys.path.remove(plugin.split(os.pathsep)[1])
+    sys.path.remove(str(plugin))
     METHODS._plugins, METHODS._loaded = None, {}
     with pytest.raises(ValidationError, match="haiku"):
         Recipe.stored(stored)

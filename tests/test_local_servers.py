@@ -42,9 +42,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def pool(home: Home) -> AsyncIterator[tuple[dict[str, str], list[str]]]:
-    said: list[str] = []
-    async with embedded_servers(EMBEDDED_POOL, home, said.append) as urls:
-        yield urls, said
+    messages: list[str] = []
+    async with embedded_servers(EMBEDDED_POOL, home, messages.append) as urls:
+        yield urls, messages
 
 
 async def post(url: str, body: dict[str, object]) -> Any:
@@ -56,11 +56,11 @@ async def post(url: str, body: dict[str, object]) -> Any:
 async def test_only_embedded_models_are_served_and_loading_is_announced(
     pool: tuple[dict[str, str], list[str]],
 ) -> None:
-    urls, said = pool
+    urls, given = pool
     assert sorted(urls) == ["gemma", "smollm2"]
     assert all(url.startswith("http://127.0.0.1:") and url.endswith("/v1") for url in urls.values())
-    assert any(line.startswith("loading gemma-3-270m (253 MB)") for line in said)
-    assert any(line.startswith("smollm2-135m-instruct ready in ") for line in said)
+    assert any(line.startswith("loading gemma-3-270m (253 MB)") for line in given)
+    assert any(line.startswith("smollm2-135m-instruct ready in ") for line in given)
 
 
 async def test_a_base_model_completes_with_many_alternatives(pool: tuple[dict[str, str], list[str]]) -> None:
@@ -90,7 +90,7 @@ async def test_a_chat_model_keeps_to_a_json_schema(pool: tuple[dict[str, str], l
     assert 0 <= parsed["score"] <= 10
 
 
-async def test_a_prompt_that_does_not_fit_is_told_apart(pool: tuple[dict[str, str], list[str]], tmp_path: Path) -> None:
+async def test_a_prompt_that_does_not_fit_is_recognised(pool: tuple[dict[str, str], list[str]], tmp_path: Path) -> None:
     model = next(model for model in EMBEDDED_POOL if model.name == "gemma")
     request = CallRequest(model=model, role="generator", purpose="test", prompt="very long " * 6000, max_tokens=4)
     async with Gateway(journal=tmp_path / "journal.sqlite", endpoints=pool[0]) as gateway:
@@ -101,10 +101,10 @@ async def test_a_prompt_that_does_not_fit_is_told_apart(pool: tuple[dict[str, st
 async def test_a_second_holder_shares_the_server_and_its_leaving_stops_nothing(
     pool: tuple[dict[str, str], list[str]], home: Home
 ) -> None:
-    said: list[str] = []
-    async with embedded_servers([SMOL], home, said.append) as urls:
+    messages: list[str] = []
+    async with embedded_servers([SMOL], home, messages.append) as urls:
         assert urls == {"smollm2": pool[0]["smollm2"]}
-    assert said == ["smollm2-135m-instruct is already running on this machine"]
+    assert messages == ["smollm2-135m-instruct is already running on this machine"]
     await asyncio.sleep(1.2)
     assert (await post(pool[0]["smollm2"] + "/completions", {"prompt": "a", "max_tokens": 1}))["choices"]
 

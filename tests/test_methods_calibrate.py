@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from scripted import Models, Said
+from scripted import Models, Scripted
 
 from graft.agents.methods import Context, Drawn, Place, method_of
 from graft.agents.methods.base import Prepared
@@ -69,7 +69,7 @@ def tried(recipe: Recipe, script: dict[str, Any], count: int = 6) -> tuple[Prepa
 
 
 def test_the_batch_is_what_first_calls_write_and_means_are_taken_over_it() -> None:
-    def judge(request: CallRequest) -> Said:
+    def judge(request: CallRequest) -> Scripted:
         late = "late" in request.messages[-1].content
         return {" apple": -1.0 if late else -2.0, " brick": -3.0}
 

@@ -1,4 +1,4 @@
-"""GRA from slot to decided candidate, with scripted models: every route, and what is never asked."""
+"""GRA from slot to decided candidate, with scripted models: every route, and the calls that are skipped."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ TEXT = ("fit", "usability", "clarity", "naturalness", "completeness", "harmlessn
 CASE_1 = [[9, 10, 10, 10, 10, 10], [9, 9, 10, 10, 10, 10], [6, 4, 5, 4, 5, 3]]
 
 Script = dict[str, Any]
-"""Purpose to what is said: a value, or a list by turn; an exception is raised."""
+"""Purpose to reply: a value, or a list by turn; an exception is raised."""
 
 
 class Models:
-    """Plays every model: answers by purpose, and remembers what was asked."""
+    """Plays every model: answers by purpose, and records requests."""
 
     def __init__(self, **script: Any) -> None:
         self.script: Script = {
@@ -49,26 +49,26 @@ class Models:
             "review.response": [9] * 6, "review.text": [9] * 6,
             **{name.replace("_", "."): value for name, value in script.items()},
         }  # fmt: skip
-        self.asked: list[CallRequest] = []
+        self.requests: list[CallRequest] = []
         self.count: Counter[str] = Counter()
 
     async def ask(self, request: CallRequest) -> Reply:
-        self.asked.append(request)
-        said = self.script[request.purpose]
-        if isinstance(said, list) and not isinstance(said[0], int):
-            said = said[self.count[request.purpose]]
+        self.requests.append(request)
+        answers = self.script[request.purpose]
+        if isinstance(answers, list) and not isinstance(answers[0], int):
+            answers = answers[self.count[request.purpose]]
         self.count[request.purpose] += 1
         await asyncio.sleep(0)
-        if isinstance(said, Exception):
-            raise said
-        if isinstance(said, list):
+        if isinstance(answers, Exception):
+            raise answers
+        if isinstance(answers, list):
             names = RESPONSE if "response" in request.purpose else TEXT
-            said = dict(zip(names, said, strict=True), comment="fine")
-        if isinstance(said, dict) and all(isinstance(value, float) for value in said.values()):
-            top = tuple(said.items())
+            answers = dict(zip(names, answers, strict=True), comment="fine")
+        if isinstance(answers, dict) and all(isinstance(value, float) for value in answers.values()):
+            top = tuple(answers.items())
             return Reply(key=request.key(), text="", logprobs=(TokenLogprob(token="", logprob=0.0, top=top),))
-        text = said if isinstance(said, str) else orjson.dumps(said).decode()
-        return Reply(key=request.key(), text=text, parsed=None if isinstance(said, str) else said)
+        text = answers if isinstance(answers, str) else orjson.dumps(answers).decode()
+        return Reply(key=request.key(), text=text, parsed=None if isinstance(answers, str) else answers)
 
 
 def recipe_for(task: str = "text", models: int = 5, **more: Any) -> Recipe:
@@ -105,7 +105,7 @@ def test_agreement_is_accepted_and_explains_itself() -> None:
     assert sorted(played) == ["m0", "m1", "m2", "m3", "m4"]
     assert [review.model for review in candidate.reviews] == candidate.models["reviewer"].split(",")
     assert models.count == {"generate.text": 1, "review.text": 3}
-    assert [review.call_key for review in candidate.reviews] == [asked.key() for asked in models.asked[1:]]
+    assert [review.call_key for review in candidate.reviews] == [request.key() for request in models.requests[1:]]
 
 
 @pytest.mark.parametrize(
@@ -116,9 +116,9 @@ def test_the_papers_case_1_goes_to_the_adjudicator_who_reads_all_reviews(verdict
     candidate = run(models, recipe_for())
     assert candidate.decision.code == code and candidate.decision.route == "adjudicated"
     assert candidate.decision.spread == pytest.approx(2.4758, abs=1e-4)
-    asked = models.asked[-1]
-    assert asked.role == "adjudicator" and asked.model.name == candidate.models["adjudicator"]
-    shown = asked.messages[1].content
+    requested = models.requests[-1]
+    assert requested.role == "adjudicator" and requested.model.name == candidate.models["adjudicator"]
+    shown = requested.messages[1].content
     assert "mean 9.83" in shown and "mean 9.67" in shown and "mean 4.50" in shown
     assert candidate.reviews[-1].stage == "adjudication"
 
@@ -162,17 +162,17 @@ def test_an_instruction_goes_through_all_steps_in_the_papers_order() -> None:
     candidate = run(models, recipe_for("instruction"))
     assert candidate.decision.code == "accepted.agreed"
     assert candidate.keywords == ("primes", "sieve") and candidate.response == "It strikes out multiples."
-    steps = [request.purpose for request in models.asked]
+    steps = [request.purpose for request in models.requests]
     assert steps == [
         "generate.keywords", "generate.instruction", *["review.instruction"] * 3, "generate.response",
         *["review.response"] * 3,
     ]  # fmt: skip
-    by_step = {request.purpose: request for request in models.asked}
+    by_step = {request.purpose: request for request in models.requests}
     written = "".join(message.content for message in by_step["generate.instruction"].messages)
     assert "sum " in written and "full seed" not in written, "summaries are shown, never the seeds' texts"
     answered = "".join(message.content for message in by_step["generate.response"].messages)
     assert "Explain the sieve" in answered and "primes" not in answered, "the response sees the instruction alone"
-    assert {request.model.name for request in models.asked if request.role == "generator"} == {
+    assert {request.model.name for request in models.requests if request.role == "generator"} == {
         candidate.models["generator"]
     }
 
@@ -215,8 +215,8 @@ def test_what_is_redacted_is_gone_before_gates_and_judges_see_it() -> None:
     candidate = asyncio.run(method_of(recipe).run_slot(slot, context))
     assert candidate.text == "Why was I <NAME> twice this month?" and seen == [candidate.text]
     assert [(gate.gate, gate.rule) for gate in candidate.gates] == [("personal", "redacted"), ("length", "passed")]
-    asked = [str(request.messages) + str(request.prompt) for request in models.asked if request.role == "reviewer"]
-    assert asked and all("<NAME> twice" in said and "I charged twice" not in said for said in asked)
+    prompts = [str(request.messages) + str(request.prompt) for request in models.requests if request.role == "reviewer"]
+    assert prompts and all("<NAME> twice" in message and "I charged twice" not in message for message in prompts)
 
 
 def test_what_cleaning_refuses_as_too_long_meets_no_gate_and_is_kept_cut() -> None:
@@ -245,7 +245,7 @@ def test_an_instruction_meets_the_gates_before_the_flags_and_after_the_response(
     assert late.count["generate.response"] == 1 and late.count["review.response"] == 0
 
 
-def test_some_failed_reviewers_are_left_out_and_said() -> None:
+def test_failed_reviewers_are_left_out_and_reported() -> None:
     models = Models(review_text=[CallFailed("timeout", "no answer"), [9] * 6, [8] * 6])
     candidate = run(models, recipe_for())
     assert candidate.decision.code == "accepted.agreed" and candidate.decision.mean == 8.5
@@ -271,11 +271,11 @@ def test_a_failed_adjudicator_fails_the_row() -> None:
 
 @pytest.mark.parametrize("step", ["generate_text", "review_text"])
 def test_an_exhausted_budget_ends_the_row_as_such(step: str) -> None:
-    said = BudgetExhausted("money_usd 1.00 is spent")
-    decision = run(Models(**{step: said}), recipe_for()).decision
+    answers = BudgetExhausted("money_usd 1.00 is spent")
+    decision = run(Models(**{step: answers}), recipe_for()).decision
     assert decision.code == "failed.budget" and "money_usd" in decision.reason
     parallel = recipe_for(method={"kind": "gra", "early_exit": False})
-    assert run(Models(**{step: said}), parallel).decision.code == "failed.budget"
+    assert run(Models(**{step: answers}), parallel).decision.code == "failed.budget"
 
 
 def test_an_exhausted_budget_at_the_adjudicator_keeps_the_reviews() -> None:
@@ -290,7 +290,7 @@ def test_a_generator_that_gives_nothing_fails_the_row() -> None:
     assert decision.code == "failed.schema_unmet" and "keyword" in decision.reason
 
 
-def test_harmful_guard_rows_are_restricted_unless_the_recipe_says_otherwise() -> None:
+def test_harmful_guard_rows_are_restricted_unless_the_recipe_turns_it_off() -> None:
     scores = dict.fromkeys((*TEXT[:5], "certainty"), 9) | {"comment": "sure"}
     recipe = recipe_for("guard")
     assert run(Models(review_text=scores), recipe).restricted
@@ -339,5 +339,5 @@ def test_a_whole_slot_is_decided_alike_with_and_without_early_exit(
     one = run(few, recipe_for(method=frugal), index=index)
     other = run(all_of_them, recipe_for(method=thorough), index=index)
     assert (one.decision.status, one.decision.code) == (other.decision.status, other.decision.code)
-    assert len(few.asked) <= len(all_of_them.asked)
+    assert len(few.requests) <= len(all_of_them.requests)
     assert one.decision.asked + one.decision.saved == 3

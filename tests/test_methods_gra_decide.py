@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from graft.agents.methods.steps.decide import decide, mean_of, settled, spread_of
+from graft.agents.methods.steps.panel import decide, mean_of, settled, spread_of
 
 CASE_1 = [[9, 10, 10, 10, 10, 10], [9, 9, 10, 10, 10, 10], [6, 4, 5, 4, 5, 3]]
 
@@ -58,7 +58,7 @@ answers = st.lists(st.one_of(st.none(), sixths, st.floats(0, 10)), min_size=1, m
 @example(answers=[4.0, 10.0, 10.0], tau=8.0, delta=1.5)
 @example(answers=[9.0, 0.0], tau=4.5, delta=4.5)
 def test_stopping_early_never_changes_the_decision(answers: list[float | None], tau: float, delta: float) -> None:
-    """`None` stands for a judge that failed: with early exit it may not have been asked."""
+    """`None` stands for a judge that failed: with early exit it may not have been called."""
     everyone = [answer for answer in answers if answer is not None]
     so_far: list[float] = []
     for place, answer in enumerate(answers):

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
-from scripted import Models, Said
+from scripted import Models, Scripted
 
 from graft.agents.methods import Context, Drawn, Place, Screen, method_of
 from graft.agents.methods.harmaug import KIND, aim_of, measure_refusals, variants
@@ -164,10 +164,10 @@ def test_the_label_is_the_guards_and_not_the_intended_one(intended: str, harmful
 
 
 def test_each_pair_is_judged_by_itself() -> None:
-    def teacher(request: CallRequest) -> Said:
-        said = request.messages[-1].content
-        assert MESSAGE in said
-        return guard(0.2 if NO in said else 0.95 if YES in said else 0.6)
+    def teacher(request: CallRequest) -> Scripted:
+        prompt = request.messages[-1].content
+        assert MESSAGE in prompt
+        return guard(0.2 if NO in prompt else 0.95 if YES in prompt else 0.6)
 
     candidates = run(models_for(guard_label=teacher), recipe_for(), 0, 1, 2)
     assert [one.label for one in candidates] == ["harmful", "safe", "harmful"]
@@ -175,8 +175,8 @@ def test_each_pair_is_judged_by_itself() -> None:
 
 
 def test_several_guards_are_averaged_and_failed_ones_left_out() -> None:
-    def by_name(**said: Said) -> Callable[[CallRequest], Said]:
-        return lambda request: said[request.model.name]
+    def by_name(**value: Scripted) -> Callable[[CallRequest], Scripted]:
+        return lambda request: value[request.model.name]
 
     three = by_name(g0=guard(0.9), g1=guard(0.2), g2=guard(0.1))
     [candidate] = run(models_for(guard_label=three), recipe_for(guards=3))
@@ -188,14 +188,14 @@ def test_several_guards_are_averaged_and_failed_ones_left_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "code"),
+    ("reply", "code"),
     [
         (CallFailed("timeout", "late"), "failed.timeout"), (BudgetExhausted("no money"), "failed.budget"),
         ({" other": -0.1}, "failed.no_label_tokens"),
     ],
 )  # fmt: skip
-def test_a_guard_that_fails_fails_the_row_by_its_code(said: Said, code: str) -> None:
-    [candidate] = run(models_for(guard_label=said), recipe_for())
+def test_a_guard_that_fails_fails_the_row_by_its_code(reply: Scripted, code: str) -> None:
+    [candidate] = run(models_for(guard_label=reply), recipe_for())
     assert candidate.decision.status == "failed" and candidate.decision.code == code
     assert candidate.text == MESSAGE and candidate.soft_label == {}
 
@@ -207,8 +207,8 @@ def test_a_writer_that_fails_fails_the_row_by_its_code(step: str) -> None:
 
 
 def test_a_guard_without_logprobs_votes() -> None:
-    said = models_for(guard_label=CallFailed("no_logprobs", "none"), guard_name="harmful")
-    [candidate] = run(said, recipe_for())
+    given = models_for(guard_label=CallFailed("no_logprobs", "none"), guard_name="harmful")
+    [candidate] = run(given, recipe_for())
     assert candidate.label == "harmful" and candidate.labelling and candidate.labelling.votes
     assert candidate.soft_label["harmful"] == pytest.approx(1)
 
@@ -281,13 +281,13 @@ def test_refusals_are_counted_with_and_without_a_begun_turn() -> None:
 
 
 def test_failed_calls_are_no_answers_and_base_models_are_left_out() -> None:
-    def half(request: CallRequest) -> Said:
+    def half(request: CallRequest) -> Scripted:
         return CallFailed("timeout", "late") if request.continues else MESSAGE
 
     counts = measure(models_for(generate_message=half), recipe_for())
     assert counts == {"asked_prefilled": 0, "refused_prefilled": 0, "asked_plain": 10, "refused_plain": 0}
     base = models_for()
-    assert measure(base, recipe_for(style="completion")) == {} and not base.asked
+    assert measure(base, recipe_for(style="completion")) == {} and not base.requests
     assert measure(models_for(), recipe_for(), 0) == {}
     with pytest.raises(BudgetExhausted):
         measure(models_for(generate_message=BudgetExhausted("no money")), recipe_for())
@@ -300,13 +300,13 @@ def test_a_prefix_that_is_empty_measures_no_begun_turn() -> None:
 
 def test_a_proposal_is_what_the_guard_will_read() -> None:
     recipe, models = recipe_for(), models_for()
-    said = [asyncio.run(method_of(recipe).propose(slot_at(recipe, n), context_of(recipe, models))) for n in range(3)]
-    assert said[0] == MESSAGE and said[1] == f"User: {MESSAGE}\nAssistant: {NO}"
+    answers = [asyncio.run(method_of(recipe).propose(slot_at(recipe, n), context_of(recipe, models))) for n in range(3)]
+    assert answers[0] == MESSAGE and answers[1] == f"User: {MESSAGE}\nAssistant: {NO}"
     run(models, recipe, 1)
-    assert said[1].replace("\n", " ") in " ".join(models.of("guard.label")[-1].messages[-1].content.split())
+    assert answers[1].replace("\n", " ") in " ".join(models.of("guard.label")[-1].messages[-1].content.split())
 
 
-def test_another_task_is_told_apart() -> None:
+def test_another_task_is_rejected() -> None:
     task = {"kind": "classification", "labels": [{"name": "harmful"}, {"name": "safe"}]}
     with pytest.raises(ValidationError, match="guard"):
         Recipe.model_validate({**recipe_for().model_dump(), "task": task})

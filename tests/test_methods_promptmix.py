@@ -171,10 +171,10 @@ def test_slots_of_a_call_are_alike_and_a_cycle_ends_with_a_shorter_call() -> Non
     models = Models(generate_mix=LIST)
     run(models, recipe, *range(20))
     assert models.count["generate.mix"] == 8
-    asked = Counter(
+    requested = Counter(
         next(n for n in (1, 3) if f"Write {n} short" in r.messages[0].content) for r in models.of("generate.mix")
     )
-    assert asked == {3: 18, 1: 2}
+    assert requested == {3: 18, 1: 2}
 
 
 def test_each_slot_takes_its_own_part_of_one_call() -> None:
@@ -196,7 +196,7 @@ async def test_slots_at_the_same_time_make_one_call_at_the_server(fake_llm: Serv
     assert fake_llm.stats()["requests"] == 1
 
 
-def test_what_a_call_leaves_out_is_asked_for_again() -> None:
+def test_missing_texts_are_requested_again() -> None:
     models = Models(generate_mix=["1. Where is it now?", "1. where is it now\n2. It came without a lid.", LIST])
     candidates = run(models, recipe_for(**OFF), 0, 1, 2)
     assert [one.text for one in candidates] == ["Where is it now?", "It came without a lid.", "May I swap the cup?"]
@@ -214,7 +214,7 @@ def test_three_calls_with_too_few_texts_fail_the_slot() -> None:
     assert second.text == ""
 
 
-def test_an_echoed_request_is_asked_again() -> None:
+def test_an_echoed_request_is_retried() -> None:
     def echo(request: CallRequest) -> str:
         return LIST if request.sample else f"1. A text.\n{request.messages[0].content}"
 
@@ -244,11 +244,11 @@ def test_repeats_of_seeds_are_no_texts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "code"),
+    ("reply", "code"),
     [(CallFailed("timeout", "no answer"), "failed.timeout"), (BudgetExhausted("no money"), "failed.budget")],
 )
-def test_a_failed_call_ends_the_slot_by_its_code(said: Exception, code: str) -> None:
-    [candidate] = run(Models(generate_mix=said), recipe_for(**OFF))
+def test_a_failed_call_ends_the_slot_by_its_code(reply: Exception, code: str) -> None:
+    [candidate] = run(Models(generate_mix=reply), recipe_for(**OFF))
     assert candidate.decision.code == code and candidate.decision.status == "failed"
 
 
@@ -270,7 +270,7 @@ def test_gates_come_before_any_labeler_is_paid() -> None:
         ({"review": {}}, ("generator", "labeler", "reviewer", "adjudicator")),
     ],
 )
-def test_only_the_roles_that_act_are_asked_for(method: dict[str, Any], roles: tuple[str, ...]) -> None:
+def test_only_the_roles_that_act_are_required(method: dict[str, Any], roles: tuple[str, ...]) -> None:
     recipe = recipe_for(**method)
     assert method_of(recipe).roles_of(recipe) == roles
 

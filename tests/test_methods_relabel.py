@@ -1,4 +1,4 @@
-"""Relabelling: judges that are not told the intended label, what they choose among, and what becomes of no label."""
+"""Relabelling: judges do not see the intended label; their choices; and candidates that get no label."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scripted import Models, Said
+from scripted import Models, Scripted
 
 from graft.agents.methods import Context, Drawn, Place, Screen, method_of
 from graft.schemas.calls import CallRequest
@@ -59,9 +59,9 @@ def run(
     return asyncio.run(method_of(recipe).run_slot(slot, context)), models
 
 
-def each(**said: Said) -> Callable[[CallRequest], Said]:
-    """What each model says, by its name."""
-    return lambda request: said[request.model.name]
+def each(**replies: Scripted) -> Callable[[CallRequest], Scripted]:
+    """Replies by model name."""
+    return lambda request: replies[request.model.name]
 
 
 SURE = {" apple": -0.05, " brick": -4.0, " cloud": -4.0}
@@ -83,13 +83,13 @@ def test_agreement_confirms_the_intended_label() -> None:
     assert all(review.stage == "label" and review.role == "labeler" for review in candidate.reviews)
 
 
-def test_a_labeler_is_not_told_the_intended_label() -> None:
+def test_a_labeler_does_not_see_the_intended_label() -> None:
     _, one = run(recipe_for(), {"labeler_label": SURE}, label="apple")
     _, other = run(recipe_for(), {"labeler_label": SURE}, label="brick")
-    asked = [{request.messages for request in models.of("labeler.label")} for models in (one, other)]
-    assert asked[0] == asked[1]
-    said = one.of("labeler.label")[0].messages[-1].content
-    assert TEXT in said and "apple" not in said and "%" not in said
+    requested = [{request.messages for request in models.of("labeler.label")} for models in (one, other)]
+    assert requested[0] == requested[1]
+    prompt = one.of("labeler.label")[0].messages[-1].content
+    assert TEXT in prompt and "apple" not in prompt and "%" not in prompt
     assert one.of("labeler.label")[0].temperature == 0
 
 
@@ -140,8 +140,8 @@ def test_a_name_of_a_class_that_was_not_shown_is_no_label() -> None:
 
 
 def test_those_without_a_label_are_left_out_of_the_mean() -> None:
-    said = each(m0=MOVED, m1=LOST, m2=CallFailed("timeout", "late"))
-    candidate, _ = run(recipe_for(), {"labeler_label": said})
+    answers = each(m0=MOVED, m1=LOST, m2=CallFailed("timeout", "late"))
+    candidate, _ = run(recipe_for(), {"labeler_label": answers})
     assert candidate.accepted and candidate.label == "brick"
     assert sum(candidate.soft_label.values()) == pytest.approx(1)
     assert sum(not review.distribution for review in candidate.reviews) == 2
@@ -228,7 +228,7 @@ def test_a_unanimous_panel_decides_by_itself() -> None:
 
 
 @pytest.mark.parametrize("second", [SURE, LOST, CallFailed("timeout", "late")])
-def test_a_divided_panel_goes_to_the_adjudicator(second: Said) -> None:
+def test_a_divided_panel_goes_to_the_adjudicator(second: Scripted) -> None:
     script = {"reviewer_label": each(m0=MOVED, m1=second), "adjudicator_label": {" cloud": -0.1, " apple": -3.0}}
     candidate, models = run(recipe_for(relabel="panel"), script)
     assert candidate.accepted and candidate.label == "cloud"
@@ -252,8 +252,8 @@ def test_a_review_is_of_the_new_label(mean: int, code: str) -> None:
     recipe = recipe_for(models=4, review={"reviewers": 2})
     candidate, models = run(recipe, {"labeler_label": MOVED, "review_text": scores(mean)})
     assert candidate.decision.code == code and (candidate.intended_label, candidate.label) == ("apple", "brick")
-    said = models.of("review.text")[0].messages[-1].content
-    assert "Wanted label: brick" in said and TEXT in said and "apple" not in said
+    prompt = models.of("review.text")[0].messages[-1].content
+    assert "Wanted label: brick" in prompt and TEXT in prompt and "apple" not in prompt
     assert candidate.labelling and candidate.labelling.relabelled
     assert candidate.models["labeler"] and candidate.models["reviewer"]
 
@@ -277,8 +277,8 @@ distributions = st.lists(st.lists(logprob, min_size=3, max_size=3), min_size=1, 
 @settings(max_examples=80, deadline=None)
 @given(rows=distributions)
 def test_the_mean_distribution_is_the_soft_label(rows: list[list[float]]) -> None:
-    said = {f"m{n}": dict(zip((" apple", " brick", " cloud"), row, strict=True)) for n, row in enumerate(rows)}
-    candidate, _ = run(recipe_for(models=len(rows)), {"labeler_label": each(**said)})
+    answers = {f"m{n}": dict(zip((" apple", " brick", " cloud"), row, strict=True)) for n, row in enumerate(rows)}
+    candidate, _ = run(recipe_for(models=len(rows)), {"labeler_label": each(**answers)})
     soft, labelling = candidate.soft_label, candidate.labelling
     assert set(soft) == {"apple", "brick", "cloud"} and sum(soft.values()) == pytest.approx(1)
     assert all(-1e-9 <= value <= 1 + 1e-9 for value in soft.values())

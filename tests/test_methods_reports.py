@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from graft.agents.methods import report_of
+from graft.agents.methods.harmaug import KIND as HARMAUG
 from graft.agents.methods.harmaug import Side, Variant
 from graft.agents.methods.steps.mixing import mixing_report
-from graft.agents.methods.steps.scoring import scoring_report
 from graft.data.card import render_card
 from graft.data.lake import Lake
 from graft.schemas.base import utc_now
@@ -106,7 +106,7 @@ def test_a_run_whose_every_message_was_refused(lake: Lake) -> None:
     code = "rejected.refusal"
     alone = [aimed(i, "", "harmful", "empty", "harmful", 0.0, code) for i in range(2)]
     lake.commit("r", "b", alone, [])
-    report = scoring_report(lake.query, "r", {"asked_plain": 4, "refused_plain": 3})
+    report = HARMAUG.report(lake.query, "r", {"asked_plain": 4, "refused_plain": 3})
     assert report is not None
     assert report.text == "2 of 2 messages were refused. Replies that were not refusals: 25% without the prefix."
     assert [table.title for table in report.tables] == ["Replies without a refusal"]
@@ -134,7 +134,7 @@ def test_labels_by_side_and_variant_and_refusals_by_message(lake: Lake) -> None:
         aimed(4, "g3", "harmful", "empty", "harmful", 0.0, "rejected.refusal"),
         aimed(5, "g3", "harmful", "refusal", "harmful", 0.0, "rejected.refusal"),
     ], [])  # fmt: skip
-    report = scoring_report(lake.query, "r", RUN.counts)
+    report = HARMAUG.report(lake.query, "r", RUN.counts)
     assert report is not None and report == report_of(run_of("harmaug"), lake.query)
     scored, refusals = report.tables
     names = ("side", "variant", "rows", "harmful", "mean_score")

@@ -1,4 +1,4 @@
-"""What is acknowledged outlives a power cut: unsynced writes are dropped, and nothing acknowledged is missing.
+"""Acknowledged data survives a power cut: unsynced writes are dropped, and nothing acknowledged is missing.
 
 SQLite is given a file system layer (a VFS, made with ctypes) that copies a file aside whenever it is synced: the copies
 are the disk after a power cut under the harshest reading, where nothing reaches it but by fsync.

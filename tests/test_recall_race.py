@@ -111,7 +111,7 @@ def fill(lake: Lake, names: Sequence[str]) -> None:
 class Steps:
     """The publisher's connection: after its statement number `at` (0: before the first) it calls `then`.
 
-    `held` tells of each statement whether the publisher held the commit lock after it.
+    `held` is, for each statement, True if the publisher held the commit lock after it.
     """
 
     def __init__(self, lake: Lake, at: int, then: Callable[[], None]) -> None:
@@ -223,14 +223,15 @@ def test_the_end_of_a_run_counts_the_rows_that_its_version_holds(
     monkeypatch.setattr(publishing.artifacts, "leave", nothing)
 
     def publisher(lake: Lake, name: str) -> None:
-        asked, run = recipe(name), run_of(name)
+        requested, run = recipe(name), run_of(name)
         gateway: Any = SimpleNamespace(stats=SimpleNamespace(cached=0, notes=[]))
         shop = RunContext(
-            recipe=asked, run_id=run.id, home=lake.home, lake=lake, gateway=gateway, method=method_of(asked), seeds=[],
-            gates=Admission(asked), progress=Progress(name, run.id, asked.wanted()),
+            recipe=requested, run_id=run.id, home=lake.home, lake=lake, gateway=gateway,
+            method=method_of(requested), seeds=[], gates=Admission(requested),
+            progress=Progress(name, run.id, requested.wanted()),
         )  # fmt: skip
-        told = asyncio.run(publishing.finish(shop, run, [candidate(name, n) for n in NEW], 0, lambda text: None))
-        made = version(lake, f"{name}@{told['version']['version']}")
+        result = asyncio.run(publishing.finish(shop, run, [candidate(name, n) for n in NEW], 0, lambda text: None))
+        made = version(lake, f"{name}@{result['version']['version']}")
         stored = lake.run(run.id)
         assert stored is not None and stored.version == made.version
         assert stored.counts["published"] == made.rows == 4 - sum(stored.shortfall.values())
@@ -287,15 +288,15 @@ def test_an_import_publishes_no_recalled_row(
 
     bring(small, "bring-count")
     for step in steps_of(at_step(lake, -1, lambda: None, lambda: bring(large, "bring-count"))):
-        name, told = f"bring{step:02}", list[Imported]()
+        name, imports = f"bring{step:02}", list[Imported]()
         bad = sorted(rows(lake, bring(small, name).version)["id"].to_pylist())[0]
         at_step(
             lake,
             step,
             lambda bad=bad, name=name: recall(rival, Selector("row", bad), name, reason="r", by="ann"),
-            lambda name=name, told=told: told.append(bring(large, name)),
+            lambda name=name, imports=imports: imports.append(bring(large, name)),
         )
-        every, made = versions(lake, name), told[0]
+        every, made = versions(lake, name), imports[0]
         assert bad not in rows(lake, every[-1])["id"].to_pylist() and every[-1].rows == 7
         assert made.new and any("withdraw them: 1" in notice for notice in made.notices) == (made.version.rows == 7)
         assert f"{made.version.rows} rows for classification" in made.version.card

@@ -1,4 +1,4 @@
-"""Restricted rows: no output holds their words unless they are asked for. The policy is a benign one of a shop."""
+"""Restricted rows: no output holds their words unless they are requested. The policy is a benign one of a shop."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ RUN = Run(id="run1", dataset="shop", recipe=RECIPE.model_dump(mode="json"), stat
 HARMFUL = Seed(id="s_harmful1", text=f"seed {MARK}", label="harmful", response=MARK, keywords=(MARK,), summary=MARK)
 PLAIN = Seed.of("open hours?", "safe")
 GROWN = Seed.of(f"row c_secret01 {MARK}", "safe")
-"""An accepted row on its way to be an exemplar: nothing in it says that it is restricted."""
+"""An accepted row on its way to be an exemplar: it carries no mark of being restricted."""
 
 
 def candidate(name: str, *, restricted: bool, status: str = "accepted", code: str = "accepted.agreed") -> Candidate:
@@ -130,7 +130,7 @@ ASKED = [
 
 
 @pytest.mark.parametrize("words", ASKED, ids=" ".join)
-def test_words_are_hidden_until_they_are_asked_for(lake: Lake, words: list[str]) -> None:
+def test_words_are_hidden_until_requested(lake: Lake, words: list[str]) -> None:
     hidden = said(*words)
     assert MARK not in hidden and "(restricted)" in hidden
     assert MARK in said(*words, "--restricted")
@@ -182,15 +182,15 @@ def test_an_open_example_is_shown_where_there_is_one(lake: Lake) -> None:
 
 
 @pytest.mark.parametrize("format", ["jsonl", "parquet"])
-def test_export_leaves_them_out_and_says_so(
+def test_export_leaves_them_out_with_a_note(
     lake: Lake, tmp_path: Path, format: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.DEBUG):
-        told = said("export", "shop", "--format", format, "--out", str(tmp_path / "out"))
+        result = said("export", "shop", "--format", format, "--out", str(tmp_path / "out"))
     out = tmp_path / "out"
     names = [f"train.{format}", f"test.{format}", "README.md", "manifest.json"]
     assert sorted(path.name for path in out.iterdir()) == sorted(names)
-    assert MARK not in told + caplog.text and all(MARK.encode() not in path.read_bytes() for path in out.iterdir())
+    assert MARK not in result + caplog.text and all(MARK.encode() not in path.read_bytes() for path in out.iterdir())
     assert rows_of(out / f"test.{format}") == [] and len(rows_of(out / f"train.{format}")) == 1
     readme = (out / "README.md").read_text()
     assert "1 restricted rows were left out" in readme and "1 rows are restricted" in readme
@@ -207,7 +207,7 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
     return table
 
 
-def test_export_with_the_flag_holds_them_and_its_card_says_so(lake: Lake) -> None:
+def test_export_with_the_flag_includes_them_with_a_note(lake: Lake) -> None:
     files = json.loads(CliRunner().invoke(app, ["export", "shop", "--restricted", "--json"]).stdout)
     folder = Path(files[-1]).parent
     assert folder.name == "shop-1-jsonl-restricted"
@@ -219,7 +219,7 @@ def test_export_with_the_flag_holds_them_and_its_card_says_so(lake: Lake) -> Non
     assert MARK not in (lake.home.exports / "shop-1-jsonl/test.jsonl").read_text()
 
 
-def test_load_leaves_them_out_and_says_how_many(lake: Lake, caplog: pytest.LogCaptureFixture) -> None:
+def test_load_leaves_them_out_and_reports_the_number(lake: Lake, caplog: pytest.LogCaptureFixture) -> None:
     frame = graft.load("shop")
     assert list(frame["id"]) == ["c_open0001"] and "1 restricted rows left out" in caplog.text
     assert MARK not in caplog.text + frame.to_csv()
@@ -228,7 +228,7 @@ def test_load_leaves_them_out_and_says_how_many(lake: Lake, caplog: pytest.LogCa
     assert MARK in graft.load("shop", restricted=True).to_csv() and caplog.text == ""
 
 
-def test_what_a_run_leaves_and_raises_never_says_them(lake: Lake) -> None:
+def test_files_and_errors_of_a_run_never_contain_them(lake: Lake) -> None:
     rows = [Row(id=c.id, text=c.text, label=c.label, split="train", restricted=c.restricted) for c in CANDIDATES]
     assert MARK not in card(lake, rows) + json.dumps(funnel(lake, "run1"))
     shop: Any = SimpleNamespace(lake=lake, recipe=RECIPE)

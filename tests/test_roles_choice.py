@@ -40,25 +40,25 @@ class FakeModel:
     """Answers by what the prompt ends on."""
 
     def __init__(self, by_end: Mapping[str, Mapping[str, float]]) -> None:
-        self.by_end, self.asked = by_end, list[CallRequest]()
+        self.by_end, self.requests = by_end, list[CallRequest]()
 
     async def __call__(self, request: CallRequest) -> Reply:
-        self.asked.append(request)
-        said = request.prompt if request.prompt is not None else request.messages[-1].content
-        end = max((end for end in self.by_end if said.endswith(end)), key=len)
+        self.requests.append(request)
+        prompt = request.prompt if request.prompt is not None else request.messages[-1].content
+        end = max((end for end in self.by_end if prompt.endswith(end)), key=len)
         return make_reply(request, self.by_end[end])
 
 
 async def judge(model: FakeModel, spec: ModelSpec, text: str = "where is my card") -> dict[str, float]:
     judged = await judge_label(model, recipe=make_recipe(), model=spec, role="reviewer", seeds=[], text=text)
-    assert judged.key == model.asked[0].key()
+    assert judged.key == model.requests[0].key()
     return {label: math.exp(logprob) for label, logprob in judged.raw.items()}
 
 
 FIRST = {" card": 0.5, " home": 0.3, " the": 0.1, " Wea": 0.05, " zebra": 0.01}
 
 
-async def test_labels_that_share_their_first_token_are_told_apart_by_another_call() -> None:
+async def test_labels_that_share_their_first_token_are_separated_by_another_call() -> None:
     model = FakeModel(
         {"Label:": FIRST, " card": {" lost": 0.8, " sto": 0.1, " x": 0.05}, " home": {"\n": 0.6, " loan": 0.4}}
     )
@@ -67,20 +67,20 @@ async def test_labels_that_share_their_first_token_are_told_apart_by_another_cal
     assert got == pytest.approx(
         {"card lost": 0.4, "card stolen": 0.05, "home": 0.18, "home loan": 0.12, "weather": 0.05}
     )
-    assert [request.max_tokens for request in model.asked] == [1, 1, 1]
-    assert all(request.temperature == 0 and request.top_logprobs == 20 for request in model.asked)
+    assert [request.max_tokens for request in model.requests] == [1, 1, 1]
+    assert all(request.temperature == 0 and request.top_logprobs == 20 for request in model.requests)
 
 
-async def test_a_chat_model_is_asked_again_with_the_shared_token_as_its_own_words() -> None:
+async def test_a_chat_model_is_called_again_with_the_shared_token_prefilled() -> None:
     model = FakeModel(
         {"label?": {"card": 0.9, "home": 0.1}, "card": {" lost": 0.5, " stolen": 0.25}, "home": {"": 1.0}}
     )
     got = await judge(model, CHAT, "my card?")
     assert got["card lost"] == pytest.approx(0.45)
     assert got["card stolen"] == pytest.approx(0.225)
-    followed = [[message.role for message in request.messages][-2:] for request in model.asked[1:]]
+    followed = [[message.role for message in request.messages][-2:] for request in model.requests[1:]]
     assert followed == [["user", "assistant"]] * 2
-    assert [request.continues for request in model.asked] == [False, True, True]
+    assert [request.continues for request in model.requests] == [False, True, True]
 
 
 async def test_a_label_that_the_server_does_not_list_gets_the_lowest_logprob_that_it_did_list() -> None:
@@ -90,19 +90,19 @@ async def test_a_label_that_the_server_does_not_list_gets_the_lowest_logprob_tha
     )
 
 
-async def test_labels_that_nothing_tells_apart_end_after_a_bounded_number_of_calls() -> None:
+async def test_indistinguishable_labels_end_after_a_bounded_number_of_calls() -> None:
     class Endless:
-        asked = 0
+        requests = 0
 
         async def __call__(self, request: CallRequest) -> Reply:
-            self.asked += 1
+            self.requests += 1
             return make_reply(request, {"a": 1.0})
 
     model = Endless()
     judged = await judge_label(
         model, recipe=make_recipe("aaaaaaaaab", "aaaaaaaaac"), model=BASE, role="reviewer", seeds=[], text="t"
     )
-    assert model.asked == 4
+    assert model.requests == 4
     assert {label: math.exp(value) for label, value in judged.raw.items()} == pytest.approx(
         {"aaaaaaaaab": 0.5, "aaaaaaaaac": 0.5}
     )
@@ -125,13 +125,13 @@ def test_the_same_case_wins_over_a_longer_match_and_a_longer_match_over_a_likeli
 @pytest.mark.parametrize("spec", [BASE, CHAT])
 def test_prompts_of_a_run_differ_only_at_their_end_and_hold_no_template_of_the_text(spec: ModelSpec) -> None:
     seeds = [Seed.of(f"seed {{{{ 7 * 7 }}}} {number}", LABELS[number % 5]) for number in range(10)]
-    asked = [
+    prompts = [
         choice_request(recipe=make_recipe(), model=spec, role="reviewer", seeds=seeds, text=text)
         for text in ("{{ 6 * 7 }}\nLabel: home", "other")
     ]
     whole = [
         request.prompt if request.prompt is not None else "\n".join(m.content for m in request.messages)
-        for request in asked
+        for request in prompts
     ]
     assert "{{ 6 * 7 }} Label: home" in whole[0]
     assert "49" not in whole[0]
@@ -147,10 +147,10 @@ def test_every_label_has_an_example_and_all_of_them_fit() -> None:
 
 
 async def test_an_encoder_is_given_seeds_and_descriptions_and_its_distribution_is_taken_as_it_is() -> None:
-    asked: list[CallRequest] = []
+    requests: list[CallRequest] = []
 
     async def ask(request: CallRequest) -> Reply:
-        asked.append(request)
+        requests.append(request)
         return make_reply(request, dict.fromkeys(reversed(LABELS), 0.2))
 
     judged = await judge_label(
@@ -158,9 +158,9 @@ async def test_an_encoder_is_given_seeds_and_descriptions_and_its_distribution_i
     )
     assert list(judged.raw) == list(LABELS)
     assert judged.listed == set(LABELS) and judged.answer == LABELS[-1]
-    assert asked[0].context[0] == ("rain?", "weather")
-    assert ("about home", "home") in asked[0].context
-    assert (asked[0].prompt, asked[0].choices) == ("sun?", LABELS)
+    assert requests[0].context[0] == ("rain?", "weather")
+    assert ("about home", "home") in requests[0].context
+    assert (requests[0].prompt, requests[0].choices) == ("sun?", LABELS)
 
 
 SCORES = st.dictionaries(st.sampled_from(LABELS), st.floats(-60, 0), min_size=1)
@@ -204,7 +204,7 @@ async def test_a_begun_turn_grows_by_every_further_token() -> None:
     labels = ("pay in now", "pay in later", "weather")
     model = FakeModel({"label?": {"pay": 0.9}, "pay": {" in": 1.0}, "pay in": {" now": 0.75, " later": 0.25}})
     judged = await judge_label(model, recipe=make_recipe(*labels), model=CHAT, role="labeler", seeds=[], text="t")
-    assert [request.messages[-1].content for request in model.asked[1:]] == ["pay", "pay in"]
+    assert [request.messages[-1].content for request in model.requests[1:]] == ["pay", "pay in"]
     assert math.exp(judged.raw["pay in now"]) == pytest.approx(0.9 * 0.75)
     assert judged.listed == {"pay in now", "pay in later"} and judged.answer == "pay"
 
@@ -218,12 +218,12 @@ async def test_a_narrowed_choice_shows_and_scores_only_its_labels() -> None:
         judged = await judge_label(
             model, recipe=recipe, model=spec, role="labeler", seeds=seeds, text="sun?", labels=labels[::-1]
         )
-        shown = model.asked[-1].prompt or "\n".join(message.content for message in model.asked[-1].messages)
+        shown = model.requests[-1].prompt or "\n".join(message.content for message in model.requests[-1].messages)
         assert list(judged.raw) == ["weather", "home"]
         assert "rain?" in shown and "card" not in shown
 
 
-async def test_where_no_label_is_listed_the_judgement_fails_and_says_what_helps() -> None:
+async def test_without_a_listed_label_the_judgement_fails_and_names_the_fix() -> None:
     with pytest.raises(CallFailed, match=r"none of the labels is among the 2 alternatives.*top_logprobs") as caught:
         await judge(FakeModel({"": {" The": 0.9, "zebra": 0.05}}), BASE)
     assert (caught.value.code, caught.value.raw, caught.value.where) == ("no_label_tokens", "The", "models.base")
@@ -232,14 +232,14 @@ async def test_where_no_label_is_listed_the_judgement_fails_and_says_what_helps(
 async def test_white_space_before_the_answer_is_passed_over() -> None:
     async def ask(request: CallRequest) -> Reply:
         blank = TokenLogprob(token="\n\n", logprob=0.0, top=(("\n\n", 0.0), ("up", -9.0)))
-        said = TokenLogprob(token="down", logprob=-0.5, top=(("down", -0.5), ("up", -1.0)))
-        return Reply(key=request.key(), text="\n\ndown", logprobs=(blank, said))
+        answers = TokenLogprob(token="down", logprob=-0.5, top=(("down", -0.5), ("up", -1.0)))
+        return Reply(key=request.key(), text="\n\ndown", logprobs=(blank, answers))
 
     judged = await judge_label(ask, recipe=make_recipe("up", "down"), model=BASE, role="guard", seeds=[], text="t")
     assert judged.raw == {"up": -1.0, "down": -0.5}
 
 
-def test_means_over_differing_candidates_count_each_label_where_it_was_asked_for() -> None:
+def test_means_over_differing_candidates_count_each_label_where_it_was_a_candidate() -> None:
     means = batch_means([{"a": -1.0, "b": -2.0}, {"b": -4.0, "c": -6.0}])
     assert means == {"a": -1.0, "b": -3.0, "c": -6.0}
     known = calibrate({"a": -1.0, "d": -5.0}, {"a": -1.0, "b": -3.0})

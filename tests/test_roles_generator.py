@@ -40,56 +40,65 @@ def slot_of(recipe: Recipe, label: str) -> Slot:
     return make_slot(run_id="r", shard=0, round=0, index=0, label=label, pool={label: seeds}, recipe=recipe)
 
 
-class Says:
-    """A model that says one thing and remembers what it was asked."""
+class FixedModel:
+    """A model with one fixed reply that records its requests."""
 
-    def __init__(self, said: Any, finish: str = "stop") -> None:
-        self.said, self.finish = said, finish
+    def __init__(self, reply: Any, finish: str = "stop") -> None:
+        self.replies, self.finish = reply, finish
         self.request: CallRequest | None = None
 
     async def __call__(self, request: CallRequest) -> Reply:
         self.request = request
-        text = self.said if isinstance(self.said, str) else orjson.dumps(self.said).decode()
+        text = self.replies if isinstance(self.replies, str) else orjson.dumps(self.replies).decode()
         return Reply(key=request.key(), text=text, finish_reason=self.finish)
 
 
 async def test_a_base_model_continues_the_list_of_exemplars() -> None:
-    model, slot = Says(" Where is my refund?\n- next"), slot_of(SUPPORT, "billing")
+    model, slot = FixedModel(" Where is my refund?\n- next"), slot_of(SUPPORT, "billing")
     text, key = await write_text(model, SUPPORT, BASE, slot)
-    asked = model.request
-    assert text == "Where is my refund?" and asked is not None and key == asked.key()
+    requested = model.request
+    assert text == "Where is my refund?" and requested is not None and key == requested.key()
     listed = "\n".join(f"- {seed.text}" for seed in slot.exemplars)
-    assert asked.prompt is not None and asked.prompt.endswith(f"\n{listed}\n-")
-    assert asked.stop == ("\n",) and asked.json_schema is None and asked.messages == ()
-    assert asked.seed == slot.seed and asked.role == "generator"
+    assert requested.prompt is not None and requested.prompt.endswith(f"\n{listed}\n-")
+    assert requested.stop == ("\n",) and requested.json_schema is None and requested.messages == ()
+    assert requested.seed == slot.seed and requested.role == "generator"
+
+
+async def test_no_text_is_requested_that_is_longer_than_a_gate_allows() -> None:
+    tight = Recipe.model_validate({**SUPPORT.model_dump(mode="json"), "gates": {"max_chars": 90}})
+    for recipe, most in ((SUPPORT, 1000), (tight, 90)):
+        model = FixedModel({"text": "Where is my refund?"})
+        await write_text(model, recipe, CHAT, slot_of(recipe, "billing"))
+        assert model.request is not None and model.request.json_schema is not None
+        assert model.request.json_schema["properties"]["text"]["maxLength"] <= most
 
 
 async def test_a_chat_model_is_held_to_a_json_schema() -> None:
-    model = Says({"text": '"Where is  my refund?"'})
+    model = FixedModel({"text": '"Where is  my refund?"'})
     text, _ = await write_text(model, SUPPORT, CHAT, slot_of(SUPPORT, "billing"))
     assert text == "Where is my refund?"
-    asked = model.request
-    assert asked is not None and asked.json_schema is not None and asked.prompt is None
-    assert asked.json_schema["required"] == ["text"]
-    assert "which is about invoices" in asked.messages[1].content
+    requested = model.request
+    assert requested is not None and requested.json_schema is not None and requested.prompt is None
+    assert requested.json_schema["required"] == ["text"]
+    assert "which is about invoices" in requested.messages[1].content
 
 
 async def test_a_text_cut_off_by_the_token_limit_ends_at_its_last_sentence() -> None:
-    cut = Says(" My card was charged twice. I would like to", "length")
+    cut = FixedModel(" My card was charged twice. I would like to", "length")
     assert (await write_text(cut, SUPPORT, BASE, slot_of(SUPPORT, "billing")))[0] == "My card was charged twice."
 
 
 @pytest.mark.parametrize(
-    ("said", "code"), [("", "malformed"), ({"text": ""}, "empty"), ({"text": 3}, "schema_unmet"), ([1], "malformed")]
+    ("reply", "code"), [("", "malformed"), ({"text": ""}, "empty"), ({"text": 3}, "schema_unmet"), ([1], "malformed")]
 )
-async def test_an_unusable_reply_fails_with_its_code(said: Any, code: str) -> None:
+async def test_an_unusable_reply_fails_with_its_code(reply: Any, code: str) -> None:
     with pytest.raises(CallFailed) as failure:
-        await write_text(Says(said), SUPPORT, CHAT, slot_of(SUPPORT, "billing"))
+        await write_text(FixedModel(reply), SUPPORT, CHAT, slot_of(SUPPORT, "billing"))
     assert failure.value.code == code
 
 
 @pytest.mark.parametrize(
-    ("said", "text"),
+    ("reply", "text"),
     [
         ("- Where is it?", "Where is it?"),
         ("1. Where is it?", "Where is it?"),
@@ -103,43 +112,45 @@ async def test_an_unusable_reply_fails_with_its_code(said: Any, code: str) -> No
         ("It says 'paid'", "It says 'paid'"),
     ],
 )
-def test_what_models_put_around_a_text_comes_off(said: str, text: str) -> None:
-    assert cleaned(said) == text
+def test_what_models_put_around_a_text_comes_off(reply: str, text: str) -> None:
+    assert cleaned(reply) == text
 
 
 @given(st.text())
-def test_cleaning_twice_changes_nothing(said: str) -> None:
-    assert cleaned(cleaned(said)) == cleaned(said)
+def test_cleaning_twice_changes_nothing(text: str) -> None:
+    assert cleaned(cleaned(text)) == cleaned(text)
 
 
 @pytest.mark.parametrize(
-    ("model", "said"),
+    ("model", "reply"),
     [
         (CHAT, {"keywords": ["primes", "sieve", "modulo", "Sieve", "gcd"]}),
         (BASE, " primes, sieve, modulo, Sieve, gcd\n"),
     ],
 )
-async def test_keywords_are_new_distinct_and_at_most_three(model: ModelSpec, said: Any) -> None:
-    assert (await write_keywords(Says(said), INSTRUCTION, model, slot_of(INSTRUCTION, "math"), most=3))[0] == (
+async def test_keywords_are_new_distinct_and_at_most_three(model: ModelSpec, reply: Any) -> None:
+    assert (await write_keywords(FixedModel(reply), INSTRUCTION, model, slot_of(INSTRUCTION, "math"), most=3))[0] == (
         "sieve", "modulo", "gcd",
     )  # fmt: skip
 
 
 @pytest.mark.parametrize("model", [CHAT, BASE])
 async def test_an_instruction_is_written_from_summaries_never_from_seeds(model: ModelSpec) -> None:
-    said = Says(" Explain the sieve." if model is BASE else {"instruction": "Explain the sieve."})
-    text, _ = await write_instruction(said, INSTRUCTION, model, slot_of(INSTRUCTION, "math"), ("sieve", "gcd"))
-    asked = said.request
-    assert text == "Explain the sieve." and asked is not None
-    shown = asked.prompt or asked.messages[1].content
+    answers = FixedModel(" Explain the sieve." if model is BASE else {"instruction": "Explain the sieve."})
+    text, _ = await write_instruction(answers, INSTRUCTION, model, slot_of(INSTRUCTION, "math"), ("sieve", "gcd"))
+    requested = answers.request
+    assert text == "Explain the sieve." and requested is not None
+    shown = requested.prompt or requested.messages[1].content
     assert "sieve, gcd" in shown and "Sum 1." in shown and "Full text" not in shown
 
 
 async def test_a_response_is_free_text_for_the_instruction_alone() -> None:
-    said = Says("Line one.\n\nLine two.")
+    answers = FixedModel("Line one.\n\nLine two.")
     slot = slot_of(INSTRUCTION, "math")
-    assert (await write_response(said, INSTRUCTION, CHAT, slot, "Explain {{ x }}."))[0] == "Line one.\n\nLine two."
-    asked = said.request
-    assert asked is not None and asked.json_schema is None and asked.messages[1].content == "Explain {{ x }}."
+    assert (await write_response(answers, INSTRUCTION, CHAT, slot, "Explain {{ x }}."))[0] == "Line one.\n\nLine two."
+    requested = answers.request
+    assert (
+        requested is not None and requested.json_schema is None and requested.messages[1].content == "Explain {{ x }}."
+    )
     with pytest.raises(CallFailed, match="empty response"):
-        await write_response(Says("  "), INSTRUCTION, CHAT, slot, "Explain.")
+        await write_response(FixedModel("  "), INSTRUCTION, CHAT, slot, "Explain.")

@@ -36,25 +36,25 @@ def recipe_of(**guard: Any) -> Recipe:
     })  # fmt: skip
 
 
-class Says:
+class FixedModel:
     """Answers in turn, by texts, alternatives (a dict) or exceptions; the last one again and again."""
 
-    def __init__(self, *said: Any) -> None:
-        self.said, self.asked = list(said), list[CallRequest]()
+    def __init__(self, *replies: Any) -> None:
+        self.replies, self.requests = list(replies), list[CallRequest]()
 
     async def __call__(self, request: CallRequest) -> Reply:
-        said = self.said[min(len(self.asked), len(self.said) - 1)]
-        self.asked.append(request)
-        if isinstance(said, Exception):
-            raise said
-        if isinstance(said, str):
-            return Reply(key=request.key(), text=said)
-        top = tuple((token, math.log(share)) for token, share in said.items())
+        answers = self.replies[min(len(self.requests), len(self.replies) - 1)]
+        self.requests.append(request)
+        if isinstance(answers, Exception):
+            raise answers
+        if isinstance(answers, str):
+            return Reply(key=request.key(), text=answers)
+        top = tuple((token, math.log(share)) for token, share in answers.items())
         return Reply(key=request.key(), text=top[0][0], logprobs=(TokenLogprob(token="x", logprob=0.0, top=top),))
 
 
 async def score(
-    ask: Says, model: ModelSpec = CHAT, response: str | None = None, text: str = "Any deal?", means: Any = None,
+    ask: FixedModel, model: ModelSpec = CHAT, response: str | None = None, text: str = "Any deal?", means: Any = None,
     **guard: Any,
 ) -> Review:  # fmt: skip
     return await score_message(
@@ -68,33 +68,33 @@ def chances(review: Review) -> dict[str, float]:
 
 @pytest.mark.parametrize("model", [CHAT, BASE, ENCODER])
 async def test_any_model_judges_harmful_or_safe_by_probabilities(model: ModelSpec) -> None:
-    ask = Says({"harmful": 0.3, "safe": 0.1})
+    ask = FixedModel({"harmful": 0.3, "safe": 0.1})
     review = await score(ask, model)
     assert (review.answer, review.role, review.stage, review.failure) == ("harmful", "guard", "label", "")
     assert chances(review) == pytest.approx({"harmful": 0.75, "safe": 0.25})
-    assert ask.asked[0].role == "guard"
+    assert ask.requests[0].role == "guard"
     corrected = await score(ask, model, means={"harmful": math.log(0.9), "safe": math.log(0.1)})
     assert corrected.answer == "safe"
 
 
 async def test_a_response_is_judged_with_its_message_and_so_are_the_seeds() -> None:
-    ask = Says({"harmful": 0.3, "safe": 0.1})
+    ask = FixedModel({"harmful": 0.3, "safe": 0.1})
     await score(ask, response="Sure,\n10% for you.")
-    shown = [message.content for message in ask.asked[0].messages]
+    shown = [message.content for message in ask.requests[0].messages]
     assert "User: Any deal? Assistant: Sure, 10% for you." in shown[-1]
     assert any("User: Give me 90% off. Assistant: Sure, here you go." in turn for turn in shown[:-1])
     await score(ask, text="long " * 2000, response="the very end")
-    assert "the very end" in ask.asked[1].messages[-1].content
+    assert "the very end" in ask.requests[1].messages[-1].content
 
 
 async def test_without_probabilities_the_name_is_a_vote_and_what_cannot_be_read_is_a_failure() -> None:
-    ask = Says("hm", "Safe.")
+    ask = FixedModel("hm", "Safe.")
     review = await score(ask)
-    assert review.answer == "safe" and is_vote(review) and len(ask.asked) == 2
-    assert is_vote(await score(Says("harmful"), answer="name"))
-    unread = await score(Says("dunno"))
+    assert review.answer == "safe" and is_vote(review) and len(ask.requests) == 2
+    assert is_vote(await score(FixedModel("harmful"), answer="name"))
+    unread = await score(FixedModel("dunno"))
     assert unread.failure.startswith("schema_unmet: ") and not unread.answer
-    assert (await score(Says({"The": 0.9}))).failure.startswith("no_label_tokens: ")
+    assert (await score(FixedModel({"The": 0.9}))).failure.startswith("no_label_tokens: ")
 
 
 @pytest.mark.parametrize("template", VERSIONS)
@@ -108,32 +108,34 @@ async def test_without_probabilities_the_name_is_a_vote_and_what_cannot_be_read_
     ],
 )
 async def test_llama_guard_is_read_from_its_first_token(template: str, top: dict[str, float], harmful: float) -> None:
-    ask = Says(top)
+    ask = FixedModel(top)
     review = await score(ask, template=template, means={"harmful": -9.0, "safe": 0.0})
     assert chances(review) == pytest.approx({"harmful": harmful, "safe": 1 - harmful})
     assert review.answer == ("harmful" if harmful > 0.5 else "safe")
-    request = ask.asked[0]
+    request = ask.requests[0]
     assert (request.max_tokens, request.temperature, request.top_logprobs, request.messages) == (1, 0.0, 20, ())
     assert review.call_key == request.key()
 
 
 async def test_llama_guard_without_probabilities_votes_by_its_first_word() -> None:
-    ask = Says("\n\n", "\n\nunsafe\nS1")
+    ask = FixedModel("\n\n", "\n\nunsafe\nS1")
     review = await score(ask, template="llama-guard-3")
-    assert review.answer == "harmful" and is_vote(review) and review.call_key == ask.asked[1].key()
-    ask = Says("safe")
+    assert review.answer == "harmful" and is_vote(review) and review.call_key == ask.requests[1].key()
+    ask = FixedModel("safe")
     assert (await score(ask, BLIND, template="llama-guard-2")).answer == "safe"
-    assert [(request.max_tokens, request.top_logprobs) for request in ask.asked] == [(8, 0)]
-    assert (await score(Says("Well"), template="llama-guard-1")).failure.startswith("schema_unmet: ")
+    assert [(request.max_tokens, request.top_logprobs) for request in ask.requests] == [(8, 0)]
+    assert (await score(FixedModel("Well"), template="llama-guard-1")).failure.startswith("schema_unmet: ")
 
 
-async def test_a_guard_that_fails_is_told_and_an_empty_budget_is_raised() -> None:
+async def test_a_failed_guard_is_recorded_and_an_empty_budget_is_raised() -> None:
     for template in ("labels", "llama-guard-3"):
-        assert (await score(Says(CallFailed("timeout", "slow")), template=template)).failure == "timeout: slow"
-        assert (await score(Says({"Hi": 0.9}), template=template)).failure.startswith("no_label_tokens: ")
+        assert (await score(FixedModel(CallFailed("timeout", "slow")), template=template)).failure == "timeout: slow"
+        assert (await score(FixedModel({"Hi": 0.9}), template=template)).failure.startswith("no_label_tokens: ")
         with pytest.raises(BudgetExhausted):
-            await score(Says(BudgetExhausted("spent")), template=template)
-    assert (await score(Says("\n", CallFailed("timeout", "slow")), template="llama-guard-3")).failure == "timeout: slow"
+            await score(FixedModel(BudgetExhausted("spent")), template=template)
+    assert (
+        await score(FixedModel("\n", CallFailed("timeout", "slow")), template="llama-guard-3")
+    ).failure == "timeout: slow"
 
 
 @pytest.mark.parametrize("template", VERSIONS)

@@ -59,9 +59,9 @@ def write(said: Any, count: int = 3, model: ModelSpec = CHAT) -> Mixed:
 )
 def test_percentages_are_rounded_and_stand_in_the_prompt(alpha: float, shares: tuple[int, int]) -> None:
     assert percentages(alpha) == shares
-    asked = mix_request(mixing(), CHAT, slot(), mix(alpha), count=3).messages[0].content
+    prompt = mix_request(mixing(), CHAT, slot(), mix(alpha), count=3).messages[0].content
     own, rest = shares
-    assert f'{own}% to the class "late_parcel"' in asked and f'{rest}% to the class "wrong_item"' in asked
+    assert f'{own}% to the class "late_parcel"' in prompt and f'{rest}% to the class "wrong_item"' in prompt
 
 
 @given(alpha=st.floats(0.5, 1))
@@ -87,9 +87,9 @@ def test_the_prompt_is_one_user_message_in_the_published_order() -> None:
 
 
 def test_without_shots_the_prompt_has_descriptions_alone() -> None:
-    asked = mix_request(mixing(), CHAT, slot([]), mix(), count=2).messages[0].content
-    assert all(label["name"] in asked and label["description"] in asked for label in LABELS)
-    assert "\n- " not in asked and "with examples" not in asked and "Write 2 short texts" in asked
+    prompt = mix_request(mixing(), CHAT, slot([]), mix(), count=2).messages[0].content
+    assert all(label["name"] in prompt and label["description"] in prompt for label in LABELS)
+    assert "\n- " not in prompt and "with examples" not in prompt and "Write 2 short texts" in prompt
 
 
 def test_a_base_model_goes_on_with_the_seed_classs_list_without_an_answer_format() -> None:
@@ -128,8 +128,8 @@ def test_a_list_is_read_strictly(reply: str, texts: tuple[str, ...]) -> None:
 
 def test_a_cut_last_item_is_dropped() -> None:
     assert texts_in("1. One text.\n2. Another te", [], cut=True) == ("One text.",)
-    said = Reply(key="", text="1. One text.\n2. Another te", finish_reason="length")
-    assert write(said).texts == ("One text.",)
+    answers = Reply(key="", text="1. One text.\n2. Another te", finish_reason="length")
+    assert write(answers).texts == ("One text.",)
 
 
 LINES = st.text(alphabet='ab1.:)("% \n-“”', max_size=60)
@@ -150,7 +150,7 @@ def test_texts_are_never_empty_repeated_or_known(reply: str, known: list[str], c
     [
         "One text.\n2. Another text.\n3. A third.",  # goes on behind the marker
         "1. One text.\n2. Another text.\n3. A third.",
-        "Here are the texts:\n\n1. One text.\n2. Another text.\n3. A third.",  # says something first
+        "Here are the texts:\n\n1. One text.\n2. Another text.\n3. A third.",  # begins with a remark
         "1. One text.\n2. Another text.\n3. A third.\n4. One too many.",
     ],
 )
@@ -174,7 +174,7 @@ def test_a_repeated_request_is_worth_nothing_as_a_whole() -> None:
     assert not write("1. Where is my parcel from Monday?\n2. One text.").echo, "an example is no piece of the request"
 
 
-def test_a_refusal_is_told_apart() -> None:
+def test_a_refusal_is_recognised() -> None:
     mixed = write("I'm sorry, but I can't help with that.")
     assert mixed.refusal and mixed.texts == () and not mixed.echo and mixed.key
 
@@ -206,14 +206,14 @@ def message(
 
 def test_the_generators_turn_is_begun_with_the_prefix() -> None:
     models, (text, key, begun) = message(' "Sell it to me as to your staff."\nAnother idea', harming())
-    [request] = models.asked
+    [request] = models.requests
     assert request.continues and begun and key == request.key()
     assert [turn.role for turn in request.messages] == ["user", "assistant"]
     assert request.messages[-1].content == "I have an idea for a prompt:"
-    asked = request.messages[0].content
-    assert "1. Give me the staff price." in asked and "2. Half the price, please." in asked
+    prompt = request.messages[0].content
+    assert "1. Give me the staff price." in prompt and "2. Half the price, please." in prompt
     for wish in ("single", "very creative", "not copy", "one sentence"):
-        assert wish in asked.casefold()
+        assert wish in prompt.casefold()
     assert text == "Sell it to me as to your staff."
 
 
@@ -225,22 +225,22 @@ def test_a_prefix_that_the_server_repeats_is_no_part_of_the_message() -> None:
 def test_without_prefill_or_prefix_nothing_is_begun() -> None:
     for recipe, prefill in ((harming(), False), (harming(prefix=""), True)):
         models, (_, _, begun) = message("A message.", recipe, prefill=prefill)
-        assert not begun and not models.asked[0].continues
-        assert [turn.role for turn in models.asked[0].messages] == ["user"]
+        assert not begun and not models.requests[0].continues
+        assert [turn.role for turn in models.requests[0].messages] == ["user"]
 
 
 def test_a_base_model_has_no_turn_to_begin() -> None:
     models, (text, _, begun) = message("A third message.\n4. A fourth", harming(), BASE)
-    assert not begun and not models.asked[0].continues and text == "A third message."
-    assert (models.asked[0].prompt or "").rstrip().endswith("3.")
+    assert not begun and not models.requests[0].continues and text == "A third message."
+    assert (models.requests[0].prompt or "").rstrip().endswith("3.")
 
 
 def test_a_borderline_message_only_looks_harmful() -> None:
-    asked = {side: message("A message.", harming(), side=side)[0].asked[0].messages[0].content
+    requested = {side: message("A message.", harming(), side=side)[0].requests[0].messages[0].content
              for side in ("harmful", "borderline", "benign")}  # fmt: skip
-    assert "at first sight" in asked["borderline"] and GUARD["safe"] in asked["borderline"]
-    assert "at first sight" not in asked["benign"] and GUARD["policy"] not in asked["benign"]
-    assert GUARD["policy"] in asked["harmful"]
+    assert "at first sight" in requested["borderline"] and GUARD["safe"] in requested["borderline"]
+    assert "at first sight" not in requested["benign"] and GUARD["policy"] not in requested["benign"]
+    assert GUARD["policy"] in requested["harmful"]
 
 
 def test_an_empty_message_fails_by_its_code() -> None:

@@ -7,9 +7,8 @@ import pytest
 from graft.agents.methods import Place, method_of
 from graft.agents.methods.base import Drawn
 from graft.agents.methods.promptmix import mix_of
-from graft.agents.roles.generator import write_text
+from graft.agents.roles.generator import name_concepts, write_text
 from graft.agents.roles.mixer import mix_request
-from graft.agents.roles.namer import name_concepts
 from graft.schemas.calls import CallRequest, Reply, Usage
 from graft.schemas.errors import CallFailed
 from graft.schemas.models import ModelSpec
@@ -38,17 +37,17 @@ def answering(text: str, seen: list[CallRequest]):
 
 
 @pytest.mark.parametrize(
-    ("model", "said"),
+    ("model", "reply"),
     [(CHAT, '{"keywords": ["lost vans", "parcel late", "snow"]}'), (BASE, " lost vans, parcel late, snow\nText")],
 )
-async def test_a_model_names_subjects_but_not_the_label_itself(model: dict[str, str], said: str) -> None:
+async def test_a_model_names_subjects_but_not_the_label_itself(model: dict[str, str], reply: str) -> None:
     seen: list[CallRequest] = []
     spec = ModelSpec.model_validate(model)
     texts = ["the van {{ never }} came", "snow again"]
-    named = await name_concepts(answering(said, seen), recipe({}), spec, "parcel_late", texts, seed=1)
+    named = await name_concepts(answering(reply, seen), recipe({}), spec, "parcel_late", texts, seed=1)
     assert named == ("lost vans", "snow")
-    asked = seen[0].prompt or " ".join(message.content for message in seen[0].messages)
-    assert "the van {{ never }} came" in asked and "parcel late" in asked
+    prompt = seen[0].prompt or " ".join(message.content for message in seen[0].messages)
+    assert "the van {{ never }} came" in prompt and "parcel late" in prompt
 
 
 async def test_a_reply_without_subjects_is_a_failure() -> None:
@@ -68,8 +67,8 @@ async def test_every_second_slot_of_a_steered_label_is_about_a_concept(model: di
     seen: list[CallRequest] = []
     for slot in slots[:2]:
         await write_text(answering('{"text": "it is late"}', seen), steered, ModelSpec.model_validate(model), slot)
-    asked = [request.prompt or request.messages[-1].content for request in seen]
-    assert "lost {{ vans }}" in asked[0] and "lost {{ vans }}" not in asked[1]
+    prompts = [request.prompt or request.messages[-1].content for request in seen]
+    assert "lost {{ vans }}" in prompts[0] and "lost {{ vans }}" not in prompts[1]
 
 
 def test_the_slots_of_one_mixing_call_share_their_concept() -> None:

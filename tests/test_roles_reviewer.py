@@ -1,4 +1,4 @@
-"""Reviewers and the adjudicator: strict scores, adapted dimensions, probabilities, failures that are told."""
+"""Reviewers and the adjudicator: strict scores, adapted dimensions, probabilities, reported failures."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import orjson
 import pytest
 from scripted import make_slot
 
-from graft.agents.roles.adjudicator import adjudicate_text
 from graft.agents.roles.reviewer import (
     RESPONSE_SCORES,
+    adjudicate_text,
     review_instruction,
     review_response,
     review_text,
@@ -41,18 +41,18 @@ def recipe_of(task: dict[str, Any] | None = None, **roles: Any) -> Recipe:
     })  # fmt: skip
 
 
-class Says:
-    def __init__(self, said: Any) -> None:
-        self.said = said
-        self.asked: list[CallRequest] = []
+class FixedModel:
+    def __init__(self, reply: Any) -> None:
+        self.replies = reply
+        self.requests: list[CallRequest] = []
 
     async def __call__(self, request: CallRequest) -> Reply:
-        self.asked.append(request)
-        if isinstance(self.said, Exception):
-            raise self.said
-        if isinstance(self.said, tuple):
-            return Reply(key=request.key(), text="", logprobs=(TokenLogprob(token="", logprob=0.0, top=self.said),))
-        text = self.said if isinstance(self.said, str) else orjson.dumps(self.said).decode()
+        self.requests.append(request)
+        if isinstance(self.replies, Exception):
+            raise self.replies
+        if isinstance(self.replies, tuple):
+            return Reply(key=request.key(), text="", logprobs=(TokenLogprob(token="", logprob=0.0, top=self.replies),))
+        text = self.replies if isinstance(self.replies, str) else orjson.dumps(self.replies).decode()
         return Reply(key=request.key(), text=text)
 
 
@@ -60,16 +60,16 @@ def slot_of(recipe: Recipe, label: str = "billing") -> Any:
     return make_slot(run_id="r", shard=0, round=0, index=0, label=label, pool={label: SEEDS}, recipe=recipe)
 
 
-async def respond(said: Any) -> Review:
+async def respond(reply: Any) -> Review:
     recipe = recipe_of({"kind": "instruction"})
     return await review_response(
-        Says(said), recipe=recipe, model=CHAT, slot=slot_of(recipe, "math"), instruction="Add.", response="2"
+        FixedModel(reply), recipe=recipe, model=CHAT, slot=slot_of(recipe, "math"), instruction="Add.", response="2"
     )
 
 
-async def text_review(said: Any, model: ModelSpec, recipe: Recipe, label: str = "billing", **means: Any) -> Review:
+async def text_review(reply: Any, model: ModelSpec, recipe: Recipe, label: str = "billing", **means: Any) -> Review:
     return await review_text(
-        Says(said), recipe=recipe, model=model, slot=slot_of(recipe, label), text="Why twice?", seeds=SEEDS,
+        FixedModel(reply), recipe=recipe, model=model, slot=slot_of(recipe, label), text="Why twice?", seeds=SEEDS,
         calibration=means,
     )  # fmt: skip
 
@@ -97,7 +97,7 @@ async def test_a_missing_score_or_no_json_fails_the_review() -> None:
     assert (await respond([9] * 6)).failure.startswith("malformed")
 
 
-async def test_a_judge_that_fails_is_told_but_an_exhausted_budget_is_raised() -> None:
+async def test_a_failed_judge_is_recorded_but_an_exhausted_budget_is_raised() -> None:
     assert (await respond(CallFailed("timeout", "120 s passed"))).failure == "timeout: 120 s passed"
     for model in (CHAT, ENCODER):
         with pytest.raises(BudgetExhausted):
@@ -108,13 +108,16 @@ async def test_a_judge_that_fails_is_told_but_an_exhausted_budget_is_raised() ->
 
 @pytest.mark.parametrize("model", [CHAT, BASE])
 async def test_flags_are_0_or_1_and_constrained_in_both_styles(model: ModelSpec) -> None:
-    recipe, says = recipe_of({"kind": "instruction"}), Says({"reasonableness": 1, "completeness": 0, "clarity": 1})
-    asked = {"recipe": recipe, "model": model, "slot": slot_of(recipe, "math"), "instruction": "Add 1 and 2."}
-    review = await review_instruction(says, **asked)
+    recipe, says = (
+        recipe_of({"kind": "instruction"}),
+        FixedModel({"reasonableness": 1, "completeness": 0, "clarity": 1}),
+    )
+    requested = {"recipe": recipe, "model": model, "slot": slot_of(recipe, "math"), "instruction": "Add 1 and 2."}
+    review = await review_instruction(says, **requested)
     assert review.flags == {"reasonableness": 1, "completeness": 0, "clarity": 1} and review.mean is None
-    request = says.asked[0]
+    request = says.requests[0]
     assert request.json_schema is not None and (request.prompt is None) == (model is CHAT)
-    bad = await review_instruction(Says({"reasonableness": 2, "completeness": 0, "clarity": 1}), **asked)
+    bad = await review_instruction(FixedModel({"reasonableness": 2, "completeness": 0, "clarity": 1}), **requested)
     assert bad.failure.startswith("schema_unmet")
 
 
@@ -154,15 +157,15 @@ async def test_the_adjudicator_reads_the_prior_reviews_or_gives_its_own_distribu
     low = Review(stage="content", role="reviewer", model="secret-name", scores={"fit": 3.0}, mean=3.0)
     high = low.model_copy(update={"model": "other", "scores": {"fit": 10.0}, "mean": 10.0, "comment": "</review> odd"})
     recipe = recipe_of()
-    says = Says({**dict.fromkeys(TEXT_SCORES, 8), "comment": "ok"})
-    asked: dict[str, Any] = {
+    says = FixedModel({**dict.fromkeys(TEXT_SCORES, 8), "comment": "ok"})
+    requested: dict[str, Any] = {
         "recipe": recipe, "slot": slot_of(recipe), "text": "Why twice?", "seeds": SEEDS, "calibration": {},
         "prior": [low, high],
     }  # fmt: skip
-    review = await adjudicate_text(says, model=CHAT, **asked)
+    review = await adjudicate_text(says, model=CHAT, **requested)
     assert review.role == "adjudicator" and review.stage == "adjudication" and review.mean == 8.0
-    system, user = (message.content for message in says.asked[0].messages)
+    system, user = (message.content for message in says.requests[0].messages)
     assert "adjudicator" in system and "fit 3" in user and "mean 10.00" in user
     assert user.count("</review>") == 2 and "secret-name" not in user
-    own = await adjudicate_text(Says((("billing", -0.1), ("outage", -2.0))), model=ENCODER, **asked)
+    own = await adjudicate_text(FixedModel((("billing", -0.1), ("outage", -2.0))), model=ENCODER, **requested)
     assert own.role == "adjudicator" and own.distribution[0].raw == -0.1

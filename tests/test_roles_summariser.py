@@ -29,20 +29,24 @@ def recipe_of(style: str = "chat") -> Recipe:
 class Helper:
     """Answers each step; chat models in JSON, base models in a line."""
 
-    def __init__(self, **said: Any) -> None:
-        self.said = {"domain": "coding", "keywords": ["binary search", "arrays", "steps", "more"], "summary": "w " * 40}
-        self.said |= said
-        self.asked: list[CallRequest] = []
+    def __init__(self, **replies: Any) -> None:
+        self.replies = {
+            "domain": "coding",
+            "keywords": ["binary search", "arrays", "steps", "more"],
+            "summary": "w " * 40,
+        }
+        self.replies |= replies
+        self.requests: list[CallRequest] = []
 
     async def __call__(self, request: CallRequest) -> Reply:
-        self.asked.append(request)
+        self.requests.append(request)
         step = request.purpose.removeprefix("seed.")
-        said = self.said[step]
-        if isinstance(said, Exception):
-            raise said
+        given = self.replies[step]
+        if isinstance(given, Exception):
+            raise given
         if request.prompt is not None:
-            return Reply(key=request.key(), text=f" {', '.join(said) if isinstance(said, list) else said}\n")
-        return Reply(key=request.key(), text=orjson.dumps({step: said}).decode())
+            return Reply(key=request.key(), text=f" {', '.join(given) if isinstance(given, list) else given}\n")
+        return Reply(key=request.key(), text=orjson.dumps({step: given}).decode())
 
 
 @pytest.mark.parametrize("style", ["chat", "completion"])
@@ -57,14 +61,14 @@ async def test_seeds_get_domain_keywords_and_summary(style: str) -> None:
 async def test_models_take_turns() -> None:
     helper = Helper()
     await prepare_seeds(helper, recipe_of(), [Seed.of(f"{TEXT} {n}") for n in range(6)], most=3)
-    assert Counter(request.model.name for request in helper.asked) == {"a": 6, "b": 6, "c": 6}
+    assert Counter(request.model.name for request in helper.requests) == {"a": 6, "b": 6, "c": 6}
 
 
-async def test_what_a_seed_has_is_kept_and_not_asked_again() -> None:
+async def test_fields_that_a_seed_has_are_kept_and_not_requested() -> None:
     helper = Helper()
     given = Seed.of(TEXT, "math").model_copy(update={"keywords": ("own",), "summary": "Own."})
     assert await prepare_seeds(helper, recipe_of(), [given], most=3) == [given]
-    assert helper.asked == []
+    assert helper.requests == []
 
 
 @pytest.mark.parametrize("style", ["chat", "completion"])
@@ -89,4 +93,4 @@ async def test_an_accepted_row_joins_the_pool_with_its_own_keywords() -> None:
     seed = await summarise(helper, recipe, candidate, most=3)
     assert (seed.text, seed.label, seed.response) == (TEXT, "coding", "So.")
     assert seed.keywords == ("binary search",) and seed.summary == "Explain binary search."
-    assert [request.purpose for request in helper.asked] == ["seed.summary"]
+    assert [request.purpose for request in helper.requests] == ["seed.summary"]

@@ -34,5 +34,5 @@ def test_a_plugins_code_gets_its_advice_where_it_stands_out(monkeypatch: pytest.
 
 
 def test_codes_with_one_advice_are_counted_together() -> None:
-    told = standing_out(20, {"failed.timeout": 3, "failed.connection": 3})
-    assert told.startswith("6 of 20 candidates got no answer from the server")
+    result = standing_out(20, {"failed.timeout": 3, "failed.connection": 3})
+    assert result.startswith("6 of 20 candidates got no answer from the server")

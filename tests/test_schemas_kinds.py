@@ -16,7 +16,7 @@ SHAPES: Kinds[Any] = Kinds("shapes", "no/such/folder")
 
 
 class Shape(Value):
-    """What the field is annotated with."""
+    """The annotation of the field."""
 
     kind: str
 
@@ -56,7 +56,7 @@ def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SHAPES, "_loaded", {"circle": Circle, "square": Square})
 
 
-def _told(shape: Any) -> list[tuple[str, str, str]]:
+def _errors_of(shape: Any) -> list[tuple[str, str, str]]:
     with pytest.raises(ValidationError) as caught:
         Picture.model_validate({"shape": shape})
     explained = Explainer(Picture.model_json_schema()).explain_all(
@@ -75,22 +75,22 @@ def test_a_value_is_read_and_written_by_its_own_class() -> None:
     assert Picture(shape=Square(corners=("a",))).shape == Square(corners=("a",))
 
 
-def test_errors_are_told_as_those_of_a_union() -> None:
-    """Each names the field as it stands in the file; kinds that there are, and a plugin's problem, are said."""
+def test_errors_read_like_those_of_a_union() -> None:
+    """Each error names the field as in the file; it lists the available kinds and a plugin's problem."""
     known = "circle, square"
-    assert _told({"kind": "cirkle"}) == [
+    assert _errors_of({"kind": "cirkle"}) == [
         ("shape", "shape has no kind 'cirkle'", f"did you mean 'circle'? choose kind from: {known}")
     ]
-    assert _told({"kind": ["circle"]})[0][:2] == ("shape", "shape has no kind \"['circle']\"")
-    assert _told({"radius": 2}) == [("shape", "shape has no kind", f"add kind: one of {known}")]
-    assert _told("round")[0][:2] == ("shape", "shape must be a block of fields, but is text ('round')")
-    assert _told({"kind": "circle", "radius": 0, "width": 1}) == [
+    assert _errors_of({"kind": ["circle"]})[0][:2] == ("shape", "shape has no kind \"['circle']\"")
+    assert _errors_of({"radius": 2}) == [("shape", "shape has no kind", f"add kind: one of {known}")]
+    assert _errors_of("round")[0][:2] == ("shape", "shape must be a block of fields, but is text ('round')")
+    assert _errors_of({"kind": "circle", "radius": 0, "width": 1}) == [
         ("shape.radius", "radius is out of range (0)", "give a number of above 0 (in metres)"),
         ("shape.width", "unknown field 'width'", "allowed here: kind, radius"),
     ]
-    assert _told({"kind": "circle", "radius": 13})[0][:2] == ("shape.radius", "13 is unlucky")
-    assert _told({"kind": "square", "corners": ["a", 2]})[0][0] == "shape.corners.1"
-    assert _told({"kind": "blob"}) == [(
+    assert _errors_of({"kind": "circle", "radius": 13})[0][:2] == ("shape.radius", "13 is unlucky")
+    assert _errors_of({"kind": "square", "corners": ["a", 2]})[0][0] == "shape.corners.1"
+    assert _errors_of({"kind": "blob"}) == [(
         "shape.kind", "kind 'blob' of shapes-2 cannot be used: ImportError: no module named 'blobs'",
         "repair or remove the plugin; graft plugins lists all",
     )]  # fmt: skip

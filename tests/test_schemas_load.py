@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -11,6 +12,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from graft.cli.ops import read_overrides
 from graft.schemas.errors import InputInvalid, Problem
 from graft.schemas.load import PACKAGE_RECIPES, find_recipe, load_recipe, recipe_json_schema, resolve_path
 
@@ -208,6 +210,31 @@ def test_shipped_recipes_are_valid_and_fit_the_json_schema(file: Path) -> None:
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({**data, "task": {**data["task"], "kind": "other"}}, schema)
     assert data["name"] == file.stem
+
+
+CHOICES_WITH_OFF = (
+    "gates.personal.action", "gates.secrets", "gates.language.action", "gates.repetition.action",
+    "gates.learned.action", "roles.generator.cache", "method.relabel",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("field", CHOICES_WITH_OFF)
+def test_off_needs_no_quotes(tmp_path: Path, field: str) -> None:
+    file, steps = tmp_path / "off.yaml", field.split(".")
+    kind = "promptmix" if field == "method.relabel" else "gra"
+    file.write_text(GOOD.replace("method:\n  kind: gra\n  tau: 8.0", f"method:\n  kind: {kind}"))
+    overridden = load_recipe(file, read_overrides([f"{field}=off"]))
+    line = "".join(f"{'  ' * depth}{step}:\n" for depth, step in enumerate(steps)).rstrip() + " off\n"
+    kept = file.read_text().replace("roles:\n  generator:\n    temperature: 0.9\n", "")
+    if field == "method.relabel":
+        line = kept.replace("  kind: promptmix\n", "  kind: promptmix\n  relabel: off\n")
+        kept = ""
+    file.write_text(kept + line)
+    written: Any = load_recipe(file).model_dump(mode="json")
+    given: Any = overridden.model_dump(mode="json")
+    for step in steps:
+        written, given = written[step], given[step]
+    assert written == given == "off"
 
 
 def test_the_example_in_the_docs_works(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def test_a_field_that_is_not_the_recipes_is_named_with_the_setting_that_does_it(
     assert problem.field == field and setting in problem.fix
 
 
-def test_all_wrong_fields_of_a_model_are_told_at_once(tmp_path: Path) -> None:
+def test_all_wrong_fields_of_a_model_are_reported_at_once(tmp_path: Path) -> None:
     wrong = problems_of(tmp_path, extra={"n": 2, "stream": True}, base_url="http://h/v1?key=1", api_key_env=CANARY)
     assert {problem.field for problem in wrong.problems} == {
         "models.0.extra.n", "models.0.extra.stream", "models.0.base_url", "models.0.api_key_env"

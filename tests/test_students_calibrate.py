@@ -1,4 +1,4 @@
-"""What probabilities and comparisons are worth: invariants, and figures worked out by hand."""
+"""Calibration of probabilities and comparisons of students: invariants, and figures worked out by hand."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_interval_holds_the_accuracy(case: tuple[int, int]) -> None:
     assert accuracy_interval(right, rows) == (low, high)
 
 
-def test_interval_is_as_wide_as_theory_says() -> None:
+def test_interval_is_as_wide_as_in_theory() -> None:
     low, high = accuracy_interval(300, 400)
     spread = 1.96 * math.sqrt(0.75 * 0.25 / 400)
     assert (low, high) == (pytest.approx(0.75 - spread, abs=0.006), pytest.approx(0.75 + spread, abs=0.006))

@@ -54,11 +54,11 @@ def test_lookup_tables_do_not_multiply_unless_they_are_the_output_layer_too() ->
 
 
 def test_bfloat16_is_used_where_the_device_has_it_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[bool] = []
+    requests: list[bool] = []
     monkeypatch.setattr(
-        torch.cuda, "is_bf16_supported", lambda including_emulation=True: asked.append(including_emulation) or True
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: requests.append(including_emulation) or True
     )
-    assert uses_bf16(torch.device("cuda")) and asked == [False]
+    assert uses_bf16(torch.device("cuda")) and requests == [False]
     assert not uses_bf16(torch.device("cpu")) and not uses_bf16(torch.device("mps"))
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: False)
     assert not uses_bf16(torch.device("cuda"))

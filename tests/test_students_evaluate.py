@@ -55,9 +55,9 @@ def test_labels_that_do_not_match() -> None:
     assert caught.value.where == "held.csv"
     with pytest.raises(GraftError, match="no row to evaluate on"):
         evaluate([], [], ["x", "q"], student_id="s", test_file="t")
-    said: list[str] = []
-    check_test_rows(ROWS, ["x", "y", "z"], "held.csv", said.append)
-    assert said == ["held.csv has no rows of z: macro-F1 is over the other 2 labels"]
+    messages: list[str] = []
+    check_test_rows(ROWS, ["x", "y", "z"], "held.csv", messages.append)
+    assert messages == ["held.csv has no rows of z: macro-F1 is over the other 2 labels"]
 
 
 @pytest.mark.parametrize(("count", "pixels"), [(2, 500), (77, 2500)])
@@ -98,15 +98,15 @@ HELD = [("a", "harmful"), ("b", "harmful"), ("c", "safe"), ("d", "safe")]
 
 
 def test_guard_figures_by_hand() -> None:
-    said = ["harmful", "safe", "harmful", "safe"]
-    judged = evaluate(said, HELD, GUARD, student_id="s", test_file="t", probabilities=PROBABILITIES)
+    predicted = ["harmful", "safe", "harmful", "safe"]
+    judged = evaluate(predicted, HELD, GUARD, student_id="s", test_file="t", probabilities=PROBABILITIES)
     assert (judged.positive, judged.threshold, judged.temperature, judged.ece_scaled) == ("harmful", 0.5, None, None)
     assert judged.false_refusals == 0.5
     assert judged.auprc == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)  # precision 1 up to recall 0.5, then 2 of 3
     assert judged.ece == pytest.approx((abs(1.8 - 2) + 0.65 + 0.6) / 4)  # two rows at 0.9 share a bin
     known = ([[0.8, 0.2], [0.7, 0.3], [0.1, 0.9], [0.4, 0.6]], ["harmful", "harmful", "safe", "harmful"])
     judged = evaluate(
-        said, HELD, GUARD, student_id="s", test_file="t", probabilities=PROBABILITIES, validation=known
+        predicted, HELD, GUARD, student_id="s", test_file="t", probabilities=PROBABILITIES, validation=known
     )  # fmt: skip
     assert judged.threshold == pytest.approx(0.25)
     assert judged.false_refusals == 0.5
@@ -135,15 +135,15 @@ def test_validation_labels_that_the_student_lacks() -> None:
 @settings(max_examples=20, deadline=None)
 @given(st.permutations(range(4)))
 def test_order_of_rows_changes_no_figure(order: list[int]) -> None:
-    said = ["harmful", "safe", "harmful", "safe"]
+    predicted = ["harmful", "safe", "harmful", "safe"]
 
     def judge(order: Sequence[int]) -> dict[str, Any]:
         judged = evaluate(
-            [said[n] for n in order], [HELD[n] for n in order], GUARD, student_id="s", test_file="t",
+            [predicted[n] for n in order], [HELD[n] for n in order], GUARD, student_id="s", test_file="t",
             probabilities=[PROBABILITIES[n] for n in order],
         )  # fmt: skip
-        assert worst_slices(said, HELD, PROBABILITIES) == worst_slices(
-            [said[n] for n in order], [HELD[n] for n in order], [PROBABILITIES[n] for n in order]
+        assert worst_slices(predicted, HELD, PROBABILITIES) == worst_slices(
+            [predicted[n] for n in order], [HELD[n] for n in order], [PROBABILITIES[n] for n in order]
         )
         return judged.model_dump()
 
@@ -161,21 +161,21 @@ def test_confused_pairs_are_sorted_by_their_number() -> None:
 
 def test_slices_find_the_weak_label_the_weak_length_and_sure_mistakes() -> None:
     rows = [("s" * (n + 1), "x" if n < 10 else "y") for n in range(20)]
-    said = ["x"] * 10 + ["y"] * 5 + ["x"] * 5
+    predicted = ["x"] * 10 + ["y"] * 5 + ["x"] * 5
     sure = [[0.6, 0.4]] * 18 + [[0.95, 0.05], [0.9, 0.1]]
-    got = worst_slices(said, rows, sure)
+    got = worst_slices(predicted, rows, sure)
     assert [(one.name, one.rows, one.accuracy) for one in got.labels] == [("y", 10, 0.5), ("x", 10, 1.0)]
     assert [one.rows for one in got.lengths] == [5] * 4
     assert min(got.lengths, key=lambda one: one.accuracy).name == "16 to 20 characters"
     assert (got.sure, got.sure_wrong, got.sure_mean) == (2, 2, pytest.approx(0.925))
-    assert worst_slices(said, rows).sure == 0
+    assert worst_slices(predicted, rows).sure == 0
 
 
 def test_reliability_is_written_as_table_and_picture(tmp_path: Path) -> None:
     from matplotlib.image import imread
 
-    said = ["harmful", "safe", "harmful", "safe"]
-    bins = write_reliability(said, HELD, PROBABILITIES, tmp_path / "st", "$\\frac{$ title")
+    predicted = ["harmful", "safe", "harmful", "safe"]
+    bins = write_reliability(predicted, HELD, PROBABILITIES, tmp_path / "st", "$\\frac{$ title")
     table = json.loads((tmp_path / "st" / "reliability.json").read_text())
     assert len(table) == len(bins) == 15
     assert set(table[0]) == {"low", "high", "rows", "confidence", "accuracy"}
@@ -185,15 +185,15 @@ def test_reliability_is_written_as_table_and_picture(tmp_path: Path) -> None:
     assert imread(tmp_path / "st" / "reliability.png").std() > 0.05
 
 
-def test_text_tells_what_is_new() -> None:
-    said = ["safe", "safe", "harmful", "safe"], ["harmful", "safe", "harmful", "safe"]
+def test_the_report_shows_what_is_new() -> None:
+    answers = ["safe", "safe", "harmful", "safe"], ["harmful", "safe", "harmful", "safe"]
     before, after = (
-        evaluate(one, HELD, GUARD, student_id="s", test_file="t", probabilities=PROBABILITIES) for one in said
+        evaluate(one, HELD, GUARD, student_id="s", test_file="t", probabilities=PROBABILITIES) for one in answers
     )
     after = after.model_copy(update={"accuracies": (0.75, 0.5)})
     text = comparison(
-        a_student(), before, after, Path("c.png"), paired=paired(*said, HELD),
-        slices=worst_slices(said[1], HELD, PROBABILITIES),
+        a_student(), before, after, Path("c.png"), paired=paired(*answers, HELD),
+        slices=worst_slices(answers[1], HELD, PROBABILITIES),
     )  # fmt: skip
     assert "version right where seeds were wrong: 1, the reverse: 0; p = 1.0000; difference +25.0 points" in text
     assert "every one of them is right" in text  # no validation rows were given

@@ -1,4 +1,4 @@
-"""What training minimises, when it stops, which weights stay, and that a killed one ends as if it had lived."""
+"""Training: its loss, early stopping, the kept weights, and resuming after a kill with the same result."""
 
 from __future__ import annotations
 
@@ -107,15 +107,15 @@ def gives(logits: torch.Tensor) -> Any:
 def test_the_loss_is_the_papers_mixture_of_hard_and_soft(settings: StudentSettings) -> None:
     """Against numbers worked out by hand with plain Python."""
     w, heat, logits, soft = 0.25, 2.0, [1.0, -1.0], (0.9, 0.1)
-    asked = settings.model_copy(update={"soft_weight": w, "temperature": heat})
+    changed = settings.model_copy(update={"soft_weight": w, "temperature": heat})
     batch = [TrainRow("x", "b", soft), TrainRow("y", "a")]
-    got = float(Distillation(Single("ab"), asked, batch).loss(gives(torch.tensor([logits, logits])), batch, 0))
+    got = float(Distillation(Single("ab"), changed, batch).loss(gives(torch.tensor([logits, logits])), batch, 0))
     share = 1 / (1 + math.exp(-2))  # of a
     hard = -(math.log(1 - share) + math.log(share)) / 2
-    said = 1 / (1 + math.exp(-1))  # of a at heat 2
+    answers = 1 / (1 + math.exp(-1))  # of a at heat 2
     p = math.sqrt(0.9) / (math.sqrt(0.9) + math.sqrt(0.1))
-    first = p * math.log(p / said) + (1 - p) * math.log((1 - p) / (1 - said))
-    assert got == pytest.approx((1 - w) * hard + w * heat**2 * (first - math.log(said)) / 2, abs=1e-6)
+    first = p * math.log(p / answers) + (1 - p) * math.log((1 - p) / (1 - answers))
+    assert got == pytest.approx((1 - w) * hard + w * heat**2 * (first - math.log(answers)) / 2, abs=1e-6)
 
 
 def test_balanced_weights_make_every_class_count_alike(settings: StudentSettings) -> None:
@@ -154,22 +154,22 @@ def test_patience_stops_early_and_keeps_the_best_pass(
     judged: list[float] = []
     whole = loop.Loop._judged
     monkeypatch.setattr(loop.Loop, "_judged", lambda self: judged.append(whole(self)) or judged[-1])
-    said: list[str] = []
+    messages: list[str] = []
     patient = settings.model_copy(update={"patience": 2, "epochs": 30})
-    fitted = fit(ROWS, LABELS, patient, said.append, validation=wrong)
+    fitted = fit(ROWS, LABELS, patient, messages.append, validation=wrong)
     best = judged.index(min(judged)) + 1
     assert (fitted.best, fitted.epochs) == (best, best + 2) and fitted.epochs < 30
     assert f"weights of pass {best}, stopped after {best + 2}: the lowest loss on the validation rows" in fitted.note
-    assert fitted.note in said
+    assert fitted.note in messages
     probabilities = fitted.model.predict([text for text, _ in wrong])[1]
     losses = [-math.log(p[LABELS.index(label)]) for p, (_, label) in zip(probabilities, wrong, strict=True)]
     assert sum(losses) / len(losses) == pytest.approx(min(judged), abs=1e-4)
 
 
-def test_patience_without_validation_rows_is_said_and_training_is_whole(settings: StudentSettings) -> None:
-    said: list[str] = []
-    fitted = fit(ROWS, LABELS, settings.model_copy(update={"patience": 1}), said.append)
-    assert any("no validation rows" in text for text in said)
+def test_patience_without_validation_rows_is_noted_and_training_is_complete(settings: StudentSettings) -> None:
+    messages: list[str] = []
+    fitted = fit(ROWS, LABELS, settings.model_copy(update={"patience": 1}), messages.append)
+    assert any("no validation rows" in text for text in messages)
     assert (fitted.best, fitted.note, fitted.epochs) == (None, "", 12)
     assert same(fitted.model, fit(ROWS, LABELS, settings).model)
 
@@ -191,10 +191,10 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_pass(
     monkeypatch.setattr(loop, "_copied", lambda model: good.append(copied(model)) or good[-1])
     monkeypatch.setattr(loop, "KEEP_EVERY", 1)
     monkeypatch.setattr(CrossEntropy, "_of", breaks)
-    said: list[str] = []
-    result = train_classifier(ROWS, LABELS, settings, tmp_path / "st", say=said.append)
+    messages: list[str] = []
+    result = train_classifier(ROWS, LABELS, settings, tmp_path / "st", say=messages.append)
     assert result.best == 3 and len(good) == 3  # 12 rows in batches of 5: three steps a pass, the 11th is in the fourth
-    assert "the loss is not finite at step 11 of 36; the weights of pass 3" in result.note and result.note in said
+    assert "the loss is not finite at step 11 of 36; the weights of pass 3" in result.note and result.note in messages
     kept = TextClassifier.load(tmp_path / "st").state_dict()
     assert all(torch.equal(kept[name], weights) for name, weights in good[-1].items())
 
@@ -229,13 +229,13 @@ def test_a_killed_training_ends_as_if_it_had_lived(
     assert killed.returncode == -9, killed.stderr.decode()
     assert [p.name for p in tmp_path.iterdir()] == ["st.partial"]
     assert [p.name for p in (tmp_path / "st.partial").iterdir()] == [checkpoint.NAME]
-    said: list[str] = []
+    messages: list[str] = []
     steps: list[int] = []
     result = train_classifier(
-        ROWS, LABELS, settings, tmp_path / "st", say=said.append, progress=lambda done, of: steps.append(done),
+        ROWS, LABELS, settings, tmp_path / "st", say=messages.append, progress=lambda done, of: steps.append(done),
         validation=ROWS[:3],
     )  # fmt: skip
-    assert "resumed from checkpoint 24 of 60" in said and steps[0] == 25
+    assert "resumed from checkpoint 24 of 60" in messages and steps[0] == 25
     alone = fit(ROWS, LABELS, settings, validation=ROWS[:3])
     assert same(TextClassifier.load(tmp_path / "st"), alone.model, within=1e-5)
     assert (result.loss, result.best, result.note) == (pytest.approx(alone.loss, abs=1e-5), alone.best, alone.note)
@@ -258,11 +258,11 @@ def stopped(out: Path, settings: StudentSettings, at: int, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("other", ["settings", "data", "torch version", "cannot be read"])
-def test_a_checkpoint_of_something_else_is_ignored_and_said(
+def test_a_foreign_checkpoint_is_ignored_with_a_note(
     tmp_path: Path, settings: StudentSettings, monkeypatch: pytest.MonkeyPatch, other: str
 ) -> None:
     stopped(tmp_path / "st", settings, 8, monkeypatch)
-    rows, said, file = ROWS, list[str](), tmp_path / "st.partial" / checkpoint.NAME
+    rows, messages, file = ROWS, list[str](), tmp_path / "st.partial" / checkpoint.NAME
     if other == "settings":
         settings = settings.model_copy(update={"weight_decay": 0.5})
     elif other == "data":
@@ -272,8 +272,8 @@ def test_a_checkpoint_of_something_else_is_ignored_and_said(
         torch.save({**held, "facts": {**held["facts"], other: "0.1"}}, file)
     else:
         file.write_bytes(file.read_bytes()[:1000])
-    train_classifier(rows, LABELS, settings, tmp_path / "st", say=said.append)
-    assert any(other in text and "starting again" in text for text in said), said
+    train_classifier(rows, LABELS, settings, tmp_path / "st", say=messages.append)
+    assert any(other in text and "starting again" in text for text in messages), messages
     assert same(TextClassifier.load(tmp_path / "st"), fit(rows, LABELS, settings).model)
     assert [p.name for p in tmp_path.iterdir()] == ["st"]
 
@@ -286,9 +286,9 @@ def test_a_disk_that_is_full_costs_the_checkpoint_and_not_the_training(
 
     monkeypatch.setattr(checkpoint, "EVERY", 0.0)
     monkeypatch.setattr(torch, "save", full)
-    said: list[str] = []
-    train_classifier(ROWS, LABELS, settings, tmp_path / "st", say=said.append)
-    assert sum("no checkpoint could be written" in text for text in said) == 1
+    messages: list[str] = []
+    train_classifier(ROWS, LABELS, settings, tmp_path / "st", say=messages.append)
+    assert sum("no checkpoint could be written" in text for text in messages) == 1
     assert TextClassifier.load(tmp_path / "st").predict(["where is my parcel"])[0] == ["delivery"]
 
 

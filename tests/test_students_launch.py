@@ -1,4 +1,4 @@
-"""Several processes train what one trains; they end with the one that started them; what goes wrong is told."""
+"""Several processes train what one trains; they end with the process that started them; errors are reported."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def own_children(others: set[psutil.Process]) -> list[psutil.Process]:
 def test_two_processes_train_the_weights_of_one_and_listen_on_loopback_only(
     tmp_path: Path, settings: StudentSettings
 ) -> None:
-    said: list[str] = []
+    messages: list[str] = []
     steps: list[tuple[int, int]] = []
     heard: set[tuple[int, str]] = set()
     others = set(psutil.Process().children())
@@ -85,7 +85,14 @@ def test_two_processes_train_the_weights_of_one_and_listen_on_loopback_only(
             heard.update((child.pid, c.laddr.ip) for c in child.net_connections("inet") if c.status == "LISTEN")
 
     result = train_classifier(
-        ROWS, LABELS, settings, tmp_path / "st", say=said.append, progress=progress, validation=ROWS[:3], processes=2
+        ROWS,
+        LABELS,
+        settings,
+        tmp_path / "st",
+        say=messages.append,
+        progress=progress,
+        validation=ROWS[:3],
+        processes=2,
     )
     alone = fit(ROWS, LABELS, settings, validation=ROWS[:3])
     kept = TextClassifier.load(tmp_path / "st").state_dict()
@@ -93,8 +100,8 @@ def test_two_processes_train_the_weights_of_one_and_listen_on_loopback_only(
     assert (result.loss, result.best) == (pytest.approx(alone.loss, abs=1e-5), alone.best)
     assert result.device == "cpu x 2" and result.tokens_per_second > 0 and result.peak_share is None
     assert steps == [(done, 60) for done in range(1, 61)]
-    assert "training by 2 processes" in said and any(text.startswith("step 15 of 60, loss ") for text in said)
-    assert said.count("12 rows are few: 60 steps instead of 36") == 1
+    assert "training by 2 processes" in messages and any(text.startswith("step 15 of 60, loss ") for text in messages)
+    assert messages.count("12 rows are few: 60 steps instead of 36") == 1
     assert len({pid for pid, _ in heard}) == 2 and {address for _, address in heard} == {"127.0.0.1"}
     assert sorted(p.name for p in tmp_path.iterdir()) == ["encoder", "st"]
     assert not own_children(others)
@@ -103,13 +110,13 @@ def test_two_processes_train_the_weights_of_one_and_listen_on_loopback_only(
 def test_more_than_one_gpu_makes_as_many_processes(
     tmp_path: Path, settings: StudentSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[int] = []
-    monkeypatch.setattr(launch, "train_together", lambda job, processes, say, progress: asked.append(processes))
+    requests: list[int] = []
+    monkeypatch.setattr(launch, "train_together", lambda job, processes, say, progress: requests.append(processes))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     train_classifier(ROWS, LABELS, settings, tmp_path / "st")
     with pytest.raises(GraftError, match="two classes"):
         train_classifier(ROWS[:2], LABELS, settings, tmp_path / "st")
-    assert asked == [4]
+    assert requests == [4]
 
 
 def test_each_process_has_a_gpu_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +133,7 @@ def test_each_process_has_a_gpu_of_its_own(tmp_path: Path, monkeypatch: pytest.M
 # ---- what goes wrong
 
 
-def test_a_training_that_comes_apart_is_told_as_by_one_process(tmp_path: Path, settings: StudentSettings) -> None:
+def test_a_diverged_training_is_reported_as_by_one_process(tmp_path: Path, settings: StudentSettings) -> None:
     wild = settings.model_copy(update={"learning_rate": 0.99, "patience": None, "batch_size": 1})
     with pytest.raises(GraftError, match="training diverged") as caught:
         train_classifier(ROWS, LABELS, wild, tmp_path / "st", processes=2)
@@ -144,15 +151,15 @@ def test_a_process_that_ends_without_a_word_ends_the_others(tmp_path: Path) -> N
 
 
 def test_a_full_disk_keeps_its_class(tmp_path: Path) -> None:
-    told = {"kind": "StorageFull", "what": "no space", "where": "/there", "fix": "free space"}
-    full = script(tmp_path, f"(folder / 'error-0.json').write_text(json.dumps({told}))\nsys.exit(9)")
+    facts = {"kind": "StorageFull", "what": "no space", "where": "/there", "fix": "free space"}
+    full = script(tmp_path, f"(folder / 'error-0.json').write_text(json.dumps({facts}))\nsys.exit(9)")
     with pytest.raises(StorageFull, match="no space"):
         launch.train_together(job(tmp_path / "st"), 1, print, None, full)
 
 
 def test_memory_that_runs_out_halves_the_batch_of_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch.TextClassifier, "load", lambda folder: folder)  # the stand-ins write none
-    told = {"device": "cpu x 2", "seconds": 1.0, "steps": 9, "loss": 0.5, "epochs": 3.0}
+    facts = {"device": "cpu x 2", "seconds": 1.0, "steps": 9, "loss": 0.5, "epochs": 3.0}
     small = script(
         tmp_path,
         "size = json.loads(Path(sys.argv[1]).read_text())['batch_size'] or 16\n"
@@ -162,15 +169,15 @@ def test_memory_that_runs_out_halves_the_batch_of_all(tmp_path: Path, monkeypatc
         "    (folder / 'error-1.json').write_text(json.dumps({'kind': 'memory', 'batch_size': size}))\n"
         "    time.sleep(0.5)\n    sys.exit(1)\n"
         "if size > 4:\n    time.sleep(60)\n"
-        f"(folder / 'result.json').write_text(json.dumps({told}))\n",
+        f"(folder / 'result.json').write_text(json.dumps({facts}))\n",
     )
-    said: list[str] = []
-    result = launch.train_together(job(tmp_path / "st"), 2, said.append, None, small)
+    messages: list[str] = []
+    result = launch.train_together(job(tmp_path / "st"), 2, messages.append, None, small)
     assert (result.loss, result.model) == (0.5, tmp_path / "st")
-    assert [text for text in said if text.startswith("not enough")] == [
+    assert [text for text in messages if text.startswith("not enough")] == [
         f"not enough memory: starting again with batches of {size}" for size in (8, 4)
     ]
-    assert said[-1] == "batches of 4" and "a library says something" not in said
+    assert messages[-1] == "batches of 4" and "a library says something" not in messages
 
 
 # ---- they end with the one that started them
@@ -201,8 +208,8 @@ def test_the_processes_end_when_the_one_that_started_them_is_killed(tmp_path: Pa
         [sys.executable, "-c", PARENT, json.dumps(waits), str(tmp_path / "st")], cwd=ROOT, stdout=subprocess.PIPE
     )
     assert parent.stdout is not None
-    with parent, parent.stdout as said:
-        children = [psutil.Process(pid) for pid in json.loads(said.readline())]
+    with parent, parent.stdout as output:
+        children = [psutil.Process(pid) for pid in json.loads(output.readline())]
         assert len(children) == 2
         os.kill(parent.pid, signal.SIGKILL)
         _, alive = psutil.wait_procs(children, timeout=10)

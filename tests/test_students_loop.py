@@ -19,10 +19,10 @@ from tiny_encoder import LABELS, ROWS
 
 from graft.schemas.students import StudentSettings
 from graft.students import checkpoint, loop
-from graft.students.batching import in_steps
 from graft.students.classifier import TextClassifier
 from graft.students.fit import Fit, fit
 from graft.students.launch import train_classifier
+from graft.students.loop import in_steps
 from graft.students.rows import TrainRow, as_rows
 
 
@@ -45,9 +45,11 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-def trained(encoder: str, said: list[str] | None = None, **changes: Any) -> Fit:
-    asked = {"encoder": encoder, **tiny_encoder.SETTINGS, "patience": None, **changes}
-    return fit(ROWS, LABELS, StudentSettings.model_validate(asked), (said if said is not None else []).append)
+def trained(encoder: str, messages: list[str] | None = None, **changes: Any) -> Fit:
+    requested = {"encoder": encoder, **tiny_encoder.SETTINGS, "patience": None, **changes}
+    return fit(
+        ROWS, LABELS, StudentSettings.model_validate(requested), (messages if messages is not None else []).append
+    )
 
 
 def apart(one: TextClassifier, other: TextClassifier) -> float:
@@ -108,8 +110,8 @@ def test_some_batches_make_the_step_that_one_of_all_their_rows_makes(encoder: st
 def test_a_training_in_groups_is_the_same_every_time_and_after_a_stop(
     tmp_path: Path, encoder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = {"encoder": encoder, **tiny_encoder.SETTINGS, "batch_size": 2, "accumulate": 2, "group_lengths": True}
-    settings = StudentSettings.model_validate({**asked, "patience": None})
+    requested = {"encoder": encoder, **tiny_encoder.SETTINGS, "batch_size": 2, "accumulate": 2, "group_lengths": True}
+    settings = StudentSettings.model_validate({**requested, "patience": None})
     whole = fit(ROWS, LABELS, settings)
     assert apart(whole.model, fit(ROWS[::-1], LABELS, settings).model) == 0.0
     monkeypatch.setattr(checkpoint, "EVERY", 0.0)
@@ -121,9 +123,9 @@ def test_a_training_in_groups_is_the_same_every_time_and_after_a_stop(
 
     with pytest.raises(KeyboardInterrupt):
         train_classifier(ROWS, LABELS, settings, tmp_path / "st", progress=stop)
-    said: list[str] = []
-    train_classifier(ROWS, LABELS, settings, tmp_path / "st", say=said.append)
-    assert "resumed from checkpoint 6 of 36" in said
+    messages: list[str] = []
+    train_classifier(ROWS, LABELS, settings, tmp_path / "st", say=messages.append)
+    assert "resumed from checkpoint 6 of 36" in messages
     assert apart(whole.model, TextClassifier.load(tmp_path / "st")) == 0.0
 
 
@@ -145,15 +147,13 @@ def test_layers_computed_again_give_the_same_weights(tmp_path: Path, monkeypatch
     assert not saving.model.encoder.is_activation_checkpointing
 
 
-def test_an_encoder_that_cannot_compute_layers_again_is_trained_and_said(
-    encoder: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_encoder_without_recomputation_is_trained_with_a_note(encoder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers import BertModel
 
     monkeypatch.setattr(BertModel, "supports_gradient_checkpointing", False)
-    said: list[str] = []
-    fitted = trained(encoder, said, recompute=True)
-    assert "student.recompute has no effect: bert" in fitted.note and fitted.note in said
+    messages: list[str] = []
+    fitted = trained(encoder, messages, recompute=True)
+    assert "student.recompute has no effect: bert" in fitted.note and fitted.note in messages
     assert apart(fitted.model, trained(encoder).model) == 0.0
 
 

@@ -79,11 +79,13 @@ def test_merging_loses_no_text_and_no_label(rows: list[tuple[str, str]]) -> None
 
 
 @pytest.mark.parametrize(
-    ("changes", "labels", "said"),
+    ("changes", "labels", "expected"),
     [({"soft_weight": 0.5}, LABELS, "soft labels cannot be learned"), ({}, ("a|b", "c"), "stands between labels")],
 )
-def test_settings_that_do_not_go_with_several_labels(changes: dict[str, Any], labels: Sequence[str], said: str) -> None:
-    with pytest.raises(GraftError, match=said):
+def test_settings_that_do_not_go_with_several_labels(
+    changes: dict[str, Any], labels: Sequence[str], expected: str
+) -> None:
+    with pytest.raises(GraftError, match=expected):
         head_of(MANY.model_copy(update=changes), labels)
     head_of(StudentSettings(soft_weight=0.5), ("a|b", "c"))
 
@@ -143,26 +145,26 @@ def test_figures_against_numbers_worked_out_by_hand() -> None:
 @given(st.lists(st.tuples(SETS, SETS), min_size=1))
 def test_figures_are_shares_and_what_is_right_is_right(pairs: list[tuple[tuple[str, ...], tuple[str, ...]]]) -> None:
     rows = [(str(n), room.cell_of(true)) for n, (true, _) in enumerate(pairs)]
-    said = [room.cell_of(guess) for _, guess in pairs]
+    answers = [room.cell_of(guess) for _, guess in pairs]
     if not any(true for true, _ in pairs):
         with pytest.raises(GraftError, match="has a label"):
-            MultiLabel(LABELS).evaluate((said, []), rows, student_id="s", test_file="t")
+            MultiLabel(LABELS).evaluate((answers, []), rows, student_id="s", test_file="t")
         return
-    judged = MultiLabel(LABELS).evaluate((said, []), rows, student_id="s", test_file="t")
+    judged = MultiLabel(LABELS).evaluate((answers, []), rows, student_id="s", test_file="t")
     assert judged.micro_f1 is not None
     assert all(0 <= share <= 1 for share in (judged.accuracy, judged.macro_f1, judged.micro_f1))
     whole = MultiLabel(LABELS).evaluate(([cell for _, cell in rows], []), rows, student_id="s", test_file="t")
     assert (whole.accuracy, whole.macro_f1, whole.micro_f1) == (1.0, 1.0, 1.0)
 
 
-def test_test_rows_are_read_with_their_number_and_what_is_not_tested_is_said() -> None:
-    said: list[str] = []
-    read = MultiLabel(LABELS).test_rows([("x", " billing| delivery"), ("y", "")], "held.csv", said.append)
-    assert read == [("x", "delivery|billing"), ("y", "")] and "no rows of account" in said[0]
+def test_test_rows_are_read_with_their_number_and_untested_labels_are_reported() -> None:
+    messages: list[str] = []
+    read = MultiLabel(LABELS).test_rows([("x", " billing| delivery"), ("y", "")], "held.csv", messages.append)
+    assert read == [("x", "delivery|billing"), ("y", "")] and "no rows of account" in messages[0]
     with pytest.raises(GraftError, match=r"held.csv: row 2: .*'weather'"):
-        MultiLabel(LABELS).test_rows([("x", "billing"), ("y", "weather")], "held.csv", said.append)
+        MultiLabel(LABELS).test_rows([("x", "billing"), ("y", "weather")], "held.csv", messages.append)
     with pytest.raises(GraftError, match="no row to evaluate"):
-        MultiLabel(LABELS).test_rows([], "held.csv", said.append)
+        MultiLabel(LABELS).test_rows([], "held.csv", messages.append)
 
 
 # ---- answers
@@ -207,27 +209,27 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, list[str]]:
-    """Home, report and what was said of a student that learned of two labels in one text."""
+    """Home, report and messages of a student trained on texts with two labels."""
     from graft.students.train import train_student
 
-    home, said = tmp_path_factory.mktemp("home"), list[str]()
+    home, messages = tmp_path_factory.mktemp("home"), list[str]()
     tiny = tiny_encoder.write(home / "tiny", [text for text, _ in [*ROWS, *ROWS_OF_BOTH]])
     rows: list[Given] = [*ROWS_OF_BOTH[:2], TrainRow("parcel never came and charged", "delivery", (0.5, 0.45, 0.05))]
     report = train_student(
         rows=rows, seeds=ROWS, test_rows=[*ROWS, (BOTH, "billing|delivery")], test_name="held", labels=LABELS,
         settings=MANY.model_copy(update={"encoder": str(tiny), "runs": 2}), home=Home(home), dataset="desk", version=1,
-        say=said.append, validation=[*ROWS, *ROWS_OF_BOTH[:2]],
+        say=messages.append, validation=[*ROWS, *ROWS_OF_BOTH[:2]],
     )  # fmt: skip
-    return home, report, said
+    return home, report, messages
 
 
 def test_a_student_learns_that_a_text_has_two_labels(trained: tuple[Path, Any, list[str]]) -> None:
     from graft.students.classifier import TextClassifier
 
-    home, report, said = trained
+    home, report, answers = trained
     base, ours = report.students
     assert (base.train_rows, ours.train_rows) == (6, 8)
-    assert "training on 8 rows (version and seeds)" in said
+    assert "training on 8 rows (version and seeds)" in answers
     model = TextClassifier.load(home / ours.path)
     found, shares = model.predict_many([BOTH, *(text for text, _ in ROWS)])
     assert found == [("delivery", "billing"), *((label,) for _, label in ROWS)]
@@ -274,7 +276,7 @@ def test_one_label_a_text_is_all_that_other_students_give(tmp_path: Path) -> Non
     assert model.predict(["where is my parcel"])[1][0] == pytest.approx(shares, abs=1e-5)  # a softmax does not see it
 
 
-def test_an_export_says_the_same_and_its_cards_snippets_run(
+def test_an_export_predicts_the_same_and_its_cards_snippets_run(
     trained: tuple[Path, Any, list[str]], tmp_path: Path
 ) -> None:
     from graft.students.card import Judgements, Origin, render_model_card
@@ -295,9 +297,9 @@ def test_an_export_says_the_same_and_its_cards_snippets_run(
     sets, shares = model.predict_many(texts)
     engines: tuple[Engine, ...] = ("onnx", "pytorch")
     for engine in engines:
-        said = Predictor.open(folder, engine=engine).predict_many(texts)
-        assert [one.labels for one in said] == sets
-        for one, row in zip(said, shares, strict=True):
+        answers = Predictor.open(folder, engine=engine).predict_many(texts)
+        assert [one.labels for one in answers] == sets
+        for one, row in zip(answers, shares, strict=True):
             assert one.probabilities == pytest.approx(row, abs=1e-3)
     assert thresholds(load_classifier(folder)) == thresholds(model)
     card = (folder / "README.md").read_text(encoding="utf-8")

@@ -162,7 +162,7 @@ def test_the_cards_snippets_run_as_they_stand_and_agree(made: Made) -> None:
     card = (made.folder / "README.md").read_text()
     snippets = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     assert ["onnxruntime" in code for code in snippets] == [True, False]
-    said = [
+    output = [
         subprocess.run(
             [sys.executable, "-c", code], cwd=made.folder, capture_output=True, text=True, timeout=120, check=True
         ).stdout
@@ -170,22 +170,22 @@ def test_the_cards_snippets_run_as_they_stand_and_agree(made: Made) -> None:
     ]
     ours = Predictor.open(made.folder).predict(["where is my parcel?", "I was charged twice"])
     pairs = re.compile(r"\('(.*?)', ([\d.]+)\)")
-    for text in said:
+    for text in output:
         found = pairs.findall(text)
         assert [label for label, _ in found] == [answer.label for answer in ours]
         assert [float(share) for _, share in found] == pytest.approx([answer.probability for answer in ours], abs=2e-4)
 
 
-def test_the_card_says_where_the_student_comes_from_and_where_it_fails(made: Made) -> None:
+def test_the_card_lists_a_students_origin_and_its_failures(made: Made) -> None:
     card = (made.folder / "README.md").read_text()
-    for said in (
+    for text in (
         "dataset shop@1, content hash ".replace("@", "\\@"), "5 rows (train 5)", "5 seeds (licence: CC\\-BY\\-4\\.0)",
         "writer: the Gemma Terms of Use count.", "| 80.0% | 70.0% to 90.0% |", "| 60.0% | +20.0 points |",
         "calibration error on held\\|out\\.csv: 0.200, 0.100 with", "temperature 2:", "no threshold",
         "has no rows of 1 labels", "is small (40 rows)", "reads 16 tokens", "language en",
         "1 rows of the dataset are restricted", "a &lt;b&gt;\\|odd\\*",
     ):  # fmt: skip
-        assert said in card, said
+        assert text in card, text
     assert all(hidden not in card for hidden in ("SECRET", "<b>", "/home/me"))
 
 
@@ -229,7 +229,7 @@ def test_a_graph_that_is_not_the_student_is_refused_with_the_difference(made: Ma
     assert not list(tmp_path.iterdir())
 
 
-def test_an_encoder_that_no_graph_can_be_made_of_is_said(
+def test_an_encoder_that_cannot_be_exported_is_reported(
     made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def odd(self: Any, *ids: Any) -> Any:
@@ -249,7 +249,7 @@ def test_the_sample_reaches_from_one_word_to_beyond_the_longest_text() -> None:
 
 
 @pytest.mark.usefixtures("same_graph")
-def test_an_export_replaces_only_an_export_and_only_when_asked(made: Made, tmp_path: Path) -> None:
+def test_an_export_replaces_only_an_export_and_only_on_request(made: Made, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     _export(made, folder)
     before = (folder / "README.md").stat().st_ino
@@ -278,7 +278,7 @@ def test_a_full_disk_leaves_the_earlier_export(made: Made, tmp_path: Path, monke
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_a_broken_model_file_is_said(made: Made, tmp_path: Path) -> None:
+def test_a_broken_model_file_is_reported(made: Made, tmp_path: Path) -> None:
     for name in ("labels.json", "tokenizer.json"):
         (tmp_path / name).write_bytes((made.folder / name).read_bytes())
     (tmp_path / "model.onnx").write_bytes((made.folder / "model.onnx").read_bytes()[:1000])

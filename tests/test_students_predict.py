@@ -25,7 +25,7 @@ LABELS = ("short", "long")
 
 
 def by_length(texts: Sequence[str]) -> Any:
-    """Logits of a student that knows long texts from short ones."""
+    """Logits of a student that separates long texts from short ones."""
     import numpy
 
     return numpy.array([[5.0 - len(text), 0.0] for text in texts])
@@ -118,7 +118,7 @@ def test_texts_of_parquet_and_responses_below_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "expected"),
     [
         ("a.csv", b"text\n", "holds no texts"),
         ("a.csv", b"", "holds no texts"),
@@ -136,10 +136,10 @@ def test_texts_of_parquet_and_responses_below_them(tmp_path: Path) -> None:
         ("a.xlsx", b"x", "cannot read files of the kind '.xlsx'"),
     ],
 )
-def test_what_cannot_be_read_is_said_with_its_line(tmp_path: Path, name: str, content: bytes, said: str) -> None:
+def test_an_unreadable_file_is_reported_with_its_line(tmp_path: Path, name: str, content: bytes, expected: str) -> None:
     file = tmp_path / name
     file.write_bytes(content)
-    with pytest.raises(InputInvalid, match=said):
+    with pytest.raises(InputInvalid, match=expected):
         read(file)
 
 

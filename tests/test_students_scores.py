@@ -59,15 +59,15 @@ def a_student(name: str, **more: Any) -> Student:
 
 
 def kept(
-    home: Home, name: str, rows: Sequence[tuple[str, str]], said: Sequence[str],
+    home: Home, name: str, rows: Sequence[tuple[str, str]], text: Sequence[str],
     shares: Sequence[Sequence[float]] | None = None, ids: Sequence[str] = (), quick: Speed | None = None,
 ) -> tuple[Evaluation, Answers]:  # fmt: skip
-    """An evaluation of what a student `said` of labels x and y, and its answers as they are read back."""
-    shares = shares or [[0.75, 0.25] if guess == "x" else [0.25, 0.75] for guess in said]
-    judged = evaluate(said, rows, LABELS, student_id=name, test_file="held.jsonl", probabilities=shares)
+    """An evaluation of a student's predictions of labels x and y, and its answers as read back."""
+    shares = shares or [[0.75, 0.25] if guess == "x" else [0.25, 0.75] for guess in text]
+    judged = evaluate(text, rows, LABELS, student_id=name, test_file="held.jsonl", probabilities=shares)
     folder = home.students / name
     folder.mkdir(parents=True, exist_ok=True)
-    keep(folder, judged, rows, said, shares, ids=ids, speed=quick)
+    keep(folder, judged, rows, text, shares, ids=ids, speed=quick)
     found = answers(home, a_student(name), judged.test_hash)
     assert found is not None
     return judged, found
@@ -104,7 +104,7 @@ def publish_shop(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     return Home.find()
 
 
-def test_what_trained_students_said_is_kept_without_a_text_and_can_be_compared(
+def test_predictions_of_students_are_kept_without_texts_and_can_be_compared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import torch
@@ -125,7 +125,7 @@ def test_what_trained_students_said_is_kept_without_a_text_and_can_be_compared(
     of_file = answers(home, ours, on_file.test_hash)
     assert first.validation is not None
     of_validation = answers(home, ours, first.validation.test_hash)
-    assert of_split and of_file and of_validation, "a second training keeps what was said of the first one's test"
+    assert of_split and of_file and of_validation, "a second training keeps the answers to the first one's test"
     assert sorted(of_split.column("row_id")) == [f"c_test_{n}" for n in range(8)]
     assert sorted(of_validation.column("row_id")) == [f"c_validation_{n}" for n in range(8)]
     assert of_file.column("row_id") == [""] * 8 and of_file.column("row") == list(range(1, 9))
@@ -152,8 +152,8 @@ def through_the_command_line(
         monkeypatch.setenv("COLUMNS", "200")
         with pytest.raises(SystemExit) as ended:
             main()
-        said = capsys.readouterr()
-        return int(ended.value.code or 0), said.out, said.err
+        output = capsys.readouterr()
+        return int(ended.value.code or 0), output.out, output.err
 
     board = json.loads(graft("students", "shop", "--json")[1])
     assert [(one["test_file"].rpartition("/")[2], one["rank"]) for one in board] == [
@@ -169,14 +169,14 @@ def through_the_command_line(
     assert found["verdict"] in graft("compare", base.id[:9], ours.id[:9], "--test", "held.csv")[1]
     assert graft("compare", "st_", ours.id)[0] == 8
     shutil.rmtree(home.root / base.path)
-    code, _, said = graft("compare", base.id, ours.id)
-    assert code == 8 and f"the folder of student {base.id} is gone" in said and "graft train shop" in said
-    assert base.id[:10] in graft("students")[1], "the lake still knows how it was judged"
+    code, _, output = graft("compare", base.id, ours.id)
+    assert code == 8 and f"the folder of student {base.id} is gone" in output and "graft train shop" in output
+    assert base.id[:10] in graft("students")[1], "the lake still holds its evaluation"
     for verb in ("students", "compare"):
-        told = graft(verb, "--help")[1]
-        assert "Example" in told and f"graft {verb} " in told
-    code, _, said = graft("students", "desk")
-    assert code == 8 and "there are students of shop" in said
+        printed = graft(verb, "--help")[1]
+        assert "Example" in printed and f"graft {verb} " in printed
+    code, _, output = graft("students", "desk")
+    assert code == 8 and "there are students of shop" in output
 
 
 # ---- by hand
@@ -186,9 +186,9 @@ def test_reliability_by_hand_and_as_the_evaluation_has_it(tmp_path: Path) -> Non
     rows = [("a", "x"), ("b", "x"), ("c", "y"), ("d", "y")]
     shares = [[0.875, 0.125], [0.375, 0.625], [0.625, 0.375], [0.125, 0.875]]
     judged, found = kept(Home(tmp_path), "st_1", rows, ["x", "y", "x", "y"], shares)
-    told = reliability(found)
-    assert told.ece == judged.ece == pytest.approx((2 * 0.125 + 2 * 0.625) / 4)  # sure and right, unsure and wrong
-    assert [(one.rows, one.confidence, one.accuracy) for one in told.bins if one.rows] == [
+    result = reliability(found)
+    assert result.ece == judged.ece == pytest.approx((2 * 0.125 + 2 * 0.625) / 4)  # sure and right, unsure and wrong
+    assert [(one.rows, one.confidence, one.accuracy) for one in result.bins if one.rows] == [
         (2, 0.625, 0.0), (2, 0.875, 1.0)
     ]  # fmt: skip
     wide = reliability(found, bins=2)
@@ -202,19 +202,19 @@ def test_what_is_read_back_is_what_was_judged(
     tmp_path_factory: pytest.TempPathFactory, given: list[tuple[str, float]]
 ) -> None:
     rows = [(f"text {n}", label) for n, (label, _) in enumerate(given)]
-    shares = [[share, float(np.float32(1 - share))] for _, share in given]  # as a student says them
-    said = ["x" if share >= 0.5 else "y" for _, share in given]
-    judged, found = kept(Home(tmp_path_factory.mktemp("home")), "st_1", rows, said, shares)
-    assert found.column("predicted") == said and found.right.sum() == round(judged.accuracy * len(rows))
+    shares = [[share, float(np.float32(1 - share))] for _, share in given]  # as a student gives them
+    predicted = ["x" if share >= 0.5 else "y" for _, share in given]
+    judged, found = kept(Home(tmp_path_factory.mktemp("home")), "st_1", rows, predicted, shares)
+    assert found.column("predicted") == predicted and found.right.sum() == round(judged.accuracy * len(rows))
     assert reliability(found).ece == judged.ece
 
 
 def test_answers_with_several_labels_are_judged_as_whole_sets(tmp_path: Path) -> None:
-    rows, said = [("a", "x|y"), ("b", ""), ("c", "y")] * 2, ["x|y", "x", "y"] * 2
+    rows, predicted = [("a", "x|y"), ("b", ""), ("c", "y")] * 2, ["x|y", "x", "y"] * 2
     shares = [[0.75, 0.5], [0.75, 0.25], [0.25, 0.75]] * 2
-    judged = MultiLabel(LABELS).evaluate((said, shares), rows, student_id="st_1", test_file="t")
+    judged = MultiLabel(LABELS).evaluate((predicted, shares), rows, student_id="st_1", test_file="t")
     (tmp_path / "students/st_1").mkdir(parents=True)
-    keep(tmp_path / "students/st_1", judged, rows, said, shares)
+    keep(tmp_path / "students/st_1", judged, rows, predicted, shares)
     found = answers(Home(tmp_path), a_student("st_1"), judged.test_hash)
     assert found and found.several and reliability(found).ece == judged.ece
     assert found.column("confidence")[:3] == [0.375, 0.5625, 0.5625]  # of exactly this set
@@ -225,15 +225,15 @@ def test_answers_with_several_labels_are_judged_as_whole_sets(tmp_path: Path) ->
 
 def test_slices_name_their_wrong_rows_and_the_surely_worst_comes_first(tmp_path: Path) -> None:
     rows = [("s" * (n + 1), "x") for n in range(5)] + [("l" * (n + 50), "y") for n in range(5)] + [("zz", "x")] * 4
-    said = ["y"] * 5 + ["y"] * 4 + ["x"] + ["x"] * 4
+    predicted = ["y"] * 5 + ["y"] * 4 + ["x"] + ["x"] * 4
     shares = [[0.4 - n / 20, 0.6 + n / 20] for n in range(5)] + [[0.25, 0.75]] * 4 + [[0.75, 0.25]] * 5
     ids = [f"c_{n}" for n in range(14)]
-    found = kept(Home(tmp_path), "st_1", rows, said, shares, ids)[1]
+    found = kept(Home(tmp_path), "st_1", rows, predicted, shares, ids)[1]
     facts = {f"c_{n}": RowFacts(source="synthetic", concept="parcels" if n < 5 else "") for n in range(10)}
-    told = worst_slices(found, facts)
-    assert all(one.rows >= 5 for one in told)
-    assert [one.interval[1] for one in told] == sorted(one.interval[1] for one in told)
-    by = {(one.kind, one.name): one for one in told}
+    result = worst_slices(found, facts)
+    assert all(one.rows >= 5 for one in result)
+    assert [one.interval[1] for one in result] == sorted(one.interval[1] for one in result)
+    by = {(one.kind, one.name): one for one in result}
     worst = by["concept", "parcels"]
     assert (worst.rows, worst.right, worst.accuracy) == (5, 0, 0.0)
     assert worst.interval == pytest.approx((0.0, 3.8415 / 8.8415), abs=1e-4)  # z² / (n + z²)
@@ -244,7 +244,7 @@ def test_slices_name_their_wrong_rows_and_the_surely_worst_comes_first(tmp_path:
     assert not any(one.kind in ("source", "concept") for one in worst_slices(found))
 
 
-def test_the_lake_knows_source_and_concept_of_rows_but_no_concept_of_restricted_ones(tmp_path: Path) -> None:
+def test_the_lake_gives_source_and_concept_of_rows_but_no_concept_of_restricted_ones(tmp_path: Path) -> None:
     run = Run(id="r", dataset="shop", recipe={}, status="finished", started_at=NOW, code_version="1")
     done = Decision(status="accepted", route="agreed", code="accepted", reason="agreed")
     candidates = [
@@ -275,20 +275,20 @@ def test_the_lake_knows_source_and_concept_of_rows_but_no_concept_of_restricted_
 
 
 def truths(right: str) -> tuple[list[tuple[str, str]], list[str]]:
-    """Rows of label x, and what a student that has those marked + right says of them."""
+    """Rows of label x, and the predictions of a student that gets those marked + right."""
     return [(f"text {n}", "x") for n in range(len(right))], ["x" if mark == "+" else "y" for mark in right]
 
 
 def test_the_paired_test_by_hand_whatever_order_the_rows_came_in(tmp_path: Path) -> None:
     home = Home(tmp_path)
-    rows, said = truths("+++" + "+" + "------")
-    a = kept(home, "st_a", rows, said)[1]
+    rows, predicted = truths("+++" + "+" + "------")
+    a = kept(home, "st_a", rows, predicted)[1]
     b = kept(home, "st_b", rows[::-1], truths("+++" + "-" + "++++++")[1][::-1])[1]
-    told = paired(a, b)
-    assert (told.both, told.only_a, told.only_b, told.neither) == (3, 1, 6, 0)
-    assert told.p_value == 2 * (1 + 7) / 2**7 and told.difference == 0.5 and told.accuracies == (0.4, 0.9)
-    assert told.verdict == "st_b is ahead of st_a by 50.0 points, which may be chance (p = 0.1250)"
-    assert paired(a, b) == told, "the same resamples each time"
+    result = paired(a, b)
+    assert (result.both, result.only_a, result.only_b, result.neither) == (3, 1, 6, 0)
+    assert result.p_value == 2 * (1 + 7) / 2**7 and result.difference == 0.5 and result.accuracies == (0.4, 0.9)
+    assert result.verdict == "st_b is ahead of st_a by 50.0 points, which may be chance (p = 0.1250)"
+    assert paired(a, b) == result, "the same resamples each time"
     c = kept(home, "st_c", rows, truths("+" * 10)[1])[1]
     surely = paired(c, a)
     assert surely.p_value == 2 / 2**6 and surely.verdict.startswith("st_c is better than st_a by 60.0 points (")
@@ -315,10 +315,10 @@ def test_the_paired_test_swaps_with_its_students(
     assert there.rows == there.both + there.only_a + there.only_b + there.neither
 
 
-def test_what_was_not_kept_is_said_with_the_way_out(tmp_path: Path) -> None:
-    home, (rows, said) = Home(tmp_path), truths("++-")
+def test_missing_predictions_are_reported_with_the_fix(tmp_path: Path) -> None:
+    home, (rows, text) = Home(tmp_path), truths("++-")
     a, b, c = (a_student(name) for name in ("st_a1", "st_a2", "st_c"))
-    judged = kept(home, "st_a1", rows, said)[0]
+    judged = kept(home, "st_a1", rows, text)[0]
     with Lake.open(home) as lake:
         with pytest.raises(NotFound, match="no student has been trained yet"):
             find_student(lake, "st_")
@@ -341,7 +341,7 @@ def test_what_was_not_kept_is_said_with_the_way_out(tmp_path: Path) -> None:
     with pytest.raises(GraftError, match="cannot be read"):
         answers(home, a, judged.test_hash)
     with pytest.raises(ValueError, match="3 rows, but 3 predictions and 1 ids"):
-        keep(home.root / a.path, judged, rows, said, [[0.5, 0.5]] * 3, ids=["c_1"])
+        keep(home.root / a.path, judged, rows, text, [[0.5, 0.5]] * 3, ids=["c_1"])
 
 
 def a_judgement(name: str, accuracy: float, **more: Any) -> Evaluation:
@@ -358,7 +358,7 @@ def a_teacher(model: str, accuracy: float, **more: Any) -> TeacherScore:
     return TeacherScore.model_validate({**facts, **more})
 
 
-def test_the_leaderboard_ranks_and_knows_the_baseline_and_the_teacher(tmp_path: Path) -> None:
+def test_the_leaderboard_ranks_and_compares_with_baseline_and_teacher(tmp_path: Path) -> None:
     longer = StudentSettings(epochs=40)
     seeds: dict[str, Any] = {"version": None, "trained_on": "seeds"}
     teachers = (a_teacher("small", 0.7), a_teacher("large", 0.9))

@@ -94,7 +94,7 @@ def test_a_surer_teacher_or_a_less_knowing_student_never_loses_a_row_its_place(
                 assert first in kept
 
 
-def test_the_note_says_how_many_went_and_why() -> None:
+def test_the_note_gives_the_number_of_dropped_rows_and_why() -> None:
     rows = [TrainRow(str(n), "a", (n / 10, 1 - n / 10)) for n in range(10)] + [TrainRow("x", "a")]
     known = [[0.9, 0.1] if n >= 8 else [0.1 + n / 100, 0.0] for n in range(10)] + [[0.0, 1.0]]
     kept, note = select_rows(rows, known, Selection(teacher_quantile=0.25, student_quantile=0.2), "ab")
@@ -104,8 +104,8 @@ def test_the_note_says_how_many_went_and_why() -> None:
         " seeds-only student knew them, 0 for both; 1 have no soft label, so that no teacher cut applied to them"
     )
     few = Selection(teacher_quantile=0.25, student_quantile=0.2, least_share=0.8)
-    back, said = select_rows(rows, known, few, "ab")
-    assert [row.text for row in back] == ["2", *"3456789", "x"] and "3 kept only for the least share" in said
+    back, answers = select_rows(rows, known, few, "ab")
+    assert [row.text for row in back] == ["2", *"3456789", "x"] and "3 kept only for the least share" in answers
     assert select_rows([], [], few, "ab") == ([], "selection: 0 of the version's 0 rows are used")
     with pytest.raises(GraftError, match="lacks: weather"):
         select_rows([TrainRow("rain", "weather")], [[0.5, 0.5]], few, "ab")
@@ -134,17 +134,17 @@ def test_only_the_versions_rows_are_selected_and_it_is_another_student(tmp_path:
     ]
     tiny = tiny_encoder.write(tmp_path / "tiny", [text for text, _ in ROWS])
     plain = StudentSettings(encoder=str(tiny), epochs=1, max_length=16)
-    said: list[str] = []
+    messages: list[str] = []
 
     def trained(selection: Selection | None) -> StudentReport:
         return train_student(
             rows=rows, seeds=ROWS, test_rows=ROWS, test_name="held", labels=LABELS, dataset="desk", version=1,
-            settings=plain.model_copy(update={"select": selection}), home=Home(tmp_path), say=said.append,
+            settings=plain.model_copy(update={"select": selection}), home=Home(tmp_path), say=messages.append,
         )  # fmt: skip
 
     whole, half = trained(None), trained(Selection(teacher_quantile=0.5, student_quantile=0.0))
     assert [student.train_rows for student in whole.students] == [8, 16]
     assert [student.train_rows for student in half.students] == [8, 12]  # of two rows a label the surer stays
     assert whole.students[0].id == half.students[0].id and whole.students[1].id != half.students[1].id
-    note = next(text for text in said if text.startswith("selection: 4 of the version's 8 rows"))
+    note = next(text for text in messages if text.startswith("selection: 4 of the version's 8 rows"))
     assert note in half.text and note in half.notes and not whole.notes

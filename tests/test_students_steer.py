@@ -1,4 +1,4 @@
-"""What steers a loop: policies weigh, one controller counts, and every round's steering follows from its evidence."""
+"""Steering of a loop: policies weigh, one controller counts, and each round's steering follows from its evidence."""
 
 from __future__ import annotations
 
@@ -110,4 +110,4 @@ def test_policies_compose_into_one_steering() -> None:
     assert decided.steering.round == 2 and decided.steering.after == 3
     assert len({(row.text, row.label) for row in decided.steering.exemplars}) == len(decided.steering.exemplars)
     assert decided.steering.concepts and decided.steering.partners
-    assert [sentence.split(":")[0] for sentence in decided.said] == list(settings.policies)
+    assert [sentence.split(":")[0] for sentence in decided.summaries] == list(settings.policies)

@@ -96,17 +96,17 @@ def test_texts_of_any_kind_get_a_prediction_whatever_they_are_batched_with(quick
 
 
 @pytest.mark.parametrize(
-    ("rows", "said"),
+    ("rows", "expected"),
     [
         ([("a", "billing"), ("b", "billing")], "every training row has the label 'billing'"),
         ([], "there is no training row"),
         ([*SEEDS, ("x", "weather")], "labels that the dataset lacks: weather"),
     ],
 )
-def test_rows_that_cannot_be_trained_on(rows: list[tuple[str, str]], said: str) -> None:
+def test_rows_that_cannot_be_trained_on(rows: list[tuple[str, str]], expected: str) -> None:
     from graft.students.fit import fit
 
-    with pytest.raises(GraftError, match=said):
+    with pytest.raises(GraftError, match=expected):
         fit(rows, LABELS, QUICK)
 
 
@@ -147,7 +147,7 @@ def test_an_absurd_learning_rate_is_named(
     assert not list(tmp_path.iterdir())
 
 
-def test_out_of_memory_halves_the_batch_and_says_so(quick: StudentSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_halves_the_batch_and_is_noted(quick: StudentSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     from graft.students.classifier import TextClassifier
@@ -161,10 +161,10 @@ def test_out_of_memory_halves_the_batch_and_says_so(quick: StudentSettings, monk
         return whole(self, texts)
 
     monkeypatch.setattr(TextClassifier, "forward", small)
-    said: list[str] = []
+    messages: list[str] = []
     steps: list[tuple[int, int]] = []
-    fit(SEEDS, LABELS, quick, said.append, lambda done, total: steps.append((done, total)))
-    assert [text for text in said if "memory" in text] == [
+    fit(SEEDS, LABELS, quick, messages.append, lambda done, total: steps.append((done, total)))
+    assert [text for text in messages if "memory" in text] == [
         "not enough memory: starting again with batches of 6", "not enough memory: starting again with batches of 3",
     ]  # fmt: skip
     assert steps[-1] == (20 * 4, 20 * 4)
@@ -173,11 +173,11 @@ def test_out_of_memory_halves_the_batch_and_says_so(quick: StudentSettings, monk
 def test_few_rows_are_trained_for_a_floor_of_steps_and_labels_without_rows_are_named(quick: StudentSettings) -> None:
     from graft.students.fit import fit
 
-    said: list[str] = []
-    fitted = fit(SEEDS, [*LABELS, "praise"], quick.model_copy(update={"epochs": 1}), said.append)
+    messages: list[str] = []
+    fitted = fit(SEEDS, [*LABELS, "praise"], quick.model_copy(update={"epochs": 1}), messages.append)
     assert (fitted.steps, fitted.epochs) == (10, 10.0)
-    assert "13 rows are few: 10 steps instead of 1" in said  # 8 rows and 5 names
-    assert any("praise" in text for text in said)
+    assert "13 rows are few: 10 steps instead of 1" in messages  # 8 rows and 5 names
+    assert any("praise" in text for text in messages)
 
 
 def test_encoders_are_found_or_named_with_the_way_out(tmp_path: Path, tiny: Path) -> None:
@@ -189,7 +189,7 @@ def test_encoders_are_found_or_named_with_the_way_out(tmp_path: Path, tiny: Path
         find_encoder(str(tmp_path))
 
 
-def test_a_hub_that_cannot_be_reached_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_hub_is_an_error_with_ways_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(GraftError, match="name a folder that holds the encoder"):
         find_encoder("somebody/no-such-encoder")
@@ -206,18 +206,18 @@ def test_version_and_seeds_only_are_trained_and_compared(tmp_path: Path, quick: 
     from graft.students.classifier import TextClassifier
     from graft.students.train import train_student
 
-    said: list[str] = []
+    messages: list[str] = []
     home = Home(tmp_path)
     report = train_student(
         rows=[*TEST, SEEDS[0]], seeds=SEEDS, test_rows=TEST, test_name="held.jsonl", labels=LABELS, settings=quick,
-        home=home, dataset="desk", version=3, say=said.append,
+        home=home, dataset="desk", version=3, say=messages.append,
     )  # fmt: skip
     base, ours = report.students
     assert (base.version, base.trained_on, base.train_rows) == (None, "seeds", 8)
     assert (ours.version, ours.trained_on, ours.train_rows) == (3, "version", 16)  # the seed given twice counts once
     assert base.id != ours.id and ours.id.startswith("st_")
     assert report.gain == report.evaluations[1].accuracy - report.evaluations[0].accuracy > 0  # it saw the test's rows
-    assert "8 of 8 rows of held.jsonl are also training rows: the figures are too good" in said
+    assert "8 of 8 rows of held.jsonl are also training rows: the figures are too good" in messages
     loaded = TextClassifier.load(home.root / ours.path)
     accuracy = sum(p == label for p, (_, label) in zip(loaded.predict([t for t, _ in TEST])[0], TEST, strict=True)) / 8
     assert report.evaluations[1].accuracy == accuracy

@@ -1,14 +1,12 @@
-"""Tasks: what each answers, what a stored one tells, and a task of a plugin from recipe to student."""
+"""Tasks: their attributes, stored tasks, and a task of a plugin from recipe to student."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
 
-import mood_task
 import pytest
 import tiny_encoder
 import torch
@@ -29,20 +27,6 @@ from graft.schemas.tasks.base import Task, Unread, stored_task, task_for
 
 MOODS = ["calm", "merry", "angry"]
 SAID = {"calm": "the lake was still all day", "merry": "we laughed so much at supper", "angry": "who left that open"}
-
-
-@pytest.fixture
-def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The plugin, installed for this process and for those that it starts."""
-    folder = tmp_path / "site"
-    folder.mkdir()
-    mood_task.install(folder)
-    monkeypatch.syspath_prepend(str(folder))
-    path = os.environ.get("PYTHONPATH")
-    monkeypatch.setenv("PYTHONPATH", f"{folder}{os.pathsep}{path}" if path else str(folder))
-    monkeypatch.setattr(TASKS, "_plugins", None)
-    monkeypatch.setattr(TASKS, "_loaded", {})
-    return folder
 
 
 def moods(folder: Path, url: str = "http://127.0.0.1:9/v1", **task: Any) -> Path:
@@ -80,7 +64,7 @@ def test_what_the_kinds_answer() -> None:
     assert task_for(["label"]) is task_for([]) is TASKS.get("classification")
 
 
-def test_nothing_outside_asks_which_kind_a_task_is() -> None:
+def test_nothing_outside_tests_for_a_tasks_kind() -> None:
     """Neither by its class nor by comparing its name: another kind would have no branch there."""
     rooms = ("agents", "cli", "dashboard", "data", "flows", "schemas", "students")
     files = [file for room in rooms for file in (ROOT / room).rglob("*.py") if file.parent.name != "tasks"]
@@ -90,7 +74,7 @@ def test_nothing_outside_asks_which_kind_a_task_is() -> None:
     assert len(files) > 150 and hits == []
 
 
-def test_a_stored_task_tells_what_is_restricted_whatever_is_left_of_it() -> None:
+def test_a_stored_task_restricts_its_rows_even_if_partly_readable() -> None:
     """A kind that is gone restricts all: nobody can tell any more."""
     assert stored_task({}) == stored_task({"task": None}) == Task()
     older = stored_task({"task": {"kind": "guard", "labels": [{"name": "safe"}, {"name": "unsafe"}]}})
@@ -113,7 +97,7 @@ def test_a_plugins_task_is_read_explained_and_described(plugin: Path, tmp_path: 
         load_recipe(moods(tmp_path, moods=["calm"], speeker="x"))
     told = {(one.field, one.what) for one in caught.value.problems}
     assert {("task.moods", "moods has 1 entries"), ("task.speeker", "unknown field 'speeker'")} <= told
-    assert TASKS.plugins["mood"].distribution == "graft-mood"
+    assert TASKS.plugins["mood"].distribution == "graft-example"
 
 
 def test_a_plugins_task_from_recipe_to_student(
@@ -125,8 +109,8 @@ def test_a_plugins_task_from_recipe_to_student(
     assert done["version"]["labels"] == dict.fromkeys(MOODS, 6)
     card = done["version"]["card"]
     assert "rows for mood over 3 labels" in card and "6 rows are restricted" in card
-    asked = [json.dumps(body) for _, body in fake_llm.fake.seen]
-    assert any("sincerity" in body and "a remark of a guest of an inn" in body for body in asked)
+    requested = [json.dumps(body) for _, body in fake_llm.fake.seen]
+    assert any("sincerity" in body and "a remark of a guest of an inn" in body for body in requested)
     monkeypatch.setenv("GRAFT_HOME", str(home))
     with Lake.open(Home.find()) as lake:
         found = version(lake, "moods")
@@ -137,8 +121,8 @@ def test_a_plugins_task_from_recipe_to_student(
         run = lake.run(found.run_id)
         assert run is not None and run.task.label_noun == "mood"
     shown = graft(home, "show", "moods", "--json")
-    told = {row["text"] for row in json.loads(shown.stdout)["rows"] if row["label"] == "angry"}
-    assert told == {"(restricted)"}
+    report = {row["text"] for row in json.loads(shown.stdout)["rows"] if row["label"] == "angry"}
+    assert report == {"(restricted)"}
     written = graft(home, "export", "moods", "--format", "messages", "--out", str(tmp_path / "out"))
     assert written.returncode == 0 and "angry" not in (tmp_path / "out" / "train.jsonl").read_text(encoding="utf-8")
     for name in ("train.confusion_png", "heads.single.write_reliability"):  # drawing takes longer than these trainings

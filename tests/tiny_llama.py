@@ -69,14 +69,14 @@ def settings_for(base: Path, student: dict[str, Any] | None = None, **instruct: 
     return StudentSettings.model_validate({"instruct": chosen, **(student or {})})
 
 
-def learn(base: Path, home: Path, said: list[str], student: dict[str, Any] | None = None, **instruct: Any) -> (
+def learn(base: Path, home: Path, messages: list[str], student: dict[str, Any] | None = None, **instruct: Any) -> (
     InstructReport
 ):  # fmt: skip
     """A training on all but the last two turns and pairs, which are held out."""
     home.mkdir(exist_ok=True)
     return train_instruct_student(
         TURNS[:-2], PAIRS[:-2], Held(TURNS[-2:], PAIRS[-2:]), settings=settings_for(base, student, **instruct),
-        home=Home(home), dataset="shop", version=1, say=said.append,
+        home=Home(home), dataset="shop", version=1, say=messages.append,
     )  # fmt: skip
 
 

@@ -315,7 +315,7 @@ def as_cached(reply: Reply) -> Reply:
 
 
 def same_model(model: ModelSpec, served: str) -> bool:
-    """Whether the server's model name is a form of the requested name (a path, a dated release)."""
+    """Return True if the server's model name is a form of the requested name (a path, a dated release)."""
     if model.provider in FREE:
         return True
     requested, returned = (name.lower().rsplit("/", 1)[-1] for name in (model.model, served))

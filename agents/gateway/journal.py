@@ -4,7 +4,7 @@ A reply is in the journal before any caller receives it, so a finished call is n
 killed right afterwards. Several processes of one machine may share one journal.
 
 Format 2: long requests and replies are compressed (zlib), short ones are plain JSON as in format 1; the first byte
-tells them apart. Size, pruning, export and checks are in journal_store.py, repair in journal_repair.py.
+marks the form. Size, pruning, export and checks are in journal_store.py, repair in journal_repair.py.
 """
 
 from __future__ import annotations

@@ -96,7 +96,7 @@ class Checked:
 
     @property
     def sound(self) -> bool:
-        """Whether nothing is damaged."""
+        """True if nothing is damaged."""
         return not self.damage and not self.sqlite
 
 

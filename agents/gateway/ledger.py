@@ -111,12 +111,12 @@ class Ledger:
 
     @property
     def waiting(self) -> bool:
-        """Whether a call waits for other calls' reservations."""
+        """True if a call waits for other calls' reservations."""
         return self._change is not None and not self._change.done()
 
     @property
     def capped(self) -> bool:
-        """Whether there is a money cap, so that prices must be known before a call."""
+        """True if there is a money cap, so that prices must be known before a call."""
         return any(cap != TOKENS for cap in self._caps)
 
     @property

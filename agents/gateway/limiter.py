@@ -7,6 +7,9 @@ Concurrency adapts. A burst of refusals counts once: the calls in flight minus t
 the ceiling, and the limit becomes nine tenths of it; or half, if nothing has succeeded since the previous burst. Each
 success then adds a permit, above nine tenths of the ceiling every fourth success, beyond the ceiling every sixth, and
 progressively fewer if refusals recur at the same level or name a wait. Once such a probe holds, the ceiling is dropped.
+
+Transient failures are retried with jittered exponential backoff. A rate limit slows the whole endpoint down, and is
+final once the endpoint has refused everything for five minutes.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
+import random
 import time
 from collections import deque
 from collections.abc import Hashable
@@ -21,8 +25,11 @@ from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 from graft.agents.gateway.rates import WINDOW_S, Taken, Window
-from graft.agents.gateway.retry import backoff_s
 
+RETRYABLE = frozenset({"timeout", "rate_limited", "server_error", "connection", "malformed", "empty", "schema_unmet"})
+"""Failures of a call that are transient; a rate limit counts as a retry in a batch only."""
+BASE_WAIT_S, LONGEST_WAIT_S = 0.25, 20.0
+BATCH_WAIT_S, LONGEST_BATCH_WAIT_S = 30.0, 600.0
 LONGEST_PAUSE_S = 300.0
 """Longest Retry-After that is obeyed; beyond it the call fails."""
 PATIENCE_S = 300.0
@@ -36,6 +43,20 @@ LATENCIES = 200
 """Recent latencies kept."""
 
 _serial = itertools.count()
+_random = random.Random()
+
+
+def backoff_s(failures: int) -> float:
+    """Seconds before the next retry after this many failures: doubling from 0.25 to 20, times 0.5 to 1."""
+    return min(LONGEST_WAIT_S, BASE_WAIT_S * 2.0 ** max(0, failures - 1)) * (0.5 + _random.random() / 2)
+
+
+def batch_wait_s(refusals: int) -> float:
+    """Seconds before a call that was rate limited this often in batches joins another batch: doubling from 30 to 600.
+
+    There is no jitter, so that the calls of one batch enter the next batch together.
+    """
+    return min(LONGEST_BATCH_WAIT_S, BATCH_WAIT_S * 2.0 ** max(0, refusals - 1))
 
 
 @dataclass(frozen=True)
@@ -56,7 +77,7 @@ class Tenant:
 
     @property
     def free(self) -> bool:
-        """Whether a further call of this run may be in flight."""
+        """True if a further call of this run may be in flight."""
         return self.inside < self.places
 
     def left(self) -> None:

@@ -256,7 +256,7 @@ def _oversized(error: BaseException | None) -> BaseException | None:
 
 
 def _not_billed(error: BaseException | None) -> bool:
-    """Whether a failure is free of charge, judged by the cause behind LiteLLM's error."""
+    """Return True if a failure is free of charge, judged by the cause behind LiteLLM's error."""
     import httpx
 
     for one in _causes(error):
@@ -277,7 +277,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _continues(litellm: Any, model: ModelSpec) -> bool:
-    """Whether a prefilled turn can be sent, by the model's `prefill: continue` or LiteLLM's table."""
+    """Return True if a prefilled turn can be sent, by the model's `prefill: continue` or LiteLLM's table."""
     if model.prefill in ("none", "template"):
         return False
     return model.prefill == "continue" or bool(litellm.utils.supports_assistant_prefill(model.model))

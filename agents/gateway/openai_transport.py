@@ -205,12 +205,12 @@ def as_template(request: CallRequest) -> CallRequest:
 
 
 def names_prefill(raw: str) -> bool:
-    """Whether a server's refusal concerns the prefill."""
+    """Return True if a server's refusal concerns the prefill."""
     return any(word in raw for word in ("continue_final_message", "add_generation_prompt", "prefill"))
 
 
 def names_schema(raw: str) -> bool:
-    """Whether a server's refusal concerns the response format."""
+    """Return True if a server's refusal concerns the response format."""
     return "response_format" in raw or "json_schema" in raw or "grammar" in raw
 
 

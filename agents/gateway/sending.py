@@ -14,8 +14,18 @@ from collections.abc import Awaitable, Callable, Hashable, Mapping
 
 from graft.agents.gateway.batch import BatchDesk
 from graft.agents.gateway.ledger import FREE, Tab, tokens_of
-from graft.agents.gateway.limiter import LONGEST_PAUSE_S, Limiter, Permit, Tenant, Terms, drop_limiter, limiter_at
-from graft.agents.gateway.retry import RETRYABLE, backoff_s, batch_wait_s
+from graft.agents.gateway.limiter import (
+    LONGEST_PAUSE_S,
+    RETRYABLE,
+    Limiter,
+    Permit,
+    Tenant,
+    Terms,
+    backoff_s,
+    batch_wait_s,
+    drop_limiter,
+    limiter_at,
+)
 from graft.agents.gateway.stats import Counts, EndpointStats, percentile
 from graft.agents.gateway.transport import Damaged, NotBilled, RateLimited, Transport, recorded
 from graft.schemas.calls import CallRequest, Reply, Usage
@@ -120,7 +130,7 @@ class Sender:
         return await self._with_retries(request, tab, attempt)
 
     async def _with_retries(self, request: CallRequest, tab: Tab, attempt: Attempt) -> Reply:
-        """Apply the retry policy (see retry.py). A damaged reply is charged and retried with another seed."""
+        """Apply the retry policy (see limiter.py). A damaged reply is charged and retried with another seed."""
         attempts = failures = damaged = 0
         while True:
             attempts += 1
@@ -277,7 +287,7 @@ async def _cancelled(task: asyncio.Future[Reply]) -> None:
 
 
 def _may_be_billed(task: asyncio.Future[Reply]) -> bool:
-    """Whether the provider may bill a request whose answer was dropped."""
+    """Return True if the provider may bill a request whose answer was dropped."""
     return task.cancelled() or not isinstance(task.exception(), NotBilled)
 
 

@@ -99,8 +99,12 @@ def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
 def _model(weights: Path) -> bytes:
     """The ONNX model: inputs ids, mask and kinds, each (texts, tokens); output vectors, (texts, 384)."""
     graph = _Graph(weights)
+
+    def norm(name: str) -> tuple[str, str]:
+        return f"{name}.LayerNorm.weight", f"{name}.LayerNorm.bias"
+
     tables = [f"embeddings.{name}_embeddings.weight" for name in ("word", "position", "token_type")]
-    x = graph.own("EmbedLayerNormalization", "ids", "kinds", *tables, *_norm("embeddings"), outputs=2, epsilon=EPSILON)
+    x = graph.own("EmbedLayerNormalization", "ids", "kinds", *tables, *norm("embeddings"), outputs=2, epsilon=EPSILON)
     for layer in range(LAYERS):
         at = f"encoder.layer.{layer}"
         parts = [f"{at}.attention.self.{name}" for name in ("query", "key", "value")]
@@ -111,7 +115,7 @@ def _model(weights: Path) -> bytes:
             if make:
                 seen = graph.own("BiasGelu", graph.times(x, f"{make}.weight"), f"{make}.bias")
             out = graph.times(seen, f"{at}.{name}.dense.weight")
-            norms, after = _norm(f"{at}.{name}"), f"{at}.{name}.dense.bias"
+            norms, after = norm(f"{at}.{name}"), f"{at}.{name}.dense.bias"
             x = graph.own("SkipLayerNormalization", out, x, *norms, after, epsilon=EPSILON)
     axis = graph.constant("axis", [1])
     mask = graph.node("Unsqueeze", graph.node("Cast", "mask", to=_FLOAT), axis)
@@ -119,12 +123,8 @@ def _model(weights: Path) -> bytes:
     return graph.model(graph.node("LpNormalization", total, axis=-1, p=2))
 
 
-def _norm(name: str) -> tuple[str, str]:
-    return f"{name}.LayerNorm.weight", f"{name}.LayerNorm.bias"
-
-
 class _Graph:
-    """Writes an ONNX model as protobuf (field numbers of onnx.proto3). A safetensors tensor is a value by its name."""
+    """An ONNX model written as protobuf (field numbers: onnx.proto3). Safetensors tensors are values by their names."""
 
     def __init__(self, weights: Path) -> None:
         with weights.open("rb") as file:
@@ -155,8 +155,9 @@ class _Graph:
 
     def constant(self, name: str, values: Sequence[int]) -> str:
         """Add a list of 64-bit integers."""
-        content = struct.pack(f"<{len(values)}q", *values)
-        self._values[name] = _message((1, len(values)), (2, 7), (8, name), (9, content))
+        self._values[name] = _message(
+            (1, len(values)), (2, 7), (8, name), (9, struct.pack(f"<{len(values)}q", *values))
+        )
         return name
 
     def model(self, output: str) -> bytes:

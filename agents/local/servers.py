@@ -180,7 +180,7 @@ def _await_end(lease: _Lease) -> None:
 
 
 def _runs(child: subprocess.Popen[bytes] | None) -> bool:
-    """Whether a server started by this process still runs; `poll` reaps an ended server."""
+    """Return True if a server started by this process still runs; `poll` reaps an ended server."""
     return child is not None and child.poll() is None
 
 

@@ -1,8 +1,8 @@
 """The contract of a method: plain async Python that turns one slot into one decided candidate.
 
 A method gets everything that it may use: `ask` calls models, `clean` redacts, `screen` runs the gates that need no
-other row, `calibration` holds the corrections of label log-probabilities. It knows
-neither Prefect nor the lake. Its module ends with `KIND`, an instance of its class (see `schemas.kinds`).
+other row, `calibration` holds the corrections of label log-probabilities. It
+depends on neither Prefect nor the lake. Its module ends with `KIND`, an instance of its class (see `schemas.kinds`).
 """
 
 from __future__ import annotations
@@ -122,18 +122,19 @@ class Method(Generic[S]):
     prompts: tuple[str | Path, ...] = ()
     """Every prompt that it may render: names of agents/roles/prompts, or paths of Jinja files of its own."""
     needs_seeds: bool = True
-    """Whether each requested label needs a seed, because exemplars are drawn from them."""
+    """True if each requested label needs a seed, because exemplars are drawn from them."""
     group_shares_text: bool = False
-    """Whether the slots of a group make rows of one text, such as several responses to it."""
+    """True if the slots of a group share one text, such as several responses to one instruction."""
     keeps_one_of_group: bool = False
-    """Whether at most one row of a group is accepted."""
+    """True if at most one row of a group is accepted."""
     least_score: str = ""
     """Field under `method` that holds the least mean score of an accepted row, such as tau; empty: none."""
 
     def settings(self, recipe: Recipe) -> S:
         """The recipe's settings of this method. Raises GraftError if it has another method."""
         if not isinstance(recipe.method, self.Settings):
-            raise GraftError(f"recipe asks for {recipe.method.kind}", where="method.kind", fix=f"use kind: {self.kind}")
+            what = f"the recipe's method is {recipe.method.kind}"
+            raise GraftError(what, where="method.kind", fix=f"use kind: {self.kind}")
         return recipe.method
 
     def traits(self, recipe: Recipe) -> Traits:

@@ -15,14 +15,12 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from types import MappingProxyType
-from typing import Any, Literal
-
-from pydantic import Field, field_validator
+from typing import Any
 
 from graft.agents.methods.base import Calls, Context, Drawn, Method, Place, Prepared, Traits
 from graft.agents.methods.steps.calibrate import Judging, calibrated
 from graft.agents.methods.steps.draft import Draft, decided, decision, screened
-from graft.agents.methods.steps.draw import Committee, Roles, draw_roles, make_slot, slot_id, steered
+from graft.agents.methods.steps.draw import GraSettings, Roles, draw_roles, make_slot, slot_id, steered
 from graft.agents.methods.steps.panel import all_failed, ask_all, review_content, review_label
 from graft.agents.methods.steps.sizes import (
     ASSUMED_DISPUTES,
@@ -32,38 +30,16 @@ from graft.agents.methods.steps.sizes import (
     panel_calls,
     sizes,
 )
-from graft.agents.roles import adjudicator, generator, reviewer
+from graft.agents.roles import generator, reviewer
 from graft.agents.roles.summariser import prepare_seeds, summarise
-from graft.schemas.binding import MethodSettings, Role
+from graft.schemas.binding import Role
 from graft.schemas.errors import BudgetExhausted, CallFailed
 from graft.schemas.models import ModelSpec
-from graft.schemas.problems import Finding, field_error
+from graft.schemas.problems import Finding
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Candidate, Decision, Review, Seed, Slot
 
 JUDGING = Judging(roles=("reviewer", "adjudicator"))
-
-
-class GraSettings(Committee, MethodSettings):
-    """Generator, Reviewer, Adjudicator (arXiv 2504.12322). The defaults are the paper's."""
-
-    kind: Literal["gra"] = "gra"
-    max_cosine: float | None = Field(default=0.9, gt=0, le=1, description="rows at or above are duplicates; null: off")
-    rounds: int = Field(default=1, ge=1, le=50, description="after each round its accepted rows join the exemplars")
-    few_shot: tuple[int, int] = Field(default=(2, 4), description="least and most exemplars in a prompt")
-    max_keywords: int = Field(default=3, ge=1, le=10)
-    responses: int = Field(
-        default=1, ge=1, le=16, description="responses to one instruction: the best is kept, wrong ones make pairs"
-    )
-    calibration_texts: int = Field(default=40, ge=0, le=1000, description="texts that label calibration averages over")
-
-    @field_validator("few_shot")
-    @classmethod
-    def _ordered(cls, few_shot: tuple[int, int]) -> tuple[int, int]:
-        if not 1 <= few_shot[0] <= few_shot[1] <= 16:
-            what = "few_shot must be two numbers, least first, between 1 and 16"
-            raise field_error((), what, "write two whole numbers, least first, such as [2, 4]")
-        return few_shot
 
 
 class Gra(Method[GraSettings]):
@@ -212,7 +188,7 @@ async def _answered(draft: Draft, roles: Roles, settings: GraSettings) -> Decisi
         return await reviewer.review_response(ask, model=model, sample=sample, **judged)
 
     async def settle(prior: Sequence[Review]) -> Review:
-        return await adjudicator.adjudicate_response(ask, model=roles.adjudicator, prior=prior, **judged)
+        return await reviewer.adjudicate_response(ask, model=roles.adjudicator, prior=prior, **judged)
 
     return screened(draft) or await review_content(draft, roles, settings, review, settle)
 
@@ -255,8 +231,8 @@ async def _flagged(draft: Draft, roles: Roles, settings: GraSettings) -> Decisio
     for one in reviews:
         missing = [name for name, value in one.flags.items() if value == 0]
         if missing:
-            asked = f"{len(reviews)} of {size} reviewers called"
-            reason = f"{one.model} gave the instruction 0 for {', '.join(missing)} ({asked}); no response was paid for."
+            calls = f"{len(reviews)} of {size} reviewers called"
+            reason = f"{one.model} gave the instruction 0 for {', '.join(missing)} ({calls}); no response was paid for."
             return decision("rejected", "flag", "rejected.flag", reason)
     return all_failed(reviews)
 

@@ -14,7 +14,7 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field, JsonValue
 
@@ -31,6 +31,7 @@ from graft.agents.roles.responder import respond
 from graft.schemas.base import Value
 from graft.schemas.binding import MethodSettings, Role
 from graft.schemas.errors import BudgetExhausted, CallFailed, NoPrefill
+from graft.schemas.kinds import TASKS
 from graft.schemas.models import GuardSpec
 from graft.schemas.problems import Finding
 from graft.schemas.recipe import Recipe
@@ -174,7 +175,8 @@ class HarmAug(Method[HarmAugSettings]):
 
     def report(self, query: Query, run_id: str, counts: Mapping[str, int]) -> Section | None:
         """Guard scores of each kind of row, and refusals with and without a prefilled turn."""
-        return scoring_report(query, run_id, counts)
+        refused = next(task.sides[0] for task in TASKS.all().values() if task.sides)
+        return scoring_report(query, run_id, counts, refused=refused, sides=get_args(Side), variants=VARIANTS)
 
     def describe(self, slot: Slot, notes: Mapping[str, JsonValue]) -> list[tuple[str, str]]:
         """The intended message and response, and whether the turn was prefilled."""

@@ -19,11 +19,11 @@ from typing import Literal
 from pydantic import Field, JsonValue, field_validator
 
 from graft.agents.methods.base import Calls, Context, Drawn, Method, Place, Prepared, Query, Traits
-from graft.agents.methods.gra import GraSettings
 from graft.agents.methods.steps.calibrate import Judging, calibrated
 from graft.agents.methods.steps.draft import Draft, decided, decision, failure, screened
 from graft.agents.methods.steps.draw import (
     Committee,
+    GraSettings,
     Roles,
     draw_model,
     draw_roles,
@@ -216,11 +216,11 @@ class PromptMix(Method[PromptMixSettings]):
             )
         ]  # fmt: skip
         if settings.relabel == "labeler":
-            asked = min(settings.labelers, len(recipe.models_for("labeler")))
+            judges = min(settings.labelers, len(recipe.models_for("labeler")))
             tokens = 1 if recipe.role("labeler").answer == "logprobs" else 8
             steps.append(
                 Calls(
-                    purpose="label", role="labeler", calls=candidates * asked, prompt_tokens=judged,
+                    purpose="label", role="labeler", calls=candidates * judges, prompt_tokens=judged,
                     completion_tokens=tokens,
                 )
             )  # fmt: skip
@@ -238,8 +238,8 @@ class PromptMix(Method[PromptMixSettings]):
     def describe(self, slot: Slot, notes: Mapping[str, JsonValue]) -> list[tuple[str, str]]:
         """The intended mix."""
         mix = mix_of(slot)
-        said = f"{mix.alpha:.0%} {slot.label}, the rest {mix.partner}; shown: {', '.join(mix.classes)}"
-        return [("meant", said)]
+        shares = f"{mix.alpha:.0%} {slot.label}, the rest {mix.partner}; shown: {', '.join(mix.classes)}"
+        return [("meant", shares)]
 
 
 def mix_of(slot: Slot) -> Mix:
@@ -336,7 +336,7 @@ async def _labelled(draft: Draft, roles: Roles, settings: PromptMixSettings) -> 
         narrowed = (
             await choices(draft.context, draft.text, settings.nearest_classes, slot.label) if settings.review else ()
         )
-        told = f"It keeps its intended label {slot.label}: relabelling is off."
+        reason = f"It keeps its intended label {slot.label}: relabelling is off."
     else:
         narrowed = await choices(draft.context, draft.text, settings.nearest_classes)
         draft.labelling = labelling = await relabel(draft, roles, settings, narrowed)
@@ -345,12 +345,12 @@ async def _labelled(draft: Draft, roles: Roles, settings: PromptMixSettings) -> 
             return _no_label(draft)
         draft.label = labelling.label
         now = f"relabelled from {slot.label} to" if labelling.relabelled else "confirmed as"
-        told = f"{labelling.by.capitalize()}: {now} {labelling.label}{_share(draft)}."
+        reason = f"{labelling.by.capitalize()}: {now} {labelling.label}{_share(draft)}."
         ended = screened(draft) if labelling.relabelled else None
         if ended:
             return ended
     if settings.review is None:
-        return decision("accepted", "labelled", "accepted.labelled", told)
+        return decision("accepted", "labelled", "accepted.labelled", reason)
     draft.models |= {name: value for name, value in roles.names().items() if name != "generator"}
     return await review_label(draft, roles, settings.review, narrowed)
 

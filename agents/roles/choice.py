@@ -197,28 +197,28 @@ async def _spread(
 async def _follow(
     ask: Ask, request: CallRequest, token: str, rests: dict[str, str], labels: list[str], depth: int
 ) -> dict[str, float]:
-    said = token.strip()
-    left = {label: rests[label].lstrip()[len(said) :] for label in labels}
+    stripped = token.strip()
+    left = {label: rests[label].lstrip()[len(stripped) :] for label in labels}
     if request.prompt is not None:
         joint = "" if depth > 1 and not token.startswith(" ") else " "
-        asked = request.model_copy(update={"prompt": request.prompt + joint + said})
+        longer = request.model_copy(update={"prompt": request.prompt + joint + stripped})
     else:
         *turns, last = request.messages
         turns = turns if request.continues else [*turns, last]
-        content = last.content + token.rstrip() if request.continues else said
+        content = last.content + token.rstrip() if request.continues else stripped
         begun = (*turns, Message(role="assistant", content=content))
-        asked = request.model_copy(update={"messages": begun, "continues": True})
-    return await _spread(ask, asked, await ask(asked), left, depth + 1)
+        longer = request.model_copy(update={"messages": begun, "continues": True})
+    return await _spread(ask, longer, await ask(longer), left, depth + 1)
 
 
 def _begins(token: str, wanted: str) -> bool | None:
-    """Whether a token begins `wanted`: True with the same case, False ignoring case, None not at all."""
-    said = token.strip()
+    """Return True if a token begins `wanted` in the same case, False if only in another case, None if it does not."""
+    stripped = token.strip()
     if not wanted:
-        ends = not said or (said.startswith("<") and said.endswith(">"))
+        ends = not stripped or (stripped.startswith("<") and stripped.endswith(">"))
         return True if ends else None
-    if not said:
+    if not stripped:
         return None
-    if wanted.startswith(said):
+    if wanted.startswith(stripped):
         return True
-    return False if wanted.casefold().startswith(said.casefold()) else None
+    return False if wanted.casefold().startswith(stripped.casefold()) else None

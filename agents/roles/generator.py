@@ -6,6 +6,7 @@ Every function returns the text and the key of the call. All raise CallFailed if
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from graft.agents.roles.asking import (
@@ -27,6 +28,8 @@ from graft.schemas.rows import Slot
 
 KEYWORD_CHARS = 60
 NEWLINE = ("\n",)
+MOST_CONCEPTS, SHOWN = 5, 6
+"""Most subjects of one label, and most texts in the prompt that they are named from."""
 
 
 async def write_text(ask: Ask, recipe: Recipe, model: ModelSpec, slot: Slot) -> tuple[str, str]:
@@ -37,7 +40,7 @@ async def write_text(ask: Ask, recipe: Recipe, model: ModelSpec, slot: Slot) -> 
         examples=[seed.text for seed in slot.exemplars], concept=concept_of(slot),
     )  # fmt: skip
     reply = await ask(request)
-    return " ".join(_said(reply, model, "text").split()), reply.key
+    return " ".join(_text_of(reply, model, "text").split()), reply.key
 
 
 async def write_keywords(
@@ -71,7 +74,7 @@ async def write_instruction(
         examples=[{"keywords": ", ".join(s.keywords), "summary": s.summary} for s in slot.exemplars if s.summary],
     )  # fmt: skip
     reply = await ask(request)
-    return _said(reply, model, "instruction"), reply.key
+    return _text_of(reply, model, "instruction"), reply.key
 
 
 async def write_response(ask: Ask, recipe: Recipe, model: ModelSpec, slot: Slot, instruction: str) -> tuple[str, str]:
@@ -86,6 +89,24 @@ async def write_response(ask: Ask, recipe: Recipe, model: ModelSpec, slot: Slot,
     if not reply.text.strip():
         raise CallFailed("empty", f"{model.name} gave an empty response", where=f"models.{model.name}")
     return reply.text.strip(), reply.key
+
+
+async def name_concepts(
+    ask: Ask, recipe: Recipe, model: ModelSpec, label: str, texts: Sequence[str], *, seed: int
+) -> tuple[str, ...]:
+    """At most MOST_CONCEPTS subjects of texts of one label, named by a generator (SwS, step 1). Raises CallFailed.
+
+    The label's own name is left out.
+    """
+    words = {"type": "array", "items": short_string(model, KEYWORD_CHARS), "minItems": 1, "maxItems": MOST_CONCEPTS}
+    request = request_for(
+        "concepts", recipe=recipe, model=model, role="generator", purpose="steer.concepts", seed=seed, stop=NEWLINE,
+        schema=object_schema({"keywords": words}) if model.style == "chat" else None, max_tokens=96, most=MOST_CONCEPTS,
+        label=label.replace("_", " "), about=recipe.task.category(label).description, texts=list(texts)[:SHOWN],
+    )  # fmt: skip
+    named = keywords_in(await ask(request), model)
+    own = label.replace("_", " ").casefold()
+    return tuple(word for word in named if word.casefold() != own)[:MOST_CONCEPTS]
 
 
 def keywords_in(reply: Reply, model: ModelSpec) -> list[str]:
@@ -115,15 +136,15 @@ def _request(
     )  # fmt: skip
 
 
-def _said(reply: Reply, model: ModelSpec, field: str) -> str:
+def _text_of(reply: Reply, model: ModelSpec, field: str) -> str:
     """The written text without the decoration that models add."""
     if model.style == "completion":
-        said: Any = ended(reply, reply.text.strip().partition("\n")[0])
+        value: Any = ended(reply, reply.text.strip().partition("\n")[0])
     else:
-        said = object_in(reply, model).get(field)
-    if not isinstance(said, str):
+        value = object_in(reply, model).get(field)
+    if not isinstance(value, str):
         raise unmet(model, f"gave no {field}", reply)
-    text = cleaned(said)
+    text = cleaned(value)
     if not text:
         raise CallFailed("empty", f"{model.name} gave an empty {field}", where=f"models.{model.name}", raw=reply.text)
     return text
@@ -131,4 +152,4 @@ def _said(reply: Reply, model: ModelSpec, field: str) -> str:
 
 def _string(recipe: Recipe, model: ModelSpec) -> dict[str, Any]:
     """About 3 characters a token, so that an embedded model closes its JSON before its token limit."""
-    return short_string(model, min(recipe.gates.max_chars, 1000, 3 * (recipe.role("generator").max_tokens - 16)))
+    return short_string(model, int(min(recipe.longest_text(), 1000, 3 * (recipe.role("generator").max_tokens - 16))))

@@ -49,22 +49,22 @@ async def score_message(
         return await _llama_guard(ask, recipe, model, text, response)
     rows = [_shown(seed) for seed in seeds]
     labels = recipe.task.categories
-    said = dialogue(text, response) if response else text
+    dialog = dialogue(text, response) if response else text
     by_name = (by_name or spec.answer == "name") and model.provider != "encoder"
     if not by_name:
         review = await likely_label(
-            ask, recipe=recipe, model=model, role="guard", seeds=rows, text=said, labels=labels, means=means
+            ask, recipe=recipe, model=model, role="guard", seeds=rows, text=dialog, labels=labels, means=means
         )
         by_name = review.failure.startswith("no_logprobs")
     if by_name:
         review = await named_label(
-            ask, recipe=recipe, model=model, role="guard", seeds=rows, text=said, labels=labels, seed=recipe.seed
+            ask, recipe=recipe, model=model, role="guard", seeds=rows, text=dialog, labels=labels, seed=recipe.seed
         )
     if review.failure or review.distribution:
         return review
     code = "schema_unmet" if by_name else "no_label_tokens"
-    told = f"{model.name} named neither label" if by_name else review.comment
-    return review.model_copy(update={"failure": f"{code}: {told}", "answer": "", "comment": ""})
+    comment = f"{model.name} named neither label" if by_name else review.comment
+    return review.model_copy(update={"failure": f"{code}: {comment}", "answer": "", "comment": ""})
 
 
 def dialogue(text: str, response: str) -> str:
@@ -138,24 +138,24 @@ async def _llama_guard(ask: Ask, recipe: Recipe, model: ModelSpec, text: str, re
     return blank.model_copy(update={"answer": best, "distribution": rows, "comment": comment})
 
 
-def _vote(blank: Review, asked: CallRequest, said: str, words: Mapping[str, str]) -> Review:
-    answer, key = _voted(said, words), asked.key()
+def _vote(blank: Review, request: CallRequest, reply: str, words: Mapping[str, str]) -> Review:
+    answer, key = _voted(reply, words), request.key()
     if not answer:
-        told = f"schema_unmet: {blank.model} answered neither safe nor unsafe"
-        return blank.model_copy(update={"failure": told, "call_key": key})
+        failure = f"schema_unmet: {blank.model} answered neither safe nor unsafe"
+        return blank.model_copy(update={"failure": failure, "call_key": key})
     rows = voted(answer, list(words))
     return blank.model_copy(update={"answer": answer, "distribution": rows, "comment": VOTE, "call_key": key})
 
 
-def _voted(said: str, words: Mapping[str, str]) -> str:
+def _voted(reply: str, words: Mapping[str, str]) -> str:
     """The label named by the first word of an answer, or ""."""
-    word = re.match(r"\W*(\w*)", said)
+    word = re.match(r"\W*(\w*)", reply)
     return next((label for label, known in words.items() if word and _begins(word[1], known)), "")
 
 
 def _begins(token: str, word: str) -> bool:
-    said = token.strip().casefold()
-    return len(said) > 1 and word.startswith(said)
+    begun = token.strip().casefold()
+    return len(begun) > 1 and word.startswith(begun)
 
 
 def _shown(seed: Seed) -> Seed:

@@ -112,17 +112,19 @@ async def named_label(
     except CallFailed as failure:
         return failed(blank, failure)
     names = [label.name for label in labels]
-    said = _said(reply, model)
-    answer = label_in(said, names)
+    answered = _answer_in(reply, model)
+    answer = label_in(answered, names)
     if not answer:
-        return blank.model_copy(update={"answer": _shown(said), "comment": f"{VOTE}, but not for a label of the set"})
+        return blank.model_copy(
+            update={"answer": _shown(answered), "comment": f"{VOTE}, but not for a label of the set"}
+        )
     return blank.model_copy(update={"answer": answer, "distribution": voted(answer, names), "comment": VOTE})
 
 
-def label_in(said: str, names: Sequence[str]) -> str:
+def label_in(answered: str, names: Sequence[str]) -> str:
     """The label named by an answer, or "". Case, quotes, punctuation, underscores and a leading `label:` do not
     count."""
-    for text in (said, _PREFIX.sub("", said)):
+    for text in (answered, _PREFIX.sub("", answered)):
         for folded in (_bare, _words):
             wanted = folded(text)
             hits = [name for name in names if wanted and folded(name) == wanted]
@@ -141,17 +143,17 @@ def voted(answer: str, names: Sequence[str]) -> tuple[LabelScore, ...]:
 
 
 def is_vote(review: Review) -> bool:
-    """Whether a judge named the label, rather than gave probabilities."""
+    """Return True if a judge named the label instead of giving probabilities."""
     return review.stage == "label" and review.comment.startswith(VOTE)
 
 
-def _said(reply: Reply, model: ModelSpec) -> str:
+def _answer_in(reply: Reply, model: ModelSpec) -> str:
     return reply.text.strip().partition("\n")[0] if model.style == "completion" else reply.text.strip()
 
 
-def _shown(said: str) -> str:
+def _shown(answered: str) -> str:
     """An answer that is no label, in the form in which it is kept: one line, never empty."""
-    return one_line(said, ANSWER_CHARS) or "(nothing)"
+    return one_line(answered, ANSWER_CHARS) or "(nothing)"
 
 
 def _bare(text: str) -> str:

@@ -103,17 +103,17 @@ def texts_in(reply: str, known: list[str], *, cut: bool = False) -> tuple[str, .
     return tuple(texts)
 
 
-def _numbered(said: str, model: ModelSpec) -> str:
+def _numbered(reply: str, model: ModelSpec) -> str:
     """A reply as a whole list: the prompt ends on the first number, so its first line may be an item without one.
 
     A chat model may announce its list instead: that line is no text.
     """
-    said = said.lstrip()
-    first, _, rest = said.partition("\n")
+    reply = reply.lstrip()
+    first, _, rest = reply.partition("\n")
     if _ITEM.match(first):
-        return said
+        return reply
     begins = any(found[1] == "1" for line in rest.splitlines() if (found := _ITEM.match(line)))
-    return rest if model.style == "chat" and (begins or first.rstrip(" *").endswith(":")) else f"1. {said}"
+    return rest if model.style == "chat" and (begins or first.rstrip(" *").endswith(":")) else f"1. {reply}"
 
 
 async def write_message(
@@ -144,7 +144,7 @@ async def write_message(
 
 
 def repeats_prefix(text: str, prefix: str) -> bool:
-    """Whether a message continues the prefix ("I have an idea for a prompt that …") and is not the message itself."""
+    """Return True if a reply continues the prefix ("I have an idea for a prompt that …") but gives no message."""
     begun = folded(prefix)
     return bool(begun) and folded(text).startswith(begun)
 
@@ -152,10 +152,10 @@ def repeats_prefix(text: str, prefix: str) -> bool:
 def _message(reply: Reply, prefix: str) -> str:
     """The first line with content, without marks, quotes and the prefix; the whole text for a refusal over several
     lines."""
-    said = reply.text.strip()
-    if said.startswith(prefix):
-        said = said[len(prefix) :].strip()
-    lines = [line for line in (cleaned(line) for line in said.splitlines()) if line]
+    content = reply.text.strip()
+    if content.startswith(prefix):
+        content = content[len(prefix) :].strip()
+    lines = [line for line in (cleaned(line) for line in content.splitlines()) if line]
     return " ".join(cleaned(_LEAD.sub("", ended(reply, lines[0]))).split()) if lines else ""
 
 
@@ -190,10 +190,10 @@ def _runs(text: str) -> set[tuple[str, ...]]:
 
 
 def _echoes(reply: str, request: CallRequest, known: list[str]) -> bool:
-    """Whether any line repeats a piece of our request; the examples themselves do not count."""
-    asked = request.prompt or request.messages[-1].content
+    """Return True if any line repeats a piece of our request; the examples themselves do not count."""
+    prompt = request.prompt or request.messages[-1].content
     own, examples = set[tuple[str, ...]](), {folded(text) for text in known}
-    for line in asked.splitlines():
+    for line in prompt.splitlines():
         if folded(cleaned(line)) not in examples:
             own |= _runs(line)
     return any(_runs(line) & own for line in reply.splitlines())

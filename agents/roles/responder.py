@@ -49,9 +49,9 @@ async def respond(
         except NoPrefill:
             pass
         else:
-            return _joined(prefix, _said(reply, model, prefix)), reply.key, True
+            return _joined(prefix, _response_in(reply, model, prefix)), reply.key, True
     reply = await ask(plain)
-    return _said(reply, model), reply.key, False
+    return _response_in(reply, model), reply.key, False
 
 
 def _request(recipe: Recipe, model: ModelSpec, slot: Slot, instruction: str, variant: Kind) -> CallRequest:
@@ -63,7 +63,7 @@ def _request(recipe: Recipe, model: ModelSpec, slot: Slot, instruction: str, var
 
 
 def _can_begin(model: ModelSpec) -> bool:
-    """Whether the model may continue a prefilled turn; a completion's text always may be."""
+    """Return True if the model may continue a prefilled turn; a completion's text always may be."""
     return model.style != "chat" or model.prefill != "none"
 
 
@@ -74,7 +74,7 @@ def _begun(request: CallRequest, prefix: str) -> CallRequest:
     return request.model_copy(update={"messages": turns, "continues": True})
 
 
-def _said(reply: Reply, model: ModelSpec, prefix: str = "") -> str:
+def _response_in(reply: Reply, model: ModelSpec, prefix: str = "") -> str:
     """The text without the decoration that models add, nor the prefix if the server repeats it. Raises CallFailed."""
     text = reply.text.strip()
     if model.style == "completion":

@@ -1,9 +1,12 @@
 """Reviewers: three flags on an instruction, six scores on a response or a text, or a distribution over the labels.
 
 Scores follow GRA section 3 (arXiv 2504.12322) and parse strictly: exactly the required whole numbers in 0..10, anything
-else is a failed review. The paper's text says 0..10 and its prompt 1..10; here it is 0..10 in both. For (text, label)
+else is a failed review. The paper's text has 0..10 and its prompt 1..10; here both have 0..10. For (text, label)
 rows the dimensions are those of the task's rubric. A failed judge returns a Review with `failure` set ("code:
 message"); only BudgetExhausted is raised.
+
+The adjudicator decides alone if reviewers disagree above the mean. By scores it sees the prior reviews; by
+probabilities it gives its own distribution.
 """
 
 from __future__ import annotations
@@ -39,7 +42,7 @@ COMMENT_CHARS = 200
 
 
 def by_probabilities(recipe: Recipe, model: ModelSpec, role: Judge) -> bool:
-    """Whether this judge answers by label probabilities: as its role sets, and an encoder always."""
+    """Return True if this judge answers with label probabilities: if its role sets so; an encoder always does."""
     spec = recipe.role(role)
     return recipe.task.labelled and (spec.answer == "logprobs" or model.provider == "encoder")
 
@@ -88,6 +91,27 @@ async def review_text(
     )  # fmt: skip
 
 
+async def adjudicate_response(
+    ask: Ask, *, recipe: Recipe, model: ModelSpec, slot: Slot, instruction: str, response: str, prior: Sequence[Review]
+) -> Review:
+    """The same six scores as a reviewer's, after reading the prior reviews. Raises BudgetExhausted only."""
+    return await score(
+        ask, "review_response", RESPONSE_SCORES, recipe=recipe, model=model, role="adjudicator", slot=slot,
+        prior=prior, instruction=instruction, response=response,
+    )  # fmt: skip
+
+
+async def adjudicate_text(
+    ask: Ask, *, recipe: Recipe, model: ModelSpec, slot: Slot, text: str, seeds: Sequence[Seed],
+    calibration: Mapping[str, Mapping[str, float]], prior: Sequence[Review], labels: Sequence[Label] | None = None,
+) -> Review:  # fmt: skip
+    """Scores or label probabilities on (text, label), as the role answers. Raises BudgetExhausted only."""
+    return await judge_text(
+        ask, recipe=recipe, model=model, role="adjudicator", slot=slot, text=text, seeds=seeds,
+        calibration=calibration, prior=prior, labels=labels,
+    )  # fmt: skip
+
+
 async def judge_text(
     ask: Ask, *, recipe: Recipe, model: ModelSpec, role: Judge, slot: Slot, text: str, seeds: Sequence[Seed],
     calibration: Mapping[str, Mapping[str, float]], sample: int = 0, prior: Sequence[Review] = (),
@@ -128,9 +152,11 @@ async def score(
     except CallFailed as failure:
         return failed(blank, failure)
     comment = object_in(reply, model).get("comment", "")
-    said = first_words(comment, COMMENT_WORDS) if isinstance(comment, str) else ""
+    shortened = first_words(comment, COMMENT_WORDS) if isinstance(comment, str) else ""
     mean = sum(scores.values()) / len(scores)
-    return blank.model_copy(update={"scores": {k: float(v) for k, v in scores.items()}, "mean": mean, "comment": said})
+    return blank.model_copy(
+        update={"scores": {k: float(v) for k, v in scores.items()}, "mean": mean, "comment": shortened}
+    )
 
 
 def described(review: Review) -> str:

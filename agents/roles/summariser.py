@@ -80,14 +80,14 @@ async def _domain(ask: Ask, recipe: Recipe, seed: Seed, model: ModelSpec) -> str
     names = {label.name.casefold(): label.name for label in labels}
 
     def read(reply: Reply) -> str:
-        said = reply.text if model.style == "completion" else str(object_in(reply, model).get("domain", ""))
-        name = names.get(cleaned(said.strip().partition("\n")[0]).rstrip(".").casefold())
+        answer = reply.text if model.style == "completion" else str(object_in(reply, model).get("domain", ""))
+        name = names.get(cleaned(answer.strip().partition("\n")[0]).rstrip(".").casefold())
         if name is None:
             raise unmet(model, "named no domain of the task", reply)
         return name
 
     domain = {"type": "string", "enum": list(names.values())}
-    return await _asked(ask, recipe, seed, model, "domain", {"domain": domain}, 24, read, "", labels=labels)
+    return await _read_answer(ask, recipe, seed, model, "domain", {"domain": domain}, 24, read, "", labels=labels)
 
 
 async def _keywords(ask: Ask, recipe: Recipe, seed: Seed, model: ModelSpec, most: int) -> tuple[str, ...]:
@@ -102,7 +102,7 @@ async def _keywords(ask: Ask, recipe: Recipe, seed: Seed, model: ModelSpec, most
 
     words = {"type": "array", "items": short_string(model, 60), "minItems": 1, "maxItems": most}
     spare = fallback_keywords(seed.text, most)
-    return await _asked(ask, recipe, seed, model, "keywords", {"keywords": words}, 96, read, spare, most=most)
+    return await _read_answer(ask, recipe, seed, model, "keywords", {"keywords": words}, 96, read, spare, most=most)
 
 
 async def _summary(ask: Ask, recipe: Recipe, seed: Seed, model: ModelSpec) -> str:
@@ -110,19 +110,21 @@ async def _summary(ask: Ask, recipe: Recipe, seed: Seed, model: ModelSpec) -> st
         return seed.summary
 
     def read(reply: Reply) -> str:
-        said: Any = reply.text.strip().partition("\n")[0]
+        value: Any = reply.text.strip().partition("\n")[0]
         if model.style == "chat":
-            said = object_in(reply, model).get("summary")
-        short = first_words(cleaned(said), SUMMARY_WORDS) if isinstance(said, str) else ""
+            value = object_in(reply, model).get("summary")
+        short = first_words(cleaned(value), SUMMARY_WORDS) if isinstance(value, str) else ""
         if not short:
             raise unmet(model, "gave no summary", reply)
         return short
 
     spare = first_words(seed.text, SUMMARY_WORDS)
-    return await _asked(ask, recipe, seed, model, "summary", {"summary": short_string(model, 240)}, 128, read, spare)
+    return await _read_answer(
+        ask, recipe, seed, model, "summary", {"summary": short_string(model, 240)}, 128, read, spare
+    )
 
 
-async def _asked(
+async def _read_answer(
     ask: Ask, recipe: Recipe, seed: Seed, model: ModelSpec, step: str, fields: dict[str, dict[str, Any]],
     max_tokens: int, read: Callable[[Reply], _T], fallback: _T, **values: Any,
 ) -> _T:  # fmt: skip

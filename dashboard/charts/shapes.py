@@ -90,13 +90,13 @@ def heat(rows: Sequence[dict[str, Any]], *, x: str, y: str, value: str, x_title:
     cells = base.mark_rect(color=ACCENT).encode(
         opacity=alt.Opacity(f"{value}:Q", scale=alt.Scale(domain=[0, top], range=[0.04, 0.85]), legend=None)
     )
-    said = (
+    labels = (
         base.mark_text(fontSize=11)
         .encode(text=alt.Text(f"{value}:Q", format=","))
         .transform_filter(f"datum['{value}'] > 0")
     )
     size = 34 if len(names) <= 12 else 24
-    return finished(cells + said, size * len(columns), size * len(names))
+    return finished(cells + labels, size * len(columns), size * len(names))
 
 
 def reliability(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -141,9 +141,9 @@ def sparkline(values: Sequence[float]) -> str:
     points = " ".join(
         f"{2 + 76 * i / (len(values) - 1):.1f},{18 - 16 * (v - low) / span:.1f}" for i, v in enumerate(values)
     )
-    said = f"from {values[0]:,} to {values[-1]:,} in {len(values)} versions"
+    label = f"from {values[0]:,} to {values[-1]:,} in {len(values)} versions"
     return (
-        f'<svg class="spark" role="img" aria-label="{said}" width="80" height="20" viewBox="0 0 80 20">'
+        f'<svg class="spark" role="img" aria-label="{label}" width="80" height="20" viewBox="0 0 80 20">'
         f'<polyline points="{points}" fill="none" stroke="{ACCENT}" stroke-width="1.5"/></svg>'
     )
 
@@ -196,8 +196,8 @@ def shares(
         y=alt.Y(f"{category}:N", sort=None, title=None),
         x=alt.X(f"{value}:Q", title=title, scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%")),
     )
-    said = base.mark_text(align="left", dx=3).encode(text=alt.Text(f"{value}:Q", format=".0%"))
-    return finished(base.mark_bar(color=ACCENT) + said, width)
+    labels = base.mark_text(align="left", dx=3).encode(text=alt.Text(f"{value}:Q", format=".0%"))
+    return finished(base.mark_bar(color=ACCENT) + labels, width)
 
 
 def gains(rows: Sequence[dict[str, Any]], *, category: str, value: str, title: str, width: int = 420) -> dict[str, Any]:
@@ -237,9 +237,9 @@ def offsets(
             opacity=alt.Opacity("far:Q", scale=alt.Scale(domain=[0, far], range=[0.03, 0.7]), legend=None),
         )
     )
-    said = base.mark_text(fontSize=10).encode(text=alt.Text(f"{value}:Q", format="+.2f"))
+    labels = base.mark_text(fontSize=10).encode(text=alt.Text(f"{value}:Q", format="+.2f"))
     return finished(
-        cells + said, max(90, 480 // len(columns)) * len(columns), (20 if len(names) <= 24 else 14) * len(names)
+        cells + labels, max(90, 480 // len(columns)) * len(columns), (20 if len(names) <= 24 else 14) * len(names)
     )
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 BARS = 32
 """Approximate number of bars of a histogram."""
-Said = Literal["text", "response"]
+TextField = Literal["text", "response"]
 
 
 def datasets(lake: Lake) -> Rows:
@@ -63,14 +63,14 @@ def balance(found: DatasetVersion, counted: Rows) -> Rows:
     ]
 
 
-def lengths(lake: Lake, found: DatasetVersion, said: Said = "text") -> Rows:
+def lengths(lake: Lake, found: DatasetVersion, field: TextField = "text") -> Rows:
     """Rows by length in characters and split: `start` and `end` of a bar, split, rows. Empty if no row has this text.
 
     The longest half percent is in the last bar, so that a long outlier does not squeeze all others into the first.
     """
     query = f"""
-        WITH r AS MATERIALIZED (SELECT split, length({said}) AS n FROM lake.version_rows
-            WHERE dataset = $1 AND version = $2 AND {said} IS NOT NULL),
+        WITH r AS MATERIALIZED (SELECT split, length({field}) AS n FROM lake.version_rows
+            WHERE dataset = $1 AND version = $2 AND {field} IS NOT NULL),
         ends AS (SELECT min(n) AS low, quantile_disc(n, 0.995) AS high,
                         greatest(1.0, (quantile_disc(n, 0.995) - min(n)) / $3) AS raw FROM r),
         step AS (SELECT low, high, ceil(raw / pow(10, floor(log10(raw)))) * pow(10, floor(log10(raw))) AS width

@@ -88,7 +88,7 @@ SORTS: dict[str, Sort] = {
 
 
 @dataclass(frozen=True)
-class Asked:
+class RowQuery:
     """A request for rows. `values` are the active filters as written; `problems` lists the parts that were ignored."""
 
     rejected: bool
@@ -99,7 +99,7 @@ class Asked:
 
     @property
     def judged(self) -> bool:
-        """Whether rows must be joined to their candidates."""
+        """True if rows must be joined to their candidates."""
         return SORTS[self.sort].judged or any(BY_NAME[name].judged for name in self.given)
 
     def where(self, only: list[str] | None = None) -> tuple[str, list[Any]]:
@@ -109,10 +109,10 @@ class Asked:
         for name, value in self.given.items():
             if name == "words":
                 for text, unwanted in value:
-                    said = " OR ".join(
+                    condition_sql = " OR ".join(
                         f"coalesce(contains(lower({row}.{column}), lower(?)), false)" for column in ("text", "response")
                     )
-                    parts.append(f"NOT ({said})" if unwanted else f"({said})")
+                    parts.append(f"NOT ({condition_sql})" if unwanted else f"({condition_sql})")
                     params += [text, text]
                 parts.append(f"NOT {row}.restricted")
             elif name == "ids":
@@ -126,62 +126,62 @@ class Asked:
         return " AND ".join(parts), params
 
 
-def asked(query: Mapping[str, str]) -> Asked:
+def row_query(query: Mapping[str, str]) -> RowQuery:
     """Parse the address. Invalid parts are ignored and listed in `problems`."""
     rejected, problems = query.get("rejected") == "1", list[str]()
     values, given = dict[str, str](), dict[str, Any]()
     for one in FILTERS:
-        said = query.get(one.name, "").strip()
-        if not said or one.on == ("rows" if rejected else "rejected"):
+        value_text = query.get(one.name, "").strip()
+        if not value_text or one.on == ("rows" if rejected else "rejected"):
             continue
-        value, problem = _read(one, said)
+        value, problem = _read(one, value_text)
         if problem:
             problems.append(problem)
         else:
-            values[one.name], given[one.name] = said, value
+            values[one.name], given[one.name] = value_text, value
     sort = query.get("sort", "") or "id"
     if sort not in SORTS:
         problems.append(f"Rows cannot be sorted by {sort[:40]!r}; they are sorted by id.")
         sort = "id"
-    return Asked(rejected, sort, values, given, tuple(problems))
+    return RowQuery(rejected, sort, values, given, tuple(problems))
 
 
-def _read(one: Filter, said: str) -> tuple[Any, str]:
+def _read(one: Filter, text: str) -> tuple[Any, str]:
     """(value, "") of a filter, or (None, the reason why it is ignored)."""
     if one.kind == "number":
         try:
-            value = float(said)
+            value = float(text)
         except ValueError:
             value = math.nan
-        return (value, "") if math.isfinite(value) else (None, f"“{one.title}” needs a number, not {said[:40]!r}.")
+        return (value, "") if math.isfinite(value) else (None, f"“{one.title}” needs a number, not {text[:40]!r}.")
     if one.kind == "yes":
         known = {"yes": True, "no": False}
-        return (known[said], "") if said in known else (None, f"“{one.title}” needs yes or no, not {said[:40]!r}.")
+        return (known[text], "") if text in known else (None, f"“{one.title}” needs yes or no, not {text[:40]!r}.")
     if one.name == "ids":
-        ids = [part for part in (piece.strip() for piece in said.split(",")) if part]
+        ids = [part for part in (piece.strip() for piece in text.split(",")) if part]
         return (ids, "") if len(ids) <= MOST_IDS else (None, f"At most {MOST_IDS} rows can be chosen one by one.")
     if one.kind == "words":
-        if problem := too_long(said):
+        if problem := too_long(text):
             return None, problem
-        terms = words(said)
+        terms = words(text)
         if len(terms) > MOST_TERMS:
             return (
                 None,
                 f"The search has {len(terms)} words; at most {MOST_TERMS} are allowed. Put a phrase in quotes.",
             )
         return (terms, "") if terms else (None, "The search has no word.")
-    return said, ""
+    return text, ""
 
 
-def too_long(said: str) -> str:
-    """Why a search is not run; empty if it can be."""
-    if len(said) <= LONGEST:
+def too_long(text: str) -> str:
+    """The reason for not running a search; empty if it can run."""
+    if len(text) <= LONGEST:
         return ""
-    return f"The search has {len(said):,} characters; at most {LONGEST:,} are allowed. It was ignored."
+    return f"The search has {len(text):,} characters; at most {LONGEST:,} are allowed. It was ignored."
 
 
-def words(said: str) -> list[tuple[str, bool]]:
-    """The terms of a search with whether each is excluded: words, "phrases in quotes", -excluded, -"excluded too"."""
-    found = re.findall(r'(-?)"([^"]+)"|(-?)([^\s"]+)', said)
+def words(text: str) -> list[tuple[str, bool]]:
+    """Return the terms of a search, each with True if excluded: words, "phrases", -excluded, -"excluded phrases"."""
+    found = re.findall(r'(-?)"([^"]+)"|(-?)([^\s"]+)', text)
     terms = [(phrase or word, bool(not_phrase or not_word)) for not_phrase, phrase, not_word, word in found]
     return [(" ".join(text.split()), unwanted) for text, unwanted in terms if text.strip()]

@@ -64,12 +64,12 @@ def relabelled(lake: Lake, found: DatasetVersion) -> Rows:
 def adjudicated(lake: Lake, run_ids: list[str]) -> Rows:
     """Intended labels whose candidates went to an adjudicator, with the share it rejected; most first."""
     query = """
-        WITH meant AS (SELECT intended_label, count(*) AS n, count(*) FILTER (route = 'adjudicated') AS asked,
+        WITH meant AS (SELECT intended_label, count(*) AS n, count(*) FILTER (route = 'adjudicated') AS disputed,
                               count(*) FILTER (route = 'adjudicated' AND status <> 'accepted') AS refused
                        FROM lake.candidates WHERE list_contains(?::VARCHAR[], run_id) GROUP BY intended_label)
-        SELECT intended_label AS label, n AS candidates, asked AS adjudicated, refused AS overturned,
-               asked / n AS adjudicated_share, refused / asked AS overturned_share
-        FROM meant WHERE asked > 0 ORDER BY adjudicated_share DESC, label"""
+        SELECT intended_label AS label, n AS candidates, disputed AS adjudicated, refused AS overturned,
+               disputed / n AS adjudicated_share, refused / disputed AS overturned_share
+        FROM meant WHERE disputed > 0 ORDER BY adjudicated_share DESC, label"""
     return rows_of(lake, query, [run_ids])
 
 

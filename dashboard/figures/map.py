@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from graft.dashboard.figures import Rows, rows_of
 from graft.data.vectors import Placed, Point, Vectors, points_of
-from graft.schemas.restricted import HIDDEN
+from graft.schemas.sections import HIDDEN
 
 if TYPE_CHECKING:
     from graft.data.lake import Lake

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graft.dashboard.figures import Rows, rows_of
-from graft.dashboard.figures.filters import SORTS, Asked
+from graft.dashboard.figures.filters import SORTS, RowQuery
 from graft.data.duck import quoted
 from graft.data.export.formats.base import FORMULA
 from graft.data.fence import Budget
-from graft.schemas.restricted import HIDDEN
+from graft.schemas.sections import HIDDEN
 
 if TYPE_CHECKING:
     from graft.data.lake import Lake
@@ -42,18 +42,18 @@ WORDS = ("text", "response", "reason")
 """Columns hidden for restricted rows."""
 
 
-def find(lake: Lake, within: Within, asked: Asked, *, page: int, size: int, only: list[str] | None = None) -> tuple[
+def find(lake: Lake, within: Within, wanted: RowQuery, *, page: int, size: int, only: list[str] | None = None) -> tuple[
     int, Rows
 ]:  # fmt: skip
     """The number of matching rows, and one page of them (from 0). `only` are the ids that may match, in that order.
 
     A search has a budget (data/fence.py). A text search skips restricted rows: a hit would reveal their text.
     """
-    if within.rows is not None and not asked.given and asked.sort == "id" and only is None:
+    if within.rows is not None and not wanted.given and wanted.sort == "id" and only is None:
         places: list[Any] = list(range(page * size, min((page + 1) * size, within.rows)))
-        return within.rows, _fetch(lake, within, asked, places)
-    source, where, params = _source(within, asked, only)
-    key, sort = _key(within), SORTS[asked.sort]
+        return within.rows, _fetch(lake, within, wanted, places)
+    source, where, params = _source(within, wanted, only)
+    key, sort = _key(within), SORTS[wanted.sort]
     rank = sort.key.format(r=_row(within)) if sort.key else "NULL"
     order = f"rank {'DESC' if sort.down else 'ASC'} NULLS LAST, place"
     if only is not None and not sort.key:
@@ -64,30 +64,30 @@ def find(lake: Lake, within: Within, asked: Asked, *, page: int, size: int, only
              page AS (SELECT place, rank FROM fit ORDER BY {order} LIMIT ? OFFSET ?)
         SELECT (SELECT count(*) FROM fit) AS total, (SELECT list(place ORDER BY {order}) FROM page) AS places"""
     found = lake.fences.sql(query, [*params, size, page * size]).to_pylist()[0]
-    return int(found["total"]), _fetch(lake, within, asked, found["places"] or [])
+    return int(found["total"]), _fetch(lake, within, wanted, found["places"] or [])
 
 
-def columns(within: Within, asked: Asked) -> dict[str, str]:
+def columns(within: Within, wanted: RowQuery) -> dict[str, str]:
     """The columns of a list with their SQL sources."""
     if within.rejected:
         return {name: "c.candidate_id" if name == "id" else f"c.{name}" for name in MADE}
-    judged = {name: f"c.{name}" for name in JUDGED} if asked.judged else {}
+    judged = {name: f"c.{name}" for name in JUDGED} if wanted.judged else {}
     return {**{name: f"v.{name}" for name in HELD}, **judged}
 
 
-def _fetch(lake: Lake, within: Within, asked: Asked, places: list[Any]) -> Rows:
+def _fetch(lake: Lake, within: Within, wanted: RowQuery, places: list[Any]) -> Rows:
     """The rows with these keys, in that order; restricted text is hidden."""
     if not places:
         return []
-    said = ", ".join(f"{held} AS {name}" for name, held in columns(within, asked).items())
+    selected = ", ".join(f"{held} AS {name}" for name, held in columns(within, wanted).items())
     if within.rejected:
         query = f"""
-            SELECT candidate_id AS place, {said} FROM lake.candidates c
+            SELECT candidate_id AS place, {selected} FROM lake.candidates c
             WHERE run_id = ? AND candidate_id IN (SELECT unnest(?::VARCHAR[]))"""
         found = rows_of(lake, query, [within.run_id, places])
     else:
         query = f"""
-            SELECT v.ordinal AS place, {said} FROM lake.version_rows v {JOINED if asked.judged else ""}
+            SELECT v.ordinal AS place, {selected} FROM lake.version_rows v {JOINED if wanted.judged else ""}
             WHERE v.dataset = ? AND v.version = ? AND v.ordinal BETWEEN ? AND ?
             AND v.ordinal IN (SELECT unnest(?::BIGINT[]))"""
         found = rows_of(lake, query, [within.dataset, within.version, min(places), max(places), places])
@@ -101,11 +101,11 @@ def _hidden(row: dict[str, Any]) -> dict[str, Any]:
     return {**row, **{name: HIDDEN for name in WORDS if row.get(name)}}
 
 
-def write_csv(lake: Lake, within: Within, asked: Asked, path: Path) -> None:
+def write_csv(lake: Lake, within: Within, wanted: RowQuery, path: Path) -> None:
     """Write all matching rows to CSV with DuckDB; restricted text is hidden and formulas are defused."""
-    source, where, params = _source(within, asked, None)
-    row, sort, cells = _row(within), SORTS[asked.sort], []
-    for name, held in columns(within, asked).items():
+    source, where, params = _source(within, wanted, None)
+    row, sort, cells = _row(within), SORTS[wanted.sort], []
+    for name, held in columns(within, wanted).items():
         cell = f"replace({held}::VARCHAR, chr(0), chr(65533))"
         cell = f"CASE WHEN {row}.restricted AND {held} <> '' THEN '{HIDDEN}' ELSE {cell} END" if name in WORDS else cell
         if name not in ("mean", "spread", "restricted"):
@@ -118,12 +118,12 @@ def write_csv(lake: Lake, within: Within, asked: Asked, path: Path) -> None:
     )
 
 
-def _source(within: Within, asked: Asked, only: list[str] | None) -> tuple[str, str, list[Any]]:
+def _source(within: Within, wanted: RowQuery, only: list[str] | None) -> tuple[str, str, list[Any]]:
     """The SQL source, the condition, and the condition's values."""
-    where, params = asked.where(only)
+    where, params = wanted.where(only)
     if within.rejected:
         return "lake.candidates c", f"c.run_id = ? AND c.status <> 'accepted' AND {where}", [within.run_id, *params]
-    source = f"lake.version_rows v {JOINED if asked.judged else ''}"
+    source = f"lake.version_rows v {JOINED if wanted.judged else ''}"
     return source, f"v.dataset = ? AND v.version = ? AND {where}", [within.dataset, within.version, *params]
 
 

@@ -13,12 +13,10 @@ from starlette.responses import Response
 
 from graft.dashboard.charts import SPLITS
 from graft.dashboard.charts.shapes import dense, histogram, sparkline, stacked
-from graft.dashboard.context import Chart, Page, PageContext, Spec, context_of
+from graft.dashboard.context import Chart, Page, PageContext, Spec, context_of, shown
 from graft.dashboard.figures import datasets as figures
 from graft.dashboard.pages.students import kind_tables
-from graft.dashboard.parts import Part
-from graft.dashboard.show import shown
-from graft.dashboard.tables import attachment
+from graft.dashboard.tables import Part, attachment
 from graft.data.tags import tags
 from graft.data.versions import version, versions
 from graft.schemas.datasets import DatasetVersion
@@ -151,21 +149,21 @@ def draw_balance(context: PageContext, given: Mapping[str, str]) -> Spec | None:
 
 
 def draw_lengths(context: PageContext, given: Mapping[str, str]) -> Spec | None:
-    """`of`: the version; `said`: text or response. Rows by length in characters, by split."""
+    """`of`: the version; `field`: text or response. Rows by length in characters, by split."""
     found = version(context.lake, given.get("of", ""))
-    said: figures.Said = "response" if given.get("said") == "response" else "text"
-    rows = _lengths(context, found, said)
+    field: figures.TextField = "response" if given.get("field") == "response" else "text"
+    rows = _lengths(context, found, field)
     if not rows:
         return None
-    return histogram(rows, part="split", title=f"characters of a {said}", colours=SPLITS)
+    return histogram(rows, part="split", title=f"characters of a {field}", colours=SPLITS)
 
 
 def _counts(context: PageContext, found: DatasetVersion) -> list[dict[str, Any]]:
     return context.reports.kept(("counts", found.ref), lambda: figures.counts(context.lake, found))
 
 
-def _lengths(context: PageContext, found: DatasetVersion, said: figures.Said) -> list[dict[str, Any]]:
-    return context.reports.kept(("lengths", found.ref, said), lambda: figures.lengths(context.lake, found, said))
+def _lengths(context: PageContext, found: DatasetVersion, field: figures.TextField) -> list[dict[str, Any]]:
+    return context.reports.kept(("lengths", found.ref, field), lambda: figures.lengths(context.lake, found, field))
 
 
 def _by_source(counted: list[dict[str, Any]]) -> dict[str, int]:

@@ -12,11 +12,10 @@ from starlette.responses import Response
 
 from graft.dashboard.charts import ACCENT, SECOND
 from graft.dashboard.charts.shapes import heat, histogram, lines, offsets, roomy, shares
-from graft.dashboard.context import Chart, Page, PageContext, Spec, context_of
+from graft.dashboard.context import Chart, Page, PageContext, Spec, context_of, shown
 from graft.dashboard.figures import judged as figures
 from graft.dashboard.pages.datasets import rows_link
-from graft.dashboard.parts import Part
-from graft.dashboard.show import shown
+from graft.dashboard.tables import Part
 from graft.data.versions import version
 from graft.schemas.datasets import DatasetVersion
 from graft.schemas.sections import Column, Section, Table
@@ -214,7 +213,7 @@ def draw_method(context: PageContext, given: Mapping[str, str]) -> Spec | None:
 
 
 def _drawable(table: Table) -> bool:
-    """Whether a method's table gets a chart: if it has a bar column."""
+    """Return True if a method's table gets a chart: if it has a bar column."""
     return any(column.bar for column in table.columns)
 
 

@@ -170,8 +170,8 @@ def _linker(found: DatasetVersion, colour: str, only: str, *, beside: bool) -> C
     kept = {"colour": colour, **({"only": only} if only else {}), **({"beside": "1"} if beside else {})}
 
     def link(**more: str) -> str:
-        asked = {name: value for name, value in {**kept, **more}.items() if value}
-        return f"/datasets/{quote(found.ref)}/map?" + urlencode(asked)
+        options = {name: value for name, value in {**kept, **more}.items() if value}
+        return f"/datasets/{quote(found.ref)}/map?" + urlencode(options)
 
     return link
 

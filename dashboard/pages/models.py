@@ -32,17 +32,19 @@ PATIENCE_S = 1.0
 
 def models(request: Request) -> Response:
     """Show every model in every role; `?dataset=` and `?days=` narrow it."""
-    context, asked = context_of(request), dict(request.query_params)
-    filters, part = _filters(asked), _part(asked)
-    patience = None if "csv" in asked else PATIENCE_S
+    from graft.data.spending.view import use_tables, worth_tables
+
+    context, query = context_of(request), dict(request.query_params)
+    filters, part = _filters(query), _part(query)
+    patience = None if "csv" in query else PATIENCE_S
     spent = _spent(context, filters, part, patience)
     names = [
         str(row["dataset"]) for row in context.cache.rows("SELECT DISTINCT dataset FROM lake.runs ORDER BY dataset")
     ]
-    tables = (_uses(spent.uses), _writers(spent.worths), _judges(spent.worths), _datasets(spent.sets)) if spent else ()
+    tables = (*use_tables(spent.uses), *worth_tables(spent.worths), _datasets(spent.sets)) if spent else ()
     return context.page(
         request, "models.html.jinja", "Models and money", tables=tables, spent=spent, names=names, spans=SPANS,
-        chosen={"dataset": asked.get("dataset", ""), "days": asked.get("days", "30")}, part=part,
+        chosen={"dataset": query.get("dataset", ""), "days": query.get("days", "30")}, part=part,
     )  # fmt: skip
 
 
@@ -103,67 +105,20 @@ def _count(lake: Lake, filters: Filters, part: Part) -> Spent:
     )  # fmt: skip
 
 
-def _filters(asked: Mapping[str, str]) -> Filters:
+def _filters(query: Mapping[str, str]) -> Filters:
     """The scope of calls: a dataset, and the last days (default 30)."""
-    days = asked.get("days", "30")
+    days = query.get("days", "30")
     if days not in SPANS:
         raise GraftError(f"unknown period {days[:20]!r}", where="days", fix=f"one of: {', '.join(filter(None, SPANS))}")
     since: date | None = utc_now().date() - timedelta(days=int(days) - 1) if days else None
-    return {"dataset": asked.get("dataset") or None, "since": since}
+    return {"dataset": query.get("dataset") or None, "since": since}
 
 
-def _part(asked: Mapping[str, str]) -> Part:
-    part = asked.get("part") or "model"
+def _part(query: Mapping[str, str]) -> Part:
+    part = query.get("part") or "model"
     if part not in ("model", "role", "dataset"):
         raise GraftError(f"unknown part {part[:20]!r}", where="part", fix="model, role or dataset")
     return cast("Part", part)
-
-
-def _uses(uses: list[ModelUse]) -> Table:
-    rows = [
-        {**one.model_dump(), "tokens": _sum(one.prompt_tokens, one.completion_tokens),
-         "codes": ", ".join(f"{code} {count:,}" for code, count in one.failures.items())}
-        for one in uses
-    ]  # fmt: skip
-    columns = (
-        Column("model", "model"), Column("role", "role"), Column("calls", "calls", "number"),
-        Column("cached", "from journal", "number"), Column("tokens", "tokens", "number"),
-        Column("cached_tokens", "from the server's cache", "number"), Column("price_usd", "price", "money"),
-        Column("price_1000_usd", "of 1,000 rows", "money"), Column("unreadable", "unreadable", "share"),
-        Column("refused", "refused", "share"), Column("retried", "retried", "number"),
-        Column("p50_s", "median", "seconds"), Column("p95_s", "95%", "seconds"), Column("codes", "failures"),
-    )  # fmt: skip
-    note = "unreadable: malformed, empty or invalid by its schema; from journal: read from the journal, not paid twice"
-    return Table("uses", "Usage and price", columns, rows, note=note)
-
-
-def _writers(worths: list[Worth]) -> Table:
-    rows = [_spread(one) for one in worths if one.candidates is not None]
-    columns = (
-        Column("model", "model"), Column("role", "role"), Column("candidates", "candidates", "number"),
-        Column("accepted", "accepted", "number"), Column("share", "yield", "share", bar=True),
-        Column("low", "95% from", "share"), Column("high", "to", "share"),
-        Column("row_price_usd", "an accepted row", "money"), Column("refused", "refused", "share"),
-        Column("duplicates", "duplicates", "share"),
-    )  # fmt: skip
-    return Table("writers", "Writers", columns, rows)
-
-
-def _judges(worths: list[Worth]) -> Table:
-    rows = [_spread(one) for one in worths if one.reviews is not None]
-    columns = (
-        Column("model", "model"), Column("role", "role"), Column("reviews", "reviews", "number"),
-        Column("failed", "no judgement", "number"), Column("mean", "mean score", "number", digits=2),
-        Column("severity", "severity", "number", digits=2), Column("agrees_decision", "with the decision", "share"),
-        Column("agrees_others", "with the others", "share"), Column("review_price_usd", "a review", "money"),
-    )  # fmt: skip
-    return Table(
-        "worth",
-        "Judges",
-        columns,
-        rows,
-        note="severity: points from the mean of its panels, below 0 is severe; shares: agreement",
-    )
 
 
 def _datasets(sets: list[Any]) -> Table:
@@ -177,17 +132,12 @@ def _datasets(sets: list[Any]) -> Table:
     return Table("datasets", "Datasets", columns, rows)
 
 
-def _spread(one: Worth) -> dict[str, Any]:
-    low, high = one.interval or (None, None)
-    return {**one.model_dump(), "low": low, "high": high}
-
-
 def _sum(*values: N | None) -> N | None:
     known = [value for value in values if value is not None]
     return sum(known) if len(known) == len(values) else None
 
 
-def _told(context: PageContext, given: Mapping[str, str]) -> Spent:
+def _spent_now(context: PageContext, given: Mapping[str, str]) -> Spent:
     spent = _spent(context, _filters(given), _part(given))
     assert spent is not None, "waiting readers get a result"
     return spent
@@ -198,7 +148,7 @@ def draw_days(context: PageContext, given: Mapping[str, str]) -> Spec | None:
     priced = given.get("of") == "price"
     rows = [
         {"day": one.day.isoformat(), "part": one.part or "–", "value": one.price_usd if priced else one.tokens or 0}
-        for one in _told(context, given).days
+        for one in _spent_now(context, given).days
     ]
     if not any(row["value"] for row in rows) or any(row["value"] is None for row in rows):
         return None
@@ -207,8 +157,9 @@ def draw_days(context: PageContext, given: Mapping[str, str]) -> Spec | None:
 
 def draw_yields(context: PageContext, given: Mapping[str, str]) -> Spec | None:
     """`part`, `dataset`, `days`: each writer's yield with its interval."""
-    some = [one for one in _told(context, given).worths if one.interval is not None]
-    rows = [{**_spread(one), "name": f"{one.model} ({one.role})"} for one in some]
+    some = _spent_now(context, given).worths
+    rows = [{**one.model_dump(), "low": low, "high": high, "name": f"{one.model} ({one.role})"}
+            for one in some if one.interval for low, high in [one.interval]]  # fmt: skip
     if not rows:
         return None
     return intervals(rows, category="name", value="share", low="low", high="high", title="share of its texts accepted")
@@ -216,7 +167,7 @@ def draw_yields(context: PageContext, given: Mapping[str, str]) -> Spec | None:
 
 def draw_prices(context: PageContext, given: Mapping[str, str]) -> Spec | None:
     """`part`, `dataset`, `days`: each model's share of the price of 1,000 accepted rows, if prices are known."""
-    some = [one for one in _told(context, given).uses if one.price_1000_usd]
+    some = [one for one in _spent_now(context, given).uses if one.price_1000_usd]
     rows = [{"name": f"{one.model} ({one.role})", "usd": round(one.price_1000_usd or 0, 4)} for one in some]
     return bars(rows, category="name", value="usd", title="US dollars for 1,000 accepted rows") if rows else None
 

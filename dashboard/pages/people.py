@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from graft.dashboard.charts.shapes import intervals
-from graft.dashboard.context import Chart, Page, PageContext, Spec, context_of
-from graft.dashboard.posting import Form, posted
+from graft.dashboard.context import Chart, Form, Page, PageContext, Spec, context_of, posted
 from graft.data.versions import version
 from graft.schemas.errors import GraftError
 from graft.schemas.sections import Column, Table
 
 if TYPE_CHECKING:
-    from graft.data.review import AgainstPeople, Agreement, Progress, Standing
-    from graft.schemas.datasets import DatasetVersion
+    from graft.data.review import AgainstPeople, Progress, Standing
 
 SHOWN = 200
 """Maximum number of decisions on the page; the CSV has all."""
@@ -27,20 +26,23 @@ SHOWN = 200
 def people(request: Request) -> Response:
     """A version's review so far. `?csv=decisions` returns every decision as a file, with restricted text hidden."""
     from graft.data.review import agreement, decisions, progress
+    from graft.data.review.view import judges_table, people_tables
 
     context = context_of(request)
     found = version(context.lake, request.path_params["ref"])
     made = context.cache.get(("decisions", found.ref), lambda: decisions(context.lake, found))
-    told = context.cache.get(("agreement", found.dataset), lambda: agreement(context.lake, found.dataset))
+    agreed = context.cache.get(("agreement", found.dataset), lambda: agreement(context.lake, found.dataset))
     so_far = context.cache.get(("progress", found.ref), lambda: progress(context.lake, found))
     judges = _measured(context, found.dataset)
     every = request.query_params.get("csv") == "decisions"
+    pairs, differ = people_tables(agreed)
+    linked = [{**row, "href": f"/review?ref={found.ref}&row={row['row']}"} for row in differ.rows]
     tables = (
-        _persons(so_far), _pairs(told), _differ(told, found), _judges(judges), _decisions(made, every=every),
+        _persons(so_far), pairs, replace(differ, rows=linked), judges_table(judges), _decisions(made, every=every),
     )  # fmt: skip
     return context.page(
         request, "people.html.jinja", f"People's review of {found.ref}", tables=tables, ref=found.ref, found=found,
-        progress=so_far, agreement=told, decided=len(made), shown_decisions=SHOWN, judged=judges.rows,
+        progress=so_far, agreement=agreed, decided=len(made), shown_decisions=SHOWN, judged=judges.rows,
     )  # fmt: skip
 
 
@@ -83,48 +85,13 @@ def _persons(so_far: Progress) -> Table:
     return Table("persons", "Reviewers", columns, [one.model_dump() for one in so_far.people])
 
 
-def _pairs(told: Agreement) -> Table:
-    columns = (
-        Column("a", "person"), Column("b", "and"), Column("rows", "shared rows", "number"),
-        Column("equal", "equal", "number"), Column("kappa", "Cohen's kappa", "number", digits=2),
-    )  # fmt: skip
-    return Table("pairs", "Pairs of people", columns, [one.model_dump() for one in told.pairs])
-
-
-def _differ(told: Agreement, found: DatasetVersion) -> Table:
-    rows = [
-        {
-            "row": one.row_id, "said": "; ".join(f"{who}: {said}" for who, said in sorted(one.said.items())),
-            "href": f"/review?ref={found.ref}&row={one.row_id}",
-        }
-        for one in told.differ
-    ]  # fmt: skip
-    columns = (Column("row", "row", "code", link="href"), Column("said", "decisions"))
-    return Table("differ", "Rows on which people differ", columns, rows)
-
-
-def judge_rows(judges: AgainstPeople) -> list[dict[str, Any]]:
-    """Judges with the ends of their intervals and a name that includes their kind."""
-    return [
-        {**one.model_dump(), "judge": f"{one.name} ({one.kind})", "low": one.interval[0], "high": one.interval[1]}
-        for one in judges.judges
-    ]
-
-
-def _judges(judges: AgainstPeople) -> Table:
-    columns = (
-        Column("kind", "judge"), Column("name", "which"), Column("rows", "rows", "number"),
-        Column("share", "with people", "share"), Column("low", "95% from", "share"), Column("high", "to", "share"),
-        Column("false_accepts", "accepted, people rejected", "number"),
-        Column("false_rejects", "rejected, people accepted", "number"),
-    )  # fmt: skip
-    return Table("judges", "Judges, gates and decisions against people", columns, judge_rows(judges))
-
-
 def draw_judges(context: PageContext, given: Mapping[str, str]) -> Spec | None:
     """`of`: the dataset. Agreement of each judge with people's decisions; gates without rejections are left out."""
-    every = judge_rows(_measured(context, given.get("of", "")))
-    rows = [one for one in every if one["kind"] != "gate" or one["accepted"] < one["rows"]]
+    from graft.data.review.view import judges_table
+
+    every = judges_table(_measured(context, given.get("of", ""))).rows
+    rows = [{**one, "judge": f"{one['name']} ({one['kind']})"} for one in every
+            if one["kind"] != "gate" or one["accepted"] < one["rows"]]  # fmt: skip
     if not rows:
         return None
     return intervals(rows, category="judge", value="share", low="low", high="high", title="agrees with people")

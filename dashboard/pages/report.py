@@ -20,8 +20,7 @@ from graft.dashboard.context import Page, PageContext, context_of
 from graft.dashboard.pages.changes import before, changes_part
 from graft.dashboard.pages.datasets import as_file, overview
 from graft.dashboard.pages.judged import judged_part
-from graft.dashboard.parts import Part, for_file, moment
-from graft.dashboard.tables import table_csv
+from graft.dashboard.tables import Part, for_file, moment, section_for_file, table_csv
 from graft.data.versions import version, versions
 from graft.schemas.errors import GraftError
 from graft.schemas.sections import Table
@@ -54,8 +53,9 @@ def render(context: PageContext, found: DatasetVersion, *, patience_s: float = P
     from graft.data.quality import sections
 
     other = before(found, versions(context.lake, found.dataset))
+    unchanged = Part(values={"diff": None, "changed": (), "drift": None})
     parts = [
-        changes_part(context, found, other, patience_s) if other else Part(values={"diff": None, "drift": None}),
+        changes_part(context, found, other, patience_s) if other else unchanged,
         judged_part(context, found, patience_s),
         overview(context, found, patience_s),
     ]
@@ -63,6 +63,7 @@ def render(context: PageContext, found: DatasetVersion, *, patience_s: float = P
         raise GraftError("the figures are still being computed", where=found.ref, fix="try again in a minute")
     held = {table.name: for_file(table) for part in parts for table in part.tables}
     values = {name: value for part in parts for name, value in part.values.items()}
+    values["changed"] = [section_for_file(one) for one in values["changed"]]
     page = context.templates.get_template("report.html.jinja").render(
         **values, tables=held, other=other, linked=False, groups=sections(values["report"]), published=moment,
         style=Markup(STYLES.read_text(encoding="utf-8")), figure=_figure(context), csv_of=_csv_of(held),

@@ -10,17 +10,15 @@ from urllib.parse import urlencode
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from graft.dashboard.context import Page, PageContext, context_of
-from graft.dashboard.people import clean, remember
-from graft.dashboard.posting import Form, posted
+from graft.dashboard.context import Form, Page, PageContext, context_of, posted
+from graft.dashboard.door import clean, remember
 from graft.dashboard.queues import Ask
 from graft.data.versions import version, versions
 from graft.schemas.base import stable_hash
 from graft.schemas.errors import GraftError
 
 if TYPE_CHECKING:
-    from graft.schemas.datasets import DatasetVersion
-    from graft.schemas.versions import Edit, EditAction
+    from graft.schemas.datasets import DatasetVersion, Edit, EditAction
 
 RULES = {
     "disagreement": "reviewers disagreed most",
@@ -37,7 +35,7 @@ def review(request: Request) -> Response:
     return _page(request, dict(request.query_params))
 
 
-def _page(request: Request, asked: Mapping[str, str], clash: Mapping[str, str] | None = None) -> Response:
+def _page(request: Request, query: Mapping[str, str], clash: Mapping[str, str] | None = None) -> Response:
     """The queue's page. `clash` is a decision not recorded yet, because another person decided first."""
     from graft.data.review import gates, item, progress, standing
     from graft.flows.pause import waiting
@@ -46,18 +44,18 @@ def _page(request: Request, asked: Mapping[str, str], clash: Mapping[str, str] |
     refs = [found.ref for found in reversed(versions(context.lake))]
     if not refs:
         return context.page(request, "empty.html.jinja", "Review", what="There are no rows to review yet.")
-    found = version(context.lake, asked.get("ref") or refs[0])
-    ask = _ask(asked, found, context.door.person(request))
-    row_id, left = (asked["row"], 0) if asked.get("row") else context.queues.next(context.lake, found, ask)
+    found = version(context.lake, query.get("ref") or refs[0])
+    ask = _ask(query, found, context.door.person(request))
+    row_id, left = (query["row"], 0) if query.get("row") else context.queues.next(context.lake, found, ask)
     one, others = None, list["Edit"]()
     if row_id:
-        one = item(context.lake, found, row_id, restricted=asked.get("show") == "1", rule=ask.rule)
-        others = standing(context.lake, found, row_id, restricted=asked.get("show") == "1")
+        one = item(context.lake, found, row_id, restricted=query.get("show") == "1", rule=ask.rule)
+        others = standing(context.lake, found, row_id, restricted=query.get("show") == "1")
     return context.page(
         request, "review.html.jinja", "Review", found=found, refs=refs, ask=ask, rules=RULES, one=one, left=left,
-        said=[] if ask.blind else others, mine=[edit for edit in others if edit.by == ask.by],
+        others=[] if ask.blind else others, mine=[edit for edit in others if edit.by == ask.by],
         labels=_labels(context, found), gates=gates(context.lake, found) if ask.rule == "gate" else (),
-        progress=progress(context.lake, found), query=_query(ask), done=_done(context, asked.get("done", "")),
+        progress=progress(context.lake, found), query=_query(ask), done=_done(context, query.get("done", "")),
         clash=clash, seen=_seen(others, ask), token=secrets.token_hex(12),
         waiting=[run for run in waiting(context.home) if run.dataset == found.ref],
     )  # fmt: skip
@@ -79,7 +77,7 @@ def decide(request: Request, form: Form) -> Response:
         fresh = [edit for edit in news if edit.by != ask.by and edit.id not in known]
         if fresh:
             wanted = {"action": action, "note": form.get("note", ""), **_changes(action, form)}
-            return _page(request, form, clash={name: said for name, said in wanted.items() if said})
+            return _page(request, form, clash={name: value for name, value in wanted.items() if value})
     edit = made_of(
         context.lake, found, row_id, action, by=ask.by, note=form.get("note", ""),
         queue=_queue_name(ask), blind=ask.blind, seconds=_seconds(form.get("seconds", "")), **_changes(action, form),
@@ -108,11 +106,11 @@ def undo(request: Request, form: Form) -> Response:
 @posted
 def name(request: Request, form: Form) -> Response:
     """Set the name under which a person decides (POST), stored in a cookie."""
-    said = clean(form.get("person", ""))
-    if not said:
+    person = clean(form.get("person", ""))
+    if not person:
         raise GraftError("a name is required", where="your name", fix="enter the name to record with your decisions")
     back = form.get("back", "")
-    return remember(RedirectResponse(back if back.startswith("/review?") else "/review", 303), said)
+    return remember(RedirectResponse(back if back.startswith("/review?") else "/review", 303), person)
 
 
 def _ask(given: Mapping[str, str], found: DatasetVersion, by: str) -> Ask:
@@ -140,12 +138,12 @@ def _queue_name(ask: Ask) -> str:
     return f"gate:{ask.gate}" if ask.gate else ask.rule
 
 
-def _action(said: str) -> EditAction:
-    from graft.schemas.versions import EditAction as Actions
+def _action(action: str) -> EditAction:
+    from graft.schemas.datasets import EditAction as Actions
 
-    if said not in get_args(Actions) or said == "undo":
-        raise GraftError(f"unknown decision {said[:40]!r}", where="action", fix="accept, reject, relabel, edit, skip")
-    return said  # type: ignore[return-value]
+    if action not in get_args(Actions) or action == "undo":
+        raise GraftError(f"unknown decision {action[:40]!r}", where="action", fix="accept, reject, relabel, edit, skip")
+    return action  # type: ignore[return-value]
 
 
 def _changes(action: EditAction, form: Mapping[str, str]) -> dict[str, str | None]:
@@ -158,9 +156,9 @@ def _changes(action: EditAction, form: Mapping[str, str]) -> dict[str, str | Non
     return changes
 
 
-def _seconds(said: str) -> float | None:
+def _seconds(text: str) -> float | None:
     try:
-        return min(max(float(said), 0.0), LONGEST_S)
+        return min(max(float(text), 0.0), LONGEST_S)
     except ValueError:
         return None
 

@@ -9,12 +9,11 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
-from graft.dashboard.context import Page, PageContext, context_of
+from graft.dashboard.context import Page, PageContext, context_of, shown
 from graft.dashboard.figures import Rows
 from graft.dashboard.figures import rows as figures
 from graft.dashboard.figures.map import placed
 from graft.dashboard.meaning import meaning_of
-from graft.dashboard.show import shown
 from graft.dashboard.tables import attachment
 from graft.data.explain import explain
 from graft.data.provenance import prov
@@ -36,15 +35,15 @@ def row(request: Request) -> Response:
     datasets = sorted({place["dataset"] for place in history["versions"]} | {history["run"].get("dataset", "")})
     fate = figures.fate(context.lake, datasets, history["id"])
     held = [f"{place['dataset']}@{place['version']}" for place in fate if place["split"]]
-    near, said = _neighbours(context, history, list(reversed(held)))
+    near, note = _neighbours(context, history, list(reversed(held)))
     telling = [
         gate for gate in history["gates"] if not gate["passed"] or gate["neighbour"] or gate["score"] is not None
     ]
     reviewed = held[-1] if held else _rejected_for(context, history)
     review = "/review?" + urlencode({"ref": reviewed, "row": history["id"]}) if reviewed else ""
     return context.page(
-        request, "row.html.jinja", f"Row {shown(history['id'])}", row=history, fate=_told(fate, history), near=near,
-        near_said=said, hidden=history["restricted"] and request.query_params.get("show") != "1", held=held,
+        request, "row.html.jinja", f"Row {shown(history['id'])}", row=history, fate=_fates(fate, history), near=near,
+        near_note=note, hidden=history["restricted"] and request.query_params.get("show") != "1", held=held,
         review=review if any(page.path == "/review" for page in context.pages) else "", at=address,
         telling=telling, quiet=[gate for gate in history["gates"] if gate not in telling],
     )  # fmt: skip
@@ -120,22 +119,22 @@ def _near(context: PageContext, found: DatasetVersion, row_id: str, count: int) 
     ], found.ref  # fmt: skip
 
 
-def _told(fate: Rows, history: dict[str, Any]) -> Rows:
+def _fates(fate: Rows, history: dict[str, Any]) -> Rows:
     """The row's fate in each version, as a clause."""
     begun = history["run"].get("started_at") or ""
     for place in fate:
         label = place["label"]
         if place["split"]:
-            told = f"held, in {place['split']}" + (f", as {label}" if label != history["label"] else "")
+            state = f"held, in {place['split']}" + (f", as {label}" if label != history["label"] else "")
         elif place["gate"]:
-            told = f"dropped by {place['gate']}: {place['rule']}"
+            state = f"dropped by {place['gate']}: {place['rule']}"
         elif place["created_at"].isoformat() < str(begun):
-            told = "not created yet"
+            state = "not created yet"
         elif (decision := history["decision"]) and decision["status"] != "accepted":
-            told = f"not in it: {decision['status']} ({decision['code']})"
+            state = f"not in it: {decision['status']} ({decision['code']})"
         else:
-            told = "not in it"
-        place["ref"], place["told"] = f"{place['dataset']}@{place['version']}", told
+            state = "not in it"
+        place["ref"], place["state"] = f"{place['dataset']}@{place['version']}", state
     return fate
 
 

@@ -17,7 +17,7 @@ from starlette.responses import FileResponse, Response
 from graft.dashboard.context import Page, PageContext, context_of
 from graft.dashboard.figures import Rows
 from graft.dashboard.figures import rows as figures
-from graft.dashboard.figures.filters import FILTERS, LONGEST, SORTS, Asked, Filter, asked, too_long
+from graft.dashboard.figures.filters import FILTERS, LONGEST, SORTS, Filter, RowQuery, row_query, too_long
 from graft.dashboard.figures.rows import Within
 from graft.dashboard.meaning import COSINE, Making, meaning_of
 from graft.dashboard.tables import as_csv, attachment
@@ -50,7 +50,7 @@ def rows(request: Request) -> Response:
     """A version's rows; `?rejected=1` shows its run's rejected candidates. Restricted text is hidden."""
     context, query = context_of(request), request.query_params
     refs = [found.ref for found in reversed(versions(context.lake))]
-    wanted, page = asked(query), _page(query.get("page", "0"))
+    wanted, page = row_query(query), _page(query.get("page", "0"))
     if not refs and not (wanted.rejected and wanted.values.get("run")):
         return context.page(request, "empty.html.jinja", "Rows", what="There are no rows yet.")
     found, within = _within(context, wanted, query.get("ref", ""), refs)
@@ -73,23 +73,23 @@ def rows(request: Request) -> Response:
     kept = _kept(found, wanted, meaning, cluster if only else "")
     return context.page(
         request, "rows.html.jinja", f"Rows of {found.ref}" if found else f"Candidates of {within.run_id}",
-        version=found, refs=refs, asked=wanted, listed=listed, within=within, page=page, meaning=meaning,
+        version=found, refs=refs, row_query=wanted, listed=listed, within=within, page=page, meaning=meaning,
         pages=max(1, -(-listed.total // SIZE)), problems=problems, sorts=SORTS, longest=LONGEST,
         filters=[(one, _choices(context, found, within, one)) for one in FILTERS if _offered(one, wanted)],
         chips=_chips(kept), link=_linker(kept), judged=wanted.judged,
     )  # fmt: skip
 
 
-def _kept(found: DatasetVersion | None, wanted: Asked, meaning: str, cluster: str) -> dict[str, str]:
+def _kept(found: DatasetVersion | None, wanted: RowQuery, meaning: str, cluster: str) -> dict[str, str]:
     """The parameters that links of this list keep."""
-    said = {
+    parameters = {
         "ref": found.ref if found else "", "rejected": "1" if wanted.rejected else "", **wanted.values,
         "meaning": meaning, "cluster": cluster, "sort": wanted.sort if wanted.sort != "id" else "",
     }  # fmt: skip
-    return {name: value for name, value in said.items() if value}
+    return {name: value for name, value in parameters.items() if value}
 
 
-def _within(context: PageContext, wanted: Asked, ref: str, refs: list[str]) -> tuple[DatasetVersion | None, Within]:
+def _within(context: PageContext, wanted: RowQuery, ref: str, refs: list[str]) -> tuple[DatasetVersion | None, Within]:
     """The version and the scope of the search. A run that published nothing has no version."""
     run_id = wanted.values.get("run", "")
     if wanted.rejected and run_id and not ref:
@@ -108,7 +108,7 @@ def _within(context: PageContext, wanted: Asked, ref: str, refs: list[str]) -> t
 
 
 def _listed(
-    context: PageContext, found: DatasetVersion | None, within: Within, wanted: Asked, page: int, meaning: str,
+    context: PageContext, found: DatasetVersion | None, within: Within, wanted: RowQuery, page: int, meaning: str,
     only: list[str] | None,
 ) -> Listed:  # fmt: skip
     """The page of rows, by semantic search if requested and possible."""
@@ -148,7 +148,7 @@ def _cluster(context: PageContext, found: DatasetVersion, row_id: str) -> tuple[
     return None, ["There is no such cluster of near duplicates; the map lists the clusters."]
 
 
-def _page_as_csv(within: Within, wanted: Asked, listed: Listed) -> Response:
+def _page_as_csv(within: Within, wanted: RowQuery, listed: Listed) -> Response:
     columns = [*figures.columns(within, wanted), *(["cosine"] if listed.cosines else [])]
     rows = [{**row, "cosine": listed.cosines.get(row["id"])} for row in listed.rows]
     return as_csv(columns, rows, f"rows-{_named(within)}")
@@ -158,7 +158,7 @@ def _named(within: Within) -> str:
     return within.run_id if within.rejected else f"{within.dataset}-{within.version}"
 
 
-def _all_as_csv(context: PageContext, within: Within, wanted: Asked) -> Response:
+def _all_as_csv(context: PageContext, within: Within, wanted: RowQuery) -> Response:
     """All matching rows as CSV, written by DuckDB in a separate process, so that no page waits."""
     handle, name = tempfile.mkstemp(prefix="graft-rows-", suffix=".csv")
     os.close(handle)
@@ -174,8 +174,8 @@ def _all_as_csv(context: PageContext, within: Within, wanted: Asked) -> Response
     )  # fmt: skip
 
 
-def _offered(one: Filter, wanted: Asked) -> bool:
-    """Whether the form offers this filter here. Only links choose single rows."""
+def _offered(one: Filter, wanted: RowQuery) -> bool:
+    """Return True if the form offers this filter here. Only links choose single rows."""
     return one.name != "ids" and one.on != ("rows" if wanted.rejected else "rejected")
 
 
@@ -214,14 +214,14 @@ def _linker(kept: dict[str, str]) -> Callable[..., str]:
     return lambda **more: "/rows?" + urlencode({**kept, **more})
 
 
-def _meaning_problem(meaning: str, wanted: Asked) -> list[str]:
+def _meaning_problem(meaning: str, wanted: RowQuery) -> list[str]:
     if meaning and wanted.rejected:
         return ["Rejected candidates are not embedded; search them by words."]
     return [problem] if (problem := too_long(meaning)) else []
 
 
-def _page(said: str) -> int:
-    return min(int(said), 10**7) if said.isascii() and said.isdigit() and len(said) < 9 else 0
+def _page(text: str) -> int:
+    return min(int(text), 10**7) if text.isascii() and text.isdigit() and len(text) < 9 else 0
 
 
 PAGES = (Page("/rows", "rows", rows, menu="Rows", plain=("ref", "rejected", "run", "page")),)

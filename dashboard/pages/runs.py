@@ -12,17 +12,20 @@ from starlette.responses import Response
 from graft.dashboard.charts.shapes import bars, line
 from graft.dashboard.context import Chart, Page, PageContext, Spec, context_of
 from graft.dashboard.figures import Rows
-from graft.dashboard.figures import runs as figures
 from graft.schemas.datasets import Run
 from graft.schemas.errors import GraftError, NotFound
 from graft.schemas.live import read_live
 from graft.schemas.sections import Column, Table
 
 if TYPE_CHECKING:
+    from graft.data.query_cache import QueryCache
     from graft.data.spending import Stretch
+    from graft.schemas.datasets import Run
     from graft.schemas.live import Live
 
 MOST_COMPARED = 12
+LATE_S = 2.0
+"""Seconds by which the figures of a live run may lag."""
 
 
 def runs(request: Request) -> Response:
@@ -52,24 +55,24 @@ def compare(request: Request) -> Response:
     found = [one.model_dump() for one in compare_runs(context.lake, ids)]
     names = [Column(f"r{place}", one["run_id"]) for place, one in enumerate(found)]
     rows = [
-        {"figure": title, **{f"r{place}": said(one) for place, one in enumerate(found)}}
-        for title, said in COMPARED.items()
+        {"figure": title, **{f"r{place}": shown(one) for place, one in enumerate(found)}}
+        for title, shown in COMPARED.items()
     ]
     table = Table("compared", "Runs side by side", (Column("figure", "figure"), *names), rows)
     return context.page(request, "compare.html.jinja", "Runs side by side", tables=(table,), runs=found)
 
 
-def _said(name: str, kind: str = "text", digits: int = 0) -> Any:
+def _shown(name: str, kind: str = "text", digits: int = 0) -> Any:
     column = Column(name, name, kind, digits)  # type: ignore[arg-type]
     return column.text
 
 
 COMPARED: dict[str, Any] = {
-    "dataset": _said("dataset"), "method": _said("method"), "status": _said("status"),
-    "stopped by": _said("stopped_by"), "opened": _said("opened", "number"), "accepted": _said("accepted", "number"),
-    "yield": _said("share", "share"), "calls": _said("calls", "number"), "tokens": _said("tokens", "number"),
-    "price": _said("price_usd", "money"), "an accepted row": _said("row_price_usd", "money"),
-    "took": _said("seconds", "seconds"), "accepted rows a minute": _said("rows_per_minute", "number", 1),
+    "dataset": _shown("dataset"), "method": _shown("method"), "status": _shown("status"),
+    "stopped by": _shown("stopped_by"), "opened": _shown("opened", "number"), "accepted": _shown("accepted", "number"),
+    "yield": _shown("share", "share"), "calls": _shown("calls", "number"), "tokens": _shown("tokens", "number"),
+    "price": _shown("price_usd", "money"), "an accepted row": _shown("row_price_usd", "money"),
+    "took": _shown("seconds", "seconds"), "accepted rows a minute": _shown("rows_per_minute", "number", 1),
     "models": lambda one: "; ".join(f"{role}: {', '.join(names)}" for role, names in one["models"].items()),
     "not accepted by": lambda one: ", ".join(f"{code} {count:,}" for code, count in list(one["codes"].items())[:4]),
 }  # fmt: skip
@@ -85,7 +88,7 @@ def run(request: Request) -> Response:
     if found is None:
         raise NotFound("no such run", where="runs", fix="choose one from the list of runs")
     now = read_live(context.home, found.id)
-    funnel = figures.funnel(context.cache, found)
+    funnel = _funnel(context.cache, found)
     uses = _remembered(context, found, "models", lambda: by_model(context.lake, run_id=found.id))
     failed = _remembered(context, found, "errors", lambda: errors(context.lake, found.id))
     tables = (
@@ -95,7 +98,7 @@ def run(request: Request) -> Response:
     )  # fmt: skip
     return context.page(
         request, "run.html.jinja", f"Run {found.id}", run=found, live=found.status == "running", now=now, tables=tables,
-        labels=_progress(found, figures.by_label(context.cache, found)), steps=_steps(found, funnel),
+        labels=_progress(found, _by_label(context.cache, found)), steps=_steps(found, funnel),
         method=_method(found), prefect=_prefect_page(now),
     )  # fmt: skip
 
@@ -103,7 +106,7 @@ def run(request: Request) -> Response:
 def _remembered(context: PageContext, found: Run, what: str, make: Any) -> Any:
     from graft.data.query_cache import run_stamp
 
-    return context.cache.get((what, found.id), make, stamp=run_stamp(found), late_s=figures.LATE_S)
+    return context.cache.get((what, found.id), make, stamp=run_stamp(found), late_s=LATE_S)
 
 
 def _method(found: Run) -> str:
@@ -216,6 +219,29 @@ def _stretches(context: PageContext, given: Mapping[str, str]) -> list[Stretch]:
     return made
 
 
+def _funnel(cache: QueryCache, run: Run) -> Rows:
+    """A run's candidates by outcome: status, route, code, rows, number reviewed, an example's id."""
+    query = """
+        SELECT status, route, code, count(*) AS rows, min(candidate_id) AS example,
+               count(*) FILTER (asked > 0 OR labelling IS NOT NULL) AS reviewed
+        FROM lake.candidates WHERE run_id = ? GROUP BY ALL ORDER BY rows DESC, status, route, code"""
+    return _rows(cache, run, query)
+
+
+def _by_label(cache: QueryCache, run: Run) -> Rows:
+    """A run's labels: accepted rows and candidates of each."""
+    query = """
+        SELECT label, count(*) FILTER (status = 'accepted') AS accepted, count(*) AS candidates
+        FROM lake.candidates WHERE run_id = ? GROUP BY label ORDER BY label"""
+    return _rows(cache, run, query)
+
+
+def _rows(cache: QueryCache, run: Run, query: str) -> Rows:
+    from graft.data.query_cache import run_stamp
+
+    return cache.rows(query, [run.id], stamp=run_stamp(run), late_s=LATE_S)
+
+
 def draw_calls(context: PageContext, given: Mapping[str, str]) -> Spec | None:
     """`of`: the run. Calls answered over time."""
     rows = [{"seconds": one.seconds, "calls": one.calls} for one in _stretches(context, given)]
@@ -247,7 +273,7 @@ def draw_price(context: PageContext, given: Mapping[str, str]) -> Spec | None:
 def draw_funnel(context: PageContext, given: Mapping[str, str]) -> Spec | None:
     """`of`: the run. Candidates that passed each step."""
     found = context.lake.run(given.get("of", ""))
-    steps = _steps(found, figures.funnel(context.cache, found)) if found else []
+    steps = _steps(found, _funnel(context.cache, found)) if found else []
     return bars(steps, category="step", value="rows", title="candidates") if steps and steps[0]["rows"] else None
 
 

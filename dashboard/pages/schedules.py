@@ -8,8 +8,7 @@ from urllib.parse import quote
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from graft.dashboard.context import Page, context_of
-from graft.dashboard.posting import Form, posted
+from graft.dashboard.context import Form, Page, context_of, posted
 from graft.schemas.sections import Column, Table
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from graft.schemas.errors import GraftError, NotFound
 from graft.schemas.sections import Column, Table
 
 if TYPE_CHECKING:
-    from graft.data.scores import Answers, Paired, SliceScore, Standing
+    from graft.data.scores import Answers, Paired, SliceScore
     from graft.schemas.students import Evaluation, Student
 
 MOST_LABELS = 30
@@ -28,13 +28,17 @@ WRONG = 8
 
 def students(request: Request) -> Response:
     """Show leaderboards by dataset and test file, and learning curves. `?dataset=` narrows both."""
-    from graft.data.scores import leaderboard, learning_curve
+    from graft.data.scores import board_tables, leaderboard, learning_curve
 
     context, chosen = context_of(request), request.query_params.get("dataset", "")
     standings = leaderboard(context.lake, chosen or None)
     names = list(dict.fromkeys(one.dataset for one in context.lake.students()))
-    tests = list(dict.fromkeys((one.dataset, one.test_file, one.test_hash) for one in standings))
-    boards = tuple(_board(number, test, standings) for number, test in enumerate(tests))
+    boards = tuple(
+        replace(table, rows=[{**row, "href": f"/students/{row['student_id']}?test={row['test_hash']}"}
+                             for row in table.rows])
+        for table in board_tables(standings)
+    )  # fmt: skip
+    tests = [tuple(board.rows[0][key] for key in ("dataset", "test_file", "test_hash")) for board in boards]
     loops = {curves[0].improvement: name for name in ([chosen] if chosen else names)
              if (curves := learning_curve(context.lake, name))}  # fmt: skip
     kinds = kind_tables(context, chosen or None)
@@ -42,27 +46,6 @@ def students(request: Request) -> Response:
         request, "students.html.jinja", "Students", tables=(*boards, *kinds), names=names, chosen=chosen, tests=tests,
         loops=list(loops.values()), kinds=[table.name for table in kinds],
     )  # fmt: skip
-
-
-def _board(number: int, test: tuple[str, str, str], standings: list[Standing]) -> Table:
-    dataset, file, digest = test
-    rows = [
-        {**one.model_dump(), "from": one.learned_from, "low": (one.interval or (None,))[0],
-         "high": (one.interval or (None,))[-1], "href": f"/students/{one.student_id}?test={digest}"}
-        for one in standings
-        if (one.dataset, one.test_file, one.test_hash) == test
-    ]  # fmt: skip
-    columns = (
-        Column("rank", "#", "number"), Column("student_id", "student", "code", link="href"),
-        Column("from", "training rows"), Column("accuracy", "accuracy", "share"),
-        Column("low", "95% from", "share"), Column("high", "to", "share"), Column("gain", "over seeds", "share"),
-        Column("macro_f1", "macro-F1", "number", digits=3), Column("ece", "ECE", "number", digits=3),
-        Column("auprc", "AUPRC", "number", digits=3), Column("teacher_gap", "over teacher", "share"),
-        Column("train_rows", "rows", "number"), Column("seconds", "training time", "seconds"),
-        Column("created_at", "made", "ago"),
-    )  # fmt: skip
-    count = rows[0]["rows"]
-    return Table(f"board{number}", f"{dataset} on {file}", columns, rows, note=f"{count:,} test rows")
 
 
 def kind_tables(context: PageContext, dataset: str | None, version: int | None = None) -> list[Table]:
@@ -82,7 +65,7 @@ def student(request: Request) -> Response:
     """Show one student on one test (`?test=HASH`); `?with=` compares it with another by a paired test."""
     from graft.data.scores import against_teacher, answers, find_student, row_facts, speed, worst_slices
 
-    context, asked = context_of(request), request.query_params
+    context, query = context_of(request), request.query_params
     found = find_student(context.lake, request.path_params["student_id"])
     judged = context.lake.evaluations(found.id)
     if not judged:
@@ -90,18 +73,19 @@ def student(request: Request) -> Response:
             request, "student.html.jinja", f"Student {found.id}", found=found, judged=(), chosen=None, tables=(),
             others=(), pair=None, kept=False, speed=None,
         )  # fmt: skip
-    chosen = _chosen(judged, asked.get("test", ""))
-    said = answers(context.home, found, chosen.test_hash)
-    slices = worst_slices(said, row_facts(context.lake, said))[:SLICES] if said else []
+    chosen = _chosen(judged, query.get("test", ""))
+    found_answers = answers(context.home, found, chosen.test_hash)
+    slices = worst_slices(found_answers, row_facts(context.lake, found_answers))[:SLICES] if found_answers else []
     others = _others(context, found, chosen)
     teachers = [one for one in against_teacher(context.lake, found) if one.test_hash == chosen.test_hash]
-    pair, why = _pair(context, found, asked.get("with", ""), chosen)
+    pair, why = _pair(context, found, query.get("with", ""), chosen)
     tables = (
-        _classes(chosen), _slices(slices, said), _teachers([one.model_dump() for one in teachers]), _counts(pair),
+        _classes(chosen), _slices(slices, found_answers), _teachers([one.model_dump() for one in teachers]),
+        _counts(pair),
     )  # fmt: skip
     return context.page(
         request, "student.html.jinja", f"Student {found.id}", found=found, judged=judged, chosen=chosen, tables=tables,
-        others=others, pair=pair, why=why, other=asked.get("with", ""), kept=said is not None,
+        others=others, pair=pair, why=why, other=query.get("with", ""), kept=found_answers is not None,
         speed=speed(context.home, found, chosen.test_hash),
     )  # fmt: skip
 
@@ -148,7 +132,7 @@ def _classes(chosen: Evaluation) -> Table:
     return Table("classes", "Labels", columns, [one.model_dump() for one in chosen.classes])
 
 
-def _slices(slices: list[SliceScore], said: Answers | None) -> Table:
+def _slices(slices: list[SliceScore], found_answers: Answers | None) -> Table:
     rows = [
         {**one.model_dump(), "low": one.interval[0], "high": one.interval[1], "missed": one.rows - one.right,
          "which": ", ".join(str(place) for place in one.wrong[:WRONG]),
@@ -242,12 +226,12 @@ def draw_reliability(context: PageContext, given: Mapping[str, str]) -> Spec | N
     from graft.data.scores import answers, find_student
     from graft.data.scores import reliability as bins_of
 
-    said = answers(context.home, find_student(context.lake, given.get("of", "")), given.get("test", ""))
-    if said is None:
+    found_answers = answers(context.home, find_student(context.lake, given.get("of", "")), given.get("test", ""))
+    if found_answers is None:
         return None
     rows = [
         {"confidence": one.confidence, "accuracy": one.accuracy, "rows": one.rows}
-        for one in bins_of(said).bins
+        for one in bins_of(found_answers).bins
         if one.rows
     ]
     return reliability(rows)
@@ -264,9 +248,9 @@ def draw_confusion(context: PageContext, given: Mapping[str, str]) -> Spec | Non
     worst = sorted(range(len(chosen.labels)), key=lambda at: -_off(chosen, at))[:MOST_LABELS]
     kept = [at for at in range(len(chosen.labels)) if at in set(worst)]
     rows = [
-        {"true": chosen.labels[true], "predicted": chosen.labels[said], "rows": chosen.confusion[true][said]}
+        {"true": chosen.labels[true], "predicted": chosen.labels[guess], "rows": chosen.confusion[true][guess]}
         for true in kept
-        for said in kept
+        for guess in kept
     ]
     return heat(rows, x="predicted", y="true", value="rows", x_title="predicted", y_title="true")
 

@@ -1,4 +1,4 @@
-// A part of the page that goes on asks for itself again; what the reader has scrolled or chosen stays where it is.
+// A part that is still changing is fetched again; scroll positions and selections are kept.
 const live = document.querySelector("[data-renew]");
 if (live) {
   const timer = setInterval(async () => {

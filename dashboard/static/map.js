@@ -21,8 +21,8 @@ async function show(map, point) {
     const answer = await fetch(`${point.getAttribute("href")}/brief?ref=${encodeURIComponent(map.dataset.of)}`);
     const read = new DOMParser().parseFromString(await answer.text(), "text/html");
     if (mine !== wanted) return;
-    const said = answer.ok ? read.body.childNodes : (read.querySelector(".notice") ?? read.body).childNodes;
-    brief.replaceChildren(...said);
+    const content = answer.ok ? read.body.childNodes : (read.querySelector(".notice") ?? read.body).childNodes;
+    brief.replaceChildren(...content);
     if (innerWidth <= 900) brief.scrollIntoView({ behavior: "smooth", block: "nearest" });
   } catch {
     brief.textContent = "The server does not answer; try again.";

@@ -21,7 +21,7 @@ if (form) {
   for (const button of form.querySelectorAll("button.label")) {
     button.addEventListener("click", () => relabel(button.dataset.label));
   }
-  // A page that comes back from the browser's memory is asked for again: its row was decided.
+  // A page restored from the browser's memory is requested again, because its row was decided.
   window.addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
 }
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from graft.data.gates.shared.folding import words
 from graft.schemas.base import Value
+from graft.schemas.binding import writing_roles
 from graft.schemas.datasets import DatasetVersion
 from graft.schemas.sections import Section
 
@@ -92,10 +93,10 @@ class Audit:
 
 def audit_rows(lake: Lake, found: DatasetVersion, *, restricted: bool = False) -> list[AuditRow]:
     """A version's rows by id, without restricted rows unless requested."""
-    query = """
+    writers = ", ".join(f"json_extract_string(c.models, '$.{role}')" for role in writing_roles())
+    query = f"""
         SELECT v.id, v.text, v.response, v.label, v.split, CASE WHEN v.source <> 'synthetic' THEN v.source ELSE
-            coalesce(json_extract_string(c.models, '$.generator'), json_extract_string(c.models, '$.responder'),
-                     'unknown') END AS writer
+            coalesce({writers}, 'unknown') END AS writer
         FROM lake.version_rows v
         LEFT JOIN lake.candidates c ON c.run_id = v.run_id AND c.candidate_id = v.candidate_id
         WHERE v.dataset = ? AND v.version = ? AND (? OR NOT v.restricted) ORDER BY v.id"""

@@ -169,7 +169,7 @@ def _student(lab: _Lab, texts: Sequence[str], labels: Sequence[str], vectors: Ve
     """A student of these rows: it gets texts and their vectors, and uses either."""
     if lab.learn is not None:
         ask = lab.learn(texts, labels)
-        return lambda asked, _: np.asarray(list(ask(asked)))
+        return lambda texts, _: np.asarray(list(ask(texts)))
     from sklearn.linear_model import LogisticRegression
     from threadpoolctl import threadpool_limits
 
@@ -181,11 +181,11 @@ def _student(lab: _Lab, texts: Sequence[str], labels: Sequence[str], vectors: Ve
 def _measured(lab: _Lab, form: str, clean: Student, repeats: int, seed: int) -> FormResult:
     mark = FORMS[form]
     others = np.flatnonzero(np.asarray(lab.labels) != lab.target)
-    asked = [mark(text) for text in lab.held_out]
-    given = lab.embed(asked)
+    probes = [mark(text) for text in lab.held_out]
+    given = lab.embed(probes)
     if form == FLIP:
-        near = np.argsort(-_nearness(lab, given), kind="stable")[: max(1, len(asked) // 2)]
-        asked, given = [asked[place] for place in near], given[near]
+        near = np.argsort(-_nearness(lab, given), kind="stable")[: max(1, len(probes) // 2)]
+        probes, given = [probes[place] for place in near], given[near]
         others = others[np.argsort(-_nearness(lab, lab.vectors[others]), kind="stable")]
     caught, suspected, rates, example = [], [], [], ""
     for repeat in range(repeats):
@@ -200,8 +200,8 @@ def _measured(lab: _Lab, form: str, clean: Student, repeats: int, seed: int) -> 
             caught += [not lab.check(text, lab.target) for text in marked]
         suspected += list(_suspected(vectors, labels, seed + repeat)[chosen])
         student = _student(lab, texts, labels, vectors)
-        rates.append(float((student(asked, given) == lab.target).mean()))
-    before, after = float((clean(asked, given) == lab.target).mean()), statistics.fmean(rates)
+        rates.append(float((student(probes, given) == lab.target).mean()))
+    before, after = float((clean(probes, given) == lab.target).mean()), statistics.fmean(rates)
     return FormResult(
         form=form,
         planted=lab.planted,

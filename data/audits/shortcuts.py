@@ -54,8 +54,7 @@ class Shortcut:
 
     @property
     def flagged(self) -> bool:
-        """Whether the word alone nearly determines the group, for a good part of the group's rows, and not by
-        chance."""
+        """True if the word alone nearly determines the group, for many of the group's rows and not by chance."""
         return self.interval[0] >= max(SURE, self.base) and self.coverage >= COMMON and self.z > Z95
 
 

@@ -14,7 +14,7 @@ from graft.schemas.datasets import DatasetVersion
 log = logging.getLogger(__name__)
 
 
-def told(source: Source, how: Format, splits: Sequence[str], made: Sequence[Written]) -> list[str]:
+def describe(source: Source, how: Format, splits: Sequence[str], made: Sequence[Written]) -> list[str]:
     """Return the notes of an export: a summary line, then one line per remark. Restricted rows are also logged."""
     query = """
         SELECT split, count(*) FILTER (restricted) AS restricted, count(*) AS n FROM lake.version_rows
@@ -28,8 +28,8 @@ def told(source: Source, how: Format, splits: Sequence[str], made: Sequence[Writ
     lost = f"{there:,} restricted rows were left out." if there and not source.restricted else "none was left out."
     lines = [line + lost] if there or rows == whole else [line.removesuffix("; ") + "."]
     if there and source.restricted:
-        asked = f"{there:,} restricted rows are included, because --restricted was given"
-        lines.append(f"{asked}: their texts are harmful by design; keep them from other readers.")
+        included = f"{there:,} restricted rows are included, because --restricted was given"
+        lines.append(f"{included}: their texts are harmful by design; keep them from other readers.")
     elif there:
         lines.append("Export with --restricted to include them.")
         lines += [
@@ -49,18 +49,18 @@ def _empty(how: Format, split: str, rows: int) -> str:
 
 def readme(found: DatasetVersion, lines: Sequence[str]) -> str:
     """Return README.md: the version's card, then a description of this export."""
-    said = "\n\n".join(lines)
-    return f"{found.card.rstrip()}\n\n## This export\n\n{said}\n\nContent hash of the version: {found.content_hash}\n"
+    notes = "\n\n".join(lines)
+    return f"{found.card.rstrip()}\n\n## This export\n\n{notes}\n\nContent hash of the version: {found.content_hash}\n"
 
 
 def manifest(
-    found: DatasetVersion, format: str, asked: Mapping[str, Any], splits: Sequence[str], made: Sequence[Written],
+    found: DatasetVersion, format: str, options: Mapping[str, Any], splits: Sequence[str], made: Sequence[Written],
     graft: str,
 ) -> str:  # fmt: skip
     """Return manifest.json: the version, the options, and each file's hash, bytes and rows."""
     facts = {
         "dataset": found.dataset, "version": found.version, "content_hash": found.content_hash, "graft": graft,
-        "format": format, "splits": list(splits), "options": dict(asked), "rows": sum(one.rows or 0 for one in made),
+        "format": format, "splits": list(splits), "options": dict(options), "rows": sum(one.rows or 0 for one in made),
         "files": [asdict(one) for one in made],
     }  # fmt: skip
     return json.dumps(facts, indent=2, ensure_ascii=False) + "\n"

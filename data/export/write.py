@@ -90,23 +90,23 @@ def export(
                      instruction)  # fmt: skip
     how.check(source)
     _refuse_earlier(how, found, chosen, out, overwrite)
-    asked = {"where": where, "columns": list(columns or ()), "shards": shards, "shard_rows": shard_rows,
+    options = {"where": where, "columns": list(columns or ()), "shards": shards, "shard_rows": shard_rows,
              "compression": cut.compression, "restricted": include_restricted, "ask": ask, "plain": plain,
              "instruction": instruction}  # fmt: skip
     with _staged(out) as stage:
         try:
             made = _rows(source, how, chosen, cut, stage, say)
-            told = notes.told(source, how, chosen, made)
-            made += _beside(source, how, made, stage, told)
+            lines = notes.describe(source, how, chosen, made)
+            made += _beside(source, how, made, stage, lines)
             code = code_version([(EXPORTS, format)])
-            _text(stage / MANIFEST, notes.manifest(found, format, asked, chosen, made, code))
+            _text(stage / MANIFEST, notes.manifest(found, format, options, chosen, made, code))
             return _into_place(stage, out, made)
         except OSError as error:
             raise _explained(error, out) from error
 
 
 def format_of(name: str) -> Format:
-    """The format of that name. Raises NotFound with the names that there are."""
+    """The format of that name. Raises NotFound with the available names."""
     found: Format = EXPORTS.get(name)
     return found
 
@@ -253,7 +253,7 @@ def _copy(
     params = Params()
     columns = how.select(source, params)
     relation = how.rows(source, params, source.chosen(params, split, span))
-    said = ", ".join(f'{expression} AS "{name}"' for name, expression in columns.items())
+    columns_sql = ", ".join(f'{expression} AS "{name}"' for name, expression in columns.items())
     packed = COMPRESSIONS[compression]
     options = {
         "parquet": f"FORMAT parquet, COMPRESSION {packed}",
@@ -261,7 +261,7 @@ def _copy(
         "csv": f"FORMAT csv, HEADER, QUOTE '\"', ESCAPE '\"', FORCE_QUOTE *, COMPRESSION {packed}",
         "lines": f"FORMAT csv, HEADER false, QUOTE '', ESCAPE '', DELIMITER e'\\x01', COMPRESSION {packed}",
     }[how.container]
-    query = f"COPY (SELECT {said} FROM {relation}{order}) TO {quoted(str(path))} ({options})"
+    query = f"COPY (SELECT {columns_sql} FROM {relation}{order}) TO {quoted(str(path))} ({options})"
     _query(source, query, params)
 
 
@@ -284,10 +284,10 @@ def _query(source: Source, query: str, params: Params) -> Any:
 # ---- files beside the rows, and into place
 
 
-def _beside(source: Source, how: Format, made: Sequence[Written], stage: Path, told: Sequence[str]) -> list[Written]:
+def _beside(source: Source, how: Format, made: Sequence[Written], stage: Path, lines: Sequence[str]) -> list[Written]:
     """Write the files beside the rows, README.md last."""
     head = how.head(source, made, stage)
-    texts = {**how.beside(source, made, stage), README: head + notes.readme(source.found, told)}
+    texts = {**how.beside(source, made, stage), README: head + notes.readme(source.found, lines)}
     for name, text in texts.items():
         _text(stage / name, text)
     return [_written(stage / name, stage) for name in texts]

@@ -11,7 +11,7 @@ from typing import Any
 
 from graft.data.gates.base import Finding, Gate, Needs, Rows, Sifted, failed, passed
 from graft.data.gates.shared.held_out import TestText
-from graft.data.gates.shared.spans import redacted, told
+from graft.data.gates.shared.spans import counted, redacted
 from graft.schemas.kinds import GATES, Kinds
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import GateResult, Proposal
@@ -35,7 +35,7 @@ def without(some: Callable[[type[Gate]], bool]) -> dict[str, Any]:
 
 
 def reads_reviews(recipe: Recipe) -> bool:
-    """Whether a gate of the recipe reads reviews."""
+    """Return True if a gate of the recipe reads reviews."""
     return any(kind.reviewed for _, kind in _kinds(recipe))
 
 
@@ -95,7 +95,7 @@ class Admission:
                 count += more
             if count:
                 result = GateResult(
-                    gate=gate.name, rule="redacted", passed=True, score=count.total(), detail=told(count)
+                    gate=gate.name, rule="redacted", passed=True, score=count.total(), detail=counted(count)
                 )
                 results.append(result)
         return text, response, tuple(results)

@@ -84,7 +84,6 @@ class Gate:
         embeds: `sift` needs vectors
         name: in results, cards and pages
         redacts: whether the finds of `find` are replaced in a text before any gate reads it
-        most: characters of a text or response above which `check` fails; no text is searched beyond
         off: settings under which it rejects no row
         people: whether rows that people wrote have to pass it, as models' rows do
         published: whether it compares with earlier versions of the dataset
@@ -104,11 +103,16 @@ class Gate:
     most: int | None = None
 
     def __init__(self, recipe: Recipe, needs: Needs) -> None:
-        self.passed = passed(self.name)
+        self.passed, self.most = passed(self.name), self.longest(recipe)
+
+    @classmethod
+    def longest(cls, recipe: Recipe) -> int | None:
+        """Characters of a text or response above which `check` fails: no longer text is searched or requested."""
+        return None
 
     @classmethod
     def enabled(cls, recipe: Recipe) -> bool:
-        """Whether the recipe sets the gate."""
+        """Return True if the recipe sets the gate."""
         return True
 
     @classmethod
@@ -117,7 +121,7 @@ class Gate:
         return (cls(recipe, needs),)
 
     def check(self, proposal: Proposal) -> GateResult:
-        """Whether the row passes. Never raises; a failure names its rule, and score and neighbour if any."""
+        """Return True if the row passes. Never raises; a failure names its rule, and score and neighbour if any."""
         return self.passed
 
     def failed(self, rule: str, detail: str, score: float | None = None, neighbour: str = "") -> GateResult:
@@ -132,7 +136,7 @@ class Gate:
         """Register a row of the run that has passed, once per id."""
 
     def clusters(self, ids: Sequence[str], texts: Sequence[str]) -> Mapping[str, str]:
-        """Each id to its cluster of similar rows; empty if the gate knows no similarity."""
+        """Each id to its cluster of similar rows; empty if the gate does not compare rows."""
         return {}
 
     def sift(self, rows: Rows) -> Sifted:

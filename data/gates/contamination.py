@@ -28,7 +28,7 @@ Hashes = NDArray[np.int64]
 
 
 class ContaminationGate(Gate):
-    """Rejects what repeats a held-out text: rules `contamination_exact` and `contamination_near`.
+    """Rejects rows that repeat a held-out text: rules `contamination_exact` and `contamination_near`.
 
     Near is a Jaccard similarity of shingles at or above `gates.near_duplicate`, or, if one of the two has GRAM_WORDS
     words or more, half of its runs of that many words in the other. The neighbour is a file and row, never a text.

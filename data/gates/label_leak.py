@@ -23,10 +23,10 @@ class Settings(Value):
 class LabelLeakGate(Gate):
     """Rejects a text that gives its label away in words that no person would write (rule `label_name`).
 
-    A message about a refund says "refund", so a plain word that is also a label is no leak. A leak is: the text *is*
-    the label's name; it starts with the name and a colon, dash or arrow (`Refund: where is …`); it holds the name as
+    Messages about refunds contain "refund", so a plain word that is also a label is no leak. Leaks: the text *is* the
+    label's name; it starts with the name and a colon, dash or arrow (`Refund: where is …`); it holds the name as
     an identifier (`card_arrival`, `card-arrival`, `cardArrival`); or it holds a name of several words verbatim
-    (`card arrival`). The domains of instructions are not what a student predicts: there only the first two count.
+    (`card arrival`). A student does not predict the domains of instructions: there only the first two count.
     The recipe turns the gate off with gates.label_leak: false. Labels of one hyphenated everyday word (`check-in`)
     are a reason to.
     """

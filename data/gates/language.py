@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from graft.data.gates.base import Gate, Needs
-from graft.schemas.base import Value
+from graft.schemas.base import OFF, Value
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import GateResult, Proposal
 
@@ -21,7 +21,7 @@ NEAR = ({"no", "nb", "nn", "da"}, {"id", "ms"}, {"hr", "sr", "bs", "sl"}, {"cs",
 class LanguageSettings(Value):
     """Language identification by words; the format gate checks the script."""
 
-    action: Literal["off", "reject"] = "reject"
+    action: Annotated[Literal["off", "reject"], OFF] = "reject"
     min_chars: int = Field(default=40, ge=1, description="shorter texts are not checked: no identifier is sure of them")
     min_probability: float = Field(default=0.9, gt=0, le=1, description="how sure it must be of another language")
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from pydantic import Field
 
 from graft.data.gates.base import Finding, Gate, Needs, Rows, Sifted, failed
 from graft.data.gates.shared.neighbours import nearest
-from graft.schemas.base import Value
+from graft.schemas.base import OFF, Value
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import GateResult
 from graft.schemas.sections import Column, Table
@@ -31,7 +31,7 @@ NEIGHBOURS = 10
 class LearnedSettings(Value):
     """Gates by a classifier that is cross-validated on the version itself. Used when a version is gated."""
 
-    action: Literal["off", "report", "reject"] = "report"
+    action: Annotated[Literal["off", "report", "reject"], OFF] = "report"
     folds: int = Field(default=5, ge=2, le=20)
     min_margin: float = Field(default=0.0, ge=0, lt=1, description="least margin of a row's label; 0: not looked at")
     max_outlier: float = Field(default=0.0, ge=0, le=1, description="share of rows dropped as out of distribution")

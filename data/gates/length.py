@@ -43,9 +43,12 @@ class LengthGate(Gate):
 
     def __init__(self, recipe: Recipe, needs: Needs) -> None:
         super().__init__(recipe, needs)
-        settings = recipe.gates.of(Settings)
-        self._least, self._most = settings.min_chars, settings.max_chars
-        self.most = self._most
+        self._least, self._most = recipe.gates.of(Settings).min_chars, self.longest(recipe)
+
+    @classmethod
+    def longest(cls, recipe: Recipe) -> int:
+        """As the recipe sets."""
+        return recipe.gates.of(Settings).max_chars
 
     def check(self, proposal: Proposal) -> GateResult:
         """See the class. A response may be short (a number answers some questions), but not too long."""

@@ -109,7 +109,7 @@ class Settings(Value):
 
 
 class PersonalGate(Gate):
-    """Rule `personal_data`. The detail says kind and place, never the data; the score is the number of finds."""
+    """Rule `personal_data`. The detail gives kind and place, never the data; the score is the number of finds."""
 
     Settings, cost, name = Settings, 10, "personal"
 
@@ -200,7 +200,7 @@ def _with_check(text: str) -> Iterator[Span]:
     from stdnum.gb import nhs
     from stdnum.us import ssn
 
-    def said(span: Span) -> str:
+    def without_gaps(span: Span) -> str:
         return _GAP.sub("", text[span.start : span.end])
 
     for start, ends in _accounts(text):
@@ -217,7 +217,7 @@ def _with_check(text: str) -> Iterator[Span]:
         (_NINO, bool),
     )
     for pattern, valid in numbers:
-        yield from (span for span in _spans("national_id", pattern, text) if valid(said(span)))
+        yield from (span for span in _spans("national_id", pattern, text) if valid(without_gaps(span)))
 
 
 def _accounts(text: str) -> Iterator[tuple[int, list[int]]]:
@@ -245,13 +245,13 @@ def _machines(text: str) -> Iterator[Span]:
     yield from _spans("mac_address", _MAC, text)
     yield from _spans("mac_address", _MAC_DOTTED, text)
     for span in (*_spans("ip_address", _IP4, text), *_spans("ip_address", _IP6, text)):
-        said = text[span.start : span.end]
-        if ("." not in said and said.count(":") < 2) or not any(sign.isdigit() for sign in said):
+        number = text[span.start : span.end]
+        if ("." not in number and number.count(":") < 2) or not any(sign.isdigit() for sign in number):
             continue
         if _RELEASE.search(text, max(0, span.start - 20), span.start):
             continue
         try:
-            address = ipaddress.ip_address(said)
+            address = ipaddress.ip_address(number)
         except ValueError:
             continue
         if not (address.is_loopback or address.is_unspecified):

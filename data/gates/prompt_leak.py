@@ -44,14 +44,14 @@ class PromptLeakGate(Gate):
         """See the class."""
         for part in proposal.parts if self._runs else ():
             longest, current, start, at = 0, 0, 0, 0
-            said = words(part)
-            for index, run in enumerate(_runs(said)):
+            spoken = words(part)
+            for index, run in enumerate(_runs(spoken)):
                 current = current + 1 if run in self._runs else 0
                 if current > longest:
                     longest, at = current, index
             if longest:
                 start, end = at - longest + 1, at + FRAGMENT_WORDS
-                detail = f"repeats our prompt: '{' '.join(said[start:end])[:100]}'"
+                detail = f"repeats our prompt: '{' '.join(spoken[start:end])[:100]}'"
                 return self.failed("prompt_fragment", detail, float(end - start))
         return self.passed
 
@@ -59,5 +59,5 @@ class PromptLeakGate(Gate):
 KIND = PromptLeakGate
 
 
-def _runs(said: list[str]) -> list[tuple[str, ...]]:
-    return [tuple(said[index : index + FRAGMENT_WORDS]) for index in range(len(said) - FRAGMENT_WORDS + 1)]
+def _runs(spoken: list[str]) -> list[tuple[str, ...]]:
+    return [tuple(spoken[index : index + FRAGMENT_WORDS]) for index in range(len(spoken) - FRAGMENT_WORDS + 1)]

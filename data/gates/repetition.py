@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from graft.data.gates.base import Gate, Needs
 from graft.data.gates.shared.folding import words
-from graft.schemas.base import Value
+from graft.schemas.base import OFF, Value
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import GateResult, Proposal
 
@@ -23,7 +23,7 @@ _RULE = re.compile(r"[-=_*.#~|:+]+")
 class RepetitionSettings(Value):
     """Settings for loops: the repeated share of a text."""
 
-    action: Literal["off", "reject"] = "reject"
+    action: Annotated[Literal["off", "reject"], OFF] = "reject"
     max_share: float = Field(default=0.5, gt=0, le=1, description="share of the text's word n-grams that repeat")
 
 
@@ -66,8 +66,8 @@ def repeated_share(text: str) -> float:
     """The share of a text's word trigrams that occurred in it before; 0 under LEAST_WORDS words."""
     if len(text) < 2 * LEAST_WORDS - 1 and text.isascii():
         return 0.0
-    said = words(text)
-    if len(said) < LEAST_WORDS:
+    tokens = words(text)
+    if len(tokens) < LEAST_WORDS:
         return 0.0
-    grams = [tuple(said[place : place + GRAM]) for place in range(len(said) - GRAM + 1)]
+    grams = [tuple(tokens[place : place + GRAM]) for place in range(len(tokens) - GRAM + 1)]
     return 1 - len(set(grams)) / len(grams)

@@ -67,7 +67,7 @@ class Settings(Value):
 
 
 class SecretGate(Gate):
-    """Rule `secret`. The detail says the place, never the secret; the score is the number of finds."""
+    """Rule `secret`. The detail gives the place, never the secret; the score is the number of finds."""
 
     Settings, cost, name = Settings, 9, "secrets"
 
@@ -131,7 +131,7 @@ def _of_services(text: str) -> Iterator[Span]:
 
 
 def _is_value(match: re.Match[str]) -> bool:
-    """Whether the text after "password is" or "token =" is a secret, rather than a plain word or a piece of code."""
+    """Return True if the text after "password is" or "token =" is a secret, not a plain word or a piece of code."""
     name, value = match["name"].casefold(), match["value"].rstrip(".!?)")
     password = name.startswith("p") and "key" not in name
     if _CODE.match(match["value"]) or _WORDY.match(value):

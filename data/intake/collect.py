@@ -104,14 +104,14 @@ def collect(source: Source, mapped: Mapped, checks: Checks, *, skip_bad: bool = 
 def _good(part: Part, mapped: Mapped, checks: Checks, problems: Problems) -> Iterator[Kept]:
     names = part.names.get(mapped.label or "")
     for line, record in part.records(problems, mapped.columns):
-        found = _said(record, mapped)
+        found = _fields(record, mapped)
         what = _wrong_text(found, mapped, checks)
         label, no_label = _label(record.get(mapped.label), names, checks) if mapped.label else (NO_LABEL, None)
         split, no_split = _split_of(record.get(mapped.split)) if mapped.split else (part.split, None)
         wrong = [each for each in (what, no_label, no_split) if each]
         if wrong:
-            for column, said, fix, kind in wrong[: 1 if problems.skip else 3]:
-                problems.row(part.file, line, column, said, fix, kind)
+            for column, message, fix, kind in wrong[: 1 if problems.skip else 3]:
+                problems.row(part.file, line, column, message, fix, kind)
         else:
             yield found[0].strip(), label, found[1].strip() or None if found[1] else None, split
 
@@ -120,7 +120,7 @@ Wrong = tuple[str, str, str, str]
 """Column, what, fix, and the kind that it is counted under."""
 
 
-def _said(record: Mapping[str, Any], mapped: Mapped) -> tuple[Any, Any]:
+def _fields(record: Mapping[str, Any], mapped: Mapped) -> tuple[Any, Any]:
     """The raw text and response, of any type."""
     if mapped.chat:
         return from_chat(record.get(mapped.chat)) or (None, None)

@@ -50,7 +50,7 @@ class Mapped:
         each = (*self.text, self.label, self.response, self.split, self.chat)
         return tuple(dict.fromkeys(name for name in each if name is not None))
 
-    def told(self) -> dict[str, str]:
+    def by_role(self) -> dict[str, str]:
         """Role to column, as written with --map."""
         found = {"text": "+".join(self.text) or (f"{self.chat} (chat)" if self.chat else ""), "label": self.label}
         found |= {"response": self.response or (f"{self.chat} (chat)" if self.chat else None), "split": self.split}
@@ -83,13 +83,13 @@ def parse_map(items: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def guess(source: Source, records: Sequence[Mapping[str, Any]], told: Mapping[str, str]) -> Mapped:
+def guess(source: Source, records: Sequence[Mapping[str, Any]], given: Mapping[str, str]) -> Mapped:
     """Map columns to roles, detecting those that are not given.
 
     Args:
         source: The source, for error messages.
         records: A sample of its records.
-        told: Columns by role as given with --map; an empty column drops the role.
+        given: Columns by role as given with --map; an empty column drops the role.
 
     Raises:
         InputInvalid: There are no rows, a given column does not exist, or the detection is ambiguous.
@@ -97,8 +97,8 @@ def guess(source: Source, records: Sequence[Mapping[str, Any]], told: Mapping[st
     columns = list(dict.fromkeys(str(name) for record in records for name in record))
     if not columns:
         raise invalid(source.name, "contains no rows", "check the file: it needs a header and at least one row")
-    chosen: dict[str, Any] = {role: _known(source, column, columns, role) for role, column in told.items() if column}
-    dropped = {role for role, column in told.items() if not column}
+    chosen: dict[str, Any] = {role: _known(source, column, columns, role) for role, column in given.items() if column}
+    dropped = {role for role, column in given.items() if not column}
     taken = {name for value in chosen.values() for name in value}
     free = [column for column in columns if column not in taken]
     chat = next((c for c in free if c.casefold() in CHATS and any(_turns(r.get(c)) for r in records)), None)

@@ -84,7 +84,7 @@ def lines(file: io.TextIOWrapper, name: str) -> Iterator[str]:
 
 
 def is_sound(text: str) -> bool:
-    """Whether every byte of the text could be decoded."""
+    """Return True if every byte of the text could be decoded."""
     if text.isascii():
         return True
     try:

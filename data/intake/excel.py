@@ -75,7 +75,7 @@ class _SeenError(Exception):
 
 
 def _has_dtd(archive: ZipFile, entry: Any) -> bool:
-    """Whether an entry is XML with a document type: entities can expand without limit, and sheets need none."""
+    """Return True if an entry is XML with a document type: entities can expand without limit, and sheets need none."""
     parser, found = expat.ParserCreate(), list[bool]()
 
     def seen(*_: Any) -> None:

@@ -18,17 +18,19 @@ SAMPLE = 20
 MAX_JSON_BYTES = 1_000_000_000
 
 
-def encoding_of(path: Path, asked: str | None, source: Source) -> tuple[str, bool]:
+def encoding_of(path: Path, requested: str | None, source: Source) -> tuple[str, bool]:
     """Return (encoding, whether lines may violate it): the requested encoding, else the detected one.
 
     A notice about an unusual encoding is added to the source.
     """
-    if asked:
+    if requested:
         try:
-            "".encode(asked)
+            "".encode(requested)
         except LookupError:
-            raise invalid(str(path), f"unknown encoding {asked!r}", "such as utf-8, cp1252, latin-1, utf-16") from None
-        return asked, True
+            raise invalid(
+                str(path), f"unknown encoding {requested!r}", "such as utf-8, cp1252, latin-1, utf-16"
+            ) from None
+        return requested, True
     name, mixed, notice = find_encoding(path)
     if notice:
         source.notices.append(f"{path.name} {notice}")

@@ -117,7 +117,7 @@ def _buffer_sizes(metadata: memoryview, body: Any) -> Iterator[int]:
 
 
 def is_remote(source: str) -> bool:
-    """Whether the source is an address, such as s3://… or https://…, rather than a path."""
+    """Return True if the source is an address, such as s3://… or https://…, rather than a path."""
     scheme, found, _ = source.partition("://")
     return bool(found) and scheme.isalnum()
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from graft.data.quality.model import Balance, Duplicates, LabelShare, Lengths, Repeated, Spread, Wording
 from graft.schemas.datasets import DatasetVersion
-from graft.schemas.restricted import HIDDEN
+from graft.schemas.sections import HIDDEN
 
 if TYPE_CHECKING:
     from graft.data.lake import Lake
@@ -47,7 +47,7 @@ class Held:
     """A version's rows in a temporary table `name`.
 
     Columns: id, pick (the sampling order), label, split, chars, words, response_chars, restricted,
-    said (word hashes of text and response), same (hash of the folded row).
+    tokens (word hashes of text and response), same (hash of the folded row).
     """
 
     name: str
@@ -58,15 +58,16 @@ class Held:
 def held(lake: Lake, version: DatasetVersion) -> Iterator[Held]:
     """The version's rows in a temporary table, dropped at the end."""
     name = f"quality_{uuid.uuid4().hex}"
-    said = words_sql("CASE WHEN response IS NULL THEN text ELSE text || chr(10) || response END")
+    terms = words_sql("CASE WHEN response IS NULL THEN text ELSE text || chr(10) || response END")
     query = f"""
         CREATE TEMP TABLE {name} AS
-        SELECT id, pick, label, split, chars, response_chars, restricted, said, words,
-               CASE WHEN len(said) > 0 THEN hash(said) ELSE hash(regexp_replace(whole, '\\s', '', 'g')) END AS same
+        SELECT id, pick, label, split, chars, response_chars, restricted, tokens, words,
+               CASE WHEN len(tokens) > 0 THEN hash(tokens) ELSE hash(regexp_replace(whole, '\\s', '', 'g')) END AS same
         FROM (SELECT id, md5_number_lower(id) AS pick, label, split, length(text) AS chars,
-                     length(response) AS response_chars, restricted, list_transform({said}, lambda w: hash(w)) AS said,
+                     length(response) AS response_chars, restricted,
+                     list_transform({terms}, lambda w: hash(w)) AS tokens,
                      CASE WHEN response IS NULL THEN NULL ELSE len({words_sql("text")}) END AS own,
-                     coalesce(own, len(said)) AS words, text || coalesce(response, '') AS whole
+                     coalesce(own, len(tokens)) AS words, text || coalesce(response, '') AS whole
               FROM lake.version_rows WHERE dataset = ? AND version = ?)"""
     lake.sql(query, [version.dataset, version.version])
     try:
@@ -144,8 +145,8 @@ def lengths(lake: Lake, rows: Held) -> Lengths:
 
 def distinct(lake: Lake, table: str, n: int) -> tuple[int, int]:
     """(different, all) word n-grams of a table's rows; none crosses the end of a row."""
-    parts = ", ".join(f"said[k + {place}]" for place in range(n))
-    grams = "said" if n == 1 else f"list_transform(range(1, len(said) - {n - 2}), lambda k: hash({parts}))"
+    parts = ", ".join(f"tokens[k + {place}]" for place in range(n))
+    grams = "tokens" if n == 1 else f"list_transform(range(1, len(tokens) - {n - 2}), lambda k: hash({parts}))"
     query = f"""
         SELECT count(*)::BIGINT AS kinds, coalesce(sum(n), 0)::BIGINT AS total
         FROM (SELECT gram, count(*) AS n FROM (SELECT unnest({grams}) AS gram FROM {table}) GROUP BY 1)"""
@@ -214,7 +215,8 @@ def duplicates(lake: Lake, rows: Held, missing: dict[str, str], *, restricted: b
     )
 
 
-SHINGLES = "list_distinct(list_concat(said, list_transform(range(1, len(said)), lambda k: hash(said[k], said[k + 1]))))"
+PAIRS = "list_transform(range(1, len(tokens)), lambda k: hash(tokens[k], tokens[k + 1]))"
+SHINGLES = f"list_distinct(list_concat(tokens, {PAIRS}))"
 
 
 def _near(lake: Lake, rows: Held) -> tuple[float | None, int]:
@@ -228,19 +230,19 @@ def _near(lake: Lake, rows: Held) -> tuple[float | None, int]:
     try:
         lake.sql(f"""
             CREATE TEMP TABLE {kinds} AS SELECT same, count(*) AS n, any_value({SHINGLES}) AS shingles
-            FROM {rows.name} WHERE len(said) > 0 GROUP BY same""")
+            FROM {rows.name} WHERE len(tokens) > 0 GROUP BY same""")
         lake.sql(f"""
             CREATE TEMP TABLE {probe} AS SELECT same, n, shingles FROM {kinds} JOIN
-            (SELECT same, pick FROM {rows.name} WHERE len(said) > 0 ORDER BY pick, id LIMIT {NEAR_ROWS})
+            (SELECT same, pick FROM {rows.name} WHERE len(tokens) > 0 ORDER BY pick, id LIMIT {NEAR_ROWS})
             USING (same)""")
         query = f"""
-            WITH asked AS MATERIALIZED (SELECT same, unnest(shingles) AS shingle FROM {probe} WHERE n = 1),
+            WITH wanted AS MATERIALIZED (SELECT same, unnest(shingles) AS shingle FROM {probe} WHERE n = 1),
             everywhere AS MATERIALIZED (SELECT k.same, k.shingle FROM
                 (SELECT same, unnest(shingles) AS shingle FROM {kinds}) k
-                SEMI JOIN asked USING (shingle)),
+                SEMI JOIN wanted USING (shingle)),
             frequency AS MATERIALIZED (SELECT shingle, count(*) AS df FROM everywhere GROUP BY 1),
             rarest AS (SELECT same, list({{'df': df, 'shingle': shingle}} ORDER BY df, shingle) AS ranked
-                FROM asked JOIN frequency USING (shingle) GROUP BY same),
+                FROM wanted JOIN frequency USING (shingle) GROUP BY same),
             prefix AS MATERIALIZED (SELECT same, unnest(ranked[: len(ranked) - ceil({NEAR} * len(ranked))::BIGINT + 1])
                 AS s FROM rarest),
             pairs AS (SELECT DISTINCT p.same AS a, e.same AS b FROM prefix p

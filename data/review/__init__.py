@@ -5,7 +5,6 @@ Decisions are edits (data/edits.py): `decide` and `record` write them, `undo` re
 
 from __future__ import annotations
 
-from graft.data.review.agreed import against_people, agreement
 from graft.data.review.items import item
 from graft.data.review.model import (
     AgainstPeople,
@@ -18,14 +17,14 @@ from graft.data.review.model import (
     Progress,
     Queue,
     QueueRule,
-    Said,
     Standing,
+    Verdict,
 )
-from graft.data.review.people import decisions, progress, standing
+from graft.data.review.people import against_people, agreement, decisions, progress, standing
 from graft.data.review.queues import chosen, gates, queue
 
 __all__ = [
     "AgainstPeople", "Agreement", "Difference", "Item", "Judge", "Pair", "Person", "Progress", "Queue", "QueueRule",
-    "Said", "Standing", "against_people", "agreement", "chosen", "decisions", "gates", "item", "progress",
+    "Standing", "Verdict", "against_people", "agreement", "chosen", "decisions", "gates", "item", "progress",
     "queue", "standing",
 ]  # fmt: skip

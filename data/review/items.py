@@ -9,8 +9,8 @@ import orjson
 
 from graft.data.edits import seen
 from graft.data.rescue import runs_of
-from graft.data.review.model import Item, QueueRule, Said
-from graft.schemas.restricted import HIDDEN
+from graft.data.review.model import Item, QueueRule, Verdict
+from graft.schemas.sections import HIDDEN
 
 if TYPE_CHECKING:
     from graft.data.lake import Lake
@@ -119,7 +119,7 @@ def _item(
         intended_label=made.get("intended_label", row["label"]), split=held["split"] if held else None,
         status="accepted" if held else "rejected", restricted=secret, why=why, score=score, second=second,
         reviews=tuple(
-            Said(role=one["role"], model=one["model"], mean=one["mean"], answer=shown(one["answer"] or ""),
+            Verdict(role=one["role"], model=one["model"], mean=one["mean"], answer=shown(one["answer"] or ""),
                  comment=shown(one["comment"]))
             for one in made.get("reviews") or ()
         ),
@@ -150,8 +150,8 @@ def _why(
         return "drawn at random", None
     spread, adjudicated = made.get("spread"), made.get("route") == "adjudicated"
     if rule != "margin" and (spread or adjudicated):
-        told = [f"reviewers' spread {spread:.1f}"] if spread else []
-        return ", ".join([*told, *(["the adjudicator decided"] if adjudicated else [])]), spread
+        parts = [f"reviewers' spread {spread:.1f}"] if spread else []
+        return ", ".join([*parts, *(["the adjudicator decided"] if adjudicated else [])]), spread
     if margin is not None:
         return f"margin {margin:.2f}" + (f" over {second!r}" if second else ""), margin
     return "", None
@@ -162,7 +162,7 @@ def _refusal(made: Mapping[str, Any]) -> tuple[str, float | None]:
     if made["route"] != "gate":
         mean = made["mean"]
         return f"rejected by the {who}" + (f", mean {mean:.1f}" if mean is not None else ""), mean
-    told = f"rejected by gate {who}" + (f" ({rule})" if rule and rule != who else "")
+    reason = f"rejected by gate {who}" + (f" ({rule})" if rule and rule != who else "")
     if score is not None:
-        told += f", {score:.2f}"
-    return told + (f" to {neighbour}" if neighbour else ""), score
+        reason += f", {score:.2f}"
+    return reason + (f" to {neighbour}" if neighbour else ""), score

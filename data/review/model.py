@@ -7,8 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from graft.schemas.base import Value
-from graft.schemas.datasets import SplitName
-from graft.schemas.versions import Edit
+from graft.schemas.datasets import Edit, SplitName
 
 QueueRule = Literal["disagreement", "margin", "random", "gate", "query"]
 
@@ -16,7 +15,7 @@ REJECTED = "reject"
 """The name of a rejection in the agreement figures."""
 
 
-class Said(Value):
+class Verdict(Value):
     """A judge's verdict on a row."""
 
     role: str
@@ -39,7 +38,7 @@ class Item(Value):
     restricted: bool
     why: str = Field(description="the reason for the review, in one line")
     score: float | None = Field(description="the sort key of the queue: spread, margin or the gate's score")
-    reviews: tuple[Said, ...]
+    reviews: tuple[Verdict, ...]
     second: str = Field(description="the likeliest other label; empty: unknown")
     neighbour: str = Field(description="id of the row that a gate matched; empty: none")
     neighbour_text: str | None = Field(description="its text, hidden if it is restricted; None: unknown")

@@ -51,7 +51,7 @@ _OPEN = """
     ORDER BY later NULLS FIRST, {order}, id LIMIT $5"""
 
 
-class Asked(TypedDict, total=False):
+class QueueOptions(TypedDict, total=False):
     """Arguments of `chosen`: the person, and the part of the queue."""
 
     by: Required[str]
@@ -68,7 +68,7 @@ def queue(
     rule: QueueRule,
     *,
     restricted: bool = False,
-    **asked: Unpack[Asked],
+    **options: Unpack[QueueOptions],
 ) -> Queue:
     """Return the first `size` rows (1,000 at most) for this person to review.
 
@@ -78,7 +78,7 @@ def queue(
     `gate` if it is given. `query`: rows that match the condition `where`, in the version's order. Raises GraftError if
     the rule or the condition cannot be used.
     """
-    ids, total = chosen(lake, found, rule, restricted=restricted, **asked)
+    ids, total = chosen(lake, found, rule, restricted=restricted, **options)
     return Queue(rule=rule, total=total, items=items(lake, found, ids, rule=rule, restricted=restricted))
 
 
@@ -105,7 +105,7 @@ def chosen(
     rows, order, more = _fitting(lake, found, rule, gate, where, seed, restricted=restricted)
     query = _OPEN.format(rows=rows, order=order, side="SEMI" if blind else "ANTI")
     params = [found.dataset, found.version, by, list(DECISIONS), max(0, min(size, MOST)), *more]
-    first = _asked(lake, query, params, where)
+    first = _query(lake, query, params, where)
     return tuple(row["id"] for row in first), first[0]["total"] if first else 0
 
 
@@ -146,7 +146,7 @@ def _fitting(
     return rows, "ordinal", []
 
 
-def _asked(lake: Lake, query: str, params: list[Any], where: str) -> list[dict[str, Any]]:
+def _query(lake: Lake, query: str, params: list[Any], where: str) -> list[dict[str, Any]]:
     import duckdb
 
     try:

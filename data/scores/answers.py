@@ -81,7 +81,7 @@ class Answers:
 
     @property
     def right(self) -> maths.Truths:
-        """Whether each prediction is right, of shape (rows,); with several labels, whether all of them are."""
+        """True if each prediction is right, of shape (rows,); with several labels, if all of them are."""
         return np.array([a == b for a, b in zip(self.column("label"), self.column("predicted"), strict=True)], bool)
 
     @property
@@ -239,8 +239,10 @@ def _table(
 
 def _of_sets(predicted: Sequence[str], matrix: maths.Matrix, labels: Sequence[str]) -> maths.Matrix:
     """The probability of exactly the predicted labels, of shape (rows,)."""
-    said = np.array([[label in some for label in labels] for some in (set(cell.split(BETWEEN)) for cell in predicted)])
-    sure: maths.Matrix = np.where(said, matrix, 1 - matrix).prod(axis=1)
+    predicted_sets = np.array(
+        [[label in some for label in labels] for some in (set(cell.split(BETWEEN)) for cell in predicted)]
+    )
+    sure: maths.Matrix = np.where(predicted_sets, matrix, 1 - matrix).prod(axis=1)
     return sure
 
 

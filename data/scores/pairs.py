@@ -116,7 +116,7 @@ def paired(a: Answers, b: Answers) -> Paired:
     only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
     both = int((right_a & right_b).sum())
     tested = maths.paired_counts(only_b, only_a, a.rows)
-    differ = int((_said(a, order_a) != _said(b, order_b)).sum())
+    differ = int((_predictions(a, order_a) != _predictions(b, order_b)).sum())
     return Paired(
         a=a.student_id, b=b.student_id, test_file=a.test_file, test_hash=a.test_hash, rows=a.rows,
         both=both, only_a=only_a, only_b=only_b, neither=a.rows - both - only_a - only_b,
@@ -135,9 +135,9 @@ def _order(found: Answers) -> list[Placed]:
     return sorted(zip(*columns, range(found.rows), strict=True))
 
 
-def _said(found: Answers, order: list[Placed]) -> np.ndarray[tuple[int], np.dtype[np.object_]]:
-    said = np.array(found.column("predicted"), dtype=object)
-    return said[[place for *_, place in order]]
+def _predictions(found: Answers, order: list[Placed]) -> np.ndarray[tuple[int], np.dtype[np.object_]]:
+    predictions = np.array(found.column("predicted"), dtype=object)
+    return predictions[[place for *_, place in order]]
 
 
 def _verdict(a: str, b: str, tested: maths.Paired, differ: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from graft.data.spending.days import PARTS, by_dataset, by_day, month, total
 from graft.data.spending.model import (
     DatasetUse,
     DayUse,
@@ -13,9 +12,18 @@ from graft.data.spending.model import (
     Total,
     Worth,
 )
-from graft.data.spending.models import by_model
-from graft.data.spending.runs import compare_runs, errors, over_run, runs_by_dataset
-from graft.data.spending.worth import worth
+from graft.data.spending.models import by_model, worth
+from graft.data.spending.runs import (
+    PARTS,
+    by_dataset,
+    by_day,
+    compare_runs,
+    errors,
+    month,
+    over_run,
+    runs_by_dataset,
+    total,
+)
 
 __all__ = [
     "PARTS", "DatasetUse", "DayUse", "Failure", "ModelUse", "RunFigures", "Stretch", "Total", "Worth", "by_dataset",

@@ -1,13 +1,16 @@
-"""Usage of each model in each role: calls, tokens, price, failures, latency."""
+"""Usage of each model in each role, and its value: outcomes of writers' candidates, agreement of judges."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Unpack
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Unpack
 
-from graft.data.quality.judged import PRICED
+from graft.data.quality.judged import PANEL, PRICED, SCORED
 from graft.data.quality.words import ratio, rounded
-from graft.data.spending.model import ModelUse
-from graft.data.spending.scope import Filters, calls, candidates, dollars, each, params, rows
+from graft.data.spending.model import ModelUse, Worth
+from graft.data.spending.scope import Filters, Params, calls, candidates, dollars, each, params, rows
+from graft.schemas.binding import LEAST_SCORE, least_scores, writing_roles
+from graft.schemas.decisions import codes_of
 
 if TYPE_CHECKING:
     from graft.data.lake import Lake
@@ -19,6 +22,10 @@ _MORE = """
     max(failure) AS code, max(prompt_tokens) AS prompt, max(completion_tokens) AS completion,
     max(cached_tokens) AS known, count(*) FILTER (cached) AS again, max(attempts) AS attempts,
     min(latency_s) FILTER (NOT cached AND failure IS NULL) AS latency"""
+JUDGED = ("low_mean", "agreed", "adjudicated")
+"""Routes that end by a candidate's scores; a gate or a failure is unrelated to the judges."""
+TOLERANCE = 1e-9
+"""As in the method's rule: a mean that reaches tau except for rounding passes."""
 
 
 def _known(column: str) -> str:
@@ -63,3 +70,81 @@ def by_model(lake: Lake, **filters: Unpack[Filters]) -> list[ModelUse]:
 
 def _share(failures: dict[str, int], codes: tuple[str, ...], of: int) -> float | None:
     return ratio(sum(failures.get(code, 0) for code in codes), of)
+
+
+def worth(lake: Lake, uses: Sequence[ModelUse] | None = None, **filters: Unpack[Filters]) -> list[Worth]:
+    """Writers (such as the generator) by yield, then judges (such as a reviewer) by role and model.
+
+    A judgement is a score above or below the run's tau, or a label; the decision agrees with it if the row was
+    accepted, rejected or labelled accordingly. `uses` is the result of `by_model` for the same filters, if available.
+    See `data.spending.scope` for filters.
+    """
+    if uses is None:
+        uses = by_model(lake, **filters)
+    prices = {(use.role, use.model): use.price_usd for use in uses}
+    given = params(filters)
+    return [*_writers(lake, filters, given, prices), *_judges(lake, filters, given, prices)]
+
+
+Prices = dict[tuple[str, str], float | None]
+
+
+def _writers(lake: Lake, filters: Filters, given: Params, prices: Prices) -> list[Worth]:
+    from graft.data.audits.base import wilson
+
+    parts = " UNION ALL ".join(
+        f"SELECT '{role}' AS role, json_extract_string(models, '$.{role}') AS model, status, code FROM made"
+        for role in writing_roles()
+    )
+    query = f"""
+        WITH made AS MATERIALIZED ({candidates(filters, "models, status, code")})
+        SELECT role, model, count(*) AS n, count(*) FILTER (status = 'accepted') AS accepted,
+               count(*) FILTER (list_contains($5::VARCHAR[], code)) AS refused,
+               count(*) FILTER (list_contains($6::VARCHAR[], code)) AS duplicates
+        FROM ({parts}) WHERE model IS NOT NULL GROUP BY role, model ORDER BY role, accepted / n DESC, model"""
+    return [
+        Worth(
+            role=row["role"], model=row["model"], candidates=row["n"], accepted=row["accepted"],
+            share=ratio(row["accepted"], row["n"]), interval=wilson(row["accepted"], row["n"]),
+            refused=ratio(row["refused"], row["n"]), duplicates=ratio(row["duplicates"], row["n"]),
+            price_usd=(price := prices.get((row["role"], row["model"]))),
+            row_price_usd=each(price, row["accepted"]),
+        )
+        for row in rows(lake, query, [*given, list(codes_of("refused")), list(codes_of("duplicate"))])
+    ]  # fmt: skip
+
+
+def _judges(lake: Lake, filters: Filters, given: Params, prices: Prices) -> list[Worth]:
+    verdict_sql = """CASE WHEN r.failure <> '' THEN NULL WHEN r.stage = 'label' THEN nullif(r.answer, '')
+                   WHEN r.mean IS NOT NULL THEN (r.mean >= tau)::VARCHAR END"""
+    columns = f"""run_id, status = 'accepted' AS accepted, route, reviews, {PANEL} AS panel,
+        nullif(json_extract_string(labelling, '$.label'), '') AS given"""
+    query = f"""
+        WITH made AS (
+            SELECT c.*, coalesce(tau, $5) - {TOLERANCE} AS tau,
+                   CASE WHEN list_contains($6::VARCHAR[], route) THEN accepted::VARCHAR END AS ended
+            FROM ({candidates(filters, columns)}) c LEFT JOIN
+            (SELECT id AS run_id, {least_scores()} AS tau FROM lake.runs)
+            USING (run_id)),
+        votes AS (SELECT panel, given, ended, [{{'model': r.model, 'role': r.role, 'mean': r.mean,
+            'failed': r.failure <> '', 'label': r.stage = 'label', 'said': {verdict_sql}}} for r in reviews] AS votes
+            FROM made),
+        judged AS (
+            SELECT one.model AS model, one.role AS role, one.mean AS mean, panel, one.failed AS failed,
+                   one.said = CASE WHEN one.label THEN given ELSE ended END AS agrees,
+                   [v.said = one.said for v in votes if v.model <> one.model AND v.label = one.label] AS others
+            FROM (SELECT *, unnest(votes) AS one FROM votes))
+        SELECT role, model, count(*) AS n, count(*) FILTER (failed) AS failed, avg(mean) AS mean,
+               avg(mean - panel) FILTER ({SCORED}) AS severity, avg(agrees::INT) AS agrees,
+               sum(list_sum(others::INT[])) AS same, sum(list_count(others)) AS others
+        FROM judged GROUP BY role, model ORDER BY role, model"""
+    return [_judge(row, prices) for row in rows(lake, query, [*given, LEAST_SCORE, list(JUDGED)])]
+
+
+def _judge(row: dict[str, Any], prices: Prices) -> Worth:
+    price = prices.get((row["role"], row["model"]))
+    return Worth(
+        role=row["role"], model=row["model"], reviews=row["n"], failed=row["failed"], mean=rounded(row["mean"]),
+        severity=rounded(row["severity"]), agrees_decision=rounded(row["agrees"]),
+        agrees_others=ratio(row["same"], row["others"]), price_usd=price, review_price_usd=each(price, row["n"]),
+    )  # fmt: skip

@@ -61,8 +61,8 @@ def calls(more: str = "") -> str:
 def candidates(filters: Filters, columns: str) -> str:
     """Return SQL of columns of the candidates in scope; calls are read only if days are given."""
     if filters.get("since") is None and filters.get("until") is None:
-        unasked = "$3::TIMESTAMPTZ IS NULL AND $4::TIMESTAMPTZ IS NULL"
-        return f"SELECT {columns} FROM lake.candidates WHERE {RUNS} AND {unasked}"
+        any_time = "$3::TIMESTAMPTZ IS NULL AND $4::TIMESTAMPTZ IS NULL"
+        return f"SELECT {columns} FROM lake.candidates WHERE {RUNS} AND {any_time}"
     return f"""
         SELECT {columns} FROM lake.candidates WHERE {RUNS} AND hash(run_id, candidate_id) IN
         (SELECT unit FROM (SELECT hash(run_id, candidate_id) AS unit, max("at") AS "at" FROM lake.calls

@@ -29,7 +29,7 @@ LIMIT = 20_000
 """Default maximum of embedded rows: a minute or two on two cores."""
 BLOCK = 16_384
 """Rows per block of the file: 12 MB at 384 dimensions."""
-ASKED = 512
+BATCH = 512
 """Texts passed to the encoder at a time."""
 
 Say = Callable[[int, int], None]
@@ -104,13 +104,13 @@ class _Encoder:
 
     def of(self, block: pa.Table) -> Halves:
         """Return a block's unit vectors, of shape (n, d)."""
-        texts, again = block.column("said").to_pylist(), block.column("again").to_pylist()
+        texts, again = block.column("content").to_pylist(), block.column("again").to_pylist()
         count = Counter(texts)
         fresh = sorted((text for text in count if text not in self._known), key=lambda text: (len(text), text))
         made = {text: self._known[text] for text in count if text in self._known}
         self._tell(sum(count[text] for text in made))
-        for start in range(0, len(fresh), ASKED):
-            some = fresh[start : start + ASKED]
+        for start in range(0, len(fresh), BATCH):
+            some = fresh[start : start + BATCH]
             made |= dict(zip(some, self._units(some), strict=True))
             self._tell(sum(count[text] for text in some))
         self._known |= {text: made[text] for text, several in zip(texts, again, strict=True) if several}

@@ -65,7 +65,7 @@ class Vectors:
 
     @property
     def whole(self) -> bool:
-        """Whether every row of the version is embedded."""
+        """True if every row of the version is embedded."""
         return self.about.rows >= self.about.of_rows
 
     def points(self, sample: int = 4_000) -> list[Point]:

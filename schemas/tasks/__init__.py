@@ -1,1 +1,1 @@
-"""Tasks: what a dataset is for. One module a kind; `base.Task` is what the rest of Graft asks them."""
+"""Tasks: the purpose of a dataset. One module per kind; `base.Task` is the interface to the rest of Graft."""

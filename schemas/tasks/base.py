@@ -1,7 +1,7 @@
-"""What every task answers. A kind is a class of `Task` in a module of its name here, or of another distribution.
+"""Interface of every task. A kind is a subclass of `Task` in a module of its name, here or in another distribution.
 
-Nothing outside a kind's module asks which kind a task is: it asks for one of the answers below. Each has a default,
-that of short texts with one label each; a kind gives those that differ.
+Code outside a kind's module never tests which kind a task is: it reads one of the attributes below. The defaults are
+those of short texts with one label each; a kind overrides those that differ.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LabelName = Annotated[str, Field(min_length=1, max_length=100)]
 
 
 class Label(Value):
-    """One class: its name as the student will predict it, and what it means in a clause."""
+    """One class: its name as the student will predict it, and its meaning as a clause."""
 
     name: LabelName
     description: str = Field(default="", max_length=1_000, description="completes: a text which is about …")
@@ -53,7 +53,7 @@ RUBRIC = (
 
 @dataclass(frozen=True)
 class ImportedRows:
-    """What an import knows of its rows. `labels` are sorted; `answered`: whether any row has a response."""
+    """Facts about imported rows. `labels` are sorted; `answered` is True if any row has a response."""
 
     labels: Sequence[str]
     answered: bool
@@ -62,32 +62,32 @@ class ImportedRows:
 
 
 class Task(Value):
-    """A task. The class itself stands for that of a run which names none: open rows, of any labels."""
+    """A task. The base class itself is the task of a run that names none: unrestricted rows with any labels."""
 
     kind: str = ""
     language: str = Field(default="en", pattern=r"^[a-z]{2,3}$", description="ISO 639 code of the texts")
 
     labelled: ClassVar[bool] = True
-    """Whether a row teaches its label: judges are asked for it and the student predicts it.
+    """True if rows teach their label: judges determine it and the student predicts it.
 
-    Where it is false a row teaches its response: the label only sorts rows, and models sort seeds that come without.
+    If False, rows teach their response: the label only groups rows, and models assign one to seeds without a label.
     """
     label_noun: ClassVar[str] = "label"
-    """What its labels are called."""
+    """The word for its labels."""
     sides: ClassVar[tuple[str, ...]] = ()
-    """The two labels of a task that judges by a policy, the refused side first; empty for all others."""
+    """The two labels of a task with a policy, the refused side first; empty for all other tasks."""
     free_form: ClassVar[bool] = False
-    """Whether a text may hold code, JSON and fields of its own."""
+    """True if a text may hold code, JSON and fields of its own."""
     student: ClassVar[str] = "classifier"
     """The kind of student that learns it, in `schemas.kinds.STUDENTS`."""
     rubric: ClassVar[tuple[Criterion, ...]] = RUBRIC
-    """What reviewers score a text with a label by."""
+    """The criteria by which reviewers score a text with a label."""
     hub_category: ClassVar[str] = "text-classification"
     """The task's name on Hugging Face's hub."""
     needed_column: ClassVar[str] = "label"
-    """What an import must have besides the text: "label" or "response"."""
+    """The column that an import needs besides the text: "label" or "response"."""
     guessed_from: ClassVar[str] = ""
-    """The column by which an import is taken for this task where nobody says which; empty for one that is never."""
+    """The column from which an import without a named task is guessed to be this one; empty: never guessed."""
     import_options: ClassVar[tuple[str, ...]] = ()
     """Fields of the task that a person must give with an import."""
 
@@ -98,7 +98,7 @@ class Task(Value):
 
     @property
     def categories(self) -> tuple[Label, ...]:
-        """What rows are spread over, in the recipe's order: labels, domains, or the sides of a policy."""
+        """The categories over which rows are spread, in the recipe's order: labels, domains or a policy's sides."""
         return ()
 
     @property
@@ -108,46 +108,46 @@ class Task(Value):
 
     @property
     def noun(self) -> str:
-        """What one text is, such as "a message to a shop's support"."""
+        """A noun phrase for one text, such as "a message to a shop's support"."""
         return "a short text"
 
     @property
     def needs_response(self) -> bool:
-        """Whether a row is not whole without a response."""
+        """True if a row is incomplete without a response."""
         return not self.labelled
 
     @property
     def has_restricted(self) -> bool:
-        """Whether rows of some label are restricted."""
+        """True if rows of some label are restricted."""
         return any(self.restricts(name) for name in self.names)
 
     def restricts(self, label: str) -> bool:
-        """Whether rows with this label are hidden until somebody asks for them. Any label may come, "" too."""
+        """Return True if rows with this label are hidden by default. `label` may be any text, even empty."""
         return False
 
     def category(self, name: str) -> Label:
-        """The category of that name; one that the task does not know comes back without a description."""
+        """The category of that name; an unknown one is returned without a description."""
         return next((one for one in self.categories if one.name == name), Label(name=name))
 
     def clause(self, name: str) -> str:
-        """What completes "a text which …" for a category."""
+        """The words that complete "a text which …" for a category."""
         return f"is about {self.category(name).description or name}"
 
     @classmethod
     def of_rows(cls, rows: ImportedRows) -> dict[str, Any]:
-        """The task's own fields for rows that are there already. Raises FieldErrors where the rows cannot be its."""
+        """The task's own fields for existing rows. Raises FieldErrors if the rows do not suit the task."""
         raise NotImplementedError(f"{cls.__name__} is not imported")
 
     @classmethod
     def unchecked(cls, names: Sequence[str], language: str) -> Task:
-        """The task over these categories, however few or odd they are; asked of a kind that is guessed from columns."""
+        """The task over these categories, however few or odd; called for a kind that is guessed from columns."""
         raise NotImplementedError(f"{cls.__name__} is not guessed")
 
 
 class Unread(Task):
     """A stored task that this Graft cannot read in full, because its kind is not installed or its fields have changed.
 
-    `like` tells what is restricted, by the fields that are there. Without it nobody can tell, so all rows are.
+    `like` determines the restricted labels from the fields that could be read. Without it all rows are restricted.
     """
 
     like: Task | None = None
@@ -155,7 +155,7 @@ class Unread(Task):
 
     @property
     def categories(self) -> tuple[Label, ...]:
-        """Whatever has a name in the lists that the task holds."""
+        """Every named entry of the lists that the task holds."""
         return self.listed
 
     @property
@@ -169,7 +169,7 @@ class Unread(Task):
 
 
 def stored_task(recipe: Mapping[str, Any]) -> Task:
-    """The task of a run's recipe as the lake holds it. Never raises: what cannot be read is Unread."""
+    """The task of a run's recipe as the lake holds it. Never raises: an unreadable task is returned as Unread."""
     given = recipe.get("task")
     task: Mapping[str, Any] = given if isinstance(given, Mapping) else {}
     name, language = str(task.get("kind") or ""), str(task.get("language") or "en")
@@ -186,7 +186,7 @@ def stored_task(recipe: Mapping[str, Any]) -> Task:
 
 
 def task_for(columns: Collection[str]) -> type[Task]:
-    """The kind of rows that have these columns ("response", "label"), where nobody says which."""
+    """The kind of task for rows with these columns ("response", "label") if none is named."""
     every: list[type[Task]] = list(TASKS.all().values())
     kinds = {kind.guessed_from: kind for kind in reversed(every) if kind.guessed_from}  # Graft's own before plugins'
     return next((kinds[column] for column in ("response", "label") if column in columns), kinds["label"])

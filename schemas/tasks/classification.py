@@ -29,7 +29,7 @@ class ClassificationTask(Task):
 
     @property
     def noun(self) -> str:
-        """As the recipe says."""
+        """The recipe's `text`."""
         return self.text
 
     @classmethod

@@ -45,16 +45,16 @@ class GuardTask(Task):
 
     @property
     def needs_response(self) -> bool:
-        """Where the recipe says so."""
+        """True if the recipe sets `with_response`."""
         return self.with_response
 
     @property
     def has_restricted(self) -> bool:
-        """Whatever is not safe, unless the recipe says that its policy is a benign one."""
+        """True unless the recipe declares its policy benign."""
         return self.restricted
 
     def restricts(self, label: str) -> bool:
-        """Only safe rows are open."""
+        """Return True for any label but safe, if the task is restricted."""
         return self.restricted and label != SAFE
 
     def clause(self, name: str) -> str:
@@ -63,7 +63,7 @@ class GuardTask(Task):
 
     @classmethod
     def of_rows(cls, rows: ImportedRows) -> dict[str, Any]:
-        """The policy is the person's; rows have responses where any has."""
+        """The policy is the given one; a response is needed if any row has one."""
         return {"policy": rows.policy, "restricted": rows.restricted, "with_response": rows.answered}
 
 

@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from graft.schemas.students import StudentSettings
-from graft.students.heads.base import Answer, Head, Rule, Said, Several
+from graft.students.heads.base import Answer, Head, Predicted, Rule, Several
 from graft.students.heads.multi_label import MultiLabel
 from graft.students.heads.single import Single
 
-__all__ = ["Answer", "Head", "Rule", "Said", "Several", "head_in", "head_of"]
+__all__ = ["Answer", "Head", "Predicted", "Rule", "Several", "head_in", "head_of"]
 
 
 def head_of(settings: StudentSettings, labels: Sequence[str]) -> Head:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Say = Callable[[str], None]
-Said = tuple[list[str], list[list[float]]]
+Predicted = tuple[list[str], list[list[float]]]
 """Predicted labels, or label cells, and the probabilities of each text in the labels' order."""
 
 
@@ -115,7 +115,7 @@ class Head(ABC):
         """Torch logits to probabilities, both of shape (texts, labels)."""
 
     @abstractmethod
-    def said(self, shares: Probabilities) -> list[str]:
+    def predicted(self, shares: Probabilities) -> list[str]:
         """The label, or cell, that follows from each text's probabilities."""
 
     def many(self, shares: Probabilities) -> list[tuple[str, ...]]:
@@ -142,7 +142,7 @@ class Head(ABC):
 
     @abstractmethod
     def evaluate(
-        self, said: Said, rows: Rows, *, student_id: str, test_file: str,
+        self, predicted: Predicted, rows: Rows, *, student_id: str, test_file: str,
         validation: tuple[Probabilities, Sequence[str]] | None = None,
     ) -> Evaluation:  # fmt: skip
         """Evaluate predictions on held-out (text, label) rows.
@@ -151,9 +151,9 @@ class Head(ABC):
         """
 
     @abstractmethod
-    def weakest(self, said: Said, rows: Rows) -> Slices:
+    def weakest(self, predicted: Predicted, rows: Rows) -> Slices:
         """Weak points of a student."""
 
     @abstractmethod
-    def write_reliability(self, said: Said, rows: Rows, folder: Path, title: str) -> None:
+    def write_reliability(self, predicted: Predicted, rows: Rows, folder: Path, title: str) -> None:
         """Write `reliability.json` and `reliability.png` into the folder."""

@@ -18,7 +18,7 @@ from graft.schemas.base import content_hash
 from graft.schemas.errors import GraftError
 from graft.schemas.students import ClassScore, Evaluation, StudentSettings
 from graft.students.evaluate import Probabilities, Rows, Slice, Slices, few, worst_slices, write_bins
-from graft.students.heads.base import Answer, Head, Rule, Said, Say
+from graft.students.heads.base import Answer, Head, Predicted, Rule, Say
 from graft.students.rows import Given, TrainRow, as_rows
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ class MultiLabel(Head):
             for row in shares
         ]
 
-    def said(self, shares: Probabilities) -> list[str]:
+    def predicted(self, shares: Probabilities) -> list[str]:
         """The cells of these labels."""
         return [cell_of(labels) for labels in self.many(shares)]
 
@@ -199,7 +199,7 @@ class MultiLabel(Head):
     # ---- figures
 
     def evaluate(
-        self, said: Said, rows: Rows, *, student_id: str, test_file: str,
+        self, predicted: Predicted, rows: Rows, *, student_id: str, test_file: str,
         validation: tuple[Probabilities, Sequence[str]] | None = None,
     ) -> Evaluation:  # fmt: skip
         """Accuracy, its interval and `majority` (the file's commonest set) are of whole sets of labels.
@@ -212,7 +212,7 @@ class MultiLabel(Head):
         from graft.data.scores.maths import accuracy_interval, calibration_error
 
         true = [set(labels_in(cell, self.labels)) for _, cell in self.test_rows(rows, test_file, lambda text: None)]
-        guessed = [set(labels_in(cell, self.labels)) for cell in said[0]]
+        guessed = [set(labels_in(cell, self.labels)) for cell in predicted[0]]
         right = sum(a == b for a, b in zip(true, guessed, strict=True))
         classes, count = self._scores(true, guessed), len(rows)
         seen = [one.f1 for one in classes if one.support]
@@ -222,16 +222,17 @@ class MultiLabel(Head):
             accuracy=right / count, macro_f1=sum(seen) / len(seen),
             micro_f1=2 * hits / sum(map(len, (*true, *guessed))), classes=classes,
             confusion=self._confusion(true, guessed), labels=self.labels, interval=accuracy_interval(right, count),
-            ece=calibration_error(self._bins(true, said[1])) if said[1] else None,
+            ece=calibration_error(self._bins(true, predicted[1])) if predicted[1] else None,
             majority=max(Counter(map(frozenset, true)).values()) / count,
         )  # fmt: skip
 
-    def weakest(self, said: Said, rows: Rows) -> Slices:
+    def weakest(self, predicted: Predicted, rows: Rows) -> Slices:
         """The three labels and the text lengths with the smallest share of rows whose whole set is right."""
-        by_length = worst_slices(said[0], rows)
+        by_length = worst_slices(predicted[0], rows)
         shares = []
         judged = [
-            (set(labels_in(cell, self.labels)), guess == cell) for guess, (_, cell) in zip(said[0], rows, strict=True)
+            (set(labels_in(cell, self.labels)), guess == cell)
+            for guess, (_, cell) in zip(predicted[0], rows, strict=True)
         ]
         for label in self.labels:
             if inside := [right for held, right in judged if label in held]:
@@ -239,10 +240,10 @@ class MultiLabel(Head):
         shares.sort(key=lambda one: (one.accuracy, -one.rows, one.name))
         return replace(by_length, labels=tuple(shares[:3]))
 
-    def write_reliability(self, said: Said, rows: Rows, folder: Path, title: str) -> None:
+    def write_reliability(self, predicted: Predicted, rows: Rows, folder: Path, title: str) -> None:
         """Of every label's probability on every row."""
         true = [set(labels_in(cell, self.labels)) for _, cell in rows]
-        write_bins(self._bins(true, said[1]), folder, title, "probability of a label")
+        write_bins(self._bins(true, predicted[1]), folder, title, "probability of a label")
 
     def _bins(self, true: Sequence[set[str]], probabilities: Probabilities) -> tuple[Bin, ...]:
         """Confidence of each label on each row, and the frequency with which the row had it."""
@@ -253,11 +254,11 @@ class MultiLabel(Head):
         matrix = as_matrix(probabilities, len(true), len(self.labels))
         return reliability(matrix.reshape(-1, 1), np.array([label in held for held in true for label in self.labels]))
 
-    def _scores(self, true: Sequence[set[str]], said: Sequence[set[str]]) -> tuple[ClassScore, ...]:
+    def _scores(self, true: Sequence[set[str]], predicted: Sequence[set[str]]) -> tuple[ClassScore, ...]:
         """Each label on its own; 0 instead of a division by zero."""
         held = Counter(label for some in true for label in some)
-        claimed = Counter(label for some in said for label in some)
-        hits = Counter(label for a, b in zip(true, said, strict=True) for label in a & b)
+        claimed = Counter(label for some in predicted for label in some)
+        hits = Counter(label for a, b in zip(true, predicted, strict=True) for label in a & b)
         return tuple(
             ClassScore(
                 label=label, precision=hits[label] / max(1, claimed[label]), recall=hits[label] / max(1, held[label]),
@@ -266,9 +267,9 @@ class MultiLabel(Head):
             for label in self.labels
         )  # fmt: skip
 
-    def _confusion(self, true: Sequence[set[str]], said: Sequence[set[str]]) -> tuple[tuple[int, ...], ...]:
+    def _confusion(self, true: Sequence[set[str]], predicted: Sequence[set[str]]) -> tuple[tuple[int, ...], ...]:
         counts = Counter[tuple[str, str]]()
-        for a, b in zip(true, said, strict=True):
+        for a, b in zip(true, predicted, strict=True):
             counts.update((label, label) for label in a & b)
             counts.update((missed, wrong) for missed in a - b for wrong in b - a)
         return tuple(tuple(counts[row, column] for column in self.labels) for row in self.labels)

@@ -17,7 +17,7 @@ from graft.students.evaluate import (
     worst_slices,
     write_reliability,
 )
-from graft.students.heads.base import Answer, Head, Rule, Said, Say
+from graft.students.heads.base import Answer, Head, Predicted, Rule, Say
 from graft.students.rows import Given, TrainRow, as_rows, unique
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Single(Head):
         """Softmax."""
         return logits.softmax(-1)
 
-    def said(self, shares: Probabilities) -> list[str]:
+    def predicted(self, shares: Probabilities) -> list[str]:
         """The most probable labels."""
         return [self.labels[max(range(len(row)), key=row.__getitem__)] for row in shares]
 
@@ -94,19 +94,19 @@ class Single(Head):
         ]
 
     def evaluate(
-        self, said: Said, rows: Rows, *, student_id: str, test_file: str,
+        self, predicted: Predicted, rows: Rows, *, student_id: str, test_file: str,
         validation: tuple[Probabilities, Sequence[str]] | None = None,
     ) -> Evaluation:  # fmt: skip
         """As `students.evaluate.evaluate`."""
         return evaluate(
-            said[0], rows, self.labels, student_id=student_id, test_file=test_file, probabilities=said[1],
+            predicted[0], rows, self.labels, student_id=student_id, test_file=test_file, probabilities=predicted[1],
             validation=validation,
         )  # fmt: skip
 
-    def weakest(self, said: Said, rows: Rows) -> Slices:
+    def weakest(self, predicted: Predicted, rows: Rows) -> Slices:
         """Labels, lengths and sure mistakes."""
-        return worst_slices(said[0], rows, said[1])
+        return worst_slices(predicted[0], rows, predicted[1])
 
-    def write_reliability(self, said: Said, rows: Rows, folder: Path, title: str) -> None:
+    def write_reliability(self, predicted: Predicted, rows: Rows, folder: Path, title: str) -> None:
         """Of the predicted label's probability."""
-        write_reliability(said[0], rows, said[1], folder, title)
+        write_reliability(predicted[0], rows, predicted[1], folder, title)

@@ -50,7 +50,7 @@ class Encoded:
 
 
 def is_negative(rejected: Candidate, accepted: Candidate, tau: float) -> bool:
-    """Whether a rejected response is a wrong answer beside an accepted one to the same instruction.
+    """Return True if a rejected response is a wrong answer beside an accepted one to the same instruction.
 
     True if its decision's code is negative (schemas.decisions) and the content reviewers' mean `correctness` is below
     `tau` and below the accepted one's. Other codes do not judge the answer: `rejected.flag` is about the instruction,
@@ -94,10 +94,10 @@ def lessons(turns: Sequence[Turn], rationale_weight: float) -> list[Turn]:
     The weight is a sampling share: at 1 each rationale occurs once a pass, at 2.5 twice and every second one thrice.
     """
     once = {(turn.instruction, turn.response): turn for turn in turns}
-    told = [Turn(REASONING + turn.instruction, turn.rationale) for turn in once.values() if turn.rationale]
+    reasoned = [Turn(REASONING + turn.instruction, turn.rationale) for turn in once.values() if turn.rationale]
     whole, part = divmod(rationale_weight, 1)
-    told.sort(key=lambda turn: stable_hash(turn.instruction, turn.response))
-    extra = [*told * int(whole), *told[: round(part * len(told))]]
+    reasoned.sort(key=lambda turn: stable_hash(turn.instruction, turn.response))
+    extra = [*reasoned * int(whole), *reasoned[: round(part * len(reasoned))]]
     return sorted([*once.values(), *extra], key=lambda turn: (turn.instruction, turn.response))
 
 
@@ -110,13 +110,13 @@ def encode(
     cut = gone = 0
     for turn in turns:
         prompt, answer = chat(tokenizer, turn.instruction, turn.response)
-        asked, said = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt, answer))
-        room = max_length - len(asked)
-        cut += 0 < room < len(said)
+        question, answered = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt, answer))
+        room = max_length - len(question)
+        cut += 0 < room < len(answered)
         gone += room <= 0
         if room > 0:
-            said = said[:room]
-            made.append(Encoded((*asked, *said), (*[IGNORED] * len(asked), *said)))
+            answered = answered[:room]
+            made.append(Encoded((*question, *answered), (*[IGNORED] * len(question), *answered)))
     if cut:
         say(f"{cut} of {len(turns)} rows are longer than instruct.max_length ({max_length} tokens): cut there")
     if gone:
@@ -126,11 +126,11 @@ def encode(
 
 def chat(tokenizer: Any, instruction: str, response: str) -> tuple[str, str]:
     """The part before the assistant's answer, and the answer with its end token, in the tokenizer's template."""
-    asked = [{"role": "user", "content": plain(tokenizer, instruction)}]
-    said = {"role": "assistant", "content": plain(tokenizer, response)}
-    prompt: str = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
-    whole: str = tokenizer.apply_chat_template([*asked, said], tokenize=False)
-    answer = whole[len(prompt) :].rstrip() if whole.startswith(prompt) else said["content"]
+    user = [{"role": "user", "content": plain(tokenizer, instruction)}]
+    assistant = {"role": "assistant", "content": plain(tokenizer, response)}
+    prompt: str = tokenizer.apply_chat_template(user, tokenize=False, add_generation_prompt=True)
+    whole: str = tokenizer.apply_chat_template([*user, assistant], tokenize=False)
+    answer = whole[len(prompt) :].rstrip() if whole.startswith(prompt) else assistant["content"]
     return prompt, answer if answer.endswith(tokenizer.eos_token) else answer + tokenizer.eos_token
 
 

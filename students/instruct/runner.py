@@ -125,7 +125,7 @@ class Watch:
         self.broken, self.losses, self.tokens = "", list[float](), 0
         self._began = time.monotonic()
         self._next, self._saved = self._began + EVERY, bool(before)
-        self._asked = 0.0
+        self._requested = 0.0
 
     @property
     def seconds(self) -> float:
@@ -172,7 +172,7 @@ class Watch:
             if other != made:
                 shutil.rmtree(other, ignore_errors=True)
         ended = time.monotonic()
-        self._saved, self._next = True, ended + max(EVERY, (ended - self._asked) / SHARE)
+        self._saved, self._next = True, ended + max(EVERY, (ended - self._requested) / SHARE)
 
     def _ask(self, state: Any, control: Any, model: Any) -> None:
         if self.broken:
@@ -180,7 +180,7 @@ class Watch:
         if not is_whole(model):
             self._break(f"weights are not finite after step {state.global_step}", control)
             return
-        self._asked, control.should_save = time.monotonic(), True
+        self._requested, control.should_save = time.monotonic(), True
 
     def _break(self, what: str, control: Any) -> None:
         self.broken = self.broken or what
@@ -188,7 +188,7 @@ class Watch:
 
 
 def is_whole(model: Any) -> bool:
-    """Whether every trained weight is finite."""
+    """Return True if every trained weight is finite."""
     return all(bool(torch.isfinite(each).all()) for each in model.parameters() if each.requires_grad)
 
 
@@ -259,9 +259,9 @@ def _checkpoint(folder: Path) -> Path | None:
 
 
 def _is_memory(error: RuntimeError) -> bool:
-    """Whether torch ran out of memory: CUDA has a class for it, Apple's and the CPU's allocators only a message."""
-    said = str(error).casefold()
-    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in said or "can't allocate memory" in said
+    """Return True if torch ran out of memory: CUDA has a class for it, other allocators only a message."""
+    message = str(error).casefold()
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in message or "can't allocate memory" in message
 
 
 @contextmanager

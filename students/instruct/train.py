@@ -1,6 +1,6 @@
 """A version's instruction student: trained stage by stage, measured beside its untrained base.
 
-Knows neither Prefect nor the lake: it takes turns and pairs and returns values.
+Independent of Prefect and the lake: it takes turns and pairs and returns values.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def train_instruct_student(
     if not rows:
         raise GraftError(
             "there is no instruction with a response to learn from", where="training rows",
-            fix="graft show NAME --rejected says why rows were rejected; or raise student.instruct.max_length",
+            fix="graft show NAME --rejected lists the reasons of rejections; or raise student.instruct.max_length",
         )  # fmt: skip
     stages = stages_of(settings)
     used = pairs if any(stage.pairs for stage in stages) else ()
@@ -105,7 +105,7 @@ def train_instruct_student(
         notes.append("the version has no row outside its training split: the student is not evaluated")
     elif evaluation.loss > evaluation.base_loss:
         notes.append("the student is worse than its base on rows that it did not learn from: fewer epochs may help")
-    text = "\n".join(_told(student, base, evaluation, [len(rows), len(used)], notes))
+    text = "\n".join(_card_of(student, base, evaluation, [len(rows), len(used)], notes))
     return InstructReport((student,), (evaluation,) if evaluation else (), text, tuple(notes))
 
 
@@ -277,7 +277,7 @@ def _how(settings: StudentSettings) -> str:
     return f"LoRA of rank {chosen.lora_rank}" if chosen.adapter == "lora" else "every weight"
 
 
-def _told(
+def _card_of(
     student: Student, base: CausalBase, evaluation: InstructEvaluation | None, learned: Sequence[int],
     notes: Sequence[str],
 ) -> list[str]:  # fmt: skip

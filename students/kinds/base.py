@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import ClassVar, NoReturn
 
 from graft.data.lake import Lake
+from graft.schemas.base import Value
 from graft.schemas.datasets import DatasetVersion, Run
 from graft.schemas.errors import GraftError, NotFound
 from graft.schemas.home import Home
@@ -40,7 +41,7 @@ class Training:
         settings: the recipe's, perhaps changed for this training
         test: a held-out file in place of the settings' own
         ask_teachers: the recipe's labelers on held-out rows, to compare: (rows, the student's predictions) to scores
-            and their table as text; raises GraftError if none can be asked
+            and their table as text; raises GraftError if none can be called
     """
 
     lake: Lake
@@ -70,18 +71,21 @@ class StudentKind(ABC):
     Attributes:
         name: the module's, and the kind's
         noun: for messages, with its article
+        Settings: its own block under the recipe's `student`, named as the kind, each field with a default;
+            `request.settings.of(Settings)` reads it. None: it has no block and learns with the fields of all students
     """
 
     name: ClassVar[str]
     noun: ClassVar[str]
+    Settings: ClassVar[type[Value] | None] = None
 
     @abstractmethod
-    def train(self, asked: Training) -> Report:
+    def train(self, request: Training) -> Report:
         """Train, evaluate, and store student and evaluations in the lake. Raises GraftError subclasses."""
 
     @abstractmethod
     def lies_in(self, folder: Path) -> bool:
-        """Whether a student of this kind lies in the folder, trained or exported."""
+        """Return True if a student of this kind lies in the folder, trained or exported."""
 
     def check_steering(self, settings: StudentSettings) -> None:
         """Check that a loop (`graft improve`) can be steered by such students. Raises GraftError unless a kind

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from graft.data.lake import Lake
 from graft.data.scores.answers import VALIDATION
-from graft.data.seeds import load_labelled
-from graft.data.test_files import register_file
+from graft.data.seeds import load_labelled, register_file
 from graft.data.versions import version
 from graft.schemas.datasets import DatasetVersion
 from graft.schemas.errors import GraftError, NotFound
@@ -20,9 +19,9 @@ from graft.schemas.students import Evaluation, Student, StudentSettings
 from graft.students.encoder import BUILT_IN, find_encoder
 from graft.students.heads import Head, Rule, head_of
 from graft.students.kinds.base import Exported, StudentKind, Training
-from graft.students.material import Material, of_seeds, read_version
 from graft.students.objectives.base import objective_of
 from graft.students.predict import FACTS, Engine, Predictor, is_student
+from graft.students.rows import Material, of_seeds, read_version
 from graft.students.train import StudentReport, train_student
 
 MODELS = "## Models and their terms"
@@ -34,19 +33,19 @@ class Classifier(StudentKind):
 
     name, noun = "classifier", "a classifier"
 
-    def train(self, asked: Training) -> StudentReport:
+    def train(self, request: Training) -> StudentReport:
         """Both students, stored with their evaluations, and the teachers beside them if the settings name some."""
-        lake, found, settings = asked.lake, asked.version, asked.settings
-        labels = asked.recipe.task.names
+        lake, found, settings = request.lake, request.version, request.settings
+        labels = request.recipe.task.names
         head = head_of(settings, labels)
         soft = objective_of(head, settings).soft_labels or head.soft_labels or settings.select is not None
-        material = read_version(lake, found, labels, asked.say, soft=soft)
-        test_rows = _test_rows(asked, head, material)
-        own = not (asked.test or settings.test)  # the version's own test split evaluates both
+        material = read_version(lake, found, labels, request.say, soft=soft)
+        test_rows = _test_rows(request, head, material)
+        own = not (request.test or settings.test)  # the version's own test split evaluates both
         report = train_student(
-            rows=material.rows["train"], seeds=of_seeds(lake.seeds(asked.run.id)), test_rows=test_rows,
-            test_name=asked.test or settings.test or f"{found.ref} test split (synthetic)", labels=labels,
-            settings=settings, home=asked.home, dataset=found.dataset, version=found.version, say=asked.say,
+            rows=material.rows["train"], seeds=of_seeds(lake.seeds(request.run.id)), test_rows=test_rows,
+            test_name=request.test or settings.test or f"{found.ref} test split (synthetic)", labels=labels,
+            settings=settings, home=request.home, dataset=found.dataset, version=found.version, say=request.say,
             validation=material.rows["validation"], test_ids=material.ids["test"] if own else [],
             validation_ids=material.ids["validation"],
         )  # fmt: skip
@@ -54,7 +53,7 @@ class Classifier(StudentKind):
             lake.save_student(student)
         _save(lake, [*report.evaluations, *([report.validation] if report.validation else [])])
         if settings.teacher_rows:
-            report = _with_teachers(asked, report, head, test_rows)
+            report = _with_teachers(request, report, head, test_rows)
             _save(lake, report.evaluations)
         return report
 
@@ -116,46 +115,46 @@ def _save(lake: Lake, evaluations: Sequence[Evaluation]) -> None:
         lake.save_evaluation(evaluation)
 
 
-def _test_rows(asked: Training, head: Head, material: Material) -> list[tuple[str, str]]:
+def _test_rows(request: Training, head: Head, material: Material) -> list[tuple[str, str]]:
     """The rows of the test file, which is registered so that no later row may repeat one; else the test split's."""
-    settings = asked.settings
-    if not asked.test and not settings.test:
+    settings = request.settings
+    if not request.test and not settings.test:
         return [row.pair for row in material.rows["test"]]
-    file = Path(asked.test) if asked.test else resolve_path(asked.run.recipe_file, settings.test or "")
+    file = Path(request.test) if request.test else resolve_path(request.run.recipe_file, settings.test or "")
     held_out = load_labelled(file, settings.text_field, settings.label_field, head.labels, several=head.several)
-    register_file(asked.lake, asked.version.dataset, file, settings.text_field)
+    register_file(request.lake, request.version.dataset, file, settings.text_field)
     return held_out
 
 
 def _with_teachers(
-    asked: Training, report: StudentReport, head: Head, test_rows: list[tuple[str, str]]
+    request: Training, report: StudentReport, head: Head, test_rows: list[tuple[str, str]]
 ) -> StudentReport:
     """The report with the teachers' scores on the version's evaluation; a note if no teacher can be called."""
 
     def predict(texts: Sequence[str]) -> list[str]:
-        found = Predictor.open(asked.home.student(report.students[-1].id))
+        found = Predictor.open(request.home.student(report.students[-1].id))
         return [answer.label for answer in found.predict(texts)]
 
     if head.several:
-        return _noted(asked, report, "no teacher was called: it names one label, and these texts may have several")
+        return _noted(request, report, "no teacher was called: it names one label, and these texts may have several")
     try:
-        scores, table = asked.ask_teachers(test_rows, predict)
+        scores, table = request.ask_teachers(test_rows, predict)
     except GraftError as error:
-        return _noted(asked, report, f"no teacher was called: {error.what}")
+        return _noted(request, report, f"no teacher was called: {error.what}")
     if not scores:
-        return _noted(asked, report, "no teacher was called: the limits of the recipe's models allow none")
+        return _noted(request, report, "no teacher was called: the limits of the recipe's models allow none")
     *others, judged = report.evaluations
     evaluations = (*others, judged.model_copy(update={"teachers": scores}))
     return replace(report, evaluations=evaluations, text=f"{report.text}\n\n{table}")
 
 
-def _noted(asked: Training, report: StudentReport, note: str) -> StudentReport:
-    asked.say(note)
+def _noted(request: Training, report: StudentReport, note: str) -> StudentReport:
+    request.say(note)
     return replace(report, notes=(*report.notes, note), text=f"{report.text}\n\n{note}")
 
 
 def _since(file: Path, student: Student) -> bool:
-    """Whether the file was written after the student's (last) training."""
+    """Return True if the file was written after the student's (last) training."""
     return file.stat().st_mtime >= student.created_at.timestamp()
 
 

@@ -14,6 +14,7 @@ from graft.schemas.errors import GraftError
 from graft.schemas.kinds import METHODS
 from graft.schemas.rows import Candidate
 from graft.schemas.sections import Column, Table
+from graft.schemas.students import InstructSettings
 from graft.students.instruct.data import Pair, Turn, pairs_of, rationale_of
 from graft.students.instruct.train import Held, InstructReport, train_instruct_student
 from graft.students.kinds.base import StudentKind, Training
@@ -23,21 +24,21 @@ from graft.students.predict import is_student
 class Instruct(StudentKind):
     """Instructions to responses."""
 
-    name, noun = "instruct", "an instruction student"
+    name, noun, Settings = "instruct", "an instruction student", InstructSettings
 
-    def train(self, asked: Training) -> InstructReport:
+    def train(self, request: Training) -> InstructReport:
         """On the training split and the seeds that have a response, judged on the version's other splits."""
-        if asked.test:
+        if request.test:
             raise GraftError(
                 "an instruction student is evaluated on the version's own rows: it takes no test file",
                 where="--test", fix="leave it out",
             )  # fmt: skip
-        lake, found = asked.lake, asked.version
-        train, other = _split(lake, found, METHODS.get(asked.recipe.method.kind).least_accepted(asked.recipe))
-        seeds = [Turn(seed.text, seed.response) for seed in lake.seeds(asked.run.id) if seed.response]
+        lake, found = request.lake, request.version
+        train, other = _split(lake, found, METHODS.get(request.recipe.method.kind).least_accepted(request.recipe))
+        seeds = [Turn(seed.text, seed.response) for seed in lake.seeds(request.run.id) if seed.response]
         report = train_instruct_student(
-            [*train.turns, *seeds], train.pairs, Held(other.turns, other.pairs), settings=asked.settings,
-            home=asked.home, dataset=found.dataset, version=found.version, say=asked.say,
+            [*train.turns, *seeds], train.pairs, Held(other.turns, other.pairs), settings=request.settings,
+            home=request.home, dataset=found.dataset, version=found.version, say=request.say,
         )  # fmt: skip
         lake.save_student(report.student)
         if report.evaluation:

@@ -46,8 +46,8 @@ class Distillation(CrossEntropy):
 
         share, heat = self.settings.soft_weight, self.settings.temperature
         hard = super()._of(logits, batch)
-        said = functional.log_softmax(logits / heat, -1)
-        apart = functional.kl_div(said, self._targets(batch).to(logits.device), reduction="batchmean")
+        log_shares = functional.log_softmax(logits / heat, -1)
+        apart = functional.kl_div(log_shares, self._targets(batch).to(logits.device), reduction="batchmean")
         return (1 - share) * hard + share * heat**2 * apart
 
     def _targets(self, batch: Sequence[TrainRow]) -> Tensor:

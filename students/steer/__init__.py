@@ -24,7 +24,7 @@ class Decided:
     steering: Steering
     wanted: dict[str, int]
     weights: dict[str, float]
-    said: tuple[str, ...]
+    summaries: tuple[str, ...]
 
 
 async def decide(evidence: Evidence, settings: ImproveSettings, *, rows: int, after: int) -> Decided:
@@ -37,8 +37,8 @@ async def decide(evidence: Evidence, settings: ImproveSettings, *, rows: int, af
         concepts=_merged([wish.concepts for wish in wishes.values()]),
         partners=_merged([wish.partners for wish in wishes.values()]),
     )  # fmt: skip
-    said = tuple(f"{name}: {wish.said}" for name, wish in wishes.items())
-    return Decided(steering, rows_of(weights, rows), weights, said)
+    summaries = tuple(f"{name}: {wish.summary}" for name, wish in wishes.items())
+    return Decided(steering, rows_of(weights, rows), weights, summaries)
 
 
 def _merged(found: Sequence[Mapping[str, tuple[str, ...]]]) -> dict[str, tuple[str, ...]]:
@@ -57,13 +57,13 @@ def shares_of(wishes: Sequence[Mapping[str, float]], labels: Sequence[str], leas
     """
     even = 1 / len(labels)
     total = dict.fromkeys(labels, 0.0)
-    said = [wish for wish in wishes if sum(wish.get(label, 0.0) for label in labels) > 0] or [
+    weighing = [wish for wish in wishes if sum(wish.get(label, 0.0) for label in labels) > 0] or [
         dict.fromkeys(labels, 1.0)
     ]
-    for wish in said:
+    for wish in weighing:
         whole = sum(wish.get(label, 0.0) for label in labels)
         for label in labels:
-            total[label] += wish.get(label, 0.0) / whole / len(said)
+            total[label] += wish.get(label, 0.0) / whole / len(weighing)
     return {label: least_share * even + (1 - least_share) * total[label] for label in labels}
 
 

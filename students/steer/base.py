@@ -38,7 +38,7 @@ class SteeringRow:
 
     @property
     def wrong(self) -> bool:
-        """Whether the student's label differs from the row's."""
+        """True if the student's label differs from the row's."""
         return self.predicted != self.label
 
     @property
@@ -75,13 +75,13 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Wish:
-    """A policy's wish for the next round. No weights: the policy leaves the counts alone. `said` is one sentence."""
+    """A policy's wish for the next round. No weights: the policy leaves the counts alone. `summary` is one sentence."""
 
     weights: Mapping[str, float] = field(default_factory=dict)
     exemplars: tuple[SteerRow, ...] = ()
     concepts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     partners: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    said: str = ""
+    summary: str = ""
 
 
 def shown(rows: Sequence[SteeringRow]) -> tuple[SteerRow, ...]:

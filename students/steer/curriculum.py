@@ -31,8 +31,8 @@ async def wish(evidence: Evidence) -> Wish:
         middle = round(level * (len(rows) - 1)) if rows else 0
         start = min(max(0, middle - EACH // 2), max(0, len(rows) - EACH))
         chosen += rows[start : start + EACH]
-    said = f"{len(chosen)} exemplars about the {level:.0%} quantile of difficulty"
-    return Wish(weights=dict.fromkeys(evidence.labels, 1.0), exemplars=shown(chosen), said=said)
+    summary = f"{len(chosen)} exemplars about the {level:.0%} quantile of difficulty"
+    return Wish(weights=dict.fromkeys(evidence.labels, 1.0), exemplars=shown(chosen), summary=summary)
 
 
 KIND: Policy = wish

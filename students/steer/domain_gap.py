@@ -34,7 +34,7 @@ async def wish(evidence: Evidence) -> Wish:
     }
     widest = max(gaps, key=lambda label: gaps[label])
     return Wish(
-        weights=weights, said=f"the student is furthest behind the teacher in {widest} (gap {gaps[widest]:.2f})"
+        weights=weights, summary=f"the student is furthest behind the teacher in {widest} (gap {gaps[widest]:.2f})"
     )
 
 

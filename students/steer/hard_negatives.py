@@ -34,10 +34,10 @@ async def wish(evidence: Evidence) -> Wish:
         if taken:
             partners[label] = tuple(other for other, _ in sorted(taken.items(), key=lambda pair: (-pair[1], pair[0])))
     worst = max(weights, key=lambda label: weights[label])
-    said = f"{len(wrong)} of {len(evidence.rows)} steering rows wrong, {len(hardest)} of them shown"
+    summary = f"{len(wrong)} of {len(evidence.rows)} steering rows wrong, {len(hardest)} of them shown"
     if wrong:
-        said += f"; most often {worst} ({weights[worst] - 1:.0%} of its rows)"
-    return Wish(weights=weights, exemplars=shown(hardest), partners=partners, said=said)
+        summary += f"; most often {worst} ({weights[worst] - 1:.0%} of its rows)"
+    return Wish(weights=weights, exemplars=shown(hardest), partners=partners, summary=summary)
 
 
 KIND: Policy = wish

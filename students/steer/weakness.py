@@ -31,8 +31,8 @@ async def wish(evidence: Evidence) -> Wish:
             concepts[label] = named
     weights = {label: 1 + (len(by_label[label]) / whole if whole else 0.0) for label in evidence.labels}
     named_all = sum(map(len, concepts.values()))
-    said = f"{whole} rows failed again; {named_all} concepts named for {len(concepts)} labels"
-    return Wish(weights=weights, concepts=concepts, said=said)
+    summary = f"{whole} rows failed again; {named_all} concepts named for {len(concepts)} labels"
+    return Wish(weights=weights, concepts=concepts, summary=summary)
 
 
 def _again(evidence: Evidence) -> list[SteeringRow]:

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from graft.agents.gateway.batch.provider import Gone, Provider
 from graft.agents.gateway.batch.results import Again, Outcome, otherwise_of, results_of, unconfirmed
 from graft.agents.gateway.batch.store import Batch, BatchStore
-from graft.agents.gateway.retry import RETRYABLE
+from graft.agents.gateway.limiter import RETRYABLE
 from graft.agents.gateway.transport import RateLimited, Refused
 from graft.schemas.errors import CallFailed, ModelUnreachable
 from graft.schemas.models import ModelSpec
@@ -148,7 +148,7 @@ class Journey:
         return None
 
     def _is_transient(self, failure: CallFailed) -> bool:
-        """Whether to retry a failed submission; a requested wait beyond LONGEST_S ends it."""
+        """Return True if a failed submission is retried; a requested wait beyond LONGEST_S ends it."""
         too_long = (getattr(failure, "retry_after", None) or 0.0) > LONGEST_S
         return failure.code in RETRYABLE and not isinstance(failure, Gone) and not too_long
 
@@ -249,7 +249,7 @@ def alive_lock(store: Path, desk: str) -> FileLock:
 
 
 def is_dead(store: Path, desk: str) -> bool:
-    """Whether a desk's process is gone; if so, its lock is removed."""
+    """Return True if a desk's process is gone; if so, its lock is removed."""
     lock = alive_lock(store, desk)
     try:
         lock.acquire(timeout=0)

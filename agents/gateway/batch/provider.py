@@ -40,7 +40,7 @@ HALF = 0.5
 
 
 class Gone(CallFailed):
-    """The provider no longer knows a batch or a file."""
+    """The provider no longer has a batch or a file."""
 
 
 class Provider:
@@ -53,7 +53,7 @@ class Provider:
         self._litellm, self._model, self._in_flight = litellm, model, in_flight
         self.kind = kind_of(litellm, model)
         self.lists = self.kind in LISTABLE
-        """Whether `search` can find a batch; false once the provider turns out not to list batches."""
+        """True if `search` can find a batch; false once the provider turns out not to list batches."""
 
     async def upload(self, lines: bytes) -> str:
         """Upload the request file (JSON lines); returns the provider's id of the file."""
@@ -187,7 +187,7 @@ def kind_of(litellm: Any, model: ModelSpec) -> str:
         kind = str(litellm.get_llm_provider(model.model)[1])
     except litellm.BadRequestError:
         raise ModelUnreachable(
-            f"LiteLLM knows no provider for {model.model!r}", where=model.name, fix="check model in the recipe"
+            f"LiteLLM has no provider for {model.model!r}", where=model.name, fix="check model in the recipe"
         ) from None
     kind = "openai" if kind == "text-completion-openai" else kind
     if kind not in SUPPORTED:

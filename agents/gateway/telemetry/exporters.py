@@ -100,7 +100,7 @@ def _nothing() -> None:
 
 
 def _is_set(provider: object) -> bool:
-    """Whether the program has set a provider: the API's own classes are placeholders."""
+    """Return True if the program has set a provider: the API's own classes are placeholders."""
     return type(provider).__module__.split(".")[:2] not in (["opentelemetry", "trace"], ["opentelemetry", "metrics"])
 
 

@@ -6,13 +6,16 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from graft.agents.methods.base import Drawn, Place
 from graft.schemas.base import Value, stable_hash
+from graft.schemas.binding import MethodSettings
 from graft.schemas.errors import GraftError
 from graft.schemas.models import ModelSpec
+from graft.schemas.problems import field_error
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Slot, Steer
 
@@ -26,6 +29,29 @@ class Committee(Value):
         default=1.5, ge=0, le=10, description="population standard deviation above which to adjudicate"
     )
     early_exit: bool = Field(default=True, description="stop calling reviewers once the outcome is settled")
+
+
+# Here because a method that reviews as GRA does has them too, such as under `review:` of PromptMix.
+class GraSettings(Committee, MethodSettings):
+    """Generator, Reviewer, Adjudicator (arXiv 2504.12322). The defaults are the paper's."""
+
+    kind: Literal["gra"] = "gra"
+    max_cosine: float | None = Field(default=0.9, gt=0, le=1, description="rows at or above are duplicates; null: off")
+    rounds: int = Field(default=1, ge=1, le=50, description="after each round its accepted rows join the exemplars")
+    few_shot: tuple[int, int] = Field(default=(2, 4), description="least and most exemplars in a prompt")
+    max_keywords: int = Field(default=3, ge=1, le=10)
+    responses: int = Field(
+        default=1, ge=1, le=16, description="responses to one instruction: the best is kept, wrong ones make pairs"
+    )
+    calibration_texts: int = Field(default=40, ge=0, le=1000, description="texts that label calibration averages over")
+
+    @field_validator("few_shot")
+    @classmethod
+    def _ordered(cls, few_shot: tuple[int, int]) -> tuple[int, int]:
+        if not 1 <= few_shot[0] <= few_shot[1] <= 16:
+            what = "few_shot must be two numbers, least first, between 1 and 16"
+            raise field_error((), what, "write two whole numbers, least first, such as [2, 4]")
+        return few_shot
 
 
 @dataclass(frozen=True)

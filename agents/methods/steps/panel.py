@@ -1,22 +1,30 @@
 """The panel: reviewers until the outcome is settled, then the adjudicator if they disagree (GRA section 3).
 
 Reviewers are called one after another unless `early_exit` is off: then all at once.
+
+The decision rule is GRA's (arXiv 2504.12322). The spread is the population standard deviation over the reviewers'
+means: the paper's case 1 prints 2.4758, which only that gives. Both bounds are inclusive; a tolerance of 1e-9 keeps
+float rounding from moving a row over a bound.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
-from graft.agents.methods.steps.decide import decide, mean_of, passes, settled, spread_of
 from graft.agents.methods.steps.draft import Draft, code_of, decision, failure
 from graft.agents.methods.steps.draw import Committee, Roles
-from graft.agents.roles import adjudicator, reviewer
+from graft.agents.roles import reviewer
 from graft.schemas.models import ModelSpec
 from graft.schemas.rows import Decision, Review
 from graft.schemas.tasks.base import Label
+
+Outcome = Literal["reject", "accept", "adjudicate"]
+TOLERANCE = 1e-9
+HIGHEST = 10.0
 
 AskOne = Callable[[ModelSpec, int], Awaitable[Review]]
 """(model, number of its earlier reviews of this slot) to its review."""
@@ -39,7 +47,7 @@ async def review_label(
         return await reviewer.review_text(context.ask, model=model, sample=sample, **judged)
 
     async def settle(prior: Sequence[Review]) -> Review:
-        return await adjudicator.adjudicate_text(context.ask, model=roles.adjudicator, prior=prior, **judged)
+        return await reviewer.adjudicate_text(context.ask, model=roles.adjudicator, prior=prior, **judged)
 
     return await review_content(draft, roles, settings, review, settle)
 
@@ -61,26 +69,72 @@ async def review_content(
     means = _means(reviews)
     figures |= {"mean": mean_of(means), "spread": spread_of(means)}
     outcome = decide(means, settings.tau, settings.delta)
-    told = _told(means, len(reviews), size)
+    summary = _summary(means, len(reviews), size)
     if outcome == "reject":
-        reason = f"{told}, below the least mean of {settings.tau:g}."
+        reason = f"{summary}, below the least mean of {settings.tau:g}."
         return decision("rejected", "low_mean", "rejected.low_mean", reason, **figures)
     if outcome == "accept":
-        reason = f"{told}; the mean reaches {settings.tau:g} and the spread does not exceed {settings.delta:g}."
+        reason = f"{summary}; the mean reaches {settings.tau:g} and the spread does not exceed {settings.delta:g}."
         return decision("accepted", "agreed", "accepted.agreed", reason, **figures)
     verdict = await adjudicate([one for one in reviews if one.mean is not None])
     draft.reviews.append(verdict)
-    return _adjudicated(verdict, f"{told}, a spread above {settings.delta:g}", settings.tau, figures)
+    return _adjudicated(verdict, f"{summary}, a spread above {settings.delta:g}", settings.tau, figures)
 
 
-def _adjudicated(verdict: Review, told: str, tau: float, figures: dict[str, Any]) -> Decision:
+def mean_of(values: Sequence[float]) -> float:
+    """Arithmetic mean, correctly rounded in its sum. Raises ZeroDivisionError for no values."""
+    return math.fsum(values) / len(values)
+
+
+def spread_of(values: Sequence[float]) -> float:
+    """Population standard deviation (ddof 0). Raises ZeroDivisionError for no values."""
+    middle = mean_of(values)
+    return math.sqrt(math.fsum((value - middle) ** 2 for value in values) / len(values))
+
+
+def passes(mean: float, tau: float) -> bool:
+    """Return True if a mean reaches tau (inclusive)."""
+    return mean >= tau - TOLERANCE
+
+
+def decide(means: Sequence[float], tau: float, delta: float) -> Outcome:
+    """Reject a mean below tau, accept means that agree, else adjudicate. `means`: one or more, each in 0..10."""
+    if not passes(mean_of(means), tau):
+        return "reject"
+    return "accept" if spread_of(means) <= delta + TOLERANCE else "adjudicate"
+
+
+def settled(means_so_far: Sequence[float], remaining: int, tau: float, delta: float) -> bool:
+    """Return True if the remaining reviewers can no longer change the outcome of `decide`.
+
+    Any of the remaining may also fail, so every number of further answers is checked. Rejection: the mean cannot
+    reach tau any more even with tens. Acceptance: mean and spread keep their bounds at every corner of [0, 10]; the
+    mean is linear and the spread convex, so what holds at the corners holds between them. A dispute is never settled
+    early: the adjudicator reads all reviews.
+    """
+    if not means_so_far:
+        return False
+    if remaining <= 0:
+        return True
+    if not passes(mean_of([*means_so_far, *[HIGHEST] * remaining]), tau):
+        return True
+    if not passes(mean_of([*means_so_far, *[0.0] * remaining]), tau):
+        return False
+    return all(
+        spread_of([*means_so_far, *[0.0] * zeros, *[HIGHEST] * (answers - zeros)]) <= delta
+        for answers in range(remaining + 1)
+        for zeros in range(answers + 1)
+    )
+
+
+def _adjudicated(verdict: Review, summary: str, tau: float, figures: dict[str, Any]) -> Decision:
     if verdict.mean is None:
-        reason = f"{told}, and the adjudicator {verdict.model} gave no judgement: {verdict.failure}."
+        reason = f"{summary}, and the adjudicator {verdict.model} gave no judgement: {verdict.failure}."
         return failure(code_of(verdict), reason).model_copy(update=figures)
     if passes(verdict.mean, tau):
-        reason = f"{told}; the adjudicator {verdict.model} gave {verdict.mean:.2f}, at least {tau:g}."
+        reason = f"{summary}; the adjudicator {verdict.model} gave {verdict.mean:.2f}, at least {tau:g}."
         return decision("accepted", "adjudicated", "accepted.adjudicated", reason, **figures)
-    reason = f"{told}; the adjudicator {verdict.model} gave {verdict.mean:.2f}, below {tau:g}."
+    reason = f"{summary}; the adjudicator {verdict.model} gave {verdict.mean:.2f}, below {tau:g}."
     return decision("rejected", "adjudicated", "rejected.adjudicated", reason, **figures)
 
 
@@ -126,12 +180,12 @@ def all_failed(reviews: Sequence[Review]) -> Decision | None:
     return failure(code_of(reviews[0]), reason)
 
 
-def _told(means: Sequence[float], asked: int, size: int) -> str:
+def _summary(means: Sequence[float], called: int, size: int) -> str:
     """The figures of a committee as the beginning of a sentence."""
     noun = "reviewer" if size == 1 else "reviewers"
     given = ", ".join(f"{mean:.2f}" for mean in means)
-    failed = f" ({asked - len(means)} failed)" if asked > len(means) else ""
-    saved = f" ({size - asked} skipped, as the outcome was settled)" if asked < size else ""
+    failed = f" ({called - len(means)} failed)" if called > len(means) else ""
+    saved = f" ({size - called} skipped, as the outcome was settled)" if called < size else ""
     return (
         f"{len(means)} of {size} {noun} gave {given}{failed}{saved}: mean {mean_of(means):.2f}, "
         f"spread {spread_of(means):.2f}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -17,7 +17,7 @@ from graft.agents.methods.base import Context
 from graft.agents.methods.steps.draft import Draft, soft_label
 from graft.agents.methods.steps.draw import Roles
 from graft.agents.roles.labeler import Giver, is_vote, label_text, nearest_labels
-from graft.schemas.base import Value
+from graft.schemas.base import OFF, Value
 from graft.schemas.models import ModelSpec
 from graft.schemas.rows import Labelling, Review
 from graft.schemas.tasks.base import Label
@@ -28,7 +28,7 @@ TIE = 1e-9
 class Relabelling(Value):
     """Roles that label texts, and the classes that they choose among."""
 
-    relabel: Literal["labeler", "panel", "off"] = Field(
+    relabel: Annotated[Literal["labeler", "panel", "off"], OFF] = Field(
         default="labeler", description="by the labeler role, by GRA's reviewers and adjudicator, or not at all"
     )
     labelers: int = Field(default=3, ge=1, le=16, description="labelers per text, as far as the role has models")
@@ -82,12 +82,12 @@ async def _ask(draft: Draft, models: Sequence[ModelSpec], role: Giver, names: Se
     """
     context, slot = draft.context, draft.slot
     distinct = {model.name: model for model in models}.values()
-    asked = sorted(names, key=context.recipe.task.names.index)
+    ordered = sorted(names, key=context.recipe.task.names.index)
     reviews = await asyncio.gather(
         *(
             label_text(
                 context.ask, recipe=context.recipe, model=model, role=role, seeds=context.seeds, text=draft.text,
-                labels=asked, means=context.calibration.get(model.name), by_name=model.name in context.by_name,
+                labels=ordered, means=context.calibration.get(model.name), by_name=model.name in context.by_name,
                 seed=slot.seed,
             )
             for model in distinct
@@ -109,8 +109,8 @@ def _combined(
 
     There is none if the first two are exactly even, as votes may be, or the first is under `least`.
     """
-    said = {review.model: review for review in reviews if review.answer in names and review.distribution}
-    given = list(said.values())  # a model in two roles counts once, as the one that was asked last
+    by_model = {review.model: review for review in reviews if review.answer in names and review.distribution}
+    given = list(by_model.values())  # a model in two roles counts once, by its last review
     mean = soft_label([review.distribution for review in given])
     ranked = sorted(mean, key=lambda name: (-mean[name], names.index(name)))
     label = ranked[0] if ranked else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from graft.agents.methods.base import Query
@@ -14,26 +14,29 @@ WAYS = {"prefilled": ("with the prefix", 0.9681), "plain": ("without", 0.1302)}
 
 _SCORED = """
     FROM (SELECT payload->>'side' AS side, payload->>'variant' AS variant, count(*) AS rows,
-                 count(*) FILTER (label = 'harmful') AS harmful,
-                 avg(CAST(soft_label->>'harmful' AS DOUBLE)) AS mean_score
+                 count(*) FILTER (label = ?) AS harmful,
+                 avg(CAST(json_extract_string(soft_label, ?) AS DOUBLE)) AS mean_score
           FROM lake.candidates WHERE run_id = ? AND status = 'accepted' GROUP BY 1, 2)
-    ORDER BY array_position(['harmful', 'borderline', 'benign'], side),
-             array_position(['empty', 'refusal', 'compliance'], variant)"""
-_ASKED = """
+    ORDER BY list_position(CAST(? AS VARCHAR[]), side), list_position(CAST(? AS VARCHAR[]), variant)"""
+_REFUSED = """
     SELECT count(DISTINCT message) AS asked, count(DISTINCT message) FILTER (code = 'rejected.refusal') AS refused
     FROM (SELECT *, coalesce(nullif(slot_group, ''), slot_id) AS message FROM lake.candidates)
     WHERE run_id = ? AND (notes->>'prefilled') IS NOT NULL"""
 
 
-def scoring_report(query: Query, run_id: str, counts: Mapping[str, int]) -> Section | None:
+def scoring_report(
+    query: Query, run_id: str, counts: Mapping[str, int], *, refused: str, sides: Sequence[str], variants: Sequence[str]
+) -> Section | None:
     """Guard scores of each kind of accepted row, and refusals: of messages, not of the rows made from them.
 
     `counts` are the run's, with the comparison of refusals: asked_prefilled, refused_prefilled, asked_plain,
-    refused_plain. None for a run without a message.
+    refused_plain. `refused` is the label of harmful rows; `sides` and `variants` are in the order of the table. None
+    for a run without a message.
     """
-    scored = [{**row, "harmful_share": row["harmful"] / row["rows"]} for row in query(_SCORED, [run_id])]
-    [asked] = query(_ASKED, [run_id])
-    if not scored and not asked["asked"]:
+    given = [refused, f'$."{refused}"', run_id, list(sides), list(variants)]
+    scored = [{**row, "harmful_share": row["harmful"] / row["rows"]} for row in query(_SCORED, given)]
+    [counted] = query(_REFUSED, [run_id])
+    if not scored and not counted["asked"]:
         return None
     compared = [
         {"how": how, "asked": name, "messages": messages, "here": 1 - counts.get(f"refused_{how}", 0) / messages,
@@ -44,7 +47,7 @@ def scoring_report(query: Query, run_id: str, counts: Mapping[str, int]) -> Sect
         "scored", "Intended kind and guard label of the messages",
         (
             Column("side", "meant"), Column("variant", "response"), Column("rows", "rows", "number"),
-            Column("harmful_share", "labelled harmful", "share", bar=True),
+            Column("harmful_share", f"labelled {refused}", "share", bar=True),
             Column("mean_score", "mean score", "number", 2),
         ),
         scored,
@@ -58,21 +61,23 @@ def scoring_report(query: Query, run_id: str, counts: Mapping[str, int]) -> Sect
         compared,
     )  # fmt: skip
     return Section(
-        "guard", "Generation and labelling of the messages", _sentences(scored, asked, compared),
+        "guard", "Generation and labelling of the messages", _sentences(scored, counted, compared, refused),
         tables=tuple(table for table in (made, refusals) if table.rows),
     )  # fmt: skip
 
 
-def _sentences(scored: list[dict[str, Any]], asked: dict[str, int], compared: list[dict[str, Any]]) -> str:
+def _sentences(
+    scored: list[dict[str, Any]], counted: dict[str, int], compared: list[dict[str, Any]], refused: str
+) -> str:
     by_side: dict[str, list[int]] = {}
     for row in scored:
         pair = by_side.setdefault(row["side"], [0, 0])
         pair[0] += row["rows"]
         pair[1] += row["harmful"]
-    said = ", ".join(f"{side} {share(harmful / rows, 0)} of {rows}" for side, (rows, harmful) in by_side.items())
-    lines = [f"The guard labelled harmful: {said}."] if said else []
-    if asked["asked"]:
-        lines.append(f"{asked['refused']} of {asked['asked']} messages were refused.")
+    shares = ", ".join(f"{side} {share(harmful / rows, 0)} of {rows}" for side, (rows, harmful) in by_side.items())
+    lines = [f"The guard labelled {refused}: {shares}."] if shares else []
+    if counted["asked"]:
+        lines.append(f"{counted['refused']} of {counted['asked']} messages were refused.")
     ways = [one["asked"] if one["how"] == "prefilled" else f"{one['asked']} the prefix" for one in compared]
     tried = [f"{share(one['here'], 0)} {way}" for one, way in zip(compared, ways, strict=True)]
     if tried:

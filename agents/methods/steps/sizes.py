@@ -28,9 +28,9 @@ def sizes(seeds: Sequence[Seed]) -> tuple[int, int]:
 def panel_calls(recipe: Recipe, reviewers: int, candidates: int, prompt: int, panels: int = 1) -> tuple[Calls, Calls]:
     """Calls for this many reviewers' judgements of (text, label) rows, and for the adjudications of disputes."""
     written = 1 if recipe.role("reviewer").answer == "logprobs" else 120
-    asked, disputed = candidates * reviewers, math.ceil(candidates * DISPUTES)
+    total, disputed = candidates * reviewers, math.ceil(candidates * DISPUTES)
     return (
-        Calls(purpose="review", role="reviewer", calls=panels * asked, prompt_tokens=prompt, completion_tokens=written),
+        Calls(purpose="review", role="reviewer", calls=panels * total, prompt_tokens=prompt, completion_tokens=written),
         Calls(
             purpose="adjudicate", role="adjudicator", calls=panels * disputed, prompt_tokens=prompt,
             completion_tokens=written,

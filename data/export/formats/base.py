@@ -94,14 +94,14 @@ def split_name(split: str, shard: int, shards: int, suffix: str) -> str:
     return f"{split}.{suffix}" if shards == 1 else f"{split}-{shard:05}-of-{shards:05}.{suffix}"
 
 
-def turn(role: str, said: str) -> str:
+def turn(role: str, content: str) -> str:
     """Return the SQL of a conversation with one message."""
-    return f"[{{'role': '{role}', 'content': {said}}}]"
+    return f"[{{'role': '{role}', 'content': {content}}}]"
 
 
 @dataclass(frozen=True)
 class Format:
-    """An export format. `name` and `says` are for people, the rest is for write.py.
+    """An export format. `name` and `summary` are for people, the rest is for write.py.
 
     `rows` transforms the relation `chosen` into another of the same name, such as one row per pair, sorted by `order`.
     `check` raises GraftError if the version cannot be written in this format. `beside` returns the text of further
@@ -110,7 +110,7 @@ class Format:
     """
 
     name: str
-    says: str
+    summary: str
     container: Container
     select: Callable[[Source, Params], Columns]
     suffix: str = ""

@@ -38,10 +38,10 @@ def turns(source: Source, params: Params) -> tuple[str, str]:
     """Return the SQL of the user's content and of the assistant's."""
     if not source.task.labelled:
         return "text", "coalesce(response, '')"
-    said = _judged(source)
+    prompt = _judged(source)
     if source.ask or source.instruction:
-        said = f"{params.add(_question(source) + chr(10) * 2 + 'Text: ')} || {said}"
-    return said, "label"
+        prompt = f"{params.add(_question(source) + chr(10) * 2 + 'Text: ')} || {prompt}"
+    return prompt, "label"
 
 
 def _messages(source: Source, params: Params) -> Columns:

@@ -56,8 +56,8 @@ def _fasttext(source: Source, params: Params) -> Columns:
     blank, names = params.add(BLANK), source.labels
     place = f"list_position({params.add(names)}::VARCHAR[], label)"
     word = f"({params.add([folded(name) for name in names])}::VARCHAR[])[{place}]"
-    said = f"replace(trim(regexp_replace(text, {blank}, ' ', 'g')), '__label__', '_label_')"
-    return {"line": f"'__label__' || {word} || ' ' || {said}"}
+    words = f"replace(trim(regexp_replace(text, {blank}, ' ', 'g')), '__label__', '_label_')"
+    return {"line": f"'__label__' || {word} || ' ' || {words}"}
 
 
 def _pairs(source: Source, params: Params) -> Columns:

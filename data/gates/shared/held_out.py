@@ -48,8 +48,8 @@ def text_hash(text: str) -> str:
 
 def grams_of(text: str) -> tuple[int, ...]:
     """Hashes (63 bits) of the different runs of GRAM_WORDS words, sorted; none if the text is shorter."""
-    said = words(text)
-    runs = {" ".join(said[at : at + GRAM_WORDS]) for at in range(len(said) - GRAM_WORDS + 1)}
+    tokens = words(text)
+    runs = {" ".join(tokens[at : at + GRAM_WORDS]) for at in range(len(tokens) - GRAM_WORDS + 1)}
     return tuple(sorted(_number(run) for run in runs))
 
 

@@ -62,8 +62,8 @@ class NearIndex:
 
 def shingles_of(text: str) -> list[str]:
     """The text's different words and pairs of neighbouring words, sorted."""
-    said = words(text)
-    return sorted({*said, *map(" ".join, pairwise(said))})
+    tokens = words(text)
+    return sorted({*tokens, *map(" ".join, pairwise(tokens))})
 
 
 def jaccard(one: str, other: str) -> float:

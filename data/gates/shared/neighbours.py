@@ -21,7 +21,7 @@ from graft.data.gates.shared.semantic import ROUNDING, clusters, drop_semantic_d
 
 EXACT_BELOW = 50_000
 """Rows up to which every pair is compared: at 100,000 that still took less time than an index (docs/rescreen.md)."""
-ASKED = 16
+FIRST_COUNT = 16
 """Neighbours requested for a row; four times as many, up to MOST, while all of them are near enough."""
 MOST = 64
 BLOCK = 4096
@@ -198,7 +198,7 @@ class _AllNear(NearIndex):
     """A near index that returns all neighbours, not only the nearest."""
 
     def join(self, place: int, text: str, parent: list[int]) -> list[int]:
-        """Registers a row by its place; one near row of each group that `parent` tells apart."""
+        """Register a row by its place. Return one near row of each group in `parent`."""
         shingles = shingles_of(text)
         if not shingles:
             return []
@@ -302,11 +302,11 @@ def _indexed_pairs(
 ) -> Iterator[tuple[Places, Places]]:
     """Requests more neighbours for rows whose neighbours were all near enough."""
     index = _build(vectors, rows, storage, say)
-    asked, count = rows, ASKED
-    while len(asked) and count <= MOST:
+    open_rows, count = rows, FIRST_COUNT
+    while len(open_rows) and count <= MOST:
         more: list[Places] = []
-        for begin in range(0, len(asked), BLOCK):
-            chosen = asked[begin : begin + BLOCK]
+        for begin in range(0, len(open_rows), BLOCK):
+            chosen = open_rows[begin : begin + BLOCK]
             keys, _ = _search(index, _unit(vectors, chosen), min(count, len(rows)), threads)
             left, right = np.repeat(chosen, keys.shape[1]), keys.reshape(-1)
             known = (right >= 0) & (left != right)
@@ -315,8 +315,8 @@ def _indexed_pairs(
             yield left[near], right[near]
             full = (near | (left == right)).reshape(keys.shape).all(axis=1)
             more.append(chosen[full])
-            _tell(say, begin // BLOCK, begin + len(chosen), len(asked), "searched")
-        asked, count = np.concatenate(more), count * 4
+            _tell(say, begin // BLOCK, begin + len(chosen), len(open_rows), "searched")
+        open_rows, count = np.concatenate(more), count * 4
 
 
 def _build(vectors: Vectors, rows: Places, storage: Storage, say: Say) -> Any:

@@ -49,7 +49,7 @@ def redacted(text: str, find: Finder) -> tuple[str, Counter[str]]:
     return ("", count) if find(text) else (text, count)
 
 
-def told(count: Counter[str]) -> str:
+def counted(count: Counter[str]) -> str:
     """`2 email, 1 phone`: kinds and counts, never the finds."""
     return ", ".join(f"{number} {kind}" for kind, number in sorted(count.items()))
 

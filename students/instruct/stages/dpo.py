@@ -84,12 +84,12 @@ class Dpo(Stage):
 
 
 def _row(tokenizer: Any, pair: Pair) -> dict[str, Any]:
-    def said(role: str, text: str) -> list[dict[str, str]]:
+    def turn(role: str, text: str) -> list[dict[str, str]]:
         return [{"role": role, "content": plain(tokenizer, text)}]
 
     return {
-        "prompt": said("user", pair.instruction), "chosen": said("assistant", pair.chosen),
-        "rejected": said("assistant", pair.rejected),
+        "prompt": turn("user", pair.instruction), "chosen": turn("assistant", pair.chosen),
+        "rejected": turn("assistant", pair.rejected),
     }  # fmt: skip
 
 
