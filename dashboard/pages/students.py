@@ -16,7 +16,7 @@ from graft.schemas.errors import GraftError, NotFound
 from graft.schemas.sections import Column, Table
 
 if TYPE_CHECKING:
-    from graft.data.scores import Answers, Paired, SliceScore, Standing
+    from graft.data.scores import Answers, Paired, SliceScore
     from graft.schemas.students import Evaluation, Student
 
 MOST_LABELS = 30
@@ -28,13 +28,17 @@ WRONG = 8
 
 def students(request: Request) -> Response:
     """Show leaderboards by dataset and test file, and learning curves. `?dataset=` narrows both."""
-    from graft.data.scores import leaderboard, learning_curve
+    from graft.data.scores import board_tables, leaderboard, learning_curve
 
     context, chosen = context_of(request), request.query_params.get("dataset", "")
     standings = leaderboard(context.lake, chosen or None)
     names = list(dict.fromkeys(one.dataset for one in context.lake.students()))
-    tests = list(dict.fromkeys((one.dataset, one.test_file, one.test_hash) for one in standings))
-    boards = tuple(_board(number, test, standings) for number, test in enumerate(tests))
+    boards = tuple(
+        replace(table, rows=[{**row, "href": f"/students/{row['student_id']}?test={row['test_hash']}"}
+                             for row in table.rows])
+        for table in board_tables(standings)
+    )  # fmt: skip
+    tests = [tuple(board.rows[0][key] for key in ("dataset", "test_file", "test_hash")) for board in boards]
     loops = {curves[0].improvement: name for name in ([chosen] if chosen else names)
              if (curves := learning_curve(context.lake, name))}  # fmt: skip
     kinds = kind_tables(context, chosen or None)
@@ -42,27 +46,6 @@ def students(request: Request) -> Response:
         request, "students.html.jinja", "Students", tables=(*boards, *kinds), names=names, chosen=chosen, tests=tests,
         loops=list(loops.values()), kinds=[table.name for table in kinds],
     )  # fmt: skip
-
-
-def _board(number: int, test: tuple[str, str, str], standings: list[Standing]) -> Table:
-    dataset, file, digest = test
-    rows = [
-        {**one.model_dump(), "from": one.learned_from, "low": (one.interval or (None,))[0],
-         "high": (one.interval or (None,))[-1], "href": f"/students/{one.student_id}?test={digest}"}
-        for one in standings
-        if (one.dataset, one.test_file, one.test_hash) == test
-    ]  # fmt: skip
-    columns = (
-        Column("rank", "#", "number"), Column("student_id", "student", "code", link="href"),
-        Column("from", "training rows"), Column("accuracy", "accuracy", "share"),
-        Column("low", "95% from", "share"), Column("high", "to", "share"), Column("gain", "over seeds", "share"),
-        Column("macro_f1", "macro-F1", "number", digits=3), Column("ece", "ECE", "number", digits=3),
-        Column("auprc", "AUPRC", "number", digits=3), Column("teacher_gap", "over teacher", "share"),
-        Column("train_rows", "rows", "number"), Column("seconds", "training time", "seconds"),
-        Column("created_at", "made", "ago"),
-    )  # fmt: skip
-    count = rows[0]["rows"]
-    return Table(f"board{number}", f"{dataset} on {file}", columns, rows, note=f"{count:,} test rows")
 
 
 def kind_tables(context: PageContext, dataset: str | None, version: int | None = None) -> list[Table]:

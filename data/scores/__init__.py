@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from graft.data.scores.answers import Answers, Reliability, Speed, answers, not_kept, reliability, speed
 from graft.data.scores.board import (
+    BRIEF,
     AgainstTeacher,
     Curve,
     CurvePoint,
     Standing,
     against_teacher,
+    board_tables,
     leaderboard,
     learning_curve,
 )
@@ -16,7 +18,7 @@ from graft.data.scores.pairs import Paired, compare, find_student, paired, share
 from graft.data.scores.slices import RowFacts, SliceScore, row_facts, worst_slices
 
 __all__ = [
-    "AgainstTeacher", "Answers", "Curve", "CurvePoint", "Paired", "Reliability", "RowFacts", "SliceScore", "Speed",
-    "Standing", "against_teacher", "answers", "compare", "find_student", "leaderboard", "learning_curve", "not_kept",
-    "paired", "reliability", "row_facts", "shared_tests", "speed", "worst_slices",
+    "BRIEF", "AgainstTeacher", "Answers", "Curve", "CurvePoint", "Paired", "Reliability", "RowFacts", "SliceScore",
+    "Speed", "Standing", "against_teacher", "answers", "board_tables", "compare", "find_student", "leaderboard",
+    "learning_curve", "not_kept", "paired", "reliability", "row_facts", "shared_tests", "speed", "worst_slices",
 ]  # fmt: skip

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from datetime import datetime
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from graft.data.scores.answers import VALIDATION, speed
 from graft.schemas.base import Value
+from graft.schemas.sections import Column, Table
 from graft.schemas.steering import Arm, Improvement, RoundResult
 from graft.schemas.students import Student
 
 if TYPE_CHECKING:
     from graft.data.lake import Lake
 
+BRIEF = ("rank", "student_id", "from", "accuracy", "low", "high", "gain", "macro_f1", "ece", "teacher_gap")
 LOCAL = "local"
 """The price of a student's predictions: it runs on this machine, and no call is paid."""
 
@@ -150,6 +154,31 @@ def leaderboard(lake: Lake, dataset: str | None = None, *, validation: bool = Fa
                  rank, j.created_at DESC, j.student_id"""
     found = lake.sql(query, [dataset, validation, VALIDATION]).to_pylist()
     return [Standing.model_validate(row) for row in found]
+
+
+def board_tables(standings: Sequence[Standing]) -> list[Table]:
+    """A table for each test, best student first. A page adds each row's `href`; `BRIEF` names the columns that fit a
+    terminal.
+    """
+    columns = (
+        Column("rank", "#", "number"), Column("student_id", "student", "code", link="href"),
+        Column("from", "from"), Column("accuracy", "accuracy", "share"),
+        Column("low", "95% from", "share"), Column("high", "to", "share"), Column("gain", "over seeds", "share"),
+        Column("macro_f1", "F1", "number", digits=3), Column("ece", "ECE", "number", digits=3),
+        Column("auprc", "AUPRC", "number", digits=3), Column("teacher_gap", "over teacher", "share"),
+        Column("train_rows", "rows", "number"), Column("seconds", "training time", "seconds"),
+        Column("created_at", "made", "ago"),
+    )  # fmt: skip
+    tables: list[Table] = []
+    for (dataset, _), some in groupby(standings, key=lambda one: (one.dataset, one.test_hash)):
+        rows = [
+            {**one.model_dump(), "from": one.learned_from, "low": (one.interval or (None,))[0],
+             "high": (one.interval or (None,))[-1]}
+            for one in some
+        ]  # fmt: skip
+        title, note = f"{dataset} on {rows[0]['test_file']}", f"{rows[0]['rows']:,} test rows"
+        tables.append(Table(f"board{len(tables)}", title, columns, rows, note=note))
+    return tables
 
 
 def learning_curve(lake: Lake, dataset: str) -> list[Curve]:

@@ -38,19 +38,20 @@ def worth_tables(worths: Sequence[Worth]) -> tuple[Table, Table]:
     rows = [{**one.model_dump(), **dict(zip(("low", "high"), one.interval or (None, None), strict=True))}
             for one in worths]  # fmt: skip
     writers = (
-        *MODEL, Column("candidates", "candidates", "number"), Column("accepted", "accepted", "number"),
+        *MODEL, Column("candidates", "written", "number"), Column("accepted", "accepted", "number"),
         Column("share", "yield", "share", bar=True), Column("low", "95% from", "share"), Column("high", "to", "share"),
-        Column("row_price_usd", "an accepted row", "money"), Column("refused", "refused", "share"),
-        Column("duplicates", "duplicates", "share"),
+        Column("row_price_usd", "a row", "money"), Column("refused", "refused", "share"),
+        Column("duplicates", "repeats", "share"),
     )  # fmt: skip
     judges = (
-        *MODEL, Column("reviews", "reviews", "number"), Column("failed", "no judgement", "number"),
+        *MODEL, Column("reviews", "reviews", "number"), Column("failed", "failed", "number"),
         Column("mean", "mean score", "number", digits=2), Column("severity", "severity", "change", digits=2),
         Column("agrees_decision", "with the decision", "share"), Column("agrees_others", "with the others", "share"),
         Column("review_price_usd", "a review", "money"),
     )  # fmt: skip
     note = "severity: points from the mean of its panels, below 0 is severe; shares: agreement"
     return (
-        Table("writers", "Writers", writers, [row for row in rows if row["candidates"] is not None]),
+        Table("writers", "Writers", writers, [row for row in rows if row["candidates"] is not None],
+              note="a row: price of the writer's own calls per accepted row; repeats: of another row"),
         Table("worth", "Judges", judges, [row for row in rows if row["reviews"] is not None], note=note),
-    )
+    )  # fmt: skip

@@ -72,7 +72,7 @@ class StudentKind(ABC):
         name: the module's, and the kind's
         noun: for messages, with its article
         Settings: its own block under the recipe's `student`, named as the kind, each field with a default;
-            `asked.settings.of(Settings)` reads it. None: it has no block and learns with the fields of all students
+            `request.settings.of(Settings)` reads it. None: it has no block and learns with the fields of all students
     """
 
     name: ClassVar[str]
