@@ -10,7 +10,7 @@ from typing import get_args
 from graft.schemas.datasets import Row, Run, SplitName
 from graft.schemas.models import ModelSpec
 from graft.schemas.recipe import Recipe
-from graft.schemas.sections import Column, Section, Table
+from graft.schemas.sections import RIGHT, Column, Section, Table
 
 SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~$@:.=-])")
 SPLIT_ORDER: tuple[SplitName, ...] = get_args(SplitName)
@@ -181,7 +181,10 @@ def section_markdown(section: Section) -> str:
 
 def table_markdown(table: Table) -> str:
     """A table in Markdown, with its title above and its note below."""
-    body = [[inert(column.text(row)) for column in table.columns] for row in table.rows]
+    body = [
+        [column.text(row) if column.kind in RIGHT else inert(column.text(row)) for column in table.columns]
+        for row in table.rows
+    ]
     title = f"{inert(table.title)}:" if table.title else ""
     view = _table([inert(column.title) for column in table.columns], body) if body else ""
     return "\n\n".join(part for part in (title, view, inert(table.note if body else table.empty, 2_000)) if part)
