@@ -17,17 +17,17 @@ ENTRIES: dict[str, dict[str, str]] = tomllib.loads((PLUGIN / "pyproject.toml").r
 """Group to the plugin's kinds: name to module."""
 
 
-def plug(patch: pytest.MonkeyPatch, folder: Path, **kinds: str) -> None:
+def plug(patch: pytest.MonkeyPatch, folder: Path, name: str = "graft-example", **kinds: str) -> None:
     """Install a distribution for this process and those that it starts, until the test ends.
 
     `kinds`: family to `name = module`, one a line; by default those of the plugin.
     """
     groups = {f"graft.{family}": lines for family, lines in kinds.items()} or {
-        group: "\n".join(f"{name} = {module}" for name, module in some.items()) for group, some in ENTRIES.items()
+        group: "\n".join(f"{kind} = {module}" for kind, module in some.items()) for group, some in ENTRIES.items()
     }
-    meta = folder / "graft_example-0.3.dist-info"
+    meta = folder / f"{name.replace('-', '_')}-0.3.dist-info"
     meta.mkdir(parents=True)
-    (meta / "METADATA").write_text("Metadata-Version: 2.1\nName: graft-example\nVersion: 0.3\n")
+    (meta / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.3\n")
     (meta / "entry_points.txt").write_text("".join(f"[{group}]\n{lines}\n" for group, lines in groups.items()))
     given = os.environ.get("PYTHONPATH", "")
     patch.setenv(

@@ -68,7 +68,7 @@ def test_the_writer_is_the_model_of_a_role_that_its_method_says_writes(
 ) -> None:
     fill(lake, role="poet")
     assert audit(lake, "shop", ["shortcuts"], embed=embed).found["shortcuts"].shares["account"] == {"unknown": 41}
-    plug(monkeypatch, tmp_path / "plugins", methods="haiku = dummy_method")
+    plug(monkeypatch, tmp_path / "plugins", methods="haiku = graft_example.method")
     assert audit(lake, "shop", ["shortcuts"], embed=embed).found["shortcuts"].shares["account"] == {"gemma": 41}
 
 

@@ -101,19 +101,20 @@ def test_a_plugin_whose_field_another_gate_has_is_reported_and_left_out(
 
 
 def test_the_second_plugin_of_a_name_is_reported_and_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plug(monkeypatch, tmp_path / "first", gates="harsh = dummy_gate\nlength = dummy_gate")
+    plug(monkeypatch, tmp_path / "first", gates="harsh = graft_example.gate\nlength = graft_example.gate")
     plug(monkeypatch, tmp_path / "second", name="graft-other", gates="harsh = no_such_module")
     listed = CliRunner().invoke(app, ["plugins", "--json"])
     assert listed.exit_code == 0, listed.output
     found = {(one["name"], one["distribution"]): (one["status"], one["problem"]) for one in json.loads(listed.stdout)}
     assert found == {
-        ("harsh", "graft-dummies"): ("ok", ""),
+        ("harsh", "graft-example"): ("ok", ""),
         ("harsh", "graft-other"): (
-            "problem", "the name belongs to the plugin of graft-dummies: remove one of the two"
+            "problem", "the name belongs to the plugin of graft-example: remove one of the two"
         ),
-        ("length", "graft-dummies"): ("problem", "the name belongs to one of Graft's own kinds"),
+        ("length", "graft-example"): ("problem", "the name belongs to one of Graft's own kinds"),
     }  # fmt: skip
-    assert GATES.get("harsh").__module__ == "dummy_gate" and GATES.get("length").__module__ == "graft.data.gates.length"
+    modules = [GATES.get(name).__module__ for name in ("harsh", "length")]
+    assert modules == ["graft_example.gate", "graft.data.gates.length"]
     assert GATES.names.count("harsh") == 1
 
 
