@@ -87,7 +87,8 @@ def main() -> None:
             figures.append(json.loads(done.stdout.splitlines()[-1]))
     print(
         f"{platform.machine()}, {os.cpu_count()} cores, {given.threads} threads, load {load:.1f} before; "
-        f"Python {platform.python_version()}; {given.repeats} repeats\n\n| figure | ONNX Runtime | PyTorch |\n|---|---:|---:|"
+        f"Python {platform.python_version()}; {given.repeats} repeats\n\n"
+        "| figure | ONNX Runtime | PyTorch |\n|---|---:|---:|"
     )
     for key, name in FIGURES.items():
         cells = []

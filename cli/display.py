@@ -24,8 +24,8 @@ def one_line(progress: Progress) -> str:
         _eta(progress),
         standing_out(progress.settled, progress.reasons),
     ]
-    new = [note for note in _notes(progress) if note not in progress.told]
-    progress.told.update(new)
+    new = [note for note in _notes(progress) if note not in progress.shown_notes]
+    progress.shown_notes.update(new)
     return "\n".join([" · ".join(part for part in parts if part), *(f"note: {note}" for note in new)])
 
 

@@ -112,13 +112,13 @@ def _lines(stop: threading.Event) -> None:
     from graft.cli.display import one_line
     from graft.flows.progress import current
 
-    said, pause = "", FIRST_LINE_S
+    last, pause = "", FIRST_LINE_S
     while not stop.wait(pause):
         pause = LINES_S
         progress = current()
         if progress is not None:
             line = one_line(progress)
-            if line != said:
+            if line != last:
                 sys.stdout.write(line + "\n")
                 sys.stdout.flush()
-                said = line
+                last = line

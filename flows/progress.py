@@ -88,13 +88,13 @@ class Progress:
     """Candidates ended by a cap: they say nothing about the yield under a higher cap."""
     overshoot: int = 0
     """Candidates opened after their label had reached its target in their shard."""
-    told: set[str] = field(default_factory=set)
+    shown_notes: set[str] = field(default_factory=set)
     """Notes that were shown already."""
     spent: Spent = field(default_factory=Spent)
     recent: deque[tuple[str, str]] = field(default_factory=lambda: deque(maxlen=RECENT))
     """Label and text of the last accepted rows, without restricted ones."""
     _pace: tuple[float, int] | None = None
-    """When the first row of this process was accepted, and the rows accepted by then."""
+    """Time at which this process accepted its first row, and the rows accepted by then."""
 
     def note(self, candidate: Candidate, shard: tuple[int, int] = (0, 0)) -> None:
         """Count one settled candidate of a shard (round, number)."""

@@ -64,7 +64,7 @@ class RunContext:
     """Further counts of the method; they are added to the run's."""
     stop_reason: str = ""
     outlook: Feasibility | None = None
-    """Why the target is out of reach, if that ended the run."""
+    """The reason why the target is out of reach, if that ended the run."""
     next_look: int = FIRST_LOOK
 
     @property
@@ -99,7 +99,7 @@ class RunContext:
         return candidate, tuple(recorder.calls)
 
     def halt(self) -> str:
-        """Why no further slot may be opened; empty while the run may continue."""
+        """Return the reason why no further slot may be opened; empty while the run may continue."""
         if stopping.requested():
             return "user"
         minutes = self.recipe.limits.minutes

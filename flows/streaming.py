@@ -69,7 +69,7 @@ class Stream:
 
     @property
     def drained(self) -> bool:
-        """Whether every slot that was or may be opened has settled."""
+        """True once every slot that was or may be opened has settled."""
         return self.settled >= self.horizon
 
 

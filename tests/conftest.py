@@ -16,6 +16,9 @@ import pytest
 from fake_llm import Serving
 from hypothesis import settings
 
+from graft.data.lake import Lake
+from graft.schemas.home import Home
+
 pytest_plugins = ["browsing", "plugged"]
 
 for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "DO_NOT_TRACK"):
@@ -46,6 +49,25 @@ def fake_llm() -> Iterator[Serving]:
     """A fake model server in this process; `url` ends in /v1, `stats()` counts."""
     with Serving() as serving:
         yield serving
+
+
+@pytest.fixture
+def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lake]:
+    """A lake to write to, of the home `tmp_path / "home"`, which commands then find."""
+    monkeypatch.setenv("GRAFT_HOME", str(tmp_path / "home"))
+    with Lake.open(Home(tmp_path / "home")) as opened:
+        yield opened
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Torch on one thread: more of them only wait for each other in trainings this small."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

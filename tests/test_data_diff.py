@@ -5,12 +5,10 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
 
-import pytest
 import typer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -24,7 +22,6 @@ from graft.data.lake import Lake
 from graft.data.versions import derive, held_by, publish, version
 from graft.schemas.datasets import DatasetVersion, Row, Run
 from graft.schemas.errors import NotFound
-from graft.schemas.home import Home
 from graft.schemas.rows import Candidate, Decision, GateResult, Slot
 from graft.schemas.sections import readable
 
@@ -51,13 +48,6 @@ AFTER = [
     row("c_4", "hidden after", restricted=True), row("x_5", "told twice"), row("c_7", "moves over", split="test"),
     row("c_8", EVIL, "b"), row("c_9", "unseen by all", "b", restricted=True),
 ]  # fmt: skip
-
-
-@pytest.fixture
-def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lake]:
-    monkeypatch.setenv("GRAFT_HOME", str(tmp_path / "home"))
-    with Lake.open(Home(tmp_path / "home")) as opened:
-        yield opened
 
 
 def test_every_kind_of_change_is_counted(lake: Lake) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 import typer
@@ -20,7 +18,6 @@ from graft.data.lake import Lake
 from graft.data.versions import held_by, publish, version, versions
 from graft.schemas.datasets import DatasetVersion, Edit, EditAction, Row, Run
 from graft.schemas.errors import GraftError, NotFound
-from graft.schemas.home import Home
 
 AT = datetime(2026, 11, 25, tzinfo=UTC)
 TASK = {"kind": "classification", "labels": [{"name": "a"}, {"name": "b"}, {"name": "never used"}]}
@@ -37,13 +34,6 @@ def rows(count: int = 5, **more: object) -> list[Row]:
 def put(lake: Lake, some: list[Row], run: Run = RUN) -> DatasetVersion:
     lake.save_run(run)
     return publish(lake, run=run, rows=some, models={"m": "MIT"}, seeds=2, card="# card")
-
-
-@pytest.fixture
-def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lake]:
-    monkeypatch.setenv("GRAFT_HOME", str(tmp_path / "home"))
-    with Lake.open(Home(tmp_path / "home")) as opened:
-        yield opened
 
 
 def say(lake: Lake, found: DatasetVersion, row: str, action: EditAction, **more: str) -> Edit:

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -59,13 +58,6 @@ def check(lake: Lake) -> None:
 
 def total(found: Maintenance, side: str) -> int:
     return sum(one.files for one in getattr(found, side))
-
-
-@pytest.fixture
-def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lake]:
-    monkeypatch.setenv("GRAFT_HOME", str(tmp_path / "home"))
-    with Lake.open(Home(tmp_path / "home")) as opened:
-        yield opened
 
 
 def test_files_are_merged_and_versions_stay(lake: Lake) -> None:

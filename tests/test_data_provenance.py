@@ -26,7 +26,6 @@ from graft.data.withdrawn import Selector
 from graft.schemas.calls import Call
 from graft.schemas.datasets import DatasetVersion, Edit, Row, Run
 from graft.schemas.errors import NotFound
-from graft.schemas.home import Home
 from graft.schemas.rows import Candidate, Decision, GateResult, Review, Seed, Slot
 from graft.schemas.students import Student, StudentSettings
 
@@ -85,12 +84,6 @@ def fill(lake: Lake) -> DatasetVersion:
             for n, one in enumerate(made)]  # fmt: skip
     rows.append(Row(id=SEED.id, text=SEED.text, label="delivery", split="train", source="seed"))
     return publish(lake, run=RUN, rows=rows, models={"writer": "MIT", "judge": "MIT", "idle": "MIT"}, seeds=2, card="#")
-
-
-@pytest.fixture
-def lake(tmp_path: Path):
-    with Lake.open(Home(tmp_path / "home")) as opened:
-        yield opened
 
 
 def hows(lake: Lake, kind: str, value: str) -> dict[str, tuple[str, ...]]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 import typer
@@ -21,7 +19,6 @@ from graft.data.tags import remove_tag, set_tag, tags
 from graft.data.versions import MOMENT, derive, held_by, publish, rows, version, versions
 from graft.schemas.datasets import DatasetVersion, Deletion, Row, Run, Tag
 from graft.schemas.errors import GraftError, NotFound
-from graft.schemas.home import Home
 from graft.schemas.rows import GateResult
 from graft.schemas.students import Student, StudentSettings
 
@@ -33,13 +30,6 @@ RUNNER = CliRunner()
 def put(lake: Lake, count: int, run: Run = RUN) -> DatasetVersion:
     some = [Row(id=f"c_{i}", text=f"text {i}", label="a", split="train") for i in range(count)]
     return publish(lake, run=run, rows=some, models={}, seeds=0, card="# card")
-
-
-@pytest.fixture
-def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lake]:
-    monkeypatch.setenv("GRAFT_HOME", str(tmp_path / "home"))
-    with Lake.open(Home(tmp_path / "home")) as opened:
-        yield opened
 
 
 def call(verb: object, *args: str, **more: str) -> Result:

@@ -21,7 +21,6 @@ from graft.data.versions import load, publish, published_texts, rows, version, v
 from graft.schemas.calls import Call
 from graft.schemas.datasets import DatasetVersion, Row, Run
 from graft.schemas.errors import GraftError, NotFound, StorageFull
-from graft.schemas.home import Home
 from graft.schemas.recipe import Recipe, SeedRow, SeedSettings, Splits
 from graft.schemas.rows import Candidate, Decision, GateResult, Seed, Slot
 from graft.schemas.students import Student, StudentSettings
@@ -50,12 +49,6 @@ ROWS = [row(i) for i in range(6)]
 
 def put(lake: Lake, some: list[Row] = ROWS, run: Run = RUN) -> DatasetVersion:
     return publish(lake, run=run, rows=some, models={"gemma": "Gemma Terms of Use"}, seeds=2, card="# card")
-
-
-@pytest.fixture
-def lake(tmp_path: Path):
-    with Lake.open(Home(tmp_path / "home")) as opened:
-        yield opened
 
 
 def test_publish_is_idempotent_and_immutable(lake: Lake) -> None:

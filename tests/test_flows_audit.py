@@ -19,7 +19,6 @@ from graft.data.versions import publish
 from graft.flows.audit import audit
 from graft.schemas.datasets import DatasetVersion, Row
 from graft.schemas.errors import GraftError, InputInvalid, NotFound
-from graft.schemas.home import Home
 from graft.schemas.recipe import Recipe, SeedRow, SeedSettings
 from graft.schemas.rows import Candidate, Decision, Slot
 from graft.schemas.steering import Improvement, ImproveSettings, RoundResult
@@ -55,12 +54,6 @@ def fill(
         for n, r in enumerate(given)
     ]
     return publish(lake, run=run, rows=held, models={}, seeds=1, card="#")
-
-
-@pytest.fixture
-def lake(tmp_path: Path):
-    with Lake.open(Home(tmp_path / "home")) as opened:
-        yield opened
 
 
 def test_the_writer_is_the_model_of_a_role_that_its_method_says_writes(

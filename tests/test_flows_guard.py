@@ -10,8 +10,7 @@ import shutil
 import stat
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -25,6 +24,7 @@ from browsing import FLAGS
 from fake_llm import Serving
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from test_flows_make_dataset import ROOT, write_recipe
+from test_flows_pause import until
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
@@ -55,14 +55,6 @@ def start(home: Path, *words: str) -> subprocess.Popen[bytes]:
         [sys.executable, "-m", "graft", *words], cwd=ROOT, env=environment(home),
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-
-
-def until(done: Callable[[], Any], seconds: float = 150) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := done()):
-        assert time.monotonic() < deadline, f"not within {seconds:g} s"
-        time.sleep(0.1)
-    return found
 
 
 @dataclass(frozen=True)
@@ -297,7 +289,7 @@ def test_a_home_of_somebody_else_runs_no_code(of_up: Served, tmp_path: Path) -> 
     with Serving(median_ms=20) as llm:
         recipe = write_recipe(tmp_path, llm.url, rows=60)
         first = start(home, "run", str(recipe))
-        until(lambda: first.poll() is not None or len(results(home)) >= 1)
+        until(lambda: first.poll() is not None or len(results(home)) >= 1, 150)
         assert first.poll() is None, "the run ended before it could be killed"
         first.kill()
         first.wait(20)
@@ -328,7 +320,7 @@ def test_a_run_without_a_server_starts_no_process_and_waits_for_people(tmp_path:
         recipe.write_text(recipe.read_text(encoding="utf-8") + "review: {rows: 2}\n", encoding="utf-8")
         run = start(home, "run", str(recipe))
         try:
-            note = until(lambda: run.poll() is not None or next(home.glob("runs/*/waiting.json"), None))
+            note = until(lambda: run.poll() is not None or next(home.glob("runs/*/waiting.json"), None), 150)
             assert isinstance(note, Path), "the run ended before it waited"
             assert not psutil.Process(run.pid).children(recursive=True)
             live = json.loads((note.parent / "live.json").read_text())

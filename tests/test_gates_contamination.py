@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,6 @@ from graft.data.gates.shared.near import jaccard
 from graft.data.lake import Lake
 from graft.data.seeds import register_evaluation_files
 from graft.schemas.errors import InputInvalid
-from graft.schemas.home import Home
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import GateResult, Proposal, Seed
 
@@ -121,12 +119,6 @@ def test_admission_refuses_by_it_only_where_files_are_registered() -> None:
     assert passed[-1].passed and "contamination" in [result.gate for result in passed]
     without = Admission(recipe_of(), Needs(seeds=[Seed.of("x")])).screen(Proposal(HELD[0], label="delivery"))
     assert without[-1].passed and "contamination" not in [result.gate for result in without]
-
-
-@pytest.fixture
-def lake(tmp_path: Path) -> Iterator[Lake]:
-    with Lake.open(Home(tmp_path / "home")) as opened:
-        yield opened
 
 
 def test_files_are_registered_once_a_dataset_and_hold_no_words(lake: Lake, tmp_path: Path) -> None:

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
-import signal
-import subprocess
-import sys
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fake_batches import ServingBatches
-from test_gateway_batches import KEY, ask, asks, codes, desk_at, send_all, until
+from test_gateway_batches import KEY, ask, asks, codes, desk_at, kill_a_sender, send_all, until
 
 from graft.agents.gateway import Gateway, RoleRules
 from graft.agents.gateway.batch.store import listed_at
@@ -98,25 +93,7 @@ async def test_a_process_killed_before_it_heard_of_its_batch_leaves_it_to_the_ne
     provider: ServingBatches, tmp_path: Path
 ) -> None:
     provider.set(hold_created_s=3600)
-    script = tmp_path / "script.py"
-    script.write_text(
-        textwrap.dedent(f"""
-        import asyncio, sys
-        from pathlib import Path
-        sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(__file__).parent.parent)!r}]
-        from test_gateway_batches import asks, desk_at, send_all
-
-        async def main():
-            async with desk_at(Path({str(tmp_path)!r})) as desk:
-                await send_all(desk, asks({provider.url!r}, 4))
-
-        asyncio.run(main())
-        """)
-    )
-    process = await asyncio.create_subprocess_exec(sys.executable, str(script), stderr=subprocess.DEVNULL)
-    await until(lambda: bool(provider.fake.batches), 60)
-    os.kill(process.pid, signal.SIGKILL)
-    await process.wait()
+    await kill_a_sender(provider.url, tmp_path, lambda: bool(provider.fake.batches))
     ((batch, _),) = listed_at(tmp_path / "batches.sqlite")
     assert batch.state == "uploaded" and batch.remote is None, "it was killed before it could note the id"
     provider.set(hold_created_s=0.0)

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -334,9 +334,9 @@ async def test_what_a_living_process_hands_in_is_not_sent_beside_it(provider: Se
         assert isinstance(await sending, Reply)
 
 
-async def test_a_killed_process_s_batch_is_taken_up_not_paid_again(provider: ServingBatches, tmp_path: Path) -> None:
-    provider.set(seconds=3600)
-    script = tmp_path / "script.py"
+async def kill_a_sender(url: str, folder: Path, ready: Callable[[], bool]) -> None:
+    """Send four calls from another process, which is killed as soon as `ready`."""
+    script = folder / "script.py"
     script.write_text(
         textwrap.dedent(f"""
         import asyncio, sys
@@ -345,16 +345,23 @@ async def test_a_killed_process_s_batch_is_taken_up_not_paid_again(provider: Ser
         from test_gateway_batches import asks, desk_at, send_all
 
         async def main():
-            async with desk_at(Path({str(tmp_path)!r})) as desk:
-                await send_all(desk, asks({provider.url!r}, 4))
+            async with desk_at(Path({str(folder)!r})) as desk:
+                await send_all(desk, asks({url!r}, 4))
 
         asyncio.run(main())
         """)
     )
     process = await asyncio.create_subprocess_exec(sys.executable, str(script), stderr=subprocess.DEVNULL)
-    await until(lambda: any(b.state == "sent" for b, _ in listed_at(tmp_path / "batches.sqlite")), 60)
+    await until(ready, 60)
     os.kill(process.pid, signal.SIGKILL)
     await process.wait()
+
+
+async def test_a_killed_process_s_batch_is_taken_up_not_paid_again(provider: ServingBatches, tmp_path: Path) -> None:
+    provider.set(seconds=3600)
+    await kill_a_sender(
+        provider.url, tmp_path, lambda: any(b.state == "sent" for b, _ in listed_at(tmp_path / "batches.sqlite"))
+    )
     provider.set(seconds=0)
     async with desk_at(tmp_path) as desk:
         assert codes(await send_all(desk, asks(provider.url, 4))) == ["ok"] * 4

@@ -58,7 +58,8 @@ def varied() -> list[str]:
     words = ["where", "is", "my", "parcel", "and", "when", "will", "the", "courier", "bring", "it"]
     plain = [" ".join(draw.choices(words, k=length)) for length in (1, 2, 5, 15, 15, 15, 40, 253, 254, 255, 400)]
     return [
-        *plain, *drawn, "", " ", "\x00\x01\x7f", "\ufeff\u200b", "a\tb\r\nc", "\u2028x", "x" * 5_000, "a" * 99 + " " + "b" * 101,
+        *plain, *drawn, "", " ", "\x00\x01\x7f", "\ufeff\u200b", "a\tb\r\nc", "\u2028x", "x" * 5_000,
+        "a" * 99 + " " + "b" * 101,
         "日本語のテキスト", "Привет мир", "مرحبا", "नमस्ते दुनिया", "한국어 문장", "ไทย" * 100, "😀👩‍👩‍👧‍👦🎉", "𝔘𝔫𝔦",
         "naïve café Ångström", "e\u0301" * 50, "İstanbul ß ẞ ς Σ", "ﬀ ＡＢＣ", "[CLS] hi [SEP] [PAD] [MASK]", "[pad]",
     ]  # fmt: skip

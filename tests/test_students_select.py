@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
@@ -112,19 +111,13 @@ def test_the_note_gives_the_number_of_dropped_rows_and_why() -> None:
 
 
 @pytest.fixture
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    import torch
-
+def quick(one_thread: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("graft.students.fit.MIN_STEPS", 5)
     for name in ("train.confusion_png", "heads.single.write_reliability"):
         monkeypatch.setattr(f"graft.students.{name}", lambda *args: None)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
-@pytest.mark.usefixtures("one_thread")
+@pytest.mark.usefixtures("quick")
 def test_only_the_versions_rows_are_selected_and_it_is_another_student(tmp_path: Path) -> None:
     from graft.students.train import StudentReport, train_student
 
