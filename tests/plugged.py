@@ -23,7 +23,7 @@ def plug(patch: pytest.MonkeyPatch, folder: Path, name: str = "graft-example", *
     `kinds`: family to `name = module`, one a line; by default those of the plugin.
     """
     groups = {f"graft.{family}": lines for family, lines in kinds.items()} or {
-        group: "\n".join(f"{name} = {module}" for name, module in some.items()) for group, some in ENTRIES.items()
+        group: "\n".join(f"{kind} = {module}" for kind, module in some.items()) for group, some in ENTRIES.items()
     }
     meta = folder / f"{name.replace('-', '_')}-0.3.dist-info"
     meta.mkdir(parents=True)
