@@ -55,7 +55,7 @@ from graft.schemas.home import Home
 from graft.schemas.kinds import code_version
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Candidate, Seed, Slot
-from graft.students.predict import student_judge
+from graft.students.judge import student_judge
 
 SHARDS_AT_ONCE = 2
 """Shards that run at once, so that the next shard's first slots fill the gap left by a shard's last slots."""

@@ -217,7 +217,7 @@ def _needs(
 ) -> Needs:
     from graft.agents.methods import fragments_of
     from graft.students.folds import out_of_fold
-    from graft.students.predict import student_judge
+    from graft.students.judge import student_judge
 
     numbered = [(file, row, text) for file, rows in texts.items() for row, text in enumerate(rows, start=1)]
     return Needs(

@@ -29,7 +29,7 @@ from graft.schemas.home import Home
 from graft.schemas.models import ModelSpec
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Candidate, Seed, Slot
-from graft.students.predict import student_judge
+from graft.students.judge import student_judge
 
 if TYPE_CHECKING:
     from graft.data.lake import Lake

@@ -7,22 +7,19 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from graft.schemas.errors import GraftError, MissingExtra, NotFound
-from graft.schemas.home import Home
 from graft.students.heads import Answer, Head, Rule, Several, head_in
 
 if TYPE_CHECKING:
     from numpy import float64
     from numpy.typing import NDArray
 
-    from graft.students.classifier import TextClassifier
 
 FACTS = "labels.json"
 """File of an exported folder: labels in order, length, padding, temperature, threshold."""
@@ -168,24 +165,6 @@ class _TorchLogits:
 
         with torch.inference_mode():
             return numpy.asarray(self.model(list(texts)).float().cpu().numpy())
-
-
-def student_judge(home: Home) -> Callable[[str, Sequence[str]], Predicted]:
-    """A function for judges of later rows: from (student id, texts) to its labels and each text's probabilities.
-
-    It raises NotFound if the home has no such student. Thread-safe; a student stays loaded.
-    """
-    lock, loaded = threading.Lock(), dict[str, "TextClassifier"]()
-
-    def judge(name: str, texts: Sequence[str]) -> Predicted:
-        from graft.students.classifier import TextClassifier
-
-        with lock:
-            if name not in loaded:
-                loaded[name] = TextClassifier.load(home.student(name))
-            return loaded[name].labels, loaded[name].predict(texts)[1]
-
-    return judge
 
 
 def load_classifier(folder: Path) -> Any:

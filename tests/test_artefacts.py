@@ -190,7 +190,8 @@ def student(home: Home, name: str = "st_1") -> Path:
 
 
 def test_a_student_of_somebody_elses_home_carries_no_code(tmp_path: Path, marker: Path) -> None:
-    from graft.students.predict import Predictor, student_judge
+    from graft.students.judge import student_judge
+    from graft.students.predict import Predictor
 
     home = Home(tmp_path)
     folder = student(home)
@@ -241,7 +242,7 @@ OUTSIDE = ["st_x/../../outside", "../outside", "st_", "st_a/b", "/etc", "st_x\n"
 
 @pytest.mark.parametrize("name", OUTSIDE)
 def test_an_id_that_is_no_students_leads_nowhere(tmp_path: Path, name: str) -> None:
-    from graft.students.predict import student_judge
+    from graft.students.judge import student_judge
 
     home = Home(tmp_path / "home")
     (home.students / "st_x").mkdir(parents=True)
