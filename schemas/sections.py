@@ -16,10 +16,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Literal
-
-from graft.schemas.base import utc_now
 
 Kind = Literal[
     "text", "code", "number", "change", "figure", "figure_change", "share", "money", "seconds", "ago", "ahead", "status"
@@ -232,14 +230,14 @@ def ago(moment: datetime | None) -> str:
     """The time since a moment, in the largest unit that fits."""
     if moment is None:
         return "–"
-    return "just now" if (span := _span((utc_now() - moment).total_seconds())) is None else f"{span} ago"
+    return "just now" if (span := _span((datetime.now(UTC) - moment).total_seconds())) is None else f"{span} ago"
 
 
 def ahead(moment: datetime | None) -> str:
     """The time until a moment, in the largest unit that fits."""
     if moment is None:
         return "–"
-    return "now" if (span := _span((moment - utc_now()).total_seconds())) is None else f"in {span}"
+    return "now" if (span := _span((moment - datetime.now(UTC)).total_seconds())) is None else f"in {span}"
 
 
 def _span(span_s: float) -> str | None:
