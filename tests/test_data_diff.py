@@ -175,7 +175,7 @@ def test_the_same_sections_render_as_markdown(lake: Lake) -> None:
     text = "\n\n".join(section_markdown(one) for one in sections(diff(lake, a, b, examples=9)))
     lines = text.splitlines()
     assert "- rows before: 7" in lines and "- dropped: 1" in lines and "- same text, another id: 1" in lines
-    assert "| label | d\\@1 | d\\@2 | change |" in lines and "| b | 0 | 3 | \\+3 |" in lines
+    assert "| label | d\\@1 | d\\@2 | change |" in lines and "| b | 0 | 3 | +3 |" in lines
     assert "| moved | c\\_7 | a | train → test | moves over | as before |" in lines
     assert "<script>" not in text and "&lt;script&gt;" in text and "hidden" not in text, "model text stays text"
     same = sections(diff(lake, a, a))

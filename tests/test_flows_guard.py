@@ -29,6 +29,8 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 EVIL = "evil.example"
+ODD = "50%20 %s a b?c#d é ü 文 \"q\" 'p' $HOME ; &"
+"""Characters that a home's name may have, and that a shell or an address would change."""
 OLDER = "LocalNetworkAccessChecks,LocalNetworkAccessChecksWebSockets,BlockInsecurePrivateNetworkRequests"
 """Chromium's own checks of requests to this machine, which other browsers lack: off, so that ours are tested."""
 SOCKETS = (
@@ -82,7 +84,7 @@ class Served:
 @pytest.fixture(scope="module")
 def of_up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """`graft up`, without the deployments that ship: they take long to load."""
-    home = tmp_path_factory.mktemp("up")
+    home = tmp_path_factory.mktemp("up") / ODD
     script = "from graft.flows import serve; from graft.schemas.home import Home; "
     script += "serve.up(Home.find(), port=0, deployments=[])"
     try:
