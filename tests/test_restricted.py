@@ -14,6 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 import graft
+from graft.agents.methods import method_of
 from graft.cli.app import app
 from graft.cli.show import without_seeds
 from graft.data.card import render_card
@@ -231,7 +232,7 @@ def test_load_leaves_them_out_and_reports_the_number(lake: Lake, caplog: pytest.
 def test_files_and_errors_of_a_run_never_contain_them(lake: Lake) -> None:
     rows = [Row(id=c.id, text=c.text, label=c.label, split="train", restricted=c.restricted) for c in CANDIDATES]
     assert MARK not in card(lake, rows) + json.dumps(funnel(lake, "run1"))
-    shop: Any = SimpleNamespace(lake=lake, recipe=RECIPE)
+    shop: Any = SimpleNamespace(lake=lake, recipe=RECIPE, method=method_of(RECIPE))
     error = str(_too_low(shop, RUN))
     assert MARK not in error and "row c_open0002 welcome" in error and "because of welcome" in error
     assert "c_open0001" not in error, "only what was not accepted is an example"
