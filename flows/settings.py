@@ -10,6 +10,8 @@ from graft.flows.secret import prefect_folder
 from graft.flows.state import LOOPBACK, server_of
 from graft.schemas.home import Home
 
+_OURS = set[str]()
+"""Addresses of servers of `graft up` that this process was pointed to."""
 _OF_SERVER = ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING")
 
 
@@ -61,19 +63,16 @@ def apply_prefect_environment(home: Home) -> None:
     """
     prefect_folder(home)
     values = {**prefect_environment(home), "GRAFT_HOME": str(home.root)}
+    for ours in _OURS - {values.get("PREFECT_API_URL", "")}:
+        forget_server(ours)  # it has ended since
     url = os.environ.get("PREFECT_API_URL") or values.get("PREFECT_API_URL")
     if url is not None and url == values.get("PREFECT_API_URL"):
-        connect_environment(url, values.get("PREFECT_API_AUTH_STRING"))
+        if os.environ.get("PREFECT_API_URL") != url:
+            _OURS.add(url)
+        os.environ |= {name: values[name] for name in _OF_SERVER if name in values}
     for name, value in values.items():
         if name not in _OF_SERVER:
             os.environ.setdefault(name, value)
-
-
-def connect_environment(url: str, secret: str | None) -> None:
-    """Point Prefect's clients of this process and its children to a server of ours."""
-    os.environ["PREFECT_API_URL"] = url
-    if secret is not None:
-        os.environ["PREFECT_API_AUTH_STRING"] = secret
 
 
 def forget_server(url: str) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from test_flows_make_dataset import ROOT, environment, write_recipe
+
+from graft.schemas.home import Home
 
 SCRIPT = """
 import asyncio, json, sys
@@ -83,3 +87,20 @@ def test_a_whole_run_with_duplicates_in_meaning_imports_no_library_of_training(t
     assert done.returncode == 0, done.stderr
     assert "de-duplication is skipped" not in done.stderr + done.stdout
     assert done.stdout.splitlines()[-1] == "['onnxruntime']"  # which has embedded the texts
+
+
+def test_a_server_that_has_ended_is_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a notebook that stays open while `graft up` is stopped."""
+    from graft.flows import settings
+    from graft.flows.state import Access
+
+    home, names = Home(tmp_path / "home"), ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING")
+    with patch.dict(os.environ):
+        for name in names:
+            os.environ.pop(name, None)
+        monkeypatch.setattr(settings, "server_of", lambda _: Access("http://127.0.0.1:9/api", "graft:secret"))
+        settings.apply_prefect_environment(home)
+        assert [os.environ.get(name) for name in names] == ["http://127.0.0.1:9/api", "graft:secret"]
+        monkeypatch.setattr(settings, "server_of", lambda _: None)
+        settings.apply_prefect_environment(home)
+        assert [os.environ.get(name) for name in names] == [None, None]
