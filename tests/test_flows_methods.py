@@ -225,7 +225,7 @@ def test_a_recipes_gaps_are_reported_with_field_and_fix(tmp_path: Path, kind: st
     recipe = yaml.safe_load(file.read_text(encoding="utf-8"))
     edit(recipe)
     file.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
-    done = graft(tmp_path / "home", NOBODY, "validate", str(file))
+    done = graft(tmp_path / "home", "validate", str(file))
     output = done.stdout + done.stderr
     assert done.returncode == 2, output
     assert field in output and "fix:" in output and "Traceback" not in output
