@@ -11,6 +11,7 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
+import tiny_encoder
 from test_flows_make_dataset import ROOT, environment, write_recipe
 
 from graft.schemas.home import Home
@@ -60,6 +61,9 @@ def test_every_flow_leaves_the_same_lake_with_and_without_prefect(
     recipe = write_recipe(tmp_path, fake_llm.url, rows=8)
     lines = [{"text": f"a held-out text number {n} of this kind", "label": ("alpha", "beta")[n % 2]} for n in range(12)]
     (tmp_path / "test.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    encoder = tiny_encoder.write(tmp_path / "encoder", [line["text"] for line in lines])
+    with recipe.open("a", encoding="utf-8") as file:
+        file.write(f"student: {{encoder: {encoder}, epochs: 1, max_length: 16}}\n")
     plain, through = held(tmp_path / "plain", recipe), held(tmp_path / "through", recipe, prefect_url)
     assert plain["lake"] == through["lake"] and [len(part) for part in plain["lake"][2:]] == [3, 4]
     assert not plain["prefect"] and through["prefect"]
