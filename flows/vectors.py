@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,8 +14,8 @@ from graft.agents.local import encoder
 from graft.agents.local.encoder import Embed
 from graft.agents.local.minilm import Vectors
 
-TOGETHER = 64
-"""Texts embedded at once in the background."""
+TOGETHER, WAIT_S = 64, 2.0
+"""Texts embedded at once in the background, and seconds to wait for so many: one text alone takes twice the CPU."""
 KEPT = 50_000
 """Texts whose vectors are kept (77 MB); those of later texts are made when they are needed."""
 ABANDONED_S = 1.0
@@ -75,17 +76,17 @@ class AcceptedVectors:
 
     def _waiting(self) -> list[str]:
         """The next texts; empty at the end."""
-        found = list[str]()
-        while len(found) < TOGETHER:
-            try:
-                text = self._queue.get(block=not found)
-            except queue.Empty:
-                break
-            if text is None:
-                if found:
+        first = self._queue.get()
+        if first is None:
+            return []
+        found, until = [first], time.monotonic() + WAIT_S
+        with contextlib.suppress(queue.Empty):
+            while len(found) < TOGETHER:
+                text = self._queue.get(timeout=max(0.0, until - time.monotonic()))
+                if text is None:
                     self._queue.put(None)
-                break
-            found.append(text)
+                    break
+                found.append(text)
         return found
 
     def _vectors(self, texts: Sequence[str]) -> Vectors:
