@@ -55,9 +55,11 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     async def main() -> T:
         _Work.task = asyncio.current_task()
         try:
-            return await work
+            result = await work
         finally:
             _Work.task = None
+        call_off()  # a signal came too late to stop it, but in time to stop what follows
+        return result
 
     return asyncio.run(main())
 
@@ -85,8 +87,6 @@ def stoppable(say: Callable[[str], None], fix: str) -> Iterator[None]:
         if _Work.stops:
             end()
         _Work.stops = True
-        timer = threading.Timer(END_SECONDS, end)
-        timer.daemon = True
         timer.start()
         say(_line())
         if _Work.task is None:
@@ -95,7 +95,8 @@ def stoppable(say: Callable[[str], None], fix: str) -> Iterator[None]:
         seconds = GRACE_SECONDS if _in_flight() else 0.0
         loop.call_soon_threadsafe(lambda: loop.call_later(seconds, task.cancel))
 
-    left = threading.Event()
+    left, timer = threading.Event(), threading.Timer(END_SECONDS, end)
+    timer.daemon = True
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -106,10 +107,11 @@ def stoppable(say: Callable[[str], None], fix: str) -> Iterator[None]:
         left.set()
         raise Interrupted("stopped", fix=fix) from None
     finally:
-        for number, handler in before.items():
-            signal.signal(number, signal.SIG_IGN if _Work.stops and number != signal.SIGINT else handler)
-        if not left.is_set():
+        if not left.is_set():  # else the process ends: another signal ends it at once
+            timer.cancel()
             _Work.stops = False
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def _in_flight() -> int:

@@ -44,6 +44,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path not in first)
 
 
+@pytest.fixture(autouse=True)
+def own_settings() -> Iterator[None]:
+    """Undo the settings of Prefect and Graft that a test leaves in this process's environment."""
+    ours = ("PREFECT_", "GRAFT_")
+    before = {name: value for name, value in os.environ.items() if name.startswith(ours)}
+    yield
+    for name in [name for name in os.environ if name.startswith(ours) and name not in before]:
+        del os.environ[name]
+    os.environ.update(before)
+
+
 @pytest.fixture
 def fake_llm() -> Iterator[Serving]:
     """A fake model server in this process; `url` ends in /v1, `stats()` counts."""

@@ -4,8 +4,6 @@ in Graft. It has settings, a slot payload, a role and a prompt of its own."""
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ import jsonschema
 import pytest
 import yaml
 from pydantic import ValidationError
-from test_flows_make_dataset import ROOT
+from test_flows_make_dataset import run_json
 from typer.testing import CliRunner
 
 from graft.agents.methods import method_of, report_of
@@ -56,13 +54,7 @@ def test_a_run_of_a_plugins_method_is_shown_everywhere(
 ) -> None:
     models = [{**RECIPE["models"][0], "base_url": fake_llm.url}]
     file, home = written(tmp_path, models=models), tmp_path / "home"
-    done = subprocess.run(
-        [sys.executable, "-m", "graft", "run", str(file), "--json"], cwd=ROOT, text=True, capture_output=True,
-        timeout=300, check=False,
-        env={**os.environ, "GRAFT_HOME": str(home)},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
+    result = run_json(home, file)
     assert result["version"]["labels"] == {"basho": 4, "issa": 4} and result["method"] == "2 seasons."
     monkeypatch.setenv("GRAFT_HOME", str(home))
     with Lake.open(Home.find(), read_only=True) as lake:
