@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
+from typing import NoReturn
 
 import typer
 
@@ -34,6 +37,9 @@ Start here:  graft run demo --train --export jsonl
 
 EXITS = """Exit codes: 0 done · 1 error · 2 invalid input · 3 model or key unreachable · 4 an extra is not installed ·
 5 already running · 6 lake from a newer Graft · 7 stopped by a low yield · 8 not found · 9 no space · 130 interrupted"""
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as of schemas.errors.Interrupted."""
 
 app = typer.Typer(
     name="graft", help=HELP, epilog=EXITS, no_args_is_help=True, add_completion=True, rich_markup_mode="rich",
@@ -93,4 +99,15 @@ def main(ready: Callable[[], object] = lambda: None) -> None:
         command()
     except GraftError as error:
         sys.stderr.write(f"error: {error}\n")
-        raise SystemExit(error.exit_code) from None
+        _leave(error.exit_code)
+    except SystemExit as end:
+        _leave(end.code)
+
+
+def _leave(code: int | str | None) -> NoReturn:
+    """End the process. Python would kill itself by SIGINT, instead of exiting with 130, if Ctrl-C hit an exec()."""
+    if code == INTERRUPTED:
+        with suppress(OSError):
+            sys.stdout.flush()
+        os._exit(INTERRUPTED)
+    raise SystemExit(code) from None

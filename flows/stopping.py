@@ -13,7 +13,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
@@ -79,8 +79,8 @@ def stoppable(say: Callable[[str], None], fix: str) -> Iterator[None]:
     def end() -> NoReturn:
         if _Work.stops and not left.is_set():
             sys.stderr.write(f"error: {Interrupted('stopped', fix=fix)}\n")
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with suppress(OSError):
+            sys.stdout.flush()
         os._exit(Interrupted.exit_code)
 
     def stop(number: int, frame: FrameType | None) -> None:
