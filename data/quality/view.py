@@ -301,8 +301,8 @@ def _drift(report: Quality) -> Section:
         for one in drift.changes
     ]
     columns = (
-        Column("figure", "figure"), *_numbers(("before", "before"), ("now", "now"), digits=3),
-        Column("change", "change", "change", 3),
+        Column("figure", "figure"), Column("before", "before", "figure"), Column("now", "now", "figure"),
+        Column("change", "change", "figure_change"),
     )  # fmt: skip
     shown = Table("quality-drift", f"figures against {drift.against}", columns, rows)
     found = []
