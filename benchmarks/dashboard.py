@@ -84,7 +84,7 @@ PAGES = (
 )
 """Every page, on the largest version and run. Add yours."""
 BESIDE = ("/runs/{live}", "/", "/runs/{live}", "/rows?ref={ref}", "/runs/{live}", "/runs")
-"""Pages read during a run, one a second: mostly those of the run."""
+"""Pages read during a run, one per second; most are the run's own."""
 
 
 @contextmanager

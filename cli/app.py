@@ -38,9 +38,6 @@ Start here:  graft run demo --train --export jsonl
 EXITS = """Exit codes: 0 done · 1 error · 2 invalid input · 3 model or key unreachable · 4 an extra is not installed ·
 5 already running · 6 lake from a newer Graft · 7 stopped by a low yield · 8 not found · 9 no space · 130 interrupted"""
 
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as of schemas.errors.Interrupted."""
-
 app = typer.Typer(
     name="graft", help=HELP, epilog=EXITS, no_args_is_help=True, add_completion=True, rich_markup_mode="rich",
     pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]},
@@ -106,8 +103,10 @@ def main(ready: Callable[[], object] = lambda: None) -> None:
 
 def _leave(code: int | str | None) -> NoReturn:
     """End the process. Python would kill itself by SIGINT, instead of exiting with 130, if Ctrl-C hit an exec()."""
-    if code == INTERRUPTED:
+    from graft.schemas.errors import Interrupted
+
+    if code == Interrupted.exit_code:
         with suppress(OSError):
             sys.stdout.flush()
-        os._exit(INTERRUPTED)
+        os._exit(Interrupted.exit_code)
     raise SystemExit(code) from None

@@ -130,13 +130,12 @@ def stop(home: Home, run_id: str) -> Live:
 
     Raises NotFound if no such run is running, GraftError if it runs on another machine.
     """
-    found = [live for live in running(home) if live.run_id.startswith(run_id)]
-    exact = [live for live in found if live.run_id == run_id]
-    if not run_id or len(exact or found) != 1:
-        ids = [live.run_id for live in running(home)]
-        fix = f"these are running: {', '.join(ids)}" if ids else "see: graft status"
+    here = running(home)
+    found = [one for one in here if one.run_id == run_id] or [one for one in here if one.run_id.startswith(run_id)]
+    if not run_id or len(found) != 1:
+        fix = f"these are running: {', '.join(one.run_id for one in here)}" if here else "see: graft status"
         raise NotFound(f"no run {run_id!r} is running", where=str(home.runs), fix=fix)
-    (live,) = exact or found
+    live = found[0]
     if live.host != socket.gethostname():
         raise GraftError(f"{live.run_id} runs on {live.host}", fix="stop it there: graft stop " + live.run_id)
     os.kill(live.pid, signal.SIGTERM)

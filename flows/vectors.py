@@ -47,7 +47,7 @@ class AcceptedVectors:
     def find(self) -> tuple[Embed | None, str]:
         """Wait for the background thread; returns a function that embeds, or None and why nothing can.
 
-        Blocks: call it in a thread. A text that was not embedded in the background is embedded when it is asked for.
+        Blocks: call it in a thread. It embeds texts that the background thread did not.
         """
         self.close()
         if self._embed is None and not self._why:

@@ -29,7 +29,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 settings.register_profile("graft", deadline=None)  # a busy machine is no reason to fail an example
 settings.load_profile("graft")
 
-SLOW = {"prefect_url", "browser", "of_up", "of_run", "always_down"}
+SLOW = {"prefect_url", "browser", "of_up", "always_down"}
 """Fixtures of tests that start servers or a browser."""
 
 

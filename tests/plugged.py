@@ -20,7 +20,7 @@ ENTRIES: dict[str, dict[str, str]] = tomllib.loads((PLUGIN / "pyproject.toml").r
 def plug(patch: pytest.MonkeyPatch, folder: Path, name: str = "graft-example", **kinds: str) -> None:
     """Install a distribution for this process and those that it starts, until the test ends.
 
-    `kinds`: family to `name = module`, one a line; by default those of the plugin.
+    `kinds` maps a family to lines of `name = module`; the default is the plugin's own kinds.
     """
     groups = {f"graft.{family}": lines for family, lines in kinds.items()} or {
         group: "\n".join(f"{kind} = {module}" for kind, module in some.items()) for group, some in ENTRIES.items()

@@ -10,7 +10,8 @@ from typing import Any
 from fake_llm import Serving
 from test_flows_make_dataset import graft, write_recipe
 from test_flows_methods import mixed
-from test_flows_stopping import terminal, until
+from test_flows_pause import until
+from test_flows_stopping import terminal
 
 
 def test_a_terminal_shows_accepted_rows_and_an_eta_while_rows_are_made(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import psutil
 import pytest
 from fake_llm import Serving
 from test_flows_make_dataset import ROOT, environment, graft, run_json, write_recipe
+from test_flows_pause import until
 
 
 class Terminal:
@@ -65,14 +66,6 @@ def terminal(home: Path, *words: str) -> Iterator[Terminal]:
         yield opened
     finally:
         opened.close()
-
-
-def until(done: Callable[[], Any], seconds: float = 90) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := done()):
-        assert time.monotonic() < deadline, f"not within {seconds:g} s"
-        time.sleep(0.01)
-    return found
 
 
 def state(home: Path) -> dict[str, Any]:

@@ -102,7 +102,7 @@ def train(lake: Lake, tmp_path: Path, messages: list[str], **instruct: Any) -> d
 def test_a_version_trains_a_student_on_its_own_split_and_on_wrong_answers_alone(lake: Lake, tmp_path: Path) -> None:
     messages = list[str]()
     report = train(lake, tmp_path, messages, dpo={"learning_rate": 1e-3}, rationale_weight=1.0)
-    assert "preferences: 5 pairs of an accepted and a wrong response" in messages, "one a training instruction"
+    assert "preferences: 5 pairs of an accepted and a wrong response" in messages, "one pair per instruction"
     assert report["students"][0]["train_rows"] == 5 + 1 + 5, "rows, the seed with a response, rationales of the rows"
     judged = report["evaluations"][0]
     assert (judged["rows"], judged["pairs"]) == (3, 3) and judged["loss"] < judged["base_loss"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Mapping
 
@@ -10,7 +9,7 @@ import aiohttp
 from yarl import URL
 
 from graft.agents.gateway.credentials import headers_of
-from graft.agents.local.files import ENCODER_RUNS_ON
+from graft.agents.local.files import ENCODER_RUNS_ON, package_folder
 from graft.schemas.models import ModelSpec
 
 PATIENCE_S = 10
@@ -21,7 +20,7 @@ async def check_endpoint(model: ModelSpec, endpoints: Mapping[str, str]) -> str 
     if unset := [name for name in model.key_variables if not os.environ.get(name, "").strip()]:
         return f"{model.name}: the environment variable {unset[0]} is not set"
     if model.provider == "encoder":
-        missing = any(importlib.util.find_spec(name) is None for name in ENCODER_RUNS_ON)
+        missing = not all(package_folder(name) for name in ENCODER_RUNS_ON)
         return f"{model.name}: needs pip install 'graft-factory[local]'" if missing else None
     address = model.base_url or endpoints.get(model.name)
     if not address:

@@ -43,11 +43,11 @@ class Haiku(Method[HaikuSettings]):
     roles = MappingProxyType({"poet": Role(PoetSpec, writes=True)})
 
     def traits(self, recipe: Recipe) -> Traits:
-        """What the estimate assumes; without `max_cosine` poems may be alike in meaning."""
+        """Assumptions of the estimate. Without `max_cosine`, poems may be alike in meaning."""
         return Traits(max_cosine=None, assumed_yield=0.8, assumptions=("poets rhyme by chance",))
 
     def check(self, recipe: Recipe, seeds: Sequence[Seed] | None) -> list[Finding]:
-        """What is wrong with a recipe beyond its fields: the field, the problem, the fix."""
+        """Problems of a recipe as a whole: field, problem, fix."""
         if self.settings(recipe).seasons:
             return []
         return [Finding(("method", "seasons"), "a haiku needs a season", "add seasons: [winter]")]
