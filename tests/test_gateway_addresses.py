@@ -199,3 +199,21 @@ async def test_five_models_of_one_server_share_its_limit(tmp_path: Path) -> None
     assert len(replies) == stats["calls"] == 600 and stats["duplicates"] == 0
     assert stats["statuses"]["429"] < 150, "each model alone would exceed the limit again and again"
     assert len({one.limit for one in endpoints}) <= 2 and all(4 <= one.limit <= 10 for one in endpoints)
+
+
+async def test_a_server_is_free_for_the_next_call_before_the_reply_is_journaled() -> None:
+    limiter, tenant = Limiter(), Tenant(2)
+    limiter.join(tenant, Terms(1))
+    first = await limiter.enter(tenant)
+    tasks = [asyncio.create_task(limiter.enter(tenant)) for _ in range(2)]
+    await asyncio.sleep(0)
+    limiter.served(first, 5)
+    second = await asyncio.wait_for(tasks[0], 5)
+    assert (limiter.inside, tenant.inside) == (1, 2), "the run still has both calls on its hands"
+    limiter.served(second)
+    await asyncio.sleep(0)
+    assert not tasks[1].done(), "the run's own limit holds until a reply is journaled"
+    for permit in (first, second):
+        limiter.leave(permit)
+    limiter.leave(await asyncio.wait_for(tasks[1], 5))
+    assert (limiter.inside, tenant.inside) == (0, 0)

