@@ -38,8 +38,8 @@ class Price(Value):
 class ModelSpec(Value):
     """One model of the pool and how to reach it.
 
-    embedded: a small model installed as a wheel (`gemma-3-270m`, `smollm2-135m-instruct`) or a path to a GGUF file,
-    served on this machine. openai: any server that speaks OpenAI's protocol (vLLM, llama.cpp, SGLang, Ollama).
+    embedded: a small model installed as wheels (such as `gemma-3-270m` and `qwen2.5-coder-1.5b-instruct`) or a path to
+    a GGUF file, served on this machine. openai: any server that speaks OpenAI's protocol (vLLM, llama.cpp, Ollama).
     litellm: every other provider. encoder: judges only: a sentence encoder by a text's similarity to the seeds, or a
     student of this home (its id, `st_…`) by its predictions.
 
