@@ -134,6 +134,19 @@ def model_file(spec: ModelSpec, home: Home) -> ModelFile:
     return ModelFile(spec.model, path, found, path.stat().st_size)
 
 
+def check_installed(spec: ModelSpec, home: Home) -> str | None:
+    """Describe in one sentence why an embedded model cannot be served; None if its file is there. Reads no weights."""
+    built_in, where = BUILT_IN.get(spec.model), f"models.{spec.name}.model"
+    try:
+        if built_in is None:
+            _check_gguf(Path(spec.model).expanduser().resolve(), spec.model, where)
+        elif not built_in.parts or not (home.models / built_in.filename).exists():
+            _pieces(spec.model, built_in, where)
+    except (MissingExtra, ModelUnreachable) as error:
+        return f"{spec.name}: {error.what}; {error.fix}"
+    return None
+
+
 def weights_of(spec: ModelSpec, home: Home) -> str | None:
     """Return the SHA-256 (64 hex digits) of a local model's weights; None if it is remote or absent.
 
