@@ -11,7 +11,7 @@ import shutil
 
 from graft.schemas.errors import GraftError
 from graft.schemas.home import Home
-from graft.schemas.models import ModelSpec
+from graft.schemas.models import ModelSpec, hub_name
 from graft.schemas.recipe import Recipe
 
 PACKAGES = {
@@ -108,12 +108,17 @@ async def check_models(recipe: Recipe) -> list[tuple[ModelSpec, str | None]]:
     No prompt is sent, and no embedded model is started.
     """
     from graft.agents.gateway import check_endpoint
+    from graft.agents.local import hub
     from graft.agents.local.files import check_installed
     from graft.flows.run_context import models_used
 
     found, home = list[tuple[ModelSpec, str | None]](), Home.find()
     for model in models_used(recipe):
-        embedded = model.provider == "embedded"
-        problem = check_installed(model, home) if embedded else await check_endpoint(model, {}, by_name=True)
+        if hub_name(model):
+            problem = await hub.check(model, home)
+        elif model.provider == "embedded":
+            problem = check_installed(model, home)
+        else:
+            problem = await check_endpoint(model, {}, by_name=True)
         found.append((model, problem))
     return found

