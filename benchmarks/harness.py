@@ -52,7 +52,7 @@ def write_recipe(
 ) -> Path:  # fmt: skip
     """A GRA recipe over five models of one server; without `rows` it goes on until `candidates` have settled.
 
-    With `one_model` the server has one model, which plays all five: one limiter stands before it.
+    With `one_model` the server has one model, which plays all five.
     """
     models = "\n".join(
         f"  - {{name: m{i}, provider: openai, model: fake-{1 if one_model else i}, revision: r{i}, "
