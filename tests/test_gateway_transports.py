@@ -137,7 +137,7 @@ async def test_a_wait_beyond_reason_is_not_waited_for(provider: str, fake_llm: S
     assert caught.value.code == "rate_limited" and fake_llm.stats()["requests"] == 1
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 404])
+@pytest.mark.parametrize("status", [400, 401, 402, 403, 404])
 async def test_what_cannot_pass_is_not_tried_again(
     provider: str, fake_llm: Serving, tmp_path: Path, status: int
 ) -> None:

@@ -224,12 +224,13 @@ def _failure(litellm: Any, error: Exception, request: CallRequest) -> GraftError
         return Damaged("malformed", f"the reply is too large: {large}", where=name)
     if isinstance(error, litellm.Timeout | TimeoutError):
         return CallFailed("timeout", f"no reply within {request.model.timeout_s:g} s", where=name)
-    if isinstance(error, litellm.RateLimitError):
-        if "insufficient_quota" in str(error):
-            fix = "top it up at the provider"
-            return ModelUnreachable("the account has no credit or quota left", where=name, fix=fix)
-        return RateLimited("rate limited by the provider", where=name, retry_after=_retry_after(error))
     status = getattr(error, "status_code", None)
+    limited = isinstance(error, litellm.RateLimitError)
+    if status == 402 or (limited and "insufficient_quota" in str(error)):
+        fix = "top it up at the provider"
+        return ModelUnreachable("the account has no credit or quota left", where=name, fix=fix)
+    if limited:
+        return RateLimited("rate limited by the provider", where=name, retry_after=_retry_after(error))
     if status in (401, 403) or isinstance(error, litellm.AuthenticationError | litellm.PermissionDeniedError):
         variable = request.model.api_key_env or "the provider's own variable"
         return ModelUnreachable("the provider refused the key", where=name, fix=f"check {variable}")

@@ -228,7 +228,7 @@ def names_schema(raw: str) -> bool:
 def failure_of(status: int, retry_after: str | None, payload: bytes, model: ModelSpec) -> Exception:
     """Convert a status other than 200 to an error."""
     raw, name = raw_of(payload, model), model.name
-    if status == 429 and "insufficient_quota" in raw:
+    if status == 402 or (status == 429 and "insufficient_quota" in raw):
         return ModelUnreachable("the account has no credit or quota left", where=name, fix="top it up at the provider")
     if status == 429 or (status == 503 and retry_after):
         code, after = "rate_limited" if status == 429 else "server_error", seconds_of(retry_after)
