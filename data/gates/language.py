@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from threading import Lock
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
@@ -51,6 +51,10 @@ class LanguageGate(Gate):
         """As the recipe sets."""
         return recipe.gates.of(Settings).language.action != "off"
 
+    def load(self) -> None:
+        """The identifier, which takes half a second."""
+        _identifier()
+
     def check(self, proposal: Proposal) -> GateResult:
         """See the class; the response is not checked, as it may be code or a translation."""
         text = proposal.text
@@ -69,9 +73,15 @@ class LanguageGate(Gate):
 KIND = LanguageGate
 
 
-@lru_cache(maxsize=1)
-def _identifier() -> tuple[Any, frozenset[str]]:
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+_loading = Lock()
+_loaded: list[tuple[Any, frozenset[str]]] = []
 
-    made = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
-    return made, frozenset(str(name) for name in made.nb_classes)
+
+def _identifier() -> tuple[Any, frozenset[str]]:
+    with _loading:
+        if not _loaded:
+            from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+            made = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+            _loaded.append((made, frozenset(str(name) for name in made.nb_classes)))
+    return _loaded[0]
