@@ -39,9 +39,9 @@ class ModelSpec(Value):
     """One model of the pool and how to reach it.
 
     embedded: a small model installed as a wheel (`gemma-3-270m`, `smollm2-135m-instruct`) or a path to a GGUF file,
-    served on this machine. openai: any server that speaks OpenAI's protocol (vLLM, llama.cpp, SGLang, Ollama).
-    litellm: every other provider. encoder: judges only: a sentence encoder by a text's similarity to the seeds, or a
-    student of this home (its id, `st_…`) by its predictions.
+    served on this machine. openai: any server that speaks OpenAI's protocol (vLLM, llama.cpp, SGLang, Ollama). litellm:
+    every hosted provider, by LiteLLM's name of the model. encoder: judges only: a sentence encoder by a text's
+    similarity to the seeds, or a student of this home (its id, `st_…`) by its predictions.
 
     No field holds a key: `api_key_env` and `headers_env` name environment variables.
     """

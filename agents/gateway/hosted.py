@@ -66,7 +66,7 @@ HOSTS: Mapping[str, Host] = MappingProxyType({
         "https://openrouter.ai/api/v1", ("OPENROUTER_API_KEY", "OR_API_KEY"), ("OPENROUTER_API_BASE",),
         ("OR_SITE_URL", "OR_APP_NAME"),
     ),
-    "gemini": Host("https://generativelanguage.googleapis.com/v1beta/openai", ("GOOGLE_API_KEY", "GEMINI_API_KEY")),
+    "gemini": Host("https://generativelanguage.googleapis.com/v1beta/openai", ("GEMINI_API_KEY", "GOOGLE_API_KEY")),
 })  # fmt: skip
 """By LiteLLM's name of the provider."""
 SPECIAL = ("USE_LITELLM_PROXY", "SSL_VERIFY", "SSL_CERTIFICATE", "SSL_SECURITY_LEVEL", "SSL_ECDH_CURVE")
