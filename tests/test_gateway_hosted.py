@@ -30,36 +30,55 @@ pytestmark = [
 ]
 SCHEMA = {"type": "object", "properties": {"score": {"type": "integer"}}, "required": ["score"],
           "additionalProperties": False}  # fmt: skip
-BY_LITELLM = ("mistral", "openai", "groq", "together_ai", "deepseek", "openrouter")
+BY_LITELLM = ("mistral", "openai", "groq", "together_ai", "deepseek", "openrouter", "anthropic")
 """The providers whose protocol LiteLLM speaks too; it uses Google's own for Gemini."""
 JSON = '{"score": 1}'
+ANTHROPIC = ("anthropic-version", "anthropic-beta")
 
 
 class Recording(InThread):
     """A provider that answers every request alike and keeps what it was sent."""
 
     def __init__(self) -> None:
-        self.seen: list[tuple[str, str | None, dict[str, Any]]] = []
+        self.seen: list[tuple[str, dict[str, str], dict[str, Any]]] = []
         self.usage: dict[str, Any] = {}
         self.answer: dict[str, Any] = {}
+        self.status = 200
         app = web.Application()
         app.router.add_post("/{path:.*}", self._answer)
         super().__init__(app)
 
     async def _answer(self, request: web.Request) -> web.Response:
         body = await request.json()
-        self.seen.append((request.path, request.headers.get("Authorization"), body))
-        message: dict[str, Any] = {"role": "assistant", "content": JSON}
-        if "tools" in body:
-            called = {"name": body["tools"][0]["function"]["name"], "arguments": JSON}
-            message = {"role": "assistant", "content": None,
-                       "tool_calls": [{"id": "c", "type": "function", "function": called}]}  # fmt: skip
-        usage = {"prompt_tokens": 1000, "completion_tokens": 100, "total_tokens": 1100,
-                 "prompt_tokens_details": {"cached_tokens": 400}, **self.usage}  # fmt: skip
-        return web.json_response({
-            "id": "x", "object": "chat.completion", "created": 1, "model": body["model"], "service_tier": "default",
-            "choices": [{"index": 0, "finish_reason": "stop", "message": message}], "usage": usage, **self.answer,
-        })  # fmt: skip
+        headers = {name: request.headers.get(name) for name in ("Authorization", "x-api-key", *ANTHROPIC)}
+        self.seen.append((request.path, {name: value for name, value in headers.items() if value}, body))
+        answers = _messages if request.path.endswith("/messages") else _chat
+        return web.json_response(answers(body, self.usage) | self.answer, status=self.status)
+
+
+def _chat(body: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": JSON}
+    if "tools" in body:
+        called = {"name": body["tools"][0]["function"]["name"], "arguments": JSON}
+        calls = [{"id": "c", "type": "function", "function": called}]
+        message = {"role": "assistant", "content": None, "tool_calls": calls}
+    usage = {"prompt_tokens": 1000, "completion_tokens": 100, "total_tokens": 1100,
+             "prompt_tokens_details": {"cached_tokens": 400}, **more}  # fmt: skip
+    return {
+        "id": "x", "object": "chat.completion", "created": 1, "model": body["model"], "service_tier": "default",
+        "choices": [{"index": 0, "finish_reason": "stop", "message": message}], "usage": usage,
+    }  # fmt: skip
+
+
+def _messages(body: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    content = [{"type": "thinking", "thinking": "Hm.", "signature": "s"}, {"type": "text", "text": JSON[:4]},
+               {"type": "text", "text": JSON[4:]}]  # fmt: skip
+    usage = {"input_tokens": 600, "output_tokens": 100, "cache_read_input_tokens": 400, "service_tier": "standard",
+             "inference_geo": "global", "cache_creation_input_tokens": 0, **more}  # fmt: skip
+    return {
+        "id": "x", "type": "message", "role": "assistant", "model": body["model"], "content": content,
+        "stop_reason": "end_turn", "stop_sequence": None, "usage": usage,
+    }  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -130,8 +149,9 @@ async def test_every_model_is_sent_and_priced_as_by_litellm(provider: Recording)
     await litellm.close()
     left = {name for name in names() if name not in compared}
     assert {name.partition("/")[0] for name in compared} == set(BY_LITELLM)
-    assert {"openai/gpt-5-pro", "openai/gpt-4o-search-preview", "openai/o9"} <= left
-    assert len(left) < len(compared) / 5 and {name.partition("/")[0] for name in left} == {"openai", "together_ai"}
+    assert {"openai/gpt-5-pro", "openai/gpt-4o-search-preview", "openai/o9", "anthropic/unlisted"} <= left
+    left_at = {name.partition("/")[0] for name in left}
+    assert len(left) < len(compared) / 5 and left_at == {"openai", "together_ai", "anthropic"}
 
 
 def test_name_address_and_prefill_are_those_of_litellm() -> None:
@@ -145,30 +165,33 @@ def test_name_address_and_prefill_are_those_of_litellm() -> None:
             assert (found.spec.model, found.host) == theirs[:2]
             assert theirs[3] in (None, found.spec.base_url) and hosted_address(spec) == found.spec.base_url
             assert found.continues == _continues(litellm, spec), name
-    assert hosted(model("gpt-4o-mini")) and litellm.get_llm_provider("gpt-4o-mini")[1] == "openai"
-    assert hosted(model("claude-haiku-4-5")) is None is hosted_address(model("anthropic/claude-haiku-4-5"))
+    for bare in ("gpt-4o-mini", "claude-haiku-4-5"):
+        found = hosted(model(bare))
+        assert found and (found.spec.model, found.host) == litellm.get_llm_provider(bare)[:2]
+    assert hosted(model("grok-4")) is None is hosted_address(model("xai/grok-4"))
 
 
 @pytest.mark.parametrize("host", BY_LITELLM)
 async def test_key_and_address_come_from_the_variables_that_litellm_reads(
     provider: Recording, monkeypatch: pytest.MonkeyPatch, host: str
 ) -> None:
+    name = "anthropic/claude-haiku-4-5" if host == "anthropic" else f"{host}/unlisted"
     direct, litellm, loaded = HostedTransport(4), LiteLLMTransport(), _load()
     for variable in HOSTS[host].keys:
         with monkeypatch.context() as one:
             one.setenv(variable, f"sk-{variable}")
-            found = hosted(model(f"{host}/unlisted"))
+            found = hosted(model(name))
             assert found and found.spec.api_key_env == variable
-            assert loaded.get_llm_provider(f"{host}/unlisted")[2] in (None, f"sk-{variable}")
+            assert loaded.get_llm_provider(name)[2] in (None, f"sk-{variable}")
             for moved in HOSTS[host].moved:
                 one.setenv(moved, f"{provider.url}/elsewhere")
-                spec = model(f"{host}/unlisted", name=f"{moved}-{variable}".lower().replace("_", "-"))
+                spec = model(name, name=f"{moved}-{variable}".lower().replace("_", "-"))
                 arrived, _ = await sent(direct, provider, ask(spec))
                 assert arrived == (await sent(litellm, provider, ask(spec)))[0]
-                assert arrived[1] == f"Bearer sk-{variable}"
+                assert arrived[1]["Authorization" if host != "anthropic" else "x-api-key"].endswith(f"sk-{variable}")
                 one.delenv(moved)
     with pytest.raises(KeyMissing, match=HOSTS[host].keys[0]):
-        await direct.send(ask(model(f"{host}/unlisted")))
+        await direct.send(ask(model(name)))
     await direct.close()
     await litellm.close()
 
@@ -179,7 +202,7 @@ async def test_the_provider_s_key_goes_to_no_other_address(
     monkeypatch.setenv("GROQ_API_KEY", "sk-groq")
     transport = HostedTransport(1)
     arrived, _ = await sent(transport, provider, ask(model("groq/unlisted", base_url=provider.url)))
-    assert arrived[1] is None
+    assert not arrived[1]
     await transport.close()
     for address in ("https://api.groq.com/openai/v1", "https://api.groq.com:443/openai/v1"):
         own = hosted(model("groq/unlisted", base_url=address))
@@ -204,10 +227,17 @@ def test_what_litellm_would_send_otherwise_stays_with_it(monkeypatch: pytest.Mon
     assert hosted_address(model("openai/gpt-4o")) == HOSTS["openai"].address
 
 
-@pytest.mark.parametrize("name", ["gemini/gemini-2.5-flash", "anthropic/claude-haiku-4-5", "openai/gpt-5-pro",
+@pytest.mark.parametrize("name", ["gemini/gemini-2.5-flash", "xai/grok-4", "openai/gpt-5-pro", "anthropic/unlisted",
                                   "openai/claude-haiku-4-5", "together_ai/together-ai-up-to-4b"])  # fmt: skip
 def test_other_protocols_stay_with_litellm(name: str) -> None:
     assert hosted(model(name)) is None
+
+
+def test_a_token_of_a_subscription_stays_with_litellm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-ant-api03-0")
+    assert hosted(model("anthropic/claude-haiku-4-5"))
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-ant-oat01-0")
+    assert hosted(model("anthropic/claude-haiku-4-5")) is None
 
 
 def test_further_fields_stay_with_litellm() -> None:
@@ -220,7 +250,7 @@ async def test_gemini_s_compatible_endpoint_gets_the_fields_that_it_accepts(prov
         transport = HostedTransport(1)
         (path, key, body), reply = await sent(transport, provider, ask(spec, json_schema=SCHEMA))
         await transport.close()
-    assert (path, key) == ("/v1/v1beta/openai/chat/completions", "Bearer sk-test")
+    assert (path, key) == ("/v1/v1beta/openai/chat/completions", {"Authorization": "Bearer sk-test"})
     assert body["model"] == "gemini-2.5-flash-lite" and not body.keys() & {"seed", "logprobs", "top_logprobs"}
     assert reply.parsed == {"score": 1} and reply.price_usd
 

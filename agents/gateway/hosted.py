@@ -1,4 +1,6 @@
-"""Hosted providers that speak OpenAI's protocol: address, key, price and request fields, as LiteLLM has them.
+"""Hosted providers that are sent directly: address, key, price and request fields, as LiteLLM has them.
+
+They speak OpenAI's protocol, but for Anthropic (anthropic.py).
 
 LiteLLM is not imported, which takes 5 to 7 s: only its list of models and prices is read. A model that LiteLLM would
 send in a way that is not reproduced here exactly stays with LiteLLM; `tests/test_gateway_hosted.py` compares the two
@@ -66,16 +68,23 @@ HOSTS: Mapping[str, Host] = MappingProxyType({
         "https://openrouter.ai/api/v1", ("OPENROUTER_API_KEY", "OR_API_KEY"), ("OPENROUTER_API_BASE",),
         ("OR_SITE_URL", "OR_APP_NAME"),
     ),
+    "anthropic": Host(
+        "https://api.anthropic.com", ("ANTHROPIC_API_KEY",), ("ANTHROPIC_API_BASE", "ANTHROPIC_BASE_URL"),
+        ("ANTHROPIC_AUTH_TOKEN", "LITELLM_ANTHROPIC_DISABLE_URL_SUFFIX"),
+    ),
     "gemini": Host("https://generativelanguage.googleapis.com/v1beta/openai", ("GEMINI_API_KEY", "GOOGLE_API_KEY")),
 })  # fmt: skip
 """By LiteLLM's name of the provider."""
 SPECIAL = ("USE_LITELLM_PROXY", "SSL_VERIFY", "SSL_CERTIFICATE", "SSL_SECURITY_LEVEL", "SSL_ECDH_CURVE")
 """Variables that make LiteLLM send to any provider in another way."""
+SUBSCRIPTION = "sk-ant-oat"
+"""Beginning of Anthropic's OAuth tokens, which LiteLLM sends with other headers."""
 LIST = "model_prices_and_context_window_backup.json"
 KEPT = (
     "litellm_provider", "mode", "alias_of", "input_cost_per_token", "output_cost_per_token",
     "cache_read_input_token_cost", "off_peak_pricing", "supports_assistant_prefill", "supports_response_schema",
-    "supports_system_messages", "supports_none_reasoning_effort", "default_reasoning_effort",
+    "supports_system_messages", "supports_native_structured_output", "supports_sampling_params",
+    "supports_none_reasoning_effort", "default_reasoning_effort",
 )  # fmt: skip
 LONG = re.compile(r"_above_(\d+)k_tokens")
 """Fields with the price of prompts longer than so many thousand tokens."""
@@ -89,7 +98,7 @@ TOOL = "json_tool_call"
 """Tool by which Groq's models without JSON schemas return JSON."""
 PREFIXING = frozenset({"mistral", "deepseek", "codestral"})
 """Providers that continue the last turn only if it is marked `prefix`."""
-USUAL_TIERS = (None, "auto", "default", "on_demand")
+USUAL_TIERS, USUAL_PLACES = (None, "auto", "default", "on_demand", "standard"), (None, "global", "not_available")
 
 Row = Mapping[str, Any]
 
@@ -135,12 +144,17 @@ def hosted(model: ModelSpec) -> Hosted | None:
         return None  # without such an address LiteLLM uses Google's own protocol
     if host != "openrouter":
         name = row.get("name", name).removeprefix(f"{host}/")
-    own = {"provider": "openai", "model": name, "base_url": base, "api_key_env": _key(host, model, base)}
+    variable = _key(host, model, base)
+    if os.environ.get(variable or "", "").strip().startswith(SUBSCRIPTION):
+        return None
+    own = {"provider": "openai", "model": name, "base_url": base, "api_key_env": variable}
     return Hosted(model.model, host, model.model_copy(update=own), {} if host == "openrouter" else row)
 
 
 def _is_foreign(host: str, name: str, row: Row) -> bool:
     """Return True if LiteLLM sends a model to another provider, or by another protocol of OpenAI's."""
+    if host == "anthropic" and not row:
+        return True
     if host == "openai":
         unknown = _reasons(name) and not row
         if unknown or row.get("mode") == "responses" or name.startswith("responses/") or "search" in name:
@@ -188,12 +202,15 @@ def price_of_answer(model: Hosted, answer: Any, usage: Usage) -> float | None:
 
 def _is_odd(row: Row, answer: Row, prompt: int) -> bool:
     """Return True if more than the rates of prompt, cached and completion tokens decide the price."""
+    usage = answer["usage"]
     if "off_peak_pricing" in row or "reasoning" in row or prompt > row.get("long", math.inf):
         return True
-    if answer["usage"].get("cost") is not None or answer.get("service_tier") not in USUAL_TIERS:
+    if usage.get("cost") is not None or any(tier.get("service_tier") not in USUAL_TIERS for tier in (answer, usage)):
+        return True
+    if usage.get("inference_geo") not in USUAL_PLACES or usage.get("speed") not in USUAL_TIERS or "iterations" in usage:
         return True
     for part in ("prompt_tokens_details", "completion_tokens_details"):
-        counted = answer["usage"].get(part)
+        counted = usage.get(part)
         if isinstance(counted, dict) and any(counted[name] for name in counted.keys() - ORDINARY):
             return True
     return False
@@ -288,12 +305,13 @@ def _served(host: str, name: str) -> Row | None:
 
 
 def _named(model: ModelSpec) -> tuple[str, str]:
-    """The provider of HOSTS (empty: another) and its name of the model. A bare name can be one of OpenAI's."""
+    """The provider of HOSTS (empty: another) and its name of the model. OpenAI's and Anthropic's may be bare."""
     host, slash, name = model.model.partition("/")
     if model.provider == "litellm" and slash and host in HOSTS:
         return host, name
     bare = model.provider == "litellm" and not slash and not model.base_url
-    return ("openai", model.model) if bare and (known(host) or {}).get("litellm_provider") == "openai" else ("", "")
+    listed = (known(host) or {}).get("litellm_provider", "") if bare else ""
+    return (listed, model.model) if listed in ("openai", "anthropic") else ("", "")
 
 
 def _base(host: str, model: ModelSpec) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import ssl
 from functools import cache
@@ -9,11 +10,12 @@ from typing import Any
 
 import certifi
 
+from graft.agents.gateway import anthropic
 from graft.agents.gateway.hosted import PREFIXING, Hosted, Odd, adapt, hosted, known, listed_price, price_of_answer
 from graft.agents.gateway.ledger import tokens_of
 from graft.agents.gateway.litellm_transport import LiteLLMTransport
-from graft.agents.gateway.openai_transport import OpenAITransport, body_of, reply_of
-from graft.agents.gateway.payload import json_of
+from graft.agents.gateway.openai_transport import OpenAITransport, reply_of
+from graft.agents.gateway.payload import bytes_of, json_of
 from graft.agents.gateway.transport import Damaged, no_prefill
 from graft.schemas.calls import CallRequest, Reply, Usage
 from graft.schemas.models import ModelSpec, Price
@@ -41,7 +43,7 @@ class HostedTransport(OpenAITransport):
     async def send(self, request: CallRequest) -> Reply:
         """One attempt. Raises CallFailed, KeyMissing, ModelUnreachable."""
         model = self._hosted(request.model)
-        if model is None or not request.messages:
+        if model is None or not request.messages or not _is_reproduced(model, request):
             return await self._litellm().send(request)
         if request.continues and not model.continues:
             fix = "use provider openai with the server's address"
@@ -56,7 +58,7 @@ class HostedTransport(OpenAITransport):
 
     def _hosted(self, model: ModelSpec) -> Hosted | None:
         found = self._models.get(model.name)
-        if found is None or found[0] is not model:
+        if found is None or (found[0] is not model and found[0] != model):
             direct = hosted(model)
             found = self._models[model.name] = (model, direct)
             if direct is not None:
@@ -67,19 +69,27 @@ class HostedTransport(OpenAITransport):
         self._others = self._others or LiteLLMTransport()
         return self._others
 
-    def _body(self, request: CallRequest, *, chat: bool, constrained: bool) -> dict[str, Any]:
+    def _parts(
+        self, base: str, request: CallRequest, *, chat: bool, constrained: bool
+    ) -> tuple[str, dict[str, str], dict[str, Any]]:
         model = self._sent[id(request.model)]
         plain = request.model_copy(update={"continues": False}) if request.continues else request
-        body = body_of(plain, chat=chat, constrained=constrained)
+        url, headers, body = super()._parts(base, plain, chat=chat, constrained=constrained)
+        if model.host == "anthropic":
+            url = base if base.endswith("/v1/messages") else f"{base}/v1/messages"
+            return url, anthropic.headers(headers, constrained=constrained), anthropic.body(body, model.row)
         if request.continues and model.host in PREFIXING:
             body["messages"][-1]["prefix"] = True
         adapt(body, model)
-        return body
+        return url, headers, body
 
     async def _read(self, request: CallRequest, payload: bytes, chat: bool, latency_s: float) -> Reply:
+        model = self._sent[id(request.model)]
+        if model.host == "anthropic":
+            with contextlib.suppress(LookupError, TypeError, AttributeError, ValueError):
+                payload = bytes_of(anthropic.answer(json_of(payload)))
         if request.model.price is not None:
             return reply_of(request, payload, chat, latency_s)
-        model = self._sent[id(request.model)]
         try:
             reply = reply_of(request, payload, chat, latency_s)
         except Damaged as failure:
@@ -96,6 +106,10 @@ class HostedTransport(OpenAITransport):
             return price_of_answer(model, answer, usage or Usage())
         except Odd:
             return await self._litellm().cost(answer, model.name, model.host)
+
+
+def _is_reproduced(model: Hosted, request: CallRequest) -> bool:
+    return model.host != "anthropic" or (anthropic.is_plain(request, model.row) and not request.model.headers_env)
 
 
 @cache

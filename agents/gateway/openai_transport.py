@@ -114,23 +114,26 @@ class OpenAITransport:
     async def _attempt(self, base: str, request: CallRequest, *, chat: bool) -> Reply:
         place = (base, request.model.model)
         constrained = request.json_schema is not None and place not in self._unconstrained
-        url = f"{base}/chat/completions" if chat else f"{base}/completions"
         started = time.perf_counter()
         try:
-            return await self._post(url, request, chat, constrained, started)
+            return await self._post(base, request, chat, constrained, started)
         except CallFailed as failure:
             if constrained and failure.code == "refused_by_server" and names_schema(failure.raw):
                 self._unconstrained.add(place)
-                return await self._post(url, request, chat, False, started)
+                return await self._post(base, request, chat, False, started)
             raise
 
-    async def _post(self, url: str, request: CallRequest, chat: bool, constrained: bool, started: float) -> Reply:
+    async def _post(self, base: str, request: CallRequest, chat: bool, constrained: bool, started: float) -> Reply:
         model = request.model
-        data = orjson.dumps(self._body(request, chat=chat, constrained=constrained))
+        url, headers, body = self._parts(base, request, chat=chat, constrained=constrained)
         patience = aiohttp.ClientTimeout(total=model.timeout_s, sock_connect=min(CONNECT_S, 0.9 * model.timeout_s))
         try:
             async with self._session.post(
-                url, data=data, headers=headers_of(model), timeout=patience, allow_redirects=False
+                url,
+                data=orjson.dumps(body),
+                headers=headers,
+                timeout=patience,
+                allow_redirects=False,
             ) as response:
                 payload = await body_within(response)
                 if response.status != 200:
@@ -148,8 +151,12 @@ class OpenAITransport:
             raise kind("connection", f"the connection failed ({type(error).__name__})", where=model.name) from None
         return await self._read(request, payload, chat, time.perf_counter() - started)
 
-    def _body(self, request: CallRequest, *, chat: bool, constrained: bool) -> dict[str, Any]:
-        return body_of(request, chat=chat, constrained=constrained)
+    def _parts(
+        self, base: str, request: CallRequest, *, chat: bool, constrained: bool
+    ) -> tuple[str, dict[str, str], dict[str, Any]]:
+        """Address, headers and body."""
+        url = f"{base}/chat/completions" if chat else f"{base}/completions"
+        return url, headers_of(request.model), body_of(request, chat=chat, constrained=constrained)
 
     async def _read(self, request: CallRequest, payload: bytes, chat: bool, latency_s: float) -> Reply:
         return reply_of(request, payload, chat, latency_s)
