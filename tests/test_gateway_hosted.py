@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import dataclasses
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +22,8 @@ from graft.agents.gateway import hosted as module
 from graft.agents.gateway.hosted import HOSTS, hosted, hosted_address
 from graft.agents.gateway.hosted_transport import HostedTransport
 from graft.agents.gateway.litellm_transport import LiteLLMTransport, _continues, _load
-from graft.schemas.calls import CallRequest, Message, Reply
-from graft.schemas.errors import GraftError, KeyMissing, ModelUnreachable
+from graft.schemas.calls import CallRequest, Message, Reply, Usage
+from graft.schemas.errors import CallFailed, GraftError, KeyMissing, ModelUnreachable
 from graft.schemas.models import ModelSpec, Price
 
 pytestmark = [
@@ -219,6 +222,28 @@ async def test_the_provider_s_key_goes_to_no_other_address(
     assert "word" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["groq/unlisted", "text-completion-openai/unlisted"])
+async def test_nor_does_litellm_send_it_there(provider: Recording, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv("GROQ_API_KEY", "sk-secret")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    transport = HostedTransport(1)
+    prompt = {"messages": (), "prompt": "Hello"} if name.startswith("text") else {}
+    with contextlib.suppress(CallFailed):  # the answer is a chat's
+        await transport.send(ask(model(name, base_url=provider.url, extra={"min_p": 0.1})).model_copy(update=prompt))
+    assert [headers for _, headers, _ in provider.seen] == [{"Authorization": "Bearer none"}]
+    await transport.close()
+
+
+async def test_an_unknown_model_is_named(provider: Recording, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GROQ_API_BASE", provider.url)
+    monkeypatch.setenv("GROQ_API_KEY", "sk-groq")
+    provider.status, transport = 404, HostedTransport(1)
+    with pytest.raises(ModelUnreachable, match="has no model 'unlisted'") as caught:
+        await transport.send(ask(model("groq/unlisted")))
+    assert caught.value.fix == "check model in the recipe"
+    await transport.close()
+
+
 @pytest.mark.parametrize("variable", ["USE_LITELLM_PROXY", "OPENAI_ORG_ID", "https_proxy"])
 def test_what_litellm_would_send_otherwise_stays_with_it(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     assert hosted(model("openai/gpt-4o")) is not None
@@ -277,6 +302,25 @@ async def test_a_special_price_is_litellm_s(
             prices.append(getattr(failure, "price_usd", None))
         await transport.close()
     assert prices[0] == (None if prices[1] is None else pytest.approx(prices[1], rel=1e-9))
+
+
+@pytest.mark.parametrize("name", ["deepseek/deepseek-v4-flash", "deepseek/deepseek-v4-pro"])
+def test_off_peak_prices_are_litellm_s_all_week(name: str) -> None:
+    from litellm._internal_context import pinned_billing_time
+
+    litellm, found = _load(), hosted(model(name))
+    counts = {"prompt_tokens": 1000, "completion_tokens": 100}
+    answer = {"usage": {**counts, "prompt_tokens_details": {"cached_tokens": 400}}}
+    parsed, seen = litellm.ModelResponse(model=name.partition("/")[2], **answer), set()
+    for minute in range(0, 7 * 24 * 60, 30):
+        now = datetime(2026, 11, 30, tzinfo=UTC) + timedelta(minutes=minute)
+        assert found is not None
+        at = dataclasses.replace(found, row=module._now(found.row, now))
+        price = module.price_of_answer(at, answer, Usage(**counts, cached_tokens=400))
+        with pinned_billing_time(now):
+            assert price == pytest.approx(litellm.completion_cost(parsed, model=name), rel=1e-9)
+        seen.add(price)
+    assert len(seen) == 2
 
 
 @pytest.mark.parametrize(("usage", "price"), [

@@ -15,6 +15,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -98,6 +99,9 @@ TOOL = "json_tool_call"
 """Tool by which Groq's models without JSON schemas return JSON."""
 PREFIXING = frozenset({"mistral", "deepseek", "codestral"})
 """Providers that continue the last turn only if it is marked `prefix`."""
+RATES = frozenset({"input_cost_per_token", "output_cost_per_token", "cache_read_input_token_cost"})
+OFF_PEAK, WINDOW = RATES | {"windows"}, frozenset({"hours_utc", "weekdays"})
+"""Fields of an off-peak price, and of one of its windows, that are understood here."""
 USUAL_TIERS, USUAL_PLACES = (None, "auto", "default", "on_demand", "standard"), (None, "global", "not_available")
 
 Row = Mapping[str, Any]
@@ -191,13 +195,33 @@ def price_of_answer(model: Hosted, answer: Any, usage: Usage) -> float | None:
     if model.row.get("input_cost_per_token") is None:
         return None
     served = answer.get("model")
-    row = (_served(model.host, served) if isinstance(served, str) else None) or model.row
+    row = _now((_served(model.host, served) if isinstance(served, str) else None) or model.row, datetime.now(UTC))
     if _is_odd(row, answer, usage.prompt_tokens):
         raise Odd
     cached = min(usage.cached_tokens or 0, usage.prompt_tokens)
     rate, cached_rate = row["input_cost_per_token"], row.get("cache_read_input_token_cost")
     prompt = (usage.prompt_tokens - cached) * rate + cached * (rate if cached_rate is None else cached_rate)
     return float(prompt + usage.completion_tokens * (row.get("output_cost_per_token") or 0))
+
+
+def _now(row: Row, now: datetime) -> Row:
+    """A row with its rates at a time: those off peak replace the others in their windows. Other rules stay Odd."""
+    cheaper = row.get("off_peak_pricing")
+    if cheaper is None or cheaper.keys() - OFF_PEAK or any(rule.keys() != WINDOW for rule in cheaper["windows"]):
+        return row
+    clock = f"{now:%H:%M}"
+    for rule in cheaper["windows"]:
+        spans = [rule["hours_utc"]] if isinstance(rule["hours_utc"], str) else rule["hours_utc"]
+        if now.isoweekday() in rule["weekdays"] and any(_within(span, clock) for span in spans):
+            row = {**row, **cheaper}
+            break
+    return {name: value for name, value in row.items() if name not in ("off_peak_pricing", "windows")}
+
+
+def _within(span: str, clock: str) -> bool:
+    """Return True from the start of a span such as 22:00-06:00 until its end, which may be on the next day."""
+    start, _, end = span.partition("-")
+    return start <= clock < end if start < end else clock >= start or clock < end
 
 
 def _is_odd(row: Row, answer: Row, prompt: int) -> bool:
@@ -302,6 +326,14 @@ def _served(host: str, name: str) -> Row | None:
         if row and row["litellm_provider"] == host and row.get("input_cost_per_token") is not None:
             return row
     return None
+
+
+def keeps_key_back(model: ModelSpec) -> bool:
+    """Return True if LiteLLM must be kept from sending a provider's own key to an address that only a recipe names."""
+    host = model.model.partition("/")[0].removeprefix("text-completion-")
+    if not model.base_url or host not in HOSTS or model.headers_env:
+        return False
+    return _key(host, model, _base(host, model)) is None
 
 
 def _named(model: ModelSpec) -> tuple[str, str]:

@@ -14,10 +14,11 @@ from graft.agents.gateway import anthropic
 from graft.agents.gateway.hosted import PREFIXING, Hosted, Odd, adapt, hosted, known, listed_price, price_of_answer
 from graft.agents.gateway.ledger import tokens_of
 from graft.agents.gateway.litellm_transport import LiteLLMTransport
-from graft.agents.gateway.openai_transport import OpenAITransport, reply_of
+from graft.agents.gateway.openai_transport import BASE_URL, OpenAITransport, reply_of
 from graft.agents.gateway.payload import bytes_of, json_of
 from graft.agents.gateway.transport import Damaged, no_prefill
 from graft.schemas.calls import CallRequest, Reply, Usage
+from graft.schemas.errors import ModelUnreachable
 from graft.schemas.models import ModelSpec, Price
 
 
@@ -49,7 +50,12 @@ class HostedTransport(OpenAITransport):
             fix = "use provider openai with the server's address"
             raise no_prefill(request.model, "LiteLLM does not support it for this model", fix)
         direct = request.model_copy(update={"model": model.spec})
-        return await self._attempt(model.spec.base_url or "", direct, chat=True)
+        try:
+            return await self._attempt(model.spec.base_url or "", direct, chat=True)
+        except ModelUnreachable as failure:
+            if failure.fix != BASE_URL or request.model.base_url:
+                raise
+            raise ModelUnreachable(failure.what, where=failure.where, fix="check model in the recipe") from None
 
     async def price(self, model: ModelSpec) -> Price | None:
         """Return a model's listed price; None, never 0, for an unknown model."""

@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any
 
 from graft.agents.gateway.credentials import headers_of, own_headers
-from graft.agents.gateway.hosted import PREFIXING, listed_price
+from graft.agents.gateway.hosted import PREFIXING, keeps_key_back, listed_price
 from graft.agents.gateway.ledger import tokens_of
 from graft.agents.gateway.openai_transport import MAY_BE_BILLED, names_schema, reply_of, seconds_of, with_extra
 from graft.agents.gateway.payload import bytes_of
@@ -183,6 +183,7 @@ def _load() -> Any:
 def _arguments(request: CallRequest, chat: bool, constrained: bool) -> dict[str, Any]:
     model = request.model
     key = headers_of(model).get("Authorization", "").removeprefix("Bearer ")
+    key = key or ("none" if keeps_key_back(model) else "")
     given: dict[str, Any] = {
         "model": model.model, "temperature": request.temperature, "top_p": request.top_p,
         "max_tokens": request.max_tokens, "timeout": model.timeout_s, "num_retries": 0, "max_retries": 0,
