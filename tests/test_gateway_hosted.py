@@ -273,7 +273,7 @@ def test_off_peak_prices_are_litellm_s_all_week(name: str) -> None:
 
 @pytest.mark.parametrize(("usage", "price"), [
     ({"cost": 0.25}, 0.25), ({"cost": 0.25, "is_byok": True}, None), ({}, None), ({"cost": -1}, None),
-    ({"cost": "much"}, None),
+    ({"cost": "much"}, None), ({"cost": True}, None),
 ])  # fmt: skip
 async def test_openrouter_states_its_charge(provider: Recording, usage: dict[str, Any], price: float | None) -> None:
     provider.usage = usage
