@@ -155,7 +155,7 @@ def _rejected(lake: Any, run_id: str, restricted: bool) -> list[dict[str, Any]]:
         SELECT status, route, code, count(*) AS rows, min_by(text, candidate_id) FILTER (? OR NOT restricted) AS example
         FROM lake.candidates WHERE run_id = ? AND status <> 'accepted'
         GROUP BY ALL ORDER BY rows DESC, status, route, code"""
-    found = lake.sql(query, [restricted, run_id]).to_pylist()
+    found = lake.query(query, [restricted, run_id])
     return [{**row, "example": HIDDEN if row["example"] is None else row["example"]} for row in found]
 
 

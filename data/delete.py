@@ -42,7 +42,7 @@ def dependents(lake: Lake, found: DatasetVersion) -> Dependents:
     dataset, number = found.dataset, found.version
     students = [one.id for one in lake.students(dataset) if one.version == number]
     loops = lake.improvements()
-    derived = lake.sql(
+    derived = lake.query(
         "SELECT version FROM lake.versions WHERE dataset = ? AND parent = ? ORDER BY version", [dataset, number]
     )
     pattern = f"{glob.escape(dataset)}-{number}-*"
@@ -54,7 +54,7 @@ def dependents(lake: Lake, found: DatasetVersion) -> Dependents:
             if any((r.dataset or loop.dataset, r.version) == (dataset, number) for r in loop.rounds)
         ),
         tags=tuple(tag.tag for tag in tags(lake, dataset) if tag.version == number),
-        derived=tuple(f"{dataset}@{row['version']}" for row in derived.to_pylist()),
+        derived=tuple(f"{dataset}@{row['version']}" for row in derived),
         exports=tuple(str(path) for path in sorted(lake.home.exports.glob(pattern))),
     )  # fmt: skip
 
@@ -64,7 +64,7 @@ def _evaluations(lake: Lake, students: list[str]) -> int:
     query = f"""
         SELECT (SELECT count(*) FROM lake.evaluations {chosen})
             + (SELECT count(*) FROM lake.instruct_evaluations {chosen}) AS n"""
-    return int(lake.sql(query, [students, students]).to_pylist()[0]["n"])
+    return int(lake.query(query, [students, students])[0]["n"])
 
 
 def delete(lake: Lake, found: DatasetVersion, *, by: str, reason: str = "", force: bool = False) -> Deletion:

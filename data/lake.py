@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from graft.data.arrow import sql_columns, to_table
-from graft.data.duck import MEMORY_LIMIT, Cursors, connect, is_conflict, is_full, is_made, quoted, unreadable
+from graft.data.duck import MEMORY_LIMIT, Cursors, connect, is_conflict, is_full, is_made, quoted, rows_of, unreadable
 from graft.data.fence import Fences
 from graft.data.lake_records import RunRecords, StudentRecords
 from graft.data.lake_schema import (
@@ -136,7 +136,7 @@ class Lake(RunRecords, StudentRecords):
             return self._check_version()
         with self._locked():
             self._retrying(attach)
-            if not self.sql("FROM duckdb_tables() WHERE database_name = 'lake' AND table_name = 'meta'").num_rows:
+            if not self.query("FROM duckdb_tables() WHERE database_name = 'lake' AND table_name = 'meta'"):
                 self._retrying(self._create)
             found = self._check_version()
             if found < SCHEMA_VERSION:
@@ -159,7 +159,7 @@ class Lake(RunRecords, StudentRecords):
         self._transact(make)
 
     def _check_version(self) -> int:
-        meta = {row["key"]: row["value"] for row in self.sql("SELECT key, value FROM lake.meta").to_pylist()}
+        meta = {row["key"]: row["value"] for row in self.query("SELECT key, value FROM lake.meta")}
         self.id = meta.get("lake_id", "")
         found = int(meta.get("schema_version", "0"))
         if found > SCHEMA_VERSION:
@@ -345,10 +345,13 @@ class Lake(RunRecords, StudentRecords):
             return self._retrying(lambda: self._connection.execute(query, list(params)).to_arrow_table())
 
     def query(self, query: str, params: Sequence[Any] = ()) -> list[dict[str, Any]]:
-        """The answer of `sql` as plain rows."""
-        rows: list[dict[str, Any]] = self.sql(query, params).to_pylist()
-        return rows
+        """The same answer as plain rows, without Arrow, whose import takes 0.2 s."""
+        if self._cursors is not None:
+            cursor = self._cursors.mine()
+            return self._retrying(lambda: cursor.rows(query, params))
+        with self._guard:
+            return self._retrying(lambda: rows_of(self._connection.execute(query, list(params))))
 
     def snapshot(self) -> int:
         """The number of the newest commit of any process: while it is the same, so are all answers. Takes 2 ms."""
-        return int(self.sql("SELECT id FROM lake.current_snapshot()").column("id")[0].as_py())
+        return int(self.query("SELECT id FROM lake.current_snapshot()")[0]["id"])

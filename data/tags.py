@@ -6,7 +6,7 @@ import re
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from graft.data.arrow import from_table, to_table
+from graft.data.arrow import from_rows, to_table
 from graft.schemas.base import SLUG_PATTERN, utc_now
 from graft.schemas.datasets import Tag
 from graft.schemas.errors import GraftError, NotFound
@@ -26,7 +26,7 @@ def tags(lake: Lake, dataset: str) -> list[Tag]:
     query = """
         SELECT * FROM lake.tags WHERE dataset = ? QUALIFY row_number() OVER (PARTITION BY tag ORDER BY "at" DESC) = 1
         ORDER BY tag"""
-    return [tag for tag in from_table(Tag, lake.sql(query, [dataset])) if tag.version]
+    return [tag for tag in from_rows(Tag, lake.query(query, [dataset])) if tag.version]
 
 
 def set_tag(lake: Lake, found: DatasetVersion, tag: str, *, by: str) -> Tag:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, get_args
 
-from graft.data.arrow import from_table, to_table
+from graft.data.arrow import from_rows, to_table
 from graft.data.lake_schema import VersionRowRecord
 from graft.data.tags import tags
 from graft.data.withdrawn import recalls, withdrawn
@@ -206,10 +206,10 @@ def _twin(lake: Lake, draft: Draft, digest: str, held: Sequence[Held]) -> Datase
     otherwise still name the version that the recall replaces.
     """
     query = "SELECT * FROM lake.versions WHERE dataset = ? AND content_hash = ? ORDER BY version"
-    found = from_table(DatasetVersion, lake.sql(query, [draft.dataset, digest]))
+    found = from_rows(DatasetVersion, lake.query(query, [draft.dataset, digest]))
     if draft.origin == "recall":
-        newest = lake.sql("SELECT max(version) AS v FROM lake.versions WHERE dataset = ?", [draft.dataset])
-        found = [one for one in found if one.version == newest.column("v")[0].as_py()]
+        newest = lake.query("SELECT max(version) AS v FROM lake.versions WHERE dataset = ?", [draft.dataset])
+        found = [one for one in found if one.version == newest[0]["v"]]
     same = {row.id for row, *_ in held}
     for one in found:
         if not recalls(lake, draft.dataset) or set(rows(lake, one).column("id").to_pylist()) <= same:
@@ -253,7 +253,7 @@ def _rows_table(made: DatasetVersion, held: Sequence[Held]) -> pa.Table:
 def versions(lake: Lake, dataset: str | None = None) -> list[DatasetVersion]:
     """Published versions by dataset and number; of one dataset if named."""
     query = "SELECT * FROM lake.versions WHERE ?::VARCHAR IS NULL OR dataset = ? ORDER BY dataset, version"
-    return from_table(DatasetVersion, lake.sql(query, [dataset, dataset]))
+    return from_rows(DatasetVersion, lake.query(query, [dataset, dataset]))
 
 
 def version(lake: Lake, ref: str) -> DatasetVersion:
@@ -282,7 +282,7 @@ def version(lake: Lake, ref: str) -> DatasetVersion:
 def _deleted(lake: Lake, name: str, which: str) -> str:
     """The deletion of the version with that number: person and day; empty if it was never deleted."""
     query = 'SELECT "by", "at" FROM lake.deletions WHERE dataset = ? AND version = ?'
-    found = lake.sql(query, [name, int(which)]).to_pylist() if which.isdecimal() and len(which) < 10 else []
+    found = lake.query(query, [name, int(which)]) if which.isdecimal() and len(which) < 10 else []
     return f"{name}@{which} was deleted by {found[0]['by']} on {found[0]['at']:%Y-%m-%d}" if found else ""
 
 
@@ -310,7 +310,7 @@ def _end_of(moment: str) -> datetime | None:
 
 def _unknown(lake: Lake, name: str) -> NotFound:
     where = str(lake.home.root)
-    names = [row["dataset"] for row in lake.sql("SELECT DISTINCT dataset FROM lake.versions ORDER BY 1").to_pylist()]
+    names = [row["dataset"] for row in lake.query("SELECT DISTINCT dataset FROM lake.versions ORDER BY 1")]
     if not names:
         return NotFound(f"no dataset {name!r}: nothing is published yet", where=where, fix="graft run RECIPE")
     near = difflib.get_close_matches(name, names, n=5) or names[:20]
@@ -338,5 +338,4 @@ def published_texts(lake: Lake, dataset: str, exclude_run: str = "") -> list[tup
     query = """
         SELECT id, text, label FROM lake.version_rows WHERE dataset = ? AND run_id <> ?
         GROUP BY ALL ORDER BY id, label, text"""
-    table = lake.sql(query, [dataset, exclude_run])
-    return [(row["id"], row["text"], row["label"]) for row in table.to_pylist()]
+    return [(row["id"], row["text"], row["label"]) for row in lake.query(query, [dataset, exclude_run])]

@@ -137,14 +137,14 @@ async def _publish(
 
 def _totals(context: RunContext) -> dict[str, Any]:
     """Calls, tokens and price of the run's rows: each call once, at its cost when it was made."""
-    row = context.lake.sql(
+    row = context.lake.query(
         """SELECT count(*) AS calls, coalesce(sum(prompt), 0) AS prompt, coalesce(sum(completion), 0) AS completion,
                   sum(price) AS price, count(*) FILTER (price IS NULL AND answered) AS unknown
            FROM (SELECT key, max(prompt_tokens) AS prompt, max(completion_tokens) AS completion,
                         max(price_usd) AS price, bool_or(failure IS NULL) AS answered
                  FROM lake.calls WHERE run_id = ? GROUP BY key)""",
         [context.run_id],
-    ).to_pylist()[0]
+    )[0]
     return {
         "calls": int(row["calls"]),
         "prompt_tokens": int(row["prompt"]),

@@ -263,13 +263,13 @@ def spent_in(lake: Lake, run_id: str) -> dict[str, float]:
     """
     from graft.agents.gateway.ledger import MONEY, TOKENS, role_cap
 
-    found = lake.sql(
+    found = lake.query(
         """SELECT role, sum(price)::DOUBLE AS usd, sum(tokens)::DOUBLE AS tokens
            FROM (SELECT key, any_value(role) AS role, max(price_usd) AS price,
                         max(prompt_tokens + completion_tokens) AS tokens
                  FROM lake.calls WHERE run_id = ? AND NOT cached GROUP BY key) GROUP BY role""",
         [run_id],
-    ).to_pylist()
+    )
     spent = {role_cap(row["role"]): row["usd"] or 0.0 for row in found}
     return {MONEY: sum(spent.values()), TOKENS: sum(row["tokens"] or 0.0 for row in found), **spent}
 

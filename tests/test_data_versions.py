@@ -64,7 +64,7 @@ def test_publish_is_idempotent_and_immutable(lake: Lake) -> None:
     assert versions(lake) == versions(lake, "d") == [first, second, moved] and versions(lake, "e") == []
     columns = list(Row.model_fields)
     assert [Row.model_validate(r) for r in rows(lake, first).select(columns).to_pylist()] == ROWS
-    at = lake.sql(f"SELECT max(version) AS v FROM lake.versions AT (VERSION => {second.snapshot})").to_pylist()
+    at = lake.query(f"SELECT max(version) AS v FROM lake.versions AT (VERSION => {second.snapshot})")
     assert at[0]["v"] == 2
     with pytest.raises(GraftError, match="no accepted row"):
         put(lake, [])

@@ -37,9 +37,9 @@ maintain()
 train_student("shop", test=test, overrides={"epochs": 1})
 asyncio.run(improve(recipe, rounds=1, rows_per_round=6, test=test, compare=False))
 with Lake.open(Home.find(), read_only=True) as lake:
-    versions = lake.sql("SELECT dataset, version, content_hash FROM lake.versions ORDER BY ALL").to_pylist()
-    rows = lake.sql("SELECT candidate_id, text, label, code FROM lake.candidates ORDER BY ALL").to_pylist()
-    runs = lake.sql("SELECT id, dataset, status FROM lake.runs ORDER BY ALL").to_pylist()
+    versions = lake.query("SELECT dataset, version, content_hash FROM lake.versions ORDER BY ALL")
+    rows = lake.query("SELECT candidate_id, text, label, code FROM lake.candidates ORDER BY ALL")
+    runs = lake.query("SELECT id, dataset, status FROM lake.runs ORDER BY ALL")
     students = sorted((one.dataset, one.id) for one in [*lake.students("shop"), *lake.students("shop-improved")])
 print(json.dumps({"lake": [versions, rows, runs, students], "prefect": "prefect" in sys.modules}, default=str))
 """
