@@ -1,9 +1,10 @@
 """Arrow tables from pydantic models, and models from rows: the only module that maps fields to column types.
 
 str, int, float, bool and datetime become plain columns; a tuple of scalars a list; a tuple of models a list of structs
-(of the same rules); everything else (dicts, unions, single models) a JSON string. Optional fields are nullable. Arrow is
-imported (0.2 s) only where a table is made; arrays are made from buffers, because `pyarrow.array` imports pandas (0.25 s,
-43 MB) even for a list.
+(of the same rules); everything else (dicts, unions, single models) a JSON string. Optional fields are nullable.
+
+Arrow is imported (0.2 s) only where a table is made. Arrays are made from buffers, because `pyarrow.array` imports
+pandas (0.25 s, 43 MB) even for a list.
 """
 
 from __future__ import annotations
@@ -199,7 +200,8 @@ def _plain(sql: str, kind: Any, values: list[Any]) -> Any:
         ends = list(itertools.accumulate(map(len, texts), initial=0))
         if ends[-1] > LARGEST:
             return pa.array(values, kind)  # it divides the text over several arrays
-        buffers = [valid, pa.py_buffer(array("i", ends)), pa.py_buffer("".join(values).encode() if narrow else b"".join(texts))]
+        data = "".join(values).encode() if narrow else b"".join(texts)
+        buffers = [valid, pa.py_buffer(array("i", ends)), pa.py_buffer(data)]
     else:
         if sql == "TIMESTAMPTZ":
             values = [(value - ZERO[sql]) // MICROSECOND for value in values]

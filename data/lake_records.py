@@ -5,16 +5,18 @@ Also hashes of the files that students are evaluated on, so that a row that repe
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from graft.data.arrow import from_rows, to_table
+from graft.data.duck import execute
 from graft.data.lake_schema import TestFileRecord, TestTextRecord, assemble
 from graft.schemas.base import stable_hash, utc_now
 from graft.schemas.datasets import Run
-from graft.schemas.rows import Candidate, Seed, Status
+from graft.schemas.rows import Accepted, Candidate, Seed, Status
 from graft.schemas.steering import Improvement
 from graft.schemas.students import Evaluation, InstructEvaluation, Student
 
@@ -62,6 +64,18 @@ class RunRecords:
         """The accepted candidates of a run, or of one round of it, whole, by id."""
         condition = "status = 'accepted' AND (?::BIGINT IS NULL OR round = ?)"
         return self._candidates(run_id, condition, [round, round], "candidate_id")
+
+    def kept(self, run_id: str, round: int) -> list[Accepted]:
+        """The accepted candidates of one round of a run, by id, without the steps that made them."""
+        query = """
+            SELECT candidate_id AS id, text, response, label, coalesce(mean, 0.0) AS mean, restricted,
+                   slot_group AS "group", shard
+            FROM lake.candidates WHERE run_id = ? AND status = 'accepted' AND round = ? ORDER BY candidate_id"""
+        return [Accepted(**{**row, "label": sys.intern(row["label"])}) for row in self.query(query, [run_id, round])]
+
+    def named(self, run_id: str, ids: Sequence[str]) -> list[Candidate]:
+        """These candidates of a run, whole, by id."""
+        return self._candidates(run_id, "list_contains(?::VARCHAR[], candidate_id)", [list(ids)], "candidate_id")
 
     def candidate(self, run_id: str, candidate_id: str) -> Candidate | None:
         """One candidate of a run, whole, or None."""
@@ -183,7 +197,7 @@ class StudentRecords:
         known = [TestText.of(name, number, text) for number, text in enumerate(texts, start=1)]
 
         def work(connection: duckdb.DuckDBPyConnection) -> bool:
-            of_dataset, anywhere = connection.execute(there, [dataset, digest]).fetchall()[0]
+            of_dataset, anywhere = execute(connection, there, [dataset, digest]).fetchall()[0]
             if of_dataset:
                 return False
             self.insert("test_files", to_table(TestFileRecord, [file]))

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, get_args
 
 from graft.data.arrow import from_rows, to_table
+from graft.data.duck import execute
 from graft.data.lake_schema import VersionRowRecord
 from graft.data.tags import tags
 from graft.data.withdrawn import recalls, withdrawn
@@ -222,7 +223,7 @@ def _last_number(connection: duckdb.DuckDBPyConnection, dataset: str) -> int:
     query = """
         SELECT max(version) FROM (SELECT dataset, version FROM lake.versions UNION ALL
         SELECT dataset, version FROM lake.deletions) WHERE dataset = ?"""
-    return int(connection.execute(query, [dataset]).fetchall()[0][0] or 0)
+    return int(execute(connection, query, [dataset]).fetchall()[0][0] or 0)
 
 
 def _next_snapshot(connection: duckdb.DuckDBPyConnection) -> int:

@@ -137,9 +137,9 @@ def test_words_in_sql_are_the_gates_words(lake: Lake) -> None:
         "e\u0301te\u0301",
     ]
     for text in texts:
-        assert lake.query(f"SELECT {words_sql('?::VARCHAR')} AS w", [text] * words_sql("{}").count("{}"))[0][
-            "w"
-        ] == [word.replace("strasse", "straße") for word in words(text)], text
+        assert lake.query(f"SELECT {words_sql('?::VARCHAR')} AS w", [text] * words_sql("{}").count("{}"))[0]["w"] == [
+            word.replace("strasse", "straße") for word in words(text)
+        ], text
 
 
 def test_restricted_words_are_hidden(lake: Lake) -> None:
