@@ -46,10 +46,10 @@ class RunRecords:
         found = from_rows(Run, self.query("SELECT * FROM lake.runs WHERE id = ?", [run_id]))
         return found[0] if found else None
 
-    def runs(self, dataset: str | None = None) -> list[Run]:
+    def runs(self, dataset: str | None = None, limit: int | None = None) -> list[Run]:
         """Runs, newest first; of one dataset if named."""
-        query = "SELECT * FROM lake.runs WHERE ?::VARCHAR IS NULL OR dataset = ? ORDER BY started_at DESC, id"
-        return from_rows(Run, self.query(query, [dataset, dataset]))
+        query = "SELECT * FROM lake.runs WHERE ?::VARCHAR IS NULL OR dataset = ? ORDER BY started_at DESC, id LIMIT ?"
+        return from_rows(Run, self.query(query, [dataset, dataset, limit]))
 
     def seeds(self, run_id: str) -> list[Seed]:
         """The seeds that a person gave for a run, by id."""

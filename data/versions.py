@@ -233,7 +233,7 @@ def _next_snapshot(connection: duckdb.DuckDBPyConnection) -> int:
 
 def held_by(lake: Lake, found: DatasetVersion) -> list[Held]:
     """A version's rows, by id, with the run and candidate of each."""
-    table = rows(lake, found).to_pylist()
+    table = plain_rows(lake, found)
     origins = [(row.pop("run_id"), row.pop("candidate_id")) for row in table]
     return [(Row.model_validate(row), *origin) for row, origin in zip(table, origins, strict=True)]
 
@@ -318,12 +318,30 @@ def _unknown(lake: Lake, name: str) -> NotFound:
     return NotFound(f"no dataset {name!r}", where=where, fix=f"one of: {', '.join(near)}")
 
 
+ROWS = """
+    SELECT id, text, response, label, split, source, restricted, run_id, candidate_id FROM lake.version_rows
+    WHERE dataset = ? AND version = ? AND {condition} ORDER BY ordinal"""
+OF_SPLIT = ROWS.format(condition="(?::VARCHAR IS NULL OR split = ?)")
+FIRST = ROWS.format(
+    condition="""ordinal IN (SELECT unnest(min(ordinal, ?)) FROM lake.version_rows
+                             WHERE dataset = ? AND version = ? GROUP BY label)"""
+)
+
+
 def rows(lake: Lake, version: DatasetVersion, split: str | None = None) -> pa.Table:
     """A version's rows by id: id, text, response, label, split, source, restricted, run_id, candidate_id."""
-    query = """
-        SELECT id, text, response, label, split, source, restricted, run_id, candidate_id FROM lake.version_rows
-        WHERE dataset = ? AND version = ? AND (?::VARCHAR IS NULL OR split = ?) ORDER BY ordinal"""
-    return lake.sql(query, [version.dataset, version.version, split, split])
+    return lake.sql(OF_SPLIT, [version.dataset, version.version, split, split])
+
+
+def plain_rows(lake: Lake, version: DatasetVersion) -> list[dict[str, Any]]:
+    """The same without Arrow, a dict a row."""
+    return lake.query(OF_SPLIT, [version.dataset, version.version, None, None])
+
+
+def first_rows(lake: Lake, version: DatasetVersion, count: int) -> list[dict[str, Any]]:
+    """The first rows of each label, at most `count`. No other row's text is read."""
+    of = [version.dataset, version.version]
+    return lake.query(FIRST, [*of, count, *of]) if count else []
 
 
 def load(lake: Lake, version: DatasetVersion, split: str | None = None) -> pd.DataFrame:
