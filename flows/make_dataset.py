@@ -148,9 +148,11 @@ async def _make(recipe: Recipe, file: Path, seeds: list[Seed], home: Home, lake:
                 say=say, neighbours=run.neighbours,
             )  # fmt: skip
             enter(context)
+            loading = asyncio.create_task(asyncio.to_thread(context.gates.load))
             try:
                 with calm_collector():
                     kept, surplus = await _rounds(context, say)
+                await loading
                 return await finish(context, run, kept, surplus, say)
             finally:
                 leave(context)

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import zipfile
 from array import array
-from functools import lru_cache
+from threading import Lock
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
@@ -61,6 +61,10 @@ class LanguageGate(Gate):
         """As the recipe sets."""
         return recipe.gates.of(Settings).language.action != "off"
 
+    def load(self) -> None:
+        """The identifier, which takes half a second."""
+        _identifier()
+
     def check(self, proposal: Proposal) -> GateResult:
         """See the class; the response is not checked, as it may be code or a translation."""
         text = proposal.text
@@ -79,8 +83,18 @@ class LanguageGate(Gate):
 KIND = LanguageGate
 
 
-@lru_cache(maxsize=1)
+_loading = Lock()
+_loaded: list[tuple[Any, frozenset[str]]] = []
+
+
 def _identifier() -> tuple[Any, frozenset[str]]:
+    with _loading:
+        if not _loaded:
+            _loaded.append(_made())
+    return _loaded[0]
+
+
+def _made() -> tuple[Any, frozenset[str]]:
     """The identifier, and the languages that it knows.
 
     Its own loader takes 0.9 s and 80 MB. Mapped from a file without a name, the model takes 0.6 s, and of its memory
