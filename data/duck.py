@@ -221,14 +221,19 @@ def unreadable(error: Exception, folder: Path) -> GraftError:
 
 
 def rows_of(answer: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
-    """The whole answer to the query just executed, a dict a row; moments are in `datetime.UTC`. No Arrow is needed."""
-    columns = answer.description or []
-    names = [column[0] for column in columns]
-    zoned = [name for name, kind, *_ in columns if str(kind) == "TIMESTAMP WITH TIME ZONE"]
+    """The whole answer to the query just executed, a dict a row, without Arrow.
+
+    Values are as Arrow's `to_pylist` gives them: a moment in `datetime.UTC`, a map as a list of pairs; but a sum of
+    integers is an integer.
+    """
+    columns = [(name, str(kind)) for name, kind, *_ in answer.description or ()]
+    names = [name for name, _ in columns]
+    moments = [name for name, kind in columns if kind == "TIMESTAMP WITH TIME ZONE"]
+    maps = [name for name, kind in columns if kind.startswith("MAP(")]
     rows = [dict(zip(names, values, strict=True)) for values in answer.fetchall()]
-    for row in rows if zoned else ():
-        for name in zoned:
-            row[name] = row[name] and row[name].replace(tzinfo=UTC)
+    for row in rows if moments or maps else ():
+        row.update((name, row[name].replace(tzinfo=UTC)) for name in moments if row[name] is not None)
+        row.update((name, list(row[name].items())) for name in maps if row[name] is not None)
     return rows
 
 

@@ -47,6 +47,7 @@ from graft.flows.run_context import (
     weighed,
 )
 from graft.flows.streaming import ShardRunner
+from graft.flows.vectors import AcceptedVectors
 from graft.schemas.base import stable_hash, utc_now
 from graft.schemas.calls import Call
 from graft.schemas.datasets import Run
@@ -145,7 +146,7 @@ async def _make(recipe: Recipe, file: Path, seeds: list[Seed], home: Home, lake:
             context = RunContext(
                 recipe=recipe, run_id=run_id, home=home, lake=lake, gateway=gateway, method=method_of(recipe),
                 seeds=seeds, gates=Admission(recipe, needs), progress=progress,
-                say=say, neighbours=run.neighbours,
+                say=say, neighbours=run.neighbours, vectors=AcceptedVectors(home.run(run_id)),
             )  # fmt: skip
             enter(context)
             loading = asyncio.create_task(asyncio.to_thread(context.gates.load))

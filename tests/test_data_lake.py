@@ -105,6 +105,40 @@ def test_arrow_round_trip(text: str, score: float) -> None:
     assert from_rows(Review, to_table(Review, [review]).to_pylist()) == [expected]
 
 
+def test_plain_rows_are_those_of_arrow(home: Home) -> None:
+    kept = candidate(1)
+    with Lake.open(home) as lake:
+        lake.commit("run1", "b1", [kept, candidate(2, status="rejected")], [call(kept)])
+        for table in ("candidates", "calls", "batches", "seeds", "reviews"):
+            query = f"SELECT * FROM {table} ORDER BY ALL"
+            assert lake.query(query) == lake.sql(query).to_pylist(), table
+        empty = lake.query("SELECT NULL::TIMESTAMPTZ AS at, [NULL, 1] AS some, ?::VARCHAR AS text", [None])
+        assert empty == [{"at": None, "some": [None, 1], "text": None}]
+        many = [f"c_{n}" for n in range(2_000)] + [kept.id]
+        assert [one.id for one in lake.named("run1", many)] == [kept.id]
+
+
+WITHOUT_PANDAS = """
+import sys, threading
+from graft.data.lake import Lake
+from graft.schemas.home import Home
+with Lake.open(Home.find()) as lake:
+    seen = lake.query("SELECT ? AS a, ? AS b", ["x", 1]), "pandas" in sys.modules
+    thread = threading.Thread(target=lambda: __import__("pandas"))
+    thread.start(); thread.join()
+    frame = lake.sql("SELECT ? AS a", ["x"]).to_pandas()
+print(seen, len(frame), "pandas" in sys.modules)
+"""
+
+
+def test_parameters_import_no_pandas_and_whoever_wants_it_still_gets_it(tmp_path: Path) -> None:
+    environment = {**os.environ, "GRAFT_HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_PANDAS], env=environment, text=True, capture_output=True, check=True, timeout=60
+    )
+    assert done.stdout == "([{'a': 'x', 'b': 1}], False) 1 True\n"
+
+
 def test_schema_follows_the_model() -> None:
     schema = arrow_schema(Review)
     assert str(schema.field("mean").type) == "double" and schema.field("mean").nullable

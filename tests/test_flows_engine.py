@@ -71,7 +71,7 @@ def test_every_flow_leaves_the_same_lake_with_and_without_prefect(
 
 RUN = """
 import sys
-HEAVY = {"onnxruntime", "torch", "transformers", "sklearn", "scipy", "prefect", "litellm"}
+HEAVY = {"onnxruntime", "torch", "transformers", "sklearn", "scipy", "prefect", "litellm", "pandas", "pyarrow.dataset"}
 from graft.cli.app import main
 try:
     main()
