@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from graft.agents.local import hub
 from graft.agents.methods import Place, fragments_of, method_of
 from graft.data.gates import Admission, Needs
 from graft.data.lake import Lake
@@ -40,6 +41,7 @@ from graft.flows.run_context import (
     Say,
     enter,
     leave,
+    models_used,
     open_gateway,
     run_context_of,
     run_lock,
@@ -54,6 +56,7 @@ from graft.schemas.datasets import Run
 from graft.schemas.errors import GraftError
 from graft.schemas.home import Home
 from graft.schemas.kinds import code_version
+from graft.schemas.models import hub_name
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Accepted, Candidate, Seed, Slot
 from graft.students.judge import student_judge
@@ -103,7 +106,7 @@ async def make_dataset(
 async def make_run(loaded: Recipe, file: Path, seeds: list[Seed]) -> dict[str, Any]:
     """Run a loaded recipe inside any flow; errors and result as in `make_dataset`."""
     home = Home.find()
-    loaded = await asyncio.to_thread(weighed, loaded, home)
+    loaded = await asyncio.to_thread(weighed, await _downloaded(loaded, file, home), home)
     run_id = run_id_of(loaded, seeds)
     with run_lock(home, run_id), Lake.open(home) as lake:
         done = rounds.already_done(lake, run_id, loaded)
@@ -112,6 +115,15 @@ async def make_run(loaded: Recipe, file: Path, seeds: list[Seed]) -> dict[str, A
             return done
         with logs.run_log(home, run_id, loaded.key_variables):
             return await _make(loaded, file, seeds, home, lake, run_id)
+
+
+async def _downloaded(recipe: Recipe, file: Path, home: Home) -> Recipe:
+    """The recipe with the hashes of models from a hub, which are downloaded first."""
+    if not any(hub_name(model) for model in models_used(recipe)):
+        return recipe
+    progress = begin(Progress(recipe.name, "", recipe.wanted()))
+    models = await hub.fetch(recipe.models, file, home, lambda text: _say(progress, text))
+    return recipe.model_copy(update={"models": models})
 
 
 async def _make(recipe: Recipe, file: Path, seeds: list[Seed], home: Home, lake: Lake, run_id: str) -> dict[str, Any]:

@@ -11,6 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
+from fake_llm import Serving
+
+from graft.schemas.models import ModelSpec, Price
 
 from graft.data.lake import Lake
 from graft.data.versions import publish
@@ -134,3 +138,37 @@ def test_the_doctor_names_packages_device_and_disk(tmp_path: Path) -> None:
     found = {row["what"]: row for row in json.loads(graft(tmp_path, "doctor", "--json").stdout)}
     assert found["duckdb"]["state"] == "ok"
     assert {"disk", "device", "lake", "prefect"} <= found.keys()
+
+
+def test_a_model_that_its_server_does_not_have_is_found_before_a_run(tmp_path: Path, fake_llm: Serving) -> None:
+    labels, seeds = [{"name": "a"}, {"name": "b"}], [{"text": "one", "label": "a"}, {"text": "two", "label": "b"}]
+    file = tmp_path / "t.json"
+
+    def write(hosted: str, embedded: str) -> None:
+        models = [
+            {"name": "m", "provider": "openai", "model": hosted, "base_url": fake_llm.url},
+            {"name": "n", "provider": "embedded", "model": embedded},
+        ]
+        task = {"kind": "classification", "labels": labels}
+        file.write_text(json.dumps({"name": "t", "task": task, "seeds": {"rows": seeds}, "models": models}))
+
+    write("fake", "gemma-3-270m")
+    assert graft(tmp_path, "validate", str(file), "--online").returncode == 0
+    write("gpt-none", "gemma-4")
+    assert graft(tmp_path, "validate", str(file)).returncode == 0
+    checked = graft(tmp_path, "validate", str(file), "--online")
+    text = " ".join(checked.stderr.split())
+    assert checked.returncode == 3 and f"{fake_llm.url} has no model 'gpt-none'; it has: fake" in text
+    assert "'gemma-4' is neither a built-in model nor a file" in text
+    found = {row["what"]: row for row in json.loads(graft(tmp_path, "doctor", str(file), "--json").stdout)}
+    assert found["model m"]["state"] == found["model n"]["state"] == "problem"
+
+
+def test_the_doctor_offers_the_servers_of_other_programs_on_this_machine(
+    tmp_path: Path, fake_llm: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OLLAMA_HOST", fake_llm.url.removeprefix("http://").removesuffix("/v1"))
+    found = {row["what"]: row for row in json.loads(graft(tmp_path, "doctor", "--json").stdout)}
+    (line,) = yaml.safe_load(found[f"Ollama at {fake_llm.url}"]["detail"].partition(": ")[2])
+    model = ModelSpec.model_validate(line)
+    assert (model.model, model.base_url, model.price) == ("fake", fake_llm.url, Price(input=0, output=0))

@@ -20,6 +20,7 @@ import orjson
 
 from graft.agents.gateway import charges
 from graft.agents.gateway.batch import BatchDesk, path_in
+from graft.agents.gateway.health import same_model
 from graft.agents.gateway.journal import Journal
 from graft.agents.gateway.ledger import FREE, Ledger, Reservation, Tab, cost_of, price_of
 from graft.agents.gateway.openai_transport import OpenAITransport, body_of
@@ -312,14 +313,6 @@ class Gateway:
 def as_cached(reply: Reply) -> Reply:
     """Copy of a reply that another call paid for."""
     return reply.model_copy(update={"cached": True, "latency_s": 0.0})
-
-
-def same_model(model: ModelSpec, served: str) -> bool:
-    """Return True if the server's model name is a form of the requested name (a path, a dated release)."""
-    if model.provider in FREE:
-        return True
-    requested, returned = (name.lower().rsplit("/", 1)[-1] for name in (model.model, served))
-    return requested.startswith(returned) or returned.startswith(requested)
 
 
 def _public_body(request: CallRequest) -> dict[str, Any]:
