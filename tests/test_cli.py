@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -15,6 +16,12 @@ from fake_llm import Serving
 
 from graft.schemas.models import ModelSpec, Price
 
+from graft.data.lake import Lake
+from graft.data.versions import publish
+from graft.schemas.base import utc_now
+from graft.schemas.datasets import Row, Run
+from graft.schemas.home import Home
+
 ROOT = Path(__file__).resolve().parent.parent
 VERBS = ("validate", "schema", "estimate", "run", "status", "datasets", "show", "explain", "export", "train", "up",
          "dashboard", "map", "models", "report", "review", "resume", "students", "compare",
@@ -22,8 +29,6 @@ VERBS = ("validate", "schema", "estimate", "run", "status", "datasets", "show", 
 
 
 def graft(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    import os
-
     return subprocess.run(
         [sys.executable, "-m", "graft", *words], cwd=ROOT, text=True, capture_output=True, timeout=120, check=False,
         env={**os.environ, "GRAFT_HOME": str(tmp_path / "home"), "NO_COLOR": "1", "COLUMNS": "160"},
@@ -41,6 +46,38 @@ def test_help_is_there_in_half_a_second(tmp_path: Path) -> None:
         assert done.returncode == 0
     assert all(f" {verb} " in done.stdout for verb in VERBS)
     assert min(times) < 0.5, f"median {statistics.median(times):.2f} s"
+
+
+IMPORTED = """
+import json, sys
+from graft.cli.app import main
+HEAVY = {"numpy", "pandas", "pyarrow", "prefect", "litellm", "aiohttp", "httpx", "jinja2", "onnxruntime", "torch"}
+try:
+    main()
+finally:
+    sys.stderr.write(json.dumps(sorted(HEAVY & sys.modules.keys())))
+"""
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["status", "datasets", "show d", "show d --rejected", "explain c_row_1", "tag d", "trace", "status --json",
+     "datasets --json"],
+)  # fmt: skip
+def test_a_verb_that_reads_imports_no_heavy_library(tmp_path: Path, words: str) -> None:
+    """Numpy, Arrow and pandas take half a second, and two thirds of the memory."""
+    home = Home(tmp_path / "home")
+    run = Run(id="r", dataset="d", recipe={}, status="finished", started_at=utc_now(), code_version="1", price_usd=None)
+    rows = [Row(id=f"c_row_{n}", text=f"text {n}", label="a", split="train") for n in range(5)]
+    with Lake.open(home) as lake:
+        lake.save_run(run)
+        publish(lake, run=run, rows=rows, models={}, seeds=0, card="# card")
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTED, *words.split()], cwd=ROOT, text=True, capture_output=True, timeout=120,
+        check=False, env={**os.environ, "GRAFT_HOME": str(home.root), "COLUMNS": "160"},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "[]")
+    assert "d" in done.stdout
 
 
 def test_every_verb_has_an_example_in_its_help(tmp_path: Path) -> None:
