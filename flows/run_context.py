@@ -93,7 +93,7 @@ class RunContext:
         with self.gateway.telemetry.span("graft.candidate", index=slot.index) as span:
             candidate = await self.method.run_slot(slot, self.context(recorder.ask, admission))
             span.note(status=candidate.decision.status, code=candidate.decision.code)
-        self.progress.spent.end(candidate_id, recorder.calls)
+        self.progress.end(candidate, recorder.calls)
         if candidate.decision.code == OUT_OF_BUDGET:
             self.stop_reason = self.stop_reason or "budget"
         return candidate, tuple(recorder.calls)

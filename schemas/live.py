@@ -32,7 +32,7 @@ class LiveEndpoint(Value):
     """One endpoint and model. Latencies are of recent replies, in seconds; None before the first."""
 
     model: str
-    limit: int = Field(description="calls allowed in flight now")
+    limit: int = Field(description="calls allowed in flight now; the models of an address may share them")
     inside: int
     queued: int
     calls: int
