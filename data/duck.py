@@ -103,7 +103,8 @@ def _stamp(file: Path | None) -> Stamp | None:
 def _noted(file: Path) -> set[Stamp]:
     """Stamps of an earlier process; none if the file is absent or damaged."""
     try:
-        return {(str(name), *map(int, numbers)) for name, *numbers in json.loads(file.read_bytes())}
+        found = json.loads(file.read_bytes())
+        return {(str(name), int(a), int(b), int(c), int(d), int(e)) for name, a, b, c, d, e in found}
     except (OSError, ValueError, TypeError):
         return set()
 

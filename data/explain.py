@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from graft.data.arrow import from_rows
 from graft.data.withdrawn import PROMPT_VERSION, Selector, direct, recalls, touched
 from graft.schemas.calls import Call
-from graft.schemas.datasets import Edit
+from graft.schemas.datasets import Edit, Run
 from graft.schemas.errors import NotFound
 from graft.schemas.kinds import METHODS
 from graft.schemas.rows import Candidate
@@ -106,7 +106,8 @@ def _of_candidate(lake: Lake, found: Candidate, restricted: bool) -> dict[str, A
     slot = found.slot
     calls = called(lake, slot.run_id, found.id)
     prices = [call["price_usd"] for call in calls if call["failure"] is None]
-    task = _task(lake, slot.run_id)
+    run = lake.run(slot.run_id)
+    task = _task(run)
     kept_back = not restricted and task.has_restricted
     shown = [seed.model_dump(mode="json") for seed in slot.exemplars]
     if kept_back:
@@ -120,10 +121,10 @@ def _of_candidate(lake: Lake, found: Candidate, restricted: bool) -> dict[str, A
         "id": found.id,
         "source": "synthetic",
         **found.model_dump(mode="json", exclude={"id", "slot", "gates"}),
-        "run": _run(lake, slot.run_id),
-        "origin": origin_of(lake, "synthetic", slot.run_id),
+        "run": _run(run, slot.run_id),
+        "origin": _origin("synthetic", run, slot.run_id),
         "slot": slot.model_dump(mode="json", exclude={"exemplars"}),
-        "meant": _meant(lake, found),
+        "meant": _meant(run, found),
         "exemplars": shown,
         "gates": [
             {**gate.model_dump(mode="json"), "neighbour_text": _text_of(lake, slot.run_id, gate.neighbour, restricted)}
@@ -134,19 +135,17 @@ def _of_candidate(lake: Lake, found: Candidate, restricted: bool) -> dict[str, A
     }
 
 
-def _meant(lake: Lake, found: Candidate) -> list[tuple[str, str]]:
+def _meant(run: Run | None, found: Candidate) -> list[tuple[str, str]]:
     """The row's requests and notes, as its method describes them; numbers only if the method is not installed."""
     slot, notes = found.slot, found.notes
-    run = lake.run(slot.run_id) if slot.payload or notes else None
-    kind = (run.recipe.get("method") or {}).get("kind") if run else None
+    kind = (run.recipe.get("method") or {}).get("kind") if run and (slot.payload or notes) else None
     if kind in METHODS.names:
         described: list[tuple[str, str]] = METHODS.get(kind).describe(slot, notes)
         return described
     return [(name, str(value)) for name, value in {**slot.payload, **notes}.items() if not isinstance(value, str)]
 
 
-def _task(lake: Lake, run_id: str) -> Task:
-    run = lake.run(run_id)
+def _task(run: Run | None) -> Task:
     return run.task if run else Task()
 
 
@@ -186,11 +185,12 @@ def _without_words(history: dict[str, Any]) -> dict[str, Any]:
 def _of_given(lake: Lake, name: str, held: list[dict[str, Any]]) -> dict[str, Any]:
     """A row that no model made: a published seed or imported row, or a seed that was only shown."""
     row = held[-1] if held else _seed(lake, name)
+    run = lake.run(row["run_id"])
     return {
         "id": name,
         **{key: row[key] for key in ("source", "text", "response", "label", "restricted")},
-        "run": _run(lake, row["run_id"]),
-        "origin": origin_of(lake, row["source"], row["run_id"]),
+        "run": _run(run, row["run_id"]),
+        "origin": _origin(row["source"], run, row["run_id"]),
         "slot": None,
         "decision": None,
         "price_usd": None,
@@ -205,11 +205,10 @@ def _seed(lake: Lake, name: str) -> dict[str, Any]:
         SELECT s.* FROM lake.seeds s LEFT JOIN lake.runs r ON r.id = s.run_id
         WHERE s.id = ? AND s.kind = 'seed' ORDER BY r.started_at DESC NULLS LAST, s.run_id LIMIT 1"""
     row: dict[str, Any] = lake.query(query, [name])[0]
-    return {**row, "source": "seed", "restricted": _task(lake, row["run_id"]).restricts(row["label"])}
+    return {**row, "source": "seed", "restricted": _task(lake.run(row["run_id"])).restricts(row["label"])}
 
 
-def _run(lake: Lake, run_id: str) -> dict[str, Any]:
-    run = lake.run(run_id)
+def _run(run: Run | None, run_id: str) -> dict[str, Any]:
     if run is None:
         return {"id": run_id}
     return run.model_dump(mode="json", include={"id", "dataset", "recipe_file", "code_version", "started_at", "status"})
@@ -232,7 +231,7 @@ def _text_of(lake: Lake, run_id: str, name: str, restricted: bool) -> str | None
     found = lake.query(query, [run_id, name])
     if not found:
         return None
-    task = _task(lake, run_id)  # a seed bears no mark: its label decides
+    task = _task(lake.run(run_id))  # a seed bears no mark: its label decides
     secret = any(task.restricts(row["label"]) if row["place"] == 2 else row["restricted"] for row in found)
     return HIDDEN if secret and not restricted else str(found[0]["text"])
 
@@ -273,9 +272,8 @@ def parameters(request: str) -> dict[str, Any]:
     return {name: given[name] for name in PARAMETERS if isinstance(given.get(name), int | float)}
 
 
-def origin_of(lake: Lake, source: str, run_id: str) -> dict[str, Any]:
+def _origin(source: str, run: Run | None, run_id: str) -> dict[str, Any]:
     """Source of a row's words: `source`, `file` (the seeds' or the imported one; None: unknown), `run`."""
-    run = lake.run(run_id)
     if run is None:
         return {"source": source, "file": None, "run": run_id}
     seeds = run.recipe.get("seeds") or {}

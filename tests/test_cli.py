@@ -14,13 +14,12 @@ import pytest
 import yaml
 from fake_llm import Serving
 
-from graft.schemas.models import ModelSpec, Price
-
 from graft.data.lake import Lake
 from graft.data.versions import publish
 from graft.schemas.base import utc_now
 from graft.schemas.datasets import Row, Run
 from graft.schemas.home import Home
+from graft.schemas.models import ModelSpec, Price
 
 ROOT = Path(__file__).resolve().parent.parent
 VERBS = ("validate", "schema", "estimate", "run", "status", "datasets", "show", "explain", "export", "train", "up",

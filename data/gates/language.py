@@ -104,8 +104,8 @@ def _made() -> tuple[Any, frozenset[str]]:
 
     found = _mapped()
     made = LanguageIdentifier(
-        found["ptc"], found["pc"], found["classes"].tolist(), memoryview(found["nextmove"]),
-        array("i", found["out_feat"].tobytes()), norm_probs=True, tk_row=memoryview(found["nextmove_row"]),
+        found["ptc"], found["pc"], found["classes"].tolist(), found["nextmove"].data,
+        array("i", found["out_feat"].tobytes()), norm_probs=True, tk_row=found["nextmove_row"].data,
     )  # fmt: skip
     made._rowbase = array("I", made._rowbase)
     return made, frozenset(str(name) for name in made.nb_classes)
