@@ -154,15 +154,20 @@ def check_files(there: Iterable[Distribution]) -> Result:
 
 
 def check_models(found: list[Bundled]) -> Result:
-    """Each bundled model's weights are the pinned ones; they are added to `found`."""
+    """Each bundled model's weights, and each installed teacher's, are the pinned ones; they are added to `found`."""
     from graft.agents.local import encoder, files
-    from graft.schemas.errors import GraftError
+    from graft.schemas.errors import GraftError, MissingExtra
     from graft.schemas.home import Home
-    from graft.schemas.models import EMBEDDED_POOL
+    from graft.schemas.models import EMBEDDED_POOL, ModelSpec
 
-    problems = []
-    with tempfile.TemporaryDirectory() as home:  # Gemma's parts are joined there
-        for spec in EMBEDDED_POOL:
+    problems, bundled = [], {spec.model for spec in EMBEDDED_POOL}
+    more = [
+        ModelSpec(name=name.replace(".", "-"), provider="embedded", model=name, licence=one.licence)
+        for name, one in files.BUILT_IN.items()
+        if name not in bundled
+    ]
+    with tempfile.TemporaryDirectory() as home:  # parts are joined there
+        for spec in (*EMBEDDED_POOL, *more):
             try:
                 if spec.provider == "encoder":
                     encoder.minilm_folder()
@@ -170,11 +175,10 @@ def check_models(found: list[Bundled]) -> Result:
                 else:
                     digest = files.model_file(spec, Home(Path(home))).sha256
             except GraftError as error:
-                problems.append(str(error))
+                if spec.model in bundled or not isinstance(error, MissingExtra):
+                    problems.append(str(error))
             else:
                 found.append(Bundled(spec.model, digest, spec.licence or "unknown"))
-    named = {spec.model for spec in EMBEDDED_POOL}
-    problems += [f"{name} is built in, but not in EMBEDDED_POOL" for name in files.BUILT_IN if name not in named]
     return Result("model weights", problems, "see each", f"{len(found)} models as pinned")
 
 

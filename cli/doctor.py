@@ -12,6 +12,8 @@ from pathlib import Path
 
 from graft.schemas.errors import GraftError
 from graft.schemas.home import Home
+from graft.schemas.models import ModelSpec, hub_name
+from graft.schemas.recipe import Recipe
 
 PACKAGES = {
     "prefect": "flows", "litellm": "hosted models", "duckdb": "the lake", "duckdb-extension-ducklake": "the lake",
@@ -41,6 +43,7 @@ def findings(recipe: str | None) -> list[Finding]:
     found.append(_finding("cpu", "ok", f"{os.cpu_count()} cores"))
     found.append(_device())
     found.append(_lake(home))
+    found += _local_servers()
     if recipe:
         found += _endpoints(recipe)
     return found
@@ -80,21 +83,46 @@ def _lake(home: Home) -> Finding:
         return _finding("lake", "problem", error.what)
 
 
+def _local_servers() -> list[Finding]:
+    """A finding for each model server of another program, with the recipe line of its first model."""
+    from graft.agents.local.detect import local_servers
+
+    found = []
+    for server in asyncio.run(local_servers()):
+        more = f" (and {len(server.models) - 1} more models)" if len(server.models) > 1 else ""
+        line = f"a recipe's models may name it: {server.recipe_line(server.models[0])}{more}"
+        found.append(_finding(f"{server.program} at {server.base_url}", "ok", line))
+    return found
+
+
 def _endpoints(name: str) -> list[Finding]:
-    from graft.agents.gateway import check_endpoint
-    from graft.flows.run_context import models_used
     from graft.schemas.load import find_recipe, load_recipe
 
-    recipe = load_recipe(find_recipe(name))
+    checked = asyncio.run(check_models(load_recipe(find_recipe(name))))
+    fine = {True: "installed: starts when a run needs it", False: "answers"}
+    return [
+        _finding(f"model {model.name}", "problem" if problem else "ok", problem or fine[model.provider == "embedded"])
+        for model, problem in checked
+    ]
 
-    async def ask_all() -> list[Finding]:
-        found = []
-        for model in models_used(recipe):
-            if model.provider == "embedded":
-                found.append(_finding(f"model {model.name}", "ok", f"{model.model}: starts when a run needs it"))
-                continue
-            problem = await check_endpoint(model, {})
-            found.append(_finding(f"model {model.name}", "problem" if problem else "ok", problem or "answers"))
-        return found
 
-    return asyncio.run(ask_all())
+async def check_models(recipe: Recipe) -> list[tuple[ModelSpec, str | None]]:
+    """Each model that a recipe uses, with the problem that a run would meet: None if it answers and has the model.
+
+    No prompt is sent, and no embedded model is started.
+    """
+    from graft.agents.gateway import check_endpoint
+    from graft.agents.local import hub
+    from graft.agents.local.files import check_installed
+    from graft.flows.run_context import models_used
+
+    found, home = list[tuple[ModelSpec, str | None]](), Home.find()
+    for model in models_used(recipe):
+        if hub_name(model):
+            problem = await hub.check(model, home)
+        elif model.provider == "embedded":
+            problem = check_installed(model, home)
+        else:
+            problem = await check_endpoint(model, {}, by_name=True)
+        found.append((model, problem))
+    return found

@@ -14,14 +14,22 @@ RecipeArg = Annotated[
 ]
 
 
-def validate(recipe: RecipeArg, json: JsonFlag = False) -> None:
+def validate(
+    recipe: RecipeArg,
+    online: Annotated[
+        bool, typer.Option("--online", help="also check that every endpoint answers and has its model; sends no prompt")
+    ] = False,
+    json: JsonFlag = False,
+) -> None:
     """Check a recipe and its seeds. Every problem is listed with file, line, field and fix.
 
-    Example:  graft validate recipes/demo.yaml
+    Example:  graft validate recipes/demo.yaml --online
     """
+    import asyncio
+
     from graft.cli.show import as_json, console
     from graft.flows.plan import read_recipe
-    from graft.schemas.errors import InputInvalid
+    from graft.schemas.errors import InputInvalid, ModelUnreachable
 
     try:
         _, loaded, seeds = read_recipe(recipe)
@@ -30,6 +38,13 @@ def validate(recipe: RecipeArg, json: JsonFlag = False) -> None:
             as_json({"valid": False, "problems": [vars(problem) for problem in invalid.problems]})
             raise typer.Exit(invalid.exit_code) from None
         raise
+    if online:
+        from graft.cli.doctor import check_models
+
+        problems = [problem for _, problem in asyncio.run(check_models(loaded)) if problem]
+        if problems:
+            fix = "start the server or install the model, or correct `models` in the recipe"
+            raise ModelUnreachable("; ".join(problems), where=recipe, fix=fix)
     labels = loaded.task.names
     if json:
         as_json({"valid": True, "name": loaded.name, "labels": len(labels), "seeds": len(seeds)})

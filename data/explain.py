@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from graft.data.arrow import from_table
+from graft.data.arrow import from_rows
 from graft.data.withdrawn import PROMPT_VERSION, Selector, direct, recalls, touched
 from graft.schemas.calls import Call
 from graft.schemas.datasets import Edit
@@ -46,11 +46,11 @@ def explain(lake: Lake, row_id: str, *, restricted: bool = False) -> dict[str, A
     comments on it, of another row of a restricted task its calls and the restricted rows that it was shown or hit.
     """
     name = _whole_id(lake, row_id.strip())
-    held = lake.sql(
+    held = lake.query(
         "SELECT dataset, version, split, run_id, text, response, label, source, restricted FROM lake.version_rows"
         " WHERE id = ? ORDER BY dataset, version",
         [name],
-    ).to_pylist()
+    )
     found = _newest(lake, name)
     history = _of_candidate(lake, found, restricted) if found else _of_given(lake, name, held)
     history["restricted"] = history["restricted"] or any(v["restricted"] for v in held)
@@ -82,15 +82,15 @@ def _whole_id(lake: Lake, prefix: str) -> str:
             SELECT candidate_id AS id FROM lake.candidates WHERE candidate_id >= $1 AND candidate_id < $2
             UNION ALL SELECT id FROM lake.version_rows WHERE id >= $1 AND id < $2
             UNION ALL SELECT id FROM lake.seeds WHERE kind = 'seed' AND id >= $1 AND id < $2) ORDER BY 1 LIMIT 6"""
-    found = [str(row["id"]) for row in lake.sql(query, [prefix, prefix + LAST]).to_pylist()]
+    found = [str(row["id"]) for row in lake.query(query, [prefix, prefix + LAST])]
     if prefix in found:
         return prefix
     if len(found) == 1:
         return found[0]
     if found:
         raise NotFound(f"{prefix!r} begins several rows", where="row id", fix=f"one of: {', '.join(found)}")
-    near = lake.sql("SELECT id FROM lake.version_rows ORDER BY jaro_similarity(id, ?) DESC, id LIMIT 3", [prefix])
-    names = ", ".join(str(row["id"]) for row in near.to_pylist())
+    near = lake.query("SELECT id FROM lake.version_rows ORDER BY jaro_similarity(id, ?) DESC, id LIMIT 3", [prefix])
+    names = ", ".join(str(row["id"]) for row in near)
     raise NotFound(f"no row {prefix!r}", where="row id", fix=f"such as: {names}" if names else "graft run RECIPE")
 
 
@@ -98,7 +98,7 @@ def _newest(lake: Lake, name: str) -> Candidate | None:
     query = """
         SELECT c.run_id FROM lake.candidates c LEFT JOIN lake.runs r ON r.id = c.run_id
         WHERE c.candidate_id = ? ORDER BY r.started_at DESC NULLS LAST, c.run_id LIMIT 1"""
-    run = lake.sql(query, [name]).to_pylist()
+    run = lake.query(query, [name])
     return lake.candidate(str(run[0]["run_id"]), name) if run else None
 
 
@@ -156,7 +156,7 @@ def _restricted_texts(lake: Lake, run_id: str, texts: list[str]) -> set[str]:
     query = """
         SELECT DISTINCT text FROM lake.candidates
         WHERE run_id = ? AND restricted AND list_contains(?::VARCHAR[], text)"""
-    return {str(row["text"]) for row in lake.sql(query, [run_id, texts]).to_pylist()}
+    return {str(row["text"]) for row in lake.query(query, [run_id, texts])}
 
 
 def _hidden(values: dict[str, Any], *names: str) -> dict[str, Any]:
@@ -204,7 +204,7 @@ def _seed(lake: Lake, name: str) -> dict[str, Any]:
     query = """
         SELECT s.* FROM lake.seeds s LEFT JOIN lake.runs r ON r.id = s.run_id
         WHERE s.id = ? AND s.kind = 'seed' ORDER BY r.started_at DESC NULLS LAST, s.run_id LIMIT 1"""
-    row: dict[str, Any] = lake.sql(query, [name]).to_pylist()[0]
+    row: dict[str, Any] = lake.query(query, [name])[0]
     return {**row, "source": "seed", "restricted": _task(lake, row["run_id"]).restricts(row["label"])}
 
 
@@ -229,7 +229,7 @@ def _text_of(lake: Lake, run_id: str, name: str, restricted: bool) -> str | None
         UNION ALL
         SELECT 3, any_value(text), bool_or(restricted), '' FROM lake.version_rows WHERE id = $2 HAVING count(*) > 0
         ORDER BY place"""
-    found = lake.sql(query, [run_id, name]).to_pylist()
+    found = lake.query(query, [run_id, name])
     if not found:
         return None
     task = _task(lake, run_id)  # a seed bears no mark: its label decides
@@ -240,7 +240,7 @@ def _text_of(lake: Lake, run_id: str, name: str, restricted: bool) -> str | None
 def _students(lake: Lake, places: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Students that learned from a version that holds the row in its train split."""
     learned = {(place["dataset"], place["version"]) for place in places if place["split"] == "train"}
-    every = from_table(Student, lake.sql("SELECT * FROM lake.students ORDER BY dataset, version, created_at, id"))
+    every = from_rows(Student, lake.query("SELECT * FROM lake.students ORDER BY dataset, version, created_at, id"))
     trained = [student for student in every if (student.dataset, student.version) in learned]
     fields = {"id", "dataset", "version", "trained_on", "path", "created_at"}
     return [student.model_dump(mode="json", include=fields) for student in trained]
@@ -251,15 +251,15 @@ def called(lake: Lake, run_id: str, candidate_id: str) -> list[dict[str, Any]]:
     query = f"""
         SELECT *, {PROMPT_VERSION} AS prompt_version FROM lake.calls WHERE run_id = ? AND candidate_id = ?
         ORDER BY "at", key"""
-    found = lake.sql(query, [run_id, candidate_id])
-    calls = from_table(Call, found, drop=("prompt_version",))
+    found = lake.query(query, [run_id, candidate_id])
+    prompts = [row.pop("prompt_version") for row in found]
     return [
         {
             **call.model_dump(mode="json", exclude={"run_id", "candidate_id"}),
             "parameters": parameters(call.request),
             "prompt_version": prompt,
         }
-        for call, prompt in zip(calls, found.column("prompt_version").to_pylist(), strict=True)
+        for call, prompt in zip(from_rows(Call, found), prompts, strict=True)
     ]
 
 
@@ -287,7 +287,7 @@ def origin_of(lake: Lake, source: str, run_id: str) -> dict[str, Any]:
 def edits_of(lake: Lake, row_id: str) -> list[dict[str, Any]]:
     """People's decisions on a row, oldest first."""
     query = 'SELECT * FROM lake.edits WHERE row_id = ? ORDER BY "at", id'
-    return [edit.model_dump(mode="json") for edit in from_table(Edit, lake.sql(query, [row_id]))]
+    return [edit.model_dump(mode="json") for edit in from_rows(Edit, lake.query(query, [row_id]))]
 
 
 def lost(lake: Lake, row_id: str) -> list[dict[str, Any]]:
@@ -296,7 +296,7 @@ def lost(lake: Lake, row_id: str) -> list[dict[str, Any]]:
         SELECT d.*, v.parent, v.origin FROM lake.drops d
         LEFT JOIN lake.versions v ON v.dataset = d.dataset AND v.version = d.version
         WHERE d.row_id = ? ORDER BY d.dataset, d.version, d.gate"""
-    found: list[dict[str, Any]] = lake.sql(query, [row_id]).to_pylist()
+    found: list[dict[str, Any]] = lake.query(query, [row_id])
     return found
 
 
@@ -307,7 +307,7 @@ def recalls_of(lake: Lake, row_id: str, held: Sequence[dict[str, Any]]) -> list[
         return []
     query = """
         SELECT r.id, r.dataset FROM lake.candidates c JOIN lake.runs r ON r.id = c.run_id WHERE c.candidate_id = ?"""
-    made = lake.sql(query, [row_id]).to_pylist()
+    made = lake.query(query, [row_id])
     datasets = {row["dataset"] for row in (*held, *lost(lake, row_id), *made)}
     runs = {row["run_id"] for row in held} | {row["id"] for row in made}
     return [
@@ -329,5 +329,5 @@ def shown_to(lake: Lake, row_id: str) -> dict[str, Any]:
         SELECT count(*) AS rows, count(*) FILTER (status = 'accepted') AS accepted,
                min(DISTINCT candidate_id, ?) AS ids
         FROM lake.candidates WHERE list_contains(exemplar_ids, ?)"""
-    found: dict[str, Any] = lake.sql(query, [SHOWN_TO, row_id]).to_pylist()[0]
+    found: dict[str, Any] = lake.query(query, [SHOWN_TO, row_id])[0]
     return {**found, "ids": found["ids"] or []}

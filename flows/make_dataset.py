@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from graft.agents.local import hub
 from graft.agents.methods import Place, fragments_of, method_of
 from graft.data.gates import Admission, Needs
 from graft.data.lake import Lake
@@ -19,7 +20,7 @@ from graft.data.versions import rows as version_rows
 from graft.data.versions import version as find_version
 from graft.flows import artifacts, live, logs, pause, rounds, stopping
 from graft.flows.collector import calm_collector
-from graft.flows.dedup import choose, missing, settle_round
+from graft.flows.dedup import choose, missing, redecide, settle_round
 from graft.flows.engine import Flow, flow_run, task
 from graft.flows.neighbours import find_neighbours
 from graft.flows.plan import (
@@ -40,6 +41,7 @@ from graft.flows.run_context import (
     Say,
     enter,
     leave,
+    models_used,
     open_gateway,
     run_context_of,
     run_lock,
@@ -47,14 +49,16 @@ from graft.flows.run_context import (
     weighed,
 )
 from graft.flows.streaming import ShardRunner
+from graft.flows.vectors import AcceptedVectors
 from graft.schemas.base import stable_hash, utc_now
 from graft.schemas.calls import Call
 from graft.schemas.datasets import Run
 from graft.schemas.errors import GraftError
 from graft.schemas.home import Home
 from graft.schemas.kinds import code_version
+from graft.schemas.models import hub_name
 from graft.schemas.recipe import Recipe
-from graft.schemas.rows import Candidate, Seed, Slot
+from graft.schemas.rows import Accepted, Candidate, Seed, Slot
 from graft.students.judge import student_judge
 
 SHARDS_AT_ONCE = 2
@@ -102,7 +106,7 @@ async def make_dataset(
 async def make_run(loaded: Recipe, file: Path, seeds: list[Seed]) -> dict[str, Any]:
     """Run a loaded recipe inside any flow; errors and result as in `make_dataset`."""
     home = Home.find()
-    loaded = await asyncio.to_thread(weighed, loaded, home)
+    loaded = await asyncio.to_thread(weighed, await _downloaded(loaded, file, home), home)
     run_id = run_id_of(loaded, seeds)
     with run_lock(home, run_id), Lake.open(home) as lake:
         done = rounds.already_done(lake, run_id, loaded)
@@ -111,6 +115,15 @@ async def make_run(loaded: Recipe, file: Path, seeds: list[Seed]) -> dict[str, A
             return done
         with logs.run_log(home, run_id, loaded.key_variables):
             return await _make(loaded, file, seeds, home, lake, run_id)
+
+
+async def _downloaded(recipe: Recipe, file: Path, home: Home) -> Recipe:
+    """The recipe with the hashes of models from a hub, which are downloaded first."""
+    if not any(hub_name(model) for model in models_used(recipe)):
+        return recipe
+    progress = begin(Progress(recipe.name, "", recipe.wanted()))
+    models = await hub.fetch(recipe.models, file, home, lambda text: _say(progress, text))
+    return recipe.model_copy(update={"models": models})
 
 
 async def _make(recipe: Recipe, file: Path, seeds: list[Seed], home: Home, lake: Lake, run_id: str) -> dict[str, Any]:
@@ -145,12 +158,14 @@ async def _make(recipe: Recipe, file: Path, seeds: list[Seed], home: Home, lake:
             context = RunContext(
                 recipe=recipe, run_id=run_id, home=home, lake=lake, gateway=gateway, method=method_of(recipe),
                 seeds=seeds, gates=Admission(recipe, needs), progress=progress,
-                say=say, neighbours=run.neighbours,
+                say=say, neighbours=run.neighbours, vectors=AcceptedVectors(home.run(run_id)),
             )  # fmt: skip
             enter(context)
+            loading = asyncio.create_task(asyncio.to_thread(context.gates.load))
             try:
                 with calm_collector():
                     kept, surplus = await _rounds(context, say)
+                await loading
                 return await finish(context, run, kept, surplus, say)
             finally:
                 leave(context)
@@ -181,7 +196,7 @@ def _published(lake: Lake, recipe: Recipe, run_id: str) -> list[tuple[str, str, 
     return [(row["id"], row["text"], row["label"]) for row in before.to_pylist()]
 
 
-async def _rounds(context: RunContext, say: Say) -> tuple[list[Candidate], int]:
+async def _rounds(context: RunContext, say: Say) -> tuple[list[Accepted], int]:
     """Run every round: shards, duplicates, top-ups; accepted rows join the exemplars of the next round."""
     say("preparing seeds")
     await rounds.prepare(context)
@@ -189,7 +204,7 @@ async def _rounds(context: RunContext, say: Say) -> tuple[list[Candidate], int]:
     left, surplus = context.recipe.limits.candidates, 0
     plan = plan_rounds(context.recipe)
     for index, wanted in enumerate(plan):
-        accepted = list[Candidate]()
+        accepted = list[Accepted]()
         for attempt in range(TOP_UPS + 1):
             short = missing(accepted, wanted)
             if not short or left <= 0 or (attempt and context.stop_reason):
@@ -201,7 +216,8 @@ async def _rounds(context: RunContext, say: Say) -> tuple[list[Candidate], int]:
             embed, why = await asyncio.to_thread(context.vectors.find) if max_cosine is not None else (None, "")
             if why:
                 say(f"semantic de-duplication is skipped: {why}")
-            new = [c for c in context.lake.accepted(context.run_id, index) if c.slot.shard in {s.shard for s in specs}]
+            made = await asyncio.to_thread(context.lake.kept, context.run_id, index)
+            new = [row for row in made if row.shard in {spec.shard for spec in specs}]
             alive, dropped = await settle_round(
                 [*context.kept, *accepted],
                 new,
@@ -210,7 +226,7 @@ async def _rounds(context: RunContext, say: Say) -> tuple[list[Candidate], int]:
                 max_cosine=max_cosine,
                 embed=embed,
             )
-            await asyncio.to_thread(context.lake.redecide, context.run_id, dropped)
+            await asyncio.to_thread(redecide, context.lake, context.run_id, dropped)
             accepted += alive
         chosen, over = choose(accepted, wanted)
         surplus += over

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, JsonValue, field_validator, model_validator
@@ -35,13 +36,26 @@ class Price(Value):
     cached_input: float | None = Field(default=None, ge=0, description="price of prompt tokens read from a cache")
 
 
+@dataclass(frozen=True)
+class HubName:
+    """A file of a model hub: repository, path in it, and revision (branch, tag or commit)."""
+
+    repo: str
+    file: str
+    revision: str
+
+
+HUB_PATTERN = re.compile(r"hf:([\w.-]+/[\w.-]+)/((?:[\w.-]+/)*[\w.-]+\.gguf)(?:@([\w./-]+))?", re.ASCII)
+
+
 class ModelSpec(Value):
     """One model of the pool and how to reach it.
 
-    embedded: a small model installed as a wheel (`gemma-3-270m`, `smollm2-135m-instruct`) or a path to a GGUF file,
-    served on this machine. openai: any server that speaks OpenAI's protocol (vLLM, llama.cpp, SGLang, Ollama).
-    litellm: every other provider. encoder: judges only: a sentence encoder by a text's similarity to the seeds, or a
-    student of this home (its id, `st_…`) by its predictions.
+    embedded: a small model installed as wheels (such as `gemma-3-270m` and `qwen2.5-coder-1.5b-instruct`), a path to a
+    GGUF file, or such a file of a hub (`hf:OWNER/REPO/FILE.gguf@REVISION`), served on this machine. openai: any server
+    that speaks OpenAI's protocol (vLLM, llama.cpp, Ollama). litellm: every hosted provider, by LiteLLM's name of the
+    model. encoder: judges only: a sentence encoder by a text's similarity to the seeds, or a student of this home (its
+    id, `st_…`) by its predictions.
 
     No field holds a key: `api_key_env` and `headers_env` name environment variables.
     """
@@ -50,7 +64,9 @@ class ModelSpec(Value):
 
     name: Slug = Field(description="how roles refer to this model")
     provider: Provider
-    model: str = Field(min_length=1, description="the model's id at its endpoint, a built-in name, or a GGUF path")
+    model: str = Field(
+        min_length=1, description="the model's id at its endpoint, a built-in name, a GGUF path, or hf:OWNER/REPO/FILE"
+    )
     style: Style = Field(default="chat", description="completion for base models, chat for tuned models")
     base_url: str | None = Field(default=None, description="such as http://127.0.0.1:8000/v1 (openai, litellm)")
     api_key_env: EnvName | None = Field(default=None, description="environment variable that holds the key")
@@ -121,6 +137,10 @@ class ModelSpec(Value):
         if self.provider == "openai" and not self.base_url:
             fix = "add base_url: the server's address, such as http://127.0.0.1:8000/v1"
             raise field_error(("base_url",), "provider openai needs base_url", fix)
+        from_hub = self.provider == "embedded" and self.model.startswith("hf:")
+        if from_hub and (not HUB_PATTERN.fullmatch(self.model) or ".." in self.model):
+            fix = "write hf:OWNER/REPO/FILE.gguf, or hf:OWNER/REPO/FILE.gguf@REVISION"
+            raise field_error(("model",), "it is not the name of a GGUF file on a hub", fix)
         if self.provider in ("embedded", "encoder") and self.base_url:
             fix = "remove base_url, or use provider openai"
             raise field_error(("base_url",), f"provider {self.provider} runs on this machine", fix)
@@ -198,6 +218,12 @@ class GuardSpec(LabelerSpec):
         description="labels: any model answers harmful or safe; llama-guard-N: that model's own format",
     )
     calibration: Calibration = Field(default="none", description="correction of label log-probabilities")
+
+
+def hub_name(model: ModelSpec) -> HubName | None:
+    """The file of a hub that an embedded model names; None if it names none."""
+    found = HUB_PATTERN.fullmatch(model.model) if model.provider == "embedded" else None
+    return HubName(found[1], found[2], found[3] or "main") if found else None
 
 
 EMBEDDED_POOL: tuple[ModelSpec, ...] = (

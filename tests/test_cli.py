@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -10,7 +11,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
+from fake_llm import Serving
 from test_flows_make_dataset import here
+
+from graft.data.lake import Lake
+from graft.data.versions import publish
+from graft.schemas.base import utc_now
+from graft.schemas.datasets import Row, Run
+from graft.schemas.home import Home
+from graft.schemas.models import ModelSpec, Price
 
 ROOT = Path(__file__).resolve().parent.parent
 VERBS = ("validate", "schema", "estimate", "run", "status", "datasets", "show", "explain", "export", "train", "up",
@@ -19,8 +29,6 @@ VERBS = ("validate", "schema", "estimate", "run", "status", "datasets", "show", 
 
 
 def graft(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    import os
-
     return subprocess.run(
         [sys.executable, "-m", "graft", *words], cwd=ROOT, text=True, capture_output=True, timeout=120, check=False,
         env={**os.environ, "GRAFT_HOME": str(tmp_path / "home"), "NO_COLOR": "1", "COLUMNS": "160"},
@@ -38,6 +46,38 @@ def test_help_is_there_in_half_a_second(tmp_path: Path) -> None:
         assert done.returncode == 0
     assert all(f" {verb} " in done.stdout for verb in VERBS)
     assert min(times) < 0.5, f"median {statistics.median(times):.2f} s"
+
+
+IMPORTED = """
+import json, sys
+from graft.cli.app import main
+HEAVY = {"numpy", "pandas", "pyarrow", "prefect", "litellm", "aiohttp", "httpx", "jinja2", "onnxruntime", "torch"}
+try:
+    main()
+finally:
+    sys.stderr.write(json.dumps(sorted(HEAVY & sys.modules.keys())))
+"""
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["status", "datasets", "show d", "show d --rejected", "explain c_row_1", "tag d", "trace", "status --json",
+     "datasets --json"],
+)  # fmt: skip
+def test_a_verb_that_reads_imports_no_heavy_library(tmp_path: Path, words: str) -> None:
+    """Numpy, Arrow and pandas take half a second, and two thirds of the memory."""
+    home = Home(tmp_path / "home")
+    run = Run(id="r", dataset="d", recipe={}, status="finished", started_at=utc_now(), code_version="1", price_usd=None)
+    rows = [Row(id=f"c_row_{n}", text=f"text {n}", label="a", split="train") for n in range(5)]
+    with Lake.open(home) as lake:
+        lake.save_run(run)
+        publish(lake, run=run, rows=rows, models={}, seeds=0, card="# card")
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTED, *words.split()], cwd=ROOT, text=True, capture_output=True, timeout=120,
+        check=False, env={**os.environ, "GRAFT_HOME": str(home.root), "COLUMNS": "160"},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "[]")
+    assert "d" in done.stdout
 
 
 def test_every_verb_has_an_example_in_its_help(tmp_path: Path) -> None:
@@ -98,3 +138,37 @@ def test_the_doctor_names_packages_device_and_disk(tmp_path: Path) -> None:
     found = {row["what"]: row for row in json.loads(graft(tmp_path, "doctor", "--json").stdout)}
     assert found["duckdb"]["state"] == "ok"
     assert {"disk", "device", "lake", "prefect"} <= found.keys()
+
+
+def test_a_model_that_its_server_does_not_have_is_found_before_a_run(tmp_path: Path, fake_llm: Serving) -> None:
+    labels, seeds = [{"name": "a"}, {"name": "b"}], [{"text": "one", "label": "a"}, {"text": "two", "label": "b"}]
+    file = tmp_path / "t.json"
+
+    def write(hosted: str, embedded: str) -> None:
+        models = [
+            {"name": "m", "provider": "openai", "model": hosted, "base_url": fake_llm.url},
+            {"name": "n", "provider": "embedded", "model": embedded},
+        ]
+        task = {"kind": "classification", "labels": labels}
+        file.write_text(json.dumps({"name": "t", "task": task, "seeds": {"rows": seeds}, "models": models}))
+
+    write("fake", "gemma-3-270m")
+    assert graft(tmp_path, "validate", str(file), "--online").returncode == 0
+    write("gpt-none", "gemma-4")
+    assert graft(tmp_path, "validate", str(file)).returncode == 0
+    checked = graft(tmp_path, "validate", str(file), "--online")
+    text = " ".join(checked.stderr.split())
+    assert checked.returncode == 3 and f"{fake_llm.url} has no model 'gpt-none'; it has: fake" in text
+    assert "'gemma-4' is neither a built-in model nor a file" in text
+    found = {row["what"]: row for row in json.loads(graft(tmp_path, "doctor", str(file), "--json").stdout)}
+    assert found["model m"]["state"] == found["model n"]["state"] == "problem"
+
+
+def test_the_doctor_offers_the_servers_of_other_programs_on_this_machine(
+    tmp_path: Path, fake_llm: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OLLAMA_HOST", fake_llm.url.removeprefix("http://").removesuffix("/v1"))
+    found = {row["what"]: row for row in json.loads(graft(tmp_path, "doctor", "--json").stdout)}
+    (line,) = yaml.safe_load(found[f"Ollama at {fake_llm.url}"]["detail"].partition(": ")[2])
+    model = ModelSpec.model_validate(line)
+    assert (model.model, model.base_url, model.price) == ("fake", fake_llm.url, Price(input=0, output=0))

@@ -159,7 +159,7 @@ async def test_a_server_that_answers_as_another_model_is_noted_once(journal: Pat
             await asyncio.gather(*(gateway.call(ask(spec, f"n{i}")) for i in range(3)))
             notes = gateway.stats.notes
     assert len(notes) == 1 and "reports no token counts" in notes[0]
-    from graft.agents.gateway.gateway import same_model
+    from graft.agents.gateway.health import same_model
 
     gpt = model("http://127.0.0.1:1/v1", model="openai/gpt-4o")
     assert same_model(gpt, "gpt-4o-2024-08-06") and not same_model(gpt, "llama-3-8b")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -71,12 +72,16 @@ def test_a_built_in_model_is_assembled_once_and_only_as_the_pinned_file(
     for number, content in ((1, b"GGUF first "), (2, b"second")):
         (tmp_path / f"pkg_part{number}" / "data").mkdir(parents=True)
         (tmp_path / f"pkg_part{number}" / "data" / f"x.gguf.part0{number}").write_bytes(content)
-    (tmp_path / "pkg").mkdir()
     monkeypatch.syspath_prepend(str(tmp_path))
     pinned = hashlib.sha256(b"GGUF first second").hexdigest()
-    monkeypatch.setitem(files.BUILT_IN, "small", files._BuiltIn("pkg", "x.gguf", pinned, "pip install pkg"))
-    for package in ("pkg", "pkg_part1", "pkg_part2"):
+    three = files.BuiltIn("pkg", "x.gguf", 17, pinned, "pip install pkg", "MIT", 3)
+    monkeypatch.setitem(files.BUILT_IN, "small", three)
+    for package in ("pkg_part1", "pkg_part2"):
         (tmp_path / package / "__init__.py").touch()
+    with pytest.raises(MissingExtra, match="2 of the 3 wheels of small are installed") as caught:
+        files.model_file(make_spec("small"), home)
+    assert caught.value.fix == "pip install pkg"
+    monkeypatch.setitem(files.BUILT_IN, "small", replace(three, parts=2))
     found = files.model_file(make_spec("small"), home)
     assert found.path.read_bytes() == b"GGUF first second"
     assert [path.name for path in home.models.glob("*.gguf")] == ["x.gguf"]

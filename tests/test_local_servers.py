@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -212,4 +213,18 @@ async def test_where_no_model_is_embedded_nothing_starts(tmp_path: Path) -> None
 
 async def test_servers_together_never_want_more_threads_than_there_are_cores() -> None:
     cores = len(os.sched_getaffinity(0))
-    assert all(1 <= threads_per_server(n) <= max(1, cores // n) for n in (1, 2, 3))
+    tiny, large = 250_000_000, 1_100_000_000
+    assert all(1 <= threads_per_server([size] * n) <= max(1, cores // n) for n in (1, 2, 3) for size in (tiny, large))
+    assert threads_per_server([tiny]) <= max(1, cores // 2) and threads_per_server([large]) == min(8, cores)
+
+
+async def test_a_model_that_does_not_fit_into_memory_is_refused_before_it_loads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=450_000_000))
+    messages: list[str] = []
+    with pytest.raises(ModelUnreachable, match=r"gemma-3-270m needs about 0\.6 GB of memory, and 0\.5") as caught:
+        async with embedded_servers(EMBEDDED_POOL, Home(tmp_path), messages.append):
+            pass
+    assert caught.value.where == "models.gemma.model" and caught.value.fix.endswith("fits: smollm2-135m-instruct")
+    assert messages == [] and files_under(tmp_path, "*/leases/*.json") == []

@@ -20,6 +20,7 @@ import orjson
 
 from graft.agents.gateway import charges
 from graft.agents.gateway.batch import BatchDesk, path_in
+from graft.agents.gateway.health import same_model
 from graft.agents.gateway.journal import Journal
 from graft.agents.gateway.ledger import FREE, Ledger, Reservation, Tab, cost_of, price_of
 from graft.agents.gateway.openai_transport import OpenAITransport, body_of
@@ -280,9 +281,9 @@ class Gateway:
         if kind == "openai":
             return OpenAITransport(self._endpoint_urls, self._concurrency)
         if kind == "litellm":
-            from graft.agents.gateway.litellm_transport import LiteLLMTransport
+            from graft.agents.gateway.hosted_transport import HostedTransport
 
-            return LiteLLMTransport()
+            return HostedTransport(self._concurrency)
         from graft.agents.local.encoder import EncoderTransport
 
         return EncoderTransport(students=self._students)
@@ -303,23 +304,15 @@ class Gateway:
     async def _known_price(self, model: ModelSpec) -> Price | None:
         if model.provider != "litellm":
             return None
-        from graft.agents.gateway.litellm_transport import LiteLLMTransport
+        from graft.agents.gateway.hosted_transport import HostedTransport
 
         transport = self._transport(model)
-        return await transport.price(model) if isinstance(transport, LiteLLMTransport) else None
+        return await transport.price(model) if isinstance(transport, HostedTransport) else None
 
 
 def as_cached(reply: Reply) -> Reply:
     """Copy of a reply that another call paid for."""
     return reply.model_copy(update={"cached": True, "latency_s": 0.0})
-
-
-def same_model(model: ModelSpec, served: str) -> bool:
-    """Return True if the server's model name is a form of the requested name (a path, a dated release)."""
-    if model.provider in FREE:
-        return True
-    requested, returned = (name.lower().rsplit("/", 1)[-1] for name in (model.model, served))
-    return requested.startswith(returned) or returned.startswith(requested)
 
 
 def _public_body(request: CallRequest) -> dict[str, Any]:

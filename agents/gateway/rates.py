@@ -1,4 +1,4 @@
-"""Sliding-window rate limit: a maximum of requests or tokens in any 60 seconds."""
+"""Sliding-window rate limits: a maximum of requests and tokens in any 60 seconds."""
 
 from __future__ import annotations
 
@@ -61,3 +61,42 @@ class Window:
             self._sum -= old.amount
         if not self._taken:
             self._sum = 0.0
+
+
+class Rates:
+    """Windows of one model's requests and tokens, each None if unlimited."""
+
+    def __init__(self, seconds: float = WINDOW_S) -> None:
+        self._seconds = seconds
+        self._requests: Window | None = None
+        self._tokens: Window | None = None
+        self.limited = False
+
+    def allow(self, requests: int | None, tokens: int | None) -> None:
+        """Set the maxima; what is taken already still counts."""
+        self._requests, self._tokens = self._window(self._requests, requests), self._window(self._tokens, tokens)
+        self.limited = requests is not None or tokens is not None
+
+    def _window(self, window: Window | None, most: int | None) -> Window | None:
+        if most is None:
+            return None
+        if window is None:
+            return Window(most, self._seconds)
+        window.most = most
+        return window
+
+    def wait_s(self, tokens: int, now: float) -> float:
+        """Seconds until one request of so many tokens fits; 0 if it fits now."""
+        wait_s = self._requests.wait_s(1, now) if self._requests is not None else 0.0
+        return max(wait_s, self._tokens.wait_s(tokens, now)) if self._tokens is not None else wait_s
+
+    def take(self, tokens: int, now: float) -> Taken | None:
+        """Take one request; returns its tokens' share, if they are limited."""
+        if self._requests is not None:
+            self._requests.take(1, now)
+        return None if self._tokens is None else self._tokens.take(tokens, now)
+
+    def correct(self, taken: Taken | None, tokens: int | None) -> None:
+        """Replace the tokens taken by the actual number, if it is known."""
+        if tokens is not None and taken is not None and self._tokens is not None:
+            self._tokens.correct(taken, tokens)

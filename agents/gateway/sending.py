@@ -1,7 +1,7 @@
 """Sending of one call: a permit at the endpoint, the retry policy, and hedging of slow requests.
 
-`Keep` settles and journals a reply while its permit is still held, so a killed process loses at most limits.concurrency
-paid replies.
+`Keep` settles and journals a reply while the run's permit is still held, so a killed process loses at most
+limits.concurrency paid replies. The server's permit is returned before: it is free for the next request.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from graft.agents.gateway.limiter import (
     batch_wait_s,
     drop_limiter,
     limiter_at,
+    next_turn,
 )
 from graft.agents.gateway.stats import Counts, EndpointStats, percentile
 from graft.agents.gateway.transport import Damaged, NotBilled, RateLimited, Transport, recorded
@@ -52,13 +53,13 @@ class Sender:
     ) -> None:
         self.tenant = Tenant(concurrency)
         self._counts, self._endpoints, self._retries, self._hedge = counts, dict(endpoints), retries, hedge
-        self._limiters: dict[Hashable, tuple[str, Limiter]] = {}
+        self._limiters: dict[tuple[Hashable, str], tuple[str, Limiter]] = {}
 
     def depart(self) -> None:
         """Leave all limiters; nothing is sent afterwards."""
         for place, (_, limiter) in self._limiters.items():
             if limiter.depart(self.tenant):
-                drop_limiter(place)
+                drop_limiter(*place)
         self._limiters.clear()
 
     @property
@@ -95,10 +96,11 @@ class Sender:
         Raises:
             CallFailed: the last retry failed.
         """
-        limiter = self._limiter(request.model)
+        limiter, turn = self._limiter(request.model), next_turn()
 
         async def attempt(varied_request: CallRequest, number: int) -> Reply:
-            return await self._attempt(limiter, transport, varied_request, number, tab, keep, tokens)
+            permit = await limiter.enter(self.tenant, tokens, turn)
+            return await self._attempt(limiter, permit, transport, varied_request, number, tab, keep, tokens)
 
         return await self._with_retries(request, tab, attempt)
 
@@ -164,6 +166,7 @@ class Sender:
     async def _attempt(
         self,
         limiter: Limiter,
+        permit: Permit,
         transport: Transport,
         request: CallRequest,
         number: int,
@@ -171,8 +174,7 @@ class Sender:
         keep: Keep,
         tokens: int,
     ) -> Reply:
-        """Make one attempt as soon as a permit is free."""
-        permit = await limiter.enter(self.tenant, tokens)
+        """Make one attempt, and return its permits."""
         self._counts.in_flight += 1
         taken: int | None = None
         sent_at = time.monotonic()
@@ -184,7 +186,7 @@ class Sender:
                 else:
                     reply = await transport.send(request)
             limiter.succeeded(reply.latency_s)
-            taken = tokens_of(reply.usage)
+            limiter.served(permit, tokens_of(reply.usage))
             return await keep(reply if number == 1 else reply.model_copy(update={"attempts": number}))
         except RateLimited as failure:
             bursts = limiter.bursts
@@ -256,14 +258,20 @@ class Sender:
             tab.settle_second(reserved, billed=_may_be_billed(loser))
 
     def _limiter(self, model: ModelSpec) -> Limiter:
-        address = model.base_url or self._endpoints.get(model.name) or model.provider
-        place = (address, model.model, model.api_key_env)
+        place = (self._account(model), model.model)
         found = self._limiters.get(place)
         if found is None:
-            found = self._limiters[place] = (model.name, limiter_at(place))
+            found = self._limiters[place] = (model.name, limiter_at(*place))
             terms = Terms(model.max_concurrency, model.requests_per_minute, model.tokens_per_minute)
             found[1].join(self.tenant, terms)
         return found[1]
+
+    def _account(self, model: ModelSpec) -> Hashable:
+        """Address and key variable; for LiteLLM, which knows the addresses, the provider in the model's name."""
+        address = model.base_url or self._endpoints.get(model.name)
+        if address is None and model.provider == "litellm":
+            address = model.model.partition("/")[0]
+        return (address or model.provider, model.api_key_env)
 
 
 def log_pause(model: ModelSpec, limiter: Limiter) -> None:

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class EndpointStats:
-    """Snapshot of one endpoint and model. Latencies cover recent replies, in seconds; None before the first.
+    """Snapshot of one model at its address. Latencies cover recent replies, in seconds; None before the first.
 
-    Runs that share the endpoint in one process share these figures, except `queued`, which counts this run's calls.
+    Runs that share the model in one process share these figures, except `queued`, which counts this run's calls.
     """
 
     model: str
     limit: int
-    """Calls allowed in flight now."""
+    """Calls allowed in flight now: the model's own limit or, if it is lower, the limit of all models of its address."""
     inside: int
     queued: int
     calls: int

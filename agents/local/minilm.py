@@ -10,6 +10,7 @@ import json
 import os
 import struct
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ EPSILON = 1e-12
 MAX_TOKENS = 256
 TOGETHER = 1_024
 """Most tokens of a batch, with padding: larger batches are no faster and take more memory."""
+APART = 256
+"""Tokens below which a batch is not divided between threads."""
 TOKENIZED = 256
 """Texts in memory as tokens; sorted by length, so that batches need little padding."""
 _INT32, _FLOAT = 6, 1
@@ -48,8 +51,8 @@ class MiniLM:
         weights = (folder / WEIGHTS).resolve()  # the runtime refuses weights behind a symbolic link
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        options.intra_op_num_threads = self.threads = threads or _threads()
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.intra_op_num_threads = 1  # a batch per thread: threads that share one take a tenth more CPU
+        self.threads = threads or _threads()
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(weights.parent))
         self._session = onnxruntime.InferenceSession(_model(weights), options, providers=["CPUExecutionProvider"])
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -59,11 +62,13 @@ class MiniLM:
     def __call__(self, texts: Sequence[str]) -> Vectors:
         """Embed texts, each cut at 256 tokens."""
         vectors = np.zeros((len(texts), DIMENSIONS), dtype=np.float32)
-        for start in range(0, len(texts), TOKENIZED):
-            some = self._tokenizer.encode_batch_fast(list(texts[start : start + TOKENIZED]))
-            tokens = [one.ids for one in some]
-            for places in _batches([len(ids) for ids in tokens]):
-                vectors[[start + place for place in places]] = self._pooled([tokens[place] for place in places])
+        with ThreadPoolExecutor(self.threads) as pool:  # starts a thread only for a second batch
+            for start in range(0, len(texts), TOKENIZED):
+                some = self._tokenizer.encode_batch_fast(list(texts[start : start + TOKENIZED]))
+                batches = list(_batches([len(one.ids) for one in some], self.threads))
+                made = pool.map(self._pooled, [[some[place].ids for place in places] for places in batches])
+                for places, found in zip(batches, made, strict=True):
+                    vectors[[start + place for place in places]] = found
         return vectors
 
     def _pooled(self, tokens: Sequence[Sequence[int]]) -> Vectors:
@@ -84,11 +89,14 @@ def _threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Places of texts by length, so many at a time that they have at most TOGETHER tokens with padding."""
-    batch: list[int] = []
+def _batches(lengths: Sequence[int], threads: int) -> Iterator[list[int]]:
+    """Places of texts by length, so many at a time that they have at most TOGETHER tokens with padding.
+
+    Fewer, so that every thread has a batch, but not under APART tokens.
+    """
+    most, batch = min(TOGETHER, max(APART, sum(lengths) // threads)), list[int]()
     for place in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if batch and (len(batch) + 1) * lengths[place] > TOGETHER:
+        if batch and (len(batch) + 1) * lengths[place] > most:
             yield batch
             batch = []
         batch.append(place)

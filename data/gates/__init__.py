@@ -58,6 +58,11 @@ class Admission:
         self.gates: list[Gate] = [one for _, kind in _kinds(recipe) for one in kind.make(recipe, self._needs)]
         self._sort()
 
+    def load(self) -> None:
+        """Load what the gates read. For a thread, while the first calls are in flight."""
+        for one in self.gates:
+            one.load()
+
     def fresh(self) -> Admission:
         """The same gates without registered rows of a run: their knowledge of other rows is shared, not rebuilt."""
         again = copy(self)

@@ -120,6 +120,9 @@ class Gate:
         """The gates to run if the recipe sets this kind: usually itself, none if an input is missing."""
         return (cls(recipe, needs),)
 
+    def load(self) -> None:
+        """Load what `check` reads, such as a model's file, so that the first check need not. It runs in a thread."""
+
     def check(self, proposal: Proposal) -> GateResult:
         """Return True if the row passes. Never raises; a failure names its rule, and score and neighbour if any."""
         return self.passed
