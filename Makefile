@@ -80,7 +80,7 @@ bench-methods: install ## Measure what each method's rows do for a student (need
 	@env -u GRAFT_HOME $(BIN)/python benchmarks/methods.py $(ARGS)
 
 .PHONY: bench
-bench: install ## Measure speed, memory, faults and kills (35 minutes; ARGS='ideal faults' for some)
+bench: install ## Measure speed, memory, faults and kills (38 minutes; ARGS='ideal faults' for some)
 	@env -u GRAFT_HOME -u PREFECT_API_URL $(BIN)/python benchmarks/bench.py $(ARGS)
 
 .PHONY: bench-prefix

@@ -201,11 +201,11 @@ def _version(lake: Lake, rows: int, number: int) -> None:
     counted = {
         column: {
             row[column]: int(row["n"])
-            for row in lake.sql(
+            for row in lake.query(
                 f"SELECT {column}, count(*) AS n FROM lake.version_rows WHERE dataset = ? AND version = ?"
                 f" GROUP BY 1 ORDER BY 1",
                 [DATASET, number],
-            ).to_pylist()
+            )
         }
         for column in ("label", "split")
     }

@@ -147,7 +147,7 @@ def places(home: Home) -> dict[str, str]:
                 AND w.candidate_id <> '') AS row
         FROM lake.versions v ORDER BY v.created_at DESC, v.version DESC LIMIT 1"""
     with Lake.open(home, read_only=True) as lake:
-        return {name: str(value) for name, value in lake.sql(query).to_pylist()[0].items()}
+        return {name: str(value) for name, value in lake.query(query)[0].items()}
 
 
 def peak_mb(pid: int) -> float:

@@ -149,7 +149,7 @@ class Run:
         query = "SELECT candidate_id, slot_id, code <> '' AND reason <> '' AS told FROM lake.candidates"
         try:
             with Lake.open(Home(self.home), read_only=True) as lake:
-                rows = lake.sql(query).to_pylist()
+                rows = lake.query(query)
         except GraftError as error:
             if "meta does not exist" in error.what and not self.notes().rows:
                 return [], [], 0  # killed while its tables were made: the next writer makes them

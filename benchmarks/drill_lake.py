@@ -129,7 +129,7 @@ def _recalled_rows(lake: Any, dataset: str) -> dict[str, int]:
         WHERE v.dataset = ? AND (v.created_at > k."at" OR v.version = (SELECT max(version) FROM lake.versions
             WHERE dataset = v.dataset))
         GROUP BY 1 ORDER BY 1"""
-    return {f"{dataset}@{row['version']}": row["rows"] for row in lake.sql(query, [dataset]).to_pylist()}
+    return {f"{dataset}@{row['version']}": row["rows"] for row in lake.query(query, [dataset])}
 
 
 def export_rows(home: str, out: str) -> None:
@@ -337,7 +337,7 @@ def _compare(lake: Any, notes: list[Path], found: Finding) -> None:
         whole = read.content_hash == one["hash"] and rows(lake, read).num_rows == one["rows"]
         found.check(whole, f"{one['ref']} is not as it was published")
     noted = [name for line in noted_lines for name in line.get("candidates", ())]
-    held = [row["candidate_id"] for row in lake.sql("SELECT candidate_id FROM lake.candidates").to_pylist()]
+    held = [row["candidate_id"] for row in lake.query("SELECT candidate_id FROM lake.candidates")]
     found.check(set(noted) <= set(held), f"{len(set(noted) - set(held))} acknowledged rows lost")
     found.check(len(held) == len(set(held)), f"{len(held) - len(set(held))} rows doubled")
     found.done = len(noted_lines) // 2

@@ -128,7 +128,7 @@ def _audit(after: Path, calls: set[str], batches: set[str], found: Cuts) -> None
         found.calls_lost += len(calls - kept)
         found.unreadable += not check(after / "journal.sqlite").sound
         with Lake.open(Home(after)) as lake:
-            rows = lake.sql("SELECT * FROM lake.batches").to_pylist()
+            rows = lake.query("SELECT * FROM lake.batches")
             found.batches_lost += len(batches - {str(row["batch_id"]) for row in rows})
             lake.commit("r", "afterwards", [], [])
     except Exception as error:  # whatever it is, the stores were to be readable

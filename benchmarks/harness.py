@@ -155,7 +155,9 @@ def stop(process: subprocess.Popen[Any]) -> None:
         process.stdout.close()
 
 
-def run_flow(home: Path, *recipes: Path, memory: bool = False, seconds: float = 900) -> list[dict[str, Any]]:
+def run_flow(
+    home: Path, *recipes: Path, memory: bool = False, noted: Path | None = None, seconds: float = 900
+) -> list[dict[str, Any]]:
     """One measured run for each recipe, all at the same time, in processes that share one GRAFT_HOME (see child.py).
 
     Raises RuntimeError with the end of a child's output where it failed.
@@ -164,10 +166,12 @@ def run_flow(home: Path, *recipes: Path, memory: bool = False, seconds: float = 
     gate = home / f"gate-{time.monotonic_ns()}"
     gate.mkdir()
     words = [sys.executable, str(ROOT / "benchmarks" / "child.py"), "--gate", str(gate), "--of", str(len(recipes))]
+    words += ["--memory"] if memory else []
+    words += ["--noted", str(noted)] if noted else []
     environment = {**os.environ, "GRAFT_HOME": str(home)}
     children = [
         subprocess.Popen(
-            [*words, str(recipe), *(["--memory"] if memory else [])],
+            [*words, str(recipe)],
             env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
         )
         for recipe in recipes

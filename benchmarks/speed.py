@@ -126,4 +126,4 @@ def _with_a_reason(home: Path, run_id: str) -> int:
     query = """SELECT count(DISTINCT slot_id) AS n FROM lake.candidates
                WHERE run_id = ? AND status IN ('accepted', 'rejected', 'failed') AND code <> '' AND reason <> ''"""
     with Lake.open(Home(home), read_only=True) as lake:
-        return int(lake.sql(query, [run_id]).to_pylist()[0]["n"])
+        return int(lake.query(query, [run_id])[0]["n"])

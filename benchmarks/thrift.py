@@ -56,7 +56,7 @@ def _outcomes(home: Path, run_id: str) -> tuple[Outcomes, int]:
 
     query = 'SELECT slot_label, "index", status, code, text, asked FROM lake.candidates WHERE run_id = ?'
     with Lake.open(Home(home), read_only=True) as lake:
-        rows = lake.sql(query, [run_id]).to_pylist()
+        rows = lake.query(query, [run_id])
     ended = {(r["slot_label"], r["index"]): (r["status"], r["code"], r["text"]) for r in rows}
     return ended, sum(row["asked"] for row in rows)
 

@@ -234,11 +234,11 @@ def _version_rows(connection: duckdb.DuckDBPyConnection, run: int, version: int)
 
 def _run(lake: Lake, run: int, begun: Any, span: dict[str, int]) -> Run:
     run_id = f"big-run-{run}"
-    spent = lake.sql(
+    spent = lake.query(
         "SELECT count(*) AS calls, count(*) FILTER (cached) AS cached, sum(prompt_tokens)::BIGINT AS prompt,"
         " sum(completion_tokens)::BIGINT AS completion, sum(price_usd) AS price FROM lake.calls WHERE run_id = ?",
         [run_id],
-    ).to_pylist()[0]
+    )[0]
     seconds = (span["to"] - span["from"]) * CALL_EVERY_S
     counts, kind = lake.counts(run_id), "promptmix" if run == MIXED else "gra"
     recipe = {
@@ -269,11 +269,11 @@ def _publish(lake: Lake, run: int, number: int, at: Any) -> None:
     counted = {
         column: {
             row["name"]: int(row["n"])
-            for row in lake.sql(
+            for row in lake.query(
                 f"SELECT {column} AS name, count(*) AS n FROM lake.version_rows WHERE dataset = ? AND version = ?"
                 " GROUP BY 1 ORDER BY 1",
                 [DATASET, number],
-            ).to_pylist()
+            )
         }
         for column in ("label", "split")
     }
@@ -313,10 +313,10 @@ def _people(lake: Lake, versions: int, seed: int) -> None:
         )  # fmt: skip
         lake.save_student(student)
         lake.save_evaluation(_evaluation(student.id, 0.8 + n / 50))
-    rows = lake.sql(
+    rows = lake.query(
         "SELECT id, text, label FROM lake.version_rows WHERE dataset = ? AND version = ? ORDER BY hash(id, ?) LIMIT ?",
         [DATASET, versions, seed, EDITS],
-    ).to_pylist()
+    )
     actions: tuple[EditAction, ...] = ("accept", "reject", "relabel", "note", "edit")
     edits = [
         Edit(

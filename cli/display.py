@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from html import escape
+
 from rich.console import Group, RenderableType
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -11,6 +13,9 @@ from graft.flows.feasibility import early_line, standing_out
 from graft.flows.progress import Progress
 from graft.schemas import sections
 
+BAR_CELLS = 20
+"""Characters of a bar in plain text."""
+
 
 def one_line(progress: Progress) -> str:
     """The run's state in one plain line, for logs and pipes; the gateway's notes follow, each shown once."""
@@ -18,6 +23,7 @@ def one_line(progress: Progress) -> str:
     parts = [
         progress.stage,
         f"{progress.total_accepted}/{wanted} accepted",
+        _pending(progress),
         f"{progress.settled} candidates",
         early(progress),
         *_gateway_parts(progress),
@@ -43,14 +49,17 @@ def render(progress: Progress) -> RenderableType:
     for label, wanted in progress.wanted.items():
         done = progress.accepted.get(label, 0)
         table.add_row(Text(label), ProgressBar(total=max(1, wanted), completed=min(done, wanted)), f"{done}/{wanted}")
-    facts = [f"{progress.settled} candidates", *_gateway_parts(progress), _eta(progress)]
-    recent = [f"{label}: {sections.one_line(text)}" for label, text in progress.recent]
+    facts = [f"{progress.settled} candidates", _pending(progress), *_gateway_parts(progress), _eta(progress)]
+    recent = [
+        f"{one.label}: {sections.one_line(one.text)}{' (pending)' if one.id in progress.pending else ''}"
+        for one in tuple(progress.recent)
+    ]
     top = sorted(progress.reasons.items(), key=lambda item: -item[1])[:4]
     why = "rejected: " + ", ".join(f"{code} {count}" for code, count in top) if top else ""
     return Group(
         Text(f"{progress.dataset}  {progress.stage}", style="cyan"),
         table,
-        Text("  ".join(facts)),
+        Text("  ".join(fact for fact in facts if fact)),
         Text(early(progress)),
         Text(standing_out(progress.settled, progress.reasons), style="yellow"),
         *(Text(line, no_wrap=True, overflow="ellipsis") for line in recent),
@@ -58,9 +67,36 @@ def render(progress: Progress) -> RenderableType:
     )
 
 
+def bar(progress: Progress, *, ended: bool) -> tuple[str, str]:
+    """The run's state in a notebook: a bar as HTML, and one line of text for frontends without HTML."""
+    done, wanted = progress.total_accepted, sum(progress.wanted.values())
+    text = " · ".join(
+        part
+        for part in (
+            progress.dataset,
+            "ended" if ended else progress.stage,
+            f"{done}/{wanted} accepted",
+            *(() if ended else (_pending(progress), _eta(progress))),
+            *_gateway_parts(progress),
+            standing_out(progress.settled, progress.reasons),
+        )
+        if part
+    )
+    notes = [f"note: {note}" for note in _notes(progress)]
+    width = min(BAR_CELLS, BAR_CELLS * done // max(1, wanted))
+    line = "\n".join((f"{'█' * width}{'░' * (BAR_CELLS - width)} {text}", *notes))
+    below = "".join(f"<br><small>{escape(note)}</small>" for note in notes)
+    return f'<progress value="{done}" max="{max(1, wanted)}"></progress> {escape(text)}{below}', line
+
+
+def _pending(progress: Progress) -> str:
+    """Rows that the method accepted and the gates have not screened yet."""
+    return f"{len(progress.pending)} pending" if progress.pending else ""
+
+
 def _eta(progress: Progress) -> str:
     eta = progress.eta_seconds
-    return "" if eta is None else f"ETA {int(eta) // 60}:{int(eta) % 60:02d}"
+    return "" if not eta else f"ETA {int(eta) // 60}:{int(eta) % 60:02d}"
 
 
 def _notes(progress: Progress) -> list[str]:

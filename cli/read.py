@@ -1,4 +1,7 @@
-"""Verbs that only read: status, datasets, show, explain, doctor, plugins."""
+"""Verbs that only read: status, datasets, show, explain, doctor, plugins.
+
+Their queries are small: with a second thread DuckDB takes twice the CPU, and longer.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,8 @@ from graft.schemas.sections import HIDDEN
 
 if TYPE_CHECKING:
     from graft.schemas.live import Live
+
+SHOWN_RUNS = 20
 
 
 def status(json: JsonFlag = False) -> None:
@@ -27,8 +32,8 @@ def status(json: JsonFlag = False) -> None:
     from graft.schemas.sections import money
 
     home = Home.find()
-    with Lake.open(home, read_only=True) as lake:
-        runs = lake.runs()[:20]
+    with Lake.open(home, read_only=True, threads=1) as lake:
+        runs = lake.runs(limit=SHOWN_RUNS)
     service = services(home)
     noted = [found for run in runs if (found := read_live(home, run.id)) and found.state != "ended"]
     if json:
@@ -77,7 +82,7 @@ def datasets(json: JsonFlag = False) -> None:
     from graft.data.versions import versions
     from graft.schemas.home import Home
 
-    with Lake.open(Home.find(), read_only=True) as lake:
+    with Lake.open(Home.find(), read_only=True, threads=1) as lake:
         found = versions(lake)
     if json:
         as_json([version.model_dump(mode="json", exclude={"card"}) for version in found])
@@ -111,23 +116,21 @@ def show(
 
     Example:  graft show demo --rejected
     """
-    from graft.agents.methods import report_of
     from graft.cli.show import as_json, console, table
     from graft.data.lake import Lake
-    from graft.data.versions import rows as version_rows
-    from graft.data.versions import version
+    from graft.data.versions import first_rows, version
+    from graft.data.versions import plain_rows as version_rows
     from graft.schemas.home import Home
 
-    with Lake.open(Home.find(), read_only=True) as lake:
+    with Lake.open(Home.find(), read_only=True, threads=1) as lake:
         found = version(lake, ref)
         if rejected:
             records = _rejected(lake, found.run_id, restricted)
         else:
-            records = [_shown(row, restricted) for row in version_rows(lake, found).to_pylist()]
-        run = lake.run(found.run_id)
-        report = report_of(run, lake.query) if run else None
+            some = version_rows(lake, found) if json else first_rows(lake, found, rows)
+            records = [_shown(row, restricted) for row in some]
+        own = _by_method(lake, found.run_id) if json else {}
     if json:
-        own = {report.name: report.as_data()} if report else {}
         as_json({"version": found.model_dump(mode="json"), "rows": records, **own})
         return
     if rejected:
@@ -137,10 +140,19 @@ def show(
     from rich.markdown import Markdown
 
     console().print(Markdown(found.card))
-    picked = [row for label in found.labels for row in [r for r in records if r["label"] == label][:rows]]
+    picked = [row for label in found.labels for row in records if row["label"] == label]
     view = [[row["id"], row["label"], row["split"], row["text"]] for row in picked]
     table(f"{found.ref}: {rows} rows of each label", ["row", "label", "split", "text"], view)
     console().print("a row's history:  graft explain ROW")
+
+
+def _by_method(lake: Any, run_id: str) -> dict[str, Any]:
+    """The report of the run's method under its name, if it has one."""
+    from graft.agents.methods import report_of
+
+    run = lake.run(run_id)
+    report = report_of(run, lake.query) if run else None
+    return {report.name: report.as_data()} if report else {}
 
 
 def _shown(row: dict[str, Any], restricted: bool) -> dict[str, Any]:
@@ -155,7 +167,7 @@ def _rejected(lake: Any, run_id: str, restricted: bool) -> list[dict[str, Any]]:
         SELECT status, route, code, count(*) AS rows, min_by(text, candidate_id) FILTER (? OR NOT restricted) AS example
         FROM lake.candidates WHERE run_id = ? AND status <> 'accepted'
         GROUP BY ALL ORDER BY rows DESC, status, route, code"""
-    found = lake.sql(query, [restricted, run_id]).to_pylist()
+    found = lake.query(query, [restricted, run_id])
     return [{**row, "example": HIDDEN if row["example"] is None else row["example"]} for row in found]
 
 
@@ -173,14 +185,15 @@ def explain(row: Annotated[str, typer.Argument(help="a row's id, or its first le
     from graft.cli.tree import history_tree
     from graft.data.explain import explain as history_of
     from graft.data.lake import Lake
-    from graft.data.provenance import prov as as_prov
     from graft.schemas.errors import GraftError
     from graft.schemas.home import Home
 
     if format not in ("tree", "json", "prov"):
         raise GraftError(f"unknown format {format!r}", where="--format", fix="tree, json or prov")
-    with Lake.open(Home.find(), read_only=True) as lake:
+    with Lake.open(Home.find(), read_only=True, threads=1) as lake:
         history = history_of(lake, row, restricted=restricted)
+    if prov is not None or format == "prov":
+        from graft.data.provenance import prov as as_prov
     if prov is not None:
         written(prov, dumps(as_prov(history)) + "\n")
         console(stderr=json or format != "tree").print(f"wrote {prov}", markup=False, soft_wrap=True)

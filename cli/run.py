@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -85,8 +85,15 @@ def live(*, quiet: bool) -> Iterator[None]:
     if quiet:
         yield
         return
+    with shown(_terminal if sys.stdout.isatty() else _lines):
+        yield
+
+
+@contextmanager
+def shown(show: Callable[[threading.Event], None]) -> Iterator[None]:
+    """Run a display in a thread of its own while the block runs; the event tells it to end."""
     stop = threading.Event()
-    thread = threading.Thread(target=_terminal if sys.stdout.isatty() else _lines, args=(stop,), daemon=True)
+    thread = threading.Thread(target=show, args=(stop,), daemon=True)
     thread.start()
     try:
         yield

@@ -1,16 +1,20 @@
-"""Arrow tables from pydantic models, and back: the only module that maps fields to column types.
+"""Arrow tables from pydantic models, and models from rows: the only module that maps fields to column types.
 
 str, int, float, bool and datetime become plain columns; a tuple of scalars a list; a tuple of models a list of structs
 (of the same rules); everything else (dicts, unions, single models) a JSON string. Optional fields are nullable.
+
+Arrow is imported (0.2 s) only where a table is made. Arrays are made from buffers, because `pyarrow.array` imports
+pandas (0.25 s, 43 MB) even for a list.
 """
 
 from __future__ import annotations
 
 import itertools
 import types
+from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -22,17 +26,23 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound=BaseModel)
 
-SCALARS = {str: "string", int: "int64", float: "float64", bool: "bool"}
+SCALARS: dict[Any, str] = {str: "VARCHAR", int: "BIGINT", float: "DOUBLE", bool: "BOOLEAN", datetime: "TIMESTAMPTZ"}
+NUMBERS = {"BIGINT": "q", "DOUBLE": "d", "TIMESTAMPTZ": "q", "OFFSET": "i"}
+"""SQL type to the type code of `array.array`; OFFSET is the 32-bit type of a list's ends."""
+ZERO: dict[str, Any] = {"VARCHAR": "", "TIMESTAMPTZ": datetime(1970, 1, 1, tzinfo=UTC)}
+MICROSECOND = timedelta(microseconds=1)
+LARGEST = 2**31 - 1
+"""Bytes of text in one array."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """Storage of one field: Arrow type, nullable or not, JSON or structs (and of which model)."""
+    """Storage of one field: SQL type, nullable or not, JSON, list or structs (and of which model)."""
 
     name: str
-    type: Any
+    sql: str
     nullable: bool
-    form: Literal["plain", "json", "structs"]
+    form: Literal["plain", "list", "json", "structs"]
     model: type[BaseModel] | None = None
 
 
@@ -42,11 +52,12 @@ def columns_of(model: type[BaseModel]) -> tuple[Column, ...]:
     return tuple(_column(name, info.annotation) for name, info in model.model_fields.items())
 
 
+@lru_cache(maxsize=64)
 def arrow_schema(model: type[BaseModel]) -> pa.Schema:
     """The Arrow schema that a table of this model has."""
     import pyarrow as pa
 
-    return pa.schema([pa.field(c.name, c.type, nullable=c.nullable) for c in columns_of(model)])
+    return pa.schema([pa.field(c.name, _arrow_type(c), nullable=c.nullable) for c in columns_of(model)])
 
 
 def to_table(model: type[BaseModel], values: Sequence[Any], **given: Sequence[Any]) -> pa.Table:
@@ -56,33 +67,34 @@ def to_table(model: type[BaseModel], values: Sequence[Any], **given: Sequence[An
     """
     import pyarrow as pa
 
-    arrays = []
-    for column in columns_of(model):
+    schema, arrays = arrow_schema(model), []
+    for column, field in zip(columns_of(model), schema, strict=True):
         raw = given[column.name] if column.name in given else [getattr(value, column.name) for value in values]
-        arrays.append(_array(column, raw))
-    return pa.Table.from_arrays(arrays, schema=arrow_schema(model))
+        arrays.append(_array(column, field.type, raw))
+    return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def from_table(model: type[M], table: pa.Table, *, drop: Iterable[str] = ()) -> list[M]:
-    """The validated models in a table, without the columns named in `drop`."""
-    return [model.model_validate(row) for row in plain_rows(model, table, drop=drop)]
+def from_rows(model: type[M], rows: Iterable[dict[str, Any]], *, drop: Iterable[str] = ()) -> list[M]:
+    """The validated models in rows (see `Lake.query`), without the columns named in `drop`."""
+    return [model.model_validate(row) for row in plain_rows(model, rows, drop=drop)]
 
 
-def plain_rows(model: type[BaseModel], table: pa.Table, *, drop: Iterable[str] = ()) -> list[dict[str, Any]]:
-    """The rows as dicts with their JSON columns decoded, without the columns named in `drop`."""
-    rows: list[dict[str, Any]] = table.to_pylist()
-    dropped = tuple(drop)
-    for row in rows:
+def plain_rows(
+    model: type[BaseModel], rows: Iterable[dict[str, Any]], *, drop: Iterable[str] = ()
+) -> list[dict[str, Any]]:
+    """The rows with their JSON columns decoded in place, without the columns named in `drop`."""
+    found, dropped = list(rows), tuple(drop)
+    for row in found:
         for name in dropped:
             row.pop(name, None)
         _decode(model, row)
-    return rows
+    return found
 
 
 def _decode(model: type[BaseModel], row: dict[str, Any]) -> None:
     for column in columns_of(model):
         value = row.get(column.name)
-        if value is None or column.form == "plain":
+        if value is None:
             continue
         if column.form == "json":
             row[column.name] = orjson.loads(value)
@@ -92,14 +104,11 @@ def _decode(model: type[BaseModel], row: dict[str, Any]) -> None:
 
 
 def sql_columns(model: type[BaseModel]) -> str:
-    """The column definitions of CREATE TABLE, names quoted; they follow from the Arrow schema."""
-    parts = (f'"{c.name}" {_sql_type(c.type)}{"" if c.nullable else " NOT NULL"}' for c in columns_of(model))
-    return ", ".join(parts)
+    """The column definitions of CREATE TABLE, names quoted."""
+    return ", ".join(f'"{c.name}" {c.sql}{"" if c.nullable else " NOT NULL"}' for c in columns_of(model))
 
 
 def _column(name: str, annotation: Any) -> Column:
-    import pyarrow as pa
-
     inner, nullable = _without_none(annotation)
     scalar = _scalar(inner)
     if scalar is not None:
@@ -108,11 +117,11 @@ def _column(name: str, annotation: Any) -> Column:
     if get_origin(inner) is tuple and len(args) == 2 and args[1] is Ellipsis:
         item = _scalar(args[0])
         if item is not None:
-            return Column(name, pa.list_(item), nullable, "plain")
+            return Column(name, f"{item}[]", nullable, "list")
         if isinstance(args[0], type) and issubclass(args[0], BaseModel):
-            fields = [pa.field(c.name, c.type, nullable=c.nullable) for c in columns_of(args[0])]
-            return Column(name, pa.list_(pa.struct(fields)), nullable, "structs", args[0])
-    return Column(name, pa.string(), nullable or inner is Any, "json")
+            fields = ", ".join(f'"{c.name}" {c.sql}' for c in columns_of(args[0]))
+            return Column(name, f"STRUCT({fields})[]", nullable, "structs", args[0])
+    return Column(name, "VARCHAR", nullable or inner is Any, "json")
 
 
 def _without_none(annotation: Any) -> tuple[Any, bool]:
@@ -125,54 +134,97 @@ def _without_none(annotation: Any) -> tuple[Any, bool]:
     return annotation, False
 
 
-def _scalar(annotation: Any) -> Any:
-    import pyarrow as pa
-
+def _scalar(annotation: Any) -> str | None:
     inner = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
     if get_origin(inner) is Literal and all(isinstance(value, str) for value in get_args(inner)):
-        return pa.string()
-    if inner is datetime:
-        return pa.timestamp("us", "UTC")
-    if isinstance(inner, type) and inner in SCALARS:
-        return pa.type_for_alias(SCALARS[inner])
-    return None
+        return "VARCHAR"
+    return SCALARS.get(inner) if isinstance(inner, type) else None
 
 
-def _array(column: Column, raw: Sequence[Any]) -> Any:
+def _arrow_type(column: Column) -> Any:
     import pyarrow as pa
 
-    values: list[Any] = list(raw)
     if column.model is not None:
-        return _structs(column, column.model, values)
+        return pa.list_(pa.struct(list(arrow_schema(column.model))))
+    plain = {"VARCHAR": pa.string(), "BIGINT": pa.int64(), "DOUBLE": pa.float64(), "BOOLEAN": pa.bool_(),
+             "TIMESTAMPTZ": pa.timestamp("us", "UTC")}[column.sql.removesuffix("[]")]  # fmt: skip
+    return pa.list_(plain) if column.form == "list" else plain
+
+
+def _array(column: Column, kind: Any, raw: Sequence[Any]) -> Any:
+    values: list[Any] = list(raw)
+    if column.form in ("list", "structs"):
+        return _lists(column, kind, values)
     if column.form == "json":
         values = [None if value is None else _json(value) for value in values]
     try:
-        return pa.array(values, column.type)
+        return _plain(column.sql, kind, values)
     except UnicodeEncodeError:
-        return pa.array(_sound(values), column.type)
+        return _plain(column.sql, kind, _sound(values))
 
 
-def _structs(column: Column, model: type[BaseModel], lists: list[Any]) -> Any:
-    """Lists of models as lists of structs, field by field: three times as fast as through dicts."""
+def _lists(column: Column, kind: Any, lists: list[Any]) -> Any:
+    """Lists of scalars, or of models as structs field by field: three times as fast as through dicts."""
     import pyarrow as pa
 
     items = [item for one in lists if one is not None for item in one]
     ends = list(itertools.accumulate((len(one) if one is not None else 0 for one in lists), initial=0))
     starts: list[int | None] = [None if one is None else start for one, start in zip(lists, ends, strict=False)]
-    children = [_array(inner, [getattr(item, inner.name) for item in items]) for inner in columns_of(model)]
-    fields = list(column.type.value_type)
-    struct = pa.StructArray.from_arrays(children, fields=fields)
-    return pa.ListArray.from_arrays(pa.array([*starts, ends[-1]], pa.int32()), struct, type=column.type)
+    inside: Any
+    if column.model is None:
+        inside = _array(Column(column.name, column.sql.removesuffix("[]"), False, "plain"), kind.value_type, items)
+    else:
+        inner, fields = columns_of(column.model), list(kind.value_type)
+        children = [
+            _array(one, field.type, [getattr(item, one.name) for item in items])
+            for one, field in zip(inner, fields, strict=True)
+        ]
+        inside = pa.StructArray.from_arrays(children, fields=fields)
+    return pa.ListArray.from_arrays(_plain("OFFSET", pa.int32(), [*starts, ends[-1]]), inside, type=kind)
+
+
+def _plain(sql: str, kind: Any, values: list[Any]) -> Any:
+    """An array of scalars, from buffers. Raises UnicodeEncodeError for a lone surrogate."""
+    import pyarrow as pa
+
+    count, valid = len(values), None
+    if None in values:
+        valid = _bits([value is not None for value in values])
+        zero = ZERO.get(sql, 0)
+        values = [zero if value is None else value for value in values]
+    if sql == "BOOLEAN":
+        buffers = [valid, _bits(values)]
+    elif sql == "VARCHAR":
+        narrow = all(map(str.isascii, values))
+        texts = values if narrow else [value.encode() for value in values]
+        ends = list(itertools.accumulate(map(len, texts), initial=0))
+        if ends[-1] > LARGEST:
+            return pa.array(values, kind)  # it divides the text over several arrays
+        data = "".join(values).encode() if narrow else b"".join(texts)
+        buffers = [valid, pa.py_buffer(array("i", ends)), pa.py_buffer(data)]
+    else:
+        if sql == "TIMESTAMPTZ":
+            values = [(value - ZERO[sql]) // MICROSECOND for value in values]
+        buffers = [valid, pa.py_buffer(array(NUMBERS[sql], values))]
+    return pa.Array.from_buffers(kind, count, buffers)
+
+
+def _bits(values: list[bool]) -> Any:
+    """Eight values a byte, the first one lowest."""
+    import numpy as np
+    import pyarrow as pa
+
+    return pa.py_buffer(np.packbits(np.array(values, dtype=bool), bitorder="little"))
 
 
 def _json(value: Any) -> str:
     try:
-        return orjson.dumps(value, default=_plain).decode()
+        return orjson.dumps(value, default=_model).decode()
     except TypeError:  # orjson: str is not valid UTF-8: surrogates not allowed
-        return orjson.dumps(_sound(value), default=_plain).decode()
+        return orjson.dumps(_sound(value), default=_model).decode()
 
 
-def _plain(value: Any) -> Any:
+def _model(value: Any) -> Any:
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
     raise TypeError(f"{type(value).__name__} has no JSON form")
@@ -187,17 +239,3 @@ def _sound(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_sound(item) for item in value]
     return value
-
-
-def _sql_type(kind: Any) -> str:
-    import pyarrow as pa
-
-    if pa.types.is_list(kind):
-        return f"{_sql_type(kind.value_type)}[]"
-    if pa.types.is_struct(kind):
-        fields = (kind.field(index) for index in range(kind.num_fields))
-        return "STRUCT(" + ", ".join(f'"{f.name}" {_sql_type(f.type)}' for f in fields) + ")"
-    if pa.types.is_timestamp(kind):
-        return "TIMESTAMPTZ"
-    names: dict[str, str] = {"string": "VARCHAR", "int64": "BIGINT", "double": "DOUBLE", "bool": "BOOLEAN"}
-    return names[str(kind)]

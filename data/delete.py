@@ -6,6 +6,7 @@ import glob
 from typing import TYPE_CHECKING
 
 from graft.data.arrow import to_table
+from graft.data.duck import execute
 from graft.data.tags import insert_later, tags
 from graft.data.vectors import forget
 from graft.data.versions import rows, versions
@@ -42,7 +43,7 @@ def dependents(lake: Lake, found: DatasetVersion) -> Dependents:
     dataset, number = found.dataset, found.version
     students = [one.id for one in lake.students(dataset) if one.version == number]
     loops = lake.improvements()
-    derived = lake.sql(
+    derived = lake.query(
         "SELECT version FROM lake.versions WHERE dataset = ? AND parent = ? ORDER BY version", [dataset, number]
     )
     pattern = f"{glob.escape(dataset)}-{number}-*"
@@ -54,7 +55,7 @@ def dependents(lake: Lake, found: DatasetVersion) -> Dependents:
             if any((r.dataset or loop.dataset, r.version) == (dataset, number) for r in loop.rounds)
         ),
         tags=tuple(tag.tag for tag in tags(lake, dataset) if tag.version == number),
-        derived=tuple(f"{dataset}@{row['version']}" for row in derived.to_pylist()),
+        derived=tuple(f"{dataset}@{row['version']}" for row in derived),
         exports=tuple(str(path) for path in sorted(lake.home.exports.glob(pattern))),
     )  # fmt: skip
 
@@ -64,7 +65,7 @@ def _evaluations(lake: Lake, students: list[str]) -> int:
     query = f"""
         SELECT (SELECT count(*) FROM lake.evaluations {chosen})
             + (SELECT count(*) FROM lake.instruct_evaluations {chosen}) AS n"""
-    return int(lake.sql(query, [students, students]).to_pylist()[0]["n"])
+    return int(lake.query(query, [students, students])[0]["n"])
 
 
 def delete(lake: Lake, found: DatasetVersion, *, by: str, reason: str = "", force: bool = False) -> Deletion:
@@ -82,7 +83,7 @@ def delete(lake: Lake, found: DatasetVersion, *, by: str, reason: str = "", forc
 
     def work(connection: duckdb.DuckDBPyConnection) -> Deletion:
         same = "WHERE dataset = ? AND version = ?"
-        if not connection.execute(f"SELECT count(*) FROM lake.versions {same}", key).fetchall()[0][0]:
+        if not execute(connection, f"SELECT count(*) FROM lake.versions {same}", key).fetchall()[0][0]:
             raise NotFound(f"{found.ref} no longer exists", where=found.dataset, fix="graft datasets")
         named = [tag.tag for tag in tags(lake, found.dataset) if tag.version == found.version]
         if named and not force:
@@ -91,8 +92,8 @@ def delete(lake: Lake, found: DatasetVersion, *, by: str, reason: str = "", forc
         if not force:
             _check_latest(lake, found)
         for table in ("version_rows", "versions", "drops"):
-            connection.execute(f"DELETE FROM lake.{table} {same}", key)
-        connection.execute(f"UPDATE lake.runs SET version = NULL {same}", key)
+            execute(connection, f"DELETE FROM lake.{table} {same}", key)
+        execute(connection, f"UPDATE lake.runs SET version = NULL {same}", key)
         for tag in named:
             insert_later(lake, connection, Tag(dataset=found.dataset, tag=tag, version=0, by=by, at=made.at))
         lake.insert("deletions", to_table(Deletion, [made]))

@@ -235,7 +235,7 @@ def _paired(lake: Lake, a: DatasetVersion, b: DatasetVersion) -> Iterator[dict[s
 
 
 def _all(lake: Lake, query: str, names: Mapping[str, str], **more: object) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = lake.sql(query.format(**names, **more)).to_pylist()
+    found: list[dict[str, Any]] = lake.query(query.format(**names, **more))
     return found
 
 

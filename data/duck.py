@@ -8,18 +8,26 @@ transaction of its own, so that it sees every commit made before it.
 from __future__ import annotations
 
 import importlib.util
+import json
+import os
+import sys
 import threading
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import UTC
+from importlib.abc import MetaPathFinder
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from graft.schemas.errors import NO_SPACE, GraftError, MissingExtra
 
 if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
+
+T = TypeVar("T")
 
 MEMORY_LIMIT = "2GB"
 WRITER_THREADS, READER_THREADS = 1, 2
@@ -30,9 +38,13 @@ FULL = ("no space left", "disk is full", "disk full", "not enough space", "disk 
 """SQLite reports a quota or a file-size limit as an I/O error, as it does a failing disk."""
 EXTENSIONS = ("ducklake", "sqlite_scanner")
 
-Stamp = tuple[str, int, int, int, int]
+Stamp = tuple[str, int, int, int, int, int]
+VERIFIED = "verified.json"
+"""File beside the spill folder with the extension files whose signature DuckDB has verified: 0.3 s of CPU for both. The
+change time (ctime) in a stamp reveals a file that was overwritten and given its old modification time."""
 _VERIFIED: set[Stamp | None] = set()
-"""Extension files that DuckDB has verified in this process; verifying takes 0.3 s of CPU per connection."""
+FEW = 500
+"""Parameter values up to which pandas is hidden from DuckDB."""
 POLL_S = 0.05
 """Repeated interrupts for a query that had not begun at the first one."""
 CROWDED_S = (0.1, 0.3, 1.0)
@@ -56,6 +68,8 @@ def connect(
     import duckdb
 
     stamps = {_stamp(extension_file(name)) for name in EXTENSIONS}
+    if not stamps <= _VERIFIED:
+        _VERIFIED.update(_noted(spill.with_name(VERIFIED)))
     verified = stamps <= _VERIFIED
     connection = duckdb.connect(
         ":memory:",
@@ -72,7 +86,9 @@ def connect(
         load_extension(connection, name)
     connection.execute("SET allow_unsigned_extensions = false")  # DuckDB refuses to turn it on again
     connection.execute("SET TimeZone = 'UTC'")
-    _VERIFIED.update(stamps - {None})
+    if not verified:
+        _VERIFIED.update(stamps - {None})
+        _note(spill.with_name(VERIFIED))
     return connection
 
 
@@ -81,7 +97,25 @@ def _stamp(file: Path | None) -> Stamp | None:
     if file is None:
         return None
     found = file.stat()
-    return str(file), found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+    return str(file), found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _noted(file: Path) -> set[Stamp]:
+    """Stamps of an earlier process; none if the file is absent or damaged."""
+    try:
+        found = json.loads(file.read_bytes())
+        return {(str(name), int(a), int(b), int(c), int(d), int(e)) for name, a, b, c, d, e in found}
+    except (OSError, ValueError, TypeError):
+        return set()
+
+
+def _note(file: Path) -> None:
+    """Write the verified stamps, whole or not at all."""
+    beside = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    with suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(json.dumps(sorted(filter(None, _VERIFIED))), encoding="utf-8")
+        beside.replace(file)
 
 
 def extension_file(name: str) -> Path | None:
@@ -109,6 +143,36 @@ def load_extension(connection: duckdb.DuckDBPyConnection, name: str) -> None:
     except duckdb.Error as error:
         wheel = f"duckdb-extension-{name.replace('_', '-')}=={duckdb.__version__}"
         raise MissingExtra(f"DuckDB's extension {name} cannot be loaded", fix=f"pip install {wheel}") from error
+
+
+def execute(connection: duckdb.DuckDBPyConnection, query: str, params: Sequence[Any] = ()) -> duckdb.DuckDBPyConnection:
+    """Execute a query with parameters, without pandas where there are few.
+
+    DuckDB compares every parameter with pandas.NaT and pandas.NA, and so imports pandas: 0.25 s and 43 MB for a command
+    that never uses it. An import that fails costs 25 µs a parameter.
+    """
+    values = list(params)
+    size = sum(len(value) if isinstance(value, list) else 1 for value in values)
+    if not values or size > FEW or "pandas" in sys.modules:
+        return connection.execute(query, values)
+    _here.hidden = True
+    try:
+        return connection.execute(query, values)
+    finally:
+        _here.hidden = False
+
+
+class _WithoutPandas(MetaPathFinder):
+    """Lets an import of pandas fail in a thread that has hidden it."""
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        """Raises ModuleNotFoundError for pandas; all else is left to the other finders."""
+        if name == "pandas" and getattr(_here, "hidden", False):
+            raise ModuleNotFoundError("hidden from DuckDB", name=name)
+
+
+_here = threading.local()
+sys.meta_path.insert(0, _WithoutPandas())
 
 
 def quoted(text: str) -> str:
@@ -157,6 +221,23 @@ def unreadable(error: Exception, folder: Path) -> GraftError:
     return GraftError(f"the lake cannot be opened: {first}", where=str(folder), fix=fix)
 
 
+def rows_of(answer: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
+    """The whole answer to the query just executed, a dict a row, without Arrow.
+
+    Values are as Arrow's `to_pylist` gives them: a moment in `datetime.UTC`, a map as a list of pairs; but a sum of
+    integers is an integer.
+    """
+    columns = [(name, str(kind)) for name, kind, *_ in answer.description or ()]
+    names = [name for name, _ in columns]
+    moments = [name for name, kind in columns if kind == "TIMESTAMP WITH TIME ZONE"]
+    maps = [name for name, kind in columns if kind.startswith("MAP(")]
+    rows = [dict(zip(names, values, strict=True)) for values in answer.fetchall()]
+    for row in rows if moments or maps else ():
+        row.update((name, row[name].replace(tzinfo=UTC)) for name in moments if row[name] is not None)
+        row.update((name, list(row[name].items())) for name in maps if row[name] is not None)
+    return rows
+
+
 class Cursor:
     """One thread's cursor, and the lock that shows whether a query is running."""
 
@@ -168,22 +249,27 @@ class Cursor:
 
     def table(self, query: str, params: Sequence[Any]) -> pa.Table:
         """The whole answer to a query. Tried again if concurrent queries have taken all memory."""
-        import duckdb
+        return self._patient(lambda: execute(self._cursor, query, params).to_arrow_table())
 
-        for wait_s in CROWDED_S:
-            try:
-                return self._table(query, params)
-            except duckdb.OutOfMemoryException:
-                time.sleep(wait_s)
-        return self._table(query, params)
-
-    def _table(self, query: str, params: Sequence[Any]) -> pa.Table:
-        with self.lock:
-            return self._cursor.execute(query, list(params)).to_arrow_table()
+    def rows(self, query: str, params: Sequence[Any]) -> list[dict[str, Any]]:
+        """The same answer as plain rows."""
+        return self._patient(lambda: rows_of(execute(self._cursor, query, params)))
 
     def interrupt(self) -> None:
         """Interrupts the running query, if any."""
         self._cursor.interrupt()
+
+    def _patient(self, work: Callable[[], T]) -> T:
+        import duckdb
+
+        for wait_s in CROWDED_S:
+            try:
+                with self.lock:
+                    return work()
+            except duckdb.OutOfMemoryException:
+                time.sleep(wait_s)
+        with self.lock:
+            return work()
 
     def close(self) -> None:
         """Interrupts the running query, and closes."""

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from graft.data.arrow import from_table, to_table
+from graft.data.arrow import from_rows, to_table
+from graft.data.duck import execute, rows_of
 from graft.data.rescue import Rejected, recalled, rejected, rejected_like, take_in
 from graft.data.versions import Held, derive, held_by
 from graft.schemas.base import Value, stable_hash, utc_now
@@ -81,7 +82,7 @@ class Decided(Value):
 
 def edits(lake: Lake, dataset: str) -> list[Edit]:
     """Return every edit of a dataset, oldest first."""
-    return from_table(Edit, lake.sql('SELECT * FROM lake.edits WHERE dataset = ? ORDER BY "at", id', [dataset]))
+    return from_rows(Edit, lake.query('SELECT * FROM lake.edits WHERE dataset = ? ORDER BY "at", id', [dataset]))
 
 
 def record(lake: Lake, made: Sequence[Edit]) -> int:
@@ -90,7 +91,7 @@ def record(lake: Lake, made: Sequence[Edit]) -> int:
     def work(connection: duckdb.DuckDBPyConnection) -> int:
         wanted = [edit.id for edit in made]
         query = "SELECT id FROM lake.edits WHERE list_contains(?::VARCHAR[], id)"
-        known = {str(row[0]) for row in connection.execute(query, [wanted]).fetchall()}
+        known = {str(row[0]) for row in execute(connection, query, [wanted]).fetchall()}
         fresh = [edit for edit in {edit.id: edit for edit in made}.values() if edit.id not in known]
         if fresh:
             lake.insert("edits", to_table(Edit, fresh))
@@ -161,7 +162,7 @@ def undo(lake: Lake, edit_id: str, *, by: str, force: bool = False) -> Edit:
 
     def work(connection: duckdb.DuckDBPyConnection) -> Edit:
         query = "SELECT * FROM lake.edits WHERE id = $1 OR (action = 'undo' AND undoes = $1)"
-        there = from_table(Edit, connection.execute(query, [edit_id]).to_arrow_table())
+        there = from_rows(Edit, rows_of(execute(connection, query, [edit_id])))
         edit = next((one for one in there if one.id == edit_id), None)
         if edit is None:
             raise NotFound(f"no edit {edit_id!r}", where="edit id", fix="graft explain ROW lists the edits of a row")
@@ -206,7 +207,7 @@ def _rows_like(lake: Lake, found: DatasetVersion, name: str) -> list[Row]:
     query = f"""
         SELECT {columns} FROM lake.version_rows WHERE dataset = ? AND version = ? AND (id = ? OR starts_with(id, ?))
         ORDER BY id <> ?, id LIMIT 3"""
-    return from_table(Row, lake.sql(query, [found.dataset, found.version, name, name, name]))
+    return from_rows(Row, lake.query(query, [found.dataset, found.version, name, name, name]))
 
 
 def _meant(found: DatasetVersion, name: str, rows: Sequence[Like]) -> Like:

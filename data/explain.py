@@ -6,10 +6,10 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from graft.data.arrow import from_table
+from graft.data.arrow import from_rows
 from graft.data.withdrawn import PROMPT_VERSION, Selector, direct, recalls, touched
 from graft.schemas.calls import Call
-from graft.schemas.datasets import Edit
+from graft.schemas.datasets import Edit, Run
 from graft.schemas.errors import NotFound
 from graft.schemas.kinds import METHODS
 from graft.schemas.rows import Candidate
@@ -46,11 +46,11 @@ def explain(lake: Lake, row_id: str, *, restricted: bool = False) -> dict[str, A
     comments on it, of another row of a restricted task its calls and the restricted rows that it was shown or hit.
     """
     name = _whole_id(lake, row_id.strip())
-    held = lake.sql(
+    held = lake.query(
         "SELECT dataset, version, split, run_id, text, response, label, source, restricted FROM lake.version_rows"
         " WHERE id = ? ORDER BY dataset, version",
         [name],
-    ).to_pylist()
+    )
     found = _newest(lake, name)
     history = _of_candidate(lake, found, restricted) if found else _of_given(lake, name, held)
     history["restricted"] = history["restricted"] or any(v["restricted"] for v in held)
@@ -82,15 +82,15 @@ def _whole_id(lake: Lake, prefix: str) -> str:
             SELECT candidate_id AS id FROM lake.candidates WHERE candidate_id >= $1 AND candidate_id < $2
             UNION ALL SELECT id FROM lake.version_rows WHERE id >= $1 AND id < $2
             UNION ALL SELECT id FROM lake.seeds WHERE kind = 'seed' AND id >= $1 AND id < $2) ORDER BY 1 LIMIT 6"""
-    found = [str(row["id"]) for row in lake.sql(query, [prefix, prefix + LAST]).to_pylist()]
+    found = [str(row["id"]) for row in lake.query(query, [prefix, prefix + LAST])]
     if prefix in found:
         return prefix
     if len(found) == 1:
         return found[0]
     if found:
         raise NotFound(f"{prefix!r} begins several rows", where="row id", fix=f"one of: {', '.join(found)}")
-    near = lake.sql("SELECT id FROM lake.version_rows ORDER BY jaro_similarity(id, ?) DESC, id LIMIT 3", [prefix])
-    names = ", ".join(str(row["id"]) for row in near.to_pylist())
+    near = lake.query("SELECT id FROM lake.version_rows ORDER BY jaro_similarity(id, ?) DESC, id LIMIT 3", [prefix])
+    names = ", ".join(str(row["id"]) for row in near)
     raise NotFound(f"no row {prefix!r}", where="row id", fix=f"such as: {names}" if names else "graft run RECIPE")
 
 
@@ -98,7 +98,7 @@ def _newest(lake: Lake, name: str) -> Candidate | None:
     query = """
         SELECT c.run_id FROM lake.candidates c LEFT JOIN lake.runs r ON r.id = c.run_id
         WHERE c.candidate_id = ? ORDER BY r.started_at DESC NULLS LAST, c.run_id LIMIT 1"""
-    run = lake.sql(query, [name]).to_pylist()
+    run = lake.query(query, [name])
     return lake.candidate(str(run[0]["run_id"]), name) if run else None
 
 
@@ -106,7 +106,8 @@ def _of_candidate(lake: Lake, found: Candidate, restricted: bool) -> dict[str, A
     slot = found.slot
     calls = called(lake, slot.run_id, found.id)
     prices = [call["price_usd"] for call in calls if call["failure"] is None]
-    task = _task(lake, slot.run_id)
+    run = lake.run(slot.run_id)
+    task = _task(run)
     kept_back = not restricted and task.has_restricted
     shown = [seed.model_dump(mode="json") for seed in slot.exemplars]
     if kept_back:
@@ -120,10 +121,10 @@ def _of_candidate(lake: Lake, found: Candidate, restricted: bool) -> dict[str, A
         "id": found.id,
         "source": "synthetic",
         **found.model_dump(mode="json", exclude={"id", "slot", "gates"}),
-        "run": _run(lake, slot.run_id),
-        "origin": origin_of(lake, "synthetic", slot.run_id),
+        "run": _run(run, slot.run_id),
+        "origin": _origin("synthetic", run, slot.run_id),
         "slot": slot.model_dump(mode="json", exclude={"exemplars"}),
-        "meant": _meant(lake, found),
+        "meant": _meant(run, found),
         "exemplars": shown,
         "gates": [
             {**gate.model_dump(mode="json"), "neighbour_text": _text_of(lake, slot.run_id, gate.neighbour, restricted)}
@@ -134,19 +135,17 @@ def _of_candidate(lake: Lake, found: Candidate, restricted: bool) -> dict[str, A
     }
 
 
-def _meant(lake: Lake, found: Candidate) -> list[tuple[str, str]]:
+def _meant(run: Run | None, found: Candidate) -> list[tuple[str, str]]:
     """The row's requests and notes, as its method describes them; numbers only if the method is not installed."""
     slot, notes = found.slot, found.notes
-    run = lake.run(slot.run_id) if slot.payload or notes else None
-    kind = (run.recipe.get("method") or {}).get("kind") if run else None
+    kind = (run.recipe.get("method") or {}).get("kind") if run and (slot.payload or notes) else None
     if kind in METHODS.names:
         described: list[tuple[str, str]] = METHODS.get(kind).describe(slot, notes)
         return described
     return [(name, str(value)) for name, value in {**slot.payload, **notes}.items() if not isinstance(value, str)]
 
 
-def _task(lake: Lake, run_id: str) -> Task:
-    run = lake.run(run_id)
+def _task(run: Run | None) -> Task:
     return run.task if run else Task()
 
 
@@ -156,7 +155,7 @@ def _restricted_texts(lake: Lake, run_id: str, texts: list[str]) -> set[str]:
     query = """
         SELECT DISTINCT text FROM lake.candidates
         WHERE run_id = ? AND restricted AND list_contains(?::VARCHAR[], text)"""
-    return {str(row["text"]) for row in lake.sql(query, [run_id, texts]).to_pylist()}
+    return {str(row["text"]) for row in lake.query(query, [run_id, texts])}
 
 
 def _hidden(values: dict[str, Any], *names: str) -> dict[str, Any]:
@@ -186,11 +185,12 @@ def _without_words(history: dict[str, Any]) -> dict[str, Any]:
 def _of_given(lake: Lake, name: str, held: list[dict[str, Any]]) -> dict[str, Any]:
     """A row that no model made: a published seed or imported row, or a seed that was only shown."""
     row = held[-1] if held else _seed(lake, name)
+    run = lake.run(row["run_id"])
     return {
         "id": name,
         **{key: row[key] for key in ("source", "text", "response", "label", "restricted")},
-        "run": _run(lake, row["run_id"]),
-        "origin": origin_of(lake, row["source"], row["run_id"]),
+        "run": _run(run, row["run_id"]),
+        "origin": _origin(row["source"], run, row["run_id"]),
         "slot": None,
         "decision": None,
         "price_usd": None,
@@ -204,12 +204,11 @@ def _seed(lake: Lake, name: str) -> dict[str, Any]:
     query = """
         SELECT s.* FROM lake.seeds s LEFT JOIN lake.runs r ON r.id = s.run_id
         WHERE s.id = ? AND s.kind = 'seed' ORDER BY r.started_at DESC NULLS LAST, s.run_id LIMIT 1"""
-    row: dict[str, Any] = lake.sql(query, [name]).to_pylist()[0]
-    return {**row, "source": "seed", "restricted": _task(lake, row["run_id"]).restricts(row["label"])}
+    row: dict[str, Any] = lake.query(query, [name])[0]
+    return {**row, "source": "seed", "restricted": _task(lake.run(row["run_id"])).restricts(row["label"])}
 
 
-def _run(lake: Lake, run_id: str) -> dict[str, Any]:
-    run = lake.run(run_id)
+def _run(run: Run | None, run_id: str) -> dict[str, Any]:
     if run is None:
         return {"id": run_id}
     return run.model_dump(mode="json", include={"id", "dataset", "recipe_file", "code_version", "started_at", "status"})
@@ -229,10 +228,10 @@ def _text_of(lake: Lake, run_id: str, name: str, restricted: bool) -> str | None
         UNION ALL
         SELECT 3, any_value(text), bool_or(restricted), '' FROM lake.version_rows WHERE id = $2 HAVING count(*) > 0
         ORDER BY place"""
-    found = lake.sql(query, [run_id, name]).to_pylist()
+    found = lake.query(query, [run_id, name])
     if not found:
         return None
-    task = _task(lake, run_id)  # a seed bears no mark: its label decides
+    task = _task(lake.run(run_id))  # a seed bears no mark: its label decides
     secret = any(task.restricts(row["label"]) if row["place"] == 2 else row["restricted"] for row in found)
     return HIDDEN if secret and not restricted else str(found[0]["text"])
 
@@ -240,7 +239,7 @@ def _text_of(lake: Lake, run_id: str, name: str, restricted: bool) -> str | None
 def _students(lake: Lake, places: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Students that learned from a version that holds the row in its train split."""
     learned = {(place["dataset"], place["version"]) for place in places if place["split"] == "train"}
-    every = from_table(Student, lake.sql("SELECT * FROM lake.students ORDER BY dataset, version, created_at, id"))
+    every = from_rows(Student, lake.query("SELECT * FROM lake.students ORDER BY dataset, version, created_at, id"))
     trained = [student for student in every if (student.dataset, student.version) in learned]
     fields = {"id", "dataset", "version", "trained_on", "path", "created_at"}
     return [student.model_dump(mode="json", include=fields) for student in trained]
@@ -251,15 +250,15 @@ def called(lake: Lake, run_id: str, candidate_id: str) -> list[dict[str, Any]]:
     query = f"""
         SELECT *, {PROMPT_VERSION} AS prompt_version FROM lake.calls WHERE run_id = ? AND candidate_id = ?
         ORDER BY "at", key"""
-    found = lake.sql(query, [run_id, candidate_id])
-    calls = from_table(Call, found, drop=("prompt_version",))
+    found = lake.query(query, [run_id, candidate_id])
+    prompts = [row.pop("prompt_version") for row in found]
     return [
         {
             **call.model_dump(mode="json", exclude={"run_id", "candidate_id"}),
             "parameters": parameters(call.request),
             "prompt_version": prompt,
         }
-        for call, prompt in zip(calls, found.column("prompt_version").to_pylist(), strict=True)
+        for call, prompt in zip(from_rows(Call, found), prompts, strict=True)
     ]
 
 
@@ -273,9 +272,8 @@ def parameters(request: str) -> dict[str, Any]:
     return {name: given[name] for name in PARAMETERS if isinstance(given.get(name), int | float)}
 
 
-def origin_of(lake: Lake, source: str, run_id: str) -> dict[str, Any]:
+def _origin(source: str, run: Run | None, run_id: str) -> dict[str, Any]:
     """Source of a row's words: `source`, `file` (the seeds' or the imported one; None: unknown), `run`."""
-    run = lake.run(run_id)
     if run is None:
         return {"source": source, "file": None, "run": run_id}
     seeds = run.recipe.get("seeds") or {}
@@ -287,7 +285,7 @@ def origin_of(lake: Lake, source: str, run_id: str) -> dict[str, Any]:
 def edits_of(lake: Lake, row_id: str) -> list[dict[str, Any]]:
     """People's decisions on a row, oldest first."""
     query = 'SELECT * FROM lake.edits WHERE row_id = ? ORDER BY "at", id'
-    return [edit.model_dump(mode="json") for edit in from_table(Edit, lake.sql(query, [row_id]))]
+    return [edit.model_dump(mode="json") for edit in from_rows(Edit, lake.query(query, [row_id]))]
 
 
 def lost(lake: Lake, row_id: str) -> list[dict[str, Any]]:
@@ -296,7 +294,7 @@ def lost(lake: Lake, row_id: str) -> list[dict[str, Any]]:
         SELECT d.*, v.parent, v.origin FROM lake.drops d
         LEFT JOIN lake.versions v ON v.dataset = d.dataset AND v.version = d.version
         WHERE d.row_id = ? ORDER BY d.dataset, d.version, d.gate"""
-    found: list[dict[str, Any]] = lake.sql(query, [row_id]).to_pylist()
+    found: list[dict[str, Any]] = lake.query(query, [row_id])
     return found
 
 
@@ -307,7 +305,7 @@ def recalls_of(lake: Lake, row_id: str, held: Sequence[dict[str, Any]]) -> list[
         return []
     query = """
         SELECT r.id, r.dataset FROM lake.candidates c JOIN lake.runs r ON r.id = c.run_id WHERE c.candidate_id = ?"""
-    made = lake.sql(query, [row_id]).to_pylist()
+    made = lake.query(query, [row_id])
     datasets = {row["dataset"] for row in (*held, *lost(lake, row_id), *made)}
     runs = {row["run_id"] for row in held} | {row["id"] for row in made}
     return [
@@ -329,5 +327,5 @@ def shown_to(lake: Lake, row_id: str) -> dict[str, Any]:
         SELECT count(*) AS rows, count(*) FILTER (status = 'accepted') AS accepted,
                min(DISTINCT candidate_id, ?) AS ids
         FROM lake.candidates WHERE list_contains(exemplar_ids, ?)"""
-    found: dict[str, Any] = lake.sql(query, [SHOWN_TO, row_id]).to_pylist()[0]
+    found: dict[str, Any] = lake.query(query, [SHOWN_TO, row_id])[0]
     return {**found, "ids": found["ids"] or []}

@@ -14,7 +14,18 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from graft.data.arrow import sql_columns, to_table
-from graft.data.duck import MEMORY_LIMIT, Cursors, connect, is_conflict, is_full, is_made, quoted, unreadable
+from graft.data.duck import (
+    MEMORY_LIMIT,
+    Cursors,
+    connect,
+    execute,
+    is_conflict,
+    is_full,
+    is_made,
+    quoted,
+    rows_of,
+    unreadable,
+)
 from graft.data.fence import Fences
 from graft.data.lake_records import RunRecords, StudentRecords
 from graft.data.lake_schema import (
@@ -136,7 +147,7 @@ class Lake(RunRecords, StudentRecords):
             return self._check_version()
         with self._locked():
             self._retrying(attach)
-            if not self.sql("FROM duckdb_tables() WHERE database_name = 'lake' AND table_name = 'meta'").num_rows:
+            if not self.query("FROM duckdb_tables() WHERE database_name = 'lake' AND table_name = 'meta'"):
                 self._retrying(self._create)
             found = self._check_version()
             if found < SCHEMA_VERSION:
@@ -159,7 +170,7 @@ class Lake(RunRecords, StudentRecords):
         self._transact(make)
 
     def _check_version(self) -> int:
-        meta = {row["key"]: row["value"] for row in self.sql("SELECT key, value FROM lake.meta").to_pylist()}
+        meta = {row["key"]: row["value"] for row in self.query("SELECT key, value FROM lake.meta")}
         self.id = meta.get("lake_id", "")
         found = int(meta.get("schema_version", "0"))
         if found > SCHEMA_VERSION:
@@ -184,10 +195,13 @@ class Lake(RunRecords, StudentRecords):
             return self._retrying(lambda: self._transact(work))
 
     def insert(self, table: str, rows: pa.Table) -> None:
-        """Adds Arrow rows to a table of the lake, inside the transaction of a `write`."""
+        """Adds Arrow rows to a table of the lake, inside the transaction of a `write`.
+
+        DuckDB gets them as a bare stream: for a table it would import pyarrow.dataset and pandas (0.3 s, 60 MB).
+        """
         if table not in TABLES:
             raise KeyError(table)
-        self._connection.register("_incoming", rows)
+        self._connection.register("_incoming", rows.__arrow_c_stream__())
         try:
             self._connection.execute(f"INSERT INTO lake.{table} BY NAME SELECT * FROM _incoming")
         finally:
@@ -226,7 +240,7 @@ class Lake(RunRecords, StudentRecords):
         row = connection.execute("SELECT id FROM lake.current_snapshot()").fetchone()
         at = (run_id, int(row[0]) if row else -1)
         if at != self._batches_at:
-            found = connection.execute("SELECT batch_id FROM lake.batches WHERE run_id = ?", [run_id]).fetchall()
+            found = execute(connection, "SELECT batch_id FROM lake.batches WHERE run_id = ?", [run_id]).fetchall()
             self._batches, self._batches_at = {str(batch[0]) for batch in found}, at
         return self._batches
 
@@ -247,7 +261,7 @@ class Lake(RunRecords, StudentRecords):
         return len(fresh)
 
     def _committed_seed_ids(self, run_id: str) -> list[str]:
-        found = self._connection.execute("SELECT id FROM lake.seeds WHERE run_id = ?", [run_id]).fetchall()
+        found = execute(self._connection, "SELECT id FROM lake.seeds WHERE run_id = ?", [run_id]).fetchall()
         return [str(row[0]) for row in found]
 
     def redecide(self, run_id: str, candidates: Sequence[Candidate]) -> int:
@@ -259,10 +273,10 @@ class Lake(RunRecords, StudentRecords):
         chosen = "FROM lake.candidates WHERE run_id = ? AND list_contains(?::VARCHAR[], candidate_id)"
 
         def work(connection: duckdb.DuckDBPyConnection) -> int:
-            found = connection.execute(f"SELECT candidate_id, batch_id {chosen}", [run_id, ids]).fetchall()
+            found = execute(connection, f"SELECT candidate_id, batch_id {chosen}", [run_id, ids]).fetchall()
             batch_of = {str(name): str(batch) for name, batch in found}
             present = [c for c in candidates if c.id in batch_of]
-            connection.execute(f"DELETE {chosen}", [run_id, ids])
+            execute(connection, f"DELETE {chosen}", [run_id, ids])
             self.insert("candidates", candidates_table(run_id, [batch_of[c.id] for c in present], present))
             return len(present)
 
@@ -277,7 +291,7 @@ class Lake(RunRecords, StudentRecords):
         same = " AND ".join(f'"{column}" = ?' for column in key)
 
         def work(connection: duckdb.DuckDBPyConnection) -> None:
-            connection.execute(f"DELETE FROM lake.{table} WHERE {same}", list(key.values()))
+            execute(connection, f"DELETE FROM lake.{table} WHERE {same}", list(key.values()))
             self.insert(table, rows)
 
         self.write(work)
@@ -342,13 +356,16 @@ class Lake(RunRecords, StudentRecords):
             cursor = self._cursors.mine()
             return self._retrying(lambda: cursor.table(query, params))
         with self._guard:
-            return self._retrying(lambda: self._connection.execute(query, list(params)).to_arrow_table())
+            return self._retrying(lambda: execute(self._connection, query, params).to_arrow_table())
 
     def query(self, query: str, params: Sequence[Any] = ()) -> list[dict[str, Any]]:
-        """The answer of `sql` as plain rows."""
-        rows: list[dict[str, Any]] = self.sql(query, params).to_pylist()
-        return rows
+        """The same answer as plain rows, without Arrow, whose import takes 0.2 s."""
+        if self._cursors is not None:
+            cursor = self._cursors.mine()
+            return self._retrying(lambda: cursor.rows(query, params))
+        with self._guard:
+            return self._retrying(lambda: rows_of(execute(self._connection, query, params)))
 
     def snapshot(self) -> int:
         """The number of the newest commit of any process: while it is the same, so are all answers. Takes 2 ms."""
-        return int(self.sql("SELECT id FROM lake.current_snapshot()").column("id")[0].as_py())
+        return int(self.query("SELECT id FROM lake.current_snapshot()")[0]["id"])

@@ -269,8 +269,8 @@ def candidates_table(run_id: str, batch_ids: Sequence[str], candidates: Sequence
     )
 
 
-def assemble(candidates: pa.Table, exemplars: Mapping[str, Seed]) -> list[Candidate]:
-    """Rebuild candidates from the table's rows, in order. Exemplars missing from `exemplars` are left out."""
+def assemble(candidates: Sequence[dict[str, Any]], exemplars: Mapping[str, Seed]) -> list[Candidate]:
+    """Rebuild candidates from their rows, in order. Exemplars missing from `exemplars` are left out."""
     return [_assembled(row, exemplars) for row in plain_rows(CandidateRecord, candidates)]
 
 

@@ -60,7 +60,7 @@ def _inputs(lake: Lake, found: DatasetVersion, run: Run | None) -> list[dict[str
 def _output(lake: Lake, found: DatasetVersion, inputs: list[dict[str, Any]]) -> dict[str, Any]:
     counts = ", ".join(f'count(*) - count("{name}"), count(DISTINCT "{name}")' for name in TEXT_COLUMNS)
     query = f"SELECT [{counts}] AS counts FROM lake.version_rows WHERE dataset = ? AND version = ?"
-    numbers = lake.sql(query, [found.dataset, found.version]).to_pylist()[0]["counts"]
+    numbers = lake.query(query, [found.dataset, found.version])[0]["counts"]
     metrics = {
         name: {"nullCount": numbers[2 * place], "distinctCount": numbers[2 * place + 1]}
         for place, name in enumerate(TEXT_COLUMNS)

@@ -90,7 +90,7 @@ def maintain(
     removed = _clean(lake, utc_now() - grace, dry_run=dry_run)
     stray = "CALL ducklake_delete_orphaned_files('lake', dry_run => ?, older_than => ?)"
     orphans = len(_step(lake, stray, dry_run, utc_now() - orphan_age))
-    waiting = int(lake.sql(f"SELECT count(*) AS n FROM {SCHEDULED}").to_pylist()[0]["n"])
+    waiting = int(lake.query(f"SELECT count(*) AS n FROM {SCHEDULED}")[0]["n"])
     return Maintenance(
         before=before, after=disk(lake), merged=merged, rewritten=rewritten, expired=expired, kept=kept,
         removed=removed, orphans=orphans, waiting=waiting, seconds=time.monotonic() - began, dry_run=dry_run,
@@ -113,7 +113,7 @@ def disk(lake: Lake) -> tuple[TableFiles, ...]:
 
 
 def _tables(lake: Lake) -> list[dict[str, int]]:
-    found: list[dict[str, int]] = lake.sql("SELECT * FROM ducklake_table_info('lake') ORDER BY table_name").to_pylist()
+    found: list[dict[str, int]] = lake.query("SELECT * FROM ducklake_table_info('lake') ORDER BY table_name")
     return found
 
 
@@ -165,7 +165,7 @@ def _expire(lake: Lake, before: datetime, *, dry_run: bool) -> tuple[int, int]:
         return len(free), sum(named for _, named in found)
 
     if dry_run:
-        found = lake.sql(old, [before]).to_pylist()
+        found = lake.query(old, [before])
         return sum(not row["named"] for row in found), sum(row["named"] for row in found)
     total = 0
     while True:

@@ -100,16 +100,16 @@ def _of_dataset(lake: Lake, dataset: str, parent: DatasetVersion | None, every: 
 
 def _concerned(lake: Lake, selector: Selector, made: set[str]) -> set[str]:
     """Datasets of the runs that made such candidates, that use the seed, or that are unfinished and name the model."""
-    of_run = {row["id"]: row["dataset"] for row in lake.sql("SELECT id, dataset FROM lake.runs").to_pylist()}
+    of_run = {row["id"]: row["dataset"] for row in lake.query("SELECT id, dataset FROM lake.runs")}
     found = {of_run[run_id] for run_id in made if run_id in of_run}
-    going = lake.sql("SELECT id, recipe FROM lake.runs WHERE list_contains(?::VARCHAR[], status)", [list(GOING_ON)])
-    for row in going.to_pylist():
+    going = lake.query("SELECT id, recipe FROM lake.runs WHERE list_contains(?::VARCHAR[], status)", [list(GOING_ON)])
+    for row in going:
         models = json.loads(row["recipe"]).get("models") or ()
         named = {"model": {one.get(key) for one in models for key in ("name", "model")}, "run": {row["id"]}}
         if selector.value in named.get(selector.kind, ()):
             found.add(of_run[row["id"]])
     if selector.kind == "seed":
-        rows = lake.sql("SELECT DISTINCT run_id FROM lake.seeds WHERE id = ?", [selector.value]).to_pylist()
+        rows = lake.query("SELECT DISTINCT run_id FROM lake.seeds WHERE id = ?", [selector.value])
         found |= {of_run[row["run_id"]] for row in rows if row["run_id"] in of_run}
     return found
 

@@ -53,7 +53,7 @@ def runs_of(lake: Lake, found: DatasetVersion) -> list[str]:
     """The runs that a version's rows come from, and the one that it names."""
     query = """
         SELECT DISTINCT run_id FROM lake.version_rows WHERE dataset = ? AND version = ? UNION SELECT ? ORDER BY 1"""
-    rows = lake.sql(query, [found.dataset, found.version, found.run_id]).to_pylist()
+    rows = lake.query(query, [found.dataset, found.version, found.run_id])
     return [str(row["run_id"]) for row in rows]
 
 
@@ -63,14 +63,14 @@ def rejected(lake: Lake, found: DatasetVersion, ids: Iterable[str]) -> dict[str,
     if not wanted:
         return {}
     query = _REJECTED.format(chosen="c.candidate_id IN (SELECT unnest($2::VARCHAR[]))")
-    rows = lake.sql(query, [runs_of(lake, found), wanted, _variants()]).to_pylist()
+    rows = lake.query(query, [runs_of(lake, found), wanted, _variants()])
     return {row["id"]: Rejected.model_validate(row) for row in rows}
 
 
 def rejected_like(lake: Lake, found: DatasetVersion, name: str, most: int) -> list[Rejected]:
     """The rejected candidate of that id, or else the first `most` ids with that prefix."""
     query = _REJECTED.format(chosen="starts_with(c.candidate_id, $2)")
-    rows = {row["id"]: row for row in lake.sql(query, [runs_of(lake, found), name, _variants()]).to_pylist()}
+    rows = {row["id"]: row for row in lake.query(query, [runs_of(lake, found), name, _variants()])}
     ids = [name] if name in rows else sorted(rows)[:most]
     return [Rejected.model_validate(rows[one]) for one in ids]
 

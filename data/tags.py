@@ -6,7 +6,8 @@ import re
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from graft.data.arrow import from_table, to_table
+from graft.data.arrow import from_rows, to_table
+from graft.data.duck import execute
 from graft.schemas.base import SLUG_PATTERN, utc_now
 from graft.schemas.datasets import Tag
 from graft.schemas.errors import GraftError, NotFound
@@ -26,7 +27,7 @@ def tags(lake: Lake, dataset: str) -> list[Tag]:
     query = """
         SELECT * FROM lake.tags WHERE dataset = ? QUALIFY row_number() OVER (PARTITION BY tag ORDER BY "at" DESC) = 1
         ORDER BY tag"""
-    return [tag for tag in from_table(Tag, lake.sql(query, [dataset])) if tag.version]
+    return [tag for tag in from_rows(Tag, lake.query(query, [dataset])) if tag.version]
 
 
 def set_tag(lake: Lake, found: DatasetVersion, tag: str, *, by: str) -> Tag:
@@ -52,7 +53,7 @@ def remove_tag(lake: Lake, dataset: str, tag: str, *, by: str) -> Tag:
 def insert_later(lake: Lake, connection: duckdb.DuckDBPyConnection, tag: Tag) -> Tag:
     """Insert a tag's row within a `write`, dated after all earlier rows of the tag even if the clock went back."""
     query = 'SELECT max("at") FROM lake.tags WHERE dataset = ? AND tag = ?'
-    last = connection.execute(query, [tag.dataset, tag.tag]).fetchall()[0][0]
+    last = execute(connection, query, [tag.dataset, tag.tag]).fetchall()[0][0]
     if last is not None and last >= tag.at:
         tag = tag.model_copy(update={"at": last + timedelta(microseconds=1)})
     lake.insert("tags", to_table(Tag, [tag]))
@@ -62,7 +63,7 @@ def insert_later(lake: Lake, connection: duckdb.DuckDBPyConnection, tag: Tag) ->
 def _write(lake: Lake, tag: Tag) -> Tag:
     def work(connection: duckdb.DuckDBPyConnection) -> Tag:
         query = "SELECT count(*) FROM lake.versions WHERE dataset = ? AND version = ?"
-        if tag.version and not connection.execute(query, [tag.dataset, tag.version]).fetchall()[0][0]:
+        if tag.version and not execute(connection, query, [tag.dataset, tag.version]).fetchall()[0][0]:
             raise NotFound(f"{tag.dataset}@{tag.version} no longer exists", where=tag.dataset)
         return insert_later(lake, connection, tag)
 

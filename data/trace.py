@@ -54,7 +54,7 @@ def rows_at(lake: Lake, selector: Selector, places: Places, among: Sequence[Data
     fields = ("id", "dataset", "version", "split", "label", "text", "restricted")
     found: list[Touched] = []
     for one in among:
-        for row in lake.sql(_ROWS, [one.dataset, one.version, keys, selector.kind, selector.value]).to_pylist():
+        for row in lake.query(_ROWS, [one.dataset, one.version, keys, selector.kind, selector.value]):
             how = places.get((row["run_id"], row["candidate_id"]), ()) or direct(selector, row["id"], row["run_id"])
             found.append(Touched(**{name: row[name] for name in fields}, how=how))
     return found
@@ -79,7 +79,7 @@ def known(lake: Lake, kind: RecallKind) -> list[dict[str, Any]]:
         "seed": "SELECT DISTINCT id AS value, kind AS detail, 0 AS calls FROM lake.seeds ORDER BY id",
         "row": "SELECT DISTINCT id AS value, dataset AS detail, 0 AS calls FROM lake.version_rows ORDER BY id",
     }
-    found: list[dict[str, Any]] = lake.sql(queries[kind]).to_pylist()
+    found: list[dict[str, Any]] = lake.query(queries[kind])
     return found
 
 

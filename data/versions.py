@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, get_args
 
-from graft.data.arrow import from_table, to_table
+from graft.data.arrow import from_rows, to_table
+from graft.data.duck import execute
 from graft.data.lake_schema import VersionRowRecord
 from graft.data.tags import tags
 from graft.data.withdrawn import recalls, withdrawn
@@ -206,10 +207,10 @@ def _twin(lake: Lake, draft: Draft, digest: str, held: Sequence[Held]) -> Datase
     otherwise still name the version that the recall replaces.
     """
     query = "SELECT * FROM lake.versions WHERE dataset = ? AND content_hash = ? ORDER BY version"
-    found = from_table(DatasetVersion, lake.sql(query, [draft.dataset, digest]))
+    found = from_rows(DatasetVersion, lake.query(query, [draft.dataset, digest]))
     if draft.origin == "recall":
-        newest = lake.sql("SELECT max(version) AS v FROM lake.versions WHERE dataset = ?", [draft.dataset])
-        found = [one for one in found if one.version == newest.column("v")[0].as_py()]
+        newest = lake.query("SELECT max(version) AS v FROM lake.versions WHERE dataset = ?", [draft.dataset])
+        found = [one for one in found if one.version == newest[0]["v"]]
     same = {row.id for row, *_ in held}
     for one in found:
         if not recalls(lake, draft.dataset) or set(rows(lake, one).column("id").to_pylist()) <= same:
@@ -222,7 +223,7 @@ def _last_number(connection: duckdb.DuckDBPyConnection, dataset: str) -> int:
     query = """
         SELECT max(version) FROM (SELECT dataset, version FROM lake.versions UNION ALL
         SELECT dataset, version FROM lake.deletions) WHERE dataset = ?"""
-    return int(connection.execute(query, [dataset]).fetchall()[0][0] or 0)
+    return int(execute(connection, query, [dataset]).fetchall()[0][0] or 0)
 
 
 def _next_snapshot(connection: duckdb.DuckDBPyConnection) -> int:
@@ -232,7 +233,7 @@ def _next_snapshot(connection: duckdb.DuckDBPyConnection) -> int:
 
 def held_by(lake: Lake, found: DatasetVersion) -> list[Held]:
     """A version's rows, by id, with the run and candidate of each."""
-    table = rows(lake, found).to_pylist()
+    table = plain_rows(lake, found)
     origins = [(row.pop("run_id"), row.pop("candidate_id")) for row in table]
     return [(Row.model_validate(row), *origin) for row, origin in zip(table, origins, strict=True)]
 
@@ -253,7 +254,7 @@ def _rows_table(made: DatasetVersion, held: Sequence[Held]) -> pa.Table:
 def versions(lake: Lake, dataset: str | None = None) -> list[DatasetVersion]:
     """Published versions by dataset and number; of one dataset if named."""
     query = "SELECT * FROM lake.versions WHERE ?::VARCHAR IS NULL OR dataset = ? ORDER BY dataset, version"
-    return from_table(DatasetVersion, lake.sql(query, [dataset, dataset]))
+    return from_rows(DatasetVersion, lake.query(query, [dataset, dataset]))
 
 
 def version(lake: Lake, ref: str) -> DatasetVersion:
@@ -282,7 +283,7 @@ def version(lake: Lake, ref: str) -> DatasetVersion:
 def _deleted(lake: Lake, name: str, which: str) -> str:
     """The deletion of the version with that number: person and day; empty if it was never deleted."""
     query = 'SELECT "by", "at" FROM lake.deletions WHERE dataset = ? AND version = ?'
-    found = lake.sql(query, [name, int(which)]).to_pylist() if which.isdecimal() and len(which) < 10 else []
+    found = lake.query(query, [name, int(which)]) if which.isdecimal() and len(which) < 10 else []
     return f"{name}@{which} was deleted by {found[0]['by']} on {found[0]['at']:%Y-%m-%d}" if found else ""
 
 
@@ -310,19 +311,37 @@ def _end_of(moment: str) -> datetime | None:
 
 def _unknown(lake: Lake, name: str) -> NotFound:
     where = str(lake.home.root)
-    names = [row["dataset"] for row in lake.sql("SELECT DISTINCT dataset FROM lake.versions ORDER BY 1").to_pylist()]
+    names = [row["dataset"] for row in lake.query("SELECT DISTINCT dataset FROM lake.versions ORDER BY 1")]
     if not names:
         return NotFound(f"no dataset {name!r}: nothing is published yet", where=where, fix="graft run RECIPE")
     near = difflib.get_close_matches(name, names, n=5) or names[:20]
     return NotFound(f"no dataset {name!r}", where=where, fix=f"one of: {', '.join(near)}")
 
 
+ROWS = """
+    SELECT id, text, response, label, split, source, restricted, run_id, candidate_id FROM lake.version_rows
+    WHERE dataset = ? AND version = ? AND {condition} ORDER BY ordinal"""
+OF_SPLIT = ROWS.format(condition="(?::VARCHAR IS NULL OR split = ?)")
+FIRST = ROWS.format(
+    condition="""ordinal IN (SELECT unnest(min(ordinal, ?)) FROM lake.version_rows
+                             WHERE dataset = ? AND version = ? GROUP BY label)"""
+)
+
+
 def rows(lake: Lake, version: DatasetVersion, split: str | None = None) -> pa.Table:
     """A version's rows by id: id, text, response, label, split, source, restricted, run_id, candidate_id."""
-    query = """
-        SELECT id, text, response, label, split, source, restricted, run_id, candidate_id FROM lake.version_rows
-        WHERE dataset = ? AND version = ? AND (?::VARCHAR IS NULL OR split = ?) ORDER BY ordinal"""
-    return lake.sql(query, [version.dataset, version.version, split, split])
+    return lake.sql(OF_SPLIT, [version.dataset, version.version, split, split])
+
+
+def plain_rows(lake: Lake, version: DatasetVersion) -> list[dict[str, Any]]:
+    """The same without Arrow, a dict a row."""
+    return lake.query(OF_SPLIT, [version.dataset, version.version, None, None])
+
+
+def first_rows(lake: Lake, version: DatasetVersion, count: int) -> list[dict[str, Any]]:
+    """The first rows of each label, at most `count`. No other row's text is read."""
+    of = [version.dataset, version.version]
+    return lake.query(FIRST, [*of, count, *of]) if count else []
 
 
 def load(lake: Lake, version: DatasetVersion, split: str | None = None) -> pd.DataFrame:
@@ -338,5 +357,4 @@ def published_texts(lake: Lake, dataset: str, exclude_run: str = "") -> list[tup
     query = """
         SELECT id, text, label FROM lake.version_rows WHERE dataset = ? AND run_id <> ?
         GROUP BY ALL ORDER BY id, label, text"""
-    table = lake.sql(query, [dataset, exclude_run])
-    return [(row["id"], row["text"], row["label"]) for row in table.to_pylist()]
+    return [(row["id"], row["text"], row["label"]) for row in lake.query(query, [dataset, exclude_run])]

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from graft.data.arrow import from_table
+from graft.data.arrow import from_rows
 from graft.schemas.binding import writing_roles
 from graft.schemas.datasets import Recall, RecallKind
 from graft.schemas.rows import GateResult
@@ -74,7 +74,7 @@ def touched(lake: Lake, selector: Selector, run_ids: Collection[str] | None = No
         query = _QUERIES[selector.kind]
         if selector.kind == "model":
             query = " UNION ".join((query, *(_WRITERS.format(role) for role in writing_roles())))
-        found = lake.sql(_OF_RUNS.format(query), [selector.value, some]).to_pylist()
+        found = lake.query(_OF_RUNS.format(query), [selector.value, some])
     places: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
     for row in found:
         if run_ids is None or row["run_id"] in run_ids:
@@ -92,7 +92,7 @@ def direct(selector: Selector, row_id: str, run_id: str) -> tuple[str, ...]:
 def recalls(lake: Lake, dataset: str | None = None) -> list[Recall]:
     """Recalls, oldest first; of one dataset if named."""
     query = 'SELECT * FROM lake.recalls WHERE ?::VARCHAR IS NULL OR dataset = ? ORDER BY "at", id'
-    return from_table(Recall, lake.sql(query, [dataset, dataset]))
+    return from_rows(Recall, lake.query(query, [dataset, dataset]))
 
 
 def withdrawn(lake: Lake, dataset: str, rows: Sequence[Origin]) -> dict[tuple[str, str], GateResult]:
@@ -124,7 +124,7 @@ def _by_seed(lake: Lake, seed: str) -> list[dict[str, Any]]:
     while wave:
         shown = "SELECT run_id, candidate_id FROM lake.candidates WHERE list_has_any(exemplar_ids, ?::VARCHAR[])"
         how = "shown as exemplar" if step == 0 else f"by way of {step} accepted row{'s' if step > 1 else ''}"
-        found += [{**row, "how": how} for row in lake.sql(shown, [sorted(wave)]).to_pylist()]
+        found += [{**row, "how": how} for row in lake.query(shown, [sorted(wave)])]
         wave = _became(lake, sorted(wave)) - seen
         seen |= wave
         step += 1
@@ -137,4 +137,4 @@ def _became(lake: Lake, seeds: Iterable[str]) -> set[str]:
         SELECT DISTINCT s.id FROM lake.seeds s JOIN lake.candidates c
         ON c.text = s.text AND c.label = s.label AND c.response IS NOT DISTINCT FROM s.response
         WHERE s.kind = 'exemplar' AND c.status = 'accepted' AND list_has_any(c.exemplar_ids, ?::VARCHAR[])"""
-    return {str(row["id"]) for row in lake.sql(query, [list(seeds)]).to_pylist()}
+    return {str(row["id"]) for row in lake.query(query, [list(seeds)])}

@@ -12,9 +12,10 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
 
+from graft.flows import stopping
 from graft.flows.settings import apply_prefect_environment
 from graft.schemas.home import Home
 
@@ -103,10 +104,25 @@ def connect(home: Home) -> bool:
 
 
 def finished(work: Coroutine[Any, Any, T]) -> T:
-    """The result of a coroutine, for synchronous callers, also in a notebook's running loop."""
+    """The result of a coroutine, for synchronous callers, also in a notebook's running loop.
+
+    A notebook's interrupt stops the coroutine in order: finished work is committed.
+    """
     try:
         asyncio.get_running_loop()
     except RuntimeError:
         return asyncio.run(work)
+    begun: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[T]]] = Future()
+
+    async def main() -> T:
+        begun.set_result((asyncio.get_running_loop(), cast("asyncio.Task[T]", asyncio.current_task())))
+        return await work
+
     with ThreadPoolExecutor(1) as pool:
-        return pool.submit(asyncio.run, work).result()
+        result = pool.submit(asyncio.run, main())
+        try:
+            return result.result()
+        except KeyboardInterrupt:  # of the cell: the other thread knows nothing of it
+            if not result.done():
+                stopping.wind_down(*begun.result(), result)
+            raise

@@ -230,7 +230,7 @@ def _left_out(made: Collected, published: int) -> list[str]:
 def _check_marked(lake: Lake, found: DatasetVersion) -> None:
     """Reject rows that are published unrestricted already: equal content makes no new version, so they stay open."""
     query = "SELECT count(*) AS n FROM lake.version_rows WHERE dataset = ? AND version = ? AND NOT restricted"
-    if lake.sql(query, [found.dataset, found.version]).to_pylist()[0]["n"]:
+    if lake.query(query, [found.dataset, found.version])[0]["n"]:
         what = "these rows are published already, and not as restricted: nothing was changed"
         raise GraftError(what, where=found.ref, fix="import them under another --name, and delete that version")
 

@@ -20,7 +20,7 @@ from graft.data.versions import rows as version_rows
 from graft.data.versions import version as find_version
 from graft.flows import artifacts, live, logs, pause, rounds, stopping
 from graft.flows.collector import calm_collector
-from graft.flows.dedup import choose, missing, settle_round
+from graft.flows.dedup import choose, missing, redecide, settle_round
 from graft.flows.engine import Flow, flow_run, task
 from graft.flows.neighbours import find_neighbours
 from graft.flows.plan import (
@@ -49,6 +49,7 @@ from graft.flows.run_context import (
     weighed,
 )
 from graft.flows.streaming import ShardRunner
+from graft.flows.vectors import AcceptedVectors
 from graft.schemas.base import stable_hash, utc_now
 from graft.schemas.calls import Call
 from graft.schemas.datasets import Run
@@ -57,7 +58,7 @@ from graft.schemas.home import Home
 from graft.schemas.kinds import code_version
 from graft.schemas.models import hub_name
 from graft.schemas.recipe import Recipe
-from graft.schemas.rows import Candidate, Seed, Slot
+from graft.schemas.rows import Accepted, Candidate, Seed, Slot
 from graft.students.judge import student_judge
 
 SHARDS_AT_ONCE = 2
@@ -157,7 +158,7 @@ async def _make(recipe: Recipe, file: Path, seeds: list[Seed], home: Home, lake:
             context = RunContext(
                 recipe=recipe, run_id=run_id, home=home, lake=lake, gateway=gateway, method=method_of(recipe),
                 seeds=seeds, gates=Admission(recipe, needs), progress=progress,
-                say=say, neighbours=run.neighbours,
+                say=say, neighbours=run.neighbours, vectors=AcceptedVectors(home.run(run_id)),
             )  # fmt: skip
             enter(context)
             loading = asyncio.create_task(asyncio.to_thread(context.gates.load))
@@ -195,7 +196,7 @@ def _published(lake: Lake, recipe: Recipe, run_id: str) -> list[tuple[str, str, 
     return [(row["id"], row["text"], row["label"]) for row in before.to_pylist()]
 
 
-async def _rounds(context: RunContext, say: Say) -> tuple[list[Candidate], int]:
+async def _rounds(context: RunContext, say: Say) -> tuple[list[Accepted], int]:
     """Run every round: shards, duplicates, top-ups; accepted rows join the exemplars of the next round."""
     say("preparing seeds")
     await rounds.prepare(context)
@@ -203,7 +204,7 @@ async def _rounds(context: RunContext, say: Say) -> tuple[list[Candidate], int]:
     left, surplus = context.recipe.limits.candidates, 0
     plan = plan_rounds(context.recipe)
     for index, wanted in enumerate(plan):
-        accepted = list[Candidate]()
+        accepted = list[Accepted]()
         for attempt in range(TOP_UPS + 1):
             short = missing(accepted, wanted)
             if not short or left <= 0 or (attempt and context.stop_reason):
@@ -215,7 +216,8 @@ async def _rounds(context: RunContext, say: Say) -> tuple[list[Candidate], int]:
             embed, why = await asyncio.to_thread(context.vectors.find) if max_cosine is not None else (None, "")
             if why:
                 say(f"semantic de-duplication is skipped: {why}")
-            new = [c for c in context.lake.accepted(context.run_id, index) if c.slot.shard in {s.shard for s in specs}]
+            made = await asyncio.to_thread(context.lake.kept, context.run_id, index)
+            new = [row for row in made if row.shard in {spec.shard for spec in specs}]
             alive, dropped = await settle_round(
                 [*context.kept, *accepted],
                 new,
@@ -224,7 +226,7 @@ async def _rounds(context: RunContext, say: Say) -> tuple[list[Candidate], int]:
                 max_cosine=max_cosine,
                 embed=embed,
             )
-            await asyncio.to_thread(context.lake.redecide, context.run_id, dropped)
+            await asyncio.to_thread(redecide, context.lake, context.run_id, dropped)
             accepted += alive
         chosen, over = choose(accepted, wanted)
         surplus += over

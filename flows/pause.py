@@ -31,6 +31,7 @@ from graft.schemas.base import Value, utc_now
 from graft.schemas.durable import put
 from graft.schemas.errors import GraftError, NotFound
 from graft.schemas.home import Home
+from graft.schemas.live import process_of
 from graft.schemas.recipe import ReviewBy, ReviewSettings
 
 if TYPE_CHECKING:
@@ -325,13 +326,6 @@ def _read(file: Path, kind: type[T]) -> T | None:
 
 def _lives(note: Waiting) -> bool:
     """Return True if the waiting process is alive; on another machine it is assumed alive until its time is up."""
-    import psutil
-
     if note.host != socket.gethostname():
         return utc_now() < note.until
-    try:
-        process = psutil.Process(note.pid)
-        here = abs(process.create_time() - note.born) < 0.01 and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return False
-    return bool(here)
+    return process_of(note.pid, note.born) is not None

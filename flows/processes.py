@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from graft.flows.secret import prefect_folder
-from graft.flows.state import LOOPBACK, ROLES, lives, read_state, running
+from graft.flows.state import LOOPBACK, ROLES, read_state, running
 from graft.schemas.errors import GraftError
 from graft.schemas.home import Home, python_path
 
@@ -130,3 +130,13 @@ def listen(wanted: int) -> socket.socket:
             continue
         return bound
     raise GraftError(f"no free port from {wanted} upwards", where="--port", fix="choose another with --port")
+
+
+def lives(process: psutil.Process) -> bool:
+    """Return True if the process still runs; a zombie does not."""
+    import psutil
+
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False

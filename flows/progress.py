@@ -91,16 +91,27 @@ class Progress:
     shown_notes: set[str] = field(default_factory=set)
     """Notes that were shown already."""
     spent: Spent = field(default_factory=Spent)
-    recent: deque[tuple[str, str]] = field(default_factory=lambda: deque(maxlen=RECENT))
-    """Label and text of the last accepted rows, without restricted ones."""
+    pending: set[str] = field(default_factory=set)
+    """Ids of candidates that the method accepted here and the gates have not screened: they settle in a fixed order."""
+    recent: deque[Candidate] = field(default_factory=lambda: deque(maxlen=RECENT))
+    """The last accepted rows, also pending ones, without restricted ones."""
     _pace: tuple[float, int] | None = None
     """Time at which this process accepted its first row, and the rows accepted by then."""
+
+    def end(self, candidate: Candidate, calls: Sequence[Call]) -> None:
+        """Count a candidate that the method has finished with; it settles when those before it have."""
+        self.spent.end(candidate.id, calls)
+        if candidate.accepted:
+            self.pending.add(candidate.id)
+            self._show(candidate)
 
     def note(self, candidate: Candidate, shard: tuple[int, int] = (0, 0)) -> None:
         """Count one settled candidate of a shard (round, number)."""
         self.shards.add(shard)
         self.settled += 1
         self.spent.finished.discard(candidate.id)
+        shown = candidate.id in self.pending
+        self.pending.discard(candidate.id)
         if candidate.decision.code == OUT_OF_BUDGET:
             self.unpaid += 1
         else:
@@ -108,14 +119,20 @@ class Progress:
         if candidate.accepted:
             self.accepted[candidate.label] = self.accepted.get(candidate.label, 0) + 1
             self._pace = self._pace or (time.monotonic(), self.total_accepted)
-            if not candidate.restricted:
-                self.recent.append((candidate.label, candidate.text))
+            if not shown:
+                self._show(candidate)
             return
+        if shown:
+            self.recent = deque((one for one in self.recent if one.id != candidate.id), RECENT)
         if candidate.decision.status == "failed":
             self.failed += 1
         else:
             self.rejected += 1
         self.reasons[candidate.decision.code] = self.reasons.get(candidate.decision.code, 0) + 1
+
+    def _show(self, candidate: Candidate) -> None:
+        if not candidate.restricted:
+            self.recent.append(candidate)
 
     def note_shard(self, shard: tuple[int, int], report: dict[str, Any]) -> None:
         """Count a finished shard; candidates only if an earlier attempt finished it and none settled here."""

@@ -20,14 +20,14 @@ from graft.schemas.base import utc_now
 from graft.schemas.datasets import DatasetVersion, Row, Run
 from graft.schemas.errors import YieldTooLow
 from graft.schemas.recipe import Recipe
-from graft.schemas.rows import Candidate, Status
+from graft.schemas.rows import Accepted, Status
 from graft.schemas.sections import Section
 
-End = Callable[[Sequence[Candidate | Row]], Run]
+End = Callable[[Sequence[Accepted | Row]], Run]
 """The run's record at its end, with these rows published."""
 
 
-async def finish(context: RunContext, run: Run, kept: list[Candidate], surplus: int, say: Say) -> dict[str, Any]:
+async def finish(context: RunContext, run: Run, kept: list[Accepted], surplus: int, say: Say) -> dict[str, Any]:
     """Publish the kept rows and report missing rows. Returns run and version as plain dicts."""
     chosen, origins = len(kept), [(candidate.id, run.id, candidate.id) for candidate in kept]
     gone = await asyncio.to_thread(withdrawn, context.lake, run.dataset, origins)
@@ -67,7 +67,7 @@ async def finish(context: RunContext, run: Run, kept: list[Candidate], surplus: 
     }
 
 
-def _ended(context: RunContext, run: Run, kept: Sequence[Candidate | Row], chosen: int, surplus: int) -> Run:
+def _ended(context: RunContext, run: Run, kept: Sequence[Accepted | Row], chosen: int, surplus: int) -> Run:
     """The run's record at its end, with these rows published of the `chosen` ones: recalls took the others."""
     have = Counter(row.label for row in kept)
     shortfall = {label: n - have[label] for label, n in context.recipe.wanted().items() if have[label] < n}
@@ -96,7 +96,7 @@ def _ended(context: RunContext, run: Run, kept: Sequence[Candidate | Row], chose
 async def _publish(
     context: RunContext,
     run: Run,
-    kept: list[Candidate],
+    kept: list[Accepted],
     end: End,
     funnel: list[dict[str, Any]],
     report: Section | None,
@@ -137,14 +137,14 @@ async def _publish(
 
 def _totals(context: RunContext) -> dict[str, Any]:
     """Calls, tokens and price of the run's rows: each call once, at its cost when it was made."""
-    row = context.lake.sql(
+    row = context.lake.query(
         """SELECT count(*) AS calls, coalesce(sum(prompt), 0) AS prompt, coalesce(sum(completion), 0) AS completion,
                   sum(price) AS price, count(*) FILTER (price IS NULL AND answered) AS unknown
            FROM (SELECT key, max(prompt_tokens) AS prompt, max(completion_tokens) AS completion,
                         max(price_usd) AS price, bool_or(failure IS NULL) AS answered
                  FROM lake.calls WHERE run_id = ? GROUP BY key)""",
         [context.run_id],
-    ).to_pylist()[0]
+    )[0]
     return {
         "calls": int(row["calls"]),
         "prompt_tokens": int(row["prompt"]),

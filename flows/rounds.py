@@ -13,7 +13,7 @@ from graft.flows.run_context import CallRecorder, RunContext
 from graft.schemas.base import stable_hash
 from graft.schemas.calls import CallRequest, Reply
 from graft.schemas.recipe import Recipe
-from graft.schemas.rows import Candidate, Seed
+from graft.schemas.rows import Accepted, Seed
 
 RESUMABLE = ("time", "user")
 """Reasons after which the same recipe continues; after any other the run has ended."""
@@ -87,11 +87,13 @@ def _counted(context: RunContext, ask: Ask) -> Ask:
     return counted
 
 
-async def grow_pool(context: RunContext, chosen: list[Candidate]) -> None:
+async def grow_pool(context: RunContext, chosen: list[Accepted]) -> None:
     """Add a round's accepted rows to the exemplars, as the method shows them."""
     recorder = CallRecorder(context.gateway.call, context.run_id, "")
     given = context.context(recorder.ask)
-    rows = await asyncio.gather(*(context.method.exemplar(candidate, given) for candidate in chosen))
+    whole = await asyncio.to_thread(context.lake.named, context.run_id, [row.id for row in chosen])
+    in_order = {candidate.id: candidate for candidate in whole}
+    rows = await asyncio.gather(*(context.method.exemplar(in_order[row.id], given) for row in chosen))
     await _keep_calls(context, "grow", recorder)
     for row in rows:
         context.pool.setdefault(row.label, []).append(row)

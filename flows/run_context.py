@@ -28,7 +28,7 @@ from graft.schemas.errors import AlreadyRunning, CallFailed, GraftError
 from graft.schemas.home import Home
 from graft.schemas.models import ModelSpec
 from graft.schemas.recipe import Recipe
-from graft.schemas.rows import Candidate, Seed, Slot
+from graft.schemas.rows import Accepted, Candidate, Seed, Slot
 from graft.students.judge import student_judge
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class RunContext:
     by_name: frozenset[str] = frozenset()
     neighbours: dict[str, tuple[str, ...]] = field(default_factory=dict)
     pool: dict[str, list[Seed]] = field(default_factory=dict)
-    kept: list[Candidate] = field(default_factory=list)
+    kept: list[Accepted] = field(default_factory=list)
     figures: dict[str, int] = field(default_factory=dict)
     """Further counts of the method; they are added to the run's."""
     stop_reason: str = ""
@@ -79,11 +79,11 @@ class RunContext:
         )  # fmt: skip
         return replace(context, screen=admission.screen, clean=admission.clean) if admission else context
 
-    def admission(self, accepted: Sequence[Candidate] = ()) -> Admission:
+    def admission(self, accepted: Sequence[Accepted] = ()) -> Admission:
         """Fresh gates that know seeds, held-out texts, published rows, rows of earlier rounds, and `accepted`."""
         admission = self.gates.fresh()
-        for candidate in (*self.kept, *accepted):
-            admission.remember(candidate.proposal(self.method.text_id(candidate)))
+        for row in (*self.kept, *accepted):
+            admission.remember(row.proposal(self.method.text_id(row)))
         return admission
 
     async def run_slot(self, slot: Slot, admission: Admission) -> tuple[Candidate, tuple[Call, ...]]:
@@ -93,7 +93,7 @@ class RunContext:
         with self.gateway.telemetry.span("graft.candidate", index=slot.index) as span:
             candidate = await self.method.run_slot(slot, self.context(recorder.ask, admission))
             span.note(status=candidate.decision.status, code=candidate.decision.code)
-        self.progress.spent.end(candidate_id, recorder.calls)
+        self.progress.end(candidate, recorder.calls)
         if candidate.decision.code == OUT_OF_BUDGET:
             self.stop_reason = self.stop_reason or "budget"
         return candidate, tuple(recorder.calls)
@@ -263,13 +263,13 @@ def spent_in(lake: Lake, run_id: str) -> dict[str, float]:
     """
     from graft.agents.gateway.ledger import MONEY, TOKENS, role_cap
 
-    found = lake.sql(
+    found = lake.query(
         """SELECT role, sum(price)::DOUBLE AS usd, sum(tokens)::DOUBLE AS tokens
            FROM (SELECT key, any_value(role) AS role, max(price_usd) AS price,
                         max(prompt_tokens + completion_tokens) AS tokens
                  FROM lake.calls WHERE run_id = ? AND NOT cached GROUP BY key) GROUP BY role""",
         [run_id],
-    ).to_pylist()
+    )
     spent = {role_cap(row["role"]): row["usd"] or 0.0 for row in found}
     return {MONEY: sum(spent.values()), TOKENS: sum(row["tokens"] or 0.0 for row in found), **spent}
 

@@ -5,6 +5,7 @@ A process is identified by id and start time, so that a reused id of another pro
 
 from __future__ import annotations
 
+import contextlib
 import json
 import urllib.error
 import urllib.request
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from graft.flows.secret import secret
 from graft.schemas.home import Home
+from graft.schemas.live import process_of
 
 if TYPE_CHECKING:
     import psutil
@@ -50,31 +52,15 @@ def read_state(home: Home) -> dict[str, Any]:
 
 
 def running(home: Home) -> dict[str, psutil.Process]:
-    """Role to noted process, if it still runs with the same start time (to 0.01 s)."""
-    import psutil
-
+    """Role to noted process, if it still runs."""
     found = {}
     for role in ROLES:
         noted = read_state(home).get(role)
-        if not isinstance(noted, dict):
-            continue
-        try:
-            process = psutil.Process(int(noted["pid"]))
-            if abs(process.create_time() - float(noted["created"])) < 0.01 and lives(process):
+        with contextlib.suppress(KeyError, TypeError, ValueError):
+            process = process_of(int(noted["pid"]), float(noted["created"])) if isinstance(noted, dict) else None
+            if process is not None:
                 found[role] = process
-        except (psutil.NoSuchProcess, KeyError, TypeError, ValueError):
-            continue
     return found
-
-
-def lives(process: psutil.Process) -> bool:
-    """Return True if the process still runs; a zombie does not."""
-    import psutil
-
-    try:
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
 
 
 def healthy(api_url: str, timeout_s: float = 2.0) -> bool:

@@ -13,6 +13,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
@@ -91,9 +92,7 @@ def stoppable(say: Callable[[str], None], fix: str) -> Iterator[None]:
         say(_line())
         if _Work.task is None:
             raise KeyboardInterrupt
-        loop, task = _Work.task.get_loop(), _Work.task
-        seconds = GRACE_SECONDS if _in_flight() else 0.0
-        loop.call_soon_threadsafe(lambda: loop.call_later(seconds, task.cancel))
+        _cancel_soon(_Work.task.get_loop(), _Work.task)
 
     left, timer = threading.Event(), threading.Timer(END_SECONDS, end)
     timer.daemon = True
@@ -112,6 +111,21 @@ def stoppable(say: Callable[[str], None], fix: str) -> Iterator[None]:
             _Work.stops = False
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def wind_down(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any], result: Future[Any]) -> None:
+    """Stop a task of another thread's loop in order, as a signal does, and wait for its result."""
+    _Work.stops = True
+    try:
+        _cancel_soon(loop, task)
+        wait([result])
+    finally:
+        _Work.stops = False
+
+
+def _cancel_soon(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> None:
+    seconds = GRACE_SECONDS if _in_flight() else 0.0
+    loop.call_soon_threadsafe(lambda: loop.call_later(seconds, task.cancel))
 
 
 def _in_flight() -> int:

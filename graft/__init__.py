@@ -13,7 +13,8 @@ The verbs of the command line as functions, for notebooks and scripts:
     graft.rescreen("demo", {"gates.near_duplicate": 0.7})  # new thresholds, no model calls
     graft.export("demo", format="jsonl", out="training-set")
 
-Inside a running event loop (a notebook), the functions work on a thread of their own.
+Inside a running event loop (a notebook), the functions work on a thread of their own. A notebook shows one progress bar
+for `run` and `improve`, and an error that you can act on as one message.
 """
 
 from __future__ import annotations
@@ -50,13 +51,15 @@ def run(
 
     Raises the GraftErrors that the command line prints. A repetition with nothing changed makes no call.
     """
+    from graft.cli.notebook import notebook
     from graft.flows.engine import finished
     from graft.flows.make_dataset import make_dataset
     from graft.schemas.datasets import DatasetVersion, Run
 
-    result = finished(
-        make_dataset(str(recipe), rows_per_label=rows_per_label, seed=seed, money_usd=money_usd, minutes=minutes)
-    )
+    with notebook():
+        result = finished(
+            make_dataset(str(recipe), rows_per_label=rows_per_label, seed=seed, money_usd=money_usd, minutes=minutes)
+        )
     published = result["version"]
     return Run.model_validate(result["run"]), DatasetVersion.model_validate(published) if published else None
 
@@ -69,16 +72,18 @@ def improve(
 
     Raises the GraftErrors that the command line prints. A repetition continues, and repeats no finished work.
     """
+    from graft.cli.notebook import notebook
     from graft.flows.engine import finished
     from graft.flows.improve import improve as flow
     from graft.schemas.steering import Improvement
 
-    result = finished(
-        flow(
-            str(recipe), rounds=rounds, rows_per_round=rows_per_round, seeds=seeds, compare=compare,
-            test=str(test) if test else None, steer_on=str(steer_on) if steer_on else None,
-        )
-    )  # fmt: skip
+    with notebook():
+        result = finished(
+            flow(
+                str(recipe), rounds=rounds, rows_per_round=rows_per_round, seeds=seeds, compare=compare,
+                test=str(test) if test else None, steer_on=str(steer_on) if steer_on else None,
+            )
+        )  # fmt: skip
     return Improvement.model_validate({name: result[name] for name in Improvement.model_fields})
 
 

@@ -28,6 +28,10 @@ class GraftError(Exception):
         head = f"{self.where}: {self.what}" if self.where else self.what
         return f"{head}\n  fix: {self.fix}" if self.fix else head
 
+    def _render_traceback_(self) -> list[str]:
+        """IPython's hook: a notebook shows the message in place of a traceback."""
+        return [f"error: {self}"]
+
 
 @dataclass(frozen=True)
 class Problem:

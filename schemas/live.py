@@ -10,13 +10,16 @@ import os
 import socket
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, ValidationError
 
 from graft.schemas.base import Value, utc_now
 from graft.schemas.errors import NotFound
 from graft.schemas.home import Home
+
+if TYPE_CHECKING:
+    import psutil
 
 FILE = "live.json"
 STALE_S = 15.0
@@ -111,19 +114,22 @@ def _state(found: Live, stale_s: float) -> State:
 
 
 def _gone(found: Live) -> bool:
-    """Return True if the process has ended: its id is free or belongs to a process with another start time."""
-    if found.host != socket.gethostname():
+    """Return True if the process has ended; on another machine it is assumed alive."""
+    if found.host != socket.gethostname() or found.pid == os.getpid():
         return False
-    if found.pid == os.getpid():
-        return False
+    return process_of(found.pid, found.born) is None
+
+
+def process_of(pid: int, born: float | None) -> psutil.Process | None:
+    """The process with this id and start time (to 0.01 s; None: not compared), or None if it has ended.
+
+    Another start time is another program's, which has got the id since. A zombie has ended.
+    """
     import psutil
 
     try:
-        process = psutil.Process(found.pid)
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return True
-        return found.born is not None and abs(process.create_time() - found.born) > 1
-    except psutil.NoSuchProcess:
-        return True
-    except psutil.Error:
-        return False
+        process = psutil.Process(pid)
+        same = born is None or abs(process.create_time() - born) < 0.01
+        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+    except (psutil.Error, ValueError):
+        return None

@@ -53,9 +53,9 @@ class ModelSpec(Value):
 
     embedded: a small model installed as wheels (such as `gemma-3-270m` and `qwen2.5-coder-1.5b-instruct`), a path to a
     GGUF file, or such a file of a hub (`hf:OWNER/REPO/FILE.gguf@REVISION`), served on this machine. openai: any server
-    that speaks OpenAI's protocol (vLLM, llama.cpp, Ollama).
-    litellm: every other provider. encoder: judges only: a sentence encoder by a text's similarity to the seeds, or a
-    student of this home (its id, `st_…`) by its predictions.
+    that speaks OpenAI's protocol (vLLM, llama.cpp, Ollama). litellm: every hosted provider, by LiteLLM's name of the
+    model. encoder: judges only: a sentence encoder by a text's similarity to the seeds, or a student of this home (its
+    id, `st_…`) by its predictions.
 
     No field holds a key: `api_key_env` and `headers_env` name environment variables.
     """

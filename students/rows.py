@@ -125,7 +125,7 @@ def soft_labels(
         SELECT r.id, c.soft_label FROM lake.version_rows r
         JOIN lake.candidates c ON c.run_id = r.run_id AND c.candidate_id = r.candidate_id
         WHERE r.dataset = ? AND r.version = ?"""
-    given = lake.sql(query, [found.dataset, found.version]).to_pylist()
+    given = lake.query(query, [found.dataset, found.version])
     judged = {str(row["id"]): shares for row in given if (shares := orjson.loads(row["soft_label"] or "{}"))}
     soft = {name: each for name, shares in judged.items() if (each := distribution(shares, labels)) is not None}
     if len(soft) < len(judged):

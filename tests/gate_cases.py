@@ -14,6 +14,7 @@ EMAIL = (
 )  # fmt: skip
 PHONE = (
     "Call me at +1 650-253-0000 tomorrow.", "my number is (650) 253-0000", "ring 020 7946 0018 after six",
+    "call me on 00800 7584946", "my number is 7584946", "Please ring us back: 0555 0199 12",
     "Text +44 7400 123456 when it ships", "You can reach me on 650.253.0000", "phone: 6502530000",
     "mobile 07400 123456, evenings only", "WhatsApp +49 30 901820 works too", "fax it to +33 1 42 68 53 00",
     "tel. 650-253-0000 ext. 12", "please dial 0044 20 7946 0018", "Contact Ana: +55 11 96123-4567",
@@ -54,6 +55,8 @@ SECRET = (
 )  # fmt: skip
 
 CLEAN = (
+    "my order number is 12345678", "call me on 12.05.2024", "they reach 10000000 people",
+    "call 3 times in 1500000 hours",
     "where is order 4111 1111 1111 1112?", "order number 2025550143 has not arrived",
     "tracking 1Z999AA10123456784 stuck",
     "invoice 6502530000 is wrong", "I paid $1,299.00 on 2026-11-25 at 14:30:05", "version 1.2.3.4 crashes on start",

@@ -15,6 +15,7 @@ from fake_faults import USAGES
 from fake_llm import Serving
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from ways import WAYS, named
 
 from graft.agents.gateway import Gateway
 from graft.agents.gateway.ledger import MONEY, TOKENS, role_cap
@@ -115,29 +116,28 @@ async def test_an_error_that_no_provider_bills_is_not_charged(tmp_path: Path, st
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9/v1", "http://nowhere.invalid/v1"])
-@pytest.mark.parametrize("provider", ["openai", "litellm"])
+@pytest.mark.parametrize("provider", WAYS)
 async def test_a_request_that_was_never_sent_is_not_charged(
     tmp_path: Path, url: str, provider: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "none")
-    model = "fake" if provider == "openai" else "openai/fake"
     async with Gateway(journal=tmp_path / "j", money_usd=0.05, retries=0) as gateway:
         with pytest.raises(CallFailed) as failure:
-            await gateway.call(ask(url, provider=provider, model=model))
+            await gateway.call(ask(url, **named(provider)))
         assert failure.value.code == "connection"
         assert not gateway.stats.charged.get(MONEY) and gateway.stats.price_usd == 0.0
 
 
+@pytest.mark.parametrize("way", ["hosted", "litellm"])
 @pytest.mark.parametrize("fault", [*LOST, {"error_rate": 1.0}], ids=lambda fault: "-".join(map(str, fault.items())))
-async def test_litellm_charges_by_the_same_rule(
-    tmp_path: Path, fault: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+async def test_hosted_providers_charge_by_the_same_rule(
+    tmp_path: Path, fault: dict[str, Any], monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "none")
     with on_the_bill(**fault) as server:
         async with Gateway(journal=tmp_path / "j", money_usd=0.05, retries=0) as gateway:
             with pytest.raises(CallFailed):
-                spec = {"provider": "litellm", "model": "openai/fake", "timeout_s": 1.0}
-                await gateway.call(ask(server.url, **spec))
+                await gateway.call(ask(server.url, **named(way), timeout_s=1.0))
             charged = gateway.stats.charged.get(MONEY, 0.0)
     assert (charged == 0) == (fault == {"error_rate": 1.0})
 

@@ -71,7 +71,7 @@ def test_every_kind_of_change_is_counted(lake: Lake) -> None:
     assert diff(lake, a, a).same and diff(lake, a, a).unchanged == 7
     back = diff(lake, b, a)
     assert (back.added, back.dropped, back.edited) == (1, 2, 2)
-    tables = lake.sql("SELECT count(*) AS n FROM duckdb_tables() WHERE database_name = 'temp'").to_pylist()
+    tables = lake.query("SELECT count(*) AS n FROM duckdb_tables() WHERE database_name = 'temp'")
     assert tables[0]["n"] == 0
 
 

@@ -59,7 +59,7 @@ def test_edits_make_a_derived_version(lake: Lake) -> None:
         "c_row300": ("text 3", "b", "test"), "c_row400": ("text 4", "a", "train"),
     }  # fmt: skip
     assert made.content_hash != first.content_hash and "2 relabelled, 1 edited, 1 rejected" in made.note
-    drop = lake.sql("SELECT * FROM lake.drops").to_pylist()[0]
+    drop = lake.query("SELECT * FROM lake.drops")[0]
     assert (drop["row_id"], drop["gate"], drop["rule"], drop["detail"]) == (
         "c_row200", "person", "reject", "ann: nonsense",
     )  # fmt: skip

@@ -11,6 +11,7 @@ import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from unittest.mock import patch
 
 import duckdb
 import pytest
@@ -18,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graft.data import duck
-from graft.data.arrow import arrow_schema, from_table, to_table
+from graft.data.arrow import arrow_schema, from_rows, to_table
 from graft.data.duck import is_full
 from graft.data.lake import Lake
 from graft.schemas.calls import Call
@@ -85,9 +86,9 @@ def test_candidate_survives_whole(home: Home) -> None:
         assert lake.accepted("run1", 1) == []
         assert lake.counts("run1") == {"opened": 5, "accepted": 4, "rejected": 1, "failed": 0}
     with Lake.open(home, read_only=True) as lake:
-        stored = from_table(Call, lake.sql("SELECT * FROM lake.calls ORDER BY key"))
+        stored = from_rows(Call, lake.query("SELECT * FROM lake.calls ORDER BY key"))
         assert stored == sorted((call(c) for c in mixed), key=lambda c: c.key)
-        names = {row["model"] for row in lake.sql("SELECT model FROM reviews WHERE ordinal = 1").to_pylist()}
+        names = {row["model"] for row in lake.query("SELECT model FROM reviews WHERE ordinal = 1")}
         assert names == {"n"}
         assert lake.sql("SELECT * FROM gate_results WHERE NOT passed AND neighbour = 's_x'").num_rows == 5
         assert lake.sql("SELECT * FROM decisions WHERE code = 'agreed.mean'").num_rows == 5
@@ -101,7 +102,41 @@ def test_arrow_round_trip(text: str, score: float) -> None:
     sound = text.encode("utf-8", "replace").decode()
     review = Review(stage="content", role="reviewer", model="m", scores={text: score}, mean=score, comment=text)
     expected = review.model_copy(update={"scores": {sound: score}, "comment": sound})
-    assert from_table(Review, to_table(Review, [review])) == [expected]
+    assert from_rows(Review, to_table(Review, [review]).to_pylist()) == [expected]
+
+
+def test_plain_rows_are_those_of_arrow(home: Home) -> None:
+    kept = candidate(1)
+    with Lake.open(home) as lake:
+        lake.commit("run1", "b1", [kept, candidate(2, status="rejected")], [call(kept)])
+        for table in ("candidates", "calls", "batches", "seeds", "reviews"):
+            query = f"SELECT * FROM {table} ORDER BY ALL"
+            assert lake.query(query) == lake.sql(query).to_pylist(), table
+        empty = lake.query("SELECT NULL::TIMESTAMPTZ AS at, [NULL, 1] AS some, ?::VARCHAR AS text", [None])
+        assert empty == [{"at": None, "some": [None, 1], "text": None}]
+        many = [f"c_{n}" for n in range(2_000)] + [kept.id]
+        assert [one.id for one in lake.named("run1", many)] == [kept.id]
+
+
+WITHOUT_PANDAS = """
+import sys, threading
+from graft.data.lake import Lake
+from graft.schemas.home import Home
+with Lake.open(Home.find()) as lake:
+    seen = lake.query("SELECT ? AS a, ? AS b", ["x", 1]), "pandas" in sys.modules
+    thread = threading.Thread(target=lambda: __import__("pandas"))
+    thread.start(); thread.join()
+    frame = lake.sql("SELECT ? AS a", ["x"]).to_pandas()
+print(seen, len(frame), "pandas" in sys.modules)
+"""
+
+
+def test_parameters_import_no_pandas_and_whoever_wants_it_still_gets_it(tmp_path: Path) -> None:
+    environment = {**os.environ, "GRAFT_HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_PANDAS], env=environment, text=True, capture_output=True, check=True, timeout=60
+    )
+    assert done.stdout == "([{'a': 'x', 'b': 1}], False) 1 True\n"
 
 
 def test_schema_follows_the_model() -> None:
@@ -253,13 +288,14 @@ WRITER = """
 import sys
 sys.path[:0] = [{root!r}, {tests!r}]
 from pathlib import Path
+from unittest.mock import patch
 from graft.data.duck import is_full
 from graft.data.lake import Lake
 from graft.schemas.home import Home
 from test_data_lake import call, candidate
 run, count = sys.argv[2], int(sys.argv[3])
 with Lake.open(Home(Path(sys.argv[1]))) as lake:
-    batch = lake.sql("SELECT count(*) AS n FROM lake.batches WHERE run_id = ?", [run]).to_pylist()[0]["n"]
+    batch = lake.query("SELECT count(*) AS n FROM lake.batches WHERE run_id = ?", [run])[0]["n"]
     for number in range(batch, batch + count):
         rows = [candidate(number * 4 + i, run=run) for i in range(4)]
         assert lake.commit(run, str(number), rows, [call(c) for c in rows])
@@ -307,7 +343,7 @@ def test_kill_leaves_no_partial_batch(home: Home) -> None:
         acknowledged = int((line + rest).split()[-1]) + 1
         with Lake.open(home) as lake:
             query = "SELECT count(*) AS n FROM lake.batches"
-            batches = lake.sql(query).to_pylist()[0]["n"]
+            batches = lake.query(query)[0]["n"]
             assert batches in (acknowledged, acknowledged + 1)
             assert lake.counts("run1")["opened"] == lake.sql("SELECT * FROM lake.calls").num_rows == 4 * batches
             assert len(lake.accepted("run1")) == 4 * batches
@@ -333,20 +369,27 @@ def test_a_limit_on_the_size_of_files_is_a_full_disk() -> None:
 
 
 def test_an_extension_that_changed_on_disk_is_verified_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """DuckDB verifies signatures once a process and file; a file with another content is another file."""
+    """DuckDB verifies signatures once for a home and file; a file with another content is another file."""
     original = duck.extension_file("sqlite_scanner")
     assert original is not None
-    copy = tmp_path / original.name
+    copy, asked = tmp_path / original.name, list[bool]()
     shutil.copy(original, copy)
     monkeypatch.setattr(duck, "EXTENSIONS", ("sqlite_scanner",))
     monkeypatch.setattr(duck, "extension_file", lambda name: copy)
-    for _ in range(2):
-        connection = duck.connect(tmp_path, read_only=True)
+    monkeypatch.setattr(duck, "_VERIFIED", set())
+    spill = tmp_path / "lake" / "spill"
+    for unsigned in ([False], [False, True]):  # in a process of its own, then in a later one
+        duck._VERIFIED.clear()
+        with patch.object(duckdb, "connect", wraps=duckdb.connect) as opened:
+            connection = duck.connect(spill, read_only=True)
+        asked.append(opened.call_args.kwargs["config"]["allow_unsigned_extensions"])
+        assert asked == unsigned
         assert connection.execute("SELECT current_setting('allow_unsigned_extensions')").fetchall() == [(False,)]
         connection.close()
     content = bytearray(original.read_bytes())
     content[len(content) // 2] ^= 1
     copy.unlink()
     copy.write_bytes(content)
+    os.utime(copy, ns=(original.stat().st_atime_ns, original.stat().st_mtime_ns))
     with pytest.raises(duckdb.Error, match="signature"):
-        duck.connect(tmp_path, read_only=True)
+        duck.connect(spill, read_only=True)

@@ -53,7 +53,7 @@ def check(lake: Lake) -> None:
     for found in versions(lake):
         assert rows(lake, found).num_rows == found.rows
         query = f"SELECT count(*) AS n FROM lake.version_rows AT (VERSION => {found.snapshot}) WHERE version = ?"
-        assert lake.sql(query, [found.version]).to_pylist()[0]["n"] == found.rows
+        assert lake.query(query, [found.version])[0]["n"] == found.rows
 
 
 def total(found: Maintenance, side: str) -> int:
@@ -62,14 +62,14 @@ def total(found: Maintenance, side: str) -> int:
 
 def test_files_are_merged_and_versions_stay(lake: Lake) -> None:
     fill(lake)
-    snapshots = lake.sql("SELECT count(*) AS n FROM lake.snapshots()").to_pylist()[0]["n"]
+    snapshots = lake.query("SELECT count(*) AS n FROM lake.snapshots()")[0]["n"]
     planned = maintain(lake, **NOW, dry_run=True)
     assert planned.before == planned.after == disk(lake) and planned.merged > 10 and planned.kept == 3
     first = maintain(lake, **NOW)
     assert first.expired >= planned.expired > 20 and first.removed > 10 and first.waiting == 0 and first.kept == 3
     assert total(first, "after") < total(first, "before") / 2 and first.after == disk(lake)
-    assert lake.sql("SELECT count(*) AS n FROM lake.snapshots()").to_pylist()[0]["n"] < 15 < snapshots
-    assert lake.sql("SELECT count(*) AS n FROM lake.batches").to_pylist()[0]["n"] == 12
+    assert lake.query("SELECT count(*) AS n FROM lake.snapshots()")[0]["n"] < 15 < snapshots
+    assert lake.query("SELECT count(*) AS n FROM lake.batches")[0]["n"] == 12
     run = lake.run("run1")
     assert run is not None and run.calls == 11
     check(lake)
@@ -146,7 +146,7 @@ def test_beside_writers_nothing_fails_and_nothing_is_lost(lake: Lake) -> None:
         thread.join()
     assert problems == [] and rounds >= 2
     maintain(lake, **NOW)
-    found = lake.sql("SELECT count(DISTINCT batch_id) AS n, count(*) AS m FROM lake.batches").to_pylist()
+    found = lake.query("SELECT count(DISTINCT batch_id) AS n, count(*) AS m FROM lake.batches")
     assert found == [{"n": sum(written.values()), "m": sum(written.values())}]
     assert {run.id: run.calls + 1 for run in lake.runs()} == {f"run{who}": count for who, count in written.items()}
     assert sorted(found.rows for found in versions(lake)) == [103, 107, 203, 207]
@@ -180,7 +180,7 @@ def test_killed_half_way_the_lake_reads(tmp_path: Path) -> None:
         child.stdout.close()
         with Lake.open(home) as lake:
             check(lake)
-            assert lake.sql("SELECT count(*) AS n FROM lake.batches").to_pylist()[0]["n"] == 8 + number
+            assert lake.query("SELECT count(*) AS n FROM lake.batches")[0]["n"] == 8 + number
             lake.commit("run1", f"after{number}", [], [])
     with Lake.open(home) as lake:
         last = maintain(lake, **NOW)

@@ -87,7 +87,7 @@ def test_a_lake_of_version_1_gets_its_columns_and_keeps_its_rows(
         columns = lake.sql("FROM lake.candidates").column_names
         assert set(columns) == set(CandidateRecord.model_fields)
         assert list(lake.iter_candidates("r-1")) == [candidate(1)]
-        assert lake.sql("SELECT answer FROM lake.reviews").to_pylist() == [{"answer": ""}]
+        assert lake.query("SELECT answer FROM lake.reviews") == [{"answer": ""}]
     with Lake.open(home) as lake:
         lake.commit("r-1", "b2", [candidate(2)], [])
         assert {row.id for row in lake.iter_candidates("r-1")} == {"c_1", "c_2"}

@@ -137,9 +137,9 @@ def test_words_in_sql_are_the_gates_words(lake: Lake) -> None:
         "e\u0301te\u0301",
     ]
     for text in texts:
-        assert lake.sql(f"SELECT {words_sql('?::VARCHAR')} AS w", [text] * words_sql("{}").count("{}")).to_pylist()[0][
-            "w"
-        ] == [word.replace("strasse", "straße") for word in words(text)], text
+        assert lake.query(f"SELECT {words_sql('?::VARCHAR')} AS w", [text] * words_sql("{}").count("{}"))[0]["w"] == [
+            word.replace("strasse", "straße") for word in words(text)
+        ], text
 
 
 def test_restricted_words_are_hidden(lake: Lake) -> None:
@@ -158,7 +158,7 @@ TEXT = st.lists(st.sampled_from(("order", "parcel", "refund", "shoe", "lamp")), 
 @given(texts=st.lists(TEXT, min_size=2, max_size=12), data=st.data())
 def test_order_does_not_show_and_a_version_has_no_drift_from_itself(lake: Lake, texts: list[str], data: Any) -> None:
     rows = [row(i, text, "ab"[i % 2]) for i, text in enumerate(texts)]
-    name = f"p{lake.sql('SELECT count(*) AS n FROM lake.versions').to_pylist()[0]['n']}"
+    name = f"p{lake.query('SELECT count(*) AS n FROM lake.versions')[0]['n']}"
     first = stored(lake, name, 1, rows)
     second = stored(lake, name, 2, data.draw(st.permutations(rows)))
     one, other = quality(lake, first, embed=letters), quality(lake, second, embed=letters, against=second)
@@ -295,7 +295,7 @@ def test_near_duplicates_of_a_larger_version(tmp_path: Path) -> None:
         made = version(lake, "big@2")
         report = quality(lake, made)
         rows = lake.sql("SELECT text FROM lake.version_rows WHERE version = 2").column("text").to_pylist()
-        left = lake.sql("SELECT count(*) AS n FROM duckdb_tables() WHERE temporary").to_pylist()
+        left = lake.query("SELECT count(*) AS n FROM duckdb_tables() WHERE temporary")
     folded = Counter(" ".join(words(text)) for text in rows)
     assert report.duplicates.exact_rows == len(rows) - len(folded) > 0
     shingled = [set(words(text)) | set(zip(words(text), words(text)[1:], strict=False)) for text in rows]

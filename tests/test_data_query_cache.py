@@ -95,7 +95,7 @@ def test_a_commit_of_another_process_is_seen_at_once(home: Home, reader: Lake) -
     subprocess.run([sys.executable, "-c", code, str(home.root), str(tests.parent), str(tests)], check=True, timeout=60)
     assert reader.snapshot() > was
     assert memo.rows(COUNT)[0]["n"] == before + 1
-    assert in_threads(1, lambda: reader.sql(COUNT).to_pylist()[0]["n"]) == [before + 1]
+    assert in_threads(1, lambda: reader.query(COUNT)[0]["n"]) == [before + 1]
 
 
 def test_what_hangs_on_a_stamp_outlives_commits_and_not_another_stamp(reader: Lake, writer: Lake) -> None:
@@ -252,7 +252,7 @@ def test_a_slow_query_holds_up_no_other_thread_and_ends_when_the_lake_closes(hom
     thread = threading.Thread(target=slow)
     thread.start()
     time.sleep(0.2)
-    assert lake.sql("SELECT 1 AS one").to_pylist() == [{"one": 1}]
+    assert lake.query("SELECT 1 AS one") == [{"one": 1}]
     assert thread.is_alive()
     lake.close()
     thread.join(20)
@@ -279,5 +279,5 @@ def test_a_temporary_table_is_its_threads_own(reader: Lake) -> None:
 def test_every_threads_times_are_utc_and_the_memory_is_bounded(home: Home) -> None:
     query = "SELECT current_setting('TimeZone') AS zone, current_setting('memory_limit') AS most"
     with Lake.open(home, read_only=True, memory="300MB") as lake:
-        found = [lake.sql(query).to_pylist()[0], *in_threads(3, lambda: lake.sql(query).to_pylist()[0])]
+        found = [lake.query(query)[0], *in_threads(3, lambda: lake.query(query)[0])]
     assert found == [{"zone": "UTC", "most": "286.1 MiB"}] * 4

@@ -17,7 +17,7 @@ from graft.data.explain import explain
 from graft.data.export import export
 from graft.data.lake import Lake
 from graft.data.splits import assign_splits
-from graft.data.versions import load, publish, published_texts, rows, version, versions
+from graft.data.versions import first_rows, load, plain_rows, publish, published_texts, rows, version, versions
 from graft.schemas.calls import Call
 from graft.schemas.datasets import DatasetVersion, Row, Run
 from graft.schemas.errors import GraftError, NotFound, StorageFull
@@ -64,7 +64,7 @@ def test_publish_is_idempotent_and_immutable(lake: Lake) -> None:
     assert versions(lake) == versions(lake, "d") == [first, second, moved] and versions(lake, "e") == []
     columns = list(Row.model_fields)
     assert [Row.model_validate(r) for r in rows(lake, first).select(columns).to_pylist()] == ROWS
-    at = lake.sql(f"SELECT max(version) AS v FROM lake.versions AT (VERSION => {second.snapshot})").to_pylist()
+    at = lake.query(f"SELECT max(version) AS v FROM lake.versions AT (VERSION => {second.snapshot})")
     assert at[0]["v"] == 2
     with pytest.raises(GraftError, match="no accepted row"):
         put(lake, [])
@@ -135,6 +135,15 @@ def test_frame_has_arrow_types(lake: Lake) -> None:
     frame = load(lake, put(lake), "test")
     assert list(frame["id"]) == ["c_row00002", "c_row00005"] and frame["text"][0] == ROWS[2].text
     assert "pyarrow" in str(frame["text"].dtype)
+
+
+def test_the_first_rows_of_each_label(lake: Lake) -> None:
+    some = [Row(id=f"c_{n:02}", text=f"text {n}", label="ab"[n % 2], split="train") for n in range(9)]
+    found = put(lake, some)
+    every = plain_rows(lake, found)
+    assert every == rows(lake, found).to_pylist() and [row["id"] for row in every] == [row.id for row in some]
+    assert first_rows(lake, found, 2) == [row for row in every if row["id"] < "c_04"]
+    assert first_rows(lake, found, 99) == every and first_rows(lake, found, 0) == []
 
 
 def test_published_texts_of_other_runs(lake: Lake) -> None:

@@ -77,7 +77,7 @@ def test_an_audit_is_whole_and_publishes_nothing(lake: Lake, tmp_path: Path) -> 
     assert [path.name for path in result.pictures] == ["shop-1-hacking.png", "shop-1-shortcuts.png"]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in result.pictures)
     assert json.dumps(result.as_dict()) and result.as_dict()["shortcuts"]["labels"][0]["flagged"]
-    assert lake.sql("SELECT count(*) AS n FROM lake.versions").to_pylist() == [{"n": 1}]
+    assert lake.query("SELECT count(*) AS n FROM lake.versions") == [{"n": 1}]
     assert audit(lake, "shop", ["shortcuts"], restricted=True).rows == found.rows
 
 

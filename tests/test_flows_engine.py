@@ -37,9 +37,9 @@ maintain()
 train_student("shop", test=test, overrides={"epochs": 1})
 asyncio.run(improve(recipe, rounds=1, rows_per_round=6, test=test, compare=False))
 with Lake.open(Home.find(), read_only=True) as lake:
-    versions = lake.sql("SELECT dataset, version, content_hash FROM lake.versions ORDER BY ALL").to_pylist()
-    rows = lake.sql("SELECT candidate_id, text, label, code FROM lake.candidates ORDER BY ALL").to_pylist()
-    runs = lake.sql("SELECT id, dataset, status FROM lake.runs ORDER BY ALL").to_pylist()
+    versions = lake.query("SELECT dataset, version, content_hash FROM lake.versions ORDER BY ALL")
+    rows = lake.query("SELECT candidate_id, text, label, code FROM lake.candidates ORDER BY ALL")
+    runs = lake.query("SELECT id, dataset, status FROM lake.runs ORDER BY ALL")
     students = sorted((one.dataset, one.id) for one in [*lake.students("shop"), *lake.students("shop-improved")])
 print(json.dumps({"lake": [versions, rows, runs, students], "prefect": "prefect" in sys.modules}, default=str))
 """
@@ -71,7 +71,7 @@ def test_every_flow_leaves_the_same_lake_with_and_without_prefect(
 
 RUN = """
 import sys
-HEAVY = {"onnxruntime", "torch", "transformers", "sklearn", "scipy", "prefect", "litellm"}
+HEAVY = {"onnxruntime", "torch", "transformers", "sklearn", "scipy", "prefect", "litellm", "pandas", "pyarrow.dataset"}
 from graft.cli.app import main
 try:
     main()

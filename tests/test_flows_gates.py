@@ -41,7 +41,7 @@ def test_a_gate_and_an_audit_of_a_plugin_work_like_our_own(
     run_id = done["run"]["id"]
     with Lake.open(home, read_only=True) as lake:
         query = "SELECT count(*) AS n FROM lake.candidates WHERE run_id = ? AND code = 'gate.harsh_review'"
-        assert lake.sql(query, [run_id]).to_pylist()[0]["n"] > 0
+        assert lake.query(query, [run_id])[0]["n"] > 0
         means = [one.mean for made in lake.accepted(run_id) for one in made.reviews if one.stage == "content"]
         assert min(mean for mean in means if mean is not None) >= 6.5
         assert "harsh" in version(lake, "shop").card

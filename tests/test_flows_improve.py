@@ -66,9 +66,7 @@ def test_rounds_grow_a_dataset_and_the_last_student_judges_the_next(
     with Lake.open(Home(home), read_only=True) as lake:
         held = [{row["text"] for row in version_rows(lake, one).to_pylist()} for one in versions(lake, "shop-improved")]
         assert held[0] < held[1]
-        judges = lake.sql(
-            "SELECT DISTINCT run_id, model FROM lake.reviews WHERE model IN ('near', 'student')"
-        ).to_pylist()
+        judges = lake.query("SELECT DISTINCT run_id, model FROM lake.reviews WHERE model IN ('near', 'student')")
         by_run = {
             one["run_id"]: {row["model"] for row in judges if row["run_id"] == one["run_id"]} for one in first["rounds"]
         }

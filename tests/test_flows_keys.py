@@ -90,7 +90,7 @@ def use_keys(recipe: str, fake: str) -> None:
     command("run", recipe, "--train", "--export", "jsonl")
     asyncio.run(slip(recipe))
     with Lake.open(Home.find()) as lake:
-        row = lake.sql("SELECT id FROM lake.version_rows LIMIT 1").to_pylist()[0]["id"]
+        row = lake.query("SELECT id FROM lake.version_rows LIMIT 1")[0]["id"]
     command("explain", row, "--json")
     command("journal", "export", "--restricted")
     repeat = urllib.request.Request(fake.removesuffix("/v1") + "/behave", b'{"echo_key": true}')

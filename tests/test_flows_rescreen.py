@@ -86,7 +86,7 @@ def put(some: Sequence[Row], recipe: dict[str, Any] | None = None, dataset: str 
 
 def drops() -> dict[str, str]:
     with Lake.open(Home.find(), read_only=True) as lake:
-        found = lake.sql("SELECT row_id, gate || '.' || rule AS rule FROM lake.drops").to_pylist()
+        found = lake.query("SELECT row_id, gate || '.' || rule AS rule FROM lake.drops")
     return {one["row_id"]: one["rule"] for one in found}
 
 

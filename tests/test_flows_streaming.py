@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from graft.agents.local import encoder
 from graft.flows.streaming import ShardRunner
+from graft.flows.vectors import AcceptedVectors
 from graft.schemas.base import stable_hash
 from graft.schemas.rows import Candidate, Decision, GateResult, Slot
 
@@ -162,3 +169,24 @@ def test_a_cancelled_shard_commits_what_had_settled() -> None:
     asyncio.run(cut())
     assert 40 <= len(shard.rows) < 500
     assert [c.slot.index for c in shard.rows] == list(range(len(shard.rows)))
+
+
+def test_a_text_is_embedded_once_and_its_vector_is_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    embedded: list[str] = []
+
+    def embed(texts: Sequence[str]) -> Any:
+        embedded.extend(texts)
+        return np.array([[float(text), 1.0, 2.0] for text in texts], dtype=np.float32)
+
+    monkeypatch.setattr(encoder, "find_embed", lambda: (embed, ""))
+    vectors = AcceptedVectors(tmp_path)
+    for begin in (0, 100):  # two rounds: the thread is started again
+        for number in (*range(begin, begin + 100), begin + 3):
+            vectors.later(str(number))
+        found, why = vectors.find()
+        assert found is not None and not why
+        texts = [str(begin + 7), "1000", "3", "1000", str(begin + 99)]
+        assert found(texts).tolist() == [[float(text), 1.0, 2.0] for text in texts]
+    vectors.abandon()
+    assert embedded.count("103") == 1 and not list(tmp_path.iterdir())
+    assert AcceptedVectors().find()[0] is not None

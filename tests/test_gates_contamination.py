@@ -133,7 +133,7 @@ def test_files_are_registered_once_a_dataset_and_hold_no_words(lake: Lake, tmp_p
     assert [one.place for one in lake.test_texts("other")][:1] == ["copy.jsonl:1"] and lake.test_texts("x") == []
     assert lake.sql("SELECT count(*) AS n FROM lake.test_texts").to_pydict() == {"n": [4]}
     tables = ("test_files", "test_texts")
-    held = str([lake.sql(f"FROM lake.{name}").to_pylist() for name in tables])
+    held = str([lake.query(f"FROM lake.{name}") for name in tables])
     assert "held.jsonl" in held and not any(word in held for word in ("parcel", "tracking", "word17"))
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from graft.data.gates import Admission, Gate, Needs
 from graft.data.gates.base import Student
-from graft.data.gates.language import LanguageGate
+from graft.data.gates.language import LanguageGate, _identifier
 from graft.data.gates.personal import PersonalGate, PersonalSettings
 from graft.data.gates.secrets import SecretGate
 from graft.data.gates.shared.spans import redacted
@@ -169,6 +169,23 @@ def test_guards_may_refuse_in_their_responses_and_instructions_may_not() -> None
     task = recipe("instruction").task
     assert isinstance(task, InstructionTask)
     assert "refusal" in rules(requested, refusal, made=recipe("instruction"), label=next(iter(task.domains)).name)
+
+
+def test_the_mapped_identifier_decides_as_its_own_loader_does() -> None:
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    theirs, (ours, known) = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True), _identifier()
+    assert known == {str(name) for name in theirs.nb_classes} and len(known) > 90
+    for text in (
+        "Where is my parcel?",
+        "Où est mon colis ?",
+        "Где моя посылка?",
+        "私の荷物はどこですか",
+        "12 !",
+        "",
+        "x" * 900,
+    ):
+        assert ours.classify(text) == theirs.classify(text)
 
 
 def test_german_task_takes_german_and_an_unknown_language_is_not_judged() -> None:

@@ -16,11 +16,12 @@ from aiohttp import web
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from in_thread import InThread
+from ways import WAYS, named
 
 from graft.agents.gateway import Gateway
+from graft.agents.gateway.hosted_transport import HostedTransport
 from graft.agents.gateway.journal import as_reply, reply_bytes
 from graft.agents.gateway.ledger import MONEY
-from graft.agents.gateway.litellm_transport import LiteLLMTransport
 from graft.agents.gateway.openai_transport import OpenAITransport, seconds_of
 from graft.agents.gateway.payload import MOST_BYTES
 from graft.agents.gateway.transport import Damaged
@@ -82,7 +83,7 @@ def server() -> Iterator[Saying]:
         yield saying
 
 
-@pytest.fixture(params=["openai", "litellm"])
+@pytest.fixture(params=WAYS)
 def provider(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("GRAFT_TEST_KEY", "sk-test-4711")
     monkeypatch.setattr("graft.agents.gateway.limiter.BASE_WAIT_S", 0.001)
@@ -90,9 +91,8 @@ def provider(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def ask(provider: str, url: str, *, chat: bool = True, **more: Any) -> CallRequest:
-    name = "fake" if provider == "openai" else "openai/fake" if chat else "text-completion-openai/fake"
     spec: dict[str, Any] = {
-        "name": "m", "provider": provider, "model": name, "base_url": url, "api_key_env": "GRAFT_TEST_KEY",
+        **named(provider, chat=chat), "name": "m", "base_url": url, "api_key_env": "GRAFT_TEST_KEY",
         "price": Price(input=1, output=2), **more.pop("spec", {}),
     }  # fmt: skip
     more |= {"messages": (Message(role="user", content="how are you"),)} if chat else {"prompt": "how are you"}
@@ -301,7 +301,7 @@ def answers(draw: st.DrawFn) -> tuple[bytes, int, dict[str, str]]:
 async def _answered(server: Saying, drawn: tuple[bytes, int, dict[str, str]], request: CallRequest) -> None:
     body, status, headers = drawn
     server.says(body, status, **headers)
-    kind: Any = OpenAITransport({}, 4) if request.model.provider == "openai" else LiteLLMTransport()
+    kind: Any = OpenAITransport({}, 4) if request.model.provider == "openai" else HostedTransport(4)
     try:
         reply = await kind.send(request)
     except GraftError as failure:
@@ -318,7 +318,7 @@ async def _answered(server: Saying, drawn: tuple[bytes, int, dict[str, str]], re
         await kind.close()
 
 
-@pytest.mark.parametrize("kind", ["openai", "litellm"])
+@pytest.mark.parametrize("kind", WAYS)
 def test_any_answer_is_a_reply_or_a_failure_never_another_exception(
     kind: str, server: Saying, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -327,7 +327,7 @@ def test_any_answer_is_a_reply_or_a_failure_never_another_exception(
     url = server.url
 
     @settings(
-        max_examples=400 if kind == "openai" else 120, deadline=None, database=None,
+        max_examples=120 if kind == "litellm" else 400, deadline=None, database=None,
         suppress_health_check=list(HealthCheck), phases=[Phase.generate, Phase.shrink],
     )  # fmt: skip
     @given(answers(), st.booleans())

@@ -12,6 +12,7 @@ from fake_llm import Serving
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from ways import WAYS, named
 
 from graft.agents.gateway import Gateway
 from graft.agents.gateway.journal import unpacked
@@ -88,14 +89,13 @@ async def _once(journal: Path, request: CallRequest, **more: Any) -> None:
         await gateway.call(request)
 
 
-@pytest.mark.parametrize("provider", ["openai", "litellm"])
+@pytest.mark.parametrize("provider", WAYS)
 async def test_what_slips_past_a_recipe_is_not_sent(
     fake_llm: Serving, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, provider: str
 ) -> None:
     monkeypatch.setenv("GRAFT_TEST_KEY", "sk-test")
     fake_llm.set(key="sk-test")
-    name = "fake" if provider == "openai" else "openai/fake"
-    plain = model(fake_llm.url, provider=provider, model=name, api_key_env="GRAFT_TEST_KEY")
+    plain = model(fake_llm.url, **named(provider), api_key_env="GRAFT_TEST_KEY")
     await _once(tmp_path / "journal.sqlite", ask(plain.model_copy(update={"extra": SLIPPED})))
     sent = fake_llm.last_body()
     assert {name: sent[name] for name in OWN} == OWN
@@ -130,16 +130,15 @@ async def test_an_argument_of_litellms_own_is_refused_before_anything_is_sent(
     assert caught.value.where == "models.m.extra.litellm_session_id" and fake_llm.stats()["requests"] == 0
 
 
-@pytest.mark.parametrize("provider", ["openai", "litellm"])
+@pytest.mark.parametrize("provider", WAYS)
 async def test_a_header_of_a_provider_comes_from_the_environment(
     fake_llm: Serving, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, provider: str
 ) -> None:
     word = "Bearer a-word-without-shape"
     fake_llm.set(key=word.removeprefix("Bearer "))
-    name = "fake" if provider == "openai" else "openai/fake"
     if provider == "litellm":
         monkeypatch.setenv("OPENAI_API_KEY", "unused-0123")
-    spec = model(fake_llm.url, provider=provider, model=name, headers_env={"Authorization": "SHOP_HEADER"})
+    spec = model(fake_llm.url, **named(provider), headers_env={"Authorization": "SHOP_HEADER"})
     with pytest.raises(KeyMissing, match="SHOP_HEADER"):
         await _once(tmp_path / "journal.sqlite", ask(spec))
     monkeypatch.setenv("SHOP_HEADER", word)

@@ -1,4 +1,4 @@
-"""Both transports, the direct one and LiteLLM's, keep one contract: the same faults end the same way."""
+"""All transports, the direct ones and LiteLLM's, keep one contract: the same faults end the same way."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from fake_llm import Serving
+from ways import WAYS, named
 
 from graft.agents.gateway import Gateway
 from graft.agents.gateway.openai_transport import logprobs_of, seconds_of
@@ -25,7 +26,7 @@ SCHEMA = {"type": "object", "properties": {"score": {"type": "integer", "minimum
 PRICE = Price(input=1, output=2)
 
 
-@pytest.fixture(params=["openai", "litellm"])
+@pytest.fixture(params=WAYS)
 def provider(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("GRAFT_TEST_KEY", "sk-test")
     monkeypatch.setattr("graft.agents.gateway.limiter.BASE_WAIT_S", 0.02)
@@ -34,8 +35,7 @@ def provider(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 
 def ask(provider: str, url: str, text: str = "the cat or the dog", **more: Any) -> CallRequest:
     chat = more.pop("chat", True)
-    name = "fake" if provider == "openai" else ("openai/fake" if chat else "text-completion-openai/fake")
-    spec = {"name": "m", "provider": provider, "model": name, "base_url": url, "api_key_env": "GRAFT_TEST_KEY"}
+    spec: dict[str, Any] = {**named(provider, chat=chat), "name": "m", "base_url": url, "api_key_env": "GRAFT_TEST_KEY"}
     spec.update(more.pop("spec", {"price": PRICE}))
     given: dict[str, Any] = {"role": "reviewer", "purpose": "test", "max_tokens": 32, **more}
     given.update({"messages": (Message(role="user", content=text),)} if chat else {"prompt": text})
@@ -137,7 +137,7 @@ async def test_a_wait_beyond_reason_is_not_waited_for(provider: str, fake_llm: S
     assert caught.value.code == "rate_limited" and fake_llm.stats()["requests"] == 1
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 404])
+@pytest.mark.parametrize("status", [400, 401, 402, 403, 404])
 async def test_what_cannot_pass_is_not_tried_again(
     provider: str, fake_llm: Serving, tmp_path: Path, status: int
 ) -> None:

@@ -14,12 +14,12 @@ from scripted import Models, make_slot
 from graft.agents.methods import Context, Drawn, Place, Screen, method_of
 from graft.agents.methods.gra import KIND
 from graft.data.gates import Admission
-from graft.flows.dedup import settle_round
+from graft.flows.dedup import redecided, settle_round
 from graft.flows.streaming import Outcome, ShardRunner
 from graft.schemas.calls import Call, CallRequest
 from graft.schemas.errors import BudgetExhausted, CallFailed
 from graft.schemas.recipe import Recipe
-from graft.schemas.rows import Candidate, GateResult, Proposal, Seed, Slot
+from graft.schemas.rows import Accepted, Candidate, GateResult, Proposal, Seed, Slot
 from graft.students.instruct.data import pairs_of
 
 POOL = {"shop": [Seed.of(f"seed {n}", "shop").model_copy(update={"keywords": ("parcels",), "summary": f"sum {n}"})
@@ -192,10 +192,17 @@ def test_a_shard_makes_as_many_instructions_as_are_wanted_not_as_many_responses(
 
 
 async def _settled(candidates: list[Candidate], kept: list[Candidate]) -> tuple[list[Candidate], list[Candidate]]:
-    admission = Admission(recipe_for())
-    for one in kept:
-        admission.remember(one.proposal(KIND.text_id(one)))
-    return await settle_round(kept, candidates, method=KIND, admission=admission, max_cosine=None, embed=None)
+    admission, by_id = Admission(recipe_for()), {one.id: one for one in candidates}
+    before, new = ([_accepted(one) for one in some] for some in (kept, candidates))
+    for row in before:
+        admission.remember(row.proposal(KIND.text_id(row)))
+    alive, dropped = await settle_round(before, new, method=KIND, admission=admission, max_cosine=None, embed=None)
+    return [by_id[row.id] for row in alive], [redecided(by_id[drop.id], drop) for drop in dropped]
+
+
+def _accepted(one: Candidate) -> Accepted:
+    mean = one.decision.mean or 0.0
+    return Accepted(one.id, one.text, one.response, one.label, mean, one.restricted, one.group, one.slot.shard)
 
 
 @pytest.mark.parametrize("before", [False, True], ids=["in one round", "of an earlier pass"])

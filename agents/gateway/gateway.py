@@ -281,9 +281,9 @@ class Gateway:
         if kind == "openai":
             return OpenAITransport(self._endpoint_urls, self._concurrency)
         if kind == "litellm":
-            from graft.agents.gateway.litellm_transport import LiteLLMTransport
+            from graft.agents.gateway.hosted_transport import HostedTransport
 
-            return LiteLLMTransport()
+            return HostedTransport(self._concurrency)
         from graft.agents.local.encoder import EncoderTransport
 
         return EncoderTransport(students=self._students)
@@ -304,10 +304,10 @@ class Gateway:
     async def _known_price(self, model: ModelSpec) -> Price | None:
         if model.provider != "litellm":
             return None
-        from graft.agents.gateway.litellm_transport import LiteLLMTransport
+        from graft.agents.gateway.hosted_transport import HostedTransport
 
         transport = self._transport(model)
-        return await transport.price(model) if isinstance(transport, LiteLLMTransport) else None
+        return await transport.price(model) if isinstance(transport, HostedTransport) else None
 
 
 def as_cached(reply: Reply) -> Reply:

@@ -13,7 +13,8 @@ from functools import cache
 from typing import Any
 
 from graft.agents.gateway.credentials import headers_of, own_headers
-from graft.agents.gateway.ledger import MICRO, tokens_of
+from graft.agents.gateway.hosted import PREFIXING, keeps_key_back, listed_price
+from graft.agents.gateway.ledger import tokens_of
 from graft.agents.gateway.openai_transport import MAY_BE_BILLED, names_schema, reply_of, seconds_of, with_extra
 from graft.agents.gateway.payload import bytes_of
 from graft.agents.gateway.transport import Damaged, NotBilled, RateLimited, Refused, no_prefill
@@ -23,8 +24,6 @@ from graft.schemas.extra import sendable
 from graft.schemas.models import ModelSpec, Price
 
 TEXT_COMPLETION = "text-completion-openai/"
-PREFIXING = frozenset({"mistral", "deepseek", "codestral"})
-"""Providers that continue the last turn only if it is marked `prefix`."""
 PASSED = frozenset({
     "api_version", "organization", "region_name", "vertex_project", "vertex_location", "aws_region_name",
     "aws_profile_name", "aws_role_name", "aws_session_name", "aws_external_id", "aws_batch_role_arn",
@@ -83,14 +82,17 @@ class LiteLLMTransport:
 
     async def price(self, model: ModelSpec) -> Price | None:
         """Return a model's price from LiteLLM's table; None, never 0, for an unknown model."""
-        known = _known(await self._ready(), model.model)
-        if not known:
+        return listed_price(_known(await self._ready(), model.model))
+
+    async def cost(self, answer: dict[str, Any], model: str, provider: str) -> float | None:
+        """Return the price in US dollars that LiteLLM computes of a model's answer; None if unknown."""
+        litellm = await self._ready()
+        try:
+            parsed = litellm.ModelResponse(**answer)
+        except (ValueError, TypeError, AttributeError):
             return None
-        cached = known.get("cache_read_input_token_cost")
-        return Price(
-            input=known["input_cost_per_token"] * MICRO, output=(known.get("output_cost_per_token") or 0) * MICRO,
-            cached_input=None if cached is None else cached * MICRO,
-        )  # fmt: skip
+        parsed._hidden_params = {"custom_llm_provider": provider}
+        return _price(litellm, parsed, model)
 
     def _check_extra(self, model: ModelSpec) -> None:
         """Raise ModelUnreachable if an extra field is an argument of LiteLLM itself."""
@@ -181,6 +183,7 @@ def _load() -> Any:
 def _arguments(request: CallRequest, chat: bool, constrained: bool) -> dict[str, Any]:
     model = request.model
     key = headers_of(model).get("Authorization", "").removeprefix("Bearer ")
+    key = key or ("none" if keeps_key_back(model) else "")
     given: dict[str, Any] = {
         "model": model.model, "temperature": request.temperature, "top_p": request.top_p,
         "max_tokens": request.max_tokens, "timeout": model.timeout_s, "num_retries": 0, "max_retries": 0,
@@ -222,12 +225,13 @@ def _failure(litellm: Any, error: Exception, request: CallRequest) -> GraftError
         return Damaged("malformed", f"the reply is too large: {large}", where=name)
     if isinstance(error, litellm.Timeout | TimeoutError):
         return CallFailed("timeout", f"no reply within {request.model.timeout_s:g} s", where=name)
-    if isinstance(error, litellm.RateLimitError):
-        if "insufficient_quota" in str(error):
-            fix = "top it up at the provider"
-            return ModelUnreachable("the account has no credit or quota left", where=name, fix=fix)
-        return RateLimited("rate limited by the provider", where=name, retry_after=_retry_after(error))
     status = getattr(error, "status_code", None)
+    limited = isinstance(error, litellm.RateLimitError)
+    if status == 402 or (limited and "insufficient_quota" in str(error)):
+        fix = "top it up at the provider"
+        return ModelUnreachable("the account has no credit or quota left", where=name, fix=fix)
+    if limited:
+        return RateLimited("rate limited by the provider", where=name, retry_after=_retry_after(error))
     if status in (401, 403) or isinstance(error, litellm.AuthenticationError | litellm.PermissionDeniedError):
         variable = request.model.api_key_env or "the provider's own variable"
         return ModelUnreachable("the provider refused the key", where=name, fix=f"check {variable}")
@@ -311,5 +315,8 @@ def _price(litellm: Any, answer: Any, model: str) -> float | None:
     try:
         price = float(litellm.completion_cost(completion_response=answer, model=model))
         return price if math.isfinite(price) and price >= 0 else None
-    except (ValueError, LookupError, TypeError, AttributeError, litellm.exceptions.APIError):
+    except (
+        ValueError, LookupError, TypeError, AttributeError, litellm.exceptions.APIError,
+        litellm.exceptions.ModelNotMappedError,
+    ):  # fmt: skip
         return None

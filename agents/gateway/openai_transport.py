@@ -7,6 +7,7 @@ import re
 import time
 from email.utils import parsedate_to_datetime
 from operator import itemgetter
+from ssl import SSLContext
 from typing import Any
 
 import aiohttp
@@ -45,14 +46,17 @@ class OpenAITransport:
     Args:
         endpoints: base address of each model that runs on this machine, by the model's name.
         connections: size of the connection pool.
+        authorities: certificate authorities; without them, the system's.
     """
 
-    def __init__(self, endpoints: dict[str, str], connections: int) -> None:
+    def __init__(self, endpoints: dict[str, str], connections: int, authorities: SSLContext | None = None) -> None:
         self._endpoints = endpoints
-        self._unconstrained: set[str] = set()
+        self._unconstrained: set[tuple[str, str]] = set()
         self._continuing: set[str] = set()
         self._not_continuing: dict[str, str] = {}
-        connector = aiohttp.TCPConnector(limit=connections, limit_per_host=0, keepalive_timeout=60)
+        connector = aiohttp.TCPConnector(
+            limit=connections, limit_per_host=0, keepalive_timeout=60, ssl=authorities or True
+        )
         self._session = aiohttp.ClientSession(
             connector=connector, cookie_jar=aiohttp.DummyCookieJar(), skip_auto_headers=("User-Agent",)
         )
@@ -108,24 +112,28 @@ class OpenAITransport:
         return reply
 
     async def _attempt(self, base: str, request: CallRequest, *, chat: bool) -> Reply:
-        constrained = request.json_schema is not None and base not in self._unconstrained
-        url = f"{base}/chat/completions" if chat else f"{base}/completions"
+        place = (base, request.model.model)
+        constrained = request.json_schema is not None and place not in self._unconstrained
         started = time.perf_counter()
         try:
-            return await self._post(url, request, chat, constrained, started)
+            return await self._post(base, request, chat, constrained, started)
         except CallFailed as failure:
             if constrained and failure.code == "refused_by_server" and names_schema(failure.raw):
-                self._unconstrained.add(base)
-                return await self._post(url, request, chat, False, started)
+                self._unconstrained.add(place)
+                return await self._post(base, request, chat, False, started)
             raise
 
-    async def _post(self, url: str, request: CallRequest, chat: bool, constrained: bool, started: float) -> Reply:
+    async def _post(self, base: str, request: CallRequest, chat: bool, constrained: bool, started: float) -> Reply:
         model = request.model
-        data = orjson.dumps(body_of(request, chat=chat, constrained=constrained))
+        url, headers, body = self._parts(base, request, chat=chat, constrained=constrained)
         patience = aiohttp.ClientTimeout(total=model.timeout_s, sock_connect=min(CONNECT_S, 0.9 * model.timeout_s))
         try:
             async with self._session.post(
-                url, data=data, headers=headers_of(model), timeout=patience, allow_redirects=False
+                url,
+                data=orjson.dumps(body),
+                headers=headers,
+                timeout=patience,
+                allow_redirects=False,
             ) as response:
                 payload = await body_within(response)
                 if response.status != 200:
@@ -141,7 +149,17 @@ class OpenAITransport:
         except (aiohttp.ClientError, OSError) as error:
             kind = NotBilled if isinstance(error, aiohttp.ClientConnectorError) else CallFailed
             raise kind("connection", f"the connection failed ({type(error).__name__})", where=model.name) from None
-        return reply_of(request, payload, chat, time.perf_counter() - started)
+        return await self._read(request, payload, chat, time.perf_counter() - started)
+
+    def _parts(
+        self, base: str, request: CallRequest, *, chat: bool, constrained: bool
+    ) -> tuple[str, dict[str, str], dict[str, Any]]:
+        """Address, headers and body."""
+        url = f"{base}/chat/completions" if chat else f"{base}/completions"
+        return url, headers_of(request.model), body_of(request, chat=chat, constrained=constrained)
+
+    async def _read(self, request: CallRequest, payload: bytes, chat: bool, latency_s: float) -> Reply:
+        return reply_of(request, payload, chat, latency_s)
 
 
 def address_of(model: ModelSpec, endpoints: dict[str, str]) -> str:
@@ -217,7 +235,7 @@ def names_schema(raw: str) -> bool:
 def failure_of(status: int, retry_after: str | None, payload: bytes, model: ModelSpec) -> Exception:
     """Convert a status other than 200 to an error."""
     raw, name = raw_of(payload, model), model.name
-    if status == 429 and "insufficient_quota" in raw:
+    if status == 402 or (status == 429 and "insufficient_quota" in raw):
         return ModelUnreachable("the account has no credit or quota left", where=name, fix="top it up at the provider")
     if status == 429 or (status == 503 and retry_after):
         code, after = "rate_limited" if status == 429 else "server_error", seconds_of(retry_after)
@@ -262,7 +280,7 @@ def reply_of(request: CallRequest, payload: bytes, chat: bool, latency_s: float)
         if not answer["choices"]:
             raise _damaged(CallFailed("empty", "the server's answer has no choices", where=model.name), usage, request)
         choice = answer["choices"][0]
-        text = (choice.get("message") or {}).get("content") if chat else choice.get("text")
+        text = _content(choice.get("message") or {}, request) if chat else choice.get("text")
         text = storable(text) if isinstance(text, str) else ""
         if (prefill := prefill_of(request)).strip():
             text = text.removeprefix(prefill)  # some servers repeat the prefill
@@ -285,6 +303,14 @@ def reply_of(request: CallRequest, payload: bytes, chat: bool, latency_s: float)
         key="", text=text, finish_reason=finish or "stop", logprobs=logprobs, parsed=parsed, usage=usage,
         price_usd=price, latency_s=latency_s, attempts=1, cached=False, served_model=served,
     )  # fmt: skip
+
+
+def _content(message: dict[str, Any], request: CallRequest) -> Any:
+    """Text of a chat's message. JSON may come as the arguments of a tool call, where a request had to ask for one."""
+    calls = message.get("tool_calls")
+    if request.json_schema is not None and not message.get("content") and isinstance(calls, list) and len(calls) == 1:
+        return calls[0]["function"].get("arguments")
+    return message.get("content")
 
 
 def _word(value: Any) -> str | None:

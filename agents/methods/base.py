@@ -20,7 +20,7 @@ from graft.schemas.binding import LEAST_SCORE, MethodSettings, Role
 from graft.schemas.errors import GraftError
 from graft.schemas.problems import Finding
 from graft.schemas.recipe import Recipe
-from graft.schemas.rows import Candidate, GateResult, Proposal, Seed, Slot
+from graft.schemas.rows import Accepted, Candidate, GateResult, Proposal, Seed, Slot
 from graft.schemas.sections import Section
 
 S = TypeVar("S", bound=MethodSettings)
@@ -200,14 +200,14 @@ class Method(Generic[S]):
         """
         return None
 
-    def text_id(self, candidate: Candidate) -> str:
+    def text_id(self, row: Candidate | Accepted) -> str:
         """Id under which a row's text is compared for duplicates: rows of one text share it."""
-        group = candidate.slot.group if self.group_shares_text else ""
-        return "c_" + stable_hash(group) if group else candidate.id
+        group = row.group if self.group_shares_text else ""
+        return "c_" + stable_hash(group) if group else row.id
 
-    def one_of(self, slot: Slot) -> str:
-        """The group of which at most one row is accepted; empty if the slot is in none."""
-        return slot.group if self.keeps_one_of_group else ""
+    def one_of(self, row: Candidate | Accepted) -> str:
+        """The group of which at most one row is accepted; empty if the row is in none."""
+        return row.group if self.keeps_one_of_group else ""
 
     def describe(self, slot: Slot, notes: Mapping[str, JsonValue]) -> list[tuple[str, str]]:
         """Requests to a slot beyond its label, and notes on how it was made, as (name, text) for people.

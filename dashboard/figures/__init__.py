@@ -13,4 +13,4 @@ Rows = list[dict[str, Any]]
 
 def rows_of(lake: Lake, query: str, given: Sequence[Any] = ()) -> Rows:
     """The result of a query as plain rows. Pass values in `given`, never in the query's text."""
-    return list(lake.sql(query, given).to_pylist())
+    return list(lake.query(query, given))

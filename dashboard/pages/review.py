@@ -176,7 +176,7 @@ def _labels(context: PageContext, found: DatasetVersion) -> list[str]:
 def _done(context: PageContext, edit_id: str) -> dict[str, Any] | None:
     """The last decision, to show and undo it."""
     query = 'SELECT id, row_id, action, label, "by" FROM lake.edits WHERE id = ?'
-    rows = context.lake.sql(query, [edit_id]).to_pylist() if edit_id else []
+    rows = context.lake.query(query, [edit_id]) if edit_id else []
     return rows[0] if rows else None
 
 

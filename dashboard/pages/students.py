@@ -109,7 +109,7 @@ def _others(context: PageContext, found: Student, chosen: Evaluation) -> list[di
         SELECT s.id, s.dataset, s.version, e.accuracy
         FROM lake.evaluations e JOIN lake.students s ON s.id = e.student_id
         WHERE e.test_hash = ? AND s.id <> ? ORDER BY e.accuracy DESC, s.id LIMIT 100"""
-    return list(context.lake.sql(query, [chosen.test_hash, found.id]).to_pylist())
+    return list(context.lake.query(query, [chosen.test_hash, found.id]))
 
 
 def _pair(context: PageContext, found: Student, other: str, chosen: Evaluation) -> tuple[Paired | None, str]:

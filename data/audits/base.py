@@ -100,7 +100,7 @@ def audit_rows(lake: Lake, found: DatasetVersion, *, restricted: bool = False) -
         FROM lake.version_rows v
         LEFT JOIN lake.candidates c ON c.run_id = v.run_id AND c.candidate_id = v.candidate_id
         WHERE v.dataset = ? AND v.version = ? AND (? OR NOT v.restricted) ORDER BY v.id"""
-    rows: list[dict[str, Any]] = lake.sql(query, [found.dataset, found.version, restricted]).to_pylist()
+    rows: list[dict[str, Any]] = lake.query(query, [found.dataset, found.version, restricted])
     return [AuditRow(**row) for row in rows]
 
 

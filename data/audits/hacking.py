@@ -134,7 +134,7 @@ def _by_students(lake: Lake, dataset: str) -> tuple[dict[int, float], str]:
         SELECT s.version, e.test_file, e.test_hash, arg_max(e.accuracy, s.created_at) AS accuracy
         FROM lake.students s JOIN lake.evaluations e ON e.student_id = s.id
         WHERE s.dataset = ? AND s.version IS NOT NULL AND e.test_file <> ? GROUP BY ALL"""
-    rows = lake.sql(query, [dataset, NOT_HELD_OUT]).to_pylist()
+    rows = lake.query(query, [dataset, NOT_HELD_OUT])
     files: dict[tuple[str, str], dict[int, float]] = {}
     for row in rows:
         files.setdefault((row["test_file"], row["test_hash"]), {})[row["version"]] = row["accuracy"]
@@ -152,7 +152,7 @@ def _by_people(lake: Lake, dataset: str) -> tuple[dict[int, float], str]:
             WHERE dataset = $1 AND action NOT IN ('note', 'skip', 'undo')
             AND id NOT IN (SELECT undoes FROM lake.edits WHERE dataset = $1 AND action = 'undo')
             GROUP BY ALL) GROUP BY version"""
-    found = {row["version"]: row["kept"] for row in lake.sql(query, [dataset]).to_pylist()}
+    found = {row["version"]: row["kept"] for row in lake.query(query, [dataset])}
     return found, "rows that people kept" if found else ""
 
 
@@ -162,7 +162,7 @@ def _point(lake: Lake, dataset: str, number: int, version: int | None, run_id: s
                avg(CAST(c.route = 'agreed' AS DOUBLE)) FILTER (c.route IN ('agreed', 'adjudicated')) AS agreement
         FROM lake.version_rows v JOIN lake.candidates c ON c.run_id = v.run_id AND c.candidate_id = v.candidate_id
         WHERE v.dataset = ? AND v.version = ? AND v.run_id = ?"""
-    row: dict[str, Any] = lake.sql(query, [dataset, version, run_id]).to_pylist()[0]
+    row: dict[str, Any] = lake.query(query, [dataset, version, run_id])[0]
     return Point(number, version, row["rows"], row["score"], row["agreement"], golden)
 
 
@@ -171,7 +171,7 @@ def _texts(lake: Lake, dataset: str, version: int | None, run_id: str, restricte
     query = """
         SELECT text FROM lake.version_rows
         WHERE dataset = ? AND version = ? AND run_id = ? AND (? OR NOT restricted) ORDER BY id"""
-    return [str(row["text"]) for row in lake.sql(query, [dataset, version, run_id, restricted]).to_pylist()]
+    return [str(row["text"]) for row in lake.query(query, [dataset, version, run_id, restricted])]
 
 
 def run(material: Material, options: Value) -> list[Curve]:

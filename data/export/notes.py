@@ -20,7 +20,7 @@ def describe(source: Source, how: Format, splits: Sequence[str], made: Sequence[
         SELECT split, count(*) FILTER (restricted) AS restricted, count(*) AS n FROM lake.version_rows
         WHERE dataset = ? AND version = ? GROUP BY split"""
     found = source.found
-    count = {row["split"]: row for row in source.lake.sql(query, [found.dataset, found.version]).to_pylist()}
+    count = {row["split"]: row for row in source.lake.query(query, [found.dataset, found.version])}
     there = sum(count[name]["restricted"] for name in splits)
     rows = sum(file.rows or 0 for file in made)
     whole = sum(count[name]["n"] for name in splits) - (0 if source.restricted else there)

@@ -139,7 +139,7 @@ def _source(
     ask: bool, plain: bool, instruction: str,
 ) -> Source:  # fmt: skip
     query = "SELECT count(response) AS n FROM lake.version_rows WHERE dataset = ? AND version = ?"
-    has_response = bool(lake.sql(query, [found.dataset, found.version]).to_pylist()[0]["n"])
+    has_response = bool(lake.query(query, [found.dataset, found.version])[0]["n"])
     usual = ("id", "text", *(("response",) if has_response else ()), "label", "source")
     if columns and not how.choosable:
         raise GraftError(f"the columns of {how.name} are fixed", where="--columns", fix="omit it")

@@ -1,7 +1,7 @@
 """The gate for personal data: mail addresses, phones, cards, bank accounts, IP addresses, national numbers.
 
 Check digits are verified (card, IBAN, national numbers), so that an order number is no card. A phone number
-needs a sign that it is one: a plus, its usual spacing, or a word such as "call" before it. Names need a model.
+needs a sign that it is one: a plus, its usual spacing, or words such as "call me on" before it. Names need a model.
 """
 
 from __future__ import annotations
@@ -62,6 +62,13 @@ _CALL = re.compile(
     r"[^\d]{0,40}+$",
     re.IGNORECASE,
 )
+_ASKED = re.compile(
+    r"\b(?:call|phone|ring|dial|text|sms|whatsapp|contact|number is|number's|reach\W+(?:me|us|him|her|them))\b"
+    r"(?:\W+(?:me|us|him|her|them|back|up|now|again|please|on|at|via|under|this|my|our|the|number|mobile|cell|phone|line"
+    r"|is|it|to|here|directly|anytime)\b){0,6}\W{1,3}(?P<it>\d(?:[\s()-]{0,3}\d){6,14})(?![\w-])",
+    re.IGNORECASE,
+)
+"""A number that people are told to call, whether or not it can exist: small models make numbers up."""
 _NUMBERED = re.compile(
     r"(?:order|invoice|ref|reference|tracking|ticket|article|item|serial|case|account|parcel|isbn|sku|code|policy"
     r"|receipt|nhs|booking|transaction)\b[^\d]{0,20}+$|#\s?$",
@@ -111,7 +118,7 @@ class Settings(Value):
 class PersonalGate(Gate):
     """Rule `personal_data`. The detail gives kind and place, never the data; the score is the number of finds."""
 
-    Settings, cost, name = Settings, 10, "personal"
+    Settings, cost, version, name = Settings, 10, 2, "personal"
 
     def __init__(self, recipe: Recipe, needs: Needs) -> None:
         super().__init__(recipe, needs)
@@ -275,6 +282,10 @@ def _phones(text: str, regions: Sequence[str]) -> Iterator[Span]:
             digits = sum(sign.isdigit() for sign in match.raw_string)
             if digits >= LEAST_ABROAD and not _NO_PHONE.match(match.raw_string):
                 yield Span("phone", match.start, match.end)
+    for asked in _ASKED.finditer(text):
+        start, end = asked.span("it")
+        if not _NUMBERED.search(text, max(0, start - 60), start):
+            yield Span("phone", start, end)
 
 
 @lru_cache(maxsize=2)

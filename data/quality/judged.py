@@ -174,7 +174,7 @@ def _reviewers(lake: Lake, table: str, missing: dict[str, str]) -> tuple[Reviewe
                  GROUP BY model)
         SELECT model, count(*) AS reviews, avg(mean) AS mean, any_value(severity) AS severity, any_value(bias) AS bias
         FROM scored LEFT JOIN severity USING (model) LEFT JOIN bias USING (model) GROUP BY model ORDER BY model"""
-    found = lake.sql(query).to_pylist()
+    found = lake.query(query)
     if any(row["severity"] is None for row in found):
         missing["reviews.severity"] = "a model that judged alone has no panel to be compared with"
     return tuple(
@@ -246,7 +246,7 @@ def _bins(lake: Lake, name: str, column: str) -> tuple[Bin, ...]:
             confidence=round(row["confidence"], DIGITS),
             accuracy=round(row["accuracy"], DIGITS),
         )
-        for row in lake.sql(query).to_pylist()
+        for row in lake.query(query)
     )
 
 
@@ -273,9 +273,9 @@ def yields(lake: Lake, rows: Held, runs: list[str], missing: dict[str, str]) -> 
     name = f"{rows.name}_calls"
     try:
         lake.sql(f"CREATE TEMP TABLE {name} AS {calls_once('list_contains(?::VARCHAR[], run_id)')}", [runs])
-        spent = lake.sql(f"""
+        spent = lake.query(f"""
             SELECT role, model, count(*) AS calls, count(*) FILTER (NOT answered) AS failed, {TOKENS} AS tokens,
-                   {PRICED} AS price FROM {name} GROUP BY role, model ORDER BY role, model""").to_pylist()
+                   {PRICED} AS price FROM {name} GROUP BY role, model ORDER BY role, model""")
         priced = one(lake, f"SELECT count(*) AS calls, {PRICED} AS price FROM {name}")
         labels = _label_yields(lake, name, runs)
     finally:
@@ -320,7 +320,7 @@ def _label_yields(lake: Lake, calls: str, runs: list[str]) -> tuple[LabelYield, 
             price_usd=rounded(row["price"]),
             row_price_usd=None if row["price"] is None else ratio(row["price"], row["accepted"]),
         )
-        for row in lake.sql(query, [runs]).to_pylist()
+        for row in lake.query(query, [runs])
     )
 
 
@@ -329,7 +329,7 @@ def _model_yields(lake: Lake, runs: list[str]) -> tuple[ModelYield, ...]:
         SELECT coalesce(json_extract_string(models, '$.generator'), '') AS model, count(*) AS n,
                count(*) FILTER (status = 'accepted') AS accepted
         FROM lake.candidates WHERE list_contains(?::VARCHAR[], run_id) GROUP BY 1 ORDER BY 1"""
-    found: list[dict[str, Any]] = lake.sql(query, [runs]).to_pylist()
+    found: list[dict[str, Any]] = lake.query(query, [runs])
     return tuple(
         ModelYield(model=row["model"], candidates=int(row["n"]), accepted=int(row["accepted"])) for row in found
     )

@@ -78,7 +78,7 @@ def held(lake: Lake, version: DatasetVersion) -> Iterator[Held]:
 
 def one(lake: Lake, query: str, params: list[Any] | None = None) -> dict[str, Any]:
     """The only row of an answer."""
-    row: dict[str, Any] = lake.sql(query, params or []).to_pylist()[0]
+    row: dict[str, Any] = lake.query(query, params or [])[0]
     return row
 
 
@@ -108,7 +108,7 @@ def spread(lake: Lake, table: str, column: str) -> Spread | None:
 def balance(lake: Lake, rows: Held, wanted: Mapping[str, int]) -> Balance:
     """Shares of labels and splits. `wanted`: requested rows per label by the recipe; empty: an even share is
     expected."""
-    counted = lake.sql(f"SELECT label, count(*) AS n FROM {rows.name} GROUP BY 1 ORDER BY 1").to_pylist()
+    counted = lake.query(f"SELECT label, count(*) AS n FROM {rows.name} GROUP BY 1 ORDER BY 1")
     counts = {row["label"]: int(row["n"]) for row in counted}
     names = sorted({*counts, *wanted})
     total, expected = sum(counts.values()), sum(wanted.values())
@@ -126,7 +126,7 @@ def balance(lake: Lake, rows: Held, wanted: Mapping[str, int]) -> Balance:
         FROM (SELECT count(*) AS n FROM {rows.name} GROUP BY label)"""
     bits = max(0.0, round(float(one(lake, query)["bits"]), DIGITS))
     most = one(lake, "SELECT log2(?::DOUBLE) AS bits", [max(1, len(names))])["bits"]
-    splits = lake.sql(f"SELECT split, count(*) AS n FROM {rows.name} GROUP BY 1 ORDER BY 1").to_pylist()
+    splits = lake.query(f"SELECT split, count(*) AS n FROM {rows.name} GROUP BY 1 ORDER BY 1")
     return Balance(
         labels=shares,
         entropy=bits,
@@ -201,7 +201,7 @@ def duplicates(lake: Lake, rows: Held, missing: dict[str, str], *, restricted: b
         FROM (SELECT same, count(*) AS n, min(id) AS id, bool_or(restricted) AS hidden FROM {rows.name}
               GROUP BY same HAVING count(*) > 1 ORDER BY n DESC, id LIMIT 5) m
         JOIN lake.version_rows v USING (id) WHERE v.dataset = ? AND v.version = ? ORDER BY n DESC, id"""
-    found = lake.sql(query, [restricted, HIDDEN, rows.version.dataset, rows.version.version]).to_pylist()
+    found = lake.query(query, [restricted, HIDDEN, rows.version.dataset, rows.version.version])
     share, sampled = _near(lake, rows) if near else (None, 0)
     if near and share is None:
         missing["duplicates.near"] = "no row has a word"

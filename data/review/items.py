@@ -63,9 +63,9 @@ def items(
 ) -> tuple[Item, ...]:
     """Return the items with these ids, in order; unknown ids are left out."""
     runs = runs_of(lake, found)
-    held = {row["id"]: row for row in lake.sql(HELD, [found.dataset, found.version, list(ids)]).to_pylist()}
+    held = {row["id"]: row for row in lake.query(HELD, [found.dataset, found.version, list(ids)])}
     made: dict[str, dict[str, Any]] = {}
-    for row in lake.sql(MADE, [runs, list(ids)]).to_pylist():
+    for row in lake.query(MADE, [runs, list(ids)]):
         place = held.get(row["id"])
         if place is None or place["run_id"] == row["run_id"]:
             made[row["id"]] = row
@@ -83,13 +83,13 @@ def _neighbours(lake: Lake, found: DatasetVersion, runs: list[str], ids: list[st
         return {}
     from graft.data.edits import task_of
 
-    made, task = lake.sql(NEAR, [runs, ids]).to_pylist(), task_of(lake, found)
+    made, task = lake.query(NEAR, [runs, ids]), task_of(lake, found)
     for row in made:
         if row["restricted"] is None:  # a seed
             row["restricted"] = task.restricts(row["label"])
     missing = sorted(set(ids) - {row["id"] for row in made})
-    older = lake.sql(NEAR_OLDER, [found.dataset, missing]).to_pylist() if missing else []
-    secret = {row["id"] for row in lake.sql(NEAR_SECRET, [found.dataset, ids]).to_pylist()}
+    older = lake.query(NEAR_OLDER, [found.dataset, missing]) if missing else []
+    secret = {row["id"] for row in lake.query(NEAR_SECRET, [found.dataset, ids])}
     secret |= {row["id"] for row in (*made, *older) if row["restricted"]}
     return {row["id"]: (row["text"], row["id"] in secret) for row in (*older, *made)}
 

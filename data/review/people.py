@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from graft.data.arrow import from_table
+from graft.data.arrow import from_rows
 from graft.data.edits import DECISIONS, WORDS, Decided, edits, fold, in_force, seen
 from graft.data.quality.judged import alpha_of
 from graft.data.rescue import Rejected, rejected
@@ -51,7 +51,7 @@ def standing(lake: Lake, found: DatasetVersion, row_id: str, *, restricted: bool
     """
     row = seen(lake, found, row_id)
     query = 'SELECT * FROM lake.edits WHERE dataset = ? AND row_id = ? ORDER BY "at", id'
-    made = in_force(from_table(Edit, lake.sql(query, [found.dataset, row.id])))
+    made = in_force(from_rows(Edit, lake.query(query, [found.dataset, row.id])))
     hide = row.restricted and not restricted
     return [hidden(edit) if hide else edit for edit in made if edit.action != "skip"]
 
@@ -82,7 +82,7 @@ def hidden(edit: Edit) -> Edit:
 def _places(lake: Lake, found: DatasetVersion, ids: set[str]) -> tuple[dict[str, dict[str, Any]], dict[str, Rejected]]:
     """The rows that the version contains, and those that its runs rejected."""
     params = [found.dataset, found.version, sorted(ids)]
-    held = {row["id"]: row for row in lake.sql(_HELD, params).to_pylist()} if ids else {}
+    held = {row["id"]: row for row in lake.query(_HELD, params)} if ids else {}
     return held, rejected(lake, found, ids - held.keys())
 
 
@@ -160,8 +160,8 @@ def agreement(lake: Lake, dataset: str) -> Agreement:
     Each person's first decision in force on a row counts: the resulting label, or `reject`.
     """
     params = [dataset, list(DECISIONS)]
-    rows = lake.sql(_ROWS, [*params, REJECTED]).to_pylist()
-    pairs = lake.sql(_PAIRS, params).to_pylist()
+    rows = lake.query(_ROWS, [*params, REJECTED])
+    pairs = lake.query(_PAIRS, params)
     alpha, missing = _alpha(rows)
     return Agreement(
         rows=len(rows),
@@ -238,7 +238,7 @@ def against_people(lake: Lake, dataset: str) -> AgainstPeople:
     """
     from graft.data.audits.base import wilson
 
-    rows = lake.sql(_JUDGES.replace("LEAST_SCORE", least_scores()), [dataset, list(DECISIONS)]).to_pylist()
+    rows = lake.query(_JUDGES.replace("LEAST_SCORE", least_scores()), [dataset, list(DECISIONS)])
     counts = ("accepted", "agreed", "false_accepts", "false_rejects")
     return AgainstPeople(
         rows=rows[0]["decided"] if rows else 0,

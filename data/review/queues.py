@@ -115,7 +115,7 @@ def gates(lake: Lake, found: DatasetVersion) -> list[tuple[str, int]]:
     Candidates that the version contains nevertheless, and those without a text, are left out.
     """
     query = f"SELECT gate, count(*) AS n FROM ({_REJECTED.format(runs='$3')}) GROUP BY gate ORDER BY n DESC, gate"
-    rows = lake.sql(query, [found.dataset, found.version, runs_of(lake, found)]).to_pylist()
+    rows = lake.query(query, [found.dataset, found.version, runs_of(lake, found)])
     return [(str(row["gate"]), int(row["n"])) for row in rows]
 
 

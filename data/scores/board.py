@@ -152,7 +152,7 @@ def leaderboard(lake: Lake, dataset: str | None = None, *, validation: bool = Fa
         LEFT JOIN taught t ON t.student_id = j.student_id AND t.test_hash = j.test_hash
         ORDER BY j.dataset, j.synthetic, max(j.test_file) OVER (PARTITION BY j.dataset, j.test_hash), j.test_hash,
                  rank, j.created_at DESC, j.student_id"""
-    found = lake.sql(query, [dataset, validation, VALIDATION]).to_pylist()
+    found = lake.query(query, [dataset, validation, VALIDATION])
     return [Standing.model_validate(row) for row in found]
 
 

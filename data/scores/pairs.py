@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from graft.data.arrow import from_table
+from graft.data.arrow import from_rows
 from graft.data.scores import maths
 from graft.data.scores.answers import VALIDATION, Answers, answers, not_kept
 from graft.schemas.base import Value
@@ -54,7 +54,7 @@ def find_student(lake: Lake, beginning: str) -> Student:
     Raises NotFound, listing the candidates, if there is none or several.
     """
     query = "SELECT * FROM lake.students ORDER BY created_at DESC, id"
-    every = from_table(Student, lake.sql(query))
+    every = from_rows(Student, lake.query(query))
     found = [one for one in every if beginning and one.id.startswith(beginning)]
     if len(found) == 1 or (found and found[0].id == beginning):
         return found[0]
@@ -75,7 +75,7 @@ def shared_tests(lake: Lake, a: str, b: str) -> list[tuple[str, str]]:
         JOIN lake.evaluations o ON o.test_hash = e.test_hash AND o.student_id = $2
         WHERE e.student_id = $1 GROUP BY e.test_hash
         ORDER BY bool_or(e.test_file = $3), bool_or(ends_with(e.test_file, '(synthetic)')), max(e.rows) DESC, 1"""
-    return [(row["test_hash"], row["test_file"]) for row in lake.sql(query, [a, b, VALIDATION]).to_pylist()]
+    return [(row["test_hash"], row["test_file"]) for row in lake.query(query, [a, b, VALIDATION])]
 
 
 def compare(home: Home, lake: Lake, a: Student, b: Student, test_hash: str | None = None) -> Paired:

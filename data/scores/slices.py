@@ -103,7 +103,7 @@ def row_facts(lake: Lake, answers: Answers, *, restricted: bool = False) -> dict
         SELECT h.id, h.source, CASE WHEN h.restricted AND NOT $3 THEN ''
                ELSE coalesce(json_extract_string(c.steer, '$.concept'), '') END AS concept
         FROM held h LEFT JOIN lake.candidates c ON c.run_id = h.run_id AND c.candidate_id = h.candidate_id"""
-    found = lake.sql(query, [answers.student_id, ids, restricted]).to_pylist()
+    found = lake.query(query, [answers.student_id, ids, restricted])
     return {row["id"]: RowFacts(source=row["source"], concept=row["concept"]) for row in found}
 
 

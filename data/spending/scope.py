@@ -71,7 +71,7 @@ def candidates(filters: Filters, columns: str) -> str:
 
 def rows(lake: Lake, query: str, given: Params) -> list[dict[str, Any]]:
     """Return the query's rows as dicts."""
-    return list(lake.sql(query, given).to_pylist())
+    return list(lake.query(query, given))
 
 
 def dollars(value: Any) -> float | None:

@@ -57,7 +57,7 @@ def restricted_seeds(lake: Lake, found: DatasetVersion) -> list[str]:
     """Return run and label, separated by a space, of the version's seeds that their tasks restrict."""
     query = f"SELECT DISTINCT s.run_id, s.label {_OF_RUNS}"
     labels: dict[str, list[str]] = {}
-    for row in lake.sql(query, [found.dataset, found.version]).to_pylist():
+    for row in lake.query(query, [found.dataset, found.version]):
         labels.setdefault(row["run_id"], []).append(row["label"])
     tasks = {name: run.task for name in labels if (run := lake.run(name))}
     return [f"{name} {label}" for name, task in tasks.items() for label in labels[name] if task.restricts(label)]
@@ -85,7 +85,7 @@ def chosen(lake: Lake, found: DatasetVersion, limit: int | None) -> Iterator[Cho
               UNION ALL SELECT 'seed', * FROM given WHERE $4::BIGINT IS NULL OR place < $4)"""
     lake.sql(query, [found.dataset, found.version, restricted_seeds(lake, found), limit, EMBEDDED_CHARS])
     try:
-        counted = lake.sql(f"SELECT kind, count(*) AS n FROM {name} GROUP BY kind").to_pylist()
+        counted = lake.query(f"SELECT kind, count(*) AS n FROM {name} GROUP BY kind")
         count: dict[Kind, int] = {"row": 0, "seed": 0, **{row["kind"]: int(row["n"]) for row in counted}}
         if not count["row"]:
             raise NotFound(f"{found.ref} no longer exists", where=found.dataset, fix="graft datasets")
@@ -124,4 +124,4 @@ def _rows(lake: Lake, found: DatasetVersion, points: list[Point], restricted: bo
         FROM ({SEEDS}) WHERE id IN (SELECT unnest($5::VARCHAR[]))"""
     ids = [[point.id for point in points if point.kind == kind] for kind in ("row", "seed")]
     given = [found.dataset, found.version, restricted_seeds(lake, found), *ids, restricted, HIDDEN, CHARS]
-    return list(lake.sql(query, given).to_pylist())
+    return list(lake.query(query, given))

@@ -187,7 +187,7 @@ def _origin(lake: Lake, student: Student) -> tuple[DatasetVersion | None, Recipe
     run = lake.run(found.run_id)
     recipe = Recipe.stored(run.recipe) if run else None
     query = "SELECT count(*) FILTER (restricted) AS n FROM lake.version_rows WHERE dataset = ? AND version = ?"
-    restricted = lake.sql(query, [found.dataset, found.version]).to_pylist()[0]["n"]
+    restricted = lake.query(query, [found.dataset, found.version])[0]["n"]
     return (None, recipe, found.seeds, 0) if student.version is None else (found, recipe, found.seeds, restricted)
 
 

@@ -13,8 +13,9 @@ import orjson
 
 from graft.agents.gateway.batch.store import Batch
 from graft.agents.gateway.credentials import headers_of, own_headers, raw_of
+from graft.agents.gateway.hosted import PREFIXING
 from graft.agents.gateway.ledger import MICRO
-from graft.agents.gateway.litellm_transport import PASSED, PREFIXING, LiteLLMTransport, _continues, _load, own_settings
+from graft.agents.gateway.litellm_transport import PASSED, LiteLLMTransport, _continues, _load, own_settings
 from graft.agents.gateway.openai_transport import body_of, failure_of
 from graft.agents.gateway.transport import Refused, no_prefill
 from graft.schemas.calls import CallRequest

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft.data.gates.shared.folding import normalise
-from graft.data.gates.shared.near import NearIndex, jaccard_of, minhash_of, shingles_of, sketch_from
+from graft.data.gates.shared.near import NearIndex, jaccard_of, shingles_of, sketch_from
 from graft.data.gates.shared.semantic import ROUNDING, clusters, drop_semantic_duplicates
 
 EXACT_BELOW = 50_000
@@ -202,16 +202,16 @@ class _AllNear(NearIndex):
         shingles = shingles_of(text)
         if not shingles:
             return []
-        mine, minhash = sketch_from(shingles), minhash_of(shingles)
+        mine, keys = sketch_from(shingles), self._bands.keys_of(shingles)
         joined: dict[int, int] = {}
-        for row in sorted(self._lsh.query(minhash)):
+        for row in self._bands.find(keys):
             other = int(self._ids[row])
             root = _root(parent, other)
             if root not in joined:
                 score = jaccard_of(mine, np.frombuffer(self._sketches[row], dtype=np.uint32))
                 if score >= self._threshold - 1e-9:
                     joined[root] = other
-        self._lsh.insert(len(self._ids), minhash)
+        self._bands.add(len(self._ids), keys)
         self._ids.append(str(place))
         self._sketches.append(mine.tobytes())
         return list(joined.values())
