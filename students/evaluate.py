@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -87,13 +88,12 @@ def evaluate(
     threshold are chosen on them, never on the rows judged. Unknown figures stay None or empty. Errors as
     `check_test_rows`; ValueError for probabilities that are not one list a row with one number a label.
     """
-    from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
-
     from graft.data.scores.maths import accuracy_interval
 
     check_test_rows(rows, labels, test_file, lambda text: None)
     true, names = [label for _, label in rows], list(labels)
-    precision, recall, f1, support = precision_recall_fscore_support(true, predicted, labels=names, zero_division=0.0)
+    confusion = _confusion(true, predicted, names)
+    precision, recall, f1, support = _scores(true, predicted, names)
     seen = [place for place, count in enumerate(support) if count]
     right = sum(guess == label for guess, label in zip(predicted, true, strict=True))
     calibrated = _calibrated(predicted, true, names, probabilities, validation) if probabilities is not None else {}
@@ -102,18 +102,52 @@ def evaluate(
         test_file=test_file,
         test_hash=content_hash(rows),
         rows=len(rows),
-        accuracy=float(accuracy_score(true, predicted)),
+        accuracy=right / len(rows),
         macro_f1=float(sum(f1[place] for place in seen) / len(seen)),
         classes=tuple(
             ClassScore(label=label, precision=float(p), recall=float(r), f1=float(f), support=int(n))
             for label, p, r, f, n in zip(names, precision, recall, f1, support, strict=True)
         ),
-        confusion=tuple(tuple(int(n) for n in row) for row in confusion_matrix(true, predicted, labels=names)),
+        confusion=confusion,
         labels=tuple(names),
         interval=accuracy_interval(right, len(rows)),
         majority=float(max(support)) / len(rows),
         **calibrated,
     )
+
+
+def _confusion(true: Sequence[str], predicted: Sequence[str], names: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+    """Rows of each true label (the rows) by predicted label (the columns)."""
+    counts = Counter(zip(true, predicted, strict=True))
+    return tuple(tuple(counts[label, guess] for guess in names) for label in names)
+
+
+def _scores(true: Sequence[str], predicted: Sequence[str], names: Sequence[str]) -> tuple[list[Any], ...]:
+    """Precision, recall, F1 and support of each label, 0 where undefined. scikit-learn takes a second to import."""
+    there, guessed = Counter(true), Counter(predicted)
+    hits = Counter(label for label, guess in zip(true, predicted, strict=True) if label == guess)
+    return (
+        [hits[name] / guessed[name] if guessed[name] else 0.0 for name in names],
+        [hits[name] / there[name] if there[name] else 0.0 for name in names],
+        [2 * hits[name] / (there[name] + guessed[name]) if there[name] + guessed[name] else 0.0 for name in names],
+        [there[name] for name in names],
+    )
+
+
+def average_precision(held: Any, scores: Any) -> float:
+    """Area under the precision-recall curve as a step function; equal scores are one step.
+
+    Args:
+        held: boolean array, true for rows of the positive class; at least one is true
+        scores: array of the same length, higher for the positive class
+    """
+    import numpy as np
+
+    order = np.argsort(-scores, kind="stable")
+    ends = np.r_[np.flatnonzero(np.diff(scores[order])), len(order) - 1]
+    hits = np.cumsum(held[order])[ends]
+    precision, recall = hits / (ends + 1), hits / hits[-1]
+    return float(np.sum(np.diff(np.r_[0.0, recall]) * precision))
 
 
 def _calibrated(
@@ -149,7 +183,6 @@ def _binary(
 ) -> dict[str, Any]:
     """The fields of an Evaluation that are about one of two classes; `known` are the validation rows' probabilities."""
     import numpy as np
-    from sklearn.metrics import average_precision_score
 
     from graft.students.calibrate import choose_threshold
 
@@ -164,7 +197,7 @@ def _binary(
     return {
         "positive": positive,
         "threshold": threshold,
-        "auprc": float(average_precision_score(held, scores)) if both else None,
+        "auprc": average_precision(held, scores) if both else None,
         "false_refusals": float((scores[~held] > threshold).mean()) if not held.all() else None,
     }
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 from fake_llm import Serving
+from test_flows_make_dataset import here
 
 from graft.data.lake import Lake
 from graft.data.versions import publish
@@ -81,21 +82,21 @@ def test_a_verb_that_reads_imports_no_heavy_library(tmp_path: Path, words: str) 
 
 def test_every_verb_has_an_example_in_its_help(tmp_path: Path) -> None:
     for verb in VERBS:
-        done = graft(tmp_path, verb, "--help")
+        done = here(tmp_path, verb, "--help")
         assert f"graft {verb}" in done.stdout, verb
         assert "Example" in done.stdout, verb
 
 
 def test_earlier_names_of_verbs_still_work_and_are_not_shown(tmp_path: Path) -> None:
-    shown = graft(tmp_path, "--help").stdout
+    shown = here(tmp_path, "--help").stdout
     for old, new in (("gate", "rescreen"), ("go-on", "resume")):
         assert f"│ {new} " in shown and f"│ {old} " not in shown
-        assert f"graft {new}" in graft(tmp_path, old, "--help").stdout
+        assert f"graft {new}" in here(tmp_path, old, "--help").stdout
 
 
 def test_the_shipped_recipes_are_valid(tmp_path: Path) -> None:
     for recipe in sorted((ROOT / "recipes").glob("*.yaml")):
-        done = graft(tmp_path, "validate", str(recipe), "--json")
+        done = here(tmp_path, "validate", str(recipe), "--json")
         if recipe.stem == "harmaug_guard":  # ships without texts: the seeds are all that it lacks
             assert [problem["field"] for problem in json.loads(done.stdout)["problems"]] == ["seeds.path"]
             continue
@@ -105,10 +106,15 @@ def test_the_shipped_recipes_are_valid(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("recipe", ["demo", "promptmix", "harmaug"])
 def test_a_shipped_recipe_can_be_estimated(tmp_path: Path, recipe: str) -> None:
-    figures = json.loads(graft(tmp_path, "estimate", recipe, "--json").stdout)
+    figures = json.loads(here(tmp_path, "estimate", recipe, "--json").stdout)
     assert figures["price_usd"] == 0
     assert figures["calls"] > figures["candidates"] >= figures["rows"] > 0
     assert {step["purpose"] for step in figures["steps"]} >= {"generate", "calibrate"}
+
+
+def test_a_hosted_model_is_estimated_at_its_listed_price(tmp_path: Path) -> None:
+    figures = json.loads(here(tmp_path, "estimate", "hosted", "--json").stdout)
+    assert figures["price_usd"] > 0 and all(step["price_usd"] is not None for step in figures["steps"])
 
 
 def test_a_broken_recipe_shows_every_problem_with_line_field_and_fix(tmp_path: Path) -> None:
@@ -121,7 +127,7 @@ def test_a_broken_recipe_shows_every_problem_with_line_field_and_fix(tmp_path: P
     assert done.returncode == 2
     for part in ("broken.yaml:1", "name", "broken.yaml:4", "temprature", "did you mean 'temperature'", "fix:"):
         assert part in done.stderr
-    problems = json.loads(graft(tmp_path, "validate", str(recipe), "--json").stdout)["problems"]
+    problems = json.loads(here(tmp_path, "validate", str(recipe), "--json").stdout)["problems"]
     assert {problem["line"] for problem in problems} >= {1, 4}
 
 

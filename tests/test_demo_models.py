@@ -7,18 +7,19 @@ from pathlib import Path
 
 import pytest
 from test_flows_make_dataset import graft
+from test_methods_models import small
 
 
 @pytest.mark.models
 def test_the_demo_recipe_makes_a_dataset_a_student_and_an_export(tmp_path: Path) -> None:
     home = tmp_path / "home"
-    words = ("run", "demo", "--rows-per-label", "2", "--train", "--export", "jsonl", "--json")
+    words = ("run", str(small(tmp_path, "demo")), "--rows-per-label", "1", "--train", "--export", "jsonl", "--json")
     done = graft(home, *words, seconds=500)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     version = result["version"]
     assert set(version["labels"]) == {"delivery", "refund", "account", "payment", "product", "complaint"}
-    assert version["rows"] == 12
+    assert version["rows"] == 6
     assert {name.split()[0] for name in version["models"]} == {"gemma", "smollm2", "minilm"}
     assert "Gemma Terms of Use" in version["card"]
     rows = [
@@ -27,7 +28,7 @@ def test_the_demo_recipe_makes_a_dataset_a_student_and_an_export(tmp_path: Path)
         if file.endswith(".jsonl")
         for line in Path(file).read_text(encoding="utf-8").splitlines()
     ]
-    assert len(rows) == 12
+    assert len(rows) == 6
     assert all(len(row["text"]) >= 15 for row in rows)
     baseline, student = result["student"]["evaluations"]
     assert baseline["rows"] == student["rows"] >= 120

@@ -19,6 +19,8 @@ import pytest
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.exceptions import ObjectAlreadyExists
 from test_flows_make_dataset import ROOT, write_recipe
+from test_flows_pause import until
+from test_flows_stopping import state
 
 from graft.flows import schedules
 from graft.flows.deploy import POOL, DeploymentSpec, deploy
@@ -49,21 +51,22 @@ def graft(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def test_a_schedule_fires_and_publishes_a_version(tmp_path: Path, fake_llm: Any) -> None:
+def test_a_scheduled_recipe_is_run_by_the_worker_and_publishes_a_version(tmp_path: Path, fake_llm: Any) -> None:
+    """Started at once: test_flows_serve waits for a minute to come and fire."""
     home, recipe = tmp_path / "home", write_recipe(tmp_path, fake_llm.url, rows=3)
     try:
         up = graft(home, "up", "--port", "4387")
         assert up.returncode == 0, up.stderr
-        planned = graft(home, "schedule", str(recipe), "--cron", "* * * * *")
+        planned = graft(home, "schedule", str(recipe), "--cron", "0 3 * * *")
         assert planned.returncode == 0, planned.stderr
-        deadline, versions = time.monotonic() + 150, []
-        while not versions and time.monotonic() < deadline:
-            time.sleep(3)
-            versions = json.loads(graft(home, "datasets", "--json").stdout)
-        assert [version["dataset"] for version in versions][:1] == ["shop"]
-        state = json.loads(graft(home, "status", "--json").stdout)
-        # On a busy machine the next minute's run is going on already.
-        assert "target" in {run["stopped_by"] for run in state["runs"]}
+        info = next(one for one in schedules.schedules(Home(home)) if "shop" in one.deployment)
+        assert info.schedule == "0 3 * * *"
+        schedules.start(Home(home), info.deployment)
+        until(lambda: state(home).get("ended"), 150)
+        versions = json.loads(graft(home, "datasets", "--json").stdout)
+        assert [version["dataset"] for version in versions] == ["shop"]
+        (run,) = json.loads(graft(home, "status", "--json").stdout)["runs"]
+        assert run["stopped_by"] == "target"
     finally:
         down = graft(home, "down")
     assert down.returncode == 0, down.stderr

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from test_gateway_hosted import Recording, model
+from fake_provider import Recording, model
 
+from graft.agents.gateway.hosted import HOSTS
 from graft.agents.gateway.hosted_transport import HostedTransport
 from graft.agents.gateway.litellm_transport import LiteLLMTransport
 from graft.schemas.calls import CallRequest, Message
@@ -33,6 +34,8 @@ TURNS = {"user": "Hello ", "assistant": "Well then ", "system": "Be kind."}
 @pytest.fixture
 def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[Recording]:
     monkeypatch.setenv("GRAFT_TEST_KEY", "sk-test")
+    for variable in HOSTS["anthropic"].special:
+        monkeypatch.delenv(variable, raising=False)
     with Recording() as recording:
         yield recording
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,7 +16,15 @@ from graft.data.scores.maths import paired
 from graft.schemas.base import utc_now
 from graft.schemas.errors import GraftError
 from graft.schemas.students import Student, StudentSettings
-from graft.students.evaluate import check_test_rows, confused, confusion_png, evaluate, worst_slices, write_reliability
+from graft.students.evaluate import (
+    average_precision,
+    check_test_rows,
+    confused,
+    confusion_png,
+    evaluate,
+    worst_slices,
+    write_reliability,
+)  # fmt: skip
 from graft.students.report import comparison
 
 ROWS = [("a", "x"), ("b", "x"), ("c", "y"), ("d", "y")]
@@ -47,6 +56,26 @@ def test_matrix_accuracy_and_supports_agree(pairs: list[tuple[str, str]]) -> Non
     assert sum(map(sum, judged.confusion)) == judged.rows == len(pairs)
     assert [sum(line) for line in judged.confusion] == [score.support for score in judged.classes]
     assert judged.accuracy == pytest.approx(sum(judged.confusion[n][n] for n in range(3)) / len(pairs))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from((0.0, 0.25, 0.3, 0.7, 1.0))), min_size=2, max_size=30))
+def test_figures_are_those_of_scikit_learn(pairs: list[tuple[str, float]]) -> None:
+    from sklearn import metrics
+
+    true, names = [label for label, _ in pairs], ["a", "b", "c"]
+    guesses = [names[int(share * 2.9)] for _, share in pairs]
+    judged = evaluate(guesses, [(str(n), label) for n, label in enumerate(true)], names, student_id="s", test_file="t")
+    known = metrics.precision_recall_fscore_support(true, guesses, labels=names, zero_division=0.0)
+    found = [[getattr(one, figure) for one in judged.classes] for figure in ("precision", "recall", "f1", "support")]
+    assert found == [list(figures) for figures in known]
+    assert judged.accuracy == metrics.accuracy_score(true, guesses)
+    assert judged.confusion == tuple(map(tuple, metrics.confusion_matrix(true, guesses, labels=names).tolist()))
+    held, scores = np.array([label == "a" for label in true]), np.array([share for _, share in pairs])
+    if held.any():
+        assert average_precision(held, scores) == pytest.approx(
+            metrics.average_precision_score(held, scores), abs=1e-12
+        )
 
 
 def test_labels_that_do_not_match() -> None:

@@ -190,7 +190,7 @@ def price_of_answer(model: Hosted, answer: Any, usage: Usage) -> float | None:
         return None
     if model.host == "openrouter":  # it reports its own charge, without the upstream's where that has your key
         cost = given.get("cost")
-        charged = isinstance(cost, int | float) and not given.get("is_byok") and math.isfinite(cost) and cost >= 0
+        charged = type(cost) in (int, float) and not given.get("is_byok") and math.isfinite(cost) and cost >= 0
         return float(cost) if charged else None
     if model.row.get("input_cost_per_token") is None:
         return None
