@@ -38,7 +38,7 @@ ONCE = ("memory", "committee", "kills", "long")
 def main() -> None:
     """Measure the named parts and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", metavar="part", help=f"{', '.join(PARTS)}; none: all of them")
+    parser.add_argument("parts", nargs="*", metavar="part", help=f"{', '.join(PARTS)}; none: all but long")
     parser.add_argument("--repeat", type=int, default=3, help="how often each is measured (default 3)")
     given = parser.parse_args()
     unknown = [name for name in given.parts if name not in PARTS]

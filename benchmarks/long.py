@@ -18,6 +18,8 @@ from figures import Figure
 from harness import fake_server, run_flow, write_recipe
 
 Samples = list[tuple[float, float, int, int, bool]]
+POINTS = 500
+"""Samples in the plot."""
 SETTLED_IN = 2_000
 """Candidates after which every library is loaded and every pool filled."""
 
@@ -68,7 +70,8 @@ def plot(samples: Samples, file: Path) -> None:
     running = [sample for sample in samples if sample[4]]
     total, peak = running[-1][2], max(sample[3] for sample in samples) / 1e6
     figure, (memory, speed) = pyplot.subplots(2, 1, figsize=(7, 4.2), sharex=True, layout="constrained")
-    memory.plot([sample[2] for sample in running], [sample[3] / 1e6 for sample in running], linewidth=0.8)
+    shown = running[:: max(1, len(running) // POINTS)]
+    memory.plot([sample[2] for sample in shown], [sample[3] / 1e6 for sample in shown], linewidth=0.8)
     memory.axhline(400, color="grey", linestyle=":", linewidth=0.8)
     memory.set(ylabel="resident MB", ylim=(0, None), title=f"{total:,} candidates; peak while publishing {peak:.0f} MB")
     marks = [_tenth(running, tenth) for tenth in range(10)]
