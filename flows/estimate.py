@@ -102,6 +102,12 @@ def _priced(recipe: Recipe, made: Calls) -> Step:
 
 
 def _price(model: ModelSpec, prompt: int, completion: int) -> float | None:
-    if model.price is not None:
-        return (prompt * model.price.input + completion * model.price.output) / 1e6
-    return 0.0 if model.provider in ("embedded", "encoder") else None
+    """US dollars of such a call: by the recipe's price, or a hosted model's listed one; None if unknown."""
+    if model.provider in ("embedded", "encoder") and model.price is None:
+        return 0.0
+    price = model.price
+    if price is None and model.provider == "litellm":
+        from graft.agents.gateway.hosted import known, listed_price
+
+        price = listed_price(known(model.model))
+    return None if price is None else (prompt * price.input + completion * price.output) / 1e6

@@ -112,6 +112,11 @@ def test_a_shipped_recipe_can_be_estimated(tmp_path: Path, recipe: str) -> None:
     assert {step["purpose"] for step in figures["steps"]} >= {"generate", "calibrate"}
 
 
+def test_a_hosted_model_is_estimated_at_its_listed_price(tmp_path: Path) -> None:
+    figures = json.loads(here(tmp_path, "estimate", "hosted", "--json").stdout)
+    assert figures["price_usd"] > 0 and all(step["price_usd"] is not None for step in figures["steps"])
+
+
 def test_a_broken_recipe_shows_every_problem_with_line_field_and_fix(tmp_path: Path) -> None:
     recipe = tmp_path / "broken.yaml"
     recipe.write_text(
