@@ -11,7 +11,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c co
 
 RECIPE  ?= demo
 DATASET ?= demo
-WORKERS ?= 2
+WORKERS ?= 3
 export GRAFT_HOME ?= $(CURDIR)/.graft
 
 .PHONY: help
@@ -52,7 +52,7 @@ dashboard-demo: install ## Fill a small lake (.graft-dashboard) by a real run, t
 	$(BIN)/graft dashboard $(ARGS)
 
 .PHONY: test
-test: install browser ## Run every test, a file a process, two at once (ARGS='-k gateway' for some)
+test: install browser ## Run every test, a file a process, three at once: they wait a fifth of the time (ARGS='-k gateway' for some)
 	@env -u GRAFT_HOME $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # The pages are tested in Debian's Chromium; where it is missing it is installed, which needs root or sudo.

