@@ -52,7 +52,7 @@ def children() -> set[int]:
     ],
 )
 def test_a_query_over_its_budget_ends_with_the_reason(lake: Lake, query: str, budget: Budget, expected: str) -> None:
-    assert lake.fences.query("SELECT 1 AS n", budget=budget) == [{"n": 1}]  # the process is there
+    assert lake.fences.sql("SELECT 1 AS n", budget=budget).to_pylist() == [{"n": 1}]  # the process is there
     before, peak, ended = psutil.Process().memory_info().rss, [0], threading.Event()
 
     def watch() -> None:
@@ -72,7 +72,7 @@ def test_a_query_over_its_budget_ends_with_the_reason(lake: Lake, query: str, bu
     watcher.join()
     assert time.monotonic() - begun < 25 and caught.value.fix
     assert psutil.Process().memory_info().rss - before < 100_000_000 and peak[0] < 1_500_000_000
-    assert lake.fences.query("SELECT $1 AS n", [2], budget) == [{"n": 2}], "the next one is answered"
+    assert lake.fences.sql("SELECT $1 AS n", [2], budget).to_pylist() == [{"n": 2}], "the next one is answered"
 
 
 def test_few_run_at_once_and_more_than_a_few_are_refused(lake: Lake) -> None:
@@ -96,7 +96,7 @@ def test_few_run_at_once_and_more_than_a_few_are_refused(lake: Lake) -> None:
 def test_an_answer_is_the_lakes_and_an_error_is_duckdbs(lake: Lake) -> None:
     query = "SELECT * FROM (VALUES (1, 'a' || chr(0), [0.5]), (2, 'é', NULL)) t(n, s, f) WHERE n >= ?"
     with Lake.open(lake.home, read_only=True) as reader:
-        assert lake.fences.query(query, [1], SHORT) == reader.query(query, [1])
+        assert lake.fences.sql(query, [1], SHORT).to_pylist() == reader.sql(query, [1]).to_pylist()
     with pytest.raises(duckdb.Error, match="nowhere"):
         lake.fences.sql("SELECT * FROM nowhere", budget=SHORT)
     with pytest.raises(duckdb.Error, match="read-only"):

@@ -198,7 +198,7 @@ def test_a_run_downloads_its_judge_and_a_rerun_needs_no_hub(tmp_path: Path, fake
         recipe = write(tmp_path, NAME, fake_llm.url)
         done = graft(tmp_path, running.address, "run", str(recipe))
         assert done.returncode == 0, done.stderr
-        assert "loading tiny (98 MB)" in done.stdout
+        assert json.loads((tmp_path / "models.lock.json").read_text())[NAME]["licence"] == "mit"
         assert running.asked == ["info v1", "file from 0"]
     again = graft(tmp_path, "http://127.0.0.1:9", "run", str(recipe), "--json")
     assert again.returncode == 0 and json.loads(again.stdout)["repeated"], again.stderr

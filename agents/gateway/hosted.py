@@ -264,7 +264,8 @@ def adapt(body: dict[str, Any], model: Hosted) -> None:
 
 def _reasons(name: str) -> bool:
     """Return True for OpenAI's reasoning models, by name as LiteLLM does."""
-    return bool(re.match(r"o\d|.*gpt-[56]", name)) and "gpt-5-chat" not in name
+    reasons = (name[:1] == "o" and name[1:2].isdigit()) or "gpt-5" in name or "gpt-6" in name
+    return reasons and "gpt-5-chat" not in name
 
 
 def _reason(body: dict[str, Any], row: Row, o_series: bool) -> None:
