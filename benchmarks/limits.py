@@ -1,4 +1,4 @@
-"""What the limiter makes of a server's limits, in simulated time (tests/simulated.py): the same on a busy machine.
+"""Share of a server's limits that the gateway uses, in simulated time (tests/simulated.py): no machine is too busy.
 
     python benchmarks/limits.py
 

@@ -99,11 +99,11 @@ def _endpoints(name: str) -> list[Finding]:
     from graft.schemas.load import find_recipe, load_recipe
 
     checked = asyncio.run(check_models(load_recipe(find_recipe(name))))
-    fine = {True: "installed: starts when a run needs it", False: "answers"}
-    return [
-        _finding(f"model {model.name}", "problem" if problem else "ok", problem or fine[model.provider == "embedded"])
-        for model, problem in checked
-    ]
+    found = []
+    for model, problem in checked:
+        fine = "installed: starts when a run needs it" if model.provider == "embedded" else "answers"
+        found.append(_finding(f"model {model.name}", "problem" if problem else "ok", problem or fine))
+    return found
 
 
 async def check_models(recipe: Recipe) -> list[tuple[ModelSpec, str | None]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from contextlib import suppress
 
+from graft.agents.gateway.ledger import FREE, cost_of
 from graft.agents.methods import Calls, method_of
 from graft.agents.methods.steps.sizes import CHARS_PER_TOKEN
 from graft.flows.plan import read_recipe, run_id_of
@@ -103,11 +104,11 @@ def _priced(recipe: Recipe, made: Calls) -> Step:
 
 def _price(model: ModelSpec, prompt: int, completion: int) -> float | None:
     """US dollars of such a call: by the recipe's price, or a hosted model's listed one; None if unknown."""
-    if model.provider in ("embedded", "encoder") and model.price is None:
+    if model.price is None and model.provider in FREE:
         return 0.0
     price = model.price
     if price is None and model.provider == "litellm":
         from graft.agents.gateway.hosted import known, listed_price
 
         price = listed_price(known(model.model))
-    return None if price is None else (prompt * price.input + completion * price.output) / 1e6
+    return cost_of(price, prompt, completion)

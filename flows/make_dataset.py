@@ -15,8 +15,7 @@ from graft.agents.methods import Place, fragments_of, method_of
 from graft.data.gates import Admission, Needs
 from graft.data.lake import Lake
 from graft.data.seeds import register_evaluation_files
-from graft.data.versions import published_texts
-from graft.data.versions import rows as version_rows
+from graft.data.versions import plain_rows, published_texts
 from graft.data.versions import version as find_version
 from graft.flows import artifacts, live, logs, pause, rounds, stopping
 from graft.flows.collector import calm_collector
@@ -192,8 +191,8 @@ def _published(lake: Lake, recipe: Recipe, run_id: str) -> list[tuple[str, str, 
     """The texts that no row may repeat: all published texts, or for a loop's round those of the version it extends."""
     if recipe.steering is None:
         return published_texts(lake, recipe.name, exclude_run=run_id)
-    before = version_rows(lake, find_version(lake, f"{recipe.name}@{recipe.steering.after}"))
-    return [(row["id"], row["text"], row["label"]) for row in before.to_pylist()]
+    before = plain_rows(lake, find_version(lake, f"{recipe.name}@{recipe.steering.after}"))
+    return [(row["id"], row["text"], row["label"]) for row in before]
 
 
 async def _rounds(context: RunContext, say: Say) -> tuple[list[Accepted], int]:
@@ -217,7 +216,8 @@ async def _rounds(context: RunContext, say: Say) -> tuple[list[Accepted], int]:
             if why:
                 say(f"semantic de-duplication is skipped: {why}")
             made = await asyncio.to_thread(context.lake.kept, context.run_id, index)
-            new = [row for row in made if row.shard in {spec.shard for spec in specs}]
+            ours = {spec.shard for spec in specs}
+            new = [row for row in made if row.shard in ours]
             alive, dropped = await settle_round(
                 [*context.kept, *accepted],
                 new,

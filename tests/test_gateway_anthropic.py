@@ -57,7 +57,7 @@ def ask(provider: Recording, name: str = "claude-haiku-4-5", roles: str = "syste
 
 
 async def both(provider: Recording, request: CallRequest) -> tuple[list[Any], list[Any]]:
-    """What arrived from the direct transport and from LiteLLM, and what each made of the answer."""
+    """The requests of the direct transport and of LiteLLM as they arrived, and the reply that each returned."""
     arrived, outcomes = [], []
     for transport in (HostedTransport(1), LiteLLMTransport()):
         provider.seen.clear()

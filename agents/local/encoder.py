@@ -7,7 +7,6 @@ choices, the counterpart of label log-probabilities. A student (`model: st_…`)
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import threading
 import time
 from collections import OrderedDict
@@ -17,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from graft.agents.local.files import ENCODER_RUNS_ON, STUDENT, encoder_folder, package_folder
+from graft.agents.local.files import ENCODER_RUNS_ON, STUDENT, digest_of, encoder_folder, package_folder
 from graft.agents.local.gather import Gather
 from graft.agents.local.minilm import DIMENSIONS, MiniLM, Vectors
 from graft.schemas.calls import CallRequest, Reply, TokenLogprob, Usage
@@ -227,8 +226,7 @@ def check_files(folder: Path, pinned: Mapping[str, str], where: str, fix: str) -
         if name not in pinned:
             what = f"{there[name]} is not part of the model and could change it"
             raise ModelUnreachable(what, where=where, fix=f"delete it; or {fix}")
-        with there[name].open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = digest_of(there[name])
         if found != pinned[name]:
             what = f"{there[name]} is not the pinned file: its SHA-256 is {found}, expected {pinned[name]}"
             raise ModelUnreachable(what, where=where, fix=fix)

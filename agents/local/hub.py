@@ -8,7 +8,6 @@ where it stopped, in another process too, which is why Graft does it itself: the
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import shutil
 import time
@@ -20,7 +19,7 @@ from urllib.parse import quote
 import aiohttp
 from filelock import FileLock
 
-from graft.agents.local.files import BUILT_IN, hub_path, read_json, write_json
+from graft.agents.local.files import BUILT_IN, check_weights, digest_of, hub_path, read_json, write_json
 from graft.schemas.addresses import checked_url
 from graft.schemas.base import Value
 from graft.schemas.durable import put
@@ -100,11 +99,7 @@ async def _fetched(model: ModelSpec, name: HubName, lock: Path, home: Home, say:
 
 def _pinned(model: ModelSpec, pinned: Pinned) -> ModelSpec:
     """The model with its weights' hash. Raises ModelUnreachable if the recipe names another one."""
-    if model.weights not in (None, pinned.sha256):
-        raise ModelUnreachable(
-            f"the weights of {model.model!r} have the SHA-256 {pinned.sha256}, not {model.weights}",
-            where=f"models.{model.name}.weights", fix=f"correct or remove weights, or the model's entry in {LOCK}",
-        )  # fmt: skip
+    check_weights(model, pinned.sha256, f"correct or remove weights, or the model's entry in {LOCK}")
     return model.model_copy(update={"weights": pinned.sha256, "licence": model.licence or pinned.licence})
 
 
@@ -152,7 +147,7 @@ async def _download(
         more = f", {have / 1e6:,.0f} MB are here" if have else ""
         say(f"downloading {name.file} ({pinned.size / 1e6:,.0f} MB{more}, licence {pinned.licence}) of {name.repo}")
         await _receive(session, model, name, pinned, part, say)
-        digest = await asyncio.to_thread(_sha256, part)
+        digest = await asyncio.to_thread(digest_of, part)
         if digest != pinned.sha256:
             part.unlink()
             raise ModelUnreachable(
@@ -212,11 +207,6 @@ def _token() -> dict[str, str]:
     """The header with `HF_TOKEN`, for gated files. aiohttp drops it where the hub redirects to another host."""
     token = os.environ.get("HF_TOKEN", "").strip()
     return {"Authorization": f"Bearer {token}"} if token else {}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as source:
-        return hashlib.file_digest(source, "sha256").hexdigest()
 
 
 def _absent(model: ModelSpec, name: HubName, status: int) -> ModelUnreachable:

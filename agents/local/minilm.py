@@ -58,17 +58,18 @@ class MiniLM:
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._tokenizer.enable_truncation(MAX_TOKENS)
         self._tokenizer.no_padding()
+        self._pool = ThreadPoolExecutor(self.threads, "graft-encoder")
 
     def __call__(self, texts: Sequence[str]) -> Vectors:
         """Embed texts, each cut at 256 tokens."""
         vectors = np.zeros((len(texts), DIMENSIONS), dtype=np.float32)
-        with ThreadPoolExecutor(self.threads) as pool:  # starts a thread only for a second batch
-            for start in range(0, len(texts), TOKENIZED):
-                some = self._tokenizer.encode_batch_fast(list(texts[start : start + TOKENIZED]))
-                batches = list(_batches([len(one.ids) for one in some], self.threads))
-                made = pool.map(self._pooled, [[some[place].ids for place in places] for places in batches])
-                for places, found in zip(batches, made, strict=True):
-                    vectors[[start + place for place in places]] = found
+        for start in range(0, len(texts), TOKENIZED):
+            some = self._tokenizer.encode_batch_fast(list(texts[start : start + TOKENIZED]))
+            batches = list(_batches([len(one.ids) for one in some], self.threads))
+            each = self._pool.map if len(batches) > 1 else map
+            made = each(self._pooled, [[some[place].ids for place in places] for places in batches])
+            for places, found in zip(batches, made, strict=True):
+                vectors[[start + place for place in places]] = found
         return vectors
 
     def _pooled(self, tokens: Sequence[Sequence[int]]) -> Vectors:

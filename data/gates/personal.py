@@ -68,7 +68,7 @@ _ASKED = re.compile(
     r"|is|it|to|here|directly|anytime)\b){0,6}\W{1,3}(?P<it>\d(?:[\s()-]{0,3}\d){6,14})(?![\w-])",
     re.IGNORECASE,
 )
-"""A number that people are told to call, whether or not it can exist: small models make numbers up."""
+"""A number behind words that ask for a call. It need not exist: small models make numbers up."""
 _NUMBERED = re.compile(
     r"(?:order|invoice|ref|reference|tracking|ticket|article|item|serial|case|account|parcel|isbn|sku|code|policy"
     r"|receipt|nhs|booking|transaction)\b[^\d]{0,20}+$|#\s?$",
