@@ -41,7 +41,7 @@ from graft.schemas.rows import Proposal
 from graft.schemas.tasks.base import Label
 from graft.schemas.tasks.classification import ClassificationTask
 
-PATTERN_S = 0.05
+PATTERN_S = 0.1
 """CPU seconds that a pattern may take over 100,000 hostile characters."""
 READER_S = 1.0
 """The same for a gate, the redaction, or the reading of a reply, each of which uses many patterns."""

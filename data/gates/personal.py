@@ -63,9 +63,9 @@ _CALL = re.compile(
     re.IGNORECASE,
 )
 _ASKED = re.compile(
-    r"\b(?:call|phone|ring|dial|text|sms|whatsapp|contact|number is|number's|reach\W+(?:me|us|him|her|them))\b"
-    r"(?:\W+(?:me|us|him|her|them|back|up|now|again|please|on|at|via|under|this|my|our|the|number|mobile|cell|phone|line"
-    r"|is|it|to|here|directly|anytime)\b){0,6}\W{1,3}(?P<it>\d(?:[\s()-]{0,3}\d){6,14})(?![\w-])",
+    r"\b(?:call|phone|ring|dial|text|sms|whatsapp|contact|number is|number's|reach\W++(?:me|us|him|her|them))\b"
+    r"(?:\W++(?:me|us|him|her|them|back|up|now|again|please|on|at|via|under|this|my|our|the|number|mobile|cell|phone|line"
+    r"|is|it|to|here|directly|anytime)\b){0,6}\W{1,3}+(?P<it>\d(?:[\s()-]{0,3}\d){6,14})(?![\w-])",
     re.IGNORECASE,
 )
 """A number behind words that ask for a call. It need not exist: small models make numbers up."""
