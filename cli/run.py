@@ -64,19 +64,27 @@ def quiet_console() -> None:
 
 
 def _tell(home: Home, result: dict[str, Any], trained: dict[str, Any] | None, exported: list[str] | None) -> None:
-    from graft.cli.report import run_page
+    """Write the run's report to its folder and print the end of the run on one screen."""
+    from graft.cli.report import run_page, screen
 
-    page = run_page(home, result, trained, exported)
     folder = home.run(result["run"]["id"])
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "report.md").write_text(page, encoding="utf-8")
+    (folder / "report.md").write_text(run_page(home, result, trained, exported), encoding="utf-8")
     out = console()
-    from rich.markdown import Markdown
+    width = out.width if out.is_terminal else 100
+    sys.stdout.write(screen(home, result, _examples(home, result["version"]), trained, exported or (), width))
 
-    if out.is_terminal:
-        out.print(Markdown(page))
-    else:
-        sys.stdout.write(page)
+
+def _examples(home: Home, published: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """The first row of each label that anyone may see."""
+    if published is None:
+        return []
+    from graft.data.lake import Lake
+    from graft.data.versions import first_rows, version
+
+    with Lake.open(home, read_only=True, threads=1) as lake:
+        found = first_rows(lake, version(lake, f"{published['dataset']}@{published['version']}"), 1)
+    return [row for row in found if not row["restricted"]]
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ from graft.students.rows import Given, TrainRow, unique
 from graft.students.select import select_rows
 
 if TYPE_CHECKING:
+    from graft.data.scores.maths import Paired
     from graft.students.classifier import TextClassifier
     from graft.students.fit import Fit
 
@@ -53,10 +54,14 @@ class StudentReport(Report):
     gain: float = 0.0
     validation: Evaluation | None = None
     """The version's student on the version's own validation rows: these may steer generation, the test may not."""
+    paired: Paired | None = None
+    """The version's student against the baseline, on the same test rows."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""
-        return {**super().as_dict(), "confusion": [str(path) for path in self.confusion], "gain": self.gain}
+        pictures = [str(path) for path in self.confusion]
+        compared = asdict(self.paired) if self.paired else None
+        return {**super().as_dict(), "confusion": pictures, "gain": self.gain, "paired": compared}
 
 
 @dataclass(frozen=True)
@@ -201,16 +206,16 @@ def train_student(
         everything = head.training_rows([*seeds, *selected[0]])
     ours = _one(job, "version", version, everything)
     notes = (*base.notes, *([selected[1]] if selected else ()), *ours.notes)
+    compared = paired(base.predicted[0], ours.predicted[0], job.test_rows)
     text = comparison(
-        ours.learner.student, base.evaluation, ours.evaluation, ours.picture,
-        paired=paired(base.predicted[0], ours.predicted[0], job.test_rows),
+        ours.learner.student, base.evaluation, ours.evaluation, ours.picture, paired=compared,
         slices=head.weakest(ours.predicted, job.test_rows),
     )  # fmt: skip
     return StudentReport(
         students=(base.learner.student, ours.learner.student), evaluations=(base.evaluation, ours.evaluation),
         text="\n".join([text, *(["", *notes] if notes else [])]), notes=notes,
         confusion=(base.picture, ours.picture), gain=ours.evaluation.accuracy - base.evaluation.accuracy,
-        validation=ours.validation,
+        validation=ours.validation, paired=compared,
     )  # fmt: skip
 
 

@@ -147,7 +147,7 @@ def test_a_broken_plugin_is_reported_and_stops_nothing(tmp_path: Path, monkeypat
     assert result["methods", "bare"].startswith("it has no kind, Settings")
     assert result["exports", "tsv"].startswith("it has no")
     assert METHODS.get("gra").kind == "gra" and EXPORTS.get("jsonl").container == "jsonl"
-    _, recipe, _ = read_recipe(str(ROOT / "recipes" / "demo.yaml"))
+    _, recipe, _ = read_recipe(str(ROOT / "recipes" / "topics.yaml"))
     assert recipe.kinds[0] == (METHODS, recipe.method.kind)
     shown = CliRunner().invoke(app, ["plugins"], env={"COLUMNS": "160"}).stdout
     assert "no_such_module" in shown and "graft-example" in shown

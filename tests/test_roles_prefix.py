@@ -33,12 +33,12 @@ from graft.schemas.rows import Candidate, Decision, Seed, Slot
 from graft.schemas.tasks.base import RUBRIC
 
 RECIPES = Path(__file__).parents[1] / "recipes"
-DEMO = load_recipe(RECIPES / "demo.yaml")
+DEMO = load_recipe(RECIPES / "topics.yaml")
 CHAT = ModelSpec(name="chat", provider="embedded", model="smollm2-135m-instruct")
 BASE = ModelSpec(name="base", provider="embedded", model="gemma-3-270m", style="completion")
 SEEDS = [
     Seed.of(row["text"], row["label"])
-    for row in map(orjson.loads, (RECIPES / "data" / "demo_seeds.jsonl").read_bytes().splitlines())
+    for row in map(orjson.loads, (RECIPES / "data" / "topics_seeds.jsonl").read_bytes().splitlines())
 ]
 PRIOR = ("fit 8, usability 7, clarity 9 (mean 8.00). good", "usability 3, fit 2, clarity 4 (mean 3.00). not on topic")
 A, B = "The courier rang and was gone before I was at the door.", "Why does my tracking number not work on your site?"

@@ -98,12 +98,12 @@ def test_an_objective_is_checked_before_anything_is_trained(plugin: Path) -> Non
 
 def test_a_recipe_names_what_is_wrong_with_an_objective_or_a_policy(tmp_path: Path, plugin: Path) -> None:
     with pytest.raises(InputInvalid) as caught:
-        load_recipe("recipes/demo.yaml", {"student.objective": {"kind": "smothed"}, "improve.policies": ["erors"]})
+        load_recipe("recipes/topics.yaml", {"student.objective": {"kind": "smothed"}, "improve.policies": ["erors"]})
     told = {problem.field: (problem.what, problem.fix) for problem in caught.value.problems}
     assert "smothed" in told["student.objective"][0] and "did you mean 'smoothed'?" in told["student.objective"][1]
     assert "erors" in told["improve.policies.0"][0] and "did you mean 'errors'?" in told["improve.policies.0"][1]
     with pytest.raises(InputInvalid) as caught:
-        load_recipe("recipes/demo.yaml", {"student.objective": {"kind": "smoothed", "share": -1}})
+        load_recipe("recipes/topics.yaml", {"student.objective": {"kind": "smoothed", "share": -1}})
     assert caught.value.problems[0].field == "student.objective.share"
 
 
@@ -152,13 +152,13 @@ def test_a_kind_of_student_owns_its_block(tmp_path: Path, monkeypatch: pytest.Mo
     """A plugin's, from the recipe to the stored student, which stays readable without the plugin."""
     from graft.flows.train_student import train_version
 
-    home, demo = publish_shop(tmp_path, monkeypatch), load_recipe("recipes/demo.yaml")
+    home, demo = publish_shop(tmp_path, monkeypatch), load_recipe("recipes/topics.yaml")
     with pytest.raises(InputInvalid, match=r"student\.words: unknown field"):
-        load_recipe("recipes/demo.yaml", {"student.words.words": 3})
+        load_recipe("recipes/topics.yaml", {"student.words.words": 3})
     with monkeypatch.context() as patch:
         plug(patch, tmp_path / "site", students="words = dummy_student")
         patch.setattr(ClassificationTask, "student", "words")
-        recipe = load_recipe("recipes/demo.yaml", {"student.words.words": 3})
+        recipe = load_recipe("recipes/topics.yaml", {"student.words.words": 3})
         assert recipe.fingerprint() == demo.fingerprint() and Recipe.stored(recipe.model_dump(mode="json")) == recipe
         assert "words" not in demo.student.model_dump() and recipe.student.model_dump()["words"] == {"words": 3}
         for kind in ("classifier", "instruct"):
@@ -168,7 +168,7 @@ def test_a_kind_of_student_owns_its_block(tmp_path: Path, monkeypatch: pytest.Mo
         } and "epochs" not in demo.student.learned_with("words")
         assert "words" in recipe_json_schema()["properties"]["student"]["properties"]
         with pytest.raises(InputInvalid) as caught:
-            load_recipe("recipes/demo.yaml", {"student.words.word": 3, "student.epochs": 0})
+            load_recipe("recipes/topics.yaml", {"student.words.word": 3, "student.epochs": 0})
         assert {one.field for one in caught.value.problems} == {"student.words.word", "student.epochs"}
         usual = train_version("shop").students[0]
         more = train_version("shop", overrides={"words": {"words": 3}})

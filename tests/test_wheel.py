@@ -69,7 +69,7 @@ def test_an_installed_graft_runs_the_demo_outside_the_checkout(installed: Path, 
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    home = "import graft, graft.schemas.load as load; print(graft.__file__); print(load.find_recipe('demo'))"
+    home = "import graft, graft.schemas.load as load; print(graft.__file__); print(load.find_recipe('topics'))"
     package, recipe = map(Path, run("-c", home).split())
     assert installed.parent.parent in package.parents and package.parent in recipe.parents
     assert "demo" in run("-m", "graft", "validate", "demo")
@@ -78,9 +78,9 @@ def test_an_installed_graft_runs_the_demo_outside_the_checkout(installed: Path, 
     served = [{"name": f"m{n}", "provider": "openai", "model": f"fake-{n}", "base_url": fake_llm.url} for n in range(4)]
     changed = {key: value for key, value in shipped.items() if key not in ("roles", "gates")} | {"models": served}
     (tmp_path / "recipes").symlink_to(recipe.parent)  # its seeds lie beside it
-    (tmp_path / "demo.yaml").write_text(
-        yaml.safe_dump(changed | {"seeds": {"path": "recipes/data/demo_seeds.jsonl"}, "student": {}}), encoding="utf-8"
+    (tmp_path / "topics.yaml").write_text(
+        yaml.safe_dump(changed | {"seeds": {"path": "recipes/data/topics_seeds.jsonl"}, "student": {}}), encoding="utf-8"
     )
-    result = json.loads(run("-m", "graft", "run", "demo.yaml", "--rows-per-label", "4", "--json"))
+    result = json.loads(run("-m", "graft", "run", "topics.yaml", "--rows-per-label", "4", "--json"))
     assert result["run"]["stopped_by"] == "target" and result["version"]["rows"] == 24
-    assert "delivery" in run("-m", "graft", "show", "demo")
+    assert "delivery" in run("-m", "graft", "show", "topics")

@@ -22,6 +22,8 @@ from graft.agents.local.files import read_json, write_json
 
 SLOTS = 8
 SLOT_TOKENS = 2048
+CACHE_MIB = 256
+"""Memory for evicted prompts: where one server writes and judges, a freed slot gets its prefix back from there."""
 POLL_S = 0.5
 
 
@@ -100,7 +102,7 @@ def _start(state: dict[str, Any]) -> Any:
     params.cpuparams.n_threads = state["threads"]
     params.cpuparams_batch.n_threads = state["threads"]
     params.swa_full = True  # otherwise a sliding-window model (Gemma) cannot reuse a prefix longer than its window
-    params.cache_ram_mib = 0  # the slots' own caches suffice; the default may take 8 GB
+    params.cache_ram_mib = CACHE_MIB  # prefixes of prompts that another role took a slot from
     params.endpoint_slots = False
     params.warmup = False
     params.ui = False
