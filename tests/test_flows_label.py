@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import pytest
 import yaml
 from fake_llm import sentence
 from test_flows_make_dataset import graft, run_json
-from test_flows_methods import rows_of, setting
+from test_flows_methods import rows_of
 
 RECIPE = """
 name: own
