@@ -75,7 +75,10 @@ class LabelSettings(MethodSettings):
         default=0.5, ge=0, lt=1, description="least mean probability of a label; below it the text goes to review"
     )
     min_margin: float = Field(
-        default=0.1, ge=0, lt=1, description="least lead of a label over the next one; below it the text goes to review"
+        default=0.1,
+        ge=0,
+        lt=1,
+        description="least lead of a label over the next one; below it the text goes to review; 0: any",
     )
     adjudicate: bool = Field(
         default=True, description="if labelers disagree, ask a model of the adjudicator role that is not one of them"
@@ -116,11 +119,10 @@ class LabelTexts(Method[LabelSettings]):
 
     def traits(self, recipe: Recipe) -> Traits:
         """Those of `top_up`; without it no round follows the texts."""
-        own = {"repeats_published": True}
+        own: dict[str, Any] = {"repeats_published": True}
         if not self.settings(recipe).top_up:
             return Traits(rounds=0, **own)
-        filler = self._filler(recipe).traits(_filled(recipe))
-        return filler.model_copy(update={**own, "assumptions": ("4 of 5 texts get a label", *filler.assumptions)})
+        return self._filler(recipe).traits(_filled(recipe)).model_copy(update=own)
 
     def roles_of(self, recipe: Recipe) -> tuple[str, ...]:
         """The labelers, an adjudicator where a text can have one, and the roles of `top_up`."""
@@ -223,7 +225,7 @@ class LabelTexts(Method[LabelSettings]):
         return (*made, *calibration_calls(recipe, apart, min(settings.calibration_texts, len(texts)), prompt))
 
     def report(self, query: Query, run_id: str, counts: Mapping[str, int]) -> Section | None:
-        """What became of the texts, and how sure the labelers were; then the figures of `top_up` are the funnel's."""
+        """What became of the texts, and how sure the labelers were."""
         return _report(query, run_id, counts)
 
     def describe(self, slot: Slot, notes: Mapping[str, JsonValue]) -> list[tuple[str, str]]:
@@ -316,8 +318,8 @@ def _doubt(settings: LabelSettings, labelling: Labelling, share: float) -> str:
         return "The judges gave no label of the set, or two were equally likely"
     if share < settings.min_probability:
         return f"The label is under the least probability of {settings.min_probability:.0%}"
-    if labelling.margin is not None and labelling.margin < settings.min_margin:
-        return f"{labelling.second} is nearly as likely: the lead is under {settings.min_margin:.0%}"
+    if settings.min_margin and labelling.margin is not None and labelling.margin < settings.min_margin:
+        return f"{labelling.second} is as likely, or nearly: the lead is under {settings.min_margin:.0%}"
     return ""
 
 
@@ -336,9 +338,10 @@ def _report(query: Query, run_id: str, counts: Mapping[str, int]) -> Section | N
     ends = query(_ENDS, [run_id, UNSURE])[0]
     if not ends["texts"]:
         return None
-    repeats = counts.get("texts_repeated", 0)
-    sentence = f"{ends['labelled']} of {ends['texts']} texts got a label"
-    sentence += f"; {repeats:,} repeated another text and were left out." if repeats else "."
+    repeats, unsure = counts.get("texts_repeated", 0), ends["unsure"]
+    parts = [f"{ends['labelled']:,} of {ends['texts']:,} texts got a label"]
+    parts += [f"{repeats:,} repeated another text and were left out"] if repeats else []
+    parts += [f"{unsure:,} wait for a person: graft review DATASET --rule gate --gate labelers"] if unsure else []
     facts = (
         Fact("texts in the file", counts.get("texts_read", ends["texts"]), "number"),
         Fact("rejected by gates", ends["gated"], "number"), Fact("unsure, for review", ends["unsure"], "number"),
@@ -350,7 +353,7 @@ def _report(query: Query, run_id: str, counts: Mapping[str, int]) -> Section | N
         Column("written", "written", "number"),
     )
     return Section(
-        "labelled", "Your texts", sentence, facts=facts,
+        "labelled", "Your texts", "; ".join(parts) + ".", facts=facts,
         tables=(Table("labelled_texts", "Accepted rows by label", columns, query(_LABELS, [run_id])),),
     )  # fmt: skip
 
