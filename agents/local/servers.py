@@ -151,7 +151,7 @@ def _spawn(file: ModelFile, folder: Path, threads: int) -> None:
         child = subprocess.Popen(
             [sys.executable, "-m", "graft.agents.local.serve", str(folder)],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            env={**os.environ, "PYTHONPATH": python_path()},
+            env={"OMP_WAIT_POLICY": "passive", **os.environ, "PYTHONPATH": python_path()},
             start_new_session=True,  # Ctrl-C ends the run, which then releases the server itself
         )  # fmt: skip
     _children[folder] = child
