@@ -44,7 +44,8 @@ class DecisionCode:
 
 
 _UNSURE = (
-    "were left undecided: describe the labels more sharply, name better judges, or lower min_probability and min_margin"
+    "got no label that is likely enough: describe the labels better, add seeds, name larger judges, or lower "
+    "min_probability or min_margin"
 )
 _REFUSED = "were refused: name another generator, or a base model (style: completion)"
 _UNANSWERED = "got no answer from the server: look at its log, or lower limits.concurrency"
@@ -99,7 +100,7 @@ declare(
     ),
     DecisionCode("rejected.flag", "review", "a reviewer called the instruction unreasonable, incomplete or unclear"),
     DecisionCode("rejected.no_label", "labelling", "judges gave it no label of the set"),
-    DecisionCode(UNSURE, "labelling", "its judges were not sure enough of its label", advice=_UNSURE),
+    DecisionCode(UNSURE, "labelling", "its label is not likely enough, or hardly leads the next", advice=_UNSURE),
     DecisionCode("rejected.refusal", "writing", "the generator refused to write it", "refused", _REFUSED),
     DecisionCode(NOT_BEST, "choice", "another response to the same instruction is better"),
     DecisionCode("failed.refusal", "call", "a model refused", "refused", _REFUSED),

@@ -29,12 +29,13 @@ from graft.agents.methods.steps.draw import (
     draw_roles,
     reviewer_count,
     seed_of,
+    shots,
     slot_id,
     steered,
 )
 from graft.agents.methods.steps.mixing import mixing_report
 from graft.agents.methods.steps.panel import review_label
-from graft.agents.methods.steps.relabel import Relabelling, choices, label_reason, no_label, relabel
+from graft.agents.methods.steps.relabel import Relabelling, choices, label_reason, name_judges, no_label, relabel
 from graft.agents.methods.steps.sizes import ASSUMED_DISPUTES, PROMPT_OVERHEAD, calibration_calls, panel_calls, sizes
 from graft.agents.roles.mixer import Mix, Mixed, folded, write_mix
 from graft.schemas.binding import MethodSettings, Role
@@ -101,7 +102,7 @@ class PromptMix(Method[PromptMixSettings]):
     roles = MappingProxyType(
         {"generator": Role(writes=True), "labeler": Role(LabelerSpec), "reviewer": Role(), "adjudicator": Role()}
     )
-    prompts = ("mix", "label_name", "choice_chat", "choice_chat_turn", "choice_completion", "review_text")
+    prompts = ("mix", "steered", "label_name", "choice_chat", "choice_chat_turn", "choice_completion", "review_text")
     needs_seeds = False
     least_score = "review.tau"
 
@@ -166,7 +167,7 @@ class PromptMix(Method[PromptMixSettings]):
         group = _group(settings, place, drawn, cycle)
         partner = _partner(settings, place, drawn, cycle, group, rng)
         classes = rng.sample([place.label, *group], len(group) + 1)
-        exemplars = tuple(row for name in classes for row in _shots(settings, drawn, name, rng))
+        exemplars = tuple(row for name in classes for row in _shots(settings, drawn, name, place.label, rng))
         mix = Mix(partner=partner, alpha=alpha_of(settings, rng), classes=tuple(classes))
         return Slot(
             id=slot_id(place), run_id=place.run_id, shard=place.shard, round=place.round, index=place.index,
@@ -286,9 +287,10 @@ def _partner(
     return rng.choice(list(group))
 
 
-def _shots(settings: PromptMixSettings, drawn: Drawn, name: str, rng: random.Random) -> list[Seed]:
-    rows = list(drawn.pool.get(name, ()))
-    return rng.sample(rows, min(settings.shots, len(rows)))
+def _shots(settings: PromptMixSettings, drawn: Drawn, name: str, own: str, rng: random.Random) -> list[Seed]:
+    """The examples of one class: of the slot's own class with all of the student's mistakes."""
+    found = shots(drawn, name, settings.shots, rng)
+    return found if name == own else found[: settings.shots]
 
 
 def _wanted_texts(settings: PromptMixSettings, slot: Slot) -> int:
@@ -340,7 +342,7 @@ async def _labelled(draft: Draft, roles: Roles, settings: PromptMixSettings) -> 
     else:
         narrowed = await choices(draft.context, draft.text, settings.nearest_classes)
         draft.labelling = labelling = await relabel(draft, roles, settings, narrowed)
-        _name_judges(draft)
+        name_judges(draft)
         if not labelling.label:
             return no_label(draft)
         draft.label = labelling.label
@@ -352,13 +354,6 @@ async def _labelled(draft: Draft, roles: Roles, settings: PromptMixSettings) -> 
         return decision("accepted", "labelled", "accepted.labelled", reason)
     draft.models |= {name: value for name, value in roles.names().items() if name != "generator"}
     return await review_label(draft, roles, settings.review, narrowed)
-
-
-def _name_judges(draft: Draft) -> None:
-    for role in ("labeler", "reviewer", "adjudicator"):
-        names = dict.fromkeys(review.model for review in draft.reviews if review.role == role)
-        if names:
-            draft.models[role] = ",".join(names)
 
 
 KIND = PromptMix()

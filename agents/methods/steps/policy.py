@@ -31,7 +31,7 @@ _LABELS = """
            avg(coalesce(scores[place], 0)) FILTER (status = 'accepted' AND best IS NOT NULL) AS probability
     FROM (SELECT *, list_position(json_keys(soft_label), slot_label) AS place, list_max(scores) AS best
           FROM (SELECT *, json_extract_string(soft_label, '$.*')::DOUBLE[] AS scores
-                FROM lake.candidates WHERE run_id = ?))
+                FROM lake.candidates WHERE run_id = ? AND slot_label <> ''))
     GROUP BY slot_label ORDER BY slot_label"""
 
 
