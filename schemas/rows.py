@@ -11,7 +11,10 @@ from pydantic import Field, JsonValue
 from graft.schemas.base import Value, stable_hash
 
 Status = Literal["accepted", "rejected", "failed"]
-Route = Literal["flag", "low_mean", "agreed", "adjudicated", "gate", "failed", "labelled", "no_label", "refusal"]
+Route = Literal[
+    "flag", "low_mean", "agreed", "adjudicated", "gate", "failed", "labelled", "no_label", "refusal", "intended",
+    "unsure",
+]  # fmt: skip
 
 
 class Seed(Value):
