@@ -73,6 +73,10 @@ audit: install ## Check pins, hashes, installed files, model weights and licence
 bench-methods: install ## Measure what each method's rows do for a student (needs ../shared/data; more than an hour)
 	@env -u GRAFT_HOME $(BIN)/python benchmarks/methods.py $(ARGS)
 
+.PHONY: gain
+gain: install ## Measure what each method's rows gain a student over its seeds (needs ../shared/data; hours, resumable)
+	@env -u GRAFT_HOME -u PREFECT_API_URL $(BIN)/python benchmarks/gain.py $(ARGS)
+
 .PHONY: bench
 bench: install ## Measure speed, memory, faults and kills (38 minutes; ARGS='ideal faults' for some)
 	@env -u GRAFT_HOME -u PREFECT_API_URL $(BIN)/python benchmarks/bench.py $(ARGS)

@@ -1,0 +1,240 @@
+"""Gain of each method's rows for a student: `python benchmarks/gain.py [--sets demo mr] [--teachers 0.5b] [--seeds 3]`.
+
+Each arm is a recipe that `graft run --train` makes from two seeds per class under the same limit of tokens, so an arm
+that asks judges gets fewer rows (the teacher's own accuracy, zero- and few-shot, is measured on 200 test rows). Its rows and the seeds train two students: a logistic regression on MiniLM's frozen
+embeddings, and the tuned encoder. Both are tested on rows that no model was shown. Finished arms are lines of
+`OUT/results.jsonl`, and finished calls stay in OUT's journal: a stopped benchmark continues where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import random
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import yaml  # noqa: E402
+
+DATA, RECIPES = ROOT.parent / "shared" / "data", ROOT / "recipes" / "data"
+TEXTS = 150
+Pairs = list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a set's rows lie, and how a recipe describes it. `cut` takes the texts away from the test file's end."""
+
+    seeds: Path
+    test: Path
+    texts: Path | None
+    field: str
+    about: str
+    labels: dict[str, str]
+    cut: bool = False
+
+
+SETS = {
+    "demo": Source(
+        RECIPES / "demo_seeds.jsonl", RECIPES / "demo_test.jsonl", RECIPES / "demo_texts.jsonl", "label",
+        "a message that a customer writes to an online shop after buying something",
+        {"complaint": "something went wrong, or the customer is unhappy",
+         "praise": "the customer is happy with an article, a delivery or the staff"},
+    ),
+    "mr": Source(
+        DATA / "mr/train_2shot_seed0.jsonl", DATA / "mr/test.jsonl", DATA / "mr/unlabelled.jsonl", "label",
+        "a sentence of a film review", {"negative": "the critic dislikes the film", "positive": "the critic likes it"},
+    ),
+    "clinc150": Source(
+        DATA / "clinc150/train_2shot_seed0.jsonl", DATA / "clinc150/test.jsonl", None, "domain",
+        "a message that a user types or says to an assistant", {}, cut=True,
+    ),
+    "banking77": Source(
+        DATA / "banking77/train_2shot_seed0.jsonl", DATA / "banking77/test.jsonl", DATA / "banking77/train.jsonl",
+        "label", "a question that a customer asks a bank", {},
+    ),
+}  # fmt: skip
+TEACHERS = {"270m": "gemma-3-270m", "0.5b": "qwen2.5-coder-0.5b-instruct", "1.5b": "qwen2.5-coder-1.5b-instruct"}
+GRA: dict[str, Any] = {"kind": "gra", "reviewers": 2, "few_shot": [2, 2]}
+PLAIN = {**GRA, "label_policy": "intended"}
+LABEL: dict[str, Any] = {"kind": "label", "labelers": 1, "texts": "texts.jsonl"}
+ARMS: dict[str, dict[str, Any]] = {
+    "plain generation": PLAIN,
+    "GRA": GRA,
+    "GRA, relabelled": {**GRA, "label_policy": "relabelled"},
+    "PromptMix": {"kind": "promptmix", "labelers": 2},
+    f"{TEXTS} texts labelled": {**LABEL, "most": TEXTS},
+    "half texts, half written": {**LABEL, "most": TEXTS // 2, "top_up": PLAIN},
+}
+
+
+@lru_cache
+def rows_of(file: Path, field: str) -> Pairs:
+    """(text, label) pairs of a file; the label is empty where a row has none."""
+    lines = file.read_text(encoding="utf-8").splitlines()
+    return [(row["text"], row.get(field, "")) for row in map(json.loads, lines)]
+
+
+def split_of(source: Source) -> tuple[Pairs, list[str]]:
+    """Test rows and unlabelled texts; where a set has no texts, they are a fixed draw that leaves the test rows."""
+    test = rows_of(source.test, source.field)
+    if not source.cut:
+        return test, [text for text, _ in rows_of(source.texts or source.test, source.field)]
+    taken = set(random.Random(0).sample(range(len(test)), TEXTS))
+    return [row for at, row in enumerate(test) if at not in taken], [test[at][0] for at in sorted(taken)]
+
+
+def recipe_of(name: str, method: dict[str, Any], teacher: str, seed: int, tokens: int, folder: Path) -> Path:
+    """Write an arm's recipe beside its files, and return its path."""
+    source, folder = SETS[name], folder / f"{name}-{teacher}-{seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    test, texts = split_of(source)
+    seeds = rows_of(source.seeds, source.field)
+    random.Random(seed).shuffle(texts)
+    for file, rows in (("seeds", seeds), ("test", test), ("texts", [(text, None) for text in texts])):
+        lines = (json.dumps({"text": text, **({"label": label} if label else {})}) + "\n" for text, label in rows)
+        (folder / f"{file}.jsonl").write_text("".join(lines), encoding="utf-8")
+    labels = source.labels or {label: label.replace("_", " ") for label in sorted({label for _, label in seeds})}
+    judges = {"models": ["teacher", "minilm"], "answer": "logprobs", "calibration": "batch"}
+    panel = {"reviewer": judges, "adjudicator": {**judges, "models": ["teacher"]}}
+    recipe = {
+        "name": f"gain-{name}-{teacher.replace('.', '-')}-{seed}", "seed": seed, "method": method,
+        "task": {"kind": "classification", "text": source.about,
+                 "labels": [{"name": label, "description": text} for label, text in labels.items()]},
+        "seeds": {"path": "seeds.jsonl"},
+        "models": [
+            {"name": "teacher", "provider": "embedded", "model": TEACHERS[teacher], "max_concurrency": 8,
+             "style": "completion" if teacher == "270m" else "chat", "top_logprobs": 200},
+            {"name": "minilm", "provider": "encoder", "model": "all-MiniLM-L6-v2"},
+        ],
+        "roles": {
+            "generator": {"models": ["teacher"], "temperature": 0.9, "top_p": 0.95, "max_tokens": 64},
+            **(panel if method["kind"] == "gra" else {"labeler": {"models": ["teacher"], "calibration": "batch"}}),
+        },
+        "target": {"rows_per_label": max(10, 400 // len(labels))},
+        "limits": {"tokens": tokens, "out_of_reach": "go_on", "min_yield": 0.0},
+        "gates": {"min_chars": 10, "max_chars": 300, "label_leak": False},
+        "splits": {"train": 0.9, "validation": 0.1, "test": 0.0},
+        "student": {"test": "test.jsonl", "teacher_rows": 200 if "most" in method else 0},
+    }  # fmt: skip
+    file = folder / "recipe.yaml"
+    file.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
+    return file
+
+
+def run_arm(name: str, arm: str, teacher: str, seed: int, out: Path, tokens: int) -> dict[str, Any]:
+    """Make an arm's rows by the command line and test its two students."""
+    file = recipe_of(name, ARMS[arm], teacher, seed, tokens, out)
+    begin = time.perf_counter()
+    command = [sys.executable, "-m", "graft", "run", str(file), "--train", "--export", "jsonl", "--json"]
+    environment = {**os.environ, "GRAFT_HOME": str(out / "home"), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode not in (0, 7):
+        raise SystemExit(f"{name}, {arm}, {teacher}, seed {seed} failed:\n{done.stderr}")
+    result = json.loads(done.stdout)
+    seconds = time.perf_counter() - begin
+    exported = (Path(path) for path in result["exported"] or ())
+    lines = [line for path in exported if path.suffix == ".jsonl" for line in path.read_text().splitlines()]
+    rows = [(row["text"], row["label"]) for row in map(json.loads, lines)]
+    seeds, test = rows_of(SETS[name].seeds, SETS[name].field), split_of(SETS[name])[0]
+    frozen = compared(frozen_predictions(seeds, test), frozen_predictions([*seeds, *rows], test), test)
+    tuned = result["student"]
+    run = result["run"]
+    return {
+        "set": name, "arm": arm, "teacher": teacher, "seed": seed, "rows": len(rows), "calls": run["calls"],
+        "tokens": run["prompt_tokens"] + run["completion_tokens"], "seconds": round(seconds), "frozen": frozen,
+        "tuned": [one["accuracy"] for one in tuned["evaluations"]] + [tuned["paired"]["p_value"]] if tuned else None,
+        "stopped_by": run["stopped_by"],
+        "teacher_right": [one["accuracy"] for one in tuned["evaluations"][-1]["teachers"]] if tuned else [],
+    }  # fmt: skip
+
+
+def frozen_predictions(train: Pairs, test: Pairs) -> list[str]:
+    """The answers of a logistic regression on frozen embeddings."""
+    from sklearn.linear_model import LogisticRegression
+
+    from graft.agents.local.encoder import embed
+
+    model = LogisticRegression(max_iter=2000, class_weight="balanced")
+    model.fit(embed([text for text, _ in train]), [label for _, label in train])
+    return [str(label) for label in model.predict(embed([text for text, _ in test]))]
+
+
+def compared(before: Sequence[str], after: Sequence[str], test: Pairs) -> list[float]:
+    """Accuracy of the seeds' student, of the arm's, and McNemar's p of their difference."""
+    from graft.data.scores.maths import paired
+
+    right = [sum(guess == label for guess, (_, label) in zip(all_, test, strict=True)) for all_ in (before, after)]
+    return [count / len(test) for count in right] + [paired(before, after, test).p_value]
+
+
+def table(results: Sequence[dict[str, Any]]) -> str:
+    """Every set and teacher as Markdown tables; figures are means over seeds, with the least and the most."""
+    lines = [
+        "| set | teacher | arm | runs | rows | tokens | frozen: seeds, arm, p | tuned: seeds, arm, p | s |",
+        "|---|---|---|---:|---:|---:|---|---|---:|",
+    ]
+    keys = dict.fromkeys((one["set"], one["teacher"], one["arm"]) for one in results)
+    for key in keys:
+        runs = [one for one in results if (one["set"], one["teacher"], one["arm"]) == key]
+        cells = [len(runs), *(round(statistics.mean(one[name] for one in runs)) for name in ("rows", "tokens"))]
+        cells += [_scores([one["frozen"] for one in runs]), _scores([one["tuned"] for one in runs if one["tuned"]])]
+        cells.append(round(statistics.mean(one["seconds"] for one in runs)))
+        lines.append("| " + " | ".join(map(str, (*key, *cells))) + " |")
+    judged = {(one["set"], one["teacher"]): one["teacher_right"] for one in results if one["teacher_right"]}
+    lines += ["", "| set | teacher | zero-shot, with two examples a label |", "|---|---|---|"]
+    for (name, teacher), scores in judged.items():
+        lines.append(f"| {name} | {teacher} | {', '.join(f'{score:.1%}' for score in scores)} |")
+    return "\n".join(lines)
+
+
+def _scores(runs: Sequence[Sequence[float]]) -> str:
+    if not runs:
+        return ""
+    before, after, chance = zip(*runs, strict=True)
+    spread = f" ({100 * min(after):.1f}–{100 * max(after):.1f})" if len(runs) > 1 else ""
+    mean = math.fsum(after) / len(after)
+    return f"{100 * statistics.mean(before):.1f}, **{100 * mean:.1f}**{spread}, p ≤ {max(chance):.2g}"
+
+
+def main() -> None:
+    """Run the arms that have no result yet, and print the table after each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS))
+    parser.add_argument("--teachers", nargs="+", default=["0.5b"], choices=list(TEACHERS))
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each arm, with other draws")
+    parser.add_argument("--tokens", type=int, default=40_000, help="prompt and completion tokens of each arm")
+    parser.add_argument("--out", type=Path, default=ROOT / ".graft-gain", help="folder of results and journal")
+    given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
+    file = given.out / "results.jsonl"
+    results = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    known = {(one["set"], one["arm"], one["teacher"], one["seed"]) for one in results}
+    for seed in range(given.seeds):
+        for name in given.sets:
+            for teacher in given.teachers:
+                for arm in given.arms:
+                    if (name, arm, teacher, seed) in known:
+                        continue
+                    results.append(run_arm(name, arm, teacher, seed, given.out, given.tokens))
+                    with file.open("a", encoding="utf-8") as out:
+                        out.write(json.dumps(results[-1]) + "\n")
+                    print(results[-1], flush=True)
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()
