@@ -1,9 +1,10 @@
 """Gain of each method's rows for a student: `python benchmarks/gain.py [--sets demo mr] [--teachers 0.5b] [--seeds 3]`.
 
 Each arm is a recipe that `graft run --train` makes from two seeds per class under the same limit of tokens, so an arm
-that asks judges gets fewer rows (the teacher's own accuracy, zero- and few-shot, is measured on 200 test rows). Its rows and the seeds train two students: a logistic regression on MiniLM's frozen
-embeddings, and the tuned encoder. Both are tested on rows that no model was shown. Finished arms are lines of
-`OUT/results.jsonl`, and finished calls stay in OUT's journal: a stopped benchmark continues where it was.
+that asks judges gets fewer rows. Its rows and the seeds train two students: a logistic regression on MiniLM's frozen
+embeddings, and the tuned encoder. Both are tested on rows that no model was shown; the teacher itself labels 200 of
+them, zero- and few-shot. Finished arms are lines of `OUT/results.jsonl`, and finished calls stay in OUT's journal: a
+stopped benchmark continues where it was.
 """
 
 from __future__ import annotations

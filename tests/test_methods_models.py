@@ -15,7 +15,7 @@ def small(tmp_path: Path, name: str) -> Path:
     text = (ROOT / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
     text = text.replace("\nmethod:\n", "\nmethod:\n  calibration_texts: 4\n", 1)
     assert "calibration_texts: 4" in text
-    for field in ("path", "test"):
+    for field in ("path", "test", "texts"):
         text = text.replace(f"{field}: data/", f"{field}: {ROOT}/recipes/data/")
     file = tmp_path / f"{name}.yaml"
     file.write_text(text.replace("measure_refusals: 10", "measure_refusals: 2"), encoding="utf-8")
