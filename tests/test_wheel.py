@@ -79,7 +79,8 @@ def test_an_installed_graft_runs_the_demo_outside_the_checkout(installed: Path, 
     changed = {key: value for key, value in shipped.items() if key not in ("roles", "gates")} | {"models": served}
     (tmp_path / "recipes").symlink_to(recipe.parent)  # its seeds lie beside it
     (tmp_path / "topics.yaml").write_text(
-        yaml.safe_dump(changed | {"seeds": {"path": "recipes/data/topics_seeds.jsonl"}, "student": {}}), encoding="utf-8"
+        yaml.safe_dump(changed | {"seeds": {"path": "recipes/data/topics_seeds.jsonl"}, "student": {}}),
+        encoding="utf-8",
     )
     result = json.loads(run("-m", "graft", "run", "topics.yaml", "--rows-per-label", "4", "--json"))
     assert result["run"]["stopped_by"] == "target" and result["version"]["rows"] == 24
