@@ -22,9 +22,9 @@ def one_line(progress: Progress) -> str:
     wanted = sum(progress.wanted.values())
     parts = [
         progress.stage,
-        f"{progress.total_accepted}/{wanted} accepted",
+        *([f"{progress.total_accepted}/{wanted} accepted"] if wanted else []),
         _pending(progress),
-        f"{progress.settled} candidates",
+        *([f"{progress.settled} candidates"] if wanted else []),
         early(progress),
         *_gateway_parts(progress),
         _eta(progress),
@@ -49,7 +49,8 @@ def render(progress: Progress) -> RenderableType:
     for label, wanted in progress.wanted.items():
         done = progress.accepted.get(label, 0)
         table.add_row(Text(label), ProgressBar(total=max(1, wanted), completed=min(done, wanted)), f"{done}/{wanted}")
-    facts = [f"{progress.settled} candidates", _pending(progress), *_gateway_parts(progress), _eta(progress)]
+    settled = [f"{progress.settled} candidates"] if progress.wanted else []
+    facts = [*settled, _pending(progress), *_gateway_parts(progress), _eta(progress)]
     recent = [
         f"{one.label}: {sections.one_line(one.text)}{' (pending)' if one.id in progress.pending else ''}"
         for one in tuple(progress.recent)

@@ -8,6 +8,7 @@ from contextlib import suppress
 from graft.agents.gateway.ledger import FREE, cost_of
 from graft.agents.methods import Calls, method_of
 from graft.agents.methods.steps.sizes import CHARS_PER_TOKEN
+from graft.data.verdicts import verdict_of
 from graft.flows.plan import read_recipe, run_id_of
 from graft.flows.run_context import models_used, weighed
 from graft.schemas.base import Value
@@ -16,6 +17,7 @@ from graft.schemas.home import Home
 from graft.schemas.models import ModelSpec
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Seed
+from graft.schemas.verdict import one_line
 
 
 class Step(Value):
@@ -67,6 +69,7 @@ def estimate_recipe(name: str) -> Estimate:
             *traits.assumptions,
             f"{CHARS_PER_TOKEN} characters per token; early exit and the journal can only lower the figures",
             "unknown price: give the model a price in the recipe" if None in prices else "prices from the recipe",
+            *_advice(name, recipe, seeds),
         ),
     )
 
@@ -86,6 +89,15 @@ def _yield(recipe: Recipe, seeds: list[Seed], assumed: float) -> tuple[float, st
     same = [run for run in runs if run.id == run_id_of(recipe, seeds)]
     run = (same or runs)[-1]
     return max(0.01, run.counts.get("accepted", 0) / run.counts["opened"]), f"measured in run {run.id}"
+
+
+def _advice(name: str, recipe: Recipe, seeds: list[Seed]) -> list[str]:
+    """The stored verdict on the recipe, or how to get one; nothing for rows without labels."""
+    if not recipe.task.labelled:
+        return []
+    verdict = verdict_of(Home.find(), recipe, seeds)
+    ask = f"whether rows would help is not known yet: graft teacher {name} tells before anything is spent"
+    return [one_line(verdict) if verdict else ask]
 
 
 def _priced(recipe: Recipe, made: Calls) -> Step:

@@ -102,9 +102,9 @@ async def make_dataset(
     return await pause.review(Home.find(), loaded.review, result, _say_now)
 
 
-async def make_run(loaded: Recipe, file: Path, seeds: list[Seed]) -> dict[str, Any]:
-    """Run a loaded recipe inside any flow; errors and result as in `make_dataset`."""
-    home = Home.find()
+async def make_run(loaded: Recipe, file: Path, seeds: list[Seed], home: Home | None = None) -> dict[str, Any]:
+    """Run a loaded recipe inside any flow, by default in GRAFT_HOME; errors and result as in `make_dataset`."""
+    home = home or Home.find()
     loaded = await asyncio.to_thread(weighed, await _downloaded(loaded, file, home), home)
     run_id = run_id_of(loaded, seeds)
     with run_lock(home, run_id), Lake.open(home) as lake:
