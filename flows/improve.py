@@ -16,6 +16,7 @@ from graft.data.seeds import load_labelled
 from graft.flows.engine import Flow
 from graft.flows.improve_report import write_report
 from graft.flows.improve_round import (
+    NOTHING,
     Arms,
     Loop,
     Made,
@@ -23,7 +24,9 @@ from graft.flows.improve_round import (
     State,
     first_recipe,
     make_version,
+    mean_loss,
     next_recipe,
+    nothing_to_steer_by,
     say,
     unsteered_recipe,
 )
@@ -74,7 +77,11 @@ async def improve(
 
         for number in range(loaded.improve.seeds):
             arms = Arms(loop, loaded.seed + number, first=number == 0)
-            endings.append(f"seed {arms.seed}: {await _steered(arms, results, keep)}")
+            ending = await _steered(arms, results, keep)
+            endings.append(f"seed {arms.seed}: {ending}")
+            if ending.startswith(NOTHING):
+                say(ending)
+                break
             if loaded.improve.compare:
                 await _unsteered(arms, results)
             keep()
@@ -87,10 +94,9 @@ async def _steered(arms: Arms, results: list[RoundResult], keep: Any) -> str:
     """Run every round of one seed's loop and return the reason of its end."""
     loop, settings = arms.loop, arms.loop.recipe.improve
     spent, started = Spending(), time.monotonic()
-    learner = arms.learn(None, [], [])
+    best = learner = arms.learn(None, [], [])
     results.append(arms.result("steered", 0, learner, None, spent, started))
-    recipe, best, worse = first_recipe(arms), -1.0, 0
-    state = State()
+    recipe, state, place, worse = first_recipe(arms), State(), len(results) - 1, 0
     for number in range(1, settings.rounds + 1):
         say(f"seed {arms.seed}, round {number} of {settings.rounds}: {sum(recipe.wanted().values())} rows")
         try:
@@ -100,19 +106,32 @@ async def _steered(arms: Arms, results: list[RoundResult], keep: Any) -> str:
         if made is None:
             return f"round {number} made no row"
         learner = arms.learn(made.version.version, made.train, made.validation)
-        evidence_rows = arms.steering_rows(learner, made)
-        accuracy = sum(not row.wrong for row in evidence_rows) / len(evidence_rows) if evidence_rows else None
+        rows = arms.steering_rows(learner, made)
         results.append(
-            arms.result("steered", number, learner, made, spent, started, accuracy, recipe.wanted(), state.summaries)
+            arms.result("steered", number, learner, made, spent, started, rows, recipe.wanted(), state.summaries)
         )
+        # both students on the same rows, which grow with the version
+        loss, least = mean_loss(rows), mean_loss(arms.steering_rows(best, made))
+        better = loss is None or least is None or loss < least
+        worse, best = (0, learner) if better else (worse + 1, best)
+        place = _kept(results, len(results) - 1 if better else place, place)
         keep()
-        worse = 0 if accuracy is not None and accuracy > best else worse + 1
-        best = max(best, accuracy or 0.0)
-        if worse >= settings.patience and number < settings.rounds:
-            return f"patience: {worse} rounds without a better student on the rows that steer"
-        if number < settings.rounds:
-            recipe = await next_recipe(arms, recipe, state, learner, made, evidence_rows, number, spent)
+        if number == settings.rounds:
+            break
+        if worse >= settings.patience:
+            return f"patience: {worse} rounds without a lower loss on the rows that steer"
+        mined = await asyncio.to_thread(arms.mined, made, rows)
+        if nothing := nothing_to_steer_by(rows, mined, settings.enough):
+            return nothing
+        recipe = await next_recipe(arms, recipe, state, learner, made, rows, mined, number, spent)
     return "rounds"
+
+
+def _kept(results: list[RoundResult], place: int, before: int) -> int:
+    """Mark the result at a place as its seed's best, in place of the one before; returns the place."""
+    results[before] = results[before].model_copy(update={"kept": False})
+    results[place] = results[place].model_copy(update={"kept": True})
+    return place
 
 
 async def _unsteered(arms: Arms, results: list[RoundResult]) -> None:

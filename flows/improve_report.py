@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 
 from graft.data.card import section_markdown
+from graft.flows.improve_round import NOTHING
 from graft.schemas.home import Home
 from graft.schemas.sections import Column, Section, Table
 from graft.schemas.steering import Improvement, RoundResult
@@ -36,16 +37,22 @@ def summary(improvement: Improvement) -> Section:
     columns = (
         Column("name", "round"), Column("rows", "rows", "number"), Column("candidates", "candidates", "number"),
         Column("calls", "calls", "number"), Column("tokens", "tokens", "number"), Column("price_usd", "price", "money"),
-        Column("steering", "steering", "share"), Column("test", "test", "share"), Column("interval", "95% interval"),
+        Column("steering", "steering", "share"), Column("loss", "loss", "figure"),
+        Column("test", "test", "share"), Column("interval", "95% interval"),
     )  # fmt: skip
     rounds = Table("rounds", "", columns, [_line(one, several) for one in improvement.rounds])
     tested = f"tested on {improvement.test_file}, which no round saw; ended by {improvement.stopped_by}"
-    notes = (*_verdict(improvement.rounds), *_asked(improvement.rounds))
+    notes = (*_verdict(improvement.rounds), *_unspent(improvement), *_asked(improvement.rounds))
     return Section("rounds", f"{improvement.dataset}: rows in rounds", tested, tables=(rounds,), notes=notes)
 
 
 def best_round(rounds: Sequence[RoundResult]) -> RoundResult | None:
-    """The steered round whose student is best on the rows that steer (the later if equal); the test is not used."""
+    """The round whose student has the lowest loss on the rows that steer; the test is not used.
+
+    In the record of an earlier loop, which has no losses: the steered round with the highest accuracy there.
+    """
+    if kept := [one for one in rounds if one.kept]:
+        return kept[-1]
     steered = [one for one in rounds if one.arm == "steered" and one.round]
     return max(steered, key=lambda one: (one.steering or 0.0, one.round), default=None)
 
@@ -67,10 +74,9 @@ def _verdict(rounds: Sequence[RoundResult]) -> list[str]:
         finals.append(best.test)
         base += [one.test for one in own if one.round == 0]
         once += [one.test for one in own if one.arm == "unsteered"]
-        lines.append(
-            f"keep {best.dataset}@{best.version} and {best.student_id}: best on the rows that steer, "
-            f"{best.test:.1%} on the test"
-        )
+        version = f"{best.dataset}@{best.version}" if best.version else "the seeds alone"
+        what = f"{version} and {best.student_id}"
+        lines.append(f"keep {what}: best on the rows that steer, {best.test:.1%} on the test")
         lines += _overfit([one for one in own if one.arm == "steered"])
     if finals and base:
         lines.append(f"over the seeds alone: {_points(finals, base)}")
@@ -81,6 +87,16 @@ def _verdict(rounds: Sequence[RoundResult]) -> list[str]:
         if len(finals) < 3:
             lines.append("with fewer than three seeds the difference may be chance: --seeds 3")
     return lines
+
+
+def _unspent(improvement: Improvement) -> list[str]:
+    """The reason of a loop that ended because nothing steers it, and what to do."""
+    if NOTHING not in improvement.stopped_by:
+        return []
+    return [
+        f"{NOTHING}, so nothing more was spent, on rounds or on a comparison. To go on, name harder labelled rows in "
+        "improve.steer_on, or raise improve.enough"
+    ]
 
 
 def _points(ours: Sequence[float], theirs: Sequence[float]) -> str:

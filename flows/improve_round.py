@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from graft.agents.methods.steps.draw import pool_of
-from graft.agents.roles.generator import name_concepts
+from graft.agents.local import encoder
 from graft.data.gates import without
 from graft.data.lake import Lake
 from graft.data.scores.answers import VALIDATION
@@ -18,10 +16,9 @@ from graft.data.versions import version as find_version
 from graft.flows import artifacts
 from graft.flows.make_dataset import make_run
 from graft.flows.progress import current
-from graft.flows.run_context import CallRecorder, open_gateway
-from graft.schemas.base import stable_hash
+from graft.flows.steer_models import SteerModels
 from graft.schemas.datasets import DatasetVersion
-from graft.schemas.errors import BudgetExhausted, CallFailed, GraftError
+from graft.schemas.errors import GraftError
 from graft.schemas.gates import GateSettings
 from graft.schemas.home import Home
 from graft.schemas.models import ModelSpec
@@ -30,11 +27,13 @@ from graft.schemas.rows import Seed
 from graft.schemas.steering import Arm, RoundResult
 from graft.schemas.students import Student
 from graft.students.heads import head_of
-from graft.students.rows import TrainRow, as_one_text, read_version
+from graft.students.rows import TrainRow, as_one_text, read_version, unique
 from graft.students.steer import Evidence, SteeringRow, decide
 from graft.students.train import Learner, Lesson, learn
 
-NO_EVIDENCE = "no row steers: raise splits.validation or rows_per_round, or name labelled rows in improve.steer_on"
+NOTHING = "nothing to steer by"
+"""Begins the reason of a loop that ended because its student makes too few mistakes."""
+LEAST_MISTAKES = 3
 
 JUDGE = "student"
 """The name of the last student in a round's model pool."""
@@ -61,6 +60,11 @@ class Loop:
     test: list[tuple[str, str]]
     test_name: str
     steering: list[tuple[str, str]]
+
+    @property
+    def seed_rows(self) -> list[TrainRow]:
+        """The seeds that have a label, as a student reads them."""
+        return [TrainRow(as_one_text(seed.text, seed.response), seed.label) for seed in self.seeds if seed.label]
 
 
 @dataclass
@@ -92,10 +96,11 @@ class Made:
 
 @dataclass
 class State:
-    """The memory of a loop's policies."""
+    """The memory of a loop's policies: failed rows of each round, each policy's last weights, labelers' answers."""
 
     failed: list[list[SteeringRow]] = field(default_factory=list)
-    weights: dict[str, float] = field(default_factory=dict)
+    weights: dict[str, Mapping[str, float]] = field(default_factory=dict)
+    taught: dict[str, Mapping[str, float] | None] = field(default_factory=dict)
     summaries: tuple[str, ...] = ()
 
 
@@ -116,11 +121,10 @@ class Arms:
         self, version: int | None, train: Sequence[TrainRow], validation: Sequence[TrainRow], dataset: str = ""
     ) -> Learner:
         """Train a student on the seeds and these rows and save it in the lake."""
-        loop = self.loop
+        loop, seeds = self.loop, self.loop.seed_rows
         settings = loop.recipe.student.model_copy(
             update={"seed": loop.recipe.student.seed + self.seed - loop.recipe.seed}
         )
-        seeds = [TrainRow(as_one_text(seed.text, seed.response), seed.label) for seed in loop.seeds if seed.label]
         head = head_of(settings, loop.labels)
         lesson = Lesson(
             dataset or self.dataset("steered"), version, head.training_rows([*seeds, *train]), validation, head,
@@ -134,9 +138,9 @@ class Arms:
 
     def result(
         self, arm: Arm, number: int, learner: Learner, made: Made | None, spent: Spending, started: float,
-        steering: float | None = None, wanted: dict[str, int] | None = None, said: tuple[str, ...] = (),
+        judged_rows: Sequence[SteeringRow] = (), wanted: dict[str, int] | None = None, said: tuple[str, ...] = (),
     ) -> RoundResult:  # fmt: skip
-        """The round's line in the report; the student's evaluations are saved."""
+        """The round's line in the report; the student's evaluations are saved. `judged_rows` are those that steer."""
         loop, student = self.loop, learner.student
         _, judged = learner.judged(loop.test, loop.test_name)
         loop.lake.save_evaluation(judged)
@@ -147,7 +151,8 @@ class Arms:
             arm=arm, seed=self.seed, round=number, dataset=self.dataset(arm), student_id=student.id,
             version=made.version.version if made else None, run_id=made.version.run_id if made else "",
             rows=made.version.rows if made else 0, candidates=spent.candidates, calls=spent.calls,
-            tokens=spent.tokens, price_usd=spent.price_usd, steering=steering, test=judged.accuracy,
+            tokens=spent.tokens, price_usd=spent.price_usd, steering=right_share(judged_rows),
+            loss=mean_loss(judged_rows), test=judged.accuracy,
             interval=judged.interval, seconds=round(time.monotonic() - started, 1), wanted=wanted or {}, said=said,
         )  # fmt: skip
 
@@ -156,6 +161,49 @@ class Arms:
         if self.loop.steering:
             return judged_rows(learner, [TrainRow(text, label) for text, label in self.loop.steering])
         return judged_rows(learner, made.validation)
+
+    def mined(self, made: Made, rows: Sequence[SteeringRow]) -> Sequence[SteeringRow]:
+        """Rows whose mistakes the generator may see: those of a file, else the training rows, judged out of fold."""
+        if self.loop.steering:
+            return rows
+        embed, why = encoder.find_embed()
+        if embed is None:
+            say(f"no mistakes are looked for among the training rows: {why}")
+            return ()
+        from graft.students.folds import out_of_fold
+
+        train, labels = unique([*self.loop.seed_rows, *made.train]), self.loop.labels
+        found = out_of_fold(embed([row.text for row in train]), [row.label for row in train], seed=self.seed)
+        return [
+            SteeringRow(
+                train[at].text, train[at].label,
+                dict.fromkeys(labels, 0.0) | dict(zip(found.names, map(float, shares), strict=True)),
+            )
+            for at, shares in zip(found.rows, found.probabilities, strict=True)
+        ]  # fmt: skip
+
+
+def right_share(rows: Sequence[SteeringRow]) -> float | None:
+    """Accuracy, 0 to 1; None without rows."""
+    return sum(not row.wrong for row in rows) / len(rows) if rows else None
+
+
+def mean_loss(rows: Sequence[SteeringRow]) -> float | None:
+    """Mean negative log-probability of the rows' labels, in nats; None without rows."""
+    return sum(row.loss(row.student) for row in rows) / len(rows) if rows else None
+
+
+def nothing_to_steer_by(rows: Sequence[SteeringRow], mined: Sequence[SteeringRow], enough: float) -> str:
+    """Why the next round would be steered by nothing, for people; empty if there is something."""
+    share = right_share(rows)
+    if share is None:
+        return f"{NOTHING}: no row steers. Raise splits.validation or rows_per_round, or name rows in improve.steer_on"
+    if share >= enough:
+        return f"{NOTHING}: the student has {share:.1%} of {len(rows)} steering rows right, and {enough:.0%} is enough"
+    mistakes = len({(row.text, row.label) for row in (*rows, *mined) if row.wrong})
+    if mistakes < LEAST_MISTAKES:
+        return f"{NOTHING}: too few mistakes ({mistakes}, and {LEAST_MISTAKES} are the least)"
+    return ""
 
 
 def judged_rows(learner: Learner, rows: Sequence[TrainRow]) -> list[SteeringRow]:
@@ -187,24 +235,26 @@ async def next_recipe(
     state: State,
     learner: Learner,
     made: Made,
-    rows: list[SteeringRow],
+    rows: Sequence[SteeringRow],
+    mined: Sequence[SteeringRow],
     number: int,
     spent: Spending,
 ) -> Recipe:
     """The next round's recipe, decided by the policies, whose notes are kept in `state`."""
     loop, settings = arms.loop, arms.loop.recipe.improve
-    naming = Naming(loop, made.version.run_id, arms.seed + number, spent)
-    async with naming:
+    opened = SteerModels(loop.recipe, loop.home, loop.lake, loop.seeds, say, made.version.run_id, arms.seed + number)
+    async with opened as models:
         decided = await decide(
             Evidence(
-                number, settings.rounds, loop.labels, rows, judged_rows(learner, made.train), naming.name,
-                tuple(state.failed), state.weights,
+                number, settings.rounds, loop.labels, rows, judged_rows(learner, made.train), models.name,
+                models.with_memory(state.taught), mined, tuple(state.failed),
             ),
-            settings, rows=sum(recipe.wanted().values()), after=made.version.version,
+            settings, rows=sum(recipe.wanted().values()), after=made.version.version, before=state.weights,
         )  # fmt: skip
+    spent.add(0, *models.spent)
     state.failed.append([row for row in rows if row.wrong])
     state.weights = decided.weights
-    state.summaries = decided.summaries if rows else (NO_EVIDENCE, *decided.summaries)
+    state.summaries = decided.summaries
     for sentence in state.summaries:
         say(sentence)
     changed = _with(loop.recipe, arms, "steered", decided.wanted)
@@ -235,44 +285,6 @@ async def make_version(loop: Loop, recipe: Recipe, spent: Spending) -> Made | No
     found = find_version(loop.lake, f"{version['dataset']}@{version['version']}")
     material = read_version(loop.lake, found, loop.labels, artifacts.say)
     return Made(found, material.rows["train"], material.rows["validation"], material.ids["validation"])
-
-
-class Naming:
-    """A generator that names the subjects of texts; its gateway is opened on first use, its calls are recorded."""
-
-    def __init__(self, loop: Loop, run_id: str, seed: int, spent: Spending) -> None:
-        self._loop, self._run_id, self._seed, self._ledger = loop, run_id, seed, spent
-        self._opened: Any = None
-        self._recorder: CallRecorder | None = None
-
-    async def __aenter__(self) -> Naming:
-        return self
-
-    async def name(self, label: str, texts: Sequence[str]) -> tuple[str, ...]:
-        """The subjects of the texts; empty if no reply is usable or a limit is reached."""
-        if self._recorder is None:
-            self._opened = open_gateway(self._loop.recipe, self._loop.home, say, run_id=self._run_id)
-            self._recorder = CallRecorder((await self._opened.__aenter__()).call, self._run_id, "")
-        recipe = self._loop.recipe
-        model: ModelSpec = pool_of(recipe, next(role for role in recipe.roles if recipe.writes(role)))[0]
-        try:
-            return await name_concepts(self._recorder.ask, self._loop.recipe, model, label, texts, seed=self._seed)
-        except (CallFailed, BudgetExhausted) as failure:
-            say(f"no concept for {label}: {failure.what}")
-            return ()
-
-    async def __aexit__(self, *error: Any) -> None:
-        if self._recorder is None:
-            return
-        await self._opened.__aexit__(*error)
-        calls = self._recorder.calls
-        tokens = sum((call.prompt_tokens or 0) + (call.completion_tokens or 0) for call in calls)
-        prices = [call.price_usd for call in calls if call.failure is None]
-        known = [price for price in prices if price is not None]
-        self._ledger.add(0, len(calls), tokens, sum(known) if len(known) == len(prices) else None)
-        if calls:
-            batch = f"steer.{stable_hash(sorted(call.key for call in calls))}"
-            self._loop.lake.commit(self._run_id, batch, [], calls)
 
 
 def _with(recipe: Recipe, arms: Arms, arm: Arm, wanted: dict[str, int]) -> Recipe:

@@ -13,7 +13,7 @@ from graft.flows.run_context import CallRecorder, RunContext
 from graft.schemas.base import stable_hash
 from graft.schemas.calls import CallRequest, Reply
 from graft.schemas.recipe import Recipe
-from graft.schemas.rows import Accepted, Seed
+from graft.schemas.rows import Accepted
 
 RESUMABLE = ("time", "user")
 """Reasons after which the same recipe continues; after any other the run has ended."""
@@ -55,12 +55,11 @@ def shards(recipe: Recipe, round_index: int, attempt: int, wanted: dict[str, int
 
 
 async def prepare(context: RunContext) -> None:
-    """Let the method prepare seeds and its own state; group exemplars by label."""
+    """Let the method prepare seeds and its own state; group them by label."""
     recorder = CallRecorder(context.gateway.call, context.run_id, "")
     context.seeds = await context.method.prepare_seeds(context.context(_counted(context, recorder.ask)))
     context.pool = {label.name: [] for label in context.recipe.task.categories}
-    shown = context.recipe.steering.exemplars if context.recipe.steering else ()
-    for seed in (*context.seeds, *(Seed.of(row.text, row.label, row.response) for row in shown)):
+    for seed in context.seeds:
         context.pool.setdefault(seed.label, []).append(seed)
     context.progress.stage = "calibrating judges"
     found = await context.method.prepare(context.context(_counted(context, recorder.ask)), context.drawn)

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, field_validator
 from graft.schemas.base import Value
 from graft.schemas.kinds import POLICIES
 from graft.schemas.problems import FieldErrors, Finding, did_you_mean, field_error
+from graft.schemas.students import ClassScore
 
 Arm = Literal["steered", "unsteered"]
 
@@ -21,6 +22,13 @@ class SteerRow(Value):
     text: str = Field(min_length=1)
     label: str
     response: str | None = None
+    taken_for: str = Field(default="", description="the label that the student was sure of; empty: no mistake")
+
+
+class ReportedClass(ClassScore):
+    """One label of the student's report on the rows that steer."""
+
+    taken_for: str = Field(default="", description="the label that its rows are most often mistaken for")
 
 
 class Steering(Value):
@@ -28,7 +36,12 @@ class Steering(Value):
 
     round: int = Field(ge=2, description="the first round is not steered")
     after: int = Field(ge=1, description="version of this dataset whose rows the round's version includes")
-    exemplars: tuple[SteerRow, ...] = Field(default=(), description="shown to the generator beside the seeds")
+    exemplars: tuple[SteerRow, ...] = Field(
+        default=(), description="shown to the generator before any seed; all of a label's mistakes"
+    )
+    report: tuple[ReportedClass, ...] = Field(
+        default=(), description="the student's report, weakest label first: shown to the generator"
+    )
     concepts: dict[str, tuple[str, ...]] = Field(default_factory=dict, description="label to subjects of its texts")
     partners: dict[str, tuple[str, ...]] = Field(
         default_factory=dict, description="label to the labels that the student confuses it with, most frequent first"
@@ -48,11 +61,15 @@ class ImproveSettings(Value):
         ge=1,
         description="accepted rows of one round over all labels; null: as many as the recipe's target",
     )
-    patience: int = Field(default=2, ge=1, description="rounds without a better student before the loop stops")
+    patience: int = Field(default=2, ge=1, description="rounds without a lower validation loss before the loop stops")
+    enough: float = Field(
+        default=0.95, gt=0, le=1, exclude_if=lambda enough: enough == 0.95,
+        description="accuracy on the rows that steer from which there is nothing to steer by: the loop stops",
+    )  # fmt: skip
     steer_on: str | None = Field(
         default=None,
-        description="labelled file that steers, relative to the recipe; null: the versions' validation rows. The "
-        "generator is shown its rows: never name the test file",
+        description="labelled file that steers, relative to the recipe; null: the versions' validation rows, and "
+        "mistakes are looked for among the training rows. The generator is shown its rows: never name the test file",
     )
     least_share: float = Field(
         default=0.5, ge=0, le=1, description="minimum rows of every label in a round, as a share of an even count"
@@ -112,6 +129,8 @@ class RoundResult(Value):
     tokens: int = 0
     price_usd: float | None = None
     steering: float | None = Field(default=None, description="accuracy on the rows that steer; None before round 1")
+    loss: float | None = Field(default=None, description="mean loss on the rows that steer, in nats")
+    kept: bool = Field(default=False, description="whether its student has the lowest loss of its seed")
     test: float = Field(description="accuracy on the held-out file that steering never sees")
     interval: tuple[float, ...] = ()
     seconds: float = 0.0
@@ -128,5 +147,5 @@ class Improvement(Value):
     settings: ImproveSettings
     test_file: str
     rounds: tuple[RoundResult, ...] = ()
-    stopped_by: str = Field(default="", description="rounds, patience, or the failure of a round; by seed")
+    stopped_by: str = Field(default="", description="rounds, patience, no errors, or the failure of a round; by seed")
     created_at: datetime

@@ -145,6 +145,7 @@ class Loop:
         self._stepping = 0.0
         self._losses: deque[float] = deque(maxlen=plan.a_pass)
         self._kept: Kept | None = None
+        self._told = ""
 
     def run(self, found: dict[str, Any] | None = None) -> Outcome:
         """Trains, from the checkpoint's state `found` if given. The model has the weights to keep afterwards.
@@ -173,6 +174,7 @@ class Loop:
 
     def _ended(self, loss: float, best: int | None = None, note: str = "") -> Outcome:
         speed = self._tokens / self._stepping if self._stepping else 0.0
+        note = "; ".join(part for part in (note, self._told) if part)
         return Outcome(self._step, loss, best, note, self._before, speed)
 
     def _one(self, batches: Step) -> bool:
@@ -213,6 +215,9 @@ class Loop:
 
     def _after_pass(self) -> None:
         plan, loss = self._plan, sum(self._losses) / len(self._losses)
+        self._told = self._objective.after_pass()
+        if self._told:
+            self._say(self._told)
         last = self._step == plan.steps
         if self._patience:
             judged = self._judged()
@@ -275,6 +280,7 @@ class Loop:
             "schedule": self._schedule.state_dict(), "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
             "kept": vars(kept) if kept else None, "tokens": self._tokens, "stepping": self._stepping,
+            "objective": self._objective.state(),
         }  # fmt: skip
 
     def _take_up(self, found: dict[str, Any]) -> None:
@@ -287,6 +293,7 @@ class Loop:
         torch.set_rng_state(found["random"])
         if found["random_cuda"]:
             torch.cuda.set_rng_state_all(found["random_cuda"])
+        self._objective.resume(found.get("objective") or {})
         if found["kept"]:
             self._kept = Kept(**found["kept"])
         elif not self._patience:

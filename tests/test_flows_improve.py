@@ -40,7 +40,7 @@ def recipe(tmp_path: Path, fake_llm: Any) -> Path:
     text = text.replace("[m2, m3, m4]", "[m2, near]").replace("reviewers: 3", "reviewers: 2, tau: 3, delta: 10")
     text += f"student: {{encoder: {encoder}, epochs: 1, max_length: 16, test: held.jsonl}}\n"
     text += "splits: {train: 0.7, validation: 0.3, test: 0}\n"
-    text += "improve: {patience: 3, policies: [hard_negatives, weakness, domain_gap, curriculum]}\n"
+    text += "improve: {patience: 3, policies: [hard_negatives, weakness, domain_gap, easy_to_hard]}\n"
     file.write_text(text, encoding="utf-8")
     return file
 
@@ -50,7 +50,7 @@ def test_rounds_grow_a_dataset_and_the_last_student_judges_the_next(
 ) -> None:
     """Steered by Graft's own policies, and by one of another distribution."""
     home = tmp_path / "home"
-    recipe.write_text(recipe.read_text(encoding="utf-8").replace("curriculum]", "curriculum, errors]"))
+    recipe.write_text(recipe.read_text(encoding="utf-8").replace("easy_to_hard]", "easy_to_hard, errors]"))
     done = graft(home, "improve", str(recipe), *IMPROVE)
     assert done.returncode == 0, done.stderr
     first = json.loads(done.stdout)
@@ -62,7 +62,10 @@ def test_rounds_grow_a_dataset_and_the_last_student_judges_the_next(
     assert len({one["student_id"] for one in first["rounds"]}) == 4
     assert unsteered[0]["candidates"] == steered[-1]["candidates"] and unsteered[0]["dataset"] == "shop-unsteered"
     assert all(Path(file).is_file() for file in first["files"])
-    assert "keep shop-improved@" in first["text"] and "unsteered" in first["text"]
+    kept = [one for one in first["rounds"] if one["kept"]]
+    assert len(kept) == 1 and f" and {kept[0]['student_id']}: best on the rows that steer" in first["text"]
+    assert all(one["loss"] > 0 for one in steered[1:])
+    assert "keep " in first["text"] and "unsteered" in first["text"]
     with Lake.open(Home(home), read_only=True) as lake:
         held = [{row["text"] for row in version_rows(lake, one).to_pylist()} for one in versions(lake, "shop-improved")]
         assert held[0] < held[1]
@@ -72,6 +75,14 @@ def test_rounds_grow_a_dataset_and_the_last_student_judges_the_next(
         }
         assert [by_run[one["run_id"]] for one in steered[1:]] == [{"near"}, {"student"}]
         assert by_run[unsteered[0]["run_id"]] == {"near"}
+        prompts = [
+            [row["request"] for row in lake.query(
+                "SELECT request FROM lake.calls WHERE purpose = 'generate.text' AND run_id = ?", [one["run_id"]]
+            )]
+            for one in (steered[1], steered[2], unsteered[0])
+        ]  # fmt: skip
+        shown = [sum("Its results on texts that it did not learn from" in one for one in asked) for asked in prompts]
+        assert shown == [0, len(prompts[1]), 0], "every prompt of a steered round holds the report"
         assert lake.improvements("shop")[0].stopped_by == "seed 42: rounds"
         last = next(one for one in lake.students("shop-improved") if one.id == steered[2]["student_id"])
         own = next(one for one in lake.evaluations(last.id) if one.test_file == VALIDATION)
@@ -89,13 +100,30 @@ def test_rounds_grow_a_dataset_and_the_last_student_judges_the_next(
     assert [one["test"] for one in again["rounds"]] == [one["test"] for one in first["rounds"]]
     assert [one["version"] for one in again["rounds"]] == [one["version"] for one in first["rounds"]]
     recipe.write_text(
-        recipe.read_text().replace("[hard_negatives, weakness, domain_gap, curriculum, errors]", "[domain_gap]")
+        recipe.read_text().replace("[hard_negatives, weakness, domain_gap, easy_to_hard, errors]", "[domain_gap]")
     )
-    other = json.loads(graft(home, "improve", str(recipe), *IMPROVE, "--no-compare").stdout)
+    steer = tmp_path / "steer.jsonl"
+    steer.write_text(
+        "".join(f'{{"text": "spare row {n}", "label": "{"beta" if n % 2 else "alpha"}"}}\n' for n in range(12))
+    )
+    words = (*IMPROVE, "--no-compare", "--steer-on", str(steer))
+    other = json.loads(graft(home, "improve", str(recipe), *words).stdout)
+    with Lake.open(Home(home), read_only=True) as lake:
+        asked = lake.query("SELECT request, model FROM lake.calls WHERE purpose LIKE 'labeler%'")
+    assert {row["model"] for row in asked} == {"m2", "m5"}, "the judges are this loop's teachers"
+    assert all(any(f"spare row {n}" in row["request"] for row in asked) for n in range(12))
     assert [one["rows"] for one in other["rounds"]] == [0, 12, 24], (
         "what another loop published binds this one in nothing"
     )
     assert other["rounds"][1]["candidates"] == steered[1]["candidates"]
+    recipe.write_text(recipe.read_text().replace("improve: {", "improve: {enough: 0.01, "))
+    calls = fake_llm.stats()["calls"]
+    ended = graft(home, "improve", str(recipe), *IMPROVE)
+    done = json.loads(ended.stdout)
+    assert ended.returncode == 0 and fake_llm.stats()["calls"] == calls, "neither a round nor a comparison is paid for"
+    assert [(one["arm"], one["round"]) for one in done["rounds"]] == [("steered", 0), ("steered", 1)]
+    assert "seed 42: nothing to steer by: the student has" in done["stopped_by"]
+    assert "nothing to steer by, so nothing more was spent" in done["text"]
 
 
 @pytest.mark.parametrize(

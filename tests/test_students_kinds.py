@@ -144,8 +144,8 @@ def test_own_kinds_are_the_modules_of_their_folders() -> None:
     assert set(STUDENTS.own) == {"classifier", "instruct"}
     assert all(kind.name == name for name, kind in STUDENTS.all().items())
     assert set(STAGES.own) == {"dpo", "sft"}
-    assert set(OBJECTIVES.own) == {"binary_cross_entropy", "cross_entropy", "distillation"}
-    assert set(POLICIES.own) == {"curriculum", "domain_gap", "hard_negatives", "weakness"}
+    assert set(OBJECTIVES.own) == {"binary_cross_entropy", "cross_entropy", "distillation", "llkd"}
+    assert set(POLICIES.own) == {"domain_gap", "easy_to_hard", "hard_negatives", "weakness"}
 
 
 def test_a_kind_of_student_owns_its_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

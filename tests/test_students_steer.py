@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,9 +15,9 @@ from graft.schemas.steering import ImproveSettings
 from graft.students.steer import (
     Evidence,
     SteeringRow,
-    curriculum,
     decide,
     domain_gap,
+    easy_to_hard,
     hard_negatives,
     rows_of,
     shares_of,
@@ -58,11 +59,13 @@ def test_counts_add_up_and_no_label_falls_under_its_floor(
 
 
 def test_the_surest_mistakes_are_shown_and_confusions_become_partners() -> None:
-    rows = [judged(f"d{n}", "delivery", "refund", 0.5 + n / 20) for n in range(6)]
+    rows = [judged(f"d{n}", "delivery", "refund", 0.7 + n / 20) for n in range(6)]
     rows += [judged("d", "delivery", "delivery"), judged("r", "refund", "refund"), judged("a", "account", "account")]
     wish = asyncio.run(hard_negatives.wish(evidence(rows)))
-    assert [row.text for row in wish.exemplars] == ["d5", "d4", "d3", "d2"]
-    assert {row.label for row in wish.exemplars} == {"delivery"}
+    assert wish.exemplars == (), "the rows that steer are shown only if a file holds them"
+    wish = asyncio.run(hard_negatives.wish(evidence(rows, mined=rows)))
+    assert [row.text for row in wish.exemplars] == ["d5", "d4", "d3"], "surer than the median right row: above 0.8"
+    assert {(row.label, row.taken_for) for row in wish.exemplars} == {("delivery", "refund")}
     assert wish.partners == {"delivery": ("refund",), "refund": ("delivery",)}
     assert wish.weights == {"delivery": pytest.approx(1 + 6 / 7), "refund": 1, "account": 1}
 
@@ -76,35 +79,113 @@ def test_weakness_names_what_failed_in_two_rounds() -> None:
     assert set(first.concepts) == {"delivery", "account"}
 
 
-def test_the_mix_follows_the_gap_to_the_teacher_smoothed() -> None:
+SHARES = st.lists(st.floats(1e-3, 1), min_size=3, max_size=3).map(
+    lambda given: {label: share / sum(given) for label, share in zip(LABELS, given, strict=True)}
+)
+GAPS = st.fixed_dictionaries({label: st.floats(1 / 20, 20) for label in LABELS})
+
+
+@given(SHARES, GAPS)
+def test_a_label_moves_by_its_old_share_times_the_exponent_of_its_gap(
+    before: dict[str, float], gaps: dict[str, float]
+) -> None:
+    after = domain_gap.moved(before, gaps)
+    whole = sum(before[label] * math.exp(gaps[label]) for label in LABELS)
+    for label in LABELS:
+        assert after[label] == pytest.approx(0.5 * before[label] * math.exp(gaps[label]) / whole + 0.5 / 3)
+    assert sum(after.values()) == pytest.approx(1) and min(after.values()) >= 0.5 / 3
+
+
+@given(SHARES, st.floats(1 / 20, 20))
+def test_equal_gaps_move_the_mix_halfway_to_even(before: dict[str, float], gap: float) -> None:
+    after = domain_gap.moved(before, dict.fromkeys(LABELS, gap))
+    assert after == pytest.approx({label: (share + 1 / 3) / 2 for label, share in before.items()})
+
+
+@given(GAPS)
+def test_the_first_mix_is_the_exponents_alone(gaps: dict[str, float]) -> None:
+    first = domain_gap.moved({}, gaps)
+    assert first == pytest.approx(
+        {label: math.exp(gap) / sum(map(math.exp, gaps.values())) for label, gap in gaps.items()}
+    )
+
+
+@given(st.lists(st.floats(0, 50), min_size=1))
+def test_a_perplexity_is_capped(losses: list[float]) -> None:
+    assert 1 <= domain_gap.perplexity(losses) <= 20.0001
+
+
+def test_the_mix_follows_the_gap_to_the_teacher() -> None:
     sure = {"delivery": 1.0, "refund": 0.0, "account": 0.0}
     behind, level = judged("x", "delivery", "refund", 0.9, sure), judged("y", "account", "account", 0.9)
     wish = asyncio.run(domain_gap.wish(evidence([behind, level])))
-    assert wish.weights["delivery"] > wish.weights["account"]
-    before = {"delivery": 0.0, "refund": 0.0, "account": 1.0}
-    smoothed = asyncio.run(domain_gap.wish(evidence([behind, level], weights=before)))
-    assert smoothed.weights["account"] > 0.5 > smoothed.weights["delivery"]
+    assert (
+        wish.weights["delivery"] > wish.weights["account"]
+        and "rows without a teacher, which counts as certain: 1" in wish.summary
+    )
+    before = {"delivery": 0.01, "refund": 0.01, "account": 0.98}
+    moved = asyncio.run(domain_gap.wish(evidence([behind, level], weights=before)))
+    assert moved.weights["delivery"] > wish.weights["delivery"] / 2, "the product with the last share, halved to even"
     unsure = judged("x", "delivery", "refund", 0.9, {"delivery": 0.05, "refund": 0.95, "account": 0.0})
     assert asyncio.run(domain_gap.wish(evidence([unsure, level]))).weights["delivery"] < wish.weights["delivery"]
 
 
-def test_the_curriculum_shows_harder_rows_every_round_and_balances_labels() -> None:
+def test_labelers_judge_the_rows_that_have_no_teacher() -> None:
+    asked = list[str]()
+
+    async def teach(texts: Sequence[str]) -> list[dict[str, float] | None]:
+        asked.extend(texts)
+        return [{"delivery": 0.05, "refund": 0.95, "account": 0.0} for _ in texts]
+
+    known, unknown = judged("y", "account", "account", 0.9, {"account": 1.0}), judged("x", "delivery", "refund", 0.9)
+    taught = asyncio.run(domain_gap.wish(evidence([known, unknown], teach=teach)))
+    assert asked == ["x"]
+    certain = asyncio.run(domain_gap.wish(evidence([known, unknown])))
+    assert taught.weights["delivery"] < certain.weights["delivery"], "the teacher is no better on it than the student"
+    many = [judged(f"d{n}", "delivery", "refund") for n in range(domain_gap.ASKED + 5)]
+    asked.clear()
+    asyncio.run(domain_gap.wish(evidence(many, teach=teach)))
+    assert len(asked) == domain_gap.ASKED
+
+
+def test_each_policy_gets_its_own_weights_of_the_round_before() -> None:
+    rows = [judged("late", "delivery", "refund", 0.9), judged("ok", "account", "account")]
+    settings = ImproveSettings(policies=("hard_negatives", "domain_gap"), least_share=0.5)
+    first = asyncio.run(decide(evidence(rows), settings, rows=30, after=3))
+    second = asyncio.run(decide(evidence(rows), settings, rows=30, after=4, before=first.weights))
+    gaps = asyncio.run(domain_gap.wish(evidence(rows))).weights
+    assert first.weights["domain_gap"] == gaps and first.weights["hard_negatives"] != gaps
+    expected = asyncio.run(domain_gap.wish(evidence(rows, weights=gaps))).weights
+    assert second.weights["domain_gap"] == expected
+
+
+def test_the_report_has_the_weakest_labels_first_with_their_top_confusion() -> None:
+    rows = [judged(f"r{n}", "refund", "delivery" if n < 3 else "refund") for n in range(4)]
+    rows += [judged("d", "delivery", "delivery"), judged("a", "account", "account")]
+    report = hard_negatives.report_of(rows, LABELS)
+    assert [one.label for one in report] == ["delivery", "refund", "account"]
+    assert [(one.taken_for, one.support) for one in report] == [("", 1), ("delivery", 4), ("", 1)]
+    assert report[1].recall == 0.25 and report[1].precision == 1 and report[0].precision == 0.25
+    assert hard_negatives.report_of([], LABELS) == ()
+
+
+def test_easy_to_hard_shows_harder_rows_every_round_and_balances_labels() -> None:
     pool = [judged(f"{label}{n}", label, label, 0.34 + n / 20) for label in LABELS for n in range(12)]
     hardness = []
     for number in (1, 2, 4):
-        wish = asyncio.run(curriculum.wish(evidence([], pool=pool, round=number)))
+        wish = asyncio.run(easy_to_hard.wish(evidence([], pool=pool, round=number)))
         assert {label: sum(row.label == label for row in wish.exemplars) for label in LABELS} == dict.fromkeys(
             LABELS, 4
         )
         by_text = {row.text: row for row in pool}
-        hardness.append(sum(curriculum.difficulty(by_text[row.text]) for row in wish.exemplars))
+        hardness.append(sum(easy_to_hard.difficulty(by_text[row.text]) for row in wish.exemplars))
     assert hardness == sorted(hardness) and hardness[0] < hardness[-1]
 
 
 def test_policies_compose_into_one_steering() -> None:
-    rows = [judged("late", "delivery", "refund"), judged("ok", "account", "account")]
-    settings = ImproveSettings(policies=("hard_negatives", "weakness", "domain_gap", "curriculum"), least_share=0.5)
-    decided = asyncio.run(decide(evidence(rows, pool=rows), settings, rows=30, after=3))
+    rows = [judged("late", "delivery", "refund", 0.9), judged("ok", "account", "account")]
+    settings = ImproveSettings(policies=("hard_negatives", "weakness", "domain_gap", "easy_to_hard"), least_share=0.5)
+    decided = asyncio.run(decide(evidence(rows, pool=rows, mined=rows), settings, rows=30, after=3))
     assert sum(decided.wanted.values()) == 30 and min(decided.wanted.values()) >= 5
     assert decided.wanted["delivery"] == max(decided.wanted.values())
     assert decided.steering.round == 2 and decided.steering.after == 3

@@ -49,8 +49,8 @@ class Gra(Method[GraSettings]):
     Settings = GraSettings
     roles = MappingProxyType({"generator": Role(writes=True), "reviewer": Role(), "adjudicator": Role()})
     prompts = (
-        "text", "keywords", "instruction", "response", "review_flags", "review_response", "review_text", "choice_chat",
-        "choice_chat_turn", "choice_completion", "seed_domain", "seed_keywords", "seed_summary",
+        "text", "steered", "keywords", "instruction", "response", "review_flags", "review_response", "review_text",
+        "choice_chat", "choice_chat_turn", "choice_completion", "seed_domain", "seed_keywords", "seed_summary",
     )  # fmt: skip
     group_shares_text = True
     keeps_one_of_group = True

@@ -29,6 +29,7 @@ from graft.agents.methods.steps.draw import (
     draw_roles,
     reviewer_count,
     seed_of,
+    shots,
     slot_id,
     steered,
 )
@@ -101,7 +102,7 @@ class PromptMix(Method[PromptMixSettings]):
     roles = MappingProxyType(
         {"generator": Role(writes=True), "labeler": Role(LabelerSpec), "reviewer": Role(), "adjudicator": Role()}
     )
-    prompts = ("mix", "label_name", "choice_chat", "choice_chat_turn", "choice_completion", "review_text")
+    prompts = ("mix", "steered", "label_name", "choice_chat", "choice_chat_turn", "choice_completion", "review_text")
     needs_seeds = False
     least_score = "review.tau"
 
@@ -166,7 +167,7 @@ class PromptMix(Method[PromptMixSettings]):
         group = _group(settings, place, drawn, cycle)
         partner = _partner(settings, place, drawn, cycle, group, rng)
         classes = rng.sample([place.label, *group], len(group) + 1)
-        exemplars = tuple(row for name in classes for row in _shots(settings, drawn, name, rng))
+        exemplars = tuple(row for name in classes for row in _shots(settings, drawn, name, place.label, rng))
         mix = Mix(partner=partner, alpha=alpha_of(settings, rng), classes=tuple(classes))
         return Slot(
             id=slot_id(place), run_id=place.run_id, shard=place.shard, round=place.round, index=place.index,
@@ -286,9 +287,10 @@ def _partner(
     return rng.choice(list(group))
 
 
-def _shots(settings: PromptMixSettings, drawn: Drawn, name: str, rng: random.Random) -> list[Seed]:
-    rows = list(drawn.pool.get(name, ()))
-    return rng.sample(rows, min(settings.shots, len(rows)))
+def _shots(settings: PromptMixSettings, drawn: Drawn, name: str, own: str, rng: random.Random) -> list[Seed]:
+    """The examples of one class: of the slot's own class with all of the student's mistakes."""
+    found = shots(drawn, name, settings.shots, rng)
+    return found if name == own else found[: settings.shots]
 
 
 def _wanted_texts(settings: PromptMixSettings, slot: Slot) -> int:

@@ -9,12 +9,13 @@ from typing import Any
 
 import orjson
 
-from graft.agents.roles.prompting import question
+from graft.agents.roles.prompting import question, render
 from graft.schemas.calls import CallRequest, Reply
 from graft.schemas.errors import CallFailed
 from graft.schemas.models import ModelSpec
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Slot
+from graft.schemas.steering import SteerRow
 
 Ask = Callable[[CallRequest], Awaitable[Reply]]
 """Sends one request through the gateway. Raises CallFailed (or BudgetExhausted) if there is no usable reply."""
@@ -23,12 +24,38 @@ _PAIRS = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "`": "`"}
 _MARKERS = re.compile(
     r"\A(?:(?:[-*•–]\s|\(?\d{1,2}[.)]\s|(?:example|text|task|answer)\s*+(?:\d++\s*+)?:)\s*+)+", re.IGNORECASE
 )
+MOST_MISTAKES = 8
+"""Mistakes in a prompt, unless a label has more of its own."""
 _SENTENCES = re.compile(r"\A.*[.!?…](?=\s)", re.DOTALL)
 
 
 def concept_of(slot: Slot) -> str:
     """The concept that a steered slot's text is about, within its label; empty for all others."""
     return slot.steer.concept if slot.steer else ""
+
+
+def mistakes_for(recipe: Recipe, label: str) -> list[SteerRow]:
+    """The student's mistakes that a request for a label shows: all of the label's own, then some taken for it."""
+    wrong = [row for row in recipe.steering.exemplars if row.taken_for] if recipe.steering else []
+    own = [row for row in wrong if row.label == label]
+    return own + [row for row in wrong if row.taken_for == label][: max(0, MOST_MISTAKES - len(own))]
+
+
+def steered_by(recipe: Recipe, label: str) -> str:
+    """The part of a request for a label that shows the last student's report and mistakes; empty if neither is set."""
+    report, mistakes = recipe.steering.report if recipe.steering else (), mistakes_for(recipe, label)
+    if not report and not mistakes:
+        return ""
+    return render("steered", classes=recipe.task.names, report=report, mistakes=mistakes).strip()
+
+
+def examples_for(recipe: Recipe, model: ModelSpec, slot: Slot) -> list[str]:
+    """The slot's exemplars as a prompt lists them: a chat model does not see a mistake of `steered_by` twice.
+
+    A base model does, as its prompt is a list that goes on.
+    """
+    wrong = set[str]() if model.style == "completion" else {row.text for row in mistakes_for(recipe, slot.label)}
+    return [seed.text for seed in slot.exemplars if seed.text not in wrong]
 
 
 def request_for(

@@ -14,10 +14,12 @@ from graft.agents.roles.asking import (
     cleaned,
     concept_of,
     ended,
+    examples_for,
     object_in,
     object_schema,
     request_for,
     short_string,
+    steered_by,
     unmet,
 )  # fmt: skip
 from graft.schemas.calls import CallRequest, Reply
@@ -37,7 +39,7 @@ async def write_text(ask: Ask, recipe: Recipe, model: ModelSpec, slot: Slot) -> 
     request = _request(
         recipe, model, slot, "text", {"text": _string(recipe, model)}, stop=NEWLINE,
         noun=recipe.task.noun, clause=recipe.task.clause(slot.label), language=recipe.task.language,
-        examples=[seed.text for seed in slot.exemplars], concept=concept_of(slot),
+        examples=examples_for(recipe, model, slot), concept=concept_of(slot), steered=steered_by(recipe, slot.label),
     )  # fmt: skip
     reply = await ask(request)
     return " ".join(_text_of(reply, model, "text").split()), reply.key

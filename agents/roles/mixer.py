@@ -8,11 +8,12 @@ that repeats the request is rejected as a whole; a refusal is distinguished from
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pydantic import Field
 
-from graft.agents.roles.asking import Ask, cleaned, concept_of, ended, request_for
+from graft.agents.roles.asking import Ask, cleaned, concept_of, ended, examples_for, request_for, steered_by
 from graft.schemas.base import Value
 from graft.schemas.calls import CallRequest, Message, Reply
 from graft.schemas.errors import CallFailed
@@ -82,9 +83,11 @@ def mix_request(recipe: Recipe, model: ModelSpec, slot: Slot, mix: Mix, *, count
         "mix", recipe=recipe, model=model, role="generator", purpose="generate.mix", seed=slot.seed, sample=sample,
         stop=("\n\n", f"\n{len(own) + count + 1}."), own=own, noun=recipe.task.noun, count=count,
         language=recipe.task.language,
-        kinds=_kinds(recipe, slot, mix), shown=bool(slot.exemplars), share=share, rest=rest, seed_class=slot.label,
+        kinds=_kinds(recipe, slot, mix, examples_for(recipe, model, slot)),
+        shown=bool(slot.exemplars), share=share, rest=rest, seed_class=slot.label,
         partner=mix.partner, about=recipe.task.category(slot.label).description or slot.label,
         partner_about=recipe.task.category(mix.partner).description or mix.partner, concept=concept_of(slot),
+        steered=steered_by(recipe, slot.label),
     )  # fmt: skip
 
 
@@ -168,12 +171,12 @@ def _wanted(recipe: Recipe, slot: Slot, borderline: bool) -> str:
     return task.clause(slot.label)
 
 
-def _kinds(recipe: Recipe, slot: Slot, mix: Mix) -> list[dict[str, object]]:
+def _kinds(recipe: Recipe, slot: Slot, mix: Mix, shown: Sequence[str]) -> list[dict[str, object]]:
     return [
         {
             "name": name,
             "about": recipe.task.category(name).description,
-            "examples": [seed.text for seed in slot.exemplars if seed.label == name],
+            "examples": [seed.text for seed in slot.exemplars if seed.label == name and seed.text in shown],
         }
         for name in mix.classes
     ]

@@ -7,8 +7,8 @@ A module of this folder holds its class as `KIND`; another distribution names it
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from graft.schemas.errors import GraftError
 from graft.schemas.kinds import OBJECTIVES
@@ -75,6 +75,17 @@ class Objective(ABC):
     def guessing(self, rows: Sequence[TrainRow]) -> float:
         """The loss of a model without knowledge of these rows. A training that ends far above it has diverged."""
         return self.head.guessing
+
+    def after_pass(self) -> str:
+        """A sentence for people at the end of each pass over the training rows; empty: nothing to tell."""
+        return ""
+
+    def state(self) -> dict[str, Any]:
+        """Plain values that the objective has gathered in training, for a checkpoint."""
+        return {}
+
+    def resume(self, state: Mapping[str, Any]) -> None:  # noqa: B027 - most objectives gather nothing
+        """Go on from the values of a checkpoint."""
 
     @classmethod
     def _kind(cls) -> str:

@@ -8,10 +8,11 @@ and shares become whole rows that add up.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from graft.schemas.kinds import POLICIES
-from graft.schemas.steering import ImproveSettings, Steering
+from graft.schemas.steering import ImproveSettings, Steering, SteerRow
 from graft.students.steer.base import Evidence, Policy, SteeringRow, Wish
 
 __all__ = ["Decided", "Evidence", "Policy", "SteeringRow", "Wish", "decide", "rows_of", "shares_of"]
@@ -19,26 +20,44 @@ __all__ = ["Decided", "Evidence", "Policy", "SteeringRow", "Wish", "decide", "ro
 
 @dataclass(frozen=True)
 class Decided:
-    """The next round: its steering, the requested rows of each label, their shares, and each policy's sentence."""
+    """The next round: its steering, the requested rows of each label, each policy's weights and its sentence."""
 
     steering: Steering
     wanted: dict[str, int]
-    weights: dict[str, float]
+    weights: dict[str, Mapping[str, float]]
     summaries: tuple[str, ...]
 
 
-async def decide(evidence: Evidence, settings: ImproveSettings, *, rows: int, after: int) -> Decided:
-    """Call every policy of the loop and merge their wishes. `rows` over all labels; `after`: the version so far."""
-    wishes = {name: await POLICIES.get(name)(evidence) for name in settings.policies}
+async def decide(
+    evidence: Evidence, settings: ImproveSettings, *, rows: int, after: int,
+    before: Mapping[str, Mapping[str, float]] = MappingProxyType({}),
+) -> Decided:  # fmt: skip
+    """Call every policy of the loop and merge their wishes.
+
+    `rows` over all labels; `after`: the version so far; `before`: each policy's weights of the last decision.
+    """
+    wishes = {
+        name: await POLICIES.get(name)(replace(evidence, weights=before.get(name, {}))) for name in settings.policies
+    }
     weights = shares_of([wish.weights for wish in wishes.values()], evidence.labels, settings.least_share)
-    exemplars = {(row.text, row.label): row for wish in wishes.values() for row in wish.exemplars}
     steering = Steering(
-        round=evidence.round + 1, after=after, exemplars=tuple(exemplars.values()),
+        round=evidence.round + 1, after=after,
+        exemplars=_once([row for wish in wishes.values() for row in wish.exemplars]),
+        report=next((wish.report for wish in wishes.values() if wish.report), ()),
         concepts=_merged([wish.concepts for wish in wishes.values()]),
         partners=_merged([wish.partners for wish in wishes.values()]),
     )  # fmt: skip
     summaries = tuple(f"{name}: {wish.summary}" for name, wish in wishes.items())
-    return Decided(steering, rows_of(weights, rows), weights, summaries)
+    own = {name: wish.weights for name, wish in wishes.items()}
+    return Decided(steering, rows_of(weights, rows), own, summaries)
+
+
+def _once(rows: Sequence[SteerRow]) -> tuple[SteerRow, ...]:
+    """Every row once, mistakes first."""
+    found: dict[tuple[str, str], SteerRow] = {}
+    for row in sorted(rows, key=lambda row: not row.taken_for):
+        found.setdefault((row.text, row.label), row)
+    return tuple(found.values())
 
 
 def _merged(found: Sequence[Mapping[str, tuple[str, ...]]]) -> dict[str, tuple[str, ...]]:

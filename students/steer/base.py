@@ -10,10 +10,13 @@ import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from graft.schemas.steering import SteerRow
+from graft.schemas.steering import ReportedClass, SteerRow
 
 Name = Callable[[str, Sequence[str]], Awaitable[tuple[str, ...]]]
 """(label, texts) to the subjects of the texts, in a few words each; empty if no model could name them."""
+
+Teach = Callable[[Sequence[str]], Awaitable[Sequence[Mapping[str, float] | None]]]
+"""Texts to the labelers' mean probabilities of the labels, one for each text; None for a text that none judged."""
 
 LEAST = 1e-6
 """Lower bound of a probability before its logarithm."""
@@ -51,12 +54,18 @@ class SteeringRow:
         return -math.log(max(shares.get(self.label, 0.0), LEAST))
 
 
+async def no_teacher(texts: Sequence[str]) -> Sequence[Mapping[str, float] | None]:
+    """The answer of a `Teach` without a labeler."""
+    return [None] * len(texts)
+
+
 @dataclass(frozen=True)
 class Evidence:
     """Evidence after round `round` of `rounds`. `rows` steer; `failed` has each earlier round's failed rows.
 
-    `pool` are accepted rows (train split) that may be shown to the generator. `weights` are the last round's shares of
-    the labels, summing to 1; empty before the first decision.
+    `mined` are the rows in which mistakes are looked for that the generator may see: those of a file that steers, else
+    the training rows, judged out of fold. `pool` are accepted rows (train split) that may be shown too. `weights` are
+    this policy's own weights of the round before; empty before its first decision.
     """
 
     round: int
@@ -65,6 +74,8 @@ class Evidence:
     rows: Sequence[SteeringRow]
     pool: Sequence[SteeringRow]
     name: Name
+    teach: Teach = no_teacher
+    mined: Sequence[SteeringRow] = ()
     failed: Sequence[Sequence[SteeringRow]] = ()
     weights: Mapping[str, float] = field(default_factory=dict)
 
@@ -75,10 +86,14 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Wish:
-    """A policy's wish for the next round. No weights: the policy leaves the counts alone. `summary` is one sentence."""
+    """A policy's wish for the next round. No weights: the policy leaves the counts alone. `summary` is one sentence.
+
+    Exemplars with `taken_for` are mistakes: every slot of their label shows them all, with the `report`.
+    """
 
     weights: Mapping[str, float] = field(default_factory=dict)
     exemplars: tuple[SteerRow, ...] = ()
+    report: tuple[ReportedClass, ...] = ()
     concepts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     partners: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     summary: str = ""

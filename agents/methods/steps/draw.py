@@ -17,7 +17,7 @@ from graft.schemas.errors import GraftError
 from graft.schemas.models import ModelSpec
 from graft.schemas.problems import field_error
 from graft.schemas.recipe import Recipe
-from graft.schemas.rows import Slot, Steer
+from graft.schemas.rows import Seed, Slot, Steer
 
 
 class Committee(Value):
@@ -82,16 +82,32 @@ def slot_id(place: Place) -> str:
 
 
 def make_slot(place: Place, drawn: Drawn, least: int, most: int) -> Slot:
-    """The slot at one place of a label's stream, with `least` to `most` exemplars drawn from the rows of that label."""
+    """The slot at one place of a label's stream, with `least` to `most` exemplars of that label."""
     seed = seed_of(drawn.recipe, place)
     rng = random.Random(f"exemplars-{seed}")
-    rows = list(drawn.pool.get(place.label, ()))
-    count = min(len(rows), rng.randint(least, most))
+    exemplars = tuple(shots(drawn, place.label, rng.randint(least, most), rng))
     return Slot(
         id=slot_id(place), run_id=place.run_id, shard=place.shard, round=place.round, index=place.index,
-        label=place.label, exemplars=tuple(rng.sample(rows, count)), seed=seed,
+        label=place.label, exemplars=exemplars, seed=seed,
         steer=steered(drawn.recipe, place, seed),
     )  # fmt: skip
+
+
+def shots(drawn: Drawn, label: str, count: int, rng: random.Random) -> list[Seed]:
+    """`count` exemplars of a label, or all there are.
+
+    In a steered round all mistakes of the label come first, even if they are more; then its other chosen rows, then
+    rows of the pool, both drawn.
+    """
+    steering = drawn.recipe.steering
+    chosen = [row for row in steering.exemplars if row.label == label] if steering and count else []
+    found = [Seed.of(row.text, row.label, row.response) for row in chosen if row.taken_for]
+    others = [Seed.of(row.text, row.label, row.response) for row in chosen if not row.taken_for]
+    for rows in (others, list(drawn.pool.get(label, ()))):
+        shown = {row.text for row in found}
+        left = [row for row in rows if row.text not in shown]
+        found += rng.sample(left, max(0, min(count - len(found), len(left))))
+    return found
 
 
 def steered(recipe: Recipe, place: Place, seed: int) -> Steer | None:

@@ -1,11 +1,8 @@
-"""TAPIR (arXiv 2405.13448): easy rows first, harder rows each round, equal counts of every label.
+"""Easy-to-hard exemplars: a curriculum over the gap between teacher and student, with equal counts of every label.
 
-The paper picks instructions that a student answers worse than its teacher, by a judge's score gap, raises the share of
-hard ones over rounds, and keeps tasks balanced. It reports students of LLaMA2 and Qwen1.5 that, with less data, pass
-larger models on AlpacaEval 2.0 and MT-Bench (no single figure of it could be read here).
-
-Here: a row's difficulty is the teacher's probability of its label minus the student's. In round r of R the exemplars
-are the rows about the r/R quantile of difficulty, the same number of each label; the counts stay even.
+A row's difficulty is the teacher's probability of its label minus the student's. In round r of R the exemplars are the
+rows about the r/R quantile of difficulty, the same number of each label; the counts stay even. TAPIR (arXiv 2405.13448)
+also raises difficulty over rounds, but by a judge's scores of instructions: this is not it.
 """
 
 from __future__ import annotations
