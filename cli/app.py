@@ -17,6 +17,7 @@ from graft.cli import (
     export,
     intake,
     journal,
+    label,
     make,
     models,
     ops,
@@ -49,7 +50,7 @@ app = typer.Typer(**SETUP)
 
 Verb = Callable[..., None]
 MAKE: list[Verb] = [
-    make.validate, make.schema, make.estimate, teacher.teacher, make.run, intake.bring_in,
+    make.validate, make.schema, make.estimate, teacher.teacher, make.run, label.label, intake.bring_in,
 ]  # fmt: skip
 LOOK: list[Verb] = [
     ops.dashboard, maps.draw, read.status, models.models, read.datasets, read.show, read.explain, export.export,

@@ -24,17 +24,17 @@ def verdict_key(recipe: Recipe, seeds: Sequence[Seed]) -> str:
 
 def save_verdict(home: Home, verdict: Verdict) -> None:
     """Store the verdict in place of an earlier one of the same key."""
-    file = home.verdicts(verdict.dataset) / f"{verdict.key}.json"
+    file = home.verdicts / f"{verdict.key}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_suffix(".tmp")
     part.write_text(verdict.model_dump_json(), encoding="utf-8")
     put(part, file)
 
 
-def verdicts_of(home: Home, dataset: str) -> list[Verdict]:
-    """The stored verdicts of a dataset, oldest first; files of another Graft are left out."""
+def verdicts_in(home: Home) -> list[Verdict]:
+    """The stored verdicts, oldest first; files of another Graft are left out."""
     found = []
-    for file in home.verdicts(dataset).glob("*.json"):
+    for file in home.verdicts.glob("*.json"):
         try:
             found.append(Verdict.model_validate_json(file.read_bytes()))
         except (OSError, ValueError):
@@ -43,17 +43,17 @@ def verdicts_of(home: Home, dataset: str) -> list[Verdict]:
 
 
 def verdict_of(home: Home, recipe: Recipe, seeds: Sequence[Seed]) -> Verdict | None:
-    """The stored verdict on this recipe, if there is one."""
+    """The stored verdict on a recipe of this task, these seeds and models, if there is one."""
     key = verdict_key(recipe, seeds)
-    return next((one for one in verdicts_of(home, recipe.name) if one.key == key), None)
+    return next((one for one in verdicts_in(home) if one.key == key), None)
 
 
-def unseen(home: Home, dataset: str, rows: Pairs) -> tuple[list[tuple[str, str]], str]:
-    """The held-out rows that no verdict of the dataset has seen, and a note on the others, empty if there are none.
+def unseen(home: Home, rows: Pairs) -> tuple[list[tuple[str, str]], str]:
+    """The held-out rows that no verdict has seen, and a note on the others, empty if there are none.
 
     If verdicts have seen every row, all are returned: the note says so.
     """
-    used = {name for one in verdicts_of(home, dataset) for name in one.used}
+    used = {name for one in verdicts_in(home) for name in one.used}
     left = [row for row in rows if text_hash(row[0]) not in used] if used else list(rows)
     seen = len(rows) - len(left)
     if not seen:

@@ -13,18 +13,19 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from graft.agents.local import encoder
-from graft.agents.methods import Ask
+from graft.agents.methods import Ask, method_of
 from graft.data.gates.shared.held_out import text_hash
 from graft.data.lake import Lake
 from graft.data.scores.maths import accuracy_interval
 from graft.data.seeds import load_labelled, load_texts
 from graft.data.verdicts import save_verdict, verdict_key
-from graft.flows.make_dataset import make_run
+from graft.flows.given import read_given
+from graft.flows.make_dataset import downloaded, make_run
 from graft.flows.plan import read_recipe
 from graft.flows.progress import Progress, begin
 from graft.flows.run_context import open_gateway, run_lock, weighed
@@ -100,6 +101,7 @@ async def look(
     progress = begin(Progress(case.recipe.name, "", {}, stage="loading the sentence encoder"))
     await asyncio.to_thread(encoder.embed, ["ready?"])
     with run_lock(case.home, f"{case.recipe.name}-teacher-{case.key}"):
+        case = replace(case, recipe=await downloaded(case.recipe, case.file, case.home))
         candidates, run = await _pilot(case, pilot)
         passed = [one for one in candidates if one.text and all(result.passed for result in one.gates)]
         progress = begin(Progress(case.recipe.name, "", {}))
@@ -144,8 +146,10 @@ def _case(name: str, given: str | None, texts: str | None, rows: int) -> Case:
 
 
 def _own_texts(recipe: Recipe, file: Path, given: str | None) -> list[str]:
-    """The user's unlabelled texts: those of a file."""
-    return load_texts(Path(given), recipe.student.text_field) if given else []
+    """The user's unlabelled texts: those of a file, else those that the recipe's method labels."""
+    if given:
+        return load_texts(Path(given), recipe.student.text_field)
+    return [row.text for row in read_given(recipe, file).rows]
 
 
 def _spread(rows: Pairs, most: int, seed: int) -> Pairs:
@@ -158,8 +162,10 @@ def _spread(rows: Pairs, most: int, seed: int) -> Pairs:
 
 
 async def _pilot(case: Case, each: int) -> tuple[list[Candidate], dict[str, Any]]:
-    """The candidates of a small run in a scratch lake, and the run's record."""
-    recipe = case.recipe
+    """The candidates of a small run in a scratch lake, and the run's record; nothing if no method writes texts."""
+    recipe = method_of(case.recipe).writing(case.recipe)
+    if recipe is None:
+        return [], {"price_usd": 0.0, "prompt_tokens": 0, "completion_tokens": 0, "calls": 0}
     wanted = {name: 0 for name, count in recipe.wanted().items() if not count}
     most = max(1, each * (len(recipe.wanted()) - len(wanted)))
     limits = recipe.limits.model_copy(update={"candidates": most, "min_yield": 0.0, "out_of_reach": "go_on"})

@@ -94,9 +94,10 @@ class Home:
         """The folder of a loop's report. Raises NotFound if the id is not valid."""
         return self._named(self.root / "improve", name, "improvement", _NAME)
 
-    def verdicts(self, dataset: str) -> Path:
-        """The folder of a dataset's verdicts of `graft teacher`. Raises NotFound if the name is not valid."""
-        return self._named(self.root / "teacher", dataset, "dataset", _NAME)
+    @property
+    def verdicts(self) -> Path:
+        """The folder of the verdicts of `graft teacher`."""
+        return self.root / "teacher"
 
     def _named(self, folder: Path, name: str, noun: str, pattern: re.Pattern[str]) -> Path:
         if not pattern.fullmatch(name):

@@ -173,7 +173,8 @@ def _first(found: Evidence, advice: Advice, by: Gain | None) -> str:
         best = max(tried, key=lambda one: one.low, default=None)
         closest = f"; the best, {_named(found, best)}, {points(best)}" if best else ""
         return f"No way surely beats the seeds on {found.known} known rows: {seeds}{closest}."
-    return f"{_named(found, by).capitalize()} bring {points(by)} on {found.known} known rows: {seeds}."
+    named = _named(found, by)
+    return f"{named[:1].upper()}{named[1:]} bring {points(by)} on {found.known} known rows: {seeds}."
 
 
 def _named(found: Evidence, one: Gain) -> str:
@@ -203,6 +204,8 @@ def _judges(found: Evidence) -> str:
 
 def _generated(found: Evidence, by: Gain | None) -> list[str]:
     """About the pilot's texts: how many, their labels, their likeness to real ones."""
+    if not found.candidates:
+        return ["No text was generated: the recipe's method writes none."]
     if not found.texts:
         why = ", ".join(f"{code} {count}" for code, count in sorted(found.refused.items(), key=lambda item: -item[1]))
         return [f"None of the pilot's {found.candidates} texts passed the gates{': ' + why if why else ''}."]

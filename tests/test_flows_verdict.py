@@ -194,16 +194,31 @@ def test_without_a_labelled_file_the_seeds_are_left_out_in_turn(tmp_path: Path) 
     assert found["advice"] == "rethink" and not any(one["way"] in ("label", "hand") for one in found["gains"])
 
 
-def test_texts_of_ones_own_are_labelled(tmp_path: Path) -> None:
+@pytest.mark.parametrize("top_up", [{}, {"top_up": {"kind": "gra", "reviewers": 1, "max_cosine": None}}])
+def test_texts_of_ones_own_are_labelled(tmp_path: Path, top_up: dict[str, Any]) -> None:
+    """The file of `--texts`, or that of a method that labels; a pilot is written only if some method writes."""
     with serving(writes=False) as (_, url):
         recipe, own = write(tmp_path, url), tmp_path / "own.jsonl"
         mine = [f"they asked about {topic} twice in week {n}" for topics in TOPICS.values() for topic in topics
                 for n in range(4)]  # fmt: skip
-        held = json.loads((tmp_path / "test.jsonl").read_text().splitlines()[0])["text"]
-        own.write_text("\n".join(json.dumps({"text": text}) for text in [*mine, mine[0], held]))
-        found = ask(tmp_path / "home", recipe, "--texts", str(own), "--rows", "60", "--pilot", "6")
-    assert found["own_texts"] in (40, 41) and found["advice"] == "label"
-    assert f"{found['own_texts']} of your texts labelled by chat" in found["reasons"][0]
+        held = [json.loads(line)["text"] for line in (tmp_path / "test.jsonl").read_text().splitlines()]
+        own.write_text("\n".join(json.dumps({"text": text}) for text in [*mine, mine[0], *held]))
+        more = ["--texts", str(own)]
+        if top_up:
+            recipe, more = write(tmp_path, url, method={"kind": "label", "texts": "own.jsonl", **top_up}), []
+        found = ask(tmp_path / "home", recipe, *more, "--rows", "60", "--pilot", "6")
+    assert found["own_texts"] == 60, "those of known rows are left out, and repeated ones"
+    assert found["advice"] == "label" and "60 of your texts labelled by chat" in found["reasons"][0].lower()
+    assert found["candidates"] == 12
+
+
+def test_a_recipe_that_writes_no_text_has_no_pilot(tmp_path: Path) -> None:
+    with serving() as (_, url):
+        (tmp_path / "own.jsonl").write_text("\n".join(json.dumps({"text": f"soup in week {n}"}) for n in range(12)))
+        recipe = write(tmp_path, url, method={"kind": "label", "texts": "own.jsonl"})
+        found = ask(tmp_path / "home", recipe, "--rows", "30")
+    assert found["candidates"] == 0 and {one["way"] for one in found["gains"]} == {"label", "hand"}
+    assert "No text was generated: the recipe's method writes none." in found["reasons"]
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,7 @@ def _test_rows(request: Training, head: Head, material: Material) -> tuple[list[
     file = Path(request.test) if request.test else resolve_path(request.run.recipe_file, settings.test or "")
     held_out = load_labelled(file, settings.text_field, settings.label_field, head.labels, several=head.several)
     register_file(request.lake, request.version.dataset, file, settings.text_field)
-    return unseen(request.home, request.version.dataset, held_out)
+    return unseen(request.home, held_out)
 
 
 def _with_teachers(
