@@ -13,15 +13,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from graft.agents.methods.base import Calls, Context, Drawn, Method, Place, Prepared, Traits
-from graft.agents.methods.steps.calibrate import Judging, calibrated
+from graft.agents.methods.base import Calls, Context, Drawn, Method, Place, Prepared, Query, Traits
+from graft.agents.methods.steps.calibrate import calibrated
 from graft.agents.methods.steps.draft import Draft, decided, decision, screened
 from graft.agents.methods.steps.draw import GraSettings, Roles, draw_roles, make_slot, slot_id, steered
 from graft.agents.methods.steps.panel import all_failed, ask_all, review_content, review_label
+from graft.agents.methods.steps.policy import ROLES, YIELDS, judging, label_report, roles_under, share_under
+from graft.agents.methods.steps.relabel import relabel_by_reviewers
 from graft.agents.methods.steps.sizes import (
     ASSUMED_DISPUTES,
     DISPUTES,
@@ -38,8 +40,7 @@ from graft.schemas.models import ModelSpec
 from graft.schemas.problems import Finding
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Candidate, Decision, Review, Seed, Slot
-
-JUDGING = Judging(roles=("reviewer", "adjudicator"))
+from graft.schemas.sections import Section
 
 
 class Gra(Method[GraSettings]):
@@ -50,23 +51,34 @@ class Gra(Method[GraSettings]):
     roles = MappingProxyType({"generator": Role(writes=True), "reviewer": Role(), "adjudicator": Role()})
     prompts = (
         "text", "steered", "keywords", "instruction", "response", "review_flags", "review_response", "review_text",
-        "choice_chat", "choice_chat_turn", "choice_completion", "seed_domain", "seed_keywords", "seed_summary",
+        "choice_chat", "choice_chat_turn", "choice_completion", "label_name", "seed_domain", "seed_keywords",
+        "seed_summary",
     )  # fmt: skip
     group_shares_text = True
     keeps_one_of_group = True
     least_score = "tau"
+    version = 2
 
     def traits(self, recipe: Recipe) -> Traits:
         """Rounds, duplicates by cosine, and a yield that falls with the number of responses to one instruction."""
         settings = self.settings(recipe)
+        share = {policy: share_under(recipe, settings, policy) for policy in ROLES}
+        assumed = sum(share[policy] * YIELDS[policy] for policy in ROLES) or YIELDS["agreeing"]
         return Traits(
-            rounds=settings.rounds, max_cosine=settings.max_cosine, assumed_yield=0.5 / self._parts(recipe),
-            assumptions=(ASSUMED_DISPUTES,),
+            rounds=settings.rounds, max_cosine=settings.max_cosine, assumed_yield=assumed / self._parts(recipe),
+            assumptions=(ASSUMED_DISPUTES,) if share["agreeing"] else (),
         )  # fmt: skip
+
+    def roles_of(self, recipe: Recipe) -> tuple[str, ...]:
+        """The generator, and the judges that the label policy needs."""
+        return roles_under(recipe, self.settings(recipe))
 
     def check(self, recipe: Recipe, seeds: Sequence[Seed] | None) -> list[Finding]:
         """A seed for each label; it does not support labelled rows with a response (imported rows may have one)."""
-        problems = super().check(recipe, seeds)
+        problems = [
+            *super().check(recipe, seeds),
+            *(_policy_problems(recipe, self.settings(recipe)) if seeds is None else ()),
+        ]
         if seeds is not None and recipe.task.labelled and recipe.task.needs_response:
             what = f"method {self.kind!r} makes no labelled rows with a response"
             fix = "set with_response: false: rows hold the prompt alone; or use a method that writes responses"
@@ -94,7 +106,8 @@ class Gra(Method[GraSettings]):
 
     async def prepare(self, context: Context, drawn: Drawn) -> Prepared:
         """Calibrate the judges of labels."""
-        return await calibrated(self, context, drawn, JUDGING, self.settings(context.recipe).calibration_texts)
+        settings = self.settings(context.recipe)
+        return await calibrated(self, context, drawn, judging(context.recipe, settings), settings.calibration_texts)
 
     async def exemplar(self, candidate: Candidate, context: Context) -> Seed:
         """An accepted row as an exemplar: an instruction with its keywords and a summary."""
@@ -112,8 +125,10 @@ class Gra(Method[GraSettings]):
         """The decided candidate. A reached budget ends it as failed.budget."""
         settings = self.settings(context.recipe)
         roles = draw_roles(context.recipe, slot, settings)
-        draft = Draft(slot, context, roles.names())
-        run = _labelled_text if context.recipe.task.labelled else _instruction
+        labelled = context.recipe.task.labelled
+        played = ROLES[settings.policy(slot.label) if labelled else "agreeing"]
+        draft = Draft(slot, context, {role: name for role, name in roles.names().items() if role in played})
+        run = _labelled_text if labelled else _instruction
         return await decided(draft, run(draft, roles, settings), "The generator")
 
     def estimate(self, recipe: Recipe, candidates: int, seeds: Sequence[Seed]) -> tuple[Calls, ...]:
@@ -128,8 +143,18 @@ class Gra(Method[GraSettings]):
         made = Calls(
             purpose="generate", role="generator", calls=candidates, prompt_tokens=shown, completion_tokens=text + 4
         )
-        tried = calibration_calls(recipe, JUDGING, settings.calibration_texts, judged)
-        return (made, *panel_calls(recipe, reviewers, candidates, judged), *tried)
+        tried = calibration_calls(recipe, judging(recipe, settings), settings.calibration_texts, judged)
+        agreeing = math.ceil(candidates * share_under(recipe, settings, "agreeing"))
+        relabelled = math.ceil(candidates * share_under(recipe, settings, "relabelled")) * reviewers
+        labels = Calls(
+            purpose="label", role="reviewer", calls=relabelled, prompt_tokens=judged, completion_tokens=1
+        )  # fmt: skip
+        judges = (*panel_calls(recipe, reviewers, agreeing, judged), labels)
+        return (made, *(calls for calls in judges if calls.calls), *tried)
+
+    def report(self, query: Query, run_id: str, counts: Mapping[str, int]) -> Section | None:
+        """Label policy and the judges' probabilities of the intended labels."""
+        return label_report(query, run_id)
 
     def _parts(self, recipe: Recipe) -> int:
         """Slots of one group: the responses to one instruction."""
@@ -154,9 +179,28 @@ def _instruction_calls(recipe: Recipe, candidates: int, seeds: int, reviewers: i
 
 
 async def _labelled_text(draft: Draft, roles: Roles, settings: GraSettings) -> Decision:
-    """Classification and guard: write, gate, review, decide."""
+    """Classification and guard: write, gate, and review or label as the policy of the slot's label says."""
     draft.text = await KIND.propose(draft.slot, draft.context)
-    return screened(draft) or await review_label(draft, roles, settings)
+    ended = screened(draft)
+    if ended:
+        return ended
+    policy = settings.policy(draft.slot.label)
+    if policy == "agreeing":
+        return await review_label(draft, roles, settings)
+    if policy == "relabelled":
+        return await relabel_by_reviewers(draft, roles, settings)
+    reason = f"It keeps its intended label {draft.slot.label}: under this label policy no judge is asked."
+    return decision("accepted", "intended", "accepted.intended", reason)
+
+
+def _policy_problems(recipe: Recipe, settings: GraSettings) -> list[Finding]:
+    given = settings.label_policy
+    if given != "agreeing" and not recipe.task.labelled:
+        fix = "leave label_policy out, or use a task with labels"
+        return [Finding(("method", "label_policy"), f"task {recipe.task.kind!r} has no labels to judge", fix)]
+    unknown = [label for label in given if label not in recipe.task.names] if not isinstance(given, str) else []
+    fix = f"name one of: {', '.join(recipe.task.names)}"
+    return [Finding(("method", "label_policy", label), f"{label!r} is no label of the task", fix) for label in unknown]
 
 
 async def _instruction(draft: Draft, roles: Roles, settings: GraSettings) -> Decision:
