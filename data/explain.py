@@ -119,9 +119,10 @@ def _of_candidate(lake: Lake, found: Candidate, restricted: bool) -> dict[str, A
             for row in shown
         ]
         calls = [_hidden(call, "request", "reply") for call in calls]
+    source, file = ("synthetic", None) if slot.label else ("labelled", slot.payload.get("file"))
     return {
         "id": found.id,
-        "source": "synthetic",
+        "source": source,
         **found.model_dump(mode="json", exclude={"id", "slot", "gates"}),
         "probability": found.soft_label.get(found.label, 0.0) if found.soft_label else None,
         "reviews": [
@@ -129,7 +130,7 @@ def _of_candidate(lake: Lake, found: Candidate, restricted: bool) -> dict[str, A
             for review in found.reviews
         ],
         "run": _run(run, slot.run_id),
-        "origin": _origin("synthetic", run, slot.run_id),
+        "origin": _origin(source, run, slot.run_id) | ({"file": file} if file else {}),
         "slot": slot.model_dump(mode="json", exclude={"exemplars"}),
         "meant": _meant(run, found),
         "exemplars": shown,
