@@ -2,7 +2,7 @@
 
 The recipe's reviewers judge every text of a labelled file, calibrated on these texts without their labels. Each text
 is then proposed twice: under its own label, as by a generator that succeeded, and under the likeliest wrong one, as by
-one that failed. Defaults: the demo's recipe and its handwritten test (a minute on two cores, no download).
+one that failed. Defaults: recipes/topics.yaml and its handwritten test (a minute on two cores, no download).
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def accepted(given: Judged, soft: Mapping[str, float], label: str, least: float,
 
 def main() -> None:
     """Print the share of texts accepted under the right and under the likeliest wrong label, for several bounds."""
-    given = [Path(word) for word in sys.argv[1:]] or [ROOT / "recipes/demo.yaml", ROOT / "recipes/data/demo_test.jsonl"]
+    given = [Path(word) for word in sys.argv[1:]] or [ROOT / "recipes/topics.yaml", ROOT / "recipes/data/topics_test.jsonl"]
     rows = [json.loads(line) for line in given[1].read_text(encoding="utf-8").splitlines()]
     recipe = load_recipe(given[0])
     judged = asyncio.run(judge(recipe, load_seeds(recipe, given[0].resolve().parent), [row["text"] for row in rows]))
