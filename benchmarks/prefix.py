@@ -1,6 +1,6 @@
 """Savings of the prefix cache on the embedded servers: `python benchmarks/prefix.py [--repeat 3] [--per-label 10]`.
 
-The demo recipe's own prompts, models and seeds. A slot needs one text (Gemma), two judgements (SmolLM2) and, every
+The prompts, models and seeds of recipes/topics.yaml. A slot needs one text (Gemma), two judgements (SmolLM2) and, every
 second one, an adjudication (Gemma); the judged texts are the hand-written test messages, so that no reply changes a
 prompt. Three ways, each on servers that were just started, 8 slots at once: in the order in which a shard opens its
 slots, in a random order, and in the shard's order with `cache_prompt: false`. A token was evaluated where the usage
@@ -65,7 +65,7 @@ class Pass:
 
 
 def demo_work(per_label: int) -> Work:
-    """The demo's slots, `per_label` of each label."""
+    """The recipe's slots, `per_label` of each label."""
     folder = ROOT / "recipes"
     recipe = load_recipe(folder / "topics.yaml")
     seeds = [Seed.of(row["text"], row["label"]) for row in read_rows(folder / "data" / "topics_seeds.jsonl")]
@@ -87,16 +87,20 @@ def read_rows(file: Path) -> list[dict[str, str]]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
-async def run_pass(work: Work, order: str, draw: int, home: Home) -> Pass:
-    """One pass on servers of its own."""
-    models = {model.name: model for model in work.recipe.models if model.provider == "embedded"}
+async def run_pass(work: Work, order: str, draw: int, home: Home, model: str) -> Pass:
+    """One pass on servers of its own; a `model` that is named plays every role on one server."""
+    models = {one.name: one for one in work.recipe.models if one.provider == "embedded"}
+    if model:
+        alone = models["smollm2"].model_copy(update={"name": "alone", "model": model})
+        models = {"gemma": alone, "smollm2": alone}
     if order == "no prefix cache":
         uncached = {"extra": {"cache_prompt": False}, "timeout_s": 900.0}  # without it a reply takes minutes
         models = {name: model.model_copy(update=uncached) for name, model in models.items()}
     slots = list(work.slots)
     if order == "shuffled":
         random.Random(draw).shuffle(slots)
-    async with embedded_servers(tuple(models.values()), home, lambda line: None) as urls:
+    served = {one.name: one for one in models.values()}
+    async with embedded_servers(tuple(served.values()), home, lambda line: None) as urls:
         transport = OpenAITransport(urls, connections=4 * WIDTH)
         try:
             return await measured(work, slots, models, transport)
@@ -158,14 +162,14 @@ def _median(values: Sequence[float]) -> float:
     return float(statistics.median(values))
 
 
-async def main(repeat: int, per_label: int) -> None:
+async def main(repeat: int, per_label: int, model: str) -> None:
     """Prints one line a pass to stderr, and the table."""
     work = demo_work(per_label)
     passes: dict[str, list[Pass]] = {order: [] for order in ORDERS}
     with tempfile.TemporaryDirectory(prefix="graft-prefix-") as folder:
         for draw in range(repeat):
             for order in ORDERS:
-                one = await run_pass(work, order, draw, Home(Path(folder)))
+                one = await run_pass(work, order, draw, Home(Path(folder)), model)
                 passes[order].append(one)
                 line = f"{order}: {dict(one.calls)}, {one.evaluated.total():,} of {one.sent.total():,} tokens evaluated"
                 print(f"{line} {dict(one.evaluated)}, {one.seconds:.1f} s", file=sys.stderr, flush=True)
@@ -176,5 +180,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeat", type=int, default=3, help="passes of each order")
     parser.add_argument("--per-label", type=int, default=10, help="slots of each of the six labels")
+    parser.add_argument("--model", default="", help="built-in model that plays every role, on one server")
     given = parser.parse_args()
-    asyncio.run(main(given.repeat, given.per_label))
+    asyncio.run(main(given.repeat, given.per_label, given.model))

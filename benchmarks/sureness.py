@@ -60,7 +60,10 @@ def accepted(given: Judged, soft: Mapping[str, float], label: str, least: float,
 
 def main() -> None:
     """Print the share of texts accepted under the right and under the likeliest wrong label, for several bounds."""
-    given = [Path(word) for word in sys.argv[1:]] or [ROOT / "recipes/topics.yaml", ROOT / "recipes/data/topics_test.jsonl"]
+    given = [Path(word) for word in sys.argv[1:]] or [
+        ROOT / "recipes/topics.yaml",
+        ROOT / "recipes/data/topics_test.jsonl",
+    ]
     rows = [json.loads(line) for line in given[1].read_text(encoding="utf-8").splitlines()]
     recipe = load_recipe(given[0])
     judged = asyncio.run(judge(recipe, load_seeds(recipe, given[0].resolve().parent), [row["text"] for row in rows]))
