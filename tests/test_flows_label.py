@@ -252,6 +252,12 @@ def test_the_command_takes_a_recipes_task_and_models(tmp_path: Path, fake_llm: A
     assert label(tmp_path, home, "none.csv", "--labels", "a,b").returncode == 2
 
 
+def test_a_dataset_of_texts_alone_has_nothing_to_steer(tmp_path: Path) -> None:
+    recipe = recipe_of(tmp_path, "http://127.0.0.1:9/v1", texts(5))
+    done = here(tmp_path / "home", "improve", str(recipe))
+    assert done.returncode == 1 and "top_up" in done.stderr, done.stderr
+
+
 def label(folder: Path, home: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """`graft label` in a folder of the user's."""
     with contextlib.chdir(folder):
