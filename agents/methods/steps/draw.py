@@ -19,6 +19,9 @@ from graft.schemas.problems import field_error
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Seed, Slot, Steer
 
+ATTRIBUTE_CHARS = 200
+"""Most characters of an attribute's value."""
+
 
 class Committee(Value):
     """Reviewers and adjudicator (GRA, arXiv 2504.12322): their number and decision rule."""
@@ -55,6 +58,12 @@ class GraSettings(Committee, MethodSettings):
         default=1, ge=1, le=16, description="responses to one instruction: the best is kept, wrong ones make pairs"
     )
     calibration_texts: int = Field(default=40, ge=0, le=1000, description="texts that label calibration averages over")
+    texts_per_call: int = Field(
+        default=1, ge=1, le=20, description="texts that one call writes for a label; max_tokens holds for one of them"
+    )
+    attributes: dict[str, tuple[str, ...]] = Field(
+        default={}, description="name (situation, length, tone …) to values, of which each slot draws one"
+    )
     label_policy: LabelPolicy | dict[str, LabelPolicy] = Field(
         default="agreeing", description="the rows' labels, or a policy for each label (agreeing for those not named)"
     )
@@ -69,6 +78,16 @@ class GraSettings(Committee, MethodSettings):
                 fix = f"write one of {', '.join(policies)}, or one of them for each label"
                 raise field_error((label,) if label else (), f"{policy!r} is no label policy", fix)
         return given
+
+    @field_validator("attributes")
+    @classmethod
+    def _short(cls, attributes: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        for name, values in attributes.items():
+            wrong = [value for value in values if not value.strip() or len(value) > ATTRIBUTE_CHARS]
+            if not values or wrong:
+                what = f"it has a value that is empty or over {ATTRIBUTE_CHARS} characters" if wrong else "it is empty"
+                raise field_error((name,), what, "list short values, such as [polite, annoyed, in a hurry]")
+        return attributes
 
     @field_validator("few_shot")
     @classmethod
@@ -138,6 +157,15 @@ def shots(drawn: Drawn, label: str, count: int, rng: random.Random) -> list[Seed
         left = [row for row in rows if row.text not in shown]
         found += rng.sample(left, max(0, min(count - len(found), len(left))))
     return found
+
+
+def attributes_of(attributes: Mapping[str, Sequence[str]], seed: int, part: int = 0) -> dict[str, str]:
+    """One value of each attribute for a slot; the slots of a group have different ones while there are enough."""
+    drawn = {}
+    for name, values in attributes.items():
+        order = random.Random(f"attribute-{name}-{seed}").sample(list(values), len(values))
+        drawn[name] = order[part % len(order)]
+    return drawn
 
 
 def steered(recipe: Recipe, place: Place, seed: int) -> Steer | None:
