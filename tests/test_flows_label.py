@@ -184,6 +184,7 @@ def test_a_raised_cap_labels_the_texts_that_are_left(tmp_path: Path, fake_llm: A
         if tokens == 6_000:
             assert done["run"]["stopped_by"] == "budget" and done["run"]["status"] == "partial"
             assert 0 < done["run"]["counts"]["accepted"] < 30
+            assert "not all texts were labelled" in graft(home, "show", "own").stdout
     assert done["run"]["stopped_by"] == "texts" and done["run"]["status"] == "finished"
     assert done["run"]["counts"]["opened"] == done["run"]["counts"]["accepted"] == done["version"]["rows"] == 30
     assert fake_llm.stats()["duplicates"] == 0
