@@ -26,14 +26,17 @@ def screen(
     Args:
         home: holds the report that the screen names
         result: of the flow that made the dataset
-        rows: rows to show, with `label` and `text`, none of them restricted
+        rows: rows to show, with `label`, `source` and `text`, none of them restricted
         trained: of the flow that trained a student, if there is one
         exported: files that were written
         width: columns of the terminal; a row's text is cut to it
     """
     run, version = result["run"], result["version"]
     blocks = [_outcome(run, version, result), _student(trained)]
-    shown = [f"  {one_line(row['label'] or 'row'):<16} {one_line(row['text'])}"[:width] for row in rows[:EXAMPLES]]
+    shown = [
+        f"  {one_line(row['label'] or 'row'):<14} {row['source']:<10} {one_line(row['text'])}"[:width]
+        for row in sorted(rows, key=lambda row: row["source"])[:EXAMPLES]
+    ]
     blocks += [["some rows", *shown]] if shown else []
     blocks.append(_where(home, run, version, trained, exported))
     return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
@@ -55,10 +58,11 @@ def _outcome(run: dict[str, Any], version: dict[str, Any] | None, result: dict[s
     if result.get("repeated"):
         return [*lines, "  nothing has changed since the run that made it: no call was made"]
     out = sorted((row for row in result.get("funnel") or () if row["status"] != "accepted"), key=lambda r: -r["rows"])
-    if out:
-        named = [f"{row['rows']} {decision_code(row['code']).sentence.rstrip('.').lower()}" for row in out[:REASONS]]
-        rest = sum(row["rows"] for row in out[REASONS:])
-        lines.append(f"  not accepted: {'; '.join(named)}{f'; {rest} for other reasons' if rest else ''}")
+    lines += [
+        f"  {row['rows']:>5} not accepted: {decision_code(row['code']).sentence.rstrip('.')}" for row in out[:REASONS]
+    ]
+    rest = sum(row["rows"] for row in out[REASONS:])
+    lines += [f"  {rest:>5} not accepted for other reasons"] if rest else []
     return [*lines, f"  {_cost(run)}"]
 
 

@@ -38,7 +38,7 @@ def run_recipe(recipe: str, overrides: dict[str, Any], *, train: bool, export: s
             from graft.flows.train_student import train_student
 
             console(stderr=json).print("[dim]training the student, and a baseline on the seeds only[/dim]")
-            trained = train_student(ref)
+            trained = train_student(ref, reuse=True)
         if ref and export:
             from graft.flows.export_dataset import export_version
 
@@ -89,14 +89,14 @@ def _tell(home: Home, result: dict[str, Any], trained: dict[str, Any] | None, ex
 
 
 def _examples(home: Home, published: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """The first row of each label that anyone may see."""
+    """The first rows of each label that anyone may see."""
     if published is None:
         return []
     from graft.data.lake import Lake
     from graft.data.versions import first_rows, version
 
     with Lake.open(home, read_only=True, threads=1) as lake:
-        found = first_rows(lake, version(lake, f"{published['dataset']}@{published['version']}"), 1)
+        found = first_rows(lake, version(lake, f"{published['dataset']}@{published['version']}"), 3)
     return [row for row in found if not row["restricted"]]
 
 

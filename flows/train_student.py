@@ -19,17 +19,21 @@ from graft.students.report import Report
 
 
 @Flow
-def train_student(ref: str, test: str | None = None, overrides: dict[str, Any] | None = None) -> dict[str, Any]:
+def train_student(
+    ref: str, test: str | None = None, overrides: dict[str, Any] | None = None, reuse: bool = False
+) -> dict[str, Any]:
     """Train on a version (`name` or `name@3`), evaluate, store student and evaluation.
 
     `test` is a labelled held-out file; left out, the recipe's own (student.test). `overrides` are StudentSettings
-    fields. Returns the report as a plain dict, with at least the keys students, evaluations, notes, and text for
-    people.
+    fields. With `reuse`, a student that learned from the same rows with the same settings is not trained again. Returns
+    the report as a plain dict, with at least the keys students, evaluations, notes, and text for people.
     """
-    return train_version(ref, test=test, overrides=overrides).as_dict()
+    return train_version(ref, test=test, overrides=overrides, reuse=reuse).as_dict()
 
 
-def train_version(ref: str, *, test: str | None = None, overrides: dict[str, Any] | None = None) -> Report:
+def train_version(
+    ref: str, *, test: str | None = None, overrides: dict[str, Any] | None = None, reuse: bool = False
+) -> Report:
     """Train without Prefect, for notebooks; returns the kind's own report."""
     home = Home.find()
     with Lake.open(home) as lake:
@@ -50,7 +54,7 @@ def train_version(ref: str, *, test: str | None = None, overrides: dict[str, Any
             return tuple(scores), teacher.table(scores)
 
         return kind_of(recipe).train(
-            Training(lake, found, run, recipe, settings, home, artifacts.say, test, ask_teachers)
+            Training(lake, found, run, recipe, settings, home, artifacts.say, test, ask_teachers, reuse)
         )
 
 

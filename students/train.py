@@ -41,6 +41,8 @@ Say = Callable[[str], None]
 SINGLES = 32
 """Texts that are predicted one by one to measure latency."""
 
+NOTE = "note.txt"
+"""File of a student's folder: what its training reported, such as that it stopped early."""
 PATIENCE_S = 0.5
 """Most seconds of that measurement."""
 
@@ -154,6 +156,7 @@ class _Job:
     say: Say
     test_ids: Sequence[str] = ()
     validation_ids: Sequence[str] = ()
+    known: Callable[[str], Student | None] = lambda name: None
 
 
 @dataclass(frozen=True)
@@ -172,6 +175,7 @@ def train_student(
     *, rows: Sequence[Given], seeds: Rows, test_rows: Rows, test_name: str, labels: Sequence[str],
     settings: StudentSettings, home: Home, dataset: str, version: int | None, say: Say,
     validation: Sequence[Given] = (), test_ids: Sequence[str] = (), validation_ids: Sequence[str] = (),
+    known: Callable[[str], Student | None] = lambda name: None,
 ) -> StudentReport:  # fmt: skip
     """Train on the version's rows and the seeds, and on the seeds alone, with the same settings; evaluate both.
 
@@ -181,9 +185,9 @@ def train_student(
     version's rows that it is not sure of yet, and the version's student learns from these and the seeds. With
     `settings.multi_label` a test row's label is a cell such as `a|b`, texts that occur several times are one row, and
     the validation rows choose both students' thresholds. Both students' predictions are kept in their folders, beside
-    `test_ids` and `validation_ids`: the ids of a version's rows, in the rows' order. Raises GraftError for test labels
-    that the dataset lacks, an empty test, training rows of fewer than two classes, settings that do not fit together,
-    or training that diverges.
+    `test_ids` and `validation_ids`: the ids of a version's rows, in the rows' order. A student that `known` finds by
+    its id is tested, and not trained again. Raises GraftError for test labels that the dataset lacks, an empty test,
+    training rows of fewer than two classes, settings that do not fit together, or training that diverges.
     """
     from graft.data.scores.maths import paired
 
@@ -194,7 +198,7 @@ def train_student(
     encoder = find_encoder(settings.encoder)
     job = _Job(test_rows, test_name, checked, head, settings, encoder, home, dataset, say)
     whole = len(job.validation) == len(validation_ids)  # rows of several labels a text were merged
-    job = replace(job, test_ids=test_ids, validation_ids=validation_ids if whole else ())
+    job = replace(job, test_ids=test_ids, validation_ids=validation_ids if whole else (), known=known)
     everything = head.training_rows([*seeds, *rows])
     _say_overlap(everything, job.test_rows, test_name, say)
     if objective.soft_labels:
@@ -225,13 +229,23 @@ def learn(lesson: Lesson, home: Home, known: Callable[[str], Student | None], sa
     Raises GraftError as `students.fit.fit`.
     """
     encoder = find_encoder(lesson.settings.encoder)
-    name = lesson.student_id(encoder)
-    found = known(name)
-    if found is not None and (home.student(name) / "classifier.json").is_file():
-        say(f"{name} has been trained before")
+    found = _before(lesson, encoder, home, known, say)
+    if found is not None:
         return Learner(home, found)
     say(f"training on {len(lesson.rows)} rows")
     return Learner(home, _trained(lesson, encoder, home, say)[0])
+
+
+def _before(
+    lesson: Lesson, encoder: Encoder, home: Home, known: Callable[[str], Student | None], say: Say
+) -> Student | None:
+    """The lesson's student if it is known and its weights lie in the home."""
+    name = lesson.student_id(encoder)
+    found = known(name)
+    if found is None or not (home.student(name) / "classifier.json").is_file():
+        return None
+    say(f"{name} has been trained before")
+    return found
 
 
 def say_timed(model: TextClassifier, texts: Sequence[str]) -> tuple[Predicted, Speed]:
@@ -303,11 +317,15 @@ def _one(job: _Job, trained_on: str, version: int | None, training: Sequence[Tra
         job.dataset, version, training, validation, job.head, job.settings, trained_on, tuning=job.validation
     )  # fmt: skip
     what = lesson.what
-    job.say(f"training on {len(training)} rows ({what})")
-    student, made = _trained(lesson, job.encoder, job.home, job.say)
+    student = _before(lesson, job.encoder, job.home, job.known, job.say)
+    if student is None:
+        job.say(f"training on {len(training)} rows ({what})")
+        student, made = _trained(lesson, job.encoder, job.home, job.say)
+        (job.home.student(student.id) / NOTE).write_text(made.note, encoding="utf-8")
     learner = Learner(job.home, student)
     predicted, evaluation, checked = _judged(job, learner)
-    notes = [f"{what}: {made.note}"] if made.note else []
+    note = (learner.folder / NOTE).read_text(encoding="utf-8") if (learner.folder / NOTE).is_file() else ""
+    notes = [f"{what}: {note}"] if note else []
     if job.settings.runs > 1:
         others, broken = _other_runs(job, lesson)
         evaluation = evaluation.model_copy(update={"accuracies": (evaluation.accuracy, *others)})

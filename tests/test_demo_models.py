@@ -38,8 +38,10 @@ def test_the_demo_labels_texts_writes_the_rest_trains_exports_and_ends_on_one_sc
     history = json.loads(graft(home, "explain", rows[0]["id"], "--json").stdout)
     assert history["calls"][0]["model"] == "qwen"
 
+    weights = {file: file.stat().st_mtime_ns for file in (home / "students").rglob("*.safetensors")}
     again = graft(home, *words, seconds=200)
     assert again.returncode == 0, again.stderr
+    assert weights == {file: file.stat().st_mtime_ns for file in weights}, "no student is trained again"
     screen = again.stdout[again.stdout.index("demo@1:") :]
     assert len(screen.splitlines()) <= 30 and "no call was made" in screen
     assert all(

@@ -42,6 +42,7 @@ class Training:
         test: a held-out file in place of the settings' own
         ask_teachers: the recipe's labelers on held-out rows, to compare: (rows, the student's predictions) to scores
             and their table as text; raises GraftError if none can be called
+        reuse: test a student that was trained on the same rows with the same settings, instead of training it again
     """
 
     lake: Lake
@@ -53,6 +54,7 @@ class Training:
     say: Callable[[str], None]
     test: str | None
     ask_teachers: Callable[[Pairs, Predict], tuple[tuple[TeacherScore, ...], str]]
+    reuse: bool = False
 
 
 @dataclass(frozen=True)

@@ -43,12 +43,13 @@ class Classifier(StudentKind):
         material = read_version(lake, found, labels, request.say, soft=soft)
         test_rows, note = _test_rows(request, head, material)
         own = not (request.test or settings.test)  # the version's own test split evaluates both
+        known = {one.id: one for one in lake.students(found.dataset)} if request.reuse else {}
         report = train_student(
             rows=material.rows["train"], seeds=of_seeds(lake.seeds(request.run.id)), test_rows=test_rows,
             test_name=request.test or settings.test or f"{found.ref} test split (synthetic)", labels=labels,
             settings=settings, home=request.home, dataset=found.dataset, version=found.version, say=request.say,
             validation=material.rows["validation"], test_ids=material.ids["test"] if own else [],
-            validation_ids=material.ids["validation"],
+            validation_ids=material.ids["validation"], known=known.get,
         )  # fmt: skip
         report = _noted(request, report, note) if note else report
         for student in report.students:
