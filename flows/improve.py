@@ -13,6 +13,7 @@ from typing import Any
 
 from graft.data.lake import Lake
 from graft.data.seeds import load_labelled
+from graft.data.verdicts import unseen
 from graft.flows.engine import Flow
 from graft.flows.improve_report import write_report
 from graft.flows.improve_round import (
@@ -166,6 +167,9 @@ def _loop(recipe: Recipe, file: Path, seeds: list[Seed], home: Home, lake: Lake)
             str(file), None, "improve.steer_on", f"{shared} of its {len(steering)} texts are in the held-out file too",
             "remove them from one of the two: the generator is shown rows that steer",
         )])  # fmt: skip
+    test, note = unseen(home, test)
+    if note:
+        say(note)
     return Loop(recipe, file, seeds, home, lake, labels, test, recipe.student.test, steering)
 
 

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import json
 import random
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -19,8 +24,11 @@ from fake_replies import judged_in, prompt_in
 from hypothesis import given as given_
 from hypothesis import strategies as st
 from in_thread import InThread
-from test_flows_make_dataset import here
+from test_flows_make_dataset import ROOT, environment, here
 
+from graft.data.seeds import load_labelled
+from graft.data.verdicts import unseen
+from graft.schemas.home import Home
 from graft.schemas.verdict import BY_HAND, MARGIN, Gain, decide
 
 TOPICS = {
@@ -176,9 +184,8 @@ def test_rows_that_the_verdict_has_seen_are_left_out_of_the_evaluation(
         assert [one["rows"] for one in trained["evaluations"]][:2] == [60, 60]
         assert "60 of 120 test rows are left out: graft teacher has used them for its verdict" in trained["text"]
         ask(home, recipe, "--rows", "500", "--pilot", "2", "--file", str(tmp_path / "test.jsonl"))
-        trained = json.loads(here(home, "train", "topics", "--json").stdout)
-        assert trained["evaluations"][1]["rows"] == 120
-        assert "graft teacher has seen all 120 test rows" in trained["text"]
+    rows = load_labelled(tmp_path / "test.jsonl", "text", "label", None)
+    assert unseen(Home(home), rows) == (rows, "graft teacher has seen all 120 test rows: none could be left out")
 
 
 def test_without_a_labelled_file_the_seeds_are_left_out_in_turn(tmp_path: Path) -> None:
@@ -250,7 +257,29 @@ def test_a_model_that_does_not_answer(tmp_path: Path) -> None:
     with serving() as (fake, url):
         fake.behaviour = Behaviour(reply_text="neither of them", logprobs=False)
         done = here(tmp_path / "home", "teacher", str(write(tmp_path, url)), "--rows", "6", "--pilot", "2")
-    assert done.returncode == 3 and "no model labelled a known row (chat)" in done.stderr
+    assert (
+        done.returncode == 3 and "no model labelled a known row: chat labelled no row: it named no label" in done.stderr
+    )
+
+
+def test_ctrl_c_loses_no_call(tmp_path: Path) -> None:
+    with serving() as (fake, url):
+        recipe, home = write(tmp_path, url), tmp_path / "home"
+        fake.behaviour = replace(fake.behaviour, median_ms=150, latency="constant")
+        words = [sys.executable, "-m", "graft", "teacher", str(recipe), "--rows", "20", "--pilot", "4"]
+        command = subprocess.Popen(
+            words, cwd=ROOT, env=environment(home), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        until = time.monotonic() + 60
+        while fake.statuses[200] < 30 and time.monotonic() < until:
+            time.sleep(0.05)
+        command.send_signal(signal.SIGINT)
+        errors = command.communicate(timeout=30)[1].decode()
+        assert command.returncode == 130 and "run the same command to continue" in errors
+        assert not list(home.glob("**/pilot")) and not list((home / "teacher").glob("*"))
+        fake.behaviour = replace(fake.behaviour, median_ms=0)
+        ask(home, recipe, "--rows", "20", "--pilot", "4")
+        assert not fake.stats()["duplicates"], "finished calls are in the journal"
 
 
 GAINS = st.builds(
