@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny_encoder
 import yaml
 from fake_faults import Behaviour
 from fake_llm import WORDS, FakeLLM
@@ -168,23 +167,18 @@ def test_a_rerun_makes_no_call_and_the_run_reuses_the_pilot(tmp_path: Path) -> N
     assert not list(home.glob("**/pilot")), "the scratch lake is gone"
 
 
-def test_rows_that_the_verdict_has_seen_are_left_out_of_the_evaluation(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None
-) -> None:
-    for name in ("train.confusion_png", "heads.single.write_reliability"):  # drawing takes longer than these trainings
-        monkeypatch.setattr(f"graft.students.{name}", lambda *args: None)
-    monkeypatch.setattr("graft.students.fit.MIN_STEPS", 10)
-    home, encoder = tmp_path / "home", tiny_encoder.write(tmp_path / "encoder", FRAMES)
+def test_rows_that_a_verdict_has_seen_are_known(tmp_path: Path) -> None:
+    """At most half of the recipe's own test file is used, and `graft train` evaluates on the rest."""
+    home = tmp_path / "home"
     with serving() as (_, url):
-        student = {"test": "test.jsonl", "encoder": str(encoder), "epochs": 1, "max_length": 16}
-        recipe = write(tmp_path, url, student=student)
-        assert ask(home, recipe, "--rows", "90", "--pilot", "2")["used_rows"] == 60, "at most half of the test file"
-        assert here(home, "run", str(recipe), "--json").returncode == 0
-        trained = json.loads(here(home, "train", "topics", "--json").stdout)
-        assert [one["rows"] for one in trained["evaluations"]][:2] == [60, 60]
-        assert "60 of 120 test rows are left out: graft teacher has used them for its verdict" in trained["text"]
+        recipe = write(tmp_path, url)
+        rows = load_labelled(tmp_path / "test.jsonl", "text", "label", None)
+        assert unseen(Home(home), rows) == (rows, "")
+        assert ask(home, recipe, "--rows", "90", "--pilot", "2")["used_rows"] == 60
+        left, note = unseen(Home(home), rows)
+        assert [label for _, label in left] == ["alpha"] * 30 + ["beta"] * 30
+        assert note == "60 of 120 test rows are left out: graft teacher has used them for its verdict"
         ask(home, recipe, "--rows", "500", "--pilot", "2", "--file", str(tmp_path / "test.jsonl"))
-    rows = load_labelled(tmp_path / "test.jsonl", "text", "label", None)
     assert unseen(Home(home), rows) == (rows, "graft teacher has seen all 120 test rows: none could be left out")
 
 
