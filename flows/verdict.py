@@ -166,19 +166,23 @@ async def _pilot(case: Case, each: int) -> tuple[list[Candidate], dict[str, Any]
     """The candidates of a small run in a scratch lake, and the run's record; nothing if no method writes texts."""
     recipe = method_of(case.recipe).writing(case.recipe)
     if recipe is None:
-        return [], {"price_usd": 0.0, "prompt_tokens": 0, "completion_tokens": 0, "calls": 0}
+        return [], {"price_usd": 0.0, "prompt_tokens": 0, "completion_tokens": 0, "calls": 0, "stopped": ""}
     wanted = {name: 0 for name, count in recipe.wanted().items() if not count}
     most = max(1, each * (len(recipe.wanted()) - len(wanted)))
     limits = recipe.limits.model_copy(update={"candidates": most, "min_yield": 0.0, "out_of_reach": "go_on"})
     target = Target(rows_per_label=each, labels=wanted)
     small = recipe.model_copy(update={"target": target, "limits": limits, "review": None})
+    run, stopped = None, ""
     with _scratch(case) as scratch:
         try:
             run = (await make_run(small, case.file, case.seeds, scratch))["run"]
-        except YieldTooLow:
-            run = None  # it ended early: its candidates are there
+        except GraftError as error:
+            if error.exit_code != YieldTooLow.exit_code:
+                raise
+            stopped = f"The pilot {error.what.partition(chr(10))[0]}"  # its candidates are there
         with Lake.open(scratch, read_only=True) as lake:
             run = run or lake.runs(recipe.name)[0].model_dump(mode="json")
+            run["stopped"] = stopped
             found = list(lake.iter_candidates(run["id"]))
     return sorted(found, key=lambda one: (one.slot.round, one.slot.shard, one.slot.label, one.slot.index)), run
 
@@ -292,7 +296,7 @@ def _evidence(
     made, auc = _material(case, passed, judged)
     base = base_of(made)
     accuracy = float(base.mean())
-    prices = (judged.price_usd, run["price_usd"])
+    prices, notes = (judged.price_usd, run["price_usd"]), [run["stopped"], *judged.notes]
     failed = [one for one in candidates if one not in passed]
     return Evidence(
         dataset=case.recipe.name, key=case.key, method=case.recipe.method.kind, known=len(case.known),
@@ -301,7 +305,7 @@ def _evidence(
         candidates=len(candidates), texts=len(passed),
         agreed=sum(one.intended_label == label for one, label in zip(passed, judged.pilot, strict=True)),
         refused=dict(Counter(one.decision.code for one in failed)), own_texts=len(case.own), auc=auc,
-        gains=gains_of(made, base), notes=tuple(judged.notes), calls=judged.calls + run["calls"],
+        gains=gains_of(made, base), notes=tuple(filter(None, notes)), calls=judged.calls + run["calls"],
         price_usd=None if None in prices else sum(price or 0.0 for price in prices), seconds=0.0,
     )  # fmt: skip
 
