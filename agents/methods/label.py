@@ -229,6 +229,10 @@ class LabelTexts(Method[LabelSettings]):
             return super().describe(slot, notes)
         return [("text", f"row {slot.payload.get('row')} of {slot.payload.get('file')}")]
 
+    def judged_by_all(self, recipe: Recipe, slot: Slot) -> bool:
+        """As the method of `top_up` decides for its rows."""
+        return bool(slot.label) and self._filler(recipe).judged_by_all(_filled(recipe), slot)
+
     def _judging(self, recipe: Recipe) -> Judging:
         roles = tuple(role for role in JUDGING.roles if role in self.roles_of(recipe))
         return dataclasses.replace(JUDGING, roles=roles)
