@@ -247,12 +247,13 @@ async def next_recipe(
         decided = await decide(
             Evidence(
                 number, settings.rounds, loop.labels, rows, judged_rows(learner, made.train), models.name,
-                models.with_memory(state.taught), mined, tuple(state.failed),
+                teach=models.with_memory(state.taught), embed=encoder.find_embed()[0], student=learner.student.id,
+                mined=mined, failed=tuple(state.failed),
             ),
             settings, rows=sum(recipe.wanted().values()), after=made.version.version, before=state.weights,
         )  # fmt: skip
     spent.add(0, *models.spent)
-    state.failed.append([row for row in rows if row.wrong])
+    state.failed.append([row for row in mined if row.wrong])
     state.weights = decided.weights
     state.summaries = decided.summaries
     for sentence in state.summaries:

@@ -42,7 +42,13 @@ class Steering(Value):
     report: tuple[ReportedClass, ...] = Field(
         default=(), description="the student's report, weakest label first: shown to the generator"
     )
-    concepts: dict[str, tuple[str, ...]] = Field(default_factory=dict, description="label to subjects of its texts")
+    concepts: dict[str, tuple[str, ...]] = Field(
+        default_factory=dict, description="label to subjects of its texts, or to sets of them"
+    )
+    learner: str = Field(
+        default="",
+        description="student to whom rows about a concept must be neither easy nor too hard; empty: no limit",
+    )
     partners: dict[str, tuple[str, ...]] = Field(
         default_factory=dict, description="label to the labels that the student confuses it with, most frequent first"
     )

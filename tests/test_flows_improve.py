@@ -81,6 +81,8 @@ def test_rounds_grow_a_dataset_and_the_last_student_judges_the_next(
             )]
             for one in (steered[1], steered[2], unsteered[0])
         ]  # fmt: skip
+        screened = lake.query("SELECT gates FROM lake.candidates WHERE run_id = ?", [steered[2]["run_id"]])
+        assert any(one["gate"] == "difficulty" for row in screened for one in row["gates"])
         shown = [sum("Its results on texts that it did not learn from" in one for one in asked) for asked in prompts]
         assert shown == [0, len(prompts[1]), 0], "every prompt of a steered round holds the report"
         assert lake.improvements("shop")[0].stopped_by == "seed 42: rounds"
