@@ -17,6 +17,7 @@ from graft.cli import (
     export,
     intake,
     journal,
+    label,
     make,
     models,
     ops,
@@ -47,7 +48,7 @@ SETUP: dict[str, Any] = {
 app = typer.Typer(**SETUP)
 
 Verb = Callable[..., None]
-MAKE: list[Verb] = [make.validate, make.schema, make.estimate, make.run, intake.bring_in]
+MAKE: list[Verb] = [make.validate, make.schema, make.estimate, make.run, label.label, intake.bring_in]
 LOOK: list[Verb] = [
     ops.dashboard, maps.draw, read.status, models.models, read.datasets, read.show, read.explain, export.export,
 ]  # fmt: skip

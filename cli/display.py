@@ -19,10 +19,10 @@ BAR_CELLS = 20
 
 def one_line(progress: Progress) -> str:
     """The run's state in one plain line, for logs and pipes; the gateway's notes follow, each shown once."""
-    wanted = sum(progress.wanted.values())
     parts = [
         progress.stage,
-        f"{progress.total_accepted}/{wanted} accepted",
+        _texts(progress),
+        f"{progress.total_accepted}/{progress.total_wanted} accepted",
         _pending(progress),
         f"{progress.settled} candidates",
         early(progress),
@@ -46,6 +46,9 @@ def render(progress: Progress) -> RenderableType:
     table.add_column("label", style="bold")
     table.add_column("bar", width=30)
     table.add_column("count", justify="right")
+    if progress.texts:
+        done = progress.tried.get("", 0)
+        table.add_row(Text("texts"), ProgressBar(total=progress.texts, completed=done), f"{done}/{progress.texts}")
     for label, wanted in progress.wanted.items():
         done = progress.accepted.get(label, 0)
         table.add_row(Text(label), ProgressBar(total=max(1, wanted), completed=min(done, wanted)), f"{done}/{wanted}")
@@ -69,12 +72,13 @@ def render(progress: Progress) -> RenderableType:
 
 def bar(progress: Progress, *, ended: bool) -> tuple[str, str]:
     """The run's state in a notebook: a bar as HTML, and one line of text for frontends without HTML."""
-    done, wanted = progress.total_accepted, sum(progress.wanted.values())
+    done, wanted = progress.total_accepted, progress.total_wanted
     text = " · ".join(
         part
         for part in (
             progress.dataset,
             "ended" if ended else progress.stage,
+            _texts(progress),
             f"{done}/{wanted} accepted",
             *(() if ended else (_pending(progress), _eta(progress))),
             *_gateway_parts(progress),
@@ -92,6 +96,11 @@ def bar(progress: Progress, *, ended: bool) -> tuple[str, str]:
 def _pending(progress: Progress) -> str:
     """Rows that the method accepted and the gates have not screened yet."""
     return f"{len(progress.pending)} pending" if progress.pending else ""
+
+
+def _texts(progress: Progress) -> str:
+    """Texts of a person's file that have been labelled or rejected."""
+    return f"{progress.tried.get('', 0)}/{progress.texts} texts" if progress.texts else ""
 
 
 def _eta(progress: Progress) -> str:

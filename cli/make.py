@@ -27,6 +27,7 @@ def validate(
     """
     import asyncio
 
+    from graft.agents.methods import method_of
     from graft.cli.show import as_json, console
     from graft.flows.plan import read_recipe
     from graft.schemas.errors import InputInvalid, ModelUnreachable
@@ -49,10 +50,11 @@ def validate(
     if json:
         as_json({"valid": True, "name": loaded.name, "labels": len(labels), "seeds": len(seeds)})
         return
-    rows = sum(loaded.wanted().values())
+    rows = sum(method_of(loaded).wanted(loaded).values())
+    wanted = f"{rows} rows requested" if rows else "as many rows as its texts yield"
     console().print(
         f"[green]valid[/green]  {loaded.name}: {loaded.method.kind} over {len(labels)} labels, {len(seeds)} seeds, "
-        f"{rows} rows requested, {len(loaded.models)} models"
+        f"{wanted}, {len(loaded.models)} models"
     )
 
 

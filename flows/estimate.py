@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from contextlib import suppress
+from pathlib import Path
 
 from graft.agents.gateway.ledger import FREE, cost_of
 from graft.agents.methods import Calls, method_of
 from graft.agents.methods.steps.sizes import CHARS_PER_TOKEN
+from graft.flows.given import digests, read_given
 from graft.flows.plan import read_recipe, run_id_of
 from graft.flows.run_context import models_used, weighed
 from graft.schemas.base import Value
@@ -16,6 +18,9 @@ from graft.schemas.home import Home
 from graft.schemas.models import ModelSpec
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Seed
+
+ASSUMED_LABELLED = 0.8
+"""Assumed share of a person's texts that get a label."""
 
 
 class Step(Value):
@@ -45,25 +50,30 @@ class Estimate(Value):
 
 def estimate_recipe(name: str) -> Estimate:
     """Estimate the recipe with that path or name, from an earlier run's yield if there is one."""
-    _, recipe, seeds = read_recipe(name)
+    file, recipe, seeds = read_recipe(name)
     method = method_of(recipe)
     traits = method.traits(recipe)
-    share, source = _yield(recipe, seeds, traits.assumed_yield)
-    rows = sum(recipe.wanted().values())
-    candidates = min(recipe.limits.candidates, math.ceil(rows / share))
-    steps = [_priced(recipe, calls) for calls in method.estimate(recipe, candidates, seeds)]
+    share, source = _yield(recipe, seeds, file, traits.assumed_yield)
+    texts = read_given(recipe, file).rows[: recipe.limits.candidates]
+    labelled = math.floor(ASSUMED_LABELLED * len(texts))
+    wanted = sum(method.wanted(recipe).values())
+    rows = max(wanted, labelled)
+    candidates = min(recipe.limits.candidates - len(texts), math.ceil(max(0, wanted - labelled) / share))
+    calls = (*method.estimate_texts(recipe, texts, seeds), *method.estimate(recipe, candidates, seeds))
+    steps = [_priced(recipe, one) for one in calls]
     prices = [step.price_usd for step in steps]
     return Estimate(
         dataset=recipe.name,
         rows=rows,
-        candidates=candidates,
+        candidates=len(texts) + candidates,
         calls=sum(step.calls for step in steps),
         prompt_tokens=sum(step.prompt_tokens for step in steps),
         completion_tokens=sum(step.completion_tokens for step in steps),
         price_usd=None if any(price is None for price in prices) else sum(p for p in prices if p is not None),
         steps=tuple(steps),
         assumptions=(
-            f"yield {share:.0%} ({source})",
+            *((f"{ASSUMED_LABELLED:.0%} of {len(texts):,} texts get a label",) if texts else ()),
+            *((f"yield {share:.0%} ({source})",) if candidates or not texts else ()),
             *traits.assumptions,
             f"{CHARS_PER_TOKEN} characters per token; early exit and the journal can only lower the figures",
             "unknown price: give the model a price in the recipe" if None in prices else "prices from the recipe",
@@ -71,7 +81,7 @@ def estimate_recipe(name: str) -> Estimate:
     )
 
 
-def _yield(recipe: Recipe, seeds: list[Seed], assumed: float) -> tuple[float, str]:
+def _yield(recipe: Recipe, seeds: list[Seed], file: Path, assumed: float) -> tuple[float, str]:
     home = Home.find()
     if not (home.lake / "catalogue.sqlite").exists():
         return assumed, "assumed: no run of this dataset yet"
@@ -83,7 +93,7 @@ def _yield(recipe: Recipe, seeds: list[Seed], assumed: float) -> tuple[float, st
         return assumed, "assumed: no run of this dataset yet"
     with suppress(GraftError):  # an absent model is reported when a run starts
         recipe = weighed(recipe, home)
-    same = [run for run in runs if run.id == run_id_of(recipe, seeds)]
+    same = [run for run in runs if run.id == run_id_of(recipe, seeds, *digests(recipe, file))]
     run = (same or runs)[-1]
     return max(0.01, run.counts.get("accepted", 0) / run.counts["opened"]), f"measured in run {run.id}"
 

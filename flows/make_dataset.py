@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from graft.data.lake import Lake
 from graft.data.seeds import register_evaluation_files
 from graft.data.versions import plain_rows, published_texts
 from graft.data.versions import version as find_version
-from graft.flows import artifacts, live, logs, pause, rounds, stopping
+from graft.flows import artifacts, given, live, logs, pause, rounds, stopping
 from graft.flows.collector import calm_collector
 from graft.flows.dedup import choose, missing, redecide, settle_round
 from graft.flows.engine import Flow, flow_run, task
@@ -28,6 +29,7 @@ from graft.flows.plan import (
     fresh_seed,
     keep_report,
     plan_rounds,
+    plan_texts,
     read_recipe,
     read_report,
     report_file,
@@ -63,7 +65,7 @@ from graft.students.judge import student_judge
 SHARDS_AT_ONCE = 2
 """Shards that run at once, so that the next shard's first slots fill the gap left by a shard's last slots."""
 
-ENDED = ("target", "candidates")
+ENDED = ("target", "texts", "candidates")
 """Reasons for which a shard ends by itself; any other is a halt, and the shard resumes with the run."""
 
 TOP_UPS = 3
@@ -106,7 +108,7 @@ async def make_run(loaded: Recipe, file: Path, seeds: list[Seed]) -> dict[str, A
     """Run a loaded recipe inside any flow; errors and result as in `make_dataset`."""
     home = Home.find()
     loaded = await asyncio.to_thread(weighed, await _downloaded(loaded, file, home), home)
-    run_id = run_id_of(loaded, seeds)
+    run_id = run_id_of(loaded, seeds, *await asyncio.to_thread(given.digests, loaded, file))
     with run_lock(home, run_id), Lake.open(home) as lake:
         done = rounds.already_done(lake, run_id, loaded)
         if done is not None:
@@ -120,13 +122,16 @@ async def _downloaded(recipe: Recipe, file: Path, home: Home) -> Recipe:
     """The recipe with the hashes of models from a hub, which are downloaded first."""
     if not any(hub_name(model) for model in models_used(recipe)):
         return recipe
-    progress = begin(Progress(recipe.name, "", recipe.wanted()))
+    progress = begin(Progress(recipe.name, "", method_of(recipe).wanted(recipe)))
     models = await hub.fetch(recipe.models, file, home, lambda text: _say(progress, text))
     return recipe.model_copy(update={"models": models})
 
 
 async def _make(recipe: Recipe, file: Path, seeds: list[Seed], home: Home, lake: Lake, run_id: str) -> dict[str, Any]:
-    progress = begin(Progress(recipe.name, run_id, recipe.wanted()))
+    progress = begin(Progress(recipe.name, run_id, method_of(recipe).wanted(recipe)))
+    say: Say = lambda text: _say(progress, text)  # noqa: E731
+    texts = await asyncio.to_thread(given.read_given, recipe, file, home.run(run_id), say)
+    progress.texts = len(texts.rows)
     before = lake.run(run_id)
     run = Run(
         id=run_id,
@@ -138,13 +143,12 @@ async def _make(recipe: Recipe, file: Path, seeds: list[Seed], home: Home, lake:
         code_version=code_version(recipe.kinds),
         neighbours=before.neighbours if before else {},
     )
-    say: Say = lambda text: _say(progress, text)  # noqa: E731
     if before is None:
         run = run.model_copy(update={"neighbours": await asyncio.to_thread(find_neighbours, recipe, seeds, lake, say)})
     await asyncio.to_thread(register_evaluation_files, lake, recipe, file)
     lake.save_run(run)
     lake.add_seeds(run_id, seeds)
-    logs.started(recipe.name, recipe.method.kind, sum(recipe.wanted().values()), again=before is not None)
+    logs.started(recipe.name, recipe.method.kind, progress.total_wanted, again=before is not None)
     try:
         noted = live.noted(home, progress, recipe.key_variables)
         opening = open_gateway(recipe, home, say, run.started_at.timestamp(), run_id, spent_in(lake, run_id))
@@ -157,7 +161,8 @@ async def _make(recipe: Recipe, file: Path, seeds: list[Seed], home: Home, lake:
             context = RunContext(
                 recipe=recipe, run_id=run_id, home=home, lake=lake, gateway=gateway, method=method_of(recipe),
                 seeds=seeds, gates=Admission(recipe, needs), progress=progress,
-                say=say, neighbours=run.neighbours, vectors=AcceptedVectors(home.run(run_id)),
+                say=say, neighbours=run.neighbours, vectors=AcceptedVectors(home.run(run_id)), texts=texts.rows,
+                figures=dict(texts.counts),
             )  # fmt: skip
             enter(context)
             loading = asyncio.create_task(asyncio.to_thread(context.gates.load))
@@ -189,6 +194,8 @@ def _published_by(lake: Lake, run_id: str) -> bool:
 
 def _published(lake: Lake, recipe: Recipe, run_id: str) -> list[tuple[str, str, str]]:
     """The texts that no row may repeat: all published texts, or for a loop's round those of the version it extends."""
+    if recipe.steering is None and method_of(recipe).traits(recipe).repeats_published:
+        return []
     if recipe.steering is None:
         return published_texts(lake, recipe.name, exclude_run=run_id)
     before = plain_rows(lake, find_version(lake, f"{recipe.name}@{recipe.steering.after}"))
@@ -196,13 +203,14 @@ def _published(lake: Lake, recipe: Recipe, run_id: str) -> list[tuple[str, str, 
 
 
 async def _rounds(context: RunContext, say: Say) -> tuple[list[Accepted], int]:
-    """Run every round: shards, duplicates, top-ups; accepted rows join the exemplars of the next round."""
+    """Run every round: given texts, then shards, duplicates, top-ups; a round's rows join the next one's exemplars."""
     say("preparing seeds")
     await rounds.prepare(context)
-    max_cosine = context.method.traits(context.recipe).max_cosine
     left, surplus = context.recipe.limits.candidates, 0
-    plan = plan_rounds(context.recipe)
-    for index, wanted in enumerate(plan):
+    if context.texts:
+        left -= await _label_texts(context, left, say)
+    plan = plan_rounds(context.recipe, missing(context.kept, context.method.wanted(context.recipe)))
+    for index, wanted in enumerate(plan, context.round):
         accepted = list[Accepted]()
         for attempt in range(TOP_UPS + 1):
             short = missing(accepted, wanted)
@@ -212,28 +220,50 @@ async def _rounds(context: RunContext, say: Say) -> tuple[list[Accepted], int]:
             specs = rounds.shards(context.recipe, index, attempt, short, left)
             left -= await _run_shards(context, specs)
             say(f"round {index + 1}: settling duplicates")
-            embed, why = await asyncio.to_thread(context.vectors.find) if max_cosine is not None else (None, "")
-            if why:
-                say(f"semantic de-duplication is skipped: {why}")
-            made = await asyncio.to_thread(context.lake.kept, context.run_id, index)
-            ours = {spec.shard for spec in specs}
-            new = [row for row in made if row.shard in ours]
-            alive, dropped = await settle_round(
-                [*context.kept, *accepted],
-                new,
-                method=context.method,
-                admission=context.admission(accepted),
-                max_cosine=max_cosine,
-                embed=embed,
-            )
-            await asyncio.to_thread(redecide, context.lake, context.run_id, dropped)
-            accepted += alive
+            accepted += await _settle(context, specs, accepted, context.method.traits(context.recipe).max_cosine)
         chosen, over = choose(accepted, wanted)
         surplus += over
         context.kept.extend(chosen)
-        if index < len(plan) - 1:
+        if index < context.round + len(plan) - 1:
             await rounds.grow_pool(context, chosen)
     return list(context.kept), surplus
+
+
+async def _label_texts(context: RunContext, most: int, say: Say) -> int:
+    """Label a person's texts; rows written later have them as exemplars. Returns the number of settled candidates."""
+    count = min(most, len(context.texts))
+    say(f"labelling {count:,} texts")
+    specs = plan_texts(context.recipe, count)
+    settled = await _run_shards(context, specs)
+    context.kept.extend(await _settle(context, specs, (), None))
+    if not context.stop_reason and count < len(context.texts):
+        context.stop_reason = "candidates"
+    context.round = 1
+    if not context.stop_reason and missing(context.kept, context.method.wanted(context.recipe)):
+        await rounds.grow_pool(context, context.kept)
+        await rounds.calibrate(context)
+    return settled
+
+
+async def _settle(
+    context: RunContext, specs: list[ShardSpec], accepted: Sequence[Accepted], max_cosine: float | None
+) -> list[Accepted]:
+    """Settle duplicates between these shards' rows, `accepted` ones of the round, and earlier rounds'."""
+    embed, why = await asyncio.to_thread(context.vectors.find) if max_cosine is not None else (None, "")
+    if why:
+        context.say(f"semantic de-duplication is skipped: {why}")
+    made = await asyncio.to_thread(context.lake.kept, context.run_id, specs[0].round)
+    ours = {spec.shard for spec in specs}
+    alive, dropped = await settle_round(
+        [*context.kept, *accepted],
+        [row for row in made if row.shard in ours],
+        method=context.method,
+        admission=context.admission(accepted),
+        max_cosine=max_cosine,
+        embed=embed,
+    )
+    await asyncio.to_thread(redecide, context.lake, context.run_id, dropped)
+    return alive
 
 
 async def _run_shards(context: RunContext, specs: list[ShardSpec]) -> int:

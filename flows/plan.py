@@ -19,6 +19,7 @@ from graft.agents.methods import method_of
 from graft.agents.roles.prompting import prompts_version
 from graft.data.gates import rules
 from graft.data.seeds import load_seeds
+from graft.flows.given import check_source
 from graft.schemas.base import Value, stable_hash
 from graft.schemas.home import Home
 from graft.schemas.load import find_recipe, load_recipe
@@ -39,16 +40,20 @@ class ShardSpec(Value):
     caps: dict[str, int]
 
 
-def run_id_of(recipe: Recipe, seeds: Sequence[Seed]) -> str:
-    """The run's id: the dataset's name and a hash of everything that decides its rows."""
-    digest = recipe.fingerprint([seed.model_dump() for seed in seeds], *rules_of(recipe))
+def run_id_of(recipe: Recipe, seeds: Sequence[Seed], *files: str) -> str:
+    """The run's id: the dataset's name and a hash of everything that decides its rows.
+
+    `files` are the hashes of further files that the rows come from (`given.digests`).
+    """
+    digest = recipe.fingerprint([seed.model_dump() for seed in seeds], *rules_of(recipe), *files)
     return f"{recipe.name}-{digest[:12]}"
 
 
 def rules_of(recipe: Recipe) -> tuple[Any, ...]:
     """The versions of the rules that make a recipe's rows: general, method, prompts and gates."""
     method = method_of(recipe)
-    return RULES_VERSION, method.version, prompts_version(method.prompts), rules(recipe)
+    inner = [(one.version, prompts_version(one.prompts)) for one in method.inner(recipe)]
+    return RULES_VERSION, method.version, prompts_version(method.prompts), rules(recipe), *inner
 
 
 def share(total: int, parts: int) -> list[int]:
@@ -56,10 +61,10 @@ def share(total: int, parts: int) -> list[int]:
     return [total // parts + (1 if part < total % parts else 0) for part in range(parts)]
 
 
-def plan_rounds(recipe: Recipe) -> list[dict[str, int]]:
-    """Target rows of each label in each round."""
+def plan_rounds(recipe: Recipe, wanted: Mapping[str, int]) -> list[dict[str, int]]:
+    """The rows that are still wanted of each label, spread over the rounds in which rows are written."""
     rounds = method_of(recipe).traits(recipe).rounds
-    shares = {label: share(count, rounds) for label, count in recipe.wanted().items()}
+    shares = {label: share(count, rounds) for label, count in wanted.items()} if rounds else {}
     return [{label: counts[index] for label, counts in shares.items()} for index in range(rounds)]
 
 
@@ -80,6 +85,13 @@ def plan_shards(recipe: Recipe, round_index: int, wanted: dict[str, int], candid
         )
         for part in range(parts)
     ]
+
+
+def plan_texts(recipe: Recipe, texts: int) -> list[ShardSpec]:
+    """The shards of a first round that labels given texts: each takes the next `limits.shard_rows` of them."""
+    size = recipe.limits.shard_rows
+    parts = [min(size, texts - begin) for begin in range(0, texts, size)]
+    return [ShardSpec(round=0, shard=at, wanted={"": count}, caps={"": count}) for at, count in enumerate(parts)]
 
 
 def apply_overrides(
@@ -104,7 +116,9 @@ def read_recipe(name: str, overrides: Mapping[str, Any] | None = None) -> tuple[
     """Load the file, recipe and seeds by path or bare name. Raises InputInvalid with every problem found."""
     file = find_recipe(name)
     recipe = load_recipe(file, overrides)
-    return file, recipe, load_seeds(recipe, file.resolve().parent)
+    seeds = load_seeds(recipe, file.resolve().parent)
+    check_source(recipe, file)
+    return file, recipe, seeds
 
 
 class Finished(Value):

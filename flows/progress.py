@@ -83,7 +83,11 @@ class Progress:
     gateway: Callable[[], Any] | None = None
     shards: set[tuple[int, int]] = field(default_factory=set)
     tried: dict[str, int] = field(default_factory=dict)
-    """Settled candidates by intended label, without those of `unpaid`."""
+    """Settled candidates by intended label, without those of `unpaid`; under "" a person's texts."""
+    texts: int = 0
+    """A person's texts that the run labels."""
+    given: dict[str, int] = field(default_factory=dict)
+    """Accepted ones of these texts, by label; all of them count as accepted rows, also beyond a target."""
     unpaid: int = 0
     """Candidates ended by a cap: they say nothing about the yield under a higher cap."""
     overshoot: int = 0
@@ -118,6 +122,8 @@ class Progress:
             self.tried[candidate.slot.label] = self.tried.get(candidate.slot.label, 0) + 1
         if candidate.accepted:
             self.accepted[candidate.label] = self.accepted.get(candidate.label, 0) + 1
+            if not candidate.slot.label:
+                self.given[candidate.label] = self.given.get(candidate.label, 0) + 1
             self._pace = self._pace or (time.monotonic(), self.total_accepted)
             if not shown:
                 self._show(candidate)
@@ -145,11 +151,19 @@ class Progress:
             self.tried[label] = self.tried.get(label, 0) + count
         for label, count in report["accepted"].items():
             self.accepted[label] = self.accepted.get(label, 0) + count
+            if "" in report.get("tried", {}):
+                self.given[label] = self.given.get(label, 0) + count
 
     @property
     def total_accepted(self) -> int:
-        """Accepted rows over all labels, each counted up to its target."""
-        return sum(min(count, self.wanted.get(label, 0)) for label, count in self.accepted.items())
+        """Accepted rows over all labels, each counted up to its target or to the number of its given texts."""
+        most = {label: max(self.wanted.get(label, 0), self.given.get(label, 0)) for label in self.accepted}
+        return sum(min(count, most[label]) for label, count in self.accepted.items())
+
+    @property
+    def total_wanted(self) -> int:
+        """The target over all labels; without one as many rows as there are texts."""
+        return sum(self.wanted.values()) or self.texts
 
     @property
     def yield_share(self) -> float | None:
@@ -176,9 +190,12 @@ class Progress:
     def labels(self) -> list[LabelCounts]:
         """Every label's counts over the whole run."""
         return [
-            LabelCounts(label, max(0, wanted - (got := self.accepted.get(label, 0))), self.tried.get(label, 0), got)
+            LabelCounts(
+                label, max(0, wanted - (got := self.accepted.get(label, 0))), self.tried.get(label, 0),
+                got - self.given.get(label, 0),
+            )
             for label, wanted in self.wanted.items()
-        ]
+        ]  # fmt: skip
 
     def rooms(self, limits: Limits) -> list[Room]:
         """The recipe's caps with their use. A cap with an unknown cost is left out.
@@ -205,7 +222,7 @@ class Progress:
         since, before = self._pace or (0.0, done)
         if done - before < ETA_FROM:
             return None
-        return (time.monotonic() - since) / (done - before) * (sum(self.wanted.values()) - done)
+        return (time.monotonic() - since) / (done - before) * max(0, self.total_wanted - done)
 
 
 _current: Progress | None = None

@@ -35,8 +35,8 @@ async def finish(context: RunContext, run: Run, kept: list[Accepted], surplus: i
     end: End = lambda rows: _ended(context, run, rows, chosen, surplus)  # noqa: E731
     ended, published = end(kept), None
     stopped_by = ended.stopped_by
-    if stopped_by != "target":
-        logs.stopped_early(stopped_by, ended.counts["opened"], len(kept), sum(context.recipe.wanted().values()))
+    if stopped_by not in ("target", "texts"):
+        logs.stopped_early(stopped_by, ended.counts["opened"], len(kept), context.progress.total_wanted)
     funnel = rounds.funnel(context.lake, run.id)
     report = context.method.report(context.lake.query, run.id, ended.counts)
     if kept:
@@ -69,9 +69,10 @@ async def finish(context: RunContext, run: Run, kept: list[Accepted], surplus: i
 
 def _ended(context: RunContext, run: Run, kept: Sequence[Accepted | Row], chosen: int, surplus: int) -> Run:
     """The run's record at its end, with these rows published of the `chosen` ones: recalls took the others."""
-    have = Counter(row.label for row in kept)
-    shortfall = {label: n - have[label] for label, n in context.recipe.wanted().items() if have[label] < n}
+    have, wanted = Counter(row.label for row in kept), context.method.wanted(context.recipe)
+    shortfall = {label: n - have[label] for label, n in wanted.items() if have[label] < n}
     short = len(kept) < chosen
+    whole = "target" if wanted else "texts"
     counts = {
         **context.lake.counts(run.id),
         "published": len(kept),
@@ -81,8 +82,8 @@ def _ended(context: RunContext, run: Run, kept: Sequence[Accepted | Row], chosen
     }
     return run.model_copy(
         update={
-            "status": "partial" if shortfall else "finished",
-            "stopped_by": context.stop_reason or ("target" if not shortfall else "recall" if short else "candidates"),
+            "status": "partial" if shortfall or (context.stop_reason and not wanted) else "finished",
+            "stopped_by": context.stop_reason or (whole if not shortfall else "recall" if short else "candidates"),
             "shortfall": shortfall,
             "counts": counts,
             "ended_at": utc_now(),

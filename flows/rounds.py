@@ -61,13 +61,21 @@ async def prepare(context: RunContext) -> None:
     context.pool = {label.name: [] for label in context.recipe.task.categories}
     for seed in context.seeds:
         context.pool.setdefault(seed.label, []).append(seed)
+    await _keep_calls(context, "prepare", recorder)
+    await calibrate(context)
+
+
+async def calibrate(context: RunContext) -> None:
+    """Let the method prepare for the round that begins, such as by calibrating its judges."""
+    recorder = CallRecorder(context.gateway.call, context.run_id, "")
     context.progress.stage = "calibrating judges"
-    found = await context.method.prepare(context.context(_counted(context, recorder.ask)), context.drawn)
-    context.calibration, context.by_name = found.calibration, found.by_name
+    given = context.context(_counted(context, recorder.ask), context.gates)
+    found = await context.method.prepare(given, context.drawn)
+    context.calibration, context.by_name = context.calibration | found.calibration, found.by_name
     context.figures |= found.figures
     for model in sorted(found.by_name):
         context.say(f"{model} returns no log-probabilities: its label counts as a vote")
-    await _keep_calls(context, "prepare", recorder)
+    await _keep_calls(context, f"prepare{context.round or ''}", recorder)
 
 
 def _counted(context: RunContext, ask: Ask) -> Ask:

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 import orjson
@@ -28,7 +29,7 @@ from graft.schemas.errors import AlreadyRunning, CallFailed, GraftError
 from graft.schemas.home import Home
 from graft.schemas.models import ModelSpec
 from graft.schemas.recipe import Recipe
-from graft.schemas.rows import Accepted, Candidate, Seed, Slot
+from graft.schemas.rows import Accepted, Candidate, GivenText, Seed, Slot
 from graft.students.judge import student_judge
 
 if TYPE_CHECKING:
@@ -59,6 +60,9 @@ class RunContext:
     by_name: frozenset[str] = frozenset()
     neighbours: dict[str, tuple[str, ...]] = field(default_factory=dict)
     pool: dict[str, list[Seed]] = field(default_factory=dict)
+    texts: Sequence[GivenText] = ()
+    """A person's texts, which the first round labels."""
+    round: int = 0
     kept: list[Accepted] = field(default_factory=list)
     figures: dict[str, int] = field(default_factory=dict)
     """Further counts of the method; they are added to the run's."""
@@ -70,12 +74,18 @@ class RunContext:
     @property
     def drawn(self) -> Drawn:
         """The current pool that slots are drawn from."""
-        return Drawn(self.recipe, self.pool, self.neighbours)
+        return Drawn(self.recipe, self.pool, self.neighbours, self.texts, self.round)
+
+    @cached_property
+    def texts_by_id(self) -> dict[str, GivenText]:
+        """The person's texts by id."""
+        return {text.id: text for text in self.texts}
 
     def context(self, ask: Ask, admission: Admission | None = None) -> Context:
         """The context of a method for one slot; calls go through `ask`, texts through the gates."""
         context = Context(
-            recipe=self.recipe, seeds=self.seeds, ask=ask, calibration=self.calibration, by_name=self.by_name
+            recipe=self.recipe, seeds=self.seeds, ask=ask, calibration=self.calibration, by_name=self.by_name,
+            texts=self.texts_by_id,
         )  # fmt: skip
         return replace(context, screen=admission.screen, clean=admission.clean) if admission else context
 

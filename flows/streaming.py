@@ -75,7 +75,10 @@ class Stream:
 
 @dataclass
 class ShardReport:
-    """The result of a shard. `stopped_by` is target, candidates, or the reason from `halt`."""
+    """The result of a shard. `stopped_by` is target, candidates, texts (all were used), or the reason from `halt`.
+
+    `accepted` counts rows by their final label.
+    """
 
     accepted: dict[str, int] = field(default_factory=dict)
     settled: int = 0
@@ -118,7 +121,7 @@ class ShardRunner:
         self._done: dict[tuple[str, int], Outcome] = {}
         self._batch: list[Candidate] = []
         self._batch_calls: list[Call] = []
-        self._report = ShardReport()
+        self._report = ShardReport(accepted=dict.fromkeys(labels, 0))
 
     async def run(self) -> ShardReport:
         """Work until the target, a cap or `halt`. Settled candidates are committed, also on cancellation."""
@@ -143,9 +146,9 @@ class ShardRunner:
             await self._cancel_running()
             await asyncio.shield(self._flush())
         short = any(stream.accepted < stream.wanted for stream in self.streams)
+        given = all(not stream.label for stream in self.streams)
         self._report.tried = {stream.label: stream.settled for stream in self.streams}
-        self._report.accepted = {stream.label: stream.accepted for stream in self.streams}
-        self._report.stopped_by = stopped or ("candidates" if short else "target")
+        self._report.stopped_by = stopped or ("target" if not short else "texts" if given else "candidates")
         return self._report
 
     def _open(self) -> None:
@@ -208,6 +211,7 @@ class ShardRunner:
         stream.settled += 1
         if accepted:
             stream.own += candidate.label == stream.label
+            self._report.accepted[candidate.label] = self._report.accepted.get(candidate.label, 0) + 1
             for other in self.streams:
                 other.accepted += candidate.label == other.label
         stream.look_ahead()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import pkgutil
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import import_module
@@ -156,10 +156,12 @@ class OfKind:
     Args:
         kinds: the family
         settings: the attribute of a kind that is its pydantic class; "" where the kind itself is that class
+        fits: whether a kind may stand in this field; by default every kind may
     """
 
     kinds: Kinds[Any]
     settings: str = ""
+    fits: Callable[[Any], bool] = lambda kind: True
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         """Called by pydantic for the annotated field."""
@@ -172,8 +174,12 @@ class OfKind:
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         """Called by pydantic: the kinds are looked up each time."""
-        every = {name: self._settings_of(name).__pydantic_core_schema__ for name in sorted(self.kinds.names)}
+        every = {name: self._settings_of(name).__pydantic_core_schema__ for name in sorted(self._names)}
         return handler(core_schema.tagged_union_schema(every, "kind"))
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return tuple(name for name in self.kinds.names if self.fits(self.kinds.get(name)))
 
     def _settings_of(self, name: str) -> Any:
         kind = self.kinds.get(name)
@@ -185,7 +191,7 @@ class OfKind:
             raise PydanticKnownError("model_attributes_type")
         if "kind" not in value:
             raise PydanticKnownError("union_tag_not_found", {"discriminator": "'kind'"})
-        name, names = value["kind"], self.kinds.names
+        name, names = value["kind"], self._names
         if isinstance(name, str) and name in names:
             return self._settings_of(name)
         plugin = self.kinds.plugins.get(name) if isinstance(name, str) else None

@@ -30,6 +30,20 @@ class Seed(Value):
         return cls(id="s_" + stable_hash(text, label, response), text=text, label=label, response=response)
 
 
+class GivenText(Value):
+    """A text without a label from a person's file, to be labelled."""
+
+    id: str
+    text: str
+    file: str = Field(description="the file's name, without its folder")
+    row: int = Field(ge=1, description="line or row in the file, counted from 1")
+
+    @classmethod
+    def of(cls, text: str, file: str, row: int) -> GivenText:
+        """A text whose id is the hash of its words."""
+        return cls(id="t_" + stable_hash(text), text=text, file=file, row=row)
+
+
 class Steer(Value):
     """A round's request (`improve`) to a slot beyond its label."""
 
@@ -47,7 +61,9 @@ class Slot(Value):
     shard: int = Field(ge=0)
     round: int = Field(ge=0)
     index: int = Field(ge=0, description="place in its label's stream within the shard")
-    label: str = Field(description="the requested label (classification, guard) or domain (instruction)")
+    label: str = Field(
+        description="the requested label (classification, guard) or domain (instruction); empty for a given text"
+    )
     exemplars: tuple[Seed, ...] = Field(default=(), description="rows shown to the generator, in prompt order")
     seed: int = Field(ge=0, lt=2**31)
     group: str = Field(default="", description="id of the first slot of those that share a call; empty: it is alone")

@@ -25,8 +25,8 @@ BELOW = {
 """Each room with those that it may import. The modules of `graft/` itself are above all rooms."""
 MOST_LINES = 400
 WORDS = frozenset((
-    "classifier", "csv", "damage", "format", "guard", "instruct", "instruction", "jsonl", "language", "length",
-    "messages", "parquet", "refusal", "schema",
+    "classifier", "csv", "damage", "format", "guard", "instruct", "instruction", "jsonl", "label", "language",
+    "length", "messages", "parquet", "refusal", "schema",
 ))  # fmt: skip
 """Kinds whose names also mean something else, such as a column, a file type or a role: they count where a `kind` is
 compared with them, or a kind is looked up by them."""
@@ -221,6 +221,7 @@ def _kinds_of(module: str, folder: Path) -> list[str]:
         ("if recipe.method.kind == 'gra': pass", ["gra"]),
         ("x = {'near_duplicate': False}", ["near_duplicate"]),
         ("if task.kind in ('guard', 'other'): pass", ["guard"]),
+        ("if recipe.method.kind == 'label': pass", ["label"]),
         ("match task.kind:\n    case 'instruction': pass", ["instruction"]),
         ("GATES.get('length')", ["length"]),
         ("from graft.agents.methods.gra import GraSettings", ["gra"]),

@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from graft.agents.methods.base import Calls, Context, Drawn, Method, Place, Prepared, Query, Screen, Traits
+from graft.agents.methods.base import (
+    Calls,
+    Context,
+    Drawn,
+    Method,
+    Place,
+    Prepared,
+    Query,
+    Screen,
+    TextSource,
+    Traits,
+)
 from graft.agents.roles.asking import Ask
 from graft.agents.roles.prompting import fragments
 from graft.schemas.datasets import Run
@@ -14,7 +25,7 @@ from graft.schemas.recipe import Recipe
 from graft.schemas.sections import Section
 
 __all__ = [
-    "Ask", "Calls", "Context", "Drawn", "Method", "Place", "Prepared", "Query", "Screen", "Traits",
+    "Ask", "Calls", "Context", "Drawn", "Method", "Place", "Prepared", "Query", "Screen", "TextSource", "Traits",
     "fragments_of", "method_of", "report_of",
 ]  # fmt: skip
 
@@ -27,7 +38,9 @@ def method_of(recipe: Recipe) -> Method[Any]:
 
 def fragments_of(recipe: Recipe) -> tuple[str, ...]:
     """The fixed sentences of the prompts and of the rubric that the recipe's rows can meet."""
-    return fragments(method_of(recipe).prompts, recipe.task.rubric)
+    method = method_of(recipe)
+    prompts = dict.fromkeys(prompt for one in (method, *method.inner(recipe)) for prompt in one.prompts)
+    return fragments(tuple(prompts), recipe.task.rubric)
 
 
 def report_of(run: Run, query: Query) -> Section | None:

@@ -20,7 +20,7 @@ from graft.schemas.binding import LEAST_SCORE, MethodSettings, Role
 from graft.schemas.errors import GraftError
 from graft.schemas.problems import Finding
 from graft.schemas.recipe import Recipe
-from graft.schemas.rows import Accepted, Candidate, GateResult, Proposal, Seed, Slot
+from graft.schemas.rows import Accepted, Candidate, GateResult, GivenText, Proposal, Seed, Slot
 from graft.schemas.sections import Section
 
 S = TypeVar("S", bound=MethodSettings)
@@ -50,11 +50,16 @@ class Place:
 
 @dataclass(frozen=True)
 class Drawn:
-    """Material that slots are drawn from: rows by label, and each label's most confusable others, nearest first."""
+    """Material that slots are drawn from: rows by label, and each label's most confusable others, nearest first.
+
+    `texts` are a person's texts in the order in which they are labelled; `round` is the round that is drawn.
+    """
 
     recipe: Recipe
     pool: Mapping[str, Sequence[Seed]]
     neighbours: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    texts: Sequence[GivenText] = ()
+    round: int = 0
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,21 @@ class Context:
     """Model name to label to mean raw log-probability (batch calibration, Zhou et al. 2023)."""
     by_name: frozenset[str] = frozenset()
     """Models whose server gives no log-probabilities: they name the label instead, which counts as a vote."""
+    texts: Mapping[str, GivenText] = field(default_factory=dict)
+    """A person's texts by id. They are in no slot: the lake holds them as redacted."""
+
+
+class TextSource(Value):
+    """A file of a person's texts that become rows, in a run's first round, before the method writes any.
+
+    A slot of such a text has no label, and its index is the text's place in its shard.
+    """
+
+    path: str = Field(description="relative to the recipe's folder")
+    field: str = Field(description="field of the recipe that names the file, for errors")
+    column: str | None = Field(default=None, description="column of the texts; None: detected")
+    most: int | None = Field(default=None, description="texts to use, at most")
+    spread: bool = Field(default=True, description="if not all are used: those that represent the others best")
 
 
 @dataclass(frozen=True)
@@ -87,7 +107,10 @@ class Prepared:
 class Traits(Value):
     """Properties of a method that a run depends on. The defaults are those of a method without the property."""
 
-    rounds: int = Field(default=1, description="after each round its accepted rows join the exemplars")
+    rounds: int = Field(
+        default=1, description="after each round its accepted rows join the exemplars; 0: it writes no rows"
+    )
+    repeats_published: bool = Field(default=False, description="whether rows may repeat earlier versions' rows")
     max_cosine: float | None = Field(default=None, description="rows at or above are duplicates; None: off")
     max_refusals: float = Field(default=1.0, description="share of refusals above which the run stops early")
     together: int = Field(default=1, description="candidates of a label that share one reply, and so mostly one fate")
@@ -141,6 +164,18 @@ class Method(Generic[S]):
         """Properties of this method under the recipe's settings."""
         return Traits()
 
+    def source(self, recipe: Recipe) -> TextSource | None:
+        """The file of texts that become rows in the first round; None: the method writes all of its rows."""
+        return None
+
+    def inner(self, recipe: Recipe) -> Sequence[Method[Any]]:
+        """The methods that it hands slots to: their prompts and versions decide its rows too."""
+        return ()
+
+    def wanted(self, recipe: Recipe) -> dict[str, int]:
+        """Target rows of each label; empty if there are as many rows as its texts yield."""
+        return recipe.wanted()
+
     def least_accepted(self, recipe: Recipe) -> float:
         """The least mean score that the recipe accepts."""
         found: Any = recipe.method
@@ -188,6 +223,10 @@ class Method(Generic[S]):
     def estimate(self, recipe: Recipe, candidates: int, seeds: Sequence[Seed]) -> tuple[Calls, ...]:
         """The calls that this many candidates take, in the order in which they are made."""
         raise NotImplementedError
+
+    def estimate_texts(self, recipe: Recipe, texts: Sequence[GivenText], seeds: Sequence[Seed]) -> tuple[Calls, ...]:
+        """The calls that label these texts of its `source`."""
+        return ()
 
     def report(self, query: Query, run_id: str, counts: Mapping[str, int]) -> Section | None:
         """The method's own figures of a run, for card, terminal and pages: counts and shares, never a text.

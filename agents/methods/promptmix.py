@@ -35,7 +35,7 @@ from graft.agents.methods.steps.draw import (
 )
 from graft.agents.methods.steps.mixing import mixing_report
 from graft.agents.methods.steps.panel import review_label
-from graft.agents.methods.steps.relabel import Relabelling, choices, relabel
+from graft.agents.methods.steps.relabel import Relabelling, choices, name_judges, relabel, unjudged
 from graft.agents.methods.steps.sizes import ASSUMED_DISPUTES, PROMPT_OVERHEAD, calibration_calls, panel_calls, sizes
 from graft.agents.roles.mixer import Mix, Mixed, folded, write_mix
 from graft.schemas.binding import MethodSettings, Role
@@ -342,7 +342,7 @@ async def _labelled(draft: Draft, roles: Roles, settings: PromptMixSettings) -> 
     else:
         narrowed = await choices(draft.context, draft.text, settings.nearest_classes)
         draft.labelling = labelling = await relabel(draft, roles, settings, narrowed)
-        _name_judges(draft)
+        name_judges(draft)
         if not labelling.label:
             return _no_label(draft)
         draft.label = labelling.label
@@ -358,24 +358,14 @@ async def _labelled(draft: Draft, roles: Roles, settings: PromptMixSettings) -> 
 
 
 def _no_label(draft: Draft) -> Decision:
-    judged = [review for review in draft.reviews if review.stage == "label"]
-    if all(review.failure for review in judged):
-        code = judged[0].failure.partition(":")[0]
-        return failure(code, f"No labeler gave a judgement; the first: {judged[0].failure}.")
-    reason = f"No label: {len(judged)} judges gave no label of the set, none that was likely enough, or two alike."
-    return decision("rejected", "no_label", "rejected.no_label", reason)
+    count = sum(review.stage == "label" for review in draft.reviews)
+    reason = f"No label: {count} judges gave no label of the set, none that was likely enough, or two alike."
+    return unjudged(draft) or decision("rejected", "no_label", "rejected.no_label", reason)
 
 
 def _share(draft: Draft) -> str:
     share = draft.soft_label.get(draft.label)
     return "" if share is None else f" at {share:.0%}"
-
-
-def _name_judges(draft: Draft) -> None:
-    for role in ("labeler", "reviewer", "adjudicator"):
-        names = dict.fromkeys(review.model for review in draft.reviews if review.role == role)
-        if names:
-            draft.models[role] = ",".join(names)
 
 
 KIND = PromptMix()

@@ -14,7 +14,8 @@ _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x80-\x9f\ufffd\ud800-\udf
 class SchemaGate(Gate):
     """Rules: empty, unknown_label, missing_response, control_characters (NUL, broken encodings and the like).
 
-    A response of None has not been requested yet: an instruction is screened before its response is paid.
+    A response of None has not been requested yet: an instruction is screened before its response is paid. Nor has an
+    empty label been given yet: a person's text is screened before it is labelled.
     """
 
     cost, name = 1, "schema"
@@ -30,7 +31,7 @@ class SchemaGate(Gate):
         text, response, label = proposal.text, proposal.response, proposal.label
         if not text or text.isspace():
             return self.failed("empty", "the text is empty")
-        if label not in self._labels:
+        if label and label not in self._labels:
             return self.failed("unknown_label", f"{label[:80]!r} is not a label of the task")
         if self._needs_response and response is not None and not response.strip():
             return self.failed("missing_response", "the task needs a response and there is none")

@@ -104,8 +104,8 @@ def collect(source: Source, mapped: Mapped, checks: Checks, *, skip_bad: bool = 
 def _good(part: Part, mapped: Mapped, checks: Checks, problems: Problems) -> Iterator[Kept]:
     names = part.names.get(mapped.label or "")
     for line, record in part.records(problems, mapped.columns):
-        found = _fields(record, mapped)
-        what = _wrong_text(found, mapped, checks)
+        found = fields_of(record, mapped)
+        what = wrong_text(found, mapped, checks)
         label, no_label = _label(record.get(mapped.label), names, checks) if mapped.label else (NO_LABEL, None)
         split, no_split = _split_of(record.get(mapped.split)) if mapped.split else (part.split, None)
         wrong = [each for each in (what, no_label, no_split) if each]
@@ -120,7 +120,7 @@ Wrong = tuple[str, str, str, str]
 """Column, what, fix, and the kind that it is counted under."""
 
 
-def _fields(record: Mapping[str, Any], mapped: Mapped) -> tuple[Any, Any]:
+def fields_of(record: Mapping[str, Any], mapped: Mapped) -> tuple[Any, Any]:
     """The raw text and response, of any type."""
     if mapped.chat:
         return from_chat(record.get(mapped.chat)) or (None, None)
@@ -135,7 +135,8 @@ def _fields(record: Mapping[str, Any], mapped: Mapped) -> tuple[Any, Any]:
     return "\n\n".join(value for value in values if value and value.strip()), response
 
 
-def _wrong_text(found: tuple[Any, Any], mapped: Mapped, checks: Checks) -> Wrong | None:
+def wrong_text(found: tuple[Any, Any], mapped: Mapped, checks: Checks) -> Wrong | None:
+    """The reason for which text and response cannot be used, if there is one."""
     places = ("+".join(mapped.text) or mapped.chat or "text", mapped.response or mapped.chat or "response")
     for value, column, needed in zip(found, places, (True, checks.needs_response), strict=True):
         if value is None or (isinstance(value, str) and not value.strip()):

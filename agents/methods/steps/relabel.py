@@ -14,12 +14,12 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from graft.agents.methods.base import Context
-from graft.agents.methods.steps.draft import Draft, soft_label
+from graft.agents.methods.steps.draft import Draft, code_of, failure, soft_label
 from graft.agents.methods.steps.draw import Roles
 from graft.agents.roles.labeler import Giver, is_vote, label_text, nearest_labels
 from graft.schemas.base import OFF, Value
 from graft.schemas.models import ModelSpec
-from graft.schemas.rows import Labelling, Review
+from graft.schemas.rows import Decision, Labelling, Review
 from graft.schemas.tasks.base import Label
 
 TIE = 1e-9
@@ -55,27 +55,28 @@ async def relabel(draft: Draft, roles: Roles, settings: Relabelling, labels: Seq
     least = settings.min_probability
     names = [label.name for label in labels]
     if settings.relabel == "panel":
-        reviews = await _ask(draft, list(roles.reviewers), "reviewer", names)
+        reviews = await ask_givers(draft, list(roles.reviewers), "reviewer", names)
         given = [review.answer for review in reviews if review.answer in names]
         if len(set(given)) == 1 and len(given) == len(reviews):
-            return _combined(draft, reviews, names, "panel", least)
-        reviews += await _ask(draft, [roles.adjudicator], "adjudicator", names)
-        return _combined(draft, reviews, names, "adjudicator", least, decides=reviews[-1])
-    reviews = await _ask(draft, _labelers(draft, settings.labelers), "labeler", names)
-    labelling = _combined(draft, reviews, names, "labeler", least)
+            return combined(draft, reviews, names, "panel", least)
+        reviews += await ask_givers(draft, [roles.adjudicator], "adjudicator", names)
+        return combined(draft, reviews, names, "adjudicator", least, decides=reviews[-1])
+    reviews = await ask_givers(draft, labelers_of(draft, settings.labelers), "labeler", names)
+    labelling = combined(draft, reviews, names, "labeler", least)
     if not labelling.label and settings.no_label == "adjudicate":
-        reviews += await _ask(draft, [roles.adjudicator], "adjudicator", names)
-        labelling = _combined(draft, reviews, names, "adjudicator", least, decides=reviews[-1])
+        reviews += await ask_givers(draft, [roles.adjudicator], "adjudicator", names)
+        labelling = combined(draft, reviews, names, "adjudicator", least, decides=reviews[-1])
     return labelling
 
 
-def _labelers(draft: Draft, most: int) -> list[ModelSpec]:
+def labelers_of(draft: Draft, most: int) -> list[ModelSpec]:
+    """The labelers of a draft, drawn without repeats from the role's models."""
     pool = list(draft.context.recipe.models_for("labeler"))
     rng = random.Random(f"labelers-{draft.slot.seed}")
     return rng.sample(pool, min(most, len(pool)))
 
 
-async def _ask(draft: Draft, models: Sequence[ModelSpec], role: Giver, names: Sequence[str]) -> list[Review]:
+async def ask_givers(draft: Draft, models: Sequence[ModelSpec], role: Giver, names: Sequence[str]) -> list[Review]:
     """One review per model: a second call of the same model would return the same.
 
     Prompts list the labels in the task's order, so that texts with the same nearest classes share their beginning.
@@ -97,7 +98,7 @@ async def _ask(draft: Draft, models: Sequence[ModelSpec], role: Giver, names: Se
     return list(reviews)
 
 
-def _combined(
+def combined(
     draft: Draft,
     reviews: Sequence[Review],
     names: Sequence[str],
@@ -107,7 +108,8 @@ def _combined(
 ) -> Labelling:
     """The mean distribution over judges that gave a label, and its best label; or the label of the deciding judge.
 
-    There is none if the first two are exactly even, as votes may be, or the first is under `least`.
+    There is none if the first two are exactly even, as votes may be, or the first is under `least`. A text that was
+    written for no label is not relabelled.
     """
     by_model = {review.model: review for review in reviews if review.answer in names and review.distribution}
     given = list(by_model.values())  # a model in two roles counts once, by its last review
@@ -123,7 +125,23 @@ def _combined(
     first = label or next(iter(ranked), "")
     others = [name for name in ranked if name != first]
     return Labelling(
-        by=by, candidates=tuple(names), label=label, relabelled=bool(label) and label != draft.slot.label,
+        by=by, candidates=tuple(names), label=label, relabelled=label not in ("", draft.slot.label or label),
         margin=mean[first] - mean[others[0]] if others else None, second=others[0] if others else "",
         votes=any(is_vote(review) for review in given),
     )  # fmt: skip
+
+
+def name_judges(draft: Draft) -> None:
+    """Note in the draft which models judged, by role."""
+    for role in ("labeler", "reviewer", "adjudicator"):
+        names = dict.fromkeys(review.model for review in draft.reviews if review.role == role)
+        if names:
+            draft.models[role] = ",".join(names)
+
+
+def unjudged(draft: Draft) -> Decision | None:
+    """The failure of a draft of which no labeler gave a judgement."""
+    judged = [review for review in draft.reviews if review.stage == "label"]
+    if not all(review.failure for review in judged):
+        return None
+    return failure(code_of(judged[0]), f"No labeler gave a judgement; the first: {judged[0].failure}.")

@@ -1,0 +1,104 @@
+"""The texts that a method labels: read once, chosen once a run, and in the same order at every start."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from graft.agents.local import encoder
+from graft.agents.methods import TextSource, method_of
+from graft.data.intake.texts import digest_of, open_texts, read_texts
+from graft.schemas.errors import InputInvalid, Problem
+from graft.schemas.load import resolve_path
+from graft.schemas.recipe import Recipe
+from graft.schemas.rows import GivenText
+
+T = TypeVar("T")
+
+CHOSEN = "texts.json"
+"""File in a run's folder with the ids of its texts, in their order."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """A run's texts in the order in which they are labelled, and counts for the run's record."""
+
+    rows: tuple[GivenText, ...] = ()
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+def check_source(recipe: Recipe, file: Path) -> None:
+    """Raises InputInvalid if the method's file of texts is absent, or its column of texts is."""
+    source = method_of(recipe).source(recipe)
+    if source is not None:
+        _of_recipe(source, file, lambda path: open_texts(path, source.column))
+
+
+def digests(recipe: Recipe, file: Path) -> tuple[str, ...]:
+    """The hash of the method's file of texts, which is part of the run's id; empty if it has none."""
+    source = method_of(recipe).source(recipe)
+    return () if source is None else (_of_recipe(source, file, digest_of),)
+
+
+def read_given(
+    recipe: Recipe, file: Path, folder: Path | None = None, say: Callable[[str], None] = lambda text: None
+) -> Given:
+    """The texts that the recipe labels; none if its method writes all rows.
+
+    Of more texts than `most` a representative choice is taken, or a random one without the encoder. It is kept in
+    `folder`, the run's, so that a later start needs no vectors; without a folder the choice is the first ones.
+    """
+    source = method_of(recipe).source(recipe)
+    if source is None:
+        return Given()
+    found = _of_recipe(source, file, lambda path: read_texts(path, source.column, recipe.gates.near_duplicate))
+    for name in ("repeated", "unusable"):
+        if count := found.counts[f"texts_{name}"]:
+            say(f"{count:,} of {found.counts['texts_read']:,} texts are {name}: left out")
+    if source.most is None or source.most >= len(found.rows):
+        return Given(found.rows, found.counts)
+    if not source.spread or folder is None:
+        return Given(found.rows[: source.most], found.counts)
+    return Given(_chosen(found.rows, source.most, recipe.seed, folder / CHOSEN, say), found.counts)
+
+
+def _chosen(
+    rows: Sequence[GivenText], most: int, seed: int, memory: Path, say: Callable[[str], None]
+) -> tuple[GivenText, ...]:
+    by_id = {row.id: row for row in rows}
+    with contextlib.suppress(OSError, ValueError):
+        kept = json.loads(memory.read_text(encoding="utf-8"))
+        if isinstance(kept, list) and len(kept) == most and all(name in by_id for name in kept):
+            return tuple(by_id[name] for name in kept)
+    say(f"choosing {most:,} of {len(rows):,} texts")
+    embed, why = encoder.find_embed()
+    if embed is None:
+        say(f"the texts are chosen at random: {why}")
+        chosen = sorted(random.Random(f"texts-{seed}").sample(range(len(rows)), most))
+    else:
+        from graft.data.vectors.spread import spread
+
+        chosen = spread(embed([row.text for row in rows]), most, seed)
+    picked = tuple(rows[place] for place in chosen)
+    memory.parent.mkdir(parents=True, exist_ok=True)
+    beside = memory.with_suffix(".tmp")
+    beside.write_text(json.dumps([row.id for row in picked]), encoding="utf-8")
+    beside.replace(memory)
+    return picked
+
+
+def _of_recipe(source: TextSource, file: Path, read: Callable[[Path], T]) -> T:
+    """The result of `read` on the source's path; its problems name the recipe's field as well."""
+    try:
+        return read(resolve_path(file, source.path))
+    except InputInvalid as error:
+        raise InputInvalid([_with_field(problem, source) for problem in error.problems]) from None
+
+
+def _with_field(problem: Problem, source: TextSource) -> Problem:
+    return Problem(problem.file, problem.line, problem.field or source.field, problem.what, problem.fix)
