@@ -156,11 +156,11 @@ class Arms:
             interval=judged.interval, seconds=round(time.monotonic() - started, 1), wanted=wanted or {}, said=said,
         )  # fmt: skip
 
-    def steering_rows(self, learner: Learner, made: Made) -> list[SteeringRow]:
+    def steering_rows(self, learner: Learner, made: Made | None) -> list[SteeringRow]:
         """The student's predictions on the rows that steer: from a file, else the version's validation rows."""
         if self.loop.steering:
             return judged_rows(learner, [TrainRow(text, label) for text, label in self.loop.steering])
-        return judged_rows(learner, made.validation)
+        return judged_rows(learner, made.validation) if made else []
 
     def mined(self, made: Made, rows: Sequence[SteeringRow]) -> Sequence[SteeringRow]:
         """Rows whose mistakes the generator may see: those of a file, else the training rows, judged out of fold."""

@@ -134,7 +134,7 @@ class RoundResult(Value):
     calls: int = 0
     tokens: int = 0
     price_usd: float | None = None
-    steering: float | None = Field(default=None, description="accuracy on the rows that steer; None before round 1")
+    steering: float | None = Field(default=None, description="accuracy on the rows that steer; None without any")
     loss: float | None = Field(default=None, description="mean loss on the rows that steer, in nats")
     kept: bool = Field(default=False, description="whether its student has the lowest loss of its seed")
     test: float = Field(description="accuracy on the held-out file that steering never sees")

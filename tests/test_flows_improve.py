@@ -17,13 +17,16 @@ from graft.data.scores.answers import VALIDATION, answers
 from graft.data.versions import rows as version_rows
 from graft.data.versions import versions
 from graft.flows.improve_report import best_round, summary
+from graft.flows.improve_round import nothing_to_steer_by
 from graft.schemas.base import utc_now
 from graft.schemas.errors import InputInvalid
 from graft.schemas.home import Home
 from graft.schemas.load import load_recipe
 from graft.schemas.steering import Improvement, ImproveSettings, RoundResult
+from graft.students.steer import SteeringRow
 
 TEST = [("zebra crossings are painted at night", "alpha"), ("walnut shelves hold seven jars", "beta")] * 4
+LABELS = ("alpha", "beta")
 IMPROVE = ["--rounds", "2", "--rows-per-round", "12", "--json"]
 
 
@@ -128,6 +131,21 @@ def test_rounds_grow_a_dataset_and_the_last_student_judges_the_next(
     assert "nothing to steer by, so nothing more was spent" in done["text"]
 
 
+def test_nothing_is_spent_if_the_seeds_alone_leave_nothing_to_steer_by(
+    tmp_path: Path, fake_llm: Any, recipe: Path
+) -> None:
+    steer = tmp_path / "steer.jsonl"
+    steer.write_text(
+        "".join(json.dumps({"text": f"spare {n} {one}", "label": one}) + "\n" for n in range(3) for one in LABELS)
+    )
+    recipe.write_text(recipe.read_text().replace("improve: {", "improve: {enough: 0.5, "))
+    done = graft(tmp_path / "home", "improve", str(recipe), "--steer-on", str(steer))
+    assert done.returncode == 0, done.stderr
+    assert "nothing to steer by, so nothing more was spent" in done.stdout
+    assert "keep the seeds alone and st_" in done.stdout and "round 1" not in done.stdout
+    assert fake_llm.stats()["calls"] == 0
+
+
 @pytest.mark.parametrize(
     ("changed", "by", "expected"),
     [
@@ -186,6 +204,26 @@ def test_the_round_to_keep_is_chosen_by_what_steers_and_never_by_the_test() -> N
     assert "overfits what steers it" in text, "steering rose by 20 points while the test fell by 30"
     table = section_markdown(summary(loop(*rounds))).splitlines()
     assert next(line for line in table if "| round 2 |" in line).startswith("| round 2 | 20 | 0 | 0 | 0 | unknown |")
+
+
+def test_the_round_with_the_lowest_loss_is_kept_even_if_it_is_that_of_the_seeds() -> None:
+    rounds = [made(0, 0.8), made(1, 0.7, 0.9), made(2, 0.6, 0.95)]
+    rounds[0] = rounds[0].model_copy(update={"kept": True})
+    assert best_round(rounds) == rounds[0]
+    assert "keep the seeds alone and st_0" in told(loop(*rounds))
+    assert "nothing to steer by" not in told(loop(*rounds))
+
+
+def judged(label: str, predicted: str, text: str = "") -> SteeringRow:
+    return SteeringRow(text or f"{label} {predicted}", label, {name: float(name == predicted) for name in LABELS})
+
+
+def test_a_loop_stops_if_its_student_makes_too_few_mistakes() -> None:
+    right, wrong = judged("alpha", "alpha"), [judged("beta", "alpha", f"b{n}") for n in range(4)]
+    assert "no row steers" in nothing_to_steer_by([], wrong, 0.95)
+    assert "95.0% of 20 steering rows right" in nothing_to_steer_by([right] * 19 + wrong[:1], wrong, 0.95)
+    assert "too few mistakes (2, and 3 are the least)" in nothing_to_steer_by([right, wrong[0]], wrong[:2], 0.95)
+    assert nothing_to_steer_by([right, wrong[0]], wrong[1:3], 0.95) == "", "those of the training rows count too"
 
 
 def test_rows_that_do_not_help_are_called_so() -> None:
