@@ -22,7 +22,7 @@ def one_line(progress: Progress) -> str:
     parts = [
         progress.stage,
         _texts(progress),
-        f"{progress.total_accepted}/{progress.total_wanted} accepted",
+        f"{progress.total_accepted}/{progress.total_wanted} accepted" if progress.total_wanted else "",
         _pending(progress),
         f"{progress.settled} candidates",
         early(progress),

@@ -25,7 +25,7 @@ def history_tree(history: dict[str, Any]) -> Tree:
     if history.get("published"):
         now = history["published"]
         _leaf(root, f"now, in {now['dataset']}@{now['version']}", f"{now['label']}: {now['text']}")
-    _decision(root, history["decision"])
+    _decision(root, history["decision"], history.get("probability"))
     _drawn(root, history)
     _branch(root, "seeds shown", [(row["id"], row["text"]) for row in history["exemplars"]])
     _branch(root, "roles", list(history["models"].items()))
@@ -75,13 +75,15 @@ def _drop(drop: dict[str, Any]) -> tuple[str, str]:
     )
 
 
-def _decision(root: Tree, decision: dict[str, Any] | None) -> None:
+def _decision(root: Tree, decision: dict[str, Any] | None, probability: float | None) -> None:
     if decision:
         facts = [decision["reason"]]
         if decision.get("mean") is not None:
             facts.append(f"mean {decision['mean']:.2f}")
         if decision.get("spread") is not None:
             facts.append(f"spread {decision['spread']:.2f}")
+        if probability is not None:
+            facts.append(f"probability of its label {probability:.0%}")
         if decision.get("saved"):
             facts.append(f"{decision['saved']} reviews saved")
         _leaf(root, f"{decision['status']} ({decision['code']})", ", ".join(facts))
@@ -119,6 +121,8 @@ def _review(review: dict[str, Any]) -> tuple[str, str]:
     parts = [f"{name} {value:g}" for name, value in {**review["flags"], **review["scores"]}.items()]
     if review["mean"] is not None:
         parts.insert(0, f"mean {review['mean']:.2f}:")
+    if review.get("probability") is not None:
+        parts.insert(0, f"probability {review['probability']:.0%},")
     if review.get("answer") and not review["distribution"]:
         parts.append(f"answered {review['answer']!r}, which is not a label of the set")
     if review["comment"]:

@@ -165,6 +165,13 @@ def _use(run: Run, recipe: Recipe, rows: Sequence[Row]) -> str:
         "and no person has read each of them",
         "- the test split is synthetic too: measure a student on rows that people wrote",
     ]
+    given = sum(row.source == "labelled" for row in rows)
+    if given:
+        who = "models gave all of the labels" if given == len(rows) else "models wrote the others, and gave all labels"
+        lines[3:] = [
+            f"- {given:,} rows are a person's own texts; {who}: they carry those models' errors",
+            "- the test split has such labels too: measure a student on labels that people gave",
+        ]
     if restricted:
         lines.append(f"- {restricted:,} rows are restricted (harmful): exports leave them out unless requested")
     return "\n".join(lines)

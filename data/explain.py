@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from graft.schemas.calls import Call
 from graft.schemas.datasets import Edit, Run
 from graft.schemas.errors import NotFound
 from graft.schemas.kinds import METHODS
-from graft.schemas.rows import Candidate
+from graft.schemas.rows import Candidate, Review
 from graft.schemas.sections import HIDDEN
 from graft.schemas.students import Student
 from graft.schemas.tasks.base import Task
@@ -37,10 +38,11 @@ def explain(lake: Lake, row_id: str, *, restricted: bool = False) -> dict[str, A
 
     Of a candidate in several runs the newest counts. Keys: id, source, text, response, label, restricted, run, origin
     (where its words come from), slot, meant (name and text of its method's requests beyond the label), exemplars,
-    models, reviews, gates (with `neighbour_text`), decision, calls (with `parameters` and `prompt_version`), price_usd
-    (None: unknown), published (the newest version's fields, if they differ), edits, recalls, drops (derived versions
-    that left it out), versions, students, shown_to (rows that had it as exemplar). A seed and an imported row have no
-    slot, reviews, gates, decision or calls. Raises NotFound.
+    models, probability (the judges' mean for its label, None without probabilities), reviews (with `probability`),
+    gates (with `neighbour_text`), decision, calls (with `parameters` and `prompt_version`), price_usd (None: unknown),
+    published (the newest version's fields, if they differ), edits, recalls, drops (derived versions that left it out),
+    versions, students, shown_to (rows that had it as exemplar). A seed and an imported row have no slot, reviews,
+    gates, decision or calls. Raises NotFound.
 
     Unless `restricted` is true, HIDDEN replaces all text that may quote a restricted text: of a restricted row all
     comments on it, of another row of a restricted task its calls and the restricted rows that it was shown or hit.
@@ -117,12 +119,18 @@ def _of_candidate(lake: Lake, found: Candidate, restricted: bool) -> dict[str, A
             for row in shown
         ]
         calls = [_hidden(call, "request", "reply") for call in calls]
+    source, file = ("synthetic", None) if slot.label else ("labelled", slot.payload.get("file"))
     return {
         "id": found.id,
-        "source": "synthetic",
+        "source": source,
         **found.model_dump(mode="json", exclude={"id", "slot", "gates"}),
+        "probability": found.soft_label.get(found.label, 0.0) if found.soft_label else None,
+        "reviews": [
+            {**review.model_dump(mode="json"), "probability": _probability(review, found.label)}
+            for review in found.reviews
+        ],
         "run": _run(run, slot.run_id),
-        "origin": _origin("synthetic", run, slot.run_id),
+        "origin": _origin(source, run, slot.run_id) | ({"file": file} if file else {}),
         "slot": slot.model_dump(mode="json", exclude={"exemplars"}),
         "meant": _meant(run, found),
         "exemplars": shown,
@@ -133,6 +141,12 @@ def _of_candidate(lake: Lake, found: Candidate, restricted: bool) -> dict[str, A
         "calls": calls,
         "price_usd": None if any(price is None for price in prices) else sum(price or 0.0 for price in prices),
     }
+
+
+def _probability(review: Review, label: str) -> float | None:
+    """The probability that a judge gives a label; None if it gave no distribution."""
+    given = {one.label: one.calibrated for one in review.distribution}
+    return math.exp(given.get(label, -math.inf)) if given else None
 
 
 def _meant(run: Run | None, found: Candidate) -> list[tuple[str, str]]:
@@ -194,6 +208,7 @@ def _of_given(lake: Lake, name: str, held: list[dict[str, Any]]) -> dict[str, An
         "slot": None,
         "decision": None,
         "price_usd": None,
+        "probability": None,
         "models": {},
         **{key: list[Any]() for key in ("meant", "exemplars", "reviews", "gates", "calls")},
     }

@@ -69,7 +69,7 @@ class RunRecords:
         """The accepted candidates of one round of a run, by id, without the steps that made them."""
         query = """
             SELECT candidate_id AS id, text, response, label, coalesce(mean, 0.0) AS mean, restricted,
-                   slot_group AS "group", shard
+                   slot_group AS "group", shard, slot_label = '' AS given
             FROM lake.candidates WHERE run_id = ? AND status = 'accepted' AND round = ? ORDER BY candidate_id"""
         return [Accepted(**{**row, "label": sys.intern(row["label"])}) for row in self.query(query, [run_id, round])]
 

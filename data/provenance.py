@@ -110,7 +110,8 @@ def _decision(document: Document, history: dict[str, Any], row: str, graft: str)
     for number, review in enumerate(history["reviews"]):
         name = document.add(
             "entity", f"review/{history['id']}/{number}", type="graft:Review", role=review["role"],
-            mean=review["mean"], comment=review["comment"], answer=review["answer"], failure=review["failure"],
+            mean=review["mean"], probability=review["probability"], comment=review["comment"],
+            answer=review["answer"], failure=review["failure"],
         )  # fmt: skip
         model = document.add("agent", f"model/{review['model']}", type="prov:SoftwareAgent")
         document.relate("wasAttributedTo", entity=name, agent=model)

@@ -29,6 +29,8 @@ class Rejected(Value):
     response: str | None
     label: str
     restricted: bool
+    given: bool
+    """True if the text is a person's, which models labelled."""
     variant: bool
     """True if several rows share its text, each with another response."""
     neighbour: str
@@ -37,11 +39,12 @@ class Rejected(Value):
     def as_row(self, split: SplitName = OUTSIDE) -> Row:
         """The row for a version."""
         fields = {name: getattr(self, name) for name in ("id", "text", "response", "label", "restricted")}
-        return Row(**fields, split=split)
+        return Row(**fields, split=split, source="labelled" if self.given else "synthetic")
 
 
 _REJECTED = """
     SELECT c.candidate_id AS id, c.run_id, c.text, c.response, c.label, c.restricted,
+           c.slot_label = '' AS given,
            list_contains($3::VARCHAR[], json_extract_string(r.recipe, '$.method.kind')) IS TRUE AS variant,
            coalesce(list_filter(c.gates, lambda g: NOT g.passed AND g.neighbour <> '')[1].neighbour, '') AS neighbour
     FROM lake.candidates c LEFT JOIN lake.runs r ON r.id = c.run_id

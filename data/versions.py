@@ -87,7 +87,7 @@ def publish(
     if carried is not None and carried.dataset != run.dataset:
         raise ValueError(f"{carried.ref} is no version of {run.dataset}")
     old = held_by(lake, carried) if carried else []
-    fresh = [(row, run.id, row.id if row.source == "synthetic" else "") for row in rows]
+    fresh = [(row, run.id, row.id if row.made else "") for row in rows]
 
     def facts(held: Sequence[Held]) -> dict[str, Any]:
         standing = [row for row, *_ in held if row.id in own]

@@ -22,6 +22,10 @@ T = TypeVar("T")
 
 CHOSEN = "texts.json"
 """File in a run's folder with the ids of its texts, in their order."""
+COMPARED = 20_000
+"""Texts among which a representative choice is made: a vector takes about 12 ms of CPU."""
+TOGETHER = 512
+"""Texts embedded between two lines of progress."""
 
 
 @dataclass(frozen=True)
@@ -81,15 +85,31 @@ def _chosen(
         say(f"the texts are chosen at random: {why}")
         chosen = sorted(random.Random(f"texts-{seed}").sample(range(len(rows)), most))
     else:
-        from graft.data.vectors.spread import spread
-
-        chosen = spread(embed([row.text for row in rows]), most, seed)
+        chosen = _spread(rows, most, seed, embed, say)
     picked = tuple(rows[place] for place in chosen)
     memory.parent.mkdir(parents=True, exist_ok=True)
     beside = memory.with_suffix(".tmp")
     beside.write_text(json.dumps([row.id for row in picked]), encoding="utf-8")
     beside.replace(memory)
     return picked
+
+
+def _spread(
+    rows: Sequence[GivenText], most: int, seed: int, embed: encoder.Embed, say: Callable[[str], None]
+) -> list[int]:
+    """The places of a representative choice; of many texts it is made among a random sample."""
+    import numpy as np
+
+    from graft.data.vectors.spread import spread
+
+    size = min(len(rows), max(COMPARED, most))
+    among = sorted(random.Random(f"compared-{seed}").sample(range(len(rows)), size))
+    vectors = []
+    for begin in range(0, size, TOGETHER):
+        vectors.append(embed([rows[place].text for place in among[begin : begin + TOGETHER]]))
+        if begin + TOGETHER < size:
+            say(f"choosing {most:,} of {len(rows):,} texts: {begin + TOGETHER:,} of {size:,} compared")
+    return [among[place] for place in spread(np.concatenate(vectors), most, seed)]
 
 
 def _of_recipe(source: TextSource, file: Path, read: Callable[[Path], T]) -> T:

@@ -109,9 +109,12 @@ async def _publish(
         [(c.id, c.text, c.label, groups[c.id]) for c in kept], context.recipe.splits, context.recipe.seed
     )
     rows = [
-        Row(id=c.id, text=c.text, response=c.response, label=c.label, split=splits[c.id], restricted=c.restricted)
+        Row(
+            id=c.id, text=c.text, response=c.response, label=c.label, split=splits[c.id], restricted=c.restricted,
+            source="labelled" if c.given else "synthetic",
+        )
         for c in sorted(kept, key=lambda c: c.id)
-    ]
+    ]  # fmt: skip
     reasons = [(row["status"], row["code"], row["rows"]) for row in funnel]
     roles = context.method.roles_of(context.recipe)
     writing = [role for role in roles if context.recipe.writes(role)]

@@ -18,6 +18,8 @@ Origin = Literal["run", "import", "gates", "recall", "edits"]
 """Origin of a version: a run, an import, other gates over a version, a recall, or a person's edits."""
 RunStatus = Literal["running", "finished", "partial", "interrupted", "failed"]
 SplitName = Literal["train", "validation", "test"]
+RowSource = Literal["synthetic", "labelled", "seed", "imported"]
+"""Origin of a row: models wrote it, models labelled a person's text, a seed, or an import."""
 EditAction = Literal["accept", "reject", "relabel", "edit", "note", "skip", "undo"]
 RecallKind = Literal["model", "prompt", "seed", "run", "row"]
 
@@ -90,8 +92,13 @@ class Row(Value):
     response: str | None = None
     label: str
     split: SplitName
-    source: Literal["synthetic", "seed", "imported"] = "synthetic"
+    source: RowSource = "synthetic"
     restricted: bool = False
+
+    @property
+    def made(self) -> bool:
+        """True if the row has a candidate of the run that published it."""
+        return self.source in ("synthetic", "labelled")
 
 
 class Tag(Value):

@@ -18,6 +18,7 @@ Cause = Literal["", "unreadable", "refused", "unanswered", "duplicate"]
 OUT_OF_BUDGET = "failed.budget"
 """The code of a candidate whose next call would have exceeded a cap."""
 NOT_BEST = "rejected.not_best"
+UNSURE = "rejected.unsure"
 SEMANTIC = "gate.semantic"
 ACROSS_SHARDS = "gate.across_shards"
 
@@ -42,6 +43,10 @@ class DecisionCode:
     negative: bool = False
 
 
+_UNSURE = (
+    "got no label that is likely enough: describe the labels better, add seeds, name larger judges, or lower "
+    "min_probability or min_margin"
+)
 _REFUSED = "were refused: name another generator, or a base model (style: completion)"
 _UNANSWERED = "got no answer from the server: look at its log, or lower limits.concurrency"
 _SCHEMA = "raise max_tokens, or name a model that keeps to a JSON schema"
@@ -87,6 +92,7 @@ def negative_codes() -> tuple[str, ...]:
 declare(
     DecisionCode("accepted.agreed", "review", "the reviewers agreed that it fits"),
     DecisionCode("accepted.adjudicated", "review", "the reviewers disagreed and the adjudicator accepted it"),
+    DecisionCode("accepted.intended", "labelling", "it keeps the label that it was written for, without a judgement"),
     DecisionCode("accepted.labelled", "labelling", "judges that did not know the intended label gave it one"),
     DecisionCode("rejected.low_mean", "review", "the reviewers' mean score was under tau", negative=True),
     DecisionCode(
@@ -94,6 +100,7 @@ declare(
     ),
     DecisionCode("rejected.flag", "review", "a reviewer called the instruction unreasonable, incomplete or unclear"),
     DecisionCode("rejected.no_label", "labelling", "judges gave it no label of the set"),
+    DecisionCode(UNSURE, "labelling", "its label is not likely enough, or hardly leads the next", advice=_UNSURE),
     DecisionCode("rejected.refusal", "writing", "the generator refused to write it", "refused", _REFUSED),
     DecisionCode(NOT_BEST, "choice", "another response to the same instruction is better"),
     DecisionCode("failed.refusal", "call", "a model refused", "refused", _REFUSED),

@@ -11,7 +11,10 @@ from pydantic import Field, JsonValue
 from graft.schemas.base import Value, stable_hash
 
 Status = Literal["accepted", "rejected", "failed"]
-Route = Literal["flag", "low_mean", "agreed", "adjudicated", "gate", "failed", "labelled", "no_label", "refusal"]
+Route = Literal[
+    "flag", "low_mean", "agreed", "adjudicated", "gate", "failed", "labelled", "no_label", "refusal", "intended",
+    "unsure",
+]  # fmt: skip
 
 
 class Seed(Value):
@@ -207,7 +210,8 @@ class Candidate(Value):
 @dataclass(frozen=True, slots=True)
 class Accepted:
     """The part of an accepted candidate that later steps of a run compare and publish: half a kilobyte a row, where
-    the whole candidate takes 30. `mean` is 0 without scores; `group` is its slot's.
+    the whole candidate takes 30. `mean` is 0 without scores; `group` is its slot's; `given` is True
+    for a person's text.
     """
 
     id: str
@@ -218,6 +222,7 @@ class Accepted:
     restricted: bool
     group: str
     shard: int
+    given: bool = False
 
     def proposal(self, text_id: str) -> Proposal:
         """The row as gates of scope `run` see it, compared for duplicates under `text_id`."""

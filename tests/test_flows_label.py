@@ -40,6 +40,7 @@ target: {rows_per_label: 15}
 limits: {candidates: 400, concurrency: 8, min_yield_after: 60, shard_rows: 25}
 """
 GRA = {"kind": "gra", "reviewers": 1, "tau": 5, "max_cosine": None, "calibration_texts": 0, "few_shot": [4, 4]}
+MIX = {"kind": "promptmix", "max_cosine": None, "calibration_texts": 0, "partner": "random"}
 ITALIAN = "Buongiorno, vorrei sapere quando arriva il pacco che ho ordinato la settimana scorsa, grazie mille"
 
 
@@ -90,9 +91,12 @@ def test_texts_become_rows_with_soft_labels_and_a_rerun_calls_nobody(tmp_path: P
     assert run_json(home, recipe)["repeated"] is True and fake_llm.stats()["calls"] == calls
 
 
-def test_labels_short_of_texts_are_written_with_the_texts_as_exemplars(tmp_path: Path, fake_llm: Any) -> None:
+@pytest.mark.parametrize("top_up", [GRA, MIX], ids=["gra", "promptmix"])
+def test_labels_short_of_texts_are_written_with_the_texts_as_exemplars(
+    tmp_path: Path, fake_llm: Any, top_up: dict[str, Any]
+) -> None:
     home, given = tmp_path / "home", texts(24)
-    recipe = recipe_of(tmp_path, fake_llm.url, given, min_probability=0.3, top_up=GRA)
+    recipe = recipe_of(tmp_path, fake_llm.url, given, min_probability=0.3, top_up=top_up)
     done = run_json(home, recipe)
     assert done["run"]["stopped_by"] == "target" and done["version"]["labels"] == dict.fromkeys(
         ("alpha", "beta", "gamma"), 15
@@ -102,9 +106,9 @@ def test_labels_short_of_texts_are_written_with_the_texts_as_exemplars(tmp_path:
         (own if row["text"] in given else written).append(row)
     assert len(own) > 6 and len(own) + len(written) == 45
     history = explain(home, written[0]["id"])
-    assert history["intended_label"] == written[0]["label"] and history["decision"]["code"].startswith("accepted.")
+    assert history["intended_label"] and history["decision"]["code"].startswith("accepted.")
     shown = {seed["text"] for seed in history["exemplars"]}
-    assert shown & set(given) and all(seed["label"] == written[0]["label"] for seed in history["exemplars"])
+    assert shown & set(given) and {row["source"] for row in own} == {"labelled"}
     calls = fake_llm.stats()["calls"]
     assert run_json(home, recipe)["repeated"] is True and fake_llm.stats()["calls"] == calls
 

@@ -341,3 +341,49 @@ def test_a_whole_slot_is_decided_alike_with_and_without_early_exit(
     assert (one.decision.status, one.decision.code) == (other.decision.status, other.decision.code)
     assert len(few.requests) <= len(all_of_them.requests)
     assert one.decision.asked + one.decision.saved == 3
+
+
+likely = st.floats(-6, 0).map(lambda logprob: {" billing": logprob, " outage": -2.0})
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    judgements=st.lists(st.one_of(likely, st.just(CallFailed("timeout", "late"))), min_size=4, max_size=4),
+    verdict=likely, tau=st.sampled_from([0, 2, 5, 8]), least=st.floats(0, 0.95), margin=st.floats(0, 0.95),
+)  # fmt: skip
+def test_a_slot_judged_by_probabilities_is_decided_alike_with_and_without_early_exit(
+    judgements: list[Any], verdict: dict[str, float], tau: float, least: float, margin: float
+) -> None:
+    judges = {"reviewer": {"answer": "logprobs"}, "adjudicator": {"answer": "logprobs"}}
+    rule = {"kind": "gra", "reviewers": 4, "tau": tau, "min_probability": least, "min_margin": margin}
+    script = {"reviewer_label": judgements, "adjudicator_label": verdict}
+    ends = []
+    for early in (True, False):
+        models = Models(**script)
+        ends.append(run(models, recipe_for(roles=judges, models=6, method={**rule, "early_exit": early})).decision)
+    assert (ends[0].status, ends[0].code) == (ends[1].status, ends[1].code)
+    assert ends[0].asked <= ends[1].asked
+
+
+@pytest.mark.parametrize(
+    ("logprob", "rule", "code", "words"),
+    [
+        (-1.0, {}, "accepted.agreed", "billing has a mean probability of 73%"),
+        (
+            -1.0,
+            {"min_probability": 0.8},
+            "rejected.unsure",
+            "mean probability of 73%, below the least probability of 80%",
+        ),
+        (-1.0, {"min_margin": 0.6}, "rejected.unsure", "73%, less than 60 points above outage at 27%"),
+        (-1.95, {}, "rejected.unsure", "51%, less than 10 points above outage at 49%"),
+        (-1.95, {"min_margin": 0}, "accepted.agreed", "51%"),
+    ],
+)
+def test_a_label_needs_its_own_probability_and_a_lead(logprob: float, rule: Any, code: str, words: str) -> None:
+    models = Models(reviewer_label={" billing": logprob, " outage": -2.0})
+    judges = {"reviewer": {"answer": "logprobs"}, "adjudicator": {"answer": "logprobs"}}
+    candidate = run(models, recipe_for(roles=judges, method={"kind": "gra", "reviewers": 2, **rule}))
+    decision = candidate.decision
+    assert decision.code == code and words in decision.reason
+    assert decision.mean == pytest.approx(10.0), "each judge finds the label likeliest, and that says little"

@@ -44,6 +44,7 @@ PRIOR = ("fit 8, usability 7, clarity 9 (mean 8.00). good", "usability 3, fit 2,
 A, B = "The courier rang and was gone before I was at the door.", "Why does my tracking number not work on your site?"
 FIRST, SECOND = SEEDS[0].text, SEEDS[1].text
 ANSWERED = {"response": "It is on its way."}
+MANY = {"steered": "", "manners": ()}
 TASK: dict[str, Any] = {
     "noun": "a message that a customer writes to the help desk of an online shop", "language": "en",
     "clause": "is about where a parcel is, when it comes, or how it is shipped", "most": 3,
@@ -106,6 +107,8 @@ def behind(one: str, other: str) -> int:
 CASES: list[tuple[str, str, dict[str, Any], float, int]] = [
     ("text", "chat", {}, 0.85, 50),
     ("text", "completion", {}, 0.75, 5),
+    ("texts", "chat", MANY, 0.80, 70),
+    ("texts", "completion", MANY, 0.75, 5),
     ("harm_message", "chat", {}, 0.40, 180),  # left as the paper has it: the order to write stands last
     ("harm_message", "completion", {}, 0.70, 5),
     ("mix", "chat", {}, 0.45, 310),  # left: small models do best with the order to write last
@@ -163,7 +166,8 @@ def test_what_is_constant_stands_first(
 
 def test_every_prompt_file_is_in_the_list() -> None:
     files = {file.stem for file in (Path(__file__).parents[1] / "agents" / "roles" / "prompts").glob("*.jinja")}
-    listed = {case[0] for case in CASES} - {"choice"} | {"choice_chat", "choice_chat_turn", "choice_completion"}
+    parts = {"choice_chat", "choice_chat_turn", "choice_completion", "steered"}
+    listed = {case[0] for case in CASES} - {"choice"} | parts
     assert files == listed
 
 

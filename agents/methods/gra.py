@@ -3,6 +3,7 @@
 The models are drawn per slot. Cheap checks come first: gates run before reviews, flags before responses, and
 reviews end once the outcome is settled. A model's failure never raises: it becomes the candidate's decision.
 
+With `texts_per_call: k` the slots of a group share one call that writes k texts for a label, and each takes its own.
 With `responses: k` an instruction has a group of k slots. They share random seed, exemplars, and so the calls for
 keywords, instruction and flags, which are made once; each writes and reviews a response of its own. The best accepted
 one of a group stays accepted, the others end as `rejected.not_best`: a better response does not make them wrong, so
@@ -13,15 +14,19 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from graft.agents.methods.base import Calls, Context, Drawn, Method, Place, Prepared, Traits
-from graft.agents.methods.steps.calibrate import Judging, calibrated
-from graft.agents.methods.steps.draft import Draft, decided, decision, screened
-from graft.agents.methods.steps.draw import GraSettings, Roles, draw_roles, make_slot, slot_id, steered
+from pydantic import JsonValue
+
+from graft.agents.methods.base import Calls, Context, Drawn, Method, Place, Prepared, Query, Traits
+from graft.agents.methods.steps.calibrate import calibrated
+from graft.agents.methods.steps.draft import Draft, decided, decision, failure, screened
+from graft.agents.methods.steps.draw import GraSettings, Roles, attributes_of, draw_roles, make_slot, slot_id, steered
 from graft.agents.methods.steps.panel import all_failed, ask_all, review_content, review_label
+from graft.agents.methods.steps.policy import ROLES, YIELDS, judging, label_report, roles_under, share_under
+from graft.agents.methods.steps.relabel import relabel_by_reviewers
 from graft.agents.methods.steps.sizes import (
     ASSUMED_DISPUTES,
     DISPUTES,
@@ -31,15 +36,20 @@ from graft.agents.methods.steps.sizes import (
     sizes,
 )
 from graft.agents.roles import generator, reviewer
+from graft.agents.roles.mixer import folded
 from graft.agents.roles.summariser import prepare_seeds, summarise
 from graft.schemas.binding import Role
 from graft.schemas.errors import BudgetExhausted, CallFailed
 from graft.schemas.models import ModelSpec
 from graft.schemas.problems import Finding
 from graft.schemas.recipe import Recipe
-from graft.schemas.rows import Candidate, Decision, Review, Seed, Slot
+from graft.schemas.rows import Accepted, Candidate, Decision, Review, Seed, Slot
+from graft.schemas.sections import Section
 
-JUDGING = Judging(roles=("reviewer", "adjudicator"))
+TRIES = 3
+"""Most calls for one group's texts: the first, and repeats for missing ones."""
+UNREADABLE = ("malformed", "schema_unmet", "empty")
+"""Failures of a reply after which another sample is requested."""
 
 
 class Gra(Method[GraSettings]):
@@ -49,24 +59,37 @@ class Gra(Method[GraSettings]):
     Settings = GraSettings
     roles = MappingProxyType({"generator": Role(writes=True), "reviewer": Role(), "adjudicator": Role()})
     prompts = (
-        "text", "steered", "keywords", "instruction", "response", "review_flags", "review_response", "review_text",
-        "choice_chat", "choice_chat_turn", "choice_completion", "seed_domain", "seed_keywords", "seed_summary",
+        "text", "texts", "steered", "keywords", "instruction", "response", "review_flags", "review_response",
+        "review_text", "choice_chat", "choice_chat_turn", "choice_completion", "label_name", "seed_domain",
+        "seed_keywords", "seed_summary",
     )  # fmt: skip
     group_shares_text = True
     keeps_one_of_group = True
     least_score = "tau"
+    version = 2
 
     def traits(self, recipe: Recipe) -> Traits:
         """Rounds, duplicates by cosine, and a yield that falls with the number of responses to one instruction."""
         settings = self.settings(recipe)
+        share = {policy: share_under(recipe, settings, policy) for policy in ROLES}
+        assumed = sum(share[policy] * YIELDS[policy] for policy in ROLES) or YIELDS["agreeing"]
         return Traits(
-            rounds=settings.rounds, max_cosine=settings.max_cosine, assumed_yield=0.5 / self._parts(recipe),
-            assumptions=(ASSUMED_DISPUTES,),
+            rounds=settings.rounds, max_cosine=settings.max_cosine,
+            assumed_yield=assumed if recipe.task.labelled else assumed / settings.responses,
+            together=settings.texts_per_call if recipe.task.labelled else 1,
+            assumptions=(ASSUMED_DISPUTES,) if share["agreeing"] else (),
         )  # fmt: skip
+
+    def roles_of(self, recipe: Recipe) -> tuple[str, ...]:
+        """The generator, and the judges that the label policy needs."""
+        return roles_under(recipe, self.settings(recipe))
 
     def check(self, recipe: Recipe, seeds: Sequence[Seed] | None) -> list[Finding]:
         """A seed for each label; it does not support labelled rows with a response (imported rows may have one)."""
-        problems = super().check(recipe, seeds)
+        problems = [
+            *super().check(recipe, seeds),
+            *(_policy_problems(recipe, self.settings(recipe)) if seeds is None else ()),
+        ]
         if seeds is not None and recipe.task.labelled and recipe.task.needs_response:
             what = f"method {self.kind!r} makes no labelled rows with a response"
             fix = "set with_response: false: rows hold the prompt alone; or use a method that writes responses"
@@ -75,15 +98,16 @@ class Gra(Method[GraSettings]):
 
     def make_slot(self, place: Place, drawn: Drawn) -> Slot:
         """A slot with `few_shot` exemplars of its label; in a group if an instruction has several responses."""
-        few_shot, parts = self.settings(drawn.recipe).few_shot, self._parts(drawn.recipe)
+        settings, parts = self.settings(drawn.recipe), self._parts(drawn.recipe)
+        few_shot = settings.few_shot
         if parts == 1:
-            return make_slot(place, drawn, *few_shot)
+            return _with_attributes(make_slot(place, drawn, *few_shot), settings)
         part = place.index % parts
         first = dataclasses.replace(place, index=place.index - part)
         slot = make_slot(first, drawn, *few_shot)
         steer = steered(drawn.recipe, dataclasses.replace(first, index=first.index // parts), slot.seed)
         own = {"id": slot_id(place), "index": place.index, "group": slot.id, "part": part, "steer": steer}
-        return slot.model_copy(update=own)
+        return _with_attributes(slot.model_copy(update=own), settings)
 
     async def prepare_seeds(self, context: Context) -> Sequence[Seed]:
         """Instructions get their domain, keywords and summary."""
@@ -94,7 +118,8 @@ class Gra(Method[GraSettings]):
 
     async def prepare(self, context: Context, drawn: Drawn) -> Prepared:
         """Calibrate the judges of labels."""
-        return await calibrated(self, context, drawn, JUDGING, self.settings(context.recipe).calibration_texts)
+        settings = self.settings(context.recipe)
+        return await calibrated(self, context, drawn, judging(context.recipe, settings), settings.calibration_texts)
 
     async def exemplar(self, candidate: Candidate, context: Context) -> Seed:
         """An accepted row as an exemplar: an instruction with its keywords and a summary."""
@@ -105,15 +130,21 @@ class Gra(Method[GraSettings]):
 
     async def propose(self, slot: Slot, context: Context) -> str:
         """The text that the slot's generator writes."""
-        model = draw_roles(context.recipe, slot, self.settings(context.recipe)).generator
-        return (await generator.write_text(context.ask, context.recipe, model, slot))[0]
+        settings = self.settings(context.recipe)
+        model = draw_roles(context.recipe, slot, settings).generator
+        if slot.group:
+            return await _one_of_several(slot, context, settings, model)
+        manner = manner_of(attributes_of(settings.attributes, slot.seed))
+        return (await generator.write_text(context.ask, context.recipe, model, slot, manner))[0]
 
     async def run_slot(self, slot: Slot, context: Context) -> Candidate:
         """The decided candidate. A reached budget ends it as failed.budget."""
         settings = self.settings(context.recipe)
         roles = draw_roles(context.recipe, slot, settings)
-        draft = Draft(slot, context, roles.names())
-        run = _labelled_text if context.recipe.task.labelled else _instruction
+        labelled = context.recipe.task.labelled
+        played = ROLES[settings.policy(slot.label) if labelled else "agreeing"]
+        draft = Draft(slot, context, {role: name for role, name in roles.names().items() if role in played})
+        run = _labelled_text if labelled else _instruction
         return await decided(draft, run(draft, roles, settings), "The generator")
 
     def estimate(self, recipe: Recipe, candidates: int, seeds: Sequence[Seed]) -> tuple[Calls, ...]:
@@ -125,15 +156,41 @@ class Gra(Method[GraSettings]):
             return _instruction_calls(recipe, candidates, len(seeds), reviewers, self._parts(recipe))
         shown = PROMPT_OVERHEAD + shots // max(1, len(recipe.wanted()))
         judged = PROMPT_OVERHEAD + shots + text
+        each, named = settings.texts_per_call, 8 * len(settings.attributes)
         made = Calls(
-            purpose="generate", role="generator", calls=candidates, prompt_tokens=shown, completion_tokens=text + 4
-        )
-        tried = calibration_calls(recipe, JUDGING, settings.calibration_texts, judged)
-        return (made, *panel_calls(recipe, reviewers, candidates, judged), *tried)
+            purpose="generate", role="generator", calls=math.ceil(candidates / each),
+            prompt_tokens=shown + each * named, completion_tokens=each * (text + 4),
+        )  # fmt: skip
+        tried = calibration_calls(recipe, judging(recipe, settings), settings.calibration_texts, judged)
+        agreeing = math.ceil(candidates * share_under(recipe, settings, "agreeing"))
+        relabelled = math.ceil(candidates * share_under(recipe, settings, "relabelled")) * reviewers
+        labels = Calls(
+            purpose="label", role="reviewer", calls=relabelled, prompt_tokens=judged, completion_tokens=1
+        )  # fmt: skip
+        judges = (*panel_calls(recipe, reviewers, agreeing, judged), labels)
+        return (made, *(calls for calls in judges if calls.calls), *tried)
+
+    def report(self, query: Query, run_id: str, counts: Mapping[str, int]) -> Section | None:
+        """Label policy and the judges' probabilities of the intended labels."""
+        return label_report(query, run_id)
 
     def _parts(self, recipe: Recipe) -> int:
-        """Slots of one group: the responses to one instruction."""
-        return 1 if recipe.task.labelled else self.settings(recipe).responses
+        """Slots of one group: the responses to one instruction, or the texts of one call."""
+        settings = self.settings(recipe)
+        return settings.texts_per_call if recipe.task.labelled else settings.responses
+
+    def text_id(self, row: Candidate | Accepted) -> str:
+        """As of every method, but that only rows with responses share a text: those of labels share a call alone."""
+        return row.id if row.response is None else super().text_id(row)
+
+    def one_of(self, row: Candidate | Accepted) -> str:
+        """The group of an instruction's responses; rows of labels may all be accepted."""
+        return "" if row.response is None else super().one_of(row)
+
+    def describe(self, slot: Slot, notes: Mapping[str, JsonValue]) -> list[tuple[str, str]]:
+        """The attributes that were drawn, which the recipe names."""
+        given = slot.payload.get("attributes")
+        return [("written as", manner_of(given))] if isinstance(given, Mapping) else []
 
 
 def _instruction_calls(recipe: Recipe, candidates: int, seeds: int, reviewers: int, parts: int) -> tuple[Calls, ...]:
@@ -154,9 +211,76 @@ def _instruction_calls(recipe: Recipe, candidates: int, seeds: int, reviewers: i
 
 
 async def _labelled_text(draft: Draft, roles: Roles, settings: GraSettings) -> Decision:
-    """Classification and guard: write, gate, review, decide."""
+    """Classification and guard: write, gate, and review or label as the policy of the slot's label says."""
     draft.text = await KIND.propose(draft.slot, draft.context)
-    return screened(draft) or await review_label(draft, roles, settings)
+    if not draft.text:
+        reason = f"{roles.generator.name} gave fewer than {settings.texts_per_call} new texts, {TRIES} times."
+        return failure("few_texts", reason)
+    ended = screened(draft)
+    if ended:
+        return ended
+    policy = settings.policy(draft.slot.label)
+    if policy == "agreeing":
+        return await review_label(draft, roles, settings)
+    if policy == "relabelled":
+        return await relabel_by_reviewers(draft, roles, settings)
+    reason = f"It keeps its intended label {draft.slot.label}: under this label policy no judge is asked."
+    return decision("accepted", "intended", "accepted.intended", reason)
+
+
+def _with_attributes(slot: Slot, settings: GraSettings) -> Slot:
+    if not settings.attributes:
+        return slot
+    drawn: dict[str, JsonValue] = {**attributes_of(settings.attributes, slot.seed, slot.part)}
+    return slot.model_copy(update={"payload": {"attributes": drawn}})
+
+
+def manner_of(attributes: Mapping[str, Any]) -> str:
+    """Attributes as a prompt and a reader see them; empty if there are none."""
+    return "; ".join(f"{name}: {value}" for name, value in attributes.items())
+
+
+async def _one_of_several(slot: Slot, context: Context, settings: GraSettings, model: ModelSpec) -> str:
+    """The slot's place in its group's list of texts; empty if the calls gave too few. Raises CallFailed.
+
+    A place without a new text is filled from another sample. Every slot of the group makes the same requests, in the
+    same order, so each is made once.
+    """
+    count = settings.texts_per_call
+    drawn = [manner_of(attributes_of(settings.attributes, slot.seed, part)) for part in range(count)]
+    manners = drawn if settings.attributes else []
+    seen = {folded(seed.text) for seed in slot.exemplars}
+    held = dict[int, str]()
+    for sample in range(TRIES):
+        try:
+            texts = await generator.write_texts(context.ask, context.recipe, model, slot, count, manners, sample)
+        except BudgetExhausted:
+            raise
+        except CallFailed as failed:
+            if failed.code not in UNREADABLE or (sample == TRIES - 1 and not held):
+                raise
+            continue
+        for part, text in enumerate(texts):
+            if part not in held and folded(text) not in seen:
+                seen.add(folded(text))
+                held[part] = text
+        if slot.part in held:
+            return held[slot.part]
+    return ""
+
+
+def _policy_problems(recipe: Recipe, settings: GraSettings) -> list[Finding]:
+    given = settings.label_policy
+    if not recipe.task.labelled and (settings.texts_per_call > 1 or settings.attributes):
+        name = "attributes" if settings.attributes else "texts_per_call"
+        what = f"only tasks with labels have {name}: an instruction is made from keywords"
+        return [Finding(("method", name), what, f"leave {name} out; responses: k writes several responses")]
+    if given != "agreeing" and not recipe.task.labelled:
+        fix = "leave label_policy out, or use a task with labels"
+        return [Finding(("method", "label_policy"), f"task {recipe.task.kind!r} has no labels to judge", fix)]
+    unknown = [label for label in given if label not in recipe.task.names] if not isinstance(given, str) else []
+    fix = f"name one of: {', '.join(recipe.task.names)}"
+    return [Finding(("method", "label_policy", label), f"{label!r} is no label of the task", fix) for label in unknown]
 
 
 async def _instruction(draft: Draft, roles: Roles, settings: GraSettings) -> Decision:

@@ -26,7 +26,7 @@ from graft.agents.methods.steps.relabel import ask_givers, choices, combined, la
 from graft.agents.methods.steps.sizes import DISPUTES, PROMPT_OVERHEAD, calibration_calls, sizes
 from graft.schemas.base import stable_hash
 from graft.schemas.binding import MethodSettings, Role
-from graft.schemas.decisions import DecisionCode, declare
+from graft.schemas.decisions import UNSURE
 from graft.schemas.errors import CallFailed
 from graft.schemas.kinds import METHODS, OfKind
 from graft.schemas.models import LabelerSpec, ModelSpec
@@ -36,21 +36,12 @@ from graft.schemas.rows import Candidate, Decision, GivenText, Labelling, Seed, 
 from graft.schemas.sections import Column, Fact, Section, Table
 from graft.schemas.tasks.base import Label
 
-UNSURE = "rejected.unsure"
 ROLES = MappingProxyType(
     {"generator": Role(writes=True), "labeler": Role(LabelerSpec), "reviewer": Role(), "adjudicator": Role()}
 )
 JUDGING = Judging(
     roles=("labeler", "adjudicator"), giving=frozenset({"labeler", "adjudicator"}),
     voting=frozenset({"labeler", "adjudicator"}),
-)  # fmt: skip
-
-declare(
-    DecisionCode(
-        UNSURE, "labelling", "no label was likely enough: it waits for a person",
-        advice="got no label that is likely enough: describe the labels better, add seeds, name a larger model, or "
-        "lower method.min_probability or method.min_margin",
-    )
 )  # fmt: skip
 
 

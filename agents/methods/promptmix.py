@@ -35,7 +35,7 @@ from graft.agents.methods.steps.draw import (
 )
 from graft.agents.methods.steps.mixing import mixing_report
 from graft.agents.methods.steps.panel import review_label
-from graft.agents.methods.steps.relabel import Relabelling, choices, name_judges, relabel, unjudged
+from graft.agents.methods.steps.relabel import Relabelling, choices, label_reason, name_judges, no_label, relabel
 from graft.agents.methods.steps.sizes import ASSUMED_DISPUTES, PROMPT_OVERHEAD, calibration_calls, panel_calls, sizes
 from graft.agents.roles.mixer import Mix, Mixed, folded, write_mix
 from graft.schemas.binding import MethodSettings, Role
@@ -344,10 +344,9 @@ async def _labelled(draft: Draft, roles: Roles, settings: PromptMixSettings) -> 
         draft.labelling = labelling = await relabel(draft, roles, settings, narrowed)
         name_judges(draft)
         if not labelling.label:
-            return _no_label(draft)
+            return no_label(draft)
         draft.label = labelling.label
-        now = f"relabelled from {slot.label} to" if labelling.relabelled else "confirmed as"
-        reason = f"{labelling.by.capitalize()}: {now} {labelling.label}{_share(draft)}."
+        reason = label_reason(draft, labelling)
         ended = screened(draft) if labelling.relabelled else None
         if ended:
             return ended
@@ -355,17 +354,6 @@ async def _labelled(draft: Draft, roles: Roles, settings: PromptMixSettings) -> 
         return decision("accepted", "labelled", "accepted.labelled", reason)
     draft.models |= {name: value for name, value in roles.names().items() if name != "generator"}
     return await review_label(draft, roles, settings.review, narrowed)
-
-
-def _no_label(draft: Draft) -> Decision:
-    count = sum(review.stage == "label" for review in draft.reviews)
-    reason = f"No label: {count} judges gave no label of the set, none that was likely enough, or two alike."
-    return unjudged(draft) or decision("rejected", "no_label", "rejected.no_label", reason)
-
-
-def _share(draft: Draft) -> str:
-    share = draft.soft_label.get(draft.label)
-    return "" if share is None else f" at {share:.0%}"
 
 
 KIND = PromptMix()

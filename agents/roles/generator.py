@@ -34,15 +34,48 @@ MOST_CONCEPTS, SHOWN = 5, 6
 """Most subjects of one label, and most texts in the prompt that they are named from."""
 
 
-async def write_text(ask: Ask, recipe: Recipe, model: ModelSpec, slot: Slot) -> tuple[str, str]:
-    """A new text for the slot's label, on one line, after its exemplars. Raises CallFailed."""
+async def write_text(ask: Ask, recipe: Recipe, model: ModelSpec, slot: Slot, manner: str = "") -> tuple[str, str]:
+    """A new text for the slot's label, on one line, after its exemplars; `manner` tells how. Raises CallFailed."""
     request = _request(
-        recipe, model, slot, "text", {"text": _string(recipe, model)}, stop=NEWLINE,
-        noun=recipe.task.noun, clause=recipe.task.clause(slot.label), language=recipe.task.language,
-        examples=examples_for(recipe, model, slot), concept=concept_of(slot), steered=steered_by(recipe, slot.label),
+        recipe, model, slot, "text", {"text": _string(recipe, model)}, stop=NEWLINE, manner=manner,
+        **_wanted(recipe, model, slot),
     )  # fmt: skip
     reply = await ask(request)
     return " ".join(_text_of(reply, model, "text").split()), reply.key
+
+
+async def write_texts(
+    ask: Ask, recipe: Recipe, model: ModelSpec, slot: Slot, count: int, manners: Sequence[str], sample: int = 0
+) -> tuple[str, ...]:
+    """Up to `count` texts of one reply in their order, each on one line; `manners` holds one for each, or is empty.
+
+    `max_tokens` of the generator holds for one text. Raises CallFailed if the reply holds no list.
+    """
+    texts = {"type": "array", "items": _string(recipe, model), "minItems": count, "maxItems": count}
+    request = _request(
+        recipe, model, slot, "texts", {"texts": texts}, stop=("\n\n",), sample=sample,
+        max_tokens=count * recipe.role("generator").max_tokens, count=count, manners=list(manners),
+        **_wanted(recipe, model, slot),
+    )  # fmt: skip
+    reply = await ask(request)
+    if model.style == "completion":
+        given: Any = reply.text.strip().splitlines()
+        given = given[:-1] if reply.finish_reason == "length" and len(given) > 1 else given
+    else:
+        given = object_in(reply, model).get("texts")
+    if not isinstance(given, list) or not all(isinstance(text, str) for text in given):
+        raise unmet(model, "gave no list of texts", reply)
+    lines = (" ".join(cleaned(text).split()) for text in given)
+    return tuple(line for line in lines if line or model.style == "chat")[:count]
+
+
+def _wanted(recipe: Recipe, model: ModelSpec, slot: Slot) -> dict[str, Any]:
+    """The part of a prompt for texts of a label that the label and its slot decide."""
+    return {
+        "noun": recipe.task.noun, "clause": recipe.task.clause(slot.label), "language": recipe.task.language,
+        "examples": examples_for(recipe, model, slot), "concept": concept_of(slot),
+        "steered": steered_by(recipe, slot.label),
+    }  # fmt: skip
 
 
 async def write_keywords(

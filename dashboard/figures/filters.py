@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 
 from graft.data.review.items import REFUSED_BY
 from graft.data.review.queues import MARGIN
+from graft.schemas.datasets import RowSource
 from graft.schemas.rows import Route
 
 LONGEST = 1_000
@@ -41,7 +42,7 @@ class Filter:
 
 
 GENERATOR = "list_contains(string_split(json_extract_string(c.models, '$.generator'), ','), ?)"
-RELABELLED = "({r}.label <> c.intended_label) = ?"
+RELABELLED = "(c.intended_label <> '' AND {r}.label <> c.intended_label) = ?"
 
 FILTERS: tuple[Filter, ...] = (
     Filter("words", "words", "", "words", often=True, hint='parcel "late again" -refund'),
@@ -58,7 +59,7 @@ FILTERS: tuple[Filter, ...] = (
     Filter("spread_from", "spread from", "c.spread >= ?", "number", judged=True),
     Filter("length_from", "characters from", "length({r}.text) >= ?", "number"),
     Filter("length_to", "characters to", "length({r}.text) <= ?", "number"),
-    Filter("source", "source", "v.source = ?", "choice", on="rows", choices=("synthetic", "seed", "imported")),
+    Filter("source", "source", "v.source = ?", "choice", on="rows", choices=get_args(RowSource)),
     Filter("restricted", "restricted", "{r}.restricted = ?", "yes"),
     Filter("run", "run", "{r}.run_id = ?", "choice"),
     Filter("ids", "chosen rows", "", hint="ids with commas between them"),

@@ -53,7 +53,8 @@ def judged(lake: Lake, found: DatasetVersion) -> JudgementFigures:
 def relabelled(lake: Lake, found: DatasetVersion) -> Rows:
     """Row counts of a version by intended and final label; most first."""
     query = """
-        WITH pairs AS (SELECT c.intended_label AS intended, v.label AS label, count(*) AS rows
+        WITH pairs AS (SELECT coalesce(nullif(c.intended_label, ''), v.label) AS intended, v.label AS label,
+                              count(*) AS rows
             FROM lake.version_rows v JOIN lake.candidates c ON c.run_id = v.run_id AND c.candidate_id = v.candidate_id
             WHERE v.dataset = ? AND v.version = ? GROUP BY ALL)
         SELECT *, rows / sum(rows) OVER (PARTITION BY intended) AS share
@@ -64,9 +65,10 @@ def relabelled(lake: Lake, found: DatasetVersion) -> Rows:
 def adjudicated(lake: Lake, run_ids: list[str]) -> Rows:
     """Intended labels whose candidates went to an adjudicator, with the share it rejected; most first."""
     query = """
-        WITH meant AS (SELECT intended_label, count(*) AS n, count(*) FILTER (route = 'adjudicated') AS disputed,
+        WITH meant AS (SELECT coalesce(nullif(intended_label, ''), label) AS intended_label, count(*) AS n,
+                              count(*) FILTER (route = 'adjudicated') AS disputed,
                               count(*) FILTER (route = 'adjudicated' AND status <> 'accepted') AS refused
-                       FROM lake.candidates WHERE list_contains(?::VARCHAR[], run_id) GROUP BY intended_label)
+                       FROM lake.candidates WHERE list_contains(?::VARCHAR[], run_id) GROUP BY 1)
         SELECT intended_label AS label, n AS candidates, disputed AS adjudicated, refused AS overturned,
                disputed / n AS adjudicated_share, refused / disputed AS overturned_share
         FROM meant WHERE disputed > 0 ORDER BY adjudicated_share DESC, label"""

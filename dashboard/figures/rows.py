@@ -11,6 +11,7 @@ from graft.dashboard.figures.filters import SORTS, RowQuery
 from graft.data.duck import quoted
 from graft.data.export.formats.base import FORMULA
 from graft.data.fence import Budget
+from graft.data.quality.judged import pointer
 from graft.schemas.sections import HIDDEN
 
 if TYPE_CHECKING:
@@ -32,9 +33,14 @@ class Within:
 JOINED = "LEFT JOIN lake.candidates c ON c.run_id = v.run_id AND c.candidate_id = v.candidate_id"
 HELD = ("id", "text", "response", "label", "split", "source", "restricted")
 """Columns of a list of rows and of its CSV."""
-JUDGED = ("intended_label", "mean", "spread", "code")
+PROBABLE = f"CAST(json_extract_string(c.soft_label, {pointer('c.label')}) AS DOUBLE)"
+"""SQL for the judges' mean probability of a candidate's label; NULL if none answered by probabilities."""
+JUDGED = ("intended_label", "mean", "spread", "probability", "code")
 """Columns added if rows are joined to their candidates."""
-MADE = ("id", "text", "response", "label", "intended_label", "status", "code", "reason", "mean", "spread", "restricted")
+MADE = (
+    "id", "text", "response", "label", "intended_label", "status", "code", "reason", "mean", "spread", "probability",
+    "restricted",
+)  # fmt: skip
 """Columns of a list of rejected candidates."""
 FILE = Budget(seconds=60.0, memory_mb=1_500, spill=True)
 """Further columns of the file with all matching rows."""
@@ -69,9 +75,10 @@ def find(lake: Lake, within: Within, wanted: RowQuery, *, page: int, size: int, 
 
 def columns(within: Within, wanted: RowQuery) -> dict[str, str]:
     """The columns of a list with their SQL sources."""
+    own = {"id": "c.candidate_id", "probability": PROBABLE}
     if within.rejected:
-        return {name: "c.candidate_id" if name == "id" else f"c.{name}" for name in MADE}
-    judged = {name: f"c.{name}" for name in JUDGED} if wanted.judged else {}
+        return {name: own.get(name, f"c.{name}") for name in MADE}
+    judged = {name: own.get(name, f"c.{name}") for name in JUDGED} if wanted.judged else {}
     return {**{name: f"v.{name}" for name in HELD}, **judged}
 
 
@@ -108,7 +115,7 @@ def write_csv(lake: Lake, within: Within, wanted: RowQuery, path: Path) -> None:
     for name, held in columns(within, wanted).items():
         cell = f"replace({held}::VARCHAR, chr(0), chr(65533))"
         cell = f"CASE WHEN {row}.restricted AND {held} <> '' THEN '{HIDDEN}' ELSE {cell} END" if name in WORDS else cell
-        if name not in ("mean", "spread", "restricted"):
+        if name not in ("mean", "spread", "probability", "restricted"):
             cell = f"CASE WHEN regexp_matches({cell}, {quoted(FORMULA)}) THEN chr(39) || {cell} ELSE {cell} END"
         cells.append(f"{cell} AS {name}")
     key = f"{sort.key.format(r=row)} {'DESC' if sort.down else 'ASC'} NULLS LAST, " if sort.key else ""
@@ -161,7 +168,8 @@ def brief(lake: Lake, dataset: str, version: int, row_id: str) -> dict[str, Any]
     """A summary of a version's row, with restricted text hidden; None if the version does not hold it."""
     query = f"""
         SELECT v.id, v.text, v.response, v.label, v.split, v.source, v.restricted, c.intended_label, c.mean, c.spread,
-               c.reason FROM lake.version_rows v {JOINED} WHERE v.dataset = ? AND v.version = ? AND v.id = ?"""
+               {PROBABLE} AS probability, c.reason
+        FROM lake.version_rows v {JOINED} WHERE v.dataset = ? AND v.version = ? AND v.id = ?"""
     found = rows_of(lake, query, [dataset, version, row_id])
     return _hidden(found[0]) if found else None
 

@@ -167,7 +167,7 @@ def _lengths(context: PageContext, found: DatasetVersion, field: figures.TextFie
 
 
 def _by_source(counted: list[dict[str, Any]]) -> dict[str, int]:
-    """Rows by source: synthetic, seed, imported."""
+    """Rows by source: synthetic, labelled, seed, imported."""
     names = dict.fromkeys(row["source"] for row in counted)
     return {name: sum(row["rows"] for row in counted if row["source"] == name) for name in names}
 

@@ -58,7 +58,7 @@ def brief(request: Request) -> Response:
         seed = placed(context.lake, found, (), [row_id]).get(row_id)
         if seed is None:
             raise NotFound(f"{found.ref} holds no row {row_id!r}", where="row id", fix="reload the map")
-        nothing = dict.fromkeys(("response", "intended_label", "mean", "spread", "reason"))
+        nothing = dict.fromkeys(("response", "intended_label", "mean", "spread", "probability", "reason"))
         held = {**seed.model_dump(), **nothing}
     near, _ = _near(context, found, row_id, FEW)
     body = context.templates.get_template("brief.html.jinja").render(row=held, near=near, at=address, ref=found.ref)

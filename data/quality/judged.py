@@ -55,7 +55,8 @@ def reviews(lake: Lake, rows: Held, runs: list[str], missing: dict[str, str]) ->
             CREATE TEMP TABLE {table} AS
             SELECT hash(run_id, candidate_id) AS unit, md5_number_lower(candidate_id) AS pick, label, r.model AS model,
                    r.role AS role, r.mean AS mean, r.flags AS flags, panel
-            FROM (SELECT run_id, candidate_id, intended_label AS label, unnest(reviews) AS r, {PANEL} AS panel
+            FROM (SELECT run_id, candidate_id, coalesce(nullif(intended_label, ''), label) AS label,
+                         unnest(reviews) AS r, {PANEL} AS panel
                   FROM lake.candidates WHERE list_contains(?::VARCHAR[], run_id)) WHERE r.failure = ''""",
             [runs],
         )
@@ -308,7 +309,8 @@ def _label_yields(lake: Lake, calls: str, runs: list[str]) -> tuple[LabelYield, 
         WITH priced AS (SELECT run_id, candidate_id, sum(price) AS price,
                                bool_or(price IS NULL AND answered) AS unknown FROM {calls}
                         WHERE candidate_id <> '' GROUP BY run_id, candidate_id)
-        SELECT intended_label AS label, count(*) AS n, count(*) FILTER (status = 'accepted') AS accepted,
+        SELECT coalesce(nullif(intended_label, ''), label) AS label, count(*) AS n,
+               count(*) FILTER (status = 'accepted') AS accepted,
                CASE WHEN count(*) FILTER (unknown) = 0 AND count(unknown) > 0 THEN coalesce(sum(price), 0) END AS price
         FROM lake.candidates LEFT JOIN priced USING (run_id, candidate_id)
         WHERE list_contains(?::VARCHAR[], run_id) GROUP BY 1 ORDER BY 1"""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ FAILED = "list_filter(gates, lambda g: NOT g.passed)"
 REFUSED_BY = f"""
     CASE WHEN route = 'gate' THEN coalesce({FAILED}[1].gate, replace(code, 'gate.', ''))
          WHEN route IN ('flag', 'low_mean') THEN 'reviewers' WHEN route = 'adjudicated' THEN 'adjudicator'
-         WHEN route IN ('no_label', 'labelled') THEN 'labelers' ELSE route END"""
+         WHEN route IN ('no_label', 'labelled') THEN 'labelers' WHEN route = 'unsure' THEN 'judges' ELSE route END"""
 """SQL over candidates: the gate, or else the judges, that rejected a candidate."""
 
 HELD = """
@@ -119,12 +120,18 @@ def _item(
         intended_label=made.get("intended_label", row["label"]), split=held["split"] if held else None,
         status="accepted" if held else "rejected", restricted=secret, why=why, score=score, second=second,
         reviews=tuple(
-            Verdict(role=one["role"], model=one["model"], mean=one["mean"], answer=shown(one["answer"] or ""),
-                 comment=shown(one["comment"]))
+            Verdict(role=one["role"], model=one["model"], mean=one["mean"],
+                    probability=_probability(one["distribution"], row["label"]), answer=shown(one["answer"] or ""),
+                    comment=shown(one["comment"]))
             for one in made.get("reviews") or ()
         ),
         neighbour=neighbour, neighbour_text=text,
     )  # fmt: skip
+
+
+def _probability(distribution: Sequence[Mapping[str, Any]] | None, label: str) -> float | None:
+    given = {one["label"]: one["calibrated"] for one in distribution or ()}
+    return math.exp(given.get(label, -math.inf)) if given else None
 
 
 def _margin(made: Mapping[str, Any], label: str) -> tuple[float | None, str]:

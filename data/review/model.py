@@ -21,6 +21,7 @@ class Verdict(Value):
     role: str
     model: str
     mean: float | None = Field(description="mean of its scores, 0 to 10; None without scores")
+    probability: float | None = Field(description="its probability of the row's label, 0 to 1; None if it gave none")
     answer: str = Field(description="the label that it chose; empty if it chose none")
     comment: str
 

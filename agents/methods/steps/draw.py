@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, get_args
 
 from pydantic import Field, field_validator
 
@@ -19,6 +19,9 @@ from graft.schemas.problems import field_error
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Seed, Slot, Steer
 
+ATTRIBUTE_CHARS = 200
+"""Most characters of an attribute's value."""
+
 
 class Committee(Value):
     """Reviewers and adjudicator (GRA, arXiv 2504.12322): their number and decision rule."""
@@ -28,7 +31,18 @@ class Committee(Value):
     delta: float = Field(
         default=1.5, ge=0, le=10, description="population standard deviation above which to adjudicate"
     )
+    min_probability: float = Field(
+        default=0.5, ge=0, lt=1, description="least mean probability of the label, where judges answer by probabilities"
+    )
+    min_margin: float = Field(
+        default=0.1, ge=0, lt=1, description="least lead of that probability over the likeliest other label's"
+    )
     early_exit: bool = Field(default=True, description="stop calling reviewers once the outcome is settled")
+
+
+LabelPolicy = Literal["agreeing", "intended", "relabelled"]
+"""The label of a row: the intended one if reviewers accept it, the intended one without a judgement, or the label that
+the reviewers find likeliest."""
 
 
 # Here because a method that reviews as GRA does has them too, such as under `review:` of PromptMix.
@@ -44,6 +58,36 @@ class GraSettings(Committee, MethodSettings):
         default=1, ge=1, le=16, description="responses to one instruction: the best is kept, wrong ones make pairs"
     )
     calibration_texts: int = Field(default=40, ge=0, le=1000, description="texts that label calibration averages over")
+    texts_per_call: int = Field(
+        default=1, ge=1, le=20, description="texts that one call writes for a label; max_tokens holds for one of them"
+    )
+    attributes: dict[str, tuple[str, ...]] = Field(
+        default={}, description="name (situation, length, tone …) to values, of which each slot draws one"
+    )
+    label_policy: LabelPolicy | dict[str, LabelPolicy] = Field(
+        default="agreeing", description="the rows' labels, or a policy for each label (agreeing for those not named)"
+    )
+
+    @field_validator("label_policy", mode="before")
+    @classmethod
+    def _policy(cls, given: Any) -> Any:
+        policies = get_args(LabelPolicy)
+        wrong = {"": given} if not isinstance(given, Mapping) else given
+        for label, policy in wrong.items():
+            if policy not in policies:
+                fix = f"write one of {', '.join(policies)}, or one of them for each label"
+                raise field_error((label,) if label else (), f"{policy!r} is no label policy", fix)
+        return given
+
+    @field_validator("attributes")
+    @classmethod
+    def _short(cls, attributes: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        for name, values in attributes.items():
+            wrong = [value for value in values if not value.strip() or len(value) > ATTRIBUTE_CHARS]
+            if not values or wrong:
+                what = f"it has a value that is empty or over {ATTRIBUTE_CHARS} characters" if wrong else "it is empty"
+                raise field_error((name,), what, "list short values, such as [polite, annoyed, in a hurry]")
+        return attributes
 
     @field_validator("few_shot")
     @classmethod
@@ -52,6 +96,11 @@ class GraSettings(Committee, MethodSettings):
             what = "few_shot must be two numbers, least first, between 1 and 16"
             raise field_error((), what, "write two whole numbers, least first, such as [2, 4]")
         return few_shot
+
+    def policy(self, label: str) -> LabelPolicy:
+        """The policy for rows written for this label."""
+        given = self.label_policy
+        return given if isinstance(given, str) else given.get(label, "agreeing")
 
 
 @dataclass(frozen=True)
@@ -108,6 +157,15 @@ def shots(drawn: Drawn, label: str, count: int, rng: random.Random) -> list[Seed
         left = [row for row in rows if row.text not in shown]
         found += rng.sample(left, max(0, min(count - len(found), len(left))))
     return found
+
+
+def attributes_of(attributes: Mapping[str, Sequence[str]], seed: int, part: int = 0) -> dict[str, str]:
+    """One value of each attribute for a slot; the slots of a group have different ones while there are enough."""
+    drawn = {}
+    for name, values in attributes.items():
+        order = random.Random(f"attribute-{name}-{seed}").sample(list(values), len(values))
+        drawn[name] = order[part % len(order)]
+    return drawn
 
 
 def steered(recipe: Recipe, place: Place, seed: int) -> Steer | None:

@@ -13,13 +13,14 @@ import asyncio
 import math
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from graft.agents.methods.steps.draft import Draft, code_of, decision, failure
+from graft.agents.methods.steps.draft import Draft, code_of, decision, failure, soft_label
 from graft.agents.methods.steps.draw import Committee, Roles
 from graft.agents.roles import reviewer
+from graft.schemas.decisions import UNSURE
 from graft.schemas.models import ModelSpec
-from graft.schemas.rows import Decision, Review
+from graft.schemas.rows import Decision, LabelScore, Review
 from graft.schemas.tasks.base import Label
 
 Outcome = Literal["reject", "accept", "adjudicate"]
@@ -42,6 +43,7 @@ async def review_label(
         "recipe": context.recipe, "slot": draft.judged, "text": draft.text, "seeds": context.seeds,
         "calibration": context.calibration, "labels": labels,
     }  # fmt: skip
+    measuring = [reviewer.by_probabilities(context.recipe, model, "reviewer") for model in roles.reviewers]
 
     async def review(model: ModelSpec, sample: int) -> Review:
         return await reviewer.review_text(context.ask, model=model, sample=sample, **judged)
@@ -49,17 +51,27 @@ async def review_label(
     async def settle(prior: Sequence[Review]) -> Review:
         return await reviewer.adjudicate_text(context.ask, model=roles.adjudicator, prior=prior, **judged)
 
-    return await review_content(draft, roles, settings, review, settle)
+    return await review_content(draft, roles, settings, review, settle, measuring)
 
 
 async def review_content(
-    draft: Draft, roles: Roles, settings: Committee, review: AskOne, adjudicate: Adjudicate
-) -> Decision:
-    """Reviews, the decision rule, and the adjudicator if they disagree above the mean."""
+    draft: Draft, roles: Roles, settings: Committee, review: AskOne, adjudicate: Adjudicate,
+    measuring: Sequence[bool] = (),
+) -> Decision:  # fmt: skip
+    """Reviews, the decision rule, and the adjudicator if they disagree above the mean.
+
+    An accepted row's label must be likely enough (`unsure`) where judges answer by probabilities; `measuring` tells it
+    for each reviewer.
+    """
     size = len(roles.reviewers)
 
     def over(given: Sequence[Review]) -> bool:
-        return settled(_means(given), size - len(given), settings.tau, settings.delta)
+        means, left = _means(given), size - len(given)
+        if not settled(means, left, settings.tau, settings.delta):
+            return False
+        hopeless = not passes(mean_of([*means, *[HIGHEST] * left]), settings.tau)
+        known = [sureness(draft.label, [one.distribution]) for one in given if one.distribution]
+        return hopeless or sure_settled(known, sum(measuring[len(given) :]), settings)
 
     reviews = await ask_all(draft, roles, settings, review, over)
     figures: dict[str, Any] = {"asked": len(reviews), "saved": size - len(reviews)}
@@ -74,11 +86,75 @@ async def review_content(
         reason = f"{summary}, below the least mean of {settings.tau:g}."
         return decision("rejected", "low_mean", "rejected.low_mean", reason, **figures)
     if outcome == "accept":
-        reason = f"{summary}; the mean reaches {settings.tau:g} and the spread does not exceed {settings.delta:g}."
-        return decision("accepted", "agreed", "accepted.agreed", reason, **figures)
+        given = [one.distribution for one in reviews if one.distribution]
+        reason = f"{summary}; the mean reaches {settings.tau:g} and the spread does not exceed {settings.delta:g}"
+        agreed = decision("accepted", "agreed", "accepted.agreed", f"{reason}{_probable(draft, given)}.", **figures)
+        return unsure(draft, given, settings, agreed) or agreed
     verdict = await adjudicate([one for one in reviews if one.mean is not None])
     draft.reviews.append(verdict)
-    return _adjudicated(verdict, f"{summary}, a spread above {settings.delta:g}", settings.tau, figures)
+    ended = _adjudicated(verdict, f"{summary}, a spread above {settings.delta:g}", settings.tau, figures)
+    given = [one.distribution for one in (*reviews, verdict) if one.distribution]
+    return (unsure(draft, given, settings, ended) if ended.status == "accepted" else None) or ended
+
+
+class Sure(NamedTuple):
+    """The probability of a label, from 0 to 1, and its lead over the likeliest other label."""
+
+    probability: float
+    margin: float
+    second: str = ""
+
+
+def sureness(label: str, distributions: Sequence[Sequence[LabelScore]]) -> Sure:
+    """The label's mean calibrated probability over judgements by probabilities, and its lead over the next."""
+    soft = soft_label(distributions)
+    own = soft.pop(label, 0.0)
+    second = max(soft, key=lambda name: soft[name], default="")
+    return Sure(own, own - soft.get(second, 0.0), second)
+
+
+def unsure(
+    draft: Draft, distributions: Sequence[Sequence[LabelScore]], least: Committee, accepted: Decision
+) -> Decision | None:
+    """The rejection of a row whose label its judges find too improbable, or hardly likelier than another label."""
+    sure = sureness(draft.label, distributions)
+    if not distributions or is_sure(sure.probability, sure.margin, least):
+        return None
+    low = sure.probability < least.min_probability - TOLERANCE
+    what = f"below the least probability of {least.min_probability:.0%}"
+    if not low:
+        what = (
+            f"less than {100 * least.min_margin:.0f} points above {sure.second} at {sure.probability - sure.margin:.0%}"
+        )
+    reason = f"The judges give {draft.label} a mean probability of {sure.probability:.0%}, {what}."
+    return accepted.model_copy(update={"status": "rejected", "route": "unsure", "code": UNSURE, "reason": reason})
+
+
+def is_sure(probability: float, margin: float, least: Committee) -> bool:
+    """Return True if a probability and its lead reach their bounds (inclusive)."""
+    return probability >= least.min_probability - TOLERANCE and margin >= least.min_margin - TOLERANCE
+
+
+def sure_settled(known: Sequence[Sure], remaining: int, least: Committee) -> bool:
+    """Return True if the remaining judgements by probabilities, or failures of them, cannot change `is_sure`.
+
+    The mean of every number of further judgements lies between those with only the lowest (probability 0, lead -1) and
+    only the highest values (1, 1). The lead of the mean is at least the mean lead, and at most the mean lead over one
+    and the same other label; its upper bound is not used, so an unsure row is settled by its probability alone.
+    """
+    if not known:
+        return remaining <= 0
+    total, lead = (math.fsum(values) for values in zip(*((one.probability, one.margin) for one in known), strict=True))
+    counts = [len(known) + more for more in range(remaining + 1)]
+    if all(is_sure(total / n, (lead - (n - len(known))) / n, least) for n in counts):
+        return True
+    return all((total + n - len(known)) / n < least.min_probability - TOLERANCE for n in counts)
+
+
+def _probable(draft: Draft, distributions: Sequence[Sequence[LabelScore]]) -> str:
+    if not distributions:
+        return ""
+    return f"; {draft.label} has a mean probability of {sureness(draft.label, distributions).probability:.0%}"
 
 
 def mean_of(values: Sequence[float]) -> float:

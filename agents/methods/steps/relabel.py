@@ -14,8 +14,9 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from graft.agents.methods.base import Context
-from graft.agents.methods.steps.draft import Draft, code_of, failure, soft_label
-from graft.agents.methods.steps.draw import Roles
+from graft.agents.methods.steps.draft import Draft, code_of, decision, failure, screened, soft_label
+from graft.agents.methods.steps.draw import Committee, Roles
+from graft.agents.methods.steps.panel import unsure
 from graft.agents.roles.labeler import Giver, is_vote, label_text, nearest_labels
 from graft.schemas.base import OFF, Value
 from graft.schemas.models import ModelSpec
@@ -67,6 +68,36 @@ async def relabel(draft: Draft, roles: Roles, settings: Relabelling, labels: Seq
         reviews += await ask_givers(draft, [roles.adjudicator], "adjudicator", names)
         labelling = combined(draft, reviews, names, "adjudicator", least, decides=reviews[-1])
     return labelling
+
+
+async def relabel_by_reviewers(draft: Draft, roles: Roles, settings: Committee) -> Decision:
+    """Accept the draft under the label with the highest mean probability over its reviewers, if it is likely enough.
+
+    The reviewers do not see the intended label. A row with another label than the intended one is screened again.
+    """
+    names = draft.context.recipe.task.names
+    reviews = await ask_givers(draft, list(roles.reviewers), "reviewer", names)
+    draft.labelling = labelling = combined(draft, reviews, names, "panel", 0.0)
+    if not labelling.label:
+        return no_label(draft)
+    draft.label = labelling.label
+    given = [one.distribution for one in reviews if one.distribution]
+    accepted = decision("accepted", "labelled", "accepted.labelled", label_reason(draft, labelling))
+    return unsure(draft, given, settings, accepted) or (screened(draft) if labelling.relabelled else None) or accepted
+
+
+def no_label(draft: Draft) -> Decision:
+    """The end of a draft that its judges gave no label."""
+    count = sum(review.stage == "label" for review in draft.reviews)
+    reason = f"No label: {count} judges gave no label of the set, none that was likely enough, or two alike."
+    return unjudged(draft) or decision("rejected", "no_label", "rejected.no_label", reason)
+
+
+def label_reason(draft: Draft, labelling: Labelling) -> str:
+    """Sentence about the label that judges gave, with its probability."""
+    now = f"relabelled from {draft.slot.label} to" if labelling.relabelled else "confirmed as"
+    share = draft.soft_label.get(labelling.label)
+    return f"{labelling.by.capitalize()}: {now} {labelling.label}" + (f" at {share:.0%}." if share is not None else ".")
 
 
 def labelers_of(draft: Draft, most: int) -> list[ModelSpec]:

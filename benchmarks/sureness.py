@@ -1,0 +1,80 @@
+"""GRA's bounds on probability and lead, on labelled texts: `python -m benchmarks.sureness [RECIPE TEST]`.
+
+The recipe's reviewers judge every text of a labelled file, calibrated on these texts without their labels. Each text
+is then proposed twice: under its own label, as by a generator that succeeded, and under the likeliest wrong one, as by
+one that failed. Defaults: the demo's recipe and its handwritten test (a minute on two cores, no download).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from graft.agents.methods.steps.panel import decide
+from graft.agents.roles.calibration import batch_means, calibrate
+from graft.agents.roles.choice import judge_label
+from graft.data.seeds import load_seeds
+from graft.flows.run_context import open_gateway
+from graft.schemas.home import Home
+from graft.schemas.load import load_recipe
+from graft.schemas.recipe import Recipe
+from graft.schemas.rows import Seed
+
+ROOT = Path(__file__).resolve().parents[1]
+BOUNDS = ((0.0, 0.0), (0.3, 0.05), (0.4, 0.1), (0.5, 0.0), (0.5, 0.1), (0.5, 0.2), (0.6, 0.2), (0.7, 0.3))
+
+Judged = list[dict[str, float]]
+"""Each judge's probabilities of one text's labels."""
+
+
+async def judge(recipe: Recipe, seeds: Sequence[Seed], texts: Sequence[str]) -> list[Judged]:
+    """The reviewers' calibrated probabilities of every text."""
+    by_judge = []
+    with tempfile.TemporaryDirectory() as folder:
+        async with open_gateway(recipe, Home(Path(folder)), print) as gateway:
+            for model in recipe.models_for("reviewer"):
+                judged = await asyncio.gather(
+                    *(
+                        judge_label(gateway.call, recipe=recipe, model=model, role="reviewer", seeds=seeds, text=text)
+                        for text in texts
+                    )
+                )
+                means = batch_means([one.raw for one in judged])
+                by_judge.append([
+                    {name: math.exp(value) for name, value in calibrate(one.raw, means).items()} for one in judged
+                ])  # fmt: skip
+    return [list(row) for row in zip(*by_judge, strict=True)]
+
+
+def accepted(given: Judged, soft: Mapping[str, float], label: str, least: float, margin: float) -> bool:
+    """GRA's rule with its default tau and delta, and both bounds; a dispute counts as rejected."""
+    fits = [10 * one[label] / max(one.values()) for one in given]
+    lead = soft[label] - max(value for name, value in soft.items() if name != label)
+    return decide(fits, 8.0, 1.5) == "accept" and soft[label] >= least and lead >= margin
+
+
+def main() -> None:
+    """Print the share of texts accepted under the right and under the likeliest wrong label, for several bounds."""
+    given = [Path(word) for word in sys.argv[1:]] or [ROOT / "recipes/demo.yaml", ROOT / "recipes/data/demo_test.jsonl"]
+    rows = [json.loads(line) for line in given[1].read_text(encoding="utf-8").splitlines()]
+    recipe = load_recipe(given[0])
+    judged = asyncio.run(judge(recipe, load_seeds(recipe, given[0].resolve().parent), [row["text"] for row in rows]))
+    softs = [{name: sum(one[name] for one in each) / len(each) for name in each[0]} for each in judged]
+    wrong = [max((name for name in soft if name != row["label"]), key=lambda name: soft[name])
+             for row, soft in zip(rows, softs, strict=True)]  # fmt: skip
+    print("min_probability  min_margin  right label  likeliest wrong label")
+    for least, margin in BOUNDS:
+        right, false = (
+            sum(map(accepted, judged, softs, labels, [least] * len(rows), [margin] * len(rows))) / len(rows)
+            for labels in ([row["label"] for row in rows], wrong)
+        )
+        print(f"{least:15.2f}  {margin:10.2f}  {right:11.1%}  {false:21.1%}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""Labels with a meaning: GRA's label policies and the least probability of a label, through the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from test_flows_make_dataset import graft, here
+
+ROLES = {
+    "generator": {"models": ["m1"], "max_tokens": 64},
+    "reviewer": {"models": ["m2", "m3"], "answer": "logprobs"},
+    "adjudicator": {"models": ["m4"], "answer": "logprobs"},
+}
+SURE = {"min_probability": 0.0, "min_margin": 0.0}
+
+
+def write(folder: Path, url: str, *, method: dict[str, Any], **more: Any) -> Path:
+    recipe = {
+        "name": "desk",
+        "task": {"kind": "classification", "labels": [
+            {"name": "alpha", "description": "the first kind"}, {"name": "beta", "description": "the second kind"},
+        ]},
+        "seeds": {"rows": [
+            {"text": "the quick brown fox jumps over a lazy dog", "label": "alpha"},
+            {"text": "a calm river runs below the old stone bridge", "label": "beta"},
+        ]},
+        "models": [
+            {"name": f"m{n}", "provider": "openai", "model": f"fake-{n}", "base_url": url} for n in range(1, 5)
+        ],
+        "roles": ROLES,
+        "method": {"kind": "gra", "reviewers": 2, "max_cosine": None, "calibration_texts": 6, **method},
+        "target": {"rows_per_label": 6}, "limits": {"candidates": 400, "concurrency": 16, "min_yield": 0}, **more,
+    }  # fmt: skip
+    file = folder / "desk.yaml"
+    file.write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    return file
+
+
+def ran(home: Path, recipe: Path) -> dict[str, Any]:
+    done = here(home, "run", str(recipe), "--json")
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout))
+
+
+def history_of(home: Path, row_id: str) -> dict[str, Any]:
+    return dict(json.loads(graft(home, "explain", row_id, "--json").stdout))
+
+
+def shown(home: Path) -> dict[str, Any]:
+    done = graft(home, "show", "desk", "--json")
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout))
+
+
+def test_intended_labels_stand_and_no_judge_is_called(tmp_path: Path, fake_llm: Any) -> None:
+    home, recipe = tmp_path / "home", write(tmp_path, fake_llm.url, method={"label_policy": "intended"})
+    done = ran(home, recipe)
+    assert {entry["code"] for entry in done["funnel"] if entry["status"] == "accepted"} == {"accepted.intended"}
+    assert fake_llm.stats()["calls"] == done["run"]["calls"] == done["run"]["counts"]["opened"]
+    assert "Label policy: intended." in done["method"] and "intended is likeliest" in done["version"]["card"]
+    history = history_of(home, shown(home)["rows"][0]["id"])
+    assert history["label"] == history["intended_label"] and history["reviews"] == []
+    assert history["models"] == {"generator": "m1"}
+
+
+def test_reviewers_relabel_by_their_mean_probability(tmp_path: Path, fake_llm: Any) -> None:
+    home = tmp_path / "home"
+    done = ran(home, write(tmp_path, fake_llm.url, method={"label_policy": "relabelled", **SURE}))
+    assert {entry["code"] for entry in done["funnel"] if entry["status"] == "accepted"} == {"accepted.labelled"}
+    assert done["version"]["labels"] == {"alpha": 6, "beta": 6}
+    for row in shown(home)["rows"][:4]:
+        history = history_of(home, row["id"])
+        soft = history["soft_label"]
+        assert history["label"] == max(soft, key=soft.get) and history["labelling"]["by"] == "panel"
+        assert {review["role"] for review in history["reviews"]} == {"reviewer"}, "no adjudicator is needed"
+    assert "accepted rows have another label" in done["method"]
+
+
+def test_a_policy_for_each_label(tmp_path: Path, fake_llm: Any) -> None:
+    home = tmp_path / "home"
+    recipe = write(tmp_path, fake_llm.url, method={"label_policy": {"alpha": "intended"}, **SURE})
+    done = ran(home, recipe)
+    codes = {row["label"]: history_of(home, row["id"])["decision"]["code"] for row in shown(home)["rows"]}
+    assert codes["alpha"] == "accepted.intended" and codes["beta"].startswith("accepted.a")
+    assert "Label policy: agreeing, intended." in done["method"]
+    assert "Judges found the intended label likeliest" in done["method"]
+
+
+@pytest.mark.parametrize(
+    ("policy", "words"),
+    [
+        ("confirmed", "'confirmed' is no label policy"),
+        ({"gamma": "intended"}, "'gamma' is no label of the task"),
+        ({"alpha": "yes"}, "'yes' is no label policy"),
+    ],
+)
+def test_a_wrong_policy_is_named_with_the_right_ones(tmp_path: Path, policy: Any, words: str) -> None:
+    recipe = write(tmp_path, "http://127.0.0.1:9/v1", method={"label_policy": policy})
+    done = here(tmp_path / "home", "validate", str(recipe))
+    assert done.returncode == 2 and words in done.stderr and "label_policy" in done.stderr
+
+
+def test_a_label_that_is_too_improbable_is_rejected_as_unsure(tmp_path: Path, fake_llm: Any) -> None:
+    home = tmp_path / "home"
+    done = ran(home, write(tmp_path, fake_llm.url, method={"tau": 2, "delta": 9, "min_probability": 0.7}))
+    assert "rejected.unsure" in {entry["code"] for entry in done["funnel"]}
+    for row in shown(home)["rows"][:4]:
+        history = history_of(home, row["id"])
+        assert history["soft_label"][history["label"]] >= 0.7
+        assert "mean probability of" in history["decision"]["reason"]
+    mean = sum(one["probability"] for one in history["reviews"]) / len(history["reviews"])
+    assert history["probability"] == pytest.approx(mean)
+    assert f"probability of its label {mean:.0%}" in here(home, "explain", history["id"]).stdout
