@@ -28,6 +28,7 @@ from graft.cli import (
     rescreen,
     review,
     students,
+    teacher,
     versions,
 )
 from graft.cli import map as maps
@@ -48,7 +49,9 @@ SETUP: dict[str, Any] = {
 app = typer.Typer(**SETUP)
 
 Verb = Callable[..., None]
-MAKE: list[Verb] = [make.validate, make.schema, make.estimate, make.run, label.label, intake.bring_in]
+MAKE: list[Verb] = [
+    make.validate, make.schema, make.estimate, teacher.teacher, make.run, label.label, intake.bring_in,
+]  # fmt: skip
 LOOK: list[Verb] = [
     ops.dashboard, maps.draw, read.status, models.models, read.datasets, read.show, read.explain, export.export,
 ]  # fmt: skip

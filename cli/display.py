@@ -24,7 +24,7 @@ def one_line(progress: Progress) -> str:
         _texts(progress),
         f"{progress.total_accepted}/{progress.total_wanted} accepted" if progress.total_wanted else "",
         _pending(progress),
-        f"{progress.settled} candidates",
+        f"{progress.settled} candidates" if progress.run_id else "",
         early(progress),
         *_gateway_parts(progress),
         _eta(progress),
@@ -52,7 +52,8 @@ def render(progress: Progress) -> RenderableType:
     for label, wanted in progress.wanted.items():
         done = progress.accepted.get(label, 0)
         table.add_row(Text(label), ProgressBar(total=max(1, wanted), completed=min(done, wanted)), f"{done}/{wanted}")
-    facts = [f"{progress.settled} candidates", _pending(progress), *_gateway_parts(progress), _eta(progress)]
+    settled = [f"{progress.settled} candidates"] if progress.run_id else []
+    facts = [*settled, _pending(progress), *_gateway_parts(progress), _eta(progress)]
     recent = [
         f"{one.label}: {sections.one_line(one.text)}{' (pending)' if one.id in progress.pending else ''}"
         for one in tuple(progress.recent)

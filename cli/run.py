@@ -25,6 +25,8 @@ def run_recipe(recipe: str, overrides: dict[str, Any], *, train: bool, export: s
     if export:
         EXPORTS.get(export)  # a format that does not exist is reported before the run
     with at_work("finished work is committed: run the same command to continue"):
+        if not json:
+            _advise(recipe)
         with live(quiet=json):
             from graft.flows.make_dataset import make_dataset
 
@@ -61,6 +63,17 @@ def quiet_console() -> None:
     """Keep log lines and tracebacks off the terminal: the run's log has them, and Prefect's server its own."""
     logging.getLogger().addHandler(logging.NullHandler())
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+
+
+def _advise(recipe: str) -> None:
+    """Print the verdict of `graft teacher` in one line, if there is one."""
+    from graft.data.verdicts import verdict_of
+    from graft.flows.plan import read_recipe
+    from graft.schemas.verdict import one_line
+
+    _, loaded, seeds = read_recipe(recipe)
+    if verdict := verdict_of(Home.find(), loaded, seeds):
+        console().print(one_line(verdict), markup=False, soft_wrap=True)
 
 
 def _tell(home: Home, result: dict[str, Any], trained: dict[str, Any] | None, exported: list[str] | None) -> None:

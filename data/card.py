@@ -34,10 +34,11 @@ def render_card(
     reasons: Sequence[tuple[str, str, int]],
     generators: Collection[str],
     method: Section | None = None,
+    verdict: Section | None = None,
     roles: Sequence[str],
 ) -> str:
     """The card in Markdown. `reasons` are (status, code, rows); `generators` the models whose words are in the rows,
-    `roles` the method's, `method` its own figures.
+    `roles` the method's, `method` its own figures, `verdict` that of `graft teacher`.
     """
     writers = set(generators)
     parts = [
@@ -47,6 +48,7 @@ def render_card(
         _counts(rows),
         _funnel(reasons),
         *([section_markdown(method)] if method else []),
+        *([section_markdown(verdict)] if verdict else []),
         _cost(run),
         _models(recipe, writers, roles),
         _use(run, recipe, rows),

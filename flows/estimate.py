@@ -9,6 +9,7 @@ from pathlib import Path
 from graft.agents.gateway.ledger import FREE, cost_of
 from graft.agents.methods import Calls, method_of
 from graft.agents.methods.steps.sizes import CHARS_PER_TOKEN
+from graft.data.verdicts import verdict_of
 from graft.flows.given import digests, read_given
 from graft.flows.plan import read_recipe, run_id_of
 from graft.flows.run_context import models_used, weighed
@@ -18,6 +19,7 @@ from graft.schemas.home import Home
 from graft.schemas.models import ModelSpec
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Seed
+from graft.schemas.verdict import one_line
 
 ASSUMED_LABELLED = 0.8
 """Assumed share of a person's texts that get a label."""
@@ -77,6 +79,7 @@ def estimate_recipe(name: str) -> Estimate:
             *traits.assumptions,
             f"{CHARS_PER_TOKEN} characters per token; early exit and the journal can only lower the figures",
             "unknown price: give the model a price in the recipe" if None in prices else "prices from the recipe",
+            *_advice(name, recipe, seeds),
         ),
     )
 
@@ -96,6 +99,15 @@ def _yield(recipe: Recipe, seeds: list[Seed], file: Path, assumed: float) -> tup
     same = [run for run in runs if run.id == run_id_of(recipe, seeds, *digests(recipe, file))]
     run = (same or runs)[-1]
     return max(0.01, run.counts.get("accepted", 0) / run.counts["opened"]), f"measured in run {run.id}"
+
+
+def _advice(name: str, recipe: Recipe, seeds: list[Seed]) -> list[str]:
+    """The stored verdict on the recipe, or how to get one; nothing for rows without labels."""
+    if not recipe.task.labelled:
+        return []
+    verdict = verdict_of(Home.find(), recipe, seeds)
+    ask = f"whether rows would help is not known yet: graft teacher {name} tells before anything is spent"
+    return [one_line(verdict) if verdict else ask]
 
 
 def _priced(recipe: Recipe, made: Calls) -> Step:

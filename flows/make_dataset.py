@@ -104,10 +104,10 @@ async def make_dataset(
     return await pause.review(Home.find(), loaded.review, result, _say_now)
 
 
-async def make_run(loaded: Recipe, file: Path, seeds: list[Seed]) -> dict[str, Any]:
-    """Run a loaded recipe inside any flow; errors and result as in `make_dataset`."""
-    home = Home.find()
-    loaded = await asyncio.to_thread(weighed, await _downloaded(loaded, file, home), home)
+async def make_run(loaded: Recipe, file: Path, seeds: list[Seed], home: Home | None = None) -> dict[str, Any]:
+    """Run a loaded recipe inside any flow, by default in GRAFT_HOME; errors and result as in `make_dataset`."""
+    home = home or Home.find()
+    loaded = await asyncio.to_thread(weighed, await downloaded(loaded, file, home), home)
     run_id = run_id_of(loaded, seeds, *await asyncio.to_thread(given.digests, loaded, file))
     with run_lock(home, run_id), Lake.open(home) as lake:
         done = rounds.already_done(lake, run_id, loaded)
@@ -118,7 +118,7 @@ async def make_run(loaded: Recipe, file: Path, seeds: list[Seed]) -> dict[str, A
             return await _make(loaded, file, seeds, home, lake, run_id)
 
 
-async def _downloaded(recipe: Recipe, file: Path, home: Home) -> Recipe:
+async def downloaded(recipe: Recipe, file: Path, home: Home) -> Recipe:
     """The recipe with the hashes of models from a hub, which are downloaded first."""
     if not any(hub_name(model) for model in models_used(recipe)):
         return recipe

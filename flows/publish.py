@@ -9,6 +9,7 @@ from typing import Any
 
 from graft.data.card import render_card
 from graft.data.splits import assign_splits
+from graft.data.verdicts import verdict_of
 from graft.data.versions import NothingLeft, publish
 from graft.data.versions import version as find_version
 from graft.data.withdrawn import withdrawn
@@ -22,6 +23,7 @@ from graft.schemas.errors import YieldTooLow
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Accepted, Status
 from graft.schemas.sections import Section
+from graft.schemas.verdict import section
 
 End = Callable[[Sequence[Accepted | Row]], Run]
 """The run's record at its end, with these rows published."""
@@ -120,14 +122,15 @@ async def _publish(
     writing = [role for role in roles if context.recipe.writes(role)]
     generators = {model.name for role in writing for model in context.recipe.models_for(role)}
     public = Recipe.stored(run.recipe)  # as stored in the lake: without keys
-    ended = run
+    ended, looked = run, verdict_of(context.home, context.recipe, context.seeds)
+    verdict = section(looked) if looked else None
 
     def card(standing: Sequence[Row]) -> str:
         nonlocal ended
         ended = run if len(standing) == len(rows) else end(standing)
         return render_card(
             run=ended, recipe=public, rows=standing, seeds=len(context.seeds), reasons=reasons, generators=generators,
-            method=report, roles=roles,
+            method=report, verdict=verdict, roles=roles,
         )  # fmt: skip
 
     steering, models = context.recipe.steering, dict(models_with_licences(public))

@@ -1,6 +1,6 @@
-"""The teacher as a baseline: the recipe's labelers label a sample of the test rows.
+"""Teachers label texts: a sample of the test rows as a baseline, and known rows for a verdict (flows.verdict).
 
-Test texts go only to judges, in the role `labeler`, never into a generator's prompt.
+Such texts go only to judges, in the role `labeler`, never into a generator's prompt.
 """
 
 from __future__ import annotations
@@ -9,23 +9,40 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from graft.agents.methods import Ask
 from graft.agents.roles.calibration import batch_means, calibrate, content_free_means
 from graft.agents.roles.choice import pick_examples
 from graft.agents.roles.labeler import is_vote, label_text
 from graft.data.gates.shared.held_out import text_hash
+from graft.flows import stopping
 from graft.flows.run_context import Say, open_gateway, weighed
 from graft.schemas.calls import CallRequest, Reply
 from graft.schemas.errors import BudgetExhausted, CallFailed
 from graft.schemas.home import Home
-from graft.schemas.models import ModelSpec
+from graft.schemas.models import LabelerSpec, ModelSpec, RoleSpec
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Review, Seed
 from graft.schemas.students import TeacherScore
 
 Rows = Sequence[tuple[str, str]]
+
+Examples = Callable[[str], Sequence[Seed]]
+"""The labelled examples that a prompt shows for a text; for the empty text all of them."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """A teacher's label for each text, empty if it gave none, and the means that corrected its probabilities.
+
+    `failure` is the first reason for a missing label.
+    """
+
+    guesses: list[str]
+    means: dict[str, float]
+    failure: str = ""
 
 
 async def teacher_scores(
@@ -47,7 +64,7 @@ async def teacher_scores(
     held_out = {text_hash(text) for text, _ in test_rows}
     shown = [one for one in seeds if one.label and text_hash(one.text) not in held_out]
     scores: list[TeacherScore] = []
-    narrowed = await asyncio.to_thread(weighed, _narrowed(recipe, models), home)
+    narrowed = await asyncio.to_thread(weighed, narrowed_to(recipe, models), home)
     models = narrowed.models
     async with open_gateway(narrowed, home, say, time.time()) as gateway:
         for model in models:
@@ -55,7 +72,10 @@ async def teacher_scores(
                 what = f"teacher {model.name}, {'with examples' if examples else 'zero-shot'}"
                 say(f"{what}: {len(sampled)} test rows")
                 try:
-                    scores.append(await _score(gateway.call, recipe, model, examples, sampled, right, seed))
+                    score, _ = await score_teacher(
+                        gateway.call, narrowed, model, _always(examples), sampled, right, seed
+                    )  # fmt: skip
+                    scores.append(score)
                 except BudgetExhausted as error:
                     say(f"{what}: left out, because its calls would exceed a limit: {error.what}")
     return tuple(scores)
@@ -92,9 +112,15 @@ def table(scores: Sequence[TeacherScore]) -> str:
     return "\n".join(lines)
 
 
-def _narrowed(recipe: Recipe, models: Sequence[ModelSpec]) -> Recipe:
-    """The recipe with only these models, for every role, so that no other server is started."""
-    free = {name: spec.model_copy(update={"models": ()}) for name, spec in recipe.roles.items()}
+def _always(seeds: Sequence[Seed]) -> Examples:
+    return lambda text: seeds
+
+
+def narrowed_to(recipe: Recipe, models: Sequence[ModelSpec]) -> Recipe:
+    """The recipe with only these models, for every role, so that no other server is started, and with a labeler."""
+    free: dict[str, RoleSpec] = {name: spec.model_copy(update={"models": ()}) for name, spec in recipe.roles.items()}
+    if not isinstance(free.get("labeler"), LabelerSpec):
+        free["labeler"] = LabelerSpec()
     return recipe.model_copy(update={"models": tuple(models), "roles": free})
 
 
@@ -106,30 +132,30 @@ class _Taken:
         self.replies: list[Reply] = []
 
     async def ask(self, request: CallRequest) -> Reply:
-        """The gateway's reply, or its error."""
+        """The gateway's reply, or its error. Cancelled if the process stops."""
+        stopping.call_off()
         reply = await self._ask(request)
         self.replies.append(reply)
         return reply
 
 
-async def _score(
-    ask: Ask, recipe: Recipe, model: ModelSpec, examples: Sequence[Seed], sampled: Rows, student: float, seed: int
-) -> TeacherScore:
-    """Evaluate one teacher, zero-shot or with examples. Raises BudgetExhausted."""
+async def score_teacher(
+    ask: Ask, recipe: Recipe, model: ModelSpec, examples: Examples, sampled: Rows, student: float, seed: int
+) -> tuple[TeacherScore, Labels]:
+    """Evaluate one teacher on labelled rows. `student` is a student's accuracy there. Raises BudgetExhausted."""
     from graft.students.evaluate import evaluate
 
     taken, labels = _Taken(ask), recipe.task.names
-    reviews = await _reviews(taken.ask, recipe, model, examples, [text for text, _ in sampled], seed)
-    guesses = await _answers(taken.ask, recipe, model, examples, reviews)
-    judged = evaluate(guesses, sampled, labels, student_id=model.name, test_file="")
+    given = await label_texts(taken.ask, recipe, model, examples, [text for text, _ in sampled], seed)
+    judged = evaluate(given.guesses, sampled, labels, student_id=model.name, test_file="")
     usages = [reply.usage for reply in taken.replies]
     prices = [reply.price_usd for reply in taken.replies]
     p50, p95 = _latencies(taken.replies)
     return TeacherScore(
         model=model.name,
-        shots=_shots(recipe, examples),
+        shots=_shots(recipe, examples("")),
         rows=len(sampled),
-        answered=sum(bool(guess) for guess in guesses),
+        answered=sum(bool(guess) for guess in given.guesses),
         accuracy=judged.accuracy,
         interval=judged.interval,
         macro_f1=judged.macro_f1,
@@ -139,18 +165,30 @@ async def _score(
         price_usd=None if not prices or None in prices else math.fsum(price or 0.0 for price in prices),
         p50_s=p50,
         p95_s=p95,
-    )
+    ), given  # fmt: skip
+
+
+async def label_texts(
+    ask: Ask, recipe: Recipe, model: ModelSpec, examples: Examples, texts: Sequence[str], seed: int,
+    means: Mapping[str, float] | None = None,
+) -> Labels:  # fmt: skip
+    """The model's label for each text, calibrated as for the recipe's labeler or by given `means`.
+
+    Raises BudgetExhausted.
+    """
+    reviews = await _reviews(ask, recipe, model, examples, texts, seed) if texts else []
+    return await _answers(ask, recipe, model, examples, reviews, means)
 
 
 async def _reviews(
-    ask: Ask, recipe: Recipe, model: ModelSpec, examples: Sequence[Seed], texts: Sequence[str], seed: int
+    ask: Ask, recipe: Recipe, model: ModelSpec, examples: Examples, texts: Sequence[str], seed: int
 ) -> list[Review]:
     """The model's reviews of the texts: log-probabilities if the first reply has them, else votes."""
     labels = recipe.task.names
 
     async def one(text: str, by_name: bool) -> Review:
         return await label_text(
-            ask, recipe=recipe, model=model, role="labeler", seeds=examples, text=text, labels=labels, means=None,
+            ask, recipe=recipe, model=model, role="labeler", seeds=examples(text), text=text, labels=labels, means=None,
             by_name=by_name, seed=seed,
         )  # fmt: skip
 
@@ -168,17 +206,18 @@ async def _reviews(
 
 
 async def _answers(
-    ask: Ask, recipe: Recipe, model: ModelSpec, examples: Sequence[Seed], reviews: Sequence[Review]
-) -> list[str]:
+    ask: Ask, recipe: Recipe, model: ModelSpec, examples: Examples, reviews: Sequence[Review],
+    known: Mapping[str, float] | None,
+) -> Labels:  # fmt: skip
     """A label for each review, empty if it has none. Probabilities are calibrated as for the recipe's labeler."""
     raws = [{score.label: score.raw for score in review.distribution} for review in reviews]
     measured = [raw for raw, review in zip(raws, reviews, strict=True) if raw and not is_vote(review)]
-    means: dict[str, float] = {}
-    if measured and recipe.role("labeler").calibration == "batch":
+    means: dict[str, float] = dict(known or {})
+    if known is None and measured and recipe.role("labeler").calibration == "batch":
         means = batch_means(measured)
-    elif measured and recipe.role("labeler").calibration == "content_free":
+    elif known is None and measured and recipe.role("labeler").calibration == "content_free":
         try:
-            means = await content_free_means(ask, recipe=recipe, model=model, role="labeler", seeds=examples)
+            means = await content_free_means(ask, recipe=recipe, model=model, role="labeler", seeds=examples(""))
         except BudgetExhausted:
             raise
         except CallFailed:
@@ -187,7 +226,7 @@ async def _answers(
     for review, raw in zip(reviews, raws, strict=True):
         right = {} if is_vote(review) else calibrate(raw, means)
         answers.append(max(right, key=lambda name: right[name]) if right else review.answer if raw else "")
-    return answers
+    return Labels(answers, means, next((review.failure for review in reviews if review.failure), ""))
 
 
 def _shots(recipe: Recipe, examples: Sequence[Seed]) -> int:

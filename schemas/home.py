@@ -25,9 +25,15 @@ def python_path(environment: Mapping[str, str] = os.environ) -> str:
 
 @dataclass(frozen=True)
 class Home:
-    """The folder of everything that Graft writes."""
+    """The folder of everything that Graft writes.
+
+    Args:
+        root: the folder
+        main: the home whose journal, models, charges and students this one uses; None: its own
+    """
 
     root: Path
+    main: Path | None = None
 
     @classmethod
     def find(cls) -> Home:
@@ -55,7 +61,7 @@ class Home:
     @property
     def journal(self) -> Path:
         """The SQLite journal of model calls."""
-        return self.root / "journal.sqlite"
+        return (self.main or self.root) / "journal.sqlite"
 
     @property
     def runs(self) -> Path:
@@ -65,7 +71,7 @@ class Home:
     @property
     def students(self) -> Path:
         """One folder for each student: weights, confusion matrix, card."""
-        return self.root / "students"
+        return (self.main or self.root) / "students"
 
     @property
     def exports(self) -> Path:
@@ -88,6 +94,11 @@ class Home:
         """The folder of a loop's report. Raises NotFound if the id is not valid."""
         return self._named(self.root / "improve", name, "improvement", _NAME)
 
+    @property
+    def verdicts(self) -> Path:
+        """The folder of the verdicts of `graft teacher`."""
+        return self.root / "teacher"
+
     def _named(self, folder: Path, name: str, noun: str, pattern: re.Pattern[str]) -> Path:
         if not pattern.fullmatch(name):
             raise NotFound(
@@ -98,7 +109,7 @@ class Home:
     @property
     def models(self) -> Path:
         """Assembled model files, and the servers' lock and state."""
-        return self.root / "models"
+        return (self.main or self.root) / "models"
 
     @property
     def vectors(self) -> Path:

@@ -172,6 +172,10 @@ class Method(Generic[S]):
         """The methods that it hands slots to: their prompts and versions decide its rows too."""
         return ()
 
+    def writing(self, recipe: Recipe) -> Recipe | None:
+        """The recipe under the method that writes texts, for a pilot; None if no text is written."""
+        return recipe
+
     def wanted(self, recipe: Recipe) -> dict[str, int]:
         """Target rows of each label; empty if there are as many rows as its texts yield."""
         return recipe.wanted()

@@ -104,6 +104,10 @@ class LabelTexts(Method[LabelSettings]):
         """The method of `top_up`."""
         return (self._filler(recipe),) if self.settings(recipe).top_up else ()
 
+    def writing(self, recipe: Recipe) -> Recipe | None:
+        """The recipe under the method of `top_up`."""
+        return _filled(recipe) if self.settings(recipe).top_up else None
+
     def wanted(self, recipe: Recipe) -> dict[str, int]:
         """The recipe's target with `top_up`, else none: the texts decide."""
         return recipe.wanted() if self.settings(recipe).top_up else {}

@@ -9,6 +9,7 @@ from pathlib import Path
 from graft.data.lake import Lake
 from graft.data.scores.answers import VALIDATION
 from graft.data.seeds import load_labelled, register_file
+from graft.data.verdicts import unseen
 from graft.data.versions import version
 from graft.schemas.datasets import DatasetVersion
 from graft.schemas.errors import GraftError, NotFound
@@ -40,7 +41,7 @@ class Classifier(StudentKind):
         head = head_of(settings, labels)
         soft = objective_of(head, settings).soft_labels or head.soft_labels or settings.select is not None
         material = read_version(lake, found, labels, request.say, soft=soft)
-        test_rows = _test_rows(request, head, material)
+        test_rows, note = _test_rows(request, head, material)
         own = not (request.test or settings.test)  # the version's own test split evaluates both
         report = train_student(
             rows=material.rows["train"], seeds=of_seeds(lake.seeds(request.run.id)), test_rows=test_rows,
@@ -49,6 +50,7 @@ class Classifier(StudentKind):
             validation=material.rows["validation"], test_ids=material.ids["test"] if own else [],
             validation_ids=material.ids["validation"],
         )  # fmt: skip
+        report = _noted(request, report, note) if note else report
         for student in report.students:
             lake.save_student(student)
         _save(lake, [*report.evaluations, *([report.validation] if report.validation else [])])
@@ -115,15 +117,18 @@ def _save(lake: Lake, evaluations: Sequence[Evaluation]) -> None:
         lake.save_evaluation(evaluation)
 
 
-def _test_rows(request: Training, head: Head, material: Material) -> list[tuple[str, str]]:
-    """The rows of the test file, which is registered so that no later row may repeat one; else the test split's."""
+def _test_rows(request: Training, head: Head, material: Material) -> tuple[list[tuple[str, str]], str]:
+    """The rows of the test file, which is registered so that no later row may repeat one; else the test split's.
+
+    Rows that a verdict has seen are left out; the note says how many.
+    """
     settings = request.settings
     if not request.test and not settings.test:
-        return [row.pair for row in material.rows["test"]]
+        return [row.pair for row in material.rows["test"]], ""
     file = Path(request.test) if request.test else resolve_path(request.run.recipe_file, settings.test or "")
     held_out = load_labelled(file, settings.text_field, settings.label_field, head.labels, several=head.several)
     register_file(request.lake, request.version.dataset, file, settings.text_field)
-    return held_out
+    return unseen(request.home, held_out)
 
 
 def _with_teachers(

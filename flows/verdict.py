@@ -1,0 +1,312 @@
+"""`graft teacher`: label what is known, generate a little, compare quick students, and advise before money is spent.
+
+The pilot is a run of the same recipe in a scratch lake with the same journal: slots draw the same whatever the run's
+id is, so the real run finds the pilot's calls there. Known rows go to judges only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import shutil
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from graft.agents.local import encoder
+from graft.agents.methods import Ask, method_of
+from graft.data.gates.shared.held_out import text_hash
+from graft.data.lake import Lake
+from graft.data.scores.maths import accuracy_interval
+from graft.data.seeds import load_labelled, load_texts
+from graft.data.verdicts import save_verdict, verdict_key
+from graft.flows.given import read_given
+from graft.flows.make_dataset import downloaded, make_run
+from graft.flows.plan import read_recipe
+from graft.flows.progress import Progress, begin
+from graft.flows.run_context import open_gateway, run_lock, weighed
+from graft.flows.teacher import Examples, Labels, label_texts, narrowed_to, score_teacher
+from graft.schemas.base import utc_now
+from graft.schemas.calls import CallRequest, Reply
+from graft.schemas.errors import BudgetExhausted, GraftError, ModelUnreachable, YieldTooLow
+from graft.schemas.home import Home
+from graft.schemas.load import resolve_path
+from graft.schemas.models import ModelSpec
+from graft.schemas.recipe import Recipe, Target
+from graft.schemas.rows import Candidate, Seed
+from graft.schemas.students import TeacherScore
+from graft.schemas.verdict import Evidence, Verdict, conclude
+from graft.students.gains import Material, base_of, gains_of
+from graft.students.quick import FOLDS, Known, Rows, dealt, told_apart
+from graft.students.rows import as_one_text
+
+Pairs = list[tuple[str, str]]
+
+MOST_FOLDS = 25
+"""Folds of known seeds at most: each seed is left out alone up to this number."""
+TEST_SHARE = 2
+"""At most one in so many rows of the recipe's own test file is used: the others are left for the evaluation."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A recipe, and what is known about it. `source` is the file of the known rows; empty: they are the seeds."""
+
+    recipe: Recipe
+    file: Path
+    seeds: list[Seed]
+    known: Pairs
+    source: str
+    own: list[str]
+    home: Home
+
+    @property
+    def key(self) -> str:
+        """The verdict's key."""
+        return verdict_key(self.recipe, self.seeds)
+
+
+@dataclass
+class Judged:
+    """Results of the models' labelling. `best` is the best judge's place in `scores`."""
+
+    scores: list[TeacherScore] = field(default_factory=list)
+    guesses: list[str] = field(default_factory=list)
+    pilot: list[str] = field(default_factory=list)
+    own: list[str] = field(default_factory=list)
+    calls: int = 0
+    price_usd: float | None = 0.0
+
+
+async def look(
+    recipe: str, *, file: str | None = None, texts: str | None = None, rows: int = 100, pilot: int = 12
+) -> Verdict:
+    """Measure what a run of the recipe would bring, store the verdict and return it.
+
+    Every call is journaled: repeating it makes none. Raises GraftError for a task without labels, InputInvalid for
+    broken files, ModelUnreachable if no model answers, MissingExtra without the sentence encoder.
+
+    Args:
+        recipe: path of a recipe, or the bare name of one
+        file: labelled rows to test on; default: the recipe's test file, else its seeds, each left out in turn
+        texts: unlabelled texts of the user
+        rows: known rows, and texts of the user, at most
+        pilot: generated candidates of each label
+    """
+    began, case = time.monotonic(), _case(recipe, file, texts, rows)
+    progress = begin(Progress(case.recipe.name, "", {}, stage="loading the sentence encoder"))
+    await asyncio.to_thread(encoder.embed, ["ready?"])
+    with run_lock(case.home, f"{case.recipe.name}-teacher-{case.key}"):
+        case = replace(case, recipe=await downloaded(case.recipe, case.file, case.home))
+        candidates, run = await _pilot(case, pilot)
+        passed = [one for one in candidates if one.text and all(result.passed for result in one.gates)]
+        progress = begin(Progress(case.recipe.name, "", {}))
+        judged = await _judge(case, passed, run, progress)
+        progress.stage = "comparing quick students"
+        found = await asyncio.to_thread(_evidence, case, candidates, passed, judged, run)
+        found = found.model_copy(update={"seconds": round(time.monotonic() - began, 1)})
+        used = [text_hash(text) for text, _ in case.known] if case.source else []
+        verdict = conclude(found, used=used, at=utc_now())
+        save_verdict(case.home, verdict)
+    return verdict
+
+
+def _case(name: str, given: str | None, texts: str | None, rows: int) -> Case:
+    """The recipe with its known rows and the user's texts, sampled. Errors as `look`."""
+    file, recipe, seeds = read_recipe(name)
+    if not recipe.task.labelled:
+        what = f"graft teacher compares students of labels, and the rows of task {recipe.task.kind!r} have none"
+        raise GraftError(what, where="task.kind", fix="run a few rows and read them: graft run, then graft show")
+    if recipe.student.multi_label is not None:
+        what = "graft teacher compares students of one label a text, and student.multi_label allows several"
+        raise GraftError(what, where="student.multi_label", fix="leave it out for the verdict")
+    fields = (recipe.student.text_field, recipe.student.label_field)
+    seen = {text_hash(seed.text) for seed in seeds}
+    source = given or recipe.student.test or ""
+    known = [(seed.text, seed.label) for seed in seeds if seed.label]
+    if source:
+        path = Path(given) if given else resolve_path(file, source)
+        held = load_labelled(path, *fields, recipe.task.names)
+        most = rows if given else min(rows, max(1, len(held) // TEST_SHARE))
+        known = _spread([row for row in held if text_hash(row[0]) not in seen], most, recipe.seed)
+    else:
+        known = _spread(known, rows, recipe.seed)
+    if len({label for _, label in known}) < 2:
+        what = "the known rows have fewer than two labels, so students cannot be compared"
+        raise GraftError(what, where=source or "seeds", fix="give --file with labelled rows of every label")
+    seen |= {text_hash(text) for text, _ in known}
+    own = _own_texts(recipe, file, texts)
+    own = list({text_hash(text): text for text in own if text_hash(text) not in seen}.values())
+    own = random.Random(recipe.seed).sample(own, min(rows, len(own)))
+    return Case(recipe, file, seeds, known, source, own, Home.find())
+
+
+def _own_texts(recipe: Recipe, file: Path, given: str | None) -> list[str]:
+    """The user's unlabelled texts: those of a file, else those that the recipe's method labels."""
+    if given:
+        return load_texts(Path(given), recipe.student.text_field)
+    return [row.text for row in read_given(recipe, file).rows]
+
+
+def _spread(rows: Pairs, most: int, seed: int) -> Pairs:
+    """At most that many rows, of each label in turn, drawn by the seed."""
+    of_label: dict[str, Pairs] = defaultdict(list)
+    for row in random.Random(seed).sample(rows, len(rows)):
+        of_label[row[1]].append(row)
+    turns = sorted((turn, label) for label, found in of_label.items() for turn in range(len(found)))
+    return [of_label[label][turn] for turn, label in turns[:most]]
+
+
+async def _pilot(case: Case, each: int) -> tuple[list[Candidate], dict[str, Any]]:
+    """The candidates of a small run in a scratch lake, and the run's record; nothing if no method writes texts."""
+    recipe = method_of(case.recipe).writing(case.recipe)
+    if recipe is None:
+        return [], {"price_usd": 0.0, "prompt_tokens": 0, "completion_tokens": 0, "calls": 0}
+    wanted = {name: 0 for name, count in recipe.wanted().items() if not count}
+    most = max(1, each * (len(recipe.wanted()) - len(wanted)))
+    limits = recipe.limits.model_copy(update={"candidates": most, "min_yield": 0.0, "out_of_reach": "go_on"})
+    target = Target(rows_per_label=each, labels=wanted)
+    small = recipe.model_copy(update={"target": target, "limits": limits, "review": None})
+    with _scratch(case) as scratch:
+        try:
+            run = (await make_run(small, case.file, case.seeds, scratch))["run"]
+        except YieldTooLow:
+            run = None  # it ended early: its candidates are there
+        with Lake.open(scratch, read_only=True) as lake:
+            run = run or lake.runs(recipe.name)[0].model_dump(mode="json")
+            found = list(lake.iter_candidates(run["id"]))
+    return sorted(found, key=lambda one: (one.slot.round, one.slot.shard, one.slot.label, one.slot.index)), run
+
+
+@contextmanager
+def _scratch(case: Case) -> Iterator[Home]:
+    """A home for the pilot that shares journal and models with the real one; removed at the end."""
+    folder = case.home.run(f"{case.recipe.name}-teacher-{case.key}") / "pilot"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield Home(folder, case.home.root)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+async def _judge(case: Case, passed: Sequence[Candidate], run: dict[str, Any], progress: Progress) -> Judged:
+    """Let every writing model of the pool label the known rows, and the best of them the pilot's and the user's texts.
+
+    Raises ModelUnreachable if no model gives a label.
+    """
+    models = [model for model in case.recipe.models if model.provider != "encoder"]
+    recipe = _left(narrowed_to(case.recipe, models), run)
+    recipe = await asyncio.to_thread(weighed, recipe, case.home)
+    judged, tried = Judged(), list[tuple[TeacherScore, Labels, ModelSpec, Examples]]()
+
+    def say(text: str) -> None:
+        progress.stage = text
+
+    async with open_gateway(recipe, case.home, say, time.time(), f"{case.recipe.name}-teacher-{case.key}") as gateway:
+        progress.gateway = lambda: gateway.stats
+        ask = _counted(gateway.call, progress, judged)
+        for model in recipe.models:
+            for examples in _shown(case):
+                say(f"{model.name} labels {len(case.known)} known rows, {'few' if examples('') else 'zero'}-shot")
+                try:
+                    score, given = await score_teacher(ask, recipe, model, examples, case.known, 0.0, recipe.seed)
+                except BudgetExhausted as error:
+                    say(f"{model.name} is left out: {error.what}")
+                    continue
+                tried.append((score, given, model, examples))
+        if not any(score.answered for score, *_ in tried):
+            failure = next((given.failure for _, given, *_ in tried if given.failure), "its calls exceed a limit")
+            names = ", ".join(model.name for model in recipe.models)
+            raise ModelUnreachable(f"no model labelled a known row ({names}): {failure}", fix="graft doctor RECIPE")
+        tried.sort(key=lambda one: (-one[0].accuracy, one[0].shots))
+        judged.scores = [score for score, *_ in tried]
+        _, given, model, examples = tried[0]
+        judged.guesses = given.guesses
+        for what, texts in (("pilot", [_as_text(one) for one in passed]), ("own", case.own)):
+            say(f"{model.name} labels {len(texts)} {'generated' if what == 'pilot' else 'of your'} texts")
+            try:
+                labels = await label_texts(ask, recipe, model, examples, texts, recipe.seed, given.means)
+                setattr(judged, what, labels.guesses)
+            except BudgetExhausted:
+                setattr(judged, what, [""] * len(texts))
+    return judged
+
+
+def _shown(case: Case) -> list[Examples]:
+    """Zero-shot, then the seeds as examples; a known row is never shown with its own text."""
+    hashes = {seed.id: text_hash(seed.text) for seed in case.seeds if seed.label}
+    seeds = [seed for seed in case.seeds if seed.label]
+    return [lambda text: (), lambda text: [seed for seed in seeds if not text or hashes[seed.id] != text_hash(text)]]
+
+
+def _left(recipe: Recipe, run: dict[str, Any]) -> Recipe:
+    """The recipe with the caps on money and tokens that the pilot left."""
+    limits, used = recipe.limits, {
+        "money_usd": run["price_usd"] or 0.0, "tokens": run["prompt_tokens"] + run["completion_tokens"],
+    }  # fmt: skip
+    left = {name: max(0, cap - used[name]) for name in used if (cap := getattr(limits, name)) is not None}
+    return recipe.model_copy(update={"limits": limits.model_copy(update=left)})
+
+
+def _counted(ask: Ask, progress: Progress, judged: Judged) -> Ask:
+    """Forward calls; count them and their prices, and show their number in the stage."""
+
+    async def counted(request: CallRequest) -> Reply:
+        reply = await ask(request)
+        judged.calls += 1
+        known = judged.price_usd is not None and reply.price_usd is not None
+        judged.price_usd = (judged.price_usd or 0.0) + (reply.price_usd or 0.0) if known else None
+        return reply
+
+    return counted
+
+
+def _as_text(one: Candidate) -> str:
+    """A candidate as a student reads it."""
+    return as_one_text(one.text, one.response)
+
+
+def _evidence(
+    case: Case, candidates: Sequence[Candidate], passed: Sequence[Candidate], judged: Judged, run: dict[str, Any]
+) -> Evidence:
+    """All figures, from vectors of all texts."""
+    made, auc = _material(case, passed, judged)
+    base = base_of(made)
+    accuracy = float(base.mean())
+    prices = (judged.price_usd, run["price_usd"])
+    failed = [one for one in candidates if one not in passed]
+    return Evidence(
+        dataset=case.recipe.name, key=case.key, method=case.recipe.method.kind, known=len(case.known),
+        source=Path(case.source).name, base=accuracy, base_interval=accuracy_interval(int(base.sum()), len(base)),
+        teachers=tuple(score.model_copy(update={"student_accuracy": accuracy}) for score in judged.scores),
+        candidates=len(candidates), texts=len(passed),
+        agreed=sum(one.intended_label == label for one, label in zip(passed, judged.pilot, strict=True)),
+        refused=dict(Counter(one.decision.code for one in failed)), own_texts=len(case.own), auc=auc,
+        gains=gains_of(made, base), calls=judged.calls + run["calls"],
+        price_usd=None if None in prices else sum(price or 0.0 for price in prices), seconds=0.0,
+    )  # fmt: skip
+
+
+def _material(case: Case, passed: Sequence[Candidate], judged: Judged) -> tuple[Material, float | None]:
+    """The rows as vectors, and the AUC of real against generated texts."""
+
+    def rows(pairs: Sequence[tuple[str, str]]) -> Rows:
+        return Rows(encoder.embed([text for text, _ in pairs]), tuple(label for _, label in pairs))
+
+    known, seeds = rows(case.known), [(as_one_text(seed.text, seed.response), seed.label) for seed in case.seeds]
+    names = [(encoder.readable(name), name) for name in case.recipe.task.names]
+    folds = FOLDS if case.source else min(len(case.known), MOST_FOLDS)
+    pilot = rows([(_as_text(one), one.intended_label) for one in passed])
+    own = rows(list(zip(case.own, judged.own, strict=True)))
+    made = Material(
+        known=Known(known, dealt(known.labels, folds, case.recipe.seed)),
+        fixed=rows([*names, *(seeds if case.source else [])]).labelled, seeds_are_known=not case.source,
+        guesses=tuple(judged.guesses), pilot=pilot, relabelled=tuple(judged.pilot), own=own,
+    )  # fmt: skip
+    real = own if case.own else known
+    return made, told_apart(real.vectors, pilot.vectors, case.recipe.seed)
