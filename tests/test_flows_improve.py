@@ -40,10 +40,12 @@ def recipe(tmp_path: Path, fake_llm: Any) -> Path:
     )
     text = file.read_text(encoding="utf-8")
     text = text.replace("roles:", "  - {name: near, provider: encoder, model: all-MiniLM-L6-v2}\nroles:", 1)
-    text = text.replace("[m2, m3, m4]", "[m2, near]").replace("reviewers: 3", "reviewers: 2, tau: 3, delta: 10")
+    text = text.replace("[m2, m3, m4]", "[m2, near]").replace(
+        "reviewers: 3", "reviewers: 2, tau: 3, delta: 10, min_probability: 0, min_margin: 0"
+    )
     text += f"student: {{encoder: {encoder}, epochs: 1, max_length: 16, test: held.jsonl}}\n"
-    text += "splits: {train: 0.7, validation: 0.3, test: 0}\n"
-    text += "improve: {patience: 3, policies: [hard_negatives, weakness, domain_gap, easy_to_hard]}\n"
+    text += "splits: {train: 0.5, validation: 0.5, test: 0}\n"
+    text += "improve: {patience: 3, enough: 1, policies: [hard_negatives, weakness, domain_gap, easy_to_hard]}\n"
     file.write_text(text, encoding="utf-8")
     return file
 
@@ -121,7 +123,7 @@ def test_rounds_grow_a_dataset_and_the_last_student_judges_the_next(
         "what another loop published binds this one in nothing"
     )
     assert other["rounds"][1]["candidates"] == steered[1]["candidates"]
-    recipe.write_text(recipe.read_text().replace("improve: {", "improve: {enough: 0.01, "))
+    recipe.write_text(recipe.read_text().replace("enough: 1,", "enough: 0.01,"))
     calls = fake_llm.stats()["calls"]
     ended = graft(home, "improve", str(recipe), *IMPROVE)
     done = json.loads(ended.stdout)
@@ -138,7 +140,7 @@ def test_nothing_is_spent_if_the_seeds_alone_leave_nothing_to_steer_by(
     steer.write_text(
         "".join(json.dumps({"text": f"spare {n} {one}", "label": one}) + "\n" for n in range(3) for one in LABELS)
     )
-    recipe.write_text(recipe.read_text().replace("improve: {", "improve: {enough: 0.5, "))
+    recipe.write_text(recipe.read_text().replace("enough: 1,", "enough: 0.5,"))
     done = graft(tmp_path / "home", "improve", str(recipe), "--steer-on", str(steer))
     assert done.returncode == 0, done.stderr
     assert "nothing to steer by, so nothing more was spent" in done.stdout
