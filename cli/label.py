@@ -53,7 +53,7 @@ def label(
     if (recipe is None) == (labels is None):
         what = "give either a recipe or labels" if recipe else "the labels are missing"
         raise InputInvalid([Problem("--labels", None, "", what, f"{EXAMPLE}, or --recipe RECIPE")])
-    open_texts(file, column)  # a missing file or column is reported before anything is written
+    _, mapped = open_texts(file, column)  # a missing file or column is reported before anything is written
     asked = {"text_column": column, "most": most}
     given = {field: value for field, value in asked.items() if value is not None}
     if recipe:
@@ -61,7 +61,8 @@ def label(
     else:
         target, made = _small(labels or "", name, Path(file), given, model)
     _write(target, made)
-    console(stderr=json).print(f"recipe: {target}", markup=False, highlight=False)
+    of = "+".join(mapped.text) or mapped.chat
+    console(stderr=json).print(f"texts: column {of!r} of {file}; recipe: {target}", markup=False, highlight=False)
     code = run_recipe(str(target), {}, train=False, export=None, json=json)
     if code:
         raise typer.Exit(code)
@@ -114,6 +115,7 @@ def _small(
         "task": {"kind": task.named(), "labels": named},
         "method": {"kind": "label", "texts": _beside(file, target.parent), **given},
         "models": [spec],
+        "limits": {"candidates": 1_000_000},
     }
 
 

