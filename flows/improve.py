@@ -100,8 +100,12 @@ async def _steered(arms: Arms, results: list[RoundResult], keep: Any) -> str:
     loop, settings = arms.loop, arms.loop.recipe.improve
     spent, started = Spending(), time.monotonic()
     best = learner = arms.learn(None, [], [])
-    results.append(arms.result("steered", 0, learner, None, spent, started))
+    known = arms.steering_rows(learner, None)
+    results.append(arms.result("steered", 0, learner, None, spent, started, known))
     recipe, state, place, worse = first_recipe(arms), State(), len(results) - 1, 0
+    if known and (nothing := nothing_to_steer_by(known, known, settings.enough)):
+        _kept(results, place, place)
+        return nothing
     for number in range(1, settings.rounds + 1):
         say(f"seed {arms.seed}, round {number} of {settings.rounds}: {sum(recipe.wanted().values())} rows")
         try:
