@@ -48,7 +48,7 @@ def run_recipe(recipe: str, overrides: dict[str, Any], *, train: bool, export: s
         as_json({**result, "run": run, "student": trained, "exported": exported})
     else:
         _tell(home, result, trained, exported)
-    return 7 if result["run"]["stopped_by"] in ("yield", "refusals", "out_of_reach") else 0
+    return 7 if result["run"]["stopped_by"] in ("yield", "refusals", "disagreement", "out_of_reach") else 0
 
 
 @contextmanager

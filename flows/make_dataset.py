@@ -323,6 +323,8 @@ async def make_shard(run_id: str, spec: dict[str, Any]) -> dict[str, Any]:
 
     def settled(candidate: Candidate) -> None:
         context.progress.note(candidate, (plan.round, plan.shard))
+        if context.method.judged_by_all(context.recipe, candidate.slot):
+            context.agreement.note(candidate)
         if candidate.accepted:
             context.vectors.later(candidate.text)
 

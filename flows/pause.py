@@ -49,7 +49,7 @@ SERVER_PATIENCE = 30 * 24 * 3600
 which a machine's sleep does not stop."""
 TRIES = 10
 """Attempts to resume: Prefect's pause begins a few requests after the note is written."""
-NOT_REVIEWED = ("refusals", "out_of_reach")
+NOT_REVIEWED = ("refusals", "disagreement", "out_of_reach")
 """Reasons of stops that end a run with an error: there is nothing to review."""
 
 

@@ -19,7 +19,7 @@ from graft.flows.feasibility import Feasibility, advice_for, figure
 from graft.flows.run_context import RunContext, Say, models_with_licences
 from graft.schemas.base import utc_now
 from graft.schemas.datasets import DatasetVersion, Row, Run
-from graft.schemas.errors import YieldTooLow
+from graft.schemas.errors import JudgesDisagree, YieldTooLow
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Accepted, Status
 from graft.schemas.sections import Section
@@ -55,6 +55,8 @@ async def finish(context: RunContext, run: Run, kept: list[Accepted], surplus: i
     await artifacts.leave(run.dataset, published.card if published else _nothing(run), funnel)
     if stopped_by == "refusals":
         raise _refused(context, run)
+    if stopped_by == "disagreement":
+        raise _disagreeing(context, run)
     if stopped_by == "out_of_reach" and context.outlook is not None:
         raise _out_of_reach(context, run, context.outlook)
     if stopped_by == "yield" and not kept:
@@ -206,6 +208,25 @@ def _refused(context: RunContext, run: Run) -> YieldTooLow:
         where=run.dataset,
         fix=context.method.traits(context.recipe).refusal_fix
         + "name another generator, or a base model (style: completion), which refuses nothing",
+    )
+
+
+def _disagreeing(context: RunContext, run: Run) -> JudgesDisagree:
+    agreement, lines = context.agreement, list[str]()
+    for name, means in agreement.disputes():
+        found = context.lake.candidate(run.id, name)
+        if found is not None:
+            text = "(restricted)" if found.restricted else repr(found.text[:200])
+            scores = ", ".join(f"{model} {mean:.1f}" for model, mean in sorted(means.items()))
+            lines.append(f"    {text} written for {found.slot.label}: {scores}")
+    published = "accepted rows are published" if run.version else "nothing was accepted"
+    return JudgesDisagree(
+        f"stopped after {context.progress.settled} candidates: the reviewers agree less than chance (Krippendorff's "
+        f"alpha {agreement.alpha:.2f} over {len(agreement.units)} candidates that all of them judged); {published}. "
+        "Three that they disagree on:\n" + "\n".join(lines),
+        where=run.dataset,
+        fix="describe the labels more sharply, name larger judges, or measure the judges with graft teacher; "
+        "label_policy: intended under method keeps labels unjudged, agreement_after: 0 turns this check off",
     )
 
 

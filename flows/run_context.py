@@ -19,6 +19,7 @@ from graft.agents.local.files import weights_of
 from graft.agents.methods import Ask, Context, Drawn, Method, method_of
 from graft.data.gates import Admission
 from graft.flows import stopping
+from graft.flows.agreement import Agreement
 from graft.flows.feasibility import FIRST_LOOK, LOOK_EVERY, Feasibility, out_of_reach
 from graft.flows.progress import Progress
 from graft.flows.vectors import AcceptedVectors
@@ -70,6 +71,10 @@ class RunContext:
     outlook: Feasibility | None = None
     """The reason why the target is out of reach, if that ended the run."""
     next_look: int = FIRST_LOOK
+    agreement: Agreement = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.agreement = Agreement(self.method.traits(self.recipe).agreement_after)
 
     @property
     def drawn(self) -> Drawn:
@@ -124,6 +129,8 @@ class RunContext:
         refused = progress.refused_share > traits.max_refusals
         if not self.stop_reason and progress.settled >= REFUSALS_AFTER and refused:
             self.stop_reason = "refusals"
+        if not self.stop_reason and self.agreement.below_chance:
+            self.stop_reason = "disagreement"
         if not self.stop_reason and limits.out_of_reach == "stop" and progress.settled >= self.next_look:
             self.next_look = progress.settled + LOOK_EVERY
             self.outlook = out_of_reach(

@@ -103,6 +103,12 @@ class YieldTooLow(GraftError):
     exit_code = 7
 
 
+class JudgesDisagree(GraftError):
+    """The run stopped early because its reviewers agree less than chance. Shows the figure and three candidates."""
+
+    exit_code = 7
+
+
 class NotFound(GraftError):
     """The dataset, version, row, run or student does not exist; lists the existing ones."""
 

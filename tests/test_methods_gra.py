@@ -125,11 +125,21 @@ def test_the_papers_case_1_goes_to_the_adjudicator_who_reads_all_reviews(verdict
 
 def test_a_hopeless_mean_stops_the_committee_and_wakes_no_adjudicator() -> None:
     models = Models(review_text=[[3] * 6, [10] * 6, [10] * 6])
-    decision = run(models, recipe_for()).decision
+    decision = run(models, recipe_for(), index=100).decision
     assert decision.code == "rejected.low_mean"
     assert (decision.asked, decision.saved) == (1, 2)
     assert "2 skipped" in decision.reason
     assert models.count["review.text"] == 1 and models.count["adjudicate.text"] == 0
+
+
+def test_the_first_candidates_are_judged_by_all_to_measure_agreement() -> None:
+    script = {"review_text": [[3] * 6, [10] * 6, [10] * 6]}
+    rule = {"kind": "gra", "agreement_after": 30}
+    assert run(Models(**script), recipe_for(method=rule), index=22).decision.saved == 0
+    assert run(Models(**script), recipe_for(method=rule), index=23).decision.saved == 2, "half of 45, over two labels"
+    assert run(Models(**script), recipe_for(method={**rule, "agreement_after": 0})).decision.saved == 2
+    alone = run(Models(**script), recipe_for(models=1, method=rule)).decision
+    assert alone.saved == 2, "one model's own agreement says nothing"
 
 
 def test_early_exit_can_be_turned_off() -> None:

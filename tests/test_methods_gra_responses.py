@@ -76,7 +76,8 @@ def codes(candidates: list[Candidate]) -> list[str]:
 
 def test_a_group_pays_for_its_instruction_once_and_for_each_response() -> None:
     models = models_for([9, 8, 2, 10])
-    candidates = run(models, recipe_for())
+    method = {"kind": "gra", "responses": 4, "max_cosine": None, "agreement_after": 0}
+    candidates = run(models, recipe_for(method=method))
     assert models.count == {
         "generate.keywords": 1, "generate.instruction": 1, "review.instruction": 3, "generate.response": 4,
         "review.response": 3 + 3 + 1 + 3,

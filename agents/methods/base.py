@@ -113,6 +113,9 @@ class Traits(Value):
     repeats_published: bool = Field(default=False, description="whether rows may repeat earlier versions' rows")
     max_cosine: float | None = Field(default=None, description="rows at or above are duplicates; None: off")
     max_refusals: float = Field(default=1.0, description="share of refusals above which the run stops early")
+    agreement_after: int = Field(
+        default=0, description="candidates after which the run stops if judges agree less than chance; 0: never"
+    )
     together: int = Field(default=1, description="candidates of a label that share one reply, and so mostly one fate")
     confusable: bool = Field(default=False, description="whether slots are drawn by which classes are alike")
     assumed_yield: float = Field(default=0.5, description="share of candidates accepted if no run has measured it")
@@ -242,6 +245,10 @@ class Method(Generic[S]):
             counts: its counts so far, with the figures that `prepare` gave
         """
         return None
+
+    def judged_by_all(self, recipe: Recipe, slot: Slot) -> bool:
+        """Return True if every reviewer judges the slot's row, so that it measures their agreement without bias."""
+        return False
 
     def text_id(self, row: Candidate | Accepted) -> str:
         """Id under which a row's text is compared for duplicates: rows of one text share it."""

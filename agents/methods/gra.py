@@ -23,7 +23,15 @@ from pydantic import JsonValue
 from graft.agents.methods.base import Calls, Context, Drawn, Method, Place, Prepared, Query, Traits
 from graft.agents.methods.steps.calibrate import calibrated
 from graft.agents.methods.steps.draft import Draft, decided, decision, failure, screened
-from graft.agents.methods.steps.draw import GraSettings, Roles, attributes_of, draw_roles, make_slot, slot_id, steered
+from graft.agents.methods.steps.draw import (
+    GraSettings,
+    Roles,
+    draw_roles,
+    make_slot,
+    pool_of,
+    slot_id,
+    steered,
+)
 from graft.agents.methods.steps.panel import all_failed, ask_all, review_content, review_label
 from graft.agents.methods.steps.policy import ROLES, YIELDS, judging, label_report, roles_under, share_under
 from graft.agents.methods.steps.relabel import relabel_by_reviewers
@@ -35,8 +43,8 @@ from graft.agents.methods.steps.sizes import (
     panel_calls,
     sizes,
 )
+from graft.agents.methods.steps.writing import TRIES, manner_of, one_of_several, with_attributes
 from graft.agents.roles import generator, reviewer
-from graft.agents.roles.mixer import folded
 from graft.agents.roles.summariser import prepare_seeds, summarise
 from graft.schemas.binding import Role
 from graft.schemas.errors import BudgetExhausted, CallFailed
@@ -45,11 +53,6 @@ from graft.schemas.problems import Finding
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Accepted, Candidate, Decision, Review, Seed, Slot
 from graft.schemas.sections import Section
-
-TRIES = 3
-"""Most calls for one group's texts: the first, and repeats for missing ones."""
-UNREADABLE = ("malformed", "schema_unmet", "empty")
-"""Failures of a reply after which another sample is requested."""
 
 
 class Gra(Method[GraSettings]):
@@ -76,7 +79,7 @@ class Gra(Method[GraSettings]):
         return Traits(
             rounds=settings.rounds, max_cosine=settings.max_cosine,
             assumed_yield=assumed if recipe.task.labelled else assumed / settings.responses,
-            together=settings.texts_per_call if recipe.task.labelled else 1,
+            together=settings.texts_per_call if recipe.task.labelled else 1, agreement_after=settings.agreement_after,
             assumptions=(ASSUMED_DISPUTES,) if share["agreeing"] else (),
         )  # fmt: skip
 
@@ -101,13 +104,13 @@ class Gra(Method[GraSettings]):
         settings, parts = self.settings(drawn.recipe), self._parts(drawn.recipe)
         few_shot = settings.few_shot
         if parts == 1:
-            return _with_attributes(make_slot(place, drawn, *few_shot), settings)
+            return with_attributes(make_slot(place, drawn, *few_shot), settings)
         part = place.index % parts
         first = dataclasses.replace(place, index=place.index - part)
         slot = make_slot(first, drawn, *few_shot)
         steer = steered(drawn.recipe, dataclasses.replace(first, index=first.index // parts), slot.seed)
         own = {"id": slot_id(place), "index": place.index, "group": slot.id, "part": part, "steer": steer}
-        return _with_attributes(slot.model_copy(update=own), settings)
+        return with_attributes(slot.model_copy(update=own), settings)
 
     async def prepare_seeds(self, context: Context) -> Sequence[Seed]:
         """Instructions get their domain, keywords and summary."""
@@ -133,8 +136,8 @@ class Gra(Method[GraSettings]):
         settings = self.settings(context.recipe)
         model = draw_roles(context.recipe, slot, settings).generator
         if slot.group:
-            return await _one_of_several(slot, context, settings, model)
-        manner = manner_of(attributes_of(settings.attributes, slot.seed))
+            return await one_of_several(slot, context, settings, model)
+        manner = manner_of(slot.payload.get("attributes"))
         return (await generator.write_text(context.ask, context.recipe, model, slot, manner))[0]
 
     async def run_slot(self, slot: Slot, context: Context) -> Candidate:
@@ -143,7 +146,10 @@ class Gra(Method[GraSettings]):
         roles = draw_roles(context.recipe, slot, settings)
         labelled = context.recipe.task.labelled
         played = ROLES[settings.policy(slot.label) if labelled else "agreeing"]
-        draft = Draft(slot, context, {role: name for role, name in roles.names().items() if role in played})
+        draft = Draft(
+            slot, context, {role: name for role, name in roles.names().items() if role in played},
+            thorough=self.judged_by_all(context.recipe, slot),
+        )  # fmt: skip
         run = _labelled_text if labelled else _instruction
         return await decided(draft, run(draft, roles, settings), "The generator")
 
@@ -179,6 +185,15 @@ class Gra(Method[GraSettings]):
         settings = self.settings(recipe)
         return settings.texts_per_call if recipe.task.labelled else settings.responses
 
+    def judged_by_all(self, recipe: Recipe, slot: Slot) -> bool:
+        """The first slots of each label, half as many again as are needed, if two models may review them."""
+        settings = self.settings(recipe)
+        labels = max(1, sum(wanted > 0 for wanted in recipe.wanted().values()))
+        judged = not recipe.task.labelled or settings.policy(slot.label) == "agreeing"
+        several = min(settings.reviewers, len({model.name for model in pool_of(recipe, "reviewer")})) > 1
+        first = slot.shard == 0 and slot.index - slot.part < math.ceil(1.5 * settings.agreement_after / labels)
+        return judged and several and first
+
     def text_id(self, row: Candidate | Accepted) -> str:
         """As of every method, but that only rows with responses share a text: those of labels share a call alone."""
         return row.id if row.response is None else super().text_id(row)
@@ -189,8 +204,8 @@ class Gra(Method[GraSettings]):
 
     def describe(self, slot: Slot, notes: Mapping[str, JsonValue]) -> list[tuple[str, str]]:
         """The attributes that were drawn, which the recipe names."""
-        given = slot.payload.get("attributes")
-        return [("written as", manner_of(given))] if isinstance(given, Mapping) else []
+        manner = manner_of(slot.payload.get("attributes"))
+        return [("written as", manner)] if manner else []
 
 
 def _instruction_calls(recipe: Recipe, candidates: int, seeds: int, reviewers: int, parts: int) -> tuple[Calls, ...]:
@@ -226,47 +241,6 @@ async def _labelled_text(draft: Draft, roles: Roles, settings: GraSettings) -> D
         return await relabel_by_reviewers(draft, roles, settings)
     reason = f"It keeps its intended label {draft.slot.label}: under this label policy no judge is asked."
     return decision("accepted", "intended", "accepted.intended", reason)
-
-
-def _with_attributes(slot: Slot, settings: GraSettings) -> Slot:
-    if not settings.attributes:
-        return slot
-    drawn: dict[str, JsonValue] = {**attributes_of(settings.attributes, slot.seed, slot.part)}
-    return slot.model_copy(update={"payload": {"attributes": drawn}})
-
-
-def manner_of(attributes: Mapping[str, Any]) -> str:
-    """Attributes as a prompt and a reader see them; empty if there are none."""
-    return "; ".join(f"{name}: {value}" for name, value in attributes.items())
-
-
-async def _one_of_several(slot: Slot, context: Context, settings: GraSettings, model: ModelSpec) -> str:
-    """The slot's place in its group's list of texts; empty if the calls gave too few. Raises CallFailed.
-
-    A place without a new text is filled from another sample. Every slot of the group makes the same requests, in the
-    same order, so each is made once.
-    """
-    count = settings.texts_per_call
-    drawn = [manner_of(attributes_of(settings.attributes, slot.seed, part)) for part in range(count)]
-    manners = drawn if settings.attributes else []
-    seen = {folded(seed.text) for seed in slot.exemplars}
-    held = dict[int, str]()
-    for sample in range(TRIES):
-        try:
-            texts = await generator.write_texts(context.ask, context.recipe, model, slot, count, manners, sample)
-        except BudgetExhausted:
-            raise
-        except CallFailed as failed:
-            if failed.code not in UNREADABLE or (sample == TRIES - 1 and not held):
-                raise
-            continue
-        for part, text in enumerate(texts):
-            if part not in held and folded(text) not in seen:
-                seen.add(folded(text))
-                held[part] = text
-        if slot.part in held:
-            return held[slot.part]
-    return ""
 
 
 def _policy_problems(recipe: Recipe, settings: GraSettings) -> list[Finding]:
@@ -327,7 +301,10 @@ async def _better(draft: Draft, roles: Roles, settings: GraSettings, mean: float
     others = range(settings.responses) if slot.group else range(0)
     best, highest = slot.part, mean
     for part in (part for part in others if part != slot.part):
-        other = Draft(slot.model_copy(update={"part": part}), draft.context, draft.models, text=draft.text)
+        other = Draft(
+            slot.model_copy(update={"part": part}), draft.context, draft.models, text=draft.text,
+            thorough=draft.thorough,
+        )  # fmt: skip
         try:
             ended = await _answered(other, roles, settings)
         except BudgetExhausted:
@@ -351,7 +328,7 @@ async def _flagged(draft: Draft, roles: Roles, settings: GraSettings) -> Decisio
     def over(given: Sequence[Review]) -> bool:
         return any(0 in one.flags.values() for one in given)
 
-    reviews = await ask_all(draft, roles, settings, review, over)
+    reviews = await ask_all(draft, roles, review, over, early=settings.early_exit)
     for one in reviews:
         missing = [name for name, value in one.flags.items() if value == 0]
         if missing:

@@ -188,7 +188,9 @@ class LabelTexts(Method[LabelSettings]):
     async def run_slot(self, slot: Slot, context: Context) -> Candidate:
         """The labelled text, or the candidate of `top_up`. A reached budget ends it as failed.budget."""
         if slot.label:
-            return await self._filler(context.recipe).run_slot(slot, _filled_context(context))
+            filler = self._filler(context.recipe)
+            made = await filler.run_slot(slot, _filled_context(context))
+            return made.model_copy(update={"notes": {**made.notes, "method": filler.kind}})
         draft = Draft(slot, context, {}, text=_given(slot, context).text)
         return await decided(draft, _labelled(draft, self.settings(context.recipe)), "The labelers")
 
@@ -224,10 +226,18 @@ class LabelTexts(Method[LabelSettings]):
         return _report(query, run_id, counts)
 
     def describe(self, slot: Slot, notes: Mapping[str, JsonValue]) -> list[tuple[str, str]]:
-        """The place of the text in its file."""
+        """The place of the text in its file; or the method that wrote the row, and its description."""
+        kind = str(notes.get("method"))
+        if slot.label and kind in METHODS.names:
+            own = {name: value for name, value in notes.items() if name != "method"}
+            return [("written by the method", kind), *METHODS.get(kind).describe(slot, own)]
         if slot.label:
             return super().describe(slot, notes)
         return [("text", f"row {slot.payload.get('row')} of {slot.payload.get('file')}")]
+
+    def judged_by_all(self, recipe: Recipe, slot: Slot) -> bool:
+        """As the method of `top_up` decides for its rows."""
+        return bool(slot.label) and self._filler(recipe).judged_by_all(_filled(recipe), slot)
 
     def _judging(self, recipe: Recipe) -> Judging:
         roles = tuple(role for role in JUDGING.roles if role in self.roles_of(recipe))

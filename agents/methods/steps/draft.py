@@ -33,7 +33,8 @@ REDACTED = "redacted"
 class Draft:
     """State of a candidate while its steps run. `label` is the slot's until a labelling changes it.
 
-    `risky`: the text may be harmful whatever label it gets, so that the row is restricted.
+    `risky`: the text may be harmful whatever label it gets, so that the row is restricted. `thorough`: all reviewers
+    judge it, also once the outcome is settled.
     """
 
     slot: Slot
@@ -47,6 +48,7 @@ class Draft:
     soft_label: dict[str, float] = field(default_factory=dict)
     notes: dict[str, JsonValue] = field(default_factory=dict)
     risky: bool = False
+    thorough: bool = False
     reviews: list[Review] = field(default_factory=list)
     gates: list[GateResult] = field(default_factory=list)
 

@@ -38,6 +38,10 @@ class Committee(Value):
         default=0.1, ge=0, lt=1, description="least lead of that probability over the likeliest other label's"
     )
     early_exit: bool = Field(default=True, description="stop calling reviewers once the outcome is settled")
+    agreement_after: int = Field(
+        default=30, ge=0, le=1000,
+        description="candidates that all reviewers judge; the run stops after them if these agree less than chance",
+    )  # fmt: skip
 
 
 LabelPolicy = Literal["agreeing", "intended", "relabelled"]
@@ -157,15 +161,6 @@ def shots(drawn: Drawn, label: str, count: int, rng: random.Random) -> list[Seed
         left = [row for row in rows if row.text not in shown]
         found += rng.sample(left, max(0, min(count - len(found), len(left))))
     return found
-
-
-def attributes_of(attributes: Mapping[str, Sequence[str]], seed: int, part: int = 0) -> dict[str, str]:
-    """One value of each attribute for a slot; the slots of a group have different ones while there are enough."""
-    drawn = {}
-    for name, values in attributes.items():
-        order = random.Random(f"attribute-{name}-{seed}").sample(list(values), len(values))
-        drawn[name] = order[part % len(order)]
-    return drawn
 
 
 def steered(recipe: Recipe, place: Place, seed: int) -> Steer | None:

@@ -73,7 +73,8 @@ async def review_content(
         known = [sureness(draft.label, [one.distribution]) for one in given if one.distribution]
         return hopeless or sure_settled(known, sum(measuring[len(given) :]), settings)
 
-    reviews = await ask_all(draft, roles, settings, review, over)
+    early = settings.early_exit and not draft.thorough
+    reviews = await ask_all(draft, roles, review, over, early=early)
     figures: dict[str, Any] = {"asked": len(reviews), "saved": size - len(reviews)}
     failed = all_failed(reviews)
     if failed:
@@ -215,9 +216,9 @@ def _adjudicated(verdict: Review, summary: str, tau: float, figures: dict[str, A
 
 
 async def ask_all(
-    draft: Draft, roles: Roles, settings: Committee, ask_one: AskOne, over: Callable[[Sequence[Review]], bool]
+    draft: Draft, roles: Roles, ask_one: AskOne, over: Callable[[Sequence[Review]], bool], *, early: bool
 ) -> list[Review]:
-    """The committee's reviews in its drawn order: one after another until `over`, or all at once without early exit.
+    """The committee's reviews in its drawn order: one after another until `over` if `early`, or all at once.
 
     They are added to the draft as they come in. Raises BudgetExhausted once nothing is in flight any more.
     """
@@ -226,7 +227,7 @@ async def ask_all(
     for model in roles.reviewers:
         seats.append((model, seen[model.name]))
         seen[model.name] += 1
-    if settings.early_exit:
+    if early:
         reviews: list[Review] = []
         for model, sample in seats:
             reviews.append(await ask_one(model, sample))
