@@ -14,10 +14,13 @@ from graft.schemas.verdict import Verdict
 
 Pairs = Sequence[tuple[str, str]]
 
+NO_MATTER = {"weights", "price", "licence", "max_concurrency"}
+"""Fields of a model that a verdict does not depend on; weights are filled in when a run starts."""
+
 
 def verdict_key(recipe: Recipe, seeds: Sequence[Seed]) -> str:
     """Hash of what a verdict is about: task, seeds and models. Method, target and caps may follow its advice."""
-    models = [model.model_dump(mode="json", exclude={"weights", "max_concurrency"}) for model in recipe.models]
+    models = [model.model_dump(mode="json", exclude=NO_MATTER) for model in recipe.models]
     rows = sorted((seed.text, seed.label, seed.response or "") for seed in seeds)
     return stable_hash(recipe.task.model_dump(mode="json"), models, rows)[:12]
 
@@ -59,5 +62,5 @@ def unseen(home: Home, rows: Pairs) -> tuple[list[tuple[str, str]], str]:
     if not seen:
         return left, ""
     if not left:
-        return list(rows), f"graft teacher has seen all {seen} test rows: none could be left out of the evaluation"
+        return list(rows), f"graft teacher has seen all {seen} test rows: none could be left out"
     return left, f"{seen} of {len(rows)} test rows are left out: graft teacher has used them for its verdict"

@@ -14,6 +14,7 @@ from typing import Any
 from graft.agents.methods import method_of
 from graft.data.lake import Lake
 from graft.data.seeds import load_labelled
+from graft.data.verdicts import unseen
 from graft.flows.engine import Flow
 from graft.flows.improve_report import write_report
 from graft.flows.improve_round import (
@@ -99,8 +100,12 @@ async def _steered(arms: Arms, results: list[RoundResult], keep: Any) -> str:
     loop, settings = arms.loop, arms.loop.recipe.improve
     spent, started = Spending(), time.monotonic()
     best = learner = arms.learn(None, [], [])
-    results.append(arms.result("steered", 0, learner, None, spent, started))
+    known = arms.steering_rows(learner, None)
+    results.append(arms.result("steered", 0, learner, None, spent, started, known))
     recipe, state, place, worse = first_recipe(arms), State(), len(results) - 1, 0
+    if known and (nothing := nothing_to_steer_by(known, known, settings.enough)):
+        _kept(results, place, place)
+        return nothing
     for number in range(1, settings.rounds + 1):
         say(f"seed {arms.seed}, round {number} of {settings.rounds}: {sum(recipe.wanted().values())} rows")
         try:
@@ -170,6 +175,9 @@ def _loop(recipe: Recipe, file: Path, seeds: list[Seed], home: Home, lake: Lake)
             str(file), None, "improve.steer_on", f"{shared} of its {len(steering)} texts are in the held-out file too",
             "remove them from one of the two: the generator is shown rows that steer",
         )])  # fmt: skip
+    test, note = unseen(home, test)
+    if note:
+        say(note)
     return Loop(recipe, file, seeds, home, lake, labels, test, recipe.student.test, steering)
 
 

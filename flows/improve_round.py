@@ -156,11 +156,11 @@ class Arms:
             interval=judged.interval, seconds=round(time.monotonic() - started, 1), wanted=wanted or {}, said=said,
         )  # fmt: skip
 
-    def steering_rows(self, learner: Learner, made: Made) -> list[SteeringRow]:
+    def steering_rows(self, learner: Learner, made: Made | None) -> list[SteeringRow]:
         """The student's predictions on the rows that steer: from a file, else the version's validation rows."""
         if self.loop.steering:
             return judged_rows(learner, [TrainRow(text, label) for text, label in self.loop.steering])
-        return judged_rows(learner, made.validation)
+        return judged_rows(learner, made.validation) if made else []
 
     def mined(self, made: Made, rows: Sequence[SteeringRow]) -> Sequence[SteeringRow]:
         """Rows whose mistakes the generator may see: those of a file, else the training rows, judged out of fold."""
@@ -247,12 +247,13 @@ async def next_recipe(
         decided = await decide(
             Evidence(
                 number, settings.rounds, loop.labels, rows, judged_rows(learner, made.train), models.name,
-                models.with_memory(state.taught), mined, tuple(state.failed),
+                teach=models.with_memory(state.taught), embed=encoder.find_embed()[0], student=learner.student.id,
+                mined=mined, failed=tuple(state.failed),
             ),
             settings, rows=sum(recipe.wanted().values()), after=made.version.version, before=state.weights,
         )  # fmt: skip
     spent.add(0, *models.spent)
-    state.failed.append([row for row in rows if row.wrong])
+    state.failed.append([row for row in mined if row.wrong])
     state.weights = decided.weights
     state.summaries = decided.summaries
     for sentence in state.summaries:

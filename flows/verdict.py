@@ -28,7 +28,7 @@ from graft.flows.given import read_given
 from graft.flows.make_dataset import downloaded, make_run
 from graft.flows.plan import read_recipe
 from graft.flows.progress import Progress, begin
-from graft.flows.run_context import open_gateway, run_lock, weighed
+from graft.flows.run_context import Say, open_gateway, run_lock, weighed
 from graft.flows.teacher import Examples, Labels, label_texts, narrowed_to, score_teacher
 from graft.schemas.base import utc_now
 from graft.schemas.calls import CallRequest, Reply
@@ -49,7 +49,7 @@ Pairs = list[tuple[str, str]]
 MOST_FOLDS = 25
 """Folds of known seeds at most: each seed is left out alone up to this number."""
 TEST_SHARE = 2
-"""At most one in so many rows of the recipe's own test file is used: the others are left for the evaluation."""
+"""At most one in so many rows of each label of the recipe's own test file is used: the evaluation needs the others."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,7 @@ class Judged:
     guesses: list[str] = field(default_factory=list)
     pilot: list[str] = field(default_factory=list)
     own: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     calls: int = 0
     price_usd: float | None = 0.0
 
@@ -131,8 +132,8 @@ def _case(name: str, given: str | None, texts: str | None, rows: int) -> Case:
     if source:
         path = Path(given) if given else resolve_path(file, source)
         held = load_labelled(path, *fields, recipe.task.names)
-        most = rows if given else min(rows, max(1, len(held) // TEST_SHARE))
-        known = _spread([row for row in held if text_hash(row[0]) not in seen], most, recipe.seed)
+        held = [row for row in held if text_hash(row[0]) not in seen]
+        known = _spread(held, rows, recipe.seed, share=1 if given else TEST_SHARE)
     else:
         known = _spread(known, rows, recipe.seed)
     if len({label for _, label in known}) < 2:
@@ -152,12 +153,12 @@ def _own_texts(recipe: Recipe, file: Path, given: str | None) -> list[str]:
     return [row.text for row in read_given(recipe, file).rows]
 
 
-def _spread(rows: Pairs, most: int, seed: int) -> Pairs:
-    """At most that many rows, of each label in turn, drawn by the seed."""
+def _spread(rows: Pairs, most: int, seed: int, share: int = 1) -> Pairs:
+    """At most that many rows, of each label in turn, drawn by the seed; of each label one in `share`."""
     of_label: dict[str, Pairs] = defaultdict(list)
     for row in random.Random(seed).sample(rows, len(rows)):
         of_label[row[1]].append(row)
-    turns = sorted((turn, label) for label, found in of_label.items() for turn in range(len(found)))
+    turns = sorted((turn, label) for label, found in of_label.items() for turn in range(len(found) // share))
     return [of_label[label][turn] for turn, label in turns[:most]]
 
 
@@ -165,19 +166,23 @@ async def _pilot(case: Case, each: int) -> tuple[list[Candidate], dict[str, Any]
     """The candidates of a small run in a scratch lake, and the run's record; nothing if no method writes texts."""
     recipe = method_of(case.recipe).writing(case.recipe)
     if recipe is None:
-        return [], {"price_usd": 0.0, "prompt_tokens": 0, "completion_tokens": 0, "calls": 0}
+        return [], {"price_usd": 0.0, "prompt_tokens": 0, "completion_tokens": 0, "calls": 0, "stopped": ""}
     wanted = {name: 0 for name, count in recipe.wanted().items() if not count}
     most = max(1, each * (len(recipe.wanted()) - len(wanted)))
     limits = recipe.limits.model_copy(update={"candidates": most, "min_yield": 0.0, "out_of_reach": "go_on"})
     target = Target(rows_per_label=each, labels=wanted)
     small = recipe.model_copy(update={"target": target, "limits": limits, "review": None})
+    run, stopped = None, ""
     with _scratch(case) as scratch:
         try:
             run = (await make_run(small, case.file, case.seeds, scratch))["run"]
-        except YieldTooLow:
-            run = None  # it ended early: its candidates are there
+        except GraftError as error:
+            if error.exit_code != YieldTooLow.exit_code:
+                raise
+            stopped = f"The pilot {error.what.partition(chr(10))[0]}"  # its candidates are there
         with Lake.open(scratch, read_only=True) as lake:
             run = run or lake.runs(recipe.name)[0].model_dump(mode="json")
+            run["stopped"] = stopped
             found = list(lake.iter_candidates(run["id"]))
     return sorted(found, key=lambda one: (one.slot.round, one.slot.shard, one.slot.label, one.slot.index)), run
 
@@ -202,46 +207,59 @@ async def _judge(case: Case, passed: Sequence[Candidate], run: dict[str, Any], p
     models = [model for model in case.recipe.models if model.provider != "encoder"]
     recipe = _left(narrowed_to(case.recipe, models), run)
     recipe = await asyncio.to_thread(weighed, recipe, case.home)
-    judged, tried = Judged(), list[tuple[TeacherScore, Labels, ModelSpec, Examples]]()
+    judged = Judged()
 
     def say(text: str) -> None:
         progress.stage = text
 
     async with open_gateway(recipe, case.home, say, time.time(), f"{case.recipe.name}-teacher-{case.key}") as gateway:
         progress.gateway = lambda: gateway.stats
-        ask = _counted(gateway.call, progress, judged)
-        for model in recipe.models:
-            for examples in _shown(case):
-                say(f"{model.name} labels {len(case.known)} known rows, {'few' if examples('') else 'zero'}-shot")
-                try:
-                    score, given = await score_teacher(ask, recipe, model, examples, case.known, 0.0, recipe.seed)
-                except BudgetExhausted as error:
-                    say(f"{model.name} is left out: {error.what}")
-                    continue
-                tried.append((score, given, model, examples))
-        if not any(score.answered for score, *_ in tried):
-            failure = next((given.failure for _, given, *_ in tried if given.failure), "its calls exceed a limit")
-            names = ", ".join(model.name for model in recipe.models)
-            raise ModelUnreachable(f"no model labelled a known row ({names}): {failure}", fix="graft doctor RECIPE")
-        tried.sort(key=lambda one: (-one[0].accuracy, one[0].shots))
-        judged.scores = [score for score, *_ in tried]
-        _, given, model, examples = tried[0]
+        ask = _counted(gateway.call, judged)
+        given, model, examples = await _best(ask, case, recipe, judged, say)
         judged.guesses = given.guesses
         for what, texts in (("pilot", [_as_text(one) for one in passed]), ("own", case.own)):
             say(f"{model.name} labels {len(texts)} {'generated' if what == 'pilot' else 'of your'} texts")
             try:
                 labels = await label_texts(ask, recipe, model, examples, texts, recipe.seed, given.means)
                 setattr(judged, what, labels.guesses)
-            except BudgetExhausted:
+            except BudgetExhausted as error:
+                judged.notes.append(f"The {what} texts have no label of a model, because of a limit: {error.what}.")
                 setattr(judged, what, [""] * len(texts))
     return judged
 
 
+async def _best(
+    ask: Ask, case: Case, recipe: Recipe, judged: Judged, say: Say
+) -> tuple[Labels, ModelSpec, Examples]:  # fmt: skip
+    """Score every model on the known rows, zero-shot and with examples; the best one and its labels of these rows."""
+    tried = list[tuple[TeacherScore, Labels, ModelSpec, Examples]]()
+    for model in recipe.models:
+        for examples in _shown(case):
+            say(f"{model.name} labels {len(case.known)} known rows, {'few' if examples('') else 'zero'}-shot")
+            try:
+                score, given = await score_teacher(ask, recipe, model, examples, case.known, 0.0, recipe.seed)
+            except BudgetExhausted as error:
+                judged.notes.append(f"{model.name} is left out, because of a limit: {error.what}.")
+                continue
+            if not score.answered:
+                judged.notes.append(f"{model.name} labelled no row: {given.failure or 'it named no label'}.")
+            tried.append((score, given, model, examples))
+    if not any(score.answered for score, *_ in tried):
+        raise ModelUnreachable(
+            f"no model labelled a known row: {' '.join(dict.fromkeys(judged.notes))}", where="models",
+            fix="see: graft doctor RECIPE; or name other models",
+        )  # fmt: skip
+    tried.sort(key=lambda one: (-one[0].accuracy, one[0].shots))
+    judged.scores = [score for score, *_ in tried]
+    _, given, model, examples = tried[0]
+    return given, model, examples
+
+
 def _shown(case: Case) -> list[Examples]:
-    """Zero-shot, then the seeds as examples; a known row is never shown with its own text."""
-    hashes = {seed.id: text_hash(seed.text) for seed in case.seeds if seed.label}
-    seeds = [seed for seed in case.seeds if seed.label]
-    return [lambda text: (), lambda text: [seed for seed in seeds if not text or hashes[seed.id] != text_hash(text)]]
+    """Zero-shot, then the seeds as examples, if there are some; a known row is never shown with its own text."""
+    seeds = [(text_hash(seed.text), seed) for seed in case.seeds if seed.label]
+    few: Examples = lambda text: [seed for name, seed in seeds if not text or name != text_hash(text)]  # noqa: E731
+    return [lambda text: (), few] if seeds else [lambda text: ()]
 
 
 def _left(recipe: Recipe, run: dict[str, Any]) -> Recipe:
@@ -253,8 +271,8 @@ def _left(recipe: Recipe, run: dict[str, Any]) -> Recipe:
     return recipe.model_copy(update={"limits": limits.model_copy(update=left)})
 
 
-def _counted(ask: Ask, progress: Progress, judged: Judged) -> Ask:
-    """Forward calls; count them and their prices, and show their number in the stage."""
+def _counted(ask: Ask, judged: Judged) -> Ask:
+    """Forward calls; count them and their prices."""
 
     async def counted(request: CallRequest) -> Reply:
         reply = await ask(request)
@@ -278,7 +296,7 @@ def _evidence(
     made, auc = _material(case, passed, judged)
     base = base_of(made)
     accuracy = float(base.mean())
-    prices = (judged.price_usd, run["price_usd"])
+    prices, notes = (judged.price_usd, run["price_usd"]), [run["stopped"], *judged.notes]
     failed = [one for one in candidates if one not in passed]
     return Evidence(
         dataset=case.recipe.name, key=case.key, method=case.recipe.method.kind, known=len(case.known),
@@ -287,7 +305,7 @@ def _evidence(
         candidates=len(candidates), texts=len(passed),
         agreed=sum(one.intended_label == label for one, label in zip(passed, judged.pilot, strict=True)),
         refused=dict(Counter(one.decision.code for one in failed)), own_texts=len(case.own), auc=auc,
-        gains=gains_of(made, base), calls=judged.calls + run["calls"],
+        gains=gains_of(made, base), notes=tuple(filter(None, notes)), calls=judged.calls + run["calls"],
         price_usd=None if None in prices else sum(price or 0.0 for price in prices), seconds=0.0,
     )  # fmt: skip
 

@@ -111,6 +111,7 @@ class Proposal:
         id: under which the text is compared with other rows: `Candidate.text_id`
         soft_label: mean calibrated probability of each label, 0 to 1
         exemplars: the rows that the generator was shown
+        concept: the concept that its slot was steered to, if any
         parts: text and response, without an empty one
     """
 
@@ -121,6 +122,7 @@ class Proposal:
     reviews: tuple[Review, ...] = ()
     soft_label: Mapping[str, float] = field(default_factory=dict)
     exemplars: tuple[Seed, ...] = ()
+    concept: str = ""
     parts: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -191,6 +193,7 @@ class Candidate(Value):
         return Proposal(
             text=self.text, response=self.response, label=self.label, id=text_id or self.id, reviews=self.reviews,
             soft_label=self.soft_label, exemplars=self.slot.exemplars,
+            concept=self.slot.steer.concept if self.slot.steer else "",
         )  # fmt: skip
 
     @property

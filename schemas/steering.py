@@ -42,7 +42,13 @@ class Steering(Value):
     report: tuple[ReportedClass, ...] = Field(
         default=(), description="the student's report, weakest label first: shown to the generator"
     )
-    concepts: dict[str, tuple[str, ...]] = Field(default_factory=dict, description="label to subjects of its texts")
+    concepts: dict[str, tuple[str, ...]] = Field(
+        default_factory=dict, description="label to subjects of its texts, or to sets of them"
+    )
+    learner: str = Field(
+        default="",
+        description="student to whom rows about a concept must be neither easy nor too hard; empty: no limit",
+    )
     partners: dict[str, tuple[str, ...]] = Field(
         default_factory=dict, description="label to the labels that the student confuses it with, most frequent first"
     )
@@ -128,7 +134,7 @@ class RoundResult(Value):
     calls: int = 0
     tokens: int = 0
     price_usd: float | None = None
-    steering: float | None = Field(default=None, description="accuracy on the rows that steer; None before round 1")
+    steering: float | None = Field(default=None, description="accuracy on the rows that steer; None without any")
     loss: float | None = Field(default=None, description="mean loss on the rows that steer, in nats")
     kept: bool = Field(default=False, description="whether its student has the lowest loss of its seed")
     test: float = Field(description="accuracy on the held-out file that steering never sees")

@@ -71,6 +71,7 @@ class Evidence(Value):
     own_texts: int = Field(default=0, description="texts of the user that were labelled; 0: the known rows stand in")
     auc: float | None = Field(default=None, description="real against generated texts; 0.5: alike, 1: told apart")
     gains: tuple[Gain, ...]
+    notes: tuple[str, ...] = Field(default=(), description="what could not be measured, and why")
     calls: int
     price_usd: float | None
     seconds: float
@@ -161,7 +162,7 @@ def _of(verdict: Verdict) -> Gain | None:
 def _reasons(found: Evidence, advice: Advice, by: Gain | None) -> list[str]:
     """Sentences: the advice first, then what speaks for and against each way."""
     return [
-        _first(found, advice, by), _judges(found), *_generated(found, by), *_hand(found), _width(found),
+        _first(found, advice, by), _judges(found), *_generated(found, by), *_hand(found), _width(found), *found.notes,
         _next(found, advice, by),
     ]  # fmt: skip
 

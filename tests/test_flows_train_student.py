@@ -10,7 +10,9 @@ import tiny_encoder
 import torch
 from fake_llm import Serving
 
+from graft.data.gates.shared.held_out import text_hash
 from graft.data.lake import Lake
+from graft.data.verdicts import save_verdict
 from graft.data.versions import publish
 from graft.flows import train_student as flow
 from graft.schemas.base import utc_now
@@ -20,6 +22,7 @@ from graft.schemas.home import Home
 from graft.schemas.kinds import STUDENTS
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Candidate, Decision, Seed, Slot
+from graft.schemas.verdict import Verdict
 from graft.students.kinds import classifier
 from graft.students.kinds.base import Training
 from graft.students.report import Report
@@ -121,6 +124,14 @@ def publish_shop(folder: Path, monkeypatch: pytest.MonkeyPatch, url: str, **stud
     return str(test)
 
 
+def verdict_that_used(text: str) -> Verdict:
+    return Verdict(
+        dataset="shop", key="k", method="gra", known=1, source="other.csv", base=0.5, base_interval=(0.4, 0.6),
+        teachers=(), candidates=0, texts=0, gains=(), calls=0, price_usd=0.0, seconds=1.0, advice="rethink",
+        reasons=("Nothing helps.",), used=(text_hash(text),), at=utc_now(),
+    )  # fmt: skip
+
+
 def test_the_test_file_is_registered_and_teachers_are_called(
     fake_llm: Serving, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,9 +144,12 @@ def test_the_test_file_is_registered_and_teachers_are_called(
         assert lake.evaluations(report.students[1].id) == [report.evaluations[1]]
         assert [one.place for one in lake.test_texts("shop")] == [f"held.jsonl:{n}" for n in range(1, 9)]
     other = tmp_path / "other.csv"
-    other.write_text("text,label\nwhere is it,delivery\nwhy so much,billing\n")
+    other.write_text("text,label\nwhere is it,delivery\nwhy so much,billing\nis it lost,delivery\n")
+    save_verdict(Home.find(), verdict_that_used("Is it lost?"))
     again = flow.train_version("shop@1", test=str(other))
     assert again.evaluations[1].teachers == () and "teachers on" not in again.text
+    assert [one.rows for one in again.evaluations] == [2, 2]
+    assert "1 of 3 test rows are left out: graft teacher has used them for its verdict" in again.text
     with Lake.open(Home.find()) as lake:
         assert {one.file for one in lake.test_texts("shop")} == {Path(test).name, "other.csv"}
 

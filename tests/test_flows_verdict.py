@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import random
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny_encoder
 import yaml
 from fake_faults import Behaviour
 from fake_llm import WORDS, FakeLLM
@@ -19,8 +23,11 @@ from fake_replies import judged_in, prompt_in
 from hypothesis import given as given_
 from hypothesis import strategies as st
 from in_thread import InThread
-from test_flows_make_dataset import here
+from test_flows_make_dataset import ROOT, environment, here
 
+from graft.data.seeds import load_labelled
+from graft.data.verdicts import unseen
+from graft.schemas.home import Home
 from graft.schemas.verdict import BY_HAND, MARGIN, Gain, decide
 
 TOPICS = {
@@ -160,25 +167,19 @@ def test_a_rerun_makes_no_call_and_the_run_reuses_the_pilot(tmp_path: Path) -> N
     assert not list(home.glob("**/pilot")), "the scratch lake is gone"
 
 
-def test_rows_that_the_verdict_has_seen_are_left_out_of_the_evaluation(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None
-) -> None:
-    for name in ("train.confusion_png", "heads.single.write_reliability"):  # drawing takes longer than these trainings
-        monkeypatch.setattr(f"graft.students.{name}", lambda *args: None)
-    monkeypatch.setattr("graft.students.fit.MIN_STEPS", 10)
-    home, encoder = tmp_path / "home", tiny_encoder.write(tmp_path / "encoder", FRAMES)
+def test_rows_that_a_verdict_has_seen_are_known(tmp_path: Path) -> None:
+    """At most half of the recipe's own test file is used, and `graft train` evaluates on the rest."""
+    home = tmp_path / "home"
     with serving() as (_, url):
-        student = {"test": "test.jsonl", "encoder": str(encoder), "epochs": 1, "max_length": 16}
-        recipe = write(tmp_path, url, student=student)
-        assert ask(home, recipe, "--rows", "90", "--pilot", "2")["used_rows"] == 60, "at most half of the test file"
-        assert here(home, "run", str(recipe), "--json").returncode == 0
-        trained = json.loads(here(home, "train", "topics", "--json").stdout)
-        assert [one["rows"] for one in trained["evaluations"]][:2] == [60, 60]
-        assert "60 of 120 test rows are left out: graft teacher has used them for its verdict" in trained["text"]
+        recipe = write(tmp_path, url)
+        rows = load_labelled(tmp_path / "test.jsonl", "text", "label", None)
+        assert unseen(Home(home), rows) == (rows, "")
+        assert ask(home, recipe, "--rows", "90", "--pilot", "2")["used_rows"] == 60
+        left, note = unseen(Home(home), rows)
+        assert [label for _, label in left] == ["alpha"] * 30 + ["beta"] * 30
+        assert note == "60 of 120 test rows are left out: graft teacher has used them for its verdict"
         ask(home, recipe, "--rows", "500", "--pilot", "2", "--file", str(tmp_path / "test.jsonl"))
-        trained = json.loads(here(home, "train", "topics", "--json").stdout)
-        assert trained["evaluations"][1]["rows"] == 120
-        assert "graft teacher has seen all 120 test rows" in trained["text"]
+    assert unseen(Home(home), rows) == (rows, "graft teacher has seen all 120 test rows: none could be left out")
 
 
 def test_without_a_labelled_file_the_seeds_are_left_out_in_turn(tmp_path: Path) -> None:
@@ -250,7 +251,29 @@ def test_a_model_that_does_not_answer(tmp_path: Path) -> None:
     with serving() as (fake, url):
         fake.behaviour = Behaviour(reply_text="neither of them", logprobs=False)
         done = here(tmp_path / "home", "teacher", str(write(tmp_path, url)), "--rows", "6", "--pilot", "2")
-    assert done.returncode == 3 and "no model labelled a known row (chat)" in done.stderr
+    assert (
+        done.returncode == 3 and "no model labelled a known row: chat labelled no row: it named no label" in done.stderr
+    )
+
+
+def test_ctrl_c_loses_no_call(tmp_path: Path) -> None:
+    with serving() as (fake, url):
+        recipe, home = write(tmp_path, url), tmp_path / "home"
+        fake.behaviour = replace(fake.behaviour, median_ms=150, latency="constant")
+        words = [sys.executable, "-m", "graft", "teacher", str(recipe), "--rows", "20", "--pilot", "4"]
+        command = subprocess.Popen(
+            words, cwd=ROOT, env=environment(home), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        until = time.monotonic() + 60
+        while fake.statuses[200] < 30 and time.monotonic() < until:
+            time.sleep(0.05)
+        command.send_signal(signal.SIGINT)
+        errors = command.communicate(timeout=30)[1].decode()
+        assert command.returncode == 130 and "run the same command to continue" in errors
+        assert not list(home.glob("**/pilot")) and not list((home / "teacher").glob("*"))
+        fake.behaviour = replace(fake.behaviour, median_ms=0)
+        ask(home, recipe, "--rows", "20", "--pilot", "4")
+        assert not fake.stats()["duplicates"], "finished calls are in the journal"
 
 
 GAINS = st.builds(

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import math
+import random
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -70,13 +73,58 @@ def test_the_surest_mistakes_are_shown_and_confusions_become_partners() -> None:
     assert wish.weights == {"delivery": pytest.approx(1 + 6 / 7), "refund": 1, "account": 1}
 
 
-def test_weakness_names_what_failed_in_two_rounds() -> None:
+def test_weakness_names_what_failed_again_and_became_no_more_probable() -> None:
     again, once = judged("late", "delivery", "refund"), judged("lost", "account", "refund")
-    wish = asyncio.run(weakness.wish(evidence([again, once], failed=[[again]])))
-    assert wish.concepts == {"delivery": ("what 1 delivery texts share",)}
-    assert wish.weights["delivery"] > wish.weights["account"]
-    first = asyncio.run(weakness.wish(evidence([again, once])))
+    wish = asyncio.run(weakness.wish(evidence([], mined=[again, once], failed=[[again]])))
+    assert wish.concepts == {"delivery": ("what 1 delivery texts share",)} and wish.medium
+    assert wish.weights == {"delivery": 1, "refund": 0, "account": 0}
+    first = asyncio.run(weakness.wish(evidence([], mined=[again, once])))
     assert set(first.concepts) == {"delivery", "account"}
+    worse = judged("late", "delivery", "refund", 0.95)
+    rising = asyncio.run(weakness.wish(evidence([], mined=[again, once], failed=[[worse, once]])))
+    assert set(rising.concepts) == {"account"}, "the student is learning the other row"
+    none = asyncio.run(weakness.wish(evidence([], mined=[judged("ok", "refund", "refund")])))
+    assert not none.concepts and not none.weights and not none.medium
+
+
+WORDS = ("vans", "snow", "keys", "locks", "bills")
+
+
+@given(st.lists(st.lists(st.sampled_from(WORDS), min_size=1, max_size=4), min_size=1, max_size=6), st.integers())
+def test_a_set_of_concepts_is_two_or_three_that_were_named(named: list[list[str]], seed: int) -> None:
+    names = sorted({name for one in named for name in one})
+    found = weakness.concept_set(named, names, np.zeros((len(names), 1)), random.Random(seed))
+    assert len(set(found)) == len(found) and set(found) <= set(names)
+    assert min(2, len(names)) <= len(found) <= 3
+
+
+def test_concepts_that_stand_together_or_are_close_go_together() -> None:
+    named = [["vans", "snow"], ["vans", "snow"], ["keys", "locks"], ["bills"]]
+    names = sorted(WORDS)
+    apart = np.eye(len(names))
+
+    def pairs(vectors: Any) -> Counter[tuple[str, ...]]:
+        sets = (weakness.concept_set(named, names, vectors, random.Random(seed)) for seed in range(400))
+        return Counter(one for one in sets if len(one) == 2)
+
+    together = pairs(apart)
+    assert together["snow", "vans"] > 10 * together["keys", "vans"], "two rows name both"
+    close = apart.copy()
+    close[names.index("bills")] = close[names.index("keys")]
+    assert pairs(close)["bills", "keys"] > 5 * max(1, together["bills", "keys"])
+
+
+@given(st.lists(st.floats(-3, 3), min_size=1, max_size=6))
+def test_chances_are_a_softmax(fits: list[float]) -> None:
+    found = weakness.chances(fits)
+    assert sum(found) == pytest.approx(1)
+    assert [found[a] >= found[b] for a in range(len(fits)) for b in range(len(fits)) if fits[a] >= fits[b]].count(
+        False
+    ) == 0
+
+
+def test_concepts_are_said_in_words() -> None:
+    assert [weakness.in_words(WORDS[:n]) for n in (1, 2, 3)] == ["vans", "vans and snow", "vans, snow and keys"]
 
 
 SHARES = st.lists(st.floats(1e-3, 1), min_size=3, max_size=3).map(

@@ -44,6 +44,7 @@ async def decide(
         round=evidence.round + 1, after=after,
         exemplars=_once([row for wish in wishes.values() for row in wish.exemplars]),
         report=next((wish.report for wish in wishes.values() if wish.report), ()),
+        learner=evidence.student if any(wish.medium for wish in wishes.values()) else "",
         concepts=_merged([wish.concepts for wish in wishes.values()]),
         partners=_merged([wish.partners for wish in wishes.values()]),
     )  # fmt: skip

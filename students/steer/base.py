@@ -10,6 +10,7 @@ import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from graft.agents.local.encoder import Embed
 from graft.schemas.steering import ReportedClass, SteerRow
 
 Name = Callable[[str, Sequence[str]], Awaitable[tuple[str, ...]]]
@@ -61,11 +62,13 @@ async def no_teacher(texts: Sequence[str]) -> Sequence[Mapping[str, float] | Non
 
 @dataclass(frozen=True)
 class Evidence:
-    """Evidence after round `round` of `rounds`. `rows` steer; `failed` has each earlier round's failed rows.
+    """Evidence after round `round` of `rounds`. `rows` steer.
 
     `mined` are the rows in which mistakes are looked for that the generator may see: those of a file that steers, else
     the training rows, judged out of fold. `pool` are accepted rows (train split) that may be shown too. `weights` are
-    this policy's own weights of the round before; empty before its first decision.
+    this policy's own weights of the round before; empty before its first decision. `failed` has the wrong
+    rows of `mined` of each earlier round.
+    `student` is the id of the round's student, `embed` gives unit vectors of texts, if an encoder is installed.
     """
 
     round: int
@@ -75,6 +78,8 @@ class Evidence:
     pool: Sequence[SteeringRow]
     name: Name
     teach: Teach = no_teacher
+    embed: Embed | None = None
+    student: str = ""
     mined: Sequence[SteeringRow] = ()
     failed: Sequence[Sequence[SteeringRow]] = ()
     weights: Mapping[str, float] = field(default_factory=dict)
@@ -88,13 +93,15 @@ class Evidence:
 class Wish:
     """A policy's wish for the next round. No weights: the policy leaves the counts alone. `summary` is one sentence.
 
-    Exemplars with `taken_for` are mistakes: every slot of their label shows them all, with the `report`.
+    Exemplars with `taken_for` are mistakes: every slot of their label shows them all, with the `report`. `medium`: rows
+    about concepts are kept only if judges agree on them and the student finds them neither easy nor too hard.
     """
 
     weights: Mapping[str, float] = field(default_factory=dict)
     exemplars: tuple[SteerRow, ...] = ()
     report: tuple[ReportedClass, ...] = ()
     concepts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    medium: bool = False
     partners: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     summary: str = ""
 
