@@ -2,7 +2,8 @@
 
 The recipe's reviewers judge every text of a labelled file, calibrated on these texts without their labels. Each text
 is then proposed twice: under its own label, as by a generator that succeeded, and under the likeliest wrong one, as by
-one that failed. Then the reviewers' agreement over 30 of the texts, by the share of wrong labels. Defaults: the demo's recipe and its handwritten test (a minute on two cores, no download).
+one that failed. Then the reviewers' agreement over 30 of the texts, by the share of wrong labels. Defaults: the demo's
+recipe and its handwritten test (a minute on two quiet cores, no download).
 """
 
 from __future__ import annotations
