@@ -42,7 +42,7 @@ from graft.schemas.students import TeacherScore
 from graft.schemas.verdict import Evidence, Verdict, conclude
 from graft.students.gains import Material, base_of, gains_of
 from graft.students.quick import FOLDS, Known, Rows, dealt, told_apart
-from graft.students.rows import as_one_text
+from graft.students.rows import as_one_text, named
 
 Pairs = list[tuple[str, str]]
 
@@ -317,7 +317,7 @@ def _material(case: Case, passed: Sequence[Candidate], judged: Judged) -> tuple[
         return Rows(encoder.embed([text for text, _ in pairs]), tuple(label for _, label in pairs))
 
     known, seeds = rows(case.known), [(as_one_text(seed.text, seed.response), seed.label) for seed in case.seeds]
-    names = [(encoder.readable(name), name) for name in case.recipe.task.names]
+    names = named(case.recipe.task.names)
     folds = FOLDS if case.source else min(len(case.known), MOST_FOLDS)
     pilot = rows([(_as_text(one), one.intended_label) for one in passed])
     own = rows(list(zip(case.own, judged.own, strict=True)))

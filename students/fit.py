@@ -28,7 +28,7 @@ from graft.students.distributed import ALONE, ProcessGroup
 from graft.students.encoder import Encoder, find_encoder
 from graft.students.heads import Head, head_of
 from graft.students.loop import HEAD_RATE, BatchPlan, Loop, Outcome, Progress, Say
-from graft.students.rows import Given, TrainRow, as_rows
+from graft.students.rows import Given, TrainRow, as_rows, named
 
 MIN_STEPS = 60
 """Optimiser steps at least, so that a handful of seeds is trained as fairly as a whole version."""
@@ -190,14 +190,6 @@ def _clear(folder: Path) -> None:
             shutil.rmtree(left, ignore_errors=True)
         elif left.name != NAME:
             left.unlink(missing_ok=True)
-
-
-def named(labels: Sequence[str]) -> list[tuple[str, str]]:
-    """Each label's name in words, as one more example of it; names without letters are skipped.
-
-    With two rows a class this is worth 7 points on CLINC150's ten domains; with thirty it is one row in thirty-one.
-    """
-    return [(label.replace("_", " "), label) for label in labels if any(sign.isalpha() for sign in label)]
 
 
 def check_rows(rows: Sequence[TrainRow], validation: Sequence[TrainRow], labels: Sequence[str], say: Say) -> None:
