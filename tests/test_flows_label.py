@@ -107,6 +107,7 @@ def test_labels_short_of_texts_are_written_with_the_texts_as_exemplars(
     assert len(own) > 6 and len(own) + len(written) == 45
     history = explain(home, written[0]["id"])
     assert history["intended_label"] and history["decision"]["code"].startswith("accepted.")
+    assert history["meant"][0] == ["written by the method", top_up["kind"]]
     shown = {seed["text"] for seed in history["exemplars"]}
     assert shown & set(given) and {row["source"] for row in own} == {"labelled"}
     calls = fake_llm.stats()["calls"]

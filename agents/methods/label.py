@@ -188,7 +188,9 @@ class LabelTexts(Method[LabelSettings]):
     async def run_slot(self, slot: Slot, context: Context) -> Candidate:
         """The labelled text, or the candidate of `top_up`. A reached budget ends it as failed.budget."""
         if slot.label:
-            return await self._filler(context.recipe).run_slot(slot, _filled_context(context))
+            filler = self._filler(context.recipe)
+            made = await filler.run_slot(slot, _filled_context(context))
+            return made.model_copy(update={"notes": {**made.notes, "method": filler.kind}})
         draft = Draft(slot, context, {}, text=_given(slot, context).text)
         return await decided(draft, _labelled(draft, self.settings(context.recipe)), "The labelers")
 
@@ -224,7 +226,11 @@ class LabelTexts(Method[LabelSettings]):
         return _report(query, run_id, counts)
 
     def describe(self, slot: Slot, notes: Mapping[str, JsonValue]) -> list[tuple[str, str]]:
-        """The place of the text in its file."""
+        """The place of the text in its file; or the method that wrote the row, and its description."""
+        kind = str(notes.get("method"))
+        if slot.label and kind in METHODS.names:
+            own = {name: value for name, value in notes.items() if name != "method"}
+            return [("written by the method", kind), *METHODS.get(kind).describe(slot, own)]
         if slot.label:
             return super().describe(slot, notes)
         return [("text", f"row {slot.payload.get('row')} of {slot.payload.get('file')}")]
