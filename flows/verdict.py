@@ -30,7 +30,7 @@ from graft.flows.plan import read_recipe
 from graft.flows.progress import Progress, begin
 from graft.flows.run_context import Say, open_gateway, run_lock, weighed
 from graft.flows.teacher import Examples, Labels, label_texts, narrowed_to, score_teacher
-from graft.schemas.base import utc_now
+from graft.schemas.base import stable_hash, utc_now
 from graft.schemas.calls import CallRequest, Reply
 from graft.schemas.errors import BudgetExhausted, GraftError, ModelUnreachable, YieldTooLow
 from graft.schemas.home import Home
@@ -69,6 +69,16 @@ class Case:
         """The verdict's key."""
         return verdict_key(self.recipe, self.seeds)
 
+    @property
+    def work(self) -> str:
+        """Name of the lock and of the folder of the pilot."""
+        return f"{self.recipe.name}-teacher-{self.key}"
+
+    @property
+    def asked(self) -> str:
+        """Id under which calls of the judges are charged: caps hold over all attempts at one verdict, not over all."""
+        return f"{self.recipe.name}-teacher-{stable_hash(self.key, self.known, self.own)[:12]}"
+
 
 @dataclass
 class Judged:
@@ -101,7 +111,7 @@ async def look(
     began, case = time.monotonic(), _case(recipe, file, texts, rows)
     progress = begin(Progress(case.recipe.name, "", {}, stage="loading the sentence encoder"))
     await asyncio.to_thread(encoder.embed, ["ready?"])
-    with run_lock(case.home, f"{case.recipe.name}-teacher-{case.key}"):
+    with run_lock(case.home, case.work):
         case = replace(case, recipe=await downloaded(case.recipe, case.file, case.home))
         candidates, run = await _pilot(case, pilot)
         passed = [one for one in candidates if one.text and all(result.passed for result in one.gates)]
@@ -190,7 +200,7 @@ async def _pilot(case: Case, each: int) -> tuple[list[Candidate], dict[str, Any]
 @contextmanager
 def _scratch(case: Case) -> Iterator[Home]:
     """A home for the pilot that shares journal and models with the real one; removed at the end."""
-    folder = case.home.run(f"{case.recipe.name}-teacher-{case.key}") / "pilot"
+    folder = case.home.run(case.work) / "pilot"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:
@@ -212,7 +222,7 @@ async def _judge(case: Case, passed: Sequence[Candidate], run: dict[str, Any], p
     def say(text: str) -> None:
         progress.stage = text
 
-    async with open_gateway(recipe, case.home, say, time.time(), f"{case.recipe.name}-teacher-{case.key}") as gateway:
+    async with open_gateway(recipe, case.home, say, time.time(), case.asked) as gateway:
         progress.gateway = lambda: gateway.stats
         ask = _counted(gateway.call, judged)
         given, model, examples = await _best(ask, case, recipe, judged, say)

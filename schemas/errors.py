@@ -103,10 +103,8 @@ class YieldTooLow(GraftError):
     exit_code = 7
 
 
-class JudgesDisagree(GraftError):
+class JudgesDisagree(YieldTooLow):
     """The run stopped early because its reviewers agree less than chance. Shows the figure and three candidates."""
-
-    exit_code = 7
 
 
 class NotFound(GraftError):

@@ -104,7 +104,7 @@ def test_the_shipped_recipes_are_valid(tmp_path: Path) -> None:
         assert json.loads(done.stdout)["valid"] is True
 
 
-@pytest.mark.parametrize("recipe", ["demo", "promptmix", "harmaug"])
+@pytest.mark.parametrize("recipe", ["topics", "promptmix", "harmaug"])
 def test_a_shipped_recipe_can_be_estimated(tmp_path: Path, recipe: str) -> None:
     figures = json.loads(here(tmp_path, "estimate", recipe, "--json").stdout)
     assert figures["price_usd"] == 0

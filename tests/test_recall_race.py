@@ -32,7 +32,7 @@ from graft.flows.run_context import RunContext
 from graft.schemas.datasets import DatasetVersion, Row, Run
 from graft.schemas.home import Home
 from graft.schemas.recipe import Recipe
-from graft.schemas.rows import Candidate, Decision, GateResult, Slot
+from graft.schemas.rows import Accepted, Candidate, Decision, GateResult, Slot
 
 AT = datetime(2026, 11, 25, tzinfo=UTC)
 BAD, OTHER = Selector("model", "bad"), Selector("model", "other")
@@ -214,6 +214,11 @@ def test_a_run_that_carries_an_earlier_version_publishes_no_recalled_row(lakes: 
     every_step(lakes, "carry", publisher, lambda name: ids(name, range(8), "bad"))
 
 
+def accepted(name: str, number: int) -> Accepted:
+    one = candidate(name, number)
+    return Accepted(one.id, one.text, one.response, one.label, 0.0, one.restricted, one.group, one.slot.shard)
+
+
 def test_the_end_of_a_run_counts_the_rows_that_its_version_holds(
     lakes: tuple[Lake, Lake], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -230,7 +235,7 @@ def test_the_end_of_a_run_counts_the_rows_that_its_version_holds(
             method=method_of(requested), seeds=[], gates=Admission(requested),
             progress=Progress(name, run.id, requested.wanted()),
         )  # fmt: skip
-        result = asyncio.run(publishing.finish(shop, run, [candidate(name, n) for n in NEW], 0, lambda text: None))
+        result = asyncio.run(publishing.finish(shop, run, [accepted(name, n) for n in NEW], 0, lambda text: None))
         made = version(lake, f"{name}@{result['version']['version']}")
         stored = lake.run(run.id)
         assert stored is not None and stored.version == made.version
