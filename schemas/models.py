@@ -226,6 +226,11 @@ def hub_name(model: ModelSpec) -> HubName | None:
     return HubName(found[1], found[2], found[3] or "main") if found else None
 
 
+def is_learner(model: ModelSpec) -> bool:
+    """Return True for a student of this home that judges, as `graft improve` lets it."""
+    return model.provider == "encoder" and model.model.startswith("st_")
+
+
 EMBEDDED_POOL: tuple[ModelSpec, ...] = (
     ModelSpec(
         name="gemma", provider="embedded", model="gemma-3-270m", style="completion",

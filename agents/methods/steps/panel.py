@@ -19,7 +19,7 @@ from graft.agents.methods.steps.draft import Draft, code_of, decision, failure, 
 from graft.agents.methods.steps.draw import Committee, Roles
 from graft.agents.roles import reviewer
 from graft.schemas.decisions import UNSURE
-from graft.schemas.models import ModelSpec
+from graft.schemas.models import ModelSpec, is_learner
 from graft.schemas.rows import Decision, LabelScore, Review
 from graft.schemas.tasks.base import Label
 
@@ -43,7 +43,10 @@ async def review_label(
         "recipe": context.recipe, "slot": draft.judged, "text": draft.text, "seeds": context.seeds,
         "calibration": context.calibration, "labels": labels,
     }  # fmt: skip
-    measuring = [reviewer.by_probabilities(context.recipe, model, "reviewer") for model in roles.reviewers]
+    measuring = [
+        reviewer.by_probabilities(context.recipe, model, "reviewer") and not is_learner(model)
+        for model in roles.reviewers
+    ]
 
     async def review(model: ModelSpec, sample: int) -> Review:
         return await reviewer.review_text(context.ask, model=model, sample=sample, **judged)
@@ -61,16 +64,20 @@ async def review_content(
     """Reviews, the decision rule, and the adjudicator if they disagree above the mean.
 
     An accepted row's label must be likely enough (`unsure`) where judges answer by probabilities; `measuring` tells it
-    for each reviewer.
+    for each reviewer. A student's probabilities do not count there: rows that it finds hard are the ones to learn from.
     """
     size = len(roles.reviewers)
+    learners = {model.name for model in (*roles.reviewers, roles.adjudicator) if is_learner(model)}
+
+    def measured(given: Sequence[Review]) -> list[Sequence[LabelScore]]:
+        return [one.distribution for one in given if one.distribution and one.model not in learners]
 
     def over(given: Sequence[Review]) -> bool:
         means, left = _means(given), size - len(given)
         if not settled(means, left, settings.tau, settings.delta):
             return False
         hopeless = not passes(mean_of([*means, *[HIGHEST] * left]), settings.tau)
-        known = [sureness(draft.label, [one.distribution]) for one in given if one.distribution]
+        known = [sureness(draft.label, [one]) for one in measured(given)]
         return hopeless or sure_settled(known, sum(measuring[len(given) :]), settings)
 
     early = settings.early_exit and not draft.thorough
@@ -87,14 +94,14 @@ async def review_content(
         reason = f"{summary}, below the least mean of {settings.tau:g}."
         return decision("rejected", "low_mean", "rejected.low_mean", reason, **figures)
     if outcome == "accept":
-        given = [one.distribution for one in reviews if one.distribution]
+        given = measured(reviews)
         reason = f"{summary}; the mean reaches {settings.tau:g} and the spread does not exceed {settings.delta:g}"
         agreed = decision("accepted", "agreed", "accepted.agreed", f"{reason}{_probable(draft, given)}.", **figures)
         return unsure(draft, given, settings, agreed) or agreed
     verdict = await adjudicate([one for one in reviews if one.mean is not None])
     draft.reviews.append(verdict)
     ended = _adjudicated(verdict, f"{summary}, a spread above {settings.delta:g}", settings.tau, figures)
-    given = [one.distribution for one in (*reviews, verdict) if one.distribution]
+    given = measured((*reviews, verdict))
     return (unsure(draft, given, settings, ended) if ended.status == "accepted" else None) or ended
 
 
