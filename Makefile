@@ -47,7 +47,7 @@ dashboard-demo: install ## Fill a small lake (.graft-dashboard) by a real run, t
 
 .PHONY: test
 test: install browser ## Run every test, a file a process, three at once: they wait a fifth of the time (ARGS='-k gateway' for some)
-	@env -u GRAFT_HOME $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
+	@env -u GRAFT_HOME OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # The pages are tested in Debian's Chromium; where it is missing it is installed, which needs root or sudo.
 .PHONY: browser
