@@ -135,11 +135,12 @@ def recipe_of(name: str, method: dict[str, Any], teacher: str, seed: int, tokens
     return file
 
 
-def run_arm(name: str, arm: str, teacher: str, seed: int, out: Path, tokens: int) -> dict[str, Any]:
-    """Make an arm's rows by the command line and test its two students."""
+def run_arm(name: str, arm: str, teacher: str, seed: int, out: Path, tokens: int, tuned: bool) -> dict[str, Any]:
+    """Make an arm's rows by the command line and test its students."""
     file = recipe_of(name, ARMS[arm], teacher, seed, tokens, out)
     begin = time.perf_counter()
-    command = [sys.executable, "-m", "graft", "run", str(file), "--train", "--export", "jsonl", "--json"]
+    command = [sys.executable, "-m", "graft", "run", str(file), "--export", "jsonl", "--json"]
+    command += ["--train"] if tuned else []
     environment = {**os.environ, "GRAFT_HOME": str(out / "home"), "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode not in (0, 7):
@@ -151,14 +152,14 @@ def run_arm(name: str, arm: str, teacher: str, seed: int, out: Path, tokens: int
     rows = [(row["text"], row["label"]) for row in map(json.loads, lines)]
     seeds, test = rows_of(SETS[name].seeds, SETS[name].field), split_of(SETS[name])[0]
     frozen = compared(frozen_predictions(seeds, test), frozen_predictions([*seeds, *rows], test), test)
-    tuned = result["student"]
-    run = result["run"]
+    student, run = result["student"], result["run"]
+    tested = [one["accuracy"] for one in student["evaluations"]] if student else []
     return {
         "set": name, "arm": arm, "teacher": teacher, "seed": seed, "rows": len(rows), "calls": run["calls"],
         "tokens": run["prompt_tokens"] + run["completion_tokens"], "seconds": round(seconds), "frozen": frozen,
-        "tuned": [one["accuracy"] for one in tuned["evaluations"]] + [tuned["paired"]["p_value"]] if tuned else None,
+        "tuned": [*tested, student["paired"]["p_value"]] if student else None,
         "stopped_by": run["stopped_by"],
-        "teacher_right": [one["accuracy"] for one in tuned["evaluations"][-1]["teachers"]] if tuned else [],
+        "teacher_right": [one["accuracy"] for one in student["evaluations"][-1]["teachers"]] if student else [],
     }  # fmt: skip
 
 
@@ -195,7 +196,7 @@ def table(results: Sequence[dict[str, Any]]) -> str:
         cells.append(round(statistics.mean(one["seconds"] for one in runs)))
         lines.append("| " + " | ".join(map(str, (*key, *cells))) + " |")
     judged = {(one["set"], one["teacher"]): one["teacher_right"] for one in results if one["teacher_right"]}
-    lines += ["", "| set | teacher | zero-shot, with two examples a label |", "|---|---|---|"]
+    lines += ["", "| set | teacher | zero-shot, with two examples a label |", "|---|---|---|"] if judged else []
     for (name, teacher), scores in judged.items():
         lines.append(f"| {name} | {teacher} | {', '.join(f'{score:.1%}' for score in scores)} |")
     return "\n".join(lines)
@@ -218,6 +219,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
     parser.add_argument("--seeds", type=int, default=3, help="runs of each arm, with other draws")
     parser.add_argument("--tokens", type=int, default=40_000, help="prompt and completion tokens of each arm")
+    parser.add_argument("--frozen", action="store_true", help="leave the tuned student out: minutes less for each arm")
     parser.add_argument("--out", type=Path, default=ROOT / ".graft-gain", help="folder of results and journal")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
@@ -230,7 +232,7 @@ def main() -> None:
                 for arm in given.arms:
                     if (name, arm, teacher, seed) in known:
                         continue
-                    results.append(run_arm(name, arm, teacher, seed, given.out, given.tokens))
+                    results.append(run_arm(name, arm, teacher, seed, given.out, given.tokens, not given.frozen))
                     with file.open("a", encoding="utf-8") as out:
                         out.write(json.dumps(results[-1]) + "\n")
                     print(results[-1], flush=True)
