@@ -33,7 +33,8 @@ MEMORY_LIMIT = "2GB"
 WRITER_THREADS, READER_THREADS = 1, 2
 """A writer's transactions are dozens of tiny catalogue queries: a second thread doubles their CPU (measured)."""
 
-CONFLICTS = ("conflict", "database is locked", "database table is locked", "database is busy")
+CONFLICTS = ("conflict", "database is locked", "database table is locked", "database is busy", "no snapshot found")
+"""The last one is a moment between two commits of the catalogue, met while another process expires snapshots."""
 FULL = ("no space left", "disk is full", "disk full", "not enough space", "disk i/o error")
 """SQLite reports a quota or a file-size limit as an I/O error, as it does a failing disk."""
 EXTENSIONS = ("ducklake", "sqlite_scanner")

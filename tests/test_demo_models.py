@@ -22,7 +22,7 @@ def test_the_demo_labels_texts_writes_the_rest_trains_exports_and_ends_on_one_sc
     version = result["version"]
     assert version["labels"] == {"complaint": 6, "praise": 6}
     assert {name.split()[0] for name in version["models"]} == {"qwen"}
-    assert "Apache-2.0" in version["card"]
+    assert "Apache" in version["card"]
     rows = [
         json.loads(line)
         for file in result["exported"]

@@ -20,6 +20,7 @@ WITHOUT_HOME = {"plugins", "schema", "validate"}
 MORE = {
     "recall": ["--model", "m", "--reason", "r"], "journal prune": ["--older-than", "30d"],
     "edit": ["--dataset", "demo", "--text", "t", "--by", "Ada"], "import": ["--name", "n"],
+    "label": ["--labels", "a,b"],
 }  # fmt: skip
 """Words without which a verb does not begin."""
 
@@ -37,7 +38,11 @@ def test_a_run_works_in_a_home_of_any_name_and_writes_nothing_beside_it(tmp_path
 def words_of(name: str, command: typer.core.TyperCommand) -> list[str]:
     """The verb with a value for each required argument."""
     wanted = [one for one in command.params if one.param_type_name == "argument" and one.required]
-    return [*name.split(), *("demo.csv" if name == "import" else "demo" for _ in wanted), *MORE.get(name, ())]
+    return [
+        *name.split(),
+        *("demo.csv" if name in ("import", "label") else "demo" for _ in wanted),
+        *MORE.get(name, ()),
+    ]
 
 
 def commands() -> dict[str, list[str]]:

@@ -108,7 +108,7 @@ def test_ctrl_c_in_any_other_phase_ends_it_without_a_traceback(tmp_path: Path, s
     when: dict[str, Callable[[], Any]] = {
         "starting": lambda: (home / "runs").exists() or time.sleep(0.4) is None,
         "preparing": lambda: state(home).get("stage"),
-        "publishing": lambda: "publishing" in str(state(home).get("stage")) or "content" in run.text,
+        "publishing": lambda: "publishing" in str(state(home).get("stage")) or "shop@1:" in run.text,
     }
     with terminal(home, "run", str(recipe)) as run:
         until(when[phase])

@@ -163,7 +163,10 @@ def write(folder: Path, model: str, base_url: str) -> Path:
         ],
         "roles": {"generator": {"models": ["writer"]}, "reviewer": {"models": ["judge"], "answer": "logprobs"},
                   "adjudicator": {"models": ["writer"]}},
-        "method": {"kind": "gra", "reviewers": 1, "tau": 0, "calibration_texts": 0}, "target": {"rows_per_label": 2},
+        "method": {
+            "kind": "gra", "reviewers": 1, "tau": 0, "calibration_texts": 0, "min_probability": 0, "min_margin": 0,
+        },
+        "target": {"rows_per_label": 2},
     }  # fmt: skip
     file = folder / "hubbed.json"
     file.write_text(json.dumps(recipe))
