@@ -33,9 +33,10 @@ def screen(
     """
     run, version = result["run"], result["version"]
     blocks = [_outcome(run, version, result), _student(trained)]
+    kinds = {(row["source"], row["label"]): row for row in reversed(rows)}  # of each kind the first
     shown = [
         f"  {one_line(row['label'] or 'row'):<14} {row['source']:<10} {one_line(row['text'])}"[:width]
-        for row in sorted(rows, key=lambda row: row["source"])[:EXAMPLES]
+        for row in [*kinds.values(), *(row for row in rows if row not in kinds.values())][:EXAMPLES]
     ]
     blocks += [["some rows", *shown]] if shown else []
     blocks.append(_where(home, run, version, trained, exported))
