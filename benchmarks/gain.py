@@ -68,14 +68,14 @@ SETS = {
     ),
 }  # fmt: skip
 TEACHERS = {"270m": "gemma-3-270m", "0.5b": "qwen2.5-coder-0.5b-instruct", "1.5b": "qwen2.5-coder-1.5b-instruct"}
-GRA: dict[str, Any] = {"kind": "gra", "reviewers": 2, "few_shot": [2, 2]}
+GRA: dict[str, Any] = {"kind": "gra", "reviewers": 2, "few_shot": [2, 2], "calibration_texts": 16}
 PLAIN = {**GRA, "label_policy": "intended"}
-LABEL: dict[str, Any] = {"kind": "label", "labelers": 1, "texts": "texts.jsonl"}
+LABEL: dict[str, Any] = {"kind": "label", "labelers": 1, "texts": "texts.jsonl", "calibration_texts": 16}
 ARMS: dict[str, dict[str, Any]] = {
     "plain generation": PLAIN,
     "GRA": GRA,
     "GRA, relabelled": {**GRA, "label_policy": "relabelled"},
-    "PromptMix": {"kind": "promptmix", "labelers": 2},
+    "PromptMix": {"kind": "promptmix", "labelers": 2, "calibration_texts": 16},
     f"{TEXTS} texts labelled": {**LABEL, "most": TEXTS},
     "half texts, half written": {**LABEL, "most": TEXTS // 2, "top_up": PLAIN},
 }
@@ -218,7 +218,7 @@ def main() -> None:
     parser.add_argument("--teachers", nargs="+", default=["0.5b"], choices=list(TEACHERS))
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
     parser.add_argument("--seeds", type=int, default=3, help="runs of each arm, with other draws")
-    parser.add_argument("--tokens", type=int, default=40_000, help="prompt and completion tokens of each arm")
+    parser.add_argument("--tokens", type=int, default=60_000, help="prompt and completion tokens of each arm")
     parser.add_argument("--frozen", action="store_true", help="leave the tuned student out: minutes less for each arm")
     parser.add_argument("--out", type=Path, default=ROOT / ".graft-gain", help="folder of results and journal")
     given = parser.parse_args()
