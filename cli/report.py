@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from graft.data.card import funnel_table, inert, table_markdown
 from graft.flows.feasibility import early_line, row_price, standing_out
 from graft.schemas.decisions import decision_code
 from graft.schemas.home import Home
 from graft.schemas.sections import one_line
+
+if TYPE_CHECKING:
+    from graft.schemas.students import Evaluation
 
 REASONS = 4
 """Reasons for rejection on the screen; the report has all."""
@@ -74,9 +77,12 @@ def _student(trained: dict[str, Any] | None) -> list[str]:
     compared = trained.get("paired")
     if not compared:
         return ["student", *trained["text"].splitlines()[:8]]
-    before, after = trained["evaluations"]
+    from graft.schemas.students import Evaluation
+    from graft.students.report import chance_of
+
+    before, after = map(Evaluation.model_validate, trained["evaluations"])
     first, last = (one["train_rows"] for one in trained["students"])
-    chance = "p < 0.0001" if compared["p_value"] < 0.0001 else f"p = {compared['p_value']:.4f}"
+    chance = chance_of(compared["p_value"])
     gain, low, high = (100 * compared[name] for name in ("difference", "low", "high"))
     verdict = "" if compared["p_value"] < 0.05 else "; this may be chance"
     return [
@@ -84,13 +90,14 @@ def _student(trained: dict[str, Any] | None) -> list[str]:
         _judged(f"  {first} seeds only", before),
         _judged(f"  with the version ({last} rows)", after),
         f"  {gain:+.1f} points ({low:+.1f} to {high:+.1f}), {chance}{verdict};"
-        f" {after['rows']} test rows of {Path(after['test_file']).name}",
+        f" {after.rows} test rows of {Path(after.test_file).name}",
     ]
 
 
-def _judged(name: str, one: dict[str, Any]) -> str:
-    low, high = one["interval"]
-    return f"{name:<28}{one['accuracy']:>10.1%}{f'{100 * low:.1f}–{100 * high:.1f}%':>16}{one['macro_f1']:>11.1%}"
+def _judged(name: str, one: Evaluation) -> str:
+    from graft.students.report import interval_of
+
+    return f"{name:<28}{one.accuracy:>10.1%}{interval_of(one):>16}{one.macro_f1:>11.1%}"
 
 
 def _where(

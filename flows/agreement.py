@@ -29,7 +29,7 @@ class Agreement:
     alpha: float | None = None
 
     def note(self, candidate: Candidate) -> None:
-        """Count a settled candidate that all reviewers were asked to judge."""
+        """Count a settled candidate that all reviewers judge."""
         if len(self.units) >= self.wanted:
             return
         given: dict[str, list[float]] = {}

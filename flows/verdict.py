@@ -268,7 +268,10 @@ async def _best(
 def _shown(case: Case) -> list[Examples]:
     """Zero-shot, then the seeds as examples, if there are some; a known row is never shown with its own text."""
     seeds = [(text_hash(seed.text), seed) for seed in case.seeds if seed.label]
-    few: Examples = lambda text: [seed for name, seed in seeds if not text or name != text_hash(text)]  # noqa: E731
+
+    def few(text: str) -> list[Seed]:
+        return [seed for name, seed in seeds if not text or name != text_hash(text)]
+
     return [lambda text: (), few] if seeds else [lambda text: ()]
 
 

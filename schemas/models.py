@@ -132,6 +132,11 @@ class ModelSpec(Value):
             raise FieldErrors(wrong)
         return headers
 
+    @property
+    def is_student(self) -> bool:
+        """True for a student of this home that judges, as `graft improve` lets it."""
+        return self.provider == "encoder" and self.model.startswith("st_")
+
     @model_validator(mode="after")
     def _endpoint(self) -> ModelSpec:
         if self.provider == "openai" and not self.base_url:
@@ -144,8 +149,7 @@ class ModelSpec(Value):
         if self.provider in ("embedded", "encoder") and self.base_url:
             fix = "remove base_url, or use provider openai"
             raise field_error(("base_url",), f"provider {self.provider} runs on this machine", fix)
-        student = self.provider == "encoder" and self.model.startswith("st_")
-        if student and not re.fullmatch(STUDENT_PATTERN, self.model):
+        if self.is_student and not re.fullmatch(STUDENT_PATTERN, self.model):
             raise field_error(
                 ("model",), "a student's id is st_ followed by letters or digits", "graft students lists them"
             )
@@ -224,11 +228,6 @@ def hub_name(model: ModelSpec) -> HubName | None:
     """The file of a hub that an embedded model names; None if it names none."""
     found = HUB_PATTERN.fullmatch(model.model) if model.provider == "embedded" else None
     return HubName(found[1], found[2], found[3] or "main") if found else None
-
-
-def is_learner(model: ModelSpec) -> bool:
-    """Return True for a student of this home that judges, as `graft improve` lets it."""
-    return model.provider == "encoder" and model.model.startswith("st_")
 
 
 EMBEDDED_POOL: tuple[ModelSpec, ...] = (

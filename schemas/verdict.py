@@ -222,7 +222,7 @@ def _generated(found: Evidence, by: Gain | None) -> list[str]:
 def _hand(found: Evidence) -> list[str]:
     by_hand = sorted((one for one in found.gains if one.way == "hand"), key=lambda one: one.rows)
     if not by_hand:
-        return ["What labels by hand would bring cannot be measured on the seeds: give --file with labelled rows."]
+        return ["The gain of labels by hand cannot be measured on the seeds: give --file with labelled rows."]
     each = [f"{one.rows} {points(one)}{' (extrapolated)' if one.extrapolated else ''}" for one in by_hand]
     return [f"Labels by hand, expected gain: {'; '.join(each)}."]
 
@@ -239,7 +239,7 @@ def _width(found: Evidence) -> str:
 
 
 def _next(found: Evidence, advice: Advice, by: Gain | None) -> str:
-    """What to do now."""
+    """The next step, as sentences."""
     policy = by.policy if by else None
     keep = f"method.label_policy: {policy} if the method has it" if policy else ""
     return {

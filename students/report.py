@@ -57,7 +57,7 @@ def comparison(
         "",
         f"{'':{_WIDTH}}{'seeds only':>12}{'with version':>14}{'gain':>9}",
         _row(right, seeds.accuracy, version.accuracy),
-        f"{'  95% interval':{_WIDTH}}{_interval(seeds):>12}{_interval(version):>14}",
+        f"{'  95% interval':{_WIDTH}}{interval_of(seeds):>12}{interval_of(version):>14}",
         *_further_accuracy(seeds, version, paired),
         _row("macro-F1", seeds.macro_f1, version.macro_f1),
         *_micro(seeds, version),
@@ -83,12 +83,17 @@ def _further_accuracy(seeds: Evaluation, version: Evaluation, paired: Paired | N
         name = "largest class" if version.micro_f1 is None else "commonest labels"
         lines.append(f"{_name(f'  {name} guessed')}{version.majority:>12.1%}{version.majority:>14.1%}")
     if paired is not None:
-        chance = "p < 0.0001" if paired.p_value < 0.0001 else f"p = {paired.p_value:.4f}"
+        chance = chance_of(paired.p_value)
         lines.append(
             f"  version right where seeds were wrong: {paired.better}, the reverse: {paired.worse}; {chance};"
             f" difference {100 * paired.difference:+.1f} points ({100 * paired.low:.1f} to {100 * paired.high:.1f})"
         )
     return lines
+
+
+def chance_of(p_value: float) -> str:
+    """McNemar's p as reports write it."""
+    return "p < 0.0001" if p_value < 0.0001 else f"p = {p_value:.4f}"
 
 
 def _micro(seeds: Evaluation, version: Evaluation) -> list[str]:
@@ -166,7 +171,7 @@ def _range(values: Sequence[float]) -> str:
     return f"{100 * min(values):.1f}–{100 * max(values):.1f}%" if values else "–"
 
 
-def _interval(evaluation: Evaluation) -> str:
+def interval_of(evaluation: Evaluation) -> str:
     """The 95% interval of an accuracy, in percent: Wilson's if bootstrapping gave none, or one without width."""
     if len(set(evaluation.interval)) == 2:
         return _range(evaluation.interval)

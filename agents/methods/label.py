@@ -222,7 +222,7 @@ class LabelTexts(Method[LabelSettings]):
         return (*made, *calibration_calls(recipe, apart, min(settings.calibration_texts, len(texts)), prompt))
 
     def report(self, query: Query, run_id: str, counts: Mapping[str, int]) -> Section | None:
-        """What became of the texts, and how sure the labelers were."""
+        """Outcome of the texts, and the labelers' mean lead."""
         return _report(query, run_id, counts)
 
     def describe(self, slot: Slot, notes: Mapping[str, JsonValue]) -> list[tuple[str, str]]:

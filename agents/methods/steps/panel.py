@@ -19,7 +19,7 @@ from graft.agents.methods.steps.draft import Draft, code_of, decision, failure, 
 from graft.agents.methods.steps.draw import Committee, Roles
 from graft.agents.roles import reviewer
 from graft.schemas.decisions import UNSURE
-from graft.schemas.models import ModelSpec, is_learner
+from graft.schemas.models import ModelSpec
 from graft.schemas.rows import Decision, LabelScore, Review
 from graft.schemas.tasks.base import Label
 
@@ -44,7 +44,7 @@ async def review_label(
         "calibration": context.calibration, "labels": labels,
     }  # fmt: skip
     measuring = [
-        reviewer.by_probabilities(context.recipe, model, "reviewer") and not is_learner(model)
+        reviewer.by_probabilities(context.recipe, model, "reviewer") and not model.is_student
         for model in roles.reviewers
     ]
 
@@ -67,7 +67,7 @@ async def review_content(
     for each reviewer. A student's probabilities do not count there: rows that it finds hard are the ones to learn from.
     """
     size = len(roles.reviewers)
-    learners = {model.name for model in (*roles.reviewers, roles.adjudicator) if is_learner(model)}
+    learners = {model.name for model in (*roles.reviewers, roles.adjudicator) if model.is_student}
 
     def measured(given: Sequence[Review]) -> list[Sequence[LabelScore]]:
         return [one.distribution for one in given if one.distribution and one.model not in learners]
