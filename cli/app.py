@@ -95,7 +95,7 @@ def main(ready: Callable[[], object] = lambda: None) -> None:
 
     `ready` is called once the verbs are set up, which takes a moment.
     """
-    from graft.schemas.errors import GraftError
+    from graft.schemas.errors import GraftError, Interrupted, by_ctrl_c
 
     command = _command(sys.argv[1:])
     ready()
@@ -104,6 +104,10 @@ def main(ready: Callable[[], object] = lambda: None) -> None:
     except GraftError as error:
         sys.stderr.write(f"error: {error}\n")
         _leave(error.exit_code)
+    except RuntimeError as error:
+        if not by_ctrl_c(error):
+            raise
+        _leave(Interrupted.exit_code)
     except SystemExit as end:
         _leave(end.code)
 

@@ -19,7 +19,7 @@ from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
 from graft.flows.progress import current
-from graft.schemas.errors import GraftError, Interrupted, NotFound
+from graft.schemas.errors import GraftError, Interrupted, NotFound, by_ctrl_c
 from graft.schemas.home import Home
 from graft.schemas.live import Live, read_live
 
@@ -102,7 +102,9 @@ def stoppable(say: Callable[[str], None], fix: str) -> Iterator[None]:
     before = {number: signal.signal(number, stop) for number in _SIGNALS}
     try:
         yield
-    except (KeyboardInterrupt, asyncio.CancelledError):
+    except (KeyboardInterrupt, asyncio.CancelledError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not by_ctrl_c(error):
+            raise
         left.set()
         raise Interrupted("stopped", fix=fix) from None
     finally:

@@ -125,6 +125,11 @@ class Interrupted(GraftError):
     exit_code = 130
 
 
+def by_ctrl_c(error: RuntimeError) -> bool:
+    """Return True if a signal's KeyboardInterrupt hit a query of DuckDB, which raises a RuntimeError in its place."""
+    return isinstance(error.__cause__, KeyboardInterrupt)
+
+
 class CallFailed(GraftError):
     """A model call ended without a usable reply after all retries. `raw` is the reply, for the record."""
 

@@ -118,6 +118,44 @@ def test_ctrl_c_in_any_other_phase_ends_it_without_a_traceback(tmp_path: Path, s
         assert "Traceback" not in run.text
 
 
+STOPPABLE = """
+import os
+from graft.flows.stopping import stoppable
+from graft.schemas.errors import Interrupted
+try:
+    with stoppable(print, "run it again"):
+        query()
+except Interrupted as error:
+    os._exit(error.exit_code)
+"""
+A_VERB = """
+from graft import __main__
+from graft.cli import app
+app._command = lambda words: query
+__main__.main()
+"""
+
+
+@pytest.mark.parametrize("code", [STOPPABLE, A_VERB])
+def test_a_signal_during_a_query_of_duckdb_stops_it_like_any_other_work(code: str) -> None:
+    query = """
+import duckdb
+def query():
+    print("querying", flush=True)
+    duckdb.execute("SELECT sum(a.range * b.range) FROM range(10000000) a, range(10000000) b")
+"""
+    command = [sys.executable, "-c", query + code]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
+        assert run.stdout and run.stdout.readline() == b"querying\n"
+        time.sleep(0.3)
+        run.send_signal(signal.SIGINT)
+        try:
+            _, errors = run.communicate(timeout=8)
+        finally:
+            run.kill()
+    assert run.returncode == 130 and b"Traceback" not in errors, errors
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_from_elsewhere_stops_it_alike(tmp_path: Path, slow: Serving, number: signal.Signals) -> None:
     home, recipe = tmp_path / "home", write_recipe(tmp_path, slow.url, rows=400)
