@@ -59,8 +59,8 @@ class ImproveSettings(Value):
 
     rounds: int = Field(default=5, ge=1, le=100, description="maximum number of rounds; the first is not steered")
     policies: tuple[str, ...] = Field(
-        default=("hard_negatives", "domain_gap"),
-        description="policies that steer; the counts that they request are averaged",
+        default=(),
+        description="policies that steer; the counts that they request are averaged. Empty: rounds that nothing steers",
     )
     rows_per_round: int | None = Field(
         default=None,

@@ -154,8 +154,10 @@ def shots(drawn: Drawn, label: str, count: int, rng: random.Random) -> list[Seed
     """
     steering = drawn.recipe.steering
     chosen = [row for row in steering.exemplars if row.label == label] if steering and count else []
-    found = [Seed.of(row.text, row.label, row.response) for row in chosen if row.taken_for]
-    others = [Seed.of(row.text, row.label, row.response) for row in chosen if not row.taken_for]
+    summarised = {seed.text: seed for seed in drawn.pool.get(label, ()) if seed.summary}
+    seeds = [summarised.get(row.text) or Seed.of(row.text, row.label, row.response) for row in chosen]
+    found = [seed for seed, row in zip(seeds, chosen, strict=True) if row.taken_for]
+    others = [seed for seed, row in zip(seeds, chosen, strict=True) if not row.taken_for]
     for rows in (others, list(drawn.pool.get(label, ()))):
         shown = {row.text for row in found}
         left = [row for row in rows if row.text not in shown]
