@@ -71,6 +71,8 @@ async def improve(
         loop = _loop(loaded, file, rows, home, lake)
         begun = utc_now()
         begin(Progress(loaded.name, "", {}))
+        if not loaded.improve.policies:
+            say("no policy steers these rounds: improve.policies names none")
         results, endings = list[RoundResult](), list[str]()
 
         def keep() -> Improvement:

@@ -41,6 +41,7 @@ class SteerModels:
     ) -> None:  # fmt: skip
         self._recipe, self._home, self._lake, self._say = recipe, home, lake, say
         self._seeds, self._run_id, self._seed, self._capped_as = seeds, run_id, seed, capped_as
+        self._opening = asyncio.Lock()
         self._opened: Any = None
         self._scored = scored
         self._recorder: CallRecorder | None = None
@@ -130,9 +131,10 @@ class SteerModels:
         ]
 
     async def _ask(self) -> Ask:
-        if self._recorder is None:
-            self._opened = open_gateway(self._recipe, self._home, self._say, run_id=self._capped_as)
-            self._recorder = CallRecorder((await self._opened.__aenter__()).call, self._run_id, "")
+        async with self._opening:
+            if self._recorder is None:
+                self._opened = open_gateway(self._recipe, self._home, self._say, run_id=self._capped_as)
+                self._recorder = CallRecorder((await self._opened.__aenter__()).call, self._run_id, "")
         return self._recorder.ask
 
     async def __aexit__(self, *error: Any) -> None:

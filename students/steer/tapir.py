@@ -24,8 +24,8 @@ from collections import Counter
 from graft.schemas.steering import SteerRow
 from graft.students.steer.base import AnsweredRow, Evidence, OnResponses, Policy, Wish
 
-FIRST, STEP = 0.4, 0.2
-"""Share of hard rows among those that the second round's student learns from, and its growth in each later round."""
+FIRST, STEP, MOST = 0.4, 0.2, 0.8
+"""Share of hard rows among those that the second round's student learns from, its growth by round, and its limit."""
 EACH = 6
 """Most exemplars of one domain."""
 
@@ -55,7 +55,7 @@ async def wish(evidence: Evidence) -> Wish:
 
 def hard_share(ended: int) -> float:
     """The least share of hard rows after round `ended`, counted from 1."""
-    return min(1.0, FIRST + STEP * (ended - 1))
+    return min(MOST, FIRST + STEP * (ended - 1))
 
 
 def easy_kept(hard: int, easy: int, share: float) -> int:
