@@ -1,11 +1,11 @@
 """Steered rounds against unsteered ones: `python benchmarks/improve.py [--sets demo mr] [--policies hard_negatives]`.
 
 For each set and policy one loop of `graft improve`, and one that no policy steers: the same rounds, the same first
-round, and the same limit of tokens in every round, so that a policy with longer prompts gets fewer rows. A fixed draw
-of the test file's rows steers; all students are tested on the others. What counts is the difference between the two
-loops' last students, logistic regressions on MiniLM's frozen embeddings of seeds and rows, with McNemar's p and a
-bootstrap interval over test rows. Beside them stands a student that also learns from the steering rows, which is what
-else a person can do with labelled rows.
+round, and in every round the same limit of tokens, so that a policy with longer prompts gets fewer rows, or, with
+`--calls`, the same number of calls to the generator. A fixed draw of the test file's rows steers; all students are
+tested on the others. What counts is the difference between the two loops' last students, logistic regressions on
+MiniLM's frozen embeddings of seeds and rows, with McNemar's p and a bootstrap interval over test rows. Beside them
+stands a student that also learns from the steering rows, which is what else a person can do with labelled rows.
 
 Finished loops are lines of `OUT/steering.jsonl`, and each has a home of its own under OUT, so that no loop is spared a
 call by another's journal. Needs ../shared/data for all sets but the demo's.
@@ -41,12 +41,13 @@ LEFT_OUT = shutil.ignore_patterns("models", "*.lock")
 
 @dataclass(frozen=True)
 class Case:
-    """One set, teacher and random seed, with its limit of tokens over all rounds."""
+    """One set, teacher and random seed, with its limit of tokens or calls over all rounds."""
 
     name: str
     teacher: str
     seed: int
     tokens: int
+    calls: int | None
     out: Path
 
     @property
@@ -64,6 +65,9 @@ class Case:
         """Write the recipe of a loop with these policies, and its two files."""
         file = gain.recipe_of(self.name, gain.PLAIN, self.teacher, self.seed, self.tokens // ROUNDS, self.out)
         recipe = yaml.safe_load(file.read_text(encoding="utf-8"))
+        recipe["models"][0] |= {"max_concurrency": 2, "timeout_s": 1800}  # long prompts on a busy machine
+        if self.calls:
+            recipe["limits"] |= {"tokens": None, "candidates": self.calls // ROUNDS}
         steering, test = self.split()
         for place, rows in (("steer", steering), ("held", test[:HELD])):
             lines = (json.dumps({"text": text, "label": label}) + "\n" for text, label in rows)
@@ -188,6 +192,7 @@ def main() -> None:
     parser.add_argument("--policies", nargs="+", default=["hard_negatives", "domain_gap"], choices=POLICIES.names)
     parser.add_argument("--seeds", type=int, default=3, help="loops of each policy, with other draws")
     parser.add_argument("--tokens", type=int, default=15_000, help="prompt and completion tokens of one loop's runs")
+    parser.add_argument("--calls", type=int, help="calls to the generator of one loop, in place of a limit of tokens")
     parser.add_argument("--out", type=Path, default=gain.ROOT / ".graft-steering", help="folder of results and homes")
     given = parser.parse_args()
     file = given.out.resolve() / "steering.jsonl"
@@ -196,7 +201,7 @@ def main() -> None:
     known, cases = {(*keyed(one), one["arm"]) for one in results}, dict[tuple[Any, ...], Case]()
     for seed in range(given.seeds):
         for name in given.sets:
-            case = Case(name, given.teacher, seed, given.tokens, file.parent)
+            case = Case(name, given.teacher, seed, given.tokens, given.calls, file.parent)
             cases[name, given.teacher, seed] = case
             for arm in (UNSTEERED, *given.policies):
                 if (name, given.teacher, seed, arm) in known:

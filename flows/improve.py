@@ -1,4 +1,4 @@
-"""The flow that makes rows in rounds: make, train, evaluate, and steer the next round by the student's errors.
+"""The flow that makes rows in rounds: make, train, evaluate, and let policies steer the next round.
 
 Each round is a dataset version (which holds the earlier rounds' rows too) and a student. For comparison the
 same number of candidates is spent at once, without steering.
@@ -50,8 +50,9 @@ from graft.students.steer import steered_kind
 async def improve(
     recipe: str, rounds: int | None = None, rows_per_round: int | None = None, seeds: int | None = None,
     test: str | None = None, steer_on: str | None = None, compare: bool | None = None,
+    policies: list[str] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Make rows in rounds, each steered by the last student's errors, until that stops helping.
+    """Make rows in rounds, steered by the last student's errors if policies are named, until that stops helping.
 
     `recipe` is a path or a bare name; the other parameters override its `improve:` block and `student.test`. Returns
     the loop as a plain dict with `text` (the recommendation) and `files` (report, figures, curve). Running it again
@@ -59,7 +60,8 @@ async def improve(
     """
     given = {
         "improve.rounds": rounds, "improve.rows_per_round": rows_per_round, "improve.seeds": seeds,
-        "improve.compare": compare, "student.test": _absolute(test), "improve.steer_on": _absolute(steer_on),
+        "improve.compare": compare, "improve.policies": policies,
+        "student.test": _absolute(test), "improve.steer_on": _absolute(steer_on),
     }  # fmt: skip
     file, loaded, rows = read_recipe(recipe, {name: value for name, value in given.items() if value is not None})
     if not method_of(loaded).traits(loaded).rounds:

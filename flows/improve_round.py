@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -205,9 +204,14 @@ def first_recipe(arms: Arms) -> Recipe:
     recipe, settings = arms.loop.recipe, arms.loop.recipe.improve
     wanted = recipe.wanted()
     if settings.rows_per_round is not None:
-        each, more = divmod(settings.rows_per_round, len(wanted))
-        wanted = {label: each + (place < more) for place, label in enumerate(wanted)}
+        wanted = evenly(settings.rows_per_round, wanted)
     return _with(recipe, arms, "steered", wanted)
+
+
+def evenly(count: int, labels: Collection[str]) -> dict[str, int]:
+    """A count spread over labels: the first get one more if it does not divide."""
+    each, more = divmod(count, len(labels))
+    return {label: each + (place < more) for place, label in enumerate(labels)}
 
 
 async def next_recipe(
@@ -245,9 +249,9 @@ async def next_recipe(
 def unsteered_recipe(arms: Arms, candidates: int) -> Recipe:
     """A recipe for that many candidates at once: only they can end the run."""
     recipe = arms.loop.recipe
-    each = math.ceil(candidates / len(recipe.wanted()))
+    wanted = evenly(candidates, recipe.wanted())
     limits = recipe.limits.model_copy(update={"candidates": candidates, "out_of_reach": "go_on", "min_yield": 0.0})
-    changed = _with(recipe, arms, "unsteered", dict.fromkeys(recipe.wanted(), each))
+    changed = _with(recipe, arms, "unsteered", wanted)
     return changed.model_copy(update={"limits": limits})
 
 

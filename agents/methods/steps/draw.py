@@ -125,8 +125,12 @@ class Roles:
 
 
 def seed_of(recipe: Recipe, place: Place, *more: object) -> int:
-    """A place's random seed. It is independent of the run's id, so that runs of similar recipes share their calls."""
-    return int(stable_hash(recipe.seed, place.round, place.shard, place.label, place.index, *more), 16) % 2**31
+    """A place's random seed. It is independent of the run's id, so that runs of similar recipes share their calls.
+
+    Each round of a loop has its own: a round whose prompts are those of the last would repeat its rows.
+    """
+    loop = [f"round {recipe.steering.round}"] if recipe.steering else []
+    return int(stable_hash(recipe.seed, place.round, place.shard, place.label, place.index, *more, *loop), 16) % 2**31
 
 
 def slot_id(place: Place) -> str:
