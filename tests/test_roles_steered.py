@@ -106,10 +106,12 @@ def test_a_mistake_is_an_exemplar_of_its_slots_and_no_draw_can_miss_it() -> None
 @pytest.mark.parametrize("kind", ["gra", "promptmix"])
 async def test_a_round_without_report_and_mistakes_asks_as_an_unsteered_one(kind: str, style: str) -> None:
     plain, steered = recipe_of(kind, style), recipe_of(kind, style, partners={"refund": ["delivery"]})
+    bare = recipe_of(kind, style, concepts={})
     for label in LABELS:
         words = [set(re.findall("[a-zA-Z]+", " ".join(await prompts_of(one, label)))) for one in (plain, steered)]
         assert words[0] == words[1]
-        assert slots_of(plain, label) == slots_of(steered, label)
+        assert await prompts_of(bare, label) == await prompts_of(steered, label)
+        assert slots_of(bare, label) == slots_of(steered, label)
 
 
 @pytest.mark.parametrize("kind", ["gra", "promptmix"])
