@@ -28,7 +28,7 @@ from test_flows_make_dataset import ROOT, environment, here
 from graft.data.seeds import load_labelled
 from graft.data.verdicts import unseen
 from graft.schemas.home import Home
-from graft.schemas.verdict import BY_HAND, MARGIN, Gain, decide
+from graft.schemas.verdict import BY_HAND, LIKELY, MARGIN, Gain, decide
 
 TOPICS = {
     "alpha": ("football", "gardening", "astronomy", "knitting", "sailing"),
@@ -143,7 +143,10 @@ def test_where_nothing_can_be_learned_it_says_rethink(tmp_path: Path) -> None:
         done = here(tmp_path / "home", "teacher", str(recipe), "--file", str(tmp_path / "noise.jsonl"))
     assert done.returncode == 0, done.stderr
     flat = " ".join(done.stdout.split())
-    assert "Verdict of graft teacher: rethink" in flat and "No way surely beats the seeds on 120 known rows" in flat
+    assert (
+        "Verdict of graft teacher: rethink" in flat
+        and "No way is 80% likely to beat the seeds on 120 known rows" in flat
+    )
     assert "more seeds, take a larger model, or describe the labels better" in flat
 
 
@@ -291,10 +294,10 @@ GAINS = st.builds(
 def test_rules_of_the_verdict(gains: list[Gain]) -> None:
     advice, by = decide(gains)
     assert decide(gains[::-1]) == (advice, by) or len({(g.low, g.gain, g.rows, g.policy) for g in gains}) < len(gains)
-    helpful = [one for one in gains if one.low > 0 and not one.extrapolated]
+    helpful = [one for one in gains if one.chance >= LIKELY and not one.extrapolated]
     models = [one for one in helpful if one.way != "hand"]
     if by is None:
-        assert advice == "rethink" and not models, "nothing is advised only if no way's lower bound exceeds 0"
+        assert advice == "rethink" and not models, "nothing is advised only if no way is likely to gain"
         assert not any(one.way == "hand" and one.rows <= BY_HAND and one.gain >= MARGIN for one in helpful)
         return
     assert advice == by.way and by in helpful
