@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 from in_thread import InThread
 from test_flows_make_dataset import ROOT, environment, here
 
+import graft
 from graft.data.seeds import load_labelled
 from graft.data.verdicts import unseen
 from graft.schemas.home import Home
@@ -150,7 +151,8 @@ def test_where_nothing_can_be_learned_it_says_rethink(tmp_path: Path) -> None:
     assert "more seeds, take a larger model, or describe the labels better" in flat
 
 
-def test_a_rerun_makes_no_call_and_the_run_reuses_the_pilot(tmp_path: Path) -> None:
+def test_a_rerun_makes_no_call_and_the_run_reuses_the_pilot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Repeated by the command line, and as a Python function."""
     home = tmp_path / "home"
     with serving() as (fake, url):
         recipe = write(tmp_path, url)
@@ -160,6 +162,9 @@ def test_a_rerun_makes_no_call_and_the_run_reuses_the_pilot(tmp_path: Path) -> N
         made = fake.calls
         assert made == first["calls"] and first["price_usd"] > 0
         again = ask(home, recipe, "--rows", "20", "--pilot", "12")
+        with monkeypatch.context() as patch:
+            patch.setenv("GRAFT_HOME", str(home))
+            assert [one.gain for one in graft.teacher(recipe, rows=20).gains] == [one["gain"] for one in first["gains"]]
         assert fake.calls == made, "every call is in the journal"
         assert [again[name] for name in STABLE] == [first[name] for name in STABLE]
         done = here(home, "run", str(recipe))
