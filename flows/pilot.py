@@ -15,17 +15,10 @@ from graft.data.lake import Lake
 from graft.flows.make_dataset import make_run
 from graft.schemas.errors import GraftError, YieldTooLow
 from graft.schemas.home import Home
-from graft.schemas.recipe import Recipe, Target
+from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Seed
 
 T = TypeVar("T")
-
-
-def small(recipe: Recipe, candidates: int, each: int, labels: dict[str, int]) -> Recipe:
-    """The recipe for a pilot of so many candidates: `each` rows of a label wanted, `labels` as exceptions."""
-    limits = recipe.limits.model_copy(update={"candidates": candidates, "min_yield": 0.0, "out_of_reach": "go_on"})
-    target = Target(rows_per_label=each, labels=labels)
-    return recipe.model_copy(update={"target": target, "limits": limits, "review": None})
 
 
 async def run_pilot(
@@ -36,7 +29,7 @@ async def run_pilot(
     A poor yield is no error: the candidates are there, and `stopped` of the run says why it ended.
 
     Args:
-        recipe: as `small` makes it
+        recipe: with a small target and a cap on candidates, as `Recipe.small` makes it
         file: the recipe's path, which its files are relative to
         seeds: the recipe's seeds
         home: the home whose journal and models are used

@@ -22,7 +22,7 @@ from graft.data.seeds import load_labelled, load_texts
 from graft.data.verdicts import save_verdict, verdict_key
 from graft.flows.given import read_given
 from graft.flows.make_dataset import downloaded
-from graft.flows.pilot import run_pilot, small
+from graft.flows.pilot import run_pilot
 from graft.flows.plan import read_recipe
 from graft.flows.progress import Progress, begin
 from graft.flows.run_context import Say, open_gateway, run_lock, weighed
@@ -197,7 +197,7 @@ async def _pilot(case: Case, each: int) -> tuple[list[Candidate], dict[str, Any]
     unwanted = {name: 0 for name, count in recipe.wanted().items() if not count}
     most = max(1, each * (len(recipe.wanted()) - len(unwanted)))
     found, run = await run_pilot(
-        small(recipe, most, each, unwanted), case.file, case.seeds, case.home, case.work,
+        recipe.small(most, each, unwanted), case.file, case.seeds, case.home, case.work,
         lambda lake, run: list(lake.iter_candidates(run["id"])),
     )  # fmt: skip
     return sorted(found, key=lambda one: (one.slot.round, one.slot.shard, one.slot.label, one.slot.index)), run
