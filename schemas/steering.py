@@ -15,6 +15,9 @@ from graft.schemas.students import ClassScore
 
 Arm = Literal["steered", "unsteered"]
 
+NOTATION = ("| right: ", "| taken for: ")
+"""How a prompt notes a mistake behind its text (`steered.jinja`). Small generators copy it into what they write."""
+
 
 class SteerRow(Value):
     """An accepted row of an earlier round, or a row of the steering file, shown to the generator."""

@@ -16,6 +16,7 @@ from graft.agents.roles.mixer import mix_request
 from graft.schemas.calls import CallRequest, Reply
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Seed, Slot
+from graft.schemas.steering import NOTATION
 
 LABELS = ("delivery", "refund", "account")
 WEAK = {"label": "refund", "precision": 0.5, "recall": 0.25, "f1": 1 / 3, "support": 12, "taken_for": "delivery"}
@@ -77,6 +78,7 @@ async def test_every_prompt_of_a_steered_round_shows_the_report_and_all_mistakes
                 n for n in range(6) if f"money {{{{ {n} }}}} never came | right: refund | taken for: delivery" in prompt
             ]
             assert shown == (list(range(6)) if label in ("refund", "delivery") else [])
+            assert all(mark in prompt for mark in NOTATION) or label == "account"
             assert ("van at the wrong door | right: delivery | taken for: refund" in prompt) == (label != "account")
 
 
