@@ -10,6 +10,9 @@ import pytest
 import yaml
 from test_flows_make_dataset import graft, here
 
+from graft.data.lake import Lake
+from graft.schemas.home import Home
+
 ROLES = {
     "generator": {"models": ["m1"], "max_tokens": 64},
     "reviewer": {"models": ["m2", "m3"], "answer": "logprobs"},
@@ -57,14 +60,19 @@ def shown(home: Path) -> dict[str, Any]:
 
 
 def test_intended_labels_stand_and_no_judge_is_called(tmp_path: Path, fake_llm: Any) -> None:
+    fake_llm.set(cut_rate=0.3)
     home, recipe = tmp_path / "home", write(tmp_path, fake_llm.url, method={"label_policy": "intended"})
     done = ran(home, recipe)
-    assert {entry["code"] for entry in done["funnel"] if entry["status"] == "accepted"} == {"accepted.intended"}
+    ends = {entry["code"]: entry["rows"] for entry in done["funnel"]}
+    assert set(ends) == {"accepted.intended", "rejected.cut"} and sum(ends.values()) == done["run"]["counts"]["opened"]
     assert fake_llm.stats()["calls"] == done["run"]["calls"] == done["run"]["counts"]["opened"]
     assert "Label policy: intended." in done["method"] and "intended is likeliest" in done["version"]["card"]
     history = history_of(home, shown(home)["rows"][0]["id"])
     assert history["label"] == history["intended_label"] and history["reviews"] == []
     assert history["models"] == {"generator": "m1"}
+    with Lake.open(Home(home)) as lake:
+        [cut, *_] = lake.iter_candidates(done["run"]["id"], "rejected")
+    assert cut.text and cut.decision.route == "cut" and "cut off at roles.generator.max_tokens" in cut.decision.reason
 
 
 def test_reviewers_relabel_by_their_mean_probability(tmp_path: Path, fake_llm: Any) -> None:

@@ -13,7 +13,8 @@ from test_flows_policy import history_of, ran, shown, write
 
 from graft.agents.methods import Context, Drawn, Place, method_of
 from graft.agents.methods.gra import KIND
-from graft.schemas.calls import CallRequest
+from graft.flows.feasibility import standing_out
+from graft.schemas.calls import CallRequest, Reply
 from graft.schemas.errors import CallFailed
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Candidate, Seed
@@ -85,6 +86,19 @@ def test_an_unreadable_reply_is_requested_again_and_an_absent_server_is_not() ->
     assert gone.count == {"generate.texts": 1}
     never = Models(generate_texts="no JSON")
     assert {one.decision.code for one in run(never, recipe_for(texts_per_call=2), 2)} == {"failed.malformed"}
+
+
+def test_a_text_that_was_cut_off_is_rejected_with_a_reason_that_says_what_to_raise() -> None:
+    short = Reply(key="", text=listed("one.", "two.", "three and"), finish_reason="length")
+    models = Models(generate_texts=short)
+    candidates = run(models, recipe_for(texts_per_call=3), 3)
+    assert [one.decision.code for one in candidates] == ["accepted.intended", "accepted.intended", "rejected.cut"]
+    last = candidates[2]
+    assert (last.text, last.decision.route) == ("three and", "cut")
+    assert "cut off" in last.decision.reason and "Raise roles.generator.max_tokens" in last.decision.reason
+    assert models.count == {"generate.texts": 1}, "the others' call is not repeated for it"
+    advice = standing_out(100, {last.decision.code: 60})
+    assert advice.startswith("60 of 100 candidates were cut off") and "raise max_tokens" in advice
 
 
 def test_a_base_model_continues_its_list() -> None:

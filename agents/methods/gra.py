@@ -69,7 +69,7 @@ class Gra(Method[GraSettings]):
     group_shares_text = True
     keeps_one_of_group = True
     least_score = "tau"
-    version = 2
+    version = 3
 
     def traits(self, recipe: Recipe) -> Traits:
         """Rounds, duplicates by cosine, and a yield that falls with the number of responses to one instruction."""

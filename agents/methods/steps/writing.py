@@ -45,7 +45,8 @@ def manner_of(attributes: JsonValue) -> str:
 
 
 async def one_of_several(slot: Slot, context: Context, settings: GraSettings, model: ModelSpec) -> str:
-    """The slot's place in its group's list of texts; empty if the calls gave too few. Raises CallFailed.
+    """The slot's place in its group's list of texts; empty if the calls gave too few. Raises CallFailed, or TextCut if
+    its text was cut off.
 
     A place without a new text is filled from another sample. Every slot of the group makes the same requests, in the
     same order, so each is made once.
@@ -54,7 +55,7 @@ async def one_of_several(slot: Slot, context: Context, settings: GraSettings, mo
     drawn = [manner_of({**attributes_of(settings.attributes, slot.seed, part)}) for part in range(count)]
     manners = drawn if settings.attributes else []
     seen = {folded(seed.text) for seed in slot.exemplars}
-    held = dict[int, str]()
+    held = dict[int, generator.Written]()
     for sample in range(TRIES):
         try:
             texts = await generator.write_texts(context.ask, context.recipe, model, slot, count, manners, sample)
@@ -64,10 +65,13 @@ async def one_of_several(slot: Slot, context: Context, settings: GraSettings, mo
             if failed.code not in UNREADABLE or (sample == TRIES - 1 and not held):
                 raise
             continue
-        for part, text in enumerate(texts):
-            if part not in held and folded(text) not in seen:
-                seen.add(folded(text))
-                held[part] = text
+        for part, written in enumerate(texts):
+            if part not in held and folded(written.text) not in seen:
+                seen.add(folded(written.text))
+                held[part] = written
         if slot.part in held:
-            return held[slot.part]
-    return ""
+            break
+    found = held.get(slot.part, generator.Written(""))
+    if found.cut:
+        raise found.cut
+    return found.text
