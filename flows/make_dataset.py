@@ -61,6 +61,7 @@ from graft.schemas.models import hub_name
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Accepted, Candidate, Seed, Slot
 from graft.students.judge import student_judge
+from graft.students.perplexity import perplexities
 
 SHARDS_AT_ONCE = 2
 """Shards that run at once, so that the next shard's first slots fill the gap left by a shard's last slots."""
@@ -68,6 +69,8 @@ SHARDS_AT_ONCE = 2
 ENDED = ("target", "texts", "candidates")
 """Reasons for which a shard ends by itself; any other is a halt, and the shard resumes with the run."""
 
+TEXTS_SEEN = 64
+"""A person's texts that gates may compare written ones with."""
 TOP_UPS = 3
 """Maximum top-ups of a round for rows lost to de-duplication."""
 
@@ -157,6 +160,7 @@ async def _make(recipe: Recipe, file: Path, seeds: list[Seed], home: Home, lake:
             needs = Needs(
                 seeds=seeds, published=_published(lake, recipe, run_id), fragments=fragments_of(recipe),
                 evaluation=lake.test_texts(recipe.name), student=student_judge(home),
+                texts=[row.text for row in texts.rows[:TEXTS_SEEN]], perplexity=perplexities(home, say),
             )  # fmt: skip
             context = RunContext(
                 recipe=recipe, run_id=run_id, home=home, lake=lake, gateway=gateway, method=method_of(recipe),

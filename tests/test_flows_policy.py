@@ -59,19 +59,30 @@ def shown(home: Path) -> dict[str, Any]:
     return dict(json.loads(done.stdout))
 
 
-def test_intended_labels_stand_and_no_judge_is_called(tmp_path: Path, fake_llm: Any) -> None:
+def test_intended_labels_stand_and_no_judge_is_called(
+    tmp_path: Path, fake_llm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A text that was cut off or that surprises the model of the fluency gate is rejected, and its row says why."""
+    read = lambda text: 900.0 if len(text) % 3 == 0 else 10.0 + len(text) % 5 / 10  # noqa: E731
+    monkeypatch.setattr("graft.flows.make_dataset.perplexities", lambda home, say: lambda name: read)
     fake_llm.set(cut_rate=0.3)
-    home, recipe = tmp_path / "home", write(tmp_path, fake_llm.url, method={"label_policy": "intended"})
+    home, fluent = tmp_path / "home", {"fluency": {"model": "tiny"}}
+    recipe = write(tmp_path, fake_llm.url, method={"label_policy": "intended"}, gates=fluent)
     done = ran(home, recipe)
     ends = {entry["code"]: entry["rows"] for entry in done["funnel"]}
-    assert set(ends) == {"accepted.intended", "rejected.cut"} and sum(ends.values()) == done["run"]["counts"]["opened"]
+    assert set(ends) == {"accepted.intended", "rejected.cut", "gate.not_fluent"}
+    assert sum(ends.values()) == done["run"]["counts"]["opened"]
     assert fake_llm.stats()["calls"] == done["run"]["calls"] == done["run"]["counts"]["opened"]
     assert "Label policy: intended." in done["method"] and "intended is likeliest" in done["version"]["card"]
     history = history_of(home, shown(home)["rows"][0]["id"])
     assert history["label"] == history["intended_label"] and history["reviews"] == []
     assert history["models"] == {"generator": "m1"}
     with Lake.open(Home(home)) as lake:
-        [cut, *_] = lake.iter_candidates(done["run"]["id"], "rejected")
+        rejected = {one.decision.code: one for one in lake.iter_candidates(done["run"]["id"], "rejected")}
+        kept = next(iter(lake.iter_candidates(done["run"]["id"], "accepted")))
+    assert [gate.score for gate in kept.gates if gate.gate == "fluency"] == [read(kept.text)]
+    assert "perplexity 900 under tiny" in rejected["gate.not_fluent"].decision.reason
+    cut = rejected["rejected.cut"]
     assert cut.text and cut.decision.route == "cut" and "cut off at roles.generator.max_tokens" in cut.decision.reason
 
 
