@@ -79,6 +79,10 @@ ARMS: dict[str, dict[str, Any]] = {
     f"{TEXTS} texts labelled": {**LABEL, "most": TEXTS},
     "half texts, half written": {**LABEL, "most": TEXTS // 2, "top_up": PLAIN},
 }
+SELECTED = {f"{arm}, selected": arm for arm in ("plain generation", "half texts, half written")}
+"""Arms with a choice among as many written rows as the same tokens made in another arm, by that arm."""
+OVERSAMPLE = 1.5
+ARMS |= {arm: ARMS[base] for arm, base in SELECTED.items()}
 
 
 @lru_cache
@@ -97,8 +101,10 @@ def split_of(source: Source) -> tuple[Pairs, list[str]]:
     return [row for at, row in enumerate(test) if at not in taken], [test[at][0] for at in sorted(taken)]
 
 
-def recipe_of(name: str, method: dict[str, Any], teacher: str, seed: int, tokens: int, folder: Path) -> Path:
-    """Write an arm's recipe beside its files, and return its path."""
+def recipe_of(
+    name: str, method: dict[str, Any], teacher: str, seed: int, tokens: int, folder: Path, chosen: int = 0
+) -> Path:
+    """Write an arm's recipe beside its files, and return its path. `chosen` rows of a label are chosen among more."""
     source, folder = SETS[name], folder / f"{name}-{teacher}-{seed}"
     folder.mkdir(parents=True, exist_ok=True)
     test, texts = split_of(source)
@@ -124,9 +130,11 @@ def recipe_of(name: str, method: dict[str, Any], teacher: str, seed: int, tokens
             "generator": {"models": ["teacher"], "temperature": 0.9, "top_p": 0.95, "max_tokens": 64},
             **(panel if method["kind"] == "gra" else {"labeler": {"models": ["teacher"], "calibration": "batch"}}),
         },
-        "target": {"rows_per_label": max(10, 400 // len(labels))},
+        "target": {"rows_per_label": chosen or max(10, 400 // len(labels))},
+        **({"select": {"oversample": OVERSAMPLE}} if chosen else {}),
         "limits": {"tokens": tokens, "out_of_reach": "go_on", "min_yield": 0.0},
-        "gates": {"min_chars": 10, "max_chars": 300, "label_leak": False},
+        # arms share their first calls, and so may repeat each other's rows
+        "gates": {"min_chars": 10, "max_chars": 300, "label_leak": False, "against_published": False},
         "splits": {"train": 0.9, "validation": 0.1, "test": 0.0},
         "student": {"test": "test.jsonl", "teacher_rows": 200 if "most" in method else 0},
     }  # fmt: skip
@@ -135,9 +143,25 @@ def recipe_of(name: str, method: dict[str, Any], teacher: str, seed: int, tokens
     return file
 
 
-def run_arm(name: str, arm: str, teacher: str, seed: int, out: Path, tokens: int, tuned: bool) -> dict[str, Any]:
+def rows_chosen(name: str, arm: str, teacher: str, seed: int, results: Sequence[dict[str, Any]]) -> int:
+    """Rows of each label that an arm with a choice publishes: all texts, and one written row of OVERSAMPLE that the arm
+    without a choice has. 0 for an arm without a choice."""
+    if arm not in SELECTED:
+        return 0
+    wanted = (name, SELECTED[arm], teacher, seed)
+    base = next((one for one in results if (one["set"], one["arm"], one["teacher"], one["seed"]) == wanted), None)
+    if base is None:
+        raise SystemExit(f"{arm} needs the rows of {SELECTED[arm]!r} first: add it to --arms")
+    labels = len({label for _, label in rows_of(SETS[name].seeds, SETS[name].field)})
+    texts = base.get("texts", 0)
+    return max(1, round((texts + (base["rows"] - texts) / OVERSAMPLE) / labels))
+
+
+def run_arm(
+    name: str, arm: str, teacher: str, seed: int, out: Path, tokens: int, tuned: bool, chosen: int = 0
+) -> dict[str, Any]:
     """Make an arm's rows by the command line and test its students."""
-    file = recipe_of(name, ARMS[arm], teacher, seed, tokens, out)
+    file = recipe_of(name, ARMS[arm], teacher, seed, tokens, out, chosen)
     begin = time.perf_counter()
     command = [sys.executable, "-m", "graft", "run", str(file), "--export", "jsonl", "--json"]
     command += ["--train"] if tuned else []
@@ -150,12 +174,13 @@ def run_arm(name: str, arm: str, teacher: str, seed: int, out: Path, tokens: int
     exported = (Path(path) for path in result["exported"] or ())
     lines = [line for path in exported if path.suffix == ".jsonl" for line in path.read_text().splitlines()]
     rows = [(row["text"], row["label"]) for row in map(json.loads, lines)]
-    seeds, test = rows_of(SETS[name].seeds, SETS[name].field), split_of(SETS[name])[0]
+    seeds, (test, texts) = rows_of(SETS[name].seeds, SETS[name].field), split_of(SETS[name])
     frozen = compared(frozen_predictions(seeds, test), frozen_predictions([*seeds, *rows], test), test)
     student, run = result["student"], result["run"]
     tested = [one["accuracy"] for one in student["evaluations"]] if student else []
     return {
         "set": name, "arm": arm, "teacher": teacher, "seed": seed, "rows": len(rows), "calls": run["calls"],
+        "texts": len({text for text, _ in rows} & {*texts}),
         "tokens": run["prompt_tokens"] + run["completion_tokens"], "seconds": round(seconds), "frozen": frozen,
         "tuned": [*tested, student["paired"]["p_value"]] if student else None,
         "stopped_by": run["stopped_by"],
@@ -232,7 +257,9 @@ def main() -> None:
                 for arm in given.arms:
                     if (name, arm, teacher, seed) in known:
                         continue
-                    results.append(run_arm(name, arm, teacher, seed, given.out, given.tokens, not given.frozen))
+                    chosen = rows_chosen(name, arm, teacher, seed, results)
+                    done = run_arm(name, arm, teacher, seed, given.out, given.tokens, not given.frozen, chosen)
+                    results.append(done)
                     with file.open("a", encoding="utf-8") as out:
                         out.write(json.dumps(results[-1]) + "\n")
                     print(results[-1], flush=True)

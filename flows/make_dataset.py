@@ -49,6 +49,7 @@ from graft.flows.run_context import (
     spent_in,
     weighed,
 )
+from graft.flows.selecting import selected
 from graft.flows.streaming import ShardRunner
 from graft.flows.vectors import AcceptedVectors
 from graft.schemas.base import stable_hash, utc_now
@@ -213,7 +214,9 @@ async def _rounds(context: RunContext, say: Say) -> tuple[list[Accepted], int]:
     left, surplus = context.recipe.limits.candidates, 0
     if context.texts:
         left -= await _label_texts(context, left, say)
-    plan = plan_rounds(context.recipe, missing(context.kept, context.method.wanted(context.recipe)))
+    short = context.recipe.made(missing(context.kept, context.method.wanted(context.recipe)))
+    context.progress.make(short, context.kept)
+    plan = plan_rounds(context.recipe, short)
     for index, wanted in enumerate(plan, context.round):
         accepted = list[Accepted]()
         for attempt in range(TOP_UPS + 1):
@@ -230,7 +233,8 @@ async def _rounds(context: RunContext, say: Say) -> tuple[list[Accepted], int]:
         context.kept.extend(chosen)
         if index < context.round + len(plan) - 1:
             await rounds.grow_pool(context, chosen)
-    return list(context.kept), surplus
+    kept, left_out = await selected(context, say)
+    return kept, surplus + left_out
 
 
 async def _label_texts(context: RunContext, most: int, say: Say) -> int:

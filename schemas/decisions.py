@@ -19,6 +19,7 @@ OUT_OF_BUDGET = "failed.budget"
 """The code of a candidate whose next call would have exceeded a cap."""
 CUT = "rejected.cut"
 NOT_BEST = "rejected.not_best"
+NOT_CHOSEN = "rejected.not_chosen"
 UNSURE = "rejected.unsure"
 SEMANTIC = "gate.semantic"
 ACROSS_SHARDS = "gate.across_shards"
@@ -107,6 +108,8 @@ declare(
     DecisionCode("rejected.refusal", "writing", "the generator refused to write it", "refused", _REFUSED),
     DecisionCode(CUT, "writing", "its text was cut off at the token limit", advice=_CUT),
     DecisionCode(NOT_BEST, "choice", "another response to the same instruction is better"),
+    DecisionCode(NOT_CHOSEN, "choice", "others of its label add more, and the target is reached without it",
+                 advice="were made for `select` to choose among: a lower select.oversample makes fewer"),
     DecisionCode("failed.refusal", "call", "a model refused", "refused", _REFUSED),
     DecisionCode("failed.malformed", "call", "the reply held no valid JSON", "unreadable",
                  f"{_UNREADABLE} held no valid JSON: {_SCHEMA}"),
