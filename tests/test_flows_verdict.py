@@ -25,10 +25,11 @@ from hypothesis import strategies as st
 from in_thread import InThread
 from test_flows_make_dataset import ROOT, environment, here
 
+import graft
 from graft.data.seeds import load_labelled
 from graft.data.verdicts import unseen
 from graft.schemas.home import Home
-from graft.schemas.verdict import BY_HAND, MARGIN, Gain, decide
+from graft.schemas.verdict import BY_HAND, LIKELY, MARGIN, Gain, decide
 
 TOPICS = {
     "alpha": ("football", "gardening", "astronomy", "knitting", "sailing"),
@@ -127,7 +128,8 @@ def test_the_advice_follows_what_the_teacher_can(
     assert (found["advice"], found["policy"]) == (advice, policy), found["reasons"]
     judge, differ = found["teachers"][0]["accuracy"], found["auc"]
     assert (judge == 1.0) is judges and 0.4 < found["base"] < 0.8
-    assert differ > 0.9 and found["texts"] == 32 and found["used_rows"] == 60
+    assert differ > 0.9 and found["texts"] == 32 and found["used_rows"] == found["known"] == 60
+    assert {one["rows"] for one in found["teachers"]} == {40}, "models label fewer rows than students are tested on"
     relabelled = next(one for one in found["gains"] if one["policy"] == "relabelled")
     assert (relabelled["low"] > 0) is (writes and judges)
 
@@ -142,11 +144,15 @@ def test_where_nothing_can_be_learned_it_says_rethink(tmp_path: Path) -> None:
         done = here(tmp_path / "home", "teacher", str(recipe), "--file", str(tmp_path / "noise.jsonl"))
     assert done.returncode == 0, done.stderr
     flat = " ".join(done.stdout.split())
-    assert "Verdict of graft teacher: rethink" in flat and "No way surely beats the seeds on 100 known rows" in flat
+    assert (
+        "Verdict of graft teacher: rethink" in flat
+        and "No way is 80% likely to beat the seeds on 120 known rows" in flat
+    )
     assert "more seeds, take a larger model, or describe the labels better" in flat
 
 
-def test_a_rerun_makes_no_call_and_the_run_reuses_the_pilot(tmp_path: Path) -> None:
+def test_a_rerun_makes_no_call_and_the_run_reuses_the_pilot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Repeated by the command line, and as a Python function."""
     home = tmp_path / "home"
     with serving() as (fake, url):
         recipe = write(tmp_path, url)
@@ -156,6 +162,9 @@ def test_a_rerun_makes_no_call_and_the_run_reuses_the_pilot(tmp_path: Path) -> N
         made = fake.calls
         assert made == first["calls"] and first["price_usd"] > 0
         again = ask(home, recipe, "--rows", "20", "--pilot", "12")
+        with monkeypatch.context() as patch:
+            patch.setenv("GRAFT_HOME", str(home))
+            assert [one.gain for one in graft.teacher(recipe, rows=20).gains] == [one["gain"] for one in first["gains"]]
         assert fake.calls == made, "every call is in the journal"
         assert [again[name] for name in STABLE] == [first[name] for name in STABLE]
         done = here(home, "run", str(recipe))
@@ -207,7 +216,7 @@ def test_texts_of_ones_own_are_labelled(tmp_path: Path, top_up: dict[str, Any]) 
         more = ["--texts", str(own)]
         if top_up:
             recipe, more = write(tmp_path, url, method={"kind": "label", "texts": "own.jsonl", **top_up}), []
-        found = ask(tmp_path / "home", recipe, *more, "--rows", "60", "--pilot", "6")
+        found = ask(tmp_path / "home", recipe, *more, "--rows", "60", "--judged", "30", "--pilot", "6")
     assert found["own_texts"] == 60, "those of known rows are left out, and repeated ones"
     assert found["advice"] == "label" and "60 of your texts labelled by chat" in found["reasons"][0].lower()
     assert found["candidates"] == 12
@@ -290,10 +299,10 @@ GAINS = st.builds(
 def test_rules_of_the_verdict(gains: list[Gain]) -> None:
     advice, by = decide(gains)
     assert decide(gains[::-1]) == (advice, by) or len({(g.low, g.gain, g.rows, g.policy) for g in gains}) < len(gains)
-    helpful = [one for one in gains if one.low > 0 and not one.extrapolated]
+    helpful = [one for one in gains if one.chance >= LIKELY and not one.extrapolated]
     models = [one for one in helpful if one.way != "hand"]
     if by is None:
-        assert advice == "rethink" and not models, "nothing is advised only if no way's lower bound exceeds 0"
+        assert advice == "rethink" and not models, "nothing is advised only if no way is likely to gain"
         assert not any(one.way == "hand" and one.rows <= BY_HAND and one.gain >= MARGIN for one in helpful)
         return
     assert advice == by.way and by in helpful
