@@ -157,8 +157,8 @@ def recipe_of(name: str, arm: str, teacher: str, seed: int, tokens: int, folder:
 
 
 def rows_chosen(name: str, arm: str, teacher: str, seed: int, results: Sequence[dict[str, Any]]) -> int:
-    """Rows of each label that an arm with a choice publishes: all texts, and of OVERSAMPLE written rows of the arm without
-    a choice one. 0 for an arm without a choice."""
+    """Rows of each label that an arm with a choice publishes: the texts and 1/OVERSAMPLE of the written rows that the
+    arm without a choice has. 0 for an arm without a choice."""
     if arm not in SELECTED:
         return 0
     wanted = (name, SELECTED[arm], teacher, seed)
