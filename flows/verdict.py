@@ -201,7 +201,7 @@ async def _pilot(case: Case, each: int) -> tuple[list[Candidate], dict[str, Any]
     most = max(1, each * (len(recipe.wanted()) - len(wanted)))
     limits = recipe.limits.model_copy(update={"candidates": most, "min_yield": 0.0, "out_of_reach": "go_on"})
     target = Target(rows_per_label=each, labels=wanted)
-    small = recipe.model_copy(update={"target": target, "limits": limits, "review": None})
+    small = recipe.model_copy(update={"target": target, "limits": limits, "review": None, "select": None})
     run, stopped = None, ""
     with _scratch(case) as scratch:
         try:

@@ -274,7 +274,7 @@ class FakeLLM:
                 return int(rng.random() > low_rate / 3)
             bad = rng.random() < low_rate
             return int(rng.randint(low, max(low, high - 4)) if bad else rng.randint(max(low, high - 2), high))
-        return rng.choice(WORDS) if name in ("keywords", "comment") else sentence(rng)
+        return rng.choice(WORDS) if name in ("keywords", "comment", "name", "values") else sentence(rng)
 
     @staticmethod
     def _json(value: Any) -> web.Response:

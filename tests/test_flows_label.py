@@ -97,7 +97,12 @@ def test_labels_short_of_texts_are_written_with_the_texts_as_exemplars(
 ) -> None:
     home, given = tmp_path / "home", texts(24)
     recipe = recipe_of(tmp_path, fake_llm.url, given, min_probability=0.3, top_up=top_up)
+    if top_up is GRA:
+        recipe = recipe_of(tmp_path, fake_llm.url, given, min_probability=0.3, top_up={**GRA, "attributes": "auto"})
     done = run_json(home, recipe)
+    if top_up is GRA:
+        named = json.loads((home / "runs" / done["run"]["id"] / "attributes.json").read_text(encoding="utf-8"))
+        assert named and all(name in done["version"]["card"] for name in named), "named from the labelled texts"
     assert done["run"]["stopped_by"] == "target" and done["version"]["labels"] == dict.fromkeys(
         ("alpha", "beta", "gamma"), 15
     )

@@ -37,7 +37,8 @@ from graft.agents.methods.steps.mixing import mixing_report
 from graft.agents.methods.steps.panel import review_label
 from graft.agents.methods.steps.relabel import Relabelling, choices, label_reason, name_judges, no_label, relabel
 from graft.agents.methods.steps.sizes import ASSUMED_DISPUTES, PROMPT_OVERHEAD, calibration_calls, panel_calls, sizes
-from graft.agents.roles.mixer import Mix, Mixed, folded, write_mix
+from graft.agents.roles.asking import folded
+from graft.agents.roles.mixer import Mix, Mixed, write_mix
 from graft.schemas.binding import MethodSettings, Role
 from graft.schemas.errors import CallFailed
 from graft.schemas.models import LabelerSpec, ModelSpec

@@ -24,6 +24,7 @@ _PAIRS = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "`": "`"}
 _MARKERS = re.compile(
     r"\A(?:(?:[-*•–]\s|\(?\d{1,2}[.)]\s|(?:example|text|task|answer)\s*+(?:\d++\s*+)?:)\s*+)+", re.IGNORECASE
 )
+WORDS = re.compile(r"[^\W_]+")
 LENGTH = "length"
 """Finish reason of a reply that its token limit cut off."""
 MOST_MISTAKES = 8
@@ -129,6 +130,11 @@ def cut(request: CallRequest, text: str, chars: int = 0, by: str = "") -> TextCu
     where = by or f"roles.{request.role}.max_tokens"
     how = f"held to {chars} characters by" if chars else "cut off at"
     return TextCut(f"{request.model.name} was {how} {where}", where=where, raw=text)
+
+
+def folded(text: str) -> str:
+    """The words of a text only: texts that fold alike are the same text."""
+    return " ".join(WORDS.findall(text.casefold()))
 
 
 def first_words(text: str, most: int) -> str:

@@ -19,6 +19,7 @@ from graft.agents.roles.asking import (
     cut,
     ended,
     examples_for,
+    folded,
     object_in,
     object_schema,
     request_for,
@@ -39,6 +40,8 @@ CUT = "cut"
 ENDS, CLOSING = (".", "!", "?", "…", "。", "！", "？"), "\"'”’») "
 """Signs that end a sentence, and those that may follow them."""
 _STRING = re.compile(r'"((?:[^"\\]++|\\.)*+)"?', re.DOTALL)
+VALUE_CHARS, MOST_VALUES = 80, 6
+"""Characters of an attribute's value, and values of an attribute, at most."""
 MOST_CONCEPTS, SHOWN = 5, 6
 """Most subjects of one label, and most texts in the prompt that they are named from."""
 
@@ -198,6 +201,54 @@ async def name_concepts(
     named = keywords_in(await ask(request), model)
     own = label.replace("_", " ").casefold()
     return tuple(word for word in named if word.casefold() != own)[:MOST_CONCEPTS]
+
+
+async def propose_attributes(
+    ask: Ask, recipe: Recipe, model: ModelSpec, texts: Sequence[str], most: int, sample: int = 0
+) -> dict[str, tuple[str, ...]]:
+    """At most `most` attributes in which real texts of the task differ, each with its values. Raises CallFailed."""
+    name, values = short_string(model, KEYWORD_CHARS), {"type": "array", "items": short_string(model, VALUE_CHARS)}
+    one = object_schema({"name": name, "values": {**values, "minItems": 2, "maxItems": MOST_VALUES}})
+    listed = {"type": "array", "items": one, "minItems": 1, "maxItems": most}
+    request = request_for(
+        "attributes", recipe=recipe, model=model, role="generator", purpose="generate.attributes", seed=recipe.seed,
+        schema=object_schema({"attributes": listed}) if model.style == "chat" else None, max_tokens=400,
+        sample=sample, stop=("\n\n",), most=most, noun=recipe.task.noun, labels=recipe.task.names, texts=list(texts),
+    )  # fmt: skip
+    reply = await ask(request)
+    found = _attributes_in(reply, model, [*recipe.task.names, *texts])
+    if not found:
+        raise unmet(model, "proposed no attribute with two values that name no label and quote no example", reply)
+    return dict(list(found.items())[:most])
+
+
+def _attributes_in(reply: Reply, model: ModelSpec, known: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Attributes of a reply with two values or more; values and names that contain a `known` text are left out."""
+    if model.style == "completion":
+        lines = (line.partition(":") for line in reply.text.strip().splitlines())
+        given: Any = [{"name": name, "values": re.split(r"[,;|]", values)} for name, _, values in lines]
+    else:
+        given = object_in(reply, model).get("attributes")
+    found = dict[str, tuple[str, ...]]()
+    for one in given if isinstance(given, list) else ():
+        fields = one if isinstance(one, dict) else {}
+        name, values = fields.get("name"), fields.get("values")
+        if not isinstance(values, list) or not (names := _short_words([name], KEYWORD_CHARS, known)):
+            continue
+        if len(kept := _short_words(values, VALUE_CHARS, known)) > 1:
+            found.setdefault(names[0].casefold(), tuple(kept[:MOST_VALUES]))
+    return found
+
+
+def _short_words(given: Sequence[Any], chars: int, known: Sequence[str]) -> list[str]:
+    """The distinct texts among `given` of at most that many characters, on one line, that contain no `known` text."""
+    held = [f" {folded(text.replace('_', ' '))} " for text in known]
+    words: dict[str, str] = {}
+    for value in given:
+        text = " ".join(cleaned(value).strip(" .").split()) if isinstance(value, str) else ""
+        if 1 < len(text) <= chars and not any(one in f" {folded(text)} " for one in held):
+            words.setdefault(folded(text), text)
+    return list(words.values())
 
 
 def keywords_in(reply: Reply, model: ModelSpec) -> list[str]:

@@ -15,12 +15,14 @@ from pydantic import Field
 
 from graft.agents.roles.asking import (
     LENGTH,
+    WORDS,
     Ask,
     cleaned,
     concept_of,
     cut,
     ended,
     examples_for,
+    folded,
     request_for,
     steered_by,
 )  # fmt: skip
@@ -36,7 +38,6 @@ _ITEM = re.compile(
     r"\A\s*+(?:(?:example|text|utterance|sentence)\s*+)?[(\[]?(\d{1,2})\s*+[.):\]](?!\d)\s*+(\S.*)$", re.IGNORECASE
 )
 _SHARES = re.compile(r"(?<!\s)\s*+[(\[](?=[^()\[\]]*?\d\s?%)[^()\[\]]*+[)\]]\s*+$")
-_WORDS = re.compile(r"[^\W_]+")
 _LEAD = re.compile(
     r"\A[^:\"“]{0,40}\b(?:prompt|idea|message|question|example)\b[^:\"“]{0,20}:\s*+(?=[\"“'\w])", re.IGNORECASE
 )
@@ -202,13 +203,8 @@ def _kinds(recipe: Recipe, slot: Slot, mix: Mix, shown: Sequence[str]) -> list[d
     ]
 
 
-def folded(text: str) -> str:
-    """The words of a text only: texts that fold alike are the same text."""
-    return " ".join(_WORDS.findall(text.casefold()))
-
-
 def _runs(text: str) -> set[tuple[str, ...]]:
-    words = _WORDS.findall(text.casefold())
+    words = WORDS.findall(text.casefold())
     return {tuple(words[at : at + ECHO_WORDS]) for at in range(len(words) - ECHO_WORDS + 1)}
 
 
