@@ -132,7 +132,8 @@ class Gra(Method[GraSettings]):
         settings, found, notes = self.settings(context.recipe), drawn.attributes, ""
         if settings.propose_attributes and not found:
             found, notes = await proposed(context, drawn, settings.propose_attributes)
-            context, drawn = (dataclasses.replace(one, attributes=found) for one in (context, drawn))
+            context = dataclasses.replace(context, attributes=found)
+            drawn = dataclasses.replace(drawn, attributes=found)
         judged = judging(context.recipe, settings)
         ready = await calibrated(self, context, drawn, judged, settings.calibration_texts)
         return dataclasses.replace(ready, attributes=found, notes=(notes,) if notes else ())

@@ -213,7 +213,8 @@ async def propose_attributes(
     request = request_for(
         "attributes", recipe=recipe, model=model, role="generator", purpose="generate.attributes", seed=recipe.seed,
         schema=object_schema({"attributes": listed}) if model.style == "chat" else None, max_tokens=400,
-        sample=sample, stop=("\n\n",), most=most, noun=recipe.task.noun, labels=recipe.task.names, texts=list(texts),
+        sample=sample, stop=("\n\n",), most=most, noun=recipe.task.noun, labels=recipe.task.categories,
+        texts=list(texts),
     )  # fmt: skip
     reply = await ask(request)
     found = _attributes_in(reply, model, [*recipe.task.names, *texts])
