@@ -141,7 +141,7 @@ def recipe_of(name: str, arm: str, teacher: str, seed: int, tokens: int, folder:
             {"name": "minilm", "provider": "encoder", "model": "all-MiniLM-L6-v2"},
         ],
         "roles": {
-            "generator": {"models": ["teacher"], "temperature": 0.9, "top_p": 0.95, "max_tokens": 64},
+            "generator": {"models": ["teacher"], "temperature": 0.9, "top_p": 0.95, "max_tokens": 112},
             **(panel if method["kind"] == "gra" else {"labeler": {"models": ["teacher"], "calibration": "batch"}}),
         },
         "target": {"rows_per_label": chosen or max(10, 400 // len(labels))},
