@@ -58,8 +58,8 @@ def estimate_recipe(name: str) -> Estimate:
     share, source = _yield(recipe, seeds, file, traits.assumed_yield)
     texts = read_given(recipe, file).rows[: recipe.limits.candidates]
     labelled = math.floor(ASSUMED_LABELLED * len(texts))
-    wanted = sum(method.wanted(recipe).values())
-    rows = max(wanted, labelled)
+    rows = max(sum(method.wanted(recipe).values()), labelled)
+    wanted = sum(recipe.made(method.wanted(recipe)).values())
     candidates = min(recipe.limits.candidates - len(texts), math.ceil(max(0, wanted - labelled) / share))
     calls = (*method.estimate_texts(recipe, texts, seeds), *method.estimate(recipe, candidates, seeds))
     steps = [_priced(recipe, one) for one in calls]
@@ -98,7 +98,8 @@ def _yield(recipe: Recipe, seeds: list[Seed], file: Path, assumed: float) -> tup
         recipe = weighed(recipe, home)
     same = [run for run in runs if run.id == run_id_of(recipe, seeds, *digests(recipe, file))]
     run = (same or runs)[-1]
-    return max(0.01, run.counts.get("accepted", 0) / run.counts["opened"]), f"measured in run {run.id}"
+    accepted = run.counts.get("accepted", 0) + run.counts.get("not_chosen", 0)
+    return max(0.01, accepted / run.counts["opened"]), f"measured in run {run.id}"
 
 
 def _advice(name: str, recipe: Recipe, seeds: list[Seed]) -> list[str]:

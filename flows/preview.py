@@ -195,6 +195,7 @@ def _parts(recipe: Recipe, histories: Sequence[dict[str, Any]], texts: int) -> t
         parts.append(_part("your texts", given, (texts, texts, texts)))
         left = max(0, left - round(texts * parts[0].accepted / len(given)))
     if written:
+        left = recipe.made({"": left})[""]
         accepted = sum(_accepted(one) for one in written)
         low, high = wilson(accepted, len(written))
         each = (accepted / len(written), high, low)

@@ -61,6 +61,10 @@ class RunContext:
     by_name: frozenset[str] = frozenset()
     neighbours: dict[str, tuple[str, ...]] = field(default_factory=dict)
     pool: dict[str, list[Seed]] = field(default_factory=dict)
+    attributes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Attributes of texts that the method proposed for this run."""
+    notes: list[str] = field(default_factory=list)
+    """Warnings for the run's result, besides the gateway's."""
     texts: Sequence[GivenText] = ()
     """A person's texts, which the first round labels."""
     round: int = 0
@@ -79,7 +83,7 @@ class RunContext:
     @property
     def drawn(self) -> Drawn:
         """The current pool that slots are drawn from."""
-        return Drawn(self.recipe, self.pool, self.neighbours, self.texts, self.round)
+        return Drawn(self.recipe, self.pool, self.neighbours, self.texts, self.round, self.attributes)
 
     @cached_property
     def texts_by_id(self) -> dict[str, GivenText]:
@@ -90,7 +94,7 @@ class RunContext:
         """The context of a method for one slot; calls go through `ask`, texts through the gates."""
         context = Context(
             recipe=self.recipe, seeds=self.seeds, ask=ask, calibration=self.calibration, by_name=self.by_name,
-            texts=self.texts_by_id,
+            texts=self.texts_by_id, attributes=self.attributes,
         )  # fmt: skip
         return replace(context, screen=admission.screen, clean=admission.clean) if admission else context
 

@@ -54,7 +54,8 @@ class Place:
 class Drawn:
     """Material that slots are drawn from: rows by label, and each label's most confusable others, nearest first.
 
-    `texts` are a person's texts in the order in which they are labelled; `round` is the round that is drawn.
+    `texts` are a person's texts in the order in which they are labelled; `round` is the round that is drawn;
+    `attributes` are those that the method proposed for the run, name to values.
     """
 
     recipe: Recipe
@@ -62,6 +63,7 @@ class Drawn:
     neighbours: Mapping[str, Sequence[str]] = field(default_factory=dict)
     texts: Sequence[GivenText] = ()
     round: int = 0
+    attributes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,8 @@ class Context:
     """Models whose server gives no log-probabilities: they name the label instead, which counts as a vote."""
     texts: Mapping[str, GivenText] = field(default_factory=dict)
     """A person's texts by id. They are in no slot: the lake holds them as redacted."""
+    attributes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """As in Drawn."""
 
 
 class TextSource(Value):
@@ -104,6 +108,10 @@ class Prepared:
     """As in Context."""
     figures: dict[str, int] = field(default_factory=dict)
     """Counts that join the run's."""
+    attributes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """As in Drawn; kept for the run."""
+    notes: tuple[str, ...] = ()
+    """Warnings for people."""
 
 
 class Traits(Value):

@@ -24,6 +24,7 @@ from graft.agents.methods.steps.draft import Draft, decided, decision, screened
 from graft.agents.methods.steps.draw import pool_of
 from graft.agents.methods.steps.relabel import ask_givers, choices, combined, labelers_of, name_judges, unjudged
 from graft.agents.methods.steps.sizes import DISPUTES, PROMPT_OVERHEAD, calibration_calls, sizes
+from graft.agents.methods.steps.writing import attribute_table
 from graft.schemas.base import stable_hash
 from graft.schemas.binding import MethodSettings, Role
 from graft.schemas.decisions import UNSURE
@@ -228,8 +229,9 @@ class LabelTexts(Method[LabelSettings]):
         return (*made, *calibration_calls(recipe, apart, min(settings.calibration_texts, len(texts)), prompt))
 
     def report(self, query: Query, run_id: str, counts: Mapping[str, int]) -> Section | None:
-        """Outcome of the texts, and the labelers' mean lead."""
-        return _report(query, run_id, counts)
+        """Outcome of the texts, the labelers' mean lead, and the attributes of written rows."""
+        section, table = _report(query, run_id, counts), attribute_table(query, run_id)
+        return dataclasses.replace(section, tables=(*section.tables, table)) if section and table else section
 
     def describe(self, slot: Slot, notes: Mapping[str, JsonValue]) -> list[tuple[str, str]]:
         """The place of the text in its file; or the method that wrote the row, and its description."""

@@ -15,7 +15,7 @@ from graft.schemas.decisions import codes_of
 if TYPE_CHECKING:
     from graft.data.lake import Lake
 
-UNREADABLE = ("malformed", "schema_unmet", "empty")
+UNREADABLE = ("malformed", "schema_unmet", "cut", "empty")
 REFUSED = ("refusal",)
 
 _MORE = """
