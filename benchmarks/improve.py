@@ -146,13 +146,13 @@ def made(home: Path, dataset: str, version: int) -> tuple[gain.Pairs, int]:
 
 
 def table(results: Sequence[dict[str, Any]], cases: dict[tuple[Any, ...], Case]) -> str:
-    """Every loop beside the unsteered one of its set, teacher and seed, as a Markdown table."""
+    """Every loop of these cases beside the unsteered one of its set, teacher and seed, as a Markdown table."""
     lines = [
         "| set | seed | policy | rounds | rows | tokens | seeds | accuracy | minus unsteered, p | and steering rows |",
         "|---|---:|---|---:|---:|---:|---:|---:|---|---:|",
     ]  # fmt: skip
-    for one in results:
-        key = (one["set"], one["teacher"], one["seed"])
+    for one in (one for one in results if keyed(one) in cases):
+        key = keyed(one)
         test = cases[key].split()[1]
         plain = next((other for other in results if other["arm"] == UNSTEERED and key == keyed(other)), None)
         cells = [one["set"], one["seed"], one["arm"], one["rounds"], one["rows"], one["tokens"]]
@@ -210,7 +210,7 @@ def main() -> None:
                 with file.open("a", encoding="utf-8") as out:
                     out.write(json.dumps(results[-1]) + "\n")
                 print(table(results, cases), flush=True)
-    print(table([one for one in results if keyed(one) in cases], cases))
+    print(table(results, cases))
 
 
 if __name__ == "__main__":
