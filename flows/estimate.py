@@ -13,6 +13,7 @@ from graft.data.verdicts import verdict_of
 from graft.flows.given import digests, read_given
 from graft.flows.plan import read_recipe, run_id_of
 from graft.flows.run_context import models_used, weighed
+from graft.flows.selection import most_labelled
 from graft.schemas.base import Value
 from graft.schemas.errors import GraftError
 from graft.schemas.home import Home
@@ -56,7 +57,9 @@ def estimate_recipe(name: str) -> Estimate:
     method = method_of(recipe)
     traits = method.traits(recipe)
     share, source = _yield(recipe, seeds, file, traits.assumed_yield)
-    texts = read_given(recipe, file).rows[: recipe.limits.candidates]
+    given, texts = method.source(recipe), read_given(recipe, file).rows[: recipe.limits.candidates]
+    if given is not None:
+        texts = texts[: most_labelled(given, len(texts), ASSUMED_LABELLED)]
     labelled = math.floor(ASSUMED_LABELLED * len(texts))
     wanted = sum(method.wanted(recipe).values())
     rows = max(wanted, labelled)
@@ -75,6 +78,7 @@ def estimate_recipe(name: str) -> Estimate:
         steps=tuple(steps),
         assumptions=(
             *((f"{ASSUMED_LABELLED:.0%} of {len(texts):,} texts get a label",) if texts else ()),
+            *((_earlier(given.margin_of_error),) if given and given.margin_of_error else ()),
             *((f"yield {share:.0%} ({source})",) if candidates or not texts else ()),
             *traits.assumptions,
             f"{CHARS_PER_TOKEN} characters per token; early exit and the journal can only lower the figures",
@@ -108,6 +112,10 @@ def _advice(name: str, recipe: Recipe, seeds: list[Seed]) -> list[str]:
     verdict = verdict_of(Home.find(), recipe, seeds)
     ask = f"whether rows would help is not known yet: graft teacher {name} tells before anything is spent"
     return [one_line(verdict) if verdict else ask]
+
+
+def _earlier(margin: float) -> str:
+    return f"labelling ends sooner if a quick student's accuracy is far from 50%: at ±{100 * margin:g} points"
 
 
 def _priced(recipe: Recipe, made: Calls) -> Step:

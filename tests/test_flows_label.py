@@ -175,8 +175,23 @@ def test_a_killed_run_goes_on_without_repeating_a_call(tmp_path: Path, fake_llm:
     assert repeated <= 8, "only calls in flight at the kill are made again"
 
 
-def test_a_raised_cap_labels_the_texts_that_are_left(tmp_path: Path, fake_llm: Any) -> None:
-    home, recipe = tmp_path / "home", recipe_of(tmp_path, fake_llm.url, texts(30), min_probability=0, min_margin=0)
+def test_labelling_stops_once_the_interval_is_as_narrow_as_requested(tmp_path: Path, fake_llm: Any) -> None:
+    home, method = tmp_path / "home", {"min_probability": 0, "min_margin": 0, "order": "uncertain", "batch": 10}
+    done = run_json(home, recipe_of(tmp_path, fake_llm.url, texts(80), margin_of_error=0.2, **method))
+    run, counts = done["run"], done["run"]["counts"]
+    assert (run["stopped_by"], run["status"]) == ("interval", "finished") and not run["shortfall"]
+    assert counts["opened"] == 30 == 80 - counts["texts_left"], "of each batch of 10 after the first, 5 are held out"
+    assert 18 <= counts["held_out"] <= 20 and "50 were left without a label: the margin of error is" in done["method"]
+    assert "held-out texts" in graft(home, "show", "own").stdout
+    narrower = run_json(home, recipe_of(tmp_path, fake_llm.url, texts(80), margin_of_error=0.17, **method))
+    assert narrower["run"]["counts"]["opened"] == 50 and fake_llm.stats()["duplicates"] == 0
+    assert narrower["version"]["rows"] > done["version"]["rows"]
+
+
+@pytest.mark.parametrize("method", [{}, {"order": "uncertain", "batch": 6}], ids=["all at once", "in batches"])
+def test_a_raised_cap_labels_the_texts_that_are_left(tmp_path: Path, fake_llm: Any, method: dict[str, Any]) -> None:
+    home = tmp_path / "home"
+    recipe = recipe_of(tmp_path, fake_llm.url, texts(30), min_probability=0, min_margin=0, **method)
     data = yaml.safe_load(recipe.read_text(encoding="utf-8"))
     for tokens in (6_000, 100_000):
         data["limits"]["tokens"] = tokens
@@ -211,6 +226,7 @@ def test_the_texts_that_represent_the_others_are_labelled_first(tmp_path: Path, 
         (setting("method", "texts", "nowhere.csv"), "method.texts", "no such file"),
         (setting("method", "text_column", "body"), "text", "the columns are: text"),
         (setting("method", "min_probability", 1.5), "method.min_probability", "fix:"),
+        (setting("method", "margin_of_error", 5), "method.margin_of_error", "fix:"),
         (setting("method", "top_up", {"kind": "gra", "reviewers": 99}), "method.top_up.reviewers", "fix:"),
         (setting("method", "top_up", {"kind": "label"}), "method.top_up", "gra, promptmix"),
         (setting("method", "top_up", {"kind": "harmaug"}), "method.top_up", "gra, promptmix"),
@@ -233,6 +249,9 @@ def test_an_estimate_counts_texts_and_what_is_written(tmp_path: Path) -> None:
     figures = json.loads(alone.stdout)
     assert figures["rows"] == 32 and figures["candidates"] == 40
     assert next(step["calls"] for step in figures["steps"] if step["purpose"] == "label") == 80
+    few = recipe_of(tmp_path, nobody, texts(40), margin_of_error=0.3, batch=8)
+    figures = json.loads(graft(tmp_path / "home", "estimate", str(few), "--json").stdout)
+    assert figures["candidates"] == 16 and any("labelling ends sooner" in one for one in figures["assumptions"])
     filled = graft(tmp_path / "home", "estimate", str(recipe_of(tmp_path, nobody, texts(40), top_up=GRA)), "--json")
     assert {"label", "generate", "review"} <= {step["purpose"] for step in json.loads(filled.stdout)["steps"]}
 

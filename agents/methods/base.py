@@ -90,6 +90,16 @@ class TextSource(Value):
     column: str | None = Field(default=None, description="column of the texts; None: detected")
     most: int | None = Field(default=None, description="texts to use, at most")
     spread: bool = Field(default=True, description="if not all are used: those that represent the others best")
+    each: int = Field(description="texts of a shard, and of the first batch")
+    uncertain: bool = Field(default=False, description="whether later batches have texts that a student finds hard")
+    margin_of_error: float | None = Field(
+        default=None, description="half the 95% interval of a quick student's held-out accuracy at which it is enough"
+    )
+
+    @property
+    def batches(self) -> bool:
+        """True if the texts are chosen batch by batch, as the labels so far decide; else all at once."""
+        return self.uncertain or self.margin_of_error is not None
 
 
 @dataclass(frozen=True)

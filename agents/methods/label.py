@@ -24,6 +24,7 @@ from graft.agents.methods.steps.draft import Draft, decided, decision, screened
 from graft.agents.methods.steps.draw import pool_of
 from graft.agents.methods.steps.relabel import ask_givers, choices, combined, labelers_of, name_judges, unjudged
 from graft.agents.methods.steps.sizes import DISPUTES, PROMPT_OVERHEAD, calibration_calls, sizes
+from graft.agents.methods.steps.texts import texts_report
 from graft.schemas.base import stable_hash
 from graft.schemas.binding import MethodSettings, Role
 from graft.schemas.decisions import UNSURE
@@ -33,12 +34,13 @@ from graft.schemas.models import LabelerSpec, ModelSpec
 from graft.schemas.problems import Finding
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Candidate, Decision, GivenText, Labelling, Seed, Slot
-from graft.schemas.sections import Column, Fact, Section, Table
+from graft.schemas.sections import Section
 from graft.schemas.tasks.base import Label
 
 ROLES = MappingProxyType(
     {"generator": Role(writes=True), "labeler": Role(LabelerSpec), "reviewer": Role(), "adjudicator": Role()}
 )
+BATCH = 50
 JUDGING = Judging(
     roles=("labeler", "adjudicator"), giving=frozenset({"labeler", "adjudicator"}),
     voting=frozenset({"labeler", "adjudicator"}),
@@ -57,8 +59,24 @@ class LabelSettings(MethodSettings):
     texts: str = Field(min_length=1, description="file of texts without labels, in any format that graft import reads")
     text_column: str | None = Field(default=None, description="column of the texts; null: detected")
     most: int | None = Field(default=None, ge=1, description="texts to label, at most; null: all")
-    order: Literal["diverse", "given"] = Field(
-        default="diverse", description="which `most` texts: those that represent all others best, or the first"
+    order: Literal["diverse", "given", "uncertain"] = Field(
+        default="diverse",
+        description="texts that represent all others best first, or in the file's order; uncertain: half of the "
+        "second and later batches are texts that a quick student is least sure of",
+    )
+    batch: int = Field(
+        default=BATCH,
+        ge=2,
+        exclude_if=lambda texts: texts == BATCH,
+        description="texts labelled before the first look, with `order: uncertain` or `margin_of_error`",
+    )
+    margin_of_error: float | None = Field(
+        default=None,
+        gt=0,
+        lt=0.5,
+        exclude_if=lambda margin: margin is None,
+        description="stop once the 95% interval of a quick student's held-out accuracy is no wider than this to either "
+        "side, such as 0.05; null: label all texts",
     )
     labelers: int = Field(default=3, ge=1, le=16, description="labelers per text, as far as the role has models")
     nearest_classes: int = Field(default=12, ge=2, description="classes that a labeler chooses among, at most")
@@ -95,10 +113,12 @@ class LabelTexts(Method[LabelSettings]):
         settings = self.settings(recipe)
         if recipe.steering is not None:
             return None
-        return TextSource(
+        source = TextSource(
             path=settings.texts, field="method.texts", column=settings.text_column, most=settings.most,
-            spread=settings.order == "diverse",
+            spread=settings.order != "given", each=recipe.limits.shard_rows, uncertain=settings.order == "uncertain",
+            margin_of_error=settings.margin_of_error,
         )  # fmt: skip
+        return source.model_copy(update={"each": settings.batch}) if source.batches else source
 
     def inner(self, recipe: Recipe) -> Sequence[Method[Any]]:
         """The method of `top_up`."""
@@ -141,7 +161,7 @@ class LabelTexts(Method[LabelSettings]):
     def make_slot(self, place: Place, drawn: Drawn) -> Slot:
         """A text's slot: id and seed follow from its words and the recipe. In later rounds a slot of `top_up`."""
         if not place.round and drawn.texts:
-            text = drawn.texts[place.shard * drawn.recipe.limits.shard_rows + place.index]
+            text = drawn.texts[place.shard * self._each(drawn.recipe) + place.index]
             return Slot(
                 id="sl_" + stable_hash(place.run_id, "text", text.id), run_id=place.run_id, shard=place.shard,
                 round=0, index=place.index, label="", seed=int(stable_hash(drawn.recipe.seed, text.id), 16) % 2**31,
@@ -162,7 +182,7 @@ class LabelTexts(Method[LabelSettings]):
         if drawn.round or not drawn.texts:
             return await self._filler(context.recipe).prepare(_filled_context(context), _filled_drawn(drawn))
         settings = self.settings(context.recipe)
-        first = min(settings.calibration_texts, drawn.recipe.limits.shard_rows, len(drawn.texts))
+        first = min(settings.calibration_texts, self._each(drawn.recipe), len(drawn.texts))
         slots = [self.make_slot(Place("", 0, 0, index, ""), drawn) for index in range(first)]
 
         async def narrow(text: str) -> tuple[Label, ...]:
@@ -223,7 +243,7 @@ class LabelTexts(Method[LabelSettings]):
 
     def report(self, query: Query, run_id: str, counts: Mapping[str, int]) -> Section | None:
         """Outcome of the texts, and the labelers' mean lead."""
-        return _report(query, run_id, counts)
+        return texts_report(query, run_id, counts)
 
     def describe(self, slot: Slot, notes: Mapping[str, JsonValue]) -> list[tuple[str, str]]:
         """The place of the text in its file; or the method that wrote the row, and its description."""
@@ -238,6 +258,11 @@ class LabelTexts(Method[LabelSettings]):
     def judged_by_all(self, recipe: Recipe, slot: Slot) -> bool:
         """As the method of `top_up` decides for its rows."""
         return bool(slot.label) and self._filler(recipe).judged_by_all(_filled(recipe), slot)
+
+    def _each(self, recipe: Recipe) -> int:
+        source = self.source(recipe)
+        assert source is not None, "a run without texts has no slot of one"
+        return source.each
 
     def _judging(self, recipe: Recipe) -> Judging:
         roles = tuple(role for role in JUDGING.roles if role in self.roles_of(recipe))
@@ -326,44 +351,6 @@ def _doubt(settings: LabelSettings, labelling: Labelling, share: float) -> str:
     if settings.min_margin and labelling.margin is not None and labelling.margin < settings.min_margin:
         return f"{labelling.second} is as likely, or nearly: the lead is under {settings.min_margin:.0%}"
     return ""
-
-
-_ENDS = """
-    SELECT count(*) AS texts, count(*) FILTER (status = 'accepted') AS labelled,
-           count(*) FILTER (code = $2) AS unsure, count(*) FILTER (route = 'gate') AS gated,
-           count(*) FILTER (status = 'failed') AS failed,
-           avg(CAST(labelling->>'margin' AS DOUBLE)) FILTER (status = 'accepted') AS margin
-    FROM lake.candidates WHERE run_id = $1 AND slot_label = ''"""
-_NAME = "SELECT dataset FROM lake.runs WHERE id = ?"
-_LABELS = """
-    SELECT label, count(*) FILTER (slot_label = '') AS texts, count(*) FILTER (slot_label <> '') AS written
-    FROM lake.candidates WHERE run_id = ? AND status = 'accepted' GROUP BY label ORDER BY label"""
-
-
-def _report(query: Query, run_id: str, counts: Mapping[str, int]) -> Section | None:
-    ends = query(_ENDS, [run_id, UNSURE])[0]
-    if not ends["texts"]:
-        return None
-    repeats, unsure = counts.get("texts_repeated", 0), ends["unsure"]
-    parts = [f"{ends['labelled']:,} of {ends['texts']:,} texts got a label"]
-    parts += [f"{repeats:,} repeated another text and were left out"] if repeats else []
-    if unsure:
-        name = next((row["dataset"] for row in query(_NAME, [run_id])), "NAME")
-        parts.append(f"{unsure:,} wait for a person: graft review {name} --rule gate --gate labelers")
-    facts = (
-        Fact("texts in the file", counts.get("texts_read", ends["texts"]), "number"),
-        Fact("rejected by gates", ends["gated"], "number"), Fact("unsure, for review", ends["unsure"], "number"),
-        Fact("failed", ends["failed"], "number"), Fact("mean lead over the next label", ends["margin"], "share"),
-    )  # fmt: skip
-    columns = (
-        Column("label", "label"),
-        Column("texts", "your texts", "number"),
-        Column("written", "written", "number"),
-    )
-    return Section(
-        "labelled", "Your texts", "; ".join(parts) + ".", facts=facts,
-        tables=(Table("labelled_texts", "Accepted rows by label", columns, query(_LABELS, [run_id])),),
-    )  # fmt: skip
 
 
 KIND = LabelTexts()
