@@ -72,6 +72,7 @@ async def calibrate(context: RunContext) -> None:
     given = context.context(_counted(context, recorder.ask), context.gates)
     found = await context.method.prepare(given, context.drawn)
     context.calibration, context.by_name = context.calibration | found.calibration, found.by_name
+    context.bounds = found.bounds
     context.figures |= found.figures
     for model in sorted(found.by_name):
         context.say(f"{model} returns no log-probabilities: its label counts as a vote")

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from graft.agents.gateway import Gateway
 from graft.agents.local.files import weights_of
-from graft.agents.methods import Ask, Context, Drawn, Method, Place, method_of
+from graft.agents.methods import Ask, Bounds, Context, Drawn, Method, Place, method_of
 from graft.data.gates import Admission
 from graft.flows import stopping
 from graft.flows.agreement import Agreement
@@ -60,6 +60,7 @@ class RunContext:
     say: Say = lambda text: None
     calibration: dict[str, dict[str, float]] = field(default_factory=dict)
     by_name: frozenset[str] = frozenset()
+    bounds: Bounds | None = None
     neighbours: dict[str, tuple[str, ...]] = field(default_factory=dict)
     pool: dict[str, list[Seed]] = field(default_factory=dict)
     texts: list[GivenText] = field(default_factory=list)
@@ -110,7 +111,7 @@ class RunContext:
         """The context of a method for one slot; calls go through `ask`, texts through the gates."""
         context = Context(
             recipe=self.recipe, seeds=self.seeds, ask=ask, calibration=self.calibration, by_name=self.by_name,
-            texts=self.texts_by_id,
+            bounds=self.bounds, texts=self.texts_by_id,
         )  # fmt: skip
         return replace(context, screen=admission.screen, clean=admission.clean) if admission else context
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from pydantic import Field, JsonValue
 
@@ -35,6 +35,21 @@ long to search."""
 
 Query = Callable[[str, Sequence[Any]], list[dict[str, Any]]]
 """SQL over the lake with its parameters, such as `SELECT … FROM lake.candidates WHERE run_id = ?`, to rows."""
+
+
+TOLERANCE = 1e-9
+"""Keeps float rounding from moving a row over a bound."""
+
+
+class Bounds(NamedTuple):
+    """Least probability of an accepted label, and its least lead over the next one (both inclusive)."""
+
+    min_probability: float
+    min_margin: float
+
+    def accept(self, probability: float, margin: float) -> bool:
+        """Return True if a probability and its lead reach their bounds."""
+        return probability >= self.min_probability - TOLERANCE and margin >= self.min_margin - TOLERANCE
 
 
 @dataclass(frozen=True)
@@ -75,6 +90,8 @@ class Context:
     """Model name to label to mean raw log-probability (batch calibration, Zhou et al. 2023)."""
     by_name: frozenset[str] = frozenset()
     """Models whose server gives no log-probabilities: they name the label instead, which counts as a vote."""
+    bounds: Bounds | None = None
+    """The bounds on a label that preparation found for `auto`."""
     texts: Mapping[str, GivenText] = field(default_factory=dict)
     """A person's texts by id. They are in no slot: the lake holds them as redacted."""
 
@@ -109,6 +126,8 @@ class Prepared:
     calibration: dict[str, dict[str, float]] = field(default_factory=dict)
     """As in Context."""
     by_name: frozenset[str] = frozenset()
+    """As in Context."""
+    bounds: Bounds | None = None
     """As in Context."""
     figures: dict[str, int] = field(default_factory=dict)
     """Counts that join the run's."""

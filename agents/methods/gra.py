@@ -21,6 +21,7 @@ from typing import Any
 from pydantic import JsonValue
 
 from graft.agents.methods.base import Calls, Context, Drawn, Method, Place, Prepared, Query, Traits
+from graft.agents.methods.steps.bounds import Trial, with_bounds
 from graft.agents.methods.steps.calibrate import calibrated
 from graft.agents.methods.steps.draft import Draft, decided, decision, failure, screened
 from graft.agents.methods.steps.draw import (
@@ -29,6 +30,7 @@ from graft.agents.methods.steps.draw import (
     draw_roles,
     make_slot,
     pool_of,
+    reviewer_count,
     slot_id,
     steered,
 )
@@ -39,6 +41,7 @@ from graft.agents.methods.steps.sizes import (
     ASSUMED_DISPUTES,
     DISPUTES,
     PROMPT_OVERHEAD,
+    bounds_calls,
     calibration_calls,
     panel_calls,
     sizes,
@@ -122,7 +125,9 @@ class Gra(Method[GraSettings]):
     async def prepare(self, context: Context, drawn: Drawn) -> Prepared:
         """Calibrate the judges of labels."""
         settings = self.settings(context.recipe)
-        return await calibrated(self, context, drawn, judging(context.recipe, settings), settings.calibration_texts)
+        judges = judging(context.recipe, settings)
+        prepared = await calibrated(self, context, drawn, judges, settings.calibration_texts)
+        return await with_bounds(prepared, context, settings, self._trial(context.recipe))
 
     async def exemplar(self, candidate: Candidate, context: Context) -> Seed:
         """An accepted row as an exemplar: an instruction with its keywords and a summary."""
@@ -174,11 +179,17 @@ class Gra(Method[GraSettings]):
             purpose="label", role="reviewer", calls=relabelled, prompt_tokens=judged, completion_tokens=1
         )  # fmt: skip
         judges = (*panel_calls(recipe, reviewers, agreeing, judged), labels)
-        return (made, *(calls for calls in judges if calls.calls), *tried)
+        bounds = bounds_calls(recipe, settings, self._trial(recipe), seeds, judged)
+        return (made, *(calls for calls in judges if calls.calls), *tried, *bounds)
 
     def report(self, query: Query, run_id: str, counts: Mapping[str, int]) -> Section | None:
         """Label policy and the judges' probabilities of the intended labels."""
-        return label_report(query, run_id)
+        return label_report(query, run_id, counts)
+
+    def _trial(self, recipe: Recipe) -> Trial:
+        settings = self.settings(recipe)
+        size = reviewer_count(recipe, settings)
+        return Trial(judging(recipe, settings), "reviewer", size, proposed=True)
 
     def _parts(self, recipe: Recipe) -> int:
         """Slots of one group: the responses to one instruction, or the texts of one call."""

@@ -18,12 +18,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue
 
-from graft.agents.methods.base import Calls, Context, Drawn, Method, Place, Prepared, Query, TextSource, Traits
+from graft.agents.methods.base import Bounds, Calls, Context, Drawn, Method, Place, Prepared, Query, TextSource, Traits
+from graft.agents.methods.steps.bounds import Sureness, Trial, with_bounds
 from graft.agents.methods.steps.calibrate import Judging, try_judges
 from graft.agents.methods.steps.draft import Draft, decided, decision, screened
 from graft.agents.methods.steps.draw import pool_of
 from graft.agents.methods.steps.relabel import ask_givers, choices, combined, labelers_of, name_judges, unjudged
-from graft.agents.methods.steps.sizes import DISPUTES, PROMPT_OVERHEAD, calibration_calls, sizes
+from graft.agents.methods.steps.sizes import DISPUTES, PROMPT_OVERHEAD, bounds_calls, calibration_calls, sizes
 from graft.agents.methods.steps.texts import texts_report
 from graft.schemas.base import stable_hash
 from graft.schemas.binding import MethodSettings, Role
@@ -52,7 +53,7 @@ def _fills(method: Any) -> bool:
     return method.kind != KIND.kind and set(method.roles) <= set(ROLES)
 
 
-class LabelSettings(MethodSettings):
+class LabelSettings(Sureness, MethodSettings):
     """Labels for a person's own texts, and rows of another method where texts are missing."""
 
     kind: Literal["label"] = "label"
@@ -80,15 +81,6 @@ class LabelSettings(MethodSettings):
     )
     labelers: int = Field(default=3, ge=1, le=16, description="labelers per text, as far as the role has models")
     nearest_classes: int = Field(default=12, ge=2, description="classes that a labeler chooses among, at most")
-    min_probability: float = Field(
-        default=0.5, ge=0, lt=1, description="least mean probability of a label; below it the text goes to review"
-    )
-    min_margin: float = Field(
-        default=0.1,
-        ge=0,
-        lt=1,
-        description="least lead of a label over the next one; below it the text goes to review; 0: any",
-    )
     adjudicate: bool = Field(
         default=True, description="if labelers disagree, ask a model of the adjudicator role that is not one of them"
     )
@@ -188,7 +180,8 @@ class LabelTexts(Method[LabelSettings]):
         async def narrow(text: str) -> tuple[Label, ...]:
             return await choices(context, text, settings.nearest_classes)
 
-        return await try_judges(self, context, slots, self._judging(context.recipe), narrow)
+        prepared = await try_judges(self, context, slots, self._judging(context.recipe), narrow)
+        return await with_bounds(prepared, context, settings, self._trial(context.recipe))
 
     async def propose(self, slot: Slot, context: Context) -> str:
         """The slot's text as its judges read it. Raises CallFailed for a text that no judge will read."""
@@ -239,7 +232,8 @@ class LabelTexts(Method[LabelSettings]):
             for purpose, role, calls, answer in rows
         ]  # fmt: skip
         apart = Judging(roles=("adjudicator",), giving=JUDGING.giving) if _spare(recipe, settings) else Judging()
-        return (*made, *calibration_calls(recipe, apart, min(settings.calibration_texts, len(texts)), prompt))
+        tried = calibration_calls(recipe, apart, min(settings.calibration_texts, len(texts)), prompt)
+        return (*made, *tried, *bounds_calls(recipe, settings, self._trial(recipe), seeds, prompt))
 
     def report(self, query: Query, run_id: str, counts: Mapping[str, int]) -> Section | None:
         """Outcome of the texts, and the labelers' mean lead."""
@@ -267,6 +261,14 @@ class LabelTexts(Method[LabelSettings]):
     def _judging(self, recipe: Recipe) -> Judging:
         roles = tuple(role for role in JUDGING.roles if role in self.roles_of(recipe))
         return dataclasses.replace(JUDGING, roles=roles)
+
+    def _trial(self, recipe: Recipe) -> Trial:
+        settings = self.settings(recipe)
+
+        async def narrow(context: Context, text: str) -> tuple[Label, ...]:
+            return await choices(context, text, settings.nearest_classes)
+
+        return Trial(self._judging(recipe), "labeler", settings.labelers, proposed=False, narrow=narrow)
 
     def _filler(self, recipe: Recipe) -> Method[Any]:
         settings = self.settings(recipe).top_up
@@ -311,7 +313,7 @@ async def _labelled(draft: Draft, settings: LabelSettings) -> Decision:
     guess = labelling.label or next(iter(draft.soft_label), "")
     draft.label = guess
     share = draft.soft_label.get(guess, 0.0)
-    doubt = _doubt(settings, labelling, share)
+    doubt = _doubt(settings.bounds(draft.context.bounds), labelling, share)
     draft.labelling = labelling.model_copy(update={"label": "" if doubt else guess})
     if doubt:
         best = f" The best guess is {guess} at {share:.0%}." if guess else ""
@@ -342,14 +344,14 @@ def _adjudicator(draft: Draft, settings: LabelSettings, panel: Sequence[ModelSpe
     return random.Random(f"adjudicator-{draft.slot.seed}").choice(free)
 
 
-def _doubt(settings: LabelSettings, labelling: Labelling, share: float) -> str:
+def _doubt(least: Bounds, labelling: Labelling, share: float) -> str:
     """The reason for which a label is not sure enough; empty if it is."""
     if not labelling.label:
         return "The judges gave no label of the set, or two were equally likely"
-    if share < settings.min_probability:
-        return f"The label is under the least probability of {settings.min_probability:.0%}"
-    if settings.min_margin and labelling.margin is not None and labelling.margin < settings.min_margin:
-        return f"{labelling.second} is as likely, or nearly: the lead is under {settings.min_margin:.0%}"
+    if share < least.min_probability:
+        return f"The label is under the least probability of {least.min_probability:.0%}"
+    if least.min_margin and labelling.margin is not None and labelling.margin < least.min_margin:
+        return f"{labelling.second} is as likely, or nearly: the lead is under {least.min_margin:.0%}"
     return ""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from graft.agents.methods.base import Query
+from graft.agents.methods.steps.bounds import bounds_facts
 from graft.schemas.decisions import UNSURE
 from graft.schemas.intervals import margin_of_error, wilson
 from graft.schemas.sections import Column, Fact, Section, Table, share
@@ -37,7 +38,7 @@ def texts_report(query: Query, run_id: str, counts: Mapping[str, int]) -> Sectio
         Fact("texts in the file", counts.get("texts_read", ends["texts"]), "number"),
         Fact("rejected by gates", ends["gated"], "number"), Fact("unsure, for review", ends["unsure"], "number"),
         Fact("failed", ends["failed"], "number"), Fact("mean lead over the next label", ends["margin"], "share"),
-        *_measured(counts),
+        *_measured(counts), *bounds_facts(counts),
     )  # fmt: skip
     columns = (
         Column("label", "label"),
