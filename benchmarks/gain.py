@@ -3,8 +3,8 @@
 Each arm is a recipe that `graft run --train` makes from two seeds per class under the same limit of tokens, so an arm
 that asks judges gets fewer rows. Its rows and the seeds train two students: a logistic regression on MiniLM's frozen
 embeddings, and the tuned encoder. Both are tested on rows that no model was shown; the teacher itself labels 200 of
-them, zero- and few-shot. Finished arms are lines of `OUT/results.jsonl`, and finished calls stay in OUT's journal: a
-stopped benchmark continues where it was.
+them, zero- and few-shot. Finished arms are lines of `OUT/results.jsonl`, and finished calls stay in the arm's journal:
+a stopped benchmark continues where it was.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import json
 import math
 import os
 import random
+import re
 import statistics
 import subprocess
 import sys
@@ -60,7 +61,18 @@ SETS = {
     ),
     "clinc150": Source(
         DATA / "clinc150/train_2shot_seed0.jsonl", DATA / "clinc150/test.jsonl", None, "domain",
-        "a message that a user types or says to an assistant", {}, cut=True,
+        "a message that a user types or says to an assistant",
+        {"auto_and_commute": "cars and getting around: traffic, directions, distances, fuel, tyres, repairs, taxis",
+         "banking": "a bank account: balance, transfers, bills, PIN, cheques, interest, fraud, a blocked account",
+         "credit_cards": "a credit card: limit, score, rewards, applying for one, a lost, damaged or declined card",
+         "home": "running a household: shopping and to-do lists, calendar, reminders, orders, music, smart devices",
+         "kitchen_and_dining": "recipes, ingredients, calories, cooking times, restaurants and their tables",
+         "meta": "the assistant's own settings and replies: its name, language, accent, speed, volume, yes, no, repeat",
+         "small_talk": "chatting with the assistant: greetings, thanks, jokes, questions about itself, fun facts",
+         "travel": "trips: flights, hotels, rental cars, luggage, visas, vaccines, time zones, exchange rates, phrases",
+         "utility": "small tools: time, date, alarm, timer, weather, calls, texts, sums, units, spelling, coins, dice",
+         "work": "a job: pay, taxes, leave, holidays, insurance, meetings, pensions, direct deposit"},
+        cut=True,
     ),
     "banking77": Source(
         DATA / "banking77/train_2shot_seed0.jsonl", DATA / "banking77/test.jsonl", DATA / "banking77/train.jsonl",
@@ -97,9 +109,13 @@ def split_of(source: Source) -> tuple[Pairs, list[str]]:
     return [row for at, row in enumerate(test) if at not in taken], [test[at][0] for at in sorted(taken)]
 
 
-def recipe_of(name: str, method: dict[str, Any], teacher: str, seed: int, tokens: int, folder: Path) -> Path:
-    """Write an arm's recipe beside its files, and return its path."""
-    source, folder = SETS[name], folder / f"{name}-{teacher}-{seed}"
+def recipe_of(name: str, arm: str, teacher: str, seed: int, tokens: int, folder: Path) -> Path:
+    """Write an arm's recipe beside its files, and return its path.
+
+    Each arm has a dataset of its own: rows of another arm's version would count as duplicates.
+    """
+    own = re.sub(r"\W+", "-", f"{name}-{arm}-{teacher}-{seed}".lower())
+    source, method, folder = SETS[name], ARMS[arm], folder / own
     folder.mkdir(parents=True, exist_ok=True)
     test, texts = split_of(source)
     seeds = rows_of(source.seeds, source.field)
@@ -111,7 +127,7 @@ def recipe_of(name: str, method: dict[str, Any], teacher: str, seed: int, tokens
     judges = {"models": ["teacher", "minilm"], "answer": "logprobs", "calibration": "batch"}
     panel = {"reviewer": judges, "adjudicator": {**judges, "models": ["teacher"]}}
     recipe = {
-        "name": f"gain-{name}-{teacher.replace('.', '-')}-{seed}", "seed": seed, "method": method,
+        "name": f"gain-{own}", "seed": seed, "method": method,
         "task": {"kind": "classification", "text": source.about,
                  "labels": [{"name": label, "description": text} for label, text in labels.items()]},
         "seeds": {"path": "seeds.jsonl"},
@@ -136,15 +152,23 @@ def recipe_of(name: str, method: dict[str, Any], teacher: str, seed: int, tokens
 
 
 def run_arm(name: str, arm: str, teacher: str, seed: int, out: Path, tokens: int, tuned: bool) -> dict[str, Any]:
-    """Make an arm's rows by the command line and test its students."""
-    file = recipe_of(name, ARMS[arm], teacher, seed, tokens, out)
+    """Make an arm's rows by the command line and test its students.
+
+    Each arm has a home of its own: replies of another arm's calls would not count against its limit.
+    """
+    file = recipe_of(name, arm, teacher, seed, tokens, out)
+    home, models = file.parent / "home", out / "models"
+    for folder in (home / "models", models):
+        folder.mkdir(parents=True, exist_ok=True)
+    _link(models, home / "models")
     begin = time.perf_counter()
     command = [sys.executable, "-m", "graft", "run", str(file), "--export", "jsonl", "--json"]
     command += ["--train"] if tuned else []
-    environment = {**os.environ, "GRAFT_HOME": str(out / "home"), "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "GRAFT_HOME": str(home), "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode not in (0, 7):
         raise SystemExit(f"{name}, {arm}, {teacher}, seed {seed} failed:\n{done.stderr}")
+    _link(home / "models", models)
     result = json.loads(done.stdout)
     seconds = time.perf_counter() - begin
     exported = (Path(path) for path in result["exported"] or ())
@@ -161,6 +185,13 @@ def run_arm(name: str, arm: str, teacher: str, seed: int, out: Path, tokens: int
         "stopped_by": run["stopped_by"],
         "teacher_right": [one["accuracy"] for one in student["evaluations"][-1]["teachers"]] if student else [],
     }  # fmt: skip
+
+
+def _link(source: Path, target: Path) -> None:
+    """Link the model files that the target lacks: they are hundreds of megabytes."""
+    for file in source.glob("*.gguf"):
+        if not (target / file.name).exists():
+            os.link(file, target / file.name)
 
 
 def frozen_predictions(train: Pairs, test: Pairs) -> list[str]:

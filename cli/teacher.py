@@ -16,7 +16,15 @@ def teacher(
         str | None, typer.Option(help="labelled rows to test on; default: the recipe's test file, else its seeds")
     ] = None,
     texts: Annotated[str | None, typer.Option(help="your own unlabelled texts; default: those of the recipe")] = None,
-    rows: Annotated[int, typer.Option(min=2, max=10_000, help="known rows, and texts of your own, at most")] = 100,
+    rows: Annotated[
+        int, typer.Option(min=2, max=10_000, help="known rows at most, on which students are tested without a call")
+    ] = 200,
+    judged: Annotated[
+        int,
+        typer.Option(
+            min=2, max=10_000, help="known rows that every model labels; of your texts it labels twice as many"
+        ),
+    ] = 40,
     pilot: Annotated[int, typer.Option(min=1, max=1000, help="generated candidates of each label")] = 12,
     json: JsonFlag = False,
 ) -> None:
@@ -25,7 +33,7 @@ def teacher(
     Every model labels rows whose labels are known, the recipe writes a small pilot, and quick students are compared.
     The run finds the pilot's calls in the journal. Test rows used here are left out of later evaluations.
 
-    Example:  graft teacher demo --rows 60
+    Example:  graft teacher demo --pilot 16
     """
     from graft.cli.run import at_work, live
     from graft.cli.show import as_json, print_section
@@ -34,7 +42,7 @@ def teacher(
         from graft.flows import stopping
         from graft.flows.verdict import look
 
-        verdict = stopping.run(look(recipe, file=file, texts=texts, rows=rows, pilot=pilot))
+        verdict = stopping.run(look(recipe, file=file, texts=texts, rows=rows, judged=judged, pilot=pilot))
     if json:
         as_json({**verdict.model_dump(mode="json", exclude={"used"}), "used_rows": len(verdict.used)})
         return

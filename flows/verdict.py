@@ -46,6 +46,8 @@ from graft.students.rows import as_one_text, named
 
 Pairs = list[tuple[str, str]]
 
+ROWS, JUDGED, PILOT = 200, 40, 12
+"""Known rows, known rows that models label, and generated candidates of each label, if nothing else is asked for."""
 MOST_FOLDS = 25
 """Folds of known seeds at most: each seed is left out alone up to this number."""
 TEST_SHARE = 2
@@ -54,15 +56,29 @@ TEST_SHARE = 2
 
 @dataclass(frozen=True)
 class Case:
-    """A recipe, and what is known about it. `source` is the file of the known rows; empty: they are the seeds."""
+    """A recipe, and what is known about it.
+
+    Args:
+        known: rows with a person's labels, on which students are tested
+        judged: the first of them, which models label
+        source: the file of the known rows; empty: they are the seeds
+        own: the user's texts without labels, sampled
+    """
 
     recipe: Recipe
     file: Path
     seeds: list[Seed]
     known: Pairs
+    judged: Pairs
     source: str
     own: list[str]
     home: Home
+
+    @property
+    def standing_in(self) -> list[str]:
+        """More known texts that the best model labels, as it would the user's own, if there are none of these."""
+        rest = [] if self.own or not self.source else self.known[len(self.judged) : 2 * len(self.judged)]
+        return [text for text, _ in rest]
 
     @property
     def key(self) -> str:
@@ -77,7 +93,7 @@ class Case:
     @property
     def asked(self) -> str:
         """Id under which calls of the judges are charged: caps hold over all attempts at one verdict, not over all."""
-        return f"{self.recipe.name}-teacher-{stable_hash(self.key, self.known, self.own)[:12]}"
+        return f"{self.recipe.name}-teacher-{stable_hash(self.key, self.judged, self.own)[:12]}"
 
 
 @dataclass
@@ -88,14 +104,16 @@ class Judged:
     guesses: list[str] = field(default_factory=list)
     pilot: list[str] = field(default_factory=list)
     own: list[str] = field(default_factory=list)
+    more: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     calls: int = 0
     price_usd: float | None = 0.0
 
 
 async def look(
-    recipe: str, *, file: str | None = None, texts: str | None = None, rows: int = 100, pilot: int = 12
-) -> Verdict:
+    recipe: str, *, file: str | None = None, texts: str | None = None, rows: int = ROWS, judged: int = JUDGED,
+    pilot: int = PILOT,
+) -> Verdict:  # fmt: skip
     """Measure what a run of the recipe would bring, store the verdict and return it.
 
     Every call is journaled: repeating it makes none. Raises GraftError for a task without labels, InputInvalid for
@@ -105,10 +123,12 @@ async def look(
         recipe: path of a recipe, or the bare name of one
         file: labelled rows to test on; default: the recipe's test file, else its seeds, each left out in turn
         texts: unlabelled texts of the user
-        rows: known rows, and texts of the user, at most
+        rows: known rows at most, on which students are tested; that takes no call
+        judged: of these, rows that every model labels twice; of the user's texts, or of known texts in their place,
+            the best model labels twice as many
         pilot: generated candidates of each label
     """
-    began, case = time.monotonic(), _case(recipe, file, texts, rows)
+    began, case = time.monotonic(), _case(recipe, file, texts, rows, judged)
     progress = begin(Progress(case.recipe.name, "", {}, stage="loading the sentence encoder"))
     await asyncio.to_thread(encoder.embed, ["ready?"])
     with run_lock(case.home, case.work):
@@ -116,9 +136,9 @@ async def look(
         candidates, run = await _pilot(case, pilot)
         passed = [one for one in candidates if one.text and all(result.passed for result in one.gates)]
         progress = begin(Progress(case.recipe.name, "", {}))
-        judged = await _judge(case, passed, run, progress)
+        given = await _judge(case, passed, run, progress)
         progress.stage = "comparing quick students"
-        found = await asyncio.to_thread(_evidence, case, candidates, passed, judged, run)
+        found = await asyncio.to_thread(_evidence, case, candidates, passed, given, run)
         found = found.model_copy(update={"seconds": round(time.monotonic() - began, 1)})
         used = [text_hash(text) for text, _ in case.known] if case.source else []
         verdict = conclude(found, used=used, at=utc_now())
@@ -126,7 +146,7 @@ async def look(
     return verdict
 
 
-def _case(name: str, given: str | None, texts: str | None, rows: int) -> Case:
+def _case(name: str, given: str | None, texts: str | None, rows: int, judged: int) -> Case:
     """The recipe with its known rows and the user's texts, sampled. Errors as `look`."""
     file, recipe, seeds = read_recipe(name)
     if not recipe.task.labelled:
@@ -152,8 +172,8 @@ def _case(name: str, given: str | None, texts: str | None, rows: int) -> Case:
     seen |= {text_hash(text) for text, _ in known}
     own = _own_texts(recipe, file, texts)
     own = list({text_hash(text): text for text in own if text_hash(text) not in seen}.values())
-    own = random.Random(recipe.seed).sample(own, min(rows, len(own)))
-    return Case(recipe, file, seeds, known, source, own, Home.find())
+    own = random.Random(recipe.seed).sample(own, min(2 * judged, len(own)))
+    return Case(recipe, file, seeds, known, known[:judged], source, own, Home.find())
 
 
 def _own_texts(recipe: Recipe, file: Path, given: str | None) -> list[str]:
@@ -227,13 +247,18 @@ async def _judge(case: Case, passed: Sequence[Candidate], run: dict[str, Any], p
         ask = _counted(gateway.call, judged)
         given, model, examples = await _best(ask, case, recipe, judged, say)
         judged.guesses = given.guesses
-        for what, texts in (("pilot", [_as_text(one) for one in passed]), ("own", case.own)):
-            say(f"{model.name} labels {len(texts)} {'generated' if what == 'pilot' else 'of your'} texts")
+        asked = {
+            "pilot": ("generated", [_as_text(one) for one in passed]), "own": ("of your", case.own),
+            "more": ("more known", case.standing_in),
+        }  # fmt: skip
+        for what, (whose, texts) in asked.items():
+            if texts:
+                say(f"{model.name} labels {len(texts)} {whose} texts")
             try:
                 labels = await label_texts(ask, recipe, model, examples, texts, recipe.seed, given.means)
                 setattr(judged, what, labels.guesses)
             except BudgetExhausted as error:
-                judged.notes.append(f"The {what} texts have no label of a model, because of a limit: {error.what}.")
+                judged.notes.append(f"Texts ({whose}) have no label of a model, because of a limit: {error.what}.")
                 setattr(judged, what, [""] * len(texts))
     return judged
 
@@ -245,9 +270,9 @@ async def _best(
     tried = list[tuple[TeacherScore, Labels, ModelSpec, Examples]]()
     for model in recipe.models:
         for examples in _shown(case):
-            say(f"{model.name} labels {len(case.known)} known rows, {'few' if examples('') else 'zero'}-shot")
+            say(f"{model.name} labels {len(case.judged)} known rows, {'few' if examples('') else 'zero'}-shot")
             try:
-                score, given = await score_teacher(ask, recipe, model, examples, case.known, 0.0, recipe.seed)
+                score, given = await score_teacher(ask, recipe, model, examples, case.judged, 0.0, recipe.seed)
             except BudgetExhausted as error:
                 judged.notes.append(f"{model.name} is left out, because of a limit: {error.what}.")
                 continue
@@ -308,13 +333,13 @@ def _evidence(
     """All figures, from vectors of all texts."""
     made, auc = _material(case, passed, judged)
     base = base_of(made)
-    accuracy = float(base.mean())
+    accuracy, judged_base = float(base.mean()), float(base[: len(case.judged)].mean())
     prices, notes = (judged.price_usd, run["price_usd"]), [run["stopped"], *judged.notes]
     failed = [one for one in candidates if one not in passed]
     return Evidence(
         dataset=case.recipe.name, key=case.key, method=case.recipe.method.kind, known=len(case.known),
         source=Path(case.source).name, base=accuracy, base_interval=accuracy_interval(int(base.sum()), len(base)),
-        teachers=tuple(score.model_copy(update={"student_accuracy": accuracy}) for score in judged.scores),
+        teachers=tuple(score.model_copy(update={"student_accuracy": judged_base}) for score in judged.scores),
         candidates=len(candidates), texts=len(passed),
         agreed=sum(one.intended_label == label for one, label in zip(passed, judged.pilot, strict=True)),
         refused=dict(Counter(one.decision.code for one in failed)), own_texts=len(case.own), auc=auc,
@@ -334,10 +359,12 @@ def _material(case: Case, passed: Sequence[Candidate], judged: Judged) -> tuple[
     folds = FOLDS if case.source else min(len(case.known), MOST_FOLDS)
     pilot = rows([(_as_text(one), one.intended_label) for one in passed])
     own = rows(list(zip(case.own, judged.own, strict=True)))
+    guesses = [*judged.guesses, *judged.more]
     made = Material(
         known=Known(known, dealt(known.labels, folds, case.recipe.seed)),
         fixed=rows([*names, *(seeds if case.source else [])]).labelled, seeds_are_known=not case.source,
-        guesses=tuple(judged.guesses), pilot=pilot, relabelled=tuple(judged.pilot), own=own,
+        guesses=(*guesses, *[""] * (len(known.labels) - len(guesses))), pilot=pilot, relabelled=tuple(judged.pilot),
+        own=own,
     )  # fmt: skip
     real = own if case.own else known
     return made, told_apart(real.vectors, pilot.vectors, case.recipe.seed)

@@ -59,7 +59,7 @@ class Evidence(Value):
     dataset: str
     key: str = Field(description="hash of task, seeds and models: the verdict holds while these stay")
     method: str
-    known: int = Field(description="known rows that students and models were tested on")
+    known: int = Field(description="known rows that students were tested on; models on the first `teachers[].rows`")
     source: str = Field(description="the file of the known rows; empty: the seeds, each left out in turn")
     base: float = Field(description="accuracy of the quick student of the seeds alone")
     base_interval: tuple[float, ...]
@@ -196,10 +196,10 @@ def _judges(found: Evidence) -> str:
     best = found.teachers[0]
     low, high = best.interval or (best.accuracy, best.accuracy)
     how = f"{best.shots} examples a label" if best.shots else "no example"
-    against = "more than" if best.accuracy > found.base else "no more than"
+    against = "more than" if best.accuracy > best.student_accuracy else "no more than"
     return (
-        f"The best judge, {best.model} with {how}, labels {share(best.accuracy)} of them correctly ({share(low)} to "
-        f"{share(high)}), {against} the student of the seeds alone."
+        f"The best judge, {best.model} with {how}, labels {share(best.accuracy)} of {best.rows} correctly "
+        f"({share(low)} to {share(high)}), {against} the student of the seeds alone."
     )
 
 
@@ -253,13 +253,13 @@ def _next(found: Evidence, advice: Advice, by: Gain | None) -> str:
 
 def _models(verdict: Verdict) -> Table:
     columns = (
-        Column("model", "model"), Column("examples", "examples a label", "number"),
+        Column("model", "model"), Column("examples", "examples a label", "number"), Column("rows", "rows", "number"),
         Column("accuracy", "labels correctly", "share"), Column("low", "from", "share"), Column("high", "to", "share"),
         Column("answered", "answered", "number"), Column("price", "price", "money"),
     )  # fmt: skip
     rows = [
-        {"model": one.model, "examples": one.shots, "accuracy": one.accuracy, "low": _end(one, 0), "high": _end(one, 1),
-         "answered": one.answered, "price": one.price_usd}
+        {"model": one.model, "examples": one.shots, "rows": one.rows, "accuracy": one.accuracy, "low": _end(one, 0),
+         "high": _end(one, 1), "answered": one.answered, "price": one.price_usd}
         for one in verdict.teachers
     ]  # fmt: skip
     return Table("teacher_models", "Models on the known rows", columns, rows, empty="no model labelled them")

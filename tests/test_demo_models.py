@@ -14,6 +14,9 @@ from test_methods_models import small
 def test_the_demo_labels_texts_writes_the_rest_trains_exports_and_ends_on_one_screen(tmp_path: Path) -> None:
     home, recipe = tmp_path / "home", small(tmp_path, "demo")
     text = recipe.read_text(encoding="utf-8").replace("\nmethod:\n", "\nmethod:\n  most: 6\n", 1)
+    text = text.replace("calibration_texts: 24", "calibration_texts: 4").replace(
+        "\nstudent:", "\nstudent:\n  epochs: 8"
+    )
     recipe.write_text(text, encoding="utf-8")
     words = ("run", str(recipe), "--rows-per-label", "6", "--train", "--export", "jsonl")
     done = graft(home, *words, "--json", seconds=500)

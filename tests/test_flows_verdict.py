@@ -127,7 +127,8 @@ def test_the_advice_follows_what_the_teacher_can(
     assert (found["advice"], found["policy"]) == (advice, policy), found["reasons"]
     judge, differ = found["teachers"][0]["accuracy"], found["auc"]
     assert (judge == 1.0) is judges and 0.4 < found["base"] < 0.8
-    assert differ > 0.9 and found["texts"] == 32 and found["used_rows"] == 60
+    assert differ > 0.9 and found["texts"] == 32 and found["used_rows"] == found["known"] == 60
+    assert {one["rows"] for one in found["teachers"]} == {40}, "models label fewer rows than students are tested on"
     relabelled = next(one for one in found["gains"] if one["policy"] == "relabelled")
     assert (relabelled["low"] > 0) is (writes and judges)
 
@@ -142,7 +143,7 @@ def test_where_nothing_can_be_learned_it_says_rethink(tmp_path: Path) -> None:
         done = here(tmp_path / "home", "teacher", str(recipe), "--file", str(tmp_path / "noise.jsonl"))
     assert done.returncode == 0, done.stderr
     flat = " ".join(done.stdout.split())
-    assert "Verdict of graft teacher: rethink" in flat and "No way surely beats the seeds on 100 known rows" in flat
+    assert "Verdict of graft teacher: rethink" in flat and "No way surely beats the seeds on 120 known rows" in flat
     assert "more seeds, take a larger model, or describe the labels better" in flat
 
 
@@ -207,7 +208,7 @@ def test_texts_of_ones_own_are_labelled(tmp_path: Path, top_up: dict[str, Any]) 
         more = ["--texts", str(own)]
         if top_up:
             recipe, more = write(tmp_path, url, method={"kind": "label", "texts": "own.jsonl", **top_up}), []
-        found = ask(tmp_path / "home", recipe, *more, "--rows", "60", "--pilot", "6")
+        found = ask(tmp_path / "home", recipe, *more, "--rows", "60", "--judged", "30", "--pilot", "6")
     assert found["own_texts"] == 60, "those of known rows are left out, and repeated ones"
     assert found["advice"] == "label" and "60 of your texts labelled by chat" in found["reasons"][0].lower()
     assert found["candidates"] == 12
