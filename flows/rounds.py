@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 from graft.agents.methods import Ask, report_of
 from graft.data.lake import Lake
 from graft.data.versions import version as find_version
+from graft.flows.dedup import missing
 from graft.flows.plan import ShardSpec, plan_shards
 from graft.flows.run_context import CallRecorder, RunContext
 from graft.schemas.base import stable_hash
@@ -68,9 +70,14 @@ async def prepare(context: RunContext) -> None:
 async def calibrate(context: RunContext) -> None:
     """Let the method prepare for the round that begins, such as by calibrating its judges."""
     recorder = CallRecorder(context.gateway.call, context.run_id, "")
-    context.progress.stage = "calibrating judges"
-    given = context.context(_counted(context, recorder.ask), context.gates)
-    found = await context.method.prepare(given, context.drawn)
+    first = context.texts and not context.round  # these calls are the first texts' labels
+    context.progress.stage = "labelling the first texts" if first else "calibrating judges"
+    given, wanted = (
+        context.context(_counted(context, recorder.ask), context.gates),
+        context.method.wanted(context.recipe),
+    )
+    complete = frozenset(wanted) - frozenset(missing(context.kept, wanted))
+    found = await context.method.prepare(given, replace(context.drawn, complete=complete))
     context.calibration, context.by_name = context.calibration | found.calibration, found.by_name
     context.bounds = found.bounds
     context.figures |= found.figures

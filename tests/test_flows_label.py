@@ -91,9 +91,13 @@ def test_texts_become_rows_with_soft_labels_and_a_rerun_calls_nobody(tmp_path: P
     assert run_json(home, recipe)["repeated"] is True and fake_llm.stats()["calls"] == calls
 
 
-@pytest.mark.parametrize("top_up", [GRA, MIX], ids=["gra", "promptmix"])
+@pytest.mark.parametrize(
+    ("top_up", "reported"),
+    [({**GRA, "label_policy": "intended"}, "Label policy: intended."), (MIX, "kept the intended one")],
+    ids=["gra", "promptmix"],
+)
 def test_labels_short_of_texts_are_written_with_the_texts_as_exemplars(
-    tmp_path: Path, fake_llm: Any, top_up: dict[str, Any]
+    tmp_path: Path, fake_llm: Any, top_up: dict[str, Any], reported: str
 ) -> None:
     home, given = tmp_path / "home", texts(24)
     recipe = recipe_of(tmp_path, fake_llm.url, given, min_probability=0.3, top_up=top_up)
@@ -101,6 +105,7 @@ def test_labels_short_of_texts_are_written_with_the_texts_as_exemplars(
     assert done["run"]["stopped_by"] == "target" and done["version"]["labels"] == dict.fromkeys(
         ("alpha", "beta", "gamma"), 15
     )
+    assert "of 24 texts got a label" in done["method"] and reported in done["method"]
     own, written = [], []
     for row in rows_of(home, "own"):
         (own if row["text"] in given else written).append(row)
@@ -144,7 +149,7 @@ def test_doubtful_texts_wait_for_a_person_with_the_best_guess(tmp_path: Path, fa
     done = run_json(home, recipe_of(tmp_path, fake_llm.url, texts(30), min_probability=0.6, min_margin=0.3))
     unsure = next(entry["rows"] for entry in done["funnel"] if entry["code"] == "rejected.unsure")
     assert unsure and f"{unsure} wait for a person" in done["method"]
-    listed = graft(home, "review", "own", "--rule", "gate", "--gate", "labelers", "--json")
+    listed = graft(home, "review", "own", "--rule", "gate", "--gate", "judges", "--json")
     items = json.loads(listed.stdout)["queue"]["items"]
     assert len(items) == min(20, unsure) and {item["label"] for item in items} <= {"alpha", "beta", "gamma"}
     history = explain(home, items[0]["row_id"])

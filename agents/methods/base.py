@@ -75,6 +75,8 @@ class Drawn:
     neighbours: Mapping[str, Sequence[str]] = field(default_factory=dict)
     texts: Sequence[GivenText] = ()
     round: int = 0
+    complete: frozenset[str] = frozenset()
+    """Labels that lack no row: their rows of the pool serve where a preparation needs texts."""
 
 
 @dataclass(frozen=True)

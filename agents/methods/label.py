@@ -48,6 +48,9 @@ JUDGING = Judging(
 )  # fmt: skip
 
 
+_FILLER = "SELECT json_extract_string(recipe, '$.method.top_up.kind') AS kind FROM lake.runs WHERE id = ?"
+
+
 def _fills(method: Any) -> bool:
     """Return True if a method may top up: a recipe of this method can name all of its roles."""
     return method.kind != KIND.kind and set(method.roles) <= set(ROLES)
@@ -236,8 +239,13 @@ class LabelTexts(Method[LabelSettings]):
         return (*made, *tried, *bounds_calls(recipe, settings, self._trial(recipe), seeds, prompt))
 
     def report(self, query: Query, run_id: str, counts: Mapping[str, int]) -> Section | None:
-        """Outcome of the texts, and the labelers' mean lead."""
-        return texts_report(query, run_id, counts)
+        """Outcome of the texts, and the figures of `top_up`."""
+        own = texts_report(query, run_id, counts)
+        kind = next((row["kind"] for row in query(_FILLER, [run_id])), None)
+        more = METHODS.get(kind).report(query, run_id, counts) if kind in METHODS.names else None
+        if own is None or more is None:
+            return own or more
+        return dataclasses.replace(own, text=f"{own.text} {more.text}", tables=(*own.tables, *more.tables))
 
     def describe(self, slot: Slot, notes: Mapping[str, JsonValue]) -> list[tuple[str, str]]:
         """The place of the text in its file; or the method that wrote the row, and its description."""
@@ -317,7 +325,7 @@ async def _labelled(draft: Draft, settings: LabelSettings) -> Decision:
     draft.labelling = labelling.model_copy(update={"label": "" if doubt else guess})
     if doubt:
         best = f" The best guess is {guess} at {share:.0%}." if guess else ""
-        return unjudged(draft) or decision("rejected", "no_label", UNSURE, f"{doubt}.{best}")
+        return unjudged(draft) or decision("rejected", "unsure", UNSURE, f"{doubt}.{best}")
     lead = f", {labelling.margin:.0%} ahead of {labelling.second}" if labelling.margin is not None else ""
     reason = f"{labelling.by.capitalize()}: {guess} at {share:.0%}{lead}."
     return decision("accepted", "labelled", "accepted.labelled", reason)

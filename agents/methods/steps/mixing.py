@@ -20,7 +20,7 @@ _MIXED = f"""
     SELECT round(CAST(payload->>'alpha' AS DOUBLE) * 20) / 20 AS alpha, slot_label AS class,
            payload->>'partner' AS partner, labelling->>'label' AS label, labelling->>'second' AS second,
            abs(CAST(labelling->>'margin' AS DOUBLE)) < {NEAR_MARGIN} AS close
-    FROM lake.candidates WHERE run_id = ? AND labelling IS NOT NULL
+    FROM lake.candidates WHERE run_id = ? AND labelling IS NOT NULL AND slot_label <> ''
         AND NOT (status = 'failed' AND (labelling->>'label') = '')"""
 """Leaves out texts that no judge could judge: they failed, rather than got no label."""
 

@@ -68,7 +68,10 @@ def label_report(query: Query, run_id: str, counts: Mapping[str, int]) -> Sectio
     None for a run whose only policy is `agreeing` and whose judges gave no probabilities.
     """
     stored = query(
-        "SELECT json_extract(recipe, '$.method.label_policy')::VARCHAR AS policy FROM lake.runs WHERE id = ?", [run_id]
+        """SELECT coalesce(json_extract(recipe, '$.method.label_policy'),
+                           json_extract(recipe, '$.method.top_up.label_policy'))::VARCHAR AS policy
+           FROM lake.runs WHERE id = ?""",
+        [run_id],
     )
     given: Any = orjson.loads(stored[0]["policy"]) if stored and stored[0]["policy"] else "agreeing"
     rows = [

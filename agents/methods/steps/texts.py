@@ -32,7 +32,7 @@ def texts_report(query: Query, run_id: str, counts: Mapping[str, int]) -> Sectio
     parts += [f"{repeats:,} repeated another text and were left out"] if repeats else []
     if unsure:
         name = next((row["dataset"] for row in query(_NAME, [run_id])), "NAME")
-        parts.append(f"{unsure:,} wait for a person: graft review {name} --rule gate --gate labelers")
+        parts.append(f"{unsure:,} wait for a person: graft review {name} --rule gate --gate judges")
     parts += _enough(counts)
     facts = (
         Fact("texts in the file", counts.get("texts_read", ends["texts"]), "number"),
