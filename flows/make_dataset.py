@@ -236,7 +236,8 @@ async def _label_texts(context: RunContext, most: int, say: Say) -> int:
     source, begin, settled = context.method.source(context.recipe), 0, 0
     assert source is not None, "without a file of texts there is none to label"
     while begin < (end := min(most, len(context.texts))) and not context.stop_reason:
-        say(f"labelling {end - begin:,} texts" + (f" after {begin:,}" if begin else ""))
+        after = f" after {begin:,}{context.selection.outlook}" if begin and context.selection else ""
+        say(f"labelling {end - begin:,} texts{after}")
         specs = plan_texts(begin, end, source.each)
         settled += await _run_shards(context, specs)
         context.kept.extend(await _settle(context, specs, (), None))

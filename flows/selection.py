@@ -73,6 +73,8 @@ class Selection:
     say: Callable[[str], None]
     figures: dict[str, int] = field(default_factory=dict)
     enough: bool = False
+    outlook: str = ""
+    """The margin of error so far, and the one that is enough, as an addition to a sentence."""
     _batches: list[Batch] = field(default_factory=list)
     _known: dict[str, Any] = field(default_factory=dict)
     """Vectors by text id."""
@@ -201,7 +203,8 @@ class Selection:
         self.figures = {"held_out": count, "held_out_right": right}
         if self.enough:
             self.figures["texts_left"] = self.most - len(labels)
-        goal = f"; ±{100 * wanted:g} are enough" if wanted is not None else ""
+        goal = f", ±{100 * wanted:g} are enough" if wanted is not None else ""
+        self.outlook = f" (±{100 * margin:.1f} points{goal})"
         self.say(
             f"{len(labels):,} texts done: a quick student is right on {share(right / count)} of {count:,} "
             f"held-out ones ({share(low)} to {share(high)}: ±{100 * margin:.1f} points{goal})"

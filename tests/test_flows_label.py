@@ -182,9 +182,12 @@ def test_a_killed_run_goes_on_without_repeating_a_call(tmp_path: Path, fake_llm:
 
 def test_labelling_stops_once_the_interval_is_as_narrow_as_requested(tmp_path: Path, fake_llm: Any) -> None:
     home, method = tmp_path / "home", {"min_probability": 0, "min_margin": 0, "order": "uncertain", "batch": 10}
-    done = run_json(home, recipe_of(tmp_path, fake_llm.url, texts(80), margin_of_error=0.2, **method))
+    shown = here(home, "run", str(recipe_of(tmp_path, fake_llm.url, texts(80), margin_of_error=0.2, **method)))
+    assert "50 texts have no label: fewer gave the requested margin of error" in shown.stdout, shown.stderr
+    assert "labelling 10 texts after 20 (±" in shown.stderr + shown.stdout and "±20 are enough)" in shown.stderr
+    done = run_json(home, tmp_path / "own.yaml")
     run, counts = done["run"], done["run"]["counts"]
-    assert (run["stopped_by"], run["status"]) == ("interval", "finished") and not run["shortfall"]
+    assert (run["stopped_by"], run["status"], done["repeated"]) == ("interval", "finished", True)
     assert counts["opened"] == 30 == 80 - counts["texts_left"], "of each batch of 10 after the first, 5 are held out"
     assert 18 <= counts["held_out"] <= 20 and "50 were left without a label: the margin of error is" in done["method"]
     assert "held-out texts" in graft(home, "show", "own").stdout
