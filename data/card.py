@@ -161,24 +161,25 @@ def _terms(model: ModelSpec) -> str:
 
 def _use(run: Run, recipe: Recipe, rows: Sequence[Row]) -> str:
     restricted = sum(row.restricted for row in rows)
+    own = "- the test split {}: measure a student on {}" if any(row.split == "test" for row in rows) else ""
     lines = [
         "## Use and limits",
         "",
         f"- meant for training and checking a small model for {recipe.task.kind} ({recipe.task.language})",
         "- models wrote and judged the texts: they carry those models' errors and biases, "
         "and no person has read each of them",
-        "- the test split is synthetic too: measure a student on rows that people wrote",
+        own.format("is synthetic too", "rows that people wrote"),
     ]
     given = sum(row.source == "labelled" for row in rows)
     if given:
         who = "models gave all of the labels" if given == len(rows) else "models wrote the others, and gave all labels"
         lines[3:] = [
             f"- {given:,} rows are a person's own texts; {who}: they carry those models' errors",
-            "- the test split has such labels too: measure a student on labels that people gave",
+            own.format("has such labels too", "labels that people gave"),
         ]
     if restricted:
         lines.append(f"- {restricted:,} rows are restricted (harmful): exports leave them out unless requested")
-    return "\n".join(lines)
+    return "\n".join([*lines[:2], *filter(None, lines[2:])])
 
 
 def section_markdown(section: Section) -> str:

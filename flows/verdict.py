@@ -352,7 +352,7 @@ def _material(case: Case, passed: Sequence[Candidate], judged: Judged) -> tuple[
     """The rows as vectors, and the AUC of real against generated texts."""
 
     def rows(pairs: Sequence[tuple[str, str]]) -> Rows:
-        return Rows(encoder.embed([text for text, _ in pairs]), tuple(label for _, label in pairs))
+        return Rows(encoder.features([text for text, _ in pairs]), tuple(label for _, label in pairs))
 
     known, seeds = rows(case.known), [(as_one_text(seed.text, seed.response), seed.label) for seed in case.seeds]
     names = named(case.recipe.task.names)

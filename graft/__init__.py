@@ -6,6 +6,7 @@ The verbs of the command line as functions, for notebooks and scripts:
     result = graft.run("demo")                 # make the dataset of a recipe
     frame = graft.load("demo")         # the latest version as a pandas frame with Arrow types
     graft.explain(frame.id[0])                 # a row's whole history
+    print(graft.teacher("demo").reasons[0])    # before a run: generate, label your own texts, or neither
     graft.train("demo", test="recipes/data/demo_test.jsonl")
     graft.improve("demo", rounds=3)            # rows in rounds, steered by the student's errors
     graft.quality("demo").wording.distinct_2   # the quality report; graft.diff("demo@1", "demo@2") compares
@@ -31,11 +32,13 @@ if TYPE_CHECKING:
     from graft.flows.rescreen import Rescreened
     from graft.schemas.datasets import DatasetVersion, Run
     from graft.schemas.steering import Improvement
+    from graft.schemas.verdict import Verdict
     from graft.students.report import Report
 
 
 __all__ = [
-    "datasets", "diff", "explain", "export", "improve", "load", "quality", "report", "rescreen", "run", "train",
+    "datasets", "diff", "explain", "export", "improve", "load", "quality", "report", "rescreen", "run", "teacher",
+    "train",
 ]  # fmt: skip
 
 
@@ -62,6 +65,31 @@ def run(
         )
     published = result["version"]
     return Run.model_validate(result["run"]), DatasetVersion.model_validate(published) if published else None
+
+
+def teacher(
+    recipe: str | Path, *, file: str | Path | None = None, texts: str | Path | None = None, rows: int = 200,
+    judged: int = 40, pilot: int = 12,
+) -> Verdict:  # fmt: skip
+    """Measure what a run of the recipe would bring, before it: an advice with its evidence, as `graft teacher` prints.
+
+    Args:
+        recipe: a path, or the name of a bundled recipe
+        file: labelled rows to test on; default: the recipe's test file, else its seeds
+        texts: your own unlabelled texts; default: those of the recipe
+        rows: known rows at most, on which quick students are tested
+        judged: of these, rows that every model labels; of your texts the best model labels twice as many
+        pilot: generated candidates of each label
+
+    Raises the GraftErrors that the command line prints. A repetition makes no call.
+    """
+    from graft.cli.notebook import notebook
+    from graft.flows.engine import finished
+    from graft.flows.verdict import look
+
+    given = {name: str(path) if path else None for name, path in (("file", file), ("texts", texts))}
+    with notebook():
+        return finished(look(str(recipe), **given, rows=rows, judged=judged, pilot=pilot))
 
 
 def improve(

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Literal
+from statistics import NormalDist
+from typing import Any, Literal, get_args
 
 from pydantic import Field
 
@@ -17,8 +18,10 @@ from graft.schemas.students import TeacherScore
 
 Way = Literal["generate", "label", "both", "hand"]
 Advice = Literal["generate", "label", "both", "hand", "rethink"]
-Policy = Literal["intended", "relabelled", "agreeing"]
+Policy = Literal["intended", "agreeing", "relabelled"]
 
+LIKELY = 0.8
+"""Probability of a gain from which a way counts: a run costs minutes, and its own evaluation tests the way again."""
 MARGIN = 0.03
 """Gain in accuracy by which labels by hand must exceed every other way: they cost a person's time."""
 BY_HAND = 50
@@ -51,6 +54,12 @@ class Gain(Value):
     def spread(self) -> float:
         """The standard error that the interval stands for."""
         return (self.high - self.low) / (2 * 1.96)
+
+    @property
+    def chance(self) -> float:
+        """Probability that the gain exceeds 0, by the normal distribution that the interval stands for."""
+        middle = (self.low + self.high) / 2
+        return NormalDist().cdf(middle / self.spread) if self.spread else float(middle > 0)
 
 
 class Evidence(Value):
@@ -90,12 +99,14 @@ class Verdict(Evidence):
 def decide(gains: Sequence[Gain]) -> tuple[Advice, Gain | None]:
     """The advice and the gain that it rests on; its order does not matter.
 
-    A way counts if its gain's lower bound exceeds 0. Labels by hand win if BY_HAND of them (or all known ones, if these
+    A way counts if a gain is LIKELY. Labels by hand win if BY_HAND of them (or all known ones, if these
     are fewer) bring MARGIN more than every other way. Of the others the best lower bound wins; both together if each
     helps alone and they are within one standard error of each other, or if together they are better still.
     """
     helpful = [
-        one for one in gains if one.low > 0 and not one.extrapolated and (one.way != "hand" or one.rows <= BY_HAND)
+        one
+        for one in gains
+        if one.chance >= LIKELY and not one.extrapolated and (one.way != "hand" or one.rows <= BY_HAND)
     ]
     generate, label, both, hand = (_best(helpful, way) for way in ("generate", "label", "both", "hand"))
     best = _best([one for one in (generate, label) if one])
@@ -149,10 +160,16 @@ def points(one: Gain) -> str:
     return f"{100 * one.gain:+.1f} points ({100 * one.low:.1f} to {100 * one.high:.1f})"
 
 
+def _odds(one: Gain) -> str:
+    """A gain whose interval holds 0 comes with its probability."""
+    return "" if one.low > 0 else f"; a gain is {share(one.chance, 0)} likely"
+
+
 def _best(gains: Sequence[Gain], way: Way | None = None) -> Gain | None:
-    """The gain with the best lower bound."""
+    """The gain with the best lower bound; of equal ones that of fewer rows, then of labels that take no review."""
     of = [one for one in gains if way in (None, one.way)]
-    return max(of, key=lambda one: (one.low, one.gain, -one.rows, str(one.policy)), default=None)
+    order = (None, *get_args(Policy))
+    return max(of, key=lambda one: (one.low, one.gain, -one.rows, -order.index(one.policy)), default=None)
 
 
 def _of(verdict: Verdict) -> Gain | None:
@@ -171,11 +188,11 @@ def _first(found: Evidence, advice: Advice, by: Gain | None) -> str:
     seeds = f"the seeds alone have {share(found.base)}"
     if by is None:
         tried = [one for one in found.gains if one.way != "hand"]
-        best = max(tried, key=lambda one: one.low, default=None)
-        closest = f"; the best, {_named(found, best)}, {points(best)}" if best else ""
-        return f"No way surely beats the seeds on {found.known} known rows: {seeds}{closest}."
+        best = max(tried, key=lambda one: one.chance, default=None)
+        closest = f"; the best, {_named(found, best)}: {points(best)}{_odds(best)}" if best else ""
+        return f"No way is {share(LIKELY, 0)} likely to beat the seeds on {found.known} known rows: {seeds}{closest}."
     named = _named(found, by)
-    return f"{named[:1].upper()}{named[1:]} bring {points(by)} on {found.known} known rows: {seeds}."
+    return f"{named[:1].upper()}{named[1:]} bring {points(by)} on {found.known} known rows{_odds(by)}: {seeds}."
 
 
 def _named(found: Evidence, one: Gain) -> str:
@@ -184,7 +201,7 @@ def _named(found: Evidence, one: Gain) -> str:
     real = f"{one.rows} of {whose} texts labelled by {found.teachers[0].model}" if found.teachers else ""
     names = {
         "generate": f"{one.rows} generated rows with {one.policy} labels", "label": real,
-        "both": f"{one.rows} rows, generated ones with {one.policy} labels and labelled texts,",
+        "both": f"{one.rows} rows (labelled texts, and generated ones with {one.policy} labels)",
         "hand": f"{one.rows} labels by hand",
     }  # fmt: skip
     return names[one.way]
@@ -273,11 +290,11 @@ def _ways(verdict: Verdict) -> Table:
     columns = (
         Column("way", "the seeds and"), Column("rows", "rows", "number"), Column("accuracy", "accuracy", "share"),
         Column("gain", "gain, points", "change", 1), Column("low", "from", "change", 1),
-        Column("high", "to", "change", 1),
+        Column("high", "to", "change", 1), Column("chance", "chance of a gain", "share"),
     )  # fmt: skip
     rows: list[dict[str, Any]] = [
         {"way": _way(verdict, one), "rows": one.rows, "accuracy": one.accuracy, "gain": 100 * one.gain,
-         "low": 100 * one.low, "high": 100 * one.high}
+         "low": 100 * one.low, "high": 100 * one.high, "chance": one.chance}
         for one in verdict.gains
     ]  # fmt: skip
     note = "quick students: logistic regression on sentence vectors; 95% intervals: paired bootstrap of known rows"

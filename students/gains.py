@@ -66,11 +66,9 @@ def gains_of(made: Material, base: Shares) -> tuple[Gain, ...]:
     count, fixed, crossed = _labelled(made)
     if count:
         found.append(_gain("label", count, made.known.right(fixed, crossed), base))
-    if count and policies:
-        best = max(found[: len(policies)], key=lambda one: (one.low, one.gain)).policy
-        rows = policies[best or "intended"]
-        right = made.known.right(fixed + rows, crossed)
-        found.append(_gain("both", count + len(rows.labels), right, base, best))
+        for policy, rows in policies.items():
+            right = made.known.right(fixed + rows, crossed)
+            found.append(_gain("both", count + len(rows.labels), right, base, policy))
     return (*found, *_by_hand(made, base))
 
 

@@ -25,10 +25,11 @@ from hypothesis import strategies as st
 from in_thread import InThread
 from test_flows_make_dataset import ROOT, environment, here
 
+import graft
 from graft.data.seeds import load_labelled
 from graft.data.verdicts import unseen
 from graft.schemas.home import Home
-from graft.schemas.verdict import BY_HAND, MARGIN, Gain, decide
+from graft.schemas.verdict import BY_HAND, LIKELY, MARGIN, Gain, decide
 
 TOPICS = {
     "alpha": ("football", "gardening", "astronomy", "knitting", "sailing"),
@@ -143,11 +144,15 @@ def test_where_nothing_can_be_learned_it_says_rethink(tmp_path: Path) -> None:
         done = here(tmp_path / "home", "teacher", str(recipe), "--file", str(tmp_path / "noise.jsonl"))
     assert done.returncode == 0, done.stderr
     flat = " ".join(done.stdout.split())
-    assert "Verdict of graft teacher: rethink" in flat and "No way surely beats the seeds on 120 known rows" in flat
+    assert (
+        "Verdict of graft teacher: rethink" in flat
+        and "No way is 80% likely to beat the seeds on 120 known rows" in flat
+    )
     assert "more seeds, take a larger model, or describe the labels better" in flat
 
 
-def test_a_rerun_makes_no_call_and_the_run_reuses_the_pilot(tmp_path: Path) -> None:
+def test_a_rerun_makes_no_call_and_the_run_reuses_the_pilot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Repeated by the command line, and as a Python function."""
     home = tmp_path / "home"
     with serving() as (fake, url):
         recipe = write(tmp_path, url)
@@ -157,6 +162,9 @@ def test_a_rerun_makes_no_call_and_the_run_reuses_the_pilot(tmp_path: Path) -> N
         made = fake.calls
         assert made == first["calls"] and first["price_usd"] > 0
         again = ask(home, recipe, "--rows", "20", "--pilot", "12")
+        with monkeypatch.context() as patch:
+            patch.setenv("GRAFT_HOME", str(home))
+            assert [one.gain for one in graft.teacher(recipe, rows=20).gains] == [one["gain"] for one in first["gains"]]
         assert fake.calls == made, "every call is in the journal"
         assert [again[name] for name in STABLE] == [first[name] for name in STABLE]
         done = here(home, "run", str(recipe))
@@ -291,10 +299,10 @@ GAINS = st.builds(
 def test_rules_of_the_verdict(gains: list[Gain]) -> None:
     advice, by = decide(gains)
     assert decide(gains[::-1]) == (advice, by) or len({(g.low, g.gain, g.rows, g.policy) for g in gains}) < len(gains)
-    helpful = [one for one in gains if one.low > 0 and not one.extrapolated]
+    helpful = [one for one in gains if one.chance >= LIKELY and not one.extrapolated]
     models = [one for one in helpful if one.way != "hand"]
     if by is None:
-        assert advice == "rethink" and not models, "nothing is advised only if no way's lower bound exceeds 0"
+        assert advice == "rethink" and not models, "nothing is advised only if no way is likely to gain"
         assert not any(one.way == "hand" and one.rows <= BY_HAND and one.gain >= MARGIN for one in helpful)
         return
     assert advice == by.way and by in helpful

@@ -74,6 +74,7 @@ def test_vectors_are_those_of_the_model_on_pytorch_whatever_the_text_and_the_bat
     backwards = encoder.embed(texts[::-1])[::-1]
     assert np.abs(alone - ours).max() < 1e-6 and np.abs(backwards - ours).max() < 1e-6
     assert np.array_equal(encoder.embed(texts), ours)
+    assert np.abs(torch_encoder.features(texts) - encoder.features(texts)).max() < 1e-5
 
 
 def test_a_text_is_read_up_to_its_256th_token() -> None:
@@ -94,7 +95,7 @@ def test_threads_share_the_model_and_a_limit_of_threads_changes_no_vector(monkey
 
 
 def test_no_texts_give_no_rows() -> None:
-    assert encoder.embed([]).shape == (0, 384)
+    assert encoder.embed([]).shape == (0, 384) and encoder.features([]).shape == (0, 768)
 
 
 async def test_the_encoder_judges_a_text_by_its_nearness_to_examples_and_names() -> None:

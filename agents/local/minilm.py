@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 WEIGHTS = "model.safetensors"
 DIMENSIONS = 384
 LAYERS = 6
+MIDDLE = 4
+"""The layer whose vectors join the last one's in `features`: sentiment is found there, topics in the last."""
 HEADS = 12
 EPSILON = 1e-12
 MAX_TOKENS = 256
@@ -62,23 +64,32 @@ class MiniLM:
 
     def __call__(self, texts: Sequence[str]) -> Vectors:
         """Embed texts, each cut at 256 tokens."""
-        vectors = np.zeros((len(texts), DIMENSIONS), dtype=np.float32)
+        return self._outputs(texts, 1)[0]
+
+    def features(self, texts: Sequence[str]) -> Vectors:
+        """Unit vectors of the layer MIDDLE beside those of the last one, shape (texts, 768), of length 1 together."""
+        return np.concatenate(self._outputs(texts, 2), axis=1) * np.float32(0.5**0.5)
+
+    def _outputs(self, texts: Sequence[str], count: int) -> list[Vectors]:
+        """The first outputs of the model for texts."""
+        vectors = [np.zeros((len(texts), DIMENSIONS), dtype=np.float32) for _ in range(count)]
         for start in range(0, len(texts), TOKENIZED):
             some = self._tokenizer.encode_batch_fast(list(texts[start : start + TOKENIZED]))
             batches = list(_batches([len(one.ids) for one in some], self.threads))
             each = self._pool.map if len(batches) > 1 else map
             made = each(self._pooled, [[some[place].ids for place in places] for places in batches])
             for places, found in zip(batches, made, strict=True):
-                vectors[[start + place for place in places]] = found
+                for output, one in zip(vectors, found, strict=False):
+                    output[[start + place for place in places]] = one
         return vectors
 
-    def _pooled(self, tokens: Sequence[Sequence[int]]) -> Vectors:
+    def _pooled(self, tokens: Sequence[Sequence[int]]) -> list[Vectors]:
         shape = len(tokens), len(tokens[-1])
         ids, mask, kinds = (np.zeros(shape, dtype=np.int32) for _ in range(3))
         for row, one in enumerate(tokens):
             ids[row, : len(one)] = one
             mask[row, : len(one)] = 1
-        found: Vectors = self._session.run(None, {"ids": ids, "mask": mask, "kinds": kinds})[0]
+        found: list[Vectors] = self._session.run(None, {"ids": ids, "mask": mask, "kinds": kinds})
         return found
 
 
@@ -106,7 +117,7 @@ def _batches(lengths: Sequence[int], threads: int) -> Iterator[list[int]]:
 
 
 def _model(weights: Path) -> bytes:
-    """The ONNX model: inputs ids, mask and kinds, each (texts, tokens); output vectors, (texts, 384)."""
+    """The ONNX model: inputs ids, mask, kinds, (texts, tokens); outputs: last layer and MIDDLE, (texts, 384)."""
     graph = _Graph(weights)
 
     def norm(name: str) -> tuple[str, str]:
@@ -114,6 +125,7 @@ def _model(weights: Path) -> bytes:
 
     tables = [f"embeddings.{name}_embeddings.weight" for name in ("word", "position", "token_type")]
     x = graph.own("EmbedLayerNormalization", "ids", "kinds", *tables, *norm("embeddings"), outputs=2, epsilon=EPSILON)
+    middle = x
     for layer in range(LAYERS):
         at = f"encoder.layer.{layer}"
         parts = [f"{at}.attention.self.{name}" for name in ("query", "key", "value")]
@@ -126,10 +138,12 @@ def _model(weights: Path) -> bytes:
             out = graph.times(seen, f"{at}.{name}.dense.weight")
             norms, after = norm(f"{at}.{name}"), f"{at}.{name}.dense.bias"
             x = graph.own("SkipLayerNormalization", out, x, *norms, after, epsilon=EPSILON)
+        middle = x if layer + 1 == MIDDLE else middle
     axis = graph.constant("axis", [1])
     mask = graph.node("Unsqueeze", graph.node("Cast", "mask", to=_FLOAT), axis)
-    total = graph.node("Squeeze", graph.node("MatMul", mask, x), axis)  # its direction is that of the mean
-    return graph.model(graph.node("LpNormalization", total, axis=-1, p=2))
+    # a sum over tokens has the direction of their mean
+    totals = [graph.node("Squeeze", graph.node("MatMul", mask, layer), axis) for layer in (x, middle)]
+    return graph.model(*(graph.node("LpNormalization", total, axis=-1, p=2) for total in totals))
 
 
 class _Graph:
@@ -169,12 +183,12 @@ class _Graph:
         )
         return name
 
-    def model(self, output: str) -> bytes:
-        """The model with this output."""
+    def model(self, *outputs: str) -> bytes:
+        """The model with these outputs."""
         inputs = [(11, _typed(name, _INT32, "texts", "tokens")) for name in ("ids", "mask", "kinds")]
         graph = _message(
             *((1, node) for node in self._nodes), (2, "all-MiniLM-L6-v2"), *((5, one) for one in self._values.values()),
-            *inputs, (12, _typed(output, _FLOAT, "texts", DIMENSIONS)),
+            *inputs, *((12, _typed(output, _FLOAT, "texts", DIMENSIONS)) for output in outputs),
         )  # fmt: skip
         sets = ((8, _message((1, ""), (2, 17))), (8, _message((1, "com.microsoft"), (2, 1))))
         return _message((1, 8), (7, graph), *sets)
