@@ -65,8 +65,8 @@ def draw_of(rows: Sequence[tuple[str, str]], order: str, noise: float, draw: int
              for at, (text, label) in enumerate(shuffled[:TEXTS])}  # fmt: skip
     of = {row.id: label for row, label in given.items()}
     names = named(labels)
-    fixed = Rows(encoder.embed([text for text, _ in names]), tuple(label for _, label in names))
-    tests, truth = encoder.embed([text for text, _ in tested]), np.array([label for _, label in tested], dtype=object)
+    fixed = Rows(encoder.features([text for text, _ in names]), tuple(label for _, label in names))
+    tests, truth = encoder.features([text for text, _ in tested]), np.array([label for _, label in tested], dtype=object)
     found, done = list[tuple[float, float]](), list[GivenText]()
     with tempfile.TemporaryDirectory() as folder:
         selection = of_run(recipe_of(labels, order, draw), (), list(given), Path(folder), lambda text: None)
@@ -76,7 +76,7 @@ def draw_of(rows: Sequence[tuple[str, str]], order: str, noise: float, draw: int
             if len(done) > EACH:
                 held, right = selection.figures["held_out"], selection.figures["held_out_right"]
                 found[-1] = found[-1][0], right / held
-            learned = Rows(encoder.embed([row.text for row in done]), tuple(of[row.id] for row in done))
+            learned = Rows(encoder.features([row.text for row in done]), tuple(of[row.id] for row in done))
             found.append((float((predicted(fixed + learned, tests) == truth).mean()), float("nan")))
         selection.next([of[row.id] for row in done])
     return [*found[:-1], (found[-1][0], selection.figures["held_out_right"] / selection.figures["held_out"])]
@@ -84,7 +84,7 @@ def draw_of(rows: Sequence[tuple[str, str]], order: str, noise: float, draw: int
 
 def main() -> None:
     """Print a table for each set."""
-    encoder.embed = remembered(encoder.embed)
+    encoder.features = remembered(encoder.features)
     for name in sys.argv[1:] or SETS:
         file, field = SETS[name]
         lines = (DATA / file).read_text(encoding="utf-8").splitlines()

@@ -22,6 +22,7 @@ from graft.cli import (
     models,
     ops,
     predict,
+    preview,
     provenance,
     quality,
     read,
@@ -50,7 +51,7 @@ app = typer.Typer(**SETUP)
 
 Verb = Callable[..., None]
 MAKE: list[Verb] = [
-    make.validate, make.schema, make.estimate, teacher.teacher, make.run, label.label, intake.bring_in,
+    make.validate, make.schema, make.estimate, preview.preview, teacher.teacher, make.run, label.label, intake.bring_in,
 ]  # fmt: skip
 LOOK: list[Verb] = [
     ops.dashboard, maps.draw, read.status, models.models, read.datasets, read.show, read.explain, export.export,

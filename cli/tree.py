@@ -5,6 +5,7 @@ Restricted text is hidden in the history already.
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from rich.text import Text
@@ -43,6 +44,43 @@ def history_tree(history: dict[str, Any]) -> Tree:
     return root
 
 
+def preview_tree(history: dict[str, Any], prompts: bool) -> Tree:
+    """A preview's row: its words, requests, reviews, failed gates and decision, and the prompts on request."""
+    status = (history["decision"] or {}).get("status", "undecided")
+    root = Tree(_line(f"{status}  {history['label'] or history['slot']['label']}", ""))
+    _leaf(root, "text", history["text"])
+    if history.get("response"):
+        _leaf(root, "response", history["response"])
+    _decision(root, history["decision"], history.get("probability"))
+    _drawn(root, history)
+    for review in history["reviews"]:
+        root.add(_line(*_review(review)))
+    failed = [gate for gate in history["gates"] if not gate["passed"]]
+    for gate in failed:
+        root.add(_line(*_gate(gate)))
+    if history["gates"]:
+        _leaf(root, "gates", f"{len(history['gates']) - len(failed)} of {len(history['gates'])} passed")
+    for call in history["calls"] if prompts else ():
+        branch = root.add(_line(*_call(call)))
+        for part in (call["request"], call["reply"]):
+            branch.add(Text(_words(part)))
+    return root
+
+
+def _words(stored: str) -> str:
+    """The words of a stored request or reply; its JSON if it has another form."""
+    try:
+        found = json.loads(stored or "")
+    except ValueError:
+        return stored or ""
+    if not isinstance(found, dict):
+        return stored
+    turns = [
+        f"{turn.get('role')}: {turn.get('content')}" for turn in found.get("messages") or () if turn.get("content")
+    ]
+    return "\n".join(turns) or str(found.get("prompt") or found.get("text") or stored)
+
+
 def _later(root: Tree, history: dict[str, Any]) -> None:
     """The origin of the text, people's edits and later versions; empty parts are left out."""
     origin, shown = history.get("origin"), history.get("shown_to") or {}
@@ -77,7 +115,7 @@ def _drop(drop: dict[str, Any]) -> tuple[str, str]:
 
 def _decision(root: Tree, decision: dict[str, Any] | None, probability: float | None) -> None:
     if decision:
-        facts = [decision["reason"]]
+        facts = [decision["reason"].rstrip(".")]
         if decision.get("mean") is not None:
             facts.append(f"mean {decision['mean']:.2f}")
         if decision.get("spread") is not None:

@@ -143,7 +143,7 @@ class Selection:
 
         seeds = [(seed.text, seed.label) for seed in self.seeds if seed.label]
         pairs = [*named(self.recipe.task.names), *seeds]
-        return Rows(encoder.embed([text for text, _ in pairs]), tuple(label for _, label in pairs))
+        return Rows(encoder.features([text for text, _ in pairs]), tuple(label for _, label in pairs))
 
     def _chosen(self, labels: Sequence[str], size: int) -> Batch:
         taken = {name for batch in self._batches for part in batch for name in part}
@@ -179,7 +179,7 @@ class Selection:
         new = [name for name in names if name not in self._known]
         for begin in range(0, len(new), TOGETHER):
             part = new[begin : begin + TOGETHER]
-            self._known.update(zip(part, encoder.embed([self._by_id[name].text for name in part]), strict=True))
+            self._known.update(zip(part, encoder.features([self._by_id[name].text for name in part]), strict=True))
             if len(new) > TOGETHER:
                 self.say(f"comparing texts: {begin + len(part):,} of {len(new):,}")
         return np.stack([self._known[name] for name in names])

@@ -1,18 +1,15 @@
 """`graft teacher`: label what is known, generate a little, compare quick students, and advise before money is spent.
 
-The pilot is a run of the same recipe in a scratch lake with the same journal: slots draw the same whatever the run's
-id is, so the real run finds the pilot's calls there. Known rows go to judges only.
+Known rows go to judges only.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-import shutil
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,23 +17,23 @@ from typing import Any
 from graft.agents.local import encoder
 from graft.agents.methods import Ask, method_of
 from graft.data.gates.shared.held_out import text_hash
-from graft.data.lake import Lake
 from graft.data.scores.maths import accuracy_interval
 from graft.data.seeds import load_labelled, load_texts
 from graft.data.verdicts import save_verdict, verdict_key
 from graft.flows.given import read_given
-from graft.flows.make_dataset import downloaded, make_run
+from graft.flows.make_dataset import downloaded
+from graft.flows.pilot import run_pilot
 from graft.flows.plan import read_recipe
 from graft.flows.progress import Progress, begin
 from graft.flows.run_context import Say, open_gateway, run_lock, weighed
 from graft.flows.teacher import Examples, Labels, label_texts, narrowed_to, score_teacher
 from graft.schemas.base import stable_hash, utc_now
 from graft.schemas.calls import CallRequest, Reply
-from graft.schemas.errors import BudgetExhausted, GraftError, ModelUnreachable, YieldTooLow
+from graft.schemas.errors import BudgetExhausted, GraftError, ModelUnreachable
 from graft.schemas.home import Home
 from graft.schemas.load import resolve_path
 from graft.schemas.models import ModelSpec
-from graft.schemas.recipe import Recipe, Target
+from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Candidate, Seed
 from graft.schemas.students import TeacherScore
 from graft.schemas.verdict import Evidence, Verdict, conclude
@@ -197,36 +194,13 @@ async def _pilot(case: Case, each: int) -> tuple[list[Candidate], dict[str, Any]
     recipe = method_of(case.recipe).writing(case.recipe)
     if recipe is None:
         return [], {"price_usd": 0.0, "prompt_tokens": 0, "completion_tokens": 0, "calls": 0, "stopped": ""}
-    wanted = {name: 0 for name, count in recipe.wanted().items() if not count}
-    most = max(1, each * (len(recipe.wanted()) - len(wanted)))
-    limits = recipe.limits.model_copy(update={"candidates": most, "min_yield": 0.0, "out_of_reach": "go_on"})
-    target = Target(rows_per_label=each, labels=wanted)
-    small = recipe.model_copy(update={"target": target, "limits": limits, "review": None})
-    run, stopped = None, ""
-    with _scratch(case) as scratch:
-        try:
-            run = (await make_run(small, case.file, case.seeds, scratch))["run"]
-        except GraftError as error:
-            if error.exit_code != YieldTooLow.exit_code:
-                raise
-            stopped = f"The pilot {error.what.partition(chr(10))[0]}"  # its candidates are there
-        with Lake.open(scratch, read_only=True) as lake:
-            run = run or lake.runs(recipe.name)[0].model_dump(mode="json")
-            run["stopped"] = stopped
-            found = list(lake.iter_candidates(run["id"]))
+    unwanted = {name: 0 for name, count in recipe.wanted().items() if not count}
+    most = max(1, each * (len(recipe.wanted()) - len(unwanted)))
+    found, run = await run_pilot(
+        recipe.small(most, each, unwanted), case.file, case.seeds, case.home, case.work,
+        lambda lake, run: list(lake.iter_candidates(run["id"])),
+    )  # fmt: skip
     return sorted(found, key=lambda one: (one.slot.round, one.slot.shard, one.slot.label, one.slot.index)), run
-
-
-@contextmanager
-def _scratch(case: Case) -> Iterator[Home]:
-    """A home for the pilot that shares journal and models with the real one; removed at the end."""
-    folder = case.home.run(case.work) / "pilot"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    try:
-        yield Home(folder, case.home.root)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 async def _judge(case: Case, passed: Sequence[Candidate], run: dict[str, Any], progress: Progress) -> Judged:

@@ -6,6 +6,7 @@ The verbs of the command line as functions, for notebooks and scripts:
     result = graft.run("demo")                 # make the dataset of a recipe
     frame = graft.load("demo")         # the latest version as a pandas frame with Arrow types
     graft.explain(frame.id[0])                 # a row's whole history
+    graft.preview("demo", rows=5)              # a few rows with their reviews, and the cost of the rest
     print(graft.teacher("demo").reasons[0])    # before a run: generate, label your own texts, or neither
     graft.train("demo", test="recipes/data/demo_test.jsonl")
     graft.improve("demo", rounds=3)            # rows in rounds, steered by the student's errors
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from graft.data.diff import Diff
     from graft.data.quality import Quality
+    from graft.flows.preview import Preview
     from graft.flows.rescreen import Rescreened
     from graft.schemas.datasets import DatasetVersion, Run
     from graft.schemas.steering import Improvement
@@ -37,8 +39,8 @@ if TYPE_CHECKING:
 
 
 __all__ = [
-    "datasets", "diff", "explain", "export", "improve", "load", "quality", "report", "rescreen", "run", "teacher",
-    "train",
+    "datasets", "diff", "explain", "export", "improve", "load", "preview", "quality", "report", "rescreen", "run",
+    "teacher", "train",
 ]  # fmt: skip
 
 
@@ -65,6 +67,19 @@ def run(
         )
     published = result["version"]
     return Run.model_validate(result["run"]), DatasetVersion.model_validate(published) if published else None
+
+
+def preview(recipe: str | Path, *, rows: int = 5, restricted: bool = False) -> Preview:
+    """Make a few rows of a recipe without publishing them; a notebook shows them as a table, with the cost of a run.
+
+    Raises the GraftErrors that the command line prints. The run that follows does not repeat the calls.
+    """
+    from graft.cli.notebook import notebook
+    from graft.flows.engine import finished
+    from graft.flows.preview import preview as make
+
+    with notebook():
+        return finished(make(str(recipe), rows, restricted=restricted))
 
 
 def teacher(

@@ -221,6 +221,12 @@ class Recipe(Value):
         limits = (kind.longest(self) for kind in GATES.all().values() if kind.enabled(self))
         return min((limit for limit in limits if limit is not None), default=inf)
 
+    def small(self, candidates: int, each: int, labels: Mapping[str, int]) -> Recipe:
+        """The recipe for a pilot of so many candidates: `each` rows of a label are wanted, `labels` are exceptions."""
+        limits = self.limits.model_copy(update={"candidates": candidates, "min_yield": 0.0, "out_of_reach": "go_on"})
+        target = Target(rows_per_label=each, labels=dict(labels))
+        return self.model_copy(update={"target": target, "limits": limits, "review": None})
+
     def wanted(self) -> dict[str, int]:
         """Target rows of each label, in the task's order."""
         return {name: self.target.labels.get(name, self.target.rows_per_label) for name in self.task.names}

@@ -31,11 +31,11 @@ def truth(texts: Sequence[GivenText]) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def _circle(monkeypatch: pytest.MonkeyPatch) -> None:
-    def embed(texts: Sequence[str]) -> Any:
+    def features(texts: Sequence[str]) -> Any:
         angles = np.array([angle(text) for text in texts])
         return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
 
-    monkeypatch.setattr(encoder, "embed", embed)
+    monkeypatch.setattr(encoder, "features", features)
 
 
 def selection_of(folder: Path, said: list[str] | None = None, **method: Any) -> Selection:
@@ -76,6 +76,7 @@ def test_labelling_ends_at_the_margin_of_error_or_with_the_texts(tmp_path: Path)
         done += batch
     assert done == ROWS[: len(done)] and chosen.enough and len(done) == 16
     assert chosen.figures["texts_left"] == 44 and "±15 are enough" in said[-1]
+    assert chosen.outlook.startswith(" (±") and chosen.outlook.endswith(" points, ±15 are enough)")
     assert margin_of_error(chosen.figures["held_out_right"], chosen.figures["held_out"]) <= 0.15
     whole, done = selection_of(tmp_path / "b", margin_of_error=0.01, most=20), list[GivenText]()
     while batch := whole.next(truth(done)):

@@ -7,6 +7,8 @@ depends on neither Prefect nor the lake. Its module ends with `KIND`, an instanc
 
 from __future__ import annotations
 
+import math
+import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -209,6 +211,14 @@ class Method(Generic[S]):
     def writing(self, recipe: Recipe) -> Recipe | None:
         """The recipe under the method that writes texts, for a pilot; None if no text is written."""
         return recipe
+
+    def preview(self, recipe: Recipe, rows: int) -> Recipe:
+        """The recipe for a preview: so many candidates, rounded up to as many of each label that is shown."""
+        names = [name for name, count in recipe.wanted().items() if count]
+        shown = random.Random(recipe.seed).sample(names, min(rows, len(names)))
+        return recipe.small(
+            rows, math.ceil(rows / max(1, len(shown))), dict.fromkeys(set(recipe.wanted()) - {*shown}, 0)
+        )
 
     def wanted(self, recipe: Recipe) -> dict[str, int]:
         """Target rows of each label; empty if there are as many rows as its texts yield."""

@@ -123,6 +123,12 @@ class LabelTexts(Method[LabelSettings]):
         """The recipe under the method of `top_up`."""
         return _filled(recipe) if self.settings(recipe).top_up else None
 
+    def preview(self, recipe: Recipe, rows: int) -> Recipe:
+        """So many texts, and as many written rows with `top_up`."""
+        settings = self.settings(recipe)
+        few = super().preview(recipe, 2 * rows if settings.top_up else rows)
+        return few.model_copy(update={"method": settings.model_copy(update={"most": rows, "order": "given"})})
+
     def wanted(self, recipe: Recipe) -> dict[str, int]:
         """The recipe's target with `top_up`, else none: the texts decide."""
         return recipe.wanted() if self.settings(recipe).top_up else {}
