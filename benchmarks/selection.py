@@ -66,7 +66,10 @@ def draw_of(rows: Sequence[tuple[str, str]], order: str, noise: float, draw: int
     of = {row.id: label for row, label in given.items()}
     names = named(labels)
     fixed = Rows(encoder.features([text for text, _ in names]), tuple(label for _, label in names))
-    tests, truth = encoder.features([text for text, _ in tested]), np.array([label for _, label in tested], dtype=object)
+    tests, truth = (
+        encoder.features([text for text, _ in tested]),
+        np.array([label for _, label in tested], dtype=object),
+    )
     found, done = list[tuple[float, float]](), list[GivenText]()
     with tempfile.TemporaryDirectory() as folder:
         selection = of_run(recipe_of(labels, order, draw), (), list(given), Path(folder), lambda text: None)

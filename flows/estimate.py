@@ -10,10 +10,10 @@ from graft.agents.gateway.ledger import FREE, cost_of
 from graft.agents.methods import Calls, method_of
 from graft.agents.methods.steps.sizes import CHARS_PER_TOKEN
 from graft.data.verdicts import verdict_of
-from graft.flows.given import digests, read_given
+from graft.flows.given import digests
 from graft.flows.plan import read_recipe, run_id_of
 from graft.flows.run_context import models_used, weighed
-from graft.flows.selection import most_labelled
+from graft.flows.selection import ASSUMED_LABELLED, at_most
 from graft.schemas.base import Value
 from graft.schemas.errors import GraftError
 from graft.schemas.home import Home
@@ -21,9 +21,6 @@ from graft.schemas.models import ModelSpec
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Seed
 from graft.schemas.verdict import one_line
-
-ASSUMED_LABELLED = 0.8
-"""Assumed share of a person's texts that get a label."""
 
 
 class Step(Value):
@@ -57,9 +54,7 @@ def estimate_recipe(name: str) -> Estimate:
     method = method_of(recipe)
     traits = method.traits(recipe)
     share, source = _yield(recipe, seeds, file, traits.assumed_yield)
-    given, texts = method.source(recipe), read_given(recipe, file).rows[: recipe.limits.candidates]
-    if given is not None:
-        texts = texts[: most_labelled(given, len(texts), ASSUMED_LABELLED)]
+    given, texts = method.source(recipe), at_most(recipe, file)
     labelled = math.floor(ASSUMED_LABELLED * len(texts))
     wanted = sum(method.wanted(recipe).values())
     rows = max(wanted, labelled)

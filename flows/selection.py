@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from graft.agents.local import encoder
 from graft.agents.methods import TextSource, method_of
-from graft.flows.given import CHOSEN, COMPARED, TOGETHER, keep
+from graft.flows.given import CHOSEN, COMPARED, TOGETHER, keep, read_given
 from graft.schemas.intervals import margin_of_error, rows_for, wilson
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import GivenText, Seed
@@ -32,12 +32,20 @@ if TYPE_CHECKING:
 
 Batch = tuple[list[str], list[str]]
 """Ids of the texts chosen for doubt, and of the others."""
+ASSUMED_LABELLED = 0.8
+"""Assumed share of a person's texts that get a label."""
 AMONG = 3
 GROWTH = 5
 """A batch is at least one in so many of the texts before it, so that looks stay few as texts grow many."""
 
 
-def most_labelled(source: TextSource, texts: int, labelled: float = 1.0) -> int:
+def at_most(recipe: Recipe, file: Path) -> Sequence[GivenText]:
+    """The texts that a run labels at most, or as many others."""
+    source, rows = method_of(recipe).source(recipe), read_given(recipe, file).rows[: recipe.limits.candidates]
+    return rows if source is None else rows[: most_labelled(source, len(rows), ASSUMED_LABELLED)]
+
+
+def most_labelled(source: TextSource, texts: int, labelled: float) -> int:
     """The number of texts after which labelling ends at the latest.
 
     Args:

@@ -94,8 +94,8 @@ def test_batches_grow_and_their_number_is_known_before(tmp_path: Path) -> None:
         done += batch
     assert sizes[:6] == [2] * 6 and sizes[-2] > 4 and sum(sizes) == 60
     source = selection_of(tmp_path / "b", margin_of_error=0.2).source
-    assert most_labelled(source, 1000) == 24 and most_labelled(source, 20) == 20
+    assert most_labelled(source, 1000, 1.0) == 24 and most_labelled(source, 20, 1.0) == 20
     assert most_labelled(source, 1000, labelled=0.5) == 48
-    assert most_labelled(source.model_copy(update={"uncertain": True}), 1000) == 40
+    assert most_labelled(source.model_copy(update={"uncertain": True}), 1000, 1.0) == 40
     plain = recipe_of().model_dump(mode="json")["method"]
     assert "margin_of_error" not in plain and "batch" not in plain, "recipes without them keep their run ids"

@@ -127,7 +127,9 @@ class LabelTexts(Method[LabelSettings]):
         """So many texts, and as many written rows with `top_up`."""
         settings = self.settings(recipe)
         few = super().preview(recipe, 2 * rows if settings.top_up else rows)
-        return few.model_copy(update={"method": settings.model_copy(update={"most": rows, "order": "given"})})
+        return few.model_copy(
+            update={"method": settings.model_copy(update={"most": rows, "order": "given", "margin_of_error": None})}
+        )
 
     def wanted(self, recipe: Recipe) -> dict[str, int]:
         """The recipe's target with `top_up`, else none: the texts decide."""
