@@ -91,6 +91,10 @@ ARMS: dict[str, dict[str, Any]] = {
     f"{TEXTS} texts labelled": {**LABEL, "most": TEXTS},
     "half texts, half written": {**LABEL, "most": TEXTS // 2, "top_up": PLAIN},
 }
+SELECTED = {f"{arm}, selected": arm for arm in ("plain generation", "half texts, half written")}
+"""Arms with a choice among as many written rows as the same tokens made in another arm, by that arm."""
+OVERSAMPLE = 1.5
+ARMS |= {arm: ARMS[base] for arm, base in SELECTED.items()}
 
 
 @lru_cache
@@ -109,8 +113,8 @@ def split_of(source: Source) -> tuple[Pairs, list[str]]:
     return [row for at, row in enumerate(test) if at not in taken], [test[at][0] for at in sorted(taken)]
 
 
-def recipe_of(name: str, arm: str, teacher: str, seed: int, tokens: int, folder: Path) -> Path:
-    """Write an arm's recipe beside its files, and return its path.
+def recipe_of(name: str, arm: str, teacher: str, seed: int, tokens: int, folder: Path, chosen: int = 0) -> Path:
+    """Write an arm's recipe beside its files, and return its path. `chosen` rows of a label are chosen among more.
 
     Each arm has a dataset of its own: rows of another arm's version would count as duplicates.
     """
@@ -137,10 +141,11 @@ def recipe_of(name: str, arm: str, teacher: str, seed: int, tokens: int, folder:
             {"name": "minilm", "provider": "encoder", "model": "all-MiniLM-L6-v2"},
         ],
         "roles": {
-            "generator": {"models": ["teacher"], "temperature": 0.9, "top_p": 0.95, "max_tokens": 64},
+            "generator": {"models": ["teacher"], "temperature": 0.9, "top_p": 0.95, "max_tokens": 112},
             **(panel if method["kind"] == "gra" else {"labeler": {"models": ["teacher"], "calibration": "batch"}}),
         },
-        "target": {"rows_per_label": max(10, 400 // len(labels))},
+        "target": {"rows_per_label": chosen or max(10, 400 // len(labels))},
+        **({"select": {"oversample": OVERSAMPLE}} if chosen else {}),
         "limits": {"tokens": tokens, "out_of_reach": "go_on", "min_yield": 0.0},
         "gates": {"min_chars": 10, "max_chars": 300, "label_leak": False},
         "splits": {"train": 0.9, "validation": 0.1, "test": 0.0},
@@ -151,12 +156,28 @@ def recipe_of(name: str, arm: str, teacher: str, seed: int, tokens: int, folder:
     return file
 
 
-def run_arm(name: str, arm: str, teacher: str, seed: int, out: Path, tokens: int, tuned: bool) -> dict[str, Any]:
+def rows_chosen(name: str, arm: str, teacher: str, seed: int, results: Sequence[dict[str, Any]]) -> int:
+    """Rows of each label that an arm with a choice publishes: the texts and 1/OVERSAMPLE of the written rows that the
+    arm without a choice has. 0 for an arm without a choice."""
+    if arm not in SELECTED:
+        return 0
+    wanted = (name, SELECTED[arm], teacher, seed)
+    base = next((one for one in results if (one["set"], one["arm"], one["teacher"], one["seed"]) == wanted), None)
+    if base is None:
+        raise SystemExit(f"{arm} needs the rows of {SELECTED[arm]!r} first: add it to --arms")
+    labels = len({label for _, label in rows_of(SETS[name].seeds, SETS[name].field)})
+    texts = base.get("texts", 0)
+    return max(1, int((texts + (base["rows"] - texts) / OVERSAMPLE) / labels))
+
+
+def run_arm(
+    name: str, arm: str, teacher: str, seed: int, out: Path, tokens: int, tuned: bool, chosen: int = 0
+) -> dict[str, Any]:
     """Make an arm's rows by the command line and test its students.
 
     Each arm has a home of its own: replies of another arm's calls would not count against its limit.
     """
-    file = recipe_of(name, arm, teacher, seed, tokens, out)
+    file = recipe_of(name, arm, teacher, seed, tokens, out, chosen)
     home, models = file.parent / "home", out / "models"
     for folder in (home / "models", models):
         folder.mkdir(parents=True, exist_ok=True)
@@ -174,12 +195,13 @@ def run_arm(name: str, arm: str, teacher: str, seed: int, out: Path, tokens: int
     exported = (Path(path) for path in result["exported"] or ())
     lines = [line for path in exported if path.suffix == ".jsonl" for line in path.read_text().splitlines()]
     rows = [(row["text"], row["label"]) for row in map(json.loads, lines)]
-    seeds, test = rows_of(SETS[name].seeds, SETS[name].field), split_of(SETS[name])[0]
+    seeds, (test, texts) = rows_of(SETS[name].seeds, SETS[name].field), split_of(SETS[name])
     frozen = compared(frozen_predictions(seeds, test), frozen_predictions([*seeds, *rows], test), test)
     student, run = result["student"], result["run"]
     tested = [one["accuracy"] for one in student["evaluations"]] if student else []
     return {
         "set": name, "arm": arm, "teacher": teacher, "seed": seed, "rows": len(rows), "calls": run["calls"],
+        "texts": len({text for text, _ in rows} & {*texts}),
         "tokens": run["prompt_tokens"] + run["completion_tokens"], "seconds": round(seconds), "frozen": frozen,
         "tuned": [*tested, student["paired"]["p_value"]] if student else None,
         "stopped_by": run["stopped_by"],
@@ -263,7 +285,9 @@ def main() -> None:
                 for arm in given.arms:
                     if (name, arm, teacher, seed) in known:
                         continue
-                    results.append(run_arm(name, arm, teacher, seed, given.out, given.tokens, not given.frozen))
+                    chosen = rows_chosen(name, arm, teacher, seed, results)
+                    done = run_arm(name, arm, teacher, seed, given.out, given.tokens, not given.frozen, chosen)
+                    results.append(done)
                     with file.open("a", encoding="utf-8") as out:
                         out.write(json.dumps(results[-1]) + "\n")
                     print(results[-1], flush=True)

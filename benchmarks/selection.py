@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from graft.agents.local import encoder
-from graft.flows.selection import Selection, of_run
+from graft.flows.batches import Selection, of_run
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import GivenText
 from graft.students.quick import Rows, predicted

@@ -88,6 +88,9 @@ def _made(run: Run, recipe: Recipe, rows: Sequence[Row], seeds: int) -> str:
         f"- from {seeds:,} seeds; the seeds' licence: {licence}",
         f"- run {inert(run.id)}, code {inert(run.code_version)}, random seed {recipe.seed}",
     ]
+    if left := run.counts.get("not_chosen"):
+        by = recipe.select.by.replace("_", " ") if recipe.select else "selection"
+        lines.append(f"- chosen by {by}: {left:,} further rows were made and add less")
     if run.shortfall:
         missing = ", ".join(f"{inert(label)} {count:,}" for label, count in sorted(run.shortfall.items()))
         lines.append(f"- **partial**: stopped by {inert(run.stopped_by)}; rows still missing: {missing}")

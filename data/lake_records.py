@@ -16,6 +16,7 @@ from graft.data.duck import execute
 from graft.data.lake_schema import TestFileRecord, TestTextRecord, assemble
 from graft.schemas.base import stable_hash, utc_now
 from graft.schemas.datasets import Run
+from graft.schemas.decisions import NOT_CHOSEN
 from graft.schemas.rows import Accepted, Candidate, Seed, Status
 from graft.schemas.steering import Improvement
 from graft.schemas.students import Evaluation, InstructEvaluation, Student
@@ -66,12 +67,15 @@ class RunRecords:
         return self._candidates(run_id, condition, [round, round], "candidate_id")
 
     def kept(self, run_id: str, round: int) -> list[Accepted]:
-        """The accepted candidates of one round of a run, by id, without the steps that made them."""
+        """The accepted candidates of one round of a run, by id, without the steps that made them; those too that a run
+        which was stopped had not chosen, as it chooses again."""
         query = """
             SELECT candidate_id AS id, text, response, label, coalesce(mean, 0.0) AS mean, restricted,
                    slot_group AS "group", shard, slot_label = '' AS given
-            FROM lake.candidates WHERE run_id = ? AND status = 'accepted' AND round = ? ORDER BY candidate_id"""
-        return [Accepted(**{**row, "label": sys.intern(row["label"])}) for row in self.query(query, [run_id, round])]
+            FROM lake.candidates WHERE run_id = ? AND (status = 'accepted' OR code = ?) AND round = ?
+            ORDER BY candidate_id"""
+        rows = self.query(query, [run_id, NOT_CHOSEN, round])
+        return [Accepted(**{**row, "label": sys.intern(row["label"])}) for row in rows]
 
     def named(self, run_id: str, ids: Sequence[str]) -> list[Candidate]:
         """These candidates of a run, whole, by id."""

@@ -12,7 +12,7 @@ from graft.data.gates import Admission
 from graft.data.gates.shared.semantic import alike, clusters, drop_semantic_duplicates
 from graft.flows.streaming import gate_decision
 from graft.schemas.decisions import ACROSS_SHARDS, NOT_BEST, SEMANTIC
-from graft.schemas.rows import Accepted, Candidate, GateResult
+from graft.schemas.rows import Accepted, Candidate, GateResult, Route
 
 if TYPE_CHECKING:
     from graft.data.lake import Lake
@@ -27,11 +27,13 @@ REDECIDED = 1_000
 
 
 class Dropped(NamedTuple):
-    """An accepted row that repeats a better one: the gate's result, or None if its group has another row."""
+    """An accepted row that is not published: the gate's result where it repeats a better one, else the reason."""
 
     id: str
     failed: GateResult | None
     code: str
+    why: str = "Another response to the same instruction is kept."
+    route: Route | None = None
 
 
 async def settle_round(
@@ -77,7 +79,8 @@ def redecide(lake: Lake, run_id: str, dropped: Sequence[Dropped]) -> None:
     """Record in the lake that these rows are rejected, and why; a thousand whole candidates at a time."""
     for begin in range(0, len(dropped), REDECIDED):
         why = {drop.id: drop for drop in dropped[begin : begin + REDECIDED]}
-        lake.redecide(run_id, [redecided(candidate, why[candidate.id]) for candidate in lake.named(run_id, list(why))])
+        found = [one for one in lake.named(run_id, list(why)) if one.decision.code != why[one.id].code]
+        lake.redecide(run_id, [redecided(candidate, why[candidate.id]) for candidate in found])
 
 
 def redecided(candidate: Candidate, drop: Dropped) -> Candidate:
@@ -85,8 +88,9 @@ def redecided(candidate: Candidate, drop: Dropped) -> Candidate:
     if drop.failed is not None:
         decision = gate_decision(candidate, drop.failed, drop.code)
         return candidate.model_copy(update={"gates": (*candidate.gates, drop.failed), "decision": decision})
-    reason = f"{candidate.decision.reason} Another response to the same instruction is kept."
-    update = {"status": "rejected", "code": drop.code, "reason": reason}
+    route = drop.route or candidate.decision.route
+    reason = f"{candidate.decision.reason} {drop.why}"
+    update = {"status": "rejected", "route": route, "code": drop.code, "reason": reason}
     return candidate.model_copy(update={"decision": candidate.decision.model_copy(update=update)})
 
 

@@ -10,10 +10,10 @@ from graft.agents.gateway.ledger import FREE, cost_of
 from graft.agents.methods import Calls, method_of
 from graft.agents.methods.steps.sizes import CHARS_PER_TOKEN
 from graft.data.verdicts import verdict_of
+from graft.flows.batches import ASSUMED_LABELLED, at_most
 from graft.flows.given import digests
 from graft.flows.plan import read_recipe, run_id_of
 from graft.flows.run_context import models_used, weighed
-from graft.flows.selection import ASSUMED_LABELLED, at_most
 from graft.schemas.base import Value
 from graft.schemas.errors import GraftError
 from graft.schemas.home import Home
@@ -56,8 +56,8 @@ def estimate_recipe(name: str) -> Estimate:
     share, source = _yield(recipe, seeds, file, traits.assumed_yield)
     given, texts = method.source(recipe), at_most(recipe, file)
     labelled = math.floor(ASSUMED_LABELLED * len(texts))
-    wanted = sum(method.wanted(recipe).values())
-    rows = max(wanted, labelled)
+    rows = max(sum(method.wanted(recipe).values()), labelled)
+    wanted = sum(recipe.made(method.wanted(recipe)).values())
     candidates = min(recipe.limits.candidates - len(texts), math.ceil(max(0, wanted - labelled) / share))
     calls = (*method.estimate_texts(recipe, texts, seeds), *method.estimate(recipe, candidates, seeds))
     steps = [_priced(recipe, one) for one in calls]
@@ -97,7 +97,8 @@ def _yield(recipe: Recipe, seeds: list[Seed], file: Path, assumed: float) -> tup
         recipe = weighed(recipe, home)
     same = [run for run in runs if run.id == run_id_of(recipe, seeds, *digests(recipe, file))]
     run = (same or runs)[-1]
-    return max(0.01, run.counts.get("accepted", 0) / run.counts["opened"]), f"measured in run {run.id}"
+    accepted = run.counts.get("accepted", 0) + run.counts.get("not_chosen", 0)
+    return max(0.01, accepted / run.counts["opened"]), f"measured in run {run.id}"
 
 
 def _advice(name: str, recipe: Recipe, seeds: list[Seed]) -> list[str]:

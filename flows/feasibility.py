@@ -228,5 +228,7 @@ def standing_out(settled: int, reasons: Mapping[str, int]) -> str:
             return f"{count} of {settled} candidates {advice}"
     code, count = max(reasons.items(), key=lambda item: item[1], default=("", 0))
     if count >= STANDS_OUT_REASON * settled:
+        if advice := decision_code(code).advice:
+            return f"{count} of {settled} candidates {advice}"
         return f"{count} of {settled} ended as {code}: read examples with graft show NAME --rejected"
     return ""

@@ -56,7 +56,7 @@ def read_given(
 
     Of more texts than `most` a representative choice is taken, or a random one without the encoder. It is kept in
     `folder`, the run's, so that a later start needs no vectors; without a folder the choice is the first ones. A source
-    with batches gets all texts: `flows.selection` chooses among them.
+    with batches gets all texts: `flows.batches` chooses among them.
     """
     source = method_of(recipe).source(recipe)
     if source is None:

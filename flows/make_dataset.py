@@ -18,7 +18,7 @@ from graft.data.lake import Lake
 from graft.data.seeds import register_evaluation_files
 from graft.data.versions import plain_rows, published_texts
 from graft.data.versions import version as find_version
-from graft.flows import artifacts, given, live, logs, pause, rounds, selection, stopping
+from graft.flows import artifacts, batches, given, live, logs, pause, rounds, stopping
 from graft.flows.collector import calm_collector
 from graft.flows.dedup import choose, missing, redecide, settle_round
 from graft.flows.engine import Flow, flow_run, task
@@ -49,6 +49,7 @@ from graft.flows.run_context import (
     spent_in,
     weighed,
 )
+from graft.flows.selecting import selected
 from graft.flows.streaming import ShardRunner
 from graft.flows.vectors import AcceptedVectors
 from graft.schemas.base import stable_hash, utc_now
@@ -61,6 +62,7 @@ from graft.schemas.models import hub_name
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Accepted, Candidate, Seed, Slot
 from graft.students.judge import student_judge
+from graft.students.perplexity import perplexities
 
 SHARDS_AT_ONCE = 2
 """Shards that run at once, so that the next shard's first slots fill the gap left by a shard's last slots."""
@@ -68,6 +70,8 @@ SHARDS_AT_ONCE = 2
 ENDED = ("target", "texts", "candidates")
 """Reasons for which a shard ends by itself; any other is a halt, and the shard resumes with the run."""
 
+TEXTS_SEEN = 64
+"""A person's texts that gates may compare written ones with."""
 TOP_UPS = 3
 """Maximum top-ups of a round for rows lost to de-duplication."""
 
@@ -131,7 +135,7 @@ async def _make(recipe: Recipe, file: Path, seeds: list[Seed], home: Home, lake:
     progress = begin(Progress(recipe.name, run_id, method_of(recipe).wanted(recipe)))
     say: Say = lambda text: _say(progress, text)  # noqa: E731
     texts = await asyncio.to_thread(given.read_given, recipe, file, home.run(run_id), say)
-    chosen = selection.of_run(recipe, seeds, texts.rows, home.run(run_id), say)
+    chosen = batches.of_run(recipe, seeds, texts.rows, home.run(run_id), say)
     progress.texts = chosen.most if chosen else len(texts.rows)
     before = lake.run(run_id)
     run = Run(
@@ -158,6 +162,7 @@ async def _make(recipe: Recipe, file: Path, seeds: list[Seed], home: Home, lake:
             needs = Needs(
                 seeds=seeds, published=_published(lake, recipe, run_id), fragments=fragments_of(recipe),
                 evaluation=lake.test_texts(recipe.name), student=student_judge(home),
+                texts=[row.text for row in texts.rows[:TEXTS_SEEN]], perplexity=perplexities(home, say),
             )  # fmt: skip
             context = RunContext(
                 recipe=recipe, run_id=run_id, home=home, lake=lake, gateway=gateway, method=method_of(recipe),
@@ -211,7 +216,9 @@ async def _rounds(context: RunContext, say: Say) -> tuple[list[Accepted], int]:
     left, surplus = context.recipe.limits.candidates, 0
     if context.texts:
         left -= await _label_texts(context, left, say)
-    plan = plan_rounds(context.recipe, missing(context.kept, context.method.wanted(context.recipe)))
+    short = context.recipe.made(missing(context.kept, context.method.wanted(context.recipe)))
+    context.progress.make(short, context.kept)
+    plan = plan_rounds(context.recipe, short)
     for index, wanted in enumerate(plan, context.round):
         accepted = list[Accepted]()
         for attempt in range(TOP_UPS + 1):
@@ -228,7 +235,8 @@ async def _rounds(context: RunContext, say: Say) -> tuple[list[Accepted], int]:
         context.kept.extend(chosen)
         if index < context.round + len(plan) - 1:
             await rounds.grow_pool(context, chosen)
-    return list(context.kept), surplus
+    kept, left_out = await selected(context, say)
+    return kept, surplus + left_out
 
 
 async def _label_texts(context: RunContext, most: int, say: Say) -> int:

@@ -13,10 +13,10 @@ from typing import Any
 from graft.agents.methods import method_of
 from graft.data.explain import explain
 from graft.data.lake import Lake
+from graft.flows.batches import at_most
 from graft.flows.pilot import run_pilot
 from graft.flows.plan import read_recipe
 from graft.flows.run_context import run_lock
-from graft.flows.selection import at_most
 from graft.schemas.base import Value, stable_hash
 from graft.schemas.home import Home
 from graft.schemas.intervals import wilson
@@ -195,6 +195,7 @@ def _parts(recipe: Recipe, histories: Sequence[dict[str, Any]], texts: int) -> t
         parts.append(_part("your texts", given, (texts, texts, texts)))
         left = max(0, left - round(texts * parts[0].accepted / len(given)))
     if written:
+        left = recipe.made({"": left})[""]
         accepted = sum(_accepted(one) for one in written)
         low, high = wilson(accepted, len(written))
         each = (accepted / len(written), high, low)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ from graft.flows.feasibility import COST_SAMPLE, LabelCounts, Room, Sample, row_
 from graft.schemas.calls import Call
 from graft.schemas.decisions import OUT_OF_BUDGET
 from graft.schemas.recipe import Limits
-from graft.schemas.rows import Candidate
+from graft.schemas.rows import Accepted, Candidate
 
 RECENT = 3
 """Accepted texts kept for the display."""
@@ -73,6 +73,8 @@ class Progress:
     dataset: str
     run_id: str
     wanted: dict[str, int]
+    target: dict[str, int] = field(default_factory=dict)
+    """The recipe's target, where more rows are made than it has; a target out of reach is this one."""
     stage: str = "planning"
     accepted: dict[str, int] = field(default_factory=dict)
     settled: int = 0
@@ -101,6 +103,12 @@ class Progress:
     """The last accepted rows, also pending ones, without restricted ones."""
     _pace: tuple[float, int] | None = None
     """Time at which this process accepted its first row, and the rows accepted by then."""
+
+    def make(self, more: Mapping[str, int], kept: Sequence[Accepted]) -> None:
+        """Show how many rows are made in all, which may exceed the target: `more` of each label beside kept ones."""
+        have = Counter(row.label for row in kept)
+        self.target = self.target or self.wanted
+        self.wanted = {label: max(count, have[label] + more.get(label, 0)) for label, count in self.target.items()}
 
     def end(self, candidate: Candidate, calls: Sequence[Call]) -> None:
         """Count a candidate that the method has finished with; it settles when those before it have."""
@@ -191,7 +199,8 @@ class Progress:
         """Every label's counts over the whole run."""
         return [
             LabelCounts(
-                label, max(0, wanted - (got := self.accepted.get(label, 0))), self.tried.get(label, 0),
+                label, max(0, self.target.get(label, wanted) - (got := self.accepted.get(label, 0))),
+                self.tried.get(label, 0),
                 got - self.given.get(label, 0),
             )
             for label, wanted in self.wanted.items()

@@ -67,7 +67,7 @@ async def finish(context: RunContext, run: Run, kept: list[Accepted], surplus: i
         "funnel": funnel,
         "method": report.text if report else "",
         "repeated": False,
-        "notes": list(context.gateway.stats.notes),
+        "notes": [*context.gateway.stats.notes, *context.notes],
     }
 
 

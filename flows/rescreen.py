@@ -218,6 +218,7 @@ def _needs(
     from graft.agents.methods import fragments_of
     from graft.students.folds import out_of_fold
     from graft.students.judge import student_judge
+    from graft.students.perplexity import perplexities
 
     numbered = [(file, row, text) for file, rows in texts.items() for row, text in enumerate(rows, start=1)]
     return Needs(
@@ -228,6 +229,7 @@ def _needs(
             *(TestText.of(str(file), row, text) for file, row, text in numbered),
         ],
         student=student_judge(home),
+        perplexity=perplexities(home, say),
         embed=lambda: (embed, "") if embed else encoder.find_embed(),
         folds=lambda vectors, labels, folds, seed: out_of_fold(vectors, labels, folds, seed, say=say),
         tests=[(f"{file.name}:{row}", text) for file, row, text in numbered],

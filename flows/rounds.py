@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from graft.agents.methods import Ask, report_of
@@ -17,6 +20,8 @@ from graft.schemas.calls import CallRequest, Reply
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Accepted
 
+ATTRIBUTES = "attributes.json"
+"""File in a run's folder with the attributes that its method proposed."""
 RESUMABLE = ("time", "user")
 """Reasons after which the same recipe continues; after any other the run has ended."""
 CAPPED = ("budget", "out_of_reach")
@@ -72,18 +77,42 @@ async def calibrate(context: RunContext) -> None:
     recorder = CallRecorder(context.gateway.call, context.run_id, "")
     first = context.texts and not context.round  # these calls are the first texts' labels
     context.progress.stage = "labelling the first texts" if first else "calibrating judges"
+    memory = context.home.run(context.run_id) / ATTRIBUTES
+    context.attributes = context.attributes or _read_attributes(memory)
     given, wanted = (
         context.context(_counted(context, recorder.ask), context.gates),
         context.method.wanted(context.recipe),
     )
     complete = frozenset(wanted) - frozenset(missing(context.kept, wanted))
     found = await context.method.prepare(given, replace(context.drawn, complete=complete))
+    if found.attributes and found.attributes != context.attributes:
+        context.attributes = found.attributes
+        _keep_attributes(memory, found.attributes)
     context.calibration, context.by_name = context.calibration | found.calibration, found.by_name
     context.bounds = found.bounds
     context.figures |= found.figures
     for model in sorted(found.by_name):
         context.say(f"{model} returns no log-probabilities: its label counts as a vote")
+    for note in found.notes:
+        context.say(note)
+        context.notes.append(note)
     await _keep_calls(context, f"prepare{context.round or ''}", recorder)
+
+
+def _read_attributes(memory: Path) -> dict[str, tuple[str, ...]]:
+    """The attributes that an earlier start of the run kept; empty if there are none."""
+    try:
+        kept = json.loads(memory.read_text(encoding="utf-8"))
+        return {str(name): tuple(map(str, values)) for name, values in kept.items()}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return {}
+
+
+def _keep_attributes(memory: Path, attributes: Mapping[str, tuple[str, ...]]) -> None:
+    """Every start of the run draws from the same attributes, even if the journal has lost the reply."""
+    beside = memory.with_suffix(".tmp")
+    beside.write_text(json.dumps(attributes, ensure_ascii=False), encoding="utf-8")
+    beside.replace(memory)
 
 
 def _counted(context: RunContext, ask: Ask) -> Ask:

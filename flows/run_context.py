@@ -20,9 +20,9 @@ from graft.agents.methods import Ask, Bounds, Context, Drawn, Method, Place, met
 from graft.data.gates import Admission
 from graft.flows import stopping
 from graft.flows.agreement import Agreement
+from graft.flows.batches import Selection
 from graft.flows.feasibility import FIRST_LOOK, LOOK_EVERY, Feasibility, out_of_reach
 from graft.flows.progress import Progress
-from graft.flows.selection import Selection
 from graft.flows.vectors import AcceptedVectors
 from graft.schemas.base import stable_hash, utc_now
 from graft.schemas.calls import Call, CallRequest, FailureCode, Reply
@@ -63,6 +63,10 @@ class RunContext:
     bounds: Bounds | None = None
     neighbours: dict[str, tuple[str, ...]] = field(default_factory=dict)
     pool: dict[str, list[Seed]] = field(default_factory=dict)
+    attributes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Attributes of texts that the method proposed for this run."""
+    notes: list[str] = field(default_factory=list)
+    """Warnings for the run's result, besides the gateway's."""
     texts: list[GivenText] = field(default_factory=list)
     """A person's texts, which the first round labels, as far as they are chosen."""
     selection: Selection | None = None
@@ -83,7 +87,7 @@ class RunContext:
     @property
     def drawn(self) -> Drawn:
         """The current pool that slots are drawn from."""
-        return Drawn(self.recipe, self.pool, self.neighbours, self.texts, self.round)
+        return Drawn(self.recipe, self.pool, self.neighbours, self.texts, self.round, attributes=self.attributes)
 
     @cached_property
     def texts_by_id(self) -> dict[str, GivenText]:
@@ -111,7 +115,7 @@ class RunContext:
         """The context of a method for one slot; calls go through `ask`, texts through the gates."""
         context = Context(
             recipe=self.recipe, seeds=self.seeds, ask=ask, calibration=self.calibration, by_name=self.by_name,
-            bounds=self.bounds, texts=self.texts_by_id,
+            bounds=self.bounds, texts=self.texts_by_id, attributes=self.attributes,
         )  # fmt: skip
         return replace(context, screen=admission.screen, clean=admission.clean) if admission else context
 

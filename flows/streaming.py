@@ -18,11 +18,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from graft.schemas.calls import Call
-from graft.schemas.decisions import ACROSS_SHARDS, SEMANTIC
+from graft.schemas.decisions import ACROSS_SHARDS, NOT_CHOSEN, SEMANTIC
 from graft.schemas.rows import Candidate, Decision, GateResult, Slot
 
-AFTER_SHARD = frozenset({SEMANTIC, ACROSS_SHARDS})
-"""Codes of rows that de-duplication rejected after their shard had ended; the shard counts them as accepted."""
+AFTER_SHARD = frozenset({SEMANTIC, ACROSS_SHARDS, NOT_CHOSEN})
+"""Codes of rows that were rejected after their shard had ended, which counts them as accepted."""
 
 CHUNK = 8
 """Slots of one label opened in sequence, to use the server's prefix cache."""

@@ -13,7 +13,7 @@ from graft.schemas.models import ModelSpec
 
 FailureCode = Literal[
     "timeout", "rate_limited", "server_error", "connection", "refused_by_server", "malformed",
-    "empty", "schema_unmet", "budget", "no_logprobs", "no_label_tokens", "refusal", "cancelled",
+    "empty", "schema_unmet", "cut", "budget", "no_logprobs", "no_label_tokens", "refusal", "cancelled",
     "unexpected",
 ]  # fmt: skip
 

@@ -17,7 +17,9 @@ Cause = Literal["", "unreadable", "refused", "unanswered", "duplicate"]
 
 OUT_OF_BUDGET = "failed.budget"
 """The code of a candidate whose next call would have exceeded a cap."""
+CUT = "rejected.cut"
 NOT_BEST = "rejected.not_best"
+NOT_CHOSEN = "rejected.not_chosen"
 UNSURE = "rejected.unsure"
 SEMANTIC = "gate.semantic"
 ACROSS_SHARDS = "gate.across_shards"
@@ -51,6 +53,8 @@ _REFUSED = "were refused: name another generator, or a base model (style: comple
 _UNANSWERED = "got no answer from the server: look at its log, or lower limits.concurrency"
 _SCHEMA = "raise max_tokens, or name a model that keeps to a JSON schema"
 _UNREADABLE = "ended because replies"
+
+_CUT = "were cut off in mid-sentence: raise max_tokens of the role that writes, or ask for shorter texts"
 
 _CODES: dict[str, DecisionCode] = {}
 
@@ -102,7 +106,10 @@ declare(
     DecisionCode("rejected.no_label", "labelling", "judges gave it no label of the set"),
     DecisionCode(UNSURE, "labelling", "its label is not likely enough, or hardly leads the next", advice=_UNSURE),
     DecisionCode("rejected.refusal", "writing", "the generator refused to write it", "refused", _REFUSED),
+    DecisionCode(CUT, "writing", "its text was cut off at the token limit", advice=_CUT),
     DecisionCode(NOT_BEST, "choice", "another response to the same instruction is better"),
+    DecisionCode(NOT_CHOSEN, "choice", "others of its label add more, and the target is reached without it",
+                 advice="were made for `select` to choose among: a lower select.oversample makes fewer"),
     DecisionCode("failed.refusal", "call", "a model refused", "refused", _REFUSED),
     DecisionCode("failed.malformed", "call", "the reply held no valid JSON", "unreadable",
                  f"{_UNREADABLE} held no valid JSON: {_SCHEMA}"),
@@ -110,6 +117,8 @@ declare(
                  f"{_UNREADABLE} were empty: raise max_tokens, or look at the model's chat template"),
     DecisionCode("failed.schema_unmet", "call", "the reply broke its schema", "unreadable",
                  f"{_UNREADABLE} broke their schema: {_SCHEMA}"),
+    DecisionCode("failed.cut", "call", "the reply was cut off at its token limit", "unreadable",
+                 f"{_UNREADABLE} were cut off: raise the role's max_tokens"),
     DecisionCode("failed.few_texts", "writing", "the generator's list held no text for it", "unreadable",
                  f"{_UNREADABLE} held fewer texts than requested: lower method.texts_per_call, or raise max_tokens"),
     DecisionCode("failed.no_label_tokens", "call", "the reply's tokens named no label", "unreadable",

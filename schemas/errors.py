@@ -141,6 +141,13 @@ class CallFailed(GraftError):
         return (_call_failed, (type(self), self.code, self.what, self.where, self.raw))
 
 
+class TextCut(CallFailed):
+    """A written text ends where the model was cut off, by its token limit or by its schema. `raw` is the text."""
+
+    def __init__(self, what: str, *, where: str = "", code: str = "cut", raw: str = "") -> None:
+        super().__init__(code, what, where=where, raw=raw)
+
+
 class BudgetExhausted(CallFailed):
     """The cap on money or tokens does not allow another call. Nothing was sent."""
 

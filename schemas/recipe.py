@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import inf
+from math import ceil, inf
 from typing import Annotated, Any, Literal, TypeVar, overload
 
 from pydantic import ConfigDict, Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
@@ -48,6 +48,16 @@ class Target(Value):
 
     rows_per_label: int = Field(default=50, ge=0, le=10_000_000)
     labels: dict[str, int] = Field(default_factory=dict, description="label to rows, if different")
+
+
+class Select(Value):
+    """More rows are made than wanted; of each label those are published that add something to the others."""
+
+    by: Literal["facility_location", "k_center"] = Field(
+        default="facility_location",
+        description="rows that represent all others best, or rows that lie farthest apart (outliers too)",
+    )
+    oversample: float = Field(default=1.5, gt=1, le=10, description="rows made for each row wanted")
 
 
 class Limits(Value):
@@ -114,6 +124,7 @@ class Recipe(Value):
     models: tuple[ModelSpec, ...] = Field(default=EMBEDDED_POOL, min_length=1)
     roles: dict[str, SerializeAsAny[RoleSpec]] = Field(default={}, validate_default=True)
     target: Target = Target()
+    select: Select | None = Field(default=None, description="choice among more accepted rows than wanted; null: none")
     gates: GateSettings = Field(default_factory=GateSettings)
     limits: Limits = Limits()
     splits: Splits = Splits()
@@ -225,11 +236,16 @@ class Recipe(Value):
         """The recipe for a pilot of so many candidates: `each` rows of a label are wanted, `labels` are exceptions."""
         limits = self.limits.model_copy(update={"candidates": candidates, "min_yield": 0.0, "out_of_reach": "go_on"})
         target = Target(rows_per_label=each, labels=dict(labels))
-        return self.model_copy(update={"target": target, "limits": limits, "review": None})
+        return self.model_copy(update={"target": target, "limits": limits, "review": None, "select": None})
 
     def wanted(self) -> dict[str, int]:
         """Target rows of each label, in the task's order."""
         return {name: self.target.labels.get(name, self.target.rows_per_label) for name in self.task.names}
+
+    def made(self, wanted: Mapping[str, int]) -> dict[str, int]:
+        """Rows to make of each label where these are wanted: more if `select` chooses among them."""
+        times = self.select.oversample if self.select else 1.0
+        return {label: ceil(round(count * times, 6)) for label, count in wanted.items()}
 
     @property
     def kinds(self) -> list[tuple[Kinds[Any], str]]:
@@ -247,7 +263,8 @@ class Recipe(Value):
 
     def fingerprint(self, *more: Any) -> str:
         """Hash of everything that decides the rows, so not student, loop, review and caps: a raised cap continues."""
-        left_out = {"student", "improve", "description", "review"} | ({"steering"} if self.steering is None else set())
+        left_out = {"student", "improve", "description", "review"}
+        left_out |= {name for name in ("steering", "select") if getattr(self, name) is None}
         data = without_caps(self.model_dump(mode="json", exclude=left_out))
         for model in data["models"]:  # later fields count only if they are set, so that other runs keep their ids
             for name in ("weights", "headers_env"):

@@ -13,7 +13,7 @@ from graft.schemas.base import Value, stable_hash
 Status = Literal["accepted", "rejected", "failed"]
 Route = Literal[
     "flag", "low_mean", "agreed", "adjudicated", "gate", "failed", "labelled", "no_label", "refusal", "intended",
-    "unsure",
+    "unsure", "cut", "not_chosen",
 ]  # fmt: skip
 
 

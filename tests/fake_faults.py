@@ -71,6 +71,7 @@ class Behaviour:
     echo_begun: bool = False
     name_answers: bool = False
     off_label_rate: float = 0.0
+    cut_rate: float = 0.0
 
     def faults(self) -> Iterator[tuple[float, str]]:
         """The faults of a reply with their rates, in the order in which they are drawn."""

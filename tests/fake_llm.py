@@ -199,7 +199,8 @@ class FakeLLM:
         if self.behaviour.echo_begun:
             text = begun_in(body) + text
         content = "".join(message["content"] for message in body.get("messages", ())) or body.get("prompt") or ""
-        choice: dict[str, Any] = {"index": 0, "finish_reason": "stop"}
+        cut = bool(self.behaviour.cut_rate) and rng.random() < self.behaviour.cut_rate
+        choice: dict[str, Any] = {"index": 0, "finish_reason": "length" if cut else "stop"}
         choice.update({"message": {"role": "assistant", "content": text}} if chat else {"text": text})
         if self._with_logprobs(body, chat):
             choice["logprobs"] = self._logprobs(content, rng)
@@ -273,7 +274,7 @@ class FakeLLM:
                 return int(rng.random() > low_rate / 3)
             bad = rng.random() < low_rate
             return int(rng.randint(low, max(low, high - 4)) if bad else rng.randint(max(low, high - 2), high))
-        return rng.choice(WORDS) if name in ("keywords", "comment") else sentence(rng)
+        return rng.choice(WORDS) if name in ("keywords", "comment", "name", "values") else sentence(rng)
 
     @staticmethod
     def _json(value: Any) -> web.Response:

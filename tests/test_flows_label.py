@@ -101,7 +101,12 @@ def test_labels_short_of_texts_are_written_with_the_texts_as_exemplars(
 ) -> None:
     home, given = tmp_path / "home", texts(24)
     recipe = recipe_of(tmp_path, fake_llm.url, given, min_probability=0.3, top_up=top_up)
+    if top_up is GRA:
+        recipe = recipe_of(tmp_path, fake_llm.url, given, min_probability=0.3, top_up={**GRA, "attributes": "auto"})
     done = run_json(home, recipe)
+    if top_up is GRA:
+        named = json.loads((home / "runs" / done["run"]["id"] / "attributes.json").read_text(encoding="utf-8"))
+        assert named and all(name in done["version"]["card"] for name in named), "named from the labelled texts"
     assert done["run"]["stopped_by"] == "target" and done["version"]["labels"] == dict.fromkeys(
         ("alpha", "beta", "gamma"), 15
     )
@@ -117,6 +122,20 @@ def test_labels_short_of_texts_are_written_with_the_texts_as_exemplars(
     assert shown & set(given) and {row["source"] for row in own} == {"labelled"}
     calls = fake_llm.stats()["calls"]
     assert run_json(home, recipe)["repeated"] is True and fake_llm.stats()["calls"] == calls
+
+
+def test_written_rows_are_chosen_for_what_they_add_to_the_texts(tmp_path: Path, fake_llm: Any) -> None:
+    home, given = tmp_path / "home", texts(24)
+    recipe = recipe_of(tmp_path, fake_llm.url, given, min_probability=0.3, top_up={**GRA, "label_policy": "intended"})
+    data = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    recipe.write_text(yaml.safe_dump({**data, "select": {"oversample": 1.5}}), encoding="utf-8")
+    done = run_json(home, recipe)
+    assert done["version"]["labels"] == dict.fromkeys(("alpha", "beta", "gamma"), 15)
+    own = [row for row in rows_of(home, "own") if row["source"] == "labelled"]
+    labelled = {entry["code"]: entry["rows"] for entry in done["funnel"]}["accepted.labelled"]
+    assert len(own) == labelled, "a person's texts stay"
+    written = 45 - len(own)
+    assert written // 2 <= done["run"]["counts"]["not_chosen"] <= written // 2 + 3, "half as many again were made"
 
 
 def test_gates_come_first_and_each_text_counts_once(tmp_path: Path, fake_llm: Any) -> None:

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import yaml
 from test_flows_make_dataset import graft, here
+
+from graft.agents.methods.gra import KIND
+from graft.data.lake import Lake
+from graft.flows.progress import Progress
+from graft.flows.run_context import RunContext
+from graft.flows.selecting import selected
+from graft.schemas.errors import GraftError
+from graft.schemas.home import Home
+from graft.schemas.recipe import Recipe
+from graft.schemas.rows import Accepted
 
 ROLES = {
     "generator": {"models": ["m1"], "max_tokens": 64},
@@ -56,15 +68,31 @@ def shown(home: Path) -> dict[str, Any]:
     return dict(json.loads(done.stdout))
 
 
-def test_intended_labels_stand_and_no_judge_is_called(tmp_path: Path, fake_llm: Any) -> None:
-    home, recipe = tmp_path / "home", write(tmp_path, fake_llm.url, method={"label_policy": "intended"})
+def test_intended_labels_stand_and_no_judge_is_called(
+    tmp_path: Path, fake_llm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A text that was cut off or that surprises the model of the fluency gate is rejected, and its row says why."""
+    read = lambda text: 900.0 if len(text) % 3 == 0 else 10.0 + len(text) % 5 / 10  # noqa: E731
+    monkeypatch.setattr("graft.flows.make_dataset.perplexities", lambda home, say: lambda name: read)
+    fake_llm.set(cut_rate=0.3)
+    home, fluent = tmp_path / "home", {"fluency": {"model": "tiny"}}
+    recipe = write(tmp_path, fake_llm.url, method={"label_policy": "intended"}, gates=fluent)
     done = ran(home, recipe)
-    assert {entry["code"] for entry in done["funnel"] if entry["status"] == "accepted"} == {"accepted.intended"}
+    ends = {entry["code"]: entry["rows"] for entry in done["funnel"]}
+    assert set(ends) == {"accepted.intended", "rejected.cut", "gate.not_fluent"}
+    assert sum(ends.values()) == done["run"]["counts"]["opened"]
     assert fake_llm.stats()["calls"] == done["run"]["calls"] == done["run"]["counts"]["opened"]
     assert "Label policy: intended." in done["method"] and "intended is likeliest" in done["version"]["card"]
     history = history_of(home, shown(home)["rows"][0]["id"])
     assert history["label"] == history["intended_label"] and history["reviews"] == []
     assert history["models"] == {"generator": "m1"}
+    with Lake.open(Home(home)) as lake:
+        rejected = {one.decision.code: one for one in lake.iter_candidates(done["run"]["id"], "rejected")}
+        kept = next(iter(lake.iter_candidates(done["run"]["id"], "accepted")))
+    assert [gate.score for gate in kept.gates if gate.gate == "fluency"] == [read(kept.text)]
+    assert "perplexity 900 under tiny" in rejected["gate.not_fluent"].decision.reason
+    cut = rejected["rejected.cut"]
+    assert cut.text and cut.decision.route == "cut" and "cut off at roles.generator.max_tokens" in cut.decision.reason
 
 
 def test_reviewers_relabel_by_their_mean_probability(tmp_path: Path, fake_llm: Any) -> None:
@@ -115,3 +143,56 @@ def test_a_label_that_is_too_improbable_is_rejected_as_unsure(tmp_path: Path, fa
     mean = sum(one["probability"] for one in history["reviews"]) / len(history["reviews"])
     assert history["probability"] == pytest.approx(mean)
     assert f"probability of its label {mean:.0%}" in here(home, "explain", history["id"]).stdout
+
+
+@pytest.mark.parametrize("by", ["facility_location", "k_center"])
+def test_of_more_rows_those_are_published_that_add_something(
+    tmp_path: Path, fake_llm: Any, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    home, chosen = tmp_path / "home", {"by": by, "oversample": 2}
+    recipe = write(tmp_path, fake_llm.url, method={"label_policy": "intended"}, select=chosen)
+
+    def killed(*_: Any) -> None:
+        raise GraftError("stopped before it is published")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("graft.flows.make_dataset.finish", killed)
+        assert "stopped before it is published" in here(home, "run", str(recipe)).stderr
+    calls = fake_llm.stats()["calls"]
+    done = ran(home, recipe)
+    counts, run_id = done["run"]["counts"], done["run"]["id"]
+    assert done["version"]["labels"] == {"alpha": 6, "beta": 6} and fake_llm.stats()["calls"] == calls
+    assert (done["run"]["status"], done["run"]["stopped_by"]) == ("finished", "target")
+    assert counts["opened"] == counts["accepted"] + counts["rejected"] + counts["failed"]
+    assert counts["accepted"] == counts["published"] + counts["surplus"] and counts["not_chosen"] == 12
+    assert {"rejected.not_chosen": 12}.items() <= {one["code"]: one["rows"] for one in done["funnel"]}.items()
+    assert f"chosen by {by.replace('_', ' ')}: 12 further rows were made" in done["version"]["card"]
+    with Lake.open(Home(home)) as lake:
+        left = [one for one in lake.iter_candidates(run_id, "rejected") if one.decision.code == "rejected.not_chosen"]
+    assert {one.decision.route for one in left} == {"not_chosen"} and len(left) == 12
+    assert f"Not chosen: by {by.replace('_', ' ')}, 6 other rows of {left[0].label} add" in left[0].decision.reason
+    assert left[0].decision.reason.count("Not chosen") == 1, "a run that was stopped chooses the same again"
+    assert ran(home, recipe)["repeated"] is True and fake_llm.stats()["calls"] == calls
+    fresh = ran(tmp_path / "other", recipe)
+    assert fresh["version"]["content_hash"] == done["version"]["content_hash"]
+
+
+@pytest.mark.parametrize(("beta", "left"), [(3, 0), (1, 2)])
+def test_a_run_that_is_short_of_a_label_rejects_none_of_its_other_rows(beta: int, left: int) -> None:
+    """Its next start may choose otherwise."""
+    recipe = yaml.safe_load(Path("recipes/topics.yaml").read_text(encoding="utf-8"))
+    labels = {"kind": "classification", "labels": [{"name": "alpha"}, {"name": "beta"}]}
+    recipe |= {"task": labels, "target": {"rows_per_label": 2}, "select": {}, "seeds": {"rows": [{"text": "a"}]}}
+    redecided = list[str]()
+    lake = SimpleNamespace(named=lambda _, ids: redecided.extend(ids) or [], redecide=lambda *_: None)
+    rows = [
+        Accepted(f"c{n}", f"text {n}", None, "alpha" if n < 4 else "beta", 9, False, "", 0) for n in range(4 + beta)
+    ]
+    context = RunContext(
+        Recipe.model_validate(recipe), "r", Home.find(), cast("Any", lake), cast("Any", None), KIND, (),
+        cast("Any", None), Progress("t", "r", {}), kept=rows,
+    )  # fmt: skip
+    context.vectors.find = lambda: (None, "no encoder")  # type: ignore[method-assign]
+    kept, surplus = asyncio.run(selected(context, lambda _: None))
+    assert [row.label for row in kept] == ["alpha"] * 2 + ["beta"] * min(2, beta)
+    assert surplus == left and len(redecided) == (3 if beta == 3 else 0)

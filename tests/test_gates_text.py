@@ -20,7 +20,7 @@ from graft.data.gates.toxicity import ToxicityGate, ToxicitySettings
 from graft.schemas.errors import GraftError
 from graft.schemas.gates import GateSettings
 from graft.schemas.recipe import Recipe, SeedRow, SeedSettings
-from graft.schemas.rows import Proposal
+from graft.schemas.rows import Proposal, Seed
 from graft.schemas.tasks.base import Label
 from graft.schemas.tasks.classification import ClassificationTask
 from graft.schemas.tasks.guard import GuardTask
@@ -194,6 +194,50 @@ def test_german_task_takes_german_and_an_unknown_language_is_not_judged() -> Non
     for language, passes in (("de", True), ("de-AT", True), ("en", False), ("xx", True)):
         made = base.model_copy(update={"task": base.task.model_copy(update={"language": language})})
         assert LanguageGate(made, Needs()).check(Proposal(german, None, "a")).passed is passes
+
+
+@pytest.mark.parametrize(
+    ("text", "language", "stray"),
+    [
+        ("The lamp arrived 坏 and the switch is loose.", "en", "坏"), ("My parcel is late。", "en", "。"),
+        ("I paid in мay.", "en", "м"), ("Der Stuhl ist wackelig 的.", "de-AT", "的"), ("荷物が届きません Д", "ja", "Д"),
+        ("荷物が届きません。 ABC", "ja", ""), ("Ω, µ and π are fine, so is café № 4 — ½ € ™ 😀 ª", "en", ""),
+        ("The 小米 phone broke.", "en", ""), ("the lamp 坏", "xx", ""),
+    ],
+)  # fmt: skip
+def test_a_stray_character_of_another_script_is_found(text: str, language: str, stray: str) -> None:
+    base = recipe()
+    made = base.model_copy(update={"task": base.task.model_copy(update={"language": language})})
+    gate = LanguageGate(made, Needs(seeds=[Seed.of("Is 小米 sold here?" if "小米" in text else "one")]))
+    result = gate.check(Proposal(text, label="a"))
+    assert (result.rule, result.detail[-1:]) == (("stray_script", stray) if stray else ("passed", ""))
+    assert gate.check(Proposal(text)).passed, "a person's text, which has no label yet"
+    shown = Proposal(text, label="a", exemplars=(Seed.of("坏。мДя的"),))
+    assert gate.check(shown).passed, "what exemplars have is not stray"
+
+
+def perplexity(name: str) -> Callable[[str], float]:
+    """A model to which each x is more surprising, but for a text without any."""
+    return lambda text: 10.0 * 2.0 ** text.count("x")
+
+
+def test_a_text_that_surprises_a_causal_model_is_rejected_with_its_perplexity() -> None:
+    made = recipe(fluency={"model": "tiny", "margin": 2.0})
+    texts = ["", "x", "xx"] * 20
+    real = [f"real text {n} {text}" for n, text in enumerate(texts)]
+    needs = Needs(seeds=[Seed.of(text) for text in real[:30]], texts=real[30:], perplexity=perplexity)
+    [gate] = [one for one in Admission(made, needs).gates if one.name == "fluency"]
+    passing, odd = gate.check(Proposal("real xxx", label="a")), gate.check(Proposal("real xxxxx", label="a"))
+    assert (passing.rule, passing.score) == ("passed", 80.0)
+    assert (odd.rule, odd.score) == ("not_fluent", 320.0) and "perplexity 320 under tiny" in odd.detail
+    assert gate.check(Proposal("xxxxxx")).passed, "a person's text, which has no label yet"
+    few = Needs(seeds=[Seed.of("real"), Seed.of("real x")], perplexity=perplexity)
+    [gate] = [one for one in Admission(made, few).gates if one.name == "fluency"]
+    assert gate.check(odd_one := Proposal("x" * 5, label="a")).passed, "two texts tell little, so the bound is far"
+    [gate] = [one for one in Admission(made, Needs(perplexity=perplexity)).gates if one.name == "fluency"]
+    assert gate.check(odd_one).passed and gate.check(odd_one).score == 320.0, "without real texts there is no bound"
+    for asked, given_ in ((recipe(), needs), (made, Needs())):
+        assert "fluency" not in {one.name for one in Admission(asked, given_).gates}
 
 
 def test_a_guard_student_reads_text_and_response() -> None:

@@ -146,6 +146,13 @@ async def test_a_nul_in_the_reply_s_json_is_replaced(provider: str, server: Sayi
     assert isinstance(reply, Reply) and reply.parsed == {"score": "a\ufffdb"}
 
 
+async def test_json_that_the_token_limit_cut_off_says_so(provider: str, server: Saying, tmp_path: Path) -> None:
+    server.says(with_choice(message={"role": "assistant", "content": '{"score": "lo'}, finish_reason="length"))
+    failure = await outcome(tmp_path, ask(provider, server.url, json_schema=SCHEMA))
+    assert isinstance(failure, Damaged) and failure.code == "cut" and failure.raw == '{"score": "lo'
+    assert "cut off at max_tokens: 32" in failure.what
+
+
 async def test_json_that_nests_beyond_what_the_journal_keeps_is_malformed(
     provider: str, server: Saying, tmp_path: Path
 ) -> None:

@@ -19,6 +19,7 @@ from test_gates_text import recipe
 from graft.agents.gateway.chat_templates import plain
 from graft.agents.gateway.structured import parse_reply
 from graft.agents.roles.asking import cleaned, ended
+from graft.agents.roles.generator import _begun
 from graft.agents.roles.guard import inert
 from graft.agents.roles.labeler import label_in
 from graft.agents.roles.mixer import texts_in
@@ -31,8 +32,9 @@ from graft.data.gates.personal import PersonalGate, PersonalSettings
 from graft.data.gates.shared.held_out import TestText
 from graft.data.gates.shared.near import NearIndex, jaccard
 from graft.data.gates.shared.spans import redacted
-from graft.schemas.calls import Reply
-from graft.schemas.errors import CallFailed
+from graft.schemas.calls import CallRequest, Reply
+from graft.schemas.errors import CallFailed, TextCut
+from graft.schemas.models import ModelSpec
 from graft.schemas.problems import did_you_mean
 from graft.schemas.recipe import Recipe
 from graft.schemas.redaction import _pattern, redact_fields
@@ -136,6 +138,15 @@ NO_PHONES = tuple(kind for kind in PersonalSettings().kinds if kind != "phone")
 BIG: Recipe = recipe(max_chars=10 * LONG, personal={"action": "redact", "kinds": NO_PHONES}, secrets="redact")
 GATES = Admission(BIG, Needs(fragments=[FRAGMENT])).gates
 CUT_OFF = Reply(text="", finish_reason="length", key="k")
+WRITTEN = CallRequest(model=ModelSpec(name="m", provider="embedded", model="m"), role="generator", purpose="text")
+
+
+def shortened(text: str) -> str:
+    """The whole sentences of a text that was cut off."""
+    try:
+        return ended(CUT_OFF, text, WRITTEN)
+    except TextCut:
+        return ""
 
 
 def near(text: str) -> object:
@@ -150,7 +161,7 @@ READERS: dict[str, Callable[[str], Any]] = {
     **{f"redact {gate.name}": partial(redacted, find=gate.find) for gate in GATES if gate.redacts},
     "redact fields": lambda text: redact_fields({"a": text, text[:50]: [text[:1000]]}),
     "parse reply": unfailing, "cleaned": cleaned, "inert": inert, "plain": plain, "fenced": _fenced,
-    "ended": lambda text: ended(CUT_OFF, text), "next turn": lambda text: _NEXT.split(text, maxsplit=1),
+    "ended": shortened, "begun": _begun, "next turn": lambda text: _NEXT.split(text, maxsplit=1),
     "label in": lambda text: label_in(text, [f"label {number}" for number in range(150)]),
     "texts in": lambda text: texts_in("1. " + text, ["a"]),
     "keywords": lambda text: fallback_keywords(text, 3),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from typing import Any
 
 import orjson
@@ -13,7 +14,8 @@ from test_flows_policy import history_of, ran, shown, write
 
 from graft.agents.methods import Context, Drawn, Place, method_of
 from graft.agents.methods.gra import KIND
-from graft.schemas.calls import CallRequest
+from graft.flows.feasibility import standing_out
+from graft.schemas.calls import CallRequest, Reply
 from graft.schemas.errors import CallFailed
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Candidate, Seed
@@ -87,6 +89,19 @@ def test_an_unreadable_reply_is_requested_again_and_an_absent_server_is_not() ->
     assert {one.decision.code for one in run(never, recipe_for(texts_per_call=2), 2)} == {"failed.malformed"}
 
 
+def test_a_text_that_was_cut_off_is_rejected_with_a_reason_that_says_what_to_raise() -> None:
+    short = Reply(key="", text=listed("one.", "two.", "three and"), finish_reason="length")
+    models = Models(generate_texts=short)
+    candidates = run(models, recipe_for(texts_per_call=3), 3)
+    assert [one.decision.code for one in candidates] == ["accepted.intended", "accepted.intended", "rejected.cut"]
+    last = candidates[2]
+    assert (last.text, last.decision.route) == ("three and", "cut")
+    assert "cut off" in last.decision.reason and "Raise roles.generator.max_tokens" in last.decision.reason
+    assert models.count == {"generate.texts": 1}, "the others' call is not repeated for it"
+    advice = standing_out(100, {last.decision.code: 60})
+    assert advice.startswith("60 of 100 candidates were cut off") and "raise max_tokens" in advice
+
+
 def test_a_base_model_continues_its_list() -> None:
     models = Models(generate_texts=" where is my refund?\n- why was I charged twice?\n- a third one")
     candidates = run(models, recipe_for("completion", texts_per_call=2), 2)
@@ -122,25 +137,89 @@ def test_without_the_new_fields_nothing_is_added_to_a_prompt_or_slot() -> None:
     assert "Write it as" not in models.requests[0].messages[1].content
 
 
+PROPOSED = {"attributes": [
+    {"name": "Tone", "values": ["Polite.", "annoyed", "polite", "billing question"]},
+    {"name": "outage kind", "values": ["short", "long"]}, {"name": "writer", "values": ["a student"]},
+    {"name": "seed", "values": ["seed 1 again", "x" * 81, 7]}, {"name": "place", "values": ["home", "work"]},
+]}  # fmt: skip
+LINES = " Tone: polite, annoyed\nplace: home, work\nno values here\n"
+
+
+@pytest.mark.parametrize(("style", "reply"), [("chat", orjson.dumps(PROPOSED).decode()), ("completion", LINES)])
+@pytest.mark.parametrize("each", [1, 2])
+def test_a_generator_proposes_attributes_once_and_slots_draw_them(style: str, reply: str, each: int) -> None:
+    """A value that names a label or quotes an example is left out, and so is an attribute with less than two values."""
+    one = '{"text": "one"}' if style == "chat" else " one"
+    several = listed("one", "two") if style == "chat" else " one\n- two"
+    models = Models(generate_attributes=["no list" if style == "chat" else "", reply], generate_text=one,
+                    generate_texts=several)  # fmt: skip
+    recipe = recipe_for(style, attributes="auto", texts_per_call=each)
+    method, drawn = method_of(recipe), Drawn(recipe, POOL)
+    context = Context(recipe=recipe, seeds=POOL["billing"], ask=models.ask)
+
+    async def made() -> tuple[Any, list[Candidate]]:
+        ready = await method.prepare(context, drawn)
+        have = dataclasses.replace(drawn, attributes=ready.attributes)
+        assert (await method.prepare(context, have)).attributes == ready.attributes, "it asks once"
+        knows = dataclasses.replace(context, attributes=ready.attributes)
+        slots = [method.make_slot(Place("r", 0, 0, index, "billing"), have) for index in range(2)]
+        return ready, list(await asyncio.gather(*(method.run_slot(slot, knows) for slot in slots)))
+
+    ready, candidates = asyncio.run(made())
+    tones = ("Polite", "annoyed") if style == "chat" else ("polite", "annoyed")
+    assert ready.attributes == {"tone": tones, "place": ("home", "work")} and ready.notes == ()
+    assert models.count["generate.attributes"] == 2, "a reply of no use is asked for once more"
+    for candidate in candidates:
+        meant: Any = candidate.slot.payload["attributes"]
+        assert meant["tone"] in tones and meant["place"] in ("home", "work")
+        manner = KIND.describe(candidate.slot, {})[0][1]
+        asked = [request.prompt or request.messages[-1].content for request in models.requests]
+        assert any(manner in prompt for prompt in asked)
+    first = models.requests[0].prompt or models.requests[0].messages[-1].content
+    assert "seed 0" in first and "billing, outage" in first
+    assert [calls.calls for calls in method.estimate(recipe, 10, POOL["billing"]) if "attributes" in calls.purpose] == [
+        1
+    ]
+
+
+def test_a_generator_without_a_proposal_leaves_the_texts_as_they_are_and_a_warning() -> None:
+    models = Models(generate_attributes="no list")
+    recipe = recipe_for(attributes={"propose": 2})
+    ready = asyncio.run(KIND.prepare(Context(recipe=recipe, seeds=(), ask=models.ask), Drawn(recipe, POOL)))
+    assert ready.attributes == {} and models.count == {"generate.attributes": 3}
+    assert "no attributes vary the texts" in ready.notes[0] and "method.attributes" in ready.notes[0]
+    assert models.requests[0].json_schema is not None
+    assert models.requests[0].json_schema["properties"]["attributes"]["maxItems"] == 2
+
+
 @pytest.mark.parametrize(
     ("method", "words"),
     [({"attributes": {"tone": []}}, "attributes.tone: it is empty"), ({"texts_per_call": 0}, "texts_per_call"),
-     ({"attributes": {"tone": ["x" * 300]}}, "200 characters")],
+     ({"attributes": {"tone": ["x" * 300]}}, "200 characters"), ({"attributes": {"propose": 9}}, "propose_attributes"),
+     ({"attributes": "some"}, "attributes")],
 )  # fmt: skip
 def test_wrong_settings_are_named(tmp_path: Any, method: Any, words: str) -> None:
     done = here(tmp_path / "home", "validate", str(write(tmp_path, "http://127.0.0.1:9/v1", method=method)))
     assert done.returncode == 2 and words in done.stderr
 
 
-def test_a_run_writes_several_texts_a_call_and_a_rerun_from_the_journal_none(tmp_path: Any, fake_llm: Any) -> None:
-    home, method = tmp_path / "home", {"label_policy": "intended", "texts_per_call": 4, "attributes": TONES}
+@pytest.mark.parametrize("attributes", [TONES, "auto"], ids=["listed", "proposed"])
+def test_a_run_writes_several_texts_a_call_and_a_rerun_from_the_journal_none(
+    tmp_path: Any, fake_llm: Any, attributes: Any
+) -> None:
+    home, method = tmp_path / "home", {"label_policy": "intended", "texts_per_call": 4, "attributes": attributes}
     recipe = write(tmp_path, fake_llm.url, method=method)
     first = ran(home, recipe)
     assert first["version"]["labels"] == {"alpha": 6, "beta": 6}
     calls = fake_llm.stats()["calls"]
-    assert calls <= -(-first["run"]["counts"]["opened"] // 4) + 2
+    assert calls <= -(-first["run"]["counts"]["opened"] // 4) + 3
     history = history_of(home, shown(home)["rows"][0]["id"])
-    assert history["meant"][0][0] == "written as" and "tone: " in history["meant"][0][1]
+    kept = home / "runs" / first["run"]["id"] / "attributes.json"
+    named = orjson.loads(kept.read_bytes()) if attributes == "auto" else TONES
+    assert kept.exists() == (attributes == "auto") and named
+    assert history["meant"][0][0] == "written as" and all(f"{name}: " in history["meant"][0][1] for name in named)
+    assert "Attributes that texts were written with" in first["version"]["card"]
+    assert all(value in first["version"]["card"] for values in named.values() for value in values[:1])
     assert "written as" in here(home, "explain", history["id"]).stdout
     (tmp_path / "two").mkdir()
     for file in home.glob("journal.sqlite*"):

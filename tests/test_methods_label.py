@@ -6,7 +6,7 @@ import asyncio
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -14,10 +14,10 @@ from scripted import Models
 
 from graft.agents.methods import Context, Drawn, Place, method_of
 from graft.data.intake.texts import read_texts
-from graft.data.vectors.spread import spread
+from graft.data.vectors.spread import WAYS, spread
 from graft.schemas.calls import CallRequest
 from graft.schemas.errors import InputInvalid
-from graft.schemas.recipe import Recipe
+from graft.schemas.recipe import Recipe, Select
 from graft.schemas.rows import Candidate, GivenText, Seed
 
 TEXTS = [GivenText.of(f"where is parcel number {n} now?", "mine.csv", n + 1) for n in range(7)]
@@ -119,3 +119,16 @@ def test_a_choice_takes_one_of_each_group_and_is_a_prefix_of_a_larger_one() -> N
     chosen = spread(rows, 4, 1)
     assert sorted(place // 30 for place in chosen) == [0, 1, 2, 3]
     assert spread(rows, 9, 1)[:4] == chosen and spread(rows, 500, 1) == list(range(120))
+
+
+@pytest.mark.parametrize("by", WAYS)
+def test_a_choice_adds_what_the_held_rows_lack(by: str) -> None:
+    rng = np.random.default_rng(4)
+    middles = np.eye(8)[:4]
+    rows = np.concatenate([middle + 0.05 * rng.normal(size=(30, 8)) for middle in middles])
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    assert sorted(place // 30 for place in WAYS[by](rows, 4, 1, None)) == [0, 1, 2, 3]
+    assert sorted(place // 30 for place in WAYS[by](rows, 2, 1, middles[:2])) == [2, 3]
+    places = WAYS[by](rows, 119, 1, middles[:1])
+    assert len(set(places)) == 119 and WAYS[by](rows, 120, 1, None) == list(range(120))
+    assert set(WAYS) == set(get_args(Select.model_fields["by"].annotation))

@@ -14,10 +14,17 @@ from graft.agents.methods import Place, method_of
 from graft.agents.methods.base import Drawn
 from graft.agents.methods.promptmix import mix_of
 from graft.agents.roles.asking import cleaned
-from graft.agents.roles.generator import name_concepts, write_instruction, write_keywords, write_response, write_text
+from graft.agents.roles.generator import (
+    name_concepts,
+    write_instruction,
+    write_keywords,
+    write_response,
+    write_text,
+    write_texts,
+)
 from graft.agents.roles.mixer import mix_request
 from graft.schemas.calls import CallRequest, Reply, Usage
-from graft.schemas.errors import CallFailed
+from graft.schemas.errors import CallFailed, TextCut
 from graft.schemas.models import ModelSpec
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Seed, Slot
@@ -57,6 +64,16 @@ class FixedModel:
         return Reply(key=request.key(), text=text, finish_reason=self.finish)
 
 
+class Failing:
+    """A model whose calls fail."""
+
+    def __init__(self, failure: CallFailed) -> None:
+        self.failure = failure
+
+    async def __call__(self, request: CallRequest) -> Reply:
+        raise self.failure
+
+
 async def test_a_base_model_continues_the_list_of_exemplars() -> None:
     model, slot = FixedModel(" Where is my refund?\n- next"), slot_of(SUPPORT, "billing")
     text, key = await write_text(model, SUPPORT, BASE, slot)
@@ -90,6 +107,54 @@ async def test_a_chat_model_is_held_to_a_json_schema() -> None:
 async def test_a_text_cut_off_by_the_token_limit_ends_at_its_last_sentence() -> None:
     cut = FixedModel(" My card was charged twice. I would like to", "length")
     assert (await write_text(cut, SUPPORT, BASE, slot_of(SUPPORT, "billing")))[0] == "My card was charged twice."
+
+
+async def test_a_text_without_a_whole_sentence_is_cut_off() -> None:
+    for model, reply in ((BASE, " I would like to"), (CHAT, {"text": "I paid twice. I would like to"})):
+        with pytest.raises(TextCut) as caught:
+            await write_text(FixedModel(reply, "length"), SUPPORT, model, slot_of(SUPPORT, "billing"))
+        assert caught.value.code == "cut" and caught.value.raw.endswith("I would like to")
+        assert caught.value.where == "roles.generator.max_tokens" in caught.value.what
+
+
+@pytest.mark.parametrize(("most", "field"), [(90, "gates.max_chars"), (300, "roles.generator.max_tokens")])
+async def test_a_text_that_its_grammar_ended_in_mid_sentence_is_cut_off(most: int, field: str) -> None:
+    short = {"gates": {"max_chars": most}, "roles": {"generator": {"max_tokens": 76}}}
+    recipe = Recipe.model_validate({**SUPPORT.model_dump(mode="json"), **short})
+    chars, slot = min(most, 3 * 60), slot_of(SUPPORT, "billing")
+    for text in ("x" * (chars - 1), "x" * (chars - 1) + "!", "x" * (chars - 2) + '."'):
+        assert (await write_text(FixedModel({"text": text}), recipe, CHAT, slot))[0] == text
+    with pytest.raises(TextCut, match=f"chat was held to {chars} characters by {field}"):
+        await write_text(FixedModel({"text": "x" * chars}), recipe, CHAT, slot)
+    free = CHAT.model_copy(update={"provider": "openai", "base_url": "http://127.0.0.1:1/v1"})
+    assert await write_text(FixedModel({"text": "x" * chars}), recipe, free, slot)
+
+
+async def test_of_several_texts_only_the_last_is_cut_off() -> None:
+    slot = slot_of(SUPPORT, "billing")
+    whole = FixedModel({"texts": ["One.", "Two, but"]}, "length")
+    assert [one.cut is not None for one in await write_texts(whole, SUPPORT, CHAT, slot, 3, ())] == [False, True]
+    lines = FixedModel("One\n- Two, but", "length")
+    assert [one.cut is not None for one in await write_texts(lines, SUPPORT, BASE, slot, 3, ())] == [False, True]
+    for raw, texts in (
+        ('{"texts": ["He said \\"no\\".", "Two, but', ["He said \"no\".", "Two, but"]),
+        ('{"texts": ["A', ["A"]), ('{"texts": ["One.", "Tw\\', ["One.", "Tw"]),
+    ):  # fmt: skip
+        given = await write_texts(Failing(CallFailed("cut", "…", raw=raw)), SUPPORT, CHAT, slot, 3, ())
+        assert [one.text for one in given] == texts and [one.cut is None for one in given[:-1]] == [True] * (
+            len(texts) - 1
+        )
+        assert given[-1].cut is not None
+    for failure in (CallFailed("cut", "…", raw='{"te'), CallFailed("malformed", "…", raw='{"texts": ["A')):
+        with pytest.raises(CallFailed):
+            await write_texts(Failing(failure), SUPPORT, CHAT, slot, 3, ())
+
+
+async def test_a_response_is_cut_off_by_the_token_limit() -> None:
+    slot = slot_of(INSTRUCTION, "")
+    with pytest.raises(TextCut):
+        await write_response(FixedModel("First. Then", "length"), INSTRUCTION, CHAT, slot, "How?")
+    assert (await write_response(FixedModel("First. Then", "length"), INSTRUCTION, BASE, slot, "How?"))[0] == "First."
 
 
 @pytest.mark.parametrize(

@@ -129,7 +129,10 @@ def test_a_list_is_read_strictly(reply: str, texts: tuple[str, ...]) -> None:
 def test_a_cut_last_item_is_dropped() -> None:
     assert texts_in("1. One text.\n2. Another te", [], cut=True) == ("One text.",)
     answers = Reply(key="", text="1. One text.\n2. Another te", finish_reason="length")
-    assert write(answers).texts == ("One text.",)
+    assert write(answers).texts == ("One text.",) and write(answers, count=1).cut is None
+    assert (last := write(answers).cut) is not None and last.raw == "Another te"
+    lone = write(Reply(key="", text="1. Another te", finish_reason="length"))
+    assert lone.texts == () and lone.cut is not None
 
 
 LINES = st.text(alphabet='ab1.:)("% \n-“”', max_size=60)

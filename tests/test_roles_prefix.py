@@ -138,6 +138,8 @@ CASES: list[tuple[str, str, dict[str, Any], float, int]] = [
     ("review_response", "completion", ANSWERED, 0.85, 40),
     ("review_response", "completion", {"prior": PRIOR, **ANSWERED}, 0.80, 50),
     ("guard_llama", "completion", {}, 0.50, 310),  # left: the form that Llama Guard was trained with
+    ("attributes", "chat", {}, 0.85, 10),
+    ("attributes", "completion", {}, 0.85, 10),
     ("concepts", "chat", {}, 0.85, 10),
     ("concepts", "completion", {}, 0.85, 15),
     ("seed_domain", "chat", {}, 0.85, 20),

@@ -35,6 +35,7 @@ from graft.students.instruct.data import (
     rationale_of,
 )
 from graft.students.instruct.train import Held, load_student, train_instruct_student
+from graft.students.perplexity import perplexities
 
 ROOT = Path(__file__).resolve().parent
 
@@ -404,6 +405,22 @@ def test_a_folder_without_weights_and_a_missing_wheel_are_reported(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "trl" else find(name))
     with pytest.raises(MissingExtra, match="trl"):
         find_base("smollm2-135m-instruct", tmp_path)
+
+
+def test_a_perplexity_is_that_of_the_tokens_after_the_first(base: Path, tmp_path: Path) -> None:
+    import torch
+
+    perplexity = perplexities(Home(tmp_path))(str(base))
+    text = "send the kettle back with its receipt"
+    tokens = load_tokenizer(find_base(str(base), tmp_path))(text, return_tensors="pt")["input_ids"]
+    with torch.inference_mode():
+        loss = load_model(str(base)).eval()(torch.cat([torch.tensor([[2]]), tokens], 1), labels=torch.cat(
+            [torch.tensor([[-100, -100]]), tokens[:, 1:]], 1)).loss  # fmt: skip
+    assert perplexity(text) == pytest.approx(float(loss.exp()), rel=1e-4) and perplexity(text) == perplexity(text)
+    assert perplexity("kettle") > 1 and perplexity("") == 1.0
+    with pytest.raises(GraftError, match="holds no causal model") as caught:
+        perplexities(Home(tmp_path))(str(tmp_path))
+    assert caught.value.where == "gates.fluency.model"
 
 
 @pytest.mark.models

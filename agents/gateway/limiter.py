@@ -27,10 +27,11 @@ from weakref import WeakKeyDictionary
 from graft.agents.gateway.adaptive import AddressLimit, ModelLimit
 from graft.agents.gateway.rates import WINDOW_S, Rates, Taken
 
-RETRYABLE = frozenset({"timeout", "rate_limited", "server_error", "connection", "malformed", "empty", "schema_unmet"})
+RETRYABLE = frozenset(
+    {"timeout", "rate_limited", "server_error", "connection", "malformed", "cut", "empty", "schema_unmet"}
+)
 """Failures of a call that are transient; a rate limit counts as a retry in a batch only."""
-BASE_WAIT_S, LONGEST_WAIT_S = 0.25, 20.0
-BATCH_WAIT_S, LONGEST_BATCH_WAIT_S = 30.0, 600.0
+BASE_WAIT_S, LONGEST_WAIT_S, BATCH_WAIT_S, LONGEST_BATCH_WAIT_S = 0.25, 20.0, 30.0, 600.0
 LONGEST_PAUSE_S = 300.0
 """Longest Retry-After that is obeyed; beyond it the call fails."""
 PATIENCE_S = 300.0

@@ -287,8 +287,8 @@ def reply_of(request: CallRequest, payload: bytes, chat: bool, latency_s: float)
         logprobs = logprobs_of(choice.get("logprobs")) if request.top_logprobs else ()
         finish, served = _word(choice.get("finish_reason")), _word(answer.get("model"))
     except (LookupError, TypeError, AttributeError, ValueError):  # orjson's errors are ValueErrors
-        what = "the server's answer is not JSON with choices"
-        failure = CallFailed("malformed", what, where=model.name, raw=raw_of(payload, model))
+        what, raw = "the server's answer is not JSON with choices", raw_of(payload, model)
+        failure = CallFailed("malformed", what, where=model.name, raw=raw)
         raise _damaged(failure, usage, request) from None
     if text.strip() and not usage.completion_tokens:
         usage = usage.model_copy(update={"completion_tokens": None})
@@ -297,7 +297,7 @@ def reply_of(request: CallRequest, payload: bytes, chat: bool, latency_s: float)
     try:
         parsed = _parsed(text, request.json_schema, model.name) if request.json_schema is not None else None
     except CallFailed as failure:
-        raise _damaged(failure, usage, request) from None
+        raise _damaged(failure, usage, request, cut=finish == "length") from None
     price = price_of(model, usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
     return Reply.model_construct(
         key="", text=text, finish_reason=finish or "stop", logprobs=logprobs, parsed=parsed, usage=usage,
@@ -330,11 +330,12 @@ def _parsed(text: str, schema: dict[str, Any], where: str) -> Any:
     return value
 
 
-def _damaged(failure: CallFailed, usage: Usage | None, request: CallRequest) -> Damaged:
-    counts = usage or Usage()
+def _damaged(failure: CallFailed, usage: Usage | None, request: CallRequest, cut: bool = False) -> Damaged:
+    counts, ended = usage or Usage(), f"the reply was cut off at max_tokens: {request.max_tokens}"
     price = price_of(request.model, counts.prompt_tokens, counts.completion_tokens, counts.cached_tokens)
+    code, what = ("cut", ended) if cut else (failure.code, failure.what)
     raw = without_keys(failure.raw, request.model)
-    return Damaged(failure.code, failure.what, where=failure.where, raw=raw, usage=usage, price_usd=price)
+    return Damaged(code, what, where=failure.where, raw=raw, usage=usage, price_usd=price)
 
 
 def usage_of(usage: Any) -> Usage:
@@ -344,8 +345,7 @@ def usage_of(usage: Any) -> Usage:
     uses a field of its own for cached tokens.
     """
     usage = usage if isinstance(usage, dict) else {}
-    details = usage.get("prompt_tokens_details")
-    own = usage.get("prompt_cache_hit_tokens")
+    details, own = usage.get("prompt_tokens_details"), usage.get("prompt_cache_hit_tokens")
     prompt, cached = _count(usage.get("prompt_tokens")) or None, own
     if isinstance(details, dict):
         cached = details.get("cached_tokens", own)

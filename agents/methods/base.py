@@ -69,7 +69,8 @@ class Place:
 class Drawn:
     """Material that slots are drawn from: rows by label, and each label's most confusable others, nearest first.
 
-    `texts` are a person's texts in the order in which they are labelled; `round` is the round that is drawn.
+    `texts` are a person's texts in the order in which they are labelled; `round` is the round that is drawn;
+    `attributes` are those that the method proposed for the run, name to values.
     """
 
     recipe: Recipe
@@ -79,6 +80,7 @@ class Drawn:
     round: int = 0
     complete: frozenset[str] = frozenset()
     """Labels that lack no row: their rows of the pool serve where a preparation needs texts."""
+    attributes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,8 @@ class Context:
     """The bounds on a label that preparation found for `auto`."""
     texts: Mapping[str, GivenText] = field(default_factory=dict)
     """A person's texts by id. They are in no slot: the lake holds them as redacted."""
+    attributes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """As in Drawn."""
 
 
 class TextSource(Value):
@@ -135,6 +139,10 @@ class Prepared:
     """As in Context."""
     figures: dict[str, int] = field(default_factory=dict)
     """Counts that join the run's."""
+    attributes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """As in Drawn; kept for the run."""
+    notes: tuple[str, ...] = ()
+    """Warnings for people."""
 
 
 class Traits(Value):

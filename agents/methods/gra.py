@@ -46,7 +46,15 @@ from graft.agents.methods.steps.sizes import (
     panel_calls,
     sizes,
 )
-from graft.agents.methods.steps.writing import TRIES, manner_of, one_of_several, with_attributes
+from graft.agents.methods.steps.writing import (
+    EXAMPLES,
+    TRIES,
+    attribute_table,
+    manner_of,
+    one_of_several,
+    proposed,
+    with_attributes,
+)
 from graft.agents.roles import generator, reviewer
 from graft.agents.roles.summariser import prepare_seeds, summarise
 from graft.schemas.binding import Role
@@ -65,14 +73,14 @@ class Gra(Method[GraSettings]):
     Settings = GraSettings
     roles = MappingProxyType({"generator": Role(writes=True), "reviewer": Role(), "adjudicator": Role()})
     prompts = (
-        "text", "texts", "steered", "keywords", "instruction", "response", "review_flags", "review_response",
-        "review_text", "choice_chat", "choice_chat_turn", "choice_completion", "label_name", "seed_domain",
-        "seed_keywords", "seed_summary",
+        "text", "texts", "attributes", "steered", "keywords", "instruction", "response", "review_flags",
+        "review_response", "review_text", "choice_chat", "choice_chat_turn", "choice_completion", "label_name",
+        "seed_domain", "seed_keywords", "seed_summary",
     )  # fmt: skip
     group_shares_text = True
     keeps_one_of_group = True
     least_score = "tau"
-    version = 2
+    version = 3
 
     def traits(self, recipe: Recipe) -> Traits:
         """Rounds, duplicates by cosine, and a yield that falls with the number of responses to one instruction."""
@@ -105,15 +113,15 @@ class Gra(Method[GraSettings]):
     def make_slot(self, place: Place, drawn: Drawn) -> Slot:
         """A slot with `few_shot` exemplars of its label; in a group if an instruction has several responses."""
         settings, parts = self.settings(drawn.recipe), self._parts(drawn.recipe)
-        few_shot = settings.few_shot
+        few_shot, attributes = settings.few_shot, {**drawn.attributes, **settings.attributes}
         if parts == 1:
-            return with_attributes(make_slot(place, drawn, *few_shot), settings)
+            return with_attributes(make_slot(place, drawn, *few_shot), attributes)
         part = place.index % parts
         first = dataclasses.replace(place, index=place.index - part)
         slot = make_slot(first, drawn, *few_shot)
         steer = steered(drawn.recipe, dataclasses.replace(first, index=first.index // parts), slot.seed)
         own = {"id": slot_id(place), "index": place.index, "group": slot.id, "part": part, "steer": steer}
-        return with_attributes(slot.model_copy(update=own), settings)
+        return with_attributes(slot.model_copy(update=own), attributes)
 
     async def prepare_seeds(self, context: Context) -> Sequence[Seed]:
         """Instructions get their domain, keywords and summary."""
@@ -123,11 +131,16 @@ class Gra(Method[GraSettings]):
         return await prepare_seeds(context.ask, context.recipe, context.seeds, most=most)
 
     async def prepare(self, context: Context, drawn: Drawn) -> Prepared:
-        """Calibrate the judges of labels."""
-        settings = self.settings(context.recipe)
-        judges = judging(context.recipe, settings)
-        prepared = await calibrated(self, context, drawn, judges, settings.calibration_texts)
-        return await with_bounds(prepared, context, settings, self._trial(context.recipe))
+        """Let the generator propose attributes, unless the run has some, and calibrate the judges of labels."""
+        settings, found, notes = self.settings(context.recipe), drawn.attributes, ""
+        if settings.propose_attributes and not found:
+            found, notes = await proposed(context, drawn, settings.propose_attributes)
+            context = dataclasses.replace(context, attributes=found)
+            drawn = dataclasses.replace(drawn, attributes=found)
+        judged = judging(context.recipe, settings)
+        ready = await calibrated(self, context, drawn, judged, settings.calibration_texts)
+        ready = await with_bounds(ready, context, settings, self._trial(context.recipe))
+        return dataclasses.replace(ready, attributes=found, notes=(notes,) if notes else ())
 
     async def exemplar(self, candidate: Candidate, context: Context) -> Seed:
         """An accepted row as an exemplar: an instruction with its keywords and a summary."""
@@ -167,7 +180,7 @@ class Gra(Method[GraSettings]):
             return _instruction_calls(recipe, candidates, len(seeds), reviewers, self._parts(recipe))
         shown = PROMPT_OVERHEAD + shots // max(1, len(recipe.wanted()))
         judged = PROMPT_OVERHEAD + shots + text
-        each, named = settings.texts_per_call, 8 * len(settings.attributes)
+        each, named = settings.texts_per_call, 8 * (len(settings.attributes) + settings.propose_attributes)
         made = Calls(
             purpose="generate", role="generator", calls=math.ceil(candidates / each),
             prompt_tokens=shown + each * named, completion_tokens=each * (text + 4),
@@ -178,13 +191,21 @@ class Gra(Method[GraSettings]):
         labels = Calls(
             purpose="label", role="reviewer", calls=relabelled, prompt_tokens=judged, completion_tokens=1
         )  # fmt: skip
+        plan = Calls(
+            purpose="propose attributes", role="generator", calls=int(settings.propose_attributes > 0),
+            prompt_tokens=PROMPT_OVERHEAD + EXAMPLES * text, completion_tokens=100,
+        )  # fmt: skip
         judges = (*panel_calls(recipe, reviewers, agreeing, judged), labels)
         bounds = bounds_calls(recipe, settings, self._trial(recipe), seeds, judged)
-        return (made, *(calls for calls in judges if calls.calls), *tried, *bounds)
+        return (made, *(calls for calls in (plan, *judges) if calls.calls), *tried, *bounds)
 
     def report(self, query: Query, run_id: str, counts: Mapping[str, int]) -> Section | None:
-        """Label policy and the judges' probabilities of the intended labels."""
-        return label_report(query, run_id, counts)
+        """Label policy, the judges' probabilities of the intended labels, and the attributes of the texts."""
+        section, table = label_report(query, run_id, counts), attribute_table(query, run_id)
+        if table is None:
+            return section
+        section = section or Section("labels", "Texts", "Each text was written with attributes.")
+        return dataclasses.replace(section, tables=(*section.tables, table))
 
     def _trial(self, recipe: Recipe) -> Trial:
         settings = self.settings(recipe)
@@ -214,7 +235,7 @@ class Gra(Method[GraSettings]):
         return "" if row.response is None else super().one_of(row)
 
     def describe(self, slot: Slot, notes: Mapping[str, JsonValue]) -> list[tuple[str, str]]:
-        """The attributes that were drawn, which the recipe names."""
+        """The attributes that were drawn: named by the recipe, or by a model for a task without restricted rows."""
         manner = manner_of(slot.payload.get("attributes"))
         return [("written as", manner)] if manner else []
 
@@ -256,8 +277,12 @@ async def _labelled_text(draft: Draft, roles: Roles, settings: GraSettings) -> D
 
 def _policy_problems(recipe: Recipe, settings: GraSettings) -> list[Finding]:
     given = settings.label_policy
-    if not recipe.task.labelled and (settings.texts_per_call > 1 or settings.attributes):
-        name = "attributes" if settings.attributes else "texts_per_call"
+    varied = bool(settings.attributes or settings.propose_attributes)
+    if settings.propose_attributes and recipe.task.has_restricted:
+        what = "attributes that a model proposes are shown, and rows of this task are restricted"
+        return [Finding(("method", "propose_attributes"), what, "list them under method.attributes")]
+    if not recipe.task.labelled and (settings.texts_per_call > 1 or varied):
+        name = "attributes" if varied else "texts_per_call"
         what = f"only tasks with labels have {name}: an instruction is made from keywords"
         return [Finding(("method", name), what, f"leave {name} out; responses: k writes several responses")]
     if given != "agreeing" and not recipe.task.labelled:

@@ -95,6 +95,7 @@ class HarmAug(Method[HarmAugSettings]):
         "choice_chat_turn", "choice_completion",
     )  # fmt: skip
     group_shares_text = True
+    version = 2
 
     def traits(self, recipe: Recipe) -> Traits:
         """Variants share their message, and generators may refuse."""

@@ -45,7 +45,8 @@ from graft.agents.methods.steps.sizes import (
     panel_calls,
     sizes,
 )
-from graft.agents.roles.mixer import Mix, Mixed, folded, write_mix
+from graft.agents.roles.asking import folded
+from graft.agents.roles.mixer import Mix, Mixed, write_mix
 from graft.schemas.binding import MethodSettings, Role
 from graft.schemas.errors import CallFailed
 from graft.schemas.models import LabelerSpec, ModelSpec
@@ -113,6 +114,7 @@ class PromptMix(Method[PromptMixSettings]):
     prompts = ("mix", "steered", "label_name", "choice_chat", "choice_chat_turn", "choice_completion", "review_text")
     needs_seeds = False
     least_score = "review.tau"
+    version = 2
 
     def traits(self, recipe: Recipe) -> Traits:
         """Texts share calls, generators may refuse, and partners may be drawn from confusable classes."""
@@ -345,6 +347,8 @@ async def _run(draft: Draft, writer: ModelSpec, roles: Roles, settings: PromptMi
     if mixed.refusal and not draft.text:
         reason = f"{writer.name} refused to write ({mixed.refusal}), {TRIES} times."
         return decision("rejected", "refusal", "rejected.refusal", reason)
+    if mixed.cut and not draft.text:
+        raise mixed.cut
     if not draft.text:
         what = "repeated the request" if mixed.echo else "returned fewer texts than requested"
         return failure("few_texts", f"{writer.name} {what}, {TRIES} times.")

@@ -11,7 +11,7 @@ import orjson
 
 from graft.agents.roles.prompting import question, render
 from graft.schemas.calls import CallRequest, Reply
-from graft.schemas.errors import CallFailed
+from graft.schemas.errors import CallFailed, TextCut
 from graft.schemas.models import ModelSpec
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Slot
@@ -24,6 +24,9 @@ _PAIRS = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "`": "`"}
 _MARKERS = re.compile(
     r"\A(?:(?:[-*•–]\s|\(?\d{1,2}[.)]\s|(?:example|text|task|answer)\s*+(?:\d++\s*+)?:)\s*+)+", re.IGNORECASE
 )
+WORDS = re.compile(r"[^\W_]+")
+LENGTH = "length"
+"""Finish reason of a reply that its token limit cut off."""
 MOST_MISTAKES = 8
 """Mistakes in a prompt, unless a label has more of its own."""
 _SENTENCES = re.compile(r"\A.*[.!?…](?=\s)", re.DOTALL)
@@ -111,12 +114,27 @@ def cleaned(text: str) -> str:
     return text
 
 
-def ended(reply: Reply, text: str) -> str:
-    """Text of a reply that ran into its token limit, cut after its last whole sentence if it has one."""
-    if reply.finish_reason != "length":
+def ended(reply: Reply, text: str, request: CallRequest) -> str:
+    """Plain text of a reply; of one that ran into its token limit up to its last whole sentence. Raises TextCut if it
+    has none."""
+    if reply.finish_reason != LENGTH:
         return text
     whole = _SENTENCES.match(text + " ")
-    return whole[0] if whole else text
+    if whole is None:
+        raise cut(request, text)
+    return whole[0]
+
+
+def cut(request: CallRequest, text: str, chars: int = 0, by: str = "") -> TextCut:
+    """The failure of a text that ended at its request's token limit, or at the `chars` that the field `by` allows."""
+    where = by or f"roles.{request.role}.max_tokens"
+    how = f"held to {chars} characters by" if chars else "cut off at"
+    return TextCut(f"{request.model.name} was {how} {where}", where=where, raw=text)
+
+
+def folded(text: str) -> str:
+    """The words of a text only: texts that fold alike are the same text."""
+    return " ".join(WORDS.findall(text.casefold()))
 
 
 def first_words(text: str, most: int) -> str:

@@ -5,16 +5,21 @@ Every function returns the text and the key of the call. All raise CallFailed if
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from graft.agents.roles.asking import (
+    LENGTH,
     Ask,
     cleaned,
     concept_of,
+    cut,
     ended,
     examples_for,
+    folded,
     object_in,
     object_schema,
     request_for,
@@ -23,13 +28,20 @@ from graft.agents.roles.asking import (
     unmet,
 )  # fmt: skip
 from graft.schemas.calls import CallRequest, Reply
-from graft.schemas.errors import CallFailed
+from graft.schemas.errors import CallFailed, TextCut
 from graft.schemas.models import ModelSpec
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Slot
 
 KEYWORD_CHARS = 60
 NEWLINE = ("\n",)
+CUT = "cut"
+"""Code of a call whose reply was cut off before its JSON ended."""
+ENDS, CLOSING = (".", "!", "?", "…", "。", "！", "？"), "\"'”’») "
+"""Signs that end a sentence, and those that may follow them."""
+_STRING = re.compile(r'"((?:[^"\\]++|\\.)*+)"?', re.DOTALL)
+VALUE_CHARS, MOST_VALUES = 80, 6
+"""Characters of an attribute's value, and values of an attribute, at most."""
 MOST_CONCEPTS, SHOWN = 5, 6
 """Most subjects of one label, and most texts in the prompt that they are named from."""
 
@@ -41,12 +53,20 @@ async def write_text(ask: Ask, recipe: Recipe, model: ModelSpec, slot: Slot, man
         **_wanted(recipe, model, slot),
     )  # fmt: skip
     reply = await ask(request)
-    return " ".join(_text_of(reply, model, "text").split()), reply.key
+    return " ".join(_text_of(reply, recipe, request, "text").split()), reply.key
+
+
+@dataclass(frozen=True)
+class Written:
+    """One text of a list. `cut` is the failure of a text that was cut off."""
+
+    text: str
+    cut: TextCut | None = None
 
 
 async def write_texts(
     ask: Ask, recipe: Recipe, model: ModelSpec, slot: Slot, count: int, manners: Sequence[str], sample: int = 0
-) -> tuple[str, ...]:
+) -> tuple[Written, ...]:
     """Up to `count` texts of one reply in their order, each on one line; `manners` holds one for each, or is empty.
 
     `max_tokens` of the generator holds for one text. Raises CallFailed if the reply holds no list.
@@ -57,16 +77,53 @@ async def write_texts(
         max_tokens=count * recipe.role("generator").max_tokens, count=count, manners=list(manners),
         **_wanted(recipe, model, slot),
     )  # fmt: skip
-    reply = await ask(request)
-    if model.style == "completion":
-        given: Any = reply.text.strip().splitlines()
-        given = given[:-1] if reply.finish_reason == "length" and len(given) > 1 else given
+    try:
+        reply = await ask(request)
+    except CallFailed as failure:
+        given = _begun(failure.raw) if failure.code == CUT else []
+        if not given:
+            raise
+        whole = len(given) - 1
     else:
+        given = _listed(reply, model)
+        whole = len(given) - (reply.finish_reason == LENGTH)
+    found = [
+        Written(" ".join(cleaned(text).split()), _cut_off(text, recipe, request, place >= whole))
+        for place, text in enumerate(given)
+    ]
+    return tuple(one for one in found if one.text or model.style == "chat")[:count]
+
+
+def _listed(reply: Reply, model: ModelSpec) -> list[str]:
+    """The texts of a whole reply. Raises CallFailed."""
+    given: Any = reply.text.strip().splitlines()
+    if model.style == "chat":
         given = object_in(reply, model).get("texts")
     if not isinstance(given, list) or not all(isinstance(text, str) for text in given):
         raise unmet(model, "gave no list of texts", reply)
-    lines = (" ".join(cleaned(text).split()) for text in given)
-    return tuple(line for line in lines if line or model.style == "chat")[:count]
+    return given
+
+
+def _begun(raw: str) -> list[str]:
+    """The texts of a JSON list that was cut off, the unfinished one last; empty if it holds none."""
+    texts = list[str]()
+    for found in _STRING.finditer(raw.partition("[")[2]):
+        try:
+            texts.append(json.loads(f'"{found[1]}"', strict=False))
+        except ValueError:
+            texts.append(found[1])
+    return texts
+
+
+def _cut_off(text: str, recipe: Recipe, request: CallRequest, short: bool) -> TextCut | None:
+    """The failure of a text that ends at its token limit (`short`), or in mid-sentence at the length of its schema."""
+    if short:
+        return cut(request, text)
+    most = _most_chars(recipe, request.model)
+    if most is None or len(text) < most or text.rstrip(CLOSING).endswith(ENDS):
+        return None
+    by = "gates.max_chars" if most == recipe.longest_text() else f"roles.{request.role}.max_tokens"
+    return cut(request, text, most, by)
 
 
 def _wanted(recipe: Recipe, model: ModelSpec, slot: Slot) -> dict[str, Any]:
@@ -109,11 +166,11 @@ async def write_instruction(
         examples=[{"keywords": ", ".join(s.keywords), "summary": s.summary} for s in slot.exemplars if s.summary],
     )  # fmt: skip
     reply = await ask(request)
-    return _text_of(reply, model, "instruction"), reply.key
+    return _text_of(reply, recipe, request, "instruction"), reply.key
 
 
 async def write_response(ask: Ask, recipe: Recipe, model: ModelSpec, slot: Slot, instruction: str) -> tuple[str, str]:
-    """The response to the instruction alone: free text. Raises CallFailed if it is empty.
+    """The response to the instruction alone: free text. Raises CallFailed if it is empty or cut off.
 
     The slots of a group share their instruction; each takes another sample of the response: its part.
     """
@@ -123,7 +180,9 @@ async def write_response(ask: Ask, recipe: Recipe, model: ModelSpec, slot: Slot,
     reply = await ask(request)
     if not reply.text.strip():
         raise CallFailed("empty", f"{model.name} gave an empty response", where=f"models.{model.name}")
-    return reply.text.strip(), reply.key
+    if reply.finish_reason == LENGTH and model.style == "chat":
+        raise cut(request, reply.text.strip())
+    return ended(reply, reply.text.strip(), request), reply.key
 
 
 async def name_concepts(
@@ -142,6 +201,55 @@ async def name_concepts(
     named = keywords_in(await ask(request), model)
     own = label.replace("_", " ").casefold()
     return tuple(word for word in named if word.casefold() != own)[:MOST_CONCEPTS]
+
+
+async def propose_attributes(
+    ask: Ask, recipe: Recipe, model: ModelSpec, texts: Sequence[str], most: int, sample: int = 0
+) -> dict[str, tuple[str, ...]]:
+    """At most `most` attributes in which real texts of the task differ, each with its values. Raises CallFailed."""
+    name, values = short_string(model, KEYWORD_CHARS), {"type": "array", "items": short_string(model, VALUE_CHARS)}
+    one = object_schema({"name": name, "values": {**values, "minItems": 2, "maxItems": MOST_VALUES}})
+    listed = {"type": "array", "items": one, "minItems": 1, "maxItems": most}
+    request = request_for(
+        "attributes", recipe=recipe, model=model, role="generator", purpose="generate.attributes", seed=recipe.seed,
+        schema=object_schema({"attributes": listed}) if model.style == "chat" else None, max_tokens=400,
+        sample=sample, stop=("\n\n",), most=most, noun=recipe.task.noun, labels=recipe.task.categories,
+        texts=list(texts),
+    )  # fmt: skip
+    reply = await ask(request)
+    found = _attributes_in(reply, model, [*recipe.task.names, *texts])
+    if not found:
+        raise unmet(model, "proposed no attribute with two values that name no label and quote no example", reply)
+    return dict(list(found.items())[:most])
+
+
+def _attributes_in(reply: Reply, model: ModelSpec, known: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Attributes of a reply with two values or more; values and names that contain a `known` text are left out."""
+    if model.style == "completion":
+        lines = (line.partition(":") for line in reply.text.strip().splitlines())
+        given: Any = [{"name": name, "values": re.split(r"[,;|]", values)} for name, _, values in lines]
+    else:
+        given = object_in(reply, model).get("attributes")
+    found = dict[str, tuple[str, ...]]()
+    for one in given if isinstance(given, list) else ():
+        fields = one if isinstance(one, dict) else {}
+        name, values = fields.get("name"), fields.get("values")
+        if not isinstance(values, list) or not (names := _short_words([name], KEYWORD_CHARS, known)):
+            continue
+        if len(kept := _short_words(values, VALUE_CHARS, known)) > 1:
+            found.setdefault(names[0].casefold(), tuple(kept[:MOST_VALUES]))
+    return found
+
+
+def _short_words(given: Sequence[Any], chars: int, known: Sequence[str]) -> list[str]:
+    """The distinct texts among `given` of at most that many characters, on one line, that contain no `known` text."""
+    held = [f" {folded(text.replace('_', ' '))} " for text in known]
+    words: dict[str, str] = {}
+    for value in given:
+        text = " ".join(cleaned(value).strip(" .").split()) if isinstance(value, str) else ""
+        if 1 < len(text) <= chars and not any(one in f" {folded(text)} " for one in held):
+            words.setdefault(folded(text), text)
+    return list(words.values())
 
 
 def keywords_in(reply: Reply, model: ModelSpec) -> list[str]:
@@ -171,22 +279,34 @@ def _request(
     )  # fmt: skip
 
 
-def _text_of(reply: Reply, model: ModelSpec, field: str) -> str:
-    """The written text without the decoration that models add."""
+def _text_of(reply: Reply, recipe: Recipe, request: CallRequest, field: str) -> str:
+    """The written text without the decoration that models add. Raises CallFailed if it is empty or cut off.
+
+    A base model's text may end before the sentence that was cut: nothing tells it where to stop.
+    """
+    model = request.model
     if model.style == "completion":
-        value: Any = ended(reply, reply.text.strip().partition("\n")[0])
+        value: Any = ended(reply, reply.text.strip().partition("\n")[0], request)
     else:
         value = object_in(reply, model).get(field)
     if not isinstance(value, str):
         raise unmet(model, f"gave no {field}", reply)
     text = cleaned(value)
+    if model.style == "chat" and (failure := _cut_off(value, recipe, request, reply.finish_reason == LENGTH)):
+        raise failure
     if not text:
         raise CallFailed("empty", f"{model.name} gave an empty {field}", where=f"models.{model.name}", raw=reply.text)
     return text
 
 
 def _string(recipe: Recipe, model: ModelSpec) -> dict[str, Any]:
-    """About 3 characters a token, so that an embedded model closes its JSON before its token limit."""
-    if model.provider != "embedded":
-        return short_string(model, 0)  # without a limit, so the gates need not state theirs for each of 1,000 texts
-    return short_string(model, int(min(recipe.longest_text(), 1000, 3 * (recipe.role("generator").max_tokens - 16))))
+    most = _most_chars(recipe, model)
+    return {"type": "string"} if most is None else {"type": "string", "maxLength": most}
+
+
+def _most_chars(recipe: Recipe, model: ModelSpec) -> int | None:
+    """Characters to which a model's grammar holds a text: about 3 a token, so that it closes its JSON before its token
+    limit. None for hosted models, so that the gates need not state theirs for each of 1,000 texts."""
+    if model.provider != "embedded" or model.style != "chat":
+        return None
+    return max(40, int(min(recipe.longest_text(), 1000, 3 * (recipe.role("generator").max_tokens - 16))))

@@ -13,10 +13,22 @@ from dataclasses import dataclass
 
 from pydantic import Field
 
-from graft.agents.roles.asking import Ask, cleaned, concept_of, ended, examples_for, request_for, steered_by
+from graft.agents.roles.asking import (
+    LENGTH,
+    WORDS,
+    Ask,
+    cleaned,
+    concept_of,
+    cut,
+    ended,
+    examples_for,
+    folded,
+    request_for,
+    steered_by,
+)  # fmt: skip
 from graft.schemas.base import Value
 from graft.schemas.calls import CallRequest, Message, Reply
-from graft.schemas.errors import CallFailed
+from graft.schemas.errors import CallFailed, TextCut
 from graft.schemas.models import ModelSpec
 from graft.schemas.recipe import Recipe
 from graft.schemas.refusals import refusal_of
@@ -26,7 +38,6 @@ _ITEM = re.compile(
     r"\A\s*+(?:(?:example|text|utterance|sentence)\s*+)?[(\[]?(\d{1,2})\s*+[.):\]](?!\d)\s*+(\S.*)$", re.IGNORECASE
 )
 _SHARES = re.compile(r"(?<!\s)\s*+[(\[](?=[^()\[\]]*?\d\s?%)[^()\[\]]*+[)\]]\s*+$")
-_WORDS = re.compile(r"[^\W_]+")
 _LEAD = re.compile(
     r"\A[^:\"“]{0,40}\b(?:prompt|idea|message|question|example)\b[^:\"“]{0,20}:\s*+(?=[\"“'\w])", re.IGNORECASE
 )
@@ -45,12 +56,16 @@ class Mix(Value):
 
 @dataclass(frozen=True)
 class Mixed:
-    """Result of one generation call. `refusal` names the pattern that matched, `echo` marks a repeated request."""
+    """Result of one generation call. `refusal` names the pattern that matched, `echo` marks a repeated request.
+
+    `cut` is the failure of a last text that was cut off and is not among the texts.
+    """
 
     texts: tuple[str, ...]
     key: str
     refusal: str = ""
     echo: bool = False
+    cut: TextCut | None = None
 
 
 def percentages(alpha: float) -> tuple[int, int]:
@@ -71,8 +86,11 @@ async def write_mix(
     refusal = refusal_of(reply.text)
     if refusal:
         return Mixed((), reply.key, refusal=refusal)
-    texts = texts_in(_numbered(reply.text, model), known, cut=reply.finish_reason == "length")
-    return Mixed(texts[:count], reply.key)
+    short = reply.finish_reason == LENGTH
+    listed = _numbered(reply.text, model)
+    texts = texts_in(listed, known, cut=short)
+    last = cut(request, cleaned(listed.rpartition("\n")[2])) if short and len(texts) < count else None
+    return Mixed(texts[:count], reply.key, cut=last)
 
 
 def mix_request(recipe: Recipe, model: ModelSpec, slot: Slot, mix: Mix, *, count: int, sample: int = 0) -> CallRequest:
@@ -95,7 +113,7 @@ def texts_in(reply: str, known: list[str], *, cut: bool = False) -> tuple[str, .
     """The distinct texts of a numbered list, without `known` texts and a last item that was cut off."""
     seen = {folded(text) for text in known}
     items = [found[2] for line in reply.splitlines() if (found := _ITEM.match(line))]
-    if cut and len(items) > 1:
+    if cut and items:
         items.pop()
     texts: list[str] = []
     for item in items:
@@ -140,7 +158,7 @@ async def write_message(
         turns = (*request.messages, Message(role="assistant", content=prefix))
         request = request.model_copy(update={"messages": turns, "continues": True})
     reply = await ask(request)
-    text = _message(reply, prefix)
+    text = _message(reply, prefix, request)
     if not text:
         raise CallFailed("empty", f"{model.name} gave an empty message", where=f"models.{model.name}")
     return text, reply.key, begun
@@ -152,14 +170,17 @@ def repeats_prefix(text: str, prefix: str) -> bool:
     return bool(begun) and folded(text).startswith(begun)
 
 
-def _message(reply: Reply, prefix: str) -> str:
-    """The first line with content, without marks, quotes and the prefix; the whole text for a refusal over several
-    lines."""
+def _message(reply: Reply, prefix: str, request: CallRequest) -> str:
+    """The first line with content, without marks, quotes and the prefix. Raises TextCut if it was cut off; a refusal
+    that was is one all the same."""
     content = reply.text.strip()
     if content.startswith(prefix):
         content = content[len(prefix) :].strip()
     lines = [line for line in (cleaned(line) for line in content.splitlines()) if line]
-    return " ".join(cleaned(_LEAD.sub("", ended(reply, lines[0]))).split()) if lines else ""
+    if not lines:
+        return ""
+    line = lines[0] if len(lines) > 1 or refusal_of(lines[0]) else ended(reply, lines[0], request)
+    return " ".join(cleaned(_LEAD.sub("", line)).split())
 
 
 def _wanted(recipe: Recipe, slot: Slot, borderline: bool) -> str:
@@ -182,13 +203,8 @@ def _kinds(recipe: Recipe, slot: Slot, mix: Mix, shown: Sequence[str]) -> list[d
     ]
 
 
-def folded(text: str) -> str:
-    """The words of a text only: texts that fold alike are the same text."""
-    return " ".join(_WORDS.findall(text.casefold()))
-
-
 def _runs(text: str) -> set[tuple[str, ...]]:
-    words = _WORDS.findall(text.casefold())
+    words = WORDS.findall(text.casefold())
     return {tuple(words[at : at + ECHO_WORDS]) for at in range(len(words) - ECHO_WORDS + 1)}
 
 

@@ -49,9 +49,9 @@ async def respond(
         except NoPrefill:
             pass
         else:
-            return _joined(prefix, _response_in(reply, model, prefix)), reply.key, True
+            return _joined(prefix, _response_in(reply, begun, prefix)), reply.key, True
     reply = await ask(plain)
-    return _response_in(reply, model), reply.key, False
+    return _response_in(reply, plain), reply.key, False
 
 
 def _request(recipe: Recipe, model: ModelSpec, slot: Slot, instruction: str, variant: Kind) -> CallRequest:
@@ -74,12 +74,12 @@ def _begun(request: CallRequest, prefix: str) -> CallRequest:
     return request.model_copy(update={"messages": turns, "continues": True})
 
 
-def _response_in(reply: Reply, model: ModelSpec, prefix: str = "") -> str:
+def _response_in(reply: Reply, request: CallRequest, prefix: str = "") -> str:
     """The text without the decoration that models add, nor the prefix if the server repeats it. Raises CallFailed."""
-    text = reply.text.strip()
+    text, model = reply.text.strip(), request.model
     if model.style == "completion":
         text = _NEXT.split(text, maxsplit=1)[0]
-    text = _SPEAKER.sub("", ended(reply, text).strip())
+    text = _SPEAKER.sub("", ended(reply, text, request).strip())
     if prefix and text.startswith(prefix):
         text = text.removeprefix(prefix)
     text = _unquoted(text.strip())

@@ -27,6 +27,8 @@ Embed = Callable[[Sequence[str]], Any]
 Say = Callable[[str], None]
 Finding = tuple[str, GateResult]
 """A row's id and its finding."""
+Perplexity = Callable[[str], Callable[[str], float]]
+"""A causal model's name to the function that gives its perplexity of a text. Raises GraftError if it cannot be used."""
 Student = Callable[[str, Sequence[str]], tuple[Sequence[str], Sequence[Sequence[float]]]]
 """(a student's id, texts) to its labels, and each text's probability of each label. Raises NotFound."""
 
@@ -54,6 +56,8 @@ class Needs:
         fragments: the fixed sentences of the prompts
         evaluation: held-out texts as hashes (`Lake.test_texts`)
         student: predicts with a student of this home
+        texts: a person's texts without labels, in part
+        perplexity: opens a causal model
         embed: gives the sentence encoder, or None and the reason
         folds: (vectors, labels, folds, seed) to out-of-fold probabilities
         tests: (place, text) of held-out files, for comparison by meaning
@@ -65,6 +69,8 @@ class Needs:
     fragments: Sequence[str] = ()
     evaluation: Sequence[TestText] = ()
     student: Student | None = None
+    texts: Sequence[str] = ()
+    perplexity: Perplexity | None = None
     embed: Callable[[], tuple[Embed | None, str]] = lambda: (None, "no encoder")
     folds: Callable[[NDArray[np.floating], Sequence[str], int, int], FoldProbabilities] | None = None
     tests: Sequence[tuple[str, str]] = ()

@@ -6,6 +6,7 @@ import re
 import unicodedata
 
 from graft.data.gates.base import Gate, Needs
+from graft.data.gates.shared.scripts import SCRIPTS
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import GateResult, Proposal
 
@@ -21,15 +22,6 @@ _FIELD = re.compile(rf"\A[\W_]{{0,12}}+(?:{'|'.join(_FIELDS)})(?: \d{{1,3}})?[*_
 _LATER_FIELD = re.compile(
     rf"\n[\W_]{{0,12}}+(?:{'|'.join(_FIELDS)})(?: \d{{1,3}})?[*_\"']*+\s?:|\b(?:Label|Category|Intent):"
 )
-_SCRIPTS = {
-    "ru": "CYRILLIC", "uk": "CYRILLIC", "be": "CYRILLIC", "bg": "CYRILLIC", "mk": "CYRILLIC", "kk": "CYRILLIC",
-    "el": "GREEK", "he": "HEBREW", "yi": "HEBREW", "ar": "ARABIC", "fa": "ARABIC", "ur": "ARABIC", "hi": "DEVANAGARI",
-    "mr": "DEVANAGARI", "ne": "DEVANAGARI", "bn": "BENGALI", "ta": "TAMIL", "te": "TELUGU", "th": "THAI",
-    "ko": "HANGUL|CJK", "zh": "CJK", "ja": "CJK|HIRAGANA|KATAKANA",
-    "ka": "GEORGIAN", "hy": "ARMENIAN",
-    **dict.fromkeys(("en", "de", "fr", "es", "it", "pt", "nl", "sv", "da", "no", "nb", "fi", "pl"), "LATIN"),
-    **dict.fromkeys(("cs", "sk", "sl", "hr", "ro", "hu", "tr", "et", "lv", "lt", "id", "ms", "vi", "sw"), "LATIN"),
-}  # fmt: skip
 SCRIPT_SHARE = 0.5
 """Share of the letters (of the first 80) that must be of the language's script."""
 
@@ -46,7 +38,7 @@ class FormatGate(Gate):
     def __init__(self, recipe: Recipe, needs: Needs) -> None:
         super().__init__(recipe, needs)
         self._whole = not recipe.task.free_form
-        self._script = re.compile(_SCRIPTS.get(recipe.task.language, ""))
+        self._script = re.compile(SCRIPTS.get(recipe.task.language, ""))
         self._latin = self._script.pattern in ("LATIN", "")
 
     def check(self, proposal: Proposal) -> GateResult:

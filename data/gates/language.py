@@ -1,4 +1,5 @@
-"""The language gate: rejects a text in another language than the task's, if it is long enough to be sure."""
+"""The language gate: rejects a text in another language than the task's, if it is long enough to be sure, and stray
+characters of another script."""
 
 from __future__ import annotations
 
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from graft.data.gates.base import Gate, Needs
+from graft.data.gates.shared.scripts import SCRIPTS, scripts_in
 from graft.schemas.base import OFF, Value
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import GateResult, Proposal
@@ -29,7 +31,7 @@ NEAR = ({"no", "nb", "nn", "da"}, {"id", "ms"}, {"hr", "sr", "bs", "sl"}, {"cs",
 
 
 class LanguageSettings(Value):
-    """Language identification by words; the format gate checks the script."""
+    """Language identification by words, and stray characters; the format gate checks most letters' script."""
 
     action: Annotated[Literal["off", "reject"], OFF] = "reject"
     min_chars: int = Field(default=40, ge=1, description="shorter texts are not checked: no identifier is sure of them")
@@ -43,17 +45,23 @@ class Settings(Value):
 
 
 class LanguageGate(Gate):
-    """Rule `language`; the score is the probability of the other language. A task language that the identifier does
+    """Rules: language, stray_script.
+
+    The score of `language` is the probability of the other language. A task language that the identifier does
     not know is not checked. Names of one's own, code and lists are no language, so only a clear verdict rejects.
+    A script is stray if neither the language nor a seed or exemplar has it; a text that a person gave (it has no label
+    when it is read) and tasks that may quote any text are not checked for it.
     """
 
-    Settings, cost, name = Settings, 40, "language"
+    Settings, cost, name, version = Settings, 40, "language", 2
     people, off = False, MappingProxyType({"language": {"action": "off"}})
 
     def __init__(self, recipe: Recipe, needs: Needs) -> None:
         super().__init__(recipe, needs)
         self._settings = recipe.gates.of(Settings).language
         self._wanted = recipe.task.language.split("-")[0].lower()
+        own = SCRIPTS.get(self._wanted, "") if not recipe.task.free_form else ""
+        self._scripts = {*own.split("|")}.union(*(scripts_in(seed.text) for seed in needs.seeds)) if own else set[str]()
         self._same = {self._wanted}.union(*(group for group in NEAR if self._wanted in group))
 
     @classmethod
@@ -68,6 +76,8 @@ class LanguageGate(Gate):
     def check(self, proposal: Proposal) -> GateResult:
         """See the class; the response is not checked, as it may be code or a translation."""
         text = proposal.text
+        if self._scripts and proposal.label and (found := self._stray(proposal)):
+            return self.failed("stray_script", f"holds characters of another script, such as {found}")
         if len(text) < self._settings.min_chars:
             return self.passed
         identifier, known = _identifier()
@@ -78,6 +88,14 @@ class LanguageGate(Gate):
             return self.passed
         detail = f"reads as {language}, not {self._wanted}"
         return self.failed("language", detail, round(float(probability), 4))
+
+    def _stray(self, proposal: Proposal) -> str:
+        """The first character of a script that the text should not have; empty if there is none."""
+        found = scripts_in(proposal.text[:SEEN_CHARS])
+        strange = found.keys() - self._scripts
+        if strange:
+            strange -= set().union(*(scripts_in(seed.text) for seed in proposal.exemplars))
+        return next((sign for name, sign in found.items() if name in strange), "")
 
 
 KIND = LanguageGate

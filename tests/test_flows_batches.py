@@ -11,7 +11,7 @@ import pytest
 from test_methods_label import SEEDS, recipe_of
 
 from graft.agents.local import encoder
-from graft.flows.selection import Selection, most_labelled, of_run
+from graft.flows.batches import Selection, most_labelled, of_run
 from graft.schemas.intervals import margin_of_error
 from graft.schemas.rows import GivenText
 
