@@ -90,7 +90,7 @@ bench-onnx: install ## Measure a student's exported model beside PyTorch: latenc
 	@env -u GRAFT_HOME $(BIN)/python benchmarks/onnx_speed.py $(ARGS)
 
 .PHONY: bench-improve
-bench-improve: install ## Measure rounds of graft improve beside the same candidates at once (needs ../shared/data; hours)
+bench-improve: install ## Measure steered rounds of graft improve beside unsteered ones of the same tokens (needs ../shared/data; hours)
 	@env -u GRAFT_HOME $(BIN)/python benchmarks/improve.py $(ARGS)
 
 .PHONY: bench-data

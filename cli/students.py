@@ -149,18 +149,22 @@ def improve(
     compare: Annotated[
         bool | None, typer.Option("--compare/--no-compare", help="also spend the same candidates at once, unsteered")
     ] = None,
+    policy: Annotated[
+        list[str] | None,
+        typer.Option(help="policy that steers by the last student's errors; default: none"),
+    ] = None,
     json: JsonFlag = False,
 ) -> None:
-    """Make rows in rounds, each steered by the errors of the last student, until that stops helping.
+    """Make rows in rounds, until that stops helping; a policy steers them by the errors of the last student.
 
-    Example:  graft improve demo --rounds 3 --rows-per-round 60
+    Example:  graft improve demo --rounds 3 --rows-per-round 60 --policy hard_negatives
     """
     from graft.cli.run import at_work, live
     from graft.cli.show import as_json, console, print_section
 
     given: dict[str, Any] = {
         "rounds": rounds, "rows_per_round": rows_per_round, "seeds": seeds, "test": test, "steer_on": steer_on,
-        "compare": compare,
+        "compare": compare, "policies": policy or None,
     }  # fmt: skip
     with at_work("finished rounds are kept: run the same command to continue"), live(quiet=json):
         from graft.flows import stopping

@@ -1,4 +1,4 @@
-"""The flow that makes rows in rounds: make, train, evaluate, and steer the next round by the student's errors.
+"""The flow that makes rows in rounds: make, train, evaluate, and let policies steer the next round.
 
 Each round is a dataset version (which holds the earlier rounds' rows too) and a student. For comparison the
 same number of candidates is spent at once, without steering.
@@ -13,7 +13,6 @@ from typing import Any
 
 from graft.agents.methods import method_of
 from graft.data.lake import Lake
-from graft.data.seeds import load_labelled
 from graft.data.verdicts import unseen
 from graft.flows.engine import Flow
 from graft.flows.improve_report import write_report
@@ -36,21 +35,24 @@ from graft.flows.plan import read_recipe
 from graft.flows.progress import Progress, begin
 from graft.flows.run_context import weighed
 from graft.flows.train_student import kind_of
-from graft.schemas.base import stable_hash, utc_now
+from graft.schemas.base import utc_now
 from graft.schemas.errors import GraftError, InputInvalid, Problem, YieldTooLow
 from graft.schemas.home import Home
+from graft.schemas.kinds import POLICIES
 from graft.schemas.load import resolve_path
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Seed
 from graft.schemas.steering import Improvement, RoundResult
+from graft.students.steer import steered_kind
 
 
 @Flow
 async def improve(
     recipe: str, rounds: int | None = None, rows_per_round: int | None = None, seeds: int | None = None,
     test: str | None = None, steer_on: str | None = None, compare: bool | None = None,
+    policies: list[str] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Make rows in rounds, each steered by the last student's errors, until that stops helping.
+    """Make rows in rounds, steered by the last student's errors if policies are named, until that stops helping.
 
     `recipe` is a path or a bare name; the other parameters override its `improve:` block and `student.test`. Returns
     the loop as a plain dict with `text` (the recommendation) and `files` (report, figures, curve). Running it again
@@ -58,7 +60,8 @@ async def improve(
     """
     given = {
         "improve.rounds": rounds, "improve.rows_per_round": rows_per_round, "improve.seeds": seeds,
-        "improve.compare": compare, "student.test": _absolute(test), "improve.steer_on": _absolute(steer_on),
+        "improve.compare": compare, "improve.policies": policies,
+        "student.test": _absolute(test), "improve.steer_on": _absolute(steer_on),
     }  # fmt: skip
     file, loaded, rows = read_recipe(recipe, {name: value for name, value in given.items() if value is not None})
     if not method_of(loaded).traits(loaded).rounds:
@@ -70,11 +73,13 @@ async def improve(
         loop = _loop(loaded, file, rows, home, lake)
         begun = utc_now()
         begin(Progress(loaded.name, "", {}))
+        if not loaded.improve.policies:
+            say("no policy steers these rounds: improve.policies names none")
         results, endings = list[RoundResult](), list[str]()
 
         def keep() -> Improvement:
             improvement = Improvement(
-                id=_id(loop), dataset=loaded.name, recipe_file=str(file), settings=loaded.improve,
+                id=loop.id, dataset=loaded.name, recipe_file=str(file), settings=loaded.improve,
                 test_file=loop.test_name, rounds=tuple(results), stopped_by="; ".join(endings), created_at=begun,
             )  # fmt: skip
             lake.save_improvement(improvement)
@@ -98,11 +103,12 @@ async def improve(
 async def _steered(arms: Arms, results: list[RoundResult], keep: Any) -> str:
     """Run every round of one seed's loop and return the reason of its end."""
     loop, settings = arms.loop, arms.loop.recipe.improve
-    spent, started = Spending(), time.monotonic()
-    best = learner = arms.learn(None, [], [])
-    known = arms.steering_rows(learner, None)
-    results.append(arms.result("steered", 0, learner, None, spent, started, known))
-    recipe, state, place, worse = first_recipe(arms), State(), len(results) - 1, 0
+    spent, state, started = Spending(), State(), time.monotonic()
+    best = pupil = arms.learn(None, [], [])
+    async with arms.advisers(None, 0, spent, state) as models:
+        known = await arms.steering_rows(pupil, None, models)
+    results.append(arms.result("steered", 0, pupil, None, spent, started, known))
+    recipe, place, worse = first_recipe(arms), len(results) - 1, 0
     if known and (nothing := nothing_to_steer_by(known, known, settings.enough)):
         _kept(results, place, place)
         return nothing
@@ -114,25 +120,28 @@ async def _steered(arms: Arms, results: list[RoundResult], keep: Any) -> str:
             return f"round {number} failed: {error.what.splitlines()[0]}"
         if made is None:
             return f"round {number} made no row"
-        learner = arms.learn(made.version.version, made.train, made.validation)
-        rows = arms.steering_rows(learner, made)
+        learned = [row for row in made.train if row.text not in state.left_out]
+        pupil = arms.learn(made.version.version, learned, made.validation)
+        async with arms.advisers(made, number, spent, state) as models:
+            rows = await arms.steering_rows(pupil, made, models)
+            # both students on the same rows, which grow with the version
+            loss, least = mean_loss(rows), mean_loss(await arms.steering_rows(best, made, models))
         results.append(
-            arms.result("steered", number, learner, made, spent, started, rows, recipe.wanted(), state.summaries)
+            arms.result("steered", number, pupil, made, spent, started, rows, recipe.wanted(), state.summaries)
         )
-        # both students on the same rows, which grow with the version
-        loss, least = mean_loss(rows), mean_loss(arms.steering_rows(best, made))
         better = loss is None or least is None or loss < least
-        worse, best = (0, learner) if better else (worse + 1, best)
+        worse, best = (0, pupil) if better else (worse + 1, best)
         place = _kept(results, len(results) - 1 if better else place, place)
         keep()
         if number == settings.rounds:
             break
         if worse >= settings.patience:
             return f"patience: {worse} rounds without a lower loss on the rows that steer"
-        mined = await asyncio.to_thread(arms.mined, made, rows)
-        if nothing := nothing_to_steer_by(rows, mined, settings.enough):
-            return nothing
-        recipe = await next_recipe(arms, recipe, state, learner, made, rows, mined, number, spent)
+        async with arms.advisers(made, number, spent, state) as models:
+            mined = await arms.mined(pupil, made, rows, models)
+            if nothing := nothing_to_steer_by(rows, mined, settings.enough):
+                return nothing
+            recipe = await next_recipe(arms, recipe, state, pupil, made, rows, mined, number, models)
     return "rounds"
 
 
@@ -152,23 +161,28 @@ async def _unsteered(arms: Arms, results: list[RoundResult]) -> None:
     spent, started = Spending(), time.monotonic()
     made: Made | None = await make_version(arms.loop, unsteered_recipe(arms, candidates), spent)
     if made is not None:
-        learner = arms.learn(made.version.version, made.train, made.validation, dataset=made.version.dataset)
-        results.append(arms.result("unsteered", 1, learner, made, spent, started))
+        pupil = arms.learn(made.version.version, made.train, made.validation, dataset=made.version.dataset)
+        results.append(arms.result("unsteered", 1, pupil, made, spent, started))
 
 
 def _loop(recipe: Recipe, file: Path, seeds: list[Seed], home: Home, lake: Lake) -> Loop:
     """Check everything before anything is spent."""
-    kind_of(recipe).check_steering(recipe.student)
+    kind = kind_of(recipe).in_rounds(recipe.student, recipe.improve)
+    for name in recipe.improve.policies:
+        if (gives := steered_kind(POLICIES.get(name))) != kind.steered:
+            raise GraftError(
+                f"policy {name} steers students that give {gives}, not {kind.steered}", where="improve.policies",
+                fix=f"leave {name} out",
+            )  # fmt: skip
     if not recipe.student.test:
         raise GraftError(
             "improve needs a held-out file that steering never sees", where="student.test",
             fix="name a labelled file there, or pass --test",
         )  # fmt: skip
     labels = recipe.task.names
-    fields = (recipe.student.text_field, recipe.student.label_field, labels)
-    test = load_labelled(resolve_path(file, recipe.student.test), *fields)
+    test = kind.held_out(resolve_path(file, recipe.student.test), recipe.student, labels)
     steer_on = recipe.improve.steer_on
-    steering = load_labelled(resolve_path(file, steer_on), *fields) if steer_on else []
+    steering = kind.held_out(resolve_path(file, steer_on), recipe.student, labels) if steer_on else []
     held = {" ".join(text.casefold().split()) for text, _ in test}
     if shared := sum(" ".join(text.casefold().split()) in held for text, _ in steering):
         raise InputInvalid([Problem(
@@ -178,11 +192,7 @@ def _loop(recipe: Recipe, file: Path, seeds: list[Seed], home: Home, lake: Lake)
     test, note = unseen(home, test)
     if note:
         say(note)
-    return Loop(recipe, file, seeds, home, lake, labels, test, recipe.student.test, steering)
-
-
-def _id(loop: Loop) -> str:
-    return f"im_{stable_hash(loop.recipe.fingerprint(), loop.recipe.improve.model_dump(mode='json'), loop.test_name)}"
+    return Loop(recipe, file, seeds, home, lake, labels, test, recipe.student.test, steering, kind)
 
 
 def _absolute(path: str | None) -> str | None:

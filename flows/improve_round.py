@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from graft.agents.local import encoder
 from graft.data.gates import without
 from graft.data.lake import Lake
-from graft.data.scores.answers import VALIDATION
 from graft.data.versions import version as find_version
 from graft.flows import artifacts
 from graft.flows.make_dataset import make_run
 from graft.flows.progress import current
 from graft.flows.steer_models import SteerModels
+from graft.schemas.base import stable_hash
 from graft.schemas.datasets import DatasetVersion
 from graft.schemas.errors import GraftError
 from graft.schemas.gates import GateSettings
@@ -26,10 +26,10 @@ from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Seed
 from graft.schemas.steering import Arm, RoundResult
 from graft.schemas.students import Student
-from graft.students.heads import head_of
-from graft.students.rows import TrainRow, as_one_text, read_version, unique
+from graft.students.kinds.base import InRounds, Pupil, Term
+from graft.students.rows import TrainRow
 from graft.students.steer import Evidence, SteeringRow, decide
-from graft.students.train import Learner, Lesson, learn
+from graft.students.steer.base import LABELS
 
 NOTHING = "nothing to steer by"
 """Begins the reason of a loop that ended because its student makes too few mistakes."""
@@ -60,11 +60,13 @@ class Loop:
     test: list[tuple[str, str]]
     test_name: str
     steering: list[tuple[str, str]]
+    kind: InRounds
 
     @property
-    def seed_rows(self) -> list[TrainRow]:
-        """The seeds that have a label, as a student reads them."""
-        return [TrainRow(as_one_text(seed.text, seed.response), seed.label) for seed in self.seeds if seed.label]
+    def id(self) -> str:
+        """The improvement's id."""
+        settings = self.recipe.improve.model_dump(mode="json")
+        return f"im_{stable_hash(self.recipe.fingerprint(), settings, self.test_name)}"
 
 
 @dataclass
@@ -96,11 +98,15 @@ class Made:
 
 @dataclass
 class State:
-    """The memory of a loop's policies: failed rows of each round, each policy's last weights, labelers' answers."""
+    """The memory of a loop: failed rows of each round, each policy's last weights, labelers' answers, reviewers' scores
+    of responses, and the texts that the next student does not learn from.
+    """
 
     failed: list[list[SteeringRow]] = field(default_factory=list)
     weights: dict[str, Mapping[str, float]] = field(default_factory=dict)
     taught: dict[str, Mapping[str, float] | None] = field(default_factory=dict)
+    scored: dict[tuple[str, str], float | None] = field(default_factory=dict)
+    left_out: frozenset[str] = frozenset()
     summaries: tuple[str, ...] = ()
 
 
@@ -119,68 +125,55 @@ class Arms:
 
     def learn(
         self, version: int | None, train: Sequence[TrainRow], validation: Sequence[TrainRow], dataset: str = ""
-    ) -> Learner:
+    ) -> Pupil:
         """Train a student on the seeds and these rows and save it in the lake."""
-        loop, seeds = self.loop, self.loop.seed_rows
-        settings = loop.recipe.student.model_copy(
-            update={"seed": loop.recipe.student.seed + self.seed - loop.recipe.seed}
-        )
-        head = head_of(settings, loop.labels)
-        lesson = Lesson(
-            dataset or self.dataset("steered"), version, head.training_rows([*seeds, *train]), validation, head,
-            settings.model_copy(update={"select": None}), "seeds" if version is None else "version",
-        )  # fmt: skip
-        stored = {student.id: student for student in loop.lake.students(lesson.dataset)}
-        learner = learn(lesson, loop.home, stored.get, say)
-        if learner.student.id not in stored:
-            loop.lake.save_student(learner.student)
-        return learner
+        loop, settings = self.loop, self.loop.recipe.student
+        seeded = settings.model_copy(update={"seed": settings.seed + self.seed - loop.recipe.seed})
+        term = Term(loop.lake, loop.home, seeded, loop.labels, loop.test, loop.test_name, say)
+        rows = [*loop.kind.seed_rows(loop.seeds), *train]
+        return loop.kind.learn(term, dataset or self.dataset("steered"), version, rows, validation)
 
     def result(
-        self, arm: Arm, number: int, learner: Learner, made: Made | None, spent: Spending, started: float,
+        self, arm: Arm, number: int, pupil: Pupil, made: Made | None, spent: Spending, started: float,
         judged_rows: Sequence[SteeringRow] = (), wanted: dict[str, int] | None = None, said: tuple[str, ...] = (),
     ) -> RoundResult:  # fmt: skip
         """The round's line in the report; the student's evaluations are saved. `judged_rows` are those that steer."""
-        loop, student = self.loop, learner.student
-        _, judged = learner.judged(loop.test, loop.test_name)
-        loop.lake.save_evaluation(judged)
-        if made is not None and made.validation:
-            rows = [row.pair for row in made.validation]
-            loop.lake.save_evaluation(learner.judged(rows, VALIDATION, made.validation_ids)[1])
+        test, interval = pupil.tested(made.validation, made.validation_ids) if made else pupil.tested((), ())
         return RoundResult(
-            arm=arm, seed=self.seed, round=number, dataset=self.dataset(arm), student_id=student.id,
+            arm=arm, seed=self.seed, round=number, dataset=self.dataset(arm), student_id=pupil.student.id,
             version=made.version.version if made else None, run_id=made.version.run_id if made else "",
             rows=made.version.rows if made else 0, candidates=spent.candidates, calls=spent.calls,
             tokens=spent.tokens, price_usd=spent.price_usd, steering=right_share(judged_rows),
-            loss=mean_loss(judged_rows), test=judged.accuracy,
-            interval=judged.interval, seconds=round(time.monotonic() - started, 1), wanted=wanted or {}, said=said,
+            loss=mean_loss(judged_rows), test=test,
+            interval=interval, seconds=round(time.monotonic() - started, 1), wanted=wanted or {}, said=said,
         )  # fmt: skip
 
-    def steering_rows(self, learner: Learner, made: Made | None) -> list[SteeringRow]:
-        """The student's predictions on the rows that steer: from a file, else the version's validation rows."""
-        if self.loop.steering:
-            return judged_rows(learner, [TrainRow(text, label) for text, label in self.loop.steering])
-        return judged_rows(learner, made.validation) if made else []
+    @asynccontextmanager
+    async def advisers(
+        self, made: Made | None, number: int, spent: Spending, state: State
+    ) -> AsyncIterator[SteerModels]:
+        """The models that advise after a round; their spending is added at the end."""
+        loop = self.loop
+        run_id = made.version.run_id if made else loop.id
+        opened = SteerModels(
+            loop.recipe, loop.home, loop.lake, loop.seeds, say, run_id, self.seed + number, capped_as=loop.id,
+            scored=state.scored,
+        )  # fmt: skip
+        async with opened:
+            yield opened
+        spent.add(0, *opened.spent)
 
-    def mined(self, made: Made, rows: Sequence[SteeringRow]) -> Sequence[SteeringRow]:
-        """Rows whose mistakes the generator may see: those of a file, else the training rows, judged out of fold."""
-        if self.loop.steering:
-            return rows
-        embed, why = encoder.find_embed()
-        if embed is None:
-            say(f"no mistakes are looked for among the training rows: {why}")
-            return ()
-        from graft.students.folds import out_of_fold
+    async def steering_rows(self, pupil: Pupil, made: Made | None, models: SteerModels) -> list[SteeringRow]:
+        """The student's answers on the rows that steer: from a file, else the version's validation rows."""
+        given = [TrainRow(text, label) for text, label in self.loop.steering]
+        return await pupil.judged(given or (made.validation if made else ()), models.score)
 
-        train, labels = unique([*self.loop.seed_rows, *made.train]), self.loop.labels
-        found = out_of_fold(embed([row.text for row in train]), [row.label for row in train], seed=self.seed)
-        return [
-            SteeringRow(
-                train[at].text, train[at].label,
-                dict.fromkeys(labels, 0.0) | dict(zip(found.names, map(float, shares), strict=True)),
-            )
-            for at, shares in zip(found.rows, found.probabilities, strict=True)
-        ]  # fmt: skip
+    async def mined(
+        self, pupil: Pupil, made: Made, rows: Sequence[SteeringRow], models: SteerModels
+    ) -> Sequence[SteeringRow]:
+        """Rows whose mistakes the generator may see: those of a file, else the training rows."""
+        train = [*self.loop.kind.seed_rows(self.loop.seeds), *made.train]
+        return rows if self.loop.steering else await pupil.mined(train, models.score)
 
 
 def right_share(rows: Sequence[SteeringRow]) -> float | None:
@@ -189,8 +182,8 @@ def right_share(rows: Sequence[SteeringRow]) -> float | None:
 
 
 def mean_loss(rows: Sequence[SteeringRow]) -> float | None:
-    """Mean negative log-probability of the rows' labels, in nats; None without rows."""
-    return sum(row.loss(row.student) for row in rows) / len(rows) if rows else None
+    """Mean of the rows' costs, such as the negative log-probability of their labels in nats; None without rows."""
+    return sum(row.cost for row in rows) / len(rows) if rows else None
 
 
 def nothing_to_steer_by(rows: Sequence[SteeringRow], mined: Sequence[SteeringRow], enough: float) -> str:
@@ -206,69 +199,59 @@ def nothing_to_steer_by(rows: Sequence[SteeringRow], mined: Sequence[SteeringRow
     return ""
 
 
-def judged_rows(learner: Learner, rows: Sequence[TrainRow]) -> list[SteeringRow]:
-    """Rows with the student's probabilities and, if known, the teacher's."""
-    _, shares = learner.ask([row.text for row in rows])
-    labels = learner.labels
-    return [
-        SteeringRow(
-            row.text, row.label, dict(zip(labels, probabilities, strict=True)),
-            dict(zip(labels, row.soft, strict=True)) if row.soft else None,
-        )
-        for row, probabilities in zip(rows, shares, strict=True)
-    ]  # fmt: skip
-
-
 def first_recipe(arms: Arms) -> Recipe:
     """The first round's recipe: the loop's own, with an even share of rows."""
     recipe, settings = arms.loop.recipe, arms.loop.recipe.improve
     wanted = recipe.wanted()
     if settings.rows_per_round is not None:
-        each, more = divmod(settings.rows_per_round, len(wanted))
-        wanted = {label: each + (place < more) for place, label in enumerate(wanted)}
+        wanted = evenly(settings.rows_per_round, wanted)
     return _with(recipe, arms, "steered", wanted)
+
+
+def evenly(count: int, labels: Collection[str]) -> dict[str, int]:
+    """A count spread over labels: the first get one more if it does not divide."""
+    each, more = divmod(count, len(labels))
+    return {label: each + (place < more) for place, label in enumerate(labels)}
 
 
 async def next_recipe(
     arms: Arms,
     recipe: Recipe,
     state: State,
-    learner: Learner,
+    pupil: Pupil,
     made: Made,
     rows: Sequence[SteeringRow],
     mined: Sequence[SteeringRow],
     number: int,
-    spent: Spending,
+    models: SteerModels,
 ) -> Recipe:
     """The next round's recipe, decided by the policies, whose notes are kept in `state`."""
-    loop, settings = arms.loop, arms.loop.recipe.improve
-    opened = SteerModels(loop.recipe, loop.home, loop.lake, loop.seeds, say, made.version.run_id, arms.seed + number)
-    async with opened as models:
-        decided = await decide(
-            Evidence(
-                number, settings.rounds, loop.labels, rows, judged_rows(learner, made.train), models.name,
-                teach=models.with_memory(state.taught), embed=encoder.find_embed()[0], student=learner.student.id,
-                mined=mined, failed=tuple(state.failed),
-            ),
-            settings, rows=sum(recipe.wanted().values()), after=made.version.version, before=state.weights,
-        )  # fmt: skip
-    spent.add(0, *models.spent)
+    loop, settings, asked = arms.loop, arms.loop.recipe.improve, recipe.wanted()
+    pool = await pupil.judged(made.train, models.score) if loop.kind.steered == LABELS else ()
+    decided = await decide(
+        Evidence(
+            number, settings.rounds, loop.labels, rows, pool, models.name,
+            teach=models.with_memory(state.taught), embed=encoder.find_embed()[0], student=pupil.student.id,
+            mined=mined, failed=tuple(state.failed), wanted=first_recipe(arms).wanted(),
+        ),
+        settings, rows=sum(asked.values()), after=made.version.version, before=state.weights,
+    )  # fmt: skip
     state.failed.append([row for row in mined if row.wrong])
-    state.weights = decided.weights
+    state.weights, state.left_out = decided.weights, decided.left_out
     state.summaries = decided.summaries
     for sentence in state.summaries:
         say(sentence)
     changed = _with(loop.recipe, arms, "steered", decided.wanted)
     changed = changed.model_copy(update={"steering": decided.steering, "gates": loop.recipe.gates})
-    return _judged_by(changed, learner.student) if settings.judge else changed
+    return _judged_by(changed, pupil.student) if settings.judge and loop.kind.steered == LABELS else changed
 
 
 def unsteered_recipe(arms: Arms, candidates: int) -> Recipe:
     """A recipe for that many candidates at once: only they can end the run."""
     recipe = arms.loop.recipe
-    each = math.ceil(candidates / len(recipe.wanted()))
+    wanted = evenly(candidates, recipe.wanted())
     limits = recipe.limits.model_copy(update={"candidates": candidates, "out_of_reach": "go_on", "min_yield": 0.0})
-    changed = _with(recipe, arms, "unsteered", dict.fromkeys(recipe.wanted(), each))
+    changed = _with(recipe, arms, "unsteered", wanted)
     return changed.model_copy(update={"limits": limits})
 
 
@@ -284,7 +267,7 @@ async def make_version(loop: Loop, recipe: Recipe, spent: Spending) -> Made | No
     if version is None:
         return None
     found = find_version(loop.lake, f"{version['dataset']}@{version['version']}")
-    material = read_version(loop.lake, found, loop.labels, artifacts.say)
+    material = loop.kind.version_rows(loop.lake, found, loop.labels, artifacts.say)
     return Made(found, material.rows["train"], material.rows["validation"], material.ids["validation"])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import statistics
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from graft.agents.methods.steps.draw import pool_of
 from graft.agents.roles.calibration import batch_means, calibrate
 from graft.agents.roles.generator import name_concepts
 from graft.agents.roles.labeler import is_vote, label_text
+from graft.agents.roles.reviewer import review_response
 from graft.data.lake import Lake
 from graft.flows.run_context import CallRecorder, open_gateway
 from graft.flows.teacher import teachers
@@ -20,25 +22,28 @@ from graft.schemas.errors import BudgetExhausted, CallFailed
 from graft.schemas.home import Home
 from graft.schemas.models import ModelSpec
 from graft.schemas.recipe import Recipe
-from graft.schemas.rows import Seed
+from graft.schemas.rows import Seed, Slot
 from graft.students.steer.base import Teach
 
 Shares = Mapping[str, float]
 
 
 class SteerModels:
-    """The recipe's generator and labelers, for `run_id`. After the block, `spent` is (calls, tokens, price in dollars).
+    """The recipe's generator and labelers. After the block, `spent` is (calls, tokens, price in dollars).
 
-    The price is None if any is unknown.
+    The price is None if any is unknown. Calls are recorded with `run_id`, the round's run; the recipe's caps hold for
+    all calls of `capped_as`, the loop, because a round that ended at its cap has nothing left for them.
     """
 
     def __init__(
         self, recipe: Recipe, home: Home, lake: Lake, seeds: Sequence[Seed], say: Callable[[str], None], run_id: str,
-        seed: int,
+        seed: int, capped_as: str, scored: MutableMapping[tuple[str, str], float | None],
     ) -> None:  # fmt: skip
         self._recipe, self._home, self._lake, self._say = recipe, home, lake, say
-        self._seeds, self._run_id, self._seed = seeds, run_id, seed
+        self._seeds, self._run_id, self._seed, self._capped_as = seeds, run_id, seed, capped_as
+        self._opening = asyncio.Lock()
         self._opened: Any = None
+        self._scored = scored
         self._recorder: CallRecorder | None = None
         self.spent: tuple[int, int, float | None] = (0, 0, 0.0)
 
@@ -81,6 +86,27 @@ class SteerModels:
             return [None] * len(texts)
         return [_mean([shares for shares in row if shares]) for row in zip(*judged, strict=True)]
 
+    async def score(self, instruction: str, response: str) -> float | None:
+        """The reviewers' mean score of a response, 0 to 10; None if none gave one, such as when a limit is reached.
+
+        No response is scored twice: the scores are kept in `scored`.
+        """
+        if (instruction, response) not in self._scored:
+            self._scored[instruction, response] = await self._mean_score(instruction, response)
+        return self._scored[instruction, response]
+
+    async def _mean_score(self, instruction: str, response: str) -> float | None:
+        ask, recipe = await self._ask(), self._recipe
+        slot = Slot(id="", run_id=self._run_id, shard=0, round=0, index=0, label="", seed=recipe.seed)
+        given: dict[str, Any] = {"recipe": recipe, "slot": slot, "instruction": instruction, "response": response}
+        try:
+            reviews = await asyncio.gather(*(review_response(ask, model=model, **given) for model in _judges(recipe)))
+        except BudgetExhausted as failure:
+            self._say(f"no score of a response: {failure.what}")
+            return None
+        means = [review.mean for review in reviews if review.mean is not None]
+        return statistics.fmean(means) if means else None
+
     async def _judged(self, model: ModelSpec, texts: Sequence[str]) -> list[Shares]:
         """One labeler's probabilities for each text; empty where it gave none. Raises BudgetExhausted."""
         ask, recipe = await self._ask(), self._recipe
@@ -105,9 +131,10 @@ class SteerModels:
         ]
 
     async def _ask(self) -> Ask:
-        if self._recorder is None:
-            self._opened = open_gateway(self._recipe, self._home, self._say, run_id=self._run_id)
-            self._recorder = CallRecorder((await self._opened.__aenter__()).call, self._run_id, "")
+        async with self._opening:
+            if self._recorder is None:
+                self._opened = open_gateway(self._recipe, self._home, self._say, run_id=self._capped_as)
+                self._recorder = CallRecorder((await self._opened.__aenter__()).call, self._run_id, "")
         return self._recorder.ask
 
     async def __aexit__(self, *error: Any) -> None:
@@ -125,10 +152,15 @@ class SteerModels:
 
 
 def _labelers(recipe: Recipe) -> Sequence[ModelSpec]:
-    """The models in the method's judging roles, without encoders; else the recipe's teachers."""
+    """The judges, else the recipe's teachers."""
+    return _judges(recipe) or teachers(recipe)
+
+
+def _judges(recipe: Recipe) -> Sequence[ModelSpec]:
+    """The models in the method's judging roles, without encoders."""
     judging = [role for role in method_of(recipe).roles_of(recipe) if not recipe.writes(role)]
     found = {model.name: model for role in judging for model in recipe.models_for(role) if model.provider != "encoder"}
-    return tuple(found.values()) or teachers(recipe)
+    return tuple(found.values())
 
 
 def _mean(given: Sequence[Shares]) -> Shares | None:

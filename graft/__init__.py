@@ -21,7 +21,7 @@ for `run` and `improve`, and an error that you can act on as one message.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,8 +110,9 @@ def teacher(
 def improve(
     recipe: str | Path, *, rounds: int | None = None, rows_per_round: int | None = None, seeds: int | None = None,
     test: str | Path | None = None, steer_on: str | Path | None = None, compare: bool | None = None,
+    policies: Sequence[str] | None = None,
 ) -> Improvement:  # fmt: skip
-    """Make rows in rounds, each steered by the last student's errors; arguments override the recipe's `improve:`.
+    """Make rows in rounds, steered by the last student's errors if policies are named; arguments override `improve:`.
 
     Raises the GraftErrors that the command line prints. A repetition continues, and repeats no finished work.
     """
@@ -125,6 +126,7 @@ def improve(
             flow(
                 str(recipe), rounds=rounds, rows_per_round=rows_per_round, seeds=seeds, compare=compare,
                 test=str(test) if test else None, steer_on=str(steer_on) if steer_on else None,
+                policies=None if policies is None else list(policies),
             )
         )  # fmt: skip
     return Improvement.model_validate({name: result[name] for name in Improvement.model_fields})

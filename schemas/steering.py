@@ -15,6 +15,9 @@ from graft.schemas.students import ClassScore
 
 Arm = Literal["steered", "unsteered"]
 
+NOTATION = ("| right: ", "| taken for: ")
+"""How a prompt notes a mistake behind its text (`steered.jinja`). Small generators copy it into what they write."""
+
 
 class SteerRow(Value):
     """An accepted row of an earlier round, or a row of the steering file, shown to the generator."""
@@ -59,8 +62,8 @@ class ImproveSettings(Value):
 
     rounds: int = Field(default=5, ge=1, le=100, description="maximum number of rounds; the first is not steered")
     policies: tuple[str, ...] = Field(
-        default=("hard_negatives", "domain_gap"),
-        description="policies that steer; the counts that they request are averaged",
+        default=(),
+        description="policies that steer; the counts that they request are averaged. Empty: rounds that nothing steers",
     )
     rows_per_round: int | None = Field(
         default=None,

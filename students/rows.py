@@ -22,13 +22,15 @@ from graft.schemas.rows import Seed
 class TrainRow:
     """One row. `soft` has a probability for each label, in the labels' order, summing to 1; None: only `label` counts.
 
-    `labels` are all true labels, for a student with several labels per text; empty: just `label`.
+    `labels` are all true labels, for a student with several labels per text; empty: just `label`. `response`: for a
+    student that learns to write it.
     """
 
     text: str
     label: str
     soft: tuple[float, ...] | None = None
     labels: tuple[str, ...] = ()
+    response: str = ""
 
     @property
     def pair(self) -> tuple[str, str]:

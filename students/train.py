@@ -31,7 +31,6 @@ from graft.students.select import select_rows
 if TYPE_CHECKING:
     from graft.data.scores.maths import Paired
     from graft.students.classifier import TextClassifier
-    from graft.students.fit import Fit
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 """Read when torch loads: waiting threads sleep. Spinning threads slow training tenfold beside a busy process."""
@@ -150,7 +149,6 @@ class _Job:
     validation: Sequence[TrainRow]
     head: Head
     settings: StudentSettings
-    encoder: Encoder
     home: Home
     dataset: str
     say: Say
@@ -195,8 +193,7 @@ def train_student(
     objective = objective_of(head, settings)
     checked = head.validation_rows(validation)
     test_rows = head.test_rows(test_rows, test_name, say)
-    encoder = find_encoder(settings.encoder)
-    job = _Job(test_rows, test_name, checked, head, settings, encoder, home, dataset, say)
+    job = _Job(test_rows, test_name, checked, head, settings, home, dataset, say)
     whole = len(job.validation) == len(validation_ids)  # rows of several labels a text were merged
     job = replace(job, test_ids=test_ids, validation_ids=validation_ids if whole else (), known=known)
     everything = head.training_rows([*seeds, *rows])
@@ -229,23 +226,13 @@ def learn(lesson: Lesson, home: Home, known: Callable[[str], Student | None], sa
     Raises GraftError as `students.fit.fit`.
     """
     encoder = find_encoder(lesson.settings.encoder)
-    found = _before(lesson, encoder, home, known, say)
-    if found is not None:
-        return Learner(home, found)
-    say(f"training on {len(lesson.rows)} rows")
-    return Learner(home, _trained(lesson, encoder, home, say)[0])
-
-
-def _before(
-    lesson: Lesson, encoder: Encoder, home: Home, known: Callable[[str], Student | None], say: Say
-) -> Student | None:
-    """The lesson's student if it is known and its weights lie in the home."""
     name = lesson.student_id(encoder)
     found = known(name)
-    if found is None or not (home.student(name) / "classifier.json").is_file():
-        return None
-    say(f"{name} has been trained before")
-    return found
+    if found is not None and (home.student(name) / "classifier.json").is_file():
+        say(f"{name} has been trained before")
+        return Learner(home, found)
+    say(f"training on {len(lesson.rows)} rows ({lesson.what})")
+    return Learner(home, _trained(lesson, encoder, home, say))
 
 
 def say_timed(model: TextClassifier, texts: Sequence[str]) -> tuple[Predicted, Speed]:
@@ -275,8 +262,8 @@ def say_timed(model: TextClassifier, texts: Sequence[str]) -> tuple[Predicted, S
     )  # fmt: skip
 
 
-def _trained(lesson: Lesson, encoder: Encoder, home: Home, say: Say) -> tuple[Student, Fit]:
-    """Train the lesson's student and write it, with thresholds if its head has some."""
+def _trained(lesson: Lesson, encoder: Encoder, home: Home, say: Say) -> Student:
+    """Train the lesson's student and write it, with thresholds if its head has some, and what training reported."""
     from graft.students.launch import train_classifier
 
     name = lesson.student_id(encoder)
@@ -287,12 +274,13 @@ def _trained(lesson: Lesson, encoder: Encoder, home: Home, say: Say) -> tuple[St
     if lesson.head.tuned_on_validation:
         _tune(made.model, lesson.tuning)
         made.model.save_facts(folder)
+    (folder / NOTE).write_text(made.note, encoding="utf-8")
     return Student(
         id=name, dataset=lesson.dataset, version=lesson.version, trained_on=lesson.trained_on,
         settings=lesson.settings, encoder_revision=encoder.revision, train_rows=len(lesson.rows), device=made.device,
         seconds=round(made.seconds, 2), tokens_per_second=made.tokens_per_second, peak_share=made.peak_share,
         path=folder.relative_to(home.root).as_posix(), created_at=utc_now(),
-    ), made  # fmt: skip
+    )  # fmt: skip
 
 
 def _tune(model: TextClassifier, rows: Sequence[TrainRow]) -> None:
@@ -316,13 +304,7 @@ def _one(job: _Job, trained_on: str, version: int | None, training: Sequence[Tra
     lesson = Lesson(
         job.dataset, version, training, validation, job.head, job.settings, trained_on, tuning=job.validation
     )  # fmt: skip
-    what = lesson.what
-    student = _before(lesson, job.encoder, job.home, job.known, job.say)
-    if student is None:
-        job.say(f"training on {len(training)} rows ({what})")
-        student, made = _trained(lesson, job.encoder, job.home, job.say)
-        (job.home.student(student.id) / NOTE).write_text(made.note, encoding="utf-8")
-    learner = Learner(job.home, student)
+    what, learner = lesson.what, learn(lesson, job.home, job.known, job.say)
     predicted, evaluation, checked = _judged(job, learner)
     note = (learner.folder / NOTE).read_text(encoding="utf-8") if (learner.folder / NOTE).is_file() else ""
     notes = [f"{what}: {note}"] if note else []

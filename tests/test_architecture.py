@@ -32,8 +32,6 @@ WORDS = frozenset((
 compared with them, or a kind is looked up by them."""
 NAMED = {
     ("schemas/binding.py", "gra"): "the method of a recipe that names none",
-    ("schemas/steering.py", "hard_negatives"): "a policy of a recipe that names none",
-    ("schemas/steering.py", "domain_gap"): "a policy of a recipe that names none",
     ("schemas/students.py", "sft"): "the stages of a recipe that names none",
     ("schemas/students.py", "dpo"): "the stages of a recipe that names none",
     ("students/heads/single.py", "cross_entropy"): "a head's objective in a recipe that names none",

@@ -17,6 +17,7 @@ from graft.data.gates.shared.near import NearIndex, jaccard
 from graft.data.gates.shared.semantic import clusters, drop_semantic_duplicates
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import GateResult, Proposal, Seed
+from graft.schemas.steering import Steering
 
 FRAGMENT = "Write one new message that a customer could send to the help desk of the shop."
 
@@ -108,6 +109,16 @@ def test_prompt_leak_scores_the_longest_run_and_reads_the_response() -> None:
     admission = Admission(recipe_of("instruction"), Needs(fragments=[FRAGMENT]))
     result = last(admission.screen(Proposal("Say something nice to me.", "Sure! " + FRAGMENT.upper(), "coding")))
     assert (result.rule, result.score) == ("prompt_fragment", 16.0)
+
+
+@pytest.mark.parametrize("tail", ["| right: refund | taken for: check-in", "| right: refund", "| Taken for: cardFee"])
+def test_a_steered_rounds_notation_of_a_mistake_is_a_piece_of_the_prompt(tail: str) -> None:
+    plain = recipe_of(label_leak=False)
+    steered = plain.model_copy(update={"steering": Steering(round=2, after=1)})
+    text = "You replaced the cracked mug without asking."
+    assert last(Admission(steered).screen(Proposal(text, None, "refund"))).passed
+    assert last(Admission(plain).screen(Proposal(f"{text} {tail}", None, "refund"))).passed
+    assert last(Admission(steered).screen(Proposal(f"{text} {tail}", None, "refund"))).rule == "prompt_fragment"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from itertools import takewhile
 from typing import Any
@@ -15,6 +16,7 @@ from graft.agents.roles.mixer import mix_request
 from graft.schemas.calls import CallRequest, Reply
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Seed, Slot
+from graft.schemas.steering import NOTATION
 
 LABELS = ("delivery", "refund", "account")
 WEAK = {"label": "refund", "precision": 0.5, "recall": 0.25, "f1": 1 / 3, "support": 12, "taken_for": "delivery"}
@@ -76,6 +78,7 @@ async def test_every_prompt_of_a_steered_round_shows_the_report_and_all_mistakes
                 n for n in range(6) if f"money {{{{ {n} }}}} never came | right: refund | taken for: delivery" in prompt
             ]
             assert shown == (list(range(6)) if label in ("refund", "delivery") else [])
+            assert all(mark in prompt for mark in NOTATION) or label == "account"
             assert ("van at the wrong door | right: delivery | taken for: refund" in prompt) == (label != "account")
 
 
@@ -105,6 +108,30 @@ def test_a_mistake_is_an_exemplar_of_its_slots_and_no_draw_can_miss_it() -> None
 @pytest.mark.parametrize("kind", ["gra", "promptmix"])
 async def test_a_round_without_report_and_mistakes_asks_as_an_unsteered_one(kind: str, style: str) -> None:
     plain, steered = recipe_of(kind, style), recipe_of(kind, style, partners={"refund": ["delivery"]})
+    bare = recipe_of(kind, style, concepts={})
     for label in LABELS:
-        assert await prompts_of(plain, label) == await prompts_of(steered, label)
-        assert slots_of(plain, label) == slots_of(steered, label)
+        words = [set(re.findall("[a-zA-Z]+", " ".join(await prompts_of(one, label)))) for one in (plain, steered)]
+        assert words[0] == words[1]
+        assert await prompts_of(bare, label) == await prompts_of(steered, label)
+        assert slots_of(bare, label) == slots_of(steered, label)
+
+
+@pytest.mark.parametrize("kind", ["gra", "promptmix"])
+def test_a_round_that_shows_nothing_new_draws_other_slots_than_the_last(kind: str) -> None:
+    rounds = [slots_of(recipe_of(kind, **steering), "refund") for steering in ({}, {"round": 2}, {"round": 3})]
+    seeds = [{slot.seed for slot in slots} for slots in rounds]
+    assert not seeds[0] & seeds[1] and not seeds[0] & seeds[2] and not seeds[1] & seeds[2]
+
+
+def test_a_chosen_instruction_is_shown_as_its_summary() -> None:
+    row = {"text": "Explain how a parcel is sent back.", "label": "shop", "response": "Pack it and post it."}
+    recipe = Recipe.model_validate({
+        "name": "desk", "models": [{"name": "m", "provider": "openai", "model": "m", "base_url": "http://127.0.0.1:1"}],
+        "task": {"kind": "instruction", "domains": [{"name": "shop"}]}, "seeds": {"rows": [row]},
+        "steering": {"round": 2, "after": 1, "exemplars": [row]},
+    })  # fmt: skip
+    seed = Seed.of(row["text"], "shop", row["response"]).model_copy(update={"keywords": ("a",), "summary": "returns"})
+    others = [Seed.of(f"seed {n}", "shop").model_copy(update={"summary": f"sum {n}"}) for n in range(9)]
+    for n in range(4):
+        slot = method_of(recipe).make_slot(Place("r", 0, 0, n, "shop"), Drawn(recipe, {"shop": [*others, seed]}))
+        assert slot.exemplars[0] == seed

@@ -145,7 +145,7 @@ def test_own_kinds_are_the_modules_of_their_folders() -> None:
     assert all(kind.name == name for name, kind in STUDENTS.all().items())
     assert set(STAGES.own) == {"dpo", "sft"}
     assert set(OBJECTIVES.own) == {"binary_cross_entropy", "cross_entropy", "distillation", "llkd"}
-    assert set(POLICIES.own) == {"domain_gap", "easy_to_hard", "hard_negatives", "weakness"}
+    assert set(POLICIES.own) == {"domain_gap", "easy_to_hard", "hard_negatives", "tapir", "weakness"}
 
 
 def test_a_kind_of_student_owns_its_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

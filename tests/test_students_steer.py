@@ -14,8 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from graft.schemas.kinds import POLICIES
 from graft.schemas.steering import ImproveSettings
 from graft.students.steer import (
+    AnsweredRow,
     Evidence,
     SteeringRow,
     decide,
@@ -24,6 +26,8 @@ from graft.students.steer import (
     hard_negatives,
     rows_of,
     shares_of,
+    steered_kind,
+    tapir,
     weakness,
 )
 
@@ -228,6 +232,53 @@ def test_easy_to_hard_shows_harder_rows_every_round_and_balances_labels() -> Non
         by_text = {row.text: row for row in pool}
         hardness.append(sum(easy_to_hard.difficulty(by_text[row.text]) for row in wish.exemplars))
     assert hardness == sorted(hardness) and hardness[0] < hardness[-1]
+
+
+def answered(text: str, label: str, behind: float) -> AnsweredRow:
+    return AnsweredRow(text, label, {}, None, f"answer to {text}", 8, 8 - behind)
+
+
+def test_an_instruction_is_hard_if_its_student_falls_behind_the_teacher() -> None:
+    rows = [answered("a", "delivery", behind) for behind in (-1, 0, 2, 2.5)]
+    assert [row.wrong for row in rows] == [False, False, False, True]
+    assert [row.cost for row in rows] == [0, 0, 2, 2.5]
+
+
+def test_tapir_shows_hard_instructions_and_asks_for_those_that_a_domain_lacks() -> None:
+    mined = [answered(f"d{n}", "delivery", 5) for n in range(8)] + [answered("r", "refund", 3)]
+    mined += [answered(f"a{n}", "account", 0) for n in range(4)]
+    wish = asyncio.run(tapir.wish(evidence([], mined=mined, wanted={"delivery": 4, "refund": 4, "account": 2})))
+    shown = Counter(row.label for row in wish.exemplars)
+    assert shown == {"delivery": tapir.EACH, "refund": 1} and all(row.response for row in wish.exemplars)
+    # 9 hard rows and 10 to come: 7.6 of delivery are wanted, which has 8, of refund 7.6, of account 3.8
+    assert wish.weights == pytest.approx({"delivery": 0, "refund": 6.6, "account": 3.8})
+    assert "9 of 13 instructions are hard" in wish.summary
+    assert wish == asyncio.run(
+        tapir.wish(evidence([], mined=mined[::-1], wanted={"delivery": 4, "refund": 4, "account": 2}))
+    )
+
+
+def test_tapir_leaves_out_more_easy_rows_in_every_round() -> None:
+    mined = [answered(f"a{n}", "account", 0) for n in range(40)] + [answered(f"d{n}", "delivery", 5) for n in range(5)]
+    left = []
+    for number in (1, 2, 3, 9):
+        wish = asyncio.run(tapir.wish(evidence([], mined=mined, round=number, wanted=dict.fromkeys(LABELS, 5))))
+        hard, easy = 5 + 15, 40 - len(wish.left_out)
+        assert wish.left_out <= {row.text for row in mined if not row.wrong}
+        assert hard / (hard + easy) >= tapir.hard_share(number) > hard / (hard + easy + 1)
+        left.append(len(wish.left_out))
+    assert left == [10, 27, 35, 35], "a fifth stays easy"
+
+
+def test_only_tapir_steers_students_that_respond() -> None:
+    steers = {name: steered_kind(POLICIES.get(name)) for name in POLICIES.own}
+    assert [name for name, what in steers.items() if what == "responses"] == ["tapir"]
+
+
+def test_without_a_policy_a_round_is_even_and_shows_nothing() -> None:
+    assert ImproveSettings().policies == ()
+    decided = asyncio.run(decide(evidence([judged("late", "delivery", "refund")]), ImproveSettings(), rows=9, after=1))
+    assert decided.wanted == dict.fromkeys(LABELS, 3) and not decided.steering.exemplars and not decided.summaries
 
 
 def test_policies_compose_into_one_steering() -> None:

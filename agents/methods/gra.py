@@ -124,11 +124,14 @@ class Gra(Method[GraSettings]):
         return with_attributes(slot.model_copy(update=own), attributes)
 
     async def prepare_seeds(self, context: Context) -> Sequence[Seed]:
-        """Instructions get their domain, keywords and summary."""
+        """Instructions get their domain, keywords and summary; so do the rows that a steered round shows."""
         if context.recipe.task.labelled:
             return context.seeds
-        most = self.settings(context.recipe).max_keywords
-        return await prepare_seeds(context.ask, context.recipe, context.seeds, most=most)
+        steering, most = context.recipe.steering, self.settings(context.recipe).max_keywords
+        shown = [Seed.of(row.text, row.label, row.response) for row in steering.exemplars] if steering else []
+        known = {seed.id for seed in context.seeds}
+        seeds = [*context.seeds, *(seed for seed in shown if seed.id not in known)]
+        return await prepare_seeds(context.ask, context.recipe, seeds, most=most)
 
     async def prepare(self, context: Context, drawn: Drawn) -> Prepared:
         """Let the generator propose attributes, unless the run has some, and calibrate the judges of labels."""

@@ -11,6 +11,7 @@ from graft.data.gates.shared.folding import words
 from graft.schemas.base import Value
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import GateResult, Proposal
+from graft.schemas.steering import NOTATION
 
 FRAGMENT_WORDS = 8
 """This many consecutive words shared with a fixed sentence of a prompt are no accident."""
@@ -25,7 +26,8 @@ class Settings(Value):
 class PromptLeakGate(Gate):
     """Rejects a text or response that repeats 8 or more words in a row of a prompt's fixed sentences.
 
-    The rule is `prompt_fragment`, the score the length of the longest repeated run in words.
+    In a steered round also one that repeats the notation of a mistake. The rule is `prompt_fragment`, the score the
+    length of the longest repeated run in words; 1 for the notation.
     """
 
     Settings, cost, name = Settings, 6, "prompt_leak"
@@ -33,6 +35,7 @@ class PromptLeakGate(Gate):
 
     def __init__(self, recipe: Recipe, needs: Needs) -> None:
         super().__init__(recipe, needs)
+        self._notation = NOTATION if recipe.steering else ()
         self._runs = {run for fragment in needs.fragments for run in _runs(words(fragment))}
 
     @classmethod
@@ -42,6 +45,9 @@ class PromptLeakGate(Gate):
 
     def check(self, proposal: Proposal) -> GateResult:
         """See the class."""
+        for part in proposal.parts if self._notation else ():
+            if copied := next((mark for mark in self._notation if mark in f"{part.casefold()} "), ""):
+                return self.failed("prompt_fragment", f"repeats our prompt: '{copied.strip()}'", 1.0)
         for part in proposal.parts if self._runs else ():
             longest, current, start, at = 0, 0, 0, 0
             spoken = words(part)

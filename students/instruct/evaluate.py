@@ -1,4 +1,4 @@
-"""Likelihood of responses under a causal model: nats per token, and preferences between pairs. Loads torch."""
+"""Responses of a causal model, and the likelihood of given ones: nats per token, preferences. Loads torch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from graft.students.encoder import quiet_transformers
-from graft.students.instruct.data import IGNORED, Encoded
+from graft.students.instruct.data import IGNORED, Encoded, chat
 
 Likelihood = tuple[float, int]
 """The summed log-probability of a response's tokens, in nats, and how many they are."""
@@ -72,3 +72,31 @@ def preferred(chosen: Sequence[Likelihood], rejected: Sequence[Likelihood]) -> f
         return None
     better = [a / max(1, n) > b / max(1, m) for (a, n), (b, m) in zip(chosen, rejected, strict=True)]
     return sum(better) / len(better)
+
+
+AT_ONCE = 8
+"""Instructions that are responded to together."""
+
+
+@torch.inference_mode()
+def respond(model: Any, tokenizer: Any, instructions: Sequence[str], most: int) -> list[str]:
+    """The greedy response to each instruction, of at most `most` tokens; prompts are cut to as many."""
+    model.eval()
+    found = [""] * len(instructions)
+    prompts = [chat(tokenizer, text, "")[0] for text in instructions]
+    order = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))
+    with quiet_transformers():
+        for start in range(0, len(order), AT_ONCE):
+            part = order[start : start + AT_ONCE]
+            given = tokenizer(
+                [prompts[place] for place in part], add_special_tokens=False, padding=True, padding_side="left",
+                truncation=True, max_length=most, return_tensors="pt",
+            ).to(next(model.parameters()).device)  # fmt: skip
+            made = model.generate(
+                input_ids=given["input_ids"], attention_mask=given["attention_mask"], max_new_tokens=most,
+                do_sample=False, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
+            )  # fmt: skip
+            texts = tokenizer.batch_decode(made[:, given["input_ids"].shape[1] :], skip_special_tokens=True)
+            for place, text in zip(part, texts, strict=True):
+                found[place] = text.strip()
+    return found

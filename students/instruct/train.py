@@ -68,12 +68,13 @@ class Held:
 
 def train_instruct_student(
     turns: Sequence[Turn], pairs: Sequence[Pair], held: Held, *, settings: StudentSettings, home: Home, dataset: str,
-    version: int | None, say: Say,
+    version: int | None, say: Say, known: Callable[[str], Student | None] = lambda name: None,
 ) -> InstructReport:  # fmt: skip
     """Train stage by stage on turns and pairs; write to `home.students/<id>/`; evaluate.
 
-    The folder appears whole or not at all; a killed training resumes from the checkpoints beside it. Raises GraftError
-    if there is nothing to learn from or training diverges, and the errors of `find_base`.
+    The folder appears whole or not at all; a killed training resumes from the checkpoints beside it. A student that
+    `known` finds by its id, and whose folder is there, is evaluated, not trained again. Raises GraftError if there is
+    nothing to learn from or training diverges, and the errors of `find_base`.
     """
     base = find_base(settings.instruct.base, home.models, say)
     tokenizer = load_tokenizer(base)
@@ -87,19 +88,19 @@ def train_instruct_student(
     stages = stages_of(settings)
     used = pairs if any(stage.pairs for stage in stages) else ()
     name = _identity(taught, used, settings, base, dataset, version)
-    folder = home.student(name)
-    staging = folder.with_name(name + ".partial")
-    course = Course(base, tokenizer, rows, used, settings, say)
-    say(f"training {base.name} on {len(rows)} rows ({_how(settings)})")
-    ended, made, notes = _trained(course, stages, staging)
-    _publish(made, folder, staging)
-    student = Student(
-        id=name, dataset=dataset, version=version, trained_on="version", settings=settings,
-        encoder_revision=base.revision, train_rows=len(rows), device=ended[0].device,
-        seconds=round(sum(each.seconds for each in ended), 2),
-        tokens_per_second=_speed(ended), peak_share=_peak_share(course, ended),
-        path=folder.relative_to(home.root).as_posix(), created_at=utc_now(),
-    )  # fmt: skip
+    course, folder = Course(base, tokenizer, rows, used, settings, say), home.student(name)
+    student, notes = known(name), list[str]()
+    if student is None or not folder.is_dir():
+        say(f"training {base.name} on {len(rows)} rows ({_how(settings)})")
+        ended, made, notes = _trained(course, stages, folder.with_name(name + ".partial"))
+        _publish(made, folder)
+        student = Student(
+            id=name, dataset=dataset, version=version, trained_on="version", settings=settings,
+            encoder_revision=base.revision, train_rows=len(rows), device=ended[0].device,
+            seconds=round(sum(each.seconds for each in ended), 2),
+            tokens_per_second=_speed(ended), peak_share=_peak_share(course, ended),
+            path=folder.relative_to(home.root).as_posix(), created_at=utc_now(),
+        )  # fmt: skip
     evaluation = _evaluated(course, name, folder, held)
     if evaluation is None:
         notes.append("the version has no row outside its training split: the student is not evaluated")
@@ -181,8 +182,9 @@ def _save(ended: Ended, tokenizer: Any, folder: Path, facts: str) -> None:
         raise
 
 
-def _publish(made: Path, folder: Path, staging: Path) -> None:
-    """Rename the last stage's folder to the student's, and remove the files beside it."""
+def _publish(made: Path, folder: Path) -> None:
+    """Rename the last stage's folder to the student's, and remove the other stages' beside it."""
+    staging = made.parent
     (made / "stage.json").unlink()
     (made / "README.md").unlink(missing_ok=True)  # a template's card; ours is written by the card's own module
     old = folder.with_name(folder.name + ".old")

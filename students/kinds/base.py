@@ -19,10 +19,14 @@ from graft.schemas.errors import GraftError, NotFound
 from graft.schemas.home import Home
 from graft.schemas.kinds import STUDENTS
 from graft.schemas.recipe import Recipe
+from graft.schemas.rows import Seed
 from graft.schemas.sections import Table
+from graft.schemas.steering import ImproveSettings
 from graft.schemas.students import Evaluation, Student, StudentSettings, TeacherScore
 from graft.students.predict import Engine, Predictor
 from graft.students.report import Report
+from graft.students.rows import Material, TrainRow
+from graft.students.steer.base import Judge, SteeringRow
 
 Pairs = Sequence[tuple[str, str]]
 """(text, label) pairs."""
@@ -67,6 +71,70 @@ class Exported:
     bytes: int
 
 
+@dataclass(frozen=True)
+class Term:
+    """Inputs that the students of a loop share. `settings` have the loop's seed; `test` is the held-out file."""
+
+    lake: Lake
+    home: Home
+    settings: StudentSettings
+    labels: Sequence[str]
+    test: Pairs
+    test_name: str
+    say: Callable[[str], None]
+
+
+class Pupil(ABC):
+    """The student of one round of a loop."""
+
+    student: Student
+
+    @abstractmethod
+    def tested(self, validation: Sequence[TrainRow], ids: Sequence[str]) -> tuple[float, tuple[float, ...]]:
+        """Its score on the held-out file, 0 to 1, with its 95% interval, empty if there is none.
+
+        Evaluations are stored, also that on the version's validation rows with their ids, if the kind has such.
+        """
+
+    @abstractmethod
+    async def judged(self, rows: Sequence[TrainRow], judge: Judge) -> list[SteeringRow]:
+        """Rows with its answers. `judge` scores responses, for a kind that needs it."""
+
+    @abstractmethod
+    async def mined(self, rows: Sequence[TrainRow], judge: Judge) -> Sequence[SteeringRow]:
+        """The rows it has learned from, judged so that its mistakes show."""
+
+
+class InRounds(ABC):
+    """The part of a kind of student in a loop (`graft improve`).
+
+    Attributes:
+        steered: what its students give, and policies must suit: `steer.base.LABELS` or RESPONSES
+    """
+
+    steered: ClassVar[str]
+
+    @abstractmethod
+    def held_out(self, file: Path, settings: StudentSettings, labels: Sequence[str]) -> list[tuple[str, str]]:
+        """A file's texts, each with its label or response. Raises InputInvalid."""
+
+    @abstractmethod
+    def seed_rows(self, seeds: Sequence[Seed]) -> list[TrainRow]:
+        """The seeds that a student can learn from."""
+
+    @abstractmethod
+    def version_rows(
+        self, lake: Lake, found: DatasetVersion, labels: Sequence[str], say: Callable[[str], None]
+    ) -> Material:
+        """A version's rows, by split."""
+
+    @abstractmethod
+    def learn(
+        self, term: Term, dataset: str, version: int | None, rows: Sequence[TrainRow], validation: Sequence[TrainRow]
+    ) -> Pupil:
+        """The student of these rows, stored in the lake; one that is there already is not trained again."""
+
+
 class StudentKind(ABC):
     """One kind of student.
 
@@ -89,12 +157,12 @@ class StudentKind(ABC):
     def lies_in(self, folder: Path) -> bool:
         """Return True if a student of this kind lies in the folder, trained or exported."""
 
-    def check_steering(self, settings: StudentSettings) -> None:
-        """Check that a loop (`graft improve`) can be steered by such students. Raises GraftError unless a kind
-        overrides it."""
+    def in_rounds(self, settings: StudentSettings, improve: ImproveSettings) -> InRounds:
+        """Its part in a loop (`graft improve`). Raises GraftError if such students cannot be steered: no kind's can
+        unless it overrides this.
+        """
         raise GraftError(
-            f"improve steers students that predict labels, not {self.noun}", where="task.kind",
-            fix="graft run and graft train",
+            f"improve cannot steer {self.noun}", where="task.kind", fix="graft run and graft train",
         )  # fmt: skip
 
     def tables(self, lake: Lake, dataset: str | None = None, version: int | None = None) -> tuple[Table, ...]:

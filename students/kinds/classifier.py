@@ -16,10 +16,12 @@ from graft.schemas.errors import GraftError, NotFound
 from graft.schemas.home import Home
 from graft.schemas.load import resolve_path
 from graft.schemas.recipe import Recipe
+from graft.schemas.steering import ImproveSettings
 from graft.schemas.students import Evaluation, Student, StudentSettings
 from graft.students.encoder import BUILT_IN, find_encoder
 from graft.students.heads import Head, Rule, head_of
 from graft.students.kinds.base import Exported, StudentKind, Training
+from graft.students.label_rounds import LabelsInRounds
 from graft.students.objectives.base import objective_of
 from graft.students.predict import FACTS, Engine, Predictor, is_student
 from graft.students.rows import Material, of_seeds, read_version
@@ -64,12 +66,13 @@ class Classifier(StudentKind):
         """It has a file with its labels."""
         return is_student(folder)
 
-    def check_steering(self, settings: StudentSettings) -> None:
+    def in_rounds(self, settings: StudentSettings, improve: ImproveSettings) -> LabelsInRounds:
         """Students of one label a text can steer."""
         if settings.multi_label is not None:
             raise GraftError(
                 "improve steers students of one label a row", where="student.multi_label", fix="leave it out"
             )
+        return LabelsInRounds()
 
     def open(self, student: Student, home: Home, evaluations: Sequence[Evaluation], engine: Engine) -> Predictor:
         """The export in GRAFT_HOME/exports if it is there and no older than the student, else its own folder.

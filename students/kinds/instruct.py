@@ -14,8 +14,10 @@ from graft.schemas.errors import GraftError
 from graft.schemas.kinds import METHODS
 from graft.schemas.rows import Candidate
 from graft.schemas.sections import Column, Table
-from graft.schemas.students import InstructSettings
+from graft.schemas.steering import ImproveSettings
+from graft.schemas.students import InstructSettings, StudentSettings
 from graft.students.instruct.data import Pair, Turn, pairs_of, rationale_of
+from graft.students.instruct.rounds import ResponsesInRounds
 from graft.students.instruct.train import Held, InstructReport, train_instruct_student
 from graft.students.kinds.base import StudentKind, Training
 from graft.students.predict import is_student
@@ -44,6 +46,15 @@ class Instruct(StudentKind):
         if report.evaluation:
             lake.save_instruct_evaluation(report.evaluation)
         return report
+
+    def in_rounds(self, settings: StudentSettings, improve: ImproveSettings) -> ResponsesInRounds:
+        """Students whose responses reviewers score can steer, by the version's own validation rows."""
+        if improve.steer_on:
+            raise GraftError(
+                "a loop of instruction students is steered by its versions' validation rows", where="improve.steer_on",
+                fix="leave it out; splits.validation decides how many rows that are",
+            )  # fmt: skip
+        return ResponsesInRounds()
 
     def tables(self, lake: Lake, dataset: str | None = None, version: int | None = None) -> tuple[Table, ...]:
         """Loss beside that of each student's base model."""

@@ -13,19 +13,26 @@ from types import MappingProxyType
 
 from graft.schemas.kinds import POLICIES
 from graft.schemas.steering import ImproveSettings, Steering, SteerRow
-from graft.students.steer.base import Evidence, Policy, SteeringRow, Wish
+from graft.students.steer.base import AnsweredRow, Evidence, OnResponses, Policy, SteeringRow, Wish, steered_kind
 
-__all__ = ["Decided", "Evidence", "Policy", "SteeringRow", "Wish", "decide", "rows_of", "shares_of"]
+__all__ = [
+    "AnsweredRow", "Decided", "Evidence", "OnResponses", "Policy", "SteeringRow", "Wish", "decide", "rows_of",
+    "shares_of", "steered_kind",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Decided:
-    """The next round: its steering, the requested rows of each label, each policy's weights and its sentence."""
+    """The next round: its steering, the requested rows of each label, each policy's weights and its sentence.
+
+    `left_out`: texts of rows that the next student does not learn from.
+    """
 
     steering: Steering
     wanted: dict[str, int]
     weights: dict[str, Mapping[str, float]]
     summaries: tuple[str, ...]
+    left_out: frozenset[str] = frozenset()
 
 
 async def decide(
@@ -50,7 +57,8 @@ async def decide(
     )  # fmt: skip
     summaries = tuple(f"{name}: {wish.summary}" for name, wish in wishes.items())
     own = {name: wish.weights for name, wish in wishes.items()}
-    return Decided(steering, rows_of(weights, rows), own, summaries)
+    left_out = frozenset[str]().union(*(wish.left_out for wish in wishes.values()))
+    return Decided(steering, rows_of(weights, rows), own, summaries, left_out)
 
 
 def _once(rows: Sequence[SteerRow]) -> tuple[SteerRow, ...]:

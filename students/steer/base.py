@@ -1,7 +1,8 @@
 """The contract of a policy: evidence on a student after a round, and a wish for the next round.
 
-A policy is an async function from `Evidence` to a `Wish`, one file each, which holds it as `KIND`. It may use a model
-to name things (`Evidence.name`); it touches neither the lake nor Prefect. Policies only weigh: `steer.decide` counts.
+A policy is an async function from `Evidence` to a `Wish`, one file each, which holds it as `KIND`; one for students
+that write responses is wrapped in `OnResponses`. It may use a model to name things (`Evidence.name`); it touches
+neither the lake nor Prefect. Policies only weigh: `steer.decide` counts.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from graft.agents.local.encoder import Embed
 from graft.schemas.steering import ReportedClass, SteerRow
@@ -18,6 +20,15 @@ Name = Callable[[str, Sequence[str]], Awaitable[tuple[str, ...]]]
 
 Teach = Callable[[Sequence[str]], Awaitable[Sequence[Mapping[str, float] | None]]]
 """Texts to the labelers' mean probabilities of the labels, one for each text; None for a text that none judged."""
+
+Judge = Callable[[str, str], Awaitable[float | None]]
+"""(instruction, response) to the reviewers' mean score, 0 to 10; None if none gave one."""
+
+LABELS, RESPONSES = "labels", "responses"
+"""What the students of a policy give."""
+
+HARD = 2.0
+"""Points of the reviewers' scale beyond which an instruction is hard: so far is the student's response behind."""
 
 LEAST = 1e-6
 """Lower bound of a probability before its logarithm."""
@@ -54,6 +65,38 @@ class SteeringRow:
         """Negative log-probability of the row's label, in nats."""
         return -math.log(max(shares.get(self.label, 0.0), LEAST))
 
+    @property
+    def cost(self) -> float:
+        """What the loop lowers: the student's loss, in nats."""
+        return self.loss(self.student)
+
+
+@dataclass(frozen=True)
+class AnsweredRow(SteeringRow):
+    """An instruction whose response by the teacher and by the student the same reviewers scored, 0 to 10 each.
+
+    `student` and `teacher` are empty: there is no distribution. `label` is the instruction's domain.
+    """
+
+    response: str = ""
+    taught: float = 0.0
+    given: float = 0.0
+
+    @property
+    def behind(self) -> float:
+        """TAPIR's model fitting difficulty: the teacher's score minus the student's."""
+        return self.taught - self.given
+
+    @property
+    def wrong(self) -> bool:
+        """True if the instruction is hard for the student."""
+        return self.behind > HARD
+
+    @property
+    def cost(self) -> float:
+        """What the loop lowers: the points that the student is behind; 0 if it is ahead."""
+        return max(0.0, self.behind)
+
 
 async def no_teacher(texts: Sequence[str]) -> Sequence[Mapping[str, float] | None]:
     """The answer of a `Teach` without a labeler."""
@@ -69,6 +112,8 @@ class Evidence:
     this policy's own weights of the round before; empty before its first decision. `failed` has the wrong
     rows of `mined` of each earlier round.
     `student` is the id of the round's student, `embed` gives unit vectors of texts, if an encoder is installed.
+    `wanted` are the rows of each label that the recipe wants of a round. Rows of students that write responses are
+    `AnsweredRow`s.
     """
 
     round: int
@@ -83,6 +128,7 @@ class Evidence:
     mined: Sequence[SteeringRow] = ()
     failed: Sequence[Sequence[SteeringRow]] = ()
     weights: Mapping[str, float] = field(default_factory=dict)
+    wanted: Mapping[str, int] = field(default_factory=dict)
 
     def of(self, label: str) -> list[SteeringRow]:
         """The steering rows of a label."""
@@ -95,6 +141,7 @@ class Wish:
 
     Exemplars with `taken_for` are mistakes: every slot of their label shows them all, with the `report`. `medium`: rows
     about concepts are kept only if judges agree on them and the student finds them neither easy nor too hard.
+    `left_out`: texts of rows that the next student does not learn from.
     """
 
     weights: Mapping[str, float] = field(default_factory=dict)
@@ -103,6 +150,7 @@ class Wish:
     concepts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     medium: bool = False
     partners: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    left_out: frozenset[str] = frozenset()
     summary: str = ""
 
 
@@ -113,3 +161,20 @@ def shown(rows: Sequence[SteeringRow]) -> tuple[SteerRow, ...]:
 
 Policy = Callable[[Evidence], Awaitable[Wish]]
 """Type of a policy module's `KIND`."""
+
+
+@dataclass(frozen=True)
+class OnResponses:
+    """A policy for students that write responses."""
+
+    wish: Policy
+    steers: ClassVar[str] = RESPONSES
+
+    async def __call__(self, evidence: Evidence) -> Wish:
+        """The policy's wish."""
+        return await self.wish(evidence)
+
+
+def steered_kind(policy: Policy) -> str:
+    """What the students that a policy steers give: LABELS, unless it says otherwise."""
+    return str(getattr(policy, "steers", LABELS))

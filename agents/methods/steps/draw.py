@@ -136,8 +136,12 @@ class Roles:
 
 
 def seed_of(recipe: Recipe, place: Place, *more: object) -> int:
-    """A place's random seed. It is independent of the run's id, so that runs of similar recipes share their calls."""
-    return int(stable_hash(recipe.seed, place.round, place.shard, place.label, place.index, *more), 16) % 2**31
+    """A place's random seed. It is independent of the run's id, so that runs of similar recipes share their calls.
+
+    Each round of a loop has its own: a round whose prompts are those of the last would repeat its rows.
+    """
+    loop = [f"round {recipe.steering.round}"] if recipe.steering else []
+    return int(stable_hash(recipe.seed, place.round, place.shard, place.label, place.index, *more, *loop), 16) % 2**31
 
 
 def slot_id(place: Place) -> str:
@@ -165,8 +169,10 @@ def shots(drawn: Drawn, label: str, count: int, rng: random.Random) -> list[Seed
     """
     steering = drawn.recipe.steering
     chosen = [row for row in steering.exemplars if row.label == label] if steering and count else []
-    found = [Seed.of(row.text, row.label, row.response) for row in chosen if row.taken_for]
-    others = [Seed.of(row.text, row.label, row.response) for row in chosen if not row.taken_for]
+    summarised = {seed.text: seed for seed in drawn.pool.get(label, ()) if seed.summary}
+    seeds = [summarised.get(row.text) or Seed.of(row.text, row.label, row.response) for row in chosen]
+    found = [seed for seed, row in zip(seeds, chosen, strict=True) if row.taken_for]
+    others = [seed for seed, row in zip(seeds, chosen, strict=True) if not row.taken_for]
     for rows in (others, list(drawn.pool.get(label, ()))):
         shown = {row.text for row in found}
         left = [row for row in rows if row.text not in shown]
