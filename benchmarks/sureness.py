@@ -2,7 +2,8 @@
 
 The recipe's reviewers judge every text of a labelled file, calibrated on these texts without their labels. Each text
 is then proposed twice: under its own label, as by a generator that succeeded, and under the likeliest wrong one, as by
-one that failed. Then the reviewers' agreement over 30 of the texts, by the share of wrong labels. Defaults:
+one that failed. Then bounds that are `auto`, calibrated on a part of the texts and measured on the others, and the
+reviewers' agreement over 30 of the texts, by the share of wrong labels. Defaults:
 recipes/topics.yaml and its handwritten test (a minute on two quiet cores, no download).
 """
 
@@ -17,6 +18,8 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from graft.agents.methods.base import Bounds
+from graft.agents.methods.steps.bounds import FIXED, Known, Sureness, chosen
 from graft.agents.methods.steps.panel import decide
 from graft.agents.roles.calibration import batch_means, calibrate
 from graft.agents.roles.choice import judge_label
@@ -82,11 +85,44 @@ def main() -> None:
         )
         print(f"{least:15.2f}  {margin:10.2f}  {right:11.1%}  {false:21.1%}")
 
+    _print_auto(judged, softs, [row["label"] for row in rows], wrong)
+    if len(judged[0]) < 2:
+        return
     print("\nwrong labels  median alpha of 30 texts  runs stopped")
     for share in (0.0, 0.3, 0.6):
         found = sorted(_alpha(judged, [row["label"] for row in rows], share, seed) for seed in range(DRAWS))
         stopped = sum(alpha < -CHANCE_Z / math.sqrt(30) for alpha in found) / DRAWS
         print(f"{share:12.0%}  {found[DRAWS // 2]:24.2f}  {stopped:12.1%}")
+
+
+def _print_auto(
+    judged: Sequence[Judged], softs: Sequence[dict[str, float]], labels: list[str], wrong: list[str]
+) -> None:
+    """Bounds calibrated on a random part of the texts (`auto`), and what they accept of the others."""
+    print("\nauto: known texts  bounds found  median bounds  right label  likeliest wrong label")
+    settings, rng = Sureness(min_probability="auto", min_margin="auto"), random.Random(1)
+    cases = [[_case(soft, label, right=right) for label, right in ((own, True), (other, False))]
+             for soft, own, other in zip(softs, labels, wrong, strict=True)]  # fmt: skip
+    for size in (12, 24, 48, 96):
+        found, shares = list[Bounds](), list[tuple[float, float]]()
+        for _ in range(DRAWS // 4):
+            places = rng.sample(range(len(labels)), len(labels))
+            picked = chosen([case for place in places[:size] for case in cases[place]], settings)
+            least, margin = settings.bounds(picked)
+            found += [picked] if picked else []
+            right, false = (
+                [accepted(judged[place], softs[place], names[place], least, margin) for place in places[size:]]
+                for names in (labels, wrong)
+            )
+            shares.append((sum(right) / len(right), sum(false) / len(false)))
+        middle = Bounds(*(sorted(values)[len(found) // 2] for values in zip(*found, strict=True))) if found else FIXED
+        right_share, false_share = (sum(values) / len(shares) for values in zip(*shares, strict=True))
+        print(f"{size:17}  {len(found) / len(shares):12.0%}  {middle.min_probability:6.2f} {middle.min_margin:6.2f}  "
+              f"{right_share:11.1%}  {false_share:21.1%}")  # fmt: skip
+
+
+def _case(soft: Mapping[str, float], label: str, *, right: bool) -> Known:
+    return Known(soft[label], soft[label] - max(value for name, value in soft.items() if name != label), right)
 
 
 def _alpha(judged: Sequence[Judged], labels: Sequence[str], wrong: float, seed: int) -> float:

@@ -31,6 +31,13 @@ def label(
     name: Annotated[str | None, typer.Option("--name", "-n", help="name of the dataset")] = None,
     column: Annotated[str | None, typer.Option(help="column of the texts; default: detected")] = None,
     most: Annotated[int | None, typer.Option(min=1, help="texts to label: those that represent all best")] = None,
+    order: Annotated[
+        str | None, typer.Option(help="diverse (default), given, or uncertain: also what a quick student finds hard")
+    ] = None,
+    margin_of_error: Annotated[
+        float | None,
+        typer.Option("--margin-of-error", help="stop once a quick student's held-out accuracy is this sure: 0.05"),
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(help="without a recipe: a built-in model, a .gguf file, MODEL@http://host/v1, or provider/model"),
@@ -54,7 +61,7 @@ def label(
         what = "give either a recipe or labels" if recipe else "the labels are missing"
         raise InputInvalid([Problem("--labels", None, "", what, f"{EXAMPLE}, or --recipe RECIPE")])
     _, mapped = open_texts(file, column)  # a missing file or column is reported before anything is written
-    asked = {"text_column": column, "most": most}
+    asked = {"text_column": column, "most": most, "order": order, "margin_of_error": margin_of_error}
     given = {field: value for field, value in asked.items() if value is not None}
     if recipe:
         target, made = _derived(recipe, name, Path(file), given, top_up=top_up)

@@ -59,6 +59,8 @@ def _outcome(run: dict[str, Any], version: dict[str, Any] | None, result: dict[s
     if run["shortfall"] and version:
         short = ", ".join(f"{label} {count}" for label, count in list(run["shortfall"].items())[:8])
         lines.append(f"  short of the target (stopped by {run['stopped_by']}): {short}")
+    if left := run["counts"].get("texts_left"):
+        lines.append(f"  {left:,} texts have no label: fewer gave the requested margin of error")
     if result.get("repeated"):
         return [*lines, "  nothing has changed since the run that made it: no call was made"]
     out = sorted((row for row in result.get("funnel") or () if row["status"] != "accepted"), key=lambda r: -r["rows"])

@@ -10,7 +10,8 @@ from graft.agents.gateway.ledger import FREE, cost_of
 from graft.agents.methods import Calls, method_of
 from graft.agents.methods.steps.sizes import CHARS_PER_TOKEN
 from graft.data.verdicts import verdict_of
-from graft.flows.given import digests, read_given
+from graft.flows.batches import ASSUMED_LABELLED, at_most
+from graft.flows.given import digests
 from graft.flows.plan import read_recipe, run_id_of
 from graft.flows.run_context import models_used, weighed
 from graft.schemas.base import Value
@@ -20,9 +21,6 @@ from graft.schemas.models import ModelSpec
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Seed
 from graft.schemas.verdict import one_line
-
-ASSUMED_LABELLED = 0.8
-"""Assumed share of a person's texts that get a label."""
 
 
 class Step(Value):
@@ -56,7 +54,7 @@ def estimate_recipe(name: str) -> Estimate:
     method = method_of(recipe)
     traits = method.traits(recipe)
     share, source = _yield(recipe, seeds, file, traits.assumed_yield)
-    texts = read_given(recipe, file).rows[: recipe.limits.candidates]
+    given, texts = method.source(recipe), at_most(recipe, file)
     labelled = math.floor(ASSUMED_LABELLED * len(texts))
     rows = max(sum(method.wanted(recipe).values()), labelled)
     wanted = sum(recipe.made(method.wanted(recipe)).values())
@@ -75,6 +73,7 @@ def estimate_recipe(name: str) -> Estimate:
         steps=tuple(steps),
         assumptions=(
             *((f"{ASSUMED_LABELLED:.0%} of {len(texts):,} texts get a label",) if texts else ()),
+            *((_earlier(given.margin_of_error),) if given and given.margin_of_error else ()),
             *((f"yield {share:.0%} ({source})",) if candidates or not texts else ()),
             *traits.assumptions,
             f"{CHARS_PER_TOKEN} characters per token; early exit and the journal can only lower the figures",
@@ -109,6 +108,10 @@ def _advice(name: str, recipe: Recipe, seeds: list[Seed]) -> list[str]:
     verdict = verdict_of(Home.find(), recipe, seeds)
     ask = f"whether rows would help is not known yet: graft teacher {name} tells before anything is spent"
     return [one_line(verdict) if verdict else ask]
+
+
+def _earlier(margin: float) -> str:
+    return f"labelling ends sooner if a quick student's accuracy is far from 50%: at ±{100 * margin:g} points"
 
 
 def _priced(recipe: Recipe, made: Calls) -> Step:

@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from graft.agents.local import encoder
 from graft.agents.methods import TextSource, method_of
@@ -55,7 +55,8 @@ def read_given(
     """The texts that the recipe labels; none if its method writes all rows.
 
     Of more texts than `most` a representative choice is taken, or a random one without the encoder. It is kept in
-    `folder`, the run's, so that a later start needs no vectors; without a folder the choice is the first ones.
+    `folder`, the run's, so that a later start needs no vectors; without a folder the choice is the first ones. A source
+    with batches gets all texts: `flows.batches` chooses among them.
     """
     source = method_of(recipe).source(recipe)
     if source is None:
@@ -64,7 +65,7 @@ def read_given(
     for name in ("repeated", "unusable"):
         if count := found.counts[f"texts_{name}"]:
             say(f"{count:,} of {found.counts['texts_read']:,} texts are {name}: left out")
-    if source.most is None or source.most >= len(found.rows):
+    if source.batches or source.most is None or source.most >= len(found.rows):
         return Given(found.rows, found.counts)
     if not source.spread or folder is None:
         return Given(found.rows[: source.most], found.counts)
@@ -87,11 +88,16 @@ def _chosen(
     else:
         chosen = _spread(rows, most, seed, embed, say)
     picked = tuple(rows[place] for place in chosen)
+    keep(memory, [row.id for row in picked])
+    return picked
+
+
+def keep(memory: Path, chosen: Sequence[Any]) -> None:
+    """Write the ids of chosen texts to a run's file, atomically."""
     memory.parent.mkdir(parents=True, exist_ok=True)
     beside = memory.with_suffix(".tmp")
-    beside.write_text(json.dumps([row.id for row in picked]), encoding="utf-8")
+    beside.write_text(json.dumps(chosen), encoding="utf-8")
     beside.replace(memory)
-    return picked
 
 
 def _spread(

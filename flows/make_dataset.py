@@ -18,7 +18,7 @@ from graft.data.lake import Lake
 from graft.data.seeds import register_evaluation_files
 from graft.data.versions import plain_rows, published_texts
 from graft.data.versions import version as find_version
-from graft.flows import artifacts, given, live, logs, pause, rounds, stopping
+from graft.flows import artifacts, batches, given, live, logs, pause, rounds, stopping
 from graft.flows.collector import calm_collector
 from graft.flows.dedup import choose, missing, redecide, settle_round
 from graft.flows.engine import Flow, flow_run, task
@@ -135,7 +135,8 @@ async def _make(recipe: Recipe, file: Path, seeds: list[Seed], home: Home, lake:
     progress = begin(Progress(recipe.name, run_id, method_of(recipe).wanted(recipe)))
     say: Say = lambda text: _say(progress, text)  # noqa: E731
     texts = await asyncio.to_thread(given.read_given, recipe, file, home.run(run_id), say)
-    progress.texts = len(texts.rows)
+    chosen = batches.of_run(recipe, seeds, texts.rows, home.run(run_id), say)
+    progress.texts = chosen.most if chosen else len(texts.rows)
     before = lake.run(run_id)
     run = Run(
         id=run_id,
@@ -166,8 +167,8 @@ async def _make(recipe: Recipe, file: Path, seeds: list[Seed], home: Home, lake:
             context = RunContext(
                 recipe=recipe, run_id=run_id, home=home, lake=lake, gateway=gateway, method=method_of(recipe),
                 seeds=seeds, gates=Admission(recipe, needs), progress=progress,
-                say=say, neighbours=run.neighbours, vectors=AcceptedVectors(home.run(run_id)), texts=texts.rows,
-                figures=dict(texts.counts),
+                say=say, neighbours=run.neighbours, vectors=AcceptedVectors(home.run(run_id)),
+                texts=[] if chosen else list(texts.rows), selection=chosen, figures=dict(texts.counts),
             )  # fmt: skip
             enter(context)
             loading = asyncio.create_task(asyncio.to_thread(context.gates.load))
@@ -210,6 +211,7 @@ def _published(lake: Lake, recipe: Recipe, run_id: str) -> list[tuple[str, str, 
 async def _rounds(context: RunContext, say: Say) -> tuple[list[Accepted], int]:
     """Run every round: given texts, then shards, duplicates, top-ups; a round's rows join the next one's exemplars."""
     say("preparing seeds")
+    await asyncio.to_thread(context.choose_texts)
     await rounds.prepare(context)
     left, surplus = context.recipe.limits.candidates, 0
     if context.texts:
@@ -239,12 +241,20 @@ async def _rounds(context: RunContext, say: Say) -> tuple[list[Accepted], int]:
 
 async def _label_texts(context: RunContext, most: int, say: Say) -> int:
     """Label a person's texts; rows written later have them as exemplars. Returns the number of settled candidates."""
-    count = min(most, len(context.texts))
-    say(f"labelling {count:,} texts")
-    specs = plan_texts(context.recipe, count)
-    settled = await _run_shards(context, specs)
-    context.kept.extend(await _settle(context, specs, (), None))
-    if not context.stop_reason and count < len(context.texts):
+    source, begin, settled = context.method.source(context.recipe), 0, 0
+    assert source is not None, "without a file of texts there is none to label"
+    while begin < (end := min(most, len(context.texts))) and not context.stop_reason:
+        after = f" after {begin:,}{context.selection.outlook}" if begin and context.selection else ""
+        say(f"labelling {end - begin:,} texts{after}")
+        specs = plan_texts(begin, end, source.each)
+        settled += await _run_shards(context, specs)
+        context.kept.extend(await _settle(context, specs, (), None))
+        begin = end
+        if not context.stop_reason:
+            await asyncio.to_thread(context.choose_texts)
+    if context.enough:
+        context.progress.texts = begin
+    if not context.stop_reason and begin < len(context.texts):
         context.stop_reason = "candidates"
     context.round = 1
     if not context.stop_reason and missing(context.kept, context.method.wanted(context.recipe)):

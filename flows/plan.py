@@ -87,11 +87,11 @@ def plan_shards(recipe: Recipe, round_index: int, wanted: dict[str, int], candid
     ]
 
 
-def plan_texts(recipe: Recipe, texts: int) -> list[ShardSpec]:
-    """The shards of a first round that labels given texts: each takes the next `limits.shard_rows` of them."""
-    size = recipe.limits.shard_rows
-    parts = [min(size, texts - begin) for begin in range(0, texts, size)]
-    return [ShardSpec(round=0, shard=at, wanted={"": count}, caps={"": count}) for at, count in enumerate(parts)]
+def plan_texts(begin: int, end: int, each: int) -> list[ShardSpec]:
+    """The shards of a first round that label these given texts: each takes the next `each`, of which `begin` is a
+    multiple."""
+    parts = {at // each: min(each, end - at) for at in range(begin, end, each)}
+    return [ShardSpec(round=0, shard=at, wanted={"": count}, caps={"": count}) for at, count in parts.items()]
 
 
 def apply_overrides(

@@ -11,15 +11,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from graft.agents.methods import method_of
-from graft.data.audits.base import wilson
 from graft.data.explain import explain
 from graft.data.lake import Lake
-from graft.flows.given import read_given
+from graft.flows.batches import at_most
 from graft.flows.pilot import run_pilot
 from graft.flows.plan import read_recipe
 from graft.flows.run_context import run_lock
 from graft.schemas.base import Value, stable_hash
 from graft.schemas.home import Home
+from graft.schemas.intervals import wilson
 from graft.schemas.recipe import Recipe
 from graft.schemas.sections import Column, Section, Table
 
@@ -180,7 +180,7 @@ async def preview(name: str, rows: int = 5, *, restricted: bool = False) -> Prev
         small = method.preview(recipe, rows)
         (histories, seconds, sent), run = await run_pilot(small, file, seeds, home, work, read)
     return Preview(
-        dataset=recipe.name, rows=tuple(histories), parts=_parts(recipe, histories, len(read_given(recipe, file).rows)),
+        dataset=recipe.name, rows=tuple(histories), parts=_parts(recipe, histories, len(at_most(recipe, file))),
         wanted=sum(method.wanted(recipe).values()), sent=sent, seconds=seconds, stopped=run["stopped"],
         prepared=max(0, run["calls"] - sum(len(one["calls"]) for one in histories)),
     )  # fmt: skip

@@ -37,7 +37,7 @@ async def finish(context: RunContext, run: Run, kept: list[Accepted], surplus: i
     end: End = lambda rows: _ended(context, run, rows, chosen, surplus)  # noqa: E731
     ended, published = end(kept), None
     stopped_by = ended.stopped_by
-    if stopped_by not in ("target", "texts"):
+    if stopped_by not in ("target", "texts", "interval"):
         logs.stopped_early(stopped_by, ended.counts["opened"], len(kept), context.progress.total_wanted)
     funnel = rounds.funnel(context.lake, run.id)
     report = context.method.report(context.lake.query, run.id, ended.counts)
@@ -76,7 +76,7 @@ def _ended(context: RunContext, run: Run, kept: Sequence[Accepted | Row], chosen
     have, wanted = Counter(row.label for row in kept), context.method.wanted(context.recipe)
     shortfall = {label: n - have[label] for label, n in wanted.items() if have[label] < n}
     short = len(kept) < chosen
-    whole = "target" if wanted else "texts"
+    whole = "target" if wanted else "interval" if context.enough else "texts"
     counts = {
         **context.lake.counts(run.id),
         "published": len(kept),

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from graft.agents.methods import Ask, report_of
 from graft.data.lake import Lake
 from graft.data.versions import version as find_version
+from graft.flows.dedup import missing
 from graft.flows.plan import ShardSpec, plan_shards
 from graft.flows.run_context import CallRecorder, RunContext
 from graft.schemas.base import stable_hash
@@ -73,15 +75,21 @@ async def prepare(context: RunContext) -> None:
 async def calibrate(context: RunContext) -> None:
     """Let the method prepare for the round that begins, such as by calibrating its judges."""
     recorder = CallRecorder(context.gateway.call, context.run_id, "")
-    context.progress.stage = "calibrating judges"
+    first = context.texts and not context.round  # these calls are the first texts' labels
+    context.progress.stage = "labelling the first texts" if first else "calibrating judges"
     memory = context.home.run(context.run_id) / ATTRIBUTES
     context.attributes = context.attributes or _read_attributes(memory)
-    given = context.context(_counted(context, recorder.ask), context.gates)
-    found = await context.method.prepare(given, context.drawn)
+    given, wanted = (
+        context.context(_counted(context, recorder.ask), context.gates),
+        context.method.wanted(context.recipe),
+    )
+    complete = frozenset(wanted) - frozenset(missing(context.kept, wanted))
+    found = await context.method.prepare(given, replace(context.drawn, complete=complete))
     if found.attributes and found.attributes != context.attributes:
         context.attributes = found.attributes
         _keep_attributes(memory, found.attributes)
     context.calibration, context.by_name = context.calibration | found.calibration, found.by_name
+    context.bounds = found.bounds
     context.figures |= found.figures
     for model in sorted(found.by_name):
         context.say(f"{model} returns no log-probabilities: its label counts as a vote")

@@ -16,10 +16,11 @@ from filelock import FileLock, Timeout
 
 from graft.agents.gateway import Gateway
 from graft.agents.local.files import weights_of
-from graft.agents.methods import Ask, Context, Drawn, Method, method_of
+from graft.agents.methods import Ask, Bounds, Context, Drawn, Method, Place, method_of
 from graft.data.gates import Admission
 from graft.flows import stopping
 from graft.flows.agreement import Agreement
+from graft.flows.batches import Selection
 from graft.flows.feasibility import FIRST_LOOK, LOOK_EVERY, Feasibility, out_of_reach
 from graft.flows.progress import Progress
 from graft.flows.vectors import AcceptedVectors
@@ -59,14 +60,17 @@ class RunContext:
     say: Say = lambda text: None
     calibration: dict[str, dict[str, float]] = field(default_factory=dict)
     by_name: frozenset[str] = frozenset()
+    bounds: Bounds | None = None
     neighbours: dict[str, tuple[str, ...]] = field(default_factory=dict)
     pool: dict[str, list[Seed]] = field(default_factory=dict)
     attributes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Attributes of texts that the method proposed for this run."""
     notes: list[str] = field(default_factory=list)
     """Warnings for the run's result, besides the gateway's."""
-    texts: Sequence[GivenText] = ()
-    """A person's texts, which the first round labels."""
+    texts: list[GivenText] = field(default_factory=list)
+    """A person's texts, which the first round labels, as far as they are chosen."""
+    selection: Selection | None = None
+    """Chooses further texts once these are labelled."""
     round: int = 0
     kept: list[Accepted] = field(default_factory=list)
     figures: dict[str, int] = field(default_factory=dict)
@@ -83,18 +87,35 @@ class RunContext:
     @property
     def drawn(self) -> Drawn:
         """The current pool that slots are drawn from."""
-        return Drawn(self.recipe, self.pool, self.neighbours, self.texts, self.round, self.attributes)
+        return Drawn(self.recipe, self.pool, self.neighbours, self.texts, self.round, attributes=self.attributes)
 
     @cached_property
     def texts_by_id(self) -> dict[str, GivenText]:
-        """The person's texts by id."""
-        return {text.id: text for text in self.texts}
+        """The person's texts by id, those not yet chosen too."""
+        return {text.id: text for text in (self.selection.rows if self.selection else self.texts)}
+
+    @property
+    def enough(self) -> bool:
+        """True if labelling ended before the last text, as enough were labelled."""
+        return self.selection is not None and self.selection.enough
+
+    def choose_texts(self) -> None:
+        """Add the next batch of texts, if there is one. Raises MissingExtra without the sentence encoder."""
+        if self.selection is None:
+            return
+        labels, each = {row.id: row.label for row in self.kept if row.given}, self.selection.source.each
+        slots = (
+            self.method.make_slot(Place(self.run_id, place // each, 0, place % each, ""), self.drawn)
+            for place in range(len(self.texts))
+        )
+        self.texts.extend(self.selection.next([labels.get(candidate_id(slot), "") for slot in slots]))
+        self.figures |= self.selection.figures
 
     def context(self, ask: Ask, admission: Admission | None = None) -> Context:
         """The context of a method for one slot; calls go through `ask`, texts through the gates."""
         context = Context(
             recipe=self.recipe, seeds=self.seeds, ask=ask, calibration=self.calibration, by_name=self.by_name,
-            texts=self.texts_by_id, attributes=self.attributes,
+            bounds=self.bounds, texts=self.texts_by_id, attributes=self.attributes,
         )  # fmt: skip
         return replace(context, screen=admission.screen, clean=admission.clean) if admission else context
 
@@ -107,8 +128,7 @@ class RunContext:
 
     async def run_slot(self, slot: Slot, admission: Admission) -> tuple[Candidate, tuple[Call, ...]]:
         """Run one slot through the method and record every call."""
-        candidate_id = "c_" + stable_hash(slot.id)
-        recorder = CallRecorder(self.gateway.call, self.run_id, candidate_id)
+        recorder = CallRecorder(self.gateway.call, self.run_id, candidate_id(slot))
         with self.gateway.telemetry.span("graft.candidate", index=slot.index) as span:
             candidate = await self.method.run_slot(slot, self.context(recorder.ask, admission))
             span.note(status=candidate.decision.status, code=candidate.decision.code)
@@ -145,6 +165,11 @@ class RunContext:
             )
             self.stop_reason = "out_of_reach" if self.outlook else ""
         return self.stop_reason
+
+
+def candidate_id(slot: Slot) -> str:
+    """The id of the slot's candidate."""
+    return "c_" + stable_hash(slot.id)
 
 
 class CallRecorder:

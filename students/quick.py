@@ -92,6 +92,20 @@ def predicted(rows: Rows, vectors: Matrix) -> NDArray[np.object_]:
     return np.array([names[place] for place in places], dtype=object)
 
 
+def margins(rows: Rows, vectors: Matrix) -> Shares:
+    """How sure a student of these rows is of each vector: the lead of the likeliest label's probability (0 to 1).
+
+    Zeros for rows of fewer than two labels, by which all vectors are alike.
+    """
+    names = sorted(set(rows.labels))
+    if len(names) < 2:
+        return np.zeros(len(vectors))
+    logits = _scores(rows, names, vectors)
+    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+    first, second = np.sort(shares / shares.sum(axis=1, keepdims=True), axis=1)[:, :-3:-1].T
+    return np.asarray(first - second, dtype=np.float64)
+
+
 def gain_interval(gains: Shares) -> tuple[float, float]:
     """95% interval of the mean of paired differences (-1 to 1), by a bootstrap of rows.
 
@@ -163,7 +177,8 @@ def _scores(rows: Rows, names: Sequence[str], vectors: Matrix) -> Shares:
     inputs = np.concatenate([inputs, np.ones((len(inputs), 1))], axis=1)
     ridge = np.full((inputs.shape[1], 1), 1 / STRENGTH)
     ridge[-1] = 0.0
-    step = 1 / (0.5 * float(np.linalg.norm(inputs @ inputs.T, 2)) + 1 / STRENGTH)
+    smaller = inputs @ inputs.T if len(inputs) < inputs.shape[1] else inputs.T @ inputs
+    step = 1 / (0.5 * float(np.linalg.norm(smaller, 2)) + 1 / STRENGTH)
     weights = ahead = np.zeros((inputs.shape[1], len(names)))
     for turn in range(STEPS):
         logits = inputs @ ahead

@@ -12,12 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graft.data.audits.base import AuditRow, distinct, wilson
+from graft.data.audits.base import AuditRow, distinct
 from graft.data.audits.hacking import Curve, Point, judged
 from graft.data.audits.poison import FORMS, poison
 from graft.data.audits.shortcuts import chi_square_tail, shortcuts
 from graft.data.gates.shared.folding import words
 from graft.schemas.errors import GraftError
+from graft.schemas.intervals import margin_of_error, rows_for, wilson
 
 TOPICS = {
     "delivery": ("parcel", "courier", "van", "doorstep", "tracking", "late"),
@@ -92,6 +93,14 @@ def test_wilson_holds_the_share(of: int, part: float) -> None:
     hits = round(of * part)
     low, high = wilson(hits, of)
     assert 0 <= low <= (hits / of if of else 0) <= high <= 1
+
+
+@settings(max_examples=50, deadline=None)
+@given(margin=st.floats(0.01, 0.49), part=st.floats(0, 1))
+def test_enough_rows_give_the_margin_of_error_whatever_the_share_is(margin: float, part: float) -> None:
+    of = rows_for(margin)
+    assert margin_of_error(round(of * part), of) <= margin + 1e-9
+    assert of == 1 or margin_of_error((of - 1) // 2, of - 1) > margin - 0.5 / of
 
 
 def test_chi_square_tail() -> None:

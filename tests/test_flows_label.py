@@ -91,9 +91,13 @@ def test_texts_become_rows_with_soft_labels_and_a_rerun_calls_nobody(tmp_path: P
     assert run_json(home, recipe)["repeated"] is True and fake_llm.stats()["calls"] == calls
 
 
-@pytest.mark.parametrize("top_up", [GRA, MIX], ids=["gra", "promptmix"])
+@pytest.mark.parametrize(
+    ("top_up", "reported"),
+    [({**GRA, "label_policy": "intended"}, "Label policy: intended."), (MIX, "kept the intended one")],
+    ids=["gra", "promptmix"],
+)
 def test_labels_short_of_texts_are_written_with_the_texts_as_exemplars(
-    tmp_path: Path, fake_llm: Any, top_up: dict[str, Any]
+    tmp_path: Path, fake_llm: Any, top_up: dict[str, Any], reported: str
 ) -> None:
     home, given = tmp_path / "home", texts(24)
     recipe = recipe_of(tmp_path, fake_llm.url, given, min_probability=0.3, top_up=top_up)
@@ -106,6 +110,7 @@ def test_labels_short_of_texts_are_written_with_the_texts_as_exemplars(
     assert done["run"]["stopped_by"] == "target" and done["version"]["labels"] == dict.fromkeys(
         ("alpha", "beta", "gamma"), 15
     )
+    assert "of 24 texts got a label" in done["method"] and reported in done["method"]
     own, written = [], []
     for row in rows_of(home, "own"):
         (own if row["text"] in given else written).append(row)
@@ -163,7 +168,7 @@ def test_doubtful_texts_wait_for_a_person_with_the_best_guess(tmp_path: Path, fa
     done = run_json(home, recipe_of(tmp_path, fake_llm.url, texts(30), min_probability=0.6, min_margin=0.3))
     unsure = next(entry["rows"] for entry in done["funnel"] if entry["code"] == "rejected.unsure")
     assert unsure and f"{unsure} wait for a person" in done["method"]
-    listed = graft(home, "review", "own", "--rule", "gate", "--gate", "labelers", "--json")
+    listed = graft(home, "review", "own", "--rule", "gate", "--gate", "judges", "--json")
     items = json.loads(listed.stdout)["queue"]["items"]
     assert len(items) == min(20, unsure) and {item["label"] for item in items} <= {"alpha", "beta", "gamma"}
     history = explain(home, items[0]["row_id"])
@@ -194,8 +199,25 @@ def test_a_killed_run_goes_on_without_repeating_a_call(tmp_path: Path, fake_llm:
     assert repeated <= 8, "only calls in flight at the kill are made again"
 
 
-def test_a_raised_cap_labels_the_texts_that_are_left(tmp_path: Path, fake_llm: Any) -> None:
-    home, recipe = tmp_path / "home", recipe_of(tmp_path, fake_llm.url, texts(30), min_probability=0, min_margin=0)
+def test_labelling_stops_once_the_interval_is_as_narrow_as_requested(tmp_path: Path, fake_llm: Any) -> None:
+    home, method = tmp_path / "home", {"min_probability": 0, "min_margin": 0, "order": "uncertain", "batch": 10}
+    shown = here(home, "run", str(recipe_of(tmp_path, fake_llm.url, texts(80), margin_of_error=0.205, **method)))
+    assert "50 texts have no label: fewer gave the requested margin of error" in shown.stdout, shown.stderr
+    done = run_json(home, tmp_path / "own.yaml")
+    run, counts = done["run"], done["run"]["counts"]
+    assert (run["stopped_by"], run["status"], done["repeated"]) == ("interval", "finished", True)
+    assert counts["opened"] == 30 == 80 - counts["texts_left"], "of each batch of 10 after the first, 5 are held out"
+    assert 18 <= counts["held_out"] <= 20 and "50 were left without a label: the margin of error is" in done["method"]
+    assert "held-out texts" in graft(home, "show", "own").stdout
+    narrower = run_json(home, recipe_of(tmp_path, fake_llm.url, texts(80), margin_of_error=0.17, **method))
+    assert narrower["run"]["counts"]["opened"] == 50 and fake_llm.stats()["duplicates"] == 0
+    assert narrower["version"]["rows"] > done["version"]["rows"]
+
+
+@pytest.mark.parametrize("method", [{}, {"order": "uncertain", "batch": 6}], ids=["all at once", "in batches"])
+def test_a_raised_cap_labels_the_texts_that_are_left(tmp_path: Path, fake_llm: Any, method: dict[str, Any]) -> None:
+    home = tmp_path / "home"
+    recipe = recipe_of(tmp_path, fake_llm.url, texts(30), min_probability=0, min_margin=0, **method)
     data = yaml.safe_load(recipe.read_text(encoding="utf-8"))
     for tokens in (6_000, 100_000):
         data["limits"]["tokens"] = tokens
@@ -230,6 +252,7 @@ def test_the_texts_that_represent_the_others_are_labelled_first(tmp_path: Path, 
         (setting("method", "texts", "nowhere.csv"), "method.texts", "no such file"),
         (setting("method", "text_column", "body"), "text", "the columns are: text"),
         (setting("method", "min_probability", 1.5), "method.min_probability", "fix:"),
+        (setting("method", "margin_of_error", 5), "method.margin_of_error", "fix:"),
         (setting("method", "top_up", {"kind": "gra", "reviewers": 99}), "method.top_up.reviewers", "fix:"),
         (setting("method", "top_up", {"kind": "label"}), "method.top_up", "gra, promptmix"),
         (setting("method", "top_up", {"kind": "harmaug"}), "method.top_up", "gra, promptmix"),
@@ -252,6 +275,9 @@ def test_an_estimate_counts_texts_and_what_is_written(tmp_path: Path) -> None:
     figures = json.loads(alone.stdout)
     assert figures["rows"] == 32 and figures["candidates"] == 40
     assert next(step["calls"] for step in figures["steps"] if step["purpose"] == "label") == 80
+    few = recipe_of(tmp_path, nobody, texts(40), margin_of_error=0.3, batch=8)
+    figures = json.loads(graft(tmp_path / "home", "estimate", str(few), "--json").stdout)
+    assert figures["candidates"] == 16 and any("labelling ends sooner" in one for one in figures["assumptions"])
     filled = graft(tmp_path / "home", "estimate", str(recipe_of(tmp_path, nobody, texts(40), top_up=GRA)), "--json")
     assert {"label", "generate", "review"} <= {step["purpose"] for step in json.loads(filled.stdout)["steps"]}
 

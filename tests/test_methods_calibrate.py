@@ -79,6 +79,17 @@ def test_the_batch_is_what_first_calls_write_and_means_are_taken_over_it() -> No
     assert models.count == {"generate.mix": 2, "labeler.label": 3}, "the texts of a call are calibrated on apart"
 
 
+def test_texts_of_a_complete_label_are_its_own_and_nothing_is_written_for_it() -> None:
+    recipe, models = recipe_for(calibration_texts=4), Models(**MIX, labeler_label=SURE)
+    own = [Seed.of(f"apple {n} of mine", "apple") for n in range(3)]
+    drawn = Drawn(recipe, {"apple": [*SEEDS[:1], *own], "brick": SEEDS[1:]}, complete=frozenset({"apple"}))
+    context = Context(recipe=recipe, seeds=SEEDS, ask=models.ask)
+    asyncio.run(method_of(recipe).prepare(context, drawn))
+    judged = {request.messages[-1].content for request in models.of("labeler.label")}
+    assert sum("of mine" in text for text in judged) == 2 and len(judged) == 4
+    assert models.count["generate.mix"] == 1 and not any("first of apples" in text for text in judged)
+
+
 def test_without_calibration_one_question_learns_whether_a_judge_can() -> None:
     found, models = tried(recipe_for({"labeler": {"calibration": "none"}}), {"labeler_label": SURE})
     assert found == Prepared() and models.count == {"labeler.label": 1}

@@ -72,7 +72,7 @@ def test_an_adjudicator_that_is_no_labeler_decides_a_dispute() -> None:
 )
 def test_a_label_that_is_not_likely_enough_is_a_guess(share: float, bounds: dict[str, float]) -> None:
     made = label(recipe_of(labelers=1, adjudicate=False, **{"min_margin": 0.2, **bounds}), m0=share)
-    assert made.decision.code == "rejected.unsure" and made.label == "apple"
+    assert (made.decision.code, made.decision.route, made.label) == ("rejected.unsure", "unsure", "apple")
     assert made.labelling is not None and made.labelling.label == ""
     assert f"best guess is apple at {share:.0%}" in made.decision.reason
 

@@ -60,7 +60,7 @@ def test_agreement_relabelling_and_closeness_are_counted(lake: Lake) -> None:
         mixed(0, 0.75, "a", "b", 0.1), mixed(1, 0.75, "b", "a", 0.19), mixed(2, 0.75, "c", "a", 0.05),
         mixed(3, 0.75, ""), mixed(4, 0.9, "a", "c", 0.6), mixed(5, 0.9, None),
     ], [])  # fmt: skip
-    report = mixing_report(lake.query, "r")
+    report = mixing_report(lake.query, "r", {})
     assert report is not None
     by_alpha, by_pair = report.tables
     *alphas, one = by_alpha.rows
@@ -90,7 +90,7 @@ def test_shares_are_rounded_pairs_with_like_names_stay_apart_and_failures_do_not
         paired(0, "a + b", "c", 0.63), paired(1, "a", "b + c", 0.66), paired(2, "a", "b + c", 0.83),
         mixed(3, 0.65, "").model_copy(update={"decision": failed}),
     ], [])  # fmt: skip
-    report = mixing_report(lake.query, "r")
+    report = mixing_report(lake.query, "r", {})
     assert report is not None
     (*alphas, whole), (*pairs, _) = (table.rows for table in report.tables)
     assert whole["judged"] == 3 and whole["no_label_rate"] == 0
@@ -161,5 +161,5 @@ def test_the_card_holds_the_figures_and_makes_names_inert(lake: Lake) -> None:
     card = render_card(run=RUN, **known, method=report_of(run_of("promptmix"), lake.query))
     assert "Mixing and relabelling" in card and "&lt;b&gt;\\|a" in card and "\\`x\\`" in card
     assert report_of(run_of("gra"), lake.query) is None and report_of(run_of("gone"), lake.query) is None
-    without = render_card(run=RUN, **known, method=mixing_report(lake.query, "other"))
+    without = render_card(run=RUN, **known, method=mixing_report(lake.query, "other", {}))
     assert "mixed" not in without and "labelled" not in without

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from graft.agents.methods.base import (
+    Bounds,
     Calls,
     Context,
     Drawn,
@@ -25,8 +26,8 @@ from graft.schemas.recipe import Recipe
 from graft.schemas.sections import Section
 
 __all__ = [
-    "Ask", "Calls", "Context", "Drawn", "Method", "Place", "Prepared", "Query", "Screen", "TextSource", "Traits",
-    "fragments_of", "method_of", "report_of",
+    "Ask", "Bounds", "Calls", "Context", "Drawn", "Method", "Place", "Prepared", "Query", "Screen", "TextSource",
+    "Traits", "fragments_of", "method_of", "report_of",
 ]  # fmt: skip
 
 

@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from pydantic import Field, JsonValue
 
@@ -39,6 +39,21 @@ Query = Callable[[str, Sequence[Any]], list[dict[str, Any]]]
 """SQL over the lake with its parameters, such as `SELECT … FROM lake.candidates WHERE run_id = ?`, to rows."""
 
 
+TOLERANCE = 1e-9
+"""Keeps float rounding from moving a row over a bound."""
+
+
+class Bounds(NamedTuple):
+    """Least probability of an accepted label, and its least lead over the next one (both inclusive)."""
+
+    min_probability: float
+    min_margin: float
+
+    def accept(self, probability: float, margin: float) -> bool:
+        """Return True if a probability and its lead reach their bounds."""
+        return probability >= self.min_probability - TOLERANCE and margin >= self.min_margin - TOLERANCE
+
+
 @dataclass(frozen=True)
 class Place:
     """Place of a slot: `index` counts a label's slots within a shard of a round."""
@@ -63,6 +78,8 @@ class Drawn:
     neighbours: Mapping[str, Sequence[str]] = field(default_factory=dict)
     texts: Sequence[GivenText] = ()
     round: int = 0
+    complete: frozenset[str] = frozenset()
+    """Labels that lack no row: their rows of the pool serve where a preparation needs texts."""
     attributes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
@@ -79,6 +96,8 @@ class Context:
     """Model name to label to mean raw log-probability (batch calibration, Zhou et al. 2023)."""
     by_name: frozenset[str] = frozenset()
     """Models whose server gives no log-probabilities: they name the label instead, which counts as a vote."""
+    bounds: Bounds | None = None
+    """The bounds on a label that preparation found for `auto`."""
     texts: Mapping[str, GivenText] = field(default_factory=dict)
     """A person's texts by id. They are in no slot: the lake holds them as redacted."""
     attributes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -96,6 +115,16 @@ class TextSource(Value):
     column: str | None = Field(default=None, description="column of the texts; None: detected")
     most: int | None = Field(default=None, description="texts to use, at most")
     spread: bool = Field(default=True, description="if not all are used: those that represent the others best")
+    each: int = Field(description="texts of a shard, and of the first batch")
+    uncertain: bool = Field(default=False, description="whether later batches have texts that a student finds hard")
+    margin_of_error: float | None = Field(
+        default=None, description="half the 95% interval of a quick student's held-out accuracy at which it is enough"
+    )
+
+    @property
+    def batches(self) -> bool:
+        """True if the texts are chosen batch by batch, as the labels so far decide; else all at once."""
+        return self.uncertain or self.margin_of_error is not None
 
 
 @dataclass(frozen=True)
@@ -105,6 +134,8 @@ class Prepared:
     calibration: dict[str, dict[str, float]] = field(default_factory=dict)
     """As in Context."""
     by_name: frozenset[str] = frozenset()
+    """As in Context."""
+    bounds: Bounds | None = None
     """As in Context."""
     figures: dict[str, int] = field(default_factory=dict)
     """Counts that join the run's."""

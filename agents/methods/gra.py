@@ -21,6 +21,7 @@ from typing import Any
 from pydantic import JsonValue
 
 from graft.agents.methods.base import Calls, Context, Drawn, Method, Place, Prepared, Query, Traits
+from graft.agents.methods.steps.bounds import Trial, with_bounds
 from graft.agents.methods.steps.calibrate import calibrated
 from graft.agents.methods.steps.draft import Draft, decided, decision, failure, screened
 from graft.agents.methods.steps.draw import (
@@ -29,6 +30,7 @@ from graft.agents.methods.steps.draw import (
     draw_roles,
     make_slot,
     pool_of,
+    reviewer_count,
     slot_id,
     steered,
 )
@@ -39,6 +41,7 @@ from graft.agents.methods.steps.sizes import (
     ASSUMED_DISPUTES,
     DISPUTES,
     PROMPT_OVERHEAD,
+    bounds_calls,
     calibration_calls,
     panel_calls,
     sizes,
@@ -139,6 +142,7 @@ class Gra(Method[GraSettings]):
             drawn = dataclasses.replace(drawn, attributes=found)
         judged = judging(context.recipe, settings)
         ready = await calibrated(self, context, drawn, judged, settings.calibration_texts)
+        ready = await with_bounds(ready, context, settings, self._trial(context.recipe))
         return dataclasses.replace(ready, attributes=found, notes=(notes,) if notes else ())
 
     async def exemplar(self, candidate: Candidate, context: Context) -> Seed:
@@ -195,15 +199,21 @@ class Gra(Method[GraSettings]):
             prompt_tokens=PROMPT_OVERHEAD + EXAMPLES * text, completion_tokens=100,
         )  # fmt: skip
         judges = (*panel_calls(recipe, reviewers, agreeing, judged), labels)
-        return (made, *(calls for calls in (plan, *judges) if calls.calls), *tried)
+        bounds = bounds_calls(recipe, settings, self._trial(recipe), seeds, judged)
+        return (made, *(calls for calls in (plan, *judges) if calls.calls), *tried, *bounds)
 
     def report(self, query: Query, run_id: str, counts: Mapping[str, int]) -> Section | None:
         """Label policy, the judges' probabilities of the intended labels, and the attributes of the texts."""
-        section, table = label_report(query, run_id), attribute_table(query, run_id)
+        section, table = label_report(query, run_id, counts), attribute_table(query, run_id)
         if table is None:
             return section
         section = section or Section("labels", "Texts", "Each text was written with attributes.")
         return dataclasses.replace(section, tables=(*section.tables, table))
+
+    def _trial(self, recipe: Recipe) -> Trial:
+        settings = self.settings(recipe)
+        size = reviewer_count(recipe, settings)
+        return Trial(judging(recipe, settings), "reviewer", size, proposed=True)
 
     def _parts(self, recipe: Recipe) -> int:
         """Slots of one group: the responses to one instruction, or the texts of one call."""

@@ -18,13 +18,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue
 
-from graft.agents.methods.base import Calls, Context, Drawn, Method, Place, Prepared, Query, TextSource, Traits
+from graft.agents.methods.base import Bounds, Calls, Context, Drawn, Method, Place, Prepared, Query, TextSource, Traits
+from graft.agents.methods.steps.bounds import Sureness, Trial, with_bounds
 from graft.agents.methods.steps.calibrate import Judging, try_judges
 from graft.agents.methods.steps.draft import Draft, decided, decision, screened
 from graft.agents.methods.steps.draw import pool_of
 from graft.agents.methods.steps.relabel import ask_givers, choices, combined, labelers_of, name_judges, unjudged
-from graft.agents.methods.steps.sizes import DISPUTES, PROMPT_OVERHEAD, calibration_calls, sizes
-from graft.agents.methods.steps.writing import attribute_table
+from graft.agents.methods.steps.sizes import DISPUTES, PROMPT_OVERHEAD, bounds_calls, calibration_calls, sizes
+from graft.agents.methods.steps.texts import texts_report
 from graft.schemas.base import stable_hash
 from graft.schemas.binding import MethodSettings, Role
 from graft.schemas.decisions import UNSURE
@@ -34,16 +35,20 @@ from graft.schemas.models import LabelerSpec, ModelSpec
 from graft.schemas.problems import Finding
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Candidate, Decision, GivenText, Labelling, Seed, Slot
-from graft.schemas.sections import Column, Fact, Section, Table
+from graft.schemas.sections import Section
 from graft.schemas.tasks.base import Label
 
 ROLES = MappingProxyType(
     {"generator": Role(writes=True), "labeler": Role(LabelerSpec), "reviewer": Role(), "adjudicator": Role()}
 )
+BATCH = 50
 JUDGING = Judging(
     roles=("labeler", "adjudicator"), giving=frozenset({"labeler", "adjudicator"}),
     voting=frozenset({"labeler", "adjudicator"}),
 )  # fmt: skip
+
+
+_FILLER = "SELECT json_extract_string(recipe, '$.method.top_up.kind') AS kind FROM lake.runs WHERE id = ?"
 
 
 def _fills(method: Any) -> bool:
@@ -51,27 +56,34 @@ def _fills(method: Any) -> bool:
     return method.kind != KIND.kind and set(method.roles) <= set(ROLES)
 
 
-class LabelSettings(MethodSettings):
+class LabelSettings(Sureness, MethodSettings):
     """Labels for a person's own texts, and rows of another method where texts are missing."""
 
     kind: Literal["label"] = "label"
     texts: str = Field(min_length=1, description="file of texts without labels, in any format that graft import reads")
     text_column: str | None = Field(default=None, description="column of the texts; null: detected")
     most: int | None = Field(default=None, ge=1, description="texts to label, at most; null: all")
-    order: Literal["diverse", "given"] = Field(
-        default="diverse", description="which `most` texts: those that represent all others best, or the first"
+    order: Literal["diverse", "given", "uncertain"] = Field(
+        default="diverse",
+        description="texts that represent all others best first, or in the file's order; uncertain: half of the "
+        "second and later batches are texts that a quick student is least sure of",
+    )
+    batch: int = Field(
+        default=BATCH,
+        ge=2,
+        exclude_if=lambda texts: texts == BATCH,
+        description="texts labelled before the first look, with `order: uncertain` or `margin_of_error`",
+    )
+    margin_of_error: float | None = Field(
+        default=None,
+        gt=0,
+        lt=0.5,
+        exclude_if=lambda margin: margin is None,
+        description="stop once the 95% interval of a quick student's held-out accuracy is no wider than this to either "
+        "side, such as 0.05; null: label all texts",
     )
     labelers: int = Field(default=3, ge=1, le=16, description="labelers per text, as far as the role has models")
     nearest_classes: int = Field(default=12, ge=2, description="classes that a labeler chooses among, at most")
-    min_probability: float = Field(
-        default=0.5, ge=0, lt=1, description="least mean probability of a label; below it the text goes to review"
-    )
-    min_margin: float = Field(
-        default=0.1,
-        ge=0,
-        lt=1,
-        description="least lead of a label over the next one; below it the text goes to review; 0: any",
-    )
     adjudicate: bool = Field(
         default=True, description="if labelers disagree, ask a model of the adjudicator role that is not one of them"
     )
@@ -96,10 +108,12 @@ class LabelTexts(Method[LabelSettings]):
         settings = self.settings(recipe)
         if recipe.steering is not None:
             return None
-        return TextSource(
+        source = TextSource(
             path=settings.texts, field="method.texts", column=settings.text_column, most=settings.most,
-            spread=settings.order == "diverse",
+            spread=settings.order != "given", each=recipe.limits.shard_rows, uncertain=settings.order == "uncertain",
+            margin_of_error=settings.margin_of_error,
         )  # fmt: skip
+        return source.model_copy(update={"each": settings.batch}) if source.batches else source
 
     def inner(self, recipe: Recipe) -> Sequence[Method[Any]]:
         """The method of `top_up`."""
@@ -113,7 +127,9 @@ class LabelTexts(Method[LabelSettings]):
         """So many texts, and as many written rows with `top_up`."""
         settings = self.settings(recipe)
         few = super().preview(recipe, 2 * rows if settings.top_up else rows)
-        return few.model_copy(update={"method": settings.model_copy(update={"most": rows, "order": "given"})})
+        return few.model_copy(
+            update={"method": settings.model_copy(update={"most": rows, "order": "given", "margin_of_error": None})}
+        )
 
     def wanted(self, recipe: Recipe) -> dict[str, int]:
         """The recipe's target with `top_up`, else none: the texts decide."""
@@ -148,7 +164,7 @@ class LabelTexts(Method[LabelSettings]):
     def make_slot(self, place: Place, drawn: Drawn) -> Slot:
         """A text's slot: id and seed follow from its words and the recipe. In later rounds a slot of `top_up`."""
         if not place.round and drawn.texts:
-            text = drawn.texts[place.shard * drawn.recipe.limits.shard_rows + place.index]
+            text = drawn.texts[place.shard * self._each(drawn.recipe) + place.index]
             return Slot(
                 id="sl_" + stable_hash(place.run_id, "text", text.id), run_id=place.run_id, shard=place.shard,
                 round=0, index=place.index, label="", seed=int(stable_hash(drawn.recipe.seed, text.id), 16) % 2**31,
@@ -169,13 +185,14 @@ class LabelTexts(Method[LabelSettings]):
         if drawn.round or not drawn.texts:
             return await self._filler(context.recipe).prepare(_filled_context(context), _filled_drawn(drawn))
         settings = self.settings(context.recipe)
-        first = min(settings.calibration_texts, drawn.recipe.limits.shard_rows, len(drawn.texts))
+        first = min(settings.calibration_texts, self._each(drawn.recipe), len(drawn.texts))
         slots = [self.make_slot(Place("", 0, 0, index, ""), drawn) for index in range(first)]
 
         async def narrow(text: str) -> tuple[Label, ...]:
             return await choices(context, text, settings.nearest_classes)
 
-        return await try_judges(self, context, slots, self._judging(context.recipe), narrow)
+        prepared = await try_judges(self, context, slots, self._judging(context.recipe), narrow)
+        return await with_bounds(prepared, context, settings, self._trial(context.recipe))
 
     async def propose(self, slot: Slot, context: Context) -> str:
         """The slot's text as its judges read it. Raises CallFailed for a text that no judge will read."""
@@ -226,12 +243,17 @@ class LabelTexts(Method[LabelSettings]):
             for purpose, role, calls, answer in rows
         ]  # fmt: skip
         apart = Judging(roles=("adjudicator",), giving=JUDGING.giving) if _spare(recipe, settings) else Judging()
-        return (*made, *calibration_calls(recipe, apart, min(settings.calibration_texts, len(texts)), prompt))
+        tried = calibration_calls(recipe, apart, min(settings.calibration_texts, len(texts)), prompt)
+        return (*made, *tried, *bounds_calls(recipe, settings, self._trial(recipe), seeds, prompt))
 
     def report(self, query: Query, run_id: str, counts: Mapping[str, int]) -> Section | None:
-        """Outcome of the texts, the labelers' mean lead, and the attributes of written rows."""
-        section, table = _report(query, run_id, counts), attribute_table(query, run_id)
-        return dataclasses.replace(section, tables=(*section.tables, table)) if section and table else section
+        """Outcome of the texts, and the figures of `top_up`."""
+        own = texts_report(query, run_id, counts)
+        kind = next((row["kind"] for row in query(_FILLER, [run_id])), None)
+        more = METHODS.get(kind).report(query, run_id, counts) if kind in METHODS.names else None
+        if own is None or more is None:
+            return own or more
+        return dataclasses.replace(own, text=f"{own.text} {more.text}", tables=(*own.tables, *more.tables))
 
     def describe(self, slot: Slot, notes: Mapping[str, JsonValue]) -> list[tuple[str, str]]:
         """The place of the text in its file; or the method that wrote the row, and its description."""
@@ -247,9 +269,22 @@ class LabelTexts(Method[LabelSettings]):
         """As the method of `top_up` decides for its rows."""
         return bool(slot.label) and self._filler(recipe).judged_by_all(_filled(recipe), slot)
 
+    def _each(self, recipe: Recipe) -> int:
+        source = self.source(recipe)
+        assert source is not None, "a run without texts has no slot of one"
+        return source.each
+
     def _judging(self, recipe: Recipe) -> Judging:
         roles = tuple(role for role in JUDGING.roles if role in self.roles_of(recipe))
         return dataclasses.replace(JUDGING, roles=roles)
+
+    def _trial(self, recipe: Recipe) -> Trial:
+        settings = self.settings(recipe)
+
+        async def narrow(context: Context, text: str) -> tuple[Label, ...]:
+            return await choices(context, text, settings.nearest_classes)
+
+        return Trial(self._judging(recipe), "labeler", settings.labelers, proposed=False, narrow=narrow)
 
     def _filler(self, recipe: Recipe) -> Method[Any]:
         settings = self.settings(recipe).top_up
@@ -294,11 +329,11 @@ async def _labelled(draft: Draft, settings: LabelSettings) -> Decision:
     guess = labelling.label or next(iter(draft.soft_label), "")
     draft.label = guess
     share = draft.soft_label.get(guess, 0.0)
-    doubt = _doubt(settings, labelling, share)
+    doubt = _doubt(settings.bounds(draft.context.bounds), labelling, share)
     draft.labelling = labelling.model_copy(update={"label": "" if doubt else guess})
     if doubt:
         best = f" The best guess is {guess} at {share:.0%}." if guess else ""
-        return unjudged(draft) or decision("rejected", "no_label", UNSURE, f"{doubt}.{best}")
+        return unjudged(draft) or decision("rejected", "unsure", UNSURE, f"{doubt}.{best}")
     lead = f", {labelling.margin:.0%} ahead of {labelling.second}" if labelling.margin is not None else ""
     reason = f"{labelling.by.capitalize()}: {guess} at {share:.0%}{lead}."
     return decision("accepted", "labelled", "accepted.labelled", reason)
@@ -325,53 +360,15 @@ def _adjudicator(draft: Draft, settings: LabelSettings, panel: Sequence[ModelSpe
     return random.Random(f"adjudicator-{draft.slot.seed}").choice(free)
 
 
-def _doubt(settings: LabelSettings, labelling: Labelling, share: float) -> str:
+def _doubt(least: Bounds, labelling: Labelling, share: float) -> str:
     """The reason for which a label is not sure enough; empty if it is."""
     if not labelling.label:
         return "The judges gave no label of the set, or two were equally likely"
-    if share < settings.min_probability:
-        return f"The label is under the least probability of {settings.min_probability:.0%}"
-    if settings.min_margin and labelling.margin is not None and labelling.margin < settings.min_margin:
-        return f"{labelling.second} is as likely, or nearly: the lead is under {settings.min_margin:.0%}"
+    if share < least.min_probability:
+        return f"The label is under the least probability of {least.min_probability:.0%}"
+    if least.min_margin and labelling.margin is not None and labelling.margin < least.min_margin:
+        return f"{labelling.second} is as likely, or nearly: the lead is under {least.min_margin:.0%}"
     return ""
-
-
-_ENDS = """
-    SELECT count(*) AS texts, count(*) FILTER (status = 'accepted') AS labelled,
-           count(*) FILTER (code = $2) AS unsure, count(*) FILTER (route = 'gate') AS gated,
-           count(*) FILTER (status = 'failed') AS failed,
-           avg(CAST(labelling->>'margin' AS DOUBLE)) FILTER (status = 'accepted') AS margin
-    FROM lake.candidates WHERE run_id = $1 AND slot_label = ''"""
-_NAME = "SELECT dataset FROM lake.runs WHERE id = ?"
-_LABELS = """
-    SELECT label, count(*) FILTER (slot_label = '') AS texts, count(*) FILTER (slot_label <> '') AS written
-    FROM lake.candidates WHERE run_id = ? AND status = 'accepted' GROUP BY label ORDER BY label"""
-
-
-def _report(query: Query, run_id: str, counts: Mapping[str, int]) -> Section | None:
-    ends = query(_ENDS, [run_id, UNSURE])[0]
-    if not ends["texts"]:
-        return None
-    repeats, unsure = counts.get("texts_repeated", 0), ends["unsure"]
-    parts = [f"{ends['labelled']:,} of {ends['texts']:,} texts got a label"]
-    parts += [f"{repeats:,} repeated another text and were left out"] if repeats else []
-    if unsure:
-        name = next((row["dataset"] for row in query(_NAME, [run_id])), "NAME")
-        parts.append(f"{unsure:,} wait for a person: graft review {name} --rule gate --gate labelers")
-    facts = (
-        Fact("texts in the file", counts.get("texts_read", ends["texts"]), "number"),
-        Fact("rejected by gates", ends["gated"], "number"), Fact("unsure, for review", ends["unsure"], "number"),
-        Fact("failed", ends["failed"], "number"), Fact("mean lead over the next label", ends["margin"], "share"),
-    )  # fmt: skip
-    columns = (
-        Column("label", "label"),
-        Column("texts", "your texts", "number"),
-        Column("written", "written", "number"),
-    )
-    return Section(
-        "labelled", "Your texts", "; ".join(parts) + ".", facts=facts,
-        tables=(Table("labelled_texts", "Accepted rows by label", columns, query(_LABELS, [run_id])),),
-    )  # fmt: skip
 
 
 KIND = LabelTexts()

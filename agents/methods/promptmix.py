@@ -19,6 +19,7 @@ from typing import Literal
 from pydantic import Field, JsonValue, field_validator
 
 from graft.agents.methods.base import Calls, Context, Drawn, Method, Place, Prepared, Query, Traits
+from graft.agents.methods.steps.bounds import Trial, with_bounds
 from graft.agents.methods.steps.calibrate import Judging, calibrated
 from graft.agents.methods.steps.draft import Draft, decided, decision, failure, screened
 from graft.agents.methods.steps.draw import (
@@ -36,7 +37,14 @@ from graft.agents.methods.steps.draw import (
 from graft.agents.methods.steps.mixing import mixing_report
 from graft.agents.methods.steps.panel import review_label
 from graft.agents.methods.steps.relabel import Relabelling, choices, label_reason, name_judges, no_label, relabel
-from graft.agents.methods.steps.sizes import ASSUMED_DISPUTES, PROMPT_OVERHEAD, calibration_calls, panel_calls, sizes
+from graft.agents.methods.steps.sizes import (
+    ASSUMED_DISPUTES,
+    PROMPT_OVERHEAD,
+    bounds_calls,
+    calibration_calls,
+    panel_calls,
+    sizes,
+)
 from graft.agents.roles.asking import folded
 from graft.agents.roles.mixer import Mix, Mixed, write_mix
 from graft.schemas.binding import MethodSettings, Role
@@ -185,8 +193,9 @@ class PromptMix(Method[PromptMixSettings]):
         async def narrow(text: str) -> tuple[Label, ...]:
             return await choices(context, text, settings.nearest_classes)
 
-        judging = self.judging(context.recipe)
-        return await calibrated(self, context, drawn, judging, settings.calibration_texts, narrow)
+        recipe = context.recipe
+        prepared = await calibrated(self, context, drawn, self.judging(recipe), settings.calibration_texts, narrow)
+        return await with_bounds(prepared, context, settings.review or Committee(), self._trial(recipe))
 
     async def propose(self, slot: Slot, context: Context) -> str:
         """The slot's part of the generator's reply. Raises CallFailed if there is none."""
@@ -232,11 +241,24 @@ class PromptMix(Method[PromptMixSettings]):
             size = reviewer_count(recipe, settings.review or Committee())
             steps += panel_calls(recipe, size, candidates, judged, panels)
         tried = calibration_calls(recipe, self.judging(recipe), settings.calibration_texts, judged)
-        return (*steps, *tried)
+        return (
+            *steps,
+            *tried,
+            *bounds_calls(recipe, settings.review or Committee(), self._trial(recipe), seeds, judged),
+        )
 
     def report(self, query: Query, run_id: str, counts: Mapping[str, int]) -> Section | None:
         """Agreement and relabelling, over all, by alpha and by pair of classes."""
-        return mixing_report(query, run_id)
+        return mixing_report(query, run_id, counts)
+
+    def _trial(self, recipe: Recipe) -> Trial:
+        settings = self.settings(recipe)
+
+        async def narrow(context: Context, text: str) -> tuple[Label, ...]:
+            return await choices(context, text, settings.nearest_classes)
+
+        size = reviewer_count(recipe, settings.review or Committee())
+        return Trial(self.judging(recipe), "reviewer", size, proposed=True, narrow=narrow)
 
     def describe(self, slot: Slot, notes: Mapping[str, JsonValue]) -> list[tuple[str, str]]:
         """The intended mix."""

@@ -5,7 +5,6 @@ A file of this folder holds its audit as `KIND`; the file's name is the audit's 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -31,7 +30,6 @@ Check = Callable[[str, str], bool]
 """(text, label) to whether the gates accept it."""
 Learn = Callable[[Sequence[str], Sequence[str]], Callable[[Sequence[str]], Sequence[str]]]
 """Texts and their labels to a student, which labels texts."""
-Z95 = 1.959964
 
 
 @dataclass(frozen=True)
@@ -102,19 +100,6 @@ def audit_rows(lake: Lake, found: DatasetVersion, *, restricted: bool = False) -
         WHERE v.dataset = ? AND v.version = ? AND (? OR NOT v.restricted) ORDER BY v.id"""
     rows: list[dict[str, Any]] = lake.query(query, [found.dataset, found.version, restricted])
     return [AuditRow(**row) for row in rows]
-
-
-def wilson(hits: int, of: int) -> tuple[float, float]:
-    """Wilson's 95% interval of a share; (0, 1) without counts."""
-    if of == 0:
-        return (0.0, 1.0)
-    share, spread = hits / of, Z95**2 / of
-    middle = share + spread / 2
-    reach = Z95 * math.sqrt(share * (1 - share) / of + spread / (4 * of))
-    return (
-        min(share, max(0.0, (middle - reach) / (1 + spread))),
-        max(share, min(1.0, (middle + reach) / (1 + spread))),
-    )
 
 
 def distinct(texts: Iterable[str], n: int = 2) -> float | None:

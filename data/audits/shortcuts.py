@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from graft.data.audits.base import Z95, Audit, AuditRow, Material, plain, wilson
+from graft.data.audits.base import Audit, AuditRow, Material, plain
 from graft.data.gates.shared.folding import words
 from graft.schemas.base import Value
+from graft.schemas.intervals import Z95, wilson
 from graft.schemas.sections import Column, Fact, Section, Table
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ import orjson
 from graft.data.edits import seen
 from graft.data.rescue import runs_of
 from graft.data.review.model import Item, QueueRule, Verdict
+from graft.schemas.decisions import UNSURE
 from graft.schemas.sections import HIDDEN
 
 if TYPE_CHECKING:
@@ -19,9 +20,10 @@ if TYPE_CHECKING:
 
 FAILED = "list_filter(gates, lambda g: NOT g.passed)"
 REFUSED_BY = f"""
-    CASE WHEN route = 'gate' THEN coalesce({FAILED}[1].gate, replace(code, 'gate.', ''))
+    CASE WHEN code = '{UNSURE}' THEN 'judges'
+         WHEN route = 'gate' THEN coalesce({FAILED}[1].gate, replace(code, 'gate.', ''))
          WHEN route IN ('flag', 'low_mean') THEN 'reviewers' WHEN route = 'adjudicated' THEN 'adjudicator'
-         WHEN route IN ('no_label', 'labelled') THEN 'labelers' WHEN route = 'unsure' THEN 'judges' ELSE route END"""
+         WHEN route IN ('no_label', 'labelled') THEN 'labelers' ELSE route END"""
 """SQL over candidates: the gate, or else the judges, that rejected a candidate."""
 
 HELD = """

@@ -23,6 +23,7 @@ from graft.data.review.model import (
 )
 from graft.schemas.binding import least_scores
 from graft.schemas.datasets import Edit
+from graft.schemas.intervals import wilson
 from graft.schemas.sections import HIDDEN
 
 if TYPE_CHECKING:
@@ -236,8 +237,6 @@ def against_people(lake: Lake, dataset: str) -> AgainstPeople:
     default), a labeler if it chose the row's label. The final decision is listed as `all`, and by the routes of the
     rows.
     """
-    from graft.data.audits.base import wilson
-
     rows = lake.query(_JUDGES.replace("LEAST_SCORE", least_scores()), [dataset, list(DECISIONS)])
     counts = ("accepted", "agreed", "false_accepts", "false_rejects")
     return AgainstPeople(

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from graft.data.audits.base import wilson
 from graft.data.scores import maths
 from graft.data.scores.answers import BETWEEN, Answers
 from graft.schemas.base import Value
+from graft.schemas.intervals import wilson
 
 if TYPE_CHECKING:
     from graft.data.lake import Lake

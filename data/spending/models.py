@@ -11,6 +11,7 @@ from graft.data.spending.model import ModelUse, Worth
 from graft.data.spending.scope import Filters, Params, calls, candidates, dollars, each, params, rows
 from graft.schemas.binding import LEAST_SCORE, least_scores, writing_roles
 from graft.schemas.decisions import codes_of
+from graft.schemas.intervals import wilson
 
 if TYPE_CHECKING:
     from graft.data.lake import Lake
@@ -90,8 +91,6 @@ Prices = dict[tuple[str, str], float | None]
 
 
 def _writers(lake: Lake, filters: Filters, given: Params, prices: Prices) -> list[Worth]:
-    from graft.data.audits.base import wilson
-
     parts = " UNION ALL ".join(
         f"SELECT '{role}' AS role, json_extract_string(models, '$.{role}') AS model, status, code FROM made"
         for role in writing_roles()

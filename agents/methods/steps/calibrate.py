@@ -73,23 +73,38 @@ def judges(recipe: Recipe, judging: Judging) -> dict[str, Judge]:
 async def calibrated(
     method: Method[Any], context: Context, drawn: Drawn, judging: Judging, texts: int, narrow: Narrow | None = None
 ) -> Prepared:
-    """The judges' calibration on the texts of the first slots of all labels in turn. Errors as `try_judges`."""
+    """The judges' calibration on the texts of the first slots of all labels in turn. Errors as `try_judges`.
+
+    A complete label's texts are those that it has: batch calibration needs all labels, but no writer for them.
+    """
     labels = [label for label, wanted in context.recipe.wanted().items() if wanted]
     if not judges(context.recipe, judging) or not labels:
         return Prepared()
-    places = (Place("", 0, 0, place // len(labels), labels[place % len(labels)]) for place in range(texts))
-    return await try_judges(method, context, [method.make_slot(place, drawn) for place in places], judging, narrow)
+    shown = {seed.text for seed in context.seeds}
+    have = {label: [row.text for row in drawn.pool.get(label, ()) if row.text not in shown] for label in drawn.complete}
+    slots, given = list[Slot](), list[str]()
+    for place in range(texts):
+        turn, label = place // len(labels), labels[place % len(labels)]
+        if turn < len(have.get(label, ())):
+            given.append(have[label][turn])
+        else:
+            slots.append(method.make_slot(Place("", 0, 0, turn, label), drawn))
+    return await try_judges(method, context, slots, judging, narrow, given)
 
 
 async def try_judges(
-    method: Method[Any], context: Context, slots: Sequence[Slot], judging: Judging, narrow: Narrow | None = None
-) -> Prepared:
-    """Try every judge on the texts that the slots' first calls write. Raises GraftError for one that cannot judge."""
+    method: Method[Any], context: Context, slots: Sequence[Slot], judging: Judging, narrow: Narrow | None = None,
+    given: Sequence[str] = (),
+) -> Prepared:  # fmt: skip
+    """Try every judge on given texts and those that the slots' first calls write.
+
+    Raises GraftError for a judge that cannot judge.
+    """
     found = judges(context.recipe, judging)
     texts: list[str] = []
     if any(judge.calibration == "batch" for judge in found.values()):
         written = await asyncio.gather(*(_text(method, slot, context) for slot in slots))
-        texts = [text for text in written if text]
+        texts = [*given, *(text for text in written if text)]
     means: dict[str, dict[str, float]] = {}
     by_name: set[str] = set()
     batch = await _narrowed(texts, narrow)

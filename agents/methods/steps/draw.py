@@ -11,7 +11,8 @@ from typing import Any, Literal, get_args
 from pydantic import Field, field_validator, model_validator
 
 from graft.agents.methods.base import Drawn, Place
-from graft.schemas.base import Value, stable_hash
+from graft.agents.methods.steps.bounds import Sureness
+from graft.schemas.base import stable_hash
 from graft.schemas.binding import MethodSettings
 from graft.schemas.errors import GraftError
 from graft.schemas.models import ModelSpec
@@ -25,19 +26,13 @@ AUTO, PROPOSED = "auto", 4
 """Value of `attributes` that lets the generator propose some, and how many it then proposes."""
 
 
-class Committee(Value):
+class Committee(Sureness):
     """Reviewers and adjudicator (GRA, arXiv 2504.12322): their number and decision rule."""
 
     reviewers: int = Field(default=3, ge=1, le=16, description="size of the review committee, N_R")
     tau: float = Field(default=8.0, ge=0, le=10, description="least mean score that can be accepted")
     delta: float = Field(
         default=1.5, ge=0, le=10, description="population standard deviation above which to adjudicate"
-    )
-    min_probability: float = Field(
-        default=0.5, ge=0, lt=1, description="least mean probability of the label, where judges answer by probabilities"
-    )
-    min_margin: float = Field(
-        default=0.1, ge=0, lt=1, description="least lead of that probability over the likeliest other label's"
     )
     early_exit: bool = Field(default=True, description="stop calling reviewers once the outcome is settled")
     agreement_after: int = Field(

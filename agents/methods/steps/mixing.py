@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from graft.agents.methods.base import Query
+from graft.agents.methods.steps.bounds import bounds_facts
 from graft.schemas.sections import Column, Section, Table, share
 
 NEAR_MARGIN = 0.2
@@ -18,7 +20,7 @@ _MIXED = f"""
     SELECT round(CAST(payload->>'alpha' AS DOUBLE) * 20) / 20 AS alpha, slot_label AS class,
            payload->>'partner' AS partner, labelling->>'label' AS label, labelling->>'second' AS second,
            abs(CAST(labelling->>'margin' AS DOUBLE)) < {NEAR_MARGIN} AS close
-    FROM lake.candidates WHERE run_id = ? AND labelling IS NOT NULL
+    FROM lake.candidates WHERE run_id = ? AND labelling IS NOT NULL AND slot_label <> ''
         AND NOT (status = 'failed' AND (labelling->>'label') = '')"""
 """Leaves out texts that no judge could judge: they failed, rather than got no label."""
 
@@ -37,7 +39,7 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-def mixing_report(query: Query, run_id: str) -> Section | None:
+def mixing_report(query: Query, run_id: str, counts: Mapping[str, int]) -> Section | None:
     """The figures overall, by alpha (rising), and by pair of seed class and partner (most frequent first).
 
     None for a run without a judged text.
@@ -52,7 +54,7 @@ def mixing_report(query: Query, run_id: str) -> Section | None:
     by_alpha = (Column("name", "alpha"), *(agreement if one.key == "agreement" else one for one in _COLUMNS))
     by_pair = (Column("name", "class + partner"), *_COLUMNS)
     return Section(
-        "mixing", "Mixing and relabelling", _sentences(whole),
+        "mixing", "Mixing and relabelling", _sentences(whole), facts=tuple(bounds_facts(counts)),
         tables=(
             Table("by_alpha", "Agreement and relabelling by alpha", by_alpha, [*alphas, whole]),
             Table(

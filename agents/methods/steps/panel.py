@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
+from graft.agents.methods.base import TOLERANCE, Bounds
 from graft.agents.methods.steps.draft import Draft, code_of, decision, failure, soft_label
 from graft.agents.methods.steps.draw import Committee, Roles
 from graft.agents.roles import reviewer
@@ -24,7 +25,6 @@ from graft.schemas.rows import Decision, LabelScore, Review
 from graft.schemas.tasks.base import Label
 
 Outcome = Literal["reject", "accept", "adjudicate"]
-TOLERANCE = 1e-9
 HIGHEST = 10.0
 
 AskOne = Callable[[ModelSpec, int], Awaitable[Review]]
@@ -66,7 +66,7 @@ async def review_content(
     An accepted row's label must be likely enough (`unsure`) where judges answer by probabilities; `measuring` tells it
     for each reviewer. A student's probabilities do not count there: rows that it finds hard are the ones to learn from.
     """
-    size = len(roles.reviewers)
+    size, bounds = len(roles.reviewers), settings.bounds(draft.context.bounds)
     learners = {model.name for model in (*roles.reviewers, roles.adjudicator) if model.is_student}
 
     def measured(given: Sequence[Review]) -> list[Sequence[LabelScore]]:
@@ -78,7 +78,7 @@ async def review_content(
             return False
         hopeless = not passes(mean_of([*means, *[HIGHEST] * left]), settings.tau)
         known = [sureness(draft.label, [one]) for one in measured(given)]
-        return hopeless or sure_settled(known, sum(measuring[len(given) :]), settings)
+        return hopeless or sure_settled(known, sum(measuring[len(given) :]), bounds)
 
     early = settings.early_exit and not draft.thorough
     reviews = await ask_all(draft, roles, review, over, early=early)
@@ -97,12 +97,12 @@ async def review_content(
         given = measured(reviews)
         reason = f"{summary}; the mean reaches {settings.tau:g} and the spread does not exceed {settings.delta:g}"
         agreed = decision("accepted", "agreed", "accepted.agreed", f"{reason}{_probable(draft, given)}.", **figures)
-        return unsure(draft, given, settings, agreed) or agreed
+        return unsure(draft, given, bounds, agreed) or agreed
     verdict = await adjudicate([one for one in reviews if one.mean is not None])
     draft.reviews.append(verdict)
     ended = _adjudicated(verdict, f"{summary}, a spread above {settings.delta:g}", settings.tau, figures)
     given = measured((*reviews, verdict))
-    return (unsure(draft, given, settings, ended) if ended.status == "accepted" else None) or ended
+    return (unsure(draft, given, bounds, ended) if ended.status == "accepted" else None) or ended
 
 
 class Sure(NamedTuple):
@@ -122,11 +122,11 @@ def sureness(label: str, distributions: Sequence[Sequence[LabelScore]]) -> Sure:
 
 
 def unsure(
-    draft: Draft, distributions: Sequence[Sequence[LabelScore]], least: Committee, accepted: Decision
+    draft: Draft, distributions: Sequence[Sequence[LabelScore]], least: Bounds, accepted: Decision
 ) -> Decision | None:
     """The rejection of a row whose label its judges find too improbable, or hardly likelier than another label."""
     sure = sureness(draft.label, distributions)
-    if not distributions or is_sure(sure.probability, sure.margin, least):
+    if not distributions or least.accept(sure.probability, sure.margin):
         return None
     low = sure.probability < least.min_probability - TOLERANCE
     what = f"below the least probability of {least.min_probability:.0%}"
@@ -138,13 +138,8 @@ def unsure(
     return accepted.model_copy(update={"status": "rejected", "route": "unsure", "code": UNSURE, "reason": reason})
 
 
-def is_sure(probability: float, margin: float, least: Committee) -> bool:
-    """Return True if a probability and its lead reach their bounds (inclusive)."""
-    return probability >= least.min_probability - TOLERANCE and margin >= least.min_margin - TOLERANCE
-
-
-def sure_settled(known: Sequence[Sure], remaining: int, least: Committee) -> bool:
-    """Return True if the remaining judgements by probabilities, or failures of them, cannot change `is_sure`.
+def sure_settled(known: Sequence[Sure], remaining: int, least: Bounds) -> bool:
+    """Return True if the remaining judgements by probabilities, or failures of them, cannot change `least.accept`.
 
     The mean of every number of further judgements lies between those with only the lowest (probability 0, lead -1) and
     only the highest values (1, 1). The lead of the mean is at least the mean lead, and at most the mean lead over one
@@ -154,7 +149,7 @@ def sure_settled(known: Sequence[Sure], remaining: int, least: Committee) -> boo
         return remaining <= 0
     total, lead = (math.fsum(values) for values in zip(*((one.probability, one.margin) for one in known), strict=True))
     counts = [len(known) + more for more in range(remaining + 1)]
-    if all(is_sure(total / n, (lead - (n - len(known))) / n, least) for n in counts):
+    if all(least.accept(total / n, (lead - (n - len(known))) / n) for n in counts):
         return True
     return all((total + n - len(known)) / n < least.min_probability - TOLERANCE for n in counts)
 

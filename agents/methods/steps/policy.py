@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from graft.agents.methods.base import Query
+from graft.agents.methods.steps.bounds import bounds_facts
 from graft.agents.methods.steps.calibrate import Judging
 from graft.agents.methods.steps.draw import GraSettings, LabelPolicy
 from graft.schemas.recipe import Recipe
@@ -61,13 +62,16 @@ def judging(recipe: Recipe, settings: GraSettings) -> Judging:
     return Judging(roles=roles, giving=gives, voting=votes)
 
 
-def label_report(query: Query, run_id: str) -> Section | None:
+def label_report(query: Query, run_id: str, counts: Mapping[str, int]) -> Section | None:
     """Each label's policy, and how often judges by probabilities found the intended label likeliest.
 
     None for a run whose only policy is `agreeing` and whose judges gave no probabilities.
     """
     stored = query(
-        "SELECT json_extract(recipe, '$.method.label_policy')::VARCHAR AS policy FROM lake.runs WHERE id = ?", [run_id]
+        """SELECT coalesce(json_extract(recipe, '$.method.label_policy'),
+                           json_extract(recipe, '$.method.top_up.label_policy'))::VARCHAR AS policy
+           FROM lake.runs WHERE id = ?""",
+        [run_id],
     )
     given: Any = orjson.loads(stored[0]["policy"]) if stored and stored[0]["policy"] else "agreeing"
     rows = [
@@ -84,7 +88,7 @@ def label_report(query: Query, run_id: str) -> Section | None:
         Column("probability", "probability if accepted", "share"),
     )  # fmt: skip
     table = Table("labels", "Label policy and judges' probabilities of the intended label", columns, rows)
-    return Section("labels", "Labels", _sentences(rows), tables=(table,))
+    return Section("labels", "Labels", _sentences(rows), facts=tuple(bounds_facts(counts)), tables=(table,))
 
 
 def _sentences(rows: list[dict[str, Any]]) -> str:

@@ -83,7 +83,8 @@ async def relabel_by_reviewers(draft: Draft, roles: Roles, settings: Committee) 
     draft.label = labelling.label
     given = [one.distribution for one in reviews if one.distribution]
     accepted = decision("accepted", "labelled", "accepted.labelled", label_reason(draft, labelling))
-    return unsure(draft, given, settings, accepted) or (screened(draft) if labelling.relabelled else None) or accepted
+    bounds = settings.bounds(draft.context.bounds)
+    return unsure(draft, given, bounds, accepted) or (screened(draft) if labelling.relabelled else None) or accepted
 
 
 def no_label(draft: Draft) -> Decision:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from graft.agents.methods.base import Calls
+from graft.agents.methods.steps.bounds import Sureness, Trial, known_seeds
 from graft.agents.methods.steps.calibrate import Judging, judges
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Seed
@@ -36,6 +37,15 @@ def panel_calls(recipe: Recipe, reviewers: int, candidates: int, prompt: int, pa
             completion_tokens=written,
         ),
     )  # fmt: skip
+
+
+def bounds_calls(
+    recipe: Recipe, settings: Sureness, trial: Trial, seeds: Sequence[Seed], prompt: int
+) -> tuple[Calls, ...]:
+    """Calls that judge the seeds for bounds that are `auto`."""
+    calls = len(known_seeds(recipe, seeds)) * min(trial.size, len(trial.models(recipe))) * settings.calibrated
+    made = Calls(purpose="calibrate", role=trial.role, calls=calls, prompt_tokens=prompt, completion_tokens=1)
+    return (made,) if calls else ()
 
 
 def calibration_calls(recipe: Recipe, judging: Judging, texts: int, prompt: int) -> tuple[Calls, ...]:
