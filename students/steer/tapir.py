@@ -5,7 +5,7 @@ same instruction; the difference is the instruction's model fitting difficulty. 
 expands them into new ones of the same task until the shares of tasks are those wanted, and each round's student learns
 from a mixture whose share of hard instructions grows; then the new student is judged again.
 
-Here the judge are the recipe's reviewers: an instruction is hard if their mean score of the student's response is more
+Here the judges are the recipe's reviewers: an instruction is hard if their mean score of the student's response is more
 than `base.HARD` points below the teacher's. A task is a domain, and the wanted shares are those of `target`: a domain's
 weight is the number of hard rows that it lacks. Exemplars are hard rows, drawn anew in every round. Rows of the
 round to come count as hard; easy rows are left out of the next student's training, by lot, until the hard ones have
