@@ -113,12 +113,17 @@ def split_of(source: Source) -> tuple[Pairs, list[str]]:
     return [row for at, row in enumerate(test) if at not in taken], [test[at][0] for at in sorted(taken)]
 
 
+def name_of(name: str, arm: str, teacher: str, seed: int) -> str:
+    """Name of an arm's folder and dataset."""
+    return re.sub(r"\W+", "-", f"{name}-{arm}-{teacher}-{seed}".lower())
+
+
 def recipe_of(name: str, arm: str, teacher: str, seed: int, tokens: int, folder: Path, chosen: int = 0) -> Path:
     """Write an arm's recipe beside its files, and return its path. `chosen` rows of a label are chosen among more.
 
     Each arm has a dataset of its own: rows of another arm's version would count as duplicates.
     """
-    own = re.sub(r"\W+", "-", f"{name}-{arm}-{teacher}-{seed}".lower())
+    own = name_of(name, arm, teacher, seed)
     source, method, folder = SETS[name], ARMS[arm], folder / own
     folder.mkdir(parents=True, exist_ok=True)
     test, texts = split_of(source)

@@ -28,9 +28,12 @@ from typing import Any
 
 import yaml
 
-import gain  # isort: skip
+import gain  # isort: skip  (before ours: it finds them)
+
+from graft.schemas.plain_yaml import plain
 
 UNSTEERED = "unsteered"
+ARM = "plain generation"
 ROUNDS = 3
 STEERING = 100
 """Most test rows that steer; a quarter of a smaller file."""
@@ -53,7 +56,7 @@ class Case:
     @property
     def folder(self) -> Path:
         """Its files and homes."""
-        return self.out / f"{self.name}-{self.teacher}-{self.seed}"
+        return self.out / gain.name_of(self.name, ARM, self.teacher, self.seed)
 
     def split(self) -> tuple[gain.Pairs, gain.Pairs]:
         """Rows that steer, and rows that test."""
@@ -63,8 +66,8 @@ class Case:
 
     def recipe(self, policies: Sequence[str]) -> Path:
         """Write the recipe of a loop with these policies, and its two files."""
-        file = gain.recipe_of(self.name, gain.PLAIN, self.teacher, self.seed, self.tokens // ROUNDS, self.out)
-        recipe = yaml.safe_load(file.read_text(encoding="utf-8"))
+        file = gain.recipe_of(self.name, ARM, self.teacher, self.seed, self.tokens // ROUNDS, self.out)
+        recipe = plain(file.read_text(encoding="utf-8"))
         recipe["models"][0] |= {"max_concurrency": 2, "timeout_s": 1800}  # long prompts on a busy machine
         if self.calls:
             recipe["limits"] |= {"tokens": None, "candidates": self.calls // ROUNDS}

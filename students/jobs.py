@@ -48,6 +48,7 @@ class _JobRow(Value):
     label: str
     soft: tuple[float, ...] | None = None
     labels: tuple[str, ...] = ()
+    response: str = ""
 
 
 def write_job(job: Job, folder: Path) -> None:
@@ -74,7 +75,7 @@ def read_job(file: Path) -> Job:
 
 def _rows(file: Path) -> tuple[TrainRow, ...]:
     found = [_checked(_JobRow, text, file, line) for line, text in _lines(file)]
-    return tuple(TrainRow(row.text, row.label, row.soft, row.labels) for row in found)
+    return tuple(TrainRow(row.text, row.label, row.soft, row.labels, row.response) for row in found)
 
 
 def _lines(file: Path) -> Iterator[tuple[int, str]]:
