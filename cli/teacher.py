@@ -21,9 +21,7 @@ def teacher(
     ] = 200,
     judged: Annotated[
         int,
-        typer.Option(
-            min=2, max=10_000, help="known rows that every model labels; of your texts it labels twice as many"
-        ),
+        typer.Option(min=2, max=10_000, help="known rows that every model labels, zero-shot and with examples"),
     ] = 40,
     pilot: Annotated[int, typer.Option(min=1, max=1000, help="generated candidates of each label")] = 12,
     json: JsonFlag = False,

@@ -45,6 +45,8 @@ Pairs = list[tuple[str, str]]
 
 ROWS, JUDGED, PILOT = 200, 40, 12
 """Known rows, known rows that models label, and generated candidates of each label, if nothing else is asked for."""
+OWN = 150
+"""The user's texts that the best model labels at most: the run that follows the advice labels them too."""
 MOST_FOLDS = 25
 """Folds of known seeds at most: each seed is left out alone up to this number."""
 TEST_SHARE = 2
@@ -121,8 +123,8 @@ async def look(
         file: labelled rows to test on; default: the recipe's test file, else its seeds, each left out in turn
         texts: unlabelled texts of the user
         rows: known rows at most, on which students are tested; that takes no call
-        judged: of these, rows that every model labels twice; of the user's texts, or of known texts in their place,
-            the best model labels twice as many
+        judged: of these, rows that every model labels twice; without texts of the user the best model labels as many
+            more in their place
         pilot: generated candidates of each label
     """
     began, case = time.monotonic(), _case(recipe, file, texts, rows, judged)
@@ -169,7 +171,7 @@ def _case(name: str, given: str | None, texts: str | None, rows: int, judged: in
     seen |= {text_hash(text) for text, _ in known}
     own = _own_texts(recipe, file, texts)
     own = list({text_hash(text): text for text in own if text_hash(text) not in seen}.values())
-    own = random.Random(recipe.seed).sample(own, min(2 * judged, len(own)))
+    own = random.Random(recipe.seed).sample(own, min(OWN, len(own)))
     return Case(recipe, file, seeds, known, known[:judged], source, own, Home.find())
 
 

@@ -93,7 +93,7 @@ def teacher(
         file: labelled rows to test on; default: the recipe's test file, else its seeds
         texts: your own unlabelled texts; default: those of the recipe
         rows: known rows at most, on which quick students are tested
-        judged: of these, rows that every model labels; of your texts the best model labels twice as many
+        judged: of these, rows that every model labels; the best model labels up to 150 of your texts too
         pilot: generated candidates of each label
 
     Raises the GraftErrors that the command line prints. A repetition makes no call.
