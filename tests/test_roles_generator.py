@@ -126,6 +126,8 @@ async def test_a_text_that_its_grammar_ended_in_mid_sentence_is_cut_off(most: in
         assert (await write_text(FixedModel({"text": text}), recipe, CHAT, slot))[0] == text
     with pytest.raises(TextCut, match=f"chat was held to {chars} characters by {field}"):
         await write_text(FixedModel({"text": "x" * chars}), recipe, CHAT, slot)
+    begun = FixedModel({"text": "My card was charged twice. " + "x" * (chars - 27)})
+    assert (await write_text(begun, recipe, CHAT, slot))[0] == "My card was charged twice."
     free = CHAT.model_copy(update={"provider": "openai", "base_url": "http://127.0.0.1:1/v1"})
     assert await write_text(FixedModel({"text": "x" * chars}), recipe, free, slot)
 

@@ -119,10 +119,16 @@ def ended(reply: Reply, text: str, request: CallRequest) -> str:
     has none."""
     if reply.finish_reason != LENGTH:
         return text
-    whole = _SENTENCES.match(text + " ")
-    if whole is None:
+    whole = whole_sentences(text)
+    if not whole:
         raise cut(request, text)
-    return whole[0]
+    return whole
+
+
+def whole_sentences(text: str) -> str:
+    """A text up to its last whole sentence; empty if it has none."""
+    found = _SENTENCES.match(text + " ")
+    return found[0] if found else ""
 
 
 def cut(request: CallRequest, text: str, chars: int = 0, by: str = "") -> TextCut:

@@ -26,6 +26,7 @@ from graft.agents.roles.asking import (
     short_string,
     steered_by,
     unmet,
+    whole_sentences,
 )  # fmt: skip
 from graft.schemas.calls import CallRequest, Reply
 from graft.schemas.errors import CallFailed, TextCut
@@ -282,7 +283,8 @@ def _request(
 def _text_of(reply: Reply, recipe: Recipe, request: CallRequest, field: str) -> str:
     """The written text without the decoration that models add. Raises CallFailed if it is empty or cut off.
 
-    A base model's text may end before the sentence that was cut: nothing tells it where to stop.
+    A base model's text, and one that a grammar ended, may end before the sentence that was cut: nothing told the model
+    where to stop.
     """
     model = request.model
     if model.style == "completion":
@@ -291,9 +293,12 @@ def _text_of(reply: Reply, recipe: Recipe, request: CallRequest, field: str) -> 
         value = object_in(reply, model).get(field)
     if not isinstance(value, str):
         raise unmet(model, f"gave no {field}", reply)
+    short = reply.finish_reason == LENGTH
+    if model.style == "chat" and (failure := _cut_off(value, recipe, request, short)):
+        value = "" if short else whole_sentences(value)
+        if not value:
+            raise failure
     text = cleaned(value)
-    if model.style == "chat" and (failure := _cut_off(value, recipe, request, reply.finish_reason == LENGTH)):
-        raise failure
     if not text:
         raise CallFailed("empty", f"{model.name} gave an empty {field}", where=f"models.{model.name}", raw=reply.text)
     return text
