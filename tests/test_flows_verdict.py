@@ -218,7 +218,7 @@ def test_texts_of_ones_own_are_labelled(tmp_path: Path, top_up: dict[str, Any]) 
             recipe, more = write(tmp_path, url, method={"kind": "label", "texts": "own.jsonl", **top_up}), []
         found = ask(tmp_path / "home", recipe, *more, "--rows", "60", "--judged", "30", "--pilot", "6")
     assert found["own_texts"] == 100, "those of known rows are left out, and repeated ones"
-    assert found["advice"] == "label" and "60 of your texts labelled by chat" in found["reasons"][0].lower()
+    assert found["advice"] == "label" and "100 of your texts labelled by chat" in found["reasons"][0].lower()
     assert found["candidates"] == 12
 
 
