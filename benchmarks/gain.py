@@ -4,7 +4,7 @@ Each arm is a recipe that `graft run --train` makes from two seeds per class und
 that asks judges gets fewer rows. Its rows and the seeds train two students: a logistic regression on MiniLM's frozen
 embeddings, and the tuned encoder. Both are tested on rows that no model was shown; the teacher itself labels 200 of
 them, zero- and few-shot. Finished arms are lines of `OUT/results.jsonl`, and finished calls stay in the arm's journal:
-a stopped benchmark continues where it was.
+a stopped benchmark continues where it was. The table is printed after the last one, and drawn in `OUT/gain.svg`.
 """
 
 from __future__ import annotations
@@ -80,6 +80,7 @@ SETS = {
     ),
 }  # fmt: skip
 TEACHERS = {"270m": "gemma-3-270m", "0.5b": "qwen2.5-coder-0.5b-instruct", "1.5b": "qwen2.5-coder-1.5b-instruct"}
+MARKERS = dict(zip(TEACHERS, "ovs", strict=True))
 GRA: dict[str, Any] = {"kind": "gra", "reviewers": 2, "few_shot": [2, 2], "calibration_texts": 16}
 PLAIN = {**GRA, "label_policy": "intended"}
 LABEL: dict[str, Any] = {"kind": "label", "labelers": 1, "texts": "texts.jsonl", "calibration_texts": 16}
@@ -269,6 +270,30 @@ def _scores(runs: Sequence[Sequence[float]]) -> str:
     return f"{100 * statistics.mean(before):.1f}, **{100 * mean:.1f}**{spread}, p ≤ {max(chance):.2g}"
 
 
+def plot(results: Sequence[dict[str, Any]], file: Path) -> None:
+    """A panel for each set: accuracy of every arm, a dot for each run, a colour for each teacher; a line for the seeds.
+
+    The frozen student's accuracy, since every run has it.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    sets, arms = (list(dict.fromkeys(one[key] for one in results)) for key in ("set", "arm"))
+    figure = Figure(figsize=(4.5 * len(sets), 1.5 + 0.4 * len(arms)), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, len(sets), sharey=True, squeeze=False)[0]
+    for panel, name in zip(panels, sets, strict=True):
+        own = [one for one in results if one["set"] == name]
+        for (teacher, marker), colour in zip(MARKERS.items(), ("#0072b2", "#e69f00", "#009e73"), strict=True):
+            dots = [(100 * one["frozen"][1], arms.index(one["arm"])) for one in own if one["teacher"] == teacher]
+            panel.scatter(*zip(*dots, strict=True), marker=marker, color=colour, label=teacher) if dots else None
+        panel.axvline(100 * own[0]["frozen"][0], color="black", linestyle="--", label="seeds alone")
+        panel.set(title=name, xlabel="accuracy of the frozen student, %", yticks=range(len(arms)), yticklabels=arms)
+        panel.legend(fontsize="small")
+    panels[0].invert_yaxis()
+    figure.savefig(file)
+
+
 def main() -> None:
     """Run the arms that have no result yet, and print the table after each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -297,6 +322,9 @@ def main() -> None:
                         out.write(json.dumps(results[-1]) + "\n")
                     print(results[-1], flush=True)
     print(table(results))
+    if results:
+        plot(results, given.out / "gain.svg")
+        print(f"plot: {given.out / 'gain.svg'}")
 
 
 if __name__ == "__main__":
