@@ -185,9 +185,7 @@ def run_arm(
     """
     file = recipe_of(name, arm, teacher, seed, tokens, out, chosen)
     home, models = file.parent / "home", out / "models"
-    for folder in (home / "models", models):
-        folder.mkdir(parents=True, exist_ok=True)
-    _link(models, home / "models")
+    link_models(models, home / "models")
     begin = time.perf_counter()
     command = [sys.executable, "-m", "graft", "run", str(file), "--export", "jsonl", "--json"]
     command += ["--train"] if tuned else []
@@ -195,7 +193,7 @@ def run_arm(
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode not in (0, 7):
         raise SystemExit(f"{name}, {arm}, {teacher}, seed {seed} failed:\n{done.stderr}")
-    _link(home / "models", models)
+    link_models(home / "models", models)
     result = json.loads(done.stdout)
     seconds = time.perf_counter() - begin
     exported = (Path(path) for path in result["exported"] or ())
@@ -215,8 +213,9 @@ def run_arm(
     }  # fmt: skip
 
 
-def _link(source: Path, target: Path) -> None:
-    """Link the model files that the target lacks: they are hundreds of megabytes."""
+def link_models(source: Path, target: Path) -> None:
+    """Link the model files that the target folder lacks, which is made: they are hundreds of megabytes."""
+    target.mkdir(parents=True, exist_ok=True)
     for file in source.glob("*.gguf"):
         if not (target / file.name).exists():
             os.link(file, target / file.name)

@@ -91,26 +91,18 @@ class Case:
                 self.loop(first, self.recipe(()), 1)
                 (self.folder / "first.json").touch()
             shutil.copytree(first, own, ignore=LEFT_OUT)
-            link_models(first, own)
+            gain.link_models(first / "models", own / "models")
         return own
 
     def loop(self, home: Path, recipe: Path, rounds: int) -> dict[str, Any]:
         """Run `graft improve` and return its record."""
-        link_models(self.out / "home", home)
+        gain.link_models(self.out / "home" / "models", home / "models")
         command = [sys.executable, "-m", "graft", "improve", str(recipe), "--rounds", str(rounds), "--json"]
         environment = {**os.environ, "GRAFT_HOME": str(home), "PYTHONPATH": str(gain.ROOT)}
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
         if done.returncode:
             raise SystemExit(f"{self.name}, {recipe} failed:\n{done.stderr}")
         return dict(json.loads(done.stdout))
-
-
-def link_models(source: Path, home: Path) -> None:
-    """Model files as hard links: a home of its own costs no further gigabyte."""
-    (home / "models").mkdir(parents=True, exist_ok=True)
-    for file in (source / "models").glob("*.gguf"):
-        if not (target := home / "models" / file.name).exists():
-            target.hardlink_to(file)
 
 
 def run_arm(case: Case, arm: str, policies: Sequence[str]) -> dict[str, Any]:

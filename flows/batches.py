@@ -145,7 +145,7 @@ class Selection:
 
     @cached_property
     def _fixed(self) -> Rows:
-        """What every student learns from: the label names and the seeds."""
+        """Rows that every student learns from: the label names and the seeds."""
         from graft.students.quick import Rows
         from graft.students.rows import named
 

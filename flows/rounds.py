@@ -79,10 +79,8 @@ async def calibrate(context: RunContext) -> None:
     context.progress.stage = "labelling the first texts" if first else "calibrating judges"
     memory = context.home.run(context.run_id) / ATTRIBUTES
     context.attributes = context.attributes or _read_attributes(memory)
-    given, wanted = (
-        context.context(_counted(context, recorder.ask), context.gates),
-        context.method.wanted(context.recipe),
-    )
+    given = context.context(_counted(context, recorder.ask), context.gates)
+    wanted = context.method.wanted(context.recipe)
     complete = frozenset(wanted) - frozenset(missing(context.kept, wanted))
     found = await context.method.prepare(given, replace(context.drawn, complete=complete))
     if found.attributes and found.attributes != context.attributes:

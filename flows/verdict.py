@@ -44,7 +44,7 @@ from graft.students.rows import as_one_text, named
 Pairs = list[tuple[str, str]]
 
 ROWS, JUDGED, PILOT = 200, 40, 12
-"""Known rows, known rows that models label, and generated candidates of each label, if nothing else is asked for."""
+"""Defaults: known rows, known rows that models label, and generated candidates of each label."""
 OWN = 150
 """The user's texts that the best model labels at most: the run that follows the advice labels them too."""
 MOST_FOLDS = 25

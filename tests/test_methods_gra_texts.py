@@ -168,7 +168,7 @@ def test_a_generator_proposes_attributes_once_and_slots_draw_them(style: str, re
     ready, candidates = asyncio.run(made())
     tones = ("Polite", "annoyed") if style == "chat" else ("polite", "annoyed")
     assert ready.attributes == {"tone": tones, "place": ("home", "work")} and ready.notes == ()
-    assert models.count["generate.attributes"] == 2, "a reply of no use is asked for once more"
+    assert models.count["generate.attributes"] == 2, "an unusable reply is requested once more"
     for candidate in candidates:
         meant: Any = candidate.slot.payload["attributes"]
         assert meant["tone"] in tones and meant["place"] in ("home", "work")

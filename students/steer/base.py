@@ -25,7 +25,7 @@ Judge = Callable[[str, str], Awaitable[float | None]]
 """(instruction, response) to the reviewers' mean score, 0 to 10; None if none gave one."""
 
 LABELS, RESPONSES = "labels", "responses"
-"""What the students of a policy give."""
+"""Kinds of output that a policy can steer by."""
 
 HARD = 2.0
 """Points of the reviewers' scale beyond which an instruction is hard: so far is the student's response behind."""
@@ -67,7 +67,7 @@ class SteeringRow:
 
     @property
     def cost(self) -> float:
-        """What the loop lowers: the student's loss, in nats."""
+        """The figure that the loop lowers: the student's loss, in nats."""
         return self.loss(self.student)
 
 
@@ -94,7 +94,7 @@ class AnsweredRow(SteeringRow):
 
     @property
     def cost(self) -> float:
-        """What the loop lowers: the points that the student is behind; 0 if it is ahead."""
+        """The figure that the loop lowers: the points by which the student is behind; 0 if it is ahead."""
         return max(0.0, self.behind)
 
 
@@ -176,5 +176,5 @@ class OnResponses:
 
 
 def steered_kind(policy: Policy) -> str:
-    """What the students that a policy steers give: LABELS, unless it says otherwise."""
+    """The output of the students that a policy steers: LABELS, unless it says otherwise."""
     return str(getattr(policy, "steers", LABELS))
