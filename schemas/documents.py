@@ -4,11 +4,51 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from graft.schemas.base import Value, stable_hash
+from graft.schemas.problems import field_error
+
+
+class ChunkSettings(Value):
+    """Size of passages. They end with a sentence; the next one repeats the last sentences of the one before."""
+
+    words: int = Field(
+        default=200, ge=5, le=10_000, description="words of a passage, at most (a Chinese or Thai letter counts as one)"
+    )
+    overlap: int = Field(default=40, ge=0, description="words that a passage repeats of the one before, at most")
+
+    @model_validator(mode="after")
+    def _smaller(self) -> ChunkSettings:
+        if self.overlap > self.words // 2:
+            what = f"overlap {self.overlap} is more than half of words {self.words}"
+            raise field_error(("overlap",), what, f"set overlap to {self.words // 5}, or raise words")
+        return self
+
+
+class DocumentSettings(Value):
+    """Documents that rows rest on. A bare string is the path."""
+
+    path: str | tuple[str, ...] = Field(description="file or folder, or a list of them, relative to the recipe")
+    glob: str = Field(default="**/*", min_length=1, description="files of a folder, such as **/*.pdf; ** is any depth")
+    chunk: ChunkSettings = ChunkSettings()
+    index: Literal["bm25", "encoder", "none"] = Field(
+        default="bm25", description="how passages are found by a query: by words, by meaning, or not at all"
+    )
+    encoding: str | None = Field(default=None, description="of text files; null: detected")
+    licence: str = Field(default="", description="licence of the documents, for the card")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _path_alone(cls, given: Any) -> Any:
+        return {"path": given} if isinstance(given, str | list | tuple) else given
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The files and folders."""
+        return (self.path,) if isinstance(self.path, str) else self.path
 
 
 class Document(Value):
@@ -63,8 +103,10 @@ _SAME = str.maketrans({
 })  # fmt: skip
 _IGNORED = re.compile("[\u00ad\u200b-\u200d\u2060\ufeff]")
 _WRAPPING = " \"'.,;:"
-_UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u11ff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]")
-"""Letters of scripts that write words without spaces or with endings joined to them: a word may end anywhere."""
+UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+"""Letters of scripts without spaces between words, as a range of a regular expression."""
+_JOINED = re.compile(f"[{UNSPACED}\u1100-\u11ff]")
+"""Letters after which a word may end anywhere: those, and Korean ones, whose endings are joined to them."""
 
 
 def find_quote(quote: str, text: str) -> Span | None:
@@ -93,7 +135,7 @@ def _inside_word(text: str, place: int) -> bool:
     before, after = text[place - 1], text[place]
     if unicodedata.combining(after) and not before.isspace():
         return True
-    return before.isalnum() and after.isalnum() and not (_UNSPACED.match(before) or _UNSPACED.match(after))
+    return before.isalnum() and after.isalnum() and not (_JOINED.match(before) or _JOINED.match(after))
 
 
 def _folded(text: str) -> tuple[str, list[int]]:
