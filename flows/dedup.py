@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from graft.agents.methods import Method
 from graft.data.gates import Admission
 from graft.data.gates.shared.semantic import alike, clusters, drop_semantic_duplicates
+from graft.data.splits import joined
 from graft.flows.streaming import gate_decision
 from graft.schemas.decisions import ACROSS_SHARDS, NOT_BEST, SEMANTIC
+from graft.schemas.documents import sources_of
 from graft.schemas.rows import Accepted, Candidate, GateResult, Route
 
 if TYPE_CHECKING:
@@ -112,13 +114,16 @@ def missing(rows: Sequence[Accepted], wanted: dict[str, int]) -> dict[str, int]:
 
 
 async def split_clusters(rows: Sequence[Accepted], method: Method[Any], embed: Embed | None) -> dict[str, str]:
-    """Row id to a cluster of near-duplicates; without embeddings every text is its own cluster."""
+    """Row id to a cluster of near-duplicates, and of rows that rest on one document; without embeddings every text is
+    its own cluster.
+    """
     texts = {method.text_id(row): row.text for row in rows}
     found = {name: name for name in texts}
     if embed is not None and texts:
         vectors = await asyncio.to_thread(embed, list(texts.values()))
         found = {name: str(cluster) for name, cluster in clusters(list(texts), vectors, SPLIT_COSINE).items()}
-    return {row.id: found[method.text_id(row)] for row in rows}
+    documents = {row.id: [one["hash"] for one in sources_of(row.data)] for row in rows}
+    return joined({row.id: found[method.text_id(row)] for row in rows}, documents)
 
 
 def _one_a_group(

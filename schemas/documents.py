@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, model_validator
@@ -88,6 +89,17 @@ class Passage(Value):
     def source(self) -> dict[str, Any]:
         """The value of a row's `data["source"]`."""
         return {"document": self.document, "start": self.start, "end": self.end, "hash": self.hash}
+
+
+def sources_of(data: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The passages that a row rests on, from its `data["source"]`: usually one; malformed ones are left out."""
+    given = data.get("source")
+    listed = given if isinstance(given, list | tuple) else [given]
+    return [
+        one for one in listed
+        if isinstance(one, Mapping) and isinstance(one.get("hash"), str)
+        and all(isinstance(one.get(name), int) for name in ("start", "end"))
+    ]  # fmt: skip
 
 
 class Span(NamedTuple):

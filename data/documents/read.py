@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
@@ -30,20 +30,25 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Library:
-    """The documents of a recipe and their passages, both in the order of the documents' names.
+    """The documents of a recipe and their passages, both in the order of the documents' names; empty if it has none.
 
     `notices` are sentences about files that were left out or read by a guess.
     """
 
-    documents: tuple[Document, ...]
-    passages: tuple[Passage, ...]
-    settings: DocumentSettings
+    documents: tuple[Document, ...] = ()
+    passages: tuple[Passage, ...] = ()
+    settings: DocumentSettings = field(default_factory=lambda: DocumentSettings(path=""))
     notices: tuple[str, ...] = ()
 
     @cached_property
     def by_id(self) -> dict[str, Passage]:
         """The passages by id."""
         return {passage.id: passage for passage in self.passages}
+
+    @cached_property
+    def texts(self) -> dict[str, str]:
+        """The documents' texts by hash."""
+        return {one.hash: one.text for one in self.documents}
 
     @property
     def digest(self) -> str:
