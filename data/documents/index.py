@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import threading
 from collections.abc import Callable, Sequence
@@ -78,6 +79,7 @@ def _bm25(texts: list[list[str]]) -> Any:
         what = "passages are found by bm25s, which is not installed"
         fix = "pip install 'graft-factory[documents]', or index: encoder"
         raise MissingExtra(what, where="seeds.documents.index", fix=fix) from error
+    logging.getLogger("bm25s").setLevel(logging.WARNING)
     index = bm25s.BM25()
     index.index(texts, show_progress=False)
     return index
