@@ -78,6 +78,20 @@ def explain(lake: Lake, row_id: str, *, restricted: bool = False) -> dict[str, A
     return {**history, "versions": places, "students": _students(lake, places), "shown_to": shown_to(lake, name)}
 
 
+def words_of(stored: str | None) -> str:
+    """The words of a stored request or reply, turn by turn; its JSON if it has another form."""
+    try:
+        found = json.loads(stored or "")
+    except ValueError:
+        return stored or ""
+    if not isinstance(found, dict):
+        return stored or ""
+    turns = [
+        f"{turn.get('role')}: {turn.get('content')}" for turn in found.get("messages") or () if turn.get("content")
+    ]
+    return "\n".join(turns) or str(found.get("prompt") or found.get("text") or stored)
+
+
 def _published(history: dict[str, Any], held: list[dict[str, Any]]) -> dict[str, Any] | None:
     """The newest version's fields of the row, if they differ from the candidate's: a person's edit, a masked number."""
     compared = ("text", "response", "label", "data")
