@@ -28,6 +28,8 @@ def history_tree(history: dict[str, Any]) -> Tree:
         _leaf(root, f"now, in {now['dataset']}@{now['version']}", f"{now['label']}: {now['text']}")
     _decision(root, history["decision"], history.get("probability"))
     _drawn(root, history)
+    for one in history["passages"]:
+        _leaf(root, _place(one), one["text"] or "its text is not in this lake")
     _branch(root, "seeds shown", [(row["id"], row["text"]) for row in history["exemplars"]])
     _branch(root, "roles", list(history["models"].items()))
     _branch(root, "calls", [_call(call) for call in history["calls"]])
@@ -53,6 +55,8 @@ def preview_tree(history: dict[str, Any], prompts: bool) -> Tree:
         _leaf(root, "response", history["response"])
     _decision(root, history["decision"], history.get("probability"))
     _drawn(root, history)
+    for one in history["passages"]:
+        _leaf(root, _place(one), one["text"] or "its text is not in this lake")
     for review in history["reviews"]:
         root.add(_line(*_review(review)))
     failed = [gate for gate in history["gates"] if not gate["passed"]]
@@ -65,6 +69,11 @@ def preview_tree(history: dict[str, Any], prompts: bool) -> Tree:
         for part in (call["request"], call["reply"]):
             branch.add(Text(words_of(part)))
     return root
+
+
+def _place(passage: dict[str, Any]) -> str:
+    """The document and the code points of a passage."""
+    return f"passage of {passage['document']}, {passage['start']:,} to {passage['end']:,}"
 
 
 def _later(root: Tree, history: dict[str, Any]) -> None:
