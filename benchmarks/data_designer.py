@@ -111,6 +111,7 @@ def measure(tool: str, python: str, url: str, rows: int, kill_s: float) -> dict[
         command = command_of(tool, python, url, rows, folder)
         began, used = time.perf_counter(), os.times()
         with (folder / "log").open("wb") as log:
+
             def start() -> subprocess.Popen[bytes]:
                 return subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
 
@@ -126,7 +127,13 @@ def measure(tool: str, python: str, url: str, rows: int, kill_s: float) -> dict[
             shutil.copy(folder / "log", f"{tool}.log")
             raise SystemExit(f"{tool} ended with {code}: see {tool}.log")
     cpu = now.children_user + now.children_system - used.children_user - used.children_system
-    return {"tool": tool, "wall_s": wall, "cpu_s": cpu, "requests": counted["calls"], "repeated": counted["calls"] - 3 * rows}
+    return {
+        "tool": tool,
+        "wall_s": wall,
+        "cpu_s": cpu,
+        "requests": counted["calls"],
+        "repeated": counted["calls"] - 3 * rows,
+    }
 
 
 def main() -> None:
