@@ -97,6 +97,12 @@ def find_recipe(name: str) -> Path:
     raise InputInvalid([_no_file(given)])
 
 
+def recipe_names() -> list[str]:
+    """The names that `find_recipe` knows, in alphabetical order."""
+    folders = [folder for folder in _shelves() if folder.is_dir()]
+    return sorted({file.stem for folder in folders for file in folder.iterdir() if file.suffix in SUFFIXES})
+
+
 def _shelves() -> list[Path]:
     return list(dict.fromkeys((Path.cwd() / "recipes", PACKAGE_RECIPES)))
 
