@@ -15,6 +15,7 @@ from graft.cli import (
     audit,
     batches,
     export,
+    init,
     intake,
     journal,
     label,
@@ -52,7 +53,8 @@ app = typer.Typer(**SETUP)
 
 Verb = Callable[..., None]
 MAKE: list[Verb] = [
-    make.validate, make.schema, make.estimate, preview.preview, teacher.teacher, make.run, label.label, intake.bring_in,
+    init.init, make.validate, make.schema, make.estimate, preview.preview, teacher.teacher, make.run, label.label,
+    intake.bring_in,
 ]  # fmt: skip
 LOOK: list[Verb] = [
     ops.dashboard, maps.draw, read.status, models.models, read.datasets, read.show, read.explain, export.export,
