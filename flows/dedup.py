@@ -118,7 +118,25 @@ async def split_clusters(rows: Sequence[Accepted], method: Method[Any], embed: E
     if embed is not None and texts:
         vectors = await asyncio.to_thread(embed, list(texts.values()))
         found = {name: str(cluster) for name, cluster in clusters(list(texts), vectors, SPLIT_COSINE).items()}
-    return {row.id: found[method.text_id(row)] for row in rows}
+    return _whole_groups(rows, {row.id: found[method.text_id(row)] for row in rows}) if method.one_split else {
+        row.id: found[method.text_id(row)] for row in rows
+    }
+
+
+def _whole_groups(rows: Sequence[Accepted], clusters_of: dict[str, str]) -> dict[str, str]:
+    """The clusters, of which those that share a group are one."""
+    parent = {name: name for name in clusters_of.values()}
+
+    def root(name: str) -> str:
+        while parent[name] != name:
+            parent[name] = name = parent[parent[name]]
+        return name
+
+    first: dict[str, str] = {}
+    for row in rows:
+        if row.group:
+            parent[root(clusters_of[row.id])] = root(first.setdefault(row.group, clusters_of[row.id]))
+    return {name: root(cluster) for name, cluster in clusters_of.items()}
 
 
 def _one_a_group(

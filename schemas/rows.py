@@ -13,7 +13,7 @@ from graft.schemas.base import Value, stable_hash
 Status = Literal["accepted", "rejected", "failed"]
 Route = Literal[
     "flag", "low_mean", "agreed", "adjudicated", "gate", "failed", "labelled", "no_label", "refusal", "intended",
-    "unsure", "cut", "not_chosen",
+    "unsure", "cut", "not_chosen", "step",
 ]  # fmt: skip
 
 

@@ -54,17 +54,19 @@ def prompts_version(prompts: tuple[str | Path, ...]) -> str:
 
 
 @cache
-def fragments(prompts: tuple[str | Path, ...], rubric: tuple[Criterion, ...] = ()) -> tuple[str, ...]:
+def fragments(
+    prompts: tuple[str | Path, ...], rubric: tuple[Criterion, ...] = (), own: tuple[str, ...] = ()
+) -> tuple[str, ...]:
     """Fixed sentences of 8 words or more of the prompts that a row can meet: a text that contains one repeats the
     prompt.
 
-    A task's rubric is among them. Seed preparation's prompts are left out: no row is made or judged by them, and their
+    A task's rubric is among them, and so are the recipe's own prompts. Seed preparation's prompts are left out: no row is made or judged by them, and their
     examples are ordinary texts.
     """
     files = [file for file in sorted(map(_file, prompts)) if not file.name.startswith("seed_")]
     fixed = [_CODE.sub("\n", file.read_text(encoding="utf-8")) for file in files]
     found: dict[str, None] = {}
-    for text in (*fixed, *(one.meaning for one in rubric)):
+    for text in (*fixed, *(one.meaning for one in rubric), *(_CODE.sub("\n", text) for text in own)):
         for piece in _ENDS.split(text):
             sentence = " ".join(piece.split()).strip("-*#<>,' ")
             if len(sentence.split()) >= FRAGMENT_WORDS:
