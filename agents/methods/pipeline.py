@@ -18,20 +18,20 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, JsonValue, field_validator, model_validator
 
 from graft.agents.methods.base import Accepted, Calls, Context, Drawn, Method, Place, Query, Traits
-from graft.agents.methods.columns.base import Ended, State, Step, StepOf
+from graft.agents.methods.columns.base import NAME, Ended, State, Step, StepOf
 from graft.agents.methods.columns.parts.expressions import Expression, shown
 from graft.agents.methods.columns.parts.plan import ROW, Plan, plan_of, problems_of
 from graft.agents.methods.columns.parts.reports import steps_report
 from graft.agents.methods.steps.draft import Draft, cut_off, decided, decision, failure, screened
 from graft.agents.methods.steps.draw import make_slot, slot_id
-from graft.agents.roles.asking import Ask, concept_of
+from graft.agents.roles.asking import concept_of
 from graft.schemas.base import Value
 from graft.schemas.binding import MethodSettings, Role
 from graft.schemas.decisions import DecisionCode, declare
 from graft.schemas.errors import BudgetExhausted, CallFailed, TextCut
 from graft.schemas.kinds import STEPS
 from graft.schemas.models import LabelerSpec
-from graft.schemas.problems import FieldErrors, Finding
+from graft.schemas.problems import FieldErrors, Finding, field_error
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Candidate, Decision, Seed, Slot
 from graft.schemas.sections import Section
@@ -52,16 +52,28 @@ class RowSettings(Value):
     label: Expression | None = Field(default=None, description="the row's label; null: the slot's")
     response: Expression | None = Field(default=None, description="the row's response")
     soft_label: Expression | None = Field(default=None, description="an object: label to probability")
+    data: dict[str, Expression] = Field(default={}, max_length=30, description="further columns of the row, by name")
 
     @property
-    def parts(self) -> list[tuple[str, str]]:
-        """(field, expression) of everything that the gates see."""
+    def words(self) -> list[tuple[str, str]]:
+        """(field, expression) of text, label and response."""
         return [(name, text) for name in ("text", "label", "response") if (text := getattr(self, name)) is not None]
 
     @property
     def every(self) -> list[tuple[str, str]]:
         """(field, expression) of all."""
-        return [*self.parts, *([("soft_label", self.soft_label)] if self.soft_label else [])]
+        soft = [("soft_label", self.soft_label)] if self.soft_label else []
+        return [*self.words, *soft, *((f"data.{name}", text) for name, text in self.data.items())]
+
+    @field_validator("data")
+    @classmethod
+    def _data_names(cls, data: dict[str, str]) -> dict[str, str]:
+        taken = ("id", "text", "label", "response", "split", "source", "restricted")
+        for name in data:
+            if name in taken or not NAME.fullmatch(name):
+                what = f"{name!r} is a field of every row" if name in taken else f"{name!r} is no name of a column"
+                raise field_error((name,), what, "use lower-case letters, digits and underscore")
+        return data
 
 
 class PipelineSettings(MethodSettings):
@@ -97,7 +109,7 @@ class PipelineSettings(MethodSettings):
     @cached_property
     def plan(self) -> Plan:
         """The steps in their order."""
-        return plan_of(self.steps, [text for _, text in self.row.parts])
+        return plan_of(self.steps, [text for _, text in self.row.words], self.row.data)
 
     @property
     def kinds(self) -> list[tuple[Any, str]]:
@@ -241,6 +253,8 @@ async def _made(state: State, settings: PipelineSettings) -> Decision:
             if raised:
                 raise raised[0]
         draft.soft_label = _soft_label(state, settings)
+        late = {name: text for name, text in settings.row.data.items() if name not in plan.early}
+        draft.data |= {name: state.value(text, f"row.data.{name}") for name, text in late.items()}
     except Ended as end:
         return end.decision
     finally:
@@ -289,6 +303,7 @@ def _row(state: State, settings: PipelineSettings) -> None:
             reason = f"Step row: {shown(label)[:80]!r} is no label of the task."
             raise Ended(decision("rejected", "no_label", "rejected.no_label", reason))
         draft.label = str(label)
+    draft.data = {name: state.value(row.data[name], f"row.data.{name}") for name in settings.plan.early}
     ended = screened(draft)
     if ended:
         draft.notes["step"] = ROW
@@ -329,5 +344,4 @@ def _note(state: State) -> None:
         notes["drawn"] = {name: value for name, value in columns.items() if name in plain}
 
 
-_Asks = Ask
 KIND = Pipeline()

@@ -28,6 +28,7 @@ class Plan:
         parts: slots of a group
         prepared: as `Step.prepare` made it
         tags: names of tags that no text may open or close
+        early: columns of the row's data that the gates see; the others rest on a review, which follows the gates
     """
 
     steps: Mapping[str, Step]
@@ -37,6 +38,7 @@ class Plan:
     parts: int = 1
     prepared: Mapping[str, Any] = field(default_factory=dict)
     tags: tuple[str, ...] = ()
+    early: tuple[str, ...] = ()
 
 
 def problems_of(steps: Sequence[Step], row: Sequence[tuple[str, str]]) -> list[Finding]:
@@ -72,11 +74,18 @@ def problems_of(steps: Sequence[Step], row: Sequence[tuple[str, str]]) -> list[F
     return found
 
 
-def plan_of(steps: Sequence[Step], row: Sequence[str]) -> Plan:
-    """The plan of steps without problems; `row` are the expressions of text, label and response."""
+def plan_of(steps: Sequence[Step], row: Sequence[str], data: Mapping[str, str]) -> Plan:
+    """The plan of steps without problems; `row` are the expressions of text, label and response, `data` those of data."""
     reads, own = _reads(steps), {step.name: step for step in steps}
     shapes = shapes_of(steps, reads)
-    made = frozenset(name for text in row for name in compiled(text).names if name in own)
+    judges = {step.name for step in steps if step.calls_models and step.decides}
+    early = tuple(
+        column for column, text in data.items()
+        if not any(judges & {name, *reached(reads, name)} for name in compiled(text).names)
+    )  # fmt: skip
+    shown = [*row, *(data[name] for name in early)]
+    made = frozenset(name for text in shown for name in compiled(text).names if name in own)
+    made = made.union(*(frozenset({one.name}) for one in steps if one.changes in made and one.changes))
     nodes = [Node(step.name, reads[step.name], step.calls_models, at) for at, step in enumerate(steps)]
     exploding = next((step for step in steps if step.spreads), None)
     apart = frozenset(
@@ -85,7 +94,7 @@ def plan_of(steps: Sequence[Step], row: Sequence[str]) -> Plan:
     tags = (*own, *PREDECLARED, *OTHER_TAGS)
     return Plan(
         own, waves([*nodes, Node(ROW, made, False, len(steps))]), shapes, apart,
-        int(getattr(exploding, "most", 1)), {name: step.prepare(shapes, tags) for name, step in own.items()}, tags,
+        int(getattr(exploding, "most", 1)), {name: step.prepare(shapes, tags) for name, step in own.items()}, tags, early,
     )  # fmt: skip
 
 
