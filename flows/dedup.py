@@ -118,9 +118,8 @@ async def split_clusters(rows: Sequence[Accepted], method: Method[Any], embed: E
     if embed is not None and texts:
         vectors = await asyncio.to_thread(embed, list(texts.values()))
         found = {name: str(cluster) for name, cluster in clusters(list(texts), vectors, SPLIT_COSINE).items()}
-    return _whole_groups(rows, {row.id: found[method.text_id(row)] for row in rows}) if method.one_split else {
-        row.id: found[method.text_id(row)] for row in rows
-    }
+    clusters_of = {row.id: found[method.text_id(row)] for row in rows}
+    return _whole_groups(rows, clusters_of) if method.one_split else clusters_of
 
 
 def _whole_groups(rows: Sequence[Accepted], clusters_of: dict[str, str]) -> dict[str, str]:

@@ -33,9 +33,7 @@ class MethodSettings(Value):
         return ()
 
     @classmethod
-    def with_files(
-        cls, block: Mapping[str, Any], read: Callable[[str], str]
-    ) -> tuple[dict[str, Any], list[Finding]]:
+    def with_files(cls, block: Mapping[str, Any], read: Callable[[str], str]) -> tuple[dict[str, Any], list[Finding]]:
         """The recipe's block, as it is written, with the texts of the files that it names, and problems of these.
 
         `read` returns the text of a file by its path from the recipe's folder; it raises FieldErrors.

@@ -59,7 +59,7 @@ BROKEN = [
      "at least 0 and at most 2"),
     ("no such kind", "kind: classification", "kind: clasification", 2, "task", "no kind 'clasification'",
      "did you mean 'classification'?"),
-    ("kind missing", "  kind: gra\n", "", 11, "method", "method has no kind", "gra, harmaug, label, promptmix"),
+    ("kind missing", "  kind: gra\n", "", 11, "method", "method has no kind", "gra, harmaug, label, pipeline, promptmix"),
     ("label twice", "- name: delivery", "- name: Refund", 4, "task.labels", "occurs twice", "a unique name"),
     ("unknown model", "    temperature: 0.9", "    models: [gema]", 16, "roles.generator.models", "no model 'gema'",
      "did you mean 'gemma'?"),

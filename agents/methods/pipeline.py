@@ -17,9 +17,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
-from graft.agents.methods.base import Accepted, Calls, Context, Drawn, Method, Place, Query, Traits
+from graft.agents.methods.base import Calls, Context, Drawn, Method, Place, Query, Traits
 from graft.agents.methods.columns.base import NAME, Ended, State, Step, StepOf
-from graft.agents.methods.columns.parts.expressions import Expression, shown
+from graft.agents.methods.columns.parts.expressions import Expression
+from graft.agents.methods.columns.parts.functions import shown
 from graft.agents.methods.columns.parts.plan import ROW, Plan, plan_of, problems_of
 from graft.agents.methods.columns.parts.reports import steps_report
 from graft.agents.methods.steps.draft import Draft, cut_off, decided, decision, failure, screened
@@ -33,7 +34,7 @@ from graft.schemas.kinds import STEPS
 from graft.schemas.models import LabelerSpec
 from graft.schemas.problems import FieldErrors, Finding, field_error
 from graft.schemas.recipe import Recipe
-from graft.schemas.rows import Candidate, Decision, Seed, Slot
+from graft.schemas.rows import Accepted, Candidate, Decision, Seed, Slot
 from graft.schemas.sections import Section
 
 MOST_STEPS = 50
@@ -94,7 +95,9 @@ class PipelineSettings(MethodSettings):
         for one in given:
             step = dict(one) if isinstance(one, Mapping) else one
             if isinstance(step, dict) and isinstance(rule := step.get("check"), str) and "as" not in step:
-                step["as"] = next(name for at in range(1, len(given) + 2) if (name := rule + f"_{at}" * (at > 1)) not in seen)
+                step["as"] = next(
+                    name for at in range(1, len(given) + 2) if (name := rule + f"_{at}" * (at > 1)) not in seen
+                )
                 seen.add(step["as"])
             named.append(step)
         return named
@@ -117,9 +120,7 @@ class PipelineSettings(MethodSettings):
         return [(STEPS, step.kind) for step in self.steps]
 
     @classmethod
-    def with_files(
-        cls, block: Mapping[str, Any], read: Callable[[str], str]
-    ) -> tuple[dict[str, Any], list[Finding]]:
+    def with_files(cls, block: Mapping[str, Any], read: Callable[[str], str]) -> tuple[dict[str, Any], list[Finding]]:
         """The block with the texts of its prompt files and the rows of files to draw from."""
         steps, found = block.get("steps"), list[Finding]()
         if not isinstance(steps, list):
@@ -127,7 +128,11 @@ class PipelineSettings(MethodSettings):
         filled = []
         for at, step in enumerate(steps):
             filled.append(step)
-            kind = next((STEPS.get(name) for name in step if name in STEPS.names), None) if isinstance(step, dict) else None
+            kind = (
+                next((STEPS.get(name) for name in step if name in STEPS.names), None)
+                if isinstance(step, dict)
+                else None
+            )
             if kind is None:
                 continue
             try:

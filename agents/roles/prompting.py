@@ -81,8 +81,8 @@ def fragments(
     prompt.
 
     A task's rubric is among them, replaced prompts in place of ours, and prompts that a method takes from the recipe
-    (`added`). Seed preparation's prompts are left out: no row is made or judged by them, and their examples are ordinary
-    texts.
+    (`added`). Seed preparation's prompts are left out: no row is made or judged by them, and their examples are
+    ordinary texts.
     """
     files, own = sorted(map(_file, prompts)), dict(replaced)
     texts = [own.get(file.stem) or file.read_text(encoding="utf-8") for file in files if file.stem[:5] != "seed_"]

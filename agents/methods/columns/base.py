@@ -39,9 +39,10 @@ PREDECLARED: Mapping[str, Shape] = {
 """Columns of every pipeline: the slot's label, all labels, the label's description, the task's language, and the
 concept that a round of `graft improve` wants."""
 RESERVED = frozenset({
-    "and", "as", "assert", "async", "await", "break", "class", "continue", "def", "del", "elif", "else", "except", "finally",
-    "for", "from", "global", "if", "import", "in", "is", "lambda", "loop", "none", "nonlocal", "not", "null", "or", "pass",
-    "raise", "return", "row", "self", "system", "true", "false", "try", "undefined", "while", "with", "yield",
+    "and", "as", "assert", "async", "await", "break", "class", "continue", "def", "del", "elif", "else", "except",
+    "finally", "for", "from", "global", "if", "import", "in", "is", "lambda", "loop", "none", "nonlocal", "not", "null",
+    "or", "pass", "raise", "return", "row", "self", "system", "true", "false", "try", "undefined", "while", "with",
+    "yield",
 })  # fmt: skip
 NAME = re.compile(r"[a-z][a-z0-9_]{0,39}(?<!_)")
 
@@ -118,8 +119,24 @@ class Step(Value):
     """True if it makes calls: it waits for all steps that may end the candidate without one."""
     decides: ClassVar[bool] = False
     """True if it may end a candidate."""
+    named: ClassVar[str] = "name"
+    """The field that the kind's key in a recipe gives: `ask: review` is the column `review`."""
+    written: ClassVar[Mapping[str, str]] = {}
+    """Fields that a recipe writes by another word."""
     spreads: ClassVar[bool] = False
     """True if it makes a group of candidates, `most` of them; a pipeline has one such step."""
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """The step as it is written in a recipe: its kind is the key of its name."""
+        made = handler(schema)
+        own, kind = handler.resolve_ref_schema(made), str(cls.model_fields["kind"].default)
+        fields = {cls.written.get(name, name): one for name, one in own["properties"].items()}
+        column = {**fields.pop(cls.named), "title": kind}
+        hidden = {"kind", "name", "rows"}
+        own["properties"] = {kind: column, **{name: one for name, one in fields.items() if name not in hidden}}
+        own["required"] = [kind, *(name for name in own.get("required", ()) if name not in ("kind", cls.named, "name"))]
+        return made
 
     @property
     def changes(self) -> str:
@@ -185,7 +202,7 @@ class Step(Value):
         return slot
 
     async def run(self, state: State) -> JsonValue:
-        """The column's value. Raises Ended where the step decides, CallFailed or BudgetExhausted as the gateway does."""
+        """The column's value. Raises Ended where the step decides, CallFailed and BudgetExhausted as the gateway."""
         raise NotImplementedError
 
 
@@ -209,17 +226,9 @@ class StepOf:
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         """Called by pydantic: every usable kind, as it is written in a recipe."""
-        options = []
-        for name in sorted(STEPS.names):
-            own = STEPS.get(name).model_json_schema()
-            own["properties"] |= {"in": own["properties"].pop("inside")} if "inside" in own["properties"] else {}
-            fields = {one: value for one, value in own["properties"].items() if one not in ("kind", "name")}
-            column = {"type": "string", "description": own["properties"]["name"].get("description", "")}
-            options.append({
-                "type": "object", "title": name, "description": own.get("description", ""),
-                "properties": {name: column, **fields}, "required": [name], "additionalProperties": False,
-            })  # fmt: skip
-        return {"oneOf": options}
+        every = {name: STEPS.get(name).__pydantic_core_schema__ for name in sorted(STEPS.names)}
+        made = handler(core_schema.tagged_union_schema(every, "kind"))
+        return {"oneOf": made["oneOf"]}
 
 
 def bind(given: Any) -> Step:
@@ -260,5 +269,3 @@ def name_problem(name: str) -> str:
     if name in RESERVED:
         return f"{name!r} is a word of the grammar"
     return "" if NAME.fullmatch(name) else f"{name!r} is no name of a column"
-
-

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
@@ -15,8 +15,6 @@ from graft.agents.methods.columns.parts.shapes import NUMBER, Shape
 from graft.schemas.decisions import DecisionCode, declare
 from graft.schemas.problems import did_you_mean, field_error
 
-WRITTEN = {"inside": "in"}
-"""Fields that a recipe writes by another word."""
 RESULTS = {
     "keep": Shape("object", fields={
         "words": Shape("list", item=Shape("text")), "labels": Shape("list", item=Shape("integer")), "rate": NUMBER,
@@ -51,6 +49,8 @@ class CheckStep(Step):
     )
 
     decides = True
+    named = "rule"
+    written: ClassVar[Mapping[str, str]] = {"inside": "in"}
 
     @classmethod
     def shorthand(cls, name: Any, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -73,14 +73,14 @@ class CheckStep(Step):
         needs = [fields.get(name, name) for name in found.needs]
         missing = [name for name in needs if getattr(self, name) is None]
         if missing:
-            name = WRITTEN.get(missing[0], missing[0])
+            name = self.written.get(missing[0], missing[0])
             raise field_error((), f"check {self.rule} needs {name}", f"add {name}: …")
         surplus = [name for name in given if name not in (*needs, *found.takes) and getattr(self, name) is not None]
         default = type(self).model_fields
         surplus = [name for name in surplus if getattr(self, name) != default[name].default]
         if surplus:
-            takes = ", ".join(["of", *(WRITTEN.get(one, one) for one in (*needs, *found.takes))])
-            raise field_error((WRITTEN.get(surplus[0], surplus[0]),), f"check {self.rule} does not take it",
+            takes = ", ".join(["of", *(self.written.get(one, one) for one in (*needs, *found.takes))])
+            raise field_error((self.written.get(surplus[0], surplus[0]),), f"check {self.rule} does not take it",
                               f"it takes {takes}")  # fmt: skip
         if self.pattern is not None:
             try:
@@ -98,7 +98,7 @@ class CheckStep(Step):
         yield ("of",), self.of
         for name in ("inside", "to"):
             if (given := getattr(self, name)) is not None:
-                yield (WRITTEN.get(name, name),), given
+                yield (self.written.get(name, name),), given
 
     def shape(self, shapes: Mapping[str, Shape]) -> Shape:
         """The test's figure."""

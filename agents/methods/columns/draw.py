@@ -1,4 +1,4 @@
-"""The step `draw`: a column from the recipe, a file or the seeds. The slot's random seed decides it; no model is called."""
+"""The step `draw`: a column from the recipe, a file or the seeds, as the slot's random seed decides, without a call."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from pydantic import Field, JsonValue, model_validator
 
 from graft.agents.methods.base import Drawn, unseeded
 from graft.agents.methods.columns.base import State, Step, rejected
-from graft.agents.methods.columns.parts.expressions import Expression, shown
+from graft.agents.methods.columns.parts.expressions import Expression
+from graft.agents.methods.columns.parts.functions import shown
 from graft.agents.methods.columns.parts.shapes import ANY, PLAIN, TEXT, Shape
 from graft.agents.methods.steps.draw import shots
 from graft.schemas.decisions import DecisionCode, declare
@@ -30,8 +31,8 @@ MOST_ROWS, MOST_BYTES = 5_000, 1_000_000
 SEEDS_USED = "seeds_used"
 ROW = Shape("object", fields={"text": TEXT, "label": PLAIN, "response": TEXT})
 
-declare(DecisionCode(f"rejected.{SEEDS_USED}", "writing", "every seed of its label has been used",
-                     advice="found no further seed: lower target.rows_per_label to the seeds there are, or add seeds"))  # fmt: skip
+_FEW = "found no further seed: lower target.rows_per_label to the number of seeds, or add seeds"
+declare(DecisionCode(f"rejected.{SEEDS_USED}", "writing", "every seed of its label has been used", advice=_FEW))
 
 
 class DrawStep(Step):
@@ -141,7 +142,8 @@ class DrawStep(Step):
             own = [state.slot.label] if state.slot.label else []
             return [*own, *rng.sample(others, min(len(others), self.labels - len(own)))]
         if self.file is not None:
-            return rng.choice(self.rows)
+            row: JsonValue = rng.choice(self.rows)
+            return row
         return self._chosen(state, rng)
 
     def _chosen(self, state: State, rng: random.Random) -> JsonValue:

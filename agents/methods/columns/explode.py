@@ -15,8 +15,8 @@ from graft.schemas.decisions import DecisionCode, declare
 MOST = 50
 NO_ELEMENT = "no_element"
 
-declare(DecisionCode(f"rejected.{NO_ELEMENT}", "writing", "the list that it is an element of is shorter",
-                     advice="found no element in their list: lower `most` of the step explode, or ask for more"))  # fmt: skip
+_SHORT = "found no element in their list: lower `most` of the step explode, or ask for more elements"
+declare(DecisionCode(f"rejected.{NO_ELEMENT}", "writing", "its list has fewer elements", advice=_SHORT))
 
 
 class ExplodeStep(Step):
@@ -24,7 +24,9 @@ class ExplodeStep(Step):
 
     kind: Literal["explode"] = "explode"
     of: Expression = Field(description="the list")
-    most: int = Field(default=5, ge=2, le=MOST, description="elements that become candidates; further ones are left out")
+    most: int = Field(
+        default=5, ge=2, le=MOST, description="elements that become candidates; further ones are left out"
+    )
 
     decides = True
     spreads = True

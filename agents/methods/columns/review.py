@@ -1,4 +1,4 @@
-"""The step `review`: GRA's panel over named columns, with the recipe's own rubric (GRA, arXiv 2504.12322, section 3)."""
+"""The step `review`: GRA's panel over named columns, with the recipe's own rubric (arXiv 2504.12322, section 3)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from pydantic import Field, JsonValue, StringConstraints, model_validator
 from graft.agents.methods.base import Calls
 from graft.agents.methods.columns.ask import writers
 from graft.agents.methods.columns.base import Ended, State, Step, rejected, share_of
-from graft.agents.methods.columns.parts.expressions import Expression, Path, compiled, shown
+from graft.agents.methods.columns.parts.expressions import Expression, Path, compiled
+from graft.agents.methods.columns.parts.functions import shown
 from graft.agents.methods.columns.parts.shapes import ANY, NUMBER, Shape, walk
 from graft.agents.methods.columns.parts.templates import tags_of
 from graft.agents.methods.steps.draft import Draft
@@ -51,7 +52,9 @@ class ReviewStep(Step):
     def _rubric(self) -> ReviewStep:
         wrong = [name for name in self.rubric if not name.isidentifier() or name == "comment"]
         if not self.rubric:
-            raise field_error(("rubric",), "the rubric is empty", "name what reviewers score: {clear: it is easy to read}")
+            raise field_error(
+                ("rubric",), "the rubric is empty", "name what reviewers score: {clear: it is easy to read}"
+            )
         if wrong:
             fix = "use letters, digits and underscore; comment is taken"
             raise field_error(("rubric", wrong[0]), f"{wrong[0]!r} is no name of a dimension", fix)
@@ -86,12 +89,14 @@ class ReviewStep(Step):
         found = walk(shapes.get(self.root, ANY), path[1:]) if path else ANY
         if self.keep == "all" or (isinstance(found, Shape) and found.type in ("list", "any") and path):
             return []
-        return [Finding(("of", 0), "the best is chosen of several samples", "name a column of an ask with n: 2 or more")]
+        return [
+            Finding(("of", 0), "the best is chosen of several samples", "name a column of an ask with n: 2 or more")
+        ]
 
     def check(self, recipe: Recipe) -> list[Finding]:
         """Both judges have models that write scores."""
         return [
-            Finding(("reviewers",), f"no model can play the {role}", f"name a chat or completion model under roles.{role}")
+            Finding(("reviewers",), f"no model can play the {role}", f"name a chat model under roles.{role}")
             for role in self.roles() if not writers(recipe, role)
         ]  # fmt: skip
 

@@ -10,7 +10,8 @@ from pydantic import Field, JsonValue
 
 from graft.agents.methods.base import TOLERANCE
 from graft.agents.methods.columns.base import State, Step, rejected
-from graft.agents.methods.columns.parts.expressions import Expression, compiled, shown
+from graft.agents.methods.columns.parts.expressions import Expression, compiled
+from graft.agents.methods.columns.parts.functions import shown
 from graft.agents.methods.columns.parts.predicates import normal, number_in
 from graft.agents.methods.columns.parts.shapes import ANY, NUMBER, Shape, walk
 from graft.schemas.decisions import DecisionCode, declare
@@ -18,8 +19,8 @@ from graft.schemas.problems import Finding
 
 NO_MAJORITY = "no_majority"
 
-declare(DecisionCode(f"rejected.{NO_MAJORITY}", "labelling", "samples of one question disagreed",
-                     advice="had no majority: lower `least` of the step vote, ask for more samples, or name a larger model"))  # fmt: skip
+_SPLIT = "had no majority: lower `least` of the step vote, ask for more samples, or name a larger model"
+declare(DecisionCode(f"rejected.{NO_MAJORITY}", "labelling", "samples of one question disagreed", advice=_SPLIT))
 
 
 class VoteStep(Step):
@@ -29,7 +30,8 @@ class VoteStep(Step):
     of: Expression = Field(description="the field of every sample, such as guess.label")
     least: float = Field(default=0.5, ge=0, le=1, description="least share of the samples that were requested")
     by: Literal["text", "number"] = Field(
-        default="text", description="texts are equal but for case and spaces; of numbers the last one of each text counts"
+        default="text",
+        description="texts are equal but for case and spaces; of numbers the last one of each text counts",
     )
 
     decides = True

@@ -28,8 +28,10 @@ class Kept:
     @property
     def value(self) -> dict[str, Any]:
         """As a column's value."""
-        return {"words": list(self.words), "labels": list(self.labels), "rate": round(sum(self.labels) / len(self.labels), 4)
-                if self.labels else 0.0, "variation": round(self.variation, 4), "gap": round(self.gap, 4)}  # fmt: skip
+        return {
+            "words": list(self.words), "labels": list(self.labels), "variation": round(self.variation, 4),
+            "rate": round(sum(self.labels) / max(1, len(self.labels)), 4), "gap": round(self.gap, 4),
+        }  # fmt: skip
 
 
 def keep_labels(text: str, compressed: str, window: int = 400) -> Kept:

@@ -9,28 +9,22 @@ from __future__ import annotations
 
 import ast
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from statistics import fmean
 from typing import Annotated, Any
 
-import orjson
 from pydantic import BeforeValidator
 
+from graft.agents.methods.columns.parts.functions import FUNCTIONS, MOST_TEXT, BadExpression, shown
 from graft.schemas.problems import did_you_mean, field_error
 
 MOST_CHARS = 2_000
 MOST_WORK = 20_000
 """Nodes that one evaluation visits, at most."""
-MOST_TEXT = 200_000
 MOST_LIST = 10_000
 MOST_NUMBER = 10**15
 Path = tuple[str | int, ...]
-
-
-class BadExpression(ValueError):
-    """An expression that is not one of this grammar, or whose evaluation failed."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +104,7 @@ _ALLOWED = (
     ast.List, ast.Tuple, ast.Dict, ast.Call, ast.JoinedStr, ast.FormattedValue, ast.ListComp, ast.DictComp,
 )  # fmt: skip
 _REFUSED: Mapping[type[ast.AST], str] = {
-    ast.Pow: "powers are not allowed", ast.LShift: "shifts are not allowed", ast.Lambda: "functions are not defined here",
+    ast.Pow: "powers are not allowed", ast.LShift: "shifts are not allowed", ast.Lambda: "no function is defined here",
     ast.NamedExpr: "names are not assigned here", ast.Set: "write a list: [a, b]",
 }  # fmt: skip
 
@@ -170,7 +164,7 @@ def _path(node: ast.expr) -> Path | None:
         return None if inner is None else (*inner, node.attr)
     if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
         inner, key = _path(node.value), node.slice.value
-        return (*inner, key) if inner is not None and type(key) in (str, int) else None
+        return (*inner, key) if inner is not None and isinstance(key, str | int) and key is not True else None
     return None
 
 
@@ -297,17 +291,6 @@ def _dict(node: ast.Dict, work: _Work) -> dict[str, Any]:
     return dict(zip(keys, [_value(one, work) for one in node.values], strict=True))
 
 
-def shown(value: Any) -> str:
-    """A value as a text: a text as it is, a list of texts with commas, all else as JSON."""
-    if isinstance(value, str):
-        return value
-    if value is None:
-        return ""
-    if isinstance(value, list | tuple) and all(isinstance(one, str) for one in value):
-        return ", ".join(value)
-    return orjson.dumps(value).decode()
-
-
 _OPERATIONS: Mapping[type[ast.AST], Callable[..., Any]] = {
     ast.And: operator.and_, ast.Or: operator.or_, ast.Not: operator.not_, ast.USub: operator.neg,
     ast.UAdd: operator.pos, ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul,
@@ -335,76 +318,3 @@ _EVALUATE: Mapping[type[ast.AST], Callable[[Any, _Work], Any]] = {
     ast.ListComp: _comprehension,
     ast.DictComp: _comprehension,
 }
-
-
-# ---- functions
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise BadExpression("a text is needed here")
-    return value
-
-
-def _list(value: Any) -> list[Any]:
-    if not isinstance(value, list | tuple | dict):
-        raise BadExpression("a list is needed here")
-    return list(value.values()) if isinstance(value, dict) else list(value)
-
-
-def _replace(text: str, old: str, new: str) -> str:
-    if not _text(old):
-        raise BadExpression("replace needs a text to look for")
-    if len(_text(text)) + text.count(old) * len(_text(new)) > MOST_TEXT:
-        raise BadExpression(f"it makes a text of more than {MOST_TEXT:,} characters")
-    return text.replace(old, new)
-
-
-def _join(parts: Any, between: str = ", ") -> str:
-    texts = [shown(one) for one in _list(parts)]
-    if sum(map(len, texts)) + len(texts) * len(_text(between)) > MOST_TEXT:
-        raise BadExpression(f"it makes a text of more than {MOST_TEXT:,} characters")
-    return between.join(texts)
-
-
-def _round(number: float, digits: int = 0) -> float:
-    if not isinstance(digits, int) or not 0 <= digits <= 12:
-        raise BadExpression("round takes 0 to 12 digits")
-    return round(number, digits) if digits else round(number)
-
-
-def _number(make: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    def made(value: Any) -> Any:
-        if isinstance(value, str) and len(value) > 40:
-            raise BadExpression("the text is too long for a number")
-        return make(value.replace(",", "") if isinstance(value, str) else value)
-
-    return made
-
-
-def _unique(values: Any) -> list[Any]:
-    return list({shown(one): one for one in _list(values)}.values())
-
-
-FUNCTIONS: Mapping[str, Callable[..., Any]] = {
-    "len": len, "lower": lambda text: _text(text).casefold(), "upper": lambda text: _text(text).upper(),
-    "strip": lambda text: _text(text).strip(), "words": lambda text: len(_text(text).split()),
-    "lines": lambda text: _text(text).splitlines(),
-    "contains": lambda text, part: _text(part).casefold() in _text(text).casefold(),
-    "starts": lambda text, part: _text(text).startswith(_text(part)),
-    "ends": lambda text, part: _text(text).endswith(_text(part)),
-    "replace": _replace, "split": lambda text, at: _text(text).split(_text(at)), "join": _join,
-    "round": _round, "abs": abs, "min": min, "max": max, "sum": lambda values: sum(_list(values)),
-    "mean": lambda values: fmean(_list(values)), "any": lambda values: any(_list(values)),
-    "all": lambda values: all(_list(values)), "sorted": lambda values: sorted(_list(values)), "unique": _unique,
-    "count": lambda values, one: _list(values).count(one), "keys": lambda value: list(dict(value)),
-    "first": lambda values: next(iter(_list(values)), None), "last": lambda values: next(iter(_list(values)[::-1]), None),
-    "int": _number(lambda value: int(float(value))), "float": _number(float), "str": shown,
-    "has": lambda values, one: one in (_list(values) if not isinstance(values, dict) else values),
-}  # fmt: skip
-
-
-def names_of(*sources: str | Sequence[str] | None) -> frozenset[str]:
-    """The columns that expressions read."""
-    flat = [one for given in sources if given for one in ([given] if isinstance(given, str) else given)]
-    return frozenset(name for source in flat for name in compiled(source).names)

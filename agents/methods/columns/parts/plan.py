@@ -75,7 +75,7 @@ def problems_of(steps: Sequence[Step], row: Sequence[tuple[str, str]]) -> list[F
 
 
 def plan_of(steps: Sequence[Step], row: Sequence[str], data: Mapping[str, str]) -> Plan:
-    """The plan of steps without problems; `row` are the expressions of text, label and response, `data` those of data."""
+    """The plan of steps without problems; `row` are the expressions of text, label and response, `data` of its data."""
     reads, own = _reads(steps), {step.name: step for step in steps}
     shapes = shapes_of(steps, reads)
     judges = {step.name for step in steps if step.calls_models and step.decides}
@@ -93,8 +93,8 @@ def plan_of(steps: Sequence[Step], row: Sequence[str], data: Mapping[str, str]) 
     )
     tags = (*own, *PREDECLARED, *OTHER_TAGS)
     return Plan(
-        own, waves([*nodes, Node(ROW, made, False, len(steps))]), shapes, apart,
-        int(getattr(exploding, "most", 1)), {name: step.prepare(shapes, tags) for name, step in own.items()}, tags, early,
+        own, waves([*nodes, Node(ROW, made, False, len(steps))]), shapes, apart, int(getattr(exploding, "most", 1)),
+        {name: step.prepare(shapes, tags) for name, step in own.items()}, tags, early,
     )  # fmt: skip
 
 
@@ -124,19 +124,18 @@ def _named_twice(steps: Sequence[Step]) -> list[Finding]:
 
 def _reads(steps: Sequence[Step]) -> dict[str, frozenset[str]]:
     """The columns that each step waits for: those that it reads, and the steps that change one of them before it."""
-    own = {step.name for step in steps}
-    reads = {step.name: frozenset(str(path[0]) for _, path in step.paths()) & own for step in steps}
+    own = {step.name: step for step in steps}
+    reads = {step.name: frozenset(str(path[0]) for _, path in step.paths()) & own.keys() for step in steps}
     for changing in steps:
         root = changing.changes
         before = reached(reads, changing.name)
         for name, of in reads.items() if root else ():
-            if root in of and name != changing.name and name not in before:
-                if name not in {one.name for one in steps if one.changes == root} or _after(steps, name, changing.name):
-                    reads[name] = of | {changing.name}
+            first = own[name].changes == root and not _after(steps, name, changing.name)
+            if root in of and name != changing.name and name not in before and not first:
+                reads[name] = of | {changing.name}
     return reads
 
 
 def _after(steps: Sequence[Step], name: str, other: str) -> bool:
     order = [step.name for step in steps]
     return order.index(name) > order.index(other)
-

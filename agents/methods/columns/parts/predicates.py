@@ -12,7 +12,7 @@ import orjson
 
 from graft.agents.gateway.structured import problem_of
 from graft.agents.methods.columns.parts.alignment import keep_labels
-from graft.agents.methods.columns.parts.expressions import shown
+from graft.agents.methods.columns.parts.functions import shown
 
 _NUMBER = re.compile(r"[-−+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:\s?/\s?\d+(?:\.\d+)?)?(?:[eE][-+]?\d{1,2})?\s?%?")
 _FOLDED = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"', "–": "-", "—": "-", "−": "-"})
@@ -120,7 +120,9 @@ def _regex(value: Any, given: Arguments) -> tuple[str, Any]:
 
 
 def _length(value: Any, given: Arguments) -> tuple[str, Any]:
-    whole = len(value) if isinstance(value, list) else len(shown(value).split() if given.by == "words" else shown(value))
+    whole = (
+        len(value) if isinstance(value, list) else len(shown(value).split() if given.by == "words" else shown(value))
+    )
     noun = "elements" if isinstance(value, list) else "words" if given.by == "words" else "characters"
     return _within(whole, given, f"it has {whole} {noun}"), whole
 

@@ -1,8 +1,8 @@
 """Shapes: what a column's value looks like, so that every path into it is checked before a run.
 
 A shape is declared for a reply (`reply: {stars: {number: [1, 5]}}`) or follows from a step. It gives the JSON Schema
-that a model's server enforces, and whether a value may stand in a prompt as it is: numbers, and texts that come from the
-recipe. Every other text is material, which prompts fence.
+that a model's server enforces, and whether a value may stand in a prompt as it is: numbers, and texts of the recipe.
+All other texts are material, which prompts fence.
 """
 
 from __future__ import annotations

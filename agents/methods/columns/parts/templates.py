@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import jinja2
 import orjson
@@ -20,7 +20,8 @@ from jinja2 import nodes
 from jinja2.runtime import LoopContext
 from jinja2.sandbox import SandboxedEnvironment
 
-from graft.agents.methods.columns.parts.expressions import Path, field_of, shown
+from graft.agents.methods.columns.parts.expressions import Path, field_of
+from graft.agents.methods.columns.parts.functions import shown
 from graft.agents.methods.columns.parts.shapes import ANY, Shape, walk
 from graft.schemas.problems import did_you_mean
 
@@ -33,7 +34,7 @@ MOST_ELEMENTS = 1_000
 TAGS = "tags_"
 """Name of the pattern of tags in a rendering; no column begins or ends like it."""
 FILTERS = frozenset({
-    "capitalize", "first", "join", "last", "length", "line", "lower", "list", "round", "sort", "title", "tojson",
+    "capitalize", "first", "join", "last", "length", "line", "list", "lower", "round", "sort", "title", "tojson",
     "trim", "unique", "upper", "words",
 })  # fmt: skip
 TESTS = frozenset({"defined", "none", "number", "string", "mapping", "sequence", "in", "true", "false", "even", "odd"})
@@ -43,7 +44,7 @@ ALLOWED = (
     nodes.For, nodes.Filter, nodes.Test, nodes.Compare, nodes.Operand, nodes.And, nodes.Or, nodes.Not, nodes.CondExpr,
     nodes.List, nodes.Tuple, nodes.Neg,
 )  # fmt: skip
-_WORDS = {
+_WORDS: Mapping[type[nodes.Node], str] = {
     nodes.Call: "calls are not allowed: columns are read, not called",
     **dict.fromkeys((nodes.Pow, nodes.Mul, nodes.Add, nodes.Sub, nodes.Div, nodes.Mod, nodes.Concat),
                     "nothing is calculated in a prompt: use a step `expr`"),
@@ -87,8 +88,14 @@ def _elements(value: Any) -> list[Any]:
 
 
 def _environment() -> _Plain:
-    made = _Plain(undefined=jinja2.StrictUndefined, autoescape=False, trim_blocks=True, lstrip_blocks=True, finalize=shown)
-    own = {"line": _line, "words": lambda text: len(shown(text).split()), "tojson": lambda one: orjson.dumps(one).decode()}
+    made = _Plain(
+        undefined=jinja2.StrictUndefined, autoescape=False, trim_blocks=True, lstrip_blocks=True, finalize=shown
+    )
+    own = {
+        "line": _line,
+        "words": lambda text: len(shown(text).split()),
+        "tojson": lambda one: orjson.dumps(one).decode(),
+    }
     made.filters = {**{name: made.filters[name] for name in FILTERS - set(own)}, **own}
     made.filters |= {"fence": _fence, "elements": _elements}
     made.tests = {name: test for name, test in made.tests.items() if name in TESTS | {"eq", "ne"}}
@@ -101,7 +108,7 @@ _ENVIRONMENT = _environment()
 
 @dataclass(frozen=True)
 class Template:
-    """A template that was read. `paths` are those into columns, for checks; names bound by the template are left out."""
+    """A template that was read. `paths` are those into columns, for checks, without names that the template binds."""
 
     source: str
     paths: tuple[Path, ...]
@@ -146,7 +153,7 @@ def read(source: str) -> Template:
 
 
 def fenced(template: Template, shapes: Mapping[str, Shape], columns: Sequence[str]) -> Fenced:
-    """The template with fences where these shapes are not trusted; `columns` are all tags that a text must not close."""
+    """The template with fences where these shapes are not trusted; `columns` are the tags that no text may close."""
     tree, walked = _parse(template.source), _Walk(shapes)
     walked.body(tree.body, {})
     return Fenced(_ENVIRONMENT.from_string(tree), tuple(dict.fromkeys(walked.material)), tags_of(tuple(columns)))
@@ -284,8 +291,8 @@ class _Walk:
             raise BadTemplate(f"line {node.lineno}: {what}")
 
 
-def _filtered(node: nodes.Expr, name: str, arguments: list[nodes.Expr]) -> nodes.Filter:
-    made = nodes.Filter(node, name, arguments, [], None, None)
+def _filtered(node: nodes.Node, name: str, arguments: list[nodes.Expr]) -> nodes.Filter:
+    made = nodes.Filter(cast("nodes.Expr", node), name, arguments, [], None, None)
     made.set_lineno(node.lineno)
     made.set_environment(_ENVIRONMENT)
     return made
