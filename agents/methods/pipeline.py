@@ -25,6 +25,7 @@ from graft.agents.methods.columns.parts.plan import ROW, Plan, plan_of, problems
 from graft.agents.methods.columns.parts.reports import steps_report
 from graft.agents.methods.steps.draft import Draft, cut_off, decided, decision, failure, screened
 from graft.agents.methods.steps.draw import make_slot, slot_id
+from graft.agents.methods.steps.passages import passage_of
 from graft.agents.roles.asking import concept_of
 from graft.schemas.base import Value
 from graft.schemas.binding import MethodSettings, Role
@@ -198,8 +199,9 @@ class Pipeline(Method[PipelineSettings]):
         part = place.index % plan.parts
         first = dataclasses.replace(place, index=place.index - part)
         slot = make_slot(first, drawn, 0, 0)
+        counted = dataclasses.replace(first, index=first.index // plan.parts)
         for step in plan.steps.values():
-            slot = step.draw(slot, drawn, first.index // plan.parts)
+            slot = step.draw(slot, counted, drawn)
         if plan.parts == 1:
             return slot
         own = {"id": slot_id(place), "index": place.index, "group": slot.id, "part": part}
@@ -308,7 +310,9 @@ def _row(state: State, settings: PipelineSettings) -> None:
             reason = f"Step row: {shown(label)[:80]!r} is no label of the task."
             raise Ended(decision("rejected", "no_label", "rejected.no_label", reason))
         draft.label = str(label)
-    draft.data = {name: state.value(row.data[name], f"row.data.{name}") for name in settings.plan.early}
+    passage = passage_of(state.slot, draft.context)
+    draft.data = {"source": passage.source} if passage else {}
+    draft.data |= {name: state.value(row.data[name], f"row.data.{name}") for name in settings.plan.early}
     ended = screened(draft)
     if ended:
         draft.notes["step"] = ROW

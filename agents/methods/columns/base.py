@@ -17,7 +17,7 @@ from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler, JsonValu
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
-from graft.agents.methods.base import Calls, Drawn
+from graft.agents.methods.base import Calls, Drawn, Place
 from graft.agents.methods.columns.parts.expressions import (
     BadExpression,
     Expression,
@@ -197,8 +197,8 @@ class Step(Value):
         """The calls of so many candidates."""
         return ()
 
-    def draw(self, slot: Slot, drawn: Drawn, index: int) -> Slot:
-        """The slot with what the step draws of the run's material; `index` is the slot's place among its label's."""
+    def draw(self, slot: Slot, place: Place, drawn: Drawn) -> Slot:
+        """The slot with what the step draws of the run's material; the slots of a group count as one place."""
         return slot
 
     async def run(self, state: State) -> JsonValue:

@@ -14,21 +14,24 @@ from typing import Any, Literal
 
 from pydantic import Field, JsonValue, model_validator
 
-from graft.agents.methods.base import Drawn, unseeded
+from graft.agents.methods.base import Drawn, Place, unseeded
 from graft.agents.methods.columns.base import State, Step, rejected
 from graft.agents.methods.columns.parts.expressions import Expression
 from graft.agents.methods.columns.parts.functions import shown
 from graft.agents.methods.columns.parts.shapes import ANY, PLAIN, TEXT, Shape
 from graft.agents.methods.steps.draw import shots
+from graft.agents.methods.steps.passages import PASSAGE, TOP_UP, passage_for, passage_of
 from graft.schemas.decisions import DecisionCode, declare
+from graft.schemas.documents import Passage
 from graft.schemas.problems import FieldErrors, Finding, field_error
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import Seed, Slot
 
-SOURCES = ("of", "number", "date", "file", "seeds", "seed", "labels")
+SOURCES = ("of", "number", "date", "file", "seeds", "seed", "labels", "passage")
 MOST_ROWS, MOST_BYTES = 5_000, 1_000_000
 """Rows and size of a file that is drawn from: they are kept with the run."""
 SEEDS_USED = "seeds_used"
+PASSAGE_SHAPE = Shape("object", fields=dict.fromkeys(("text", "document", "file", "id"), TEXT))
 ROW = Shape("object", fields={"text": TEXT, "label": PLAIN, "response": TEXT})
 
 _FEW = "found no further seed: lower target.rows_per_label to the number of seeds, or add seeds"
@@ -36,7 +39,7 @@ declare(DecisionCode(f"rejected.{SEEDS_USED}", "writing", "every seed of its lab
 
 
 class DrawStep(Step):
-    """A drawn value. Exactly one of `of`, `number`, `date`, `file`, `seeds`, `seed` and `labels` names its source."""
+    """A drawn value. Exactly one of its fields from `of` to `passage` names its source."""
 
     kind: Literal["draw"] = "draw"
     of: JsonValue = Field(
@@ -50,6 +53,8 @@ class DrawStep(Step):
     seeds: int | None = Field(default=None, ge=1, le=20, description="few-shot rows of the slot's label")
     seed: bool = Field(default=False, description="true: each seed of the label in turn, once")
     labels: int | None = Field(default=None, ge=1, le=100, description="so many labels, the slot's own first")
+
+    passage: bool = Field(default=False, description="true: a passage of the recipe's documents, each equally often")
 
     @model_validator(mode="after")
     def _one_source(self) -> DrawStep:
@@ -96,6 +101,8 @@ class DrawStep(Step):
             return Shape("list", item=PLAIN)
         if self.seeds is not None or self.seed:
             return Shape("list", item=ROW) if self.seeds else ROW
+        if self.passage:
+            return PASSAGE_SHAPE
         if self.file is not None:
             return Shape("object", fields={name: _shape_of(value, False) for name, value in self.rows[0].items()})
         return _alike([_shape_of(one, True) for one in _values(self.of, self.by is not None)])
@@ -105,23 +112,25 @@ class DrawStep(Step):
         return unseeded(recipe, seeds) if self.seeds or self.seed else []
 
     def check(self, recipe: Recipe) -> list[Finding]:
-        """As many labels as are drawn."""
+        """As many labels as are drawn, and documents if a passage is."""
+        if self.passage and recipe.seeds.documents is None:
+            return [Finding(("passage",), "the recipe has no documents", "add seeds.documents with their path")]
         if self.labels is None or self.labels <= len(recipe.task.names):
             return []
         return [Finding(("labels",), f"the task has {len(recipe.task.names)} labels", "draw no more than those")]
 
-    def draw(self, slot: Slot, drawn: Drawn, index: int) -> Slot:
-        """The slot with the seeds that the column shows."""
+    def draw(self, slot: Slot, place: Place, drawn: Drawn) -> Slot:
+        """The slot with the seeds or the passage that the column shows."""
+        if self.passage:
+            passage = passage_for(place, drawn)
+            return slot.model_copy(update={"payload": {**slot.payload, PASSAGE: passage.id}}) if passage else slot
         if not self.seeds and not self.seed:
             return slot
         if self.seeds:
             rng = random.Random(f"{self.name}-{slot.seed}")
             rows = shots(drawn, slot.label, self.seeds, rng)
         else:
-            every = list(drawn.pool.get(slot.label, ()))
-            place = index * _shards(drawn) + slot.shard
-            random.Random(f"{self.name}-{drawn.recipe.seed}-{slot.label}").shuffle(every)
-            rows = every[place : place + 1]
+            rows = _next_seed(self.name, place, drawn)
         held = {**slot.payload, self.name: [row.id for row in rows]}
         return slot.model_copy(update={"payload": held, "exemplars": (*slot.exemplars, *rows)})
 
@@ -129,6 +138,8 @@ class DrawStep(Step):
         """See Step."""
         if self.seeds or self.seed:
             return self._rows(state)
+        if self.passage:
+            return self._passage(state)
         rng = state.rng(self.name)
         if self.number is not None:
             low, high = self.number
@@ -145,6 +156,12 @@ class DrawStep(Step):
             row: JsonValue = rng.choice(self.rows)
             return row
         return self._chosen(state, rng)
+
+    def _passage(self, state: State) -> JsonValue:
+        found = passage_of(state.slot, state.draft.context)
+        if found is None:
+            raise rejected(self, "no_passage", "the recipe's documents have no passage.")
+        return passage_value(found)
 
     def _chosen(self, state: State, rng: random.Random) -> JsonValue:
         choices: Any = self.of
@@ -171,6 +188,20 @@ class DrawStep(Step):
         if not rows:
             raise rejected(self, SEEDS_USED, f"every seed of {state.slot.label!r} has been used.")
         return rows[0]
+
+
+def passage_value(passage: Passage) -> JsonValue:
+    """A passage as a column's value."""
+    return {"text": passage.text, "document": passage.document, "file": passage.file, "id": passage.id}
+
+
+def _next_seed(name: str, place: Place, drawn: Drawn) -> list[Seed]:
+    """The next seed of the place's label in a random order; a run's top-ups begin at its end. None if all are used."""
+    rows = list(drawn.pool.get(place.label, ()))
+    random.Random(f"{name}-{drawn.recipe.seed}-{place.label}").shuffle(rows)
+    attempt, shard = divmod(place.shard, TOP_UP)
+    at = place.index * (1 if attempt else _shards(drawn)) + shard
+    return (rows[::-1] if attempt else rows)[at : at + 1]
 
 
 def _shards(drawn: Drawn) -> int:

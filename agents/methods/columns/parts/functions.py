@@ -8,6 +8,8 @@ from typing import Any
 
 import orjson
 
+from graft.schemas.documents import find_quote
+
 MOST_TEXT = 200_000
 """Characters of a text that an expression makes, at most."""
 
@@ -73,6 +75,18 @@ def _unique(values: Any) -> list[Any]:
     return list({shown(one): one for one in _list(values)}.values())
 
 
+def _spans(text: str, items: Any) -> list[dict[str, Any]]:
+    """Where the items' texts occur in a text, with their types, in the order of their places; of overlapping ones the
+    first counts, and an item that does not occur is left out."""
+    taken: list[dict[str, Any]] = []
+    for one in _list(items)[:1_000]:
+        given, kind = (one.get("text"), one.get("type")) if isinstance(one, dict) else (one, None)
+        found = find_quote(_text(given), _text(text)) if given else None
+        if found and not any(found.start < other["end"] and other["start"] < found.end for other in taken):
+            taken.append({"start": found.start, "end": found.end, "type": kind})
+    return sorted(taken, key=lambda span: span["start"])
+
+
 FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "len": len, "lower": lambda text: _text(text).casefold(), "upper": lambda text: _text(text).upper(),
     "strip": lambda text: _text(text).strip(), "words": lambda text: len(_text(text).split()),
@@ -87,5 +101,6 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "count": lambda values, one: _list(values).count(one), "keys": lambda value: list(dict(value)),
     "first": lambda values: next(iter(_list(values)), None), "last": lambda values: next(reversed(_list(values)), None),
     "int": _number(lambda value: int(float(value))), "float": _number(float), "str": shown,
+    "spans": _spans,
     "has": lambda values, one: one in (_list(values) if not isinstance(values, dict) else values),
 }  # fmt: skip

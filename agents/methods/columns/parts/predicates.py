@@ -13,6 +13,7 @@ import orjson
 from graft.agents.gateway.structured import problem_of
 from graft.agents.methods.columns.parts.alignment import keep_labels
 from graft.agents.methods.columns.parts.functions import shown
+from graft.schemas.documents import find_quote
 
 _NUMBER = re.compile(r"[-−+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:\s?/\s?\d+(?:\.\d+)?)?(?:[eE][-+]?\d{1,2})?\s?%?")
 _FOLDED = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"', "–": "-", "—": "-", "−": "-"})
@@ -110,7 +111,7 @@ def _same_numbers(value: Any, given: Arguments) -> tuple[str, Any]:
 
 
 def _in_text(value: Any, given: Arguments) -> tuple[str, Any]:
-    found = bool(shown(value).strip()) and normal(shown(value)) in normal(shown(given.inside))
+    found = find_quote(shown(value), shown(given.inside)) is not None
     return "" if found else f"{_short(value)} does not occur in the text", found
 
 
@@ -179,7 +180,7 @@ PREDICATES: Mapping[str, Predicate] = {
     "equals": Predicate(_equals, ("to",), meaning="the same text but for case and spaces, or the same value"),
     "number_equal": Predicate(_number_equal, ("to",), meaning="the last number of each text is the same"),
     "same_numbers": Predicate(_same_numbers, ("to",), meaning="both texts hold the same numbers, equally often"),
-    "in_text": Predicate(_in_text, ("inside",), meaning="it occurs in a text, but for case and spaces"),
+    "in_text": Predicate(_in_text, ("inside",), meaning="its words occur in a text, in order"),
     "regex": Predicate(_regex, ("pattern",), meaning="a regular expression matches within it"),
     "length": Predicate(_length, (), (*_BOUNDS, "by"), "characters or words of a text, elements of a list"),
     "length_ratio": Predicate(_length_ratio, ("to",), _BOUNDS, "its characters over those of another text"),
