@@ -130,13 +130,8 @@ def measure(tool: str, python: str, url: str, rows: int, kill_s: float) -> dict[
             shutil.copy(folder / "log", f"{tool}.log")
             raise SystemExit(f"{tool} ended with {code}: see {tool}.log")
     cpu = now.children_user + now.children_system - used.children_user - used.children_system
-    return {
-        "tool": tool,
-        "wall_s": wall,
-        "cpu_s": cpu,
-        "requests": counted["calls"],
-        "repeated": counted["calls"] - 3 * rows,
-    }
+    again = max(0, counted["calls"] - 3 * rows - open_calls)
+    return {"tool": tool, "wall_s": wall, "cpu_s": cpu, "requests": counted["calls"], "finished_again": again}
 
 
 def main() -> None:
