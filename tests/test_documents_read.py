@@ -262,6 +262,7 @@ def test_passages_cover_every_sentence_and_overlap_as_set(text: str, size: int, 
     for one in found:
         assert document.text[one.start : one.end] == one.text == one.text.strip()
         assert words(one.text, Span(0, len(one.text))) <= size and one.hash == document.hash
+        assert len(one.text) < 200 * size
     for before, after in pairwise(found):
         assert before.start < after.start and before.end < after.end
         assert words(document.text, Span(after.start, max(after.start, before.end))) <= settings.overlap
