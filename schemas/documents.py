@@ -160,7 +160,7 @@ def _inside_word(text: str, place: int) -> bool:
     return before.isalnum() and after.isalnum() and not (_JOINED.match(before) or _JOINED.match(after))
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def _folded(text: str) -> tuple[str, Sequence[int]]:
     """The text as it is compared, and the code point of `text` that each of its characters is from."""
     made: list[str] = []
