@@ -201,13 +201,18 @@ def test_a_run_fills_every_column_and_neither_a_rerun_nor_a_new_last_step_repeat
         assert all(set(one.notes["columns"]) >= {"persona", "product", "review", "title"} for one in made)  # type: ignore[arg-type]
     assert "| title |" in found["version"]["card"] and "candidates that ended here" in found["version"]["card"]
     calls = fake_llm.stats()["calls"]
-    (tmp_path / "two").mkdir()
-    for file in home.glob("journal.sqlite*"):
-        (tmp_path / "two" / file.name).write_bytes(file.read_bytes())
-    again = json.loads(here(tmp_path / "two", "run", str(recipe), "--json").stdout)
+    again = json.loads(here(with_journal(tmp_path / "two", home), "run", str(recipe), "--json").stdout)
     assert fake_llm.stats()["calls"] == calls and again["version"]["content_hash"] == found["version"]["content_hash"]
     changed = written(tmp_path, fake_llm.url, lambda steps, method: steps[5].update(prompt="Title: {{ review.text }}"))
-    third = json.loads(here(home, "run", str(changed), "--json").stdout)
-    titles = third["run"]["counts"]["opened"]
-    assert third["run"]["id"] != found["run"]["id"] and fake_llm.stats()["calls"] - calls <= titles
+    third = json.loads(here(with_journal(tmp_path / "three", home), "run", str(changed), "--json").stdout)
+    assert third["run"]["id"] != found["run"]["id"], "the prompt is part of the run"
+    assert fake_llm.stats()["calls"] - calls == third["run"]["counts"]["accepted"], "one new title a row"
     assert fake_llm.stats()["duplicates"] == 0
+
+
+def with_journal(home: Path, of: Path) -> Path:
+    """A new home with another's finished calls."""
+    home.mkdir()
+    for file in of.glob("journal.sqlite*"):
+        (home / file.name).write_bytes(file.read_bytes())
+    return home
