@@ -18,13 +18,8 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
 from graft.agents.methods.base import Calls, Drawn, Place
-from graft.agents.methods.columns.parts.expressions import (
-    BadExpression,
-    Expression,
-    Path,
-    compiled,
-    evaluate,
-)
+from graft.agents.methods.columns.parts.expressions import Expression, Path, compiled, evaluate
+from graft.agents.methods.columns.parts.functions import BadExpression
 from graft.agents.methods.columns.parts.shapes import ANY, PLAIN, TEXT, Shape
 from graft.agents.methods.steps.draft import Draft, decision, failure
 from graft.schemas.base import Value, stable_hash

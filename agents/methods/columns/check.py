@@ -55,6 +55,9 @@ class CheckStep(Step):
     @classmethod
     def shorthand(cls, name: Any, given: Mapping[str, Any]) -> dict[str, Any]:
         """`check: in_text` names the test; `as` names the column, by default the test."""
+        if name not in PREDICATES:
+            fix = f"{did_you_mean(str(name), PREDICATES)}tests: {', '.join(PREDICATES)}"
+            raise field_error(("check",), f"there is no test {name!r}", fix)
         rest = {{"in": "inside"}.get(key, key): one for key, one in given.items() if key != "as"}
         return {"kind": "check", "rule": name, "name": given.get("as", name), **rest}
 
@@ -62,8 +65,7 @@ class CheckStep(Step):
     @classmethod
     def _known(cls, rule: str) -> str:
         if rule not in PREDICATES:
-            fix = f"{did_you_mean(rule, PREDICATES)}tests: {', '.join(PREDICATES)}"
-            raise field_error((), f"there is no test {rule!r}", fix)
+            raise field_error((), f"there is no test {rule!r}", f"tests: {', '.join(PREDICATES)}")
         return rule
 
     @model_validator(mode="after")

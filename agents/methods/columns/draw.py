@@ -171,7 +171,8 @@ class DrawStep(Step):
             if choices is None:
                 raise rejected(self, "no_choice", f"`of` has no list for {key!r}.")
         if isinstance(choices, dict):
-            return rng.choices(list(choices), [float(weight) for weight in choices.values()])[0]
+            weights = [float(weight) for weight in choices.values()]
+            choices = rng.choices(list(choices), weights)
         found: JsonValue = rng.choice(choices)
         return found
 
