@@ -94,7 +94,7 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "contains": lambda text, part: _text(part).casefold() in _text(text).casefold(),
     "starts": lambda text, part: _text(text).startswith(_text(part)),
     "ends": lambda text, part: _text(text).endswith(_text(part)),
-    "replace": _replace, "split": lambda text, at: _text(text).split(_text(at)), "join": _join,
+    "replace": _replace, "split": lambda text, at=None: _text(text).split(None if at is None else _text(at)), "join": _join,
     "round": _round, "abs": abs, "min": min, "max": max, "sum": lambda values: sum(_list(values)),
     "mean": lambda values: fmean(_list(values)), "any": lambda values: any(_list(values)),
     "all": lambda values: all(_list(values)), "sorted": lambda values: sorted(_list(values)), "unique": _unique,
