@@ -179,7 +179,7 @@ def found_models() -> list[tuple[str, dict[str, Any]]]:
     from graft.schemas.home import Home
     from graft.schemas.models import ModelSpec
 
-    home, free = Home.find(), {"price": {"input": 0, "output": 0}}
+    home, free = Home.find(create=False), {"price": {"input": 0, "output": 0}}
     found = [
         (f"{name} ({server.program} at {server.base_url})", {**model_spec(f"{name}@{server.base_url}"), **free})
         for server in asyncio.run(local_servers()) for name in server.models

@@ -212,7 +212,7 @@ def load(ref: str, *, split: str | None = None, restricted: bool = False) -> pd.
     from graft.data.versions import version
     from graft.schemas.home import Home
 
-    with Lake.open(Home.find(), read_only=True) as lake:
+    with Lake.look(Home.find(create=False)) as lake:
         frame = load_version(lake, version(lake, ref), split)
     hidden = 0 if restricted else int(frame["restricted"].sum())
     if not hidden:
@@ -231,7 +231,7 @@ def explain(row_id: str, *, restricted: bool = False) -> dict[str, Any]:
     from graft.schemas.home import Home
     from graft.schemas.shown import History
 
-    with Lake.open(Home.find(), read_only=True) as lake:
+    with Lake.look(Home.find(create=False)) as lake:
         return History(explain_row(lake, row_id, restricted=restricted))
 
 
@@ -241,7 +241,7 @@ def datasets() -> list[DatasetVersion]:
     from graft.data.versions import versions
     from graft.schemas.home import Home
 
-    with Lake.open(Home.find(), read_only=True) as lake:
+    with Lake.look(Home.find(create=False)) as lake:
         return versions(lake)
 
 
@@ -272,7 +272,7 @@ def quality(ref: str, *, against: str | None = None) -> Quality:
     from graft.schemas.home import Home
 
     embed, _ = find_embed()
-    with Lake.open(Home.find(), read_only=True) as lake:
+    with Lake.look(Home.find(create=False)) as lake:
         return report(lake, version(lake, ref), embed=embed, against=version(lake, against) if against else None)
 
 
@@ -283,7 +283,7 @@ def diff(before: str, after: str, *, restricted: bool = False) -> Diff:
     from graft.data.versions import version
     from graft.schemas.home import Home
 
-    with Lake.open(Home.find(), read_only=True) as lake:
+    with Lake.look(Home.find(create=False)) as lake:
         return compare(lake, version(lake, before), version(lake, after), restricted=restricted)
 
 
@@ -353,7 +353,7 @@ def review(ref: str, *, rule: str = "disagreement", size: int = 20, restricted: 
     from graft.schemas.home import Home
 
     given = {"by": user_name(), **options}
-    with Lake.open(Home.find(), read_only=True) as lake:
+    with Lake.look(Home.find(create=False)) as lake:
         return queue(lake, version(lake, ref), cast("Any", rule), size=size, restricted=restricted, **given)
 
 
