@@ -120,8 +120,9 @@ def measure(tool: str, python: str, url: str, rows: int, kill_s: float) -> dict[
             child = start()
             if kill_s:
                 time.sleep(kill_s)
-                open_calls = int(stats(url)["in_flight"])
+                answered = int(stats(url)["calls"])
                 os.killpg(child.pid, signal.SIGKILL)
+                open_calls = int(stats(url)["requests"]) - answered
                 child.wait()
                 child = start()
             code = child.wait()
