@@ -30,7 +30,7 @@ from graft.agents.methods.columns.parts.shapes import (
 )
 from graft.agents.methods.columns.parts.templates import BadTemplate, Fenced, fenced, read
 from graft.agents.methods.steps.draft import failure
-from graft.agents.roles.asking import LENGTH, cut, ended, object_in, unmet
+from graft.agents.roles.asking import LENGTH, cut, ended, object_in, unmet, unquoted
 from graft.schemas.calls import CallRequest, Message, Reply
 from graft.schemas.errors import BudgetExhausted, CallFailed, NoPrefill
 from graft.schemas.models import LabelerSpec, ModelSpec, RoleSpec
@@ -248,7 +248,7 @@ class AskStep(Step):
         text = reply.text.strip()
         if model.style == "chat" and reply.finish_reason == LENGTH:
             raise cut(request, text)
-        text = ended(reply, text, request).strip()
+        text = unquoted(ended(reply, text, request)).strip()
         if begun and not text.startswith(begun.strip()):
             text = f"{begun.rstrip()} {text}" if begun[-1:].isalnum() or begun[-1:] in ".:,;" else f"{begun}{text}"
         if not text:
