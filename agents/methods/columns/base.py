@@ -23,6 +23,7 @@ from graft.agents.methods.columns.parts.functions import BadExpression
 from graft.agents.methods.columns.parts.shapes import ANY, PLAIN, TEXT, Shape
 from graft.agents.methods.steps.draft import Draft, decision, failure
 from graft.schemas.base import Value, stable_hash
+from graft.schemas.documents import Passage
 from graft.schemas.kinds import STEPS
 from graft.schemas.problems import FieldErrors, Finding, did_you_mean
 from graft.schemas.recipe import Recipe
@@ -137,6 +138,10 @@ class Step(Value):
     def changes(self) -> str:
         """A column of another step from which it takes something away; empty if there is none."""
         return ""
+
+    def passages(self, state: State) -> Sequence[Passage]:
+        """Passages that its column found, on which the row rests besides the one that was drawn."""
+        return ()
 
     @classmethod
     def shorthand(cls, name: Any, given: Mapping[str, Any]) -> dict[str, Any]:
