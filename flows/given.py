@@ -82,7 +82,7 @@ def open_library(
     if library.settings.index == "none":
         return library, None
     if library.settings.index == "bm25":
-        return library, ByWords(library.passages)
+        return library, ByWords(library.passages, recipe.task.language)
     embed, why = encoder.find_embed()
     if embed is None:
         what = f"passages cannot be found by meaning: {why}"

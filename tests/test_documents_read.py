@@ -305,6 +305,8 @@ def test_passages_are_found_by_words_or_by_meaning() -> None:
     search = ByWords(found.passages)
     assert [one.text for one in search("STRONG silk", 5)] == ["Silk is a strong fibre.", "Steel bends; silk does not."]
     assert [one.text for one in search("木", 1)] == ["水比木重。"]
+    assert [one.text for one in search("What is it that floated?", 2)] == ["Wood floats on water."]
+    assert search("what is it", 1)[0].text == "Silk is a strong fibre.", "stop words alone are better than nothing"
     assert search("", 3) == search("granite", 3) == ByWords([])("silk", 3) == search("silk", 0) == []
 
     def embed(texts: list[str]) -> object:
