@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from graft.data.quality.words import words_sql
 from graft.schemas.base import Value
 from graft.schemas.sections import HIDDEN
+from graft.schemas.shown import Shown
 
 if TYPE_CHECKING:
     from graft.data.lake import Lake
@@ -84,7 +85,7 @@ class Example(Value):
     rule: str = ""
 
 
-class Diff(Value):
+class Diff(Shown, Value):
     """Differences of version `b` from version `a`."""
 
     a: str
@@ -108,6 +109,11 @@ class Diff(Value):
     splits: tuple[Share, ...]
     measures: tuple[Measure, ...]
     examples: tuple[Example, ...]
+
+    def shown(self) -> dict[str, object]:
+        """See Shown."""
+        names = ("rows_a", "rows_b", "unchanged", "added", "dropped", "relabelled", "edited", "moved")
+        return {"versions": f"{self.a} → {self.b}", **{name: getattr(self, name) for name in names}}
 
     @property
     def same(self) -> bool:

@@ -22,6 +22,7 @@ from graft.schemas.home import Home
 from graft.schemas.intervals import wilson
 from graft.schemas.recipe import Recipe
 from graft.schemas.sections import Column, Section, Table
+from graft.schemas.shown import Shown
 
 LEAST_ACCEPTED = 0.01
 """Share of accepted candidates that a projection assumes at least."""
@@ -47,7 +48,7 @@ class Part(Value):
     price_usd: float | None
 
 
-class Preview(Value):
+class Preview(Shown, Value):
     """A preview's rows with their whole history, and the projection to the recipe's target."""
 
     dataset: str
@@ -96,6 +97,11 @@ class Preview(Value):
             for place in range(3)
         ]
         return totals[0], totals[1], totals[2]
+
+    def shown(self) -> dict[str, object]:
+        """See Shown."""
+        accepted, seen = sum(part.accepted for part in self.parts), sum(part.candidates for part in self.parts)
+        return {"dataset": self.dataset, "accepted": f"{accepted} of {seen}", "whole run": self.summary()}
 
     def section(self) -> Section:
         """The projection as a table."""

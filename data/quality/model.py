@@ -7,6 +7,7 @@ from pydantic import Field
 
 from graft.schemas.base import Value
 from graft.schemas.datasets import Origin
+from graft.schemas.shown import Shown
 
 
 class Spread(Value):
@@ -198,7 +199,7 @@ class Drift(Value):
     changes: tuple[Change, ...]
 
 
-class Quality(Value):
+class Quality(Shown, Value):
     """The quality figures of a version. An unknown group or figure is None; `missing` has the reason."""
 
     dataset: str
@@ -217,6 +218,14 @@ class Quality(Value):
     drift: Drift | None
     missing: dict[str, str] = Field(description="group or group.figure that is None, to the reason")
     sampled: tuple[str, ...] = Field(description="figures computed on a sample, with the number of rows, in sentences")
+
+    def shown(self) -> dict[str, object]:
+        """See Shown."""
+        shares = {one.label: one.rows for one in self.balance.labels}
+        return {
+            "ref": self.ref, "rows": self.rows, "labels": shares, "distinct_2": self.wording.distinct_2,
+            "missing": ", ".join(self.missing) or None,
+        }  # fmt: skip
 
     @property
     def ref(self) -> str:
