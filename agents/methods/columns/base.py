@@ -197,6 +197,10 @@ class Step(Value):
         """The calls of so many candidates."""
         return ()
 
+    def tokens(self, recipe: Recipe) -> int:
+        """About how many tokens its column adds to a prompt that shows it."""
+        return 20
+
     def draw(self, slot: Slot, place: Place, drawn: Drawn) -> Slot:
         """The slot with what the step draws of the run's material; the slots of a group count as one place."""
         return slot
@@ -214,6 +218,12 @@ def rejected(step: Step, code: str, reason: str) -> Ended:
 def share_of(texts: Sequence[str]) -> int:
     """Tokens of texts, approximately."""
     return max(1, sum(map(len, texts)) // 4)
+
+
+def passage_tokens(recipe: Recipe) -> int:
+    """Tokens of a passage of the recipe's documents: most of them are nearly as long as is allowed."""
+    documents = recipe.seeds.documents
+    return documents.chunk.words * 4 // 3 if documents else 0
 
 
 class StepOf:

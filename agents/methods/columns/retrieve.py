@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, JsonValue
 
-from graft.agents.methods.columns.base import State, Step, rejected
+from graft.agents.methods.columns.base import State, Step, passage_tokens, rejected
 from graft.agents.methods.columns.draw import PASSAGE_SHAPE, passage_value
 from graft.agents.methods.columns.parts.expressions import Expression
 from graft.agents.methods.columns.parts.functions import shown
@@ -51,6 +51,10 @@ class RetrieveStep(Step):
         column, known = state.columns.get(self.name), state.draft.context.passages
         names = [str(one.get("id")) for one in column if isinstance(one, dict)] if isinstance(column, list) else []
         return [known[name] for name in names if name in known]
+
+    def tokens(self, recipe: Recipe) -> int:
+        """See Step."""
+        return self.k * passage_tokens(recipe)
 
     async def run(self, state: State) -> JsonValue:
         """The passages. Raises Ended if none matches."""
