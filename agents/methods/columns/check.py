@@ -115,8 +115,8 @@ class CheckStep(Step):
 
     @property
     def code(self) -> str:
-        """The end of its decision code: its own name if it has one, else the test."""
-        return self.rule if self.rule in WRONG or self.name.startswith(self.rule) else self.name
+        """The end of its decision code: the test, but the step's name for `holds`, which says nothing by itself."""
+        return self.name if self.rule == "holds" else self.rule
 
     def _list_path(self) -> Path | None:
         path = compiled(self.of).path
