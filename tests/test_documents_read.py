@@ -257,7 +257,7 @@ def test_sentences_end_where_a_reader_ends_them() -> None:
     text = f"{SILK} “Is it?” No…\n\n# Heading\n\n1. One item\n2. Another. J. Smith et al. agree.丝很强。真的！"
     assert [text[start:end] for start, end in sentences(text)] == [
         "Silk is strong.", "Dr. Ray (see Fig. 3) measured 1.3 GPa in dry fibres, e.g. of Nephila.",
-        "Wet silk shrinks by half!", "“Is it?”", "No…", "# Heading", "1. One item\n2. Another.",
+        "Wet silk shrinks by half!", "“Is it?”", "No…", "# Heading", "1. One item", "2. Another.",
         "J. Smith et al. agree.丝很强。", "真的！",
     ]  # fmt: skip
 
