@@ -113,12 +113,17 @@ class PipelineSettings(MethodSettings):
     @cached_property
     def plan(self) -> Plan:
         """The steps in their order."""
-        return plan_of(self.steps, [text for _, text in self.row.words], self.row.data)
+        return plan_of(self.steps, self.row.words, self.row.data)
 
     @property
     def kinds(self) -> list[tuple[Any, str]]:
         """The kinds of its steps."""
         return [(STEPS, step.kind) for step in self.steps]
+
+    @property
+    def writing(self) -> frozenset[str]:
+        """The roles of steps whose words the row's expressions read, directly or through other columns."""
+        return self.plan.writing
 
     @classmethod
     def with_files(cls, block: Mapping[str, Any], read: Callable[[str], str]) -> tuple[dict[str, Any], list[Finding]]:
@@ -263,6 +268,7 @@ async def _made(state: State, settings: PipelineSettings) -> Decision:
         late = {name: text for name, text in settings.row.data.items() if name not in plan.early}
         draft.data |= {name: state.value(text, f"row.data.{name}") for name, text in late.items()}
     except Ended as end:
+        draft.notes.setdefault("step", ROW)
         return end.decision
     finally:
         _note(state)

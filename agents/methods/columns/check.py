@@ -145,7 +145,7 @@ class CheckStep(Step):
         given = elements if isinstance(elements, list) else []
         kept = [one for one in given if not test(field_of(one, last), arguments)[0]]
         state.columns[str(root)] = _with(column, above, kept)
-        state.draft.notes[self.name] = {"left_out": len(given) - len(kept), "of": len(given)}
+        state.count(self.name, left_out=len(given) - len(kept), of=len(given))
         return len(kept)
 
 
