@@ -246,9 +246,8 @@ class Method(Generic[S]):
         """The recipe for a preview: so many candidates, rounded up to as many of each label that is shown."""
         names = [name for name, count in recipe.wanted().items() if count]
         shown = random.Random(recipe.seed).sample(names, min(rows, len(names)))
-        return recipe.small(
-            rows, math.ceil(rows / max(1, len(shown))), dict.fromkeys(set(recipe.wanted()) - {*shown}, 0)
-        )
+        each, others = math.ceil(rows / max(1, len(shown))), set(recipe.wanted()) - {*shown}
+        return recipe.small(each * max(1, len(shown)), each, dict.fromkeys(others, 0))
 
     def wanted(self, recipe: Recipe) -> dict[str, int]:
         """Target rows of each label; empty if there are as many rows as its texts yield."""
