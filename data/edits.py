@@ -8,9 +8,11 @@ becomes a row.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
+
+from pydantic import JsonValue
 
 from graft.data.arrow import from_rows, to_table
 from graft.data.duck import execute, rows_of
@@ -20,7 +22,8 @@ from graft.schemas.base import Value, stable_hash, utc_now
 from graft.schemas.datasets import Edit, EditAction, Row
 from graft.schemas.errors import GraftError, NotFound
 from graft.schemas.rows import GateResult
-from graft.schemas.tasks.base import Task
+from graft.schemas.sections import HIDDEN
+from graft.schemas.tasks.base import Task, Words
 
 if TYPE_CHECKING:
     import duckdb
@@ -34,8 +37,11 @@ GATE = "person"
 LEAST_PREFIX = 6
 DECISIONS: tuple[EditAction, ...] = ("accept", "reject", "relabel", "edit")
 """Actions that decide on a row."""
-WORDS = ("base_text", "text", "response", "note")
+WORDS = ("base_text", "text", "response", "note", "data", "base_data")
 """Fields of an edit that may quote its row."""
+Field = Literal["text", "label", "data"]
+FIELDS: tuple[Field, ...] = get_args(Field)
+"""Fields in which an edit and a row may conflict."""
 
 
 class Conflict(Value):
@@ -45,7 +51,7 @@ class Conflict(Value):
     """
 
     edit: Edit
-    field: Literal["text", "label"]
+    field: Field
     restricted: bool
     repeats: str = ""
 
@@ -71,13 +77,20 @@ class Rebased(Value):
 
 
 class Decided(Value):
-    """The combined edits of a row: the newest accept or reject, the newest text, response and label."""
+    """The combined edits of a row: the newest accept or reject, the newest text, response, label and columns."""
 
     accept: Edit | None = None
     reject: Edit | None = None
     text: Edit | None = None
     response: Edit | None = None
     label: Edit | None = None
+    data: Edit | None = None
+
+
+def without_words(edit: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of an edit, as plain values, that may quote its row, with their words hidden."""
+    given = {name: value for name in WORDS if (value := edit.get(name))}
+    return {name: dict.fromkeys(value, HIDDEN) if isinstance(value, dict) else HIDDEN for name, value in given.items()}
 
 
 def edits(lake: Lake, dataset: str) -> list[Edit]:
@@ -109,6 +122,7 @@ def decide(
     text: str | None = None,
     response: str | None = None,
     label: str | None = None,
+    data: Mapping[str, JsonValue] | None = None,
     note: str = "",
     by: str,
     queue: str = "",
@@ -119,14 +133,16 @@ def decide(
 
     `row_id` may be a unique prefix. If the version has no such row, the id is looked up among the rejected candidates
     of its runs; accepting a candidate (with a label or a text, if it lacks one) rescues it. `queue` is the rule that
-    offered the row, `seconds` the time that the person took.
+    offered the row, `seconds` the time that the person took. `data` are the columns to change; those of a row whose text
+    changes follow it, such as spans, which are looked up in the new text.
 
     Raises:
         NotFound: There is no such row, or the task has no such label.
-        GraftError: The edit has no content, or the action does not apply to the row.
+        GraftError: The edit has no content, the action does not apply to the row, or the row would break its task.
     """
     row = seen(lake, found, row_id)
-    given = {"relabel": label, "edit": text if text is not None else response, "note": note or None}
+    content = next((one for one in (text, response, data) if one is not None), None)
+    given = {"relabel": label, "edit": content, "note": note or None}
     if (action in given and given[action] is None) or (text is not None and not text.strip()):
         fix = "--label X, --text Y, --reject, --accept or --note"
         raise GraftError("this edit has no content", where=row.id, fix=fix)
@@ -137,13 +153,32 @@ def decide(
         raise NotFound(f"no label {label!r}", where=found.ref, fix=f"one of: {', '.join(labels[:40])}")
     if isinstance(row, Rejected) and action == "accept":
         _check_whole(row, text, label)
-    at = utc_now()
+    columns = _columns(task_of(lake, found), row, text, response, label, data)
+    changed = columns != row.data
+    at, more = utc_now(), [columns] if changed else []
     return Edit(
-        id="e_" + stable_hash(found.dataset, found.version, row.id, action, text, response, label, note, by, str(at)),
+        id="e_" + stable_hash(found.dataset, found.version, row.id, action, text, response, label, note, by, str(at),
+                              *more),
+        data=columns if changed else None, base_data=row.data if changed else None,
         dataset=found.dataset, version=found.version, row_id=row.id, action=action, base_text=row.text,
         base_label=row.label, text=text, response=response, label=label, note=note, by=by, at=at, queue=queue,
         blind=blind, seconds=seconds,
     )  # fmt: skip
+
+
+def _columns(
+    task: Task, row: Row | Rejected, text: str | None, response: str | None, label: str | None,
+    data: Mapping[str, JsonValue] | None,
+) -> dict[str, Any]:  # fmt: skip
+    """The row's columns after the change. Raises GraftError if the changed row breaks its task."""
+    if text is None and response is None and data is None:
+        return row.data
+    words = row.text if text is None else text
+    new = Words(words, row.response if response is None else response, label or row.label, {**row.data, **(data or {})})
+    columns = task.settle(new, before=row.text if data is None else None)
+    if faults := task.faults(replace(new, data=columns)):
+        raise GraftError(faults[0].detail, where=row.id, fix=f"correct it: an {task.kind} row must be whole")
+    return columns
 
 
 def _check_whole(row: Rejected, text: str | None, label: str | None) -> None:
@@ -242,7 +277,7 @@ def fold(some: Iterable[Edit]) -> dict[str, Decided]:
     for edit in in_force(some):
         if edit.action == "skip":
             continue
-        fields = ("text", "response", "label")
+        fields = ("text", "response", "label", "data")
         news: dict[str, Edit | None] = {name: edit for name in fields if getattr(edit, name) is not None}
         if edit.action in ("accept", "reject"):
             news |= {name: edit if edit.action == name else None for name in ("accept", "reject")}
@@ -351,19 +386,21 @@ def _by_row(made: Iterable[Edit]) -> dict[str, list[Edit]]:
 def _conflicts(row: Row, wanted: Decided, of_row: Sequence[Edit]) -> Iterable[Conflict]:
     """Yield each edit in force whose row is neither as the person saw it nor as other edits made it."""
     for edit in {edit.id: edit for _, edit in wanted if edit is not None}.values():
-        for field in ("text", "label"):
-            if getattr(row, field) not in _known(edit, of_row, field):
+        for field in FIELDS:
+            if not _is_known(getattr(row, field), edit, of_row, field):
                 yield Conflict(edit=edit, field=field, restricted=row.restricted)
                 break
 
 
-def _known(edit: Edit, of_row: Sequence[Edit], field: Literal["text", "label"]) -> set[str]:
-    """Values without conflict: those that the person saw, their predecessors, and all that people wrote."""
-    known = {getattr(edit, f"base_{field}")}
+def _is_known(value: Any, edit: Edit, of_row: Sequence[Edit], field: Field) -> bool:
+    """True without conflict: the value is what the person saw, a predecessor of it, or what any person wrote."""
+    if field == "data" and edit.data is None:
+        return True
+    known = [getattr(edit, f"base_{field}")]
     for earlier in reversed(of_row):  # newest first, so that one pass goes all the way back
         if getattr(earlier, field) in known:
-            known.add(getattr(earlier, f"base_{field}"))
-    return known | {words for one in of_row if (words := getattr(one, field)) is not None}
+            known.append(getattr(earlier, f"base_{field}"))
+    return value in known or any(value == words for one in of_row if (words := getattr(one, field)) is not None)
 
 
 def _without(wanted: Decided, ids: set[str]) -> Decided:
@@ -373,7 +410,8 @@ def _without(wanted: Decided, ids: set[str]) -> Decided:
 
 def _changed(row: Row, wanted: Decided, task: Task) -> Row:
     """The row after the decisions, in its split. A row that gets a label restricted by its task is restricted."""
-    news = {name: getattr(edit, name) for name in ("text", "response", "label") if (edit := getattr(wanted, name))}
+    fields = ("text", "response", "label", "data")
+    news = {name: getattr(edit, name) for name in fields if (edit := getattr(wanted, name))}
     if "label" in news and task.restricts(news["label"]):
         news["restricted"] = True
     return row.model_copy(update=news)
@@ -382,7 +420,7 @@ def _changed(row: Row, wanted: Decided, task: Task) -> Row:
 def _tell(report: dict[str, list[str]], row: Row, changed: Row) -> None:
     if changed.label != row.label:
         report["relabelled"].append(row.id)
-    if (changed.text, changed.response) != (row.text, row.response):
+    if (changed.text, changed.response, changed.data) != (row.text, row.response, row.data):
         report["edited"].append(row.id)
 
 

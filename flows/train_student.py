@@ -59,6 +59,12 @@ def train_version(
 
 
 def kind_of(recipe: Recipe) -> StudentKind:
-    """The kind of student that a recipe's rows train."""
+    """The kind of student that a recipe's rows train. Raises GraftError if none learns such rows yet."""
+    task = recipe.task
+    if not task.student:
+        formats = " or ".join(task.formats)
+        what = f"no kind of student learns {task.kind} yet"
+        fix = f"export the version for another trainer: graft export {recipe.name} --format {formats}"
+        raise GraftError(what, where=recipe.name, fix=fix)
     kind: StudentKind = STUDENTS.get(recipe.task.student)
     return kind

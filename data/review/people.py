@@ -7,7 +7,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from graft.data.arrow import from_rows
-from graft.data.edits import DECISIONS, WORDS, Decided, edits, fold, in_force, seen
+from graft.data.edits import DECISIONS, Decided, edits, fold, in_force, seen, without_words
 from graft.data.quality.judged import alpha_of
 from graft.data.rescue import Rejected, rejected
 from graft.data.review.model import (
@@ -77,7 +77,7 @@ def progress(lake: Lake, found: DatasetVersion) -> Progress:
 
 def hidden(edit: Edit) -> Edit:
     """Return the edit without the words that may quote its row."""
-    return edit.model_copy(update={name: HIDDEN for name in WORDS if getattr(edit, name)})
+    return edit.model_copy(update=without_words(dict(edit)))
 
 
 def _places(lake: Lake, found: DatasetVersion, ids: set[str]) -> tuple[dict[str, dict[str, Any]], dict[str, Rejected]]:
