@@ -23,6 +23,7 @@ from graft.cli import (
     ops,
     predict,
     preview,
+    prompts,
     provenance,
     quality,
     read,
@@ -88,6 +89,7 @@ for panel, verbs in PANELS.items():
         )(verb)
 for old, verb in OLD_NAMES.items():
     app.command(old, hidden=True)(verb)
+app.add_typer(prompts.app, name="prompts", rich_help_panel="Make")
 app.add_typer(journal.app, name="journal", rich_help_panel="Operate")
 
 

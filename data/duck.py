@@ -181,6 +181,11 @@ def quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
+def named(column: str) -> str:
+    """Return any text as a quoted SQL name, such as that of a column which a file or a model named."""
+    return '"' + column.replace('"', '""') + '"'
+
+
 def is_full(error: BaseException) -> bool:
     """Return True if the error means that no space is left."""
     if isinstance(error, OSError) and error.errno in NO_SPACE:

@@ -7,7 +7,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from graft.data.arrow import from_rows
+from graft.data.arrow import from_rows, plain_rows
+from graft.data.lake_schema import VersionRowRecord
 from graft.data.withdrawn import PROMPT_VERSION, Selector, direct, recalls, touched
 from graft.schemas.calls import Call
 from graft.schemas.datasets import Edit, Run
@@ -36,23 +37,24 @@ OWN_ROWS = "(the recipe itself)"
 def explain(lake: Lake, row_id: str, *, restricted: bool = False) -> dict[str, Any]:
     """A row's whole history as plain values. A unique beginning of an id (6 characters or more) is enough.
 
-    Of a candidate in several runs the newest counts. Keys: id, source, text, response, label, restricted, run, origin
-    (where its words come from), slot, meant (name and text of its method's requests beyond the label), exemplars,
-    models, probability (the judges' mean for its label, None without probabilities), reviews (with `probability`),
-    gates (with `neighbour_text`), decision, calls (with `parameters` and `prompt_version`), price_usd (None: unknown),
-    published (the newest version's fields, if they differ), edits, recalls, drops (derived versions that left it out),
-    versions, students, shown_to (rows that had it as exemplar). A seed and an imported row have no slot, reviews,
-    gates, decision or calls. Raises NotFound.
+    Of a candidate in several runs the newest counts. Keys: id, source, text, response, label, data, restricted, run,
+    origin (where its words come from), slot, meant (name and text of its method's requests beyond the label),
+    exemplars, models, probability (the judges' mean for its label, None without probabilities), reviews (with
+    `probability`), gates (with `neighbour_text`), decision, calls (with `parameters` and `prompt_version`), price_usd
+    (None: unknown), published (the newest version's fields, if they differ), edits, recalls, drops (derived versions
+    that left it out), versions, students, shown_to (rows that had it as exemplar). A seed and an imported row have no
+    slot, reviews, gates, decision or calls. Raises NotFound.
 
     Unless `restricted` is true, HIDDEN replaces all text that may quote a restricted text: of a restricted row all
     comments on it, of another row of a restricted task its calls and the restricted rows that it was shown or hit.
     """
     name = _whole_id(lake, row_id.strip())
     held = lake.query(
-        "SELECT dataset, version, split, run_id, text, response, label, source, restricted FROM lake.version_rows"
+        "SELECT dataset, version, split, run_id, text, response, label, source, restricted, data FROM lake.version_rows"
         " WHERE id = ? ORDER BY dataset, version",
         [name],
     )
+    held = plain_rows(VersionRowRecord, held)
     found = _newest(lake, name)
     history = _of_candidate(lake, found, restricted) if found else _of_given(lake, name, held)
     history["restricted"] = history["restricted"] or any(v["restricted"] for v in held)
@@ -70,7 +72,7 @@ def explain(lake: Lake, row_id: str, *, restricted: bool = False) -> dict[str, A
 
 def _published(history: dict[str, Any], held: list[dict[str, Any]]) -> dict[str, Any] | None:
     """The newest version's fields of the row, if they differ from the candidate's: a person's edit, a masked number."""
-    compared = ("text", "response", "label")
+    compared = ("text", "response", "label", "data")
     if not held or all(held[-1][name] == history[name] for name in compared):
         return None
     return {name: held[-1][name] for name in ("dataset", "version", *compared)}
@@ -183,14 +185,14 @@ def _without_words(history: dict[str, Any]) -> dict[str, Any]:
     decision = history["decision"]
     return {
         **_hidden(history, *TEXT_FIELDS),
-        **_hidden({"notes": history.get("notes")}, "notes"),
+        **_hidden({name: history.get(name) for name in ("notes", "data")}, "notes", "data"),
         "slot": _hidden(history["slot"], "payload") if history["slot"] else None,
         "decision": _hidden(decision, "reason") if decision else None,
         "exemplars": [_hidden(seed, *TEXT_FIELDS) for seed in history["exemplars"]],
         "reviews": [_hidden(review, "comment", "answer", "failure") for review in history["reviews"]],
         "gates": [_hidden(gate, "detail", "neighbour_text") for gate in history["gates"]],
         "calls": [_hidden(call, "request", "reply") for call in history["calls"]],
-        "published": _hidden(history["published"], *TEXT_FIELDS) if history["published"] else None,
+        "published": _hidden(history["published"], *TEXT_FIELDS, "data") if history["published"] else None,
         "edits": [_hidden(edit, "base_text", "text", "response", "note") for edit in history["edits"]],
         "drops": [_hidden(drop, "detail") for drop in history["drops"]],
     }
@@ -205,6 +207,7 @@ def _of_given(lake: Lake, name: str, held: list[dict[str, Any]]) -> dict[str, An
         **{key: row[key] for key in ("source", "text", "response", "label", "restricted")},
         "run": _run(run, row["run_id"]),
         "origin": _origin(row["source"], run, row["run_id"]),
+        "data": row.get("data", {}),
         "slot": None,
         "decision": None,
         "price_usd": None,

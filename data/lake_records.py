@@ -11,6 +11,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+import orjson
+
 from graft.data.arrow import from_rows, to_table
 from graft.data.duck import execute
 from graft.data.lake_schema import TestFileRecord, TestTextRecord, assemble
@@ -71,11 +73,13 @@ class RunRecords:
         which was stopped had not chosen, as it chooses again."""
         query = """
             SELECT candidate_id AS id, text, response, label, coalesce(mean, 0.0) AS mean, restricted,
-                   slot_group AS "group", shard, slot_label = '' AS given
+                   slot_group AS "group", shard, slot_label = '' AS given, data
             FROM lake.candidates WHERE run_id = ? AND (status = 'accepted' OR code = ?) AND round = ?
             ORDER BY candidate_id"""
         rows = self.query(query, [run_id, NOT_CHOSEN, round])
-        return [Accepted(**{**row, "label": sys.intern(row["label"])}) for row in rows]
+        return [
+            Accepted(**{**row, "label": sys.intern(row["label"]), "data": orjson.loads(row["data"])}) for row in rows
+        ]
 
     def named(self, run_id: str, ids: Sequence[str]) -> list[Candidate]:
         """These candidates of a run, whole, by id."""

@@ -16,7 +16,7 @@ from graft.data.arrow import plain_rows, sql_columns, to_table
 from graft.schemas.base import Value
 from graft.schemas.calls import Call
 from graft.schemas.datasets import DatasetVersion, Deletion, Drop, Edit, Recall, Row, Run, Tag
-from graft.schemas.rows import Candidate, Decision, GateResult, Labelling, Review, Route, Seed, Status, Steer
+from graft.schemas.rows import Candidate, Data, Decision, GateResult, Labelling, Review, Route, Seed, Status, Steer
 from graft.schemas.steering import Improvement
 from graft.schemas.students import Evaluation, InstructEvaluation, Student
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 """Incremented when a table changes. A lake with a higher number than the code's is refused; one with a lower number
 gets the missing columns (`ADDED`) and tables (`TABLES`)."""
 
@@ -80,6 +80,7 @@ class CandidateRecord(Value):
     soft_label: dict[str, float]
     labelling: Labelling | None
     notes: dict[str, JsonValue]
+    data: Data
     restricted: bool
     status: Status
     route: Route
@@ -148,7 +149,7 @@ TABLES: dict[str, type[BaseModel]] = {
 DECISION = tuple(Decision.model_fields)
 PLAIN = (
     "text", "response", "label", "intended_label", "keywords", "summary", "models", "soft_label", "labelling",
-    "notes", "restricted",
+    "notes", "data", "restricted",
 )  # fmt: skip
 SLOT = ("shard", "round", "index", "part", "payload", "steer")
 
@@ -189,6 +190,10 @@ ADDED: dict[int, dict[str, dict[str, str]]] = {
     },
     7: {
         "candidates": {"payload": "VARCHAR DEFAULT '{}'", "notes": "VARCHAR DEFAULT '{}'"},
+    },
+    8: {
+        "candidates": {"data": "VARCHAR DEFAULT '{}'"},
+        "version_rows": {"data": "VARCHAR DEFAULT '{}'"},
     },
 }  # fmt: skip
 """Columns added by each schema version: table to column to SQL type. Missing tables (version 1 has no edits) are

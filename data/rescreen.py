@@ -165,8 +165,8 @@ class _Sieve:
     def _proposal(self, row_id: str) -> Proposal:
         row, made = self._alive[row_id][0], self._made.get(row_id)
         if made is None:
-            return Proposal(text=row.text, response=row.response, label=row.label, id=row_id)
-        return replace(made.proposal(), text=row.text, response=row.response, label=row.label, id=row_id)
+            return Proposal(text=row.text, response=row.response, label=row.label, id=row_id, data=row.data)
+        return replace(made.proposal(), text=row.text, response=row.response, label=row.label, id=row_id, data=row.data)
 
     def _score(self, row_id: str) -> float:
         row = self._alive[row_id][0]

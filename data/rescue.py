@@ -6,11 +6,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from graft.data.arrow import from_rows
 from graft.data.versions import Held
 from graft.data.withdrawn import withdrawn
 from graft.schemas.base import Value
 from graft.schemas.datasets import Row, SplitName
 from graft.schemas.kinds import METHODS
+from graft.schemas.rows import Data
 
 if TYPE_CHECKING:
     from graft.data.lake import Lake
@@ -29,6 +31,7 @@ class Rejected(Value):
     response: str | None
     label: str
     restricted: bool
+    data: Data
     given: bool
     """True if the text is a person's, which models labelled."""
     variant: bool
@@ -38,12 +41,12 @@ class Rejected(Value):
 
     def as_row(self, split: SplitName = OUTSIDE) -> Row:
         """The row for a version."""
-        fields = {name: getattr(self, name) for name in ("id", "text", "response", "label", "restricted")}
+        fields = {name: getattr(self, name) for name in ("id", "text", "response", "label", "restricted", "data")}
         return Row(**fields, split=split, source="labelled" if self.given else "synthetic")
 
 
 _REJECTED = """
-    SELECT c.candidate_id AS id, c.run_id, c.text, c.response, c.label, c.restricted,
+    SELECT c.candidate_id AS id, c.run_id, c.text, c.response, c.label, c.restricted, c.data,
            c.slot_label = '' AS given,
            list_contains($3::VARCHAR[], json_extract_string(r.recipe, '$.method.kind')) IS TRUE AS variant,
            coalesce(list_filter(c.gates, lambda g: NOT g.passed AND g.neighbour <> '')[1].neighbour, '') AS neighbour
@@ -67,7 +70,7 @@ def rejected(lake: Lake, found: DatasetVersion, ids: Iterable[str]) -> dict[str,
         return {}
     query = _REJECTED.format(chosen="c.candidate_id IN (SELECT unnest($2::VARCHAR[]))")
     rows = lake.query(query, [runs_of(lake, found), wanted, _variants()])
-    return {row["id"]: Rejected.model_validate(row) for row in rows}
+    return {one.id: one for one in from_rows(Rejected, rows)}
 
 
 def rejected_like(lake: Lake, found: DatasetVersion, name: str, most: int) -> list[Rejected]:
@@ -75,7 +78,7 @@ def rejected_like(lake: Lake, found: DatasetVersion, name: str, most: int) -> li
     query = _REJECTED.format(chosen="starts_with(c.candidate_id, $2)")
     rows = {row["id"]: row for row in lake.query(query, [runs_of(lake, found), name, _variants()])}
     ids = [name] if name in rows else sorted(rows)[:most]
-    return [Rejected.model_validate(rows[one]) for one in ids]
+    return from_rows(Rejected, [rows[one] for one in ids])
 
 
 def _variants() -> list[str]:

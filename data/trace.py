@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from graft.data.versions import versions
-from graft.data.withdrawn import PROMPT_VERSION, Places, Selector, direct, touched
+from graft.data.withdrawn import OWN_PROMPTS, PROMPT_VERSION, Places, Selector, direct, touched
 from graft.schemas.datasets import DatasetVersion, RecallKind
 from graft.schemas.errors import NotFound
 
@@ -74,7 +74,8 @@ def known(lake: Lake, kind: RecallKind) -> list[dict[str, Any]]:
         "model": "SELECT model AS value, string_agg(DISTINCT role, ', ' ORDER BY role) AS detail, count(*) AS calls"
         " FROM lake.calls GROUP BY 1 ORDER BY calls DESC, value",
         "prompt": f"SELECT {PROMPT_VERSION} AS value, any_value(purpose) AS detail, count(*) AS calls FROM lake.calls"
-        " GROUP BY 1 HAVING value IS NOT NULL ORDER BY calls DESC, value",
+        " GROUP BY 1 HAVING value IS NOT NULL UNION ALL SELECT value, 'own prompt ' || any_value(name), 0"
+        f" FROM ({OWN_PROMPTS}) GROUP BY 1 ORDER BY calls DESC, value",
         "run": "SELECT id AS value, dataset AS detail, calls FROM lake.runs ORDER BY started_at DESC, id",
         "seed": "SELECT DISTINCT id AS value, kind AS detail, 0 AS calls FROM lake.seeds ORDER BY id",
         "row": "SELECT DISTINCT id AS value, dataset AS detail, 0 AS calls FROM lake.version_rows ORDER BY id",

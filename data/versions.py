@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, get_args
 
 from graft.data.arrow import from_rows, to_table
+from graft.data.arrow import plain_rows as decoded
 from graft.data.duck import execute
 from graft.data.lake_schema import VersionRowRecord
 from graft.data.tags import tags
@@ -163,7 +164,7 @@ def insert_version(lake: Lake, connection: duckdb.DuckDBPyConnection, draft: Dra
     held = list({one[0].id: one for one in reversed(standing)}.values())
     if not held:
         raise _nothing_left(draft, gone)
-    digest = content_hash((row.text, row.response, row.label, row.split) for row, *_ in held)
+    digest = content_hash(row.content for row, *_ in held)
     twin = _twin(lake, draft, digest, held)
     if twin is not None:
         return twin
@@ -233,7 +234,7 @@ def _next_snapshot(connection: duckdb.DuckDBPyConnection) -> int:
 
 def held_by(lake: Lake, found: DatasetVersion) -> list[Held]:
     """A version's rows, by id, with the run and candidate of each."""
-    table = plain_rows(lake, found)
+    table = decoded(VersionRowRecord, plain_rows(lake, found))
     origins = [(row.pop("run_id"), row.pop("candidate_id")) for row in table]
     return [(Row.model_validate(row), *origin) for row, origin in zip(table, origins, strict=True)]
 
@@ -319,7 +320,7 @@ def _unknown(lake: Lake, name: str) -> NotFound:
 
 
 ROWS = """
-    SELECT id, text, response, label, split, source, restricted, run_id, candidate_id FROM lake.version_rows
+    SELECT id, text, response, label, split, source, restricted, data, run_id, candidate_id FROM lake.version_rows
     WHERE dataset = ? AND version = ? AND {condition} ORDER BY ordinal"""
 OF_SPLIT = ROWS.format(condition="(?::VARCHAR IS NULL OR split = ?)")
 FIRST = ROWS.format(
@@ -329,7 +330,8 @@ FIRST = ROWS.format(
 
 
 def rows(lake: Lake, version: DatasetVersion, split: str | None = None) -> pa.Table:
-    """A version's rows by id: id, text, response, label, split, source, restricted, run_id, candidate_id."""
+    """A version's rows by id: id, text, response, label, split, source, restricted, data (as JSON), run_id,
+    candidate_id."""
     return lake.sql(OF_SPLIT, [version.dataset, version.version, split, split])
 
 
@@ -342,6 +344,14 @@ def first_rows(lake: Lake, version: DatasetVersion, count: int) -> list[dict[str
     """The first rows of each label, at most `count`. No other row's text is read."""
     of = [version.dataset, version.version]
     return lake.query(FIRST, [*of, count, *of]) if count else []
+
+
+def further_columns(lake: Lake, version: DatasetVersion) -> tuple[str, ...]:
+    """The names of the columns in the rows' `data`, in alphabetical order."""
+    query = """
+        SELECT DISTINCT unnest(json_keys(data)) AS name FROM lake.version_rows
+        WHERE dataset = ? AND version = ? AND data <> '{}' ORDER BY 1"""
+    return tuple(row["name"] for row in lake.query(query, [version.dataset, version.version]))
 
 
 def load(lake: Lake, version: DatasetVersion, split: str | None = None) -> pd.DataFrame:

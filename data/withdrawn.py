@@ -2,7 +2,8 @@
 
 A prompt's version is not stored with a call. It is the hash of the call's step and fixed opening: the system message;
 without one the first paragraph; for a completion that chooses a label its choice of labels. So a prompt that describes
-a label at its beginning has one version per label.
+a label at its beginning has one version per label. A prompt that a recipe replaces has a version of its own (o_…),
+which touches every candidate of its runs.
 """
 
 from __future__ import annotations
@@ -48,9 +49,16 @@ _BY_MODEL = """
     SELECT run_id, candidate_id, role AS how FROM lake.calls
     WHERE (model = $1 OR served_model = $1) AND failure IS NULL AND candidate_id <> ''
     UNION SELECT run_id, candidate_id, role FROM lake.reviews WHERE model = $1 AND failure = ''"""
+OWN_PROMPTS = """
+    SELECT DISTINCT r.id AS run_id, e.key AS name,
+    'o_' || left(md5(e.key || chr(31) || json_extract_string(e.value, '$')), 12) AS value
+    FROM lake.runs r, json_each(r.recipe, '$.prompts') e"""
+"""Prompts that recipes replace (`prompts:`), with their versions: `agents.roles.own_prompts.own_hash`."""
 _BY_PROMPT = f"""
-    SELECT DISTINCT run_id, candidate_id, purpose AS how FROM lake.calls
-    WHERE {PROMPT_VERSION} = $1 AND failure IS NULL AND candidate_id <> ''"""
+    SELECT run_id, candidate_id, purpose AS how FROM lake.calls
+    WHERE {PROMPT_VERSION} = $1 AND failure IS NULL AND candidate_id <> ''
+    UNION SELECT c.run_id, c.candidate_id, 'own prompt ' || own.name FROM lake.candidates c
+    JOIN ({OWN_PROMPTS}) own ON own.run_id = c.run_id AND own.value = $1"""
 _BY_RUN = "SELECT run_id, candidate_id, 'made by the run' AS how FROM lake.candidates WHERE run_id = $1"
 _BY_ROW = "SELECT run_id, candidate_id, 'named' AS how FROM lake.candidates WHERE candidate_id = $1"
 _QUERIES = {"model": _BY_MODEL, "prompt": _BY_PROMPT, "run": _BY_RUN, "row": _BY_ROW}

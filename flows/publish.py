@@ -115,7 +115,7 @@ async def _publish(
     rows = [
         Row(
             id=c.id, text=c.text, response=c.response, label=c.label, split=splits[c.id], restricted=c.restricted,
-            source="labelled" if c.given else "synthetic",
+            source="labelled" if c.given else "synthetic", data=c.data,
         )
         for c in sorted(kept, key=lambda c: c.id)
     ]  # fmt: skip

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field
 
 from graft.schemas.base import Slug, Value
 from graft.schemas.redaction import redact_recipe
+from graft.schemas.rows import Data
 from graft.schemas.tasks.base import Task, stored_task
 
 Origin = Literal["run", "import", "gates", "recall", "edits"]
@@ -65,7 +66,7 @@ class DatasetVersion(Value):
     dataset: str
     version: int = Field(ge=1)
     run_id: str
-    content_hash: str = Field(description="of the rows' text, response, label and split, whatever their order")
+    content_hash: str = Field(description="of the rows' text, response, label, split and data, in any order")
     rows: int
     splits: dict[str, int]
     labels: dict[str, int]
@@ -95,6 +96,12 @@ class Row(Value):
     split: SplitName
     source: RowSource = "synthetic"
     restricted: bool = False
+    data: Data = Field(default={}, description="its columns beyond text, response and label")
+
+    @property
+    def content(self) -> tuple[Any, ...]:
+        """The part that a version's hash covers: rows without further columns keep the hash that they always had."""
+        return (self.text, self.response, self.label, self.split, *([self.data] if self.data else []))
 
     @property
     def made(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ from graft.schemas.recipe import Recipe
 
 SUFFIXES = (".yaml", ".yml")
 PACKAGE_RECIPES = PACKAGE / "recipes"
+
+PROMPT_FILE = re.compile(r"[^\n{}]+\.(?:jinja2?|j2|txt|md)")
+"""A value under `prompts` that names a file; any other is the template itself."""
 
 _SYNTAX_FIXES = {
     "mapping values are not allowed": "put texts with a colon in quotes; check the indentation",
@@ -43,7 +47,7 @@ def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     data = document.parse(text)
     for field, value in (overrides or {}).items():
         document.override(data, field, value)
-    findings, recipe = _cross_checks(file, data), None
+    findings, recipe = [*_cross_checks(file, data), *_read_prompts(file, data)], None
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as invalid:
@@ -269,6 +273,25 @@ def _files_exist(file: Path, data: Mapping[str, Any]) -> list[Finding]:
         listing = f"that folder has: {', '.join(near[:8])}" if near else f"{folder} has no such file"
         what = f"no file {given!r} beside the recipe"
         findings.append(Finding((section, field), what, did_you_mean(path.name, near) + listing))
+    return findings
+
+
+def _read_prompts(file: Path, data: Mapping[str, Any]) -> list[Finding]:
+    """Put the text of each file under `prompts` in the place of its name, so that the recipe holds its prompts."""
+    findings, prompts = list[Finding](), _block(data, "prompts")
+    for name, given in prompts.items():
+        if not isinstance(given, str) or not PROMPT_FILE.fullmatch(given):
+            continue
+        path = resolve_path(file, given)
+        try:
+            text = path.read_text(encoding="utf-8") if path.stat().st_size <= MAX_BYTES else given
+        except (OSError, ValueError):  # bytes that are no UTF-8 are a ValueError
+            what = "is not UTF-8 text" if path.is_file() else "is not there"
+            near = sorted(entry.name for entry in path.parent.iterdir()) if path.parent.is_dir() else []
+            fix = f"{did_you_mean(path.name, near)}graft prompts show {name} prints a template to start from"
+            findings.append(Finding(("prompts", name), f"the file {given!r} {what}", fix))
+            text = "-"
+        prompts[name] = text  # type: ignore[index]
     return findings
 
 

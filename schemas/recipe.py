@@ -19,10 +19,18 @@ from graft.schemas.problems import FieldErrors, field_error, unknown_name
 from graft.schemas.redaction import HIDDEN
 from graft.schemas.steering import Improve, ImproveSettings, Steering
 from graft.schemas.students import OwnBlocks, StudentSettings
-from graft.schemas.tasks.base import Task
+from graft.schemas.tasks.base import Criterion, Task
 
 R = TypeVar("R", bound=RoleSpec)
 ReviewBy = Literal["disagreement", "margin", "random"]
+
+
+CriterionName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$", description="lower-case letters and digits")]
+
+
+def _empty(value: Any) -> bool:
+    """For fields that are left out of dumps, and so of hashes, unless they are set."""
+    return not value
 
 
 class SeedRow(Value):
@@ -128,6 +136,14 @@ class Recipe(Value):
     gates: GateSettings = Field(default_factory=GateSettings)
     limits: Limits = Limits()
     splits: Splits = Splits()
+    prompts: dict[str, Annotated[str, Field(max_length=50_000)]] = Field(
+        default={}, exclude_if=_empty,
+        description="prompts of the method that are replaced: name to a Jinja file beside the recipe, or to its text",
+    )  # fmt: skip
+    rubric: dict[CriterionName, Annotated[str, Field(min_length=1, max_length=500)]] = Field(
+        default={}, exclude_if=_empty, max_length=12,
+        description="criteria that reviewers score from 0 to 10, name to meaning; empty: the task's own",
+    )  # fmt: skip
     student: Annotated[StudentSettings, OwnBlocks()] = StudentSettings()
     improve: Improve = ImproveSettings()
     steering: Steering | None = Field(default=None, description="set by rounds of graft improve")
@@ -152,6 +168,13 @@ class Recipe(Value):
         if isinstance(roles, Mapping):
             kept["roles"] = {name: roles[name] for name in roles if name in roles_of(_stored_kind(data))}
         return cls.model_validate(kept)
+
+    @field_validator("rubric")
+    @classmethod
+    def _no_comment(cls, rubric: dict[str, str]) -> dict[str, str]:
+        if "comment" in rubric:
+            raise field_error(("comment",), "'comment' is the reviewer's remark", "give the criterion another name")
+        return rubric
 
     @field_validator("roles", mode="plain")
     @classmethod
@@ -194,10 +217,17 @@ class Recipe(Value):
 
     @model_validator(mode="after")
     def _method_fits(self) -> Recipe:
-        problems = METHODS.get(self.method.kind).check(self, None)
+        method = METHODS.get(self.method.kind)
+        problems = [*method.check(self, None), *(method.check_prompts(self) if self.prompts else ())]
         if problems:
             raise FieldErrors(problems)
         return self
+
+    @property
+    def criteria(self) -> tuple[Criterion, ...]:
+        """What reviewers score from 0 to 10: the recipe's rubric, or the task's."""
+        own = tuple(Criterion(name, meaning, (9, 3, 0)) for name, meaning in self.rubric.items())
+        return own or self.task.rubric
 
     @property
     def key_variables(self) -> tuple[str, ...]:

@@ -10,6 +10,8 @@ from pydantic import Field, JsonValue
 
 from graft.schemas.base import Value, stable_hash
 
+Data = dict[str, JsonValue]
+"""A row's columns beyond text, response and label, by name: spans, messages, evidence, whatever its task holds."""
 Status = Literal["accepted", "rejected", "failed"]
 Route = Literal[
     "flag", "low_mean", "agreed", "adjudicated", "gate", "failed", "labelled", "no_label", "refusal", "intended",
@@ -112,6 +114,7 @@ class Proposal:
         soft_label: mean calibrated probability of each label, 0 to 1
         exemplars: the rows that the generator was shown
         concept: the concept that its slot was steered to, if any
+        data: the row's further columns
         parts: text and response, without an empty one
     """
 
@@ -123,6 +126,7 @@ class Proposal:
     soft_label: Mapping[str, float] = field(default_factory=dict)
     exemplars: tuple[Seed, ...] = ()
     concept: str = ""
+    data: Mapping[str, JsonValue] = field(default_factory=dict)
     parts: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -186,6 +190,7 @@ class Candidate(Value):
     soft_label: dict[str, float] = Field(default_factory=dict, description="mean calibrated probability of each label")
     labelling: Labelling | None = None
     notes: dict[str, JsonValue] = Field(default={}, description="its method's notes")
+    data: Data = Field(default={}, description="the row's columns beyond text, response and label")
     restricted: bool = False
 
     def proposal(self, text_id: str = "") -> Proposal:
@@ -193,7 +198,7 @@ class Candidate(Value):
         return Proposal(
             text=self.text, response=self.response, label=self.label, id=text_id or self.id, reviews=self.reviews,
             soft_label=self.soft_label, exemplars=self.slot.exemplars,
-            concept=self.slot.steer.concept if self.slot.steer else "",
+            concept=self.slot.steer.concept if self.slot.steer else "", data=self.data,
         )  # fmt: skip
 
     @property
@@ -223,7 +228,8 @@ class Accepted:
     group: str
     shard: int
     given: bool = False
+    data: Data = field(default_factory=dict)
 
     def proposal(self, text_id: str) -> Proposal:
         """The row as gates of scope `run` see it, compared for duplicates under `text_id`."""
-        return Proposal(text=self.text, response=self.response, label=self.label, id=text_id)
+        return Proposal(text=self.text, response=self.response, label=self.label, id=text_id, data=self.data)

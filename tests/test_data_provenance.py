@@ -139,6 +139,7 @@ def test_explain_is_whole(lake: Lake) -> None:
         "text": TEXTS[0],
         "response": None,
         "label": "refund",
+        "data": {},
     }
     assert [(e["by"], e["label"]) for e in history["edits"]] == [("ann", "refund")]
     generated = next(c for c in history["calls"] if c["purpose"] == "generate.text")

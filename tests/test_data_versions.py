@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from graft.data.arrow import from_rows
 from graft.data.card import inert, render_card
 from graft.data.explain import explain
 from graft.data.export import export
@@ -63,7 +64,7 @@ def test_publish_is_idempotent_and_immutable(lake: Lake) -> None:
     assert moved.version == 3
     assert versions(lake) == versions(lake, "d") == [first, second, moved] and versions(lake, "e") == []
     columns = list(Row.model_fields)
-    assert [Row.model_validate(r) for r in rows(lake, first).select(columns).to_pylist()] == ROWS
+    assert from_rows(Row, rows(lake, first).select(columns).to_pylist()) == ROWS
     at = lake.query(f"SELECT max(version) AS v FROM lake.versions AT (VERSION => {second.snapshot})")
     assert at[0]["v"] == 2
     with pytest.raises(GraftError, match="no accepted row"):

@@ -137,6 +137,8 @@ CASES: list[tuple[str, str, dict[str, Any], float, int]] = [
     ("review_response", "chat", {"prior": PRIOR, **ANSWERED}, 0.80, 80),
     ("review_response", "completion", ANSWERED, 0.85, 40),
     ("review_response", "completion", {"prior": PRIOR, **ANSWERED}, 0.80, 50),
+    ("review_rubric", "chat", ANSWERED, 0.85, 60),
+    ("review_rubric", "completion", ANSWERED, 0.85, 40),
     ("guard_llama", "completion", {}, 0.50, 310),  # left: the form that Llama Guard was trained with
     ("attributes", "chat", {}, 0.85, 10),
     ("attributes", "completion", {}, 0.85, 10),

@@ -39,9 +39,7 @@ def method_of(recipe: Recipe) -> Method[Any]:
 
 def fragments_of(recipe: Recipe) -> tuple[str, ...]:
     """The fixed sentences of the prompts and of the rubric that the recipe's rows can meet."""
-    method = method_of(recipe)
-    prompts = dict.fromkeys(prompt for one in (method, *method.inner(recipe)) for prompt in one.prompts)
-    return fragments(tuple(prompts), recipe.task.rubric)
+    return fragments(method_of(recipe).all_prompts(recipe), recipe.criteria, tuple(recipe.prompts.items()))
 
 
 def report_of(run: Run, query: Query) -> Section | None:

@@ -17,6 +17,8 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from pydantic import Field, JsonValue
 
 from graft.agents.roles.asking import Ask
+from graft.agents.roles.own_prompts import problems_of
+from graft.agents.roles.prompting import originals
 from graft.schemas.base import Value, stable_hash
 from graft.schemas.binding import LEAST_SCORE, MethodSettings, Role
 from graft.schemas.errors import GraftError
@@ -251,6 +253,14 @@ class Method(Generic[S]):
             what = "seeds are empty: give path (a CSV, JSONL or Parquet file) or rows"
             return [] if given else [Finding(("seeds",), what, fix)]
         return unseeded(recipe, seeds) if self.needs_seeds else []
+
+    def all_prompts(self, recipe: Recipe) -> tuple[str | Path, ...]:
+        """Its prompts and those of the methods that it hands slots to."""
+        return tuple(dict.fromkeys(prompt for one in (self, *self.inner(recipe)) for prompt in one.prompts))
+
+    def check_prompts(self, recipe: Recipe) -> list[Finding]:
+        """Problems of the prompts that the recipe replaces."""
+        return problems_of(recipe.prompts, originals(self.all_prompts(recipe))) if recipe.prompts else []
 
     def make_slot(self, place: Place, drawn: Drawn) -> Slot:
         """The slot at a place; it depends on the recipe's seed and the pool, never on timing."""

@@ -49,7 +49,7 @@ def steered_by(recipe: Recipe, label: str) -> str:
     report, mistakes = recipe.steering.report if recipe.steering else (), mistakes_for(recipe, label)
     if not report and not mistakes:
         return ""
-    return render("steered", classes=recipe.task.names, report=report, mistakes=mistakes).strip()
+    return render("steered", recipe.prompts, classes=recipe.task.names, report=report, mistakes=mistakes).strip()
 
 
 def examples_for(recipe: Recipe, model: ModelSpec, slot: Slot) -> list[str]:
@@ -70,7 +70,7 @@ def request_for(
     return CallRequest(
         model=model, role=role, purpose=purpose, json_schema=schema, sample=sample, seed=(seed + sample) % 2**31,
         temperature=spec.temperature, top_p=spec.top_p, max_tokens=max_tokens or spec.max_tokens,
-        stop=stop if model.style == "completion" else (), **question(template, model, **values),
+        stop=stop if model.style == "completion" else (), **question(template, model, recipe.prompts, **values),
     )  # fmt: skip
 
 

@@ -84,17 +84,22 @@ def choice_request(
     prompt: str | None = None
     examples = pick_examples(seeds, labels)
     if model.style == "completion":
-        prompt = render("choice_completion", examples=examples, text=text).rstrip()
+        prompt = render("choice_completion", recipe.prompts, examples=examples, text=text).rstrip()
     else:
-        turns = [Message(role="system", content=render("choice_chat", labels=labels, noun=recipe.task.noun).strip())]
+        said = render("choice_chat", recipe.prompts, labels=labels, noun=recipe.task.noun).strip()
+        turns = [Message(role="system", content=said)]
         for example in examples:
-            turns.append(Message(role="user", content=render("choice_chat_turn", text=example["text"]).strip()))
+            turns.append(Message(role="user", content=_turn(recipe, example["text"])))
             turns.append(Message(role="assistant", content=example["label"]))
-        messages = (*turns, Message(role="user", content=render("choice_chat_turn", text=text).strip()))
+        messages = (*turns, Message(role="user", content=_turn(recipe, text)))
     return CallRequest(
         model=model, role=role, purpose=purpose, messages=messages, prompt=prompt, choices=names,
         temperature=0.0, top_p=1.0, max_tokens=1, top_logprobs=model.top_logprobs,
     )  # fmt: skip
+
+
+def _turn(recipe: Recipe, text: str) -> str:
+    return render("choice_chat_turn", recipe.prompts, text=text).strip()
 
 
 def pick_examples(seeds: Sequence[Seed], labels: Sequence[Label]) -> list[dict[str, str]]:

@@ -76,7 +76,7 @@ def guard_prompt(recipe: Recipe, text: str, response: str | None) -> str:
     """Llama Guard's prompt in the form of the version that the recipe names; values stay plain text."""
     form, (refused, allowed) = recipe.role("guard", GuardSpec).template, recipe.task.categories
     prompt = render(
-        "guard_llama", form=form, policy=inert(refused.description), safe=inert(allowed.description),
+        "guard_llama", recipe.prompts, form=form, policy=inert(refused.description), safe=inert(allowed.description),
         text=inert(text[:TEXT_CHARS]), response=inert((response or "")[:TEXT_CHARS]),
     )  # fmt: skip
     return prompt.strip() + ("" if form == "llama-guard-1" else "\n\n")

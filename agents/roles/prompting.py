@@ -1,19 +1,23 @@
 """Renders prompts: Jinja files in `prompts/`, one per step. Values are data, never templates.
 
 A file is plain (`render("choice_chat", …)`) or holds every form of one question, picked by `form`: `system` and `user`
-for tuned models, `completion` for base models. Constant parts stand first, so that servers cache the prefix.
+for tuned models, `completion` for base models. Constant parts stand first, so that servers cache the prefix. A recipe
+may replace a prompt (`replaced`, from `Recipe.prompts`; own_prompts.py).
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from jinja2 import FileSystemLoader, StrictUndefined, Template
 from jinja2.sandbox import SandboxedEnvironment
 
+from graft.agents.roles.own_prompts import one_line, render_own
 from graft.schemas.base import stable_hash
 from graft.schemas.calls import Message
 from graft.schemas.models import ModelSpec
@@ -21,30 +25,45 @@ from graft.schemas.tasks.base import Criterion
 
 FOLDER = Path(__file__).parent / "prompts"
 FRAGMENT_WORDS = 8
+NONE: Mapping[str, str] = MappingProxyType({})
+"""No replaced prompt."""
 
 _TAGS = re.compile(r"<(?=\s*+(?:/\s*+)?(?:text|instruction|response|review|examples?)\s*+>)", re.IGNORECASE)
 _CODE = re.compile(r"\{#.*?(?:#\}|\Z)|\{%.*?(?:%\}|\Z)|\{\{.*?(?:\}\}|\Z)", re.DOTALL)
 _ENDS = re.compile(r"(?<=[.!?:;])\s|\n+")
 
 
-def render(name: str | Path, **values: Any) -> str:
-    """The text of prompts/NAME.jinja, or of the file at a path, with these values.
+def render(name: str | Path, replaced: Mapping[str, str] = NONE, /, **values: Any) -> str:
+    """The text of prompts/NAME.jinja, of the file at a path, or of its replacement, with these values.
 
-    Raises jinja2.UndefinedError where a value is missing.
+    Raises jinja2.UndefinedError where a value is missing, CallFailed if a replacement cannot be rendered.
     """
-    return _template(name).render(values)
+    key = name_of(name)
+    return render_own(key, replaced[key], values) if key in replaced else _template(name).render(values)
 
 
-def question(name: str | Path, model: ModelSpec, **values: Any) -> dict[str, Any]:
+def question(
+    name: str | Path, model: ModelSpec, replaced: Mapping[str, str] = NONE, /, **values: Any
+) -> dict[str, Any]:
     """One step's question in the model's style: `{"prompt": …}` or `{"messages": …}`, to be laid into a CallRequest.
 
-    Raises jinja2.UndefinedError where a value is missing.
+    Raises jinja2.UndefinedError where a value is missing, CallFailed if a replacement cannot be rendered.
     """
     if model.style == "completion":
-        return {"prompt": render(name, form="completion", **values).strip()}
-    system, user = (render(name, form=form, **values).strip() for form in ("system", "user"))
+        return {"prompt": render(name, replaced, form="completion", **values).strip()}
+    system, user = (render(name, replaced, form=form, **values).strip() for form in ("system", "user"))
     turns = [Message(role="system", content=system)] if system else []
     return {"messages": (*turns, Message(role="user", content=user))}
+
+
+def name_of(prompt: str | Path) -> str:
+    """The name of a prompt, as a recipe that replaces it says: its file's name without the ending."""
+    return _file(prompt).stem if isinstance(prompt, Path) else prompt.removesuffix(".jinja")
+
+
+def originals(prompts: Iterable[str | Path]) -> dict[str, str]:
+    """The templates of these prompts by name, as they are without a recipe."""
+    return {name_of(prompt): _file(prompt).read_text(encoding="utf-8") for prompt in prompts}
 
 
 @cache
@@ -54,15 +73,18 @@ def prompts_version(prompts: tuple[str | Path, ...]) -> str:
 
 
 @cache
-def fragments(prompts: tuple[str | Path, ...], rubric: tuple[Criterion, ...] = ()) -> tuple[str, ...]:
+def fragments(
+    prompts: tuple[str | Path, ...], rubric: tuple[Criterion, ...] = (), replaced: tuple[tuple[str, str], ...] = ()
+) -> tuple[str, ...]:
     """Fixed sentences of 8 words or more of the prompts that a row can meet: a text that contains one repeats the
     prompt.
 
-    A task's rubric is among them. Seed preparation's prompts are left out: no row is made or judged by them, and their
-    examples are ordinary texts.
+    A task's rubric is among them, and replaced prompts in place of ours. Seed preparation's prompts are left out: no
+    row is made or judged by them, and their examples are ordinary texts.
     """
-    files = [file for file in sorted(map(_file, prompts)) if not file.name.startswith("seed_")]
-    fixed = [_CODE.sub("\n", file.read_text(encoding="utf-8")) for file in files]
+    files, own = sorted(map(_file, prompts)), dict(replaced)
+    texts = [own.get(file.stem) or file.read_text(encoding="utf-8") for file in files if file.stem[:5] != "seed_"]
+    fixed = [_CODE.sub("\n", text) for text in texts]
     found: dict[str, None] = {}
     for text in (*fixed, *(one.meaning for one in rubric)):
         for piece in _ENDS.split(text):
@@ -80,11 +102,6 @@ def _file(prompt: str | Path) -> Path:
 def _fenced(text: str) -> str:
     """Text that cannot close its enclosing tag: the `<` of our own tags inside it becomes `‹`."""
     return _TAGS.sub("‹", text)
-
-
-def _line(text: str, limit: int = 400) -> str:
-    """Text on one line, cut to `limit` characters, so that it cannot look like another entry of a list."""
-    return " ".join(text.split())[:limit]
 
 
 @cache
@@ -105,5 +122,5 @@ def _environment(folder: Path) -> SandboxedEnvironment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(fenced=_fenced, line=_line)
+    environment.filters.update(fenced=_fenced, line=one_line)
     return environment

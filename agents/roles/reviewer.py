@@ -71,9 +71,9 @@ async def review_response(
     ask: Ask, *, recipe: Recipe, model: ModelSpec, slot: Slot, instruction: str, response: str, sample: int = 0
 ) -> Review:
     """Six scores on a response, and a comment under 30 words. Raises BudgetExhausted only."""
-    return await score(
-        ask, "review_response", RESPONSE_SCORES, recipe=recipe, model=model, role="reviewer", slot=slot, sample=sample,
-        instruction=instruction, response=response,
+    return await _score_response(
+        ask, recipe=recipe, model=model, role="reviewer", slot=slot, sample=sample, instruction=instruction,
+        response=response,
     )  # fmt: skip
 
 
@@ -95,9 +95,9 @@ async def adjudicate_response(
     ask: Ask, *, recipe: Recipe, model: ModelSpec, slot: Slot, instruction: str, response: str, prior: Sequence[Review]
 ) -> Review:
     """The same six scores as a reviewer's, after reading the prior reviews. Raises BudgetExhausted only."""
-    return await score(
-        ask, "review_response", RESPONSE_SCORES, recipe=recipe, model=model, role="adjudicator", slot=slot,
-        prior=prior, instruction=instruction, response=response,
+    return await _score_response(
+        ask, recipe=recipe, model=model, role="adjudicator", slot=slot, prior=prior, instruction=instruction,
+        response=response,
     )  # fmt: skip
 
 
@@ -123,13 +123,21 @@ async def judge_text(
         return await _distribution(
             ask, recipe=recipe, model=model, role=role, slot=slot, text=text, seeds=seeds, means=means, labels=labels
         )
-    rubric = recipe.task.rubric
+    rubric = recipe.criteria
     return await score(
         ask, "review_text", [one.name for one in rubric], recipe=recipe, model=model, role=role, slot=slot,
         sample=sample, prior=prior, rubric=rubric, noun=recipe.task.noun, labels=labels or recipe.task.categories,
         text=text, label=slot.label, good=_first(seeds, lambda label: label == slot.label),
         bad=_first(seeds, lambda label: label not in ("", slot.label)),
     )  # fmt: skip
+
+
+async def _score_response(ask: Ask, *, recipe: Recipe, **values: Any) -> Review:
+    """Scores on a response, by the paper's six criteria or by the recipe's own rubric."""
+    if not recipe.rubric:
+        return await score(ask, "review_response", RESPONSE_SCORES, recipe=recipe, **values)
+    rubric, template = recipe.criteria, "review_response" if "review_response" in recipe.prompts else "review_rubric"
+    return await score(ask, template, [one.name for one in rubric], recipe=recipe, rubric=rubric, **values)
 
 
 async def score(
@@ -214,4 +222,5 @@ def _stage(role: Judge) -> Literal["content", "adjudication"]:
 
 
 def _purpose(template: str, role: Judge) -> str:
-    return template.replace("_", ".") if role == "reviewer" else template.replace("review_", "adjudicate.")
+    step = template.replace("review_rubric", "review_response")
+    return step.replace("_", ".") if role == "reviewer" else step.replace("review_", "adjudicate.")

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from graft.data.duck import is_full, quoted
+from graft.data.duck import is_full, named, quoted
 from graft.data.export import notes
 from graft.data.export.formats.base import Format, Params, Source, Written
 from graft.data.export.where import ROW_COLUMNS, safe_where
 from graft.data.fence import WRITING
-from graft.data.versions import SPLIT_ORDER, version
+from graft.data.versions import SPLIT_ORDER, further_columns, version
 from graft.schemas.binding import LEAST_SCORE
 from graft.schemas.datasets import DatasetVersion
 from graft.schemas.errors import GraftError, NotFound, StorageFull
@@ -66,7 +66,7 @@ def export(
         include_restricted: Include restricted rows; README.md and a log line state their number either way.
         overwrite: Replace an earlier export.
         where: A condition over ROW_COLUMNS.
-        columns: Some of ROW_COLUMNS, for formats with a choice of columns.
+        columns: Some of ROW_COLUMNS and of the columns in `data`, for formats with a choice of columns.
         shards: Files per split.
         shard_rows: Rows per file, instead of `shards`.
         compression: none, gzip or zstd; by default zstd for Parquet and none otherwise.
@@ -140,12 +140,14 @@ def _source(
 ) -> Source:  # fmt: skip
     query = "SELECT count(response) AS n FROM lake.version_rows WHERE dataset = ? AND version = ?"
     has_response = bool(lake.query(query, [found.dataset, found.version])[0]["n"])
-    usual = ("id", "text", *(("response",) if has_response else ()), "label", "source")
+    further = further_columns(lake, found)
+    usual = ("id", "text", *(("response",) if has_response else ()), "label", *further, "source")
+    known = (*ROW_COLUMNS, *further)
     if columns and not how.choosable:
         raise GraftError(f"the columns of {how.name} are fixed", where="--columns", fix="omit it")
     for name in columns or ():
-        if name not in ROW_COLUMNS:
-            raise GraftError(f"no column {name!r}", where="--columns", fix=f"one of: {', '.join(ROW_COLUMNS)}")
+        if name not in known:
+            raise GraftError(f"no column {name!r}", where="--columns", fix=f"one of: {', '.join(known)}")
     run = lake.run(found.run_id)
     recipe = run.recipe if run else {}
     task = run.task if run else Task()
@@ -157,8 +159,8 @@ def _source(
     return Source(
         lake, found, task, language=task.language, licence=str(recipe.get("licence") or ""),
         tau=_least_accepted(recipe), has_response=has_response, restricted=restricted,
-        columns=tuple(dict.fromkeys(columns or usual)), where=safe_where(where) if where else "true", ask=ask,
-        plain=plain, instruction=instruction,
+        columns=tuple(dict.fromkeys(columns or usual)), further=further,
+        where=safe_where(where) if where else "true", ask=ask, plain=plain, instruction=instruction,
     )  # fmt: skip
 
 
@@ -253,7 +255,7 @@ def _copy(
     params = Params()
     columns = how.select(source, params)
     relation = how.rows(source, params, source.chosen(params, split, span))
-    columns_sql = ", ".join(f'{expression} AS "{name}"' for name, expression in columns.items())
+    columns_sql = ", ".join(f"{expression} AS {named(name)}" for name, expression in columns.items())
     packed = COMPRESSIONS[compression]
     options = {
         "parquet": f"FORMAT parquet, COMPRESSION {packed}",

@@ -15,6 +15,7 @@ from graft.schemas.decisions import CUT
 from graft.schemas.errors import BudgetExhausted, CallFailed, TextCut
 from graft.schemas.rows import (
     Candidate,
+    Data,
     Decision,
     GateResult,
     Labelling,
@@ -48,6 +49,7 @@ class Draft:
     labelling: Labelling | None = None
     soft_label: dict[str, float] = field(default_factory=dict)
     notes: dict[str, JsonValue] = field(default_factory=dict)
+    data: Data = field(default_factory=dict)
     risky: bool = False
     thorough: bool = False
     reviews: list[Review] = field(default_factory=list)
@@ -66,7 +68,7 @@ class Draft:
         """The draft as gates see it."""
         return Proposal(
             text=self.text, response=self.response, label=self.label, reviews=tuple(self.reviews),
-            soft_label=self.soft_label, exemplars=self.slot.exemplars,
+            soft_label=self.soft_label, exemplars=self.slot.exemplars, data=self.data,
         )  # fmt: skip
 
 
@@ -141,7 +143,7 @@ def candidate(draft: Draft, ended: Decision) -> Candidate:
         id="c_" + stable_hash(slot.id), slot=slot, text=draft.text, response=draft.response,
         label=draft.label, intended_label=slot.label, keywords=draft.keywords, models=draft.models,
         reviews=tuple(draft.reviews), gates=tuple(draft.gates), decision=ended,
-        soft_label=draft.soft_label or soft_label(given), labelling=draft.labelling, notes=draft.notes,
+        soft_label=draft.soft_label or soft_label(given), labelling=draft.labelling, notes=draft.notes, data=draft.data,
         restricted=risky or task.restricts(slot.label) or task.restricts(draft.label),
     )  # fmt: skip
 

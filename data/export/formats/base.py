@@ -36,9 +36,14 @@ class Params:
         return f"${len(self.values)}"
 
 
+def path_of(column: str) -> str:
+    """The JSON path of a column within a row's `data`."""
+    return '$."' + column.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
 @dataclass(frozen=True)
 class Source:
-    """The rows of an export, and the facts that the formats need."""
+    """The rows of an export, and the facts that the formats need. `further` are the columns in the rows' `data`."""
 
     lake: Lake
     found: DatasetVersion
@@ -49,10 +54,17 @@ class Source:
     has_response: bool
     restricted: bool
     columns: tuple[str, ...]
+    further: tuple[str, ...] = ()
     where: str = "true"
     ask: bool = False
     plain: bool = False
     instruction: str = ""
+
+    def column(self, name: str, params: Params) -> str:
+        """The SQL of a row's column; of one of `further` as JSON."""
+        if name not in self.further:
+            return name
+        return f"json_extract(data, {params.add(path_of(name))})"
 
     @property
     def labels(self) -> list[str]:
@@ -69,7 +81,7 @@ class Source:
         hidden = "" if self.restricted else " AND NOT restricted"
         columns = visible(ROW_COLUMNS, restricted=self.restricted or self.where == "true")
         return f"""(SELECT * FROM (
-            SELECT {columns}, ordinal, run_id, candidate_id FROM lake.version_rows
+            SELECT {columns}, data, ordinal, run_id, candidate_id FROM lake.version_rows
             WHERE dataset = {params.add(found.dataset)} AND version = {params.add(found.version)}
             AND split = {params.add(split)}{hidden}{within}) AS chosen WHERE {self.where}) AS chosen"""
 

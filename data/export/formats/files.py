@@ -22,7 +22,7 @@ FASTTEXT_NOTES = (
 
 
 def _as_is(source: Source, params: Params) -> Columns:
-    return {name: name for name in source.columns}
+    return {name: source.column(name, params) for name in source.columns}
 
 
 def _safe(column: str, params: Params) -> str:
@@ -32,7 +32,9 @@ def _safe(column: str, params: Params) -> str:
 
 
 def _cells(source: Source, params: Params) -> Columns:
-    return {name: name if name == "restricted" else _safe(name, params) for name in source.columns}
+    cells = {name: source.column(name, params) for name in source.columns}
+    texts = {name: f"{cell}::VARCHAR" if name in source.further else cell for name, cell in cells.items()}
+    return {name: cell if name == "restricted" else _safe(cell, params) for name, cell in texts.items()}
 
 
 def _banking(source: Source, params: Params) -> Columns:
