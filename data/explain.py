@@ -193,7 +193,7 @@ def _without_words(history: dict[str, Any]) -> dict[str, Any]:
         "gates": [_hidden(gate, "detail", "neighbour_text") for gate in history["gates"]],
         "calls": [_hidden(call, "request", "reply") for call in history["calls"]],
         "published": _hidden(history["published"], *TEXT_FIELDS, "data") if history["published"] else None,
-        "edits": [_hidden(edit, "base_text", "text", "response", "note") for edit in history["edits"]],
+        "edits": [_hidden(edit, "base_text", "text", "response", "note", "data", "base_data") for edit in history["edits"]],
         "drops": [_hidden(drop, "detail") for drop in history["drops"]],
     }
 

@@ -9,7 +9,7 @@ from graft.data.lake import Lake
 from graft.data.versions import version
 from graft.flows import artifacts, teacher
 from graft.flows.engine import Flow, finished
-from graft.schemas.errors import NotFound
+from graft.schemas.errors import GraftError, NotFound
 from graft.schemas.home import Home
 from graft.schemas.kinds import STUDENTS
 from graft.schemas.recipe import Recipe

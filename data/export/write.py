@@ -89,6 +89,8 @@ def export(
     source = _source(lake, found, how, columns, where, include_restricted, ask, plain,
                      instruction)  # fmt: skip
     how.check(source)
+    if how.lines(source) and cut.compression != "none":
+        raise GraftError(f"{how.name} is not compressed for such rows", where="--compression", fix="omit it")
     _refuse_earlier(how, found, chosen, out, overwrite)
     options = {"where": where, "columns": list(columns or ()), "shards": shards, "shard_rows": shard_rows,
              "compression": cut.compression, "restricted": include_restricted, "ask": ask, "plain": plain,
@@ -263,8 +265,21 @@ def _copy(
         "csv": f"FORMAT csv, HEADER, QUOTE '\"', ESCAPE '\"', FORCE_QUOTE *, COMPRESSION {packed}",
         "lines": f"FORMAT csv, HEADER false, QUOTE '', ESCAPE '', DELIMITER e'\\x01', COMPRESSION {packed}",
     }[how.container]
-    query = f"COPY (SELECT {columns_sql} FROM {relation}{order}) TO {quoted(str(path))} ({options})"
+    convert = how.lines(source)
+    made = path.with_name(f"{path.name}.rows") if convert else path
+    query = f"COPY (SELECT {columns_sql} FROM {relation}{order}) TO {quoted(str(made))} ({options})"
     _query(source, query, params)
+    if convert:
+        _convert(made, convert, path)
+
+
+def _convert(rows: Path, convert: Callable[[dict[str, Any]], str], path: Path) -> None:
+    """Write the rows, JSON lines, as the format has them."""
+    with rows.open(encoding="utf-8", newline="\n") as lines, path.open("w", encoding="utf-8", newline="\n") as out:
+        for line in lines:
+            row = json.loads(line)
+            out.write(convert({**row, "data": json.loads(row["data"])}))
+    rows.unlink()
 
 
 def _query(source: Source, query: str, params: Params) -> Any:

@@ -7,6 +7,7 @@ those of short texts with one label each; a kind overrides those that differ.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 
@@ -119,6 +120,8 @@ class Task(Value):
     """Fields of the task that a person must give with an import."""
     columns: ClassVar[tuple[str, ...]] = ()
     """Columns beyond text, response and label that its rows may have; an import reads them under these names."""
+    own_text: ClassVar[bool] = True
+    """True if an import needs a column of texts; False if `text_of` finds the text in the columns."""
     needed: ClassVar[tuple[str, ...]] = ()
     """Those of `columns` without which a row is incomplete."""
     checked: ClassVar[bool] = False
@@ -177,6 +180,10 @@ class Task(Value):
         `before` is the text that the columns were made for, if the row has another one now.
         """
         return dict(row.data)
+
+    def text_of(self, data: Mapping[str, Any]) -> str:
+        """The text of a row that brings settled columns alone."""
+        return ""
 
     def faults(self, row: Words) -> tuple[Fault, ...]:
         """The faults in the row's own shape, with settled columns; empty if there is none. Never raises."""
@@ -326,6 +333,14 @@ def of_length(first: str, second: str, allowed: tuple[float, float] | None, what
         return ()
     detail = f"{what} has {ratio:.2f} of the first one's length, outside {allowed[0]:g} to {allowed[1]:g}"
     return (Fault("length_ratio", detail),)
+
+
+def from_json(value: Any) -> Any:
+    """The value that a text holds as JSON, such as a cell of a CSV file; anything else as it is."""
+    if isinstance(value, str):
+        with suppress(orjson.JSONDecodeError):
+            return orjson.loads(value)
+    return value
 
 
 def _as_text(value: Any) -> str:

@@ -12,7 +12,7 @@ from graft.schemas.base import Value
 from graft.schemas.display import Part, View, part
 from graft.schemas.forms import FormField, from_blocks, to_blocks
 from graft.schemas.problems import FieldErrors, Finding
-from graft.schemas.tasks.base import DomainTask, Fault, Words
+from graft.schemas.tasks.base import DomainTask, Fault, Words, from_json
 from graft.schemas.tool_schemas import NAME, problem_of, schema_problem
 
 ROLES = ("system", "user", "assistant", "tool")
@@ -58,6 +58,7 @@ class ConversationTask(DomainTask):
     hub_category: ClassVar[str] = "text-generation"
     columns: ClassVar[tuple[str, ...]] = ("messages", "tools")
     needed: ClassVar[tuple[str, ...]] = ("messages",)
+    own_text: ClassVar[bool] = False
     checked: ClassVar[bool] = True
     formats: ClassVar[tuple[str, ...]] = ("messages", "sharegpt")
 
@@ -67,19 +68,26 @@ class ConversationTask(DomainTask):
         return "a conversation with an assistant"
 
     def settle(self, row: Words, before: str | None = None) -> dict[str, Any]:
-        """Messages and tools in Graft's form, also from OpenAI's (`function`, arguments as JSON) and ShareGPT's."""
-        found = dict(row.data)
+        """Messages and tools in Graft's form, also from OpenAI's (`function`, arguments as JSON) and ShareGPT's.
+
+        A row without tools gets the task's, so that it can be read on its own.
+        """
+        found = {**row.data}
+        for name in self.columns:
+            if name in found:
+                found[name] = from_json(found[name])
+        if self.tools and found.get("tools") is None:
+            found["tools"] = [tool.model_dump() for tool in self.tools]
         if isinstance(found.get("messages"), list):
             found["messages"] = [_turn(one) for one in found["messages"]]
-        if isinstance(found.get("tools"), str):
-            found["tools"] = _read(found["tools"])
         if isinstance(found.get("tools"), list):
             found["tools"] = [one.get("function", one) if isinstance(one, Mapping) else one for one in found["tools"]]
         return found
 
     def text_of(self, data: Mapping[str, Any]) -> str:
         """The user's first message."""
-        said = (one.get("content") for one in data.get("messages") or () if _role(one) == "user")
+        turns = data.get("messages")
+        said = (one.get("content") for one in (turns if isinstance(turns, list) else ()) if _role(one) == "user")
         return next((words for words in said if isinstance(words, str)), "")
 
     def faults(self, row: Words) -> tuple[Fault, ...]:
@@ -104,7 +112,7 @@ class ConversationTask(DomainTask):
     def _tools(self, row: Words) -> tuple[dict[str, Mapping[str, Any]], Fault | None]:
         """The schema of each tool's arguments by its name, or the fault of a tool."""
         given = row.data.get("tools")
-        listed = given if isinstance(given, list) else [tool.model_dump() for tool in self.tools]
+        listed = given if isinstance(given, list) else []
         found: dict[str, Mapping[str, Any]] = {}
         for number, one in enumerate(listed, 1):
             name = one.get("name") if isinstance(one, Mapping) else None
@@ -204,14 +212,6 @@ def _named(of: Mapping[str, Any], mark: str) -> list[str]:
     return [*([str(of["name"])] if of.get("name") else []), *([f"#{of[mark]}"] if of.get(mark) else [])]
 
 
-def _read(text: str) -> Any:
-    """JSON, or the text itself where it is none."""
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:
-        return text
-
-
 def _arguments(words: str, head: str) -> Any:
     try:
         return orjson.loads(words or "{}")
@@ -229,7 +229,7 @@ def _turn(given: Any) -> Any:
         made = {"role": {"human": "user", "gpt": "assistant"}.get(role, role), "content": made.pop("value", ""), **made}
     made["content"] = "" if made.get("content") is None else made["content"]
     if isinstance(made.get("tool_calls"), str):
-        made["tool_calls"] = _read(made["tool_calls"])
+        made["tool_calls"] = from_json(made["tool_calls"])
     if isinstance(made.get("tool_calls"), list):
         made["tool_calls"] = [_call(one) for one in made["tool_calls"]]
         if not made["tool_calls"]:
@@ -242,7 +242,7 @@ def _call(given: Any) -> Any:
         return given
     inner = given.get("function") if isinstance(given.get("function"), Mapping) else given
     arguments = inner.get("arguments", {})
-    made = {"name": inner.get("name"), "arguments": _read(arguments) if isinstance(arguments, str) else arguments}
+    made = {"name": inner.get("name"), "arguments": from_json(arguments)}
     return {**made, **({"id": given["id"]} if given.get("id") else {})}
 
 

@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 
 from graft.schemas.display import Part, View, marked
 from graft.schemas.forms import FormField, quoted, unquoted
-from graft.schemas.tasks.base import DomainTask, Fault, Label, Words, no_repeats
+from graft.schemas.tasks.base import DomainTask, Fault, Label, Words, from_json, no_repeats
 
 SHOWN = 60
 """Characters quoted of a text in a fault."""
@@ -54,7 +54,7 @@ class ExtractionTask(DomainTask):
         kept only where it cannot be found, or differs from the words at its offsets. A declared type is written as
         declared, whatever its case.
         """
-        given = row.data.get("spans")
+        given = from_json(row.data.get("spans"))
         if not isinstance(given, list) or len(given) > MOST or not all(isinstance(span, Mapping) for span in given):
             return dict(row.data)
         placed: list[dict[str, Any]] = []

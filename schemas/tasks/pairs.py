@@ -28,6 +28,7 @@ class PairsTask(Task):
     columns: ClassVar[tuple[str, ...]] = ("other",)
     needed: ClassVar[tuple[str, ...]] = ("other",)
     checked: ClassVar[bool] = True
+    prompt: ClassVar[tuple[str, ...]] = ("text", "other")
     formats: ClassVar[tuple[str, ...]] = ("pairs",)
 
     _unique = field_validator("labels")(no_repeats)

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from graft.schemas.display import Part, View, part
 from graft.schemas.forms import FormField, from_blocks, to_blocks
-from graft.schemas.tasks.base import DomainTask, Fault, Words
+from graft.schemas.tasks.base import DomainTask, Fault, Words, from_json
 
 MOST = 1_000
 """Most candidates of a row."""
@@ -35,6 +35,11 @@ class RankingTask(DomainTask):
     def noun(self) -> str:
         """The recipe's `text`."""
         return self.text
+
+    def settle(self, row: Words, before: str | None = None) -> dict[str, Any]:
+        """Candidates as a list, also from a text of JSON."""
+        given = from_json(row.data.get("candidates"))
+        return {**row.data, **({"candidates": given} if given is not None else {})}
 
     def faults(self, row: Words) -> tuple[Fault, ...]:
         """Enough candidates, each with words of its own and a grade, and not all of one grade."""

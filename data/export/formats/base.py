@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from graft.data.export.where import ROW_COLUMNS, visible
 from graft.schemas.datasets import DatasetVersion
+from graft.schemas.errors import GraftError
 from graft.schemas.tasks.base import Task
 
 if TYPE_CHECKING:
@@ -111,11 +112,28 @@ def turn(role: str, content: str) -> str:
     return f"[{{'role': '{role}', 'content': {content}}}]"
 
 
+def row_columns(source: Source, params: Params) -> Columns:
+    """The whole row, for a format with `lines`."""
+    return {name: name for name in ("id", "text", "response", "label", "data")}
+
+
+def needs_column(name: str) -> Callable[[Source], None]:
+    """A check that the version's rows have that column."""
+
+    def check(source: Source) -> None:
+        if name not in source.further:
+            fix = f"one of: {', '.join(source.task.formats)}"
+            raise GraftError(f"its rows have no column {name!r}, which this format writes", where=source.found.ref, fix=fix)
+
+    return check
+
+
 @dataclass(frozen=True)
 class Format:
     """An export format. `name` and `summary` are for people, the rest is for write.py.
 
-    `rows` transforms the relation `chosen` into another of the same name, such as one row per pair, sorted by `order`.
+    `lines` makes a function that turns each row, as `select` has it with `data` decoded, into the file's text; such a
+    format is not compressed. `rows` transforms the relation `chosen` into another of the same name, such as one row per pair, sorted by `order`.
     `check` raises GraftError if the version cannot be written in this format. `beside` returns the text of further
     files by name. `joined` merges the splits' files into one file of the given name. `instructed`: --instruction can
     put words before a text to classify. `pushable`: a hub accepts the folder.
@@ -129,6 +147,7 @@ class Format:
     compressions: Sequence[str] = ("none", "gzip", "zstd")
     rows: Callable[[Source, Params, str], str] = field(default=lambda source, params, chosen: chosen)
     order: str = ""
+    lines: Callable[[Source], Callable[[dict[str, Any]], str] | None] = field(default=lambda source: None)
     path: Callable[[str, int, int, str], str] = split_name
     check: Callable[[Source], None] = field(default=lambda source: None)
     beside: Callable[[Source, Sequence[Written], Path], Mapping[str, str]] = field(default=lambda *given: {})
