@@ -105,7 +105,7 @@ def edit(
     label: Annotated[str | None, typer.Option(help="correct label")] = None,
     text: Annotated[str | None, typer.Option(help="correct text")] = None,
     data: Annotated[
-        str | None, typer.Option(help="columns to change, as JSON: '{\"other\": \"…\"}'", metavar="JSON")
+        str | None, typer.Option(help='columns to change, as JSON: \'{"other": "…"}\'', metavar="JSON")
     ] = None,
     reject: Annotated[bool, typer.Option("--reject", help="exclude the row")] = False,
     accept: Annotated[
@@ -158,9 +158,11 @@ def _columns(given: str | None) -> dict[str, Any] | None:
     try:
         found = json.loads(given)
     except ValueError as error:
-        raise GraftError(f"not JSON: {error}", where="--data", fix="an object of columns, such as {\"spans\": []}") from None
+        raise GraftError(
+            f"not JSON: {error}", where="--data", fix='an object of columns, such as {"spans": []}'
+        ) from None
     if not isinstance(found, dict):
-        raise GraftError("not a JSON object", where="--data", fix="an object of columns, such as {\"spans\": []}")
+        raise GraftError("not a JSON object", where="--data", fix='an object of columns, such as {"spans": []}')
     return found
 
 

@@ -54,6 +54,8 @@ class Conflict(Value):
     field: Field
     restricted: bool
     repeats: str = ""
+    fault: str = ""
+    """What the row would lack, if all its edits together break its task."""
 
 
 class Rebased(Value):
@@ -133,8 +135,8 @@ def decide(
 
     `row_id` may be a unique prefix. If the version has no such row, the id is looked up among the rejected candidates
     of its runs; accepting a candidate (with a label or a text, if it lacks one) rescues it. `queue` is the rule that
-    offered the row, `seconds` the time that the person took. `data` are the columns to change; those of a row whose text
-    changes follow it, such as spans, which are looked up in the new text.
+    offered the row, `seconds` the time that the person took. `data` are the columns to change; where
+    the text changes, columns follow it, such as spans, which are looked up in the new text.
 
     Raises:
         NotFound: There is no such row, or the task has no such label.
@@ -153,6 +155,7 @@ def decide(
         raise NotFound(f"no label {label!r}", where=found.ref, fix=f"one of: {', '.join(labels[:40])}")
     if isinstance(row, Rejected) and action == "accept":
         _check_whole(row, text, label)
+        data = data or {}
     columns = _columns(task_of(lake, found), row, text, response, label, data)
     changed = columns != row.data
     at, more = utc_now(), [columns] if changed else []
@@ -302,6 +305,9 @@ def rebase(lake: Lake, found: DatasetVersion, *, force: bool = False, dry_run: b
         against = [] if force else list(_conflicts(row, wanted, by_row.get(row.id, [])))
         conflicts += against
         fine = _without(wanted, {conflict.edit.id for conflict in against}) if against else wanted
+        if broken := _broken(row, fine, task):
+            conflicts.append(broken)
+            fine = _without(fine, {edit.id for _, edit in fine if edit is not None and edit.action != "reject"})
         if fine.reject is not None:
             report["rejected"].append(row.id)
             drops.append(GateResult(gate=GATE, rule="reject", passed=False, detail=_reason(fine.reject)))
@@ -347,6 +353,9 @@ def _rescue(
         against = list(_conflicts(row, wanted, by_row[one.id])) if one.id in by_row else []
         conflicts += against
         changed = _changed(row, wanted, task)
+        if not against and (broken := _broken(row, wanted, task)):
+            against.append(broken)
+            conflicts.append(broken)
         if not against and one.id not in gone and changed.text.strip() and changed.label:
             fine.append((one, changed))
     taken = take_in(kept, fine)
@@ -414,7 +423,22 @@ def _changed(row: Row, wanted: Decided, task: Task) -> Row:
     news = {name: getattr(edit, name) for name in fields if (edit := getattr(wanted, name))}
     if "label" in news and task.restricts(news["label"]):
         news["restricted"] = True
-    return row.model_copy(update=news)
+    changed = row.model_copy(update=news)
+    made_for = row.text if wanted.data is None else wanted.data.text or wanted.data.base_text
+    if changed.text == made_for or not changed.data:
+        return changed
+    words = Words(changed.text, changed.response, changed.label, changed.data)
+    return changed.model_copy(update={"data": task.settle(words, before=made_for)})
+
+
+def _broken(row: Row, wanted: Decided, task: Task) -> Conflict | None:
+    """The conflict of decisions that fit the row one by one, and together break its task."""
+    edit = wanted.data or wanted.text or wanted.response or wanted.accept
+    if edit is None or wanted.reject is not None:
+        return None
+    changed = _changed(row, wanted, task)
+    faults = task.faults(Words(changed.text, changed.response, changed.label, changed.data))
+    return Conflict(edit=edit, field="data", restricted=row.restricted, fault=faults[0].detail) if faults else None
 
 
 def _tell(report: dict[str, list[str]], row: Row, changed: Row) -> None:

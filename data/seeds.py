@@ -60,7 +60,8 @@ def load_seeds(recipe: Recipe, folder: Path) -> list[Seed]:
         reader.file = str(folder / settings.path) if settings.path else "recipe"
         method = METHODS.get(recipe.method.kind)
         if recipe.task.needed and not method.fills:
-            what = f"{recipe.method.kind} writes texts and labels; {recipe.task.kind} rows need {recipe.task.needed[0]} too"
+            kind, needed = recipe.method.kind, " and ".join(recipe.task.needed)
+            what = f"{kind} writes texts and labels; rows for {recipe.task.kind} need {needed} too"
             reader.problem(None, "method.kind", what, "use the method pipeline, or graft import rows that have them")
         for found in method.check(recipe, reader.seeds()):
             reader.problem(None, ".".join(map(str, found.path)), found.what, found.fix)

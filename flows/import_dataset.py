@@ -206,7 +206,7 @@ def _publish(
 
     def text(rows: Sequence[Row]) -> str:
         return render_import(
-            name, source=chosen.source.name, sha256=digest, licence=licence, kind=chosen.task.named(),
+            name, source=chosen.source.name, sha256=digest, licence=licence, task=recipe.task,
             mapped=chosen.mapped.by_role(), rows=rows, notices=[*notices, *_left_out(made, len(rows))],
         )  # fmt: skip
 

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 Tone = Literal["text", "response", "aside", "turn", "call"]
-"""How a page sets a part apart: the text, an answer to it, something beside both, a turn or a call of a conversation."""
+"""How a page sets a part apart: the text, an answer, something beside both, a turn or a call of a conversation."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,25 @@ def marked(text: str, spans: Sequence[Mapping[str, Any]]) -> tuple[Piece, ...]:
     cuts = sorted({0, len(text), *(place for start, end, _ in sound for place in (start, end))})
     return tuple(
         Piece(text[a:b], " + ".join(kind for start, end, kind in sound if start <= a and b <= end))
-        for a, b in zip(cuts, cuts[1:], strict=False)
+        for a, b in pairwise(cuts)
     )
+
+
+def cut(view: View, limit: int) -> View:
+    """The first parts, `limit` characters in all, with an ellipsis where words are left out."""
+    made: list[Part] = []
+    left = limit
+    for one in view:
+        pieces: list[Piece] = []
+        for piece in one.pieces:
+            if left > 0:
+                whole = len(piece.text) <= left
+                pieces.append(piece if whole else Piece(piece.text[:left] + "…", piece.mark))
+            left -= len(piece.text)
+        made.append(Part(tuple(pieces), one.title, one.tone))
+        if left <= 0:
+            break
+    return tuple(made)
 
 
 def plain(view: View, limit: int | None = None) -> str:

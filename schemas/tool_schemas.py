@@ -77,11 +77,11 @@ def _validator(key: bytes) -> tuple[Any, str]:
         return None, str(error)
     linear = {"pattern": _pattern, "patternProperties": _pattern_properties}
     made = validators.extend(Draft202012Validator, linear)
-    return made(schema, registry=Registry()), ""  # type: ignore[call-arg]  # an empty registry: nothing is fetched
+    return made(schema, registry=Registry()), ""  # an empty registry: nothing is fetched
 
 
 def _size(node: Any, whole: Mapping[str, Any], within: tuple[str, ...] = ()) -> int:
-    """Number of nodes with references written out. Raises ValueError for what takes unbounded time, or leads outside."""
+    """Number of nodes with references written out. Raises ValueError for what is unbounded, or leads outside."""
     if isinstance(node, list):
         return sum(_size(one, whole, within) for one in node)
     if not isinstance(node, Mapping):

@@ -134,7 +134,8 @@ def guess(
     wants_label = task.needed_column == "label"
     if not chosen.get("label") and not chosen.get("response") and "label" not in dropped and wants_label:
         chosen["label"] = _labels(source, rest, records, columns)
-    return Mapped(chosen.get("text", ()), *(_one(chosen.get(role, ()), set(), role) for role in ROLES[1:]), data=own)
+    roles = {role: _one(chosen.get(role, ()), set(), role) for role in ROLES[1:]}
+    return Mapped(chosen.get("text", ()), **roles, data=own)  # type: ignore[arg-type]
 
 
 def _one(names: Sequence[str], dropped: set[str], role: str) -> str | None:

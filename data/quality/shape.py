@@ -68,7 +68,11 @@ def section(found: Shape) -> Section:
     numbers: list[dict[str, Any]] = [{"name": name, **spread.model_dump()} for name, spread in found.numbers.items()]
     tables = [Table("quality-shape", "", columns, numbers)] if numbers else []
     for one in found.counts:
-        heads = (Column("value", one.name), Column("count", "number", "number"), Column("share", "share", "share", bar=True))
+        heads = (
+            Column("value", one.name),
+            Column("count", "number", "number"),
+            Column("share", "share", "share", bar=True),
+        )
         rows = [{"value": value, "count": count, "share": count / one.total} for value, count in one.most.items()]
         note = f"the {len(one.most)} most frequent of {one.different:,}" if one.different > len(one.most) else ""
         tables.append(Table(f"quality-{_slug(one.name)}", one.name, heads, rows, note=note))

@@ -27,11 +27,11 @@ REFUSED_BY = f"""
 """SQL over candidates: the gate, or else the judges, that rejected a candidate."""
 
 HELD = """
-    SELECT id, text, response, label, split, restricted, run_id, candidate_id FROM lake.version_rows
+    SELECT id, text, response, label, split, restricted, data, run_id, candidate_id FROM lake.version_rows
     WHERE dataset = $1 AND version = $2 AND id IN (SELECT unnest($3::VARCHAR[]))"""
 MADE = f"""
-    SELECT run_id, candidate_id AS id, text, response, label, intended_label, restricted, status, route, mean, spread,
-           reviews, labelling, soft_label, {REFUSED_BY} AS refused_by, {FAILED}[1].rule AS rule,
+    SELECT run_id, candidate_id AS id, text, response, label, intended_label, restricted, data, status, route, mean,
+           spread, reviews, labelling, soft_label, {REFUSED_BY} AS refused_by, {FAILED}[1].rule AS rule,
            {FAILED}[1].score AS score, {FAILED}[1].neighbour AS neighbour
     FROM lake.candidates LEFT JOIN (SELECT id AS run_id, started_at FROM lake.runs) USING (run_id)
     WHERE run_id IN (SELECT unnest($1::VARCHAR[])) AND candidate_id IN (SELECT unnest($2::VARCHAR[]))
@@ -127,7 +127,7 @@ def _item(
                     comment=shown(one["comment"]))
             for one in made.get("reviews") or ()
         ),
-        neighbour=neighbour, neighbour_text=text,
+        neighbour=neighbour, neighbour_text=text, data={} if hide else orjson.loads(row["data"]),
     )  # fmt: skip
 
 

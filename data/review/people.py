@@ -24,7 +24,6 @@ from graft.data.review.model import (
 from graft.schemas.binding import least_scores
 from graft.schemas.datasets import Edit
 from graft.schemas.intervals import wilson
-from graft.schemas.sections import HIDDEN
 
 if TYPE_CHECKING:
     from graft.data.lake import Lake

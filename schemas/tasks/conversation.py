@@ -164,7 +164,8 @@ class ConversationTask(DomainTask):
         turns: list[dict[str, Any]] = []
         for head, words in from_blocks(values["messages"]):
             kind, *names = head.split()[:3] or [""]
-            ids = {"name": name for name in names if not name.startswith("#")}
+            named = next((name for name in names if not name.startswith("#")), "")
+            ids = {"name": named} if named else {}
             marks = [name[1:] for name in names if name.startswith("#")]
             if kind == "call" and ids and turns and turns[-1]["role"] == "assistant":
                 call = {**ids, "arguments": _arguments(words, head), **({"id": marks[0]} if marks else {})}
@@ -240,7 +241,8 @@ def _turn(given: Any) -> Any:
 def _call(given: Any) -> Any:
     if not isinstance(given, Mapping):
         return given
-    inner = given.get("function") if isinstance(given.get("function"), Mapping) else given
+    function = given.get("function")
+    inner = function if isinstance(function, Mapping) else given
     arguments = inner.get("arguments", {})
     made = {"name": inner.get("name"), "arguments": from_json(arguments)}
     return {**made, **({"id": given["id"]} if given.get("id") else {})}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
 import orjson
@@ -111,7 +112,7 @@ class ExtractionTask(DomainTask):
         if wrong or self.overlap:
             return tuple(wrong)
         ordered = sorted(range(len(given)), key=lambda place: given[place]["start"])
-        for a, b in zip(ordered, ordered[1:], strict=False):
+        for a, b in pairwise(ordered):
             if _meet((given[a]["start"], given[a]["end"]), given[b]):
                 one, other = (f"{place + 1} ({row.text[given[place]['start']:given[place]['end']][:SHOWN]!r})"
                               for place in (a, b))  # fmt: skip
@@ -132,9 +133,11 @@ class ExtractionTask(DomainTask):
             return Fault("span_offsets", f"{here} has neither offsets nor words")
         there = _words(text, span)
         if there is None:
-            return Fault("span_offsets", f"{here} offsets {start}–{end} are not within the text of {len(text)} characters")
+            detail = f"{here} offsets {start}–{end} are not within the text of {len(text)} characters"
+            return Fault("span_offsets", detail)
         if words is not None and words != there:
-            return Fault("span_text", f"{here} offsets {start}–{end} hold {there[:SHOWN]!r}, not {str(words)[:SHOWN]!r}")
+            detail = f"{here} offsets {start}–{end} hold {there[:SHOWN]!r}, not {str(words)[:SHOWN]!r}"
+            return Fault("span_text", detail)
         if there != there.strip():
             return Fault("span_blank", f"{here} {there[:SHOWN]!r} begins or ends with a blank")
         return None
@@ -177,8 +180,9 @@ def _folded(kind: str) -> str:
 def _words(text: str, span: Any) -> str | None:
     """The words at a span's offsets; None if these are not within the text."""
     start, end = (span.get("start"), span.get("end")) if isinstance(span, Mapping) else (None, None)
-    whole = all(isinstance(place, int) and not isinstance(place, bool) for place in (start, end))
-    return text[start:end] if whole and 0 <= start < end <= len(text) else None
+    if not isinstance(start, int) or not isinstance(end, int) or isinstance(start, bool) or isinstance(end, bool):
+        return None
+    return text[start:end] if 0 <= start < end <= len(text) else None
 
 
 def _meet(place: tuple[int, int], span: Mapping[str, Any]) -> bool:

@@ -76,8 +76,8 @@ class Draft:
 def screened(draft: Draft) -> Decision | None:
     """The rejection by the first gate that fails, if one does; results of an earlier, narrower check are replaced.
 
-    Its columns are brought into their task's form. The draft is redacted first, so that gates, judges and the lake see the redacted text. Redaction itself rejects a
-    text over the length limit: it is cut, and no other gate reads it.
+    Its columns are brought into their task's form. The draft is redacted first, so that gates, judges and the lake see
+    the redacted text. Redaction itself rejects a text over the length limit: it is cut, and no other gate reads it.
     """
     earlier = [result for result in draft.gates if result.rule == REDACTED]
     before = draft.text

@@ -123,7 +123,9 @@ def needs_column(name: str) -> Callable[[Source], None]:
     def check(source: Source) -> None:
         if name not in source.further:
             fix = f"one of: {', '.join(source.task.formats)}"
-            raise GraftError(f"its rows have no column {name!r}, which this format writes", where=source.found.ref, fix=fix)
+            raise GraftError(
+                f"its rows have no column {name!r}, which this format writes", where=source.found.ref, fix=fix
+            )
 
     return check
 
@@ -133,10 +135,10 @@ class Format:
     """An export format. `name` and `summary` are for people, the rest is for write.py.
 
     `lines` makes a function that turns each row, as `select` has it with `data` decoded, into the file's text; such a
-    format is not compressed. `rows` transforms the relation `chosen` into another of the same name, such as one row per pair, sorted by `order`.
-    `check` raises GraftError if the version cannot be written in this format. `beside` returns the text of further
-    files by name. `joined` merges the splits' files into one file of the given name. `instructed`: --instruction can
-    put words before a text to classify. `pushable`: a hub accepts the folder.
+    format is not compressed. `rows` transforms the relation `chosen` into another of the same name, such as one row per
+    pair, sorted by `order`. `check` raises GraftError if the version cannot be written in this format. `beside` returns
+    the text of further files by name. `joined` merges the splits' files into one file of the given name. `instructed`:
+    --instruction can put words before a text to classify. `pushable`: a hub accepts the folder.
     """
 
     name: str

@@ -1,8 +1,8 @@
 """Chat formats for language-model trainers: messages, alpaca, sharegpt, prompt and completion, LLaMA-Factory.
 
-Rows with `messages` are written as the conversations that they are. For a task with labels the user turn is the text and the assistant turn is the label. With `ask` the text follows a
-question that lists the labels, with `instruction` it follows that text. For a task with responses the assistant turn is
-the response.
+Rows with `messages` are written as the conversations that they are. For a task with labels the user turn is the text
+and the assistant turn is the label. With `ask` the text follows a question that lists the labels, with `instruction` it
+follows that text. For a task with responses the assistant turn is the response.
 """
 
 from __future__ import annotations
@@ -150,14 +150,14 @@ def _sharegpt_of(source: Source) -> Callable[[Line], str] | None:
 
     def line(row: Line) -> str:
         said, system = list[Line](), ""
-        for turn in row["data"].get("messages", ()):
-            if turn["role"] == "system":
-                system = turn["content"]
-                continue
-            if turn["content"] or not turn.get("tool_calls"):
-                said.append({"from": speakers.get(turn["role"], turn["role"]), "value": turn["content"]})
-            said += [{"from": "function_call", "value": json.dumps({"name": one["name"], "arguments": one["arguments"]})}
-                     for one in turn.get("tool_calls", ())]  # fmt: skip
+        for one in row["data"].get("messages", ()):
+            role, words, calls = one["role"], one["content"], one.get("tool_calls", ())
+            if role == "system":
+                system = words
+            elif words or not calls:
+                said.append({"from": speakers.get(role, role), "value": words})
+            called = [json.dumps({"name": call["name"], "arguments": call["arguments"]}) for call in calls]
+            said += [{"from": "function_call", "value": call} for call in called]
         tools = [one["function"] for one in _tools(row)]
         more = {**({"system": system} if system else {}), **({"tools": json.dumps(tools)} if tools else {})}
         return _json({"conversations": said, **more})

@@ -70,7 +70,7 @@ def _json(value: dict[str, Any]) -> str:
 _NEEDS = needs_column("spans")
 _FLAT = "Of two spans that overlap the longer one is written."
 KINDS = (
-    Format("conll", "token and BIO tag on each line, an empty line after each row", "jsonl", row_columns, suffix="conll",
+    Format("conll", "token and BIO tag a line, an empty line after each row", "jsonl", row_columns, suffix="conll",
            lines=_conll, compressions=("none",), check=_NEEDS,
            notes=(_FLAT, "A token is a word or one character of punctuation; blanks in a type are written as _.")),
     Format("spacy", "`text`, `entities` as [start, end, type]: spaCy's training data", "jsonl", row_columns,
