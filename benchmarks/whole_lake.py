@@ -148,7 +148,7 @@ ROWS = """
     SELECT id, text, NULL::VARCHAR AS response,
            CASE WHEN luck = 77 AND $version > 10 THEN 'product' ELSE label END AS label, split, 'synthetic' AS source,
            restricted, 'big' AS dataset, $version::BIGINT AS version, row_number() OVER () - 1 AS ordinal,
-           'big-run-' || run AS run_id, id AS candidate_id
+           'big-run-' || run AS run_id, id AS candidate_id, '{}' AS data
     FROM whole_sorted WHERE run <= $run AND coalesce(gone, 1000000) > $gone
 """
 DROPS = """

@@ -29,11 +29,13 @@ def validate(
 
     from graft.agents.methods import method_of
     from graft.cli.show import as_json, console
+    from graft.flows.estimate import document_lines
+    from graft.flows.given import library_of
     from graft.flows.plan import read_recipe
     from graft.schemas.errors import InputInvalid, ModelUnreachable
 
     try:
-        _, loaded, seeds = read_recipe(recipe)
+        file, loaded, seeds = read_recipe(recipe)
     except InputInvalid as invalid:
         if json:
             as_json({"valid": False, "problems": [vars(problem) for problem in invalid.problems]})
@@ -46,9 +48,12 @@ def validate(
         if problems:
             fix = "start the server or install the model, or correct `models` in the recipe"
             raise ModelUnreachable("; ".join(problems), where=recipe, fix=fix)
-    labels = loaded.task.names
+    labels, library = loaded.task.names, library_of(loaded, file)
     if json:
-        as_json({"valid": True, "name": loaded.name, "labels": len(labels), "seeds": len(seeds)})
+        figures = {"name": loaded.name, "labels": len(labels), "seeds": len(seeds)}
+        if library.documents:
+            figures |= {"documents": len(library.documents), "passages": len(library.passages)}
+        as_json({"valid": True, **figures})
         return
     rows = sum(method_of(loaded).wanted(loaded).values())
     wanted = f"{rows} rows requested" if rows else "as many rows as its texts yield"
@@ -56,6 +61,8 @@ def validate(
         f"[green]valid[/green]  {loaded.name}: {loaded.method.kind} over {len(labels)} labels, {len(seeds)} seeds, "
         f"{wanted}, {len(loaded.models)} models"
     )
+    for line in document_lines(library):
+        console().print(f"  · {line}", markup=False, soft_wrap=True)
 
 
 def schema(out: Annotated[Path | None, typer.Option(help="file to write; default: standard output")] = None) -> None:

@@ -121,9 +121,9 @@ def show(
     """
     from graft.cli.show import as_json, console, table
     from graft.data.arrow import plain_rows
-    from graft.data.edits import task_of
     from graft.data.lake import Lake
     from graft.data.lake_schema import VersionRowRecord
+    from graft.data.seen import task_of
     from graft.data.versions import first_rows, version
     from graft.data.versions import plain_rows as version_rows
     from graft.schemas.home import Home

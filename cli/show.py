@@ -145,6 +145,8 @@ def view_text(view: View, limit: int = 0) -> Text:
 
 def estimate_table(figures: Estimate) -> None:
     """Print the estimate of a recipe, followed by its assumptions."""
+    from rich.text import Text
+
     from graft.schemas.sections import money
 
     rows = [
@@ -159,4 +161,4 @@ def estimate_table(figures: Estimate) -> None:
     numbers = ("calls", "prompt tokens", "completion tokens", "price")
     table(f"{figures.dataset}: {figures.rows:,} rows requested", ["step", "models", *numbers], rows, right=numbers)
     for line in figures.assumptions:
-        console().print(f"  [dim]·[/dim] {line}")
+        console().print(Text.assemble("  ", ("·", "dim"), f" {line}"))

@@ -5,12 +5,12 @@ Restricted text is hidden in the history already.
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from rich.text import Text
 from rich.tree import Tree
 
+from graft.data.explain import words_of
 from graft.schemas.display import Part, View, plain
 from graft.schemas.sections import money
 
@@ -27,6 +27,8 @@ def history_tree(history: dict[str, Any]) -> Tree:
         _leaf(root, f"now, in {now['dataset']}@{now['version']}", f"{now['label']}: {plain(now['view'])}")
     _decision(root, history["decision"], history.get("probability"))
     _drawn(root, history)
+    for one in history["passages"]:
+        _leaf(root, _place(one), one["text"] or "its text is not in this lake")
     _branch(root, "seeds shown", [(row["id"], row["text"]) for row in history["exemplars"]])
     _branch(root, "roles", list(history["models"].items()))
     _branch(root, "calls", [_call(call) for call in history["calls"]])
@@ -50,6 +52,8 @@ def preview_tree(history: dict[str, Any], prompts: bool) -> Tree:
     _view(root, history["view"])
     _decision(root, history["decision"], history.get("probability"))
     _drawn(root, history)
+    for one in history["passages"]:
+        _leaf(root, _place(one), one["text"] or "its text is not in this lake")
     for review in history["reviews"]:
         root.add(_line(*_review(review)))
     failed = [gate for gate in history["gates"] if not gate["passed"]]
@@ -60,7 +64,7 @@ def preview_tree(history: dict[str, Any], prompts: bool) -> Tree:
     for call in history["calls"] if prompts else ():
         branch = root.add(_line(*_call(call)))
         for part in (call["request"], call["reply"]):
-            branch.add(Text(_words(part)))
+            branch.add(Text(words_of(part)))
     return root
 
 
@@ -69,18 +73,9 @@ def _view(root: Tree, view: View) -> None:
         _leaf(root, part.title or part.tone, plain((Part(part.pieces),)))
 
 
-def _words(stored: str) -> str:
-    """The words of a stored request or reply; its JSON if it has another form."""
-    try:
-        found = json.loads(stored or "")
-    except ValueError:
-        return stored or ""
-    if not isinstance(found, dict):
-        return stored
-    turns = [
-        f"{turn.get('role')}: {turn.get('content')}" for turn in found.get("messages") or () if turn.get("content")
-    ]
-    return "\n".join(turns) or str(found.get("prompt") or found.get("text") or stored)
+def _place(passage: dict[str, Any]) -> str:
+    """The document and the code points of a passage."""
+    return f"passage of {passage['document']}, {passage['start']:,} to {passage['end']:,}"
 
 
 def _later(root: Tree, history: dict[str, Any]) -> None:

@@ -121,8 +121,9 @@ def edit(
     Example:  graft edit c_1f9a02 --dataset demo@3 --label billing --note "asks for an invoice"
     """
     from graft.cli.show import as_json, console
-    from graft.data.edits import decide, record, seen, without_words
+    from graft.data.edits import decide, record, without_words
     from graft.data.lake import Lake
+    from graft.data.seen import seen
     from graft.data.versions import version
     from graft.schemas.errors import GraftError
     from graft.schemas.home import Home

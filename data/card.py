@@ -7,14 +7,18 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import get_args
 
+from graft.data.lake_schema import RunDocument
 from graft.schemas.datasets import Row, Run, SplitName
 from graft.schemas.display import plain
+from graft.schemas.documents import sources_of
 from graft.schemas.models import ModelSpec
 from graft.schemas.recipe import Recipe
 from graft.schemas.sections import RIGHT, Column, Section, Table
 from graft.schemas.tasks.base import Task, Words
 
 SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~$@:.=-])")
+DOCUMENTS = 20
+"""Most documents that a card names."""
 SPLIT_ORDER: tuple[SplitName, ...] = get_args(SplitName)
 
 
@@ -38,15 +42,17 @@ def render_card(
     method: Section | None = None,
     verdict: Section | None = None,
     roles: Sequence[str],
+    documents: Sequence[RunDocument] = (),
 ) -> str:
     """The card in Markdown. `reasons` are (status, code, rows); `generators` the models whose words are in the rows,
-    `roles` the method's, `method` its own figures, `verdict` that of `graft teacher`.
+    `roles` the method's, `method` its own figures, `verdict` that of `graft teacher`, `documents` those of the run.
     """
     writers = set(generators)
     parts = [
         f"# {inert(recipe.name)}",
         inert(recipe.description, 2_000) or f"A synthetic dataset for {recipe.task.kind}.",
         _made(run, recipe, rows, seeds),
+        *([_documents(documents, rows)] if documents else []),
         _counts(rows),
         *_example(recipe.task, rows),
         _funnel(reasons),
@@ -101,6 +107,21 @@ def _made(run: Run, recipe: Recipe, rows: Sequence[Row], seeds: int) -> str:
     elif run.status == "partial":
         lines.append(f"- **partial**: stopped by {inert(run.stopped_by)}; not all texts were labelled")
     return "\n".join(lines)
+
+
+def _documents(documents: Sequence[RunDocument], rows: Sequence[Row]) -> str:
+    """The documents, those first on which most rows rest."""
+    used = Counter(name for row in rows for name in {one["hash"] for one in sources_of(row.data)})
+    ordered = sorted(documents, key=lambda one: (-used[one.hash], one.name))
+    body = [
+        [inert(one.name), one.hash, f"{one.characters:,}", f"{one.passages:,}", f"{used[one.hash]:,}",
+         inert(one.licence) or "not stated"]
+        for one in ordered[:DOCUMENTS]
+    ]  # fmt: skip
+    more = len(documents) - DOCUMENTS
+    note = f"\n\nAnd {more:,} more: the lake's table `documents` names all of them." if more > 0 else ""
+    head = ["document", "hash", "characters", "passages", "rows that rest on it", "licence"]
+    return f"## Documents\n\n{_table(head, body)}{note}\n\nAll rows of a document are in one split."
 
 
 def _counts(rows: Sequence[Row]) -> str:

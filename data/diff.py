@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
 
-from graft.data.edits import task_of
 from graft.data.quality.words import words_sql
+from graft.data.seen import task_of
 from graft.schemas.base import Value
 from graft.schemas.display import plain
 from graft.schemas.sections import HIDDEN

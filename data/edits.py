@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pydantic import JsonValue
 
 from graft.data.arrow import from_rows, to_table
 from graft.data.duck import execute, rows_of
-from graft.data.rescue import Rejected, recalled, rejected, rejected_like, take_in
+from graft.data.rescue import Rejected, recalled, rejected, take_in
+from graft.data.seen import labels_of, seen, task_of
 from graft.data.versions import Held, derive, held_by
 from graft.schemas.base import Value, stable_hash, utc_now
 from graft.schemas.datasets import Edit, EditAction, Row
@@ -31,14 +32,13 @@ if TYPE_CHECKING:
     from graft.data.lake import Lake
     from graft.schemas.datasets import DatasetVersion
 
-Like = TypeVar("Like", Row, Rejected)
-
 GATE = "person"
-LEAST_PREFIX = 6
 DECISIONS: tuple[EditAction, ...] = ("accept", "reject", "relabel", "edit")
 """Actions that decide on a row."""
 WORDS = ("base_text", "text", "response", "note", "data", "base_data")
 """Fields of an edit that may quote its row."""
+NEWS = ("text", "response", "label", "data")
+"""Fields of an edit that change its row."""
 Field = Literal["text", "label", "data"]
 FIELDS: tuple[Field, ...] = get_args(Field)
 """Fields in which an edit and a row may conflict."""
@@ -116,21 +116,10 @@ def record(lake: Lake, made: Sequence[Edit]) -> int:
 
 
 def decide(
-    lake: Lake,
-    found: DatasetVersion,
-    row_id: str,
-    action: EditAction,
-    *,
-    text: str | None = None,
-    response: str | None = None,
-    label: str | None = None,
-    data: Mapping[str, JsonValue] | None = None,
-    note: str = "",
-    by: str,
-    queue: str = "",
-    blind: bool = False,
-    seconds: float | None = None,
-) -> Edit:
+    lake: Lake, found: DatasetVersion, row_id: str, action: EditAction, *, text: str | None = None,
+    response: str | None = None, label: str | None = None, data: Mapping[str, JsonValue] | None = None, note: str = "",
+    by: str, queue: str = "", blind: bool = False, seconds: float | None = None,
+) -> Edit:  # fmt: skip
     """Create an edit of a row of this version, without recording it.
 
     `row_id` may be a unique prefix. If the version has no such row, the id is looked up among the rejected candidates
@@ -176,8 +165,8 @@ def _columns(
     """The row's columns after the change. Raises GraftError if the changed row breaks its task."""
     if text is None and response is None and data is None:
         return row.data
-    words = row.text if text is None else text
-    new = Words(words, row.response if response is None else response, label or row.label, {**row.data, **(data or {})})
+    answer, columns = row.response if response is None else response, {**row.data, **(data or {})}
+    new = Words(row.text if text is None else text, answer, label or row.label, columns)
     columns = task.settle(new, before=row.text if data is None else None)
     if faults := task.faults(replace(new, data=columns)):
         raise GraftError(faults[0].detail, where=row.id, fix=f"correct it: an {task.kind} row must be whole")
@@ -222,51 +211,6 @@ def undo(lake: Lake, edit_id: str, *, by: str, force: bool = False) -> Edit:
     return lake.write(work)
 
 
-def seen(lake: Lake, found: DatasetVersion, row_id: str) -> Row | Rejected:
-    """Return the row of a version with that id, else the rejected candidate of its runs. Raises NotFound."""
-    name = row_id.strip()
-    if _rows_like(lake, found, name):
-        return row_of(lake, found, name)
-    some = rejected_like(lake, found, name, 3) if len(name) >= LEAST_PREFIX else []
-    return _meant(found, name, some) if some else row_of(lake, found, name)
-
-
-def row_of(lake: Lake, found: DatasetVersion, row_id: str) -> Row:
-    """Return the row of a version by its id, or by a unique prefix of 6 characters or more. Raises NotFound."""
-    name = row_id.strip()
-    rows = _rows_like(lake, found, name)
-    if not rows:
-        raise NotFound(f"{found.ref} has no row {name!r}", where=found.ref, fix=f"graft show {found.ref}")
-    return _meant(found, name, rows)
-
-
-def _rows_like(lake: Lake, found: DatasetVersion, name: str) -> list[Row]:
-    columns = ", ".join(f'"{column}"' for column in Row.model_fields)
-    query = f"""
-        SELECT {columns} FROM lake.version_rows WHERE dataset = ? AND version = ? AND (id = ? OR starts_with(id, ?))
-        ORDER BY id <> ?, id LIMIT 3"""
-    return from_rows(Row, lake.query(query, [found.dataset, found.version, name, name, name]))
-
-
-def _meant(found: DatasetVersion, name: str, rows: Sequence[Like]) -> Like:
-    """The row with that id, or the only row if the prefix is long enough. Raises NotFound."""
-    if rows[0].id == name or (len(rows) == 1 and len(name) >= LEAST_PREFIX):
-        return rows[0]
-    fix = f"give more of its id (6 characters or more), such as: {', '.join(row.id for row in rows)}"
-    raise NotFound(f"{name!r} is not a complete id", where=found.ref, fix=fix)
-
-
-def task_of(lake: Lake, found: DatasetVersion) -> Task:
-    """Return the task of the run that made this version."""
-    run = lake.run(found.run_id)
-    return run.task if run else Task()
-
-
-def labels_of(lake: Lake, found: DatasetVersion) -> list[str]:
-    """Return the allowed labels of a row of this version: those of the recipe's task and those in the version."""
-    return list(dict.fromkeys([*task_of(lake, found).names, *found.labels]))
-
-
 def in_force(some: Iterable[Edit]) -> list[Edit]:
     """Return the edits in force, in order: neither undone nor an undo."""
     given = list(some)
@@ -280,8 +224,7 @@ def fold(some: Iterable[Edit]) -> dict[str, Decided]:
     for edit in in_force(some):
         if edit.action == "skip":
             continue
-        fields = ("text", "response", "label", "data")
-        news: dict[str, Edit | None] = {name: edit for name in fields if getattr(edit, name) is not None}
+        news: dict[str, Edit | None] = {name: edit for name in NEWS if getattr(edit, name) is not None}
         if edit.action in ("accept", "reject"):
             news |= {name: edit if edit.action == name else None for name in ("accept", "reject")}
         folded[edit.row_id] = folded.get(edit.row_id, Decided()).model_copy(update=news)
@@ -419,8 +362,7 @@ def _without(wanted: Decided, ids: set[str]) -> Decided:
 
 def _changed(row: Row, wanted: Decided, task: Task) -> Row:
     """The row after the decisions, in its split. A row that gets a label restricted by its task is restricted."""
-    fields = ("text", "response", "label", "data")
-    news = {name: getattr(edit, name) for name in fields if (edit := getattr(wanted, name))}
+    news = {name: getattr(edit, name) for name in NEWS if (edit := getattr(wanted, name))}
     if "label" in news and task.restricts(news["label"]):
         news["restricted"] = True
     changed = row.model_copy(update=news)

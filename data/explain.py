@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from graft.data.arrow import from_rows, plain_rows
+from graft.data.documents.kept import passages_of
 from graft.data.lake_schema import VersionRowRecord
 from graft.data.withdrawn import PROMPT_VERSION, Selector, direct, recalls, touched
 from graft.schemas.calls import Call
@@ -42,11 +43,13 @@ def explain(lake: Lake, row_id: str, *, restricted: bool = False) -> dict[str, A
     beyond the label), exemplars, models, probability (the judges' mean for its label, None without probabilities),
     reviews (with `probability`), gates (with `neighbour_text`), decision, calls (with `parameters` and
     `prompt_version`), price_usd (None: unknown), published (the newest version's fields, if they differ), edits,
-    recalls, drops (derived versions that left it out), versions, students, shown_to (rows that had it as exemplar). A
-    seed and an imported row have no slot, reviews, gates, decision or calls. Raises NotFound.
+    recalls, drops (derived versions that left it out), versions, students, shown_to (rows that had it as exemplar),
+    passages (those of documents that it rests on, each with document, file, start, end, hash, licence and text). A seed
+    and an imported row have no slot, reviews, gates, decision or calls. Raises NotFound.
 
     Unless `restricted` is true, HIDDEN replaces all text that may quote a restricted text: of a restricted row all
-    comments on it, of another row of a restricted task its calls and the restricted rows that it was shown or hit.
+    comments on it, of another row of a restricted task its calls, its passages and the restricted rows that it was
+    shown or hit.
     """
     name = _whole_id(lake, row_id.strip())
     held = lake.query(
@@ -64,13 +67,31 @@ def explain(lake: Lake, row_id: str, *, restricted: bool = False) -> dict[str, A
         "recalls": recalls_of(lake, name, held),
         "drops": lost(lake, name),
     }
+    task = _task(lake.run(history["run"]["id"]))
+    history["passages"] = [
+        one if restricted or not task.has_restricted else _hidden(one, "text")
+        for one in passages_of(lake, history["data"] or {})
+    ]
     if history["restricted"] and not restricted:
         history = _without_words(history)
-    task = _task(lake.run(history["run"]["id"]))
     for one in (history, *([history["published"]] if history["published"] else [])):
         one["view"] = task.view(Words.of(one))
     places = [{"dataset": v["dataset"], "version": v["version"], "split": v["split"]} for v in held]
     return {**history, "versions": places, "students": _students(lake, places), "shown_to": shown_to(lake, name)}
+
+
+def words_of(stored: str | None) -> str:
+    """The words of a stored request or reply, turn by turn; its JSON if it has another form."""
+    try:
+        found = json.loads(stored or "")
+    except ValueError:
+        return stored or ""
+    if not isinstance(found, dict):
+        return stored or ""
+    turns = [
+        f"{turn.get('role')}: {turn.get('content')}" for turn in found.get("messages") or () if turn.get("content")
+    ]
+    return "\n".join(turns) or str(found.get("prompt") or found.get("text") or stored)
 
 
 def _published(history: dict[str, Any], held: list[dict[str, Any]]) -> dict[str, Any] | None:
@@ -195,6 +216,7 @@ def _without_words(history: dict[str, Any]) -> dict[str, Any]:
         "reviews": [_hidden(review, "comment", "answer", "failure") for review in history["reviews"]],
         "gates": [_hidden(gate, "detail", "neighbour_text") for gate in history["gates"]],
         "calls": [_hidden(call, "request", "reply") for call in history["calls"]],
+        "passages": [_hidden(one, "text") for one in history["passages"]],
         "published": _hidden(history["published"], *TEXT_FIELDS, "data") if history["published"] else None,
         "edits": [
             _hidden(edit, "base_text", "text", "response", "note", "data", "base_data") for edit in history["edits"]

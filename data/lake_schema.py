@@ -124,6 +124,25 @@ class TestTextRecord(Value):
     grams: tuple[int, ...]
 
 
+class RunDocument(Value):
+    """A document that a run took passages from."""
+
+    run_id: str
+    name: str
+    file: str
+    hash: str
+    characters: int
+    passages: int
+    licence: str
+
+
+class DocumentText(Value):
+    """A document's text, once for all runs."""
+
+    hash: str
+    text: str
+
+
 TABLES: dict[str, type[BaseModel]] = {
     "meta": MetaRecord,
     "runs": Run,
@@ -139,6 +158,8 @@ TABLES: dict[str, type[BaseModel]] = {
     "improvements": Improvement,
     "test_files": TestFileRecord,
     "test_texts": TestTextRecord,
+    "documents": RunDocument,
+    "document_texts": DocumentText,
     "tags": Tag,
     "edits": Edit,
     "drops": Drop,

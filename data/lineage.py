@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING, Any
 
+from graft.data.documents.kept import of_run
 from graft.data.versions import version as find_version
 from graft.data.withdrawn import Selector, touched
 from graft.schemas.datasets import DatasetVersion, Row, Run
@@ -24,8 +25,8 @@ _IDS = uuid.UUID("6f1f9a52-0d8e-5f0a-9a53-4f2b8f1c7d10")
 def lineage(lake: Lake, found: DatasetVersion) -> list[dict[str, Any]]:
     """Return the START and COMPLETE events of a version, oldest first.
 
-    Inputs are the seeds' file or the imported file, the parent version and the models. The times of a version made by a
-    run are the run's; otherwise both are the version's own.
+    Inputs are the seeds' file or the imported one, documents, the parent version and the models. The times of a version
+    made by a run are the run's; otherwise both are the version's own.
     """
     run = lake.run(found.run_id)
     made_by_run = found.origin in ("run", "import") and run is not None
@@ -53,6 +54,10 @@ def _inputs(lake: Lake, found: DatasetVersion, run: Run | None) -> list[dict[str
     inputs = [_dataset("file", str(file), schema=_schema())] if file else []
     if seeds.get("rows"):
         inputs.append(_dataset("file", f"{run.recipe_file if run else found.dataset}#seeds", schema=_schema()))
+    inputs += [
+        _dataset("file", one.file, version=_facet("DatasetVersionDatasetFacet", datasetVersion=one.hash))
+        for one in (of_run(lake, run.id) if run else ())
+    ]
     models = [name for name in found.models if touched(lake, Selector("model", name), [found.run_id])]
     return inputs + [_dataset("model", name) for name in models]
 

@@ -64,6 +64,7 @@ def prov(history: dict[str, Any]) -> dict[str, Any]:
     _calls(document, history, row, shown)
     _decision(document, history, row, graft)
     _origin(document, history, row, shown)
+    _passages(document, history, row)
     _edits(document, history, row)
     _later(document, history, row, graft)
     return document.as_dict()
@@ -137,6 +138,17 @@ def _origin(document: Document, history: dict[str, Any], row: str, shown: list[s
         document.relate("used", activity=made, entity=file)
         if origin["source"] != "synthetic":
             document.relate("wasDerivedFrom", generatedEntity=row, usedEntity=file, activity=made)
+
+
+def _passages(document: Document, history: dict[str, Any], row: str) -> None:
+    for one in history.get("passages", ()):
+        file = document.add("entity", f"document/{one['hash']}", type="graft:Document", document=one["document"])
+        passage = document.add(
+            "entity", f"passage/{one['hash']}/{one['start']}/{one['end']}", type="graft:Passage", start=one["start"],
+            end=one["end"], value=one["text"],
+        )  # fmt: skip
+        document.relate("wasDerivedFrom", generatedEntity=passage, usedEntity=file)
+        document.relate("wasDerivedFrom", generatedEntity=row, usedEntity=passage)
 
 
 def _edits(document: Document, history: dict[str, Any], row: str) -> None:

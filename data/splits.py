@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import get_args
 
 from graft.schemas.base import stable_hash
@@ -36,6 +36,29 @@ def assign_splits(rows: Iterable[tuple[str, str, str, str]], splits: Splits, see
             assigned[row_id] = split
             needed[label, split] -= 1
     return assigned
+
+
+def joined(clusters: Mapping[str, str], keys: Mapping[str, Iterable[str]]) -> dict[str, str]:
+    """Row id to cluster, where rows that share a key are in one cluster too, and with them their clusters.
+
+    Args:
+        clusters: row id to cluster id; an empty one means a single row
+        keys: row id to its keys, such as the documents that it rests on; rows may be left out
+    """
+    above: dict[str, str] = {}
+
+    def top(name: str) -> str:
+        while (up := above.get(name, name)) != name:
+            above[name] = name = above.get(up, up)
+        return name
+
+    own = {row: f"c {cluster}" if cluster else f"r {row}" for row, cluster in clusters.items()}
+    for row in own:
+        for key in keys.get(row, ()):
+            ends = sorted((top(own[row]), top(f"k {key}")))
+            above[ends[1]] = ends[0]
+    keyed = {top(f"k {key}") for row in own for key in keys.get(row, ())}
+    return {row: top(name) if top(name) in keyed else clusters[row] for row, name in own.items()}
 
 
 def _rank(item: tuple[str, list[tuple[str, str]]], seed: int) -> tuple[int, str]:

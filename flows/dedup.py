@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from graft.agents.methods import Method
 from graft.data.gates import Admission
 from graft.data.gates.shared.semantic import alike, clusters, drop_semantic_duplicates
+from graft.data.splits import joined
 from graft.flows.streaming import gate_decision
 from graft.schemas.decisions import ACROSS_SHARDS, NOT_BEST, SEMANTIC
+from graft.schemas.documents import sources_of
 from graft.schemas.rows import Accepted, Candidate, GateResult, Route
 
 if TYPE_CHECKING:
@@ -22,6 +24,11 @@ Embed = Callable[[Sequence[str]], Any]
 
 SPLIT_COSINE = 0.85
 """Cosine from which rows go to the same split, so that no paraphrase of a test row is trained on."""
+NEAR_ACROSS = (
+    "rows of different documents are near-duplicates of each other: splits keep each document together, and such rows "
+    "may be in different splits"
+)
+"""The note on a version whose documents could not be kept apart by meaning too."""
 REDECIDED = 1_000
 """Rejected rows that are rewritten in one commit."""
 
@@ -111,14 +118,27 @@ def missing(rows: Sequence[Accepted], wanted: dict[str, int]) -> dict[str, int]:
     return {label: count - have[label] for label, count in wanted.items() if have[label] < count}
 
 
-async def split_clusters(rows: Sequence[Accepted], method: Method[Any], embed: Embed | None) -> dict[str, str]:
-    """Row id to a cluster of near-duplicates; without embeddings every text is its own cluster."""
+async def split_clusters(
+    rows: Sequence[Accepted], method: Method[Any], embed: Embed | None, most: float = 1.0
+) -> tuple[dict[str, str], str]:
+    """Row id to the cluster of rows that go to one split: near-duplicates, and all rows of a document. And a note.
+
+    Without embeddings every text is its own cluster. Near-duplicates may link documents until hardly any row is left
+    for other splits: if the largest cluster has over `most` of the rows, documents alone decide about their rows, and
+    the note says so.
+    """
     texts = {method.text_id(row): row.text for row in rows}
     found = {name: name for name in texts}
     if embed is not None and texts:
         vectors = await asyncio.to_thread(embed, list(texts.values()))
         found = {name: str(cluster) for name, cluster in clusters(list(texts), vectors, SPLIT_COSINE).items()}
-    return {row.id: found[method.text_id(row)] for row in rows}
+    alike = {row.id: found[method.text_id(row)] for row in rows}
+    documents = {row.id: [one["hash"] for one in sources_of(row.data)] for row in rows}
+    linked = joined(alike, documents)
+    if not any(documents.values()) or max(Counter(linked.values()).values()) <= most * len(rows):
+        return linked, ""
+    apart = joined({name: "" if documents[name] else cluster for name, cluster in alike.items()}, documents)
+    return apart, NEAR_ACROSS if apart != linked else ""
 
 
 def _one_a_group(

@@ -9,9 +9,10 @@ from pathlib import Path
 from graft.agents.gateway.ledger import FREE, cost_of
 from graft.agents.methods import Calls, method_of
 from graft.agents.methods.steps.sizes import CHARS_PER_TOKEN
+from graft.data.documents.read import Library
 from graft.data.verdicts import verdict_of
 from graft.flows.batches import ASSUMED_LABELLED, at_most
-from graft.flows.given import digests
+from graft.flows.given import digests, library_of
 from graft.flows.plan import read_recipe, run_id_of
 from graft.flows.run_context import models_used, weighed
 from graft.schemas.base import Value
@@ -72,6 +73,7 @@ def estimate_recipe(name: str) -> Estimate:
         price_usd=None if any(price is None for price in prices) else sum(p for p in prices if p is not None),
         steps=tuple(steps),
         assumptions=(
+            *document_lines(library_of(recipe, file)),
             *((f"{ASSUMED_LABELLED:.0%} of {len(texts):,} texts get a label",) if texts else ()),
             *((_earlier(given.margin_of_error),) if given and given.margin_of_error else ()),
             *((f"yield {share:.0%} ({source})",) if candidates or not texts else ()),
@@ -108,6 +110,14 @@ def _advice(name: str, recipe: Recipe, seeds: list[Seed]) -> list[str]:
     verdict = verdict_of(Home.find(), recipe, seeds)
     ask = f"whether rows would help is not known yet: graft teacher {name} tells before anything is spent"
     return [one_line(verdict) if verdict else ask]
+
+
+def document_lines(library: Library) -> list[str]:
+    """The documents and passages of a recipe, what was left out of them, and what that means for splits."""
+    if not library.documents:
+        return []
+    one = "rows of a document share a split, so that with one document there is no held-out row"
+    return [library.summary, *library.notices, *([one] if len(library.documents) == 1 else [])]
 
 
 def _earlier(margin: float) -> str:

@@ -1,4 +1,4 @@
-"""The texts that a method labels: read once, chosen once a run, and in the same order at every start."""
+"""Files that rows come from: texts that a method labels, read and chosen once a run, and documents."""
 
 from __future__ import annotations
 
@@ -8,15 +8,21 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from graft.agents.local import encoder
-from graft.agents.methods import TextSource, method_of
+from graft.agents.methods import Retrieve, TextSource, method_of
+from graft.data.documents.index import ByMeaning, ByWords
+from graft.data.documents.kept import keep_documents
+from graft.data.documents.read import Library, read_documents
 from graft.data.intake.texts import digest_of, open_texts, read_texts
-from graft.schemas.errors import InputInvalid, Problem
+from graft.schemas.errors import InputInvalid, MissingExtra, Problem
 from graft.schemas.load import resolve_path
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import GivenText
+
+if TYPE_CHECKING:
+    from graft.data.lake import Lake
 
 T = TypeVar("T")
 
@@ -44,9 +50,42 @@ def check_source(recipe: Recipe, file: Path) -> None:
 
 
 def digests(recipe: Recipe, file: Path) -> tuple[str, ...]:
-    """The hash of the method's file of texts, which is part of the run's id; empty if it has none."""
-    source = method_of(recipe).source(recipe)
-    return () if source is None else (_of_recipe(source, file, digest_of),)
+    """The hashes of the method's file of texts and of the documents: parts of the run's id; empty if it has neither."""
+    source, library = method_of(recipe).source(recipe), library_of(recipe, file)
+    texts = () if source is None else (_of_recipe(source, file, digest_of),)
+    return (*texts, *((library.digest,) if library.documents else ()))
+
+
+def library_of(recipe: Recipe, file: Path, say: Callable[[str], None] = lambda text: None) -> Library:
+    """The recipe's documents and passages, read once a process; empty if it has none. Raises InputInvalid."""
+    settings = recipe.seeds.documents
+    return Library() if settings is None else read_documents(settings, file.resolve().parent, say)
+
+
+def open_library(
+    recipe: Recipe, file: Path, lake: Lake, run_id: str, say: Callable[[str], None]
+) -> tuple[Library, Retrieve | None]:
+    """The recipe's documents, recorded in the lake for the run, and the function that finds passages in them.
+
+    Raises MissingExtra for `index: encoder` if the encoder is not installed.
+    """
+    library = library_of(recipe, file, say)
+    if not library.documents:
+        return library, None
+    keep_documents(lake, run_id, library)
+    for line in (library.summary, *library.notices):
+        say(line)
+    if library.settings.index == "none":
+        return library, None
+    if library.settings.index == "bm25":
+        return library, ByWords(library.passages)
+    embed, why = encoder.find_embed()
+    if embed is None:
+        what = f"passages cannot be found by meaning: {why}"
+        raise MissingExtra(
+            what, where="seeds.documents.index", fix="pip install 'graft-factory[local]', or index: bm25"
+        )
+    return library, ByMeaning(library.passages, embed, say)
 
 
 def read_given(

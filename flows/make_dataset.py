@@ -159,14 +159,15 @@ async def _make(recipe: Recipe, file: Path, seeds: list[Seed], home: Home, lake:
         opening = open_gateway(recipe, home, say, run.started_at.timestamp(), run_id, spent_in(lake, run_id))
         async with noted, opening as gateway:
             progress.gateway = lambda: gateway.stats
+            library, retrieve = await asyncio.to_thread(given.open_library, recipe, file, lake, run_id, say)
             needs = Needs(
                 seeds=seeds, published=_published(lake, recipe, run_id), fragments=fragments_of(recipe),
-                evaluation=lake.test_texts(recipe.name), student=student_judge(home),
+                evaluation=lake.test_texts(recipe.name), student=student_judge(home), documents=library.texts,
                 texts=[row.text for row in texts.rows[:TEXTS_SEEN]], perplexity=perplexities(home, say),
             )  # fmt: skip
             context = RunContext(
                 recipe=recipe, run_id=run_id, home=home, lake=lake, gateway=gateway, method=method_of(recipe),
-                seeds=seeds, gates=Admission(recipe, needs), progress=progress,
+                seeds=seeds, gates=Admission(recipe, needs), progress=progress, library=library, retrieve=retrieve,
                 say=say, neighbours=run.neighbours, vectors=AcceptedVectors(home.run(run_id)),
                 texts=[] if chosen else list(texts.rows), selection=chosen, figures=dict(texts.counts),
             )  # fmt: skip

@@ -19,7 +19,7 @@ from graft.agents.methods import method_of
 from graft.agents.roles.prompting import prompts_version
 from graft.data.gates import rules
 from graft.data.seeds import load_seeds
-from graft.flows.given import check_source
+from graft.flows.given import check_source, library_of
 from graft.schemas.base import Value, stable_hash
 from graft.schemas.home import Home
 from graft.schemas.load import find_recipe, load_recipe
@@ -118,6 +118,7 @@ def read_recipe(name: str, overrides: Mapping[str, Any] | None = None) -> tuple[
     recipe = load_recipe(file, overrides)
     seeds = load_seeds(recipe, file.resolve().parent)
     check_source(recipe, file)
+    library_of(recipe, file)
     return file, recipe, seeds
 
 

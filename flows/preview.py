@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from graft.agents.methods import method_of
@@ -138,6 +138,11 @@ class Preview(Value):
             for row in self.rows
         )
         return f"<table><tr>{head}</tr>{body}</table><p>{html.escape(self.summary())}</p>"
+
+
+def read_preview(result: Mapping[str, Any]) -> Preview:
+    """The preview that `graft preview --json` printed."""
+    return Preview.model_validate({name: result[name] for name in Preview.model_fields})
 
 
 def cells_of(row: dict[str, Any]) -> tuple[Any, ...]:

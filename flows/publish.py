@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from graft.data.card import render_card
+from graft.data.documents.kept import of_run
 from graft.data.splits import assign_splits
 from graft.data.verdicts import verdict_of
 from graft.data.versions import NothingLeft, publish
@@ -108,7 +109,8 @@ async def _publish(
 ) -> tuple[Run, DatasetVersion]:
     """The version, and the run's record with the rows that it holds: a recall may take some until the last moment."""
     embed, _ = await asyncio.to_thread(context.vectors.find)
-    groups = await split_clusters(kept, context.method, embed)
+    groups, note = await split_clusters(kept, context.method, embed, context.recipe.splits.train)
+    context.notes += [note] if note else []
     splits = assign_splits(
         [(c.id, c.text, c.label, groups[c.id]) for c in kept], context.recipe.splits, context.recipe.seed
     )
@@ -125,14 +127,14 @@ async def _publish(
     generators = {model.name for role in writing for model in context.recipe.models_for(role)}
     public = Recipe.stored(run.recipe)  # as stored in the lake: without keys
     ended, looked = run, verdict_of(context.home, context.recipe, context.seeds)
-    verdict = section(looked) if looked else None
+    verdict, documents = section(looked) if looked else None, of_run(context.lake, run.id)
 
     def card(standing: Sequence[Row]) -> str:
         nonlocal ended
         ended = run if len(standing) == len(rows) else end(standing)
         return render_card(
             run=ended, recipe=public, rows=standing, seeds=len(context.seeds), reasons=reasons, generators=generators,
-            method=report, verdict=verdict, roles=roles,
+            method=report, verdict=verdict, roles=roles, documents=documents,
         )  # fmt: skip
 
     steering, models = context.recipe.steering, dict(models_with_licences(public))

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from graft.agents.local import encoder
+from graft.data.documents.kept import texts_of
 from graft.data.gates import Needs, TestText, reads_reviews, without
 from graft.data.gates.base import Embed
 from graft.data.lake import Lake
@@ -18,6 +19,7 @@ from graft.data.seeds import load_texts, register_file
 from graft.data.versions import Held, derive, held_by, version
 from graft.flows.engine import Flow
 from graft.schemas.datasets import DatasetVersion
+from graft.schemas.documents import sources_of
 from graft.schemas.errors import InputInvalid, Problem
 from graft.schemas.home import Home
 from graft.schemas.load import explained
@@ -126,7 +128,7 @@ def rescreen_version(
         gated = gate_again(
             held,
             recipe,
-            _needs(lake, home, found, recipe, texts, test_cosine, embed, say),
+            _needs(lake, home, found, held, recipe, texts, test_cosine, embed, say),
             scores=_means(lake, {run_id for _, run_id, _ in held}),
             made=_candidates(lake, held) if reads_reviews(recipe) else None,
             say=say,
@@ -209,6 +211,7 @@ def _needs(
     lake: Lake,
     home: Home,
     found: DatasetVersion,
+    held: Sequence[Held],
     recipe: Recipe,
     texts: Mapping[Path, Sequence[str]],
     test_cosine: float,
@@ -234,6 +237,7 @@ def _needs(
         folds=lambda vectors, labels, folds, seed: out_of_fold(vectors, labels, folds, seed, say=say),
         tests=[(f"{file.name}:{row}", text) for file, row, text in numbered],
         test_cosine=test_cosine,
+        documents=texts_of(lake, [one["hash"] for row, *_ in held for one in sources_of(row.data)]),
     )
 
 

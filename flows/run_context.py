@@ -16,7 +16,8 @@ from filelock import FileLock, Timeout
 
 from graft.agents.gateway import Gateway
 from graft.agents.local.files import weights_of
-from graft.agents.methods import Ask, Bounds, Context, Drawn, Method, Place, method_of
+from graft.agents.methods import Ask, Bounds, Context, Drawn, Method, Place, Retrieve, method_of
+from graft.data.documents.read import Library
 from graft.data.gates import Admission
 from graft.flows import stopping
 from graft.flows.agreement import Agreement
@@ -71,6 +72,9 @@ class RunContext:
     """A person's texts, which the first round labels, as far as they are chosen."""
     selection: Selection | None = None
     """Chooses further texts once these are labelled."""
+    library: Library = field(default_factory=Library)
+    """The recipe's documents and their passages."""
+    retrieve: Retrieve | None = None
     round: int = 0
     kept: list[Accepted] = field(default_factory=list)
     figures: dict[str, int] = field(default_factory=dict)
@@ -87,7 +91,10 @@ class RunContext:
     @property
     def drawn(self) -> Drawn:
         """The current pool that slots are drawn from."""
-        return Drawn(self.recipe, self.pool, self.neighbours, self.texts, self.round, attributes=self.attributes)
+        return Drawn(
+            self.recipe, self.pool, self.neighbours, self.texts, self.round, attributes=self.attributes,
+            passages=self.library.passages,
+        )  # fmt: skip
 
     @cached_property
     def texts_by_id(self) -> dict[str, GivenText]:
@@ -116,6 +123,7 @@ class RunContext:
         context = Context(
             recipe=self.recipe, seeds=self.seeds, ask=ask, calibration=self.calibration, by_name=self.by_name,
             bounds=self.bounds, texts=self.texts_by_id, attributes=self.attributes,
+            passages=self.library.by_id, retrieve=self.retrieve,
         )  # fmt: skip
         return replace(context, screen=admission.screen, clean=admission.clean) if admission else context
 

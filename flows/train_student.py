@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from graft.data.export.formats.base import formats_for
 from graft.data.lake import Lake
 from graft.data.versions import version
 from graft.flows import artifacts, teacher
@@ -62,7 +63,7 @@ def kind_of(recipe: Recipe) -> StudentKind:
     """The kind of student that a recipe's rows train. Raises GraftError if none learns such rows yet."""
     task = recipe.task
     if not task.student:
-        formats = " or ".join(task.formats)
+        formats = " or ".join(formats_for(task))
         what = f"no kind of student learns {task.kind} yet"
         fix = f"export the version for another trainer: graft export {recipe.name} --format {formats}"
         raise GraftError(what, where=recipe.name, fix=fix)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,8 @@ from graft.schemas.recipe import Recipe
 SUFFIXES = (".yaml", ".yml")
 PACKAGE_RECIPES = PACKAGE / "recipes"
 
-PROMPT_FILE = re.compile(r"[^\n{}]+\.(?:jinja2?|j2|txt|md)")
-"""A value under `prompts` that names a file; any other is the template itself."""
+PROMPT_SUFFIXES = (".jinja", ".jinja2", ".j2", ".txt", ".md")
+"""Endings of a file under `prompts`; any value without one, or of several lines, is the template itself."""
 
 _SYNTAX_FIXES = {
     "mapping values are not allowed": "put texts with a colon in quotes; check the indentation",
@@ -96,6 +95,12 @@ def find_recipe(name: str) -> Path:
                 if file.is_file() and file.suffix in SUFFIXES:
                     return file
     raise InputInvalid([_no_file(given)])
+
+
+def recipe_names() -> list[str]:
+    """The names that `find_recipe` knows, in alphabetical order."""
+    folders = [folder for folder in _shelves() if folder.is_dir()]
+    return sorted({file.stem for folder in folders for file in folder.iterdir() if file.suffix in SUFFIXES})
 
 
 def _shelves() -> list[Path]:
@@ -280,7 +285,7 @@ def _read_prompts(file: Path, data: Mapping[str, Any]) -> list[Finding]:
     """Put the text of each file under `prompts` in the place of its name, so that the recipe holds its prompts."""
     findings, prompts = list[Finding](), _block(data, "prompts")
     for name, given in prompts.items():
-        if not isinstance(given, str) or not PROMPT_FILE.fullmatch(given):
+        if not isinstance(given, str) or not given.endswith(PROMPT_SUFFIXES) or "\n" in given or "{" in given:
             continue
         path = resolve_path(file, given)
         try:

@@ -11,6 +11,7 @@ from pydantic import ConfigDict, Field, SerializeAsAny, ValidationInfo, field_va
 from graft.schemas.addresses import without_keys
 from graft.schemas.base import Slug, Value, stable_hash
 from graft.schemas.binding import DEFAULT_METHOD, MethodSettings, Role, bind_roles, roles_of
+from graft.schemas.documents import DocumentSettings
 from graft.schemas.extra import sendable
 from graft.schemas.gates import GateSettings
 from graft.schemas.kinds import GATES, METHODS, OBJECTIVES, POLICIES, STAGES, STUDENTS, TASKS, Kinds, OfKind
@@ -49,6 +50,9 @@ class SeedSettings(Value):
     text_field: str = "text"
     label_field: str = "label"
     response_field: str = "response"
+    documents: DocumentSettings | None = Field(
+        default=None, exclude_if=lambda given: given is None, description="documents that rows rest on"
+    )
 
 
 class Target(Value):

@@ -39,8 +39,9 @@ PATHS = (
     "/students/st_shop2?with=st_seeds",
     "/models?days=",
     "/schedules",
+    "/preview",
 )
-MENU = ("/", "/runs", "/datasets", "/rows", "/review", "/students", "/models", "/schedules")
+MENU = ("/", "/preview", "/runs", "/datasets", "/rows", "/review", "/students", "/models", "/schedules")
 
 SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -37,7 +36,8 @@ def faults(of: Task, text: str = "", response: str | None = None, **data: Any) -
 @pytest.mark.parametrize(("spans", "rule", "words"), [
     ([{"start": 14, "end": 19, "type": "city"}], None, ""),
     ([{"text": "Paris", "type": "City"}], None, ""),
-    ([{"start": 14, "end": 18, "type": "city", "text": "Paris"}], "span_text", "offsets 14–18 hold 'Pari', not 'Paris'"),
+    ([{"start": 14, "end": 18, "type": "city", "text": "Paris"}], "span_text",
+     "span 1: offsets 14–18 hold 'Pari', not 'Paris'"),
     ([{"text": "Lyon", "type": "city"}], "span_text", "'Lyon' does not occur"),
     ([{"start": 14, "end": 99, "type": "city"}], "span_offsets", "14–99 are not within the text of 28"),
     ([{"start": True, "end": 5, "type": "city"}], "span_offsets", "True–5"),
@@ -83,8 +83,8 @@ def test_spans_without_offsets_are_located_as_whole_words() -> None:
     ([ASKED, CALL, TOLD, ANSWER], None, ""),
     ([ASKED, CALL], None, ""),
     ([{"role": "system", "content": "be brief"}, ASKED, ANSWER, ASKED, ANSWER], None, ""),
-    ([ASKED, {**CALL, "tool_calls": [{"function": {"name": "weather", "arguments": '{"city": "Bern"}'}}]}, TOLD, ANSWER],
-     None, ""),
+    ([ASKED, {**CALL, "tool_calls": [{"function": {"name": "weather", "arguments": '{"city": "Bern"}'}}]}, TOLD,
+      ANSWER], None, ""),
     ([{"from": "human", "value": "hi"}, {"from": "gpt", "value": "hello"}], None, ""),
     ([ASKED, {**CALL, "tool_calls": [{"name": "weather", "arguments": {"city": "Bern", "days": "two"}}]}, TOLD, ANSWER],
      "call_arguments", "turn 2: weather: days: 'two' is not of type 'integer'"),

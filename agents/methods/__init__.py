@@ -14,6 +14,7 @@ from graft.agents.methods.base import (
     Place,
     Prepared,
     Query,
+    Retrieve,
     Screen,
     TextSource,
     Traits,
@@ -26,8 +27,8 @@ from graft.schemas.recipe import Recipe
 from graft.schemas.sections import Section
 
 __all__ = [
-    "Ask", "Bounds", "Calls", "Context", "Drawn", "Method", "Place", "Prepared", "Query", "Screen", "TextSource",
-    "Traits", "fragments_of", "method_of", "report_of",
+    "Ask", "Bounds", "Calls", "Context", "Drawn", "Method", "Place", "Prepared", "Query", "Retrieve", "Screen",
+    "TextSource", "Traits", "fragments_of", "method_of", "report_of",
 ]  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from graft.agents.roles.own_prompts import problems_of
 from graft.agents.roles.prompting import originals
 from graft.schemas.base import Value, stable_hash
 from graft.schemas.binding import LEAST_SCORE, MethodSettings, Role
+from graft.schemas.documents import Passage
 from graft.schemas.errors import GraftError
 from graft.schemas.problems import Finding
 from graft.schemas.recipe import Recipe
@@ -36,6 +37,9 @@ Clean = Callable[[str, str | None], tuple[str, str | None, tuple[GateResult, ...
 """(text, response) to the redacted pair and one result per redaction. A failed result rejects the row: its text was too
 long to search."""
 
+
+Retrieve = Callable[[str, int], Sequence[Passage]]
+"""(query, number) to that many passages of the recipe's documents at most, the best match first."""
 
 Query = Callable[[str, Sequence[Any]], list[dict[str, Any]]]
 """SQL over the lake with its parameters, such as `SELECT … FROM lake.candidates WHERE run_id = ?`, to rows."""
@@ -83,6 +87,8 @@ class Drawn:
     complete: frozenset[str] = frozenset()
     """Labels that lack no row: their rows of the pool serve where a preparation needs texts."""
     attributes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    passages: Sequence[Passage] = ()
+    """Passages of the recipe's documents, by document and span; `steps.passages.passage_for` draws one."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +110,10 @@ class Context:
     """A person's texts by id. They are in no slot: the lake holds them as redacted."""
     attributes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """As in Drawn."""
+    passages: Mapping[str, Passage] = field(default_factory=dict)
+    """Passages of the recipe's documents by id."""
+    retrieve: Retrieve | None = None
+    """Finds passages by a query; None if the recipe has no documents, or no index of them."""
 
 
 class TextSource(Value):

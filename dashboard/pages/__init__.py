@@ -15,6 +15,7 @@ from graft.dashboard.pages import (
     map,
     models,
     people,
+    preview,
     report,
     review,
     row,
@@ -26,7 +27,7 @@ from graft.dashboard.pages import (
 from graft.schemas.errors import NotFound
 
 MODULES = (
-    home, runs, datasets, report, judged, map, changes, people, rows, row, review, students, models, schedules,
+    home, preview, runs, datasets, report, judged, map, changes, people, rows, row, review, students, models, schedules,
 )  # fmt: skip
 
 

@@ -41,8 +41,8 @@ def review(request: Request) -> Response:
 
 def _page(request: Request, query: Mapping[str, str], clash: Mapping[str, str] | None = None) -> Response:
     """The queue's page. `clash` is a decision not recorded yet, because another person decided first."""
-    from graft.data.edits import task_of
     from graft.data.review import gates, item, progress, standing
+    from graft.data.seen import task_of
     from graft.flows.pause import waiting
     from graft.schemas.tasks.base import Words
 
@@ -173,7 +173,7 @@ def _columns(
     context: PageContext, found: DatasetVersion, row_id: str, action: EditAction, form: Mapping[str, str]
 ) -> dict[str, Any] | None:
     """The row's columns as an edited form has them; None if no field of them was changed."""
-    from graft.data.edits import seen, task_of
+    from graft.data.seen import seen, task_of
     from graft.schemas.tasks.base import Words
 
     given = {
@@ -205,7 +205,7 @@ def _seen(others: list[Edit], ask: Ask) -> str:
 
 
 def _labels(context: PageContext, found: DatasetVersion) -> list[str]:
-    from graft.data.edits import labels_of
+    from graft.data.seen import labels_of
 
     return labels_of(context.lake, found)
 

@@ -17,8 +17,8 @@ if (live) {
   }, 1000 * Number(live.dataset.renew));
 }
 
-// A filter acts when something is chosen; words wait for Enter.
-for (const chooser of document.querySelectorAll("form.filter select")) {
+// A filter acts when something is chosen; words wait for Enter. A form that changes something waits for its button.
+for (const chooser of document.querySelectorAll("form.filter:not([method=post]) select")) {
   chooser.addEventListener("change", () => chooser.form.requestSubmit());
 }
 

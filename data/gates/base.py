@@ -62,6 +62,7 @@ class Needs:
         folds: (vectors, labels, folds, seed) to out-of-fold probabilities
         tests: (place, text) of held-out files, for comparison by meaning
         test_cosine: least cosine at which such a text counts as repeated
+        documents: hash to text of the documents that rows rest on
     """
 
     seeds: Sequence[Seed] = ()
@@ -75,6 +76,7 @@ class Needs:
     folds: Callable[[NDArray[np.floating], Sequence[str], int, int], FoldProbabilities] | None = None
     tests: Sequence[tuple[str, str]] = ()
     test_cosine: float = 0.9
+    documents: Mapping[str, str] = field(default_factory=dict)
 
 
 class Gate:

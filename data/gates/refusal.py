@@ -1,4 +1,4 @@
-"""The refusal gate: rejects a text that is a model's refusal. English only."""
+"""The refusal gate: rejects a text that is a model's refusal, in English or one of eleven other languages."""
 
 from __future__ import annotations
 

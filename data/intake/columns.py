@@ -135,7 +135,7 @@ def guess(
     if not chosen.get("label") and not chosen.get("response") and "label" not in dropped and wants_label:
         chosen["label"] = _labels(source, rest, records, columns)
     roles = {role: _one(chosen.get(role, ()), set(), role) for role in ROLES[1:]}
-    return Mapped(chosen.get("text", ()), **roles, data=own)  # type: ignore[arg-type]
+    return Mapped(chosen.get("text", ()), **roles, data=own)
 
 
 def _one(names: Sequence[str], dropped: set[str], role: str) -> str | None:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from graft.data.edits import seen
 from graft.data.rescue import runs_of
 from graft.data.review.model import Item, QueueRule, Verdict
+from graft.data.seen import seen
 from graft.schemas.decisions import UNSURE
 from graft.schemas.sections import HIDDEN
 
@@ -84,7 +84,7 @@ def _neighbours(lake: Lake, found: DatasetVersion, runs: list[str], ids: list[st
     """Text, and whether any row of that id is restricted, by id."""
     if not ids:
         return {}
-    from graft.data.edits import task_of
+    from graft.data.seen import task_of
 
     made, task = lake.query(NEAR, [runs, ids]), task_of(lake, found)
     for row in made:

@@ -7,7 +7,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from graft.data.arrow import from_rows
-from graft.data.edits import DECISIONS, Decided, edits, fold, in_force, seen, without_words
+from graft.data.edits import DECISIONS, Decided, edits, fold, in_force, without_words
 from graft.data.quality.judged import alpha_of
 from graft.data.rescue import Rejected, rejected
 from graft.data.review.model import (
@@ -21,6 +21,7 @@ from graft.data.review.model import (
     Progress,
     Standing,
 )
+from graft.data.seen import seen
 from graft.schemas.binding import least_scores
 from graft.schemas.datasets import Edit
 from graft.schemas.intervals import wilson

@@ -125,11 +125,9 @@ class Task(Value):
     needed: ClassVar[tuple[str, ...]] = ()
     """Those of `columns` without which a row is incomplete."""
     checked: ClassVar[bool] = False
-    """True if `faults` checks rows: the gate `shape` is on."""
+    """True if `faults` checks rows: the gate `fits_task` is on."""
     prompt: ClassVar[tuple[str, ...]] = ("text",)
     """The text and columns that a model reads to answer a row, in order; those that a row lacks are left out."""
-    formats: ClassVar[tuple[str, ...]] = ("jsonl", "parquet")
-    """Export formats that trainers of such rows read, the most usual first."""
 
     @classmethod
     def named(cls) -> str:
@@ -206,11 +204,13 @@ class Task(Value):
         return {}
 
     def _view(self, row: Words, *first: Part, shown: Sequence[str] = ()) -> View:
-        """`first` (by default text and response), then each column that is not `shown`."""
+        """`first` (by default text and response), then each column that is not `shown`; a passage has its own place."""
         if not first:
             answer = (part(row.response, tone="response"),) if row.response else ()
             first = (part(row.text), *answer)
-        rest = (part(_as_text(value), name, "aside") for name, value in row.data.items() if name not in shown)
+        rest = (
+            part(_as_text(value), name, "aside") for name, value in row.data.items() if name not in (*shown, "source")
+        )
         return (*first, *rest)
 
     @classmethod

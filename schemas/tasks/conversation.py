@@ -60,7 +60,6 @@ class ConversationTask(DomainTask):
     needed: ClassVar[tuple[str, ...]] = ("messages",)
     own_text: ClassVar[bool] = False
     checked: ClassVar[bool] = True
-    formats: ClassVar[tuple[str, ...]] = ("messages", "sharegpt")
 
     @property
     def noun(self) -> str:

@@ -38,7 +38,6 @@ class ExtractionTask(DomainTask):
     columns: ClassVar[tuple[str, ...]] = ("spans",)
     needed: ClassVar[tuple[str, ...]] = ("spans",)
     checked: ClassVar[bool] = True
-    formats: ClassVar[tuple[str, ...]] = ("conll", "spacy")
 
     _types = field_validator("types")(no_repeats)
 

@@ -30,7 +30,6 @@ class InstructionTask(DomainTask):
     hub_category: ClassVar[str] = "text-generation"
     needed_column: ClassVar[str] = "response"
     guessed_from: ClassVar[str] = "response"
-    formats: ClassVar[tuple[str, ...]] = ("messages", "prompt_completion", "alpaca")
 
     @property
     def noun(self) -> str:

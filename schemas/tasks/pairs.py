@@ -29,7 +29,6 @@ class PairsTask(Task):
     needed: ClassVar[tuple[str, ...]] = ("other",)
     checked: ClassVar[bool] = True
     prompt: ClassVar[tuple[str, ...]] = ("text", "other")
-    formats: ClassVar[tuple[str, ...]] = ("pairs",)
 
     _unique = field_validator("labels")(no_repeats)
 

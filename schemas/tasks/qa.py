@@ -33,7 +33,6 @@ class QaTask(DomainTask):
     columns: ClassVar[tuple[str, ...]] = ("question", "evidence")
     checked: ClassVar[bool] = True
     prompt: ClassVar[tuple[str, ...]] = ("text", "question")
-    formats: ClassVar[tuple[str, ...]] = ("squad", "messages")
 
     @property
     def noun(self) -> str:

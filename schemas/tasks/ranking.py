@@ -29,7 +29,6 @@ class RankingTask(DomainTask):
     columns: ClassVar[tuple[str, ...]] = ("candidates",)
     needed: ClassVar[tuple[str, ...]] = ("candidates",)
     checked: ClassVar[bool] = True
-    formats: ClassVar[tuple[str, ...]] = ("ranking", "triplets")
 
     @property
     def noun(self) -> str:

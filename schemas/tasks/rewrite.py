@@ -29,7 +29,6 @@ class RewriteTask(DomainTask):
     hub_category: ClassVar[str] = "text-generation"
     needed_column: ClassVar[str] = "response"
     checked: ClassVar[bool] = True
-    formats: ClassVar[tuple[str, ...]] = ("messages", "prompt_completion")
 
     @property
     def noun(self) -> str:

@@ -12,7 +12,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from graft.data.export.formats.base import Columns, Format, Params, Source, Written, path_of, row_columns, turn
+from graft.data.export.formats.base import (
+    Columns,
+    Format,
+    Params,
+    Source,
+    Written,
+    formats_for,
+    path_of,
+    row_columns,
+    turn,
+)
 from graft.schemas.errors import GraftError
 
 ASK = "Which of these labels fits the text? Answer with the label alone.\nLabels: "
@@ -29,7 +39,7 @@ def _talks(source: Source) -> bool:
 def _plain(source: Source) -> None:
     if _talks(source):
         what = "its rows are conversations, which this format cannot hold"
-        raise GraftError(what, where=source.found.ref, fix=f"--format {' or '.join(source.task.formats)}")
+        raise GraftError(what, where=source.found.ref, fix=f"--format {' or '.join(formats_for(source.task))}")
     _needs_answers(source)
 
 
@@ -171,12 +181,13 @@ def _json(value: Line) -> str:
 
 KINDS = (
     Format("messages", "`messages` of user and assistant: TRL's SFT, OpenAI's fine-tuning", "jsonl",
-           _messages, check=_needs_answers, instructed=True, lines=_turns_of),
+           _messages, check=_needs_answers, instructed=True, lines=_turns_of, column="messages", optional=True),
     Format("prompt_completion", "`prompt`, `completion`: TRL's SFT on the answer alone", "jsonl",
-           _prompt_completion, check=_needs_answers, instructed=True, lines=_last_turn),
+           _prompt_completion, check=_needs_answers, instructed=True, lines=_last_turn, column="messages",
+           optional=True),
     Format("alpaca", "`instruction`, `input`, `output`", "jsonl", _alpaca, check=_plain, instructed=True),
     Format("sharegpt", "`conversations` of human and gpt", "jsonl", _sharegpt,
-           check=_needs_answers, instructed=True, lines=_sharegpt_of),
+           check=_needs_answers, instructed=True, lines=_sharegpt_of, column="messages", optional=True),
     Format("llamafactory", "alpaca's files and LLaMA-Factory's dataset_info.json", "jsonl", _alpaca,
            check=_plain, instructed=True, beside=_dataset_info),
 )  # fmt: skip

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from graft.data.export.formats.base import Format, Source, Written, needs_column, row_columns
+from graft.data.export.formats.base import Format, Source, Written, row_columns
 
 Line = dict[str, Any]
 
@@ -74,16 +74,16 @@ def _json(value: dict[str, Any]) -> str:
 
 
 KINDS = (
-    Format("pairs", "`sentence1`, `sentence2`, `label`: sentence-transformers", "jsonl", row_columns, lines=_pairs,
-           compressions=("none",), check=needs_column("other"), beside=_names,
+    Format("sentence_pairs", "`sentence1`, `sentence2`, `label`: sentence-transformers", "jsonl", row_columns,
+           lines=_pairs, compressions=("none",), column="other", beside=_names,
            notes=("A label is its place in labels.json.",)),
-    Format("ranking", "`query`, `docs`, `labels` (grades): cross-encoders of sentence-transformers", "jsonl",
-           row_columns, lines=_lists, compressions=("none",), check=needs_column("candidates")),
+    Format("ranked_lists", "`query`, `docs`, `labels` (grades): cross-encoders of sentence-transformers", "jsonl",
+           row_columns, lines=_lists, compressions=("none",), column="candidates"),
     Format("triplets", "`anchor`, `positive`, `negative`: sentence-transformers", "jsonl", row_columns,
-           lines=_triplets, compressions=("none",), check=needs_column("candidates"),
+           lines=_triplets, compressions=("none",), column="candidates",
            notes=("Each candidate of a row's best grade is written with each of a lower one.",)),
     Format("squad", "`context`, `question`, `answers` with offsets: SQuAD", "jsonl", row_columns, lines=_squad,
-           compressions=("none",), check=needs_column("question"),
+           compressions=("none",), column="question",
            notes=("Rows without a passage are left out, and those whose answer and evidence are not in it.",
                   "An answer that is not in the passage in its own words is replaced by its evidence.")),
 )  # fmt: skip

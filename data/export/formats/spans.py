@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from graft.data.export.formats.base import Format, Source, needs_column, row_columns
+from graft.data.export.formats.base import Format, Source, row_columns
 
 TOKEN = re.compile(r"\w+|[^\w\s]")
 """A word, or one character of punctuation."""
@@ -67,14 +67,13 @@ def _json(value: dict[str, Any]) -> str:
     return json.dumps(value, ensure_ascii=False) + "\n"
 
 
-_NEEDS = needs_column("spans")
 _FLAT = "Of two spans that overlap the longer one is written."
 KINDS = (
     Format("conll", "token and BIO tag a line, an empty line after each row", "jsonl", row_columns, suffix="conll",
-           lines=_conll, compressions=("none",), check=_NEEDS,
+           lines=_conll, compressions=("none",), column="spans",
            notes=(_FLAT, "A token is a word or one character of punctuation; blanks in a type are written as _.")),
     Format("spacy", "`text`, `entities` as [start, end, type]: spaCy's training data", "jsonl", row_columns,
-           lines=_spacy, compressions=("none",), check=_NEEDS, notes=(_FLAT,)),
+           lines=_spacy, compressions=("none",), column="spans", notes=(_FLAT,)),
     Format("gliner", "`tokenized_text`, `ner` as [first token, last token, type]: GLiNER", "jsonl", row_columns,
-           lines=_gliner, compressions=("none",), check=_NEEDS, notes=(_FLAT,)),
+           lines=_gliner, compressions=("none",), column="spans", notes=(_FLAT,)),
 )  # fmt: skip

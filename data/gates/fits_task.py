@@ -1,4 +1,4 @@
-"""The shape gate: the checks that a task makes of its rows, such as spans that must lie within the text."""
+"""The gate fits_task: the checks that a task makes of its rows, such as spans that must lie within the text."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from graft.schemas.rows import GateResult, Proposal
 from graft.schemas.tasks.base import Words
 
 
-class ShapeGate(Gate):
+class FitsTaskGate(Gate):
     """Rules: those of the task (`Task.faults`), whatever method made the row. On for every task that checks rows.
 
     A response of None has not been requested yet: such a row is checked once it is whole.
     """
 
-    cost, name = 20, "shape"
+    cost, name = 20, "fits_task"
 
     def __init__(self, recipe: Recipe, needs: Needs) -> None:
         super().__init__(recipe, needs)
@@ -37,4 +37,4 @@ class ShapeGate(Gate):
         return self.failed(faults[0].rule, faults[0].detail + more)
 
 
-KIND = ShapeGate
+KIND = FitsTaskGate

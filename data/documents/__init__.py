@@ -1,0 +1,1 @@
+"""Documents that rows rest on: read them (`read`), cut them into passages (`chunk`), find passages (`index`)."""
