@@ -68,8 +68,8 @@ ROWS = """
            $labels[1 + least(hash(origin, 5, $seed) % 11, 9)::BIGINT] AS label,
            CASE hash(i, 6, $seed) % 10 WHEN 0 THEN 'validation' WHEN 1 THEN 'test' ELSE 'train' END AS split,
            'synthetic' AS source, false AS restricted, 'big' AS dataset, $version::BIGINT AS version, i AS ordinal,
-           'big-run-' || $version AS run_id, CASE WHEN $candidates THEN printf('c_%013x', i) ELSE '' END AS candidate_id,
-           '{}' AS data
+           'big-run-' || $version AS run_id, CASE WHEN $candidates THEN printf('c_%013x', i) ELSE '' END
+               AS candidate_id, '{}' AS data
     FROM big_texts
 """
 """`store`, the last label, gets two shares of eleven: an unbalanced label to be seen."""

@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 from pydantic import JsonValue
 
 from graft.data.arrow import from_rows, to_table
+from graft.data.decided import NEWS, Conflict, Decided, breach, conflicts_of, decided_row, without
 from graft.data.duck import execute, rows_of
 from graft.data.rescue import Rejected, recalled, rejected, take_in
 from graft.data.seen import labels_of, seen, task_of
@@ -37,25 +38,6 @@ DECISIONS: tuple[EditAction, ...] = ("accept", "reject", "relabel", "edit")
 """Actions that decide on a row."""
 WORDS = ("base_text", "text", "response", "note", "data", "base_data")
 """Fields of an edit that may quote its row."""
-NEWS = ("text", "response", "label", "data")
-"""Fields of an edit that change its row."""
-Field = Literal["text", "label", "data"]
-FIELDS: tuple[Field, ...] = get_args(Field)
-"""Fields in which an edit and a row may conflict."""
-
-
-class Conflict(Value):
-    """An edit whose row differs in the version from the row that the person saw.
-
-    Also a rescued row whose text the row `repeats` already has: it stays out, even with `force`.
-    """
-
-    edit: Edit
-    field: Field
-    restricted: bool
-    repeats: str = ""
-    fault: str = ""
-    """What the row would lack, if all its edits together break its task."""
 
 
 class Rebased(Value):
@@ -76,17 +58,6 @@ class Rebased(Value):
     def changes(self) -> bool:
         """True if the version would change."""
         return bool(self.relabelled or self.edited or self.rejected or self.rescued)
-
-
-class Decided(Value):
-    """The combined edits of a row: the newest accept or reject, the newest text, response, label and columns."""
-
-    accept: Edit | None = None
-    reject: Edit | None = None
-    text: Edit | None = None
-    response: Edit | None = None
-    label: Edit | None = None
-    data: Edit | None = None
 
 
 def without_words(edit: Mapping[str, Any]) -> dict[str, Any]:
@@ -245,19 +216,19 @@ def rebase(lake: Lake, found: DatasetVersion, *, force: bool = False, dry_run: b
     conflicts: list[Conflict] = []
     for row, run_id, candidate in held:
         wanted = folded.get(row.id, Decided()).model_copy(update={"accept": None})
-        against = [] if force else list(_conflicts(row, wanted, by_row.get(row.id, [])))
+        against = [] if force else list(conflicts_of(row, wanted, by_row.get(row.id, []), task))
+        fine = without(wanted, {conflict.edit.id for conflict in against}) if against else wanted
+        if fault := breach(row, fine, task):
+            against.append(fault)
+            fine = without(fine, {edit.id for _, edit in fine if edit is not None and edit.action != "reject"})
         conflicts += against
-        fine = _without(wanted, {conflict.edit.id for conflict in against}) if against else wanted
-        if broken := _broken(row, fine, task):
-            conflicts.append(broken)
-            fine = _without(fine, {edit.id for _, edit in fine if edit is not None and edit.action != "reject"})
         if fine.reject is not None:
             report["rejected"].append(row.id)
             drops.append(GateResult(gate=GATE, rule="reject", passed=False, detail=_reason(fine.reject)))
             continue
-        changed = _changed(row, fine, task)
-        _tell(report, row, changed)
-        kept.append((changed, run_id, candidate))
+        after = decided_row(row, fine, task)
+        _tell(report, row, after)
+        kept.append((after, run_id, candidate))
     outside = {name: folded[name] for name in folded.keys() - {row.id for row, *_ in held}}
     rescue = _rescue(lake, found, kept, outside, {} if force else by_row, task)
     plan = Rebased(
@@ -293,14 +264,13 @@ def _rescue(
     conflicts: list[Conflict] = []
     for one in sorted(accepted, key=lambda one: one.id):
         row, wanted = one.as_row(), outside[one.id]
-        against = list(_conflicts(row, wanted, by_row[one.id])) if one.id in by_row else []
+        against = list(conflicts_of(row, wanted, by_row[one.id], task)) if one.id in by_row else []
+        after = decided_row(row, wanted, task)
+        if not against and (fault := breach(row, wanted, task)):
+            against.append(fault)
         conflicts += against
-        changed = _changed(row, wanted, task)
-        if not against and (broken := _broken(row, wanted, task)):
-            against.append(broken)
-            conflicts.append(broken)
-        if not against and one.id not in gone and changed.text.strip() and changed.label:
-            fine.append((one, changed))
+        if not against and one.id not in gone and after.text.strip() and after.label:
+            fine.append((one, after))
     taken = take_in(kept, fine)
     conflicts += [
         Conflict(edit=edit, field="text", restricted=row.restricted, repeats=taken.repeats[row.id])
@@ -333,54 +303,6 @@ def _by_row(made: Iterable[Edit]) -> dict[str, list[Edit]]:
     for edit in made:
         found.setdefault(edit.row_id, []).append(edit)
     return found
-
-
-def _conflicts(row: Row, wanted: Decided, of_row: Sequence[Edit]) -> Iterable[Conflict]:
-    """Yield each edit in force whose row is neither as the person saw it nor as other edits made it."""
-    for edit in {edit.id: edit for _, edit in wanted if edit is not None}.values():
-        for field in FIELDS:
-            if not _is_known(getattr(row, field), edit, of_row, field):
-                yield Conflict(edit=edit, field=field, restricted=row.restricted)
-                break
-
-
-def _is_known(value: Any, edit: Edit, of_row: Sequence[Edit], field: Field) -> bool:
-    """True without conflict: the value is what the person saw, a predecessor of it, or what any person wrote."""
-    if field == "data" and edit.data is None:
-        return True
-    known = [getattr(edit, f"base_{field}")]
-    for earlier in reversed(of_row):  # newest first, so that one pass goes all the way back
-        if getattr(earlier, field) in known:
-            known.append(getattr(earlier, f"base_{field}"))
-    return value in known or any(value == words for one in of_row if (words := getattr(one, field)) is not None)
-
-
-def _without(wanted: Decided, ids: set[str]) -> Decided:
-    fields: dict[str, Edit | None] = {name: getattr(wanted, name) for name in Decided.model_fields}
-    return Decided(**{name: None if edit is None or edit.id in ids else edit for name, edit in fields.items()})
-
-
-def _changed(row: Row, wanted: Decided, task: Task) -> Row:
-    """The row after the decisions, in its split. A row that gets a label restricted by its task is restricted."""
-    news = {name: getattr(edit, name) for name in NEWS if (edit := getattr(wanted, name))}
-    if "label" in news and task.restricts(news["label"]):
-        news["restricted"] = True
-    changed = row.model_copy(update=news)
-    made_for = row.text if wanted.data is None else wanted.data.text or wanted.data.base_text
-    if changed.text == made_for or not changed.data:
-        return changed
-    words = Words(changed.text, changed.response, changed.label, changed.data)
-    return changed.model_copy(update={"data": task.settle(words, before=made_for)})
-
-
-def _broken(row: Row, wanted: Decided, task: Task) -> Conflict | None:
-    """The conflict of decisions that fit the row one by one, and together break its task."""
-    edit = wanted.data or wanted.text or wanted.response or wanted.accept
-    if edit is None or wanted.reject is not None:
-        return None
-    changed = _changed(row, wanted, task)
-    faults = task.faults(Words(changed.text, changed.response, changed.label, changed.data))
-    return Conflict(edit=edit, field="data", restricted=row.restricted, fault=faults[0].detail) if faults else None
 
 
 def _tell(report: dict[str, list[str]], row: Row, changed: Row) -> None:

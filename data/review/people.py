@@ -7,7 +7,8 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from graft.data.arrow import from_rows
-from graft.data.edits import DECISIONS, Decided, edits, fold, in_force, without_words
+from graft.data.decided import Decided
+from graft.data.edits import DECISIONS, edits, fold, in_force, without_words
 from graft.data.quality.judged import alpha_of
 from graft.data.rescue import Rejected, rejected
 from graft.data.review.model import (
