@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -15,6 +15,7 @@ from graft.cli import (
     audit,
     batches,
     export,
+    init,
     intake,
     journal,
     label,
@@ -52,7 +53,8 @@ app = typer.Typer(**SETUP)
 
 Verb = Callable[..., None]
 MAKE: list[Verb] = [
-    make.validate, make.schema, make.estimate, preview.preview, teacher.teacher, make.run, label.label, intake.bring_in,
+    init.init, make.validate, make.schema, make.estimate, preview.preview, teacher.teacher, make.run, label.label,
+    intake.bring_in,
 ]  # fmt: skip
 LOOK: list[Verb] = [
     ops.dashboard, maps.draw, read.status, models.models, read.datasets, read.show, read.explain, export.export,
@@ -89,6 +91,24 @@ for panel, verbs in PANELS.items():
         )(verb)
 for old, verb in OLD_NAMES.items():
     app.command(old, hidden=True)(verb)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from graft.schemas.kinds import code_version
+
+        typer.echo(f"graft {code_version()}")
+        raise typer.Exit
+
+
+VERSION = typer.Option("--version", callback=_version, is_eager=True, help="print the version and exit")
+
+
+@app.callback(help=HELP)
+def _options(version: Annotated[bool, VERSION] = False) -> None:
+    pass
+
+
 app.add_typer(prompts.app, name="prompts", rich_help_panel="Make")
 app.add_typer(journal.app, name="journal", rich_help_panel="Operate")
 

@@ -37,7 +37,7 @@ def audit(
 
     quiet_console()
     (ref, *wanted), options = chosen([ref, *(names or [])])
-    with Lake.open(Home.find(), read_only=True) as lake:
+    with Lake.look(Home.find(create=False)) as lake:
         found = audit_version(
             lake, ref, wanted, {**options, **read_overrides(override or [])}, restricted=restricted, out=out
         )

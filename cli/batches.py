@@ -28,7 +28,7 @@ def batches(
     from graft.agents.gateway.batch.store import listed_at, path_in
     from graft.schemas.home import Home
 
-    path = path_in(Home.find().root)
+    path = path_in(Home.find(create=False).root)
     if cancel is not None:
         _cancel(cancel)
         return
@@ -54,7 +54,7 @@ def _cancel(name: str) -> None:
     from graft.schemas.errors import NotFound
     from graft.schemas.home import Home
 
-    path = path_in(Home.find().root)
+    path = path_in(Home.find(create=False).root)
     if not path.is_file():
         raise NotFound(f"no batch {name!r}", where="--cancel", fix="no batch was sent yet")
     batch = asyncio.run(cancel_batch(path, name))

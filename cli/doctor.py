@@ -37,8 +37,9 @@ def findings(recipe: str | None) -> list[Finding]:
     """One finding for each check: `what` was checked, its `state` (ok, missing, problem, note) and a `detail`."""
     found = [_finding("python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}")]
     found += [_package(name, use) for name, use in PACKAGES.items()]
-    home = Home.find()
-    free = shutil.disk_usage(home.root).free / 2**30
+    home = Home.find(create=False)
+    there = next(folder for folder in (home.root, *home.root.parents) if folder.exists())
+    free = shutil.disk_usage(there).free / 2**30
     found.append(_finding("disk", "ok" if free > LOW_DISK_GIB else "problem", f"{free:.0f} GiB free at {home.root}"))
     found.append(_finding("cpu", "ok", f"{os.cpu_count()} cores"))
     found.append(_device())
@@ -116,7 +117,7 @@ async def check_models(recipe: Recipe) -> list[tuple[ModelSpec, str | None]]:
     from graft.agents.local.files import check_installed
     from graft.flows.run_context import models_used
 
-    found, home = list[tuple[ModelSpec, str | None]](), Home.find()
+    found, home = list[tuple[ModelSpec, str | None]](), Home.find(create=False)
     for model in models_used(recipe):
         if hub_name(model):
             problem = await hub.check(model, home)

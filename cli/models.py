@@ -33,7 +33,7 @@ def models(
     filters: Filters = {
         "dataset": dataset, "run_id": run, "since": _day(since, "--since"), "until": _day(until, "--until")
     }  # fmt: skip
-    with Lake.open(Home.find(), read_only=True) as lake:
+    with Lake.look(Home.find(create=False)) as lake:
         _known(lake, dataset, run)
         uses = by_model(lake, **filters)
         judged = worth(lake, uses, **filters)

@@ -37,7 +37,9 @@ def export_student(
 
 def predict(
     student: Annotated[str, typer.Argument(help="an exported folder, a student's id, or a dataset", metavar="STUDENT")],
-    file: Annotated[str, typer.Argument(help="CSV, JSONL or Parquet; - for lines of standard input", metavar="FILE")],
+    file: Annotated[
+        str, typer.Argument(help="a text, or a file: CSV, JSONL, Parquet, .txt; - for standard input", metavar="TEXT")
+    ],
     text_field: Annotated[str, typer.Option(help="column with the text")] = "text",
     response_field: Annotated[str | None, typer.Option(help="guards: column with the response")] = None,
     out: Annotated[Path | None, typer.Option(help="file to write instead of standard output")] = None,
@@ -48,12 +50,13 @@ def predict(
         bool, typer.Option("--probabilities", help="print the probability of every label")
     ] = False,
 ) -> None:
-    """Label texts with a student. Each output line has text, label and probability.
+    """Label a text, or those of a file, with a student. Each output line has text, label and probability.
 
+    Example:  graft predict demo "the lamp came broken"
     Example:  graft predict demo messages.csv --text-field message --out labels.csv
     """
     from graft.flows.export_student import open_student
-    from graft.students.texts import read_texts, write_answers
+    from graft.students.texts import is_text, read_texts, write_answers
 
     kind = format or ("csv" if out is not None and out.suffix.lower() == ".csv" else "jsonl")
     if kind not in ("jsonl", "csv"):
@@ -64,7 +67,7 @@ def predict(
     found = open_student(student)
     with _target(out) as stream:
         write_answers(
-            found.stream(texts), stream, format=kind, labels=found.labels, all_shares=probabilities
+            found.stream(texts), stream, format=kind, labels=found.labels, all_shares=probabilities or is_text(file)
         )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import typer
 
 from graft.cli.options import JsonFlag
 
-app = typer.Typer(help="Prompts of a method, to be replaced in a recipe.", invoke_without_command=True)
+app = typer.Typer(invoke_without_command=True)
 RecipeOption = Annotated[
     str | None, typer.Option("--recipe", "-r", help="prompts of this recipe's method, with its replacements")
 ]

@@ -48,7 +48,7 @@ def lineage(
     from graft.data.versions import version
     from graft.schemas.home import Home
 
-    with Lake.open(Home.find(), read_only=True) as lake:
+    with Lake.look(Home.find(create=False)) as lake:
         events = events_of(lake, version(lake, ref))
     lines = "".join(orjson.dumps(event).decode() + "\n" for event in events)
     text = dumps(events) + "\n" if json else lines
@@ -85,7 +85,7 @@ def trace(
     from graft.schemas.home import Home
 
     selector = _selector(model=model, prompt=prompt, seed=seed, run=run)
-    with Lake.open(Home.find(), read_only=True) as lake:
+    with Lake.look(Home.find(create=False)) as lake:
         if selector is None:
             found: dict[str, Any] = {kind: known(lake, kind) for kind in ("model", "prompt", "run")}
             if json:

@@ -36,7 +36,7 @@ def quality(
 
     entries = read_gold(gold) if gold else None
     encoder, skipped = find_embed() if embed else (None, "turned off by --no-embed")
-    with Lake.open(Home.find(), read_only=True) as lake:
+    with Lake.look(Home.find(create=False)) as lake:
         found = version(lake, ref)
         other = version(lake, against) if against else None
         report = report_on(lake, found, embed=encoder, against=other, gold=entries, restricted=restricted)

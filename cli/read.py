@@ -34,8 +34,8 @@ def status(json: JsonFlag = False) -> None:
     from graft.schemas.live import read_live
     from graft.schemas.sections import money
 
-    home = Home.find()
-    with Lake.open(home, read_only=True, threads=1) as lake:
+    home = Home.find(create=False)
+    with Lake.look(home, threads=1) as lake:
         runs = lake.runs(limit=SHOWN_RUNS)
     service = services(home)
     noted = [found for run in runs if (found := read_live(home, run.id)) and found.state != "ended"]
@@ -44,7 +44,7 @@ def status(json: JsonFlag = False) -> None:
         as_json({"runs": dumped, "live": [one.model_dump(mode="json") for one in noted], "services": service})
         return
     if not runs:
-        console().print("no runs yet. Start one:  graft run demo --train")
+        console().print(f"no runs yet in {home.root}. Start one:  graft run demo --train", soft_wrap=True)
     else:
         rows = [
             [run.id, run.status, run.stopped_by, run.counts.get("accepted", 0), run.counts.get("opened", 0), run.calls,
@@ -85,13 +85,14 @@ def datasets(json: JsonFlag = False) -> None:
     from graft.data.versions import versions
     from graft.schemas.home import Home
 
-    with Lake.open(Home.find(), read_only=True, threads=1) as lake:
+    home = Home.find(create=False)
+    with Lake.look(home, threads=1) as lake:
         found = versions(lake)
     if json:
         as_json([version.model_dump(mode="json", exclude={"card"}) for version in found])
         return
     if not found:
-        console().print("no versions yet. Make one:  graft run demo")
+        console().print(f"no versions yet in {home.root}. Make one:  graft run demo", soft_wrap=True)
         return
     rows = [
         [v.ref, v.rows, " ".join(f"{name} {count}" for name, count in v.splits.items()), len(v.labels),
@@ -128,7 +129,7 @@ def show(
     from graft.data.versions import plain_rows as version_rows
     from graft.schemas.home import Home
 
-    with Lake.open(Home.find(), read_only=True, threads=1) as lake:
+    with Lake.look(Home.find(create=False), threads=1) as lake:
         found = version(lake, ref)
         if rejected:
             records = _rejected(lake, found.run_id, restricted)
@@ -205,7 +206,7 @@ def explain(row: Annotated[str, typer.Argument(help="a row's id, or its first le
 
     if format not in ("tree", "json", "prov"):
         raise GraftError(f"unknown format {format!r}", where="--format", fix="tree, json or prov")
-    with Lake.open(Home.find(), read_only=True, threads=1) as lake:
+    with Lake.look(Home.find(create=False), threads=1) as lake:
         history = history_of(lake, row, restricted=restricted)
     if prov is not None or format == "prov":
         from graft.data.provenance import prov as as_prov

@@ -111,7 +111,7 @@ def _where(
         ref = f"{version['dataset']}@{version['version']}"
         lines += [
             f"  rows, rejected rows    graft show {ref}   graft show {ref} --rejected",
-            f'  the student            echo "a text" | graft predict {version["dataset"]} -' if trained
+            f'  the student            graft predict {version["dataset"]} "a text to label"' if trained
             else f"  train a student        graft train {ref}",
         ]  # fmt: skip
         lines += [] if exported else [f"  export                 graft export {ref} --format jsonl"]

@@ -45,7 +45,7 @@ def review(
     from graft.data.versions import version
     from graft.schemas.home import Home
 
-    with Lake.open(Home.find(), read_only=True) as lake:
+    with Lake.look(Home.find(create=False)) as lake:
         found = version(lake, ref)
         made = queue(
             lake, found, cast("QueueRule", rule),  # the queue rejects an unknown rule
@@ -94,7 +94,7 @@ def _agreement(ref: str, json: bool) -> None:
     from graft.data.versions import version
     from graft.schemas.home import Home
 
-    with Lake.open(Home.find(), read_only=True) as lake:
+    with Lake.look(Home.find(create=False)) as lake:
         dataset = version(lake, ref).dataset
         people, judges = agreement(lake, dataset), against_people(lake, dataset)
     if json:

@@ -72,7 +72,7 @@ def _advise(recipe: str) -> None:
     from graft.schemas.verdict import one_line
 
     _, loaded, seeds = read_recipe(recipe)
-    if verdict := verdict_of(Home.find(), loaded, seeds):
+    if verdict := verdict_of(Home.find(create=False), loaded, seeds):
         console().print(one_line(verdict), markup=False, soft_wrap=True)
 
 

@@ -65,7 +65,7 @@ def students(
     from graft.schemas.home import Home
     from graft.students.kinds.base import tables_of_kinds
 
-    with Lake.open(Home.find(), read_only=True) as lake:
+    with Lake.look(Home.find(create=False)) as lake:
         found, others = leaderboard(lake, dataset), tables_of_kinds(lake, dataset)
         if dataset is not None and not found and not others:
             raise _unjudged(lake, dataset)
@@ -100,8 +100,8 @@ def compare(
     from graft.data.scores import find_student, shared_tests
     from graft.schemas.home import Home
 
-    home = Home.find()
-    with Lake.open(home, read_only=True) as lake:
+    home = Home.find(create=False)
+    with Lake.look(home) as lake:
         first, second = find_student(lake, a), find_student(lake, b)
         shared = shared_tests(lake, first.id, second.id)
         named = test and next((key for key, file in shared if key.startswith(test) or file.endswith(test)), test)

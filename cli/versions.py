@@ -35,7 +35,7 @@ def diff(
     from graft.data.versions import version
     from graft.schemas.home import Home
 
-    with Lake.open(Home.find(), read_only=True) as lake:
+    with Lake.look(Home.find(create=False)) as lake:
         found = compare(lake, version(lake, a), version(lake, b), examples=examples, restricted=restricted)
     if html is not None:
         _write_html(found, html)

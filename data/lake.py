@@ -11,6 +11,9 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from graft.data.arrow import sql_columns, to_table
@@ -107,6 +110,22 @@ class Lake(RunRecords, StudentRecords):
             lake.close()
             raise
         return lake
+
+    @classmethod
+    @contextmanager
+    def look(cls, home: Home, *, threads: int | None = None) -> Iterator[Lake]:
+        """The lake of this home to read, for a `with` block; of a home without a lake an empty one. It makes nothing.
+
+        Raises as `open`.
+        """
+        if (home.lake / CATALOGUE).exists():
+            with cls.open(home, read_only=True, threads=threads) as lake:
+                yield lake
+            return
+        with TemporaryDirectory(prefix="graft-empty-") as folder:
+            scratch = Home(Path(folder), home.root)
+            with cls.open(scratch, read_only=True, threads=threads) as lake:
+                yield lake
 
     def __enter__(self) -> Self:
         return self

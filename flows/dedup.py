@@ -134,10 +134,12 @@ async def split_clusters(
         found = {name: str(cluster) for name, cluster in clusters(list(texts), vectors, SPLIT_COSINE).items()}
     alike = {row.id: found[method.text_id(row)] for row in rows}
     documents = {row.id: [one["hash"] for one in sources_of(row.data)] for row in rows}
-    linked = joined(alike, documents)
+    groups = {row.id: [row.group] if method.one_split and row.group else [] for row in rows}
+    whole = {name: [*hashes, *groups[name]] for name, hashes in documents.items()}
+    linked = joined(alike, whole)
     if not any(documents.values()) or max(Counter(linked.values()).values()) <= most * len(rows):
         return linked, ""
-    apart = joined({name: "" if documents[name] else cluster for name, cluster in alike.items()}, documents)
+    apart = joined({name: "" if documents[name] else cluster for name, cluster in alike.items()}, whole)
     return apart, NEAR_ACROSS if apart != linked else ""
 
 

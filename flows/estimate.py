@@ -86,7 +86,7 @@ def estimate_recipe(name: str) -> Estimate:
 
 
 def _yield(recipe: Recipe, seeds: list[Seed], file: Path, assumed: float) -> tuple[float, str]:
-    home = Home.find()
+    home = Home.find(create=False)
     if not (home.lake / "catalogue.sqlite").exists():
         return assumed, "assumed: no run of this dataset yet"
     from graft.data.lake import Lake
@@ -107,7 +107,7 @@ def _advice(name: str, recipe: Recipe, seeds: list[Seed]) -> list[str]:
     """The stored verdict on the recipe, or how to get one; nothing for rows without labels."""
     if not recipe.task.labelled:
         return []
-    verdict = verdict_of(Home.find(), recipe, seeds)
+    verdict = verdict_of(Home.find(create=False), recipe, seeds)
     ask = f"whether rows would help is not known yet: graft teacher {name} tells before anything is spent"
     return [one_line(verdict) if verdict else ask]
 

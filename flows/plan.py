@@ -53,7 +53,8 @@ def rules_of(recipe: Recipe) -> tuple[Any, ...]:
     """The versions of the rules that make a recipe's rows: general, method, prompts and gates."""
     method = method_of(recipe)
     inner = [(one.version, prompts_version(one.prompts)) for one in method.inner(recipe)]
-    return RULES_VERSION, method.version, prompts_version(method.prompts), rules(recipe), *inner
+    more = method.versions(recipe)
+    return RULES_VERSION, method.version, prompts_version(method.prompts), rules(recipe), *inner, *more
 
 
 def share(total: int, parts: int) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -10,8 +10,9 @@ from typing import Any
 from pydantic import BaseModel, create_model
 
 from graft.schemas.base import Value
-from graft.schemas.kinds import METHODS
+from graft.schemas.kinds import METHODS, Kinds
 from graft.schemas.models import LabelerSpec, RoleSpec
+from graft.schemas.problems import Finding
 
 DEFAULT_METHOD = "gra"
 """The method of a recipe without a method."""
@@ -25,6 +26,19 @@ class MethodSettings(Value):
     """Base of every method's settings. A subclass narrows `kind` to a Literal with its method's name as default."""
 
     kind: str
+
+    @property
+    def kinds(self) -> Sequence[tuple[Kinds[Any], str]]:
+        """The family and name of further kinds that its rows depend on."""
+        return ()
+
+    @classmethod
+    def with_files(cls, block: Mapping[str, Any], read: Callable[[str], str]) -> tuple[dict[str, Any], list[Finding]]:
+        """The recipe's block, as it is written, with the texts of the files that it names, and problems of these.
+
+        `read` returns the text of a file by its path from the recipe's folder; it raises FieldErrors.
+        """
+        return dict(block), []
 
 
 @dataclass(frozen=True)

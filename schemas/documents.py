@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, model_validator
@@ -127,16 +128,25 @@ def find_quote(quote: str, text: str) -> Span | None:
     Case, runs of whitespace, compatibility forms (NFKD), soft hyphens and the shapes of quotation marks and dashes do
     not matter, nor do quotation marks and points around the quote. Every word does.
     """
+    plain = quote.strip()
+    if any(map(str.isalnum, plain)) and (exact := _whole(plain, text)):  # as most quotes are
+        return exact
     wanted = _folded(quote)[0].strip(_WRAPPING)
     if not wanted:
         return None
     folded, places = _folded(text)
-    begin = folded.find(wanted)
+    found = _whole(wanted, folded)
+    return found and Span(places[found.start], places[found.end - 1] + 1)
+
+
+def _whole(wanted: str, text: str) -> Span | None:
+    """The first place of a string in a text that begins and ends between words."""
+    begin = text.find(wanted)
     while begin >= 0:
         end = begin + len(wanted)
-        if not (_inside_word(folded, begin) or _inside_word(folded, end)):
-            return Span(places[begin], places[end - 1] + 1)
-        begin = folded.find(wanted, begin + 1)
+        if not (_inside_word(text, begin) or _inside_word(text, end)):
+            return Span(begin, end)
+        begin = text.find(wanted, begin + 1)
     return None
 
 
@@ -150,7 +160,8 @@ def _inside_word(text: str, place: int) -> bool:
     return before.isalnum() and after.isalnum() and not (_JOINED.match(before) or _JOINED.match(after))
 
 
-def _folded(text: str) -> tuple[str, list[int]]:
+@lru_cache(maxsize=64)
+def _folded(text: str) -> tuple[str, Sequence[int]]:
     """The text as it is compared, and the code point of `text` that each of its characters is from."""
     made: list[str] = []
     places: list[int] = []

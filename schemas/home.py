@@ -1,4 +1,4 @@
-"""GRAFT_HOME (default `.graft` in the working folder), where runs write, and its contents."""
+"""GRAFT_HOME (default: the nearest `.graft` from the working folder upwards), where runs write, and its contents."""
 
 from __future__ import annotations
 
@@ -23,6 +23,22 @@ def python_path(environment: Mapping[str, str] = os.environ) -> str:
     return os.pathsep.join(filter(None, (str(PACKAGE.parent), environment.get("PYTHONPATH"))))
 
 
+def _nearest(folder: Path) -> Path:
+    """The nearest `.graft` from a folder upwards that is this user's; the folder's own where there is none."""
+    for above in (folder, *folder.parents):
+        found = above / ".graft"
+        try:
+            if found.is_dir() and (above == folder or _own(found)):
+                return found
+        except OSError:  # a folder that may not be read
+            continue
+    return folder / ".graft"
+
+
+def _own(folder: Path) -> bool:
+    return not hasattr(os, "getuid") or folder.stat().st_uid == os.getuid()
+
+
 @dataclass(frozen=True)
 class Home:
     """The folder of everything that Graft writes.
@@ -36,16 +52,23 @@ class Home:
     main: Path | None = None
 
     @classmethod
-    def find(cls) -> Home:
-        """GRAFT_HOME if it is set, else `.graft` under the working folder. Created if absent.
+    def find(cls, *, create: bool = True) -> Home:
+        """GRAFT_HOME if it is set, else the nearest `.graft` of the working folder and those above it.
+
+        Without one it is `.graft` in the working folder. A folder above counts only if it belongs to the same user:
+        anybody may make `/tmp/.graft`.
+
+        Args:
+            create: make the folder if it is absent; verbs that only read leave it absent
 
         Raises GraftError if it is not a folder and cannot be created, StorageFull if the disk is full.
         """
-        named = os.environ.get("GRAFT_HOME") or ".graft"
+        named = os.environ.get("GRAFT_HOME") or str(_nearest(Path.cwd()))
         fix = "set GRAFT_HOME to a writable folder"
         try:
             root = Path(named).expanduser().resolve()
-            root.mkdir(parents=True, exist_ok=True)
+            if create or root.exists():
+                root.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
             raise GraftError("GRAFT_HOME is a file, or is under a file", where=named, fix=fix) from error
         except (OSError, RuntimeError) as error:

@@ -206,6 +206,7 @@ class OfKind:
 
 METHODS: Kinds[Any] = Kinds("methods", "agents/methods", needs=("kind", "Settings", "roles", "run_slot"))
 TASKS: Kinds[Any] = Kinds("tasks", "schemas/tasks", needs=("categories", "restricts", "rubric"))
+STEPS: Kinds[Any] = Kinds("steps", "agents/methods/columns", needs=("kind", "shape", "paths", "run"))
 GATES: Kinds[Any] = Kinds("gates", "data/gates", ("Settings", "cost", "version", "scope", "enabled", "make", "longest"))
 AUDITS: Kinds[Any] = Kinds("audits", "data/audits", needs=("run", "sections", "data", "options"))
 STUDENTS: Kinds[Any] = Kinds("students", "students/kinds", ("train", "lies_in", "Settings"))
@@ -213,7 +214,9 @@ OBJECTIVES: Kinds[Any] = Kinds("objectives", "students/objectives")
 STAGES: Kinds[Any] = Kinds("stages", "students/instruct/stages")
 POLICIES: Kinds[Any] = Kinds("policies", "students/steer")
 EXPORTS: Kinds[Any] = Kinds("exports", "data/export/formats", needs=("name", "select", "container"), several=True)
-FAMILIES: tuple[Kinds[Any], ...] = (METHODS, TASKS, GATES, AUDITS, STUDENTS, OBJECTIVES, STAGES, POLICIES, EXPORTS)
+FAMILIES: tuple[Kinds[Any], ...] = (
+    METHODS, STEPS, TASKS, GATES, AUDITS, STUDENTS, OBJECTIVES, STAGES, POLICIES, EXPORTS,
+)  # fmt: skip
 """Every family, for `graft plugins`. A room gives its own family a type where it hands it on."""
 
 

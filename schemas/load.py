@@ -14,7 +14,7 @@ from graft.schemas.errors import InputInvalid, Problem
 from graft.schemas.home import PACKAGE
 from graft.schemas.kinds import METHODS
 from graft.schemas.plain_yaml import MAX_BYTES, MAX_NODES, PlainLoader
-from graft.schemas.problems import Explainer, Finding, did_you_mean
+from graft.schemas.problems import Explainer, Finding, did_you_mean, field_error
 from graft.schemas.problems import Path as FieldPath
 from graft.schemas.recipe import Recipe
 
@@ -46,7 +46,8 @@ def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     data = document.parse(text)
     for field, value in (overrides or {}).items():
         document.override(data, field, value)
-    findings, recipe = [*_cross_checks(file, data), *_read_prompts(file, data)], None
+    data, of_files = _with_files(file, data)
+    findings, recipe = [*_cross_checks(file, data), *_read_prompts(file, data), *of_files], None
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as invalid:
@@ -257,6 +258,24 @@ def _method_in(data: Mapping[str, Any]) -> str | None:
     """The method that a recipe's raw data names; None if it is unknown."""
     kind = _block(data, "method").get("kind", DEFAULT_METHOD)
     return kind if isinstance(kind, str) and kind in METHODS.names else None
+
+
+def _with_files(file: Path, data: dict[str, Any]) -> tuple[dict[str, Any], list[Finding]]:
+    """The recipe's data with the texts of files that its method's block names, and problems of these files."""
+    kind, block = _method_in(data), data.get("method")
+    if kind is None or not isinstance(block, dict):
+        return data, []
+
+    def read(path: str) -> str:
+        found = resolve_path(file, path)
+        try:
+            return found.read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            what = f"no file {path!r} beside the recipe" if not found.is_file() else f"{path!r} cannot be read: {error}"
+            raise field_error((), what, "give the path of a UTF-8 text file, from the recipe's folder") from None
+
+    method, found = METHODS.get(kind).Settings.with_files(block, read)
+    return {**data, "method": method}, [Finding(("method", *one.path), one.what, one.fix) for one in found]
 
 
 def _block(data: Any, name: str) -> Mapping[str, Any]:

@@ -122,13 +122,20 @@ class Explainer:
             if not isinstance(chosen, str) or chosen not in mapping:
                 return node
             node = {"$ref": mapping[chosen]}
+        for option in node.get("oneOf", ()):  # blocks that are told apart by the key that only they have
+            target = self._target(option)
+            if isinstance(data, dict) and target.get("required", [""])[0] in data:
+                node = target
+                break
         for option in node.get("anyOf", ()):
             if option.get("type") != "null":
                 node = option
                 break
-        if "$ref" in node:
-            node = self._defs.get(str(node["$ref"]).rsplit("/", 1)[-1], {})
+        node = self._target(node)
         return {**node, "description": outer["description"]} if "description" in outer else node
+
+    def _target(self, node: Mapping[str, Any]) -> Mapping[str, Any]:
+        return self._defs.get(str(node["$ref"]).rsplit("/", 1)[-1], {}) if "$ref" in node else node
 
 
 def _within(place: Path, outer: Path) -> bool:

@@ -287,6 +287,7 @@ class Recipe(Value):
         objective = self.student.objective
         return [
             (METHODS, self.method.kind),
+            *self.method.kinds,
             (TASKS, self.task.kind),
             (STUDENTS, self.task.student),
             *((GATES, name) for name, kind in GATES.all().items() if kind.enabled(self)),

@@ -15,7 +15,7 @@ Data = dict[str, JsonValue]
 Status = Literal["accepted", "rejected", "failed"]
 Route = Literal[
     "flag", "low_mean", "agreed", "adjudicated", "gate", "failed", "labelled", "no_label", "refusal", "intended",
-    "unsure", "cut", "not_chosen",
+    "unsure", "cut", "not_chosen", "step",
 ]  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,27 +18,53 @@ from graft.students.heads import Answer
 from graft.students.rows import as_one_text
 
 STDIN = "-"
+_SPACE = re.compile(r"\s")
 
 
 def read_texts(source: str, *, text_field: str = "text", response_field: str | None = None) -> Iterator[str]:
-    """The texts of a CSV, JSONL or Parquet file, or of the lines of standard input ("-"; blank ones are no texts).
+    """The texts of a CSV, JSONL or Parquet file, or of the lines of a .txt file or of standard input ("-"); blank lines
+    are no texts. A `source` that is a text itself is the only one.
 
     With `response_field` that field follows below the text, as in a guard student's training rows. Raises InputInvalid
     with file and line for a missing file or field, an empty file, a value that is no text, or bytes that are not UTF-8.
     """
     if source == STDIN:
-        found = (line for _, line in _lines(sys.stdin.buffer, "standard input") if line.strip())
-        yield from _some((line.rstrip("\r\n") for line in found), "standard input")
+        yield from _some(_plain(sys.stdin.buffer, "standard input"), "standard input")
+        return
+    if is_text(source):
+        yield source
         return
     path = Path(source)
+    if path.suffix.lower() == ".txt" and path.is_file():
+        with path.open("rb") as stream:
+            yield from _some(_plain(stream, source), source)
+        return
     readers = {".csv": _csv, ".tsv": _csv, ".jsonl": _jsonl, ".ndjson": _jsonl, ".parquet": _parquet}
     reader = readers.get(path.suffix.lower())
     if reader is None:
-        raise _bad(source, None, "", f"cannot read files of the kind {path.suffix!r}", "use .csv, .jsonl or .parquet")
+        raise _bad(
+            source, None, "", f"cannot read files of the kind {path.suffix!r}", "use .csv, .jsonl, .parquet or .txt"
+        )
     if not path.is_file():
         raise _bad(source, None, "", "there is no such file", "correct the path, or - for lines of standard input")
     names = [text_field, response_field] if response_field else [text_field]
     yield from _some((_text(source, *record, text_field, response_field) for record in reader(path, names)), source)
+
+
+def is_text(source: str) -> bool:
+    """Return True if a command's argument is a text to label: it has a space and names no file."""
+    return bool(_SPACE.search(source.strip())) and not _is_file(source)
+
+
+def _is_file(source: str) -> bool:
+    try:
+        return Path(source).is_file()
+    except (OSError, ValueError):  # too long for a name, or with a NUL byte
+        return False
+
+
+def _plain(stream: IO[bytes], source: str) -> Iterator[str]:
+    return (line.rstrip("\r\n") for _, line in _lines(stream, source) if line.strip())
 
 
 def write_answers(

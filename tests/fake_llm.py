@@ -32,7 +32,7 @@ from fake_faults import (
     to_wait,
     tokens_reserved,
 )
-from fake_replies import REFUSALS, begun_in, judged_in, list_reply, name_reply
+from fake_replies import REFUSALS, begun_in, judged_in, list_reply, name_reply, plain_parts, schema_in
 from in_thread import InThread
 
 LIST = """
@@ -124,7 +124,7 @@ class FakeLLM:
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
-            body = orjson.loads(raw)
+            body = plain_parts(orjson.loads(raw))
             self.seen.append((request.path, body))
             response, act = await self._serve(request, body, digest, chat)
         finally:
@@ -192,9 +192,13 @@ class FakeLLM:
         return {"prompt": max(1, len(content) // 4), "completion": max(1, len(text) // 4)}
 
     def _payload(self, body: dict[str, Any], rng: random.Random, chat: bool) -> dict[str, Any]:
-        schema = (body.get("response_format") or {}).get("json_schema", {}).get("schema")
+        schema, form = (body.get("response_format") or {}).get("json_schema", {}).get("schema"), "{}"
+        if schema is None and chat:
+            schema, form = schema_in(body), "```json\n{}\n```"
         text = self.behaviour.reply_text or (
-            json.dumps(self._value(schema, rng, "", self._low_rate(body))) if schema else self._free(body, rng, chat)
+            form.replace("{}", json.dumps(self._value(schema, rng, "", self._low_rate(body))))
+            if schema
+            else self._free(body, rng, chat)
         )
         if self.behaviour.echo_begun:
             text = begun_in(body) + text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 from collections.abc import Callable
@@ -64,3 +65,31 @@ def name_reply(body: dict[str, Any], rng: random.Random, off_label_rate: float, 
     if not names or rng.random() < off_label_rate:
         return rng.choice([word for word in words if word not in names])
     return rng.choice(names)
+
+
+def plain_parts(body: dict[str, Any]) -> dict[str, Any]:
+    """The body with each message's content as one text, where a client sends it in parts."""
+    for message in body.get("messages", ()):
+        if isinstance(message.get("content"), list):
+            message["content"] = "".join(part.get("text", "") for part in message["content"])
+    return body
+
+
+def schema_in(body: dict[str, Any]) -> dict[str, Any] | None:
+    """The JSON schema that a prompt asks for between `<response_schema>` tags, with its references resolved."""
+    found = re.search(r"<response_schema>\s*(\{.*?\})\s*</response_schema>", body["messages"][-1]["content"], re.DOTALL)
+    if found is None:
+        return None
+    schema = json.loads(found[1])
+    defined = schema.get("$defs", {})
+
+    def resolved(part: Any) -> Any:
+        if isinstance(part, list):
+            return [resolved(one) for one in part]
+        if not isinstance(part, dict):
+            return part
+        if "$ref" in part:
+            return resolved(defined[part["$ref"].rpartition("/")[2]])
+        return {key: resolved(value) for key, value in part.items() if key != "$defs"}
+
+    return resolved(schema)

@@ -23,8 +23,8 @@ from graft.schemas.home import Home
 from graft.schemas.models import ModelSpec, Price
 
 ROOT = Path(__file__).resolve().parent.parent
-VERBS = ("validate", "schema", "estimate", "run", "status", "datasets", "show", "explain", "export", "train", "up",
-         "dashboard", "map", "models", "report", "review", "resume", "students", "compare",
+VERBS = ("init", "prompts", "validate", "schema", "estimate", "run", "status", "datasets", "show", "explain", "export",
+         "train", "up", "dashboard", "map", "models", "report", "review", "resume", "students", "compare",
          "down", "schedule", "batches", "doctor", "journal", "export-student", "predict")  # fmt: skip
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
+import sys
 import zlib
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graft.data.documents import formats, read
+from graft.data.documents import formats, read, scans
 from graft.data.documents.chunk import passages, sentences, words
 from graft.data.documents.index import ByMeaning, ByWords
 from graft.data.documents.read import Library, read_documents
@@ -131,10 +133,10 @@ def test_files_that_are_no_documents_are_counted_and_a_repeated_one_is_read_once
 @pytest.mark.parametrize(
     ("files", "path", "settings", "what", "fix"),
     [
-        ({"a.pdf": pdf("", "")}, "papers", {}, r"a\.pdf: .*no text on its 2 pages", r"graft-factory\[docling\]"),
+        ({"a.pdf": pdf("", "")}, "papers", {}, r"a\.pdf: .*no text on its 2 pages", r"graft-factory\[ocr\]"),
         ({"a.pdf": encrypted("secret")}, "papers", {}, r"a\.pdf: .*is encrypted", "qpdf"),
         ({"a.pdf": b"%PDF-1.4 broken"}, "papers", {}, r"a\.pdf: .*cannot be read as PDF", "save it again"),
-        ({"a.odt": b"PK\3\4"}, "papers", {}, r"a\.odt: .*\.odt files are not supported", r"\.docx, \.pdf or \.txt"),
+        ({"a.rtf": b"{x}"}, "papers", {}, r"a\.rtf: .*\.rtf files are not supported", r"\.docx, \.pdf or \.txt"),
         ({"a.txt": "é line\nmore \udcff".encode("utf-8", "surrogateescape")}, "papers", {}, "at line 2", "UTF-8"),
         ({"a.txt": "x"}, "papers/a.txt", {"encoding": "klingon"}, "unknown encoding 'klingon'", "utf-8"),
         ({"a.txt": b"\xff\xfe\xff"}, "papers/a.txt", {"encoding": "utf-8"}, "utf-8 with a byte that is not", "UTF-8"),
@@ -202,9 +204,34 @@ def test_a_format_whose_library_is_not_installed_names_the_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, module: str, extra: str
 ) -> None:
     put(tmp_path, {name: pdf("x") if name.endswith("pdf") else b"PK\3\4"})
-    monkeypatch.setitem(__import__("sys").modules, module, None)
+    monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MissingExtra, match=rf"{module}, which is not installed[\s\S]*graft-factory\[{extra}\]"):
         library(tmp_path)
+
+
+def test_scans_are_read_by_character_recognition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The libraries are not installed here: these stand-ins have the parts of their interface that are used."""
+
+    class Pages(list):
+        def close(self) -> None:
+            self.clear()
+
+    image = SimpleNamespace(to_numpy=lambda: "image")
+    page = SimpleNamespace(render=lambda scale: image)
+    seen = [SimpleNamespace(txts=("Silk is a fi-", "bre.")), SimpleNamespace(txts=None)]
+    put(tmp_path, {"a.pdf": pdf("", "")})
+    monkeypatch.setattr(scans, "can_recognise", lambda: True)
+    for name, stand_in in {
+        "pypdfium2": SimpleNamespace(PdfDocument=lambda path: Pages([page, page])),
+        "rapidocr": SimpleNamespace(RapidOCR=lambda params: lambda given: seen.pop(0)),
+    }.items():
+        monkeypatch.setitem(sys.modules, name, stand_in)
+    found = library(tmp_path)
+    assert found.documents[0].text == "Silk is a fibre."
+    assert found.notices == ("a.pdf is a scan: 2 pages read by character recognition",)
+    seen += [SimpleNamespace(txts=("…",)), SimpleNamespace(txts=())]
+    put(tmp_path, {"a.pdf": pdf("", "", "")})
+    assert "has no text on its 3 pages, and character recognition finds none" in refused(tmp_path)
 
 
 def test_sentences_end_where_a_reader_ends_them() -> None:
@@ -235,6 +262,7 @@ def test_passages_cover_every_sentence_and_overlap_as_set(text: str, size: int, 
     for one in found:
         assert document.text[one.start : one.end] == one.text == one.text.strip()
         assert words(one.text, Span(0, len(one.text))) <= size and one.hash == document.hash
+        assert len(one.text) < 200 * size
     for before, after in pairwise(found):
         assert before.start < after.start and before.end < after.end
         assert words(document.text, Span(after.start, max(after.start, before.end))) <= settings.overlap

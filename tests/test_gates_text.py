@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from graft.data.gates import Admission, Gate, Needs
 from graft.data.gates.base import Student
-from graft.data.gates.language import LanguageGate, _identifier
+from graft.data.gates.language import LanguageGate
 from graft.data.gates.personal import PersonalGate, PersonalSettings
 from graft.data.gates.secrets import SecretGate
+from graft.data.gates.shared.languages import identifier
 from graft.data.gates.shared.spans import redacted
 from graft.data.gates.toxicity import ToxicityGate, ToxicitySettings
 from graft.schemas.errors import GraftError
@@ -174,7 +175,7 @@ def test_guards_may_refuse_in_their_responses_and_instructions_may_not() -> None
 def test_the_mapped_identifier_decides_as_its_own_loader_does() -> None:
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
-    theirs, (ours, known) = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True), _identifier()
+    theirs, (ours, known) = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True), identifier()
     assert known == {str(name) for name in theirs.nb_classes} and len(known) > 90
     for text in (
         "Where is my parcel?",

@@ -177,6 +177,19 @@ def test_lines_of_standard_input_become_jsonl(graft: Any) -> None:
     assert isinstance(bad.exception, InputInvalid) and "standard input:2: is not UTF-8" in str(bad.exception)
 
 
+def test_a_text_on_the_command_line_and_the_lines_of_a_text_file_are_labelled(graft: Any, tmp_path: Path) -> None:
+    one = json.loads(graft("quite a long text").stdout)
+    assert one["label"] == "long" and list(one["probabilities"]) == list(LABELS)
+    file = tmp_path / "my texts.txt"
+    file.write_text("hi\n\nquite long\n", encoding="utf-8")
+    rows = [json.loads(line) for line in graft(file).stdout.splitlines()]
+    assert [(row["text"], row["label"], "probabilities" in row) for row in rows] == [
+        ("hi", "short", False), ("quite long", "long", False),
+    ]  # fmt: skip
+    assert "there is no such file" in str(graft("missing.csv").exception)
+    assert graft("a text " * 3_000).exit_code == 0, "longer than any file's name"
+
+
 def test_a_file_is_written_whole_or_not_at_all(graft: Any, tmp_path: Path) -> None:
     file, out = tmp_path / "in.jsonl", tmp_path / "out.csv"
     file.write_text('{"text": "=1+1"}\n')

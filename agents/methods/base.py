@@ -208,6 +208,8 @@ class Method(Generic[S]):
     """True if at most one row of a group is accepted."""
     fills: bool = False
     """True if its rows may have the further columns that a task needs, such as spans."""
+    one_split: bool = False
+    """True if the rows of a group lie in one split, although their texts differ."""
     least_score: str = ""
     """Field under `method` that holds the least mean score of an accepted row, such as tau; empty: none."""
 
@@ -228,6 +230,14 @@ class Method(Generic[S]):
 
     def inner(self, recipe: Recipe) -> Sequence[Method[Any]]:
         """The methods that it hands slots to: their prompts and versions decide its rows too."""
+        return ()
+
+    def versions(self, recipe: Recipe) -> tuple[Any, ...]:
+        """Further versions of rules that decide this recipe's rows; empty while each is the first."""
+        return ()
+
+    def own_prompts(self, recipe: Recipe) -> tuple[str, ...]:
+        """Prompts that the recipe itself holds: a text that contains their sentences repeats the prompt."""
         return ()
 
     def writing(self, recipe: Recipe) -> Recipe | None:

@@ -45,6 +45,7 @@ VALUES: dict[str, str | tuple[str, Any]] = {
     "label": "name of the wanted label",
     "language": "the task's language as ISO 639 code, such as `en`",
     "manner": "attributes that the text should have, such as `length: one sentence`; may be empty",
+    "material": "the columns to judge, each between tags of its name",
     "noun": "noun phrase for a text of the task, such as `a message to a shop`",
     "partner": "the second class of a mixed text",
     "partner_about": "description of the second class",
@@ -90,7 +91,7 @@ ROLES = {
     "generator": ("text", "texts", "attributes", "steered", "keywords", "instruction", "response", "mix",
                   "harm_message", "seed_domain", "seed_keywords", "seed_summary"),
     "responder": ("respond_refusal", "respond_comply"),
-    "reviewer, adjudicator": ("review_flags", "review_response", "review_text"),
+    "reviewer, adjudicator": ("review_flags", "review_response", "review_text", "review_columns"),
     "every judge of labels": ("label_name", "choice_chat", "choice_chat_turn", "choice_completion"),
     "guard": ("guard_llama",),
 }  # fmt: skip

@@ -74,19 +74,21 @@ def prompts_version(prompts: tuple[str | Path, ...]) -> str:
 
 @cache
 def fragments(
-    prompts: tuple[str | Path, ...], rubric: tuple[Criterion, ...] = (), replaced: tuple[tuple[str, str], ...] = ()
-) -> tuple[str, ...]:
+    prompts: tuple[str | Path, ...], rubric: tuple[Criterion, ...] = (), replaced: tuple[tuple[str, str], ...] = (),
+    added: tuple[str, ...] = (),
+) -> tuple[str, ...]:  # fmt: skip
     """Fixed sentences of 8 words or more of the prompts that a row can meet: a text that contains one repeats the
     prompt.
 
-    A task's rubric is among them, and replaced prompts in place of ours. Seed preparation's prompts are left out: no
-    row is made or judged by them, and their examples are ordinary texts.
+    A task's rubric is among them, replaced prompts in place of ours, and prompts that a method takes from the recipe
+    (`added`). Seed preparation's prompts are left out: no row is made or judged by them, and their examples are
+    ordinary texts.
     """
     files, own = sorted(map(_file, prompts)), dict(replaced)
     texts = [own.get(file.stem) or file.read_text(encoding="utf-8") for file in files if file.stem[:5] != "seed_"]
     fixed = [_CODE.sub("\n", text) for text in texts]
     found: dict[str, None] = {}
-    for text in (*fixed, *(one.meaning for one in rubric)):
+    for text in (*fixed, *(one.meaning for one in rubric), *(_CODE.sub("\n", text) for text in added)):
         for piece in _ENDS.split(text):
             sentence = " ".join(piece.split()).strip("-*#<>,' ")
             if len(sentence.split()) >= FRAGMENT_WORDS:

@@ -11,9 +11,8 @@ VERSION = 1
 """Raise it if sentences or passages change: runs with documents get new ids."""
 
 _ENDS = re.compile(r"(?<![.!?…])[.!?…]++[\"'”’»)\]]*+(?=\s)|[。！？｡]++[」』”’）]*+|\n[ \t]*+\n")
-_WORD = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}]{{1,40}}|[^\w\s]{{40}}")
-"""A word: a letter of a script without spaces, up to 40 other letters and digits, or 40 signs in a row. So a passage of
-few words is short."""
+_WORD = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}]{{1,40}}|(?:[^\w\s]\s*+){{40}}")
+"""A word: a letter of a script without spaces, up to 40 other letters and digits, or 40 signs: few words are short."""
 _OPENS = re.compile(r"[\s\"'“‘(\[]")
 _NO_END = frozenset({
     "dr", "mr", "mrs", "ms", "prof", "st", "vs", "fig", "figs", "eq", "eqs", "ref", "refs", "sec", "no", "nos", "vol",
@@ -30,7 +29,7 @@ def passages(document: Document, settings: ChunkSettings) -> list[Passage]:
     """
     text = document.text
     pieces = [piece for span in sentences(text) for piece in _cut(text, span, settings.words)]
-    sizes = [words(text, piece) for piece in pieces]
+    sizes = [max(1, words(text, piece)) for piece in pieces]
     found, begin = list[Passage](), 0
     while begin < len(pieces):
         end, total = begin, 0

@@ -6,10 +6,10 @@ import codecs
 import logging
 import re
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
+from graft.data.documents import scans
 from graft.data.intake.decode import find_encoding, open_text
 from graft.data.intake.parts import invalid
 from graft.schemas.errors import InputInvalid, MissingExtra, Problem
@@ -18,9 +18,9 @@ FIELD = "seeds.documents"
 MAX_TEXT = 20_000_000
 """Most characters of one document."""
 HEAD = 8_192
-OFFICE = frozenset({".docx", ".pptx", ".xlsx"})
+OFFICE = frozenset({".docx", ".pptx", ".xlsx", ".odt", ".odp", ".ods"})
 """Suffixes that docling reads."""
-OTHER = frozenset({".doc", ".ppt", ".xls", ".odt", ".ods", ".odp", ".rtf", ".epub", ".pages", ".mobi"})
+OTHER = frozenset({".doc", ".ppt", ".xls", ".rtf", ".epub", ".pages", ".mobi"})
 """Suffixes of documents that nothing here reads."""
 TABLES = frozenset({".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".arrow"})
 HTML = frozenset({".html", ".htm", ".xhtml"})
@@ -87,7 +87,7 @@ def text_of(path: Path, encoding: str | None, notices: list[str]) -> str:
     if len(text) > MAX_TEXT:
         fix = f"split the file, or leave it out by {FIELD}.glob"
         raise wrong(path, f"has {len(text):,} characters, at most {MAX_TEXT:,} are read", fix)
-    return tidy(text)
+    return tidy(text).strip()
 
 
 def tidy(text: str) -> str:
@@ -197,19 +197,24 @@ def _pdf(path: Path, notices: list[str]) -> str:
         raise wrong(path, what, "open and save it again, or leave it out") from None
     empty = sum(not any(map(str.isalnum, page)) for page in pages)
     if empty == len(pages):
-        return _scanned(path, len(pages))
+        return _WRAPPED.sub("", _scanned(path, len(pages), notices))
     if empty:
         notices.append(f"{path.name}: {empty:,} of {len(pages):,} pages have no text")
     return _WRAPPED.sub("", "\n\n".join(pages))
 
 
-def _scanned(path: Path, pages: int) -> str:
-    """The text of scanned pages, by docling's character recognition."""
-    if find_spec("docling") is None:
-        what = f"has no text on its {pages:,} page{'s' * (pages != 1)}: it may be a scan"
-        fix = "pip install 'graft-factory[docling]' reads scans; or run ocrmypdf on it, or leave it out"
-        raise wrong(path, what, fix)
-    return _docling(path)
+def _scanned(path: Path, pages: int, notices: list[str]) -> str:
+    """The text of scanned pages, by character recognition if the extra `ocr` is installed."""
+    count = f"{pages:,} page{'s' * (pages != 1)}"
+    if not scans.can_recognise():
+        fix = f"pip install 'graft-factory[ocr]' reads scans; or leave it out by {FIELD}.glob"
+        raise wrong(path, f"has no text on its {count}: it may be a scan", fix)
+    text = scans.recognised(path, MAX_TEXT)
+    if not any(map(str.isalnum, text)):
+        what = f"has no text on its {count}, and character recognition finds none"
+        raise wrong(path, what, f"leave it out by {FIELD}.glob")
+    notices.append(f"{path.name} is a scan: {count} read by character recognition")
+    return text
 
 
 def _docling(path: Path) -> str:

@@ -3,29 +3,19 @@ characters of another script."""
 
 from __future__ import annotations
 
-import lzma
-import mmap
-import shutil
-import tempfile
-import zipfile
-from array import array
-from threading import Lock
 from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from graft.data.gates.base import Gate, Needs
+from graft.data.gates.shared.languages import identifier
 from graft.data.gates.shared.scripts import SCRIPTS, scripts_in
 from graft.schemas.base import OFF, Value
 from graft.schemas.recipe import Recipe
 from graft.schemas.rows import GateResult, Proposal
 
 SEEN_CHARS = 1_000
-LOCAL_HEADER = 30
-"""Bytes of a zip entry's local header before its name."""
 NEAR = ({"no", "nb", "nn", "da"}, {"id", "ms"}, {"hr", "sr", "bs", "sl"}, {"cs", "sk"}, {"gl", "pt", "es"})
 """Languages that an identifier cannot distinguish well enough to reject a row."""
 
@@ -71,7 +61,7 @@ class LanguageGate(Gate):
 
     def load(self) -> None:
         """The identifier, which takes half a second."""
-        _identifier()
+        identifier()
 
     def check(self, proposal: Proposal) -> GateResult:
         """See the class; the response is not checked, as it may be code or a translation."""
@@ -80,10 +70,10 @@ class LanguageGate(Gate):
             return self.failed("stray_script", f"holds characters of another script, such as {found}")
         if len(text) < self._settings.min_chars:
             return self.passed
-        identifier, known = _identifier()
+        known_by, known = identifier()
         if self._wanted not in known:
             return self.passed
-        language, probability = identifier.classify(text[:SEEN_CHARS])
+        language, probability = known_by.classify(text[:SEEN_CHARS])
         if language in self._same or probability < self._settings.min_probability:
             return self.passed
         detail = f"reads as {language}, not {self._wanted}"
@@ -99,59 +89,3 @@ class LanguageGate(Gate):
 
 
 KIND = LanguageGate
-
-
-_loading = Lock()
-_loaded: list[tuple[Any, frozenset[str]]] = []
-
-
-def _identifier() -> tuple[Any, frozenset[str]]:
-    with _loading:
-        if not _loaded:
-            _loaded.append(_made())
-    return _loaded[0]
-
-
-def _made() -> tuple[Any, frozenset[str]]:
-    """The identifier, and the languages that it knows.
-
-    Its own loader takes 0.9 s and 80 MB. Mapped from a file without a name, the model takes 0.6 s, and of its memory
-    only the pages that texts touch, which the system may take back.
-    """
-    from py3langid.langid import LanguageIdentifier
-
-    found = _mapped()
-    made = LanguageIdentifier(
-        found["ptc"], found["pc"], found["classes"].tolist(), found["nextmove"].data,
-        array("i", found["out_feat"].tobytes()), norm_probs=True, tk_row=found["nextmove_row"].data,
-    )  # fmt: skip
-    made._rowbase = array("I", made._rowbase)
-    return made, frozenset(str(name) for name in made.nb_classes)
-
-
-def _mapped() -> dict[str, NDArray[Any]]:
-    """The arrays of the packed model: an .npz holds each as it is, after a header."""
-    from py3langid.langid import MODEL_DIR, MODEL_FILE
-
-    found: dict[str, NDArray[Any]] = {}
-    with tempfile.TemporaryFile() as file:
-        with lzma.open(MODEL_DIR / MODEL_FILE) as packed:
-            shutil.copyfileobj(packed, file, 2**20)
-        file.flush()
-        whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        with zipfile.ZipFile(file) as entries:
-            for entry in entries.infolist():
-                with entries.open(entry) as member:
-                    np.lib.format.read_magic(member)
-                    shape, _, kind = np.lib.format.read_array_header_1_0(member)
-                    header = member.tell()
-                name, extra = (int.from_bytes(whole[at : at + 2], "little") for at in _lengths(entry))
-                begin = entry.header_offset + LOCAL_HEADER + name + extra + header
-                count = int(np.prod(shape))
-                found[entry.filename.removesuffix(".npy")] = np.frombuffer(whole, kind, count, begin).reshape(shape)
-    return found
-
-
-def _lengths(entry: zipfile.ZipInfo) -> tuple[int, int]:
-    """Places of the lengths of an entry's name and extra field in its local header."""
-    return entry.header_offset + 26, entry.header_offset + 28
