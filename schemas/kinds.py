@@ -206,7 +206,7 @@ class OfKind:
 
 METHODS: Kinds[Any] = Kinds("methods", "agents/methods", needs=("kind", "Settings", "roles", "run_slot"))
 TASKS: Kinds[Any] = Kinds("tasks", "schemas/tasks", needs=("categories", "restricts", "rubric"))
-STEPS: Kinds[Any] = Kinds("steps", "agents/methods/columns", needs=("kind", "shape", "paths", "run"))
+STEPS: Kinds[Any] = Kinds("steps", "agents/methods/columns", needs=("model_fields", "shape", "paths", "run"))
 GATES: Kinds[Any] = Kinds("gates", "data/gates", ("Settings", "cost", "version", "scope", "enabled", "make", "longest"))
 AUDITS: Kinds[Any] = Kinds("audits", "data/audits", needs=("run", "sections", "data", "options"))
 STUDENTS: Kinds[Any] = Kinds("students", "students/kinds", ("train", "lies_in", "Settings"))

@@ -417,3 +417,12 @@ def test_columns_of_restricted_tasks_are_not_kept() -> None:
                        seeds={})  # fmt: skip
     made = one(Models(ask_review=review()), recipe, label="harmful")
     assert made.restricted and set(made.notes["columns"]) == {"who"}
+
+
+def test_a_step_of_another_distribution_fills_a_column(plugin: Any) -> None:
+    recipe = recipe_of(WRITE, {"typos": "noisy", "of": "review.text", "share": 0.5}, row={"text": "noisy"})
+    made = one(Models(ask_review=review("a comfortable boot")), recipe)
+    assert made.accepted and made.text != "a comfortable boot" and sorted(made.text) == sorted("a comfortable boot")
+    assert ("typos" in {name for _, name in recipe.kinds}) and made == one(
+        Models(ask_review=review("a comfortable boot")), recipe
+    )
