@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
     from graft.flows.estimate import Estimate
+    from graft.schemas.display import View
     from graft.schemas.sections import Section, Table
     from graft.schemas.tasks.base import Task
 
@@ -88,7 +90,7 @@ def table(
             min_width=max(map(len, ids), default=None),
         )  # fmt: skip
     for row in rows:
-        view.add_row(*(Text("–" if cell is None else str(cell)) for cell in row))
+        view.add_row(*(cell if isinstance(cell, Text) else Text("–" if cell is None else str(cell)) for cell in row))
     console().print(view)
 
 
@@ -131,6 +133,23 @@ def print_table(one: Table, *, tight: bool = False) -> None:
         table(one_line(one.title), heads, cells, right=right, tight=tight)
     if below := one.note if one.rows else one.empty:
         console().print(one_line(below), style="dim", markup=False)
+
+
+def view_text(view: View, limit: int = 0) -> Text:
+    """A row's view: titles dimmed, marked pieces underlined with their mark behind. `limit` characters of each part."""
+    from rich.text import Text
+
+    made = Text()
+    for place, part in enumerate(view):
+        made.append("\n" if place else "")
+        made.append(f"{part.title}: " if part.title else "", style="dim")
+        left = limit or sum(len(piece.text) for piece in part.pieces)
+        for piece in part.pieces:
+            made.append(piece.text[:left], style="underline" if piece.mark else "")
+            made.append(f"[{piece.mark}]" if piece.mark and left else "", style="cyan")
+            left = max(0, left - len(piece.text))
+        made.append("" if left or len(part.text) <= limit or not limit else "…")
+    return made
 
 
 def estimate_table(figures: Estimate) -> None:
