@@ -207,7 +207,7 @@ def test_a_list_of_ten_thousand_elements_is_refused() -> None:
 
 def test_the_shape_is_requested_and_described() -> None:
     asked = {"ask": "review", "prompt": "Go.", "reply": {
-        "text": {"text": 300}, "label": "label", "tags": {"list": {"enum": ["a", "b"]}},
+        "text": {"text": 300}, "label": "label", "tags": {"list": {"enum": ["a", "b"]}, "most": 2},
         "who": {"object": {"name": "text"}},        "sure": "boolean",
     }}  # fmt: skip
     models = Models(ask_review=json.dumps({
@@ -220,7 +220,7 @@ def test_the_shape_is_requested_and_described() -> None:
     schema = models.requests[0].json_schema or {}
     assert list(schema["properties"]) == ["text", "label", "tags", "who", "sure"]
     assert schema["properties"]["label"]["enum"] == ["good", "bad"] and not schema["additionalProperties"]
-    assert '"tags": [one of "a", "b", …]' in turns(models.requests[0])
+    assert '"tags": [one of "a", "b", … (at most 2)]' in turns(models.requests[0])
 
 
 def test_a_text_that_closes_its_tag_and_gives_orders_stays_material() -> None:
