@@ -32,11 +32,14 @@ def recipes(context: typer.Context, json: JsonFlag = False) -> None:
     if json:
         as_json(found)
         return
-    columns = ["recipe", "makes", "task", "method", "models", "keys", "paper"]
-    view = [[one["name"], one["makes"], one["task"], one["method"], ", ".join(one["models"]),
-             ", ".join(one["keys"]), one["paper"]] for one in found]  # fmt: skip
-    table(f"{len(found)} recipes", columns, view)
-    console().print("try one:  graft preview NAME    read it:  graft recipes show NAME    edit it:  graft recipes copy NAME")
+    columns = ["recipe", "makes", "method", "models", "keys", "paper"]
+    view = [
+        [one["name"], one["makes"], one["method"], _short(one["models"]), "\n".join(one["keys"]), one["paper"]]
+        for one in found
+    ]  # fmt: skip
+    table(f"{len(found)} recipes", columns, view, tight=True, whole=("recipe", "paper"))
+    for what, verb in (("try one", "preview"), ("read it", "recipes show"), ("edit it", "recipes copy")):
+        console().print(f"{what}:  graft {verb} NAME", markup=False)
 
 
 @app.command()
@@ -115,6 +118,12 @@ def _entry(file: Path) -> dict[str, Any]:
         "lacks": [one for one in ((data.get("seeds") or {}).get("path"),) if one and not (file.parent / one).exists()],
         "paper": paper[1] if paper else "", "file": str(file),
     }  # fmt: skip
+
+
+def _short(models: list[str]) -> str:
+    """The first model, without the words that say nothing here, and the number of others."""
+    name = re.sub(r"-(?:instruct|v0\.\d|\d{8})\b", "", models[0].lower())
+    return name + (f" +{len(models) - 1}" if len(models) > 1 else "")
 
 
 def _keys(models: list[dict[str, Any]]) -> Iterator[str]:

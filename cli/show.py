@@ -72,9 +72,13 @@ _ID = re.compile(r"[a-z]{1,2}_[0-9a-f]{8,}|[a-z0-9._-]+-[0-9a-f]{12}")
 
 
 def table(
-    title: str, columns: list[str], rows: list[list[Any]], *, right: tuple[str, ...] = (), tight: bool = False
-) -> None:
-    """Print a table. Cells are plain text. `tight` leaves out lines between columns, to fit 80 characters."""
+    title: str, columns: list[str], rows: list[list[Any]], *, right: tuple[str, ...] = (), tight: bool = False,
+    whole: tuple[str, ...] = (),
+) -> None:  # fmt: skip
+    """Print a table. Cells are plain text. `tight` leaves out lines between columns, to fit 80 characters.
+
+    Columns with ids, and those of `whole`, are never broken.
+    """
     from rich.box import HEAVY_HEAD, SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
@@ -84,7 +88,7 @@ def table(
         pad_edge=not tight, padding=(0, 0 if tight else 1),
     )  # fmt: skip
     for place, column in enumerate(columns):
-        ids = [str(row[place]) for row in rows if _ID.fullmatch(str(row[place]))]
+        ids = [str(row[place]) for row in rows if column in whole or _ID.fullmatch(str(row[place]))]
         view.add_column(
             column, justify="right" if column in right else "left", overflow="fold", no_wrap=bool(ids),
             min_width=max(map(len, ids), default=None),

@@ -147,6 +147,7 @@ class Pipeline(Method[PipelineSettings]):
     """Runs a recipe's steps for each slot."""
 
     kind = "pipeline"
+    fills = True
     Settings = PipelineSettings
     roles = MappingProxyType({
         "generator": Role(writes=True), "labeler": Role(LabelerSpec), "reviewer": Role(), "adjudicator": Role(),
