@@ -137,7 +137,7 @@ class Preview(Shown, Value):
 
     def _repr_html_(self) -> str:
         """The rows as a table, for notebooks."""
-        names = ("status", "label", "text", "response", "reason")
+        names = ("status", "label", "text", "response", "reason", "columns")
         head = "".join(f"<th>{name}</th>" for name in names)
         body = "".join(
             "<tr>" + "".join(f"<td>{html.escape(str(cell or ''))}</td>" for cell in cells_of(row)) + "</tr>"
@@ -152,9 +152,10 @@ def read_preview(result: Mapping[str, Any]) -> Preview:
 
 
 def cells_of(row: dict[str, Any]) -> tuple[Any, ...]:
-    """Status, label, text, response and reason of a row's history."""
+    """Status, label, text, response, reason and further columns of a row's history."""
     decision = row["decision"] or {}
-    return decision.get("status"), row["label"], row["text"], row.get("response"), decision.get("reason")
+    columns = "\n".join(f"{name}: {text}" for name, text in [*row.get("meant", ()), *row.get("columns", ())])
+    return decision.get("status"), row["label"], row["text"], row.get("response"), decision.get("reason"), columns
 
 
 def span(numbers: Sequence[float]) -> str:

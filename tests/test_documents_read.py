@@ -114,6 +114,25 @@ def test_a_change_of_a_text_changes_the_digest_and_nothing_else_does(tmp_path: P
     assert after.digest != before.digest and after.documents[0] == before.documents[0]
 
 
+def test_texts_that_take_long_to_read_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path, {"a.pdf": pdf(SILK, ""), "b.txt": SILK + SILK})
+    settings, cache = DocumentSettings(path="papers"), tmp_path / "home" / "documents"
+    first = read_documents(settings, tmp_path, cache=cache)
+    read._read.cache_clear()
+    (kept,) = cache.iterdir()
+    monkeypatch.setattr(formats, "_pdf", lambda *given: pytest.fail("was read again"))
+    (tmp_path / "papers" / "a.pdf").rename(tmp_path / "papers" / "c.pdf")
+    again = read_documents(settings, tmp_path, cache=cache)
+    assert {one.text for one in again.documents} == {one.text for one in first.documents}
+    assert (first.notices, again.notices) == (
+        ("a.pdf has 1 of 2 pages without text",), ("c.pdf has 1 of 2 pages without text",),
+    )  # fmt: skip
+    monkeypatch.undo()
+    read._read.cache_clear()
+    kept.write_text("not JSON")
+    assert read_documents(settings, tmp_path, cache=cache) == again
+
+
 def test_files_that_are_no_documents_are_counted_and_a_repeated_one_is_read_once(tmp_path: Path) -> None:
     put(tmp_path, {
         "a.txt": SILK, "again.md": SILK, "cp.txt": "Fibre d\u2019araign\u00e9e".encode("cp1252"), "empty.txt": " \n",
@@ -159,7 +178,7 @@ def test_a_bad_document_says_what_to_do(
 def test_an_owners_password_alone_does_not_keep_a_pdf_from_being_read(tmp_path: Path) -> None:
     put(tmp_path, {"a.pdf": encrypted(""), "b.pdf": pdf("One page has words.", "")})
     found = library(tmp_path)
-    assert found.documents[0].text == SILK and found.notices == ("b.pdf: 1 of 2 pages have no text",)
+    assert found.documents[0].text == SILK and found.notices == ("b.pdf has 1 of 2 pages without text",)
 
 
 def test_a_file_that_is_too_large_is_refused_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,6 +305,8 @@ def test_passages_are_found_by_words_or_by_meaning() -> None:
     search = ByWords(found.passages)
     assert [one.text for one in search("STRONG silk", 5)] == ["Silk is a strong fibre.", "Steel bends; silk does not."]
     assert [one.text for one in search("木", 1)] == ["水比木重。"]
+    assert [one.text for one in search("What is it that floated?", 2)] == ["Wood floats on water."]
+    assert search("what is it", 1)[0].text == "Silk is a strong fibre.", "stop words alone are better than nothing"
     assert search("", 3) == search("granite", 3) == ByWords([])("silk", 3) == search("silk", 0) == []
 
     def embed(texts: list[str]) -> object:

@@ -204,3 +204,13 @@ def test_reviews_of_products_have_drawn_columns_stars_that_fit_and_a_length() ->
         all(one.accepted and one.data["length"] == 8 for one in made) and len({one.data["product"] for one in made}) > 2
     )
     assert run("product_reviews", models, label="disappointed")[0].decision.reason == "Step stars_fit: it is not true."
+
+
+def test_lessons_are_written_for_mistakes_alone() -> None:
+    """NesyCD: the teacher is called only where the student's number is wrong."""
+    lesson = json.dumps({"summary": ["Multiply first."], "knowledge": ["A crate is a unit."]})
+    models = Models(ask_attempt=lambda request: "It is 360." if "crate" in user(request) else "41?", ask_lesson=lesson)
+    made = run("lessons", models, *range(12))
+    assert models.count == {"ask.attempt": 12, "ask.lesson": 11}
+    assert sorted(one.decision.code for one in made) == ["accepted.made"] * 11 + ["rejected.holds"]
+    assert next(one for one in made if one.accepted).response == "Multiply first.\n\nA crate is a unit."

@@ -70,7 +70,7 @@ class RowSettings(Value):
     @field_validator("data")
     @classmethod
     def _data_names(cls, data: dict[str, str]) -> dict[str, str]:
-        taken = ("id", "text", "label", "response", "split", "source", "restricted")
+        taken = ("id", "text", "label", "response", "split", "source", "sources", "restricted")
         for name in data:
             if name in taken or not NAME.fullmatch(name):
                 what = f"{name!r} is a field of every row" if name in taken else f"{name!r} is no name of a column"
@@ -313,6 +313,8 @@ def _row(state: State, settings: PipelineSettings) -> None:
         draft.label = str(label)
     passage = passage_of(state.slot, draft.context)
     draft.data = {"source": passage.source} if passage else {}
+    found = {one.id: one.source for step in settings.plan.steps.values() for one in step.passages(state)}
+    draft.data |= {"sources": list(found.values())} if found else {}
     draft.data |= {name: state.value(row.data[name], f"row.data.{name}") for name in settings.plan.early}
     ended = screened(draft)
     if ended:

@@ -161,12 +161,14 @@ class AskStep(Step):
         return (self.role,)
 
     def estimate(self, recipe: Recipe, candidates: int, seeds: Sequence[Seed]) -> tuple[Calls, ...]:
-        """One call for each sample."""
+        """One call for each sample; a prompt has its own words, and those of the columns that it shows."""
         most = self.sampling(recipe.role(self.role))["max_tokens"]
+        shown = {str(path[0]) for _, path in self.paths()}
+        columns = sum(step.tokens(recipe) for step in getattr(recipe.method, "steps", ()) if step.name in shown)
         return (
             Calls(
                 purpose=f"ask {self.name}", role=self.role, calls=candidates * self.n,
-                prompt_tokens=60 + share_of([self.prompt, self.system]), completion_tokens=min(most, 200),
+                prompt_tokens=60 + share_of([self.prompt, self.system]) + columns, completion_tokens=min(most, 200),
             ),
         )  # fmt: skip
 
@@ -177,6 +179,11 @@ class AskStep(Step):
             "temperature": spec.temperature if self.temperature is None else self.temperature,
             "top_p": spec.top_p if self.top_p is None else self.top_p, "max_tokens": self.max_tokens or tokens,
         }  # fmt: skip
+
+    def tokens(self, recipe: Recipe) -> int:
+        """See Step."""
+        most: int = self.sampling(recipe.role(self.role))["max_tokens"]
+        return self.n * min(most, 200)
 
     async def run(self, state: State) -> JsonValue:
         """The reply, or the list of samples that are usable. Raises CallFailed if none is."""

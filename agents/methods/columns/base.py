@@ -23,6 +23,7 @@ from graft.agents.methods.columns.parts.functions import BadExpression
 from graft.agents.methods.columns.parts.shapes import ANY, PLAIN, TEXT, Shape
 from graft.agents.methods.steps.draft import Draft, decision, failure
 from graft.schemas.base import Value, stable_hash
+from graft.schemas.documents import Passage
 from graft.schemas.kinds import STEPS
 from graft.schemas.problems import FieldErrors, Finding, did_you_mean
 from graft.schemas.recipe import Recipe
@@ -138,6 +139,10 @@ class Step(Value):
         """A column of another step from which it takes something away; empty if there is none."""
         return ""
 
+    def passages(self, state: State) -> Sequence[Passage]:
+        """Passages that its column found, on which the row rests besides the one that was drawn."""
+        return ()
+
     @classmethod
     def shorthand(cls, name: Any, given: Mapping[str, Any]) -> dict[str, Any]:
         """The fields of a step written as `KIND: name` with the other fields beside it."""
@@ -192,6 +197,10 @@ class Step(Value):
         """The calls of so many candidates."""
         return ()
 
+    def tokens(self, recipe: Recipe) -> int:
+        """About how many tokens its column adds to a prompt that shows it."""
+        return 20
+
     def draw(self, slot: Slot, place: Place, drawn: Drawn) -> Slot:
         """The slot with what the step draws of the run's material; the slots of a group count as one place."""
         return slot
@@ -209,6 +218,12 @@ def rejected(step: Step, code: str, reason: str) -> Ended:
 def share_of(texts: Sequence[str]) -> int:
     """Tokens of texts, approximately."""
     return max(1, sum(map(len, texts)) // 4)
+
+
+def passage_tokens(recipe: Recipe) -> int:
+    """Tokens of a passage of the recipe's documents: most of them are nearly as long as is allowed."""
+    documents = recipe.seeds.documents
+    return documents.chunk.words * 4 // 3 if documents else 0
 
 
 class StepOf:

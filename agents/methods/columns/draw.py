@@ -15,7 +15,7 @@ from typing import Any, Literal
 from pydantic import Field, JsonValue, model_validator
 
 from graft.agents.methods.base import Drawn, Place, unseeded
-from graft.agents.methods.columns.base import State, Step, rejected
+from graft.agents.methods.columns.base import State, Step, passage_tokens, rejected
 from graft.agents.methods.columns.parts.expressions import Expression
 from graft.agents.methods.columns.parts.functions import shown
 from graft.agents.methods.columns.parts.shapes import ANY, PLAIN, TEXT, Shape
@@ -133,6 +133,10 @@ class DrawStep(Step):
             rows = _next_seed(self.name, place, drawn)
         held = {**slot.payload, self.name: [row.id for row in rows]}
         return slot.model_copy(update={"payload": held, "exemplars": (*slot.exemplars, *rows)})
+
+    def tokens(self, recipe: Recipe) -> int:
+        """See Step."""
+        return passage_tokens(recipe) if self.passage else super().tokens(recipe)
 
     async def run(self, state: State) -> JsonValue:
         """See Step."""
