@@ -13,6 +13,7 @@ from graft.data.lake_schema import VersionRowRecord
 from graft.data.withdrawn import PROMPT_VERSION, Selector, direct, recalls, touched
 from graft.schemas.calls import Call
 from graft.schemas.datasets import Edit, Run
+from graft.schemas.display import as_data
 from graft.schemas.errors import NotFound
 from graft.schemas.kinds import METHODS
 from graft.schemas.rows import Candidate, Review
@@ -75,7 +76,7 @@ def explain(lake: Lake, row_id: str, *, restricted: bool = False) -> dict[str, A
     if history["restricted"] and not restricted:
         history = _without_words(history)
     for one in (history, *([history["published"]] if history["published"] else [])):
-        one["view"] = task.view(Words.of(one))
+        one["view"] = as_data(task.view(Words.of(one)))
     places = [{"dataset": v["dataset"], "version": v["version"], "split": v["split"]} for v in held]
     return {**history, "versions": places, "students": _students(lake, places), "shown_to": shown_to(lake, name)}
 
