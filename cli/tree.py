@@ -11,7 +11,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from graft.data.explain import words_of
-from graft.schemas.display import Part, View, plain
+from graft.schemas.display import Part, View, of_data, plain
 from graft.schemas.sections import money
 
 SHOWN = 300
@@ -21,10 +21,10 @@ SHOWN = 300
 def history_tree(history: dict[str, Any]) -> Tree:
     """The row's history from seeds to students."""
     root = Tree(_line(f"row {history['id']}", history["label"]))
-    _view(root, history["view"])
+    _view(root, of_data(history["view"]))
     if history.get("published"):
         now = history["published"]
-        _leaf(root, f"now, in {now['dataset']}@{now['version']}", f"{now['label']}: {plain(now['view'])}")
+        _leaf(root, f"now, in {now['dataset']}@{now['version']}", f"{now['label']}: {plain(of_data(now['view']))}")
     _decision(root, history["decision"], history.get("probability"))
     _drawn(root, history)
     if history["columns"]:
@@ -51,7 +51,7 @@ def preview_tree(history: dict[str, Any], prompts: bool) -> Tree:
     """A preview's row: its words, requests, reviews, failed gates and decision, and the prompts on request."""
     status = (history["decision"] or {}).get("status", "undecided")
     root = Tree(_line(f"{status}  {history['label'] or history['slot']['label']}", ""))
-    _view(root, history["view"])
+    _view(root, of_data(history["view"]))
     _decision(root, history["decision"], history.get("probability"))
     _drawn(root, history)
     if history["columns"]:

@@ -12,7 +12,7 @@ Renderers, one for each surface:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -66,6 +66,16 @@ def marked(text: str, spans: Sequence[Mapping[str, Any]]) -> tuple[Piece, ...]:
         Piece(text[a:b], " + ".join(kind for start, end, kind in sound if start <= a and b <= end))
         for a, b in pairwise(cuts)
     )
+
+
+def as_data(view: View) -> list[dict[str, Any]]:
+    """The view as plain values."""
+    return [asdict(one) | {"pieces": [asdict(piece) for piece in one.pieces]} for one in view]
+
+
+def of_data(data: Sequence[Mapping[str, Any]]) -> View:
+    """The view that `as_data` wrote."""
+    return tuple(Part(**{**one, "pieces": tuple(Piece(**piece) for piece in one["pieces"])}) for one in data)
 
 
 def cut(view: View, limit: int) -> View:

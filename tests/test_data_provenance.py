@@ -25,7 +25,6 @@ from graft.data.versions import derive, held_by, publish
 from graft.data.withdrawn import Selector
 from graft.schemas.calls import Call
 from graft.schemas.datasets import DatasetVersion, Edit, Row, Run
-from graft.schemas.display import Part, Piece
 from graft.schemas.errors import NotFound
 from graft.schemas.rows import Candidate, Decision, GateResult, Review, Seed, Slot
 from graft.schemas.students import Student, StudentSettings
@@ -141,7 +140,7 @@ def test_explain_is_whole(lake: Lake) -> None:
         "response": None,
         "label": "refund",
         "data": {},
-        "view": (Part((Piece(TEXTS[0]),)),),
+        "view": [{"pieces": [{"text": TEXTS[0], "mark": ""}], "title": "", "tone": "text"}],
     }
     assert [(e["by"], e["label"]) for e in history["edits"]] == [("ann", "refund")]
     generated = next(c for c in history["calls"] if c["purpose"] == "generate.text")

@@ -30,7 +30,7 @@ from graft.data.versions import held_by, version
 from graft.flows import train_student as training
 from graft.flows.import_dataset import Ask, bring_in
 from graft.schemas.datasets import DatasetVersion, Row
-from graft.schemas.display import plain
+from graft.schemas.display import of_data, plain
 from graft.schemas.errors import GraftError, InputInvalid
 from graft.schemas.home import Home
 from graft.schemas.load import load_recipe
@@ -127,12 +127,13 @@ def test_each_shape_is_imported_shown_and_measured(tmp_path: Path, lake: Lake, h
     gate = next(one for one in gates if one.name == "fits_task")
     assert all(gate.check(Proposal(row.text, row.response, row.label, data=row.data)).passed for row in rows)
     history = explain(lake, rows[0].id)
-    assert plain(history["view"]) and json.dumps(history["data"])
+    view = of_data(history["view"])
+    assert plain(view) and json.dumps(history["data"])
     report = quality(lake, found)
     assert report.shape and report.shape.rows == len(rows)
     assert sections(report)[-1].name == "shape" and sections(report)[-1].tables
     shown = run(read.show, found.ref)
-    assert plain(history["view"]).split("\n")[0][:12].split("[")[0] in shown
+    assert plain(view).split("\n")[0][:12].split("[")[0] in shown
     with TestClient(create_app(home, door=Door()), "http://127.0.0.1") as pages:
         for path in (f"/rows/{rows[0].id}", f"/rows?ref={found.ref}", f"/review?ref={found.ref}&rule=random",
                      f"/datasets/{found.ref}", f"/datasets/{found.ref}/quality"):  # fmt: skip

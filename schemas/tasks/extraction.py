@@ -11,6 +11,7 @@ import orjson
 from pydantic import Field, field_validator
 
 from graft.schemas.display import Part, View, marked
+from graft.schemas.documents import find_quote
 from graft.schemas.forms import FormField, quoted, unquoted
 from graft.schemas.tasks.base import DomainTask, Fault, Label, Words, from_json, no_repeats
 
@@ -49,10 +50,10 @@ class ExtractionTask(DomainTask):
     def settle(self, row: Words, before: str | None = None) -> dict[str, Any]:
         """Spans with offsets, by place, without repeats. A span that holds `text` in place of offsets is located.
 
-        Its words are looked up as they are, as whole words if they occur as such; each occurrence becomes a span. Where
-        spans may not overlap, longer words come first and an occurrence within an earlier span is left out. `text` is
-        kept only where it cannot be found, or differs from the words at its offsets. A declared type is written as
-        declared, whatever its case.
+        Its words are looked up as they are, as whole words if they occur as such, and each occurrence becomes a span;
+        words that only occur in other case, blanks or quotation marks become one. Where spans may not overlap, longer
+        words come first and an occurrence within an earlier span is left out. `text` is kept only where it cannot be
+        found, or differs from the words at its offsets. A declared type is written as declared, whatever its case.
         """
         given = from_json(row.data.get("spans"))
         if not isinstance(given, list) or len(given) > MOST or not all(isinstance(span, Mapping) for span in given):
@@ -189,13 +190,15 @@ def _meet(place: tuple[int, int], span: Mapping[str, Any]) -> bool:
 
 
 def _occurrences(text: str, words: str) -> Iterator[tuple[int, int]]:
-    """Where words occur, as whole words if they do so anywhere."""
+    """Where words occur, as whole words if they do so anywhere; else the first place but for case, blanks, quotes."""
     every, start = [], text.find(words)
     while start >= 0:
         every.append((start, start + len(words)))
         start = text.find(words, start + len(words))
     whole = [place for place in every if _bounded(text, *place)]
     yield from whole or every
+    if not every and (quote := find_quote(words, text)) is not None:
+        yield quote.start, quote.end
 
 
 def _bounded(text: str, start: int, end: int) -> bool:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from graft.schemas.display import Part, View, marked, part
+from graft.schemas.documents import find_quote
 from graft.schemas.forms import FormField
 from graft.schemas.tasks.base import DomainTask, Fault, Words
 
@@ -54,10 +55,9 @@ class QaTask(DomainTask):
             return (Fault("no_evidence", "the row has no evidence for its answer"),)
         if question is None:
             return ()
-        passage = _even(row.text)
-        if evidence is not None and _even(evidence) not in passage:
+        if evidence is not None and not _within(evidence, row.text):
             return (Fault("evidence_not_found", f"the evidence {evidence[:SHOWN]!r} is not in the passage"),)
-        if self.extractive and _even(answer) not in passage:
+        if self.extractive and not _within(answer, row.text):
             return (Fault("answer_not_found", f"the answer {answer[:SHOWN]!r} is not in the passage"),)
         return ()
 
@@ -68,8 +68,8 @@ class QaTask(DomainTask):
         if not isinstance(data.get("question"), str):
             return self._view(row, part(row.text, "question"), *answer)
         quote = data.get("evidence")
-        start = row.text.find(quote) if isinstance(quote, str) and quote else -1
-        span = [{"start": start, "end": start + len(str(quote)), "type": "evidence"}] if start >= 0 else []
+        place = find_quote(quote, row.text) if isinstance(quote, str) else None
+        span = [{"start": place.start, "end": place.end, "type": "evidence"}] if place else []
         first = (Part(marked(row.text, span), "passage"), part(data["question"], "question"), *answer)
         return self._view(row, *first, shown=("question", *(["evidence"] if span else [])))
 
@@ -87,9 +87,9 @@ class QaTask(DomainTask):
         question, evidence, answer = row.data.get("question"), row.data.get("evidence"), row.response or ""
         found: dict[str, Sequence[float | str]] = {"characters an answer": [len(answer)]}
         if isinstance(question, str):
-            found["answer in the passage"] = ["yes" if _even(answer) in _even(row.text) else "no"]
+            found["answer in the passage"] = ["yes" if _within(answer, row.text) else "no"]
         if isinstance(evidence, str):
-            within = isinstance(question, str) and _even(evidence) in _even(row.text)
+            within = isinstance(question, str) and _within(evidence, row.text)
             found["evidence"] = ["found in the passage" if within else "not in the text"]
         return found
 
@@ -97,6 +97,6 @@ class QaTask(DomainTask):
 KIND = QaTask
 
 
-def _even(text: str) -> str:
-    """The text with every run of blanks as one space."""
-    return " ".join(text.split())
+def _within(quote: str, text: str) -> bool:
+    """True if the quote occurs in the text but for case, blanks and quotation marks."""
+    return find_quote(quote, text) is not None

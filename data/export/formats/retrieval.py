@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from graft.data.export.formats.base import Format, Source, Written, row_columns
+from graft.schemas.documents import Span, find_quote
 
 Line = dict[str, Any]
 
@@ -55,14 +56,13 @@ def _squad(source: Source) -> Callable[[Line], str]:
     def line(row: Line) -> str:
         passage, answer, data = row["text"], row["response"] or "", row["data"]
         quote = str(data.get("evidence") or "")
-        at = passage.find(quote) if quote else -1
-        within = quote.find(answer) if at >= 0 and answer else -1
-        start = at + within if within >= 0 else passage.find(answer) if answer else -1
-        if start < 0 and at >= 0:  # an answer in other words: the quote that supports it
-            start, answer = at, quote
-        if "question" not in data or start < 0:
+        held = find_quote(quote, passage)
+        inside = find_quote(answer, passage[held.start : held.end]) if held else None
+        place = Span(held.start + inside.start, held.start + inside.end) if held and inside else None
+        place = place or find_quote(answer, passage) or held  # an answer in other words: the quote that supports it
+        if "question" not in data or place is None:
             return ""
-        answers = {"text": [answer], "answer_start": [start]}
+        answers = {"text": [passage[place.start : place.end]], "answer_start": [place.start]}
         return _json({"id": row["id"], "title": "", "context": passage, "question": data["question"],
                       "answers": answers})  # fmt: skip
 
