@@ -13,7 +13,7 @@ import typer
 from graft.cli.options import JsonFlag
 
 app = typer.Typer(invoke_without_command=True)
-PAPER = re.compile(r"arXiv (?:abs/)?(\d{4}\.\d{4,5})")
+PAPER = re.compile(r"arXiv[: ](\d{4}\.\d{4,5})")
 EMBEDDED = ("embedded", "encoder")
 NameArg = Annotated[str, typer.Argument(help="a recipe of the gallery", metavar="NAME")]
 
