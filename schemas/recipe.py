@@ -264,7 +264,7 @@ class Recipe(Value):
 
     def writes(self, role: str) -> bool:
         """Return True if the role's replies become part of the rows."""
-        return roles_of(self.method.kind).get(role, Role()).writes
+        return roles_of(self.method.kind).get(role, Role()).writes or role in self.method.writing
 
     def models_for(self, role: str) -> tuple[ModelSpec, ...]:
         """The pool of one role. A role that names no models takes every model that can play it."""

@@ -67,7 +67,7 @@ def test_mechgpt_keeps_pairs_whose_quote_is_in_the_passage_and_whose_question_st
 
     models = Models(ask_found=pairs, ask_standalone=alone)
     rows = made(models, "mechgpt", 6)
-    assert [row.decision.code for row in rows] == ["accepted.made", "rejected.in_text", "rejected.holds"] * 2
+    assert [row.decision.code for row in rows] == ["accepted.made", "rejected.in_text", "rejected.alone"] * 2
     assert models.count["ask.found"] == 2, "the pairs of a passage share a call"
     assert all("conduct heat" not in said(request) for request in models.of("ask.standalone")), "ended before it"
     kept = rows[0]
@@ -83,8 +83,8 @@ def test_mechgpt_keeps_pairs_whose_quote_is_in_the_passage_and_whose_question_st
     ("quote", "answered", "code"),
     [
         ("A wet dragline that is free at its ends shrinks to about half of its length", True, "accepted.made"),
-        ("A wet dragline shrinks to a tenth of its length", True, "rejected.holds"),
-        ("A wet dragline", False, "rejected.holds"),
+        ("A wet dragline shrinks to a tenth of its length", True, "rejected.cited"),
+        ("A wet dragline", False, "rejected.known"),
     ],
 )
 def test_cited_answers_quote_a_passage_that_was_found(quote: str, answered: bool, code: str) -> None:

@@ -332,7 +332,7 @@ def test_failing_elements_are_left_out_before_others_read_the_list() -> None:
     assert made.data == {
         "spans": [{"start": 0, "end": 3, "type": "person"}, {"start": 12, "end": 16, "type": "place"}], "n": 2,
     }  # fmt: skip
-    assert made.notes["in_text"] == {"left_out": 1, "of": 3}
+    assert made.notes["counts"]["in_text"] == {"left_out": 1, "of": 3}
 
 
 def test_a_list_becomes_candidates_of_one_group_that_share_its_call() -> None:
@@ -419,6 +419,17 @@ def test_columns_of_restricted_tasks_are_not_kept() -> None:
     assert made.restricted and set(made.notes["columns"]) == {"who"}
 
 
+def test_an_error_in_a_steps_code_ends_one_candidate(plugin: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = recipe_of(WRITE, {"typos": "noisy", "of": "review.text"}, row={"text": "noisy"})
+
+    async def broken(self: Any, state: Any) -> Any:
+        raise KeyError("gone")
+
+    monkeypatch.setattr(type(recipe.method.steps[1]), "run", broken)  # type: ignore[attr-defined]
+    made = one(Models(ask_review=review()), recipe)
+    assert made.decision.code == "failed.unexpected" and made.decision.reason == "Step noisy: KeyError: 'gone'."
+
+
 def test_a_step_of_another_distribution_fills_a_column(plugin: Any) -> None:
     recipe = recipe_of(WRITE, {"typos": "noisy", "of": "review.text", "share": 0.5}, row={"text": "noisy"})
     made = one(Models(ask_review=review("a comfortable boot")), recipe)
@@ -426,3 +437,13 @@ def test_a_step_of_another_distribution_fills_a_column(plugin: Any) -> None:
     assert ("typos" in {name for _, name in recipe.kinds}) and made == one(
         Models(ask_review=review("a comfortable boot")), recipe
     )
+
+
+def test_a_role_whose_words_are_in_the_row_writes_and_one_that_chooses_does_not() -> None:
+    """So its models are named on the card as those that reach the student."""
+    cot = {"ask": "cot", "role": "labeler", "prompt": "Why?", "reply": {"why": "text", "label": "label"}}
+    judged = {"ask": "judged", "role": "reviewer", "prompt": "Which?", "reply": {"label": "label"}}
+    row = {"text": "review.text", "label": "judged.label", "data": {"why": "upper(cot.why)"}}
+    recipe = recipe_of(WRITE, cot, judged, row=row)
+    assert [role for role in ("generator", "labeler", "reviewer") if recipe.writes(role)] == ["generator", "labeler"]
+    assert not recipe_of(WRITE, cot, judged, row={"text": "review.text"}).writes("labeler")

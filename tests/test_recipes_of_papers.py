@@ -94,7 +94,8 @@ def test_emotions_share_their_character_and_keep_strong_feelings_softly() -> Non
     assert made[0].label == "joy" and made[0].soft_label == pytest.approx({"joy": 0.75, "fear": 0.25})
     assert all(one.accepted and one.data["context"] == "On the first morning." for one in made)
     weak = Models(ask_said=said, ask_scores=json.dumps(dict.fromkeys(("joy", "anger", "fear", "sadness"), 0.2)))
-    assert run("emotions", weak)[0].decision.reason == "Step heard: it is not true."
+    [ended] = run("emotions", weak)
+    assert ended.decision.code == "rejected.heard" and ended.decision.reason == "Step heard: it is not true."
 
 
 def test_a_known_answer_decides_whether_a_solution_counts() -> None:
@@ -188,7 +189,7 @@ def test_problems_are_drawn_by_level_and_rest_on_a_passage() -> None:
     [
         ("lawn needs twenty litres water square metre dry week.", "accepted.made"),
         ("A meadow requires plenty of moisture.", "rejected.keep"),
-        ("A lawn needs about twenty litres of water for each square metre in a dry week.", "rejected.holds"),
+        ("A lawn needs about twenty litres of water for each square metre in a dry week.", "rejected.shorter"),
     ],
 )
 def test_a_compression_labels_each_word_of_its_passage(short: str, code: str) -> None:
@@ -221,7 +222,7 @@ def test_lessons_are_written_for_mistakes_alone() -> None:
     models = Models(ask_attempt=lambda request: "It is 360." if "crate" in user(request) else "41?", ask_lesson=lesson)
     made = run("lessons", models, *range(12))
     assert models.count == {"ask.attempt": 12, "ask.lesson": 11}
-    assert sorted(one.decision.code for one in made) == ["accepted.made"] * 11 + ["rejected.holds"]
+    assert sorted(one.decision.code for one in made) == ["accepted.made"] * 11 + ["rejected.mistaken"]
     assert next(one for one in made if one.accepted).response == "Multiply first.\n\nA crate is a unit."
 
 

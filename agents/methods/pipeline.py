@@ -30,7 +30,7 @@ from graft.agents.roles.asking import concept_of
 from graft.schemas.base import Value
 from graft.schemas.binding import MethodSettings, Role
 from graft.schemas.decisions import DecisionCode, declare
-from graft.schemas.errors import BudgetExhausted, CallFailed, TextCut
+from graft.schemas.errors import BudgetExhausted, CallFailed, GraftError, TextCut
 from graft.schemas.kinds import STEPS
 from graft.schemas.models import LabelerSpec
 from graft.schemas.problems import FieldErrors, Finding, field_error
@@ -113,12 +113,17 @@ class PipelineSettings(MethodSettings):
     @cached_property
     def plan(self) -> Plan:
         """The steps in their order."""
-        return plan_of(self.steps, [text for _, text in self.row.words], self.row.data)
+        return plan_of(self.steps, self.row.words, self.row.data)
 
     @property
     def kinds(self) -> list[tuple[Any, str]]:
         """The kinds of its steps."""
         return [(STEPS, step.kind) for step in self.steps]
+
+    @property
+    def writing(self) -> frozenset[str]:
+        """The roles of steps whose words the row's expressions read, directly or through other columns."""
+        return self.plan.writing
 
     @classmethod
     def with_files(cls, block: Mapping[str, Any], read: Callable[[str], str]) -> tuple[dict[str, Any], list[Finding]]:
@@ -268,6 +273,7 @@ async def _made(state: State, settings: PipelineSettings) -> Decision:
         late = {name: text for name, text in settings.row.data.items() if name not in plan.early}
         draft.data |= {name: state.value(text, f"row.data.{name}") for name, text in late.items()}
     except Ended as end:
+        draft.notes.setdefault("step", ROW)
         return end.decision
     finally:
         _note(state)
@@ -295,6 +301,10 @@ async def _run(name: str, state: State, settings: PipelineSettings) -> None:
     except Ended as end:
         state.draft.notes["step"] = name
         raise end from None
+    except GraftError:
+        raise
+    except Exception as error:  # whatever the code of a plugin's step raises: it ends one candidate, not the run
+        ended = failure("unexpected", f"{type(error).__name__}: {error}.")
     state.draft.notes["step"] = name
     raise Ended(ended.model_copy(update={"reason": f"Step {name}: {ended.reason}"}))
 

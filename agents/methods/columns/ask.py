@@ -160,6 +160,11 @@ class AskStep(Step):
         """See Step."""
         return (self.role,)
 
+    @property
+    def writes(self) -> bool:
+        """True unless the reply holds numbers and listed values alone."""
+        return not self.form().trusted
+
     def estimate(self, recipe: Recipe, candidates: int, seeds: Sequence[Seed]) -> tuple[Calls, ...]:
         """One call for each sample; a prompt has its own words, and those of the columns that it shows."""
         most = self.sampling(recipe.role(self.role))["max_tokens"]

@@ -94,6 +94,11 @@ class State:
         """The random numbers of a column."""
         return random.Random(f"{column}-{self.seed(column)}")
 
+    def count(self, column: str, **figures: int) -> None:
+        """Note figures of a step with the candidate."""
+        noted = self.draft.notes.get("counts")
+        self.draft.notes["counts"] = {**(noted if isinstance(noted, dict) else {}), column: {**figures}}
+
     def value(self, expression: str, step: str) -> Any:
         """The value of an expression of a step. Raises Ended if it has none."""
         try:
@@ -193,6 +198,11 @@ class Step(Value):
         """The roles that it calls."""
         return ()
 
+    @property
+    def writes(self) -> bool:
+        """True if its column holds words of its models."""
+        return False
+
     def estimate(self, recipe: Recipe, candidates: int, seeds: Sequence[Seed]) -> tuple[Calls, ...]:
         """The calls of so many candidates."""
         return ()
@@ -231,7 +241,7 @@ class StepOf:
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         """Called by pydantic for the annotated field."""
-        written = core_schema.simple_ser_schema("any")
+        written = core_schema.plain_serializer_function_ser_schema(dumped)
         return core_schema.no_info_plain_validator_function(bind, serialization=written)
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
@@ -239,6 +249,11 @@ class StepOf:
         every = {name: STEPS.get(name).__pydantic_core_schema__ for name in sorted(STEPS.names)}
         made = handler(core_schema.tagged_union_schema(every, "kind"))
         return {"oneOf": made["oneOf"]}
+
+
+def dumped(step: Step) -> dict[str, Any]:
+    """A step as a run keeps it: without defaults, so that a later field renames no run."""
+    return {"kind": step.kind, **step.model_dump(mode="json", exclude_defaults=True)}
 
 
 def bind(given: Any) -> Step:
